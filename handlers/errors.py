@@ -1,0 +1,61 @@
+"""Every error a client can meet, as data: one slug, its HTTP status, and what the client should do.
+
+Owns the table and the exception that carries one of its rows. Touches nothing. REST shows a
+row as RFC 9457 problem+json, the hub as ``"code: sentence"``; the slugs are the same and stable.
+"""
+
+from typing import NamedTuple
+
+from store.errors import Overloaded, Unavailable
+
+
+class ErrorCode(NamedTuple):
+    status: int
+    title: str
+    advice: str
+
+
+CODES: dict[str, ErrorCode] = {
+    # The request is at fault: do not repeat it unchanged.
+    "invalid_request": ErrorCode(400, "The request is malformed", "Correct it; `errors` names the fields."),
+    "invalid_content": ErrorCode(400, "The message content is not acceptable", "Correct the content."),
+    "invalid_cursor": ErrorCode(400, "The cursor is not one of ours", "Start from the first page."),
+    "unauthenticated": ErrorCode(401, "No valid access token", "Sign in or refresh the token."),
+    "forbidden": ErrorCode(403, "Not allowed", "Ask somebody with the role it needs."),
+    "not_found": ErrorCode(404, "No such thing, or not yours to see", "Forget the id."),
+    "method_not_allowed": ErrorCode(405, "The method is not allowed here", "See `Allow`."),
+    "conflict": ErrorCode(409, "It conflicts with what is there", "Read the current state, then decide."),
+    "username_taken": ErrorCode(409, "The username is taken", "Choose another."),
+    "last_owner": ErrorCode(409, "The last owner cannot leave", "Make somebody else an owner first."),
+    "gone": ErrorCode(410, "It was deleted", "Forget the id."),
+    "precondition_failed": ErrorCode(412, "It was changed meanwhile", "Read it again, then retry with its ETag."),
+    "too_large": ErrorCode(413, "Too large", "Send less; the sentence names the limit."),
+    "unsupported_media_type": ErrorCode(415, "The content type is not supported", "Send application/json."),
+    "rate_limited": ErrorCode(429, "Too many requests", "Wait as long as Retry-After says."),
+    # The server is at fault: the same request may work later.
+    "internal": ErrorCode(500, "Something went wrong here", "Report the reference it names."),
+    "unavailable": ErrorCode(503, "A service is out of reach", "Send the same request again after a moment."),
+    "overloaded": ErrorCode(503, "The server is too busy", "Send the same request again after a moment."),
+    "draining": ErrorCode(503, "The server is shutting down", "Connect again."),
+}
+
+RETRY_AFTER_SECONDS = 1  # what 503 answers suggest; clients add their own jitter
+
+
+class ChatError(Exception):
+    """An error that is told to the client as it stands: a code from CODES and one clear sentence."""
+
+    def __init__(self, code: str, sentence: str, *, errors: dict[str, str] | None = None) -> None:
+        if code not in CODES:
+            raise ValueError(f"{code!r} is not in the table of error codes")
+        super().__init__(f"{code}: {sentence}")
+        self.code = code
+        self.sentence = sentence
+        self.errors = errors or {}
+
+
+def from_store(error: Unavailable | Overloaded) -> ChatError:
+    """The client's view of a fault in the store."""
+    if isinstance(error, Overloaded):
+        return ChatError("overloaded", "Too much is waiting to be written; nothing was done, try again.")
+    return ChatError("unavailable", "The database is out of reach; try the same request again.")

@@ -1,0 +1,104 @@
+"""What clients ask for and are told, beyond the stored things themselves (`store.model`).
+
+Owns the requests, the results of hub methods and the payloads of events. Touches nothing.
+Enums in requests are `str | int` on the wire; handlers parse them (`WireEnum.parse`).
+"""
+
+from typing import Annotated, Generic, TypeVar
+from uuid import UUID
+
+import msgspec
+from msgspec import Meta
+
+from store.model import MemberCursor, Wire
+
+T = TypeVar("T")
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """Who is asking: from a verified token. `expires_at` is in seconds since the epoch."""
+
+    user_id: UUID
+    expires_at: float
+    is_admin: bool = False
+
+
+class Page(Wire, Generic[T], frozen=True):
+    items: tuple[T, ...]
+    next: str | None
+
+
+class CreateUser(Wire, frozen=True):
+    username: Annotated[str, Meta(min_length=1, max_length=64)]
+    display_name: Annotated[str, Meta(max_length=128)] | None = None
+    email: Annotated[str, Meta(max_length=320)] | None = None
+
+
+class UpdateUser(Wire, frozen=True):
+    display_name: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
+    avatar_url: Annotated[str, Meta(max_length=2048)] | None = None
+    email: Annotated[str, Meta(max_length=320)] | None = None
+
+
+class UpdateStatus(Wire, frozen=True):
+    status: str | int
+    status_text: Annotated[str, Meta(max_length=256)] | None = None
+
+
+class CreateConversation(Wire, frozen=True):
+    type: str | int
+    member_ids: Annotated[tuple[UUID, ...], Meta(max_length=1000)] = ()
+    name: Annotated[str, Meta(max_length=256)] | None = None
+
+
+class UpdateConversation(Wire, frozen=True):
+    name: Annotated[str, Meta(min_length=1, max_length=256)]
+
+
+class AddMember(Wire, frozen=True):
+    user_id: UUID
+    role: str | int = "Member"
+
+
+class ChangeRole(Wire, frozen=True):
+    role: str | int
+
+
+class CreateMessage(Wire, frozen=True):
+    conversation_id: UUID
+    content: str
+    type: str | int = "Text"
+    file_id: UUID | None = None
+    reply_to_id: UUID | None = None
+    client_message_id: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
+
+
+class EditMessage(Wire, frozen=True):
+    content: str
+
+
+class Joined(Wire, frozen=True):
+    """Result of JoinConversation."""
+
+    last_seq: int
+    cursors: tuple[MemberCursor, ...]
+    resync: bool = False
+
+
+class Synced(Wire, frozen=True):
+    """Result of Sync: where each conversation stands, and the ones that must be paged with REST."""
+
+    heads: dict[UUID, int]
+    resync: tuple[UUID, ...]
+
+
+class Removed(Wire, frozen=True):
+    """Payload of ConversationRemoved, second argument: why."""
+
+    conversation_id: UUID
+    reason: str
+
+
+class Resync(Wire, frozen=True):
+    conversation_id: UUID
+    last_seq: int

@@ -1,0 +1,16 @@
+"""What can go wrong in the store, sorted by who is at fault. Owns the classes, touches nothing.
+
+The server maps them to wire codes in one place (`handlers.errors`).
+"""
+
+
+class StoreError(Exception):
+    """Base of every error that the store raises on purpose."""
+
+
+class Unavailable(StoreError):
+    """A service is out of reach, too slow or too busy: nothing is known to have happened; try again."""
+
+
+class Overloaded(StoreError):
+    """More work is queued than will be done in time: this was refused before anything was done; try again."""

@@ -1,0 +1,166 @@
+"""The typed values that travel between the layers, and on to clients.
+
+Owns: the shape of every stored thing, and of the changes made to it. Touches nothing.
+These live in the lowest layer because the store produces them; `handlers.model` adds the
+requests and the events.
+
+Wire names are camelCase. Ids are UUIDs (version 7 where we make them). Times are RFC 3339
+UTC strings with milliseconds, as `store.ids.timestamp` writes them. Everything is frozen.
+"""
+
+import enum
+from typing import Annotated, Self
+from uuid import UUID
+
+import msgspec
+from msgspec import Meta
+
+Timestamp = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+
+
+class WireEnum(str, enum.Enum):
+    """PascalCase on the wire; read in any case, or as the index that .NET clients send."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Self | None:
+        folded = str(value).casefold()
+        return next((member for member in cls if member.value.casefold() == folded), None)
+
+    @classmethod
+    def parse(cls, value: str | int) -> Self:
+        """The member named (in any case) or numbered `value`; ValueError when there is none."""
+        if isinstance(value, int):
+            members = list(cls)
+            if not 0 <= value < len(members):
+                raise ValueError(f"{value} is not a valid {cls.__name__}")
+            return members[value]
+        return cls(value)
+
+
+class MessageType(WireEnum):
+    TEXT = "Text"
+    IMAGE = "Image"
+    FILE = "File"
+    EMOJI = "Emoji"
+    SYSTEM = "System"
+
+
+class MessageStatus(WireEnum):
+    """What all members other than the sender have reached."""
+
+    SENT = "Sent"
+    DELIVERED = "Delivered"
+    READ = "Read"
+
+
+class ConversationType(WireEnum):
+    DIRECT = "Direct"
+    GROUP = "Group"
+
+
+class Role(WireEnum):
+    OWNER = "Owner"
+    ADMIN = "Admin"
+    MEMBER = "Member"
+
+
+class UserStatus(WireEnum):
+    ONLINE = "Online"
+    AWAY = "Away"
+    BUSY = "Busy"
+    OFFLINE = "Offline"
+
+
+class Wire(msgspec.Struct, frozen=True, rename="camel"):
+    """Base of everything that is encoded for a client."""
+
+
+class User(Wire, frozen=True):
+    id: UUID
+    username: str
+    display_name: str
+    avatar_url: str | None
+    status: UserStatus
+    status_text: str | None
+    last_seen_at: Timestamp | None
+    created_at: Timestamp
+
+
+class Account(User, frozen=True):
+    """A user as she sees herself."""
+
+    email: str | None
+
+
+class FileInfo(Wire, frozen=True):
+    id: UUID
+    name: str
+    size: int
+    content_type: str
+    url: str | None = None
+
+
+class Message(Wire, frozen=True):
+    """A message in its latest state. `seq` is the change that made it, `changed_seq` the last one to it."""
+
+    id: UUID
+    conversation_id: UUID
+    seq: int
+    changed_seq: int
+    sender_id: UUID
+    type: MessageType
+    content: str
+    file: FileInfo | None
+    reply_to_id: UUID | None
+    client_message_id: str | None
+    created_at: Timestamp
+    edited_at: Timestamp | None
+    deleted_at: Timestamp | None
+    status: MessageStatus
+
+
+class Member(Wire, frozen=True):
+    user_id: UUID
+    role: Role
+    joined_at: Timestamp
+    delivered_seq: int
+    read_seq: int
+
+
+class Conversation(Wire, frozen=True):
+    """A conversation as one of its members sees it (`unread_count` is hers, counted to 1,000)."""
+
+    id: UUID
+    type: ConversationType
+    name: str | None
+    created_by: UUID | None
+    created_at: Timestamp
+    last_seq: int
+    last_message: Message | None
+    unread_count: int
+    member_count: int
+    members: tuple[Member, ...]
+
+
+class MemberCursor(Wire, frozen=True):
+    user_id: UUID
+    delivered_seq: int
+    read_seq: int
+
+
+class Change(msgspec.Struct, frozen=True):
+    """One committed change of a conversation: what a room delivers, in the order of `seq`.
+
+    `message` is the message created or changed, in its state after the change;
+    `message.changed_seq == seq`. `created` tells ReceiveMessage from MessageChanged.
+    `added` and `removed` are users whose membership this change starts or ends, `dissolved`
+    that the conversation is gone: rooms act on them when they deliver the change.
+    """
+
+    conversation_id: UUID
+    seq: int
+    message: Message
+    created: bool
+    added: tuple[UUID, ...] = ()
+    removed: tuple[UUID, ...] = ()
+    dissolved: bool = False
