@@ -4,15 +4,13 @@ Owns the requests, the results of hub methods and the payloads of events. Touche
 Enums in requests are `str | int` on the wire; handlers parse them (`WireEnum.parse`).
 """
 
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated
 from uuid import UUID
 
 import msgspec
 from msgspec import Meta
 
 from store.model import MemberCursor, Wire
-
-T = TypeVar("T")
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -21,11 +19,6 @@ class Caller(msgspec.Struct, frozen=True):
     user_id: UUID
     expires_at: float
     is_admin: bool = False
-
-
-class Page(Wire, Generic[T], frozen=True):
-    items: tuple[T, ...]
-    next: str | None
 
 
 class CreateUser(Wire, frozen=True):
@@ -90,13 +83,6 @@ class Synced(Wire, frozen=True):
 
     heads: dict[UUID, int]
     resync: tuple[UUID, ...]
-
-
-class Removed(Wire, frozen=True):
-    """Payload of ConversationRemoved, second argument: why."""
-
-    conversation_id: UUID
-    reason: str
 
 
 class Resync(Wire, frozen=True):

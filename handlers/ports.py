@@ -16,6 +16,9 @@ class Feed(Protocol):
     def doubt(self, conversation_ids: Collection[UUID]) -> None:
         """The outcome of a commit is unknown: compare these conversations' heads with the database."""
 
+    def is_connected(self, user_id: UUID) -> bool:
+        """Whether this user may have a connection; when in doubt, True."""
+
     def notify_user(self, user_id: UUID, event: str, arguments: tuple[object, ...]) -> None:
         """An ephemeral event to every connection of one user."""
 

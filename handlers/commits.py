@@ -1,0 +1,53 @@
+"""Writes outside the lanes: one transaction each, never left committed and untold.
+
+Owns the shield around a transaction. A caller may be cancelled while it waits for a connection, not
+between the start of its transaction and the publishing of what it changed; the shield ends by a deadline.
+"""
+
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import TypeVar
+from uuid import UUID
+
+import trio
+
+from handlers.ports import Feed
+from store.errors import Unavailable
+from store.model import Change
+from store.pool import Pool
+from store.postgres import Connection
+
+T = TypeVar("T")
+DEADLINE = 15.0  # seconds; statements have their own, shorter timeout
+
+Write = Callable[[Connection], Awaitable[tuple[T, Sequence[Change]]]]
+
+
+class Commits:
+    """Runs writes on the pool and hands their changes to the feed."""
+
+    def __init__(self, pool: Pool, feed: Feed) -> None:
+        self._pool = pool
+        self._feed = feed
+
+    async def run(self, write: Write[T], *, touches: Collection[UUID] = ()) -> T:
+        """Run `write` in one transaction and publish its changes. `touches`: conversations to check in doubt.
+
+        Raises whatever `write` raises, then nothing was written; Unavailable when that is not known.
+        """
+        async with self._pool.connection() as conn:
+            try:
+                with trio.CancelScope(shield=True), trio.fail_after(DEADLINE):
+                    async with conn.transaction():
+                        result, changes = await write(conn)
+                    self._feed.publish(changes)
+            except trio.TooSlowError:
+                self._feed.doubt(touches)
+                raise Unavailable("the transaction did not end in time") from None
+            except (OSError, Unavailable):
+                self._feed.doubt(touches)
+                raise
+            except Exception as error:
+                if conn.closed or getattr(error, "sqlstate", "") is None:
+                    self._feed.doubt(touches)  # the connection was lost: the commit may have happened
+                raise
+        return result

@@ -1,0 +1,215 @@
+"""Conversations, their members and roles: what may be done, by whom, and who is told.
+
+Owns the rules' order: lock, read, decide (`handlers.access`), write, all in one transaction. The System
+message of each change goes to the room in order; `ConversationChanged` and `ConversationRemoved` tell people
+who may not have it open.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+from uuid import UUID
+
+from handlers import access, cursors
+from handlers.commits import Commits
+from handlers.errors import ChatError
+from handlers.model import AddMember, Caller, ChangeRole, CreateConversation, UpdateConversation
+from handlers.ports import Feed
+from store import conversations as store
+from store.model import Change, Conversation, ConversationType, Member, Role, WireEnum
+from store.pool import Pool
+from store.postgres import Connection
+
+Choice = TypeVar("Choice", bound=WireEnum)
+
+CHANGED = "ConversationChanged"
+REMOVED = "ConversationRemoved"
+MAX_TOLD = 200  # members who are told of a change each with her own view; more see it in the room
+
+
+class Conversations:
+    def __init__(self, pool: Pool, commits: Commits, feed: Feed) -> None:
+        self._pool = pool
+        self._commits = commits
+        self._feed = feed
+
+    # -- reading --------------------------------------------------------------------------------
+
+    async def get(self, caller: Caller, conversation_id: UUID) -> Conversation:
+        async with self._pool.connection() as conn:
+            found = await store.fetch_conversation(conn, conversation_id, caller.user_id)
+        if found is None:
+            raise access.not_found()
+        return found
+
+    async def list(
+        self, caller: Caller, limit: int, cursor: str | None
+    ) -> tuple[Sequence[Conversation], str | None]:
+        """Mine, the most recently active first."""
+        before = cursors.decode_id(cursor)
+        async with self._pool.connection() as conn:
+            items, following = await store.list_conversations(conn, caller.user_id, limit=limit, before=before)
+        return items, cursors.encode_id(following) if following else None
+
+    async def list_members(
+        self, caller: Caller, conversation_id: UUID, limit: int, cursor: str | None
+    ) -> tuple[Sequence[Member], str | None]:
+        after = cursors.decode_id(cursor)
+        async with self._pool.connection() as conn:
+            access.require_member(await store.fetch_member(conn, conversation_id, caller.user_id))
+            items = await store.list_members(conn, conversation_id, after=after, limit=limit)
+        return items, cursors.encode_id(items[-1].user_id) if len(items) == limit else None
+
+    # -- changing -------------------------------------------------------------------------------
+
+    async def create(self, caller: Caller, request: CreateConversation) -> tuple[Conversation, bool]:
+        """(the conversation, whether it is new): a direct one may exist already."""
+        kind = _parse(ConversationType, request.type, "type")
+        others = [user_id for user_id in dict.fromkeys(request.member_ids) if user_id != caller.user_id]
+
+        async def write(conn: Connection) -> tuple[tuple[Conversation, bool], Sequence[Change]]:
+            change: Change | None
+            try:
+                if kind is ConversationType.DIRECT:
+                    conversation, change = await store.insert_direct(conn, caller.user_id, others[0])
+                else:
+                    conversation, change = await store.insert_group(conn, caller.user_id, request.name, others)
+            except store.UnknownUser as error:
+                raise _unknown_user(error) from None
+            return (conversation, change is not None), (change,) if change else ()
+
+        if kind is ConversationType.DIRECT and len(others) != 1:
+            raise ChatError("invalid_request", "A direct conversation is with exactly one other user.")
+        _check_name(request.name)
+        conversation, created = await self._commits.run(write)
+        if created:
+            await self._tell(conversation.id, [caller.user_id, *others])
+        return conversation, created
+
+    async def rename(self, caller: Caller, conversation_id: UUID, request: UpdateConversation) -> Conversation:
+        _check_name(request.name)
+
+        async def write(conn: Connection) -> tuple[None, Sequence[Change]]:
+            head, member = await self._locked(conn, caller, conversation_id)
+            access.require_group(head.type)
+            access.require_role(member, Role.ADMIN)
+            return None, (await store.update_title(conn, conversation_id, request.name, by=caller.user_id),)
+
+        await self._commits.run(write, touches=(conversation_id,))
+        await self._tell_all(conversation_id)
+        return await self.get(caller, conversation_id)
+
+    async def delete(self, caller: Caller, conversation_id: UUID) -> None:
+        """For everybody. A direct conversation may be deleted by either of the two."""
+
+        async def write(conn: Connection) -> tuple[Change, Sequence[Change]]:
+            head, member = await self._locked(conn, caller, conversation_id)
+            if head.type is ConversationType.GROUP:
+                access.require_role(member, Role.OWNER)
+            change = await store.delete_conversation(conn, conversation_id, by=caller.user_id)
+            return change, (change,)
+
+        change = await self._commits.run(write, touches=(conversation_id,))
+        for user_id in change.removed:
+            self._feed.notify_user(user_id, REMOVED, (conversation_id, "deleted"))
+
+    async def add_member(
+        self, caller: Caller, conversation_id: UUID, request: AddMember
+    ) -> tuple[Conversation, bool]:
+        """(the conversation, whether somebody was added): adding a member again changes nothing."""
+        role = _parse(Role, request.role, "role")
+
+        async def write(conn: Connection) -> tuple[bool, Sequence[Change]]:
+            head, member = await self._locked(conn, caller, conversation_id)
+            access.require_group(head.type)
+            access.may_add(member, role)
+            try:
+                change = await store.insert_member(conn, conversation_id, request.user_id, role, by=caller.user_id)
+            except store.AlreadyMember:
+                return False, ()
+            except store.UnknownUser as error:
+                raise _unknown_user(error) from None
+            return True, (change,)
+
+        added = await self._commits.run(write, touches=(conversation_id,))
+        if added:
+            await self._tell_all(conversation_id)
+        return await self.get(caller, conversation_id), added
+
+    async def remove_member(self, caller: Caller, conversation_id: UUID, user_id: UUID) -> None:
+        """Leaving is removing oneself."""
+
+        async def write(conn: Connection) -> tuple[None, Sequence[Change]]:
+            head, member = await self._locked(conn, caller, conversation_id)
+            access.require_group(head.type)
+            target = await store.fetch_member(conn, conversation_id, user_id)
+            if target is None:
+                raise access.not_found("member")
+            access.may_remove(member, target, await store.count_owners(conn, conversation_id))
+            return None, (await store.delete_member(conn, conversation_id, user_id, by=caller.user_id),)
+
+        await self._commits.run(write, touches=(conversation_id,))
+        reason = "left" if user_id == caller.user_id else "removed"
+        self._feed.notify_user(user_id, REMOVED, (conversation_id, reason))
+        await self._tell_all(conversation_id)
+
+    async def change_role(
+        self, caller: Caller, conversation_id: UUID, user_id: UUID, request: ChangeRole
+    ) -> Conversation:
+        role = _parse(Role, request.role, "role")
+
+        async def write(conn: Connection) -> tuple[None, Sequence[Change]]:
+            head, member = await self._locked(conn, caller, conversation_id)
+            access.require_group(head.type)
+            target = await store.fetch_member(conn, conversation_id, user_id)
+            if target is None:
+                raise access.not_found("member")
+            access.may_change_role(member, target, role, await store.count_owners(conn, conversation_id))
+            if target.role is role:
+                return None, ()
+            return None, (await store.update_role(conn, conversation_id, user_id, role, by=caller.user_id),)
+
+        await self._commits.run(write, touches=(conversation_id,))
+        await self._tell_all(conversation_id)
+        return await self.get(caller, conversation_id)
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    @staticmethod
+    async def _locked(conn: Connection, caller: Caller, conversation_id: UUID) -> tuple[store.Head, Member]:
+        head = await store.lock_conversation(conn, conversation_id)
+        if head is None:
+            raise access.not_found()
+        return head, access.require_member(await store.fetch_member(conn, conversation_id, caller.user_id))
+
+    async def _tell_all(self, conversation_id: UUID) -> None:
+        async with self._pool.connection() as conn:
+            members = await store.list_members(conn, conversation_id, limit=MAX_TOLD + 1)
+        if len(members) <= MAX_TOLD:
+            await self._tell(conversation_id, [member.user_id for member in members])
+
+    async def _tell(self, conversation_id: UUID, user_ids: Iterable[UUID]) -> None:
+        """ConversationChanged to those of these users who are connected, as each sees it."""
+        for user_id in user_ids:
+            if not self._feed.is_connected(user_id):
+                continue
+            async with self._pool.connection() as conn:
+                view = await store.fetch_conversation(conn, conversation_id, user_id)
+            if view is not None:
+                self._feed.notify_user(user_id, CHANGED, (view,))
+
+
+def _parse(kind: type[Choice], value: str | int, field: str) -> Choice:
+    try:
+        return kind.parse(value)
+    except ValueError:
+        names = ", ".join(member.value for member in kind)
+        raise ChatError("invalid_request", f"The {field} is one of {names}.", errors={field: names}) from None
+
+
+def _check_name(name: str | None) -> None:
+    if name is not None and (not name.strip() or not name.isprintable()):
+        raise ChatError("invalid_request", "The name is printable text.", errors={"name": "not printable"})
+
+
+def _unknown_user(error: store.UnknownUser) -> ChatError:
+    return ChatError("invalid_request", f"There is no such user: {error}.", errors={"memberIds": str(error)})

@@ -1,0 +1,199 @@
+"""Messages: what may be sent, edited, deleted and read, and by whom.
+
+Owns the checks that need no database, and the composition of those that do. New messages go through
+the lanes; edits and deletes are transactions of their own (`handlers.commits`).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+from uuid import UUID
+
+import trio
+
+from handlers import access
+from handlers.commits import Commits
+from handlers.errors import ChatError, from_store
+from handlers.model import Caller, CreateMessage
+from store import conversations as conversation_store
+from store import messages as store
+from store.errors import Overloaded, StoreError, Unavailable
+from store.ids import new_id
+from store.lanes import Append, AppendError
+from store.model import Change, Message, MessageType
+from store.pool import Pool
+from store.postgres import Connection
+
+MAX_CLIENT_ID = 128  # characters of a clientMessageId
+
+_REFUSED = {
+    "not_a_member": ("not_found", "There is no such conversation, or you are not a member of it."),
+    "no_conversation": ("not_found", "There is no such conversation, or you are not a member of it."),
+    "no_reply_target": ("invalid_request", "The message replied to is not in this conversation."),
+    "no_file": ("invalid_request", "There is no such file of yours, or its upload is not complete."),
+    "muted": ("forbidden", "You are muted in this conversation."),
+    "invalid_content": ("invalid_content", "The content cannot be stored."),
+}
+
+Done = Callable[[Message | ChatError], None]
+
+
+class Queue(Protocol):
+    """The lanes, as far as this module needs them."""
+
+    def offer(self, append: Append) -> None: ...
+
+
+class Messages:
+    def __init__(self, pool: Pool, lanes: Queue, commits: Commits, *, max_message_bytes: int) -> None:
+        self._pool = pool
+        self._lanes = lanes
+        self._commits = commits
+        self._max = max_message_bytes
+
+    # -- sending --------------------------------------------------------------------------------
+
+    def prepare(self, caller: Caller, request: CreateMessage, done: Callable[[object], None]) -> Append:
+        """The checks that need no database. Raises ChatError."""
+        kind = self._type(request)
+        self._check_content(request.content)
+        if not request.content.strip() and kind in (MessageType.TEXT, MessageType.EMOJI):
+            raise ChatError("invalid_content", "The content is empty.")
+        client_id = request.client_message_id
+        if client_id is not None and not (client_id.isprintable() and len(client_id) <= MAX_CLIENT_ID):
+            raise ChatError("invalid_request", f"clientMessageId is 1 to {MAX_CLIENT_ID} printable characters.")
+        return Append(
+            message_id=new_id(),
+            conversation_id=request.conversation_id,
+            sender_id=caller.user_id,
+            type=kind,
+            content=request.content,
+            file_id=request.file_id,
+            reply_to_id=request.reply_to_id,
+            client_message_id=client_id,
+            done=done,
+        )
+
+    def send_nowait(self, caller: Caller, request: CreateMessage, done: Done) -> None:
+        """Queue a message; `done` is called once, after the commit or when it failed. Raises what is wrong at once."""
+
+        def finished(outcome: object) -> None:
+            done(outcome if isinstance(outcome, Message) else _told(outcome))
+
+        self._lanes.offer(self.prepare(caller, request, finished))
+
+    async def send(self, caller: Caller, request: CreateMessage) -> Message:
+        """Send and wait. Cancelled while it waits, the message may still be written: repeat it with the same id."""
+        outcome: list[Message | ChatError] = []
+        finished = trio.Event()
+
+        def done(result: Message | ChatError) -> None:
+            outcome.append(result)
+            finished.set()
+
+        self.send_nowait(caller, request, done)
+        await finished.wait()
+        if isinstance(outcome[0], ChatError):
+            raise outcome[0]
+        return outcome[0]
+
+    def _type(self, request: CreateMessage) -> MessageType:
+        try:
+            kind = MessageType.parse(request.type)
+        except ValueError:
+            names = ", ".join(member.value for member in MessageType if member is not MessageType.SYSTEM)
+            raise ChatError("invalid_request", f"The type is one of {names}.", errors={"type": names}) from None
+        if kind is MessageType.SYSTEM:
+            raise ChatError("forbidden", "System messages are made by the server only.")
+        if kind in (MessageType.IMAGE, MessageType.FILE) and request.file_id is None:
+            raise ChatError("invalid_request", f"A message of type {kind.value} needs a fileId.")
+        return kind
+
+    def _check_content(self, content: str) -> None:
+        try:
+            size = len(content) if content.isascii() else len(content.encode())
+        except UnicodeEncodeError:
+            raise ChatError("invalid_content", "The content has a lone surrogate: it is no Unicode text.") from None
+        if size > self._max:
+            raise ChatError("too_large", f"The content has {size} bytes; at most {self._max} are allowed.")
+        if "\0" in content:
+            raise ChatError("invalid_content", "The content has a NUL character.")
+
+    # -- changing -------------------------------------------------------------------------------
+
+    async def edit(
+        self, caller: Caller, message_id: UUID, content: str, *, if_match: int | None = None
+    ) -> Message:
+        self._check_content(content)
+        if not content.strip():
+            raise ChatError("invalid_content", "The content is empty; delete the message instead.")
+
+        async def write(conn: Connection) -> tuple[Message, Sequence[Change]]:
+            message, _ = await self._locked(conn, caller, message_id, if_match)
+            access.may_edit(caller, message)
+            change = await store.update_message(conn, message_id, content)
+            return _changed(change)
+
+        return await self._commits.run(write)
+
+    async def delete(self, caller: Caller, message_id: UUID, *, if_match: int | None = None) -> Message:
+        async def write(conn: Connection) -> tuple[Message, Sequence[Change]]:
+            message, head = await self._locked(conn, caller, message_id, if_match)
+            member = await conversation_store.fetch_member(conn, message.conversation_id, caller.user_id)
+            access.may_delete(caller, message, access.require_member(member, "message"), head.type)
+            change = await store.delete_message(conn, message_id)
+            return _changed(change)
+
+        return await self._commits.run(write)
+
+    @staticmethod
+    async def _locked(
+        conn: Connection, caller: Caller, message_id: UUID, if_match: int | None
+    ) -> tuple[Message, conversation_store.Head]:
+        """The message under its conversation's lock, if the caller may see it."""
+        message = await store.lock_message(conn, message_id)
+        if message is None:
+            raise access.not_found("message")
+        head = await conversation_store.lock_conversation(conn, message.conversation_id)
+        member = await conversation_store.fetch_member(conn, message.conversation_id, caller.user_id)
+        access.require_member(member, "message")
+        if head is None:
+            raise access.not_found("message")
+        if if_match is not None and if_match != message.changed_seq:
+            raise ChatError("precondition_failed", "The message was changed since you read it.")
+        return message, head
+
+    # -- reading --------------------------------------------------------------------------------
+
+    async def get(self, caller: Caller, message_id: UUID) -> Message:
+        async with self._pool.connection() as conn:
+            message = await store.fetch_message(conn, message_id)
+            if message is None:
+                raise access.not_found("message")
+            member = await conversation_store.fetch_member(conn, message.conversation_id, caller.user_id)
+            access.require_member(member, "message")
+            return message
+
+    async def page(
+        self, caller: Caller, conversation_id: UUID, *, before: int | None, after: int | None, limit: int
+    ) -> Sequence[Message]:
+        """By seq, newest first unless `after` is given."""
+        async with self._pool.connection() as conn:
+            access.require_member(await conversation_store.fetch_member(conn, conversation_id, caller.user_id))
+            return await store.list_messages(conn, conversation_id, before=before, after=after, limit=limit)
+
+
+def _changed(change: Change | None) -> tuple[Message, Sequence[Change]]:
+    if change is None:
+        raise ChatError("gone", "The message was deleted.")
+    return change.message, (change,)
+
+
+def _told(outcome: object) -> ChatError:
+    """What a client is told when a lane could not write its message."""
+    if isinstance(outcome, AppendError):
+        return ChatError(*_REFUSED[outcome.code])
+    if isinstance(outcome, (Unavailable, Overloaded)):
+        return from_store(outcome)
+    if isinstance(outcome, StoreError):
+        return ChatError("unavailable", "The message could not be written; try the same request again.")
+    return ChatError("internal", "The message could not be written.")

@@ -1,0 +1,223 @@
+"""The composition root: builds the process from its parts and runs it until it is told to stop.
+
+Sees everything; nothing imports it but the commands. The nurseries say who outlives whom:
+
+    services        database pool, lanes, flusher, rooms' repairs, wheel, HTTP lifespan
+    +- connections  one task per TCP connection
+       +- listener  cancelled first: stop accepting, then let the connections go, then the services
+"""
+
+import signal
+import socket
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import structlog
+import trio
+
+from handlers.commits import Commits
+from handlers.conversations import Conversations
+from handlers.messages import Messages
+from handlers.sync import Sync
+from handlers.users import Users
+from server.auth import ConnectionTokens, Verifier
+from server.config import DAYS, SECONDS, Settings, parse_listen, require
+from server.hub import asgi, methods
+from server.hub.dispatch import Dispatcher
+from server.hub.server import PATH, HubServer
+from server.jwks import KeySet
+from server.listener import Listener, bind
+from server.outbox import Flusher
+from server.rest.app import create_app
+from server.rest.health import Check
+from server.rest.http import HttpServer
+from server.rooms import Rooms
+from server.wheel import Wheel
+from store.errors import StoreError
+from store.lanes import Lanes
+from store.partitions import ensure_partitions
+from store.pool import Pool
+from store.redis import Redis
+
+PARTITION_PERIOD = 1 * DAYS / 4  # between looks whether next months' partitions are there
+PARTITION_RETRY = 30 * SECONDS
+LANES_DRAIN = 10 * SECONDS  # for what was accepted into the lanes before the drain
+APPLICATION = "parley"
+
+log = structlog.get_logger("parley.app")
+
+
+class Process:
+    """Every part of one instance, wired. `rooms` is the handlers' feed; the lanes publish into it."""
+
+    def __init__(self, settings: Settings) -> None:
+        require(settings)
+        self.settings = settings
+        self.pool = Pool(
+            settings.database_url,
+            name=APPLICATION,
+            size=settings.pool_size,
+            statement_timeout=settings.statement_timeout,
+        )
+        self.lane_pool = Pool(
+            settings.database_url,
+            name=f"{APPLICATION}-lanes",
+            size=settings.lanes,
+            statement_timeout=settings.statement_timeout,
+        )
+        self.redis = Redis(settings.redis_url, name=APPLICATION)
+        self.flusher = Flusher()
+        self.wheel = Wheel()
+        self.sync = Sync(self.pool)
+        self.rooms = Rooms(self.sync, self.flusher)
+        self.lanes = Lanes(
+            self.lane_pool, count=settings.lanes, on_commit=self.rooms.publish, on_doubt=self.rooms.doubt
+        )
+        self.keys = KeySet(settings.jwks_url) if settings.jwks_url else None
+        self.verifier = Verifier(
+            key=settings.jwt_key, issuer=settings.jwt_issuer, audience=settings.jwt_audience, keys=self.keys
+        )
+        self.tokens = ConnectionTokens(settings.jwt_key, self.redis)
+        commits = Commits(self.pool, self.rooms)
+        messages = Messages(self.pool, self.lanes, commits, max_message_bytes=settings.max_message_bytes)
+        dispatcher = Dispatcher()
+        methods.register(dispatcher, messages=messages, sync=self.sync, verifier=self.verifier)
+        self.hub = HubServer(
+            settings,
+            rooms=self.rooms,
+            flusher=self.flusher,
+            wheel=self.wheel,
+            dispatcher=dispatcher,
+            sync=self.sync,
+            verifier=self.verifier,
+            tokens=self.tokens,
+        )
+        checks: dict[str, Check] = {
+            "postgres": self._check_postgres,
+            "redis": self._check_redis,
+            "lifecycle": self._check_lifecycle,
+        }
+        app = create_app(
+            settings,
+            users_handler=Users(self.pool, commits, self.rooms),
+            conversations_handler=Conversations(self.pool, commits, self.rooms),
+            messages_handler=messages,
+            verifier=self.verifier,
+            tokens=self.tokens,
+            checks=checks,
+        )
+        self.http = HttpServer(asgi.route(PATH, self.hub, app))
+        self.listener = Listener(
+            self.hub,
+            self.http.serve,
+            max_connections=settings.max_connections,
+            head_timeout=settings.handshake_timeout,
+        )
+
+    # -- health -----------------------------------------------------------------------------------
+
+    async def _check_postgres(self) -> str | None:
+        try:
+            async with self.pool.connection() as conn:
+                await conn.execute("SELECT 1")
+        except StoreError as error:
+            return str(error) or "out of reach"
+        return None
+
+    async def _check_redis(self) -> str | None:
+        try:
+            await self.redis.ping()
+        except StoreError as error:
+            return str(error) or "out of reach"
+        return None
+
+    async def _check_lifecycle(self) -> str | None:
+        return "draining" if self.hub.draining else None
+
+    # -- running ----------------------------------------------------------------------------------
+
+    async def run(self, sock: socket.socket, *, stop: trio.Event, hurry: trio.Event, ready: Callable[[], None]) -> None:
+        """Serve `sock` until `stop`, then drain (at once when `hurry` is set), then end."""
+        async with trio.open_nursery() as services:
+            for part in (
+                self.redis.run,
+                self.pool.run,
+                self.lane_pool.run,
+                self.lanes.run,
+                self.flusher.run,
+                self.wheel.run,
+                self.rooms.run_repairs,
+                self.http.run,
+            ):
+                await services.start(part)
+            if self.keys is not None:
+                services.start_soon(self.keys.run)
+            services.start_soon(self._keep_partitions)
+            async with trio.open_nursery() as connections:
+                async with trio.open_nursery() as listeners:
+                    await listeners.start(self.listener.run, sock, connections)
+                    ready()
+                    await stop.wait()
+                    self.hub.draining = True  # not ready from here on
+                    listeners.cancel_scope.cancel()
+                await self._drain(hurry)
+                connections.cancel_scope.cancel()
+            services.cancel_scope.cancel()
+
+    async def _drain(self, hurry: trio.Event) -> None:
+        """Clients are asked to connect elsewhere, what was accepted is committed and answered."""
+        log.info("draining", connections=len(self.hub.sessions), seconds=self.settings.drain_seconds)
+        await self.http.stop()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_when, hurry, nursery.cancel_scope)
+            await self.hub.drain(self.settings.drain_seconds)
+            nursery.cancel_scope.cancel()
+        with trio.move_on_after(LANES_DRAIN):
+            await self.lanes.drain()
+
+    async def _keep_partitions(self) -> None:
+        """Next months' partitions are made long before they are needed; a failure is only worth a line."""
+        while True:
+            try:
+                async with self.pool.connection() as conn:
+                    await ensure_partitions(conn, datetime.now(UTC))
+            except StoreError as error:
+                log.warning("partitions_not_checked", reason=str(error), advice="it is tried again by itself")
+                await trio.sleep(PARTITION_RETRY)
+            else:
+                await trio.sleep(PARTITION_PERIOD)
+
+
+async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
+
+
+async def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = None) -> None:
+    """Run one instance until SIGINT or SIGTERM; a second one hurries. `on_ready` gets the base URL."""
+    started = time.monotonic()
+    process = Process(settings)
+    sock = bind(parse_listen(settings.listen))
+    stop, hurry = trio.Event(), trio.Event()
+
+    def ready() -> None:
+        host, port = sock.getsockname()[:2]
+        log.info("ready", host=host, port=port, seconds=round(time.monotonic() - started, 2))
+        if on_ready is not None:
+            on_ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+
+    async def watch_signals(*, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            task_status.started()
+            async for number in signals:
+                (hurry if stop.is_set() else stop).set()
+                log.info("signal", name=signal.Signals(number).name, hurry=hurry.is_set())
+
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(watch_signals)
+            await process.run(sock, stop=stop, hurry=hurry, ready=ready)
+            nursery.cancel_scope.cancel()
+    finally:
+        sock.close()

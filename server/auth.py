@@ -1,0 +1,181 @@
+"""Who is calling: access tokens (JWT) and the signed, single-use connection tokens of negotiate.
+
+Owns the rules of verification (RFC 7519, RFC 8725). The algorithm is never taken from the token: HS256
+goes with our key only, anything else with a key of the JWKS, by that key's own type. Keys from a URL
+are in `server.jwks`.
+"""
+
+import hmac
+import secrets
+import time
+from typing import Any, NamedTuple, Protocol
+from uuid import UUID
+
+import jwt
+import structlog
+
+from handlers.errors import ChatError
+from handlers.model import Caller
+from server.config import Settings
+from server.jwks import KeySet
+from store.errors import StoreError
+
+LEEWAY = 30  # seconds of clock difference that is forgiven
+ACCESS_TTL = 15 * 60  # seconds an access token of ours lives
+CONNECTION_TTL = 30  # seconds between negotiate and connect
+CONNECTION_AUDIENCE = "parley-connection"
+USED_MAX = 100_000  # connection tokens remembered as used; each for CONNECTION_TTL
+
+log = structlog.get_logger("parley.auth")
+
+_OPTIONS: Any = {"require": ["exp", "sub"], "verify_aud": True}
+
+
+def mint_token(settings: Settings, user_id: UUID, ttl_seconds: float = ACCESS_TTL, *, admin: bool = False) -> str:
+    """An access token of ours for `user_id`."""
+    now = int(time.time())
+    claims: dict[str, Any] = {
+        "iss": settings.jwt_issuer,
+        "aud": settings.jwt_audience,
+        "sub": str(user_id),
+        "iat": now,
+        "nbf": now,
+        "exp": now + int(ttl_seconds),
+        "jti": secrets.token_urlsafe(12),
+    }
+    if admin:
+        claims["role"] = "admin"
+    return jwt.encode(claims, settings.jwt_key, algorithm="HS256")
+
+
+def unauthenticated(sentence: str) -> ChatError:
+    return ChatError("unauthenticated", sentence)
+
+
+class Verifier:
+    """Checks access tokens. `keys` is None where no JWKS URL is configured."""
+
+    def __init__(self, *, key: str, issuer: str, audience: str, keys: KeySet | None = None) -> None:
+        self._key = key
+        self._issuer = issuer
+        self._audience = audience
+        self._keys = keys
+
+    async def verify(self, token: str) -> Caller:
+        """Raises ChatError("unauthenticated") that says what is wrong. Waits only for a key not seen before."""
+        try:
+            header = jwt.get_unverified_header(token)
+        except jwt.PyJWTError:
+            raise unauthenticated("The access token is malformed.") from None
+        if header.get("alg") == "HS256" and self._key:
+            return self._decode(token, self._key, "HS256")
+        if self._keys is None or header.get("alg") in (None, "none", "HS256", "HS384", "HS512"):
+            raise unauthenticated("The access token is signed in a way that is not accepted.")
+        key = await self._keys.find(header.get("kid"))
+        if key is None:
+            raise unauthenticated("The access token is signed with an unknown key.")
+        return self._decode(token, key, key.algorithm_name)
+
+    def _decode(self, token: str, key: Any, algorithm: str) -> Caller:
+        try:
+            claims = jwt.decode(
+                token,
+                key,
+                algorithms=[algorithm],
+                audience=self._audience,
+                issuer=self._issuer,
+                leeway=LEEWAY,
+                options=_OPTIONS,
+            )
+            user_id = UUID(claims["sub"])
+            return Caller(user_id=user_id, expires_at=float(claims["exp"]), is_admin=_is_admin(claims))
+        except jwt.ExpiredSignatureError:
+            raise unauthenticated("The access token has expired.") from None
+        except jwt.ImmatureSignatureError:
+            raise unauthenticated("The access token is not valid yet.") from None
+        except jwt.InvalidAudienceError:
+            raise unauthenticated("The access token is for another audience.") from None
+        except jwt.InvalidIssuerError:
+            raise unauthenticated("The access token is from another issuer.") from None
+        except jwt.MissingRequiredClaimError as error:
+            raise unauthenticated(f"The access token lacks the claim '{error.claim}'.") from None
+        except jwt.InvalidSignatureError:
+            raise unauthenticated("The signature of the access token is wrong.") from None
+        except (jwt.PyJWTError, ValueError, TypeError):
+            raise unauthenticated("The access token is not acceptable.") from None
+
+
+def _is_admin(claims: dict[str, Any]) -> bool:
+    roles = claims.get("roles", claims.get("role", ()))
+    return any(str(role).casefold() == "admin" for role in ([roles] if isinstance(roles, str) else roles or ()))
+
+
+class Claimer(Protocol):
+    """What makes a token single-use across instances (`store.redis`)."""
+
+    async def claim(self, key: str, ttl: float) -> bool: ...
+
+
+class Redeemed(NamedTuple):
+    caller: Caller
+    connection_id: str
+
+
+def new_connection_id() -> str:
+    """The public name of a connection: nobody can guess another's."""
+    return secrets.token_urlsafe(16)
+
+
+class UsedToken(Exception):
+    """The connection token was used before."""
+
+
+class ConnectionTokens:
+    """Issues what negotiate gives out, and takes it back once. Any instance with the same key can."""
+
+    def __init__(self, key: str, claimer: Claimer) -> None:
+        # A key of its own, so that no connection token is ever an access token or the other way round.
+        self._key = hmac.digest(key.encode(), b"parley connection token v1", "sha256")
+        self._claimer = claimer
+        self._used: dict[str, float] = {}
+
+    def issue(self, caller: Caller) -> tuple[str, str]:
+        """(public connection id, secret connection token)."""
+        connection_id = new_connection_id()
+        claims = {
+            "aud": CONNECTION_AUDIENCE,
+            "sub": str(caller.user_id),
+            "adm": caller.is_admin,
+            "tok": caller.expires_at,
+            "exp": time.time() + CONNECTION_TTL,
+            "jti": connection_id,
+        }
+        return connection_id, jwt.encode(claims, self._key, algorithm="HS256")
+
+    async def redeem(self, token: str) -> Redeemed | None:
+        """Who negotiated, or None for a token that is not ours or has expired. Raises UsedToken."""
+        try:
+            claims = jwt.decode(
+                token, self._key, algorithms=["HS256"], audience=CONNECTION_AUDIENCE, options={"require": ["exp", "jti"]}
+            )
+        except jwt.PyJWTError:
+            return None
+        await self._claim(claims["jti"])
+        caller = Caller(user_id=UUID(claims["sub"]), expires_at=float(claims["tok"]), is_admin=bool(claims["adm"]))
+        return Redeemed(caller, claims["jti"])
+
+    async def _claim(self, connection_id: str) -> None:
+        now = time.monotonic()
+        while self._used and (len(self._used) >= USED_MAX or next(iter(self._used.values())) < now):
+            del self._used[next(iter(self._used))]
+        if connection_id in self._used:
+            raise UsedToken
+        self._used[connection_id] = now + CONNECTION_TTL + 1
+        try:
+            fresh = await self._claimer.claim(connection_id, CONNECTION_TTL + 1)
+        except StoreError as error:
+            # Better to let people in for the half minute in which only another instance could be fooled.
+            log.warning("connection_token_unchecked", reason=str(error), advice="Redis is out of reach")
+            return
+        if not fresh:
+            raise UsedToken

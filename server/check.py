@@ -1,0 +1,94 @@
+"""`parley check`: is everything that the configuration names there, and in the right state?
+
+Owns the checks and the table that is printed. Reads the database and Redis; changes nothing.
+"""
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+import trio
+from rich.console import Console
+from rich.table import Table
+
+from server.config import ConfigError, Settings, require
+from store import migrate, partitions, users
+from store.errors import StoreError
+from store.postgres import Connection
+from store.redis import Redis
+
+TIMEOUT = 10.0  # seconds for each service
+
+
+async def run(settings: Settings) -> bool:
+    """Print a table; True when everything is right."""
+    rows: list[tuple[str, str, bool]] = []
+    for check in (_configuration, _postgres, _schema, _redis):
+        try:
+            with trio.fail_after(TIMEOUT):
+                rows.append((check.__name__.strip("_"), await check(settings), True))
+        except trio.TooSlowError:
+            rows.append((check.__name__.strip("_"), f"no answer within {TIMEOUT:g} s", False))
+        except Exception as error:  # whatever is wrong is what this command is there to print
+            rows.append((check.__name__.strip("_"), str(error).strip() or type(error).__name__, False))
+    table = Table("", "check", "result")
+    for name, result, fine in rows:
+        table.add_row("[green]ok[/]" if fine else "[red]wrong[/]", name, result)
+    Console().print(table)
+    return all(fine for _, _, fine in rows)
+
+
+async def _configuration(settings: Settings) -> str:
+    try:
+        require(settings)
+    except ConfigError as error:
+        raise StoreError(str(error)) from None
+    return "complete"
+
+
+async def _postgres(settings: Settings) -> str:
+    conn = await Connection.open(settings.database_url)
+    try:
+        row = await (await conn.execute("SELECT current_setting('server_version'), current_database()")).fetchone()
+        assert row is not None
+        return f"PostgreSQL {row[0]}, database {row[1]}"
+    finally:
+        await conn.close()
+
+
+async def _schema(settings: Settings) -> str:
+    waiting = await trio.to_thread.run_sync(migrate.pending, settings.database_url)
+    if waiting:
+        raise StoreError(f"{', '.join(waiting)} not applied; run `parley migrate`")
+    conn = await Connection.open(settings.database_url)
+    try:
+        names = await partitions.list_partitions(conn)
+    finally:
+        await conn.close()
+    this_month = datetime.now(UTC).strftime("%Y_%m")
+    ahead = [name for name in names if name[-7:] > this_month]
+    if not ahead:
+        raise StoreError("no partition for next month; run `parley migrate`")
+    return f"up to date, {len(ahead)} months of partitions ahead"
+
+
+async def _redis(settings: Settings) -> str:
+    redis = Redis(settings.redis_url, name="parley-check")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(redis.run)
+        await redis.ping()
+        nursery.cancel_scope.cancel()
+    return "answers"
+
+
+async def find_user(settings: Settings, id_or_name: str) -> UUID | None:
+    """The id of a user named by either."""
+    try:
+        return UUID(id_or_name)
+    except ValueError:
+        pass
+    conn = await Connection.open(settings.database_url)
+    try:
+        user = await users.fetch_user_by_name(conn, id_or_name)
+    finally:
+        await conn.close()
+    return user.id if user else None

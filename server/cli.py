@@ -1,0 +1,206 @@
+"""The `parley` command: what operators and developers type.
+
+Owns arguments, exit codes and what is printed: 0 when it worked, 1 when something is wrong (one clear line on
+standard error), 2 for a wrong command line or configuration. Imports the parts it runs only when it runs them,
+so that `--help` is quick.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+if TYPE_CHECKING:
+    from server.config import Settings
+
+FAILED = 1
+MISUSED = 2
+DEFAULT_DATA = Path(".parley")
+
+config_option = click.option(
+    "--config", "config", type=click.Path(dir_okay=False, path_type=Path), help="TOML file; the environment wins."
+)
+
+
+def fail(message: str, code: int = FAILED) -> NoReturn:
+    click.echo(f"parley: {message}", err=True)
+    sys.exit(code)
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """What users can get wrong ends in one line each, never in a traceback."""
+    from server.config import ConfigError  # noqa: PLC0415
+    from store.errors import StoreError  # noqa: PLC0415
+
+    try:
+        yield
+    except ConfigError as error:
+        fail("the configuration cannot be used:\n  " + str(error).replace("\n", "\n  "), MISUSED)
+    except StoreError as error:
+        fail(str(error))
+    except OSError as error:
+        fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+
+
+def load_settings(config: Path | None, **overrides: Any) -> "Settings":
+    from server.config import load  # noqa: PLC0415
+
+    return load(os.environ, config, **overrides)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="parley", prog_name="parley")
+def main() -> None:
+    """A real-time chat server: durable, ordered, and spoken to by SignalR clients.
+
+    \b
+    Try it:          parley dev
+    Run it:          parley migrate && parley serve
+    Something wrong: parley check
+
+    Settings are environment variables PARLEY_*, or a TOML file with the same names in lower case.
+    """
+
+
+@main.command()
+@config_option
+def serve(config: Path | None) -> None:
+    """Run one production instance until SIGTERM.
+
+    \b
+    PARLEY_DATABASE_URL=postgresql://parley@db/parley \\
+    PARLEY_REDIS_URL=redis://cache:6379 PARLEY_JWT_KEY=... parley serve
+    """
+    import trio  # noqa: PLC0415
+
+    from server import app, logs  # noqa: PLC0415
+
+    with told():
+        settings = load_settings(config)
+        app.require(settings)
+        logs.configure(settings.log_format, settings.log_level)
+        trio.run(app.serve, settings)
+
+
+@main.command()
+@click.option("--port", default=5000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
+@click.option(
+    "--data", default=DEFAULT_DATA, show_default=True, type=click.Path(file_okay=False, path_type=Path),
+    help="Directory for everything that is kept.",
+)
+def dev(port: int, data: Path) -> None:
+    """Run everything on this machine: PostgreSQL, Valkey, schema, server.
+
+    Nothing needs to be installed. Ctrl-C stops it all; what was written stays in the data directory.
+    """
+    from server.dev.command import run  # noqa: PLC0415
+    from server.dev.services import ServiceError  # noqa: PLC0415
+
+    with told():
+        try:
+            run(port, data)
+        except* ServiceError as group:
+            fail(str(group.exceptions[0]))
+
+
+@main.command()
+@config_option
+@click.option("--sql", is_flag=True, help="Print what would be done, as SQL, and do nothing.")
+def migrate(config: Path | None, sql: bool) -> None:
+    """Bring the database schema up to date. Safe to run twice, or on two machines at once."""
+    from store import migrate as schema  # noqa: PLC0415
+
+    with told():
+        if sql:
+            click.echo(schema.sql())
+            return
+        settings = load_settings(config)
+        if not settings.database_url:
+            fail("DATABASE_URL is not set", MISUSED)
+        before, after = schema.upgrade(settings.database_url)
+        click.echo(f"schema {before or '(empty)'} -> {after}" if before != after else f"schema {after}: up to date")
+
+
+@main.command()
+@config_option
+def check(config: Path | None) -> None:
+    """Check the configuration and every service it names; exit 1 when something is wrong."""
+    import trio  # noqa: PLC0415
+
+    from server.check import run  # noqa: PLC0415
+
+    with told():
+        settings = load_settings(config)
+        if not trio.run(run, settings):
+            sys.exit(FAILED)
+
+
+@main.command()
+@config_option
+@click.option("--user", required=True, help="Id or username.")
+@click.option("--ttl", default="1h", show_default=True, help="How long it is good for: 90s, 15m, 1h, 30d.")
+@click.option("--admin", is_flag=True, help="With the rights of an administrator.")
+@click.option(
+    "--data", type=click.Path(file_okay=False, path_type=Path), help="Take the key of the `parley dev` in this directory."
+)
+def token(config: Path | None, user: str, ttl: str, admin: bool, data: Path | None) -> None:
+    """Mint an access token with the configured key.
+
+    \b
+    curl -H "Authorization: Bearer $(parley token --user alice --data .parley)" \\
+         localhost:5000/api/users/me
+    """
+    import trio  # noqa: PLC0415
+
+    from server.auth import mint_token  # noqa: PLC0415
+    from server.check import find_user  # noqa: PLC0415
+    from server.config import duration  # noqa: PLC0415
+    from server.dev.command import dev_settings  # noqa: PLC0415
+
+    with told():
+        settings = dev_settings(data) if data is not None else load_settings(config)
+        if not settings.jwt_key:
+            fail("JWT_KEY is not set (or give --data DIR of a `parley dev`)", MISUSED)
+        try:
+            seconds = duration(ttl)
+        except ValueError as error:
+            fail(f"--ttl: {error}", MISUSED)
+        user_id = trio.run(find_user, settings, user)
+        if user_id is None:
+            fail(f"there is no user {user!r}")
+        click.echo(mint_token(settings, user_id, seconds, admin=admin))
+
+
+@main.command()
+@click.option("--url", default="http://127.0.0.1:5000", show_default=True, help="Where the server is.")
+@click.option("--user", required=True, help="Your username; made when it is new (a development server's registration).")
+@click.option("--with", "other", required=True, help="The username to chat with; made when new.")
+@click.option("--say", multiple=True, help="Say this and leave; may be given several times.")
+@click.option("--token", "access_token", help="Your access token, for a user that exists.")
+def chat(url: str, user: str, other: str, say: tuple[str, ...], access_token: str | None) -> None:
+    """Chat in the terminal: what you type is sent, what others say appears.
+
+    \b
+    parley chat --user alice --with bob        # in one terminal
+    parley chat --user bob --with alice        # in another
+    """
+    from loadtest.chat import run  # noqa: PLC0415
+
+    _run_or_tell(lambda: run(url, user, other, say, access_token))
+
+
+def _run_or_tell(call: Callable[[], None]) -> None:
+    from loadtest.client import ClientError  # noqa: PLC0415
+
+    with told():
+        try:
+            call()
+        except* ClientError as group:
+            fail(str(group.exceptions[0]))
+        except* KeyboardInterrupt:
+            pass

@@ -1,0 +1,245 @@
+"""Every setting of an instance: typed, frozen, with its unit and the reason for its default.
+
+Owns reading and checking them (environment `PARLEY_*`, and a TOML file with the same names in lower
+case; the environment wins). Touches the environment and one file. Secrets never appear in a repr,
+an error or a log line.
+"""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+from urllib.parse import urlsplit, urlunsplit
+
+import msgspec
+
+SECONDS = 1.0
+MINUTES = 60.0
+DAYS = 86400.0
+KIB = 1024
+MIB = 1024 * KIB
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h|d)?")
+_DURATION_UNITS = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB)?", re.IGNORECASE)
+_SIZE_UNITS = {"b": 1, "kib": KIB, "mib": MIB, "gib": 1024 * MIB}
+
+MIN_KEY_BYTES = 32  # HS256 wants a key as long as its hash (RFC 7518, 3.2)
+SECRETS = frozenset({"jwt_key", "database_url", "read_url", "redis_url"})
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used. The message names every fault, one a line."""
+
+
+class Secret(str):
+    """A string that does not show itself."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Durations are seconds, sizes bytes. Written as numbers or with a unit: `15m`, `32KiB`."""
+
+    listen: str = "127.0.0.1:5000"  # host:port, or fd://N for a socket inherited from systemd
+    database_url: str = ""  # libpq URL or key=value string
+    read_url: str = ""  # a replica for history; empty: the primary
+    redis_url: str = ""
+    jwt_key: str = ""  # HS256, at least 32 bytes
+    jwks_url: str = ""  # RS256, ES256, EdDSA
+    jwt_issuer: str = "ChatBackend"
+    jwt_audience: str = "ChatBackendUsers"
+    registration: str = "open"  # open | oauth
+    objects: str = ""  # s3://bucket or file:///dir
+    s3_endpoint_url: str = ""
+    instance: str = ""  # a name for logs; empty: host and port
+    max_connections: int = 15_000  # sockets; below the usual limit of 20,000 descriptors
+    outbox_bytes: int = 256 * KIB  # what one connection may have unsent in this process
+    max_message_bytes: int = 32 * KIB  # SignalR's default
+    max_upload_bytes: int = 100 * MIB
+    allowed_origins: tuple[str, ...] = ()  # of browsers' upgrades; empty: any (tokens are not cookies)
+    retention_days: int = 365
+    drain_seconds: float = 10 * SECONDS
+    log_format: str = "json"  # json | console
+    log_level: str = "info"
+    rate_limits: str = "on"  # on | off
+    pool_size: int = 8  # connections to PostgreSQL besides the lanes'
+    lanes: int = 2  # group-commit queues; more only help when commits wait for a slow disk
+    handshake_timeout: float = 15 * SECONDS  # SignalR's default, for the request head as well
+    keepalive: float = 15 * SECONDS  # SignalR's default
+    client_timeout: float = 30 * SECONDS  # SignalR's default; only for clients that ping
+    stall_timeout: float = 20 * SECONDS  # without the client taking a byte
+    statement_timeout: float = 10 * SECONDS
+    shutdown_timeout: float = 5 * SECONDS  # for what is under way after the drain
+
+    def __repr__(self) -> str:
+        shown = {name: redact(name, getattr(self, name)) for name in self.__struct_fields__}
+        return "Settings(" + ", ".join(f"{name}={value!r}" for name, value in shown.items()) + ")"
+
+    __str__ = __repr__
+
+
+def redact(name: str, value: object) -> object:
+    """`value` as it may be shown: keys hidden, URLs without their password."""
+    if name not in SECRETS or not value:
+        return value
+    if name == "jwt_key":
+        return "***"
+    text = re.sub(r"(password\s*=\s*)('[^']*'|\S+)", r"\1***", str(value))
+    parts = urlsplit(text)
+    if parts.password is None:
+        return text
+    netloc = parts.netloc.replace(f":{parts.password}@", ":***@")
+    return urlunsplit(parts._replace(netloc=netloc))
+
+
+def duration(text: str | int | float) -> float:
+    """Seconds. Accepts a number, or one with ms, s, m, h or d."""
+    if isinstance(text, (int, float)) and not isinstance(text, bool):
+        return float(text)
+    match = _DURATION.fullmatch(str(text).strip())
+    if match is None:
+        raise ValueError("expected a duration such as 15, 15s, 5m or 1h")
+    return float(match[1]) * _DURATION_UNITS[match[2]]
+
+
+def size(text: str | int) -> int:
+    """Bytes. Accepts a number, or one with KiB, MiB or GiB."""
+    if isinstance(text, int) and not isinstance(text, bool):
+        return text
+    match = _SIZE.fullmatch(str(text).strip())
+    if match is None:
+        raise ValueError("expected a size such as 32768, 32KiB or 100MiB")
+    return int(match[1]) * _SIZE_UNITS[(match[2] or "B").lower()]
+
+
+def load(environ: Mapping[str, str], file: Path | None = None, **overrides: Any) -> Settings:
+    """The settings of an instance. `overrides` win over the environment, that over the file.
+
+    Raises ConfigError with every fault found, not only the first.
+    """
+    faults: list[str] = []
+    raw: dict[str, Any] = {}
+    known = Settings.__struct_fields__
+    for name, value in _file(file, faults).items():
+        _take(name, value, known, str(file), name, raw, faults)
+    for variable, value in environ.items():
+        if variable.startswith("PARLEY_"):
+            name = variable.removeprefix("PARLEY_").lower()
+            _take(name, value, known, "the environment", variable, raw, faults)
+    raw.update(overrides)
+    values: dict[str, Any] = {}
+    for name, value in raw.items():
+        try:
+            values[name] = _convert(name, value)
+        except ValueError as error:
+            faults.append(f"{name.upper()}: {error}")
+    if not faults:
+        settings = Settings(**values)
+        faults = _check(settings)
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return settings
+
+
+def _file(file: Path | None, faults: list[str]) -> dict[str, Any]:
+    if file is None:
+        return {}
+    try:
+        return tomllib.loads(file.read_text())
+    except OSError as error:
+        faults.append(f"{file}: {error.strerror}")
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        faults.append(f"{file}: {error}")
+    return {}
+
+
+def _take(
+    name: str, value: Any, known: tuple[str, ...], source: str, shown: str, raw: dict[str, Any], faults: list[str]
+) -> None:
+    if name in known:
+        raw[name] = value
+        return
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0].upper() if shown.isupper() else near[0]}?" if near else ""
+    faults.append(f"{shown}: there is no such setting (in {source}){hint}")
+
+
+def _convert(name: str, value: Any) -> Any:
+    """One value to the type of its field, with an error that says what is expected (never what was given)."""
+    kind = Settings.__annotations__[name]
+    if kind is float:
+        return duration(value)
+    if kind is int:
+        if name.endswith("_bytes"):
+            return size(value)
+        try:
+            return int(value)
+        except (TypeError, ValueError):
+            raise ValueError("expected a whole number") from None
+    if get_args(kind):
+        items = value.split(",") if isinstance(value, str) else value
+        return tuple(str(item).strip() for item in items if str(item).strip())
+    if not isinstance(value, str):
+        raise ValueError("expected text")
+    return Secret(value) if name in SECRETS else value
+
+
+def _check(settings: Settings) -> list[str]:
+    """What the fields' types do not say."""
+    faults = []
+    if settings.jwt_key and len(settings.jwt_key.encode()) < MIN_KEY_BYTES:
+        faults.append(f"JWT_KEY: expected at least {MIN_KEY_BYTES} bytes (RFC 7518, 3.2)")
+    if settings.outbox_bytes < 2 * settings.max_message_bytes:
+        faults.append("OUTBOX_BYTES: expected at least twice MAX_MESSAGE_BYTES, or one message may never fit")
+    for name, allowed in (
+        ("registration", ("open", "oauth")),
+        ("log_format", ("json", "console")),
+        ("log_level", ("debug", "info", "warning", "error")),
+        ("rate_limits", ("on", "off")),
+    ):
+        if getattr(settings, name) not in allowed:
+            faults.append(f"{name.upper()}: expected one of {', '.join(allowed)}")
+    for name in ("max_connections", "max_message_bytes", "pool_size", "lanes", "retention_days"):
+        if getattr(settings, name) < 1:
+            faults.append(f"{name.upper()}: expected at least 1")
+    for name in ("handshake_timeout", "keepalive", "client_timeout", "stall_timeout", "statement_timeout"):
+        if getattr(settings, name) <= 0:
+            faults.append(f"{name.upper()}: expected more than 0")
+    try:
+        parse_listen(settings.listen)
+    except ValueError as error:
+        faults.append(f"LISTEN: {error}")
+    return faults
+
+
+def require(settings: Settings) -> None:
+    """What `parley serve` cannot start without. Raises ConfigError."""
+    faults = []
+    if not settings.database_url:
+        faults.append("DATABASE_URL: required, for example postgresql://parley@db/parley")
+    if not settings.redis_url:
+        faults.append("REDIS_URL: required, for example redis://localhost:6379")
+    if not (settings.jwt_key or settings.jwks_url):
+        faults.append("JWT_KEY or JWKS_URL: one of them is required, or no token can be checked")
+    if settings.jwks_url and not settings.jwt_key:
+        faults.append("JWT_KEY: required with JWKS_URL too; connection tokens are signed with it")
+    if faults:
+        raise ConfigError("\n".join(faults))
+
+
+def parse_listen(text: str) -> tuple[str, int] | int:
+    """(host, port), or the number of an inherited descriptor."""
+    if text.startswith("fd://"):
+        if not text[5:].isdecimal():
+            raise ValueError("expected fd://N with the number of a descriptor")
+        return int(text[5:])
+    host, _, port = text.rpartition(":")
+    if not port.isdecimal() or int(port) > 65535:
+        raise ValueError("expected host:port or fd://N")
+    return host.strip("[]") or "0.0.0.0", int(port)

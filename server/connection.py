@@ -1,0 +1,269 @@
+"""One WebSocket on a raw socket: the fast carrier.
+
+Owns the socket, its outbox and its nursery: the reader, a writer that exists only while the kernel
+buffer is full, and whatever children the endpoint starts. Cancelling the nursery ends them all.
+What the bytes mean is the `Endpoint`'s business (the hub session, or an echo in conformance runs).
+
+Non-blocking standard-library sockets with trio.lowlevel waits: half the connect cost and two thirds
+of the memory of trio.SocketStream.
+"""
+
+import socket
+from collections.abc import Callable
+from typing import Protocol
+
+import structlog
+import trio
+
+from server import websocket
+from server.outbox import RESUME_AT, Outbox
+from server.wheel import Wheel
+
+READ_SIZE = 65536  # bytes asked of the kernel at once; what bounds the work of one scheduler step
+WRITE_SIZE = 262144
+CLOSE_WAIT = 5.0  # seconds for the peer to answer our Close (SignalR's default)
+STALL_TIMEOUT = 20.0  # seconds without the peer taking a byte
+ABORTED = "aborted"
+
+log = structlog.get_logger("parley.connection")
+
+
+class Endpoint(Protocol):
+    """What is at our end of a WebSocket. Called by its connection only."""
+
+    async def receive(self, data: bytes, *, binary: bool) -> None:
+        """One whole message. Not returning is the backpressure on the peer."""
+
+    def on_drained(self) -> None:
+        """The outbox is down to a quarter of its limit, or empty."""
+
+    def on_due(self, now: float) -> float:
+        """Timeouts. Returns when to ask again."""
+
+    def on_pong(self) -> None: ...
+
+    def on_closed(self, reason: str) -> None:
+        """The transport is gone, or about to be. Called once, last."""
+
+
+class Connection(Outbox):
+    """A WebSocket after its opening handshake, from the server's side. Also its own outbox and wheel member."""
+
+    __slots__ = (
+        "__weakref__",
+        "bytes_in",
+        "bytes_out",
+        "close_at",
+        "closing",
+        "decoder",
+        "endpoint",
+        "nursery",
+        "progress_at",
+        "reason",
+        "sent_at",
+        "sock",
+        "stall_timeout",
+        "wheel",
+        "wheel_tick",
+    )
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        wheel: Wheel,
+        *,
+        outbox_bytes: int,
+        max_message: int,
+        stall_timeout: float = STALL_TIMEOUT,
+    ) -> None:
+        super().__init__(outbox_bytes)
+        self.sock = sock
+        self.wheel = wheel
+        self.wheel_tick = -1
+        self.decoder = websocket.Decoder(max_message=max_message)
+        self.closing = False
+        self.close_at = 0.0
+        self.reason = ""
+        self.sent_at = self.progress_at = wheel.now
+        self.stall_timeout = stall_timeout
+        self.bytes_in = self.bytes_out = 0
+        self.endpoint: Endpoint
+        self.nursery: trio.Nursery
+
+    async def run(self, make_endpoint: Callable[["Connection"], Endpoint], first: bytes = b"") -> None:
+        """Serve the socket until it ends, one way or another, and close it. `first` was read with the head."""
+        try:
+            async with trio.open_nursery() as self.nursery:
+                self.endpoint = make_endpoint(self)
+                self.wheel.schedule(self, self.endpoint.on_due(self.wheel.now))
+                try:
+                    await self._read(first)
+                finally:
+                    self.nursery.cancel_scope.cancel()
+        finally:
+            self.wheel.cancel(self)
+            self.closing = True
+            self.endpoint.on_closed(self.reason or "cancelled")
+            self.sock.close()
+
+    # -- reading ------------------------------------------------------------------------------
+
+    async def _read(self, data: bytes) -> None:
+        sock = self.sock
+        wait_readable = trio.lowlevel.wait_readable
+        while True:
+            if data:
+                self.bytes_in += len(data)
+                if await self._take(data):
+                    return
+                if self.pending:
+                    self.flush()
+            await wait_readable(sock)
+            try:
+                data = sock.recv(READ_SIZE)
+            except BlockingIOError:
+                data = b""
+                continue
+            except OSError as error:
+                self.reason = self.reason or f"connection lost ({error.strerror})"
+                return
+            if not data:
+                self.reason = self.reason or "connection lost"
+                return
+
+    async def _take(self, data: bytes) -> bool:
+        """Handle what was read. True when the connection is over."""
+        if self.closing and self.close_at < 0:
+            return False  # after a violation nothing the peer says counts; read on so that it gets our Close
+        try:
+            events = self.decoder.receive(data)
+        except websocket.ProtocolError as error:
+            if await self._handle(error.events):
+                return True
+            self._violation(error)
+            return False
+        return await self._handle(events)
+
+    async def _handle(self, events: list[websocket.Event]) -> bool:
+        endpoint = self.endpoint
+        for event in events:
+            kind = type(event)
+            if kind is websocket.Message:
+                if not self.closing:
+                    await endpoint.receive(event.data, binary=event.binary)  # type: ignore[union-attr]
+            elif kind is websocket.Close:
+                return await self._peer_closed(event)  # type: ignore[arg-type]
+            elif kind is websocket.Ping:
+                if not self.closing:
+                    self._control(websocket.encode(websocket.PONG, event.payload))  # type: ignore[union-attr]
+            else:
+                endpoint.on_pong()
+        return False
+
+    async def _peer_closed(self, event: websocket.Close) -> bool:
+        """RFC 6455, 5.5.1: answer a Close with a Close, then the server ends the TCP connection."""
+        self.reason = self.reason or f"closed by client ({event.code})"
+        if not self.closing:
+            self.close(websocket.NORMAL if event.code == websocket.NO_STATUS else event.code)
+        while self.blocked:  # bounded by CLOSE_WAIT
+            await trio.sleep(0.05)
+        return True
+
+    def _violation(self, error: websocket.ProtocolError) -> None:
+        self.close(error.code, error.reason, why=f"protocol error: {error.reason}")
+        self.close_at = -self.close_at
+
+    def _control(self, frame: bytes) -> None:
+        """A pong. A peer that pings faster than it reads gets the latest ones only when they fit."""
+        if self.size + len(frame) <= self.limit:
+            self.size += len(frame)
+            self.pending.append(frame)
+
+    # -- writing ------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        if self.blocked or not self.pending:
+            return
+        pending = self.pending
+        data = pending[0] if len(pending) == 1 else b"".join(pending)
+        try:
+            sent = self.sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self.abort(f"connection lost ({error.strerror})")
+            return
+        self.bytes_out += sent
+        self.sent_at = self.wheel.now
+        pending.clear()
+        if sent == len(data):
+            self.size = 0
+        else:
+            self.size -= sent
+            self.blocked = True
+            self.progress_at = self.wheel.now
+            self.wheel.schedule(self, self.wheel.now + self.stall_timeout)
+            self.nursery.start_soon(self._write, data, sent)
+
+    async def _write(self, data: bytes, offset: int) -> None:
+        """Exists while the kernel does not take what we have."""
+        try:
+            while True:
+                view = memoryview(data)[offset:]
+                while view:
+                    await trio.lowlevel.wait_writable(self.sock)
+                    try:
+                        sent = self.sock.send(view[:WRITE_SIZE])
+                    except BlockingIOError:
+                        continue
+                    view = view[sent:]
+                    self.size -= sent
+                    self.bytes_out += sent
+                    self.sent_at = self.progress_at = self.wheel.now
+                    if self.size <= self.limit * RESUME_AT:
+                        self.endpoint.on_drained()
+                if not self.pending:
+                    return
+                data, offset = b"".join(self.pending), 0
+                self.pending.clear()
+        except OSError as error:
+            self.abort(f"connection lost ({error.strerror})")
+        finally:
+            self.blocked = False
+
+    # -- ending -------------------------------------------------------------------------------
+
+    def close(self, code: int, reason: str = "", *, why: str = "") -> None:
+        """Begin the closing handshake: what is queued goes first. Never waits; at most CLOSE_WAIT later it is over."""
+        if self.closing:
+            return
+        self.closing = True
+        self.reason = self.reason or why or reason
+        frame = websocket.encode_close(code, reason)
+        self.pending.append(frame)
+        self.size += len(frame)
+        self.flush()
+        self.close_at = self.wheel.now + CLOSE_WAIT
+        self.wheel.schedule(self, self.close_at)
+
+    def abort(self, why: str) -> None:
+        """End it now, without a word."""
+        self.closing = True
+        self.pending.clear()
+        self.size = 0
+        self.reason = self.reason or why
+        self.nursery.cancel_scope.cancel()
+
+    def on_due(self, now: float) -> float | None:
+        if self.closing:
+            if now >= abs(self.close_at):
+                self.abort(ABORTED)
+                return None
+            return abs(self.close_at)
+        due = self.endpoint.on_due(now)
+        if self.blocked:
+            if now - self.progress_at >= self.stall_timeout:
+                self.abort("stalled: the client does not read")
+                return None
+            due = min(due, self.progress_at + self.stall_timeout)
+        return None if self.closing else due

@@ -1,0 +1,79 @@
+"""`parley dev`: services, schema, key and server, all on this machine.
+
+Owns the order in which they start and stop: the services outlive the server, so that what it accepted is
+committed. Keeps a signing key in the data directory.
+"""
+
+import os
+import secrets
+from pathlib import Path
+
+import click
+import trio
+
+from server import app, logs
+from server.config import ConfigError, Settings, load
+from server.dev import postgres
+from server.dev.services import Services, fits, open_services, short_directory
+from store import migrate
+
+KEY_FILE = "jwt.key"
+DRAIN = 1.0  # seconds; a developer does not want to wait
+
+
+def run(port: int, data: Path) -> None:
+    logs.configure("console", os.environ.get("PARLEY_LOG_LEVEL", "warning"))
+    trio.run(_run, port, data)
+
+
+async def _run(port: int, data: Path) -> None:
+    click.echo(f"starting PostgreSQL and Valkey in {data}/ ...", err=True)
+    async with open_services(data) as services:
+        await trio.to_thread.run_sync(migrate.upgrade, services.database_url)
+        settings = _settings(services, port)
+
+        def ready(url: str) -> None:
+            hub = url.replace("http", "ws", 1) + "/hubs/chat"
+            click.echo(f"ready  {url}  hub {hub}  data {data}/")
+
+        click.echo(
+            "registration is open: anybody who reaches this port can be anybody. For development only.", err=True
+        )
+        await app.serve(settings, on_ready=ready)
+
+
+def _settings(services: Services, port: int) -> Settings:
+    values = {
+        "listen": f"127.0.0.1:{port}",
+        "database_url": services.database_url,
+        "redis_url": services.redis_url,
+        "jwt_key": signing_key(services.data_dir),
+        "drain_seconds": DRAIN,
+        "log_format": "console",
+        "log_level": "warning",
+        "objects": f"file://{services.data_dir / 'files'}",
+    }
+    mine = {name: value for name, value in values.items() if f"PARLEY_{name.upper()}" not in os.environ}
+    return load(os.environ, None, **mine)
+
+
+def signing_key(data: Path) -> str:
+    """The key kept in the data directory, made when it is not there yet; readable by its owner only."""
+    path = data / KEY_FILE
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_text().strip()
+    with os.fdopen(descriptor, "w") as file:
+        key = secrets.token_urlsafe(48)
+        file.write(key + "\n")
+    return key
+
+
+def dev_settings(data: Path) -> Settings:
+    """The settings of the `parley dev` that runs in `data`, for commands beside it. Raises ConfigError."""
+    if not (data / KEY_FILE).exists():
+        raise ConfigError(f"{data}: no `parley dev` has run here")
+    root = data.expanduser().resolve()
+    sockets = root / "run" if fits(root / "run") else short_directory(root)
+    return load({}, None, jwt_key=signing_key(data), database_url=postgres.conninfo(sockets))

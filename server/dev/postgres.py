@@ -1,0 +1,188 @@
+"""PostgreSQL on a Unix socket, in a directory of its own, as whatever user we are.
+
+PostgreSQL refuses to run as root. Root starts it in a user namespace where it is nobody (65534): no user is
+added, no file changes hands, and it works inside a directory of mode 0700.
+"""
+
+import os
+import pwd
+import re
+import shutil
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import trio
+from psycopg.conninfo import make_conninfo
+
+from server.dev.process import POLL, Place, ServiceError, Supervised, launch, take_over
+
+DATABASE = "parley"
+PORT = "5432"  # only part of the socket's name; given everywhere, so that PGPORT says nothing
+SOCKET_NAME = f".s.PGSQL.{PORT}"
+MAX_CONNECTIONS = 200
+READY_WITHIN = 60.0  # seconds; recovery after a crash is part of it
+STARTING_UP = (None, "57P03")  # SQLSTATE cannot_connect_now, which does not always come through libpq
+NOBODY = 65534
+UNSHARE = ("unshare", "--user", f"--map-user={NOBODY}", f"--map-group={NOBODY}", "--")
+
+
+@dataclass(frozen=True)
+class Account:
+    """How to become a user PostgreSQL accepts, and who must own its directories if that is another one."""
+
+    prefix: tuple[str, ...] = ()
+    owner: tuple[int, int] | None = None
+
+
+def conninfo(sockets: Path, database: str = DATABASE) -> str:
+    return make_conninfo(host=str(sockets), port=PORT, user="postgres", dbname=database)
+
+
+async def start(root: Path, sockets: Path, programs: Path) -> Supervised:
+    """Start on root/postgres, initialised if there is none; returns when the database takes queries."""
+    place = Place("postgres", root, root / "postgres" / "postmaster.pid", signal.SIGINT)
+    account = await find_account(root, programs)
+    lock = await take_over(place)
+    try:
+        if _is_initialised(place.directory):
+            await _check_version(place.directory, programs)
+        else:
+            await _initialise(place, programs, account, lock)
+        _prepare(place, sockets, account)
+        service = await launch(place, [*account.prefix, *_command(place, sockets, programs)], lock)
+    finally:
+        os.close(lock)
+    try:
+        await _wait_until_ready(service, sockets)
+    except BaseException:
+        await service.aclose()
+        raise
+    return service
+
+
+async def find_account(root: Path, programs: Path) -> Account:
+    if os.geteuid() != 0:
+        return Account()
+    if await _works(*UNSHARE, "true"):
+        return Account(UNSHARE)
+    nobody = pwd.getpwnam("nobody")
+    setpriv = ("setpriv", f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups", "--")
+    if await _works(*setpriv, "true"):
+        return await _as_nobody(Account(setpriv, (nobody.pw_uid, nobody.pw_gid)), root, programs)
+    raise ServiceError(
+        "PostgreSQL does not run as root, and neither unshare (user namespaces) nor setpriv works here:"
+        " start parley as an ordinary user."
+    )
+
+
+async def _as_nobody(account: Account, root: Path, programs: Path) -> Account:
+    """Without user namespaces nobody must get at programs and data; what lies above them is not ours to open."""
+    os.chmod(root, os.stat(root).st_mode | 0o111)
+    for path in (root, programs / "postgres"):
+        if not await _works(*account.prefix, "test", "-x", str(path)):
+            raise ServiceError(
+                f"PostgreSQL does not run as root, unshare (user namespaces) does not work here, and the user nobody"
+                f" cannot reach {path}: start parley as an ordinary user."
+            )
+    return account
+
+
+async def _works(*command: str) -> bool:
+    if shutil.which(command[0]) is None:
+        return False
+    done = await trio.run_process(command, check=False, capture_stdout=True, capture_stderr=True)
+    return done.returncode == 0
+
+
+def _command(place: Place, sockets: Path, programs: Path) -> list[str]:
+    return [
+        *(str(programs / "postgres"), "-D", str(place.directory), "-k", str(sockets), "-h", "", "-p", PORT),
+        *("-c", "unix_socket_permissions=0700", "-c", f"max_connections={MAX_CONNECTIONS}"),
+    ]
+
+
+def _is_initialised(directory: Path) -> bool:
+    """Only a finished initdb is renamed to `directory`, so anything else in it is not ours to touch."""
+    if (directory / "PG_VERSION").exists():
+        return True
+    if directory.exists() and any(directory.iterdir()):
+        raise ServiceError(f"{directory} is not empty and holds no PostgreSQL data: move it away or choose another.")
+    return False
+
+
+async def _check_version(directory: Path, programs: Path) -> None:
+    done = await trio.run_process([str(programs / "postgres"), "--version"], capture_stdout=True)
+    found = re.search(r"\(PostgreSQL\) (\d+)", done.stdout.decode())
+    ours = found[1] if found else "unknown"
+    theirs = (await trio.Path(directory, "PG_VERSION").read_text()).strip()
+    if ours != theirs:
+        raise ServiceError(
+            f"The data in {directory} is of PostgreSQL {theirs}, but {programs} holds PostgreSQL {ours}:"
+            f" use version {theirs}, or bring the data over with pg_upgrade or pg_dump."
+        )
+
+
+async def _initialise(place: Place, programs: Path, account: Account, lock: int) -> None:
+    """initdb beside the directory, then a rename: what is half done is never taken for a cluster."""
+    unfinished = place.root / "postgres.tmp"
+    await trio.to_thread.run_sync(_remake, unfinished, account)
+    command = [
+        *(
+            str(programs / "initdb"),
+            "-D",
+            str(unfinished),
+            "-U",
+            "postgres",
+            "--auth-local=trust",
+            "--auth-host=reject",
+        ),
+        *("-E", "UTF8", "--locale=C.UTF-8", "--no-sync"),
+    ]
+    initdb = await launch(place, [*account.prefix, *command], lock)
+    try:
+        code = await initdb.wait()
+    finally:
+        await initdb.end()
+    if code != 0:
+        raise initdb.error(f"could not be initialised (initdb ended with code {code})")
+    await trio.Path(unfinished).rename(place.directory)
+
+
+def _remake(directory: Path, account: Account) -> None:
+    if directory.exists():
+        shutil.rmtree(directory)
+    directory.mkdir(mode=0o700)
+    if account.owner:
+        os.chown(directory, *account.owner)
+
+
+def _prepare(place: Place, sockets: Path, account: Account) -> None:
+    """We hold the lock and no postmaster is left: pid files are stale, but PostgreSQL would believe a reused pid."""
+    for stale in (place.pid_file, sockets / f"{SOCKET_NAME}.lock", sockets / SOCKET_NAME):
+        stale.unlink(missing_ok=True)
+    if account.owner:
+        os.chown(sockets, *account.owner)
+
+
+async def _wait_until_ready(service: Supervised, sockets: Path) -> None:
+    socket = trio.Path(sockets, SOCKET_NAME)
+    with trio.move_on_after(READY_WITHIN):
+        while True:
+            service.check()
+            if await socket.exists():
+                try:
+                    return await trio.to_thread.run_sync(_ensure_database, sockets, abandon_on_cancel=True)
+                except psycopg.OperationalError as error:
+                    if error.sqlstate not in STARTING_UP:
+                        raise service.error(f"refuses its first query ({error})") from error
+            await trio.sleep(POLL)
+    raise service.error(f"takes no queries after {READY_WITHIN:.0f} s")
+
+
+def _ensure_database(sockets: Path) -> None:
+    with psycopg.connect(conninfo(sockets, "postgres"), autocommit=True, connect_timeout=5) as connection:
+        found = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone()
+        if found is None:
+            connection.execute(f"CREATE DATABASE {DATABASE}")

@@ -1,0 +1,196 @@
+"""One service's process: under the supervisor, with a log, and with a lock that tells when it is really gone.
+
+The lock's descriptor is inherited by the supervisor and by every process of the service, so it is free
+exactly when none of them is left, whoever was killed and in whatever order.
+"""
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from server.dev import supervisor
+
+STOP_WITHIN = supervisor.GRACE + 2.0  # seconds: the supervisor has killed the service before that
+PREDECESSOR_WITHIN = 10.0  # seconds for a killed predecessor's services to stop
+KILLED_WITHIN = 2.0  # seconds for a process to be gone after SIGKILL
+POLL = 0.01  # seconds between two looks
+LOG_LIMIT = 8 * 1024 * 1024  # bytes; a longer log is begun anew at the next start
+LOG_TAIL = 1000  # bytes of the log in an error
+
+
+class ServiceError(Exception):
+    """An embedded service cannot be had; the text is for the person who started it."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """What names a service in a data directory: DIR/NAME with its data, NAME.log and NAME.lock beside it."""
+
+    name: str
+    root: Path
+    pid_file: Path
+    stop: signal.Signals
+
+    @property
+    def directory(self) -> Path:
+        return self.root / self.name
+
+    @property
+    def log(self) -> Path:
+        return self.root / f"{self.name}.log"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / f"{self.name}.lock"
+
+
+class Supervised:
+    """A running service. Whoever started it must `aclose` it; if we die first, the supervisor stops it."""
+
+    def __init__(self, place: Place, process: trio.Process, log_start: int) -> None:
+        self.place = place
+        self._process = process
+        self._log_start = log_start
+
+    async def aclose(self) -> None:
+        """Stop the service and wait until it has ended. Not interrupted by cancellation, but bounded."""
+        await self.end()
+        if (self._process.returncode or 0) >= 0:
+            return
+        with trio.CancelScope(shield=True):  # the supervisor was killed: the service may be left
+            try:
+                os.close(await take_over(self.place))
+            except ServiceError:
+                pass  # the next start tries again, and says so
+
+    async def end(self) -> None:
+        """Let the supervisor stop the command."""
+        with trio.CancelScope(shield=True), trio.move_on_after(STOP_WITHIN) as scope:
+            assert self._process.stdin is not None
+            await self._process.stdin.aclose()
+            await self._process.wait()
+        if scope.cancelled_caught:
+            self._process.kill()
+
+    async def wait(self) -> int:
+        return await self._process.wait()
+
+    def check(self) -> None:
+        """Raises ServiceError if the service has ended."""
+        if (code := self._process.poll()) is not None:
+            raise self.error(f"ended with code {code} while it was starting")
+
+    def error(self, what: str) -> ServiceError:
+        tail = _tail(self.place.log, self._log_start)
+        return ServiceError(f"{self.place.name} {what}; its log {self.place.log} ends with: {tail or '(nothing)'}")
+
+
+async def launch(place: Place, command: Sequence[str], lock: int) -> Supervised:
+    """Start the command under a supervisor that inherits `lock` (see `take_over`)."""
+    name = place.stop.name.removeprefix("SIG")
+    script = [sys.executable, "-I", "-S", supervisor.__file__, "--signal", name, "--", *command]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
+    log, start = _open_log(place.log)
+    try:
+        process = await trio.lowlevel.open_process(
+            script,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            pass_fds=[lock],
+            start_new_session=True,
+            cwd=place.root,
+            env=environment,
+        )
+    finally:
+        os.close(log)
+    return Supervised(place, process, start)
+
+
+async def take_over(place: Place) -> int:
+    """The service's lock, held: no process of an earlier start is left. Stops one whose supervisor was killed.
+
+    Returns a descriptor that the caller closes once the service has inherited it.
+    """
+    lock = os.open(place.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        with trio.move_on_after(PREDECESSOR_WITHIN):
+            await _until_free(place, lock, place.stop)
+            return lock
+        with trio.move_on_after(KILLED_WITHIN):
+            await _until_free(place, lock, signal.SIGKILL)
+            return lock
+        raise ServiceError(f"{place.name} of an earlier start still runs on {place.directory} and cannot be stopped.")
+    except BaseException:
+        os.close(lock)
+        raise
+
+
+async def _until_free(place: Place, lock: int, number: signal.Signals) -> None:
+    signalled = None
+    while True:
+        pid = _leftover(place)
+        if pid is None and try_lock(lock):
+            return
+        if pid is not None and pid != signalled:  # once: a second signal can mean "at once, without saving"
+            _signal(pid, number)
+            signalled = pid
+        await trio.sleep(POLL)
+
+
+def try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _leftover(place: Place) -> int | None:
+    """The pid in the pid file, if that process is alive and works on our directory (pids are reused)."""
+    try:
+        pid = int(place.pid_file.read_text().split("\n", 1)[0])
+    except (FileNotFoundError, ValueError):
+        return None
+    return pid if pid > 0 and str(place.directory) in command_line(pid) else None
+
+
+def command_line(pid: int) -> str:
+    """Empty for a process that does not exist or is a zombie."""
+    if not Path("/proc/self").exists():
+        command = ["ps", "-ww", "-o", "command=", "-p", str(pid)]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    try:
+        return os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" "))
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def _open_log(path: Path) -> tuple[int, int]:
+    """A descriptor to append to, and where this start's lines begin."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o600)
+    if os.fstat(descriptor).st_size > LOG_LIMIT:
+        os.ftruncate(descriptor, 0)
+    return descriptor, os.fstat(descriptor).st_size
+
+
+def _tail(path: Path, start: int) -> str:
+    with path.open("rb") as log:
+        size = log.seek(0, os.SEEK_END)
+        log.seek(max(start, size - LOG_TAIL))
+        return log.read().decode(errors="replace").strip()

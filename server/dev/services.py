@@ -1,0 +1,145 @@
+"""A PostgreSQL and a Valkey for one data directory: started together, stopped together, never left behind."""
+
+import hashlib
+import os
+import re
+import shutil
+import stat
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from server.dev import postgres, valkey
+from server.dev.binaries import find_postgres, find_valkey
+from server.dev.process import ServiceError, Supervised, try_lock
+
+__all__ = ["ServiceError", "Services", "open_services"]
+
+SOCKET_PATH_MAX = 103 if sys.platform == "darwin" else 106  # bytes in sockaddr_un, less the final zero
+PLAIN = re.compile(r"[A-Za-z0-9_./+-]+")  # needs no quoting in a URL, a conninfo or PostgreSQL's list of directories
+
+
+@dataclass(frozen=True)
+class Services:
+    database_url: str  # libpq's key=value form
+    redis_url: str
+    data_dir: Path
+
+
+@asynccontextmanager
+async def open_services(
+    data_dir: Path, *, postgres_programs: Path | None = None, valkey_program: Path | None = None
+) -> AsyncIterator[Services]:
+    """Both services, taking queries; stopped cleanly at the end, whatever the end is.
+
+    Owns `data_dir`, created if need be, for as long as it is open. Raises ServiceError when a service cannot
+    be had or the directory is in use.
+    """
+    root = _absolute(data_dir)
+    programs, program = find_postgres(postgres_programs), find_valkey(valkey_program)
+    with _owned(root), _socket_directory(root) as sockets:
+        running = await _start_both(
+            lambda: postgres.start(root, sockets, programs), lambda: valkey.start(root, sockets, program)
+        )
+        try:
+            yield Services(postgres.conninfo(sockets), f"unix://{sockets / valkey.SOCKET_NAME}", root)
+        finally:
+            await _stop(running)
+
+
+def _absolute(path: Path) -> Path:
+    return path.expanduser().resolve()
+
+
+async def _start_both(*starts: Callable[[], Awaitable[Supervised]]) -> list[Supervised]:
+    """All or none: when one fails the others are stopped, and its error is the one that is raised."""
+    running: list[Supervised] = []
+    errors: list[ServiceError] = []
+
+    async def attempt(start: Callable[[], Awaitable[Supervised]]) -> None:
+        try:
+            running.append(await start())
+        except ServiceError as error:
+            errors.append(error)
+            nursery.cancel_scope.cancel()
+        except OSError as error:
+            errors.append(ServiceError(f"An embedded service cannot be started: {error}."))
+            nursery.cancel_scope.cancel()
+
+    try:
+        async with trio.open_nursery() as nursery:
+            for start in starts:
+                nursery.start_soon(attempt, start)
+        if errors:
+            raise errors[0]
+    except BaseException:
+        await _stop(running)
+        raise
+    return running
+
+
+async def _stop(running: list[Supervised]) -> None:
+    with trio.CancelScope(shield=True):  # bounded: `aclose` gives up on its own
+        async with trio.open_nursery() as nursery:
+            for service in running:
+                nursery.start_soon(service.aclose)
+
+
+@contextmanager
+def _owned(root: Path) -> Iterator[None]:
+    """The directory, for us alone. The kernel frees it when we end in whatever way."""
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ServiceError(f"The data directory {root} cannot be used: {error.strerror}.") from error
+    try:
+        if not try_lock(descriptor):
+            holder = os.pread(descriptor, 32, 0).decode().strip()
+            raise ServiceError(f"The data directory {root} is in use by process {holder or '(just starting)'}.")
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _socket_directory(root: Path) -> Iterator[Path]:
+    """root/run, or a short directory under /tmp if a socket's path would be too long or need quoting."""
+    directory = root / "run"
+    if fits(directory):
+        directory.mkdir(mode=0o700, exist_ok=True)
+        yield directory
+        return
+    directory = short_directory(root)
+    _claim(directory)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def fits(directory: Path) -> bool:
+    room = SOCKET_PATH_MAX - max(len(postgres.SOCKET_NAME), len(valkey.SOCKET_NAME)) - 1
+    return len(os.fsencode(directory)) <= room and PLAIN.fullmatch(str(directory)) is not None
+
+
+def short_directory(root: Path) -> Path:
+    digest = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
+    return Path("/tmp", f"parley-{os.geteuid()}-{digest}")
+
+
+def _claim(directory: Path) -> None:
+    """/tmp is everybody's: a directory that was there before us must be our own and closed to others."""
+    try:
+        directory.mkdir(mode=0o700)
+    except FileExistsError:
+        found = directory.lstat()
+        ours = found.st_uid == os.geteuid() or os.geteuid() == 0
+        if not (stat.S_ISDIR(found.st_mode) and ours and stat.S_IMODE(found.st_mode) == 0o700):
+            raise ServiceError(f"{directory} belongs to somebody else or is open to others: remove it.") from None

@@ -1,0 +1,155 @@
+"""Attach when caught up: the one mechanism for connect, resume and slow readers (design.md 4).
+
+Brings a session from a cursor to the head of a room by reading changes from PostgreSQL, and
+attaches it in the same scheduler step in which the cursor equals the head. Nothing is buffered for
+anybody. Touches sessions and rooms, and the store through `SyncSource`.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+from uuid import UUID
+
+from handlers.errors import ChatError
+from handlers.model import Caller, Resync, Synced
+from server.rooms import Room, Rooms, no_such_conversation
+from store.model import Change
+
+if TYPE_CHECKING:
+    from server.hub.session import HubSession
+
+MAX_BEHIND = 1000  # changes; further behind, paging with REST is cheaper for everybody (contract.md 3)
+PAGE = 100  # changes read at once
+PAGE_BYTES = 128 * 1024
+
+
+class SyncSource(Protocol):
+    """What `handlers.sync` offers."""
+
+    async def memberships(self, user_id: UUID) -> Sequence[tuple[UUID, int]]: ...
+
+    async def heads(self, conversation_ids: Collection[UUID]) -> dict[UUID, int]: ...
+
+    async def changes_after(
+        self, caller: Caller, conversation_id: UUID, cursor: int, *, limit: int, max_bytes: int
+    ) -> Sequence[Change]:
+        """Raises ChatError("not_found") when the caller is not a member (any more)."""
+
+
+async def attach_all(session: "HubSession", rooms: Rooms, sync: SyncSource) -> None:
+    """On connect: attach to every conversation of the user, at its head."""
+    async with session.sync_lock():
+        session.expelled = set()
+        mine = await sync.memberships(session.user_id)
+        async with rooms.opened([conversation_id for conversation_id, _ in mine]) as opened:
+            for room in opened.values():
+                if room.conversation_id not in session.expelled and not session.closed:
+                    room.attach(session)
+        session.expelled = None
+
+
+async def sync_all(
+    session: "HubSession", rooms: Rooms, sync: SyncSource, cursors: Mapping[UUID, int]
+) -> Synced:
+    """Replay after each cursor, in order, and attach; what is too far behind is attached at its head and named."""
+    async with session.sync_lock():
+        session.expelled = set()
+        mine = {conversation_id for conversation_id, _ in await sync.memberships(session.user_id)}
+        heads: dict[UUID, int] = {}
+        resync = [conversation_id for conversation_id in cursors if conversation_id not in mine]
+        async with rooms.opened([conversation_id for conversation_id in cursors if conversation_id in mine]) as opened:
+            for conversation_id, room in opened.items():
+                room.detach(session)
+                if session.cursors is not None:
+                    session.cursors.pop(conversation_id, None)
+                try:
+                    caught_up = await _follow(session, rooms, sync, room, cursors[conversation_id])
+                except ChatError as error:
+                    if error.code != "not_found":
+                        raise
+                    resync.append(conversation_id)  # removed meanwhile: REST says so too
+                    continue
+                heads[conversation_id] = room.head
+                if not caught_up:
+                    resync.append(conversation_id)
+        session.expelled = None
+        return Synced(heads=heads, resync=tuple(resync))
+
+
+async def join(
+    session: "HubSession", rooms: Rooms, sync: SyncSource, conversation_id: UUID, since: int | None
+) -> tuple[int, bool]:
+    """Attach to one conversation, after `since` or at its head. Returns the head and whether to resync."""
+    async with session.sync_lock():
+        session.expelled = set()
+        if conversation_id not in {known for known, _ in await sync.memberships(session.user_id)}:
+            raise no_such_conversation()
+        async with rooms.opened([conversation_id]) as opened:
+            room = opened.get(conversation_id)
+            if room is None:
+                raise no_such_conversation()
+            if since is None:
+                if session.cursors is not None:
+                    session.cursors.pop(conversation_id, None)
+                if conversation_id not in session.expelled:
+                    room.attach(session)
+                return room.head, False
+            room.detach(session)
+            caught_up = await _follow(session, rooms, sync, room, since)
+            return room.head, not caught_up
+
+
+async def resume(
+    session: "HubSession", rooms: Rooms, sync: SyncSource, conversation_id: UUID, cursor: int
+) -> None:
+    """After lag: from `cursor` to the head, or a Resync event when that is too far."""
+    session.expelled = session.expelled or set()
+    async with rooms.opened([conversation_id]) as opened:
+        room = opened.get(conversation_id)
+        if room is None:
+            return
+        try:
+            caught_up = await _follow(session, rooms, sync, room, cursor)
+        except ChatError as error:
+            if error.code != "not_found":
+                raise
+            return  # removed meanwhile: ConversationRemoved has told the client
+        if not caught_up:
+            session.send_event("Resync", (Resync(conversation_id=conversation_id, last_seq=room.head),))
+
+
+async def _follow(session: "HubSession", rooms: Rooms, sync: SyncSource, room: Room, cursor: int) -> bool:
+    """Replay until the cursor equals the head, then attach. False: attached at the head without a replay."""
+    conversation_id = room.conversation_id
+    start = cursor  # the client has seen every message made up to here
+    if cursor > room.head and cursor > (await sync.heads([conversation_id])).get(conversation_id, 0):
+        cursor = -MAX_BEHIND - 1  # a seq from the future: the database was restored to an earlier state
+    while not session.closed:
+        head = room.head
+        if cursor == head:
+            _attach(session, room)
+            return True
+        if cursor > head:  # committed, not yet delivered here: it comes at once, or is fetched
+            rooms.expect(room, cursor)
+            await rooms.wait_moved(room)
+            continue
+        if head - cursor > MAX_BEHIND:
+            _attach(session, room)
+            return False
+        changes = await sync.changes_after(session.caller, conversation_id, cursor, limit=PAGE, max_bytes=PAGE_BYTES)
+        if not changes:
+            _attach(session, room)
+            return False  # its messages are gone (retention)
+        for change in changes:
+            await session.wait_room()
+            session.send_change(change, created=change.message.seq > start)
+            cursor = change.seq
+    return True
+
+
+def _attach(session: "HubSession", room: Room) -> None:
+    """In the same scheduler step as the check of the cursor."""
+    if session.closed:
+        return
+    if session.expelled is not None and room.conversation_id in session.expelled:
+        raise no_such_conversation()
+    room.attach(session)

@@ -1,0 +1,62 @@
+"""From the name in an invocation to the method that serves it.
+
+Owns the table of hub methods: names matched without case, arguments decoded into typed values by the
+method's own annotations. Which methods there are is declared in `server.hub.methods`.
+"""
+
+import inspect
+import secrets
+from collections.abc import Callable
+from typing import Any, Final
+
+from server.hub.protocol import REQUIRED, Signature
+
+PLAIN: Final = "plain"
+STREAM: Final = "stream"
+
+
+class Method:
+    """One hub method. `call(session, *arguments)` returns the result, an awaitable or an async iterator.
+
+    `pipelined` methods get `call(session, invocation_id, *arguments)`, return at once, and report with
+    `session.sent` when they are done; up to 32 of them run at a time, in order.
+    """
+
+    __slots__ = ("call", "kind", "name", "pipelined", "signature", "waits")
+
+    def __init__(self, call: Callable[..., Any], *, pipelined: bool) -> None:
+        self.name = _pascal(call.__name__)
+        self.call = call
+        self.pipelined = pipelined
+        self.kind = STREAM if inspect.isasyncgenfunction(call) else PLAIN
+        self.waits = inspect.iscoroutinefunction(call)
+        parameters = list(inspect.signature(call, eval_str=True).parameters.values())[2 if pipelined else 1 :]
+        self.signature = Signature(
+            [
+                (parameter.name, parameter.annotation, REQUIRED if parameter.default is parameter.empty else parameter.default)
+                for parameter in parameters
+            ]
+        )
+
+
+class Dispatcher:
+    """The methods by name. The exact name is one look-up, any other case two."""
+
+    def __init__(self) -> None:
+        self._methods: dict[str, Method] = {}
+
+    def add(self, call: Callable[..., Any], *, pipelined: bool = False) -> None:
+        method = Method(call, pipelined=pipelined)
+        self._methods[method.name] = self._methods[method.name.casefold()] = method
+
+    def find(self, target: str) -> Method | None:
+        return self._methods.get(target) or self._methods.get(target.casefold())
+
+
+def _pascal(name: str) -> str:
+    return "".join(part.capitalize() for part in name.split("_"))
+
+
+def new_reference() -> str:
+    """What a client is told in place of a defect, and what the log line carries."""
+    return secrets.token_hex(6)

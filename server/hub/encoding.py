@@ -1,0 +1,59 @@
+"""How a hub message becomes the bytes of one carrier: hub protocol plus framing.
+
+Owns the four combinations (JSON or MessagePack, framed for a raw socket or bare for a carrier that
+frames by itself). There is one object for each, compared by identity, so that a fan-out encodes an
+event once per encoding in use and not once per connection. Touches only the wire codecs.
+"""
+
+from collections.abc import Sequence
+
+from server import websocket
+from server.hub.protocol import HubProtocol
+from server.hub.protocol_json import JSON
+from server.hub.protocol_msgpack import MSGPACK
+from store.model import Change
+
+CREATED = "ReceiveMessage"
+CHANGED = "MessageChanged"
+
+
+class Encoding:
+    """`event` and friends return what goes into an outbox: one frame, or one bare hub message."""
+
+    __slots__ = ("framed", "opcode", "protocol")
+
+    def __init__(self, protocol: HubProtocol, *, framed: bool) -> None:
+        self.protocol = protocol
+        self.framed = framed
+        self.opcode = websocket.BINARY if protocol.binary else websocket.TEXT
+
+    def frame(self, payload: bytes) -> bytes:
+        return websocket.encode(self.opcode, payload) if self.framed else payload
+
+    def event(self, target: str, arguments: Sequence[object]) -> bytes:
+        return self.frame(self.protocol.encode_invocation(target, arguments))
+
+    def change(self, change: Change, *, created: bool) -> bytes:
+        return self.event(CREATED if created else CHANGED, (change.message,))
+
+    def completion(self, invocation_id: str, result: object) -> bytes:
+        return self.frame(self.protocol.encode_completion(invocation_id, result))
+
+    def error(self, invocation_id: str, error: str) -> bytes:
+        return self.frame(self.protocol.encode_error(invocation_id, error))
+
+    def stream_item(self, invocation_id: str, item: object) -> bytes:
+        return self.frame(self.protocol.encode_stream_item(invocation_id, item))
+
+    def stream_end(self, invocation_id: str) -> bytes:
+        return self.frame(self.protocol.encode_void(invocation_id))
+
+    def close(self, error: str | None, *, allow_reconnect: bool) -> bytes:
+        return self.frame(self.protocol.encode_close(error, allow_reconnect))
+
+    def ping(self) -> bytes:
+        return self.frame(self.protocol.PING)
+
+
+FRAMED = {protocol.name: Encoding(protocol, framed=True) for protocol in (JSON, MSGPACK)}
+BARE = {protocol.name: Encoding(protocol, framed=False) for protocol in (JSON, MSGPACK)}

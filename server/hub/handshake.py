@@ -1,0 +1,67 @@
+"""The hub handshake, sans-I/O: one JSON object and 0x1E, whichever protocol follows.
+
+Shipped clients send version 2 when they negotiated stateful reconnect, else 1, although the
+specification's text knows only 1. The reply never has a `type`, nor an `error` that is null.
+"""
+
+import json
+from typing import NamedTuple
+
+from server.hub.protocol_json import SEPARATOR
+
+OK = b"{}\x1e"
+VERSIONS = (1, 2)
+MAX_REQUEST = 4096  # bytes; a real one has about 40
+
+
+class HandshakeError(Exception):
+    """The handshake cannot succeed; the message is told to the client."""
+
+
+class Request(NamedTuple):
+    protocol: str
+    version: int
+
+
+def parse_request(data: bytes) -> tuple[Request, bytes] | None:
+    """The request and what follows it, or None while it is incomplete. Raises HandshakeError."""
+    head, separator, rest = data.partition(SEPARATOR)
+    if len(head) > MAX_REQUEST:
+        raise HandshakeError(f"The handshake is longer than {MAX_REQUEST} bytes.")
+    if not separator:
+        return None
+    try:
+        # raw_decode ignores what stands between the object and the separator, as the reference does.
+        fields, _ = json.JSONDecoder().raw_decode(head.decode().lstrip())
+    except (ValueError, RecursionError):
+        raise HandshakeError("The handshake is not JSON.") from None
+    if not isinstance(fields, dict):
+        raise HandshakeError("The handshake is not a JSON object.")
+    protocol, version = fields.get("protocol"), fields.get("version")
+    if not isinstance(protocol, str):
+        raise HandshakeError("The handshake has no 'protocol'.")
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise HandshakeError("The handshake has no 'version'.")
+    if version not in VERSIONS:
+        raise HandshakeError(f"Version {version} of the protocol '{protocol[:32]}' is not supported.")
+    return Request(protocol, version), rest
+
+
+def error(sentence: str) -> bytes:
+    return json.dumps({"error": sentence}).encode() + SEPARATOR
+
+
+def encode_request(protocol: str, version: int = 1) -> bytes:
+    """The client's side."""
+    return json.dumps({"protocol": protocol, "version": version}).encode() + SEPARATOR
+
+
+def parse_reply(data: bytes) -> bytes | None:
+    """The client's side: what follows a good reply, None while it is incomplete; raises HandshakeError."""
+    head, separator, rest = data.partition(SEPARATOR)
+    if not separator:
+        return None
+    reply = json.loads(head)
+    if "error" in reply:
+        raise HandshakeError(reply["error"])
+    return rest

@@ -1,0 +1,124 @@
+"""What both hub protocols have in common: their interface, and the typed signatures of hub methods.
+
+Owns `HubProtocol` (the seam to `protocol_json` and `protocol_msgpack`) and `Signature`, which
+turns encoded arguments into typed values in one msgspec pass. Sans-I/O.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
+
+import msgspec
+from msgspec import Raw
+
+from server.hub.frames import ArgumentsError, HubMessage
+
+REQUIRED: Final = object()
+
+
+class Parser(Protocol):
+    """One direction of one connection. Keeps an incomplete message, within the size limit."""
+
+    def feed(self, data: bytes) -> list[HubMessage]:
+        """The messages that `data` completes. Raises HubProtocolError; types we do not know are left out."""
+
+
+class HubProtocol(Protocol):
+    """Encoders return whole hub messages, ready for one WebSocket message (or part of one)."""
+
+    name: str
+    binary: bool
+    PING: bytes
+
+    def parser(self, max_message: int) -> Parser: ...
+
+    def decode_arguments(self, raw: Raw, signature: "Signature") -> Sequence[Any]: ...
+
+    def encode_invocation(
+        self, target: str, arguments: Sequence[object], invocation_id: str | None = None
+    ) -> bytes: ...
+
+    def encode_stream_invocation(self, target: str, arguments: Sequence[object], invocation_id: str) -> bytes: ...
+
+    def encode_cancel(self, invocation_id: str) -> bytes: ...
+
+    def encode_stream_item(self, invocation_id: str, item: object) -> bytes: ...
+
+    def encode_completion(self, invocation_id: str, result: object) -> bytes: ...
+
+    def encode_void(self, invocation_id: str) -> bytes: ...
+
+    def encode_error(self, invocation_id: str, error: str) -> bytes: ...
+
+    def encode_close(self, error: str | None, allow_reconnect: bool) -> bytes: ...
+
+
+class Signature:
+    """The parameters of a hub method: names, types, and defaults of trailing optional ones.
+
+    Decoders are made once, for each number of arguments that is allowed. Strict: "5" is no number.
+    """
+
+    __slots__ = ("_json", "_msgpack", "_names", "defaults", "required")
+
+    def __init__(self, parameters: Sequence[tuple[str, Any, object]]) -> None:
+        self._names = tuple(name for name, _, _ in parameters)
+        types = [kind for _, kind, _ in parameters]
+        self.defaults = tuple(default for _, _, default in parameters)
+        self.required = sum(default is REQUIRED for default in self.defaults)
+        if any(default is REQUIRED for default in self.defaults[self.required :]):
+            raise TypeError("a required parameter follows an optional one")
+        self._json: dict[int, msgspec.json.Decoder[Any]] = {}
+        self._msgpack: dict[int, msgspec.msgpack.Decoder[Any]] = {}
+        for count in range(self.required, len(types) + 1):
+            shape: Any = tuple.__class_getitem__(tuple(types[:count]))
+            self._json[count] = msgspec.json.Decoder(shape)
+            self._msgpack[count] = msgspec.msgpack.Decoder(shape)
+
+    def decode(self, protocol: HubProtocol, raw: Raw) -> Sequence[Any]:
+        """The arguments as typed values, defaults filled in. Raises ArgumentsError."""
+        return protocol.decode_arguments(raw, self)
+
+    def decode_json(self, raw: Raw) -> Sequence[Any]:
+        return self._decode(raw, self._json, _JSON_ITEMS)
+
+    def decode_msgpack(self, raw: Raw) -> Sequence[Any]:
+        return self._decode(raw, self._msgpack, _MSGPACK_ITEMS)
+
+    def _decode(self, raw: Raw, decoders: Any, items: Any) -> Sequence[Any]:
+        full = len(self.defaults)
+        try:
+            values: tuple[Any, ...] = decoders[full].decode(raw)
+            return values
+        except (msgspec.DecodeError, RecursionError) as error:
+            count = self._count(raw, items)
+            if count == full:
+                raise ArgumentsError(self._explain(error)) from None
+        if count < self.required or count > full:
+            raise ArgumentsError(f"Invocation provides {count} argument(s) but target expects {self._expected()}.")
+        try:
+            values = decoders[count].decode(raw)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise ArgumentsError(self._explain(error)) from None
+        return values + self.defaults[count:]
+
+    @staticmethod
+    def _count(raw: Raw, items: Any) -> int:
+        try:
+            return len(items.decode(raw))
+        except (msgspec.DecodeError, RecursionError):
+            raise ArgumentsError("The arguments are not a well-formed list.") from None
+
+    def _expected(self) -> str:
+        full = len(self.defaults)
+        return str(full) if self.required == full else f"{self.required} to {full}"
+
+    def _explain(self, error: Exception) -> str:
+        """msgspec names the place as `$[0].content`; people know parameters by name."""
+        text = str(error) or type(error).__name__
+        for index, name in enumerate(self._names):
+            text = text.replace(f"`$[{index}]", f"`{name}")
+        return f"The arguments do not fit: {text}."
+
+
+_JSON_ITEMS = msgspec.json.Decoder(list[Raw])
+_MSGPACK_ITEMS = msgspec.msgpack.Decoder(list[Raw])

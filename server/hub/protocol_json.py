@@ -1,0 +1,200 @@
+"""The hub protocol in JSON: each message a JSON object that ends with 0x1E. Sans-I/O.
+
+Field order is free, names are case-sensitive, unknown fields and unknown message types are skipped
+(the reference parser does so, although the specification's text calls the former an error).
+"""
+
+from collections.abc import Sequence as Items
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from server.hub.frames import (
+    ACK,
+    CANCEL_INVOCATION,
+    CLOSE,
+    COMPLETION,
+    INVOCATION,
+    PING,
+    SEQUENCE,
+    STREAM_INVOCATION,
+    STREAM_ITEM,
+    Ack,
+    CancelInvocation,
+    Close,
+    Completion,
+    HubMessage,
+    HubProtocolError,
+    Invocation,
+    Ping,
+    Sequence,
+    StreamInvocation,
+    StreamItem,
+    checked_id,
+    optional_id,
+)
+from server.hub.protocol import Signature
+
+SEPARATOR = b"\x1e"
+
+
+class _Envelope(msgspec.Struct, rename="camel", gc=False):
+    type: int
+    invocation_id: str | None = None
+    target: str | None = None
+    arguments: Raw | UnsetType = UNSET
+    stream_ids: tuple[str, ...] | None = None
+    headers: dict[str, str] | None = None
+    item: Raw | UnsetType = UNSET
+    result: Raw | UnsetType = UNSET
+    error: str | None = None
+    allow_reconnect: bool | None = None
+    sequence_id: int | None = None
+
+
+class _Type(msgspec.Struct):
+    type: int
+
+
+_decode_envelope = msgspec.json.Decoder(_Envelope).decode
+_decode_type = msgspec.json.Decoder(_Type).decode
+_encode = msgspec.json.Encoder().encode
+_PING = Ping()
+
+
+class JsonParser:
+    __slots__ = ("_max", "_rest")
+
+    def __init__(self, max_message: int) -> None:
+        self._max = max_message
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[HubMessage]:
+        if self._rest:
+            data = self._rest + data
+            self._rest = b""
+        parts = data.split(SEPARATOR)
+        rest = parts.pop()
+        messages: list[HubMessage] = []
+        try:
+            for part in parts:
+                if len(part) > self._max:
+                    raise HubProtocolError(f"A message is longer than {self._max} bytes.")
+                message = _parse(part)
+                if message is not None:
+                    messages.append(message)
+            if len(rest) > self._max:
+                raise HubProtocolError(f"A message is longer than {self._max} bytes.")
+        except HubProtocolError as error:
+            error.messages = messages
+            raise
+        self._rest = rest
+        return messages
+
+
+def _parse(data: bytes) -> HubMessage | None:
+    try:
+        envelope = _decode_envelope(data)
+    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
+        if _is_unknown_type(data):
+            return None
+        raise HubProtocolError(f"A message is not valid: {str(error) or type(error).__name__}.") from None
+    kind = envelope.type
+    if kind == INVOCATION:
+        return Invocation(
+            optional_id(envelope.invocation_id), *_call(envelope), stream_ids=envelope.stream_ids or ()
+        )
+    if kind == PING:
+        return _PING
+    if kind == COMPLETION:
+        return _completion(envelope)
+    if kind == STREAM_ITEM:
+        if envelope.item is UNSET:
+            raise HubProtocolError("A stream item has no 'item'.")
+        return StreamItem(checked_id(envelope.invocation_id), envelope.item)
+    if kind == STREAM_INVOCATION:
+        return StreamInvocation(
+            checked_id(envelope.invocation_id), *_call(envelope), stream_ids=envelope.stream_ids or ()
+        )
+    if kind == CANCEL_INVOCATION:
+        return CancelInvocation(checked_id(envelope.invocation_id))
+    if kind == CLOSE:
+        return Close(envelope.error, bool(envelope.allow_reconnect))
+    if kind in (ACK, SEQUENCE):
+        if envelope.sequence_id is None:
+            raise HubProtocolError("A message has no 'sequenceId'.")
+        return Ack(envelope.sequence_id) if kind == ACK else Sequence(envelope.sequence_id)
+    return None
+
+
+def _is_unknown_type(data: bytes) -> bool:
+    """A type we do not know may give our field names any meaning: such a message is skipped, not refused."""
+    try:
+        return not INVOCATION <= _decode_type(data).type <= SEQUENCE
+    except (msgspec.DecodeError, RecursionError, UnicodeError):
+        return False
+
+
+def _call(envelope: _Envelope) -> tuple[str, Raw]:
+    if not envelope.target:
+        raise HubProtocolError("An invocation has no 'target'.")
+    if envelope.arguments is UNSET or bytes(envelope.arguments)[:1] != b"[":
+        raise HubProtocolError("An invocation has no list of 'arguments'.")
+    return envelope.target, envelope.arguments
+
+
+def _completion(envelope: _Envelope) -> Completion:
+    invocation_id = checked_id(envelope.invocation_id)
+    if envelope.error is not None:
+        if envelope.result is not UNSET:
+            raise HubProtocolError("A completion has both 'result' and 'error'.")
+        return Completion(invocation_id, error=envelope.error)
+    return Completion(invocation_id, result=None if envelope.result is UNSET else envelope.result)
+
+
+class JsonProtocol:
+    name = "json"
+    binary = False
+    PING = b'{"type":6}\x1e'
+
+    def parser(self, max_message: int) -> JsonParser:
+        return JsonParser(max_message)
+
+    def decode_arguments(self, raw: Raw, signature: Signature) -> Items[Any]:
+        return signature.decode_json(raw)
+
+    def encode_invocation(self, target: str, arguments: Items[object], invocation_id: str | None = None) -> bytes:
+        head = b'{"type":1,' if invocation_id is None else b'{"type":1,"invocationId":%b,' % _encode(invocation_id)
+        return b'%b"target":%b,"arguments":%b}\x1e' % (head, _encode(target), _encode(arguments))
+
+    def encode_stream_invocation(self, target: str, arguments: Items[object], invocation_id: str) -> bytes:
+        return b'{"type":4,"invocationId":%b,"target":%b,"arguments":%b}\x1e' % (
+            _encode(invocation_id),
+            _encode(target),
+            _encode(arguments),
+        )
+
+    def encode_cancel(self, invocation_id: str) -> bytes:
+        return b'{"type":5,"invocationId":%b}\x1e' % _encode(invocation_id)
+
+    def encode_stream_item(self, invocation_id: str, item: object) -> bytes:
+        return b'{"type":2,"invocationId":%b,"item":%b}\x1e' % (_encode(invocation_id), _encode(item))
+
+    def encode_completion(self, invocation_id: str, result: object) -> bytes:
+        return b'{"type":3,"invocationId":%b,"result":%b}\x1e' % (_encode(invocation_id), _encode(result))
+
+    def encode_void(self, invocation_id: str) -> bytes:
+        return b'{"type":3,"invocationId":%b}\x1e' % _encode(invocation_id)
+
+    def encode_error(self, invocation_id: str, error: str) -> bytes:
+        return b'{"type":3,"invocationId":%b,"error":%b}\x1e' % (_encode(invocation_id), _encode(error))
+
+    def encode_close(self, error: str | None, allow_reconnect: bool) -> bytes:
+        fields = (b',"error":' + _encode(error) if error is not None else b"") + (
+            b',"allowReconnect":true' if allow_reconnect else b""
+        )
+        return b'{"type":7%b}\x1e' % fields
+
+
+JSON = JsonProtocol()

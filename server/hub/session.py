@@ -1,0 +1,481 @@
+"""The hub connection: handshake, invocations in order, completions, pings, its place in the rooms.
+
+Owns the SignalR state of one connection, whatever carries its bytes (design.md 3, transport seam).
+The carrier feeds it whole messages (`receive`) and drains its outbox; the session never touches a
+socket. What methods exist is `server.hub.dispatch`'s business, what they mean the handlers'.
+"""
+
+import time
+from collections.abc import Sequence
+from contextlib import aclosing
+from typing import Protocol
+from uuid import UUID
+
+import structlog
+import trio
+
+from handlers.errors import ChatError, from_store
+from handlers.model import Caller
+from server import websocket
+from server.hub import catchup, handshake
+from server.hub.dispatch import STREAM, Dispatcher, Method, new_reference
+from server.hub.encoding import Encoding
+from server.hub.frames import (
+    ArgumentsError,
+    CancelInvocation,
+    Close,
+    HubMessage,
+    HubProtocolError,
+    Invocation,
+    Ping,
+    StreamInvocation,
+)
+from server.hub.protocol import Parser
+from server.outbox import Flusher, Outbox, Verdict
+from server.rooms import Room, Rooms
+from server.wheel import Wheel
+from store.errors import Overloaded, StoreError, Unavailable
+from store.model import Change
+
+MAX_OUTSTANDING = 32  # sends of one connection that may wait for their commit (design.md 4.2)
+MAX_STREAMS = 10  # streams one connection may run at once
+COMPLETION_OVERHEAD = 1024  # bytes a completion may be larger than the invocation that asks for it
+
+log = structlog.get_logger("parley.hub")
+
+
+class Timeouts(Protocol):
+    """Seconds; hub-protocol.md, section 9."""
+
+    handshake_timeout: float
+    keepalive: float
+    client_timeout: float
+
+
+class Carrier(Protocol):
+    """What a session needs of whatever carries it."""
+
+    nursery: trio.Nursery
+    blocked: bool
+    sent_at: float
+    bytes_in: int
+    bytes_out: int
+
+    def close(self, code: int, reason: str = "", *, why: str = "") -> None:
+        """Send what is queued, then end. Never waits."""
+
+    def abort(self, why: str) -> None: ...
+
+
+class Hub(Protocol):
+    """What all sessions of a process share."""
+
+    rooms: Rooms
+    flusher: Flusher
+    wheel: Wheel
+    dispatcher: Dispatcher
+    timeouts: Timeouts
+    sync: catchup.SyncSource
+    encodings: dict[str, Encoding]
+    max_message: int
+    sessions: set["HubSession"]
+
+
+class HubSession:
+    """One hub connection of one user."""
+
+    __slots__ = (
+        "__weakref__",
+        "auto_attach",
+        "busy",
+        "caller",
+        "carrier",
+        "closed",
+        "connection_id",
+        "cursors",
+        "drained",
+        "encoding",
+        "encodings",
+        "expelled",
+        "heard_at",
+        "hub",
+        "inline",
+        "opened_at",
+        "outbox",
+        "outstanding",
+        "parser",
+        "pinged",
+        "rooms",
+        "streams",
+        "syncing",
+        "text_only",
+        "unparsed",
+        "user_id",
+    )
+
+    def __init__(
+        self,
+        hub: Hub,
+        carrier: Carrier,
+        outbox: Outbox,
+        caller: Caller,
+        connection_id: str,
+        *,
+        manual_sync: bool = False,
+        text_only: bool = False,
+        encodings: dict[str, Encoding] | None = None,
+    ) -> None:
+        self.hub = hub
+        self.carrier = carrier
+        self.outbox = outbox
+        self.caller = caller
+        self.user_id: UUID = caller.user_id
+        self.connection_id = connection_id
+        self.auto_attach = not manual_sync
+        self.text_only = text_only
+        self.parser: Parser | None = None  # None until the handshake is done
+        self.encodings = encodings or hub.encodings
+        self.encoding: Encoding = self.encodings["json"]
+        self.unparsed: bytes | None = None  # an incomplete handshake
+        self.opened_at = self.heard_at = hub.wheel.now
+        self.pinged = False  # idle clients are only timed out once they have shown that they ping
+        self.closed = False
+        self.outstanding = 0
+        self.busy = False
+        self.inline = False  # the reader is at it and will flush the outbox itself
+        self.drained: trio.Event | None = None
+        self.streams: dict[str, trio.CancelScope] | None = None
+        self.rooms: list[Room] = []
+        self.cursors: dict[UUID, int] | None = None  # rooms left because of lag, and where we were
+        self.expelled: set[UUID] | None = None  # removed from, while a catch-up is under way
+        self.syncing: trio.Lock | None = None
+        hub.sessions.add(self)
+
+    # -- from the carrier -----------------------------------------------------------------------
+
+    async def receive(self, data: bytes, *, binary: bool) -> None:
+        self.heard_at = self.hub.wheel.now
+        if self.parser is None:
+            rest = await self._handshake(data)
+            if not rest:
+                return
+            data = rest
+        assert self.parser is not None
+        try:
+            messages = self.parser.feed(data)
+        except HubProtocolError as error:
+            for message in error.messages:
+                await self._handle(message)
+            self.end(str(error), code=websocket.PROTOCOL_ERROR)
+            return
+        self.busy = True
+        for message in messages:
+            if self.closed:
+                break
+            self.inline = True
+            await self._handle(message)
+        self.busy = self.inline = False
+
+    def on_drained(self) -> None:
+        if self.drained is not None:
+            self.drained.set()
+            self.drained = None
+        if self.cursors and not self.closed and (self.syncing is None or not self.syncing.locked()):
+            self.carrier.nursery.start_soon(self._catch_up)
+
+    def on_pong(self) -> None:
+        self.heard_at = self.hub.wheel.now
+
+    def on_due(self, now: float) -> float:
+        timeouts = self.hub.timeouts
+        if self.parser is None:
+            due = self.opened_at + timeouts.handshake_timeout
+            if now >= due:
+                self.outbox.offer(self.encoding.frame(handshake.error("Handshake was canceled.")))
+                self.carrier.close(websocket.POLICY, "handshake timeout")
+            return due
+        expiry = now + self.caller.expires_at - time.time()
+        if expiry <= now:
+            self.end("unauthenticated: The access token has expired.", allow_reconnect=True)
+        due = min(expiry, self.carrier.sent_at + timeouts.keepalive)
+        if now >= self.carrier.sent_at + timeouts.keepalive and not self.closed:
+            self.outbox.offer(self.encoding.ping())
+            self.outbox.flush()
+            due = min(expiry, now + timeouts.keepalive)
+        if self.pinged:
+            if self.busy:
+                self.heard_at = now  # the clock stands still while we work for the client
+            silent = self.heard_at + timeouts.client_timeout
+            if now >= silent and not self.closed:
+                self.end(f"Client has not been heard of for {timeouts.client_timeout:g} s.", allow_reconnect=True)
+            due = min(due, silent)
+        return due
+
+    def on_closed(self, reason: str) -> None:
+        self.closed = True
+        self.hub.sessions.discard(self)
+        self.hub.rooms.unregister(self)
+        log.info(
+            "connection_closed",
+            connection=self.connection_id,
+            user=str(self.user_id),
+            reason=reason,
+            seconds=round(self.hub.wheel.now - self.opened_at, 1),
+            bytes_in=self.carrier.bytes_in,
+            bytes_out=self.carrier.bytes_out,
+        )
+        if self.drained is not None:
+            self.drained.set()
+
+    # -- handshake ------------------------------------------------------------------------------
+
+    async def _handshake(self, data: bytes) -> bytes | None:
+        """Answer the handshake, register and attach. Returns what follows it in `data`."""
+        if self.unparsed:
+            data, self.unparsed = self.unparsed + data, None
+        try:
+            parsed = handshake.parse_request(data)
+            if parsed is None:
+                self.unparsed = data
+                return None
+            request, rest = parsed
+            protocol = self._choose(request)
+        except handshake.HandshakeError as error:
+            self.outbox.offer(self.encoding.frame(handshake.error(str(error))))
+            self.closed = True
+            self.carrier.close(websocket.PROTOCOL_ERROR, "handshake refused", why=f"handshake refused: {error}")
+            return None
+        self.encoding = protocol
+        self.parser = protocol.protocol.parser(self.hub.max_message)
+        self.outbox.offer(self.encoding.frame(handshake.OK))  # first in the queue; events may follow at once
+        await self._open()
+        return rest
+
+    def _choose(self, request: handshake.Request) -> Encoding:
+        encoding = self.encodings.get(request.protocol)
+        if encoding is None:
+            raise handshake.HandshakeError(f"The protocol '{request.protocol}' is not supported.")
+        if self.text_only and encoding.protocol.binary:
+            raise handshake.HandshakeError("Cannot use the binary protocol on a text-only transport.")
+        return encoding
+
+    async def _open(self) -> None:
+        self.hub.rooms.register(self)
+        if not self.auto_attach:
+            return
+        try:
+            await catchup.attach_all(self, self.hub.rooms, self.hub.sync)
+        except ChatError as error:
+            self.end(str(error), allow_reconnect=error.code in ("unavailable", "overloaded"))
+        except (Unavailable, Overloaded) as error:
+            self.end(str(from_store(error)), allow_reconnect=True)
+
+    # -- invocations ----------------------------------------------------------------------------
+
+    async def _handle(self, message: HubMessage) -> None:
+        kind = type(message)
+        if kind is Invocation:
+            await self._invoke(message)  # type: ignore[arg-type]
+        elif kind is Ping:
+            self.pinged = True
+        elif kind is StreamInvocation:
+            await self._start_stream(message)  # type: ignore[arg-type]
+        elif kind is CancelInvocation:
+            scope = (self.streams or {}).get(message.invocation_id)  # type: ignore[union-attr]
+            if scope is not None:
+                scope.cancel()
+        elif kind is Close:
+            self.closed = True
+            self.carrier.close(websocket.NORMAL, why="closed by client")
+        # The rest (completions and items of calls that we never make, acks) is legal and means nothing here.
+
+    async def _invoke(self, message: Invocation) -> None:
+        invocation_id = message.invocation_id
+        method = self.hub.dispatcher.find(message.target)
+        try:
+            if method is None:
+                raise ChatError("not_found", f"Unknown hub method '{message.target}'")
+            if method.kind is STREAM:
+                raise ChatError("invalid_request", f"'{method.name}' is a stream; use a stream invocation.")
+            arguments = method.signature.decode(self.encoding.protocol, message.arguments)
+            if method.pipelined:
+                await self._wait_for_a_place()
+                if not self.closed:
+                    self.outstanding += 1
+                    method.call(self, invocation_id, *arguments)
+                return
+            if self.outbox.size > self.outbox.limit // 2:
+                await self.wait_room()
+            result = method.call(self, *arguments)
+            if method.waits:
+                self.outbox.flush()
+                self.inline = False
+                result = await result
+        except Exception as error:  # whatever it is, this invocation ends with an error, and nothing else does
+            self.fail(invocation_id, error, message.target)
+        else:
+            if invocation_id is not None:
+                self.complete(invocation_id, result)
+
+    async def _start_stream(self, message: StreamInvocation) -> None:
+        method = self.hub.dispatcher.find(message.target)
+        streams = self.streams
+        if streams is None:
+            streams = self.streams = {}
+        try:
+            if method is None:
+                raise ChatError("not_found", f"Unknown hub method '{message.target}'")
+            if method.kind is not STREAM:
+                raise ChatError("invalid_request", f"'{method.name}' is not a stream; use a plain invocation.")
+            if message.invocation_id in streams:
+                raise ChatError("conflict", f"The invocation id '{message.invocation_id}' is in use.")
+            if len(streams) >= MAX_STREAMS:
+                raise ChatError("overloaded", f"At most {MAX_STREAMS} streams may run on one connection.")
+            arguments = method.signature.decode(self.encoding.protocol, message.arguments)
+        except Exception as error:  # as above
+            self.fail(message.invocation_id, error, message.target)
+            return
+        streams[message.invocation_id] = trio.CancelScope()
+        self.carrier.nursery.start_soon(self._stream, message.invocation_id, method, arguments)
+
+    async def _stream(self, invocation_id: str, method: Method, arguments: Sequence[object]) -> None:
+        assert self.streams is not None
+        try:
+            with self.streams[invocation_id]:
+                async with aclosing(method.call(self, *arguments)) as items:
+                    async for item in items:
+                        await self.wait_room()
+                        self._offer(self.encoding.stream_item(invocation_id, item))
+                        self.outbox.flush()
+        except Exception as error:  # as above: the stream ends, the connection lives
+            self.fail(invocation_id, error, method.name)
+        else:
+            self._offer(self.encoding.stream_end(invocation_id))
+        finally:
+            del self.streams[invocation_id]
+            self.outbox.flush()
+
+    async def _wait_for_a_place(self) -> None:
+        """Until another send may be outstanding, and its answer will fit."""
+        while (self.outstanding >= MAX_OUTSTANDING or self.outbox.size > self.outbox.limit // 2) and not self.closed:
+            self.outbox.flush()
+            if self.outstanding < MAX_OUTSTANDING and self.outbox.size <= self.outbox.limit // 2:
+                return
+            await self._wait_drained()
+
+    def sent(self, invocation_id: str | None, outcome: object, target: str) -> None:
+        """A pipelined call is done: `outcome` is its result or the exception it ended with."""
+        self.outstanding -= 1
+        if self.drained is not None:
+            self.drained.set()
+            self.drained = None
+        if isinstance(outcome, Exception):
+            self.fail(invocation_id, outcome, target)
+        elif invocation_id is not None:
+            self.complete(invocation_id, outcome)
+
+    # -- to the client --------------------------------------------------------------------------
+
+    def complete(self, invocation_id: str, result: object) -> None:
+        self._offer(self.encoding.completion(invocation_id, result))
+
+    def fail(self, invocation_id: str | None, error: Exception, target: str) -> None:
+        """Tell the client, as far as it may know; a defect of ours it learns only by reference."""
+        told: Exception = error
+        if isinstance(error, (Unavailable, Overloaded)):
+            told = from_store(error)
+        elif isinstance(error, ArgumentsError):
+            told = ChatError("invalid_request", str(error))
+        elif not isinstance(error, ChatError):
+            reference = new_reference()
+            log.error(
+                "invocation_failed",
+                reference=reference,
+                method=target,
+                user=str(self.user_id),
+                connection=self.connection_id,
+                exc_info=error,
+            )
+            told = ChatError(
+                "internal", f"An unexpected error occurred invoking '{target}' on the server. Reference: {reference}."
+            )
+        if invocation_id is not None:
+            self._offer(self.encoding.error(invocation_id, str(told)))
+
+    def send_event(self, target: str, arguments: Sequence[object]) -> None:
+        self._offer(self.encoding.event(target, arguments))
+
+    def send_change(self, change: Change, *, created: bool) -> None:
+        self._offer(self.encoding.change(change, created=created))
+
+    def _offer(self, frame: bytes) -> None:
+        """Queue what must not be shed. When there is no room even without live events, the client is too far gone."""
+        if self.closed:
+            return
+        if self.outbox.offer(frame) is Verdict.LAGGING:
+            self.end("slow_reader: The client reads too slowly.", allow_reconnect=True)
+            return
+        if not self.inline:
+            self.hub.flusher.mark(self.outbox)
+
+    async def wait_room(self) -> None:
+        """Until the outbox is at most half full."""
+        while self.outbox.size > self.outbox.limit // 2 and not self.closed:
+            self.outbox.flush()
+            if self.outbox.size <= self.outbox.limit // 2:
+                return
+            await self._wait_drained()
+
+    async def _wait_drained(self) -> None:
+        self.inline = False
+        if self.drained is None:
+            self.drained = trio.Event()
+        await self.drained.wait()
+
+    # -- rooms ------------------------------------------------------------------------------------
+
+    def lag(self) -> None:
+        cursors = self.hub.rooms.detach_all(self)
+        self.cursors = {**(self.cursors or {}), **cursors}
+        self.hub.flusher.mark(self.outbox)
+        log.debug("lagging", connection=self.connection_id, user=str(self.user_id), rooms=len(cursors))
+
+    def leave(self, conversation_id: UUID) -> None:
+        """Hear no more of a conversation, not even when a catch-up of it is under way."""
+        if self.cursors is not None:
+            self.cursors.pop(conversation_id, None)
+        if self.expelled is not None:
+            self.expelled.add(conversation_id)
+        self.hub.rooms.detach(conversation_id, self)
+
+    async def _catch_up(self) -> None:
+        """After lag: bring every room back to where it can be attached."""
+        try:
+            async with self.sync_lock():
+                while self.cursors and not self.closed:
+                    conversation_id, cursor = self.cursors.popitem()
+                    await catchup.resume(self, self.hub.rooms, self.hub.sync, conversation_id, cursor)
+            self.cursors = self.cursors or None
+        except (ChatError, StoreError) as error:
+            self.end(f"unavailable: {error}", allow_reconnect=True)
+
+    def sync_lock(self) -> trio.Lock:
+        """Held by whatever moves this session's cursors: one at a time."""
+        if self.syncing is None:
+            self.syncing = trio.Lock()
+        return self.syncing
+
+    # -- ending -----------------------------------------------------------------------------------
+
+    def end(self, error: str | None, *, allow_reconnect: bool = False, code: int = websocket.NORMAL) -> None:
+        """Send a hub Close after what is queued, then close the transport. Never waits."""
+        if self.closed:
+            return
+        self.closed = True
+        self.outbox.offer(self.encoding.close(error, allow_reconnect=allow_reconnect))
+        self.carrier.close(code, why=error or "server closed")
+        if self.drained is not None:
+            self.drained.set()
+
+    def disconnect(self, code: str, sentence: str) -> None:
+        self.end(f"{code}: {sentence}")

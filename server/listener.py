@@ -1,0 +1,250 @@
+"""One port for everything: accepts, reads the request head, and sends each connection its way.
+
+Owns the listening sockets and the way of a new connection: hub upgrades go to the raw socket path
+(`server.connection`), everything else to Hypercorn's HTTP server with what was read replayed. The head
+is always consumed into a prefix rather than peeked at: one path for whole and for split heads.
+"""
+
+import errno
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Protocol
+
+import structlog
+import trio
+
+from handlers.errors import RETRY_AFTER_SECONDS, ChatError
+from server import http_head
+from server.http_head import BadRequest, Head
+
+BACKLOG = 4096
+ACCEPT_BATCH = 64  # accepted in one scheduler step
+ACCEPT_PAUSE = 0.5  # seconds without accepting when descriptors are out
+LINGER = 2.0  # seconds to let a refused client read its answer
+USER_TIMEOUT = 30_000  # ms without an ACK after which the kernel gives a peer up (RFC 5482)
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+log = structlog.get_logger("parley.listener")
+
+
+class Upgrades(Protocol):
+    """Whoever serves WebSockets on the raw socket."""
+
+    def takes(self, head: Head) -> bool: ...
+
+    async def admit(self, sock: socket.socket, head: Head, rest: bytes) -> Awaitable[None]:
+        """Answer the upgrade and return what serves the socket from then on. Raises Refusal instead of answering."""
+
+
+class Refusal(Exception):
+    """An upgrade that is answered with an HTTP error."""
+
+    def __init__(self, status: int, code: str, detail: str, extra: dict[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.fields, self.body = http_head.refusal(status, code, detail, extra)
+
+    @property
+    def answer(self) -> bytes:
+        return http_head.response(self.status, self.fields, self.body)
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """As ASGI has them: lower-case names."""
+        return [(name.lower().encode(), value.encode()) for name, value in self.fields.items()]
+
+
+def refusal(error: ChatError, status: int) -> Refusal:
+    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status == 503 else None
+    if status == 401:
+        headers = {"WWW-Authenticate": "Bearer"}
+    return Refusal(status, error.code, error.sentence, headers)
+
+
+class PrefixedStream(trio.abc.HalfCloseableStream):
+    """A SocketStream that gives what was already read first. Hypercorn asks it for `socket`."""
+
+    def __init__(self, stream: trio.SocketStream, prefix: bytes) -> None:
+        self._stream = stream
+        self._prefix = prefix
+        self.socket = stream.socket
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        if self._prefix:
+            size = len(self._prefix) if max_bytes is None else max_bytes
+            data, self._prefix = self._prefix[:size], self._prefix[size:]
+            await trio.lowlevel.checkpoint()
+            return data
+        return bytes(await self._stream.receive_some(max_bytes))
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def send_eof(self) -> None:
+        await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+def bind(address: tuple[str, int] | int) -> socket.socket:
+    """A listening, non-blocking socket: bound here, or inherited by descriptor."""
+    if isinstance(address, int):
+        sock = socket.socket(fileno=address)
+    else:
+        host, port = address
+        family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(place)
+            sock.listen(BACKLOG)
+        except BaseException:
+            sock.close()
+            raise
+    sock.setblocking(False)
+    return sock
+
+
+class Listener:
+    """Accepts for as long as it is not cancelled; the connections live on in `nursery`."""
+
+    def __init__(
+        self,
+        upgrades: Upgrades,
+        http: Callable[[PrefixedStream], Awaitable[None]],
+        *,
+        max_connections: int,
+        head_timeout: float,
+    ) -> None:
+        self._upgrades = upgrades
+        self._http = http
+        self._max = max_connections
+        self._head_timeout = head_timeout
+        self.open = 0
+        self.accepted = 0
+        self.refused = 0
+
+    async def run(
+        self,
+        sock: socket.socket,
+        nursery: trio.Nursery,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """`sock` stays open: whoever bound it closes it."""
+        task_status.started()
+        while True:
+            await trio.lowlevel.wait_readable(sock)
+            for _ in range(ACCEPT_BATCH):
+                try:
+                    client, _ = sock.accept()
+                except BlockingIOError:
+                    break
+                except OSError as error:
+                    if error.errno in _EXHAUSTED:
+                        log.error(
+                            "accept_paused",
+                            reason=error.strerror,
+                            open=self.open,
+                            advice="raise LimitNOFILE or lower MAX_CONNECTIONS; open connections live on",
+                        )
+                        await trio.sleep(ACCEPT_PAUSE)
+                        break
+                    continue  # this one connection failed before we had it (ECONNABORTED)
+                self.accepted += 1
+                nursery.start_soon(self._serve, client)
+
+    async def _serve(self, client: socket.socket) -> None:
+        """The life of one TCP connection. Whatever happens in it ends here.
+
+        What serves it is returned, not called, by the functions that find out: a connection may live for
+        days, and should not keep their frames and its request head in memory.
+        """
+        self.open += 1
+        try:
+            serve = await self._admit(client)
+            if serve is not None:
+                await serve
+        except* Refusal as refused:
+            self.refused += 1
+            await _answer(client, next(_leaves(refused)).answer)
+        except* OSError:
+            pass  # the peer went away; its connection has logged it
+        except* Exception:
+            log.exception("connection_failed")
+        finally:
+            self.open -= 1
+            client.close()
+
+    async def _admit(self, client: socket.socket) -> Awaitable[None] | None:
+        """Read the head and find who serves it. None when the peer left before it was complete."""
+        client.setblocking(False)
+        if self.open > self._max:
+            raise Refusal(503, "overloaded", "The server holds as many connections as it may.", {"Retry-After": "5"})
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT)
+        try:
+            with trio.fail_after(self._head_timeout):
+                prefix, end = await _read_head(client)
+        except trio.TooSlowError:
+            raise Refusal(408, "invalid_request", "The request head did not come in time.") from None
+        if end == 0:
+            return None
+        if end < 0:
+            raise Refusal(431, "too_large", f"The request head is longer than {http_head.MAX_HEAD} bytes.")
+        try:
+            head = http_head.parse_head(prefix[:end])
+        except BadRequest as error:
+            raise Refusal(400, "invalid_request", str(error)) from None
+        if http_head.is_upgrade(head) and self._upgrades.takes(head):
+            fault = http_head.upgrade_error(head)
+            if fault is not None:
+                raise Refusal(fault[0], "invalid_request", fault[1])
+            return await self._upgrades.admit(client, head, prefix[end:])
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(client))
+        return self._http(PrefixedStream(stream, prefix))
+
+
+def _leaves(group: BaseExceptionGroup[Refusal]) -> Iterator[Refusal]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+async def _read_head(client: socket.socket) -> tuple[bytes, int]:
+    """What was read, and where its head ends: 0 when the peer left before that, -1 when it is too long."""
+    data = b""
+    while True:
+        await trio.lowlevel.wait_readable(client)
+        try:
+            chunk = client.recv(65536)
+        except BlockingIOError:
+            continue
+        if not chunk:
+            return data, 0
+        data = data + chunk if data else chunk
+        end = data.find(b"\r\n\r\n")
+        if end >= 0:
+            return data, end + 4 if end + 4 <= http_head.MAX_HEAD else -1
+        if len(data) > http_head.MAX_HEAD:
+            return data, -1
+
+
+async def _answer(client: socket.socket, answer: bytes) -> None:
+    """Send a final answer and wait for the peer to have read it: closing on unread input would reset it away."""
+    with trio.move_on_after(LINGER):
+        try:
+            client.send(answer)
+            client.shutdown(socket.SHUT_WR)
+            while True:
+                await trio.lowlevel.wait_readable(client)
+                if not client.recv(65536):
+                    return
+        except OSError:
+            pass  # it is gone already

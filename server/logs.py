@@ -1,0 +1,54 @@
+"""Logging for the whole process: structlog, as JSON lines or for people, on standard error.
+
+Owns the processors. Events are snake_case slugs with fields; libraries that use the standard
+library's logging come out the same way. Secrets and message content are taken out here, once more,
+whatever a call site did.
+"""
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+HIDDEN = frozenset({"token", "access_token", "refresh_token", "authorization", "content", "email", "password", "jwt_key"})
+
+
+def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    for name in HIDDEN & event.keys():
+        event[name] = "***"
+    return event
+
+
+def configure(log_format: str, level: str) -> None:
+    """`log_format` is json or console, `level` a name of the standard library's."""
+    threshold = logging.getLevelNamesMapping()[level.upper()]
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        redact,
+    ]
+    final: list[Any] = (
+        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        if log_format == "json"
+        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    )
+    structlog.configure(
+        processors=[*shared, *final],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *final],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    # Libraries are quieter than we are: their "info" is our "debug".
+    root.setLevel(max(threshold, logging.WARNING) if threshold > logging.DEBUG else logging.INFO)

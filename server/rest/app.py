@@ -1,0 +1,70 @@
+"""The REST side as one Quart-Trio app: blueprints, authentication, OpenAPI, errors.
+
+Owns what all routes share. The composition root hands it the handlers.
+"""
+
+from collections.abc import Mapping
+
+from quart import Response, current_app, g, request
+from quart_schema import Info, QuartSchema
+from quart_trio import QuartTrio
+
+from handlers.conversations import Conversations
+from handlers.messages import Messages
+from handlers.users import Users
+from server.auth import ConnectionTokens, Verifier
+from server.config import Settings
+from server.rest import conversations, health, messages, negotiate, problems, users
+from server.rest.requests import MAX_BODY, bearer
+
+OPEN_PATHS = frozenset({"/openapi.json"})
+
+
+def create_app(
+    settings: Settings,
+    *,
+    users_handler: Users,
+    conversations_handler: Conversations,
+    messages_handler: Messages,
+    verifier: Verifier,
+    tokens: ConnectionTokens,
+    checks: Mapping[str, health.Check],
+) -> QuartTrio:
+    app = QuartTrio("server.rest", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    app.config["BODY_TIMEOUT"] = 30  # seconds; a slow body costs one request, not the process
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
+    app.url_map.strict_slashes = False
+    QuartSchema(
+        app,
+        info=Info(title="Parley", version="1"),
+        swagger_ui_path=None,  # these pages load scripts from elsewhere
+        redoc_ui_path=None,
+        scalar_ui_path=None,
+        conversion_preference="msgspec",
+        security_schemes={"bearer": {"type": "http", "scheme": "bearer", "bearer_format": "JWT"}},
+        security=[{"bearer": []}],
+    )
+    app.register_blueprint(users.blueprint(users_handler, settings))
+    app.register_blueprint(conversations.blueprint(conversations_handler))
+    app.register_blueprint(messages.blueprint(messages_handler))
+    app.register_blueprint(negotiate.blueprint(verifier, tokens))
+    app.register_blueprint(health.blueprint(checks))
+    problems.install(app)
+
+    @app.before_request
+    async def authenticate() -> None:
+        """Every route needs a live user's token unless it is marked open."""
+        view = current_app.view_functions.get(request.endpoint or "")
+        if view is None or request.path in OPEN_PATHS or getattr(view, "open_route", False):
+            return
+        g.caller = await verifier.verify(bearer())
+        await users_handler.require(g.caller)
+
+    @app.after_request
+    async def harden(response: Response) -> Response:
+        response.headers.setdefault("Cache-Control", "no-store")
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        return response
+
+    return app

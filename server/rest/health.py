@@ -1,0 +1,59 @@
+"""Health for load balancers and people. Owns the routes and the verdict; the checks are given.
+
+Healthy: everything answers. Degraded: messages are accepted, something else is out (Redis). Unhealthy: no
+message can be accepted, so the instance is not ready.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+
+import trio
+from quart import Blueprint, Response
+
+from server.rest.requests import answer, open_route
+
+CHECK_TIMEOUT = 2.0  # seconds for all checks together
+
+Check = Callable[[], Awaitable[str | None]]  # None when fine, else what is wrong
+REQUIRED = frozenset({"postgres", "lanes", "lifecycle"})
+
+
+async def run_checks(checks: Mapping[str, Check]) -> tuple[str, dict[str, str]]:
+    """(verdict, what each check says)."""
+    results = dict.fromkeys(checks, f"no answer within {CHECK_TIMEOUT:g} s")
+
+    async def run(name: str, check: Check) -> None:
+        results[name] = await check() or "ok"
+
+    with trio.move_on_after(CHECK_TIMEOUT):
+        async with trio.open_nursery() as nursery:
+            for name, check in checks.items():
+                nursery.start_soon(run, name, check)
+    failed = {name for name, result in results.items() if result != "ok"}
+    if failed & REQUIRED:
+        return "Unhealthy", results
+    return ("Degraded" if failed else "Healthy"), results
+
+
+def blueprint(checks: Mapping[str, Check]) -> Blueprint:
+    routes = Blueprint("health", __name__, url_prefix="/health")
+
+    async def report(*, failing: frozenset[str]) -> Response:
+        verdict, results = await run_checks(checks)
+        return answer({"status": verdict, "checks": results}, 503 if verdict in failing else 200)
+
+    @routes.get("")
+    @open_route
+    async def health() -> Response:
+        return await report(failing=frozenset({"Unhealthy"}))
+
+    @routes.get("/live")
+    @open_route
+    async def live() -> Response:
+        return answer({"status": "Healthy", "checks": {}})
+
+    @routes.get("/ready")
+    @open_route
+    async def ready() -> Response:
+        return await report(failing=frozenset({"Unhealthy"}))
+
+    return routes

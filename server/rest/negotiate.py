@@ -1,0 +1,47 @@
+"""`POST /hubs/chat/negotiate`: how a client learns its connection id and transports (SignalR TransportProtocols).
+
+Owns the route. The connection token is signed, short-lived and single-use, so any instance can take the
+connection and no access token needs to stand in a URL.
+"""
+
+from typing import Any
+
+from quart import Blueprint, Response, request
+
+from server.auth import ConnectionTokens, Verifier
+from server.hub.server import PATH
+from server.rest.requests import answer, bearer, open_route
+
+MAX_VERSION = 1
+TRANSPORTS = ({"transport": "WebSockets", "transferFormats": ["Text", "Binary"]},)
+
+
+def blueprint(verifier: Verifier, tokens: ConnectionTokens) -> Blueprint:
+    routes = Blueprint("negotiate", __name__)
+
+    @routes.post(f"{PATH}/negotiate")
+    @open_route  # authenticated here: browsers may have to put the token into the query
+    async def negotiate() -> Response:
+        query = {name.lower(): value for name, value in request.args.items()}
+        caller = await verifier.verify(query["access_token"] if "access_token" in query else bearer())
+        version = _version(query.get("negotiateversion"))
+        if version is None:
+            return answer({"error": "The requested negotiateVersion is not an integer of 0 or more."})
+        connection_id, token = tokens.issue(caller)
+        reply: dict[str, Any] = {"negotiateVersion": version, "availableTransports": TRANSPORTS}
+        if version == 0:
+            return answer({**reply, "connectionId": token})  # what a version 0 client sends back as `id`
+        return answer({**reply, "connectionId": connection_id, "connectionToken": token})
+
+    return routes
+
+
+def _version(text: str | None) -> int | None:
+    """The version to speak: the highest both know; None when there is none."""
+    if text is None:
+        return 0
+    try:
+        version = int(text)
+    except ValueError:
+        return None
+    return min(version, MAX_VERSION) if version >= 0 else None

@@ -1,0 +1,95 @@
+"""Errors of the REST side as RFC 9457 problem+json, one form for all of them.
+
+Owns the mapping from exceptions to answers. A defect is logged with a reference that the client also sees;
+no traceback ever leaves the process.
+"""
+
+from typing import Any
+
+import msgspec
+import structlog
+from quart import Response
+from quart_schema import RequestSchemaValidationError
+from quart_trio import QuartTrio
+from werkzeug.exceptions import HTTPException
+
+from handlers.errors import CODES, RETRY_AFTER_SECONDS, ChatError, from_store
+from server.hub.dispatch import new_reference
+from store.errors import Overloaded, StoreError, Unavailable
+
+_BY_STATUS = {
+    400: "invalid_request",
+    401: "unauthenticated",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "too_large",
+    415: "unsupported_media_type",
+    429: "rate_limited",
+}
+
+log = structlog.get_logger("parley.rest")
+
+
+def problem(code: str, detail: str, *, status: int | None = None, errors: dict[str, str] | None = None) -> Response:
+    row = CODES[code]
+    status = status or row.status
+    body: dict[str, Any] = {
+        "type": f"urn:parley:error:{code}",
+        "title": row.title,
+        "status": status,
+        "detail": detail,
+        "code": code,
+    }
+    if errors:
+        body["errors"] = errors
+    response = Response(msgspec.json.encode(body), status=status, content_type="application/problem+json")
+    if status == 503:
+        response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    if status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+async def on_chat_error(error: ChatError) -> Response:
+    return problem(error.code, error.sentence, errors=error.errors)
+
+
+async def on_store_error(error: StoreError) -> Response:
+    if isinstance(error, (Unavailable, Overloaded)):
+        return await on_chat_error(from_store(error))
+    return await on_defect(error)
+
+
+async def on_invalid(error: RequestSchemaValidationError) -> Response:
+    """msgspec says what is wrong and where, as `... - at `$.memberIds[0]``."""
+    sentence, _, place = str(error.validation_error).partition(" - at ")
+    field = place.strip("`").removeprefix("$").removeprefix(".") or "body"
+    return problem("invalid_request", f"{sentence} (at {field}).", errors={field: sentence})
+
+
+async def on_http_error(error: HTTPException) -> Response:
+    """What Quart and Werkzeug refuse by themselves: unknown paths, methods, bodies too large or malformed."""
+    status = error.code or 500
+    if status < 400:
+        return Response("", status=status, headers=dict(error.get_headers()))
+    response = problem(_BY_STATUS.get(status, "invalid_request"), error.description or CODES["invalid_request"].title)
+    response.status_code = status
+    for name, value in error.get_headers():
+        if name.lower() == "allow":
+            response.headers[name] = value
+    return response
+
+
+async def on_defect(error: Exception) -> Response:
+    reference = new_reference()
+    log.error("request_failed", reference=reference, exc_info=error)
+    return problem("internal", f"An unexpected error occurred. Reference: {reference}.")
+
+
+def install(app: QuartTrio) -> None:
+    app.register_error_handler(ChatError, on_chat_error)
+    app.register_error_handler(StoreError, on_store_error)
+    app.register_error_handler(RequestSchemaValidationError, on_invalid)
+    app.register_error_handler(HTTPException, on_http_error)
+    app.register_error_handler(Exception, on_defect)

@@ -1,0 +1,73 @@
+"""One task for every timeout of every connection: handshake, keep-alive, idle, stall, token expiry.
+
+Owns a hashed timing wheel (Varghese and Lauck, 1987): a ring of slots, each the set of those due in
+that tick. Touches nothing else: a member says when it is next due, and is asked again then. A task
+and a deadline per connection would cost ten times the memory.
+"""
+
+from collections import defaultdict
+from typing import Protocol
+
+import structlog
+import trio
+
+TICK = 0.25  # seconds; every timeout is late by up to one tick
+log = structlog.get_logger("parley.wheel")
+
+
+class Due(Protocol):
+    """A member of the wheel. `wheel_tick` belongs to the wheel: the tick it waits for, or -1."""
+
+    wheel_tick: int
+
+    def on_due(self, now: float) -> float | None:
+        """Called when due. Returns the next time (monotonic seconds), or None to leave the wheel."""
+
+
+class Wheel:
+    """`now` is the time of the last tick: exact enough for timeouts, and free to read."""
+
+    def __init__(self) -> None:
+        self.now = trio.current_time()
+        self._tick = int(self.now / TICK)
+        self._slots: defaultdict[int, set[Due]] = defaultdict(set)
+
+    def schedule(self, member: Due, when: float) -> None:
+        """Ask `member` at `when`, instead of the time it was scheduled for before."""
+        self.cancel(member)
+        tick = max(int(when / TICK) + 1, self._tick + 1)
+        member.wheel_tick = tick
+        self._slots[tick].add(member)
+
+    def cancel(self, member: Due) -> None:
+        if member.wheel_tick >= 0:
+            slot = self._slots.get(member.wheel_tick)
+            if slot is not None:
+                slot.discard(member)
+                if not slot:
+                    del self._slots[member.wheel_tick]
+            member.wheel_tick = -1
+
+    def _turn(self) -> None:
+        self.now = trio.current_time()
+        current = int(self.now / TICK)
+        while self._tick < current:
+            self._tick += 1
+            for member in self._slots.pop(self._tick, ()):
+                member.wheel_tick = -1
+                self._ask(member)
+
+    def _ask(self, member: Due) -> None:
+        try:
+            when = member.on_due(self.now)
+        except Exception:  # a defect in one member must not stop everybody's timeouts
+            log.exception("timeout_failed", member=repr(member))
+            return
+        if when is not None:
+            self.schedule(member, when)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        task_status.started()
+        while True:
+            await trio.sleep_until((self._tick + 1) * TICK)
+            self._turn()

@@ -1,0 +1,39 @@
+"""The names of everything Parley keeps in Redis (design.md 6). Owns the names, touches nothing.
+
+No command ever takes keys of two slots, so none carries a hash tag.
+"""
+
+from uuid import UUID
+
+INSTANCES = "parley:instances"  # zset of instance ids by the time of their last heartbeat
+RECEIPTS_GROUP = "cursors"  # the consumer group of every receipts stream
+
+
+def inbox(instance: str) -> str:
+    """Stream: the changes that this instance has to deliver."""
+    return f"parley:inbox:{instance}"
+
+
+def interest(conversation_id: UUID) -> str:
+    """Set: the instances with members of this conversation online."""
+    return f"parley:interest:{conversation_id}"
+
+
+def sessions(user_id: UUID) -> str:
+    """Set: the instances on which this user has sockets."""
+    return f"parley:sessions:{user_id}"
+
+
+def lease(instance: str) -> str:
+    """String with a time to live: the instance is alive while it is there."""
+    return f"parley:lease:{instance}"
+
+
+def receipts(shard: int) -> str:
+    """Stream: cursors on their way to PostgreSQL."""
+    return f"parley:receipts:{shard}"
+
+
+def claim(purpose: str, token: str) -> str:
+    """String with a time to live: this token was used for this purpose."""
+    return f"parley:claim:{purpose}:{token}"

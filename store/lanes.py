@@ -1,0 +1,412 @@
+"""Group commit: every message that waits is written in one transaction, then the next ones are.
+
+Owns the queues, one task and one connection for each lane. There is no artificial delay: a batch is whatever
+was offered while the one before it was being written, so batches grow with the load and a lone message goes at once.
+A conversation always has the same lane, so its messages are committed in the order offered.
+
+Whoever offers a message is told what became of it exactly once, through `Append.done`:
+- the Message, after its commit (for a double: the first message);
+- AppendError: refused, and why;
+- Unavailable: not known to have been written; StoreError: a fault of ours, logged.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from datetime import UTC, datetime
+from uuid import UUID
+
+import psycopg
+import structlog
+import trio
+from msgspec import Struct
+
+from store import batch, queries
+from store.batch import OutcomeUnknown, Row
+from store.errors import Overloaded, StoreError, Unavailable
+from store.ids import timestamp
+from store.messages import message_of
+from store.model import Change, FileInfo, Message, MessageStatus, MessageType
+from store.partitions import ensure_partitions
+from store.pool import Pool
+from store.postgres import Connection
+
+MAX_BATCH_BYTES = 4 * 1024 * 1024  # content in one transaction, roughly
+MAX_ATTEMPTS = 4  # at one batch, when PostgreSQL breaks a deadlock or has no partition
+RECONNECT_DELAY = 0.1  # seconds; doubles up to a second
+
+ACCEPTED, DOUBLE = 0, 1
+REFUSALS = {2: "no_conversation", 3: "not_a_member", 4: "muted", 5: "no_reply_target", 6: "no_file"}
+SENT = MessageStatus.SENT
+REJECTED = (psycopg.DataError, psycopg.IntegrityError, UnicodeEncodeError)  # the message is at fault
+
+log = structlog.get_logger("parley.lanes")
+
+
+class AppendError(Exception):
+    """A message that was refused.
+
+    `code` is no_conversation, not_a_member, muted, no_reply_target, no_file, or invalid_content (PostgreSQL
+    cannot store it: a NUL character or a lone surrogate).
+    """
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+Done = Callable[[Message | AppendError | StoreError], None]
+
+
+class Append(Struct, frozen=True):
+    """One message to write. `done` is called once, without awaiting, in order within the conversation."""
+
+    message_id: UUID
+    conversation_id: UUID
+    sender_id: UUID
+    type: MessageType
+    content: str
+    file_id: UUID | None
+    reply_to_id: UUID | None
+    client_message_id: str | None
+    done: Done
+
+
+class LaneStatistics(Struct, frozen=True):
+    """Messages waiting and being written now; totals since the start."""
+
+    queued: int
+    writing: int
+    batches: int
+    accepted: int
+    doubles: int
+    refused: int
+    failed: int
+
+
+class Lanes:
+    """The lanes of one process."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        count: int = 2,
+        max_queue: int = 10_000,
+        max_batch: int = 500,
+        on_commit: Callable[[Sequence[Change]], None],
+        on_doubt: Callable[[Collection[UUID]], None],
+        outbox: bool = False,
+    ) -> None:
+        """`max_queue` is for each lane. `on_commit` gets the new messages of a batch, after each `done`;
+        `on_doubt` the conversations of a batch whose outcome is unknown. With `outbox`, each batch leaves a row there
+        under its first change's conversation and seq, for whoever publishes it to delete (`store.outbox`)."""
+        self._max_queue = max_queue
+        self._closed = False
+        self._lanes = [_Lane(pool, max_batch, on_commit, on_doubt, outbox) for _ in range(count)]
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Write what is offered, until cancelled. What is not written by then is answered with Unavailable."""
+        try:
+            async with trio.open_nursery() as nursery:
+                for lane in self._lanes:
+                    nursery.start_soon(lane.run)
+                task_status.started()
+        finally:
+            self._closed = True
+
+    def offer(self, append: Append) -> None:
+        """Queue a message. Never waits. Raises Overloaded, or Unavailable once the lanes have ended."""
+        lane = self._lanes[append.conversation_id.int % len(self._lanes)]
+        if len(lane.queue) >= self._max_queue:
+            raise Overloaded("too many messages wait to be written")
+        if self._closed:
+            raise Unavailable("the server is shutting down")
+        lane.queue.append(append)
+        if lane.wake is not None:
+            lane.wake.set()
+            lane.wake = None
+
+    async def drain(self) -> None:
+        """Until every lane is empty and idle. Messages offered meanwhile are waited for too."""
+        while any(lane.queue or lane.writing for lane in self._lanes):
+            for lane in self._lanes:
+                await lane.wait_idle()
+
+    def statistics(self) -> LaneStatistics:
+        lanes = self._lanes
+        return LaneStatistics(
+            queued=sum(len(lane.queue) for lane in lanes),
+            writing=sum(len(lane.writing) for lane in lanes),
+            batches=sum(lane.batches for lane in lanes),
+            accepted=sum(lane.accepted for lane in lanes),
+            doubles=sum(lane.doubles for lane in lanes),
+            refused=sum(lane.refused for lane in lanes),
+            failed=sum(lane.failed for lane in lanes),
+        )
+
+
+class _Lane:
+    """One queue, its task, and the connection it keeps."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        max_batch: int,
+        on_commit: Callable[[Sequence[Change]], None],
+        on_doubt: Callable[[Collection[UUID]], None],
+        outbox: bool,
+    ) -> None:
+        self.queue: list[Append] = []
+        self.writing: Sequence[Append] = ()  # taken from the queue and not answered yet
+        self.wake: trio.Event | None = None  # there while the task has nothing to do
+        self._idle = trio.Event()
+        self._pool = pool
+        self._max_batch = max_batch
+        self._on_commit = on_commit
+        self._on_doubt = on_doubt
+        self._outbox = b"\x01" if outbox else b"\x00"
+        self._conn: Connection | None = None
+        self.batches = self.accepted = self.doubles = self.refused = self.failed = 0
+
+    async def wait_idle(self) -> None:
+        if self.queue or self.writing:
+            await self._idle.wait()
+
+    async def run(self) -> None:
+        try:
+            while True:
+                if not self.queue:
+                    self._idle.set()
+                    self.wake = trio.Event()
+                    await self.wake.wait()
+                    self._idle = trio.Event()
+                appends = self._take()
+                try:
+                    await self._write(appends)
+                except Exception:  # a bug of ours: these messages pay for it, the lane goes on
+                    log.exception("lane_failed", messages=len(self.writing))
+                    self._hang_up()
+                    self._fail(self.writing, StoreError("the message could not be written"))
+                self.writing = ()
+        finally:
+            self._abandon()
+
+    def _take(self) -> list[Append]:
+        """The next batch: everything that waits, within the limits. It is being written from now on."""
+        size = taken = 0
+        for append in self.queue[: self._max_batch]:
+            size += len(append.content)
+            if size > MAX_BATCH_BYTES and taken:
+                break
+            taken += 1
+        appends = self.queue[:taken]
+        del self.queue[:taken]
+        self.writing = appends
+        return appends
+
+    def _abandon(self) -> None:
+        """The task ends: whatever was not answered is answered now."""
+        if self.writing:
+            self._doubt(self.writing)
+        self._fail([*self.writing, *self.queue], Unavailable("the server is shutting down"))
+        self.queue.clear()
+        self.writing = ()
+        self._hang_up()
+        self._idle.set()
+
+    # -- writing ------------------------------------------------------------------------------
+
+    async def _write(self, appends: Sequence[Append]) -> None:
+        """Commit these and answer them. A message that PostgreSQL rejects is found by halving, and fails alone."""
+        parts = [appends]
+        while parts:
+            part = parts.pop()
+            if parts:
+                self.writing = [append for other in (part, *reversed(parts)) for append in other]
+            try:
+                rows = await self._commit(part)
+            except REJECTED as error:
+                if len(part) > 1:
+                    middle = len(part) // 2
+                    parts += [part[middle:], part[:middle]]
+                else:
+                    log.info("message_rejected", error=_first_line(error))
+                    self._answer(part[0], AppendError("invalid_content"))
+            except OutcomeUnknown as error:
+                log.warning("commit_outcome_unknown", messages=len(part), error=_first_line(error))
+                self._fail(part, Unavailable("the connection to PostgreSQL was lost in a commit"))
+                self._doubt(part)
+            except psycopg.OperationalError as error:
+                log.warning("commit_failed", messages=len(part), error=_first_line(error))
+                self._fail(part, Unavailable("PostgreSQL did not take the message"))
+            except Unavailable as error:
+                # Those behind would wait as long only to hear the same.
+                self._fail([append for other in (part, *reversed(parts)) for append in other], error)
+                self._fail(self._take_all(), error)
+                return
+            else:
+                await self._settle(part, rows)
+
+    async def _commit(self, appends: Sequence[Append]) -> list[Row]:
+        columns = self._pack(appends)
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            conn = await self._connected()
+            self.batches += 1
+            try:
+                return await batch.write(conn, columns)
+            except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):
+                if attempt == MAX_ATTEMPTS:
+                    raise
+            except psycopg.errors.CheckViolation as error:
+                if attempt > 1 or "no partition" not in str(error):
+                    raise
+                await self._make_partitions(conn)
+            except psycopg.ProgrammingError:
+                # The prepared statement is gone or outdated (a migration, a proxy): once more on a new connection.
+                if attempt > 1:
+                    raise
+                self._hang_up()
+        raise AssertionError("unreachable")
+
+    def _pack(self, appends: Sequence[Append]) -> list[bytes | None]:
+        """The parameters of lane_write. Raises UnicodeEncodeError."""
+        return [
+            batch.pack_uuids([a.message_id for a in appends]),
+            batch.pack_uuids([a.conversation_id for a in appends]),
+            batch.pack_uuids([a.sender_id for a in appends]),
+            batch.pack_texts([a.type.value for a in appends]),
+            batch.pack_texts([a.content for a in appends]),
+            batch.pack_uuids([a.file_id for a in appends]),
+            batch.pack_uuids([a.reply_to_id for a in appends]),
+            batch.pack_texts([a.client_message_id for a in appends]),
+            self._outbox,
+        ]
+
+    async def _make_partitions(self, conn: Connection) -> None:
+        """Nobody has run `parley migrate` for months: say so, and help ourselves if we may."""
+        log.error("partition_missing", advice="run `parley migrate`, and see why the daily task did not do this")
+        try:
+            await ensure_partitions(conn, datetime.now(UTC))
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise Unavailable("a partition is missing, and this role may not make it") from error
+
+    async def _connected(self) -> Connection:
+        """The lane's connection, made anew if it is gone. Raises Unavailable within the pool's acquire_timeout."""
+        if self._conn is not None:
+            if self._conn.check_alive():
+                return self._conn
+            self._hang_up()
+        delay = RECONNECT_DELAY
+        with trio.move_on_after(self._pool.acquire_timeout):
+            while True:
+                try:
+                    self._conn = await self._pool.connect()
+                    await batch.prepare(self._conn)
+                    return self._conn
+                except (Unavailable, psycopg.OperationalError):
+                    self._hang_up()
+                await trio.sleep(delay)
+                delay = min(2 * delay, 1.0)
+        self._hang_up()
+        raise Unavailable(f"PostgreSQL was out of reach for {self._pool.acquire_timeout:g} s")
+
+    def _hang_up(self) -> None:
+        if self._conn is not None:
+            self._conn.finish()
+            self._conn = None
+
+    def _take_all(self) -> list[Append]:
+        queued, self.queue = self.queue, []
+        return queued
+
+    # -- answering ----------------------------------------------------------------------------
+
+    async def _settle(self, appends: Sequence[Append], rows: Sequence[Row]) -> None:
+        """Tell everybody what became of her message, then publish the new ones."""
+        made_ms, made_at = -1, ""  # messages of a batch share few milliseconds
+        answers: list[Message | AppendError | StoreError | None] = []
+        changes: list[Change] = []
+        doubles = False
+        for append, (outcome, seq, file_name, file_size, file_type) in zip(appends, rows, strict=True):
+            if seq is not None:
+                message_id = append.message_id
+                ms = message_id.int >> 80
+                if ms != made_ms:
+                    made_ms, made_at = ms, timestamp(ms)
+                file = None
+                if append.file_id is not None and file_name is not None:
+                    file = FileInfo(append.file_id, file_name, file_size or 0, file_type or "")
+                message = Message(
+                    message_id, append.conversation_id, seq, seq, append.sender_id, append.type, append.content, file,
+                    append.reply_to_id, append.client_message_id, made_at, None, None, SENT,
+                )  # fmt: skip
+                answers.append(message)
+                changes.append(Change(append.conversation_id, seq, message, True))
+            elif outcome == DOUBLE:
+                answers.append(None)
+                doubles = True
+            else:
+                answers.append(AppendError(REFUSALS[outcome]))
+                self.refused += 1
+        if doubles:
+            await self._resolve_doubles(appends, answers)
+        self.accepted += len(changes)
+        for append, answer in zip(appends, answers, strict=True):
+            self._answer(append, answer or StoreError("no answer"))
+        if changes:
+            try:
+                self._on_commit(changes)
+            except Exception:
+                log.exception("on_commit_failed", changes=len(changes))
+
+    async def _resolve_doubles(
+        self, appends: Sequence[Append], answers: list[Message | AppendError | StoreError | None]
+    ) -> None:
+        """Fill in the first message for each double: from this batch, or as it stands in the database now.
+
+        The batch is committed: whatever goes wrong here concerns the doubles only.
+        """
+        first = {
+            (append.sender_id, append.client_message_id): answer
+            for append, answer in zip(appends, answers, strict=True)
+            if isinstance(answer, Message)
+        }
+        open_ = [i for i, answer in enumerate(answers) if answer is None]
+        self.doubles += len(open_)
+        wanted = {(appends[i].sender_id, appends[i].client_message_id) for i in open_} - first.keys()
+        if wanted:
+            first |= await self._fetch_first(wanted)
+        for i in open_:
+            key = (appends[i].sender_id, appends[i].client_message_id)
+            answers[i] = first.get(key) or Unavailable("the message was sent before, but cannot be read now")
+
+    async def _fetch_first(self, keys: Collection[tuple[UUID, str | None]]) -> dict[tuple[UUID, str | None], Message]:
+        parameters = {"sender_ids": [sender for sender, _ in keys], "keys": [key for _, key in keys]}
+        try:
+            conn = await self._connected()
+            rows = await (await conn.execute(queries.list_first_messages, parameters)).fetchall()
+        except (psycopg.OperationalError, Unavailable) as error:
+            log.warning("doubles_unresolved", doubles=len(keys), error=_first_line(error))
+            return {}
+        messages = [message_of(row) for row in rows]
+        return {(message.sender_id, message.client_message_id): message for message in messages}
+
+    def _answer(self, append: Append, answer: Message | AppendError | StoreError) -> None:
+        try:
+            append.done(answer)
+        except Exception:  # the caller's bug must not cost the others their answers
+            log.exception("append_callback_failed", message=str(append.message_id))
+
+    def _fail(self, appends: Sequence[Append], error: StoreError) -> None:
+        self.failed += len(appends)
+        for append in appends:
+            self._answer(append, error)
+
+    def _doubt(self, appends: Sequence[Append]) -> None:
+        try:
+            self._on_doubt({append.conversation_id for append in appends})
+        except Exception:
+            log.exception("on_doubt_failed")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]

@@ -1,0 +1,110 @@
+"""Messages: reading them, what changed after a cursor, edits and deletes. New ones go through `store.lanes`.
+
+Owns the mapping between rows and `Message`. Writes take part in the caller's transaction, or run in one of
+their own, and lock the conversation before anything else.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from store import queries
+from store.announcements import Event, change_of, read
+from store.ids import id_ms, timestamp
+from store.model import Change, FileInfo, Message, MessageStatus, MessageType
+from store.postgres import Connection
+
+TYPES = {member.value: member for member in MessageType}
+STATUSES = tuple(MessageStatus)
+END = 2**63 - 1  # above every seq
+
+
+def message_of(row: Sequence[Any]) -> Message:
+    """A row as {described} of messages.sql makes it."""
+    (id_, conversation_id, seq, changed_seq, sender_id, kind, body, file_id, file_name, size, content_type,
+     reply_to, client_message_id, edited, deleted, reached) = row  # fmt: skip
+    return Message(
+        id=id_,
+        conversation_id=conversation_id,
+        seq=seq,
+        changed_seq=changed_seq,
+        sender_id=sender_id,
+        type=TYPES[kind],
+        content=body,
+        file=None if file_name is None else FileInfo(file_id, file_name, size, content_type),
+        reply_to_id=reply_to,
+        client_message_id=client_message_id,
+        created_at=timestamp(id_ms(id_)),
+        edited_at=None if edited is None else timestamp(edited),
+        deleted_at=None if deleted is None else timestamp(deleted),
+        status=STATUSES[reached],
+    )
+
+
+async def fetch_message(conn: Connection, message_id: UUID) -> Message | None:
+    row = await (await conn.execute(queries.fetch_message, {"id": message_id})).fetchone()
+    return message_of(row) if row else None
+
+
+async def list_messages(
+    conn: Connection, conversation_id: UUID, *, before: int | None = None, after: int | None = None, limit: int = 50
+) -> list[Message]:
+    """Messages by seq: the newest first, below `before`; or the oldest first when `after` is given."""
+    query = queries.list_messages_before if after is None else queries.list_messages_after
+    bounds = {"before": END if before is None else before, "after": after, "limit": limit}
+    cursor = await conn.execute(query, {"conversation_id": conversation_id, **bounds})
+    return [message_of(row) for row in await cursor.fetchall()]
+
+
+async def list_changes(
+    conn: Connection, conversation_id: UUID, after: int, *, limit: int = 200, max_bytes: int = 256 * 1024
+) -> list[Change]:
+    """What changed after the seq `after`: each message once, in its final state, by rising changed_seq.
+
+    Ends after `limit` changes, or before the bodies together pass `max_bytes` octets; at least one change when
+    there is any. `created` means that the message itself was made after `after`. Whoever reads on from the last
+    change's seq must judge by the first cursor instead: `change.message.seq > first`.
+    """
+    cursor = await conn.execute(
+        queries.list_changes,
+        {"conversation_id": conversation_id, "after": after, "limit": limit, "max_bytes": max_bytes},
+    )
+    messages = [message_of(row) for row in await cursor.fetchall()]
+    members: tuple[UUID, ...] = ()
+    if any(said.event is Event.CREATED for said in map(read, messages) if said):
+        cursor = await conn.execute(queries.list_member_ids, {"conversation_id": conversation_id})
+        members = tuple(user_id for (user_id,) in await cursor.fetchall())
+    return [change_of(message, created=message.seq > after, members=members) for message in messages]
+
+
+async def count_changes_after(conn: Connection, conversation_id: UUID, seq: int, cap: int) -> int:
+    """How many messages changed after `seq`, counted to `cap`."""
+    parameters = {"conversation_id": conversation_id, "after": seq, "limit": cap}
+    row = await (await conn.execute(queries.count_changes_after, parameters)).fetchone()
+    return int(row[0]) if row else 0
+
+
+async def lock_message(conn: Connection, message_id: UUID) -> Message | None:
+    """Lock the message's conversation, then read the message: it stays so until the transaction ends."""
+    row = await (await conn.execute(queries.lock_message, {"id": message_id})).fetchone()
+    return await fetch_message(conn, message_id) if row else None
+
+
+async def update_message(conn: Connection, message_id: UUID, content: str) -> Change | None:
+    """Replace the content. None when there is no such message, it is deleted, or it is a System message."""
+    return await _change(conn, message_id, queries.update_message, {"content": content})
+
+
+async def delete_message(conn: Connection, message_id: UUID) -> Change | None:
+    """Empty the content and mark the message deleted. None under the same conditions."""
+    return await _change(conn, message_id, queries.delete_message, {})
+
+
+async def _change(conn: Connection, message_id: UUID, query: Any, values: dict[str, object]) -> Change | None:
+    async with conn.atomic():
+        if await (await conn.execute(queries.lock_message, {"id": message_id})).fetchone() is None:
+            return None
+        if await (await conn.execute(query, {"id": message_id, **values})).fetchone() is None:
+            return None
+        message = await fetch_message(conn, message_id)
+    return change_of(message, created=False) if message else None

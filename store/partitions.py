@@ -1,0 +1,45 @@
+"""The monthly partitions of `messages`: made ahead of time, dropped by retention.
+
+Owns nothing; the SQL function `ensure_message_partitions` (migration 0001) does the making, so that the
+migration, this process and `lanes` in an emergency do the same.
+"""
+
+from datetime import datetime
+
+from psycopg import sql
+
+from store import queries
+from store.ids import id_floor
+from store.postgres import Connection
+
+MONTHS_AHEAD = 3
+
+
+async def ensure_partitions(conn: Connection, now: datetime, ahead: int = MONTHS_AHEAD) -> list[str]:
+    """Make what is missing from the month before `now` to `ahead` months after it. Returns the new ones.
+
+    Idempotent, and safe in several processes at once. Raises InsufficientPrivilege when the role may not.
+    """
+    rows = await (await conn.execute(queries.ensure_partitions, {"now": now, "ahead": ahead})).fetchall()
+    return [name for (name,) in rows]
+
+
+async def list_partitions(conn: Connection) -> list[str]:
+    """The names of the partitions, oldest first."""
+    rows = await (await conn.execute(queries.list_partitions)).fetchall()
+    return [name for (name,) in rows]
+
+
+async def drop_partitions(conn: Connection, before: datetime) -> list[str]:
+    """Drop the partitions whose every message is older than `before`; returns their names.
+
+    Each is detached concurrently first, so readers and writers do not stop. Call it outside a transaction.
+    """
+    bound = id_floor(int(before.timestamp() * 1000))
+    rows = await (await conn.execute(queries.list_expired_partitions, {"bound": str(bound)})).fetchall()
+    for name, detaching in rows:
+        table = sql.Identifier(name)
+        how = sql.SQL("FINALIZE" if detaching else "CONCURRENTLY")
+        await conn.execute(sql.SQL("ALTER TABLE messages DETACH PARTITION {} {}").format(table, how))
+        await conn.execute(sql.SQL("DROP TABLE {}").format(table))
+    return [name for name, _ in rows]

@@ -1,0 +1,323 @@
+"""A bounded pool of PostgreSQL connections that heals by itself.
+
+Owns its connections and the task that keeps them; lends one at a time to each caller. Sees psycopg's
+operational errors on their way out and turns them into `Unavailable`.
+
+Idle connections form a stack, so the few that are in use stay warm (their statements prepared). A
+connection is lent only after a look at its socket: one whose server has gone is dropped and the next
+taken, so a restart of PostgreSQL is noticed before a query is lost to it.
+"""
+
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+import psycopg
+import structlog
+import trio
+
+from store.errors import Overloaded, Unavailable
+from store.postgres import Connection
+
+SECONDS = 1.0
+FIRST_BACKOFF = 0.05 * SECONDS  # after one failed attempt; doubles with each more
+MAX_BACKOFF = 5 * SECONDS  # while nobody waits for a connection
+MAX_BACKOFF_IN_DEMAND = 0.5 * SECONDS  # while somebody does
+HEALTH_PERIOD = 15 * SECONDS  # between looks at the idle connections
+IDLE_PROBE = 30 * SECONDS  # unused for so long: ask it something, middleboxes forget quiet peers
+MAX_AGE = 3600 * SECONDS  # then replaced when idle, so that a moved database is found again (jittered)
+IDLE_IN_TRANSACTION = 30 * SECONDS  # the server's own guard against a transaction that we forgot
+
+log = structlog.get_logger("parley.pool")
+
+# What PostgreSQL says when this server is not (or no longer) the one to write to, or gave up on us.
+# All else that means "try again" (timeouts, shutdown, deadlock, serialization) is an OperationalError.
+NOT_THE_PRIMARY = psycopg.errors.ReadOnlySqlTransaction
+TRANSIENT = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    NOT_THE_PRIMARY,
+    psycopg.errors.IdleInTransactionSessionTimeout,
+)
+
+
+class PoolStatistics(msgspec.Struct, frozen=True):
+    """Connections by state, callers that wait, and totals since the start."""
+
+    size: int
+    open: int
+    idle: int
+    connecting: int
+    waiting: int
+    acquired: int
+    refused: int
+    timed_out: int
+    discarded: int
+    connect_failures: int
+
+
+class _Waiter:
+    """A caller in the queue, and the connection it was handed."""
+
+    __slots__ = ("connection", "ready")
+
+    def __init__(self) -> None:
+        self.ready = trio.Event()
+        self.connection: Connection | None = None
+
+
+class Pool:
+    """Lends connections. Runs while `run()` does; may be empty (PostgreSQL down) for as long as it takes."""
+
+    def __init__(
+        self,
+        conninfo: str,
+        *,
+        name: str,
+        size: int = 8,
+        acquire_timeout: float = 5.0,
+        statement_timeout: float = 10.0,
+        max_waiting: int = 1000,
+    ) -> None:
+        """`name` becomes the application_name; timeouts are in seconds; `size` connections at most."""
+        self.conninfo = conninfo
+        self.acquire_timeout = acquire_timeout
+        self.statement_timeout = statement_timeout
+        self._name = name
+        self._size = size
+        self._max_waiting = max_waiting
+        self._idle: list[Connection] = []
+        self._waiters: dict[_Waiter, None] = {}
+        self._open = 0  # lent or idle
+        self._connecting = 0
+        self._failures = 0  # in a row
+        self._wake = trio.Event()
+        self._demand = trio.Event()
+        self._closed = False
+        self._acquired = self._refused = self._timed_out = self._discarded = self._connect_failures = 0
+
+    # -- lending ------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection in autocommit mode, for as long as the block runs.
+
+        Raises Overloaded when too many wait already, Unavailable when none is to be had within
+        `acquire_timeout`, and Unavailable in place of every psycopg error that means "not now".
+        """
+        try:
+            connection = self._pop_idle() or await self._wait_for_one()
+            self._acquired += 1
+            try:
+                yield connection
+            except NOT_THE_PRIMARY:
+                connection.finish()  # it works, but leads to the wrong server
+                raise
+            finally:
+                self._give_back(connection)
+        except TRANSIENT as error:
+            raise Unavailable(f"PostgreSQL: {_first_line(error)}") from error
+
+    async def connect(self) -> Connection:
+        """A connection set up like the pool's but outside it: the caller's to keep and to close.
+
+        Raises Unavailable.
+        """
+        try:
+            return await self._open_connection()
+        except TRANSIENT as error:
+            raise Unavailable(f"PostgreSQL: {_first_line(error)}") from error
+
+    def statistics(self) -> PoolStatistics:
+        return PoolStatistics(
+            size=self._size,
+            open=self._open,
+            idle=len(self._idle),
+            connecting=self._connecting,
+            waiting=len(self._waiters),
+            acquired=self._acquired,
+            refused=self._refused,
+            timed_out=self._timed_out,
+            discarded=self._discarded,
+            connect_failures=self._connect_failures,
+        )
+
+    def _pop_idle(self) -> Connection | None:
+        """The idle connection used last, if its server is still there."""
+        if self._waiters:  # first come, first served
+            return None
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.check_alive():
+                return connection
+            self._discard(connection)
+        return None
+
+    async def _wait_for_one(self) -> Connection:
+        if self._closed:
+            raise Unavailable("the connection pool is closed")
+        if len(self._waiters) >= self._max_waiting:
+            self._refused += 1
+            raise Overloaded(f"{self._max_waiting} callers already wait for a PostgreSQL connection")
+        waiter = _Waiter()
+        self._waiters[waiter] = None
+        self._demand.set()
+        self._wake.set()
+        try:
+            with trio.move_on_after(self.acquire_timeout):
+                await waiter.ready.wait()
+        except BaseException:
+            if waiter.connection is not None:  # handed over in the very moment of the cancellation
+                self._give_back(waiter.connection)
+            raise
+        finally:
+            self._waiters.pop(waiter, None)
+        if waiter.connection is None:
+            if self._closed:
+                raise Unavailable("the connection pool is closed")
+            self._timed_out += 1
+            raise Unavailable(f"no PostgreSQL connection became free within {self.acquire_timeout:g} s")
+        return waiter.connection
+
+    def _give_back(self, connection: Connection) -> None:
+        if self._closed:
+            self._open -= 1
+            connection.finish()
+        elif connection.is_idle:
+            connection.last_used = trio.current_time()
+            self._hand_out(connection)
+        else:
+            if not connection.closed:
+                log.warning("connection_returned_dirty", status=connection.info.transaction_status.name)
+            self._discard(connection)
+
+    def _hand_out(self, connection: Connection) -> None:
+        """To the caller who waits longest, or onto the stack."""
+        if self._waiters:
+            waiter = next(iter(self._waiters))
+            del self._waiters[waiter]
+            waiter.connection = connection
+            waiter.ready.set()
+        else:
+            self._idle.append(connection)
+
+    def _discard(self, connection: Connection) -> None:
+        connection.finish()
+        self._open -= 1
+        self._discarded += 1
+        self._wake.set()
+
+    # -- keeping ------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Open connections as they are needed and keep them healthy, until cancelled. Owns them all."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._watch_health)
+                task_status.started()
+                while True:
+                    for _ in range(self._missing()):
+                        self._connecting += 1
+                        nursery.start_soon(self._add_connection)
+                    await self._wake.wait()
+                    self._wake = trio.Event()
+        finally:
+            self._close()
+
+    async def aclose(self) -> None:
+        """Lend nothing more. Idle connections close now, lent ones when they come back."""
+        self._close()
+        await trio.lowlevel.checkpoint()
+
+    def _close(self) -> None:
+        self._closed = True
+        self._open -= len(self._idle)
+        for connection in self._idle:
+            connection.finish()
+        self._idle.clear()
+        for waiter in self._waiters:
+            waiter.ready.set()
+
+    def _missing(self) -> int:
+        """How many connections to start opening now: one for each caller who waits, and one to be ready."""
+        if self._closed:
+            return 0
+        wanted = max(len(self._waiters), 1 - self._open) - self._connecting
+        missing = max(0, min(wanted, self._size - self._open - self._connecting))
+        if self._failures and missing:
+            return 0 if self._connecting else 1  # one at a time finds out whether PostgreSQL is back
+        return missing
+
+    async def _add_connection(self) -> None:
+        try:
+            if self._failures:
+                await self._back_off()
+            connection = await self._open_connection()
+        except TRANSIENT as error:
+            self._failures += 1
+            self._connect_failures += 1
+            if self._failures == 1:  # said once; the health checks and metrics tell the rest
+                log.warning("postgres_unreachable", error=_first_line(error))
+        else:
+            if self._failures:
+                log.info("postgres_reachable", failures=self._failures)
+            self._failures = 0
+            self._open += 1
+            self._give_back(connection)
+        finally:
+            self._connecting -= 1
+            self._wake.set()
+
+    async def _back_off(self) -> None:
+        """Wait before the next attempt: long when nobody needs it, not long once somebody does."""
+        delay = FIRST_BACKOFF * 2 ** min(self._failures - 1, 10) * random.uniform(0.5, 1.0)
+        start = trio.current_time()
+        if not self._waiters:
+            self._demand = trio.Event()
+            with trio.move_on_after(min(delay, MAX_BACKOFF)):
+                await self._demand.wait()
+        floor = min(delay, MAX_BACKOFF_IN_DEMAND) - (trio.current_time() - start)
+        if floor > 0:
+            await trio.sleep(floor)
+
+    async def _open_connection(self) -> Connection:
+        given = psycopg.conninfo.conninfo_to_dict(self.conninfo)
+        settings = {
+            "statement_timeout": int(self.statement_timeout * 1000),
+            "idle_in_transaction_session_timeout": int(IDLE_IN_TRANSACTION * 1000),
+        }
+        options = " ".join([str(given.get("options") or ""), *(f"-c {key}={value}" for key, value in settings.items())])
+        connection = await Connection.open(self.conninfo, application_name=self._name, options=options.strip())
+        connection.patience = 2 * self.statement_timeout + 5 * SECONDS
+        return connection
+
+    async def _watch_health(self) -> None:
+        while True:
+            await trio.sleep(HEALTH_PERIOD)
+            now = trio.current_time()
+            quiet = [c for c in self._idle if now - c.last_used > IDLE_PROBE or not c.check_alive()]
+            for connection in quiet:
+                if connection in self._idle:  # it may have been lent meanwhile
+                    self._idle.remove(connection)
+                    await self._probe(connection)
+
+    async def _probe(self, connection: Connection) -> None:
+        """Ask an idle connection something; drop it when it fails or is old."""
+        healthy = False
+        try:
+            if trio.current_time() - connection.opened_at < MAX_AGE * random.uniform(0.8, 1.0):
+                with trio.move_on_after(self.acquire_timeout):
+                    await connection.execute("SELECT 1")
+                    healthy = True
+        except psycopg.Error as error:
+            log.info("idle_connection_lost", error=_first_line(error))
+        finally:
+            if healthy:
+                self._give_back(connection)
+            else:
+                self._discard(connection)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__

@@ -1,0 +1,329 @@
+"""psycopg 3 on Trio: a connection whose waiting is done by Trio. asyncio is never entered.
+
+Owns: `Connection` (opening, waiting, cancelling in the server, transactions) and the adapters that
+every connection shares. psycopg does its protocol in generators that yield what to wait for; only the
+waiting differs between event loops, so `wait` and `open` are overridden and the rest is used as it is.
+Knows nothing of pools, nor of what is stored.
+"""
+
+import os
+import select
+import socket
+from collections.abc import AsyncIterator, Generator
+from contextlib import asynccontextmanager
+from typing import Any, Self, TypeVar
+from uuid import UUID
+
+import psycopg
+import trio
+from psycopg import AsyncCursor, AsyncTransaction, pq
+from psycopg._conninfo_utils import get_param, is_ip_address, split_attempts
+from psycopg.abc import ConnDict, ConnParam
+from psycopg.adapt import AdaptersMap, Buffer, Loader
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import TupleRow
+from psycopg.types.uuid import UUIDBinaryDumper
+
+CONNECT_TIMEOUT = 5.0  # seconds for one address, unless the conninfo says connect_timeout
+CANCEL_TIMEOUT = 2.0  # seconds for the server to give up a query that nobody waits for any more
+FULL_BUFFER_POLL = 0.01  # seconds between looks at a socket that neither takes nor gives
+PREPARE_THRESHOLD = 2  # executions before a statement is prepared: ours are few and repeat
+
+# A peer that vanished without a word is noticed within half a minute (TCP only).
+KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000}
+
+RV = TypeVar("RV")
+READ, WRITE, READ_WRITE = psycopg.waiting.Wait.R, psycopg.waiting.Wait.W, psycopg.waiting.Wait.RW
+READY_R, READY_W = psycopg.waiting.Ready.R, psycopg.waiting.Ready.W
+IDLE, ACTIVE, BAD = pq.TransactionStatus.IDLE, pq.TransactionStatus.ACTIVE, pq.ConnStatus.BAD
+
+
+class _UUIDLoader(Loader):
+    """Binary UUIDs, in half the time of psycopg's loader."""
+
+    format = pq.Format.BINARY
+
+    def load(self, data: Buffer) -> UUID:
+        return UUID(int=int.from_bytes(data, "big"))
+
+
+def _make_adapters() -> AdaptersMap:
+    adapters = AdaptersMap(psycopg.adapters)
+    adapters.register_dumper(UUID, UUIDBinaryDumper)  # the last one registered is what %s takes
+    adapters.register_loader("uuid", _UUIDLoader)
+    return adapters
+
+
+ADAPTERS = _make_adapters()
+
+
+class Cursor(AsyncCursor[TupleRow]):
+    """A cursor that asks for binary results: cheaper to decode, UUIDs above all."""
+
+    __slots__ = ()
+
+    def __init__(self, connection: "Connection", *, row_factory: Any = None) -> None:
+        super().__init__(connection, row_factory=row_factory)
+        self.format = pq.Format.BINARY
+
+
+class _Lock:
+    """Mutual exclusion on a connection. Unlike trio.Lock, taking it when it is free does not switch tasks:
+    every query waits for the socket anyway, and that wait is the checkpoint."""
+
+    __slots__ = ("_locked", "_waiting")
+
+    def __init__(self) -> None:
+        self._locked = False
+        self._waiting = trio.lowlevel.ParkingLot()
+
+    async def __aenter__(self) -> None:
+        if self._locked:
+            await self._waiting.park()  # whoever unparks us hands the lock over
+        self._locked = True
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._waiting:
+            self._waiting.unpark()
+        else:
+            self._locked = False
+
+
+class Connection(psycopg.AsyncConnection[TupleRow]):
+    """One connection to PostgreSQL, in autocommit mode. Use it from one task at a time.
+
+    `patience` bounds, in seconds, how long any one exchange with the server may take: past it the
+    connection is closed and OperationalError raised. It is the guard against a server that neither
+    answers nor hangs up; ordinary slowness is the business of `statement_timeout`.
+
+    Cancelling a scope in mid-query cancels the query in the server and waits (shielded, for at most
+    CANCEL_TIMEOUT) until the connection is idle; when that fails, the connection is closed.
+    """
+
+    lock: _Lock  # type: ignore[assignment]
+    patience: float = float("inf")
+    last_used: float = 0.0  # trio's clock; kept by the pool
+    opened_at: float = 0.0
+
+    def __init__(self, pgconn: Any, row_factory: Any = psycopg.rows.tuple_row) -> None:
+        super().__init__(pgconn, row_factory)
+        self.lock = _Lock()
+        self.cursor_factory = Cursor  # type: ignore[assignment]
+        self._adapters = AdaptersMap(ADAPTERS)
+        self._autocommit = True
+        self.prepare_threshold = PREPARE_THRESHOLD
+
+    @classmethod
+    async def open(cls, conninfo: str = "", **params: ConnParam) -> Self:
+        """Connect, trying each address of each host in turn. `params` override the conninfo.
+
+        Raises OperationalError when none answers, ProgrammingError when the conninfo makes no sense.
+        """
+        settings = {**KEEPALIVES, "gssencmode": "disable", **conninfo_to_dict(conninfo), **params}
+        timeout = float(settings.get("connect_timeout") or CONNECT_TIMEOUT)
+        failure: psycopg.Error | None = None
+        for attempt in split_attempts(settings):
+            try:
+                addresses = await _resolve(attempt)
+            except OSError as error:
+                failure = psycopg.OperationalError(f"cannot resolve {attempt.get('host')!r}: {error}")
+                continue
+            for address in addresses:
+                try:
+                    return await cls._open_one(make_conninfo("", **address), timeout)
+                except psycopg.OperationalError as error:
+                    failure = error
+        assert failure is not None
+        raise failure
+
+    @classmethod
+    async def connect(cls, conninfo: str = "", **params: Any) -> Self:  # type: ignore[override]
+        """The same as `open`, under psycopg's name for it."""
+        return await cls.open(conninfo, **params)
+
+    @classmethod
+    async def _open_one(cls, conninfo: str, timeout: float) -> Self:
+        with trio.move_on_after(timeout):
+            connection: Self = await _wait_connecting(cls._connect_gen(conninfo))
+            connection.opened_at = connection.last_used = trio.current_time()
+            return connection
+        raise psycopg.errors.ConnectionTimeout(f"PostgreSQL did not accept the connection within {timeout:g} s")
+
+    async def wait(  # type: ignore[override]
+        self, gen: Generator[Any, Any, RV], interval: float = 0.0, timeout: float | None = None
+    ) -> RV:
+        """Drive one of psycopg's generators to its end, waiting by Trio."""
+        patience = self.patience if timeout is None else timeout
+        try:
+            with trio.move_on_after(patience):
+                return await _wait(gen, self.pgconn.socket)
+        except trio.Cancelled:
+            await self._abandon(gen)
+            raise
+        except BaseException:
+            if self.pgconn.status == BAD:
+                self.finish()
+            raise
+        self.finish()
+        raise psycopg.OperationalError(f"PostgreSQL did not answer within {patience:g} s; the connection was closed")
+
+    async def _abandon(self, gen: Generator[Any, Any, object]) -> None:
+        """Nobody waits for this exchange any more: stop it in the server and come to rest, or hang up."""
+        if self.pgconn.status == BAD or self.pgconn.transaction_status != ACTIVE:
+            return
+        settled = False
+        with trio.move_on_after(CANCEL_TIMEOUT, shield=True):
+            try:
+                await _wait_connecting(self._cancel_gen())
+                await _wait(gen, self.pgconn.socket)
+            except psycopg.Error:
+                pass  # QueryCanceled as a rule; the connection's status says whether it survived
+            settled = True
+        # In pipeline mode results of several statements are in flight: hanging up is simpler and as safe.
+        if not settled or self.pgconn.transaction_status == ACTIVE or self.pgconn.pipeline_status:
+            self.finish()
+
+    @asynccontextmanager
+    async def transaction(
+        self, savepoint_name: str | None = None, force_rollback: bool = False
+    ) -> AsyncIterator[AsyncTransaction]:
+        """BEGIN ... COMMIT around a block (a savepoint inside another). An exception rolls back, shielded
+        from cancellation and bounded; should that not succeed in time, the connection is closed."""
+        block = AsyncTransaction(self, savepoint_name, force_rollback)
+        await block.__aenter__()
+        try:
+            yield block
+        except BaseException as error:
+            swallow = False
+            with trio.move_on_after(CANCEL_TIMEOUT, shield=True) as scope:
+                swallow = await block.__aexit__(type(error), error, error.__traceback__)
+            if scope.cancelled_caught:
+                self.finish()
+            if not swallow:
+                raise
+        else:
+            await block.__aexit__(None, None, None)
+
+    @asynccontextmanager
+    async def atomic(self) -> AsyncIterator[None]:
+        """A transaction, or part of the one that is already open (without a savepoint of its own)."""
+        if self.pgconn.transaction_status == IDLE:
+            async with self.transaction():
+                yield
+        else:
+            yield
+
+    @property
+    def is_idle(self) -> bool:
+        """Alive as far as we know, and in no transaction."""
+        return self.pgconn.status != BAD and self.pgconn.transaction_status == IDLE and not self.pgconn.pipeline_status
+
+    def check_alive(self) -> bool:
+        """Whether the server still holds its end of this *idle* connection. Never waits.
+
+        An idle server says nothing: bytes to read are its last words (or a notice), and EOF is its end.
+        """
+        if not self.is_idle:
+            return False
+        poll = select.poll()
+        poll.register(self.pgconn.socket, select.POLLIN)
+        if not poll.poll(0):
+            return True
+        try:
+            self.pgconn.consume_input()
+            self.pgconn.is_busy()  # parses what came in: a FATAL before EOF sets the status to BAD
+        except psycopg.Error:
+            return False
+        return self.pgconn.status != BAD and not poll.poll(0)
+
+    async def close(self) -> None:
+        """Hang up. Never waits."""
+        self.finish()
+
+    def finish(self) -> None:
+        """Hang up now, whatever is going on. Another task waiting on the connection gets OperationalError."""
+        self._closed = True
+        if self.pgconn.status != BAD and self.pgconn.socket >= 0:
+            trio.lowlevel.notify_closing(self.pgconn.socket)
+        self.pgconn.finish()
+
+    # psycopg's own ways to stop a query enter asyncio or block; `_abandon` is ours.
+
+    async def cancel_safe(self, *, timeout: float = CANCEL_TIMEOUT) -> None:
+        """Ask the server to cancel what this connection is running. Raises CancellationTimeout."""
+        if not self._should_cancel():
+            return
+        with trio.move_on_after(timeout):
+            await _wait_connecting(self._cancel_gen())
+            return
+        raise psycopg.errors.CancellationTimeout("the server did not take the cancellation in time")
+
+
+async def _resolve(attempt: ConnDict) -> list[ConnDict]:
+    """The same attempt once per address of its host, so that libpq has no name to look up (it would block)."""
+    host = get_param(attempt, "host")
+    if not host or host.startswith(("/", "@")) or get_param(attempt, "hostaddr"):
+        return [attempt]
+    if is_ip_address(host):
+        return [{**attempt, "hostaddr": host}]
+    port = get_param(attempt, "port") or "5432"
+    found = await trio.socket.getaddrinfo(host, port, proto=socket.IPPROTO_TCP, type=socket.SOCK_STREAM)
+    return [{**attempt, "hostaddr": str(address[0])} for *_, address in found]
+
+
+async def _wait(gen: Generator[Any, Any, RV], fd: int) -> RV:
+    """Drive a generator that stays on one file descriptor."""
+    try:
+        wanted = next(gen)
+        while True:
+            wanted = gen.send(await _wait_ready(fd, wanted))
+    except StopIteration as stop:
+        result: RV = stop.value
+        return result
+    except (OSError, trio.ClosedResourceError) as error:
+        raise psycopg.OperationalError("the connection's socket was closed") from error
+
+
+async def _wait_connecting(gen: Generator[Any, Any, RV]) -> RV:
+    """Drive a generator that says each time which file descriptor it is on (connect and cancel)."""
+    try:
+        fd, wanted = next(gen)
+        while True:
+            fd, wanted = gen.send(await _wait_ready(fd, wanted))
+    except StopIteration as stop:
+        result: RV = stop.value
+        return result
+    except (OSError, trio.ClosedResourceError) as error:
+        raise psycopg.OperationalError("the connection's socket was closed") from error
+
+
+async def _wait_ready(fd: int, wanted: int) -> int:
+    """Until `fd` is ready for some of what is wanted. Room to write, the usual case, costs no task switch."""
+    if wanted == READ:
+        await trio.lowlevel.wait_readable(fd)
+        return READY_R
+    if ready := _poll(fd, wanted):
+        return ready
+    if wanted == WRITE:
+        await trio.lowlevel.wait_writable(fd)
+        return READY_W
+    # Both, and neither yet: the kernel's buffer is full, or the server waits for us to read. Rare, so looking
+    # again every few milliseconds is simpler than two tasks.
+    while not ready:
+        with trio.move_on_after(FULL_BUFFER_POLL):
+            await trio.lowlevel.wait_writable(fd)
+        ready = _poll(fd, wanted)
+    return ready
+
+
+def _poll(fd: int, wanted: int) -> int:
+    os.fstat(fd)  # OSError when it is no longer open; poll would only report it
+    poll = select.poll()
+    poll.register(fd, (select.POLLIN if wanted & READ else 0) | (select.POLLOUT if wanted & WRITE else 0))
+    ready = 0
+    for _, events in poll.poll(0):
+        if events & (select.POLLIN | select.POLLHUP | select.POLLERR):
+            ready |= READY_R
+        if events & (select.POLLOUT | select.POLLERR):
+            ready |= READY_W
+    return ready & wanted

@@ -1,0 +1,55 @@
+"""Every SQL statement that has a name, loaded once from the .sql files beside this module.
+
+Owns the loader. In a file, ``-- name: fetch_message`` starts a query; it is then
+``queries.fetch_message``. ``-- fragment: x`` starts a piece that later queries of the same file embed as
+``{x}``. Comments stay in the files. Nothing here is ever built from a user's text.
+"""
+
+import re
+from importlib import resources
+from typing import LiteralString, cast
+
+_SECTION = re.compile(r"^-- (name|fragment): (\w+)\n", re.MULTILINE)
+_COMMENT = re.compile(r"^\s*--.*\n?", re.MULTILINE)
+_FRAGMENT = re.compile(r"\{(\w+)\}")
+
+
+def parse(text: str) -> dict[str, LiteralString]:
+    """The queries of one file by name. Raises ValueError on a name or fragment that is there twice or missing."""
+    fragments: dict[str, str] = {}
+    found: dict[str, LiteralString] = {}
+    parts = _SECTION.split(text)[1:]
+    for kind, name, body in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
+        if name in found or name in fragments:
+            raise ValueError(f"{name!r} is there twice")
+        bare = _COMMENT.sub("", body).strip()
+        missing = set(_FRAGMENT.findall(bare)) - set(fragments)
+        if missing:
+            raise ValueError(f"{name!r} embeds unknown fragments: {sorted(missing)}")
+        sql = _FRAGMENT.sub(lambda match: fragments[match[1]], bare)
+        if kind == "fragment":
+            fragments[name] = sql
+        else:
+            found[name] = cast(LiteralString, sql)
+    return found
+
+
+def _load() -> dict[str, LiteralString]:
+    every: dict[str, LiteralString] = {}
+    for file in sorted(resources.files(__name__).iterdir(), key=lambda entry: entry.name):
+        if file.name.endswith(".sql"):
+            for name, sql in parse(file.read_text(encoding="utf-8")).items():
+                if name in every:
+                    raise ValueError(f"{name!r} is in two files, one of them {file.name}")
+                every[name] = sql
+    return every
+
+
+_QUERIES = _load()
+
+
+def __getattr__(name: str) -> LiteralString:
+    try:
+        return _QUERIES[name]
+    except KeyError:
+        raise AttributeError(f"there is no query named {name!r}") from None

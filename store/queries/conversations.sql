@@ -1,0 +1,135 @@
+-- Queries on conversations and their members. Lock order everywhere: conversations by id, members, the rest.
+
+-- name: lock_conversation
+-- conversations_pkey. NO KEY: foreign keys pointing here do not wait for it.
+SELECT id, kind, title, created_by, last_seq, member_count FROM conversations
+WHERE id = %(id)s AND deleted_at IS NULL FOR NO KEY UPDATE
+
+-- name: fetch_heads
+-- conversations_pkey. Dissolved ones included: their last change says so.
+SELECT id, last_seq FROM conversations WHERE id = ANY(%(ids)s::uuid[])
+
+-- name: insert_direct
+-- conversations_direct decides between two at once: the second waits for the first, then inserts nothing.
+INSERT INTO conversations (id, kind, created_by, direct_low, direct_high)
+VALUES (%(id)s, 'Direct', %(created_by)s, least(%(created_by)s::uuid, %(other_id)s), greatest(%(created_by)s::uuid, %(other_id)s))
+ON CONFLICT (direct_low, direct_high) WHERE kind = 'Direct' AND deleted_at IS NULL DO NOTHING
+RETURNING id
+
+-- name: fetch_direct_id
+-- conversations_direct.
+SELECT id FROM conversations
+WHERE kind = 'Direct' AND deleted_at IS NULL
+  AND direct_low = least(%(one)s::uuid, %(other)s) AND direct_high = greatest(%(one)s::uuid, %(other)s)
+
+-- name: insert_group
+INSERT INTO conversations (id, kind, title, created_by) VALUES (%(id)s, 'Group', %(title)s, %(created_by)s)
+
+-- name: lock_users
+-- users_pkey. Held so that nobody is deleted while being added; in id order.
+SELECT id FROM users WHERE id = ANY(%(ids)s::uuid[]) AND deleted_at IS NULL ORDER BY id FOR KEY SHARE
+
+-- name: insert_members
+-- members_pkey. New members start at the head: what was said before is not unread.
+WITH added AS (
+    INSERT INTO members (conversation_id, user_id, role, joined_at, delivered_seq, read_seq)
+    SELECT %(conversation_id)s, i.user_id, i.role, date_trunc('milliseconds', clock_timestamp()), %(seq)s, %(seq)s
+    FROM unnest(%(user_ids)s::uuid[], %(roles)s::text[]) AS i (user_id, role)
+    RETURNING user_id
+)
+UPDATE conversations SET member_count = member_count + (SELECT count(*) FROM added) WHERE id = %(conversation_id)s
+
+-- name: delete_member
+-- members_pkey, conversations_pkey.
+WITH gone AS (
+    DELETE FROM members WHERE conversation_id = %(conversation_id)s AND user_id = %(user_id)s RETURNING conversation_id
+)
+UPDATE conversations AS c SET member_count = c.member_count - 1 FROM gone WHERE c.id = gone.conversation_id
+RETURNING c.id
+
+-- name: delete_all_members
+-- members_pkey.
+WITH gone AS (
+    DELETE FROM members WHERE conversation_id = %(conversation_id)s RETURNING user_id
+), marked AS (
+    UPDATE conversations SET deleted_at = clock_timestamp(), member_count = 0 WHERE id = %(conversation_id)s
+)
+SELECT user_id FROM gone ORDER BY user_id
+
+-- name: update_role
+-- members_pkey.
+UPDATE members SET role = %(role)s WHERE conversation_id = %(conversation_id)s AND user_id = %(user_id)s
+RETURNING user_id
+
+-- name: update_muted_until
+-- members_pkey.
+UPDATE members SET muted_until = %(until)s WHERE conversation_id = %(conversation_id)s AND user_id = %(user_id)s
+RETURNING user_id
+
+-- name: update_title
+-- conversations_pkey.
+UPDATE conversations SET title = %(title)s WHERE id = %(id)s
+
+-- fragment: member
+m.user_id, m.role, (extract(epoch FROM m.joined_at) * 1000)::bigint, m.delivered_seq, m.read_seq
+
+-- name: fetch_member
+-- members_pkey.
+SELECT {member} FROM members AS m WHERE conversation_id = %(conversation_id)s AND user_id = %(user_id)s
+
+-- name: list_members
+-- members_pkey, as a range.
+SELECT {member} FROM members AS m
+WHERE conversation_id = %(conversation_id)s AND user_id > %(after)s
+ORDER BY user_id LIMIT %(limit)s
+
+-- name: list_first_members
+-- members_pkey, a range for each conversation.
+SELECT c.id, m.* FROM unnest(%(conversation_ids)s::uuid[]) AS c (id)
+CROSS JOIN LATERAL (
+    SELECT {member} FROM members AS m WHERE m.conversation_id = c.id ORDER BY m.user_id LIMIT %(limit)s
+) AS m
+ORDER BY m.user_id
+
+-- name: list_member_ids
+-- members_pkey.
+SELECT user_id FROM members WHERE conversation_id = %(conversation_id)s ORDER BY user_id
+
+-- name: list_cursors
+-- members_pkey.
+SELECT user_id, delivered_seq, read_seq FROM members WHERE conversation_id = %(conversation_id)s ORDER BY user_id
+
+-- name: list_memberships
+-- members_user, conversations_pkey.
+SELECT c.id, c.last_seq FROM members AS m JOIN conversations AS c ON c.id = m.conversation_id
+WHERE m.user_id = %(user_id)s
+
+-- name: count_owners
+-- members_pkey.
+SELECT count(*) FROM members WHERE conversation_id = %(conversation_id)s AND role = 'Owner'
+
+-- fragment: conversation
+-- unread: messages_seq, at most 1,000 entries of it, and nothing at all when the viewer has read up to the head.
+c.id, c.kind, c.title, c.created_by, (extract(epoch FROM c.created_at) * 1000)::bigint, c.last_seq, c.last_message_id,
+c.member_count,
+CASE WHEN c.last_seq > v.read_seq THEN (
+    SELECT count(*) FROM (
+        SELECT FROM messages AS u
+        WHERE u.conversation_id = c.id AND u.seq > v.read_seq AND u.sender_id <> v.user_id AND u.deleted_at IS NULL
+        LIMIT 1000
+    ) AS unread
+) ELSE 0 END
+
+-- name: fetch_conversation
+-- conversations_pkey, members_pkey.
+SELECT {conversation} FROM conversations AS c JOIN members AS v ON v.conversation_id = c.id
+WHERE c.id = %(id)s AND v.user_id = %(viewer_id)s
+
+-- name: list_conversations
+-- members_user, conversations_pkey; sorted here, as one user is in hundreds of conversations at most.
+SELECT {conversation} FROM (
+    SELECT c.id, v.read_seq, v.user_id FROM members AS v JOIN conversations AS c ON c.id = v.conversation_id
+    WHERE v.user_id = %(viewer_id)s AND (%(before)s::uuid IS NULL OR c.last_message_id < %(before)s)
+    ORDER BY c.last_message_id DESC LIMIT %(limit)s
+) AS v JOIN conversations AS c ON c.id = v.id
+ORDER BY c.last_message_id DESC

@@ -1,0 +1,75 @@
+-- The two statements of a lane's batch. They are sent together, so they use libpq's own $1 parameters.
+-- PostgreSQL runs them in one transaction (a pipeline up to its Sync), which commits when both succeed.
+
+-- name: lane_lock
+-- conversations_pkey. Every lock on conversations is taken here, in id order, before the second statement takes its
+-- snapshot: what it then sees of these conversations and their members cannot change until the commit.
+SELECT FROM conversations WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE
+
+-- name: lane_write
+-- conversations_pkey, members_pkey, sends_pkey, files_pkey, messages_pkey; a look-up of each per message at most.
+-- Outcomes: 0 accepted, 1 double, then the reasons in the order of lanes.REFUSALS.
+WITH input AS MATERIALIZED (
+    SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::uuid[], $7::uuid[], $8::text[])
+        WITH ORDINALITY AS i (id, conversation_id, sender_id, kind, body, file_id, reply_to, key, position)
+), checked AS MATERIALIZED (
+    SELECT i.*, c.last_seq, s.message_id IS NOT NULL AS is_double, f.name, f.size, f.content_type,
+           CASE WHEN c.id IS NULL THEN 2
+                WHEN m.user_id IS NULL THEN 3
+                WHEN m.muted_until > clock_timestamp() THEN 4
+                WHEN i.reply_to IS NOT NULL AND r.id IS NULL THEN 5
+                WHEN i.file_id IS NOT NULL AND f.id IS NULL THEN 6
+                ELSE 0 END AS problem
+    FROM input AS i
+    LEFT JOIN conversations AS c ON c.id = i.conversation_id AND c.deleted_at IS NULL
+    LEFT JOIN members AS m ON m.conversation_id = i.conversation_id AND m.user_id = i.sender_id
+    LEFT JOIN sends AS s ON s.sender_id = i.sender_id AND s.client_message_id = i.key
+    LEFT JOIN files AS f ON f.id = i.file_id AND f.owner_id = i.sender_id AND f.state = 'Ready'
+    LEFT JOIN messages AS r ON r.id = i.reply_to AND r.conversation_id = i.conversation_id
+), claimed AS (
+    -- The first of each key that passed the checks takes it. Inserted in key order, so that two processes wait for
+    -- each other one way only; a key that another transaction is taking is waited for, then counts as a double.
+    INSERT INTO sends (sender_id, client_message_id, message_id)
+    SELECT DISTINCT ON (sender_id, key) sender_id, key, id FROM checked
+    WHERE problem = 0 AND NOT is_double AND key IS NOT NULL
+    ORDER BY sender_id, key, position
+    ON CONFLICT DO NOTHING
+    RETURNING sender_id, client_message_id AS key, message_id AS id
+), accepted AS MATERIALIZED (
+    SELECT c.*, c.last_seq + row_number() OVER (PARTITION BY c.conversation_id ORDER BY c.position) AS seq
+    FROM checked AS c
+    WHERE c.problem = 0 AND NOT c.is_double AND (c.key IS NULL OR c.id IN (SELECT id FROM claimed))
+), advanced AS (
+    UPDATE conversations AS c SET last_seq = a.seq, last_message_id = a.id
+    FROM (
+        SELECT DISTINCT ON (conversation_id) conversation_id, seq, id FROM accepted ORDER BY conversation_id, seq DESC
+    ) AS a
+    WHERE c.id = a.conversation_id
+), written AS (
+    INSERT INTO messages (id, conversation_id, seq, changed_seq, sender_id, kind, body, file_id, reply_to, client_message_id)
+    SELECT id, conversation_id, seq, seq, sender_id, kind, body, file_id, reply_to, key FROM accepted ORDER BY position
+), senders AS MATERIALIZED (
+    -- Locked in order, as whoever writes receipts does.
+    SELECT m.conversation_id, m.user_id, a.seq
+    FROM (SELECT conversation_id, sender_id, max(seq) AS seq FROM accepted GROUP BY 1, 2) AS a
+    JOIN members AS m ON m.conversation_id = a.conversation_id AND m.user_id = a.sender_id
+    ORDER BY m.conversation_id, m.user_id FOR NO KEY UPDATE OF m
+), moved AS (
+    UPDATE members AS m
+    SET delivered_seq = greatest(m.delivered_seq, s.seq), read_seq = greatest(m.read_seq, s.seq)
+    FROM senders AS s WHERE m.conversation_id = s.conversation_id AND m.user_id = s.user_id
+), noted AS (
+    INSERT INTO outbox (conversation_id, seq, conversation_ids, seqs)
+    SELECT (array_agg(conversation_id ORDER BY position))[1], (array_agg(seq ORDER BY position))[1],
+           array_agg(conversation_id ORDER BY position), array_agg(seq ORDER BY position)
+    FROM (
+        SELECT conversation_id, min(seq) AS seq, min(position) AS position FROM accepted GROUP BY conversation_id
+    ) AS first
+    HAVING $9::boolean AND count(*) > 0
+)
+SELECT CASE WHEN a.seq IS NOT NULL THEN 0
+            WHEN c.problem = 0 OR c.is_double OR (c.sender_id, c.key) IN (SELECT sender_id, key FROM claimed) THEN 1
+            ELSE c.problem END,
+       a.seq, c.name, c.size, c.content_type
+FROM checked AS c LEFT JOIN accepted AS a ON a.position = c.position
+ORDER BY c.position

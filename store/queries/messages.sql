@@ -1,0 +1,111 @@
+-- Queries on messages. Each that returns messages collects their rows in `page` and ends with {described}.
+
+-- fragment: described
+-- Adds the file and the status: what all the other members have reached, worked out once per sender and not per
+-- message. members_pkey, files_pkey.
+, reached AS (
+    SELECT s.conversation_id, s.sender_id, min(o.delivered_seq) AS delivered, min(o.read_seq) AS read
+    FROM (SELECT DISTINCT conversation_id, sender_id FROM page) AS s
+    JOIN members AS o ON o.conversation_id = s.conversation_id AND o.user_id <> s.sender_id
+    GROUP BY 1, 2
+)
+SELECT m.id, m.conversation_id, m.seq, m.changed_seq, m.sender_id, m.kind, m.body,
+       m.file_id, f.name, f.size, f.content_type, m.reply_to, m.client_message_id,
+       (extract(epoch FROM m.edited_at) * 1000)::bigint, (extract(epoch FROM m.deleted_at) * 1000)::bigint,
+       CASE WHEN r.read >= m.seq THEN 2 WHEN r.delivered >= m.seq THEN 1 ELSE 0 END
+FROM page AS m
+LEFT JOIN reached AS r ON r.conversation_id = m.conversation_id AND r.sender_id = m.sender_id
+LEFT JOIN files AS f ON f.id = m.file_id
+
+-- name: fetch_message
+-- messages_pkey, one partition.
+WITH page AS MATERIALIZED (SELECT * FROM messages WHERE id = %(id)s) {described}
+
+-- name: list_messages_by_id
+-- messages_pkey, one partition for each.
+WITH page AS MATERIALIZED (SELECT * FROM messages WHERE id = ANY(%(ids)s::uuid[])) {described}
+
+-- name: list_messages_before
+-- messages_seq, backwards.
+WITH page AS MATERIALIZED (
+    SELECT * FROM messages
+    WHERE conversation_id = %(conversation_id)s AND seq < %(before)s
+    ORDER BY seq DESC LIMIT %(limit)s
+) {described} ORDER BY m.seq DESC
+
+-- name: list_messages_after
+-- messages_seq.
+WITH page AS MATERIALIZED (
+    SELECT * FROM messages
+    WHERE conversation_id = %(conversation_id)s AND seq > %(after)s AND seq < %(before)s
+    ORDER BY seq LIMIT %(limit)s
+) {described} ORDER BY m.seq
+
+-- fragment: changes
+-- Rows changed after a seq, from two indexes that do not overlap: messages_seq for the ones never changed since they
+-- were made, messages_changed_seq (partial) for the others.
+    (SELECT * FROM messages
+     WHERE conversation_id = %(conversation_id)s AND seq > %(after)s AND changed_seq = seq
+     ORDER BY seq LIMIT %(limit)s)
+    UNION ALL
+    (SELECT * FROM messages
+     WHERE conversation_id = %(conversation_id)s AND changed_seq > %(after)s AND changed_seq > seq
+     ORDER BY changed_seq LIMIT %(limit)s)
+
+-- name: list_changes
+-- Stops before the row that would bring the bodies past max_bytes, but never before the first.
+WITH changes AS (
+    {changes}
+), page AS MATERIALIZED (
+    SELECT * FROM (
+        SELECT *, sum(octet_length(body)) OVER (ORDER BY changed_seq) AS total,
+               row_number() OVER (ORDER BY changed_seq) AS position
+        FROM changes ORDER BY changed_seq LIMIT %(limit)s
+    ) AS summed
+    WHERE total <= %(max_bytes)s OR position = 1
+) {described} ORDER BY m.changed_seq
+
+-- name: count_changes_after
+WITH changes AS (
+    {changes}
+)
+SELECT least(count(*), %(limit)s) FROM changes
+
+-- name: lock_message
+-- messages_pkey, conversations_pkey. Locks the message's conversation.
+SELECT c.id FROM messages AS m JOIN conversations AS c ON c.id = m.conversation_id
+WHERE m.id = %(id)s FOR NO KEY UPDATE OF c
+
+-- fragment: advance
+-- The conversation is locked, so the message cannot change between the check and the write: no seq is lost.
+WITH target AS (
+    SELECT id, conversation_id FROM messages WHERE id = %(id)s AND deleted_at IS NULL AND kind <> 'System'
+), advanced AS (
+    UPDATE conversations AS c SET last_seq = c.last_seq + 1
+    FROM target AS t WHERE c.id = t.conversation_id
+    RETURNING t.id, c.last_seq AS seq
+)
+
+-- name: update_message
+-- messages_pkey, conversations_pkey.
+{advance}
+UPDATE messages AS m
+SET body = %(content)s, changed_seq = a.seq, edited_at = date_trunc('milliseconds', clock_timestamp())
+FROM advanced AS a WHERE m.id = a.id AND m.id = %(id)s
+RETURNING a.seq
+
+-- name: delete_message
+-- messages_pkey, conversations_pkey. The content goes; the row stays, so that everybody hears of it.
+{advance}
+UPDATE messages AS m
+SET body = '', file_id = NULL, changed_seq = a.seq, deleted_at = date_trunc('milliseconds', clock_timestamp())
+FROM advanced AS a WHERE m.id = a.id AND m.id = %(id)s
+RETURNING a.seq
+
+-- name: list_first_messages
+-- sends_pkey, messages_pkey: the messages that took these idempotency keys.
+WITH page AS MATERIALIZED (
+    SELECT m.* FROM unnest(%(sender_ids)s::uuid[], %(keys)s::text[]) AS k (sender_id, key)
+    JOIN sends AS s ON s.sender_id = k.sender_id AND s.client_message_id = k.key
+    JOIN messages AS m ON m.id = s.message_id
+) {described}

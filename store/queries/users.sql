@@ -1,0 +1,110 @@
+-- Queries on users.
+
+-- fragment: user
+u.id, u.username, u.display_name, u.avatar_url, u.status, u.status_text,
+(extract(epoch FROM u.last_seen_at) * 1000)::bigint, (extract(epoch FROM u.created_at) * 1000)::bigint, u.email
+
+-- name: insert_user
+-- users_username decides between two at once.
+INSERT INTO users AS u (id, username, display_name, email, avatar_url, created_at)
+VALUES (%(id)s, %(username)s, %(display_name)s, %(email)s, %(avatar_url)s, date_trunc('milliseconds', clock_timestamp()))
+ON CONFLICT (lower(username) text_pattern_ops) DO NOTHING
+RETURNING {user}
+
+-- name: fetch_user
+-- users_pkey.
+SELECT {user} FROM users AS u WHERE id = %(id)s
+
+-- name: fetch_live_user
+-- users_pkey.
+SELECT {user} FROM users AS u WHERE id = %(id)s AND deleted_at IS NULL
+
+-- name: list_users_by_id
+-- users_pkey.
+SELECT {user} FROM users AS u WHERE id = ANY(%(ids)s::uuid[])
+
+-- name: fetch_user_by_name
+-- users_username.
+SELECT {user} FROM users AS u WHERE lower(username) = lower(%(username)s) AND deleted_at IS NULL
+
+-- name: list_users
+-- users_username and users_display_name, each as a range (byte order), combined; users_username alone when the prefix
+-- is empty. Not LIKE: a prepared plan could not use the indexes for a pattern it does not know.
+SELECT {user} FROM users AS u
+WHERE deleted_at IS NULL AND lower(username) ~>~ lower(%(after)s)
+  AND ((lower(username) ~>=~ lower(%(prefix)s) AND lower(username) ~<~ (lower(%(prefix)s) || %(top)s))
+    OR (lower(display_name) ~>=~ lower(%(prefix)s) AND lower(display_name) ~<~ (lower(%(prefix)s) || %(top)s)))
+ORDER BY lower(username) USING ~<~ LIMIT %(limit)s
+
+-- name: update_user
+-- users_pkey. NULL leaves a field as it is.
+UPDATE users AS u SET display_name = coalesce(%(display_name)s, display_name),
+    avatar_url = coalesce(%(avatar_url)s, avatar_url), email = coalesce(%(email)s, email)
+WHERE id = %(id)s AND deleted_at IS NULL
+RETURNING {user}
+
+-- name: update_status
+-- users_pkey.
+UPDATE users AS u SET status = %(status)s, status_text = %(status_text)s
+WHERE id = %(id)s AND deleted_at IS NULL
+RETURNING {user}
+
+-- name: update_last_seen
+-- users_pkey. Only forward: several instances report it. Locked in id order.
+WITH seen AS MATERIALIZED (
+    SELECT id FROM users WHERE id = ANY(%(ids)s::uuid[]) AND deleted_at IS NULL ORDER BY id FOR NO KEY UPDATE
+)
+UPDATE users AS u SET last_seen_at = greatest(u.last_seen_at, %(at)s) FROM seen WHERE u.id = seen.id
+
+-- name: lock_conversations_of
+-- members_user, conversations_pkey. In id order, before anything else is locked.
+SELECT c.id FROM conversations AS c
+WHERE c.id IN (SELECT conversation_id FROM members WHERE user_id = %(user_id)s)
+ORDER BY c.id FOR NO KEY UPDATE
+
+-- name: lock_user
+-- users_pkey. FOR UPDATE: waits for, and holds off, whoever is adding her to a conversation (lock_users).
+SELECT id FROM users WHERE id = %(id)s AND deleted_at IS NULL FOR UPDATE
+
+-- name: delete_memberships
+-- members_user, conversations_pkey. Says where she was the only owner of others.
+WITH gone AS (
+    DELETE FROM members WHERE user_id = %(user_id)s RETURNING conversation_id, role
+), counted AS (
+    UPDATE conversations AS c SET member_count = c.member_count - 1 FROM gone WHERE c.id = gone.conversation_id
+)
+SELECT g.conversation_id,
+       g.role = 'Owner' AND NOT EXISTS (
+           SELECT FROM members AS o
+           WHERE o.conversation_id = g.conversation_id AND o.role = 'Owner' AND o.user_id <> %(user_id)s
+       ) AS orphaned
+FROM gone AS g ORDER BY g.conversation_id
+
+-- name: promote_heirs
+-- members_pkey. The longest-standing admin, else member, of each of these conversations becomes its owner.
+UPDATE members AS m SET role = 'Owner'
+FROM (
+    SELECT DISTINCT ON (conversation_id) conversation_id, user_id FROM members
+    WHERE conversation_id = ANY(%(conversation_ids)s::uuid[])
+    ORDER BY conversation_id, role = 'Admin' DESC, joined_at, user_id
+) AS heir
+WHERE m.conversation_id = heir.conversation_id AND m.user_id = heir.user_id
+RETURNING m.conversation_id, m.user_id
+
+-- name: delete_sessions_of
+-- sessions_user.
+DELETE FROM sessions WHERE user_id = %(user_id)s
+
+-- name: delete_identities_of
+-- identities_user.
+DELETE FROM identities WHERE user_id = %(user_id)s
+
+-- name: delete_sends_of
+-- sends_pkey, as a range.
+DELETE FROM sends WHERE sender_id = %(user_id)s
+
+-- name: anonymise_user
+-- users_pkey. The name is freed; no name that somebody may choose looks like this one ("!" is not allowed in names).
+UPDATE users SET username = '!' || replace(id::text, '-', ''), display_name = 'Deleted user', email = NULL,
+    avatar_url = NULL, status = 'Offline', status_text = NULL, last_seen_at = NULL, deleted_at = clock_timestamp()
+WHERE id = %(user_id)s

@@ -1,0 +1,173 @@
+"""Users: their accounts, status and deletion.
+
+Owns the rows of `users`, and, when a user is deleted, everything that is hers alone. Writes take part in the
+caller's transaction, or run in one of their own.
+"""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from store import queries
+from store.announcements import Announcement, Event, insert_announcements
+from store.errors import StoreError
+from store.ids import new_id, timestamp
+from store.model import Account, Change, Role, User, UserStatus
+from store.postgres import Connection
+
+TOP = "\U0010ffff"  # sorts above every other character
+
+
+class UsernameTaken(StoreError):
+    """Somebody has this username already, in whatever case."""
+
+
+async def insert_user(
+    conn: Connection,
+    username: str,
+    display_name: str,
+    *,
+    email: str | None = None,
+    avatar_url: str | None = None,
+    user_id: UUID | None = None,
+) -> Account:
+    """A new user; the id is made here unless one is given. Raises UsernameTaken."""
+    parameters = {
+        "id": user_id or new_id(),
+        "username": username,
+        "display_name": display_name,
+        "email": email,
+        "avatar_url": avatar_url,
+    }
+    row = await (await conn.execute(queries.insert_user, parameters)).fetchone()
+    if row is None:
+        raise UsernameTaken
+    return _account_of(row)
+
+
+async def fetch_user(conn: Connection, user_id: UUID) -> User | None:
+    """Deleted users too: as "Deleted user", so that their messages can be shown."""
+    row = await (await conn.execute(queries.fetch_user, {"id": user_id})).fetchone()
+    return _user_of(row) if row else None
+
+
+async def fetch_account(conn: Connection, user_id: UUID) -> Account | None:
+    """A user as she sees herself; None when she does not exist or was deleted."""
+    row = await (await conn.execute(queries.fetch_live_user, {"id": user_id})).fetchone()
+    return _account_of(row) if row else None
+
+
+async def fetch_user_by_name(conn: Connection, username: str) -> User | None:
+    """By username, whatever its case."""
+    row = await (await conn.execute(queries.fetch_user_by_name, {"username": username})).fetchone()
+    return _user_of(row) if row else None
+
+
+async def list_users(conn: Connection, prefix: str, *, limit: int = 50, after: str | None = None) -> list[User]:
+    """Users whose username or display name starts with `prefix` (in any case), by username, past the username
+    `after`. An empty prefix lists everybody."""
+    parameters = {"prefix": prefix, "top": TOP, "after": after or "", "limit": limit}
+    return [_user_of(row) for row in await (await conn.execute(queries.list_users, parameters)).fetchall()]
+
+
+async def list_users_by_id(conn: Connection, user_ids: Collection[UUID]) -> list[User]:
+    """The ones that exist, in no particular order."""
+    cursor = await conn.execute(queries.list_users_by_id, {"ids": list(user_ids)})
+    return [_user_of(row) for row in await cursor.fetchall()]
+
+
+async def update_user(
+    conn: Connection,
+    user_id: UUID,
+    *,
+    display_name: str | None = None,
+    avatar_url: str | None = None,
+    email: str | None = None,
+) -> Account | None:
+    """Change what is given. None when there is no such user."""
+    parameters = {"id": user_id, "display_name": display_name, "avatar_url": avatar_url, "email": email}
+    row = await (await conn.execute(queries.update_user, parameters)).fetchone()
+    return _account_of(row) if row else None
+
+
+async def update_status(conn: Connection, user_id: UUID, status: UserStatus, status_text: str | None) -> Account | None:
+    """What she chose to show. None when there is no such user."""
+    parameters = {"id": user_id, "status": status.value, "status_text": status_text}
+    row = await (await conn.execute(queries.update_status, parameters)).fetchone()
+    return _account_of(row) if row else None
+
+
+async def update_last_seen(conn: Connection, user_ids: Collection[UUID], at: datetime) -> None:
+    """These users were last online at `at`; never moves back."""
+    await conn.execute(queries.update_last_seen, {"ids": list(user_ids), "at": at})
+
+
+async def delete_user(conn: Connection, user_id: UUID) -> tuple[Change, ...] | None:
+    """Erase her personal data, sessions, identities and memberships; the row and her messages stay, anonymised.
+
+    One transaction. Returns the changes of the conversations she was in: she left, and, where she was the
+    only owner, who owns it now. None when there is no such user.
+    """
+    async with conn.atomic():
+        await conn.execute(queries.lock_conversations_of, {"user_id": user_id})
+        if await (await conn.execute(queries.lock_user, {"id": user_id})).fetchone() is None:
+            return None
+        # Nobody can add her any more; what was added since the first look is locked now.
+        await conn.execute(queries.lock_conversations_of, {"user_id": user_id})
+        changes = await _leave_all(conn, user_id)
+        for query in (
+            queries.delete_sessions_of,
+            queries.delete_identities_of,
+            queries.delete_sends_of,
+            queries.anonymise_user,
+        ):
+            await conn.execute(query, {"user_id": user_id})
+    return tuple(changes)
+
+
+async def _leave_all(conn: Connection, user_id: UUID) -> list[Change]:
+    left = await (await conn.execute(queries.delete_memberships, {"user_id": user_id})).fetchall()
+    if not left:
+        return []
+    said = Announcement(Event.MEMBER_REMOVED, user_id, user_id=user_id)
+    changes = await insert_announcements(conn, [(conversation_id, said) for conversation_id, _ in left])
+    orphaned = [conversation_id for conversation_id, is_orphaned in left if is_orphaned]
+    if orphaned:
+        cursor = await conn.execute(queries.promote_heirs, {"conversation_ids": orphaned})
+        heirs = [
+            (conversation_id, Announcement(Event.ROLE_CHANGED, user_id, user_id=heir, role=Role.OWNER))
+            for conversation_id, heir in await cursor.fetchall()
+        ]
+        if heirs:
+            changes += await insert_announcements(conn, heirs)
+    return changes
+
+
+def _user_of(row: Sequence[Any]) -> User:
+    id_, username, display_name, avatar_url, status, status_text, last_seen, created, _ = row
+    return User(
+        id=id_,
+        username=username,
+        display_name=display_name,
+        avatar_url=avatar_url,
+        status=UserStatus(status),
+        status_text=status_text,
+        last_seen_at=None if last_seen is None else timestamp(last_seen),
+        created_at=timestamp(created),
+    )
+
+
+def _account_of(row: Sequence[Any]) -> Account:
+    id_, username, display_name, avatar_url, status, status_text, last_seen, created, email = row
+    return Account(
+        id=id_,
+        username=username,
+        display_name=display_name,
+        avatar_url=avatar_url,
+        status=UserStatus(status),
+        status_text=status_text,
+        last_seen_at=None if last_seen is None else timestamp(last_seen),
+        created_at=timestamp(created),
+        email=email,
+    )

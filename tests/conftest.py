@@ -1,0 +1,98 @@
+"""Real services for the tests that are about their use: one PostgreSQL and one Valkey per test run.
+
+`database` is a fresh, migrated database; `redis_url` an empty Valkey.
+"""
+
+import importlib
+import importlib.util
+import inspect
+import itertools
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+
+import psycopg
+import pytest
+import trio
+from psycopg.conninfo import make_conninfo
+
+from server.dev.services import Services, open_services
+
+TEMPLATE = "parley_template"
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def services() -> Iterator[Services]:
+    """Both services in a short directory of their own, run by a Trio loop in a thread."""
+    opened: Future[Services] = Future()
+    done = trio.Event()
+    token: list[trio.lowlevel.TrioToken] = []
+
+    async def serve(data_dir: Path) -> None:
+        token.append(trio.lowlevel.current_trio_token())
+        async with open_services(data_dir) as found:
+            opened.set_result(found)
+            await done.wait()
+
+    def run(data_dir: Path) -> None:
+        try:
+            trio.run(serve, data_dir)
+        except BaseException as error:
+            if opened.done():
+                raise
+            opened.set_exception(error)
+
+    with tempfile.TemporaryDirectory(prefix="parley-", dir="/tmp") as directory:  # short: socket paths are
+        thread = threading.Thread(target=run, args=[Path(directory, "data")], name="services")
+        thread.start()
+        try:
+            yield opened.result()
+        finally:
+            if not opened.exception():
+                token[0].run_sync_soon(done.set)
+            thread.join()
+
+
+@pytest.fixture(scope="session")
+def template_database(services: Services) -> str:
+    """The conninfo of a database at the newest migration, to be cloned. Nobody may stay connected to it."""
+    _execute(services, f"CREATE DATABASE {TEMPLATE}")
+    conninfo = make_conninfo(services.database_url, dbname=TEMPLATE)
+    if importlib.util.find_spec("store.migrate"):
+        upgrade = importlib.import_module("store.migrate").upgrade
+        if inspect.iscoroutinefunction(upgrade):
+            trio.run(upgrade, conninfo)
+        else:
+            upgrade(conninfo)
+    return conninfo
+
+
+@pytest.fixture
+def database(services: Services, template_database: str) -> Iterator[str]:
+    """The conninfo of a migrated database that no other test sees."""
+    name = f"parley_test_{next(_numbers)}"
+    _execute(services, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+    try:
+        yield make_conninfo(services.database_url, dbname=name)
+    finally:
+        _execute(services, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def redis_url(services: Services) -> str:
+    """The URL of the Valkey, emptied before the test: keys and functions."""
+    with socket.socket(socket.AF_UNIX) as valkey:
+        valkey.connect(services.redis_url.removeprefix("unix://"))
+        for command in (b"FLUSHALL\r\n", b"FUNCTION FLUSH\r\n"):
+            valkey.sendall(command)
+            assert valkey.recv(64) == b"+OK\r\n"
+    return services.redis_url
+
+
+def _execute(services: Services, statement: str) -> None:
+    with psycopg.connect(services.database_url, dbname="postgres", autocommit=True) as connection:
+        connection.execute(statement.encode())

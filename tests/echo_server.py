@@ -1,0 +1,111 @@
+"""A plain WebSocket echo on Parley's codec and connection path, without the hub.
+
+For conformance suites and benchmarks: `python -m tests.echo_server PORT`. A message that starts with `B`
+is sent to everybody when `--broadcast` is given, so that the fan-out path can be measured alone.
+"""
+
+import argparse
+import socket
+from collections.abc import Awaitable
+
+import trio
+
+from server import http_head, websocket
+from server.connection import Connection
+from server.http_head import Head
+from server.listener import Listener, PrefixedStream, bind
+from server.outbox import Flusher, Verdict
+from server.wheel import Wheel
+
+MAX_MESSAGE = 64 * 1024 * 1024
+FOREVER = 3600.0
+
+
+class Echo:
+    """The endpoint: what comes in goes out."""
+
+    def __init__(self, server: "EchoServer", connection: Connection) -> None:
+        self._server = server
+        self._connection = connection
+        self._drained = trio.Event()
+        server.connections[connection] = None
+
+    async def receive(self, data: bytes, *, binary: bool) -> None:
+        if self._server.broadcast and data[:1] == b"B":
+            self._server.send_all(websocket.encode(websocket.TEXT, data))
+            return
+        frame = websocket.encode(websocket.BINARY if binary else websocket.TEXT, data)
+        while self._connection.offer(frame) is Verdict.LAGGING:
+            self._connection.flush()
+            self._drained = trio.Event()
+            await self._drained.wait()
+
+    def on_drained(self) -> None:
+        self._drained.set()
+
+    def on_due(self, now: float) -> float:
+        return now + FOREVER
+
+    def on_pong(self) -> None:
+        pass
+
+    def on_closed(self, reason: str) -> None:
+        del self._server.connections[self._connection]
+
+
+class EchoServer:
+    """Takes every upgrade, whatever its path."""
+
+    def __init__(self, *, broadcast: bool) -> None:
+        self.broadcast = broadcast
+        self.connections: dict[Connection, None] = {}
+        self.flusher = Flusher()
+        self._wheel = Wheel()
+
+    def takes(self, head: Head) -> bool:
+        return True
+
+    async def admit(self, sock: socket.socket, head: Head, rest: bytes) -> Awaitable[None]:
+        sock.send(http_head.accept_response(head.headers[b"sec-websocket-key"]))
+        connection = Connection(sock, self._wheel, outbox_bytes=2 * MAX_MESSAGE, max_message=MAX_MESSAGE)
+        return connection.run(lambda carrier: Echo(self, carrier), rest)
+
+    def send_all(self, frame: bytes) -> None:
+        for connection in self.connections:
+            connection.offer(frame)
+            self.flusher.mark(connection)
+        self.flusher.flush()
+
+    async def run(self, port: int, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled; starts with the port."""
+        sock = bind(("127.0.0.1", port))
+        with sock:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self._wheel.run)
+                await nursery.start(self.flusher.run)
+                listener = Listener(self, _no_http, max_connections=100_000, head_timeout=15)
+                await nursery.start(listener.run, sock, nursery)
+                task_status.started(sock.getsockname()[1])
+
+
+async def _no_http(stream: PrefixedStream) -> None:
+    await stream.aclose()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("port", type=int)
+    parser.add_argument("--broadcast", action="store_true", help="send messages that start with B to everybody")
+    arguments = parser.parse_args()
+
+    async def run() -> None:
+        await EchoServer(broadcast=arguments.broadcast).run(arguments.port)
+
+    try:
+        trio.run(run)
+    except* KeyboardInterrupt:
+        pass
+
+
+if __name__ == "__main__":
+    main()
