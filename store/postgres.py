@@ -9,8 +9,10 @@ Knows nothing of pools, nor of what is stored.
 import os
 import select
 import socket
+import weakref
 from collections.abc import AsyncIterator, Generator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Self, TypeVar
 from uuid import UUID
 
@@ -108,10 +110,12 @@ class Connection(psycopg.AsyncConnection[TupleRow]):
     def __init__(self, pgconn: Any, row_factory: Any = psycopg.rows.tuple_row) -> None:
         super().__init__(pgconn, row_factory)
         self.lock = _Lock()
-        self.cursor_factory = Cursor  # type: ignore[assignment]
+        self.cursor_factory = Cursor
         self._adapters = AdaptersMap(ADAPTERS)
         self._autocommit = True
         self.prepare_threshold = PREPARE_THRESHOLD
+        self._dismissed = False  # the server has said goodbye, though it may not have hung up yet
+        self.add_notice_handler(partial(_hear, weakref.ref(self)))
 
     @classmethod
     async def open(cls, conninfo: str = "", **params: ConnParam) -> Self:
@@ -137,7 +141,7 @@ class Connection(psycopg.AsyncConnection[TupleRow]):
         raise failure
 
     @classmethod
-    async def connect(cls, conninfo: str = "", **params: Any) -> Self:  # type: ignore[override]
+    async def connect(cls, conninfo: str = "", **params: Any) -> Self:
         """The same as `open`, under psycopg's name for it."""
         return await cls.open(conninfo, **params)
 
@@ -149,9 +153,7 @@ class Connection(psycopg.AsyncConnection[TupleRow]):
             return connection
         raise psycopg.errors.ConnectionTimeout(f"PostgreSQL did not accept the connection within {timeout:g} s")
 
-    async def wait(  # type: ignore[override]
-        self, gen: Generator[Any, Any, RV], interval: float = 0.0, timeout: float | None = None
-    ) -> RV:
+    async def wait(self, gen: Generator[Any, Any, RV], interval: float = 0.0, timeout: float | None = None) -> RV:
         """Drive one of psycopg's generators to its end, waiting by Trio."""
         patience = self.patience if timeout is None else timeout
         try:
@@ -231,10 +233,10 @@ class Connection(psycopg.AsyncConnection[TupleRow]):
             return True
         try:
             self.pgconn.consume_input()
-            self.pgconn.is_busy()  # parses what came in: a FATAL before EOF sets the status to BAD
+            self.pgconn.is_busy()  # parses what came in, and so calls _hear
         except psycopg.Error:
             return False
-        return self.pgconn.status != BAD and not poll.poll(0)
+        return self.pgconn.status != BAD and not self._dismissed
 
     async def close(self) -> None:
         """Hang up. Never waits."""
@@ -257,6 +259,13 @@ class Connection(psycopg.AsyncConnection[TupleRow]):
             await _wait_connecting(self._cancel_gen())
             return
         raise psycopg.errors.CancellationTimeout("the server did not take the cancellation in time")
+
+
+def _hear(connection: "weakref.ref[Connection]", notice: psycopg.errors.Diagnostic) -> None:
+    """A FATAL error on an idle connection comes as a notice: the server's last words."""
+    listener = connection()
+    if listener is not None and notice.severity_nonlocalized in ("FATAL", "PANIC"):
+        listener._dismissed = True
 
 
 async def _resolve(attempt: ConnDict) -> list[ConnDict]:

@@ -15,7 +15,6 @@ import structlog
 import trio
 from coredis.exceptions import RedisError
 from coredis.retry import NoRetryPolicy
-from coredis.sentinel import Sentinel
 
 from store.errors import Unavailable
 
@@ -129,5 +128,5 @@ async def _sentinel(url: str, settings: dict[str, Any]) -> AsyncIterator[Client]
         settings["username"] = unquote(parts.username)
     settings["db"] = int(options.get("db", 0))
     del settings["max_connections"], settings["retry_policy"]
-    async with Sentinel(hosts, **settings) as sentinel, sentinel.primary_for(service) as client:
+    async with coredis.Sentinel(hosts, **settings) as sentinel, sentinel.primary_for(service) as client:
         yield client

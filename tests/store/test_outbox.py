@@ -1,0 +1,30 @@
+"""store.outbox: what was committed and not yet published."""
+
+from store import conversations, outbox
+from store.postgres import Connection
+from tests.store.world import make_group, make_users
+
+
+async def test_noted_listed_deleted(conn: Connection) -> None:
+    """A batch is named by its first change, listed once it is old enough, and gone when published."""
+    [alice] = await make_users(conn, 1)
+    one, two = await make_group(conn, [alice]), await make_group(conn, [alice])
+    async with conn.transaction():
+        changes = [await conversations.update_title(conn, group, "x", by=alice) for group in (two, one, two)]
+        await outbox.insert_outbox(conn, changes)
+    assert outbox.key_of(changes) == (two, 2)
+    assert await outbox.list_stale(conn, 60.0) == []
+    assert await outbox.list_stale(conn, 0.0) == [outbox.Unpublished((two, 2), {two: 2, one: 2})]
+    await outbox.delete_outbox(conn, [(two, 2), (one, 99)])
+    assert await outbox.list_stale(conn, 0.0) == []
+
+
+async def test_two_relays(conn: Connection, other: Connection) -> None:
+    """What one relay is at work on, another passes over."""
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+    await outbox.insert_outbox(conn, [await conversations.update_title(conn, group, "x", by=alice)])
+    async with conn.transaction():
+        assert len(await outbox.list_stale(conn, 0.0)) == 1
+        assert await outbox.list_stale(other, 0.0) == []
+    assert len(await outbox.list_stale(other, 0.0)) == 1

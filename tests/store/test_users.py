@@ -1,0 +1,151 @@
+"""store.users: accounts, search, status, deletion."""
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+import trio
+
+from store import conversations, users
+from store.conversations import UnknownUser
+from store.ids import new_id
+from store.model import Account, Role, User, UserStatus
+from store.postgres import Connection
+from tests.store.world import fetch_value, make_group, make_users, wait_for_lock
+
+
+async def test_insert_and_fetch(conn: Connection) -> None:
+    """A new user is found by id and by name in any case; her email only as an account."""
+    account = await users.insert_user(conn, "Zoë", "Zoë K.", email="z@example.org")
+    assert isinstance(account, Account) and account.email == "z@example.org"
+    user = await users.fetch_user(conn, account.id)
+    assert type(user) is User
+    assert (user.username, user.display_name, user.status) == ("Zoë", "Zoë K.", UserStatus.ONLINE)
+    assert await users.fetch_account(conn, account.id) == account
+    assert await users.fetch_user_by_name(conn, "ZOË") == user
+    assert await users.fetch_user(conn, new_id()) is None
+    assert await users.fetch_user_by_name(conn, "nobody") is None
+    assert await users.list_users_by_id(conn, [account.id, new_id()]) == [user]
+
+
+async def test_username_is_unique_in_any_case(conn: Connection, other: Connection) -> None:
+    """Taken is taken, also for the one who asks at the same moment."""
+    await users.insert_user(conn, "alice", "Alice")
+    with pytest.raises(users.UsernameTaken):
+        await users.insert_user(conn, "ALICE", "Another")
+    failures = []
+
+    async def register(connection: Connection) -> None:
+        try:
+            await users.insert_user(connection, "bob", "Bob")
+        except users.UsernameTaken as error:
+            failures.append(error)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(register, conn)
+        nursery.start_soon(register, other)
+    assert len(failures) == 1
+
+
+async def test_search(conn: Connection) -> None:
+    """By prefix of username or display name, in any case, by username, in pages; wildcards mean themselves."""
+    for username, display_name in [("bert", "Ann B"), ("Anna", "x"), ("a_x", "y"), ("abc", "z"), ("carl", "100% Carl")]:
+        await users.insert_user(conn, username, display_name)
+
+    async def names(prefix: str, limit: int = 50, after: str | None = None) -> list[str]:
+        return [user.username for user in await users.list_users(conn, prefix, limit=limit, after=after)]
+
+    assert await names("AN") == ["Anna", "bert"]
+    assert await names("a_") == ["a_x"]
+    assert await names("100%") == ["carl"]
+    assert await names("%") == []
+    assert await names("") == ["a_x", "abc", "Anna", "bert", "carl"]
+    assert await names("", limit=2) == ["a_x", "abc"]
+    assert await names("", limit=2, after="abc") == ["Anna", "bert"]
+    assert await names("a", limit=10, after="Anna") == ["bert"]
+
+
+async def test_updates(conn: Connection) -> None:
+    """What is not given stays as it is."""
+    [user_id] = await make_users(conn, 1)
+    updated = await users.update_user(conn, user_id, display_name="New", email="n@example.org")
+    assert updated is not None and (updated.display_name, updated.email) == ("New", "n@example.org")
+    updated = await users.update_user(conn, user_id, avatar_url="https://example.org/a.png")
+    assert updated is not None and (updated.display_name, updated.avatar_url) == ("New", "https://example.org/a.png")
+    updated = await users.update_status(conn, user_id, UserStatus.BUSY, "in a meeting")
+    assert updated is not None and (updated.status, updated.status_text) == (UserStatus.BUSY, "in a meeting")
+    assert await users.update_user(conn, new_id(), display_name="x") is None
+    assert await users.update_status(conn, new_id(), UserStatus.AWAY, None) is None
+
+
+async def test_last_seen_moves_forward_only(conn: Connection) -> None:
+    """Two instances report; the later moment stays."""
+    [user_id] = await make_users(conn, 1)
+    late = datetime(2030, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
+    for at in (late - timedelta(minutes=5), late, late - timedelta(minutes=1)):
+        await users.update_last_seen(conn, [user_id], at)
+    user = await users.fetch_user(conn, user_id)
+    assert user is not None and user.last_seen_at == "2030-01-02T03:04:05.678Z"
+
+
+async def test_deletion(conn: Connection) -> None:
+    """Her data goes, her name is free again, she is out of every conversation, and each says so."""
+    account = await users.insert_user(conn, "gone", "Gone G.", email="g@example.org")
+    [bob, carl] = await make_users(conn, 2)
+    owned = await make_group(conn, [account.id, carl, bob])
+    await conversations.update_role(conn, owned, bob, Role.ADMIN, by=account.id)
+    joined = await make_group(conn, [bob, account.id])
+    alone = await make_group(conn, [account.id])
+    await conn.execute("INSERT INTO identities (provider, subject, user_id) VALUES ('p', 's', %s)", [account.id])
+    query = "INSERT INTO sessions (id, user_id, token_hash, expires_at) VALUES (%s, %s, '', now())"
+    await conn.execute(query, [new_id(), account.id])
+
+    changes = await users.delete_user(conn, account.id)
+
+    assert changes is not None
+    left = {change.conversation_id for change in changes if change.removed == (account.id,)}
+    assert left == {owned, joined, alone}
+    heads = await conversations.fetch_heads(conn, left)
+    assert heads == {owned: 4, joined: 2, alone: 2}  # in `owned` the admin became the owner
+    heir = await conversations.fetch_member(conn, owned, bob)
+    assert heir is not None and heir.role is Role.OWNER
+    assert sorted(change.seq for change in changes if change.conversation_id == owned) == [3, 4]
+    assert await conversations.list_memberships(conn, account.id) == []
+    head = await conversations.lock_conversation(conn, owned)
+    assert head is not None and head.member_count == 2
+
+    shown = await users.fetch_user(conn, account.id)
+    assert shown is not None and shown.display_name == "Deleted user" and "gone" not in shown.username
+    assert await users.fetch_account(conn, account.id) is None
+    assert await users.fetch_user_by_name(conn, "gone") is None
+    assert await users.list_users(conn, "deleted") == []
+    for table in ("identities", "sessions"):
+        assert await fetch_value(conn, f"SELECT count(*) FROM {table}") == 0  # noqa: S608 - constants of this test
+    await users.insert_user(conn, "gone", "Somebody else")
+    assert await users.delete_user(conn, account.id) is None
+
+
+async def test_deletion_while_being_added(conn: Connection, other: Connection) -> None:
+    """Added and deleted at the same moment: either she is refused, or she leaves that conversation too."""
+    [alice, gone] = await make_users(conn, 2)
+    group = await make_group(conn, [alice])
+    async with conn.transaction():
+        await conversations.insert_member(conn, group, gone, Role.MEMBER, by=alice)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(users.delete_user, other, gone)
+            watcher = await Connection.open(conn.info.dsn)
+            await wait_for_lock(watcher)
+            await watcher.close()
+            await commit(conn)
+    assert await conversations.fetch_member(conn, group, gone) is None
+    with pytest.raises(UnknownUser):
+        await conversations.insert_member(conn, group, gone, Role.MEMBER, by=alice)
+
+
+async def commit(conn: Connection) -> None:
+    """End the open transaction early; the block around it then has nothing left to commit."""
+    await conn.execute("COMMIT")
+
+
+async def test_unknown_user_id(conn: Connection) -> None:
+    assert await users.delete_user(conn, UUID(int=1)) is None
