@@ -41,9 +41,7 @@ class Conversations:
             raise access.not_found()
         return found
 
-    async def list(
-        self, caller: Caller, limit: int, cursor: str | None
-    ) -> tuple[Sequence[Conversation], str | None]:
+    async def list(self, caller: Caller, limit: int, cursor: str | None) -> tuple[Sequence[Conversation], str | None]:
         """Mine, the most recently active first."""
         before = cursors.decode_id(cursor)
         async with self._pool.connection() as conn:
@@ -112,9 +110,7 @@ class Conversations:
         for user_id in change.removed:
             self._feed.notify_user(user_id, REMOVED, (conversation_id, "deleted"))
 
-    async def add_member(
-        self, caller: Caller, conversation_id: UUID, request: AddMember
-    ) -> tuple[Conversation, bool]:
+    async def add_member(self, caller: Caller, conversation_id: UUID, request: AddMember) -> tuple[Conversation, bool]:
         """(the conversation, whether somebody was added): adding a member again changes nothing."""
         role = _parse(Role, request.role, "role")
 

@@ -120,9 +120,7 @@ class Messages:
 
     # -- changing -------------------------------------------------------------------------------
 
-    async def edit(
-        self, caller: Caller, message_id: UUID, content: str, *, if_match: int | None = None
-    ) -> Message:
+    async def edit(self, caller: Caller, message_id: UUID, content: str, *, if_match: int | None = None) -> Message:
         self._check_content(content)
         if not content.strip():
             raise ChatError("invalid_content", "The content is empty; delete the message instead.")

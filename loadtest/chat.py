@@ -34,9 +34,9 @@ async def _run(url: str, user: str, other: str, say: tuple[str, ...], token: str
 
     def on_event(target: str, arguments: list[Any]) -> None:
         message = arguments[0] if arguments else {}
-        if target == "ReceiveMessage" and message["conversationId"] == conversation["id"]:
-            if message["type"] != "System":
-                print(f"{names.get(message['senderId'], user)}: {message['content']}", flush=True)  # noqa: T201
+        if target != "ReceiveMessage" or message["conversationId"] != conversation["id"] or message["type"] == "System":
+            return
+        print(f"{names.get(message['senderId'], user)}: {message['content']}", flush=True)  # noqa: T201
 
     async with connect(f"{url}{HUB}", token, on_event=on_event) as hub:
         if say:

@@ -156,7 +156,11 @@ class ConnectionTokens:
         """Who negotiated, or None for a token that is not ours or has expired. Raises UsedToken."""
         try:
             claims = jwt.decode(
-                token, self._key, algorithms=["HS256"], audience=CONNECTION_AUDIENCE, options={"require": ["exp", "jti"]}
+                token,
+                self._key,
+                algorithms=["HS256"],
+                audience=CONNECTION_AUDIENCE,
+                options={"require": ["exp", "jti"]},
             )
         except jwt.PyJWTError:
             return None

@@ -79,10 +79,11 @@ def serve(config: Path | None) -> None:
     import trio  # noqa: PLC0415
 
     from server import app, logs  # noqa: PLC0415
+    from server.config import require  # noqa: PLC0415
 
     with told():
         settings = load_settings(config)
-        app.require(settings)
+        require(settings)
         logs.configure(settings.log_format, settings.log_level)
         trio.run(app.serve, settings)
 
@@ -90,7 +91,10 @@ def serve(config: Path | None) -> None:
 @main.command()
 @click.option("--port", default=5000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
 @click.option(
-    "--data", default=DEFAULT_DATA, show_default=True, type=click.Path(file_okay=False, path_type=Path),
+    "--data",
+    default=DEFAULT_DATA,
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
     help="Directory for everything that is kept.",
 )
 def dev(port: int, data: Path) -> None:
@@ -146,7 +150,9 @@ def check(config: Path | None) -> None:
 @click.option("--ttl", default="1h", show_default=True, help="How long it is good for: 90s, 15m, 1h, 30d.")
 @click.option("--admin", is_flag=True, help="With the rights of an administrator.")
 @click.option(
-    "--data", type=click.Path(file_okay=False, path_type=Path), help="Take the key of the `parley dev` in this directory."
+    "--data",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Take the key of the `parley dev` in this directory.",
 )
 def token(config: Path | None, user: str, ttl: str, admin: bool, data: Path | None) -> None:
     """Mint an access token with the configured key.

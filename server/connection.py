@@ -9,7 +9,7 @@ of the memory of trio.SocketStream.
 """
 
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Iterable, Iterator
 from typing import Protocol
 
 import structlog
@@ -31,8 +31,8 @@ log = structlog.get_logger("parley.connection")
 class Endpoint(Protocol):
     """What is at our end of a WebSocket. Called by its connection only."""
 
-    async def receive(self, data: bytes, *, binary: bool) -> None:
-        """One whole message. Not returning is the backpressure on the peer."""
+    def receive(self, data: bytes, *, binary: bool) -> Awaitable[None] | None:
+        """One whole message. What it returns is awaited before the next one: the backpressure on the peer."""
 
     def on_drained(self) -> None:
         """The outbox is down to a quarter of its limit, or empty."""
@@ -57,12 +57,14 @@ class Connection(Outbox):
         "closing",
         "decoder",
         "endpoint",
+        "flushed",
         "nursery",
         "progress_at",
         "reason",
         "sent_at",
         "sock",
         "stall_timeout",
+        "violated",
         "wheel",
         "wheel_tick",
     )
@@ -82,7 +84,9 @@ class Connection(Outbox):
         self.wheel_tick = -1
         self.decoder = websocket.Decoder(max_message=max_message)
         self.closing = False
+        self.violated = False
         self.close_at = 0.0
+        self.flushed: trio.Event | None = None  # set when the peer has closed and our answer is out
         self.reason = ""
         self.sent_at = self.progress_at = wheel.now
         self.stall_timeout = stall_timeout
@@ -90,16 +94,16 @@ class Connection(Outbox):
         self.endpoint: Endpoint
         self.nursery: trio.Nursery
 
-    async def run(self, make_endpoint: Callable[["Connection"], Endpoint], first: bytes = b"") -> None:
-        """Serve the socket until it ends, one way or another, and close it. `first` was read with the head."""
+    async def run(self, first: bytes = b"") -> None:
+        """Serve the socket until it ends, one way or another, and close it. `first` was read with the head.
+
+        `endpoint` must have been set.
+        """
         try:
             async with trio.open_nursery() as self.nursery:
-                self.endpoint = make_endpoint(self)
                 self.wheel.schedule(self, self.endpoint.on_due(self.wheel.now))
-                try:
-                    await self._read(first)
-                finally:
-                    self.nursery.cancel_scope.cancel()
+                await self._read(first)
+                self.nursery.cancel_scope.cancel()
         finally:
             self.wheel.cancel(self)
             self.closing = True
@@ -110,12 +114,22 @@ class Connection(Outbox):
 
     async def _read(self, data: bytes) -> None:
         sock = self.sock
+        receive = self.endpoint.receive
         wait_readable = trio.lowlevel.wait_readable
         while True:
-            if data:
+            if data and not self.violated:  # after a violation nothing counts; read on so that the peer gets our Close
                 self.bytes_in += len(data)
-                if await self._take(data):
-                    return
+                for event in self._decode(data):
+                    if isinstance(event, websocket.Message):
+                        if not self.closing:
+                            waiting = receive(event.data, binary=event.binary)
+                            if waiting is not None:
+                                await waiting
+                    elif isinstance(event, websocket.Close):
+                        await self._peer_closed(event)
+                        return
+                    else:
+                        self._control(event)
                 if self.pending:
                     self.flush()
             await wait_readable(sock)
@@ -131,53 +145,33 @@ class Connection(Outbox):
                 self.reason = self.reason or "connection lost"
                 return
 
-    async def _take(self, data: bytes) -> bool:
-        """Handle what was read. True when the connection is over."""
-        if self.closing and self.close_at < 0:
-            return False  # after a violation nothing the peer says counts; read on so that it gets our Close
+    def _decode(self, data: bytes) -> Iterable[websocket.Event]:
         try:
-            events = self.decoder.receive(data)
+            return self.decoder.receive(data)
         except websocket.ProtocolError as error:
-            if await self._handle(error.events):
-                return True
-            self._violation(error)
-            return False
-        return await self._handle(events)
+            return self._until_violation(error)
 
-    async def _handle(self, events: list[websocket.Event]) -> bool:
-        endpoint = self.endpoint
-        for event in events:
-            kind = type(event)
-            if kind is websocket.Message:
-                if not self.closing:
-                    await endpoint.receive(event.data, binary=event.binary)  # type: ignore[union-attr]
-            elif kind is websocket.Close:
-                return await self._peer_closed(event)  # type: ignore[arg-type]
-            elif kind is websocket.Ping:
-                if not self.closing:
-                    self._control(websocket.encode(websocket.PONG, event.payload))  # type: ignore[union-attr]
-            else:
-                endpoint.on_pong()
-        return False
+    def _until_violation(self, error: websocket.ProtocolError) -> Iterator[websocket.Event]:
+        """What came before it still counts."""
+        yield from error.events
+        self.violated = True
+        self.close(error.code, error.reason, why=f"protocol error: {error.reason}")
 
-    async def _peer_closed(self, event: websocket.Close) -> bool:
+    async def _peer_closed(self, event: websocket.Close) -> None:
         """RFC 6455, 5.5.1: answer a Close with a Close, then the server ends the TCP connection."""
         self.reason = self.reason or f"closed by client ({event.code})"
         if not self.closing:
             self.close(websocket.NORMAL if event.code == websocket.NO_STATUS else event.code)
-        while self.blocked:  # bounded by CLOSE_WAIT
-            await trio.sleep(0.05)
-        return True
+        if self.blocked:  # bounded by CLOSE_WAIT
+            self.flushed = trio.Event()
+            await self.flushed.wait()
 
-    def _violation(self, error: websocket.ProtocolError) -> None:
-        self.close(error.code, error.reason, why=f"protocol error: {error.reason}")
-        self.close_at = -self.close_at
-
-    def _control(self, frame: bytes) -> None:
-        """A pong. A peer that pings faster than it reads gets the latest ones only when they fit."""
-        if self.size + len(frame) <= self.limit:
-            self.size += len(frame)
-            self.pending.append(frame)
+    def _control(self, event: websocket.Ping | websocket.Pong) -> None:
+        """A peer that pings faster than it reads gets pongs only as long as they fit."""
+        if isinstance(event, websocket.Pong):
+            self.endpoint.on_pong()
+        elif not self.closing:
+            self.offer(websocket.encode(websocket.PONG, event.payload))
 
     # -- writing ------------------------------------------------------------------------------
 
@@ -230,6 +224,8 @@ class Connection(Outbox):
             self.abort(f"connection lost ({error.strerror})")
         finally:
             self.blocked = False
+            if self.flushed is not None:
+                self.flushed.set()
 
     # -- ending -------------------------------------------------------------------------------
 
@@ -256,10 +252,10 @@ class Connection(Outbox):
 
     def on_due(self, now: float) -> float | None:
         if self.closing:
-            if now >= abs(self.close_at):
+            if now >= self.close_at:
                 self.abort(ABORTED)
                 return None
-            return abs(self.close_at)
+            return self.close_at
         due = self.endpoint.on_due(now)
         if self.blocked:
             if now - self.progress_at >= self.stall_timeout:

@@ -12,7 +12,9 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-HIDDEN = frozenset({"token", "access_token", "refresh_token", "authorization", "content", "email", "password", "jwt_key"})
+HIDDEN = frozenset(
+    {"token", "access_token", "refresh_token", "authorization", "content", "email", "password", "jwt_key"}
+)
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -99,5 +99,3 @@ class Flusher:
             while self.dirty:
                 self._flush_some()
                 await trio.lowlevel.checkpoint()
-
-

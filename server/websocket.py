@@ -96,7 +96,19 @@ class _Partial:
     gathered apart (`control`).
     """
 
-    __slots__ = ("buffer", "control", "fin", "left", "mask", "message_opcode", "offset", "opcode", "parts", "size", "utf8")
+    __slots__ = (
+        "buffer",
+        "control",
+        "fin",
+        "left",
+        "mask",
+        "message_opcode",
+        "offset",
+        "opcode",
+        "parts",
+        "size",
+        "utf8",
+    )
 
     def __init__(self) -> None:
         self.buffer = b""
@@ -340,8 +352,13 @@ def _header(opcode: int, size: int, *, fin: bool, mask_bit: int) -> bytes:
     return bytes((first, mask_bit | 127)) + size.to_bytes(8)
 
 
+_SHORT_TEXT = tuple(_header(TEXT, size, fin=True, mask_bit=0) for size in range(1024))
+
+
 def encode(opcode: int, payload: bytes, *, fin: bool = True) -> bytes:
     """A frame from the server: not masked (5.1)."""
+    if opcode == TEXT and fin and len(payload) < len(_SHORT_TEXT):
+        return _SHORT_TEXT[len(payload)] + payload
     return _header(opcode, len(payload), fin=fin, mask_bit=0) + payload
 
 

@@ -30,11 +30,14 @@ class Echo:
         self._drained = trio.Event()
         server.connections[connection] = None
 
-    async def receive(self, data: bytes, *, binary: bool) -> None:
+    def receive(self, data: bytes, *, binary: bool) -> Awaitable[None] | None:
         if self._server.broadcast and data[:1] == b"B":
             self._server.send_all(websocket.encode(websocket.TEXT, data))
-            return
+            return None
         frame = websocket.encode(websocket.BINARY if binary else websocket.TEXT, data)
+        return self._wait_room(frame) if self._connection.offer(frame) is Verdict.LAGGING else None
+
+    async def _wait_room(self, frame: bytes) -> None:
         while self._connection.offer(frame) is Verdict.LAGGING:
             self._connection.flush()
             self._drained = trio.Event()
@@ -68,7 +71,8 @@ class EchoServer:
     async def admit(self, sock: socket.socket, head: Head, rest: bytes) -> Awaitable[None]:
         sock.send(http_head.accept_response(head.headers[b"sec-websocket-key"]))
         connection = Connection(sock, self._wheel, outbox_bytes=2 * MAX_MESSAGE, max_message=MAX_MESSAGE)
-        return connection.run(lambda carrier: Echo(self, carrier), rest)
+        connection.endpoint = Echo(self, connection)
+        return connection.run(rest)
 
     def send_all(self, frame: bytes) -> None:
         for connection in self.connections:

@@ -104,7 +104,9 @@ class AsgiConnection(Outbox):
                 continue
             self.bytes_in += len(data)
             if not self._closed:
-                await self.session.receive(data, binary=text is None)
+                waiting = self.session.receive(data, binary=text is None)
+                if waiting is not None:
+                    await waiting
                 self.flush()
 
     async def _write(self, send: Send) -> None:

@@ -47,9 +47,7 @@ async def attach_all(session: "HubSession", rooms: Rooms, sync: SyncSource) -> N
         session.expelled = None
 
 
-async def sync_all(
-    session: "HubSession", rooms: Rooms, sync: SyncSource, cursors: Mapping[UUID, int]
-) -> Synced:
+async def sync_all(session: "HubSession", rooms: Rooms, sync: SyncSource, cursors: Mapping[UUID, int]) -> Synced:
     """Replay after each cursor, in order, and attach; what is too far behind is attached at its head and named."""
     async with session.sync_lock():
         session.expelled = set()
@@ -98,9 +96,7 @@ async def join(
             return room.head, not caught_up
 
 
-async def resume(
-    session: "HubSession", rooms: Rooms, sync: SyncSource, conversation_id: UUID, cursor: int
-) -> None:
+async def resume(session: "HubSession", rooms: Rooms, sync: SyncSource, conversation_id: UUID, cursor: int) -> None:
     """After lag: from `cursor` to the head, or a Resync event when that is too far."""
     session.expelled = session.expelled or set()
     async with rooms.opened([conversation_id]) as opened:

@@ -33,7 +33,11 @@ class Method:
         parameters = list(inspect.signature(call, eval_str=True).parameters.values())[2 if pipelined else 1 :]
         self.signature = Signature(
             [
-                (parameter.name, parameter.annotation, REQUIRED if parameter.default is parameter.empty else parameter.default)
+                (
+                    parameter.name,
+                    parameter.annotation,
+                    REQUIRED if parameter.default is parameter.empty else parameter.default,
+                )
                 for parameter in parameters
             ]
         )

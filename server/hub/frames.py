@@ -77,9 +77,7 @@ class Sequence(msgspec.Struct, frozen=True, gc=False):
     sequence_id: int
 
 
-HubMessage = (
-    Invocation | StreamItem | Completion | StreamInvocation | CancelInvocation | Ping | Close | Ack | Sequence
-)
+HubMessage = Invocation | StreamItem | Completion | StreamInvocation | CancelInvocation | Ping | Close | Ack | Sequence
 
 
 def checked_id(value: str | None) -> str:

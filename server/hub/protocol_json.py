@@ -102,9 +102,7 @@ def _parse(data: bytes) -> HubMessage | None:
         raise HubProtocolError(f"A message is not valid: {str(error) or type(error).__name__}.") from None
     kind = envelope.type
     if kind == INVOCATION:
-        return Invocation(
-            optional_id(envelope.invocation_id), *_call(envelope), stream_ids=envelope.stream_ids or ()
-        )
+        return Invocation(optional_id(envelope.invocation_id), *_call(envelope), stream_ids=envelope.stream_ids or ())
     if kind == PING:
         return _PING
     if kind == COMPLETION:

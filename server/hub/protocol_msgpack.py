@@ -224,14 +224,10 @@ class MsgpackProtocol:
         return signature.decode_msgpack(raw)
 
     def encode_invocation(self, target: str, arguments: Items[object], invocation_id: str | None = None) -> bytes:
-        return _prefixed(
-            b"\x96\x01\x80%b%b%b\x90" % (_encode(invocation_id), _encode(target), _encode(arguments))
-        )
+        return _prefixed(b"\x96\x01\x80%b%b%b\x90" % (_encode(invocation_id), _encode(target), _encode(arguments)))
 
     def encode_stream_invocation(self, target: str, arguments: Items[object], invocation_id: str) -> bytes:
-        return _prefixed(
-            b"\x96\x04\x80%b%b%b\x90" % (_encode(invocation_id), _encode(target), _encode(arguments))
-        )
+        return _prefixed(b"\x96\x04\x80%b%b%b\x90" % (_encode(invocation_id), _encode(target), _encode(arguments)))
 
     def encode_cancel(self, invocation_id: str) -> bytes:
         return _prefixed(b"\x93\x05\x80" + _encode(invocation_id))

@@ -59,6 +59,7 @@ class HubServer:
         self.max_message = settings.max_message_bytes
         self.sessions: set[HubSession] = set()
         self.draining = False
+        self._deserted = trio.Event()
         self._verifier = verifier
         self._tokens = tokens
 
@@ -110,14 +111,20 @@ class HubServer:
         manual = query.get("sync") == "manual"
         sock.send(http_head.accept_response(headers[b"sec-websocket-key"]))  # always fits: the buffer is empty
 
-        def endpoint(carrier: Connection) -> HubSession:
-            return HubSession(self, carrier, carrier, caller, connection_id or new_connection_id(), manual_sync=manual)
-
-        return connection.run(endpoint, rest)
+        connection.endpoint = HubSession(
+            self, connection, connection, caller, connection_id or new_connection_id(), manual_sync=manual
+        )
+        return connection.run(rest)
 
     def _max_frame(self) -> int:
         """Several hub messages may share a WebSocket message, so that may be larger than one of them."""
         return 4 * self.max_message + 4096
+
+    def left(self, session: HubSession) -> None:
+        self.sessions.discard(session)
+        self.rooms.unregister(session)
+        if self.draining and not self.sessions:
+            self._deserted.set()
 
     # -- leaving --------------------------------------------------------------------------------------
 
@@ -131,7 +138,9 @@ class HubServer:
         while waiting:
             batch, waiting = waiting[:share], waiting[share:]
             for session in batch:
-                session.end("draining: The server is shutting down.", allow_reconnect=True, code=websocket.SERVICE_RESTART)
+                session.end(
+                    "draining: The server is shutting down.", allow_reconnect=True, code=websocket.SERVICE_RESTART
+                )
             await trio.sleep(DRAIN_SLICE if waiting else 0)
-        while self.sessions:  # each is gone within CLOSE_WAIT
-            await trio.sleep(DRAIN_SLICE)
+        if self.sessions:
+            await self._deserted.wait()  # each is gone within CLOSE_WAIT

@@ -6,7 +6,7 @@ socket. What methods exist is `server.hub.dispatch`'s business, what they mean t
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import aclosing
 from typing import Protocol
 from uuid import UUID
@@ -47,9 +47,12 @@ log = structlog.get_logger("parley.hub")
 class Timeouts(Protocol):
     """Seconds; hub-protocol.md, section 9."""
 
-    handshake_timeout: float
-    keepalive: float
-    client_timeout: float
+    @property
+    def handshake_timeout(self) -> float: ...
+    @property
+    def keepalive(self) -> float: ...
+    @property
+    def client_timeout(self) -> float: ...
 
 
 class Carrier(Protocol):
@@ -74,11 +77,17 @@ class Hub(Protocol):
     flusher: Flusher
     wheel: Wheel
     dispatcher: Dispatcher
-    timeouts: Timeouts
+
+    @property
+    def timeouts(self) -> Timeouts: ...
+
     sync: catchup.SyncSource
     encodings: dict[str, Encoding]
     max_message: int
     sessions: set["HubSession"]
+
+    def left(self, session: "HubSession") -> None:
+        """Its transport is gone."""
 
 
 class HubSession:
@@ -153,28 +162,40 @@ class HubSession:
 
     # -- from the carrier -----------------------------------------------------------------------
 
-    async def receive(self, data: bytes, *, binary: bool) -> None:
+    def receive(self, data: bytes, *, binary: bool) -> Awaitable[None] | None:
+        """Work on the hub messages in `data`, in order; what must wait is returned, with the rest behind it."""
         self.heard_at = self.hub.wheel.now
         if self.parser is None:
-            rest = await self._handshake(data)
-            if not rest:
-                return
-            data = rest
-        assert self.parser is not None
+            return self._begin(data)
         try:
-            messages = self.parser.feed(data)
+            messages: Sequence[HubMessage] = self.parser.feed(data)
         except HubProtocolError as error:
-            for message in error.messages:
-                await self._handle(message)
-            self.end(str(error), code=websocket.PROTOCOL_ERROR)
-            return
+            return self._refuse(error)
+        self.inline = True
+        for index, message in enumerate(messages):
+            waiting = self._handle(message)
+            if waiting is not None:
+                self.inline = False
+                return self._go_on(waiting, messages[index + 1 :])
+        self.inline = False
+        return None
+
+    async def _go_on(self, waiting: Awaitable[None] | None, rest: Sequence[HubMessage]) -> None:
         self.busy = True
-        for message in messages:
-            if self.closed:
-                break
-            self.inline = True
-            await self._handle(message)
-        self.busy = self.inline = False
+        try:
+            if waiting is not None:
+                await waiting
+            for message in rest:
+                waiting = self._handle(message)
+                if waiting is not None:
+                    await waiting
+        finally:
+            self.busy = False
+
+    async def _refuse(self, error: HubProtocolError) -> None:
+        """What was whole before the violation still counts."""
+        await self._go_on(None, error.messages)
+        self.end(str(error), code=websocket.PROTOCOL_ERROR)
 
     def on_drained(self) -> None:
         if self.drained is not None:
@@ -213,8 +234,7 @@ class HubSession:
 
     def on_closed(self, reason: str) -> None:
         self.closed = True
-        self.hub.sessions.discard(self)
-        self.hub.rooms.unregister(self)
+        self.hub.left(self)
         log.info(
             "connection_closed",
             connection=self.connection_id,
@@ -229,27 +249,29 @@ class HubSession:
 
     # -- handshake ------------------------------------------------------------------------------
 
-    async def _handshake(self, data: bytes) -> bytes | None:
-        """Answer the handshake, register and attach. Returns what follows it in `data`."""
+    async def _begin(self, data: bytes) -> None:
+        """Answer the handshake, register, attach, and go on with what follows it in `data`."""
         if self.unparsed:
             data, self.unparsed = self.unparsed + data, None
         try:
             parsed = handshake.parse_request(data)
             if parsed is None:
                 self.unparsed = data
-                return None
+                return
             request, rest = parsed
-            protocol = self._choose(request)
+            self.encoding = self._choose(request)
         except handshake.HandshakeError as error:
             self.outbox.offer(self.encoding.frame(handshake.error(str(error))))
             self.closed = True
             self.carrier.close(websocket.PROTOCOL_ERROR, "handshake refused", why=f"handshake refused: {error}")
-            return None
-        self.encoding = protocol
-        self.parser = protocol.protocol.parser(self.hub.max_message)
+            return
+        self.parser = self.encoding.protocol.parser(self.hub.max_message)
         self.outbox.offer(self.encoding.frame(handshake.OK))  # first in the queue; events may follow at once
         await self._open()
-        return rest
+        if rest and not self.closed:
+            waiting = self.receive(rest, binary=self.encoding.protocol.binary)
+            if waiting is not None:
+                await waiting
 
     def _choose(self, request: handshake.Request) -> Encoding:
         encoding = self.encodings.get(request.protocol)
@@ -272,52 +294,78 @@ class HubSession:
 
     # -- invocations ----------------------------------------------------------------------------
 
-    async def _handle(self, message: HubMessage) -> None:
+    def _handle(self, message: HubMessage) -> Awaitable[None] | None:
         kind = type(message)
-        if kind is Invocation:
-            await self._invoke(message)  # type: ignore[arg-type]
+        if self.closed:
+            pass
+        elif kind is Invocation:
+            return self._invoke(message)  # type: ignore[arg-type]
         elif kind is Ping:
             self.pinged = True
-        elif kind is StreamInvocation:
-            await self._start_stream(message)  # type: ignore[arg-type]
-        elif kind is CancelInvocation:
-            scope = (self.streams or {}).get(message.invocation_id)  # type: ignore[union-attr]
+        elif isinstance(message, StreamInvocation):
+            self._start_stream(message)
+        elif isinstance(message, CancelInvocation):
+            scope = (self.streams or {}).get(message.invocation_id)
             if scope is not None:
                 scope.cancel()
-        elif kind is Close:
+        elif isinstance(message, Close):
             self.closed = True
             self.carrier.close(websocket.NORMAL, why="closed by client")
         # The rest (completions and items of calls that we never make, acks) is legal and means nothing here.
+        return None
 
-    async def _invoke(self, message: Invocation) -> None:
-        invocation_id = message.invocation_id
-        method = self.hub.dispatcher.find(message.target)
+    def _invoke(self, message: Invocation) -> Awaitable[None] | None:
         try:
+            method = self.hub.dispatcher.find(message.target)
             if method is None:
                 raise ChatError("not_found", f"Unknown hub method '{message.target}'")
             if method.kind is STREAM:
                 raise ChatError("invalid_request", f"'{method.name}' is a stream; use a stream invocation.")
             arguments = method.signature.decode(self.encoding.protocol, message.arguments)
-            if method.pipelined:
-                await self._wait_for_a_place()
-                if not self.closed:
-                    self.outstanding += 1
-                    method.call(self, invocation_id, *arguments)
-                return
-            if self.outbox.size > self.outbox.limit // 2:
-                await self.wait_room()
-            result = method.call(self, *arguments)
-            if method.waits:
-                self.outbox.flush()
-                self.inline = False
-                result = await result
+            if self.outbox.size > self.outbox.limit // 2 or (method.pipelined and self.outstanding >= MAX_OUTSTANDING):
+                return self._invoke_later(message, method, arguments)
+            return self._call(message, method, arguments)
         except Exception as error:  # whatever it is, this invocation ends with an error, and nothing else does
-            self.fail(invocation_id, error, message.target)
-        else:
-            if invocation_id is not None:
-                self.complete(invocation_id, result)
+            self.fail(message.invocation_id, error, message.target)
+        return None
 
-    async def _start_stream(self, message: StreamInvocation) -> None:
+    def _call(self, message: Invocation, method: Method, arguments: Sequence[object]) -> Awaitable[None] | None:
+        if method.pipelined:
+            self.outstanding += 1
+            method.call(self, message.invocation_id, *arguments)
+            return None
+        result = method.call(self, *arguments)
+        if method.waits:
+            return self._finish(message, result)
+        if message.invocation_id is not None:
+            self.complete(message.invocation_id, result)
+        return None
+
+    async def _finish(self, message: Invocation, call: Awaitable[object]) -> None:
+        self.outbox.flush()
+        try:
+            result = await call
+        except Exception as error:  # as above
+            self.fail(message.invocation_id, error, message.target)
+        else:
+            if message.invocation_id is not None:
+                self.complete(message.invocation_id, result)
+
+    async def _invoke_later(self, message: Invocation, method: Method, arguments: Sequence[object]) -> None:
+        """When the answer will fit, and another send may be outstanding."""
+        try:
+            while True:
+                await self.wait_room()
+                if not method.pipelined or self.outstanding < MAX_OUTSTANDING or self.closed:
+                    break
+                await self._wait_drained()
+            waiting = None if self.closed else self._call(message, method, arguments)
+            if waiting is not None:
+                await waiting
+        except Exception as error:  # as above
+            self.fail(message.invocation_id, error, message.target)
+
+    def _start_stream(self, message: StreamInvocation) -> None:
         method = self.hub.dispatcher.find(message.target)
         streams = self.streams
         if streams is None:
@@ -354,14 +402,6 @@ class HubSession:
         finally:
             del self.streams[invocation_id]
             self.outbox.flush()
-
-    async def _wait_for_a_place(self) -> None:
-        """Until another send may be outstanding, and its answer will fit."""
-        while (self.outstanding >= MAX_OUTSTANDING or self.outbox.size > self.outbox.limit // 2) and not self.closed:
-            self.outbox.flush()
-            if self.outstanding < MAX_OUTSTANDING and self.outbox.size <= self.outbox.limit // 2:
-                return
-            await self._wait_drained()
 
     def sent(self, invocation_id: str | None, outcome: object, target: str) -> None:
         """A pipelined call is done: `outcome` is its result or the exception it ended with."""
@@ -427,7 +467,6 @@ class HubSession:
             await self._wait_drained()
 
     async def _wait_drained(self) -> None:
-        self.inline = False
         if self.drained is None:
             self.drained = trio.Event()
         await self.drained.wait()

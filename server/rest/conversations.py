@@ -77,8 +77,6 @@ def blueprint(conversations: Conversations) -> Blueprint:
     @document_response(Conversation)
     @validate_request(ChangeRole)
     async def change_role(conversation_id: str, user_id: str, data: ChangeRole) -> Response:
-        return answer(
-            await conversations.change_role(caller(), path_id(conversation_id), path_id(user_id), data)
-        )
+        return answer(await conversations.change_role(caller(), path_id(conversation_id), path_id(user_id), data))
 
     return routes

@@ -67,7 +67,9 @@ def query_id(name: str) -> UUID:
     except KeyError:
         raise ChatError("invalid_request", f"The parameter {name} is required.", errors={name: "required"}) from None
     except ValueError:
-        raise ChatError("invalid_request", f"The parameter {name} is not a UUID.", errors={name: "not a UUID"}) from None
+        raise ChatError(
+            "invalid_request", f"The parameter {name} is not a UUID.", errors={name: "not a UUID"}
+        ) from None
 
 
 def query_number(name: str, default: int | None, *, least: int = 0, most: int = 2**62) -> int | None:

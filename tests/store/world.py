@@ -100,7 +100,7 @@ async def wait_for_lock(watcher: Connection, count: int = 1) -> None:
 
 async def wait_until(watcher: Connection, query: str, expected: object) -> None:
     with trio.fail_after(WAIT):
-        while (await (await watcher.execute(query.encode())).fetchall())[0][0] != expected:  # noqa: ASYNC110 - the server has no event for it
+        while (await (await watcher.execute(query.encode())).fetchall())[0][0] != expected:
             await trio.sleep(0.005)
 
 

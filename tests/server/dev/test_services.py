@@ -79,7 +79,7 @@ async def eventually(holds: Callable[[], bool], within: float) -> float:
     """How long it took. Polls: the processes are other people's."""
     start = time.monotonic()
     with trio.fail_after(within):
-        while not holds():  # noqa: ASYNC110 - no event tells when a process of somebody else ends
+        while not holds():
             await trio.sleep(0.02)
     return time.monotonic() - start
 

@@ -1,0 +1,47 @@
+# Parley. `make run` and `make test` set everything up by themselves: Python >= 3.11, git and make are enough.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+TESTABLE := $(VENV)/.testable
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint bench clean
+
+help: ## what can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+run: $(READY) ## PostgreSQL, Valkey and the server on http://localhost:5000 (Ctrl-C stops it all)
+	@$(BIN)/parley dev
+
+test: lint ## everything: style, types, import contracts, the whole suite
+	@$(BIN)/pytest -q
+
+lint: $(TESTABLE) ## style, types, import contracts
+	@$(BIN)/ruff check -q .
+	@$(BIN)/ruff format -q --check .
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports --no-cache > $(VENV)/lint-imports.txt || (cat $(VENV)/lint-imports.txt; exit 1)
+
+bench: $(READY) ## the budgets of the socket path, measured here and now
+	@$(BIN)/python -m loadtest.bench
+
+clean: ## forget the environment (not the data in .parley)
+	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis node_modules tests/interop/node_modules
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Parley needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.12"; exit 1; }
+	@echo "making $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(READY): $(VENV)/.made setup.cfg pyproject.toml
+	@echo "installing Parley into $(VENV) (a minute or two the first time) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(TESTABLE): $(READY)
+	@echo "installing what the tests need ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
