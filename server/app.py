@@ -29,6 +29,7 @@ from server.hub.server import PATH, HubServer
 from server.jwks import KeySet
 from server.listener import Listener, bind
 from server.outbox import Flusher
+from server.poller import Poller
 from server.rest.app import create_app
 from server.rest.health import Check
 from server.rest.http import HttpServer
@@ -69,6 +70,7 @@ class Process:
         self.redis = Redis(settings.redis_url, name=APPLICATION)
         self.flusher = Flusher()
         self.wheel = Wheel()
+        self.poller = Poller()
         self.sync = Sync(self.pool)
         self.rooms = Rooms(self.sync, self.flusher)
         self.lanes = Lanes(
@@ -88,6 +90,7 @@ class Process:
             rooms=self.rooms,
             flusher=self.flusher,
             wheel=self.wheel,
+            poller=self.poller,
             dispatcher=dispatcher,
             sync=self.sync,
             verifier=self.verifier,
@@ -147,6 +150,7 @@ class Process:
                 self.lanes.run,
                 self.flusher.run,
                 self.wheel.run,
+                self.poller.run,
                 self.rooms.run_repairs,
                 self.http.run,
             ):

@@ -4,8 +4,8 @@ Owns the socket, its outbox and its nursery: the reader, a writer that exists on
 buffer is full, and whatever children the endpoint starts. Cancelling the nursery ends them all.
 What the bytes mean is the `Endpoint`'s business (the hub session, or an echo in conformance runs).
 
-Non-blocking standard-library sockets with trio.lowlevel waits: half the connect cost and two thirds
-of the memory of trio.SocketStream.
+Non-blocking standard-library sockets, watched by `server.poller`: a third of the connect cost and half of
+the memory of trio.SocketStream.
 """
 
 import socket
@@ -17,9 +17,10 @@ import trio
 
 from server import websocket
 from server.outbox import RESUME_AT, Outbox
+from server.poller import ENDED, READABLE, WRITABLE, Poller
 from server.wheel import Wheel
 
-READ_SIZE = 65536  # bytes asked of the kernel at once; what bounds the work of one scheduler step
+READ_SIZE = 16384  # bytes asked of the kernel at once; what bounds the work of one scheduler step
 WRITE_SIZE = 262144
 CLOSE_WAIT = 5.0  # seconds for the peer to answer our Close (SignalR's default)
 STALL_TIMEOUT = 20.0  # seconds without the peer taking a byte
@@ -51,15 +52,17 @@ class Connection(Outbox):
 
     __slots__ = (
         "__weakref__",
-        "bytes_in",
-        "bytes_out",
         "close_at",
         "closing",
         "decoder",
+        "ended",
         "endpoint",
         "flushed",
         "nursery",
+        "poller",
         "progress_at",
+        "readable",
+        "reader",
         "reason",
         "sent_at",
         "sock",
@@ -67,12 +70,14 @@ class Connection(Outbox):
         "violated",
         "wheel",
         "wheel_tick",
+        "writer",
     )
 
     def __init__(
         self,
         sock: socket.socket,
         wheel: Wheel,
+        poller: Poller,
         *,
         outbox_bytes: int,
         max_message: int,
@@ -82,6 +87,10 @@ class Connection(Outbox):
         self.sock = sock
         self.wheel = wheel
         self.wheel_tick = -1
+        self.poller = poller
+        self.readable = self.ended = False
+        self.reader: trio.lowlevel.Task | None = None  # asleep until the socket is readable
+        self.writer: trio.lowlevel.Task | None = None  # asleep until it is writable
         self.decoder = websocket.Decoder(max_message=max_message)
         self.closing = False
         self.violated = False
@@ -90,7 +99,6 @@ class Connection(Outbox):
         self.reason = ""
         self.sent_at = self.progress_at = wheel.now
         self.stall_timeout = stall_timeout
-        self.bytes_in = self.bytes_out = 0
         self.endpoint: Endpoint
         self.nursery: trio.Nursery
 
@@ -102,10 +110,12 @@ class Connection(Outbox):
         try:
             async with trio.open_nursery() as self.nursery:
                 self.wheel.schedule(self, self.endpoint.on_due(self.wheel.now))
+                self.poller.add(self.sock.fileno(), self)
                 await self._read(first)
                 self.nursery.cancel_scope.cancel()
         finally:
             self.wheel.cancel(self)
+            self.poller.remove(self.sock.fileno())
             self.closing = True
             self.endpoint.on_closed(self.reason or "cancelled")
             self.sock.close()
@@ -115,10 +125,8 @@ class Connection(Outbox):
     async def _read(self, data: bytes) -> None:
         sock = self.sock
         receive = self.endpoint.receive
-        wait_readable = trio.lowlevel.wait_readable
         while True:
             if data and not self.violated:  # after a violation nothing counts; read on so that the peer gets our Close
-                self.bytes_in += len(data)
                 for event in self._decode(data):
                     if isinstance(event, websocket.Message):
                         if not self.closing:
@@ -130,20 +138,47 @@ class Connection(Outbox):
                         return
                     else:
                         self._control(event)
-                if self.pending:
+                if self.first is not None:
                     self.flush()
-            await wait_readable(sock)
+            if self.readable or self.ended:
+                await trio.lowlevel.checkpoint()
+            else:
+                self.reader = trio.lowlevel.current_task()
+                await trio.lowlevel.wait_task_rescheduled(self._stop_reading)
             try:
                 data = sock.recv(READ_SIZE)
             except BlockingIOError:
+                self.readable = False
                 data = b""
                 continue
             except OSError as error:
                 self.reason = self.reason or f"connection lost ({error.strerror})"
                 return
+            self.readable = len(data) == READ_SIZE
             if not data:
                 self.reason = self.reason or "connection lost"
                 return
+
+    def on_ready(self, events: int) -> None:
+        """From the poller: wake whoever waits for this."""
+        if events & READABLE:
+            self.readable = True
+            if events & ENDED:
+                self.ended = True
+            if self.reader is not None:
+                reader, self.reader = self.reader, None
+                trio.lowlevel.reschedule(reader)
+        if self.writer is not None and events & WRITABLE:
+            writer, self.writer = self.writer, None
+            trio.lowlevel.reschedule(writer)
+
+    def _stop_reading(self, _: object) -> trio.lowlevel.Abort:
+        self.reader = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def _stop_writing(self, _: object) -> trio.lowlevel.Abort:
+        self.writer = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
     def _decode(self, data: bytes) -> Iterable[websocket.Event]:
         try:
@@ -176,54 +211,60 @@ class Connection(Outbox):
     # -- writing ------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        if self.blocked or not self.pending:
+        data = self.first
+        if data is None or self.blocked:
             return
-        pending = self.pending
-        data = pending[0] if len(pending) == 1 else b"".join(pending)
+        if self.more is not None:
+            data = b"".join((data, *self.more))
+            self.more = None
+            self.held = 0
         try:
             sent = self.sock.send(data)
         except BlockingIOError:
             sent = 0
         except OSError as error:
+            self.first = None
             self.abort(f"connection lost ({error.strerror})")
             return
-        self.bytes_out += sent
         self.sent_at = self.wheel.now
-        pending.clear()
         if sent == len(data):
-            self.size = 0
+            self.first = None
         else:
-            self.size -= sent
-            self.blocked = True
-            self.progress_at = self.wheel.now
-            self.wheel.schedule(self, self.wheel.now + self.stall_timeout)
-            self.nursery.start_soon(self._write, data, sent)
+            self._block(data, sent)
 
-    async def _write(self, data: bytes, offset: int) -> None:
+    def _block(self, data: bytes, sent: int) -> None:
+        """The kernel's buffer is full: a writer takes over until everything is out."""
+        self.first, self.held = b"", len(data) - sent
+        self.blocked = True
+        self.progress_at = self.wheel.now
+        self.wheel.schedule(self, self.wheel.now + self.stall_timeout)
+        self.nursery.start_soon(self._write, memoryview(data)[sent:])
+
+    async def _write(self, view: memoryview) -> None:
         """Exists while the kernel does not take what we have."""
         try:
             while True:
-                view = memoryview(data)[offset:]
                 while view:
-                    await trio.lowlevel.wait_writable(self.sock)
                     try:
                         sent = self.sock.send(view[:WRITE_SIZE])
                     except BlockingIOError:
+                        self.writer = trio.lowlevel.current_task()
+                        await trio.lowlevel.wait_task_rescheduled(self._stop_writing)
                         continue
                     view = view[sent:]
-                    self.size -= sent
-                    self.bytes_out += sent
+                    self.held -= sent
                     self.sent_at = self.progress_at = self.wheel.now
-                    if self.size <= self.limit * RESUME_AT:
+                    if self.held <= self.limit * RESUME_AT:
                         self.endpoint.on_drained()
-                if not self.pending:
+                if self.more is None:
                     return
-                data, offset = b"".join(self.pending), 0
-                self.pending.clear()
+                view = memoryview(b"".join(self.more))
+                self.more = None
         except OSError as error:
             self.abort(f"connection lost ({error.strerror})")
         finally:
             self.blocked = False
+            self.first, self.held = None, 0
             if self.flushed is not None:
                 self.flushed.set()
 
@@ -235,9 +276,7 @@ class Connection(Outbox):
             return
         self.closing = True
         self.reason = self.reason or why or reason
-        frame = websocket.encode_close(code, reason)
-        self.pending.append(frame)
-        self.size += len(frame)
+        self.push(websocket.encode_close(code, reason))
         self.flush()
         self.close_at = self.wheel.now + CLOSE_WAIT
         self.wheel.schedule(self, self.close_at)
@@ -245,8 +284,6 @@ class Connection(Outbox):
     def abort(self, why: str) -> None:
         """End it now, without a word."""
         self.closing = True
-        self.pending.clear()
-        self.size = 0
         self.reason = self.reason or why
         self.nursery.cancel_scope.cancel()
 

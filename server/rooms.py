@@ -253,26 +253,23 @@ class Rooms:
             room.held = None
 
     def _deliver(self, room: Room, change: Change) -> None:
-        """Offer the change to everybody attached: encoded and framed once per encoding."""
+        """Offer the change to everybody attached: encoded and framed once per encoding. Runs for every event."""
         frames: dict[Encoding, bytes] = {}
         lagging = []
-        dirty = self._flusher.dirty
+        mark = self._flusher.dirty.append
+        encoding: Encoding | None = None
+        frame = b""
         for session in room.attached:
-            encoding = session.encoding
-            frame = frames.get(encoding)
-            if frame is None:
-                frame = frames[encoding] = encoding.change(change, created=change.created)
-            # Outbox.offer, inlined: this runs for every delivered event.
+            if session.encoding is not encoding:
+                encoding = session.encoding
+                frame = frames.get(encoding) or encoding.change(change, created=change.created)
+                frames[encoding] = frame
             outbox = session.outbox
-            size = outbox.size + len(frame)
-            if size > outbox.limit:
+            if outbox.first is None:
+                outbox.first = frame
+                mark(outbox)
+            elif outbox.offer(frame) is Verdict.LAGGING:
                 lagging.append(session)
-                continue
-            outbox.size = size
-            outbox.pending.append(frame)
-            if not outbox.dirty:
-                outbox.dirty = True
-                dirty.append(outbox)
         for session in lagging:
             session.lag()  # before next_seq moves: its cursor must stay below this change
         room.next_seq = change.seq + 1
@@ -402,9 +399,10 @@ class Rooms:
             frame = frames.get(session.encoding)
             if frame is None:
                 frame = frames[session.encoding] = session.encoding.event(event, arguments)
+            if session.outbox.first is None:
+                self._flusher.mark(session.outbox)
             if session.outbox.offer(frame) is Verdict.LAGGING:
                 lagging.append(session)
-            self._flusher.mark(session.outbox)
         for session in lagging:
             session.lag()
         self._flusher.flush()

@@ -15,6 +15,7 @@ from server.connection import Connection
 from server.http_head import Head
 from server.listener import Listener, PrefixedStream, bind
 from server.outbox import Flusher, Verdict
+from server.poller import Poller
 from server.wheel import Wheel
 
 MAX_MESSAGE = 64 * 1024 * 1024
@@ -27,7 +28,7 @@ class Echo:
     def __init__(self, server: "EchoServer", connection: Connection) -> None:
         self._server = server
         self._connection = connection
-        self._drained = trio.Event()
+        self._drained: trio.Event | None = None
         server.connections[connection] = None
 
     def receive(self, data: bytes, *, binary: bool) -> Awaitable[None] | None:
@@ -44,7 +45,8 @@ class Echo:
             await self._drained.wait()
 
     def on_drained(self) -> None:
-        self._drained.set()
+        if self._drained is not None:
+            self._drained.set()
 
     def on_due(self, now: float) -> float:
         return now + FOREVER
@@ -64,20 +66,24 @@ class EchoServer:
         self.connections: dict[Connection, None] = {}
         self.flusher = Flusher()
         self._wheel = Wheel()
+        self._poller = Poller()
 
     def takes(self, head: Head) -> bool:
         return True
 
     async def admit(self, sock: socket.socket, head: Head, rest: bytes) -> Awaitable[None]:
         sock.send(http_head.accept_response(head.headers[b"sec-websocket-key"]))
-        connection = Connection(sock, self._wheel, outbox_bytes=2 * MAX_MESSAGE, max_message=MAX_MESSAGE)
+        connection = Connection(sock, self._wheel, self._poller, outbox_bytes=2 * MAX_MESSAGE, max_message=MAX_MESSAGE)
         connection.endpoint = Echo(self, connection)
         return connection.run(rest)
 
     def send_all(self, frame: bytes) -> None:
         for connection in self.connections:
-            connection.offer(frame)
-            self.flusher.mark(connection)
+            if connection.first is None:
+                connection.first = frame
+                self.flusher.dirty.append(connection)
+            else:
+                connection.offer(frame)
         self.flusher.flush()
 
     async def run(self, port: int, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED) -> None:
@@ -86,6 +92,7 @@ class EchoServer:
         with sock:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._wheel.run)
+                await nursery.start(self._poller.run)
                 await nursery.start(self.flusher.run)
                 listener = Listener(self, _no_http, max_connections=100_000, head_timeout=15)
                 await nursery.start(listener.run, sock, nursery)

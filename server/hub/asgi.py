@@ -31,8 +31,6 @@ class AsgiConnection(Outbox):
         "_closed",
         "_code",
         "_wake",
-        "bytes_in",
-        "bytes_out",
         "nursery",
         "progress_at",
         "reason",
@@ -48,7 +46,6 @@ class AsgiConnection(Outbox):
         self.wheel = wheel
         self.wheel_tick = -1
         self.stall_timeout = stall_timeout
-        self.bytes_in = self.bytes_out = 0
         self.sent_at = self.progress_at = wheel.now
         self.reason = ""
         self.nursery: trio.Nursery
@@ -58,10 +55,8 @@ class AsgiConnection(Outbox):
         self._code = websocket.NORMAL
 
     def flush(self) -> None:
-        if self.pending:
-            if not self.blocked:
-                self.progress_at = self.wheel.now
-            self.blocked = True
+        if self.first is not None and not self.blocked:
+            self.progress_at = self.wheel.now
             self._wake.set()
 
     def close(self, code: int, reason: str = "", *, why: str = "") -> None:
@@ -102,7 +97,6 @@ class AsgiConnection(Outbox):
             data = event.get("bytes") if text is None else text.encode()
             if not data:
                 continue
-            self.bytes_in += len(data)
             if not self._closed:
                 waiting = self.session.receive(data, binary=text is None)
                 if waiting is not None:
@@ -111,7 +105,8 @@ class AsgiConnection(Outbox):
 
     async def _write(self, send: Send) -> None:
         while True:
-            if not self.pending:
+            batch = self.take()
+            if not batch:
                 self.blocked = False
                 if self._closed:
                     await send({"type": "websocket.close", "code": self._code})
@@ -120,17 +115,17 @@ class AsgiConnection(Outbox):
                 self._wake = trio.Event()
                 await self._wake.wait()
                 continue
-            batch, self.pending = self.pending, []
+            self.blocked, self.first = True, b""
+            self.held += sum(map(len, batch))
             for payload in batch:
                 # The handshake reply is JSON text for either protocol; clients accept it in either kind of frame.
                 if self.session.encoding.protocol.binary:
                     await send({"type": "websocket.send", "bytes": payload})
                 else:
                     await send({"type": "websocket.send", "text": payload.decode()})
-                self.size -= len(payload)
-                self.bytes_out += len(payload)
+                self.held -= len(payload)
                 self.sent_at = self.progress_at = self.wheel.now
-            if self.size <= self.limit * RESUME_AT:
+            if self.held <= self.limit * RESUME_AT:
                 self.session.on_drained()
 
 

@@ -24,6 +24,7 @@ from server.hub.encoding import FRAMED
 from server.hub.session import HubSession
 from server.listener import Refusal, refusal
 from server.outbox import Flusher
+from server.poller import Poller
 from server.rooms import Rooms
 from server.wheel import Wheel
 
@@ -43,6 +44,7 @@ class HubServer:
         rooms: Rooms,
         flusher: Flusher,
         wheel: Wheel,
+        poller: Poller,
         dispatcher: Dispatcher,
         sync: SyncSource,
         verifier: Verifier,
@@ -53,6 +55,7 @@ class HubServer:
         self.rooms = rooms
         self.flusher = flusher
         self.wheel = wheel
+        self.poller = poller
         self.dispatcher = dispatcher
         self.sync = sync
         self.encodings = FRAMED
@@ -104,6 +107,7 @@ class HubServer:
         connection = Connection(
             sock,
             self.wheel,
+            self.poller,
             outbox_bytes=self.settings.outbox_bytes,
             max_message=self._max_frame(),
             stall_timeout=self.settings.stall_timeout,

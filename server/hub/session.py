@@ -59,10 +59,7 @@ class Carrier(Protocol):
     """What a session needs of whatever carries it."""
 
     nursery: trio.Nursery
-    blocked: bool
     sent_at: float
-    bytes_in: int
-    bytes_out: int
 
     def close(self, code: int, reason: str = "", *, why: str = "") -> None:
         """Send what is queued, then end. Never waits."""
@@ -176,6 +173,7 @@ class HubSession:
             waiting = self._handle(message)
             if waiting is not None:
                 self.inline = False
+                self.outbox.flush()
                 return self._go_on(waiting, messages[index + 1 :])
         self.inline = False
         return None
@@ -241,8 +239,6 @@ class HubSession:
             user=str(self.user_id),
             reason=reason,
             seconds=round(self.hub.wheel.now - self.opened_at, 1),
-            bytes_in=self.carrier.bytes_in,
-            bytes_out=self.carrier.bytes_out,
         )
         if self.drained is not None:
             self.drained.set()
@@ -322,7 +318,7 @@ class HubSession:
             if method.kind is STREAM:
                 raise ChatError("invalid_request", f"'{method.name}' is a stream; use a stream invocation.")
             arguments = method.signature.decode(self.encoding.protocol, message.arguments)
-            if self.outbox.size > self.outbox.limit // 2 or (method.pipelined and self.outstanding >= MAX_OUTSTANDING):
+            if self.outbox.held > self.outbox.limit // 2 or (method.pipelined and self.outstanding >= MAX_OUTSTANDING):
                 return self._invoke_later(message, method, arguments)
             return self._call(message, method, arguments)
         except Exception as error:  # whatever it is, this invocation ends with an error, and nothing else does
@@ -452,11 +448,10 @@ class HubSession:
         """Queue what must not be shed. When there is no room even without live events, the client is too far gone."""
         if self.closed:
             return
+        if self.outbox.first is None and not self.inline:
+            self.hub.flusher.mark(self.outbox)
         if self.outbox.offer(frame) is Verdict.LAGGING:
             self.end("slow_reader: The client reads too slowly.", allow_reconnect=True)
-            return
-        if not self.inline:
-            self.hub.flusher.mark(self.outbox)
 
     async def wait_room(self) -> None:
         """Until the outbox is at most half full."""
@@ -476,7 +471,6 @@ class HubSession:
     def lag(self) -> None:
         cursors = self.hub.rooms.detach_all(self)
         self.cursors = {**(self.cursors or {}), **cursors}
-        self.hub.flusher.mark(self.outbox)
         log.debug("lagging", connection=self.connection_id, user=str(self.user_id), rooms=len(cursors))
 
     def leave(self, conversation_id: UUID) -> None:
@@ -511,7 +505,7 @@ class HubSession:
         if self.closed:
             return
         self.closed = True
-        self.outbox.offer(self.encoding.close(error, allow_reconnect=allow_reconnect))
+        self.outbox.push(self.encoding.close(error, allow_reconnect=allow_reconnect))
         self.carrier.close(code, why=error or "server closed")
         if self.drained is not None:
             self.drained.set()

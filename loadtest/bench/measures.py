@@ -1,0 +1,202 @@
+"""Each budget of the socket path as one function: what it does, and what the server paid for it.
+
+Owns the workloads. Every figure is processor time of the server process divided by what it did, in
+microseconds, or its resident memory divided by its connections, in KiB.
+"""
+
+import itertools
+import socket
+import time
+from collections import deque
+from typing import NamedTuple
+
+from loadtest.bench.people import Rest, User
+from loadtest.bench.process import Server
+from loadtest.bench.sockets import SEPARATOR, Swarm, call, frame
+
+FAN = 2000  # sockets in the room
+ECHOERS = 100  # sockets that echo at a time, each with
+DEPTH = 4  # frames under way
+PAIRS = 50  # direct conversations with one message under way each
+BURST = 10
+PAYLOAD = b"x" * 99
+US = 1e6
+
+_ids = itertools.count(1)
+
+
+class Durable(NamedTuple):
+    cost: float  # us
+    rate: float  # messages/s
+    p99: float  # ms, at half of that rate
+
+
+def _units(data: bytes) -> int:
+    return data.count(SEPARATOR)
+
+
+def echo(server: Server, seconds: float) -> float:
+    """A plain echo of 100 bytes."""
+    swarm = Swarm(server.port)
+    swarm.connect(ECHOERS)
+    request = frame(b"E" + PAYLOAD)
+    return _ping_pong(server, swarm, request, answer=len(PAYLOAD) + 3, seconds=seconds)
+
+
+def invocation(server: Server, users: list[User], seconds: float) -> float:
+    """The hub's no-op, with its completion."""
+    swarm = Swarm(server.port)
+    swarm.connect(ECHOERS, [user.token for user in users])
+    answer = len(b'xx{"type":3,"invocationId":"1","result":{}}\x1e')
+    return _ping_pong(server, swarm, frame(call("1", "Ping")), answer=answer, seconds=seconds)
+
+
+def _ping_pong(server: Server, swarm: Swarm, request: bytes, *, answer: int, seconds: float) -> float:
+    pending: dict[socket.socket, int] = dict.fromkeys(swarm.sockets, 0)
+    done = 0
+
+    def again(sock: socket.socket, data: bytes) -> None:
+        nonlocal done
+        whole, pending[sock] = divmod(pending[sock] + len(data), answer)
+        done += whole
+        if whole:
+            sock.send(request * whole)
+
+    for sock in swarm.sockets:
+        sock.send(request * DEPTH)
+    spent, until = server.cpu(), time.monotonic() + seconds
+    while time.monotonic() < until:
+        swarm.receive(again)
+    spent = server.cpu() - spent
+    swarm.close()
+    return spent / done * US
+
+
+def fan_out(server: Server, seconds: float) -> float:
+    """A plain broadcast of 100 bytes to `FAN` sockets, one after the other."""
+    swarm = Swarm(server.port)
+    swarm.connect(FAN)
+    request = frame(b"B" + PAYLOAD)
+    expected = FAN * (len(PAYLOAD) + 3)
+    spent, until, done = server.cpu(), time.monotonic() + seconds, 0
+    while time.monotonic() < until:
+        swarm.sockets[0].send(request)
+        swarm.collect(expected, len)
+        done += FAN
+    spent = server.cpu() - spent
+    swarm.close()
+    return spent / done * US
+
+
+def room(server: Server, members: list[User], conversation: str, seconds: float, burst: int) -> float:
+    """Messages to a conversation with `FAN` sockets in it, `burst` at a time, in all its cost but the database's."""
+    swarm = Swarm(server.port)
+    swarm.connect(FAN, [member.token for member in members])
+    swarm.quiet()
+    message = {"conversationId": conversation, "content": PAYLOAD.decode()}
+    spent, until, done = server.cpu(), time.monotonic() + seconds, 0
+    while time.monotonic() < until:
+        swarm.sockets[0].send(frame(b"".join(call(str(next(_ids)), "SendMessage", message) for _ in range(burst))))
+        swarm.collect(burst * (FAN + 1), _units)  # and the completions
+        done += burst * FAN
+    spent = server.cpu() - spent
+    swarm.close()
+    return spent / done * US
+
+
+def idle(server: Server, users: list[User], count: int) -> tuple[float, float]:
+    """Connecting `count` times, authenticated and attached: us of processor and KiB of memory for each."""
+    warm = Swarm(server.port)
+    warm.connect(50, [user.token for user in users])  # what is allocated once is not a connection's
+    warm.quiet()
+    memory, spent = server.memory(), server.cpu()
+    swarm = Swarm(server.port)
+    swarm.connect(count, [user.token for user in users])
+    swarm.quiet()
+    cost, size = (server.cpu() - spent) / count * US, (server.memory() - memory) / count
+    swarm.close()
+    warm.close()
+    return cost, size
+
+
+def durable(server: Server, pairs: list[tuple[User, User, str]], seconds: float) -> Durable:
+    """Direct messages: send, commit, completion, both sides' deliveries."""
+    swarm = Swarm(server.port)
+    swarm.connect(2 * len(pairs), [user.token for one, other, _ in pairs for user in (one, other)])
+    swarm.quiet()
+    cost, rate = _saturate(server, swarm, pairs, seconds)
+    swarm.quiet()
+    p99 = _paced(swarm, pairs, rate / 2, seconds)
+    swarm.close()
+    return Durable(cost, rate, p99)
+
+
+def _message(conversation: str) -> bytes:
+    body = {"conversationId": conversation, "content": PAYLOAD.decode()}
+    return frame(call(str(next(_ids)), "SendMessage", body))
+
+
+def _saturate(server: Server, swarm: Swarm, pairs: list[tuple[User, User, str]], seconds: float) -> tuple[float, float]:
+    """Each sender sends the next when it has its completion and its own copy."""
+    senders = {swarm.sockets[2 * index]: pair[2] for index, pair in enumerate(pairs)}
+    due = dict.fromkeys(senders, 2)
+    done = 0
+
+    def again(sock: socket.socket, data: bytes) -> None:
+        nonlocal done
+        if sock in senders:
+            due[sock] -= _units(data)
+            if due[sock] <= 0:
+                due[sock] += 2
+                done += 1
+                sock.send(_message(senders[sock]))
+
+    for sock, conversation in senders.items():
+        sock.send(_message(conversation))
+    spent, start = server.cpu(), time.monotonic()
+    while time.monotonic() < start + seconds:
+        swarm.receive(again)
+    return (server.cpu() - spent) / done * US, done / (time.monotonic() - start)
+
+
+def _paced(swarm: Swarm, pairs: list[tuple[User, User, str]], rate: float, seconds: float) -> float:
+    """The 99th percentile of the time from when a message was due to its arrival at the other side, in ms."""
+    receivers = {swarm.sockets[2 * index + 1]: index for index in range(len(pairs))}
+    under_way: list[deque[float]] = [deque() for _ in pairs]
+    delays: list[float] = []
+
+    def arrived(sock: socket.socket, data: bytes) -> None:
+        index = receivers.get(sock)
+        if index is not None:
+            now = time.monotonic()
+            delays.extend(now - under_way[index].popleft() for _ in range(_units(data)))
+
+    start = time.monotonic()
+    for number in range(int(rate * seconds)):
+        due = start + number / rate
+        while (wait := due - time.monotonic()) > 0:
+            swarm.receive(arrived, wait)
+        index = number % len(pairs)
+        under_way[index].append(due)  # not the time of sending: a late client is delay, too
+        swarm.sockets[2 * index].send(_message(pairs[index][2]))
+    while any(under_way) and swarm.receive(arrived, 5):
+        pass
+    delays.sort()
+    return delays[int(len(delays) * 0.99)] * 1000
+
+
+def history(server: Server, rest: Rest, user: User, conversation: str, seconds: float) -> float:
+    """A page of 50 messages, streamed over the hub."""
+    for _ in range(50):
+        rest.post("/api/messages", {"conversationId": conversation, "content": PAYLOAD.decode()}, user.token)
+    swarm = Swarm(server.port)
+    swarm.connect(1, [user.token])
+    swarm.quiet()
+    spent, until, done = server.cpu(), time.monotonic() + seconds, 0
+    while time.monotonic() < until:
+        swarm.sockets[0].send(frame(call(str(next(_ids)), "StreamHistory", conversation, None, 50, kind=4)))
+        swarm.collect(51, _units)
+        done += 1
+    spent = server.cpu() - spent
+    swarm.close()
+    return spent / done * US

@@ -1,0 +1,51 @@
+"""Users and conversations to measure with, made over REST as any client would.
+
+Owns one kept-alive HTTP connection to the server under measurement.
+"""
+
+import http.client
+import json
+from types import TracebackType
+from typing import Any, NamedTuple
+
+
+class User(NamedTuple):
+    id: str
+    token: str
+
+
+class Rest:
+    """`POST` as JSON; anything but success ends the run with what the server said."""
+
+    def __init__(self, port: int) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+
+    def __enter__(self) -> "Rest":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._connection.close()
+
+    def post(self, path: str, body: dict[str, Any], token: str = "") -> Any:
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
+        if not token:
+            del headers["Authorization"]
+        self._connection.request("POST", path, json.dumps(body), headers)
+        answer = self._connection.getresponse()
+        data = answer.read()
+        if answer.status >= 300:
+            raise SystemExit(f"bench: POST {path} answered {answer.status}: {data.decode()}")
+        return json.loads(data)
+
+    def user(self, name: str) -> User:
+        made = self.post("/api/users", {"username": name})
+        return User(made["id"], made["accessToken"])
+
+    def direct(self, one: User, other: User) -> str:
+        return str(self.post("/api/conversations", {"type": "Direct", "memberIds": [other.id]}, one.token)["id"])
+
+    def group(self, owner: User, members: list[User], name: str) -> str:
+        """A conversation of them all, filled in as many requests as the server's limit asks for."""
+        ids = [member.id for member in members if member.id != owner.id]
+        made = self.post("/api/conversations", {"type": "Group", "name": name, "memberIds": ids}, owner.token)
+        return str(made["id"])

@@ -1,0 +1,52 @@
+"""Readiness of every raw socket of the process: edge-triggered, registered once for its whole life.
+
+Owns one epoll and the task that reads it; that task waits for the epoll itself by Trio. Trio's own `wait_readable`
+registers a socket anew for every wait: a system call for each message, and a kilobyte of frames and waiters for each
+idle connection. What readiness means is the member's business: its reader and writer are tasks that sleep in
+`trio.lowlevel.wait_task_rescheduled` and are cancelled like any other.
+"""
+
+import select
+from typing import Final, Protocol
+
+import trio
+
+MAX_EVENTS = 512  # taken in one scheduler step
+WRITABLE: Final = select.EPOLLOUT | select.EPOLLERR | select.EPOLLHUP
+READABLE: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLERR | select.EPOLLHUP
+ENDED: Final = select.EPOLLRDHUP | select.EPOLLERR | select.EPOLLHUP  # no new edge may follow: read to the end
+_EVERYTHING = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+
+
+class Ready(Protocol):
+    def on_ready(self, events: int) -> None:
+        """The socket has become readable, writable, or has ended. Must not wait, nor raise."""
+
+
+class Poller:
+    """One for each process. Members are removed just before their socket is closed."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._members: dict[int, Ready] = {}
+
+    def add(self, number: int, member: Ready) -> None:
+        """Watch descriptor `number`. What is ready already is told as well. Raises OSError."""
+        self._epoll.register(number, _EVERYTHING)
+        self._members[number] = member
+
+    def remove(self, number: int) -> None:
+        """The kernel forgets a descriptor by itself when it is closed."""
+        self._members.pop(number, None)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Wake members for as long as this is not cancelled."""
+        members = self._members
+        with self._epoll as epoll:
+            task_status.started()
+            while True:
+                await trio.lowlevel.wait_readable(epoll)
+                for number, events in epoll.poll(0, MAX_EVENTS):
+                    member = members.get(number)
+                    if member is not None:
+                        member.on_ready(events)
