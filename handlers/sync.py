@@ -6,27 +6,50 @@ Owns the membership check of replays. Reads only; also serves the rooms of this 
 from collections.abc import Collection, Sequence
 from uuid import UUID
 
+import trio
+
 from handlers import access
 from handlers.errors import ChatError
 from handlers.model import Caller
 from store import conversations, messages, users
+from store.gather import Gather
 from store.model import Change, MemberCursor
 from store.pool import Pool
 
 
 class Sync:
+    """`run` answers what every connect asks: many together, when many come together."""
+
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        self._memberships: Gather[UUID, list[UUID]] = Gather(self._fetch_memberships)
+        self._heads: Gather[UUID, int] = Gather(self._fetch_heads)
 
-    async def memberships(self, user_id: UUID) -> Sequence[tuple[UUID, int]]:
-        """The user's conversations with their heads. Raises ChatError("unauthenticated") when she is gone."""
-        async with self._pool.connection() as conn:
-            found = await conversations.list_memberships(conn, user_id)
-            if not found and await users.fetch_account(conn, user_id) is None:
-                raise ChatError("unauthenticated", "There is no such user (any more).")
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._memberships.run)
+            await nursery.start(self._heads.run)
+            task_status.started()
+
+    async def memberships(self, user_id: UUID) -> Sequence[UUID]:
+        """The user's conversations. Raises ChatError("unauthenticated") when she is gone."""
+        found = (await self._memberships.get([user_id])).get(user_id)
+        if found is not None:
             return found
+        async with self._pool.connection() as conn:
+            if await users.fetch_account(conn, user_id) is None:
+                raise ChatError("unauthenticated", "There is no such user (any more).")
+        return ()
 
     async def heads(self, conversation_ids: Collection[UUID]) -> dict[UUID, int]:
+        """The last seq of each conversation that exists or existed."""
+        return await self._heads.get(conversation_ids)
+
+    async def _fetch_memberships(self, user_ids: Collection[UUID]) -> dict[UUID, list[UUID]]:
+        async with self._pool.connection() as conn:
+            return await conversations.list_memberships(conn, user_ids)
+
+    async def _fetch_heads(self, conversation_ids: Collection[UUID]) -> dict[UUID, int]:
         async with self._pool.connection() as conn:
             return await conversations.fetch_heads(conn, conversation_ids)
 

@@ -148,6 +148,7 @@ class Process:
                 self.pool.run,
                 self.lane_pool.run,
                 self.lanes.run,
+                self.sync.run,
                 self.flusher.run,
                 self.wheel.run,
                 self.poller.run,

@@ -20,8 +20,10 @@ from server.http_head import BadRequest, Head
 BACKLOG = 4096
 ACCEPT_BATCH = 64  # accepted in one scheduler step
 ACCEPT_PAUSE = 0.5  # seconds without accepting when descriptors are out
+DEFER_ACCEPT = 5  # seconds the kernel keeps a connection to itself until its first bytes are there
 LINGER = 2.0  # seconds to let a refused client read its answer
 USER_TIMEOUT = 30_000  # ms without an ACK after which the kernel gives a peer up (RFC 5482)
+_TASK_NAME = "connection"  # one string for all of them
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 log = structlog.get_logger("parley.listener")
@@ -100,6 +102,7 @@ def bind(address: tuple[str, int] | int) -> socket.socket:
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, DEFER_ACCEPT)
             sock.bind(place)
             sock.listen(BACKLOG)
         except BaseException:
@@ -156,7 +159,7 @@ class Listener:
                         break
                     continue  # this one connection failed before we had it (ECONNABORTED)
                 self.accepted += 1
-                nursery.start_soon(self._serve, client)
+                nursery.start_soon(self._serve, client, name=_TASK_NAME)
 
     async def _serve(self, client: socket.socket) -> None:
         """The life of one TCP connection. Whatever happens in it ends here.
@@ -188,8 +191,10 @@ class Listener:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT)
         try:
-            with trio.fail_after(self._head_timeout):
-                prefix, end = await _read_head(client)
+            prefix, end = _whole_head(client)  # most often it came with the connection
+            if not end:
+                with trio.fail_after(self._head_timeout):
+                    prefix, end = await _read_head(client, prefix)
         except trio.TooSlowError:
             raise Refusal(408, "invalid_request", "The request head did not come in time.") from None
         if end == 0:
@@ -217,9 +222,17 @@ def _leaves(group: BaseExceptionGroup[Refusal]) -> Iterator[Refusal]:
             yield error
 
 
-async def _read_head(client: socket.socket) -> tuple[bytes, int]:
+def _whole_head(client: socket.socket) -> tuple[bytes, int]:
+    """What can be read at once, and where its head ends: 0 when it is not there yet, -1 when it is too long."""
+    try:
+        data = client.recv(http_head.MAX_HEAD)
+    except BlockingIOError:
+        return b"", 0
+    return data, data.find(b"\r\n\r\n") + 4 if b"\r\n\r\n" in data else 0
+
+
+async def _read_head(client: socket.socket, data: bytes) -> tuple[bytes, int]:
     """What was read, and where its head ends: 0 when the peer left before that, -1 when it is too long."""
-    data = b""
     while True:
         await trio.lowlevel.wait_readable(client)
         try:

@@ -12,6 +12,8 @@ import enum
 
 import trio
 
+from server.hub.encoding import Encoding
+
 SHED_AT = 0.5  # of the limit: from here on ephemeral frames (typing, presence) are dropped
 RESUME_AT = 0.25  # of the limit: drained to here, a lagging reader is caught up again
 FLUSH_CHUNK = 1024  # sends in one scheduler step: about 6 ms, the longest the loop is held
@@ -33,9 +35,10 @@ class Outbox:
     are sent together with it. While the carrier is blocked, `first` is empty and `held` includes what it is sending.
     """
 
-    __slots__ = ("blocked", "first", "held", "limit", "more")
+    __slots__ = ("blocked", "encoding", "first", "held", "limit", "more")
 
     def __init__(self, limit: int) -> None:
+        self.encoding: Encoding  # how events are written for it; set before it is attached to a room
         self.first: bytes | None = None
         self.more: list[bytes] | None = None
         self.held = 0  # bytes behind `first`

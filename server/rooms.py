@@ -45,7 +45,6 @@ class Subscriber(Protocol):
     """A hub session, as a room sees it."""
 
     user_id: UUID
-    encoding: Encoding
     outbox: Outbox
     rooms: list["Room"]
     auto_attach: bool
@@ -66,7 +65,7 @@ class Room:
     def __init__(self, conversation_id: UUID) -> None:
         self.conversation_id = conversation_id
         self.next_seq: int | None = None
-        self.attached: dict[Subscriber, None] = {}
+        self.attached: dict[Subscriber, Outbox] = {}  # all that a delivery looks at
         self.held: dict[int, Change] | None = None  # arrived ahead of its turn
         self.pins = 0  # tasks that need the room to stay although nobody is attached
         self.repairing = False
@@ -86,7 +85,7 @@ class Room:
 
     def attach(self, session: Subscriber) -> None:
         if session not in self.attached:
-            self.attached[session] = None
+            self.attached[session] = session.outbox
             session.rooms.append(self)
 
     def detach(self, session: Subscriber) -> None:
@@ -259,12 +258,11 @@ class Rooms:
         mark = self._flusher.dirty.append
         encoding: Encoding | None = None
         frame = b""
-        for session in room.attached:
-            if session.encoding is not encoding:
-                encoding = session.encoding
+        for session, outbox in room.attached.items():
+            if outbox.encoding is not encoding:
+                encoding = outbox.encoding
                 frame = frames.get(encoding) or encoding.change(change, created=change.created)
                 frames[encoding] = frame
-            outbox = session.outbox
             if outbox.first is None:
                 outbox.first = frame
                 mark(outbox)
@@ -396,9 +394,10 @@ class Rooms:
         frames: dict[Encoding, bytes] = {}
         lagging = []
         for session in sessions:
-            frame = frames.get(session.encoding)
+            encoding = session.outbox.encoding
+            frame = frames.get(encoding)
             if frame is None:
-                frame = frames[session.encoding] = session.encoding.event(event, arguments)
+                frame = frames[encoding] = encoding.event(event, arguments)
             if session.outbox.first is None:
                 self._flusher.mark(session.outbox)
             if session.outbox.offer(frame) is Verdict.LAGGING:

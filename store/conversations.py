@@ -110,10 +110,13 @@ async def list_cursors(conn: Connection, conversation_id: UUID) -> tuple[MemberC
     return tuple(MemberCursor(*row) for row in await cursor.fetchall())
 
 
-async def list_memberships(conn: Connection, user_id: UUID) -> list[tuple[UUID, int]]:
-    """The conversations a user is in, with the head of each."""
-    rows: list[Any] = await (await conn.execute(queries.list_memberships, {"user_id": user_id})).fetchall()
-    return rows
+async def list_memberships(conn: Connection, user_ids: Collection[UUID]) -> dict[UUID, list[UUID]]:
+    """The conversations that each of these users is in; users who are in none are left out."""
+    found: dict[UUID, list[UUID]] = {}
+    cursor = await conn.execute(queries.list_memberships, {"user_ids": list(user_ids)})
+    for user_id, conversation_id in await cursor.fetchall():
+        found.setdefault(user_id, []).append(conversation_id)
+    return found
 
 
 async def fetch_heads(conn: Connection, conversation_ids: Collection[UUID]) -> dict[UUID, int]:

@@ -19,7 +19,8 @@ from loadtest.bench.people import Rest, User
 from loadtest.bench.process import parley, reference
 
 MEMBERS = 200  # of the big room; ten connections each
-CONNECTIONS = 2000  # for connect and memory, each another user
+USERS = 2000
+CONNECTIONS = 5400  # for connect and memory: three of each user, few enough for a limit of 20,000 descriptors
 MANY = 20  # conversations of each user in the second memory row
 DESCRIPTORS = 20_000
 
@@ -87,14 +88,14 @@ def _rows(seconds: float) -> Iterator[Row]:
 def _parley(
     data: Path, seconds: float, floor_fan: float | None, ws_fan: float | None, ws_echo: float | None
 ) -> Iterator[Row]:
-    console.print(f"making {CONNECTIONS} users ...")
+    console.print(f"making {USERS} users ...")
     with parley(data) as server, Rest(server.port) as rest:
-        users = [rest.user(f"user{number}") for number in range(CONNECTIONS)]
+        users = [rest.user(f"user{number}") for number in range(USERS)]
         pairs = [(one, other, rest.direct(one, other)) for one, other in zip(users[::2], users[1::2], strict=True)]
         big = rest.group(users[0], users[:MEMBERS], "big")
     console.print("measuring idle connections ...")
     with parley(data) as server:
-        cost, size = measures.idle(server, users[MEMBERS:], CONNECTIONS - MEMBERS)
+        cost, size = measures.idle(server, users[MEMBERS:], CONNECTIONS)
         yield Row("connect, authenticated and attached", cost, "us", 400)
         yield Row("memory, idle, 1 conversation", size, "KiB", 6)
     with parley(data) as server, Rest(server.port) as rest:
@@ -114,7 +115,7 @@ def _parley(
         _fill(rest, users[MEMBERS:])
     console.print(f"measuring idle connections with {MANY} conversations ...")
     with parley(data) as server:
-        cost, size = measures.idle(server, users[MEMBERS:], CONNECTIONS - MEMBERS)
+        cost, size = measures.idle(server, users[MEMBERS:], CONNECTIONS)
         yield Row(f"connect with {MANY} conversations", cost, "us")
         yield Row(f"memory, idle, {MANY} conversations", size, "KiB", 10)
 

@@ -119,7 +119,7 @@ class AsgiConnection(Outbox):
             self.held += sum(map(len, batch))
             for payload in batch:
                 # The handshake reply is JSON text for either protocol; clients accept it in either kind of frame.
-                if self.session.encoding.protocol.binary:
+                if self.encoding.protocol.binary:
                     await send({"type": "websocket.send", "bytes": payload})
                 else:
                     await send({"type": "websocket.send", "text": payload.decode()})

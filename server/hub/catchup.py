@@ -25,7 +25,7 @@ PAGE_BYTES = 128 * 1024
 class SyncSource(Protocol):
     """What `handlers.sync` offers."""
 
-    async def memberships(self, user_id: UUID) -> Sequence[tuple[UUID, int]]: ...
+    async def memberships(self, user_id: UUID) -> Sequence[UUID]: ...
 
     async def heads(self, conversation_ids: Collection[UUID]) -> dict[UUID, int]: ...
 
@@ -40,7 +40,7 @@ async def attach_all(session: "HubSession", rooms: Rooms, sync: SyncSource) -> N
     async with session.sync_lock():
         session.expelled = set()
         mine = await sync.memberships(session.user_id)
-        async with rooms.opened([conversation_id for conversation_id, _ in mine]) as opened:
+        async with rooms.opened(mine) as opened:
             for room in opened.values():
                 if room.conversation_id not in session.expelled and not session.closed:
                     room.attach(session)
@@ -51,7 +51,7 @@ async def sync_all(session: "HubSession", rooms: Rooms, sync: SyncSource, cursor
     """Replay after each cursor, in order, and attach; what is too far behind is attached at its head and named."""
     async with session.sync_lock():
         session.expelled = set()
-        mine = {conversation_id for conversation_id, _ in await sync.memberships(session.user_id)}
+        mine = set(await sync.memberships(session.user_id))
         heads: dict[UUID, int] = {}
         resync = [conversation_id for conversation_id in cursors if conversation_id not in mine]
         async with rooms.opened([conversation_id for conversation_id in cursors if conversation_id in mine]) as opened:
@@ -79,7 +79,7 @@ async def join(
     """Attach to one conversation, after `since` or at its head. Returns the head and whether to resync."""
     async with session.sync_lock():
         session.expelled = set()
-        if conversation_id not in {known for known, _ in await sync.memberships(session.user_id)}:
+        if conversation_id not in await sync.memberships(session.user_id):
             raise no_such_conversation()
         async with rooms.opened([conversation_id]) as opened:
             room = opened.get(conversation_id)

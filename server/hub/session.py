@@ -100,7 +100,6 @@ class HubSession:
         "connection_id",
         "cursors",
         "drained",
-        "encoding",
         "encodings",
         "expelled",
         "heard_at",
@@ -141,7 +140,7 @@ class HubSession:
         self.text_only = text_only
         self.parser: Parser | None = None  # None until the handshake is done
         self.encodings = encodings or hub.encodings
-        self.encoding: Encoding = self.encodings["json"]
+        self.outbox.encoding = self.encodings["json"]
         self.unparsed: bytes | None = None  # an incomplete handshake
         self.opened_at = self.heard_at = hub.wheel.now
         self.pinged = False  # idle clients are only timed out once they have shown that they ping
@@ -210,7 +209,7 @@ class HubSession:
         if self.parser is None:
             due = self.opened_at + timeouts.handshake_timeout
             if now >= due:
-                self.outbox.offer(self.encoding.frame(handshake.error("Handshake was canceled.")))
+                self.outbox.offer(self.outbox.encoding.frame(handshake.error("Handshake was canceled.")))
                 self.carrier.close(websocket.POLICY, "handshake timeout")
             return due
         expiry = now + self.caller.expires_at - time.time()
@@ -218,7 +217,7 @@ class HubSession:
             self.end("unauthenticated: The access token has expired.", allow_reconnect=True)
         due = min(expiry, self.carrier.sent_at + timeouts.keepalive)
         if now >= self.carrier.sent_at + timeouts.keepalive and not self.closed:
-            self.outbox.offer(self.encoding.ping())
+            self.outbox.offer(self.outbox.encoding.ping())
             self.outbox.flush()
             due = min(expiry, now + timeouts.keepalive)
         if self.pinged:
@@ -255,17 +254,17 @@ class HubSession:
                 self.unparsed = data
                 return
             request, rest = parsed
-            self.encoding = self._choose(request)
+            self.outbox.encoding = self._choose(request)
         except handshake.HandshakeError as error:
-            self.outbox.offer(self.encoding.frame(handshake.error(str(error))))
+            self.outbox.offer(self.outbox.encoding.frame(handshake.error(str(error))))
             self.closed = True
             self.carrier.close(websocket.PROTOCOL_ERROR, "handshake refused", why=f"handshake refused: {error}")
             return
-        self.parser = self.encoding.protocol.parser(self.hub.max_message)
-        self.outbox.offer(self.encoding.frame(handshake.OK))  # first in the queue; events may follow at once
+        self.parser = self.outbox.encoding.protocol.parser(self.hub.max_message)
+        self.outbox.offer(self.outbox.encoding.frame(handshake.OK))  # first in the queue; events may follow at once
         await self._open()
         if rest and not self.closed:
-            waiting = self.receive(rest, binary=self.encoding.protocol.binary)
+            waiting = self.receive(rest, binary=self.outbox.encoding.protocol.binary)
             if waiting is not None:
                 await waiting
 
@@ -317,7 +316,7 @@ class HubSession:
                 raise ChatError("not_found", f"Unknown hub method '{message.target}'")
             if method.kind is STREAM:
                 raise ChatError("invalid_request", f"'{method.name}' is a stream; use a stream invocation.")
-            arguments = method.signature.decode(self.encoding.protocol, message.arguments)
+            arguments = method.signature.decode(self.outbox.encoding.protocol, message.arguments)
             if self.outbox.held > self.outbox.limit // 2 or (method.pipelined and self.outstanding >= MAX_OUTSTANDING):
                 return self._invoke_later(message, method, arguments)
             return self._call(message, method, arguments)
@@ -375,7 +374,7 @@ class HubSession:
                 raise ChatError("conflict", f"The invocation id '{message.invocation_id}' is in use.")
             if len(streams) >= MAX_STREAMS:
                 raise ChatError("overloaded", f"At most {MAX_STREAMS} streams may run on one connection.")
-            arguments = method.signature.decode(self.encoding.protocol, message.arguments)
+            arguments = method.signature.decode(self.outbox.encoding.protocol, message.arguments)
         except Exception as error:  # as above
             self.fail(message.invocation_id, error, message.target)
             return
@@ -389,12 +388,12 @@ class HubSession:
                 async with aclosing(method.call(self, *arguments)) as items:
                     async for item in items:
                         await self.wait_room()
-                        self._offer(self.encoding.stream_item(invocation_id, item))
+                        self._offer(self.outbox.encoding.stream_item(invocation_id, item))
                         self.outbox.flush()
         except Exception as error:  # as above: the stream ends, the connection lives
             self.fail(invocation_id, error, method.name)
         else:
-            self._offer(self.encoding.stream_end(invocation_id))
+            self._offer(self.outbox.encoding.stream_end(invocation_id))
         finally:
             del self.streams[invocation_id]
             self.outbox.flush()
@@ -413,7 +412,7 @@ class HubSession:
     # -- to the client --------------------------------------------------------------------------
 
     def complete(self, invocation_id: str, result: object) -> None:
-        self._offer(self.encoding.completion(invocation_id, result))
+        self._offer(self.outbox.encoding.completion(invocation_id, result))
 
     def fail(self, invocation_id: str | None, error: Exception, target: str) -> None:
         """Tell the client, as far as it may know; a defect of ours it learns only by reference."""
@@ -436,13 +435,13 @@ class HubSession:
                 "internal", f"An unexpected error occurred invoking '{target}' on the server. Reference: {reference}."
             )
         if invocation_id is not None:
-            self._offer(self.encoding.error(invocation_id, str(told)))
+            self._offer(self.outbox.encoding.error(invocation_id, str(told)))
 
     def send_event(self, target: str, arguments: Sequence[object]) -> None:
-        self._offer(self.encoding.event(target, arguments))
+        self._offer(self.outbox.encoding.event(target, arguments))
 
     def send_change(self, change: Change, *, created: bool) -> None:
-        self._offer(self.encoding.change(change, created=created))
+        self._offer(self.outbox.encoding.change(change, created=created))
 
     def _offer(self, frame: bytes) -> None:
         """Queue what must not be shed. When there is no room even without live events, the client is too far gone."""
@@ -505,7 +504,7 @@ class HubSession:
         if self.closed:
             return
         self.closed = True
-        self.outbox.push(self.encoding.close(error, allow_reconnect=allow_reconnect))
+        self.outbox.push(self.outbox.encoding.close(error, allow_reconnect=allow_reconnect))
         self.carrier.close(code, why=error or "server closed")
         if self.drained is not None:
             self.drained.set()

@@ -100,9 +100,8 @@ SELECT user_id FROM members WHERE conversation_id = %(conversation_id)s ORDER BY
 SELECT user_id, delivered_seq, read_seq FROM members WHERE conversation_id = %(conversation_id)s ORDER BY user_id
 
 -- name: list_memberships
--- members_user, conversations_pkey.
-SELECT c.id, c.last_seq FROM members AS m JOIN conversations AS c ON c.id = m.conversation_id
-WHERE m.user_id = %(user_id)s
+-- members_user.
+SELECT user_id, conversation_id FROM members WHERE user_id = ANY(%(user_ids)s)
 
 -- name: count_owners
 -- members_pkey.

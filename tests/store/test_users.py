@@ -110,7 +110,7 @@ async def test_deletion(conn: Connection) -> None:
     heir = await conversations.fetch_member(conn, owned, bob)
     assert heir is not None and heir.role is Role.OWNER
     assert sorted(change.seq for change in changes if change.conversation_id == owned) == [3, 4]
-    assert await conversations.list_memberships(conn, account.id) == []
+    assert await conversations.list_memberships(conn, [account.id]) == {}
     head = await conversations.lock_conversation(conn, owned)
     assert head is not None and head.member_count == 2
 
