@@ -59,6 +59,7 @@ class Connection(Outbox):
         "endpoint",
         "flushed",
         "nursery",
+        "over",
         "poller",
         "progress_at",
         "readable",
@@ -88,7 +89,7 @@ class Connection(Outbox):
         self.wheel = wheel
         self.wheel_tick = -1
         self.poller = poller
-        self.readable = self.ended = False
+        self.readable = self.ended = self.over = False
         self.reader: trio.lowlevel.Task | None = None  # asleep until the socket is readable
         self.writer: trio.lowlevel.Task | None = None  # asleep until it is writable
         self.decoder = websocket.Decoder(max_message=max_message)
@@ -102,16 +103,33 @@ class Connection(Outbox):
         self.endpoint: Endpoint
         self.nursery: trio.Nursery
 
-    async def run(self, first: bytes = b"") -> None:
-        """Serve the socket until it ends, one way or another, and close it. `first` was read with the head.
+    async def run(self, data: bytes = b"") -> None:
+        """Serve the socket until it ends, one way or another, and close it. `data` was read with the head.
 
-        `endpoint` must have been set.
+        `endpoint` must have been set. One frame on purpose: it exists once for every connection.
         """
         try:
             async with trio.open_nursery() as self.nursery:
                 self.wheel.schedule(self, self.endpoint.on_due(self.wheel.now))
                 self.poller.add(self.sock.fileno(), self)
-                await self._read(first)
+                while True:
+                    for event in self._decode(data):
+                        if isinstance(event, websocket.Message):
+                            waiting = None if self.closing else self.endpoint.receive(event.data, binary=event.binary)
+                        else:
+                            waiting = self._control(event)
+                        if waiting is not None:
+                            await waiting
+                    if self.first is not None:
+                        self.flush()
+                    if self.over:
+                        break
+                    if self.readable or self.ended:
+                        await trio.lowlevel.checkpoint()
+                    else:
+                        self.reader = trio.lowlevel.current_task()
+                        await trio.lowlevel.wait_task_rescheduled(self._stop_reading)
+                    data = self._receive()
                 self.nursery.cancel_scope.cancel()
         finally:
             self.wheel.cancel(self)
@@ -122,42 +140,22 @@ class Connection(Outbox):
 
     # -- reading ------------------------------------------------------------------------------
 
-    async def _read(self, data: bytes) -> None:
-        sock = self.sock
-        receive = self.endpoint.receive
-        while True:
-            if data and not self.violated:  # after a violation nothing counts; read on so that the peer gets our Close
-                for event in self._decode(data):
-                    if isinstance(event, websocket.Message):
-                        if not self.closing:
-                            waiting = receive(event.data, binary=event.binary)
-                            if waiting is not None:
-                                await waiting
-                    elif isinstance(event, websocket.Close):
-                        await self._peer_closed(event)
-                        return
-                    else:
-                        self._control(event)
-                if self.first is not None:
-                    self.flush()
-            if self.readable or self.ended:
-                await trio.lowlevel.checkpoint()
-            else:
-                self.reader = trio.lowlevel.current_task()
-                await trio.lowlevel.wait_task_rescheduled(self._stop_reading)
-            try:
-                data = sock.recv(READ_SIZE)
-            except BlockingIOError:
-                self.readable = False
-                data = b""
-                continue
-            except OSError as error:
-                self.reason = self.reason or f"connection lost ({error.strerror})"
-                return
-            self.readable = len(data) == READ_SIZE
-            if not data:
-                self.reason = self.reason or "connection lost"
-                return
+    def _receive(self) -> bytes:
+        """What is there. Nothing more will come once `over` is set."""
+        try:
+            data = self.sock.recv(READ_SIZE)
+        except BlockingIOError:
+            self.readable = False
+            return b""
+        except OSError as error:
+            self.over = True
+            self.reason = self.reason or f"connection lost ({error.strerror})"
+            return b""
+        self.readable = len(data) == READ_SIZE
+        if not data:
+            self.over = True
+            self.reason = self.reason or "connection lost"
+        return data
 
     def on_ready(self, events: int) -> None:
         """From the poller: wake whoever waits for this."""
@@ -181,6 +179,8 @@ class Connection(Outbox):
         return trio.lowlevel.Abort.SUCCEEDED
 
     def _decode(self, data: bytes) -> Iterable[websocket.Event]:
+        if self.violated or not data:
+            return ()  # after a violation nothing the peer says counts; we read on so that it gets our Close
         try:
             return self.decoder.receive(data)
         except websocket.ProtocolError as error:
@@ -192,21 +192,25 @@ class Connection(Outbox):
         self.violated = True
         self.close(error.code, error.reason, why=f"protocol error: {error.reason}")
 
+    def _control(self, event: websocket.Event) -> Awaitable[None] | None:
+        """A peer that pings faster than it reads gets pongs only as long as they fit."""
+        if isinstance(event, websocket.Close):
+            return self._peer_closed(event)
+        if isinstance(event, websocket.Pong):
+            self.endpoint.on_pong()
+        elif isinstance(event, websocket.Ping) and not self.closing:
+            self.offer(websocket.encode(websocket.PONG, event.payload))
+        return None
+
     async def _peer_closed(self, event: websocket.Close) -> None:
         """RFC 6455, 5.5.1: answer a Close with a Close, then the server ends the TCP connection."""
+        self.over = True
         self.reason = self.reason or f"closed by client ({event.code})"
         if not self.closing:
             self.close(websocket.NORMAL if event.code == websocket.NO_STATUS else event.code)
         if self.blocked:  # bounded by CLOSE_WAIT
             self.flushed = trio.Event()
             await self.flushed.wait()
-
-    def _control(self, event: websocket.Ping | websocket.Pong) -> None:
-        """A peer that pings faster than it reads gets pongs only as long as they fit."""
-        if isinstance(event, websocket.Pong):
-            self.endpoint.on_pong()
-        elif not self.closing:
-            self.offer(websocket.encode(websocket.PONG, event.payload))
 
     # -- writing ------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from loadtest.bench.process import parley, reference
 
 MEMBERS = 200  # of the big room; ten connections each
 USERS = 2000
-CONNECTIONS = 5400  # for connect and memory: three of each user, few enough for a limit of 20,000 descriptors
+CONNECTIONS = 9000  # for connect and memory: five of each user, few enough for a limit of 20,000 descriptors
 MANY = 20  # conversations of each user in the second memory row
 DESCRIPTORS = 20_000
 
