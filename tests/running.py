@@ -1,0 +1,178 @@
+"""A real `parley serve` process for the tests that are about processes, and people to chat in it.
+
+Owns the child process: stopped by its own pid when the block ends, its log lines collected and looked through for
+tracebacks. Talks to it only over its port.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, NamedTuple
+
+import httpx
+import trio
+
+from loadtest.client import HubClient, OnEvent, connect
+
+START_TIMEOUT = 30.0  # seconds
+STOP_TIMEOUT = 20.0
+JWT_KEY = "a key for tests only, and long enough for HS256"
+
+
+class User(NamedTuple):
+    id: str
+    name: str
+    token: str
+
+
+class Running:
+    """A server process that is ready. `lines` are its log lines so far, as dicts."""
+
+    def __init__(self, process: trio.Process, port: int, lines: list[dict[str, Any]]) -> None:
+        self.process = process
+        self.pid = process.pid
+        self.port = port
+        self.lines = lines
+        self.url = f"http://127.0.0.1:{port}"
+        self.hub_url = f"{self.url}/hubs/chat"
+
+    def kill(self) -> None:
+        """As the out-of-memory killer does it."""
+        self.process.send_signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+    async def wait(self) -> int:
+        with trio.fail_after(STOP_TIMEOUT):
+            return await self.process.wait()
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        return [line for line in self.lines if line.get("event") == name]
+
+    def http(self, user: User | None = None) -> httpx.AsyncClient:
+        headers = {"Authorization": f"Bearer {user.token}"} if user else {}
+        return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=20)
+
+    def connect(
+        self, user: User, on_event: OnEvent = lambda target, arguments: None, **options: Any
+    ) -> AbstractAsyncContextManager[HubClient]:
+        return connect(self.hub_url, user.token, on_event=on_event, **options)
+
+    async def register(self, name: str) -> User:
+        async with self.http() as http:
+            body = checked(await http.post("/api/users", json={"username": name}))
+        return User(body["id"], name, body["accessToken"])
+
+    async def direct(self, one: User, other: User) -> str:
+        async with self.http(one) as http:
+            made = await http.post("/api/conversations", json={"type": "Direct", "memberIds": [other.id]})
+        return str(checked(made)["id"])
+
+    async def group(self, owner: User, *members: User) -> str:
+        body = {"type": "Group", "name": "a group", "memberIds": [member.id for member in members]}
+        async with self.http(owner) as http:
+            return str(checked(await http.post("/api/conversations", json=body))["id"])
+
+    async def history(self, user: User, conversation: str) -> list[dict[str, Any]]:
+        """Everything said in a conversation, oldest first."""
+        found: list[dict[str, Any]] = []
+        async with self.http(user) as http:
+            while True:
+                query = {"conversationId": conversation, "after": found[-1]["seq"] if found else 0, "limit": 200}
+                page = checked(await http.get("/api/messages", params=query))["items"]
+                found += page
+                if len(page) < 200:
+                    return [message for message in found if message["type"] != "System"]
+
+
+def checked(answer: httpx.Response) -> dict[str, Any]:
+    assert answer.is_success, f"{answer.status_code} {answer.text}"
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+@asynccontextmanager
+async def running(
+    database: str, redis_url: str, *, port: int = 0, may_fail: bool = False, **settings: object
+) -> AsyncIterator[Running]:
+    """`parley serve` until the block ends. `settings` are PARLEY_* in lower case. No traceback may be logged,
+    unless the test `may_fail`."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("PARLEY_")}
+    environ |= {
+        "PARLEY_DATABASE_URL": database,
+        "PARLEY_REDIS_URL": redis_url,
+        "PARLEY_JWT_KEY": JWT_KEY,
+        "PARLEY_LISTEN": f"127.0.0.1:{port}",
+        "PARLEY_DRAIN_SECONDS": "0.5",
+        "PARLEY_RATE_LIMITS": "off",
+        **{f"PARLEY_{name.upper()}": str(value) for name, value in settings.items()},
+    }
+    command = [sys.executable, "-m", "server", "serve"]
+    lines: list[dict[str, Any]] = []
+    process = await trio.lowlevel.open_process(
+        command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+    )
+    try:
+        async with trio.open_nursery() as nursery:
+            with trio.fail_after(START_TIMEOUT):
+                ready = await nursery.start(_collect, process, lines)
+            yield Running(process, ready, lines)
+            await _stop(process)
+            nursery.cancel_scope.deadline = trio.current_time() + 5
+        if not may_fail:
+            faults = [line for line in lines if "exception" in line or "Traceback" in str(line)]
+            assert not faults, faults
+    except BaseException:
+        for line in lines[-20:]:
+            print(line)  # noqa: T201
+        raise
+    finally:
+        with trio.CancelScope(shield=True):
+            await _stop(process)
+
+
+async def _stop(process: trio.Process) -> None:
+    if process.poll() is None:
+        process.terminate()
+        with trio.move_on_after(STOP_TIMEOUT):
+            await process.wait()
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def _collect(
+    process: trio.Process, lines: list[dict[str, Any]], *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
+) -> None:
+    assert process.stdout is not None
+    rest, ready = b"", False
+    async with process.stdout:
+        async for chunk in process.stdout:
+            *whole, rest = (rest + chunk).split(b"\n")
+            for line in whole:
+                lines.append(_parse(line))
+                if not ready and lines[-1].get("event") == "ready":
+                    ready = True
+                    task_status.started(lines[-1]["port"])
+    if not ready:
+        raise RuntimeError(f"the server did not start: {lines}")
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {"event": line.decode(errors="replace")}
