@@ -63,6 +63,7 @@ class HubClient:
         self._on_event = on_event
         self._calls: dict[str, _Call] = {}
         self._next_id = 0
+        self._early: list[websocket.Event] = []  # what came together with the handshake's answer
         self._sending = trio.Lock()
         self.closed = trio.Event()
         self.close_message: Close | None = None
@@ -110,6 +111,8 @@ class HubClient:
             await self._stream.send_all(data)
 
     def _register(self, call: _Call) -> tuple[str, _Call]:
+        if self.closed.is_set():
+            raise ClientError("the connection is lost")
         self._next_id += 1
         self._calls[str(self._next_id)] = call
         return str(self._next_id), call
@@ -125,32 +128,36 @@ class HubClient:
     # -- running --------------------------------------------------------------------------------
 
     async def shake_hands(self) -> None:
+        """Before `run`. Raises ClientError or HandshakeError."""
         await self._send(handshake.encode_request(self._protocol.name), websocket.TEXT)
         pending = b""
         while True:
-            for event in await self._receive():
-                if type(event) is websocket.Message:
+            self._early = await self._receive()
+            while self._early:
+                event = self._early.pop(0)
+                if isinstance(event, websocket.Close):
+                    raise ClientError(f"closed in the handshake: {event.code} {event.reason}")
+                if isinstance(event, websocket.Message):
                     pending += event.data
                     rest = handshake.parse_reply(pending)
                     if rest is not None:
                         self._take(rest)
                         return
-                elif type(event) is websocket.Close:
-                    raise ClientError(f"closed in the handshake: {event.code} {event.reason}")
 
     async def run(self) -> None:
         """Read until the end."""
         try:
             while True:
-                for event in await self._receive():
-                    if type(event) is websocket.Message:
+                for event in self._early or await self._receive():
+                    if isinstance(event, websocket.Message):
                         self._take(event.data)
-                    elif type(event) is websocket.Ping:
+                    elif isinstance(event, websocket.Ping):
                         await self._send(event.payload, websocket.PONG)
-                    elif type(event) is websocket.Close:
+                    elif isinstance(event, websocket.Close):
                         self.close_code = event.code
                         await self._send(websocket.close_payload(event.code), websocket.CLOSE)
                         return
+                self._early = []
         except ClientError:
             pass
         finally:

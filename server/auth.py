@@ -20,7 +20,7 @@ from server.config import Settings
 from server.jwks import KeySet
 from store.errors import StoreError
 
-LEEWAY = 30  # seconds of clock difference that is forgiven
+LEEWAY = 5  # seconds of clock difference that is forgiven, when a token is shown and while a connection lives on it
 ACCESS_TTL = 15 * 60  # seconds an access token of ours lives
 CONNECTION_TTL = 30  # seconds between negotiate and connect
 CONNECTION_AUDIENCE = "parley-connection"
@@ -88,7 +88,7 @@ class Verifier:
                 options=_OPTIONS,
             )
             user_id = UUID(claims["sub"])
-            return Caller(user_id=user_id, expires_at=float(claims["exp"]), is_admin=_is_admin(claims))
+            return Caller(user_id=user_id, expires_at=float(claims["exp"]) + LEEWAY, is_admin=_is_admin(claims))
         except jwt.ExpiredSignatureError:
             raise unauthenticated("The access token has expired.") from None
         except jwt.ImmatureSignatureError:

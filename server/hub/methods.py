@@ -78,6 +78,7 @@ def register(dispatcher: Dispatcher, *, messages: Messages, sync: Sync, verifier
         if caller.user_id != session.user_id:
             raise ChatError("forbidden", "The token belongs to another user.")
         session.caller = caller
+        session.reschedule()
 
     dispatcher.add(send_message, pipelined=True)
     for call in (

@@ -33,7 +33,7 @@ from server.hub.frames import (
 from server.hub.protocol import Parser
 from server.outbox import Flusher, Outbox, Verdict
 from server.rooms import Room, Rooms
-from server.wheel import Wheel
+from server.wheel import Due, Wheel
 from store.errors import Overloaded, StoreError, Unavailable
 from store.model import Change
 
@@ -55,7 +55,7 @@ class Timeouts(Protocol):
     def client_timeout(self) -> float: ...
 
 
-class Carrier(Protocol):
+class Carrier(Due, Protocol):
     """What a session needs of whatever carries it."""
 
     nursery: trio.Nursery
@@ -229,6 +229,10 @@ class HubSession:
             due = min(due, silent)
         return due
 
+    def reschedule(self) -> None:
+        """What is due next has changed: the handshake is done, or the token is another."""
+        self.hub.wheel.schedule(self.carrier, self.on_due(self.hub.wheel.now))
+
     def on_closed(self, reason: str) -> None:
         self.closed = True
         self.hub.left(self)
@@ -262,6 +266,7 @@ class HubSession:
             return
         self.parser = self.outbox.encoding.protocol.parser(self.hub.max_message)
         self.outbox.offer(self.outbox.encoding.frame(handshake.OK))  # first in the queue; events may follow at once
+        self.reschedule()
         await self._open()
         if rest and not self.closed:
             waiting = self.receive(rest, binary=self.outbox.encoding.protocol.binary)
