@@ -308,6 +308,8 @@ class Decoder:
                 state.utf8.decode(chunk, final=state.fin and not state.left)
             except UnicodeDecodeError:
                 raise ProtocolError(INVALID_DATA, "a text message is not UTF-8") from None
+            if b"\xed\xa0" <= state.utf8.getstate()[0] < b"\xee":  # half a surrogate: Python waits for its third byte
+                raise ProtocolError(INVALID_DATA, "a text message is not UTF-8")
         if chunk:
             state.parts.append(chunk)
             state.size += len(chunk)

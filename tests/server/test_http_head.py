@@ -1,0 +1,105 @@
+"""server.http_head: request heads and the opening handshake."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server import http_head
+from server.http_head import BadRequest, parse_head
+
+KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
+UPGRADE = {
+    "Host": "chat",
+    "Upgrade": "websocket",
+    "Connection": "keep-alive, Upgrade",
+    "Sec-WebSocket-Key": KEY.decode(),
+    "Sec-WebSocket-Version": "13",
+}
+
+
+def head(line: str = "GET /hubs/chat?id=1 HTTP/1.1", **changes: str | None) -> bytes:
+    fields = {**UPGRADE, **{name.replace("_", "-"): value for name, value in changes.items()}}
+    lines = [line, *(f"{name}: {value}" for name, value in fields.items() if value is not None)]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n"
+
+
+def test_a_good_upgrade() -> None:
+    """The RFC's own example is accepted, with its answer (RFC 6455, 1.3)."""
+    parsed = parse_head(head())
+    assert (parsed.method, parsed.path, parsed.query) == (b"GET", b"/hubs/chat", {"id": "1"})
+    assert http_head.is_upgrade(parsed)
+    assert http_head.upgrade_error(parsed) is None
+    assert http_head.accept_key(KEY) == b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+    assert b"101 Switching Protocols" in http_head.accept_response(KEY)
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (head("POST /hubs/chat HTTP/1.1"), 405),
+        (head("GET /hubs/chat HTTP/1.0"), 505),
+        (head(Connection="close"), 400),
+        (head(Sec_WebSocket_Version="8"), 426),
+        (head(Sec_WebSocket_Version=None), 426),
+        (head(Sec_WebSocket_Key=None), 400),
+        (head(Sec_WebSocket_Key="c2hvcnQ="), 400),
+        (head(Sec_WebSocket_Key="not base64!"), 400),
+    ],
+)
+def test_refused_upgrades(data: bytes, status: int) -> None:
+    """Each rule of RFC 6455, 4.2.1 has its status."""
+    refused = http_head.upgrade_error(parse_head(data))
+    assert refused is not None and refused[0] == status
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET /\r\n\r\n",
+        b"GET  / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET / HTTP/2.0\r\nHost: x\r\n\r\n",
+        b"G\x00T / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost : x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\n folded\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nname\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\na: b\x00c\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+    ],
+)
+def test_malformed_heads(data: bytes) -> None:
+    """What is not HTTP/1.1 is a BadRequest with a sentence."""
+    with pytest.raises(BadRequest, match=r"\w+ .*\."):
+        parse_head(data)
+
+
+@given(st.binary(max_size=300))
+def test_noise_is_a_bad_request(data: bytes) -> None:
+    """Nothing but BadRequest comes out, and what is accepted can be asked everything."""
+    try:
+        parsed = parse_head(b"GET /" + data + b"\r\n\r\n")
+    except BadRequest:
+        return
+    assert isinstance(parsed.query, dict)
+    http_head.is_upgrade(parsed)
+    http_head.upgrade_error(parsed)
+
+
+def test_the_clients_side() -> None:
+    """A request of ours is accepted by ourselves; an answer with another key is not."""
+    request = http_head.client_request("chat:5000", "/hubs/chat", KEY, {"Authorization": "Bearer x"})
+    parsed = parse_head(request)
+    assert http_head.upgrade_error(parsed) is None and parsed.headers[b"authorization"] == b"Bearer x"
+    http_head.check_accept(http_head.accept_response(KEY), KEY)
+    for answer in (http_head.accept_response(b"AAAAAAAAAAAAAAAAAAAAAA=="), b"HTTP/1.1 401 Unauthorized"):
+        with pytest.raises(BadRequest):
+            http_head.check_accept(answer, KEY)
+
+
+@pytest.mark.parametrize(("status", "field"), [(426, "Sec-WebSocket-Version"), (405, "Allow"), (503, "Connection")])
+def test_refusals_say_what_to_do(status: int, field: str) -> None:
+    """A refusal is a problem+json answer with the header its status asks for (RFC 9110)."""
+    fields, body = http_head.refusal(status, "invalid_request", "No.")
+    assert field in fields and fields["Content-Length"] == str(len(body))
+    assert b'"code":"invalid_request"' in body
