@@ -35,13 +35,14 @@ class Outbox:
     are sent together with it. While the carrier is blocked, `first` is empty and `held` includes what it is sending.
     """
 
-    __slots__ = ("blocked", "encoding", "first", "held", "limit", "more")
+    __slots__ = ("blocked", "encoding", "first", "held", "limit", "more", "reserved")
 
     def __init__(self, limit: int) -> None:
         self.encoding: Encoding  # how events are written for it; set before it is attached to a room
         self.first: bytes | None = None
         self.more: list[bytes] | None = None
         self.held = 0  # bytes behind `first`
+        self.reserved = 0  # bytes promised to answers that are still being worked on
         self.limit = limit
         self.blocked = False
 
@@ -55,7 +56,7 @@ class Outbox:
         size = self.size + len(frame)
         if ephemeral and size > self.limit * SHED_AT:
             return Verdict.SHED
-        if size > self.limit:
+        if size + self.reserved > self.limit:
             return Verdict.LAGGING
         self.push(frame)
         return Verdict.QUEUED

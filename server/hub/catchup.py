@@ -108,7 +108,8 @@ async def resume(session: "HubSession", rooms: Rooms, sync: SyncSource, conversa
         except ChatError as error:
             if error.code != "not_found":
                 raise
-            return  # removed meanwhile: ConversationRemoved has told the client
+            session.send_event("ConversationRemoved", (conversation_id, "removed"))  # while it did not read
+            return
         if not caught_up:
             session.send_event("Resync", (Resync(conversation_id=conversation_id, last_seq=room.head),))
 

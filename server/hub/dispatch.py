@@ -18,7 +18,7 @@ STREAM: Final = "stream"
 class Method:
     """One hub method. `call(session, *arguments)` returns the result, an awaitable or an async iterator.
 
-    `pipelined` methods get `call(session, invocation_id, *arguments)`, return at once, and report with
+    `pipelined` methods get `call(session, ticket, *arguments)`, return at once, and report with
     `session.sent` when they are done; up to 32 of them run at a time, in order.
     """
 

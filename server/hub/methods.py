@@ -14,7 +14,7 @@ from handlers.sync import Sync
 from server.auth import Verifier
 from server.hub import catchup
 from server.hub.dispatch import Dispatcher
-from server.hub.session import HubSession
+from server.hub.session import HubSession, Ticket
 from store.model import Message
 
 STREAM_LIMIT = 10_000  # messages one StreamHistory may ask for
@@ -27,9 +27,9 @@ def register(dispatcher: Dispatcher, *, messages: Messages, sync: Sync, verifier
     def ping(session: HubSession) -> dict[str, object]:
         return {}
 
-    def send_message(session: HubSession, invocation_id: str | None, message: CreateMessage) -> None:
+    def send_message(session: HubSession, ticket: Ticket, message: CreateMessage) -> None:
         def done(outcome: Message | Exception) -> None:
-            session.sent(invocation_id, outcome, "SendMessage")
+            session.sent(ticket, outcome, "SendMessage")
 
         try:
             messages.send_nowait(session.caller, message, done)

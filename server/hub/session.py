@@ -8,7 +8,7 @@ socket. What methods exist is `server.hub.dispatch`'s business, what they mean t
 import time
 from collections.abc import Awaitable, Sequence
 from contextlib import aclosing
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from uuid import UUID
 
 import structlog
@@ -39,7 +39,7 @@ from store.model import Change
 
 MAX_OUTSTANDING = 32  # sends of one connection that may wait for their commit (design.md 4.2)
 MAX_STREAMS = 10  # streams one connection may run at once
-COMPLETION_OVERHEAD = 1024  # bytes a completion may be larger than the invocation that asks for it
+ANSWER_OVERHEAD = 1024  # bytes by which the answer to a send may be longer than the send
 
 log = structlog.get_logger("parley.hub")
 
@@ -85,6 +85,13 @@ class Hub(Protocol):
 
     def left(self, session: "HubSession") -> None:
         """Its transport is gone."""
+
+
+class Ticket(NamedTuple):
+    """A pipelined call under way: whom to answer, and the bytes kept free for it."""
+
+    invocation_id: str | None
+    reserved: int
 
 
 class HubSession:
@@ -322,17 +329,29 @@ class HubSession:
             if method.kind is STREAM:
                 raise ChatError("invalid_request", f"'{method.name}' is a stream; use a stream invocation.")
             arguments = method.signature.decode(self.outbox.encoding.protocol, message.arguments)
-            if self.outbox.held > self.outbox.limit // 2 or (method.pipelined and self.outstanding >= MAX_OUTSTANDING):
+            if self._must_wait(message, method):
                 return self._invoke_later(message, method, arguments)
             return self._call(message, method, arguments)
         except Exception as error:  # whatever it is, this invocation ends with an error, and nothing else does
             self.fail(message.invocation_id, error, message.target)
         return None
 
+    def _must_wait(self, message: Invocation, method: Method) -> bool:
+        """Until the answer will fit, and (a pipelined call) another one may be outstanding."""
+        outbox = self.outbox
+        if not method.pipelined:
+            return outbox.held > outbox.limit // 2
+        if self.outstanding == 0 and not outbox.held:
+            return False
+        waiting = outbox.held + outbox.reserved + _answer_size(message)
+        return self.outstanding >= MAX_OUTSTANDING or waiting > outbox.limit // 2
+
     def _call(self, message: Invocation, method: Method, arguments: Sequence[object]) -> Awaitable[None] | None:
         if method.pipelined:
+            ticket = Ticket(message.invocation_id, _answer_size(message))
             self.outstanding += 1
-            method.call(self, message.invocation_id, *arguments)
+            self.outbox.reserved += ticket.reserved
+            method.call(self, ticket, *arguments)
             return None
         result = method.call(self, *arguments)
         if method.waits:
@@ -352,12 +371,8 @@ class HubSession:
                 self.complete(message.invocation_id, result)
 
     async def _invoke_later(self, message: Invocation, method: Method, arguments: Sequence[object]) -> None:
-        """When the answer will fit, and another send may be outstanding."""
         try:
-            while True:
-                await self.wait_room()
-                if not method.pipelined or self.outstanding < MAX_OUTSTANDING or self.closed:
-                    break
+            while self._must_wait(message, method) and not self.closed:
                 await self._wait_drained()
             waiting = None if self.closed else self._call(message, method, arguments)
             if waiting is not None:
@@ -403,16 +418,17 @@ class HubSession:
             del self.streams[invocation_id]
             self.outbox.flush()
 
-    def sent(self, invocation_id: str | None, outcome: object, target: str) -> None:
+    def sent(self, ticket: Ticket, outcome: object, target: str) -> None:
         """A pipelined call is done: `outcome` is its result or the exception it ended with."""
         self.outstanding -= 1
+        self.outbox.reserved -= ticket.reserved
         if self.drained is not None:
             self.drained.set()
             self.drained = None
         if isinstance(outcome, Exception):
-            self.fail(invocation_id, outcome, target)
-        elif invocation_id is not None:
-            self.complete(invocation_id, outcome)
+            self.fail(ticket.invocation_id, outcome, target)
+        elif ticket.invocation_id is not None:
+            self.complete(ticket.invocation_id, outcome)
 
     # -- to the client --------------------------------------------------------------------------
 
@@ -516,3 +532,7 @@ class HubSession:
 
     def disconnect(self, code: str, sentence: str) -> None:
         self.end(f"{code}: {sentence}")
+
+
+def _answer_size(message: Invocation) -> int:
+    return memoryview(message.arguments).nbytes + ANSWER_OVERHEAD

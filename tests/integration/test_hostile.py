@@ -1,0 +1,310 @@
+"""Malformed and hostile clients: a clear Close or HTTP error, no traceback, and nobody else disturbed."""
+
+import base64
+import json
+import os
+import random
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+
+from loadtest.client import ClientError, open_websocket
+from server import http_head, websocket
+from tests.running import Running, User, running
+
+WAIT = 20.0
+SHAKE = b'{"protocol":"json","version":1}\x1e'
+
+
+@asynccontextmanager
+async def witness(server: Running) -> AsyncIterator[User]:
+    """Somebody whose connection must not notice anything."""
+    user = await server.register(f"witness{os.urandom(4).hex()}")
+    async with server.connect(user) as client:
+        yield user
+        with trio.fail_after(WAIT):
+            assert await client.invoke("Ping") == {}
+        assert not client.closed.is_set()
+
+
+class Raw:
+    """A WebSocket where the test writes the bytes."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self.stream = stream
+        self.decoder = websocket.Decoder(client=True)
+
+    async def send(self, data: bytes) -> None:
+        await self.stream.send_all(data)
+
+    async def send_text(self, payload: bytes) -> None:
+        await self.send(websocket.encode_masked(websocket.TEXT, payload))
+
+    async def until_closed(self) -> tuple[bytes, int]:
+        """Everything the server said in messages, and its close code (0: it just hung up)."""
+        said = b""
+        with trio.fail_after(WAIT):
+            while True:
+                try:
+                    data = await self.stream.receive_some(65536)
+                except trio.BrokenResourceError:
+                    return said, 0
+                if not data:
+                    return said, 0
+                for event in self.decoder.receive(bytes(data)):
+                    if isinstance(event, websocket.Message):
+                        said += event.data
+                    elif isinstance(event, websocket.Close):
+                        return said, event.code
+
+
+@asynccontextmanager
+async def raw(server: Running, user: User, *, shake: bool = True) -> AsyncIterator[Raw]:
+    stream = await open_websocket(server.hub_url, user.token)
+    async with stream:
+        client = Raw(stream)
+        if shake:
+            await client.send_text(SHAKE)
+        yield client
+
+
+def frame(payload: bytes, opcode: int = websocket.TEXT) -> bytes:
+    return websocket.encode_masked(opcode, payload)
+
+
+INVOKE = b'{"type":1,"invocationId":"1","target":"Ping","arguments":[]}\x1e'
+
+VIOLATIONS: list[tuple[str, bytes, int, bytes]] = [
+    ("unmasked", websocket.encode(websocket.TEXT, INVOKE), 1002, b""),
+    ("reserved bit", b"\xf1\x80\x00\x00\x00\x00", 1002, b""),
+    ("reserved opcode", b"\x83\x80\x00\x00\x00\x00", 1002, b""),
+    ("bad utf-8", frame(b"\xff\xfe"), 1007, b""),
+    ("frame too big", b"\x81\xff" + (2**40).to_bytes(8) + b"abcd", 1009, b""),
+    ("hub message too big", frame(b'"' + b"x" * 33000 + b'"\x1e'), 1002, b'"type":7,"error":'),
+    ("endless hub message", frame(b"x" * 33000), 1002, b'"type":7,"error":'),
+    ("not json", frame(b"hello\x1e"), 1002, b'"type":7,"error":'),
+    ("an empty message", frame(b"\x1e"), 1002, b'"type":7,"error":'),
+    ("json, but no object", frame(b"[1,2]\x1e"), 1002, b'"type":7,"error":'),
+    ("no type", frame(b"{}\x1e"), 1002, b'"type":7,"error":'),
+    ("no target", frame(b'{"type":1,"arguments":[]}\x1e'), 1002, b'"type":7,"error":'),
+    ("no arguments", frame(b'{"type":1,"target":"Ping"}\x1e'), 1002, b'"type":7,"error":'),
+    ("a number as id", frame(b'{"type":1,"invocationId":1,"target":"Ping","arguments":[]}\x1e'), 1002, b'"error":'),
+    ("very deep json", frame(b'{"type":1,"target":"P","arguments":' + b"[" * 9000 + b"\x1e"), 1002, b'"error":'),
+    ("headers that are no text", frame(b'{"type":6,"headers":{"a":1}}\x1e'), 1002, b'"error":'),
+]
+
+
+async def test_violations_get_a_clear_close(server: Running) -> None:
+    """Each violation ends its own connection with the right code; a call before it in the same bytes is answered."""
+    async with witness(server) as user:
+        for name, data, code, said in VIOLATIONS:
+            async with raw(server, user) as client:
+                await client.send(frame(INVOKE) + data)
+                told, closed = await client.until_closed()
+                assert closed == code, name
+                assert b'"invocationId":"1","result":{}' in told, name
+                assert said in told, name
+
+
+async def test_bad_handshakes(server: Running) -> None:
+    """A handshake that cannot succeed is answered with an error in the handshake's own form, then closed."""
+    async with witness(server) as user:
+        for first in (
+            b"hello\x1e",
+            b"[]\x1e",
+            b"{}\x1e",
+            b'{"protocol":"json"}\x1e',
+            b'{"protocol":"xml","version":1}\x1e',
+            b'{"protocol":"json","version":"1"}\x1e',
+            b'{"protocol":"json","version":99}\x1e',
+            b'{"protocol":1,"version":1}\x1e',
+            b"\x00\xc3\xa9" * 3000,
+            b"[" * 3000 + b"\x1e",
+        ):
+            async with raw(server, user, shake=False) as client:
+                await client.send(frame(first))
+                told, code = await client.until_closed()
+                reply = json.loads(told.rstrip(b"\x1e"))
+                assert reply["error"] and "type" not in reply, first[:40]
+                assert code in (1002, 1008), first[:40]
+
+
+async def test_random_bytes(server: Running) -> None:
+    """Noise in every place where bytes are read: the connection ends, or is still useful; the process lives on."""
+    noise = random.Random(7)
+    async with witness(server) as user:
+        for turn in range(60):
+            async with raw(server, user, shake=turn % 2 == 0) as client:
+                payload = noise.randbytes(noise.randrange(1, 300))
+                kind = turn % 3
+                try:
+                    if kind == 0:
+                        await client.send(payload)
+                    elif kind == 1:
+                        await client.send(frame(payload, websocket.BINARY))
+                    else:
+                        await client.send(frame(json.dumps(payload.hex()).encode() + b"\x1e"))
+                    await client.send(websocket.encode_masked(websocket.CLOSE, websocket.close_payload(1000)))
+                    with trio.move_on_after(0.3):
+                        await client.until_closed()
+                except trio.BrokenResourceError:
+                    pass  # it hung up on us: fine
+
+
+async def test_bad_http(server: Running) -> None:
+    """What is not HTTP, or no good upgrade, gets an HTTP error that says why."""
+    key = base64.b64encode(os.urandom(16))
+    good = http_head.client_request("x", "/hubs/chat", key)
+    async with witness(server):
+        for data, status in (
+            (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
+            (b"GET / HTTP/1.1\r\n\r\n", 400),
+            (b"GET /" + b"x" * 20000, 431),
+            (good, 401),
+            (good.replace(b"/hubs/chat", b"/hubs/chat?id=nonsense"), 404),
+            (good.replace(b"/hubs/chat", b"/hubs/chat?access_token=a.b.c"), 401),
+            (good.replace(b"Version: 13", b"Version: 12"), 426),
+            (good.replace(b"GET", b"POST"), 405),
+            (good.replace(key, b"short"), 400),
+            (b"BREW /health HTTP/1.1\r\nHost: x\r\n\r\n", 405),
+            (b"GET /hubs/other HTTP/1.1\r\nHost: x\r\n\r\n", 404),
+        ):
+            stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+            async with stream:
+                await stream.send_all(data)
+                with trio.fail_after(WAIT):
+                    answer = await stream.receive_some(65536)
+                assert answer.startswith(b"HTTP/1.1 %d " % status), (data[:60], answer[:200])
+
+
+async def test_half_a_head_times_out(database: str, redis_url: str) -> None:
+    """A client that never finishes its request head is told so, and its place is free again."""
+    async with running(database, redis_url, handshake_timeout=1) as server:
+        stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+        await stream.send_all(b"GET / HTTP/1.1\r\nHost")
+        user = await server.register("slow")
+        async with raw(server, user, shake=False) as client:  # opened, but never shakes hands
+            with trio.fail_after(WAIT):
+                assert b" 408 " in await stream.receive_some(65536)
+                told, code = await client.until_closed()
+            assert b"Handshake was canceled." in told and code == 1008
+        await stream.aclose()
+
+
+async def test_too_many_connections(database: str, redis_url: str) -> None:
+    """Past MAX_CONNECTIONS: 503 with Retry-After, and those inside stay."""
+    async with running(database, redis_url, max_connections=6) as server:
+        user = await server.register("busy")
+        inside: list[trio.abc.Stream] = []
+        with pytest.raises(ClientError, match="503"):
+            for _ in range(10):
+                inside.append(await open_websocket(server.hub_url, user.token))
+        assert 4 <= len(inside) <= 6
+        for stream in inside:
+            await stream.send_all(frame(SHAKE + INVOKE))
+        for stream in inside:
+            assert b"{}" in await stream.receive_some(1000)
+            await stream.aclose()
+
+
+async def test_slow_reader_costs_only_itself(database: str, redis_url: str) -> None:
+    """P8: somebody who stops reading delays nobody, holds bounded memory, and when she reads again gets every
+    message, once, in order."""
+    settings = {"outbox_bytes": "64KiB", "max_message_bytes": "8KiB", "log_level": "debug"}
+    async with running(database, redis_url, **settings) as server:
+        alice, bob = await server.register("alice"), await server.register("bob")
+        conversation = await server.direct(alice, bob)
+        async with witness(server), raw(server, bob) as slow, server.connect(alice) as a:
+            await slow.stream.receive_some(10)  # the handshake's answer: she is attached
+            assert isinstance(slow.stream, trio.SocketStream)
+            slow.stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            body = {"conversationId": conversation, "content": "x" * 7000}
+            sent = []
+            with trio.fail_after(60):
+                for _ in range(25):
+                    calls = [await a.start("SendMessage", body) for _ in range(32)]
+                    sent += [(await a.result(call))["seq"] for call in calls]
+            text = b""
+            seqs: list[int] = []
+            with trio.fail_after(60):
+                while len(seqs) < len(sent):
+                    for event in slow.decoder.receive(bytes(await slow.stream.receive_some(65536))):
+                        assert isinstance(event, websocket.Message)
+                        text += event.data
+                    *whole, text = text.split(b"\x1e")
+                    for line in whole:
+                        message = json.loads(line) if line.startswith(b'{"type":1') else {}
+                        if message.get("target") == "ReceiveMessage":
+                            seqs.append(message["arguments"][0]["seq"])
+            assert seqs == sent
+            assert server.events("lagging"), "she was never behind: the test shows nothing"
+
+
+async def test_a_reader_that_never_comes_back(database: str, redis_url: str) -> None:
+    """P8: a reader stalled past the limit is disconnected; the line in the log says why."""
+    async with running(database, redis_url, outbox_bytes="64KiB", max_message_bytes="8KiB", stall_timeout=1) as server:
+        alice, bob = await server.register("alice"), await server.register("bob")
+        conversation = await server.direct(alice, bob)
+        async with raw(server, bob), server.connect(alice) as a:
+            body = {"conversationId": conversation, "content": "x" * 7000}
+            with trio.fail_after(WAIT):
+                while not any("stalled" in line.get("reason", "") for line in server.events("connection_closed")):
+                    for call in [await a.start("SendMessage", body) for _ in range(32)]:
+                        await a.result(call)
+
+
+async def test_flood_of_pings_and_calls(server: Running) -> None:
+    """A client that sends without ever reading is slowed down, not buffered for; the witness notices nothing."""
+    async with witness(server) as user, raw(server, user) as client:
+        pings = b"".join(websocket.encode_masked(websocket.PING, b"x" * 100) for _ in range(200))
+        calls = frame(INVOKE * 200)
+        with trio.move_on_after(2):
+            while True:
+                await client.send(pings + calls)
+
+
+async def test_connection_tokens_are_single_use(server: Running) -> None:
+    """Negotiate's token opens one socket: the second gets 409; neither kind of token does the other's work."""
+    user = await server.register("alice")
+    async with server.http(user) as http:
+        reply = (await http.post("/hubs/chat/negotiate?negotiateVersion=1")).json()
+    token = reply["connectionToken"]
+    stream = await open_websocket(server.hub_url, query={"id": token})
+    with pytest.raises(ClientError, match="409"):
+        await open_websocket(server.hub_url, query={"id": token})
+    with pytest.raises(ClientError, match="401"):
+        await open_websocket(server.hub_url, token)
+    with pytest.raises(ClientError, match="404"):
+        await open_websocket(server.hub_url, query={"id": user.token})
+    await stream.aclose()
+
+
+async def test_upgrade_on_a_kept_alive_connection(server: Running) -> None:
+    """Some proxies upgrade a connection that served HTTP before: slower, the same in all else."""
+    user = await server.register("alice")
+    stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+    async with stream:
+        await stream.send_all(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        first = b""
+        while not first.endswith(b"}}"):
+            first += await stream.receive_some(65536)
+        assert first.startswith(b"HTTP/1.1 200")
+        key = base64.b64encode(os.urandom(16))
+        request = http_head.client_request("x", "/hubs/chat", key, {"Authorization": f"Bearer {user.token}"})
+        await stream.send_all(request)
+        answer = b""
+        with trio.fail_after(WAIT):
+            while b"\r\n\r\n" not in answer:
+                answer += await stream.receive_some(65536)
+            client = Raw(stream)
+            await client.send_text(SHAKE)
+            await client.send_text(INVOKE)
+            said = b""
+            while b'"result":{}' not in said:
+                for event in client.decoder.receive(bytes(await stream.receive_some(65536))):
+                    assert isinstance(event, websocket.Message)
+                    said += event.data
+        assert answer.startswith(b"HTTP/1.1 101") and said.startswith(b"{}\x1e")
