@@ -20,9 +20,17 @@ from server.http_head import BadRequest, Head
 BACKLOG = 4096
 ACCEPT_BATCH = 64  # accepted in one scheduler step
 ACCEPT_PAUSE = 0.5  # seconds without accepting when descriptors are out
+UNSENT = 64 * 1024  # bytes not yet on the wire that the kernel holds for one connection; the rest is the outbox's
 DEFER_ACCEPT = 5  # seconds the kernel keeps a connection to itself until its first bytes are there
 LINGER = 2.0  # seconds to let a refused client read its answer
 USER_TIMEOUT = 30_000  # ms without an ACK after which the kernel gives a peer up (RFC 5482)
+# Set once on the listening socket: what it accepts inherits them (Linux).
+_INHERITED = {
+    socket.TCP_NODELAY: 1,
+    socket.TCP_USER_TIMEOUT: USER_TIMEOUT,
+    socket.TCP_DEFER_ACCEPT: DEFER_ACCEPT,
+    getattr(socket, "TCP_NOTSENT_LOWAT", 25): UNSENT,  # Python names it from 3.12 on
+}
 _TASK_NAME = "connection"  # one string for all of them
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -102,12 +110,13 @@ def bind(address: tuple[str, int] | int) -> socket.socket:
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, DEFER_ACCEPT)
             sock.bind(place)
             sock.listen(BACKLOG)
         except BaseException:
             sock.close()
             raise
+    for option, value in _INHERITED.items():
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
     sock.setblocking(False)
     return sock
 
@@ -188,8 +197,6 @@ class Listener:
         client.setblocking(False)
         if self.open > self._max:
             raise Refusal(503, "overloaded", "The server holds as many connections as it may.", {"Retry-After": "5"})
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT)
         try:
             prefix, end = _whole_head(client)  # most often it came with the connection
             if not end:

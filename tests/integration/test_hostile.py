@@ -213,14 +213,15 @@ async def test_too_many_connections(database: str, redis_url: str) -> None:
 async def test_slow_reader_costs_only_itself(database: str, redis_url: str) -> None:
     """P8: somebody who stops reading delays nobody, holds bounded memory, and when she reads again gets every
     message, once, in order."""
-    settings = {"outbox_bytes": "64KiB", "max_message_bytes": "8KiB", "log_level": "debug"}
-    async with running(database, redis_url, **settings) as server:
+    async with running(
+        database, redis_url, outbox_bytes="64KiB", max_message_bytes="8KiB", log_level="debug"
+    ) as server:
         alice, bob = await server.register("alice"), await server.register("bob")
         conversation = await server.direct(alice, bob)
         async with witness(server), raw(server, bob) as slow, server.connect(alice) as a:
             await slow.stream.receive_some(10)  # the handshake's answer: she is attached
             assert isinstance(slow.stream, trio.SocketStream)
-            slow.stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            slow.stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
             body = {"conversationId": conversation, "content": "x" * 7000}
             sent = []
             with trio.fail_after(60):
