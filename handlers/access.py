@@ -37,10 +37,10 @@ def may_add(member: Member, role: Role) -> None:
 
 def may_remove(member: Member, target: Member, owners: int) -> None:
     """One may leave, unless as the last owner; admins remove members, owners anybody."""
-    if target.role is Role.OWNER and owners == 1:
-        raise ChatError("last_owner", "The last owner cannot leave; make somebody else an owner first.")
     if member.user_id != target.user_id:
         require_role(member, Role.ADMIN if target.role is Role.MEMBER else Role.OWNER)
+    if target.role is Role.OWNER and owners == 1:
+        raise ChatError("last_owner", "The last owner cannot leave; make somebody else an owner first.")
 
 
 def may_change_role(member: Member, target: Member, role: Role, owners: int) -> None:

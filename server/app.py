@@ -96,7 +96,7 @@ class Process:
             verifier=self.verifier,
             tokens=self.tokens,
         )
-        checks: dict[str, Check] = {
+        self.checks: dict[str, Check] = {
             "postgres": self._check_postgres,
             "redis": self._check_redis,
             "lifecycle": self._check_lifecycle,
@@ -108,7 +108,7 @@ class Process:
             messages_handler=messages,
             verifier=self.verifier,
             tokens=self.tokens,
-            checks=checks,
+            checks=self.checks,
         )
         self.http = HttpServer(asgi.route(PATH, self.hub, app))
         self.listener = Listener(

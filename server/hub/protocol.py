@@ -13,6 +13,7 @@ from msgspec import Raw
 from server.hub.frames import ArgumentsError, HubMessage
 
 REQUIRED: Final = object()
+_UNDECODABLE: Final = (msgspec.DecodeError, RecursionError, UnicodeError)  # what msgspec raises on bad input
 
 
 class Parser(Protocol):
@@ -89,7 +90,7 @@ class Signature:
         try:
             values: tuple[Any, ...] = decoders[full].decode(raw)
             return values
-        except (msgspec.DecodeError, RecursionError) as error:
+        except _UNDECODABLE as error:
             count = self._count(raw, items)
             if count == full:
                 raise ArgumentsError(self._explain(error)) from None
@@ -97,7 +98,7 @@ class Signature:
             raise ArgumentsError(f"Invocation provides {count} argument(s) but target expects {self._expected()}.")
         try:
             values = decoders[count].decode(raw)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except _UNDECODABLE as error:
             raise ArgumentsError(self._explain(error)) from None
         return values + self.defaults[count:]
 
@@ -105,7 +106,7 @@ class Signature:
     def _count(raw: Raw, items: Any) -> int:
         try:
             return len(items.decode(raw))
-        except (msgspec.DecodeError, RecursionError):
+        except _UNDECODABLE:
             raise ArgumentsError("The arguments are not a well-formed list.") from None
 
     def _expected(self) -> str:

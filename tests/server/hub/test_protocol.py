@@ -1,0 +1,300 @@
+"""Both hub protocols by one suite, and the handshake: hub-protocol.md sections 3, 6, 7 and 11."""
+
+import json
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import Raw
+
+from server.hub import handshake
+from server.hub.frames import (
+    Ack,
+    ArgumentsError,
+    CancelInvocation,
+    Close,
+    Completion,
+    HubMessage,
+    HubProtocolError,
+    Invocation,
+    Ping,
+    Sequence,
+    StreamInvocation,
+    StreamItem,
+)
+from server.hub.protocol import REQUIRED, HubProtocol, Signature
+from server.hub.protocol_json import JSON
+from server.hub.protocol_msgpack import MSGPACK
+from store.ids import new_id
+
+LIMIT = 32 * 1024
+both = pytest.mark.parametrize("protocol", [JSON, MSGPACK], ids=["json", "messagepack"])
+
+
+def pack(*items: object) -> bytes:
+    """A MessagePack hub message, whatever is in it."""
+    body = msgspec.msgpack.encode(items)
+    size, prefix = len(body), b""
+    while size > 0x7F:
+        prefix, size = prefix + bytes((size & 0x7F | 0x80,)), size >> 7
+    return prefix + bytes((size,)) + body
+
+
+def text(message: object) -> bytes:
+    return (message if isinstance(message, str) else json.dumps(message)).encode() + b"\x1e"
+
+
+def plain(message: HubMessage) -> tuple[Any, ...]:
+    """A message with its raw parts decoded, to compare across protocols."""
+    values = []
+    for name in message.__struct_fields__:
+        value = getattr(message, name)
+        if isinstance(value, Raw):
+            data = bytes(value)
+            value = msgspec.json.decode(data) if data[:1] in b'["{n0123456789tf' else msgspec.msgpack.decode(data)
+        values.append(value)
+    return type(message), *values
+
+
+@both
+def test_round_trip(protocol: HubProtocol) -> None:
+    """What we encode as a client's message, we read; several may stand in one WebSocket message."""
+    data = (
+        protocol.encode_invocation("Send", ("a", 1), "7")
+        + protocol.encode_invocation("Send", ())
+        + protocol.encode_stream_invocation("Stream", (None,), "8")
+        + protocol.encode_stream_item("8", {"x": 1})
+        + protocol.encode_completion("7", None)
+        + protocol.encode_void("8")
+        + protocol.encode_error("9", "bad")
+        + protocol.encode_cancel("8")
+        + protocol.PING
+        + protocol.encode_close("why", True)
+        + protocol.encode_close(None, False)
+    )
+    messages = protocol.parser(LIMIT).feed(data)
+    assert [type(message) for message in messages] == [
+        Invocation, Invocation, StreamInvocation, StreamItem, Completion, Completion, Completion, CancelInvocation,
+        Ping, Close, Close,
+    ]  # fmt: skip
+    assert plain(messages[0])[1:4] == ("7", "Send", ["a", 1])
+    assert messages[1].invocation_id is None  # type: ignore[union-attr]
+    assert [plain(m)[1:] for m in messages[6:8]] == [("9", "bad", None), ("8",)]
+    assert messages[9:] == [Close("why", True), Close(None, False)]
+
+
+@both
+@given(cut=st.integers(1, 60))
+def test_cut_anywhere(protocol: HubProtocol, cut: int) -> None:
+    """An incomplete message means: wait for more. The pieces give the same messages as the whole."""
+    data = protocol.encode_invocation("Send", ("x" * 200,), "1") + protocol.PING + protocol.encode_cancel("1")
+    parser = protocol.parser(LIMIT)
+    pieces = [data[start : start + cut] for start in range(0, len(data), cut)]
+    messages = [message for piece in pieces for message in parser.feed(piece)]
+    assert messages == protocol.parser(LIMIT).feed(data)
+
+
+@both
+def test_null_void_and_error_differ(protocol: HubProtocol) -> None:
+    """A present null, no result and an error are three things on the wire; an error excludes a result."""
+    decode: Any = (
+        (lambda data: json.loads(data[:-1])) if protocol is JSON else (lambda data: msgspec.msgpack.decode(data[1:]))
+    )
+    null, void, error = (
+        decode(protocol.encode_completion("1", None)),
+        decode(protocol.encode_void("1")),
+        decode(protocol.encode_error("1", "no")),
+    )
+    if protocol is JSON:
+        assert (null, void) == ({"type": 3, "invocationId": "1", "result": None}, {"type": 3, "invocationId": "1"})
+        assert error == {"type": 3, "invocationId": "1", "error": "no"}
+    else:
+        assert (null, void, error) == ([3, {}, "1", 3, None], [3, {}, "1", 2], [3, {}, "1", 1, "no"])
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (text({"arguments": [1], "target": "T", "type": 1}), (Invocation, None, "T", [1], ())),
+        (text({"type": 1, "target": "T", "arguments": [], "unknown": {"a": 1}}), (Invocation, None, "T", [], ())),
+        (text({"type": 1, "invocationId": "", "target": "T", "arguments": []}), (Invocation, None, "T", [], ())),
+        (text({"type": 1, "target": "T", "arguments": [], "streamIds": ["s"]}), (Invocation, None, "T", [], ("s",))),
+        (text({"type": 6}), (Ping,)),
+        (text({"type": 7, "error": ""}), (Close, "", False)),
+        (text({"type": 7, "allowReconnect": True}), (Close, None, True)),
+        (text({"type": 8, "sequenceId": 3}), (Ack, 3)),
+        (text({"type": 9, "sequenceId": 4}), (Sequence, 4)),
+        (pack(1, {}, None, "T", [1]), (Invocation, None, "T", [1], ())),
+        (pack(1, {}, "", "T", [1], []), (Invocation, None, "T", [1], ())),
+        (pack(1, {"h": "v"}, "1", "T", [], ["s"], "extra", 8), (Invocation, "1", "T", [], ("s",))),
+        (pack(4, {}, "1", "T", []), (StreamInvocation, "1", "T", [], ())),
+        (pack(7, None), (Close, None, False)),
+        (pack(7, "", True), (Close, "", True)),
+        (b"\x02\x91\x06", (Ping,)),
+        (pack(8, 3), (Ack, 3)),
+    ],
+)
+def test_lenient_where_clients_need_it(data: bytes, expected: tuple[object, ...]) -> None:
+    """Order of fields, unknown fields, short and long arrays, empty ids: read as the reference server reads them."""
+    protocol: HubProtocol = JSON if data.endswith(b"\x1e") else MSGPACK
+    [message] = protocol.parser(LIMIT).feed(data)
+    assert plain(message) == expected
+
+
+@pytest.mark.parametrize("data", [text({"type": 42}), text({"type": 42, "target": 5}), pack(42), pack(42, "x", {})])
+def test_unknown_types_are_skipped(data: bytes) -> None:
+    """A message type from the future is ignored, whatever it carries; what follows is read."""
+    protocol: HubProtocol = JSON if data.endswith(b"\x1e") else MSGPACK
+    assert protocol.parser(LIMIT).feed(data + protocol.PING) == [Ping()]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        text("nonsense"), text("[1]"), text("{}"), text('{"type":"1"}'), text(""), text("\\ud800"),
+        text({"type": 1, "arguments": []}), text({"type": 1, "target": "", "arguments": []}),
+        text({"type": 1, "target": "T"}), text({"type": 1, "target": "T", "arguments": {}}),
+        text({"type": 1, "target": "T", "arguments": [], "invocationId": 1}),
+        text({"type": 1, "target": "T", "arguments": [], "headers": {"a": 1}}),
+        text({"type": 3, "invocationId": "1", "result": 1, "error": "x"}),
+        text({"type": 2, "invocationId": "1"}), text({"type": 4, "target": "T", "arguments": []}), text({"type": 5}),
+        text({"type": 5, "invocationId": ""}), text({"type": 8}), text('{"type":1,"target":"T","arguments":[}'),
+        b"\x00", b"\x01\xc0", b"\x02\x91\xc0", pack(), pack("x"), pack(1), pack(1, {}, "1"), pack(1, None, "1", "T", []),
+        pack(1, {"a": 1}, "1", "T", []), pack(1, {"": "v"}, "1", "T", []), pack(1, {}, "1", "", []), pack(1, {}, 5, "T", []),
+        pack(1, {}, "1", "T", [], [""]), pack(3, {}, "1", 9), pack(5, {}, ""), pack(5, {}, None), pack(4, {}, "", "T", []),
+        pack(8), b"\x05\x96\x01\x80\xc0\xa1", b"\xff\xff\xff\xff\xff\x01",
+    ],
+)  # fmt: skip
+def test_violations(data: bytes) -> None:
+    """A whole message that is wrong is a HubProtocolError with a sentence; the messages before it are not lost."""
+    protocol: HubProtocol = JSON if data.endswith(b"\x1e") else MSGPACK
+    with pytest.raises(HubProtocolError, match=r"\w+ .*\.") as caught:
+        protocol.parser(LIMIT).feed(protocol.PING + data)
+    assert caught.value.messages == [Ping()]
+
+
+@both
+def test_limit_is_per_message(protocol: HubProtocol) -> None:
+    """32 KiB pass, one byte more does not, whole or not yet whole; many small ones together may be longer."""
+    overhead = len(protocol.encode_invocation("T", ("x" * 30000,))) - 30000
+    fits = protocol.encode_invocation("T", ("x" * (LIMIT - overhead - 8),))
+    too_long = protocol.encode_invocation("T", ("x" * (LIMIT + 1),))
+    assert len(protocol.parser(LIMIT).feed(fits * 3)) == 3
+    with pytest.raises(HubProtocolError, match="longer than 32768"):
+        protocol.parser(LIMIT).feed(too_long)
+    with pytest.raises(HubProtocolError, match="longer than 32768"):
+        protocol.parser(LIMIT).feed(too_long[:-5])
+
+
+@pytest.mark.parametrize("size", [127, 128, 16383, 16384])
+def test_varint_boundaries(size: int) -> None:
+    """The length prefix changes its own length where it should."""
+    filler = "x" * (size - len(msgspec.msgpack.encode([5, {}, ""])) - (1 if size < 290 else 2))
+    message = pack(5, {}, filler[:120])
+    assert MSGPACK.parser(LIMIT).feed(message) == [CancelInvocation(filler[:120])]
+    encoded = MSGPACK.encode_error("1", "x" * size)
+    [completion] = MSGPACK.parser(LIMIT).feed(encoded)
+    assert completion == Completion("1", error="x" * size)
+
+
+@both
+@given(data=st.binary(max_size=120))
+def test_noise(protocol: HubProtocol, data: bytes) -> None:
+    """Arbitrary bytes are messages, an incomplete message, or a HubProtocolError."""
+    try:
+        protocol.parser(LIMIT).feed(data)
+    except HubProtocolError:
+        pass
+
+
+@both
+@given(place=st.integers(0, 80), byte=st.integers(0, 255))
+def test_one_wrong_byte(protocol: HubProtocol, place: int, byte: int) -> None:
+    """A valid invocation with one byte changed never gives anything but messages, waiting or a clean error."""
+    data = bytearray(protocol.encode_invocation("SendMessage", ({"content": "é", "n": 1.5},), "12"))
+    data[place % len(data)] = byte
+    signature = Signature([("message", dict[str, Any], REQUIRED)])
+    try:
+        for message in protocol.parser(LIMIT).feed(bytes(data)):
+            if isinstance(message, Invocation):
+                signature.decode(protocol, message.arguments)
+    except (HubProtocolError, ArgumentsError):
+        pass
+
+
+# -- arguments -----------------------------------------------------------------------------------------------------
+
+
+def arguments(protocol: HubProtocol, *values: object) -> Raw:
+    [message] = protocol.parser(LIMIT).feed(protocol.encode_invocation("T", values))
+    assert isinstance(message, Invocation)
+    return message.arguments
+
+
+@both
+def test_typed_arguments(protocol: HubProtocol) -> None:
+    """Arguments arrive as the types that the method declares, defaults filled in."""
+    key = new_id()
+    signature = Signature([("id", UUID, REQUIRED), ("since", int | None, None)])
+    assert signature.decode(protocol, arguments(protocol, str(key), 5)) == (key, 5)
+    assert tuple(signature.decode(protocol, arguments(protocol, str(key)))) == (key, None)
+    assert tuple(Signature([]).decode(protocol, arguments(protocol))) == ()
+
+
+@both
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ((), r"provides 0 argument\(s\) but target expects 1 to 2"),
+        (("x", 1, 2), r"provides 3 argument\(s\)"),
+        (("not a uuid",), "`id`"),
+        ((5,), "`id`"),
+        ((str(new_id()), "5"), "`since`"),
+    ],
+)
+def test_wrong_arguments(protocol: HubProtocol, values: tuple[object, ...], sentence: str) -> None:
+    """Wrong number or type: an ArgumentsError that names the parameter."""
+    signature = Signature([("id", UUID, REQUIRED), ("since", int | None, None)])
+    with pytest.raises(ArgumentsError, match=sentence):
+        signature.decode(protocol, arguments(protocol, *values))
+
+
+def test_msgpack_arguments_that_are_no_list() -> None:
+    """In MessagePack missing or other arguments fail the call, not the connection."""
+    for data in (pack(1, {}, "1", "T"), pack(1, {}, "1", "T", None), pack(1, {}, "1", "T", {})):
+        [message] = MSGPACK.parser(LIMIT).feed(data)
+        assert isinstance(message, Invocation)
+        with pytest.raises(ArgumentsError):
+            Signature([]).decode(MSGPACK, message.arguments)
+
+
+# -- handshake -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("protocol", ["json", "messagepack"])
+def test_handshake(protocol: str, version: int) -> None:
+    """Versions 1 and 2 are taken, unknown fields skipped, the last duplicate wins, what follows is kept."""
+    request = f'{{"x":[1],"protocol":"no","protocol":"{protocol}","version":{version}}} tail'.encode()
+    assert handshake.parse_request(request) is None
+    assert handshake.parse_request(request + b"\x1erest") == (handshake.Request(protocol, version), b"rest")
+
+
+def test_handshake_errors_have_no_type_and_no_null() -> None:
+    """The reply is {} or {"error": text}; anything else confuses clients."""
+    assert handshake.OK == b"{}\x1e"
+    assert json.loads(handshake.error("no")[:-1]) == {"error": "no"}
+    with pytest.raises(handshake.HandshakeError, match="no"):
+        handshake.parse_reply(handshake.error("no"))
+
+
+@given(st.binary(max_size=200))
+def test_handshake_noise(data: bytes) -> None:
+    """Arbitrary bytes are incomplete, a request, or a HandshakeError."""
+    try:
+        handshake.parse_request(data + b"\x1e")
+    except handshake.HandshakeError:
+        pass

@@ -1,0 +1,69 @@
+"""The whole server in this process on a real port, called over HTTP."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+import trio
+
+from server.app import Process
+from server.config import load
+from server.listener import bind
+from tests.running import JWT_KEY
+
+
+class Site:
+    """A running server and the people who use it."""
+
+    def __init__(self, url: str, process: Process) -> None:
+        self.url = url
+        self.process = process
+        self.http = httpx.AsyncClient(base_url=url, timeout=20)
+
+    async def call(
+        self, method: str, path: str, body: Any = None, *, token: str = "", status: int = 200, **options: Any
+    ) -> Any:
+        """The JSON that is answered; the status must be `status`, and errors must be well-formed problems."""
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        headers |= options.pop("headers", {})
+        answer = await self.http.request(method, path, json=body, headers=headers, **options)
+        assert answer.status_code == status, f"{answer.status_code} {answer.text}"
+        if status >= 400:
+            problem = answer.json()
+            assert answer.headers["Content-Type"] == "application/problem+json"
+            assert problem["type"] == f"urn:parley:error:{problem['code']}" and problem["status"] == status
+            assert problem["title"] and problem["detail"]
+            return problem
+        return answer.json() if answer.content else None
+
+    async def user(self, name: str) -> tuple[str, str]:
+        """(id, token)"""
+        made = await self.call("POST", "/api/users", {"username": name}, status=201)
+        return made["id"], made["accessToken"]
+
+
+@pytest.fixture
+async def site(database: str, redis_url: str, nursery: trio.Nursery) -> AsyncIterator[Site]:
+    settings = load(
+        {}, None, database_url=database, redis_url=redis_url, jwt_key=JWT_KEY, listen="127.0.0.1:0", drain_seconds=0
+    )
+    process = Process(settings)
+    sock = bind(("127.0.0.1", 0))
+    stop, hurry, ready, done = trio.Event(), trio.Event(), trio.Event(), trio.Event()
+
+    async def run() -> None:
+        await process.run(sock, stop=stop, hurry=hurry, ready=ready.set)
+        done.set()
+
+    nursery.start_soon(run)
+    with trio.fail_after(20):
+        await ready.wait()
+    found = Site(f"http://127.0.0.1:{sock.getsockname()[1]}", process)
+    yield found
+    await found.http.aclose()
+    stop.set()
+    hurry.set()
+    with trio.move_on_after(15):
+        await done.wait()
+    sock.close()

@@ -1,0 +1,71 @@
+"""REST for conversations: kinds, members, roles, what others may not see."""
+
+from uuid import uuid4
+
+from tests.server.rest.conftest import Site
+
+
+async def test_direct_is_made_once(site: Site) -> None:
+    """A pair has one direct conversation, whoever asks for it."""
+    alice, a = await site.user("alice")
+    bob, b = await site.user("bob")
+    made = await site.call("POST", "/api/conversations", {"type": "direct", "memberIds": [bob]}, token=a, status=201)
+    again = await site.call("POST", "/api/conversations", {"type": 0, "memberIds": [alice]}, token=b)
+    assert again["id"] == made["id"] and made["type"] == "Direct" and made["memberCount"] == 2
+    assert {member["userId"] for member in made["members"]} == {alice, bob}
+    assert set(made["members"][0]) == {"userId", "role", "joinedAt", "deliveredSeq", "readSeq"}
+    for members in ([], [alice], [bob, str(uuid4())], [str(uuid4())]):
+        body = {"type": "Direct", "memberIds": members}
+        answer = await site.http.post("/api/conversations", json=body, headers={"Authorization": f"Bearer {a}"})
+        assert answer.status_code in (400, 404), answer.text
+
+
+async def test_group_life(site: Site) -> None:
+    """Create, rename, add, promote, remove, leave, delete; each by whom it may be."""
+    alice, a = await site.user("alice")
+    bob, b = await site.user("bob")
+    carol, c = await site.user("carol")
+    body = {"type": "Group", "name": "team", "memberIds": [bob]}
+    group = (await site.call("POST", "/api/conversations", body, token=a, status=201))["id"]
+    path = f"/api/conversations/{group}"
+    assert (await site.call("GET", path, token=b))["name"] == "team"
+    await site.call("GET", path, token=c, status=404)
+    await site.call("PUT", path, {"name": "x"}, token=b, status=403)
+    assert (await site.call("PUT", path, {"name": "crew"}, token=a))["name"] == "crew"
+    await site.call("POST", f"{path}/members", {"userId": carol}, token=b, status=403)
+    added = await site.call("POST", f"{path}/members", {"userId": carol}, token=a, status=201)
+    assert added["memberCount"] == 3
+    await site.call("POST", f"{path}/members", {"userId": carol}, token=a)  # again: nothing changes
+    await site.call("POST", f"{path}/members", {"userId": str(uuid4())}, token=a, status=400)
+    await site.call("DELETE", f"{path}/members/{alice}", token=b, status=403)
+    problem = await site.call("DELETE", f"{path}/members/{alice}", token=a, status=409)
+    assert problem["code"] == "last_owner"
+    await site.call("PUT", f"{path}/members/{bob}/role", {"role": "Owner"}, token=a)
+    await site.call("PUT", f"{path}/members/{bob}/role", {"role": "King"}, token=a, status=400)
+    await site.call("DELETE", f"{path}/members/{alice}", token=a, status=204)
+    await site.call("GET", path, token=a, status=404)
+    members = await site.call("GET", f"{path}/members", token=b, params={"limit": 1})
+    rest = await site.call("GET", f"{path}/members", token=b, params={"cursor": members["next"]})
+    assert {m["userId"] for m in members["items"] + rest["items"]} == {bob, carol} and rest["next"] is None
+    await site.call("DELETE", path, token=c, status=403)
+    await site.call("DELETE", path, token=b, status=204)
+    await site.call("GET", path, token=b, status=404)
+
+
+async def test_list_is_by_activity(site: Site) -> None:
+    """The most recently active first, with the last message, what I have not read, and pages."""
+    _, a = await site.user("alice")
+    bob, b = await site.user("bob")
+    groups = []
+    for number in range(5):
+        body = {"type": "Group", "name": str(number), "memberIds": [bob]}
+        groups.append((await site.call("POST", "/api/conversations", body, token=a, status=201))["id"])
+    said = {"conversationId": groups[1], "content": "news"}
+    await site.call("POST", "/api/messages", said, token=a, status=201)
+    first = await site.call("GET", "/api/conversations", token=b, params={"limit": 2})
+    assert [c["id"] for c in first["items"]] == [groups[1], groups[4]]
+    assert first["items"][0]["lastMessage"]["content"] == "news" and first["items"][0]["unreadCount"] >= 1
+    rest = await site.call("GET", "/api/conversations", token=b, params={"cursor": first["next"]})
+    assert [c["id"] for c in rest["items"]] == [groups[3], groups[2], groups[0]]
+    mine = await site.call("GET", f"/api/conversations/{groups[1]}", token=a)
+    assert mine["unreadCount"] == 0, "sending moves my own cursors"

@@ -1,0 +1,63 @@
+"""Negotiate, health and the API's description."""
+
+from tests.server.rest.conftest import Site
+
+
+async def test_negotiate(site: Site) -> None:
+    """v1 separates the public id from the secret token; v0 has one; more than we know is answered with 1."""
+    _, token = await site.user("alice")
+    path = "/hubs/chat/negotiate"
+    one = await site.call("POST", path, token=token, params={"negotiateVersion": 1})
+    assert one["negotiateVersion"] == 1 and one["connectionId"] != one["connectionToken"]
+    assert one["availableTransports"] == [{"transport": "WebSockets", "transferFormats": ["Text", "Binary"]}]
+    assert "useStatefulReconnect" not in one
+    zero = await site.call("POST", path, token=token)
+    assert zero["negotiateVersion"] == 0 and "connectionToken" not in zero
+    assert (await site.call("POST", path, token=token, params={"NEGOTIATEVERSION": 7}))["negotiateVersion"] == 1
+    for version in ("-1", "x"):
+        refused = await site.call("POST", path, token=token, params={"negotiateVersion": version})
+        assert set(refused) == {"error"}
+    await site.call("POST", path, status=401)
+    await site.call("GET", path, token=token, status=405)
+    browser = await site.http.post(path, params={"access_token": token, "negotiateVersion": 1})
+    assert browser.status_code == 200
+
+
+async def test_health(site: Site) -> None:
+    """Healthy with every service; Degraded without Redis, and ready; Unhealthy without PostgreSQL, and not ready."""
+    assert (await site.call("GET", "/health"))["status"] == "Healthy"
+    assert (await site.call("GET", "/health/live")) == {"status": "Healthy", "checks": {}}
+
+    async def out() -> str:
+        return "out of reach"
+
+    checks = site.process.checks
+    checks["redis"] = out
+    assert (await site.call("GET", "/health/ready"))["status"] == "Degraded"
+    checks["postgres"] = out
+    answer = await site.http.get("/health/ready")
+    assert answer.status_code == 503 and answer.json()["status"] == "Unhealthy"
+    assert (await site.http.get("/health/live")).status_code == 200
+
+
+async def test_openapi(site: Site) -> None:
+    """Every route is described, and unknown paths are problems too."""
+    described = await site.call("GET", "/openapi.json")
+    assert described["openapi"].startswith("3.1")
+    paths = described["paths"]
+    assert {"/api/users", "/api/conversations", "/api/messages", "/api/messages/{message_id}"} <= set(paths)
+    _, token = await site.user("alice")
+    await site.call("GET", "/api/nonsense", token=token, status=404)
+
+
+async def test_defects_are_not_shown(site: Site) -> None:
+    """A bug of ours is a 500 with a reference, and no word about its inside."""
+    _, token = await site.user("alice")
+
+    async def broken() -> str:
+        raise ZeroDivisionError("secret inside")
+
+    site.process.checks["broken"] = broken
+    answer = await site.http.get("/health", headers={"Authorization": f"Bearer {token}"})
+    assert answer.status_code == 500 and "secret" not in answer.text
+    assert answer.json()["code"] == "internal" and "Reference" in answer.json()["detail"]

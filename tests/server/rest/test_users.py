@@ -1,0 +1,99 @@
+"""REST for users: registration, profiles, search, deletion."""
+
+import pytest
+
+from tests.server.rest.conftest import Site
+
+
+async def test_registration(site: Site) -> None:
+    """201 with the user, her email and a token that works; the name is taken from then on, in any case."""
+    body = {"username": "alice", "displayName": "Alice A.", "email": "a@example.org"}
+    made = await site.call("POST", "/api/users", body, status=201)
+    me = await site.call("GET", "/api/users/me", token=made["accessToken"])
+    assert me == {key: made[key] for key in me}
+    assert {"id", "username", "displayName", "avatarUrl", "status", "statusText", "lastSeenAt", "createdAt"} <= set(me)
+    assert me["email"] == "a@example.org" and me["createdAt"].endswith("Z")
+    again = await site.call("POST", "/api/users", {"username": "ALICE"}, status=409)
+    assert again["code"] == "username_taken"
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "username"),
+        ({"username": ""}, "username"),
+        ({"username": "x" * 65}, "username"),
+        ({"username": 5}, "username"),
+        ({"username": "a\u0000b"}, "username"),
+        ({"username": "-x-"}, "username"),
+        ({"username": "ok", "email": "nonsense"}, "email"),
+        ([], "body"),
+    ],
+)
+async def test_refused_registrations(site: Site, body: object, field: str) -> None:
+    """400 with the field that is wrong."""
+    problem = await site.call("POST", "/api/users", body, status=400)
+    assert problem["code"] == "invalid_request"
+    assert field in problem["detail"] or field in problem.get("errors", {})
+
+
+async def test_bodies_that_are_no_json(site: Site) -> None:
+    """Not JSON, not UTF-8, of another type, or too large: a 4xx that says so."""
+    for content, kind, status in (
+        (b"{", "application/json", 400),
+        (b'{"username": "\xff"}', "application/json", 400),
+        (b"username=x", "application/x-www-form-urlencoded", 400),
+        (b'{"username":"' + b"x" * 300_000 + b'"}', "application/json", 413),
+        (b"[" * 100_000, "application/json", 400),
+    ):
+        answer = await site.http.post("/api/users", content=content, headers={"Content-Type": kind})
+        assert answer.status_code in (status, 415), (content[:20], answer.text)
+        assert answer.json()["code"] in ("invalid_request", "too_large", "unsupported_media_type")
+
+
+async def test_profile_and_status(site: Site) -> None:
+    """What is given changes, the rest stays; a status is taken in any case or as its number."""
+    alice, token = await site.user("alice")
+    await site.call("PUT", "/api/users/me", {"displayName": "A"}, token=token)
+    body = {"status": "busy", "statusText": "in a meeting"}
+    changed = await site.call("PUT", "/api/users/status", body, token=token)
+    assert (changed["displayName"], changed["status"], changed["statusText"]) == ("A", "Busy", "in a meeting")
+    assert (await site.call("PUT", "/api/users/status", {"status": 1}, token=token))["status"] == "Away"
+    problem = await site.call("PUT", "/api/users/status", {"status": "Sleeping"}, token=token, status=400)
+    assert "Busy" in problem["errors"]["status"]
+    _, other = await site.user("bob")
+    seen = await site.call("GET", f"/api/users/{alice}", token=other)
+    assert seen["displayName"] == "A" and "email" not in seen
+
+
+async def test_search_is_paged(site: Site) -> None:
+    """Every match once, over pages; other people's emails are never shown."""
+    token = (await site.user("zoe"))[1]
+    for number in range(7):
+        await site.user(f"ann{number}")
+    names, cursor = [], ""
+    while True:
+        page = await site.call("GET", "/api/users", token=token, params={"q": "ANN", "limit": 3, "cursor": cursor})
+        names += [user["username"] for user in page["items"]]
+        assert all("email" not in user for user in page["items"])
+        if page["next"] is None:
+            break
+        cursor = page["next"]
+    assert names == [f"ann{number}" for number in range(7)]
+    for query in ({"limit": 0}, {"limit": 201}, {"limit": "x"}, {"cursor": "!!"}):
+        await site.call("GET", "/api/users", token=token, params=query, status=400)
+
+
+async def test_tokens_are_needed(site: Site) -> None:
+    """401 with WWW-Authenticate for none, a broken one, and one of a deleted user."""
+    for headers in ({}, {"Authorization": "Bearer x.y.z"}, {"Authorization": "Basic eDp5"}):
+        answer = await site.http.get("/api/users/me", headers=headers)
+        assert answer.status_code == 401 and answer.headers["WWW-Authenticate"] == "Bearer"
+        assert answer.json()["code"] == "unauthenticated"
+    alice, token = await site.user("alice")
+    bob, other = await site.user("bob")
+    assert (await site.call("DELETE", f"/api/users/{alice}", token=other, status=403))["code"] == "forbidden"
+    await site.call("DELETE", f"/api/users/{alice}", token=token, status=204)
+    await site.call("GET", "/api/users/me", token=token, status=401)
+    await site.call("GET", "/api/users/nonsense", token=other, status=404)
+    await site.call("PATCH", f"/api/users/{bob}", {}, token=other, status=405)

@@ -1,0 +1,213 @@
+"""server.auth and server.jwks: who is let in, and with which keys."""
+
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+import jwt
+import pytest
+import trio
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+from handlers.errors import ChatError
+from handlers.model import Caller
+from server.auth import LEEWAY, ConnectionTokens, UsedToken, Verifier, mint_token
+from server.config import load
+from server.jwks import KeySet
+from store.errors import Unavailable
+from store.ids import new_id
+
+KEY = "k" * 40
+USER = new_id()
+SETTINGS = load({}, None, jwt_key=KEY)
+ISSUER, AUDIENCE = SETTINGS.jwt_issuer, SETTINGS.jwt_audience
+
+
+def claims(**changes: Any) -> dict[str, Any]:
+    found = {"iss": ISSUER, "aud": AUDIENCE, "sub": str(USER), "exp": time.time() + 60, **changes}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def verifier(keys: KeySet | None = None) -> Verifier:
+    return Verifier(key=KEY, issuer=ISSUER, audience=AUDIENCE, keys=keys)
+
+
+async def test_our_own_tokens() -> None:
+    """What we mint we accept, with the caller's id, rights and expiry."""
+    caller = await verifier().verify(mint_token(SETTINGS, USER, 60, admin=True))
+    assert caller.user_id == USER and caller.is_admin
+    assert abs(caller.expires_at - LEEWAY - time.time() - 60) < 2
+    assert not (await verifier().verify(mint_token(SETTINGS, USER))).is_admin
+    for roles in ({"role": "Admin"}, {"roles": ["User", "admin"]}):
+        assert (await verifier().verify(jwt.encode(claims(**roles), KEY, "HS256"))).is_admin
+
+
+@pytest.mark.parametrize(
+    ("token", "sentence"),
+    [
+        ("", "malformed"),
+        ("a.b.c", "malformed"),
+        ("é", "malformed"),
+        (jwt.encode(claims(), "x" * 40, "HS256"), "signature"),
+        (jwt.encode(claims(), KEY, "HS512"), "signed in a way"),
+        (jwt.encode(claims(), None, "none"), "signed in a way"),
+        (jwt.encode(claims(exp=time.time() - LEEWAY - 5), KEY, "HS256"), "expired"),
+        (jwt.encode(claims(exp=None), KEY, "HS256"), "lacks the claim 'exp'"),
+        (jwt.encode(claims(sub=None), KEY, "HS256"), "lacks the claim 'sub'"),
+        (jwt.encode(claims(nbf=time.time() + 60), KEY, "HS256"), "not valid yet"),
+        (jwt.encode(claims(iss="other"), KEY, "HS256"), "another issuer"),
+        (jwt.encode(claims(aud="other"), KEY, "HS256"), "another audience"),
+        (jwt.encode(claims(aud=None), KEY, "HS256"), "aud"),
+        (jwt.encode(claims(sub="nobody"), KEY, "HS256"), "not acceptable"),
+        (jwt.encode(claims(exp="soon"), KEY, "HS256"), "not acceptable"),
+    ],
+)
+async def test_refused_tokens(token: str, sentence: str) -> None:
+    """Each is `unauthenticated`, with the reason."""
+    with pytest.raises(ChatError, match=sentence) as caught:
+        await verifier().verify(token)
+    assert caught.value.code == "unauthenticated"
+
+
+async def test_leeway() -> None:
+    """Clocks differ a little."""
+    await verifier().verify(
+        jwt.encode(claims(exp=time.time() - LEEWAY + 3, nbf=time.time() + LEEWAY - 2), KEY, "HS256")
+    )
+
+
+# -- keys behind a URL ---------------------------------------------------------------------------------------------
+
+
+class Issuer:
+    """A JWKS endpoint on loopback, with one key of each kind."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.keys: dict[str, Any] = {
+            "rsa": rsa.generate_private_key(65537, 2048),
+            "ec": ec.generate_private_key(ec.SECP256R1()),
+            "ed": ed25519.Ed25519PrivateKey.generate(),
+        }
+        self.algorithms = {"rsa": "RS256", "ec": "ES256", "ed": "EdDSA"}
+
+    def document(self) -> bytes:
+        kinds: dict[str, Any] = {
+            "rsa": jwt.algorithms.RSAAlgorithm,
+            "ec": jwt.algorithms.ECAlgorithm,
+            "ed": jwt.algorithms.OKPAlgorithm,
+        }
+        keys = [
+            {**kinds[kid[:3].rstrip("2")].to_jwk(key.public_key(), as_dict=True), "kid": kid, "use": "sig"}
+            for kid, key in self.keys.items()
+        ]
+        return json.dumps({"keys": keys}).encode()
+
+    def token(self, kid: str, **changes: Any) -> str:
+        return jwt.encode(claims(**changes), self.keys[kid], self.algorithms[kid], headers={"kid": kid})
+
+    async def serve(self, stream: trio.SocketStream) -> None:
+        await stream.receive_some(65536)
+        self.asked += 1
+        body = self.document()
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        await stream.send_all(head.encode() + body)
+
+
+@asynccontextmanager
+async def issuing() -> AsyncIterator[tuple[Issuer, Verifier]]:
+    issuer = Issuer()
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(trio.serve_tcp, issuer.serve, 0)
+        port = listeners[0].socket.getsockname()[1]
+        yield issuer, verifier(KeySet(f"http://127.0.0.1:{port}/jwks"))
+        nursery.cancel_scope.cancel()
+
+
+async def test_keys_of_every_kind() -> None:
+    """RS256, ES256 and EdDSA by the JWKS; our own HS256 beside them; the keys are fetched once."""
+    async with issuing() as (issuer, check):
+        for kid in issuer.keys:
+            assert (await check.verify(issuer.token(kid))).user_id == USER
+        assert (await check.verify(mint_token(SETTINGS, USER))).user_id == USER
+        assert issuer.asked == 1
+
+
+async def test_algorithm_confusion() -> None:
+    """A public key is no HMAC secret, and a key serves its own algorithm only (RFC 8725, 3.1)."""
+    async with issuing() as (issuer, check):
+        public = (
+            issuer.keys["rsa"]
+            .public_key()
+            .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        )
+        header = jwt.utils.base64url_encode(b'{"alg":"HS256","kid":"rsa","typ":"JWT"}')
+        body = jwt.utils.base64url_encode(json.dumps(claims()).encode())
+        signature = jwt.algorithms.HMACAlgorithm(jwt.algorithms.HMACAlgorithm.SHA256).sign(header + b"." + body, public)
+        forged = b".".join((header, body, jwt.utils.base64url_encode(signature))).decode()
+        with pytest.raises(ChatError, match="signature"):
+            await check.verify(forged)
+        swapped = jwt.encode(claims(), issuer.keys["rsa"], "RS256", headers={"kid": "ec"})
+        with pytest.raises(ChatError):
+            await check.verify(swapped)
+
+
+async def test_unknown_kid_is_fetched_once() -> None:
+    """A new key is found by one refetch; a flood of invented ones does not become a flood of fetches."""
+    async with issuing() as (issuer, check):
+        await check.verify(issuer.token("ec"))
+        for number in range(20):
+            token = jwt.encode(claims(), issuer.keys["ec"], "ES256", headers={"kid": f"invented{number}"})
+            with pytest.raises(ChatError, match="unknown key"):
+                await check.verify(token)
+        assert issuer.asked <= 3
+
+
+# -- connection tokens ---------------------------------------------------------------------------------------------
+
+
+class Claims:
+    """Redis, as far as connection tokens need it."""
+
+    def __init__(self) -> None:
+        self.taken: set[str] = set()
+        self.away = False
+
+    async def claim(self, key: str, ttl: float) -> bool:
+        if self.away:
+            raise Unavailable("Redis is away")
+        fresh = key not in self.taken
+        self.taken.add(key)
+        return fresh
+
+
+async def test_connection_tokens_are_redeemed_once() -> None:
+    """On whichever instance: the second use is known as such; without Redis an instance still knows its own."""
+    shared = Claims()
+    one, two = ConnectionTokens(KEY, shared), ConnectionTokens(KEY, shared)
+    caller = Caller(user_id=UUID(int=7), expires_at=9e9)
+    connection_id, token = one.issue(caller)
+    redeemed = await two.redeem(token)
+    assert redeemed is not None and (redeemed.caller, redeemed.connection_id) == (caller, connection_id)
+    for tokens in (one, two):
+        with pytest.raises(UsedToken):
+            await tokens.redeem(token)
+    shared.away = True
+    _, token = one.issue(caller)
+    assert await one.redeem(token) is not None
+    with pytest.raises(UsedToken):
+        await one.redeem(token)
+
+
+async def test_connection_tokens_are_no_access_tokens() -> None:
+    """Neither does the other's work, nor does another key's."""
+    tokens = ConnectionTokens(KEY, Claims())
+    _, token = tokens.issue(Caller(user_id=USER, expires_at=9e9))
+    with pytest.raises(ChatError):
+        await verifier().verify(token)
+    assert await tokens.redeem(mint_token(SETTINGS, USER)) is None
+    assert await ConnectionTokens("x" * 40, Claims()).redeem(token) is None

@@ -1,0 +1,68 @@
+"""The `parley` command as people type it: help that teaches, exit codes that scripts can trust."""
+
+from uuid import UUID
+
+import jwt
+import pytest
+from click.testing import CliRunner, Result
+
+from server.cli import main
+from tests.running import JWT_KEY
+
+
+def parley(*arguments: str, **environ: str) -> Result:
+    settings = {f"PARLEY_{name}": value for name, value in environ.items()}
+    return CliRunner().invoke(main, arguments, env=settings, catch_exceptions=False)
+
+
+@pytest.mark.parametrize("command", ["", "serve", "dev", "migrate", "check", "token", "chat"])
+def test_help(command: str) -> None:
+    """Every command explains itself."""
+    result = parley(*filter(None, [command]), "--help")
+    assert result.exit_code == 0 and len(result.output.splitlines()) > 4
+
+
+@pytest.mark.parametrize("command", [["serve"], ["check"], ["migrate"], ["token", "--user", "x"]])
+def test_a_bad_configuration_is_exit_code_2(command: list[str]) -> None:
+    """An unknown setting is told with a hint, by whatever command reads the configuration."""
+    result = parley(*command, DATABSE_URL="x")
+    assert result.exit_code == 2
+    assert "PARLEY_DATABSE_URL: there is no such setting" in result.output and "DATABASE_URL" in result.output
+
+
+def test_serve_says_what_it_needs() -> None:
+    """Nothing configured: what is missing, each with an example."""
+    result = parley("serve")
+    assert result.exit_code == 2
+    assert all(name in result.output for name in ("DATABASE_URL", "REDIS_URL", "JWT_KEY"))
+
+
+def test_migrate(services_database: str) -> None:
+    """Prints SQL without a database, brings an empty one up, and does nothing the second time."""
+    assert "CREATE TABLE" in parley("migrate", "--sql").output
+    first = parley("migrate", DATABASE_URL=services_database)
+    assert first.exit_code == 0 and "(empty) ->" in first.output
+    second = parley("migrate", DATABASE_URL=services_database)
+    assert second.exit_code == 0 and "up to date" in second.output
+    unreachable = parley("migrate", DATABASE_URL="host=/nowhere dbname=x")
+    assert unreachable.exit_code == 1 and "Traceback" not in unreachable.output
+
+
+def test_check(database: str, redis_url: str) -> None:
+    """0 when everything answers; 1, and which, when something does not."""
+    good = parley("check", DATABASE_URL=database, REDIS_URL=redis_url, JWT_KEY=JWT_KEY)
+    assert good.exit_code == 0, good.output
+    bad = parley("check", DATABASE_URL=database, REDIS_URL="redis://127.0.0.1:1", JWT_KEY=JWT_KEY)
+    assert bad.exit_code == 1 and "redis" in bad.output
+
+
+def test_token(database: str) -> None:
+    """A token for an id or a name; without a key, or for nobody, there is none."""
+    user = UUID(int=5)
+    minted = parley("token", "--user", str(user), "--ttl", "5m", DATABASE_URL=database, JWT_KEY=JWT_KEY)
+    assert minted.exit_code in (0, 1)
+    assert parley("token", "--user", "nobody", DATABASE_URL=database, JWT_KEY=JWT_KEY).exit_code == 1
+    assert parley("token", "--user", str(user)).exit_code == 2
+    assert parley("token", "--user", str(user), "--ttl", "long", JWT_KEY=JWT_KEY).exit_code == 2
+    if minted.exit_code == 0:
+        assert jwt.decode(minted.output.strip(), options={"verify_signature": False})["sub"] == str(user)
