@@ -7,12 +7,14 @@ conversation) and the printing of what is said. A client of the public API and n
 import sys
 from typing import Any
 
+import click
 import httpx
 import trio
 
 from loadtest.client import ClientError, connect
 
 HUB = "/hubs/chat"
+RECENT = 20  # messages shown first
 
 
 def run(url: str, user: str, other: str, say: tuple[str, ...], token: str | None) -> None:
@@ -30,20 +32,32 @@ async def _run(url: str, user: str, other: str, say: tuple[str, ...], token: str
             conversation = _checked(answer)
         except httpx.TransportError as error:
             raise ClientError(f"cannot reach {url}: {error or type(error).__name__}") from None
-    names = {peer["id"]: other}
+        query = {"conversationId": conversation["id"], "limit": RECENT}
+        recent = _checked(await http.get("/api/messages", params=query))["items"]
+    shown: set[str] = set()
+
+    def show(message: dict[str, Any]) -> None:
+        if (
+            message["conversationId"] == conversation["id"]
+            and message["type"] != "System"
+            and message["id"] not in shown
+        ):
+            shown.add(message["id"])
+            who = other if message["senderId"] == peer["id"] else user
+            click.echo(f"{who}: {message['content'] or '(deleted)'}")
 
     def on_event(target: str, arguments: list[Any]) -> None:
-        message = arguments[0] if arguments else {}
-        if target != "ReceiveMessage" or message["conversationId"] != conversation["id"] or message["type"] == "System":
-            return
-        print(f"{names.get(message['senderId'], user)}: {message['content']}", flush=True)  # noqa: T201
+        if target == "ReceiveMessage":
+            show(arguments[0])
 
+    for message in reversed(recent):
+        show(message)
     async with connect(f"{url}{HUB}", token, on_event=on_event) as hub:
         if say:
             for text in say:
                 await _send(hub, conversation["id"], text)
             return
-        print(f"chatting with {other}; end with Ctrl-D", file=sys.stderr)  # noqa: T201
+        click.echo(f"chatting with {other}; end with Ctrl-D", err=True)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_until_closed, hub)
             async for line in trio.wrap_file(sys.stdin):
@@ -72,7 +86,7 @@ async def _sign_up(http: httpx.AsyncClient, username: str) -> str:
 async def _register(http: httpx.AsyncClient, username: str) -> dict[str, Any]:
     answer = await http.post("/api/users", json={"username": username})
     if answer.status_code == 409:
-        raise ClientError(f"{username} exists already; give --token (parley token --user {username} --data .parley)")
+        raise ClientError(f"{username} exists already; give --token, or --data of the `parley dev` it lives in")
     return _checked(answer)
 
 

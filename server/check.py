@@ -14,7 +14,7 @@ from server.config import ConfigError, Settings, require
 from store import migrate, partitions, users
 from store.errors import StoreError
 from store.postgres import Connection
-from store.redis import Redis
+from store.redis import connect
 
 TIMEOUT = 10.0  # seconds for each service
 
@@ -29,12 +29,18 @@ async def run(settings: Settings) -> bool:
         except trio.TooSlowError:
             rows.append((check.__name__.strip("_"), f"no answer within {TIMEOUT:g} s", False))
         except Exception as error:  # whatever is wrong is what this command is there to print
-            rows.append((check.__name__.strip("_"), str(error).strip() or type(error).__name__, False))
+            rows.append((check.__name__.strip("_"), _told(error), False))
     table = Table("", "check", "result")
     for name, result, fine in rows:
         table.add_row("[green]ok[/]" if fine else "[red]wrong[/]", name, result)
     Console().print(table)
     return all(fine for _, _, fine in rows)
+
+
+def _told(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error).strip() or type(error).__name__
 
 
 async def _configuration(settings: Settings) -> str:
@@ -72,11 +78,8 @@ async def _schema(settings: Settings) -> str:
 
 
 async def _redis(settings: Settings) -> str:
-    redis = Redis(settings.redis_url, name="parley-check")
-    async with trio.open_nursery() as nursery:
-        await nursery.start(redis.run)
-        await redis.ping()
-        nursery.cancel_scope.cancel()
+    async with connect(settings.redis_url, name="parley-check") as client:
+        await client.ping()
     return "answers"
 
 

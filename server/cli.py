@@ -188,7 +188,14 @@ def token(config: Path | None, user: str, ttl: str, admin: bool, data: Path | No
 @click.option("--with", "other", required=True, help="The username to chat with; made when new.")
 @click.option("--say", multiple=True, help="Say this and leave; may be given several times.")
 @click.option("--token", "access_token", help="Your access token, for a user that exists.")
-def chat(url: str, user: str, other: str, say: tuple[str, ...], access_token: str | None) -> None:
+@click.option(
+    "--data",
+    default=DEFAULT_DATA,
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Without a token: be anybody of the `parley dev` in this directory.",
+)
+def chat(url: str, user: str, other: str, say: tuple[str, ...], access_token: str | None, data: Path) -> None:
     """Chat in the terminal: what you type is sent, what others say appears.
 
     \b
@@ -197,7 +204,24 @@ def chat(url: str, user: str, other: str, say: tuple[str, ...], access_token: st
     """
     from loadtest.chat import run  # noqa: PLC0415
 
-    _run_or_tell(lambda: run(url, user, other, say, access_token))
+    with told():
+        token = access_token or _dev_token(data, user)
+    _run_or_tell(lambda: run(url, user, other, say, token))
+
+
+def _dev_token(data: Path, user: str) -> str | None:
+    """A token for a user of the development server in `data`; None where there is none, or no such user yet."""
+    import trio  # noqa: PLC0415
+
+    from server.auth import mint_token  # noqa: PLC0415
+    from server.check import find_user  # noqa: PLC0415
+    from server.dev.command import KEY_FILE, dev_settings  # noqa: PLC0415
+
+    if not (data / KEY_FILE).exists():
+        return None
+    settings = dev_settings(data)
+    user_id = trio.run(find_user, settings, user)
+    return mint_token(settings, user_id) if user_id else None
 
 
 def _run_or_tell(call: Callable[[], None]) -> None:

@@ -17,6 +17,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
+from store.errors import StoreError, Unavailable
 from store.partitions import MONTHS_AHEAD
 
 LOCK = "parley.migrate"  # hashed to the key of the advisory lock that lets one run at a time
@@ -29,7 +30,7 @@ def upgrade(conninfo: str) -> tuple[str | None, str]:
     """Bring the schema to the newest revision, and make the coming months' partitions.
 
     Returns the revision before (None: there was nothing) and the one after. Two runs at once are fine:
-    the second waits, then finds nothing to do. Raises psycopg.Error or sqlalchemy.exc.SQLAlchemyError;
+    the second waits, then finds nothing to do. Raises StoreError (Unavailable when PostgreSQL is out of reach);
     nothing has changed then, as all revisions run in one transaction.
     """
     with _connected(conninfo) as connection:
@@ -74,8 +75,12 @@ def _connected(conninfo: str) -> Iterator[sqlalchemy.Connection]:
     engine = sqlalchemy.create_engine(
         "postgresql+psycopg://", creator=lambda: psycopg.connect(conninfo), poolclass=sqlalchemy.pool.NullPool
     )
-    with engine.connect() as connection:
-        yield connection
+    try:
+        with engine.connect() as connection:
+            yield connection
+    except sqlalchemy.exc.DBAPIError as error:
+        kind = Unavailable if isinstance(error, sqlalchemy.exc.OperationalError) else StoreError
+        raise kind(str(error.orig).strip()) from error
 
 
 def _revision(connection: sqlalchemy.Connection) -> str | None:
