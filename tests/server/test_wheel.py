@@ -1,0 +1,74 @@
+"""server.wheel: one task for every timeout, in virtual time."""
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from server.wheel import TICK, Wheel
+
+
+class Member:
+    """Notes when it is asked, and what it answers."""
+
+    def __init__(self, *answers: float | None) -> None:
+        self.wheel_tick = -1
+        self.answers = list(answers)
+        self.asked: list[float] = []
+
+    def on_due(self, now: float) -> float | None:
+        self.asked.append(now)
+        answer = self.answers.pop(0) if self.answers else None
+        if answer == -1:
+            raise ZeroDivisionError
+        return None if answer is None else now + answer
+
+
+@pytest.fixture
+async def wheel(nursery: trio.Nursery, autojump_clock: MockClock) -> Wheel:
+    found = Wheel()
+    await nursery.start(found.run)
+    return found
+
+
+async def test_asked_when_due(wheel: Wheel, autojump_clock: MockClock) -> None:
+    """Never before its time, at most one tick after; again when it says so, not again when it does not."""
+    member, start = Member(10, None), trio.current_time()
+    wheel.schedule(member, start + 5)
+    await trio.sleep(60)
+    assert len(member.asked) == 2
+    for asked, due in zip(member.asked, (5, member.asked[0] - start + 10), strict=True):
+        assert due <= asked - start <= due + 2 * TICK
+    assert member.wheel_tick == -1
+
+
+async def test_moved_and_cancelled(wheel: Wheel, autojump_clock: MockClock) -> None:
+    """The last schedule counts; a cancelled member is left alone."""
+    moved, cancelled, now = Member(), Member(), trio.current_time()
+    wheel.schedule(moved, now + 1)
+    wheel.schedule(moved, now + 20)
+    wheel.schedule(cancelled, now + 1)
+    wheel.cancel(cancelled)
+    wheel.cancel(cancelled)
+    await trio.sleep(10)
+    assert moved.asked == [] and cancelled.asked == []
+    await trio.sleep(15)
+    assert len(moved.asked) == 1
+
+
+async def test_a_defect_stops_nobody_elses_timeouts(wheel: Wheel, autojump_clock: MockClock) -> None:
+    """A member that raises is logged and dropped."""
+    bad, good = Member(-1), Member()
+    wheel.schedule(bad, trio.current_time() + 1)
+    wheel.schedule(good, trio.current_time() + 2)
+    await trio.sleep(5)
+    assert len(bad.asked) == len(good.asked) == 1
+
+
+async def test_late_turns_skip_nobody(wheel: Wheel, autojump_clock: MockClock) -> None:
+    """When the loop was held up, everybody who became due meanwhile is asked."""
+    members = [Member() for _ in range(20)]
+    for number, member in enumerate(members):
+        wheel.schedule(member, trio.current_time() + number)
+    autojump_clock.jump(30)
+    await trio.sleep(1)
+    assert all(len(member.asked) == 1 for member in members)
