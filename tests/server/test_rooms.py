@@ -1,0 +1,241 @@
+"""server.rooms: every session sees a conversation's changes contiguous, whatever order they come in (P3)."""
+
+from collections.abc import Collection, Sequence
+from uuid import UUID
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from server.hub.encoding import FRAMED
+from server.outbox import Flusher, Outbox
+from server.rooms import REPAIR_DELAY, RETRY_DELAY, Room, Rooms
+from store.errors import Unavailable
+from store.ids import new_id
+from store.model import Change, Message, MessageStatus, MessageType
+
+CONVERSATION, USER = new_id(), new_id()
+
+
+def change(seq: int, *, removed: tuple[UUID, ...] = (), added: tuple[UUID, ...] = ()) -> Change:
+    message = Message(
+        id=UUID(int=seq),
+        conversation_id=CONVERSATION,
+        seq=seq,
+        changed_seq=seq,
+        sender_id=USER,
+        type=MessageType.TEXT,
+        content=f"<{seq}>",
+        file=None,
+        reply_to_id=None,
+        client_message_id=None,
+        edited_at=None,
+        deleted_at=None,
+        created_at="2026-01-01T00:00:00.000Z",
+        status=MessageStatus.SENT,
+    )
+    return Change(conversation_id=CONVERSATION, seq=seq, message=message, created=True, added=added, removed=removed)
+
+
+class Database:
+    """What PostgreSQL would say. `gate`, when there, holds answers back."""
+
+    def __init__(self, head: int) -> None:
+        self.head = head
+        self.away = False
+        self.gate: trio.Event | None = None
+        self.asked = 0
+
+    async def heads(self, conversation_ids: Collection[UUID]) -> dict[UUID, int]:
+        self.asked += 1
+        head = self.head
+        if self.gate is not None:
+            await self.gate.wait()
+        await trio.lowlevel.checkpoint()
+        if self.away:
+            raise Unavailable("away")
+        return dict.fromkeys(set(conversation_ids) & {CONVERSATION}, head)
+
+    async def changes(self, conversation_id: UUID, after: int, *, limit: int, max_bytes: int) -> Sequence[Change]:
+        await trio.lowlevel.checkpoint()
+        return [change(seq) for seq in range(after + 1, self.head + 1)][:limit]
+
+
+class Sink(Outbox):
+    def __init__(self) -> None:
+        super().__init__(10_000)
+        self.encoding = FRAMED["json"]
+        self.sent = b""
+
+    def flush(self) -> None:
+        self.sent += b"".join(self.take())
+
+
+class Session:
+    """A subscriber that remembers what it saw."""
+
+    def __init__(self, rooms: Rooms, user_id: UUID = USER) -> None:
+        self.user_id = user_id
+        self.outbox: Outbox = Sink()
+        self.rooms: list[Room] = []
+        self.auto_attach = True
+        self.expelled: set[UUID] | None = None
+        self.lagged: dict[UUID, int] = {}
+        self._all = rooms
+        rooms.register(self)
+
+    def lag(self) -> None:
+        self.lagged |= self._all.detach_all(self)
+
+    def disconnect(self, code: str, sentence: str) -> None:
+        self._all.unregister(self)
+
+    @property
+    def seen(self) -> list[int]:
+        assert isinstance(self.outbox, Sink)
+        text = self.outbox.sent.decode("utf-8", "ignore")
+        return [int(part.partition(">")[0]) for part in text.split('"content":"<')[1:]]
+
+
+class World:
+    """Rooms over a database, with one session attached."""
+
+    def __init__(self, head: int = 10) -> None:
+        self.database = Database(head)
+        self.rooms = Rooms(self.database, Flusher())
+
+    async def attached(self) -> Session:
+        session = Session(self.rooms)
+        async with self.rooms.opened([CONVERSATION]) as opened:
+            opened[CONVERSATION].attach(session)
+        return session
+
+
+async def test_in_order_at_once() -> None:
+    """What comes next is delivered in the same step; a repeat is dropped."""
+    world = World()
+    session = await world.attached()
+    world.rooms.publish([change(11), change(12)])
+    world.rooms.publish([change(12), change(9)])
+    assert session.seen == [11, 12]
+
+
+@given(order=st.permutations(range(11, 19)), repeats=st.lists(st.integers(5, 18), max_size=6))
+async def test_any_order(order: list[int], repeats: list[int]) -> None:
+    """Whatever order changes come in, repeated or not: each once, contiguous, none before its turn."""
+    world = World()
+    session = await world.attached()
+    for seq in order + repeats:
+        world.rooms.publish([change(seq)])
+        assert session.seen == list(range(11, 11 + len(session.seen)))
+    assert session.seen == list(range(11, 19))
+
+
+async def test_a_hole_is_fetched(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """A change that never comes is read from PostgreSQL 50 ms later; what was held follows it."""
+    world = World()
+    session = await world.attached()
+    await nursery.start(world.rooms.run_repairs)
+    start = trio.current_time()
+    world.database.head = 13
+    world.rooms.publish([change(13)])
+    assert session.seen == []
+    await wait_all_tasks_blocked()
+    while len(session.seen) < 3:
+        await trio.sleep(0.01)
+    assert session.seen == [11, 12, 13]
+    assert trio.current_time() - start < 2 * REPAIR_DELAY
+
+
+async def test_a_repair_is_tried_again(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """While PostgreSQL is away the hole stays; when it is back it closes by itself."""
+    world = World()
+    session = await world.attached()
+    await nursery.start(world.rooms.run_repairs)
+    world.database.away, world.database.head = True, 12
+    world.rooms.publish([change(12)])
+    await trio.sleep(10 * RETRY_DELAY)
+    assert session.seen == [] and 5 < world.database.asked < 15
+    world.database.away = False
+    await trio.sleep(2 * RETRY_DELAY)
+    assert session.seen == [11, 12]
+
+
+async def test_doubt(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """A commit whose outcome is unknown: the head is compared, and what was committed is delivered."""
+    world = World()
+    session = await world.attached()
+    await nursery.start(world.rooms.run_repairs)
+    world.database.head = 12
+    world.rooms.doubt([CONVERSATION, new_id()])
+    await trio.sleep(1)
+    assert session.seen == [11, 12]
+
+
+async def test_nothing_falls_between_head_and_attach(nursery: trio.Nursery) -> None:
+    """A change committed while a room's head is being read is held, and delivered after the attach."""
+    world = World()
+    world.database.gate = trio.Event()
+    session = Session(world.rooms)
+    opened_room = trio.Event()
+
+    async def attach() -> None:
+        async with world.rooms.opened([CONVERSATION]) as opened:
+            opened[CONVERSATION].attach(session)
+            opened_room.set()
+
+    nursery.start_soon(attach)
+    await wait_all_tasks_blocked()
+    world.rooms.publish([change(11)])
+    world.database.gate.set()
+    await opened_room.wait()
+    world.rooms.publish([change(12)])
+    assert session.seen[-1:] == [12]
+    room = world.rooms._rooms[CONVERSATION]
+    assert room.head == 12
+
+
+async def test_a_failed_opening_fails_all_who_wait_and_leaves_nothing(nursery: trio.Nursery) -> None:
+    """The opener gets the error; the rooms are forgotten, and the next attempt starts anew."""
+    world = World()
+    world.database.away = True
+    with pytest.raises(Unavailable):
+        async with world.rooms.opened([CONVERSATION]):
+            raise AssertionError("opened without a head")
+    assert world.rooms.statistics()["rooms"] == 0
+    world.database.away = False
+    assert (await world.attached()).rooms
+
+
+async def test_lag_keeps_the_place() -> None:
+    """An outbox that is full detaches its session just before the change that did not fit; the others get it."""
+    world = World()
+    slow, quick = await world.attached(), await world.attached()
+    slow.outbox.limit = 100
+    slow.outbox.push(b"x" * 90)
+    slow.outbox.blocked = True
+    world.rooms.publish([change(11)])
+    assert slow.lagged == {CONVERSATION: 10} and quick.seen == [11]
+
+
+async def test_members_come_and_go() -> None:
+    """The change that removes a user is the last she sees; the one that adds her attaches her live sessions."""
+    world = World()
+    session = await world.attached()
+    bob = Session(world.rooms, new_id())
+    world.rooms.publish([change(11, added=(bob.user_id,))])
+    world.rooms.publish([change(12)])
+    world.rooms.publish([change(13, removed=(bob.user_id,))])
+    world.rooms.publish([change(14)])
+    assert session.seen == [11, 12, 13, 14]
+    assert bob.seen[-1] in (12, 13) and 14 not in bob.seen
+
+
+async def test_empty_rooms_go() -> None:
+    """A room nobody is in is forgotten; so is a user without sessions."""
+    world = World()
+    session = await world.attached()
+    world.rooms.unregister(session)
+    assert world.rooms.statistics() == {"rooms": 0, "users": 0, "repaired": 0}
