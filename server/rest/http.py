@@ -5,6 +5,8 @@ them again from their first byte, so it also serves upgrades that come later on 
 """
 
 import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
 
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
@@ -16,22 +18,64 @@ from hypercorn.typing import ASGIFramework, ConnectionState, LifespanState
 
 from server.listener import PrefixedStream
 
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
 KEEP_ALIVE = 75.0  # seconds an idle HTTP connection is kept: longer than most balancers keep theirs
 READ_TIMEOUT = 80  # seconds without a byte from the client while we want one
+DISCARD_MAX = 4 * 1024 * 1024  # bytes of a refused request that are still read, so that its answer arrives
+DISCARD_TIME = 5.0  # seconds for them
 MAX_FRAME = 256 * 1024  # bytes of a WebSocket message on the compatibility path
+
+
+def patient(app: ASGIApp) -> ASGIApp:
+    """An answer waits until the request has come in whole, so that one refused early is heard.
+
+    Otherwise the client may still be sending when the connection is closed under it, and loses the answer, or
+    sends its next request into a connection that is about to end. What is too long is not waited for.
+    """
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        finished = trio.Event()
+        size = 0
+
+        async def receive_some() -> Any:
+            nonlocal size
+            event = await receive()
+            size += len(event.get("body", b""))
+            if event["type"] == "http.disconnect" or not event.get("more_body") or size > DISCARD_MAX:
+                finished.set()
+            return event
+
+        async def send_patiently(event: Any) -> None:
+            if event["type"] == "http.response.start":
+                with trio.move_on_after(DISCARD_TIME):
+                    await finished.wait()
+                if not finished.is_set() or size > DISCARD_MAX:
+                    event = {**event, "headers": [*event["headers"], (b"connection", b"close")]}
+            await send(event)
+
+        await app(scope, receive_some, send_patiently)
+
+    return serve
 
 
 class HttpServer:
     """Serves HTTP connections with `app`."""
 
-    def __init__(self, app: ASGIFramework) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._config = Config()
         self._config.keep_alive_timeout = KEEP_ALIVE
         self._config.read_timeout = READ_TIMEOUT
         self._config.websocket_max_message_size = MAX_FRAME
         self._config.errorlog = logging.getLogger("hypercorn.error")
         self._config.include_server_header = False
-        self._app = ASGIWrapper(app)
+        self._app = ASGIWrapper(cast(ASGIFramework, patient(app)))
         self._context = WorkerContext(None)
         self._state: LifespanState = {}
 

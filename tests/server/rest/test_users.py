@@ -51,6 +51,14 @@ async def test_bodies_that_are_no_json(site: Site) -> None:
         assert answer.json()["code"] in ("invalid_request", "too_large", "unsupported_media_type")
 
 
+async def test_an_early_answer_is_heard(site: Site) -> None:
+    """A request refused before it has come in whole gets its answer, and the connection serves the next one."""
+    for _ in range(10):
+        answer = await site.http.post("/api/users", content=b'{"username":"' + b"x" * 300_000 + b'"}')
+        assert answer.status_code in (400, 413, 415)
+        await site.call("GET", "/health/live")
+
+
 async def test_profile_and_status(site: Site) -> None:
     """What is given changes, the rest stays; a status is taken in any case or as its number."""
     alice, token = await site.user("alice")
