@@ -23,6 +23,7 @@ USERS = 2000
 CONNECTIONS = 9000  # for connect and memory: five of each user, few enough for a limit of 20,000 descriptors
 MANY = 20  # conversations of each user in the second memory row
 DESCRIPTORS = 20_000
+WIDTH = 100  # columns, where it is not a terminal that is written to
 
 console = Console(stderr=True)
 
@@ -57,7 +58,7 @@ def main() -> int:
     for row in _rows(options.seconds):
         rows.append(row)
         table.add_row(*row.cells())
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else WIDTH).print(table)
     missed = [row.what for row in rows if not row.holds]
     if missed:
         console.print(f"missed: {', '.join(missed)}")
