@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import random
+import resource
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -208,6 +209,27 @@ async def test_too_many_connections(database: str, redis_url: str) -> None:
         for stream in inside:
             assert b"{}" in await stream.receive_some(1000)
             await stream.aclose()
+
+
+async def test_out_of_descriptors(database: str, redis_url: str) -> None:
+    """At EMFILE accepting pauses with a line that says what to do; open connections live on; it goes on by itself."""
+    async with running(database, redis_url) as server:
+        user = await server.register("alice")
+        async with server.connect(user) as client:
+            used = len(os.listdir(f"/proc/{server.pid}/fd"))
+            resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (used + 10, used + 10))
+            crowd = [await trio.open_tcp_stream("127.0.0.1", server.port) for _ in range(20)]
+            for stream in crowd:
+                await stream.send_all(b"GET /")
+            with trio.fail_after(WAIT):
+                while not server.events("accept_paused"):
+                    assert await client.invoke("Ping") == {}
+            for stream in crowd:
+                await stream.aclose()
+            with trio.fail_after(WAIT):
+                await (await open_websocket(server.hub_url, user.token)).aclose()
+            assert await client.invoke("Ping") == {}
+            assert len(server.events("accept_paused")) < 100, "it spins"
 
 
 async def test_slow_reader_costs_only_itself(database: str, redis_url: str) -> None:
