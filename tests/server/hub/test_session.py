@@ -1,0 +1,364 @@
+"""server.hub.session: one hub connection on a carrier that only remembers, in virtual time."""
+
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from uuid import UUID
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from handlers.errors import ChatError
+from handlers.model import Caller
+from loadtest.client import PROTOCOLS
+from server import websocket
+from server.hub.catchup import SyncSource
+from server.hub.dispatch import Dispatcher
+from server.hub.encoding import BARE, Encoding
+from server.hub.frames import Close, Completion, HubMessage, Ping, StreamItem
+from server.hub.session import MAX_OUTSTANDING, MAX_STREAMS, HubSession, Ticket
+from server.outbox import Flusher, Outbox
+from server.rooms import Rooms
+from server.wheel import Wheel
+from store.errors import Unavailable
+from store.ids import new_id
+from store.model import Change
+
+SHAKE = b'{"protocol":"json","version":1}\x1e'
+USER = new_id()
+
+
+class Nobody:
+    """A store in which this user is in no conversation."""
+
+    away = False
+
+    async def memberships(self, user_id: UUID) -> Sequence[UUID]:
+        if self.away:
+            raise Unavailable("away")
+        return ()
+
+    async def heads(self, conversation_ids: Collection[UUID]) -> dict[UUID, int]:
+        return {}
+
+    async def changes(self, conversation_id: UUID, after: int, *, limit: int, max_bytes: int) -> Sequence[Change]:
+        return ()
+
+    async def changes_after(
+        self, caller: Caller, conversation_id: UUID, cursor: int, *, limit: int, max_bytes: int
+    ) -> Sequence[Change]:
+        return ()
+
+
+class Timeouts:
+    handshake_timeout = 15.0
+    keepalive = 15.0
+    client_timeout = 30.0
+
+
+class World:
+    """The hub, as far as a session sees it. Sends wait until `commit` is called."""
+
+    def __init__(self) -> None:
+        self.store = Nobody()
+        self.sync: SyncSource = self.store
+        self.flusher = Flusher()
+        self.rooms = Rooms(self.store, self.flusher)
+        self.wheel = Wheel()
+        self.dispatcher = Dispatcher()
+        self.timeouts = Timeouts()
+        self.encodings: dict[str, Encoding] = BARE
+        self.max_message = 32 * 1024
+        self.sessions: set[HubSession] = set()
+        self.sends: list[Callable[[object], None]] = []
+        self.gate = trio.Event()
+
+    def left(self, session: HubSession) -> None:
+        self.sessions.discard(session)
+        self.rooms.unregister(session)
+
+    def commit(self, count: int) -> None:
+        for done in self.sends[:count]:
+            done("sent")
+        del self.sends[:count]
+
+
+class Carrier(Outbox):
+    """Keeps what is sent; takes nothing while `blocked`."""
+
+    def __init__(self, world: World, nursery: trio.Nursery) -> None:
+        super().__init__(256 * 1024)
+        self.nursery = nursery
+        self.wheel_tick = -1
+        self.sent_at = world.wheel.now
+        self.sent = b""
+        self.code = 0
+        self.why = ""
+        self._wheel = world.wheel
+        self.session: HubSession
+
+    def flush(self) -> None:
+        if not self.blocked:
+            frames = self.take()
+            if frames:
+                self.sent_at = self._wheel.now
+            self.sent += b"".join(frames)
+
+    def close(self, code: int, reason: str = "", *, why: str = "") -> None:
+        self.flush()
+        self.code, self.why = code, why or reason
+
+    def abort(self, why: str) -> None:
+        self.close(0, why)
+
+    def on_due(self, now: float) -> float | None:
+        due = self.session.on_due(now)
+        return None if self.code else due
+
+    def messages(self) -> list[HubMessage]:
+        """What the client has been told since the last look, the handshake's answer left out."""
+        self.flush()
+        data, self.sent = self.sent.removeprefix(b"{}\x1e"), b""
+        return PROTOCOLS["json"].parser(2**20).feed(data)
+
+
+class Client:
+    """Our end of the session."""
+
+    def __init__(self, world: World, nursery: trio.Nursery, expires_in: float = 3600) -> None:
+        self.world = world
+        self.carrier = Carrier(world, nursery)
+        caller = Caller(user_id=USER, expires_at=time.time() + expires_in)
+        self.session = HubSession(world, self.carrier, self.carrier, caller, "connection")
+        self.carrier.session = self.session
+        world.wheel.schedule(self.carrier, self.session.on_due(world.wheel.now))
+
+    async def send(self, data: bytes) -> None:
+        waiting = self.session.receive(data, binary=False)
+        if waiting is not None:
+            await waiting
+
+    async def call(self, target: str, *arguments: object, invocation_id: str = "1") -> list[HubMessage]:
+        await self.send(PROTOCOLS["json"].encode_invocation(target, arguments, invocation_id))
+        return self.carrier.messages()
+
+
+@pytest.fixture
+async def world(nursery: trio.Nursery, autojump_clock: MockClock) -> AsyncIterator[World]:
+    found = World()
+
+    def ping(session: HubSession) -> dict[str, object]:
+        return {}
+
+    def send(session: HubSession, ticket: Ticket, text: str) -> None:
+        found.sends.append(lambda outcome: session.sent(ticket, outcome, "Send"))
+
+    async def slow(session: HubSession) -> str:
+        await found.gate.wait()
+        return "done"
+
+    def broken(session: HubSession) -> None:
+        raise ZeroDivisionError("secret")
+
+    def refused(session: HubSession) -> None:
+        raise ChatError("forbidden", "No.")
+
+    async def count(session: HubSession, limit: int, stuck: bool = False) -> AsyncIterator[int]:
+        for number in range(limit):
+            yield number
+        if stuck:
+            await trio.sleep_forever()
+
+    found.dispatcher.add(send, pipelined=True)
+    for method in (ping, slow, broken, refused, count):
+        found.dispatcher.add(method)
+    await nursery.start(found.wheel.run)
+    await nursery.start(found.flusher.run)
+    yield found
+
+
+@pytest.fixture
+async def client(world: World, nursery: trio.Nursery) -> Client:
+    found = Client(world, nursery)
+    await found.send(SHAKE)
+    assert found.carrier.messages() == []
+    return found
+
+
+async def test_handshake_and_call_in_one_frame(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """Data may follow the handshake; the answer to it comes first."""
+    client = Client(world, nursery)
+    for piece in (SHAKE[:10], SHAKE[10:] + b'{"type":1,"invocationId":"1","target":"PING","arguments":[]}\x1e'):
+        await client.send(piece)
+    client.carrier.flush()
+    assert client.carrier.sent == b'{}\x1e{"type":3,"invocationId":"1","result":{}}\x1e'
+
+
+async def test_nobody_waits_forever_for_a_handshake(
+    world: World, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """After 15 s: the error of the reference server, and the end."""
+    client = Client(world, nursery)
+    await trio.sleep(14)
+    assert not client.carrier.code
+    await trio.sleep(2)
+    assert b'{"error": "Handshake was canceled."}' in client.carrier.sent and client.carrier.code == websocket.POLICY
+
+
+async def test_no_store_no_session(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """While PostgreSQL is away a connection is told to come again, not left half attached."""
+    world.store.away = True
+    client = Client(world, nursery)
+    await client.send(SHAKE)
+    [close] = client.carrier.messages()
+    assert isinstance(close, Close) and close.allow_reconnect and "unavailable" in (close.error or "")
+
+
+async def test_keepalive(client: Client, autojump_clock: MockClock) -> None:
+    """A ping after 15 s in which nothing was sent; a client that never pings is not timed out."""
+    await trio.sleep(14)
+    assert client.carrier.messages() == []
+    await trio.sleep(2)
+    assert client.carrier.messages() == [Ping()]
+    await trio.sleep(300)
+    assert 17 <= len(client.carrier.messages()) <= 21 and not client.carrier.code
+
+
+async def test_a_silent_client_is_timed_out(client: Client, world: World, autojump_clock: MockClock) -> None:
+    """Once it has pinged, 30 s of silence end it with allowReconnect; anything it says counts as life."""
+    await client.send(b'{"type":6}\x1e')
+    for _ in range(5):
+        await trio.sleep(25)
+        await client.send(b'{"type":8,"sequenceId":1}\x1e')
+    assert not client.carrier.code
+    await trio.sleep(32)
+    close = client.carrier.messages()[-1]
+    assert isinstance(close, Close) and close.allow_reconnect and client.carrier.code
+
+
+async def test_the_clock_stands_still_while_we_work(
+    client: Client, world: World, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """A client that waits for a long call is not silent."""
+    await client.send(b'{"type":6}\x1e')
+    nursery.start_soon(client.call, "Slow")
+    await trio.sleep(100)
+    assert not client.carrier.code
+    world.gate.set()
+    await trio.sleep(1)
+    assert b'"result":"done"' in client.carrier.sent or not client.carrier.code
+
+
+async def test_the_token_expires(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """Close with allowReconnect: the client may come back with a new one."""
+    client = Client(world, nursery, expires_in=0)
+    await client.send(SHAKE)
+    [close] = client.carrier.messages()
+    assert isinstance(close, Close) and close.allow_reconnect and "expired" in (close.error or "")
+
+
+@pytest.mark.parametrize(
+    ("target", "arguments", "error"),
+    [
+        ("Nothing", (), "not_found: Unknown hub method 'Nothing'"),
+        ("Count", (3,), "invalid_request: 'Count' is a stream"),
+        ("Ping", (1,), "invalid_request: Invocation provides 1 argument"),
+        ("Refused", (), "forbidden: No."),
+        ("Broken", (), "internal: An unexpected error occurred invoking 'Broken' on the server. Reference: "),
+    ],
+)
+async def test_failed_calls(
+    client: Client, autojump_clock: MockClock, target: str, arguments: tuple[object, ...], error: str
+) -> None:
+    """Exactly one Completion with the code; nothing at all for fire and forget; the connection lives on."""
+    [completion] = await client.call(target, *arguments)
+    assert isinstance(completion, Completion) and (completion.error or "").startswith(error)
+    assert "secret" not in (completion.error or "")
+    await client.send(PROTOCOLS["json"].encode_invocation(target, arguments))
+    assert client.carrier.messages() == []
+    assert len(await client.call("ping")) == 1
+
+
+async def test_pipelining(client: Client, world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """32 sends may be outstanding; the reader waits before the next, and goes on as answers come, in order."""
+    calls = b"".join(PROTOCOLS["json"].encode_invocation("Send", ("x",), str(n)) for n in range(40))
+    nursery.start_soon(client.send, calls)
+    await wait_all_tasks_blocked()
+    assert len(world.sends) == MAX_OUTSTANDING
+    world.commit(3)
+    await wait_all_tasks_blocked()
+    assert len(world.sends) == MAX_OUTSTANDING
+    world.commit(100)
+    await wait_all_tasks_blocked()
+    world.commit(100)
+    await wait_all_tasks_blocked()
+    ids = [m.invocation_id for m in client.carrier.messages() if isinstance(m, Completion)]
+    assert ids == [str(n) for n in range(40)]
+    assert client.carrier.reserved == 0
+
+
+async def test_large_sends_wait_for_room(
+    client: Client, world: World, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """P8: only as many sends are taken as their answers will fit beside what waits already."""
+    call = PROTOCOLS["json"].encode_invocation("Send", ("x" * 30_000,), "1")
+    nursery.start_soon(client.send, call * 20)
+    await wait_all_tasks_blocked()
+    assert 1 <= len(world.sends) <= 5
+    while world.sends:
+        world.commit(1)
+        await wait_all_tasks_blocked()
+    assert len(client.carrier.messages()) == 20 and not client.carrier.code
+
+
+async def test_streams(client: Client, world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """Items, then a Completion without result; a cancelled one ends without error; ids and number are bounded."""
+    protocol = PROTOCOLS["json"]
+    await client.send(protocol.encode_stream_invocation("Count", (3,), "s"))
+    await wait_all_tasks_blocked()
+    messages = client.carrier.messages()
+    assert [type(m) for m in messages] == [StreamItem] * 3 + [Completion]
+    assert messages[-1] == Completion("s")
+    for number in range(MAX_STREAMS):
+        await client.send(protocol.encode_stream_invocation("Count", (0, True), str(number)))
+    await client.send(protocol.encode_stream_invocation("Count", (0, True), "0"))
+    await client.send(protocol.encode_stream_invocation("Count", (0, True), "one too many"))
+    await client.send(protocol.encode_stream_invocation("Ping", (), "p"))
+    await wait_all_tasks_blocked()
+    errors = [(m.error or "").partition(":")[0] for m in client.carrier.messages() if isinstance(m, Completion)]
+    assert errors == ["conflict", "overloaded", "invalid_request"]
+    await client.send(protocol.encode_cancel("3") + protocol.encode_cancel("unknown"))
+    await wait_all_tasks_blocked()
+    assert client.carrier.messages() == [Completion("3")]
+
+
+async def test_a_stream_is_paced_by_its_reader(
+    client: Client, world: World, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """While the client does not read, a stream holds at most half of the outbox."""
+    client.carrier.blocked, client.carrier.first = True, b""
+    await client.send(PROTOCOLS["json"].encode_stream_invocation("Count", (6_000,), "s"))
+    await wait_all_tasks_blocked()
+    assert client.carrier.size <= client.carrier.limit // 2 + 100
+    client.carrier.blocked, client.carrier.first = False, None
+    total = 0
+    while total < 6_001:
+        total += len(client.carrier.messages())
+        client.session.on_drained()
+        await wait_all_tasks_blocked()
+    assert total == 6_001
+
+
+async def test_the_clients_close(client: Client, autojump_clock: MockClock) -> None:
+    """A Close from the client is a clean end; what stands behind it is not done."""
+    await client.send(b'{"type":7}\x1e{"type":1,"invocationId":"1","target":"Ping","arguments":[]}\x1e')
+    assert client.carrier.messages() == []
+    assert (client.carrier.code, client.carrier.why) == (websocket.NORMAL, "closed by client")
+
+
+async def test_what_came_before_a_violation_counts(client: Client, autojump_clock: MockClock) -> None:
+    """The call is answered, then the Close says what was wrong."""
+    await client.send(b'{"type":1,"invocationId":"1","target":"Ping","arguments":[]}\x1enonsense\x1e')
+    completion, close = client.carrier.messages()
+    assert isinstance(completion, Completion) and isinstance(close, Close)
+    assert close.error and not close.allow_reconnect and client.carrier.code == websocket.PROTOCOL_ERROR
