@@ -145,15 +145,23 @@ async def _leave_all(conn: Connection, user_id: UUID) -> list[Change]:
 
 
 def _user_of(row: Sequence[Any]) -> User:
-    return User(*_shown(row))
+    return User(**_shown(row))
 
 
 def _account_of(row: Sequence[Any]) -> Account:
-    return Account(*_shown(row), row[8])
+    return Account(**_shown(row), email=row[8])
 
 
-def _shown(row: Sequence[Any]) -> tuple[Any, ...]:
-    """A row of users as the fields of `User`, in their order."""
+def _shown(row: Sequence[Any]) -> dict[str, Any]:
+    """A row of users as the fields of `User`."""
     id_, username, display_name, avatar_url, status, status_text, last_seen, created, _ = row
-    seen = None if last_seen is None else timestamp(last_seen)
-    return id_, username, display_name, avatar_url, UserStatus(status), status_text, seen, timestamp(created)
+    return {
+        "id": id_,
+        "username": username,
+        "display_name": display_name,
+        "avatar_url": avatar_url,
+        "status": UserStatus(status),
+        "status_text": status_text,
+        "last_seen_at": None if last_seen is None else timestamp(last_seen),
+        "created_at": timestamp(created),
+    }

@@ -102,6 +102,7 @@ class HubSession:
         "auto_attach",
         "busy",
         "caller",
+        "catching_up",
         "carrier",
         "closed",
         "connection_id",
@@ -158,6 +159,7 @@ class HubSession:
         self.drained: trio.Event | None = None
         self.streams: dict[str, trio.CancelScope] | None = None
         self.rooms: list[Room] = []
+        self.catching_up = False
         self.cursors: dict[UUID, int] | None = None  # rooms left because of lag, and where we were
         self.expelled: set[UUID] | None = None  # removed from, while a catch-up is under way
         self.syncing: trio.Lock | None = None
@@ -205,8 +207,6 @@ class HubSession:
         if self.drained is not None:
             self.drained.set()
             self.drained = None
-        if self.cursors and not self.closed and (self.syncing is None or not self.syncing.locked()):
-            self.carrier.nursery.start_soon(self._catch_up)
 
     def on_pong(self) -> None:
         self.heard_at = self.hub.wheel.now
@@ -491,6 +491,9 @@ class HubSession:
     def lag(self) -> None:
         cursors = self.hub.rooms.detach_all(self)
         self.cursors = {**(self.cursors or {}), **cursors}
+        if not self.catching_up:
+            self.catching_up = True
+            self.carrier.nursery.start_soon(self._catch_up)
         log.debug("lagging", connection=self.connection_id, user=str(self.user_id), rooms=len(cursors))
 
     def leave(self, conversation_id: UUID) -> None:
@@ -502,13 +505,15 @@ class HubSession:
         self.hub.rooms.detach(conversation_id, self)
 
     async def _catch_up(self) -> None:
-        """After lag: bring every room back to where it can be attached."""
+        """After lag, and as soon as the outbox has room: bring every room back to where it can be attached."""
         try:
+            await self.wait_room()
             async with self.sync_lock():
                 while self.cursors and not self.closed:
                     conversation_id, cursor = self.cursors.popitem()
                     await catchup.resume(self, self.hub.rooms, self.hub.sync, conversation_id, cursor)
-            self.cursors = self.cursors or None
+            self.cursors = None
+            self.catching_up = False
         except (ChatError, StoreError) as error:
             self.end(f"unavailable: {error}", allow_reconnect=True)
 

@@ -8,6 +8,7 @@ import resource
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import trio
@@ -264,6 +265,38 @@ async def test_slow_reader_costs_only_itself(database: str, redis_url: str) -> N
                             seqs.append(message["arguments"][0]["seq"])
             assert seqs == sent
             assert server.events("lagging"), "she was never behind: the test shows nothing"
+
+
+async def test_a_burst_larger_than_the_outbox(database: str, redis_url: str) -> None:
+    """P3, P8: more than an outbox in one commit, to somebody who reads: she catches up by herself, at once."""
+    async with running(
+        database, redis_url, outbox_bytes="64KiB", max_message_bytes="8KiB", log_level="debug"
+    ) as server:
+        alice, bob = await server.register("alice"), await server.register("bob")
+        conversation = await server.direct(alice, bob)
+        seen: list[int] = []
+
+        def on_event(target: str, arguments: list[Any]) -> None:
+            if target == "ReceiveMessage":
+                seen.append(arguments[0]["seq"])
+
+        body = {"conversationId": conversation, "content": "x" * 7000}
+        rounds, senders = 20, 40
+
+        async def send() -> None:
+            async with server.connect(alice, query={"sync": "manual"}) as client:
+                for _ in range(rounds):
+                    await client.invoke("SendMessage", body)
+
+        async with server.connect(bob, on_event):
+            async with trio.open_nursery() as nursery:
+                for _ in range(senders):
+                    nursery.start_soon(send)
+            with trio.fail_after(WAIT):
+                while len(seen) < rounds * senders:
+                    await trio.sleep(0.01)
+        assert seen == list(range(seen[0], seen[0] + rounds * senders))
+        assert server.events("lagging"), "it always fitted: the test shows nothing"
 
 
 async def test_a_reader_that_never_comes_back(database: str, redis_url: str) -> None:
