@@ -64,7 +64,9 @@ async def start(root: Path, sockets: Path, programs: Path) -> Supervised:
 
 async def find_account(root: Path, programs: Path) -> Account:
     if os.geteuid() != 0:
-        return Account()
+        # initdb wants its user to have a name; in a container there may be only a number.
+        nameless = os.geteuid() not in {entry.pw_uid for entry in pwd.getpwall()}
+        return Account(UNSHARE) if nameless and await _works(*UNSHARE, "true") else Account()
     if await _works(*UNSHARE, "true"):
         return Account(UNSHARE)
     nobody = pwd.getpwnam("nobody")
