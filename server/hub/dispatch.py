@@ -6,10 +6,12 @@ method's own annotations. Which methods there are is declared in `server.hub.met
 
 import inspect
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from server.hub.protocol import REQUIRED, Signature
+from handlers.errors import ChatError
+from server.hub.frames import ArgumentsError, Invocation, StreamInvocation
+from server.hub.protocol import REQUIRED, HubProtocol, Signature
 
 PLAIN: Final = "plain"
 STREAM: Final = "stream"
@@ -55,6 +57,23 @@ class Dispatcher:
 
     def find(self, target: str) -> Method | None:
         return self._methods.get(target) or self._methods.get(target.casefold())
+
+    def resolve(
+        self, message: Invocation | StreamInvocation, protocol: HubProtocol, kind: str
+    ) -> tuple[Method, Sequence[Any]]:
+        """The method that is called, and its typed arguments. Raises ChatError."""
+        method = self.find(message.target)
+        if method is None:
+            raise ChatError("not_found", f"Unknown hub method '{message.target}'")
+        if method.kind is not kind:
+            fault = "is a stream; use a stream" if kind is PLAIN else "is not a stream; use a plain"
+            raise ChatError("invalid_request", f"'{method.name}' {fault} invocation.")
+        if message.stream_ids:
+            raise ChatError("invalid_request", f"'{method.name}' takes no streams.")
+        try:
+            return method, method.signature.decode(protocol, message.arguments)
+        except ArgumentsError as error:
+            raise ChatError("invalid_request", str(error)) from None
 
 
 def _pascal(name: str) -> str:

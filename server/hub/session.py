@@ -18,10 +18,9 @@ from handlers.errors import ChatError, from_store
 from handlers.model import Caller
 from server import websocket
 from server.hub import catchup, handshake
-from server.hub.dispatch import STREAM, Dispatcher, Method, new_reference
+from server.hub.dispatch import PLAIN, STREAM, Dispatcher, Method, new_reference
 from server.hub.encoding import Encoding
 from server.hub.frames import (
-    ArgumentsError,
     CancelInvocation,
     Close,
     HubMessage,
@@ -323,12 +322,12 @@ class HubSession:
 
     def _invoke(self, message: Invocation) -> Awaitable[None] | None:
         try:
-            method = self.hub.dispatcher.find(message.target)
-            if method is None:
-                raise ChatError("not_found", f"Unknown hub method '{message.target}'")
-            if method.kind is STREAM:
-                raise ChatError("invalid_request", f"'{method.name}' is a stream; use a stream invocation.")
-            arguments = method.signature.decode(self.outbox.encoding.protocol, message.arguments)
+            method, arguments = self.hub.dispatcher.resolve(message, self.outbox.encoding.protocol, PLAIN)
+        except ChatError as error:
+            if message.invocation_id is not None:  # else not a word, as in the reference server
+                self._offer(self.outbox.encoding.error(message.invocation_id, str(error)))
+            return None
+        try:
             if self._must_wait(message, method):
                 return self._invoke_later(message, method, arguments)
             return self._call(message, method, arguments)
@@ -381,22 +380,17 @@ class HubSession:
             self.fail(message.invocation_id, error, message.target)
 
     def _start_stream(self, message: StreamInvocation) -> None:
-        method = self.hub.dispatcher.find(message.target)
         streams = self.streams
         if streams is None:
             streams = self.streams = {}
         try:
-            if method is None:
-                raise ChatError("not_found", f"Unknown hub method '{message.target}'")
-            if method.kind is not STREAM:
-                raise ChatError("invalid_request", f"'{method.name}' is not a stream; use a plain invocation.")
+            method, arguments = self.hub.dispatcher.resolve(message, self.outbox.encoding.protocol, STREAM)
             if message.invocation_id in streams:
                 raise ChatError("conflict", f"The invocation id '{message.invocation_id}' is in use.")
             if len(streams) >= MAX_STREAMS:
                 raise ChatError("overloaded", f"At most {MAX_STREAMS} streams may run on one connection.")
-            arguments = method.signature.decode(self.outbox.encoding.protocol, message.arguments)
-        except Exception as error:  # as above
-            self.fail(message.invocation_id, error, message.target)
+        except ChatError as error:
+            self._offer(self.outbox.encoding.error(message.invocation_id, str(error)))
             return
         streams[message.invocation_id] = trio.CancelScope()
         self.carrier.nursery.start_soon(self._stream, message.invocation_id, method, arguments)
@@ -436,12 +430,10 @@ class HubSession:
         self._offer(self.outbox.encoding.completion(invocation_id, result))
 
     def fail(self, invocation_id: str | None, error: Exception, target: str) -> None:
-        """Tell the client, as far as it may know; a defect of ours it learns only by reference."""
+        """A call has failed. Tell the client, as far as it may know; a defect of ours it learns only by reference."""
         told: Exception = error
         if isinstance(error, (Unavailable, Overloaded)):
             told = from_store(error)
-        elif isinstance(error, ArgumentsError):
-            told = ChatError("invalid_request", str(error))
         elif not isinstance(error, ChatError):
             reference = new_reference()
             log.error(
@@ -457,6 +449,8 @@ class HubSession:
             )
         if invocation_id is not None:
             self._offer(self.outbox.encoding.error(invocation_id, str(told)))
+        else:
+            self.send_event("Error", (str(told),))
 
     def send_event(self, target: str, arguments: Sequence[object]) -> None:
         self._offer(self.outbox.encoding.event(target, arguments))

@@ -4,6 +4,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from uuid import UUID
 
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -15,7 +16,7 @@ from server import websocket
 from server.hub.catchup import SyncSource
 from server.hub.dispatch import Dispatcher
 from server.hub.encoding import BARE, Encoding
-from server.hub.frames import Close, Completion, HubMessage, Ping, StreamItem
+from server.hub.frames import Close, Completion, HubMessage, Invocation, Ping, StreamItem
 from server.hub.session import MAX_OUTSTANDING, MAX_STREAMS, HubSession, Ticket
 from server.outbox import Flusher, Outbox
 from server.rooms import Rooms
@@ -263,20 +264,37 @@ async def test_the_token_expires(world: World, nursery: trio.Nursery, autojump_c
         ("Nothing", (), "not_found: Unknown hub method 'Nothing'"),
         ("Count", (3,), "invalid_request: 'Count' is a stream"),
         ("Ping", (1,), "invalid_request: Invocation provides 1 argument"),
-        ("Refused", (), "forbidden: No."),
-        ("Broken", (), "internal: An unexpected error occurred invoking 'Broken' on the server. Reference: "),
     ],
 )
-async def test_failed_calls(
+async def test_calls_that_cannot_be_made(
     client: Client, autojump_clock: MockClock, target: str, arguments: tuple[object, ...], error: str
 ) -> None:
     """Exactly one Completion with the code; nothing at all for fire and forget; the connection lives on."""
     [completion] = await client.call(target, *arguments)
     assert isinstance(completion, Completion) and (completion.error or "").startswith(error)
-    assert "secret" not in (completion.error or "")
     await client.send(PROTOCOLS["json"].encode_invocation(target, arguments))
     assert client.carrier.messages() == []
+    await client.send(b'{"type":1,"invocationId":"1","target":"Ping","arguments":[],"streamIds":["s"]}\x1e')
+    assert client.carrier.messages() == [Completion("1", error="invalid_request: 'Ping' takes no streams.")]
     assert len(await client.call("ping")) == 1
+
+
+@pytest.mark.parametrize(
+    ("target", "error"),
+    [
+        ("Refused", "forbidden: No."),
+        ("Broken", "internal: An unexpected error occurred invoking 'Broken' on the server. Reference: "),
+    ],
+)
+async def test_calls_that_fail(client: Client, autojump_clock: MockClock, target: str, error: str) -> None:
+    """A Completion with the code, or the Error event for a call without an id; a defect shows only its reference."""
+    [completion] = await client.call(target)
+    assert isinstance(completion, Completion) and (completion.error or "").startswith(error)
+    await client.send(PROTOCOLS["json"].encode_invocation(target, ()))
+    [event] = client.carrier.messages()
+    assert isinstance(event, Invocation) and event.target == "Error" and event.invocation_id is None
+    [sentence] = msgspec.json.decode(event.arguments)
+    assert sentence.startswith(error) and "secret" not in sentence + (completion.error or "")
 
 
 async def test_pipelining(client: Client, world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
