@@ -47,7 +47,13 @@ class Endpoint(Protocol):
         """The transport is gone, or about to be. Called once, last."""
 
 
-class Connection(Outbox):
+class _Sender(Outbox):
+    """Puts what every flush touches side by side in memory: the slots of a class stand together, in a few cache lines."""
+
+    __slots__ = ("sent_at", "sock", "wheel")
+
+
+class Connection(_Sender):
     """A WebSocket after its opening handshake, from the server's side. Also its own outbox and wheel member."""
 
     __slots__ = (
@@ -65,11 +71,8 @@ class Connection(Outbox):
         "readable",
         "reader",
         "reason",
-        "sent_at",
-        "sock",
         "stall_timeout",
         "violated",
-        "wheel",
         "wheel_tick",
         "writer",
     )
