@@ -48,7 +48,7 @@ class Endpoint(Protocol):
 
 
 class _Sender(Outbox):
-    """Puts what every flush touches side by side in memory: the slots of a class stand together, in a few cache lines."""
+    """What every flush touches, side by side in memory: the slots of one class share a few cache lines."""
 
     __slots__ = ("sent_at", "sock", "wheel")
 

@@ -235,7 +235,8 @@ def _whole_head(client: socket.socket) -> tuple[bytes, int]:
         data = client.recv(http_head.MAX_HEAD)
     except BlockingIOError:
         return b"", 0
-    return data, data.find(b"\r\n\r\n") + 4 if b"\r\n\r\n" in data else 0
+    end = data.find(b"\r\n\r\n")
+    return data, end + 4 if end >= 0 else 0
 
 
 async def _read_head(client: socket.socket, data: bytes) -> tuple[bytes, int]:

@@ -301,12 +301,11 @@ class HubSession:
     # -- invocations ----------------------------------------------------------------------------
 
     def _handle(self, message: HubMessage) -> Awaitable[None] | None:
-        kind = type(message)
         if self.closed:
             pass
-        elif kind is Invocation:
-            return self._invoke(message)  # type: ignore[arg-type]
-        elif kind is Ping:
+        elif isinstance(message, Invocation):
+            return self._invoke(message)
+        elif isinstance(message, Ping):
             self.pinged = True
         elif isinstance(message, StreamInvocation):
             self._start_stream(message)
