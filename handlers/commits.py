@@ -13,6 +13,7 @@ import trio
 from handlers.ports import Feed
 from store.errors import Unavailable
 from store.model import Change
+from store.outbox import insert_outbox
 from store.pool import Pool
 from store.postgres import Connection
 
@@ -29,17 +30,23 @@ class Commits:
         self._pool = pool
         self._feed = feed
 
-    async def run(self, write: Write[T], *, touches: Collection[UUID] = ()) -> T:
-        """Run `write` in one transaction and publish its changes. `touches`: conversations to check in doubt.
+    async def run(self, write: Write[T], *, touches: Collection[UUID] = (), dismisses: UUID | None = None) -> T:
+        """Run `write` in one transaction and publish its changes. `touches`: conversations to check in doubt;
+        `dismisses`: a user whose connections end with it.
 
-        Raises whatever `write` raises, then nothing was written; Unavailable when that is not known.
+        What is published is noted in the outbox by the same transaction: should this process die before everybody has
+        it, the relay of another carries on. Raises whatever `write` raises, then nothing was written; Unavailable
+        when that is not known.
         """
         async with self._pool.connection() as conn:
             try:
                 with trio.CancelScope(shield=True), trio.fail_after(DEADLINE):
                     async with conn.transaction():
                         result, changes = await write(conn)
-                    self._feed.publish(changes)
+                        if changes or dismisses:
+                            await insert_outbox(conn, changes, dismisses)
+                    if changes or dismisses:
+                        self._feed.publish(changes, dismisses)
             except trio.TooSlowError:
                 self._feed.doubt(touches)
                 raise Unavailable("the transaction did not end in time") from None

@@ -1,11 +1,11 @@
 """Conversations, their members and roles: what may be done, by whom, and who is told.
 
 Owns the rules' order: lock, read, decide (`handlers.access`), write, all in one transaction. The System
-message of each change goes to the room in order; `ConversationChanged` and `ConversationRemoved` tell people
-who may not have it open.
+message of each change goes to everybody in order; what else people are told of it follows from that message,
+on whichever instance they are (`server.rooms`, `server.teller`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import TypeVar
 from uuid import UUID
 
@@ -13,7 +13,6 @@ from handlers import access, cursors
 from handlers.commits import Commits
 from handlers.errors import ChatError
 from handlers.model import AddMember, Caller, ChangeRole, CreateConversation, UpdateConversation
-from handlers.ports import Feed
 from store import conversations as store
 from store.model import Change, Conversation, ConversationType, Member, Role, WireEnum
 from store.pool import Pool
@@ -21,16 +20,11 @@ from store.postgres import Connection
 
 Choice = TypeVar("Choice", bound=WireEnum)
 
-CHANGED = "ConversationChanged"
-REMOVED = "ConversationRemoved"
-MAX_TOLD = 200  # members who are told of a change each with her own view; more see it in the room
-
 
 class Conversations:
-    def __init__(self, pool: Pool, commits: Commits, feed: Feed) -> None:
+    def __init__(self, pool: Pool, commits: Commits) -> None:
         self._pool = pool
         self._commits = commits
-        self._feed = feed
 
     # -- reading --------------------------------------------------------------------------------
 
@@ -40,6 +34,11 @@ class Conversations:
         if found is None:
             raise access.not_found()
         return found
+
+    async def views(self, conversation_id: UUID, user_ids: Collection[UUID]) -> dict[UUID, Conversation]:
+        """The conversation as each of these users sees it; those who are no members are left out. For the process."""
+        async with self._pool.connection() as conn:
+            return await store.list_views(conn, conversation_id, user_ids)
 
     async def list(self, caller: Caller, limit: int, cursor: str | None) -> tuple[Sequence[Conversation], str | None]:
         """Mine, the most recently active first."""
@@ -79,8 +78,6 @@ class Conversations:
             raise ChatError("invalid_request", "A direct conversation is with exactly one other user.")
         _check_name(request.name)
         conversation, created = await self._commits.run(write)
-        if created:
-            await self._tell(conversation.id, [caller.user_id, *others])
         return conversation, created
 
     async def rename(self, caller: Caller, conversation_id: UUID, request: UpdateConversation) -> Conversation:
@@ -93,22 +90,18 @@ class Conversations:
             return None, (await store.update_title(conn, conversation_id, request.name, by=caller.user_id),)
 
         await self._commits.run(write, touches=(conversation_id,))
-        await self._tell_all(conversation_id)
         return await self.get(caller, conversation_id)
 
     async def delete(self, caller: Caller, conversation_id: UUID) -> None:
         """For everybody. A direct conversation may be deleted by either of the two."""
 
-        async def write(conn: Connection) -> tuple[Change, Sequence[Change]]:
+        async def write(conn: Connection) -> tuple[None, Sequence[Change]]:
             head, member = await self._locked(conn, caller, conversation_id)
             if head.type is ConversationType.GROUP:
                 access.require_role(member, Role.OWNER)
-            change = await store.delete_conversation(conn, conversation_id, by=caller.user_id)
-            return change, (change,)
+            return None, (await store.delete_conversation(conn, conversation_id, by=caller.user_id),)
 
-        change = await self._commits.run(write, touches=(conversation_id,))
-        for user_id in change.removed:
-            self._feed.notify_user(user_id, REMOVED, (conversation_id, "deleted"))
+        await self._commits.run(write, touches=(conversation_id,))
 
     async def add_member(self, caller: Caller, conversation_id: UUID, request: AddMember) -> tuple[Conversation, bool]:
         """(the conversation, whether somebody was added): adding a member again changes nothing."""
@@ -127,8 +120,6 @@ class Conversations:
             return True, (change,)
 
         added = await self._commits.run(write, touches=(conversation_id,))
-        if added:
-            await self._tell_all(conversation_id)
         return await self.get(caller, conversation_id), added
 
     async def remove_member(self, caller: Caller, conversation_id: UUID, user_id: UUID) -> None:
@@ -144,9 +135,6 @@ class Conversations:
             return None, (await store.delete_member(conn, conversation_id, user_id, by=caller.user_id),)
 
         await self._commits.run(write, touches=(conversation_id,))
-        reason = "left" if user_id == caller.user_id else "removed"
-        self._feed.notify_user(user_id, REMOVED, (conversation_id, reason))
-        await self._tell_all(conversation_id)
 
     async def change_role(
         self, caller: Caller, conversation_id: UUID, user_id: UUID, request: ChangeRole
@@ -165,7 +153,6 @@ class Conversations:
             return None, (await store.update_role(conn, conversation_id, user_id, role, by=caller.user_id),)
 
         await self._commits.run(write, touches=(conversation_id,))
-        await self._tell_all(conversation_id)
         return await self.get(caller, conversation_id)
 
     # -- inside -----------------------------------------------------------------------------------
@@ -176,22 +163,6 @@ class Conversations:
         if head is None:
             raise access.not_found()
         return head, access.require_member(await store.fetch_member(conn, conversation_id, caller.user_id))
-
-    async def _tell_all(self, conversation_id: UUID) -> None:
-        async with self._pool.connection() as conn:
-            members = await store.list_members(conn, conversation_id, limit=MAX_TOLD + 1)
-        if len(members) <= MAX_TOLD:
-            await self._tell(conversation_id, [member.user_id for member in members])
-
-    async def _tell(self, conversation_id: UUID, user_ids: Iterable[UUID]) -> None:
-        """ConversationChanged to those of these users who are connected, as each sees it."""
-        for user_id in user_ids:
-            if not self._feed.is_connected(user_id):
-                continue
-            async with self._pool.connection() as conn:
-                view = await store.fetch_conversation(conn, conversation_id, user_id)
-            if view is not None:
-                self._feed.notify_user(user_id, CHANGED, (view,))
 
 
 def _parse(kind: type[Choice], value: str | int, field: str) -> Choice:

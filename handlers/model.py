@@ -10,7 +10,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
-from store.model import MemberCursor, Wire
+from store.model import MemberCursor, MessageStatus, Timestamp, UserStatus, Wire
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -88,3 +88,40 @@ class Synced(Wire, frozen=True):
 class Resync(Wire, frozen=True):
     conversation_id: UUID
     last_seq: int
+
+
+class StatusUpdate(Wire, frozen=True):
+    """MessageStatusUpdated: this member has everything up to `seq`."""
+
+    conversation_id: UUID
+    user_id: UUID
+    status: MessageStatus
+    seq: int
+    at: Timestamp
+
+
+class TypingUpdate(Wire, frozen=True):
+    """UserStartedTyping, UserStoppedTyping."""
+
+    conversation_id: UUID
+    user_id: UUID
+
+
+class UserStatusUpdate(Wire, frozen=True):
+    """UserStatusChanged, and an item of what GetPresence answers: how a user is to be shown."""
+
+    user_id: UUID
+    status: UserStatus
+    status_text: str | None
+    last_seen_at: Timestamp | None
+
+
+class SetMessageStatus(Wire, frozen=True):
+    status: str | int
+
+
+class MessageReceipt(Wire, frozen=True):
+    """How far one member has got with a message: Delivered or Read."""
+
+    user_id: UUID
+    status: MessageStatus

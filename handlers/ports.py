@@ -1,29 +1,37 @@
 """The seams that handlers call and the server implements. Owns the protocols, touches nothing."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 from uuid import UUID
 
+from store.entries import Receipt
+from store.errors import StoreError
 from store.model import Change
 
 
 class Feed(Protocol):
-    """What becomes of committed changes, and of what is told to people without being kept."""
+    """What becomes of committed changes."""
 
-    def publish(self, changes: Sequence[Change]) -> None:
-        """Deliver committed changes to the rooms of this process. Never waits."""
+    def publish(self, changes: Sequence[Change], dismissed: UUID | None = None) -> None:
+        """Deliver the changes of one committed batch to everybody, and end all connections of the user
+        `dismissed`. Never waits."""
 
     def doubt(self, conversation_ids: Collection[UUID]) -> None:
         """The outcome of a commit is unknown: compare these conversations' heads with the database."""
 
-    def is_connected(self, user_id: UUID) -> bool:
-        """Whether this user may have a connection; when in doubt, True."""
 
-    def notify_user(self, user_id: UUID, event: str, arguments: tuple[object, ...]) -> None:
-        """An ephemeral event to every connection of one user."""
+class Receipts(Protocol):
+    """Where receipts become durable."""
 
-    def notify_conversation(self, conversation_id: UUID, event: str, arguments: tuple[object, ...]) -> None:
-        """An ephemeral event to everybody attached to a conversation."""
+    def offer(self, receipt: Receipt, done: Callable[[StoreError | None], None] | None = None) -> None:
+        """Never waits. `done` is called once: the receipt is durable, or why it is not."""
 
-    def disconnect_user(self, user_id: UUID, reason: str) -> None:
-        """Close every connection of a user, for good."""
+
+class Presence(Protocol):
+    """Who is connected, on whichever instance."""
+
+    async def online(self, user_ids: Collection[UUID]) -> set[UUID]:
+        """Those of these users who are. Raises Unavailable."""
+
+    def status_changed(self, user_id: UUID) -> None:
+        """She has chosen another status: people who share a conversation with her are told."""

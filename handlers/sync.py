@@ -58,6 +58,20 @@ class Sync:
         async with self._pool.connection() as conn:
             return await messages.list_changes(conn, conversation_id, after, limit=limit, max_bytes=max_bytes)
 
+    async def require_member(self, caller: Caller, conversation_id: UUID) -> None:
+        """Raises ChatError("not_found")."""
+        async with self._pool.connection() as conn:
+            access.require_member(await conversations.fetch_member(conn, conversation_id, caller.user_id))
+
+    async def deleted(self, user_ids: Collection[UUID]) -> list[UUID]:
+        """Those of these users who are gone. For the process."""
+        async with self._pool.connection() as conn:
+            return await users.list_deleted(conn, user_ids)
+
+    async def all_memberships(self, user_ids: Collection[UUID]) -> dict[UUID, list[UUID]]:
+        """The conversations of each of these users. For the process."""
+        return await self._memberships.get(user_ids)
+
     async def changes_after(
         self, caller: Caller, conversation_id: UUID, cursor: int, *, limit: int, max_bytes: int
     ) -> Sequence[Change]:

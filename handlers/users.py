@@ -7,12 +7,15 @@ import re
 from collections.abc import Sequence
 from uuid import UUID
 
+import msgspec
+
 from handlers import access, cursors
 from handlers.commits import Commits
 from handlers.errors import ChatError
 from handlers.model import Caller, CreateUser, UpdateStatus, UpdateUser
-from handlers.ports import Feed
+from handlers.ports import Presence
 from store import users as store
+from store.errors import Unavailable
 from store.model import Account, Change, User, UserStatus
 from store.pool import Pool
 from store.postgres import Connection
@@ -23,10 +26,10 @@ EMAIL = re.compile(r"[^@\s\x00]+@[^@\s\x00]+")
 
 
 class Users:
-    def __init__(self, pool: Pool, commits: Commits, feed: Feed) -> None:
+    def __init__(self, pool: Pool, commits: Commits, presence: Presence) -> None:
         self._pool = pool
         self._commits = commits
-        self._feed = feed
+        self._presence = presence
 
     async def require(self, caller: Caller) -> None:
         """The caller's account still exists. Raises ChatError("unauthenticated")."""
@@ -52,7 +55,7 @@ class Users:
             user = await store.fetch_user(conn, user_id)
         if user is None:
             raise access.not_found("user")
-        return user
+        return (await shown([user], self._presence))[0]
 
     async def me(self, caller: Caller) -> Account:
         async with self._pool.connection() as conn:
@@ -65,7 +68,8 @@ class Users:
         after = cursors.decode_text(cursor)
         async with self._pool.connection() as conn:
             users = await store.list_users(conn, q, limit=limit, after=after)
-        return users, cursors.encode_text(users[-1].username) if len(users) == limit else None
+        following = cursors.encode_text(users[-1].username) if len(users) == limit else None
+        return await shown(users, self._presence), following
 
     async def update(self, caller: Caller, request: UpdateUser) -> Account:
         """What is left out stays."""
@@ -91,7 +95,9 @@ class Users:
             raise ChatError("invalid_request", f"The status is one of {names}.", errors={"status": names}) from None
         _check_text("statusText", request.status_text)
         async with self._pool.connection() as conn:
-            return _found(await store.update_status(conn, caller.user_id, status, request.status_text))
+            account = _found(await store.update_status(conn, caller.user_id, status, request.status_text))
+        self._presence.status_changed(caller.user_id)
+        return account
 
     async def delete(self, caller: Caller, user_id: UUID) -> None:
         """Erase a user: herself, or anybody for an admin. Her messages stay as a deleted user's."""
@@ -104,8 +110,17 @@ class Users:
                 raise access.not_found("user")
             return None, changes
 
-        await self._commits.run(write)
-        self._feed.disconnect_user(user_id, "The user was deleted.")
+        await self._commits.run(write, dismisses=user_id)
+
+
+async def shown(users: Sequence[User], presence: Presence) -> list[User]:
+    """Users as others see them: offline unless connected. Who is connected is not known while Redis is away: then
+    the status that each has chosen is shown."""
+    try:
+        online = await presence.online([user.id for user in users])
+    except Unavailable:
+        return list(users)
+    return [user if user.id in online else msgspec.structs.replace(user, status=UserStatus.OFFLINE) for user in users]
 
 
 def _found(account: Account | None) -> Account:

@@ -2,11 +2,12 @@
 
 Sees everything; nothing imports it but the commands. The nurseries say who outlives whom:
 
-    services        database pool, lanes, flusher, rooms' repairs, wheel, HTTP lifespan
+    services        database pool, lanes, link to the other instances, flusher, rooms' repairs, wheel, HTTP lifespan
     +- connections  one task per TCP connection
        +- listener  cancelled first: stop accepting, then let the connections go, then the services
 """
 
+import secrets
 import signal
 import socket
 import time
@@ -19,26 +20,41 @@ import trio
 from handlers.commits import Commits
 from handlers.conversations import Conversations
 from handlers.messages import Messages
+from handlers.presence import Presence
+from handlers.receipts import Receipts
 from handlers.sync import Sync
 from handlers.users import Users
 from server.auth import ConnectionTokens, Verifier
 from server.config import DAYS, SECONDS, Settings, parse_listen, require
+from server.ephemera import Ephemera
+from server.feed import Feed
 from server.hub import asgi, methods
 from server.hub.dispatch import Dispatcher
 from server.hub.server import PATH, HubServer
+from server.instances.link import Link
+from server.instances.publisher import Publisher
+from server.instances.reaper import Reaper
+from server.instances.recovery import Recovery
+from server.instances.registry import Registry
+from server.instances.relay import Relay
 from server.jwks import KeySet
 from server.listener import Listener, bind
 from server.outbox import Flusher
 from server.poller import Poller
+from server.presence import Announcer
+from server.receipts import ReceiptWriter
 from server.rest.app import create_app
 from server.rest.health import Check
 from server.rest.http import HttpServer
 from server.rooms import Rooms
+from server.teller import Teller
 from server.wheel import Wheel
 from store.errors import StoreError
+from store.instances import Instances
 from store.lanes import Lanes
 from store.partitions import ensure_partitions
 from store.pool import Pool
+from store.receipts import ReceiptStreams
 from store.redis import Redis
 
 PARTITION_PERIOD = 1 * DAYS / 4  # between looks whether next months' partitions are there
@@ -50,7 +66,7 @@ log = structlog.get_logger("parley.app")
 
 
 class Process:
-    """Every part of one instance, wired. `rooms` is the handlers' feed; the lanes publish into it."""
+    """Every part of one instance, wired. The handlers and the lanes publish into `feed`."""
 
     def __init__(self, settings: Settings) -> None:
         require(settings)
@@ -72,22 +88,63 @@ class Process:
         self.wheel = Wheel()
         self.poller = Poller()
         self.sync = Sync(self.pool)
-        self.rooms = Rooms(self.sync, self.flusher)
+        name = settings.instance or settings.listen
+        instances = Instances(self.redis)
+        self.registry = Registry(instances, grace=settings.presence_grace)
+        self.rooms = Rooms(self.sync, self.flusher, self.registry)
+        self.publisher = Publisher(instances, self.registry, self.pool)
+        self.ephemera = Ephemera(self.rooms, self.publisher)
+        self.feed = Feed(self.rooms, self.ephemera, self.publisher)
+        self.relay = Relay(self.pool, self.registry, self.publisher, self.feed)
         self.lanes = Lanes(
-            self.lane_pool, count=settings.lanes, on_commit=self.rooms.publish, on_doubt=self.rooms.doubt
+            self.lane_pool,
+            count=settings.lanes,
+            on_commit=self.feed.publish,
+            on_doubt=self.feed.doubt,
+            outbox=True,
+        )
+        self.receipts = ReceiptWriter(
+            ReceiptStreams(self.redis), self.pool, self.ephemera, consumer=f"{name}~{secrets.token_hex(4)}"
         )
         self.keys = KeySet(settings.jwks_url) if settings.jwks_url else None
         self.verifier = Verifier(
             key=settings.jwt_key, issuer=settings.jwt_issuer, audience=settings.jwt_audience, keys=self.keys
         )
         self.tokens = ConnectionTokens(settings.jwt_key, self.redis)
-        commits = Commits(self.pool, self.rooms)
+        presence = Presence(self.pool)
+        self.announcer = Announcer(presence, instances, self.rooms, self.ephemera)
+        self.registry.watcher = self.announcer
+        commits = Commits(self.pool, self.feed)
+        conversations = Conversations(self.pool, commits)
+        self.teller = self.rooms.teller = Teller(conversations, self.rooms)
+        self.link = Link(
+            instances,
+            self.registry,
+            self.publisher,
+            Reaper(instances, self.announcer),
+            self.feed,
+            name=name,
+            recovery=Recovery(self.rooms, self.teller, self.sync),
+        )
         messages = Messages(self.pool, self.lanes, commits, max_message_bytes=settings.max_message_bytes)
+        receipts = Receipts(self.pool, self.receipts)
+        users = Users(self.pool, commits, self.announcer)
         dispatcher = Dispatcher()
-        methods.register(dispatcher, messages=messages, sync=self.sync, verifier=self.verifier)
+        methods.register(
+            dispatcher,
+            messages=messages,
+            receipts=receipts,
+            users=users,
+            presence=presence,
+            connected=self.announcer,
+            ephemera=self.ephemera,
+            sync=self.sync,
+            verifier=self.verifier,
+        )
         self.hub = HubServer(
             settings,
             rooms=self.rooms,
+            ephemera=self.ephemera,
             flusher=self.flusher,
             wheel=self.wheel,
             poller=self.poller,
@@ -103,9 +160,10 @@ class Process:
         }
         app = create_app(
             settings,
-            users_handler=Users(self.pool, commits, self.rooms),
-            conversations_handler=Conversations(self.pool, commits, self.rooms),
+            users_handler=users,
+            conversations_handler=conversations,
             messages_handler=messages,
+            receipts_handler=receipts,
             verifier=self.verifier,
             tokens=self.tokens,
             checks=self.checks,
@@ -133,7 +191,7 @@ class Process:
             await self.redis.ping()
         except StoreError as error:
             return str(error) or "out of reach"
-        return None
+        return None if self.link.established else "not registered: other instances are not reached"
 
     async def _check_lifecycle(self) -> str | None:
         return "draining" if self.hub.draining else None
@@ -153,6 +211,12 @@ class Process:
                 self.wheel.run,
                 self.poller.run,
                 self.rooms.run_repairs,
+                self.teller.run,
+                self.ephemera.run,
+                self.announcer.run,
+                self.receipts.run,
+                self.link.run,
+                self.relay.run,
                 self.http.run,
             ):
                 await services.start(part)
@@ -180,6 +244,9 @@ class Process:
             nursery.cancel_scope.cancel()
         with trio.move_on_after(LANES_DRAIN):
             await self.lanes.drain()
+            await self.receipts.drain()
+            await self.publisher.drain()
+        await self.link.leave(self.settings.presence_grace)
 
     async def _keep_partitions(self) -> None:
         """Next months' partitions are made long before they are needed; a failure is only worth a line."""

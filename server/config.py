@@ -75,6 +75,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     client_timeout: float = 30 * SECONDS  # SignalR's default; only for clients that ping
     stall_timeout: float = 20 * SECONDS  # without the client taking a byte
     statement_timeout: float = 10 * SECONDS
+    presence_grace: float = (
+        5 * SECONDS
+    )  # a user counts as online so long after her last connection: reloads do not show
     shutdown_timeout: float = 5 * SECONDS  # for what is under way after the drain
 
     def __repr__(self) -> str:

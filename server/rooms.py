@@ -2,7 +2,8 @@
 
 Owns the rooms, the registry of sessions by user, and the rule that every session sees a
 conversation's changes contiguous, with no repeat and no hole (design.md 4.5, P3). Reads
-the store through `History` only. Implements `handlers.ports.Feed`.
+the store through `History` only. What is committed here and what comes from other instances
+is delivered alike; where it comes from is `server.feed`'s business.
 
 A session is *attached* to a room (gets live events) or not; `server.catchup` brings it from a
 cursor to the point where it can be attached. A room lives while somebody is attached or holds it.
@@ -21,12 +22,17 @@ from handlers.errors import ChatError
 from server.hub.encoding import Encoding
 from server.outbox import Flusher, Outbox, Verdict
 from store.errors import StoreError
-from store.model import Change
+from store.model import Change, MessageType
 
 REPAIR_DELAY = 0.05  # seconds a hole may last before it is fetched: the change is usually on its way
 RETRY_DELAY = 1.0  # seconds between attempts while PostgreSQL is out of reach
 REPAIR_PAGE = 200  # changes fetched at once to fill a hole
 REPAIR_BYTES = 1024 * 1024
+REPAIRS = 4  # holes being fetched at once
+CHECKED = 1000  # heads compared with one query
+MAX_TOLD = 200  # users here who are told of a change of members or title, each with her own view; more see it in order
+REMOVED = "ConversationRemoved"
+SYSTEM = MessageType.SYSTEM
 
 log = structlog.get_logger("parley.rooms")
 
@@ -39,6 +45,32 @@ class History(Protocol):
 
     async def changes(self, conversation_id: UUID, after: int, *, limit: int, max_bytes: int) -> Sequence[Change]:
         """What changed after `after`, each message once, in its final state, by rising seq."""
+
+
+class Wanted(Protocol):
+    """What other instances should send us (`server.instances.registry`)."""
+
+    async def want_rooms(self, conversation_ids: Iterable[UUID]) -> None:
+        """Returns when changes committed from now on will reach us. Never raises."""
+
+    async def want_user(self, user_id: UUID) -> None: ...
+
+    def drop_room(self, conversation_id: UUID) -> None: ...
+
+    def drop_user(self, user_id: UUID) -> None: ...
+
+
+class Teller(Protocol):
+    """Tells people how a conversation looks to them now (`server.teller`)."""
+
+    def tell(self, conversation_id: UUID, user_ids: Collection[UUID]) -> None:
+        """Each of these users, on all her connections here."""
+
+    def recheck(self, conversation_id: UUID, user_id: UUID) -> None:
+        """Find out whether she is a member, and attach or detach her connections."""
+
+    def settle(self, conversation_id: UUID, user_id: UUID) -> None:
+        """It has just been heard: a recheck under way is outdated."""
 
 
 class Subscriber(Protocol):
@@ -60,7 +92,7 @@ class Subscriber(Protocol):
 class Room:
     """A conversation in this process: who is attached, and the next seq it expects (None while opening)."""
 
-    __slots__ = ("advanced", "attached", "conversation_id", "held", "next_seq", "pins", "repairing")
+    __slots__ = ("advanced", "attached", "conversation_id", "fresh", "held", "next_seq", "pins", "repairing")
 
     def __init__(self, conversation_id: UUID) -> None:
         self.conversation_id = conversation_id
@@ -69,6 +101,7 @@ class Room:
         self.held: dict[int, Change] | None = None  # arrived ahead of its turn
         self.pins = 0  # tasks that need the room to stay although nobody is attached
         self.repairing = False
+        self.fresh = False  # opened by a change, and not registered yet
         self.advanced: trio.Event | None = None  # made by whoever waits for the head to move
 
     @property
@@ -102,9 +135,11 @@ class Room:
 class Rooms:
     """Every room and every session of this process."""
 
-    def __init__(self, history: History, flusher: Flusher) -> None:
+    def __init__(self, history: History, flusher: Flusher, wanted: Wanted) -> None:
         self._history = history
         self._flusher = flusher
+        self._wanted = wanted
+        self.teller: Teller | None = None  # set by whoever composes the process: it in turn needs the rooms
         self._rooms: dict[UUID, Room] = {}
         self._sessions: dict[UUID, list[Subscriber]] = {}
         self._repairs: dict[Room, float] = {}  # due times; insertion order is nearly the order of time
@@ -113,8 +148,10 @@ class Rooms:
 
     # -- sessions ---------------------------------------------------------------------------
 
-    def register(self, session: Subscriber) -> None:
+    async def register(self, session: Subscriber) -> None:
+        """From here on the session hears what concerns its user. When this returns, so it does from other instances."""
         self._sessions.setdefault(session.user_id, []).append(session)
+        await self._wanted.want_user(session.user_id)
 
     def unregister(self, session: Subscriber) -> None:
         self.detach_all(session)
@@ -123,9 +160,22 @@ class Rooms:
             sessions.remove(session)
             if not sessions:
                 del self._sessions[session.user_id]
+                self._wanted.drop_user(session.user_id)
 
     def sessions_of(self, user_id: UUID) -> Sequence[Subscriber]:
         return tuple(self._sessions.get(user_id, ()))
+
+    def users(self) -> list[UUID]:
+        """Everybody who is connected here."""
+        return list(self._sessions)
+
+    def find(self, conversation_id: UUID) -> Room | None:
+        """The room, if somebody has it open."""
+        return self._rooms.get(conversation_id)
+
+    def is_attached(self, conversation_id: UUID, session: Subscriber) -> bool:
+        room = self._rooms.get(conversation_id)
+        return room is not None and session in room.attached
 
     def detach_all(self, session: Subscriber) -> dict[UUID, int]:
         """Leave every room. Returns the cursors: where the session was in each."""
@@ -176,8 +226,10 @@ class Rooms:
                 self._drop_if_idle(room)
 
     async def _open(self, fresh: list[Room]) -> None:
+        ids = [room.conversation_id for room in fresh]
         try:
-            heads = await self._history.heads([room.conversation_id for room in fresh])
+            await self._wanted.want_rooms(ids)  # before the head is read: no change falls between the two
+            heads = await self._history.heads(ids)
         except BaseException:
             self._forget(fresh)
             raise
@@ -193,7 +245,8 @@ class Rooms:
     def _forget(self, rooms: Iterable[Room]) -> None:
         """These could not be opened: whoever waits for one of them sees that it is no longer there."""
         for room in rooms:
-            self._rooms.pop(room.conversation_id, None)
+            if self._rooms.pop(room.conversation_id, None) is not None:
+                self._wanted.drop_room(room.conversation_id)
             room._moved()
 
     async def _wait_open(self, room: Room) -> None:
@@ -213,10 +266,12 @@ class Rooms:
         if not room.attached and not room.pins and self._rooms.get(room.conversation_id) is room:
             del self._rooms[room.conversation_id]
             self._repairs.pop(room, None)
+            self._wanted.drop_room(room.conversation_id)
 
-    # -- Feed: delivery -----------------------------------------------------------------------
+    # -- delivery -----------------------------------------------------------------------------
 
     def publish(self, changes: Sequence[Change]) -> None:
+        """Deliver committed changes to those who have their conversations open here. Never waits."""
         for change in changes:
             room = self._rooms.get(change.conversation_id)
             if room is not None:
@@ -235,6 +290,8 @@ class Rooms:
         elif change.seq > room.next_seq:
             room.hold(change)
             self._repair_soon(room, REPAIR_DELAY)
+        elif change.added or change.removed:
+            self._recheck_members(room, change)
         # below: a repeat, already delivered
 
     def _drain_held(self, room: Room) -> None:
@@ -273,38 +330,95 @@ class Rooms:
         room.next_seq = change.seq + 1
         if room.advanced is not None:
             room._moved()
+        if change.message.type is SYSTEM:
+            self._announced(room, change)
+
+    def _announced(self, room: Room, change: Change) -> None:
+        """Members or title have changed: act on it, and tell those who are here."""
         if change.added or change.removed or change.dissolved:
             self._change_members(room, change)
+        if self.teller is not None and not change.dissolved:
+            here = {session.user_id for session in room.attached}
+            self.teller.tell(room.conversation_id, here if len(here) <= MAX_TOLD else here & set(change.added))
 
     def _change_members(self, room: Room | None, change: Change) -> None:
         """Attach the live sessions of users who were just added; detach those of users who were removed."""
+        conversation_id = change.conversation_id
         for user_id in change.removed:
-            for session in self._sessions.get(user_id, ()):
-                if session.expelled is not None:
-                    session.expelled.add(change.conversation_id)
-                if room is not None:
-                    room.detach(session)
+            self._remove(room, change, user_id)
         for user_id in change.added:
-            for session in self._sessions.get(user_id, ()):
+            sessions = self._sessions.get(user_id, ())
+            for session in sessions:
                 if session.expelled is not None:
-                    session.expelled.discard(change.conversation_id)
+                    session.expelled.discard(conversation_id)
                 if session.auto_attach:
                     room = room or self._new_room(change)
                     room.attach(session)
+            if sessions and self.teller is not None:
+                self.teller.settle(conversation_id, user_id)
+                self.teller.tell(conversation_id, (user_id,))
         if room is not None and change.dissolved:
+            self._notify(room.attached, REMOVED, (conversation_id, "deleted"))
             for session in list(room.attached):
                 room.detach(session)
         if room is not None:
             self._drop_if_idle(room)
 
+    def _remove(self, room: Room | None, change: Change, user_id: UUID) -> None:
+        sessions = self._sessions.get(user_id, ())
+        for session in sessions:
+            if session.expelled is not None:
+                session.expelled.add(change.conversation_id)
+            if room is not None:
+                room.detach(session)
+        if sessions:
+            if self.teller is not None:
+                self.teller.settle(change.conversation_id, user_id)
+            reason = "deleted" if change.dissolved else "left" if change.message.sender_id == user_id else "removed"
+            self._notify(sessions, REMOVED, (change.conversation_id, reason))
+
+    def _recheck_members(self, room: Room, change: Change) -> None:
+        """A change of membership that this room has passed without us: it was opened, or read, at a later seq."""
+        for user_id in (*change.added, *change.removed):
+            sessions = self._sessions.get(user_id, ())
+            wrong = change.removed if user_id in change.removed else ()
+            for session in sessions:
+                if wrong and session.expelled is not None:
+                    session.expelled.add(change.conversation_id)
+            attached = [session in room.attached for session in sessions if session.auto_attach or wrong]
+            if self.teller is not None and (any(attached) if wrong else not all(attached)):
+                self.teller.recheck(change.conversation_id, user_id)
+
+    def attach_user(self, conversation_id: UUID, user_id: UUID) -> None:
+        """She is a member, as of the head or later: attach her sessions that are not, where the room is open."""
+        room = self._rooms.get(conversation_id)
+        if room is not None and room.next_seq is not None:
+            for session in self._sessions.get(user_id, ()):
+                if session.auto_attach and session.expelled is None:
+                    room.attach(session)
+
+    def detach_user(self, conversation_id: UUID, user_id: UUID) -> bool:
+        """She is no member. True when one of her sessions was attached."""
+        room = self._rooms.get(conversation_id)
+        if room is None:
+            return False
+        found = [session for session in self._sessions.get(user_id, ()) if session in room.attached]
+        for session in found:
+            room.detach(session)
+        self._notify(found, REMOVED, (conversation_id, "removed"))
+        self._drop_if_idle(room)
+        return bool(found)
+
     def _new_room(self, change: Change) -> Room:
-        """A room that opens at `change`. Should a later one have passed already, the repair finds it."""
+        """A room that opens at `change`. Should a later one have passed already, the repair finds it: it is done
+        again once the room is registered."""
         room = self._rooms[change.conversation_id] = Room(change.conversation_id)
         room.next_seq = change.seq + 1
-        self._repair_soon(room, REPAIR_DELAY)
+        room.fresh = True
+        self._repair_soon(room, 0.0)
         return room
 
-    # -- Feed: doubt and repair ---------------------------------------------------------------
+    # -- doubt and repair ---------------------------------------------------------------------
 
     def doubt(self, conversation_ids: Collection[UUID]) -> None:
         for conversation_id in conversation_ids:
@@ -312,9 +426,19 @@ class Rooms:
             if room is not None:
                 self._repair_soon(room, 0.0)
 
-    def doubt_all(self) -> None:
-        """After an outage: compare every room's head with the database."""
-        self.doubt(tuple(self._rooms))
+    async def check_heads(self) -> None:
+        """Compare every room's head with the database, and repair those that are behind. Raises StoreError."""
+        ids = [room.conversation_id for room in self._rooms.values() if room.next_seq is not None]
+        for start in range(0, len(ids), CHECKED):
+            heads = await self._history.heads(ids[start : start + CHECKED])
+            for conversation_id, head in heads.items():
+                self.reached(conversation_id, head)
+
+    def reached(self, conversation_id: UUID, seq: int) -> None:
+        """Change `seq` is committed, and has had time to come by itself."""
+        room = self._rooms.get(conversation_id)
+        if room is not None and (room.next_seq is None or room.next_seq <= seq):
+            self._repair_soon(room, 0.0)
 
     def expect(self, room: Room, seq: int) -> None:
         """Somebody knows that change `seq` is committed: fetch it if it does not come by itself."""
@@ -327,36 +451,46 @@ class Rooms:
             self._repair_wake.set()
 
     async def run_repairs(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Fetch the holes that did not close by themselves. One task for the process."""
-        task_status.started()
-        while True:
-            if not self._repairs:
+        """Fetch the holes that did not close by themselves, a few at a time."""
+        limit = trio.Semaphore(REPAIRS)
+        async with trio.open_nursery() as nursery:
+            task_status.started()
+            while True:
+                if not self._repairs:
+                    self._repair_wake = trio.Event()
+                    await self._repair_wake.wait()
+                room, due = min(self._repairs.items(), key=lambda entry: entry[1])
                 self._repair_wake = trio.Event()
-                await self._repair_wake.wait()
-            room, due = min(self._repairs.items(), key=lambda entry: entry[1])
-            self._repair_wake = trio.Event()
-            with trio.move_on_at(due):
-                await self._repair_wake.wait()
-                continue  # something more urgent may have come
-            if self._repairs.pop(room, None) is not None:
-                await self._repair(room)
+                if due > trio.current_time():
+                    with trio.move_on_at(due):
+                        await self._repair_wake.wait()
+                        continue  # something more urgent may have come
+                await limit.acquire()
+                if self._repairs.pop(room, None) is None:
+                    limit.release()
+                else:
+                    room.repairing = True
+                    nursery.start_soon(self._repair, room, limit)
 
-    async def _repair(self, room: Room) -> None:
-        if room.next_seq is None or self._rooms.get(room.conversation_id) is not room:
-            return
-        room.repairing = True
+    async def _repair(self, room: Room, limit: trio.Semaphore) -> None:
+        complete = True
         try:
-            complete = await self._fetch_hole(room)
+            if self._rooms.get(room.conversation_id) is room:
+                complete = room.next_seq is not None and await self._fetch_hole(room)
         except StoreError as error:
             log.warning("repair_postponed", conversation=str(room.conversation_id), reason=str(error))
             complete = False
         finally:
             room.repairing = False
-        if not complete:
+            limit.release()
+        if not complete and self._rooms.get(room.conversation_id) is room:
             self._repair_soon(room, RETRY_DELAY)
 
     async def _fetch_hole(self, room: Room) -> bool:
         """Deliver what the database has after the room's head. True when no hole is left."""
+        if room.fresh:
+            room.fresh = False
+            await self._wanted.want_rooms([room.conversation_id])
         start = room.head  # everybody attached has seen every message made up to here
         while True:
             heads = await self._history.heads([room.conversation_id])
@@ -377,38 +511,61 @@ class Rooms:
             self._flusher.flush()
         return room.held is None
 
-    # -- Feed: events outside the order of changes -----------------------------------------------------------------
-
-    def is_connected(self, user_id: UUID) -> bool:
-        return user_id in self._sessions
+    # -- events outside the order of changes ----------------------------------------------------
 
     def notify_user(self, user_id: UUID, event: str, arguments: tuple[object, ...]) -> None:
+        """To every connection of one user here."""
         self._notify(self._sessions.get(user_id, ()), event, arguments)
 
-    def notify_conversation(self, conversation_id: UUID, event: str, arguments: tuple[object, ...]) -> None:
+    def notify_conversation(
+        self, conversation_id: UUID, event: str, arguments: tuple[object, ...], *, but: UUID | None = None
+    ) -> None:
+        """To everybody attached, as far as it fits: ephemeral. `but`: a user who does not need it."""
         room = self._rooms.get(conversation_id)
         if room is not None:
-            self._notify(room.attached, event, arguments)
+            self._whisper((session for session in room.attached if session.user_id != but), event, arguments)
+
+    def notify_conversations(
+        self, conversation_ids: Iterable[UUID], event: str, arguments: tuple[object, ...], *, but: UUID
+    ) -> None:
+        """Once to everybody who is attached to one of these or more. Ephemeral."""
+        rooms = [room for room in map(self._rooms.get, conversation_ids) if room is not None]
+        sessions = {session: None for room in rooms for session in room.attached if session.user_id != but}
+        self._whisper(sessions, event, arguments)
 
     def _notify(self, sessions: Iterable[Subscriber], event: str, arguments: tuple[object, ...]) -> None:
         frames: dict[Encoding, bytes] = {}
         lagging = []
         for session in sessions:
-            encoding = session.outbox.encoding
-            frame = frames.get(encoding)
-            if frame is None:
-                frame = frames[encoding] = encoding.event(event, arguments)
             if session.outbox.first is None:
                 self._flusher.mark(session.outbox)
-            if session.outbox.offer(frame) is Verdict.LAGGING:
+            if session.outbox.offer(_frame(frames, session, event, arguments)) is Verdict.LAGGING:
                 lagging.append(session)
         for session in lagging:
             session.lag()
         self._flusher.flush()
 
-    def disconnect_user(self, user_id: UUID, reason: str) -> None:
+    def _whisper(self, sessions: Iterable[Subscriber], event: str, arguments: tuple[object, ...]) -> None:
+        """What does not fit is shed, and nobody is the worse for it. Flushed in the next step: often more follows."""
+        frames: dict[Encoding, bytes] = {}
+        for session in sessions:
+            if session.outbox.first is None:
+                self._flusher.mark(session.outbox)
+            session.outbox.offer(_frame(frames, session, event, arguments), ephemeral=True)
+
+    def dismiss(self, user_id: UUID, sentence: str) -> None:
+        """Close every connection of this user here, for good."""
         for session in self.sessions_of(user_id):
-            session.disconnect("unauthenticated", reason)
+            session.disconnect("unauthenticated", sentence)
+
+
+def _frame(frames: dict[Encoding, bytes], session: Subscriber, event: str, arguments: tuple[object, ...]) -> bytes:
+    """Encoded once for each encoding in use."""
+    encoding = session.outbox.encoding
+    frame = frames.get(encoding)
+    if frame is None:
+        frame = frames[encoding] = encoding.event(event, arguments)
+    return frame
 
 
 def no_such_conversation() -> ChatError:

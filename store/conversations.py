@@ -75,6 +75,13 @@ async def fetch_conversation(conn: Connection, conversation_id: UUID, viewer_id:
     return found[0] if found else None
 
 
+async def list_views(conn: Connection, conversation_id: UUID, viewer_ids: Collection[UUID]) -> dict[UUID, Conversation]:
+    """The conversation as each of these members sees it; who is no member is left out."""
+    cursor = await conn.execute(queries.list_views, {"id": conversation_id, "viewer_ids": list(viewer_ids)})
+    rows = await cursor.fetchall()
+    return dict(zip([row[0] for row in rows], await _complete(conn, [row[1:] for row in rows]), strict=True))
+
+
 async def list_conversations(
     conn: Connection, viewer_id: UUID, *, limit: int = 50, before: UUID | None = None
 ) -> tuple[list[Conversation], UUID | None]:
@@ -116,6 +123,15 @@ async def list_memberships(conn: Connection, user_ids: Collection[UUID]) -> dict
     cursor = await conn.execute(queries.list_memberships, {"user_ids": list(user_ids)})
     for user_id, conversation_id in await cursor.fetchall():
         found.setdefault(user_id, []).append(conversation_id)
+    return found
+
+
+async def list_audiences(conn: Connection, user_ids: Collection[UUID], most: int) -> dict[UUID, list[UUID]]:
+    """The conversations of at most `most` members that each of these users is in."""
+    found: dict[UUID, list[UUID]] = {user_id: [] for user_id in user_ids}
+    cursor = await conn.execute(queries.list_audiences, {"user_ids": list(user_ids), "most": most})
+    for user_id, conversation_id in await cursor.fetchall():
+        found[user_id].append(conversation_id)
     return found
 
 

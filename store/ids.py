@@ -38,6 +38,10 @@ def timestamp(ms: int) -> str:
     return f"{y:04}-{mo:02}-{d:02}T{h:02}:{mi:02}:{s:02}.{rest:03}Z"
 
 
+def now_timestamp() -> str:
+    return timestamp(time.time_ns() // 1_000_000)
+
+
 def timestamp_of(value: datetime) -> str:
     """The same for a datetime that PostgreSQL gave us."""
     return timestamp(int(value.astimezone(UTC).timestamp() * 1000))

@@ -19,6 +19,16 @@ def interest(conversation_id: UUID) -> str:
     return f"parley:interest:{conversation_id}"
 
 
+def rooms(instance: str) -> str:
+    """Set: the conversations this instance has an interest in, for whoever buries it."""
+    return f"parley:rooms:{instance}"
+
+
+def users(instance: str) -> str:
+    """Set: the users with sockets on this instance, for the same."""
+    return f"parley:users:{instance}"
+
+
 def sessions(user_id: UUID) -> str:
     """Set: the instances on which this user has sockets."""
     return f"parley:sessions:{user_id}"

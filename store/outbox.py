@@ -4,12 +4,15 @@ Owns the rows of `outbox`. One row stands for one batch and is named by the batc
 changes knows the name: `key_of(changes)`. Lanes write theirs in the batch's own statement.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from uuid import UUID
 
 from msgspec import Struct
 
 from store import queries
+from store.announcements import Event, change_of, read
+from store.conversations import list_member_ids
+from store.messages import message_of
 from store.model import Change
 from store.postgres import Connection
 
@@ -17,27 +20,34 @@ Key = tuple[UUID, int]  # conversation and seq of a batch's first change
 
 
 class Unpublished(Struct, frozen=True):
-    """A batch that may not have reached everybody: the first of its changes in each conversation."""
+    """A batch that may not have reached everybody: the first of its changes in each conversation, and the users
+    whose connections it ends."""
 
     key: Key
     first: dict[UUID, int]
+    dismissed: tuple[UUID, ...] = ()
 
 
-def key_of(changes: Sequence[Change]) -> Key:
-    return changes[0].conversation_id, changes[0].seq
+def key_of(changes: Sequence[Change], dismissed: UUID | None = None) -> Key:
+    """The name of a batch: its first change's, or the user's whom it dismisses where nothing else changed."""
+    if changes:
+        return changes[0].conversation_id, changes[0].seq
+    assert dismissed is not None
+    return dismissed, 0
 
 
-async def insert_outbox(conn: Connection, changes: Sequence[Change]) -> None:
+async def insert_outbox(conn: Connection, changes: Sequence[Change], dismissed: UUID | None = None) -> None:
     """Note a batch, in the transaction that makes its changes."""
     first: dict[UUID, int] = {}
     for change in changes:
         first[change.conversation_id] = min(change.seq, first.get(change.conversation_id, change.seq))
-    conversation_id, seq = key_of(changes)
+    conversation_id, seq = key_of(changes, dismissed)
     parameters = {
         "conversation_id": conversation_id,
         "seq": seq,
         "conversation_ids": list(first),
         "seqs": list(first.values()),
+        "dismissed": [] if dismissed is None else [dismissed],
     }
     await conn.execute(queries.insert_outbox, parameters)
 
@@ -52,6 +62,19 @@ async def list_stale(conn: Connection, age: float, limit: int = 100) -> list[Unp
     """Batches committed more than `age` seconds ago, oldest first. Within a transaction no other relay gets them."""
     cursor = await conn.execute(queries.list_stale_outbox, {"age": age, "limit": limit})
     return [
-        Unpublished((conversation_id, seq), dict(zip(conversation_ids, seqs, strict=True)))
-        for conversation_id, seq, conversation_ids, seqs in await cursor.fetchall()
+        Unpublished((conversation_id, seq), dict(zip(conversation_ids, seqs, strict=True)), tuple(dismissed))
+        for conversation_id, seq, conversation_ids, seqs, dismissed in await cursor.fetchall()
     ]
+
+
+async def list_system_changes(conn: Connection, first: Mapping[UUID, int], limit: int = 1000) -> list[Change]:
+    """What happened to members and titles at or after these seqs, in order within each conversation."""
+    parameters = {"conversation_ids": list(first), "seqs": list(first.values()), "limit": limit}
+    cursor = await conn.execute(queries.list_system_changes, parameters)
+    changes = []
+    for message in map(message_of, await cursor.fetchall()):
+        said = read(message)
+        created = said is not None and said.event is Event.CREATED
+        members = await list_member_ids(conn, message.conversation_id) if created else ()
+        changes.append(change_of(message, created=True, members=members))
+    return changes

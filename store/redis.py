@@ -5,9 +5,10 @@ Owns the client and the task that keeps it; translates its errors to `Unavailabl
 """
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import coredis
@@ -23,9 +24,12 @@ TIMEOUT = 2 * SECONDS  # for one command
 CONNECT_TIMEOUT = 2 * SECONDS
 FIRST_BACKOFF, MAX_BACKOFF = 0.1 * SECONDS, 5 * SECONDS
 MAX_CONNECTIONS = 32
+CHUNK = 500  # items whose commands go into one pipeline
 
 # What coredis and anyio raise when the other side is gone, is not ready, or never answered.
 FAILURES = (RedisError, OSError, trio.BrokenResourceError, trio.ClosedResourceError, TimeoutError)
+
+T = TypeVar("T")
 
 log = structlog.get_logger("parley.redis")
 
@@ -78,6 +82,22 @@ class Redis:
                 yield self._client
         except (*FAILURES, trio.TooSlowError) as error:
             raise Unavailable(f"Redis: {error or type(error).__name__}") from error
+
+    async def together(self, commands: Callable[[Any], Iterable[Awaitable[Any]]]) -> list[Any]:
+        """The answers to all that `commands` queues on the pipeline it is given, in order. Not a transaction: on a
+        Cluster the keys may live on different nodes. Raises Unavailable; some of them may have been done then."""
+        async with self.bounded() as client:
+            async with client.pipeline(transaction=False) as pipeline:
+                requests = list(commands(pipeline))
+            return [await request for request in requests]
+
+    async def for_each(self, items: Collection[T], *commands: Callable[[Any, T], Awaitable[Any]]) -> list[Any]:
+        """The answers to these commands for each item, in order, in pipelines of bounded length. Raises Unavailable."""
+        answers: list[Any] = []
+        remaining = iter(items)
+        while chunk := list(islice(remaining, CHUNK)):
+            answers += await self.together(lambda pipe: [command(pipe, item) for item in chunk for command in commands])
+        return answers
 
     async def ping(self) -> None:
         """Raises Unavailable when Redis does not answer in time."""

@@ -77,6 +77,12 @@ async def list_users_by_id(conn: Connection, user_ids: Collection[UUID]) -> list
     return [_user_of(row) for row in await cursor.fetchall()]
 
 
+async def list_deleted(conn: Connection, user_ids: Collection[UUID]) -> list[UUID]:
+    """Those of these users who were deleted."""
+    cursor = await conn.execute(queries.list_deleted_users, {"ids": list(user_ids)})
+    return [user_id for (user_id,) in await cursor.fetchall()]
+
+
 async def update_user(
     conn: Connection,
     user_id: UUID,

@@ -4,24 +4,40 @@ Owns their names and parameters (the function's annotations are what arguments a
 Touches the handlers and the session that calls.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from uuid import UUID
 
 from handlers.errors import ChatError
 from handlers.messages import Messages
-from handlers.model import CreateMessage, Joined, Synced
+from handlers.model import CreateMessage, Joined, Synced, UpdateStatus, UserStatusUpdate
+from handlers.ports import Presence as Connected
+from handlers.presence import Presence
+from handlers.receipts import Receipts
 from handlers.sync import Sync
+from handlers.users import Users
 from server.auth import Verifier
+from server.ephemera import Ephemera
 from server.hub import catchup
 from server.hub.dispatch import Dispatcher
 from server.hub.session import HubSession, Ticket
-from store.model import Message
+from store.model import Account, Message, MessageStatus
 
 STREAM_LIMIT = 10_000  # messages one StreamHistory may ask for
 STREAM_PAGE = 50  # read at once; what one connection's stream holds in memory
 
 
-def register(dispatcher: Dispatcher, *, messages: Messages, sync: Sync, verifier: Verifier) -> None:
+def register(
+    dispatcher: Dispatcher,
+    *,
+    messages: Messages,
+    receipts: Receipts,
+    users: Users,
+    presence: Presence,
+    connected: Connected,
+    ephemera: Ephemera,
+    sync: Sync,
+    verifier: Verifier,
+) -> None:
     """Add every method to the table."""
 
     def ping(session: HubSession) -> dict[str, object]:
@@ -73,6 +89,57 @@ def register(dispatcher: Dispatcher, *, messages: Messages, sync: Sync, verifier
             left -= len(page)
             before_seq = page[-1].seq
 
+    async def start_typing(session: HubSession, conversation_id: UUID) -> None:
+        if not session.hub.rooms.is_attached(conversation_id, session):
+            await sync.require_member(session.caller, conversation_id)
+        ephemera.type(conversation_id, session.user_id)
+
+    def stop_typing(session: HubSession, conversation_id: UUID) -> None:
+        ephemera.stop_typing(conversation_id, session.user_id)
+
+    def mark(
+        session: HubSession, ticket: Ticket, conversation_id: UUID, seq: int, status: MessageStatus, name: str
+    ) -> None:
+        """Who is attached is a member; of anybody else PostgreSQL is asked."""
+
+        def done(outcome: Exception | None) -> None:
+            session.sent(ticket, outcome, name)
+
+        try:
+            if session.hub.rooms.is_attached(conversation_id, session):
+                receipts.mark_nowait(session.user_id, conversation_id, seq, status, done)
+            else:
+                call = receipts.mark(session.caller, conversation_id, seq, status)
+                session.carrier.nursery.start_soon(report, call, done)
+        except Exception as error:  # as above
+            done(error)
+
+    async def report(call: Awaitable[None], done: Callable[[Exception | None], None]) -> None:
+        try:
+            await call
+        except Exception as error:  # as above
+            done(error)
+        else:
+            done(None)
+
+    def mark_read(session: HubSession, ticket: Ticket, conversation_id: UUID, seq: int) -> None:
+        mark(session, ticket, conversation_id, seq, MessageStatus.READ, "MarkRead")
+
+    def mark_delivered(session: HubSession, ticket: Ticket, conversation_id: UUID, seq: int) -> None:
+        mark(session, ticket, conversation_id, seq, MessageStatus.DELIVERED, "MarkDelivered")
+
+    async def mark_message_as_read(session: HubSession, message_id: UUID) -> None:
+        await receipts.mark_message(session.caller, message_id, MessageStatus.READ)
+
+    async def mark_message_as_delivered(session: HubSession, message_id: UUID) -> None:
+        await receipts.mark_message(session.caller, message_id, MessageStatus.DELIVERED)
+
+    async def update_status(session: HubSession, status: str | int, text: str | None = None) -> Account:
+        return await users.update_status(session.caller, UpdateStatus(status=status, status_text=text))
+
+    async def get_presence(session: HubSession, user_ids: list[UUID]) -> Sequence[UserStatusUpdate]:
+        return await presence.get(connected, user_ids)
+
     async def refresh_token(session: HubSession, token: str) -> None:
         caller = await verifier.verify(token)
         if caller.user_id != session.user_id:
@@ -80,7 +147,8 @@ def register(dispatcher: Dispatcher, *, messages: Messages, sync: Sync, verifier
         session.caller = caller
         session.reschedule()
 
-    dispatcher.add(send_message, pipelined=True)
+    for pipelined in (send_message, mark_read, mark_delivered):
+        dispatcher.add(pipelined, pipelined=True)
     for call in (
         ping,
         edit_message,
@@ -89,6 +157,12 @@ def register(dispatcher: Dispatcher, *, messages: Messages, sync: Sync, verifier
         leave_conversation,
         sync_,
         stream_history,
+        start_typing,
+        stop_typing,
+        mark_message_as_read,
+        mark_message_as_delivered,
+        update_status,
+        get_presence,
         refresh_token,
     ):
         dispatcher.add(call)

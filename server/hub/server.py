@@ -17,6 +17,7 @@ from server import http_head, websocket
 from server.auth import ConnectionTokens, UsedToken, Verifier, new_connection_id
 from server.config import Settings
 from server.connection import Connection
+from server.ephemera import Ephemera
 from server.http_head import Head
 from server.hub.catchup import SyncSource
 from server.hub.dispatch import Dispatcher
@@ -42,6 +43,7 @@ class HubServer:
         settings: Settings,
         *,
         rooms: Rooms,
+        ephemera: Ephemera,
         flusher: Flusher,
         wheel: Wheel,
         poller: Poller,
@@ -53,6 +55,7 @@ class HubServer:
         self.settings = settings
         self.timeouts = settings
         self.rooms = rooms
+        self._ephemera = ephemera
         self.flusher = flusher
         self.wheel = wheel
         self.poller = poller
@@ -127,6 +130,8 @@ class HubServer:
     def left(self, session: HubSession) -> None:
         self.sessions.discard(session)
         self.rooms.unregister(session)
+        if not self.rooms.sessions_of(session.user_id):
+            self._ephemera.user_left(session.user_id)
         if self.draining and not self.sessions:
             self._deserted.set()
 

@@ -288,8 +288,8 @@ class HubSession:
         return encoding
 
     async def _open(self) -> None:
-        self.hub.rooms.register(self)
-        if not self.auto_attach:
+        await self.hub.rooms.register(self)
+        if not self.auto_attach or self.closed:
             return
         try:
             await catchup.attach_all(self, self.hub.rooms, self.hub.sync)

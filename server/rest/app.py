@@ -11,6 +11,7 @@ from quart_trio import QuartTrio
 
 from handlers.conversations import Conversations
 from handlers.messages import Messages
+from handlers.receipts import Receipts
 from handlers.users import Users
 from server.auth import ConnectionTokens, Verifier
 from server.config import Settings
@@ -26,6 +27,7 @@ def create_app(
     users_handler: Users,
     conversations_handler: Conversations,
     messages_handler: Messages,
+    receipts_handler: Receipts,
     verifier: Verifier,
     tokens: ConnectionTokens,
     checks: Mapping[str, health.Check],
@@ -47,7 +49,7 @@ def create_app(
     )
     app.register_blueprint(users.blueprint(users_handler, settings))
     app.register_blueprint(conversations.blueprint(conversations_handler))
-    app.register_blueprint(messages.blueprint(messages_handler))
+    app.register_blueprint(messages.blueprint(messages_handler, receipts_handler))
     app.register_blueprint(negotiate.blueprint(verifier, tokens))
     app.register_blueprint(health.blueprint(checks))
     problems.install(app)

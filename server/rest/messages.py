@@ -1,13 +1,25 @@
 """REST for messages (contract.md 2). Owns the routes; what they mean is in `handlers.messages`."""
 
 import msgspec
-from quart import Blueprint, Response
+from quart import Blueprint, Response, request
 from quart_schema import document_response, validate_request
 
 from handlers.errors import ChatError
 from handlers.messages import Messages
-from handlers.model import CreateMessage, EditMessage
-from server.rest.requests import answer, caller, idempotency_key, if_match, limit, page, path_id, query_id, query_number
+from handlers.model import CreateMessage, EditMessage, MessageReceipt, SetMessageStatus
+from handlers.receipts import Receipts, parse_status
+from server.rest.requests import (
+    answer,
+    caller,
+    idempotency_key,
+    if_match,
+    limit,
+    nothing,
+    page,
+    path_id,
+    query_id,
+    query_number,
+)
 from store.model import Message, Wire
 
 
@@ -16,7 +28,12 @@ class MessagePage(Wire, frozen=True):
     next: str | None
 
 
-def blueprint(messages: Messages) -> Blueprint:
+class ReceiptPage(Wire, frozen=True):
+    items: tuple[MessageReceipt, ...]
+    next: str | None
+
+
+def blueprint(messages: Messages, receipts: Receipts) -> Blueprint:
     routes = Blueprint("messages", __name__, url_prefix="/api/messages")
 
     @routes.get("")
@@ -59,5 +76,17 @@ def blueprint(messages: Messages) -> Blueprint:
     async def delete(message_id: str) -> Response:
         message = await messages.delete(caller(), path_id(message_id), if_match=if_match())
         return answer(message, etag=str(message.changed_seq))
+
+    @routes.put("/<message_id>/status")
+    @validate_request(SetMessageStatus)
+    async def set_status(message_id: str, data: SetMessageStatus) -> Response:
+        await receipts.mark_message(caller(), path_id(message_id), parse_status(data.status))
+        return nothing()
+
+    @routes.get("/<message_id>/receipts")
+    @document_response(ReceiptPage)
+    async def list_receipts(message_id: str) -> Response:
+        items, following = await receipts.list(caller(), path_id(message_id), limit(), request.args.get("cursor"))
+        return page(items, following)
 
     return routes

@@ -103,6 +103,11 @@ SELECT user_id, delivered_seq, read_seq FROM members WHERE conversation_id = %(c
 -- members_user.
 SELECT user_id, conversation_id FROM members WHERE user_id = ANY(%(user_ids)s)
 
+-- name: list_audiences
+-- members_user, conversations_pkey: the conversations small enough to hear of their members' presence.
+SELECT m.user_id, m.conversation_id FROM members AS m JOIN conversations AS c ON c.id = m.conversation_id
+WHERE m.user_id = ANY(%(user_ids)s::uuid[]) AND c.member_count <= %(most)s
+
 -- name: count_owners
 -- members_pkey.
 SELECT count(*) FROM members WHERE conversation_id = %(conversation_id)s AND role = 'Owner'
@@ -123,6 +128,11 @@ CASE WHEN c.last_seq > v.read_seq THEN (
 -- conversations_pkey, members_pkey.
 SELECT {conversation} FROM conversations AS c JOIN members AS v ON v.conversation_id = c.id
 WHERE c.id = %(id)s AND v.user_id = %(viewer_id)s
+
+-- name: list_views
+-- conversations_pkey, members_pkey.
+SELECT v.user_id, {conversation} FROM conversations AS c JOIN members AS v ON v.conversation_id = c.id
+WHERE c.id = %(id)s AND v.user_id = ANY(%(viewer_ids)s::uuid[])
 
 -- name: list_conversations
 -- members_user, conversations_pkey; sorted here, as one user is in hundreds of conversations at most.

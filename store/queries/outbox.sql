@@ -1,8 +1,8 @@
 -- The transactional outbox.
 
 -- name: insert_outbox
-INSERT INTO outbox (conversation_id, seq, conversation_ids, seqs)
-VALUES (%(conversation_id)s, %(seq)s, %(conversation_ids)s::uuid[], %(seqs)s::bigint[])
+INSERT INTO outbox (conversation_id, seq, conversation_ids, seqs, dismissed)
+VALUES (%(conversation_id)s, %(seq)s, %(conversation_ids)s::uuid[], %(seqs)s::bigint[], %(dismissed)s::uuid[])
 
 -- name: delete_outbox
 -- outbox_pkey.
@@ -11,6 +11,17 @@ WHERE o.conversation_id = k.conversation_id AND o.seq = k.seq
 
 -- name: list_stale_outbox
 -- A scan: the table holds what is on its way, a few rows. Rows that another relay has taken are passed over.
-SELECT conversation_id, seq, conversation_ids, seqs FROM outbox
+SELECT conversation_id, seq, conversation_ids, seqs, dismissed FROM outbox
 WHERE created_at < clock_timestamp() - make_interval(secs => %(age)s)
 ORDER BY created_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+
+-- name: list_system_changes
+-- messages_seq: the System messages at or after a seq of each of these conversations, oldest first.
+WITH page AS MATERIALIZED (
+    SELECT m.* FROM unnest(%(conversation_ids)s::uuid[], %(seqs)s::bigint[]) AS k (conversation_id, seq)
+    JOIN messages AS m ON m.conversation_id = k.conversation_id AND m.seq >= k.seq AND m.kind = 'System'
+    LIMIT %(limit)s
+)
+SELECT m.id, m.conversation_id, m.seq, m.changed_seq, m.sender_id, m.kind, m.body,
+       NULL::uuid, NULL::text, NULL::bigint, NULL::text, NULL::uuid, NULL::text, NULL::bigint, NULL::bigint, 0
+FROM page AS m ORDER BY m.conversation_id, m.seq

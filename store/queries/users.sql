@@ -23,6 +23,10 @@ SELECT {user} FROM users AS u WHERE id = %(id)s AND deleted_at IS NULL
 -- users_pkey.
 SELECT {user} FROM users AS u WHERE id = ANY(%(ids)s::uuid[])
 
+-- name: list_deleted_users
+-- users_pkey.
+SELECT id FROM users WHERE id = ANY(%(ids)s::uuid[]) AND deleted_at IS NOT NULL
+
 -- name: fetch_user_by_name
 -- users_username.
 SELECT {user} FROM users AS u WHERE lower(username) = lower(%(username)s) AND deleted_at IS NULL
@@ -50,9 +54,10 @@ WHERE id = %(id)s AND deleted_at IS NULL
 RETURNING {user}
 
 -- name: update_last_seen
--- users_pkey. Only forward: several instances report it. Locked in id order.
+-- users_pkey. Only forward: several instances report it. Locked in id order. Who appears offline was not seen.
 WITH seen AS MATERIALIZED (
-    SELECT id FROM users WHERE id = ANY(%(ids)s::uuid[]) AND deleted_at IS NULL ORDER BY id FOR NO KEY UPDATE
+    SELECT id FROM users WHERE id = ANY(%(ids)s::uuid[]) AND deleted_at IS NULL AND status <> 'Offline'
+    ORDER BY id FOR NO KEY UPDATE
 )
 UPDATE users AS u SET last_seen_at = greatest(u.last_seen_at, %(at)s) FROM seen WHERE u.id = seen.id
 

@@ -15,6 +15,7 @@ from server.rooms import REPAIR_DELAY, RETRY_DELAY, Room, Rooms
 from store.errors import Unavailable
 from store.ids import new_id
 from store.model import Change, Message, MessageStatus, MessageType
+from tests.server.alone import Alone
 
 CONVERSATION, USER = new_id(), new_id()
 
@@ -26,7 +27,7 @@ def change(seq: int, *, removed: tuple[UUID, ...] = (), added: tuple[UUID, ...] 
         seq=seq,
         changed_seq=seq,
         sender_id=USER,
-        type=MessageType.TEXT,
+        type=MessageType.SYSTEM if added or removed else MessageType.TEXT,
         content=f"<{seq}>",
         file=None,
         reply_to_id=None,
@@ -84,7 +85,6 @@ class Session:
         self.expelled: set[UUID] | None = None
         self.lagged: dict[UUID, int] = {}
         self._all = rooms
-        rooms.register(self)
 
     def lag(self) -> None:
         self.lagged |= self._all.detach_all(self)
@@ -104,10 +104,16 @@ class World:
 
     def __init__(self, head: int = 10) -> None:
         self.database = Database(head)
-        self.rooms = Rooms(self.database, Flusher())
+        self.alone = Alone()
+        self.rooms = Rooms(self.database, Flusher(), self.alone)
+
+    async def session(self, user_id: UUID = USER) -> Session:
+        session = Session(self.rooms, user_id)
+        await self.rooms.register(session)
+        return session
 
     async def attached(self) -> Session:
-        session = Session(self.rooms)
+        session = await self.session()
         async with self.rooms.opened([CONVERSATION]) as opened:
             opened[CONVERSATION].attach(session)
         return session
@@ -178,7 +184,7 @@ async def test_nothing_falls_between_head_and_attach(nursery: trio.Nursery) -> N
     """A change committed while a room's head is being read is held, and delivered after the attach."""
     world = World()
     world.database.gate = trio.Event()
-    session = Session(world.rooms)
+    session = await world.session()
     opened_room = trio.Event()
 
     async def attach() -> None:
@@ -224,7 +230,7 @@ async def test_members_come_and_go() -> None:
     """The change that removes a user is the last she sees; the one that adds her attaches her live sessions."""
     world = World()
     session = await world.attached()
-    bob = Session(world.rooms, new_id())
+    bob = await world.session(new_id())
     world.rooms.publish([change(11, added=(bob.user_id,))])
     world.rooms.publish([change(12)])
     world.rooms.publish([change(13, removed=(bob.user_id,))])

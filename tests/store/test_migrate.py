@@ -11,6 +11,7 @@ from store.errors import Unavailable
 
 COLUMNS = """SELECT table_name, column_name, data_type, is_nullable, column_default
              FROM information_schema.columns WHERE table_schema = 'public' ORDER BY 1, 2"""
+NEWEST = "0002"
 INDEXES = "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1"
 
 
@@ -21,10 +22,10 @@ def describe(conninfo: str) -> list[object]:
 
 def test_up_from_nothing_and_again(empty_database: str) -> None:
     """The first run makes everything, the second finds nothing to do."""
-    assert migrate.pending(empty_database) == ["0001"]
-    assert migrate.upgrade(empty_database) == (None, "0001")
+    assert migrate.pending(empty_database) == ["0001", "0002"]
+    assert migrate.upgrade(empty_database) == (None, NEWEST)
     before = describe(empty_database)
-    assert migrate.upgrade(empty_database) == ("0001", "0001")
+    assert migrate.upgrade(empty_database) == (NEWEST, NEWEST)
     assert migrate.pending(empty_database) == []
     assert describe(empty_database) == before
 
@@ -33,7 +34,7 @@ def test_url_conninfo(empty_database: str) -> None:
     """A URL with a socket directory works as well as a key=value string."""
     parts = conninfo_to_dict(empty_database)
     url = f"postgresql://postgres@/{parts['dbname']}?host={parts['host']}"
-    assert migrate.upgrade(url) == (None, "0001")
+    assert migrate.upgrade(url) == (None, NEWEST)
 
 
 def test_two_at_once(empty_database: str) -> None:
@@ -44,7 +45,7 @@ def test_two_at_once(empty_database: str) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(results, key=str) == [("0001", "0001"), (None, "0001")]
+    assert sorted(results, key=str) == [(NEWEST, NEWEST), (None, NEWEST)]
 
 
 def test_printed_sql_is_the_same(empty_database: str, database: str) -> None:

@@ -24,6 +24,7 @@ from server.wheel import Wheel
 from store.errors import Unavailable
 from store.ids import new_id
 from store.model import Change
+from tests.server.alone import Alone
 
 SHAKE = b'{"protocol":"json","version":1}\x1e'
 USER = new_id()
@@ -64,7 +65,7 @@ class World:
         self.store = Nobody()
         self.sync: SyncSource = self.store
         self.flusher = Flusher()
-        self.rooms = Rooms(self.store, self.flusher)
+        self.rooms = Rooms(self.store, self.flusher, Alone())
         self.wheel = Wheel()
         self.dispatcher = Dispatcher()
         self.timeouts = Timeouts()

@@ -1,0 +1,69 @@
+"""Presence: how users are to be shown, and to whom.
+
+Owns the rule: a user is shown as she chose while she is connected somewhere, else offline; one who chose Offline is
+never shown as anything else. Who is connected is known to `handlers.ports.Presence`.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from uuid import UUID
+
+from handlers.errors import ChatError
+from handlers.model import UserStatusUpdate
+from handlers.ports import Presence as Connected
+from store import conversations, users
+from store.entries import Seen
+from store.errors import Unavailable
+from store.model import User, UserStatus
+from store.pool import Pool
+
+MAX_ASKED = 200  # users in one GetPresence
+MAX_AUDIENCE = 200  # members of a conversation in which people hear of each other's presence (contract.md 4)
+
+
+class Presence:
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def get(self, connected: Connected, user_ids: Collection[UUID]) -> Sequence[UserStatusUpdate]:
+        """In the order asked; users who do not exist are left out. Raises ChatError."""
+        if len(user_ids) > MAX_ASKED:
+            raise ChatError("too_large", f"At most {MAX_ASKED} users may be asked for at once.")
+        try:
+            online = await connected.online(user_ids)
+        except Unavailable:
+            raise ChatError("unavailable", "Presence is paused: Redis is out of reach.") from None
+        async with self._pool.connection() as conn:
+            found = {user.id: user for user in await users.list_users_by_id(conn, user_ids)}
+        return [_update(found[user_id], user_id in online) for user_id in dict.fromkeys(user_ids) if user_id in found]
+
+    async def seen(
+        self, user_ids: Collection[UUID], online: Collection[UUID], chosen: Mapping[UUID, bool]
+    ) -> list[Seen]:
+        """How each of these users is to be shown now, and in which conversations.
+
+        Who chose to appear offline comes and goes unseen: she is left out, unless it is the choice that is new
+        (`chosen`).
+        """
+        async with self._pool.connection() as conn:
+            found = await users.list_users_by_id(conn, user_ids)
+            audiences = await conversations.list_audiences(conn, user_ids, MAX_AUDIENCE)
+        seen = []
+        for user in found:
+            if user.status is UserStatus.OFFLINE and not chosen.get(user.id):
+                continue
+            update = _update(user, user.id in online)
+            seen.append(
+                Seen(user.id, update.status, update.status_text, update.last_seen_at, tuple(audiences[user.id]))
+            )
+        return seen
+
+    async def keep_last_seen(self, user_ids: Collection[UUID]) -> None:
+        """These have just left."""
+        async with self._pool.connection() as conn:
+            await users.update_last_seen(conn, user_ids, datetime.now(UTC))
+
+
+def _update(user: User, online: bool) -> UserStatusUpdate:
+    status = user.status if online else UserStatus.OFFLINE
+    return UserStatusUpdate(user.id, status, user.status_text, user.last_seen_at)

@@ -1,0 +1,166 @@
+"""What is told and not kept: moved receipts, typing, presence (contract.md 4).
+
+Owns what is about to be told of receipts, coalesced per member, and who is typing where, with an expiry of its own on
+every instance: should the one that heard the start die, nobody types forever. All of it is shed before anything else
+when a connection reads slowly.
+"""
+
+from collections.abc import Iterable
+from typing import Protocol
+from uuid import UUID
+
+import trio
+from msgspec import Struct
+
+from handlers.model import StatusUpdate, TypingUpdate, UserStatusUpdate
+from server.rooms import Rooms
+from store.entries import Receipt, Seen, Typing
+from store.model import MessageStatus
+
+TICK = 0.1  # seconds: at most one MessageStatusUpdated per member and tick
+MAX_PER_TICK = 50  # members of one conversation told of in a tick; the others in the next, with what they have by then
+TYPING_TTL = 6.0  # seconds without a word after which typing has stopped (contract.md 3)
+REPEAT = 2.0  # seconds after which others are told again that somebody still types
+SLACK = 1.0  # seconds more that another instance waits for the next word
+
+UPDATED, STARTED, STOPPED, SHOWN = (
+    "MessageStatusUpdated",
+    "UserStartedTyping",
+    "UserStoppedTyping",
+    "UserStatusChanged",
+)
+
+
+class Others(Protocol):
+    """The way to the other instances (`server.instances.publisher`)."""
+
+    def send(
+        self, *, receipts: Iterable[Receipt] = (), typing: Iterable[Typing] = (), seen: Iterable[Seen] = ()
+    ) -> None: ...
+
+
+class _Typist(Struct):
+    expires_at: float
+    told_at: float  # when other instances heard of it last; of those that they told us, never
+
+
+class Ephemera:
+    def __init__(self, rooms: Rooms, others: Others) -> None:
+        self._rooms = rooms
+        self._others = others
+        self._receipts: dict[UUID, dict[UUID, Receipt]] = {}  # to be told, by conversation and member
+        self._typists: dict[tuple[UUID, UUID], _Typist] = {}
+        self._wake = trio.Event()
+
+    # -- from here ----------------------------------------------------------------------------------
+
+    def tell_receipts(self, receipts: list[Receipt]) -> None:
+        """These cursors have moved."""
+        self._others.send(receipts=receipts)
+        self._gather(receipts)
+
+    def type(self, conversation_id: UUID, user_id: UUID) -> None:
+        """A user types. Said again while she goes on."""
+        now = trio.current_time()
+        typist = self._start(conversation_id, user_id, now + TYPING_TTL)
+        if now - typist.told_at >= REPEAT:
+            typist.told_at = now
+            self._others.send(typing=(Typing(conversation_id, user_id, True),))
+
+    def stop_typing(self, conversation_id: UUID, user_id: UUID) -> None:
+        typist = self._typists.get((conversation_id, user_id))
+        if typist is not None:
+            self._stop(conversation_id, user_id)
+            self._others.send(typing=(Typing(conversation_id, user_id, False),))
+
+    def user_left(self, user_id: UUID) -> None:
+        """Her last connection here has ended."""
+        for conversation_id in [key[0] for key in self._typists if key[1] == user_id]:
+            self.stop_typing(conversation_id, user_id)
+
+    def show(self, seen: list[Seen]) -> None:
+        """How users are to be seen from now on."""
+        self._others.send(seen=seen)
+        self._show(seen)
+
+    # -- from elsewhere -----------------------------------------------------------------------------
+
+    def receive(self, receipts: Iterable[Receipt], typing: Iterable[Typing], seen: Iterable[Seen]) -> None:
+        self._gather(receipts)
+        for said in typing:
+            if said.typing:
+                self._start(said.conversation_id, said.user_id, trio.current_time() + TYPING_TTL + SLACK)
+            else:
+                self._stop(said.conversation_id, said.user_id)
+        self._show(seen)
+
+    # -- telling --------------------------------------------------------------------------------------
+
+    def _gather(self, receipts: Iterable[Receipt]) -> None:
+        for receipt in receipts:
+            if self._rooms.find(receipt.conversation_id) is not None:
+                waiting = self._receipts.setdefault(receipt.conversation_id, {})
+                known = waiting.get(receipt.user_id)
+                waiting[receipt.user_id] = receipt if known is None else _merged(known, receipt)
+                self._wake.set()
+
+    def _start(self, conversation_id: UUID, user_id: UUID, expires_at: float) -> _Typist:
+        typist = self._typists.get((conversation_id, user_id))
+        if typist is None:
+            typist = self._typists[conversation_id, user_id] = _Typist(expires_at, float("-inf"))
+            self._wake.set()
+            update = TypingUpdate(conversation_id, user_id)
+            self._rooms.notify_conversation(conversation_id, STARTED, (update,), but=user_id)
+        typist.expires_at = expires_at
+        return typist
+
+    def _stop(self, conversation_id: UUID, user_id: UUID) -> None:
+        if self._typists.pop((conversation_id, user_id), None) is not None:
+            update = TypingUpdate(conversation_id, user_id)
+            self._rooms.notify_conversation(conversation_id, STOPPED, (update,), but=user_id)
+
+    def _show(self, seen: Iterable[Seen]) -> None:
+        for one in seen:
+            update = UserStatusUpdate(one.user_id, one.status, one.status_text, one.last_seen_at)
+            self._rooms.notify_conversations(one.conversation_ids, SHOWN, (update,), but=one.user_id)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Tell what has gathered, tick by tick; end what has expired."""
+        task_status.started()
+        while True:
+            if not self._receipts and not self._typists:
+                self._wake = trio.Event()
+                await self._wake.wait()
+            self._tell_receipts()
+            now = trio.current_time()
+            for key in [key for key, typist in self._typists.items() if typist.expires_at <= now]:
+                self._stop(*key)
+            await trio.sleep(TICK)
+
+    def _tell_receipts(self) -> None:
+        for conversation_id, waiting in list(self._receipts.items()):
+            for user_id in list(waiting)[:MAX_PER_TICK]:
+                receipt = waiting.pop(user_id)
+                if receipt.delivered_seq > receipt.read_seq > 0:
+                    waiting[user_id] = Receipt(conversation_id, user_id, receipt.delivered_seq, 0, receipt.at)
+                read = receipt.read_seq > 0
+                update = StatusUpdate(
+                    conversation_id=conversation_id,
+                    user_id=user_id,
+                    status=MessageStatus.READ if read else MessageStatus.DELIVERED,
+                    seq=receipt.read_seq if read else receipt.delivered_seq,
+                    at=receipt.at,
+                )
+                self._rooms.notify_conversation(conversation_id, UPDATED, (update,))
+            if not waiting:
+                del self._receipts[conversation_id]
+
+
+def _merged(one: Receipt, other: Receipt) -> Receipt:
+    return Receipt(
+        one.conversation_id,
+        one.user_id,
+        max(one.delivered_seq, other.delivered_seq),
+        max(one.read_seq, other.read_seq),
+        max(one.at, other.at),
+    )

@@ -1,0 +1,70 @@
+"""Where what happens goes: to those who are here, and to the instances where others are.
+
+Owns no state. The handlers and the lanes hand it what is committed (`handlers.ports.Feed`); the inbox and the relay
+hand it what comes from elsewhere, which stays here.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Protocol
+from uuid import UUID
+
+from server.ephemera import Ephemera
+from server.rooms import Rooms
+from store.entries import Dismissal, Receipt, Seen, Typing
+from store.model import Change
+
+DISMISSED = "The user was deleted."  # what her connections are told
+
+
+class Mail(Protocol):
+    """An `store.entries.Entry` that has come, or one on its way."""
+
+    @property
+    def changes(self) -> Sequence[Change]: ...
+    @property
+    def heads(self) -> Iterable[tuple[UUID, int]]: ...
+    @property
+    def receipts(self) -> Iterable[Receipt]: ...
+    @property
+    def typing(self) -> Iterable[Typing]: ...
+    @property
+    def seen(self) -> Iterable[Seen]: ...
+    @property
+    def dismissals(self) -> Iterable[Dismissal]: ...
+
+
+class Others(Protocol):
+    """The way to the other instances (`server.instances.publisher`)."""
+
+    def publish(self, changes: Sequence[Change], dismissed: UUID | None = None) -> None: ...
+
+
+class Feed:
+    def __init__(self, rooms: Rooms, ephemera: Ephemera, others: Others) -> None:
+        self._rooms = rooms
+        self._ephemera = ephemera
+        self._others = others
+
+    # -- from here ----------------------------------------------------------------------------------
+
+    def publish(self, changes: Sequence[Change], dismissed: UUID | None = None) -> None:
+        """The changes of one committed batch, to everybody everywhere. Never waits."""
+        self._rooms.publish(changes)
+        if dismissed is not None:
+            self._rooms.dismiss(dismissed, DISMISSED)
+        self._others.publish(changes, dismissed)
+
+    def doubt(self, conversation_ids: Collection[UUID]) -> None:
+        """The outcome of a commit is unknown. Others hear of it from the relay, if it was committed."""
+        self._rooms.doubt(conversation_ids)
+
+    # -- from elsewhere -----------------------------------------------------------------------------
+
+    def receive(self, mail: Mail) -> None:
+        """To those who are here. Never waits."""
+        self._rooms.publish(mail.changes)
+        for conversation_id, seq in mail.heads:
+            self._rooms.reached(conversation_id, seq)
+        self._ephemera.receive(mail.receipts, mail.typing, mail.seen)
+        for dismissal in mail.dismissals:
+            self._rooms.dismiss(dismissal.user_id, dismissal.sentence)

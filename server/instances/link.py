@@ -1,0 +1,161 @@
+"""This instance's place among the others, one epoch after another.
+
+Owns the nursery of an epoch: the lease, the registration, the inbox reader, the publisher, the reaper. An epoch
+begins with a new instance id and ends with the first sign that Redis has lost us or we have lost Redis; then the next
+one begins: everything is registered anew, and after that the heads of all rooms are compared with PostgreSQL, so that
+whatever was missed in between is repaired (design.md 6 and 7). Without a link conversations go on locally.
+"""
+
+import random
+import secrets
+
+import msgspec
+import structlog
+import trio
+
+from server.feed import Feed
+from server.instances.publisher import Publisher
+from server.instances.reaper import Reaper
+from server.instances.recovery import Recovery
+from server.instances.registry import Registry
+from store.entries import unpack
+from store.errors import StoreError, Unavailable
+from store.instances import Delivery, Instances
+
+LEASE = 10.0  # seconds: killed, our users are offline within 15 s (P7)
+RENEWAL = 3.0  # seconds between renewals
+BLOCK = 1.0  # seconds one read of the inbox waits; below the timeout of a command
+TRIM_EVERY = 200  # entries
+RECHECK = 30.0  # seconds between looks whether our rooms are up to date: what no rule foresaw is found here
+FIRST_RETRY, MAX_RETRY = 0.1, 1.0  # seconds
+
+log = structlog.get_logger("parley.link")
+
+
+class LeaseLost(Exception):
+    """The lease ran out while we were not looking: others may have buried us."""
+
+
+class Link:
+    def __init__(
+        self,
+        instances: Instances,
+        registry: Registry,
+        publisher: Publisher,
+        reaper: Reaper,
+        feed: Feed,
+        *,
+        name: str,
+        recovery: Recovery,
+    ) -> None:
+        self._instances = instances
+        self._registry = registry
+        self._publisher = publisher
+        self._reaper = reaper
+        self._feed = feed
+        self._name = name
+        self._recovery = recovery
+        self.epochs = 0
+        self.received = 0
+
+    @property
+    def established(self) -> bool:
+        return bool(self._registry.instance)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep the link until cancelled. Ready after the first attempt, whether it succeeded or not."""
+        delay = FIRST_RETRY
+        attempt = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_tell, attempt, task_status)
+            while True:
+                before = self.epochs
+                try:
+                    await self._epoch(attempt)
+                except* (StoreError, LeaseLost) as group:
+                    if self.epochs > before:
+                        log.warning("link_lost", reason=_first(group), advice="others are reached again by itself")
+                attempt.set()
+                delay = FIRST_RETRY if self.epochs > before else min(2 * delay, MAX_RETRY)
+                await trio.sleep(delay * random.uniform(0.5, 1.0))
+
+    async def _epoch(self, attempt: trio.Event) -> None:
+        """Raises StoreError or LeaseLost, in a group or alone."""
+        instance = f"{self._name}~{secrets.token_hex(4)}"
+        await self._instances.enlist(instance, LEASE)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._keep_lease, instance)
+                await self._registry.begin(instance)
+                self.epochs += 1
+                nursery.start_soon(self._registry.run)
+                nursery.start_soon(self._publisher.run)
+                nursery.start_soon(self._read, instance)
+                nursery.start_soon(self._reaper.run)
+                nursery.start_soon(self._keep_up)
+                log.info("link_established", instance=instance, **self._registry.statistics())
+                attempt.set()
+        finally:
+            self._registry.end()
+
+    async def leave(self, grace: float) -> None:
+        """On the way out: our users count as online for `grace` seconds more, in which they may come back elsewhere."""
+        instance = self._registry.instance
+        if instance:
+            try:
+                await self._instances.leave(instance, grace)
+            except Unavailable:
+                pass  # the lease ends by itself
+
+    async def _keep_lease(self, instance: str) -> None:
+        while True:
+            await trio.sleep(RENEWAL)
+            if not await self._instances.renew(instance, LEASE):
+                raise LeaseLost("the lease ran out: this process was paused, or Redis has lost its data")
+
+    async def _keep_up(self) -> None:
+        """Everything once at the start, and the heads now and again."""
+        check = self._recovery.check_all
+        while True:
+            try:
+                await check()
+            except StoreError as error:
+                log.warning("recovery_postponed", reason=str(error), advice="it is tried again by itself")
+                await trio.sleep(MAX_RETRY)
+            else:
+                check = self._recovery.check_heads
+                await trio.sleep(RECHECK * random.uniform(0.75, 1.25))
+
+    async def _read(self, instance: str) -> None:
+        last, read = b"0-0", 0
+        while True:
+            for delivery in await self._instances.read(instance, last, BLOCK):
+                self._take(delivery)
+                last = delivery.id
+                read += 1
+                await trio.lowlevel.checkpoint()
+            if read >= TRIM_EVERY:
+                await self._instances.trim(instance, last)
+                read = 0
+
+    def _take(self, delivery: Delivery) -> None:
+        if not delivery.data:
+            return  # the entry that made the stream
+        try:
+            entry = unpack(delivery.data)
+        except msgspec.DecodeError as error:
+            log.error("inbox_entry_unreadable", entry=delivery.id.decode(), reason=str(error))
+            return  # holes show, and the next look at the heads finds the rest
+        self.received += len(entry.changes)
+        self._feed.receive(entry)
+
+
+async def _tell(attempt: trio.Event, task_status: trio.TaskStatus[None]) -> None:
+    await attempt.wait()
+    task_status.started()
+
+
+def _first(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error) or type(error).__name__

@@ -1,0 +1,225 @@
+"""What this instance sends to the inboxes of others: to each only what somebody there needs.
+
+Owns the queue of what is to be sent and the task that sends it, in batches: one look at who is interested, one entry
+for each instance concerned, pipelined. Whatever cannot be sent is dropped here: a committed change has its row in the
+outbox, which is deleted only after it was sent, so the relay of some instance announces it; all else is ephemeral.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
+from uuid import UUID
+
+import structlog
+import trio
+from msgspec import Struct
+
+from server.feed import DISMISSED
+from server.instances.registry import Registry
+from store import outbox
+from store.entries import Dismissal, Parcel, Receipt, Seen, Typing, new_parcel, pack, pack_change
+from store.errors import StoreError
+from store.instances import Instances
+from store.model import Change
+from store.pool import Pool
+
+MAX_WAITING = 20_000  # changes in the queue; past it they are left to the relay
+MAX_BATCH = 2_000  # changes sent at once
+MAX_PARCEL = 512 * 1024  # bytes of changes in one entry, roughly
+CLEAR_DELAY = 0.1  # seconds between deletions of published outbox rows: one statement for many
+
+log = structlog.get_logger("parley.publisher")
+
+
+class Mail(Struct):
+    """What is sent together. See `store.entries.Entry`."""
+
+    changes: list[Change] = []
+    heads: list[tuple[UUID, int]] = []
+    receipts: list[Receipt] = []
+    typing: list[Typing] = []
+    seen: list[Seen] = []
+    dismissals: list[Dismissal] = []
+
+    def conversations(self) -> set[UUID]:
+        found = {change.conversation_id for change in self.changes}
+        found.update(conversation_id for conversation_id, _ in self.heads)
+        found.update(receipt.conversation_id for receipt in self.receipts)
+        found.update(typing.conversation_id for typing in self.typing)
+        for seen in self.seen:
+            found.update(seen.conversation_ids)
+        return found
+
+    def users(self) -> set[UUID]:
+        found = {dismissal.user_id for dismissal in self.dismissals}
+        for change in self.changes:
+            found.update(change.added, change.removed)
+        return found
+
+
+class _Load:
+    """The entries for one instance, in order; a new one is begun when one is full."""
+
+    def __init__(self) -> None:
+        self.parcels = [new_parcel()]
+        self._size = 0
+
+    @property
+    def parcel(self) -> Parcel:
+        return self.parcels[-1]
+
+    def add_change(self, packed: memoryview | bytes) -> None:
+        if self._size > MAX_PARCEL:
+            self.parcels.append(new_parcel())
+            self._size = 0
+        self._size += len(packed)
+        self.parcel.changes.append(packed)  # type: ignore[arg-type]
+
+
+class _Published(NamedTuple):
+    key: outbox.Key
+    changes: Sequence[Change]
+
+
+class Publisher:
+    def __init__(self, instances: Instances, registry: Registry, pool: Pool) -> None:
+        self._instances = instances
+        self._registry = registry
+        self._pool = pool
+        self._batches: list[_Published] = []
+        self._mail = Mail()  # besides the changes
+        self._waiting = 0
+        self._cleared: list[outbox.Key] = []
+        self._wake = trio.Event()
+        self._clear_wake = trio.Event()
+        self._sending = False
+        self._tried = trio.Event()  # after each batch
+        self.sent = self.dropped = 0
+
+    # -- queueing: never waits --------------------------------------------------------------------
+
+    def publish(self, changes: Sequence[Change], dismissed: UUID | None = None) -> None:
+        """Changes of one committed batch, and the user whose connections it ends."""
+        if not self._registry.instance or self._waiting >= MAX_WAITING:
+            self.dropped += len(changes)
+            return
+        self._waiting += len(changes)
+        self._batches.append(_Published(outbox.key_of(changes, dismissed), changes))
+        if dismissed is not None:
+            self._mail.dismissals.append(Dismissal(dismissed, DISMISSED))
+        self._wake.set()
+
+    def send(
+        self, *, receipts: Iterable[Receipt] = (), typing: Iterable[Typing] = (), seen: Iterable[Seen] = ()
+    ) -> None:
+        """Ephemeral things, for whoever has these conversations open."""
+        if self._registry.instance:
+            self._mail.receipts += receipts
+            self._mail.typing += typing
+            self._mail.seen += seen
+            self._wake.set()
+
+    # -- sending ----------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Send what is queued for as long as the link holds. Raises Unavailable."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._clear)
+                while True:
+                    await self._wake.wait()
+                    self._wake = trio.Event()
+                    while self._batches or _is_any(self._mail):
+                        await self._send_batch()
+        finally:
+            self._batches.clear()
+            self._mail = Mail()
+            self._waiting = 0
+
+    async def _send_batch(self) -> None:
+        batches: list[_Published] = []
+        mail, self._mail = self._mail, Mail()
+        for published in self._batches:
+            batches.append(published)
+            mail.changes += published.changes
+            if len(mail.changes) >= MAX_BATCH:
+                break
+        del self._batches[: len(batches)]
+        self._waiting -= len(mail.changes)
+        self._sending, self._tried = True, trio.Event()
+        try:
+            await self.deliver(mail)
+        finally:
+            self._sending = False
+            self._tried.set()
+        self.sent += len(mail.changes)
+        self._cleared += [published.key for published in batches]
+        self._clear_wake.set()
+
+    async def drain(self) -> None:
+        """Until nothing waits, or there is no link."""
+        while self._registry.instance and (self._batches or self._sending or _is_any(self._mail)):
+            await self._tried.wait()
+
+    async def deliver(self, mail: Mail) -> None:
+        """Put it into the inboxes of the others whom it concerns. Raises Unavailable; some may have it then."""
+        interested, present = await self._instances.list_interested(mail.conversations(), mail.users())
+        loads: dict[str, _Load] = {}
+        me = self._registry.instance
+
+        def load(names: Iterable[str]) -> list[_Load]:
+            found = []
+            for name in names:
+                if name != me:
+                    if name not in loads:
+                        loads[name] = _Load()
+                    found.append(loads[name])
+            return found
+
+        for change in mail.changes:
+            names: Collection[str] = interested[change.conversation_id]
+            if change.added or change.removed:
+                names = {*names, *(name for user_id in (*change.added, *change.removed) for name in present[user_id])}
+            targets = load(names)
+            if targets:
+                packed = pack_change(change)
+                for target in targets:
+                    target.add_change(packed)
+        for head in mail.heads:
+            for target in load(interested[head[0]]):
+                target.parcel.heads.append(head)
+        for receipt in mail.receipts:
+            for target in load(interested[receipt.conversation_id]):
+                target.parcel.receipts.append(receipt)
+        for typing in mail.typing:
+            for target in load(interested[typing.conversation_id]):
+                target.parcel.typing.append(typing)
+        for seen in mail.seen:
+            for target in load(
+                {name for conversation_id in seen.conversation_ids for name in interested[conversation_id]}
+            ):
+                target.parcel.seen.append(seen)
+        for dismissal in mail.dismissals:
+            for target in load(present[dismissal.user_id]):
+                target.parcel.dismissals.append(dismissal)
+        gone = await self._instances.deliver(
+            [(name, pack(parcel)) for name, its in loads.items() for parcel in its.parcels]
+        )
+        for name in gone:  # buried, and yet named here
+            await self._instances.unregister(name, [key for key, names in interested.items() if name in names], ())
+
+    async def _clear(self) -> None:
+        """Delete the outbox rows of what was sent. When that fails, the relay sends it once more, with no harm."""
+        while True:
+            await self._clear_wake.wait()
+            await trio.sleep(CLEAR_DELAY)
+            self._clear_wake = trio.Event()
+            cleared, self._cleared = self._cleared, []
+            try:
+                async with self._pool.connection() as conn:
+                    await outbox.delete_outbox(conn, cleared)
+            except StoreError as error:
+                log.warning("outbox_not_cleared", batches=len(cleared), reason=str(error), advice="the relay does it")
+
+
+def _is_any(mail: Mail) -> bool:
+    return bool(mail.receipts or mail.typing or mail.seen or mail.dismissals)

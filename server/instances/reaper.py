@@ -1,0 +1,42 @@
+"""Buries instances that have died: their users go offline (P7), their inboxes and interest go.
+
+Owns one task while the link holds. Every instance looks; one of them does it. Should that one die too, another
+carries on: the dead one's own lists of users and rooms say what is left to do, and its name goes last.
+"""
+
+import random
+
+import structlog
+import trio
+
+from server.instances.registry import Watcher
+from store.instances import Instances
+
+PERIOD = 1.0  # seconds between looks
+
+log = structlog.get_logger("parley.reaper")
+
+
+class Reaper:
+    def __init__(self, instances: Instances, watcher: Watcher) -> None:
+        self._instances = instances
+        self._watcher = watcher
+
+    async def run(self) -> None:
+        """Raises Unavailable."""
+        while True:
+            await trio.sleep(PERIOD * random.uniform(0.75, 1.25))
+            for dead in await self._instances.list_dead():
+                if await self._instances.claim_burial(dead):
+                    await self._bury(dead)
+
+    async def _bury(self, dead: str) -> None:
+        users, rooms = await self._instances.count_left(dead)
+        log.warning("instance_dead", instance=dead, users=users, rooms=rooms)
+        while users:
+            self._watcher.left(await self._instances.bury_users(dead))
+            users, _ = await self._instances.count_left(dead)
+        while rooms:
+            await self._instances.bury_rooms(dead)
+            _, rooms = await self._instances.count_left(dead)
+        await self._instances.forget(dead)

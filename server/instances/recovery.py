@@ -1,0 +1,57 @@
+"""Compares what this instance believes with PostgreSQL, after it may have missed something (design.md 6 and 7).
+
+Owns no state. Rooms that are behind are repaired by `server.rooms`; whether somebody is still a member is settled by
+`server.teller`.
+"""
+
+from collections.abc import Collection
+from typing import Protocol
+from uuid import UUID
+
+import trio
+
+from server.feed import DISMISSED
+from server.rooms import Rooms
+from server.teller import Teller
+
+CHUNK = 500  # users in one query
+
+
+class Truth(Protocol):
+    """What `handlers.sync` offers."""
+
+    async def all_memberships(self, user_ids: Collection[UUID]) -> dict[UUID, list[UUID]]: ...
+
+    async def deleted(self, user_ids: Collection[UUID]) -> list[UUID]: ...
+
+
+class Recovery:
+    def __init__(self, rooms: Rooms, teller: Teller, truth: Truth) -> None:
+        self._rooms = rooms
+        self._teller = teller
+        self._truth = truth
+
+    async def check_all(self) -> None:
+        """Raises StoreError."""
+        await self.check_heads()
+        await self._check_people()
+
+    async def check_heads(self) -> None:
+        """Every room has what is committed. Raises StoreError."""
+        await self._rooms.check_heads()
+
+    async def _check_people(self) -> None:
+        """Nobody hears what is not hers any more (P9)."""
+        users = self._rooms.users()
+        for start in range(0, len(users), CHUNK):
+            chunk = users[start : start + CHUNK]
+            for user_id in await self._truth.deleted(chunk):
+                self._rooms.dismiss(user_id, DISMISSED)
+            memberships = await self._truth.all_memberships(chunk)
+            for user_id in chunk:
+                mine = set(memberships.get(user_id, ()))
+                for session in self._rooms.sessions_of(user_id):
+                    for room in session.rooms:
+                        if room.conversation_id not in mine:
+                            self._teller.recheck(room.conversation_id, user_id)
+            await trio.lowlevel.checkpoint()

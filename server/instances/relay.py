@@ -1,0 +1,71 @@
+"""Announces committed changes whose publisher died or had no link: the reading end of the transactional outbox (P5).
+
+Owns one task. It sends heads, not messages: an instance that lacks a change reads it from PostgreSQL by itself. Only
+changes of membership and title go as they are, because they may concern people who have not got the conversation
+open.
+"""
+
+import random
+from uuid import UUID
+
+import structlog
+import trio
+
+from server.feed import DISMISSED, Feed
+from server.instances.publisher import Mail, Publisher
+from server.instances.registry import Registry
+from store import outbox
+from store.conversations import fetch_heads
+from store.entries import Dismissal
+from store.errors import StoreError
+from store.pool import Pool
+
+PERIOD = 0.5  # seconds between looks
+AGE = 2.0  # seconds a batch may be on its way before it counts as stuck
+LIMIT = 1000  # batches announced at once
+
+log = structlog.get_logger("parley.relay")
+
+
+class Relay:
+    def __init__(self, pool: Pool, registry: Registry, publisher: Publisher, feed: Feed) -> None:
+        self._pool = pool
+        self._registry = registry
+        self._publisher = publisher
+        self._feed = feed
+        self.announced = 0
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Look for stuck batches for as long as this is not cancelled. All instances do; each batch goes to one."""
+        task_status.started()
+        while True:
+            await trio.sleep(PERIOD * random.uniform(0.75, 1.25))
+            if not self._registry.instance:
+                continue  # the others would not hear of it
+            try:
+                while await self._announce_some():
+                    pass
+            except StoreError as error:
+                log.warning("relay_postponed", reason=str(error), advice="it is tried again by itself")
+
+    async def _announce_some(self) -> bool:
+        """True when there may be more."""
+        async with self._pool.connection() as conn, conn.transaction():
+            stale = await outbox.list_stale(conn, AGE, LIMIT)
+            if not stale:
+                return False
+            first: dict[UUID, int] = {}
+            for batch in stale:
+                for conversation_id, seq in batch.first.items():
+                    first[conversation_id] = min(seq, first.get(conversation_id, seq))
+            mail = Mail(
+                changes=await outbox.list_system_changes(conn, first),
+                heads=list((await fetch_heads(conn, list(first))).items()),
+                dismissals=[Dismissal(user_id, DISMISSED) for batch in stale for user_id in batch.dismissed],
+            )
+            self._feed.receive(mail)
+            await self._publisher.deliver(mail)
+            await outbox.delete_outbox(conn, [batch.key for batch in stale])
+        self.announced += len(stale)
+        log.info("relayed", batches=len(stale), conversations=len(first))
+        return len(stale) == LIMIT

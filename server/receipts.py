@@ -1,0 +1,182 @@
+"""The way of a receipt: into a stream in batches, out of it into PostgreSQL in batches, then told (P6).
+
+Owns two tasks. The first makes receipts durable: what comes while one batch is on its way to Redis goes in the next,
+the receipts of one member merged. The second takes them from the streams, as one of the consumers of all instances,
+raises the cursors in one statement, acknowledges them after the commit, and has the moved ones told. What a dead
+consumer took and did not finish is claimed. Without Redis, receipts go to PostgreSQL directly.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+from uuid import UUID
+
+import structlog
+import trio
+
+from store.entries import Receipt
+from store.errors import Overloaded, StoreError, Unavailable
+from store.ids import now_timestamp
+from store.pool import Pool
+from store.receipts import Moved, ReceiptStreams, Taken, write_receipts
+
+ROUND = 0.05  # seconds between two writes: what comes meanwhile goes together
+IDLE = 0.5  # seconds between looks when nothing was found: for what others left
+CLAIM_PERIOD = 5.0  # seconds
+HOUSEKEEPING = 600.0  # seconds between looks for consumers that are long gone
+RETRY = 0.5  # seconds
+MAX_WAITING = 50_000  # members with a receipt that is not durable yet
+
+Done = Callable[[StoreError | None], None]
+Key = tuple[UUID, UUID]
+
+log = structlog.get_logger("parley.receipts")
+
+
+class Told(Protocol):
+    """Who tells people (`server.ephemera`)."""
+
+    def tell_receipts(self, receipts: list[Receipt]) -> None: ...
+
+
+class ReceiptWriter:
+    """Implements `handlers.ports.Receipts`."""
+
+    def __init__(self, streams: ReceiptStreams, pool: Pool, told: Told, *, consumer: str) -> None:
+        self._streams = streams
+        self._pool = pool
+        self._told = told
+        self._consumer = consumer
+        self._waiting: dict[Key, Receipt] = {}
+        self._callers: list[Done] = []
+        self._wake = trio.Event()
+        self._appended = trio.Event()
+        self._keeping = False
+        self._kept = trio.Event()  # after each batch
+        self.accepted = self.written = 0
+
+    # -- into the streams ---------------------------------------------------------------------------
+
+    def offer(self, receipt: Receipt, done: Done | None = None) -> None:
+        """Queue it. Never waits. Raises Overloaded."""
+        key = receipt.conversation_id, receipt.user_id
+        known = self._waiting.get(key)
+        if known is None and len(self._waiting) >= MAX_WAITING:
+            raise Overloaded("too many receipts wait to be kept")
+        self._waiting[key] = receipt if known is None else _merge(known, receipt)
+        if done is not None:
+            self._callers.append(done)
+        self._wake.set()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep receipts until cancelled. Who still waits then is told that it is not known."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._write_on)
+                task_status.started()
+                while True:
+                    await self._wake.wait()
+                    self._wake = trio.Event()
+                    receipts, self._waiting = list(self._waiting.values()), {}
+                    callers, self._callers = self._callers, []
+                    await self._keep(receipts, callers)
+        finally:
+            _answer(self._callers, Unavailable("the server is shutting down"))
+
+    async def _keep(self, receipts: Sequence[Receipt], callers: Sequence[Done]) -> None:
+        error: StoreError | None = Unavailable("the server is shutting down")
+        self._keeping, self._kept = True, trio.Event()
+        try:
+            try:
+                await self._streams.append(receipts)
+                self._appended.set()
+            except Unavailable:
+                await self._write(receipts)
+            error = None
+        except StoreError as raised:
+            error = raised
+        finally:
+            self.accepted += len(callers) if error is None else 0
+            self._keeping = False
+            self._kept.set()
+            _answer(callers, error)
+
+    async def drain(self) -> None:
+        """Until nothing waits to be kept."""
+        while self._waiting or self._keeping:  # whatever is offered wakes the task that keeps it
+            await self._kept.wait()
+
+    # -- out of the streams -------------------------------------------------------------------------
+
+    async def _write_on(self) -> None:
+        prepared = False
+        next_claim = next_cleaning = 0.0
+        while True:
+            found = False
+            try:
+                if not prepared:
+                    await self._streams.prepare()
+                    prepared = True
+                now = trio.current_time()
+                if now >= next_claim:
+                    next_claim = now + CLAIM_PERIOD
+                    await self._settle(await self._streams.claim(self._consumer))
+                if now >= next_cleaning:
+                    next_cleaning = now + HOUSEKEEPING
+                    await self._streams.forget_consumers()
+                self._appended = trio.Event()
+                taken = await self._streams.take(self._consumer)
+                found = bool(taken)
+                await self._settle(taken)
+            except StoreError as error:
+                prepared = False  # the streams may be gone with Redis' data
+                log.info("receipts_postponed", reason=str(error))
+                await trio.sleep(RETRY)
+            await trio.sleep(ROUND)
+            if not found:
+                with trio.move_on_after(IDLE):
+                    await self._appended.wait()
+
+    async def _settle(self, taken: Sequence[Taken]) -> None:
+        if taken:
+            await self._write([receipt for entry in taken for receipt in entry.receipts])
+            await self._streams.finish(taken)
+
+    async def _write(self, receipts: Iterable[Receipt]) -> None:
+        """Into PostgreSQL, and tell what has moved."""
+        merged: dict[Key, Receipt] = {}
+        for receipt in receipts:
+            key = receipt.conversation_id, receipt.user_id
+            known = merged.get(key)
+            merged[key] = receipt if known is None else _merge(known, receipt)
+        if not merged:
+            return
+        async with self._pool.connection() as conn:
+            moved = await write_receipts(conn, merged.values())
+        self.written += len(moved)
+        at = now_timestamp()
+        self._told.tell_receipts([_news(one, at) for one in moved])
+
+
+def _news(moved: Moved, at: str) -> Receipt:
+    """Which cursor has moved, and to where; 0 for one that has not."""
+    return Receipt(
+        moved.conversation_id,
+        moved.user_id,
+        moved.delivered_seq if moved.delivered_seq > moved.delivered_before else 0,
+        moved.read_seq if moved.read_seq > moved.read_before else 0,
+        at,
+    )
+
+
+def _merge(one: Receipt, other: Receipt) -> Receipt:
+    return Receipt(
+        one.conversation_id,
+        one.user_id,
+        max(one.delivered_seq, other.delivered_seq),
+        max(one.read_seq, other.read_seq),
+    )
+
+
+def _answer(callers: Iterable[Done], error: StoreError | None) -> None:
+    for done in callers:
+        done(error)

@@ -1,0 +1,88 @@
+"""Tells people how a conversation looks to them now, after its members or its title have changed.
+
+Owns what is to be told, gathered by conversation, and the one task that reads and tells it. It runs on every instance
+for the people connected there, moved by the change itself: so it works whoever committed it, and after whatever
+fault. Also settles doubts about who is a member (`recheck`), which come up when a room has passed a change without
+us.
+"""
+
+from collections.abc import Collection
+from typing import Protocol
+from uuid import UUID
+
+import structlog
+import trio
+
+from server.rooms import Rooms
+from store.errors import StoreError
+from store.model import Conversation
+
+CHANGED = "ConversationChanged"
+RETRY = 1.0  # seconds, while PostgreSQL is out of reach
+MAX_TRIES = 30  # then nobody needs to be told any more
+
+log = structlog.get_logger("parley.teller")
+
+
+class Views(Protocol):
+    """What `handlers.conversations` offers."""
+
+    async def views(self, conversation_id: UUID, user_ids: Collection[UUID]) -> dict[UUID, Conversation]:
+        """The conversation as each of these users sees it; those who are no members are left out."""
+
+
+class Teller:
+    def __init__(self, views: Views, rooms: Rooms) -> None:
+        self._views = views
+        self._rooms = rooms
+        self._waiting: dict[UUID, set[UUID]] = {}
+        self._doubts: set[tuple[UUID, UUID]] = set()
+        self._wake = trio.Event()
+
+    def tell(self, conversation_id: UUID, user_ids: Collection[UUID]) -> None:
+        """Each of these users, on all her connections here. Never waits."""
+        if user_ids:
+            self._waiting.setdefault(conversation_id, set()).update(user_ids)
+            self._wake.set()
+
+    def recheck(self, conversation_id: UUID, user_id: UUID) -> None:
+        """Find out whether she is a member, then attach or detach her connections, and tell her."""
+        self._doubts.add((conversation_id, user_id))
+        self.tell(conversation_id, (user_id,))
+
+    def settle(self, conversation_id: UUID, user_id: UUID) -> None:
+        """A change has just said whether she is a member: what is being read may be older."""
+        self._doubts.discard((conversation_id, user_id))
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        task_status.started()
+        tries = 0
+        while True:
+            if not self._waiting:
+                self._wake = trio.Event()
+                await self._wake.wait()
+            conversation_id = next(iter(self._waiting))
+            user_ids = self._waiting.pop(conversation_id)
+            try:
+                views = await self._views.views(conversation_id, user_ids)
+            except StoreError as error:
+                tries += 1
+                if tries < MAX_TRIES:
+                    self._waiting.setdefault(conversation_id, set()).update(user_ids)
+                else:
+                    log.warning("conversation_not_told", conversation=str(conversation_id), reason=str(error))
+                await trio.sleep(RETRY)
+                continue
+            tries = 0
+            for user_id in user_ids:
+                self._tell(conversation_id, user_id, views.get(user_id))
+
+    def _tell(self, conversation_id: UUID, user_id: UUID, view: Conversation | None) -> None:
+        if (conversation_id, user_id) in self._doubts:
+            self._doubts.discard((conversation_id, user_id))
+            if view is None:
+                self._rooms.detach_user(conversation_id, user_id)
+            else:
+                self._rooms.attach_user(conversation_id, user_id)
+        if view is not None:
+            self._rooms.notify_user(user_id, CHANGED, (view,))

@@ -1,0 +1,90 @@
+"""What one instance tells another: the entries of its inbox stream, and how they are written.
+
+Owns the format (MessagePack arrays: fields may be added at the end, old and new code run together during a
+deploy). Touches nothing. Changes are encoded once, however many instances get them (`pack_change`).
+"""
+
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from msgspec import Raw, Struct
+
+from store.model import Change, Timestamp, UserStatus
+
+
+class Receipt(Struct, frozen=True, array_like=True):
+    """A member has everything up to these seqs, delivered and read. `at` is when it was written."""
+
+    conversation_id: UUID
+    user_id: UUID
+    delivered_seq: int
+    read_seq: int
+    at: Timestamp = ""
+
+
+class Typing(Struct, frozen=True, array_like=True):
+    conversation_id: UUID
+    user_id: UUID
+    typing: bool
+
+
+class Seen(Struct, frozen=True, array_like=True):
+    """How a user is to be shown, to people in these conversations."""
+
+    user_id: UUID
+    status: UserStatus
+    status_text: str | None
+    last_seen_at: Timestamp | None
+    conversation_ids: tuple[UUID, ...]
+
+
+class Dismissal(Struct, frozen=True, array_like=True):
+    """Every connection of this user ends, for good."""
+
+    user_id: UUID
+    sentence: str
+
+
+class Entry(Struct, frozen=True, array_like=True):
+    """One entry of an inbox. `heads` says that these seqs are committed; whoever lacks them reads them itself."""
+
+    changes: tuple[Change, ...] = ()
+    heads: tuple[tuple[UUID, int], ...] = ()
+    receipts: tuple[Receipt, ...] = ()
+    typing: tuple[Typing, ...] = ()
+    seen: tuple[Seen, ...] = ()
+    dismissals: tuple[Dismissal, ...] = ()
+
+
+class Parcel(Struct, array_like=True):
+    """An `Entry` that is being filled, for one instance: the same fields in the same order."""
+
+    changes: list[Raw]
+    heads: list[tuple[UUID, int]]
+    receipts: list[Receipt]
+    typing: list[Typing]
+    seen: list[Seen]
+    dismissals: list[Dismissal]
+
+
+_encode: Any = msgspec.msgpack.Encoder().encode
+_decoder = msgspec.msgpack.Decoder(Entry)
+
+
+def new_parcel() -> Parcel:
+    return Parcel([], [], [], [], [], [])
+
+
+def pack_change(change: Change) -> Raw:
+    return Raw(_encode(change))
+
+
+def pack(parcel: Parcel) -> bytes:
+    packed: bytes = _encode(parcel)
+    return packed
+
+
+def unpack(data: bytes) -> Entry:
+    """Raises msgspec.DecodeError."""
+    return _decoder.decode(data)

@@ -1,0 +1,31 @@
+-- Receipts: the two cursors of a member.
+
+-- name: write_receipts
+-- members_pkey, conversations_pkey. Locked in the order in which the lanes lock senders. Only rises, never past the head;
+-- what was read was delivered.
+WITH input AS MATERIALIZED (
+    SELECT conversation_id, user_id, max(delivered) AS delivered, max(read) AS read
+    FROM unnest(%(conversation_ids)s::uuid[], %(user_ids)s::uuid[], %(delivered)s::bigint[], %(read)s::bigint[])
+        AS i (conversation_id, user_id, delivered, read)
+    GROUP BY conversation_id, user_id
+), locked AS MATERIALIZED (
+    SELECT m.conversation_id, m.user_id, m.delivered_seq, m.read_seq,
+           least(greatest(i.delivered, i.read), c.last_seq) AS delivered, least(i.read, c.last_seq) AS read
+    FROM input AS i
+    JOIN members AS m ON m.conversation_id = i.conversation_id AND m.user_id = i.user_id
+    JOIN conversations AS c ON c.id = i.conversation_id
+    ORDER BY m.conversation_id, m.user_id FOR NO KEY UPDATE OF m
+)
+UPDATE members AS m
+SET delivered_seq = greatest(m.delivered_seq, l.delivered), read_seq = greatest(m.read_seq, l.read)
+FROM locked AS l
+WHERE m.conversation_id = l.conversation_id AND m.user_id = l.user_id
+  AND (l.delivered > m.delivered_seq OR l.read > m.read_seq)
+RETURNING m.conversation_id, m.user_id, l.delivered_seq, l.read_seq, m.delivered_seq, m.read_seq
+
+-- name: list_receipts
+-- members_pkey, as a range.
+SELECT user_id, read_seq >= %(seq)s FROM members
+WHERE conversation_id = %(conversation_id)s AND user_id > %(after)s AND user_id <> %(sender_id)s
+  AND delivered_seq >= %(seq)s
+ORDER BY user_id LIMIT %(limit)s
