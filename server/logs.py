@@ -52,5 +52,6 @@ def configure(log_format: str, level: str) -> None:
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
+    logging.getLogger("coredis").setLevel(logging.CRITICAL)  # it raises too, and whoever gets it says what it means
     # Libraries are quieter than we are: their "info" is our "debug".
     root.setLevel(max(threshold, logging.WARNING) if threshold > logging.DEBUG else logging.INFO)

@@ -92,7 +92,17 @@ class Subscriber(Protocol):
 class Room:
     """A conversation in this process: who is attached, and the next seq it expects (None while opening)."""
 
-    __slots__ = ("advanced", "attached", "conversation_id", "fresh", "held", "next_seq", "pins", "repairing")
+    __slots__ = (
+        "advanced",
+        "attached",
+        "conversation_id",
+        "fresh",
+        "held",
+        "next_seq",
+        "pins",
+        "repaired",
+        "repairing",
+    )
 
     def __init__(self, conversation_id: UUID) -> None:
         self.conversation_id = conversation_id
@@ -101,6 +111,7 @@ class Room:
         self.held: dict[int, Change] | None = None  # arrived ahead of its turn
         self.pins = 0  # tasks that need the room to stay although nobody is attached
         self.repairing = False
+        self.repaired: set[UUID] | None = None  # during a repair: the messages delivered since it began
         self.fresh = False  # opened by a change, and not registered yet
         self.advanced: trio.Event | None = None  # made by whoever waits for the head to move
 
@@ -328,6 +339,8 @@ class Rooms:
         for session in lagging:
             session.lag()  # before next_seq moves: its cursor must stay below this change
         room.next_seq = change.seq + 1
+        if room.repaired is not None:
+            room.repaired.add(change.message.id)
         if room.advanced is not None:
             room._moved()
         if change.message.type is SYSTEM:
@@ -482,6 +495,7 @@ class Rooms:
             complete = False
         finally:
             room.repairing = False
+            room.repaired = None
             limit.release()
         if not complete and self._rooms.get(room.conversation_id) is room:
             self._repair_soon(room, RETRY_DELAY)
@@ -492,6 +506,7 @@ class Rooms:
             room.fresh = False
             await self._wanted.want_rooms([room.conversation_id])
         start = room.head  # everybody attached has seen every message made up to here
+        seen = room.repaired = set()  # and these, made or changed after it
         while True:
             heads = await self._history.heads([room.conversation_id])
             head = heads.get(room.conversation_id, 0)
@@ -502,7 +517,8 @@ class Rooms:
             )
             for change in changes:
                 if change.seq > room.head:  # it may have come live while we read
-                    self._deliver(room, msgspec.structs.replace(change, created=change.message.seq > start))
+                    created = change.message.seq > start and change.message.id not in seen
+                    self._deliver(room, msgspec.structs.replace(change, created=created))
                     self.repaired += 1
             if not changes and room.head < head:
                 room.next_seq = head + 1  # its messages are gone (retention): nothing to show up to there

@@ -81,7 +81,7 @@ class Redis:
             with trio.fail_after(self._timeout):
                 yield self._client
         except (*FAILURES, trio.TooSlowError) as error:
-            raise Unavailable(f"Redis: {error or type(error).__name__}") from error
+            raise Unavailable(f"Redis: {str(error) or type(error).__name__}") from error
 
     async def together(self, commands: Callable[[Any], Iterable[Awaitable[Any]]]) -> list[Any]:
         """The answers to all that `commands` queues on the pipeline it is given, in order. Not a transaction: on a

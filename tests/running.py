@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -44,6 +44,12 @@ class Running:
     def kill(self) -> None:
         """As the out-of-memory killer does it."""
         self.process.send_signal(signal.SIGKILL)
+
+    def pause(self) -> None:
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
 
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)
@@ -105,12 +111,20 @@ def free_port() -> int:
 
 @asynccontextmanager
 async def running(
-    database: str, redis_url: str, *, port: int = 0, may_fail: bool = False, **settings: object
+    database: str,
+    redis_url: str,
+    *,
+    port: int = 0,
+    may_fail: bool = False,
+    module: str = "server",
+    environment: Mapping[str, str] | None = None,
+    **settings: object,
 ) -> AsyncIterator[Running]:
     """`parley serve` until the block ends. `settings` are PARLEY_* in lower case. No traceback may be logged,
-    unless the test `may_fail`."""
+    unless the test `may_fail`. `module` is run in place of the server's own; `environment` is what it gets besides."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PARLEY_")}
     environ |= {
+        **(environment or {}),
         "PARLEY_DATABASE_URL": database,
         "PARLEY_REDIS_URL": redis_url,
         "PARLEY_JWT_KEY": JWT_KEY,
@@ -119,7 +133,7 @@ async def running(
         "PARLEY_RATE_LIMITS": "off",
         **{f"PARLEY_{name.upper()}": str(value) for name, value in settings.items()},
     }
-    command = [sys.executable, "-m", "server", "serve"]
+    command = [sys.executable, "-m", module, "serve"]
     lines: list[dict[str, Any]] = []
     process = await trio.lowlevel.open_process(
         command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL

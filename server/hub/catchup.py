@@ -118,6 +118,7 @@ async def _follow(session: "HubSession", rooms: Rooms, sync: SyncSource, room: R
     """Replay until the cursor equals the head, then attach. False: attached at the head without a replay."""
     conversation_id = room.conversation_id
     start = cursor  # the client has seen every message made up to here
+    seen: set[UUID] = set()  # and these: one that is edited between two pages is in both
     if cursor > room.head and cursor > (await sync.heads([conversation_id])).get(conversation_id, 0):
         cursor = -MAX_BEHIND - 1  # a seq from the future: the database was restored to an earlier state
     while not session.closed:
@@ -138,7 +139,8 @@ async def _follow(session: "HubSession", rooms: Rooms, sync: SyncSource, room: R
             return False  # its messages are gone (retention)
         for change in changes:
             await session.wait_room()
-            session.send_change(change, created=change.message.seq > start)
+            session.send_change(change, created=change.message.seq > start and change.message.id not in seen)
+            seen.add(change.message.id)
             cursor = change.seq
     return True
 

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
@@ -101,6 +102,11 @@ class Cluster:
     def execute(self, sql: str) -> None:
         with psycopg.connect(self.dsn(), autocommit=True) as connection:
             connection.execute(sql.encode())
+
+    @staticmethod
+    def query(dsn: str, sql: str) -> list[tuple[Any, ...]]:
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            return connection.execute(sql.encode()).fetchall()
 
     def create_database(self, template: str = TEMPLATE) -> str:
         self._databases += 1

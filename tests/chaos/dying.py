@@ -1,0 +1,27 @@
+"""`parley serve`, with a weakness: it dies by SIGKILL between the commit of a batch and its publication.
+
+Run as `python -m tests.chaos.dying serve`; dies at the first batch after the file named by DYING_WHEN has appeared.
+"""
+
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from uuid import UUID
+
+from server.cli import main
+from server.feed import Feed
+from store.model import Change
+
+WHEN = Path(os.environ["DYING_WHEN"])
+
+
+def publish(self: Feed, changes: Sequence[Change], dismissed: UUID | None = None) -> None:
+    if WHEN.exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+    original(self, changes, dismissed)
+
+
+original = Feed.publish
+Feed.publish = publish  # type: ignore[method-assign]
+main()

@@ -1,0 +1,364 @@
+"""Instances, people who chat on them without pause, and what must be true afterwards.
+
+Owns the processes and the clients. Everybody keeps a cursor for each conversation and, thrown out, comes back on
+whichever instance takes her, with `Sync`. Everybody sends without end, each message again and again under the same
+clientMessageId until it is acknowledged, and marks what she has read. `settle` stops the writing, waits until
+everybody has everything, and checks the record of each against the database.
+"""
+
+import math
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import trio
+
+from loadtest.client import ClientError, HubClient, HubError, connect
+from tests.chaos.checker import Checker
+from tests.chaos.services import Proxy, Single
+from tests.running import Running, User, free_port, running
+from tests.store.cluster import Cluster as Postgres
+from tests.store.proxy import SOCKET as POSTGRES_SOCKET
+
+PAUSE = 0.1  # seconds between one's messages, at random around it
+PATIENCE = 60.0  # seconds for everybody to have everything: long past the promise, which is printed
+CALL = 15.0  # seconds for one call: an instance that is paused does not answer
+
+Tamper = Callable[[str, list[Any]], list[tuple[str, list[Any]]]]
+
+
+class Instance:
+    """A server process on a port of its own, which may be killed and started again."""
+
+    def __init__(self, world: "World", number: int) -> None:
+        self.world = world
+        self.number = number
+        self.port = free_port()
+        self.running: Running | None = None
+        self.starts = 0
+        self._scope = trio.CancelScope()
+        self._gone = trio.Event()
+
+    async def start(self, **options: Any) -> None:
+        self.starts += 1
+        await self.world.nursery.start(self._run, options)
+
+    async def _run(self, options: dict[str, Any], *, task_status: trio.TaskStatus[None]) -> None:
+        self._scope, self._gone = trio.CancelScope(), trio.Event()
+        settings = {"instance": f"i{self.number}", "statement_timeout": 5, "log_level": "info", **options}
+        with self._scope:
+            try:
+                async with running(
+                    self.world.database, self.world.redis_url, port=self.port, may_fail=True, **settings
+                ) as self.running:
+                    task_status.started()
+                    await self.running.process.wait()
+            finally:
+                self._gone.set()
+                if self.running is not None:
+                    self.world.logs += [line for line in self.running.lines if "exception" in line]
+
+    async def kill(self) -> None:
+        assert self.running is not None
+        self.running.kill()
+        await self._gone.wait()
+
+    async def wait_gone(self) -> None:
+        await self._gone.wait()
+
+    @property
+    def alive(self) -> bool:
+        return self.running is not None and self.running.process.poll() is None
+
+
+class Person:
+    """Somebody who chats: one connection at a time, on any instance."""
+
+    def __init__(self, world: "World", user: User, conversations: list[str], tamper: Tamper | None = None) -> None:
+        self.world = world
+        self.user = user
+        self.conversations = conversations
+        self.checker = Checker(user.name, conversations)
+        self.acknowledged: dict[str, str] = {}
+        self.read: dict[str, int] = {}  # marked as read, and acknowledged
+        self.client: HubClient | None = None
+        self.at = -1  # the instance she is on
+        self.hang_up: Callable[[], None] = lambda: None
+        self.online = trio.Event()
+        self.moved = trio.Event()
+        self.presence: dict[str, str] = {}
+        self.breach: AssertionError | None = None
+        self._tamper = tamper
+        self._sent = 0
+
+    async def live(self) -> None:
+        """Be connected, always."""
+        while True:
+            instance = random.choice([one for one in self.world.instances if one.alive] or self.world.instances)
+            try:
+                await self._connect(instance)
+            except* (ClientError, OSError, trio.TooSlowError):
+                pass
+            self.client = None
+            self.online = trio.Event()
+            await trio.sleep(random.uniform(0.05, 0.3))
+
+    async def _connect(self, instance: Instance) -> None:
+        url = f"http://127.0.0.1:{instance.port}/hubs/chat"
+        self.checker.connected()
+        with trio.move_on_after(CALL) as patience:
+            self.hang_up = patience.cancel
+            async with self.world.connect(url, self.user, self._on_event, query={"sync": "manual"}) as client:
+                answer = await client.invoke("Sync", self.checker.cursors)
+                patience.deadline = math.inf
+                self._guard(lambda: self.checker.synced(answer["heads"], answer["resync"]))
+                self.client, self.at = client, instance.number
+                self.online.set()
+                await client.closed.wait()
+
+    def _on_event(self, target: str, arguments: list[Any]) -> None:
+        events = [(target, arguments)] if self._tamper is None else self._tamper(target, arguments)
+        for name, values in events:
+            self._guard(lambda name=name, values=values: self.checker.event(name, values))  # type: ignore[misc]
+        if target == "UserStatusChanged":
+            self.presence[arguments[0]["userId"]] = arguments[0]["status"]
+        self.moved.set()
+
+    def _guard(self, check: Callable[[], None]) -> None:
+        """The first breach counts."""
+        if self.breach is None:
+            try:
+                check()
+            except AssertionError as error:
+                self.breach = error
+                self.world.breached.set()
+
+    async def write(self) -> None:
+        """Send, and mark as read, without end."""
+        while True:
+            await trio.sleep(PAUSE * random.uniform(0.5, 1.5))
+            await self.world.writing.wait()
+            conversation = random.choice(self.conversations)
+            self._sent += 1
+            key = f"{self.user.name}-{self._sent}"
+            await self.send(conversation, key)
+            if self._sent % 5 == 0:
+                seq = self.checker.cursors[conversation]
+                if await self.call("MarkRead", conversation, seq) is not None:
+                    self.read[conversation] = max(seq, self.read.get(conversation, 0))
+            if self._sent % 7 == 0:
+                await self.edit(self.acknowledged[key], f"{key} edited")
+
+    async def send(self, conversation: str, key: str) -> None:
+        """Until it is acknowledged."""
+        body = {"conversationId": conversation, "content": key, "clientMessageId": key}
+        while True:
+            message = await self.call("SendMessage", body)
+            if message is not None:
+                self.acknowledged[key] = message["id"]
+                return
+            await trio.sleep(0.05)
+
+    async def edit(self, message: str, content: str) -> None:
+        while await self.call("EditMessage", message, content) is None:
+            await trio.sleep(0.05)
+
+    async def call(self, target: str, *arguments: object) -> Any:
+        """The answer, True for an empty one; None when there was none and the call should be repeated."""
+        await self.online.wait()
+        client = self.client
+        try:
+            if client is not None:
+                with trio.fail_after(CALL):
+                    answer = await client.invoke(target, *arguments)
+                    return True if answer is None else answer
+        except HubError as error:
+            assert error.code in ("unavailable", "overloaded", "draining"), error
+        except (ClientError, trio.TooSlowError):
+            pass
+        return None
+
+
+class World:
+    """Made by `open_world`."""
+
+    def __init__(self, nursery: trio.Nursery, directory: Path, redis: Single, postgres: Postgres) -> None:
+        self.nursery = nursery
+        self.directory = directory
+        self.redis = redis
+        self.postgres = postgres
+        self.database = ""
+        self.redis_url = redis.url
+        self.redis_proxy: Proxy | None = None
+        self.postgres_proxy: Proxy | None = None
+        self.instances: list[Instance] = []
+        self.people: list[Person] = []
+        self.conversations: list[str] = []
+        self.writing = trio.Event()
+        self.breached = trio.Event()
+        self.logs: list[dict[str, Any]] = []  # lines with tracebacks
+
+    def connect(self, url: str, user: User, on_event: Callable[[str, list[Any]], None], **options: Any) -> Any:
+        return connect(url, user.token, on_event=on_event, **options)
+
+    async def populate(self, people: int, tamper: Tamper | None = None) -> None:
+        """People who are all in two groups, and pairwise in direct conversations. The last one is tampered with."""
+        server = self.instances[0].running
+        assert server is not None
+        users = [await server.register(f"p{number}") for number in range(people)]
+        groups = [await server.group(users[number], *users) for number in range(2)]
+        directs = [(pair, await server.direct(*pair)) for pair in zip(users[::2], users[1::2], strict=True)]
+        self.conversations = [*groups, *(direct for _, direct in directs)]
+        for user in users:
+            mine = [*groups, *(direct for pair, direct in directs if user in pair)]
+            person = Person(self, user, mine, tamper if user is users[-1] else None)
+            self.people.append(person)
+            self.nursery.start_soon(person.live)
+        for person in self.people:
+            with trio.fail_after(PATIENCE):
+                await person.online.wait()
+            self.nursery.start_soon(person.write)
+
+    async def write_for(self, seconds: float) -> None:
+        """Let everybody write."""
+        self.writing.set()
+        with trio.move_on_after(seconds):
+            await self.breached.wait()
+
+    def shuffle(self) -> None:
+        """Half of the people come back on another instance, or the same."""
+        for person in random.sample(self.people, len(self.people) // 2):
+            person.hang_up()
+
+    async def settle(self) -> float:
+        """Stop the writing, wait until everybody has everything, check it. Seconds until then."""
+        start = trio.current_time()
+        self.writing = trio.Event()
+        heads: dict[str, int] = {}
+        quiet = 0
+        with trio.move_on_after(PATIENCE):
+            while quiet < 3 and not self.breached.is_set():  # twice the same: nobody's last send is under way
+                found = await self._heads()
+                done = found == heads and all(
+                    person.online.is_set() and person.checker.cursors[key] == heads[key]
+                    for person in self.people
+                    for key in person.conversations
+                )
+                quiet = quiet + 1 if done else 0
+                heads = found
+                await trio.sleep(0.1)
+        took = trio.current_time() - start
+        stored = await self._stored()
+        for person in self.people:
+            if person.breach is not None:
+                raise person.breach
+            mine = {
+                key: message for key, message in stored.items() if message["conversationId"] in person.conversations
+            }
+            person.checker.finish(mine, person.acknowledged)
+        return took
+
+    async def settle_receipts(self) -> None:
+        """P6: every cursor is where it was acknowledged, or further on."""
+        for person in self.people:
+            for conversation in person.conversations:
+                seq = person.checker.cursors[conversation]
+                while await person.call("MarkRead", conversation, seq) is None:
+                    await trio.sleep(0.05)
+                person.read[conversation] = seq
+        with trio.fail_after(PATIENCE):
+            for person in self.people:
+                for conversation in person.conversations:
+                    while await self._read_seq(person, conversation) < person.read[conversation]:
+                        await trio.sleep(0.1)
+
+    async def settle_presence(self) -> None:
+        """P7: everybody sees everybody online, and a stranger who never came offline."""
+        ids = [person.user.id for person in self.people]
+        with trio.fail_after(PATIENCE):
+            for person in self.people:
+                while True:
+                    found = await person.call("GetPresence", ids)
+                    if found is not None and all(one["status"] == "Online" for one in found) and len(found) == len(ids):
+                        break
+                    await trio.sleep(0.1)
+
+    async def _heads(self) -> dict[str, int]:
+        return {
+            key: int(await self._value(f"SELECT last_seq FROM conversations WHERE id = '{key}'"))  # noqa: S608
+            for key in self.conversations
+        }
+
+    async def _read_seq(self, person: Person, conversation: str) -> int:
+        where = f"conversation_id = '{conversation}' AND user_id = '{person.user.id}'"
+        return int(await self._value(f"SELECT read_seq FROM members WHERE {where}"))  # noqa: S608
+
+    async def _value(self, query: str) -> Any:
+        return (await trio.to_thread.run_sync(self.postgres.query, self.database_direct, query))[0][0]
+
+    async def _stored(self) -> dict[str, dict[str, Any]]:
+        """All messages, by REST, from whichever instance answers."""
+        stored: dict[str, dict[str, Any]] = {}
+        for person in self.people:
+            for conversation in person.conversations:
+                if not any(message["conversationId"] == conversation for message in stored.values()):
+                    stored |= {message["id"]: message for message in await self._history(person, conversation)}
+        return stored
+
+    async def _history(self, person: Person, conversation: str) -> list[dict[str, Any]]:
+        headers = {"Authorization": f"Bearer {person.user.token}"}
+        found: list[dict[str, Any]] = []
+        instance = next(one for one in self.instances if one.alive)
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{instance.port}", headers=headers, timeout=20) as http:
+            while True:
+                after = found[-1]["seq"] if found else 0
+                query = {"conversationId": conversation, "after": after, "limit": 200}
+                answer = await http.get("/api/messages", params=query)
+                assert answer.is_success, answer.text
+                page = answer.json()["items"]
+                found += page
+                if len(page) < 200:
+                    return found
+
+    @property
+    def database_direct(self) -> str:
+        return self.database.replace(f"host={self.directory / 'pg'}", f"host={self.postgres.directory}")
+
+
+@asynccontextmanager
+async def open_world(
+    directory: Path, redis: Single, postgres: Postgres, *, instances: int, proxied: bool = True
+) -> AsyncIterator[World]:
+    """Services and instances, running. `proxied`: the instances reach the services through proxies."""
+    redis.start()
+    name = postgres.create_database()
+    try:
+        async with trio.open_nursery() as nursery:
+            world = World(nursery, directory, redis, postgres)
+            world.database = postgres.dsn(name)
+            if proxied:
+                (directory / "pg").mkdir()
+                target = postgres.directory / POSTGRES_SOCKET
+                world.postgres_proxy = Proxy(directory / "pg" / POSTGRES_SOCKET, target)
+                world.redis_proxy = Proxy(directory / "r", redis.nodes[0].socket)
+                await nursery.start(world.postgres_proxy.run)
+                await nursery.start(world.redis_proxy.run)
+                world.database = world.database.replace(f"host={postgres.directory}", f"host={directory / 'pg'}")
+                world.redis_url = f"unix://{directory / 'r'}"
+            for number in range(instances):
+                world.instances.append(Instance(world, number))
+                await world.instances[-1].start(
+                    **(
+                        {"environment": {"DYING_WHEN": str(directory / "die")}, "module": "tests.chaos.dying"}
+                        if number == 0
+                        else {}
+                    )
+                )
+            yield world
+            nursery.cancel_scope.cancel()
+    finally:
+        redis.stop()
+        postgres.drop_database(name)
