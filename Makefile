@@ -6,16 +6,19 @@ READY := $(VENV)/.ready
 TESTABLE := $(VENV)/.testable
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench clean
+.PHONY: help run test test-chaos lint bench clean
 
 help: ## what can be made
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 run: $(READY) ## PostgreSQL, Valkey and the server on http://localhost:5000 (Ctrl-C stops it all)
 	@$(BIN)/parley dev
 
 test: lint ## everything: style, types, import contracts, the whole suite
 	@$(BIN)/pytest -q
+
+test-chaos: $(TESTABLE) ## ten minutes of faults on four instances (MINUTES=, SEED=)
+	@$(BIN)/pytest -q -s tests/chaos -k long --chaos-minutes $(or $(MINUTES),10) --chaos-seed $(or $(SEED),0)
 
 lint: $(TESTABLE) ## style, types, import contracts
 	@$(BIN)/ruff check -q .

@@ -145,6 +145,7 @@ class Process:
             settings,
             rooms=self.rooms,
             ephemera=self.ephemera,
+            receipts=self.receipts,
             flusher=self.flusher,
             wheel=self.wheel,
             poller=self.poller,

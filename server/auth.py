@@ -119,6 +119,7 @@ class Claimer(Protocol):
 class Redeemed(NamedTuple):
     caller: Caller
     connection_id: str
+    stateful: bool = False  # stateful reconnect was asked for and granted
 
 
 def new_connection_id() -> str:
@@ -139,7 +140,7 @@ class ConnectionTokens:
         self._claimer = claimer
         self._used: dict[str, float] = {}
 
-    def issue(self, caller: Caller) -> tuple[str, str]:
+    def issue(self, caller: Caller, *, stateful: bool = False) -> tuple[str, str]:
         """(public connection id, secret connection token)."""
         connection_id = new_connection_id()
         claims = {
@@ -149,6 +150,7 @@ class ConnectionTokens:
             "tok": caller.expires_at,
             "exp": time.time() + CONNECTION_TTL,
             "jti": connection_id,
+            "rec": stateful,
         }
         return connection_id, jwt.encode(claims, self._key, algorithm="HS256")
 
@@ -164,9 +166,29 @@ class ConnectionTokens:
             )
         except jwt.PyJWTError:
             return None
-        await self._claim(claims["jti"])
+        stateful = bool(claims.get("rec"))
+        try:
+            await self._claim(claims["jti"])
+        except UsedToken:
+            if stateful:
+                return None  # its session is gone, or on another instance: the client begins anew
+            raise
         caller = Caller(user_id=UUID(claims["sub"]), expires_at=float(claims["tok"]), is_admin=bool(claims["adm"]))
-        return Redeemed(caller, claims["jti"])
+        return Redeemed(caller, claims["jti"], stateful)
+
+    def identify(self, token: str) -> str:
+        """The connection id of a token of ours, however old; empty for any other."""
+        try:
+            claims = jwt.decode(
+                token,
+                self._key,
+                algorithms=["HS256"],
+                audience=CONNECTION_AUDIENCE,
+                options={"require": ["jti"], "verify_exp": False},
+            )
+        except jwt.PyJWTError:
+            return ""
+        return str(claims["jti"])
 
     async def _claim(self, connection_id: str) -> None:
         now = time.monotonic()

@@ -265,8 +265,8 @@ class Connection(_Sender):
                         self.endpoint.on_drained()
                 if self.more is None:
                     return
-                view = memoryview(b"".join(self.more))
-                self.more = None
+                frames, self.more = self.more, None
+                view = memoryview(self._joined(frames))
         except OSError as error:
             self.abort(f"connection lost ({error.strerror})")
         finally:
@@ -274,6 +274,9 @@ class Connection(_Sender):
             self.first, self.held = None, 0
             if self.flushed is not None:
                 self.flushed.set()
+
+    def _joined(self, frames: list[bytes]) -> bytes:
+        return b"".join(frames)
 
     # -- ending -------------------------------------------------------------------------------
 

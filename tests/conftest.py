@@ -25,6 +25,11 @@ TEMPLATE = "parley_template"
 _numbers = itertools.count(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--chaos-minutes", type=float, default=0.0, help="Minutes of faults; 0 leaves the long run out.")
+    parser.addoption("--chaos-seed", type=int, default=0, help="Which faults, in which order; 0 takes a new one.")
+
+
 @pytest.fixture(scope="session")
 def services() -> Iterator[Services]:
     """Both services in a short directory of their own, run by a Trio loop in a thread."""

@@ -13,6 +13,7 @@ import trio
 
 from server import websocket
 from server.hub.encoding import BARE
+from server.hub.reliable import Reliable
 from server.hub.server import HubServer
 from server.hub.session import HubSession
 from server.listener import Refusal
@@ -34,6 +35,7 @@ class AsgiConnection(Outbox):
         "nursery",
         "progress_at",
         "reason",
+        "reliable",
         "sent_at",
         "session",
         "stall_timeout",
@@ -48,6 +50,7 @@ class AsgiConnection(Outbox):
         self.stall_timeout = stall_timeout
         self.sent_at = self.progress_at = wheel.now
         self.reason = ""
+        self.reliable: Reliable | None = None
         self.nursery: trio.Nursery
         self.session: HubSession
         self._wake = trio.Event()
@@ -105,7 +108,7 @@ class AsgiConnection(Outbox):
 
     async def _write(self, send: Send) -> None:
         while True:
-            batch = self.take()
+            batch = [] if self.reliable is not None and self.reliable.full and not self._closed else self.take()
             if not batch:
                 self.blocked = False
                 if self._closed:
@@ -115,6 +118,8 @@ class AsgiConnection(Outbox):
                 self._wake = trio.Event()
                 await self._wake.wait()
                 continue
+            if self.reliable is not None:
+                self.reliable.record(self.encoding, batch)
             self.blocked, self.first = True, b""
             self.held += sum(map(len, batch))
             for payload in batch:
@@ -146,9 +151,7 @@ async def _serve(hub: HubServer, scope: dict[str, Any], receive: Receive, send: 
     headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
     await receive()  # websocket.connect
     try:
-        caller, connection_id = await hub.authenticate(
-            query, headers.get(b"authorization", ""), headers.get(b"origin", "")
-        )
+        comer = await hub.authenticate(query, headers.get(b"authorization", ""), headers.get(b"origin", ""))
     except Refusal as refused:
         await send({"type": "websocket.http.response.start", "status": refused.status, "headers": refused.headers})
         await send({"type": "websocket.http.response.body", "body": refused.body})
@@ -156,7 +159,5 @@ async def _serve(hub: HubServer, scope: dict[str, Any], receive: Receive, send: 
     await send({"type": "websocket.accept"})
     settings = hub.settings
     carrier = AsgiConnection(hub.wheel, outbox_bytes=settings.outbox_bytes, stall_timeout=settings.stall_timeout)
-    session = HubSession(
-        hub, carrier, carrier, caller, connection_id, manual_sync=query.get("sync") == "manual", encodings=BARE
-    )
+    session = await hub.session_for(comer, carrier, carrier, query, BARE)
     await carrier.run(session, receive, send)

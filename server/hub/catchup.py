@@ -9,6 +9,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
+import trio
+
 from handlers.errors import ChatError
 from handlers.model import Caller, Resync, Synced
 from server.rooms import Room, Rooms, no_such_conversation
@@ -121,28 +123,35 @@ async def _follow(session: "HubSession", rooms: Rooms, sync: SyncSource, room: R
     seen: set[UUID] = set()  # and these: one that is edited between two pages is in both
     if cursor > room.head and cursor > (await sync.heads([conversation_id])).get(conversation_id, 0):
         cursor = -MAX_BEHIND - 1  # a seq from the future: the database was restored to an earlier state
-    while not session.closed:
-        head = room.head
-        if cursor == head:
-            _attach(session, room)
-            return True
-        if cursor > head:  # committed, not yet delivered here: it comes at once, or is fetched
-            rooms.expect(room, cursor)
-            await rooms.wait_moved(room)
-            continue
-        if head - cursor > MAX_BEHIND:
-            _attach(session, room)
-            return False
-        changes = await sync.changes_after(session.caller, conversation_id, cursor, limit=PAGE, max_bytes=PAGE_BYTES)
-        if not changes:
-            _attach(session, room)
-            return False  # its messages are gone (retention)
-        for change in changes:
-            await session.wait_room()
-            session.send_change(change, created=change.message.seq > start and change.message.id not in seen)
-            seen.add(change.message.id)
-            cursor = change.seq
-    return True
+    try:
+        while not session.closed:
+            head = room.head
+            if cursor == head:
+                _attach(session, room)
+                return True
+            if cursor > head:  # committed, not yet delivered here: it comes at once, or is fetched
+                rooms.expect(room, cursor)
+                await rooms.wait_moved(room)
+                continue
+            if head - cursor > MAX_BEHIND:
+                _attach(session, room)
+                return False
+            changes = await sync.changes_after(
+                session.caller, conversation_id, cursor, limit=PAGE, max_bytes=PAGE_BYTES
+            )
+            if not changes:
+                _attach(session, room)
+                return False  # its messages are gone (retention)
+            for change in changes:
+                await session.wait_room()
+                session.send_change(change, created=change.message.seq > start and change.message.id not in seen)
+                seen.add(change.message.id)
+                cursor = change.seq
+        return True
+    except trio.Cancelled:
+        if session.reliable is not None:  # its client may come back, and goes on from here
+            session.cursors = {**(session.cursors or {}), conversation_id: cursor}
+        raise
 
 
 def _attach(session: "HubSession", room: Room) -> None:

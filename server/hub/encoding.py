@@ -8,6 +8,7 @@ event once per encoding in use and not once per connection. Touches only the wir
 from collections.abc import Sequence
 
 from server import websocket
+from server.hub.frames import ACK, CANCEL_INVOCATION, INVOCATION, SEQUENCE
 from server.hub.protocol import HubProtocol
 from server.hub.protocol_json import JSON
 from server.hub.protocol_msgpack import MSGPACK
@@ -50,6 +51,32 @@ class Encoding:
 
     def close(self, error: str | None, *, allow_reconnect: bool) -> bytes:
         return self.frame(self.protocol.encode_close(error, allow_reconnect))
+
+    def ack(self, number: int) -> bytes:
+        return self.frame(self.protocol.encode_count(ACK, number))
+
+    def sequence(self, number: int) -> bytes:
+        return self.frame(self.protocol.encode_count(SEQUENCE, number))
+
+    def payload(self, frame: bytes) -> bytes:
+        """The hub message in a frame of ours, without its length; empty for a control frame."""
+        start = 0
+        if self.framed:
+            if frame[0] & 0x0F != self.opcode:
+                return b""
+            start = {126: 4, 127: 10}.get(frame[1], 2)
+        if self.protocol.binary:
+            while frame[start] & 0x80:
+                start += 1
+            start += 1
+        return frame[start:]
+
+    def is_counted(self, frame: bytes) -> bool:
+        """Whether stateful reconnect counts it: types 1 to 5 (hub-protocol.md 5)."""
+        head = self.payload(frame)[:9]
+        if self.protocol.binary:
+            return len(head) > 1 and INVOCATION <= head[1] <= CANCEL_INVOCATION
+        return head[:8] == b'{"type":' and head[8:9] in (b"1", b"2", b"3", b"4", b"5")
 
     def ping(self) -> bytes:
         return self.frame(self.protocol.PING)

@@ -7,6 +7,8 @@ Touches the handlers and the session that calls.
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from uuid import UUID
 
+import trio
+
 from handlers.errors import ChatError
 from handlers.messages import Messages
 from handlers.model import CreateMessage, Joined, Synced, UpdateStatus, UserStatusUpdate
@@ -19,7 +21,7 @@ from server.auth import Verifier
 from server.ephemera import Ephemera
 from server.hub import catchup
 from server.hub.dispatch import Dispatcher
-from server.hub.session import HubSession, Ticket
+from server.hub.session import INTERRUPTED, HubSession, Ticket
 from store.model import Account, Message, MessageStatus
 
 STREAM_LIMIT = 10_000  # messages one StreamHistory may ask for
@@ -117,6 +119,9 @@ def register(
     async def report(call: Awaitable[None], done: Callable[[Exception | None], None]) -> None:
         try:
             await call
+        except trio.Cancelled:
+            done(INTERRUPTED)
+            raise
         except Exception as error:  # as above
             done(error)
         else:

@@ -50,6 +50,9 @@ class HubProtocol(Protocol):
 
     def encode_error(self, invocation_id: str, error: str) -> bytes: ...
 
+    def encode_count(self, kind: int, sequence_id: int) -> bytes:
+        """Ack or Sequence."""
+
     def encode_close(self, error: str | None, allow_reconnect: bool) -> bytes: ...
 
 

@@ -188,6 +188,9 @@ class JsonProtocol:
     def encode_error(self, invocation_id: str, error: str) -> bytes:
         return b'{"type":3,"invocationId":%b,"error":%b}\x1e' % (_encode(invocation_id), _encode(error))
 
+    def encode_count(self, kind: int, sequence_id: int) -> bytes:
+        return b'{"type":%d,"sequenceId":%d}\x1e' % (kind, sequence_id)
+
     def encode_close(self, error: str | None, allow_reconnect: bool) -> bytes:
         fields = (b',"error":' + _encode(error) if error is not None else b"") + (
             b',"allowReconnect":true' if allow_reconnect else b""

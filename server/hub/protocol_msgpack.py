@@ -244,6 +244,9 @@ class MsgpackProtocol:
     def encode_error(self, invocation_id: str, error: str) -> bytes:
         return _prefixed(b"\x95\x03\x80%b\x01%b" % (_encode(invocation_id), _encode(error)))
 
+    def encode_count(self, kind: int, sequence_id: int) -> bytes:
+        return _prefixed(_encode((kind, sequence_id)))
+
     def encode_close(self, error: str | None, allow_reconnect: bool) -> bytes:
         return _prefixed(b"\x93\x07%b%b" % (_encode(error), _encode(allow_reconnect)))
 

@@ -12,19 +12,20 @@ import structlog
 import trio
 
 from handlers.errors import CODES, ChatError
-from handlers.model import Caller
+from handlers.ports import Receipts
 from server import http_head, websocket
-from server.auth import ConnectionTokens, UsedToken, Verifier, new_connection_id
+from server.auth import ConnectionTokens, Redeemed, UsedToken, Verifier, new_connection_id
 from server.config import Settings
 from server.connection import Connection
 from server.ephemera import Ephemera
 from server.http_head import Head
 from server.hub.catchup import SyncSource
 from server.hub.dispatch import Dispatcher
-from server.hub.encoding import FRAMED
-from server.hub.session import HubSession
+from server.hub.encoding import FRAMED, Encoding
+from server.hub.reliable_connection import ReliableConnection
+from server.hub.session import Carrier, HubSession
 from server.listener import Refusal, refusal
-from server.outbox import Flusher
+from server.outbox import Flusher, Outbox
 from server.poller import Poller
 from server.rooms import Rooms
 from server.wheel import Wheel
@@ -44,6 +45,7 @@ class HubServer:
         *,
         rooms: Rooms,
         ephemera: Ephemera,
+        receipts: Receipts,
         flusher: Flusher,
         wheel: Wheel,
         poller: Poller,
@@ -56,6 +58,7 @@ class HubServer:
         self.timeouts = settings
         self.rooms = rooms
         self._ephemera = ephemera
+        self.receipts = receipts
         self.flusher = flusher
         self.wheel = wheel
         self.poller = poller
@@ -66,13 +69,14 @@ class HubServer:
         self.sessions: set[HubSession] = set()
         self.draining = False
         self._deserted = trio.Event()
+        self._resumable: dict[str, HubSession] = {}  # by connection id
         self._verifier = verifier
         self._tokens = tokens
 
     # -- who may come in --------------------------------------------------------------------------
 
-    async def authenticate(self, query: Mapping[str, str], authorization: str, origin: str) -> tuple[Caller, str]:
-        """The caller and the connection id (empty without negotiate). `query` has lower-case names. Raises Refusal."""
+    async def authenticate(self, query: Mapping[str, str], authorization: str, origin: str) -> Redeemed | HubSession:
+        """Who connects, or the session that a client comes back to. `query` has lower-case names. Raises Refusal."""
         if self.draining:
             raise Refusal(503, "draining", CODES["draining"].title, {"Retry-After": "1"})
         allowed = self.settings.allowed_origins
@@ -80,6 +84,9 @@ class HubServer:
             raise Refusal(403, "forbidden", "Connections from this origin are not allowed.")
         token = query.get("id")
         if token is not None:
+            session = self._resumable.get(self._tokens.identify(token)) if self._resumable else None
+            if session is not None:
+                return session
             try:
                 redeemed = await self._tokens.redeem(token)
             except UsedToken:
@@ -92,7 +99,7 @@ class HubServer:
         if not token:
             raise refusal(ChatError("unauthenticated", "An access token is required."), 401)
         try:
-            return await self._verifier.verify(token), ""
+            return Redeemed(await self._verifier.verify(token), new_connection_id())
         except ChatError as error:
             raise refusal(error, CODES[error.code].status) from None
 
@@ -104,10 +111,11 @@ class HubServer:
     async def admit(self, sock: socket.socket, head: Head, rest: bytes) -> Awaitable[None]:
         query = head.query
         headers = head.headers
-        caller, connection_id = await self.authenticate(
+        comer = await self.authenticate(
             query, headers.get(b"authorization", b"").decode("latin-1"), headers.get(b"origin", b"").decode("latin-1")
         )
-        connection = Connection(
+        stateful = isinstance(comer, HubSession) or comer.stateful
+        connection = (ReliableConnection if stateful else Connection)(
             sock,
             self.wheel,
             self.poller,
@@ -115,13 +123,30 @@ class HubServer:
             max_message=self._max_frame(),
             stall_timeout=self.settings.stall_timeout,
         )
-        manual = query.get("sync") == "manual"
         sock.send(http_head.accept_response(headers[b"sec-websocket-key"]))  # always fits: the buffer is empty
-
-        connection.endpoint = HubSession(
-            self, connection, connection, caller, connection_id or new_connection_id(), manual_sync=manual
-        )
+        connection.endpoint = await self.session_for(comer, connection, connection, query)
         return connection.run(rest)
+
+    async def session_for(
+        self,
+        comer: Redeemed | HubSession,
+        carrier: Carrier,
+        outbox: Outbox,
+        query: Mapping[str, str],
+        encodings: dict[str, Encoding] = FRAMED,
+    ) -> HubSession:
+        """A new session on this carrier, or the one that its client comes back to."""
+        if isinstance(comer, HubSession):
+            await comer.resume(carrier, outbox)
+            return comer
+        manual = query.get("sync") == "manual"
+        session = HubSession(
+            self, carrier, outbox, comer.caller, comer.connection_id, manual_sync=manual, encodings=encodings
+        )
+        if comer.stateful:
+            session.make_reliable()
+            self._resumable[comer.connection_id] = session
+        return session
 
     def _max_frame(self) -> int:
         """Several hub messages may share a WebSocket message, so that may be larger than one of them."""
@@ -129,6 +154,7 @@ class HubServer:
 
     def left(self, session: HubSession) -> None:
         self.sessions.discard(session)
+        self._resumable.pop(session.connection_id, None)
         self.rooms.unregister(session)
         if not self.rooms.sessions_of(session.user_id):
             self._ephemera.user_left(session.user_id)

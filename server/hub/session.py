@@ -8,7 +8,7 @@ socket. What methods exist is `server.hub.dispatch`'s business, what they mean t
 import time
 from collections.abc import Awaitable, Sequence
 from contextlib import aclosing
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 from uuid import UUID
 
 import structlog
@@ -16,11 +16,13 @@ import trio
 
 from handlers.errors import ChatError, from_store
 from handlers.model import Caller
+from handlers.ports import Receipts
 from server import websocket
 from server.hub import catchup, handshake
 from server.hub.dispatch import PLAIN, STREAM, Dispatcher, Method, new_reference
 from server.hub.encoding import Encoding
 from server.hub.frames import (
+    Ack,
     CancelInvocation,
     Close,
     HubMessage,
@@ -29,15 +31,21 @@ from server.hub.frames import (
     Ping,
     StreamInvocation,
 )
+from server.hub.frames import Sequence as Sequence_
 from server.hub.protocol import Parser
-from server.outbox import Flusher, Outbox, Verdict
+from server.hub.reliable import ACK_PERIOD, Reliable, SequenceError, State, delivered
+from server.outbox import RESUME_AT, Flusher, Outbox, Verdict
 from server.rooms import Room, Rooms
 from server.wheel import Due, Wheel
+from store.entries import Receipt
 from store.errors import Overloaded, StoreError, Unavailable
 from store.model import Change
 
 MAX_OUTSTANDING = 32  # sends of one connection that may wait for their commit (design.md 4.2)
 MAX_STREAMS = 10  # streams one connection may run at once
+DORMANCY = 15.0  # seconds a session waits for its client (SignalR's disconnect timeout)
+RELIABLE_VERSION = 2  # the handshake version of clients that speak stateful reconnect
+INTERRUPTED = ChatError("unavailable", "The connection was lost in the middle of this; try the same again.")
 ANSWER_OVERHEAD = 1024  # bytes by which the answer to a send may be longer than the send
 
 log = structlog.get_logger("parley.hub")
@@ -77,6 +85,8 @@ class Hub(Protocol):
     @property
     def timeouts(self) -> Timeouts: ...
 
+    receipts: Receipts
+    draining: bool
     sync: catchup.SyncSource
     encodings: dict[str, Encoding]
     max_message: int
@@ -84,6 +94,43 @@ class Hub(Protocol):
 
     def left(self, session: "HubSession") -> None:
         """Its transport is gone."""
+
+
+class ReliableOutbox(Protocol):
+    """What a carrier's outbox is told when its session can outlive it."""
+
+    reliable: Reliable | None
+
+
+class Shelf(Outbox):
+    """The outbox of a session without a carrier: what is offered is recorded, to be sent when the client is back."""
+
+    __slots__ = ("reliable",)
+
+    def __init__(self, reliable: Reliable, encoding: Encoding, limit: int) -> None:
+        super().__init__(limit)
+        self.reliable = reliable
+        self.encoding = encoding
+
+    def flush(self) -> None:
+        if not self.reliable.full:
+            self.reliable.record(self.encoding, self.take())
+
+
+class Survival(Reliable):
+    """The reliable side of a session, and the time it has without a carrier. A member of the wheel."""
+
+    __slots__ = ("dormant", "session", "wheel_tick")
+
+    def __init__(self, session: "HubSession") -> None:
+        super().__init__()
+        self.session = session
+        self.wheel_tick = -1
+        self.dormant = trio.Event()
+
+    def on_due(self, now: float) -> None:
+        """Nobody came back."""
+        self.session.expire()
 
 
 class Ticket(NamedTuple):
@@ -117,6 +164,7 @@ class HubSession:
         "outstanding",
         "parser",
         "pinged",
+        "reliable",
         "rooms",
         "streams",
         "syncing",
@@ -162,6 +210,7 @@ class HubSession:
         self.cursors: dict[UUID, int] | None = None  # rooms left because of lag, and where we were
         self.expelled: set[UUID] | None = None  # removed from, while a catch-up is under way
         self.syncing: trio.Lock | None = None
+        self.reliable: Survival | None = None  # with stateful reconnect
         hub.sessions.add(self)
 
     # -- from the carrier -----------------------------------------------------------------------
@@ -222,6 +271,8 @@ class HubSession:
         if expiry <= now:
             self.end("unauthenticated: The access token has expired.", allow_reconnect=True)
         due = min(expiry, self.carrier.sent_at + timeouts.keepalive)
+        if self.reliable is not None and self.reliable.received > self.reliable.acked and not self.closed:
+            self._acknowledge(self.reliable)
         if now >= self.carrier.sent_at + timeouts.keepalive and not self.closed:
             self.outbox.offer(self.outbox.encoding.ping())
             self.outbox.flush()
@@ -240,6 +291,12 @@ class HubSession:
         self.hub.wheel.schedule(self.carrier, self.on_due(self.hub.wheel.now))
 
     def on_closed(self, reason: str) -> None:
+        if self.reliable is not None and self.parser is not None and not self.closed and not self.hub.draining:
+            self._sleep(self.reliable, reason)
+        else:
+            self._leave(reason)
+
+    def _leave(self, reason: str) -> None:
         self.closed = True
         self.hub.left(self)
         log.info(
@@ -251,6 +308,102 @@ class HubSession:
         )
         if self.drained is not None:
             self.drained.set()
+
+    # -- stateful reconnect ---------------------------------------------------------------------
+
+    def make_reliable(self) -> None:
+        """Negotiated; whether the client speaks it, its handshake says."""
+        self.reliable = Survival(self)
+
+    def _counts(self, reliable: Survival, message: HubMessage) -> bool:
+        """Whether `message` is to be worked on: not what only concerns the counters, and nothing twice."""
+        if isinstance(message, Sequence_):
+            try:
+                reliable.resume(message.sequence_id)
+            except SequenceError as error:
+                self.end(str(error))
+            else:
+                self.carrier.nursery.start_soon(self._resumed, reliable)
+            return False
+        if reliable.state is not State.LIVE:
+            return False
+        if isinstance(message, Ack):
+            self._acknowledged(reliable, message.sequence_id)
+            return False
+        if isinstance(message, (Ping, Close)):
+            return True
+        if reliable.received == reliable.acked:
+            self.hub.wheel.schedule(self.carrier, self.hub.wheel.now + ACK_PERIOD)
+        return reliable.accept()
+
+    def _acknowledge(self, reliable: Survival) -> None:
+        reliable.acked = reliable.received
+        self._offer(self.outbox.encoding.ack(reliable.acked))
+        self.outbox.flush()
+
+    def _acknowledged(self, reliable: Survival, number: int) -> None:
+        """Room is free again; and what the client has received is delivered, whether it says so or not (P6)."""
+        newest: dict[str, int] = {}
+        mine = str(self.user_id)
+        for frame in reliable.acknowledge(number):
+            found = delivered(self.outbox.encoding, frame)
+            if found is not None and found.sender_id != mine:
+                newest[found.conversation_id] = max(found.seq, newest.get(found.conversation_id, 0))
+        for conversation_id, seq in newest.items():
+            try:
+                self.hub.receipts.offer(Receipt(UUID(conversation_id), self.user_id, seq, 0))
+            except Overloaded:
+                break  # the next one says it too
+        self.outbox.flush()
+        if self.outbox.size <= self.outbox.limit * RESUME_AT:
+            self.on_drained()
+
+    def _sleep(self, reliable: Survival, reason: str) -> None:
+        """The carrier is gone: keep the place in every room, and what may not have arrived, for a while."""
+        reliable.record(self.outbox.encoding, self.outbox.take())
+        reserved = self.outbox.reserved
+        self.outbox = Shelf(reliable, self.outbox.encoding, self.outbox.limit)
+        self.outbox.reserved = reserved
+        self.cursors = {**(self.cursors or {}), **self.hub.rooms.detach_all(self)}
+        self.catching_up = self.busy = self.inline = False
+        reliable.state = State.DORMANT
+        self.hub.wheel.schedule(reliable, self.hub.wheel.now + DORMANCY)
+        reliable.dormant.set()
+        log.info("connection_dormant", connection=self.connection_id, user=str(self.user_id), reason=reason)
+
+    async def resume(self, carrier: Carrier, outbox: Outbox) -> None:
+        """The client is back, on another socket; should we not have noticed that the old one is lost, it is now."""
+        reliable = self.reliable
+        assert reliable is not None
+        if reliable.state is not State.DORMANT:
+            self.carrier.abort("replaced by a new socket of the same connection")
+            await reliable.dormant.wait()
+        self.hub.wheel.cancel(reliable)
+        reliable.dormant = trio.Event()
+        reliable.state = State.RESUMING
+        shelf, encoding = self.outbox, self.encodings[self.outbox.encoding.protocol.name]
+        reliable.record(encoding, shelf.take())
+        outbox.encoding, outbox.reserved = encoding, shelf.reserved
+        self.carrier, self.outbox = carrier, outbox
+        self.parser = encoding.protocol.parser(self.hub.max_message)
+        self.heard_at = self.hub.wheel.now
+        first, frames = reliable.replay()
+        outbox.push(b"".join((encoding.sequence(first), *frames)))  # one piece: it is not recorded again
+        cast(ReliableOutbox, outbox).reliable = reliable
+
+    async def _resumed(self, reliable: Survival) -> None:
+        """The client has said where it is: bring it back into its rooms."""
+        log.info("connection_resumed", connection=self.connection_id, user=str(self.user_id))
+        if not reliable.opened:
+            await self._open()
+            reliable.opened = True
+        if self.cursors and not self.catching_up:
+            self.catching_up = True
+            await self._catch_up()
+
+    def expire(self) -> None:
+        """Dormant for too long."""
+        self._leave("dormant: the client did not come back")
 
     # -- handshake ------------------------------------------------------------------------------
 
@@ -273,7 +426,13 @@ class HubSession:
         self.parser = self.outbox.encoding.protocol.parser(self.hub.max_message)
         self.outbox.offer(self.outbox.encoding.frame(handshake.OK))  # first in the queue; events may follow at once
         self.reschedule()
+        if self.reliable is not None and request.version < RELIABLE_VERSION:
+            self.reliable = None
+        if self.reliable is not None:
+            cast(ReliableOutbox, self.outbox).reliable = self.reliable
         await self._open()
+        if self.reliable is not None:
+            self.reliable.opened = True
         if rest and not self.closed:
             waiting = self.receive(rest, binary=self.outbox.encoding.protocol.binary)
             if waiting is not None:
@@ -301,7 +460,7 @@ class HubSession:
     # -- invocations ----------------------------------------------------------------------------
 
     def _handle(self, message: HubMessage) -> Awaitable[None] | None:
-        if self.closed:
+        if self.closed or (self.reliable is not None and not self._counts(self.reliable, message)):
             pass
         elif isinstance(message, Invocation):
             return self._invoke(message)
@@ -362,6 +521,9 @@ class HubSession:
         self.outbox.flush()
         try:
             result = await call
+        except trio.Cancelled:
+            self._interrupted(message.invocation_id)
+            raise
         except Exception as error:  # as above
             self.fail(message.invocation_id, error, message.target)
         else:
@@ -403,6 +565,9 @@ class HubSession:
                         await self.wait_room()
                         self._offer(self.outbox.encoding.stream_item(invocation_id, item))
                         self.outbox.flush()
+        except trio.Cancelled:
+            self._interrupted(invocation_id)
+            raise
         except Exception as error:  # as above: the stream ends, the connection lives
             self.fail(invocation_id, error, method.name)
         else:
@@ -410,6 +575,11 @@ class HubSession:
         finally:
             del self.streams[invocation_id]
             self.outbox.flush()
+
+    def _interrupted(self, invocation_id: str | None) -> None:
+        """Cancelled with its carrier. A client that comes back is owed an answer."""
+        if self.reliable is not None and invocation_id is not None and not self.closed:
+            self._offer(self.outbox.encoding.error(invocation_id, str(INTERRUPTED)))
 
     def sent(self, ticket: Ticket, outcome: object, target: str) -> None:
         """A pipelined call is done: `outcome` is its result or the exception it ended with."""
@@ -523,6 +693,10 @@ class HubSession:
         if self.closed:
             return
         self.closed = True
+        if self.reliable is not None and self.reliable.state is State.DORMANT:
+            self.hub.wheel.cancel(self.reliable)
+            self._leave(error or "server closed")
+            return
         self.outbox.push(self.outbox.encoding.close(error, allow_reconnect=allow_reconnect))
         self.carrier.close(code, why=error or "server closed")
         if self.drained is not None:

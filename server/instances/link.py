@@ -65,6 +65,7 @@ class Link:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the link until cancelled. Ready after the first attempt, whether it succeeded or not."""
         delay = FIRST_RETRY
+        told = False
         attempt = trio.Event()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_tell, attempt, task_status)
@@ -73,8 +74,10 @@ class Link:
                 try:
                     await self._epoch(attempt)
                 except* (StoreError, LeaseLost) as group:
-                    if self.epochs > before:
+                    told = told and self.epochs == before
+                    if not told:
                         log.warning("link_lost", reason=_first(group), advice="others are reached again by itself")
+                        told = True
                 attempt.set()
                 delay = FIRST_RETRY if self.epochs > before else min(2 * delay, MAX_RETRY)
                 await trio.sleep(delay * random.uniform(0.5, 1.0))

@@ -27,8 +27,11 @@ def blueprint(verifier: Verifier, tokens: ConnectionTokens) -> Blueprint:
         version = _version(query.get("negotiateversion"))
         if version is None:
             return answer({"error": "The requested negotiateVersion is not an integer of 0 or more."})
-        connection_id, token = tokens.issue(caller)
+        stateful = query.get("usestatefulreconnect", "").lower() == "true" and version > 0
+        connection_id, token = tokens.issue(caller, stateful=stateful)
         reply: dict[str, Any] = {"negotiateVersion": version, "availableTransports": TRANSPORTS}
+        if stateful:
+            reply["useStatefulReconnect"] = True  # never said unless asked: clients refuse it
         if version == 0:
             return answer({**reply, "connectionId": token})  # what a version 0 client sends back as `id`
         return answer({**reply, "connectionId": connection_id, "connectionToken": token})

@@ -12,11 +12,6 @@ from tests.store.cluster import TEMPLATE, Cluster
 healed: list[tuple[str, str, float]] = []  # backend, fault, seconds
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--chaos-minutes", type=float, default=0.0, help="Minutes of faults; 0 leaves the long run out.")
-    parser.addoption("--chaos-seed", type=int, default=0, help="Which faults, in which order; 0 takes a new one.")
-
-
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if healed:
         terminalreporter.section("until everybody has everything, after the fault")

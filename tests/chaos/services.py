@@ -1,4 +1,4 @@
-"""Redis of several kinds, and ways to hurt it: one Valkey, one Redis, or a Cluster of three; and a proxy before a socket.
+"""Redis of several kinds, and ways to hurt it: one Valkey or Redis, or a Cluster of three; and a proxy for a socket.
 
 Owns the processes, each under the supervisor of `parley dev`, so that nothing outlives a killed test run.
 """

@@ -39,8 +39,8 @@ async def survive(world: World, backend: str, name: str, fault: faults.Fault) ->
 
 @pytest.mark.parametrize("backend", BACKENDS)
 async def test_every_fault(backend: str, place: Path, breakable: Postgres) -> None:
-    """After each fault in turn: one order everywhere, no repeat, no hole, nothing acknowledged lost; at the end receipts
-    and presence are right, and no defect was logged."""
+    """After each fault in turn: one order everywhere, no repeat, no hole, nothing acknowledged lost; at the end
+    receipts and presence are right, and no defect was logged."""
     redis = make_redis(backend, place)
     found = faults.ANYWHERE if backend != "valkey" else faults.ANYWHERE | faults.PROXIED
     if backend != "valkey":

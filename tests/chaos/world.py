@@ -251,15 +251,30 @@ class World:
                 heads = found
                 await trio.sleep(0.1)
         took = trio.current_time() - start
-        stored = await self._stored()
+        if quiet < 3 and not self.breached.is_set():
+            await self._diagnose()
         for person in self.people:
             if person.breach is not None:
                 raise person.breach
+        stored = await self._stored()
+        for person in self.people:
             mine = {
                 key: message for key, message in stored.items() if message["conversationId"] in person.conversations
             }
             person.checker.finish(mine, person.acknowledged)
         return took
+
+    async def _diagnose(self) -> None:
+        """Somebody has waited in vain: what do the parts say?"""
+        for node in self.redis.nodes:
+            print("redis", node.ask("PING"), node.ask("INFO", "clients")[:300])  # noqa: T201
+        for instance in self.instances:
+            with trio.move_on_after(3):
+                async with httpx.AsyncClient() as http:
+                    answer = await http.get(f"http://127.0.0.1:{instance.port}/health")
+                    print(instance.number, instance.port, answer.text)  # noqa: T201
+        for person in self.people:
+            print(person.user.name, person.at, person.online.is_set(), person.checker.cursors)  # noqa: T201
 
     async def settle_receipts(self) -> None:
         """P6: every cursor is where it was acknowledged, or further on."""

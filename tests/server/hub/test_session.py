@@ -11,6 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from handlers.errors import ChatError
 from handlers.model import Caller
+from handlers.ports import Receipts
 from loadtest.client import PROTOCOLS
 from server import websocket
 from server.hub.catchup import SyncSource
@@ -21,7 +22,8 @@ from server.hub.session import MAX_OUTSTANDING, MAX_STREAMS, HubSession, Ticket
 from server.outbox import Flusher, Outbox
 from server.rooms import Rooms
 from server.wheel import Wheel
-from store.errors import Unavailable
+from store.entries import Receipt
+from store.errors import StoreError, Unavailable
 from store.ids import new_id
 from store.model import Change
 from tests.server.alone import Alone
@@ -72,8 +74,14 @@ class World:
         self.encodings: dict[str, Encoding] = BARE
         self.max_message = 32 * 1024
         self.sessions: set[HubSession] = set()
+        self.draining = False
+        self.delivered: list[Receipt] = []
+        self.receipts: Receipts = self
         self.sends: list[Callable[[object], None]] = []
         self.gate = trio.Event()
+
+    def offer(self, receipt: Receipt, done: Callable[[StoreError | None], None] | None = None) -> None:
+        self.delivered.append(receipt)
 
     def left(self, session: HubSession) -> None:
         self.sessions.discard(session)

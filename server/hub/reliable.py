@@ -1,0 +1,120 @@
+"""Stateful reconnect: what makes one logical connection out of several sockets (hub-protocol.md 5).
+
+Owns the counters and the buffer of one session: what we sent and the client has not acknowledged, what we have
+received. Pure: no clock, no trio. Only hub messages of types 1 to 5 are counted, from 1 on, one counter in each
+direction, never reset.
+
+    live      the socket is lost -> dormant: nothing is sent; the session waits for its client
+    dormant   a socket with the same id -> resuming: our Sequence and what is unacknowledged are sent; whatever the
+              client says is ignored
+    resuming  its Sequence -> live: the client repeats what it sent after that; what we had is dropped
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from enum import Enum, auto
+
+import msgspec
+from msgspec import Raw
+
+from server.hub.encoding import Encoding
+
+BUFFER = 100_000  # bytes sent and not acknowledged; past it we wait (the reference server's default)
+ACK_PERIOD = 1.0  # seconds between two Acks of ours, at most
+RECEIVED = b"ReceiveMessage"
+
+
+class State(Enum):
+    LIVE = auto()
+    DORMANT = auto()
+    RESUMING = auto()
+
+
+class SequenceError(Exception):
+    """The client says it will go on after messages that we have never received."""
+
+
+class Delivered(msgspec.Struct, frozen=True, rename="camel"):
+    """What an acknowledged ReceiveMessage says of receipts."""
+
+    conversation_id: str
+    sender_id: str
+    seq: int
+
+
+class Reliable:
+    __slots__ = ("_arriving", "_buffer", "_first", "acked", "buffered", "opened", "received", "state")
+
+    def __init__(self) -> None:
+        self.state = State.LIVE
+        self.opened = False  # the session is attached where it belongs; else that is done after the resume
+        self.received = 0  # the last message of the client that we have worked on
+        self.acked = 0  # the last one of which we have told it so
+        self.buffered = 0  # bytes in the buffer
+        self._arriving = 0  # the number of the message that came last
+        self._buffer: deque[bytes] = deque()  # frames sent and not acknowledged
+        self._first = 1  # the number of the first of them; of the next one, when there is none
+
+    # -- what we send -----------------------------------------------------------------------------
+
+    @property
+    def full(self) -> bool:
+        return self.buffered > BUFFER
+
+    def record(self, encoding: Encoding, frames: Iterable[bytes]) -> None:
+        """These are being sent, in this order."""
+        for frame in frames:
+            if encoding.is_counted(frame):
+                self._buffer.append(frame)
+                self.buffered += len(frame)
+
+    def acknowledge(self, number: int) -> list[bytes]:
+        """The client has everything up to `number`: the frames that are not needed any more."""
+        freed = []
+        while self._buffer and self._first <= number:
+            freed.append(self._buffer.popleft())
+            self.buffered -= len(freed[-1])
+            self._first += 1
+        return freed
+
+    def replay(self) -> tuple[int, list[bytes]]:
+        """The number for our Sequence, and the frames that follow it."""
+        return self._first, list(self._buffer)
+
+    # -- what we receive --------------------------------------------------------------------------
+
+    def accept(self) -> bool:
+        """A counted message has come. False: we had it before."""
+        self._arriving += 1
+        if self._arriving <= self.received:
+            return False
+        self.received = self._arriving
+        return True
+
+    def resume(self, number: int) -> None:
+        """The client's Sequence: its next message has this number. Raises SequenceError."""
+        if number > self.received + 1 or number < 1:
+            raise SequenceError("Sequence ID greater than amount of messages we've received.")
+        self._arriving = number - 1
+        self.state = State.LIVE
+
+
+class _JsonEvent(msgspec.Struct):
+    arguments: list[Delivered]
+
+
+_decode_json = msgspec.json.Decoder(_JsonEvent).decode
+_decode_msgpack = msgspec.msgpack.Decoder(tuple[int, Raw, Raw, str, list[Delivered], Raw]).decode
+
+
+def delivered(encoding: Encoding, frame: bytes) -> Delivered | None:
+    """What a frame of ours delivers, when it is a ReceiveMessage."""
+    payload = encoding.payload(frame)
+    if RECEIVED not in payload[:64]:
+        return None
+    try:
+        if encoding.protocol.binary:
+            return _decode_msgpack(payload)[4][0]
+        return _decode_json(payload[:-1]).arguments[0]
+    except (msgspec.DecodeError, IndexError):
+        return None

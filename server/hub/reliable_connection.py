@@ -1,0 +1,27 @@
+"""The raw socket under a session with stateful reconnect: what is sent is recorded first, until it is acknowledged.
+
+Owns no state of its own. A class apart, so that all other connections pay nothing for it.
+"""
+
+from server.connection import Connection
+from server.hub.reliable import Reliable
+
+
+class ReliableConnection(Connection):
+    """`reliable` is None when the client, after all, does not speak it."""
+
+    __slots__ = ("reliable",)
+    reliable: Reliable | None
+
+    def flush(self) -> None:
+        """As its base, but waits while too much is not acknowledged: then the outbox fills, and lags like any other."""
+        if self.reliable is not None and self.first is not None and not self.blocked:
+            if self.reliable.full and not self.closing:
+                return
+            self.reliable.record(self.encoding, (self.first, *(self.more or ())))
+        super().flush()
+
+    def _joined(self, frames: list[bytes]) -> bytes:
+        if self.reliable is not None:
+            self.reliable.record(self.encoding, frames)
+        return super()._joined(frames)
