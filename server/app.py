@@ -271,7 +271,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = 
     """Run one instance until SIGINT or SIGTERM; a second one hurries. `on_ready` gets the base URL."""
     started = time.monotonic()
     process = Process(settings)
-    sock = bind(parse_listen(settings.listen))
+    sock = bind(parse_listen(settings.listen), reuse_port=settings.reuse_port == "on")
     stop, hurry = trio.Event(), trio.Event()
 
     def ready() -> None:

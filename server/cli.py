@@ -97,7 +97,10 @@ def serve(config: Path | None) -> None:
     type=click.Path(file_okay=False, path_type=Path),
     help="Directory for everything that is kept.",
 )
-def dev(port: int, data: Path) -> None:
+@click.option(
+    "--instances", default=1, show_default=True, type=click.IntRange(1, 64), help="Server processes on the one port."
+)
+def dev(port: int, data: Path, instances: int) -> None:
     """Run everything on this machine: PostgreSQL, Valkey, schema, server.
 
     Nothing needs to be installed. Ctrl-C stops it all; what was written stays in the data directory.
@@ -107,7 +110,7 @@ def dev(port: int, data: Path) -> None:
 
     with told():
         try:
-            run(port, data)
+            run(port, data, instances)
         except* ServiceError as group:
             fail(str(group.exceptions[0]))
 

@@ -47,6 +47,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Durations are seconds, sizes bytes. Written as numbers or with a unit: `15m`, `32KiB`."""
 
     listen: str = "127.0.0.1:5000"  # host:port, or fd://N for a socket inherited from systemd
+    reuse_port: str = "off"  # on | off: several instances share LISTEN, the kernel spreads connections (SO_REUSEPORT)
     database_url: str = ""  # libpq URL or key=value string
     read_url: str = ""  # a replica for history; empty: the primary
     redis_url: str = ""
@@ -205,6 +206,7 @@ def _check(settings: Settings) -> list[str]:
         ("log_format", ("json", "console")),
         ("log_level", ("debug", "info", "warning", "error")),
         ("rate_limits", ("on", "off")),
+        ("reuse_port", ("on", "off")),
     ):
         if getattr(settings, name) not in allowed:
             faults.append(f"{name.upper()}: expected one of {', '.join(allowed)}")

@@ -100,8 +100,8 @@ class PrefixedStream(trio.abc.HalfCloseableStream):
         await self._stream.aclose()
 
 
-def bind(address: tuple[str, int] | int) -> socket.socket:
-    """A listening, non-blocking socket: bound here, or inherited by descriptor."""
+def bind(address: tuple[str, int] | int, *, reuse_port: bool = False) -> socket.socket:
+    """A listening, non-blocking socket: bound here, or inherited by descriptor. `reuse_port`: others may listen too."""
     if isinstance(address, int):
         sock = socket.socket(fileno=address)
     else:
@@ -110,6 +110,8 @@ def bind(address: tuple[str, int] | int) -> socket.socket:
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if reuse_port:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             sock.bind(place)
             sock.listen(BACKLOG)
         except BaseException:

@@ -6,14 +6,17 @@ committed. Keeps a signing key in the data directory.
 
 import os
 import secrets
+import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import trio
 
 from server import app, logs
 from server.config import ConfigError, Settings, load
-from server.dev import postgres
+from server.dev import instances, postgres
 from server.dev.services import Services, fits, open_services, short_directory
 from store import migrate
 
@@ -21,28 +24,46 @@ KEY_FILE = "jwt.key"
 DRAIN = 1.0  # seconds; a developer does not want to wait
 
 
-def run(port: int, data: Path) -> None:
+def run(port: int, data: Path, count: int) -> None:
     logs.configure("console", os.environ.get("PARLEY_LOG_LEVEL", "warning"))
-    trio.run(_run, port, data)
+    trio.run(_run, port, data, count)
 
 
-async def _run(port: int, data: Path) -> None:
+async def _run(port: int, data: Path, count: int) -> None:
     click.echo(f"starting PostgreSQL and Valkey in {data}/ ...", err=True)
     async with open_services(data) as services:
         await trio.to_thread.run_sync(migrate.upgrade, services.database_url)
-        settings = _settings(services, port)
 
         def ready(url: str) -> None:
             hub = url.replace("http", "ws", 1) + "/hubs/chat"
-            click.echo(f"ready  {url}  hub {hub}  data {data}/")
+            several = f"  instances {count}" if count > 1 else ""
+            click.echo(f"ready  {url}  hub {hub}  data {data}/{several}")
 
         click.echo(
             "registration is open: anybody who reaches this port can be anybody. For development only.", err=True
         )
-        await app.serve(settings, on_ready=ready)
+        if count == 1:
+            await app.serve(load(os.environ, None, **_values(services, port)), on_ready=ready)
+        else:
+            await _serve_several(services, port, count, ready)
 
 
-def _settings(services: Services, port: int) -> Settings:
+async def _serve_several(services: Services, port: int, count: int, ready: Callable[[str], None]) -> None:
+    """Until SIGINT or SIGTERM."""
+    with instances.reserved(port) as shared:
+        values = {**_values(services, shared), "reuse_port": "on", "log_format": "json", "log_level": "info"}
+        given = {name: value for name, value in os.environ.items() if name.startswith("PARLEY_")}
+        environment = {f"PARLEY_{name.upper()}": str(value) for name, value in values.items()} | given
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(instances.run, count, environment, lambda: ready(f"http://127.0.0.1:{shared}"))
+            with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                async for _ in signals:
+                    break
+            nursery.cancel_scope.cancel()
+
+
+def _values(services: Services, port: int) -> dict[str, Any]:
+    """Settings that the environment does not give."""
     values = {
         "listen": f"127.0.0.1:{port}",
         "database_url": services.database_url,
@@ -53,8 +74,7 @@ def _settings(services: Services, port: int) -> Settings:
         "log_level": "warning",
         "objects": f"file://{services.data_dir / 'files'}",
     }
-    mine = {name: value for name, value in values.items() if f"PARLEY_{name.upper()}" not in os.environ}
-    return load(os.environ, None, **mine)
+    return {name: value for name, value in values.items() if f"PARLEY_{name.upper()}" not in os.environ}
 
 
 def signing_key(data: Path) -> str:

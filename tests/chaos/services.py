@@ -1,4 +1,4 @@
-"""Redis of several kinds, and ways to hurt it: one Valkey or Redis, or a Cluster of three; and a proxy for a socket.
+"""Redis of several kinds, and ways to hurt it: one Valkey or Redis, or a Cluster of three.
 
 Owns the processes, each under the supervisor of `parley dev`, so that nothing outlives a killed test run.
 """
@@ -12,8 +12,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-
-import trio
 
 from server.dev import supervisor
 from server.dev.binaries import find_valkey
@@ -155,57 +153,3 @@ def _free_ports(count: int) -> Sequence[int]:
         elif port >= 55000:
             found.append(20000 + (port + os.getpid()) % 10000)
     return found
-
-
-class Proxy:
-    """Forwards a Unix socket; can cut what runs through it, refuse new connections, and delay every byte."""
-
-    def __init__(self, path: Path, target: Path) -> None:
-        self.path = path
-        self._target = target
-        self.refusing = False
-        self.delay = 0.0  # seconds
-        self._cut = trio.Event()
-
-    def cut(self) -> None:
-        """Every connection ends now, in the middle of whatever it is."""
-        self._cut.set()
-        self._cut = trio.Event()
-
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        with trio.socket.socket(trio.socket.AF_UNIX) as listener:
-            await listener.bind(str(self.path))
-            listener.listen(1024)
-            async with trio.open_nursery() as nursery:
-                task_status.started()
-                while True:
-                    client, _ = await listener.accept()
-                    if self.refusing:
-                        client.close()
-                    else:
-                        nursery.start_soon(self._serve, trio.SocketStream(client))
-
-    async def _serve(self, client: trio.SocketStream) -> None:
-        try:
-            async with client, await trio.open_unix_socket(str(self._target)) as server:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._end_when, self._cut, nursery.cancel_scope)
-                    nursery.start_soon(self._forward, client, server, nursery.cancel_scope)
-                    await self._forward(server, client, nursery.cancel_scope)
-        except OSError:
-            pass  # the service is down: so is the connection
-
-    @staticmethod
-    async def _end_when(event: trio.Event, scope: trio.CancelScope) -> None:
-        await event.wait()
-        scope.cancel()
-
-    async def _forward(self, source: trio.SocketStream, sink: trio.SocketStream, scope: trio.CancelScope) -> None:
-        try:
-            async for data in source:
-                if self.delay:
-                    await trio.sleep(self.delay)
-                await sink.send_all(data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass
-        scope.cancel()

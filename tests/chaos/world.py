@@ -18,7 +18,8 @@ import trio
 
 from loadtest.client import ClientError, HubClient, HubError, connect
 from tests.chaos.checker import Checker
-from tests.chaos.services import Proxy, Single
+from tests.chaos.services import Single
+from tests.proxy import Proxy
 from tests.running import Running, User, free_port, running
 from tests.store.cluster import Cluster as Postgres
 from tests.store.proxy import SOCKET as POSTGRES_SOCKET

@@ -15,6 +15,7 @@ let builder = new signalR.HubConnectionBuilder()
   .withAutomaticReconnect({ nextRetryDelayInMilliseconds: () => 100 })
   .configureLogging(signalR.LogLevel.None);
 if (protocol === "messagepack") builder = builder.withHubProtocol(new MessagePackHubProtocol());
+if (negotiate === "stateful") builder = builder.withStatefulReconnect();
 const connection = builder.build();
 
 for (const name of ["ReceiveMessage", "MessageChanged", "ConversationChanged", "ConversationRemoved", "Error"])

@@ -13,6 +13,7 @@ import trio
 
 from server.auth import LEEWAY, mint_token
 from server.config import load
+from tests.proxy import Proxy
 from tests.running import JWT_KEY, Running, User, free_port, running
 
 SCRIPT = Path(__file__).parent / "chat.mjs"
@@ -69,9 +70,17 @@ class Person:
 
 @asynccontextmanager
 async def person(
-    node: str, server: Running, user: User, protocol: str, *, negotiate: str = "negotiate", query: str = ""
+    node: str,
+    server: Running,
+    user: User,
+    protocol: str,
+    *,
+    negotiate: str = "negotiate",
+    query: str = "",
+    port: int | None = None,
 ) -> AsyncIterator[Person]:
-    command = [node, str(SCRIPT), server.hub_url + query, user.token, protocol, negotiate]
+    url = server.hub_url if port is None else f"http://127.0.0.1:{port}/hubs/chat"
+    command = [node, str(SCRIPT), url + query, user.token, protocol, negotiate]
     async with trio.open_nursery() as nursery:
         process = await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         found = Person(process)
@@ -176,3 +185,53 @@ async def test_refusals(node: str, database: str, redis_url: str, protocol: str)
         async with person(node, server, bob._replace(token=short), protocol) as b:
             await b.expect("connected")
             await b.expect("reconnecting")
+
+
+async def test_stateful_reconnect(
+    node: str, database: str, redis_url: str, protocol: str, nursery: trio.Nursery
+) -> None:
+    """A socket that is lost is replaced without the application noticing: nothing is missed, nothing comes twice, calls
+    under way are answered. What arrived counts as delivered though the client never says so. After kill -9 the client
+    begins anew, as without it."""
+    port, server_port = free_port(), free_port()
+    proxy = Proxy(port, server_port)
+    await nursery.start(proxy.run)
+    async with running(database, redis_url, port=server_port) as server:
+        alice, bob = await server.register("alice"), await server.register("bob")
+        conversation = await server.direct(alice, bob)
+        updates: list[Any] = []
+
+        def on_event(target: str, arguments: list[Any]) -> None:
+            if target == "MessageStatusUpdated" and arguments[0]["userId"] == bob.id:
+                updates.append(arguments[0])
+
+        async with (
+            person(node, server, bob, protocol, negotiate="stateful", port=port) as b,
+            server.connect(alice, on_event) as a,
+        ):
+            name = await b.expect("connected")
+            for turn in range(5):
+                for when in ("before", "while", "after"):
+                    await a.invoke("SendMessage", {"conversationId": conversation, "content": f"{when} {turn}"})
+                    if when == "before":
+                        await b.tell(
+                            "invoke", "SendMessage", {"conversationId": conversation, "content": f"mine {turn}"}
+                        )
+                        proxy.cut()
+                assert (await b.expect("result"))["content"] == f"mine {turn}"
+            received = [(await b.expect_text())["content"] for _ in range(20)]
+            stored = await server.history(bob, conversation)
+            assert received == [message["content"] for message in stored] and len(received) == 20
+            assert not b.happened("reconnecting") and not b.happened("ReceiveMessage")
+            last = await a.invoke("SendMessage", {"conversationId": conversation, "content": "last"})
+            with trio.fail_after(WAIT):
+                while not updates or updates[-1]["seq"] < last["seq"]:
+                    await a.invoke("Ping")
+                    await trio.sleep(0.1)
+            assert {update["status"] for update in updates} == {"Delivered"}
+            assert server.events("connection_resumed")
+            server.kill()
+            await server.wait()
+            async with running(database, redis_url, port=server_port):
+                await b.expect("reconnected")
+                assert await b.invoke("Ping") == {} and name

@@ -1,0 +1,184 @@
+"""server.instances.registry: what is wanted is registered, in order, and stays so for a while."""
+
+from collections.abc import Collection
+from typing import cast
+from uuid import UUID
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from server.instances.registry import LINGER, Registry
+from store.errors import Unavailable
+from store.ids import new_id
+from store.instances import Instances
+
+GRACE = 5.0
+
+
+class Redis:
+    """Remembers what is registered. `gate` holds answers back; `away` makes it fail."""
+
+    def __init__(self) -> None:
+        self.rooms: set[UUID] = set()
+        self.users: set[UUID] = set()
+        self.elsewhere: set[UUID] = set()  # users who are on another instance as well
+        self.gate: trio.Event | None = None
+        self.away = False
+        self.calls = 0
+
+    async def register(self, instance: str, rooms: Collection[UUID], users: Collection[UUID]) -> dict[UUID, int]:
+        await self._pass()
+        self.rooms.update(rooms)
+        self.users.update(users)
+        return {user: 1 + (user in self.elsewhere) for user in users}
+
+    async def unregister(self, instance: str, rooms: Collection[UUID], users: Collection[UUID]) -> dict[UUID, int]:
+        await self._pass()
+        self.rooms.difference_update(rooms)
+        self.users.difference_update(users)
+        return {user: int(user in self.elsewhere) for user in users}
+
+    async def _pass(self) -> None:
+        self.calls += 1
+        if self.gate is not None:
+            await self.gate.wait()
+        await trio.lowlevel.checkpoint()
+        if self.away:
+            raise Unavailable("away")
+
+
+class Watcher:
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, UUID]] = []
+
+    def arrived(self, user_ids: Collection[UUID]) -> None:
+        self.seen += (("arrived", user_id) for user_id in user_ids)
+
+    def left(self, user_ids: Collection[UUID]) -> None:
+        self.seen += (("left", user_id) for user_id in user_ids)
+
+
+class World:
+    def __init__(self) -> None:
+        self.redis = Redis()
+        self.watcher = Watcher()
+        self.registry = Registry(cast(Instances, self.redis), grace=GRACE)
+        self.registry.watcher = self.watcher
+
+
+@pytest.fixture
+async def world(nursery: trio.Nursery, autojump_clock: MockClock) -> World:
+    world = World()
+    await world.registry.begin("me~1")
+    nursery.start_soon(world.registry.run)
+    return world
+
+
+async def test_registered_before_it_returns(world: World) -> None:
+    """Whoever wants a room waits until Redis has it; many together are one batch."""
+    rooms = [new_id() for _ in range(10)]
+    async with trio.open_nursery() as nursery:
+        for room in rooms:
+            nursery.start_soon(world.registry.want_rooms, [room])
+    assert world.redis.rooms == set(rooms) and world.redis.calls <= 3
+    await world.registry.want_rooms(rooms)
+    assert world.redis.calls <= 3
+
+
+async def test_two_wait_for_the_same(world: World, nursery: trio.Nursery) -> None:
+    """The second one who wants a room that is being registered waits for it too."""
+    world.redis.gate = trio.Event()
+    room = new_id()
+    done: list[int] = []
+
+    async def want(number: int) -> None:
+        await world.registry.want_rooms([room])
+        done.append(number)
+
+    nursery.start_soon(want, 1)
+    await wait_all_tasks_blocked()
+    nursery.start_soon(want, 2)
+    await wait_all_tasks_blocked()
+    assert done == []
+    world.redis.gate.set()
+    await wait_all_tasks_blocked()
+    assert sorted(done) == [1, 2]
+
+
+async def test_it_lingers(world: World) -> None:
+    """A room that is dropped stays registered for a while; wanted again meanwhile, it stays."""
+    one, other = new_id(), new_id()
+    await world.registry.want_rooms([one, other])
+    world.registry.drop_room(one)
+    world.registry.drop_room(other)
+    await trio.sleep(LINGER / 2)
+    await world.registry.want_rooms([other])
+    await trio.sleep(LINGER)
+    assert world.redis.rooms == {other}
+
+
+async def test_wanted_again_while_it_goes(world: World) -> None:
+    """A room that is wanted in the moment of its removal is registered after it."""
+    room = new_id()
+    await world.registry.want_rooms([room])
+    world.registry.drop_room(room)
+    world.redis.gate = trio.Event()
+    await trio.sleep(LINGER + 0.1)  # the removal is under way
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.registry.want_rooms, [room])
+        await wait_all_tasks_blocked()
+        world.redis.gate.set()
+    assert world.redis.rooms == {room}
+
+
+async def test_coming_and_going(world: World) -> None:
+    """The first to come and the last to go are told of; a reload within the grace period, or another instance, hides it."""
+    alice, bob = new_id(), new_id()
+    world.redis.elsewhere.add(bob)
+    for user in (alice, bob):
+        await world.registry.want_user(user)
+    world.registry.drop_user(alice)
+    await trio.sleep(GRACE - 1)
+    await world.registry.want_user(alice)
+    await trio.sleep(2 * GRACE)
+    assert world.watcher.seen == [("arrived", alice)]
+    world.registry.drop_user(alice)
+    world.registry.drop_user(bob)
+    await trio.sleep(GRACE + 0.1)
+    assert world.watcher.seen == [("arrived", alice), ("left", alice)]
+    assert world.redis.users == set()
+
+
+async def test_without_a_link(autojump_clock: MockClock) -> None:
+    """Wanting returns at once, and all that is still wanted is registered when the link comes."""
+    world = World()
+    room, gone, user = new_id(), new_id(), new_id()
+    await world.registry.want_rooms([room, gone])
+    await world.registry.want_user(user)
+    world.registry.drop_room(gone)
+    assert world.redis.calls == 0
+    await world.registry.begin("me~2")
+    assert world.redis.rooms == {room} and world.watcher.seen == [("arrived", user)]
+
+
+async def test_the_link_is_lost(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """Nobody waits for a registration that will not come; the next link registers it."""
+    world = World()
+    await world.registry.begin("me~1")
+    world.redis.away = True
+    room = new_id()
+
+    async def run() -> None:
+        try:
+            await world.registry.run()
+        except Unavailable:
+            world.registry.end()
+
+    nursery.start_soon(run)
+    with trio.fail_after(5):
+        await world.registry.want_rooms([room])
+    assert world.registry.instance == "" and world.redis.rooms == set()
+    world.redis.away = False
+    await world.registry.begin("me~2")
+    assert world.redis.rooms == {room}

@@ -1,0 +1,120 @@
+"""server.ephemera: what is told and not kept, in virtual time."""
+
+from typing import Any, cast
+from uuid import UUID
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from handlers.model import StatusUpdate
+from server.ephemera import MAX_PER_TICK, REPEAT, SLACK, STARTED, STOPPED, TYPING_TTL, UPDATED, Ephemera
+from server.rooms import Rooms
+from store.entries import Receipt, Typing
+from store.ids import new_id
+from store.model import MessageStatus
+
+ROOM, ALICE, BOB = new_id(), new_id(), new_id()
+
+
+class Recorder:
+    """Rooms, of which one is open, and the way to others, as lists of what was told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, Any]] = []
+        self.sent: list[Any] = []
+
+    def find(self, conversation_id: UUID) -> object | None:
+        return self if conversation_id == ROOM else None
+
+    def notify_conversation(
+        self, conversation_id: UUID, event: str, arguments: tuple[Any, ...], *, but: UUID | None = None
+    ) -> None:
+        self.told.append((event, arguments[0]))
+
+    def send(self, *, receipts: Any = (), typing: Any = (), seen: Any = ()) -> None:
+        self.sent += [*receipts, *typing, *seen]
+
+    def events(self) -> list[str]:
+        told, self.told = self.told, []
+        return [event for event, _ in told]
+
+
+@pytest.fixture
+async def world(nursery: trio.Nursery, autojump_clock: MockClock) -> tuple[Recorder, Ephemera]:
+    recorder = Recorder()
+    ephemera = Ephemera(cast(Rooms, recorder), recorder)
+    await nursery.start(ephemera.run)
+    return recorder, ephemera
+
+
+async def test_typing_stops_by_itself(world: tuple[Recorder, Ephemera]) -> None:
+    """After 6 s without a word; said again, it goes on, and others hear it again only now and then."""
+    recorder, ephemera = world
+    for _ in range(10):
+        ephemera.type(ROOM, ALICE)
+        await trio.sleep(1.0)
+    assert recorder.events() == [STARTED]
+    assert 10 / REPEAT - 1 <= len(recorder.sent) <= 10 / REPEAT + 1
+    await trio.sleep(TYPING_TTL - 1.5)
+    assert recorder.events() == []
+    await trio.sleep(1.0)
+    assert recorder.events() == [STOPPED]
+
+
+async def test_typing_is_stopped(world: tuple[Recorder, Ephemera]) -> None:
+    """By StopTyping, and by the end of the last connection; once."""
+    recorder, ephemera = world
+    ephemera.type(ROOM, ALICE)
+    ephemera.stop_typing(ROOM, ALICE)
+    ephemera.stop_typing(ROOM, ALICE)
+    ephemera.type(ROOM, ALICE)
+    ephemera.type(ROOM, BOB)
+    ephemera.user_left(ALICE)
+    assert recorder.events() == [STARTED, STOPPED, STARTED, STARTED, STOPPED]
+    assert recorder.sent[-1] == Typing(ROOM, ALICE, False)
+
+
+async def test_a_dead_instance_types_no_more(world: tuple[Recorder, Ephemera]) -> None:
+    """What another instance said expires here, a little later than there; it is not passed on."""
+    recorder, ephemera = world
+    ephemera.receive((), (Typing(ROOM, BOB, True),), ())
+    await trio.sleep(TYPING_TTL + 0.5)
+    assert recorder.events() == [STARTED]
+    await trio.sleep(SLACK)
+    assert recorder.events() == [STOPPED] and recorder.sent == []
+
+
+async def test_receipts_coalesce(world: tuple[Recorder, Ephemera]) -> None:
+    """A flood of receipts of one member becomes one event a tick, with the furthest seq; Read before Delivered."""
+    recorder, ephemera = world
+    for seq in range(1, 1001):
+        ephemera.tell_receipts([Receipt(ROOM, ALICE, seq, seq - 1, "t")])
+    assert len(recorder.sent) == 1000  # others coalesce for themselves
+    await trio.sleep(1.0)
+    updates = [update for event, update in recorder.told if event == UPDATED]
+    assert [(update.status, update.seq) for update in updates] in (
+        [(MessageStatus.READ, 999), (MessageStatus.DELIVERED, 1000)],
+        [(MessageStatus.DELIVERED, 1), (MessageStatus.READ, 999), (MessageStatus.DELIVERED, 1000)],
+    )
+
+
+async def test_many_members_at_once(world: tuple[Recorder, Ephemera]) -> None:
+    """Past a bound the rest waits for the next tick, and coalesces meanwhile: a busy room is not flooded."""
+    recorder, ephemera = world
+    members = [new_id() for _ in range(3 * MAX_PER_TICK)]
+    for seq in range(1, 21):
+        ephemera.receive([Receipt(ROOM, member, seq, seq, "t") for member in members], (), ())
+        await trio.sleep(0.05)
+    assert len(recorder.told) <= 11 * MAX_PER_TICK
+    await trio.sleep(2.0)
+    last: dict[UUID, StatusUpdate] = {update.user_id: update for _, update in recorder.told}
+    assert {update.seq for update in last.values()} == {20} and last.keys() == set(members)
+
+
+async def test_nobody_there(world: tuple[Recorder, Ephemera]) -> None:
+    """Receipts of conversations that nobody here has open are not kept."""
+    recorder, ephemera = world
+    ephemera.receive([Receipt(new_id(), ALICE, 1, 1, "t")], (), ())
+    await trio.sleep(1.0)
+    assert recorder.told == []

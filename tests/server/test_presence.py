@@ -1,0 +1,116 @@
+"""server.presence: the last word on a user is the true one (P7)."""
+
+from collections.abc import Collection, Mapping
+from typing import Any, cast
+from uuid import UUID
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from handlers.presence import Presence
+from server.ephemera import Ephemera
+from server.presence import ROUND, Announcer
+from server.rooms import Rooms
+from store.entries import Seen
+from store.errors import Unavailable
+from store.ids import new_id
+from store.instances import Instances
+from store.model import UserStatus
+
+ALICE = new_id()
+ONLINE, OFFLINE = UserStatus.ONLINE, UserStatus.OFFLINE
+
+
+class World:
+    """Everything the announcer talks to. `here` is the truth; what it tells is in `told`."""
+
+    def __init__(self) -> None:
+        self.here: set[UUID] = set()
+        self.chosen: dict[UUID, UserStatus] = {}
+        self.told: list[tuple[UUID, UserStatus]] = []
+        self.last_seen: list[UUID] = []
+        self.away = False
+        self.meanwhile: Any = None
+        self.announcer = Announcer(cast(Presence, self), cast(Instances, self), cast(Rooms, self), cast(Ephemera, self))
+
+    def sessions_of(self, user_id: UUID) -> tuple[object, ...]:
+        return ()
+
+    async def count_sessions(self, user_ids: Collection[UUID]) -> dict[UUID, int]:
+        await trio.lowlevel.checkpoint()
+        if self.away:
+            raise Unavailable("away")
+        return {user_id: int(user_id in self.here) for user_id in user_ids}
+
+    async def seen(
+        self, user_ids: Collection[UUID], online: Collection[UUID], chosen: Mapping[UUID, bool]
+    ) -> list[Seen]:
+        await trio.lowlevel.checkpoint()
+        if self.meanwhile is not None:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            meanwhile()
+        return [
+            Seen(user_id, self.chosen.get(user_id, ONLINE) if user_id in online else OFFLINE, None, None, ())
+            for user_id in user_ids
+            if self.chosen.get(user_id) is not OFFLINE or chosen.get(user_id)
+        ]
+
+    async def keep_last_seen(self, user_ids: Collection[UUID]) -> None:
+        self.last_seen += user_ids
+
+    def show(self, seen: list[Seen]) -> None:
+        self.told += ((one.user_id, one.status) for one in seen)
+
+
+@pytest.fixture
+async def world(nursery: trio.Nursery, autojump_clock: MockClock) -> World:
+    world = World()
+    await nursery.start(world.announcer.run)
+    return world
+
+
+async def test_come_and_gone(world: World) -> None:
+    """Told once each; when she goes, it is kept when she was seen last."""
+    world.here.add(ALICE)
+    world.announcer.arrived([ALICE])
+    await trio.sleep(5 * ROUND)
+    world.here.clear()
+    world.announcer.left([ALICE])
+    await trio.sleep(5 * ROUND)
+    assert world.told == [(ALICE, ONLINE), (ALICE, OFFLINE)] and world.last_seen == [ALICE]
+
+
+async def test_what_changes_while_it_is_told(world: World) -> None:
+    """She left, and came back on another instance in the moment in which it was told: the next word is right."""
+    world.announcer.left([ALICE])
+    world.meanwhile = lambda: world.here.add(ALICE)
+    await trio.sleep(10 * ROUND)
+    assert world.told == [(ALICE, OFFLINE), (ALICE, ONLINE)]
+
+
+async def test_appearing_offline(world: World) -> None:
+    """Who chose so comes and goes unseen; that she chose so is told, and when she is visible again."""
+    world.chosen[ALICE] = OFFLINE
+    world.here.add(ALICE)
+    world.announcer.arrived([ALICE])
+    await trio.sleep(5 * ROUND)
+    assert world.told == []
+    world.announcer.status_changed(ALICE)
+    await trio.sleep(5 * ROUND)
+    world.chosen[ALICE] = UserStatus.BUSY
+    world.announcer.status_changed(ALICE)
+    await trio.sleep(5 * ROUND)
+    assert world.told == [(ALICE, OFFLINE), (ALICE, UserStatus.BUSY)]
+
+
+async def test_paused(world: World) -> None:
+    """While Redis is away nothing is told; after that everything is."""
+    world.away = True
+    world.here.add(ALICE)
+    world.announcer.arrived([ALICE])
+    await trio.sleep(3.0)
+    assert world.told == []
+    world.away = False
+    await trio.sleep(3.0)
+    assert world.told == [(ALICE, ONLINE)]
