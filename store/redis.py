@@ -5,6 +5,7 @@ Owns the client and the task that keeps it; translates its errors to `Unavailabl
 """
 
 import random
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 from itertools import islice
@@ -24,6 +25,7 @@ TIMEOUT = 2 * SECONDS  # for one command
 CONNECT_TIMEOUT = 2 * SECONDS
 FIRST_BACKOFF, MAX_BACKOFF = 0.1 * SECONDS, 5 * SECONDS
 MAX_CONNECTIONS = 32
+STUCK, STUCK_WITHIN = 3, 15 * SECONDS  # so many timeouts within so long: the client is replaced
 CHUNK = 500  # items whose commands go into one pipeline
 
 # What coredis and anyio raise when the other side is gone, is not ready, or never answered.
@@ -48,6 +50,8 @@ class Redis:
         self._name = name
         self._timeout = timeout
         self._client: Client | None = None
+        self._timeouts: deque[float] = deque(maxlen=STUCK)  # when the last commands were not answered in time
+        self._stuck = trio.Event()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep a client until cancelled. Redis may be out of reach at the start and at any time later."""
@@ -57,7 +61,8 @@ class Redis:
             try:
                 async with self._opened():
                     delay = FIRST_BACKOFF
-                    await trio.sleep_forever()
+                    await self._stuck.wait()
+                    log.warning("redis_client_renewed", reason="commands were not answered in time")
             except* FAILURES as group:
                 log.warning("redis_unreachable", error=str(group.exceptions[0]))
             await trio.sleep(delay * random.uniform(0.5, 1.0))
@@ -68,19 +73,30 @@ class Redis:
         async with connect(self._url, name=self._name, timeout=self._timeout) as client:
             try:
                 self._client = client
+                self._timeouts.clear()
+                self._stuck = trio.Event()
                 yield
             finally:
                 self._client = None
 
     @asynccontextmanager
     async def bounded(self) -> AsyncIterator[Client]:
-        """The client, for commands that must all be done within the timeout. Raises Unavailable."""
+        """The client, for commands that must all be done within the timeout. Raises Unavailable.
+
+        A client whose commands time out again and again is replaced: what was cancelled under it, or the
+        network, may have left it with connections on which nothing comes any more.
+        """
         if self._client is None:
             raise Unavailable("Redis is out of reach")
         try:
             with trio.fail_after(self._timeout):
                 yield self._client
-        except (*FAILURES, trio.TooSlowError) as error:
+        except trio.TooSlowError:
+            self._timeouts.append(trio.current_time())
+            if len(self._timeouts) == STUCK and self._timeouts[-1] - self._timeouts[0] < STUCK_WITHIN:
+                self._stuck.set()
+            raise Unavailable(f"Redis: no answer within {self._timeout:g} s") from None
+        except FAILURES as error:
             raise Unavailable(f"Redis: {str(error) or type(error).__name__}") from error
 
     async def together(self, commands: Callable[[Any], Iterable[Awaitable[Any]]]) -> list[Any]:

@@ -3,7 +3,8 @@
 Owns the nursery of an epoch: the lease, the registration, the inbox reader, the publisher, the reaper. An epoch
 begins with a new instance id and ends with the first sign that Redis has lost us or we have lost Redis; then the next
 one begins: everything is registered anew, and after that the heads of all rooms are compared with PostgreSQL, so that
-whatever was missed in between is repaired (design.md 6 and 7). Without a link conversations go on locally.
+whatever was missed in between is repaired (design.md 6 and 7). Without a link conversations go on locally, and what others
+write is found by looking now and then.
 """
 
 import random
@@ -27,6 +28,7 @@ RENEWAL = 3.0  # seconds between renewals
 BLOCK = 1.0  # seconds one read of the inbox waits; below the timeout of a command
 TRIM_EVERY = 200  # entries
 RECHECK = 30.0  # seconds between looks whether our rooms are up to date: what no rule foresaw is found here
+ALONE = 2.0  # seconds between the same looks while there is no link
 FIRST_RETRY, MAX_RETRY = 0.1, 1.0  # seconds
 
 log = structlog.get_logger("parley.link")
@@ -69,6 +71,7 @@ class Link:
         attempt = trio.Event()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_tell, attempt, task_status)
+            nursery.start_soon(self._look_around)
             while True:
                 before = self.epochs
                 try:
@@ -128,6 +131,16 @@ class Link:
             else:
                 check = self._recovery.check_heads
                 await trio.sleep(RECHECK * random.uniform(0.75, 1.25))
+
+    async def _look_around(self) -> None:
+        """While there is no link, PostgreSQL itself is asked what others have written: late is better than never."""
+        while True:
+            await trio.sleep(ALONE * random.uniform(0.75, 1.25))
+            if not self.established:
+                try:
+                    await self._recovery.check_heads()
+                except StoreError:
+                    pass  # PostgreSQL is away too: others say so
 
     async def _read(self, instance: str) -> None:
         last, read = b"0-0", 0

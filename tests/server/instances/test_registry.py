@@ -133,7 +133,7 @@ async def test_wanted_again_while_it_goes(world: World) -> None:
 
 
 async def test_coming_and_going(world: World) -> None:
-    """The first to come and the last to go are told of; a reload within the grace period, or another instance, hides it."""
+    """The first to come and the last to go are told of; not a reload within the grace period, nor another instance."""
     alice, bob = new_id(), new_id()
     world.redis.elsewhere.add(bob)
     for user in (alice, bob):
