@@ -91,6 +91,10 @@ class Reliable:
         self.received = self._arriving
         return True
 
+    @property
+    def owes_ack(self) -> bool:
+        return self.received > self.acked and self.state is State.LIVE
+
     def resume(self, number: int) -> None:
         """The client's Sequence: its next message has this number. Raises SequenceError."""
         if number > self.received + 1 or number < 1:

@@ -271,7 +271,7 @@ class HubSession:
         if expiry <= now:
             self.end("unauthenticated: The access token has expired.", allow_reconnect=True)
         due = min(expiry, self.carrier.sent_at + timeouts.keepalive)
-        if self.reliable is not None and self.reliable.received > self.reliable.acked and not self.closed:
+        if self.reliable is not None and self.reliable.owes_ack and not self.closed:
             self._acknowledge(self.reliable)
         if now >= self.carrier.sent_at + timeouts.keepalive and not self.closed:
             self.outbox.offer(self.outbox.encoding.ping())

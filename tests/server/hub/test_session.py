@@ -17,8 +17,10 @@ from server import websocket
 from server.hub.catchup import SyncSource
 from server.hub.dispatch import Dispatcher
 from server.hub.encoding import BARE, Encoding
-from server.hub.frames import Close, Completion, HubMessage, Invocation, Ping, StreamItem
-from server.hub.session import MAX_OUTSTANDING, MAX_STREAMS, HubSession, Ticket
+from server.hub.frames import Ack, Close, Completion, HubMessage, Invocation, Ping, StreamItem
+from server.hub.frames import Sequence as Sequence_
+from server.hub.reliable import Reliable
+from server.hub.session import DORMANCY, MAX_OUTSTANDING, MAX_STREAMS, HubSession, Ticket
 from server.outbox import Flusher, Outbox
 from server.rooms import Rooms
 from server.wheel import Wheel
@@ -104,12 +106,15 @@ class Carrier(Outbox):
         self.sent = b""
         self.code = 0
         self.why = ""
+        self.reliable: Reliable | None = None
         self._wheel = world.wheel
         self.session: HubSession
 
     def flush(self) -> None:
         if not self.blocked:
             frames = self.take()
+            if self.reliable is not None:
+                self.reliable.record(self.encoding, frames)
             if frames:
                 self.sent_at = self._wheel.now
             self.sent += b"".join(frames)
@@ -389,3 +394,117 @@ async def test_what_came_before_a_violation_counts(client: Client, autojump_cloc
     completion, close = client.carrier.messages()
     assert isinstance(completion, Completion) and isinstance(close, Close)
     assert close.error and not close.allow_reconnect and client.carrier.code == websocket.PROTOCOL_ERROR
+
+
+# -- stateful reconnect ---------------------------------------------------------------------------
+
+
+async def reliable_client(world: World, nursery: trio.Nursery, version: int = 2) -> Client:
+    client = Client(world, nursery)
+    client.session.make_reliable()
+    await client.send(b'{"protocol":"json","version":%d}\x1e' % version)
+    client.carrier.flush()
+    client.carrier.sent = b""
+    return client
+
+
+def lose(world: World, client: Client) -> None:
+    """The socket ends without a word."""
+    world.wheel.cancel(client.carrier)
+    client.session.on_closed("connection lost")
+
+
+async def come_back(world: World, nursery: trio.Nursery, client: Client) -> list[HubMessage]:
+    """A new socket for the same session. What it says first."""
+    client.carrier = Carrier(world, nursery)
+    client.carrier.session = client.session
+    await client.session.resume(client.carrier, client.carrier)
+    world.wheel.schedule(client.carrier, client.session.on_due(world.wheel.now))
+    return client.carrier.messages()
+
+
+def number(count: int) -> bytes:
+    return BARE["json"].sequence(count)
+
+
+async def test_a_lost_socket_is_replaced(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """The new one begins with Sequence and what was not acknowledged; what the client repeats is not done twice."""
+    client = await reliable_client(world, nursery)
+    await client.send(BARE["json"].ack(0))
+    [first] = await client.call("Ping")
+    await client.send(BARE["json"].ack(1))
+    [second] = await client.call("Ping", invocation_id="2")
+    lose(world, client)
+    sequence, again = await come_back(world, nursery, client)
+    assert sequence == Sequence_(2) and again == second and first != second
+    assert await client.call("Ping", invocation_id="3") == []  # ignored until its Sequence
+    await client.send(number(2))
+    await client.send(PROTOCOLS["json"].encode_invocation("Ping", (), "2"))  # repeated
+    assert client.carrier.messages() == []
+    [third] = await client.call("Ping", invocation_id="3")
+    assert isinstance(third, Completion) and third.invocation_id == "3"
+
+
+async def test_what_happens_meanwhile(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """Sends that commit while the client is away are answered when it is back; a call cut short gets an error."""
+    client = await reliable_client(world, nursery)
+    await client.call("Send", "hello", invocation_id="send")
+    async with trio.open_nursery() as carrier:
+        carrier.start_soon(client.call, "Slow")
+        await wait_all_tasks_blocked()
+        carrier.cancel_scope.cancel()
+    lose(world, client)
+    world.commit(1)
+    await wait_all_tasks_blocked()
+    messages = await come_back(world, nursery, client)
+    answers = {message.invocation_id: message for message in messages if isinstance(message, Completion)}
+    assert answers.keys() == {"send", "1"} and answers["send"].error is None
+    assert "unavailable" in (answers["1"].error or "")
+
+
+async def test_nobody_comes_back(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """A session without its client is kept for 15 s, then it is gone."""
+    client = await reliable_client(world, nursery)
+    lose(world, client)
+    await trio.sleep(DORMANCY - 1)
+    assert world.sessions
+    await trio.sleep(2)
+    assert not world.sessions and client.session.closed
+
+
+@pytest.mark.parametrize("how", ["version 1", "closed by client", "closed by us", "draining"])
+async def test_not_everybody_is_waited_for(
+    world: World, nursery: trio.Nursery, autojump_clock: MockClock, how: str
+) -> None:
+    """Not clients that do not speak it, nor after a Close of either side, nor when we go ourselves."""
+    client = await reliable_client(world, nursery, version=1 if how == "version 1" else 2)
+    if how == "closed by client":
+        await client.send(BARE["json"].close(None, allow_reconnect=False))
+    elif how == "closed by us":
+        client.session.end("enough")
+    world.draining = how == "draining"
+    lose(world, client)
+    assert not world.sessions
+
+
+async def test_acks(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """We acknowledge about once a second, and only when something has come."""
+    client = await reliable_client(world, nursery)
+    for turn in range(5):
+        await client.send(PROTOCOLS["json"].encode_invocation("Ping", (), str(turn)))
+    client.carrier.messages()
+    await trio.sleep(2)
+    assert client.carrier.messages() == [Ack(5)]
+    await trio.sleep(10)
+    assert client.carrier.messages() == []
+
+
+async def test_a_sequence_from_the_future(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """Its Sequence from the future ends the connection with a clear error."""
+    client = await reliable_client(world, nursery)
+    await client.call("Ping")
+    lose(world, client)
+    await come_back(world, nursery, client)
+    await client.send(number(9))
+    [close] = client.carrier.messages()
+    assert isinstance(close, Close) and "Sequence" in (close.error or "")

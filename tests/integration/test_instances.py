@@ -1,0 +1,287 @@
+"""Two instances and the people on them: what one does, the others see."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import trio
+
+from loadtest.client import HubClient, HubError
+from tests.integration.test_chat import WAIT, Inbox
+from tests.running import Running, User, checked, running
+
+Pair = tuple[Running, Running]
+LEASE = 10.0  # seconds (server.instances.link)
+
+
+@pytest.fixture
+async def pair(database: str, redis_url: str) -> AsyncIterator[Pair]:
+    async with running(database, redis_url) as one, running(database, redis_url) as two:
+        yield one, two
+
+
+async def people(server: Running, *names: str) -> list[User]:
+    return [await server.register(name) for name in names]
+
+
+async def until(inbox: Inbox, target: str, **fields: object) -> Any:
+    """The first event of this name with these fields."""
+    with trio.fail_after(WAIT):
+        while True:
+            for value in inbox.of(target):
+                if all(value[name] == field for name, field in fields.items()):
+                    return value
+            count = len(inbox.of(target))
+            await inbox.until(count + 1, target)
+
+
+async def test_messages_and_changes(pair: Pair) -> None:
+    """Sent, edited and deleted on one, seen on the other, the same and in order."""
+    one, two = pair
+    alice, bob = await people(one, "alice", "bob")
+    conversation = await one.direct(alice, bob)
+    inbox = Inbox()
+    async with one.connect(alice) as a, two.connect(bob, inbox, protocol="messagepack"):
+        sent = [await a.invoke("SendMessage", {"conversationId": conversation, "content": str(n)}) for n in range(50)]
+        edited = await a.invoke("EditMessage", sent[3]["id"], "three")
+        deleted = await a.invoke("DeleteMessage", sent[4]["id"])
+        assert await inbox.until(50) == sent
+        assert await inbox.until(2, "MessageChanged") == [edited, deleted]
+
+
+async def test_receipts(pair: Pair) -> None:
+    """Every way to say that one has a message; told to the others, shown on messages, counted as read."""
+    one, two = pair
+    alice, bob, eve = await people(one, "alice", "bob", "eve")
+    group = await one.group(alice, bob)
+    inbox = Inbox()
+    async with one.connect(alice, inbox) as a, two.connect(bob) as b, two.connect(eve) as e, two.http(bob) as http:
+        sent = [await a.invoke("SendMessage", {"conversationId": group, "content": str(n)}) for n in range(6)]
+        assert (await http.get(f"/api/conversations/{group}")).json()["unreadCount"] == 6
+        assert await b.invoke("MarkDelivered", group, sent[0]["seq"]) is None
+        told = await until(inbox, "MessageStatusUpdated", seq=sent[0]["seq"])
+        assert (told["conversationId"], told["userId"], told["status"]) == (group, bob.id, "Delivered")
+        await b.invoke("MarkMessageAsDelivered", sent[1]["id"])
+        await until(inbox, "MessageStatusUpdated", seq=sent[1]["seq"], status="Delivered")
+        await b.invoke("MarkMessageAsRead", sent[2]["id"])
+        await until(inbox, "MessageStatusUpdated", seq=sent[2]["seq"], status="Read")
+        answer = await http.put(f"/api/messages/{sent[3]['id']}/status", json={"status": "delivered"})
+        assert answer.status_code == 204
+        await until(inbox, "MessageStatusUpdated", seq=sent[3]["seq"], status="Delivered")
+        history = (await http.get(f"/api/messages?conversationId={group}&after=1")).json()["items"]
+        assert [m["status"] for m in history] == ["Read"] * 3 + ["Delivered"] + ["Sent"] * 2
+        await b.invoke("MarkRead", group, 10**6)  # never past the head
+        await until(inbox, "MessageStatusUpdated", seq=sent[5]["seq"], status="Read")
+        await b.invoke("MarkRead", group, 1)
+        view = (await http.get(f"/api/conversations/{group}")).json()
+        assert view["unreadCount"] == 0
+        assert {m["userId"]: m["readSeq"] for m in view["members"]}[bob.id] == sent[5]["seq"]
+        page = (await http.get(f"/api/messages/{sent[0]['id']}/receipts")).json()
+        assert page == {"items": [{"userId": bob.id, "status": "Read"}], "next": None}
+        for call in (
+            ("MarkRead", group, 1),
+            ("MarkDelivered", group, 1),
+            ("MarkMessageAsRead", sent[0]["id"]),
+        ):
+            with pytest.raises(HubError, match="not_found"):
+                await e.invoke(*call)
+        with pytest.raises(HubError, match="invalid_cursor"):
+            await b.invoke("MarkRead", group, -1)
+        assert (await http.put(f"/api/messages/{sent[3]['id']}/status", json={"status": "Sent"})).status_code == 400
+        async with two.http(eve) as hers:
+            assert (await hers.get(f"/api/messages/{sent[0]['id']}/receipts")).status_code == 404
+            answer = await hers.put(f"/api/messages/{sent[0]['id']}/status", json={"status": "Read"})
+            assert answer.status_code == 404
+
+
+async def test_a_flood_of_receipts(pair: Pair) -> None:
+    """Thousands of receipts into one conversation are few events for each member, and end where they should."""
+    one, _ = pair
+    users = await people(one, *(f"u{n}" for n in range(6)))
+    group = await one.group(users[0], *users[1:])
+    inbox = Inbox()
+    total = 0
+    async with one.connect(users[0], inbox) as owner:
+        for n in range(40):
+            last = await owner.invoke("SendMessage", {"conversationId": group, "content": str(n)})
+        start = trio.current_time()
+
+        async def flood(server: Running, user: User) -> None:
+            nonlocal total
+            async with server.connect(user) as client:
+                for _ in range(25):
+                    calls = [await client.start("MarkRead", group, last["seq"] - n) for n in reversed(range(40))]
+                    for call in calls:
+                        await client.result(call)
+                    total += len(calls)
+
+        async with trio.open_nursery() as nursery:
+            for number, user in enumerate(users[1:]):
+                nursery.start_soon(flood, pair[number % 2], user)
+        seconds = trio.current_time() - start
+        for user in users[1:]:
+            await until(inbox, "MessageStatusUpdated", userId=user.id, seq=last["seq"], status="Read")
+        for user in users[1:]:
+            mine = [update for update in inbox.of("MessageStatusUpdated") if update["userId"] == user.id]
+            assert len(mine) <= 10 * (seconds + 1) + 2
+            assert [update["seq"] for update in mine] == sorted(update["seq"] for update in mine)
+    assert total == 5000
+
+
+async def test_typing(pair: Pair) -> None:
+    """Seen on the other instance, not by oneself; ends by itself when its connection ends. Members only."""
+    one, two = pair
+    alice, bob, eve = await people(one, "alice", "bob", "eve")
+    conversation = await one.direct(alice, bob)
+    mine, hers = Inbox(), Inbox()
+    async with one.connect(alice, mine) as a, two.connect(eve) as e:
+        async with two.connect(bob, hers) as b:
+            await b.invoke("StartTyping", conversation)
+            await b.invoke("StartTyping", conversation)
+            assert await mine.until(1, "UserStartedTyping") == [{"conversationId": conversation, "userId": bob.id}]
+            await b.invoke("StopTyping", conversation)
+            await mine.until(1, "UserStoppedTyping")
+            await b.invoke("StartTyping", conversation)
+            await mine.until(2, "UserStartedTyping")
+        await mine.until(2, "UserStoppedTyping")
+        assert hers.of("UserStartedTyping") == []
+        with pytest.raises(HubError, match="not_found"):
+            await e.invoke("StartTyping", conversation)
+        await a.invoke("Ping")
+
+
+async def test_presence(pair: Pair) -> None:
+    """Many devices are one person; a reload does not show; the last one gone, she is offline, and was last seen then.
+    Who appears offline is offline to everybody but herself."""
+    one, two = pair
+    alice, bob, eve = await people(one, "alice", "bob", "eve")
+    await one.direct(alice, bob)
+    inbox, stranger = Inbox(), Inbox()
+    async with one.connect(alice, inbox) as a, one.connect(eve, stranger):
+        async with two.connect(bob) as b:
+            await until(inbox, "UserStatusChanged", userId=bob.id, status="Online")
+            async with one.connect(bob):
+                await b.invoke("UpdateStatus", "Busy", "in a meeting")
+                told = await until(inbox, "UserStatusChanged", userId=bob.id, status="Busy")
+                assert told["statusText"] == "in a meeting"
+        async with one.connect(bob) as b:  # both were gone for a moment
+            [shown] = await a.invoke("GetPresence", [bob.id])
+            assert shown["status"] == "Busy"
+            async with one.http(bob) as http:
+                checked(await http.put("/api/users/status", json={"status": "Offline"}))
+                await until(inbox, "UserStatusChanged", userId=bob.id, status="Offline")
+                assert checked(await http.get("/api/users/me"))["status"] == "Offline"
+            async with one.http(alice) as http:
+                assert checked(await http.get(f"/api/users/{bob.id}"))["status"] == "Offline"
+            await b.invoke("UpdateStatus", "Online")
+            await until(inbox, "UserStatusChanged", userId=bob.id, status="Online", statusText=None)
+        with trio.fail_after(WAIT):
+            while not (changed := inbox.of("UserStatusChanged")[-1])["lastSeenAt"]:
+                await a.invoke("Ping")
+                await trio.sleep(0.1)
+        assert (changed["userId"], changed["status"]) == (bob.id, "Offline")
+        everybody = await a.invoke("GetPresence", [bob.id, alice.id, eve.id])
+        assert [one["status"] for one in everybody] == ["Offline", "Online", "Online"]
+        assert stranger.of("UserStatusChanged") == []
+
+
+async def test_a_killed_instance(pair: Pair) -> None:
+    """P7: its users are online until its lease has run out, and offline soon after; who came back elsewhere, never."""
+    one, two = pair
+    alice, bob, carol = await people(one, "alice", "bob", "carol")
+    await one.group(alice, bob, carol)
+    inbox = Inbox()
+    async with one.connect(alice, inbox) as a, two.connect(bob), two.connect(carol):
+        await until(inbox, "UserStatusChanged", userId=bob.id, status="Online")
+        await until(inbox, "UserStatusChanged", userId=carol.id, status="Online")
+        start = trio.current_time()
+        two.kill()
+        async with one.connect(carol):
+            await trio.sleep(LEASE / 3)
+            assert {one["status"] for one in await a.invoke("GetPresence", [bob.id, carol.id])} == {"Online"}
+            await until(inbox, "UserStatusChanged", userId=bob.id, status="Offline")
+            assert LEASE / 2 < trio.current_time() - start < 15 + WAIT
+            updates = [update for update in inbox.of("UserStatusChanged") if update["userId"] == carol.id]
+            assert {update["status"] for update in updates} == {"Online"}
+
+
+async def hears(client: HubClient, inbox: Inbox, said: dict[str, Any]) -> None:
+    with trio.fail_after(WAIT):
+        while said not in inbox.messages:
+            await client.invoke("Ping")
+
+
+async def test_authority(pair: Pair) -> None:
+    """P9: members come and go, roles change, conversations and users are deleted: on the sockets of every instance."""
+    one, two = pair
+    alice, bob, carol = await people(one, "alice", "bob", "carol")
+    group = await one.group(alice, bob)
+    bobs, carols = Inbox(), Inbox()
+    async with (
+        one.connect(alice) as a,
+        two.connect(bob, bobs) as b,
+        two.connect(carol, carols) as c,
+        one.http(alice) as http,
+    ):
+        path = f"/api/conversations/{group}"
+        checked(await http.post(f"{path}/members", json={"userId": carol.id}))
+        view = (await carols.until(1, "ConversationChanged"))[0]
+        assert view["id"] == group and view["memberCount"] == 3
+        said = await a.invoke("SendMessage", {"conversationId": group, "content": "welcome"})
+        await hears(c, carols, said)
+        checked(await http.put(f"{path}/members/{carol.id}/role", json={"role": "Admin"}))
+        with trio.fail_after(WAIT):
+            while "Admin" not in str(carols.of("ConversationChanged")[-1]["members"]):
+                await c.invoke("Ping")
+        assert (await http.delete(f"{path}/members/{bob.id}")).is_success
+        await bobs.until(1, "ConversationRemoved")
+        assert [arguments for target, arguments in bobs.events if target == "ConversationRemoved"] == [
+            [group, "removed"]
+        ]
+        said = await a.invoke("SendMessage", {"conversationId": group, "content": "among us"})
+        await hears(c, carols, said)
+        await b.invoke("Ping")
+        assert said not in bobs.messages
+        with pytest.raises(HubError, match="not_found"):
+            await b.invoke("JoinConversation", group)
+        assert (await http.delete(path)).is_success
+        await carols.until(1, "ConversationRemoved")
+        assert [arguments for target, arguments in carols.events if target == "ConversationRemoved"] == [
+            [group, "deleted"]
+        ]
+        async with one.http(carol) as hers:
+            assert (await hers.delete(f"/api/users/{carol.id}")).is_success
+        with trio.fail_after(WAIT):
+            await c.closed.wait()
+        assert c.close_message is not None and not c.close_message.allow_reconnect
+
+
+async def test_a_new_group_reaches_everybody(pair: Pair) -> None:
+    """People who are named in a new group hear of it, and what is said there at once, on all instances."""
+    one, two = pair
+    alice, bob = await people(one, "alice", "bob")
+    inbox = Inbox()
+    async with one.connect(alice) as a, two.connect(bob, inbox) as b:
+        for n in range(10):
+            group = await one.group(alice, bob)
+            said = await a.invoke("SendMessage", {"conversationId": group, "content": str(n)})
+            await hears(b, inbox, said)
+        assert len(inbox.messages) == 10
+
+
+async def test_without_redis(database: str) -> None:
+    """Nobody there at the start: people chat on their instance, and hear of others a little later; it is Degraded."""
+    async with (
+        running(database, "unix:///tmp/nothing-here") as one,
+        running(database, "unix:///tmp/nothing-here") as two,
+    ):
+        alice, bob = await people(one, "alice", "bob")
+        conversation = await one.direct(alice, bob)
+        inbox = Inbox()
+        async with one.connect(alice) as a, two.connect(bob, inbox) as b, one.http() as http:
+            said = await a.invoke("SendMessage", {"conversationId": conversation, "content": "anybody?"})
+            assert (await inbox.until(1))[0] == said
+            await b.invoke("MarkRead", conversation, said["seq"])  # kept in PostgreSQL
+            with pytest.raises(HubError, match="unavailable"):
+                await b.invoke("GetPresence", [alice.id])
+            assert (await http.get("/health")).json()["status"] == "Degraded"

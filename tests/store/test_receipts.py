@@ -1,0 +1,96 @@
+"""store.receipts: cursors only rise, whatever comes, however often (P6)."""
+
+from uuid import UUID
+
+import pytest
+import trio
+
+from store import conversations, keys, receipts
+from store.entries import Receipt
+from store.ids import new_id
+from store.postgres import Connection
+from store.receipts import ReceiptStreams, list_receipts, write_receipts
+from store.redis import Redis
+from tests.store.test_instances import redis, valkey  # noqa: F401
+from tests.store.world import make_group, make_users
+
+
+async def cursors(conn: Connection, group: UUID) -> dict[UUID, tuple[int, int]]:
+    found = await conversations.list_cursors(conn, group)
+    return {cursor.user_id: (cursor.delivered_seq, cursor.read_seq) for cursor in found}
+
+
+async def grow(conn: Connection, group: UUID, by: UUID, count: int) -> None:
+    for number in range(count):
+        await conversations.update_title(conn, group, f"title {number}", by=by)
+
+
+async def test_only_up(conn: Connection) -> None:
+    """Reading is receiving; a cursor never falls, and never passes the head; who is no member is passed over."""
+    alice, bob, eve = await make_users(conn, 3)
+    group = await make_group(conn, [alice, bob])
+    await grow(conn, group, alice, 9)
+    [moved] = await write_receipts(
+        conn, [Receipt(group, bob, 3, 0), Receipt(group, bob, 5, 4), Receipt(group, eve, 5, 5)]
+    )
+    assert moved == (group, bob, 1, 1, 5, 4)
+    assert (await cursors(conn, group))[bob] == (5, 4)
+    assert await write_receipts(conn, [Receipt(group, bob, 2, 2)]) == []
+    [moved] = await write_receipts(conn, [Receipt(group, bob, 0, 99)])
+    assert moved == (group, bob, 5, 4, 10, 10)
+    assert await write_receipts(conn, [Receipt(new_id(), bob, 1, 1)]) == []
+
+
+async def test_who_has_it(conn: Connection) -> None:
+    """Those who have a message, besides its sender, page by page."""
+    people = sorted(await make_users(conn, 4))
+    group = await make_group(conn, people)
+    await grow(conn, group, people[0], 4)
+    await write_receipts(
+        conn, [Receipt(group, people[1], 4, 4), Receipt(group, people[2], 3, 0), Receipt(group, people[3], 2, 2)]
+    )
+    found = await list_receipts(conn, group, 3, sender_id=people[0], after=conversations.NOBODY, limit=10)
+    assert found == [(people[1], True), (people[2], False)]
+    assert await list_receipts(conn, group, 3, sender_id=people[0], after=people[1], limit=10) == [(people[2], False)]
+
+
+async def test_taken_and_finished(redis: Redis) -> None:  # noqa: F811
+    """What is taken is taken once; what is finished is gone."""
+    streams = ReceiptStreams(redis)
+    await streams.prepare()
+    await streams.prepare()
+    sent = [Receipt(new_id(), new_id(), n, n) for n in range(20)]
+    await streams.append(sent)
+    taken = await streams.take("one")
+    assert sorted(r.read_seq for entry in taken for r in entry.receipts) == list(range(20))
+    assert await streams.take("two") == []
+    assert await streams.count_waiting() > 0
+    await streams.finish(taken)
+    assert await streams.count_waiting() == 0
+    await streams.forget_consumers()
+
+
+async def test_claimed_from_the_dead(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """What a consumer took and did not finish goes to another one after a while."""
+    monkeypatch.setattr(receipts, "CLAIM_AFTER", 0.05)
+    streams = ReceiptStreams(redis)
+    await streams.prepare()
+    await streams.append([Receipt(new_id(), new_id(), 1, 1)])
+    [dead] = await streams.take("dead")
+    await trio.sleep(0.1)
+    [claimed] = await streams.claim("alive")
+    assert claimed == dead
+    await streams.finish([claimed])
+    assert await streams.claim("other") == []
+
+
+async def test_not_ours(redis: Redis) -> None:  # noqa: F811
+    """An entry that cannot be read is logged, and does not hold up the others."""
+    streams = ReceiptStreams(redis)
+    await streams.prepare()
+    group = new_id()
+    async with redis.bounded() as client:
+        await client.xadd(keys.receipts(receipts.shard_of(group)), {b"r": b"\xc1"})
+    await streams.append([Receipt(group, new_id(), 1, 1)])
+    [taken] = await streams.take("one")
+    assert len(taken.ids) == 2 and len(taken.receipts) == 1
