@@ -3,6 +3,8 @@
 Owns no state of its own. A class apart, so that all other connections pay nothing for it.
 """
 
+from typing import Any
+
 from server.connection import Connection
 from server.hub.reliable import Reliable
 
@@ -11,7 +13,10 @@ class ReliableConnection(Connection):
     """`reliable` is None when the client, after all, does not speak it."""
 
     __slots__ = ("reliable",)
-    reliable: Reliable | None
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.reliable: Reliable | None = None
 
     def flush(self) -> None:
         """As its base, but waits while too much is not acknowledged: then the outbox fills, and lags like any other."""

@@ -81,6 +81,8 @@ class Link:
                     if not told:
                         log.warning("link_lost", reason=_first(group), advice="others are reached again by itself")
                         told = True
+                except* Exception:
+                    log.exception("link_failed", advice="a defect: report it; others are reached again by itself")
                 attempt.set()
                 delay = FIRST_RETRY if self.epochs > before else min(2 * delay, MAX_RETRY)
                 await trio.sleep(delay * random.uniform(0.5, 1.0))
@@ -163,7 +165,10 @@ class Link:
             log.error("inbox_entry_unreadable", entry=delivery.id.decode(), reason=str(error))
             return  # holes show, and the next look at the heads finds the rest
         self.received += len(entry.changes)
-        self._feed.receive(entry)
+        try:
+            self._feed.receive(entry)
+        except Exception:  # the same entry may have gone to every instance: it must not end them all
+            log.exception("inbox_entry_failed", entry=delivery.id.decode())
 
 
 async def _tell(attempt: trio.Event, task_status: trio.TaskStatus[None]) -> None:

@@ -47,8 +47,8 @@ async def test_interest(instances: Instances) -> None:
     assert await instances.count_sessions([*users, stranger]) == {users[0]: 2, users[1]: 1, stranger: 0}
     assert await instances.unregister("a", conversations, users) == dict(zip(users, (1, 0), strict=True))
     interested, present = await instances.list_interested(conversations, users)
-    assert [names for names in interested.values()] == [[], ["b"], ["b"]]
-    assert [names for names in present.values()] == [["b"], []]
+    assert list(interested.values()) == [[], ["b"], ["b"]]
+    assert list(present.values()) == [["b"], []]
 
 
 async def test_inbox(instances: Instances) -> None:

@@ -1,0 +1,171 @@
+"""server.instances.publisher: each instance gets what somebody there needs, and nothing else."""
+
+from collections.abc import Collection, Sequence
+from typing import cast
+from uuid import UUID
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from server.instances.publisher import MAX_WAITING, Publisher
+from server.instances.registry import Registry
+from store import outbox
+from store.entries import Dismissal, Entry, Receipt, Seen, Typing, unpack
+from store.errors import Unavailable
+from store.ids import new_id
+from store.instances import Instances
+from store.model import Change, Message, MessageStatus, MessageType, UserStatus
+from store.pool import Pool
+
+ROOM, OTHER, ALICE, BOB = new_id(), new_id(), new_id(), new_id()
+
+
+class World:
+    """Redis and PostgreSQL as dicts: who is interested, what was delivered, which outbox rows were deleted."""
+
+    def __init__(self) -> None:
+        self.interested: dict[UUID, list[str]] = {}
+        self.present: dict[UUID, list[str]] = {}
+        self.delivered: list[tuple[str, Entry]] = []
+        self.cleared: list[tuple[UUID, int]] = []
+        self.unregistered: list[tuple[str, list[UUID]]] = []
+        self.gone: set[str] = set()
+        self.away = False
+        self.instance = "me"
+        self.publisher = Publisher(cast(Instances, self), cast(Registry, self), cast(Pool, self))
+
+    async def list_interested(
+        self, conversation_ids: Collection[UUID], user_ids: Collection[UUID] = ()
+    ) -> tuple[dict[UUID, list[str]], dict[UUID, list[str]]]:
+        await trio.lowlevel.checkpoint()
+        if self.away:
+            raise Unavailable("away")
+        return (
+            {key: self.interested.get(key, []) for key in conversation_ids},
+            {key: self.present.get(key, []) for key in user_ids},
+        )
+
+    async def deliver(self, parcels: Sequence[tuple[str, bytes]]) -> set[str]:
+        self.delivered += ((name, unpack(data)) for name, data in parcels)
+        return {name for name, _ in parcels} & self.gone
+
+    async def unregister(self, name: str, conversation_ids: list[UUID], user_ids: Collection[UUID]) -> None:
+        self.unregistered.append((name, conversation_ids))
+
+    def connection(self) -> "World":
+        return self
+
+    async def __aenter__(self) -> "World":
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        pass
+
+    def names(self) -> list[str]:
+        return sorted(name for name, _ in self.delivered)
+
+
+def change(
+    conversation_id: UUID, seq: int, *, size: int = 1, added: tuple[UUID, ...] = (), removed: tuple[UUID, ...] = ()
+) -> Change:
+    message = Message(
+        id=new_id(),
+        conversation_id=conversation_id,
+        seq=seq,
+        changed_seq=seq,
+        sender_id=ALICE,
+        type=MessageType.TEXT,
+        content="x" * size,
+        file=None,
+        reply_to_id=None,
+        client_message_id=None,
+        created_at="2026-01-01T00:00:00.000Z",
+        edited_at=None,
+        deleted_at=None,
+        status=MessageStatus.SENT,
+    )
+    return Change(conversation_id, seq, message, True, added, removed)
+
+
+@pytest.fixture
+async def world(nursery: trio.Nursery, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> World:
+    world = World()
+
+    async def delete_outbox(conn: object, keys: Collection[tuple[UUID, int]]) -> None:
+        world.cleared += keys
+
+    monkeypatch.setattr(outbox, "delete_outbox", delete_outbox)
+    nursery.start_soon(world.publisher.run)
+    return world
+
+
+async def test_only_who_needs_it(world: World) -> None:
+    """Interest decides; not oneself; a batch is one entry for each, in order; its outbox row goes after that."""
+    world.interested = {ROOM: ["me", "a", "b"], OTHER: ["me", "b"]}
+    changes = [change(ROOM, 1), change(OTHER, 5), change(ROOM, 2)]
+    world.publisher.publish(changes)
+    await trio.sleep(1)
+    assert world.names() == ["a", "b"]
+    assert dict(world.delivered)["a"].changes == (changes[0], changes[2])
+    assert dict(world.delivered)["b"].changes == tuple(changes)
+    assert world.cleared == [(ROOM, 1)]
+
+
+async def test_nobody_needs_it(world: World) -> None:
+    """Nothing is sent, and the outbox row goes all the same."""
+    world.publisher.publish([change(ROOM, 1)])
+    await trio.sleep(1)
+    assert world.delivered == [] and world.cleared == [(ROOM, 1)]
+
+
+async def test_people_who_come_and_go(world: World) -> None:
+    """A change of membership goes to the instances that the people concerned are on, interested or not."""
+    world.present = {ALICE: ["a", "me"], BOB: ["b"]}
+    world.publisher.publish([change(ROOM, 1, added=(ALICE,), removed=(BOB,))])
+    world.publisher.publish([], BOB)
+    await trio.sleep(1)
+    assert world.names() == ["a", "b"]
+    assert dict(world.delivered)["b"].dismissals == (Dismissal(BOB, "The user was deleted."),)
+    assert world.cleared == [(ROOM, 1), (BOB, 0)]
+
+
+async def test_the_rest(world: World) -> None:
+    """Receipts, typing and presence go where the conversation is open."""
+    world.interested = {ROOM: ["a"], OTHER: ["a", "b"]}
+    receipt, typing = Receipt(ROOM, ALICE, 2, 1, "t"), Typing(OTHER, ALICE, True)
+    seen = Seen(ALICE, UserStatus.BUSY, "x", None, (ROOM, OTHER))
+    world.publisher.send(receipts=[receipt], typing=[typing], seen=[seen])
+    await trio.sleep(1)
+    assert dict(world.delivered) == {
+        "a": Entry((), (), (receipt,), (typing,), (seen,)),
+        "b": Entry((), (), (), (typing,), (seen,)),
+    }
+
+
+async def test_large_batches_are_divided(world: World) -> None:
+    """No entry is much larger than it may be."""
+    world.interested = {ROOM: ["a"]}
+    world.publisher.publish([change(ROOM, seq, size=32_000) for seq in range(1, 101)])
+    await trio.sleep(1)
+    assert len(world.delivered) > 5
+    assert [one.seq for _, entry in world.delivered for one in entry.changes] == list(range(1, 101))
+
+
+async def test_a_buried_instance(world: World) -> None:
+    """Whoever has no inbox any more loses what interest is left of it."""
+    world.interested, world.gone = {ROOM: ["a", "b"]}, {"a"}
+    world.publisher.publish([change(ROOM, 1)])
+    await trio.sleep(1)
+    assert world.unregistered == [("a", [ROOM])]
+
+
+async def test_bounds(world: World) -> None:
+    """Without a link, or past the bound of the queue, changes are left to the relay: their outbox rows stay."""
+    batch = change(ROOM, 1)
+    for _ in range(MAX_WAITING + 9):
+        world.publisher.publish([batch])
+    world.instance = ""
+    world.publisher.publish([change(OTHER, 1)])
+    await trio.sleep(1)
+    assert len(world.cleared) == MAX_WAITING and world.publisher.dropped == 10
