@@ -11,6 +11,11 @@ async def test_negotiate(site: Site) -> None:
     assert one["negotiateVersion"] == 1 and one["connectionId"] != one["connectionToken"]
     assert one["availableTransports"] == [{"transport": "WebSockets", "transferFormats": ["Text", "Binary"]}]
     assert "useStatefulReconnect" not in one
+    asked = {"negotiateVersion": 1, "useStatefulReconnect": "true"}
+    assert (await site.call("POST", path, token=token, params=asked))["useStatefulReconnect"] is True
+    assert "useStatefulReconnect" not in await site.call(
+        "POST", path, token=token, params=asked | {"negotiateVersion": 0}
+    )
     zero = await site.call("POST", path, token=token)
     assert zero["negotiateVersion"] == 0 and "connectionToken" not in zero
     assert (await site.call("POST", path, token=token, params={"NEGOTIATEVERSION": 7}))["negotiateVersion"] == 1
