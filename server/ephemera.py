@@ -19,6 +19,7 @@ from store.model import MessageStatus
 
 TICK = 0.1  # seconds: at most one MessageStatusUpdated per member and tick
 MAX_PER_TICK = 50  # members of one conversation told of in a tick; the others in the next, with what they have by then
+MEMORY = 30.0  # seconds for which a cursor that was told is not told lower
 TYPING_TTL = 6.0  # seconds without a word after which typing has stopped (contract.md 3)
 REPEAT = 2.0  # seconds after which others are told again that somebody still types
 SLACK = 1.0  # seconds more that another instance waits for the next word
@@ -50,6 +51,9 @@ class Ephemera:
         self._others = others
         self._receipts: dict[UUID, dict[UUID, Receipt]] = {}  # to be told, by conversation and member
         self._typists: dict[tuple[UUID, UUID], _Typist] = {}
+        self._told: dict[tuple[UUID, UUID], tuple[int, int]] = {}  # how far each member was told to be
+        self._told_before: dict[tuple[UUID, UUID], tuple[int, int]] = {}
+        self._forget_at = 0.0
         self._wake = trio.Event()
 
     # -- from here ----------------------------------------------------------------------------------
@@ -131,6 +135,7 @@ class Ephemera:
             if not self._receipts and not self._typists:
                 self._wake = trio.Event()
                 await self._wake.wait()
+            self._forget()
             self._tell_receipts()
             now = trio.current_time()
             for key in [key for key, typist in self._typists.items() if typist.expires_at <= now]:
@@ -140,7 +145,9 @@ class Ephemera:
     def _tell_receipts(self) -> None:
         for conversation_id, waiting in list(self._receipts.items()):
             for user_id in list(waiting)[:MAX_PER_TICK]:
-                receipt = waiting.pop(user_id)
+                receipt = self._news(waiting.pop(user_id))
+                if receipt is None:
+                    continue
                 if receipt.delivered_seq > receipt.read_seq > 0:
                     waiting[user_id] = Receipt(conversation_id, user_id, receipt.delivered_seq, 0, receipt.at)
                 read = receipt.read_seq > 0
@@ -154,6 +161,28 @@ class Ephemera:
                 self._rooms.notify_conversation(conversation_id, UPDATED, (update,))
             if not waiting:
                 del self._receipts[conversation_id]
+
+    def _news(self, receipt: Receipt) -> Receipt | None:
+        """Without what was told before: two instances may write, and be heard, in another order."""
+        key = receipt.conversation_id, receipt.user_id
+        delivered, read = self._told.get(key) or self._told_before.get(key, (0, 0))
+        moved = Receipt(
+            *key,
+            receipt.delivered_seq if receipt.delivered_seq > delivered else 0,
+            receipt.read_seq if receipt.read_seq > read else 0,
+            receipt.at,
+        )
+        if not moved.delivered_seq and not moved.read_seq:
+            return None
+        self._told[key] = max(delivered, moved.delivered_seq), max(read, moved.read_seq)
+        return moved
+
+    def _forget(self) -> None:
+        """What was told is remembered for MEMORY to twice as long."""
+        now = trio.current_time()
+        if now >= self._forget_at:
+            self._told_before, self._told = self._told, {}
+            self._forget_at = now + MEMORY
 
 
 def _merged(one: Receipt, other: Receipt) -> Receipt:

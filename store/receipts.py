@@ -24,6 +24,7 @@ BATCH = 100  # entries taken from a shard at once; each holds up to MAX_ENTRY re
 MAX_ENTRY = 1000
 STREAM_LENGTH = 1_000_000  # entries kept while PostgreSQL is away
 CLAIM_AFTER = 5.0  # seconds after which another consumer's unfinished entries are taken over
+MAX_SEQ = 2**62  # what a client may say; PostgreSQL's bigint ends at 2**63
 FORGET_AFTER = 3600.0  # seconds without a word after which a consumer with nothing to do is forgotten
 _FIELD = b"r"
 
@@ -174,8 +175,8 @@ async def write_receipts(conn: Connection, receipts: Collection[Receipt]) -> lis
     parameters = {
         "conversation_ids": [receipt.conversation_id for receipt in receipts],
         "user_ids": [receipt.user_id for receipt in receipts],
-        "delivered": [receipt.delivered_seq for receipt in receipts],
-        "read": [receipt.read_seq for receipt in receipts],
+        "delivered": [min(receipt.delivered_seq, MAX_SEQ) for receipt in receipts],
+        "read": [min(receipt.read_seq, MAX_SEQ) for receipt in receipts],
     }
     rows = await (await conn.execute(queries.write_receipts, parameters)).fetchall()
     return [Moved(*row) for row in rows]

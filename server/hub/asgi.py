@@ -150,14 +150,18 @@ async def _serve(hub: HubServer, scope: dict[str, Any], receive: Receive, send: 
     query = {name.lower(): value for name, value in parse_qsl(scope["query_string"].decode(), keep_blank_values=True)}
     headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
     await receive()  # websocket.connect
+    settings = hub.settings
+    carrier = AsgiConnection(hub.wheel, outbox_bytes=settings.outbox_bytes, stall_timeout=settings.stall_timeout)
     try:
         comer = await hub.authenticate(query, headers.get(b"authorization", ""), headers.get(b"origin", ""))
+        session = await hub.session_for(comer, carrier, carrier, query, BARE)
     except Refusal as refused:
         await send({"type": "websocket.http.response.start", "status": refused.status, "headers": refused.headers})
         await send({"type": "websocket.http.response.body", "body": refused.body})
         return
-    await send({"type": "websocket.accept"})
-    settings = hub.settings
-    carrier = AsgiConnection(hub.wheel, outbox_bytes=settings.outbox_bytes, stall_timeout=settings.stall_timeout)
-    session = await hub.session_for(comer, carrier, carrier, query, BARE)
+    try:
+        await send({"type": "websocket.accept"})
+    except BaseException:
+        session.on_closed("connection lost")
+        raise
     await carrier.run(session, receive, send)

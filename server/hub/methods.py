@@ -5,9 +5,11 @@ Touches the handlers and the session that calls.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Annotated
 from uuid import UUID
 
 import trio
+from msgspec import Meta
 
 from handlers.errors import ChatError
 from handlers.messages import Messages
@@ -22,9 +24,11 @@ from server.ephemera import Ephemera
 from server.hub import catchup
 from server.hub.dispatch import Dispatcher
 from server.hub.session import INTERRUPTED, HubSession, Ticket
+from store.messages import END
 from store.model import Account, Message, MessageStatus
 
 STREAM_LIMIT = 10_000  # messages one StreamHistory may ask for
+StatusText = Annotated[str, Meta(max_length=256)]
 STREAM_PAGE = 50  # read at once; what one connection's stream holds in memory
 
 
@@ -80,6 +84,8 @@ def register(
         left = STREAM_LIMIT if limit is None else limit
         if not 1 <= left <= STREAM_LIMIT:
             raise ChatError("invalid_request", f"The limit is between 1 and {STREAM_LIMIT}.")
+        if before_seq is not None:
+            before_seq = min(before_seq, END)
         while left > 0:
             page = await messages.page(
                 session.caller, conversation_id, before=before_seq, after=None, limit=min(left, STREAM_PAGE)
@@ -139,7 +145,7 @@ def register(
     async def mark_message_as_delivered(session: HubSession, message_id: UUID) -> None:
         await receipts.mark_message(session.caller, message_id, MessageStatus.DELIVERED)
 
-    async def update_status(session: HubSession, status: str | int, text: str | None = None) -> Account:
+    async def update_status(session: HubSession, status: str | int, text: StatusText | None = None) -> Account:
         return await users.update_status(session.caller, UpdateStatus(status=status, status_text=text))
 
     async def get_presence(session: HubSession, user_ids: list[UUID]) -> Sequence[UserStatusUpdate]:

@@ -123,8 +123,12 @@ class HubServer:
             max_message=self._max_frame(),
             stall_timeout=self.settings.stall_timeout,
         )
-        sock.send(http_head.accept_response(headers[b"sec-websocket-key"]))  # always fits: the buffer is empty
         connection.endpoint = await self.session_for(comer, connection, connection, query)
+        try:
+            sock.send(http_head.accept_response(headers[b"sec-websocket-key"]))  # always fits: the buffer is empty
+        except OSError as error:
+            connection.endpoint.on_closed(f"connection lost ({error.strerror})")
+            raise
         return connection.run(rest)
 
     async def session_for(
@@ -135,9 +139,12 @@ class HubServer:
         query: Mapping[str, str],
         encodings: dict[str, Encoding] = FRAMED,
     ) -> HubSession:
-        """A new session on this carrier, or the one that its client comes back to."""
+        """A new session on this carrier, or the one that its client comes back to. Raises Refusal."""
         if isinstance(comer, HubSession):
-            await comer.resume(carrier, outbox)
+            try:
+                await comer.resume(carrier, outbox)
+            except ChatError as error:
+                raise refusal(error, CODES[error.code].status) from None
             return comer
         manual = query.get("sync") == "manual"
         session = HubSession(

@@ -298,6 +298,9 @@ class HubSession:
 
     def _leave(self, reason: str) -> None:
         self.closed = True
+        if self.reliable is not None:
+            self.hub.wheel.cancel(self.reliable)
+            self.reliable.dormant.set()  # whoever waits to resume it sees that it is closed
         self.hub.left(self)
         log.info(
             "connection_closed",
@@ -372,12 +375,16 @@ class HubSession:
         log.info("connection_dormant", connection=self.connection_id, user=str(self.user_id), reason=reason)
 
     async def resume(self, carrier: Carrier, outbox: Outbox) -> None:
-        """The client is back, on another socket; should we not have noticed that the old one is lost, it is now."""
+        """The client is back, on another socket; should we not have noticed that the old one is lost, it is now.
+
+        Raises ChatError("not_found") when the session has ended meanwhile.
+        """
         reliable = self.reliable
-        assert reliable is not None
-        if reliable.state is not State.DORMANT:
+        while reliable is not None and reliable.state is not State.DORMANT and not self.closed:
             self.carrier.abort("replaced by a new socket of the same connection")
             await reliable.dormant.wait()
+        if reliable is None or self.closed:
+            raise ChatError("not_found", "That connection has ended. Negotiate again.")
         self.hub.wheel.cancel(reliable)
         reliable.dormant = trio.Event()
         reliable.state = State.RESUMING
@@ -694,7 +701,6 @@ class HubSession:
             return
         self.closed = True
         if self.reliable is not None and self.reliable.state is State.DORMANT:
-            self.hub.wheel.cancel(self.reliable)
             self._leave(error or "server closed")
             return
         self.outbox.push(self.outbox.encoding.close(error, allow_reconnect=allow_reconnect))

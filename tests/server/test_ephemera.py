@@ -48,7 +48,7 @@ async def world(nursery: trio.Nursery, autojump_clock: MockClock) -> tuple[Recor
     return recorder, ephemera
 
 
-async def test_typing_stops_by_itself(world: tuple[Recorder, Ephemera]) -> None:
+async def test_typing_stops_by_itself(world: tuple[Recorder, Ephemera], autojump_clock: MockClock) -> None:
     """After 6 s without a word; said again, it goes on, and others hear it again only now and then."""
     recorder, ephemera = world
     for _ in range(10):
@@ -62,7 +62,7 @@ async def test_typing_stops_by_itself(world: tuple[Recorder, Ephemera]) -> None:
     assert recorder.events() == [STOPPED]
 
 
-async def test_typing_is_stopped(world: tuple[Recorder, Ephemera]) -> None:
+async def test_typing_is_stopped(world: tuple[Recorder, Ephemera], autojump_clock: MockClock) -> None:
     """By StopTyping, and by the end of the last connection; once."""
     recorder, ephemera = world
     ephemera.type(ROOM, ALICE)
@@ -75,7 +75,7 @@ async def test_typing_is_stopped(world: tuple[Recorder, Ephemera]) -> None:
     assert recorder.sent[-1] == Typing(ROOM, ALICE, False)
 
 
-async def test_a_dead_instance_types_no_more(world: tuple[Recorder, Ephemera]) -> None:
+async def test_a_dead_instance_types_no_more(world: tuple[Recorder, Ephemera], autojump_clock: MockClock) -> None:
     """What another instance said expires here, a little later than there; it is not passed on."""
     recorder, ephemera = world
     ephemera.receive((), (Typing(ROOM, BOB, True),), ())
@@ -85,7 +85,7 @@ async def test_a_dead_instance_types_no_more(world: tuple[Recorder, Ephemera]) -
     assert recorder.events() == [STOPPED] and recorder.sent == []
 
 
-async def test_receipts_coalesce(world: tuple[Recorder, Ephemera]) -> None:
+async def test_receipts_coalesce(world: tuple[Recorder, Ephemera], autojump_clock: MockClock) -> None:
     """A flood of receipts of one member becomes one event a tick, with the furthest seq; Read before Delivered."""
     recorder, ephemera = world
     for seq in range(1, 1001):
@@ -99,7 +99,7 @@ async def test_receipts_coalesce(world: tuple[Recorder, Ephemera]) -> None:
     )
 
 
-async def test_many_members_at_once(world: tuple[Recorder, Ephemera]) -> None:
+async def test_many_members_at_once(world: tuple[Recorder, Ephemera], autojump_clock: MockClock) -> None:
     """Past a bound the rest waits for the next tick, and coalesces meanwhile: a busy room is not flooded."""
     recorder, ephemera = world
     members = [new_id() for _ in range(3 * MAX_PER_TICK)]
@@ -112,7 +112,17 @@ async def test_many_members_at_once(world: tuple[Recorder, Ephemera]) -> None:
     assert {update.seq for update in last.values()} == {20} and last.keys() == set(members)
 
 
-async def test_nobody_there(world: tuple[Recorder, Ephemera]) -> None:
+async def test_receipts_never_fall(world: tuple[Recorder, Ephemera], autojump_clock: MockClock) -> None:
+    """Two instances write receipts of one member and are heard in another order: the older word is not told."""
+    recorder, ephemera = world
+    for delivered, read in ((9, 7), (5, 5), (9, 7), (6, 8), (10, 0)):
+        ephemera.receive([Receipt(ROOM, ALICE, delivered, read, "t")], (), ())
+        await trio.sleep(0.5)
+    told = [(update.status.value, update.seq) for _, update in recorder.told]
+    assert told == [("Read", 7), ("Delivered", 9), ("Read", 8), ("Delivered", 10)]
+
+
+async def test_nobody_there(world: tuple[Recorder, Ephemera], autojump_clock: MockClock) -> None:
     """Receipts of conversations that nobody here has open are not kept."""
     recorder, ephemera = world
     ephemera.receive([Receipt(new_id(), ALICE, 1, 1, "t")], (), ())

@@ -70,7 +70,7 @@ async def world(nursery: trio.Nursery, autojump_clock: MockClock) -> World:
     return world
 
 
-async def test_come_and_gone(world: World) -> None:
+async def test_come_and_gone(world: World, autojump_clock: MockClock) -> None:
     """Told once each; when she goes, it is kept when she was seen last."""
     world.here.add(ALICE)
     world.announcer.arrived([ALICE])
@@ -81,7 +81,7 @@ async def test_come_and_gone(world: World) -> None:
     assert world.told == [(ALICE, ONLINE), (ALICE, OFFLINE)] and world.last_seen == [ALICE]
 
 
-async def test_what_changes_while_it_is_told(world: World) -> None:
+async def test_what_changes_while_it_is_told(world: World, autojump_clock: MockClock) -> None:
     """She left, and came back on another instance in the moment in which it was told: the next word is right."""
     world.announcer.left([ALICE])
     world.meanwhile = lambda: world.here.add(ALICE)
@@ -89,7 +89,7 @@ async def test_what_changes_while_it_is_told(world: World) -> None:
     assert world.told == [(ALICE, OFFLINE), (ALICE, ONLINE)]
 
 
-async def test_appearing_offline(world: World) -> None:
+async def test_appearing_offline(world: World, autojump_clock: MockClock) -> None:
     """Who chose so comes and goes unseen; that she chose so is told, and when she is visible again."""
     world.chosen[ALICE] = OFFLINE
     world.here.add(ALICE)
@@ -104,7 +104,7 @@ async def test_appearing_offline(world: World) -> None:
     assert world.told == [(ALICE, OFFLINE), (ALICE, UserStatus.BUSY)]
 
 
-async def test_paused(world: World) -> None:
+async def test_paused(world: World, autojump_clock: MockClock) -> None:
     """While Redis is away nothing is told; after that everything is."""
     world.away = True
     world.here.add(ALICE)

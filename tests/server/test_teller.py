@@ -57,7 +57,7 @@ async def world(nursery: trio.Nursery, autojump_clock: MockClock) -> World:
     return world
 
 
-async def test_told_together(world: World) -> None:
+async def test_told_together(world: World, autojump_clock: MockClock) -> None:
     """Many changes of one conversation are one look; who is no member any more is told nothing."""
     for _ in range(5):
         world.teller.tell(ROOM, (ALICE, BOB))
@@ -65,7 +65,7 @@ async def test_told_together(world: World) -> None:
     assert world.done == [(CHANGED, ALICE)] and world.asked == 1
 
 
-async def test_doubts(world: World) -> None:
+async def test_doubts(world: World, autojump_clock: MockClock) -> None:
     """A member is attached and told; who is none is detached."""
     world.teller.recheck(ROOM, ALICE)
     world.teller.recheck(ROOM, BOB)
@@ -73,7 +73,7 @@ async def test_doubts(world: World) -> None:
     assert sorted(world.done) == sorted([("attached", ALICE), (CHANGED, ALICE), ("detached", BOB)])
 
 
-async def test_a_doubt_that_is_settled(world: World) -> None:
+async def test_a_doubt_that_is_settled(world: World, autojump_clock: MockClock) -> None:
     """A change that says more arrives while the database is being read: what was read does not count."""
     world.gate = trio.Event()
     world.teller.recheck(ROOM, BOB)
@@ -84,7 +84,7 @@ async def test_a_doubt_that_is_settled(world: World) -> None:
     assert world.done == []
 
 
-async def test_tried_again(world: World) -> None:
+async def test_tried_again(world: World, autojump_clock: MockClock) -> None:
     """While PostgreSQL is away, people are told later."""
     world.away = True
     world.teller.recheck(ROOM, ALICE)

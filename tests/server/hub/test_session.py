@@ -508,3 +508,36 @@ async def test_a_sequence_from_the_future(world: World, nursery: trio.Nursery, a
     await client.send(number(9))
     [close] = client.carrier.messages()
     assert isinstance(close, Close) and "Sequence" in (close.error or "")
+
+
+async def test_an_old_socket_that_nobody_missed(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """The client is back before we have noticed that its old socket is lost: the old one goes, the new one goes on."""
+    client = await reliable_client(world, nursery)
+    old = client.carrier
+    aborted = trio.Event()
+    old.abort = lambda why: aborted.set()  # type: ignore[method-assign]
+    client.carrier = Carrier(world, nursery)
+    client.carrier.session = client.session
+    nursery.start_soon(client.session.resume, client.carrier, client.carrier)
+    await aborted.wait()
+    world.wheel.cancel(old)
+    client.session.on_closed("replaced")
+    await wait_all_tasks_blocked()
+    assert client.carrier.messages() == [Sequence_(1)]
+
+
+async def test_it_ends_while_its_client_comes_back(
+    world: World, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """A drain, or a Close, in that moment: the client is told to begin anew, and nobody waits forever."""
+    client = await reliable_client(world, nursery)
+    client.carrier.abort = lambda why: client.session.end("enough")  # type: ignore[method-assign]
+    new = Carrier(world, nursery)
+
+    async def end() -> None:
+        await wait_all_tasks_blocked()
+        client.session.on_closed("closed")
+
+    nursery.start_soon(end)
+    with pytest.raises(ChatError, match="not_found"):
+        await client.session.resume(new, new)

@@ -100,7 +100,7 @@ async def world(nursery: trio.Nursery, autojump_clock: MockClock, monkeypatch: p
     return world
 
 
-async def test_only_who_needs_it(world: World) -> None:
+async def test_only_who_needs_it(world: World, autojump_clock: MockClock) -> None:
     """Interest decides; not oneself; a batch is one entry for each, in order; its outbox row goes after that."""
     world.interested = {ROOM: ["me", "a", "b"], OTHER: ["me", "b"]}
     changes = [change(ROOM, 1), change(OTHER, 5), change(ROOM, 2)]
@@ -112,14 +112,14 @@ async def test_only_who_needs_it(world: World) -> None:
     assert world.cleared == [(ROOM, 1)]
 
 
-async def test_nobody_needs_it(world: World) -> None:
+async def test_nobody_needs_it(world: World, autojump_clock: MockClock) -> None:
     """Nothing is sent, and the outbox row goes all the same."""
     world.publisher.publish([change(ROOM, 1)])
     await trio.sleep(1)
     assert world.delivered == [] and world.cleared == [(ROOM, 1)]
 
 
-async def test_people_who_come_and_go(world: World) -> None:
+async def test_people_who_come_and_go(world: World, autojump_clock: MockClock) -> None:
     """A change of membership goes to the instances that the people concerned are on, interested or not."""
     world.present = {ALICE: ["a", "me"], BOB: ["b"]}
     world.publisher.publish([change(ROOM, 1, added=(ALICE,), removed=(BOB,))])
@@ -130,7 +130,7 @@ async def test_people_who_come_and_go(world: World) -> None:
     assert world.cleared == [(ROOM, 1), (BOB, 0)]
 
 
-async def test_the_rest(world: World) -> None:
+async def test_the_rest(world: World, autojump_clock: MockClock) -> None:
     """Receipts, typing and presence go where the conversation is open."""
     world.interested = {ROOM: ["a"], OTHER: ["a", "b"]}
     receipt, typing = Receipt(ROOM, ALICE, 2, 1, "t"), Typing(OTHER, ALICE, True)
@@ -143,7 +143,7 @@ async def test_the_rest(world: World) -> None:
     }
 
 
-async def test_large_batches_are_divided(world: World) -> None:
+async def test_large_batches_are_divided(world: World, autojump_clock: MockClock) -> None:
     """No entry is much larger than it may be."""
     world.interested = {ROOM: ["a"]}
     world.publisher.publish([change(ROOM, seq, size=32_000) for seq in range(1, 101)])
@@ -152,7 +152,7 @@ async def test_large_batches_are_divided(world: World) -> None:
     assert [one.seq for _, entry in world.delivered for one in entry.changes] == list(range(1, 101))
 
 
-async def test_a_buried_instance(world: World) -> None:
+async def test_a_buried_instance(world: World, autojump_clock: MockClock) -> None:
     """Whoever has no inbox any more loses what interest is left of it."""
     world.interested, world.gone = {ROOM: ["a", "b"]}, {"a"}
     world.publisher.publish([change(ROOM, 1)])
@@ -160,7 +160,7 @@ async def test_a_buried_instance(world: World) -> None:
     assert world.unregistered == [("a", [ROOM])]
 
 
-async def test_bounds(world: World) -> None:
+async def test_bounds(world: World, autojump_clock: MockClock) -> None:
     """Without a link, or past the bound of the queue, changes are left to the relay: their outbox rows stay."""
     batch = change(ROOM, 1)
     for _ in range(MAX_WAITING + 9):

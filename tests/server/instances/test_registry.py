@@ -75,7 +75,7 @@ async def world(nursery: trio.Nursery, autojump_clock: MockClock) -> World:
     return world
 
 
-async def test_registered_before_it_returns(world: World) -> None:
+async def test_registered_before_it_returns(world: World, autojump_clock: MockClock) -> None:
     """Whoever wants a room waits until Redis has it; many together are one batch."""
     rooms = [new_id() for _ in range(10)]
     async with trio.open_nursery() as nursery:
@@ -86,7 +86,7 @@ async def test_registered_before_it_returns(world: World) -> None:
     assert world.redis.calls <= 3
 
 
-async def test_two_wait_for_the_same(world: World, nursery: trio.Nursery) -> None:
+async def test_two_wait_for_the_same(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """The second one who wants a room that is being registered waits for it too."""
     world.redis.gate = trio.Event()
     room = new_id()
@@ -106,7 +106,7 @@ async def test_two_wait_for_the_same(world: World, nursery: trio.Nursery) -> Non
     assert sorted(done) == [1, 2]
 
 
-async def test_it_lingers(world: World) -> None:
+async def test_it_lingers(world: World, autojump_clock: MockClock) -> None:
     """A room that is dropped stays registered for a while; wanted again meanwhile, it stays."""
     one, other = new_id(), new_id()
     await world.registry.want_rooms([one, other])
@@ -118,7 +118,7 @@ async def test_it_lingers(world: World) -> None:
     assert world.redis.rooms == {other}
 
 
-async def test_wanted_again_while_it_goes(world: World) -> None:
+async def test_wanted_again_while_it_goes(world: World, autojump_clock: MockClock) -> None:
     """A room that is wanted in the moment of its removal is registered after it."""
     room = new_id()
     await world.registry.want_rooms([room])
@@ -132,7 +132,7 @@ async def test_wanted_again_while_it_goes(world: World) -> None:
     assert world.redis.rooms == {room}
 
 
-async def test_coming_and_going(world: World) -> None:
+async def test_coming_and_going(world: World, autojump_clock: MockClock) -> None:
     """The first to come and the last to go are told of; not a reload within the grace period, nor another instance."""
     alice, bob = new_id(), new_id()
     world.redis.elsewhere.add(bob)
