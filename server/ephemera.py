@@ -174,7 +174,10 @@ class Ephemera:
         )
         if not moved.delivered_seq and not moved.read_seq:
             return None
-        self._told[key] = max(delivered, moved.delivered_seq), max(read, moved.read_seq)
+        if moved.read_seq:  # told now; what is delivered beyond it, in the next tick
+            self._told[key] = max(delivered, moved.read_seq), moved.read_seq
+        else:
+            self._told[key] = moved.delivered_seq, read
         return moved
 
     def _forget(self) -> None:
