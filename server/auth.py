@@ -156,15 +156,8 @@ class ConnectionTokens:
 
     async def redeem(self, token: str) -> Redeemed | None:
         """Who negotiated, or None for a token that is not ours or has expired. Raises UsedToken."""
-        try:
-            claims = jwt.decode(
-                token,
-                self._key,
-                algorithms=["HS256"],
-                audience=CONNECTION_AUDIENCE,
-                options={"require": ["exp", "jti"]},
-            )
-        except jwt.PyJWTError:
+        claims = self._claims(token)
+        if claims is None:
             return None
         stateful = bool(claims.get("rec"))
         try:
@@ -178,17 +171,15 @@ class ConnectionTokens:
 
     def identify(self, token: str) -> str:
         """The connection id of a token of ours, however old; empty for any other."""
+        claims = self._claims(token, verify_exp=False)
+        return "" if claims is None else str(claims["jti"])
+
+    def _claims(self, token: str, *, verify_exp: bool = True) -> dict[str, Any] | None:
+        options: Any = {"require": ["exp", "jti"], "verify_exp": verify_exp}
         try:
-            claims = jwt.decode(
-                token,
-                self._key,
-                algorithms=["HS256"],
-                audience=CONNECTION_AUDIENCE,
-                options={"require": ["jti"], "verify_exp": False},
-            )
+            return jwt.decode(token, self._key, algorithms=["HS256"], audience=CONNECTION_AUDIENCE, options=options)
         except jwt.PyJWTError:
-            return ""
-        return str(claims["jti"])
+            return None
 
     async def _claim(self, connection_id: str) -> None:
         now = time.monotonic()

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from handlers.model import StatusUpdate, TypingUpdate, UserStatusUpdate
 from server.rooms import Rooms
-from store.entries import Receipt, Seen, Typing
+from store.entries import Receipt, Seen, Typing, merged
 from store.model import MessageStatus
 
 TICK = 0.1  # seconds: at most one MessageStatusUpdated per member and tick
@@ -105,7 +105,7 @@ class Ephemera:
             if self._rooms.find(receipt.conversation_id) is not None:
                 waiting = self._receipts.setdefault(receipt.conversation_id, {})
                 known = waiting.get(receipt.user_id)
-                waiting[receipt.user_id] = receipt if known is None else _merged(known, receipt)
+                waiting[receipt.user_id] = receipt if known is None else merged(known, receipt)
                 self._wake.set()
 
     def _start(self, conversation_id: UUID, user_id: UUID, expires_at: float) -> _Typist:
@@ -186,13 +186,3 @@ class Ephemera:
         if now >= self._forget_at:
             self._told_before, self._told = self._told, {}
             self._forget_at = now + MEMORY
-
-
-def _merged(one: Receipt, other: Receipt) -> Receipt:
-    return Receipt(
-        one.conversation_id,
-        one.user_id,
-        max(one.delivered_seq, other.delivered_seq),
-        max(one.read_seq, other.read_seq),
-        max(one.at, other.at),
-    )

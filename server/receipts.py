@@ -13,7 +13,7 @@ from uuid import UUID
 import structlog
 import trio
 
-from store.entries import Receipt
+from store.entries import Receipt, merged
 from store.errors import Overloaded, StoreError, Unavailable
 from store.ids import now_timestamp
 from store.pool import Pool
@@ -62,7 +62,7 @@ class ReceiptWriter:
         known = self._waiting.get(key)
         if known is None and len(self._waiting) >= MAX_WAITING:
             raise Overloaded("too many receipts wait to be kept")
-        self._waiting[key] = receipt if known is None else _merge(known, receipt)
+        self._waiting[key] = receipt if known is None else merged(known, receipt)
         if done is not None:
             self._callers.append(done)
         self._wake.set()
@@ -143,15 +143,15 @@ class ReceiptWriter:
 
     async def _write(self, receipts: Iterable[Receipt]) -> None:
         """Into PostgreSQL, and tell what has moved."""
-        merged: dict[Key, Receipt] = {}
+        furthest: dict[Key, Receipt] = {}
         for receipt in receipts:
             key = receipt.conversation_id, receipt.user_id
-            known = merged.get(key)
-            merged[key] = receipt if known is None else _merge(known, receipt)
-        if not merged:
+            known = furthest.get(key)
+            furthest[key] = receipt if known is None else merged(known, receipt)
+        if not furthest:
             return
         async with self._pool.connection() as conn:
-            moved = await write_receipts(conn, merged.values())
+            moved = await write_receipts(conn, furthest.values())
         self.written += len(moved)
         at = now_timestamp()
         self._told.tell_receipts([_news(one, at) for one in moved])
@@ -165,15 +165,6 @@ def _news(moved: Moved, at: str) -> Receipt:
         moved.delivered_seq if moved.delivered_seq > moved.delivered_before else 0,
         moved.read_seq if moved.read_seq > moved.read_before else 0,
         at,
-    )
-
-
-def _merge(one: Receipt, other: Receipt) -> Receipt:
-    return Receipt(
-        one.conversation_id,
-        one.user_id,
-        max(one.delivered_seq, other.delivered_seq),
-        max(one.read_seq, other.read_seq),
     )
 
 

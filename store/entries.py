@@ -23,6 +23,17 @@ class Receipt(Struct, frozen=True, array_like=True):
     at: Timestamp = ""
 
 
+def merged(one: Receipt, other: Receipt) -> Receipt:
+    """Two receipts of one member as one: the furthest of each."""
+    return Receipt(
+        one.conversation_id,
+        one.user_id,
+        max(one.delivered_seq, other.delivered_seq),
+        max(one.read_seq, other.read_seq),
+        max(one.at, other.at),
+    )
+
+
 class Typing(Struct, frozen=True, array_like=True):
     conversation_id: UUID
     user_id: UUID

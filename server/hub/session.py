@@ -33,7 +33,8 @@ from server.hub.frames import (
 )
 from server.hub.frames import Sequence as Sequence_
 from server.hub.protocol import Parser
-from server.hub.reliable import ACK_PERIOD, Reliable, SequenceError, State, delivered
+from server.hub.reliable import ACK_PERIOD, SequenceError, State, delivered
+from server.hub.survival import ReliableOutbox, Shelf, Survival
 from server.outbox import RESUME_AT, Flusher, Outbox, Verdict
 from server.rooms import Room, Rooms
 from server.wheel import Due, Wheel
@@ -94,43 +95,6 @@ class Hub(Protocol):
 
     def left(self, session: "HubSession") -> None:
         """Its transport is gone."""
-
-
-class ReliableOutbox(Protocol):
-    """What a carrier's outbox is told when its session can outlive it."""
-
-    reliable: Reliable | None
-
-
-class Shelf(Outbox):
-    """The outbox of a session without a carrier: what is offered is recorded, to be sent when the client is back."""
-
-    __slots__ = ("reliable",)
-
-    def __init__(self, reliable: Reliable, encoding: Encoding, limit: int) -> None:
-        super().__init__(limit)
-        self.reliable = reliable
-        self.encoding = encoding
-
-    def flush(self) -> None:
-        if not self.reliable.full:
-            self.reliable.record(self.encoding, self.take())
-
-
-class Survival(Reliable):
-    """The reliable side of a session, and the time it has without a carrier. A member of the wheel."""
-
-    __slots__ = ("dormant", "session", "wheel_tick")
-
-    def __init__(self, session: "HubSession") -> None:
-        super().__init__()
-        self.session = session
-        self.wheel_tick = -1
-        self.dormant = trio.Event()
-
-    def on_due(self, now: float) -> None:
-        """Nobody came back."""
-        self.session.expire()
 
 
 class Ticket(NamedTuple):

@@ -1,0 +1,55 @@
+"""What a session with stateful reconnect has while it has no socket: a place for what is said to it, and a time limit.
+
+Owns the outbox without a carrier, and the member of the wheel that ends the wait. The counters are in `server.hub.reliable`.
+"""
+
+from typing import Protocol
+
+import trio
+
+from server.hub.encoding import Encoding
+from server.hub.reliable import Reliable
+from server.outbox import Outbox
+
+
+class Expires(Protocol):
+    """A session, as its time limit sees it."""
+
+    def expire(self) -> None: ...
+
+
+class ReliableOutbox(Protocol):
+    """What a carrier's outbox is told when its session can outlive it."""
+
+    reliable: Reliable | None
+
+
+class Shelf(Outbox):
+    """The outbox of a session without a carrier: what is offered is recorded, to be sent when the client is back."""
+
+    __slots__ = ("reliable",)
+
+    def __init__(self, reliable: Reliable, encoding: Encoding, limit: int) -> None:
+        super().__init__(limit)
+        self.reliable = reliable
+        self.encoding = encoding
+
+    def flush(self) -> None:
+        if not self.reliable.full:
+            self.reliable.record(self.encoding, self.take())
+
+
+class Survival(Reliable):
+    """The reliable side of a session, and the time it has without a carrier. A member of the wheel."""
+
+    __slots__ = ("dormant", "session", "wheel_tick")
+
+    def __init__(self, session: Expires) -> None:
+        super().__init__()
+        self.session = session
+        self.wheel_tick = -1
+        self.dormant = trio.Event()
+
+    def on_due(self, now: float) -> None:
+        """Nobody came back."""
+        self.session.expire()
