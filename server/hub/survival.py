@@ -1,6 +1,6 @@
 """What a session with stateful reconnect has while it has no socket: a place for what is said to it, and a time limit.
 
-Owns the outbox without a carrier, and the member of the wheel that ends the wait. The counters are in `server.hub.reliable`.
+Owns the outbox without a carrier, and the member of the wheel that ends the wait. `server.hub.reliable` counts.
 """
 
 from typing import Protocol

@@ -1,6 +1,7 @@
 """store.outbox: what was committed and not yet published."""
 
 from store import conversations, outbox
+from store.model import Role
 from store.postgres import Connection
 from tests.store.world import make_group, make_users
 
@@ -28,3 +29,26 @@ async def test_two_relays(conn: Connection, other: Connection) -> None:
         assert len(await outbox.list_stale(conn, 0.0)) == 1
         assert await outbox.list_stale(other, 0.0) == []
     assert len(await outbox.list_stale(other, 0.0)) == 1
+
+
+async def test_what_the_relay_tells(conn: Connection) -> None:
+    """Of a stuck batch it is known who came and who went, also when a group is new; and whose connections end."""
+    alice, bob, carol = await make_users(conn, 3)
+    new = await make_group(conn, [alice, bob])
+    old = await make_group(conn, [alice, bob])
+    async with conn.transaction():
+        added = await conversations.insert_member(conn, old, carol, Role.MEMBER, by=alice)
+        removed = await conversations.delete_member(conn, old, bob, by=alice)
+        await outbox.insert_outbox(conn, [added, removed], carol)
+        await outbox.insert_outbox(conn, [], bob)
+    stale = {batch.key: batch for batch in await outbox.list_stale(conn, 0.0)}
+    assert stale == {
+        (old, 2): outbox.Unpublished((old, 2), {old: 2}, (carol,)),
+        (bob, 0): outbox.Unpublished((bob, 0), {}, (bob,)),
+    }
+    changes = await outbox.list_system_changes(conn, {new: 1, old: 2})
+    assert sorted((c.conversation_id, c.seq, c.added, c.removed) for c in changes) == sorted(
+        [(new, 1, tuple(sorted([alice, bob])), ()), (old, 2, (carol,), ()), (old, 3, (), (bob,))]
+    )
+    await outbox.delete_outbox(conn, list(stale))
+    assert await outbox.list_stale(conn, 0.0) == []
