@@ -110,6 +110,7 @@ class ReceiptWriter:
     async def _write_on(self) -> None:
         prepared = False
         next_claim = next_cleaning = 0.0
+        taken: list[Taken] = []  # ours to write; tried again while PostgreSQL is away
         while True:
             found = False
             try:
@@ -117,16 +118,18 @@ class ReceiptWriter:
                     await self._streams.prepare()
                     prepared = True
                 now = trio.current_time()
-                if now >= next_claim:
-                    next_claim = now + CLAIM_PERIOD
-                    await self._settle(await self._streams.claim(self._consumer))
+                self._appended = trio.Event()
+                if not taken and now >= next_claim:
+                    taken = await self._streams.claim(self._consumer)
+                    next_claim = now if taken else now + CLAIM_PERIOD
+                if not taken:
+                    taken = await self._streams.take(self._consumer)
+                found = bool(taken)
+                await self._settle(taken)
+                taken = []
                 if now >= next_cleaning:
                     next_cleaning = now + HOUSEKEEPING
                     await self._streams.forget_consumers()
-                self._appended = trio.Event()
-                taken = await self._streams.take(self._consumer)
-                found = bool(taken)
-                await self._settle(taken)
             except StoreError as error:
                 prepared = False  # the streams may be gone with Redis' data
                 log.info("receipts_postponed", reason=str(error))

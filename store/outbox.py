@@ -67,7 +67,7 @@ async def list_stale(conn: Connection, age: float, limit: int = 100) -> list[Unp
     ]
 
 
-async def list_system_changes(conn: Connection, first: Mapping[UUID, int], limit: int = 1000) -> list[Change]:
+async def list_system_changes(conn: Connection, first: Mapping[UUID, int], limit: int = 10_000) -> list[Change]:
     """What happened to members and titles at or after these seqs, in order within each conversation."""
     parameters = {"conversation_ids": list(first), "seqs": list(first.values()), "limit": limit}
     cursor = await conn.execute(queries.list_system_changes, parameters)
