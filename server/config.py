@@ -27,6 +27,20 @@ _SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB)?", re.IGNORECASE)
 _SIZE_UNITS = {"b": 1, "kib": KIB, "mib": MIB, "gib": 1024 * MIB}
 
 MIN_KEY_BYTES = 32  # HS256 wants a key as long as its hash (RFC 7518, 3.2)
+UPLOAD_TYPES = (
+    "image/png",
+    "image/jpeg",
+    "image/gif",
+    "image/webp",
+    "audio/mpeg",
+    "audio/ogg",
+    "audio/wav",
+    "video/mp4",
+    "video/webm",
+    "application/pdf",
+    "application/zip",
+    "text/plain",
+)
 SECRETS = frozenset({"jwt_key", "database_url", "read_url", "redis_url"})
 
 
@@ -57,13 +71,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     jwt_audience: str = "ChatBackendUsers"
     registration: str = "open"  # open | oauth
     objects: str = ""  # s3://bucket or file:///dir
-    s3_endpoint_url: str = ""
+    s3_endpoint_url: str = ""  # empty: Amazon's
+    upload_types: tuple[str, ...] = UPLOAD_TYPES  # content types that may be uploaded, as the content itself shows
     instance: str = ""  # a name for logs; empty: host and port
     max_connections: int = 15_000  # sockets; below the usual limit of 20,000 descriptors
     outbox_bytes: int = 256 * KIB  # what one connection may have unsent in this process
     max_message_bytes: int = 32 * KIB  # SignalR's default
     max_upload_bytes: int = 100 * MIB
-    allowed_origins: tuple[str, ...] = ()  # of browsers' upgrades; empty: any (tokens are not cookies)
+    allowed_origins: tuple[str, ...] = ()  # of browsers' upgrades and REST; empty: any (tokens are not cookies)
+    public_url: str = ""  # as clients reach us, for links we hand out; empty: from the request
+    forwarded_allow_ips: tuple[str, ...] = ()  # proxies (addresses or networks) whose X-Forwarded-* are believed
+    tls_cert: str = ""  # PEM files; with both, LISTEN speaks TLS. Read again when they change
+    tls_key: str = ""
     retention_days: int = 365
     drain_seconds: float = 10 * SECONDS
     log_format: str = "json"  # json | console
@@ -201,6 +220,8 @@ def _check(settings: Settings) -> list[str]:
         faults.append(f"JWT_KEY: expected at least {MIN_KEY_BYTES} bytes (RFC 7518, 3.2)")
     if settings.outbox_bytes < 2 * settings.max_message_bytes:
         faults.append("OUTBOX_BYTES: expected at least twice MAX_MESSAGE_BYTES, or one message may never fit")
+    if bool(settings.tls_cert) != bool(settings.tls_key):
+        faults.append("TLS_CERT and TLS_KEY: both or neither")
     for name, allowed in (
         ("registration", ("open", "oauth")),
         ("log_format", ("json", "console")),
