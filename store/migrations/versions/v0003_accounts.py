@@ -1,4 +1,4 @@
-"""Several instances: whose connections a batch ends.
+"""Sign-in sessions, pictures, and requests that may come twice.
 
 Revision ID: 0003
 """
