@@ -11,6 +11,7 @@ from uuid import UUID
 import trio
 
 from handlers.ports import Feed
+from store.entries import Dismissal
 from store.errors import Unavailable
 from store.model import Change
 from store.outbox import insert_outbox
@@ -30,9 +31,9 @@ class Commits:
         self._pool = pool
         self._feed = feed
 
-    async def run(self, write: Write[T], *, touches: Collection[UUID] = (), dismisses: UUID | None = None) -> T:
+    async def run(self, write: Write[T], *, touches: Collection[UUID] = (), dismisses: Dismissal | None = None) -> T:
         """Run `write` in one transaction and publish its changes. `touches`: conversations to check in doubt;
-        `dismisses`: a user whose connections end with it.
+        `dismisses`: whose connections end with it.
 
         What is published is noted in the outbox by the same transaction: should this process die before everybody has
         it, the relay of another carries on. Raises whatever `write` raises, then nothing was written; Unavailable

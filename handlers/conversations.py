@@ -12,8 +12,10 @@ from uuid import UUID
 from handlers import access, cursors
 from handlers.commits import Commits
 from handlers.errors import ChatError
-from handlers.model import AddMember, Caller, ChangeRole, CreateConversation, UpdateConversation
+from handlers.model import AddMember, Caller, ChangeRole, CreateConversation, Once, UpdateConversation
+from handlers.once import claim
 from store import conversations as store
+from store.ids import new_id
 from store.model import Change, Conversation, ConversationType, Member, Role, WireEnum
 from store.pool import Pool
 from store.postgres import Connection
@@ -58,18 +60,30 @@ class Conversations:
 
     # -- changing -------------------------------------------------------------------------------
 
-    async def create(self, caller: Caller, request: CreateConversation) -> tuple[Conversation, bool]:
+    async def create(
+        self, caller: Caller, request: CreateConversation, once: Once | None = None
+    ) -> tuple[Conversation, bool]:
         """(the conversation, whether it is new): a direct one may exist already."""
         kind = _parse(ConversationType, request.type, "type")
         others = [user_id for user_id in dict.fromkeys(request.member_ids) if user_id != caller.user_id]
 
+        conversation_id = new_id()
+
         async def write(conn: Connection) -> tuple[tuple[Conversation, bool], Sequence[Change]]:
+            earlier = await claim(conn, caller.user_id, once, conversation_id)
+            if earlier is not None:
+                found = await store.fetch_conversation(conn, earlier, caller.user_id)
+                if found is None:
+                    raise access.not_found()
+                return (found, True), ()  # answered as the first time
             change: Change | None
             try:
                 if kind is ConversationType.DIRECT:
                     conversation, change = await store.insert_direct(conn, caller.user_id, others[0])
                 else:
-                    conversation, change = await store.insert_group(conn, caller.user_id, request.name, others)
+                    conversation, change = await store.insert_group(
+                        conn, caller.user_id, request.name, others, conversation_id=conversation_id
+                    )
             except store.UnknownUser as error:
                 raise _unknown_user(error) from None
             return (conversation, change is not None), (change,) if change else ()

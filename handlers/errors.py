@@ -27,6 +27,8 @@ CODES: dict[str, ErrorCode] = {
     "conflict": ErrorCode(409, "It conflicts with what is there", "Read the current state, then decide."),
     "username_taken": ErrorCode(409, "The username is taken", "Choose another."),
     "last_owner": ErrorCode(409, "The last owner cannot leave", "Make somebody else an owner first."),
+    "idempotency_mismatch": ErrorCode(422, "The Idempotency-Key was used for another request", "Make a new key."),
+    "sign_in_failed": ErrorCode(400, "The sign-in did not work", "Begin again at /auth/login."),
     "gone": ErrorCode(410, "It was deleted", "Forget the id."),
     "precondition_failed": ErrorCode(412, "It was changed meanwhile", "Read it again, then retry with its ETag."),
     "too_large": ErrorCode(413, "Too large", "Send less; the sentence names the limit."),

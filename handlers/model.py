@@ -19,12 +19,52 @@ class Caller(msgspec.Struct, frozen=True):
     user_id: UUID
     expires_at: float
     is_admin: bool = False
+    session_id: UUID | None = None  # the sign-in session of ours that the token is from
 
 
 class CreateUser(Wire, frozen=True):
     username: Annotated[str, Meta(min_length=1, max_length=64)]
     display_name: Annotated[str, Meta(max_length=128)] | None = None
     email: Annotated[str, Meta(max_length=320)] | None = None
+
+
+class Client(msgspec.Struct, frozen=True):
+    """Where a sign-in or refresh comes from, as its user will see it in the list of her sessions."""
+
+    name: str = ""
+    address: str = ""
+
+
+class Once(msgspec.Struct, frozen=True):
+    """An Idempotency-Key, and the SHA-256 of the request it came with."""
+
+    key: str
+    fingerprint: bytes
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Who an identity provider says is there. `email` only when the provider has verified it."""
+
+    provider: str
+    subject: str
+    username: str | None = None
+    name: str | None = None
+    email: str | None = None
+    picture: str | None = None
+
+
+class Tokens(Wire, frozen=True):
+    """What a sign-in or a refresh gives. `expires_in` is in seconds, of the access token."""
+
+    access_token: str
+    refresh_token: str
+    expires_in: int
+    session_id: UUID
+    token_type: str = "Bearer"
+
+
+class RefreshRequest(Wire, frozen=True):
+    refresh_token: Annotated[str, Meta(min_length=1, max_length=512)]
 
 
 class UpdateUser(Wire, frozen=True):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 from uuid import UUID
 
-from store.entries import Receipt
+from store.entries import Dismissal, Receipt
 from store.errors import StoreError
 from store.model import Change
 
@@ -12,9 +12,9 @@ from store.model import Change
 class Feed(Protocol):
     """What becomes of committed changes."""
 
-    def publish(self, changes: Sequence[Change], dismissed: UUID | None = None) -> None:
-        """Deliver the changes of one committed batch to everybody, and end all connections of the user
-        `dismissed`. Never waits."""
+    def publish(self, changes: Sequence[Change], dismissed: Dismissal | None = None) -> None:
+        """Deliver the changes of one committed batch to everybody, and end the connections that
+        `dismissed` names. Never waits."""
 
     def doubt(self, conversation_ids: Collection[UUID]) -> None:
         """The outcome of a commit is unknown: compare these conversations' heads with the database."""

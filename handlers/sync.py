@@ -11,7 +11,7 @@ import trio
 from handlers import access
 from handlers.errors import ChatError
 from handlers.model import Caller
-from store import conversations, messages, users
+from store import accounts, conversations, messages, users
 from store.gather import Gather
 from store.model import Change, MemberCursor
 from store.pool import Pool
@@ -24,11 +24,13 @@ class Sync:
         self._pool = pool
         self._memberships: Gather[UUID, list[UUID]] = Gather(self._fetch_memberships)
         self._heads: Gather[UUID, int] = Gather(self._fetch_heads)
+        self._ended: Gather[UUID, None] = Gather(self._fetch_ended)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as nursery:
             await nursery.start(self._memberships.run)
             await nursery.start(self._heads.run)
+            await nursery.start(self._ended.run)
             task_status.started()
 
     async def memberships(self, user_id: UUID) -> Sequence[UUID]:
@@ -41,6 +43,15 @@ class Sync:
                 raise ChatError("unauthenticated", "There is no such user (any more).")
         return ()
 
+    async def require_session(self, session_id: UUID) -> None:
+        """Raises ChatError("unauthenticated") when this sign-in session has ended."""
+        if await self._ended.get([session_id]):
+            raise ChatError("unauthenticated", "The session was ended.")
+
+    async def ended(self, session_ids: Collection[UUID]) -> Collection[UUID]:
+        """Those of these sign-in sessions that have ended. For the process."""
+        return await self._ended.get(session_ids)
+
     async def heads(self, conversation_ids: Collection[UUID]) -> dict[UUID, int]:
         """The last seq of each conversation that exists or existed."""
         return await self._heads.get(conversation_ids)
@@ -52,6 +63,10 @@ class Sync:
     async def _fetch_heads(self, conversation_ids: Collection[UUID]) -> dict[UUID, int]:
         async with self._pool.connection() as conn:
             return await conversations.fetch_heads(conn, conversation_ids)
+
+    async def _fetch_ended(self, session_ids: Collection[UUID]) -> dict[UUID, None]:
+        async with self._pool.connection() as conn:
+            return dict.fromkeys(await accounts.list_ended(conn, session_ids))
 
     async def changes(self, conversation_id: UUID, after: int, *, limit: int, max_bytes: int) -> Sequence[Change]:
         """For a room of this process: no one caller to check."""

@@ -12,10 +12,14 @@ import msgspec
 from handlers import access, cursors
 from handlers.commits import Commits
 from handlers.errors import ChatError
-from handlers.model import Caller, CreateUser, UpdateStatus, UpdateUser
+from handlers.model import Caller, CreateUser, Once, UpdateStatus, UpdateUser
+from handlers.once import claim
 from handlers.ports import Presence
 from store import users as store
+from store.creations import NOBODY
+from store.entries import dismissal
 from store.errors import Unavailable
+from store.ids import new_id
 from store.model import Account, Change, User, UserStatus
 from store.pool import Pool
 from store.postgres import Connection
@@ -32,23 +36,35 @@ class Users:
         self._presence = presence
 
     async def require(self, caller: Caller) -> None:
-        """The caller's account still exists. Raises ChatError("unauthenticated")."""
+        """The caller still exists, and so does the session of her token. Raises ChatError("unauthenticated")."""
         async with self._pool.connection() as conn:
-            if await store.fetch_account(conn, caller.user_id) is None:
-                raise ChatError("unauthenticated", "There is no such user (any more).")
+            exists, is_signed_in = await store.fetch_standing(conn, caller.user_id, caller.session_id)
+        if not exists:
+            raise ChatError("unauthenticated", "There is no such user (any more).")
+        if not is_signed_in:
+            raise ChatError("unauthenticated", "The session was ended. Sign in again.")
 
-    async def create(self, request: CreateUser) -> Account:
+    async def create(self, request: CreateUser, once: Once | None = None) -> Account:
+        """A new user, or the one that the same request has made before."""
         username = request.username.strip()
         if not USERNAME.fullmatch(username):
             raise ChatError("invalid_request", f"A username is {USERNAME_RULE}.", errors={"username": USERNAME_RULE})
         display_name = (request.display_name or username).strip() or username
         _check_text("displayName", display_name)
         _check_email(request.email)
-        async with self._pool.connection() as conn:
+        user_id = new_id()
+
+        async def write(conn: Connection) -> tuple[Account, Sequence[Change]]:
+            earlier = await claim(conn, NOBODY, once, user_id)
+            if earlier is not None:
+                return _found(await store.fetch_account(conn, earlier)), ()
             try:
-                return await store.insert_user(conn, username, display_name, email=request.email)
+                made = await store.insert_user(conn, username, display_name, email=request.email, user_id=user_id)
             except store.UsernameTaken:
                 raise ChatError("username_taken", f"The username {username!r} is taken.") from None
+            return made, ()
+
+        return await self._commits.run(write)
 
     async def get(self, user_id: UUID) -> User:
         async with self._pool.connection() as conn:
@@ -110,7 +126,7 @@ class Users:
                 raise access.not_found("user")
             return None, changes
 
-        await self._commits.run(write, dismisses=user_id)
+        await self._commits.run(write, dismisses=dismissal(user_id))
 
 
 async def shown(users: Sequence[User], presence: Presence) -> list[User]:

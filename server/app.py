@@ -13,18 +13,21 @@ import socket
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from uuid import UUID
 
 import structlog
 import trio
 
+from handlers.accounts import Accounts
 from handlers.commits import Commits
 from handlers.conversations import Conversations
 from handlers.messages import Messages
 from handlers.presence import Presence
 from handlers.receipts import Receipts
+from handlers.refresh_tokens import RefreshTokens
 from handlers.sync import Sync
 from handlers.users import Users
-from server.auth import ConnectionTokens, Verifier
+from server.auth import ACCESS_TTL, ConnectionTokens, Verifier, mint_token
 from server.config import DAYS, SECONDS, Settings, parse_listen, require
 from server.ephemera import Ephemera
 from server.feed import Feed
@@ -47,6 +50,7 @@ from server.rest.app import create_app
 from server.rest.health import Check
 from server.rest.http import HttpServer
 from server.rooms import Rooms
+from server.sign_in.flow import SignIn
 from server.teller import Teller
 from server.wheel import Wheel
 from store.errors import StoreError
@@ -129,6 +133,7 @@ class Process:
         messages = Messages(self.pool, self.lanes, commits, max_message_bytes=settings.max_message_bytes)
         receipts = Receipts(self.pool, self.receipts)
         users = Users(self.pool, commits, self.announcer)
+        accounts = Accounts(self.pool, commits, RefreshTokens(settings.jwt_key), self._mint)
         dispatcher = Dispatcher()
         methods.register(
             dispatcher,
@@ -162,6 +167,8 @@ class Process:
         app = create_app(
             settings,
             users_handler=users,
+            accounts=accounts,
+            sign_in=SignIn(settings.oauth, settings.jwt_key, self.redis),
             conversations_handler=conversations,
             messages_handler=messages,
             receipts_handler=receipts,
@@ -176,6 +183,9 @@ class Process:
             max_connections=settings.max_connections,
             head_timeout=settings.handshake_timeout,
         )
+
+    def _mint(self, user_id: UUID, session_id: UUID) -> tuple[str, int]:
+        return mint_token(self.settings, user_id, session_id=session_id), ACCESS_TTL
 
     # -- health -----------------------------------------------------------------------------------
 
@@ -270,6 +280,12 @@ async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
 async def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = None) -> None:
     """Run one instance until SIGINT or SIGTERM; a second one hurries. `on_ready` gets the base URL."""
     started = time.monotonic()
+    if settings.registration == "open":
+        log.warning(
+            "registration_open",
+            reason="whoever reaches this instance can make a user and be signed in",
+            advice="for development only: set PARLEY_REGISTRATION=oauth and a provider",
+        )
     process = Process(settings)
     sock = bind(parse_listen(settings.listen), reuse_port=settings.reuse_port == "on")
     stop, hurry = trio.Event(), trio.Event()

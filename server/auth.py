@@ -18,6 +18,7 @@ from handlers.errors import ChatError
 from handlers.model import Caller
 from server.config import Settings
 from server.jwks import KeySet
+from store import keys
 from store.errors import StoreError
 
 LEEWAY = 5  # seconds of clock difference that is forgiven, when a token is shown and while a connection lives on it
@@ -31,8 +32,15 @@ log = structlog.get_logger("parley.auth")
 _OPTIONS: Any = {"require": ["exp", "sub"], "verify_aud": True}
 
 
-def mint_token(settings: Settings, user_id: UUID, ttl_seconds: float = ACCESS_TTL, *, admin: bool = False) -> str:
-    """An access token of ours for `user_id`."""
+def mint_token(
+    settings: Settings,
+    user_id: UUID,
+    ttl_seconds: float = ACCESS_TTL,
+    *,
+    admin: bool = False,
+    session_id: UUID | None = None,
+) -> str:
+    """An access token of ours for `user_id`; it ends with the sign-in session, if it is from one."""
     now = int(time.time())
     claims: dict[str, Any] = {
         "iss": settings.jwt_issuer,
@@ -45,6 +53,8 @@ def mint_token(settings: Settings, user_id: UUID, ttl_seconds: float = ACCESS_TT
     }
     if admin:
         claims["role"] = "admin"
+    if session_id is not None:
+        claims["sid"] = str(session_id)
     return jwt.encode(claims, settings.jwt_key, algorithm="HS256")
 
 
@@ -88,7 +98,12 @@ class Verifier:
                 options=_OPTIONS,
             )
             user_id = UUID(claims["sub"])
-            return Caller(user_id=user_id, expires_at=float(claims["exp"]) + LEEWAY, is_admin=_is_admin(claims))
+            return Caller(
+                user_id=user_id,
+                expires_at=float(claims["exp"]) + LEEWAY,
+                is_admin=_is_admin(claims),
+                session_id=UUID(claims["sid"]) if key is self._key and "sid" in claims else None,
+            )
         except jwt.ExpiredSignatureError:
             raise unauthenticated("The access token has expired.") from None
         except jwt.ImmatureSignatureError:
@@ -151,6 +166,7 @@ class ConnectionTokens:
             "exp": time.time() + CONNECTION_TTL,
             "jti": connection_id,
             "rec": stateful,
+            "sid": None if caller.session_id is None else str(caller.session_id),
         }
         return connection_id, jwt.encode(claims, self._key, algorithm="HS256")
 
@@ -166,7 +182,12 @@ class ConnectionTokens:
             if stateful:
                 return None  # its session is gone, or on another instance: the client begins anew
             raise
-        caller = Caller(user_id=UUID(claims["sub"]), expires_at=float(claims["tok"]), is_admin=bool(claims["adm"]))
+        caller = Caller(
+            user_id=UUID(claims["sub"]),
+            expires_at=float(claims["tok"]),
+            is_admin=bool(claims["adm"]),
+            session_id=UUID(claims["sid"]) if claims.get("sid") else None,
+        )
         return Redeemed(caller, claims["jti"], stateful)
 
     def identify(self, token: str) -> str:
@@ -189,7 +210,7 @@ class ConnectionTokens:
             raise UsedToken
         self._used[connection_id] = now + CONNECTION_TTL + 1
         try:
-            fresh = await self._claimer.claim(connection_id, CONNECTION_TTL + 1)
+            fresh = await self._claimer.claim(keys.claim("connection", connection_id), CONNECTION_TTL + 1)
         except StoreError as error:
             # Better to let people in for the half minute in which only another instance could be fooled.
             log.warning("connection_token_unchecked", reason=str(error), advice="Redis is out of reach")

@@ -57,6 +57,31 @@ class Secret(str):
         return "'***'"
 
 
+class OAuthProvider(msgspec.Struct, frozen=True, kw_only=True):
+    """An identity provider: one that speaks OpenID Connect has an `issuer`, any other OAuth 2.0 the three URLs."""
+
+    name: str
+    client_id: str
+    client_secret: Secret = Secret("")  # empty: a public client, by PKCE alone
+    issuer: str = ""
+    scopes: str = "openid profile email"
+    authorize_url: str = ""
+    token_url: str = ""
+    user_url: str = ""  # answers who the user is, as JSON with an `id`
+
+
+OAUTH_DEFAULTS = {
+    "google": {"issuer": "https://accounts.google.com"},
+    "github": {
+        "authorize_url": "https://github.com/login/oauth/authorize",
+        "token_url": "https://github.com/login/oauth/access_token",
+        "user_url": "https://api.github.com/user",
+        "scopes": "read:user",
+    },
+}
+_OAUTH = re.compile(r"oauth_([a-z0-9]+)_(\w+)")
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Durations are seconds, sizes bytes. Written as numbers or with a unit: `15m`, `32KiB`."""
 
@@ -70,6 +95,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     jwt_issuer: str = "ChatBackend"
     jwt_audience: str = "ChatBackendUsers"
     registration: str = "open"  # open | oauth
+    oauth: tuple[OAuthProvider, ...] = ()  # from OAUTH_<PROVIDER>_<FIELD>
     objects: str = ""  # s3://bucket or file:///dir
     s3_endpoint_url: str = ""  # empty: Amazon's
     upload_types: tuple[str, ...] = UPLOAD_TYPES  # content types that may be uploaded, as the content itself shows
@@ -185,7 +211,11 @@ def _file(file: Path | None, faults: list[str]) -> dict[str, Any]:
 def _take(
     name: str, value: Any, known: tuple[str, ...], source: str, shown: str, raw: dict[str, Any], faults: list[str]
 ) -> None:
-    if name in known:
+    match = _OAUTH.fullmatch(name)
+    if match is not None and match[2] in OAuthProvider.__struct_fields__[1:]:
+        raw.setdefault("oauth", {}).setdefault(match[1], {})[match[2]] = value
+        return
+    if name in known and name != "oauth":
         raw[name] = value
         return
     near = difflib.get_close_matches(name, known, n=1)
@@ -196,6 +226,8 @@ def _take(
 def _convert(name: str, value: Any) -> Any:
     """One value to the type of its field, with an error that says what is expected (never what was given)."""
     kind = Settings.__annotations__[name]
+    if name == "oauth" and isinstance(value, dict):
+        return tuple(_provider(provider, fields) for provider, fields in sorted(value.items()))
     if kind is float:
         return duration(value)
     if kind is int:
@@ -213,6 +245,23 @@ def _convert(name: str, value: Any) -> Any:
     return Secret(value) if name in SECRETS else value
 
 
+def _provider(name: str, given: Mapping[str, Any]) -> OAuthProvider:
+    fields = {**OAUTH_DEFAULTS.get(name, {}), **given}
+    wrong = [field for field, value in fields.items() if not isinstance(value, str)]
+    if wrong:
+        raise ValueError(f"{name.upper()}_{wrong[0].upper()}: expected text")
+    if not fields.get("client_id"):
+        raise ValueError(f"{name.upper()}_CLIENT_ID: required")
+    others = ("authorize_url", "token_url", "user_url")
+    if not fields.get("issuer") and not all(fields.get(field) for field in others):
+        raise ValueError(f"{name.upper()}_ISSUER: required (or, without OpenID Connect, {', '.join(others).upper()})")
+    for field in ("issuer", *others):
+        parts = urlsplit(fields.get(field, ""))
+        if parts.scheme != "https" and fields.get(field) and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+            raise ValueError(f"{name.upper()}_{field.upper()}: expected an https URL")
+    return OAuthProvider(name=name, **{**fields, "client_secret": Secret(fields.get("client_secret", ""))})
+
+
 def _check(settings: Settings) -> list[str]:
     """What the fields' types do not say."""
     faults = []
@@ -220,6 +269,8 @@ def _check(settings: Settings) -> list[str]:
         faults.append(f"JWT_KEY: expected at least {MIN_KEY_BYTES} bytes (RFC 7518, 3.2)")
     if settings.outbox_bytes < 2 * settings.max_message_bytes:
         faults.append("OUTBOX_BYTES: expected at least twice MAX_MESSAGE_BYTES, or one message may never fit")
+    if settings.registration == "oauth" and not settings.oauth:
+        faults.append("REGISTRATION: oauth needs a provider: OAUTH_<NAME>_CLIENT_ID and so on")
     if bool(settings.tls_cert) != bool(settings.tls_key):
         faults.append("TLS_CERT and TLS_KEY: both or neither")
     for name, allowed in (

@@ -13,8 +13,6 @@ from server.rooms import Rooms
 from store.entries import Dismissal, Receipt, Seen, Typing
 from store.model import Change
 
-DISMISSED = "The user was deleted."  # what her connections are told
-
 
 class Mail(Protocol):
     """An `store.entries.Entry` that has come, or one on its way."""
@@ -36,7 +34,7 @@ class Mail(Protocol):
 class Others(Protocol):
     """The way to the other instances (`server.instances.publisher`)."""
 
-    def publish(self, changes: Sequence[Change], dismissed: UUID | None = None) -> None: ...
+    def publish(self, changes: Sequence[Change], dismissed: Dismissal | None = None) -> None: ...
 
 
 class Feed:
@@ -47,11 +45,11 @@ class Feed:
 
     # -- from here ----------------------------------------------------------------------------------
 
-    def publish(self, changes: Sequence[Change], dismissed: UUID | None = None) -> None:
+    def publish(self, changes: Sequence[Change], dismissed: Dismissal | None = None) -> None:
         """The changes of one committed batch, to everybody everywhere. Never waits."""
         self._rooms.publish(changes)
         if dismissed is not None:
-            self._rooms.dismiss(dismissed, DISMISSED)
+            self._rooms.dismiss(dismissed)
         self._others.publish(changes, dismissed)
 
     def doubt(self, conversation_ids: Collection[UUID]) -> None:
@@ -67,4 +65,4 @@ class Feed:
             self._rooms.reached(conversation_id, seq)
         self._ephemera.receive(mail.receipts, mail.typing, mail.seen)
         for dismissal in mail.dismissals:
-            self._rooms.dismiss(dismissal.user_id, dismissal.sentence)
+            self._rooms.dismiss(dismissal)

@@ -12,6 +12,7 @@ import trio
 from handlers.errors import ChatError
 
 REFRESH = 300.0  # seconds between background refreshes
+MAX_AGE = 3600.0  # seconds after which the keys are fetched anew before they are used: revoked ones are gone then
 MIN_INTERVAL = 10.0  # seconds between refetches that unknown key ids can cause
 TIMEOUT = 5.0  # seconds for one fetch
 MAX_BYTES = 1024 * 1024
@@ -28,9 +29,12 @@ class KeySet:
         self._keys: dict[str | None, jwt.PyJWK] = {}
         self._fetched_at = float("-inf")
         self._lock = trio.Lock()
+        self._tls = httpx.create_ssl_context()  # once: it reads every root certificate
 
     async def find(self, key_id: str | None) -> jwt.PyJWK | None:
         """The key, refetching at most once for one not known. A token without a key id fits a lone key."""
+        if trio.current_time() - self._fetched_at > MAX_AGE:
+            self._keys = {}
         key = self._lookup(key_id)
         if key is None:
             await self._refetch(key_id)
@@ -51,7 +55,7 @@ class KeySet:
         """Replace the keys. A failure is logged and leaves the ones we have."""
         self._fetched_at = trio.current_time()
         try:
-            async with httpx.AsyncClient(timeout=TIMEOUT, follow_redirects=False) as client:
+            async with httpx.AsyncClient(timeout=TIMEOUT, follow_redirects=False, verify=self._tls) as client:
                 response = await client.get(self._url)
             response.raise_for_status()
             if len(response.content) > MAX_BYTES:

@@ -19,8 +19,10 @@ import structlog
 import trio
 
 from handlers.errors import ChatError
+from handlers.model import Caller
 from server.hub.encoding import Encoding
 from server.outbox import Flusher, Outbox, Verdict
+from store.entries import Dismissal
 from store.errors import StoreError
 from store.model import Change, MessageType
 
@@ -77,6 +79,7 @@ class Subscriber(Protocol):
     """A hub session, as a room sees it."""
 
     user_id: UUID
+    caller: Caller
     outbox: Outbox
     rooms: list["Room"]
     auto_attach: bool
@@ -175,6 +178,11 @@ class Rooms:
 
     def sessions_of(self, user_id: UUID) -> Sequence[Subscriber]:
         return tuple(self._sessions.get(user_id, ()))
+
+    def signed_in(self, user_ids: Iterable[UUID]) -> dict[UUID, UUID]:
+        """The sign-in sessions that these users' connections here live on, and whose each is."""
+        sessions = [session for user_id in user_ids for session in self._sessions.get(user_id, ())]
+        return {session.caller.session_id: session.user_id for session in sessions if session.caller.session_id}
 
     def users(self) -> list[UUID]:
         """Everybody who is connected here."""
@@ -569,10 +577,11 @@ class Rooms:
                 self._flusher.mark(session.outbox)
             session.outbox.offer(_frame(frames, session, event, arguments), ephemeral=True)
 
-    def dismiss(self, user_id: UUID, sentence: str) -> None:
-        """Close every connection of this user here, for good."""
-        for session in self.sessions_of(user_id):
-            session.disconnect("unauthenticated", sentence)
+    def dismiss(self, dismissal: Dismissal) -> None:
+        """Close the connections here that it names, for good."""
+        for session in self.sessions_of(dismissal.user_id):
+            if dismissal.session_id in (None, session.caller.session_id):
+                session.disconnect("unauthenticated", dismissal.sentence)
 
 
 def _frame(frames: dict[Encoding, bytes], session: Subscriber, event: str, arguments: tuple[object, ...]) -> bytes:

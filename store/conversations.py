@@ -166,10 +166,18 @@ async def insert_direct(conn: Connection, creator_id: UUID, other_id: UUID) -> t
 
 
 async def insert_group(
-    conn: Connection, creator_id: UUID, name: str | None, member_ids: Collection[UUID]
+    conn: Connection,
+    creator_id: UUID,
+    name: str | None,
+    member_ids: Collection[UUID],
+    *,
+    conversation_id: UUID | None = None,
 ) -> tuple[Conversation, Change]:
-    """A new group, owned by its creator. Raises UnknownUser when somebody named does not exist."""
-    conversation_id = new_id()
+    """A new group, owned by its creator; the id is made here unless one is given.
+
+    Raises UnknownUser when somebody named does not exist.
+    """
+    conversation_id = conversation_id or new_id()
     people = {**dict.fromkeys(member_ids, Role.MEMBER), creator_id: Role.OWNER}
     async with conn.atomic():
         parameters = {"id": conversation_id, "title": name, "created_by": creator_id}

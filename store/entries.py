@@ -51,10 +51,16 @@ class Seen(Struct, frozen=True, array_like=True):
 
 
 class Dismissal(Struct, frozen=True, array_like=True):
-    """Every connection of this user ends, for good."""
+    """Connections of this user end, for good: those of one sign-in session, or all."""
 
     user_id: UUID
     sentence: str
+    session_id: UUID | None = None
+
+
+def dismissal(user_id: UUID, session_id: UUID | None = None) -> Dismissal:
+    """Of a user who was deleted, or of a sign-in session that was ended."""
+    return Dismissal(user_id, "The user was deleted." if session_id is None else "The session was ended.", session_id)
 
 
 class Entry(Struct, frozen=True, array_like=True):

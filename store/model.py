@@ -92,6 +92,18 @@ class Account(User, frozen=True):
     email: str | None
 
 
+class Session(Wire, frozen=True):
+    """A sign-in that its user can end. `client` is what the client calls itself; `current`: the one that asks."""
+
+    id: UUID
+    client: str
+    address: str
+    created_at: Timestamp
+    last_used_at: Timestamp
+    expires_at: Timestamp
+    current: bool = False
+
+
 class FileInfo(Wire, frozen=True):
     id: UUID
     name: str

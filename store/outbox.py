@@ -5,6 +5,7 @@ changes knows the name: `key_of(changes)`. Lanes write theirs in the batch's own
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import zip_longest
 from uuid import UUID
 
 from msgspec import Struct
@@ -12,6 +13,7 @@ from msgspec import Struct
 from store import queries
 from store.announcements import Event, change_of, read
 from store.conversations import list_member_ids
+from store.entries import Dismissal, dismissal
 from store.messages import message_of
 from store.model import Change
 from store.postgres import Connection
@@ -20,23 +22,23 @@ Key = tuple[UUID, int]  # conversation and seq of a batch's first change
 
 
 class Unpublished(Struct, frozen=True):
-    """A batch that may not have reached everybody: the first of its changes in each conversation, and the users
-    whose connections it ends."""
+    """A batch that may not have reached everybody: the first of its changes in each conversation, and whose
+    connections it ends."""
 
     key: Key
     first: dict[UUID, int]
-    dismissed: tuple[UUID, ...] = ()
+    dismissed: tuple[Dismissal, ...] = ()
 
 
-def key_of(changes: Sequence[Change], dismissed: UUID | None = None) -> Key:
-    """The name of a batch: its first change's, or the user's whom it dismisses where nothing else changed."""
+def key_of(changes: Sequence[Change], dismissed: Dismissal | None = None) -> Key:
+    """The name of a batch: its first change's, or the user's or session's that it ends where nothing else changed."""
     if changes:
         return changes[0].conversation_id, changes[0].seq
     assert dismissed is not None
-    return dismissed, 0
+    return dismissed.session_id or dismissed.user_id, 0
 
 
-async def insert_outbox(conn: Connection, changes: Sequence[Change], dismissed: UUID | None = None) -> None:
+async def insert_outbox(conn: Connection, changes: Sequence[Change], dismissed: Dismissal | None = None) -> None:
     """Note a batch, in the transaction that makes its changes."""
     first: dict[UUID, int] = {}
     for change in changes:
@@ -47,7 +49,8 @@ async def insert_outbox(conn: Connection, changes: Sequence[Change], dismissed: 
         "seq": seq,
         "conversation_ids": list(first),
         "seqs": list(first.values()),
-        "dismissed": [] if dismissed is None else [dismissed],
+        "dismissed": [] if dismissed is None else [dismissed.user_id],
+        "dismissed_sessions": [] if dismissed is None else [dismissed.session_id],
     }
     await conn.execute(queries.insert_outbox, parameters)
 
@@ -62,8 +65,12 @@ async def list_stale(conn: Connection, age: float, limit: int = 100) -> list[Unp
     """Batches committed more than `age` seconds ago, oldest first. Within a transaction no other relay gets them."""
     cursor = await conn.execute(queries.list_stale_outbox, {"age": age, "limit": limit})
     return [
-        Unpublished((conversation_id, seq), dict(zip(conversation_ids, seqs, strict=True)), tuple(dismissed))
-        for conversation_id, seq, conversation_ids, seqs, dismissed in await cursor.fetchall()
+        Unpublished(
+            (conversation_id, seq),
+            dict(zip(conversation_ids, seqs, strict=True)),
+            tuple(dismissal(*both) for both in zip_longest(users, sessions)),
+        )
+        for conversation_id, seq, conversation_ids, seqs, users, sessions in await cursor.fetchall()
     ]
 
 

@@ -58,6 +58,13 @@ async def fetch_account(conn: Connection, user_id: UUID) -> Account | None:
     return _account_of(row) if row else None
 
 
+async def fetch_standing(conn: Connection, user_id: UUID, session_id: UUID | None) -> tuple[bool, bool]:
+    """(whether she exists, whether her sign-in session is live; true where there is none)"""
+    row = await (await conn.execute(queries.fetch_standing, {"id": user_id, "session_id": session_id})).fetchone()
+    assert row is not None
+    return row[0], row[1]
+
+
 async def fetch_user_by_name(conn: Connection, username: str) -> User | None:
     """By username, whatever its case."""
     row = await (await conn.execute(queries.fetch_user_by_name, {"username": username})).fetchone()
@@ -126,6 +133,7 @@ async def delete_user(conn: Connection, user_id: UUID) -> tuple[Change, ...] | N
             queries.delete_sessions_of,
             queries.delete_identities_of,
             queries.delete_sends_of,
+            queries.delete_creations_of,
             queries.anonymise_user,
         ):
             await conn.execute(query, {"user_id": user_id})

@@ -29,6 +29,9 @@ class SyncSource(Protocol):
 
     async def memberships(self, user_id: UUID) -> Sequence[UUID]: ...
 
+    async def require_session(self, session_id: UUID) -> None:
+        """Raises ChatError("unauthenticated") when this sign-in session has ended."""
+
     async def heads(self, conversation_ids: Collection[UUID]) -> dict[UUID, int]: ...
 
     async def changes_after(

@@ -155,7 +155,13 @@ def register(
         caller = await verifier.verify(token)
         if caller.user_id != session.user_id:
             raise ChatError("forbidden", "The token belongs to another user.")
-        session.caller = caller
+        before, session.caller = session.caller, caller
+        if caller.session_id is not None:
+            try:
+                await sync.require_session(caller.session_id)  # from here on its end reaches this connection
+            except BaseException:
+                session.caller = before
+                raise
         session.reschedule()
 
     for pipelined in (send_message, mark_read, mark_delivered):

@@ -419,10 +419,12 @@ class HubSession:
 
     async def _open(self) -> None:
         await self.hub.rooms.register(self)
-        if not self.auto_attach or self.closed:
-            return
         try:
-            await catchup.attach_all(self, self.hub.rooms, self.hub.sync)
+            if self.caller.session_id is not None:
+                # Only now: a session that is ended from here on ends this connection, wherever that happens.
+                await self.hub.sync.require_session(self.caller.session_id)
+            if self.auto_attach and not self.closed:
+                await catchup.attach_all(self, self.hub.rooms, self.hub.sync)
         except ChatError as error:
             self.end(str(error), allow_reconnect=error.code in ("unavailable", "overloaded"))
         except (Unavailable, Overloaded) as error:

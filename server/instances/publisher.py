@@ -13,7 +13,6 @@ import structlog
 import trio
 from msgspec import Struct
 
-from server.feed import DISMISSED
 from server.instances.registry import Registry
 from store import outbox
 from store.entries import Dismissal, Parcel, Receipt, Seen, Typing, new_parcel, pack, pack_change
@@ -97,15 +96,15 @@ class Publisher:
 
     # -- queueing: never waits --------------------------------------------------------------------
 
-    def publish(self, changes: Sequence[Change], dismissed: UUID | None = None) -> None:
-        """Changes of one committed batch, and the user whose connections it ends."""
+    def publish(self, changes: Sequence[Change], dismissed: Dismissal | None = None) -> None:
+        """Changes of one committed batch, and whose connections it ends."""
         if not self._registry.instance or self._waiting >= MAX_WAITING:
             self.dropped += len(changes)
             return
         self._waiting += len(changes)
         self._batches.append(_Published(outbox.key_of(changes, dismissed), changes))
         if dismissed is not None:
-            self._mail.dismissals.append(Dismissal(dismissed, DISMISSED))
+            self._mail.dismissals.append(dismissed)
         self._wake.set()
 
     def send(

@@ -10,9 +10,9 @@ from uuid import UUID
 
 import trio
 
-from server.feed import DISMISSED
 from server.rooms import Rooms
 from server.teller import Teller
+from store.entries import dismissal
 
 CHUNK = 500  # users in one query
 
@@ -23,6 +23,8 @@ class Truth(Protocol):
     async def all_memberships(self, user_ids: Collection[UUID]) -> dict[UUID, list[UUID]]: ...
 
     async def deleted(self, user_ids: Collection[UUID]) -> list[UUID]: ...
+
+    async def ended(self, session_ids: Collection[UUID]) -> Collection[UUID]: ...
 
 
 class Recovery:
@@ -46,7 +48,10 @@ class Recovery:
         for start in range(0, len(users), CHUNK):
             chunk = users[start : start + CHUNK]
             for user_id in await self._truth.deleted(chunk):
-                self._rooms.dismiss(user_id, DISMISSED)
+                self._rooms.dismiss(dismissal(user_id))
+            signed_in = self._rooms.signed_in(chunk)
+            for session_id in await self._truth.ended(signed_in):
+                self._rooms.dismiss(dismissal(signed_in[session_id], session_id))
             memberships = await self._truth.all_memberships(chunk)
             for user_id in chunk:
                 mine = set(memberships.get(user_id, ()))

@@ -11,12 +11,11 @@ from uuid import UUID
 import structlog
 import trio
 
-from server.feed import DISMISSED, Feed
+from server.feed import Feed
 from server.instances.publisher import Mail, Publisher
 from server.instances.registry import Registry
 from store import outbox
 from store.conversations import fetch_heads
-from store.entries import Dismissal
 from store.errors import StoreError
 from store.pool import Pool
 
@@ -61,7 +60,7 @@ class Relay:
             mail = Mail(
                 changes=await outbox.list_system_changes(conn, first),
                 heads=list((await fetch_heads(conn, list(first))).items()),
-                dismissals=[Dismissal(user_id, DISMISSED) for batch in stale for user_id in batch.dismissed],
+                dismissals=[dismissal for batch in stale for dismissal in batch.dismissed],
             )
             self._feed.receive(mail)
             await self._publisher.deliver(mail)

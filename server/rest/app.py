@@ -9,14 +9,16 @@ from quart import Response, current_app, g, request
 from quart_schema import Info, QuartSchema
 from quart_trio import QuartTrio
 
+from handlers.accounts import Accounts
 from handlers.conversations import Conversations
 from handlers.messages import Messages
 from handlers.receipts import Receipts
 from handlers.users import Users
 from server.auth import ConnectionTokens, Verifier
 from server.config import Settings
-from server.rest import conversations, health, messages, negotiate, problems, users
+from server.rest import auth, conversations, health, messages, negotiate, problems, users
 from server.rest.requests import MAX_BODY, bearer
+from server.sign_in.flow import SignIn
 
 OPEN_PATHS = frozenset({"/openapi.json"})
 
@@ -25,6 +27,8 @@ def create_app(
     settings: Settings,
     *,
     users_handler: Users,
+    accounts: Accounts,
+    sign_in: SignIn,
     conversations_handler: Conversations,
     messages_handler: Messages,
     receipts_handler: Receipts,
@@ -34,6 +38,7 @@ def create_app(
 ) -> QuartTrio:
     app = QuartTrio("server.rest", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    app.config["PUBLIC_URL"] = settings.public_url.rstrip("/")
     app.config["BODY_TIMEOUT"] = 30  # seconds; a slow body costs one request, not the process
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.url_map.strict_slashes = False
@@ -47,7 +52,8 @@ def create_app(
         security_schemes={"bearer": {"type": "http", "scheme": "bearer", "bearer_format": "JWT"}},
         security=[{"bearer": []}],
     )
-    app.register_blueprint(users.blueprint(users_handler, settings))
+    app.register_blueprint(users.blueprint(users_handler, accounts, settings))
+    app.register_blueprint(auth.blueprint(accounts, verifier, sign_in, settings.allowed_origins))
     app.register_blueprint(conversations.blueprint(conversations_handler))
     app.register_blueprint(messages.blueprint(messages_handler, receipts_handler))
     app.register_blueprint(negotiate.blueprint(verifier, tokens))

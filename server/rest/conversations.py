@@ -5,7 +5,7 @@ from quart_schema import document_response, validate_request
 
 from handlers.conversations import Conversations
 from handlers.model import AddMember, ChangeRole, CreateConversation, UpdateConversation
-from server.rest.requests import answer, caller, limit, nothing, page, path_id
+from server.rest.requests import answer, caller, limit, nothing, once, page, path_id
 from store.model import Conversation, Member, Wire
 
 
@@ -32,7 +32,7 @@ def blueprint(conversations: Conversations) -> Blueprint:
     @document_response(Conversation, 201)
     @validate_request(CreateConversation)
     async def create(data: CreateConversation) -> Response:
-        conversation, created = await conversations.create(caller(), data)
+        conversation, created = await conversations.create(caller(), data, await once())
         response = answer(conversation, 201 if created else 200)
         response.headers["Location"] = f"/api/conversations/{conversation.id}"
         return response

@@ -3,16 +3,18 @@
 Owns the conventions of the REST surface. Touches Quart's request.
 """
 
+import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
 import msgspec
-from quart import Response, g, request
+from quart import Response, current_app, g, request
 
 from handlers.errors import ChatError
-from handlers.model import Caller
+from handlers.model import Caller, Client, Once
 
+MAX_KEY = 128  # characters of an Idempotency-Key
 MAX_LIMIT = 200
 DEFAULT_LIMIT = 50
 MAX_BODY = 256 * 1024  # bytes of a JSON body; uploads have a limit of their own
@@ -36,6 +38,22 @@ def bearer() -> str:
     if scheme.lower() != "bearer" or not token.strip():
         raise ChatError("unauthenticated", "Send `Authorization: Bearer <access token>`.")
     return token.strip()
+
+
+def client() -> Client:
+    """Who calls, as the user will see it in the list of her sessions."""
+    return Client(name=request.headers.get("User-Agent", ""), address=address())
+
+
+def address() -> str:
+    """Of the client, as far as it can be known."""
+    return request.remote_addr or ""
+
+
+def base_url() -> str:
+    """Where clients reach us, without a slash at the end."""
+    configured: str = current_app.config["PUBLIC_URL"]
+    return configured or request.host_url.rstrip("/")
 
 
 def answer(value: object, status: int = 200, *, etag: str | None = None) -> Response:
@@ -97,7 +115,21 @@ def if_match() -> int | None:
 
 
 def idempotency_key() -> str | None:
-    return request.headers.get("Idempotency-Key") or None
+    """Raises ChatError("invalid_request")."""
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not (0 < len(key) <= MAX_KEY and key.isprintable()):
+        sentence = f"1 to {MAX_KEY} printable characters"
+        raise ChatError("invalid_request", f"An Idempotency-Key is {sentence}.", errors={"Idempotency-Key": sentence})
+    return key
+
+
+async def once() -> Once | None:
+    """The Idempotency-Key and what it stands for. Raises ChatError("invalid_request")."""
+    key = idempotency_key()
+    if key is None:
+        return None
+    body = bytes(await request.get_data(as_text=False))  # type: ignore[arg-type]  # bytes, as asked for
+    return Once(key, hashlib.sha256(f"{request.method} {request.path}\n".encode() + body).digest())
 
 
 def documented(value: Any) -> Any:

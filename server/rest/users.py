@@ -1,21 +1,26 @@
 """REST for users (contract.md 2). Owns the routes; what they mean is in `handlers.users`."""
 
+from uuid import UUID
+
+import msgspec
 from quart import Blueprint, Response, request
 from quart_schema import document_response, validate_request
 
+from handlers.accounts import Accounts
 from handlers.model import CreateUser, UpdateStatus, UpdateUser
 from handlers.users import Users
-from server.auth import ACCESS_TTL, mint_token
 from server.config import Settings
-from server.rest.requests import answer, caller, limit, nothing, open_route, page, path_id
+from server.rest.requests import answer, caller, client, limit, nothing, once, open_route, page, path_id
 from store.model import Account, User, Wire
 
 
 class Registered(Account, frozen=True):
-    """A new user; the token is there while registration is open (refresh tokens come with sign-in)."""
+    """A new user; the tokens are there while registration is open."""
 
     access_token: str | None = None
+    refresh_token: str | None = None
     expires_in: int | None = None
+    session_id: UUID | None = None
 
 
 class UserPage(Wire, frozen=True):
@@ -23,7 +28,7 @@ class UserPage(Wire, frozen=True):
     next: str | None
 
 
-def blueprint(users: Users, settings: Settings) -> Blueprint:
+def blueprint(users: Users, accounts: Accounts, settings: Settings) -> Blueprint:
     routes = Blueprint("users", __name__, url_prefix="/api/users")
 
     @routes.post("")
@@ -31,12 +36,17 @@ def blueprint(users: Users, settings: Settings) -> Blueprint:
     @validate_request(CreateUser)
     @open_route
     async def create(data: CreateUser) -> Response:
-        account = await users.create(data)
-        token = None
-        if settings.registration == "open" and settings.jwt_key:
-            token = mint_token(settings, account.id)
-        fields = {name: getattr(account, name) for name in account.__struct_fields__}
-        registered = Registered(**fields, access_token=token, expires_in=ACCESS_TTL if token else None)
+        account = await users.create(data, await once())
+        registered = Registered(**msgspec.structs.asdict(account))
+        if settings.registration == "open":
+            tokens = await accounts.begin(account.id, client())
+            registered = msgspec.structs.replace(
+                registered,
+                access_token=tokens.access_token,
+                refresh_token=tokens.refresh_token,
+                expires_in=tokens.expires_in,
+                session_id=tokens.session_id,
+            )
         response = answer(registered, 201)
         response.headers["Location"] = f"/api/users/{account.id}"
         return response

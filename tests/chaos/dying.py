@@ -7,16 +7,16 @@ import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
-from uuid import UUID
 
 from server.cli import main
 from server.feed import Feed
+from store.entries import Dismissal
 from store.model import Change
 
 WHEN = Path(os.environ["DYING_WHEN"])
 
 
-def publish(self: Feed, changes: Sequence[Change], dismissed: UUID | None = None) -> None:
+def publish(self: Feed, changes: Sequence[Change], dismissed: Dismissal | None = None) -> None:
     if WHEN.exists():
         os.kill(os.getpid(), signal.SIGKILL)
     original(self, changes, dismissed)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from handlers.model import Caller
 from server.hub.encoding import FRAMED
 from server.outbox import Flusher, Outbox
 from server.rooms import REPAIR_DELAY, RETRY_DELAY, Room, Rooms
@@ -79,6 +80,7 @@ class Session:
 
     def __init__(self, rooms: Rooms, user_id: UUID = USER) -> None:
         self.user_id = user_id
+        self.caller = Caller(user_id, float("inf"))
         self.outbox: Outbox = Sink()
         self.rooms: list[Room] = []
         self.auto_attach = True

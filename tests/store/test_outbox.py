@@ -1,6 +1,7 @@
 """store.outbox: what was committed and not yet published."""
 
 from store import conversations, outbox
+from store.entries import dismissal
 from store.model import Role
 from store.postgres import Connection
 from tests.store.world import make_group, make_users
@@ -39,12 +40,12 @@ async def test_what_the_relay_tells(conn: Connection) -> None:
     async with conn.transaction():
         added = await conversations.insert_member(conn, old, carol, Role.MEMBER, by=alice)
         removed = await conversations.delete_member(conn, old, bob, by=alice)
-        await outbox.insert_outbox(conn, [added, removed], carol)
-        await outbox.insert_outbox(conn, [], bob)
+        await outbox.insert_outbox(conn, [added, removed], dismissal(carol))
+        await outbox.insert_outbox(conn, [], dismissal(bob, alice))
     stale = {batch.key: batch for batch in await outbox.list_stale(conn, 0.0)}
     assert stale == {
-        (old, 2): outbox.Unpublished((old, 2), {old: 2}, (carol,)),
-        (bob, 0): outbox.Unpublished((bob, 0), {}, (bob,)),
+        (old, 2): outbox.Unpublished((old, 2), {old: 2}, (dismissal(carol),)),
+        (alice, 0): outbox.Unpublished((alice, 0), {}, (dismissal(bob, alice),)),
     }
     changes = await outbox.list_system_changes(conn, {new: 1, old: 2})
     assert sorted((c.conversation_id, c.seq, c.added, c.removed) for c in changes) == sorted(

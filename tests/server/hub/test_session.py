@@ -44,6 +44,8 @@ class Nobody:
             raise Unavailable("away")
         return ()
 
+    async def require_session(self, session_id: UUID) -> None: ...
+
     async def heads(self, conversation_ids: Collection[UUID]) -> dict[UUID, int]:
         return {}
 

@@ -11,7 +11,7 @@ from trio.testing import MockClock
 from server.instances.publisher import MAX_WAITING, Publisher
 from server.instances.registry import Registry
 from store import outbox
-from store.entries import Dismissal, Entry, Receipt, Seen, Typing, unpack
+from store.entries import Entry, Receipt, Seen, Typing, dismissal, unpack
 from store.errors import Unavailable
 from store.ids import new_id
 from store.instances import Instances
@@ -123,10 +123,10 @@ async def test_people_who_come_and_go(world: World, autojump_clock: MockClock) -
     """A change of membership goes to the instances that the people concerned are on, interested or not."""
     world.present = {ALICE: ["a", "me"], BOB: ["b"]}
     world.publisher.publish([change(ROOM, 1, added=(ALICE,), removed=(BOB,))])
-    world.publisher.publish([], BOB)
+    world.publisher.publish([], dismissal(BOB))
     await trio.sleep(1)
     assert world.names() == ["a", "b"]
-    assert dict(world.delivered)["b"].dismissals == (Dismissal(BOB, "The user was deleted."),)
+    assert dict(world.delivered)["b"].dismissals == (dismissal(BOB),)
     assert world.cleared == [(ROOM, 1), (BOB, 0)]
 
 

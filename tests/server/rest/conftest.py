@@ -1,6 +1,7 @@
 """The whole server in this process on a real port, called over HTTP."""
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
@@ -45,10 +46,22 @@ class Site:
 
 @pytest.fixture
 async def site(database: str, redis_url: str, nursery: trio.Nursery) -> AsyncIterator[Site]:
-    settings = load(
-        {}, None, database_url=database, redis_url=redis_url, jwt_key=JWT_KEY, listen="127.0.0.1:0", drain_seconds=0
-    )
-    process = Process(settings)
+    async with open_site(database, redis_url, nursery) as found:
+        yield found
+
+
+@asynccontextmanager
+async def open_site(database: str, redis_url: str, nursery: trio.Nursery, **changes: Any) -> AsyncIterator[Site]:
+    """A server with these settings besides the usual ones."""
+    values: dict[str, Any] = {
+        "database_url": database,
+        "redis_url": redis_url,
+        "jwt_key": JWT_KEY,
+        "listen": "127.0.0.1:0",
+        "drain_seconds": 0,
+        "rate_limits": "off",
+    }
+    process = Process(load({}, None, **{**values, **changes}))
     sock = bind(("127.0.0.1", 0))
     stop, hurry, ready, done = trio.Event(), trio.Event(), trio.Event(), trio.Event()
 

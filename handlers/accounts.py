@@ -1,0 +1,231 @@
+"""Sign-in: whose identity it is, the sessions it begins, and how they are refreshed and ended.
+
+Owns the rules: a user is known by (provider, subject), never by e-mail; a refresh token is good once; one that comes
+again ends its session everywhere. What a provider says is checked by whoever calls (`server.sign_in`).
+"""
+
+import re
+import secrets
+from collections.abc import Callable, Sequence
+from hmac import compare_digest
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import msgspec
+import structlog
+
+from handlers import cursors
+from handlers.commits import Commits
+from handlers.errors import ChatError
+from handlers.model import Caller, Client, Identity, Tokens
+from handlers.refresh_tokens import RefreshTokens
+from store import accounts as store
+from store import users
+from store.entries import dismissal
+from store.ids import new_id
+from store.model import Change, Session
+from store.pool import Pool
+from store.postgres import Connection
+
+REFRESH_TTL = 30 * 86400.0  # seconds a session lives without being refreshed
+GRACE = 10.0  # seconds in which the token before the last is still taken: the answer may have been lost on its way
+ATTEMPTS = 8  # at finding a free username
+CLIENT_MAX, ADDRESS_MAX = 256, 64  # characters kept of what a client says of itself
+
+Mint = Callable[[UUID, UUID], tuple[str, int]]
+
+log = structlog.get_logger("parley.accounts")
+
+
+class Accounts:
+    def __init__(self, pool: Pool, commits: Commits, tokens: RefreshTokens, mint: Mint) -> None:
+        """`mint(user_id, session_id)` makes an access token and says how many seconds it lives."""
+        self._pool = pool
+        self._commits = commits
+        self._tokens = tokens
+        self._mint = mint
+
+    # -- signing in -----------------------------------------------------------------------------
+
+    async def begin(self, user_id: UUID, client: Client) -> Tokens:
+        """A new session of a user whose identity was checked just now."""
+        async with self._pool.connection() as conn:
+            return await self._begin(conn, user_id, client)
+
+    async def sign_in(self, identity: Identity, client: Client) -> Tokens:
+        """A new session of whoever this identity belongs to; a user is made for an identity not seen before."""
+
+        async def write(conn: Connection) -> tuple[Tokens, Sequence[Change]]:
+            user_id = await store.fetch_identity(conn, identity.provider, identity.subject)
+            if user_id is None:
+                user_id = await self._adopt(conn, identity)
+            return await self._begin(conn, user_id, client), ()
+
+        return await self._commits.run(write)
+
+    async def link(self, user_id: UUID, identity: Identity, client: Client) -> Tokens:
+        """Let a user sign in with this identity too. Raises ChatError("conflict") when it is somebody else's."""
+
+        async def write(conn: Connection) -> tuple[Tokens, Sequence[Change]]:
+            if await users.fetch_account(conn, user_id) is None:
+                raise ChatError("unauthenticated", "There is no such user (any more).")
+            await store.insert_identity(conn, identity.provider, identity.subject, user_id)
+            if await store.fetch_identity(conn, identity.provider, identity.subject) != user_id:
+                raise ChatError("conflict", f"This {identity.provider} account belongs to another user.")
+            return await self._begin(conn, user_id, client), ()
+
+        return await self._commits.run(write)
+
+    async def _adopt(self, conn: Connection, identity: Identity) -> UUID:
+        user_id = await self._make_user(conn, identity)
+        if await store.insert_identity(conn, identity.provider, identity.subject, user_id):
+            return user_id
+        # Signed in twice at the same moment for the first time: the first one's user it is.
+        found = await store.fetch_identity(conn, identity.provider, identity.subject)
+        assert found is not None
+        await users.delete_user(conn, user_id)
+        return found
+
+    @staticmethod
+    async def _make_user(conn: Connection, identity: Identity) -> UUID:
+        username = username_for(identity)
+        display_name = printable(identity.name or "", 128) or username
+        for attempt in range(ATTEMPTS):
+            name = username if attempt == 0 else f"{username[:55]}-{secrets.token_hex(attempt)[:8]}"
+            try:
+                account = await users.insert_user(
+                    conn, name, display_name, email=_email(identity.email), avatar_url=_picture(identity.picture)
+                )
+            except users.UsernameTaken:
+                continue
+            return account.id
+        raise ChatError("unavailable", "No username could be found; try again.")
+
+    async def _begin(self, conn: Connection, user_id: UUID, client: Client) -> Tokens:
+        session_id = new_id()
+        token, token_hash = self._tokens.issue(session_id)
+        await store.insert_session(conn, session_id, user_id, token_hash, ttl=REFRESH_TTL, **_shown(client))
+        return self._told(user_id, session_id, token)
+
+    def _told(self, user_id: UUID, session_id: UUID, refresh_token: str) -> Tokens:
+        access_token, expires_in = self._mint(user_id, session_id)
+        return Tokens(access_token, refresh_token, expires_in, session_id)
+
+    # -- refreshing -----------------------------------------------------------------------------
+
+    async def refresh(self, token: str, client: Client) -> Tokens:
+        """New tokens for a refresh token, which is spent by that. Raises ChatError("unauthenticated").
+
+        A token spent before ends its session and all its connections: two parties have it, and one of them should
+        not. Only the last one spent, and only for a moment, may come again, with the same answer: it may have been
+        lost, or two windows of one browser have asked.
+        """
+        presented = self._tokens.read(token)
+        if presented is None:
+            raise _unknown()
+
+        async def write(conn: Connection) -> tuple[Tokens | None, Sequence[Change]]:
+            found = await store.lock_session(conn, presented.session_id)
+            if found is None:
+                raise _unknown()
+            if not found.is_live:
+                raise ChatError("unauthenticated", "The session was ended. Sign in again.")
+            fresh, token_hash = self._tokens.follow(presented)
+            if compare_digest(presented.hash, found.token_hash):
+                await store.rotate_session(
+                    conn,
+                    presented.session_id,
+                    token_hash=token_hash,
+                    previous_hash=presented.hash,
+                    ttl=REFRESH_TTL,
+                    **_shown(client),
+                )
+            elif not (_is_recent(found) and compare_digest(token_hash, found.token_hash)):
+                if not presented.is_sealed:
+                    raise _unknown()
+                return None, ()
+            return self._told(found.user_id, presented.session_id, fresh), ()
+
+        tokens = await self._commits.run(write)
+        if tokens is None:
+            await self._end_reused(presented.session_id)
+            raise ChatError("unauthenticated", "The refresh token was used before; its session is ended.")
+        return tokens
+
+    async def _end_reused(self, session_id: UUID) -> None:
+        async with self._pool.connection() as conn:
+            found = await store.lock_session(conn, session_id)
+        if found is not None:
+            try:
+                await self._end(found.user_id, session_id)
+            except ChatError:
+                return  # somebody else was quicker
+            log.warning(
+                "refresh_token_reused",
+                user=str(found.user_id),
+                session=str(session_id),
+                advice="the session is ended; its token was stolen, or a client does not keep the new one",
+            )
+
+    # -- ending ---------------------------------------------------------------------------------
+
+    async def list(self, caller: Caller, limit: int, cursor: str | None) -> tuple[Sequence[Session], str | None]:
+        """The caller's live sessions, newest first."""
+        before = cursors.decode_id(cursor)
+        async with self._pool.connection() as conn:
+            items = await store.list_sessions(conn, caller.user_id, limit=limit, before=before)
+        following = cursors.encode_id(items[-1].id) if len(items) == limit else None
+        current = caller.session_id
+        return [msgspec.structs.replace(item, current=item.id == current) for item in items], following
+
+    async def revoke(self, caller: Caller, session_id: UUID) -> None:
+        """End one of the caller's sessions: its tokens, and its connections on every instance (P9)."""
+        await self._end(caller.user_id, session_id)
+
+    async def logout(self, caller: Caller) -> None:
+        """End the session that the caller's token is from. Raises ChatError("conflict") when it is from none."""
+        if caller.session_id is None:
+            raise ChatError("conflict", "This access token is from no session: it ends by itself.")
+        await self._end(caller.user_id, caller.session_id)
+
+    async def _end(self, user_id: UUID, session_id: UUID) -> None:
+        async def write(conn: Connection) -> tuple[None, Sequence[Change]]:
+            if not await store.revoke_session(conn, user_id, session_id):
+                raise ChatError("not_found", "You have no such session (any more).")
+            return None, ()
+
+        await self._commits.run(write, dismisses=dismissal(user_id, session_id))
+
+
+def _is_recent(found: store.LockedSession) -> bool:
+    return found.rotated_ago is not None and found.rotated_ago <= GRACE
+
+
+def _unknown() -> ChatError:
+    return ChatError("unauthenticated", "The refresh token is not one of ours. Sign in again.")
+
+
+def username_for(identity: Identity) -> str:
+    """A username from what the provider says, never from an e-mail address: usernames are public."""
+    for said in (identity.username, identity.name):
+        if said and "@" not in said:
+            name = re.sub(r"[^\w.+ -]", "", said)[:64].strip(".+ -_")
+            if name:
+                return name
+    return f"{identity.provider}-user"
+
+
+def printable(text: str, limit: int) -> str:
+    return "".join(character for character in text if character.isprintable())[:limit].strip()
+
+
+def _email(email: str | None) -> str | None:
+    return email if email and len(email) <= 320 and email.isprintable() else None
+
+
+def _picture(url: str | None) -> str | None:
+    return url if url and len(url) <= 2048 and url.isprintable() and urlsplit(url).scheme == "https" else None
+
+
+def _shown(client: Client) -> dict[str, str]:
+    return {"client": printable(client.name, CLIENT_MAX), "address": printable(client.address, ADDRESS_MAX)}

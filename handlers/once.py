@@ -1,0 +1,25 @@
+"""Requests with an Idempotency-Key: made once, however often they come.
+
+Owns the claim of a key within the transaction that makes the thing. Messages have their own, on the way through the
+lanes.
+"""
+
+from uuid import UUID
+
+from handlers.errors import ChatError
+from handlers.model import Once
+from store import creations
+from store.postgres import Connection
+
+
+async def claim(conn: Connection, scope: UUID, once: Once | None, resource_id: UUID) -> UUID | None:
+    """What the first request with this key has made; None when this is the first, or has no key.
+
+    Raises ChatError("idempotency_mismatch") when the key was used for something else.
+    """
+    if once is None:
+        return None
+    try:
+        return await creations.claim(conn, scope, once.key, once.fingerprint, resource_id)
+    except creations.Mismatch:
+        raise ChatError("idempotency_mismatch", "This Idempotency-Key was used for a different request.") from None

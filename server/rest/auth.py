@@ -1,0 +1,142 @@
+"""REST for signing in and for sessions (contract.md 2). Owns the routes and the cookie of a sign-in under way.
+
+What providers say is checked in `server.sign_in`, what a session is decided in `handlers.accounts`.
+"""
+
+from urllib.parse import urlencode, urlsplit
+
+import structlog
+from quart import Blueprint, Response, request
+from quart_schema import document_response, validate_request
+
+from handlers.accounts import Accounts
+from handlers.errors import ChatError
+from handlers.model import Identity, RefreshRequest, Tokens
+from server.auth import Verifier
+from server.rest.requests import answer, base_url, bearer, caller, client, limit, nothing, open_route, page, path_id
+from server.sign_in import attempt as attempts
+from server.sign_in.attempt import Attempt
+from server.sign_in.flow import SignIn
+from server.sign_in.providers import failed
+from store.model import Session, Wire
+
+CALLBACK = "/auth/callback/"
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+log = structlog.get_logger("parley.sign_in")
+
+
+class SessionPage(Wire, frozen=True):
+    items: tuple[Session, ...]
+    next: str | None
+
+
+class Redirect(Wire, frozen=True):
+    """Where the browser has to go."""
+
+    authorization_url: str
+
+
+def blueprint(accounts: Accounts, verifier: Verifier, sign_in: SignIn, allowed_origins: tuple[str, ...]) -> Blueprint:
+    routes = Blueprint("auth", __name__, url_prefix="/auth")
+
+    @routes.get("/login/<provider>")
+    @document_response(Redirect, 302)
+    @open_route
+    async def login(provider: str) -> Response:
+        found = sign_in.find(provider)
+        return_url = request.args.get("returnUrl", "")
+        if return_url and not _may_return(return_url, allowed_origins):
+            raise ChatError(
+                "invalid_request", "The returnUrl is of an origin that is not allowed.", errors={"returnUrl": "origin"}
+            )
+        link_to = (await verifier.verify(bearer())).user_id if "Authorization" in request.headers else None
+        attempt = attempts.begin(provider, f"{base_url()}{CALLBACK}{provider}", return_url=return_url, link_to=link_to)
+        url = await found.authorization_url(attempt)
+        if request.accept_mimetypes.best == "application/json":
+            response = answer(Redirect(url))
+        else:
+            response = Response("", status=302, headers={"Location": url})
+        _set_cookie(response, attempt, sign_in.sealer.seal(attempt), attempts.TTL)
+        return response
+
+    @routes.get("/callback/<provider>")
+    @document_response(Tokens)
+    @open_route
+    async def callback(provider: str) -> Response:
+        sign_in.find(provider)
+        state = request.args.get("state", "")
+        attempt = sign_in.sealer.open(request.cookies.get(attempts.cookie_name(state), ""))
+        try:
+            if attempt is None or attempt.provider != provider:
+                raise failed("This sign-in was not begun in this browser, or it took too long.")
+            identity = await sign_in.finish(attempt, state, request.args)
+            response = await _finish(attempt, identity)
+        except ChatError as error:
+            log.warning("sign_in_failed", provider=provider, code=error.code, reason=error.sentence)
+            raise
+        _set_cookie(response, attempt, "", 0)
+        response.headers["Referrer-Policy"] = "no-referrer"
+        return response
+
+    async def _finish(attempt: Attempt, identity: Identity) -> Response:
+        if attempt.link_to is None:
+            tokens = await accounts.sign_in(identity, client())
+        else:
+            tokens = await accounts.link(attempt.link_to, identity, client())
+        log.info("signed_in", provider=attempt.provider, session=str(tokens.session_id))
+        if not attempt.return_url:
+            return answer(tokens)
+        fields = {"accessToken": tokens.access_token, "refreshToken": tokens.refresh_token}
+        fragment = urlencode({**fields, "expiresIn": tokens.expires_in})
+        return Response("", status=303, headers={"Location": f"{attempt.return_url}#{fragment}"})
+
+    @routes.post("/refresh")
+    @document_response(Tokens)
+    @validate_request(RefreshRequest)
+    @open_route
+    async def refresh(data: RefreshRequest) -> Response:
+        return answer(await accounts.refresh(data.refresh_token, client()))
+
+    @routes.post("/logout")
+    async def logout() -> Response:
+        await accounts.logout(caller())
+        return nothing()
+
+    @routes.get("/sessions")
+    @document_response(SessionPage)
+    async def list_sessions() -> Response:
+        items, following = await accounts.list(caller(), limit(), request.args.get("cursor"))
+        return page(items, following)
+
+    @routes.delete("/sessions/<session_id>")
+    async def revoke(session_id: str) -> Response:
+        await accounts.revoke(caller(), path_id(session_id))
+        return nothing()
+
+    return routes
+
+
+def _set_cookie(response: Response, attempt: Attempt, value: str, max_age: int) -> None:
+    response.set_cookie(
+        attempts.cookie_name(attempt.state),
+        value,
+        max_age=max_age,
+        path=CALLBACK + attempt.provider,
+        secure=attempt.redirect_uri.startswith("https:"),
+        httponly=True,
+        samesite="Lax",  # it comes with the top-level redirect back from the provider, and with nothing else
+    )
+
+
+def _may_return(url: str, allowed_origins: tuple[str, ...]) -> bool:
+    """Only to pages of ours: tokens go there."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+    except ValueError:
+        return False
+    if parts.scheme not in ("http", "https") or not host or parts.fragment or parts.username:
+        return False
+    origin = f"{parts.scheme}://{parts.netloc}"
+    return origin in allowed_origins or origin == base_url() or (not allowed_origins and host in LOOPBACK)

@@ -1,0 +1,56 @@
+"""Sign-in from the redirect to the provider to the identity of whoever came back.
+
+Owns the configured providers and the single use of each attempt. Touches Redis (through `Claimer`) and the providers.
+"""
+
+import hmac
+from collections.abc import Mapping, Sequence
+
+import structlog
+
+from handlers import access
+from handlers.model import Identity
+from server.auth import Claimer
+from server.config import OAuthProvider
+from server.sign_in.attempt import TTL, Attempt, Sealer
+from server.sign_in.providers import Provider, failed, make_provider
+from store import keys
+from store.errors import StoreError
+
+log = structlog.get_logger("parley.sign_in")
+
+
+class SignIn:
+    def __init__(self, configured: Sequence[OAuthProvider], key: str, claimer: Claimer) -> None:
+        """`key` is the process's signing key; attempts are sealed with one derived from it."""
+        self._providers: dict[str, Provider] = {config.name: make_provider(config) for config in configured}
+        self.sealer = Sealer(key)
+        self._claimer = claimer
+
+    def find(self, name: str) -> Provider:
+        """Raises ChatError("not_found")."""
+        if name not in self._providers:
+            raise access.not_found("identity provider")
+        return self._providers[name]
+
+    async def finish(self, attempt: Attempt, state: str, query: Mapping[str, str]) -> Identity:
+        """Who came back to the callback with `query`. Raises ChatError."""
+        if not hmac.compare_digest(attempt.state.encode(), state.encode()):
+            raise failed("The state is not that of this sign-in.")
+        if not await self._spend(attempt.state):
+            raise failed("This sign-in is over: begin again.")
+        if "error" in query:
+            denied = query["error"] == "access_denied"
+            raise failed("The sign-in was declined." if denied else "The provider could not sign you in.")
+        if not query.get("code"):
+            raise failed("The provider sent no code.")
+        return await self.find(attempt.provider).identify(attempt, query["code"], query.get("iss"))
+
+    async def _spend(self, state: str) -> bool:
+        """True once for each state, on all instances together."""
+        try:
+            return await self._claimer.claim(keys.claim("sign-in", state), TTL)
+        except StoreError as error:
+            # The provider's code is single-use too; and without Redis nobody else could sign in.
+            log.warning("sign_in_unchecked", reason=str(error), advice="Redis is out of reach")
+            return True

@@ -1,0 +1,259 @@
+"""Identity providers: where they send the browser, and what they say of whoever comes back.
+
+Owns the conversation with a provider and every check of what it says (OpenID Connect Core 3.1.3.7, Discovery 4.3,
+RFC 9207). Speaks HTTP through httpx, on Trio. Nothing of what a provider sent is told to clients or logged as it is.
+"""
+
+import re
+import time
+from typing import Any, Protocol
+from urllib.parse import quote, urlencode, urlsplit, urlunsplit
+
+import httpx
+import jwt
+import msgspec
+import trio
+
+from handlers.errors import ChatError
+from handlers.model import Identity
+from server.config import OAuthProvider
+from server.jwks import KeySet
+from server.sign_in.attempt import Attempt
+
+TIMEOUT = 10.0  # seconds for one request to a provider
+MAX_BYTES = 1024 * 1024
+DISCOVERY_AGE = 3600.0  # seconds a provider's metadata is kept
+LEEWAY = 60  # seconds of clock difference to a provider that is forgiven
+MAX_SUBJECT = 255  # characters (OpenID Connect Core 2)
+
+
+class Provider(Protocol):
+    """One configured provider."""
+
+    name: str
+
+    async def authorization_url(self, attempt: Attempt) -> str:
+        """Where the browser goes. Raises ChatError("unavailable")."""
+
+    async def identify(self, attempt: Attempt, code: str, issuer: str | None) -> Identity:
+        """Who came back with `code`. `issuer` is what the callback said (RFC 9207). Raises ChatError."""
+
+
+def make_provider(config: OAuthProvider) -> Provider:
+    return OpenIdProvider(config) if config.issuer else OAuth2Provider(config)
+
+
+def failed(sentence: str) -> ChatError:
+    return ChatError("sign_in_failed", sentence)
+
+
+class Web:
+    """Requests to one provider: bounded in time and size, never redirected."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._tls = httpx.create_ssl_context()
+
+    async def json(self, method: str, url: str, **options: Any) -> tuple[int, dict[str, Any]]:
+        """(status, the JSON object). Raises ChatError("unavailable") when there is none to be had."""
+        headers = {"Accept": "application/json", **options.pop("headers", {})}
+        try:
+            with trio.fail_after(TIMEOUT):
+                async with httpx.AsyncClient(timeout=TIMEOUT, follow_redirects=False, verify=self._tls) as client:
+                    async with client.stream(method, url, headers=headers, **options) as response:
+                        body = await self._read(response)
+            found = msgspec.json.decode(body)
+        except (httpx.HTTPError, httpx.InvalidURL, msgspec.DecodeError, trio.TooSlowError):
+            raise self._away() from None
+        if response.status_code >= 500 or not isinstance(found, dict):
+            raise self._away()
+        return response.status_code, found
+
+    async def _read(self, response: httpx.Response) -> bytes:
+        body = b""
+        async for chunk in response.aiter_bytes():
+            body += chunk
+            if len(body) > MAX_BYTES:
+                raise self._away()
+        return body
+
+    def _away(self) -> ChatError:
+        return ChatError("unavailable", f"The identity provider {self._name} is out of reach; try again.")
+
+
+class Metadata(msgspec.Struct, frozen=True):
+    """What we need of a provider's discovery document."""
+
+    issuer: str
+    authorization_endpoint: str
+    token_endpoint: str
+    jwks_uri: str
+    token_endpoint_auth_methods_supported: tuple[str, ...] = ("client_secret_basic",)
+
+
+class OpenIdProvider:
+    """A provider that speaks OpenID Connect."""
+
+    def __init__(self, config: OAuthProvider) -> None:
+        self.name = config.name
+        self._config = config
+        self._web = Web(config.name)
+        self._lock = trio.Lock()
+        self._metadata: Metadata | None = None
+        self._read_at = float("-inf")
+        self._keys: dict[str, KeySet] = {}
+
+    async def authorization_url(self, attempt: Attempt) -> str:
+        metadata = await self._discover()
+        return _with_query(metadata.authorization_endpoint, _query(self._config, attempt, nonce=attempt.nonce))
+
+    async def identify(self, attempt: Attempt, code: str, issuer: str | None) -> Identity:
+        metadata = await self._discover()
+        if issuer is not None and issuer != metadata.issuer:
+            raise failed("The answer is from another provider than the one that was asked.")
+        basic = "client_secret_basic" in metadata.token_endpoint_auth_methods_supported
+        granted = await _exchange(self._web, self._config, metadata.token_endpoint, attempt, code, basic=basic)
+        token = granted.get("id_token")
+        if not isinstance(token, str):
+            raise failed("The provider gave no id token.")
+        return _identity(self.name, await self._verify(token, attempt, metadata))
+
+    async def _discover(self) -> Metadata:
+        async with self._lock:
+            if self._metadata is None or trio.current_time() - self._read_at > DISCOVERY_AGE:
+                url = self._config.issuer.rstrip("/") + "/.well-known/openid-configuration"
+                status, found = await self._web.json("GET", url)
+                try:
+                    metadata = msgspec.convert(found, Metadata)
+                except msgspec.ValidationError:
+                    metadata = None
+                if status != 200 or metadata is None:
+                    raise ChatError("unavailable", f"The identity provider {self.name} does not say how to be used.")
+                if metadata.issuer.rstrip("/") != self._config.issuer.rstrip("/"):
+                    raise failed("The provider calls itself by another name than the configured one.")
+                self._metadata, self._read_at = metadata, trio.current_time()
+            return self._metadata
+
+    async def _verify(self, token: str, attempt: Attempt, metadata: Metadata) -> dict[str, Any]:
+        """The claims of a good id token: our audience, that issuer, this nonce, a key of theirs by its own type."""
+        keys = self._keys.get(metadata.jwks_uri)
+        if keys is None:
+            keys = self._keys[metadata.jwks_uri] = KeySet(metadata.jwks_uri)
+        try:
+            header = jwt.get_unverified_header(token)
+            key = await keys.find(header.get("kid"))
+            if key is None:
+                raise failed("The id token is signed with an unknown key.")
+            claims: dict[str, Any] = jwt.decode(
+                token,
+                key,
+                algorithms=[key.algorithm_name],
+                audience=self._config.client_id,
+                issuer=metadata.issuer,
+                leeway=LEEWAY,
+                options={"require": ["exp", "iat", "iss", "aud", "sub"]},
+            )
+        except jwt.PyJWTError as error:
+            raise failed(f"The id token is not acceptable ({type(error).__name__}).") from None
+        _check(claims, attempt, self._config.client_id)
+        return claims
+
+
+def _check(claims: dict[str, Any], attempt: Attempt, client_id: str) -> None:
+    """What no library checks for us (OpenID Connect Core 3.1.3.7, 4 to 11)."""
+    several = isinstance(claims["aud"], list) and len(claims["aud"]) > 1
+    if claims.get("azp", None if several else client_id) != client_id:
+        raise failed("The id token was made for another party.")
+    if claims.get("nonce") != attempt.nonce:
+        raise failed("The id token is not from this sign-in (wrong nonce).")
+    subject = claims["sub"]
+    if not isinstance(subject, str) or not 0 < len(subject) <= MAX_SUBJECT or "\0" in subject:
+        raise failed("The id token does not say who it is.")
+    if claims["iat"] > time.time() + LEEWAY:
+        raise failed("The id token is from the future.")
+
+
+class OAuth2Provider:
+    """A provider with OAuth 2.0 only, as GitHub: who it is says its API, over TLS, for the token it gave us."""
+
+    def __init__(self, config: OAuthProvider) -> None:
+        self.name = config.name
+        self._config = config
+        self._web = Web(config.name)
+
+    async def authorization_url(self, attempt: Attempt) -> str:
+        return _with_query(self._config.authorize_url, _query(self._config, attempt))
+
+    async def identify(self, attempt: Attempt, code: str, issuer: str | None) -> Identity:
+        granted = await _exchange(self._web, self._config, self._config.token_url, attempt, code, basic=False)
+        token = granted.get("access_token")
+        if not isinstance(token, str):
+            raise failed("The provider refused the code.")
+        status, found = await self._web.json("GET", self._config.user_url, headers={"Authorization": f"Bearer {token}"})
+        subject = str(found.get("id", ""))
+        if status != 200 or not re.fullmatch(r"[\x21-\x7e]{1,255}", subject):
+            raise failed("The provider does not say who it is.")
+        return Identity(
+            provider=self.name,
+            subject=subject,
+            username=_text(found.get("login")),
+            name=_text(found.get("name")),
+            picture=_text(found.get("avatar_url")),
+        )
+
+
+def _query(config: OAuthProvider, attempt: Attempt, **more: str) -> dict[str, str]:
+    return {
+        "response_type": "code",
+        "client_id": config.client_id,
+        "redirect_uri": attempt.redirect_uri,
+        "scope": config.scopes,
+        "state": attempt.state,
+        "code_challenge": attempt.challenge,
+        "code_challenge_method": "S256",
+        **more,
+    }
+
+
+def _with_query(url: str, query: dict[str, str]) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(query="&".join(filter(None, (parts.query, urlencode(query))))))
+
+
+async def _exchange(
+    web: Web, config: OAuthProvider, url: str, attempt: Attempt, code: str, *, basic: bool
+) -> dict[str, Any]:
+    """The token response for `code` (RFC 6749, 4.1.3)."""
+    form = {
+        "grant_type": "authorization_code",
+        "code": code,
+        "redirect_uri": attempt.redirect_uri,
+        "code_verifier": attempt.verifier,
+    }
+    options: dict[str, Any] = {}
+    if config.client_secret and basic:
+        options["auth"] = (quote(config.client_id, safe=""), quote(config.client_secret, safe=""))  # RFC 6749, 2.3.1
+    else:
+        form["client_id"] = config.client_id
+        if config.client_secret:
+            form["client_secret"] = str(config.client_secret)
+    status, found = await web.json("POST", url, data=form, **options)
+    if status != 200 or "error" in found:
+        said = re.sub(r"[^a-z_]", "", str(found.get("error", "")))[:40] or "no reason given"
+        raise failed(f"The provider refused the code ({said}).")
+    return found
+
+
+def _identity(provider: str, claims: dict[str, Any]) -> Identity:
+    return Identity(
+        provider=provider,
+        subject=claims["sub"],
+        username=_text(claims.get("preferred_username") or claims.get("nickname")),
+        name=_text(claims.get("name")),
+        email=_text(claims.get("email")) if claims.get("email_verified") is True else None,
+        picture=_text(claims.get("picture")),
+    )
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None

@@ -1,0 +1,20 @@
+-- What was made by requests with an Idempotency-Key.
+
+-- name: claim_creation
+-- creations_pkey. Another transaction that is making it is waited for.
+INSERT INTO creations (scope, key, fingerprint, resource_id)
+VALUES (%(scope)s, %(key)s, %(fingerprint)s, %(resource_id)s) ON CONFLICT DO NOTHING
+
+-- name: fetch_creation
+-- creations_pkey.
+SELECT fingerprint, resource_id FROM creations WHERE scope = %(scope)s AND key = %(key)s
+
+-- name: delete_creations_of
+-- creations_pkey, as a range.
+DELETE FROM creations WHERE scope = %(user_id)s
+
+-- name: delete_old_creations
+-- creations_age.
+DELETE FROM creations WHERE (scope, key) IN (
+    SELECT scope, key FROM creations WHERE created_at < %(before)s ORDER BY created_at LIMIT %(limit)s
+)

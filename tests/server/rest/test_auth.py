@@ -1,0 +1,158 @@
+"""REST of sessions: refresh, reuse, the list, revocation that reaches open sockets (contract.md 2, P9)."""
+
+import base64
+from typing import Any
+from uuid import UUID
+
+import pytest
+import trio
+
+from loadtest.client import ClientError, connect
+from server.auth import mint_token
+from server.config import load
+from store.ids import new_id
+from tests.running import JWT_KEY
+from tests.server.rest.conftest import Site, open_site
+
+
+async def registered(site: Site, name: str) -> dict[str, Any]:
+    made: dict[str, Any] = await site.call("POST", "/api/users", {"username": name}, status=201)
+    return made
+
+
+async def refresh(site: Site, token: str, status: int = 200) -> Any:
+    return await site.call("POST", "/auth/refresh", {"refreshToken": token}, status=status)
+
+
+async def test_refresh_rotates(site: Site) -> None:
+    """Each refresh gives another pair; the new access token works, and the session stays the same one."""
+    alice = await registered(site, "alice")
+    assert alice["expiresIn"] == 900
+    token, seen = alice["refreshToken"], set()
+    for _ in range(3):
+        tokens = await refresh(site, token)
+        assert tokens["tokenType"] == "Bearer" and tokens["sessionId"] == alice["sessionId"]
+        assert (await site.call("GET", "/api/users/me", token=tokens["accessToken"]))["id"] == alice["id"]
+        token = tokens["refreshToken"]
+        seen.add(token)
+    assert len(seen) == 3 and alice["refreshToken"] not in seen
+
+
+async def test_a_lost_answer_is_given_again(site: Site) -> None:
+    """The token before the last may come again for a moment: the same refresh token is the answer, not another."""
+    alice = await registered(site, "alice")
+    results: list[Any] = []
+
+    async def ask() -> None:
+        results.append(await refresh(site, alice["refreshToken"]))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(ask)
+    assert len({result["refreshToken"] for result in results}) == 1
+    await refresh(site, results[0]["refreshToken"])
+
+
+async def test_reuse_ends_the_session(site: Site) -> None:
+    """A token that was spent before the last one is stolen: its session ends, with its sockets and all its tokens."""
+    alice = await registered(site, "alice")
+    first = await refresh(site, alice["refreshToken"])
+    second = await refresh(site, first["refreshToken"])
+    async with connect(f"{site.url}/hubs/chat", second["accessToken"]) as hub:
+        problem = await refresh(site, alice["refreshToken"], 401)
+        assert "used before" in problem["detail"]
+        with trio.fail_after(5):
+            await hub.closed.wait()
+        assert "session was ended" in str(hub.close_error)
+    assert "was ended" in (await refresh(site, second["refreshToken"], 401))["detail"]
+    assert "was ended" in (await site.call("GET", "/api/users/me", token=second["accessToken"], status=401))["detail"]
+
+
+async def test_made_up_tokens_end_nothing(site: Site) -> None:
+    """Somebody who knows a session's id, but never had a token of it, is only told no."""
+    alice = await registered(site, "alice")
+    raw = bytearray(base64.urlsafe_b64decode(alice["refreshToken"]))
+    for place in (20, 63):  # the secret, the seal
+        forged = bytearray(raw)
+        forged[place] ^= 1
+        assert "not one of ours" in (await refresh(site, base64.urlsafe_b64encode(forged).decode(), 401))["detail"]
+    for text in ("x", "é" * 10, base64.urlsafe_b64encode(bytes(64)).decode()):
+        await refresh(site, text, 401)
+    await refresh(site, "", 400)
+    await refresh(site, alice["refreshToken"])
+
+
+async def test_sessions_are_listed_and_revoked(site: Site) -> None:
+    """One sees one's own, in pages, and ends one of them; another's does not exist."""
+    alice, bob = await registered(site, "alice"), await registered(site, "bob")
+    headers = {"User-Agent": "a phone"}
+    for _ in range(2):
+        await site.call("POST", "/auth/refresh", {"refreshToken": alice["refreshToken"]}, headers=headers)
+    page = await site.call("GET", "/auth/sessions", token=alice["accessToken"])
+    [session] = page["items"]
+    assert session["client"] == "a phone" and session["address"] == "127.0.0.1" and session["current"] is True
+    assert session["createdAt"] <= session["lastUsedAt"] < session["expiresAt"] and page["next"] is None
+    path = f"/auth/sessions/{alice['sessionId']}"
+    await site.call("DELETE", path, token=bob["accessToken"], status=404)
+    await site.call("DELETE", path, token=alice["accessToken"], status=204)
+    await site.call("GET", "/auth/sessions", token=alice["accessToken"], status=401)
+    await site.call("DELETE", f"/auth/sessions/{new_id()}", token=bob["accessToken"], status=404)
+    await site.call("DELETE", "/auth/sessions/nonsense", token=bob["accessToken"], status=404)
+
+
+async def test_logout(site: Site) -> None:
+    """Ends the session of the token it comes with; a token without one cannot be logged out."""
+    alice = await registered(site, "alice")
+    minted = mint_token(site.process.settings, UUID(alice["id"]))
+    await site.call("POST", "/auth/logout", token=minted, status=409)
+    await site.call("POST", "/auth/logout", token=alice["accessToken"], status=204)
+    await site.call("POST", "/auth/logout", token=alice["accessToken"], status=401)
+    await refresh(site, alice["refreshToken"], 401)
+    assert (await site.call("GET", "/api/users/me", token=minted))["id"] == alice["id"]
+
+
+async def test_a_revoked_token_opens_no_socket(site: Site) -> None:
+    """Though it has not expired; nor does it refresh another connection of the same user."""
+    alice = await registered(site, "alice")
+    minted = mint_token(site.process.settings, UUID(alice["id"]))
+    await site.call("DELETE", f"/auth/sessions/{alice['sessionId']}", token=minted, status=204)
+    for query in ("", "?sync=manual"):
+        async with connect(f"{site.url}/hubs/chat{query}", alice["accessToken"]) as hub:
+            with trio.fail_after(5):
+                await hub.closed.wait()
+    async with connect(f"{site.url}/hubs/chat", minted) as hub:
+        with pytest.raises(ClientError, match="unauthenticated"):
+            await hub.invoke("RefreshToken", alice["accessToken"])
+        assert await hub.invoke("Ping") == {}
+
+
+async def test_revocation_reaches_every_instance(
+    site: Site, database: str, redis_url: str, nursery: trio.Nursery
+) -> None:
+    """Within a second, on an instance that did not do it; other sessions of the same user live on."""
+    alice = await registered(site, "alice")
+    other = mint_token(load({}, None, jwt_key=JWT_KEY), UUID(alice["id"]))
+    async with (
+        open_site(database, redis_url, nursery) as elsewhere,
+        connect(f"{elsewhere.url}/hubs/chat", alice["accessToken"]) as doomed,
+        connect(f"{elsewhere.url}/hubs/chat", other) as living,
+    ):
+        await doomed.invoke("Ping")
+        await living.invoke("Ping")
+        began = trio.current_time()
+        await site.call("POST", "/auth/logout", token=alice["accessToken"], status=204)
+        with trio.fail_after(10):
+            await doomed.closed.wait()
+        print(f"closed elsewhere after {trio.current_time() - began:.3f} s")  # noqa: T201
+        assert await living.invoke("Ping") == {}
+
+
+async def test_registration_is_repeated_with_a_key(site: Site) -> None:
+    """The same request with the same Idempotency-Key makes one user; another request may not have the key."""
+    headers = {"Idempotency-Key": "key-1"}
+    first = await site.call("POST", "/api/users", {"username": "alice"}, status=201, headers=headers)
+    again = await site.call("POST", "/api/users", {"username": "alice"}, status=201, headers=headers)
+    assert again["id"] == first["id"]
+    problem = await site.call("POST", "/api/users", {"username": "bob"}, status=422, headers=headers)
+    assert problem["code"] == "idempotency_mismatch"
+    await site.call("POST", "/api/users", {"username": "eve"}, status=400, headers={"Idempotency-Key": "x" * 129})
