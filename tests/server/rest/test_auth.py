@@ -63,7 +63,7 @@ async def test_reuse_ends_the_session(site: Site) -> None:
         assert "used before" in problem["detail"]
         with trio.fail_after(5):
             await hub.closed.wait()
-        assert "session was ended" in str(hub.close_error)
+        assert "session was ended" in str(hub.close_message)
     assert "was ended" in (await refresh(site, second["refreshToken"], 401))["detail"]
     assert "was ended" in (await site.call("GET", "/api/users/me", token=second["accessToken"], status=401))["detail"]
 

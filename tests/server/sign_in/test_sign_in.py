@@ -1,0 +1,254 @@
+"""Signing in with a provider: what is asked of it, and everything that it may say wrong."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import pytest
+import trio
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from tests.server.rest.conftest import Site, open_site
+from tests.server.sign_in.provider import CLIENT, CODE, SECRET, FakeProvider, open_provider
+
+
+class World:
+    def __init__(self, site: Site, provider: FakeProvider) -> None:
+        self.site = site
+        self.provider = provider
+
+    def browser(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=self.site.url, timeout=20)
+
+    async def begin(self, browser: httpx.AsyncClient, name: str = "fake", **options: Any) -> dict[str, str]:
+        """To the provider's door; what it was asked for."""
+        answer = await browser.get(f"/auth/login/{name}", **options)
+        assert answer.status_code == 302, answer.text
+        query = {key: values[0] for key, values in parse_qs(urlsplit(answer.headers["Location"]).query).items()}
+        self.provider.verifier_of = query["code_challenge"]
+        self.provider.nonce = query.get("nonce", "")
+        return query
+
+    async def finish(self, browser: httpx.AsyncClient, name: str = "fake", **query: str) -> httpx.Response:
+        return await browser.get(f"/auth/callback/{name}", params={"code": CODE, **query})
+
+    async def sign_in(self, name: str = "fake", **options: Any) -> httpx.Response:
+        """The whole way; the callback's answer. `claims` overrule what the provider says."""
+        async with self.browser() as browser:
+            asked = await self.begin(browser, name, **options)
+            return await self.finish(browser, name, state=asked["state"])
+
+    async def me(self, answer: httpx.Response) -> dict[str, Any]:
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = await self.site.call("GET", "/api/users/me", token=answer.json()["accessToken"])
+        return found
+
+
+@pytest.fixture
+async def world(database: str, redis_url: str, nursery: trio.Nursery) -> AsyncIterator[World]:
+    async with open_provider(nursery) as provider:
+        common = {"client_id": CLIENT, "client_secret": SECRET}
+        urls = {f"{name}_url": f"{provider.issuer}/{name}" for name in ("authorize", "token", "user")}
+        oauth = {"fake": {"issuer": provider.issuer, **common}, "plain": {**urls, **common}}
+        async with open_site(
+            database, redis_url, nursery, registration="oauth", oauth=oauth, allowed_origins="https://chat.example"
+        ) as site:
+            yield World(site, provider)
+
+
+async def test_the_whole_way(world: World) -> None:
+    """A new user for a new identity, the same one the next time; nothing of hers is her e-mail's doing."""
+    world.provider.claims = {
+        "preferred_username": "Zoë K", "name": "Zoë\x07 King", "email": "zoe@example.org", "email_verified": True,
+        "picture": "https://x.example/zoe.png",
+    }  # fmt: skip
+    me = await world.me(await world.sign_in())
+    assert (me["username"], me["displayName"], me["email"]) == ("Zoë K", "Zoë King", "zoe@example.org")
+    assert me["avatarUrl"] == "https://x.example/zoe.png"
+    assert (await world.me(await world.sign_in()))["id"] == me["id"]
+    world.provider.claims |= {"sub": "subject-2"}  # the same name and e-mail, somebody else
+    other = await world.me(await world.sign_in())
+    assert other["id"] != me["id"] and other["username"].startswith("Zoë K-")
+    world.provider.claims = {"sub": "subject-3", "preferred_username": "eve@example.org", "email": "e@example.org"}
+    unknown = await world.me(await world.sign_in())
+    assert unknown["username"] == "fake-user" and unknown["email"] is None  # not verified, not kept; nor shown
+
+
+async def test_what_is_asked(world: World) -> None:
+    """PKCE with S256, a state and a nonce that nobody can guess, our redirect; the cookie is for this path alone."""
+    async with world.browser() as browser:
+        asked = await world.begin(browser)
+        assert asked["response_type"] == "code" and asked["client_id"] == CLIENT and asked["prompt"] == "login"
+        assert asked["code_challenge_method"] == "S256" and len(asked["code_challenge"]) == 43
+        assert asked["redirect_uri"] == f"{world.site.url}/auth/callback/fake" and "openid" in asked["scope"].split()
+        assert len(asked["state"]) >= 32 and len(asked["nonce"]) >= 32
+        again = await browser.get("/auth/login/fake", headers={"Accept": "application/json"})
+        assert again.json()["authorizationUrl"].startswith(f"{world.provider.issuer}/authorize?")
+        cookie = again.headers["Set-Cookie"]
+        assert "HttpOnly" in cookie and "SameSite=Lax" in cookie and "Path=/auth/callback/fake" in cookie
+        assert (await browser.get("/auth/login/nobody")).status_code == 404
+        assert (await browser.get("/auth/callback/nobody")).status_code == 404
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "another nonce": ({"nonce": "another"}, "nonce"),
+    "no nonce": ({"nonce": None}, "nonce"),
+    "another audience": ({"aud": "somebody else"}, "InvalidAudienceError"),
+    "two audiences, none authorised": ({"aud": [CLIENT, "somebody"]}, "another party"),
+    "another authorised party": ({"azp": "somebody"}, "another party"),
+    "another issuer": ({"iss": "https://evil.example"}, "InvalidIssuerError"),
+    "expired": ({"exp": 1_000_000_000}, "ExpiredSignatureError"),
+    "no expiry": ({"exp": None}, "MissingRequiredClaimError"),
+    "no subject": ({"sub": None}, "MissingRequiredClaimError"),
+    "an empty subject": ({"sub": ""}, "who it is"),
+    "a subject that is too long": ({"sub": "x" * 256}, "who it is"),
+    "from the future": ({"iat": 4_000_000_000}, "ImmatureSignatureError"),
+}
+
+
+async def test_a_wrong_id_token(world: World) -> None:
+    """Nobody is signed in, nobody is made, and the reason is told."""
+    for case, (claims, reason) in WRONG.items():
+        world.provider.claims = claims
+        answer = await world.sign_in()
+        assert answer.status_code == 400 and answer.json()["code"] == "sign_in_failed", case
+        assert reason in answer.json()["detail"], case
+    world.provider.claims = {}
+    token = (await world.sign_in()).json()["accessToken"]
+    assert len((await world.site.call("GET", "/api/users", token=token))["items"]) == 1
+
+
+async def test_wrong_keys_and_algorithms(world: World) -> None:
+    """Only a key of the JWKS, by its own type: not ours, not HMAC with the public key, not none."""
+    provider = world.provider
+    good = provider.key
+    provider.key = rsa.generate_private_key(65537, 2048)
+    assert "InvalidSignatureError" in (await world.sign_in()).json()["detail"]
+    provider.key, provider.kid = good, "unheard-of"
+    assert "unknown key" in (await world.sign_in()).json()["detail"]
+    provider.kid, provider.algorithm, provider.key = "one", "HS256", "p" * 64
+    assert (await world.sign_in()).json()["code"] == "sign_in_failed"
+    provider.algorithm, provider.key = "none", None
+    assert (await world.sign_in()).json()["code"] == "sign_in_failed"
+    provider.algorithm, provider.key = "RS384", good
+    assert (await world.sign_in()).json()["code"] == "sign_in_failed"
+    provider.algorithm = "RS256"
+    assert (await world.sign_in()).status_code == 200
+
+
+async def test_keys_rotate(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key not seen before is looked for once; ES256 is as good as RS256."""
+    monkeypatch.setattr("server.jwks.MIN_INTERVAL", 0.0)
+    assert (await world.sign_in()).status_code == 200
+    world.provider.rotate()
+    assert (await world.sign_in()).status_code == 200
+    fetches = world.provider.fetches
+    assert (await world.sign_in()).status_code == 200 and world.provider.fetches == fetches
+    world.provider.elliptic()
+    assert (await world.sign_in()).status_code == 200
+
+
+async def test_wrong_state_and_verifier(world: World) -> None:
+    """Only the browser that began finishes, once, and with the verifier that only it has."""
+    async with world.browser() as browser, world.browser() as other:
+        asked = await world.begin(browser)
+        answers = [
+            await world.finish(other, state=asked["state"]),  # another browser: login CSRF
+            await world.finish(browser, state="x" * 32),
+            await world.finish(browser, state=asked["state"][:-1] + "_"),
+            await world.finish(browser),
+        ]
+        assert {answer.status_code for answer in answers} == {400}
+        theirs = await world.begin(other)  # now the provider expects the other's verifier
+        refused = await world.finish(browser, state=asked["state"])
+        assert refused.json()["code"] == "sign_in_failed" and "invalid_grant" in refused.json()["detail"]
+        world.provider.nonce = theirs["nonce"]
+        cookies = dict(other.cookies)
+        assert (await world.finish(other, state=theirs["state"])).status_code == 200
+        assert not dict(other.cookies)  # gone with the sign-in
+        other.cookies.update(cookies)
+        assert "is over" in (await world.finish(other, state=theirs["state"])).json()["detail"]
+
+
+async def test_the_provider_says_no_or_nothing(world: World) -> None:
+    """Declined is told as such; a mix-up of providers is seen; one that is away can be tried again."""
+    async with world.browser() as browser:
+        asked = await world.begin(browser)
+        declined = await browser.get("/auth/callback/fake", params={"error": "access_denied", "state": asked["state"]})
+        assert declined.status_code == 400 and "declined" in declined.json()["detail"]
+        asked = await world.begin(browser)
+        mixed = await world.finish(browser, state=asked["state"], iss="https://evil.example")
+        assert "another provider" in mixed.json()["detail"]
+        asked = await world.begin(browser)
+        right = await world.finish(browser, state=asked["state"], iss=world.provider.issuer)
+        assert right.status_code == 200
+    world.provider.gives_id_token = False
+    assert "no id token" in (await world.sign_in()).json()["detail"]
+    world.provider.status = 503
+    away = await world.sign_in()
+    assert away.status_code == 503 and away.headers["Retry-After"]
+
+
+async def test_a_provider_under_another_name(world: World) -> None:
+    """Discovery must name the issuer that is configured."""
+    world.provider.named = "https://evil.example"
+    async with world.browser() as browser:
+        answer = await browser.get("/auth/login/fake")
+        assert answer.status_code == 400 and answer.json()["code"] == "sign_in_failed"
+
+
+ELSEWHERE = (
+    "https://evil.example/",
+    "https://chat.example@evil.example/",
+    "https://chat.example.evil.example/",
+    "javascript:alert(1)",
+    "//evil.example",
+    "https://[",
+    "http://localhost/",
+)
+
+
+async def test_back_to_the_application(world: World) -> None:
+    """Tokens come back in the fragment, which no server sees, and only to origins that are allowed."""
+    answer = await world.sign_in(params={"returnUrl": "https://chat.example/in?x=1"})
+    assert answer.status_code == 303 and answer.headers["Referrer-Policy"] == "no-referrer"
+    place, _, fragment = answer.headers["Location"].partition("#")
+    fields = parse_qs(fragment)
+    assert place == "https://chat.example/in?x=1" and fields["accessToken"] and fields["refreshToken"]
+    async with world.browser() as browser:
+        for url in ELSEWHERE:
+            refused = await browser.get("/auth/login/fake", params={"returnUrl": url})
+            assert refused.status_code == 400, url
+
+
+async def test_another_identity_for_the_same_user(world: World) -> None:
+    """Who is signed in links one more; never by e-mail, and never somebody else's."""
+    first = await world.sign_in()
+    me = await world.me(first)
+    token = {"Authorization": f"Bearer {first.json()['accessToken']}"}
+    linked = await world.me(await world.sign_in("plain", headers=token))
+    assert linked["id"] == me["id"]
+    assert (await world.me(await world.sign_in("plain")))["id"] == me["id"]
+    world.provider.claims = {"sub": "subject-2"}
+    stranger = await world.sign_in()
+    theirs = {"Authorization": f"Bearer {stranger.json()['accessToken']}"}
+    taken = await world.sign_in("plain", headers=theirs)
+    assert taken.status_code == 409 and taken.json()["code"] == "conflict"
+    async with world.browser() as browser:
+        assert (await browser.get("/auth/login/fake", headers={"Authorization": "Bearer x"})).status_code == 401
+
+
+async def test_a_provider_without_openid(world: World) -> None:
+    """Who it is, its API says; what it says is checked."""
+    me = await world.me(await world.sign_in("plain"))
+    assert (me["username"], me["displayName"]) == ("octo", "Octo Cat")
+    for user in ({"login": "nobody"}, {"id": "x" * 300}, {"id": ["list"] * 99}):
+        world.provider.user = user
+        assert (await world.sign_in("plain")).json()["code"] == "sign_in_failed"
+
+
+async def test_registration_gives_no_tokens(world: World) -> None:
+    """With sign-in by providers, a registered user is there, and nobody is signed in as her."""
+    made = await world.site.call("POST", "/api/users", {"username": "bot"}, status=201)
+    assert made["accessToken"] is None and made["refreshToken"] is None
