@@ -47,13 +47,17 @@ RETRY_AFTER_SECONDS = 1  # what 503 answers suggest; clients add their own jitte
 class ChatError(Exception):
     """An error that is told to the client as it stands: a code from CODES and one clear sentence."""
 
-    def __init__(self, code: str, sentence: str, *, errors: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, code: str, sentence: str, *, errors: dict[str, str] | None = None, retry_after: float | None = None
+    ) -> None:
+        """`errors` names fields that are at fault; `retry_after` is in seconds."""
         if code not in CODES:
             raise ValueError(f"{code!r} is not in the table of error codes")
         super().__init__(f"{code}: {sentence}")
         self.code = code
         self.sentence = sentence
         self.errors = errors or {}
+        self.retry_after = retry_after
 
 
 def from_store(error: Unavailable | Overloaded) -> ChatError:

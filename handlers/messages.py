@@ -13,6 +13,7 @@ import trio
 from handlers import access
 from handlers.commits import Commits
 from handlers.errors import ChatError, from_store
+from handlers.limits import Limiter
 from handlers.model import Caller, CreateMessage
 from store import conversations as conversation_store
 from store import messages as store
@@ -44,10 +45,13 @@ class Queue(Protocol):
 
 
 class Messages:
-    def __init__(self, pool: Pool, lanes: Queue, commits: Commits, *, max_message_bytes: int) -> None:
+    def __init__(
+        self, pool: Pool, lanes: Queue, commits: Commits, sends: Limiter[UUID], *, max_message_bytes: int
+    ) -> None:
         self._pool = pool
         self._lanes = lanes
         self._commits = commits
+        self._sends = sends
         self._max = max_message_bytes
 
     # -- sending --------------------------------------------------------------------------------
@@ -79,6 +83,7 @@ class Messages:
         def finished(outcome: object) -> None:
             done(outcome if isinstance(outcome, Message) else _told(outcome))
 
+        self._sends.require(caller.user_id)
         self._lanes.offer(self.prepare(caller, request, finished))
 
     async def send(self, caller: Caller, request: CreateMessage) -> Message:
@@ -124,6 +129,7 @@ class Messages:
         self._check_content(content)
         if not content.strip():
             raise ChatError("invalid_content", "The content is empty; delete the message instead.")
+        self._sends.require(caller.user_id)
 
         async def write(conn: Connection) -> tuple[Message, Sequence[Change]]:
             message, _ = await self._locked(conn, caller, message_id, if_match)
@@ -134,6 +140,8 @@ class Messages:
         return await self._commits.run(write)
 
     async def delete(self, caller: Caller, message_id: UUID, *, if_match: int | None = None) -> Message:
+        self._sends.require(caller.user_id)
+
         async def write(conn: Connection) -> tuple[Message, Sequence[Change]]:
             message, head = await self._locked(conn, caller, message_id, if_match)
             member = await conversation_store.fetch_member(conn, message.conversation_id, caller.user_id)

@@ -41,12 +41,14 @@ from server.instances.recovery import Recovery
 from server.instances.registry import Registry
 from server.instances.relay import Relay
 from server.jwks import KeySet
+from server.limits import Limits
 from server.listener import Listener, bind
 from server.outbox import Flusher
 from server.poller import Poller
 from server.presence import Announcer
 from server.receipts import ReceiptWriter
 from server.rest.app import create_app
+from server.rest.cors import allow_origins
 from server.rest.health import Check
 from server.rest.http import HttpServer
 from server.rooms import Rooms
@@ -56,6 +58,7 @@ from server.wheel import Wheel
 from store.errors import StoreError
 from store.instances import Instances
 from store.lanes import Lanes
+from store.limits import Limits as SharedLimits
 from store.partitions import ensure_partitions
 from store.pool import Pool
 from store.receipts import ReceiptStreams
@@ -115,6 +118,7 @@ class Process:
             key=settings.jwt_key, issuer=settings.jwt_issuer, audience=settings.jwt_audience, keys=self.keys
         )
         self.tokens = ConnectionTokens(settings.jwt_key, self.redis)
+        limits = Limits(settings, SharedLimits(self.redis))
         presence = Presence(self.pool)
         self.announcer = Announcer(presence, instances, self.rooms, self.ephemera)
         self.registry.watcher = self.announcer
@@ -130,7 +134,7 @@ class Process:
             name=name,
             recovery=Recovery(self.rooms, self.teller, self.sync),
         )
-        messages = Messages(self.pool, self.lanes, commits, max_message_bytes=settings.max_message_bytes)
+        messages = Messages(self.pool, self.lanes, commits, limits.sends, max_message_bytes=settings.max_message_bytes)
         receipts = Receipts(self.pool, self.receipts)
         users = Users(self.pool, commits, self.announcer)
         accounts = Accounts(self.pool, commits, RefreshTokens(settings.jwt_key), self._mint)
@@ -158,6 +162,7 @@ class Process:
             sync=self.sync,
             verifier=self.verifier,
             tokens=self.tokens,
+            limits=limits,
         )
         self.checks: dict[str, Check] = {
             "postgres": self._check_postgres,
@@ -175,8 +180,9 @@ class Process:
             verifier=self.verifier,
             tokens=self.tokens,
             checks=self.checks,
+            limits=limits,
         )
-        self.http = HttpServer(asgi.route(PATH, self.hub, app))
+        self.http = HttpServer(allow_origins(asgi.route(PATH, self.hub, app), settings.allowed_origins))
         self.listener = Listener(
             self.hub,
             self.http.serve,

@@ -15,6 +15,9 @@ from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
+from handlers.limits import Rate
+from server.addresses import Proxies
+
 SECONDS = 1.0
 MINUTES = 60.0
 DAYS = 86400.0
@@ -114,6 +117,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_format: str = "json"  # json | console
     log_level: str = "info"
     rate_limits: str = "on"  # on | off
+    # Token buckets, as count/time: so many at once, refilled over that time.
+    rate_connects: Rate = Rate(300, 10 * SECONDS)  # of one address, to this instance; offices share addresses
+    rate_user_connects: Rate = Rate(60, 60 * SECONDS)  # of one user, to this instance
+    rate_invocations: Rate = Rate(400, 10 * SECONDS)  # of one connection
+    rate_sends: Rate = Rate(200, 10 * SECONDS)  # messages, edits and deletions of one user, on this instance
+    rate_requests: Rate = Rate(600, 10 * SECONDS)  # REST calls of one user (or address without one), to this instance
+    rate_uploads: Rate = Rate(60, 60 * SECONDS)  # of one user, on all instances together
+    rate_sign_ins: Rate = Rate(60, 60 * SECONDS)  # and registrations and refreshes of one address, on all together
     pool_size: int = 8  # connections to PostgreSQL besides the lanes'
     lanes: int = 2  # group-commit queues; more only help when commits wait for a slow disk
     handshake_timeout: float = 15 * SECONDS  # SignalR's default, for the request head as well
@@ -165,6 +176,20 @@ def size(text: str | int) -> int:
     if match is None:
         raise ValueError("expected a size such as 32768, 32KiB or 100MiB")
     return int(match[1]) * _SIZE_UNITS[(match[2] or "B").lower()]
+
+
+def rate(text: str | Rate) -> Rate:
+    """So many in so long: `60/1m`."""
+    if isinstance(text, Rate):
+        return text
+    count, _, period = str(text).partition("/")
+    try:
+        found = Rate(int(count), duration(period))
+    except ValueError:
+        found = Rate(0, 0)
+    if found.count < 1 or found.seconds <= 0:
+        raise ValueError("expected a rate such as 60/1m")
+    return found
 
 
 def load(environ: Mapping[str, str], file: Path | None = None, **overrides: Any) -> Settings:
@@ -230,6 +255,8 @@ def _convert(name: str, value: Any) -> Any:
         return tuple(_provider(provider, fields) for provider, fields in sorted(value.items()))
     if kind is float:
         return duration(value)
+    if kind is Rate:
+        return rate(value)
     if kind is int:
         if name.endswith("_bytes"):
             return size(value)
@@ -288,6 +315,10 @@ def _check(settings: Settings) -> list[str]:
     for name in ("handshake_timeout", "keepalive", "client_timeout", "stall_timeout", "statement_timeout"):
         if getattr(settings, name) <= 0:
             faults.append(f"{name.upper()}: expected more than 0")
+    try:
+        Proxies(settings.forwarded_allow_ips)
+    except ValueError as error:
+        faults.append(f"FORWARDED_ALLOW_IPS: {error}")
     try:
         parse_listen(settings.listen)
     except ValueError as error:

@@ -6,6 +6,7 @@ is always consumed into a prefix rather than peeked at: one path for whole and f
 """
 
 import errno
+import math
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Protocol
@@ -66,6 +67,8 @@ class Refusal(Exception):
 
 def refusal(error: ChatError, status: int) -> Refusal:
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status == 503 else None
+    if error.retry_after is not None:
+        headers = {"Retry-After": str(math.ceil(error.retry_after))}
     if status == 401:
         headers = {"WWW-Authenticate": "Bearer"}
     return Refusal(status, error.code, error.sentence, headers)

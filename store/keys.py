@@ -44,6 +44,11 @@ def receipts(shard: int) -> str:
     return f"parley:receipts:{shard}"
 
 
+def limit(key: str) -> str:
+    """String with a time to live: when this token bucket will be full again."""
+    return f"parley:limit:{key}"
+
+
 def claim(purpose: str, token: str) -> str:
     """String with a time to live: this token was used for this purpose."""
     return f"parley:claim:{purpose}:{token}"

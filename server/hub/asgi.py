@@ -148,12 +148,13 @@ def route(path: str, hub: HubServer, rest: Callable[..., Awaitable[None]]) -> Ca
 
 async def _serve(hub: HubServer, scope: dict[str, Any], receive: Receive, send: Send) -> None:
     query = {name.lower(): value for name, value in parse_qsl(scope["query_string"].decode(), keep_blank_values=True)}
-    headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+    headers: dict[bytes, bytes] = dict(scope["headers"])
+    peer = (scope.get("client") or ("",))[0]
     await receive()  # websocket.connect
     settings = hub.settings
     carrier = AsgiConnection(hub.wheel, outbox_bytes=settings.outbox_bytes, stall_timeout=settings.stall_timeout)
     try:
-        comer = await hub.authenticate(query, headers.get(b"authorization", ""), headers.get(b"origin", ""))
+        comer = await hub.authenticate(query, headers, peer)
         session = await hub.session_for(comer, carrier, carrier, query, BARE)
     except Refusal as refused:
         await send({"type": "websocket.http.response.start", "status": refused.status, "headers": refused.headers})

@@ -14,6 +14,7 @@ import trio
 from handlers.errors import CODES, ChatError
 from handlers.ports import Receipts
 from server import http_head, websocket
+from server.addresses import Proxies, limited_as
 from server.auth import ConnectionTokens, Redeemed, UsedToken, Verifier, new_connection_id
 from server.config import Settings
 from server.connection import Connection
@@ -24,6 +25,7 @@ from server.hub.dispatch import Dispatcher
 from server.hub.encoding import FRAMED, Encoding
 from server.hub.reliable_connection import ReliableConnection
 from server.hub.session import Carrier, HubSession
+from server.limits import Limits
 from server.listener import Refusal, refusal
 from server.outbox import Flusher, Outbox
 from server.poller import Poller
@@ -53,6 +55,7 @@ class HubServer:
         sync: SyncSource,
         verifier: Verifier,
         tokens: ConnectionTokens,
+        limits: Limits,
     ) -> None:
         self.settings = settings
         self.timeouts = settings
@@ -72,16 +75,35 @@ class HubServer:
         self._resumable: dict[str, HubSession] = {}  # by connection id
         self._verifier = verifier
         self._tokens = tokens
+        self._limits = limits
+        self.invocations = limits.invocations
+        self._proxies = Proxies(settings.forwarded_allow_ips)
 
     # -- who may come in --------------------------------------------------------------------------
 
-    async def authenticate(self, query: Mapping[str, str], authorization: str, origin: str) -> Redeemed | HubSession:
-        """Who connects, or the session that a client comes back to. `query` has lower-case names. Raises Refusal."""
+    async def authenticate(
+        self, query: Mapping[str, str], headers: Mapping[bytes, bytes], peer: str
+    ) -> Redeemed | HubSession:
+        """Who connects, or the session that a client comes back to. Names are in lower case. Raises Refusal."""
+        authorization, origin, forwarded = (
+            headers.get(name, b"").decode("latin-1") for name in (b"authorization", b"origin", b"x-forwarded-for")
+        )
         if self.draining:
             raise Refusal(503, "draining", CODES["draining"].title, {"Retry-After": "1"})
         allowed = self.settings.allowed_origins
         if origin and allowed and origin not in allowed:
             raise Refusal(403, "forbidden", "Connections from this origin are not allowed.")
+        try:
+            self._limits.connects.require(limited_as(self._proxies.client_address(peer, forwarded)))
+            comer = await self._identify(query, authorization)
+            if isinstance(comer, Redeemed):
+                self._limits.user_connects.require(comer.caller.user_id)
+        except ChatError as error:
+            raise refusal(error, CODES[error.code].status) from None
+        return comer
+
+    async def _identify(self, query: Mapping[str, str], authorization: str) -> Redeemed | HubSession:
+        """Raises ChatError, Refusal."""
         token = query.get("id")
         if token is not None:
             session = self._resumable.get(self._tokens.identify(token)) if self._resumable else None
@@ -97,11 +119,8 @@ class HubServer:
         scheme, _, bearer = authorization.partition(" ")
         token = bearer.strip() if scheme.lower() == "bearer" else query.get("access_token", "")
         if not token:
-            raise refusal(ChatError("unauthenticated", "An access token is required."), 401)
-        try:
-            return Redeemed(await self._verifier.verify(token), new_connection_id())
-        except ChatError as error:
-            raise refusal(error, CODES[error.code].status) from None
+            raise ChatError("unauthenticated", "An access token is required.")
+        return Redeemed(await self._verifier.verify(token), new_connection_id())
 
     # -- raw sockets --------------------------------------------------------------------------------
 
@@ -111,9 +130,7 @@ class HubServer:
     async def admit(self, sock: socket.socket, head: Head, rest: bytes) -> Awaitable[None]:
         query = head.query
         headers = head.headers
-        comer = await self.authenticate(
-            query, headers.get(b"authorization", b"").decode("latin-1"), headers.get(b"origin", b"").decode("latin-1")
-        )
+        comer = await self.authenticate(query, headers, _peer(sock))
         stateful = isinstance(comer, HubSession) or comer.stateful
         connection = (ReliableConnection if stateful else Connection)(
             sock,
@@ -186,3 +203,9 @@ class HubServer:
             await trio.sleep(DRAIN_SLICE if waiting else 0)
         if self.sessions:
             await self._deserted.wait()  # each is gone within CLOSE_WAIT
+
+
+def _peer(sock: socket.socket) -> str:
+    """The address at the other end; empty for a Unix socket."""
+    name = sock.getpeername()
+    return str(name[0]) if isinstance(name, tuple) else ""

@@ -15,6 +15,7 @@ import structlog
 import trio
 
 from handlers.errors import ChatError, from_store
+from handlers.limits import Rate, refusal, spend
 from handlers.model import Caller
 from handlers.ports import Receipts
 from server import websocket
@@ -44,6 +45,7 @@ from store.model import Change
 
 MAX_OUTSTANDING = 32  # sends of one connection that may wait for their commit (design.md 4.2)
 MAX_STREAMS = 10  # streams one connection may run at once
+MAX_PAUSE = 0.25  # seconds without reading after a call too many: the client feels it, its pings still arrive
 DORMANCY = 15.0  # seconds a session waits for its client (SignalR's disconnect timeout)
 RELIABLE_VERSION = 2  # the handshake version of clients that speak stateful reconnect
 INTERRUPTED = ChatError("unavailable", "The connection was lost in the middle of this; try the same again.")
@@ -85,6 +87,9 @@ class Hub(Protocol):
 
     @property
     def timeouts(self) -> Timeouts: ...
+    @property
+    def invocations(self) -> Rate | None:
+        """How many calls one connection may make."""
 
     receipts: Receipts
     draining: bool
@@ -112,6 +117,7 @@ class HubSession:
         "auto_attach",
         "busy",
         "caller",
+        "calls_full_at",
         "carrier",
         "catching_up",
         "closed",
@@ -165,6 +171,7 @@ class HubSession:
         self.pinged = False  # idle clients are only timed out once they have shown that they ping
         self.closed = False
         self.outstanding = 0
+        self.calls_full_at = 0.0  # see handlers.limits
         self.busy = False
         self.inline = False  # the reader is at it and will flush the outbox itself
         self.drained: trio.Event | None = None
@@ -440,7 +447,7 @@ class HubSession:
         elif isinstance(message, Ping):
             self.pinged = True
         elif isinstance(message, StreamInvocation):
-            self._start_stream(message)
+            return self._start_stream(message)
         elif isinstance(message, CancelInvocation):
             scope = (self.streams or {}).get(message.invocation_id)
             if scope is not None:
@@ -451,7 +458,25 @@ class HubSession:
         # The rest (completions and items of calls that we never make, acks) is legal and means nothing here.
         return None
 
+    def _too_many(self, message: Invocation | StreamInvocation) -> Awaitable[None] | None:
+        """Count a call. One too many is refused, and nothing more is read for a while."""
+        rate = self.hub.invocations
+        if rate is None:
+            return None
+        self.calls_full_at, wait = spend(rate, self.calls_full_at, self.hub.wheel.now)
+        if not wait:
+            return None
+        self.fail(message.invocation_id, refusal(rate, wait, "calls of one connection"), message.target)
+        self.outbox.flush()
+        return self._pause(wait)
+
+    async def _pause(self, seconds: float) -> None:
+        await trio.sleep(min(seconds, MAX_PAUSE))
+
     def _invoke(self, message: Invocation) -> Awaitable[None] | None:
+        refused = self._too_many(message)
+        if refused is not None:
+            return refused
         try:
             method, arguments = self.hub.dispatcher.resolve(message, self.outbox.encoding.protocol, PLAIN)
         except ChatError as error:
@@ -513,7 +538,10 @@ class HubSession:
         except Exception as error:  # as above
             self.fail(message.invocation_id, error, message.target)
 
-    def _start_stream(self, message: StreamInvocation) -> None:
+    def _start_stream(self, message: StreamInvocation) -> Awaitable[None] | None:
+        refused = self._too_many(message)
+        if refused is not None:
+            return refused
         streams = self.streams
         if streams is None:
             streams = self.streams = {}
@@ -525,9 +553,10 @@ class HubSession:
                 raise ChatError("overloaded", f"At most {MAX_STREAMS} streams may run on one connection.")
         except ChatError as error:
             self._offer(self.outbox.encoding.error(message.invocation_id, str(error)))
-            return
+            return None
         streams[message.invocation_id] = trio.CancelScope()
         self.carrier.nursery.start_soon(self._stream, message.invocation_id, method, arguments)
+        return None
 
     async def _stream(self, invocation_id: str, method: Method, arguments: Sequence[object]) -> None:
         assert self.streams is not None

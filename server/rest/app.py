@@ -11,13 +11,16 @@ from quart_trio import QuartTrio
 
 from handlers.accounts import Accounts
 from handlers.conversations import Conversations
+from handlers.errors import ChatError
 from handlers.messages import Messages
 from handlers.receipts import Receipts
 from handlers.users import Users
+from server.addresses import Proxies, limited_as
 from server.auth import ConnectionTokens, Verifier
 from server.config import Settings
+from server.limits import Limits
 from server.rest import auth, conversations, health, messages, negotiate, problems, users
-from server.rest.requests import MAX_BODY, bearer
+from server.rest.requests import MAX_BODY, address, bearer
 from server.sign_in.flow import SignIn
 
 OPEN_PATHS = frozenset({"/openapi.json"})
@@ -35,10 +38,12 @@ def create_app(
     verifier: Verifier,
     tokens: ConnectionTokens,
     checks: Mapping[str, health.Check],
+    limits: Limits,
 ) -> QuartTrio:
     app = QuartTrio("server.rest", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.config["PUBLIC_URL"] = settings.public_url.rstrip("/")
+    app.config["PROXIES"] = Proxies(settings.forwarded_allow_ips)
     app.config["BODY_TIMEOUT"] = 30  # seconds; a slow body costs one request, not the process
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.url_map.strict_slashes = False
@@ -56,18 +61,29 @@ def create_app(
     app.register_blueprint(auth.blueprint(accounts, verifier, sign_in, settings.allowed_origins))
     app.register_blueprint(conversations.blueprint(conversations_handler))
     app.register_blueprint(messages.blueprint(messages_handler, receipts_handler))
-    app.register_blueprint(negotiate.blueprint(verifier, tokens))
+    app.register_blueprint(negotiate.blueprint(verifier, tokens, settings.allowed_origins))
     app.register_blueprint(health.blueprint(checks))
     problems.install(app)
 
     @app.before_request
     async def authenticate() -> None:
-        """Every route needs a live user's token unless it is marked open."""
+        """Every route needs a live user's token unless it is marked open; all are limited."""
         view = current_app.view_functions.get(request.endpoint or "")
+        origin = limited_as(address())
         if view is None or request.path in OPEN_PATHS or getattr(view, "open_route", False):
+            limits.requests.require(origin)
+            if getattr(view, "sign_in_route", False):
+                await limits.sign_ins.require(origin)
             return
-        g.caller = await verifier.verify(bearer())
+        try:
+            g.caller = await verifier.verify(bearer())
+        except ChatError:
+            limits.requests.require(origin)  # whoever guesses tokens
+            raise
+        limits.requests.require(str(g.caller.user_id))
         await users_handler.require(g.caller)
+        if getattr(view, "upload_route", False):
+            await limits.uploads.require(str(g.caller.user_id))
 
     @app.after_request
     async def harden(response: Response) -> Response:

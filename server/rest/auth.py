@@ -13,7 +13,7 @@ from handlers.accounts import Accounts
 from handlers.errors import ChatError
 from handlers.model import Identity, RefreshRequest, Tokens
 from server.auth import Verifier
-from server.rest.requests import answer, base_url, bearer, caller, client, limit, nothing, open_route, page, path_id
+from server.rest.requests import answer, base_url, bearer, caller, client, limit, nothing, page, path_id, sign_in_route
 from server.sign_in import attempt as attempts
 from server.sign_in.attempt import Attempt
 from server.sign_in.flow import SignIn
@@ -42,7 +42,7 @@ def blueprint(accounts: Accounts, verifier: Verifier, sign_in: SignIn, allowed_o
 
     @routes.get("/login/<provider>")
     @document_response(Redirect, 302)
-    @open_route
+    @sign_in_route
     async def login(provider: str) -> Response:
         found = sign_in.find(provider)
         return_url = request.args.get("returnUrl", "")
@@ -62,7 +62,7 @@ def blueprint(accounts: Accounts, verifier: Verifier, sign_in: SignIn, allowed_o
 
     @routes.get("/callback/<provider>")
     @document_response(Tokens)
-    @open_route
+    @sign_in_route
     async def callback(provider: str) -> Response:
         sign_in.find(provider)
         state = request.args.get("state", "")
@@ -94,7 +94,7 @@ def blueprint(accounts: Accounts, verifier: Verifier, sign_in: SignIn, allowed_o
     @routes.post("/refresh")
     @document_response(Tokens)
     @validate_request(RefreshRequest)
-    @open_route
+    @sign_in_route
     async def refresh(data: RefreshRequest) -> Response:
         return answer(await accounts.refresh(data.refresh_token, client()))
 

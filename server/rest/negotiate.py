@@ -8,6 +8,7 @@ from typing import Any
 
 from quart import Blueprint, Response, request
 
+from handlers.errors import ChatError
 from server.auth import ConnectionTokens, Verifier
 from server.hub.server import PATH
 from server.rest.requests import answer, bearer, open_route
@@ -16,12 +17,15 @@ MAX_VERSION = 1
 TRANSPORTS = ({"transport": "WebSockets", "transferFormats": ["Text", "Binary"]},)
 
 
-def blueprint(verifier: Verifier, tokens: ConnectionTokens) -> Blueprint:
+def blueprint(verifier: Verifier, tokens: ConnectionTokens, allowed_origins: tuple[str, ...]) -> Blueprint:
     routes = Blueprint("negotiate", __name__)
 
     @routes.post(f"{PATH}/negotiate")
     @open_route  # authenticated here: browsers may have to put the token into the query
     async def negotiate() -> Response:
+        origin = request.headers.get("Origin", "")
+        if origin and allowed_origins and origin not in allowed_origins:
+            raise ChatError("forbidden", "Connections from this origin are not allowed.")
         query = {name.lower(): value for name, value in request.args.items()}
         caller = await verifier.verify(query["access_token"] if "access_token" in query else bearer())
         version = _version(query.get("negotiateversion"))

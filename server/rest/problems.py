@@ -4,6 +4,7 @@ Owns the mapping from exceptions to answers. A defect is logged with a reference
 no traceback ever leaves the process.
 """
 
+import math
 from typing import Any
 
 import msgspec
@@ -31,7 +32,14 @@ _BY_STATUS = {
 log = structlog.get_logger("parley.rest")
 
 
-def problem(code: str, detail: str, *, status: int | None = None, errors: dict[str, str] | None = None) -> Response:
+def problem(
+    code: str,
+    detail: str,
+    *,
+    status: int | None = None,
+    errors: dict[str, str] | None = None,
+    retry_after: float | None = None,
+) -> Response:
     row = CODES[code]
     status = status or row.status
     body: dict[str, Any] = {
@@ -46,13 +54,15 @@ def problem(code: str, detail: str, *, status: int | None = None, errors: dict[s
     response = Response(msgspec.json.encode(body), status=status, content_type="application/problem+json")
     if status == 503:
         response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    if retry_after is not None:
+        response.headers["Retry-After"] = str(math.ceil(retry_after))
     if status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
     return response
 
 
 async def on_chat_error(error: ChatError) -> Response:
-    return problem(error.code, error.sentence, errors=error.errors)
+    return problem(error.code, error.sentence, errors=error.errors, retry_after=error.retry_after)
 
 
 async def on_store_error(error: StoreError) -> Response:

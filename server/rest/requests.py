@@ -13,6 +13,7 @@ from quart import Response, current_app, g, request
 
 from handlers.errors import ChatError
 from handlers.model import Caller, Client, Once
+from server.addresses import Proxies
 
 MAX_KEY = 128  # characters of an Idempotency-Key
 MAX_LIMIT = 200
@@ -25,6 +26,18 @@ F = TypeVar("F", bound=Callable[..., Awaitable[Response]])
 def open_route(view: F) -> F:
     """Marks a route that needs no access token."""
     view.open_route = True  # type: ignore[attr-defined]
+    return view
+
+
+def sign_in_route(view: F) -> F:
+    """Marks an open route that is limited as signing in is."""
+    view.sign_in_route = True  # type: ignore[attr-defined]
+    return open_route(view)
+
+
+def upload_route(view: F) -> F:
+    """Marks a route that is limited as uploading is."""
+    view.upload_route = True  # type: ignore[attr-defined]
     return view
 
 
@@ -47,13 +60,16 @@ def client() -> Client:
 
 def address() -> str:
     """Of the client, as far as it can be known."""
-    return request.remote_addr or ""
+    proxies: Proxies = current_app.config["PROXIES"]
+    return proxies.client_address(request.remote_addr or "", request.headers.get("X-Forwarded-For", ""))
 
 
 def base_url() -> str:
     """Where clients reach us, without a slash at the end."""
     configured: str = current_app.config["PUBLIC_URL"]
-    return configured or request.host_url.rstrip("/")
+    proxies: Proxies = current_app.config["PROXIES"]
+    said = request.headers.get("X-Forwarded-Proto", "")
+    return configured or f"{proxies.scheme(request.remote_addr or '', said, request.scheme)}://{request.host}"
 
 
 def answer(value: object, status: int = 200, *, etag: str | None = None) -> Response:

@@ -10,7 +10,7 @@ from handlers.accounts import Accounts
 from handlers.model import CreateUser, UpdateStatus, UpdateUser
 from handlers.users import Users
 from server.config import Settings
-from server.rest.requests import answer, caller, client, limit, nothing, once, open_route, page, path_id
+from server.rest.requests import answer, caller, client, limit, nothing, once, page, path_id, sign_in_route
 from store.model import Account, User, Wire
 
 
@@ -34,7 +34,7 @@ def blueprint(users: Users, accounts: Accounts, settings: Settings) -> Blueprint
     @routes.post("")
     @document_response(Registered, 201)
     @validate_request(CreateUser)
-    @open_route
+    @sign_in_route
     async def create(data: CreateUser) -> Response:
         account = await users.create(data, await once())
         registered = Registered(**msgspec.structs.asdict(account))

@@ -10,6 +10,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from handlers.errors import ChatError
+from handlers.limits import Rate
 from handlers.model import Caller
 from handlers.ports import Receipts
 from loadtest.client import PROTOCOLS
@@ -79,6 +80,7 @@ class World:
         self.max_message = 32 * 1024
         self.sessions: set[HubSession] = set()
         self.draining = False
+        self.invocations: Rate | None = None
         self.delivered: list[Receipt] = []
         self.receipts: Receipts = self
         self.sends: list[Callable[[object], None]] = []

@@ -1,0 +1,28 @@
+"""What browsers may do from other origins (the Fetch standard's CORS protocol). Owns the list of headers.
+
+Tokens travel in a header and not in a cookie, so an origin is no proof of anything; but a browser must be told before
+it lets a page read an answer, and operators may say whose pages those are.
+"""
+
+from typing import Any
+
+from starlette.middleware.cors import CORSMiddleware
+
+METHODS = ("GET", "POST", "PUT", "DELETE")
+ACCEPTED = ("Authorization", "Content-Type", "Idempotency-Key", "If-Match", "X-Requested-With", "X-SignalR-User-Agent")
+EXPOSED = ("ETag", "Location", "Retry-After", "X-Request-Id")
+MAX_AGE = 600  # seconds a browser keeps what it was told
+
+
+def allow_origins(app: Any, allowed: tuple[str, ...]) -> Any:
+    """The ASGI app, for pages of these origins; of any when there are none. SignalR's client sends credentials."""
+    return CORSMiddleware(
+        app,
+        allow_origins=allowed,
+        allow_origin_regex=None if allowed else ".*",
+        allow_credentials=True,
+        allow_methods=METHODS,
+        allow_headers=ACCEPTED,
+        expose_headers=EXPOSED,
+        max_age=MAX_AGE,
+    )

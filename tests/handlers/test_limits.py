@@ -1,0 +1,96 @@
+"""handlers.limits: token buckets."""
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from handlers.errors import ChatError
+from handlers.limits import PRUNE_AT, Limiter, Rate, SharedLimiter, spend
+from store.errors import Unavailable
+
+RATE = Rate(10, 5.0)
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_burst_then_the_rate() -> None:
+    """So many at once, then one each period/count; the error says how long to wait, and that is true."""
+    clock = Clock()
+    limiter: Limiter[str] = Limiter(RATE, "things", clock=clock)
+    for _ in range(10):
+        limiter.require("a")
+    with pytest.raises(ChatError) as caught:
+        limiter.require("a")
+    assert caught.value.code == "rate_limited" and caught.value.retry_after == pytest.approx(0.5)
+    assert "10 things in 5 s; wait 0.5 s" in str(caught.value)
+    limiter.require("b")  # another bucket
+    clock.now = 0.49
+    with pytest.raises(ChatError):
+        limiter.require("a")
+    clock.now = 0.5
+    limiter.require("a")
+    clock.now = 100.0  # full again, not fuller
+    for _ in range(10):
+        limiter.require("a")
+    with pytest.raises(ChatError):
+        limiter.require("a")
+
+
+@given(st.lists(st.floats(0, 2), max_size=80))
+def test_never_more_than_allowed(gaps: list[float]) -> None:
+    """In no window of any length more than count + length * count / seconds; what is refused costs nothing."""
+    now, full_at, taken = 0.0, 0.0, []
+    for gap in gaps:
+        now += gap
+        after, wait = spend(RATE, full_at, now)
+        assert (wait > 0) == (after == full_at)
+        if not wait:
+            taken.append(now)
+        full_at = after
+    for first in range(len(taken)):
+        for last in range(first, len(taken)):
+            allowed = RATE.count + (taken[last] - taken[first]) * RATE.count / RATE.seconds
+            assert last - first + 1 <= allowed + 1e-6
+
+
+def test_buckets_are_forgotten() -> None:
+    """Full buckets are no different from none: they do not stay in memory."""
+    clock = Clock()
+    limiter: Limiter[int] = Limiter(RATE, "things", clock=clock)
+    for key in range(PRUNE_AT + 1):
+        clock.now += 1.0
+        limiter.require(key)
+    assert len(limiter._full_at) < 10
+
+
+async def test_shared() -> None:
+    """Redis decides; while it is away this process counts alone."""
+
+    class Counter:
+        wait = 0.0
+
+        async def spend(self, key: str, count: int, seconds: float) -> float:
+            assert key == "uploads:a" and count == 10
+            await trio.lowlevel.checkpoint()
+            if self.wait < 0:
+                raise Unavailable("away")
+            return self.wait
+
+    counter = Counter()
+    limiter = SharedLimiter(Limiter(RATE, "uploads"), counter)
+    await limiter.require("a")
+    counter.wait = 3.0
+    with pytest.raises(ChatError, match="wait 3 s"):
+        await limiter.require("a")
+    counter.wait = -1.0
+    for _ in range(8):
+        await limiter.require("a")
+    with pytest.raises(ChatError, match="rate_limited"):
+        await limiter.require("a")
+    await SharedLimiter(Limiter(None, "uploads"), counter).require("a")

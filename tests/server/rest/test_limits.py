@@ -1,0 +1,131 @@
+"""Rate limits as clients meet them: REST, hub and connects; on one instance and on two; and browsers' origins."""
+
+from typing import Any
+
+import httpx
+import pytest
+import trio
+
+from loadtest.client import ClientError, connect
+from tests.server.rest.conftest import Site, open_site
+
+UPGRADE = {
+    "Upgrade": "websocket",
+    "Connection": "Upgrade",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+}
+
+
+async def test_sends_and_requests(database: str, redis_url: str, nursery: trio.Nursery) -> None:
+    """429 with Retry-After and a problem, over REST; `rate_limited` with the wait, on the hub. Others go on."""
+    async with open_site(
+        database, redis_url, nursery, rate_limits="on", rate_sends="3/60s", rate_requests="8/60s"
+    ) as site:
+        (alice, a), (bob, b) = await site.user("alice"), await site.user("bob")
+        made = await site.call(
+            "POST", "/api/conversations", {"type": "Direct", "memberIds": [bob]}, token=a, status=201
+        )
+        body = {"conversationId": made["id"], "content": "x"}
+        async with connect(f"{site.url}/hubs/chat", a) as hub, connect(f"{site.url}/hubs/chat", b) as other:
+            for _ in range(2):
+                await hub.invoke("SendMessage", body)
+            sent = await site.call("POST", "/api/messages", body, token=a, status=201)
+            with pytest.raises(ClientError, match=r"rate_limited: At most 3 messages in 60 s; wait [\d.]+ s\."):
+                await hub.invoke("SendMessage", body)
+            for call in (("PUT", {"content": "y"}), ("DELETE", None)):
+                problem = await site.call(call[0], f"/api/messages/{sent['id']}", call[1], token=a, status=429)
+                assert problem["code"] == "rate_limited"
+            await other.invoke("SendMessage", body)
+            answers = [await site.http.get("/api/users/me", headers={"Authorization": f"Bearer {a}"}) for _ in range(9)]
+            assert [answer.status_code for answer in answers].count(429) >= 3
+            assert 1 <= int(answers[-1].headers["Retry-After"]) <= 60
+            assert (await site.call("GET", "/api/users/me", token=b))["id"] == bob
+            assert (await hub.invoke("Ping")) == {} and alice
+
+
+async def test_one_connection_floods(database: str, redis_url: str, nursery: trio.Nursery) -> None:
+    """Its calls are refused, then it is read slowly; a neighbour's calls are answered as ever."""
+    async with open_site(database, redis_url, nursery, rate_limits="on", rate_invocations="20/2s") as site:
+        (_, a), (_, b) = await site.user("alice"), await site.user("bob")
+        async with connect(f"{site.url}/hubs/chat", a) as flood, connect(f"{site.url}/hubs/chat", b) as other:
+            calls = [await flood.start("Ping") for _ in range(30)]
+            outcomes = []
+            for call in calls:
+                try:
+                    outcomes.append(await flood.result(call))
+                except ClientError as error:
+                    assert "rate_limited" in str(error)
+                    outcomes.append(None)
+                assert len(outcomes) % 10 or await other.invoke("Ping") == {} or len(outcomes) > 100
+            assert outcomes[:20] == [{}] * 20 and None in outcomes
+
+
+async def test_connects(database: str, redis_url: str, nursery: trio.Nursery) -> None:
+    """By user, and by address: as a trusted proxy says, or as the kernel does."""
+    async with open_site(
+        database,
+        redis_url,
+        nursery,
+        rate_limits="on",
+        rate_user_connects="2/60s",
+        rate_connects="4/60s",
+        forwarded_allow_ips="127.0.0.1",
+    ) as site:
+        (_, a), (_, b) = await site.user("alice"), await site.user("bob")
+
+        async def upgrade(token: str, address: str) -> int:
+            headers = {**UPGRADE, "Authorization": f"Bearer {token}", "X-Forwarded-For": address}
+            async with httpx.AsyncClient(timeout=5) as http:
+                async with http.stream("GET", f"{site.url}/hubs/chat", headers=headers) as answer:
+                    assert answer.status_code != 429 or int(answer.headers["Retry-After"]) > 0
+                    return answer.status_code
+
+        assert [await upgrade(a, "203.0.113.1") for _ in range(3)] == [101, 101, 429]  # her connections
+        assert [await upgrade(b, "203.0.113.1") for _ in range(2)] == [101, 429]  # the address's
+        assert await upgrade(b, "203.0.113.2") == 101
+
+
+async def test_sign_ins_count_for_all_instances(database: str, redis_url: str, nursery: trio.Nursery) -> None:
+    """Registrations and refreshes of one address, wherever they go; RATE_LIMITS=off means it."""
+    options: dict[str, Any] = {"rate_limits": "on", "rate_sign_ins": "4/60s"}
+    async with (
+        open_site(database, redis_url, nursery, **options) as one,
+        open_site(database, redis_url, nursery, **options) as two,
+        open_site(database, redis_url, nursery, rate_limits="off", rate_sign_ins="1/60s") as free,
+    ):
+        await one.user("a1")
+        await two.user("a2")
+        await one.call("POST", "/auth/refresh", {"refreshToken": "x"}, status=401)
+        await two.user("a3")
+        await one.call("POST", "/api/users", {"username": "a4"}, status=429)
+        await two.call("POST", "/auth/refresh", {"refreshToken": "x"}, status=429)
+        await two.call("GET", "/auth/login/nobody", status=429)
+        for n in range(3):
+            await free.user(f"free{n}")
+
+
+async def test_browsers_origins(site: Site, database: str, redis_url: str, nursery: trio.Nursery) -> None:
+    """REST answers preflights and says who may read it; upgrades from elsewhere are refused; without a list all may."""
+    preflight = {
+        "Origin": "https://chat.example",
+        "Access-Control-Request-Method": "PUT",
+        "Access-Control-Request-Headers": "authorization,if-match,x-signalr-user-agent",
+    }
+    async with open_site(database, redis_url, nursery, allowed_origins="https://chat.example") as strict:
+        for server, origin, fine in (
+            (strict, "https://chat.example", True),
+            (strict, "https://evil.example", False),
+            (site, "https://anything.example", True),
+        ):
+            answer = await server.http.options("/api/users/me", headers={**preflight, "Origin": origin})
+            assert (answer.headers.get("Access-Control-Allow-Origin") == origin) == fine
+            assert answer.is_success == fine
+            answer = await server.http.get("/health", headers={"Origin": origin})
+            assert (answer.headers.get("Access-Control-Allow-Origin") == origin) == fine
+            assert "ETag" in answer.headers.get("Access-Control-Expose-Headers", "")
+            assert "Origin" in answer.headers["Vary"]
+        _, token = await strict.user("alice")
+        headers = {"Origin": "https://evil.example", "Authorization": f"Bearer {token}"}
+        refused = await strict.http.post("/hubs/chat/negotiate?negotiateVersion=1", headers=headers)
+        assert refused.status_code == 403

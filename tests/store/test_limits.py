@@ -1,0 +1,35 @@
+"""store.limits: buckets in Redis."""
+
+import trio
+
+from store.limits import Limits
+from store.redis import Redis
+
+
+async def test_two_share_a_bucket(redis_url: str, nursery: trio.Nursery) -> None:
+    """What one takes the other has not got; it comes back with time; the key goes by itself."""
+    one, other = Redis(redis_url, name="one"), Redis(redis_url, name="other")
+    for redis in (one, other):
+        await nursery.start(redis.run)
+    with trio.fail_after(5):
+        while True:
+            try:
+                await one.ping()
+                await other.ping()
+                break
+            except Exception:  # noqa: BLE001
+                await trio.sleep(0.01)
+    limits = [Limits(one), Limits(other)]
+    waits = [await limits[n % 2].spend("k", 6, 30.0) for n in range(8)]
+    assert waits[:6] == [0.0] * 6 and all(0 < wait <= 5.0 for wait in waits[6:])
+    assert await limits[0].spend("another", 6, 30.0) == 0.0
+    for _ in range(2):
+        assert await limits[0].spend("quick", 2, 0.1) == 0.0
+    wait = await limits[1].spend("quick", 2, 0.1)
+    assert 0 < wait <= 0.05
+    await trio.sleep(wait)
+    assert await limits[1].spend("quick", 2, 0.1) == 0.0
+    async with one.bounded() as client:
+        ttl = await client.pttl("parley:limit:k")
+    assert 0 < ttl <= 30_001
+    nursery.cancel_scope.cancel()
