@@ -106,6 +106,14 @@ class CreateMessage(Wire, frozen=True):
     client_message_id: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
 
 
+class PresignFile(Wire, frozen=True):
+    """A file that will be put into the store directly. `size` is in bytes."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=1024)]
+    content_type: Annotated[str, Meta(min_length=1, max_length=255)]
+    size: Annotated[int, Meta(ge=0)]
+
+
 class EditMessage(Wire, frozen=True):
     content: str
 

@@ -21,6 +21,7 @@ import trio
 from handlers.accounts import Accounts
 from handlers.commits import Commits
 from handlers.conversations import Conversations
+from handlers.files import Files
 from handlers.messages import Messages
 from handlers.presence import Presence
 from handlers.receipts import Receipts
@@ -51,6 +52,7 @@ from server.rest.app import create_app
 from server.rest.cors import allow_origins
 from server.rest.health import Check
 from server.rest.http import HttpServer
+from server.rest.pacing import paced
 from server.rooms import Rooms
 from server.sign_in.flow import SignIn
 from server.teller import Teller
@@ -59,6 +61,7 @@ from store.errors import StoreError
 from store.instances import Instances
 from store.lanes import Lanes
 from store.limits import Limits as SharedLimits
+from store.objects import open_objects
 from store.partitions import ensure_partitions
 from store.pool import Pool
 from store.receipts import ReceiptStreams
@@ -137,6 +140,12 @@ class Process:
         messages = Messages(self.pool, self.lanes, commits, limits.sends, max_message_bytes=settings.max_message_bytes)
         receipts = Receipts(self.pool, self.receipts)
         users = Users(self.pool, commits, self.announcer)
+        objects = None
+        if settings.objects:
+            objects = open_objects(settings.objects, endpoint=settings.s3_endpoint_url, key=settings.jwt_key)
+        self.files = Files(
+            self.pool, commits, objects, max_bytes=settings.max_upload_bytes, types=settings.upload_types
+        )
         accounts = Accounts(self.pool, commits, RefreshTokens(settings.jwt_key), self._mint)
         dispatcher = Dispatcher()
         methods.register(
@@ -173,6 +182,8 @@ class Process:
             settings,
             users_handler=users,
             accounts=accounts,
+            files_handler=self.files,
+            objects_store=objects,
             sign_in=SignIn(settings.oauth, settings.jwt_key, self.redis),
             conversations_handler=conversations,
             messages_handler=messages,
@@ -182,7 +193,7 @@ class Process:
             checks=self.checks,
             limits=limits,
         )
-        self.http = HttpServer(allow_origins(asgi.route(PATH, self.hub, app), settings.allowed_origins))
+        self.http = HttpServer(allow_origins(asgi.route(PATH, self.hub, paced(app)), settings.allowed_origins))
         self.listener = Listener(
             self.hub,
             self.http.serve,

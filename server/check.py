@@ -13,6 +13,7 @@ from rich.table import Table
 from server.config import ConfigError, Settings, require
 from store import migrate, partitions, users
 from store.errors import StoreError
+from store.objects import open_objects
 from store.postgres import Connection
 from store.redis import connect
 
@@ -22,7 +23,7 @@ TIMEOUT = 10.0  # seconds for each service
 async def run(settings: Settings) -> bool:
     """Print a table; True when everything is right."""
     rows: list[tuple[str, str, bool]] = []
-    for check in (_configuration, _postgres, _schema, _redis):
+    for check in (_configuration, _postgres, _schema, _redis, _objects):
         try:
             with trio.fail_after(TIMEOUT):
                 rows.append((check.__name__.strip("_"), await check(settings), True))
@@ -81,6 +82,13 @@ async def _redis(settings: Settings) -> str:
     async with connect(settings.redis_url, name="parley-check") as client:
         await client.ping()
     return "answers"
+
+
+async def _objects(settings: Settings) -> str:
+    if not settings.objects:
+        return "not configured: files cannot be uploaded"
+    await open_objects(settings.objects, endpoint=settings.s3_endpoint_url, key=settings.jwt_key).check()
+    return settings.objects
 
 
 async def find_user(settings: Settings, id_or_name: str) -> UUID | None:

@@ -82,6 +82,7 @@ OAUTH_DEFAULTS = {
         "scopes": "read:user",
     },
 }
+_OBJECTS = re.compile(r"s3://[^/]+(/.*)?$|file:///.")
 _OAUTH = re.compile(r"oauth_([a-z0-9]+)_(\w+)")
 
 
@@ -319,6 +320,8 @@ def _check(settings: Settings) -> list[str]:
         Proxies(settings.forwarded_allow_ips)
     except ValueError as error:
         faults.append(f"FORWARDED_ALLOW_IPS: {error}")
+    if settings.objects and not _OBJECTS.match(settings.objects):
+        faults.append("OBJECTS: expected s3://bucket or file:///directory")
     try:
         parse_listen(settings.listen)
     except ValueError as error:

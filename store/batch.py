@@ -51,9 +51,12 @@ class Row(NamedTuple):
 
     outcome: int
     seq: int | None
-    file_name: str | None
-    file_size: int | None
-    file_type: str | None
+    file_key: str | None
+    file_name: str
+    file_size: int
+    file_type: str
+    width: int | None
+    height: int | None
 
 
 async def prepare(conn: Connection) -> None:

@@ -23,8 +23,8 @@ from store import batch, queries
 from store.batch import OutcomeUnknown, Row
 from store.errors import Overloaded, StoreError, Unavailable
 from store.ids import timestamp
-from store.messages import message_of
-from store.model import Change, FileInfo, Message, MessageStatus, MessageType
+from store.messages import file_info, message_of
+from store.model import Change, Message, MessageStatus, MessageType
 from store.partitions import ensure_partitions
 from store.pool import Pool
 from store.postgres import Connection
@@ -326,17 +326,15 @@ class _Lane:
         answers: list[Message | AppendError | StoreError | None] = []
         changes: list[Change] = []
         doubles = False
-        for append, (outcome, seq, file_name, file_size, file_type) in zip(appends, rows, strict=True):
+        for append, (outcome, seq, file_key, *file) in zip(appends, rows, strict=True):
             if seq is not None:
                 message_id = append.message_id
                 ms = message_id.int >> 80
                 if ms != made_ms:
                     made_ms, made_at = ms, timestamp(ms)
-                file = None
-                if append.file_id is not None and file_name is not None:
-                    file = FileInfo(append.file_id, file_name, file_size or 0, file_type or "")
                 message = Message(
-                    message_id, append.conversation_id, seq, seq, append.sender_id, append.type, append.content, file,
+                    message_id, append.conversation_id, seq, seq, append.sender_id, append.type, append.content,
+                    None if file_key is None else file_info(append.file_id, file_key, *file),
                     append.reply_to_id, append.client_message_id, made_at, None, None, SENT,
                 )  # fmt: skip
                 answers.append(message)

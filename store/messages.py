@@ -16,12 +16,13 @@ from store.postgres import Connection
 
 TYPES = {member.value: member for member in MessageType}
 STATUSES = tuple(MessageStatus)
+FILE_PATH = "/api/files/"  # and the key: where a file is had, whatever the store
 END = 2**63 - 1  # above every seq
 
 
 def message_of(row: Sequence[Any]) -> Message:
     """A row as {described} of messages.sql makes it."""
-    (id_, conversation_id, seq, changed_seq, sender_id, kind, body, file_id, file_name, size, content_type,
+    (id_, conversation_id, seq, changed_seq, sender_id, kind, body, file_id, *file,
      reply_to, client_message_id, edited, deleted, reached) = row  # fmt: skip
     return Message(
         id=id_,
@@ -31,7 +32,7 @@ def message_of(row: Sequence[Any]) -> Message:
         sender_id=sender_id,
         type=TYPES[kind],
         content=body,
-        file=None if file_name is None else FileInfo(file_id, file_name, size, content_type),
+        file=file_info(file_id, *file),
         reply_to_id=reply_to,
         client_message_id=client_message_id,
         created_at=timestamp(id_ms(id_)),
@@ -39,6 +40,13 @@ def message_of(row: Sequence[Any]) -> Message:
         deleted_at=None if deleted is None else timestamp(deleted),
         status=STATUSES[reached],
     )
+
+
+def file_info(file_id: UUID | None, key: str | None, *columns: Any) -> FileInfo | None:
+    """A file as queries of messages give it: name, size, type, width, height. None where there is none (any more)."""
+    if file_id is None or key is None:
+        return None
+    return FileInfo(file_id, key, f"{FILE_PATH}{key}", *columns)
 
 
 async def fetch_message(conn: Connection, message_id: UUID) -> Message | None:

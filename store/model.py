@@ -105,11 +105,16 @@ class Session(Wire, frozen=True):
 
 
 class FileInfo(Wire, frozen=True):
+    """A file as messages show it. `key` names it to /api/files/presigned-url; a picture's size is in pixels."""
+
     id: UUID
+    key: str
+    url: str
     name: str
     size: int
     content_type: str
-    url: str | None = None
+    width: int | None = None
+    height: int | None = None
 
 
 class Message(Wire, frozen=True):

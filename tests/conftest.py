@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import inspect
 import itertools
+import os
 import socket
 import tempfile
 import threading
@@ -20,6 +21,7 @@ import trio
 from psycopg.conninfo import make_conninfo
 
 from server.dev.services import Services, open_services
+from tests.gateway import gateway, program
 
 TEMPLATE = "parley_template"
 _numbers = itertools.count(1)
@@ -85,6 +87,19 @@ def database(services: Services, template_database: str) -> Iterator[str]:
         yield make_conninfo(services.database_url, dbname=name)
     finally:
         _execute(services, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[dict[str, str]]:
+    """The environment of a real S3 gateway with an empty bucket, `tests.gateway.BUCKET`."""
+    binary = program()
+    if binary is None:
+        reason = "the S3 gateway's binary is not installed"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with gateway(binary) as environment:
+        yield environment
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from quart_trio import QuartTrio
 from handlers.accounts import Accounts
 from handlers.conversations import Conversations
 from handlers.errors import ChatError
+from handlers.files import Files
 from handlers.messages import Messages
 from handlers.receipts import Receipts
 from handlers.users import Users
@@ -19,9 +20,12 @@ from server.addresses import Proxies, limited_as
 from server.auth import ConnectionTokens, Verifier
 from server.config import Settings
 from server.limits import Limits
-from server.rest import auth, conversations, health, messages, negotiate, problems, users
+from server.rest import auth, conversations, files, health, messages, negotiate, objects, problems, users
+from server.rest.pacing import PacedRequest, let_in
 from server.rest.requests import MAX_BODY, address, bearer
 from server.sign_in.flow import SignIn
+from store.objects import Objects
+from store.objects.directory import DirectoryObjects
 
 OPEN_PATHS = frozenset({"/openapi.json"})
 
@@ -35,12 +39,15 @@ def create_app(
     conversations_handler: Conversations,
     messages_handler: Messages,
     receipts_handler: Receipts,
+    files_handler: Files,
+    objects_store: Objects | None,
     verifier: Verifier,
     tokens: ConnectionTokens,
     checks: Mapping[str, health.Check],
     limits: Limits,
 ) -> QuartTrio:
     app = QuartTrio("server.rest", static_folder=None)
+    app.request_class = PacedRequest
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.config["PUBLIC_URL"] = settings.public_url.rstrip("/")
     app.config["PROXIES"] = Proxies(settings.forwarded_allow_ips)
@@ -61,6 +68,9 @@ def create_app(
     app.register_blueprint(auth.blueprint(accounts, verifier, sign_in, settings.allowed_origins))
     app.register_blueprint(conversations.blueprint(conversations_handler))
     app.register_blueprint(messages.blueprint(messages_handler, receipts_handler))
+    app.register_blueprint(files.blueprint(files_handler, settings.max_upload_bytes))
+    if isinstance(objects_store, DirectoryObjects):
+        app.register_blueprint(objects.blueprint(objects_store))
     app.register_blueprint(negotiate.blueprint(verifier, tokens, settings.allowed_origins))
     app.register_blueprint(health.blueprint(checks))
     problems.install(app)
@@ -87,6 +97,7 @@ def create_app(
 
     @app.after_request
     async def harden(response: Response) -> Response:
+        let_in()
         response.headers.setdefault("Cache-Control", "no-store")
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response

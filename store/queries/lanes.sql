@@ -12,8 +12,12 @@ SELECT FROM conversations WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE
 WITH input AS MATERIALIZED (
     SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::uuid[], $7::uuid[], $8::text[])
         WITH ORDINALITY AS i (id, conversation_id, sender_id, kind, body, file_id, reply_to, key, position)
+), held AS MATERIALIZED (
+    -- Until the commit nobody decides that no message holds these files (files.sql, retire_files).
+    SELECT * FROM files WHERE id = ANY($6) AND state = 'Ready' FOR SHARE
 ), checked AS MATERIALIZED (
-    SELECT i.*, c.last_seq, s.message_id IS NOT NULL AS is_double, f.name, f.size, f.content_type,
+    SELECT i.*, c.last_seq, s.message_id IS NOT NULL AS is_double,
+           f.key AS file_key, f.name, f.size, f.content_type, f.width, f.height,
            CASE WHEN c.id IS NULL THEN 2
                 WHEN m.user_id IS NULL THEN 3
                 WHEN m.muted_until > clock_timestamp() THEN 4
@@ -24,7 +28,7 @@ WITH input AS MATERIALIZED (
     LEFT JOIN conversations AS c ON c.id = i.conversation_id AND c.deleted_at IS NULL
     LEFT JOIN members AS m ON m.conversation_id = i.conversation_id AND m.user_id = i.sender_id
     LEFT JOIN sends AS s ON s.sender_id = i.sender_id AND s.client_message_id = i.key
-    LEFT JOIN files AS f ON f.id = i.file_id AND f.owner_id = i.sender_id AND f.state = 'Ready'
+    LEFT JOIN held AS f ON f.id = i.file_id AND f.owner_id = i.sender_id
     LEFT JOIN messages AS r ON r.id = i.reply_to AND r.conversation_id = i.conversation_id
 ), claimed AS (
     -- The first of each key that passed the checks takes it. Inserted in key order, so that two processes wait for
@@ -72,6 +76,6 @@ SELECT CASE WHEN a.seq IS NOT NULL THEN 0
             WHEN EXISTS (SELECT FROM accepted AS e
                          WHERE e.sender_id = c.sender_id AND e.key = c.key AND e.position < c.position) THEN 1
             ELSE c.problem END,
-       a.seq, c.name, c.size, c.content_type
+       a.seq, c.file_key, c.name, c.size, c.content_type, c.width, c.height
 FROM checked AS c LEFT JOIN accepted AS a ON a.position = c.position
 ORDER BY c.position

@@ -10,12 +10,12 @@
     GROUP BY 1, 2
 )
 SELECT m.id, m.conversation_id, m.seq, m.changed_seq, m.sender_id, m.kind, m.body,
-       m.file_id, f.name, f.size, f.content_type, m.reply_to, m.client_message_id,
+       m.file_id, f.key, f.name, f.size, f.content_type, f.width, f.height, m.reply_to, m.client_message_id,
        (extract(epoch FROM m.edited_at) * 1000)::bigint, (extract(epoch FROM m.deleted_at) * 1000)::bigint,
        CASE WHEN r.read >= m.seq THEN 2 WHEN r.delivered >= m.seq THEN 1 ELSE 0 END
 FROM page AS m
 LEFT JOIN reached AS r ON r.conversation_id = m.conversation_id AND r.sender_id = m.sender_id
-LEFT JOIN files AS f ON f.id = m.file_id
+LEFT JOIN files AS f ON f.id = m.file_id AND f.state = 'Ready'
 
 -- name: fetch_message
 -- messages_pkey, one partition.

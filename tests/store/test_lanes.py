@@ -93,7 +93,8 @@ async def test_file_and_reply(writer: Writer, conn: Connection) -> None:
     file_id = await insert_file(conn, alice)
     first = await writer.send(group, alice).message()
     message = await writer.send(group, alice, file_id=file_id, reply_to_id=first.id).message()
-    assert message.file == FileInfo(file_id, "cat.png", 99, "image/png")
+    assert message.file is not None and message.file.url == f"/api/files/{message.file.key}"
+    assert message.file == FileInfo(file_id, message.file.key, message.file.url, "cat.png", 99, "image/png")
     assert message.reply_to_id == first.id
     assert await messages.fetch_message(conn, message.id) == message
 

@@ -1,0 +1,200 @@
+"""REST for files (contract.md 2). Owns the routes, and the reading of multipart bodies as they come (RFC 7578).
+
+What a file is, and who may have it, is `handlers.files`' business.
+"""
+
+import hashlib
+import time
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from quart import Blueprint, Response, request
+from quart_schema import document_response, validate_request
+from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, MultipartDecoder, NeedData
+
+from handlers.errors import ChatError
+from handlers.files import UPLOAD_SECONDS, Files
+from handlers.model import Once, PresignFile
+from server.rest import pacing
+from server.rest.requests import (
+    answer,
+    base_url,
+    caller,
+    idempotency_key,
+    nothing,
+    once,
+    path_id,
+    upload_route,
+)
+from store import files as store
+from store.ids import id_ms, timestamp
+from store.messages import FILE_PATH
+from store.model import Timestamp, Wire
+
+PART = "file"  # the form field
+FORM_OVERHEAD = 16 * 1024  # bytes of a form around the file that are not held against it
+
+
+class StoredFile(Wire, frozen=True):
+    """`url` is the same for as long as the file is there; it needs an access token, or a link of presigned-url."""
+
+    id: UUID
+    key: str
+    url: str
+    name: str
+    size: int
+    content_type: str
+    sha256: str
+    width: int | None
+    height: int | None
+    created_at: Timestamp
+
+
+class Upload(Wire, frozen=True):
+    """Send the content to `uploadUrl` with this method and these headers, then complete the upload."""
+
+    id: UUID
+    upload_url: str
+    method: str
+    headers: dict[str, str]
+    expires_at: Timestamp
+
+
+class Link(Wire, frozen=True):
+    url: str
+    expires_at: Timestamp
+
+
+def blueprint(files: Files, max_bytes: int) -> Blueprint:
+    routes = Blueprint("files", __name__, url_prefix="/api/files")
+
+    @routes.post("/upload")
+    @document_response(StoredFile, 201)
+    @upload_route
+    async def upload() -> Response:
+        key = idempotency_key()
+        same = None if key is None else Once(key, hashlib.sha256(b"upload").digest())
+        if (request.content_length or 0) > max_bytes + FORM_OVERHEAD:
+            files.check_size(request.content_length or 0)
+        form = _Form(pacing.pieces(), max_bytes)
+        name = await form.begin()
+        stored = await files.upload(caller(), name, form.content(), same)
+        response = answer(_shown(stored), 201)
+        response.headers["Location"] = f"{FILE_PATH}{stored.key}"
+        return response
+
+    @routes.post("/presign")
+    @document_response(Upload, 201)
+    @validate_request(PresignFile)
+    @upload_route
+    async def presign(data: PresignFile) -> Response:
+        made, target = await files.presign(caller(), data, await once())
+        url = base_url() + target.url if target.url.startswith("/") else target.url
+        return answer(Upload(made.id, url, target.method, dict(target.headers), _in(UPLOAD_SECONDS)), 201)
+
+    @routes.post("/<file_id>/complete")
+    @document_response(StoredFile)
+    async def complete(file_id: str) -> Response:
+        return answer(_shown(await files.complete(caller(), path_id(file_id))))
+
+    @routes.get("/presigned-url")
+    @document_response(Link)
+    async def presigned_url() -> Response:
+        url, seconds = await _link(_required("fileKey"))
+        return answer(Link(url, _in(seconds)))
+
+    @routes.get("/<file_key>")
+    async def download(file_key: str) -> Response:
+        url, _ = await _link(file_key)
+        return Response("", status=302, headers={"Location": url})
+
+    @routes.delete("")
+    async def delete() -> Response:
+        path = urlsplit(_required("fileUrl")).path
+        await files.delete(caller(), path.removeprefix(FILE_PATH))
+        return nothing()
+
+    async def _link(key: str) -> tuple[str, int]:
+        url, seconds = await files.download_url(caller(), key)
+        return (base_url() + url if url.startswith("/") else url), seconds
+
+    return routes
+
+
+class _Form:
+    """A multipart body with one file, read as it comes; the fields before it are passed over."""
+
+    def __init__(self, pieces: AsyncIterator[bytes], max_bytes: int) -> None:
+        kind, options = request.mimetype, request.mimetype_params
+        if kind != "multipart/form-data" or not options.get("boundary"):
+            raise ChatError("unsupported_media_type", "Send multipart/form-data with the field `file`.")
+        self._pieces = pieces
+        self._decoder = MultipartDecoder(options["boundary"].encode("latin-1", "replace"))
+        self._left = max_bytes + FORM_OVERHEAD
+
+    async def begin(self) -> str:
+        """The name of the file; its content follows. Raises ChatError."""
+        while True:
+            event = await self._next()
+            if isinstance(event, File) and event.name == PART:
+                return event.filename
+            if isinstance(event, (File, Field)) and event.name == PART:
+                break
+            if isinstance(event, Epilogue):
+                break
+        raise ChatError("invalid_request", "The form has no file in the field `file`.", errors={PART: "required"})
+
+    async def content(self) -> AsyncIterator[bytes]:
+        """Until the end of the form: a file that is cut off is none."""
+        is_over = False
+        while True:
+            event = await self._next()
+            if isinstance(event, Epilogue):
+                return
+            if isinstance(event, (File, Field)):
+                is_over = True  # fields after it
+            elif isinstance(event, Data) and not is_over:
+                if event.data:
+                    yield bytes(event.data)
+                is_over = not event.more_data
+
+    async def _next(self) -> Event:
+        try:
+            while isinstance(event := self._decoder.next_event(), NeedData):
+                piece = await anext(self._pieces, None)
+                if piece is not None:
+                    self._left -= len(piece)
+                    if self._left < 0:
+                        raise ChatError("too_large", "The form is larger than a file may be.")
+                self._decoder.receive_data(piece)
+        except (ValueError, RequestEntityTooLarge):
+            raise ChatError("invalid_request", "The multipart body is malformed, or ends too early.") from None
+        return event
+
+
+def _shown(file: store.File) -> StoredFile:
+    return StoredFile(
+        id=file.id,
+        key=file.key,
+        url=f"{FILE_PATH}{file.key}",
+        name=file.name,
+        size=file.size,
+        content_type=file.content_type,
+        sha256=(file.sha256 or b"").hex(),
+        width=file.width,
+        height=file.height,
+        created_at=timestamp(id_ms(file.id)),
+    )
+
+
+def _in(seconds: int) -> str:
+    return timestamp(int((time.time() + seconds) * 1000))
+
+
+def _required(name: str) -> str:
+    found = request.args.get(name, "")
+    if not found or "\0" in found:
+        raise ChatError("invalid_request", f"The parameter {name} is required.", errors={name: "required"})
+    return found

@@ -1,0 +1,69 @@
+"""The signed URLs of the directory store: what S3 serves itself elsewhere.
+
+Owns the two routes. The signature is the right; nothing else is asked. What is stored may be anything, so browsers are
+told to save it and to run none of it.
+"""
+
+from collections.abc import AsyncIterator
+
+from quart import Blueprint, Response, request
+
+from handlers import access
+from handlers.errors import ChatError
+from server.rest import pacing
+from server.rest.requests import open_route
+from store.objects import attachment
+from store.objects.directory import PATH, DirectoryObjects, Grant
+
+
+def blueprint(objects: DirectoryObjects) -> Blueprint:
+    routes = Blueprint("objects", __name__, url_prefix=PATH.rstrip("/"))
+
+    def granted(key: str) -> Grant:
+        grant = objects.verify(request.method, key, request.args)
+        if grant is None:
+            raise ChatError("forbidden", "The link is not ours, was changed, or is too old.")
+        return grant
+
+    @routes.put("/<key>")
+    @open_route
+    async def put(key: str) -> Response:
+        grant = granted(key)
+        if request.content_length != grant.size or request.content_type != grant.content_type:
+            raise ChatError("invalid_request", "The upload is not of the size and type that were announced.")
+        await objects.write(key, _exactly(grant.size), grant.content_type)
+        return Response("", status=200)
+
+    @routes.get("/<key>")
+    @open_route
+    async def get(key: str) -> Response:
+        grant = granted(key)
+        size = await objects.size(key)
+        if size is None:
+            raise access.not_found("object")
+        span = request.range.range_for_length(size) if request.range else None
+        start, stop = span or (0, size)
+        headers = {
+            "Content-Type": grant.content_type,
+            "Content-Disposition": attachment(grant.name),
+            "Content-Length": str(stop - start),
+            "Content-Security-Policy": "default-src 'none'; sandbox",
+            "Accept-Ranges": "bytes",
+            "Cache-Control": "private, max-age=300",
+        }
+        if span is not None:
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+        response = Response(objects.read(key, start, stop - start), status=206 if span else 200, headers=headers)
+        response.timeout = None  # of a long file; whoever does not read is the carrier's business
+        return response
+
+    return routes
+
+
+async def _exactly(size: int) -> AsyncIterator[bytes]:
+    """The body; what is cut off is refused."""
+    async for piece in pacing.pieces():
+        size -= len(piece)
+        yield piece
+    if size != 0:
+        raise ChatError("invalid_request", "The upload was cut off.")

@@ -1,0 +1,76 @@
+"""Where files are: one port, and the two stores behind it (`s3`, `directory`).
+
+Owns the interface. What a file means, and who may have it, is `handlers.files`' business; rows are in `store.files`.
+An object is written once, whole or not at all, under a key that we choose, and never changed.
+"""
+
+import re
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import quote, unquote, urlsplit
+
+from msgspec import Struct
+
+KEY = re.compile(r"[A-Za-z0-9_-]{32}")  # nothing of a user's is in it
+CHUNK = 256 * 1024  # bytes read at once
+
+
+class UploadUrl(Struct, frozen=True):
+    """Where a client puts an object itself: with this method, exactly these headers, and the size it announced."""
+
+    url: str
+    headers: Mapping[str, str]
+    method: str = "PUT"
+
+
+class Objects(Protocol):
+    """Every method may raise Unavailable. URLs that begin with "/" are paths on this server."""
+
+    async def write(self, key: str, chunks: AsyncIterable[bytes], content_type: str) -> None:
+        """Store what `chunks` give. Whatever ends it early (an error of theirs, a cancellation) leaves nothing."""
+
+    async def size(self, key: str) -> int | None:
+        """In bytes; None when there is no such object."""
+
+    def read(self, key: str, start: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+        """The content, or `length` bytes of it from `start`, in chunks of bounded size. Raises FileNotFoundError."""
+
+    async def move(self, source: str, target: str) -> None:
+        """Under another key, so that URLs for the first one reach it no more. Raises FileNotFoundError."""
+
+    async def delete(self, key: str) -> None:
+        """What is not there is deleted already."""
+
+    def list_before(self, when: datetime) -> AsyncIterator[str]:
+        """The keys of objects written before `when`. Uploads begun before it and never ended are thrown away."""
+
+    def upload_url(self, key: str, *, content_type: str, size: int, seconds: int) -> UploadUrl:
+        """Good for so many seconds, for an object of exactly this size and type."""
+
+    def download_url(self, key: str, *, name: str, content_type: str, seconds: int) -> str:
+        """Good for so many seconds; a browser saves it as `name`."""
+
+    async def check(self) -> None:
+        """Raises Unavailable when objects cannot be written and read."""
+
+
+def open_objects(url: str, *, endpoint: str = "", key: str) -> Objects:
+    """The store that `url` names: s3://bucket[/prefix] or file:///directory. `key` signs URLs. Raises ValueError."""
+    parts = urlsplit(url)
+    if parts.scheme == "s3" and parts.netloc:
+        from store.objects.s3 import S3Objects  # noqa: PLC0415  # boto3 takes a third of a second to import
+
+        return S3Objects(parts.netloc, prefix=parts.path.strip("/"), endpoint=endpoint)
+    if parts.scheme == "file" and not parts.netloc and parts.path.startswith("/"):
+        from store.objects.directory import DirectoryObjects  # noqa: PLC0415
+
+        return DirectoryObjects(Path(unquote(parts.path)), key)
+    raise ValueError("expected s3://bucket or file:///directory")
+
+
+def attachment(name: str) -> str:
+    """A Content-Disposition that saves under `name` (RFC 6266; RFC 8187 for what is not ASCII)."""
+    plain = "".join(c if c.isascii() and c.isprintable() and c not in '"\\%' else "_" for c in name)
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"

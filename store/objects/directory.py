@@ -1,0 +1,213 @@
+"""Objects as files in a directory: for development, and for one machine without an S3.
+
+Owns the directory. A file is written beside its place and renamed into it when it is whole and on the disk. URLs are
+paths on our own server with an HMAC over everything that they allow (`verify`); `server.rest.objects` serves them.
+"""
+
+import hmac
+import os
+import secrets
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlencode
+
+import trio
+from msgspec import Struct
+
+from store.errors import Unavailable
+from store.objects import CHUNK, KEY, UploadUrl
+
+PATH = "/objects/"
+THREADS = 8  # file operations at once
+BUFFER = 1024 * 1024  # bytes gathered for one write
+CLEAN_UP = 5.0  # seconds for throwing away what was begun
+UNFINISHED = "unfinished"
+
+T = TypeVar("T")
+
+
+class Grant(Struct, frozen=True):
+    """What a signed URL allows. `size` only for uploads, `name` only for downloads; `expires` in epoch seconds."""
+
+    method: str
+    key: str
+    content_type: str
+    expires: int
+    size: int = -1
+    name: str = ""
+
+
+class DirectoryObjects:
+    def __init__(self, root: Path, key: str) -> None:
+        """URLs are signed with a key derived from `key`."""
+        self._root = root
+        self._key = hmac.digest(key.encode(), b"parley object url v1", "sha256")
+        self._limiter = trio.CapacityLimiter(THREADS)
+
+    # -- objects --------------------------------------------------------------------------------
+
+    async def write(self, key: str, chunks: AsyncIterable[bytes], content_type: str) -> None:
+        place = self._place(key)
+        unfinished = self._root / UNFINISHED / secrets.token_hex(16)
+        try:
+            file = await self._run(_create, unfinished)
+            try:
+                buffer = bytearray()
+                async for chunk in chunks:
+                    buffer += chunk
+                    if len(buffer) >= BUFFER:
+                        await self._run(file.write, buffer)
+                        buffer = bytearray()
+                await self._run(_finish, file, buffer, unfinished, place)
+            finally:
+                file.close()
+        except BaseException:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + CLEAN_UP):
+                await self._run(unfinished.unlink, True)
+            raise
+
+    async def size(self, key: str) -> int | None:
+        try:
+            return (await self._run(self._place(key).stat)).st_size
+        except FileNotFoundError:
+            return None
+
+    async def read(self, key: str, start: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+        file = await self._run(lambda: self._place(key).open("rb"))
+        try:
+            file.seek(start)
+            left = length
+            while left is None or left > 0:
+                wanted = CHUNK if left is None else min(CHUNK, left)
+                chunk = await self._run(file.read, wanted)
+                if not chunk:
+                    return
+                if left is not None:
+                    left -= len(chunk)
+                yield chunk
+        finally:
+            file.close()
+
+    async def move(self, source: str, target: str) -> None:
+        await self._run(_move, self._place(source), self._place(target))
+
+    async def delete(self, key: str) -> None:
+        await self._run(self._place(key).unlink, True)
+
+    async def list_before(self, when: datetime) -> AsyncIterator[str]:
+        limit = when.timestamp()
+        for path in await self._run(_older, self._root / UNFINISHED, limit):
+            await self._run(path.unlink, True)
+        for shard in await self._run(lambda: sorted(self._root.glob("??"))):
+            for path in await self._run(_older, shard, limit):
+                if KEY.fullmatch(path.name):
+                    yield path.name
+
+    async def check(self) -> None:
+        def probe() -> None:
+            self._root.mkdir(parents=True, exist_ok=True)
+            path = self._root / UNFINISHED / f"check-{secrets.token_hex(8)}"
+            _create(path).close()
+            path.unlink()
+
+        await self._run(probe)
+
+    def _place(self, key: str) -> Path:
+        """Raises FileNotFoundError for what is no key: nothing outside the directory has a name here."""
+        if not KEY.fullmatch(key):
+            raise FileNotFoundError(key)
+        return self._root / key[:2] / key
+
+    async def _run(self, call: Callable[..., T], *arguments: object) -> T:
+        try:
+            return await trio.to_thread.run_sync(call, *arguments, limiter=self._limiter)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise Unavailable(f"the object store: {error.strerror or error}") from error
+
+    # -- signed URLs ----------------------------------------------------------------------------
+
+    def upload_url(self, key: str, *, content_type: str, size: int, seconds: int) -> UploadUrl:
+        grant = Grant("PUT", key, content_type, int(time.time()) + seconds, size=size)
+        return UploadUrl(self._sign(grant), {"Content-Type": content_type})
+
+    def download_url(self, key: str, *, name: str, content_type: str, seconds: int) -> str:
+        return self._sign(Grant("GET", key, content_type, int(time.time()) + seconds, name=name))
+
+    def _sign(self, grant: Grant) -> str:
+        query: dict[str, object] = {"expires": grant.expires, "type": grant.content_type}
+        query |= {"size": grant.size} if grant.method == "PUT" else {"name": grant.name}
+        return f"{PATH}{grant.key}?{urlencode({**query, 'signature': self._signature(grant)})}"
+
+    def verify(self, method: str, key: str, query: Mapping[str, str]) -> Grant | None:
+        """What this URL allows; None when it is not ours, or too old."""
+        try:
+            grant = Grant(
+                "GET" if method == "HEAD" else method,
+                key,
+                query["type"],
+                int(query["expires"]),
+                size=int(query["size"]) if method == "PUT" else -1,
+                name="" if method == "PUT" else query["name"],
+            )
+            signature = query["signature"].encode()
+        except (KeyError, ValueError):
+            return None
+        is_ours = hmac.compare_digest(signature, self._signature(grant).encode())
+        return grant if is_ours and grant.expires > time.time() else None
+
+    def _signature(self, grant: Grant) -> str:
+        said = (grant.method, grant.key, grant.content_type, str(grant.expires), str(grant.size), grant.name)
+        return hmac.digest(self._key, "\0".join(said).encode(), "sha256").hex()
+
+
+def _create(path: Path) -> "_Writer":
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return _Writer(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+
+class _Writer:
+    """A file descriptor that is written whole buffers."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def write(self, data: bytes | bytearray) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._descriptor, view) :]
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def _finish(file: "_Writer", rest: bytearray, unfinished: Path, place: Path) -> None:
+    """On the disk, then in its place: a crash leaves the whole file or none."""
+    file.write(rest)
+    os.fsync(file.fileno())
+    place.parent.mkdir(exist_ok=True)
+    unfinished.rename(place)
+    directory = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _move(source: Path, target: Path) -> None:
+    target.parent.mkdir(exist_ok=True)
+    source.rename(target)
+
+
+def _older(directory: Path, limit: float) -> list[Path]:
+    """Files there that were last written before `limit` (epoch seconds)."""
+    if not directory.is_dir():
+        return []
+    return [Path(entry.path) for entry in os.scandir(directory) if entry.stat().st_mtime < limit]

@@ -1,0 +1,220 @@
+"""Objects in S3, or whatever speaks its protocol, through boto3.
+
+Owns the client, and the threads that it blocks: at most `THREADS` at once. Credentials and region come as boto3 finds
+them (AWS_*). Bodies of up to one part go as one request, longer ones as a multipart upload, which is aborted whatever
+ends it.
+"""
+
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
+from datetime import datetime
+from typing import Any, TypeVar
+
+import boto3
+import structlog
+import trio
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from store.errors import Unavailable
+from store.objects import CHUNK, UploadUrl, attachment
+
+THREADS = 16
+PART = 5 * 1024 * 1024  # bytes: the least that S3 takes for a part that is not the last
+CONNECT_TIMEOUT, READ_TIMEOUT = 5, 20  # seconds
+CLEAN_UP = 15.0  # seconds for aborting an upload
+MISSING = ("404", "NoSuchKey", "NotFound", "NoSuchUpload")
+
+T = TypeVar("T")
+
+log = structlog.get_logger("parley.objects")
+
+
+class S3Objects:
+    def __init__(self, bucket: str, *, prefix: str = "", endpoint: str = "") -> None:
+        self._bucket = bucket
+        self._prefix = f"{prefix}/" if prefix else ""
+        self._limiter = trio.CapacityLimiter(THREADS)
+        self._client: Any = boto3.client(
+            "s3",
+            endpoint_url=endpoint or None,
+            config=Config(
+                signature_version="s3v4",
+                connect_timeout=CONNECT_TIMEOUT,
+                read_timeout=READ_TIMEOUT,
+                max_pool_connections=THREADS,
+                retries={"max_attempts": 3, "mode": "standard"},
+                # Other makers' S3 do not know the newer checksums; TLS and our own SHA-256 guard the content.
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+                s3={"addressing_style": "path" if endpoint else "auto"},
+            ),
+        )
+
+    def _at(self, key: str) -> dict[str, str]:
+        return {"Bucket": self._bucket, "Key": self._prefix + key}
+
+    async def _run(self, call: Callable[[], T]) -> T:
+        try:
+            return await trio.to_thread.run_sync(call, limiter=self._limiter)
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") in MISSING:
+                raise FileNotFoundError from None
+            raise Unavailable(f"S3: {_reason(error)}") from error
+        except BotoCoreError as error:
+            raise Unavailable(f"S3: {_reason(error)}") from error
+
+    # -- objects --------------------------------------------------------------------------------
+
+    async def write(self, key: str, chunks: AsyncIterable[bytes], content_type: str) -> None:
+        upload: _Multipart | None = None
+        buffer = bytearray()
+        try:
+            async for chunk in chunks:
+                buffer += chunk
+                if len(buffer) >= PART:
+                    upload = upload or await self._begin(key, content_type)
+                    await upload.add(buffer)
+                    buffer = bytearray()
+            if upload is None:
+                await self._run(lambda: self._client.put_object(**self._at(key), Body=buffer, ContentType=content_type))
+                return
+            if buffer:
+                await upload.add(buffer)
+            await upload.complete()
+        except BaseException:
+            await self._throw_away(key, upload)
+            raise
+
+    async def _begin(self, key: str, content_type: str) -> "_Multipart":
+        at = self._at(key)
+        # Not cancelled in the middle: an upload whose id nobody knows could not be aborted.
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLEAN_UP):
+            made = await self._run(lambda: self._client.create_multipart_upload(**at, ContentType=content_type))
+            return _Multipart(self._client, {**at, "UploadId": made["UploadId"]}, self._run)
+        raise Unavailable("S3: no answer in time")
+
+    async def _throw_away(self, key: str, upload: "_Multipart | None") -> None:
+        """Best effort: what it cannot do is found by the purge."""
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLEAN_UP):
+            try:
+                if upload is not None:
+                    await upload.abort()
+                await self.delete(key)
+            except (Unavailable, FileNotFoundError) as error:
+                log.warning("upload_not_aborted", reason=str(error), advice="`parley purge` removes what is left")
+
+    async def size(self, key: str) -> int | None:
+        try:
+            found = await self._run(lambda: self._client.head_object(**self._at(key)))
+        except FileNotFoundError:
+            return None
+        return int(found["ContentLength"])
+
+    async def read(self, key: str, start: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+        if length == 0:
+            return
+        if length is None and start == 0:
+            span: dict[str, str] = {}
+        else:
+            span = {"Range": f"bytes={start}-{'' if length is None else start + length - 1}"}
+        try:
+            found = await self._run(lambda: self._client.get_object(**self._at(key), **span))
+        except Unavailable as error:
+            if "InvalidRange" in str(error):
+                return  # an empty object, or past its end
+            raise
+        body = found["Body"]
+        try:
+            while chunk := await self._run(lambda: body.read(CHUNK)):
+                yield chunk
+        finally:
+            body.close()
+
+    async def move(self, source: str, target: str) -> None:
+        origin = self._at(source)
+        await self._run(lambda: self._client.copy_object(**self._at(target), CopySource=origin))
+        await self.delete(source)
+
+    async def delete(self, key: str) -> None:
+        try:
+            await self._run(lambda: self._client.delete_object(**self._at(key)))
+        except FileNotFoundError:
+            pass
+
+    async def list_before(self, when: datetime) -> AsyncIterator[str]:
+        await self._abort_before(when)
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix)
+        async for page in self._pages(pages):
+            for entry in page.get("Contents", ()):
+                if entry["LastModified"] < when:
+                    yield entry["Key"].removeprefix(self._prefix)
+
+    async def _abort_before(self, when: datetime) -> None:
+        pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=self._prefix)
+        async for page in self._pages(pages):
+            for entry in page.get("Uploads", ()):
+                if entry["Initiated"] < when:
+                    at = {"Bucket": self._bucket, "Key": entry["Key"], "UploadId": entry["UploadId"]}
+                    try:
+                        await self._run(lambda at=at: self._client.abort_multipart_upload(**at))  # type: ignore[misc]
+                    except FileNotFoundError:
+                        pass
+
+    async def _pages(self, pages: Any) -> AsyncIterator[Any]:
+        remaining: Iterator[Any] = iter(pages)
+        while (page := await self._run(lambda: next(remaining, None))) is not None:
+            yield page
+
+    async def check(self) -> None:
+        try:
+            await self._run(lambda: self._client.list_objects_v2(Bucket=self._bucket, MaxKeys=1, Prefix=self._prefix))
+        except FileNotFoundError:
+            raise Unavailable(f"S3: there is no bucket {self._bucket!r}") from None
+
+    # -- signed URLs ----------------------------------------------------------------------------
+
+    def upload_url(self, key: str, *, content_type: str, size: int, seconds: int) -> UploadUrl:
+        values = {**self._at(key), "ContentType": content_type, "ContentLength": size}
+        url: str = self._client.generate_presigned_url("put_object", Params=values, ExpiresIn=seconds)
+        return UploadUrl(url, {"Content-Type": content_type})
+
+    def download_url(self, key: str, *, name: str, content_type: str, seconds: int) -> str:
+        values = {
+            **self._at(key),
+            "ResponseContentDisposition": attachment(name),
+            "ResponseContentType": content_type,
+        }
+        url: str = self._client.generate_presigned_url("get_object", Params=values, ExpiresIn=seconds)
+        return url
+
+
+class _Multipart:
+    """One multipart upload under way."""
+
+    def __init__(self, client: Any, at: dict[str, str], run: Callable[..., Any]) -> None:
+        self._client = client
+        self._at = at
+        self._run = run
+        self._parts: list[dict[str, Any]] = []
+
+    async def add(self, data: bytearray) -> None:
+        number = len(self._parts) + 1
+        made = await self._run(lambda: self._client.upload_part(**self._at, PartNumber=number, Body=data))
+        self._parts.append({"PartNumber": number, "ETag": made["ETag"]})
+
+    async def complete(self) -> None:
+        parts = {"Parts": self._parts}
+        await self._run(lambda: self._client.complete_multipart_upload(**self._at, MultipartUpload=parts))
+
+    async def abort(self) -> None:
+        try:
+            await self._run(lambda: self._client.abort_multipart_upload(**self._at))
+        except FileNotFoundError:
+            pass
+
+
+def _reason(error: Exception) -> str:
+    """Its code, not its text: that may carry a URL with a signature."""
+    if isinstance(error, ClientError):
+        return str(error.response.get("Error", {}).get("Code", "refused"))
+    return type(error).__name__
