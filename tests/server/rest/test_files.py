@@ -1,0 +1,297 @@
+"""REST of files: uploads through us and directly, who may have them, what is refused; against both stores."""
+
+import hashlib
+import os
+import tracemalloc
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+import trio
+
+from loadtest.client import connect
+from tests.gateway import BUCKET
+from tests.handlers.test_file_types import PNG
+from tests.server.rest.conftest import Site, open_site
+
+LATER = timedelta(days=2)
+MIB = 1024 * 1024
+
+
+@pytest.fixture(params=["directory", "s3"])
+async def options(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    if request.param == "directory":
+        return {"objects": f"file://{tmp_path}/files"}
+    environment: dict[str, str] = request.getfixturevalue("s3")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    prefix = os.urandom(4).hex()
+    return {"objects": f"s3://{BUCKET}/{prefix}", "s3_endpoint_url": environment["AWS_ENDPOINT_URL"]}
+
+
+@pytest.fixture
+async def shop(options: dict[str, Any], database: str, redis_url: str, nursery: trio.Nursery) -> AsyncIterator[Site]:
+    async with open_site(database, redis_url, nursery, max_upload_bytes=6 * MIB, **options) as site:
+        yield site
+
+
+async def upload(site: Site, token: str, data: bytes, name: str = "a.txt", status: int = 201, **headers: str) -> Any:
+    headers = {"Authorization": f"Bearer {token}", **{key.replace("_", "-"): value for key, value in headers.items()}}
+    files = {"file": (name, data, "made/up")}
+    answer = await site.http.post("/api/files/upload", files=files, data={"note": "x"}, headers=headers)
+    assert answer.status_code == status, answer.text
+    return answer.json()
+
+
+async def objects_left(site: Site) -> list[str]:
+    store = site.process.files._objects
+    return [key async for key in store.list_before(datetime.now(UTC) + LATER)]
+
+
+async def test_upload_and_have(shop: Site) -> None:
+    """What was uploaded is described by its content, is in a message as its file, and goes to members only."""
+    (alice, a), (bob, b), (_, c) = [await shop.user(name) for name in ("alice", "bob", "carol")]
+    stored = await upload(shop, a, PNG, "../my cat \U0001f431.png")
+    assert stored["name"] == "my cat \U0001f431.png" and stored["contentType"] == "image/png"
+    assert (stored["width"], stored["height"], stored["size"]) == (640, 480, len(PNG))
+    assert stored["sha256"] == hashlib.sha256(PNG).hexdigest() and stored["url"] == f"/api/files/{stored['key']}"
+    direct = {"type": "Direct", "memberIds": [bob]}
+    made = await shop.call("POST", "/api/conversations", direct, token=a, status=201)
+    link = f"/api/files/presigned-url?fileKey={stored['key']}"
+    await shop.call("GET", link, token=b, status=404)  # no message holds it yet
+    received: list[Any] = []
+    async with connect(f"{shop.url}/hubs/chat", b, on_event=lambda name, args: received.append((name, args))):
+        message = {"conversationId": made["id"], "content": "", "type": "Image", "fileId": stored["id"]}
+        await shop.call("POST", "/api/messages", message, token=b, status=400)  # not her file
+        sent = await shop.call("POST", "/api/messages", message, token=a, status=201)
+        with trio.fail_after(5):
+            while not any(name == "ReceiveMessage" and args[0]["id"] == sent["id"] for name, args in received):
+                await trio.sleep(0.01)
+    fields = ("id", "key", "url", "name", "size", "contentType", "width", "height")
+    assert sent["file"] == {name: stored[name] for name in fields}
+    assert (await shop.call("GET", f"/api/messages/{sent['id']}", token=b))["file"] == sent["file"]
+    await shop.call("GET", link, token=c, status=404)
+    async with httpx.AsyncClient() as web:
+        for token in (a, b):
+            found = await shop.call("GET", link, token=token)
+            answer = await web.get(found["url"])
+            assert answer.content == PNG and answer.headers["Content-Type"] == "image/png"
+            assert "attachment" in answer.headers["Content-Disposition"]
+            assert "my%20cat" in answer.headers["Content-Disposition"]
+        redirect = await shop.http.get(stored["url"], headers={"Authorization": f"Bearer {b}"})
+        assert redirect.status_code == 302
+        part = await web.get(redirect.headers["Location"], headers={"Range": "bytes=1-3"})
+        assert part.status_code == 206 and part.content == PNG[1:4]
+    where = f"/api/files?fileUrl={shop.url}{stored['url']}"
+    await shop.call("DELETE", where, token=c, status=404)
+    await shop.call("DELETE", where, token=b, status=403)
+    await shop.call("DELETE", where, token=a, status=204)
+    assert (await shop.call("GET", f"/api/messages/{sent['id']}", token=b))["file"] is None
+    await shop.call("GET", link, token=a, status=404)
+    assert await objects_left(shop) == [] and alice
+
+
+async def test_refused(shop: Site) -> None:
+    """Types that are not allowed, what is too large or malformed: told clearly, with nothing left behind."""
+    _, token = await shop.user("alice")
+    assert (await upload(shop, token, b"<html><script>", "cat.png", 415))["code"] == "unsupported_media_type"
+    assert (await upload(shop, token, b"\x7fELF\x02\x01", "cat.png", 415))["code"] == "unsupported_media_type"
+    assert (await upload(shop, token, bytes(7 * MIB), status=413))["code"] == "too_large"
+    assert (await upload(shop, token, b"x" * (6 * MIB + 1), status=413))["code"] == "too_large"
+    await upload(shop, token, b"x" * (6 * MIB))
+    headers = {"Authorization": f"Bearer {token}"}
+    form = {"Content-Type": "multipart/form-data; boundary=b"}
+
+    async def endless() -> AsyncIterator[bytes]:
+        yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n'
+        for _ in range(100):
+            yield b"x" * 100_000
+
+    chunked = await shop.http.post("/api/files/upload", content=endless(), headers={**headers, **form})
+    assert chunked.status_code == 413 and chunked.json()["code"] == "too_large"
+    for body, status in (
+        (b"", 400),
+        (b"--b--\r\n", 400),
+        (b"garbage", 400),
+        (b'--b\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\ncut off', 400),
+        (b'--b\r\nContent-Disposition: form-data; name="other"; filename="x"\r\n\r\nx\r\n--b--\r\n', 400),
+    ):
+        answer = await shop.http.post("/api/files/upload", content=body, headers={**headers, **form})
+        assert answer.status_code == status and answer.json()["code"] == "invalid_request", body
+    answer = await shop.http.post("/api/files/upload", content=b"x", headers=headers)
+    assert answer.status_code == 415
+    assert (await shop.http.post("/api/files/upload", content=b"x")).status_code == 401
+    await shop.call("GET", "/api/files/presigned-url", token=token, status=400)
+    await shop.call("DELETE", "/api/files", token=token, status=400)
+    await shop.call("DELETE", "/api/files?fileUrl=..%2f..%2fx", token=token, status=404)
+    assert len(await objects_left(shop)) == 1
+
+
+async def test_a_client_that_goes_away(shop: Site) -> None:
+    """In the middle of an upload, before and after the first part went to the store: nothing stays."""
+    _, token = await shop.user("alice")
+    host, port = urlsplit(shop.url).hostname or "", urlsplit(shop.url).port or 0
+    head = (
+        f"POST /api/files/upload HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: 6000000\r\n"
+        'Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\nContent-Disposition: form-data; name="file"; '
+        'filename="x"\r\n\r\n'
+    ).encode()
+    for size in (1000, 5_500_000):
+        stream = await trio.open_tcp_stream(host, port)
+        await stream.send_all(head + b"x" * size)
+        await trio.sleep(0.2)
+        await stream.aclose()
+    with trio.fail_after(10):
+        while await objects_left(shop) or await pending(shop):
+            await trio.sleep(0.05)
+
+
+async def pending(site: Site) -> int:
+    async with site.process.pool.connection() as conn:
+        row = await (await conn.execute("SELECT count(*) FROM files")).fetchone()
+        assert row is not None
+        return int(row[0])
+
+
+async def test_directly(shop: Site) -> None:
+    """Presign, put, complete: only what was announced is accepted, and nobody can change it afterwards."""
+    (_, a), (_, b) = await shop.user("alice"), await shop.user("bob")
+    body = {"name": "cat.png", "contentType": "image/png", "size": len(PNG)}
+    asked = await shop.call("POST", "/api/files/presign", body, token=a, status=201)
+    await shop.call("POST", f"/api/files/{asked['id']}/complete", token=a, status=409)  # not there yet
+    async with httpx.AsyncClient() as web:
+        headers = asked["headers"]
+        for wrong in (PNG + b"x", PNG[:-1]):
+            assert (await web.put(asked["uploadUrl"], content=wrong, headers=headers)).status_code >= 400
+        other = {**headers, "Content-Type": "text/html"}
+        assert (await web.put(asked["uploadUrl"], content=PNG, headers=other)).status_code >= 400
+        assert (await web.put(asked["uploadUrl"], content=PNG, headers=headers)).status_code == 200
+        await shop.call("POST", f"/api/files/{asked['id']}/complete", token=b, status=404)
+        done = await shop.call("POST", f"/api/files/{asked['id']}/complete", token=a)
+        assert (done["width"], done["sha256"]) == (640, hashlib.sha256(PNG).hexdigest())
+        assert await shop.call("POST", f"/api/files/{asked['id']}/complete", token=a) == done
+        evil = b"x" * len(PNG)
+        await web.put(
+            asked["uploadUrl"], content=evil, headers=headers
+        )  # the link is still good
+        link = await shop.call("GET", f"/api/files/presigned-url?fileKey={done['key']}", token=a)
+        assert (await web.get(link["url"])).content == PNG
+        lie = await shop.call("POST", "/api/files/presign", {**body, "name": "x"}, token=a, status=201)
+        assert (await web.put(lie["uploadUrl"], content=evil, headers=lie["headers"])).status_code == 200
+        await shop.call("POST", f"/api/files/{lie['id']}/complete", token=a, status=415)
+        await shop.call("POST", f"/api/files/{lie['id']}/complete", token=a, status=404)
+    for change, status in (({"size": 7 * MIB}, 413), ({"contentType": "text/html"}, 415), ({"size": -1}, 400)):
+        await shop.call("POST", "/api/files/presign", {**body, **change}, token=a, status=status)
+
+
+async def test_with_a_key(shop: Site) -> None:
+    """An upload that is sent twice with an Idempotency-Key is one file; another content under the key is refused."""
+    _, token = await shop.user("alice")
+    first = await upload(shop, token, b"hello", Idempotency_Key="k1")
+    assert await upload(shop, token, b"hello", Idempotency_Key="k1") == first
+    assert (await upload(shop, token, b"other", status=422, Idempotency_Key="k1"))["code"] == "idempotency_mismatch"
+    assert len(await objects_left(shop)) == await pending(shop) == 1
+    body = {"name": "x", "contentType": "text/plain", "size": 5}
+    headers = {"Idempotency-Key": "k2"}
+    asked = [
+        await shop.call("POST", "/api/files/presign", body, token=token, status=201, headers=headers) for _ in "ab"
+    ]
+    assert asked[0]["id"] == asked[1]["id"]
+
+
+async def test_orphans_are_purged(shop: Site) -> None:
+    """What no message took, uploads that stopped, objects without a row; never what a message holds or is young."""
+    (_, a), (bob, _) = await shop.user("alice"), await shop.user("bob")
+    direct = {"type": "Direct", "memberIds": [bob]}
+    made = await shop.call("POST", "/api/conversations", direct, token=a, status=201)
+    kept, orphan = await upload(shop, a, b"kept"), await upload(shop, a, b"orphan")
+    message = {"conversationId": made["id"], "content": "x", "fileId": kept["id"]}
+    await shop.call("POST", "/api/messages", message, token=a, status=201)
+    stopped = {"name": "x", "contentType": "text/plain", "size": 5}
+    await shop.call("POST", "/api/files/presign", stopped, token=a, status=201)
+
+    async def stray() -> AsyncIterator[bytes]:
+        yield b"stray"
+
+    files = shop.process.files
+    await files._objects.write("s" * 32, stray(), "text/plain")
+    assert sum(await files.purge(datetime.now(UTC))) == 0
+    purged = await files.purge(datetime.now(UTC) + LATER)
+    assert (purged.retired, purged.strays) == (1, 1) and purged.objects == 2
+    assert await objects_left(shop) == [kept["key"]] and await pending(shop) == 1
+    message["fileId"] = orphan["id"]
+    refused = await shop.call("POST", "/api/messages", message, token=a, status=400)
+    assert "no such file" in refused["detail"]
+
+
+async def test_memory_is_bounded(
+    tmp_path: Path, database: str, redis_url: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that is slower than the client slows the client; what waits in between stays small."""
+    from store.objects.directory import DirectoryObjects  # noqa: PLC0415
+
+    held = 0
+    original = DirectoryObjects.write
+
+    async def slow(self: DirectoryObjects, key: str, chunks: AsyncIterator[bytes], kind: str) -> None:
+        async def paced() -> AsyncIterator[bytes]:
+            nonlocal held
+            async for chunk in chunks:
+                await trio.sleep(0.001)
+                held = max(held, tracemalloc.get_traced_memory()[0])
+                yield chunk
+
+        await original(self, key, paced(), kind)
+
+    monkeypatch.setattr(DirectoryObjects, "write", slow)
+    async with open_site(database, redis_url, nursery, objects=f"file://{tmp_path}/files") as site:
+        _, token = await site.user("alice")
+        head = b'--b\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n'
+        piece = b"x" * 65536
+
+        async def body() -> AsyncIterator[bytes]:
+            yield head
+            for _ in range(512):
+                yield piece
+            yield b"\r\n--b--\r\n"
+
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "multipart/form-data; boundary=b"}
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            answer = await site.http.post("/api/files/upload", content=body(), headers=headers, timeout=60)
+        finally:
+            tracemalloc.stop()
+        assert answer.status_code == 201 and answer.json()["size"] == 32 * MIB
+        assert held - before < 6 * MIB, held - before
+
+
+async def test_a_link_of_the_directory_store(
+    tmp_path: Path, database: str, redis_url: str, nursery: trio.Nursery
+) -> None:
+    """Our own signed URLs: every part of them counts; browsers may save what is behind them, and no more."""
+    async with open_site(database, redis_url, nursery, objects=f"file://{tmp_path}/files") as site:
+        _, token = await site.user("alice")
+        stored = await upload(site, token, b"hello")
+        url = (await site.call("GET", f"/api/files/presigned-url?fileKey={stored['key']}", token=token))["url"]
+        answer = await site.http.get(url)
+        assert answer.text == "hello" and answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert "sandbox" in answer.headers["Content-Security-Policy"]
+        assert (await site.http.head(url)).status_code == 200
+        assert (await site.http.get(url, headers={"Range": "bytes=9-"})).status_code in (200, 416)
+        for change in (("expires=", "expires=1"), ("text%2Fplain", "text%2Fhtml"), ("name=a.txt", "name=b.txt"),
+                       ("signature=", "signature=0"), (stored["key"], "k" * 32)):  # fmt: skip
+            refused = await site.http.get(url.replace(*change))
+            assert refused.status_code == 403 and refused.json()["code"] == "forbidden", change
+        assert (await site.http.get(f"/objects/{stored['key']}")).status_code == 403
+        assert (await site.http.put(url, content=b"evil")).status_code == 403
+
+
+async def test_without_a_store(site: Site) -> None:
+    """A server without OBJECTS says so."""
+    _, token = await site.user("alice")
+    assert (await upload(site, token, b"x", status=503))["code"] == "unavailable"
