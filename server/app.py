@@ -21,6 +21,7 @@ import trio
 from handlers.accounts import Accounts
 from handlers.commits import Commits
 from handlers.conversations import Conversations
+from handlers.export import Export
 from handlers.files import Files
 from handlers.messages import Messages
 from handlers.presence import Presence
@@ -183,6 +184,7 @@ class Process:
             users_handler=users,
             accounts=accounts,
             files_handler=self.files,
+            export=Export(users, accounts, conversations, messages, self.files),
             objects_store=objects,
             sign_in=SignIn(settings.oauth, settings.jwt_key, self.redis),
             conversations_handler=conversations,

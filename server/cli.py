@@ -149,6 +149,26 @@ def check(config: Path | None) -> None:
 
 @main.command()
 @config_option
+def purge(config: Path | None) -> None:
+    """Apply retention: drop old months of messages, and remove what nobody can see any more.
+
+    \b
+    - messages older than RETENTION_DAYS, a whole month at a time, and the files that only they held
+    - clientMessageIds and Idempotency-Keys after 7 days; sessions that have expired
+    - uploads that were never completed, and files that are in no message, after a day
+
+    Safe while instances run, and to run twice; a timer should run it daily.
+    """
+    import trio  # noqa: PLC0415
+
+    from server.purge import run  # noqa: PLC0415
+
+    with told():
+        trio.run(run, load_settings(config))
+
+
+@main.command()
+@config_option
 @click.option("--user", required=True, help="Id or username.")
 @click.option("--ttl", default="1h", show_default=True, help="How long it is good for: 90s, 15m, 1h, 30d.")
 @click.option("--admin", is_flag=True, help="With the rights of an administrator.")

@@ -106,7 +106,7 @@ async def list_files_of(conn: Connection, owner_id: UUID, *, after: UUID, limit:
 
 
 async def list_given_up(conn: Connection, before: datetime, limit: int) -> list[File]:
-    """Those begun before that and deleted, or not completed until now."""
+    """Those deleted, and those begun before that and not completed until now."""
     cursor = await conn.execute(queries.list_given_up, {"before": before, "limit": limit})
     return [File(*row) for row in await cursor.fetchall()]
 

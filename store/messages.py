@@ -5,12 +5,13 @@ their own, and lock the conversation before anything else.
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from store import queries
 from store.announcements import Event, change_of, read
-from store.ids import id_ms, timestamp
+from store.ids import id_floor, id_ms, timestamp
 from store.model import Change, FileInfo, Message, MessageStatus, MessageType
 from store.postgres import Connection
 
@@ -116,3 +117,9 @@ async def _change(conn: Connection, message_id: UUID, query: Any, values: dict[s
             return None
         message = await fetch_message(conn, message_id)
     return change_of(message, created=False) if message else None
+
+
+async def delete_old_sends(conn: Connection, before: datetime, limit: int) -> int:
+    """Forget the clientMessageIds of messages from before that: their repetition is a new message. How many went."""
+    bound = id_floor(int(before.timestamp() * 1000))
+    return (await conn.execute(queries.delete_old_sends, {"bound": bound, "limit": limit})).rowcount

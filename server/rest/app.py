@@ -12,6 +12,7 @@ from quart_trio import QuartTrio
 from handlers.accounts import Accounts
 from handlers.conversations import Conversations
 from handlers.errors import ChatError
+from handlers.export import Export
 from handlers.files import Files
 from handlers.messages import Messages
 from handlers.receipts import Receipts
@@ -40,6 +41,7 @@ def create_app(
     messages_handler: Messages,
     receipts_handler: Receipts,
     files_handler: Files,
+    export: Export,
     objects_store: Objects | None,
     verifier: Verifier,
     tokens: ConnectionTokens,
@@ -64,7 +66,7 @@ def create_app(
         security_schemes={"bearer": {"type": "http", "scheme": "bearer", "bearer_format": "JWT"}},
         security=[{"bearer": []}],
     )
-    app.register_blueprint(users.blueprint(users_handler, accounts, settings))
+    app.register_blueprint(users.blueprint(users_handler, accounts, export, settings))
     app.register_blueprint(auth.blueprint(accounts, verifier, sign_in, settings.allowed_origins))
     app.register_blueprint(conversations.blueprint(conversations_handler))
     app.register_blueprint(messages.blueprint(messages_handler, receipts_handler))

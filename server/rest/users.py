@@ -7,11 +7,24 @@ from quart import Blueprint, Response, request
 from quart_schema import document_response, validate_request
 
 from handlers.accounts import Accounts
+from handlers.export import Export
 from handlers.model import CreateUser, UpdateStatus, UpdateUser
 from handlers.users import Users
 from server.config import Settings
-from server.rest.requests import answer, caller, client, limit, nothing, once, page, path_id, sign_in_route
+from server.rest.requests import (
+    answer,
+    caller,
+    client,
+    limit,
+    nothing,
+    once,
+    page,
+    path_id,
+    sign_in_route,
+    upload_route,
+)
 from store.model import Account, User, Wire
+from store.objects import attachment
 
 
 class Registered(Account, frozen=True):
@@ -28,7 +41,7 @@ class UserPage(Wire, frozen=True):
     next: str | None
 
 
-def blueprint(users: Users, accounts: Accounts, settings: Settings) -> Blueprint:
+def blueprint(users: Users, accounts: Accounts, export: Export, settings: Settings) -> Blueprint:
     routes = Blueprint("users", __name__, url_prefix="/api/users")
 
     @routes.post("")
@@ -61,6 +74,14 @@ def blueprint(users: Users, accounts: Accounts, settings: Settings) -> Blueprint
     @document_response(Account)
     async def me() -> Response:
         return answer(await users.me(caller()))
+
+    @routes.get("/me/export")
+    @upload_route
+    async def export_mine() -> Response:
+        headers = {"Content-Type": "application/zip", "Content-Disposition": attachment("parley-export.zip")}
+        response = Response(await export.begin(caller()), headers=headers)
+        response.timeout = None  # it takes as long as there is something; whoever does not read is cut off by TCP
+        return response
 
     @routes.put("/me")
     @document_response(Account)

@@ -51,7 +51,7 @@ WHERE f.owner_id = %(user_id)s AND f.state <> 'Deleted' AND NOT EXISTS (SELECT F
 -- name: list_given_up
 -- files_unfinished. Deleted ones, and uploads that were begun before %(before)s and never completed.
 SELECT {file} FROM files AS f
-WHERE f.state <> 'Ready' AND (f.state = 'Deleted' OR f.created_at < %(before)s) AND f.created_at <= %(before)s
+WHERE f.state <> 'Ready' AND (f.state = 'Deleted' OR f.created_at < %(before)s)
 ORDER BY f.created_at LIMIT %(limit)s
 
 -- name: lock_old_files

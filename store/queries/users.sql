@@ -121,3 +121,9 @@ DELETE FROM sends WHERE sender_id = %(user_id)s
 UPDATE users SET username = '!' || replace(id::text, '-', ''), display_name = 'Deleted user', email = NULL,
     avatar_url = NULL, status = 'Offline', status_text = NULL, last_seen_at = NULL, deleted_at = clock_timestamp()
 WHERE id = %(user_id)s
+
+-- name: delete_old_sends
+-- sends_message: ids are of time.
+DELETE FROM sends WHERE (sender_id, client_message_id) IN (
+    SELECT sender_id, client_message_id FROM sends WHERE message_id < %(bound)s ORDER BY message_id LIMIT %(limit)s
+)

@@ -175,9 +175,7 @@ async def test_directly(shop: Site) -> None:
         assert (done["width"], done["sha256"]) == (640, hashlib.sha256(PNG).hexdigest())
         assert await shop.call("POST", f"/api/files/{asked['id']}/complete", token=a) == done
         evil = b"x" * len(PNG)
-        await web.put(
-            asked["uploadUrl"], content=evil, headers=headers
-        )  # the link is still good
+        await web.put(asked["uploadUrl"], content=evil, headers=headers)  # the link is still good
         link = await shop.call("GET", f"/api/files/presigned-url?fileKey={done['key']}", token=a)
         assert (await web.get(link["url"])).content == PNG
         lie = await shop.call("POST", "/api/files/presign", {**body, "name": "x"}, token=a, status=201)

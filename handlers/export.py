@@ -1,0 +1,123 @@
+"""Everything one has, as a zip that is made while it is sent.
+
+Owns what is in it: the account, its sessions, each conversation with its messages, and one's own files. Holds a page of
+messages or a piece of a file at a time, however much there is.
+"""
+
+import io
+import zipfile
+from collections.abc import AsyncIterator
+from typing import IO, cast
+
+import msgspec
+import trio
+from typing_extensions import Buffer
+
+from handlers.accounts import Accounts
+from handlers.conversations import Conversations
+from handlers.errors import ChatError
+from handlers.files import Files
+from handlers.messages import Messages
+from handlers.model import Caller
+from handlers.users import Users
+from store.files import File
+from store.model import Conversation
+
+PAGE = 200
+
+README = """Your account, sessions, conversations and files, as of the time of this export.
+
+account.json, sessions.json       you
+conversations/ID.json             a conversation; ID.jsonl beside it has its messages, one a line, oldest first
+files/ID-name                     what you uploaded
+"""
+
+
+class _Sink(io.RawIOBase):
+    """What the zip writer writes, until it is taken. It cannot seek, and says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pieces: list[bytes] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Buffer) -> int:
+        self._pieces.append(bytes(data))
+        return len(self._pieces[-1])
+
+    def take(self) -> bytes:
+        pieces, self._pieces = self._pieces, []
+        return b"".join(pieces)
+
+
+class Export:
+    def __init__(
+        self, users: Users, accounts: Accounts, conversations: Conversations, messages: Messages, files: Files
+    ) -> None:
+        self._users = users
+        self._accounts = accounts
+        self._conversations = conversations
+        self._messages = messages
+        self._files = files
+
+    async def begin(self, caller: Caller) -> AsyncIterator[bytes]:
+        """The zip, in pieces. Raises ChatError before the first of them, or else breaks off."""
+        account = await self._users.me(caller)
+        return self._pieces(caller, msgspec.json.encode(account))
+
+    async def _pieces(self, caller: Caller, account: bytes) -> AsyncIterator[bytes]:
+        sink = _Sink()
+        with zipfile.ZipFile(cast(IO[bytes], sink), "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("README.txt", README)
+            archive.writestr("account.json", account)
+            archive.writestr("sessions.json", msgspec.json.encode(await self._sessions(caller)))
+            yield sink.take()
+            async for conversation in self._all_conversations(caller):
+                archive.writestr(f"conversations/{conversation.id}.json", msgspec.json.encode(conversation))
+                with archive.open(f"conversations/{conversation.id}.jsonl", "w", force_zip64=True) as entry:
+                    async for lines in self._lines(caller, conversation):
+                        entry.write(lines)
+                        yield sink.take()
+                        await trio.lowlevel.checkpoint()
+            async for file in self._files.owned(caller.user_id):
+                with archive.open(_entry(file), "w", force_zip64=True) as entry:
+                    async for piece in self._files.read(file):
+                        entry.write(piece)
+                        yield sink.take()
+        yield sink.take()
+
+    async def _sessions(self, caller: Caller) -> list[object]:
+        found: list[object] = []
+        cursor: str | None = None
+        while True:
+            items, cursor = await self._accounts.list(caller, PAGE, cursor)
+            found += items
+            if cursor is None:
+                return found
+
+    async def _all_conversations(self, caller: Caller) -> AsyncIterator[Conversation]:
+        cursor: str | None = None
+        while True:
+            items, cursor = await self._conversations.list(caller, PAGE, cursor)
+            for item in items:
+                yield item
+            if cursor is None:
+                return
+
+    async def _lines(self, caller: Caller, conversation: Conversation) -> AsyncIterator[bytes]:
+        after = 0
+        while True:
+            try:
+                page = await self._messages.page(caller, conversation.id, before=None, after=after, limit=PAGE)
+            except ChatError:
+                return  # she left it while it was being written
+            yield b"".join(msgspec.json.encode(message) + b"\n" for message in page)
+            if len(page) < PAGE:
+                return
+            after = page[-1].seq
+
+
+def _entry(file: File) -> str:
+    return f"files/{file.id}-{file.name.replace('/', '_')}"

@@ -1,0 +1,85 @@
+"""`parley purge`: retention of messages and files, and what is forgotten with time."""
+
+import os
+import sys
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import trio
+
+from store import accounts, conversations, creations, files, partitions, users
+from store.ids import id_floor, new_id
+from store.objects import open_objects
+from store.postgres import Connection
+from tests.running import JWT_KEY
+
+OLD = datetime.now(UTC) - timedelta(days=100)
+
+
+async def purge(database: str, **settings: str) -> "CompletedProcess[bytes]":
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("PARLEY_")}
+    environ |= {"PARLEY_DATABASE_URL": database, "PARLEY_JWT_KEY": JWT_KEY}
+    environ |= {f"PARLEY_{name.upper()}": value for name, value in settings.items()}
+    command = [sys.executable, "-m", "server", "purge"]
+    return await trio.run_process(command, env=environ, capture_stdout=True, capture_stderr=True, check=False)
+
+
+async def insert_old_message(conn: Connection, conversation: object, sender: object, file: object) -> None:
+    message = id_floor(int(OLD.timestamp() * 1000))
+    await partitions.ensure_partitions(conn, OLD, 0)
+    await conn.execute(
+        "INSERT INTO messages (id, conversation_id, seq, changed_seq, sender_id, kind, body, file_id,"
+        " client_message_id) VALUES (%s, %s, 1000, 1000, %s, 'File', 'old', %s, 'k')",
+        (message, conversation, sender, file),
+    )
+    await conn.execute("INSERT INTO sends VALUES (%s, 'k', %s)", (sender, message))
+
+
+async def test_retention(database: str, tmp_path: Path) -> None:
+    """A month that is over goes with its files; what is young stays; keys and sessions go with their time."""
+    objects = open_objects(f"file://{tmp_path}/files", key=JWT_KEY)
+    conn = await Connection.open(database)
+    alice = (await users.insert_user(conn, "alice", "Alice")).id
+    group, _ = await conversations.insert_group(conn, alice, "g", [])
+    file_id = id_floor(int(OLD.timestamp() * 1000))
+    await files.insert_file(conn, file_id, alice, "f" * 32, "old.txt", content_type="text/plain", size=3)
+    await files.finish_file(conn, file_id, "f" * 32, files.Facts("text/plain", 3, bytes(32)))
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"old"
+
+    await objects.write("f" * 32, pieces(), "text/plain")
+    await insert_old_message(conn, group.id, alice, file_id)
+    await accounts.insert_session(conn, new_id(), alice, bytes(32), client="", address="", ttl=-1.0)
+    live = await accounts.insert_session(conn, new_id(), alice, bytes(32), client="", address="", ttl=60.0)
+    await creations.claim(conn, alice, "old", b"x", group.id)
+    await conn.execute("UPDATE creations SET created_at = %s", (OLD,))
+    await creations.claim(conn, alice, "young", b"x", group.id)
+    done = await purge(database, retention_days="365", objects=f"file://{tmp_path}/files")
+    assert done.returncode == 0, done.stderr
+    assert await files.fetch_file(conn, file_id) is not None  # a message holds it
+    assert await count(conn, "sends") == 0 and await count(conn, "creations") == 1
+    assert [session.id for session in await accounts.list_sessions(conn, alice, limit=9)] == [live.id]
+    assert await count(conn, "sessions") == 1
+    done = await purge(database, retention_days="60", objects=f"file://{tmp_path}/files")
+    assert done.returncode == 0 and OLD.strftime("messages_y%Ym%m").encode() in done.stdout, done.stdout
+    assert await files.fetch_file(conn, file_id) is None and await objects.size("f" * 32) is None
+    assert await count(conn, "messages") == 1  # that the group was made
+    again = await purge(database, retention_days="60", objects=f"file://{tmp_path}/files")
+    assert again.returncode == 0
+    await conn.close()
+
+
+async def count(conn: Connection, table: str) -> int:
+    row = await (await conn.execute(f"SELECT count(*) FROM {table}".encode())).fetchone()  # noqa: S608
+    assert row is not None
+    return int(row[0])
+
+
+async def test_out_of_reach() -> None:
+    """One line and exit code 1; a configuration without a database is 2."""
+    done = await purge("host=/nowhere dbname=x connect_timeout=1")
+    assert done.returncode == 1 and b"Traceback" not in done.stderr and done.stderr
+    assert (await purge("")).returncode == 2
