@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -45,9 +46,11 @@ from server.instances.relay import Relay
 from server.jwks import KeySet
 from server.limits import Limits
 from server.listener import Listener, bind
+from server.liveness import Liveness
 from server.outbox import Flusher
 from server.poller import Poller
 from server.presence import Announcer
+from server.pulse import Pulse
 from server.receipts import ReceiptWriter
 from server.rest.app import create_app
 from server.rest.cors import allow_origins
@@ -70,6 +73,7 @@ from store.redis import Redis
 
 PARTITION_PERIOD = 1 * DAYS / 4  # between looks whether next months' partitions are there
 PARTITION_RETRY = 30 * SECONDS
+LIVENESS_SLACK = 60 * SECONDS  # without progress, beyond what a statement may take: then the process hangs
 LANES_DRAIN = 10 * SECONDS  # for what was accepted into the lanes before the drain
 APPLICATION = "parley"
 
@@ -138,6 +142,8 @@ class Process:
             name=name,
             recovery=Recovery(self.rooms, self.teller, self.sync),
         )
+        self.pulse = Pulse()
+        self.liveness = self._watched()
         messages = Messages(self.pool, self.lanes, commits, limits.sends, max_message_bytes=settings.max_message_bytes)
         receipts = Receipts(self.pool, self.receipts)
         users = Users(self.pool, commits, self.announcer)
@@ -193,6 +199,7 @@ class Process:
             verifier=self.verifier,
             tokens=self.tokens,
             checks=self.checks,
+            hangs=self.liveness.verdict,
             limits=limits,
         )
         self.http = HttpServer(allow_origins(asgi.route(PATH, self.hub, paced(app)), settings.allowed_origins))
@@ -205,6 +212,17 @@ class Process:
 
     def _mint(self, user_id: UUID, session_id: UUID) -> tuple[str, int]:
         return mint_token(self.settings, user_id, session_id=session_id), ACCESS_TTL
+
+    def _watched(self) -> Liveness:
+        liveness = Liveness(self.pulse)
+        longest = 2 * self.settings.statement_timeout + LIVENESS_SLACK
+        for number in range(self.settings.lanes):
+            liveness.watch(f"commit lane {number}", partial(self._lane_progress, number), patience=longest)
+        liveness.watch("inbox reader", lambda: self.link.turns, patience=LIVENESS_SLACK)
+        return liveness
+
+    def _lane_progress(self, number: int) -> int | None:
+        return self.lanes.statistics_each()[number].progress
 
     # -- health -----------------------------------------------------------------------------------
 
@@ -248,6 +266,8 @@ class Process:
                 self.link.run,
                 self.relay.run,
                 self.http.run,
+                self.pulse.run,
+                self.liveness.run,
             ):
                 await services.start(part)
             if self.keys is not None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
+import msgspec
 import psycopg
 import structlog
 import trio
@@ -81,6 +82,13 @@ class LaneStatistics(Struct, frozen=True):
     refused: int
     failed: int
 
+    @property
+    def progress(self) -> int | None:
+        """Changes while the lane works, be it in vain; None while it has nothing to do."""
+        if not self.queued and not self.writing:
+            return None
+        return self.batches + self.accepted + self.doubles + self.refused + self.failed
+
 
 class Lanes:
     """The lanes of one process."""
@@ -132,16 +140,12 @@ class Lanes:
                 await lane.wait_idle()
 
     def statistics(self) -> LaneStatistics:
-        lanes = self._lanes
-        return LaneStatistics(
-            queued=sum(len(lane.queue) for lane in lanes),
-            writing=sum(len(lane.writing) for lane in lanes),
-            batches=sum(lane.batches for lane in lanes),
-            accepted=sum(lane.accepted for lane in lanes),
-            doubles=sum(lane.doubles for lane in lanes),
-            refused=sum(lane.refused for lane in lanes),
-            failed=sum(lane.failed for lane in lanes),
-        )
+        """Of all lanes together."""
+        each = [msgspec.structs.astuple(one) for one in self.statistics_each()]
+        return LaneStatistics(*map(sum, zip(*each, strict=True)))
+
+    def statistics_each(self) -> list[LaneStatistics]:
+        return [lane.statistics() for lane in self._lanes]
 
 
 class _Lane:
@@ -166,6 +170,17 @@ class _Lane:
         self._outbox = b"\x01" if outbox else b"\x00"
         self._conn: Connection | None = None
         self.batches = self.accepted = self.doubles = self.refused = self.failed = 0
+
+    def statistics(self) -> LaneStatistics:
+        return LaneStatistics(
+            queued=len(self.queue),
+            writing=len(self.writing),
+            batches=self.batches,
+            accepted=self.accepted,
+            doubles=self.doubles,
+            refused=self.refused,
+            failed=self.failed,
+        )
 
     async def wait_idle(self) -> None:
         if self.queue or self.writing:

@@ -59,6 +59,7 @@ class Link:
         self._recovery = recovery
         self.epochs = 0
         self.received = 0
+        self.turns = 0  # reads of the inbox and attempts at a link: they go on whatever happens
 
     @property
     def established(self) -> bool:
@@ -74,6 +75,7 @@ class Link:
             nursery.start_soon(self._look_around)
             while True:
                 before = self.epochs
+                self.turns += 1
                 try:
                     await self._epoch(attempt)
                 except* (StoreError, LeaseLost) as group:
@@ -152,6 +154,7 @@ class Link:
                 last = delivery.id
                 read += 1
                 await trio.lowlevel.checkpoint()
+            self.turns += 1
             if read >= TRIM_EVERY:
                 await self._instances.trim(instance, last)
                 read = 0

@@ -3,7 +3,7 @@
 Owns what all routes share. The composition root hands it the handlers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from quart import Response, current_app, g, request
 from quart_schema import Info, QuartSchema
@@ -46,6 +46,7 @@ def create_app(
     verifier: Verifier,
     tokens: ConnectionTokens,
     checks: Mapping[str, health.Check],
+    hangs: Callable[[], str | None],
     limits: Limits,
 ) -> QuartTrio:
     app = QuartTrio("server.rest", static_folder=None)
@@ -74,7 +75,7 @@ def create_app(
     if isinstance(objects_store, DirectoryObjects):
         app.register_blueprint(objects.blueprint(objects_store))
     app.register_blueprint(negotiate.blueprint(verifier, tokens, settings.allowed_origins))
-    app.register_blueprint(health.blueprint(checks))
+    app.register_blueprint(health.blueprint(checks, hangs))
     problems.install(app)
 
     @app.before_request

@@ -1,6 +1,7 @@
 """Health for load balancers and people. Owns the routes and the verdict; the checks are given.
 
-Healthy: everything answers. Degraded: messages are accepted, something else is out (Redis). Unhealthy: no
+`/health/live` says whether this process should be started again; `/health` and `/health/ready` whether it should get
+work. Healthy: everything answers. Degraded: messages are accepted, something else is out (Redis). Unhealthy: no
 message can be accepted, so the instance is not ready.
 """
 
@@ -34,7 +35,8 @@ async def run_checks(checks: Mapping[str, Check]) -> tuple[str, dict[str, str]]:
     return ("Degraded" if failed else "Healthy"), results
 
 
-def blueprint(checks: Mapping[str, Check]) -> Blueprint:
+def blueprint(checks: Mapping[str, Check], hangs: Callable[[], str | None]) -> Blueprint:
+    """`hangs` says what does, in this process, if anything."""
     routes = Blueprint("health", __name__, url_prefix="/health")
 
     async def report(*, failing: frozenset[str]) -> Response:
@@ -49,7 +51,10 @@ def blueprint(checks: Mapping[str, Check]) -> Blueprint:
     @routes.get("/live")
     @open_route
     async def live() -> Response:
-        return answer({"status": "Healthy", "checks": {}})
+        verdict = hangs()
+        if verdict is None:
+            return answer({"status": "Healthy", "checks": {}})
+        return answer({"status": "Unhealthy", "checks": {"progress": verdict}}, 503)
 
     @routes.get("/ready")
     @open_route

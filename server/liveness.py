@@ -1,0 +1,64 @@
+"""Whether this process still does its work, or hangs and should be started again.
+
+Owns the verdict that feeds systemd's watchdog and `/health/live`. It is about this process only: PostgreSQL or Redis
+being away is no reason to restart it, and the parts watched here go on failing and trying at such times, which is
+progress. Looks are counted, not seconds: a process that was paused as a whole (a suspended VM) has not hung.
+"""
+
+from collections.abc import Callable
+
+import trio
+
+from server.pulse import Pulse
+
+LOOK = 1.0  # seconds between looks
+MAX_LAG = 5.0  # seconds by which several beats in a row are late: clients are timed out by then
+
+Progress = Callable[[], int | None]  # a number that changes while the part works; None while there is nothing to do
+
+
+class _Part:
+    """One thing that must go on, and since how many looks it has not."""
+
+    __slots__ = ("idle_looks", "last", "patience", "progress")
+
+    def __init__(self, progress: Progress, patience: float) -> None:
+        self.progress = progress
+        self.patience = patience
+        self.last: int | None = None
+        self.idle_looks = 0
+
+    def look(self) -> None:
+        now = self.progress()
+        self.idle_looks = 0 if now is None or now != self.last else self.idle_looks + 1
+        self.last = now
+
+
+class Liveness:
+    def __init__(self, pulse: Pulse) -> None:
+        self._pulse = pulse
+        self._parts: dict[str, _Part] = {}
+
+    def watch(self, what: str, progress: Progress, *, patience: float) -> None:
+        """`patience`: seconds without progress after which the part hangs. Longer than whatever it may wait for."""
+        self._parts[what] = _Part(progress, patience)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Look at every part now and then, until cancelled."""
+        task_status.started()
+        while True:
+            await trio.sleep(LOOK)
+            for part in self._parts.values():
+                part.look()
+
+    def verdict(self) -> str | None:
+        """None while the process is alive, else what hangs. Cheap; never waits.
+
+        When the loop itself stands still nobody can call this, and the watchdog hears nothing: the same verdict.
+        """
+        if self._pulse.lag > MAX_LAG:
+            return f"the event loop is late by {self._pulse.lag:.1f} s again and again"
+        for what, part in self._parts.items():
+            if part.idle_looks * LOOK >= part.patience:
+                return f"{what}: no progress for {part.idle_looks * LOOK:.0f} s"
+        return None

@@ -1,0 +1,103 @@
+"""The verdict that restarts a process: hung parts are named, idle, failing and paused ones are not."""
+
+import gc
+import time
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from server.histogram import Histogram
+from server.liveness import Liveness
+from server.pulse import PERIOD, Pulse
+
+
+class Part:
+    """Something that may work."""
+
+    def __init__(self) -> None:
+        self.done: int | None = None
+
+    def progress(self) -> int | None:
+        return self.done
+
+
+@pytest.fixture
+def part() -> Part:
+    return Part()
+
+
+async def watching(nursery: trio.Nursery, part: Part) -> Liveness:
+    liveness = Liveness(Pulse())
+    liveness.watch("a part", part.progress, patience=30)
+    await nursery.start(liveness.run)
+    return liveness
+
+
+async def test_a_part_that_hangs_is_named(nursery: trio.Nursery, part: Part, autojump_clock: MockClock) -> None:
+    """Work is there, and for longer than its patience nothing of it gets done; progress makes it alive again."""
+    liveness = await watching(nursery, part)
+    part.done = 7
+    await trio.sleep(29)
+    assert liveness.verdict() is None
+    await trio.sleep(5)
+    assert "a part: no progress for 3" in (liveness.verdict() or "")
+    part.done = 8
+    await trio.sleep(1.5)
+    assert liveness.verdict() is None
+
+
+async def test_idle_is_not_hung(nursery: trio.Nursery, part: Part, autojump_clock: MockClock) -> None:
+    """Nothing to do for hours is fine, and so is a part that goes on failing."""
+    liveness = await watching(nursery, part)
+    await trio.sleep(3600)
+    assert liveness.verdict() is None
+    for attempt in range(100):
+        part.done = attempt
+        await trio.sleep(10)
+        assert liveness.verdict() is None
+
+
+async def test_a_pause_is_not_a_hang(nursery: trio.Nursery, part: Part, autojump_clock: MockClock) -> None:
+    """The whole process stood still for an hour (a suspended VM): it gets time to go on."""
+    liveness = await watching(nursery, part)
+    part.done = 1
+    await trio.sleep(2)
+    autojump_clock.jump(3600)
+    await trio.sleep(2)
+    assert liveness.verdict() is None
+
+
+async def test_a_jammed_loop(nursery: trio.Nursery, part: Part) -> None:
+    """One late beat is forgiven; beat after beat late by seconds is a verdict."""
+    pulse = Pulse()
+    liveness = Liveness(pulse)
+    for late in (30.0, 0.0, 0.0):
+        pulse._late.append(late)
+    assert liveness.verdict() is None
+    pulse._late.extend([6.0] * 4)
+    assert "event loop" in (liveness.verdict() or "")
+
+
+async def test_the_pulse_feels_what_holds_the_loop(nursery: trio.Nursery) -> None:
+    """A step of 300 ms is seen as lag of that size, and a collection as a pause."""
+    pulse = Pulse()
+    await nursery.start(pulse.run)
+    with trio.fail_after(5):
+        while not pulse.lags.count:
+            await trio.testing.wait_all_tasks_blocked()
+            time.sleep(PERIOD + 0.3)  # noqa: ASYNC251 - holding the loop is the point
+    assert pulse.lags.sum >= 0.25
+    before = pulse.pauses[2].count
+    gc.collect()
+    assert pulse.pauses[2].count == before + 1
+    nursery.cancel_scope.cancel()
+
+
+def test_histogram() -> None:
+    """A value counts at the smallest bound that it does not pass."""
+    histogram = Histogram((1.0, 5.0))
+    for value in (0.5, 1.0, 3.0, 7.0):
+        histogram.observe(value)
+    assert histogram.cumulative() == [("1.0", 2), ("5.0", 3), ("+Inf", 4)]
+    assert (histogram.count, histogram.sum) == (4, 11.5)
