@@ -1,0 +1,195 @@
+"""Processor time and memory of the system under test, second by second.
+
+Owns the reading of /proc for servers on this machine (a process and what it started, so that instances that are
+killed and come again are seen) and of a server's Prometheus page for those that are elsewhere.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+
+from loadtest.results import Process, ProcessSample
+
+TICKS = os.sysconf("SC_CLK_TCK")
+PAGE = os.sysconf("SC_PAGE_SIZE")
+METRICS_TIMEOUT = 2.0  # seconds
+SERVICES = {"postgres": "database", "valkey-server": "redis", "redis-server": "redis"}  # command: role
+CPU_METRIC = "process_cpu_seconds_total"
+MEMORY_METRIC = "process_resident_memory_bytes"
+
+
+class Usage(NamedTuple):
+    cpu_seconds: float
+    rss_bytes: int
+
+
+class Watch:
+    """Samples of named processes. One `sample` reads them all; who is gone has no more samples."""
+
+    def __init__(self) -> None:
+        self._roots: list[int] = []
+        self._known: dict[tuple[str, int], Process] = {}
+        self._instances: dict[int, int] = {}  # process id: number of the server process
+
+    def add_tree(self, pid: int) -> None:
+        """`parley dev` or any other server, with the processes it has started or will start."""
+        self._roots.append(pid)
+
+    def add(self, pid: int, name: str, role: str = "server") -> None:
+        self._known[name, pid] = Process(name=name, pid=pid, role=role)
+
+    def sample(self, at: float) -> None:
+        """How much each has used up to now."""
+        for root in self._roots:
+            self._sample_tree(root, at)
+        for process in list(self._known.values()):
+            if process.pid and process.role not in SERVICES.values():
+                self._note(process, at, usage(process.pid))
+
+    def note(self, name: str, at: float, found: Usage | None) -> None:
+        """What was learned elsewhere, from a metrics page."""
+        self._note(self._known.setdefault((name, 0), Process(name=name, pid=0)), at, found)
+
+    def processes(self) -> list[Process]:
+        return [process for process in self._known.values() if process.samples]
+
+    @staticmethod
+    def _note(process: Process, at: float, found: Usage | None) -> None:
+        if found is not None:
+            process.samples.append(ProcessSample(at=at, cpu_seconds=found.cpu_seconds, rss_bytes=found.rss_bytes))
+
+    def _sample_tree(self, root: int, at: float) -> None:
+        services: dict[str, list[int]] = {}
+        for pid in family(root):
+            command = _command(pid)
+            if command[:1] and Path(command[0]).name.rstrip(":") in SERVICES:
+                services.setdefault(Path(command[0]).name.rstrip(":"), []).append(pid)
+            elif _serves(command) and pid not in self._instances:
+                self._instances[pid] = len(self._instances) + 1
+                self.add(pid, f"server {self._instances[pid]}")
+        for name, pids in services.items():
+            process = self._known.setdefault((name, pids[0]), Process(name=name, pid=pids[0], role=SERVICES[name]))
+            self._note(process, at, joint_usage(pids))
+
+
+def _serves(command: list[str]) -> bool:
+    """Is it a server process, rather than a supervisor or the parent of several?"""
+    words = [Path(word).name for word in command]
+    if "serve" in words:
+        return True
+    return "dev" in words and ("--instances" not in words or words[words.index("--instances") + 1 :][:1] == ["1"])
+
+
+def family(root: int) -> Iterator[int]:
+    """The process and its descendants."""
+    found = [root]
+    while found:
+        pid = found.pop()
+        if _stat(pid):
+            yield pid
+            found += _children(pid)
+
+
+def usage(pid: int) -> Usage | None:
+    """None when it is gone."""
+    fields = _stat(pid)
+    if not fields or fields[0] == "Z":
+        return None
+    return Usage((int(fields[11]) + int(fields[12])) / TICKS, int(fields[21]) * PAGE)
+
+
+def joint_usage(pids: Iterable[int]) -> Usage:
+    """Of processes that share memory, as PostgreSQL's do: what is shared counts once. Children that have ended
+    count with their parent."""
+    cpu, alone, shared = 0.0, 0, 0
+    for pid in pids:
+        fields = _stat(pid)
+        if fields:
+            cpu += sum(int(field) for field in fields[11:15]) / TICKS
+            memory = _memory(pid)
+            alone += memory.get("RssAnon", 0)
+            shared = max(shared, memory.get("RssShmem", 0) + memory.get("RssFile", 0))
+    return Usage(cpu, alone + shared)
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the third on, the state; none when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _command(pid: int) -> list[str]:
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")
+    except OSError:
+        return []
+    # PostgreSQL's backends have a title instead: "postgres: parley parley [local] idle"
+    return words if len(words) > 2 or not words[0].startswith("postgres: ") else ["postgres"]
+
+
+def _children(pid: int) -> list[int]:
+    """Of all its threads: any of them may have started one."""
+    try:
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
+    except OSError:
+        return []
+    found = []
+    for thread in threads:
+        try:
+            found += (thread / "children").read_text().split()
+        except OSError:
+            continue  # a thread that has just ended
+    return [int(child) for child in found]
+
+
+def _memory(pid: int) -> dict[str, int]:
+    """The Rss lines of /proc/PID/status in bytes."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return {}
+    pairs = (line.split(":") for line in lines if line.startswith("Rss"))
+    return {name: int(value.split()[0]) * 1024 for name, value in pairs}
+
+
+class Metrics:
+    """A server's Prometheus page, on its admin listener."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url if url.rstrip("/").endswith("/metrics") else url.rstrip("/") + "/metrics"
+        self._http = httpx.AsyncClient(timeout=METRICS_TIMEOUT)
+
+    async def fetch(self) -> dict[str, float]:
+        """Every series by its name and labels as written; nothing while the server does not answer."""
+        try:
+            answer = await self._http.get(self.url)
+        except httpx.TransportError:
+            return {}
+        return parse_metrics(answer.text) if answer.is_success else {}
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+
+def parse_metrics(text: str) -> dict[str, float]:
+    found = {}
+    for line in text.splitlines():
+        name, _, value = line.rpartition(" ")
+        if name and not line.startswith("#"):
+            try:
+                found[name] = float(value)
+            except ValueError:
+                continue  # not ours to judge
+    return found
+
+
+def metrics_usage(series: dict[str, float]) -> Usage | None:
+    """None when the page does not tell."""
+    if CPU_METRIC not in series or MEMORY_METRIC not in series:
+        return None
+    return Usage(series[CPU_METRIC], int(series[MEMORY_METRIC]))

@@ -1,0 +1,61 @@
+"""loadtest.processes: what a process and its children use."""
+
+import subprocess
+import sys
+import time
+
+from loadtest.processes import Watch, family, joint_usage, metrics_usage, parse_metrics, usage
+
+BUSY = (
+    "import time\nb = bytearray(b'x' * 30_000_000)\nwhile time.process_time() < 0.3: pass\nprint(flush=True)\ninput()"
+)
+PARENT = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1], 'serve'])"
+
+
+def test_a_tree_is_watched_through_its_servers() -> None:
+    """A server that a process starts is found, its processor time and memory are read, and its end is seen."""
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, BUSY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdin is not None and parent.stdout is not None
+    parent.stdout.readline()
+    watch = Watch()
+    watch.add_tree(parent.pid)
+    watch.sample(1.0)
+    (process,) = watch.processes()
+    assert (process.name, process.role) == ("server 1", "server")
+    assert process.pid != parent.pid
+    assert process.samples[0].cpu_seconds >= 0.29
+    assert process.samples[0].rss_bytes > 30_000_000
+    assert set(family(parent.pid)) == {parent.pid, process.pid}
+    parent.communicate("\n", timeout=10)
+    watch.sample(2.0)
+    assert len(watch.processes()[0].samples) == 1
+
+
+def test_shared_memory_counts_once() -> None:
+    """Two processes of one program weigh less than twice one of them."""
+    children = [subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) for _ in range(2)]
+    give_up = time.monotonic() + 10
+    while any((usage(child.pid) or (0, 0))[1] < 5_000_000 for child in children):
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+    alone = [usage(child.pid) for child in children]
+    assert joint_usage(child.pid for child in children).rss_bytes < sum(each.rss_bytes for each in alone if each)
+    for child in children:
+        child.communicate(b"\n", timeout=10)
+
+
+def test_who_is_not_there_uses_nothing() -> None:
+    assert usage(2**22) is None
+    assert list(family(2**22)) == []
+    assert joint_usage([2**22]) == (0, 0)
+
+
+def test_a_prometheus_page_is_read() -> None:
+    """Names with labels stay as they are; what is no number is passed over."""
+    page = '# HELP x y\nprocess_cpu_seconds_total 12.5\nprocess_resident_memory_bytes 1e8\nx{a="b c"} 3\nrubbish\nx y\n'
+    series = parse_metrics(page)
+    assert series['x{a="b c"}'] == 3
+    assert metrics_usage(series) == (12.5, 100_000_000)
+    assert metrics_usage({}) is None
