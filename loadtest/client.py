@@ -6,6 +6,7 @@ callback, so that nothing is buffered for whoever does not listen.
 
 import base64
 import os
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -222,9 +223,10 @@ async def connect(
     query: dict[str, str] | None = None,
     headers: dict[str, str] | None = None,
     source: tuple[str, int] | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[HubClient]:
-    """A connected client, reading in the background until the block ends. `url` is the hub's, http or ws."""
-    stream = await open_websocket(url, token, query=query, headers=headers, source=source)
+    """A connected client, reading in the background until the block ends. `url` is the hub's: http(s) or ws(s)."""
+    stream = await open_websocket(url, token, query=query, headers=headers, source=source, tls=tls)
     client = HubClient(stream, PROTOCOLS[protocol], on_event)
     try:
         try:
@@ -257,12 +259,20 @@ async def open_websocket(
     query: dict[str, str] | None = None,
     headers: dict[str, str] | None = None,
     source: tuple[str, int] | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> trio.abc.Stream:
-    """A WebSocket after its opening handshake. Raises ClientError with the server's answer when it refuses."""
+    """A WebSocket after its opening handshake. Raises ClientError with the server's answer when it refuses.
+
+    Over https and wss, `tls` says who is trusted; without it, whoever the system trusts (or SSL_CERT_FILE).
+    """
     parts = urlsplit(url)
-    host, port = parts.hostname or "127.0.0.1", parts.port or 80
+    secure = parts.scheme in ("https", "wss")
+    host, port = parts.hostname or "127.0.0.1", parts.port or (443 if secure else 80)
+    stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]
     try:
         stream = await _open_tcp(host, port, source)
+        if secure:
+            stream = await _open_tls(stream, host, tls)
     except OSError as error:
         raise ClientError(f"cannot reach {host}:{port}: {error.strerror or error}") from None
     key = base64.b64encode(os.urandom(16))
@@ -295,10 +305,24 @@ async def _open_tcp(host: str, port: int, source: tuple[str, int] | None) -> tri
     return trio.SocketStream(sock)
 
 
+async def _open_tls(
+    stream: trio.SocketStream, host: str, context: ssl.SSLContext | None
+) -> trio.SSLStream[trio.SocketStream]:
+    """Raises ClientError."""
+    context = context or ssl.create_default_context()
+    secure = trio.SSLStream(stream, context, server_hostname=host, https_compatible=True)
+    try:
+        await secure.do_handshake()
+    except trio.BrokenResourceError as error:
+        await trio.aclose_forcefully(stream)
+        raise ClientError(f"no TLS with {host}: {error.__cause__ or error}") from None
+    return secure
+
+
 class _Rest(trio.abc.Stream):
     """A stream whose first bytes came with the head."""
 
-    def __init__(self, stream: trio.SocketStream, rest: bytes) -> None:
+    def __init__(self, stream: trio.abc.Stream, rest: bytes) -> None:
         self._stream = stream
         self._rest = rest
 

@@ -60,6 +60,7 @@ from server.rest.pacing import paced
 from server.rooms import Rooms
 from server.sign_in.flow import SignIn
 from server.teller import Teller
+from server.tls import Certificate
 from server.wheel import Wheel
 from store.errors import StoreError
 from store.instances import Instances
@@ -203,11 +204,13 @@ class Process:
             limits=limits,
         )
         self.http = HttpServer(allow_origins(asgi.route(PATH, self.hub, paced(app)), settings.allowed_origins))
+        self.certificate = Certificate(settings.tls_cert, settings.tls_key) if settings.tls_cert else None
         self.listener = Listener(
             self.hub,
             self.http.serve,
             max_connections=settings.max_connections,
             head_timeout=settings.handshake_timeout,
+            certificate=self.certificate,
         )
 
     def _mint(self, user_id: UUID, session_id: UUID) -> tuple[str, int]:
@@ -272,6 +275,8 @@ class Process:
                 await services.start(part)
             if self.keys is not None:
                 services.start_soon(self.keys.run)
+            if self.certificate is not None:
+                services.start_soon(self.certificate.run)
             services.start_soon(self._keep_partitions)
             async with trio.open_nursery() as connections:
                 async with trio.open_nursery() as listeners:
@@ -331,9 +336,11 @@ async def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = 
 
     def ready() -> None:
         host, port = sock.getsockname()[:2]
-        log.info("ready", host=host, port=port, seconds=round(time.monotonic() - started, 2))
+        scheme = "https" if process.certificate is not None else "http"
+        url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+        log.info("ready", url=url, host=host, port=port, seconds=round(time.monotonic() - started, 2))
         if on_ready is not None:
-            on_ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+            on_ready(url)
 
     async def watch_signals(*, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:

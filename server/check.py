@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from server.config import ConfigError, Settings, require
+from server.tls import expiry, load_context
 from store import migrate, partitions, users
 from store.errors import StoreError
 from store.objects import open_objects
@@ -23,7 +24,7 @@ TIMEOUT = 10.0  # seconds for each service
 async def run(settings: Settings) -> bool:
     """Print a table; True when everything is right."""
     rows: list[tuple[str, str, bool]] = []
-    for check in (_configuration, _postgres, _schema, _redis, _objects):
+    for check in (_configuration, _postgres, _schema, _redis, _objects, _tls):
         try:
             with trio.fail_after(TIMEOUT):
                 rows.append((check.__name__.strip("_"), await check(settings), True))
@@ -89,6 +90,16 @@ async def _objects(settings: Settings) -> str:
         return "not configured: files cannot be uploaded"
     await open_objects(settings.objects, endpoint=settings.s3_endpoint_url, key=settings.jwt_key).check()
     return settings.objects
+
+
+async def _tls(settings: Settings) -> str:
+    if not settings.tls_cert:
+        return "not configured: plain HTTP, for a proxy or for development"
+    load_context(settings.tls_cert, settings.tls_key)
+    end = expiry(settings.tls_cert)
+    if end <= datetime.now(UTC):
+        raise ConfigError(f"{settings.tls_cert} ended on {end:%Y-%m-%d}")
+    return f"valid until {end:%Y-%m-%d}"
 
 
 async def find_user(settings: Settings, id_or_name: str) -> UUID | None:

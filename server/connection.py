@@ -18,6 +18,7 @@ import trio
 from server import websocket
 from server.outbox import RESUME_AT, Outbox
 from server.poller import ENDED, READABLE, WRITABLE, Poller
+from server.tls import TlsSocket
 from server.wheel import Wheel
 
 READ_SIZE = 16384  # bytes asked of the kernel at once; what bounds the work of one scheduler step
@@ -79,7 +80,7 @@ class Connection(_Sender):
 
     def __init__(
         self,
-        sock: socket.socket,
+        sock: socket.socket | TlsSocket,
         wheel: Wheel,
         poller: Poller,
         *,

@@ -17,12 +17,15 @@ import trio
 from handlers.errors import RETRY_AFTER_SECONDS, ChatError
 from server import http_head
 from server.http_head import BadRequest, Head
+from server.tls import Certificate, TlsSocket, TlsStream
 
 BACKLOG = 4096
 ACCEPT_BATCH = 64  # accepted in one scheduler step
 ACCEPT_PAUSE = 0.5  # seconds without accepting when descriptors are out
 UNSENT = 64 * 1024  # bytes not yet on the wire that the kernel holds for one connection; the rest is the outbox's
 DEFER_ACCEPT = 5  # seconds the kernel keeps a connection to itself until its first bytes are there
+SEND_SLICE = 65536  # bytes of an HTTP answer that a client must take
+SEND_STALL = 30.0  # within so many seconds
 LINGER = 2.0  # seconds to let a refused client read its answer
 USER_TIMEOUT = 30_000  # ms without an ACK after which the kernel gives a peer up (RFC 5482)
 # Set once on the listening socket: what it accepts inherits them (Linux).
@@ -35,6 +38,8 @@ _INHERITED = {
 _TASK_NAME = "connection"  # one string for all of them
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
+AnySocket = socket.socket | TlsSocket
+
 log = structlog.get_logger("parley.listener")
 
 
@@ -43,7 +48,7 @@ class Upgrades(Protocol):
 
     def takes(self, head: Head) -> bool: ...
 
-    async def admit(self, sock: socket.socket, head: Head, rest: bytes) -> Awaitable[None]:
+    async def admit(self, sock: AnySocket, head: Head, rest: bytes) -> Awaitable[None]:
         """Answer the upgrade and return what serves the socket from then on. Raises Refusal instead of answering."""
 
 
@@ -75,9 +80,12 @@ def refusal(error: ChatError, status: int) -> Refusal:
 
 
 class PrefixedStream(trio.abc.HalfCloseableStream):
-    """A SocketStream that gives what was already read first. Hypercorn asks it for `socket`."""
+    """A stream that gives what was already read first, and gives up peers that do not read what it sends.
 
-    def __init__(self, stream: trio.SocketStream, prefix: bytes) -> None:
+    Hypercorn asks it for `socket`.
+    """
+
+    def __init__(self, stream: trio.SocketStream | TlsStream, prefix: bytes) -> None:
         self._stream = stream
         self._prefix = prefix
         self.socket = stream.socket
@@ -91,7 +99,14 @@ class PrefixedStream(trio.abc.HalfCloseableStream):
         return bytes(await self._stream.receive_some(max_bytes))
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self._stream.send_all(data)
+        view = memoryview(data)
+        try:
+            for start in range(0, len(view), SEND_SLICE):
+                with trio.fail_after(SEND_STALL):
+                    await self._stream.send_all(view[start : start + SEND_SLICE])
+        except trio.TooSlowError:
+            await trio.aclose_forcefully(self._stream)
+            raise trio.BrokenResourceError("the client does not read") from None
 
     async def wait_send_all_might_not_block(self) -> None:
         await self._stream.wait_send_all_might_not_block()
@@ -101,6 +116,20 @@ class PrefixedStream(trio.abc.HalfCloseableStream):
 
     async def aclose(self) -> None:
         await self._stream.aclose()
+
+
+class SecurePrefixedStream(PrefixedStream):
+    """The same over TLS: what makes Hypercorn say https."""
+
+    @property
+    def transport_stream(self) -> PrefixedStream:
+        return self
+
+    async def do_handshake(self) -> None:
+        """It is done."""
+
+    def selected_alpn_protocol(self) -> str:
+        return "http/1.1"
 
 
 def bind(address: tuple[str, int] | int, *, reuse_port: bool = False) -> socket.socket:
@@ -136,11 +165,14 @@ class Listener:
         *,
         max_connections: int,
         head_timeout: float,
+        certificate: Certificate | None = None,
     ) -> None:
+        """With a certificate, TLS is spoken."""
         self._upgrades = upgrades
         self._http = http
         self._max = max_connections
         self._head_timeout = head_timeout
+        self._certificate = certificate
         self.open = 0
         self.accepted = 0
         self.refused = 0
@@ -175,14 +207,18 @@ class Listener:
                 self.accepted += 1
                 nursery.start_soon(self._serve, client, name=_TASK_NAME)
 
-    async def _serve(self, client: socket.socket) -> None:
+    async def _serve(self, sock: socket.socket) -> None:
         """The life of one TCP connection. Whatever happens in it ends here.
 
         What serves it is returned, not called, by the functions that find out: a connection may live for
         days, and should not keep their frames and its request head in memory.
         """
         self.open += 1
+        client: AnySocket = sock
         try:
+            sock.setblocking(False)
+            if self._certificate is not None:
+                client = TlsSocket(sock, self._certificate.context)
             serve = await self._admit(client)
             if serve is not None:
                 await serve
@@ -197,15 +233,20 @@ class Listener:
             self.open -= 1
             client.close()
 
-    async def _admit(self, client: socket.socket) -> Awaitable[None] | None:
+    async def _admit(self, client: AnySocket) -> Awaitable[None] | None:
         """Read the head and find who serves it. None when the peer left before it was complete."""
-        client.setblocking(False)
+        if isinstance(client, TlsSocket):
+            deadline = trio.current_time() + self._head_timeout
+            if not await _shake_hands(client, deadline):
+                return None
+        else:
+            deadline = math.inf  # begins when there is something to wait for
         if self.open > self._max:
             raise Refusal(503, "overloaded", "The server holds as many connections as it may.", {"Retry-After": "5"})
         try:
             prefix, end = _whole_head(client)  # most often it came with the connection
             if not end:
-                with trio.fail_after(self._head_timeout):
+                with trio.fail_at(min(deadline, trio.current_time() + self._head_timeout)):
                     prefix, end = await _read_head(client, prefix)
         except trio.TooSlowError:
             raise Refusal(408, "invalid_request", "The request head did not come in time.") from None
@@ -222,8 +263,31 @@ class Listener:
             if fault is not None:
                 raise Refusal(fault[0], "invalid_request", fault[1])
             return await self._upgrades.admit(client, head, prefix[end:])
-        stream = trio.SocketStream(trio.socket.from_stdlib_socket(client))
-        return self._http(PrefixedStream(stream, prefix))
+        if isinstance(client, TlsSocket):
+            return self._http(SecurePrefixedStream(TlsStream(client), prefix))
+        return self._http(PrefixedStream(trio.SocketStream(trio.socket.from_stdlib_socket(client)), prefix))
+
+
+async def _shake_hands(client: TlsSocket, deadline: float) -> bool:
+    """False when the peer does not speak TLS with us: nothing can be said to it, and there is little to log."""
+    reason = "it took too long"
+    with trio.move_on_at(deadline):
+        try:
+            await client.do_handshake()
+            return True
+        except OSError as error:
+            reason = getattr(error, "reason", "") or error.strerror or str(error)
+    log.debug("tls_failed", address=peer(client), reason=reason)
+    return False
+
+
+def peer(sock: AnySocket) -> str:
+    """The address at the other end; empty for a Unix socket, or when it is gone."""
+    try:
+        name = sock.getpeername()
+    except OSError:
+        return ""
+    return str(name[0]) if isinstance(name, tuple) else ""
 
 
 def _leaves(group: BaseExceptionGroup[Refusal]) -> Iterator[Refusal]:
@@ -234,17 +298,19 @@ def _leaves(group: BaseExceptionGroup[Refusal]) -> Iterator[Refusal]:
             yield error
 
 
-def _whole_head(client: socket.socket) -> tuple[bytes, int]:
+def _whole_head(client: AnySocket) -> tuple[bytes, int]:
     """What can be read at once, and where its head ends: 0 when it is not there yet, -1 when it is too long."""
     try:
         data = client.recv(http_head.MAX_HEAD)
     except BlockingIOError:
         return b"", 0
     end = data.find(b"\r\n\r\n")
+    if end < 0 and len(data) == http_head.MAX_HEAD:
+        return data, -1
     return data, end + 4 if end >= 0 else 0
 
 
-async def _read_head(client: socket.socket, data: bytes) -> tuple[bytes, int]:
+async def _read_head(client: AnySocket, data: bytes) -> tuple[bytes, int]:
     """What was read, and where its head ends: 0 when the peer left before that, -1 when it is too long."""
     while True:
         await trio.lowlevel.wait_readable(client)
@@ -262,7 +328,7 @@ async def _read_head(client: socket.socket, data: bytes) -> tuple[bytes, int]:
             return data, -1
 
 
-async def _answer(client: socket.socket, answer: bytes) -> None:
+async def _answer(client: AnySocket, answer: bytes) -> None:
     """Send a final answer and wait for the peer to have read it: closing on unread input would reset it away."""
     with trio.move_on_after(LINGER):
         try:

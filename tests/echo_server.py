@@ -5,7 +5,6 @@ is sent to everybody when `--broadcast` is given, so that the fan-out path can b
 """
 
 import argparse
-import socket
 from collections.abc import Awaitable
 
 import trio
@@ -13,9 +12,10 @@ import trio
 from server import http_head, websocket
 from server.connection import Connection
 from server.http_head import Head
-from server.listener import Listener, PrefixedStream, bind
+from server.listener import AnySocket, Listener, PrefixedStream, bind
 from server.outbox import Flusher, Verdict
 from server.poller import Poller
+from server.tls import Certificate, TlsSocket
 from server.wheel import Wheel
 
 MAX_MESSAGE = 64 * 1024 * 1024
@@ -61,8 +61,9 @@ class Echo:
 class EchoServer:
     """Takes every upgrade, whatever its path."""
 
-    def __init__(self, *, broadcast: bool) -> None:
+    def __init__(self, *, broadcast: bool, certificate: Certificate | None = None) -> None:
         self.broadcast = broadcast
+        self._certificate = certificate
         self.connections: dict[Connection, None] = {}
         self.flusher = Flusher()
         self._wheel = Wheel()
@@ -71,9 +72,10 @@ class EchoServer:
     def takes(self, head: Head) -> bool:
         return True
 
-    async def admit(self, sock: socket.socket, head: Head, rest: bytes) -> Awaitable[None]:
+    async def admit(self, sock: AnySocket, head: Head, rest: bytes) -> Awaitable[None]:
         sock.send(http_head.accept_response(head.headers[b"sec-websocket-key"]))
         connection = Connection(sock, self._wheel, self._poller, outbox_bytes=2 * MAX_MESSAGE, max_message=MAX_MESSAGE)
+        connection.readable = isinstance(sock, TlsSocket)
         connection.endpoint = Echo(self, connection)
         return connection.run(rest)
 
@@ -94,7 +96,9 @@ class EchoServer:
                 await nursery.start(self._wheel.run)
                 await nursery.start(self._poller.run)
                 await nursery.start(self.flusher.run)
-                listener = Listener(self, _no_http, max_connections=100_000, head_timeout=15)
+                listener = Listener(
+                    self, _no_http, max_connections=100_000, head_timeout=15, certificate=self._certificate
+                )
                 await nursery.start(listener.run, sock, nursery)
                 task_status.started(sock.getsockname()[1])
 

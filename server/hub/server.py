@@ -5,7 +5,6 @@ Owns authentication of upgrades, the set of live sessions, and their farewell at
 """
 
 import random
-import socket
 from collections.abc import Awaitable, Mapping
 
 import structlog
@@ -26,10 +25,11 @@ from server.hub.encoding import FRAMED, Encoding
 from server.hub.reliable_connection import ReliableConnection
 from server.hub.session import Carrier, HubSession
 from server.limits import Limits
-from server.listener import Refusal, refusal
+from server.listener import AnySocket, Refusal, peer, refusal
 from server.outbox import Flusher, Outbox
 from server.poller import Poller
 from server.rooms import Rooms
+from server.tls import TlsSocket
 from server.wheel import Wheel
 
 PATH = "/hubs/chat"
@@ -127,10 +127,10 @@ class HubServer:
     def takes(self, head: Head) -> bool:
         return head.path == PATH.encode()
 
-    async def admit(self, sock: socket.socket, head: Head, rest: bytes) -> Awaitable[None]:
+    async def admit(self, sock: AnySocket, head: Head, rest: bytes) -> Awaitable[None]:
         query = head.query
         headers = head.headers
-        comer = await self.authenticate(query, headers, _peer(sock))
+        comer = await self.authenticate(query, headers, peer(sock))
         stateful = isinstance(comer, HubSession) or comer.stateful
         connection = (ReliableConnection if stateful else Connection)(
             sock,
@@ -140,6 +140,7 @@ class HubServer:
             max_message=self._max_frame(),
             stall_timeout=self.settings.stall_timeout,
         )
+        connection.readable = isinstance(sock, TlsSocket)  # OpenSSL may hold what the poller does not see
         connection.endpoint = await self.session_for(comer, connection, connection, query)
         try:
             sock.send(http_head.accept_response(headers[b"sec-websocket-key"]))  # always fits: the buffer is empty
@@ -203,9 +204,3 @@ class HubServer:
             await trio.sleep(DRAIN_SLICE if waiting else 0)
         if self.sessions:
             await self._deserted.wait()  # each is gone within CLOSE_WAIT
-
-
-def _peer(sock: socket.socket) -> str:
-    """The address at the other end; empty for a Unix socket."""
-    name = sock.getpeername()
-    return str(name[0]) if isinstance(name, tuple) else ""

@@ -1,5 +1,6 @@
 """The `parley` command as people type it: help that teaches, exit codes that scripts can trust."""
 
+from pathlib import Path
 from uuid import UUID
 
 import jwt
@@ -7,6 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from server.cli import main
+from tests.certificates import Authority
 from tests.running import JWT_KEY
 
 
@@ -54,6 +56,16 @@ def test_check(database: str, redis_url: str) -> None:
     assert good.exit_code == 0, good.output
     bad = parley("check", DATABASE_URL=database, REDIS_URL="redis://127.0.0.1:1", JWT_KEY=JWT_KEY)
     assert bad.exit_code == 1 and "redis" in bad.output
+
+
+def test_tls_files_are_looked_at(tmp_path: Path) -> None:
+    """A certificate that cannot be used: `serve` does not start, `check` says so; an old one is worth a word."""
+    cert, key = Authority().issue(tmp_path, days=-1)
+    usual = {"DATABASE_URL": "host=/nowhere", "REDIS_URL": "redis://127.0.0.1:1", "JWT_KEY": JWT_KEY}
+    started = parley("serve", **usual, TLS_CERT=cert, TLS_KEY=f"{key}.none")
+    assert started.exit_code == 2 and "TLS_KEY" in started.output
+    assert "ended on" in parley("check", **usual, TLS_CERT=cert, TLS_KEY=key).output
+    assert "TLS_KEY" in parley("check", **usual, TLS_CERT=cert, TLS_KEY=cert).output
 
 
 def test_token(database: str) -> None:

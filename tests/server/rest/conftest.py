@@ -1,5 +1,6 @@
 """The whole server in this process on a real port, called over HTTP."""
 
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -17,10 +18,10 @@ from tests.running import JWT_KEY
 class Site:
     """A running server and the people who use it."""
 
-    def __init__(self, url: str, process: Process) -> None:
+    def __init__(self, url: str, process: Process, tls: ssl.SSLContext | None = None) -> None:
         self.url = url
         self.process = process
-        self.http = httpx.AsyncClient(base_url=url, timeout=20)
+        self.http = httpx.AsyncClient(base_url=url, timeout=20, verify=tls or True)
 
     async def call(
         self, method: str, path: str, body: Any = None, *, token: str = "", status: int = 200, **options: Any
@@ -51,8 +52,10 @@ async def site(database: str, redis_url: str, nursery: trio.Nursery) -> AsyncIte
 
 
 @asynccontextmanager
-async def open_site(database: str, redis_url: str, nursery: trio.Nursery, **changes: Any) -> AsyncIterator[Site]:
-    """A server with these settings besides the usual ones."""
+async def open_site(
+    database: str, redis_url: str, nursery: trio.Nursery, tls: ssl.SSLContext | None = None, **changes: Any
+) -> AsyncIterator[Site]:
+    """A server with these settings besides the usual ones. `tls` is the client's, for servers that speak it."""
     values: dict[str, Any] = {
         "database_url": database,
         "redis_url": redis_url,
@@ -72,7 +75,8 @@ async def open_site(database: str, redis_url: str, nursery: trio.Nursery, **chan
     nursery.start_soon(run)
     with trio.fail_after(20):
         await ready.wait()
-    found = Site(f"http://127.0.0.1:{sock.getsockname()[1]}", process)
+    scheme = "http" if process.certificate is None else "https"
+    found = Site(f"{scheme}://127.0.0.1:{sock.getsockname()[1]}", process, tls)
     yield found
     await found.http.aclose()
     stop.set()

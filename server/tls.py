@@ -1,0 +1,245 @@
+"""TLS on the listening port: the certificate, and a socket that speaks TLS in the manners of a plain one.
+
+Owns the two files (read again when they change) and the adapter that lets `server.connection` and the HTTP side work on
+either kind of socket: non-blocking, drained to the last byte by `recv` as an edge-triggered poller needs it.
+"""
+
+import ssl
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from socket import SHUT_RD, SHUT_WR, socket
+from typing import Any
+
+import structlog
+import trio
+from cryptography import x509
+
+from server.config import SECONDS, ConfigError
+
+LOOK_PERIOD = 2 * SECONDS  # between looks at the files; a change is believed when two looks have seen the same
+RECORD = 16384  # bytes of the longest TLS record (RFC 8446, 5.1)
+
+_MUST_WAIT = (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError)
+Stamp = tuple[tuple[int, int, int], ...]  # of both files
+
+log = structlog.get_logger("parley.tls")
+
+
+def load_context(cert: str, key: str) -> ssl.SSLContext:
+    """What new connections are greeted with. Raises ConfigError with a sentence about what is wrong."""
+    for name, path in (("TLS_CERT", cert), ("TLS_KEY", key)):
+        try:
+            Path(path).read_bytes()
+        except OSError as error:
+            raise ConfigError(f"{name}: {path}: {error.strerror}") from None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION  # only an attacker would ask for it (RFC 8446 has none)
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(cert, key, password="")  # without one, an encrypted key would be asked for on the tty
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise ConfigError(f"TLS_KEY: {key} is not the key of the certificate in {cert}") from None
+        raise ConfigError(f"TLS_CERT, TLS_KEY: no PEM certificate with its unencrypted key ({error.reason})") from None
+    return context
+
+
+def expiry(cert: str) -> datetime:
+    """When the certificate in this file ends. Raises ConfigError."""
+    try:
+        return x509.load_pem_x509_certificate(Path(cert).read_bytes()).not_valid_after_utc
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"TLS_CERT: {cert}: {error}") from None
+
+
+class Certificate:
+    """The pair of files as they are now. `context` is for new connections; old ones keep what they began with."""
+
+    def __init__(self, cert: str, key: str) -> None:
+        """Raises ConfigError."""
+        self._cert = cert
+        self._key = key
+        self._loaded = self._seen = self._stamp()
+        self.context = load_context(cert, key)
+        self._tell()
+
+    def reload(self) -> bool:
+        """Read the files again, now. What is unusable changes nothing but for a line in the log."""
+        self._loaded = self._seen = self._stamp()
+        try:
+            self.context = load_context(self._cert, self._key)
+            self._tell()
+        except ConfigError as error:
+            log.error("certificate_not_loaded", reason=str(error), advice="the one before it stays in use")
+            return False
+        return True
+
+    def look(self) -> None:
+        """Reload what has changed and is no longer being written."""
+        stamp, seen = self._stamp(), self._seen
+        self._seen = stamp
+        if stamp == seen and stamp != self._loaded:
+            self.reload()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        task_status.started()
+        while True:
+            await trio.sleep(LOOK_PERIOD)
+            self.look()
+
+    def _stamp(self) -> Stamp:
+        found = []
+        for path in (self._cert, self._key):
+            try:
+                stat = Path(path).stat()
+            except OSError:
+                found.append((0, 0, 0))
+            else:
+                found.append((stat.st_mtime_ns, stat.st_size, stat.st_ino))
+        return tuple(found)
+
+    def _tell(self) -> None:
+        end = expiry(self._cert)
+        level = log.info if end > datetime.now(UTC) else log.warning
+        level("certificate_loaded", file=self._cert, expires=end.isoformat(), expired=end <= datetime.now(UTC))
+
+
+class TlsSocket:
+    """A non-blocking TLS socket that behaves as `server.connection` expects of a plain one.
+
+    `recv` and `send` raise BlockingIOError when they must wait. `recv` returns less than it was asked for only when
+    nothing is left, in the kernel or in OpenSSL. After `send` has taken a part, the next call must begin with the rest.
+    """
+
+    __slots__ = ("_socket", "family")
+
+    def __init__(self, sock: socket, context: ssl.SSLContext) -> None:
+        """Takes `sock` over. Raises OSError."""
+        self.family = sock.family
+        self._socket = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+
+    async def do_handshake(self) -> None:
+        """Raises OSError (of which ssl.SSLError is one)."""
+        while True:
+            try:
+                self._socket.do_handshake()
+                return
+            except ssl.SSLWantReadError:
+                await trio.lowlevel.wait_readable(self._socket)
+            except ssl.SSLWantWriteError:
+                await trio.lowlevel.wait_writable(self._socket)
+
+    def recv(self, size: int) -> bytes:
+        chunks: list[bytes] = []
+        while size > 0:
+            try:
+                chunk = self._socket.recv(size)
+            except _MUST_WAIT:
+                if not chunks:
+                    raise BlockingIOError from None
+                break
+            except OSError:
+                if not chunks:
+                    raise
+                chunk = b""
+            if not chunk:
+                if chunks:
+                    self._end_reading()
+                break
+            chunks.append(chunk)
+            size -= len(chunk)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def _end_reading(self) -> None:
+        """Data came together with the end: let the poller see an end too, or nobody would ask again."""
+        with suppress(OSError):
+            socket.shutdown(self._socket, SHUT_RD)
+
+    def send(self, data: bytes | memoryview) -> int:
+        """Record by record, so that what was taken can be told from what was not."""
+        view = memoryview(data)
+        sent = 0
+        try:
+            while sent < len(view):
+                sent += self._socket.send(view[sent : sent + RECORD])
+        except _MUST_WAIT:
+            if not sent:
+                raise BlockingIOError from None
+        return sent
+
+    def shutdown(self, how: int) -> None:
+        """Raises OSError."""
+        if how != SHUT_RD:
+            self._say_goodbye()
+        socket.shutdown(self._socket, how)
+
+    def close(self) -> None:
+        if self._socket.fileno() >= 0:
+            self._say_goodbye()
+            self._socket.close()
+
+    def _say_goodbye(self) -> None:
+        """`close_notify`, as far as it can be sent at once: the peer knows that nothing was cut off (RFC 8446, 6.1)."""
+        with suppress(OSError, ValueError):  # ValueError: it is said already
+            self._socket.unwrap()
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def getpeername(self) -> Any:
+        return self._socket.getpeername()
+
+    def getsockname(self) -> Any:
+        return self._socket.getsockname()
+
+    def getsockopt(self, level: int, option: int, size: int) -> bytes:
+        return self._socket.getsockopt(level, option, size)
+
+
+class TlsStream(trio.abc.HalfCloseableStream):
+    """The same as a stream, for the HTTP side."""
+
+    def __init__(self, sock: TlsSocket) -> None:
+        self.socket = sock
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        await trio.lowlevel.checkpoint()
+        while True:
+            try:
+                return self._open().recv(65536 if max_bytes is None else max_bytes)
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self.socket)
+            except OSError as error:
+                raise trio.BrokenResourceError(str(error)) from None
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await trio.lowlevel.checkpoint()
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[self._open().send(view) :]
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self.socket)
+            except OSError as error:
+                raise trio.BrokenResourceError(str(error)) from None
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.wait_writable(self._open())
+
+    async def send_eof(self) -> None:
+        await trio.lowlevel.checkpoint()
+        with suppress(OSError):
+            self._open().shutdown(SHUT_WR)
+
+    async def aclose(self) -> None:
+        if self.socket.fileno() >= 0:
+            trio.lowlevel.notify_closing(self.socket)
+            self.socket.close()
+        await trio.lowlevel.checkpoint()
+
+    def _open(self) -> TlsSocket:
+        if self.socket.fileno() < 0:
+            raise trio.ClosedResourceError("this stream was closed")
+        return self.socket

@@ -1,0 +1,54 @@
+"""Certificates for tests: an authority that lives as long as the test, and what it signs."""
+
+import ssl
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+
+class Authority:
+    """Signs certificates for 127.0.0.1; `client` trusts nobody else."""
+
+    def __init__(self, name: str = "Parley tests") -> None:
+        self._name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._root = self._sign(self._name, self._key, None)
+        pem = self._root.public_bytes(serialization.Encoding.PEM).decode()
+        self.client = ssl.create_default_context(cadata=pem)
+
+    def issue(self, directory: Path, *, days: float = 1) -> tuple[str, str]:
+        """New files `cert.pem` and `key.pem`, in place of older ones."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+        cert = self._sign(name, key, ip_address("127.0.0.1"), days)
+        places = directory / "cert.pem", directory / "key.pem"
+        places[0].write_bytes(cert.public_bytes(serialization.Encoding.PEM))
+        places[1].write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+        return str(places[0]), str(places[1])
+
+    def _sign(
+        self, name: x509.Name, key: ec.EllipticCurvePrivateKey, address: object, days: float = 1
+    ) -> x509.Certificate:
+        now = datetime.now(UTC)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(self._name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(days=10))
+            .not_valid_after(now + timedelta(days=days))
+            .add_extension(x509.BasicConstraints(ca=address is None, path_length=None), critical=True)
+        )
+        if address is not None:
+            names = x509.SubjectAlternativeName([x509.IPAddress(ip_address(str(address)))])
+            builder = builder.add_extension(names, critical=False)
+        return builder.sign(self._key, hashes.SHA256())

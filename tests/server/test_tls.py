@@ -1,0 +1,206 @@
+"""server.tls: the same service over TLS; certificates that change; peers that do not speak it."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+import trio_websocket
+from structlog.testing import capture_logs
+
+from loadtest.client import ClientError, connect, open_websocket
+from server import websocket
+from server.config import ConfigError
+from server.tls import Certificate
+from tests.certificates import Authority
+from tests.echo_server import EchoServer
+from tests.server.rest.conftest import Site, open_site
+
+WAIT = 20.0
+
+
+@pytest.fixture(scope="module")
+def authority() -> Authority:
+    return Authority()
+
+
+@asynccontextmanager
+async def secure_site(
+    authority: Authority, directory: Path, database: str, redis_url: str, nursery: trio.Nursery, **options: str
+) -> AsyncIterator[Site]:
+    cert, key = authority.issue(directory)
+    options |= {"tls_cert": cert, "tls_key": key}
+    async with open_site(database, redis_url, nursery, tls=authority.client, **options) as site:
+        yield site
+
+
+async def test_everything_over_tls(
+    authority: Authority, tmp_path: Path, database: str, redis_url: str, nursery: trio.Nursery
+) -> None:
+    """REST over https, the hub over wss with our client and an independent one; links are https; strangers are
+    shown a certificate that they can refuse."""
+    objects = f"file://{tmp_path}/objects"
+    async with secure_site(authority, tmp_path, database, redis_url, nursery, objects=objects) as site:
+        (_, a), (bob, b) = await site.user("alice"), await site.user("bob")
+        made = await site.call(
+            "POST", "/api/conversations", {"type": "Direct", "memberIds": [bob]}, token=a, status=201
+        )
+        heard = trio.Event()
+        hub = f"wss://{site.url.removeprefix('https://')}/hubs/chat"
+
+        def on_event(target: str, arguments: object) -> None:
+            if target == "ReceiveMessage":
+                heard.set()
+
+        async with (
+            connect(hub, a, tls=authority.client, protocol="messagepack") as sender,
+            connect(hub, b, tls=authority.client, on_event=on_event),
+        ):
+            sent = await sender.invoke("SendMessage", {"conversationId": made["id"], "content": "x" * 30_000})
+            assert len(sent["content"]) == 30_000
+            with trio.fail_after(WAIT):
+                await heard.wait()
+
+        headers = [(b"Authorization", f"Bearer {b}".encode())]
+        async with trio_websocket.open_websocket_url(hub, authority.client, extra_headers=headers) as client:
+            await client.send_message('{"protocol":"json","version":1}\x1e{"type":6}\x1e')
+            with trio.fail_after(WAIT):
+                assert await client.get_message() == "{}\x1e"
+
+        file = {"name": "a.txt", "contentType": "text/plain", "size": 5}
+        link = await site.call("POST", "/api/files/presign", file, token=a, status=201)
+        assert link["uploadUrl"].startswith(site.url)
+
+        with pytest.raises(ClientError, match="no TLS"):
+            await open_websocket(hub, a, tls=Authority("somebody else").client)
+
+
+async def test_bulk_in_both_directions(authority: Authority, tmp_path: Path, nursery: trio.Nursery) -> None:
+    """More than the kernel and a TLS record hold, to readers that pause: every byte comes back, none waits for ever."""
+    echo = EchoServer(broadcast=False, certificate=Certificate(*authority.issue(tmp_path)))
+    port = await nursery.start(echo.run, 0)
+
+    async def talk(number: int) -> None:
+        stream = await open_websocket(f"wss://127.0.0.1:{port}/", tls=authority.client)
+        decoder = websocket.Decoder(client=True, max_message=2**24)
+        payloads = [os.urandom(size) for size in (1, 16383, 16384, 16385, 2**22, 100_000, number)]
+
+        async def send() -> None:
+            for payload in payloads:
+                await stream.send_all(websocket.encode_masked(websocket.BINARY, payload))
+
+        async with stream, trio.open_nursery() as talking:
+            talking.start_soon(send)
+            await trio.testing.wait_all_tasks_blocked(0.05)  # the server's answers pile up
+            got: list[bytes] = []
+            while len(got) < len(payloads):
+                events = decoder.receive(bytes(await stream.receive_some(3000 + 65536 * (number % 2))))
+                got += [event.data for event in events if isinstance(event, websocket.Message)]
+            assert got == payloads
+
+    with trio.fail_after(WAIT):
+        async with trio.open_nursery() as talks:
+            for number in range(4):
+                talks.start_soon(talk, number)
+        while echo.connections:
+            await trio.sleep(0.01)
+
+
+async def test_a_new_certificate(
+    authority: Authority, tmp_path: Path, database: str, redis_url: str, nursery: trio.Nursery
+) -> None:
+    """Changed files are for new connections; old ones live on. What is half-written, gone or does not match changes
+    nothing, and is told once."""
+    async with secure_site(authority, tmp_path, database, redis_url, nursery) as site:
+        certificate = site.process.certificate
+        assert certificate is not None
+        _, token = await site.user("alice")
+        first = await _shown(site, authority)
+        async with connect(f"{site.url}/hubs/chat", token, tls=authority.client) as old:
+            with capture_logs() as lines:
+                (tmp_path / "cert.pem").write_bytes((tmp_path / "cert.pem").read_bytes()[:100])
+                for _ in range(4):
+                    certificate.look()
+                (tmp_path / "key.pem").unlink()
+                for _ in range(4):
+                    certificate.look()
+            assert [line["event"] for line in lines] == ["certificate_not_loaded"] * 2
+            assert await _shown(site, authority) == first
+            authority.issue(tmp_path)
+            certificate.look()
+            assert await _shown(site, authority) == first, "it may still be being written"
+            certificate.look()
+            assert await _shown(site, authority) not in (first, b"")
+            assert await old.invoke("Ping") == {}
+        assert certificate.reload()
+
+
+async def test_peers_that_do_not_speak_tls(
+    authority: Authority, tmp_path: Path, database: str, redis_url: str, nursery: trio.Nursery
+) -> None:
+    """Plain HTTP, noise, silence, and those who leave half-way are let go, with a line for those who debug; nobody
+    else notices."""
+    with capture_logs() as lines:
+        async with secure_site(authority, tmp_path, database, redis_url, nursery, handshake_timeout="0.5") as site:
+            hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + os.urandom(100)
+            for data, leaves in (
+                (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", False),
+                (os.urandom(500), False),
+                (hello, False),  # and then nothing
+                (hello, True),
+                (b"\x16", False),
+            ):
+                stream = await _tcp(site)
+                await stream.send_all(data)
+                if leaves:
+                    await stream.send_eof()
+                with trio.fail_after(WAIT):
+                    try:
+                        while await stream.receive_some(1000):
+                            pass
+                    except trio.BrokenResourceError:
+                        pass
+                await stream.aclose()
+            slow = trio.SSLStream(await _tcp(site), authority.client, server_hostname="127.0.0.1")
+            await slow.send_all(b"GET / HT")  # the deadline is for handshake and head together
+            with trio.fail_after(WAIT):
+                assert b" 408 " in await slow.receive_some(1000)
+            await trio.aclose_forcefully(slow)
+            assert (await site.http.get("/health/live")).status_code == 200
+    failed = [line for line in lines if line["event"] == "tls_failed"]
+    assert [line["log_level"] for line in failed] == ["debug"] * 5
+    assert failed[0]["reason"] == "HTTP_REQUEST"
+    assert not [line for line in lines if line["log_level"] in ("error", "critical")]
+
+
+def test_files_that_cannot_be_used(authority: Authority, tmp_path: Path) -> None:
+    """At start: which file, and why; an encrypted key is not asked about on the terminal."""
+    cert, key = authority.issue(tmp_path)
+    other = tmp_path / "other"
+    other.mkdir()
+    _, foreign = authority.issue(other)
+    for files, told in (
+        ((f"{tmp_path}/none.pem", key), "TLS_CERT: .*No such file"),
+        ((cert, str(tmp_path)), "TLS_KEY: .*Is a directory"),
+        ((cert, foreign), "is not the key of"),
+        ((key, key), "no PEM certificate"),
+        ((cert, cert), "no PEM certificate"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            Certificate(*files)
+
+
+async def _tcp(site: Site) -> trio.SocketStream:
+    return await trio.open_tcp_stream("127.0.0.1", int(site.url.rpartition(":")[2]))
+
+
+async def _shown(site: Site, authority: Authority) -> bytes:
+    """The certificate that a new connection is shown."""
+    stream = trio.SSLStream(await _tcp(site), authority.client, server_hostname="127.0.0.1")
+    await stream.do_handshake()
+    found = stream.getpeercert(binary_form=True)
+    await trio.aclose_forcefully(stream)
+    assert isinstance(found, bytes)
+    return found
