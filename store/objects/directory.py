@@ -4,6 +4,7 @@ Owns the directory. A file is written beside its place and renamed into it when 
 paths on our own server with an HMAC over everything that they allow (`verify`); `server.rest.objects` serves them.
 """
 
+import contextlib
 import hmac
 import os
 import secrets
@@ -207,7 +208,13 @@ def _move(source: Path, target: Path) -> None:
 
 
 def _older(directory: Path, limit: float) -> list[Path]:
-    """Files there that were last written before `limit` (epoch seconds)."""
-    if not directory.is_dir():
-        return []
-    return [Path(entry.path) for entry in os.scandir(directory) if entry.stat().st_mtime < limit]
+    """Files there that were last written before `limit` (epoch seconds). What goes meanwhile is none of them."""
+    found = []
+    try:
+        for entry in os.scandir(directory):
+            with contextlib.suppress(FileNotFoundError):
+                if entry.stat().st_mtime < limit:
+                    found.append(Path(entry.path))
+    except FileNotFoundError:
+        pass  # nothing was ever written
+    return found
