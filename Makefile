@@ -1,6 +1,7 @@
 # Parley. `make run` and `make test` set everything up by themselves: Python >= 3.11, git and make are enough.
 PYTHON ?= python3
 VENV := .venv
+WORKERS ?= 3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TESTABLE := $(VENV)/.testable
@@ -14,8 +15,8 @@ help: ## what can be made
 run: $(READY) ## PostgreSQL, Valkey and the server on http://localhost:5000 (Ctrl-C stops it all)
 	@$(BIN)/parley dev
 
-test: lint ## everything: style, types, import contracts, the whole suite
-	@$(BIN)/pytest -q
+test: lint ## everything: style, types, import contracts, the whole suite (WORKERS=)
+	@$(BIN)/pytest -q -n $(WORKERS) --dist worksteal
 
 test-chaos: $(TESTABLE) ## ten minutes of faults on four instances (MINUTES=, SEED=)
 	@$(BIN)/pytest -q -s tests/chaos -k long --chaos-minutes $(or $(MINUTES),10) --chaos-seed $(or $(SEED),0)

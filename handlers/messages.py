@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 from uuid import UUID
 
+import structlog
 import trio
 
 from handlers import access
@@ -37,6 +38,8 @@ _REFUSED = {
 
 Done = Callable[[Message | ChatError], None]
 
+log = structlog.get_logger("parley.messages")
+
 
 class Queue(Protocol):
     """The lanes, as far as this module needs them."""
@@ -46,9 +49,18 @@ class Queue(Protocol):
 
 class Messages:
     def __init__(
-        self, pool: Pool, lanes: Queue, commits: Commits, sends: Limiter[UUID], *, max_message_bytes: int
+        self,
+        pool: Pool,
+        lanes: Queue,
+        commits: Commits,
+        sends: Limiter[UUID],
+        *,
+        max_message_bytes: int,
+        replica: Pool | None = None,
     ) -> None:
+        """`replica` is read for history wherever it is as new as `pool`."""
         self._pool = pool
+        self._replica = replica
         self._lanes = lanes
         self._commits = commits
         self._sends = sends
@@ -185,6 +197,19 @@ class Messages:
         """By seq, newest first unless `after` is given."""
         async with self._pool.connection() as conn:
             access.require_member(await conversation_store.fetch_member(conn, conversation_id, caller.user_id))
+            replica = self._replica
+            if replica is None or not replica.is_reachable:
+                return await store.list_messages(conn, conversation_id, before=before, after=after, limit=limit)
+            head = (await conversation_store.fetch_heads(conn, [conversation_id])).get(conversation_id, 0)
+        try:
+            async with replica.connection() as conn:
+                # Every change has a seq, so a replica that has this one has all that the primary had just now.
+                replicated = await conversation_store.fetch_heads(conn, [conversation_id])
+                if replicated.get(conversation_id, -1) >= head:
+                    return await store.list_messages(conn, conversation_id, before=before, after=after, limit=limit)
+        except (Unavailable, Overloaded) as error:
+            log.debug("replica_passed_over", reason=str(error))
+        async with self._pool.connection() as conn:
             return await store.list_messages(conn, conversation_id, before=before, after=after, limit=limit)
 
 

@@ -99,6 +99,14 @@ class Process:
             size=settings.lanes,
             statement_timeout=settings.statement_timeout,
         )
+        self.read_pool = None
+        if settings.read_url:
+            self.read_pool = Pool(
+                settings.read_url,
+                name=f"{APPLICATION}-reads",
+                size=settings.pool_size,
+                statement_timeout=settings.statement_timeout,
+            )
         self.redis = Redis(settings.redis_url, name=APPLICATION)
         self.flusher = Flusher()
         self.wheel = Wheel()
@@ -145,7 +153,14 @@ class Process:
         )
         self.pulse = Pulse()
         self.liveness = self._watched()
-        messages = Messages(self.pool, self.lanes, commits, limits.sends, max_message_bytes=settings.max_message_bytes)
+        messages = Messages(
+            self.pool,
+            self.lanes,
+            commits,
+            limits.sends,
+            max_message_bytes=settings.max_message_bytes,
+            replica=self.read_pool,
+        )
         receipts = Receipts(self.pool, self.receipts)
         users = Users(self.pool, commits, self.announcer)
         objects = None
@@ -273,6 +288,8 @@ class Process:
                 self.liveness.run,
             ):
                 await services.start(part)
+            if self.read_pool is not None:
+                await services.start(self.read_pool.run)
             if self.keys is not None:
                 services.start_soon(self.keys.run)
             if self.certificate is not None:

@@ -24,7 +24,7 @@ TIMEOUT = 10.0  # seconds for each service
 async def run(settings: Settings) -> bool:
     """Print a table; True when everything is right."""
     rows: list[tuple[str, str, bool]] = []
-    for check in (_configuration, _postgres, _schema, _redis, _objects, _tls):
+    for check in (_configuration, _postgres, _schema, _replica, _redis, _objects, _tls):
         try:
             with trio.fail_after(TIMEOUT):
                 rows.append((check.__name__.strip("_"), await check(settings), True))
@@ -54,11 +54,18 @@ async def _configuration(settings: Settings) -> str:
 
 
 async def _postgres(settings: Settings) -> str:
-    conn = await Connection.open(settings.database_url)
+    version, database, _ = await _identify(settings.database_url)
+    return f"PostgreSQL {version}, database {database}"
+
+
+async def _identify(conninfo: str) -> tuple[str, str, bool]:
+    """(version, database, whether it is a replica)"""
+    conn = await Connection.open(conninfo)
     try:
-        row = await (await conn.execute("SELECT current_setting('server_version'), current_database()")).fetchone()
+        query = "SELECT current_setting('server_version'), current_database(), pg_is_in_recovery()"
+        row = await (await conn.execute(query)).fetchone()
         assert row is not None
-        return f"PostgreSQL {row[0]}, database {row[1]}"
+        return row[0], row[1], row[2]
     finally:
         await conn.close()
 
@@ -77,6 +84,13 @@ async def _schema(settings: Settings) -> str:
     if not ahead:
         raise StoreError("no partition for next month; run `parley migrate`")
     return f"up to date, {len(ahead)} months of partitions ahead"
+
+
+async def _replica(settings: Settings) -> str:
+    if not settings.read_url:
+        return "not configured: history is read from the primary"
+    version, database, is_replica = await _identify(settings.read_url)
+    return f"PostgreSQL {version}, database {database}" + ("" if is_replica else ": no replica, but a primary")
 
 
 async def _redis(settings: Settings) -> str:

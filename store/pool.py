@@ -129,6 +129,11 @@ class Pool:
         except TRANSIENT as error:
             raise Unavailable(f"PostgreSQL: {_first_line(error)}") from error
 
+    @property
+    def is_reachable(self) -> bool:
+        """Whether the last attempt to connect, if there was one, succeeded."""
+        return not self._failures
+
     def statistics(self) -> PoolStatistics:
         return PoolStatistics(
             size=self._size,
@@ -258,10 +263,10 @@ class Pool:
             self._failures += 1
             self._connect_failures += 1
             if self._failures == 1:  # said once; the health checks and metrics tell the rest
-                log.warning("postgres_unreachable", error=_first_line(error))
+                log.warning("postgres_unreachable", pool=self._name, error=_first_line(error))
         else:
             if self._failures:
-                log.info("postgres_reachable", failures=self._failures)
+                log.info("postgres_reachable", pool=self._name, failures=self._failures)
             self._failures = 0
             self._open += 1
             self._give_back(connection)

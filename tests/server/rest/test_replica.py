@@ -1,0 +1,65 @@
+"""READ_URL: history from a replica, and never older than the primary's."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+import pytest
+import trio
+from psycopg.conninfo import conninfo_to_dict
+
+from store import messages
+from store.model import Message
+from store.postgres import Connection
+from tests.server.rest.conftest import open_site
+from tests.server.rest.test_messages import talk
+from tests.store.replica import open_replica
+
+WAIT = 20.0  # seconds: long past anything but a hang
+
+
+async def test_history(database: str, redis_url: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The replica serves what it has whole; while it is behind, or away, the primary does, as it says who may read."""
+    hosts: list[str] = []
+    read = messages.list_messages
+
+    async def watched(conn: Connection, conversation_id: Any, **options: Any) -> Sequence[Message]:
+        hosts.append(conn.info.host)
+        return await read(conn, conversation_id, **options)
+
+    monkeypatch.setattr(messages, "list_messages", watched)
+    primary = str(conninfo_to_dict(database)["host"])
+    async with open_replica(database) as replica, open_site(database, redis_url, nursery, read_url=replica) as site:
+        conversation, a, b = await talk(site)
+        path = f"/api/messages?conversationId={conversation}"
+
+        async def said() -> list[str]:
+            return [m["content"] for m in (await site.call("GET", path, token=b))["items"] if m["type"] == "Text"]
+
+        async def until_served_by_replica(contents: list[str]) -> None:
+            with trio.fail_after(WAIT):
+                while not hosts or hosts[-1] == primary:
+                    assert await said() == contents  # whoever serves it
+
+        body = {"conversationId": conversation, "content": "one"}
+        first = await site.call("POST", "/api/messages", body, token=a, status=201)
+        await until_served_by_replica(["one"])
+        with psycopg.connect(replica, autocommit=True) as observer:
+            observer.execute("SELECT pg_wal_replay_pause()")
+            await site.call("PUT", f"/api/messages/{first['id']}", {"content": "edited"}, token=a)
+            assert await said() == ["edited"] and hosts[-1] == primary
+            observer.execute("SELECT pg_wal_replay_resume()")
+        await until_served_by_replica(["edited"])
+        _, stranger = await site.user("eve")
+        await site.call("GET", path, token=stranger, status=404)
+        assert site.process.read_pool is not None and site.process.read_pool.is_reachable
+        monkeypatch.setattr(site.process.read_pool, "_open_connection", _fail)
+        for conn in list(site.process.read_pool._idle):
+            conn.finish()
+        assert await said() == ["edited"] and hosts[-1] == primary
+        assert not site.process.read_pool.is_reachable
+        assert await said() == ["edited"] and hosts[-1] == primary
+
+
+async def _fail() -> Connection:
+    raise psycopg.OperationalError("the replica is away")
