@@ -30,6 +30,7 @@ class Commits:
     def __init__(self, pool: Pool, feed: Feed) -> None:
         self._pool = pool
         self._feed = feed
+        self.committed = 0
 
     async def run(self, write: Write[T], *, touches: Collection[UUID] = (), dismisses: Dismissal | None = None) -> T:
         """Run `write` in one transaction and publish its changes. `touches`: conversations to check in doubt;
@@ -58,4 +59,5 @@ class Commits:
                 if conn.closed or getattr(error, "sqlstate", "") is None:
                     self._feed.doubt(touches)  # the connection was lost: the commit may have happened
                 raise
+        self.committed += 1
         return result

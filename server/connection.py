@@ -10,7 +10,7 @@ the memory of trio.SocketStream.
 
 import socket
 from collections.abc import Awaitable, Iterable, Iterator
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import structlog
 import trio
@@ -77,6 +77,8 @@ class Connection(_Sender):
         "wheel_tick",
         "writer",
     )
+
+    transport: ClassVar = "websocket"
 
     def __init__(
         self,

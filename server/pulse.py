@@ -11,7 +11,7 @@ from typing import Literal
 
 import trio
 
-from server.histogram import Histogram
+from store.histogram import Histogram
 
 PERIOD = 0.25  # seconds between beats
 REMEMBERED = 4  # beats that `lag` looks back

@@ -6,6 +6,7 @@ raises the cursors in one statement, acknowledges them after the commit, and has
 consumer took and did not finish is claimed. Without Redis, receipts go to PostgreSQL directly.
 """
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 from uuid import UUID
@@ -15,6 +16,7 @@ import trio
 
 from store.entries import Receipt, merged
 from store.errors import Overloaded, StoreError, Unavailable
+from store.histogram import Histogram
 from store.ids import now_timestamp
 from store.pool import Pool
 from store.receipts import Moved, ReceiptStreams, Taken, write_receipts
@@ -53,6 +55,7 @@ class ReceiptWriter:
         self._keeping = False
         self._kept = trio.Event()  # after each batch
         self.accepted = self.written = 0
+        self.delays = Histogram()  # seconds from the stream, by Redis' clock, to PostgreSQL; the oldest of each batch
 
     # -- into the streams ---------------------------------------------------------------------------
 
@@ -143,6 +146,8 @@ class ReceiptWriter:
         if taken:
             await self._write([receipt for entry in taken for receipt in entry.receipts])
             await self._streams.finish(taken)
+            oldest = min(int(entry.ids[0].partition(b"-")[0]) for entry in taken)
+            self.delays.observe(max(0.0, time.time() - oldest / 1000))
 
     async def _write(self, receipts: Iterable[Receipt]) -> None:
         """Into PostgreSQL, and tell what has moved."""

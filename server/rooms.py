@@ -158,7 +158,12 @@ class Rooms:
         self._sessions: dict[UUID, list[Subscriber]] = {}
         self._repairs: dict[Room, float] = {}  # due times; insertion order is nearly the order of time
         self._repair_wake = trio.Event()
-        self.repaired = 0
+        # Totals since the start.
+        self.repaired = 0  # changes read from PostgreSQL because they did not come by themselves
+        self.delivered = 0  # changes offered to somebody's outbox
+        self.shed = 0  # ephemeral events dropped because an outbox was half full
+        self.lagged = 0  # times a session was detached because its outbox was full
+        self.replays = 0  # catch-ups: after a cursor, or after lag
 
     # -- sessions ---------------------------------------------------------------------------
 
@@ -344,8 +349,9 @@ class Rooms:
                 mark(outbox)
             elif outbox.offer(frame) is Verdict.LAGGING:
                 lagging.append(session)
-        for session in lagging:
-            session.lag()  # before next_seq moves: its cursor must stay below this change
+        self.delivered += len(room.attached)
+        if lagging:
+            self._detach(lagging)  # before next_seq moves: their cursors must stay below this change
         room.next_seq = change.seq + 1
         if room.repaired is not None:
             room.repaired.add(change.message.id)
@@ -565,9 +571,13 @@ class Rooms:
                 self._flusher.mark(session.outbox)
             if session.outbox.offer(_frame(frames, session, event, arguments)) is Verdict.LAGGING:
                 lagging.append(session)
+        self._detach(lagging)
+        self._flusher.flush()
+
+    def _detach(self, lagging: Collection[Subscriber]) -> None:
+        self.lagged += len(lagging)
         for session in lagging:
             session.lag()
-        self._flusher.flush()
 
     def _whisper(self, sessions: Iterable[Subscriber], event: str, arguments: tuple[object, ...]) -> None:
         """What does not fit is shed, and nobody is the worse for it. Flushed in the next step: often more follows."""
@@ -575,7 +585,9 @@ class Rooms:
         for session in sessions:
             if session.outbox.first is None:
                 self._flusher.mark(session.outbox)
-            session.outbox.offer(_frame(frames, session, event, arguments), ephemeral=True)
+            verdict = session.outbox.offer(_frame(frames, session, event, arguments), ephemeral=True)
+            if verdict is Verdict.SHED:
+                self.shed += 1
 
     def dismiss(self, dismissal: Dismissal) -> None:
         """Close the connections here that it names, for good."""

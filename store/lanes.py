@@ -10,6 +10,7 @@ Whoever offers a message is told what became of it exactly once, through `Append
 - Unavailable: not known to have been written; StoreError: a fault of ours, logged.
 """
 
+import time
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from uuid import UUID
@@ -23,6 +24,7 @@ from msgspec import Struct
 from store import batch, queries
 from store.batch import OutcomeUnknown, Row
 from store.errors import Overloaded, StoreError, Unavailable
+from store.histogram import Histogram
 from store.ids import timestamp
 from store.messages import file_info, message_of
 from store.model import Change, Message, MessageStatus, MessageType
@@ -32,6 +34,7 @@ from store.postgres import Connection
 
 MAX_BATCH_BYTES = 4 * 1024 * 1024  # content in one transaction, roughly
 MAX_ATTEMPTS = 4  # at one batch, when PostgreSQL breaks a deadlock or has no partition
+SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500)  # messages: bounds of the histogram
 RECONNECT_DELAY = 0.1  # seconds; doubles up to a second
 
 ACCEPTED, DOUBLE = 0, 1
@@ -90,6 +93,15 @@ class LaneStatistics(Struct, frozen=True):
         return self.batches + self.accepted + self.doubles + self.refused + self.failed
 
 
+class LaneTimes:
+    """Of all lanes: messages in a batch, seconds the oldest of them waited, seconds the batch took to be committed."""
+
+    def __init__(self) -> None:
+        self.sizes = Histogram(SIZES)
+        self.waits = Histogram()
+        self.commits = Histogram()
+
+
 class Lanes:
     """The lanes of one process."""
 
@@ -109,7 +121,8 @@ class Lanes:
         under its first change's conversation and seq, for whoever publishes it to delete (`store.outbox`)."""
         self._max_queue = max_queue
         self._closed = False
-        self._lanes = [_Lane(pool, max_batch, on_commit, on_doubt, outbox) for _ in range(count)]
+        self.times = LaneTimes()
+        self._lanes = [_Lane(pool, max_batch, on_commit, on_doubt, outbox, self.times) for _ in range(count)]
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Write what is offered, until cancelled. What is not written by then is answered with Unavailable."""
@@ -128,6 +141,8 @@ class Lanes:
             raise Overloaded("too many messages wait to be written")
         if self._closed:
             raise Unavailable("the server is shutting down")
+        if not lane.queue:
+            lane.waits_since = time.perf_counter()
         lane.queue.append(append)
         if lane.wake is not None:
             lane.wake.set()
@@ -158,7 +173,10 @@ class _Lane:
         on_commit: Callable[[Sequence[Change]], None],
         on_doubt: Callable[[Collection[UUID]], None],
         outbox: bool,
+        times: LaneTimes,
     ) -> None:
+        self.times = times
+        self.waits_since = 0.0  # of the oldest message in the queue
         self.queue: list[Append] = []
         self.writing: Sequence[Append] = ()  # taken from the queue and not answered yet
         self.wake: trio.Event | None = None  # there while the task has nothing to do
@@ -216,6 +234,10 @@ class _Lane:
         appends = self.queue[:taken]
         del self.queue[:taken]
         self.writing = appends
+        now = time.perf_counter()
+        self.times.sizes.observe(taken)
+        self.times.waits.observe(now - self.waits_since)
+        self.waits_since = now  # of those that are left: nearly
         return appends
 
     def _abandon(self) -> None:
@@ -266,8 +288,11 @@ class _Lane:
         for attempt in range(1, MAX_ATTEMPTS + 1):
             conn = await self._connected()
             self.batches += 1
+            began = time.perf_counter()
             try:
-                return await batch.write(conn, columns)
+                rows = await batch.write(conn, columns)
+                self.times.commits.observe(time.perf_counter() - began)
+                return rows
             except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):
                 if attempt == MAX_ATTEMPTS:
                     raise

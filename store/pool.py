@@ -18,6 +18,7 @@ import structlog
 import trio
 
 from store.errors import Overloaded, Unavailable
+from store.histogram import Histogram
 from store.postgres import Connection
 
 SECONDS = 1.0
@@ -95,6 +96,7 @@ class Pool:
         self._wake = trio.Event()
         self._demand = trio.Event()
         self._closed = False
+        self.waits = Histogram()  # seconds, of those who got none at once
         self._acquired = self._refused = self._timed_out = self._discarded = self._connect_failures = 0
 
     # -- lending ------------------------------------------------------------------------------
@@ -167,6 +169,7 @@ class Pool:
             raise Overloaded(f"{self._max_waiting} callers already wait for a PostgreSQL connection")
         waiter = _Waiter()
         self._waiters[waiter] = None
+        began = trio.current_time()
         self._demand.set()
         self._wake.set()
         try:
@@ -178,6 +181,7 @@ class Pool:
             raise
         finally:
             self._waiters.pop(waiter, None)
+        self.waits.observe(trio.current_time() - began)
         if waiter.connection is None:
             if self._closed:
                 raise Unavailable("the connection pool is closed")

@@ -6,7 +6,7 @@ ASGI server, which connections are for the hub and which for the REST app.
 """
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import parse_qsl
 
 import trio
@@ -42,6 +42,8 @@ class AsgiConnection(Outbox):
         "wheel",
         "wheel_tick",
     )
+
+    transport: ClassVar = "websocket_http"
 
     def __init__(self, wheel: Wheel, *, outbox_bytes: int, stall_timeout: float) -> None:
         super().__init__(outbox_bytes)

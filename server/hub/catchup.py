@@ -122,6 +122,7 @@ async def resume(session: "HubSession", rooms: Rooms, sync: SyncSource, conversa
 async def _follow(session: "HubSession", rooms: Rooms, sync: SyncSource, room: Room, cursor: int) -> bool:
     """Replay until the cursor equals the head, then attach. False: attached at the head without a replay."""
     conversation_id = room.conversation_id
+    rooms.replays += 1
     start = cursor  # the client has seen every message made up to here
     seen: set[UUID] = set()  # and these: one that is edited between two pages is in both
     if cursor > room.head and cursor > (await sync.heads([conversation_id])).get(conversation_id, 0):

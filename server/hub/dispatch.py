@@ -6,12 +6,14 @@ method's own annotations. Which methods there are is declared in `server.hub.met
 
 import inspect
 import secrets
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from handlers.errors import ChatError
 from server.hub.frames import ArgumentsError, Invocation, StreamInvocation
 from server.hub.protocol import REQUIRED, HubProtocol, Signature
+from store.histogram import Histogram
 
 PLAIN: Final = "plain"
 STREAM: Final = "stream"
@@ -22,9 +24,11 @@ class Method:
 
     `pipelined` methods get `call(session, ticket, *arguments)`, return at once, and report with
     `session.sent` when they are done; up to 32 of them run at a time, in order.
+
+    `seconds` has the times of those that wait for something; a plain call ends in the step that it begins in.
     """
 
-    __slots__ = ("call", "kind", "name", "pipelined", "signature", "waits")
+    __slots__ = ("call", "calls", "kind", "name", "pipelined", "seconds", "signature", "waits")
 
     def __init__(self, call: Callable[..., Any], *, pipelined: bool) -> None:
         self.name = _pascal(call.__name__)
@@ -32,6 +36,8 @@ class Method:
         self.pipelined = pipelined
         self.kind = STREAM if inspect.isasyncgenfunction(call) else PLAIN
         self.waits = inspect.iscoroutinefunction(call)
+        self.calls = 0
+        self.seconds = Histogram()
         parameters = list(inspect.signature(call, eval_str=True).parameters.values())[2 if pipelined else 1 :]
         self.signature = Signature(
             [
@@ -50,10 +56,15 @@ class Dispatcher:
 
     def __init__(self) -> None:
         self._methods: dict[str, Method] = {}
+        self.failures: Counter[str] = Counter()  # calls that ended with an error, by its code
 
     def add(self, call: Callable[..., Any], *, pipelined: bool = False) -> None:
         method = Method(call, pipelined=pipelined)
         self._methods[method.name] = self._methods[method.name.casefold()] = method
+
+    @property
+    def methods(self) -> list[Method]:
+        return list({method.name: method for method in self._methods.values()}.values())
 
     def find(self, target: str) -> Method | None:
         return self._methods.get(target) or self._methods.get(target.casefold())

@@ -5,6 +5,7 @@ Owns authentication of upgrades, the set of live sessions, and their farewell at
 """
 
 import random
+from collections import Counter
 from collections.abc import Awaitable, Mapping
 
 import structlog
@@ -22,6 +23,7 @@ from server.http_head import Head
 from server.hub.catchup import SyncSource
 from server.hub.dispatch import Dispatcher
 from server.hub.encoding import FRAMED, Encoding
+from server.hub.endings import slug_of
 from server.hub.reliable_connection import ReliableConnection
 from server.hub.session import Carrier, HubSession
 from server.limits import Limits
@@ -70,6 +72,7 @@ class HubServer:
         self.encodings = FRAMED
         self.max_message = settings.max_message_bytes
         self.sessions: set[HubSession] = set()
+        self.endings: Counter[str] = Counter()  # of sessions, by slug
         self.draining = False
         self._deserted = trio.Event()
         self._resumable: dict[str, HubSession] = {}  # by connection id
@@ -177,8 +180,9 @@ class HubServer:
         """Several hub messages may share a WebSocket message, so that may be larger than one of them."""
         return 4 * self.max_message + 4096
 
-    def left(self, session: HubSession) -> None:
+    def left(self, session: HubSession, reason: str) -> None:
         self.sessions.discard(session)
+        self.endings[slug_of(reason)] += 1
         self._resumable.pop(session.connection_id, None)
         self.rooms.unregister(session)
         if not self.rooms.sessions_of(session.user_id):

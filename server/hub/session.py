@@ -8,7 +8,7 @@ socket. What methods exist is `server.hub.dispatch`'s business, what they mean t
 import time
 from collections.abc import Awaitable, Sequence
 from contextlib import aclosing
-from typing import NamedTuple, Protocol, cast
+from typing import ClassVar, NamedTuple, Protocol, cast
 from uuid import UUID
 
 import structlog
@@ -68,6 +68,7 @@ class Timeouts(Protocol):
 class Carrier(Due, Protocol):
     """What a session needs of whatever carries it."""
 
+    transport: ClassVar[str]  # what metrics call this kind
     nursery: trio.Nursery
     sent_at: float
 
@@ -98,7 +99,7 @@ class Hub(Protocol):
     max_message: int
     sessions: set["HubSession"]
 
-    def left(self, session: "HubSession") -> None:
+    def left(self, session: "HubSession", reason: str) -> None:
         """Its transport is gone."""
 
 
@@ -107,6 +108,8 @@ class Ticket(NamedTuple):
 
     invocation_id: str | None
     reserved: int
+    method: Method
+    began: float
 
 
 class HubSession:
@@ -272,7 +275,7 @@ class HubSession:
         if self.reliable is not None:
             self.hub.wheel.cancel(self.reliable)
             self.reliable.dormant.set()  # whoever waits to resume it sees that it is closed
-        self.hub.left(self)
+        self.hub.left(self, reason)
         log.info(
             "connection_closed",
             connection=self.connection_id,
@@ -480,6 +483,7 @@ class HubSession:
         try:
             method, arguments = self.hub.dispatcher.resolve(message, self.outbox.encoding.protocol, PLAIN)
         except ChatError as error:
+            self.hub.dispatcher.failures[error.code] += 1
             if message.invocation_id is not None:  # else not a word, as in the reference server
                 self._offer(self.outbox.encoding.error(message.invocation_id, str(error)))
             return None
@@ -502,20 +506,22 @@ class HubSession:
         return self.outstanding >= MAX_OUTSTANDING or waiting > outbox.limit // 2
 
     def _call(self, message: Invocation, method: Method, arguments: Sequence[object]) -> Awaitable[None] | None:
+        method.calls += 1
         if method.pipelined:
-            ticket = Ticket(message.invocation_id, _answer_size(message))
+            ticket = Ticket(message.invocation_id, _answer_size(message), method, time.perf_counter())
             self.outstanding += 1
             self.outbox.reserved += ticket.reserved
             method.call(self, ticket, *arguments)
             return None
         result = method.call(self, *arguments)
         if method.waits:
-            return self._finish(message, result)
+            return self._finish(message, method, result)
         if message.invocation_id is not None:
             self.complete(message.invocation_id, result)
         return None
 
-    async def _finish(self, message: Invocation, call: Awaitable[object]) -> None:
+    async def _finish(self, message: Invocation, method: Method, call: Awaitable[object]) -> None:
+        began = time.perf_counter()
         self.outbox.flush()
         try:
             result = await call
@@ -527,6 +533,7 @@ class HubSession:
         else:
             if message.invocation_id is not None:
                 self.complete(message.invocation_id, result)
+        method.seconds.observe(time.perf_counter() - began)
 
     async def _invoke_later(self, message: Invocation, method: Method, arguments: Sequence[object]) -> None:
         try:
@@ -552,8 +559,10 @@ class HubSession:
             if len(streams) >= MAX_STREAMS:
                 raise ChatError("overloaded", f"At most {MAX_STREAMS} streams may run on one connection.")
         except ChatError as error:
+            self.hub.dispatcher.failures[error.code] += 1
             self._offer(self.outbox.encoding.error(message.invocation_id, str(error)))
             return None
+        method.calls += 1
         streams[message.invocation_id] = trio.CancelScope()
         self.carrier.nursery.start_soon(self._stream, message.invocation_id, method, arguments)
         return None
@@ -587,6 +596,7 @@ class HubSession:
         """A pipelined call is done: `outcome` is its result or the exception it ended with."""
         self.outstanding -= 1
         self.outbox.reserved -= ticket.reserved
+        ticket.method.seconds.observe(time.perf_counter() - ticket.began)
         if self.drained is not None:
             self.drained.set()
             self.drained = None
@@ -602,10 +612,11 @@ class HubSession:
 
     def fail(self, invocation_id: str | None, error: Exception, target: str) -> None:
         """A call has failed. Tell the client, as far as it may know; a defect of ours it learns only by reference."""
-        told: Exception = error
-        if isinstance(error, (Unavailable, Overloaded)):
+        if isinstance(error, ChatError):
+            told = error
+        elif isinstance(error, (Unavailable, Overloaded)):
             told = from_store(error)
-        elif not isinstance(error, ChatError):
+        else:
             reference = new_reference()
             log.error(
                 "invocation_failed",
@@ -618,6 +629,7 @@ class HubSession:
             told = ChatError(
                 "internal", f"An unexpected error occurred invoking '{target}' on the server. Reference: {reference}."
             )
+        self.hub.dispatcher.failures[told.code] += 1
         if invocation_id is not None:
             self._offer(self.outbox.encoding.error(invocation_id, str(told)))
         else:
@@ -699,7 +711,8 @@ class HubSession:
             self._leave(error or "server closed")
             return
         self.outbox.push(self.outbox.encoding.close(error, allow_reconnect=allow_reconnect))
-        self.carrier.close(code, why=error or "server closed")
+        why = error or "server closed"
+        self.carrier.close(code, why=f"protocol error: {why}" if code == websocket.PROTOCOL_ERROR else why)
         if self.drained is not None:
             self.drained.set()
 

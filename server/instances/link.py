@@ -9,6 +9,7 @@ others write is found by looking now and then.
 
 import random
 import secrets
+import time
 
 import msgspec
 import structlog
@@ -21,6 +22,7 @@ from server.instances.recovery import Recovery
 from server.instances.registry import Registry
 from store.entries import unpack
 from store.errors import StoreError, Unavailable
+from store.histogram import Histogram
 from store.instances import Delivery, Instances
 
 LEASE = 10.0  # seconds: killed, our users are offline within 15 s (P7)
@@ -59,6 +61,7 @@ class Link:
         self._recovery = recovery
         self.epochs = 0
         self.received = 0
+        self.delays = Histogram()  # seconds from an entry's being written, by Redis' clock, to our reading it
         self.turns = 0  # reads of the inbox and attempts at a link: they go on whatever happens
 
     @property
@@ -168,6 +171,7 @@ class Link:
             log.error("inbox_entry_unreadable", entry=delivery.id.decode(), reason=str(error))
             return  # holes show, and the next look at the heads finds the rest
         self.received += len(entry.changes)
+        self.delays.observe(max(0.0, time.time() - int(delivery.id.partition(b"-")[0]) / 1000))
         try:
             self._feed.receive(entry)
         except Exception:  # the same entry may have gone to every instance: it must not end them all

@@ -7,9 +7,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from server.histogram import Histogram
 from server.liveness import Liveness
 from server.pulse import PERIOD, Pulse
+from store.histogram import Histogram
 
 
 class Part:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from typing import ClassVar
 from uuid import UUID
 
 import msgspec
@@ -89,7 +90,7 @@ class World:
     def offer(self, receipt: Receipt, done: Callable[[StoreError | None], None] | None = None) -> None:
         self.delivered.append(receipt)
 
-    def left(self, session: HubSession) -> None:
+    def left(self, session: HubSession, reason: str) -> None:
         self.sessions.discard(session)
         self.rooms.unregister(session)
 
@@ -101,6 +102,8 @@ class World:
 
 class Carrier(Outbox):
     """Keeps what is sent; takes nothing while `blocked`."""
+
+    transport: ClassVar = "test"
 
     def __init__(self, world: World, nursery: trio.Nursery) -> None:
         super().__init__(256 * 1024)

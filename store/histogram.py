@@ -1,6 +1,6 @@
 """How often something took how long, or was how large: counts by bucket, cheap enough for every batch and call.
 
-Owns the counts and nothing else; `server.metrics` reads them. Half a microsecond for each value.
+Owns the counts and nothing else; `server.metrics` reads them at each scrape. Half a microsecond for each value.
 """
 
 from bisect import bisect_left

@@ -1,0 +1,33 @@
+"""Why connections end, as data: a slug for each reason there is, for metrics and the log.
+
+Owns the table. The reasons themselves are sentences, some with a client's words in them; the slugs are few and stable.
+"""
+
+from handlers.errors import CODES
+
+OTHER = "other"
+# By how the reason begins. What an operator should make of each is in docs/monitoring.md.
+_BEGINNINGS = {
+    "closed by client": "client",
+    "connection lost": "lost",
+    "cancelled": "stopped",  # the process ends
+    "aborted": "unanswered",  # our Close was not answered in time
+    "stalled": "stalled",
+    "slow_reader": "slow_reader",
+    "protocol error": "protocol_error",
+    "handshake refused": "handshake_refused",
+    "handshake timeout": "handshake_timeout",
+    "Client has not been heard of": "silent",
+    "dormant": "not_resumed",
+    "replaced by a new socket": "replaced",
+    "operator": "operator",
+    "server closed": "server",
+}
+SLUGS = frozenset({*_BEGINNINGS.values(), *CODES, OTHER})
+
+
+def slug_of(reason: str) -> str:
+    code = reason.partition(":")[0]
+    if code in CODES:
+        return code
+    return next((slug for beginning, slug in _BEGINNINGS.items() if reason.startswith(beginning)), OTHER)
