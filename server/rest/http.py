@@ -43,6 +43,9 @@ def patient(app: ASGIApp) -> ASGIApp:
             return
         finished = trio.Event()
         size = 0
+        names = {name for name, _ in scope["headers"]}
+        if not names & {b"content-length", b"transfer-encoding"}:
+            finished.set()  # there is no body (RFC 9112, 6.3), and the app may not ask for one
 
         async def receive_some() -> Any:
             nonlocal size
