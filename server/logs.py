@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+LEVELS = ("debug", "info", "warning", "error")
 HIDDEN = frozenset(
     {"token", "access_token", "refresh_token", "authorization", "content", "email", "password", "jwt_key"}
 )
@@ -23,9 +24,31 @@ def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     return event
 
 
+class Threshold:
+    """Drops what is below the level, which may change while the process runs: loggers are made once and kept."""
+
+    def __init__(self) -> None:
+        self.level = logging.INFO
+
+    def __call__(self, _logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        if logging.getLevelNamesMapping()[method.upper()] < self.level:
+            raise structlog.DropEvent
+        return event
+
+
+_threshold = Threshold()
+
+
+def set_level(level: str) -> None:
+    """One of LEVELS, from now on."""
+    _threshold.level = logging.getLevelNamesMapping()[level.upper()]
+    # Libraries are quieter than we are: their "info" is our "debug".
+    quieter = max(_threshold.level, logging.WARNING) if _threshold.level > logging.DEBUG else logging.INFO
+    logging.getLogger().setLevel(quieter)
+
+
 def configure(log_format: str, level: str) -> None:
-    """`log_format` is json or console, `level` a name of the standard library's."""
-    threshold = logging.getLevelNamesMapping()[level.upper()]
+    """`log_format` is json or console, `level` one of LEVELS."""
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -38,8 +61,8 @@ def configure(log_format: str, level: str) -> None:
         else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     )
     structlog.configure(
-        processors=[*shared, *final],
-        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        processors=[_threshold, *shared, *final],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
@@ -53,5 +76,4 @@ def configure(log_format: str, level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     logging.getLogger("coredis").setLevel(logging.CRITICAL)  # it raises too, and whoever gets it says what it means
-    # Libraries are quieter than we are: their "info" is our "debug".
-    root.setLevel(max(threshold, logging.WARNING) if threshold > logging.DEBUG else logging.INFO)
+    set_level(level)
