@@ -23,7 +23,8 @@ from handlers.users import Users
 from store.files import File
 from store.model import Conversation
 
-PAGE = 200
+PAGE = 200  # messages or sessions read at once
+PIECE = 64 * 1024  # bytes of the zip that are sent at once, about
 
 README = """Your account, sessions, conversations and files, as of the time of this export.
 
@@ -39,16 +40,19 @@ class _Sink(io.RawIOBase):
     def __init__(self) -> None:
         super().__init__()
         self._pieces: list[bytes] = []
+        self.size = 0  # bytes that wait
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Buffer) -> int:
-        self._pieces.append(bytes(data))
-        return len(self._pieces[-1])
+        piece = bytes(data)
+        self._pieces.append(piece)
+        self.size += len(piece)
+        return len(piece)
 
     def take(self) -> bytes:
-        pieces, self._pieces = self._pieces, []
+        pieces, self._pieces, self.size = self._pieces, [], 0
         return b"".join(pieces)
 
 
@@ -77,10 +81,11 @@ class Export:
             async for conversation in self._all_conversations(caller):
                 archive.writestr(f"conversations/{conversation.id}.json", msgspec.json.encode(conversation))
                 with archive.open(f"conversations/{conversation.id}.jsonl", "w", force_zip64=True) as entry:
-                    async for lines in self._lines(caller, conversation):
-                        entry.write(lines)
-                        yield sink.take()
-                        await trio.lowlevel.checkpoint()
+                    async for line in self._lines(caller, conversation):
+                        entry.write(line)
+                        if sink.size >= PIECE:
+                            yield sink.take()
+                        await trio.lowlevel.checkpoint()  # compressing a line is the longest we hold the loop
             async for file in self._files.owned(caller.user_id):
                 with archive.open(_entry(file), "w", force_zip64=True) as entry:
                     async for piece in self._files.read(file):
@@ -113,11 +118,13 @@ class Export:
                 page = await self._messages.page(caller, conversation.id, before=None, after=after, limit=PAGE)
             except ChatError:
                 return  # she left it while it was being written
-            yield b"".join(msgspec.json.encode(message) + b"\n" for message in page)
+            for message in page:
+                yield msgspec.json.encode(message) + b"\n"
             if len(page) < PAGE:
                 return
             after = page[-1].seq
 
 
-def _entry(file: File) -> str:
-    return f"files/{file.id}-{file.name.replace('/', '_')}"
+def _entry(file: File) -> zipfile.ZipInfo:
+    """Stored as it is: most of what people upload is compressed already."""
+    return zipfile.ZipInfo(f"files/{file.id}-{file.name.replace('/', '_')}")

@@ -89,10 +89,13 @@ class Sync:
 
     async def changes_after(
         self, caller: Caller, conversation_id: UUID, cursor: int, *, limit: int, max_bytes: int
-    ) -> Sequence[Change]:
+    ) -> Sequence[Change] | None:
+        """None when retention has dropped some of them. Raises ChatError("not_found")."""
         async with self._pool.connection() as conn:
             access.require_member(await conversations.fetch_member(conn, conversation_id, caller.user_id))
-            return await messages.list_changes(conn, conversation_id, cursor, limit=limit, max_bytes=max_bytes)
+            found = await messages.list_changes(conn, conversation_id, cursor, limit=limit, max_bytes=max_bytes)
+            # Asked afterwards: the floor is raised before anything is dropped.
+            return found if cursor >= await conversations.fetch_floor(conn, conversation_id) else None
 
     async def cursors(self, caller: Caller, conversation_id: UUID) -> tuple[MemberCursor, ...]:
         async with self._pool.connection() as conn:

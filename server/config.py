@@ -299,6 +299,8 @@ def _check(settings: Settings) -> list[str]:
         faults.append("OUTBOX_BYTES: expected at least twice MAX_MESSAGE_BYTES, or one message may never fit")
     if settings.registration == "oauth" and not settings.oauth:
         faults.append("REGISTRATION: oauth needs a provider: OAUTH_<NAME>_CLIENT_ID and so on")
+    if settings.retention_days < 7:
+        faults.append("RETENTION_DAYS: expected at least 7: so long a clientMessageId stands for its message")
     if bool(settings.tls_cert) != bool(settings.tls_key):
         faults.append("TLS_CERT and TLS_KEY: both or neither")
     for name, allowed in (
@@ -310,7 +312,7 @@ def _check(settings: Settings) -> list[str]:
     ):
         if getattr(settings, name) not in allowed:
             faults.append(f"{name.upper()}: expected one of {', '.join(allowed)}")
-    for name in ("max_connections", "max_message_bytes", "pool_size", "lanes", "retention_days"):
+    for name in ("max_connections", "max_message_bytes", "pool_size", "lanes"):
         if getattr(settings, name) < 1:
             faults.append(f"{name.upper()}: expected at least 1")
     for name in ("handshake_timeout", "keepalive", "client_timeout", "stall_timeout", "statement_timeout"):

@@ -135,6 +135,12 @@ async def list_audiences(conn: Connection, user_ids: Collection[UUID], most: int
     return found
 
 
+async def fetch_floor(conn: Connection, conversation_id: UUID) -> int:
+    """The highest changed_seq that retention has dropped; 0 when there is all."""
+    row = await (await conn.execute(queries.fetch_floor, {"id": conversation_id})).fetchone()
+    return int(row[0]) if row else 0
+
+
 async def fetch_heads(conn: Connection, conversation_ids: Collection[UUID]) -> dict[UUID, int]:
     """The last seq of each conversation that exists or existed."""
     return dict(await (await conn.execute(queries.fetch_heads, {"ids": list(conversation_ids)})).fetchall())

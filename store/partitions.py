@@ -5,6 +5,7 @@ migration, this process and `lanes` in an emergency do the same.
 """
 
 from datetime import datetime
+from uuid import UUID
 
 from psycopg import sql
 
@@ -13,6 +14,7 @@ from store.ids import id_floor
 from store.postgres import Connection
 
 MONTHS_AHEAD = 3
+FLOORS = 500  # conversations locked at once
 
 
 async def ensure_partitions(conn: Connection, now: datetime, ahead: int = MONTHS_AHEAD) -> list[str]:
@@ -33,13 +35,27 @@ async def list_partitions(conn: Connection) -> list[str]:
 async def drop_partitions(conn: Connection, before: datetime) -> list[str]:
     """Drop the partitions whose every message is older than `before`; returns their names.
 
-    Each is detached concurrently first, so readers and writers do not stop. Call it outside a transaction.
+    The conversations learn first how far back their history will go: whoever resumes from further back is told to
+    resync. Each partition is then detached concurrently, so readers and writers do not stop. Call it outside a
+    transaction; broken off, it may be called again.
     """
     bound = id_floor(int(before.timestamp() * 1000))
     rows = await (await conn.execute(queries.list_expired_partitions, {"bound": str(bound)})).fetchall()
-    for name, detaching in rows:
+    if rows:
+        await _raise_floors(conn, max(upper for _, _, upper in rows))
+    for name, detaching, _ in rows:
         table = sql.Identifier(name)
         how = sql.SQL("FINALIZE" if detaching else "CONCURRENTLY")
         await conn.execute(sql.SQL("ALTER TABLE messages DETACH PARTITION {} {}").format(table, how))
         await conn.execute(sql.SQL("DROP TABLE {}").format(table))
-    return [name for name, _ in rows]
+    return [name for name, *_ in rows]
+
+
+async def _raise_floors(conn: Connection, bound: UUID) -> None:
+    """For every conversation with messages below `bound`."""
+    after: UUID | None = UUID(int=0)
+    while after is not None:
+        row = await (
+            await conn.execute(queries.raise_floors, {"bound": bound, "after": after, "limit": FLOORS})
+        ).fetchone()
+        after = row[0] if row else None

@@ -36,8 +36,8 @@ class SyncSource(Protocol):
 
     async def changes_after(
         self, caller: Caller, conversation_id: UUID, cursor: int, *, limit: int, max_bytes: int
-    ) -> Sequence[Change]:
-        """Raises ChatError("not_found") when the caller is not a member (any more)."""
+    ) -> Sequence[Change] | None:
+        """None when some are gone for good. Raises ChatError("not_found") when the caller is no member (any more)."""
 
 
 async def attach_all(session: "HubSession", rooms: Rooms, sync: SyncSource) -> None:

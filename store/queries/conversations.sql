@@ -9,6 +9,10 @@ WHERE id = %(id)s AND deleted_at IS NULL FOR NO KEY UPDATE
 -- conversations_pkey. Dissolved ones included: their last change says so.
 SELECT id, last_seq FROM conversations WHERE id = ANY(%(ids)s::uuid[])
 
+-- name: fetch_floor
+-- conversations_pkey.
+SELECT floor_seq FROM conversations WHERE id = %(id)s
+
 -- name: insert_direct
 -- conversations_direct decides between two at once: the second waits for the first, then inserts nothing.
 INSERT INTO conversations (id, kind, created_by, direct_low, direct_high)

@@ -10,7 +10,7 @@ SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'messages'::r
 -- name: list_expired_partitions
 -- Catalogue only. The upper bound is the second quoted text of the partition's definition. A partition whose
 -- concurrent detachment was interrupted is listed as such: it only needs to be finalised.
-SELECT p.name, p.detaching
+SELECT p.name, p.detaching, p.upper_bound::uuid
 FROM (
     SELECT c.relname::text AS name, i.inhdetachpending AS detaching,
            substring(pg_get_expr(c.relpartbound, c.oid) FROM 'TO \(''([^'']+)''\)') AS upper_bound
@@ -19,3 +19,19 @@ FROM (
 ) AS p
 WHERE p.upper_bound::uuid <= %(bound)s::uuid
 ORDER BY p.name
+
+-- name: raise_floors
+-- messages_seq of the partitions below the bound, in order; conversations_pkey. Each call locks few conversations, in
+-- id order. Returns the last of them; NULL when there are no more.
+WITH dropped AS MATERIALIZED (
+    SELECT conversation_id, max(changed_seq) AS seq FROM messages
+    WHERE id < %(bound)s AND conversation_id > %(after)s
+    GROUP BY conversation_id ORDER BY conversation_id LIMIT %(limit)s
+), locked AS MATERIALIZED (
+    SELECT c.id FROM conversations AS c JOIN dropped AS d ON d.conversation_id = c.id
+    ORDER BY c.id FOR NO KEY UPDATE OF c
+), raised AS (
+    UPDATE conversations AS c SET floor_seq = greatest(c.floor_seq, d.seq)
+    FROM locked AS l JOIN dropped AS d ON d.conversation_id = l.id WHERE c.id = l.id
+)
+SELECT (SELECT conversation_id FROM dropped ORDER BY conversation_id DESC LIMIT 1)

@@ -166,6 +166,26 @@ async def test_too_far_behind_is_told(server: Running, database: str) -> None:
             assert await inbox.until(1) == [live]
 
 
+async def test_history_that_is_gone_is_told(server: Running, database: str) -> None:
+    """P4: whoever resumes from before what retention has dropped gets an explicit resync, not a silent hole."""
+    alice, bob = await server.register("alice"), await server.register("bob")
+    conversation = await server.direct(alice, bob)
+    async with server.connect(alice) as a:
+        sent = [await a.invoke("SendMessage", {"conversationId": conversation, "content": str(n)}) for n in range(4)]
+        with psycopg.connect(database, autocommit=True) as admin:
+            admin.execute("DELETE FROM messages WHERE id = ANY(%s)", [[m["id"] for m in sent[:2]]])
+            admin.execute("UPDATE conversations SET floor_seq = %s", [sent[1]["seq"]])  # as `parley purge` does it
+        for cursor, resync in ((sent[0]["seq"], [conversation]), (sent[1]["seq"], [])):
+            inbox = Inbox()
+            async with server.connect(bob, inbox, query={"sync": "manual"}) as b:
+                assert (await b.invoke("Sync", {conversation: cursor}))["resync"] == resync
+                live = await a.invoke("SendMessage", {"conversationId": conversation, "content": "now"})
+                await inbox.until(1)
+                while not inbox.messages or inbox.messages[-1] != live:
+                    await inbox.until(len(inbox.messages) + 1)
+                assert inbox.messages[0] == (live if resync else sent[2])
+
+
 async def test_history_streams_at_the_clients_pace(server: Running) -> None:
     """StreamHistory gives every message, newest first, and ends early when it is cancelled."""
     alice, bob = await server.register("alice"), await server.register("bob")

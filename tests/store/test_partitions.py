@@ -6,7 +6,7 @@ import psycopg
 import pytest
 import trio
 
-from store import partitions
+from store import conversations, partitions, users
 from store.ids import id_floor
 from store.postgres import Connection
 from tests.store.world import fetch_value
@@ -69,13 +69,24 @@ async def test_reads_go_on_meanwhile(conn: Connection, other: Connection) -> Non
             await partitions.ensure_partitions(other, NOW)
 
 
-async def test_dropping(conn: Connection) -> None:
-    """Only partitions that are wholly older go; a message of the month that is not over stays."""
+async def test_dropping(conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only partitions that are wholly older go; how far back history goes is kept for each conversation."""
     await partitions.ensure_partitions(conn, NOW)
     await insert_message(conn, NOW)
     before = datetime(2031, 12, 15, tzinfo=UTC)
+    alice = (await users.insert_user(conn, "alice", "Alice")).id
+    groups = [(await conversations.insert_group(conn, alice, "g", []))[0].id for _ in range(3)]
+    monkeypatch.setattr(partitions, "FLOORS", 1)
+    for group, seq, changed, day in ((0, 2, 9, 10), (0, 3, 3, 11), (1, 2, 2, 10), (2, 2, 2, 40)):
+        at = datetime(2031, 11, 1, tzinfo=UTC) + timedelta(days=day, seconds=group)
+        await conn.execute(
+            "INSERT INTO messages (id, conversation_id, seq, changed_seq, sender_id, kind, body)"
+            " VALUES (%s, %s, %s, %s, %s, 'Text', '')",
+            [id_floor(int(at.timestamp() * 1000)), groups[group], seq, changed, alice],
+        )
     dropped = await partitions.drop_partitions(conn, before)
     assert dropped[-1] == "messages_y2031m11"
     assert await partitions.list_partitions(conn) == MADE[1:]
     assert await partitions.drop_partitions(conn, before) == []
-    assert await fetch_value(conn, "SELECT count(*) FROM messages") == 1
+    assert await fetch_value(conn, "SELECT count(*) FROM messages WHERE kind = 'Text'") == 2
+    assert [await conversations.fetch_floor(conn, group) for group in groups] == [9, 2, 1]  # 1: it was made
