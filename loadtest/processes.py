@@ -78,6 +78,8 @@ class Watch:
 def _serves(command: list[str]) -> bool:
     """Is it a server process, rather than a supervisor or the parent of several?"""
     words = [Path(word).name for word in command]
+    if "--" in words:
+        return False  # a supervisor, with what it runs
     if "serve" in words:
         return True
     return "dev" in words and ("--instances" not in words or words[words.index("--instances") + 1 :][:1] == ["1"])
