@@ -62,15 +62,11 @@ class Watch:
             process.samples.append(ProcessSample(at=at, cpu_seconds=found.cpu_seconds, rss_bytes=found.rss_bytes))
 
     def _sample_tree(self, root: int, at: float) -> None:
-        services: dict[str, list[int]] = {}
         for pid in family(root):
-            command = _command(pid)
-            if command[:1] and Path(command[0]).name.rstrip(":") in SERVICES:
-                services.setdefault(Path(command[0]).name.rstrip(":"), []).append(pid)
-            elif _serves(command) and pid not in self._instances:
+            if _serves(_command(pid)) and pid not in self._instances:
                 self._instances[pid] = len(self._instances) + 1
                 self.add(pid, f"server {self._instances[pid]}")
-        for name, pids in services.items():
+        for name, pids in services(root).items():
             process = self._known.setdefault((name, pids[0]), Process(name=name, pid=pids[0], role=SERVICES[name]))
             self._note(process, at, joint_usage(pids))
 
@@ -83,6 +79,17 @@ def _serves(command: list[str]) -> bool:
     if "serve" in words:
         return True
     return "dev" in words and ("--instances" not in words or words[words.index("--instances") + 1 :][:1] == ["1"])
+
+
+def services(root: int) -> dict[str, list[int]]:
+    """The processes of the database and of Redis among what `root` has started, by their program's name."""
+    found: dict[str, list[int]] = {}
+    for pid in family(root):
+        command = _command(pid)
+        name = Path(command[0]).name if command else ""
+        if name in SERVICES:
+            found.setdefault(name, []).append(pid)
+    return found
 
 
 def family(root: int) -> Iterator[int]:
@@ -131,7 +138,7 @@ def _command(pid: int) -> list[str]:
     except OSError:
         return []
     # PostgreSQL's backends have a title instead: "postgres: parley parley [local] idle"
-    return words if len(words) > 2 or not words[0].startswith("postgres: ") else ["postgres"]
+    return ["postgres"] if words[0].startswith("postgres: ") else words
 
 
 def _children(pid: int) -> list[int]:

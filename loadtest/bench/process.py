@@ -82,11 +82,9 @@ def reference(name: str) -> Iterator[Server | None]:
         if command is None:
             yield None
             return
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         with running([*command, str(port)], port=port) as server:
-            _wait_for(port)
+            wait_for(port)
             yield server
 
 
@@ -107,7 +105,13 @@ def _node(directory: Path) -> list[str] | None:
     return [node, str(directory / source.name)] if done.returncode == 0 else None
 
 
-def _wait_for(port: int) -> None:
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def wait_for(port: int) -> None:
     give_up = time.monotonic() + START_TIMEOUT
     while time.monotonic() < give_up:
         try:
