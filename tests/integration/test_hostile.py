@@ -251,20 +251,35 @@ async def test_slow_reader_costs_only_itself(database: str, redis_url: str) -> N
                 for _ in range(25):
                     calls = [await a.start("SendMessage", body) for _ in range(32)]
                     sent += [(await a.result(call))["seq"] for call in calls]
-            text = b""
-            seqs: list[int] = []
+            told = told_to(slow)
             with trio.fail_after(60):
-                while len(seqs) < len(sent):
-                    for event in slow.decoder.receive(bytes(await slow.stream.receive_some(65536))):
-                        assert isinstance(event, websocket.Message)
-                        text += event.data
-                    *whole, text = text.split(b"\x1e")
-                    for line in whole:
-                        message = json.loads(line) if line.startswith(b'{"type":1') else {}
-                        if message.get("target") == "ReceiveMessage":
-                            seqs.append(message["arguments"][0]["seq"])
+                seqs = [message["seq"] for message in [await anext(told) for _ in sent]]
             assert seqs == sent
             assert server.events("lagging"), "she was never behind: the test shows nothing"
+            # Once more, and this time she falls so far behind that she is only told where the others are.
+            body["content"] = "short"
+            with trio.fail_after(60):
+                calls = [await a.start("SendMessage", body) for _ in range(2000)]
+                sent = [(await a.result(call))["seq"] for call in calls]
+                while "lastSeq" not in (resync := await anext(told)):
+                    assert resync["seq"] == sent.pop(0)
+                assert len(sent) > 1000 and resync == {"conversationId": conversation, "lastSeq": sent[-1]}
+                live = await a.invoke("SendMessage", body)
+                assert (await anext(told))["seq"] == live["seq"]
+
+
+async def told_to(client: "Raw") -> AsyncIterator[dict[str, Any]]:
+    """Messages and Resync events, as she reads them."""
+    text = b""
+    while True:
+        for event in client.decoder.receive(bytes(await client.stream.receive_some(65536))):
+            assert isinstance(event, websocket.Message)
+            text += event.data
+        *whole, text = text.split(b"\x1e")
+        for line in whole:
+            message = json.loads(line) if line.startswith(b'{"type":1') else {}
+            if message.get("target") in ("ReceiveMessage", "Resync"):
+                yield message["arguments"][0]
 
 
 async def test_a_burst_larger_than_the_outbox(database: str, redis_url: str) -> None:
