@@ -261,7 +261,7 @@ def merge(results: Sequence[Result]) -> Result:
         workers=sum(result.workers for result in results),
         shard=", ".join(result.shard for result in results if result.shard),
         phases=_merged_phases([result.phases for result in moved]),
-        samples=_merged_samples([sample for result in moved for sample in result.samples]),
+        samples=merge_samples([sample for result in moved for sample in result.samples]),
         histograms=_merged_histograms([result.histograms for result in moved]),
         errors=_summed(result.errors for result in moved),
         processes=_merged_processes([process for result in moved for process in result.processes]),
@@ -334,7 +334,7 @@ def _end_rate(phase: Phase) -> float:
     return phase.rate if phase.rate_at_end is None else phase.rate_at_end
 
 
-def _merged_samples(samples: Sequence[Sample]) -> list[Sample]:
+def merge_samples(samples: Sequence[Sample]) -> list[Sample]:
     """Intervals that end within the same second are one."""
     by_second: dict[int, list[Sample]] = {}
     for sample in samples:

@@ -232,6 +232,15 @@ def chat(url: str, user: str, other: str, say: tuple[str, ...], access_token: st
     _run_or_tell(lambda: run(url, user, other, say, token))
 
 
+@main.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def loadtest(arguments: tuple[str, ...]) -> None:
+    """Load a server, and check every promise while it is loaded."""
+    from loadtest.commands import main as load  # noqa: PLC0415
+
+    load(arguments, prog_name="parley loadtest")
+
+
 def _dev_token(data: Path, user: str) -> str | None:
     """A token for a user of the development server in `data`; None where there is none, or no such user yet."""
     import trio  # noqa: PLC0415

@@ -151,7 +151,10 @@ class Decoder:
         if self._closed:
             return []
         events: list[Event] = []
-        start = 0 if self._partial is not None or self._client else self._fast(data, events)
+        if self._partial is not None:
+            start = 0
+        else:
+            start = self._fast_plain(data, events) if self._client else self._fast(data, events)
         if start < len(data):
             if self._partial is None:
                 self._partial = _Partial()
@@ -193,6 +196,34 @@ class Decoder:
                 payload = (int.from_bytes(data[body:after], "little") ^ key).to_bytes(size, "little")
             else:
                 payload = unmask(data[body:after], mask)
+            if first == 0x81 and not payload.isascii():
+                try:
+                    payload.decode()
+                except UnicodeDecodeError:
+                    return pos
+            events.append(Message(payload, first == 0x82))
+            pos = after
+        return pos
+
+    def _fast_plain(self, data: bytes, events: list[Event]) -> int:
+        """The same for what a server sends, which is not masked."""
+        pos, end = 0, len(data)
+        while end - pos >= 2:
+            first, size = data[pos], data[pos + 1]
+            if (first != 0x81 and first != 0x82) or size > 126:
+                return pos
+            body = pos + 2
+            if size == 126:
+                if end - pos < 4:
+                    return pos
+                size = (data[pos + 2] << 8) | data[pos + 3]
+                body = pos + 4
+                if size < 126:
+                    return pos
+            after = body + size
+            if after > end or size > self._max:
+                return pos
+            payload = data[body:after]
             if first == 0x81 and not payload.isascii():
                 try:
                     payload.decode()

@@ -1,0 +1,151 @@
+"""`parley loadtest ...`, the same as `python -m loadtest ...`.
+
+Owns the command line: arguments, exit codes, and what is printed. 0 all promises held, 1 something is wrong (a breach,
+a target that cannot be had), 2 a wrong command line. Parts are imported only when they run.
+"""
+
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from loadtest import parameters, profiles
+from loadtest.scenarios import SCENARIOS
+from loadtest.scenarios.base import Common, Scenario
+
+FAILED = 1
+MISUSED = 2
+
+# Commands that live in modules of their own, imported when they are called: name, where, and what help says of them.
+ELSEWHERE: dict[str, tuple[str, str]] = {
+    "run": ("loadtest.running:run", "Run a scenario, or a profile, against a server."),
+}
+
+
+class Lazy(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *ELSEWHERE])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in ELSEWHERE:
+            return super().get_command(ctx, cmd_name)
+        module, _, attribute = ELSEWHERE[cmd_name][0].partition(":")
+        found: click.Command = getattr(importlib.import_module(module), attribute)
+        return found
+
+
+def fail(message: str, code: int = FAILED) -> NoReturn:
+    click.echo(f"loadtest: {message}", err=True)
+    sys.exit(code)
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """What users can get wrong ends in one line, never in a traceback."""
+    from loadtest.results import ResultError  # noqa: PLC0415
+
+    try:
+        yield
+    except (profiles.ProfileError, parameters.ParameterError) as error:
+        fail(str(error), MISUSED)
+    except ResultError as error:
+        fail(str(error))
+
+
+@click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def main() -> None:
+    """The load test suite: honest load, and an oracle for the promises.
+
+    \b
+    parley loadtest run direct --dev --rate 500 --seconds 20
+    parley loadtest audit loadtest-runs/direct-....json
+    """
+
+
+@main.command("list")
+def list_() -> None:
+    """Scenarios and profiles, a line each."""
+    for name, scenario in SCENARIOS.items():
+        click.echo(f"{name:12} {scenario.stresses}")
+    click.echo("\nprofiles:")
+    for name in profiles.names():
+        profile = profiles.load(name)
+        click.echo(f"{name:12} {profile.about} ({profile.scenario})")
+
+
+@main.command()
+@click.argument("scenario")
+@click.option("--markdown", is_flag=True, help="As in loadtest/README.md.")
+def show(scenario: str, markdown: bool) -> None:
+    """What a scenario stresses, its parameters with their defaults, and an example."""
+    kind = find(scenario)
+    click.echo(described(kind) if markdown else _plain(kind), nl=False)
+
+
+def find(name: str) -> type[Scenario]:
+    if name not in SCENARIOS:
+        fail(f"there is no scenario {name!r}: {', '.join(SCENARIOS)}", MISUSED)
+    return SCENARIOS[name]
+
+
+def _plain(kind: type[Scenario]) -> str:
+    found = parameters.parameters(kind.Parameters)
+    width = max(len(parameter.option) for parameter in found)
+    rows = "".join(f"  {one.option:{width}}  {one.description} [{one.shown}]\n" for one in found)
+    faults = f"Faults that belong to it: {kind.faults}\n" if kind.faults else ""
+    return f"{kind.name}: {kind.stresses}\n\n{rows}\n{faults}{kind.example}\n"
+
+
+def described(kind: type[Scenario]) -> str:
+    """The section of the README on a scenario."""
+    own = [one for one in parameters.parameters(kind.Parameters) if not one.common]
+    different = [
+        one
+        for one in parameters.parameters(kind.Parameters)
+        if one.common and one.default != getattr(Common(), one.name)
+    ]
+    rows = "".join(f"| `{one.option}` | {one.shown} | {one.description} |\n" for one in [*own, *different])
+    table = f"| parameter | default | |\n|---|---|---|\n{rows}\n" if rows else ""
+    faults = f"Faults that belong to it: `{kind.faults}`.\n\n" if kind.faults else ""
+    return f"### {kind.name}\n\nStresses {kind.stresses}.\n\n{table}{faults}    {kind.example}\n"
+
+
+@main.command()
+@click.argument("run", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def audit(run: Path) -> None:
+    """Exit 1 if the oracle saw a promise broken in this run, and print the first offending trace."""
+    from loadtest import results  # noqa: PLC0415
+    from loadtest.oracle.promises import PROMISES  # noqa: PLC0415
+
+    with told():
+        result = results.read(run)
+    for what, times in sorted(result.oracle.checked.items()):
+        click.echo(f"checked   {what:16} {times:,}")
+    if not result.oracle.checked:
+        fail(f"{run}: the oracle has checked nothing in this run")
+    for promise, times in sorted(result.oracle.breached.items()):
+        click.echo(f"BREACHED  {promise:16} {times:,}  {PROMISES.get(promise, '')}")
+    if result.oracle.holds:
+        click.echo("every promise held")
+        return
+    first = min(result.oracle.breaches, key=lambda breach: breach.at)
+    click.echo(f"\nthe first, {first.promise} at {first.at:.3f} s: {first.text}")
+    for line in first.trace:
+        click.echo(f"  {line}")
+    sys.exit(FAILED)
+
+
+@main.command()
+@click.argument("parts", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The whole, as JSON.")
+def merge(parts: tuple[Path, ...], out: Path) -> None:
+    """Make one result of the shards of a run."""
+    from loadtest import results  # noqa: PLC0415
+
+    with told():
+        results.write(results.merge([results.read(part) for part in parts]), out)
+    click.echo(f"{out}: {len(parts)} shards")

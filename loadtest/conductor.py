@@ -1,0 +1,271 @@
+"""One run from beginning to end: people, workers, phases, faults, the settling and the audit, and the result.
+
+Owns the order of these steps. What happens in them is in `people`, `crew`, `chaos`, and in the workers.
+"""
+
+import secrets
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+import trio
+
+from loadtest import plan, results
+from loadtest.chaos import Fault, Faults
+from loadtest.crew import Crew, open_crew
+from loadtest.histogram import Histogram
+from loadtest.people import Making
+from loadtest.plan import Conversation, Person
+from loadtest.processes import Watch
+from loadtest.results import Phase, Result, Sample
+from loadtest.scenarios.base import Cast, Scenario
+from loadtest.targets import Target, TargetError, check_files
+
+LEAD = 0.5  # seconds from the order to begin until the start
+MAX_STEPS = 40
+LAST_STEP_SHARE = 0.95  # of what was due must have ended for a step to hold
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How a scenario is run, whichever it is."""
+
+    workers: int = 1
+    shard: tuple[int, int] = (1, 1)
+    seed: int = 1
+    client: str = "lean"
+    settle: float = 30.0
+    connect_timeout: float = 120.0
+    start_at: float | None = None  # of the wall clock: shards start together
+    profile: str = ""
+    notes: tuple[str, ...] = ()
+
+
+class View(Protocol):
+    """Who shows the run as it goes."""
+
+    def update(self, sample: Sample, processes: Sequence[results.Process] = ()) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
+class Conductor:
+    """`view` shows the run; `progress` what comes before it."""
+
+    def __init__(
+        self, scenario: Scenario, target: Target, options: Options, view: View, faults: Sequence[Fault] = ()
+    ) -> None:
+        self.scenario = scenario
+        self.target = target
+        self.options = options
+        self.view = view
+        self.run_name = "r" + secrets.token_hex(4)
+        self.watch = Watch()
+        self._planned = faults
+        self._faults: list[results.Chaos] = []
+        self._figures: dict[str, float] = {}
+        self._seconds: dict[int, list[Sample]] = {}  # beats by second, until every worker's is there
+        self._breaches: Counter[int] = Counter()
+        self._start = 0.0
+
+    async def run(self) -> Result:
+        """Raises TargetError, WorkerError."""
+        cast = shard_of(self.scenario.cast(), *self.options.shard)
+        check_files(-(-cast.people // self.options.workers), whose="each worker")
+        people, conversations = await Making(self.target, self.run_name, self._progress).make(cast)
+        plans = self._plans(cast, people, conversations)
+        async with open_crew(plans, self._on_report) as crew:
+            if self.target.pid is not None:
+                self.watch.add_tree(self.target.pid)
+            for number, pid in enumerate(crew.pids):
+                self.watch.add(pid, f"worker {number + 1}", "generator")
+            await self._gather(crew)
+            await self._begin(crew)
+            parts = await self._play(crew)
+        return self._result(parts)
+
+    def _progress(self, what: str, done: int, whole: int) -> None:
+        if whole:
+            self.view.note(f"{what}: {done:,} of {whole:,}")
+
+    def _plans(self, cast: Cast, people: Sequence[Person], conversations: Sequence[Conversation]) -> list[plan.Plan]:
+        """People are dealt out one by one; a worker knows the conversations of its own."""
+        workers, (shard, shards) = self.options.workers, self.options.shard
+        found = []
+        for worker in range(workers):
+            mine = frozenset(range(worker, len(people), workers))
+            found.append(
+                plan.Plan(
+                    run=self.run_name,
+                    scenario=self.scenario.name,
+                    parameters=msgspec.to_builtins(self.scenario.parameters),
+                    seed=self.options.seed,
+                    url=self.target.url,
+                    client=self.options.client,
+                    worker=worker,
+                    workers=workers,
+                    actors=tuple(cast.actors) or tuple(range(cast.people)),
+                    part=(shard - 1) * workers + worker,
+                    parts=shards * workers,
+                    people=tuple(people[number] for number in sorted(mine)),
+                    conversations=tuple(one for one in conversations if not mine.isdisjoint(one.members)),
+                    ids=tuple(person.id for person in people),
+                )
+            )
+        return found
+
+    # -- the run ---------------------------------------------------------------------------------
+
+    async def _gather(self, crew: Crew) -> None:
+        await crew.tell(plan.Connect())
+        with trio.move_on_after(self.options.connect_timeout):
+            connected = await crew.answers(plan.Connected)
+            self.view.note(f"connected: {sum(one.online for one in connected):,}")
+            return
+        raise TargetError(f"not everybody was connected within {self.options.connect_timeout:g} s")
+
+    async def _begin(self, crew: Crew) -> None:
+        wait = LEAD if self.options.start_at is None else max(LEAD, self.options.start_at - time.time())
+        self._start = time.monotonic() + wait
+        await crew.tell(plan.Begin(self._start))
+        self.watch.sample(-wait)
+        await trio.sleep(wait)
+
+    def now(self) -> float:
+        return time.monotonic() - self._start
+
+    async def _play(self, crew: Crew) -> list[Result]:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._sample)
+            faults = Faults(self.target, crew, self.now, self.view.note)
+            async with trio.open_nursery() as breaking:
+                breaking.start_soon(faults.run, self._planned)
+                await self._phases(crew)
+            self._faults = faults.done
+            self.view.note("waiting until everybody has everything")
+            await crew.tell(plan.Settle(self.options.settle))
+            await crew.answers(plan.Settled)
+            await crew.tell(plan.Audit(self.options.settle))
+            parts = [ended.part for ended in await crew.answers(plan.Ended)]
+            nursery.cancel_scope.cancel()
+        return parts
+
+    async def _phases(self, crew: Crew) -> None:
+        last = 0.0
+        for phase in self.scenario.phases():
+            await crew.tell(plan.Play(phase))
+            last = phase.end
+        for _ in self.scenario.phases():
+            await crew.answers(plan.Played)
+        if self.scenario.parameters.shape == "step":
+            await self._steps(crew, max(last, self.now()))
+
+    async def _steps(self, crew: Crew, start: float) -> None:
+        """Up until a step does not hold: the knee is the last rate that did."""
+        given = self.scenario.parameters
+        rate, knee = given.rate, 0.0
+        for number in range(1, MAX_STEPS + 1):
+            start = max(start, self.now() + 0.1)
+            phase = Phase(name=f"step {number}", start=start, end=start + given.step_seconds, rate=rate)
+            await crew.tell(plan.Play(phase))
+            played = await crew.answers(plan.Played)
+            histogram = merged(played, self.scenario.judged)
+            p99 = histogram.percentile(99) * results.MS
+            left = sum(one.under_way for one in played)
+            holds = p99 <= given.step_limit_ms and left <= rate * given.step_seconds * (1 - LAST_STEP_SHARE)
+            verdict = "holds" if holds else "does not hold"
+            self.view.note(f"{rate:,.0f}/s: p99 {p99:.1f} ms of {self.scenario.judged}, {verdict}")
+            if not holds:
+                break
+            knee, rate, start = rate, rate * given.step_factor, phase.end
+        self._figures["knee_per_second"] = knee
+
+    async def _sample(self) -> None:
+        second, watched = 0, self.target.pid
+        while True:
+            await trio.sleep(max(0.0, second - self.now()))
+            if self.target.pid is not None and self.target.pid != watched:  # restarted
+                watched = self.target.pid
+                self.watch.add_tree(watched)
+            self.watch.sample(round(self.now(), 3))
+            second += 1
+
+    def _on_report(self, number: int, report: plan.Report) -> None:
+        if isinstance(report, plan.Connected):
+            self.view.note(f"worker {number + 1} connected {report.online:,} of {report.wanted:,}")
+        elif isinstance(report, plan.Beat):
+            if report.breaches > self._breaches[number]:
+                self.view.note(f"worker {number + 1}: {report.breaches} breaches so far")
+            self._breaches[number] = report.breaches
+            second = round(report.sample.at)
+            beats = self._seconds.setdefault(second, [])
+            beats.append(report.sample)
+            if len(beats) == self.options.workers:
+                del self._seconds[second]
+                self.view.update(results.merge_samples(beats)[0], self.watch.processes())
+
+    # -- the result ------------------------------------------------------------------------------
+
+    def _result(self, parts: list[Result]) -> Result:
+        index, count = self.options.shard
+        whole = msgspec.structs.replace(
+            results.merge(parts),
+            parameters=msgspec.to_builtins(self.scenario.parameters),
+            profile=self.options.profile,
+            shard=f"{index}/{count}" if count > 1 else "",
+            versions=results.installed_versions(),
+            processes=self.watch.processes(),
+            chaos=self._faults,
+            notes=list(self.options.notes),
+        )
+        figures = {**self._figures, **generator_cost(whole), **self.scenario.figures(whole)}
+        return msgspec.structs.replace(whole, figures={name: round(value, 3) for name, value in figures.items()})
+
+
+def merged(played: Sequence[plan.Played], operation: str) -> Histogram:
+    return Histogram.merged(
+        Histogram.decode(one.histograms[operation]) for one in played if operation in one.histograms
+    )
+
+
+def shard_of(cast: Cast, index: int, count: int) -> Cast:
+    """The index-th part (from 1) of a cast: every count-th conversation with its people, numbered anew; and of those
+    who are in none, every count-th."""
+    if count == 1:
+        return cast
+    groups = [*cast.pairs, *cast.groups]
+    if groups and len(groups) < count:
+        raise TargetError(f"{len(groups)} conversations cannot be dealt out to {count} shards")
+    mine = groups[index - 1 :: count]
+    in_some = {number for group in groups for number in group}
+    alone = [number for number in range(cast.people) if number not in in_some]
+    numbers = sorted({number for group in mine for number in group} | set(alone[index - 1 :: count]))
+    anew = {number: place for place, number in enumerate(numbers)}
+    direct = len(cast.pairs[index - 1 :: count])
+    dealt = [tuple(anew[number] for number in group) for group in mine]
+    return Cast(
+        people=len(numbers),
+        pairs=[(group[0], group[1]) for group in dealt[:direct]],
+        groups=dealt[direct:],
+        actors=[anew[number] for number in cast.actors if number in anew],
+    )
+
+
+def generator_cost(result: Result) -> dict[str, float]:
+    """What the suite itself used: processor time of the busiest worker, and for each message and memory for each
+    connection."""
+    generators = [one for one in result.processes if one.role == "generator" and len(one.samples) > 1]
+    if not generators:
+        return {}
+    spent = [one.samples[-1].cpu_seconds - one.samples[0].cpu_seconds for one in generators]
+    lasted = [one.samples[-1].at - one.samples[0].at for one in generators]
+    handled = sum(
+        sample.counters.get(name, 0)
+        for sample in result.samples
+        for name in (results.SENT, results.ACKNOWLEDGED, results.DELIVERED)
+    )
+    found = {"generator_load": max(used / long for used, long in zip(spent, lasted, strict=True) if long > 0)}
+    if handled:
+        found["generator_us_per_message"] = sum(spent) / handled * 1e6
+    return found

@@ -1,0 +1,97 @@
+"""The oracle of one worker: everything its clients see goes through it as it comes.
+
+Owns the breaches, the trace of recent events (one ring for all clients, so that 15,000 of them cost nothing), and for
+each conversation the ledger: which message stands at which place, as the first client saw it. All others must see the
+same.
+"""
+
+from array import array
+from collections import Counter, deque
+from collections.abc import Callable
+
+from loadtest import results
+from loadtest.oracle import contents, promises
+from loadtest.payloads import Message
+
+TRACE = 50_000  # recent events of all clients together
+SHOWN = 25  # of them, those of the client concerned, in a breach
+KEPT = 5  # breaches of each class that are kept with their traces
+
+
+class Ledger:
+    """The messages of one conversation by changedSeq, as hashes of their ids: eight bytes each. 0 is unknown."""
+
+    __slots__ = ("ids",)
+
+    def __init__(self) -> None:
+        self.ids = array("q", [0])
+
+    def agrees(self, seq: int, message_id: str) -> bool:
+        """False when another client saw another message there. The first one to ask writes it down."""
+        ids = self.ids
+        if seq >= len(ids):
+            ids.extend([0] * (seq + 1 - len(ids)))
+        known, shown = ids[seq], hash(message_id)
+        if known:
+            return known == shown
+        ids[seq] = shown
+        return True
+
+    @property
+    def head(self) -> int:
+        return len(self.ids) - 1
+
+
+class Oracle:
+    """`run` is the name of this run, in every clientMessageId. `now` tells seconds since its start."""
+
+    def __init__(self, run: str, now: Callable[[], float]) -> None:
+        self.run = run
+        self.now = now
+        self.checked: Counter[str] = Counter()
+        self.breached: Counter[str] = Counter()
+        self.breaches: list[results.Breach] = []
+        self.ledgers: dict[str, Ledger] = {}
+        self._trace: deque[tuple[float, int, str, str, int, str]] = deque(maxlen=TRACE)
+
+    def note(self, player: int, what: str, conversation: str = "", seq: int = 0, key: str = "") -> None:
+        self._trace.append((self.now(), player, what, conversation, seq, key))
+
+    def ledger(self, conversation: str) -> Ledger:
+        found = self.ledgers.get(conversation)
+        if found is None:
+            found = self.ledgers[conversation] = Ledger()
+        return found
+
+    def breach(self, promise: str, text: str, *, player: int | None = None, conversation: str = "") -> None:
+        """The trace is that of the player, or without one, of the conversation."""
+        self.breached[promise] += 1
+        if self.breached[promise] <= KEPT:
+            trace = self._lines(player, conversation)
+            self.breaches.append(
+                results.Breach(promise=promise, at=round(self.now(), 3), text=text, trace=trace[-SHOWN:])
+            )
+
+    def _lines(self, player: int | None, conversation: str) -> list[str]:
+        found = (
+            entry for entry in self._trace if (entry[1] == player if player is not None else entry[3] == conversation)
+        )
+        return [
+            f"{at:9.3f}  p{who} {what} {where[-12:]} {seq or ''} {key}".rstrip()
+            for at, who, what, where, seq, key in found
+        ]
+
+    def read(self, message: Message, player: int) -> float | None:
+        """Check what a message says. When it was due, if it is one of this run."""
+        key = contents.parse_key(self.run, message.client_message_id)
+        if key is None or message.deleted_at is not None:
+            return None
+        assert message.client_message_id is not None
+        due = contents.read_content(message.client_message_id, message.content)
+        if due is None:
+            text = f"{message.client_message_id} came to p{player} as {str(message.content)[:120]!r}"
+            self.breach(promises.ALTERED, text, player=player)
+        return due
+
+    def summary(self) -> results.Oracle:
+        return results.Oracle(checked=dict(self.checked), breached=dict(self.breached), breaches=self.breaches)

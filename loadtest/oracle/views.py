@@ -1,0 +1,122 @@
+"""What one client sees of one conversation: a cursor, and the few places that it has left out.
+
+The state machine of P3 and P4. A replay (from Sync until its answer) shows each changed message in its final state,
+by rising changedSeq; live, each change is the next one. A repair inside the server is a small replay, so a live client,
+too, may be shown n+2 after n when n+1 was overtaken by a later change to the same message. So what is left out is kept
+as a gap, and at the end each gap must be explained by a stored message with seq <= gap < changedSeq. A cursor and its
+gaps say exactly what was seen; nothing else has to be remembered.
+"""
+
+from collections.abc import Callable, Mapping
+
+from loadtest.oracle import promises
+from loadtest.oracle.oracle import Ledger, Oracle
+from loadtest.payloads import Message, StatusUpdate
+
+
+class View:
+    __slots__ = ("_ledger", "_oracle", "_receipts", "base", "conversation", "cursor", "gaps", "player")
+
+    def __init__(self, oracle: Oracle, player: int, conversation: str, cursor: int | None = 0) -> None:
+        """`cursor` is where the client begins; None when the server decides: then the first event says it."""
+        self._oracle = oracle
+        self._ledger: Ledger = oracle.ledger(conversation)
+        self.player = player
+        self.conversation = conversation
+        self.cursor = cursor
+        self.base = cursor or 0  # what is up to here was before our time
+        self.gaps: set[int] = set()
+        self._receipts: dict[tuple[str, str], int] | None = None
+
+    # -- live ------------------------------------------------------------------------------------
+
+    def take(self, message: Message, *, new: bool) -> None:
+        """ReceiveMessage, or MessageChanged."""
+        seq = message.changed_seq
+        if not self._ledger.agrees(seq, message.id):
+            text = f"p{self.player} saw {message.id} as change {seq} of {self.conversation}, others something else"
+            self._breach(promises.DIVERGED, text)
+        cursor = self.cursor
+        if cursor is None:
+            self.base = cursor = seq - 1
+        if seq == cursor + 1:
+            self.cursor = seq
+        elif seq > cursor:
+            self.gaps.update(range(cursor + 1, seq))
+            self.cursor = seq
+        else:
+            self._late(seq, cursor)
+            return
+        if message.seq == seq:
+            if not new:
+                self._breach(
+                    promises.ORDER, f"change {seq} of {self.conversation} makes a message, but came as changed"
+                )
+        elif new:
+            self._made_before(message.seq)
+        elif message.seq in self.gaps:
+            text = f"message {message.seq} of {self.conversation} was changed before p{self.player} had seen it"
+            self._breach(promises.ORDER, text)
+
+    def _late(self, seq: int, cursor: int) -> None:
+        place = f"change {seq} of {self.conversation} came to p{self.player} after {cursor}"
+        if seq in self.gaps:
+            self.gaps.discard(seq)
+            self._breach(promises.ORDER, place)
+        else:
+            self._breach(promises.REPEAT, f"{place}, for the second time")
+
+    def _made_before(self, seq: int) -> None:
+        """A message that was changed since comes as a new one: right when its making was left out."""
+        if seq in self.gaps:
+            self.gaps.discard(seq)
+        elif seq > self.base:
+            self._breach(promises.REPEAT, f"message {seq} of {self.conversation} came to p{self.player} twice as new")
+
+    def synced(self, head: int) -> None:
+        """A replay has ended: it goes up to the head."""
+        self._oracle.checked[promises.HOLE] += 1
+        if self.cursor is None:
+            self.cursor = self.base = head
+        elif self.cursor < head:
+            text = f"the replay of {self.conversation} ended at {self.cursor}, before its head {head}"
+            self._breach(promises.HOLE, text)
+
+    def resync(self, head: int) -> None:
+        """The server says openly that it cannot replay: what lies between is paged."""
+        if self.cursor is not None and head > self.cursor:
+            self.cursor = self.base = head
+
+    def receipt(self, update: StatusUpdate) -> None:
+        if self._receipts is None:
+            self._receipts = {}
+        known = self._receipts.get((update.user_id, update.status), 0)
+        if update.seq < known:
+            who = f"{update.status} of {update.user_id} in {self.conversation}"
+            self._breach(promises.RECEIPT, f"p{self.player} was told {update.seq} after {known}: {who}")
+        else:
+            self._receipts[update.user_id, update.status] = update.seq
+
+    def _breach(self, promise: str, text: str) -> None:
+        self._oracle.breach(promise, text, player=self.player)
+
+    # -- at the end ------------------------------------------------------------------------------
+
+    def finish(self, stored: Mapping[int, int], overtaken: Callable[[int], bool]) -> None:
+        """`stored` is the changedSeq of each stored message by its seq; `overtaken` says of a change whether a later
+        one to the same message has replaced it."""
+        if self.cursor is None:  # nothing ever came, and nothing says from where on it should have
+            return
+        self._oracle.checked[promises.UNSEEN] += 1
+        unexplained = {gap for gap in self.gaps if not overtaken(gap)}
+        for seq, changed in stored.items():
+            what = f"message {seq}" if seq == changed else f"change {changed} of message {seq}"
+            if changed > self.cursor:
+                text = f"{what} of {self.conversation} never came to p{self.player}, who has seen up to {self.cursor}"
+                self._breach(promises.UNSEEN, text)
+            elif changed in self.gaps and changed > self.base:
+                unexplained.discard(changed)
+                self._breach(promises.HOLE, f"{what} of {self.conversation} was left out for p{self.player}")
+        for gap in sorted(unexplained):
+            text = f"change {gap} of {self.conversation} was left out for p{self.player}, and overtaken by none"
+            self._breach(promises.HOLE, text)

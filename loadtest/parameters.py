@@ -1,0 +1,85 @@
+"""Parameters of scenarios as options of the command line, as rows of a table, and checked.
+
+Owns the mapping from the fields of a `Parameters` struct: types, descriptions and defaults are written once, there.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+
+import click
+import msgspec
+from msgspec import Meta
+
+from loadtest.scenarios.base import Common
+
+
+class ParameterError(Exception):
+    """A parameter has no such value, or there is no such parameter; the message says which."""
+
+
+class Parameter(NamedTuple):
+    name: str
+    kind: Any
+    default: Any
+    description: str
+    common: bool  # every scenario has it
+
+    @property
+    def option(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def shown(self) -> str:
+        """The default, as one would type it."""
+        if isinstance(self.default, tuple):
+            return ",".join(str(item) for item in self.default)
+        return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
+
+
+def parameters(struct: type[Common]) -> list[Parameter]:
+    """A scenario's own first."""
+    hints = get_type_hints(struct, include_extras=True)
+    common = set(Common.__struct_fields__)
+    found = []
+    for field in msgspec.structs.fields(struct):
+        hint = hints[field.name]
+        kind, description = hint, ""
+        if get_origin(hint) is Annotated:
+            kind, *notes = get_args(hint)
+            description = next((note.description or "" for note in notes if isinstance(note, Meta)), "")
+        found.append(Parameter(field.name, kind, field.default, description, field.name in common))
+    return sorted(found, key=lambda parameter: parameter.common)
+
+
+def options(struct: type[Common]) -> list[click.Option]:
+    """Each without a default of its own: what is not given is the profile's, or the scenario's."""
+    return [
+        click.Option(
+            [parameter.option],
+            type=_click_type(parameter.kind),
+            help=f"{parameter.description}  [default: {parameter.shown}]",
+        )
+        for parameter in parameters(struct)
+    ]
+
+
+def _click_type(kind: Any) -> Any:
+    if get_origin(kind) is Literal:
+        return click.Choice(get_args(kind))
+    return kind if kind in (int, float, str, bool) else str
+
+
+def make(struct: type[Common], *given: Mapping[str, Any]) -> Common:
+    """The parameters; what is given first goes before what is given later. Raises ParameterError."""
+    values: dict[str, Any] = {}
+    for mapping in given:
+        for name, value in mapping.items():
+            if value is not None:
+                values.setdefault(name, value)
+    for parameter in parameters(struct):
+        if get_origin(parameter.kind) is tuple and isinstance(values.get(parameter.name), str):
+            values[parameter.name] = [part for part in values[parameter.name].split(",") if part]
+    try:
+        return msgspec.convert(values, struct, strict=False)
+    except msgspec.ValidationError as error:
+        raise ParameterError(str(error)) from None

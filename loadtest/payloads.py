@@ -1,0 +1,106 @@
+"""What the suite reads of the server's events and answers, typed: only the fields that it looks at.
+
+Owns its own view of the contract's DTOs, on purpose not the server's: a field that is renamed or missing must show.
+"""
+
+from typing import Any
+
+import msgspec
+
+
+class _Payload(msgspec.Struct, frozen=True, rename="camel", gc=False):
+    pass
+
+
+class Message(_Payload, frozen=True, gc=False):
+    id: str
+    conversation_id: str
+    seq: int
+    changed_seq: int
+    sender_id: str | None
+    type: str
+    content: str | None
+    client_message_id: str | None = None
+    deleted_at: str | None = None
+
+
+class StatusUpdate(_Payload, frozen=True, gc=False):
+    """MessageStatusUpdated: this member has everything up to `seq`."""
+
+    conversation_id: str
+    user_id: str
+    status: str
+    seq: int
+
+
+class UserStatus(_Payload, frozen=True, gc=False):
+    """UserStatusChanged, and an item of what GetPresence answers."""
+
+    user_id: str
+    status: str
+
+
+class Typing(_Payload, frozen=True, gc=False):
+    conversation_id: str
+    user_id: str
+
+
+class Resync(_Payload, frozen=True, gc=False):
+    conversation_id: str
+    last_seq: int
+
+
+class Synced(_Payload, frozen=True):
+    heads: dict[str, int]
+    resync: tuple[str, ...] = ()
+
+
+class Cursor(_Payload, frozen=True, gc=False):
+    """A member of a conversation, and how far she has got."""
+
+    user_id: str
+    delivered_seq: int
+    read_seq: int
+
+
+class Joined(_Payload, frozen=True):
+    """The answer to JoinConversation."""
+
+    last_seq: int
+    cursors: tuple[Cursor, ...] = ()
+    resync: bool = False
+
+
+class Opened(_Payload, frozen=True, gc=False):
+    """A conversation, of which only where it stands is of interest."""
+
+    id: str
+    last_seq: int
+
+
+class Registered(_Payload, frozen=True, gc=False):
+    """A new user, with a token where registration is open."""
+
+    id: str
+    access_token: str | None = None
+
+
+class MessagePage(_Payload, frozen=True):
+    items: tuple[Message, ...]
+
+
+RECEIVE, CHANGED = "ReceiveMessage", "MessageChanged"
+STATUS, PRESENCE = "MessageStatusUpdated", "UserStatusChanged"
+TYPING, TYPED = "UserStartedTyping", "UserStoppedTyping"
+RESYNC, ERROR = "Resync", "Error"
+
+EVENTS: dict[str, Any] = {  # the arguments of each event that is looked at
+    RECEIVE: tuple[Message],
+    CHANGED: tuple[Message],
+    STATUS: tuple[StatusUpdate],
+    PRESENCE: tuple[UserStatus],
+    TYPING: tuple[Typing],
+    TYPED: tuple[Typing],
+    RESYNC: tuple[Resync],
+    ERROR: tuple[str],
+}

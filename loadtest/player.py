@@ -1,0 +1,366 @@
+"""One person of a load test: her connection, what she sends, and what she must see.
+
+Owns her wire and everything that must survive its loss: the cursors, and the sends that are not acknowledged yet, which
+are repeated with the same clientMessageId until they are. Never waits: a scenario drives thousands of players from one
+task. What comes is handed to the oracle first, then to the scenario's hooks.
+"""
+
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from loadtest import results
+from loadtest.oracle import contents, promises
+from loadtest.oracle.views import View
+from loadtest.payloads import (
+    CHANGED,
+    ERROR,
+    PRESENCE,
+    RECEIVE,
+    RESYNC,
+    STATUS,
+    TYPED,
+    TYPING,
+    Message,
+    Resync,
+    StatusUpdate,
+    Synced,
+    Typing,
+    UserStatus,
+)
+from loadtest.plan import Person
+from loadtest.wire import LOST, Wire
+
+if TYPE_CHECKING:
+    from loadtest.stage import Stage
+
+RETRYABLE = (LOST, "unavailable", "overloaded", "draining", "rate_limited")
+RETRY_AFTER = 0.1  # seconds
+BACKOFF, BACKOFF_MAX = 0.1, 5.0  # seconds before connecting again: doubled each time, and spread
+
+# Operations that are timed.
+CONNECT, SEND, DELIVER, RECEIPT, HISTORY, RESUME = "connect", "send", "deliver", "receipt", "history", "resume"
+
+
+def code_of(error: str) -> str:
+    """The slug of an error's text."""
+    return error.partition(":")[0]
+
+
+class Send:
+    """A message under way, from when it was due until it is acknowledged."""
+
+    __slots__ = ("body", "due", "number")
+
+    def __init__(self, number: int, due: float, body: dict[str, object]) -> None:
+        self.number = number
+        self.due = due
+        self.body = body
+
+
+class Player:
+    """`person` is who she is. Hooks of scenarios: `on_message`."""
+
+    __slots__ = (
+        "_backoff",
+        "_due",
+        "_synced_once",
+        "acknowledged",
+        "conversations",
+        "marked",
+        "number",
+        "on_message",
+        "online",
+        "options",
+        "peers",
+        "pending",
+        "person",
+        "stage",
+        "views",
+        "wanted",
+        "wire",
+    )
+
+    def __init__(self, stage: "Stage", person: Person, conversations: Sequence[str]) -> None:
+        self.stage = stage
+        self.person = person
+        self.number = person.number
+        self.conversations = conversations
+        self.views: dict[str, View] = {}
+        self.wire: Wire | None = None
+        self.wanted = False  # she should be online
+        self.online = False  # she is, and has everything up to where she attached
+        self.pending: dict[int, Send] = {}
+        self.acknowledged: array[int] | None = None  # by number of the send: the hash of its message's id, 0 if none
+        self.marked: dict[str, int] = {}  # by conversation: how far MarkRead was acknowledged
+        self.peers: dict[str, str] = {}  # what UserStatusChanged said last, by user
+        self.on_message: Callable[[Player, Message], None] | None = None
+        self.options: Mapping[str, Any] = {}  # for `Swarm.open`
+        self._due = 0.0
+        self._synced_once = False
+        self._backoff = BACKOFF
+
+    # -- coming and going ------------------------------------------------------------------------
+
+    def connect(self, due: float | None = None) -> None:
+        """Come online, and stay so until `leave`."""
+        self.wanted = True
+        self._due = self.stage.now() if due is None else due
+        self._open()
+
+    def _open(self) -> None:
+        if not self.wanted or self.wire is not None:
+            return
+        query = {} if self.stage.attach == "auto" and not self._synced_once else {"sync": "manual"}
+        self.wire = self.stage.open(self, query, self.options, self.person.token)
+
+    def leave(self) -> None:
+        self.wanted = False
+        self.cut()
+
+    def cut(self) -> None:
+        """The network fails. Who is wanted comes back by herself."""
+        if self.wire is not None:
+            self.wire.cut()
+
+    def opened(self) -> None:
+        """Hands are shaken: say up to where she has everything."""
+        wire = self.wire
+        assert wire is not None
+        self.stage.oracle.note(self.number, "opened")
+        wire.ping()
+        if self.stage.attach == "auto" and not self._synced_once:
+            for conversation in self.conversations:
+                self.views.setdefault(conversation, View(self.stage.oracle, self.number, conversation, None))
+            wire.call("Ping", (), self._attached)
+            return
+        for conversation in self.conversations:
+            if conversation not in self.views:
+                head = self.stage.conversations[conversation].head
+                self.views[conversation] = View(self.stage.oracle, self.number, conversation, head)
+        cursors = {key: view.cursor or 0 for key, view in self.views.items() if key in self.conversations}
+        wire.call("Sync", (cursors,), self._synced, Synced)
+
+    def _attached(self, error: str | None, result: Any) -> None:
+        if error is None:
+            self._arrived()
+        elif error != LOST:
+            self.stage.meter.error(code_of(error))
+            self.cut()
+
+    def _synced(self, error: str | None, synced: Synced) -> None:
+        if error is not None:
+            if error != LOST:
+                self.stage.meter.error(code_of(error))
+                self.cut()
+            return
+        self.stage.oracle.note(self.number, "synced")
+        for conversation in synced.resync:
+            self._resync(conversation, synced.heads.get(conversation, 0))
+        for conversation, head in synced.heads.items():
+            self.views[conversation].synced(head)
+        self._arrived()
+
+    def _arrived(self) -> None:
+        self.online = True
+        self._backoff = BACKOFF
+        meter = self.stage.meter
+        meter.count(results.CONNECTS)
+        meter.record(RESUME if self._synced_once else CONNECT, self._due)
+        self._synced_once = True
+        self.stage.arrived(self)
+        for send in list(self.pending.values()):
+            self._write(send)
+
+    def lost(self, reason: str) -> None:
+        was_online, self.online, self.wire = self.online, False, None
+        stage = self.stage
+        stage.oracle.note(self.number, "lost", key=reason)
+        if was_online:
+            stage.meter.count(results.DISCONNECTS)
+            stage.departed(self)
+        if not self.wanted:
+            return
+        if reason != "cut":
+            stage.meter.error(f"connection_{reason}")
+        if was_online:
+            self._due = stage.now()
+        delay = self._backoff * stage.rng.uniform(0.5, 1.5)
+        self._backoff = min(BACKOFF_MAX, 2 * self._backoff)
+        stage.later(delay, self._open)
+
+    # -- what she does ---------------------------------------------------------------------------
+
+    def send(self, conversation: str, due: float, size: int) -> None:
+        """A message that is due at `due`. If she is offline it goes when she is back, and its time counts from then."""
+        if self.acknowledged is None:
+            self.acknowledged = array("q", [])
+        number = len(self.acknowledged)
+        self.acknowledged.append(0)
+        key = contents.make_key(self.stage.run, self.number, number)
+        content = contents.make_content(key, due, size)
+        send = Send(number, due, {"conversationId": conversation, "content": content, "clientMessageId": key})
+        self.pending[number] = send
+        if self.online:
+            self._write(send)
+
+    def _write(self, send: Send) -> None:
+        assert self.wire is not None
+        self.stage.meter.count(results.SENT)
+        self.wire.call("SendMessage", (send.body,), lambda error, message: self._sent(send, error, message), Message)
+
+    def _sent(self, send: Send, error: str | None, message: Message) -> None:
+        if error is None:
+            self._acknowledged(send, message)
+            return
+        if error == LOST:
+            return  # `_arrived` repeats it
+        code = code_of(error)
+        self.stage.meter.error(code)
+        if code in RETRYABLE:
+            self.stage.later(RETRY_AFTER, lambda: self._again(send))
+        else:
+            self.pending.pop(send.number, None)
+
+    def _again(self, send: Send) -> None:
+        if self.online and send.number in self.pending:
+            self._write(send)
+
+    def _acknowledged(self, send: Send, message: Message) -> None:
+        stage = self.stage
+        oracle = stage.oracle
+        assert self.acknowledged is not None
+        oracle.note(self.number, "acknowledged", message.conversation_id, message.seq, str(send.number))
+        if self.pending.pop(send.number, None) is None:
+            if self.acknowledged[send.number] != hash(message.id):
+                text = f"send {send.number} of p{self.number} was answered with two messages, the second {message.id}"
+                oracle.breach(promises.DOUBLED, text, player=self.number)
+            return
+        self.acknowledged[send.number] = hash(message.id)
+        oracle.checked[promises.MISSING] += 1
+        if message.client_message_id != send.body["clientMessageId"] or message.content != send.body["content"]:
+            text = f"send {send.number} of p{self.number} was answered with {message.client_message_id}"
+            oracle.breach(promises.ALTERED, text, player=self.number)
+        if message.changed_seq == message.seq:
+            self._agree(message)
+        stage.meter.count(results.ACKNOWLEDGED)
+        stage.meter.record(SEND, send.due)
+
+    def _agree(self, message: Message) -> None:
+        if not self.stage.oracle.ledger(message.conversation_id).agrees(message.seq, message.id):
+            text = f"p{self.number} was told that {message.id} is message {message.seq}; others saw another there"
+            self.stage.oracle.breach(promises.DIVERGED, text, player=self.number)
+
+    def mark_read(self, conversation: str, seq: int, due: float) -> None:
+        wire = self.wire
+        if not self.online or wire is None:
+            return
+
+        def done(error: str | None, _: Any) -> None:
+            if error is None:
+                self.marked[conversation] = max(seq, self.marked.get(conversation, 0))
+                self.stage.meter.record(RECEIPT, due)
+            elif error != LOST:
+                self.stage.meter.error(code_of(error))
+
+        wire.call("MarkRead", (conversation, seq), done)
+
+    def type(self, conversation: str) -> None:
+        if self.online and self.wire is not None:
+            self.wire.tell("StartTyping", (conversation,))
+
+    def read_history(self, conversation: str, due: float, limit: int) -> None:
+        """A page over the hub, newest first; its order and its conversation are checked."""
+        wire = self.wire
+        if not self.online or wire is None:
+            return
+        before = 1 << 60
+
+        def item(message: Message) -> None:
+            nonlocal before
+            if message.conversation_id != conversation:
+                self._stranger(message.conversation_id, "a page of history")
+            if message.seq >= before:
+                text = f"history of {conversation} has {message.seq} after {before}"
+                self.stage.oracle.breach(promises.ORDER, text, player=self.number)
+            before = message.seq
+            self.stage.meter.count("history_items")
+
+        def done(error: str | None, _: Any) -> None:
+            if error is None:
+                self.stage.meter.record(HISTORY, due)
+            elif error != LOST:
+                self.stage.meter.error(code_of(error))
+
+        wire.stream("StreamHistory", (conversation, None, limit), item, done, Message)
+
+    def call(self, target: str, arguments: Sequence[object], done: Callable[[Any], None], kind: Any = Any) -> None:
+        """Any other call; `done` gets its result, nothing happens when it fails."""
+        if self.online and self.wire is not None:
+            self.wire.call(target, arguments, lambda error, result: None if error else done(result), kind)
+
+    # -- what she sees ---------------------------------------------------------------------------
+
+    def event(self, target: str, payload: Any) -> None:
+        if target in (RECEIVE, CHANGED):
+            self._message(payload, new=target == RECEIVE)
+        elif target == STATUS:
+            self._status(payload)
+        elif target == PRESENCE:
+            self._presence(payload)
+        elif target in (TYPING, TYPED):
+            self._typing(payload)
+        elif target == RESYNC:
+            self._resynced(payload)
+        elif target == ERROR:
+            self.stage.meter.error(code_of(payload))
+
+    def _message(self, message: Message, *, new: bool) -> None:
+        stage = self.stage
+        view = self.views.get(message.conversation_id)
+        stage.oracle.note(
+            self.number, RECEIVE if new else CHANGED, message.conversation_id, message.changed_seq, message.id
+        )
+        if view is None:
+            self._stranger(message.conversation_id, RECEIVE)
+            return
+        view.take(message, new=new)
+        due = stage.oracle.read(message, self.number)
+        stage.meter.count(results.DELIVERED)
+        if due is not None and new and message.sender_id != self.person.id:
+            stage.meter.record(DELIVER, due)
+        if self.on_message is not None:
+            self.on_message(self, message)
+
+    def _status(self, update: StatusUpdate) -> None:
+        self.stage.meter.count("status_updates")
+        view = self.views.get(update.conversation_id)
+        if view is None:
+            self._stranger(update.conversation_id, STATUS)
+            return
+        self.stage.oracle.note(self.number, f"{STATUS} {update.status}", update.conversation_id, update.seq)
+        view.receipt(update)
+
+    def _presence(self, update: UserStatus) -> None:
+        self.stage.meter.count("presence_updates")
+        self.peers[update.user_id] = update.status
+
+    def _typing(self, update: Typing) -> None:
+        self.stage.meter.count("typing_updates")
+        if update.conversation_id not in self.views:
+            self._stranger(update.conversation_id, TYPING)
+
+    def _resynced(self, resync: Resync) -> None:
+        if resync.conversation_id in self.views:
+            self._resync(resync.conversation_id, resync.last_seq)
+        else:
+            self._stranger(resync.conversation_id, RESYNC)
+
+    def _resync(self, conversation: str, head: int) -> None:
+        self.stage.meter.count("resyncs")
+        self.stage.oracle.note(self.number, "resync", conversation, head)
+        self.views[conversation].resync(head)
+
+    def _stranger(self, conversation: str, what: str) -> None:
+        text = f"p{self.number} got {what} of {conversation}, of which she is no member"
+        self.stage.oracle.breach(promises.STRANGER, text, player=self.number)

@@ -1,0 +1,204 @@
+"""`loadtest run SCENARIO`: a command for each scenario, with every parameter as an option; or a profile's name or file.
+
+Owns these commands, the choice of the target, where the result goes, and the summary at the end.
+"""
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+import trio
+
+from loadtest import chaos, parameters, profiles, results
+from loadtest.commands import FAILED, MISUSED, fail, told
+from loadtest.conductor import Conductor, Options
+from loadtest.crew import WorkerError
+from loadtest.histogram import Histogram
+from loadtest.live import LiveView
+from loadtest.results import PERCENTILES, Result
+from loadtest.scenarios import SCENARIOS
+from loadtest.scenarios.base import Scenario
+from loadtest.targets import Target, TargetError, check_files, check_ownership, dev
+
+RUNS = Path("loadtest-runs")
+KEY_FILE = "jwt.key"
+
+_FLAG = {"is_flag": True, "default": None}
+_PATH = click.Path(dir_okay=False, path_type=Path)
+_EXISTING = click.Path(exists=True, path_type=Path)
+_CLIENTS = click.Choice(["lean", "reference"])
+_OPTIONS: list[tuple[str, str, dict[str, Any]]] = [
+    ("--dev", "Start an own `parley dev`, in a temporary directory.", _FLAG),
+    ("--instances", "Server processes of --dev.  [default: 1]", {"type": click.IntRange(1, 64)}),
+    ("--url", "Base URL of a server that is there.", {}),
+    ("--key", "Its signing key: tokens are minted here, not asked for.", {"envvar": "PARLEY_JWT_KEY"}),
+    ("--data", "Take the key of the `parley dev` in this directory.", {"type": _EXISTING}),
+    ("--i-own-this-target", "Load a server that is not on this machine.", _FLAG),
+    ("--workers", "Processes of the generator.  [default: 1]", {"type": click.IntRange(1, 256)}),
+    ("--shard", "I/N: play the I-th of N parts; `loadtest merge` joins them.", {}),
+    ("--start-at", "Start at this time (seconds since the epoch): for shards.", {"type": float}),
+    ("--seed", "Of everything that is random.  [default: 1]", {"type": int}),
+    ("--client", "reference: trio-websocket, no codec of ours.  [default: lean]", {"type": _CLIENTS}),
+    ("--chaos", 'Faults while it runs: "5 kill instance; 9 cut 0.5", or a file.', {}),
+    ("--settle", "Seconds to wait until everybody has everything.  [default: 30]", {"type": float}),
+    ("--out", f"The result.  [default: {RUNS}/...json]", {"type": _PATH}),
+    ("--plain", "No live view: a line now and then.", _FLAG),
+]
+RUN_OPTIONS = [click.Option([name], help=text, **how) for name, text, how in _OPTIONS]
+OPTION_NAMES = {option.name for option in RUN_OPTIONS}
+
+
+class Scenarios(click.Group):
+    """A command for each scenario and profile."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*SCENARIOS, *profiles.names()]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        profile = profiles.Profile(cmd_name)
+        if cmd_name not in SCENARIOS:
+            with told():
+                profile = profiles.load(cmd_name)
+        kind = SCENARIOS.get(profile.scenario)
+        if kind is None:
+            fail(f"{cmd_name}: there is no scenario {profile.scenario!r}", MISUSED)
+
+        def run(**given: Any) -> None:
+            run_scenario(kind, cmd_name, profile, given)
+
+        return click.Command(
+            cmd_name,
+            callback=run,
+            params=[*parameters.options(kind.Parameters), *RUN_OPTIONS],
+            help=f"{kind.stresses[0].upper()}{kind.stresses[1:]}.\n\n\b\n{kind.example}\n\n{_schedules()}",
+            short_help=profile.about or kind.stresses,
+            context_settings={"max_content_width": 110},
+        )
+
+
+def _schedules() -> str:
+    return "\b\n" + (chaos.__doc__ or "").partition("A schedule is")[2].replace("\n\n", "\n").replace("    ", "  ")
+
+
+@click.command(cls=Scenarios)
+def run() -> None:
+    """Run a scenario, or a profile: one of the suite's by name, or a TOML file.
+
+    \b
+    parley loadtest run direct --dev --rate 500 --seconds 20
+    parley loadtest run ./mine.toml --url http://127.0.0.1:5000
+    """
+
+
+def run_scenario(kind: type[Scenario], name: str, profile: profiles.Profile, given: dict[str, Any]) -> None:
+    """Ends the process: 0 when every promise held."""
+    options = {key: value for key, value in given.items() if key in OPTION_NAMES and value is not None}
+    own = {key: value for key, value in given.items() if key not in OPTION_NAMES}
+    unknown = profile.run.keys() - OPTION_NAMES
+    if unknown:
+        fail(f"{name}: there is no option {', '.join(sorted(unknown))}", MISUSED)
+    chosen = {**profile.run, **options}
+    with told():
+        scenario = kind(parameters.make(kind.Parameters, own, profile.parameters))
+    try:
+        faults = chaos.parse(chosen["chaos"] if "chaos" in chosen else scenario.schedule(bool(chosen.get("dev"))))
+    except chaos.ChaosError as error:
+        fail(str(error), MISUSED)
+    try:
+        result = trio.run(_run, scenario, chosen, faults, name if name not in SCENARIOS else "")
+    except* (TargetError, WorkerError, chaos.ChaosError) as group:
+        fail(_first(group))
+    except* KeyboardInterrupt:
+        fail("interrupted: nothing was written")
+    out = chosen.get("out") or RUNS / f"{name_of(name)}-{datetime.now():%Y%m%d-%H%M%S}.json"
+    results.write(result, Path(out))
+    click.echo(summary(result))
+    click.echo(f"result    {out}")
+    if not result.oracle.holds:
+        sys.exit(FAILED)
+
+
+def name_of(name: str) -> str:
+    return Path(name).stem
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> str:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error)
+
+
+async def _run(scenario: Scenario, chosen: dict[str, Any], faults: list[chaos.Fault], profile: str) -> Result:
+    options = Options(
+        workers=chosen.get("workers", 1),
+        shard=_shard(chosen.get("shard")),
+        seed=chosen.get("seed", 1),
+        client=chosen.get("client", "lean"),
+        settle=chosen.get("settle", 30.0),
+        start_at=chosen.get("start_at"),
+        profile=profile,
+    )
+    people = scenario.cast().people
+    async with _target(chosen, people) as target:
+        chaos.check(faults, target)
+        with LiveView(f"{scenario.name} on {target.url}", scenario.phases(), plain=chosen.get("plain")) as view:
+            return await Conductor(scenario, target, options, view, faults).run()
+
+
+def _shard(text: str | None) -> tuple[int, int]:
+    if text is None:
+        return 1, 1
+    index, _, count = text.partition("/")
+    if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+        raise TargetError(f"--shard {text}: it is I/N, such as 1/3")
+    return int(index), int(count)
+
+
+@asynccontextmanager
+async def _target(chosen: dict[str, Any], people: int) -> AsyncIterator[Target]:
+    """Raises TargetError."""
+    if bool(chosen.get("dev")) == bool(chosen.get("url")):
+        raise TargetError("say where: --dev for a server of its own, or --url for one that is there")
+    async with AsyncExitStack() as stack:
+        if chosen.get("dev"):
+            instances = chosen.get("instances", 1)
+            check_files(-(-people // instances), whose="each server process")
+            click.echo("starting `parley dev` ...", err=True)
+            yield await stack.enter_async_context(dev(instances, people))
+            return
+        key, data = chosen.get("key") or "", chosen.get("data")
+        if data is not None:
+            key = (data / KEY_FILE).read_text().strip()
+        try:
+            target = Target(chosen["url"], key=key)
+        except ValueError as error:
+            raise TargetError(str(error)) from None
+        check_ownership(target.origin, owned=bool(chosen.get("i_own_this_target")))
+        yield target
+
+
+def summary(result: Result) -> str:
+    """A few lines for the terminal; the rest is in the result."""
+    seconds = sum(sample.seconds for sample in result.measured()) or 1.0
+    lines = []
+    counters = dict.fromkeys(name for sample in result.measured() for name in sample.counters)
+    for name in counters:
+        total = result.total(name)
+        lines.append(f"{name:20} {total:12,} {total / seconds:12,.1f}/s")
+    lines.append(f"{'latency, ms':20} {'count':>12} " + "".join(f"{f'p{percent:g}':>10}" for percent in PERCENTILES))
+    for name, text in sorted(result.histograms.items()):
+        histogram = Histogram.decode(text)
+        values = "".join(f"{value * results.MS:10.2f}" for value in histogram.percentiles(PERCENTILES))
+        lines.append(f"{name:20} {histogram.count:12,} {values}")
+    lines += [f"error {code:25} {times:,}" for code, times in sorted(result.errors.items())]
+    lines += [f"{name:30} {value:,.3f}" for name, value in result.figures.items()]
+    for promise, times in sorted(result.oracle.breached.items()):
+        lines.append(f"BREACHED  {promise} {times:,}")
+    if result.oracle.holds:
+        lines.append(f"oracle    every promise held ({sum(result.oracle.checked.values()):,} checks)")
+    return "\n".join(lines)

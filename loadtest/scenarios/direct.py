@@ -1,0 +1,30 @@
+"""Direct messages between pairs."""
+
+from typing import TYPE_CHECKING, Annotated
+
+from msgspec import Meta
+
+from loadtest.scenarios.base import Cast, Common, Scenario
+
+if TYPE_CHECKING:
+    from loadtest.stage import Stage
+
+
+class Parameters(Common, frozen=True, kw_only=True):
+    pairs: Annotated[int, Meta(ge=1, description="conversations of two")] = 50
+    size: Annotated[int, Meta(ge=1, le=30000, description="characters of a message")] = 100
+
+
+class Direct(Scenario):
+    name = "direct"
+    stresses = "the durable path: send, commit, completion, two deliveries"
+    example = "parley loadtest run direct --dev --rate 1000 --seconds 30"
+    Parameters = Parameters
+
+    def cast(self) -> Cast:
+        pairs = [(2 * number, 2 * number + 1) for number in range(self.parameters.pairs)]
+        return Cast(people=2 * len(pairs), pairs=pairs)
+
+    def act(self, stage: "Stage", due: float) -> None:
+        player = stage.rng.choice(stage.actors)
+        player.send(player.conversations[0], due, self.parameters.size)

@@ -1,0 +1,220 @@
+"""One process of the generator: `python -m loadtest.worker`, started by the conductor and told what to do on its
+standard input (`loadtest.plan`).
+
+Owns the process. Ends when its input does, so that nothing is left when the conductor dies.
+"""
+
+import gc
+import os
+import random
+import signal
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from datetime import UTC, datetime
+
+import msgspec
+import trio
+
+from loadtest import arrivals, plan, results
+from loadtest.oracle import promises
+from loadtest.oracle.audit import Audit
+from loadtest.rest import RestError
+from loadtest.scenarios import SCENARIOS
+from loadtest.scenarios.base import Scenario
+from loadtest.stage import Stage
+
+BEAT = 1.0  # seconds
+LATE = 1.0  # seconds after a phase in which what was due in it may still end
+POLL = 0.05  # seconds
+
+_encode = msgspec.json.Encoder().encode
+_decode_order = msgspec.json.Decoder(plan.Order).decode
+
+
+class Worker:
+    def __init__(self, given: plan.Plan, scenario: Scenario, stage: Stage) -> None:
+        self.plan = given
+        self.scenario = scenario
+        self.stage = stage
+        shards = given.parts // given.workers
+        self.share = len(stage.actors) / (len(given.actors) or 1) / shards
+        self._started_at = datetime.now(UTC)
+
+    def report(self, message: plan.Report) -> None:
+        sys.stdout.buffer.write(_encode(message) + b"\n")
+        sys.stdout.buffer.flush()
+
+    async def follow(self, orders: AsyncIterator[bytes]) -> None:
+        """Until the audit is ordered, or the orders end. Phases are played beside the rest."""
+        patience: float | None = None
+        async with trio.open_nursery() as nursery:
+            async for line in orders:
+                order = _decode_order(line)
+                match order:
+                    case plan.Connect():
+                        await self._connect()
+                    case plan.Begin(at=at):
+                        self._begin(at)
+                        nursery.start_soon(self._beat)
+                        nursery.start_soon(self.scenario.background, self.stage)
+                    case plan.Play(phase=phase):
+                        self.stage.meter.begin(phase)
+                        nursery.start_soon(self._play, phase)
+                    case plan.Cut(part=part):
+                        self._cut(part)
+                    case plan.Settle(patience=seconds):
+                        await self._settle(seconds)
+                    case plan.Audit(patience=seconds):
+                        patience = seconds
+                        break
+            nursery.cancel_scope.cancel()
+        if patience is not None:
+            await self._audit(patience)
+
+    async def _connect(self) -> None:
+        stage = self.stage
+        if not self.scenario.gathers:
+            self.report(plan.Connected(0, 0))
+            return
+        players = list(stage.players.values())
+        async with trio.open_nursery() as nursery:
+
+            async def tell() -> None:
+                while True:
+                    self.report(plan.Connected(stage.online, len(players)))
+                    await trio.sleep(0.5)
+
+            nursery.start_soon(tell)
+            await stage.gather(players)
+            nursery.cancel_scope.cancel()
+        self.report(plan.Connected(stage.online, len(players)))
+
+    def _begin(self, at: float) -> None:
+        gc.collect()
+        gc.freeze()  # people and connections stay: looking through them again and again costs pauses
+        self.stage.start = at
+        self._started_at = datetime.now(UTC)
+        self.stage.meter.restart()
+
+    async def _beat(self) -> None:
+        number = 1
+        while True:
+            await trio.sleep(max(0.0, number * BEAT - self.stage.now()))
+            number += 1
+            sample = self.stage.meter.cut()
+            self.report(plan.Beat(sample, sum(self.stage.oracle.breached.values())))
+
+    async def _play(self, phase: results.Phase) -> None:
+        """What is due is done when it is due, or as soon after as we can; its time counts from when it was due."""
+        stage = self.stage
+        rng = random.Random(f"{self.plan.seed}-{self.plan.part}-{phase.name}")
+        act, meter = self.scenario.act, stage.meter
+        for due in arrivals.times(phase, share=self.share, arrivals=stage.parameters.arrivals, rng=rng):
+            wait = due - stage.now()
+            if wait > 0:
+                await trio.sleep(wait)
+            meter.count(results.INTENDED)
+            act(stage, due)
+        await trio.sleep(max(0.0, phase.end - stage.now()))
+        with trio.move_on_after(LATE):
+            while stage.under_way:
+                await trio.sleep(POLL)
+        histograms = {name: histogram.encode() for name, histogram in meter.of_phase(phase.name).items()}
+        self.report(plan.Played(phase.name, histograms, stage.under_way))
+
+    def _cut(self, part: float) -> None:
+        stage = self.stage
+        online = [player for player in stage.players.values() if player.online]
+        for player in stage.rng.sample(online, round(part * len(online))):
+            player.cut()
+
+    async def _settle(self, patience: float) -> None:
+        stage = self.stage
+        with trio.move_on_after(patience):
+            await stage.everybody()
+            while stage.under_way:
+                await trio.sleep(POLL)
+        self._unanswered()
+        self.report(plan.Settled(stage.under_way))
+
+    def _unanswered(self) -> None:
+        """Whatever is still due counts with the time it has taken so far: it must not be left out because it is bad."""
+        stage = self.stage
+        for player in stage.players.values():
+            for send in player.pending.values():
+                stage.meter.error("unfinished")
+                stage.meter.record("send", send.due)
+            if player.online and player.wire is not None and player.wire.under_way:
+                text = f"{player.wire.under_way} calls of p{player.number} were never answered"
+                stage.oracle.breach(promises.UNANSWERED, text, player=player.number)
+            elif player.wanted and not player.online:
+                stage.meter.error("not_back")
+
+    async def _audit(self, patience: float) -> None:
+        stage = self.stage
+        try:
+            await Audit(stage, patience).run()
+        except RestError as error:
+            self.report(plan.Failed(f"the stored messages cannot be read: {error}"))
+            return
+        self.report(plan.Ended(self._result()))
+
+    def _result(self) -> results.Result:
+        meter, given = self.stage.meter, self.plan
+        meter.cut()
+        return results.Result(
+            scenario=given.scenario,
+            started_at=self._started_at,
+            seconds=max((phase.end for phase in meter.phases), default=0.0),
+            target=given.url,
+            seed=given.seed,
+            client=given.client,
+            machine=results.this_machine(),
+            phases=[
+                msgspec.structs.replace(
+                    phase,
+                    rate=phase.rate * self.share,
+                    rate_at_end=None if phase.rate_at_end is None else phase.rate_at_end * self.share,
+                )
+                for phase in meter.phases
+            ],
+            samples=meter.samples,
+            histograms={name: histogram.encode() for name, histogram in meter.measured().items()},
+            errors=dict(meter.errors),
+            oracle=self.stage.oracle.summary(),
+        )
+
+
+async def _lines(stream: trio.abc.ReceiveStream) -> AsyncGenerator[bytes, None]:
+    pending = b""
+    async for chunk in stream:
+        *whole, pending = (pending + bytes(chunk)).split(b"\n")
+        for line in whole:
+            yield line
+
+
+async def run() -> None:
+    async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as stream, aclosing(_lines(stream)) as orders:
+        given = msgspec.json.decode(await anext(orders), type=plan.Plan)
+        kind = SCENARIOS[given.scenario]
+        parameters = msgspec.convert(given.parameters, kind.Parameters)
+        scenario = kind(parameters)
+        async with trio.open_nursery() as nursery:
+            stage = Stage(given, parameters, nursery)
+            await nursery.start(stage.opener.run)
+            nursery.start_soon(stage.keep_alive)
+            scenario.enter(stage)
+            await Worker(given, scenario, stage).follow(orders)
+            for player in stage.players.values():
+                player.wanted = False
+            nursery.cancel_scope.cancel()
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the conductor's: it closes our input
+    trio.run(run)
+
+
+if __name__ == "__main__":
+    main()
