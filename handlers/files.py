@@ -5,6 +5,7 @@ is lost for good: row (Pending), object, row (Ready); and backwards: row (Delete
 leaves is found by `purge`.
 """
 
+import base64
 import hashlib
 import secrets
 from collections.abc import AsyncIterator, Sequence
@@ -152,30 +153,37 @@ class Files:
         )
 
     async def complete(self, caller: Caller, file_id: UUID) -> File:
-        """Check what was put there, and make it a file. Again: the same file.
+        """Check what was put there, and make it a file. Again: the same file, also when the first try was broken off.
 
         It is moved to a key that no upload link names before it is looked at: nobody can change it afterwards.
         """
-        async with self._pool.connection() as conn:
-            found = await store.fetch_file(conn, file_id)
+        found = await self._fetch(file_id)
         if found is None or found.owner_id != caller.user_id:
             raise access.not_found("file")
         if found.state == store.READY:
             return found
-        key = _new_key()
+        key = _key_after(found.key)
         try:
             await self._objects.move(found.key, key)
         except FileNotFoundError:
-            async with self._pool.connection() as conn:
-                again = await store.fetch_file(conn, file_id)
-            if again is not None and again.state == store.READY:
-                return again  # another completion was quicker
-            raise ChatError("conflict", "Nothing was uploaded to the link yet.") from None
+            if await self._objects.size(key) is None:  # no earlier try got so far
+                raise ChatError("conflict", "Nothing was uploaded to the link yet.") from None
         try:
-            return await self._finish(caller, file_id, key, await self._inspect(found, key), None, found.name)
-        except BaseException:
+            facts = await self._inspect(found, key)
+        except ChatError:
             await self._give_up(file_id, key)
             raise
+        try:
+            return await self._finish(caller, file_id, key, facts, None, found.name)
+        except ChatError:
+            again = await self._fetch(file_id)
+            if again is not None and again.state == store.READY:
+                return again  # another completion was quicker
+            raise
+
+    async def _fetch(self, file_id: UUID) -> File | None:
+        async with self._pool.connection() as conn:
+            return await store.fetch_file(conn, file_id)
 
     async def _inspect(self, file: File, key: str) -> Facts:
         """What is really there. Raises ChatError when it is not what was announced."""
@@ -338,6 +346,12 @@ class _Content:
 def _new_key() -> str:
     """Nobody can guess it, and nothing of the user's is in it."""
     return secrets.token_urlsafe(BYTES_KEY)
+
+
+def _key_after(key: str) -> str:
+    """The key of a completed upload, always the same: no link names it, and only who knows the first can guess it."""
+    digest = hashlib.sha256(b"completed " + key.encode()).digest()
+    return base64.urlsafe_b64encode(digest[:BYTES_KEY]).decode()
 
 
 def _of(once: Once, facts: Facts, name: str) -> Once:

@@ -64,11 +64,6 @@ async def fetch_file(conn: Connection, file_id: UUID) -> File | None:
     return _file(await (await conn.execute(queries.fetch_file, {"id": file_id})).fetchone())
 
 
-async def lock_file(conn: Connection, file_id: UUID) -> File | None:
-    """Within a transaction: one at a time."""
-    return _file(await (await conn.execute(queries.lock_file, {"id": file_id})).fetchone())
-
-
 async def fetch_by_key(conn: Connection, key: str, reader_id: UUID) -> tuple[File, bool] | None:
     """A ready file, and whether this user may have it: as its owner, or as a member of a conversation that holds it."""
     row = await (await conn.execute(queries.fetch_file_by_key, {"key": key, "reader_id": reader_id})).fetchone()

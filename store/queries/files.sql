@@ -11,10 +11,6 @@ VALUES (%(id)s, %(owner_id)s, %(key)s, %(name)s, %(content_type)s, %(size)s, 'Pe
 -- files_pkey.
 SELECT {file} FROM files AS f WHERE f.id = %(id)s AND f.state <> 'Deleted'
 
--- name: lock_file
--- files_pkey. One completion at a time.
-SELECT {file} FROM files AS f WHERE f.id = %(id)s AND f.state <> 'Deleted' FOR UPDATE
-
 -- name: fetch_file_by_key
 -- files_key_key, messages_file, members_pkey. Whether the reader is a member of a conversation that holds it, too.
 SELECT {file}, f.owner_id = %(reader_id)s OR EXISTS (

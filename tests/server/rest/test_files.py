@@ -14,6 +14,7 @@ import pytest
 import trio
 
 from loadtest.client import connect
+from store.errors import Unavailable
 from tests.gateway import BUCKET
 from tests.handlers.test_file_types import PNG
 from tests.server.rest.conftest import Site, open_site
@@ -184,6 +185,33 @@ async def test_directly(shop: Site) -> None:
         await shop.call("POST", f"/api/files/{lie['id']}/complete", token=a, status=404)
     for change, status in (({"size": 7 * MIB}, 413), ({"contentType": "text/html"}, 415), ({"size": -1}, 400)):
         await shop.call("POST", "/api/files/presign", {**body, **change}, token=a, status=status)
+
+
+async def test_a_completion_that_is_broken_off(shop: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the object was moved: the same call completes it later; nothing has to be sent again."""
+    _, token = await shop.user("alice")
+    body = {"name": "a.txt", "contentType": "text/plain", "size": 5}
+    asked = await shop.call("POST", "/api/files/presign", body, token=token, status=201)
+    async with httpx.AsyncClient() as web:
+        await web.put(asked["uploadUrl"], content=b"hello", headers=asked["headers"])
+    path = f"/api/files/{asked['id']}/complete"
+    with monkeypatch.context() as patch:
+        patch.setattr("store.files.finish_file", away)
+        assert (await shop.call("POST", path, token=token, status=503))["code"] == "unavailable"
+    done: list[Any] = []
+
+    async def complete() -> None:
+        done.append(await shop.call("POST", path, token=token))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):  # by three impatient windows
+            nursery.start_soon(complete)
+    assert done[0] == done[1] == done[2] and done[0]["sha256"] == hashlib.sha256(b"hello").hexdigest()
+    assert len(await objects_left(shop)) == 1
+
+
+async def away(*arguments: object) -> None:
+    raise Unavailable("PostgreSQL: away")
 
 
 async def test_with_a_key(shop: Site) -> None:
