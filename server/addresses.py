@@ -1,13 +1,18 @@
 """Who is really calling, behind proxies that are trusted to say so (FORWARDED_ALLOW_IPS).
 
-Owns the reading of X-Forwarded-For and X-Forwarded-Proto. Sans-I/O. Whoever is no trusted proxy is believed nothing.
+Owns the reading of X-Forwarded-For, X-Forwarded-Proto and X-Request-Id. Sans-I/O. Whoever is no trusted proxy is
+believed nothing.
 """
 
 import ipaddress
+import re
+import secrets
 from collections.abc import Iterable
 
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_.+/=:-]{1,64}")
 
 ANY = "*"
 HOME_PREFIX = 64  # bits of an IPv6 address that one customer has to herself, at the least
@@ -46,6 +51,14 @@ class Proxies:
         """http or https, as the client sees it."""
         said = forwarded_proto.rpartition(",")[2].strip().lower()
         return said if said in ("http", "https") and self.trusts(peer) else default
+
+    def request_id(self, peer: str, given: str) -> str:
+        """What a trusted proxy calls this request, or a new name for it."""
+        return given if _REQUEST_ID.fullmatch(given) and self.trusts(peer) else new_request_id()
+
+
+def new_request_id() -> str:
+    return secrets.token_hex(8)
 
 
 def limited_as(address: str) -> str:

@@ -30,6 +30,7 @@ from handlers.receipts import Receipts
 from handlers.refresh_tokens import RefreshTokens
 from handlers.sync import Sync
 from handlers.users import Users
+from server.addresses import Proxies
 from server.auth import ACCESS_TTL, ConnectionTokens, Verifier, mint_token
 from server.config import DAYS, SECONDS, Settings, parse_listen, require
 from server.ephemera import Ephemera
@@ -57,6 +58,7 @@ from server.rest.cors import allow_origins
 from server.rest.health import Check
 from server.rest.http import HttpServer
 from server.rest.pacing import paced
+from server.rest.tracing import traced
 from server.rooms import Rooms
 from server.sign_in.flow import SignIn
 from server.teller import Teller
@@ -218,7 +220,10 @@ class Process:
             hangs=self.liveness.verdict,
             limits=limits,
         )
-        self.http = HttpServer(allow_origins(asgi.route(PATH, self.hub, paced(app)), settings.allowed_origins))
+        routed = asgi.route(PATH, self.hub, paced(app))
+        self.http = HttpServer(
+            traced(allow_origins(routed, settings.allowed_origins), Proxies(settings.forwarded_allow_ips))
+        )
         self.certificate = Certificate(settings.tls_cert, settings.tls_key) if settings.tls_cert else None
         self.listener = Listener(
             self.hub,

@@ -9,6 +9,7 @@ the memory of trio.SocketStream.
 """
 
 import socket
+import struct
 from collections.abc import Awaitable, Iterable, Iterator
 from typing import ClassVar, Protocol
 
@@ -26,6 +27,7 @@ WRITE_SIZE = 262144
 CLOSE_WAIT = 5.0  # seconds for the peer to answer our Close (SignalR's default)
 STALL_TIMEOUT = 20.0  # seconds without the peer taking a byte
 ABORTED = "aborted"
+_TCP_INFO = struct.Struct("=120xQQ")  # tcpi_bytes_acked, tcpi_bytes_received (linux/tcp.h)
 
 log = structlog.get_logger("parley.connection")
 
@@ -61,6 +63,7 @@ class Connection(_Sender):
         "__weakref__",
         "close_at",
         "closing",
+        "code",
         "decoder",
         "ended",
         "endpoint",
@@ -102,6 +105,7 @@ class Connection(_Sender):
         self.closing = False
         self.violated = False
         self.close_at = 0.0
+        self.code: int | None = None  # of the Close that began the end
         self.flushed: trio.Event | None = None  # set when the peer has closed and our answer is out
         self.reason = ""
         self.sent_at = self.progress_at = wheel.now
@@ -212,6 +216,7 @@ class Connection(_Sender):
         """RFC 6455, 5.5.1: answer a Close with a Close, then the server ends the TCP connection."""
         self.over = True
         self.reason = self.reason or f"closed by client ({event.code})"
+        self.code = self.code or event.code
         if not self.closing:
             self.close(websocket.NORMAL if event.code == websocket.NO_STATUS else event.code)
         if self.blocked:  # bounded by CLOSE_WAIT
@@ -281,6 +286,17 @@ class Connection(_Sender):
     def _joined(self, frames: list[bytes]) -> bytes:
         return b"".join(frames)
 
+    # -- for the log --------------------------------------------------------------------------
+
+    def traffic(self) -> dict[str, object]:
+        """The kernel has counted, from the connection's first byte: what the peer acknowledged, and what it sent."""
+        try:
+            info = self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+            sent, received = _TCP_INFO.unpack(info)
+        except (OSError, struct.error):
+            return {"code": self.code}  # no TCP, or gone
+        return {"code": self.code, "bytes_in": received, "bytes_out": sent}
+
     # -- ending -------------------------------------------------------------------------------
 
     def close(self, code: int, reason: str = "", *, why: str = "") -> None:
@@ -288,6 +304,7 @@ class Connection(_Sender):
         if self.closing:
             return
         self.closing = True
+        self.code = self.code or code
         self.reason = self.reason or why or reason
         self.push(websocket.encode_close(code, reason))
         self.flush()

@@ -16,6 +16,7 @@ import trio
 
 from handlers.errors import RETRY_AFTER_SECONDS, ChatError
 from server import http_head
+from server.addresses import new_request_id
 from server.http_head import BadRequest, Head
 from server.tls import Certificate, TlsSocket, TlsStream
 
@@ -58,10 +59,13 @@ class Refusal(Exception):
     def __init__(self, status: int, code: str, detail: str, extra: dict[str, str] | None = None) -> None:
         super().__init__(detail)
         self.status = status
+        self.code = code
         self.fields, self.body = http_head.refusal(status, code, detail, extra)
+        self.request_id = ""  # set by whoever knows one
 
     @property
     def answer(self) -> bytes:
+        self.fields["X-Request-Id"] = self.request_id
         return http_head.response(self.status, self.fields, self.body)
 
     @property
@@ -224,7 +228,7 @@ class Listener:
                 await serve
         except* Refusal as refused:
             self.refused += 1
-            await _answer(client, next(_leaves(refused)).answer)
+            await _refuse(client, next(_leaves(refused)))
         except* OSError:
             pass  # the peer went away; its connection has logged it
         except* Exception:
@@ -326,6 +330,13 @@ async def _read_head(client: AnySocket, data: bytes) -> tuple[bytes, int]:
             return data, end + 4 if end + 4 <= http_head.MAX_HEAD else -1
         if len(data) > http_head.MAX_HEAD:
             return data, -1
+
+
+async def _refuse(client: AnySocket, refused: Refusal) -> None:
+    refused.request_id = refused.request_id or new_request_id()
+    tell = log.debug if refused.status == 503 else log.info  # many, when it happens
+    tell("refused", status=refused.status, code=refused.code, address=peer(client), request=refused.request_id)
+    await _answer(client, refused.answer)
 
 
 async def _answer(client: AnySocket, answer: bytes) -> None:

@@ -1,16 +1,22 @@
 """Logging for the whole process: structlog, as JSON lines or for people, on standard error.
 
 Owns the processors. Events are snake_case slugs with fields; libraries that use the standard
-library's logging come out the same way. Secrets and message content are taken out here, once more,
-whatever a call site did.
+library's logging come out the same way, and so does an exception that ends the process. Secrets and message content are
+taken out here, once more, whatever a call site did.
 """
 
+import json
 import logging
 import sys
+from collections.abc import Callable
+from types import TracebackType
 from typing import Any
 
+import msgspec
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
+
+from server import tracebacks
 
 LEVELS = ("debug", "info", "warning", "error")
 HIDDEN = frozenset(
@@ -47,6 +53,14 @@ def set_level(level: str) -> None:
     logging.getLogger().setLevel(quieter)
 
 
+def serialize(event: EventDict, default: Callable[[Any], Any]) -> str:
+    """A third of the time of `json.dumps`, which comes in for the odd case: half a surrogate, an enormous number."""
+    try:
+        return msgspec.json.encode(event, enc_hook=default).decode()
+    except (UnicodeEncodeError, OverflowError, TypeError):
+        return json.dumps(event, default=default)
+
+
 def configure(log_format: str, level: str) -> None:
     """`log_format` is json or console, `level` one of LEVELS."""
     shared: list[Processor] = [
@@ -56,9 +70,9 @@ def configure(log_format: str, level: str) -> None:
         redact,
     ]
     final: list[Any] = (
-        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        [tracebacks.render, structlog.processors.JSONRenderer(serializer=serialize)]
         if log_format == "json"
-        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        else [tracebacks.render_text, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     )
     structlog.configure(
         processors=[_threshold, *shared, *final],
@@ -77,3 +91,12 @@ def configure(log_format: str, level: str) -> None:
     root.handlers[:] = [handler]
     logging.getLogger("coredis").setLevel(logging.CRITICAL)  # it raises too, and whoever gets it says what it means
     set_level(level)
+    sys.excepthook = _on_crash
+
+
+def _on_crash(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """Python's own word at the end of a process would quote whatever the exception does."""
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, traceback)
+    else:
+        structlog.get_logger("parley").critical("crashed", exc_info=(kind, error, traceback))

@@ -86,6 +86,10 @@ class Outbox:
         """Send what waits without waiting; what is not taken stays queued (carrier's work)."""
         raise NotImplementedError
 
+    def traffic(self) -> dict[str, object]:
+        """What the carrier can say for the log when it ends: code, bytes_in, bytes_out."""
+        return {}
+
 
 class Flusher:
     """The outboxes with something new in them. One for each process, flushed once per batch.

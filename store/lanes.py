@@ -266,7 +266,7 @@ class _Lane:
                     middle = len(part) // 2
                     parts += [part[middle:], part[:middle]]
                 else:
-                    log.info("message_rejected", error=_first_line(error))
+                    log.info("message_rejected", error=type(error).__name__)  # its text quotes the message
                     self._answer(part[0], AppendError("invalid_content"))
             except OutcomeUnknown as error:
                 log.warning("commit_outcome_unknown", messages=len(part), error=_first_line(error))

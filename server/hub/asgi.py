@@ -157,7 +157,7 @@ async def _serve(hub: HubServer, scope: dict[str, Any], receive: Receive, send: 
     carrier = AsgiConnection(hub.wheel, outbox_bytes=settings.outbox_bytes, stall_timeout=settings.stall_timeout)
     try:
         comer = await hub.authenticate(query, headers, peer)
-        session = await hub.session_for(comer, carrier, carrier, query, BARE)
+        session = await hub.session_for(comer, carrier, carrier, query, BARE, client=hub.client(headers, peer))
     except Refusal as refused:
         await send({"type": "websocket.http.response.start", "status": refused.status, "headers": refused.headers})
         await send({"type": "websocket.http.response.body", "body": refused.body})

@@ -12,6 +12,7 @@ import structlog
 import trio
 
 from handlers.errors import CODES, ChatError
+from handlers.model import Client
 from handlers.ports import Receipts
 from server import http_head, websocket
 from server.addresses import Proxies, limited_as
@@ -36,6 +37,8 @@ from server.wheel import Wheel
 
 PATH = "/hubs/chat"
 DRAIN_SLICE = 0.1  # seconds; a drain closes a share of the connections every slice
+
+CLIENT_MAX = 120  # characters of what a client calls itself
 
 log = structlog.get_logger("parley.hub")
 
@@ -88,9 +91,8 @@ class HubServer:
         self, query: Mapping[str, str], headers: Mapping[bytes, bytes], peer: str
     ) -> Redeemed | HubSession:
         """Who connects, or the session that a client comes back to. Names are in lower case. Raises Refusal."""
-        authorization, origin, forwarded = (
-            headers.get(name, b"").decode("latin-1") for name in (b"authorization", b"origin", b"x-forwarded-for")
-        )
+        names = (b"authorization", b"origin", b"x-forwarded-for")
+        authorization, origin, forwarded = (_text(headers, name) for name in names)
         if self.draining:
             raise Refusal(503, "draining", CODES["draining"].title, {"Retry-After": "1"})
         allowed = self.settings.allowed_origins
@@ -125,6 +127,12 @@ class HubServer:
             raise ChatError("unauthenticated", "An access token is required.")
         return Redeemed(await self._verifier.verify(token), new_connection_id())
 
+    def client(self, headers: Mapping[bytes, bytes], peer: str) -> Client:
+        """Who connects, for the log."""
+        address = self._proxies.client_address(peer, _text(headers, b"x-forwarded-for"))
+        name = _text(headers, b"user-agent") or _text(headers, b"x-signalr-user-agent")
+        return Client(name[:CLIENT_MAX], address)
+
     # -- raw sockets --------------------------------------------------------------------------------
 
     def takes(self, head: Head) -> bool:
@@ -133,7 +141,12 @@ class HubServer:
     async def admit(self, sock: AnySocket, head: Head, rest: bytes) -> Awaitable[None]:
         query = head.query
         headers = head.headers
-        comer = await self.authenticate(query, headers, peer(sock))
+        address = peer(sock)
+        try:
+            comer = await self.authenticate(query, headers, address)
+        except Refusal as refused:
+            refused.request_id = self._proxies.request_id(address, _text(headers, b"x-request-id"))
+            raise
         stateful = isinstance(comer, HubSession) or comer.stateful
         connection = (ReliableConnection if stateful else Connection)(
             sock,
@@ -144,7 +157,8 @@ class HubServer:
             stall_timeout=self.settings.stall_timeout,
         )
         connection.readable = isinstance(sock, TlsSocket)  # OpenSSL may hold what the poller does not see
-        connection.endpoint = await self.session_for(comer, connection, connection, query)
+        client = self.client(headers, address)
+        connection.endpoint = await self.session_for(comer, connection, connection, query, client=client)
         try:
             sock.send(http_head.accept_response(headers[b"sec-websocket-key"]))  # always fits: the buffer is empty
         except OSError as error:
@@ -159,6 +173,8 @@ class HubServer:
         outbox: Outbox,
         query: Mapping[str, str],
         encodings: dict[str, Encoding] = FRAMED,
+        *,
+        client: Client | None = None,
     ) -> HubSession:
         """A new session on this carrier, or the one that its client comes back to. Raises Refusal."""
         if isinstance(comer, HubSession):
@@ -169,7 +185,14 @@ class HubServer:
             return comer
         manual = query.get("sync") == "manual"
         session = HubSession(
-            self, carrier, outbox, comer.caller, comer.connection_id, manual_sync=manual, encodings=encodings
+            self,
+            carrier,
+            outbox,
+            comer.caller,
+            comer.connection_id,
+            client=client,
+            manual_sync=manual,
+            encodings=encodings,
         )
         if comer.stateful:
             session.make_reliable()
@@ -208,3 +231,7 @@ class HubServer:
             await trio.sleep(DRAIN_SLICE if waiting else 0)
         if self.sessions:
             await self._deserted.wait()  # each is gone within CLOSE_WAIT
+
+
+def _text(headers: Mapping[bytes, bytes], name: bytes) -> str:
+    return headers.get(name, b"").decode("latin-1")

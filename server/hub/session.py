@@ -16,7 +16,7 @@ import trio
 
 from handlers.errors import ChatError, from_store
 from handlers.limits import Rate, refusal, spend
-from handlers.model import Caller
+from handlers.model import Caller, Client
 from handlers.ports import Receipts
 from server import websocket
 from server.hub import catchup, handshake
@@ -38,6 +38,7 @@ from server.hub.reliable import ACK_PERIOD, SequenceError, State, delivered
 from server.hub.survival import ReliableOutbox, Shelf, Survival
 from server.outbox import RESUME_AT, Flusher, Outbox, Verdict
 from server.rooms import Room, Rooms
+from server.tracebacks import discreet
 from server.wheel import Due, Wheel
 from store.entries import Receipt
 from store.errors import Overloaded, StoreError, Unavailable
@@ -76,6 +77,9 @@ class Carrier(Due, Protocol):
         """Send what is queued, then end. Never waits."""
 
     def abort(self, why: str) -> None: ...
+
+    def traffic(self) -> dict[str, object]:
+        """For the log: code, bytes_in, bytes_out."""
 
 
 class Hub(Protocol):
@@ -123,6 +127,7 @@ class HubSession:
         "calls_full_at",
         "carrier",
         "catching_up",
+        "client",
         "closed",
         "connection_id",
         "cursors",
@@ -154,6 +159,7 @@ class HubSession:
         caller: Caller,
         connection_id: str,
         *,
+        client: Client | None = None,
         manual_sync: bool = False,
         text_only: bool = False,
         encodings: dict[str, Encoding] | None = None,
@@ -164,6 +170,7 @@ class HubSession:
         self.caller = caller
         self.user_id: UUID = caller.user_id
         self.connection_id = connection_id
+        self.client = client  # until it is told
         self.auto_attach = not manual_sync
         self.text_only = text_only
         self.parser: Parser | None = None  # None until the handshake is done
@@ -276,15 +283,19 @@ class HubSession:
             self.hub.wheel.cancel(self.reliable)
             self.reliable.dormant.set()  # whoever waits to resume it sees that it is closed
         self.hub.left(self, reason)
-        log.info(
-            "connection_closed",
-            connection=self.connection_id,
-            user=str(self.user_id),
-            reason=reason,
-            seconds=round(self.hub.wheel.now - self.opened_at, 1),
-        )
+        self._tell_ended("connection_closed", reason)
         if self.drained is not None:
             self.drained.set()
+
+    def _tell_ended(self, event: str, reason: str) -> None:
+        log.info(
+            event,
+            connection=self.connection_id,
+            user=str(self.user_id),
+            reason=discreet(reason),
+            seconds=round(self.hub.wheel.now - self.opened_at, 1),
+            **self.carrier.traffic(),
+        )
 
     # -- stateful reconnect ---------------------------------------------------------------------
 
@@ -346,7 +357,7 @@ class HubSession:
         reliable.state = State.DORMANT
         self.hub.wheel.schedule(reliable, self.hub.wheel.now + DORMANCY)
         reliable.dormant.set()
-        log.info("connection_dormant", connection=self.connection_id, user=str(self.user_id), reason=reason)
+        self._tell_ended("connection_dormant", reason)
 
     async def resume(self, carrier: Carrier, outbox: Outbox) -> None:
         """The client is back, on another socket; should we not have noticed that the old one is lost, it is now.
@@ -411,6 +422,7 @@ class HubSession:
             self.reliable = None
         if self.reliable is not None:
             cast(ReliableOutbox, self.outbox).reliable = self.reliable
+        self._tell_opened(request.protocol)
         await self._open()
         if self.reliable is not None:
             self.reliable.opened = True
@@ -418,6 +430,19 @@ class HubSession:
             waiting = self.receive(rest, binary=self.outbox.encoding.protocol.binary)
             if waiting is not None:
                 await waiting
+
+    def _tell_opened(self, protocol: str) -> None:
+        client, self.client = self.client or Client(), None
+        log.info(
+            "connection_opened",
+            connection=self.connection_id,
+            user=str(self.user_id),
+            transport=self.carrier.transport,
+            protocol=protocol,
+            stateful=self.reliable is not None,
+            address=client.address,
+            client=client.name,
+        )
 
     def _choose(self, request: handshake.Request) -> Encoding:
         encoding = self.encodings.get(request.protocol)

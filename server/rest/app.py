@@ -24,6 +24,7 @@ from server.limits import Limits
 from server.rest import auth, conversations, files, health, messages, negotiate, objects, problems, users
 from server.rest.pacing import PacedRequest, let_in
 from server.rest.requests import MAX_BODY, address, bearer
+from server.rest.tracing import current_trace
 from server.sign_in.flow import SignIn
 from store.objects import Objects
 from store.objects.directory import DirectoryObjects
@@ -81,6 +82,9 @@ def create_app(
     @app.before_request
     async def authenticate() -> None:
         """Every route needs a live user's token unless it is marked open; all are limited."""
+        trace = current_trace()
+        if trace is not None and request.url_rule is not None:
+            trace.route = request.url_rule.rule
         view = current_app.view_functions.get(request.endpoint or "")
         origin = limited_as(address())
         if view is None or request.path in OPEN_PATHS or getattr(view, "open_route", False):
@@ -93,6 +97,8 @@ def create_app(
         except ChatError:
             limits.requests.require(origin)  # whoever guesses tokens
             raise
+        if trace is not None:
+            trace.user = str(g.caller.user_id)
         limits.requests.require(str(g.caller.user_id))
         await users_handler.require(g.caller)
         if getattr(view, "upload_route", False):

@@ -16,6 +16,7 @@ from werkzeug.exceptions import HTTPException
 
 from handlers.errors import CODES, RETRY_AFTER_SECONDS, ChatError, from_store
 from server.hub.dispatch import new_reference
+from server.rest.tracing import current_trace
 from store.errors import Overloaded, StoreError, Unavailable
 
 _BY_STATUS = {
@@ -49,6 +50,9 @@ def problem(
         "detail": detail,
         "code": code,
     }
+    trace = current_trace()
+    if trace is not None:
+        body["instance"] = f"urn:parley:request:{trace.request_id}"
     if errors:
         body["errors"] = errors
     response = Response(msgspec.json.encode(body), status=status, content_type="application/problem+json")

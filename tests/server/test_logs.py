@@ -2,11 +2,13 @@
 
 import json
 import logging
+import sys
 
 import pytest
 import structlog
 
 from server import logs
+from server.tracebacks import discreet
 
 
 def test_secrets_and_content_are_hidden(capsys: pytest.CaptureFixture[str]) -> None:
@@ -41,3 +43,47 @@ def test_the_level_may_change(capsys: pytest.CaptureFixture[str]) -> None:
         structlog.reset_defaults()
         logging.getLogger().handlers.clear()
     assert [json.loads(line)["event"] for line in printed.splitlines()] == ["between", "library", "loud"]
+
+
+def test_tracebacks_are_discreet(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever the format, and from libraries too: which error, where; not the values it quotes, nor variables."""
+    for log_format in ("json", "console"):
+        logs.configure(log_format, "info")
+        try:
+            content = "geheim"
+            try:
+                try:
+                    raise KeyError(content)
+                except KeyError as error:
+                    error.add_note(content)
+                    raise ExceptionGroup(f"two {content!r}", [ValueError(f"it's\n{content}")]) from error
+            except ExceptionGroup as group:
+                structlog.get_logger("x").exception("failed")
+                logging.getLogger("library").error("failed", exc_info=group)
+                sys.excepthook(type(group), group, group.__traceback__)
+        finally:
+            structlog.reset_defaults()
+            logging.getLogger().handlers.clear()
+            sys.excepthook = sys.__excepthook__
+        printed = "".join(capsys.readouterr())
+        assert "geheim" not in printed and "crashed" in printed
+        for known in ("ExceptionGroup", "two …", "KeyError", "it…", "test_logs.py", "test_tracebacks_are_discreet"):
+            assert printed.count(known) >= 3, (log_format, known, printed)
+        assert len(printed.splitlines()) == 3 or log_format == "console"
+
+
+def test_what_only_names_code_is_kept() -> None:
+    """Of errors about code or constraints the whole first line stays: it is what one looks for."""
+    assert discreet("f() got an unexpected keyword argument 'x'\nmore", about_code=True).endswith("'x'")
+    assert discreet("nothing is quoted here") == "nothing is quoted here"
+    assert discreet('duplicate "x"') == "duplicate …"
+
+
+def test_odd_values(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line comes out whatever is in it."""
+    logs.configure("json", "info")
+    try:
+        structlog.get_logger("x").info("event", text="\ud800", number=2**70, thing=object())
+    finally:
+        structlog.reset_defaults()
+    assert json.loads("".join(capsys.readouterr()))["number"] == 2**70

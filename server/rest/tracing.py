@@ -1,0 +1,96 @@
+"""An id for every request, and one line in the log about each.
+
+Owns the id's way (from a trusted proxy or made here, into every line of that request, into the answer) and the line. It
+names the route, not the path: paths and queries have ids, file names and tokens in them.
+"""
+
+import re
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import structlog
+from quart import has_request_context, request
+from structlog.contextvars import bound_contextvars
+
+from server.addresses import Proxies
+
+TRACE = "parley.trace"  # in the ASGI scope
+CHATTY = re.compile(r"/health(/.*)?|/hubs/chat")  # asked for all the time: lines for those who debug
+_STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
+
+Scope = dict[str, Any]
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+log = structlog.get_logger("parley.rest")
+
+
+class Trace:
+    """What is known of a request when it is done. `route` and `user` are found out on the way."""
+
+    __slots__ = ("address", "request_id", "route", "status", "user")
+
+    def __init__(self, request_id: str, address: str) -> None:
+        self.request_id = request_id
+        self.address = address
+        self.route: str | None = None
+        self.user: str | None = None
+        self.status: int | None = None
+
+
+def current_trace() -> Trace | None:
+    """Of the request at hand."""
+    found: Trace | None = cast(Scope, request.scope).get(TRACE) if has_request_context() else None
+    return found
+
+
+def traced(app: App, proxies: Proxies) -> App:
+    """The ASGI app, with a trace in the scope of each request."""
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await app(scope, receive, send)
+            return
+        trace = _begin(scope, proxies)
+        began = time.perf_counter()
+
+        async def send_named(message: Message) -> None:
+            if message["type"] in _STARTS:
+                trace.status = message.get("status")
+                name = (b"x-request-id", trace.request_id.encode())
+                message = {**message, "headers": [*message.get("headers", ()), name]}
+            await send(message)
+
+        with bound_contextvars(request=trace.request_id):
+            try:
+                await app({**scope, TRACE: trace}, receive, send_named)
+            finally:
+                if scope["type"] == "http":
+                    _tell(scope, trace, time.perf_counter() - began)
+
+    return serve
+
+
+def _begin(scope: Scope, proxies: Proxies) -> Trace:
+    headers: dict[bytes, bytes] = dict(scope["headers"])
+    peer = (scope.get("client") or ("",))[0]
+    given, forwarded = (headers.get(name, b"").decode("latin-1") for name in (b"x-request-id", b"x-forwarded-for"))
+    return Trace(proxies.request_id(peer, given), proxies.client_address(peer, forwarded))
+
+
+def _tell(scope: Scope, trace: Trace, seconds: float) -> None:
+    """`status` is null when the client went away before there was one."""
+    chatty = CHATTY.fullmatch(scope["path"]) and (trace.status or 0) < 500
+    tell = log.debug if chatty else log.info
+    tell(
+        "request",
+        method=scope["method"],
+        route=trace.route,
+        status=trace.status,
+        seconds=round(seconds, 4),
+        user=trace.user,
+        address=trace.address,
+    )

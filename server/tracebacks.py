@@ -1,0 +1,71 @@
+"""Tracebacks as they may be logged: where it happened, but not with what. No local variables, no quoted values.
+
+Owns the rule. What people write ends up in the messages of exceptions ("not a number: 'dear Bob'"),
+so of a message the first line is kept, up to a quotation mark, unless its kind only ever names code or constraints.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+from structlog.processors import ExceptionRenderer
+from structlog.tracebacks import ExceptionDictTransformer
+from structlog.typing import EventDict, WrappedLogger
+
+Traceback = list[dict[str, Any]]
+
+ELIDED: Final = "…"
+_ABOUT_CODE: Final = (AttributeError, ImportError, NameError, NotImplementedError, TypeError)
+_NAMES: Final = {kind.__name__ for kind in (*_ABOUT_CODE, ModuleNotFoundError, UnboundLocalError)}
+_QUOTE = re.compile("[\"'`“‘]")
+
+
+class Discreet(ExceptionDictTransformer):
+    """What structlog makes of an exception, cut down."""
+
+    def __init__(self) -> None:
+        super().__init__(show_locals=False, use_rich=False)
+
+    def __call__(self, exc_info: Any) -> Traceback:
+        return [_cut(entry) for entry in super().__call__(exc_info)]
+
+
+render = ExceptionRenderer(Discreet())
+
+
+def render_text(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """For the console: the same, as lines under the event."""
+    event = render(logger, method, event)
+    found = event.get("exception")
+    if isinstance(found, list):
+        event["exception"] = "\n".join(_lines(found))
+    return event
+
+
+def _cut(entry: dict[str, Any]) -> dict[str, Any]:
+    about_code = entry["exc_type"] in _NAMES or entry["exc_type"].endswith("Violation")  # PostgreSQL's class 23
+    return {
+        **entry,
+        "exc_value": discreet(entry["exc_value"], about_code=about_code),
+        "exc_notes": [],
+        "syntax_error": None,
+        "exceptions": [[_cut(inner) for inner in inners] for inners in entry["exceptions"]],
+    }
+
+
+def discreet(message: str, *, about_code: bool = False) -> str:
+    """The first line, without what is quoted in it."""
+    line = message.strip().partition("\n")[0]
+    if about_code:
+        return line
+    plain = _QUOTE.split(line, 1)[0]
+    return line if plain == line else plain + ELIDED
+
+
+def _lines(traceback: Traceback, indent: str = "") -> Iterator[str]:
+    for entry in traceback:
+        yield f"{indent}{entry['exc_type']}: {entry['exc_value']}"
+        for frame in entry["frames"]:
+            yield f"{indent}  {frame['filename']}:{frame['lineno']} in {frame['name']}"
+        for inner in entry["exceptions"]:
+            yield from _lines(inner, indent + "    ")

@@ -1,0 +1,30 @@
+"""`parley serve`, with defects: handlers that fail with what they were given in their message and their variables.
+
+Run as `python -m tests.integration.faulty serve`.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+from uuid import UUID
+
+from handlers.presence import Presence
+from handlers.users import Users
+from server.cli import main
+from store.model import User
+
+
+async def search(self: Users, q: str, limit: int, cursor: str | None) -> tuple[Sequence[User], str | None]:
+    remembered = {"email": q}
+    try:
+        raise KeyError(remembered["email"])
+    except KeyError as error:
+        raise ValueError(f"cannot look for '{q}'") from error
+
+
+async def get(self: Presence, connected: Any, user_ids: Collection[UUID]) -> Any:
+    raise RuntimeError(f"nobody: {user_ids!r}")
+
+
+Users.search = search  # type: ignore[method-assign]
+Presence.get = get  # type: ignore[method-assign]
+main()
