@@ -88,6 +88,13 @@ class Histogram:
             found.append(value)
         return found
 
+    def cumulative(self) -> Iterator[tuple[float, float]]:
+        """For each duration that occurred, what fraction of all did not exceed it."""
+        total, seen = self.count, 0
+        for index, count in self._filled():
+            seen += count
+            yield seen / total, _highest(index) / US
+
     def over(self, seconds: float) -> int:
         """How many took longer."""
         return sum(count for index, count in self._filled() if _lowest(index) > seconds * US)

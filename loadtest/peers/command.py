@@ -78,7 +78,7 @@ class Comparison(msgspec.Struct, frozen=True, rename="camel"):
 @click.option("--seconds", default=5.0, show_default=True, type=click.FloatRange(min=0.2), help="Of each measurement.")
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1, 20), help="Turns; medians are shown.")
 @click.option("--pairs", default=50, show_default=True, type=click.IntRange(1, 1000), help="Direct conversations.")
-@click.option("--rate", default=1000.0, show_default=True, help="Messages/s at which latency is measured.")
+@click.option("--rate", default=500.0, show_default=True, help="Messages/s at which latency is measured.")
 @click.option("--only", multiple=True, help="Part of a server's name; may be repeated. Parley always runs.")
 @click.option("--cache", type=click.Path(file_okay=False, path_type=Path), help="Where the servers are installed.")
 @click.option("--json", "output", type=click.Path(dir_okay=False, path_type=Path), help="Write every round here, too.")
