@@ -130,7 +130,7 @@ class Accounts:
                 raise _unknown()
             if not found.is_live:
                 raise ChatError("unauthenticated", "The session was ended. Sign in again.")
-            fresh, token_hash = self._tokens.follow(presented)
+            fresh, token_hash = self._tokens.follow(presented, found.token_hash)
             if compare_digest(presented.hash, found.token_hash):
                 await store.rotate_session(
                     conn,

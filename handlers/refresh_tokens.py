@@ -14,6 +14,8 @@ import secrets
 from typing import NamedTuple
 from uuid import UUID
 
+from store.signing import SigningKeys
+
 ID_BYTES, SECRET_BYTES, SEAL_BYTES = 16, 32, 16
 
 
@@ -27,22 +29,24 @@ class Presented(NamedTuple):
 
 
 class RefreshTokens:
-    def __init__(self, key: str) -> None:
-        """`key` is the process's signing key; tokens are sealed with one derived from it."""
-        self._key = hmac.digest(key.encode(), b"parley refresh token v1", "sha256")
+    def __init__(self, keys: SigningKeys) -> None:
+        """Tokens are sealed with a key derived from the process's."""
+        self._keys = keys.derive(b"parley refresh token v1")
 
     def issue(self, session_id: UUID) -> tuple[str, bytes]:
         """(the token, its hash)"""
-        return self._make(session_id, secrets.token_bytes(SECRET_BYTES))
+        return _make(self._keys.current, session_id, secrets.token_bytes(SECRET_BYTES))
 
-    def follow(self, presented: Presented) -> tuple[str, bytes]:
-        """The token that comes after this one, and its hash: always the same."""
-        return self._make(presented.session_id, hmac.digest(self._key, b"next" + presented.raw, "sha256"))
+    def follow(self, presented: Presented, token_hash: bytes = b"") -> tuple[str, bytes]:
+        """The token that comes after this one, and its hash: always the same as long as the key is.
 
-    def _make(self, session_id: UUID, secret: bytes) -> tuple[str, bytes]:
-        body = session_id.bytes + secret
-        raw = body + self._seal(body)
-        return base64.urlsafe_b64encode(raw).decode(), hashlib.sha256(raw).digest()
+        With `token_hash`, the one with that hash, should it have been made with another of our keys.
+        """
+        made = [
+            _make(key, presented.session_id, hmac.digest(key, b"next" + presented.raw, "sha256"))
+            for key in self._keys.accepted
+        ]
+        return next((one for one in made if hmac.compare_digest(one[1], token_hash)), made[0])
 
     def read(self, token: str) -> Presented | None:
         """None for what is no token at all."""
@@ -53,8 +57,15 @@ class RefreshTokens:
         if len(raw) != ID_BYTES + SECRET_BYTES + SEAL_BYTES:
             return None
         body, seal = raw[:-SEAL_BYTES], raw[-SEAL_BYTES:]
-        is_sealed = hmac.compare_digest(seal, self._seal(body))
+        is_sealed = any(hmac.compare_digest(seal, _seal(key, body)) for key in self._keys.accepted)
         return Presented(UUID(bytes=raw[:ID_BYTES]), hashlib.sha256(raw).digest(), is_sealed, raw)
 
-    def _seal(self, body: bytes) -> bytes:
-        return hmac.digest(self._key, body, "sha256")[:SEAL_BYTES]
+
+def _make(key: bytes, session_id: UUID, secret: bytes) -> tuple[str, bytes]:
+    body = session_id.bytes + secret
+    raw = body + _seal(key, body)
+    return base64.urlsafe_b64encode(raw).decode(), hashlib.sha256(raw).digest()
+
+
+def _seal(key: bytes, body: bytes) -> bytes:
+    return hmac.digest(key, body, "sha256")[:SEAL_BYTES]

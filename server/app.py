@@ -7,11 +7,11 @@ Sees everything; nothing imports it but the commands. The nurseries say who outl
        +- listener  cancelled first: stop accepting, then let the connections go, then the services
 """
 
+import os
 import secrets
-import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from uuid import UUID
@@ -30,8 +30,9 @@ from handlers.receipts import Receipts
 from handlers.refresh_tokens import RefreshTokens
 from handlers.sync import Sync
 from handlers.users import Users
+from server import logs
 from server.addresses import Proxies
-from server.auth import ACCESS_TTL, ConnectionTokens, Verifier, mint_token
+from server.auth import ACCESS_TTL, ConnectionTokens, Verifier, mint_token, signing_keys
 from server.config import DAYS, SECONDS, Settings, parse_listen, require
 from server.ephemera import Ephemera
 from server.feed import Feed
@@ -45,14 +46,17 @@ from server.instances.recovery import Recovery
 from server.instances.registry import Registry
 from server.instances.relay import Relay
 from server.jwks import KeySet
+from server.lifecycle import Lifecycle
 from server.limits import Limits
-from server.listener import Listener, bind
+from server.listener import Listener, listen, place
 from server.liveness import Liveness
+from server.notices import Notices
 from server.outbox import Flusher
 from server.poller import Poller
 from server.presence import Announcer
 from server.pulse import Pulse
 from server.receipts import ReceiptWriter
+from server.reload import Difference, merge
 from server.rest.app import create_app
 from server.rest.cors import allow_origins
 from server.rest.health import Check
@@ -78,6 +82,7 @@ PARTITION_PERIOD = 1 * DAYS / 4  # between looks whether next months' partitions
 PARTITION_RETRY = 30 * SECONDS
 LIVENESS_SLACK = 60 * SECONDS  # without progress, beyond what a statement may take: then the process hangs
 LANES_DRAIN = 10 * SECONDS  # for what was accepted into the lanes before the drain
+STOP_SLACK = 30 * SECONDS  # beyond DRAIN_SECONDS: what the rest of the drain may take when everything is slow
 APPLICATION = "parley"
 
 log = structlog.get_logger("parley.app")
@@ -133,11 +138,12 @@ class Process:
             ReceiptStreams(self.redis), self.pool, self.ephemera, consumer=f"{name}~{secrets.token_hex(4)}"
         )
         self.keys = KeySet(settings.jwks_url) if settings.jwks_url else None
+        self.signing = signing_keys(settings)
         self.verifier = Verifier(
-            key=settings.jwt_key, issuer=settings.jwt_issuer, audience=settings.jwt_audience, keys=self.keys
+            self.signing, issuer=settings.jwt_issuer, audience=settings.jwt_audience, keys=self.keys
         )
-        self.tokens = ConnectionTokens(settings.jwt_key, self.redis)
-        limits = Limits(settings, SharedLimits(self.redis))
+        self.tokens = ConnectionTokens(self.signing, self.redis)
+        self.limits = limits = Limits(settings, SharedLimits(self.redis))
         presence = Presence(self.pool)
         self.announcer = Announcer(presence, instances, self.rooms, self.ephemera)
         self.registry.watcher = self.announcer
@@ -167,11 +173,11 @@ class Process:
         users = Users(self.pool, commits, self.announcer)
         objects = None
         if settings.objects:
-            objects = open_objects(settings.objects, endpoint=settings.s3_endpoint_url, key=settings.jwt_key)
+            objects = open_objects(settings.objects, endpoint=settings.s3_endpoint_url, signing=self.signing)
         self.files = Files(
             self.pool, commits, objects, max_bytes=settings.max_upload_bytes, types=settings.upload_types
         )
-        accounts = Accounts(self.pool, commits, RefreshTokens(settings.jwt_key), self._mint)
+        accounts = Accounts(self.pool, commits, RefreshTokens(self.signing), self._mint)
         dispatcher = Dispatcher()
         methods.register(
             dispatcher,
@@ -210,7 +216,7 @@ class Process:
             files_handler=self.files,
             export=Export(users, accounts, conversations, messages, self.files),
             objects_store=objects,
-            sign_in=SignIn(settings.oauth, settings.jwt_key, self.redis),
+            sign_in=SignIn(settings.oauth, self.signing, self.redis),
             conversations_handler=conversations,
             messages_handler=messages,
             receipts_handler=receipts,
@@ -269,8 +275,21 @@ class Process:
 
     # -- running ----------------------------------------------------------------------------------
 
-    async def run(self, sock: socket.socket, *, stop: trio.Event, hurry: trio.Event, ready: Callable[[], None]) -> None:
-        """Serve `sock` until `stop`, then drain (at once when `hurry` is set), then end."""
+    def apply(self, wanted: Settings) -> Difference:
+        """Take over what can be changed in a running process. Raises ConfigError."""
+        require(wanted)
+        self.settings, difference = merge(self.settings, wanted)
+        logs.set_level(self.settings.log_level)
+        self.limits.configure(self.settings)
+        self.signing.replace(self.settings.jwt_key, *self.settings.jwt_old_keys)
+        if self.certificate is not None:
+            self.certificate.reload()
+        return difference
+
+    async def run(
+        self, socks: Sequence[socket.socket], *, stop: trio.Event, hurry: trio.Event, ready: Callable[[], None]
+    ) -> None:
+        """Serve `socks` until `stop`, then drain (at once when `hurry` is set), then end. Closes them."""
         async with trio.open_nursery() as services:
             for part in (
                 self.redis.run,
@@ -302,23 +321,34 @@ class Process:
             services.start_soon(self._keep_partitions)
             async with trio.open_nursery() as connections:
                 async with trio.open_nursery() as listeners:
-                    await listeners.start(self.listener.run, sock, connections)
+                    for sock in socks:
+                        await listeners.start(self.listener.run, sock, connections)
                     ready()
                     await stop.wait()
                     self.hub.draining = True  # not ready from here on
                     listeners.cancel_scope.cancel()
+                for sock in socks:
+                    self.listener.close(sock, connections)
                 await self._drain(hurry)
                 connections.cancel_scope.cancel()
             services.cancel_scope.cancel()
 
     async def _drain(self, hurry: trio.Event) -> None:
         """Clients are asked to connect elsewhere, what was accepted is committed and answered."""
-        log.info("draining", connections=len(self.hub.sessions), seconds=self.settings.drain_seconds)
-        await self.http.stop()
+        seconds = self.settings.drain_seconds
+        log.info("draining", connections=len(self.hub.sessions), seconds=seconds)
+        end = trio.current_time() + seconds
+        self.http.retire()
+        await self.hub.drain(seconds, hurry)
         async with trio.open_nursery() as nursery:
+            # Clients that keep a connection for their next request learn with the answer that they should not.
+            nursery.cancel_scope.deadline = end
             nursery.start_soon(_cancel_when, hurry, nursery.cancel_scope)
-            await self.hub.drain(self.settings.drain_seconds)
+            await self.listener.wait_empty()
             nursery.cancel_scope.cancel()
+        await self.http.stop()
+        with trio.move_on_after(self.settings.shutdown_timeout):
+            await self.listener.wait_empty()
         with trio.move_on_after(LANES_DRAIN):
             await self.lanes.drain()
             await self.receipts.drain()
@@ -343,8 +373,16 @@ async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
-async def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = None) -> None:
-    """Run one instance until SIGINT or SIGTERM; a second one hurries. `on_ready` gets the base URL."""
+async def serve(
+    settings: Settings,
+    *,
+    reread: Callable[[], Settings] | None = None,
+    on_ready: Callable[[str], None] | None = None,
+) -> None:
+    """Run one instance until SIGINT or SIGTERM; a second one hurries. `on_ready` gets the base URL.
+
+    At SIGHUP `reread` says what the configuration is now.
+    """
     started = time.monotonic()
     if settings.registration == "open":
         log.warning(
@@ -352,29 +390,39 @@ async def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = 
             reason="whoever reaches this instance can make a user and be signed in",
             advice="for development only: set PARLEY_REGISTRATION=oauth and a provider",
         )
+    socks = listen(parse_listen(settings.listen), reuse_port=settings.reuse_port == "on")
     process = Process(settings)
-    sock = bind(parse_listen(settings.listen), reuse_port=settings.reuse_port == "on")
-    stop, hurry = trio.Event(), trio.Event()
+    notices = Notices.from_environment(os.environ)
+
+    def reload() -> str:
+        difference = process.apply(reread() if reread is not None else settings)
+        log.info("reloaded", changed=difference.changed, needs_restart=difference.needs_restart)
+        return str(difference)
+
+    life = Lifecycle(notices, reload if reread is not None else None)
+    notices.status = lambda: life.status(len(process.hub.sessions))
 
     def ready() -> None:
-        host, port = sock.getsockname()[:2]
+        host, port = place(socks[0])
         scheme = "https" if process.certificate is not None else "http"
         url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
         log.info("ready", url=url, host=host, port=port, seconds=round(time.monotonic() - started, 2))
+        life.ready()
         if on_ready is not None:
             on_ready(url)
 
-    async def watch_signals(*, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            task_status.started()
-            async for number in signals:
-                (hurry if stop.is_set() else stop).set()
-                log.info("signal", name=signal.Signals(number).name, hurry=hurry.is_set())
+    async def tell_of_the_end() -> None:
+        await life.stop.wait()
+        notices.stopping(process.settings.drain_seconds + STOP_SLACK)
 
     try:
         async with trio.open_nursery() as nursery:
-            await nursery.start(watch_signals)
-            await process.run(sock, stop=stop, hurry=hurry, ready=ready)
+            await nursery.start(life.watch_signals)
+            nursery.start_soon(notices.run, process.liveness.verdict)
+            nursery.start_soon(tell_of_the_end)
+            await process.run(socks, stop=life.stop, hurry=life.hurry, ready=ready)
             nursery.cancel_scope.cancel()
     finally:
-        sock.close()
+        notices.close()
+        for sock in socks:
+            sock.close()

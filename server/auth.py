@@ -5,7 +5,6 @@ goes with our key only, anything else with a key of the JWKS, by that key's own 
 are in `server.jwks`.
 """
 
-import hmac
 import secrets
 import time
 from typing import Any, NamedTuple, Protocol
@@ -20,11 +19,13 @@ from server.config import Settings
 from server.jwks import KeySet
 from store import keys
 from store.errors import StoreError
+from store.signing import SigningKeys
 
 LEEWAY = 5  # seconds of clock difference that is forgiven, when a token is shown and while a connection lives on it
 ACCESS_TTL = 15 * 60  # seconds an access token of ours lives
 CONNECTION_TTL = 30  # seconds between negotiate and connect
 CONNECTION_AUDIENCE = "parley-connection"
+WRONG_SIGNATURE = "The signature of the access token is wrong."
 USED_MAX = 100_000  # connection tokens remembered as used; each for CONNECTION_TTL
 
 log = structlog.get_logger("parley.auth")
@@ -58,6 +59,10 @@ def mint_token(
     return jwt.encode(claims, settings.jwt_key, algorithm="HS256")
 
 
+def signing_keys(settings: Settings) -> SigningKeys:
+    return SigningKeys(settings.jwt_key, *settings.jwt_old_keys)
+
+
 def unauthenticated(sentence: str) -> ChatError:
     return ChatError("unauthenticated", sentence)
 
@@ -65,8 +70,8 @@ def unauthenticated(sentence: str) -> ChatError:
 class Verifier:
     """Checks access tokens. `keys` is None where no JWKS URL is configured."""
 
-    def __init__(self, *, key: str, issuer: str, audience: str, keys: KeySet | None = None) -> None:
-        self._key = key
+    def __init__(self, signing: SigningKeys, *, issuer: str, audience: str, keys: KeySet | None = None) -> None:
+        self._signing = signing
         self._issuer = issuer
         self._audience = audience
         self._keys = keys
@@ -77,8 +82,8 @@ class Verifier:
             header = jwt.get_unverified_header(token)
         except jwt.PyJWTError:
             raise unauthenticated("The access token is malformed.") from None
-        if header.get("alg") == "HS256" and self._key:
-            return self._decode(token, self._key, "HS256")
+        if header.get("alg") == "HS256" and self._signing.current:
+            return self._decode_ours(token)
         if self._keys is None or header.get("alg") in (None, "none", "HS256", "HS384", "HS512"):
             raise unauthenticated("The access token is signed in a way that is not accepted.")
         key = await self._keys.find(header.get("kid"))
@@ -86,7 +91,18 @@ class Verifier:
             raise unauthenticated("The access token is signed with an unknown key.")
         return self._decode(token, key, key.algorithm_name)
 
-    def _decode(self, token: str, key: Any, algorithm: str) -> Caller:
+    def _decode_ours(self, token: str) -> Caller:
+        """With whichever of our keys it was signed."""
+        *others, last = self._signing.accepted
+        for key in others:
+            try:
+                return self._decode(token, key, "HS256", is_ours=True)
+            except ChatError as error:
+                if error.sentence != WRONG_SIGNATURE:
+                    raise
+        return self._decode(token, last, "HS256", is_ours=True)
+
+    def _decode(self, token: str, key: Any, algorithm: str, *, is_ours: bool = False) -> Caller:
         try:
             claims = jwt.decode(
                 token,
@@ -102,7 +118,7 @@ class Verifier:
                 user_id=user_id,
                 expires_at=float(claims["exp"]) + LEEWAY,
                 is_admin=_is_admin(claims),
-                session_id=UUID(claims["sid"]) if key is self._key and "sid" in claims else None,
+                session_id=UUID(claims["sid"]) if is_ours and "sid" in claims else None,
             )
         except jwt.ExpiredSignatureError:
             raise unauthenticated("The access token has expired.") from None
@@ -115,7 +131,7 @@ class Verifier:
         except jwt.MissingRequiredClaimError as error:
             raise unauthenticated(f"The access token lacks the claim '{error.claim}'.") from None
         except jwt.InvalidSignatureError:
-            raise unauthenticated("The signature of the access token is wrong.") from None
+            raise unauthenticated(WRONG_SIGNATURE) from None
         except (jwt.PyJWTError, ValueError, TypeError):
             raise unauthenticated("The access token is not acceptable.") from None
 
@@ -149,9 +165,9 @@ class UsedToken(Exception):
 class ConnectionTokens:
     """Issues what negotiate gives out, and takes it back once. Any instance with the same key can."""
 
-    def __init__(self, key: str, claimer: Claimer) -> None:
-        # A key of its own, so that no connection token is ever an access token or the other way round.
-        self._key = hmac.digest(key.encode(), b"parley connection token v1", "sha256")
+    def __init__(self, signing: SigningKeys, claimer: Claimer) -> None:
+        # Keys of their own, so that no connection token is ever an access token or the other way round.
+        self._keys = signing.derive(b"parley connection token v1")
         self._claimer = claimer
         self._used: dict[str, float] = {}
 
@@ -168,7 +184,7 @@ class ConnectionTokens:
             "rec": stateful,
             "sid": None if caller.session_id is None else str(caller.session_id),
         }
-        return connection_id, jwt.encode(claims, self._key, algorithm="HS256")
+        return connection_id, jwt.encode(claims, self._keys.current, algorithm="HS256")
 
     async def redeem(self, token: str) -> Redeemed | None:
         """Who negotiated, or None for a token that is not ours or has expired. Raises UsedToken."""
@@ -197,10 +213,12 @@ class ConnectionTokens:
 
     def _claims(self, token: str, *, verify_exp: bool = True) -> dict[str, Any] | None:
         options: Any = {"require": ["exp", "jti"], "verify_exp": verify_exp}
-        try:
-            return jwt.decode(token, self._key, algorithms=["HS256"], audience=CONNECTION_AUDIENCE, options=options)
-        except jwt.PyJWTError:
-            return None
+        for key in self._keys.accepted:
+            try:
+                return jwt.decode(token, key, algorithms=["HS256"], audience=CONNECTION_AUDIENCE, options=options)
+            except jwt.PyJWTError:
+                continue
+        return None
 
     async def _claim(self, connection_id: str) -> None:
         now = time.monotonic()

@@ -10,6 +10,7 @@ import trio
 from rich.console import Console
 from rich.table import Table
 
+from server.auth import signing_keys
 from server.config import ConfigError, Settings, require
 from server.tls import expiry, load_context
 from store import migrate, partitions, users
@@ -102,7 +103,7 @@ async def _redis(settings: Settings) -> str:
 async def _objects(settings: Settings) -> str:
     if not settings.objects:
         return "not configured: files cannot be uploaded"
-    await open_objects(settings.objects, endpoint=settings.s3_endpoint_url, key=settings.jwt_key).check()
+    await open_objects(settings.objects, endpoint=settings.s3_endpoint_url, signing=signing_keys(settings)).check()
     return settings.objects
 
 

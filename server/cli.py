@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -85,7 +86,7 @@ def serve(config: Path | None) -> None:
         settings = load_settings(config)
         require(settings)
         logs.configure(settings.log_format, settings.log_level)
-        trio.run(app.serve, settings)
+        trio.run(partial(app.serve, settings, reread=partial(load_settings, config)))
 
 
 @main.command()

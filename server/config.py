@@ -44,7 +44,8 @@ UPLOAD_TYPES = (
     "application/zip",
     "text/plain",
 )
-SECRETS = frozenset({"jwt_key", "database_url", "read_url", "redis_url"})
+SECRETS = frozenset({"jwt_key", "jwt_old_keys", "database_url", "read_url", "redis_url"})
+FILES = frozenset({"tls_cert", "tls_key"})  # settings that name a file: a credential of that name is the file itself
 
 
 class ConfigError(Exception):
@@ -82,6 +83,8 @@ OAUTH_DEFAULTS = {
         "scopes": "read:user",
     },
 }
+CREDENTIAL_PREFIX = "parley_"
+_DESCRIPTOR = re.compile(r"[A-Za-z0-9_.-]*")
 _OBJECTS = re.compile(r"s3://[^/]+(/.*)?$|file:///.")
 _OAUTH = re.compile(r"oauth_([a-z0-9]+)_(\w+)")
 
@@ -89,12 +92,13 @@ _OAUTH = re.compile(r"oauth_([a-z0-9]+)_(\w+)")
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Durations are seconds, sizes bytes. Written as numbers or with a unit: `15m`, `32KiB`."""
 
-    listen: str = "127.0.0.1:5000"  # host:port, or fd://N for a socket inherited from systemd
+    listen: str = "127.0.0.1:5000"  # host:port, or fd://, fd://NAME, fd://N: sockets inherited from systemd
     reuse_port: str = "off"  # on | off: several instances share LISTEN, the kernel spreads connections (SO_REUSEPORT)
     database_url: str = ""  # libpq URL or key=value string
     read_url: str = ""  # a replica for history; empty: the primary
     redis_url: str = ""
     jwt_key: str = ""  # HS256, at least 32 bytes
+    jwt_old_keys: tuple[str, ...] = ()  # accepted too, never signed with: for an exchange of keys. One a line
     jwks_url: str = ""  # RS256, ES256, EdDSA
     jwt_issuer: str = "ChatBackend"
     jwt_audience: str = "ChatBackendUsers"
@@ -149,7 +153,7 @@ def redact(name: str, value: object) -> object:
     """`value` as it may be shown: keys hidden, URLs without their password."""
     if name not in SECRETS or not value:
         return value
-    if name == "jwt_key":
+    if name in ("jwt_key", "jwt_old_keys"):
         return "***"
     text = re.sub(r"(password\s*=\s*)('[^']*'|\S+)", r"\1***", str(value))
     parts = urlsplit(text)
@@ -194,7 +198,7 @@ def rate(text: str | Rate) -> Rate:
 
 
 def load(environ: Mapping[str, str], file: Path | None = None, **overrides: Any) -> Settings:
-    """The settings of an instance. `overrides` win over the environment, that over the file.
+    """The settings of an instance. `overrides` win over the environment, that over credentials, these over the file.
 
     Raises ConfigError with every fault found, not only the first.
     """
@@ -203,6 +207,7 @@ def load(environ: Mapping[str, str], file: Path | None = None, **overrides: Any)
     known = Settings.__struct_fields__
     for name, value in _file(file, faults).items():
         _take(name, value, known, str(file), name, raw, faults)
+    _take_credentials(environ.get("CREDENTIALS_DIRECTORY"), raw, faults)
     for variable, value in environ.items():
         if variable.startswith("PARLEY_"):
             name = variable.removeprefix("PARLEY_").lower()
@@ -232,6 +237,27 @@ def _file(file: Path | None, faults: list[str]) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         faults.append(f"{file}: {error}")
     return {}
+
+
+def _take_credentials(directory: str | None, raw: dict[str, Any], faults: list[str]) -> None:
+    """What systemd hands over (LoadCredential=): files named like settings, with `parley_` before or without.
+
+    Others may be meant for somebody else; but not what begins like ours.
+    """
+    if not directory:
+        return
+    known = Settings.__struct_fields__
+    try:
+        for path in sorted(Path(directory).iterdir()):
+            name = path.name.lower().removeprefix(CREDENTIAL_PREFIX)
+            if name in FILES:
+                raw[name] = str(path)
+            elif name in known or _OAUTH.fullmatch(name) or path.name.lower().startswith(CREDENTIAL_PREFIX):
+                _take(name, path.read_text().strip(), known, directory, path.name, raw, faults)
+    except OSError as error:
+        faults.append(f"{error.filename}: {error.strerror}")
+    except UnicodeDecodeError:
+        faults.append(f"{directory}: a credential is not text")
 
 
 def _take(
@@ -266,8 +292,9 @@ def _convert(name: str, value: Any) -> Any:
         except (TypeError, ValueError):
             raise ValueError("expected a whole number") from None
     if get_args(kind):
-        items = value.split(",") if isinstance(value, str) else value
-        return tuple(str(item).strip() for item in items if str(item).strip())
+        items = value.split("\n" if name in SECRETS else ",") if isinstance(value, str) else value
+        found = (str(item).strip() for item in items)
+        return tuple(Secret(item) if name in SECRETS else item for item in found if item)
     if not isinstance(value, str):
         raise ValueError("expected text")
     return Secret(value) if name in SECRETS else value
@@ -295,6 +322,8 @@ def _check(settings: Settings) -> list[str]:
     faults = []
     if settings.jwt_key and len(settings.jwt_key.encode()) < MIN_KEY_BYTES:
         faults.append(f"JWT_KEY: expected at least {MIN_KEY_BYTES} bytes (RFC 7518, 3.2)")
+    if any(len(key.encode()) < MIN_KEY_BYTES for key in settings.jwt_old_keys):
+        faults.append(f"JWT_OLD_KEYS: expected keys of at least {MIN_KEY_BYTES} bytes, one a line")
     if settings.outbox_bytes < 2 * settings.max_message_bytes:
         faults.append("OUTBOX_BYTES: expected at least twice MAX_MESSAGE_BYTES, or one message may never fit")
     if settings.registration == "oauth" and not settings.oauth:
@@ -346,13 +375,13 @@ def require(settings: Settings) -> None:
         raise ConfigError("\n".join(faults))
 
 
-def parse_listen(text: str) -> tuple[str, int] | int:
-    """(host, port), or the number of an inherited descriptor."""
+def parse_listen(text: str) -> tuple[str, int] | str:
+    """(host, port), or which of the sockets that the service manager hands over: see `server.inherited`."""
     if text.startswith("fd://"):
-        if not text[5:].isdecimal():
-            raise ValueError("expected fd://N with the number of a descriptor")
-        return int(text[5:])
+        if not _DESCRIPTOR.fullmatch(text[5:]):
+            raise ValueError("expected fd://, fd://NAME of a socket handed over, or fd://N of a descriptor")
+        return text[5:]
     host, _, port = text.rpartition(":")
     if not port.isdecimal() or int(port) > 65535:
-        raise ValueError("expected host:port or fd://N")
+        raise ValueError("expected host:port or fd://")
     return host.strip("[]") or "0.0.0.0", int(port)

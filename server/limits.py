@@ -11,16 +11,26 @@ from server.config import Settings
 
 
 class Limits:
+    """`configure` may be called again while they are in use: the buckets stay, the rates change."""
+
     def __init__(self, settings: Settings, counter: Counter) -> None:
+        self.invocations: Rate | None = None  # buckets are with the sessions
+        self.connects: Limiter[str] = Limiter(None, "connections")
+        self.user_connects: Limiter[UUID] = Limiter(None, "connections")
+        self.sends: Limiter[UUID] = Limiter(None, "messages")
+        self.requests: Limiter[str] = Limiter(None, "requests")
+        self._uploads: Limiter[str] = Limiter(None, "uploads")
+        self._sign_ins: Limiter[str] = Limiter(None, "sign-ins")
+        self.uploads = SharedLimiter(self._uploads, counter)
+        self.sign_ins = SharedLimiter(self._sign_ins, counter)
+        self.configure(settings)
+
+    def configure(self, settings: Settings) -> None:
         on = settings.rate_limits == "on"
-
-        def local(rate: Rate, what: str) -> Limiter[str]:
-            return Limiter(rate if on else None, what)
-
-        self.invocations = settings.rate_invocations if on else None  # buckets are with the sessions
-        self.connects = local(settings.rate_connects, "connections")
-        self.user_connects: Limiter[UUID] = Limiter(settings.rate_user_connects if on else None, "connections")
-        self.sends: Limiter[UUID] = Limiter(settings.rate_sends if on else None, "messages")
-        self.requests = local(settings.rate_requests, "requests")
-        self.uploads = SharedLimiter(local(settings.rate_uploads, "uploads"), counter)
-        self.sign_ins = SharedLimiter(local(settings.rate_sign_ins, "sign-ins"), counter)
+        self.invocations = settings.rate_invocations if on else None
+        self.connects.rate = settings.rate_connects if on else None
+        self.user_connects.rate = settings.rate_user_connects if on else None
+        self.sends.rate = settings.rate_sends if on else None
+        self.requests.rate = settings.rate_requests if on else None
+        self._uploads.rate = settings.rate_uploads if on else None
+        self._sign_ins.rate = settings.rate_sign_ins if on else None

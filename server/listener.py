@@ -7,8 +7,10 @@ is always consumed into a prefix rather than peeked at: one path for whole and f
 
 import errno
 import math
+import os
 import socket
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from typing import Protocol
 
 import structlog
@@ -18,6 +20,7 @@ from handlers.errors import RETRY_AFTER_SECONDS, ChatError
 from server import http_head
 from server.addresses import new_request_id
 from server.http_head import BadRequest, Head
+from server.inherited import inherited
 from server.tls import Certificate, TlsSocket, TlsStream
 
 BACKLOG = 4096
@@ -136,27 +139,42 @@ class SecurePrefixedStream(PrefixedStream):
         return "http/1.1"
 
 
-def bind(address: tuple[str, int] | int, *, reuse_port: bool = False) -> socket.socket:
-    """A listening, non-blocking socket: bound here, or inherited by descriptor. `reuse_port`: others may listen too."""
-    if isinstance(address, int):
-        sock = socket.socket(fileno=address)
-    else:
-        host, port = address
-        family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if reuse_port:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            sock.bind(place)
-            sock.listen(BACKLOG)
-        except BaseException:
-            sock.close()
-            raise
-    for option, value in _INHERITED.items():
-        sock.setsockopt(socket.IPPROTO_TCP, option, value)
+def listen(where: tuple[str, int] | str, *, reuse_port: bool = False) -> list[socket.socket]:
+    """Listening, non-blocking sockets: bound here, or inherited (`server.inherited`). Raises OSError, ConfigError."""
+    if isinstance(where, str):
+        return [_prepare(sock) for sock in inherited(where, os.environ)]
+    return [bind(where, reuse_port=reuse_port)]
+
+
+def bind(address: tuple[str, int], *, reuse_port: bool = False) -> socket.socket:
+    """`reuse_port`: others may listen there too, each with a queue of its own."""
+    host, port = address
+    family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind(where)
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return _prepare(sock)
+
+
+def _prepare(sock: socket.socket) -> socket.socket:
+    if sock.family != socket.AF_UNIX:
+        for option, value in _INHERITED.items():
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
     sock.setblocking(False)
     return sock
+
+
+def place(sock: socket.socket) -> tuple[str, int]:
+    """Where it listens: (host, port), or (path, 0)."""
+    name = sock.getsockname()
+    return (str(name[0]), int(name[1])) if isinstance(name, tuple) else (str(name), 0)
 
 
 class Listener:
@@ -180,6 +198,7 @@ class Listener:
         self.open = 0
         self.accepted = 0
         self.refused = 0
+        self._emptied: trio.Event | None = None
 
     async def run(
         self,
@@ -188,7 +207,7 @@ class Listener:
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """`sock` stays open: whoever bound it closes it."""
+        """`sock` stays open: `close` ends it."""
         task_status.started()
         while True:
             await trio.lowlevel.wait_readable(sock)
@@ -210,6 +229,24 @@ class Listener:
                     continue  # this one connection failed before we had it (ECONNABORTED)
                 self.accepted += 1
                 nursery.start_soon(self._serve, client, name=_TASK_NAME)
+
+    def close(self, sock: socket.socket, nursery: trio.Nursery) -> None:
+        """Listen no more, once `run` has ended. Who waits in the queue is served: closing it would turn them away.
+
+        With a socket that others have too, what comes later is theirs.
+        """
+        with suppress(OSError):
+            while True:
+                client, _ = sock.accept()
+                self.accepted += 1
+                nursery.start_soon(self._serve, client, name=_TASK_NAME)
+        sock.close()
+
+    async def wait_empty(self) -> None:
+        """Until no connection is left, of whatever kind. For a listener that accepts no more."""
+        while self.open:
+            self._emptied = trio.Event()
+            await self._emptied.wait()
 
     async def _serve(self, sock: socket.socket) -> None:
         """The life of one TCP connection. Whatever happens in it ends here.
@@ -236,6 +273,8 @@ class Listener:
         finally:
             self.open -= 1
             client.close()
+            if self._emptied is not None and not self.open:
+                self._emptied.set()
 
     async def _admit(self, client: AnySocket) -> Awaitable[None] | None:
         """Read the head and find who serves it. None when the peer left before it was complete."""

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from handlers.commits import Commits
 from handlers.files import Files
+from server.auth import signing_keys
 from server.config import ConfigError, Settings
 from store import accounts, creations, messages, partitions
 from store.entries import Dismissal
@@ -102,6 +103,6 @@ async def _repeat(pool: Pool, step: Step) -> int:
 def _files(settings: Settings, pool: Pool) -> Files:
     objects = None
     if settings.objects:
-        objects = open_objects(settings.objects, endpoint=settings.s3_endpoint_url, key=settings.jwt_key)
+        objects = open_objects(settings.objects, endpoint=settings.s3_endpoint_url, signing=signing_keys(settings))
     commits = Commits(pool, _Nobody())
     return Files(pool, commits, objects, max_bytes=settings.max_upload_bytes, types=settings.upload_types)

@@ -4,6 +4,7 @@ Owns authentication of upgrades, the set of live sessions, and their farewell at
 `server.listener.Upgrades` for raw sockets; other carriers call `authenticate` and make their own session.
 """
 
+import math
 import random
 from collections import Counter
 from collections.abc import Awaitable, Mapping
@@ -12,6 +13,7 @@ import structlog
 import trio
 
 from handlers.errors import CODES, ChatError
+from handlers.limits import Rate
 from handlers.model import Client
 from handlers.ports import Receipts
 from server import http_head, websocket
@@ -36,7 +38,10 @@ from server.tls import TlsSocket
 from server.wheel import Wheel
 
 PATH = "/hubs/chat"
-DRAIN_SLICE = 0.1  # seconds; a drain closes a share of the connections every slice
+DRAIN_SLICE = 0.1  # seconds; a drain closes a share of the connections every slice, more or less
+ON_THE_WAY = 0.3  # seconds for those who have connected when a drain begins, and have not said what they want
+FAREWELL = 5.0  # seconds for the calls of a connection that are under way when it is told to go
+FAREWELL_REASON = "draining: The server is shutting down."
 
 CLIENT_MAX = 120  # characters of what a client calls itself
 
@@ -77,13 +82,17 @@ class HubServer:
         self.sessions: set[HubSession] = set()
         self.endings: Counter[str] = Counter()  # of sessions, by slug
         self.draining = False
-        self._deserted = trio.Event()
+        self._closed = False  # the end of a drain: nobody is let in any more
+        self._deserted: trio.Event | None = None
         self._resumable: dict[str, HubSession] = {}  # by connection id
         self._verifier = verifier
         self._tokens = tokens
         self._limits = limits
-        self.invocations = limits.invocations
         self._proxies = Proxies(settings.forwarded_allow_ips)
+
+    @property
+    def invocations(self) -> Rate | None:
+        return self._limits.invocations
 
     # -- who may come in --------------------------------------------------------------------------
 
@@ -93,7 +102,7 @@ class HubServer:
         """Who connects, or the session that a client comes back to. Names are in lower case. Raises Refusal."""
         names = (b"authorization", b"origin", b"x-forwarded-for")
         authorization, origin, forwarded = (_text(headers, name) for name in names)
-        if self.draining:
+        if self._closed:
             raise Refusal(503, "draining", CODES["draining"].title, {"Retry-After": "1"})
         allowed = self.settings.allowed_origins
         if origin and allowed and origin not in allowed:
@@ -210,27 +219,54 @@ class HubServer:
         self.rooms.unregister(session)
         if not self.rooms.sessions_of(session.user_id):
             self._ephemera.user_left(session.user_id)
-        if self.draining and not self.sessions:
+        if self._deserted is not None and not self.sessions:
             self._deserted.set()
 
     # -- leaving --------------------------------------------------------------------------------------
 
-    async def drain(self, seconds: float) -> None:
-        """Ask every client to connect again (elsewhere), spread over `seconds` so that they do not come all at once."""
+    async def drain(self, seconds: float, hurry: trio.Event) -> None:
+        """Ask every client to connect again (elsewhere), spread over `seconds` so that they do not come all at once.
+
+        Whoever is on her way in when it begins is still let in: she would have nobody else to ask. With `hurry` all
+        the rest is told at once.
+        """
         self.draining = True
-        waiting = list(self.sessions)
-        random.shuffle(waiting)
-        slices = max(1, int(seconds / DRAIN_SLICE))
-        share = max(1, -(-len(waiting) // slices))
-        while waiting:
-            batch, waiting = waiting[:share], waiting[share:]
-            for session in batch:
-                session.end(
-                    "draining: The server is shutting down.", allow_reconnect=True, code=websocket.SERVICE_RESTART
-                )
-            await trio.sleep(DRAIN_SLICE if waiting else 0)
-        if self.sessions:
-            await self._deserted.wait()  # each is gone within CLOSE_WAIT
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_when, hurry, nursery.cancel_scope)
+            await self._send_away(seconds)
+            nursery.cancel_scope.cancel()
+        self._closed = True
+        for session in list(self.sessions):
+            session.end(FAREWELL_REASON, allow_reconnect=True, code=websocket.SERVICE_RESTART)
+        while self.sessions:  # each is gone within CLOSE_WAIT
+            self._deserted = trio.Event()
+            await self._deserted.wait()
+
+    async def _send_away(self, seconds: float) -> None:
+        start = trio.current_time()
+        end = start + seconds
+        told: set[HubSession] = set()
+        async with trio.open_nursery() as farewells:
+            while trio.current_time() < end:
+                waiting = [session for session in self.sessions if session not in told]
+                if not waiting and trio.current_time() > start + ON_THE_WAY:
+                    break
+                share = math.ceil(len(waiting) * DRAIN_SLICE / (end - trio.current_time()))
+                greeted = [session for session in waiting if session.parser is not None]
+                for session in random.sample(greeted, min(share, len(greeted))):
+                    told.add(session)
+                    farewells.start_soon(self._farewell, session)
+                await trio.sleep(DRAIN_SLICE * random.uniform(0.5, 1.5))
+            for session in self.sessions - told:
+                farewells.start_soon(self._farewell, session)
+
+    async def _farewell(self, session: HubSession) -> None:
+        await session.depart(FAREWELL_REASON, code=websocket.SERVICE_RESTART, patience=FAREWELL)
+
+
+async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
 
 
 def _text(headers: Mapping[bytes, bytes], name: bytes) -> str:

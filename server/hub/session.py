@@ -226,6 +226,7 @@ class HubSession:
                     await waiting
         finally:
             self.busy = False
+            self.on_drained()
 
     async def _refuse(self, error: HubProtocolError) -> None:
         """What was whole before the violation still counts."""
@@ -741,8 +742,26 @@ class HubSession:
         if self.drained is not None:
             self.drained.set()
 
+    async def depart(self, error: str, *, code: int, patience: float) -> None:
+        """Take no more calls, answer those under way (for at most `patience` seconds), then end; may reconnect."""
+        if self.parser is not None:
+            self.parser = _Deaf()
+        try:
+            with trio.move_on_after(patience):
+                while (self.outstanding or self.busy) and not self.closed:
+                    await self._wait_drained()
+        finally:
+            self.end(error, allow_reconnect=True, code=code)
+
     def disconnect(self, code: str, sentence: str) -> None:
         self.end(f"{code}: {sentence}")
+
+
+class _Deaf:
+    """What a departing session has in place of its parser: nothing that comes now is taken."""
+
+    def feed(self, data: bytes) -> list[HubMessage]:
+        return []
 
 
 def _answer_size(message: Invocation) -> int:

@@ -30,11 +30,12 @@ DISCARD_TIME = 5.0  # seconds for them
 MAX_FRAME = 256 * 1024  # bytes of a WebSocket message on the compatibility path
 
 
-def patient(app: ASGIApp) -> ASGIApp:
+def patient(app: ASGIApp, is_retired: Callable[[], bool]) -> ASGIApp:
     """An answer waits until the request has come in whole, so that one refused early is heard.
 
     Otherwise the client may still be sending when the connection is closed under it, and loses the answer, or
     sends its next request into a connection that is about to end. What is too long is not waited for.
+    With the answers of a server that `is_retired` clients learn that their next request belongs elsewhere.
     """
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,7 +60,7 @@ def patient(app: ASGIApp) -> ASGIApp:
             if event["type"] == "http.response.start":
                 with trio.move_on_after(DISCARD_TIME):
                     await finished.wait()
-                if not finished.is_set() or size > DISCARD_MAX:
+                if not finished.is_set() or size > DISCARD_MAX or is_retired():
                     event = {**event, "headers": [*event["headers"], (b"connection", b"close")]}
             await send(event)
 
@@ -78,9 +79,10 @@ class HttpServer:
         self._config.websocket_max_message_size = MAX_FRAME
         self._config.errorlog = logging.getLogger("hypercorn.error")
         self._config.include_server_header = False
-        self._app = ASGIWrapper(cast(ASGIFramework, patient(app)))
+        self._app = ASGIWrapper(cast(ASGIFramework, patient(app, lambda: self._retired)))
         self._context = WorkerContext(None)
         self._state: LifespanState = {}
+        self._retired = False
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """The app's lifespan: started when its start-up hooks are done, shut down when cancelled."""
@@ -93,6 +95,10 @@ class HttpServer:
 
     async def serve(self, stream: PrefixedStream) -> None:
         await TCPServer(self._app, self._config, self._context, ConnectionState(self._state.copy()), stream)  # type: ignore[arg-type]
+
+    def retire(self) -> None:
+        """From now on each answer is the last one on its connection."""
+        self._retired = True
 
     async def stop(self) -> None:
         """Idle connections end now, the others after the request that they serve."""

@@ -6,13 +6,14 @@ can finish. Sans-I/O. RFC 7636 (PKCE), RFC 6749 10.12 (state), OpenID Connect Co
 
 import base64
 import hashlib
-import hmac
 import secrets
 import time
 from uuid import UUID
 
 import jwt
 import msgspec
+
+from store.signing import SigningKeys
 
 TTL = 600  # seconds a user may take at the provider
 AUDIENCE = "parley-sign-in"
@@ -57,19 +58,21 @@ def cookie_name(state: str) -> str:
 class Sealer:
     """Signs attempts with a key of their own, derived from the process's."""
 
-    def __init__(self, key: str) -> None:
-        self._key = hmac.digest(key.encode(), b"parley sign-in v1", "sha256")
+    def __init__(self, keys: SigningKeys) -> None:
+        self._keys = keys.derive(b"parley sign-in v1")
 
     def seal(self, attempt: Attempt) -> str:
         claims = {"aud": AUDIENCE, "exp": int(time.time()) + TTL, "att": msgspec.to_builtins(attempt)}
-        return jwt.encode(claims, self._key, algorithm="HS256")
+        return jwt.encode(claims, self._keys.current, algorithm="HS256")
 
     def open(self, sealed: str) -> Attempt | None:
         """None for what is not ours, or too old."""
-        try:
-            claims = jwt.decode(
-                sealed, self._key, algorithms=["HS256"], audience=AUDIENCE, options={"require": ["exp", "att"]}
-            )
-            return msgspec.convert(claims["att"], Attempt)
-        except (jwt.PyJWTError, msgspec.ValidationError):
-            return None
+        for key in self._keys.accepted:
+            try:
+                claims = jwt.decode(
+                    sealed, key, algorithms=["HS256"], audience=AUDIENCE, options={"require": ["exp", "att"]}
+                )
+                return msgspec.convert(claims["att"], Attempt)
+            except (jwt.PyJWTError, msgspec.ValidationError):
+                continue
+        return None

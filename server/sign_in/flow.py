@@ -16,15 +16,16 @@ from server.sign_in.attempt import TTL, Attempt, Sealer
 from server.sign_in.providers import Provider, failed, make_provider
 from store import keys
 from store.errors import StoreError
+from store.signing import SigningKeys
 
 log = structlog.get_logger("parley.sign_in")
 
 
 class SignIn:
-    def __init__(self, configured: Sequence[OAuthProvider], key: str, claimer: Claimer) -> None:
-        """`key` is the process's signing key; attempts are sealed with one derived from it."""
+    def __init__(self, configured: Sequence[OAuthProvider], signing: SigningKeys, claimer: Claimer) -> None:
+        """Attempts are sealed with a key derived from `signing`."""
         self._providers: dict[str, Provider] = {config.name: make_provider(config) for config in configured}
-        self.sealer = Sealer(key)
+        self.sealer = Sealer(signing)
         self._claimer = claimer
 
     def find(self, name: str) -> Provider:

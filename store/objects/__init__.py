@@ -13,6 +13,8 @@ from urllib.parse import quote, unquote, urlsplit
 
 from msgspec import Struct
 
+from store.signing import SigningKeys
+
 KEY = re.compile(r"[A-Za-z0-9_-]{32}")  # nothing of a user's is in it
 CHUNK = 256 * 1024  # bytes read at once
 
@@ -56,8 +58,8 @@ class Objects(Protocol):
         """Raises Unavailable when objects cannot be written and read."""
 
 
-def open_objects(url: str, *, endpoint: str = "", key: str) -> Objects:
-    """The store that `url` names: s3://bucket[/prefix] or file:///directory. `key` signs URLs. Raises ValueError."""
+def open_objects(url: str, *, endpoint: str = "", signing: SigningKeys) -> Objects:
+    """The store that `url` names: s3://bucket[/prefix] or file:///directory. Raises ValueError."""
     parts = urlsplit(url)
     if parts.scheme == "s3" and parts.netloc:
         from store.objects.s3 import S3Objects  # noqa: PLC0415  # boto3 takes a third of a second to import
@@ -66,7 +68,7 @@ def open_objects(url: str, *, endpoint: str = "", key: str) -> Objects:
     if parts.scheme == "file" and not parts.netloc and parts.path.startswith("/"):
         from store.objects.directory import DirectoryObjects  # noqa: PLC0415
 
-        return DirectoryObjects(Path(unquote(parts.path)), key)
+        return DirectoryObjects(Path(unquote(parts.path)), signing)
     raise ValueError("expected s3://bucket or file:///directory")
 
 

@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from store.errors import Unavailable
 from store.objects import CHUNK, KEY, UploadUrl
+from store.signing import SigningKeys
 
 PATH = "/objects/"
 THREADS = 8  # file operations at once
@@ -42,10 +43,10 @@ class Grant(Struct, frozen=True):
 
 
 class DirectoryObjects:
-    def __init__(self, root: Path, key: str) -> None:
-        """URLs are signed with a key derived from `key`."""
+    def __init__(self, root: Path, keys: SigningKeys) -> None:
+        """URLs are signed with a key derived from `keys`."""
         self._root = root
-        self._key = hmac.digest(key.encode(), b"parley object url v1", "sha256")
+        self._keys = keys.derive(b"parley object url v1")
         self._limiter = trio.CapacityLimiter(THREADS)
 
     # -- objects --------------------------------------------------------------------------------
@@ -142,7 +143,7 @@ class DirectoryObjects:
     def _sign(self, grant: Grant) -> str:
         query: dict[str, object] = {"expires": grant.expires, "type": grant.content_type}
         query |= {"size": grant.size} if grant.method == "PUT" else {"name": grant.name}
-        return f"{PATH}{grant.key}?{urlencode({**query, 'signature': self._signature(grant)})}"
+        return f"{PATH}{grant.key}?{urlencode({**query, 'signature': _signature(self._keys.current, grant)})}"
 
     def verify(self, method: str, key: str, query: Mapping[str, str]) -> Grant | None:
         """What this URL allows; None when it is not ours, or too old."""
@@ -158,12 +159,15 @@ class DirectoryObjects:
             signature = query["signature"].encode()
         except (KeyError, ValueError):
             return None
-        is_ours = hmac.compare_digest(signature, self._signature(grant).encode())
+        is_ours = any(
+            hmac.compare_digest(signature, _signature(accepted, grant).encode()) for accepted in self._keys.accepted
+        )
         return grant if is_ours and grant.expires > time.time() else None
 
-    def _signature(self, grant: Grant) -> str:
-        said = (grant.method, grant.key, grant.content_type, str(grant.expires), str(grant.size), grant.name)
-        return hmac.digest(self._key, "\0".join(said).encode(), "sha256").hex()
+
+def _signature(key: bytes, grant: Grant) -> str:
+    said = (grant.method, grant.key, grant.content_type, str(grant.expires), str(grant.size), grant.name)
+    return hmac.digest(key, "\0".join(said).encode(), "sha256").hex()
 
 
 def _create(path: Path) -> "_Writer":

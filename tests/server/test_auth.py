@@ -20,6 +20,7 @@ from server.config import load
 from server.jwks import KeySet
 from store.errors import Unavailable
 from store.ids import new_id
+from store.signing import SigningKeys
 
 KEY = "k" * 40
 USER = new_id()
@@ -33,7 +34,7 @@ def claims(**changes: Any) -> dict[str, Any]:
 
 
 def verifier(keys: KeySet | None = None) -> Verifier:
-    return Verifier(key=KEY, issuer=ISSUER, audience=AUDIENCE, keys=keys)
+    return Verifier(SigningKeys(KEY), issuer=ISSUER, audience=AUDIENCE, keys=keys)
 
 
 async def test_our_own_tokens() -> None:
@@ -188,7 +189,7 @@ class Claims:
 async def test_connection_tokens_are_redeemed_once() -> None:
     """On whichever instance: the second use is known as such; without Redis an instance still knows its own."""
     shared = Claims()
-    one, two = ConnectionTokens(KEY, shared), ConnectionTokens(KEY, shared)
+    one, two = ConnectionTokens(SigningKeys(KEY), shared), ConnectionTokens(SigningKeys(KEY), shared)
     caller = Caller(user_id=UUID(int=7), expires_at=9e9)
     connection_id, token = one.issue(caller)
     redeemed = await two.redeem(token)
@@ -205,9 +206,9 @@ async def test_connection_tokens_are_redeemed_once() -> None:
 
 async def test_connection_tokens_are_no_access_tokens() -> None:
     """Neither does the other's work, nor does another key's."""
-    tokens = ConnectionTokens(KEY, Claims())
+    tokens = ConnectionTokens(SigningKeys(KEY), Claims())
     _, token = tokens.issue(Caller(user_id=USER, expires_at=9e9))
     with pytest.raises(ChatError):
         await verifier().verify(token)
     assert await tokens.redeem(mint_token(SETTINGS, USER)) is None
-    assert await ConnectionTokens("x" * 40, Claims()).redeem(token) is None
+    assert await ConnectionTokens(SigningKeys("x" * 40), Claims()).redeem(token) is None

@@ -90,11 +90,13 @@ def test_units() -> None:
         3,
     ]
     assert [size(text) for text in ("1", "2 KiB", "3mib", "1GiB", 9)] == [1, 2048, 3 << 20, 1 << 30, 9]
-    assert [parse_listen(text) for text in (":5000", "[::1]:80", "h:1", "fd://3")] == [
+    assert [parse_listen(text) for text in (":5000", "[::1]:80", "h:1", "fd://3", "fd://", "fd://http")] == [
         ("0.0.0.0", 5000),
         ("::1", 80),
         ("h", 1),
-        3,
+        "3",
+        "",
+        "http",
     ]
     for call, text in ((duration, "-1"), (duration, "x"), (size, "1.5KiB"), (size, "-1")):
         with pytest.raises(ValueError, match="expected"):
@@ -106,3 +108,35 @@ def test_every_setting_is_documented() -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     missing = [name for name in Settings.__struct_fields__ if f"`{name.upper()}" not in readme]
     assert not missing
+
+
+def test_credentials(tmp_path: Path) -> None:
+    """What systemd hands over in files: below the environment, above the file; with our prefix or without; a
+    certificate is the file itself; what is meant for others is none of our business, a slip of ours is."""
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    for name, text in {
+        "jwt_key": KEY + "\n",
+        "parley_jwt_old_keys": f"{KEY}, one\n{KEY} two\n",
+        "parley_redis_url": "redis://credential",
+        "database_url": "postgresql://credential",
+        "tls_cert": "-----BEGIN",
+        "parley_tls_key": "-----BEGIN",
+        "parley_oauth_github_client_secret": "geheim",
+        "aws": "[default]",
+    }.items():
+        (credentials / name).write_text(text)
+    file = tmp_path / "parley.toml"
+    file.write_text('redis_url = "redis://file"\nlanes = 3\noauth_github_client_id = "us"\n')
+    environ = {"CREDENTIALS_DIRECTORY": str(credentials), "PARLEY_DATABASE_URL": "postgresql://environment"}
+    settings = load(environ, file)
+    assert (settings.jwt_key, settings.jwt_old_keys) == (KEY, (f"{KEY}, one", f"{KEY} two"))
+    assert (settings.redis_url, settings.database_url) == ("redis://credential", "postgresql://environment")
+    assert settings.tls_cert == str(credentials / "tls_cert") and settings.lanes == 3
+    assert (settings.oauth[0].client_id, settings.oauth[0].client_secret) == ("us", "geheim")
+    assert KEY not in repr(settings)
+    (credentials / "parley_jwt_kye").write_text(KEY)
+    with pytest.raises(ConfigError, match=r"parley_jwt_kye: there is no such setting.*did you mean jwt_key"):
+        load(environ, file)
+    with pytest.raises(ConfigError, match="nowhere"):
+        load({"CREDENTIALS_DIRECTORY": str(tmp_path / "nowhere")})

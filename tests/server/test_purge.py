@@ -13,6 +13,7 @@ from store import accounts, conversations, creations, files, partitions, users
 from store.ids import id_floor, new_id
 from store.objects import open_objects
 from store.postgres import Connection
+from store.signing import SigningKeys
 from tests.running import JWT_KEY
 
 OLD = datetime.now(UTC) - timedelta(days=100)
@@ -39,7 +40,7 @@ async def insert_old_message(conn: Connection, conversation: object, sender: obj
 
 async def test_retention(database: str, tmp_path: Path) -> None:
     """A month that is over goes with its files; what is young stays; keys and sessions go with their time."""
-    objects = open_objects(f"file://{tmp_path}/files", key=JWT_KEY)
+    objects = open_objects(f"file://{tmp_path}/files", signing=SigningKeys(JWT_KEY))
     conn = await Connection.open(database)
     alice = (await users.insert_user(conn, "alice", "Alice")).id
     group, _ = await conversations.insert_group(conn, alice, "g", [])

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from functools import partial
 from typing import ClassVar
 from uuid import UUID
 
@@ -334,6 +335,34 @@ async def test_pipelining(client: Client, world: World, nursery: trio.Nursery, a
     ids = [m.invocation_id for m in client.carrier.messages() if isinstance(m, Completion)]
     assert ids == [str(n) for n in range(40)]
     assert client.carrier.reserved == 0
+
+
+async def test_departing(client: Client, world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """P10: who is asked to go gets the answers to what is under way, and then the Close; nothing new is taken."""
+    calls = b"".join(PROTOCOLS["json"].encode_invocation("Send", ("x",), str(n)) for n in range(3))
+    await client.send(calls)
+    nursery.start_soon(client.send, PROTOCOLS["json"].encode_invocation("slow", (), "slow"))
+    await wait_all_tasks_blocked()
+    nursery.start_soon(partial(client.session.depart, "draining: go", code=1012, patience=5))
+    await wait_all_tasks_blocked()
+    await client.send(PROTOCOLS["json"].encode_invocation("Send", ("late",), "late"))
+    assert len(world.sends) == 3 and client.carrier.messages() == []
+    world.commit(3)
+    await wait_all_tasks_blocked()
+    assert client.carrier.code == 0
+    world.gate.set()
+    await wait_all_tasks_blocked()
+    *answers, close = client.carrier.messages()
+    assert [m.invocation_id for m in answers if isinstance(m, Completion)] == ["0", "1", "2", "slow"]
+    assert isinstance(close, Close) and close.allow_reconnect and client.carrier.code == 1012
+
+
+async def test_departing_has_an_end(client: Client, world: World, autojump_clock: MockClock) -> None:
+    """A send that never ends holds nobody up."""
+    await client.send(PROTOCOLS["json"].encode_invocation("Send", ("x",), "1"))
+    start = trio.current_time()
+    await client.session.depart("draining: go", code=1012, patience=5)
+    assert trio.current_time() - start == 5 and client.carrier.code == 1012
 
 
 async def test_large_sends_wait_for_room(

@@ -69,7 +69,7 @@ async def open_site(
     stop, hurry, ready, done = trio.Event(), trio.Event(), trio.Event(), trio.Event()
 
     async def run() -> None:
-        await process.run(sock, stop=stop, hurry=hurry, ready=ready.set)
+        await process.run([sock], stop=stop, hurry=hurry, ready=ready.set)
         done.set()
 
     nursery.start_soon(run)

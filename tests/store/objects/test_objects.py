@@ -13,6 +13,7 @@ import trio
 from store.objects import Objects, attachment, open_objects
 from store.objects.directory import DirectoryObjects
 from store.objects.s3 import PART, S3Objects
+from store.signing import SigningKeys
 from tests.gateway import BUCKET
 
 SOON = timedelta(minutes=1)
@@ -22,12 +23,14 @@ PREFIX = "some/where"
 @pytest.fixture(params=["directory", "s3"])
 def objects(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Objects:
     if request.param == "directory":
-        return open_objects(f"file://{tmp_path}/files", key="k" * 32)
+        return open_objects(f"file://{tmp_path}/files", signing=SigningKeys("k" * 32))
     environment: dict[str, str] = request.getfixturevalue("s3")
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     prefix = f"{PREFIX}/{secrets.token_hex(4)}"
-    return open_objects(f"s3://{BUCKET}/{prefix}", endpoint=environment["AWS_ENDPOINT_URL"], key="k" * 32)
+    return open_objects(
+        f"s3://{BUCKET}/{prefix}", endpoint=environment["AWS_ENDPOINT_URL"], signing=SigningKeys("k" * 32)
+    )
 
 
 def new_key() -> str:
@@ -123,7 +126,7 @@ async def test_s3_links(s3: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> 
     """Links of S3: for this size and type only, for this object only, for so long only, with the name to save under."""
     for name, value in s3.items():
         monkeypatch.setenv(name, value)
-    objects = open_objects(f"s3://{BUCKET}", endpoint=s3["AWS_ENDPOINT_URL"], key="k" * 32)
+    objects = open_objects(f"s3://{BUCKET}", endpoint=s3["AWS_ENDPOINT_URL"], signing=SigningKeys("k" * 32))
     key = new_key()
     target = objects.upload_url(key, content_type="text/plain", size=5, seconds=60)
     async with httpx.AsyncClient() as http:
@@ -153,12 +156,12 @@ def test_attachment() -> None:
 @pytest.mark.parametrize("url", ["", "s3://", "file://host/x", "file:x", "http://x", "/tmp/x"])
 def test_no_store(url: str) -> None:
     with pytest.raises(ValueError, match="expected s3"):
-        open_objects(url, key="k")
+        open_objects(url, signing=SigningKeys("k"))
 
 
 async def test_no_way_out_of_the_directory(tmp_path: Path) -> None:
     """A key that is none of ours names nothing."""
-    objects = open_objects(f"file://{tmp_path}/files", key="k")
+    objects = open_objects(f"file://{tmp_path}/files", signing=SigningKeys("k"))
     (tmp_path / "secret").write_text("x")
     for key in ("../secret", "..", "/etc/passwd", "x", "a" * 31 + "/", ""):
         assert await objects.size(key) is None

@@ -1,0 +1,44 @@
+"""Listening sockets that the service manager made and handed over: the protocol of sd_listen_fds(3).
+
+Owns finding them. They outlive this process, so that nobody is refused while it is started again, and several processes
+may have the same one: each connection goes to whoever accepts it first.
+"""
+
+import os
+import socket
+from collections.abc import Mapping
+
+from server.config import ConfigError
+
+FIRST = 3  # the first descriptor after standard input, output and error
+
+
+def inherited(place: str, environ: Mapping[str, str]) -> list[socket.socket]:
+    """The sockets of `fd://place`: all that were handed over, those of one name, or one descriptor by number.
+
+    Raises ConfigError that says what is missing.
+    """
+    if place.isdecimal():
+        return [_adopt(int(place))]
+    pid, count = environ.get("LISTEN_PID", ""), environ.get("LISTEN_FDS", "")
+    if pid != str(os.getpid()) or not count.isdecimal() or int(count) < 1:
+        raise ConfigError(
+            f"LISTEN: fd://{place}: no sockets were handed over (LISTEN_FDS); is the socket unit running?"
+        )
+    names = environ.get("LISTEN_FDNAMES", "").split(":")
+    found = [FIRST + index for index in range(int(count)) if not place or place in names[index : index + 1]]
+    if not found:
+        raise ConfigError(f"LISTEN: fd://{place}: there are sockets named {', '.join(names) or '(none)'}, but not this")
+    return [_adopt(number) for number in found]
+
+
+def _adopt(number: int) -> socket.socket:
+    try:
+        sock = socket.socket(fileno=number)
+    except OSError as error:
+        raise ConfigError(f"LISTEN: descriptor {number}: {error.strerror}") from None
+    if sock.type == socket.SOCK_STREAM and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        sock.set_inheritable(False)
+        return sock
+    sock.detach()  # whoever it belongs to
+    raise ConfigError(f"LISTEN: descriptor {number} is no listening stream socket")

@@ -1,0 +1,66 @@
+"""From outside: signals. To outside: what the service manager is told.
+
+Owns the two events that end a process (`stop` begins its drain, `hurry` cuts it short) and the order of the notices.
+SIGTERM and SIGINT stop, a second one hurries, SIGHUP reloads.
+"""
+
+import signal
+from collections.abc import Callable
+
+import structlog
+import trio
+
+from server.config import ConfigError
+from server.notices import Notices
+
+RELOADED_SHOWN = 60.0  # seconds for which the status shows what a reload did
+
+log = structlog.get_logger("parley.lifecycle")
+
+
+class Lifecycle:
+    """`reload` applies the configuration as it is now and says what that did (ConfigError: why it cannot)."""
+
+    def __init__(self, notices: Notices, reload: Callable[[], str] | None = None) -> None:
+        self.stop, self.hurry = trio.Event(), trio.Event()
+        self._notices = notices
+        self._reload = reload
+        self._is_ready = False
+        self._reloaded = ""
+        self._shown_until = 0.0
+
+    def ready(self) -> None:
+        self._is_ready = True
+        self._notices.ready()
+
+    def status(self, connections: int) -> str:
+        """One line for `systemctl status`."""
+        doing = "draining" if self.stop.is_set() else "serving"
+        after = f"; reloaded, {self._reloaded}" if trio.current_time() < self._shown_until else ""
+        return f"{doing}: {connections} connections{after}"
+
+    async def watch_signals(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        numbers = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if self._reload else [])]
+        with trio.open_signal_receiver(*numbers) as signals:
+            task_status.started()
+            async for number in signals:
+                if number == signal.SIGHUP:
+                    self.reload()
+                    continue
+                (self.hurry if self.stop.is_set() else self.stop).set()
+                log.info("signal", name=signal.Signals(number).name, hurry=self.hurry.is_set())
+
+    def reload(self) -> None:
+        """One line in the log says what changed and what did not."""
+        if self._reload is None:
+            return
+        if self._is_ready:
+            self._notices.reloading()
+        try:
+            self._reloaded = self._reload()
+        except ConfigError as error:
+            self._reloaded = "refused: the configuration cannot be used"
+            log.error("reload_refused", reason=str(error), advice="what was configured before stays in use")
+        self._shown_until = trio.current_time() + RELOADED_SHOWN
+        if self._is_ready:
+            self._notices.ready()

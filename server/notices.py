@@ -1,0 +1,93 @@
+"""What this process tells its service manager: the protocol of sd_notify(3), and its watchdog.
+
+Owns one datagram socket. Nothing here ever waits or fails: a manager that does not listen misses what is said. Without
+NOTIFY_SOCKET nothing is said at all.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+
+import structlog
+import trio
+
+BEATS = 2  # watchdog notices in one watchdog period, as sd_watchdog_enabled(3) advises
+STATUS_PERIOD = 5.0  # seconds between looks at the status where no watchdog asks for more
+
+log = structlog.get_logger("parley.notices")
+
+
+class Notices:
+    """`status` is asked for the line that `systemctl status` shows; None while there is nothing to add."""
+
+    def __init__(self, address: str | None, watchdog_seconds: float | None = None) -> None:
+        self.watchdog_seconds = watchdog_seconds
+        self.status: Callable[[], str | None] = lambda: None
+        self._said = ""
+        self._sock: socket.socket | None = None
+        if address:
+            self._address = "\0" + address[1:] if address.startswith("@") else address  # unix(7): the abstract kind
+            self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            self._sock.setblocking(False)
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> "Notices":
+        return cls(environ.get("NOTIFY_SOCKET"), _watchdog_seconds(environ))
+
+    def ready(self) -> None:
+        self._send("READY=1")
+
+    def reloading(self) -> None:
+        """`ready` ends it. The time is asked for by managers that have Type=notify-reload (systemd 253)."""
+        self._send("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+
+    def stopping(self, seconds: float) -> None:
+        """It will take this long: the manager's own patience counts from the end of it."""
+        self._send("STOPPING=1", f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
+
+    def say(self, status: str) -> None:
+        """Shown by `systemctl status`; once, however often it is said in a row."""
+        if status != self._said:
+            self._said = status
+            self._send(f"STATUS={status}")
+
+    async def run(self, verdict: Callable[[], str | None]) -> None:
+        """Feed the watchdog for as long as `verdict` has no complaint, and keep the status up to date."""
+        if self._sock is None:
+            return
+        period = self.watchdog_seconds / BEATS if self.watchdog_seconds else STATUS_PERIOD
+        while True:
+            complaint = verdict()
+            if complaint is not None:
+                log.error("hung", reason=complaint, advice="the watchdog is not fed: the manager starts us again")
+                self.say(f"hung: {complaint}")
+            else:
+                if self.watchdog_seconds:
+                    self._send("WATCHDOG=1")
+                status = self.status()
+                if status is not None:
+                    self.say(status)
+            await trio.sleep(period)
+
+    def close(self) -> None:
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
+
+    def _send(self, *lines: str) -> None:
+        if self._sock is None:
+            return
+        try:
+            self._sock.sendto("\n".join(lines).encode(), self._address)
+        except OSError as error:  # nobody is there, or does not read: nothing that serving depends on
+            log.debug("notice_not_sent", notice=lines[0], reason=error.strerror)
+
+
+def _watchdog_seconds(environ: Mapping[str, str]) -> float | None:
+    """None when no watchdog is meant for this process."""
+    pid = environ.get("WATCHDOG_PID")
+    if pid and pid != str(os.getpid()):
+        return None
+    period = environ.get("WATCHDOG_USEC", "")
+    return int(period) / 1e6 if period.isdecimal() and int(period) > 0 else None

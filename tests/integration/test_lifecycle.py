@@ -1,0 +1,247 @@
+"""A server process and its service manager: ready, watched, reloaded, drained. The manager's socket is real."""
+
+import signal
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+import trio
+
+from loadtest.client import ClientError, HubClient, HubError
+from server.auth import mint_token
+from server.config import load
+from tests.running import Running, User, checked, running
+
+WAIT = 15.0  # seconds
+NEW_KEY = "another key for tests only, long enough too"
+
+
+class Manager:
+    """What a process under systemd finds: NOTIFY_SOCKET."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.notices: list[str] = []
+
+    async def listen(self) -> None:
+        await self._sock.bind(str(self.path))
+        while True:
+            self.notices += (await self._sock.recv(4096)).decode().split("\n")
+
+    async def hear(self, beginning: str, *, after: int = 0) -> str:
+        with trio.fail_after(WAIT):
+            while True:
+                for notice in self.notices[after:]:
+                    if notice.startswith(beginning):
+                        return notice
+                await trio.sleep(0.01)
+
+
+@pytest.fixture
+async def manager(tmp_path: Path, nursery: trio.Nursery) -> Manager:
+    found = Manager(tmp_path / "notify")
+    nursery.start_soon(found.listen)
+    return found
+
+
+@asynccontextmanager
+async def managed(database: str, redis_url: str, manager: Manager, credentials: Path) -> AsyncIterator[Running]:
+    environment = {
+        "NOTIFY_SOCKET": str(manager.path),
+        "WATCHDOG_USEC": "200000",
+        "CREDENTIALS_DIRECTORY": str(credentials),
+    }
+    async with running(database, redis_url, environment=environment) as found:
+        yield found
+
+
+async def logged(server: Running, event: str, count: int = 1) -> dict[str, Any]:
+    with trio.fail_after(WAIT):
+        while len(server.events(event)) < count:
+            await trio.sleep(0.01)
+    return server.events(event)[count - 1]
+
+
+def token(user: User, key: str) -> User:
+    return user._replace(token=mint_token(load({}, None, jwt_key=key), UUID(user.id)))
+
+
+async def is_welcome(server: Running, user: User) -> bool:
+    async with server.http(user) as http:
+        return (await http.get("/api/users/me")).status_code == 200
+
+
+async def test_a_life(database: str, redis_url: str, manager: Manager, tmp_path: Path) -> None:
+    """Ready when it serves, watched while it lives, reloaded by SIGHUP with one line about what that did, stopping at
+    SIGTERM; the status says what it is doing."""
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    (credentials / "rate_limits").write_text("off")
+    async with managed(database, redis_url, manager, credentials) as server:
+        await manager.hear("READY=1")
+        await manager.hear("WATCHDOG=1", after=manager.notices.index("READY=1"))
+        await manager.hear("STATUS=serving: 0 connections")
+        alice = await server.register("alice")
+        assert not await is_welcome(server, token(alice, NEW_KEY))
+
+        (credentials / "jwt_old_keys").write_text(NEW_KEY)
+        (credentials / "log_level").write_text("debug")
+        (credentials / "lanes").write_text("3")
+        heard = len(manager.notices)
+        server.process.send_signal(signal.SIGHUP)
+        line = await logged(server, "reloaded")
+        assert set(line["changed"]) == {"JWT_OLD_KEYS", "LOG_LEVEL"} and line["needs_restart"] == ["LANES"]
+        await manager.hear("RELOADING=1", after=heard)
+        await manager.hear("READY=1", after=heard)
+        await manager.hear("STATUS=serving: 0 connections; reloaded, changed: ", after=heard)
+        assert await is_welcome(server, token(alice, NEW_KEY)) and await is_welcome(server, alice)
+
+        (credentials / "lanes").write_text("none")
+        server.process.send_signal(signal.SIGHUP)
+        line = await logged(server, "reload_refused")
+        assert "LANES: expected a whole number" in line["reason"]
+        assert await is_welcome(server, token(alice, NEW_KEY)), "what was configured before stays in use"
+
+        server.terminate()
+        await manager.hear("STOPPING=1")
+        assert await server.wait() == 0
+
+
+@asynccontextmanager
+async def connected(server: Running, user: User, count: int) -> AsyncIterator[list[HubClient]]:
+    """So many connections of one user."""
+    found: list[HubClient] = []
+
+    async def connect(*, task_status: trio.TaskStatus[HubClient]) -> None:
+        async with server.connect(user) as client:
+            task_status.started(client)
+            await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(count):
+            found.append(await nursery.start(connect))
+        yield found
+        nursery.cancel_scope.cancel()
+
+
+async def closing_times(clients: list[HubClient]) -> list[float]:
+    """Seconds until each is closed, in order."""
+    start, times = trio.current_time(), []
+
+    async def wait(client: HubClient) -> None:
+        await client.closed.wait()
+        times.append(trio.current_time() - start)
+
+    with trio.fail_after(WAIT):
+        async with trio.open_nursery() as nursery:
+            for client in clients:
+                nursery.start_soon(wait, client)
+    return times
+
+
+async def test_a_drain_is_spread(database: str, redis_url: str) -> None:
+    """P10: everybody is told to come again, a few at a time; every send taken before that is answered."""
+    async with running(database, redis_url, drain_seconds=2) as server:
+        alice, bob = await server.register("alice"), await server.register("bob")
+        conversation = await server.direct(alice, bob)
+        answered: list[str] = []
+
+        async def write(client: HubClient, number: int) -> None:
+            for count in range(10**6):
+                key = f"{number}-{count}"
+                body = {"conversationId": conversation, "content": key, "clientMessageId": key}
+                try:
+                    await client.invoke("SendMessage", body)
+                except (HubError, ClientError):
+                    return
+                answered.append(key)
+
+        async with connected(server, alice, 20) as clients, trio.open_nursery() as nursery:
+            for number, client in enumerate(clients):
+                nursery.start_soon(write, client, number)
+            server.terminate()
+            times = await closing_times(clients)
+        assert await server.wait() == 0
+        assert all(client.close_message is not None and client.close_message.allow_reconnect for client in clients)
+        # Shares of a slice each: neither all at once nor all at the end.
+        assert times[9] - times[0] > 0.3 and times[-1] - times[0] > 1.0, times
+    async with running(database, redis_url) as server:
+        stored = [message["clientMessageId"] for message in await server.history(bob, conversation)]
+    assert set(answered) <= set(stored) and len(stored) == len(set(stored))
+
+
+async def test_a_second_signal_hurries(database: str, redis_url: str) -> None:
+    """The rest is told at once, and the process ends well."""
+    async with running(database, redis_url, drain_seconds=60) as server:
+        alice = await server.register("alice")
+        async with connected(server, alice, 5) as clients:
+            server.terminate()
+            await logged(server, "draining")
+            server.terminate()
+            times = await closing_times(clients)
+            assert times[-1] < 5
+            assert all(client.close_message is not None and client.close_message.allow_reconnect for client in clients)
+        assert await server.wait() == 0
+
+
+async def begin(port: int, request: bytes) -> trio.SocketStream:
+    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    await stream.send_all(request)
+    return stream
+
+
+async def answer(stream: trio.SocketStream) -> bytes:
+    data = b""
+    with trio.fail_after(WAIT):
+        async for chunk in stream:
+            data += bytes(chunk)
+    return data
+
+
+async def test_what_has_begun_is_served(database: str, redis_url: str) -> None:
+    """P10: connected before the listener closes, and asking only after it: answered, and told that it was the last
+    answer here; a WebSocket is let in, and sent on with a Close. Afterwards nobody listens."""
+    async with running(database, redis_url, drain_seconds=2) as server:
+        alice = await server.register("alice")
+        head = b"GET /api/users/me HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + alice.token.encode()
+        request = await begin(server.port, head)  # without the end of its head
+        kept = await begin(server.port, head + b"\r\n\r\n")
+        while not (await kept.receive_some()).endswith(b"}"):
+            pass
+        async with connected(server, alice, 1):
+            server.terminate()
+            await logged(server, "draining")
+            with pytest.raises(OSError):
+                await trio.open_tcp_stream("127.0.0.1", server.port)
+            await request.send_all(b"\r\n\r\n")
+            await kept.send_all(head + b"\r\n\r\n")
+            for stream in (request, kept):
+                found = await answer(stream)
+                assert found.startswith(b"HTTP/1.1 200") and b"\r\nconnection: close\r\n" in found.lower()
+        assert await server.wait() == 0
+
+
+async def test_a_request_under_way_is_answered(database: str, redis_url: str) -> None:
+    """P10: a send by REST whose body comes while the process drains is committed and answered."""
+    async with running(database, redis_url, drain_seconds=0.5) as server:
+        alice, bob = await server.register("alice"), await server.register("bob")
+        conversation = await server.direct(alice, bob)
+        body = b'{"conversationId": "%s", "content": "late"}' % conversation.encode()
+        head = (
+            b"POST /api/messages HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Authorization: Bearer %s\r\nContent-Length: %d\r\n\r\n" % (alice.token.encode(), len(body))
+        )
+        stream = await begin(server.port, head + body[:10])
+        async with server.http(alice) as http:  # a full round trip: the other one has been read by then
+            checked(await http.get("/health"))
+        server.terminate()
+        await logged(server, "draining")
+        await trio.sleep(0.7)  # past the drain: into what SHUTDOWN_TIMEOUT is for
+        await stream.send_all(body[10:])
+        assert (await answer(stream)).startswith(b"HTTP/1.1 201")
+        assert await server.wait() == 0

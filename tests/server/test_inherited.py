@@ -1,0 +1,52 @@
+"""server.inherited: which sockets were handed over. Real ones, handed over by systemd, are in tests/systemd."""
+
+import os
+import socket
+
+import pytest
+
+from server.config import ConfigError
+from server.inherited import inherited
+
+
+def test_by_number() -> None:
+    """A descriptor that listens is taken as it is, and not passed on to children."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        number = os.dup(server.fileno())
+        os.set_inheritable(number, True)
+        [sock] = inherited(str(number), {})
+        assert sock.getsockname() == server.getsockname() and not sock.get_inheritable()
+        sock.close()
+
+
+def test_what_is_no_listening_socket() -> None:
+    """Something else under that number is left alone, and the error says what is wrong."""
+    one, two = socket.socketpair()
+    with one, two:
+        with pytest.raises(ConfigError, match=f"descriptor {one.fileno()} is no listening stream socket"):
+            inherited(str(one.fileno()), {})
+        assert one.send(b"x") == 1
+    with pytest.raises(ConfigError, match="descriptor 9999: Bad file descriptor"):
+        inherited("9999", {})
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {},
+        {"LISTEN_FDS": "1"},
+        {"LISTEN_FDS": "1", "LISTEN_PID": "1"},
+        {"LISTEN_FDS": "none", "LISTEN_PID": str(os.getpid())},
+    ],
+)
+def test_nothing_was_handed_over(environ: dict[str, str]) -> None:
+    """To us: what is meant for another process (LISTEN_PID) is not ours."""
+    with pytest.raises(ConfigError, match="no sockets were handed over"):
+        inherited("http", environ)
+
+
+def test_another_name() -> None:
+    """The error says which names there are."""
+    environ = {"LISTEN_FDS": "2", "LISTEN_PID": str(os.getpid()), "LISTEN_FDNAMES": "admin:https"}
+    with pytest.raises(ConfigError, match="there are sockets named admin, https, but not this"):
+        inherited("http", environ)

@@ -1,0 +1,98 @@
+"""server.notices: what the service manager hears, on a real socket, and that nothing ever waits for it."""
+
+import os
+import secrets
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from server.notices import Notices
+
+
+class Manager:
+    """Hears. `address` as NOTIFY_SOCKET has it."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._sock.bind("\0" + address[1:] if address.startswith("@") else address)
+
+    def heard(self) -> list[str]:
+        found = []
+        while True:
+            try:
+                found.append(self._sock.recv(4096).decode())
+            except BlockingIOError:
+                return found
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+@pytest.fixture(params=["path", "abstract"])
+def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]:
+    address = str(tmp_path / "notify") if request.param == "path" else f"@parley-test-{secrets.token_hex(8)}"
+    found = Manager(address)
+    yield found
+    found.close()
+
+
+def test_the_order_of_a_life(manager: Manager) -> None:
+    """Ready, reloading and ready again, stopping; the same status is said once."""
+    notices = Notices.from_environment({"NOTIFY_SOCKET": manager.address})
+    notices.ready()
+    notices.say("fine")
+    notices.say("fine")
+    notices.reloading()
+    notices.ready()
+    notices.stopping(40.0)
+    one, two, three, four, five = manager.heard()
+    assert (one, two, four) == ("READY=1", "STATUS=fine", "READY=1")
+    assert three.startswith("RELOADING=1\nMONOTONIC_USEC=") and five == "STOPPING=1\nEXTEND_TIMEOUT_USEC=40000000"
+    notices.close()
+    notices.ready()
+    assert manager.heard() == []
+
+
+async def test_watchdog(manager: Manager, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery) -> None:
+    """Fed twice a period while the verdict is good; not once while it is not."""
+    environ = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "10000000", "WATCHDOG_PID": str(os.getpid())}
+    notices = Notices.from_environment(environ)
+    notices.status = lambda: "serving"
+    verdicts: list[str | None] = [None]
+    nursery.start_soon(notices.run, lambda: verdicts[0])
+    await trio.sleep(19.9)
+    assert manager.heard() == ["WATCHDOG=1", "STATUS=serving", *["WATCHDOG=1"] * 3]
+    verdicts[0] = "lane 1: no progress"
+    await trio.sleep(100)
+    assert manager.heard() == ["STATUS=hung: lane 1: no progress"]
+    verdicts[0] = None
+    await trio.sleep(5)
+    assert manager.heard() == ["WATCHDOG=1", "STATUS=serving"]
+    notices.close()
+
+
+@pytest.mark.parametrize(
+    "environ", [{"WATCHDOG_PID": "1", "WATCHDOG_USEC": "10"}, {"WATCHDOG_USEC": "soon"}, {"WATCHDOG_USEC": "0"}, {}]
+)
+def test_no_watchdog(environ: dict[str, str]) -> None:
+    """Meant for another process, or not at all."""
+    assert Notices.from_environment(environ).watchdog_seconds is None
+
+
+def test_a_manager_that_does_not_listen(tmp_path: Path) -> None:
+    """Its queue is full, or it is gone, or there is none: nothing waits, nothing fails."""
+    manager = Manager(str(tmp_path / "notify"))
+    notices = Notices(manager.address)
+    for number in range(10_000):
+        notices.say(f"status {number}")
+    assert 0 < len(manager.heard()) < 10_000
+    manager.close()
+    (tmp_path / "notify").unlink()
+    notices.ready()
+    notices.close()
+    Notices(None).ready()
