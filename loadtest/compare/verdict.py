@@ -1,0 +1,142 @@
+"""From two sets of runs to a verdict.
+
+Owns the rule. A measure is a regression when it is worse by more than its threshold and chance is ruled out: Welch's
+test over the repeated runs, corrected for the number of measures. A promise that broke needs no statistics.
+"""
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from loadtest.compare.measures import Better, Measure, measures
+from loadtest.compare.welch import Difference, difference, holm
+from loadtest.results import Result
+
+SAME, BETTER, WORSE, SLIGHTLY_WORSE, UNCLEAR, SHOWN = "same", "better", "worse", "slightly worse", "unclear", ""
+REPEATS = 3  # runs of each side that are asked for
+
+
+class NotComparable(Exception):
+    """These are runs of different things; the message says which."""
+
+
+class Line(msgspec.Struct, frozen=True, rename="camel"):
+    """One measure."""
+
+    name: str
+    unit: str
+    base: list[float]
+    other: list[float]
+    change: float | None  # of the mean, 0.1 is 10 % more; None when it was nothing before
+    low: float | None  # the interval of the change; None without confidence
+    high: float | None
+    verdict: str
+    threshold: float
+
+
+class Finding(msgspec.Struct, frozen=True, rename="camel"):
+    lines: list[Line]
+    confident: bool
+    confidence: float
+    broken: list[str]  # promises that held before
+    remarks: list[str]
+
+    @property
+    def regressions(self) -> list[str]:
+        return [line.name for line in self.lines if line.verdict == WORSE] + self.broken
+
+
+def judge(
+    base: Sequence[Result],
+    other: Sequence[Result],
+    *,
+    threshold: float = 0.05,
+    thresholds: Mapping[str, float] | None = None,
+    confidence: float = 0.95,
+    without_confidence: bool = False,
+) -> Finding:
+    """`thresholds` by a part of the measure's name. Raises NotComparable."""
+    scenarios = {result.scenario for result in (*base, *other)}
+    if len(scenarios) != 1:
+        raise NotComparable(f"these are runs of different scenarios: {', '.join(sorted(scenarios))}")
+    found = _common([measures(result) for result in base], [measures(result) for result in other])
+    compared = {measure: difference(*values, confidence) for measure, values in found.items()}
+    judged = [measure for measure in found if measure.better is not Better.NEITHER]
+    chances = dict(zip(judged, holm([compared[measure].p for measure in judged]), strict=True))
+    lines = []
+    for measure, (before, after) in found.items():
+        limit = _threshold(measure, threshold, thresholds or {})
+        change = _relative(compared[measure], statistics.fmean(before))
+        proven = chances.get(measure, 1.0) <= 1 - confidence or (without_confidence and not compared[measure].confident)
+        verdict = _verdict(measure, compared[measure], change, limit, proven)
+        low, high = change[1:] if compared[measure].confident else (None, None)
+        lines.append(Line(measure.name, measure.unit, before, after, change[0], low, high, verdict, limit))
+    confident = min(len(base), len(other)) > 1
+    return Finding(lines, confident, confidence, _newly_broken(base, other), _remarks(base, other))
+
+
+def _common(
+    base: Sequence[dict[Measure, float]], other: Sequence[dict[Measure, float]]
+) -> dict[Measure, tuple[list[float], list[float]]]:
+    """The measures that every run has."""
+    return {
+        measure: ([each[measure] for each in base], [each[measure] for each in other])
+        for measure in base[0]
+        if all(measure in each for each in (*base, *other))
+    }
+
+
+def _threshold(measure: Measure, default: float, special: Mapping[str, float]) -> float:
+    fitting = [part for part in special if part.lower() in measure.name.lower()]
+    return special[max(fitting, key=len)] if fitting else default
+
+
+def _relative(found: Difference, before: float) -> tuple[float | None, float | None, float | None]:
+    if before == 0:
+        return (0.0, 0.0, 0.0) if found.value == 0 else (None, None, None)
+    ends = sorted((found.low / before, found.high / before))
+    return found.value / before, ends[0], ends[1]
+
+
+def _verdict(
+    measure: Measure,
+    found: Difference,
+    change: tuple[float | None, float | None, float | None],
+    threshold: float,
+    proven: bool,
+) -> str:
+    if measure.better is Better.NEITHER:
+        return SHOWN
+    worse = found.value > 0 if measure.better is Better.LOWER else found.value < 0
+    size = abs(change[0]) if change[0] is not None else float("inf")
+    if proven and found.value:
+        if not worse:
+            return BETTER if size > threshold else SAME
+        return WORSE if size > threshold else SLIGHTLY_WORSE
+    low, high = change[1], change[2]
+    if not found.confident:
+        return UNCLEAR
+    inside = low is not None and high is not None and -threshold <= low and high <= threshold
+    return SAME if inside else UNCLEAR
+
+
+def _newly_broken(base: Sequence[Result], other: Sequence[Result]) -> list[str]:
+    before = {promise for result in base for promise in result.oracle.breached}
+    after = {promise for result in other for promise in result.oracle.breached}
+    return sorted(after - before)
+
+
+def _remarks(base: Sequence[Result], other: Sequence[Result]) -> list[str]:
+    """What may make the comparison unfair."""
+    remarks = []
+    everything = [*base, *other]
+    if len({(result.machine.cpu, result.machine.cores) for result in everything}) > 1:
+        remarks.append("the runs are from different machines")
+    names = {name for result in everything for name in result.parameters}
+    different = [name for name in sorted(names) if len({repr(each.parameters.get(name)) for each in everything}) > 1]
+    if different:
+        remarks.append(f"the runs have different parameters: {', '.join(different)}")
+    if any(not result.oracle.holds for result in base):
+        remarks.append("promises were broken in the base runs already")
+    return remarks

@@ -1,0 +1,139 @@
+"""loadtest compare: a planted regression is found, noise is not."""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+from click.testing import Result as Done
+
+from loadtest import results
+from loadtest.compare.command import compare
+from loadtest.compare.measures import Better, measures
+from loadtest.compare.verdict import NotComparable, judge
+from loadtest.results import Oracle, Result
+from tests.loadtest.runs import breached, run
+
+
+def repeated(count: int, seed: int, millis: float = 5.0, cpu: float = 0.5, **changes: Any) -> list[Result]:
+    """Runs of one version: each a little different, by 3 %."""
+    drawn = random.Random(seed)
+    return [
+        run(millis * drawn.gauss(1, 0.03), seed=seed * 100 + index, cpu=cpu * drawn.gauss(1, 0.03), **changes)
+        for index in range(count)
+    ]
+
+
+def keep(directory: Path, runs: Sequence[Result]) -> Path:
+    for index, result in enumerate(runs):
+        results.write(result, directory / f"{index}.json")
+    return directory
+
+
+def compared(a: Path | str, b: Path | str, *options: str) -> Done:
+    return CliRunner().invoke(compare, [str(a), str(b), *options])
+
+
+def test_a_planted_regression_is_found_and_named(tmp_path: Path) -> None:
+    """25 % more CPU for each operation, and nothing else: exit code 1, and that measure alone."""
+    base, slow = keep(tmp_path / "a", repeated(5, 1)), keep(tmp_path / "b", repeated(5, 2, cpu=0.625))
+    done = compared(base, slow)
+    assert done.exit_code == 1, done.output
+    assert done.output.splitlines()[-1] == "REGRESSION: server CPU per operation"
+    assert compared(slow, base).exit_code == 0
+    assert "better" in compared(slow, base).output
+    assert compared(base, slow, "--threshold-for", "CPU=50%").exit_code == 0
+
+
+def test_a_slow_tail_is_found() -> None:
+    finding = judge(repeated(5, 3), repeated(5, 4, millis=7.0))
+    assert {"send p50", "send p99"} <= set(finding.regressions)
+    (line,) = (line for line in finding.lines if line.name == "send p99")
+    assert line.change is not None and line.low is not None and line.high is not None
+    assert line.low < 0.4 < line.high and line.low > 0
+
+
+def test_noise_is_no_regression() -> None:
+    """Twenty comparisons of a version with itself, three runs each: at most one false alarm, over all measures."""
+    runs, drawn = repeated(14, 10), random.Random(5)
+    splits = [drawn.sample(runs, 6) for _ in range(20)]
+    alarms = [judge(split[:3], split[3:]).regressions for split in splits]
+    assert sum(map(bool, alarms)) <= 1
+
+
+def test_single_runs_say_that_there_is_no_confidence(tmp_path: Path) -> None:
+    """Twice as slow, once: shown, not judged; judged by the threshold alone where that is asked for."""
+    for name, millis in (("a.json", 5.0), ("b.json", 10.0)):
+        results.write(run(millis), tmp_path / name)
+    done = compared(tmp_path / "a.json", tmp_path / "b.json")
+    assert done.exit_code == 0
+    assert "no confidence: 1 and 1 run;" in done.output and "+1" in done.output
+    done = compared(tmp_path / "a.json", tmp_path / "b.json", "--without-confidence")
+    assert done.exit_code == 1 and "send p99" in done.output.splitlines()[-1]
+
+
+def test_a_promise_that_broke_is_a_regression_without_statistics(tmp_path: Path) -> None:
+    base, broken = tmp_path / "a.json", tmp_path / "b.json"
+    results.write(run(), base)
+    results.write(run(oracle=breached()), broken)
+    done = compared(base, broken)
+    assert (done.exit_code, done.output.splitlines()[-1]) == (1, "REGRESSION: hole")
+    assert compared(broken, broken).exit_code == 0
+    assert "broken in the base" in compared(broken, base).output
+
+
+def test_new_errors_are_a_regression() -> None:
+    """From none at all there is no percentage; it is worse all the same."""
+    finding = judge(repeated(4, 5, errors={}), [run(seed=index, errors={"timeout": 90 + index}) for index in range(4)])
+    assert "errors" in finding.regressions
+    (line,) = (line for line in finding.lines if line.name == "errors")
+    assert line.change is None
+
+
+@pytest.mark.parametrize("options", [["--threshold", "x"], ["--threshold-for", "5%"], ["--confidence", "-1"]])
+def test_wrong_usage_is_exit_code_2(tmp_path: Path, options: list[str]) -> None:
+    path = keep(tmp_path / "a", [run()])
+    assert compared(path, path, *options).exit_code == 2
+
+
+def test_what_cannot_be_compared_is_exit_code_2(tmp_path: Path) -> None:
+    """No file, an empty directory, no result, another scenario: one line each."""
+    path = keep(tmp_path / "a", [run()])
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.json").write_text("{}")
+    other = keep(tmp_path / "c", [run(scenario="idle")])
+    for wrong, why in [
+        (tmp_path / "none", "No such file"), (tmp_path / "empty", "no results"), (tmp_path / "bad.json", "not a res"),
+        (other, "different scenarios"),
+    ]:  # fmt: skip
+        done = compared(path, wrong)
+        assert done.exit_code == 2 and why in done.output and done.output.count("\n") == 1
+    with pytest.raises(NotComparable):
+        judge([run()], [run(scenario="idle")])
+
+
+def test_several_files_and_other_outputs(tmp_path: Path) -> None:
+    """Commas instead of a directory; Markdown; JSON with every value."""
+    path = keep(tmp_path / "a", repeated(2, 7))
+    files = f"{path / '0.json'},{path / '1.json'}"
+    done = compared(files, path, "--markdown", "--json", str(tmp_path / "out.json"))
+    assert done.exit_code == 0
+    assert done.output.startswith("| measure |")
+    written = msgspec.json.decode((tmp_path / "out.json").read_bytes())
+    assert len(written["lines"][0]["base"]) == 2
+
+
+def test_unequal_conditions_are_said() -> None:
+    other = msgspec.structs.replace(run(), parameters={"rate": 300, "users": 100, "arrivals": "poisson"})
+    assert judge([run()], [other]).remarks == ["the runs have different parameters: rate"]
+
+
+def test_a_scenarios_own_figures_are_compared_by_their_unit() -> None:
+    result = run(figures={"knee_per_second": 9.0, "memory_kib": 5.0, "users": 3.0}, oracle=Oracle())
+    better = {measure.name: measure.better for measure in measures(result)}
+    assert better["knee per second"] is Better.HIGHER
+    assert better["memory kib"] is Better.LOWER
+    assert better["users"] is Better.NEITHER
