@@ -85,6 +85,19 @@ class Registered(_Payload, frozen=True, gc=False):
     access_token: str | None = None
 
 
+class StoredFile(_Payload, frozen=True, gc=False):
+    id: str
+    key: str
+    size: int
+    sha256: str
+
+
+class Link(_Payload, frozen=True, gc=False):
+    """Where a file can be had for a while."""
+
+    url: str
+
+
 class MessagePage(_Payload, frozen=True):
     items: tuple[Message, ...]
 

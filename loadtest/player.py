@@ -67,6 +67,7 @@ class Player:
         "_synced_once",
         "acknowledged",
         "conversations",
+        "delivery",
         "marked",
         "number",
         "on_message",
@@ -94,6 +95,7 @@ class Player:
         self.acknowledged: array[int] | None = None  # by number of the send: the hash of its message's id, 0 if none
         self.marked: dict[str, int] = {}  # by conversation: how far MarkRead was acknowledged
         self.peers: dict[str, str] = {}  # what UserStatusChanged said last, by user
+        self.delivery = DELIVER  # under which name the latency of what comes is recorded
         self.on_message: Callable[[Player, Message], None] | None = None
         self.options: Mapping[str, Any] = {}  # for `Swarm.open`
         self._due = 0.0
@@ -115,8 +117,10 @@ class Player:
         self.wire = self.stage.open(self, query, self.options, self.person.token)
 
     def leave(self) -> None:
+        """Go, as one who closes the app."""
         self.wanted = False
-        self.cut()
+        if self.wire is not None:
+            self.wire.finish()
 
     def cut(self) -> None:
         """The network fails. Who is wanted comes back by herself."""
@@ -193,6 +197,10 @@ class Player:
 
     def send(self, conversation: str, due: float, size: int) -> None:
         """A message that is due at `due`. If she is offline it goes when she is back, and its time counts from then."""
+        self.repeat(self.draft(conversation, due, size))
+
+    def draft(self, conversation: str, due: float, size: int) -> Send:
+        """A message that somebody is about to send."""
         if self.acknowledged is None:
             self.acknowledged = array("q", [])
         number = len(self.acknowledged)
@@ -201,7 +209,11 @@ class Player:
         content = contents.make_content(key, due, size)
         send = Send(number, due, {"conversationId": conversation, "content": content, "clientMessageId": key})
         self.pending[number] = send
-        if self.online:
+        return send
+
+    def repeat(self, send: Send) -> None:
+        """Send it over the hub, for the first time or once more; when she is offline, as soon as she is back."""
+        if self.online and send.number in self.pending:
             self._write(send)
 
     def _write(self, send: Send) -> None:
@@ -211,22 +223,19 @@ class Player:
 
     def _sent(self, send: Send, error: str | None, message: Message) -> None:
         if error is None:
-            self._acknowledged(send, message)
+            self.acknowledge(send, message)
             return
         if error == LOST:
             return  # `_arrived` repeats it
         code = code_of(error)
         self.stage.meter.error(code)
         if code in RETRYABLE:
-            self.stage.later(RETRY_AFTER, lambda: self._again(send))
+            self.stage.later(RETRY_AFTER, lambda: self.repeat(send))
         else:
             self.pending.pop(send.number, None)
 
-    def _again(self, send: Send) -> None:
-        if self.online and send.number in self.pending:
-            self._write(send)
-
-    def _acknowledged(self, send: Send, message: Message) -> None:
+    def acknowledge(self, send: Send, message: Message) -> None:
+        """The server says that it is stored."""
         stage = self.stage
         oracle = stage.oracle
         assert self.acknowledged is not None
@@ -251,9 +260,13 @@ class Player:
             text = f"p{self.number} was told that {message.id} is message {message.seq}; others saw another there"
             self.stage.oracle.breach(promises.DIVERGED, text, player=self.number)
 
+    def seen(self, conversation: str) -> int:
+        view = self.views.get(conversation)
+        return (view.cursor or 0) if view is not None else 0
+
     def mark_read(self, conversation: str, seq: int, due: float) -> None:
         wire = self.wire
-        if not self.online or wire is None:
+        if not self.online or wire is None or not seq:
             return
 
         def done(error: str | None, _: Any) -> None:
@@ -328,7 +341,7 @@ class Player:
         due = stage.oracle.read(message, self.number)
         stage.meter.count(results.DELIVERED)
         if due is not None and new and message.sender_id != self.person.id:
-            stage.meter.record(DELIVER, due)
+            stage.meter.record(self.delivery, due)
         if self.on_message is not None:
             self.on_message(self, message)
 

@@ -5,20 +5,23 @@ Owns the nursery in which everything of the worker runs.
 
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
+import msgspec
 import trio
 
 from loadtest import results
 from loadtest.meter import Meter
 from loadtest.oracle.oracle import Oracle
+from loadtest.payloads import StoredFile
 from loadtest.plan import Conversation, Plan
 from loadtest.player import Player
-from loadtest.rest import Rest
-from loadtest.scenarios.base import Common
+from loadtest.rest import Answer, Rest, RestError
+from loadtest.scenarios.base import Common, Scenario
 from loadtest.swarm import Origin, Swarm
 from loadtest.wire import Listener, Wire
 
+POLL = 0.05  # seconds
 WHEEL = 1.0  # seconds between two turns of the keep-alive wheel
 OPENING = 300  # connections being opened at once while everybody gathers
 
@@ -26,7 +29,9 @@ OPENING = 300  # connections being opened at once while everybody gathers
 class Stage:
     """`swarm` opens connections; with the reference client it is another one (`loadtest.reference`)."""
 
-    def __init__(self, plan: Plan, parameters: Common, nursery: trio.Nursery) -> None:
+    def __init__(self, plan: Plan, scenario: Scenario, nursery: trio.Nursery) -> None:
+        parameters: Common = scenario.parameters
+        self.scenario = scenario
         self.plan = plan
         self.run = plan.run
         self.parameters = parameters
@@ -48,6 +53,7 @@ class Stage:
         self.players = {person.number: Player(self, person, mine[person.number]) for person in plan.people}
         self.actors = [self.players[number] for number in plan.actors if number in self.players]
         self.online = 0
+        self.requests = 0  # of REST, under way
         self._changed = trio.Event()
 
     def _opener(self) -> Swarm:
@@ -59,6 +65,38 @@ class Stage:
 
     def open(self, player: Listener, query: dict[str, str], options: Mapping[str, int], token: str) -> Wire:
         return self.opener.open(player, token, query, **options)
+
+    # -- REST ------------------------------------------------------------------------------------
+
+    def request(self, call: Callable[[], Awaitable[None]]) -> None:
+        """Something that waits, beside everything else. What fails is an error of the run, not its end."""
+
+        async def run() -> None:
+            self.requests += 1
+            try:
+                await call()
+            except RestError as error:
+                self.meter.error(f"rest_{error.code}")
+            finally:
+                self.requests -= 1
+
+        self.nursery.start_soon(run)
+
+    async def timed(self, operation: str, due: float, method: str, target: str, player: Player) -> Answer:
+        """A request and its latency. Raises RestError."""
+        answer = await self.rest.request(method, target, player.person.token)
+        self.meter.record(operation, due)
+        return answer
+
+    async def upload(self, operation: str, due: float, name: str, data: bytes, player: Player) -> StoredFile:
+        """A file as a form. Raises RestError."""
+        boundary = f"parley{self.run}"
+        head = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n'
+        body = f"{head}Content-Type: text/plain\r\n\r\n".encode() + data + f"\r\n--{boundary}--\r\n".encode()
+        headers = [("Content-Type", f"multipart/form-data; boundary={boundary}")]
+        answer = await self.rest.request("POST", "/api/files/upload", player.person.token, body, headers)
+        self.meter.record(operation, due)
+        return msgspec.json.decode(answer.body, type=StoredFile)
 
     def later(self, delay: float, call: Callable[[], None]) -> None:
         async def wait() -> None:
@@ -72,6 +110,7 @@ class Stage:
     def arrived(self, player: Player) -> None:
         self.online += 1
         self._move()
+        self.scenario.arrived(self, player)
 
     def departed(self, player: Player) -> None:
         self.online -= 1
@@ -108,7 +147,11 @@ class Stage:
         """Sends that are not acknowledged, and other calls without an answer."""
         pending = sum(len(player.pending) for player in self.players.values())
         calls = sum(player.wire.under_way for player in self.players.values() if player.wire is not None)
-        return max(pending, calls)
+        return max(pending, calls) + self.requests
+
+    async def nothing_under_way(self) -> None:
+        while self.under_way:
+            await trio.sleep(POLL)
 
     async def keep_alive(self) -> None:
         """One ping for each connection in the interval, spread over it."""

@@ -235,6 +235,10 @@ class LeanWire(Wire):
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset
             self.end("cut")
 
+    def finish(self) -> None:
+        self._send(websocket.close_payload(websocket.NORMAL), websocket.CLOSE)
+        self.end("left")
+
     def pause(self) -> None:
         if not self.is_lost:
             self._paused = True
@@ -317,7 +321,7 @@ class LeanWire(Wire):
     # -- what goes -------------------------------------------------------------------------------
 
     def _send(self, payload: bytes, opcode: int) -> None:
-        if not self.is_lost:
+        if not self.is_lost and self._state > UPGRADING:
             self._write(websocket.encode_masked(opcode, payload))
 
     def write_call(self, target: str, arguments: Sequence[object], call_id: str | None, *, stream: bool) -> None:

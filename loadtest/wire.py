@@ -64,6 +64,10 @@ class Wire:
         """End it without a word, as a network that fails does. The listener is told."""
         raise NotImplementedError
 
+    def finish(self) -> None:
+        """End it politely. The listener is told."""
+        raise NotImplementedError
+
     def pause(self) -> None:
         """Read nothing until `resume`."""
         raise NotImplementedError

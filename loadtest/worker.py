@@ -26,7 +26,6 @@ from loadtest.stage import Stage
 
 BEAT = 1.0  # seconds
 LATE = 1.0  # seconds after a phase in which what was due in it may still end
-POLL = 0.05  # seconds
 
 _encode = msgspec.json.Encoder().encode
 _decode_order = msgspec.json.Decoder(plan.Order).decode
@@ -87,6 +86,7 @@ class Worker:
 
             nursery.start_soon(tell)
             await stage.gather(players)
+            await self.scenario.prepare(stage)
             nursery.cancel_scope.cancel()
         self.report(plan.Connected(stage.online, len(players)))
 
@@ -118,8 +118,7 @@ class Worker:
             act(stage, due)
         await trio.sleep(max(0.0, phase.end - stage.now()))
         with trio.move_on_after(LATE):
-            while stage.under_way:
-                await trio.sleep(POLL)
+            await stage.nothing_under_way()
         histograms = {name: histogram.encode() for name, histogram in meter.of_phase(phase.name).items()}
         self.report(plan.Played(phase.name, histograms, stage.under_way))
 
@@ -133,8 +132,7 @@ class Worker:
         stage = self.stage
         with trio.move_on_after(patience):
             await stage.everybody()
-            while stage.under_way:
-                await trio.sleep(POLL)
+            await stage.nothing_under_way()
         self._unanswered()
         self.report(plan.Settled(stage.under_way))
 
@@ -198,10 +196,9 @@ async def run() -> None:
     async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as stream, aclosing(_lines(stream)) as orders:
         given = msgspec.json.decode(await anext(orders), type=plan.Plan)
         kind = SCENARIOS[given.scenario]
-        parameters = msgspec.convert(given.parameters, kind.Parameters)
-        scenario = kind(parameters)
+        scenario = kind(msgspec.convert(given.parameters, kind.Parameters))
         async with trio.open_nursery() as nursery:
-            stage = Stage(given, parameters, nursery)
+            stage = Stage(given, scenario, nursery)
             await nursery.start(stage.opener.run)
             nursery.start_soon(stage.keep_alive)
             scenario.enter(stage)

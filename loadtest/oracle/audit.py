@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from loadtest.oracle import contents, promises
+from loadtest.oracle.convergence import Convergence
 from loadtest.oracle.oracle import Ledger
 from loadtest.payloads import Message, MessagePage
 from loadtest.rest import RestError
@@ -35,11 +36,12 @@ class Audit:
         self.read = 0
 
     async def run(self) -> None:
-        limit = trio.CapacityLimiter(AT_ONCE)
+        stage, limit = self._stage, trio.CapacityLimiter(AT_ONCE)
         async with trio.open_nursery() as nursery:
-            for conversation in self._stage.conversations:
+            for conversation in stage.conversations:
                 nursery.start_soon(self._conversation, conversation, limit)
         self._missing()
+        await Convergence(stage, self._patience).run()
 
     async def _conversation(self, conversation: str, limit: trio.CapacityLimiter) -> None:
         async with limit:

@@ -1,6 +1,27 @@
 """Scenarios by name. Each is a small file here; this is their list."""
 
 from loadtest.scenarios.base import Scenario
+from loadtest.scenarios.connect import Connect, Idle, Reconnect
+from loadtest.scenarios.day import Day
 from loadtest.scenarios.direct import Direct
+from loadtest.scenarios.group import Broadcast, Group
+from loadtest.scenarios.history import History
+from loadtest.scenarios.noise import Noise
+from loadtest.scenarios.rest import Files, RestMix
+from loadtest.scenarios.slow import Slow
 
-SCENARIOS: dict[str, type[Scenario]] = {scenario.name: scenario for scenario in (Direct,)}
+_ALL: tuple[type[Scenario], ...] = (
+    Connect,
+    Idle,
+    Direct,
+    Group,
+    Broadcast,
+    Noise,
+    History,
+    Slow,
+    Reconnect,
+    RestMix,
+    Files,
+    Day,
+)
+SCENARIOS: dict[str, type[Scenario]] = {scenario.name: scenario for scenario in _ALL}

@@ -13,9 +13,14 @@ from loadtest import arrivals, results
 from loadtest.results import Phase
 
 if TYPE_CHECKING:
+    from loadtest.player import Player
     from loadtest.stage import Stage
 
-Positive = Meta(gt=0)
+Attach = Annotated[
+    Literal["sync", "auto"], Meta(description="clients begin with Sync from 0, or where the server attaches them")
+]
+Share = Meta(ge=0, le=1)
+Size = Annotated[int, Meta(ge=1, le=30000, description="characters of a message")]
 
 
 class Common(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -32,9 +37,7 @@ class Common(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     step_factor: Annotated[float, Meta(gt=1, description="shape step: each step's rate over the last one's")] = 1.3
     step_seconds: Annotated[float, Meta(gt=0, description="shape step: length of a step")] = 8.0
     step_limit_ms: Annotated[float, Meta(gt=0, description="shape step: a step holds while its p99 is below")] = 50.0
-    attach: Annotated[
-        Literal["sync", "auto"], Meta(description="clients begin with Sync from 0, or where the server attaches them")
-    ] = "sync"
+    attach: Attach = "sync"
     protocol: Annotated[Literal["json", "messagepack"], Meta(description="of the hub")] = "json"
     ping: Annotated[float, Meta(gt=0, description="seconds between a client's keep-alive pings")] = 15.0
 
@@ -86,6 +89,12 @@ class Scenario:
     def enter(self, stage: "Stage") -> None:
         """Everybody is made, nobody connected: choose, set hooks."""
 
+    async def prepare(self, stage: "Stage") -> None:
+        """Everybody is online, the run has not started."""
+
+    def arrived(self, stage: "Stage", player: "Player") -> None:
+        """She has come online, or back."""
+
     def act(self, stage: "Stage", due: float) -> None:
         """One arrival. Never waits."""
 
@@ -97,3 +106,9 @@ class Scenario:
     def figures(self, result: results.Result) -> dict[str, float]:
         """Single numbers that only this scenario finds; the name says the unit."""
         return {}
+
+
+def pairs_of(people: int) -> Cast:
+    """Everybody in one direct conversation."""
+    people += people % 2
+    return Cast(people=people, pairs=[(number, number + 1) for number in range(0, people, 2)])

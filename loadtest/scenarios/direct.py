@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
-from loadtest.scenarios.base import Cast, Common, Scenario
+from loadtest.scenarios.base import Cast, Common, Scenario, Size, pairs_of
 
 if TYPE_CHECKING:
     from loadtest.stage import Stage
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 class Parameters(Common, frozen=True, kw_only=True):
     pairs: Annotated[int, Meta(ge=1, description="conversations of two")] = 50
-    size: Annotated[int, Meta(ge=1, le=30000, description="characters of a message")] = 100
+    size: Size = 100
 
 
 class Direct(Scenario):
@@ -22,8 +22,7 @@ class Direct(Scenario):
     Parameters = Parameters
 
     def cast(self) -> Cast:
-        pairs = [(2 * number, 2 * number + 1) for number in range(self.parameters.pairs)]
-        return Cast(people=2 * len(pairs), pairs=pairs)
+        return pairs_of(2 * self.parameters.pairs)
 
     def act(self, stage: "Stage", due: float) -> None:
         player = stage.rng.choice(stage.actors)

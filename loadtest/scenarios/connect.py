@@ -1,0 +1,143 @@
+"""Connections that come in a storm, that stay and do nothing, and that all come back at once."""
+
+from typing import TYPE_CHECKING, Annotated
+
+from msgspec import Meta
+
+from loadtest import results
+from loadtest.results import Phase
+from loadtest.scenarios.base import Attach, Cast, Common, Scenario, Size, pairs_of
+
+if TYPE_CHECKING:
+    from loadtest.player import Player
+    from loadtest.stage import Stage
+
+KIB = 1024
+
+
+class ConnectParameters(Common, frozen=True, kw_only=True):
+    people: Annotated[int, Meta(ge=2, description="users, in pairs; each connects again and again")] = 1000
+    stay: Annotated[float, Meta(ge=0, description="seconds that each stays online")] = 2.0
+    rate: Annotated[float, Meta(ge=0, description="connects per second, in all")] = 200.0
+
+
+class Connect(Scenario):
+    name = "connect"
+    stresses = "accepting, upgrading, authenticating and attaching, as fast as they come"
+    example = "parley loadtest run connect --dev --rate 300 --seconds 20"
+    Parameters = ConnectParameters
+    judged = "resume"
+    gathers = False
+
+    def cast(self) -> Cast:
+        return pairs_of(self.parameters.people)
+
+    def enter(self, stage: "Stage") -> None:
+        self._offline = list(stage.players.values())
+        stage.rng.shuffle(self._offline)
+
+    def act(self, stage: "Stage", due: float) -> None:
+        if self._offline:
+            self._offline.pop().connect(due)
+        else:
+            stage.meter.error("everybody_online_already")
+
+    def arrived(self, stage: "Stage", player: "Player") -> None:
+        stage.later(self.parameters.stay, lambda: self._go(player))
+
+    def _go(self, player: "Player") -> None:
+        player.leave()
+        self._offline.insert(0, player)
+
+
+class IdleParameters(Common, frozen=True, kw_only=True):
+    levels: Annotated[tuple[int, ...], Meta(description="connections at which memory is measured")] = (
+        1000,
+        5000,
+        15000,
+    )
+    rest: Annotated[float, Meta(gt=0, description="seconds that each level is held")] = 5.0
+    rate: Annotated[float, Meta(gt=0, description="connects per second on the way")] = 500.0
+    warmup: Annotated[float, Meta(ge=0, description="seconds before the first connection")] = 2.0
+    attach: Attach = "auto"
+
+
+class Idle(Scenario):
+    name = "idle"
+    stresses = "what a connection costs that does nothing: memory of the server, at several levels"
+    example = "parley loadtest run idle --dev --levels 1000,5000,15000"
+    Parameters = IdleParameters
+    judged = "connect"
+    gathers = False
+
+    def cast(self) -> Cast:
+        return pairs_of(max(self.parameters.levels))
+
+    def phases(self) -> list[Phase]:
+        """To each level, and a rest there."""
+        given = self.parameters
+        found = [Phase(name="warm-up", start=0.0, end=given.warmup, measured=False)]
+        reached, at = 0, given.warmup
+        for level in sorted(given.levels):
+            length = (level - reached) / given.rate
+            found.append(Phase(name=f"to {level}", start=at, end=at + length, rate=given.rate))
+            at += length + given.rest
+            found.append(Phase(name=f"{level} idle", start=at - given.rest, end=at))
+            reached = level
+        return found
+
+    def enter(self, stage: "Stage") -> None:
+        self._offline = list(stage.players.values())
+
+    def act(self, stage: "Stage", due: float) -> None:
+        if self._offline:
+            self._offline.pop().connect(due)
+
+    def figures(self, result: results.Result) -> dict[str, float]:
+        """KiB of all server processes for each connection, at the end of each rest."""
+        servers = [one for one in result.processes if one.role == "server"]
+        found = {}
+        for phase in result.phases:
+            if phase.name.endswith(" idle"):
+                before = sum(_memory(one, self.parameters.warmup) for one in servers)
+                grown = sum(_memory(one, phase.end) for one in servers) - before
+                online = max(
+                    (one.gauges.get(results.CONNECTIONS, 0) for one in result.samples if one.at <= phase.end), default=0
+                )
+                if online:
+                    found[f"kib_per_connection_at_{phase.name.split()[0]}"] = grown / KIB / online
+        return found
+
+
+def _memory(process: results.Process, at: float) -> int:
+    """The resident set at a time: that of the last sample before it."""
+    return next((sample.rss_bytes for sample in reversed(process.samples) if sample.at <= at), 0)
+
+
+class ReconnectParameters(Common, frozen=True, kw_only=True):
+    people: Annotated[int, Meta(ge=2, description="users, in pairs, all online")] = 1000
+    storms: Annotated[int, Meta(ge=1, description="times that everybody is thrown out, evenly spread")] = 2
+    size: Size = 100
+    rate: Annotated[float, Meta(ge=0, description="messages per second meanwhile")] = 50.0
+
+
+class Reconnect(Scenario):
+    name = "reconnect"
+    stresses = "everybody coming back at once, each with her cursor, while messages go on"
+    example = "parley loadtest run reconnect --dev --instances 2 --people 2000 --seconds 30"
+    Parameters = ReconnectParameters
+    judged = "resume"
+    faults = "restart server (with --dev), cut 1 (elsewhere), --storms times"
+
+    def cast(self) -> Cast:
+        return pairs_of(self.parameters.people)
+
+    def act(self, stage: "Stage", due: float) -> None:
+        player = stage.rng.choice(stage.actors)
+        player.send(player.conversations[0], due, self.parameters.size)
+
+    def schedule(self, own: bool) -> str:
+        given = self.parameters
+        gap = given.seconds / (given.storms + 1)
+        fault = "restart server" if own else "cut 1"
+        return ";".join(f"{given.warmup + gap * (number + 1):.1f} {fault}" for number in range(given.storms))

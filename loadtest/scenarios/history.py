@@ -1,0 +1,43 @@
+"""People who scroll back."""
+
+from typing import TYPE_CHECKING, Annotated
+
+from msgspec import Meta
+
+from loadtest.scenarios.base import Cast, Common, Scenario, Share, Size, pairs_of
+
+if TYPE_CHECKING:
+    from loadtest.stage import Stage
+
+
+class Parameters(Common, frozen=True, kw_only=True):
+    pairs: Annotated[int, Meta(ge=1, description="conversations of two")] = 20
+    messages: Annotated[int, Meta(ge=0, description="in each of them beforehand")] = 200
+    page: Annotated[int, Meta(ge=1, le=10000, description="messages that are read at once")] = 50
+    writes: Annotated[float, Share, Meta(description="part of the arrivals that are messages")] = 0.1
+    size: Size = 100
+    rate: Annotated[float, Meta(ge=0, description="pages per second, in all")] = 50.0
+
+
+class History(Scenario):
+    name = "history"
+    stresses = "reading: pages of history streamed over the hub, among messages"
+    example = "parley loadtest run history --dev --rate 100 --page 50"
+    Parameters = Parameters
+    judged = "history"
+
+    def cast(self) -> Cast:
+        return pairs_of(2 * self.parameters.pairs)
+
+    async def prepare(self, stage: "Stage") -> None:
+        for player in stage.actors:
+            for _ in range(self.parameters.messages // 2):
+                player.send(player.conversations[0], stage.now(), self.parameters.size)
+        await stage.nothing_under_way()
+
+    def act(self, stage: "Stage", due: float) -> None:
+        given, player = self.parameters, stage.rng.choice(stage.actors)
+        if stage.rng.random() < given.writes:
+            player.send(player.conversations[0], due, given.size)
+        else:
+            player.read_history(player.conversations[0], due, given.page)
