@@ -25,6 +25,10 @@ from loadtest.targets import Target, TargetError, check_files
 
 LEAD = 0.5  # seconds from the order to begin until the start
 MAX_STEPS = 40
+MESSAGES = (  # counters of hub messages that the generator has written or read
+    *(results.SENT, results.ACKNOWLEDGED, results.DELIVERED),
+    *("history_items", "status_updates", "presence_updates", "typing_updates"),
+)
 LAST_STEP_SHARE = 0.95  # of what was due must have ended for a step to hold
 
 
@@ -260,11 +264,7 @@ def generator_cost(result: Result) -> dict[str, float]:
         return {}
     spent = [one.samples[-1].cpu_seconds - one.samples[0].cpu_seconds for one in generators]
     lasted = [one.samples[-1].at - one.samples[0].at for one in generators]
-    handled = sum(
-        sample.counters.get(name, 0)
-        for sample in result.samples
-        for name in (results.SENT, results.ACKNOWLEDGED, results.DELIVERED)
-    )
+    handled = sum(sample.counters.get(name, 0) for sample in result.samples for name in MESSAGES)
     found = {"generator_load": max(used / long for used, long in zip(spent, lasted, strict=True) if long > 0)}
     if handled:
         found["generator_us_per_message"] = sum(spent) / handled * 1e6

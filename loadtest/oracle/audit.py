@@ -100,10 +100,10 @@ class Audit:
                 )
                 self._oracle.breach(promises.DIVERGED, text, conversation=conversation)
             self._stored(conversation, message)
-        head = max((message.changed_seq for message in stored), default=0)
-        for seq in range(head + 1, len(ledger.ids)):
-            if ledger.ids[seq]:
-                text = f"change {seq} of {conversation} was seen, but the last one stored is {head}"
+        there = {hash(message.id) for message in stored}
+        for seq, shown in enumerate(ledger.ids):
+            if shown and shown not in there:
+                text = f"the message of change {seq} of {conversation} was seen, but is not stored"
                 self._oracle.breach(promises.PHANTOM, text, conversation=conversation)
 
     def _stored(self, conversation: str, message: Message) -> None:

@@ -3,45 +3,19 @@
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
+import trio
+
 from loadtest import results
-from loadtest.conductor import Conductor, Options
-from loadtest.parameters import make
-from loadtest.results import Process, Result, Sample
-from loadtest.scenarios import SCENARIOS
-from loadtest.targets import Target
-from tests.running import JWT_KEY, running
-
-
-class Silent:
-    """A view for nobody."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.samples: list[Sample] = []
-
-    def update(self, sample: Sample, processes: Sequence[Process] = ()) -> None:
-        self.samples.append(sample)
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-
-async def play(
-    url: str, name: str, *, workers: int = 1, client: str = "lean", key: str = JWT_KEY, **given: object
-) -> Result:
-    kind = SCENARIOS[name]
-    scenario = kind(make(kind.Parameters, {"warmup": 0.5, "seconds": 1.5, **given}))
-    options = Options(workers=workers, client=client, settle=10.0)
-    return await Conductor(scenario, Target(url, key=key), options, Silent()).run()
+from tests.loadtest.playing import Silent, play
+from tests.running import running
 
 
 async def test_direct_messages_by_two_workers(database: str, redis_url: str) -> None:
     """What was due was sent, acknowledged and delivered, the oracle looked at all of it and found nothing wrong."""
     async with running(database, redis_url) as server:
-        result = await play(server.url, "direct", workers=2, key="", pairs=4, rate=100, arrivals="fixed")
+        result = await play(server.url, "direct", workers=2, key="", pairs=4, rate=100, warmup=0.5, arrivals="fixed")
     assert result.oracle.holds, result.oracle.breaches
     whole = sum(sample.counters.get(results.ACKNOWLEDGED, 0) for sample in result.samples)
     assert abs(whole - 200) <= 2
@@ -65,3 +39,31 @@ def test_the_command_starts_a_server_and_writes_a_result(tmp_path: Path) -> None
         [sys.executable, "-m", "loadtest", "audit", str(out)], capture_output=True, text=True, check=False
     )
     assert audit.returncode == 0, audit.stdout
+
+
+async def test_a_stalled_server_shows_in_the_percentiles(database: str, redis_url: str) -> None:
+    """Honest load: what was due while the server stood still waited for it, and counts with all of its waiting.
+
+    The server is stopped for 0.8 of 2 seconds; a closed loop would see one slow answer for each connection.
+    """
+    async with running(database, redis_url) as server, trio.open_nursery() as nursery:
+        view = Silent()
+
+        async def stall() -> None:
+            await view.connected.wait()
+            await trio.sleep(1.0)
+            server.pause()
+            try:
+                await trio.sleep(0.8)
+            finally:
+                server.resume()
+
+        nursery.start_soon(stall)
+        result = await play(server.url, "direct", pairs=4, rate=100, seconds=2, arrivals="fixed", view=view)
+        nursery.cancel_scope.cancel()
+    assert result.oracle.holds, result.oracle.breaches
+    for operation in ("send", "deliver"):
+        histogram = result.histogram(operation)
+        assert abs(histogram.count - 200) <= 2
+        assert histogram.over(0.2) >= 50, histogram.percentiles((50, 90, 99))
+        assert histogram.percentile(99) > 0.6

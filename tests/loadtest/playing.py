@@ -1,0 +1,48 @@
+"""Runs of the suite inside a test: short, watched by nobody."""
+
+from collections.abc import Sequence
+
+import trio
+
+from loadtest.chaos import parse
+from loadtest.conductor import Conductor, Options
+from loadtest.parameters import make
+from loadtest.results import Process, Result, Sample
+from loadtest.scenarios import SCENARIOS
+from loadtest.targets import Target
+from tests.running import JWT_KEY
+
+
+class Silent:
+    """A view for nobody. `connected` is when everybody is: the run starts half a second later."""
+
+    def __init__(self) -> None:
+        self.connected = trio.Event()
+
+    def update(self, sample: Sample, processes: Sequence[Process] = ()) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        if text.startswith("connected"):
+            self.connected.set()
+
+
+async def play(
+    target: str | Target,
+    name: str,
+    *,
+    workers: int = 1,
+    client: str = "lean",
+    key: str = JWT_KEY,
+    settle: float = 10.0,
+    chaos: str = "",
+    shard: tuple[int, int] = (1, 1),
+    view: Silent | None = None,
+    **given: object,
+) -> Result:
+    """One run of a scenario, without a warm-up unless it is given."""
+    kind = SCENARIOS[name]
+    scenario = kind(make(kind.Parameters, {"warmup": 0.0, "seconds": 1.5, **given}))
+    options = Options(workers=workers, client=client, settle=settle, shard=shard)
+    where = Target(target, key=key) if isinstance(target, str) else target
+    return await Conductor(scenario, where, options, view or Silent(), parse(chaos)).run()
