@@ -29,6 +29,8 @@ from server.sign_in.flow import SignIn
 from store.objects import Objects
 from store.objects.directory import DirectoryObjects
 
+BODY_TIMEOUT = 30.0  # seconds for a whole JSON body; a slow one costs one request, not the process
+
 OPEN_PATHS = frozenset({"/openapi.json"})
 
 
@@ -55,7 +57,7 @@ def create_app(
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.config["PUBLIC_URL"] = settings.public_url.rstrip("/")
     app.config["PROXIES"] = Proxies(settings.forwarded_allow_ips)
-    app.config["BODY_TIMEOUT"] = 30  # seconds; a slow body costs one request, not the process
+    app.config["BODY_TIMEOUT"] = BODY_TIMEOUT
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.url_map.strict_slashes = False
     QuartSchema(

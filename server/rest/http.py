@@ -16,6 +16,7 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework, ConnectionState, LifespanState
 
+from server.http_head import MAX_HEAD
 from server.listener import PrefixedStream
 
 Scope = dict[str, Any]
@@ -62,7 +63,10 @@ def patient(app: ASGIApp, is_retired: Callable[[], bool]) -> ASGIApp:
                     await finished.wait()
                 if not finished.is_set() or size > DISCARD_MAX or is_retired():
                     event = {**event, "headers": [*event["headers"], (b"connection", b"close")]}
-            await send(event)
+            # Quart cancels whoever answers as soon as it hears that all is said. Hypercorn is not through with it then:
+            # it still has to make the connection ready for the next request, and to begin the time that it may be idle.
+            with trio.CancelScope(shield=True):
+                await send(event)
 
         await app(scope, receive_some, send_patiently)
 
@@ -77,6 +81,7 @@ class HttpServer:
         self._config.keep_alive_timeout = KEEP_ALIVE
         self._config.read_timeout = READ_TIMEOUT
         self._config.websocket_max_message_size = MAX_FRAME
+        self._config.h11_max_incomplete_size = MAX_HEAD
         self._config.errorlog = logging.getLogger("hypercorn.error")
         self._config.include_server_header = False
         self._app = ASGIWrapper(cast(ASGIFramework, patient(app, lambda: self._retired)))

@@ -1,7 +1,8 @@
 """Backpressure on uploads: a request's body is read from the network only as fast as its view takes it.
 
 Quart keeps what comes in until the view asks for it. Owns the gate between the two, for requests that are too large for
-that (`PACED`): the next piece is received when the last ones were taken.
+that (`PACED`): the next piece is received when the last ones were taken. And the patience with clients that are slow to
+send: what they may make us wait for, not what the store takes.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,7 +16,8 @@ from handlers.errors import ChatError
 
 PACED = ("/api/files/upload", "/objects/")  # beginnings of paths
 GATE = "parley.gate"  # in the ASGI scope
-STALL = 30.0  # seconds without a byte, after which an upload is given up
+PATIENCE = 30.0  # seconds that an upload may make us wait, after which it is given up
+LEAST_RATE = 1024  # bytes that win back a second of it: a byte now and then does not hold a place for ever
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 
@@ -77,15 +79,18 @@ async def pieces() -> AsyncIterator[bytes]:
     """The body of the request, as it comes. Raises ChatError when it stops coming."""
     gate: Gate = cast(dict[str, Any], request.scope)[GATE]
     body = aiter(request.body)
+    patience = PATIENCE
     while True:
         gate.ask()
         piece = None
-        with trio.move_on_after(STALL):
+        asked = trio.current_time()
+        with trio.move_on_after(patience):
             piece = await anext(body, b"")
         if piece is None:
-            raise ChatError("invalid_request", f"The upload was given up: nothing came for {STALL:g} s.")
+            raise ChatError("invalid_request", f"The upload was given up: less than {LEAST_RATE} bytes a second came.")
         if not piece:
             return
+        patience = min(PATIENCE, patience - (trio.current_time() - asked) + len(piece) / LEAST_RATE)
         yield piece
 
 

@@ -87,8 +87,8 @@ async def on_http_error(error: HTTPException) -> Response:
     status = error.code or 500
     if status < 400:
         return Response("", status=status, headers=dict(error.get_headers()))
-    response = problem(_BY_STATUS.get(status, "invalid_request"), error.description or CODES["invalid_request"].title)
-    response.status_code = status
+    code = _BY_STATUS.get(status, "invalid_request")
+    response = problem(code, error.description or CODES["invalid_request"].title, status=status)
     for name, value in error.get_headers():
         if name.lower() == "allow":
             response.headers[name] = value

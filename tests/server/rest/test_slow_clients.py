@@ -1,0 +1,132 @@
+"""HTTP clients that send a byte now and then, or too much, or do not read: each is given up, at every stage."""
+
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trio
+from structlog.testing import capture_logs
+
+from server import listener
+from server.rest import app, http, pacing
+from tests.server.rest.conftest import Site, open_site
+
+WAIT = 20.0
+SHORT = 0.5  # seconds of patience in these tests, for everything
+DRIP = 0.02
+HEAD = b"GET /health/live HTTP/1.1\r\nHost: x\r\n"
+
+
+@pytest.fixture
+async def hasty(
+    tmp_path: Path, database: str, redis_url: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Site]:
+    for module, name in (
+        (app, "BODY_TIMEOUT"),
+        (http, "KEEP_ALIVE"),
+        (http, "DISCARD_TIME"),
+        (pacing, "PATIENCE"),
+        (listener, "SEND_STALL"),
+    ):
+        monkeypatch.setattr(module, name, SHORT)
+    objects = f"file://{tmp_path}/files"
+    async with open_site(database, redis_url, nursery, objects=objects, handshake_timeout=SHORT) as site:
+        yield site
+
+
+async def open_tcp(site: Site) -> trio.SocketStream:
+    return await trio.open_tcp_stream("127.0.0.1", int(site.url.rpartition(":")[2]))
+
+
+async def drip(stream: trio.SocketStream, whole: bytes, data: bytes) -> bytes:
+    """Send `whole` at once, then `data` byte by byte, until the server has hung up: everything it said."""
+    said = b""
+
+    async def send() -> None:
+        try:
+            await stream.send_all(whole)
+            for byte in data:
+                await trio.sleep(DRIP)
+                await stream.send_all(bytes([byte]))
+        except trio.BrokenResourceError:
+            pass  # given up, as it should be
+
+    with trio.fail_after(WAIT):
+        async with stream, trio.open_nursery() as nursery:
+            nursery.start_soon(send)
+            try:
+                async for chunk in stream:
+                    said += chunk
+            except trio.BrokenResourceError:
+                pass  # it did not wait for the rest of ours
+            nursery.cancel_scope.cancel()
+    return said
+
+
+async def test_a_byte_now_and_then(hasty: Site) -> None:
+    """A head, the head after it, a body, a body nobody asked for, an upload: none holds its place by dripping."""
+    _, token = await hasty.user("alice")
+    bearer = b"Host: x\r\nAuthorization: Bearer " + token.encode() + b"\r\n"
+    endless = b"x" * 100_000
+    post = b"POST /api/conversations HTTP/1.1\r\n" + bearer + b"Content-Type: application/json\r\n"
+    upload = b"POST /api/files/upload HTTP/1.1\r\n" + bearer + b"Content-Type: multipart/form-data; boundary=b\r\n"
+    part = b'--b\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n'
+    length = b"Content-Length: 100000\r\n\r\n"
+    for stage, whole, slow, first, last in (
+        ("first head", HEAD, endless, b"HTTP/1.1 408 ", b""),
+        ("second head", HEAD + b"\r\n", b"GET / HTTP/1.1\r\n" + endless, b"HTTP/1.1 200 ", b"}}"),
+        ("body", post + length, endless, b"HTTP/1.1 408 ", b""),
+        ("chunks", post + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n[\r\n" * 9999, b"HTTP/1.1 408 ", b""),
+        ("body of a GET", HEAD + length, endless, b"HTTP/1.1 200 ", b"}}"),
+        ("body of a bad path", b"PUT /no HTTP/1.1\r\nHost: x\r\n" + length, endless, b"HTTP/1.1 404 ", b""),
+        ("upload", upload + length + part, endless, b"HTTP/1.1 400 ", b""),
+    ):
+        said = await drip(await open_tcp(hasty), whole, slow)
+        assert said.startswith(first) and said.endswith(last), (stage, said)
+        assert b'"status":408' in said or b" 408 " not in said, stage
+    assert (await hasty.http.get("/health/live")).status_code == 200
+
+
+async def test_too_much(hasty: Site) -> None:
+    """Heads and bodies past the limit: 431 and 413, also on a connection that was good before, or without a length."""
+    _, token = await hasty.user("alice")
+    big = b"X: " + b"x" * 100_000 + b"\r\n\r\n"
+    stream = await open_tcp(hasty)
+    await stream.send_all(HEAD + b"\r\n")
+    said = b""
+    while not said.endswith(b"}}"):
+        said += await stream.receive_some(65536)
+    assert (await drip(stream, HEAD + big, b"")).startswith(b"HTTP/1.1 431 ")
+    assert (await drip(await open_tcp(hasty), HEAD + big, b"")).startswith(b"HTTP/1.1 431 ")
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(40):
+            yield b" " * 10_000
+
+    for content in (b" " * 400_000, pieces()):
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        answer = await hasty.http.post("/api/conversations", content=content, headers=headers)
+        assert answer.status_code == 413 and answer.json()["code"] == "too_large"
+
+
+async def test_a_client_that_does_not_read(hasty: Site) -> None:
+    """An answer that nobody takes is given up, and told in the line of its request."""
+    _, token = await hasty.user("alice")
+    size = 24 * 1024 * 1024
+    body = {"name": "a", "contentType": "text/plain", "size": size}
+    made = await hasty.call("POST", "/api/files/presign", body, token=token, status=201)
+    stored = await hasty.http.put(made["uploadUrl"], content=b"a" * size, headers=made["headers"])
+    assert stored.is_success
+    made_url = (await hasty.call("POST", f"/api/files/{made['id']}/complete", token=token))["url"]
+    stored = await hasty.http.get(made_url, headers={"Authorization": f"Bearer {token}"})
+    link = stored.headers["Location"].removeprefix(hasty.url)
+    with capture_logs() as lines:
+        stream = await open_tcp(hasty)
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        await stream.send_all(f"GET {link} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        assert b" 200 " in await stream.receive_some(1000)
+        with trio.fail_after(WAIT):
+            while not [line for line in lines if line.get("route") == "/objects/<key>"]:
+                await trio.sleep(0.01)
+        assert len(await drip(stream, b"", b"")) < size
