@@ -17,7 +17,8 @@ import structlog
 from handlers import cursors
 from handlers.commits import Commits
 from handlers.errors import ChatError
-from handlers.model import Caller, Client, Identity, Tokens
+from handlers.model import Caller, Client, Identity, Once, Tokens
+from handlers.once import claim
 from handlers.refresh_tokens import RefreshTokens
 from store import accounts as store
 from store import users
@@ -113,7 +114,7 @@ class Accounts:
 
     # -- refreshing -----------------------------------------------------------------------------
 
-    async def refresh(self, token: str, client: Client) -> Tokens:
+    async def refresh(self, token: str, client: Client, once: Once | None = None) -> Tokens:
         """New tokens for a refresh token, which is spent by that. Raises ChatError("unauthenticated").
 
         A token spent before ends its session and all its connections: two parties have it, and one of them should
@@ -130,6 +131,8 @@ class Accounts:
                 raise _unknown()
             if not found.is_live:
                 raise ChatError("unauthenticated", "The session was ended. Sign in again.")
+            if presented.is_sealed:
+                await claim(conn, presented.session_id, once, presented.session_id)
             fresh, token_hash = self._tokens.follow(presented, found.token_hash)
             if compare_digest(presented.hash, found.token_hash):
                 await store.rotate_session(
@@ -173,8 +176,9 @@ class Accounts:
         """The caller's live sessions, newest first."""
         before = cursors.decode_id(cursor)
         async with self._pool.connection() as conn:
-            items = await store.list_sessions(conn, caller.user_id, limit=limit, before=before)
-        following = cursors.encode_id(items[-1].id) if len(items) == limit else None
+            found = await store.list_sessions(conn, caller.user_id, limit=limit + 1, before=before)
+        items = found[:limit]
+        following = cursors.encode_id(items[-1].id) if len(found) > limit else None
         current = caller.session_id
         return [msgspec.structs.replace(item, current=item.id == current) for item in items], following
 
@@ -183,10 +187,17 @@ class Accounts:
         await self._end(caller.user_id, session_id)
 
     async def logout(self, caller: Caller) -> None:
-        """End the session that the caller's token is from. Raises ChatError("conflict") when it is from none."""
+        """End the session that the caller's token is from; it may have ended already.
+
+        Raises ChatError("conflict") when it is from none.
+        """
         if caller.session_id is None:
             raise ChatError("conflict", "This access token is from no session: it ends by itself.")
-        await self._end(caller.user_id, caller.session_id)
+        try:
+            await self._end(caller.user_id, caller.session_id)
+        except ChatError as error:
+            if error.code != "not_found":
+                raise
 
     async def _end(self, user_id: UUID, session_id: UUID) -> None:
         async def write(conn: Connection) -> tuple[None, Sequence[Change]]:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from typing import TypeVar
 from uuid import UUID
 
-from handlers import access, cursors
+from handlers import access, cursors, texts, versions
 from handlers.commits import Commits
 from handlers.errors import ChatError
 from handlers.model import AddMember, Caller, ChangeRole, CreateConversation, Once, UpdateConversation
@@ -43,11 +43,11 @@ class Conversations:
             return await store.list_views(conn, conversation_id, user_ids)
 
     async def list(self, caller: Caller, limit: int, cursor: str | None) -> tuple[Sequence[Conversation], str | None]:
-        """Mine, the most recently active first."""
-        before = cursors.decode_id(cursor)
+        """Mine, the most recently active first, as they were when the first page was read."""
+        place = cursors.decode_pair(cursor)
         async with self._pool.connection() as conn:
-            items, following = await store.list_conversations(conn, caller.user_id, limit=limit, before=before)
-        return items, cursors.encode_id(following) if following else None
+            items, following = await store.list_conversations(conn, caller.user_id, limit=limit, place=place)
+        return items, cursors.encode_pair(*following) if following else None
 
     async def list_members(
         self, caller: Caller, conversation_id: UUID, limit: int, cursor: str | None
@@ -55,8 +55,9 @@ class Conversations:
         after = cursors.decode_id(cursor)
         async with self._pool.connection() as conn:
             access.require_member(await store.fetch_member(conn, conversation_id, caller.user_id))
-            items = await store.list_members(conn, conversation_id, after=after, limit=limit)
-        return items, cursors.encode_id(items[-1].user_id) if len(items) == limit else None
+            found = await store.list_members(conn, conversation_id, after=after, limit=limit + 1)
+        items = found[:limit]
+        return items, cursors.encode_id(items[-1].user_id) if len(found) > limit else None
 
     # -- changing -------------------------------------------------------------------------------
 
@@ -73,13 +74,17 @@ class Conversations:
             earlier = await claim(conn, caller.user_id, once, conversation_id)
             if earlier is not None:
                 found = await store.fetch_conversation(conn, earlier, caller.user_id)
-                if found is None:
+                if found is not None:
+                    return (found, True), ()  # answered as the first time
+                if kind is ConversationType.GROUP:
                     raise access.not_found()
-                return (found, True), ()  # answered as the first time
+                # The direct one had been there before, or is gone by now: the same once more, without the key.
             change: Change | None
             try:
                 if kind is ConversationType.DIRECT:
-                    conversation, change = await store.insert_direct(conn, caller.user_id, others[0])
+                    conversation, change = await store.insert_direct(
+                        conn, caller.user_id, others[0], conversation_id=conversation_id
+                    )
                 else:
                     conversation, change = await store.insert_group(
                         conn, caller.user_id, request.name, others, conversation_id=conversation_id
@@ -94,35 +99,51 @@ class Conversations:
         conversation, created = await self._commits.run(write)
         return conversation, created
 
-    async def rename(self, caller: Caller, conversation_id: UUID, request: UpdateConversation) -> Conversation:
+    async def rename(
+        self,
+        caller: Caller,
+        conversation_id: UUID,
+        request: UpdateConversation,
+        *,
+        if_match: Collection[str] | None = None,
+    ) -> Conversation:
         _check_name(request.name)
 
         async def write(conn: Connection) -> tuple[None, Sequence[Change]]:
             head, member = await self._locked(conn, caller, conversation_id)
             access.require_group(head.type)
             access.require_role(member, Role.ADMIN)
+            await self._require(conn, caller, conversation_id, if_match)
             return None, (await store.update_title(conn, conversation_id, request.name, by=caller.user_id),)
 
         await self._commits.run(write, touches=(conversation_id,))
         return await self.get(caller, conversation_id)
 
-    async def delete(self, caller: Caller, conversation_id: UUID) -> None:
+    async def delete(self, caller: Caller, conversation_id: UUID, *, if_match: Collection[str] | None = None) -> None:
         """For everybody. A direct conversation may be deleted by either of the two."""
 
         async def write(conn: Connection) -> tuple[None, Sequence[Change]]:
             head, member = await self._locked(conn, caller, conversation_id)
             if head.type is ConversationType.GROUP:
                 access.require_role(member, Role.OWNER)
+            await self._require(conn, caller, conversation_id, if_match)
             return None, (await store.delete_conversation(conn, conversation_id, by=caller.user_id),)
 
         await self._commits.run(write, touches=(conversation_id,))
 
-    async def add_member(self, caller: Caller, conversation_id: UUID, request: AddMember) -> tuple[Conversation, bool]:
+    async def add_member(
+        self, caller: Caller, conversation_id: UUID, request: AddMember, once: Once | None = None
+    ) -> tuple[Conversation, bool]:
         """(the conversation, whether somebody was added): adding a member again changes nothing."""
         role = _parse(Role, request.role, "role")
 
         async def write(conn: Connection) -> tuple[bool, Sequence[Change]]:
             head, member = await self._locked(conn, caller, conversation_id)
+            is_there = await store.fetch_member(conn, conversation_id, request.user_id) is not None
+            # What the key has made: a member, or nothing new in the conversation.
+            made = await claim(conn, caller.user_id, once, conversation_id if is_there else request.user_id)
+            if made is not None:
+                return made == request.user_id, ()
             access.require_group(head.type)
             access.may_add(member, role)
             try:
@@ -178,6 +199,17 @@ class Conversations:
             raise access.not_found()
         return head, access.require_member(await store.fetch_member(conn, conversation_id, caller.user_id))
 
+    @staticmethod
+    async def _require(
+        conn: Connection, caller: Caller, conversation_id: UUID, if_match: Collection[str] | None
+    ) -> None:
+        """The conversation, which is locked, is what the caller has seen. Raises ChatError("precondition_failed")."""
+        if if_match is not None:
+            found = await store.fetch_conversation(conn, conversation_id, caller.user_id)
+            if found is None:
+                raise access.not_found()
+            versions.require(if_match, versions.of_conversation(found), "conversation")
+
 
 def _parse(kind: type[Choice], value: str | int, field: str) -> Choice:
     try:
@@ -188,9 +220,9 @@ def _parse(kind: type[Choice], value: str | int, field: str) -> Choice:
 
 
 def _check_name(name: str | None) -> None:
-    if name is not None and (not name.strip() or not name.isprintable()):
+    if name is not None and not texts.fits(texts.NAME, name):
         raise ChatError("invalid_request", "The name is printable text.", errors={"name": "not printable"})
 
 
 def _unknown_user(error: store.UnknownUser) -> ChatError:
-    return ChatError("invalid_request", f"There is no such user: {error}.", errors={"memberIds": str(error)})
+    return ChatError("not_found", f"There is no such user: {error}.", errors={"memberIds": str(error)})

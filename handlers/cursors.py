@@ -25,18 +25,31 @@ def decode_id(text: str | None) -> UUID | None:
         raise ChatError("invalid_cursor", "The cursor is not one of ours.") from None
 
 
+def encode_pair(one: UUID, other: UUID) -> str:
+    return base64.urlsafe_b64encode(one.bytes + other.bytes).rstrip(b"=").decode()
+
+
+def decode_pair(text: str | None) -> tuple[UUID, UUID] | None:
+    """Raises ChatError("invalid_cursor")."""
+    if text is None:
+        return None
+    try:
+        raw = base64.b64decode(text + "=", altchars=b"-_", validate=True)
+        return UUID(bytes=raw[:16]), UUID(bytes=raw[16:])
+    except (binascii.Error, ValueError):
+        raise ChatError("invalid_cursor", "The cursor is not one of ours.") from None
+
+
 def encode_text(text: str) -> str:
     return base64.urlsafe_b64encode(text.encode()).rstrip(b"=").decode()
 
 
 def decode_text(text: str | None) -> str | None:
-    """Raises ChatError("invalid_cursor")."""
+    """Raises ChatError("invalid_cursor") for what is no base64. What is no text of ours is a position all the same."""
     if text is None:
         return None
     try:
-        decoded = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True).decode()
+        decoded = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
         raise ChatError("invalid_cursor", "The cursor is not one of ours.") from None
-    if "\0" in decoded:
-        raise ChatError("invalid_cursor", "The cursor is not one of ours.")
-    return decoded
+    return decoded.decode(errors="replace").replace("\0", "")

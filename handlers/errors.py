@@ -24,6 +24,7 @@ CODES: dict[str, ErrorCode] = {
     "forbidden": ErrorCode(403, "Not allowed", "Ask somebody with the role it needs."),
     "not_found": ErrorCode(404, "No such thing, or not yours to see", "Forget the id."),
     "method_not_allowed": ErrorCode(405, "The method is not allowed here", "See `Allow`."),
+    "timeout": ErrorCode(408, "The request did not come in time", "Send it again, at once."),
     "conflict": ErrorCode(409, "It conflicts with what is there", "Read the current state, then decide."),
     "username_taken": ErrorCode(409, "The username is taken", "Choose another."),
     "last_owner": ErrorCode(409, "The last owner cannot leave", "Make somebody else an owner first."),

@@ -20,7 +20,7 @@ from handlers import access, file_types
 from handlers.commits import Commits
 from handlers.errors import ChatError
 from handlers.model import Caller, Once, PresignFile
-from handlers.once import claim
+from handlers.once import bind, claim
 from store import files as store
 from store.errors import StoreError, Unavailable
 from store.files import Facts, File
@@ -152,7 +152,7 @@ class Files:
             made.key, content_type=made.content_type, size=made.size, seconds=UPLOAD_SECONDS
         )
 
-    async def complete(self, caller: Caller, file_id: UUID) -> File:
+    async def complete(self, caller: Caller, file_id: UUID, once: Once | None = None) -> File:
         """Check what was put there, and make it a file. Again: the same file, also when the first try was broken off.
 
         It is moved to a key that no upload link names before it is looked at: nobody can change it afterwards.
@@ -160,6 +160,7 @@ class Files:
         found = await self._fetch(file_id)
         if found is None or found.owner_id != caller.user_id:
             raise access.not_found("file")
+        await bind(self._pool, caller.user_id, once)
         if found.state == store.READY:
             return found
         key = _key_after(found.key)

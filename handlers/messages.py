@@ -4,18 +4,20 @@ Owns the checks that need no database, and the composition of those that do. New
 the lanes; edits and deletes are transactions of their own (`handlers.commits`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 from uuid import UUID
 
+import msgspec
 import structlog
 import trio
 
-from handlers import access
+from handlers import access, texts, versions
 from handlers.commits import Commits
 from handlers.errors import ChatError, from_store
 from handlers.limits import Limiter
-from handlers.model import Caller, CreateMessage
+from handlers.model import Caller, CreateMessage, Once
+from handlers.once import bind
 from store import conversations as conversation_store
 from store import messages as store
 from store.errors import Overloaded, StoreError, Unavailable
@@ -30,8 +32,8 @@ MAX_CLIENT_ID = 128  # characters of a clientMessageId
 _REFUSED = {
     "not_a_member": ("not_found", "There is no such conversation, or you are not a member of it."),
     "no_conversation": ("not_found", "There is no such conversation, or you are not a member of it."),
-    "no_reply_target": ("invalid_request", "The message replied to is not in this conversation."),
-    "no_file": ("invalid_request", "There is no such file of yours, or its upload is not complete."),
+    "no_reply_target": ("not_found", "The message replied to is not in this conversation."),
+    "no_file": ("not_found", "There is no such file of yours, or its upload is not complete."),
     "muted": ("forbidden", "You are muted in this conversation."),
     "invalid_content": ("invalid_content", "The content cannot be stored."),
 }
@@ -72,10 +74,10 @@ class Messages:
         """The checks that need no database. Raises ChatError."""
         kind = self._type(request)
         self._check_content(request.content)
-        if not request.content.strip() and kind in (MessageType.TEXT, MessageType.EMOJI):
+        if kind in (MessageType.TEXT, MessageType.EMOJI) and not texts.is_visible(request.content):
             raise ChatError("invalid_content", "The content is empty.")
         client_id = request.client_message_id
-        if client_id is not None and not (client_id.isprintable() and len(client_id) <= MAX_CLIENT_ID):
+        if client_id is not None and not (texts.fits(texts.KEY, client_id) and len(client_id) <= MAX_CLIENT_ID):
             raise ChatError("invalid_request", f"clientMessageId is 1 to {MAX_CLIENT_ID} printable characters.")
         return Append(
             message_id=new_id(),
@@ -113,6 +115,17 @@ class Messages:
             raise outcome[0]
         return outcome[0]
 
+    async def send_once(self, caller: Caller, request: CreateMessage, once: Once | None) -> Message:
+        """The same, with an Idempotency-Key: it is the clientMessageId of a message that has none, and bound to the
+        first request it comes with."""
+        if once is None:
+            return await self.send(caller, request)
+        if request.client_message_id is None:
+            request = msgspec.structs.replace(request, client_message_id=once.key)
+        self.prepare(caller, request, lambda outcome: None)  # what is wrong binds no key
+        await bind(self._pool, caller.user_id, once)
+        return await self.send(caller, request)
+
     def _type(self, request: CreateMessage) -> MessageType:
         try:
             kind = MessageType.parse(request.type)
@@ -137,9 +150,11 @@ class Messages:
 
     # -- changing -------------------------------------------------------------------------------
 
-    async def edit(self, caller: Caller, message_id: UUID, content: str, *, if_match: int | None = None) -> Message:
+    async def edit(
+        self, caller: Caller, message_id: UUID, content: str, *, if_match: Collection[str] | None = None
+    ) -> Message:
         self._check_content(content)
-        if not content.strip():
+        if not texts.is_visible(content):
             raise ChatError("invalid_content", "The content is empty; delete the message instead.")
         self._sends.require(caller.user_id)
 
@@ -151,7 +166,7 @@ class Messages:
 
         return await self._commits.run(write)
 
-    async def delete(self, caller: Caller, message_id: UUID, *, if_match: int | None = None) -> Message:
+    async def delete(self, caller: Caller, message_id: UUID, *, if_match: Collection[str] | None = None) -> Message:
         self._sends.require(caller.user_id)
 
         async def write(conn: Connection) -> tuple[Message, Sequence[Change]]:
@@ -165,7 +180,7 @@ class Messages:
 
     @staticmethod
     async def _locked(
-        conn: Connection, caller: Caller, message_id: UUID, if_match: int | None
+        conn: Connection, caller: Caller, message_id: UUID, if_match: Collection[str] | None
     ) -> tuple[Message, conversation_store.Head]:
         """The message under its conversation's lock, if the caller may see it."""
         message = await store.lock_message(conn, message_id)
@@ -176,8 +191,7 @@ class Messages:
         access.require_member(member, "message")
         if head is None:
             raise access.not_found("message")
-        if if_match is not None and if_match != message.changed_seq:
-            raise ChatError("precondition_failed", "The message was changed since you read it.")
+        versions.require(if_match, str(message.changed_seq), "message")
         return message, head
 
     # -- reading --------------------------------------------------------------------------------

@@ -10,7 +10,51 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
-from store.model import MemberCursor, MessageStatus, Timestamp, UserStatus, Wire
+from handlers import texts
+from store.model import (
+    ConversationType,
+    MemberCursor,
+    MessageStatus,
+    MessageType,
+    Role,
+    Timestamp,
+    UserStatus,
+    Wire,
+    WireEnum,
+)
+
+
+def _pattern(pattern: str) -> Meta:
+    """For the API's description; handlers check it, and say what is wrong in words."""
+    return Meta(extra_json_schema={"pattern": f"^{pattern}$"})
+
+
+def _name_of(kind: type[WireEnum], *members: WireEnum) -> Meta:
+    """The same for a choice by its name, in any case."""
+    names = [member.value for member in members or kind]
+    any_case = "|".join("".join(f"[{c.upper()}{c.lower()}]" for c in name) for name in names)
+    return Meta(extra_json_schema={"anyOf": [{"enum": names}, {"pattern": f"^(?:{any_case})$"}]})
+
+
+def _index_of(kind: type[WireEnum], *members: WireEnum) -> Meta:
+    return Meta(extra_json_schema={"enum": [list(kind).index(member) for member in members or kind]})
+
+
+_SENDABLE = (MessageType.TEXT, MessageType.IMAGE, MessageType.FILE, MessageType.EMOJI)
+_MARKABLE = (MessageStatus.DELIVERED, MessageStatus.READ)
+
+UserStatusChoice = Annotated[str, _name_of(UserStatus)] | Annotated[int, _index_of(UserStatus)]
+ConversationTypeChoice = Annotated[str, _name_of(ConversationType)] | Annotated[int, _index_of(ConversationType)]
+RoleChoice = Annotated[str, _name_of(Role)] | Annotated[int, _index_of(Role)]
+MessageTypeChoice = (
+    Annotated[str, _name_of(MessageType, *_SENDABLE)] | Annotated[int, _index_of(MessageType, *_SENDABLE)]
+)
+MessageStatusChoice = (
+    Annotated[str, _name_of(MessageStatus, *_MARKABLE)] | Annotated[int, _index_of(MessageStatus, *_MARKABLE)]
+)
+DisplayName = Annotated[str, Meta(max_length=128), _pattern(texts.LINE)]
+Email = Annotated[str, Meta(max_length=320), _pattern(texts.EMAIL)]
+Title = Annotated[str, Meta(min_length=1, max_length=256), _pattern(texts.NAME)]
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -23,9 +67,9 @@ class Caller(msgspec.Struct, frozen=True):
 
 
 class CreateUser(Wire, frozen=True):
-    username: Annotated[str, Meta(min_length=1, max_length=64)]
-    display_name: Annotated[str, Meta(max_length=128)] | None = None
-    email: Annotated[str, Meta(max_length=320)] | None = None
+    username: Annotated[str, Meta(min_length=1, max_length=64), _pattern(texts.USERNAME_ECMA)]
+    display_name: DisplayName | None = None
+    email: Email | None = None
 
 
 class Client(msgspec.Struct, frozen=True):
@@ -68,42 +112,50 @@ class RefreshRequest(Wire, frozen=True):
 
 
 class UpdateUser(Wire, frozen=True):
-    display_name: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
-    avatar_url: Annotated[str, Meta(max_length=2048)] | None = None
-    email: Annotated[str, Meta(max_length=320)] | None = None
+    """What is left out, or null, stays as it is."""
+
+    display_name: Annotated[str, Meta(min_length=1, max_length=128), _pattern(texts.NAME)] | None = None
+    avatar_url: Annotated[str, Meta(max_length=2048), _pattern(texts.LINE)] | None = None
+    email: Email | None = None
 
 
 class UpdateStatus(Wire, frozen=True):
-    status: str | int
-    status_text: Annotated[str, Meta(max_length=256)] | None = None
+    """Offline: to appear so. The text is taken away when it is left out."""
+
+    status: UserStatusChoice
+    status_text: Annotated[str, Meta(max_length=256), _pattern(texts.LINE)] | None = None
 
 
 class CreateConversation(Wire, frozen=True):
-    type: str | int
+    """Direct: `memberIds` is the one other person. Group: any number of others."""
+
+    type: ConversationTypeChoice
     member_ids: Annotated[tuple[UUID, ...], Meta(max_length=1000)] = ()
-    name: Annotated[str, Meta(max_length=256)] | None = None
+    name: Title | None = None
 
 
 class UpdateConversation(Wire, frozen=True):
-    name: Annotated[str, Meta(min_length=1, max_length=256)]
+    name: Title
 
 
 class AddMember(Wire, frozen=True):
     user_id: UUID
-    role: str | int = "Member"
+    role: RoleChoice = "Member"
 
 
 class ChangeRole(Wire, frozen=True):
-    role: str | int
+    role: RoleChoice
 
 
 class CreateMessage(Wire, frozen=True):
+    """`content` may be empty with a file only. The same `clientMessageId` is the same message, sent once."""
+
     conversation_id: UUID
     content: str
-    type: str | int = "Text"
+    type: MessageTypeChoice = "Text"
     file_id: UUID | None = None
     reply_to_id: UUID | None = None
-    client_message_id: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
+    client_message_id: Annotated[str, Meta(min_length=1, max_length=128), _pattern(texts.KEY)] | None = None
 
 
 class PresignFile(Wire, frozen=True):
@@ -115,7 +167,7 @@ class PresignFile(Wire, frozen=True):
 
 
 class EditMessage(Wire, frozen=True):
-    content: str
+    content: Annotated[str, _pattern(texts.CONTENT)]
 
 
 class Joined(Wire, frozen=True):
@@ -165,7 +217,7 @@ class UserStatusUpdate(Wire, frozen=True):
 
 
 class SetMessageStatus(Wire, frozen=True):
-    status: str | int
+    status: MessageStatusChoice
 
 
 class MessageReceipt(Wire, frozen=True):

@@ -1,7 +1,7 @@
 """Requests with an Idempotency-Key: made once, however often they come.
 
-Owns the claim of a key within the transaction that makes the thing. Messages have their own, on the way through the
-lanes.
+Owns the claim of a key within the transaction that makes the thing. What is safe to repeat by itself (a message with
+its clientMessageId, a completed upload) only binds the key to its request.
 """
 
 from uuid import UUID
@@ -9,6 +9,7 @@ from uuid import UUID
 from handlers.errors import ChatError
 from handlers.model import Once
 from store import creations
+from store.pool import Pool
 from store.postgres import Connection
 
 
@@ -23,3 +24,10 @@ async def claim(conn: Connection, scope: UUID, once: Once | None, resource_id: U
         return await creations.claim(conn, scope, once.key, once.fingerprint, resource_id)
     except creations.Mismatch:
         raise ChatError("idempotency_mismatch", "This Idempotency-Key was used for a different request.") from None
+
+
+async def bind(pool: Pool, scope: UUID, once: Once | None) -> None:
+    """The key is for this request from now on. Raises ChatError("idempotency_mismatch") when it was for another."""
+    if once is not None:
+        async with pool.connection() as conn:
+            await claim(conn, scope, once, scope)

@@ -74,12 +74,12 @@ class Receipts:
         message = await self._visible(caller, message_id)
         async with self._pool.connection() as conn:
             found = await store.list_receipts(
-                conn, message.conversation_id, message.seq, sender_id=message.sender_id, after=after, limit=limit
+                conn, message.conversation_id, message.seq, sender_id=message.sender_id, after=after, limit=limit + 1
             )
         items = [
             MessageReceipt(user_id, MessageStatus.READ if read else MessageStatus.DELIVERED) for user_id, read in found
-        ]
-        return items, cursors.encode_id(found[-1][0]) if len(found) == limit else None
+        ][:limit]
+        return items, cursors.encode_id(items[-1].user_id) if len(found) > limit else None
 
     async def _visible(self, caller: Caller, message_id: UUID) -> Message:
         async with self._pool.connection() as conn:

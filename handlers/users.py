@@ -3,13 +3,12 @@
 Owns what a username may be, and who may change or delete whom. Reads and writes through the store.
 """
 
-import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from uuid import UUID
 
 import msgspec
 
-from handlers import access, cursors
+from handlers import access, cursors, texts, versions
 from handlers.commits import Commits
 from handlers.errors import ChatError
 from handlers.model import Caller, CreateUser, Once, UpdateStatus, UpdateUser
@@ -19,14 +18,15 @@ from store import users as store
 from store.creations import NOBODY
 from store.entries import dismissal
 from store.errors import Unavailable
-from store.ids import new_id
+from store.ids import id_ms, new_id
 from store.model import Account, Change, User, UserStatus
 from store.pool import Pool
 from store.postgres import Connection
 
-USERNAME = re.compile(r"\w(?:[\w.@+ -]{0,62}\w)?")
+REGISTRATION_KEY = 22  # characters an Idempotency-Key must have: 128 random bits in base64
+REGISTRATION_WINDOW = 600.0  # seconds in which such a request may come again
+MAX_QUERY = 128  # characters of a search
 USERNAME_RULE = "1 to 64 letters, digits and any of . _ - @ + or inner spaces, with a letter or digit at both ends"
-EMAIL = re.compile(r"[^@\s\x00]+@[^@\s\x00]+")
 
 
 class Users:
@@ -45,9 +45,18 @@ class Users:
             raise ChatError("unauthenticated", "The session was ended. Sign in again.")
 
     async def create(self, request: CreateUser, once: Once | None = None) -> Account:
-        """A new user, or the one that the same request has made before."""
-        username = request.username.strip()
-        if not USERNAME.fullmatch(username):
+        """A new user, or the one that the same request has made just before.
+
+        Nobody is known yet, and the answer has tokens: the key is all that tells the one who asks again from a
+        stranger. So it must be one that cannot be guessed, and is good for a short time.
+        """
+        if once is not None and len(once.key) < REGISTRATION_KEY:
+            sentence = f"at least {REGISTRATION_KEY} characters, chosen at random"
+            raise ChatError(
+                "invalid_request", f"The key of a registration is {sentence}.", errors={"Idempotency-Key": sentence}
+            )
+        username = request.username
+        if not texts.fits(texts.USERNAME, username):
             raise ChatError("invalid_request", f"A username is {USERNAME_RULE}.", errors={"username": USERNAME_RULE})
         display_name = (request.display_name or username).strip() or username
         _check_text("displayName", display_name)
@@ -57,11 +66,13 @@ class Users:
         async def write(conn: Connection) -> tuple[Account, Sequence[Change]]:
             earlier = await claim(conn, NOBODY, once, user_id)
             if earlier is not None:
+                if id_ms(user_id) - id_ms(earlier) > REGISTRATION_WINDOW * 1000:
+                    raise _taken(username)
                 return _found(await store.fetch_account(conn, earlier)), ()
             try:
                 made = await store.insert_user(conn, username, display_name, email=request.email, user_id=user_id)
             except store.UsernameTaken:
-                raise ChatError("username_taken", f"The username {username!r} is taken.") from None
+                raise _taken(username) from None
             return made, ()
 
         return await self._commits.run(write)
@@ -79,20 +90,24 @@ class Users:
 
     async def search(self, q: str, limit: int, cursor: str | None) -> tuple[Sequence[User], str | None]:
         """Users whose username or display name starts with `q`, by username."""
-        if "\0" in q:
-            raise ChatError("invalid_request", "The parameter q has a NUL character.")
+        if "\0" in q or len(q) > MAX_QUERY:
+            sentence = f"at most {MAX_QUERY} characters, none of them NUL"
+            raise ChatError("invalid_request", f"The parameter q has {sentence}.", errors={"q": sentence})
         after = cursors.decode_text(cursor)
         async with self._pool.connection() as conn:
-            users = await store.list_users(conn, q, limit=limit, after=after)
-        following = cursors.encode_text(users[-1].username) if len(users) == limit else None
+            found = await store.list_users(conn, q, limit=limit + 1, after=after)
+        users = found[:limit]
+        following = cursors.encode_text(users[-1].username) if len(found) > limit else None
         return await shown(users, self._presence), following
 
-    async def update(self, caller: Caller, request: UpdateUser) -> Account:
+    async def update(self, caller: Caller, request: UpdateUser, *, if_match: Collection[str] | None = None) -> Account:
         """What is left out stays."""
-        _check_text("displayName", request.display_name)
+        if request.display_name is not None and not texts.fits(texts.NAME, request.display_name):
+            raise _not_a_line("displayName")
         _check_text("avatarUrl", request.avatar_url)
         _check_email(request.email)
-        async with self._pool.connection() as conn:
+
+        async def change(conn: Connection) -> Account:
             return _found(
                 await store.update_user(
                     conn,
@@ -103,17 +118,36 @@ class Users:
                 )
             )
 
-    async def update_status(self, caller: Caller, request: UpdateStatus) -> Account:
+        return await self._change(caller, change, if_match)
+
+    async def update_status(
+        self, caller: Caller, request: UpdateStatus, *, if_match: Collection[str] | None = None
+    ) -> Account:
         try:
             status = UserStatus.parse(request.status)
         except ValueError:
             names = ", ".join(member.value for member in UserStatus)
             raise ChatError("invalid_request", f"The status is one of {names}.", errors={"status": names}) from None
         _check_text("statusText", request.status_text)
-        async with self._pool.connection() as conn:
-            account = _found(await store.update_status(conn, caller.user_id, status, request.status_text))
+
+        async def change(conn: Connection) -> Account:
+            return _found(await store.update_status(conn, caller.user_id, status, request.status_text))
+
+        account = await self._change(caller, change, if_match)
         self._presence.status_changed(caller.user_id)
         return account
+
+    async def _change(
+        self, caller: Caller, change: Callable[[Connection], Awaitable[Account]], if_match: Collection[str] | None
+    ) -> Account:
+        """Change the caller's account, if it is what she has seen."""
+        async with self._pool.connection() as conn:
+            if if_match is None:
+                return await change(conn)
+            async with conn.transaction():
+                found = _found(await store.lock_account(conn, caller.user_id))
+                versions.require(if_match, versions.of_account(found), "user")
+                return await change(conn)
 
     async def delete(self, caller: Caller, user_id: UUID) -> None:
         """Erase a user: herself, or anybody for an admin. Her messages stay as a deleted user's."""
@@ -146,10 +180,18 @@ def _found(account: Account | None) -> Account:
 
 
 def _check_text(field: str, text: str | None) -> None:
-    if text is not None and not text.isprintable():
-        raise ChatError("invalid_request", f"{field} is printable text.", errors={field: "not printable"})
+    if text is not None and not texts.fits(texts.LINE, text):
+        raise _not_a_line(field)
+
+
+def _taken(username: str) -> ChatError:
+    return ChatError("username_taken", f"The username {username!r} is taken.")
+
+
+def _not_a_line(field: str) -> ChatError:
+    return ChatError("invalid_request", f"{field} is one line of visible text.", errors={field: "not visible text"})
 
 
 def _check_email(email: str | None) -> None:
-    if email is not None and not EMAIL.fullmatch(email):
+    if email is not None and not texts.fits(texts.EMAIL, email):
         raise ChatError("invalid_request", "The email is not an address.", errors={"email": "not an address"})

@@ -45,6 +45,9 @@ class NotAMember(StoreError):
     """The user is not a member of this conversation."""
 
 
+Place = tuple[UUID, UUID]  # in a list of conversations: the last message of the last one shown, and of the first one
+
+
 class Head(msgspec.Struct, frozen=True):
     """A conversation without what is personal or long: what the rules need, read under its lock."""
 
@@ -83,13 +86,19 @@ async def list_views(conn: Connection, conversation_id: UUID, viewer_ids: Collec
 
 
 async def list_conversations(
-    conn: Connection, viewer_id: UUID, *, limit: int = 50, before: UUID | None = None
-) -> tuple[list[Conversation], UUID | None]:
-    """A user's conversations, the most recently active first, and the `before` of the next page (None: no more)."""
-    parameters = {"viewer_id": viewer_id, "before": before, "limit": limit + 1}
+    conn: Connection, viewer_id: UUID, *, limit: int = 50, place: Place | None = None
+) -> tuple[list[Conversation], Place | None]:
+    """A user's conversations, the most recently active first, and the `place` of the next page (None: no more).
+
+    All pages are in the order of the first one's moment: a conversation that becomes active meanwhile keeps its place.
+    """
+    before, as_of = place or (None, None)
+    parameters = {"viewer_id": viewer_id, "before": before, "as_of": as_of, "limit": limit + 1}
     rows = await (await conn.execute(queries.list_conversations, parameters)).fetchall()
-    found = await _complete(conn, rows[:limit])
-    return found, rows[limit - 1][6] if len(rows) > limit else None
+    found = await _complete(conn, [row[1:] for row in rows[:limit]])
+    if len(rows) <= limit:
+        return found, None
+    return found, (rows[limit - 1][0], as_of or rows[0][0])
 
 
 async def fetch_member(conn: Connection, conversation_id: UUID, user_id: UUID) -> Member | None:
@@ -154,13 +163,16 @@ async def count_owners(conn: Connection, conversation_id: UUID) -> int:
 # -- changes ----------------------------------------------------------------------------------
 
 
-async def insert_direct(conn: Connection, creator_id: UUID, other_id: UUID) -> tuple[Conversation, Change | None]:
-    """The one conversation of two users, made if it is not there yet; the change is None when it was.
+async def insert_direct(
+    conn: Connection, creator_id: UUID, other_id: UUID, *, conversation_id: UUID | None = None
+) -> tuple[Conversation, Change | None]:
+    """The one conversation of two users, made if it is not there yet (with the id given, or one made here); the change
+    is None when it was.
 
     Raises UnknownUser. Safe when both ask at once.
     """
     async with conn.atomic():
-        conversation_id, created = await _claim_direct(conn, creator_id, other_id)
+        conversation_id, created = await _claim_direct(conn, conversation_id or new_id(), creator_id, other_id)
         change = None
         if created:
             people = {creator_id: Role.MEMBER, other_id: Role.MEMBER}
@@ -271,14 +283,14 @@ async def _announce(conn: Connection, conversation_id: UUID, said: Announcement)
     return change
 
 
-async def _claim_direct(conn: Connection, creator_id: UUID, other_id: UUID) -> tuple[UUID, bool]:
+async def _claim_direct(conn: Connection, conversation_id: UUID, creator_id: UUID, other_id: UUID) -> tuple[UUID, bool]:
     pair = {"one": creator_id, "other": other_id}
     for _ in range(3):  # it may be deleted between the two queries
         row = await (await conn.execute(queries.fetch_direct_id, pair)).fetchone()
         if row:
             return row[0], False
         await _lock_users(conn, {creator_id, other_id})
-        parameters = {"id": new_id(), "created_by": creator_id, "other_id": other_id}
+        parameters = {"id": conversation_id, "created_by": creator_id, "other_id": other_id}
         row = await (await conn.execute(queries.insert_direct, parameters)).fetchone()
         if row:
             return row[0], True

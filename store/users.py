@@ -65,6 +65,12 @@ async def fetch_standing(conn: Connection, user_id: UUID, session_id: UUID | Non
     return row[0], row[1]
 
 
+async def lock_account(conn: Connection, user_id: UUID) -> Account | None:
+    """The same, locked until the transaction ends."""
+    row = await (await conn.execute(queries.lock_account, {"id": user_id})).fetchone()
+    return _account_of(row) if row else None
+
+
 async def fetch_user_by_name(conn: Connection, username: str) -> User | None:
     """By username, whatever its case."""
     row = await (await conn.execute(queries.fetch_user_by_name, {"username": username})).fetchone()

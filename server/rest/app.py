@@ -6,7 +6,6 @@ Owns what all routes share. The composition root hands it the handlers.
 from collections.abc import Callable, Mapping
 
 from quart import Response, current_app, g, request
-from quart_schema import Info, QuartSchema
 from quart_trio import QuartTrio
 
 from handlers.accounts import Accounts
@@ -21,7 +20,20 @@ from server.addresses import Proxies, limited_as
 from server.auth import ConnectionTokens, Verifier
 from server.config import Settings
 from server.limits import Limits
-from server.rest import auth, conversations, files, health, messages, negotiate, objects, problems, users
+from server.rest import (
+    auth,
+    conversations,
+    converters,
+    docs,
+    files,
+    health,
+    messages,
+    negotiate,
+    objects,
+    openapi,
+    problems,
+    users,
+)
 from server.rest.pacing import PacedRequest, let_in
 from server.rest.requests import MAX_BODY, address, bearer
 from server.rest.tracing import current_trace
@@ -30,8 +42,6 @@ from store.objects import Objects
 from store.objects.directory import DirectoryObjects
 
 BODY_TIMEOUT = 30.0  # seconds for a whole JSON body; a slow one costs one request, not the process
-
-OPEN_PATHS = frozenset({"/openapi.json"})
 
 
 def create_app(
@@ -60,16 +70,8 @@ def create_app(
     app.config["BODY_TIMEOUT"] = BODY_TIMEOUT
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.url_map.strict_slashes = False
-    QuartSchema(
-        app,
-        info=Info(title="Parley", version="1"),
-        swagger_ui_path=None,  # these pages load scripts from elsewhere
-        redoc_ui_path=None,
-        scalar_ui_path=None,
-        conversion_preference="msgspec",
-        security_schemes={"bearer": {"type": "http", "scheme": "bearer", "bearer_format": "JWT"}},
-        security=[{"bearer": []}],
-    )
+    converters.install(app.url_map)
+    described = openapi.install(app, settings)
     app.register_blueprint(users.blueprint(users_handler, accounts, export, settings))
     app.register_blueprint(auth.blueprint(accounts, verifier, sign_in, settings.allowed_origins))
     app.register_blueprint(conversations.blueprint(conversations_handler))
@@ -79,6 +81,7 @@ def create_app(
         app.register_blueprint(objects.blueprint(objects_store))
     app.register_blueprint(negotiate.blueprint(verifier, tokens, settings.allowed_origins))
     app.register_blueprint(health.blueprint(checks, hangs))
+    app.register_blueprint(docs.blueprint(described))
     problems.install(app)
 
     @app.before_request
@@ -89,7 +92,7 @@ def create_app(
             trace.route = request.url_rule.rule
         view = current_app.view_functions.get(request.endpoint or "")
         origin = limited_as(address())
-        if view is None or request.path in OPEN_PATHS or getattr(view, "open_route", False):
+        if view is None or getattr(view, "open_route", False):
             limits.requests.require(origin)
             if getattr(view, "sign_in_route", False):
                 await limits.sign_ins.require(origin)
@@ -102,7 +105,8 @@ def create_app(
         if trace is not None:
             trace.user = str(g.caller.user_id)
         limits.requests.require(str(g.caller.user_id))
-        await users_handler.require(g.caller)
+        if not getattr(view, "parting_route", False):
+            await users_handler.require(g.caller)
         if getattr(view, "upload_route", False):
             await limits.uploads.require(str(g.caller.user_id))
 

@@ -7,13 +7,28 @@ from urllib.parse import urlencode, urlsplit
 
 import structlog
 from quart import Blueprint, Response, request
-from quart_schema import document_response, validate_request
 
 from handlers.accounts import Accounts
 from handlers.errors import ChatError
 from handlers.model import Identity, RefreshRequest, Tokens
 from server.auth import Verifier
-from server.rest.requests import answer, base_url, bearer, caller, client, limit, nothing, page, path_id, sign_in_route
+from server.rest.operations import IDEMPOTENCY_KEY, PAGE, Answer, done, operation, query
+from server.rest.requests import (
+    answer,
+    base_url,
+    bearer,
+    caller,
+    client,
+    cursor,
+    idempotency_key,
+    limit,
+    nothing,
+    once,
+    page,
+    parting_route,
+    path_id,
+    sign_in_route,
+)
 from server.sign_in import attempt as attempts
 from server.sign_in.attempt import Attempt
 from server.sign_in.flow import SignIn
@@ -41,9 +56,20 @@ def blueprint(accounts: Accounts, verifier: Verifier, sign_in: SignIn, allowed_o
     routes = Blueprint("auth", __name__, url_prefix="/auth")
 
     @routes.get("/login/<provider>")
-    @document_response(Redirect, 302)
+    @operation(
+        Answer(200, Redirect, "Where to send the browser, for who asks for JSON."),
+        Answer(302, None, "To the provider.", ("Location",)),
+        parameters=(
+            query("returnUrl", {"type": "string", "format": "uri"}, "Where the browser goes with its tokens."),
+        ),
+        refuses=("not_found", "unauthenticated"),
+    )
     @sign_in_route
     async def login(provider: str) -> Response:
+        """Begin to sign in with a provider.
+
+        With an access token: let its user sign in with that provider from now on, too.
+        """
         found = sign_in.find(provider)
         return_url = request.args.get("returnUrl", "")
         if return_url and not _may_return(return_url, allowed_origins):
@@ -61,9 +87,18 @@ def blueprint(accounts: Accounts, verifier: Verifier, sign_in: SignIn, allowed_o
         return response
 
     @routes.get("/callback/<provider>")
-    @document_response(Tokens)
+    @operation(
+        Answer(200, Tokens, "The tokens of a new session."),
+        Answer(303, None, "To the `returnUrl`, with the tokens in the fragment.", ("Location",)),
+        parameters=(
+            query("state", {"type": "string"}, "As the provider sends it back."),
+            query("code", {"type": "string"}, "As the provider makes it."),
+        ),
+        refuses=("sign_in_failed", "not_found", "conflict"),
+    )
     @sign_in_route
     async def callback(provider: str) -> Response:
+        """Where the provider sends the browser back to."""
         sign_in.find(provider)
         state = request.args.get("state", "")
         attempt = sign_in.sealer.open(request.cookies.get(attempts.cookie_name(state), ""))
@@ -92,25 +127,41 @@ def blueprint(accounts: Accounts, verifier: Verifier, sign_in: SignIn, allowed_o
         return Response("", status=303, headers={"Location": f"{attempt.return_url}#{fragment}"})
 
     @routes.post("/refresh")
-    @document_response(Tokens)
-    @validate_request(RefreshRequest)
+    @operation(
+        Answer(200, Tokens, "New tokens of the same session."),
+        takes=RefreshRequest,
+        parameters=(IDEMPOTENCY_KEY,),
+        refuses=("unauthenticated",),
+    )
     @sign_in_route
     async def refresh(data: RefreshRequest) -> Response:
-        return answer(await accounts.refresh(data.refresh_token, client()))
+        """New tokens for a refresh token, which is spent by that.
+
+        The token itself makes it safe to repeat: the one that was spent last gives the same answer for ten seconds.
+        Any other that was spent before ends its session.
+        """
+        return answer(await accounts.refresh(data.refresh_token, client(), await once()))
 
     @routes.post("/logout")
+    @operation(done("The session is over."), parameters=(IDEMPOTENCY_KEY,), refuses=("conflict",))
+    @parting_route
     async def logout() -> Response:
+        """End the session that the access token is from. It is over when this is repeated, too."""
+        idempotency_key()
         await accounts.logout(caller())
         return nothing()
 
     @routes.get("/sessions")
-    @document_response(SessionPage)
+    @operation(Answer(200, SessionPage, "A page of sessions, the newest first."), parameters=PAGE)
     async def list_sessions() -> Response:
-        items, following = await accounts.list(caller(), limit(), request.args.get("cursor"))
+        """My sessions: where I am signed in."""
+        items, following = await accounts.list(caller(), limit(), cursor())
         return page(items, following)
 
-    @routes.delete("/sessions/<session_id>")
+    @routes.delete("/sessions/<id:session_id>")
+    @operation(done("Its tokens are void, its connections closed, on every instance."))
     async def revoke(session_id: str) -> Response:
+        """End one of my sessions."""
         await accounts.revoke(caller(), path_id(session_id))
         return nothing()
 

@@ -1,12 +1,26 @@
 """REST for conversations and their members (contract.md 2). Owns the routes; `handlers.conversations` the meaning."""
 
-from quart import Blueprint, Response, request
-from quart_schema import document_response, validate_request
+from quart import Blueprint, Response
 
+from handlers import versions
 from handlers.conversations import Conversations
 from handlers.model import AddMember, ChangeRole, CreateConversation, UpdateConversation
-from server.rest.requests import answer, caller, limit, nothing, once, page, path_id
+from server.rest.operations import (
+    IDEMPOTENCY_KEY,
+    IF_MATCH,
+    IF_NONE_MATCH,
+    LIMIT,
+    PAGE,
+    Answer,
+    cursor_parameter,
+    done,
+    operation,
+)
+from server.rest.requests import answer, caller, cursor, if_match, limit, nothing, once, page, path_id
 from store.model import Conversation, Member, Wire
+
+SHOWN = Answer(200, Conversation, "The conversation, as the caller sees it.", ("ETag",))
+LISTING = (LIMIT, cursor_parameter("^(?:[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048])?$"))
 
 
 class ConversationPage(Wire, frozen=True):
@@ -22,61 +36,88 @@ class MemberPage(Wire, frozen=True):
 def blueprint(conversations: Conversations) -> Blueprint:
     routes = Blueprint("conversations", __name__, url_prefix="/api/conversations")
 
+    def shown(conversation: Conversation, status: int = 200) -> Response:
+        return answer(conversation, status, version=versions.of_conversation(conversation))
+
     @routes.get("")
-    @document_response(ConversationPage)
+    @operation(Answer(200, ConversationPage, "A page of conversations."), parameters=LISTING)
     async def list_mine() -> Response:
-        items, following = await conversations.list(caller(), limit(), request.args.get("cursor"))
+        """My conversations, the most recently active first.
+
+        In the order they had when the first page was asked for: while people go on talking, none comes twice and
+        none is left out.
+        """
+        items, following = await conversations.list(caller(), limit(), cursor())
         return page(items, following)
 
     @routes.post("")
-    @document_response(Conversation, 201)
-    @validate_request(CreateConversation)
+    @operation(
+        Answer(201, Conversation, "The new conversation.", ("ETag", "Location")),
+        Answer(200, Conversation, "The direct conversation that the two have already.", ("ETag", "Location")),
+        takes=CreateConversation,
+        parameters=(IDEMPOTENCY_KEY,),
+        refuses=("not_found",),
+    )
     async def create(data: CreateConversation) -> Response:
+        """Begin a conversation."""
         conversation, created = await conversations.create(caller(), data, await once())
-        response = answer(conversation, 201 if created else 200)
+        response = shown(conversation, 201 if created else 200)
         response.headers["Location"] = f"/api/conversations/{conversation.id}"
         return response
 
-    @routes.get("/<conversation_id>")
-    @document_response(Conversation)
+    @routes.get("/<id:conversation_id>")
+    @operation(SHOWN, parameters=(IF_NONE_MATCH,))
     async def get(conversation_id: str) -> Response:
-        return answer(await conversations.get(caller(), path_id(conversation_id)))
+        """A conversation, with its last message and its first 100 members."""
+        return shown(await conversations.get(caller(), path_id(conversation_id)))
 
-    @routes.put("/<conversation_id>")
-    @document_response(Conversation)
-    @validate_request(UpdateConversation)
+    @routes.put("/<id:conversation_id>")
+    @operation(SHOWN, takes=UpdateConversation, parameters=(IF_MATCH,), refuses=("forbidden", "conflict"))
     async def update(conversation_id: str, data: UpdateConversation) -> Response:
-        return answer(await conversations.rename(caller(), path_id(conversation_id), data))
+        """Rename a group.
 
-    @routes.delete("/<conversation_id>")
+        An If-Match is about the name and the members with their roles; what is said meanwhile does not matter.
+        """
+        return shown(await conversations.rename(caller(), path_id(conversation_id), data, if_match=if_match()))
+
+    @routes.delete("/<id:conversation_id>")
+    @operation(done("It is gone for everybody."), parameters=(IF_MATCH,), refuses=("forbidden",))
     async def delete(conversation_id: str) -> Response:
-        await conversations.delete(caller(), path_id(conversation_id))
+        """Delete a conversation, for everybody."""
+        await conversations.delete(caller(), path_id(conversation_id), if_match=if_match())
         return nothing()
 
-    @routes.get("/<conversation_id>/members")
-    @document_response(MemberPage)
+    @routes.get("/<id:conversation_id>/members")
+    @operation(Answer(200, MemberPage, "A page of members."), parameters=PAGE)
     async def list_members(conversation_id: str) -> Response:
-        items, following = await conversations.list_members(
-            caller(), path_id(conversation_id), limit(), request.args.get("cursor")
-        )
+        """The members of a conversation, by user id."""
+        items, following = await conversations.list_members(caller(), path_id(conversation_id), limit(), cursor())
         return page(items, following)
 
-    @routes.post("/<conversation_id>/members")
-    @document_response(Conversation, 201)
-    @validate_request(AddMember)
+    @routes.post("/<id:conversation_id>/members")
+    @operation(
+        Answer(201, Conversation, "The conversation, with the new member.", ("ETag",)),
+        Answer(200, Conversation, "The conversation: it has this member already.", ("ETag",)),
+        takes=AddMember,
+        parameters=(IDEMPOTENCY_KEY,),
+        refuses=("forbidden", "conflict"),
+    )
     async def add_member(conversation_id: str, data: AddMember) -> Response:
-        conversation, added = await conversations.add_member(caller(), path_id(conversation_id), data)
-        return answer(conversation, 201 if added else 200)
+        """Add somebody to a group."""
+        conversation, added = await conversations.add_member(caller(), path_id(conversation_id), data, await once())
+        return shown(conversation, 201 if added else 200)
 
-    @routes.delete("/<conversation_id>/members/<user_id>")
+    @routes.delete("/<id:conversation_id>/members/<id:user_id>")
+    @operation(done(), refuses=("forbidden", "conflict", "last_owner"))
     async def remove_member(conversation_id: str, user_id: str) -> Response:
+        """Remove a member; oneself, to leave."""
         await conversations.remove_member(caller(), path_id(conversation_id), path_id(user_id))
         return nothing()
 
-    @routes.put("/<conversation_id>/members/<user_id>/role")
-    @document_response(Conversation)
-    @validate_request(ChangeRole)
+    @routes.put("/<id:conversation_id>/members/<id:user_id>/role")
+    @operation(SHOWN, takes=ChangeRole, refuses=("forbidden", "conflict", "last_owner"))
     async def change_role(conversation_id: str, user_id: str, data: ChangeRole) -> Response:
-        return answer(await conversations.change_role(caller(), path_id(conversation_id), path_id(user_id), data))
+        """Give a member another role."""
+        return shown(await conversations.change_role(caller(), path_id(conversation_id), path_id(user_id), data))
 
     return routes

@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from quart import Blueprint, Response, request
-from quart_schema import document_response, validate_request
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, MultipartDecoder, NeedData
 
@@ -18,6 +17,7 @@ from handlers.errors import ChatError
 from handlers.files import UPLOAD_SECONDS, Files
 from handlers.model import Once, PresignFile
 from server.rest import pacing
+from server.rest.operations import IDEMPOTENCY_KEY, Answer, done, operation, query
 from server.rest.requests import (
     answer,
     base_url,
@@ -35,6 +35,14 @@ from store.model import Timestamp, Wire
 
 PART = "file"  # the form field
 FORM_OVERHEAD = 16 * 1024  # bytes of a form around the file that are not held against it
+
+
+TEXT = {"type": "string", "minLength": 1, "maxLength": 2048, "pattern": "^[^\\u0000]*$"}
+FORM = {
+    "type": "object",
+    "properties": {PART: {"type": "string", "format": "binary", "description": "The content, with its file name."}},
+    "required": [PART],
+}
 
 
 class StoredFile(Wire, frozen=True):
@@ -71,9 +79,17 @@ def blueprint(files: Files, max_bytes: int) -> Blueprint:
     routes = Blueprint("files", __name__, url_prefix="/api/files")
 
     @routes.post("/upload")
-    @document_response(StoredFile, 201)
+    @operation(
+        Answer(201, StoredFile, "The file.", ("Location",)),
+        form=FORM,
+        parameters=(IDEMPOTENCY_KEY,),
+    )
     @upload_route
     async def upload() -> Response:
+        """Upload a file.
+
+        Its type is decided by its content. Nothing is kept of an upload that is cut off.
+        """
         key = idempotency_key()
         same = None if key is None else Once(key, hashlib.sha256(b"upload").digest())
         if (request.content_length or 0) > max_bytes + FORM_OVERHEAD:
@@ -86,32 +102,58 @@ def blueprint(files: Files, max_bytes: int) -> Blueprint:
         return response
 
     @routes.post("/presign")
-    @document_response(Upload, 201)
-    @validate_request(PresignFile)
+    @operation(
+        Answer(201, Upload, "Where to send the content."),
+        takes=PresignFile,
+        parameters=(IDEMPOTENCY_KEY,),
+        refuses=("conflict", "gone"),
+    )
     @upload_route
     async def presign(data: PresignFile) -> Response:
+        """Begin an upload directly into the store."""
         made, target = await files.presign(caller(), data, await once())
         url = base_url() + target.url if target.url.startswith("/") else target.url
         return answer(Upload(made.id, url, target.method, dict(target.headers), _in(UPLOAD_SECONDS)), 201)
 
-    @routes.post("/<file_id>/complete")
-    @document_response(StoredFile)
+    @routes.post("/<id:file_id>/complete")
+    @operation(
+        Answer(200, StoredFile, "The file."),
+        parameters=(IDEMPOTENCY_KEY,),
+        refuses=("conflict", "gone", "unsupported_media_type"),
+    )
     async def complete(file_id: str) -> Response:
-        return answer(_shown(await files.complete(caller(), path_id(file_id))))
+        """Complete an upload: what is there is checked against what was announced.
+
+        Safe to repeat: the same file is answered.
+        """
+        return answer(_shown(await files.complete(caller(), path_id(file_id), await once())))
 
     @routes.get("/presigned-url")
-    @document_response(Link)
+    @operation(
+        Answer(200, Link, "A link that is good for a few minutes, for whoever has it."),
+        parameters=(query("fileKey", TEXT, "The file's `key`.", is_required=True),),
+        refuses=("not_found",),
+    )
     async def presigned_url() -> Response:
+        """A link to a file of mine, or of a conversation of mine."""
         url, seconds = await _link(_required("fileKey"))
         return answer(Link(url, _in(seconds)))
 
-    @routes.get("/<file_key>")
+    @routes.get("/<key:file_key>")
+    @operation(Answer(302, None, "To such a link.", ("Location",)))
     async def download(file_key: str) -> Response:
+        """A file: the way to a link to it."""
         url, _ = await _link(file_key)
         return Response("", status=302, headers={"Location": url})
 
     @routes.delete("")
+    @operation(
+        done("Messages that held it show none from now on."),
+        parameters=(query("fileUrl", TEXT, "The file's `url`.", is_required=True),),
+        refuses=("forbidden", "not_found"),
+    )
     async def delete() -> Response:
+        """Delete a file of mine."""
         path = urlsplit(_required("fileUrl")).path
         await files.delete(caller(), path.removeprefix(FILE_PATH))
         return nothing()

@@ -6,19 +6,23 @@ message can be accepted, so the instance is not ready.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Literal
 
 import trio
 from quart import Blueprint, Response
 
+from server.rest.operations import Answer, operation
 from server.rest.requests import answer, open_route
+from store.model import Wire
 
 CHECK_TIMEOUT = 2.0  # seconds for all checks together
 
+Verdict = Literal["Healthy", "Degraded", "Unhealthy"]
 Check = Callable[[], Awaitable[str | None]]  # None when fine, else what is wrong
 REQUIRED = frozenset({"postgres", "lanes", "lifecycle"})
 
 
-async def run_checks(checks: Mapping[str, Check]) -> tuple[str, dict[str, str]]:
+async def run_checks(checks: Mapping[str, Check]) -> tuple[Verdict, dict[str, str]]:
     """(verdict, what each check says)."""
     results = dict.fromkeys(checks, f"no answer within {CHECK_TIMEOUT:g} s")
 
@@ -35,30 +39,47 @@ async def run_checks(checks: Mapping[str, Check]) -> tuple[str, dict[str, str]]:
     return ("Degraded" if failed else "Healthy"), results
 
 
+class Report(Wire, frozen=True):
+    """`checks`: "ok", or what is wrong."""
+
+    status: Verdict
+    checks: dict[str, str]
+
+
+FINE = Answer(200, Report, "Healthy, or Degraded: messages are accepted, something else is out.")
+WRONG = Answer(503, Report, "Unhealthy.")
+
+
 def blueprint(checks: Mapping[str, Check], hangs: Callable[[], str | None]) -> Blueprint:
     """`hangs` says what does, in this process, if anything."""
     routes = Blueprint("health", __name__, url_prefix="/health")
 
     async def report(*, failing: frozenset[str]) -> Response:
         verdict, results = await run_checks(checks)
-        return answer({"status": verdict, "checks": results}, 503 if verdict in failing else 200)
+        return answer(Report(verdict, results), 503 if verdict in failing else 200)
 
     @routes.get("")
+    @operation(FINE, WRONG)
     @open_route
     async def health() -> Response:
+        """How the instance and its services are."""
         return await report(failing=frozenset({"Unhealthy"}))
 
     @routes.get("/live")
+    @operation(FINE, WRONG)
     @open_route
     async def live() -> Response:
+        """Whether the process does its work."""
         verdict = hangs()
         if verdict is None:
             return answer({"status": "Healthy", "checks": {}})
         return answer({"status": "Unhealthy", "checks": {"progress": verdict}}, 503)
 
     @routes.get("/ready")
+    @operation(FINE, WRONG)
     @open_route
     async def ready() -> Response:
+        """Whether the instance should get requests."""
         return await report(failing=frozenset({"Unhealthy"}))
 
     return routes

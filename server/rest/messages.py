@@ -1,26 +1,46 @@
 """REST for messages (contract.md 2). Owns the routes; what they mean is in `handlers.messages`."""
 
-import msgspec
-from quart import Blueprint, Response, request
-from quart_schema import document_response, validate_request
+from quart import Blueprint, Response
 
-from handlers.errors import ChatError
 from handlers.messages import Messages
 from handlers.model import CreateMessage, EditMessage, MessageReceipt, SetMessageStatus
 from handlers.receipts import Receipts, parse_status
+from server.rest.operations import (
+    IDEMPOTENCY_KEY,
+    IF_MATCH,
+    IF_NONE_MATCH,
+    LIMIT,
+    PAGE,
+    SEQ,
+    UUID_SCHEMA,
+    Answer,
+    done,
+    operation,
+    query,
+)
 from server.rest.requests import (
     answer,
     caller,
-    idempotency_key,
+    cursor,
     if_match,
     limit,
     nothing,
+    once,
     page,
     path_id,
     query_id,
     query_number,
 )
 from store.model import Message, Wire
+
+PAGING = (
+    query("conversationId", UUID_SCHEMA, "Whose messages.", is_required=True),
+    query("before", SEQ, "Only messages below this `seq`."),
+    query("after", SEQ, "Only messages above this `seq`, the oldest first."),
+    LIMIT,
+    query("cursor", SEQ, "Where to go on: the `next` of the page before. It takes the place of `before` or `after`."),
+)
+SHOWN = Answer(200, Message, "The message.", ("ETag",))
 
 
 class MessagePage(Wire, frozen=True):
@@ -37,56 +57,79 @@ def blueprint(messages: Messages, receipts: Receipts) -> Blueprint:
     routes = Blueprint("messages", __name__, url_prefix="/api/messages")
 
     @routes.get("")
-    @document_response(MessagePage)
+    @operation(Answer(200, MessagePage, "A page of messages."), parameters=PAGING, refuses=("not_found",))
     async def list_page() -> Response:
-        before, after = query_number("before", None), query_number("after", None)
-        if before is not None and after is not None:
-            raise ChatError("invalid_request", "Give `before` or `after`, not both.")
+        """Messages of a conversation.
+
+        By `seq`, the newest first; the oldest first when `after` is given.
+        """
+        before, after, at = query_number("before", None), query_number("after", None), query_number("cursor", None)
+        if at is not None:
+            before, after = (at, None) if after is None else (before, at)
         size = limit()
-        items = await messages.page(caller(), query_id("conversationId"), before=before, after=after, limit=size)
-        return page(items, str(items[-1].seq) if len(items) == size else None)
+        found = await messages.page(caller(), query_id("conversationId"), before=before, after=after, limit=size + 1)
+        items = found[:size]
+        return page(items, str(items[-1].seq) if len(found) > size else None)
 
     @routes.post("")
-    @document_response(Message, 201)
-    @validate_request(CreateMessage)
+    @operation(
+        Answer(201, Message, "The message, committed.", ("ETag", "Location")),
+        takes=CreateMessage,
+        parameters=(IDEMPOTENCY_KEY,),
+        refuses=("invalid_content", "forbidden", "not_found"),
+    )
     async def create(data: CreateMessage) -> Response:
-        key = idempotency_key()
-        if key is not None and data.client_message_id is None:
-            data = msgspec.structs.replace(data, client_message_id=key)
-        message = await messages.send(caller(), data)
-        response = answer(message, 201, etag=str(message.changed_seq))
+        """Send a message.
+
+        Answered when it is committed. With the same Idempotency-Key or `clientMessageId` it is sent once, and the first
+        message is answered.
+        """
+        message = await messages.send_once(caller(), data, await once())
+        response = answer(message, 201, version=str(message.changed_seq))
         response.headers["Location"] = f"/api/messages/{message.id}"
         return response
 
-    @routes.get("/<message_id>")
-    @document_response(Message)
+    @routes.get("/<id:message_id>")
+    @operation(SHOWN, parameters=(IF_NONE_MATCH,))
     async def get(message_id: str) -> Response:
+        """A message."""
         message = await messages.get(caller(), path_id(message_id))
-        return answer(message, etag=str(message.changed_seq))
+        return answer(message, version=str(message.changed_seq))
 
-    @routes.put("/<message_id>")
-    @document_response(Message)
-    @validate_request(EditMessage)
+    @routes.put("/<id:message_id>")
+    @operation(
+        SHOWN,
+        takes=EditMessage,
+        parameters=(IF_MATCH,),
+        refuses=("invalid_content", "forbidden", "gone"),
+    )
     async def edit(message_id: str, data: EditMessage) -> Response:
+        """Edit a message of one's own."""
         message = await messages.edit(caller(), path_id(message_id), data.content, if_match=if_match())
-        return answer(message, etag=str(message.changed_seq))
+        return answer(message, version=str(message.changed_seq))
 
-    @routes.delete("/<message_id>")
-    @document_response(Message)
+    @routes.delete("/<id:message_id>")
+    @operation(SHOWN, parameters=(IF_MATCH,), refuses=("forbidden", "gone"))
     async def delete(message_id: str) -> Response:
-        message = await messages.delete(caller(), path_id(message_id), if_match=if_match())
-        return answer(message, etag=str(message.changed_seq))
+        """Delete a message of one's own, or, as an admin of the group, anybody's.
 
-    @routes.put("/<message_id>/status")
-    @validate_request(SetMessageStatus)
+        It stays in its place without content, with `deletedAt`, so that everybody hears of it.
+        """
+        message = await messages.delete(caller(), path_id(message_id), if_match=if_match())
+        return answer(message, version=str(message.changed_seq))
+
+    @routes.put("/<id:message_id>/status")
+    @operation(done("The receipt is durable."), takes=SetMessageStatus)
     async def set_status(message_id: str, data: SetMessageStatus) -> Response:
+        """Mark everything up to this message as delivered or read."""
         await receipts.mark_message(caller(), path_id(message_id), parse_status(data.status))
         return nothing()
 
-    @routes.get("/<message_id>/receipts")
-    @document_response(ReceiptPage)
+    @routes.get("/<id:message_id>/receipts")
+    @operation(Answer(200, ReceiptPage, "A page of members."), parameters=PAGE)
     async def list_receipts(message_id: str) -> Response:
-        items, following = await receipts.list(caller(), path_id(message_id), limit(), request.args.get("cursor"))
+        """Who has got a message, and who has read it."""
+        items, following = await receipts.list(caller(), path_id(message_id), limit(), cursor())
         return page(items, following)
 
     return routes

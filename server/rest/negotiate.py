@@ -6,23 +6,57 @@ connection and no access token needs to stand in a URL.
 
 from typing import Any
 
+from msgspec import UNSET, UnsetType
 from quart import Blueprint, Response, request
 
 from handlers.errors import ChatError
 from server.auth import ConnectionTokens, Verifier
 from server.hub.server import PATH
-from server.rest.requests import answer, bearer, open_route
+from server.rest.operations import IDEMPOTENCY_KEY, Answer, operation, query
+from server.rest.requests import answer, bearer, idempotency_key, open_route
+from store.model import Wire
 
 MAX_VERSION = 1
 TRANSPORTS = ({"transport": "WebSockets", "transferFormats": ["Text", "Binary"]},)
+
+
+class Transport(Wire, frozen=True):
+    transport: str
+    transfer_formats: tuple[str, ...]
+
+
+class Negotiation(Wire, frozen=True):
+    """`connectionToken` is the secret from version 1 on, `connectionId` in version 0."""
+
+    negotiate_version: int | UnsetType = UNSET
+    connection_id: str | UnsetType = UNSET
+    connection_token: str | UnsetType = UNSET
+    available_transports: tuple[Transport, ...] | UnsetType = UNSET
+    use_stateful_reconnect: bool | UnsetType = UNSET
+    error: str | UnsetType = UNSET
 
 
 def blueprint(verifier: Verifier, tokens: ConnectionTokens, allowed_origins: tuple[str, ...]) -> Blueprint:
     routes = Blueprint("negotiate", __name__)
 
     @routes.post(f"{PATH}/negotiate")
+    @operation(
+        Answer(200, Negotiation, "What to connect with, or, in `error`, why not."),
+        parameters=(
+            query("negotiateVersion", {"type": "string"}, "The highest version the client speaks: 0 or 1."),
+            query("useStatefulReconnect", {"type": "string"}, "`true`: it can resume a session."),
+            IDEMPOTENCY_KEY,
+        ),
+        refuses=("forbidden",),
+        takes_token_in_query=True,
+    )
     @open_route  # authenticated here: browsers may have to put the token into the query
     async def negotiate() -> Response:
+        """Ask for a connection to the hub.
+
+        It makes nothing that is kept: repeated, with or without an Idempotency-Key, it answers another token.
+        """
+        idempotency_key()
         origin = request.headers.get("Origin", "")
         if origin and allowed_origins and origin not in allowed_origins:
             raise ChatError("forbidden", "Connections from this origin are not allowed.")

@@ -1,11 +1,13 @@
-"""What every route needs: the caller, ids and page parameters from the request, JSON and ETags in the answer.
+"""What every route needs: the caller, ids, page parameters and bodies from the request, JSON and ETags in the answer.
 
 Owns the conventions of the REST surface. Touches Quart's request.
 """
 
 import hashlib
+import json
+import re
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 from uuid import UUID
 
 import msgspec
@@ -16,11 +18,16 @@ from handlers.model import Caller, Client, Once
 from server.addresses import Proxies
 
 MAX_KEY = 128  # characters of an Idempotency-Key
+KEY = "[!-~](?:[ -~]*[!-~])?"
 MAX_LIMIT = 200
 DEFAULT_LIMIT = 50
 MAX_BODY = 256 * 1024  # bytes of a JSON body; uploads have a limit of their own
 
 F = TypeVar("F", bound=Callable[..., Awaitable[Response]])
+T = TypeVar("T")
+
+_key = re.compile(KEY)
+_field = re.compile(r"field `(\w+)`")
 
 
 def open_route(view: F) -> F:
@@ -33,6 +40,12 @@ def sign_in_route(view: F) -> F:
     """Marks an open route that is limited as signing in is."""
     view.sign_in_route = True  # type: ignore[attr-defined]
     return open_route(view)
+
+
+def parting_route(view: F) -> F:
+    """Marks a route that a token of a session that has ended may still call."""
+    view.parting_route = True  # type: ignore[attr-defined]
+    return view
 
 
 def upload_route(view: F) -> F:
@@ -72,11 +85,55 @@ def base_url() -> str:
     return configured or f"{proxies.scheme(request.remote_addr or '', said, request.scheme)}://{request.host}"
 
 
-def answer(value: object, status: int = 200, *, etag: str | None = None) -> Response:
-    response = Response(msgspec.json.encode(value), status=status, content_type="application/json")
-    if etag is not None:
-        response.set_etag(etag)
+async def body(kind: type[T]) -> T:
+    """The JSON body as a `kind`. Raises ChatError: unsupported_media_type, invalid_request."""
+    if not request.is_json:
+        raise ChatError("unsupported_media_type", "Send application/json.")
+    raw = await request.get_data(as_text=False)
+    try:
+        try:
+            return msgspec.json.decode(raw, type=kind)
+        except msgspec.ValidationError:
+            # For JSON Schema 5.0 is an integer.
+            return msgspec.convert(json.loads(raw, parse_float=_number, parse_constant=_refuse), kind)
+    except msgspec.ValidationError as error:
+        sentence, _, place = str(error).partition(" - at ")
+        missing = _field.search(sentence) if sentence.startswith("Object missing") else None
+        path = place.strip("`").removeprefix("$").removeprefix(".")
+        field = ".".join(name for name in (path, missing[1] if missing else "") if name) or "body"
+        raise ChatError("invalid_request", f"{sentence} (at {field}).", errors={field: sentence}) from None
+    except UnicodeDecodeError:
+        raise ChatError("invalid_request", "The body is not UTF-8.", errors={"body": "not UTF-8"}) from None
+    except (msgspec.DecodeError, ValueError) as error:
+        raise ChatError("invalid_request", f"The body is no JSON: {error}.", errors={"body": str(error)}) from None
+    except RecursionError:
+        raise ChatError("invalid_request", "The body is nested too deep.", errors={"body": "too deep"}) from None
+
+
+def _number(text: str) -> int | float:
+    value = float(text)
+    return int(value) if value.is_integer() else value
+
+
+def _refuse(text: str) -> None:
+    raise msgspec.DecodeError(f"{text} is no JSON")
+
+
+def answer(value: object, status: int = 200, *, version: str | None = None) -> Response:
+    """`value` as JSON. `version`, of what can be edited, is for its ETag; a client that has it already is told so."""
+    encoded = msgspec.json.encode(value)
+    response = Response(encoded, status=status, content_type="application/json")
+    if version is not None:
+        response.set_etag(f"{version}-{hashlib.sha256(encoded).hexdigest()[:16]}")
+        if request.method in ("GET", "HEAD") and _has(response):
+            return Response("", status=304, headers={"ETag": response.headers["ETag"]})
     return response
+
+
+def _has(response: Response) -> bool:
+    """Whether If-None-Match names what would be answered (RFC 9110, 13.1.2: weak comparison)."""
+    tag, _ = response.get_etag()
+    return bool(request.if_none_match) and request.if_none_match.contains_weak(tag or "")
 
 
 def nothing() -> Response:
@@ -108,7 +165,7 @@ def query_id(name: str) -> UUID:
 
 def query_number(name: str, default: int | None, *, least: int = 0, most: int = 2**62) -> int | None:
     text = request.args.get(name)
-    if text is None or text == "":
+    if text is None:
         return default
     if not (text.isascii() and text.isdecimal()) or not least <= int(text[:20]) <= most:
         sentence = f"a whole number between {least} and {most}"
@@ -120,21 +177,27 @@ def limit() -> int:
     return query_number("limit", DEFAULT_LIMIT, least=1, most=MAX_LIMIT) or DEFAULT_LIMIT
 
 
-def if_match() -> int | None:
-    """The version that an edit is based on, from If-Match (RFC 9110, 13.1.1); None for any."""
-    if not request.if_match or request.if_match.star_tag:
+def cursor() -> str | None:
+    """Where a page begins; None for the first one."""
+    return request.args.get("cursor") or None
+
+
+def if_match() -> frozenset[str] | None:
+    """The versions that an edit may be based on, from If-Match (RFC 9110, 13.1.1); None for any.
+
+    An ETag is the version of what can be edited, a dash, and a digest of all that was shown: an edit is not refused
+    because, say, somebody has read a message meanwhile. Weak ETags never match here.
+    """
+    if "If-Match" not in request.headers or request.if_match.star_tag:
         return None
-    for tag in request.if_match.as_set():
-        if tag.isdecimal():
-            return int(tag)
-    raise ChatError("precondition_failed", "If-Match has none of our ETags.")
+    return frozenset(tag.partition("-")[0] for tag in request.if_match.as_set())
 
 
 def idempotency_key() -> str | None:
     """Raises ChatError("invalid_request")."""
     key = request.headers.get("Idempotency-Key")
-    if key is not None and not (0 < len(key) <= MAX_KEY and key.isprintable()):
-        sentence = f"1 to {MAX_KEY} printable characters"
+    if key is not None and not (len(key) <= MAX_KEY and _key.fullmatch(key)):
+        sentence = f"1 to {MAX_KEY} visible ASCII characters"
         raise ChatError("invalid_request", f"An Idempotency-Key is {sentence}.", errors={"Idempotency-Key": sentence})
     return key
 
@@ -146,8 +209,3 @@ async def once() -> Once | None:
         return None
     body = bytes(await request.get_data(as_text=False))  # type: ignore[arg-type]  # bytes, as asked for
     return Once(key, hashlib.sha256(f"{request.method} {request.path}\n".encode() + body).digest())
-
-
-def documented(value: Any) -> Any:
-    """Decorators of quart-schema are untyped; this keeps the views typed."""
-    return value

@@ -4,17 +4,31 @@ from uuid import UUID
 
 import msgspec
 from quart import Blueprint, Response, request
-from quart_schema import document_response, validate_request
 
+from handlers import versions
 from handlers.accounts import Accounts
 from handlers.export import Export
 from handlers.model import CreateUser, UpdateStatus, UpdateUser
-from handlers.users import Users
+from handlers.users import MAX_QUERY, Users
+from handlers.users import REGISTRATION_KEY as REGISTRATION_KEY_LENGTH
 from server.config import Settings
+from server.rest.operations import (
+    IDEMPOTENCY_KEY,
+    IF_MATCH,
+    IF_NONE_MATCH,
+    LIMIT,
+    TEXT_CURSOR,
+    Answer,
+    done,
+    operation,
+    query,
+)
 from server.rest.requests import (
     answer,
     caller,
     client,
+    cursor,
+    if_match,
     limit,
     nothing,
     once,
@@ -41,14 +55,40 @@ class UserPage(Wire, frozen=True):
     next: str | None
 
 
+SHOWN = Answer(200, Account, "Myself.", ("ETag",))
+SEARCH = (
+    query(
+        "q",
+        {"type": "string", "maxLength": MAX_QUERY, "pattern": "^[^\\u0000]*$"},
+        "The beginning; everybody without it.",
+    ),
+    LIMIT,
+    TEXT_CURSOR,
+)
+REGISTRATION_KEY = IDEMPOTENCY_KEY._replace(
+    schema={**IDEMPOTENCY_KEY.schema, "minLength": REGISTRATION_KEY_LENGTH},
+    description="A random one: whoever knows it may register again within ten minutes, as the same user.",
+)
+
+
 def blueprint(users: Users, accounts: Accounts, export: Export, settings: Settings) -> Blueprint:
     routes = Blueprint("users", __name__, url_prefix="/api/users")
 
+    def shown(account: Account) -> Response:
+        return answer(account, version=versions.of_account(account))
+
     @routes.post("")
-    @document_response(Registered, 201)
-    @validate_request(CreateUser)
+    @operation(
+        Answer(
+            201, Registered, "The new user, and, where registration is open, her first session.", ("ETag", "Location")
+        ),
+        takes=CreateUser,
+        parameters=(REGISTRATION_KEY,),
+        refuses=("username_taken",),
+    )
     @sign_in_route
     async def create(data: CreateUser) -> Response:
+        """Register."""
         account = await users.create(data, await once())
         registered = Registered(**msgspec.structs.asdict(account))
         if settings.registration == "open":
@@ -60,48 +100,55 @@ def blueprint(users: Users, accounts: Accounts, export: Export, settings: Settin
                 expires_in=tokens.expires_in,
                 session_id=tokens.session_id,
             )
-        response = answer(registered, 201)
+        response = answer(registered, 201, version=versions.of_account(account))
         response.headers["Location"] = f"/api/users/{account.id}"
         return response
 
     @routes.get("")
-    @document_response(UserPage)
+    @operation(Answer(200, UserPage, "A page of users, by username."), parameters=SEARCH)
     async def search() -> Response:
-        items, following = await users.search(request.args.get("q", ""), limit(), request.args.get("cursor"))
+        """Users whose username or display name begins with something."""
+        items, following = await users.search(request.args.get("q", ""), limit(), cursor())
         return page(items, following)
 
     @routes.get("/me")
-    @document_response(Account)
+    @operation(SHOWN, parameters=(IF_NONE_MATCH,))
     async def me() -> Response:
-        return answer(await users.me(caller()))
+        """Myself."""
+        return shown(await users.me(caller()))
 
     @routes.get("/me/export")
+    @operation(Answer(200, None, "A ZIP file.", media="application/zip"))
     @upload_route
     async def export_mine() -> Response:
+        """Everything the server has of me, as a ZIP file."""
         headers = {"Content-Type": "application/zip", "Content-Disposition": attachment("parley-export.zip")}
         response = Response(await export.begin(caller()), headers=headers)
         response.timeout = None  # it takes as long as there is something; whoever does not read is cut off by TCP
         return response
 
     @routes.put("/me")
-    @document_response(Account)
-    @validate_request(UpdateUser)
+    @operation(SHOWN, takes=UpdateUser, parameters=(IF_MATCH,))
     async def update(data: UpdateUser) -> Response:
-        return answer(await users.update(caller(), data))
+        """Change my profile."""
+        return shown(await users.update(caller(), data, if_match=if_match()))
 
     @routes.put("/status")
-    @document_response(Account)
-    @validate_request(UpdateStatus)
+    @operation(SHOWN, takes=UpdateStatus, parameters=(IF_MATCH,))
     async def update_status(data: UpdateStatus) -> Response:
-        return answer(await users.update_status(caller(), data))
+        """Change my status."""
+        return shown(await users.update_status(caller(), data, if_match=if_match()))
 
-    @routes.get("/<user_id>")
-    @document_response(User)
+    @routes.get("/<id:user_id>")
+    @operation(Answer(200, User, "The user, as others see her."))
     async def get(user_id: str) -> Response:
+        """A user."""
         return answer(await users.get(path_id(user_id)))
 
-    @routes.delete("/<user_id>")
+    @routes.delete("/<id:user_id>")
+    @operation(done("She is gone; her messages stay, as a deleted user's."), refuses=("forbidden",))
     async def delete(user_id: str) -> Response:
+        """Erase a user: oneself, or anybody for an administrator."""
         await users.delete(caller(), path_id(user_id))
         return nothing()
 

@@ -139,10 +139,20 @@ SELECT v.user_id, {conversation} FROM conversations AS c JOIN members AS v ON v.
 WHERE c.id = %(id)s AND v.user_id = ANY(%(viewer_ids)s::uuid[])
 
 -- name: list_conversations
--- members_user, conversations_pkey; sorted here, as one user is in hundreds of conversations at most.
-SELECT {conversation} FROM (
-    SELECT c.id, v.read_seq, v.user_id FROM members AS v JOIN conversations AS c ON c.id = v.conversation_id
-    WHERE v.user_id = %(viewer_id)s AND (%(before)s::uuid IS NULL OR c.last_message_id < %(before)s)
-    ORDER BY c.last_message_id DESC LIMIT %(limit)s
+-- members_user, conversations_pkey; sorted here, as one user is in hundreds of conversations at most. The order is the one
+-- as of a message: where others came later, the place is that of the last one up to it (messages_seq, backwards over what
+-- came since), or of the beginning.
+SELECT v.place, {conversation} FROM (
+    SELECT c.id, v.read_seq, v.user_id, p.place
+    FROM members AS v JOIN conversations AS c ON c.id = v.conversation_id
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN %(as_of)s::uuid IS NULL OR c.last_message_id <= %(as_of)s THEN c.last_message_id
+        ELSE coalesce((
+            SELECT m.id FROM messages AS m WHERE m.conversation_id = c.id AND m.id <= %(as_of)s
+            ORDER BY m.seq DESC LIMIT 1
+        ), c.id) END AS place
+    ) AS p
+    WHERE v.user_id = %(viewer_id)s AND (%(before)s::uuid IS NULL OR p.place < %(before)s)
+    ORDER BY p.place DESC LIMIT %(limit)s
 ) AS v JOIN conversations AS c ON c.id = v.id
-ORDER BY c.last_message_id DESC
+ORDER BY v.place DESC

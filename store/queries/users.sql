@@ -19,6 +19,10 @@ SELECT {user} FROM users AS u WHERE id = %(id)s
 -- users_pkey.
 SELECT {user} FROM users AS u WHERE id = %(id)s AND deleted_at IS NULL
 
+-- name: lock_account
+-- users_pkey. NO KEY: foreign keys pointing here do not wait for it.
+SELECT {user} FROM users AS u WHERE id = %(id)s AND deleted_at IS NULL FOR NO KEY UPDATE
+
 -- name: fetch_standing
 -- users_pkey, sessions_pkey.
 SELECT EXISTS (SELECT FROM users WHERE id = %(id)s AND deleted_at IS NULL),

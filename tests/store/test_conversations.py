@@ -186,7 +186,7 @@ async def test_list_is_by_activity(conn: Connection, writer: Writer) -> None:
     assert found[0].last_message == last
     assert (found[0].unread_count, found[0].last_seq, found[1].unread_count) == (2, 3, 0)
     assert found[0] == await conversations.fetch_conversation(conn, groups[1], alice)
-    rest, end = await conversations.list_conversations(conn, alice, limit=3, before=following)
+    rest, end = await conversations.list_conversations(conn, alice, limit=3, place=following)
     assert [conversation.id for conversation in rest] == [groups[2], groups[0]]
     assert end is None
     memberships = await conversations.list_memberships(conn, [alice, bob])

@@ -36,7 +36,7 @@ async def test_group_life(site: Site) -> None:
     added = await site.call("POST", f"{path}/members", {"userId": carol}, token=a, status=201)
     assert added["memberCount"] == 3
     await site.call("POST", f"{path}/members", {"userId": carol}, token=a)  # again: nothing changes
-    await site.call("POST", f"{path}/members", {"userId": str(uuid4())}, token=a, status=400)
+    await site.call("POST", f"{path}/members", {"userId": str(uuid4())}, token=a, status=404)
     await site.call("DELETE", f"{path}/members/{alice}", token=b, status=403)
     problem = await site.call("DELETE", f"{path}/members/{alice}", token=a, status=409)
     assert problem["code"] == "last_owner"

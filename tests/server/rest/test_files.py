@@ -67,7 +67,7 @@ async def test_upload_and_have(shop: Site) -> None:
     received: list[Any] = []
     async with connect(f"{shop.url}/hubs/chat", b, on_event=lambda name, args: received.append((name, args))):
         message = {"conversationId": made["id"], "content": "", "type": "Image", "fileId": stored["id"]}
-        await shop.call("POST", "/api/messages", message, token=b, status=400)  # not her file
+        await shop.call("POST", "/api/messages", message, token=b, status=404)  # not her file
         sent = await shop.call("POST", "/api/messages", message, token=a, status=201)
         with trio.fail_after(5):
             while not any(name == "ReceiveMessage" and args[0]["id"] == sent["id"] for name, args in received):
@@ -250,7 +250,7 @@ async def test_orphans_are_purged(shop: Site) -> None:
     assert (purged.retired, purged.strays) == (1, 1) and purged.objects == 2
     assert await objects_left(shop) == [kept["key"]] and await pending(shop) == 1
     message["fileId"] = orphan["id"]
-    refused = await shop.call("POST", "/api/messages", message, token=a, status=400)
+    refused = await shop.call("POST", "/api/messages", message, token=a, status=404)
     assert "no such file" in refused["detail"]
 
 

@@ -45,9 +45,11 @@ async def test_idempotency(site: Site) -> None:
     body = {"conversationId": conversation, "content": "once"}
     key = {"Idempotency-Key": "k1"}
     first = await site.call("POST", "/api/messages", body, token=a, headers=key, status=201)
-    second = await site.call("POST", "/api/messages", {**body, "content": "other"}, token=a, headers=key, status=201)
+    second = await site.call("POST", "/api/messages", body, token=a, headers=key, status=201)
     third = await site.call("POST", "/api/messages", {**body, "clientMessageId": "k1"}, token=a, status=201)
     assert first == second == third
+    other = await site.call("POST", "/api/messages", {**body, "content": "x"}, token=a, headers=key, status=422)
+    assert other["code"] == "idempotency_mismatch"
 
 
 async def test_pages(site: Site) -> None:
@@ -64,7 +66,7 @@ async def test_pages(site: Site) -> None:
     assert [m["content"] for m in older["items"]] == ["3", "2", "1"]
     after = await site.call("GET", "/api/messages", token=b, params={**query, "after": older["items"][0]["seq"]})
     assert [m["content"] for m in after["items"]] == ["4", "5", "6"]
-    for bad in ({}, {"conversationId": "x"}, {**query, "before": -1}, {**query, "before": 1, "after": 1}):
+    for bad in ({}, {"conversationId": "x"}, {**query, "before": -1}, {"conversationId": conversation, "limit": ""}):
         await site.call("GET", "/api/messages", token=b, params=bad, status=400)
 
 
@@ -79,8 +81,8 @@ async def test_refused_messages(site: Site) -> None:
         ({"content": "a\u0000b"}, 400),
         ({"type": "Video"}, 400),
         ({"type": "System"}, 403),
-        ({"replyToId": str(uuid4())}, 400),
-        ({"fileId": str(uuid4())}, 400),
+        ({"replyToId": str(uuid4())}, 404),
+        ({"fileId": str(uuid4())}, 404),
         ({"conversationId": str(uuid4())}, 404),
         ({"clientMessageId": ""}, 400),
         ({"clientMessageId": "x" * 129}, 400),

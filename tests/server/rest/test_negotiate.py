@@ -50,7 +50,7 @@ async def test_openapi(site: Site) -> None:
     described = await site.call("GET", "/openapi.json")
     assert described["openapi"].startswith("3.1")
     paths = described["paths"]
-    assert {"/api/users", "/api/conversations", "/api/messages", "/api/messages/{message_id}"} <= set(paths)
+    assert {"/api/users", "/api/conversations", "/api/messages", "/api/messages/{messageId}"} <= set(paths)
     _, token = await site.user("alice")
     await site.call("GET", "/api/nonsense", token=token, status=404)
 

@@ -1,0 +1,34 @@
+"""Versions of what can be edited, for edits that are made only if nobody else made one meanwhile (If-Match).
+
+Owns what counts as an edit. Touches nothing.
+"""
+
+import hashlib
+from collections.abc import Collection
+from typing import Any
+
+import msgspec
+
+from handlers.errors import ChatError
+from store.model import Account, Conversation
+
+
+def of_conversation(conversation: Conversation) -> str:
+    """Of its name and its members with their roles; what is said and read in it is no edit."""
+    members = [(member.user_id, member.role) for member in conversation.members]
+    return _digest([conversation.name, conversation.member_count, members])
+
+
+def of_account(account: Account) -> str:
+    """Of what its user can change."""
+    return _digest([account.display_name, account.avatar_url, account.email, account.status, account.status_text])
+
+
+def require(expected: Collection[str] | None, version: str, what: str) -> None:
+    """Raises ChatError("precondition_failed") unless the version is an expected one; None: any is."""
+    if expected is not None and version not in expected:
+        raise ChatError("precondition_failed", f"The {what} was changed since you read it.")
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(msgspec.json.encode(value)).hexdigest()[:16]

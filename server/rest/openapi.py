@@ -1,0 +1,326 @@
+"""The API's description, OpenAPI 3.1: what the routes say of themselves (`operations`), put together.
+
+Owns the document. Every route is in it, or says why not (`left_out`). Takes part in Quart-Schema as its provider.
+"""
+
+import inspect
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from quart import Quart
+from quart_schema import OpenAPIProvider, QuartSchema
+from werkzeug.routing import Rule
+
+from handlers import texts
+from handlers.errors import CODES
+from handlers.model import CreateConversation, CreateMessage, PresignFile
+from server.config import Settings
+from server.rest.operations import (
+    HEADERS,
+    IF_MATCH,
+    IF_NONE_MATCH,
+    JSON,
+    LEFT_OUT,
+    OPERATION,
+    UUID_SCHEMA,
+    Answer,
+    Operation,
+    Parameter,
+    Schema,
+)
+from store.model import ConversationType, MessageType, WireEnum
+
+REF = "#/components/schemas/{name}"
+PROBLEM = "application/problem+json"
+BEARER, IN_QUERY = "bearer", "accessToken"
+PATH_PARAMETERS: dict[str, tuple[Schema, str]] = {
+    "provider": ({"type": "string", "minLength": 1, "maxLength": 64}, "A configured identity provider."),
+    "file_key": ({"type": "string", "minLength": 1, "maxLength": 256}, "The file's `key`."),
+}
+ALWAYS = ("rate_limited", "internal", "unavailable", "overloaded")
+DESCRIPTION = """\
+Errors are `application/problem+json` (RFC 9457) with a stable `code`, and `errors` for each field that is at fault.
+Lists answer `{"items", "next"}`: ask again with `cursor` set to `next`, until that is null. Ids are UUIDs, times
+RFC 3339 in UTC with milliseconds. Names of choices are taken in any case, or as their index. Fields that are not known
+are ignored, and more may be added to answers. Paths are matched without case. What is live (new messages, receipts,
+presence) comes over the SignalR hub at `/hubs/chat`.
+"""
+TAGS = {
+    "users": "People: registration, profiles, status.",
+    "conversations": "Direct conversations and groups, their members and roles.",
+    "messages": "Sending, reading, editing, and who has read what.",
+    "files": "Uploads, through the server or directly into the store.",
+    "auth": "Signing in with a provider, sessions.",
+    "hub": "The way into the SignalR hub.",
+    "health": "For load balancers.",
+}
+
+
+def install(app: Quart, settings: Settings) -> "Provider":
+    """Take part in the app; what it gives is complete when all routes are registered."""
+    schema = QuartSchema(openapi_path=None, conversion_preference="msgspec", openapi_provider_class=Provider)
+    schema.init_app(app)
+    provider = schema.openapi_provider
+    assert isinstance(provider, Provider)
+    provider.settings = settings
+    return provider
+
+
+def _choice(name: str, kind: type[WireEnum], *members: WireEnum) -> Schema:
+    names = "|".join("".join(f"[{c.upper()}{c.lower()}]" for c in member.value) for member in members)
+    indices = [list(kind).index(member) for member in members]
+    return {name: {"anyOf": [{"type": "string", "pattern": f"^(?:{names})$"}, {"enum": indices}]}}
+
+
+# What a field must be depends on another one.
+_DIRECT = _choice("type", ConversationType, ConversationType.DIRECT)
+_GROUP = _choice("type", ConversationType, ConversationType.GROUP)
+_SPOKEN = _choice("type", MessageType, MessageType.TEXT, MessageType.EMOJI)
+_FILED = _choice("type", MessageType, MessageType.IMAGE, MessageType.FILE)
+_ALTERNATIVES: Mapping[type, list[Schema]] = {
+    CreateConversation: [
+        {
+            "title": "Direct",
+            "properties": {**_DIRECT, "memberIds": {"minItems": 1, "maxItems": 1}},
+            "required": ["memberIds"],
+        },
+        {"title": "Group", "properties": _GROUP},
+    ],
+    CreateMessage: [
+        {"title": "Text", "properties": {**_SPOKEN, "content": {"pattern": f"^{texts.CONTENT}$"}}},
+        {
+            "title": "File",
+            "properties": {**_FILED, "fileId": UUID_SCHEMA, "content": {"pattern": f"^{texts.STORABLE}$"}},
+            "required": ["fileId", "type"],
+        },
+    ],
+}
+
+
+class Provider(OpenAPIProvider):
+    """`settings` give the limits and types of this server."""
+
+    settings: Settings
+
+    def __init__(self, app: Quart, extension: QuartSchema) -> None:
+        super().__init__(app, extension)
+        self._encoded: bytes | None = None
+
+    def schema(self) -> Schema:
+        operations = list(self._operations())
+        return {
+            "openapi": "3.1.0",
+            "info": {"title": "Parley", "version": "1", "description": DESCRIPTION},
+            "servers": [{"url": self.settings.public_url.rstrip("/") or "/"}],
+            "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
+            "paths": _paths(operations),
+            "components": {
+                "schemas": _schemas([said for _, _, said in operations], self.settings),
+                "responses": _problems(),
+                "securitySchemes": {
+                    BEARER: {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+                    IN_QUERY: {
+                        "type": "apiKey",
+                        "in": "query",
+                        "name": "access_token",
+                        "description": "For browsers, which cannot set headers everywhere.",
+                    },
+                },
+            },
+            "security": [{BEARER: []}],
+        }
+
+    def encoded(self) -> bytes:
+        """The document, made once."""
+        if self._encoded is None:
+            self._encoded = msgspec.json.encode(self.schema())
+        return self._encoded
+
+    def _operations(self) -> Iterator[tuple[Rule, Any, Operation]]:
+        for rule in self.generate_rules():
+            view = self._app.view_functions[rule.endpoint]
+            if not hasattr(view, LEFT_OUT):
+                yield rule, view, getattr(view, OPERATION)
+
+
+def _paths(operations: Iterable[tuple[Rule, Any, Operation]]) -> Schema:
+    paths: Schema = {}
+    for rule, view, said in sorted(operations, key=lambda row: row[0].rule):
+        path = re.sub(r"<(?:\w+:)?(\w+)>", lambda match: f"{{{_camel(match[1])}}}", rule.rule)
+        for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
+            paths.setdefault(path, {})[method.lower()] = _operation(rule, method, view, said)
+    return paths
+
+
+def _operation(rule: Rule, method: str, view: Any, said: Operation) -> Schema:
+    summary, _, description = (inspect.getdoc(view) or "").partition("\n")
+    tag, _, name = rule.endpoint.partition(".")
+    is_open = getattr(view, "open_route", False) and not said.takes_token_in_query
+    found: Schema = {
+        "operationId": _camel(f"{tag}_{name}"),
+        "tags": [tag],
+        "summary": summary.rstrip("."),
+        "description": description.strip() or summary,
+        "parameters": [*map(_path_parameter, sorted(rule.arguments)), *map(_parameter, said.parameters)],
+        "responses": dict(sorted(_responses(rule, said, is_open).items())),
+    }
+    if said.takes is not None:
+        found["requestBody"] = {"required": True, "content": {JSON: {"schema": _ref(said.takes)}}}
+    if said.form is not None:
+        found["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": said.form}}}
+    if is_open:
+        found["security"] = []
+    elif said.takes_token_in_query:
+        found["security"] = [{BEARER: []}, {IN_QUERY: []}]
+    return found
+
+
+def _path_parameter(name: str) -> Schema:
+    schema, description = PATH_PARAMETERS.get(name, (UUID_SCHEMA, f"The id of the {name.removesuffix('_id')}."))
+    return {"name": _camel(name), "in": "path", "required": True, "schema": schema, "description": description}
+
+
+def _parameter(said: Parameter) -> Schema:
+    return {
+        "name": said.name,
+        "in": said.where,
+        "required": said.is_required,
+        "schema": said.schema,
+        "description": said.description,
+    }
+
+
+def _responses(rule: Rule, said: Operation, is_open: bool) -> Schema:
+    refused = {CODES[code].status for code in _refusals(rule, said, is_open)}
+    found: Schema = {str(status): {"$ref": f"#/components/responses/{_problem_name(status)}"} for status in refused}
+    found |= {str(int(answer.status)): _success(answer) for answer in said.answers}
+    if IF_NONE_MATCH in said.parameters:
+        headers = {"ETag": _header(*HEADERS["ETag"], is_required=True)}
+        found["304"] = {"description": "It is what it was at that ETag.", "headers": headers}
+    return found
+
+
+def _refusals(rule: Rule, said: Operation, is_open: bool) -> Iterator[str]:
+    """Codes that follow from what the route takes, and its own."""
+    yield from (*ALWAYS, *said.refuses)
+    if not is_open:
+        yield "unauthenticated"
+    if rule.arguments:
+        yield "not_found"
+    if said.parameters or said.takes or said.form:
+        yield "invalid_request"
+    if said.takes or said.form:
+        yield from ("timeout", "too_large", "unsupported_media_type")
+    if any(parameter.name == "Idempotency-Key" for parameter in said.parameters):
+        yield "idempotency_mismatch"
+    if IF_MATCH in said.parameters:
+        yield "precondition_failed"
+
+
+def _success(answer: Answer) -> Schema:
+    found: Schema = {"description": answer.description}
+    if answer.headers:
+        found["headers"] = {name: _header(*HEADERS[name], is_required=True) for name in answer.headers}
+    if answer.body is not None:
+        found["content"] = {answer.media: {"schema": _ref(answer.body)}}
+    elif answer.media != JSON:
+        found["content"] = {answer.media: {}}
+    return found
+
+
+def _header(schema: Schema, description: str, *, is_required: bool) -> Schema:
+    return {"schema": schema, "description": description, "required": is_required}
+
+
+def _problem_name(status: int) -> str:
+    return "".join(word.title() for word in re.findall(r"[A-Za-z]+", HTTPStatus(status).phrase))
+
+
+def _problems() -> Schema:
+    """One answer for each status that errors have."""
+    found: Schema = {}
+    for status in sorted({row.status for row in CODES.values()}):
+        codes = {code: row for code, row in CODES.items() if row.status == status}
+        lines = [f"- `{code}`: {row.title}. {row.advice}" for code, row in codes.items()]
+        row: Schema = {
+            "description": "\n".join(lines),
+            "content": {PROBLEM: {"schema": {"$ref": REF.format(name="Problem")}}},
+        }
+        if status == 401:
+            row["headers"] = {"WWW-Authenticate": _header({"type": "string"}, "`Bearer`.", is_required=True)}
+        if status in (429, 503):
+            seconds = {"type": "integer", "minimum": 0}
+            row["headers"] = {"Retry-After": _header(seconds, "Seconds to wait.", is_required=status == 429)}
+        found[_problem_name(status)] = row
+    return found
+
+
+def _schemas(operations: Iterable[Operation], settings: Settings) -> Schema:
+    taken = {said.takes for said in operations if said.takes}
+    given = {answer.body for said in operations for answer in said.answers if answer.body}
+    _, requests = msgspec.json.schema_components(sorted(taken, key=_name), ref_template=REF)
+    _, answers = msgspec.json.schema_components(sorted(given, key=_name), ref_template=REF)
+    for schema in answers.values():
+        _always_whole(schema)
+    found = {**answers, **requests, "Problem": _problem_schema()}
+    for kind, alternatives in _ALTERNATIVES.items():
+        found[_name(kind)]["anyOf"] = alternatives
+    for kind, changes in _of_this_server(settings).items():
+        for name, change in changes.items():
+            found[_name(kind)]["properties"][name] |= change
+    return dict(sorted(found.items()))
+
+
+def _of_this_server(settings: Settings) -> Mapping[type, Schema]:
+    return {
+        CreateMessage: {"content": {"maxLength": settings.max_message_bytes}},
+        PresignFile: {
+            "size": {"maximum": settings.max_upload_bytes},
+            "contentType": {"enum": list(settings.upload_types)},
+        },
+    }
+
+
+def _always_whole(schema: Schema) -> None:
+    """What we answer has every field, those that have a default here too; except what is UNSET."""
+    for name, field in schema.get("properties", {}).items():
+        if "default" in field:
+            del field["default"]
+            schema["required"] = [*schema.get("required", ()), name]
+
+
+def _problem_schema() -> Schema:
+    texts = {name: {"type": "string"} for name in ("type", "title", "detail")}
+    return {
+        "type": "object",
+        "description": "What went wrong (RFC 9457).",
+        "properties": {
+            "type": {**texts["type"], "format": "uri", "pattern": "^urn:parley:error:"},
+            "title": texts["title"],
+            "status": {"type": "integer", "minimum": 400, "maximum": 599},
+            "detail": texts["detail"],
+            "code": {"enum": list(CODES), "type": "string"},
+            "errors": {
+                "type": "object",
+                "description": "What is wrong with each field.",
+                "additionalProperties": {"type": "string"},
+            },
+        },
+        "required": ["type", "title", "status", "detail", "code"],
+    }
+
+
+def _ref(kind: type) -> Schema:
+    return {"$ref": REF.format(name=_name(kind))}
+
+
+def _name(kind: type) -> str:
+    return kind.__name__
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(word.title() for word in rest)

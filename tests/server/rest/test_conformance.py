@@ -1,0 +1,114 @@
+"""The server does what its description says: Schemathesis makes requests of it, right and wrong ones, and looks at what
+comes back."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import trio
+
+from server.auth import mint_token
+from server.config import load
+from tests.running import JWT_KEY, Running, checked, running
+
+SEED = 20261125
+TIMEOUT = 100.0  # seconds
+
+# A right request may also be refused for what there is, which no schema can tell: 410 a message that another request
+# has deleted, 412 an ETag that is not the present one, 415 an upload whose content is of no allowed type, 422 an
+# Idempotency-Key that was used for another request.
+ACCEPTED = ["2xx", "3xx", "401", "403", "404", "409", "410", "412", "415", "422"]
+# 413 is how we refuse what is longer than its schema allows.
+REJECTED = ["400", "401", "403", "404", "405", "409", "413", "415", "422"]
+
+CONFIG = """
+seed = {seed}
+continue-on-failure = true
+workers = 2
+headers = {{ Authorization = "Bearer {token}" }}
+
+[generation]
+deterministic = true
+max-examples = {examples}
+
+[phases.stateful]
+enabled = true
+generation = {{ max-examples = 4 }}
+
+[checks]
+positive_data_acceptance = {{ expected-statuses = {accepted} }}
+negative_data_rejection = {{ expected-statuses = {rejected} }}
+
+[[operations]]
+include-path = "/api/users/{{userId}}"
+include-method = "DELETE"
+headers = {{ Authorization = "Bearer {token_of_carol}" }}
+parameters = {{ "path.userId" = "{carol}" }}
+
+[[operations]]
+include-path = "/auth/logout"
+headers = {{ Authorization = "Bearer {token_of_bob}" }}
+
+[dictionaries]
+conversations = {{ values = ["{conversation}", "{group}"] }}
+messages = {{ values = ["{message}"] }}
+users = {{ values = ["{bob}", "{carol}"] }}
+keys = {{ values = ["{key}"] }}
+
+[parameters]
+"path.conversationId" = {{ dictionary = "conversations", probability = 0.8 }}
+"path.messageId" = {{ dictionary = "messages", probability = 0.8 }}
+"path.userId" = {{ dictionary = "users", probability = 0.8 }}
+"path.fileKey" = {{ dictionary = "keys", probability = 0.8 }}
+"query.conversationId" = {{ dictionary = "conversations", probability = 0.8 }}
+"query.fileKey" = {{ dictionary = "keys", probability = 0.8 }}
+"body.conversationId" = {{ dictionary = "conversations", probability = 0.8 }}
+"body.memberIds[*]" = {{ dictionary = "users", probability = 0.8 }}
+"body.userId" = {{ dictionary = "users", probability = 0.8 }}
+"""
+
+
+async def test_schemathesis(database: str, redis_url: str, tmp_path: Path) -> None:
+    """All checks, on every operation, with the ids of things that exist and of things that do not."""
+    async with running(database, redis_url, objects=f"file://{tmp_path}/files") as server:
+        config = tmp_path / "schemathesis.toml"
+        config.write_text(CONFIG.format(**await inhabit(server)))
+        command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(config), "run", "--no-color"]
+        with trio.fail_after(TIMEOUT):
+            run = await trio.run_process(
+                [*command, f"{server.url}/openapi.json"],
+                check=False,
+                capture_stdout=True,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "COLUMNS": "160"},
+                cwd=tmp_path,
+            )
+        assert run.returncode == 0, run.stdout.decode()
+
+
+async def inhabit(server: Running) -> dict[str, Any]:
+    """People who talk, for the requests to find."""
+    alice, bob, carol = [await server.register(name) for name in ("alice", "bob", "carol")]
+    conversation, group = await server.direct(alice, bob), await server.group(alice, bob)
+    async with server.http(alice) as http:
+        body = {"conversationId": conversation, "content": "hello", "clientMessageId": str(uuid4())}
+        message = checked(await http.post("/api/messages", json=body))
+        stored = checked(await http.post("/api/files/upload", files={"file": ("a.txt", b"some text")}))
+    return {
+        "seed": SEED,
+        "examples": 4,
+        "accepted": ACCEPTED,
+        "rejected": REJECTED,
+        "token": str(mint_token(load({}, None, jwt_key=JWT_KEY), UUID(alice.id))),  # of no session: nobody logs it out
+        "token_of_bob": bob.token,
+        "token_of_carol": carol.token,
+        "conversation": conversation,
+        "group": group,
+        "message": message["id"],
+        "bob": bob.id,
+        "carol": carol.id,
+        "key": stored["key"],
+    }
