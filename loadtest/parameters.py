@@ -46,7 +46,8 @@ def parameters(struct: type[Common]) -> list[Parameter]:
         kind, description = hint, ""
         if get_origin(hint) is Annotated:
             kind, *notes = get_args(hint)
-            description = next((note.description or "" for note in notes if isinstance(note, Meta)), "")
+            told = [note.description for note in notes if isinstance(note, Meta) and note.description]
+            description = told[0] if told else ""
         found.append(Parameter(field.name, kind, field.default, description, field.name in common))
     return sorted(found, key=lambda parameter: parameter.common)
 

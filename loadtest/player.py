@@ -40,6 +40,7 @@ BACKOFF, BACKOFF_MAX = 0.1, 5.0  # seconds before connecting again: doubled each
 
 # Operations that are timed.
 CONNECT, SEND, DELIVER, RECEIPT, HISTORY, RESUME = "connect", "send", "deliver", "receipt", "history", "resume"
+EDIT = "edit"
 
 
 def code_of(error: str) -> str:
@@ -68,6 +69,7 @@ class Player:
         "acknowledged",
         "conversations",
         "delivery",
+        "last",
         "marked",
         "number",
         "on_message",
@@ -95,6 +97,7 @@ class Player:
         self.acknowledged: array[int] | None = None  # by number of the send: the hash of its message's id, 0 if none
         self.marked: dict[str, int] = {}  # by conversation: how far MarkRead was acknowledged
         self.peers: dict[str, str] = {}  # what UserStatusChanged said last, by user
+        self.last: Message | None = None  # that she sent, as it was acknowledged
         self.delivery = DELIVER  # under which name the latency of what comes is recorded
         self.on_message: Callable[[Player, Message], None] | None = None
         self.options: Mapping[str, Any] = {}  # for `Swarm.open`
@@ -246,6 +249,7 @@ class Player:
                 oracle.breach(promises.DOUBLED, text, player=self.number)
             return
         self.acknowledged[send.number] = hash(message.id)
+        self.last = message
         oracle.checked[promises.MISSING] += 1
         if message.client_message_id != send.body["clientMessageId"] or message.content != send.body["content"]:
             text = f"send {send.number} of p{self.number} was answered with {message.client_message_id}"
@@ -259,6 +263,20 @@ class Player:
         if not self.stage.oracle.ledger(message.conversation_id).agrees(message.seq, message.id):
             text = f"p{self.number} was told that {message.id} is message {message.seq}; others saw another there"
             self.stage.oracle.breach(promises.DIVERGED, text, player=self.number)
+
+    def edit(self, due: float, size: int) -> None:
+        """Her last message says something else from now on. Not repeated when it fails."""
+        message, wire = self.last, self.wire
+        if message is None or message.client_message_id is None or not self.online or wire is None:
+            return
+
+        def done(error: str | None, _: Any) -> None:
+            if error is None:
+                self.stage.meter.record(EDIT, due)
+            elif error != LOST:
+                self.stage.meter.error(code_of(error))
+
+        wire.call("EditMessage", (message.id, contents.make_content(message.client_message_id, due, size)), done)
 
     def seen(self, conversation: str) -> int:
         view = self.views.get(conversation)

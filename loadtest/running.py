@@ -19,9 +19,11 @@ from loadtest.conductor import Conductor, Options
 from loadtest.crew import WorkerError
 from loadtest.histogram import Histogram
 from loadtest.live import LiveView
+from loadtest.reference import ReferenceUnusable, require
 from loadtest.results import PERCENTILES, Result
 from loadtest.scenarios import SCENARIOS
 from loadtest.scenarios.base import Scenario
+from loadtest.stage import REFERENCE
 from loadtest.targets import Target, TargetError, check_files, check_ownership, dev
 
 RUNS = Path("loadtest-runs")
@@ -110,7 +112,7 @@ def run_scenario(kind: type[Scenario], name: str, profile: profiles.Profile, giv
         fail(str(error), MISUSED)
     try:
         result = trio.run(_run, scenario, chosen, faults, name if name not in SCENARIOS else "")
-    except* (TargetError, WorkerError, chaos.ChaosError) as group:
+    except* (TargetError, WorkerError, ReferenceUnusable, chaos.ChaosError) as group:
         fail(_first(group))
     except* KeyboardInterrupt:
         fail("interrupted: nothing was written")
@@ -143,6 +145,10 @@ async def _run(scenario: Scenario, chosen: dict[str, Any], faults: list[chaos.Fa
         start_at=chosen.get("start_at"),
         profile=profile,
     )
+    if options.client == REFERENCE:
+        require()
+        if scenario.parameters.protocol != "json":
+            raise ReferenceUnusable("--client reference speaks JSON only")
     people = scenario.cast().people
     async with _target(chosen, people) as target:
         chaos.check(faults, target)

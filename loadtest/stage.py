@@ -16,11 +16,13 @@ from loadtest.oracle.oracle import Oracle
 from loadtest.payloads import StoredFile
 from loadtest.plan import Conversation, Plan
 from loadtest.player import Player
+from loadtest.reference import Opener
 from loadtest.rest import Answer, Rest, RestError
 from loadtest.scenarios.base import Common, Scenario
 from loadtest.swarm import Origin, Swarm
 from loadtest.wire import Listener, Wire
 
+REFERENCE = "reference"
 POLL = 0.05  # seconds
 WHEEL = 1.0  # seconds between two turns of the keep-alive wheel
 OPENING = 300  # connections being opened at once while everybody gathers
@@ -56,7 +58,9 @@ class Stage:
         self.requests = 0  # of REST, under way
         self._changed = trio.Event()
 
-    def _opener(self) -> Swarm:
+    def _opener(self) -> Swarm | Opener:
+        if self.plan.client == REFERENCE:
+            return Opener(self.origin)
         return Swarm(self.origin, protocol=self.parameters.protocol, part=self.plan.part)
 
     def now(self) -> float:

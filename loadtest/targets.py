@@ -56,7 +56,6 @@ class DevTarget(Target):
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PARLEY_")}
         environment |= {
             "PARLEY_RATE_LIMITS": "off",
-            "PARLEY_LOG_LEVEL": "warning",
             "PARLEY_MAX_CONNECTIONS": str(max(15000, self._connections + SPARE)),
         }
         command = [sys.executable, "-m", "server", "dev", "--port", str(port), "--data", str(self.directory / "data")]

@@ -3,7 +3,6 @@
 Owns the paging of histories, and the comparison. One worker audits the conversations of its own people.
 """
 
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import trio
@@ -33,7 +32,6 @@ class Audit:
         self._oracle = stage.oracle
         self._patience = patience
         self._found: dict[int, set[int]] = {}  # numbers of stored sends, by player
-        self.read = 0
 
     async def run(self) -> None:
         stage, limit = self._stage, trio.CapacityLimiter(AT_ONCE)
@@ -46,11 +44,10 @@ class Audit:
     async def _conversation(self, conversation: str, limit: trio.CapacityLimiter) -> None:
         async with limit:
             members = self._members(conversation)
-            stored = [message async for message in self._history(conversation, members[0])]
-            self.read += len(stored)
+            if not self._oracle.ledger(conversation).head and not any(player.acknowledged for player in members):
+                return  # nothing was ever said there
+            stored = await self._history(conversation, members)
             self._oracle.checked["stored messages"] += len(stored)
-            head = max((message.changed_seq for message in stored), default=0)
-            await self._caught_up(members, conversation, head)
             self._compare(conversation, stored)
             changed = {message.seq: message.changed_seq for message in stored}
             overtaken = _Overtaken(stored, self._oracle.ledger(conversation))
@@ -63,15 +60,18 @@ class Audit:
         numbers = self._stage.conversations[conversation].members
         return [self._stage.players[number] for number in numbers if number in self._stage.players]
 
-    async def _history(self, conversation: str, reader: "Player") -> AsyncIterator[Message]:
-        after = 0
+    async def _history(self, conversation: str, members: list["Player"]) -> list[Message]:
+        """All of it; what was committed while we were reading or waiting, too."""
+        stored: list[Message] = []
         while True:
-            page = await self._page(conversation, reader.person.token, after)
-            for message in page:
-                yield message
+            after = stored[-1].seq if stored else 0
+            page = await self._page(conversation, members[0].person.token, after)
+            stored += page
             if len(page) < PAGE:
-                return
-            after = page[-1].seq
+                head = max((message.changed_seq for message in stored), default=0)
+                await self._caught_up(members, conversation, head)
+                if not page or not self._stage.under_way:
+                    return stored
 
     async def _page(self, conversation: str, token: str, after: int) -> tuple[Message, ...]:
         for attempt in range(RETRIES):

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 LEVELS = (0.05, 0.1, 0.45, 0.95, 1.0, 0.75, 0.9, 0.8, 0.7, 0.55, 0.25, 0.1, 0.05)
 
 DIRECT, GROUP, TYPING, READING, SCROLLING, REST, MOVING = "direct", "group", "typing", "read", "scroll", "rest", "move"
-WEIGHTS = {DIRECT: 30, GROUP: 12, TYPING: 28, READING: 20, SCROLLING: 4, REST: 5, MOVING: 1}
+EDITING = "edit"
+WEIGHTS = {DIRECT: 30, GROUP: 12, TYPING: 28, READING: 20, SCROLLING: 4, REST: 5, EDITING: 3, MOVING: 1}
 
 
 class Parameters(Common, frozen=True, kw_only=True):
@@ -30,7 +31,9 @@ class Parameters(Common, frozen=True, kw_only=True):
 
 class Day(Scenario):
     name = "day"
-    stresses = "everything together, shaped like a day: messages, groups, typing, receipts, reading, REST, moving about"
+    stresses = (
+        "everything together, shaped like a day: messages, groups, typing, receipts, reading, edits, REST, moving about"
+    )
     example = "parley loadtest run day --dev --instances 2 --people 1000 --seconds 240"
     Parameters = Parameters
 
@@ -55,6 +58,8 @@ class Day(Scenario):
                 player.send(player.conversations[0], due, given.size)
             case "group":
                 player.send(player.conversations[-1], due, given.size)
+            case "edit":
+                player.edit(due, given.size)
             case "typing":
                 player.type(talk)
             case "read":

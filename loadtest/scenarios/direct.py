@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
-from loadtest.scenarios.base import Cast, Common, Scenario, Size, pairs_of
+from loadtest.scenarios.base import Cast, Common, Scenario, Share, Size, pairs_of
 
 if TYPE_CHECKING:
     from loadtest.stage import Stage
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 class Parameters(Common, frozen=True, kw_only=True):
     pairs: Annotated[int, Meta(ge=1, description="conversations of two")] = 50
     size: Size = 100
+    edits: Annotated[float, Share, Meta(description="part of the arrivals that change one's last message")] = 0.0
 
 
 class Direct(Scenario):
@@ -26,4 +27,7 @@ class Direct(Scenario):
 
     def act(self, stage: "Stage", due: float) -> None:
         player = stage.rng.choice(stage.actors)
-        player.send(player.conversations[0], due, self.parameters.size)
+        if stage.rng.random() < self.parameters.edits:
+            player.edit(due, self.parameters.size)
+        else:
+            player.send(player.conversations[0], due, self.parameters.size)

@@ -1,10 +1,10 @@
 """Whole runs of the suite, from the making of people to the audit, against a real server."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import trio
 
 from loadtest import results
@@ -25,19 +25,22 @@ async def test_direct_messages_by_two_workers(database: str, redis_url: str) -> 
     assert not result.errors
 
 
-def test_the_command_starts_a_server_and_writes_a_result(tmp_path: Path) -> None:
-    """`run direct --dev` ends with 0 and leaves a result, which `audit` accepts."""
+def test_the_command_breaks_things_and_no_promise_is_broken(tmp_path: Path) -> None:
+    """`run --dev --chaos`: a server of its own; kill -9, SIGSTOP, a restarted Redis and cut connections on schedule;
+    a result that `audit` accepts."""
     out = tmp_path / "run.json"
-    command = [sys.executable, "-m", "loadtest", "run", "direct", "--dev", "--rate", "50", "--seconds", "1"]
-    command += ["--warmup", "0", "--pairs", "2", "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
-    assert done.returncode == 0, done.stderr
+    command = [sys.executable, "-m", "loadtest", "run", "direct", "--dev", "--instances", "2", "--rate", "60"]
+    command += ["--edits", "0.2", "--seconds", "3", "--warmup", "0", "--pairs", "6", "--out", str(out), "--chaos"]
+    command += ["0.5 kill instance 1; 0.7 cut 0.5; 1 restart redis; 1.2 stop instance 2 for 0.5"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
     assert "every promise held" in done.stdout
-    assert json.loads(out.read_bytes())["scenario"] == "direct"
-    assert {process.role for process in results.read(out).processes} >= {"server", "generator", "database", "redis"}
-    audit = subprocess.run(
-        [sys.executable, "-m", "loadtest", "audit", str(out)], capture_output=True, text=True, check=False
-    )
+    result = results.read(out)
+    assert {process.role for process in result.processes} == {"server", "generator", "database", "redis"}
+    assert sorted(event.kind for event in result.chaos) == ["cut", "kill", "restart", "stop"]
+    assert all("not mended" not in event.detail for event in result.chaos)
+    assert result.histogram("resume").count >= 6
+    audit = subprocess.run([sys.executable, "-m", "loadtest", "audit", str(out)], capture_output=True, text=True)
     assert audit.returncode == 0, audit.stdout
 
 
@@ -67,3 +70,14 @@ async def test_a_stalled_server_shows_in_the_percentiles(database: str, redis_ur
         assert abs(histogram.count - 200) <= 2
         assert histogram.over(0.2) >= 50, histogram.percentiles((50, 90, 99))
         assert histogram.percentile(99) > 0.6
+
+
+@pytest.mark.parametrize(("client", "protocol"), [("reference", "json"), ("lean", "messagepack")])
+async def test_other_codecs(client: str, protocol: str, database: str, redis_url: str) -> None:
+    """The same scenario holds on trio-websocket, and in MessagePack: with edits, typing, receipts, history."""
+    async with running(database, redis_url, objects="") as server:
+        result = await play(server.url, "day", client=client, protocol=protocol, people=8, group=4, rate=120)
+    assert result.oracle.holds, result.oracle.breaches
+    assert result.client == client
+    assert {"send", "deliver", "receipt", "connect"} & result.histograms.keys() >= {"send", "deliver", "receipt"}
+    assert result.total(results.DELIVERED) > result.total(results.ACKNOWLEDGED) > 20
