@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from uuid import UUID
 
 import structlog
@@ -32,6 +33,7 @@ from handlers.sync import Sync
 from handlers.users import Users
 from server import logs
 from server.addresses import Proxies
+from server.admin.listener import AdminListener
 from server.auth import ACCESS_TTL, ConnectionTokens, Verifier, mint_token, signing_keys
 from server.config import DAYS, SECONDS, Settings, parse_listen, require
 from server.ephemera import Ephemera
@@ -62,6 +64,7 @@ from server.rest.cors import allow_origins
 from server.rest.health import Check
 from server.rest.http import HttpServer
 from server.rest.pacing import paced
+from server.rest.tally import Tally
 from server.rest.tracing import traced
 from server.rooms import Rooms
 from server.sign_in.flow import SignIn
@@ -119,8 +122,8 @@ class Process:
         self.wheel = Wheel()
         self.poller = Poller()
         self.sync = Sync(self.pool)
-        name = settings.instance or settings.listen
-        instances = Instances(self.redis)
+        self.name = name = settings.instance or settings.listen
+        self.instances = instances = Instances(self.redis)
         self.registry = Registry(instances, grace=settings.presence_grace)
         self.rooms = Rooms(self.sync, self.flusher, self.registry)
         self.publisher = Publisher(instances, self.registry, self.pool)
@@ -147,7 +150,8 @@ class Process:
         presence = Presence(self.pool)
         self.announcer = Announcer(presence, instances, self.rooms, self.ephemera)
         self.registry.watcher = self.announcer
-        commits = Commits(self.pool, self.feed)
+        self.commits = commits = Commits(self.pool, self.feed)
+        self.requests = Tally()
         conversations = Conversations(self.pool, commits)
         self.teller = self.rooms.teller = Teller(conversations, self.rooms)
         self.link = Link(
@@ -225,6 +229,7 @@ class Process:
             checks=self.checks,
             hangs=self.liveness.verdict,
             limits=limits,
+            tally=self.requests,
         )
         routed = asgi.route(PATH, self.hub, paced(app))
         self.http = HttpServer(
@@ -241,6 +246,11 @@ class Process:
 
     def _mint(self, user_id: UUID, session_id: UUID) -> tuple[str, int]:
         return mint_token(self.settings, user_id, session_id=session_id), ACCESS_TTL
+
+    @property
+    def pools(self) -> dict[str, Pool]:
+        """By what metrics call them. A lane has its connection for good, outside the pool that opens it."""
+        return {"main": self.pool} | ({"reads": self.read_pool} if self.read_pool is not None else {})
 
     def _watched(self) -> Liveness:
         liveness = Liveness(self.pulse)
@@ -319,6 +329,10 @@ class Process:
             if self.certificate is not None:
                 services.start_soon(self.certificate.run)
             services.start_soon(self._keep_partitions)
+            where, port = place(socks[0])
+            name = self.settings.instance or (str(port) if port else Path(where).stem)
+            admin = AdminListener(self, self.settings.admin_listen, stop.set, name=name)
+            await services.start(admin.run)
             async with trio.open_nursery() as connections:
                 async with trio.open_nursery() as listeners:
                     for sock in socks:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from server.admin.commands import drain, inspect
+
 if TYPE_CHECKING:
     from server.config import Settings
 
@@ -267,3 +269,7 @@ def _run_or_tell(call: Callable[[], None]) -> None:
             fail(str(group.exceptions[0]))
         except* KeyboardInterrupt:
             pass
+
+
+main.add_command(inspect)
+main.add_command(drain)

@@ -17,6 +17,8 @@ import msgspec
 
 from handlers.limits import Rate
 from server.addresses import Proxies
+from server.admin.address import AUTO
+from server.admin.address import parse as parse_admin
 
 SECONDS = 1.0
 MINUTES = 60.0
@@ -107,6 +109,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     objects: str = ""  # s3://bucket or file:///dir
     s3_endpoint_url: str = ""  # empty: Amazon's
     upload_types: tuple[str, ...] = UPLOAD_TYPES  # content types that may be uploaded, as the content itself shows
+    admin_listen: tuple[str, ...] = (AUTO,)  # Unix sockets for `parley inspect`, host:port for Prometheus; empty: none
     instance: str = ""  # a name for logs; empty: host and port
     max_connections: int = 15_000  # sockets; below the usual limit of 20,000 descriptors
     outbox_bytes: int = 256 * KIB  # what one connection may have unsent in this process
@@ -353,6 +356,11 @@ def _check(settings: Settings) -> list[str]:
         faults.append(f"FORWARDED_ALLOW_IPS: {error}")
     if settings.objects and not _OBJECTS.match(settings.objects):
         faults.append("OBJECTS: expected s3://bucket or file:///directory")
+    for address in settings.admin_listen:
+        try:
+            parse_admin(address)
+        except ValueError as error:
+            faults.append(f"ADMIN_LISTEN: {error}")
     try:
         parse_listen(settings.listen)
     except ValueError as error:

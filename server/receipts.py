@@ -103,6 +103,10 @@ class ReceiptWriter:
             self._kept.set()
             _answer(callers, error)
 
+    async def count_waiting(self) -> int:
+        """Entries of all instances that are not in PostgreSQL yet. Raises Unavailable."""
+        return await self._streams.count_waiting()
+
     async def drain(self) -> None:
         """Until nothing waits to be kept."""
         while self._waiting or self._keeping:  # whatever is offered wakes the task that keeps it

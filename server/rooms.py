@@ -193,6 +193,9 @@ class Rooms:
         """Everybody who is connected here."""
         return list(self._sessions)
 
+    def all(self) -> list[Room]:
+        return list(self._rooms.values())
+
     def find(self, conversation_id: UUID) -> Room | None:
         """The room, if somebody has it open."""
         return self._rooms.get(conversation_id)

@@ -32,6 +32,16 @@ class Delivery(NamedTuple):
     data: bytes
 
 
+class Known(NamedTuple):
+    """An instance that is listed. `renewed_at` is by the clock of whoever wrote it, in seconds since the epoch."""
+
+    instance: str
+    renewed_at: float
+    alive: bool
+    users: int
+    rooms: int
+
+
 class Instances:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -68,6 +78,22 @@ class Instances:
         instances = [name.decode() for name in names]
         alive = await self._redis.for_each(instances, lambda pipe, name: pipe.exists([keys.lease(name)]))
         return [name for name, lease in zip(instances, alive, strict=True) if not lease]
+
+    async def list_all(self) -> list[Known]:
+        """Every instance that is listed, the dead ones that are not buried yet too."""
+        [listed] = await self._redis.together(lambda pipe: [pipe.zrange(keys.INSTANCES, 0, -1, withscores=True)])
+        names = {member.decode(): score for member, score in listed}
+        answers = await self._redis.for_each(
+            list(names),
+            lambda pipe, name: pipe.exists([keys.lease(name)]),
+            lambda pipe, name: pipe.scard(keys.users(name)),
+            lambda pipe, name: pipe.scard(keys.rooms(name)),
+        )
+        each = zip(answers[::3], answers[1::3], answers[2::3], strict=True)
+        return [
+            Known(name, renewed_at, bool(alive), users, rooms)
+            for (name, renewed_at), (alive, users, rooms) in zip(names.items(), each, strict=True)
+        ]
 
     # -- wanting --------------------------------------------------------------------------------
 

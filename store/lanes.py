@@ -31,6 +31,7 @@ from store.model import Change, Message, MessageStatus, MessageType
 from store.partitions import ensure_partitions
 from store.pool import Pool
 from store.postgres import Connection
+from store.statistics import LaneStatistics
 
 MAX_BATCH_BYTES = 4 * 1024 * 1024  # content in one transaction, roughly
 MAX_ATTEMPTS = 4  # at one batch, when PostgreSQL breaks a deadlock or has no partition
@@ -72,25 +73,6 @@ class Append(Struct, frozen=True):
     reply_to_id: UUID | None
     client_message_id: str | None
     done: Done
-
-
-class LaneStatistics(Struct, frozen=True):
-    """Messages waiting and being written now; totals since the start."""
-
-    queued: int
-    writing: int
-    batches: int
-    accepted: int
-    doubles: int
-    refused: int
-    failed: int
-
-    @property
-    def progress(self) -> int | None:
-        """Changes while the lane works, be it in vain; None while it has nothing to do."""
-        if not self.queued and not self.writing:
-            return None
-        return self.batches + self.accepted + self.doubles + self.refused + self.failed
 
 
 class LaneTimes:

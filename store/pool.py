@@ -12,7 +12,6 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import msgspec
 import psycopg
 import structlog
 import trio
@@ -20,6 +19,7 @@ import trio
 from store.errors import Overloaded, Unavailable
 from store.histogram import Histogram
 from store.postgres import Connection
+from store.statistics import PoolStatistics
 
 SECONDS = 1.0
 FIRST_BACKOFF = 0.05 * SECONDS  # after one failed attempt; doubles with each more
@@ -41,21 +41,6 @@ TRANSIENT = (
     NOT_THE_PRIMARY,
     psycopg.errors.IdleInTransactionSessionTimeout,
 )
-
-
-class PoolStatistics(msgspec.Struct, frozen=True):
-    """Connections by state, callers that wait, and totals since the start."""
-
-    size: int
-    open: int
-    idle: int
-    connecting: int
-    waiting: int
-    acquired: int
-    refused: int
-    timed_out: int
-    discarded: int
-    connect_failures: int
 
 
 class _Waiter:

@@ -131,6 +131,7 @@ async def running(
         "PARLEY_LISTEN": f"127.0.0.1:{port}",
         "PARLEY_DRAIN_SECONDS": "0.5",
         "PARLEY_RATE_LIMITS": "off",
+        "PARLEY_ADMIN_LISTEN": "",
         **{f"PARLEY_{name.upper()}": str(value) for name, value in settings.items()},
     }
     command = [sys.executable, "-m", module, "serve"]

@@ -3,8 +3,6 @@
 Owns the table. The reasons themselves are sentences, some with a client's words in them; the slugs are few and stable.
 """
 
-from handlers.errors import CODES
-
 OTHER = "other"
 # By how the reason begins. What an operator should make of each is in docs/monitoring.md.
 _BEGINNINGS = {
@@ -20,14 +18,16 @@ _BEGINNINGS = {
     "Client has not been heard of": "silent",
     "dormant": "not_resumed",
     "replaced by a new socket": "replaced",
-    "operator": "operator",
+    "unavailable: An operator": "operator",
+    "unauthenticated: An operator": "operator",
     "server closed": "server",
 }
-SLUGS = frozenset({*_BEGINNINGS.values(), *CODES, OTHER})
+# Error codes that end connections, as they are.
+_CODES = ("unauthenticated", "draining", "unavailable", "overloaded", "rate_limited", "not_found", "internal")
+SLUGS = frozenset({*_BEGINNINGS.values(), *_CODES, OTHER})
 
 
 def slug_of(reason: str) -> str:
     code = reason.partition(":")[0]
-    if code in CODES:
-        return code
-    return next((slug for beginning, slug in _BEGINNINGS.items() if reason.startswith(beginning)), OTHER)
+    found = (slug for beginning, slug in _BEGINNINGS.items() if reason.startswith(beginning))
+    return next(found, code if code in _CODES else OTHER)

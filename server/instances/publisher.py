@@ -94,6 +94,11 @@ class Publisher:
         self._tried = trio.Event()  # after each batch
         self.sent = self.dropped = 0
 
+    @property
+    def waiting(self) -> int:
+        """Changes in the queue."""
+        return self._waiting
+
     # -- queueing: never waits --------------------------------------------------------------------
 
     def publish(self, changes: Sequence[Change], dismissed: Dismissal | None = None) -> None:
@@ -108,13 +113,19 @@ class Publisher:
         self._wake.set()
 
     def send(
-        self, *, receipts: Iterable[Receipt] = (), typing: Iterable[Typing] = (), seen: Iterable[Seen] = ()
+        self,
+        *,
+        receipts: Iterable[Receipt] = (),
+        typing: Iterable[Typing] = (),
+        seen: Iterable[Seen] = (),
+        dismissals: Iterable[Dismissal] = (),
     ) -> None:
-        """Ephemeral things, for whoever has these conversations open."""
+        """Ephemeral things, for whoever has these conversations open, or is where these users are."""
         if self._registry.instance:
             self._mail.receipts += receipts
             self._mail.typing += typing
             self._mail.seen += seen
+            self._mail.dismissals += dismissals
             self._wake.set()
 
     # -- sending ----------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 Owns what all routes share. The composition root hands it the handlers.
 """
 
+import time
 from collections.abc import Callable, Mapping
 
 from quart import Response, current_app, g, request
@@ -36,6 +37,7 @@ from server.rest import (
 )
 from server.rest.pacing import PacedRequest, let_in
 from server.rest.requests import MAX_BODY, address, bearer
+from server.rest.tally import Tally
 from server.rest.tracing import current_trace
 from server.sign_in.flow import SignIn
 from store.objects import Objects
@@ -61,6 +63,7 @@ def create_app(
     checks: Mapping[str, health.Check],
     hangs: Callable[[], str | None],
     limits: Limits,
+    tally: Tally,
 ) -> QuartTrio:
     app = QuartTrio("server.rest", static_folder=None)
     app.request_class = PacedRequest
@@ -90,6 +93,7 @@ def create_app(
         trace = current_trace()
         if trace is not None and request.url_rule is not None:
             trace.route = request.url_rule.rule
+        g.began = time.perf_counter()
         view = current_app.view_functions.get(request.endpoint or "")
         origin = limited_as(address())
         if view is None or getattr(view, "open_route", False):
@@ -113,6 +117,7 @@ def create_app(
     @app.after_request
     async def harden(response: Response) -> Response:
         let_in()
+        tally.count(request.endpoint, response.status_code, time.perf_counter() - g.get("began", time.perf_counter()))
         response.headers.setdefault("Cache-Control", "no-store")
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response

@@ -73,6 +73,21 @@ def patient(app: ASGIApp, is_retired: Callable[[], bool]) -> ASGIApp:
     return serve
 
 
+class HttpConnection(TCPServer):
+    """One connection. It ends when its client has gone: Hypercorn's own may keep it for KEEP_ALIVE more."""
+
+    _over = False
+
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        self._over = True
+        await self.idle_task.stop()
+
+    async def _idle_timeout(self) -> None:
+        if not self._over:
+            await super()._idle_timeout()
+
+
 class HttpServer:
     """Serves HTTP connections with `app`."""
 
@@ -99,7 +114,7 @@ class HttpServer:
             await trio.sleep_forever()
 
     async def serve(self, stream: PrefixedStream) -> None:
-        await TCPServer(self._app, self._config, self._context, ConnectionState(self._state.copy()), stream)  # type: ignore[arg-type]
+        await HttpConnection(self._app, self._config, self._context, ConnectionState(self._state.copy()), stream)  # type: ignore[arg-type]
 
     def retire(self) -> None:
         """From now on each answer is the last one on its connection."""

@@ -17,7 +17,9 @@ def parley(*arguments: str, **environ: str) -> Result:
     return CliRunner().invoke(main, arguments, env=settings, catch_exceptions=False)
 
 
-@pytest.mark.parametrize("command", ["", "serve", "dev", "migrate", "check", "purge", "token", "chat"])
+@pytest.mark.parametrize(
+    "command", ["", "serve", "dev", "migrate", "check", "purge", "token", "chat", "inspect", "drain"]
+)
 def test_help(command: str) -> None:
     """Every command explains itself."""
     result = parley(*filter(None, [command]), "--help")

@@ -63,6 +63,7 @@ async def open_site(
         "listen": "127.0.0.1:0",
         "drain_seconds": 0,
         "rate_limits": "off",
+        "admin_listen": (),
     }
     process = Process(load({}, None, **{**values, **changes}))
     sock = bind(("127.0.0.1", 0))

@@ -1,5 +1,7 @@
 """Negotiate, health and the API's description."""
 
+import pytest
+
 from tests.server.rest.conftest import Site
 
 
@@ -66,3 +68,10 @@ async def test_defects_are_not_shown(site: Site) -> None:
     answer = await site.http.get("/health", headers={"Authorization": f"Bearer {token}"})
     assert answer.status_code == 500 and "secret" not in answer.text
     assert answer.json()["code"] == "internal" and "Reference" in answer.json()["detail"]
+
+
+async def test_a_hung_process_says_so(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever restarts processes by /health/live hears what hangs; balancers go by /health/ready."""
+    monkeypatch.setattr(site.process.liveness._parts["inbox reader"], "idle_looks", 1000)
+    found = (await site.http.get("/health/live")).json()
+    assert found["status"] == "Unhealthy" and "inbox reader" in found["checks"]["progress"]

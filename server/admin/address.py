@@ -1,0 +1,70 @@
+"""Where instances can be talked to by their operators: addresses as they are written, Unix sockets as they are found.
+
+Owns the syntax of ADMIN_LISTEN and the runtime directory. A Unix socket is the whole admin interface, and the rights of
+its file say who may use it. An address with a port serves nothing but `/metrics`: anybody on this machine may connect.
+"""
+
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+AUTO = "auto"
+SUFFIX = ".sock"
+SYSTEM_RUNTIME = Path("/run/parley")  # where our systemd units put theirs
+MAX_PATH = 107  # bytes of a Unix socket's path (sun_path)
+
+
+class UnixAddress(NamedTuple):
+    path: Path
+
+
+class TcpAddress(NamedTuple):
+    host: str
+    port: int
+
+
+Address = UnixAddress | TcpAddress
+
+
+def parse(text: str) -> Address | None:
+    """One entry of ADMIN_LISTEN: a path, or host:port; None for `auto`. Raises ValueError."""
+    if text == AUTO:
+        return None
+    path = text.removeprefix("unix:")
+    if path.startswith("/"):
+        if len(path.encode()) > MAX_PATH:
+            raise ValueError(f"a socket's path has at most {MAX_PATH} bytes")
+        return UnixAddress(Path(path))
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError("expected `auto`, an absolute path, or host:port")
+    return TcpAddress(host.strip("[]"), int(port))
+
+
+def runtime_directory(environ: Mapping[str, str]) -> Path:
+    """Where sockets of instances go by themselves: what systemd made for us, the login session's, or one in /tmp."""
+    given = environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    if given:
+        return Path(given)
+    session = environ.get("XDG_RUNTIME_DIR", "")
+    return Path(session, "parley") if session else Path(f"/tmp/parley-{os.getuid()}")
+
+
+def find(environ: Mapping[str, str]) -> list[Path]:
+    """The sockets of the instances that run on this machine, as far as we may see them."""
+    places = [runtime_directory(environ), SYSTEM_RUNTIME]
+    paths = {path for place in places for path in (*place.glob(f"*{SUFFIX}"), *place.glob(f"*/*{SUFFIX}"))}
+    return sorted(path for path in paths if answers(path))
+
+
+def answers(path: Path) -> bool:
+    """Somebody listens there."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        try:
+            sock.settimeout(1.0)
+            sock.connect(str(path))
+        except OSError:
+            return False
+    return True

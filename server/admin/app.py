@@ -1,0 +1,141 @@
+"""The admin interface over HTTP: `/metrics` for Prometheus, and on the Unix socket all that `parley inspect` asks.
+
+Owns the routes. What they show is made in `views` and `tree`, what they do in `control`.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import trio
+from quart import Blueprint, Response, request
+from quart_trio import QuartTrio
+
+from handlers.errors import ChatError
+from server.admin import tree, views
+from server.admin.control import Control
+from server.admin.shapes import PoolView
+from server.hub.server import HubServer
+from server.metrics import sources
+from server.metrics.scrape import scrape
+from server.rest import problems
+from server.rooms import Rooms
+from store.lanes import Lanes
+from store.pool import Pool
+
+DEFAULT_LIMIT = 50
+MAX_LIMIT = 100_000
+
+
+class Parts(sources.Parts, Protocol):
+    """What is shown (`server.app.Process`)."""
+
+    hub: HubServer
+    rooms: Rooms
+    lanes: Lanes
+
+    @property
+    def pools(self) -> Mapping[str, Pool]: ...
+
+
+def metrics_app(parts: sources.Parts) -> QuartTrio:
+    """Nothing but `/metrics`."""
+    app = QuartTrio("server.admin", static_folder=None)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        body, content_type = await scrape(parts, request.headers.get("Accept", ""))
+        return Response(body, content_type=content_type)
+
+    problems.install(app)
+    return app
+
+
+def admin_app(parts: Parts, control: Control) -> QuartTrio:
+    """Everything."""
+    app = metrics_app(parts)
+    app.register_blueprint(_questions(parts, control))
+    app.register_blueprint(_orders(control))
+    return app
+
+
+def _questions(parts: Parts, control: Control) -> Blueprint:
+    routes = Blueprint("questions", __name__)
+
+    @routes.get("/status")
+    async def status() -> Response:
+        return _answer(control.status())
+
+    @routes.get("/instances")
+    async def instances() -> Response:
+        return _answer(await control.list_instances())
+
+    @routes.get("/connections")
+    async def connections() -> Response:
+        order = request.args.get("sort", "outbox")
+        if order not in views.ORDERS:
+            raise ChatError("invalid_request", f"Sort by one of {', '.join(views.ORDERS)}.")
+        user = request.args.get("user")
+        found = await views.list_connections(
+            parts.hub.sessions,
+            user=await control.find_user(user) if user else None,
+            order=order,
+            limit=_limit(),
+            now=trio.current_time(),
+        )
+        return _answer(found)
+
+    @routes.get("/rooms")
+    async def rooms() -> Response:
+        return _answer(await views.list_rooms(parts.rooms, _limit()))
+
+    @routes.get("/lanes")
+    async def lanes() -> Response:
+        return _answer(parts.lanes.statistics_each())
+
+    @routes.get("/pool")
+    async def pool() -> Response:
+        return _answer([PoolView(name, pool.statistics()) for name, pool in parts.pools.items()])
+
+    @routes.get("/tree")
+    async def nursery_tree() -> Response:
+        return _answer(await tree.grow())
+
+    return routes
+
+
+def _orders(control: Control) -> Blueprint:
+    routes = Blueprint("orders", __name__)
+
+    @routes.post("/connections/<connection_id>/kill")
+    async def kill(connection_id: str) -> Response:
+        control.kill(connection_id)
+        return _answer({"killed": connection_id})
+
+    @routes.post("/users/<user>/kill")
+    async def kill_user(user: str) -> Response:
+        user_id = await control.find_user(user)
+        here, others = await control.kill_user(user_id)
+        return _answer({"user": user_id, "connections": here, "others": others})
+
+    @routes.post("/log-level/<level>")
+    async def log_level(level: str) -> Response:
+        control.set_log_level(level)
+        return _answer({"level": level})
+
+    @routes.post("/drain")
+    async def drain() -> Response:
+        control.drain()
+        return _answer(control.status())
+
+    return routes
+
+
+def _answer(body: object) -> Response:
+    return Response(views.encode(body), content_type="application/json")
+
+
+def _limit() -> int:
+    text = request.args.get("limit", str(DEFAULT_LIMIT))
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_LIMIT:
+        raise ChatError("invalid_request", f"The limit is between 1 and {MAX_LIMIT}.")
+    return int(text)

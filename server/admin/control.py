@@ -1,0 +1,133 @@
+"""What an operator may do to a running instance: end connections, change the log level, drain it.
+
+Owns no state of its own; acts on the parts it is given.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from importlib.metadata import version
+from typing import Protocol
+from uuid import UUID
+
+import structlog
+
+from handlers.errors import ChatError
+from server import logs
+from server.admin.shapes import InstanceView, Status
+from server.admin.views import renewed_ago
+from server.hub.server import HubServer
+from server.instances.publisher import Publisher
+from server.instances.registry import Registry
+from server.liveness import Liveness
+from server.rooms import Rooms
+from store.entries import Dismissal
+from store.instances import Instances
+from store.pool import Pool
+from store.users import fetch_user_by_name
+
+KILLED = "unavailable: An operator has ended this connection; connect again."
+DISMISSED = "An operator has ended this connection."
+
+log = structlog.get_logger("parley.admin")
+
+
+class Parts(Protocol):
+    """What is acted on (`server.app.Process`)."""
+
+    name: str
+    hub: HubServer
+    rooms: Rooms
+    pool: Pool
+    publisher: Publisher
+    registry: Registry
+    instances: Instances
+    liveness: Liveness
+
+
+class Control:
+    def __init__(self, parts: Parts, drain: Callable[[], None], *, pid: int) -> None:
+        self._parts = parts
+        self._drain = drain
+        self._pid = pid
+        self._began = time.monotonic()
+
+    # -- asking -----------------------------------------------------------------------------------
+
+    def status(self) -> Status:
+        parts = self._parts
+        return Status(
+            name=parts.name,
+            instance=parts.registry.instance,
+            pid=self._pid,
+            version=version("parley"),
+            seconds=round(time.monotonic() - self._began, 1),
+            connections=len(parts.hub.sessions),
+            draining=parts.hub.draining,
+            hangs=parts.liveness.verdict(),
+        )
+
+    async def list_instances(self) -> list[InstanceView]:
+        """Raises Unavailable."""
+        mine = self._parts.registry.instance
+        return [
+            InstanceView(
+                instance=known.instance,
+                alive=known.alive,
+                seconds=renewed_ago(known.renewed_at),
+                users=known.users,
+                rooms=known.rooms,
+                this=known.instance == mine,
+            )
+            for known in await self._parts.instances.list_all()
+        ]
+
+    async def find_user(self, id_or_name: str) -> UUID:
+        """Raises ChatError when there is nobody of that name, StoreError."""
+        try:
+            return UUID(id_or_name)
+        except ValueError:
+            pass
+        async with self._parts.pool.connection() as conn:
+            user = await fetch_user_by_name(conn, id_or_name)
+        if user is None:
+            raise ChatError("not_found", f"There is no user {id_or_name!r}.")
+        return user.id
+
+    # -- doing ------------------------------------------------------------------------------------
+
+    def kill(self, connection_id: str) -> None:
+        """End one connection of this instance; its client may connect again. Raises ChatError."""
+        session = next((one for one in self._parts.hub.sessions if one.connection_id == connection_id), None)
+        if session is None:
+            raise ChatError("not_found", "There is no such connection on this instance.")
+        log.warning("connection_killed", connection=connection_id, user=str(session.user_id))
+        session.end(KILLED, allow_reconnect=True)
+
+    async def kill_user(self, user_id: UUID) -> tuple[int, list[str]]:
+        """End every connection of a user, everywhere. How many were here, and the other instances that were told.
+
+        Her sign-in is not touched: with a valid token she may connect again. Raises Unavailable.
+        """
+        here = len(self._parts.rooms.sessions_of(user_id))
+        dismissal = Dismissal(user_id, DISMISSED)
+        mine = self._parts.registry.instance
+        others: Iterable[str] = ()
+        if mine:
+            _, present = await self._parts.instances.list_interested((), (user_id,))
+            others = (name for name in present[user_id] if name != mine)
+            self._parts.publisher.send(dismissals=(dismissal,))
+        log.warning("user_killed", user=str(user_id), connections=here)
+        self._parts.rooms.dismiss(dismissal)
+        return here, sorted(others)
+
+    def set_log_level(self, level: str) -> None:
+        """Raises ChatError."""
+        if level not in logs.LEVELS:
+            raise ChatError("invalid_request", f"The level is one of {', '.join(logs.LEVELS)}.")
+        logs.set_level(level)
+        log.warning("log_level", level=level)
+
+    def drain(self) -> None:
+        """As SIGTERM: send the clients away, commit what was accepted, end."""
+        log.info("drain_asked")
+        self._drain()

@@ -1,0 +1,85 @@
+"""The admin listener: opens what ADMIN_LISTEN names and serves each with the parts of the REST side.
+
+Owns the sockets, and the tasks of their connections, until it is cancelled; that is the last thing in the life of an
+instance, so a drain can be watched to its end. Who may connect is decided by where it listens (`server.admin.address`).
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+import trio
+
+from server.admin.address import Address, TcpAddress, UnixAddress, parse, runtime_directory
+from server.admin.app import Parts, admin_app, metrics_app
+from server.admin.control import Control
+from server.admin.control import Parts as Controlled
+from server.admin.sockets import open_named, open_tcp, open_unix
+from server.listener import PrefixedStream
+from server.rest.http import HttpServer
+from server.rest.pacing import paced
+
+log = structlog.get_logger("parley.admin")
+
+
+class Whole(Parts, Controlled, Protocol):
+    """An instance."""
+
+
+class AdminListener:
+    def __init__(self, parts: Whole, addresses: Sequence[str], drain: Callable[[], None], *, name: str) -> None:
+        """`name` is the socket's where it is not given."""
+        self._addresses = [parse(text) for text in addresses]
+        self._name = name
+        self._http = HttpServer(paced(admin_app(parts, Control(parts, drain, pid=os.getpid()))))
+        self._metrics = HttpServer(paced(metrics_app(parts)))
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled. Raises OSError for an address that was asked for and cannot be had."""
+        paths: list[Path] = []
+        try:
+            async with trio.open_nursery() as nursery:
+                for http in (self._http, self._metrics):
+                    await nursery.start(http.run)
+                for address in self._addresses:
+                    listener, path = self._open(address)
+                    if listener is None:
+                        continue
+                    if path is not None:
+                        paths.append(path)
+                    http = self._metrics if isinstance(address, TcpAddress) else self._http
+                    serve = partial(trio.serve_listeners, partial(_serve, http), [listener])
+                    nursery.start_soon(serve, name="admin listener")
+                task_status.started()
+        finally:
+            for path in paths:
+                path.unlink(missing_ok=True)
+
+    def _open(self, address: Address | None) -> tuple[trio.SocketListener | None, Path | None]:
+        if isinstance(address, TcpAddress):
+            listener = open_tcp(address)
+            log.info("metrics_listening", host=address.host, port=listener.socket.getsockname()[1])
+            return listener, None
+        if isinstance(address, UnixAddress):
+            listener, path = open_unix(address.path), address.path
+        else:
+            try:
+                listener, path = open_named(runtime_directory(os.environ), self._name)
+            except OSError as error:  # not asked for by name: the instance serves all the same
+                log.warning("admin_unavailable", reason=str(error), advice="set ADMIN_LISTEN, or RUNTIME_DIRECTORY")
+                return None, None
+        log.info("admin_listening", path=str(path))
+        return listener, path
+
+
+async def _serve(http: HttpServer, stream: trio.SocketStream) -> None:
+    """One connection. Whatever happens in it ends here."""
+    try:
+        await http.serve(PrefixedStream(stream, b""))
+    except* OSError:
+        pass  # the peer went away
+    except* Exception:
+        log.exception("admin_connection_failed")

@@ -1,0 +1,76 @@
+"""The listening sockets of the admin interface.
+
+Owns their making and unmaking. A Unix socket appears under its name only when it accepts, and for its owner only: the
+directory is 0700, the socket 0600. What a killed process left behind is replaced.
+"""
+
+import os
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+import trio
+
+from server.admin.address import SUFFIX, TcpAddress, answers
+
+BACKLOG = 64
+PRIVATE = 0o700
+
+
+class InUse(OSError):
+    """Another process answers on this admin socket."""
+
+
+def open_tcp(address: TcpAddress) -> trio.SocketListener:
+    """Raises OSError."""
+    family, _, _, _, place = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(place)
+        return _listening(sock)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def open_unix(path: Path) -> trio.SocketListener:
+    """Raises OSError; InUse when another process answers there."""
+    path.parent.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
+    if answers(path):
+        raise InUse(f"{path}: another process answers there")
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    temporary = path.with_name(f".{os.getpid()}")
+    try:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+        before = os.umask(0o177)
+        try:
+            sock.bind(str(temporary))
+        finally:
+            os.umask(before)
+        listener = _listening(sock)
+        temporary.rename(path)
+    except BaseException:
+        sock.close()
+        raise
+    return listener
+
+
+def open_named(directory: Path, name: str) -> tuple[trio.SocketListener, Path]:
+    """In a directory of ours; with the process' number when another process has that name. Raises OSError."""
+    directory.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
+    if directory.stat().st_uid != os.getuid():  # /tmp is everybody's
+        raise PermissionError(f"{directory} belongs to another user")
+    path = directory / f"{name}{SUFFIX}"
+    try:
+        return open_unix(path), path
+    except InUse:
+        path = directory / f"{name}-{os.getpid()}{SUFFIX}"
+        return open_unix(path), path
+
+
+def _listening(sock: socket.socket) -> trio.SocketListener:
+    sock.listen(BACKLOG)
+    sock.setblocking(False)
+    return trio.SocketListener(trio.socket.from_stdlib_socket(sock))

@@ -1,0 +1,49 @@
+"""One answer to Prometheus: everything read now, as text.
+
+Owns the order: first what must be asked for or takes breaks, then one pass without waiting.
+"""
+
+from collections.abc import Iterable
+
+import trio
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from server.metrics.census import take_census
+from server.metrics.sources import Parts, families
+from server.receipts import ReceiptWriter
+from store.errors import StoreError
+
+REDIS_WITHIN = 1.0  # seconds; a scrape does without what Redis does not say by then
+
+
+class _Read(Collector):
+    """What was read for one scrape."""
+
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self._metrics = list(metrics)
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
+
+
+async def scrape(parts: Parts, accept: str = "") -> tuple[bytes, str]:
+    """(body, content type), in the format that `accept` asks for."""
+    census = await take_census(parts.hub.sessions)
+    waiting = await _receipts_waiting(parts.receipts)
+    registry = CollectorRegistry()
+    registry.register(_Read(families(parts, census, waiting)))
+    ProcessCollector(registry=registry)
+    encode, content_type = choose_encoder(accept)
+    return encode(registry), content_type
+
+
+async def _receipts_waiting(receipts: ReceiptWriter) -> int | None:
+    with trio.move_on_after(REDIS_WITHIN):
+        try:
+            return await receipts.count_waiting()
+        except StoreError:
+            pass
+    return None

@@ -1,0 +1,318 @@
+"""Which metrics there are, part by part, and where each is read.
+
+Owns names and help texts. Reads plain attributes and `statistics()` of the parts at scrape time: between scrapes a
+metric costs what counting costs, and nothing here runs.
+"""
+
+import platform
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import version
+from typing import Protocol
+
+import trio
+from prometheus_client.core import InfoMetricFamily, Metric
+
+from handlers.commits import Commits
+from handlers.errors import CODES
+from server.hub.dispatch import STREAM
+from server.hub.endings import SLUGS
+from server.hub.server import HubServer
+from server.instances.link import Link
+from server.instances.publisher import Publisher
+from server.instances.relay import Relay
+from server.listener import Listener
+from server.liveness import Liveness
+from server.metrics.census import Census, Condition
+from server.metrics.families import counter, counters, gauge, gauges, histogram, histograms
+from server.pulse import Pulse
+from server.receipts import ReceiptWriter
+from server.rest.tally import Tally
+from server.rooms import Rooms
+from store.lanes import Lanes
+from store.pool import Pool
+
+
+class Parts(Protocol):
+    """The parts of an instance that have something to tell (`server.app.Process`)."""
+
+    listener: Listener
+    hub: HubServer
+    rooms: Rooms
+    lanes: Lanes
+    commits: Commits
+    link: Link
+    publisher: Publisher
+    relay: Relay
+    receipts: ReceiptWriter
+    requests: Tally
+    pulse: Pulse
+    liveness: Liveness
+
+    @property
+    def pools(self) -> Mapping[str, Pool]: ...
+
+
+def families(parts: Parts, census: Census, receipts_waiting: int | None) -> Iterator[Metric]:
+    """`receipts_waiting` is None when Redis does not say."""
+    for source in (_listener, _hub, _rooms, _lanes, _instances, _pools, _process):
+        yield from source(parts)
+    yield from _census(census)
+    yield from _receipts(parts, receipts_waiting)
+
+
+def _listener(parts: Parts) -> Iterable[Metric]:
+    listener = parts.listener
+    yield gauge(
+        "parley_listener_connections",
+        "TCP connections that are open, HTTP and WebSocket. Past MAX_CONNECTIONS new ones get 503.",
+        listener.open,
+    )
+    yield counter("parley_listener_accepts_total", "TCP connections accepted.", listener.accepted)
+    yield counter(
+        "parley_listener_refusals_total",
+        "Connections answered with an HTTP error before any service: too many, bad request, no valid token, draining.",
+        listener.refused,
+    )
+
+
+def _hub(parts: Parts) -> Iterable[Metric]:
+    hub = parts.hub
+    yield counters(
+        "parley_hub_endings_total",
+        "Connections that have ended, by reason; docs/monitoring.md says what each means.",
+        "reason",
+        {slug: hub.endings[slug] for slug in sorted(SLUGS)},
+    )
+    methods = sorted(hub.dispatcher.methods, key=lambda method: method.name)
+    yield counters(
+        "parley_hub_invocations_total",
+        "Calls of hub methods, by method, whatever became of them.",
+        "method",
+        {method.name: method.calls for method in methods},
+    )
+    yield histograms(
+        "parley_hub_invocation_seconds",
+        "Time from reading a call to its answer, of methods that wait for something; the others are loop lag.",
+        "method",
+        [(method.name, method.seconds) for method in methods if method.kind is not STREAM],
+    )
+    yield counters(
+        "parley_hub_errors_total",
+        "Calls answered with an error, by code; `internal` is a defect of ours, with a line in the log.",
+        "code",
+        {code: hub.dispatcher.failures[code] for code in CODES},
+    )
+    yield gauge("parley_hub_draining", "1 while this instance sends its clients away.", int(hub.draining))
+    requests = parts.requests
+    yield counters(
+        "parley_rest_requests_total",
+        "REST requests answered, by the answer's status class.",
+        "status",
+        requests.statuses,
+    )
+    yield histograms(
+        "parley_rest_request_seconds",
+        "Time from a REST request's head to its answer, by route.",
+        "route",
+        sorted(requests.seconds.items()),
+    )
+
+
+def _census(census: Census) -> Iterable[Metric]:
+    yield gauges(
+        "parley_hub_connections",
+        "Hub connections by condition; catching_up have left their rooms because they read too slowly.",
+        "condition",
+        {condition.value: census.conditions[condition.value] for condition in Condition},
+    )
+    yield gauges("parley_hub_transports", "Hub connections by what carries them.", "transport", dict(census.transports))
+    yield gauges("parley_hub_protocols", "Hub connections by hub protocol.", "protocol", dict(census.protocols))
+    yield gauge("parley_hub_streams", "Streams to clients that are under way.", census.streams)
+    yield gauge(
+        "parley_outbox_queued_bytes",
+        "What waits in this process to be sent, of all connections. Each is bounded by OUTBOX_BYTES.",
+        census.outbox_bytes,
+    )
+
+
+def _rooms(parts: Parts) -> Iterable[Metric]:
+    rooms, now = parts.rooms, parts.rooms.statistics()
+    yield gauge("parley_rooms_open", "Conversations that somebody has open on this instance.", now["rooms"])
+    yield gauge("parley_rooms_users", "Users with a connection to this instance.", now["users"])
+    yield counter(
+        "parley_rooms_deliveries_total",
+        "Changes put into a connection's outbox: messages, edits, deletions, membership, times those who see them.",
+        rooms.delivered,
+    )
+    yield counter(
+        "parley_rooms_shed_total", "Typing and presence dropped because the reader's outbox was half full.", rooms.shed
+    )
+    yield counter(
+        "parley_rooms_lagging_total",
+        "Times a connection was taken out of its rooms because its outbox was full; it catches up afterwards.",
+        rooms.lagged,
+    )
+    yield counter(
+        "parley_rooms_catchups_total",
+        "Replays of a conversation for one connection: after a reconnect with a cursor, or after lag.",
+        rooms.replays,
+    )
+    yield counter(
+        "parley_rooms_repairs_total",
+        "Changes that did not come by themselves and were read from PostgreSQL. Many: the link is bad.",
+        rooms.repaired,
+    )
+
+
+def _lanes(parts: Parts) -> Iterable[Metric]:
+    lanes = parts.lanes.statistics_each()
+    yield gauges(
+        "parley_lanes_queued_messages",
+        "Messages that wait for the batch before them to be committed.",
+        "lane",
+        {str(number): lane.queued for number, lane in enumerate(lanes)},
+    )
+    total = parts.lanes.statistics()
+    yield counters(
+        "parley_lanes_messages_total",
+        "Messages by what became of them: accepted, double (sent before), refused, failed (PostgreSQL is away).",
+        "outcome",
+        {"accepted": total.accepted, "double": total.doubles, "refused": total.refused, "failed": total.failed},
+    )
+    times = parts.lanes.times
+    yield histogram(
+        "parley_lanes_batch_messages",
+        "Messages in one group commit. Grows with the load; that is as it should be.",
+        times.sizes,
+    )
+    yield histogram(
+        "parley_lanes_wait_seconds", "Time the oldest message of a batch waited before it was written.", times.waits
+    )
+    yield histogram(
+        "parley_lanes_commit_seconds", "Time of one group commit in PostgreSQL, network included.", times.commits
+    )
+    yield counter(
+        "parley_commits_transactions_total",
+        "Transactions besides the lanes': edits, deletions, membership, titles, accounts.",
+        parts.commits.committed,
+    )
+
+
+def _instances(parts: Parts) -> Iterable[Metric]:
+    link, publisher = parts.link, parts.publisher
+    yield gauge(
+        "parley_link_up",
+        "1 while this instance is registered in Redis; 0: messages reach other instances late.",
+        int(link.established),
+    )
+    yield counter("parley_link_epochs_total", "Links begun; each but the first follows a fault.", link.epochs)
+    yield counter("parley_inbox_changes_total", "Changes that came from other instances.", link.received)
+    yield histogram(
+        "parley_inbox_delay_seconds",
+        "Stream lag: from an entry's being written to our inbox to our reading it, by Redis' clock and ours.",
+        link.delays,
+    )
+    yield counter("parley_publisher_changes_total", "Changes told to other instances.", publisher.sent)
+    yield counter(
+        "parley_publisher_dropped_total",
+        "Changes left to the relay: no link, or too much was waiting. They come late, none is lost.",
+        publisher.dropped,
+    )
+    yield gauge("parley_publisher_queued_changes", "Changes that wait to be told.", publisher.waiting)
+    yield counter(
+        "parley_relay_batches_total",
+        "Committed batches whose publisher died or had no link, announced by this instance.",
+        parts.relay.announced,
+    )
+
+
+def _receipts(parts: Parts, waiting: int | None) -> Iterable[Metric]:
+    receipts = parts.receipts
+    yield counter("parley_receipts_accepted_total", "Receipts acknowledged to clients.", receipts.accepted)
+    yield counter("parley_receipts_written_total", "Cursors raised in PostgreSQL.", receipts.written)
+    yield histogram(
+        "parley_receipts_delay_seconds",
+        "Receipts lag: from the stream to PostgreSQL, the oldest of each batch, by Redis' clock and ours.",
+        receipts.delays,
+    )
+    if waiting is not None:
+        yield gauge(
+            "parley_receipts_queued_entries",
+            "Entries in the receipts streams that are not in PostgreSQL yet; the same on every instance.",
+            waiting,
+        )
+
+
+def _pools(parts: Parts) -> Iterable[Metric]:
+    pools = {name: pool.statistics() for name, pool in parts.pools.items()}
+    yield gauges(
+        "parley_pool_size_connections",
+        "Connections to PostgreSQL that the pool may have (POOL_SIZE).",
+        "pool",
+        {name: pool.size for name, pool in pools.items()},
+    )
+    yield gauges(
+        "parley_pool_open_connections",
+        "Connections to PostgreSQL that the pool has, idle or lent.",
+        "pool",
+        {name: pool.open for name, pool in pools.items()},
+    )
+    yield gauges(
+        "parley_pool_used_connections",
+        "Connections to PostgreSQL that are lent now.",
+        "pool",
+        {name: pool.open - pool.idle for name, pool in pools.items()},
+    )
+    yield gauges(
+        "parley_pool_waiting_callers",
+        "Calls that wait for a connection.",
+        "pool",
+        {name: pool.waiting for name, pool in pools.items()},
+    )
+    yield counters(
+        "parley_pool_acquisitions_total",
+        "Connections lent.",
+        "pool",
+        {name: pool.acquired for name, pool in pools.items()},
+    )
+    yield counters(
+        "parley_pool_failures_total",
+        "Calls that got no connection in time, or were refused because too many waited.",
+        "pool",
+        {name: pool.timed_out + pool.refused for name, pool in pools.items()},
+    )
+    yield counters(
+        "parley_pool_connect_failures_total",
+        "Attempts at a connection that PostgreSQL did not take.",
+        "pool",
+        {name: pool.connect_failures for name, pool in pools.items()},
+    )
+    yield histograms(
+        "parley_pool_wait_seconds",
+        "Time that those waited who did not get a connection at once.",
+        "pool",
+        [(name, pool.waits) for name, pool in parts.pools.items()],
+    )
+
+
+def _process(parts: Parts) -> Iterable[Metric]:
+    pulse = parts.pulse
+    yield histogram(
+        "parley_loop_lag_seconds",
+        "How late a task is woken, sampled four times a second. Everything this process does waits as long.",
+        pulse.lags,
+    )
+    yield histograms(
+        "parley_gc_pause_seconds",
+        "Pauses of Python's garbage collector, by generation; 2 looks at every object there is.",
+        "generation",
+        [(str(number), pauses) for number, pauses in enumerate(pulse.pauses)],
+    )
+    yield gauge("parley_process_tasks", "Tasks of the event loop.", trio.lowlevel.current_statistics().tasks_living)
+    yield gauge(
+        "parley_process_alive",
+        "0 when the process hangs by its own account; systemd's watchdog restarts it then.",
+        int(parts.liveness.verdict() is None),
+    )
+    build = {"version": version("parley"), "python": platform.python_version(), "trio": trio.__version__}
+    yield InfoMetricFamily("parley_build", "What runs here.", value=build)

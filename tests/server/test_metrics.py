@@ -1,0 +1,166 @@
+"""The metrics as Prometheus gets them from a real server: true, well named, bounded; and only on the admin side."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import httpx
+import pytest
+import trio
+
+from loadtest.client import connect
+from server.hub.endings import OTHER, SLUGS, slug_of
+from store.histogram import Histogram
+from tests.running import free_port
+from tests.server.metrics import Scrape, admin, scrape
+from tests.server.rest.conftest import Site, open_site
+
+ROOT = Path(__file__).parents[2]
+NAME = re.compile(r"parley_[a-z]+(_[a-z]+)*")
+STANDARD = {"process", "python"}  # Prometheus' own
+UNITS = ("_total", "_seconds", "_bytes", "_messages", "_connections", "_callers", "_changes", "_entries", "_info")
+# What counts things that have no unit: connections by kind, tasks, rooms; or is 0 or 1.
+UNITLESS = {
+    "parley_hub_transports",
+    "parley_hub_protocols",
+    "parley_hub_streams",
+    "parley_hub_draining",
+    "parley_rooms_open",
+    "parley_rooms_users",
+    "parley_link_up",
+    "parley_process_tasks",
+    "parley_process_alive",
+}
+
+
+async def a_chat(site: Site) -> None:
+    """Two people, one message, one error, one REST call, and away."""
+    alice, her_token = await site.user("alice")
+    bob, his_token = await site.user("bob")
+    made = await site.call(
+        "POST", "/api/conversations", {"type": "Direct", "memberIds": [bob]}, token=her_token, status=201
+    )
+    hub = f"{site.url}/hubs/chat"
+    heard = trio.Event()
+    async with (
+        connect(hub, her_token, on_event=lambda target, arguments: None) as hers,
+        connect(hub, his_token, on_event=lambda target, arguments: heard.set(), protocol="messagepack") as his,
+    ):
+        await hers.invoke("SendMessage", {"conversationId": made["id"], "content": "hello"})
+        await hers.invoke("Ping")
+        with pytest.raises(Exception, match="not_found"):
+            await his.invoke("NoSuchMethod")
+        await his.invoke("GetPresence", [alice])
+        with trio.fail_after(10):
+            await heard.wait()
+        await site.call("GET", "/health")
+
+
+async def test_what_happens_is_counted(database: str, redis_url: str, nursery: trio.Nursery, tmp_path: Path) -> None:
+    """Every part of the way of a message shows in the numbers, once."""
+    socket = tmp_path / "admin.sock"
+    async with open_site(database, redis_url, nursery, admin_listen=(str(socket),)) as site:
+        await a_chat(site)
+        with trio.fail_after(10):
+            while (found := await scrape(socket)).value("parley_hub_endings_total", reason="lost") < 2:
+                await trio.sleep(0.05)
+        value = found.value
+        assert value("parley_hub_invocations_total", method="SendMessage") == 1
+        assert value("parley_hub_invocation_seconds_count", method="SendMessage") == 1
+        assert value("parley_hub_invocations_total", method="Ping") == 1
+        assert value("parley_hub_invocation_seconds_count", method="GetPresence") == 1
+        assert value("parley_hub_errors_total", code="not_found") == 1
+        assert value("parley_lanes_messages_total", outcome="accepted") == 1
+        assert value("parley_lanes_batch_messages_sum") == 1
+        assert value("parley_lanes_commit_seconds_count") == 1
+        assert value("parley_rooms_deliveries_total") == 2
+        assert value("parley_listener_accepts_total") >= 3
+        assert value("parley_hub_connections", condition="open") == 0
+        assert value("parley_link_up") == 1 and value("parley_process_alive") == 1
+        assert value("parley_pool_size_connections", pool="main") == 8
+        assert value("parley_rest_requests_total", status="2xx") >= 4
+        assert value("parley_rest_request_seconds_count", route="conversations.create") == 1
+        assert value("parley_receipts_queued_entries") == 0
+        assert value("parley_commits_transactions_total") >= 1
+        assert value("process_open_fds") > 0
+        check_conventions(found)
+        check_with_promtool(found)
+        check_documentation(found)
+        await check_places(site, socket)
+
+
+def check_conventions(found: Scrape) -> None:
+    """Names, kinds, help and the number of series are as Prometheus wants them; no user's words are in a label."""
+    for family, kind in found.kinds.items():
+        if family.partition("_")[0] in STANDARD:
+            continue
+        full = f"{family}_total" if kind == "counter" else family
+        assert NAME.fullmatch(family), family
+        assert full.endswith(UNITS) or family in UNITLESS, f"{full}: what is its unit?"
+        assert len(found.helps[family]) > 10 and found.helps[family].endswith("."), family
+    assert len(found.samples) < 900, "too many series for one instance"
+    assert "NoSuchMethod" not in found.text and "alice" not in found.text
+
+
+def check_with_promtool(found: Scrape) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        print("promtool is not installed: its check of the metrics is left out")  # noqa: T201
+        return
+    done = subprocess.run([promtool, "check", "metrics"], input=found.text, text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def check_documentation(found: Scrape) -> None:
+    """docs/monitoring.md has every metric of ours, with its help text, and no other one."""
+    page = (ROOT / "docs" / "monitoring.md").read_text()
+    rows = dict(re.findall(r"^\| `(parley_\w+?)(?:{[^}]*})?` \| \w+ \| (.*) \|$", page, re.MULTILINE))
+    named = {"counter": "_total", "info": "_info"}
+    ours = {
+        name.removesuffix(suffix) + suffix: help_text
+        for name, help_text in found.helps.items()
+        if name.partition("_")[0] not in STANDARD
+        for suffix in [named.get(found.kinds[name], "")]
+    }
+    assert rows == ours
+
+
+async def check_places(site: Site, socket: Path) -> None:
+    """The public port knows nothing of metrics nor of anything else that is the operator's."""
+    for path in ("/metrics", "/status", "/connections", "/tree"):
+        assert (await site.http.get(path)).status_code == 404
+    for path in ("/drain", "/log-level/debug", "/users/alice/kill"):
+        assert (await site.http.post(path)).status_code == 404
+    async with admin(socket) as http:
+        assert (await http.get("/status")).status_code == 200
+
+
+async def test_a_port_serves_metrics_only(database: str, redis_url: str, nursery: trio.Nursery) -> None:
+    """Prometheus may come by TCP, where anybody on the machine may: so nothing can be done there."""
+    address = f"127.0.0.1:{free_port()}"
+    async with open_site(database, redis_url, nursery, admin_listen=(address,)):
+        async with httpx.AsyncClient(base_url=f"http://{address}", timeout=20) as http:
+            assert "parley_build_info" in (await http.get("/metrics")).text
+            modern = await http.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
+            assert modern.text.endswith("# EOF\n") and "openmetrics" in modern.headers["Content-Type"]
+            assert (await http.get("/connections")).status_code == 404
+            assert (await http.post("/drain")).status_code == 404
+
+
+def test_reasons_are_few() -> None:
+    """Whatever a client writes into its goodbye, the label is one of ours."""
+    assert slug_of("closed by client (1000)") == "client"
+    assert slug_of("unauthenticated: The access token has expired.") == "unauthenticated"
+    assert slug_of("unauthenticated: An operator has ended this connection.") == "operator"
+    assert slug_of("protocol error: a reserved bit is set") == "protocol_error"
+    assert slug_of("evil: <script>") == OTHER and slug_of("") == OTHER
+    assert OTHER in SLUGS and all(re.fullmatch("[a-z_]+", slug) for slug in SLUGS)
+
+
+def test_observing_is_cheap() -> None:
+    """A histogram keeps a number for each bound, whatever it is given: no list grows with the traffic."""
+    histogram = Histogram()
+    for number in range(10_000):
+        histogram.observe(number / 1000)
+    assert len(histogram.counts) == len(histogram.bounds) + 1 and histogram.count == 10_000
