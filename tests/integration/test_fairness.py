@@ -1,0 +1,103 @@
+"""One abusive connection does not slow another: measured by what the server does for it meanwhile, not by the clock."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from statistics import mean
+from typing import Any
+
+import trio
+
+from loadtest.client import HubClient
+from server import websocket
+from tests.integration.test_hostile import INVOKE, Raw, frame, raw
+from tests.running import Running, User
+
+WAIT = 60.0
+TRIPS = 20
+SHARE = 256 * 1024  # bytes, of a flood without end, that may be worked on while somebody's call waits
+SENDS = 4 * 32  # messages of somebody who sends 32 at a time, for each one of another's
+
+FLOODS = {
+    "calls": frame(INVOKE),
+    "pings": websocket.encode_masked(websocket.PING, b"x" * 100),
+    "calls of nothing": frame(b'{"type":1,"target":"Nothing","arguments":[' + b"[" * 99 + b"]" * 99 + b"]}\x1e"),
+    "bad arguments": frame(b'{"type":1,"target":"SendMessage","arguments":["' + b"x" * 32_000 + b'"]}\x1e'),
+    "pongs": websocket.encode_masked(websocket.PONG, b""),
+}
+
+
+class Flood:
+    """Sends the same for ever, and counts what the server takes."""
+
+    def __init__(self, client: Raw, data: bytes) -> None:
+        self._client = client
+        self._data = data * max(1, 16384 // len(data))
+        self.taken = 0
+
+    async def run(self) -> None:
+        while True:
+            await self._client.send(self._data)
+            self.taken += len(self._data)
+
+    async def read(self) -> None:
+        while await self._client.stream.receive_some(65536):
+            pass
+
+
+@asynccontextmanager
+async def flooding(server: Running, user: User, data: bytes, *, reads: bool) -> AsyncIterator[Flood]:
+    """A flood that has filled every buffer on its way: from here on, what is taken is worked on."""
+    async with raw(server, user) as client, trio.open_nursery() as nursery:
+        flood = Flood(client, data)
+        nursery.start_soon(flood.run)
+        if reads:
+            nursery.start_soon(flood.read)
+            with trio.fail_after(WAIT):
+                while flood.taken < 2**21:
+                    await trio.sleep(0.01)
+        yield flood
+        nursery.cancel_scope.cancel()
+
+
+async def test_floods(server: Running) -> None:
+    """Somebody's calls are answered in the middle of floods of every kind: little of them is worked on for each."""
+    mallory, alice = await server.register("mallory"), await server.register("alice")
+    for name, data in FLOODS.items():
+        for reads in (True, False) if name == "calls" else (True,):
+            async with server.connect(alice) as hub, flooding(server, mallory, data, reads=reads) as flood:
+                shares = []
+                with trio.fail_after(WAIT):
+                    for _ in range(TRIPS):
+                        before = flood.taken
+                        assert await hub.invoke("Ping") == {}
+                        shares.append(flood.taken - before)
+                assert mean(shares) < SHARE, (name, reads, shares)
+
+
+async def test_sends(server: Running) -> None:
+    """Somebody who always has as many messages under way as she may does not hold up those of others."""
+    mallory, alice = await server.register("mallory"), await server.register("alice")
+    theirs, hers = await server.group(mallory), await server.group(alice)
+    done = 0
+
+    async def send_always(client: HubClient) -> None:
+        nonlocal done
+        body = {"conversationId": theirs, "content": "x" * 1000}
+        calls: list[Any] = [await client.start("SendMessage", body) for _ in range(200)]
+        while True:
+            await client.result(calls.pop(0))
+            done += 1
+            calls.append(await client.start("SendMessage", body))
+
+    async with server.connect(mallory) as busy, server.connect(alice) as hub, trio.open_nursery() as nursery:
+        nursery.start_soon(send_always, busy)
+        shares = []
+        with trio.fail_after(WAIT):
+            while done < 200:
+                await trio.sleep(0.01)
+            for _ in range(TRIPS):
+                before = done
+                await hub.invoke("SendMessage", {"conversationId": hers, "content": "hello"})
+                shares.append(done - before)
+        nursery.cancel_scope.cancel()
+    assert mean(shares) < SENDS, shares

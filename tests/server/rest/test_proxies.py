@@ -1,0 +1,107 @@
+"""FORWARDED_ALLOW_IPS: what a proxy says of its client counts in addresses, limits, links and lines, if it is ours."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from structlog.testing import capture_logs
+
+from loadtest.client import connect, open_websocket
+from tests.server.rest.conftest import Site, open_site
+
+WAIT = 20.0
+CLIENT = "203.0.113.9"
+SAID = {"X-Forwarded-For": f"6.6.6.6, {CLIENT}", "X-Forwarded-Proto": "https", "X-Request-Id": "theirs"}
+
+
+async def seen(site: Site, lines: list[Any]) -> dict[str, Any]:
+    """Where and how the server believes that this client has come, in every place where it matters."""
+    made = await site.http.post("/api/users", json={"username": "alice"}, headers=SAID)
+    token = made.json()["accessToken"]
+    bearer = {**SAID, "Authorization": f"Bearer {token}"}
+    [session] = (await site.http.get("/auth/sessions", headers=bearer)).json()["items"]
+    file = {"name": "a", "contentType": "text/plain", "size": 1}
+    link = (await site.http.post("/api/files/presign", json=file, headers=bearer)).json()["uploadUrl"]
+    async with connect(f"{site.url}/hubs/chat", token, headers=SAID) as hub:
+        assert await hub.invoke("Ping") == {}
+    with trio.fail_after(WAIT):
+        while not any(line["event"] == "connection_closed" for line in lines):
+            await trio.sleep(0.01)
+    [opened] = [line for line in lines if line["event"] == "connection_opened"]
+    requests = {line["address"] for line in lines if line["event"] == "request"}
+    return {
+        "session": session["address"],
+        "link": link.partition(":")[0],
+        "hub": opened["address"],
+        "requests": requests,
+        "named": made.headers["X-Request-Id"] == "theirs",
+    }
+
+
+@pytest.mark.parametrize(
+    ("proxies", "address", "scheme"),
+    [
+        ("127.0.0.0/8", CLIENT, "https"),
+        ("10.0.0.0/8", "127.0.0.1", "http"),
+        ("", "127.0.0.1", "http"),
+    ],
+)
+async def test_who_is_believed(
+    proxies: str, address: str, scheme: str, tmp_path: Path, database: str, redis_url: str, nursery: trio.Nursery
+) -> None:
+    """A trusted peer is believed the last address and the scheme that it names; anybody else nothing at all."""
+    with capture_logs() as lines:
+        async with open_site(
+            database, redis_url, nursery, forwarded_allow_ips=proxies, objects=f"file://{tmp_path}/files"
+        ) as site:
+            assert await seen(site, lines) == {
+                "session": address,
+                "link": scheme,
+                "hub": address,
+                "requests": {address},
+                "named": proxies.startswith("127"),
+            }
+
+
+async def test_limits_are_the_clients_own(database: str, redis_url: str, nursery: trio.Nursery) -> None:
+    """Behind our proxy each address has its own limits; whoever only says that she is somebody else shares those of
+    where she really is."""
+    rates = {"rate_limits": "on", "rate_requests": "4/60s", "rate_sign_ins": "2/60s"}
+    for proxies, alike in (("127.0.0.1", False), ("", True)):
+        options: dict[str, Any] = {**rates, "forwarded_allow_ips": proxies, "redis_url": redis_url}
+        async with open_site(database, nursery=nursery, **options) as site:
+            for method, path, most in (("POST", "/auth/refresh", 2), ("GET", "/health/live", 4)):
+                statuses = []
+                for number in range(most + 1):
+                    headers = {"X-Forwarded-For": f"203.0.113.{most}{number}"}
+                    answer = await site.http.request(method, path, headers=headers, json={"refreshToken": "x"})
+                    statuses.append(answer.status_code)
+                assert (429 in statuses) == alike, (path, statuses)
+
+
+async def test_origins_of_upgrades(database: str, redis_url: str, nursery: trio.Nursery) -> None:
+    """A page from elsewhere may not connect, neither on a fresh connection nor on one that served HTTP before; ours
+    may, and so may what is no browser."""
+    async with open_site(database, redis_url, nursery, allowed_origins="https://chat.example") as site:
+        _, token = await site.user("alice")
+        upgrade = (
+            f"GET /hubs/chat HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+            f"Authorization: Bearer {token}\r\n"
+        )
+        for kept in (False, True):
+            for origin, status in (("https://evil.example", 403), ("null", 403), ("https://chat.example", 101)):
+                stream = await trio.open_tcp_stream("127.0.0.1", int(site.url.rpartition(":")[2]))
+                async with stream:
+                    if kept:
+                        await stream.send_all(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+                        said = b""
+                        while not said.endswith(b"}}"):
+                            said += await stream.receive_some(65536)
+                    await stream.send_all(f"{upgrade}Origin: {origin}\r\n\r\n".encode())
+                    with trio.fail_after(WAIT):
+                        said = await stream.receive_some(65536)
+                    assert said.startswith(b"HTTP/1.1 %d " % status), (kept, origin, said)
+                    assert (b"x-request-id" in said.lower()) == (status == 403 or kept)
+        await (await open_websocket(f"{site.url}/hubs/chat", token)).aclose()
