@@ -192,7 +192,7 @@ class Listener:
         """With a certificate, TLS is spoken."""
         self._upgrades = upgrades
         self._http = http
-        self._max = max_connections
+        self.limit = max_connections
         self._head_timeout = head_timeout
         self._certificate = certificate
         self.open = 0
@@ -284,7 +284,7 @@ class Listener:
                 return None
         else:
             deadline = math.inf  # begins when there is something to wait for
-        if self.open > self._max:
+        if self.open > self.limit:
             raise Refusal(503, "overloaded", "The server holds as many connections as it may.", {"Retry-After": "5"})
         try:
             prefix, end = _whole_head(client)  # most often it came with the connection

@@ -67,6 +67,7 @@ def _listener(parts: Parts) -> Iterable[Metric]:
         "TCP connections that are open, HTTP and WebSocket. Past MAX_CONNECTIONS new ones get 503.",
         listener.open,
     )
+    yield gauge("parley_listener_limit_connections", "MAX_CONNECTIONS of this instance.", listener.limit)
     yield counter("parley_listener_accepts_total", "TCP connections accepted.", listener.accepted)
     yield counter(
         "parley_listener_refusals_total",
