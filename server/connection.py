@@ -9,14 +9,13 @@ the memory of trio.SocketStream.
 """
 
 import socket
-import struct
 from collections.abc import Awaitable, Iterable, Iterator
 from typing import ClassVar, Protocol
 
 import structlog
 import trio
 
-from server import websocket
+from server import tcp_info, websocket
 from server.outbox import RESUME_AT, Outbox
 from server.poller import ENDED, READABLE, WRITABLE, Poller
 from server.tls import TlsSocket
@@ -27,7 +26,6 @@ WRITE_SIZE = 262144
 CLOSE_WAIT = 5.0  # seconds for the peer to answer our Close (SignalR's default)
 STALL_TIMEOUT = 20.0  # seconds without the peer taking a byte
 ABORTED = "aborted"
-_TCP_INFO = struct.Struct("=120xQQ")  # tcpi_bytes_acked, tcpi_bytes_received (linux/tcp.h)
 
 log = structlog.get_logger("parley.connection")
 
@@ -289,13 +287,10 @@ class Connection(_Sender):
     # -- for the log --------------------------------------------------------------------------
 
     def traffic(self) -> dict[str, object]:
-        """The kernel has counted, from the connection's first byte: what the peer acknowledged, and what it sent."""
-        try:
-            info = self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
-            sent, received = _TCP_INFO.unpack(info)
-        except (OSError, struct.error):
-            return {"code": self.code}  # no TCP, or gone
-        return {"code": self.code, "bytes_in": received, "bytes_out": sent}
+        """How it ended, and the kernel's count of its bytes."""
+        info = tcp_info.read(self.sock)
+        counts = {} if info is None else {"bytes_in": info.received, "bytes_out": info.sent}
+        return {"code": self.code, **counts}
 
     # -- ending -------------------------------------------------------------------------------
 

@@ -3,8 +3,6 @@
 Owns the reading, into `shapes`. Changes nothing, and takes breaks where there may be many.
 """
 
-import socket
-import struct
 import time
 from collections.abc import Callable, Iterable
 from heapq import nlargest
@@ -13,17 +11,11 @@ from uuid import UUID
 import msgspec
 import trio
 
+from server import tcp_info
 from server.admin.shapes import ConnectionView, Listing, RoomView
 from server.hub.session import HubSession
 from server.metrics.census import condition_of, walk
 from server.rooms import Room, Rooms
-
-TCP_INFO_SIZE = 232
-_BYTES = struct.Struct("=QQ")  # tcpi_bytes_acked, tcpi_bytes_received (linux/tcp.h)
-_BYTES_AT = 120
-_RTT = struct.Struct("=I")  # tcpi_rtt, microseconds
-_RTT_AT = 68
-
 
 ORDERS: dict[str, Callable[[ConnectionView], float]] = {
     "age": lambda view: view.seconds,
@@ -35,7 +27,8 @@ ORDERS: dict[str, Callable[[ConnectionView], float]] = {
 
 
 def view_connection(session: HubSession, now: float) -> ConnectionView:
-    received, sent, rtt = _kernel_counts(session.carrier)
+    sock = getattr(session.carrier, "sock", None)  # the other carriers have none of their own
+    info = None if sock is None else tcp_info.read(sock)
     return ConnectionView(
         connection=session.connection_id,
         user=session.user_id,
@@ -45,25 +38,10 @@ def view_connection(session: HubSession, now: float) -> ConnectionView:
         seconds=round(now - session.opened_at, 1),
         rooms=len(session.rooms),
         outbox=session.outbox.size,
-        bytes_in=received,
-        bytes_out=sent,
-        rtt=rtt,
+        bytes_in=info and info.received,
+        bytes_out=info and info.sent,
+        rtt=info and info.rtt,
     )
-
-
-def _kernel_counts(carrier: object) -> tuple[int | None, int | None, float | None]:
-    """What the kernel counts anyway costs no connection a byte or a cycle."""
-    sock = getattr(carrier, "sock", None)
-    if sock is None:
-        return None, None, None
-    try:
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_SIZE)
-    except OSError:
-        return None, None, None
-    if len(info) < _BYTES_AT + _BYTES.size:
-        return None, None, None
-    sent, received = _BYTES.unpack_from(info, _BYTES_AT)
-    return received, sent, _RTT.unpack_from(info, _RTT_AT)[0] / 1e6
 
 
 async def list_connections(
