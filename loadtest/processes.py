@@ -92,6 +92,13 @@ def services(root: int) -> dict[str, list[int]]:
     return found
 
 
+def by_role(root: int) -> dict[str, Usage]:
+    """What `root` and all that it started use now: servers, database, redis."""
+    servers = [found for pid in family(root) if _serves(_command(pid)) and (found := usage(pid))]
+    whole = Usage(sum(each.cpu_seconds for each in servers), sum(each.rss_bytes for each in servers))
+    return {"server": whole, **{SERVICES[name]: joint_usage(pids) for name, pids in services(root).items()}}
+
+
 def family(root: int) -> Iterator[int]:
     """The process and its descendants."""
     found = [root]

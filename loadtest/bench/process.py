@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -59,18 +60,24 @@ def running(command: list[str], *, port: int | None = None, environ: dict[str, s
 
 def _told_port(process: subprocess.Popen[str]) -> int:
     assert process.stdout is not None
-    for line in process.stdout:
-        found = re.match(r"ready\s+http://[^:]+:(\d+)", line)
-        if found:
-            return int(found[1])
+    impatience = threading.Timer(START_TIMEOUT, process.kill)
+    impatience.start()
+    try:
+        for line in process.stdout:
+            found = re.match(r"ready\s+http://[^:]+:(\d+)", line)
+            if found:
+                return int(found[1])
+    finally:
+        impatience.cancel()
     raise SystemExit("bench: the server did not start; try `parley dev` by hand")
 
 
-def parley(data: Path) -> AbstractContextManager[Server]:
+def parley(data: Path, *, instances: int = 1, keepalive: str = "1h") -> AbstractContextManager[Server]:
     """`parley dev` in `data`. Keep-alive pings are put off: they would be counted as deliveries."""
+    several = ["--instances", str(instances)] if instances > 1 else []
     return running(
-        [sys.executable, "-m", "server", "dev", "--port", "0", "--data", str(data)],
-        environ={"PARLEY_KEEPALIVE": "1h", "PARLEY_LOG_LEVEL": "error", "PARLEY_RATE_LIMITS": "off"},
+        [sys.executable, "-m", "server", "dev", "--port", "0", "--data", str(data), *several],
+        environ={"PARLEY_KEEPALIVE": keepalive, "PARLEY_LOG_LEVEL": "error", "PARLEY_RATE_LIMITS": "off"},
     )
 
 

@@ -51,9 +51,11 @@ async def _run(port: int, data: Path, count: int) -> None:
 async def _serve_several(services: Services, port: int, count: int, ready: Callable[[str], None]) -> None:
     """Until SIGINT or SIGTERM."""
     with instances.reserved(port) as shared:
-        values = {**_values(services, shared), "reuse_port": "on", "log_format": "json", "log_level": "info"}
+        values = {**_values(services, shared), "reuse_port": "on"}
         given = {name: value for name, value in os.environ.items() if name.startswith("PARLEY_")}
         environment = {f"PARLEY_{name.upper()}": str(value) for name, value in values.items()} | given
+        # Whatever was asked for: their log is read here, and `ready` is an info line of it.
+        environment |= {"PARLEY_LOG_FORMAT": "json", "PARLEY_LOG_LEVEL": "info"}
         async with trio.open_nursery() as nursery:
             nursery.start_soon(instances.run, count, environment, lambda: ready(f"http://127.0.0.1:{shared}"))
             with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:

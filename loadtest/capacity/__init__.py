@@ -1,0 +1,1 @@
+"""What a population needs: measured costs of this machine, and the arithmetic from them to processes and memory."""

@@ -1,0 +1,212 @@
+"""The costs of this machine, from short runs against an own `parley dev`.
+
+Owns the runs. Every cost is processor time that a process took, divided by what it did; the work itself is that of
+`loadtest.bench` and of the durable message of `loadtest peers`.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import psycopg
+
+from loadtest.bench import measures
+from loadtest.bench.people import Rest, User
+from loadtest.bench.process import Server, parley
+from loadtest.bench.sockets import SEPARATOR, Swarm, call, frame
+from loadtest.capacity.population import Cost, Costs
+from loadtest.peers.dialects import Hub, Seat
+from loadtest.peers.driver import CONTENT, Pairs
+from loadtest.processes import Usage, by_role
+
+WARM = 50  # connections before the first that is counted: what is allocated once is not theirs
+KEEPALIVE = 2.0  # seconds between pings while idleness is measured
+REAL_KEEPALIVE = 15.0  # seconds, as served
+ROUNDS = 4  # of pings
+PAGE = 50  # messages
+RECEIPTS = 200  # read marks of each pair
+PING = frame(b'{"type":6}' + SEPARATOR)
+US, KIB, MIB = 1e6, 1024, 2**20
+
+Told = Callable[[str], None]
+
+
+class Spent(NamedTuple):
+    cost: Cost  # seconds
+    memory: dict[str, int]  # bytes more than before, by role
+
+
+class Meter:
+    """What all processes of one `parley dev` have used since it was made."""
+
+    def __init__(self, server: Server) -> None:
+        self._root = server.process.pid
+        self._before = by_role(self._root)
+
+    def spent(self) -> Spent:
+        now = by_role(self._root)
+        nothing = Usage(0.0, 0)
+        used = {role: (each.cpu_seconds - self._before.get(role, nothing).cpu_seconds) for role, each in now.items()}
+        memory = {role: each.rss_bytes - self._before.get(role, nothing).rss_bytes for role, each in now.items()}
+        return Spent(Cost(used["server"], used.get("database", 0.0), used.get("redis", 0.0)), memory)
+
+    def each(self, count: float) -> Cost:
+        """Microseconds, of `count` pieces of work."""
+        return self.spent().cost.times(US / count)
+
+
+class World(NamedTuple):
+    """Who is there: everybody has one conversation with another, and the first ones are in one room."""
+
+    users: list[User]
+    pairs: list[tuple[User, User, str]]
+    room: str
+
+
+def measure(connections: int, seconds: float, told: Told) -> Costs:
+    with tempfile.TemporaryDirectory(prefix="parley-capacity-") as directory:
+        data = Path(directory, "data")
+        told("making users ...")
+        with parley(data) as server, Rest(server.port) as rest:
+            world = _made(rest, max(2 * measures.PAIRS + 200, connections // 5))
+        told(f"connecting {connections:,} ...")
+        with parley(data) as server:
+            process_mib = by_role(server.process.pid)["server"].rss_bytes / MIB
+            connect, connection_kib, redis_kib = _connect(server, world.users, connections)
+        told("keeping them alive ...")
+        with parley(data, keepalive=f"{KEEPALIVE:g}s") as server:
+            idle = _idle(server, world.users, connections)
+        with parley(data) as server, Rest(server.port) as rest:
+            told("sending messages ...")
+            stored = _stored(data)
+            message, sent = _messages(server, world, seconds)
+            message_bytes = max(_stored(data) - stored, 0) / sent
+            told("reading, marking as read, fanning out ...")
+            receipt = _receipts(server, world)
+            history = _history(server, rest, world, seconds)
+            room = measures.room(server, world.users[: measures.PAIRS * 2], world.room, seconds, 1)
+        told("sending messages through two processes ...")
+        with parley(data, instances=2) as server:
+            spread, _ = _messages(server, world, seconds)
+    return Costs(
+        connect=connect,
+        idle_second=idle,
+        message=message,
+        across=_more(spread, message),
+        delivery=Cost(server=room),
+        receipt=receipt,
+        history=history,
+        connection_kib=connection_kib,
+        redis_connection_kib=redis_kib,
+        process_mib=process_mib,
+        message_bytes=message_bytes,
+    )
+
+
+def _made(rest: Rest, count: int) -> World:
+    users = [rest.user(f"user{number}") for number in range(count)]
+    pairs = [(one, other, rest.direct(one, other)) for one, other in zip(users[::2], users[1::2], strict=False)]
+    members = users[: measures.PAIRS * 2]
+    return World(users, pairs, rest.group(users[0], members, "room"))
+
+
+@contextmanager
+def _swarm(server: Server, users: Sequence[User], count: int) -> Iterator[Swarm]:
+    swarm = Swarm(server.port)
+    try:
+        swarm.connect(count, [user.token for user in users])
+        swarm.quiet()
+        yield swarm
+    finally:
+        swarm.close()
+
+
+def _connect(server: Server, users: Sequence[User], count: int) -> tuple[Cost, float, float]:
+    """One connect; KiB of the server and of Redis for each connection."""
+    outside = users[measures.PAIRS * 2 :]  # who is not in the room: one conversation each
+    with _swarm(server, outside, WARM):
+        meter = Meter(server)
+        with _swarm(server, outside, count):
+            cost, memory = meter.spent()
+            redis = max(memory.get("redis", 0), 0)
+            return cost.times(US / count), memory["server"] / KIB / count, redis / KIB / count
+
+
+def _idle(server: Server, users: Sequence[User], count: int) -> Cost:
+    """A second of one connection: pings in both directions, as often as they are served."""
+    with _swarm(server, users, count) as swarm:
+        meter = Meter(server)
+        start = time.monotonic()
+        for number in range(1, ROUNDS + 1):
+            for sock in swarm.sockets:
+                sock.send(PING)
+            while (wait := start + number * KEEPALIVE - time.monotonic()) > 0:
+                swarm.receive(lambda sock, data: None, wait)
+        return meter.each(count * ROUNDS * REAL_KEEPALIVE)
+
+
+def _seats(world: World) -> list[tuple[Seat, Seat]]:
+    pairs = world.pairs[measures.PAIRS :][: measures.PAIRS]
+    return [(Seat(one.token, conversation), Seat(other.token, conversation)) for one, other, conversation in pairs]
+
+
+def _messages(server: Server, world: World, seconds: float) -> tuple[Cost, int]:
+    """One durable direct message, and how many there were. Raises PeerError."""
+    pairs = Pairs(server.port, Hub(), _seats(world))
+    try:
+        warm = pairs.saturate(seconds / 5)
+        meter = Meter(server)
+        full = pairs.saturate(seconds)
+        return meter.each(full.sent), warm.sent + full.sent
+    finally:
+        pairs.close()
+
+
+def _more(spread: Cost, alone: Cost) -> Cost:
+    """Half of the pairs had their sides at different processes (the kernel deals connections out), so the difference is
+    half of what one crossing costs."""
+
+    def twice(one: float, other: float) -> float:
+        return max(0.0, 2 * (one - other))
+
+    return Cost(
+        twice(spread.server, alone.server), twice(spread.database, alone.database), twice(spread.redis, alone.redis)
+    )
+
+
+def _receipts(server: Server, world: World) -> Cost:
+    """Each receiver marks one message after the other as read; done when each mark is acknowledged."""
+    pairs = world.pairs[measures.PAIRS :][: measures.PAIRS]
+    tokens = [user for one, other, _ in pairs for user in (one, other)]
+    done = b'"type":3'
+    with _swarm(server, tokens, len(tokens)) as swarm:
+        meter = Meter(server)
+        for seq in range(1, RECEIPTS + 1):
+            for (_, _, conversation), reader in zip(pairs, swarm.sockets[1::2], strict=True):
+                reader.send(frame(call(str(seq), "MarkRead", conversation, seq)))
+            swarm.collect(len(pairs), lambda data: data.count(done))
+        swarm.quiet()
+        return meter.each(RECEIPTS * len(pairs))
+
+
+def _history(server: Server, rest: Rest, world: World, seconds: float) -> Cost:
+    one, _, conversation = world.pairs[-1]
+    for _ in range(PAGE):
+        rest.post("/api/messages", {"conversationId": conversation, "content": CONTENT}, one.token)
+    with _swarm(server, [one], 1) as swarm:
+        meter, until, pages = Meter(server), time.monotonic() + seconds, 0
+        while time.monotonic() < until:
+            swarm.sockets[0].send(frame(call(str(pages), "StreamHistory", conversation, None, PAGE, kind=4)))
+            swarm.collect(PAGE + 1, lambda data: data.count(SEPARATOR))
+            pages += 1
+        return meter.each(pages)
+
+
+def _stored(data: Path) -> int:
+    """Bytes of the database with its indexes."""
+    with psycopg.connect(f"host={data / 'run'} port=5432 user=postgres dbname=parley") as connection:
+        row = connection.execute("select pg_database_size(current_database())").fetchone()
+    return int(row[0]) if row else 0
