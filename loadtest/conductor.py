@@ -22,6 +22,7 @@ from loadtest.processes import Watch
 from loadtest.results import Phase, Result, Sample
 from loadtest.scenarios.base import Cast, Scenario
 from loadtest.targets import Target, TargetError, check_files
+from loadtest.telemetry import INTERVAL, Telemetry
 
 LEAD = 0.5  # seconds from the order to begin until the start
 MAX_STEPS = 40
@@ -42,6 +43,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     settle: float = 30.0
     connect_timeout: float = 120.0
     start_at: float | None = None  # of the wall clock: shards start together
+    metrics: tuple[str, ...] = ()  # Prometheus pages of the servers
     profile: str = ""
     notes: tuple[str, ...] = ()
 
@@ -66,6 +68,7 @@ class Conductor:
         self.view = view
         self.run_name = "r" + secrets.token_hex(4)
         self.watch = Watch()
+        self.telemetry = Telemetry(options.metrics, target.admin)
         self._planned = faults
         self._faults: list[results.Chaos] = []
         self._figures: dict[str, float] = {}
@@ -142,6 +145,7 @@ class Conductor:
     async def _play(self, crew: Crew) -> list[Result]:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._sample)
+            nursery.start_soon(self._listen)
             faults = Faults(self.target, crew, self.now, self.view.note)
             async with trio.open_nursery() as breaking:
                 breaking.start_soon(faults.run, self._planned)
@@ -195,6 +199,11 @@ class Conductor:
             self.watch.sample(round(self.now(), 3))
             second += 1
 
+    async def _listen(self) -> None:
+        while True:
+            await self.telemetry.read(round(self.now(), 3), self.watch)
+            await trio.sleep(INTERVAL)
+
     def _on_report(self, number: int, report: plan.Report) -> None:
         if isinstance(report, plan.Connected):
             self.view.note(f"worker {number + 1} connected {report.online:,} of {report.wanted:,}")
@@ -213,8 +222,10 @@ class Conductor:
 
     def _result(self, parts: list[Result]) -> Result:
         index, count = self.options.shard
+        merged_parts = results.merge(parts)
         whole = msgspec.structs.replace(
-            results.merge(parts),
+            merged_parts,
+            samples=self.telemetry.added(merged_parts.samples),
             parameters=msgspec.to_builtins(self.scenario.parameters),
             profile=self.options.profile,
             shard=f"{index}/{count}" if count > 1 else "",

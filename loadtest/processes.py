@@ -1,7 +1,7 @@
 """Processor time and memory of the system under test, second by second.
 
 Owns the reading of /proc for servers on this machine (a process and what it started, so that instances that are
-killed and come again are seen) and of a server's Prometheus page for those that are elsewhere.
+killed and come again are seen); and what a server's Prometheus page says of its process.
 """
 
 import os
@@ -9,13 +9,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import httpx
-
 from loadtest.results import Process, ProcessSample
 
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
-METRICS_TIMEOUT = 2.0  # seconds
 SERVICES = {"postgres": "database", "valkey-server": "redis", "redis-server": "redis"}  # command: role
 CPU_METRIC = "process_cpu_seconds_total"
 MEMORY_METRIC = "process_resident_memory_bytes"
@@ -171,25 +168,6 @@ def _memory(pid: int) -> dict[str, int]:
         return {}
     pairs = (line.split(":") for line in lines if line.startswith("Rss"))
     return {name: int(value.split()[0]) * 1024 for name, value in pairs}
-
-
-class Metrics:
-    """A server's Prometheus page, on its admin listener."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url if url.rstrip("/").endswith("/metrics") else url.rstrip("/") + "/metrics"
-        self._http = httpx.AsyncClient(timeout=METRICS_TIMEOUT)
-
-    async def fetch(self) -> dict[str, float]:
-        """Every series by its name and labels as written; nothing while the server does not answer."""
-        try:
-            answer = await self._http.get(self.url)
-        except httpx.TransportError:
-            return {}
-        return parse_metrics(answer.text) if answer.is_success else {}
-
-    async def aclose(self) -> None:
-        await self._http.aclose()
 
 
 def parse_metrics(text: str) -> dict[str, float]:

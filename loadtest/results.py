@@ -32,7 +32,7 @@ ERRORS = "errors"
 
 # Gauges of a sample: how it stood at its end.
 CONNECTIONS = "connections"
-STREAM_LAG = "stream_lag"  # entries of Redis streams not yet read or acknowledged, where the server says so
+STREAM_LAG = "stream_lag_ms"  # from an entry's being written to an instance's inbox to its being read: the mean
 
 
 class ResultError(Exception):

@@ -20,6 +20,7 @@ from loadtest.crew import WorkerError
 from loadtest.histogram import Histogram
 from loadtest.live import LiveView
 from loadtest.reference import ReferenceUnusable, require
+from loadtest.report.page import write_report
 from loadtest.results import PERCENTILES, Result
 from loadtest.scenarios import SCENARIOS
 from loadtest.scenarios.base import Scenario
@@ -48,6 +49,7 @@ _OPTIONS: list[tuple[str, str, dict[str, Any]]] = [
     ("--chaos", 'Faults while it runs: "5 kill instance; 9 cut 0.5", or a file.', {}),
     ("--settle", "Seconds to wait until everybody has everything.  [default: 30]", {"type": float}),
     ("--out", f"The result.  [default: {RUNS}/...json]", {"type": _PATH}),
+    ("--metrics", "HOST:PORT or URL of a server's metrics, for CPU, memory and lag. Several.", {"multiple": True}),
     ("--plain", "No live view: a line now and then.", _FLAG),
 ]
 RUN_OPTIONS = [click.Option([name], help=text, **how) for name, text, how in _OPTIONS]
@@ -98,7 +100,7 @@ def run() -> None:
 
 def run_scenario(kind: type[Scenario], name: str, profile: profiles.Profile, given: dict[str, Any]) -> None:
     """Ends the process: 0 when every promise held."""
-    options = {key: value for key, value in given.items() if key in OPTION_NAMES and value is not None}
+    options = {key: value for key, value in given.items() if key in OPTION_NAMES and value not in (None, ())}
     own = {key: value for key, value in given.items() if key not in OPTION_NAMES}
     unknown = profile.run.keys() - OPTION_NAMES
     if unknown:
@@ -117,9 +119,10 @@ def run_scenario(kind: type[Scenario], name: str, profile: profiles.Profile, giv
     except* KeyboardInterrupt:
         fail("interrupted: nothing was written")
     out = chosen.get("out") or RUNS / f"{name_of(name)}-{datetime.now():%Y%m%d-%H%M%S}.json"
-    results.write(result, Path(out))
+    page, data = write_report(result, Path(out))
     click.echo(summary(result))
-    click.echo(f"result    {out}")
+    click.echo(f"result    {data}")
+    click.echo(f"report    {page}")
     if not result.oracle.holds:
         sys.exit(FAILED)
 
@@ -143,6 +146,7 @@ async def _run(scenario: Scenario, chosen: dict[str, Any], faults: list[chaos.Fa
         client=chosen.get("client", "lean"),
         settle=chosen.get("settle", 30.0),
         start_at=chosen.get("start_at"),
+        metrics=tuple(chosen.get("metrics", ())),
         profile=profile,
     )
     if options.client == REFERENCE:

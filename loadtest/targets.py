@@ -38,6 +38,7 @@ class Target:
         self.url = self.origin.url
         self.key = key
         self.pid = pid
+        self.admin: Path | None = None  # where instances of our own put their admin sockets
 
 
 class DevTarget(Target):
@@ -50,11 +51,14 @@ class DevTarget(Target):
         self._process: trio.Process | None = None
         self._adopted: list[trio.Process] = []
         super().__init__("http://127.0.0.1:1")
+        self.admin = directory / "admin"
+        self.admin.mkdir(mode=0o700, exist_ok=True)
 
     async def start(self, port: int = 0) -> None:
         """Raises TargetError."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PARLEY_")}
         environment |= {
+            "RUNTIME_DIRECTORY": str(self.admin),
             "PARLEY_RATE_LIMITS": "off",
             "PARLEY_MAX_CONNECTIONS": str(max(15000, self._connections + SPARE)),
         }

@@ -186,8 +186,9 @@ def _gauges(result: Result, frame: _Frame) -> list[Chart]:
     found = []
     for name in names:
         points = [(sample.at, sample.gauges[name]) for sample in result.samples if name in sample.gauges]
-        title = name.replace("_", " ").capitalize()
-        found.append(frame.apply(Chart(title, [Series(title.lower(), points, "c0", area=True)], short, frame.end)))
+        title = name.removesuffix("_ms").replace("_", " ").capitalize()
+        unit = _milliseconds if name.endswith("_ms") else short
+        found.append(frame.apply(Chart(title, [Series(title.lower(), points, "c0", area=True)], unit, frame.end)))
     return found
 
 

@@ -36,7 +36,7 @@ def sample(at: int, millis: float = 5.0, count: int = 200, seed: int = 0, connec
             "delivered": 2 * count,
             "errors": int(at == 7),
         },
-        gauges={"connections": float(connections), "stream_lag": float(at % 4)},
+        gauges={"connections": float(connections), "stream_lag_ms": float(at % 4)},
         latencies={"send": Latency.of(histogram)},
     )
 

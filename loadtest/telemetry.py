@@ -1,0 +1,96 @@
+"""What the servers say of themselves while a run lasts: stream lag, queues, processes elsewhere.
+
+Owns the reading of Prometheus pages: of admin listeners that were named (host:port or URL), and of the admin sockets
+that a `parley dev` of our own puts into a directory. Read every other second, because making a page costs the server
+a few milliseconds.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import httpx
+import msgspec
+import trio
+
+from loadtest import results
+from loadtest.processes import Watch, metrics_usage, parse_metrics
+from loadtest.results import Sample
+
+INTERVAL = 2.0  # seconds between readings
+TIMEOUT = 2.0  # seconds
+SUFFIX = ".sock"
+LAG = "parley_inbox_delay_seconds"  # a histogram
+GAUGES = {  # as the report names them, and the series
+    "publisher_queue": "parley_publisher_queued_changes",
+    "receipts_queue": "parley_receipts_queued_entries",
+}
+SAME_EVERYWHERE = {"receipts_queue"}  # every instance tells the same; the others add up
+
+
+class Telemetry:
+    """`read` now and then; `gauges` has what was found, by second."""
+
+    def __init__(self, pages: Sequence[str] = (), directory: Path | None = None) -> None:
+        self.gauges: dict[int, dict[str, float]] = {}
+        self._pages = [page_url(page) for page in pages]
+        self._directory = directory
+        self._lags: dict[str, tuple[float, float]] = {}  # by page: count and sum of all until now
+
+    async def read(self, at: float, watch: Watch) -> None:
+        """Every page there is at this moment. Processes of pages that were named are noted in `watch`."""
+        found: dict[str, dict[str, float]] = {}
+        async with trio.open_nursery() as nursery:
+            for page in self._pages:
+                nursery.start_soon(_fetch, page, None, found)
+            for path in sorted(self._directory.glob(f"*{SUFFIX}")) if self._directory else ():
+                nursery.start_soon(_fetch, "http://admin/metrics", path, found)
+        for page in self._pages:
+            watch.note(name_of(page), at, metrics_usage(found[page]) if page in found else None)
+        if found:
+            self.gauges[round(at)] = self._gauges(found)
+
+    def added(self, samples: Sequence[Sample]) -> list[Sample]:
+        """The samples with the gauges of their seconds."""
+        return [
+            msgspec.structs.replace(sample, gauges={**sample.gauges, **self.gauges.get(round(sample.at), {})})
+            for sample in samples
+        ]
+
+    def _gauges(self, found: dict[str, dict[str, float]]) -> dict[str, float]:
+        gauges = {}
+        for name, series in GAUGES.items():
+            values = [page[series] for page in found.values() if series in page]
+            if values:
+                gauges[name] = max(values) if name in SAME_EVERYWHERE else sum(values)
+        count, seconds = 0.0, 0.0
+        for page, series_by_name in found.items():
+            now = series_by_name.get(f"{LAG}_count", 0.0), series_by_name.get(f"{LAG}_sum", 0.0)
+            before = self._lags.get(page, (0.0, 0.0))
+            if now[0] < before[0]:
+                before = 0.0, 0.0  # another process by now
+            count, seconds = count + now[0] - before[0], seconds + now[1] - before[1]
+            self._lags[page] = now
+        if count:
+            gauges[results.STREAM_LAG] = round(seconds / count * results.MS, 3)
+        return gauges
+
+
+def page_url(text: str) -> str:
+    """HOST:PORT or a URL, with or without /metrics."""
+    url = text if "://" in text else f"http://{text}"
+    return url if url.rstrip("/").endswith("/metrics") else url.rstrip("/") + "/metrics"
+
+
+def name_of(page: str) -> str:
+    return page.partition("://")[2].partition("/")[0]
+
+
+async def _fetch(page: str, path: Path | None, found: dict[str, dict[str, float]]) -> None:
+    transport = httpx.AsyncHTTPTransport(uds=str(path)) if path else None
+    try:
+        async with httpx.AsyncClient(transport=transport, timeout=TIMEOUT) as http:
+            answer = await http.get(page)
+    except httpx.HTTPError:
+        return  # it is down, which is for others to judge
+    if answer.is_success:
+        found[str(path or page)] = parse_metrics(answer.text)
