@@ -38,7 +38,7 @@ from server.rest import (
 from server.rest.pacing import PacedRequest, let_in
 from server.rest.requests import MAX_BODY, address, bearer
 from server.rest.tally import Tally
-from server.rest.tracing import current_trace
+from server.rest.tracing import current_trace, template
 from server.sign_in.flow import SignIn
 from store.objects import Objects
 from store.objects.directory import DirectoryObjects
@@ -92,7 +92,7 @@ def create_app(
         """Every route needs a live user's token unless it is marked open; all are limited."""
         trace = current_trace()
         if trace is not None and request.url_rule is not None:
-            trace.route = request.url_rule.rule
+            trace.route = template(request.url_rule.rule)
         g.began = time.perf_counter()
         view = current_app.view_functions.get(request.endpoint or "")
         origin = limited_as(address())

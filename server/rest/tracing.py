@@ -17,6 +17,7 @@ from server.addresses import Proxies
 
 TRACE = "parley.trace"  # in the ASGI scope
 CHATTY = re.compile(r"/health(/.*)?|/hubs/chat")  # asked for all the time: lines for those who debug
+_VARIABLE = re.compile(r"<(?:[^<>]*:)?([^<>]+)>")
 _STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
 
 Scope = dict[str, Any]
@@ -39,6 +40,11 @@ class Trace:
         self.route: str | None = None
         self.user: str | None = None
         self.status: int | None = None
+
+
+def template(rule: str) -> str:
+    """`/api/users/{user_id}`, of a rule as Werkzeug writes it."""
+    return _VARIABLE.sub(r"{\1}", rule)
 
 
 def current_trace() -> Trace | None:

@@ -52,7 +52,7 @@ async def test_requests_and_connections(server: Running) -> None:
         answer = await http.get(f"/api/users/{alice.id}?q={MARKER}", headers=proxied)
         assert answer.headers["X-Request-Id"] == "from-the-proxy"
         told = await line(server, "request", request="from-the-proxy")
-        assert told["route"] == "/api/users/<user_id>" and told["method"] == "GET" and told["status"] == 200
+        assert told["route"] == "/api/users/{user_id}" and told["method"] == "GET" and told["status"] == 200
         assert told["user"] == alice.id and told["address"] == "203.0.113.9" and 0 < told["seconds"] < WAIT
 
         answer = await http.get("/api/nothing", headers={"X-Request-Id": "not acceptable"})

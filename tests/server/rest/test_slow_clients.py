@@ -127,6 +127,6 @@ async def test_a_client_that_does_not_read(hasty: Site) -> None:
         await stream.send_all(f"GET {link} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         assert b" 200 " in await stream.receive_some(1000)
         with trio.fail_after(WAIT):
-            while not [line for line in lines if line.get("route") == "/objects/<key>"]:
+            while not [line for line in lines if line.get("route") == "/objects/{key}"]:
                 await trio.sleep(0.01)
         assert len(await drip(stream, b"", b"")) < size
