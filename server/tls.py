@@ -176,7 +176,9 @@ class TlsSocket:
         socket.shutdown(self._socket, how)
 
     def close(self) -> None:
+        """Whoever waits for it gets trio.ClosedResourceError."""
         if self._socket.fileno() >= 0:
+            trio.lowlevel.notify_closing(self._socket)
             self._say_goodbye()
             self._socket.close()
 
@@ -234,9 +236,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
             self._open().shutdown(SHUT_WR)
 
     async def aclose(self) -> None:
-        if self.socket.fileno() >= 0:
-            trio.lowlevel.notify_closing(self.socket)
-            self.socket.close()
+        self.socket.close()
         await trio.lowlevel.checkpoint()
 
     def _open(self) -> TlsSocket:

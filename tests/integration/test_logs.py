@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 import trio
 
-from loadtest.client import ClientError, HubError, open_websocket
+from loadtest.client import ClientError, HubError, connect, open_websocket
 from server import websocket
 from tests.running import Running, running
 
@@ -68,7 +68,8 @@ async def test_requests_and_connections(server: Running) -> None:
         assert any(frame["name"] == "search" for frame in told["exception"][0]["frames"])
         assert "locals" not in json.dumps(told["exception"])
 
-    async with server.connect(alice, headers={"User-Agent": "x" * 500, "X-Forwarded-For": "203.0.113.9"}) as hub:
+    headers = {"User-Agent": "x" * 500, "X-Forwarded-For": "203.0.113.9"}
+    async with connect(server.hub_url, alice.token, headers=headers) as hub:
         opened = await line(server, "connection_opened", user=alice.id)
         assert (opened["transport"], opened["protocol"]) == ("websocket", "json")
         assert opened["address"] == "203.0.113.9" and 0 < len(opened["client"]) <= 256
