@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 TESTABLE := $(VENV)/.testable
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-chaos lint bench clean
+.PHONY: help run install-units rolling-restart test test-chaos lint bench clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,15 @@ lint: $(TESTABLE) ## style, types, import contracts
 
 bench: $(READY) ## the budgets of the socket path, measured here and now
 	@$(BIN)/python -m loadtest.bench
+
+install-units: ## systemd units and the files beside them (DESTDIR=)
+	@install -d $(DESTDIR)/etc/systemd/system $(DESTDIR)/etc/sysctl.d $(DESTDIR)/etc/security/limits.d
+	@install -m 0644 systemd/parley*.service systemd/parley*.socket systemd/parley*.target systemd/parley*.timer $(DESTDIR)/etc/systemd/system/
+	@install -m 0644 systemd/sysctl.d/60-parley.conf $(DESTDIR)/etc/sysctl.d/
+	@install -m 0644 systemd/limits.d/60-parley.conf $(DESTDIR)/etc/security/limits.d/
+	@install -d -m 0755 $(DESTDIR)/etc/parley && install -d -m 0700 $(DESTDIR)/etc/parley/credentials
+	@test -e $(DESTDIR)/etc/parley/parley.toml || install -m 0644 systemd/parley.toml $(DESTDIR)/etc/parley/
+	@install -d $(DESTDIR)/usr/share/doc/parley && install -m 0644 docs/operations.md $(DESTDIR)/usr/share/doc/parley/
 
 clean: ## forget the environment (not the data in .parley)
 	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis node_modules tests/interop/node_modules

@@ -1,0 +1,103 @@
+"""A systemd of our own, for one test: in mount, PID and cgroup namespaces that end with it.
+
+Owns its root directory (some twenty files; /usr is the machine's, read-only) and the process. Our units come in through
+`make install-units`, the server through this checkout and the packages of our environment.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+TOOLS = ROOT / ".ci" / "tools"  # where .ci/run unpacks what is not installed
+PYTHON = "/usr/bin/python3"  # one that services may run: ours may be in a home directory
+BOOT = """
+set -e
+umount -R /sys/fs/cgroup 2>/dev/null || true
+mount -t cgroup2 none /sys/fs/cgroup
+exec env SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 "$@"
+"""
+LAUNCHER = f"""#!/bin/sh
+PYTHONPATH=/opt/parley/source:/opt/parley/site-packages exec {PYTHON} -m server "$@"
+"""
+FILES = {
+    "etc/machine-id": "",
+    "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
+    "etc/group": "root:x:0:\nnogroup:x:65534:\n",
+    "etc/nsswitch.conf": "passwd: files systemd\ngroup: files systemd\nhosts: files\n",
+    "etc/hosts": "127.0.0.1 localhost\n",
+    "etc/os-release": "ID=nested\n",
+    "etc/systemd/system/scenario.service": f"""[Unit]
+SuccessAction=exit
+FailureAction=exit
+[Service]
+Type=oneshot
+ExecStart={PYTHON} /opt/parley/source/tests/systemd/scenario.py %PORT%
+""",
+    # Nobody waits twenty seconds here for a watchdog, or until half past three for a timer.
+    "etc/systemd/system/parley@.service.d/test.conf": "[Service]\nWatchdogSec=3\nTimeoutAbortSec=1\n",
+    "etc/systemd/system/parley.socket.d/test.conf": "[Socket]\nListenStream=\nListenStream=127.0.0.1:%PORT%\n",
+    "etc/systemd/system/parley-purge.timer.d/test.conf": (
+        "[Timer]\nOnCalendar=\nOnActiveSec=1\nRandomizedDelaySec=0\nAccuracySec=100ms\n"
+    ),
+}
+
+
+def nspawn() -> str | None:
+    return shutil.which("systemd-nspawn") or shutil.which(TOOLS / "usr/bin/systemd-nspawn")
+
+
+def why_not() -> str | None:
+    """What this machine lacks; None when it can be done."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        return "a nested systemd needs root"
+    if nspawn() is None:
+        return "systemd-nspawn is not there (Debian: systemd-container)"
+    asked = subprocess.run([PYTHON, "-c", "import sys; print(sys.version_info[:2])"], capture_output=True, check=False)
+    if asked.stdout.decode().strip() != str(sys.version_info[:2]):
+        return f"{PYTHON} is not of this Python's version, so it cannot run its packages"
+    if subprocess.run([*UNSHARE, "true"], capture_output=True, check=False).returncode:
+        return "namespaces cannot be made here"
+    return None
+
+
+UNSHARE = ["unshare", "--mount", "--pid", "--fork", "--cgroup", "--mount-proc", "--kill-child"]
+
+
+def build(directory: Path, port: int, settings: str, credentials: dict[str, str]) -> None:
+    """Its root directory, with Parley installed as the page for operators says."""
+    for name in ("proc", "sys", "dev", "run", "tmp", "var", "root", "usr", "results", "opt/parley/current/bin"):
+        (directory / name).mkdir(parents=True)
+    for name in ("source", "site-packages"):
+        (directory / "opt/parley" / name).mkdir()
+    for name in ("bin", "sbin", "lib", "lib64"):
+        (directory / name).symlink_to(f"usr/{name}")
+    launcher = directory / "opt/parley/current/bin/parley"
+    launcher.write_text(LAUNCHER)
+    launcher.chmod(0o755)
+    subprocess.run(["make", "-s", "install-units", f"DESTDIR={directory}"], cwd=ROOT, check=True)
+    for name, text in FILES.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text.replace("%PORT%", str(port)))
+    (directory / "etc/parley/parley.toml").write_text(settings)
+    for name, text in credentials.items():
+        (directory / "etc/parley/credentials" / name).write_text(text)
+    units = ["parley.target", "parley.socket", "parley@1.service", "parley@2.service", "parley-purge.timer"]
+    subprocess.run(["systemctl", "--quiet", f"--root={directory}", "enable", *units], check=True)
+
+
+def command(directory: Path) -> list[str]:
+    """Boots it; ends when the scenario has."""
+    packages = next(path for path in sys.path if path.endswith("site-packages"))
+    program = nspawn()
+    assert program is not None
+    return [
+        *UNSHARE,
+        *("sh", "-c", BOOT, "boot"),
+        *(program, "--register=no", "--keep-unit", "--quiet", f"--directory={directory}"),
+        *("--bind-ro=/usr", f"--bind-ro={ROOT}:/opt/parley/source", f"--bind-ro={packages}:/opt/parley/site-packages"),
+        *(f"--bind={directory}/results:/results", "--boot", "systemd.unit=scenario.service"),
+    ]

@@ -1,0 +1,220 @@
+"""What happens inside the nested systemd: an operator's day, as a program. Run by `scenario.service` as root.
+
+Uses nothing but Python's own library and systemctl. Writes what it saw to a file of JSON, one key for each part of the
+day; `tests/systemd/test_nested.py` says what should be there.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PORT = int(sys.argv[1])
+RESULTS = Path("/results/results.json")
+SETTINGS = Path("/etc/parley/parley.toml")
+CREDENTIALS = Path("/etc/parley/credentials")
+WAIT = 60.0  # seconds
+PAUSE = 0.01  # seconds between two requests of one asker
+
+found: dict[str, Any] = {}
+
+
+def systemctl(*arguments: str) -> tuple[int, str]:
+    done = subprocess.run(["systemctl", *arguments], capture_output=True, text=True, check=False)
+    return done.returncode, (done.stdout + done.stderr).strip()
+
+
+def show(unit: str, *names: str) -> dict[str, str]:
+    _, text = systemctl("show", unit, *(f"--property={name}" for name in names))
+    return dict(line.partition("=")[::2] for line in text.splitlines())
+
+
+def pid(unit: str) -> int:
+    return int(show(unit, "MainPID")["MainPID"])
+
+
+def until(condition: Callable[[], bool]) -> float:
+    """Seconds until then; infinite when it never came."""
+    start = time.monotonic()
+    while time.monotonic() < start + WAIT:
+        if condition():
+            return round(time.monotonic() - start, 2)
+        time.sleep(0.05)
+    return float("inf")
+
+
+def ask(path: str = "/health/live") -> str:
+    """The status of one request on a connection of its own, or what went wrong."""
+    try:
+        with socket.create_connection(("127.0.0.1", PORT), timeout=WAIT) as sock:
+            sock.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+            data = b""
+            while chunk := sock.recv(65536):
+                data += chunk
+        return data.split(b"\r\n")[0].decode() or "closed without an answer"
+    except OSError as error:
+        return type(error).__name__
+
+
+class Askers:
+    """Some that ask all the time, each request on a new connection. `counts` says how that went."""
+
+    def __init__(self, count: int = 4) -> None:
+        self.counts: Counter[str] = Counter()
+        self.longest = 0.0
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._ask) for _ in range(count)]
+
+    def _ask(self) -> None:
+        while not self._over.is_set():
+            start = time.monotonic()
+            self.counts[ask()] += 1
+            self.longest = max(self.longest, time.monotonic() - start)
+            time.sleep(PAUSE)
+
+    def __enter__(self) -> "Askers":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def told(self) -> dict[str, Any]:
+        return {"answers": dict(self.counts), "longest": round(self.longest, 2)}
+
+
+def start() -> dict[str, Any]:
+    code, said = systemctl("start", "parley.target")
+    waited = until(lambda: "200" in ask("/health/ready"))
+    units = ("parley@1", "parley@2", "parley.socket", "parley.target", "parley-purge.timer")
+    return {
+        "code": code,
+        "said": said,
+        "seconds": waited,
+        "active": {unit: systemctl("is-active", unit)[1] for unit in units},
+        "migrate": show("parley-migrate", "Result", "ExecMainStatus"),
+        "status": show("parley@1", "StatusText")["StatusText"],
+    }
+
+
+def sandbox() -> dict[str, Any]:
+    process = pid("parley@1")
+    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
+    environ = Path(f"/proc/{process}/environ").read_text()
+    files = sorted(path.name for path in Path("/run/credentials/parley@1.service").iterdir())
+    secrets = [path.read_text().strip() for path in CREDENTIALS.iterdir()]
+    return {
+        **{name: status[name].split()[0] for name in ("Uid", "CapEff", "NoNewPrivs", "Seccomp")},
+        "credentials": files,
+        "in_environment": any(secret in environ for secret in secrets),
+        "files": Path(f"/proc/{process}/limits").read_text().split("Max open files")[1].split()[0],
+    }
+
+
+def reload() -> dict[str, Any]:
+    before = pid("parley@1")
+    SETTINGS.write_text(SETTINGS.read_text() + 'log_level = "debug"\nlanes = 3\n')
+    code, said = systemctl("reload", "parley@1")
+    told = until(lambda: "reloaded, changed: LOG_LEVEL" in show("parley@1", "StatusText")["StatusText"])
+    status = show("parley@1", "StatusText")["StatusText"]
+    return {"code": code, "said": said, "told": told, "status": status, "same_process": pid("parley@1") == before}
+
+
+def rolling_restart() -> dict[str, Any]:
+    before = [pid("parley@1"), pid("parley@2")]
+    with Askers() as askers:
+        seconds = []
+        for unit in ("parley@1", "parley@2"):
+            start = time.monotonic()
+            code, said = systemctl("restart", unit)
+            if code:
+                return {"code": code, "said": said}
+            seconds.append(round(time.monotonic() - start, 2))
+    after = [pid("parley@1"), pid("parley@2")]
+    return {**askers.told(), "seconds": seconds, "new": all(a != b for a, b in zip(before, after, strict=True))}
+
+
+def killed() -> dict[str, Any]:
+    """As the out-of-memory killer does it. What the process had in hand is lost, and nothing else."""
+    before = pid("parley@1")
+    with Askers() as askers:
+        time.sleep(0.2)
+        os.kill(before, signal.SIGKILL)
+        back = until(lambda: pid("parley@1") not in (0, before) and systemctl("is-active", "parley@1")[1] == "active")
+    return {**askers.told(), "back": back, "restarts": show("parley@1", "NRestarts")["NRestarts"]}
+
+
+def hung() -> dict[str, Any]:
+    """A process that does nothing at all. Its siblings take what comes meanwhile."""
+    before, restarts = pid("parley@2"), show("parley@2", "NRestarts")["NRestarts"]
+    os.kill(before, signal.SIGSTOP)
+    results: set[str] = set()
+
+    def is_back() -> bool:
+        state = show("parley@2", "Result", "ActiveState", "MainPID", "NRestarts")
+        results.add(state["Result"])
+        return state["NRestarts"] != restarts and state["ActiveState"] == "active"
+
+    back = until(is_back)
+    return {"back": back, "results": sorted(results), "new": pid("parley@2") != before}
+
+
+def activation() -> dict[str, Any]:
+    """No instance runs, the socket does: who comes is not refused, and starts the first one."""
+    systemctl("stop", "parley@1", "parley@2")
+    stopped = {unit: show(unit, "Result", "ExecMainStatus", "ActiveState") for unit in ("parley@1", "parley@2")}
+    answer = ask()
+    return {"stopped": stopped, "answer": answer, "active": systemctl("is-active", "parley@1", "parley@2")[1].split()}
+
+
+def misconfigured() -> dict[str, Any]:
+    """A configuration that cannot be used is told once, not tried for ever. The sibling goes on."""
+    text = SETTINGS.read_text()
+    SETTINGS.write_text(text + 'log_leve = "info"\n')
+    code, _ = systemctl("start", "parley@2")
+    state = show("parley@2", "Result", "ExecMainStatus", "NRestarts", "ActiveState")
+    SETTINGS.write_text(text)
+    answer = ask()
+    systemctl("reset-failed", "parley@2")
+    return {"code": code, **state, "answer": answer, "again": systemctl("start", "parley@2")[0]}
+
+
+def purge() -> dict[str, Any]:
+    """The timer is set to a second after its start here."""
+    systemctl("restart", "parley-purge.timer")
+    ran = until(lambda: show("parley-purge", "ExecMainExitTimestampMonotonic")["ExecMainExitTimestampMonotonic"] != "0")
+    return {"ran": ran, **show("parley-purge", "Result", "ExecMainStatus")}
+
+
+def stop() -> dict[str, Any]:
+    code, said = systemctl("stop", "parley.target")
+    until(lambda: systemctl("is-active", "parley.socket")[1] == "inactive")
+    exits = {unit: show(unit, "Result", "ExecMainStatus", "ActiveState") for unit in ("parley@1", "parley@2")}
+    return {"code": code, "said": said, "exits": exits, "answer": ask()}
+
+
+def main() -> None:
+    for part in (start, sandbox, reload, rolling_restart, killed, hung, activation, misconfigured, purge, stop):
+        begin = time.monotonic()
+        try:
+            found[part.__name__] = {**part(), "took": round(time.monotonic() - begin, 1)}
+        except Exception:  # noqa: BLE001  # whatever it is, the test outside shows it
+            found[part.__name__] = {"failed": traceback.format_exc()}
+        RESULTS.write_text(json.dumps(found, indent=1))
+    journal = subprocess.run(["journalctl", "--boot", "--no-pager"], capture_output=True, text=True, check=False)
+    Path("/results/journal").write_text(journal.stdout)
+
+
+main()

@@ -1,0 +1,103 @@
+"""The whole set of units under a systemd of its own: start, reload, restart, crash, hang, timer, stop."""
+
+import json
+import math
+import resource
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from server.dev.services import Services
+from tests.proxy import Proxy
+from tests.running import JWT_KEY, free_port
+from tests.systemd import nested
+
+LONGEST = 300.0  # seconds for all of it, on a machine that is busy
+OK = "HTTP/1.1 200 "
+
+
+async def spend_the_day(directory: Path, services: Services, database: str) -> dict[str, Any]:
+    """Boot, live through the scenario, and give what it saw."""
+    port, postgres, valkey = free_port(), free_port(), free_port()
+    parts = dict(part.split("=", 1) for part in database.split())
+    credentials = {
+        "jwt_key": JWT_KEY,
+        "database_url": f"postgresql://{parts['user']}@127.0.0.1:{postgres}/{parts['dbname']}",
+        "redis_url": f"redis://127.0.0.1:{valkey}",
+    }
+    settings = 'drain_seconds = "0.5s"\nrate_limits = "off"\nregistration = "open"\n'
+    nested.build(directory, port, settings, credentials)
+    async with trio.open_nursery() as nursery:
+        # Services under systemd run as nobody in particular: they may not use our Unix sockets.
+        socket = Path(parts["host"], f".s.PGSQL.{parts.get('port', '5432')}")
+        await nursery.start(Proxy(postgres, socket).run)
+        await nursery.start(Proxy(valkey, Path(services.redis_url.removeprefix("unix://"))).run)
+        with trio.move_on_after(LONGEST):
+            await trio.run_process(
+                nested.command(directory), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
+            )
+        nursery.cancel_scope.cancel()
+    found = directory / "results/results.json"
+    assert found.exists(), "it did not boot"
+    seen: dict[str, Any] = json.loads(found.read_text())
+    return seen
+
+
+async def test_the_whole_set(tmp_path: Path, services: Services, database: str, redis_url: str) -> None:
+    """An operator's day with two instances on one socket. Nobody is refused, whatever happens to one of them."""
+    reason = nested.why_not()
+    if reason:
+        pytest.skip(reason)
+    seen = await spend_the_day(tmp_path / "root", services, database)
+    text = json.dumps(seen, indent=1)
+    print(text)  # noqa: T201
+    journal = (tmp_path / "root/results/journal").read_text()
+    assert "failed" not in [key for part in seen.values() for key in part], text
+
+    start = seen["start"]
+    assert start["code"] == 0 and set(start["active"].values()) == {"active"}, start
+    assert start["migrate"] == {"Result": "success", "ExecMainStatus": "0"}
+    assert start["status"].startswith("serving: ")
+
+    sandbox = seen["sandbox"]
+    assert sandbox["Uid"] != "0" and int(sandbox["CapEff"], 16) == 0
+    assert (sandbox["NoNewPrivs"], sandbox["Seccomp"]) == ("1", "2")
+    assert int(sandbox["files"]) == min(65536, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    assert {"parley_jwt_key", "parley_database_url"} <= set(sandbox["credentials"]) and not sandbox["in_environment"]
+
+    reload = seen["reload"]
+    assert reload["code"] == 0 and reload["same_process"] and not math.isinf(reload["told"])
+    assert reload["status"].endswith("reloaded, changed: LOG_LEVEL; needs a restart: LANES")
+
+    restart = seen["rolling_restart"]
+    assert list(restart["answers"]) == [OK] and restart["answers"][OK] > 50 and restart["new"], restart
+
+    killed = seen["killed"]
+    assert not math.isinf(killed["back"]) and killed["restarts"] == "1", killed
+    # What the killed process had accepted is gone with it; nobody else noticed.
+    assert set(killed["answers"]) <= {OK, "ConnectionResetError", "closed without an answer"}, killed
+    assert sum(count for said, count in killed["answers"].items() if said != OK) <= 4, killed
+
+    hung = seen["hung"]
+    assert not math.isinf(hung["back"]) and hung["new"] and "watchdog" in hung["results"], hung
+
+    activation = seen["activation"]
+    for state in activation["stopped"].values():
+        assert state == {"Result": "success", "ExecMainStatus": "0", "ActiveState": "inactive"}, activation
+    assert activation["answer"] == OK and activation["active"] == ["active", "inactive"], activation
+
+    misconfigured = seen["misconfigured"]
+    assert misconfigured["code"] != 0 and misconfigured["ExecMainStatus"] == "2", misconfigured
+    assert misconfigured["NRestarts"] == "0" and misconfigured["ActiveState"] == "failed", misconfigured
+    assert misconfigured["answer"] == OK and misconfigured["again"] == 0, misconfigured
+    assert "log_leve: there is no such setting" in journal and "did you mean log_level?" in journal
+
+    assert seen["purge"]["Result"] == "success" and not math.isinf(seen["purge"]["ran"]), seen["purge"]
+    stop = seen["stop"]
+    for state in stop["exits"].values():
+        assert state == {"Result": "success", "ExecMainStatus": "0", "ActiveState": "inactive"}, stop
+    assert stop["answer"] == "ConnectionRefusedError", stop
+    assert "Traceback" not in journal and JWT_KEY not in journal
