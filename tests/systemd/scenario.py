@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import traceback
+import urllib.request
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -123,6 +124,21 @@ def sandbox() -> dict[str, Any]:
     }
 
 
+def visible() -> dict[str, Any]:
+    """What an operator looks at: the instances by `parley inspect`, the metrics of each."""
+    parley = "/opt/parley/current/bin/parley"
+    [socket_file] = Path("/run/parley/1").glob("*.sock")
+    command = [parley, "inspect", "instances", "--socket", str(socket_file)]
+    seen = subprocess.run(command, capture_output=True, text=True, check=False)
+    metrics = [urllib.request.urlopen(f"http://127.0.0.1:910{n}/metrics").read().decode() for n in (1, 2)]
+    return {
+        "code": seen.returncode,
+        "said": seen.stdout + seen.stderr,
+        "socket": str(socket_file),
+        "metrics": [len(text) for text in metrics],
+    }
+
+
 def reload() -> dict[str, Any]:
     before = pid("parley@1")
     SETTINGS.write_text(SETTINGS.read_text() + 'log_level = "debug"\nlanes = 3\n')
@@ -206,7 +222,19 @@ def stop() -> dict[str, Any]:
 
 
 def main() -> None:
-    for part in (start, sandbox, reload, rolling_restart, killed, hung, activation, misconfigured, purge, stop):
+    for part in (
+        start,
+        sandbox,
+        visible,
+        reload,
+        rolling_restart,
+        killed,
+        hung,
+        activation,
+        misconfigured,
+        purge,
+        stop,
+    ):
         begin = time.monotonic()
         try:
             found[part.__name__] = {**part(), "took": round(time.monotonic() - begin, 1)}

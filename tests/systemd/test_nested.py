@@ -68,6 +68,10 @@ async def test_the_whole_set(tmp_path: Path, services: Services, database: str, 
     assert int(sandbox["files"]) == min(65536, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     assert {"parley_jwt_key", "parley_database_url"} <= set(sandbox["credentials"]) and not sandbox["in_environment"]
 
+    visible = seen["visible"]
+    assert visible["code"] == 0 and "-1" in visible["said"] and "-2" in visible["said"], visible
+    assert min(visible["metrics"]) > 1000, visible
+
     reload = seen["reload"]
     assert reload["code"] == 0 and reload["same_process"] and not math.isinf(reload["told"])
     assert reload["status"].endswith("reloaded, changed: LOG_LEVEL; needs a restart: LANES")
