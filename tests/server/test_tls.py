@@ -1,5 +1,6 @@
 """server.tls: the same service over TLS; certificates that change; peers that do not speak it."""
 
+import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -204,3 +205,37 @@ async def _shown(site: Site, authority: Authority) -> bytes:
     await trio.aclose_forcefully(stream)
     assert isinstance(found, bytes)
     return found
+
+
+async def test_a_slow_reader_over_tls(
+    authority: Authority, tmp_path: Path, database: str, redis_url: str, nursery: trio.Nursery
+) -> None:
+    """P8 holds there too: who stops reading is left behind, delays nobody, and gets everything when she reads again."""
+    limits = {"outbox_bytes": "64KiB", "max_message_bytes": "8KiB"}
+    async with secure_site(authority, tmp_path, database, redis_url, nursery, **limits) as site:
+        (_, a), (bob, b) = await site.user("alice"), await site.user("bob")
+        body = {"type": "Direct", "memberIds": [bob]}
+        made = await site.call("POST", "/api/conversations", body, token=a, status=201)
+        hub = f"{site.url}/hubs/chat"
+        slow = await open_websocket(hub, b, tls=authority.client)
+        decoder = websocket.Decoder(client=True)
+        await slow.send_all(websocket.encode_masked(websocket.TEXT, b'{"protocol":"json","version":1}\x1e'))
+        assert b"{}" in await slow.receive_some(1000)
+        sent: list[int] = []
+        seqs: list[int] = []
+        text = b""
+        with capture_logs() as lines, trio.fail_after(60):
+            async with connect(hub, a, tls=authority.client) as alice:
+                message = {"conversationId": made["id"], "content": "x" * 7000}
+                while not any(line["event"] == "lagging" for line in lines):
+                    calls = [await alice.start("SendMessage", message) for _ in range(32)]
+                    sent += [(await alice.result(call))["seq"] for call in calls]
+            while len(seqs) < len(sent):
+                for event in decoder.receive(bytes(await slow.receive_some(65536))):
+                    assert isinstance(event, websocket.Message)
+                    text += event.data
+                *whole, text = text.split(b"\x1e")
+                told = [json.loads(line) for line in whole]
+                seqs += [one["arguments"][0]["seq"] for one in told if one.get("target") == "ReceiveMessage"]
+        assert seqs == sent
+        await trio.aclose_forcefully(slow)
