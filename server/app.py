@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import structlog
@@ -68,6 +69,7 @@ from server.rest.tally import Tally
 from server.rest.tracing import traced
 from server.rooms import Rooms
 from server.sign_in.flow import SignIn
+from server.spans.provider import open_tracing
 from server.teller import Teller
 from server.tls import Certificate
 from server.wheel import Wheel
@@ -80,6 +82,9 @@ from store.partitions import ensure_partitions
 from store.pool import Pool
 from store.receipts import ReceiptStreams
 from store.redis import Redis
+
+if TYPE_CHECKING:
+    from server.spans.tracing import Tracing
 
 PARTITION_PERIOD = 1 * DAYS / 4  # between looks whether next months' partitions are there
 PARTITION_RETRY = 30 * SECONDS
@@ -94,7 +99,8 @@ log = structlog.get_logger("parley.app")
 class Process:
     """Every part of one instance, wired. The handlers and the lanes publish into `feed`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, tracing: "Tracing | None" = None) -> None:
+        """`tracing`: OpenTelemetry, when it is on."""
         require(settings)
         self.settings = settings
         self.pool = Pool(
@@ -128,7 +134,7 @@ class Process:
         self.rooms = Rooms(self.sync, self.flusher, self.registry)
         self.publisher = Publisher(instances, self.registry, self.pool)
         self.ephemera = Ephemera(self.rooms, self.publisher)
-        self.feed = Feed(self.rooms, self.ephemera, self.publisher)
+        self.feed = (tracing.feed if tracing else Feed)(self.rooms, self.ephemera, self.publisher)
         self.relay = Relay(self.pool, self.registry, self.publisher, self.feed)
         self.lanes = Lanes(
             self.lane_pool,
@@ -136,6 +142,7 @@ class Process:
             on_commit=self.feed.publish,
             on_doubt=self.feed.doubt,
             outbox=True,
+            on_batch=tracing.sends.committed if tracing else None,
         )
         self.receipts = ReceiptWriter(
             ReceiptStreams(self.redis), self.pool, self.ephemera, consumer=f"{name}~{secrets.token_hex(4)}"
@@ -167,7 +174,7 @@ class Process:
         self.liveness = self._watched()
         messages = Messages(
             self.pool,
-            self.lanes,
+            tracing.queue(self.lanes) if tracing else self.lanes,
             commits,
             limits.sends,
             max_message_bytes=settings.max_message_bytes,
@@ -231,10 +238,10 @@ class Process:
             limits=limits,
             tally=self.requests,
         )
-        routed = asgi.route(PATH, self.hub, paced(app))
-        self.http = HttpServer(
-            traced(allow_origins(routed, settings.allowed_origins), Proxies(settings.forwarded_allow_ips))
-        )
+        routed = allow_origins(asgi.route(PATH, self.hub, paced(app)), settings.allowed_origins)
+        if tracing is not None:
+            routed = tracing.requests(routed)
+        self.http = HttpServer(traced(routed, Proxies(settings.forwarded_allow_ips)))
         self.certificate = Certificate(settings.tls_cert, settings.tls_key) if settings.tls_cert else None
         self.listener = Listener(
             self.hub,
@@ -405,7 +412,8 @@ async def serve(
             advice="for development only: set PARLEY_REGISTRATION=oauth and a provider",
         )
     socks = listen(parse_listen(settings.listen), reuse_port=settings.reuse_port == "on")
-    process = Process(settings)
+    tracing = open_tracing(os.environ, settings.instance or settings.listen)
+    process = Process(settings, tracing)
     notices = Notices.from_environment(os.environ)
 
     def reload() -> str:
@@ -435,6 +443,8 @@ async def serve(
             nursery.start_soon(notices.run, process.liveness.verdict)
             nursery.start_soon(tell_of_the_end)
             await process.run(socks, stop=life.stop, hurry=life.hurry, ready=ready)
+            if tracing is not None:
+                await tracing.aclose()
             nursery.cancel_scope.cancel()
     finally:
         notices.close()

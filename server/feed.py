@@ -10,7 +10,7 @@ from uuid import UUID
 
 from server.ephemera import Ephemera
 from server.rooms import Rooms
-from store.entries import Dismissal, Receipt, Seen, Typing
+from store.entries import Dismissal, Receipt, Seen, TraceMark, Typing
 from store.model import Change
 
 
@@ -29,6 +29,8 @@ class Mail(Protocol):
     def seen(self) -> Iterable[Seen]: ...
     @property
     def dismissals(self) -> Iterable[Dismissal]: ...
+    @property
+    def traces(self) -> Sequence[TraceMark]: ...
 
 
 class Others(Protocol):

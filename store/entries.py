@@ -58,6 +58,14 @@ class Dismissal(Struct, frozen=True, array_like=True):
     session_id: UUID | None = None
 
 
+class TraceMark(Struct, frozen=True, array_like=True):
+    """Change `seq` is traced: `parent` is the span it belongs to, as W3C Trace Context writes it."""
+
+    conversation_id: UUID
+    seq: int
+    parent: str
+
+
 def dismissal(user_id: UUID, session_id: UUID | None = None) -> Dismissal:
     """Of a user who was deleted, or of a sign-in session that was ended."""
     return Dismissal(user_id, "The user was deleted." if session_id is None else "The session was ended.", session_id)
@@ -72,6 +80,7 @@ class Entry(Struct, frozen=True, array_like=True):
     typing: tuple[Typing, ...] = ()
     seen: tuple[Seen, ...] = ()
     dismissals: tuple[Dismissal, ...] = ()
+    traces: tuple[TraceMark, ...] = ()  # of some of the changes
 
 
 class Parcel(Struct, array_like=True):
@@ -83,6 +92,7 @@ class Parcel(Struct, array_like=True):
     typing: list[Typing]
     seen: list[Seen]
     dismissals: list[Dismissal]
+    traces: list[TraceMark]
 
 
 _encode: Any = msgspec.msgpack.Encoder().encode
@@ -90,7 +100,7 @@ _decoder = msgspec.msgpack.Decoder(Entry)
 
 
 def new_parcel() -> Parcel:
-    return Parcel([], [], [], [], [], [])
+    return Parcel([], [], [], [], [], [], [])
 
 
 def pack_change(change: Change) -> Raw:

@@ -75,6 +75,10 @@ class Append(Struct, frozen=True):
     done: Done
 
 
+# Told of a batch that is committed, before anybody is answered, and when its transaction was (`time.perf_counter`).
+OnBatch = Callable[[Sequence[Append], float, float], None]
+
+
 class LaneTimes:
     """Of all lanes: messages in a batch, seconds the oldest of them waited, seconds the batch took to be committed."""
 
@@ -97,6 +101,7 @@ class Lanes:
         on_commit: Callable[[Sequence[Change]], None],
         on_doubt: Callable[[Collection[UUID]], None],
         outbox: bool = False,
+        on_batch: OnBatch | None = None,
     ) -> None:
         """`max_queue` is for each lane. `on_commit` gets the new messages of a batch, after each `done`;
         `on_doubt` the conversations of a batch whose outcome is unknown. With `outbox`, each batch leaves a row there
@@ -104,7 +109,7 @@ class Lanes:
         self._max_queue = max_queue
         self._closed = False
         self.times = LaneTimes()
-        self._lanes = [_Lane(pool, max_batch, on_commit, on_doubt, outbox, self.times) for _ in range(count)]
+        self._lanes = [_Lane(pool, max_batch, on_commit, on_doubt, outbox, self.times, on_batch) for _ in range(count)]
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Write what is offered, until cancelled. What is not written by then is answered with Unavailable."""
@@ -156,8 +161,10 @@ class _Lane:
         on_doubt: Callable[[Collection[UUID]], None],
         outbox: bool,
         times: LaneTimes,
+        on_batch: OnBatch | None,
     ) -> None:
         self.times = times
+        self._on_batch = on_batch
         self.waits_since = 0.0  # of the oldest message in the queue
         self.queue: list[Append] = []
         self.writing: Sequence[Append] = ()  # taken from the queue and not answered yet
@@ -273,7 +280,10 @@ class _Lane:
             began = time.perf_counter()
             try:
                 rows = await batch.write(conn, columns)
-                self.times.commits.observe(time.perf_counter() - began)
+                ended = time.perf_counter()
+                self.times.commits.observe(ended - began)
+                if self._on_batch is not None:
+                    self._on_batch(appends, began, ended)
                 return rows
             except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):
                 if attempt == MAX_ATTEMPTS:

@@ -5,7 +5,8 @@ for each instance concerned, pipelined. Whatever cannot be sent is dropped here:
 outbox, which is deleted only after it was sent, so the relay of some instance announces it; all else is ephemeral.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
@@ -15,7 +16,7 @@ from msgspec import Struct
 
 from server.instances.registry import Registry
 from store import outbox
-from store.entries import Dismissal, Parcel, Receipt, Seen, Typing, new_parcel, pack, pack_change
+from store.entries import Dismissal, Parcel, Receipt, Seen, TraceMark, Typing, new_parcel, pack, pack_change
 from store.errors import StoreError
 from store.instances import Instances
 from store.model import Change
@@ -25,6 +26,8 @@ MAX_WAITING = 20_000  # changes in the queue; past it they are left to the relay
 MAX_BATCH = 2_000  # changes sent at once
 MAX_PARCEL = 512 * 1024  # bytes of changes in one entry, roughly
 CLEAR_DELAY = 0.1  # seconds between deletions of published outbox rows: one statement for many
+
+OnSent = Callable[[Sequence[TraceMark], float, float], None]  # and when it began and ended
 
 log = structlog.get_logger("parley.publisher")
 
@@ -38,12 +41,14 @@ class Mail(Struct):
     typing: list[Typing] = []
     seen: list[Seen] = []
     dismissals: list[Dismissal] = []
+    traces: list[TraceMark] = []
 
     def conversations(self) -> set[UUID]:
         found = {change.conversation_id for change in self.changes}
         found.update(conversation_id for conversation_id, _ in self.heads)
         found.update(receipt.conversation_id for receipt in self.receipts)
         found.update(typing.conversation_id for typing in self.typing)
+        found.update(mark.conversation_id for mark in self.traces)
         for seen in self.seen:
             found.update(seen.conversation_ids)
         return found
@@ -93,6 +98,7 @@ class Publisher:
         self._sending = False
         self._tried = trio.Event()  # after each batch
         self.sent = self.dropped = 0
+        self.on_sent: OnSent | None = None  # told of those that are traced
 
     @property
     def waiting(self) -> int:
@@ -119,6 +125,7 @@ class Publisher:
         typing: Iterable[Typing] = (),
         seen: Iterable[Seen] = (),
         dismissals: Iterable[Dismissal] = (),
+        traces: Iterable[TraceMark] = (),
     ) -> None:
         """Ephemeral things, for whoever has these conversations open, or is where these users are."""
         if self._registry.instance:
@@ -126,6 +133,7 @@ class Publisher:
             self._mail.typing += typing
             self._mail.seen += seen
             self._mail.dismissals += dismissals
+            self._mail.traces += traces
             self._wake.set()
 
     # -- sending ----------------------------------------------------------------------------------
@@ -156,12 +164,15 @@ class Publisher:
         del self._batches[: len(batches)]
         self._waiting -= len(mail.changes)
         self._sending, self._tried = True, trio.Event()
+        began = time.perf_counter()
         try:
             await self.deliver(mail)
         finally:
             self._sending = False
             self._tried.set()
         self.sent += len(mail.changes)
+        if mail.traces and self.on_sent is not None:
+            self.on_sent(mail.traces, began, time.perf_counter())
         self._cleared += [published.key for published in batches]
         self._clear_wake.set()
 
@@ -208,6 +219,9 @@ class Publisher:
                 {name for conversation_id in seen.conversation_ids for name in interested[conversation_id]}
             ):
                 target.parcel.seen.append(seen)
+        for mark in mail.traces:
+            for target in load(interested[mark.conversation_id]):
+                target.parcel.traces.append(mark)
         for dismissal in mail.dismissals:
             for target in load(present[dismissal.user_id]):
                 target.parcel.dismissals.append(dismissal)
@@ -232,4 +246,4 @@ class Publisher:
 
 
 def _is_any(mail: Mail) -> bool:
-    return bool(mail.receipts or mail.typing or mail.seen or mail.dismissals)
+    return bool(mail.receipts or mail.typing or mail.seen or mail.dismissals or mail.traces)

@@ -5,6 +5,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -29,7 +30,7 @@ def authority() -> Authority:
 
 @asynccontextmanager
 async def secure_site(
-    authority: Authority, directory: Path, database: str, redis_url: str, nursery: trio.Nursery, **options: str
+    authority: Authority, directory: Path, database: str, redis_url: str, nursery: trio.Nursery, **options: Any
 ) -> AsyncIterator[Site]:
     cert, key = authority.issue(directory)
     options |= {"tls_cert": cert, "tls_key": key}

@@ -3,7 +3,7 @@
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -13,6 +13,9 @@ from server.app import Process
 from server.config import load
 from server.listener import bind
 from tests.running import JWT_KEY
+
+if TYPE_CHECKING:
+    from server.spans.tracing import Tracing
 
 
 class Site:
@@ -53,7 +56,13 @@ async def site(database: str, redis_url: str, nursery: trio.Nursery) -> AsyncIte
 
 @asynccontextmanager
 async def open_site(
-    database: str, redis_url: str, nursery: trio.Nursery, tls: ssl.SSLContext | None = None, **changes: Any
+    database: str,
+    redis_url: str,
+    nursery: trio.Nursery,
+    tls: ssl.SSLContext | None = None,
+    *,
+    tracing: "Tracing | None" = None,
+    **changes: Any,
 ) -> AsyncIterator[Site]:
     """A server with these settings besides the usual ones. `tls` is the client's, for servers that speak it."""
     values: dict[str, Any] = {
@@ -65,7 +74,7 @@ async def open_site(
         "rate_limits": "off",
         "admin_listen": (),
     }
-    process = Process(load({}, None, **{**values, **changes}))
+    process = Process(load({}, None, **{**values, **changes}), tracing)
     sock = bind(("127.0.0.1", 0))
     stop, hurry, ready, done = trio.Event(), trio.Event(), trio.Event(), trio.Event()
 

@@ -1,0 +1,37 @@
+"""The span of a REST request, as a child of the caller's when it says which (`traceparent`).
+
+Owns the ASGI wrapper. What a request sends is traced inside its span.
+"""
+
+from opentelemetry.trace import SpanKind, Tracer
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from server.rest.tracing import CHATTY, TRACE, App, Message, Receive, Scope, Send
+
+_propagator = TraceContextTextMapPropagator()
+
+
+def spanned(app: App, tracer: Tracer) -> App:
+    """The ASGI app, each request in a span; not those that are asked for all the time."""
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or CHATTY.fullmatch(scope["path"]):
+            await app(scope, receive, send)
+            return
+        carrier = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        method = str(scope["method"])
+        with tracer.start_as_current_span(method, _propagator.extract(carrier), kind=SpanKind.SERVER) as span:
+
+            async def send_seen(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    span.set_attribute("http.response.status_code", message["status"])
+                await send(message)
+
+            span.set_attribute("http.request.method", method)
+            await app(scope, receive, send_seen)
+            route = getattr(scope.get(TRACE), "route", None)
+            if route is not None:
+                span.update_name(f"{method} {route}")
+                span.set_attribute("http.route", route)
+
+    return serve

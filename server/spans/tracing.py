@@ -1,0 +1,39 @@
+"""Tracing, as the composition root puts it into an instance.
+
+Owns the provider's tracer and what the traced parts share.
+"""
+
+from typing import TYPE_CHECKING
+
+from handlers.messages import Queue
+from server.ephemera import Ephemera
+from server.feed import Feed
+from server.instances.publisher import Publisher
+from server.rest.tracing import App
+from server.rooms import Rooms
+from server.spans import provider
+from server.spans.http import spanned
+from server.spans.sends import Sends, TracedFeed, TracedQueue
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
+
+class Tracing:
+    def __init__(self, provider: "TracerProvider") -> None:
+        self._provider = provider
+        self._tracer = provider.get_tracer("parley")
+        self.sends = Sends(self._tracer)
+
+    def feed(self, rooms: Rooms, ephemera: Ephemera, publisher: Publisher) -> Feed:
+        publisher.on_sent = self.sends.published
+        return TracedFeed(rooms, ephemera, publisher, self.sends)
+
+    def queue(self, lanes: Queue) -> Queue:
+        return TracedQueue(lanes, self.sends)
+
+    def requests(self, app: App) -> App:
+        return spanned(app, self._tracer)
+
+    async def aclose(self) -> None:
+        await provider.close(self._provider)

@@ -1,0 +1,204 @@
+"""Traces: one id from the send to the delivery on another instance, nothing when it is off, and no message held up."""
+
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import pytest
+import trio
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
+from opentelemetry.trace import SpanKind, StatusCode
+
+from loadtest.client import HubClient, HubError, connect
+from server.config import ConfigError
+from server.spans import provider
+from server.spans.tracing import Tracing
+from store.entries import Entry, TraceMark, new_parcel, pack, unpack
+from tests.running import running
+from tests.server.rest.conftest import Site, open_site
+
+CALLER = "0af7651916cd43dd8448eb211c80319c"  # a trace id of somebody who calls us
+
+
+class Traced:
+    """An instance whose spans stay here."""
+
+    def __init__(self, sampler: Sampler = ALWAYS_ON) -> None:
+        self.exporter = InMemorySpanExporter()
+        made = TracerProvider(sampler=sampler)
+        made.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.tracing = Tracing(made)
+        self.site: Site
+
+    def spans(self, name: str) -> list[ReadableSpan]:
+        return [span for span in self.exporter.get_finished_spans() if span.name == name]
+
+    async def until(self, name: str) -> ReadableSpan:
+        with trio.fail_after(15):
+            while not self.spans(name):
+                await trio.sleep(0.02)
+        return self.spans(name)[0]
+
+
+@asynccontextmanager
+async def traced(
+    database: str, redis_url: str, nursery: trio.Nursery, sampler: Sampler = ALWAYS_ON, **settings: Any
+) -> AsyncIterator[Traced]:
+    found = Traced(sampler)
+    async with open_site(database, redis_url, nursery, tracing=found.tracing, **settings) as found.site:
+        yield found
+    assert not found.tracing.sends._under_way, "messages are kept for ever"
+
+
+async def client(stack: AsyncExitStack, site: Site, token: str) -> HubClient:
+    hub = f"{site.url}/hubs/chat"
+    return await stack.enter_async_context(connect(hub, token, on_event=lambda target, arguments: None))
+
+
+async def pair(site: Site) -> tuple[str, str, str]:
+    """Two tokens and a conversation."""
+    _, hers = await site.user("alice")
+    bob, his = await site.user("bob")
+    body = {"type": "Direct", "memberIds": [bob]}
+    return hers, his, (await site.call("POST", "/api/conversations", body, token=hers, status=201))["id"]
+
+
+def trace_of(span: ReadableSpan) -> int:
+    assert span.context is not None
+    return int(span.context.trace_id)
+
+
+async def test_one_trace_end_to_end(database: str, redis_url: str, nursery: trio.Nursery) -> None:
+    """Send, lane, commit, publish, delivery here and on another instance: one id, one parent, in order of time."""
+    async with (
+        traced(database, redis_url, nursery, instance="one") as one,
+        traced(database, redis_url, nursery, instance="two") as two,
+        AsyncExitStack() as stack,
+    ):
+        hers, his, conversation = await pair(one.site)
+        alice = await client(stack, one.site, hers)
+        await client(stack, two.site, his)
+        message = await alice.invoke("SendMessage", {"conversationId": conversation, "content": "a secret"})
+        there = await two.until("deliver")
+        publish = await one.until("publish")
+        [send] = one.spans("send")
+        [lane], [commit], [here] = one.spans("lane"), one.spans("commit"), one.spans("deliver")
+        assert {trace_of(span) for span in (send, lane, commit, here, publish, there)} == {trace_of(send)}
+        for span in (lane, commit, here, publish, there):
+            assert span.parent is not None and send.context is not None
+            assert span.parent.span_id == send.context.span_id
+        assert there.parent is not None and there.parent.is_remote and there.kind is SpanKind.CONSUMER
+        assert times(send)[0] <= times(lane)[0] <= times(lane)[1] <= times(commit)[0] <= times(commit)[1]
+        assert times(commit)[1] <= times(here)[1] and times(commit)[1] <= times(there)[1]
+        assert send.attributes and send.attributes["parley.message.seq"] == message["seq"]
+        told = "".join(span.to_json() for span in (*one.exporter.get_finished_spans(), there))
+        assert "secret" not in told and "alice" not in told
+
+
+def times(span: ReadableSpan) -> tuple[int, int]:
+    assert span.start_time is not None and span.end_time is not None
+    return span.start_time, span.end_time
+
+
+async def test_rest_sends_doubles_and_refusals(database: str, redis_url: str, nursery: trio.Nursery) -> None:
+    """REST goes on with its caller's trace; what is refused or was sent before ends its trace at the send."""
+    async with traced(database, redis_url, nursery) as one:
+        hers, _, conversation = await pair(one.site)
+        body = {"conversationId": conversation, "content": "x", "clientMessageId": "same"}
+        headers = {"traceparent": f"00-{CALLER}-b7ad6b7169203331-01"}
+        await one.site.call("POST", "/api/messages", body, token=hers, status=201, headers=headers)
+        [send] = one.spans("send")
+        request = await one.until("POST /api/messages")
+        assert f"{trace_of(send):032x}" == CALLER == f"{trace_of(request):032x}"
+        assert request.attributes and request.attributes["http.response.status_code"] == 201
+        await one.until("deliver")
+        await one.site.call("POST", "/api/messages", body, token=hers, status=201)
+        assert one.spans("send")[1].attributes["parley.message.double_of"]  # type: ignore[index]  # it has some
+        body = {"conversationId": str(UUID(int=7)), "content": "x"}
+        await one.site.call("POST", "/api/messages", body, token=hers, status=404)
+        assert one.spans("send")[2].status.status_code is StatusCode.ERROR
+        assert len(one.spans("deliver")) == 1
+        assert not one.spans("GET /health/live")
+
+
+async def test_what_is_not_sampled_costs_nothing(database: str, redis_url: str, nursery: trio.Nursery) -> None:
+    """Without the sampler's consent there is no span, no mark on its way, and nothing is kept."""
+    async with traced(database, redis_url, nursery, ALWAYS_OFF) as one, AsyncExitStack() as stack:
+        hers, _, conversation = await pair(one.site)
+        alice = await client(stack, one.site, hers)
+        await alice.invoke("SendMessage", {"conversationId": conversation, "content": "x"})
+        with pytest.raises(HubError):
+            await alice.invoke("SendMessage", {"conversationId": str(UUID(int=7)), "content": "x"})
+        assert not one.exporter.get_finished_spans()
+
+
+class OldEntry(msgspec.Struct, frozen=True, array_like=True):
+    """An entry as instances read it that know nothing of traces."""
+
+    changes: tuple[Any, ...] = ()
+    heads: tuple[tuple[UUID, int], ...] = ()
+    receipts: tuple[Any, ...] = ()
+    typing: tuple[Any, ...] = ()
+    seen: tuple[Any, ...] = ()
+    dismissals: tuple[Any, ...] = ()
+
+
+def test_old_and_new_instances_understand_each_other() -> None:
+    """During a deploy: the old read what the new write, and the other way round."""
+    parcel = new_parcel()
+    parcel.heads.append((UUID(int=1), 7))
+    parcel.traces.append(TraceMark(UUID(int=1), 7, f"00-{CALLER}-b7ad6b7169203331-01"))
+    assert msgspec.msgpack.decode(pack(parcel), type=OldEntry).heads == ((UUID(int=1), 7),)
+    assert unpack(pack(parcel)).traces[0].seq == 7
+    old = msgspec.msgpack.encode(OldEntry(heads=((UUID(int=1), 7),)))
+    assert unpack(old) == Entry(heads=((UUID(int=1), 7),))
+
+
+def test_off_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without OTEL_* nothing of OpenTelemetry is even imported; without the extra, one is told what to install."""
+    code = "import sys, server.app; assert not [m for m in sys.modules if m.startswith('opentelemetry')]"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}
+    assert provider.is_on(endpoint) and not provider.is_on({})
+    for off in ({"OTEL_SDK_DISABLED": "true"}, {"OTEL_TRACES_EXPORTER": "none"}):
+        assert not provider.is_on({**endpoint, **off})
+    monkeypatch.setattr(provider, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'parley\[otel\]'"):
+        provider.open_tracing(endpoint, "one")
+
+
+async def test_a_collector_that_hangs(database: str, redis_url: str) -> None:
+    """Spans are posted from a thread: whoever takes them and never answers delays no message, nor the end."""
+    heard: list[bytes] = []
+
+    async def swallow(stream: trio.SocketStream) -> None:
+        async for data in stream:
+            heard.append(bytes(data))
+
+    async with trio.open_nursery() as nursery:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, swallow, listeners)
+        environment = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}",
+            "OTEL_EXPORTER_OTLP_TIMEOUT": "1",
+            "OTEL_BSP_SCHEDULE_DELAY": "50",
+        }
+        async with running(database, redis_url, environment=environment) as server:
+            alice, bob = await server.register("alice"), await server.register("bob")
+            conversation = await server.direct(alice, bob)
+            async with server.connect(alice) as hub:
+                with trio.fail_after(15):
+                    while not any(b"/v1/traces" in data for data in heard):
+                        await hub.invoke("SendMessage", {"conversationId": conversation, "content": "x"})
+                with trio.fail_after(1):
+                    await hub.invoke("SendMessage", {"conversationId": conversation, "content": "x"})
+            server.terminate()
+            assert await server.wait() == 0
+        nursery.cancel_scope.cancel()
