@@ -205,7 +205,8 @@ def drain(path: Path, wait: bool, timeout: float) -> None:
     """Have an instance send its clients away and end, as SIGTERM does.
 
     Clients are asked to connect elsewhere, spread over DRAIN_SECONDS; what was accepted is committed and answered; then
-    the process ends with exit code 0. Under systemd it is not started again by that: `systemctl start` does it.
+    the process ends with exit code 0. Our systemd unit starts it again then: a restart that nobody notices. To keep it
+    down, `systemctl stop` drains as well.
     """
     import trio  # noqa: PLC0415
 

@@ -9,6 +9,8 @@ _BEGINNINGS = {
     "closed by client": "client",
     "connection lost": "lost",
     "cancelled": "stopped",  # the process ends
+    "closed, but the client did not take it": "unanswered",
+    "the client does not poll any more": "lost",
     "aborted": "unanswered",  # our Close was not answered in time
     "stalled": "stalled",
     "slow_reader": "slow_reader",

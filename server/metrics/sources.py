@@ -5,7 +5,7 @@ metric costs what counting costs, and nothing here runs.
 """
 
 import platform
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import version
 from typing import Protocol
 
@@ -30,6 +30,7 @@ from server.rest.tally import Tally
 from server.rooms import Rooms
 from store.lanes import Lanes
 from store.pool import Pool
+from store.statistics import PoolStatistics
 
 
 class Parts(Protocol):
@@ -245,48 +246,52 @@ def _receipts(parts: Parts, waiting: int | None) -> Iterable[Metric]:
 
 
 def _pools(parts: Parts) -> Iterable[Metric]:
-    pools = {name: pool.statistics() for name, pool in parts.pools.items()}
+    statistics = {name: pool.statistics() for name, pool in parts.pools.items()}
+
+    def of_each(read: Callable[[PoolStatistics], int]) -> dict[str, int]:
+        return {name: read(pool) for name, pool in statistics.items()}
+
     yield gauges(
         "parley_pool_size_connections",
         "Connections to PostgreSQL that the pool may have (POOL_SIZE).",
         "pool",
-        {name: pool.size for name, pool in pools.items()},
+        of_each(lambda pool: pool.size),
     )
     yield gauges(
         "parley_pool_open_connections",
         "Connections to PostgreSQL that the pool has, idle or lent.",
         "pool",
-        {name: pool.open for name, pool in pools.items()},
+        of_each(lambda pool: pool.open),
     )
     yield gauges(
         "parley_pool_used_connections",
         "Connections to PostgreSQL that are lent now.",
         "pool",
-        {name: pool.open - pool.idle for name, pool in pools.items()},
+        of_each(lambda pool: pool.open - pool.idle),
     )
     yield gauges(
         "parley_pool_waiting_callers",
         "Calls that wait for a connection.",
         "pool",
-        {name: pool.waiting for name, pool in pools.items()},
+        of_each(lambda pool: pool.waiting),
     )
     yield counters(
         "parley_pool_acquisitions_total",
         "Connections lent.",
         "pool",
-        {name: pool.acquired for name, pool in pools.items()},
+        of_each(lambda pool: pool.acquired),
     )
     yield counters(
         "parley_pool_failures_total",
         "Calls that got no connection in time, or were refused because too many waited.",
         "pool",
-        {name: pool.timed_out + pool.refused for name, pool in pools.items()},
+        of_each(lambda pool: pool.timed_out + pool.refused),
     )
     yield counters(
         "parley_pool_connect_failures_total",
         "Attempts at a connection that PostgreSQL did not take.",
         "pool",
-        {name: pool.connect_failures for name, pool in pools.items()},
+        of_each(lambda pool: pool.connect_failures),
     )
     yield histograms(
         "parley_pool_wait_seconds",
