@@ -114,8 +114,7 @@ def _orders(control: Control) -> Blueprint:
     @routes.post("/users/<user>/kill")
     async def kill_user(user: str) -> Response:
         user_id = await control.find_user(user)
-        here, others = await control.kill_user(user_id)
-        return _answer({"user": user_id, "connections": here, "others": others})
+        return _answer(await control.kill_user(user_id))
 
     @routes.post("/log-level/<level>")
     async def log_level(level: str) -> Response:

@@ -181,11 +181,13 @@ def kill_user(user: str, path: Path) -> None:
     """
     from urllib.parse import quote  # noqa: PLC0415
 
-    from server.admin.client import decode  # noqa: PLC0415
+    from server.admin.client import AdminError, decode  # noqa: PLC0415
+    from server.admin.shapes import Killed  # noqa: PLC0415
 
-    told = decode(_order(path, f"/users/{quote(user, safe='')}/kill"), dict[str, Any])
-    others = ", ".join(told["others"]) or "no other instance"
-    click.echo(f"killed {told['connections']} connections here; told {others}")
+    killed = decode(_order(path, f"/users/{quote(user, safe='')}/kill"), Killed)
+    click.echo(f"killed {killed.connections} connections here; told {', '.join(killed.others) or 'no other instance'}")
+    if not killed.linked:
+        raise AdminError("the instance has no link to Redis now: others were not told, do it there too")
 
 
 @inspect.command("log-level")

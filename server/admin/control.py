@@ -13,7 +13,7 @@ import structlog
 
 from handlers.errors import ChatError
 from server import logs
-from server.admin.shapes import InstanceView, Status
+from server.admin.shapes import InstanceView, Killed, Status
 from server.admin.views import renewed_ago
 from server.hub.server import HubServer
 from server.instances.publisher import Publisher
@@ -103,8 +103,8 @@ class Control:
         log.warning("connection_killed", connection=connection_id, user=str(session.user_id))
         session.end(KILLED, allow_reconnect=True)
 
-    async def kill_user(self, user_id: UUID) -> tuple[int, list[str]]:
-        """End every connection of a user, everywhere. How many were here, and the other instances that were told.
+    async def kill_user(self, user_id: UUID) -> Killed:
+        """End every connection of a user, everywhere.
 
         Her sign-in is not touched: with a valid token she may connect again. Raises Unavailable.
         """
@@ -118,7 +118,7 @@ class Control:
             self._parts.publisher.send(dismissals=(dismissal,))
         log.warning("user_killed", user=str(user_id), connections=here)
         self._parts.rooms.dismiss(dismissal)
-        return here, sorted(others)
+        return Killed(user_id, here, sorted(others), bool(mine))
 
     def set_log_level(self, level: str) -> None:
         """Raises ChatError."""

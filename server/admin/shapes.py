@@ -51,6 +51,15 @@ class ConnectionView(Struct):
     rtt: float | None  # seconds
 
 
+class Killed(Struct):
+    """A user's connections have ended: how many here, and the other instances that were told to do the same."""
+
+    user: UUID
+    connections: int
+    others: list[str]
+    linked: bool  # else there may be others, which were not told
+
+
 class RoomView(Struct):
     conversation: UUID
     attached: int

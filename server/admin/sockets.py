@@ -6,6 +6,7 @@ directory is 0700, the socket 0600. What a killed process left behind is replace
 
 import os
 import socket
+import stat
 from contextlib import suppress
 from pathlib import Path
 
@@ -60,8 +61,9 @@ def open_unix(path: Path) -> trio.SocketListener:
 def open_named(directory: Path, name: str) -> tuple[trio.SocketListener, Path]:
     """In a directory of ours; with the process' number when another process has that name. Raises OSError."""
     directory.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
-    if directory.stat().st_uid != os.getuid():  # /tmp is everybody's
-        raise PermissionError(f"{directory} belongs to another user")
+    found = directory.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:  # /tmp is everybody's
+        raise PermissionError(f"{directory} is not ours alone to write")
     path = directory / f"{name}{SUFFIX}"
     try:
         return open_unix(path), path
