@@ -60,6 +60,7 @@ from server.presence import Announcer
 from server.pulse import Pulse
 from server.receipts import ReceiptWriter
 from server.reload import Difference, merge
+from server.rest.any_case import any_case
 from server.rest.app import create_app
 from server.rest.cors import allow_origins
 from server.rest.health import Check
@@ -220,7 +221,7 @@ class Process:
             "redis": self._check_redis,
             "lifecycle": self._check_lifecycle,
         }
-        app = create_app(
+        self.rest = create_app(
             settings,
             users_handler=users,
             accounts=accounts,
@@ -238,7 +239,8 @@ class Process:
             limits=limits,
             tally=self.requests,
         )
-        routed = allow_origins(asgi.route(PATH, self.hub, paced(app)), settings.allowed_origins)
+        routed = any_case(asgi.route(PATH, self.hub, paced(self.rest)), self.rest.url_map)
+        routed = allow_origins(routed, settings.allowed_origins)
         if tracing is not None:
             routed = tracing.requests(routed)
         self.http = HttpServer(traced(routed, Proxies(settings.forwarded_allow_ips)))

@@ -107,11 +107,18 @@ def accept_response(key: bytes) -> bytes:
     )
 
 
-def refusal(status: int, code: str, detail: str, extra: dict[str, str] | None = None) -> tuple[dict[str, str], bytes]:
+def refusal(
+    status: int, code: str, title: str, detail: str, extra: dict[str, str] | None = None
+) -> tuple[dict[str, str], bytes]:
     """Headers and body of a problem+json answer (RFC 9457) after which the connection ends."""
-    title = HTTPStatus(status).phrase
     body = msgspec.json.encode(
-        {"type": f"urn:parley:error:{code}", "title": title, "status": status, "detail": detail, "code": code}
+        {
+            "type": f"urn:parley:error:{code}",
+            "title": CODES[code].title,
+            "status": status,
+            "detail": detail,
+            "code": code,
+        }
     )
     headers = {
         "Content-Type": "application/problem+json",

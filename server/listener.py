@@ -8,6 +8,7 @@ is always consumed into a prefix rather than peeked at: one path for whole and f
 import errno
 import math
 import os
+import re
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
@@ -16,7 +17,7 @@ from typing import Protocol
 import structlog
 import trio
 
-from handlers.errors import RETRY_AFTER_SECONDS, ChatError
+from handlers.errors import CODES, RETRY_AFTER_SECONDS, ChatError
 from server import http_head
 from server.addresses import new_request_id
 from server.http_head import BadRequest, Head
@@ -63,7 +64,7 @@ class Refusal(Exception):
         super().__init__(detail)
         self.status = status
         self.code = code
-        self.fields, self.body = http_head.refusal(status, code, detail, extra)
+        self.fields, self.body = http_head.refusal(status, code, CODES[code].title, detail, extra)
         self.request_id = ""  # set by whoever knows one
 
     @property
@@ -86,6 +87,18 @@ def refusal(error: ChatError, status: int) -> Refusal:
     return Refusal(status, error.code, error.sentence, headers)
 
 
+_BARE = re.compile(rb"HTTP/1\.1 ([45]\d\d) [^\r\n]*\r\ncontent-length: 0\r\nconnection: close\r\n")
+
+
+def _explained(answer: bytes) -> bytes:
+    """What the HTTP server answers by itself to what it cannot read has no body: give it the one of other errors."""
+    match = _BARE.match(answer)
+    if match is None:
+        return answer
+    code = "too_large" if match[1] == b"431" else "invalid_request"
+    return Refusal(int(match[1]), code, "The request is not HTTP/1.1 as it is spoken here.").answer
+
+
 class PrefixedStream(trio.abc.HalfCloseableStream):
     """A stream that gives what was already read first, and gives up peers that do not read what it sends.
 
@@ -106,7 +119,7 @@ class PrefixedStream(trio.abc.HalfCloseableStream):
         return bytes(await self._stream.receive_some(max_bytes))
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        view = memoryview(data)
+        view = memoryview(_explained(bytes(data)) if data[:9] == b"HTTP/1.1 " else data)
         try:
             for start in range(0, len(view), SEND_SLICE):
                 with trio.fail_after(SEND_STALL):
@@ -292,7 +305,7 @@ class Listener:
                 with trio.fail_at(min(deadline, trio.current_time() + self._head_timeout)):
                     prefix, end = await _read_head(client, prefix)
         except trio.TooSlowError:
-            raise Refusal(408, "invalid_request", "The request head did not come in time.") from None
+            raise Refusal(408, "timeout", "The request head did not come in time.") from None
         if end == 0:
             return None
         if end < 0:

@@ -37,7 +37,7 @@ class Negotiation(Wire, frozen=True):
 
 
 def blueprint(verifier: Verifier, tokens: ConnectionTokens, allowed_origins: tuple[str, ...]) -> Blueprint:
-    routes = Blueprint("negotiate", __name__)
+    routes = Blueprint("hub", __name__)
 
     @routes.post(f"{PATH}/negotiate")
     @operation(

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import structlog
-from quart import Response
+from quart import Response, request
 from quart_schema import RequestSchemaValidationError
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
@@ -88,6 +88,8 @@ async def on_http_error(error: HTTPException) -> Response:
     status = error.code or 500
     if status < 400:
         return Response("", status=status, headers=dict(error.get_headers()))
+    if status == 405 and request.method == "OPTIONS":  # asked what may be done here, not to do it (RFC 9110, 9.3.7)
+        return Response("", status=204, headers={"Allow": dict(error.get_headers())["Allow"]})
     code = _BY_STATUS.get(status, "invalid_request")
     response = problem(code, error.description or CODES["invalid_request"].title, status=status)
     for name, value in error.get_headers():

@@ -1,0 +1,148 @@
+"""The API's description is OpenAPI 3.1, of every route; the page at /docs is made of it and asks nobody else."""
+
+import json
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from handlers.errors import CODES
+from tests.server.rest.conftest import Site
+
+ROUTES = {
+    "/api/users": "get post",
+    "/api/users/me": "get put",
+    "/api/users/me/export": "get",
+    "/api/users/status": "put",
+    "/api/users/{userId}": "delete get",
+    "/api/conversations": "get post",
+    "/api/conversations/{conversationId}": "delete get put",
+    "/api/conversations/{conversationId}/members": "get post",
+    "/api/conversations/{conversationId}/members/{userId}": "delete",
+    "/api/conversations/{conversationId}/members/{userId}/role": "put",
+    "/api/messages": "get post",
+    "/api/messages/{messageId}": "delete get put",
+    "/api/messages/{messageId}/status": "put",
+    "/api/messages/{messageId}/receipts": "get",
+    "/api/files": "delete",
+    "/api/files/upload": "post",
+    "/api/files/presign": "post",
+    "/api/files/presigned-url": "get",
+    "/api/files/{fileKey}": "get",
+    "/api/files/{fileId}/complete": "post",
+    "/auth/login/{provider}": "get",
+    "/auth/callback/{provider}": "get",
+    "/auth/refresh": "post",
+    "/auth/logout": "post",
+    "/auth/sessions": "get",
+    "/auth/sessions/{sessionId}": "delete",
+    "/hubs/chat/negotiate": "post",
+    "/health": "get",
+    "/health/live": "get",
+    "/health/ready": "get",
+}
+OPEN = {
+    "post /api/users", "get /auth/login/{provider}", "get /auth/callback/{provider}", "post /auth/refresh",
+    "get /health", "get /health/live", "get /health/ready",
+}  # fmt: skip
+
+
+@pytest.fixture
+async def described(site: Site) -> dict[str, Any]:
+    found: dict[str, Any] = await site.call("GET", "/openapi.json")
+    return found
+
+
+async def test_it_is_openapi(described: dict[str, Any]) -> None:
+    """Version 3.1, valid, and of the routes of the contract."""
+    assert described["openapi"].startswith("3.1.")
+    errors = [error.message for error in OpenAPIV31SpecValidator(described).iter_errors()]
+    assert [error for error in errors if "\\p{L}" not in error] == [], "of ECMA-262, which Python's re does not know"
+    assert {path: " ".join(sorted(methods)) for path, methods in described["paths"].items()} == ROUTES
+
+
+async def test_every_operation_is_whole(described: dict[str, Any]) -> None:
+    """With a sentence, a tag, every parameter explained, and the errors that can happen to any."""
+    names, tags = [], {tag["name"] for tag in described["tags"]}
+    for path, methods in described["paths"].items():
+        for method, said in methods.items():
+            where = f"{method} {path}"
+            names.append(said["operationId"])
+            assert said["summary"] and said["description"] and set(said["tags"]) <= tags, where
+            assert all(parameter["description"] and parameter["schema"] for parameter in said["parameters"]), where
+            statuses = set(said["responses"])
+            assert {"429", "500", "503"} < statuses and min(statuses) < "400", where
+            assert (said.get("security") == []) == (where in OPEN), where
+            assert where in OPEN or "401" in statuses, where
+            assert "{" not in path or "404" in statuses, where
+            if "requestBody" in said:
+                assert {"400", "413", "415"} < statuses, where
+            keys = {parameter["name"] for parameter in said["parameters"]}
+            assert ("Idempotency-Key" in keys) == (method == "post"), where
+            assert ("If-Match" in keys) == ("412" in statuses), where
+    assert len(set(names)) == len(names)
+
+
+async def test_what_is_true_of_schemas(described: dict[str, Any]) -> None:
+    """Ids and times have formats, choices their names, answers every field, problems every code."""
+    schemas = described["components"]["schemas"]
+    message = schemas["Message"]["properties"]
+    assert message["id"] == {"type": "string", "format": "uuid"}
+    assert message["createdAt"] == {"type": "string", "format": "date-time"}
+    assert set(schemas["FileInfo"]["required"]) == set(schemas["FileInfo"]["properties"])
+    assert set(schemas["MessageStatus"]["enum"]) == {"Sent", "Delivered", "Read"}
+    role = json.dumps(schemas["ChangeRole"]["properties"]["role"])
+    assert '["Owner", "Admin", "Member"]' in role and "[0, 1, 2]" in role
+    assert schemas["CreateMessage"]["properties"]["content"]["maxLength"] == 32768
+    assert set(schemas["Problem"]["properties"]["code"]["enum"]) == set(CODES)
+    [limit] = [p for p in described["paths"]["/api/users"]["get"]["parameters"] if p["name"] == "limit"]
+    assert limit["schema"] == {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}
+
+
+async def test_nothing_is_left_out_silently(site: Site) -> None:
+    """A route is described, or says why it is not."""
+    app = site.process.rest
+    for rule in app.url_map.iter_rules():
+        view = app.view_functions[rule.endpoint]
+        assert hasattr(view, "parley_operation") or hasattr(view, "parley_left_out"), rule.rule
+
+
+class Links(HTMLParser):
+    """What a page makes a browser fetch, and where its links lead."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, str]] = []
+        self.tags: set[str] = set()
+        self.ids: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        for name, value in attrs:
+            if name in ("href", "src", "action", "srcset", "data", "style") or name.startswith("on"):
+                self.found.append((tag, value or ""))
+            if name == "id":
+                self.ids.add(value or "")
+
+
+async def test_the_page_is_all_here(site: Site, described: dict[str, Any]) -> None:
+    """It names every operation, has no script, and its page and style come from this server and no other."""
+    answer = await site.http.get("/docs")
+    assert answer.status_code == 200 and answer.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert "default-src 'none'; style-src 'self'" in answer.headers["Content-Security-Policy"]
+    links = Links()
+    links.feed(answer.text)
+    assert not links.tags & {"script", "iframe", "img", "object", "base", "form"}
+    operations = {said["operationId"] for methods in described["paths"].values() for said in methods.values()}
+    shown = operations | {f"schema-{name}" for name in described["components"]["schemas"]}
+    assert shown - links.ids == set()
+    for tag, target in links.found:
+        assert target in ("/docs/style.css", "/openapi.json") or target.removeprefix("#") in links.ids, (tag, target)
+    style = await site.http.get("/docs/style.css")
+    assert style.status_code == 200 and style.headers["Content-Type"].startswith("text/css")
+    assert not re.search(r"url\(|@import|https?:", style.text)
+    assert not re.search(r"(src|href)=[\"']?(https?:)?//", answer.text)
+    again = await site.http.get("/docs", headers={"If-None-Match": answer.headers["ETag"]})
+    assert again.status_code == 304

@@ -1,0 +1,115 @@
+"""Lists: {"items", "next"}, limit 1 to 200, 50 by default; whoever pages while others write sees all, once."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from store import conversations, users
+from store.model import Role
+from tests.server.rest.conftest import Site
+
+Between = Callable[[int], Awaitable[object]]
+
+
+async def pages(site: Site, path: str, token: str, between: Between, **query: Any) -> list[Any]:
+    """Everything in a list, page by page; something happens between two pages."""
+    items: list[Any] = []
+    number = 0
+    while True:
+        page = await site.call("GET", path, token=token, params=query)
+        assert set(page) == {"items", "next"} and len(page["items"]) <= int(query["limit"])
+        items += page["items"]
+        if page["next"] is None:
+            return items
+        assert len(page["items"]) == int(query["limit"])
+        query["cursor"] = page["next"]
+        await between(number)
+        number += 1
+
+
+async def test_conversations_keep_their_order(site: Site) -> None:
+    """Those talked in, and those begun, while one pages, are neither shown again nor passed over."""
+    _, a = await site.user("alice")
+    groups = []
+    for number in range(7):
+        body = {"type": "Group", "name": str(number)}
+        groups.append((await site.call("POST", "/api/conversations", body, token=a, status=201))["id"])
+
+    async def talk(number: int) -> None:
+        for group in (groups[0], groups[6 - number]):  # one that is to come, one that was shown
+            said = {"conversationId": group, "content": "x"}
+            await site.call("POST", "/api/messages", said, token=a, status=201)
+        await site.call("POST", "/api/conversations", {"type": "Group", "name": "new"}, token=a, status=201)
+
+    found = [c["id"] for c in await pages(site, "/api/conversations", a, talk, limit=2)]
+    assert found == groups[::-1]
+    again = [c["id"] for c in (await site.call("GET", "/api/conversations", token=a))["items"]]
+    assert len(again) == 10 and again.index(groups[0]) < again.index(groups[1])
+
+
+async def test_messages_of_a_talk_that_goes_on(site: Site) -> None:
+    """Backwards: those that were there. Forwards: also those that come. `next` is a cursor, and a seq."""
+    _, a = await site.user("alice")
+    body = {"type": "Group", "name": "g"}
+    group = (await site.call("POST", "/api/conversations", body, token=a, status=201))["id"]
+
+    async def say(number: int) -> None:
+        said = {"conversationId": group, "content": f"m{number}"}
+        await site.call("POST", "/api/messages", said, token=a, status=201)
+
+    for number in range(100, 106):
+        await say(number)
+    back = await pages(site, "/api/messages", a, say, conversationId=group, limit=2)
+    assert [m["content"] for m in back if m["type"] != "System"] == [f"m{n}" for n in range(105, 99, -1)]
+    everything = await pages(site, "/api/messages", a, say, conversationId=group, after=0, limit=3)
+    seqs = [m["seq"] for m in everything]
+    assert seqs == list(range(1, len(seqs) + 1)) and len(seqs) > 7 + 3
+    span = await site.call("GET", "/api/messages", token=a, params={"conversationId": group, "after": 2, "before": 5})
+    assert [m["seq"] for m in span["items"]] == [3, 4]
+
+
+async def test_people(site: Site) -> None:
+    """Members past the first hundred, receipts, users, sessions: while others come."""
+    _, a = await site.user("alice")
+    group = (await site.call("POST", "/api/conversations", {"type": "Group", "name": "g"}, token=a, status=201))["id"]
+    async with site.process.pool.connection() as conn:
+        made = [(await users.insert_user(conn, f"user{number:03}", "U")).id for number in range(120)]
+        for user_id in made[:110]:
+            await conversations.insert_member(conn, group, user_id, Role.MEMBER, by=made[0])
+    said = {"conversationId": group, "content": "x"}
+    sent = await site.call("POST", "/api/messages", said, token=a, status=201)
+    shown = await site.call("GET", f"/api/conversations/{group}", token=a)
+    assert (len(shown["members"]), shown["memberCount"]) == (100, 111)
+
+    async def join(number: int) -> None:
+        body = {"userId": str(made[110 + number])}
+        await site.call("POST", f"/api/conversations/{group}/members", body, token=a, status=201)
+
+    members = [m["userId"] for m in await pages(site, f"/api/conversations/{group}/members", a, join, limit=40)]
+    assert len(set(members)) == len(members) and {str(user_id) for user_id in made[:110]} < set(members)
+
+    async def register(number: int) -> None:
+        await site.user(f"user{number:03}x")
+
+    found = [u["username"] for u in await pages(site, "/api/users", a, register, q="user", limit=30)]
+    assert len(set(found)) == len(found) and {f"user{number:03}" for number in range(120)} <= set(found)
+
+    async with site.process.pool.connection() as conn:
+        await conn.execute("UPDATE members SET delivered_seq = %s, read_seq = %s", (sent["seq"], sent["seq"]))
+
+    async def nothing(number: int) -> None:
+        pass
+
+    shown_now = await site.call("GET", f"/api/conversations/{group}", token=a)
+    path = f"/api/messages/{sent['id']}/receipts"
+    receipts = await pages(site, path, a, nothing, limit=50)
+    assert len({receipt["userId"] for receipt in receipts}) == len(receipts) == shown_now["memberCount"] - 1
+    assert {receipt["status"] for receipt in receipts} == {"Read"}
+
+
+async def test_limits(site: Site) -> None:
+    """Limits and cursors that are none are refused; an empty cursor is the first page."""
+    _, a = await site.user("alice")
+    for path in ("/api/users", "/api/conversations", "/auth/sessions"):
+        for query in ({"limit": 0}, {"limit": 201}, {"limit": "x"}, {"limit": ""}, {"limit": "1.0"}, {"cursor": "!"}):
+            await site.call("GET", path, token=a, params=query, status=400)
+        await site.call("GET", path, token=a, params={"limit": 200, "cursor": ""})

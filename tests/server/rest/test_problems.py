@@ -1,0 +1,116 @@
+"""Errors are problem+json, whoever finds them: the routes, Quart, the HTTP server, the listener."""
+
+import json
+
+import httpx
+import pytest
+import trio
+
+from tests.server.rest.conftest import Site
+
+
+def checked(answer: httpx.Response, status: int, code: str) -> None:
+    assert (answer.status_code, answer.headers["Content-Type"]) == (status, "application/problem+json"), answer.text
+    problem = answer.json()
+    assert {"type", "title", "status", "detail", "code"} <= set(problem)
+    assert (problem["status"], problem["code"], problem["type"]) == (status, code, f"urn:parley:error:{code}")
+
+
+async def test_what_routes_refuse(site: Site) -> None:
+    """404, 405 with Allow, 413, 415; malformed, ill-typed, no UTF-8, too deep: each a problem that names the field."""
+    alice, token = await site.user("alice")
+    headers = {"Authorization": f"Bearer {token}"}
+    for method, path, status, code in (
+        ("GET", "/nothing/here", 404, "not_found"),
+        ("GET", "/api/users/not-an-id", 404, "not_found"),
+        ("DELETE", "/api/users/me", 405, "method_not_allowed"),
+        ("PATCH", f"/api/users/{alice}", 405, "method_not_allowed"),
+        ("TRACE", "/api/messages", 405, "method_not_allowed"),
+        ("GET", "/api/messages?conversationId=x", 400, "invalid_request"),
+        ("GET", "/api/users?cursor=%21", 400, "invalid_cursor"),
+        ("GET", "/auth/login/nobody", 404, "not_found"),
+    ):
+        checked(await site.http.request(method, path, headers=headers), status, code)
+    for content, kind, status, field in (
+        (b"{", "application/json", 400, "body"),
+        (b'{"username": "\xff"}', "application/json", 400, "body"),
+        (b"[" * 100_000, "application/json", 400, "body"),
+        (b'{"username": NaN}', "application/json", 400, "body"),
+        (b'{"username": ' + b"9" * 5000 + b"}", "application/json", 400, "body"),
+        (b"{}", "application/json", 400, "username"),
+        (b'{"username": "x", "email": 5}', "application/json", 400, "email"),
+        (b"username=x", "application/x-www-form-urlencoded", 415, ""),
+        (b'{"username":"' + b"x" * 300_000 + b'"}', "application/json", 413, ""),
+    ):
+        answer = await site.http.post("/api/users", content=content, headers={"Content-Type": kind})
+        code = {400: "invalid_request", 413: "too_large", 415: "unsupported_media_type"}[status]
+        checked(answer, status, code)
+        assert not field or list(answer.json()["errors"]) == [field]
+
+
+async def test_methods(site: Site) -> None:
+    """Allow names exactly the methods of the path; HEAD is GET without a body; OPTIONS asks which there are."""
+    _, token = await site.user("alice")
+    headers = {"Authorization": f"Bearer {token}"}
+    for path, allowed in (
+        ("/api/users/me", {"GET", "HEAD", "PUT"}),
+        ("/api/users/status", {"PUT"}),
+        ("/api/files/presign", {"POST"}),
+    ):
+        refused = await site.http.patch(path, headers=headers)
+        assert set(refused.headers["Allow"].split(", ")) == allowed
+        asked = await site.http.request("OPTIONS", path, headers=headers)
+        assert asked.status_code == 204 and set(asked.headers["Allow"].split(", ")) == allowed
+    shown, head = [await site.http.request(method, "/api/users/me", headers=headers) for method in ("GET", "HEAD")]
+    assert head.status_code == 200 and not head.content and head.headers["ETag"] == shown.headers["ETag"]
+
+
+async def test_unknown_fields_are_passed_over(site: Site) -> None:
+    """A newer client may say more than this server knows."""
+    made = await site.call("POST", "/api/users", {"username": "alice", "favouriteColour": "red"}, status=201)
+    assert "favouriteColour" not in made
+
+
+GOOD = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize("before", [b"", GOOD], ids=["first", "kept alive"])
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"nonsense\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: abc\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: made-up\r\n\r\n", 501),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: " + b"x" * 100_000, 431),
+    ],
+    ids=["no HTTP", "no length", "unknown encoding", "long head"],
+)
+async def test_what_never_reaches_the_app(site: Site, before: bytes, request_bytes: bytes, status: int) -> None:
+    """What is no HTTP is answered with a problem too, on a new connection and on one that has served a request."""
+    stream = await trio.open_tcp_stream("127.0.0.1", int(site.url.rpartition(":")[2]))
+    async with stream:
+        said = b""
+        with trio.fail_after(10):
+            if before:
+                await stream.send_all(before)
+                while not said.endswith(b"}"):
+                    said += await stream.receive_some()
+                said = b""
+            await stream.send_all(request_bytes)
+            async for chunk in stream:
+                said += chunk
+    head, _, body = said.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status), said
+    assert b"\r\ncontent-type: application/problem+json" in head.lower()
+    assert json.loads(body)["status"] == status and b"\r\nconnection: close" in head.lower()
+
+
+async def test_paths_have_no_case(site: Site) -> None:
+    """As clients of ASP.NET write them, with or without a slash at the end; ids and keys stay as they are."""
+    alice, token = await site.user("alice")
+    made = await site.call("POST", "/api/Conversations/", {"type": 1, "name": "x"}, token=token, status=201)
+    assert await site.call("GET", f"/Api/CONVERSATIONS/{made['id'].upper()}", token=token) == made
+    assert (await site.call("GET", "/api/Users/Me", token=token))["id"] == alice
+    assert (await site.call("GET", f"/api/Conversations/{made['id']}/Members/", token=token))["next"] is None
+    await site.call("GET", f"/API/FILES/{'A' * 32}", token=token, status=404)
+    assert (await site.call("POST", "/Hubs/Chat/Negotiate", token=token))["negotiateVersion"] == 0
