@@ -114,7 +114,7 @@ def refusal(
     body = msgspec.json.encode(
         {
             "type": f"urn:parley:error:{code}",
-            "title": CODES[code].title,
+            "title": title,
             "status": status,
             "detail": detail,
             "code": code,

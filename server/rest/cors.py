@@ -9,7 +9,15 @@ from typing import Any
 from starlette.middleware.cors import CORSMiddleware
 
 METHODS = ("GET", "POST", "PUT", "DELETE")
-ACCEPTED = ("Authorization", "Content-Type", "Idempotency-Key", "If-Match", "X-Requested-With", "X-SignalR-User-Agent")
+ACCEPTED = (
+    "Authorization",
+    "Content-Type",
+    "Idempotency-Key",
+    "If-Match",
+    "If-None-Match",
+    "X-Requested-With",
+    "X-SignalR-User-Agent",
+)
 EXPOSED = ("ETag", "Location", "Retry-After", "X-Request-Id")
 MAX_AGE = 600  # seconds a browser keeps what it was told
 

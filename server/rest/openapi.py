@@ -303,6 +303,7 @@ def _problem_schema() -> Schema:
             "status": {"type": "integer", "minimum": 400, "maximum": 599},
             "detail": texts["detail"],
             "code": {"enum": list(CODES), "type": "string"},
+            "instance": {"type": "string", "format": "uri", "description": "The request, to find it in the log."},
             "errors": {
                 "type": "object",
                 "description": "What is wrong with each field.",

@@ -100,6 +100,6 @@ def test_the_clients_side() -> None:
 @pytest.mark.parametrize(("status", "field"), [(426, "Sec-WebSocket-Version"), (405, "Allow"), (503, "Connection")])
 def test_refusals_say_what_to_do(status: int, field: str) -> None:
     """A refusal is a problem+json answer with the header its status asks for (RFC 9110)."""
-    fields, body = http_head.refusal(status, "invalid_request", "No.")
+    fields, body = http_head.refusal(status, "invalid_request", "Wrong", "No.")
     assert field in fields and fields["Content-Length"] == str(len(body))
     assert b'"code":"invalid_request"' in body
