@@ -15,7 +15,7 @@ from server.config import load
 from tests.running import JWT_KEY, Running, checked, running
 
 SEED = 20261125
-TIMEOUT = 100.0  # seconds
+TIMEOUT = 240.0  # seconds; alone on the machine it takes about 45
 
 # A right request may also be refused for what there is, which no schema can tell: 410 a message that another request
 # has deleted, 412 an ETag that is not the present one, 415 an upload whose content is of no allowed type, 422 an
@@ -36,7 +36,7 @@ max-examples = {examples}
 
 [phases.stateful]
 enabled = true
-generation = {{ max-examples = 4 }}
+generation = {{ max-examples = 3 }}
 
 [checks]
 positive_data_acceptance = {{ expected-statuses = {accepted} }}
@@ -99,7 +99,7 @@ async def inhabit(server: Running) -> dict[str, Any]:
         stored = checked(await http.post("/api/files/upload", files={"file": ("a.txt", b"some text")}))
     return {
         "seed": SEED,
-        "examples": 4,
+        "examples": 3,
         "accepted": ACCEPTED,
         "rejected": REJECTED,
         "token": str(mint_token(load({}, None, jwt_key=JWT_KEY), UUID(alice.id))),  # of no session: nobody logs it out
