@@ -1,8 +1,7 @@
 """What the servers say of themselves while a run lasts: stream lag, queues, processes elsewhere.
 
 Owns the reading of Prometheus pages: of admin listeners that were named (host:port or URL), and of the admin sockets
-that a `parley dev` of our own puts into a directory. Read every other second, because making a page costs the server
-a few milliseconds.
+that a `parley dev` of our own puts into a directory. Read seldom, because making a page costs the server some 10 ms.
 """
 
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from loadtest import results
 from loadtest.processes import Watch, metrics_usage, parse_metrics
 from loadtest.results import Sample
 
-INTERVAL = 2.0  # seconds between readings
+INTERVAL = 5.0  # seconds between readings
 TIMEOUT = 2.0  # seconds
 SUFFIX = ".sock"
 LAG = "parley_inbox_delay_seconds"  # a histogram

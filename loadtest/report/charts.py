@@ -184,8 +184,10 @@ def _memory(result: Result, frame: _Frame) -> Chart:
 def _gauges(result: Result, frame: _Frame) -> list[Chart]:
     names = dict.fromkeys(name for sample in result.samples for name in sample.gauges)
     found = []
-    for name in names:
+    for name in sorted(names, key=lambda name: (name != results.CONNECTIONS, name != results.STREAM_LAG)):
         points = [(sample.at, sample.gauges[name]) for sample in result.samples if name in sample.gauges]
+        if not any(value for _, value in points):
+            continue
         title = name.removesuffix("_ms").replace("_", " ").capitalize()
         unit = _milliseconds if name.endswith("_ms") else short
         found.append(frame.apply(Chart(title, [Series(title.lower(), points, "c0", area=True)], unit, frame.end)))

@@ -129,7 +129,7 @@ def _cost_tiles(result: Result) -> list[str]:
         spent = sum(charts.spent(process, result) for process in servers)
         tiles.append(_tile("server CPU", f"{spent / done * 1e6:,.0f}", "per acknowledged operation", unit="µs"))
     generators = [process for process in result.processes if process.role == "generator"]
-    if generators:
+    if generators and "generator_load" not in result.figures:
         load = sum(charts.mean_load(process) for process in generators)
         tiles.append(
             _tile("generator", f"{load:.0%}", "of one core, its own overhead", bad=load > 0.9 * len(generators))
