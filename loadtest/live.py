@@ -18,6 +18,8 @@ from loadtest import results
 from loadtest.results import Phase, Process, Sample
 
 PLAIN_INTERVAL = 5.0  # seconds between lines
+STALE = 6.0  # seconds without a sample: the process is gone (metrics pages are read every five)
+PLAIN_OPERATIONS = 3  # in such a line: those with most samples
 RECENT = 6  # notes that are shown
 BARS = " ▁▂▃▄▅▆▇█"
 HISTORY = 60  # seconds of the small curves
@@ -75,11 +77,11 @@ class LiveView:
         phase = self._phase(sample.at)
         parts = [f"{sample.at:4.0f}/{self._seconds:.0f} s", phase.name if phase else "end"]
         parts += [f"{name} {sample.rate(name):,.0f}/s" for name in RATES if name in sample.counters]
-        for name, latency in sample.latencies.items():
+        for name, latency in sorted(sample.latencies.items(), key=lambda item: -item[1].count)[:PLAIN_OPERATIONS]:
             parts.append(f"{name} p50 {latency.p50:.1f} p99 {latency.p99:.1f} max {latency.max:.1f} ms")
         parts += [f"{name} {value:,.0f}" for name, value in sample.gauges.items()]
         parts.append(f"errors {self._sums[results.ERRORS]:,}")
-        parts += [f"{process.name} {load:.0%}" for process in processes if (load := recent_load(process)) is not None]
+        parts += [f"{process.name} {load:.0%}" for process, load in _loads(processes)]
         return "  ".join(parts)
 
     def _drawn(self, sample: Sample, processes: Sequence[Process]) -> RenderableType:
@@ -90,7 +92,7 @@ class LiveView:
         head.add_row(Text(self._title, "bold"), bar, f"{sample.at:.0f}/{self._seconds:.0f} s", Text(name, "cyan"))
         parts: list[RenderableType] = [head, self._rates(sample), self._latencies(sample)]
         if processes:
-            parts.append(_loads(processes))
+            parts.append(_table(processes))
         parts += [Text(f"! {note}", "yellow") for note in self._notes]
         return Group(*parts)
 
@@ -121,16 +123,24 @@ class LiveView:
         return table
 
 
-def _loads(processes: Sequence[Process]) -> Table:
+def _table(processes: Sequence[Process]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("process")
     for column in ("CPU", "memory"):
         table.add_column(column, justify="right")
-    for process in processes:
-        load = recent_load(process)
-        if load is not None:
-            table.add_row(process.name, f"{load:.0%}", f"{process.samples[-1].rss_bytes / 2**20:,.0f} MiB")
+    for process, load in _loads(processes):
+        table.add_row(process.name, f"{load:.0%}", f"{process.samples[-1].rss_bytes / 2**20:,.0f} MiB")
     return table
+
+
+def _loads(processes: Sequence[Process]) -> list[tuple[Process, float]]:
+    """Of those that are still there."""
+    newest = max((process.samples[-1].at for process in processes if process.samples), default=0.0)
+    return [
+        (process, load)
+        for process in processes
+        if (load := recent_load(process)) is not None and process.samples[-1].at > newest - STALE
+    ]
 
 
 def recent_load(process: Process) -> float | None:

@@ -62,7 +62,7 @@ def _assumptions(command: click.Command) -> click.Command:
 
 @_assumptions
 @click.command("capacity")
-@click.option("--connections", default=5000, show_default=True, type=click.IntRange(100), help="To measure with.")
+@click.option("--connections", default=4000, show_default=True, type=click.IntRange(100), help="To measure with.")
 @click.option("--seconds", default=5.0, show_default=True, type=click.FloatRange(0.2), help="Of each measurement.")
 @click.option("--costs", type=click.Path(dir_okay=False, path_type=Path), help="Measure nothing: read these (--json).")
 @click.option("--json", "output", type=click.Path(dir_okay=False, path_type=Path), help="Write the costs here, too.")
@@ -72,7 +72,7 @@ def capacity(
 ) -> None:
     """What a population needs: processes, cores, memory, PostgreSQL, Redis.
 
-    Measures on this machine, in about two minutes, what a connect, an idle connection, a durable message, a delivery,
+    Measures on this machine, in some minutes, what a connect, an idle connection, a durable message, a delivery,
     a receipt and a page of history cost the server, PostgreSQL and Redis; the rest is computed from that and from the
     population. The figures are for cores like this machine's.
     """
@@ -155,9 +155,9 @@ def need_rows(needed: Needs, population: Population) -> list[tuple[str, ...]]:
             f"bound by {needed.bound_by}; {population.spare} of them spare",
         ),
         ("memory of the servers", f"{needed.memory_gib:,.1f} GiB", ""),
-        ("PostgreSQL", f"{needed.database_cores} cores", f"at {population.utilisation:.0%} busy"),
+        ("PostgreSQL", _cores(needed.database_cores), f"at {population.utilisation:.0%} busy"),
         ("PostgreSQL, stored", f"{needed.database_gib:,.0f} GiB", f"{population.retention_days} days of messages"),
-        ("Redis", f"{needed.redis_cores} cores, {needed.redis_gib:,.1f} GiB", "leases, interest, streams"),
+        ("Redis", f"{_cores(needed.redis_cores)}, {needed.redis_gib * 1024:,.0f} MiB", "beside its streams' few MiB"),
         ("everybody connecting anew", f"{needed.reconnect_seconds:,.0f} s", "on all processes, at full load"),
     ]
 
@@ -176,6 +176,10 @@ def stated(population: Population) -> str:
 
 def _cells(cost: Cost) -> tuple[str, str, str]:
     return number(cost.server), number(cost.database), number(cost.redis)
+
+
+def _cores(count: int) -> str:
+    return f"{count} core{'s' if count > 1 else ''}"
 
 
 def _machine(found: Capacity) -> str:

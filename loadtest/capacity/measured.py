@@ -59,7 +59,7 @@ class Meter:
 
 
 class World(NamedTuple):
-    """Who is there: everybody has one conversation with another, and the first ones are in one room."""
+    """Who is there, with one connection each: everybody in a pair, the first ones also in a room."""
 
     users: list[User]
     pairs: list[tuple[User, User, str]]
@@ -71,7 +71,7 @@ def measure(connections: int, seconds: float, told: Told) -> Costs:
         data = Path(directory, "data")
         told("making users ...")
         with parley(data) as server, Rest(server.port) as rest:
-            world = _made(rest, max(2 * measures.PAIRS + 200, connections // 5))
+            world = _made(rest, connections + 4 * measures.PAIRS)
         told(f"connecting {connections:,} ...")
         with parley(data) as server:
             process_mib = by_role(server.process.pid)["server"].rss_bytes / MIB

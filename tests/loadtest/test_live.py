@@ -2,6 +2,7 @@
 
 import io
 
+import msgspec
 from rich.console import Console
 
 from loadtest.live import LiveView, recent_load, sparkline
@@ -42,6 +43,15 @@ def test_an_empty_sample_is_no_trouble() -> None:
     """Before anything has happened there is nothing to show, and it is shown."""
     result = run(samples=[], phases=[], processes=[])
     assert "direct" in shown(result, terminal=True) + shown(result, terminal=False)
+
+
+def test_a_process_that_is_gone_is_not_shown_any_more() -> None:
+    """Its last load says nothing about now."""
+    gone, there = run(seconds=10).processes[0], run(seconds=20).processes[0]
+    gone = msgspec.structs.replace(gone, name="gone")
+    result = run(seconds=20, processes=[gone, there])
+    last = shown(result, terminal=False).splitlines()[-1]
+    assert "parley 1 50%" in last and "gone" not in last
 
 
 def test_small_figures() -> None:
