@@ -83,8 +83,7 @@ class Conductor:
         people, conversations = await Making(self.target, self.run_name, self._progress).make(cast)
         plans = self._plans(cast, people, conversations)
         async with open_crew(plans, self._on_report) as crew:
-            if self.target.pid is not None:
-                self.watch.add_tree(self.target.pid)
+            self._watch_roots()
             for number, pid in enumerate(crew.pids):
                 self.watch.add(pid, f"worker {number + 1}", "generator")
             await self._gather(crew)
@@ -190,14 +189,17 @@ class Conductor:
         self._figures["knee_per_second"] = knee
 
     async def _sample(self) -> None:
-        second, watched = 0, self.target.pid
+        second = 0
         while True:
             await trio.sleep(max(0.0, second - self.now()))
-            if self.target.pid is not None and self.target.pid != watched:  # restarted
-                watched = self.target.pid
-                self.watch.add_tree(watched)
+            self._watch_roots()
             self.watch.sample(round(self.now(), 3))
             second += 1
+
+    def _watch_roots(self) -> None:
+        """Also what was started again in the place of something killed."""
+        for pid in self.target.roots:
+            self.watch.add_tree(pid)
 
     async def _listen(self) -> None:
         while True:

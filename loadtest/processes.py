@@ -33,7 +33,8 @@ class Watch:
 
     def add_tree(self, pid: int) -> None:
         """`parley dev` or any other server, with the processes it has started or will start."""
-        self._roots.append(pid)
+        if pid not in self._roots:
+            self._roots.append(pid)
 
     def add(self, pid: int, name: str, role: str = "server") -> None:
         self._known[name, pid] = Process(name=name, pid=pid, role=role)

@@ -40,6 +40,11 @@ class Target:
         self.pid = pid
         self.admin: Path | None = None  # where instances of our own put their admin sockets
 
+    @property
+    def roots(self) -> list[int]:
+        """The processes from which everything of ours descends."""
+        return []
+
 
 class DevTarget(Target):
     """A `parley dev` of our own. `restart` ends everything and begins again, on the same data and port."""
