@@ -1,0 +1,58 @@
+"""However much there is to see, whoever looks lets the others run meanwhile."""
+
+from collections.abc import Collection
+from typing import cast
+
+import trio
+
+from server.admin import tree
+from server.admin.shapes import Branch
+from server.hub.session import HubSession
+from server.metrics.census import CHUNK, walk
+
+
+class Others:
+    """Everybody else's turns on the loop."""
+
+    def __init__(self) -> None:
+        self.turns = 0
+
+    async def run(self) -> None:
+        while True:
+            self.turns += 1
+            await trio.lowlevel.checkpoint()
+
+
+async def test_walking_all_sessions(nursery: trio.Nursery) -> None:
+    """Others get a turn for every so many sessions, and each session is seen once."""
+    others = Others()
+    nursery.start_soon(others.run)
+    sessions = cast(Collection[HubSession], range(20 * CHUNK))
+    seen = [session async for session in walk(sessions)]
+    assert seen == list(sessions) and others.turns >= 19
+    nursery.cancel_scope.cancel()
+
+
+async def test_walking_the_tree(nursery: trio.Nursery) -> None:
+    """The same for tasks; those of one name under one parent are one branch, with what is below them."""
+    others = Others()
+    for _ in range(4 * CHUNK):
+        nursery.start_soon(_parent, name="parent")
+    await trio.testing.wait_all_tasks_blocked()
+    nursery.start_soon(others.run)
+    top = await tree.grow()
+    [parent] = named(top, "parent")
+    [child] = named(parent, "child")
+    assert (parent.tasks, child.tasks, len(named(top, "child"))) == (4 * CHUNK, 4 * CHUNK, 1)
+    assert others.turns >= 7
+    nursery.cancel_scope.cancel()
+
+
+async def _parent() -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.sleep_forever, name="child")
+
+
+def named(branch: Branch, name: str) -> list[Branch]:
+    found = [branch] if branch.name == name else []
+    return found + [one for child in branch.children for one in named(child, name)]
