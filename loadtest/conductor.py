@@ -16,6 +16,7 @@ from loadtest import plan, results
 from loadtest.chaos import Fault, Faults
 from loadtest.crew import Crew, open_crew
 from loadtest.histogram import Histogram
+from loadtest.meter import LATE
 from loadtest.people import Making
 from loadtest.plan import Conversation, Person
 from loadtest.processes import Watch
@@ -30,6 +31,7 @@ MESSAGES = (  # counters of hub messages that the generator has written or read
     *(results.SENT, results.ACKNOWLEDGED, results.DELIVERED),
     *("history_items", "status_updates", "presence_updates", "typing_updates"),
 )
+LATE_LIMIT_MS = 20.0
 LAST_STEP_SHARE = 0.95  # of what was due must have ended for a step to hold
 
 
@@ -234,8 +236,8 @@ class Conductor:
             versions=results.installed_versions(),
             processes=self.watch.processes(),
             chaos=self._faults,
-            notes=list(self.options.notes),
         )
+        whole = msgspec.structs.replace(whole, notes=[*self.options.notes, *doubts(whole)])
         figures = {**self._figures, **generator_cost(whole), **self.scenario.figures(whole)}
         return msgspec.structs.replace(whole, figures={name: round(value, 3) for name, value in figures.items()})
 
@@ -267,6 +269,14 @@ def shard_of(cast: Cast, index: int, count: int) -> Cast:
         groups=dealt[direct:],
         actors=[anew[number] for number in cast.actors if number in anew],
     )
+
+
+def doubts(result: Result) -> list[str]:
+    """Why these figures may say more of the generator than of the server."""
+    late = result.histogram(LATE).percentile(99) * results.MS if LATE in result.histograms else 0.0
+    if late < LATE_LIMIT_MS:
+        return []
+    return [f"the generator itself was late: p99 {late:.0f} ms. Give it more cores or --workers, or lower the rate"]
 
 
 def generator_cost(result: Result) -> dict[str, float]:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from loadtest.histogram import Histogram
 from loadtest.results import Latency, Phase, Sample
 
+LATE = "generator_late"  # how long after it was due an arrival was begun: the generator's own part of every latency
+
 
 class Meter:
     """Times are seconds since the start of the run; `now` tells it."""

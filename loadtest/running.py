@@ -206,6 +206,7 @@ def summary(result: Result) -> str:
         values = "".join(f"{value * results.MS:10.2f}" for value in histogram.percentiles(PERCENTILES))
         lines.append(f"{name:20} {histogram.count:12,} {values}")
     lines += [f"error {code:25} {times:,}" for code, times in sorted(result.errors.items())]
+    lines += [f"note      {note}" for note in result.notes]
     lines += [f"{name:30} {value:,.3f}" for name, value in result.figures.items()]
     for promise, times in sorted(result.oracle.breached.items()):
         lines.append(f"BREACHED  {promise} {times:,}")

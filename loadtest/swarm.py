@@ -28,8 +28,8 @@ from server.hub.protocol_msgpack import MSGPACK
 PROTOCOLS: dict[str, HubProtocol] = {"json": JSON, "messagepack": MSGPACK}
 HUB = "/hubs/chat"
 MAX_MESSAGE = 16 * 1024 * 1024
-READ_SIZE = 65536  # bytes
-EVENTS_AT_ONCE = 1024
+READ_SIZE = 16384  # bytes; and so few at once, so that a backlog does not keep what is due waiting
+EVENTS_AT_ONCE = 64
 PORTS = 5000  # connections from one loopback address: it has 28,000 ports, some still in TIME_WAIT
 READ, WRITE = select.EPOLLIN, select.EPOLLOUT
 

@@ -17,6 +17,7 @@ import msgspec
 import trio
 
 from loadtest import arrivals, plan, results
+from loadtest.meter import LATE
 from loadtest.oracle import promises
 from loadtest.oracle.audit import Audit
 from loadtest.rest import RestError
@@ -25,7 +26,7 @@ from loadtest.scenarios.base import Scenario
 from loadtest.stage import Stage
 
 BEAT = 1.0  # seconds
-LATE = 1.0  # seconds after a phase in which what was due in it may still end
+GRACE = 1.0  # seconds after a phase in which what was due in it may still end
 
 _encode = msgspec.json.Encoder().encode
 _decode_order = msgspec.json.Decoder(plan.Order).decode
@@ -115,9 +116,10 @@ class Worker:
             if wait > 0:
                 await trio.sleep(wait)
             meter.count(results.INTENDED)
+            meter.record(LATE, due)
             act(stage, due)
         await trio.sleep(max(0.0, phase.end - stage.now()))
-        with trio.move_on_after(LATE):
+        with trio.move_on_after(GRACE):
             await stage.nothing_under_way()
         histograms = {name: histogram.encode() for name, histogram in meter.of_phase(phase.name).items()}
         self.report(plan.Played(phase.name, histograms, stage.under_way))

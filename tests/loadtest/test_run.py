@@ -81,3 +81,19 @@ async def test_other_codecs(client: str, protocol: str, database: str, redis_url
     assert result.client == client
     assert {"send", "deliver", "receipt", "connect"} & result.histograms.keys() >= {"send", "deliver", "receipt"}
     assert result.total(results.DELIVERED) > result.total(results.ACKNOWLEDGED) > 20
+
+
+async def test_shards_are_joined_into_one_run(database: str, redis_url: str) -> None:
+    """Two shards, here one after the other, each play their half of the conversations at half of the rate; merged
+    they are the whole."""
+    async with running(database, redis_url) as server:
+        parts = [
+            await play(server.url, "group", shard=(index, 2), groups=4, members=3, rate=60, seconds=1, arrivals="fixed")
+            for index in (1, 2)
+        ]
+    whole = results.merge(parts)
+    assert [part.oracle.holds for part in parts] == [True, True]
+    assert [part.shard for part in parts] == ["1/2", "2/2"]
+    assert abs(whole.histogram("send").count - 60) <= 2
+    assert whole.histogram("deliver").count == 2 * whole.histogram("send").count
+    assert whole.phases[0].rate == pytest.approx(60)
