@@ -50,7 +50,7 @@ class Audit:
             self._oracle.checked["stored messages"] += len(stored)
             self._compare(conversation, stored)
             changed = {message.seq: message.changed_seq for message in stored}
-            overtaken = _Overtaken(stored, self._oracle.ledger(conversation))
+            overtaken = Overtaken(stored, self._oracle.ledger(conversation))
             for player in members:
                 view = player.views.get(conversation)
                 if view is not None and player.online:
@@ -137,7 +137,7 @@ class Audit:
                     self._oracle.breach(promises.MISSING, text, player=player.number)
 
 
-class _Overtaken:
+class Overtaken:
     """Whether a change was replaced by a later one to the same message.
 
     Where another client saw the change the ledger knows which message it was; else any stored message whose life spans

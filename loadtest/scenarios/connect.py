@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from loadtest.stage import Stage
 
 KIB = 1024
+ENOUGH = 0.99  # of a level
 
 
 class ConnectParameters(Common, frozen=True, kw_only=True):
@@ -94,18 +95,17 @@ class Idle(Scenario):
             self._offline.pop().connect(due)
 
     def figures(self, result: results.Result) -> dict[str, float]:
-        """KiB of all server processes for each connection, at the end of each rest."""
+        """KiB of all server processes for each connection, at the end of each rest; only where all had come by then."""
         servers = [one for one in result.processes if one.role == "server"]
+        before = sum(_memory(one, self.parameters.warmup) for one in servers)
         found = {}
         for phase in result.phases:
-            if phase.name.endswith(" idle"):
-                before = sum(_memory(one, self.parameters.warmup) for one in servers)
+            level, _, rest = phase.name.partition(" ")
+            samples = [one for one in result.samples if one.at <= phase.end]
+            online = samples[-1].gauges.get(results.CONNECTIONS, 0.0) if samples else 0.0
+            if rest == "idle" and online >= ENOUGH * int(level):
                 grown = sum(_memory(one, phase.end) for one in servers) - before
-                online = max(
-                    (one.gauges.get(results.CONNECTIONS, 0) for one in result.samples if one.at <= phase.end), default=0
-                )
-                if online:
-                    found[f"kib_per_connection_at_{phase.name.split()[0]}"] = grown / KIB / online
+                found[f"kib_per_connection_at_{level}"] = grown / KIB / online
         return found
 
 

@@ -1,0 +1,174 @@
+"""The oracle on doctored streams of events: what is allowed must pass, what is not must be found, and named."""
+
+import pytest
+
+from loadtest.oracle import contents, promises
+from loadtest.oracle.audit import Overtaken
+from loadtest.oracle.convergence import differences, low
+from loadtest.oracle.oracle import Oracle
+from loadtest.oracle.views import View
+from loadtest.payloads import Cursor, Joined, Message, StatusUpdate
+from loadtest.plan import Person
+
+TALK = "talk"
+
+# What a client is shown: (message's seq, changedSeq); new when it comes as ReceiveMessage.
+Shown = list[tuple[int, int, bool]]
+
+
+def message(seq: int, changed: int | None = None, *, key: str | None = None, content: str = "") -> Message:
+    return Message(
+        id=f"m{seq}",
+        conversation_id=TALK,
+        seq=seq,
+        changed_seq=changed or seq,
+        sender_id="somebody",
+        type="Text",
+        content=content,
+        client_message_id=key,
+    )
+
+
+def judge(shown: Shown, stored: dict[int, int], *, cursor: int | None = 0, head: int | None = None) -> dict[str, int]:
+    """What is broken when a client at `cursor` is shown this, and this (changedSeq by seq) is stored."""
+    oracle = Oracle("run", lambda: 0.0)
+    view = View(oracle, 1, TALK, cursor)
+    for seq, changed, new in shown:
+        view.take(message(seq, changed), new=new)
+    if head is not None:
+        view.synced(head)
+    everything = [message(seq, changed) for seq, changed in stored.items()]
+    view.finish(stored, Overtaken(everything, oracle.ledger(TALK)))
+    return dict(oracle.breached)
+
+
+def new(*seqs: int) -> Shown:
+    return [(seq, seq, True) for seq in seqs]
+
+
+@pytest.mark.parametrize(
+    ("shown", "stored", "cursor"),
+    [
+        pytest.param(new(1, 2, 3), {1: 1, 2: 2, 3: 3}, 0, id="in order"),
+        pytest.param([*new(1, 2), (1, 3, False), *new(4)], {1: 3, 2: 2, 4: 4}, 0, id="an edit has its place"),
+        pytest.param([(2, 2, True), (1, 3, True)], {1: 3, 2: 2}, 0, id="a replay shows the edited message as new"),
+        pytest.param([*new(1, 3), (2, 4, True)], {1: 1, 2: 4, 3: 3}, 0, id="a repair leaves out the first of two"),
+        pytest.param([*new(1, 2), (1, 4, False)], {1: 4, 2: 2}, 0, id="of two edits of one message only the last"),
+        pytest.param(new(6, 7), {seq: seq for seq in range(1, 8)}, 5, id="what was before the cursor is not missed"),
+        pytest.param(new(6, 7), {seq: seq for seq in range(1, 8)}, None, id="the server chose where to begin"),
+        pytest.param([(3, 8, False)], {3: 8, 7: 7}, 7, id="an old message changes"),
+    ],
+)
+def test_what_is_promised_passes(shown: Shown, stored: dict[int, int], cursor: int | None) -> None:
+    assert judge(shown, stored, cursor=cursor) == {}
+
+
+@pytest.mark.parametrize(
+    ("shown", "stored", "breach"),
+    [
+        pytest.param(new(1, 3), {1: 1, 2: 2, 3: 3}, promises.HOLE, id="a message is left out"),
+        pytest.param(new(1, 2, 4), {1: 1, 2: 2, 4: 4}, promises.HOLE, id="a change is left out that nothing explains"),
+        pytest.param([*new(1, 2), *new(4)], {1: 3, 2: 2, 4: 4}, promises.HOLE, id="an edit that stands is left out"),
+        pytest.param(new(1, 3, 2), {1: 1, 2: 2, 3: 3}, promises.ORDER, id="two change places"),
+        pytest.param(new(1, 2, 2), {1: 1, 2: 2}, promises.REPEAT, id="one comes twice"),
+        pytest.param([*new(1, 2), (1, 3, True)], {1: 3, 2: 2}, promises.REPEAT, id="an edit comes as a new message"),
+        pytest.param([(1, 1, False)], {1: 1}, promises.ORDER, id="a new message comes as an edit"),
+        pytest.param([*new(2), (1, 3, False)], {1: 3, 2: 2}, promises.ORDER, id="an edit of what was never shown"),
+        pytest.param(new(1), {1: 1, 2: 2}, promises.UNSEEN, id="the last one never comes"),
+        pytest.param(new(1, 2), {1: 3, 2: 2}, promises.UNSEEN, id="the last edit never comes"),
+    ],
+)
+def test_what_is_not_is_named(shown: Shown, stored: dict[int, int], breach: str) -> None:
+    assert set(judge(shown, stored)) == {breach}
+
+
+def test_a_replay_that_ends_early_is_a_hole() -> None:
+    assert judge(new(1, 2), {1: 1, 2: 2}, head=3) == {promises.HOLE: 1}
+
+
+def test_two_clients_must_see_the_same_message_at_one_place() -> None:
+    oracle = Oracle("run", lambda: 0.0)
+    one, other = View(oracle, 1, TALK), View(oracle, 2, TALK)
+    one.take(message(1), new=True)
+    other.take(Message("another", TALK, 1, 1, None, "Text", ""), new=True)
+    assert dict(oracle.breached) == {promises.DIVERGED: 1}
+
+
+def test_what_another_client_saw_tells_a_hole_from_what_was_overtaken() -> None:
+    """Change 2 was message 2, says another client's view; that an older message was edited later excuses nothing."""
+    oracle = Oracle("run", lambda: 0.0)
+    one, other = View(oracle, 1, TALK), View(oracle, 2, TALK)
+    for seq in (1, 2, 3):
+        other.take(message(seq), new=True)
+    one.take(message(1), new=True)
+    one.take(message(3), new=True)
+    one.take(message(1, 4), new=False)
+    stored = [message(1, 4), message(3)]  # and message 2 is gone
+    one.finish({1: 4, 3: 3}, Overtaken(stored, oracle.ledger(TALK)))
+    assert dict(oracle.breached) == {promises.HOLE: 1}
+
+
+def test_resync_excuses_what_lies_between_and_nothing_else() -> None:
+    oracle = Oracle("run", lambda: 0.0)
+    view = View(oracle, 1, TALK)
+    view.take(message(1), new=True)
+    view.resync(5)
+    view.take(message(6), new=True)
+    view.finish({seq: seq for seq in range(1, 8)}, lambda change: False)
+    assert dict(oracle.breached) == {promises.UNSEEN: 1}  # 7
+
+
+def test_a_receipt_may_not_fall() -> None:
+    oracle = Oracle("run", lambda: 0.0)
+    view = View(oracle, 1, TALK)
+    for status, seq in (("Read", 3), ("Delivered", 2), ("Read", 3), ("Read", 5)):
+        view.receipt(StatusUpdate(TALK, "somebody", status, seq))
+    assert not oracle.breached
+    view.receipt(StatusUpdate(TALK, "somebody", "Read", 4))
+    assert dict(oracle.breached) == {promises.RECEIPT: 1}
+
+
+class Reader:
+    """As much of a player as is asked for."""
+
+    number = 1
+    person = Person(1, "u", "")
+
+    def __init__(self, marked: int) -> None:
+        self.marked = {TALK: marked}
+
+
+@pytest.mark.parametrize(("stored", "fine"), [(4, True), (6, True), (3, False), (7, False)])
+def test_a_stored_receipt_is_between_what_was_acknowledged_and_the_head(stored: int, fine: bool) -> None:
+    joined = Joined(last_seq=6, cursors=(Cursor("u", stored, stored),))
+    assert (low(joined, TALK, [Reader(4)]) == []) == fine  # type: ignore[list-item]  # as much as is asked for
+
+
+def test_presence_that_is_not_the_truth_is_named() -> None:
+    assert differences({"a": "Online"}, {"a": "Online"}) == []
+    assert len(differences({"a": "Online"}, {"a": "Offline", "b": "Online"})) == 2
+
+
+@pytest.mark.parametrize("size", [1, 60, 5000])
+def test_contents_are_known_again_to_the_byte(size: int) -> None:
+    """Who reads a message knows when it was due; a byte more, less or other, or another's key, is noticed."""
+    key = contents.make_key("run", 3, 14)
+    text = contents.make_content(key, 12.345678, size)
+    assert contents.read_content(key, text) == pytest.approx(12.345678)
+    assert contents.parse_key("run", key) == (3, 14)
+    assert contents.parse_key("other", key) is None
+    assert contents.read_content(contents.make_key("run", 3, 15), text) is None
+    assert contents.read_content(key, text + "x") is None
+    assert contents.read_content(key, text[:-2]) is None
+    if size > contents.SMALLEST:
+        assert contents.read_content(key, text.replace("quick", "quack")) is None
+
+
+def test_a_breach_has_the_trace_of_its_client() -> None:
+    oracle = Oracle("run", lambda: 1.5)
+    oracle.note(1, "opened")
+    oracle.note(2, "opened")
+    oracle.note(1, "ReceiveMessage", TALK, 7, "m7")
+    oracle.breach(promises.HOLE, "something", player=1)
+    (breach,) = oracle.breaches
+    assert [line.split()[1:3] for line in breach.trace] == [["p1", "opened"], ["p1", "ReceiveMessage"]]
