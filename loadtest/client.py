@@ -227,22 +227,28 @@ async def connect(
 ) -> AsyncIterator[HubClient]:
     """A connected client, reading in the background until the block ends. `url` is the hub's: http(s) or ws(s)."""
     stream = await open_websocket(url, token, query=query, headers=headers, source=source, tls=tls)
-    client = HubClient(stream, PROTOCOLS[protocol], on_event)
     try:
-        try:
-            await client.shake_hands()
-        except handshake.HandshakeError as error:
-            raise ClientError(str(error)) from None
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(client.run)
-            nursery.start_soon(_quietly, client.keep_alive)
-            try:
-                yield client
-            finally:
-                nursery.cancel_scope.cancel()
+        async with attended(HubClient(stream, PROTOCOLS[protocol], on_event)) as client:
+            yield client
     finally:
         with trio.move_on_after(1, shield=True):
             await stream.aclose()
+
+
+@asynccontextmanager
+async def attended(client: HubClient) -> AsyncIterator[HubClient]:
+    """The client after its handshake, read in the background until the block ends."""
+    try:
+        await client.shake_hands()
+    except handshake.HandshakeError as error:
+        raise ClientError(str(error)) from None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.run)
+        nursery.start_soon(_quietly, client.keep_alive)
+        try:
+            yield client
+        finally:
+            nursery.cancel_scope.cancel()
 
 
 async def _quietly(task: Callable[[], Any]) -> None:

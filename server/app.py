@@ -41,6 +41,7 @@ from server.ephemera import Ephemera
 from server.feed import Feed
 from server.hub import asgi, methods
 from server.hub.dispatch import Dispatcher
+from server.hub.fallbacks import Fallbacks
 from server.hub.server import PATH, HubServer
 from server.instances.link import Link
 from server.instances.publisher import Publisher
@@ -239,7 +240,8 @@ class Process:
             limits=limits,
             tally=self.requests,
         )
-        routed = any_case(asgi.route(PATH, self.hub, paced(self.rest)), self.rest.url_map)
+        self.fallbacks = Fallbacks(self.hub, limits.hub_requests)
+        routed = any_case(asgi.route(PATH, self.hub, self.fallbacks, paced(self.rest)), self.rest.url_map)
         routed = allow_origins(routed, settings.allowed_origins)
         if tracing is not None:
             routed = tracing.requests(routed)
@@ -326,6 +328,7 @@ class Process:
                 self.receipts.run,
                 self.link.run,
                 self.relay.run,
+                self.fallbacks.run,
                 self.http.run,
                 self.pulse.run,
                 self.liveness.run,

@@ -129,7 +129,7 @@ def refusal(
     if status == 426:
         headers |= {"Sec-WebSocket-Version": "13", "Upgrade": "websocket", "Connection": "upgrade, close"}
     if status == 405:
-        headers["Allow"] = "GET"
+        headers.setdefault("Allow", "GET")
     return headers, body
 
 

@@ -19,6 +19,7 @@ class Limits:
         self.user_connects: Limiter[UUID] = Limiter(None, "connections")
         self.sends: Limiter[UUID] = Limiter(None, "messages")
         self.requests: Limiter[str] = Limiter(None, "requests")
+        self.hub_requests: Limiter[str] = Limiter(None, "requests of one connection")  # polls and POSTs
         self._uploads: Limiter[str] = Limiter(None, "uploads")
         self._sign_ins: Limiter[str] = Limiter(None, "sign-ins")
         self.uploads = SharedLimiter(self._uploads, counter)
@@ -32,5 +33,6 @@ class Limits:
         self.user_connects.rate = settings.rate_user_connects if on else None
         self.sends.rate = settings.rate_sends if on else None
         self.requests.rate = settings.rate_requests if on else None
+        self.hub_requests.rate = self.requests.rate
         self._uploads.rate = settings.rate_uploads if on else None
         self._sign_ins.rate = settings.rate_sign_ins if on else None

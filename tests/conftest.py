@@ -13,6 +13,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -81,6 +82,13 @@ def template_database(services: Services) -> str:
 @pytest.fixture
 def database(services: Services, template_database: str) -> Iterator[str]:
     """The conninfo of a migrated database that no other test sees."""
+    with cloned(services) as conninfo:
+        yield conninfo
+
+
+@contextmanager
+def cloned(services: Services) -> Iterator[str]:
+    """A copy of the template, which must be there."""
     name = f"parley_test_{next(_numbers)}"
     _execute(services, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
     try:
@@ -105,12 +113,16 @@ def s3() -> Iterator[dict[str, str]]:
 @pytest.fixture
 def redis_url(services: Services) -> str:
     """The URL of the Valkey, emptied before the test: keys and functions."""
+    flush(services)
+    return services.redis_url
+
+
+def flush(services: Services) -> None:
     with socket.socket(socket.AF_UNIX) as valkey:
         valkey.connect(services.redis_url.removeprefix("unix://"))
         for command in (b"FLUSHALL\r\n", b"FUNCTION FLUSH\r\n"):
             valkey.sendall(command)
             assert valkey.recv(64) == b"+OK\r\n"
-    return services.redis_url
 
 
 def _execute(services: Services, statement: str) -> None:

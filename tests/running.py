@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import httpx
 import trio
 
-from loadtest.client import HubClient, OnEvent, connect
+from loadtest.client import HubClient, OnEvent
+from tests import carriers
 
 START_TIMEOUT = 30.0  # seconds
 STOP_TIMEOUT = 20.0
@@ -40,6 +41,8 @@ class Running:
         self.lines = lines
         self.url = f"http://127.0.0.1:{port}"
         self.hub_url = f"{self.url}/hubs/chat"
+        self.carrier = "socket"
+        self.protocol = "json"
 
     def kill(self) -> None:
         """As the out-of-memory killer does it."""
@@ -68,7 +71,10 @@ class Running:
     def connect(
         self, user: User, on_event: OnEvent = lambda target, arguments: None, **options: Any
     ) -> AbstractAsyncContextManager[HubClient]:
-        return connect(self.hub_url, user.token, on_event=on_event, **options)
+        options = {"protocol": self.protocol, **options}
+        return carriers.connect(
+            options.pop("carrier", self.carrier), self.hub_url, user.token, on_event=on_event, **options
+        )
 
     async def register(self, name: str) -> User:
         async with self.http() as http:

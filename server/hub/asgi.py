@@ -6,155 +6,96 @@ ASGI server, which connections are for the hub and which for the REST app.
 """
 
 from collections.abc import Awaitable, Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 from urllib.parse import parse_qsl
 
-import trio
-
-from server import websocket
+from server.hub.carrier import AsgiCarrier, Receive, Scope, Send, hang_up_of
 from server.hub.encoding import BARE
+from server.hub.fallbacks import Fallbacks
 from server.hub.reliable import Reliable
 from server.hub.server import HubServer
-from server.hub.session import HubSession
 from server.listener import Refusal
-from server.outbox import RESUME_AT, Outbox
-from server.wheel import Wheel
 
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-class AsgiConnection(Outbox):
-    """Carrier and outbox of one session. `flush` wakes the writer; the ASGI server frames each entry."""
+class AsgiConnection(AsgiCarrier):
+    """The ASGI server frames each entry of the outbox."""
 
-    __slots__ = (
-        "__weakref__",
-        "_closed",
-        "_code",
-        "_wake",
-        "nursery",
-        "progress_at",
-        "reason",
-        "reliable",
-        "sent_at",
-        "session",
-        "stall_timeout",
-        "wheel",
-        "wheel_tick",
-    )
+    __slots__ = ("_receive", "_send", "reliable")
 
     transport: ClassVar = "websocket_http"
 
-    def __init__(self, wheel: Wheel, *, outbox_bytes: int, stall_timeout: float) -> None:
-        super().__init__(outbox_bytes)
-        self.wheel = wheel
-        self.wheel_tick = -1
-        self.stall_timeout = stall_timeout
-        self.sent_at = self.progress_at = wheel.now
-        self.reason = ""
+    def __init__(self, hub: HubServer, scope: Scope, receive: Receive, send: Send) -> None:
+        settings = hub.settings
+        super().__init__(hub.wheel, outbox_bytes=settings.outbox_bytes, stall_timeout=settings.stall_timeout)
         self.reliable: Reliable | None = None
-        self.nursery: trio.Nursery
-        self.session: HubSession
-        self._wake = trio.Event()
-        self._closed = False
-        self._code = websocket.NORMAL
+        self._receive = receive
+        self._send = send
+        self._hang_up = hang_up_of(scope)
 
-    def flush(self) -> None:
-        if self.first is not None and not self.blocked:
-            self.progress_at = self.wheel.now
-            self._wake.set()
-
-    def close(self, code: int, reason: str = "", *, why: str = "") -> None:
-        self._closed = True
-        self._code = code
-        self.reason = self.reason or why or reason
-        self._wake.set()
-
-    def abort(self, why: str) -> None:
-        self.reason = self.reason or why
-        self.nursery.cancel_scope.cancel()
-
-    def on_due(self, now: float) -> float | None:
-        if self.blocked and now - self.progress_at >= self.stall_timeout:
-            self.abort("stalled: the client does not read")
-            return None
-        return min(self.session.on_due(now), now + self.stall_timeout)
-
-    async def run(self, session: HubSession, receive: Receive, send: Send) -> None:
-        self.session = session
-        try:
-            async with trio.open_nursery() as self.nursery:
-                self.wheel.schedule(self, session.on_due(self.wheel.now))
-                self.nursery.start_soon(self._write, send)
-                await self._read(receive)
-                self.nursery.cancel_scope.cancel()
-        finally:
-            self.wheel.cancel(self)
-            session.on_closed(self.reason or "cancelled")
-
-    async def _read(self, receive: Receive) -> None:
+    async def _carry(self) -> None:
+        self.nursery.start_soon(self._write)
         while True:
-            event = await receive()
+            event = await self._receive()
             if event["type"] == "websocket.disconnect":
                 self.reason = self.reason or "connection lost"
                 return
             text = event.get("text")
             data = event.get("bytes") if text is None else text.encode()
-            if not data:
-                continue
-            if not self._closed:
+            if data and not self._closed:
                 waiting = self.session.receive(data, binary=text is None)
                 if waiting is not None:
                     await waiting
                 self.flush()
 
-    async def _write(self, send: Send) -> None:
-        while True:
-            batch = [] if self.reliable is not None and self.reliable.full and not self._closed else self.take()
-            if not batch:
-                self.blocked = False
-                if self._closed:
-                    await send({"type": "websocket.close", "code": self._code})
-                    self.nursery.cancel_scope.cancel()
-                    return
-                self._wake = trio.Event()
-                await self._wake.wait()
-                continue
-            if self.reliable is not None:
-                self.reliable.record(self.encoding, batch)
-            self.blocked, self.first = True, b""
-            self.held += sum(map(len, batch))
-            for payload in batch:
-                # The handshake reply is JSON text for either protocol; clients accept it in either kind of frame.
-                if self.encoding.protocol.binary:
-                    await send({"type": "websocket.send", "bytes": payload})
-                else:
-                    await send({"type": "websocket.send", "text": payload.decode()})
-                self.held -= len(payload)
-                self.sent_at = self.progress_at = self.wheel.now
-            if self.held <= self.limit * RESUME_AT:
-                self.session.on_drained()
+    async def _write(self) -> None:
+        while not self._closed:
+            await self._flushed()
+            while batch := self._unless_full():
+                await self._transmit(batch)
+            self.blocked = False
+        await self._send({"type": "websocket.close", "code": self._code})
+        self.nursery.cancel_scope.cancel()
+
+    def _unless_full(self) -> list[bytes]:
+        if self.reliable is not None and self.reliable.full and not self._closed:
+            return []
+        return self._begin()
+
+    async def _transmit(self, batch: list[bytes]) -> None:
+        if self.reliable is not None:
+            self.reliable.record(self.encoding, batch)
+        for payload in batch:
+            # The handshake reply is JSON text for either protocol; clients accept it in either kind of frame.
+            if self.encoding.protocol.binary:
+                await self._send({"type": "websocket.send", "bytes": payload})
+            else:
+                await self._send({"type": "websocket.send", "text": payload.decode()})
+            self._progress(len(payload))
+        self._done()
 
 
-def route(path: str, hub: HubServer, rest: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
-    """An ASGI app: WebSockets at `path` are the hub's, all else is `rest`'s."""
+def route(path: str, hub: HubServer, fallbacks: Fallbacks, rest: App) -> App:
+    """An ASGI app: WebSockets and the other transports at `path` are the hub's, all else is `rest`'s."""
 
-    async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket" and scope["path"] == path:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket") or scope["path"] != path:
+            await rest(scope, receive, send)
+        elif scope["type"] == "websocket":
             await _serve(hub, scope, receive, send)
         else:
-            await rest(scope, receive, send)
+            await fallbacks.serve(scope, receive, send)
 
     return app
 
 
-async def _serve(hub: HubServer, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+async def _serve(hub: HubServer, scope: Scope, receive: Receive, send: Send) -> None:
     query = {name.lower(): value for name, value in parse_qsl(scope["query_string"].decode(), keep_blank_values=True)}
     headers: dict[bytes, bytes] = dict(scope["headers"])
     peer = (scope.get("client") or ("",))[0]
     await receive()  # websocket.connect
-    settings = hub.settings
-    carrier = AsgiConnection(hub.wheel, outbox_bytes=settings.outbox_bytes, stall_timeout=settings.stall_timeout)
+    carrier = AsgiConnection(hub, scope, receive, send)
     try:
         comer = await hub.authenticate(query, headers, peer)
         session = await hub.session_for(comer, carrier, carrier, query, BARE, client=hub.client(headers, peer))
@@ -167,4 +108,4 @@ async def _serve(hub: HubServer, scope: dict[str, Any], receive: Receive, send: 
     except BaseException:
         session.on_closed("connection lost")
         raise
-    await carrier.run(session, receive, send)
+    await carrier.run(session)

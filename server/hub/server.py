@@ -14,7 +14,7 @@ import trio
 
 from handlers.errors import CODES, ChatError
 from handlers.limits import Rate
-from handlers.model import Client
+from handlers.model import Caller, Client
 from handlers.ports import Receipts
 from server import http_head, websocket
 from server.addresses import Proxies, limited_as
@@ -100,13 +100,10 @@ class HubServer:
         self, query: Mapping[str, str], headers: Mapping[bytes, bytes], peer: str
     ) -> Redeemed | HubSession:
         """Who connects, or the session that a client comes back to. Names are in lower case. Raises Refusal."""
-        names = (b"authorization", b"origin", b"x-forwarded-for")
-        authorization, origin, forwarded = (_text(headers, name) for name in names)
+        authorization, forwarded = (_text(headers, name) for name in (b"authorization", b"x-forwarded-for"))
         if self._closed:
             raise Refusal(503, "draining", CODES["draining"].title, {"Retry-After": "1"})
-        allowed = self.settings.allowed_origins
-        if origin and allowed and origin not in allowed:
-            raise Refusal(403, "forbidden", "Connections from this origin are not allowed.")
+        self.require_origin(headers)
         try:
             self._limits.connects.require(limited_as(self._proxies.client_address(peer, forwarded)))
             comer = await self._identify(query, authorization)
@@ -130,11 +127,35 @@ class HubServer:
             if redeemed is None:
                 raise Refusal(404, "not_found", "No connection with that id. Negotiate again.")
             return redeemed
+        return Redeemed(await self._verify(query, authorization), new_connection_id())
+
+    async def _verify(self, query: Mapping[str, str], authorization: str) -> Caller:
         scheme, _, bearer = authorization.partition(" ")
         token = bearer.strip() if scheme.lower() == "bearer" else query.get("access_token", "")
         if not token:
             raise ChatError("unauthenticated", "An access token is required.")
-        return Redeemed(await self._verifier.verify(token), new_connection_id())
+        return await self._verifier.verify(token)
+
+    def require_origin(self, headers: Mapping[bytes, bytes]) -> None:
+        """Browsers say whose page it is. Raises Refusal."""
+        origin = headers.get(b"origin", b"").decode("latin-1")
+        allowed = self.settings.allowed_origins
+        if origin and allowed and origin not in allowed:
+            raise Refusal(403, "forbidden", "Connections from this origin are not allowed.")
+
+    # -- carriers of several requests ---------------------------------------------------------------
+
+    async def caller(self, query: Mapping[str, str], headers: Mapping[bytes, bytes]) -> Caller:
+        """Whose access token a request shows. Raises ChatError("unauthenticated")."""
+        return await self._verify(query, headers.get(b"authorization", b"").decode("latin-1"))
+
+    def identify(self, token: str) -> str:
+        """The id of the connection that a connection token is for; empty when it is none of ours."""
+        return self._tokens.identify(token)
+
+    def has(self, connection_id: str) -> bool:
+        """Whether it lives here, on any carrier. Slow: for refusals only."""
+        return any(session.connection_id == connection_id for session in self.sessions)
 
     def client(self, headers: Mapping[bytes, bytes], peer: str) -> Client:
         """Who connects, for the log."""
@@ -162,7 +183,7 @@ class HubServer:
             self.wheel,
             self.poller,
             outbox_bytes=self.settings.outbox_bytes,
-            max_message=self._max_frame(),
+            max_message=self.max_frame(),
             stall_timeout=self.settings.stall_timeout,
         )
         connection.readable = isinstance(sock, TlsSocket)  # OpenSSL may hold what the poller does not see
@@ -184,6 +205,7 @@ class HubServer:
         encodings: dict[str, Encoding] = FRAMED,
         *,
         client: Client | None = None,
+        text_only: bool = False,
     ) -> HubSession:
         """A new session on this carrier, or the one that its client comes back to. Raises Refusal."""
         if isinstance(comer, HubSession):
@@ -201,6 +223,7 @@ class HubServer:
             comer.connection_id,
             client=client,
             manual_sync=manual,
+            text_only=text_only,
             encodings=encodings,
         )
         if comer.stateful:
@@ -208,7 +231,7 @@ class HubServer:
             self._resumable[comer.connection_id] = session
         return session
 
-    def _max_frame(self) -> int:
+    def max_frame(self) -> int:
         """Several hub messages may share a WebSocket message, so that may be larger than one of them."""
         return 4 * self.max_message + 4096
 

@@ -17,6 +17,8 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework, ConnectionState, LifespanState
 
 from server.http_head import MAX_HEAD
+from server.hub.carrier import HANG_UP
+from server.hub.server import PATH
 from server.listener import PrefixedStream
 
 Scope = dict[str, Any]
@@ -25,18 +27,18 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 KEEP_ALIVE = 75.0  # seconds an idle HTTP connection is kept: longer than most balancers keep theirs
-READ_TIMEOUT = 80  # seconds without a byte from the client while we want one
 DISCARD_MAX = 4 * 1024 * 1024  # bytes of a refused request that are still read, so that its answer arrives
 DISCARD_TIME = 5.0  # seconds for them
 MAX_FRAME = 256 * 1024  # bytes of a WebSocket message on the compatibility path
 
 
-def patient(app: ASGIApp, is_retired: Callable[[], bool]) -> ASGIApp:
+def patient(app: ASGIApp, is_retired: Callable[[], bool], of_hub: str) -> ASGIApp:
     """An answer waits until the request has come in whole, so that one refused early is heard.
 
     Otherwise the client may still be sending when the connection is closed under it, and loses the answer, or
     sends its next request into a connection that is about to end. What is too long is not waited for.
-    With the answers of a server that `is_retired` clients learn that their next request belongs elsewhere.
+    With the answers of a server that `is_retired` clients learn that their next request belongs elsewhere; not so at
+    the path `of_hub`, whose connections may be polled, and are told in a message.
     """
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,7 +63,7 @@ def patient(app: ASGIApp, is_retired: Callable[[], bool]) -> ASGIApp:
             if event["type"] == "http.response.start":
                 with trio.move_on_after(DISCARD_TIME):
                     await finished.wait()
-                if not finished.is_set() or size > DISCARD_MAX or is_retired():
+                if not finished.is_set() or size > DISCARD_MAX or (is_retired() and scope["path"] != of_hub):
                     event = {**event, "headers": [*event["headers"], (b"connection", b"close")]}
             # Quart cancels whoever answers as soon as it hears that all is said. Hypercorn is not through with it then:
             # it still has to make the connection ready for the next request, and to begin the time that it may be idle.
@@ -94,12 +96,13 @@ class HttpServer:
     def __init__(self, app: ASGIApp) -> None:
         self._config = Config()
         self._config.keep_alive_timeout = KEEP_ALIVE
-        self._config.read_timeout = READ_TIMEOUT
+        # A client may be silent while it polls, or only listens. Slow requests have limits where they are read.
+        self._config.read_timeout = None
         self._config.websocket_max_message_size = MAX_FRAME
         self._config.h11_max_incomplete_size = MAX_HEAD
         self._config.errorlog = logging.getLogger("hypercorn.error")
         self._config.include_server_header = False
-        self._app = ASGIWrapper(cast(ASGIFramework, patient(app, lambda: self._retired)))
+        self._app = ASGIWrapper(cast(ASGIFramework, patient(app, lambda: self._retired, PATH)))
         self._context = WorkerContext(None)
         self._state: LifespanState = {}
         self._retired = False
@@ -114,7 +117,8 @@ class HttpServer:
             await trio.sleep_forever()
 
     async def serve(self, stream: PrefixedStream) -> None:
-        await HttpConnection(self._app, self._config, self._context, ConnectionState(self._state.copy()), stream)  # type: ignore[arg-type]
+        state = ConnectionState(LifespanState({**self._state, HANG_UP: stream.socket.close}))
+        await HttpConnection(self._app, self._config, self._context, state, stream)  # type: ignore[arg-type]
 
     def retire(self) -> None:
         """From now on each answer is the last one on its connection."""

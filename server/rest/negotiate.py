@@ -17,7 +17,11 @@ from server.rest.requests import answer, bearer, idempotency_key, open_route
 from store.model import Wire
 
 MAX_VERSION = 1
-TRANSPORTS = ({"transport": "WebSockets", "transferFormats": ["Text", "Binary"]},)
+TRANSPORTS = (
+    {"transport": "WebSockets", "transferFormats": ["Text", "Binary"]},
+    {"transport": "ServerSentEvents", "transferFormats": ["Text"]},
+    {"transport": "LongPolling", "transferFormats": ["Text", "Binary"]},
+)
 
 
 class Transport(Wire, frozen=True):

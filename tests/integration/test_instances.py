@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from loadtest.client import HubClient, HubError
-from tests.integration.test_chat import WAIT, Inbox
+from tests.inbox import WAIT, Inbox
 from tests.running import Running, User, checked, running
 
 Pair = tuple[Running, Running]

@@ -11,7 +11,8 @@ async def test_negotiate(site: Site) -> None:
     path = "/hubs/chat/negotiate"
     one = await site.call("POST", path, token=token, params={"negotiateVersion": 1})
     assert one["negotiateVersion"] == 1 and one["connectionId"] != one["connectionToken"]
-    assert one["availableTransports"] == [{"transport": "WebSockets", "transferFormats": ["Text", "Binary"]}]
+    offered = {"WebSockets": ["Text", "Binary"], "ServerSentEvents": ["Text"], "LongPolling": ["Text", "Binary"]}
+    assert {each["transport"]: each["transferFormats"] for each in one["availableTransports"]} == offered
     assert "useStatefulReconnect" not in one
     asked = {"negotiateVersion": 1, "useStatefulReconnect": "true"}
     assert (await site.call("POST", path, token=token, params=asked))["useStatefulReconnect"] is True

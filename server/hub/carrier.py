@@ -1,0 +1,156 @@
+"""What the carriers over an ASGI server have in common: an outbox that wakes whoever sends, and an end in good order.
+
+Owns the nursery of one session, its place in the wheel and its last words; how bytes come and go is its subclasses'
+business. The raw socket (`server.connection`) is faster, and has its own way.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
+from typing import Any, ClassVar
+
+import trio
+
+from server import websocket
+from server.hub.session import HubSession
+from server.outbox import RESUME_AT, Outbox
+from server.wheel import Wheel
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+CLOSE_WAIT = 5.0  # seconds for the last words to be taken (SignalR's default)
+PIECE = 16 * 1024  # bytes; what a slow client must take within the stall timeout
+HANG_UP = "parley.hang_up"  # in the ASGI scope's state: ends the TCP connection at once
+
+
+class AsgiCarrier(Outbox):
+    """Carrier and outbox of one session. `flush` wakes the task that sends."""
+
+    __slots__ = (
+        "__weakref__",
+        "_close_at",
+        "_closed",
+        "_code",
+        "_hang_up",
+        "_wake",
+        "nursery",
+        "progress_at",
+        "reason",
+        "sent_at",
+        "session",
+        "stall_timeout",
+        "wheel",
+        "wheel_tick",
+    )
+
+    transport: ClassVar[str]
+
+    def __init__(self, wheel: Wheel, *, outbox_bytes: int, stall_timeout: float) -> None:
+        super().__init__(outbox_bytes)
+        self.wheel = wheel
+        self.wheel_tick = -1
+        self.stall_timeout = stall_timeout
+        self.sent_at = self.progress_at = wheel.now
+        self.reason = ""
+        self.nursery: trio.Nursery
+        self.session: HubSession
+        self._wake = trio.Event()
+        self._closed = False
+        self._close_at = 0.0
+        self._code = websocket.NORMAL
+        self._hang_up: Callable[[], None] | None = None
+
+    async def run(self, session: HubSession) -> None:
+        """Until it ends, one way or another. No other task runs before the nursery is there."""
+        self.session = session
+        try:
+            async with trio.open_nursery() as self.nursery:
+                self.wheel.schedule(self, session.on_due(self.wheel.now))
+                await self._carry()
+                self.nursery.cancel_scope.cancel()
+        finally:
+            self.wheel.cancel(self)
+            session.on_closed(self.reason or "cancelled")
+
+    async def _carry(self) -> None:
+        """Returns when the client has gone; the rest is cancelled then."""
+        raise NotImplementedError
+
+    # -- for the session --------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        if self.first is not None and not self.blocked:
+            self.progress_at = self.wheel.now
+            self._wake.set()
+
+    def close(self, code: int, reason: str = "", *, why: str = "") -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._code = code
+        self.reason = self.reason or why or reason
+        self._wake.set()
+        self._close_at = self.wheel.now + CLOSE_WAIT
+        self.wheel.schedule(self, self._close_at)
+
+    def abort(self, why: str) -> None:
+        """What the ASGI server is sending cannot be cancelled: only the end of its connection ends that."""
+        self.reason = self.reason or why
+        self.nursery.cancel_scope.cancel()
+        if self.blocked and self._hang_up is not None:
+            self._hang_up()
+
+    def on_due(self, now: float) -> float | None:
+        if self._closed:
+            if now >= self._close_at:
+                self.abort("closed, but the client did not take it")
+                return None
+            return self._close_at
+        if self.blocked and now - self.progress_at >= self.stall_timeout:
+            self.abort("stalled: the client does not read")
+            return None
+        due = min(self.session.on_due(now), now + self.stall_timeout)
+        return None if self._closed else due  # the session may have ended itself, which has its own time
+
+    # -- sending ----------------------------------------------------------------------------------
+
+    async def _flushed(self) -> None:
+        """Until there is something to send, or the end. Not before a flush: a handshake is answered when it is done."""
+        await self._wake.wait()
+        self._wake = trio.Event()
+
+    def _begin(self) -> list[bytes]:
+        """What waits, to be sent now; it is held until it was. Ends with `_done`."""
+        batch = self.take()
+        if batch:
+            self.blocked, self.first = True, b""
+            self.held += sum(map(len, batch))
+            self.progress_at = self.wheel.now
+        return batch
+
+    def _progress(self, size: int) -> None:
+        self.held -= size
+        self.sent_at = self.progress_at = self.wheel.now
+
+    def _done(self) -> None:
+        if self.held <= self.limit * RESUME_AT:
+            self.session.on_drained()
+
+
+def pieces(batch: Iterable[bytes]) -> Iterator[bytes]:
+    """Frames joined to pieces of about PIECE bytes: a system call each is too much, all at once shows no progress."""
+    joined: list[bytes] = []
+    size = 0
+    for frame in batch:
+        joined.append(frame)
+        size += len(frame)
+        if size >= PIECE:
+            yield b"".join(joined)
+            joined, size = [], 0
+    if joined:
+        yield b"".join(joined)
+
+
+def hang_up_of(scope: MutableMapping[str, Any]) -> Callable[[], None] | None:
+    found: Callable[[], None] | None = scope.get("state", {}).get(HANG_UP)
+    return found

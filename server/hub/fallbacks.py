@@ -1,0 +1,289 @@
+"""The hub's transports for clients that get no WebSocket through: Server-Sent Events and long polling.
+
+Owns the connections of this process that live on several HTTP requests, by their id, and who may make these requests:
+the user who negotiated, with an access token each time. GET opens or polls, POST says something, DELETE ends a polled
+connection (SignalR TransportProtocols).
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple
+from urllib.parse import parse_qsl
+
+import structlog
+import trio
+
+from handlers.errors import CODES, ChatError
+from handlers.limits import Limiter
+from handlers.model import Caller
+from server.auth import Redeemed
+from server.hub.carrier import Receive, Scope, Send
+from server.hub.encoding import BARE
+from server.hub.http_carrier import Gone, HttpCarrier
+from server.hub.long_polling import Polled, send_answer
+from server.hub.server import HubServer
+from server.hub.sse import EventStream
+from server.listener import Refusal, refusal
+
+METHODS = ("GET", "POST", "DELETE")
+BODY_TIMEOUT = 30.0  # seconds for the body of a POST
+PACE_STEP = 0.1  # seconds; a client that asks too often is answered later
+PACE_MAX = 5.0  # and refused, when it has not become slower in this time
+ENDED_MAX = 10_000  # connections remembered as ended
+ENDED_FOR = 15.0  # seconds; the last poll, or the DELETE, comes after the end
+
+log = structlog.get_logger("parley.hub")
+
+
+class Request(NamedTuple):
+    """Of the hub's path. Names are in lower case."""
+
+    method: str
+    query: Mapping[str, str]
+    headers: Mapping[bytes, bytes]
+    peer: str
+
+    @property
+    def is_event_stream(self) -> bool:
+        return self.method == "GET" and b"text/event-stream" in self.headers.get(b"accept", b"")
+
+
+class ClientGone(Exception):
+    """The client left before its request was whole."""
+
+
+class Fallbacks:
+    """ASGI for HTTP requests of the hub's path."""
+
+    def __init__(self, hub: HubServer, pace: Limiter[str]) -> None:
+        self._hub = hub
+        self._pace = pace
+        self._connections: dict[str, HttpCarrier] = {}
+        self._ended: dict[str, float] = {}  # until when they are remembered, the oldest first
+        self._polled: trio.Nursery  # polled connections outlive each of their requests
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        async with trio.open_nursery() as self._polled:
+            task_status.started()
+            await trio.sleep_forever()
+
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = _parse(scope)
+        try:
+            await self._serve(request, scope, receive, send)
+        except ClientGone:
+            pass
+        except Refusal as refused:
+            await _refuse(refused, receive, send)
+
+    async def _serve(self, request: Request, scope: Scope, receive: Receive, send: Send) -> None:
+        """Raises Refusal."""
+        connection_id, caller = await self._admit(request)
+        connection = self._connections.get(connection_id)
+        if connection is not None and connection.user_id != caller.user_id:
+            raise Refusal(403, "forbidden", "This connection is another user's.")
+        if request.method == "POST":
+            await self._take(connection, connection_id, receive)
+            await send_answer(send, 200)
+        elif request.method == "DELETE":
+            self._end(connection, connection_id)
+            await _read(receive, 0)
+            await send_answer(send, 202)
+        elif request.is_event_stream:
+            await self._stream(connection, request, caller, scope, receive, send)
+        else:
+            await self._poll(connection, connection_id, request, caller, scope, receive, send)
+
+    # -- who may ----------------------------------------------------------------------------------
+
+    async def _admit(self, request: Request) -> tuple[str, Caller]:
+        """The connection that the request is about, and who makes it. Raises Refusal."""
+        if request.method not in METHODS:
+            raise Refusal(
+                405, "invalid_request", f"{request.method} means nothing here.", {"Allow": ", ".join(METHODS)}
+            )
+        self._hub.require_origin(request.headers)
+        token = request.query.get("id", "")
+        if not token:
+            raise Refusal(400, "invalid_request", "The parameter id is required: negotiate first.")
+        try:
+            caller = await self._hub.caller(request.query, request.headers)
+            connection_id = self._hub.identify(token)
+            await self._keep_pace(connection_id or str(caller.user_id))
+        except ChatError as error:
+            raise refusal(error, CODES[error.code].status) from None
+        if not connection_id:
+            raise _unknown()
+        return connection_id, caller
+
+    async def _keep_pace(self, key: str) -> None:
+        """A poll follows each burst of events: who has many is not refused, but gets more of them at once."""
+        give_up_at = trio.current_time() + PACE_MAX
+        while True:
+            try:
+                self._pace.require(key)
+            except ChatError as error:
+                if trio.current_time() >= give_up_at:
+                    raise
+                await trio.sleep(max(PACE_STEP, error.retry_after or 0))
+            else:
+                return
+
+    async def _redeem(self, request: Request, caller: Caller) -> Redeemed:
+        """The connection that begins with this request. Raises Refusal."""
+        if len(self._hub.sessions) >= self._hub.settings.max_connections:  # a polled one may have no socket just now
+            raise Refusal(503, "overloaded", "The server holds as many connections as it may.", {"Retry-After": "5"})
+        try:
+            comer = await self._hub.authenticate(request.query, request.headers, request.peer)
+        except Refusal as refused:
+            if refused.status == 409:  # begun before, and not here any more
+                raise _unknown() from None
+            raise
+        if not isinstance(comer, Redeemed):
+            raise Refusal(409, "conflict", "This connection is a WebSocket.")
+        if comer.caller.user_id != caller.user_id:
+            raise Refusal(403, "forbidden", "This connection was negotiated by another user.")
+        return comer._replace(stateful=False)  # which is for WebSockets only
+
+    # -- transports -------------------------------------------------------------------------------
+
+    async def _stream(
+        self,
+        connection: HttpCarrier | None,
+        request: Request,
+        caller: Caller,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        if connection is not None:
+            raise Refusal(409, "conflict", "This connection is in use.")
+        comer = await self._redeem(request, caller)
+        stream = EventStream(self._hub, comer, scope, receive, send)
+        client = self._hub.client(request.headers, request.peer)
+        session = await self._hub.session_for(comer, stream, stream, request.query, BARE, client=client, text_only=True)
+        with self._listed(stream):
+            await stream.run(session)
+
+    async def _poll(
+        self,
+        connection: HttpCarrier | None,
+        connection_id: str,
+        request: Request,
+        caller: Caller,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        if isinstance(connection, Polled):
+            await connection.poll(scope, receive, send)
+        elif connection is not None:
+            raise Refusal(400, "invalid_request", "This connection is not polled: it has Server-Sent Events.")
+        elif self._has_ended(connection_id):
+            await _read(receive, 0)
+            await send_answer(send, 204)
+        else:
+            comer = await self._redeem(request, caller)
+            await self._polled.start(self._live, comer, request)
+            await _read(receive, 0)
+            await send_answer(send, 200)
+
+    async def _live(self, comer: Redeemed, request: Request, *, task_status: trio.TaskStatus[None]) -> None:
+        """The life of a polled connection. Whatever happens in it ends here."""
+        polled = Polled(self._hub, comer)
+        client = self._hub.client(request.headers, request.peer)
+        session = await self._hub.session_for(comer, polled, polled, request.query, BARE, client=client)
+        task_status.started()
+        try:
+            with self._listed(polled):
+                await polled.run(session)
+        except* Exception:
+            log.exception("connection_failed")
+
+    async def _take(self, connection: HttpCarrier | None, connection_id: str, receive: Receive) -> None:
+        if connection is None:
+            if self._hub.has(connection_id):
+                raise Refusal(405, "invalid_request", "This connection is a WebSocket: nothing is posted to it.")
+            raise _unknown()
+
+        async def read() -> bytes:
+            return await _read(receive, self._hub.max_frame())
+
+        try:
+            await connection.post(read)
+        except Gone:
+            raise _unknown() from None
+
+    def _end(self, connection: HttpCarrier | None, connection_id: str) -> None:
+        if isinstance(connection, Polled):
+            connection.end("ended by client")
+        elif connection is not None or self._hub.has(connection_id):
+            raise Refusal(400, "invalid_request", "Only a polled connection is ended so; close the stream.")
+        elif not self._has_ended(connection_id):
+            raise _unknown()
+
+    # -- the connections --------------------------------------------------------------------------
+
+    @contextmanager
+    def _listed(self, connection: HttpCarrier) -> Iterator[None]:
+        """Found by its id while the block runs, and known as ended for a while after."""
+        self._connections[connection.connection_id] = connection
+        try:
+            yield
+        finally:
+            del self._connections[connection.connection_id]
+            now = self._hub.wheel.now
+            while self._ended and (len(self._ended) >= ENDED_MAX or next(iter(self._ended.values())) < now):
+                del self._ended[next(iter(self._ended))]
+            if isinstance(connection, Polled):
+                self._ended[connection.connection_id] = now + ENDED_FOR
+
+    def _has_ended(self, connection_id: str) -> bool:
+        return self._ended.get(connection_id, 0.0) >= self._hub.wheel.now
+
+
+def _parse(scope: Scope) -> Request:
+    return Request(
+        scope["method"],
+        {name.lower(): value for name, value in parse_qsl(scope["query_string"].decode(), keep_blank_values=True)},
+        dict(scope["headers"]),
+        (scope.get("client") or ("",))[0],
+    )
+
+
+def _unknown() -> Refusal:
+    return Refusal(404, "not_found", "No connection with that id. Negotiate again.")
+
+
+async def _read(receive: Receive, most: int) -> bytes:
+    """The body of a request. Raises Refusal, ClientGone."""
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        with trio.fail_after(BODY_TIMEOUT):
+            while True:
+                event = await receive()
+                if event["type"] == "http.disconnect":
+                    raise ClientGone
+                chunks.append(event.get("body", b""))
+                size += len(chunks[-1])
+                if size > most:
+                    raise Refusal(413, "too_large", f"The body is longer than {most} bytes.")
+                if not event.get("more_body"):
+                    return b"".join(chunks)
+    except trio.TooSlowError:
+        raise Refusal(408, "invalid_request", "The body did not come in time.") from None
+
+
+async def _refuse(refused: Refusal, receive: Receive, send: Send) -> None:
+    """What the client is still sending is read, so that it gets the answer."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_discard, receive)
+        await send({"type": "http.response.start", "status": refused.status, "headers": refused.headers})
+        await send({"type": "http.response.body", "body": refused.body})
+        nursery.cancel_scope.cancel()
+
+
+async def _discard(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,61 @@
+"""What Server-Sent Events and long polling have in common: what the client says comes in POSTs.
+
+Owns the order of these POSTs: one is read and worked on at a time, in the connection's own nursery, and answered when
+its messages were taken. That is the backpressure on the client; nothing of the POSTs behind it is in memory.
+"""
+
+from collections.abc import Awaitable, Callable
+from uuid import UUID
+
+import trio
+
+from server.config import Settings
+from server.hub.carrier import AsgiCarrier
+from server.hub.session import HubSession
+from server.wheel import Wheel
+
+
+class Gone(Exception):
+    """The connection has ended."""
+
+
+class HttpCarrier(AsgiCarrier):
+    __slots__ = ("_posts", "connection_id", "over", "user_id")
+
+    def __init__(self, wheel: Wheel, settings: Settings, connection_id: str, user_id: UUID) -> None:
+        super().__init__(wheel, outbox_bytes=settings.outbox_bytes, stall_timeout=settings.stall_timeout)
+        self.connection_id = connection_id
+        self.user_id = user_id  # whose requests are taken
+        self.over = False
+        self._posts = trio.Lock()  # fair: POSTs are worked on in the order in which they came
+
+    async def run(self, session: HubSession) -> None:
+        try:
+            await super().run(session)
+        finally:
+            self.over = True
+            self._wake.set()
+
+    async def post(self, read: Callable[[], Awaitable[bytes]]) -> None:
+        """Take the body of a POST, whole. Raises Gone, and whatever `read` raises."""
+        async with self._posts:
+            if self.over:
+                raise Gone
+            data = await read()
+            if self.over:
+                raise Gone
+            done = trio.Event()
+            self.nursery.start_soon(self._work, data, done)
+            await done.wait()
+            if self.over:
+                raise Gone
+
+    async def _work(self, data: bytes, done: trio.Event) -> None:
+        try:
+            if data and not self._closed:
+                waiting = self.session.receive(data, binary=self.encoding.protocol.binary)
+                if waiting is not None:
+                    await waiting
+            self.flush()
+        finally:
+            done.set()

@@ -1,0 +1,338 @@
+"""What only Server-Sent Events and long polling have: requests, their order, their answers; clients that go away."""
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+import trio
+
+from server.hub import fallbacks, long_polling
+from server.hub.http_carrier import HttpCarrier
+from tests.carriers import TIMEOUT, negotiate
+from tests.inbox import WAIT, Inbox
+from tests.integration.conftest import Shared
+from tests.running import Running, User, running
+from tests.server.rest.conftest import Site, open_site
+
+SHAKE = b'{"protocol":"json","version":1}\x1e'
+PING = b'{"type":1,"invocationId":"1","target":"Ping","arguments":[]}\x1e'
+PONG = b'{"type":3,"invocationId":"1","result":{}}\x1e'
+STREAM = {"Accept": "text/event-stream"}
+
+
+class Door:
+    """The hub's URL of one connection, for requests of one user."""
+
+    def __init__(self, http: httpx.AsyncClient, url: str, token: str) -> None:
+        self.http = http
+        self.url = url
+        self.id = token
+
+    async def ask(self, method: str, content: bytes = b"", *, status: int = 200, **headers: str) -> bytes:
+        answer = await self.http.request(method, self.url, params={"id": self.id}, content=content, headers=headers)
+        assert answer.status_code == status, f"{answer.status_code} {answer.text}"
+        return answer.content
+
+    @asynccontextmanager
+    async def stream(self) -> AsyncIterator[Callable[[bytes], Any]]:
+        """Server-Sent Events; what is yielded waits until something has been said, and returns everything so far."""
+        request = self.http.stream("GET", self.url, params={"id": self.id}, headers=STREAM)
+        async with request as response:
+            assert response.status_code == 200, response.status_code
+            chunks = response.aiter_bytes()
+            said = b""
+
+            async def until(wanted: bytes) -> bytes:
+                nonlocal said
+                with trio.fail_after(WAIT):
+                    while wanted not in said:
+                        said += await anext(chunks)
+                return said
+
+            await until(b":")
+            yield until
+
+    async def polled(self, wanted: bytes) -> bytes:
+        """Poll until something has been said."""
+        said = b""
+        with trio.fail_after(WAIT):
+            while wanted not in said:
+                said += await self.ask("GET")
+        return said
+
+
+@asynccontextmanager
+async def door(url: str, token: str) -> AsyncIterator[Door]:
+    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {token}"}, timeout=TIMEOUT) as http:
+        yield Door(http, url, await negotiate(http, url))
+
+
+def of(server: Running, user: User) -> Any:
+    return door(server.hub_url, user.token)
+
+
+async def test_who_may_ask(shared: Shared) -> None:
+    """Each request has an id (400) that is known (404), an access token (401), and that of the same user (403); methods
+    that mean nothing and requests to other transports are told so; bodies have a limit."""
+    alice, eve = await shared.register("alice"), await shared.register("eve")
+    async with of(shared, alice) as a, of(shared, eve) as e:
+        real, theirs = a.id, e.id
+        for method in ("GET", "POST", "DELETE"):
+            a.id = ""
+            await a.ask(method, status=400)
+            a.id = "nonsense"
+            await a.ask(method, status=404)
+            a.id = real
+            await a.ask(method, status=401, Authorization="Bearer x.y.z")
+        await a.ask("PUT", status=405)
+        await a.ask("POST", SHAKE, status=404)  # nobody has connected yet
+        a.id = theirs
+        await a.ask("GET", status=403)  # and whoever knew it had to know it first: it is used up
+        a.id = real
+        async with httpx.AsyncClient() as nobody:
+            assert (await nobody.get(a.url, params={"id": real})).status_code == 401
+            with_query = {"id": real, "access_token": alice.token}  # as browsers have to for Server-Sent Events
+            assert (await nobody.get(a.url, params=with_query)).status_code == 200
+        e.id = real
+        for method in ("GET", "POST", "DELETE"):
+            await e.ask(method, status=403)
+        await a.ask("POST", b"x" * 200_000, status=413)
+        await a.ask("POST", SHAKE + PING)
+        assert await a.polled(PONG) == b"{}\x1e" + PONG
+    async with of(shared, alice) as a, a.stream():
+        await a.ask("GET", status=409, **STREAM)
+        await a.ask("GET", status=400)
+        await a.ask("DELETE", status=400)
+        await a.ask("POST", b"x" * 200_000, status=413)
+    async with of(shared, alice) as a, httpx.AsyncClient() as http:
+        async with shared.connect(alice, query={"id": a.id}) as socket:
+            assert await socket.invoke("Ping") == {}
+            await a.ask("POST", PING, status=405)
+            await a.ask("DELETE", status=400)
+            await a.ask("GET", status=404)
+        assert (await http.get(a.url, params={"id": a.id}, headers={"Origin": "https://e.example"})).status_code == 401
+
+
+async def test_origins(database: str, redis_url: str) -> None:
+    """Pages of other origins open no connection and say nothing on one."""
+    async with running(database, redis_url, allowed_origins="https://good.example") as server:
+        alice = await server.register("alice")
+        async with of(server, alice) as a:
+            await a.ask("GET", status=403, Origin="https://evil.example")
+            await a.ask("GET", Origin="https://good.example")
+            for method in ("GET", "POST", "DELETE"):
+                await a.ask(method, SHAKE, status=403, Origin="https://evil.example")
+
+
+async def test_polls_take_turns(shared: Shared) -> None:
+    """A second poll sends the first away with 204; one waits until there is something; after the end there is 204, the
+    DELETE is 202 once and more, and nothing can be posted."""
+    alice = await shared.register("alice")
+    async with of(shared, alice) as a, trio.open_nursery() as nursery:
+        assert await a.ask("GET") == b""  # the first poll only opens the connection
+        said: list[bytes] = []
+
+        async def poll(status: int = 200) -> None:
+            said.append(await a.ask("GET", status=status))
+
+        await nursery.start(_started, poll, 204)
+        await nursery.start(_started, poll, 204)
+        await trio.sleep(0.2)  # both are there: nothing shows it from outside
+        await nursery.start(_started, poll)
+        await trio.sleep(0.1)
+        await a.ask("POST", SHAKE)
+        with trio.fail_after(WAIT):
+            while len(said) < 3:
+                await trio.sleep(0.01)
+        assert sorted(said) == [b"", b"", b"{}\x1e"]
+        await nursery.start(_started, poll, 204)
+        await trio.sleep(0.1)
+        await a.ask("DELETE", status=202)
+        await a.ask("GET", status=204)
+        await a.ask("DELETE", status=202)
+        await a.ask("POST", PING, status=404)
+        with trio.fail_after(WAIT):
+            while len(said) < 4:
+                await trio.sleep(0.01)
+    ends = [line["reason"] for line in shared.events("connection_closed") if line["user"] == alice.id]
+    assert ends == ["ended by client"]
+
+
+async def _started(call: Callable[[int], Any], status: int = 200, *, task_status: trio.TaskStatus[None]) -> None:
+    task_status.started()
+    await call(status)
+
+
+async def test_text_only(shared: Shared) -> None:
+    """MessagePack over Server-Sent Events is refused in the handshake; a handshake may come in parts."""
+    alice = await shared.register("alice")
+    async with of(shared, alice) as a, a.stream() as until:
+        await a.ask("POST", b'{"protocol":"messagepack","version":1}\x1e')
+        refusal = b'{"error": "Cannot use the binary protocol on a text-only transport."}'
+        assert b"data: " + refusal + b"\x1e\n\n" in await until(b"\n\n")
+    async with of(shared, alice) as a, a.stream() as until:
+        await a.ask("POST", SHAKE[:10])
+        await a.ask("POST", SHAKE[10:] + PING)
+        assert b"data: {}\x1e" + PONG + b"\n\n" in await until(PONG + b"\n\n")
+        await a.ask("POST", b"nonsense\x1e")
+        assert b'"type":7,"error":' in await until(b'"type":7')
+    async with of(shared, alice) as a:
+        await a.ask("GET")
+        await a.ask("POST", SHAKE + b"nonsense\x1e")
+        assert b'{}\x1e{"type":7,"error":' in await a.polled(b'"type":7')
+        await a.ask("GET", status=204)
+
+
+@pytest.mark.parametrize("carrier", ["sse", "polling"])
+async def test_drain_and_pings(database: str, redis_url: str, carrier: str) -> None:
+    """P10: the drain reaches these clients too; before that, the silence of a stream is broken by pings. A client that
+    leaves is noticed at once (its stream), or says goodbye."""
+    async with running(database, redis_url, keepalive=0.5) as server:
+        alice, bob = await server.register("alice"), await server.register("bob")
+        async with server.connect(alice, carrier=carrier):
+            pass
+        with trio.fail_after(WAIT):
+            while not server.events("connection_closed"):
+                await trio.sleep(0.01)
+        if carrier == "sse":
+            async with of(server, bob) as b, b.stream() as until:
+                await b.ask("POST", SHAKE)
+                await until(b'{"type":6}\x1e')
+        async with server.connect(bob, carrier=carrier) as client:
+            assert await client.invoke("Ping") == {}
+            server.terminate()
+            with trio.fail_after(WAIT):
+                await client.closed.wait()
+            assert client.close_message is not None and client.close_message.allow_reconnect
+            assert "draining" in (client.close_message.error or "")
+        assert await server.wait() == 0
+
+
+async def test_slow_readers_cost_only_themselves(database: str, redis_url: str) -> None:
+    """P8: who does not read her stream, or does not poll, holds one outbox, delays nobody, and gets everything once and
+    in order when she reads again; who never does is disconnected, though the answer to her hangs in the socket."""
+    settings: dict[str, Any] = {"outbox_bytes": "64KiB", "max_message_bytes": "8KiB", "log_level": "debug"}
+    settings["stall_timeout"] = 2
+    async with running(database, redis_url, **settings) as server:
+        alice, bob, carol = [await server.register(name) for name in ("alice", "bob", "carol")]
+        group = await server.group(alice, bob, carol)
+        body = {"conversationId": group, "content": "x" * 7000}
+        inbox = Inbox()
+        async with of(server, bob) as b, server.connect(alice, inbox) as a:
+            await b.ask("GET")
+            await b.ask("POST", SHAKE)
+            await b.polled(b"{}")
+            stuck = await trio.open_tcp_stream("127.0.0.1", server.port)
+            async with of(server, carol) as c:
+                head = f"GET /hubs/chat?id={c.id} HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n"
+                await stuck.send_all(f"{head}Authorization: Bearer {carol.token}\r\n\r\n".encode())
+                with trio.fail_after(WAIT):
+                    await stuck.receive_some(1000)
+                await c.ask("POST", SHAKE)
+            sent = []
+            for _ in range(30):  # far more than the outboxes and what the kernel holds
+                calls = [await a.start("SendMessage", body) for _ in range(32)]
+                with trio.fail_after(WAIT):
+                    sent += [(await a.result(call))["seq"] for call in calls]
+            assert server.events("lagging"), "nobody was behind: the test shows nothing"
+            seqs: list[int] = []
+            with trio.fail_after(60):
+                while len(seqs) < len(sent):
+                    said = await b.ask("GET")
+                    assert len(said) <= 65536
+                    for line in said.split(b"\x1e"):
+                        if b'"ReceiveMessage"' in line:
+                            seqs.append(json.loads(line)["arguments"][0]["seq"])
+            assert seqs == sent
+            with trio.fail_after(WAIT):
+                while not any("stalled" in line["reason"] for line in server.events("connection_closed")):
+                    await trio.sleep(0.05)
+            await stuck.aclose()
+
+
+async def test_whoever_stops_polling_is_gone(
+    database: str, redis_url: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Polls end empty after their time; who does not poll again is taken for gone, and her connection is not known any
+    more. Too many requests are answered later, and in the end refused."""
+    monkeypatch.setattr(long_polling, "POLL_TIMEOUT", 0.3)
+    monkeypatch.setattr(long_polling, "DISCONNECT_TIMEOUT", 1.0)
+    monkeypatch.setattr(fallbacks, "ENDED_FOR", -1.0)
+    async with open_site(database, redis_url, nursery, rate_limits="on", rate_requests="20/2s") as site:
+        _, token = await site.user("alice")
+        async with door(f"{site.url}/hubs/chat", token) as a:
+            await a.ask("GET")
+            await a.ask("POST", SHAKE)
+            assert await a.ask("GET") == b"{}\x1e"
+            assert await a.ask("GET") == b""
+            with trio.fail_after(WAIT):
+                await _until_gone(site)
+            await a.ask("GET", status=404)
+            await a.ask("POST", PING, status=404)
+            monkeypatch.setattr(fallbacks, "PACE_MAX", 0.05)
+            codes: set[int] = set()
+
+            async def poll() -> None:
+                codes.add((await a.http.get(a.url, params={"id": a.id})).status_code)
+
+            async with trio.open_nursery() as crowd:
+                for _ in range(40):
+                    crowd.start_soon(poll)
+            assert codes == {404, 429}
+
+
+async def _until_gone(site: Site) -> None:
+    while site.process.hub.sessions:
+        await trio.sleep(0.05)
+
+
+async def test_posts_wait_their_turn(database: str, redis_url: str, nursery: trio.Nursery) -> None:
+    """A POST is answered when its messages were taken: with 32 sends outstanding the next one waits, and no more is
+    read; they go on in their order."""
+    held = psycopg.connect(database)
+    async with open_site(database, redis_url, nursery) as site:
+        _, token = await site.user("alice")
+        bob, _ = await site.user("bob")
+        made = await site.call(
+            "POST", "/api/conversations", {"type": "Direct", "memberIds": [bob]}, token=token, status=201
+        )
+        async with door(f"{site.url}/hubs/chat", token) as a, a.stream() as until:
+            await a.ask("POST", SHAKE)
+            await until(b"{}")
+            held.execute("LOCK TABLE messages IN EXCLUSIVE MODE")  # nothing is committed from here on
+            [connection] = site.process.fallbacks._connections.values()
+            answered: list[int] = []
+
+            async def post(number: int) -> None:
+                calls = [
+                    {"type": 1, "target": "SendMessage", "arguments": [{**body, "content": f"{number}-{n}"}]}
+                    for n in range(16)
+                ]
+                await a.ask("POST", b"".join(json.dumps(call).encode() + b"\x1e" for call in calls))
+                answered.append(number)
+
+            body = {"conversationId": made["id"]}
+            for number in range(2):
+                await post(number)
+            for number in (2, 3):
+                nursery.start_soon(post, number)
+                await _until_waiting(connection, number - 1)
+            assert answered == [0, 1] and connection.session.outstanding == 32
+            held.close()
+            said = await until(b'"3-15"')
+            contents = [text for text in said.split(b'"content":"') if text[1:2] == b"-"]
+            assert [text.partition(b'"')[0] for text in contents] == [
+                b"%d-%d" % (number, n) for number in range(4) for n in range(16)
+            ]
+        with trio.fail_after(WAIT):
+            await _until_gone(site)
+
+
+async def _until_waiting(connection: HttpCarrier, posts: int) -> None:
+    with trio.fail_after(WAIT):
+        while connection._posts.statistics().tasks_waiting + connection._posts.locked() < posts:
+            await trio.sleep(0.01)

@@ -1,0 +1,201 @@
+"""The hub as its clients see it: one suite over every carrier, in every hub protocol that the carrier takes."""
+
+from uuid import uuid4
+
+import pytest
+import trio
+
+from loadtest.client import HubError
+from tests.inbox import WAIT, Inbox
+from tests.integration.conftest import Shared
+from tests.running import Running
+
+
+@pytest.fixture
+def server(everywhere: Shared) -> Running:
+    return everywhere
+
+
+async def test_two_people_chat(server: Running) -> None:
+    """A send answers with the message after its commit; both sides get the same message, once, in order."""
+    alice, bob = await server.register("alice"), await server.register("bob")
+    conversation = await server.direct(alice, bob)
+    mine, hers = Inbox(), Inbox()
+    async with (
+        server.connect(alice, mine) as a,
+        server.connect(bob, hers) as b,
+    ):
+        first = await a.invoke("SendMessage", {"conversationId": conversation, "content": "hello 👋"})
+        second = await b.invoke("sendmessage", {"conversationId": conversation, "content": "hello yourself"})
+        assert (await hers.until(2))[:2] == [first, second]
+        assert (await mine.until(2))[:2] == [first, second]
+        assert [first["seq"], second["seq"]] == [first["seq"], first["seq"] + 1]
+        assert first["content"] == "hello 👋" and first["senderId"] == alice.id and first["status"] == "Sent"
+        edited = await a.invoke("EditMessage", first["id"], "hello")
+        assert (await hers.until(1, "MessageChanged"))[0] == edited
+        assert edited["seq"] == first["seq"] and edited["changedSeq"] > second["seq"]
+        deleted = await b.invoke("DeleteMessage", second["id"])
+        assert (await mine.until(2, "MessageChanged"))[1] == deleted
+        assert deleted["deletedAt"] and not deleted["content"]
+    assert (await server.history(bob, conversation))[0]["content"] == "hello"
+
+
+async def test_a_repeated_send_is_one_message(server: Running) -> None:
+    """P2: the same clientMessageId gives the same message back, over hub and REST, at once and later."""
+    alice, bob = await server.register("alice"), await server.register("bob")
+    conversation = await server.direct(alice, bob)
+    inbox = Inbox()
+    body = {"conversationId": conversation, "content": "once", "clientMessageId": "c-1"}
+    async with server.connect(alice) as a, server.connect(bob, inbox):
+        calls = [await a.start("SendMessage", body) for _ in range(5)]
+        answers = [await a.result(call) for call in calls]
+        async with server.http(alice) as http:
+            over_rest = (await http.post("/api/messages", json=body)).json()
+        last = await a.invoke("SendMessage", {**body, "clientMessageId": "c-2", "content": "twice"})
+        await inbox.until(2)
+    assert all(answer["id"] == over_rest["id"] for answer in answers)
+    assert [message["id"] for message in inbox.messages] == [over_rest["id"], last["id"]]
+
+
+async def test_pipelined_sends_keep_their_order(server: Running) -> None:
+    """P3: 200 sends without waiting are committed, completed and delivered in the order of sending."""
+    alice, bob = await server.register("alice"), await server.register("bob")
+    conversation = await server.direct(alice, bob)
+    inbox = Inbox()
+    async with server.connect(alice) as a, server.connect(bob, inbox):
+        calls = [await a.start("SendMessage", {"conversationId": conversation, "content": str(n)}) for n in range(200)]
+        with trio.fail_after(WAIT):
+            seqs = [(await a.result(call))["seq"] for call in calls]
+        await inbox.until(200)
+    assert seqs == list(range(seqs[0], seqs[0] + 200))
+    assert [message["content"] for message in inbox.messages] == [str(n) for n in range(200)]
+
+
+async def test_errors_are_told_and_harm_nobody(server: Running) -> None:
+    """Each refusal has its code, and the connection goes on."""
+    alice, bob, eve = [await server.register(name) for name in ("alice", "bob", "eve")]
+    conversation = await server.direct(alice, bob)
+    async with server.connect(eve) as e, server.connect(alice) as a:
+        for code, target, *arguments in (
+            ("not_found", "NoSuchMethod"),
+            ("not_found", "SendMessage", {"conversationId": conversation, "content": "let me in"}),
+            ("not_found", "SendMessage", {"conversationId": str(uuid4()), "content": "x"}),
+            ("not_found", "JoinConversation", conversation),
+            ("not_found", "EditMessage", str(uuid4()), "x"),
+            ("invalid_request", "SendMessage", {"conversationId": conversation}),
+            ("invalid_request", "SendMessage", {"conversationId": "not a uuid", "content": "x"}),
+            ("invalid_request", "SendMessage"),
+            ("invalid_request", "SendMessage", {"conversationId": conversation, "content": 5}),
+            ("invalid_request", "StreamHistory", conversation),
+            ("invalid_cursor", "Sync", {conversation: -1}),
+        ):
+            with trio.fail_after(WAIT), pytest.raises(HubError) as caught:
+                await e.invoke(target, *arguments)
+            assert caught.value.code == code, (target, arguments, str(caught.value))
+        await e.send("NoSuchMethod")  # fire and forget: nothing comes back
+        assert await e.invoke("Ping") == {}
+        with pytest.raises(HubError):
+            await a.invoke("SendMessage", {"conversationId": conversation, "content": ""})
+        assert (await a.invoke("SendMessage", {"conversationId": conversation, "content": "fine"}))["content"] == "fine"
+
+
+async def test_resume_by_cursor(server: Running) -> None:
+    """P4: Sync replays what changed after the cursor, each message once in its final state, then goes on live."""
+    alice, bob = await server.register("alice"), await server.register("bob")
+    conversation = await server.direct(alice, bob)
+    async with server.connect(alice, carrier="socket") as a:
+        sent = [await a.invoke("SendMessage", {"conversationId": conversation, "content": str(n)}) for n in range(250)]
+        await a.invoke("EditMessage", sent[3]["id"], "three")
+        cursor = sent[200]["seq"]
+        inbox = Inbox()
+        async with server.connect(bob, inbox, query={"sync": "manual"}) as b:
+            await a.invoke("SendMessage", {"conversationId": conversation, "content": "unheard"})
+            assert (await b.invoke("Sync", {conversation: cursor}))["resync"] == []
+            live = await a.invoke("SendMessage", {"conversationId": conversation, "content": "live"})
+            received = await inbox.until(51)
+            assert [m["content"] for m in received] == [str(n) for n in range(201, 250)] + ["unheard", "live"]
+            assert [m["content"] for m in inbox.of("MessageChanged")] == ["three"]
+            joined = await b.invoke("JoinConversation", conversation, live["seq"])
+            assert joined["lastSeq"] == live["seq"]
+            await b.invoke("LeaveConversation", conversation)
+            await a.invoke("SendMessage", {"conversationId": conversation, "content": "not for bob"})
+            await b.invoke("Ping")
+            assert inbox.messages[-1] == live
+            late = await b.invoke("Sync", {conversation: 10**9, str(uuid4()): 0})
+            assert len(late["resync"]) == 2
+
+
+async def test_too_far_behind_is_told(server: Running) -> None:
+    """P4: more than 1,000 changes behind is an explicit resync, with live events from the head on."""
+    alice, bob = await server.register("alice"), await server.register("bob")
+    conversation = await server.direct(alice, bob)
+    async with server.connect(alice, carrier="socket") as a:
+        calls = [await a.start("SendMessage", {"conversationId": conversation, "content": "x"}) for _ in range(1100)]
+        for call in calls:
+            await a.result(call)
+        inbox = Inbox()
+        async with server.connect(bob, inbox, query={"sync": "manual"}) as b:
+            synced = await b.invoke("Sync", {conversation: 0})
+            assert synced["resync"] == [conversation]
+            live = await a.invoke("SendMessage", {"conversationId": conversation, "content": "now"})
+            assert synced["heads"] == {conversation: live["seq"] - 1}
+            assert await inbox.until(1) == [live]
+
+
+async def test_history_streams_at_the_clients_pace(server: Running) -> None:
+    """StreamHistory gives every message, newest first, and ends early when it is cancelled."""
+    alice, bob = await server.register("alice"), await server.register("bob")
+    conversation = await server.direct(alice, bob)
+    async with server.connect(alice, carrier="socket") as a:
+        calls = [await a.start("SendMessage", {"conversationId": conversation, "content": str(n)}) for n in range(120)]
+        for call in calls:
+            await a.result(call)
+        contents = [m["content"] async for m in a.stream("StreamHistory", conversation) if m["type"] == "Text"]
+        assert contents == [str(n) for n in reversed(range(120))]
+        assert len([m async for m in a.stream("StreamHistory", conversation, None, 7)]) == 7
+        items = a.stream("StreamHistory", conversation)
+        assert (await anext(items))["content"] == "119"
+        await items.aclose()  # type: ignore[attr-defined]
+        assert await a.invoke("Ping") == {}
+        with pytest.raises(HubError, match="invalid_request"):
+            await anext(a.stream("StreamHistory", conversation, None, 0))
+
+
+async def test_removal_is_live(server: Running) -> None:
+    """P9: who is removed hears nothing more at once; who is added hears all from then on."""
+    alice, bob, carol = [await server.register(name) for name in ("alice", "bob", "carol")]
+    group = await server.group(alice, bob)
+    bobs, carols = Inbox(), Inbox()
+    async with (
+        server.connect(alice) as a,
+        server.connect(bob, bobs) as b,
+        server.connect(carol, carols) as c,
+    ):
+        async with server.http(alice) as http:
+            assert (await http.delete(f"/api/conversations/{group}/members/{bob.id}")).is_success
+            assert (await http.post(f"/api/conversations/{group}/members", json={"userId": carol.id})).is_success
+        await bobs.until(1, "ConversationRemoved")
+        await carols.until(1, "ConversationChanged")
+        said = await a.invoke("SendMessage", {"conversationId": group, "content": "secret"})
+        with trio.fail_after(WAIT):
+            while said not in carols.messages:
+                await c.invoke("Ping")
+        await b.invoke("Ping")
+        assert bobs.messages == []
+        with pytest.raises(HubError, match="not_found"):
+            await b.invoke("JoinConversation", group)
+
+
+async def test_deleting_a_user_closes_her_sockets(server: Running) -> None:
+    """P9: a deleted user's open sockets are closed, for good; her token opens no new one."""
+    alice = await server.register("alice")
+    async with server.connect(alice) as a:
+        async with server.http(alice) as http:
+            assert (await http.delete(f"/api/users/{alice.id}")).is_success
+        with trio.fail_after(WAIT):
+            await a.closed.wait()
+        assert a.close_message is not None and not a.close_message.allow_reconnect
+    async with server.connect(alice) as again:
+        with trio.fail_after(WAIT):
+            await again.closed.wait()
+        assert again.close_message is not None and not again.close_message.allow_reconnect
