@@ -3,13 +3,13 @@ import readline from "node:readline";
 import * as signalR from "@microsoft/signalr";
 import { MessagePackHubProtocol } from "@microsoft/signalr-protocol-msgpack";
 
-const [url, token, protocol, negotiate] = process.argv.slice(2);
+const [url, token, protocol, negotiate, transport] = process.argv.slice(2);
 const tell = (event, value) => process.stdout.write(JSON.stringify({ event, value: value ?? null }) + "\n");
 
 let builder = new signalR.HubConnectionBuilder()
   .withUrl(url, {
     accessTokenFactory: () => token,
-    transport: signalR.HttpTransportType.WebSockets,
+    transport: signalR.HttpTransportType[transport],
     skipNegotiation: negotiate === "skip",
   })
   .withAutomaticReconnect({ nextRetryDelayInMilliseconds: () => 100 })

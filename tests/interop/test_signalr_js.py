@@ -1,4 +1,4 @@
-"""The official JavaScript client against a real server process, over both protocols."""
+"""The official JavaScript client against a real server process, forced onto each transport, in both protocols."""
 
 import json
 import subprocess
@@ -19,7 +19,18 @@ from tests.running import JWT_KEY, Running, User, free_port, running
 SCRIPT = Path(__file__).parent / "chat.mjs"
 WAIT = 30.0  # seconds: long past anything but a hang
 
-pytestmark = pytest.mark.parametrize("protocol", ["json", "messagepack"])
+WEB_SOCKETS = "WebSockets"
+both_protocols = pytest.mark.parametrize("protocol", ["json", "messagepack"])
+every_transport = pytest.mark.parametrize(
+    ("transport", "protocol"),
+    [
+        (WEB_SOCKETS, "json"),
+        (WEB_SOCKETS, "messagepack"),
+        ("ServerSentEvents", "json"),
+        ("LongPolling", "json"),
+        ("LongPolling", "messagepack"),
+    ],
+)
 
 
 class Person:
@@ -75,12 +86,13 @@ async def person(
     user: User,
     protocol: str,
     *,
+    transport: str = WEB_SOCKETS,
     negotiate: str = "negotiate",
     query: str = "",
     port: int | None = None,
 ) -> AsyncIterator[Person]:
     url = server.hub_url if port is None else f"http://127.0.0.1:{port}/hubs/chat"
-    command = [node, str(SCRIPT), url + query, user.token, protocol, negotiate]
+    command = [node, str(SCRIPT), url + query, user.token, protocol, negotiate, transport]
     async with trio.open_nursery() as nursery:
         process = await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         found = Person(process)
@@ -94,49 +106,56 @@ async def person(
             nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("negotiate", ["negotiate", "skip"])
-async def test_two_people_chat(node: str, database: str, redis_url: str, protocol: str, negotiate: str) -> None:
-    """Connect, send, receive, stream, fail and stop, as the client's users know it."""
+@every_transport
+async def test_two_people_chat(node: str, database: str, redis_url: str, transport: str, protocol: str) -> None:
+    """Connect, send, receive, stream, fail and stop, as the client's users know it; WebSockets without negotiate too."""
     async with running(database, redis_url) as server:
-        alice, bob = await server.register("alice"), await server.register("bob")
-        conversation = await server.direct(alice, bob)
-        async with (
-            person(node, server, alice, protocol, negotiate=negotiate) as a,
-            person(node, server, bob, protocol, negotiate=negotiate) as b,
-        ):
-            assert bool(await a.expect("connected")) == (negotiate == "negotiate")  # the id comes with negotiate
-            await b.expect("connected")
-            sent = await a.invoke("SendMessage", {"conversationId": conversation, "content": "hello 👋"})
-            assert await b.expect_text() == await a.expect_text() == sent
-            assert sent["content"] == "hello 👋" and sent["type"] == "Text" and sent["senderId"] == alice.id
-            await b.tell("send", "SENDMESSAGE", {"conversationId": conversation, "content": "fire and forget"})
-            assert (await a.expect_text())["content"] == "fire and forget"
-            await b.tell("send", "NoSuchMethod")
-            await b.tell("invoke", "NoSuchMethod")
-            assert "not_found: Unknown hub method 'NoSuchMethod'" in await b.expect("failed")
-            await b.tell("invoke", "SendMessage", {"conversationId": conversation})
-            assert "invalid_request: " in await b.expect("failed")
-            for n in range(20):
-                await a.invoke("SendMessage", {"conversationId": conversation, "content": str(n)})
-            await b.tell("stream", 0, "StreamHistory", conversation, None, 5)
-            assert [m["content"] for m in await b.expect("result")] == ["19", "18", "17", "16", "15"]
-            await b.tell("stream", 3, "StreamHistory", conversation)
-            assert [m["content"] for m in await b.expect("result")] == ["19", "18", "17"]
-            assert await b.invoke("Ping") == {}
-            joined = await b.invoke("JoinConversation", conversation, None)
-            assert joined["lastSeq"] >= 22 and {c["userId"] for c in joined["cursors"]} == {alice.id, bob.id}
-            await b.tell("stop")
-            assert await b.expect("closed") is None
-            await a.invoke("Ping")
+        await _chat(node, server, transport, protocol, "negotiate")
+        if transport == WEB_SOCKETS:
+            await _chat(node, server, transport, protocol, "skip")
 
 
-async def test_reconnects_after_kill(node: str, database: str, redis_url: str, protocol: str) -> None:
+async def _chat(node: str, server: Running, transport: str, protocol: str, negotiate: str) -> None:
+    alice, bob = await server.register(f"alice-{negotiate}"), await server.register(f"bob-{negotiate}")
+    conversation = await server.direct(alice, bob)
+    async with (
+        person(node, server, alice, protocol, transport=transport, negotiate=negotiate) as a,
+        person(node, server, bob, protocol, transport=transport, negotiate=negotiate) as b,
+    ):
+        assert bool(await a.expect("connected")) == (negotiate == "negotiate")  # the id comes with negotiate
+        await b.expect("connected")
+        sent = await a.invoke("SendMessage", {"conversationId": conversation, "content": "hello 👋"})
+        assert await b.expect_text() == await a.expect_text() == sent
+        assert sent["content"] == "hello 👋" and sent["type"] == "Text" and sent["senderId"] == alice.id
+        await b.tell("send", "SENDMESSAGE", {"conversationId": conversation, "content": "fire and forget"})
+        assert (await a.expect_text())["content"] == "fire and forget"
+        await b.tell("send", "NoSuchMethod")
+        await b.tell("invoke", "NoSuchMethod")
+        assert "not_found: Unknown hub method 'NoSuchMethod'" in await b.expect("failed")
+        await b.tell("invoke", "SendMessage", {"conversationId": conversation})
+        assert "invalid_request: " in await b.expect("failed")
+        for n in range(20):
+            await a.invoke("SendMessage", {"conversationId": conversation, "content": str(n)})
+        await b.tell("stream", 0, "StreamHistory", conversation, None, 5)
+        assert [m["content"] for m in await b.expect("result")] == ["19", "18", "17", "16", "15"]
+        await b.tell("stream", 3, "StreamHistory", conversation)
+        assert [m["content"] for m in await b.expect("result")] == ["19", "18", "17"]
+        assert await b.invoke("Ping") == {}
+        joined = await b.invoke("JoinConversation", conversation, None)
+        assert joined["lastSeq"] >= 22 and {c["userId"] for c in joined["cursors"]} == {alice.id, bob.id}
+        await b.tell("stop")
+        assert await b.expect("closed") is None
+        await a.invoke("Ping")
+
+
+@every_transport
+async def test_reconnects_after_kill(node: str, database: str, redis_url: str, transport: str, protocol: str) -> None:
     """P4: after kill -9 and a restart the client comes back by itself and Syncs what it missed, no more, no less."""
     port = free_port()
     async with running(database, redis_url, port=port) as server:
         alice, bob = await server.register("alice"), await server.register("bob")
         conversation = await server.direct(alice, bob)
-        async with person(node, server, bob, protocol, query="?sync=manual") as b:
+        async with person(node, server, bob, protocol, transport=transport, query="?sync=manual") as b:
             await b.expect("connected")
             async with server.connect(alice) as a:
                 first = await a.invoke("SendMessage", {"conversationId": conversation, "content": "before"})
@@ -157,12 +176,15 @@ async def test_reconnects_after_kill(node: str, database: str, redis_url: str, p
                 assert not b.happened("ReceiveMessage")
 
 
-async def test_reconnects_after_a_drain(node: str, database: str, redis_url: str, protocol: str) -> None:
+@every_transport
+async def test_reconnects_after_a_drain(
+    node: str, database: str, redis_url: str, transport: str, protocol: str
+) -> None:
     """P10: the drain's Close lets the client reconnect to whoever serves the port next."""
     port = free_port()
     async with running(database, redis_url, port=port) as server:
         bob = await server.register("bob")
-        async with person(node, server, bob, protocol) as b:
+        async with person(node, server, bob, protocol, transport=transport) as b:
             await b.expect("connected")
             server.terminate()
             await b.expect("reconnecting")
@@ -172,6 +194,7 @@ async def test_reconnects_after_a_drain(node: str, database: str, redis_url: str
                 assert await b.invoke("Ping") == {}
 
 
+@both_protocols
 async def test_refusals(node: str, database: str, redis_url: str, protocol: str) -> None:
     """A bad token is a clear failure to start; a token that expires ends in a reconnect that is refused."""
     async with running(database, redis_url) as server:
@@ -187,6 +210,7 @@ async def test_refusals(node: str, database: str, redis_url: str, protocol: str)
             await b.expect("reconnecting")
 
 
+@both_protocols
 async def test_stateful_reconnect(
     node: str, database: str, redis_url: str, protocol: str, nursery: trio.Nursery
 ) -> None:
