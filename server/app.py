@@ -36,12 +36,13 @@ from server import logs
 from server.addresses import Proxies
 from server.admin.listener import AdminListener
 from server.auth import ACCESS_TTL, ConnectionTokens, Verifier, mint_token, signing_keys
-from server.config import DAYS, SECONDS, Settings, parse_listen, require
+from server.config import DAYS, SECONDS, Settings, parse_listen, parse_peer_listen, require
 from server.ephemera import Ephemera
 from server.feed import Feed
 from server.hub import asgi, methods
 from server.hub.dispatch import Dispatcher
 from server.hub.fallbacks import Fallbacks
+from server.hub.peers import Peers
 from server.hub.server import PATH, HubServer
 from server.instances.link import Link
 from server.instances.publisher import Publisher
@@ -52,7 +53,7 @@ from server.instances.relay import Relay
 from server.jwks import KeySet
 from server.lifecycle import Lifecycle
 from server.limits import Limits
-from server.listener import Listener, listen, place
+from server.listener import Listener, bind, listen, place
 from server.liveness import Liveness
 from server.notices import Notices
 from server.outbox import Flusher
@@ -80,6 +81,7 @@ from store.instances import Instances
 from store.lanes import Lanes
 from store.limits import Limits as SharedLimits
 from store.objects import open_objects
+from store.owners import Owners
 from store.partitions import ensure_partitions
 from store.pool import Pool
 from store.receipts import ReceiptStreams
@@ -240,7 +242,8 @@ class Process:
             limits=limits,
             tally=self.requests,
         )
-        self.fallbacks = Fallbacks(self.hub, limits.hub_requests)
+        self.peers = Peers(Owners(self.redis))
+        self.fallbacks = Fallbacks(self.hub, limits.hub_requests, self.peers)
         routed = any_case(asgi.route(PATH, self.hub, self.fallbacks, paced(self.rest)), self.rest.url_map)
         routed = allow_origins(routed, settings.allowed_origins)
         if tracing is not None:
@@ -253,6 +256,12 @@ class Process:
             max_connections=settings.max_connections,
             head_timeout=settings.handshake_timeout,
             certificate=self.certificate,
+        )
+        self.peer_listener = Listener(
+            self.hub,
+            self.http.serve,
+            max_connections=settings.max_connections,
+            head_timeout=settings.handshake_timeout,
         )
 
     def _mint(self, user_id: UUID, session_id: UUID) -> tuple[str, int]:
@@ -346,6 +355,7 @@ class Process:
             admin = AdminListener(self, self.settings.admin_listen, stop.set, name=name)
             await services.start(admin.run)
             async with trio.open_nursery() as connections:
+                await connections.start(self._listen_to_peers, connections)
                 async with trio.open_nursery() as listeners:
                     for sock in socks:
                         await listeners.start(self.listener.run, sock, connections)
@@ -358,6 +368,22 @@ class Process:
                 await self._drain(hurry)
                 connections.cancel_scope.cancel()
             services.cancel_scope.cancel()
+
+    async def _listen_to_peers(
+        self, connections: trio.Nursery, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Also during a drain: connections that are still here have requests that come to other instances."""
+        where = parse_peer_listen(self.settings.peer_listen)
+        if where is None:
+            task_status.started()
+            return
+        sock = bind(where)
+        try:
+            host, port = place(sock)
+            self.peers.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            await self.peer_listener.run(sock, connections, task_status=task_status)
+        finally:
+            sock.close()
 
     async def _drain(self, hurry: trio.Event) -> None:
         """Clients are asked to connect elsewhere, what was accepted is committed and answered."""

@@ -109,6 +109,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     objects: str = ""  # s3://bucket or file:///dir
     s3_endpoint_url: str = ""  # empty: Amazon's
     upload_types: tuple[str, ...] = UPLOAD_TYPES  # content types that may be uploaded, as the content itself shows
+    peer_listen: str = "127.0.0.1:0"  # host:port where other instances reach this one; empty: they do not
     admin_listen: tuple[str, ...] = (AUTO,)  # Unix sockets for `parley inspect`, host:port for Prometheus; empty: none
     instance: str = ""  # a name for logs; empty: host and port
     max_connections: int = 15_000  # sockets; below the usual limit of 20,000 descriptors
@@ -365,6 +366,10 @@ def _check(settings: Settings) -> list[str]:
         parse_listen(settings.listen)
     except ValueError as error:
         faults.append(f"LISTEN: {error}")
+    try:
+        parse_peer_listen(settings.peer_listen)
+    except ValueError as error:
+        faults.append(f"PEER_LISTEN: {error}")
     return faults
 
 
@@ -393,3 +398,13 @@ def parse_listen(text: str) -> tuple[str, int] | str:
     if not port.isdecimal() or int(port) > 65535:
         raise ValueError("expected host:port or fd://")
     return host.strip("[]") or "0.0.0.0", int(port)
+
+
+def parse_peer_listen(text: str) -> tuple[str, int] | None:
+    """Where one instance is reached by others; None for nowhere. They are told this address, so it must be one."""
+    if not text:
+        return None
+    where = parse_listen(text)
+    if isinstance(where, str) or where[0] in ("0.0.0.0", "::"):
+        raise ValueError("expected host:port, of an address at which the other instances reach this one")
+    return where

@@ -52,3 +52,8 @@ def limit(key: str) -> str:
 def claim(purpose: str, token: str) -> str:
     """String with a time to live: this token was used for this purpose."""
     return f"parley:claim:{purpose}:{token}"
+
+
+def owner(connection_id: str) -> str:
+    """String with a time to live: the address of the instance that holds this connection of several requests."""
+    return f"parley:owner:{connection_id}"

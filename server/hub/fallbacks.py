@@ -21,6 +21,7 @@ from server.hub.carrier import Receive, Scope, Send
 from server.hub.encoding import BARE
 from server.hub.http_carrier import Gone, HttpCarrier
 from server.hub.long_polling import Polled, send_answer
+from server.hub.peers import OwnerGone, Peers
 from server.hub.server import HubServer
 from server.hub.sse import EventStream
 from server.listener import Refusal, refusal
@@ -52,18 +53,24 @@ class ClientGone(Exception):
     """The client left before its request was whole."""
 
 
+class NotHere(Exception):
+    """It is a connection of ours, but not, or not any more, of this instance."""
+
+
 class Fallbacks:
     """ASGI for HTTP requests of the hub's path."""
 
-    def __init__(self, hub: HubServer, pace: Limiter[str]) -> None:
+    def __init__(self, hub: HubServer, pace: Limiter[str], peers: Peers) -> None:
         self._hub = hub
         self._pace = pace
+        self._peers = peers
         self._connections: dict[str, HttpCarrier] = {}
         self._ended: dict[str, float] = {}  # until when they are remembered, the oldest first
         self._polled: trio.Nursery  # polled connections outlive each of their requests
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as self._polled:
+            await self._polled.start(self._peers.run, self._connections)
             task_status.started()
             await trio.sleep_forever()
 
@@ -79,6 +86,19 @@ class Fallbacks:
     async def _serve(self, request: Request, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises Refusal."""
         connection_id, caller = await self._admit(request)
+        try:
+            await self._serve_here(connection_id, caller, request, scope, receive, send)
+        except NotHere:
+            body = await _read(receive, self._hub.max_frame()) if request.method == "POST" else b""
+            try:
+                await self._peers.hand_over(connection_id, body, scope, receive, send)
+            except OwnerGone:
+                raise _unknown() from None
+
+    async def _serve_here(
+        self, connection_id: str, caller: Caller, request: Request, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Raises Refusal, NotHere."""
         connection = self._connections.get(connection_id)
         if connection is not None and connection.user_id != caller.user_id:
             raise Refusal(403, "forbidden", "This connection is another user's.")
@@ -136,8 +156,8 @@ class Fallbacks:
         try:
             comer = await self._hub.authenticate(request.query, request.headers, request.peer)
         except Refusal as refused:
-            if refused.status == 409:  # begun before, and not here any more
-                raise _unknown() from None
+            if refused.status == 409:  # begun before
+                raise NotHere from None
             raise
         if not isinstance(comer, Redeemed):
             raise Refusal(409, "conflict", "This connection is a WebSocket.")
@@ -159,6 +179,7 @@ class Fallbacks:
         if connection is not None:
             raise Refusal(409, "conflict", "This connection is in use.")
         comer = await self._redeem(request, caller)
+        await self._peers.hold(comer.connection_id)
         stream = EventStream(self._hub, comer, scope, receive, send)
         client = self._hub.client(request.headers, request.peer)
         session = await self._hub.session_for(comer, stream, stream, request.query, BARE, client=client, text_only=True)
@@ -184,6 +205,7 @@ class Fallbacks:
             await send_answer(send, 204)
         else:
             comer = await self._redeem(request, caller)
+            await self._peers.hold(comer.connection_id)
             await self._polled.start(self._live, comer, request)
             await _read(receive, 0)
             await send_answer(send, 200)
@@ -204,7 +226,7 @@ class Fallbacks:
         if connection is None:
             if self._hub.has(connection_id):
                 raise Refusal(405, "invalid_request", "This connection is a WebSocket: nothing is posted to it.")
-            raise _unknown()
+            raise NotHere
 
         async def read() -> bytes:
             return await _read(receive, self._hub.max_frame())
@@ -220,7 +242,7 @@ class Fallbacks:
         elif connection is not None or self._hub.has(connection_id):
             raise Refusal(400, "invalid_request", "Only a polled connection is ended so; close the stream.")
         elif not self._has_ended(connection_id):
-            raise _unknown()
+            raise NotHere
 
     # -- the connections --------------------------------------------------------------------------
 
@@ -232,6 +254,7 @@ class Fallbacks:
             yield
         finally:
             del self._connections[connection.connection_id]
+            self._polled.start_soon(self._peers.release, connection.connection_id)
             now = self._hub.wheel.now
             while self._ended and (len(self._ended) >= ENDED_MAX or next(iter(self._ended.values())) < now):
                 del self._ended[next(iter(self._ended))]

@@ -108,7 +108,7 @@ async def person(
 
 @every_transport
 async def test_two_people_chat(node: str, database: str, redis_url: str, transport: str, protocol: str) -> None:
-    """Connect, send, receive, stream, fail and stop, as the client's users know it; WebSockets without negotiate too."""
+    """Connect, send, receive, stream, fail and stop, as the client's users know it; without negotiate too."""
     async with running(database, redis_url) as server:
         await _chat(node, server, transport, protocol, "negotiate")
         if transport == WEB_SOCKETS:

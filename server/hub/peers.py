@@ -1,0 +1,146 @@
+"""Requests that reach an instance which does not hold their connection: handed through to the one that does.
+
+Owns the client side of that, and tells Redis which connections are held here (each instance also listens on an address
+of its own, PEER_LISTEN, with the same hub and the same authentication). A request is handed through once: the other
+instance answers itself, or 404, and the client negotiates again.
+"""
+
+from collections.abc import Collection, Iterable
+
+import httpx
+import structlog
+import trio
+
+from server.hub.carrier import Receive, Scope, Send
+from server.listener import Refusal
+from store.errors import Unavailable
+from store.owners import TTL, Owners
+
+HANDED = b"x-parley-handed"  # in the request to the owner: do not hand it on
+KEPT = (b"authorization", b"origin", b"accept", b"content-type", b"user-agent", b"x-signalr-user-agent")
+DROPPED = (b"connection", b"transfer-encoding", b"keep-alive", b"date")  # of one hop (RFC 9110, 7.6.1), or set again
+CONNECT_TIMEOUT = 2.0  # seconds
+ANSWER_TIMEOUT = 100.0  # seconds; a poll takes 90
+MAX_HANDED = 2000  # requests on their way at once
+
+log = structlog.get_logger("parley.peers")
+
+
+class OwnerGone(Exception):
+    """Nobody holds that connection any more."""
+
+
+class Peers:
+    """`address` is where other instances reach this one; empty as long as nothing is handed through."""
+
+    def __init__(self, owners: Owners) -> None:
+        self.address = ""
+        self._owners = owners
+        self._http: httpx.AsyncClient
+        self._under_way = 0
+
+    async def run(
+        self, held: Collection[str], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Tell again and again what is `held` here: a view that changes."""
+        timeout = httpx.Timeout(ANSWER_TIMEOUT, connect=CONNECT_TIMEOUT)
+        limits = httpx.Limits(max_connections=MAX_HANDED, max_keepalive_connections=100)
+        async with httpx.AsyncClient(timeout=timeout, limits=limits, trust_env=False) as self._http:
+            task_status.started()
+            while True:
+                await trio.sleep(TTL / 3)
+                if self.address and held:
+                    await self._tell(list(held))
+
+    async def hold(self, connection_id: str) -> None:
+        """Before the client learns that it is connected: its next request may come to another instance."""
+        if self.address:
+            await self._tell([connection_id])
+
+    async def _tell(self, connection_ids: Collection[str]) -> None:
+        try:
+            await self._owners.insert(connection_ids, self.address)
+        except Unavailable as error:
+            log.debug("owner_not_told", reason=str(error))  # it is told again
+
+    async def release(self, connection_id: str) -> None:
+        if self.address:
+            try:
+                await self._owners.delete(connection_id)
+            except Unavailable as error:
+                log.debug("owner_not_told", reason=str(error))  # it is forgotten by itself
+
+    # -- handing through --------------------------------------------------------------------------
+
+    async def hand_over(self, connection_id: str, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the owner answer. Raises OwnerGone when there is none, Refusal when too much is under way."""
+        headers = dict(scope["headers"])
+        address = None if not self.address or HANDED in headers else await self._find(connection_id)
+        if address is None or address == self.address:
+            raise OwnerGone
+        if self._under_way >= MAX_HANDED:
+            raise Refusal(503, "overloaded", "Too many requests are handed through.", {"Retry-After": "1"})
+        request = self._http.build_request(
+            scope["method"],
+            f"http://{address}{scope['path']}?{scope['query_string'].decode()}",
+            headers=[*((name, headers[name]) for name in KEPT if name in headers), (HANDED, b"1")],
+            content=body,
+        )
+        self._under_way += 1
+        is_answered = True
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_cancel_when_gone, receive, nursery.cancel_scope)
+                is_answered = await self._pass_on(request, send)
+                nursery.cancel_scope.cancel()
+        finally:
+            self._under_way -= 1
+        if not is_answered:
+            raise OwnerGone
+
+    async def _find(self, connection_id: str) -> str | None:
+        try:
+            return await self._owners.fetch(connection_id)
+        except Unavailable as error:
+            raise Refusal(503, "unavailable", str(error), {"Retry-After": "1"}) from None
+
+    async def _pass_on(self, request: httpx.Request, send: Send) -> bool:
+        """Whether there was an answer. One that breaks off in its middle breaks off for the client too."""
+        try:
+            response = await self._http.send(request, stream=True)
+        except httpx.TransportError as error:
+            log.info("owner_gone", reason=type(error).__name__)
+            return False
+        try:
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": response.status_code,
+                    "headers": _passed(response.headers.raw),
+                }
+            )
+            async for piece in response.aiter_raw():
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+        except httpx.TransportError as error:
+            log.info("owner_gone", reason=type(error).__name__)
+        finally:
+            with trio.CancelScope(shield=True):
+                await response.aclose()
+        return True
+
+
+def _passed(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """CORS is this instance's business: it would stand there twice."""
+    lowered = ((name.lower(), value) for name, value in headers)
+    return [
+        (name, value)
+        for name, value in lowered
+        if name not in DROPPED and not name.startswith((b"access-control-", b"vary", b"x-request-id"))
+    ]
+
+
+async def _cancel_when_gone(receive: Receive, scope: trio.CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()
