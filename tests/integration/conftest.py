@@ -5,6 +5,7 @@ import secrets
 import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
+from contextlib import suppress
 
 import pytest
 import trio
@@ -58,7 +59,7 @@ def shared(services: Services, template_database: str) -> Iterator[Shared]:
         try:
             yield started.result()
         finally:
-            if token:
+            with suppress(trio.RunFinishedError):  # it has failed, and says so itself
                 token[0].run_sync_soon(done.set)
             thread.join()
     if failed:
