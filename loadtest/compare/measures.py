@@ -1,11 +1,12 @@
 """What of a run is compared: a few numbers, each with its unit and which way is better."""
 
+from collections import Counter
 from enum import Enum
 from typing import NamedTuple
 
 from loadtest import results
 from loadtest.report.charts import operations, spent
-from loadtest.results import MS, Result
+from loadtest.results import MS, Process, Result
 
 PERCENTILES = ((50.0, "p50", 1), (99.0, "p99", 500), (99.9, "p99.9", 5000))  # and how many operations it takes
 LOWER_UNITS = ("us", "ms", "kib", "mib", "bytes", "seconds")
@@ -57,9 +58,16 @@ def _costs(result: Result, done: int) -> dict[Measure, float]:
             cost = sum(spent(process, result) for process in processes) / done * 1e6
             found[Measure(f"{role} CPU per operation", "µs", Better.LOWER)] = cost
         if role == "server":
-            peak = sum(max(sample.rss_bytes for sample in process.samples) for process in processes)
-            found[Measure("server memory, peak", "MiB", Better.LOWER)] = peak / 2**20
+            found[Measure("server memory, peak", "MiB", Better.LOWER)] = _peak(processes) / 2**20
     return found
+
+
+def _peak(processes: list[Process]) -> int:
+    """Of all together: one that was killed and the one in its place do not add up."""
+    together: Counter[int] = Counter()
+    for process in processes:
+        together.update({round(sample.at): sample.rss_bytes for sample in process.samples})
+    return max(together.values())
 
 
 def _direction(name: str) -> Better:

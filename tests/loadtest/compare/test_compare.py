@@ -137,3 +137,11 @@ def test_a_scenarios_own_figures_are_compared_by_their_unit() -> None:
     assert better["knee per second"] is Better.HIGHER
     assert better["memory kib"] is Better.LOWER
     assert better["users"] is Better.NEITHER
+
+
+def test_a_process_that_was_replaced_weighs_once() -> None:
+    """One instance is killed at 5 s, another begins at 6 s: the peak is one instance's."""
+    killed = msgspec.structs.replace(run().processes[0], samples=run().processes[0].samples[:6])
+    replacing = msgspec.structs.replace(run().processes[0], pid=12, samples=run().processes[0].samples[6:])
+    found = {measure.name: value for measure, value in measures(run(processes=[killed, replacing])).items()}
+    assert found["server memory, peak"] == 100
