@@ -21,6 +21,9 @@ test: lint ## everything: style, types, import contracts, the whole suite (WORKE
 test-chaos: $(TESTABLE) ## ten minutes of faults on four instances (MINUTES=, SEED=)
 	@$(BIN)/pytest -q -s tests/chaos -k long --chaos-minutes $(or $(MINUTES),10) --chaos-seed $(or $(SEED),0)
 
+rolling-restart: $(TESTABLE) ## four instances restarted one by one under load, in numbers (LISTEN=shared|reuse-port)
+	@$(BIN)/pytest -q -s tests/rolling -k four --rolling $(or $(LISTEN),shared)
+
 lint: $(TESTABLE) ## style, types, import contracts
 	@$(BIN)/ruff check -q .
 	@$(BIN)/ruff format -q --check .

@@ -31,6 +31,7 @@ _numbers = itertools.count(1)
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--chaos-minutes", type=float, default=0.0, help="Minutes of faults; 0 leaves the long run out.")
     parser.addoption("--chaos-seed", type=int, default=0, help="Which faults, in which order; 0 takes a new one.")
+    parser.addoption("--rolling", choices=["shared", "reuse-port"], help="Restart four instances that listen so.")
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -91,8 +91,8 @@ class Running:
         async with self.http(owner) as http:
             return str(checked(await http.post("/api/conversations", json=body))["id"])
 
-    async def history(self, user: User, conversation: str) -> list[dict[str, Any]]:
-        """Everything said in a conversation, oldest first."""
+    async def history(self, user: User, conversation: str, *, system: bool = False) -> list[dict[str, Any]]:
+        """Everything said in a conversation, oldest first; with what the system says, when that is wanted."""
         found: list[dict[str, Any]] = []
         async with self.http(user) as http:
             while True:
@@ -100,7 +100,7 @@ class Running:
                 page = checked(await http.get("/api/messages", params=query))["items"]
                 found += page
                 if len(page) < 200:
-                    return [message for message in found if message["type"] != "System"]
+                    return [message for message in found if system or message["type"] != "System"]
 
 
 def checked(answer: httpx.Response) -> dict[str, Any]:
@@ -124,6 +124,7 @@ async def running(
     may_fail: bool = False,
     module: str = "server",
     environment: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
     **settings: object,
 ) -> AsyncIterator[Running]:
     """`parley serve` until the block ends. `settings` are PARLEY_* in lower case. No traceback may be logged,
@@ -143,7 +144,12 @@ async def running(
     command = [sys.executable, "-m", module, "serve"]
     lines: list[dict[str, Any]] = []
     process = await trio.lowlevel.open_process(
-        command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+        command,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        pass_fds=pass_fds,
     )
     try:
         async with trio.open_nursery() as nursery:

@@ -1,0 +1,76 @@
+"""Several instances on one port that are restarted one after another, as systemd does it: stopped, then started."""
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+
+from tests.running import Running, free_port, running
+
+
+class Member:
+    """One place of the fleet: an instance, then its successor, and so on."""
+
+    def __init__(self, number: int, settings: dict[str, Any]) -> None:
+        self.number = number
+        self._settings = settings
+        self._over = False
+        self._leave = trio.Event()
+        self._ready = trio.Event()
+        self.running: Running
+        self.exits: list[int] = []
+        self.drained: list[int] = []  # connections that each of them sent away
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until `stop`; ready with the first instance."""
+        told = False
+        while not self._over:
+            self._leave = trio.Event()
+            async with running(**self._settings) as self.running:
+                self._ready.set()
+                if not told:
+                    task_status.started()
+                    told = True
+                await self._leave.wait()
+                self.running.terminate()
+                self.exits.append(await self.running.wait())
+                self.drained += [line["connections"] for line in self.running.events("draining")]
+
+    def stop(self) -> None:
+        self._over = True
+        self._leave.set()
+
+    async def restart(self) -> float:
+        """Seconds until the next one is ready."""
+        start = trio.current_time()
+        self._ready = trio.Event()
+        self._leave.set()
+        await self._ready.wait()
+        return trio.current_time() - start
+
+
+@asynccontextmanager
+async def open_fleet(
+    database: str, redis_url: str, *, instances: int, shared: bool, drain_seconds: float
+) -> AsyncIterator[list[Member]]:
+    """`shared`: one listening socket for all of them, which we keep; or else each has its own on the port."""
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        settings: dict[str, Any] = {"database": database, "redis_url": redis_url, "drain_seconds": drain_seconds}
+        if shared:
+            sock.bind(("127.0.0.1", 0))
+            sock.listen(4096)
+            sock.setblocking(False)
+            settings |= {"pass_fds": [sock.fileno()], "listen": f"fd://{sock.fileno()}"}
+        else:
+            settings |= {"port": free_port(), "reuse_port": "on"}
+        async with trio.open_nursery() as nursery:
+            members = [Member(number, {**settings, "instance": f"i{number}"}) for number in range(instances)]
+            async with trio.open_nursery() as starting:
+                for member in members:
+                    starting.start_soon(nursery.start, member.run)
+            yield members
+            for member in members:
+                member.stop()

@@ -1,0 +1,96 @@
+"""P10 under load: instances on one port are restarted one after another, and nobody notices.
+
+Short in `make test`; `make rolling-restart` takes four instances and prints what docs/operations.md shows.
+"""
+
+import pytest
+import trio
+
+from tests.rolling.fleet import Member, open_fleet
+from tests.rolling.load import Seen, Talker, ask, populate, settle
+
+ASKERS = 2
+PAUSE = 2.0  # seconds between two restarts
+
+
+async def restart_all(members: list[Member], pause: float) -> list[float]:
+    took = []
+    for member in members:
+        took.append(await member.restart())
+        await trio.sleep(pause)
+    return took
+
+
+async def roll(members: list[Member], talkers: list[Talker], seen: Seen, *, rate: float, calm: float) -> str:
+    """Load, calm at first, then with every instance restarted. What was seen, in words; raises at a broken promise."""
+    async with trio.open_nursery() as people:
+        for talker in talkers:
+            people.start_soon(talker.live)
+        with trio.fail_after(60):
+            while seen.online < len(talkers):
+                await trio.sleep(0.05)
+        async with trio.open_nursery() as load:
+            for talker in talkers:
+                load.start_soon(talker.talk, rate)
+            for _ in range(ASKERS):
+                load.start_soon(ask, members[0].running.port, seen, 0.02)
+            await trio.sleep(min(PAUSE, calm))  # caches and code are warm
+            start = trio.current_time()
+            await trio.sleep(calm)
+            middle = trio.current_time()
+            took = await restart_all(members, min(PAUSE, calm))
+            end = trio.current_time()
+            load.cancel_scope.cancel()
+        await settle(talkers, members[0].running)
+        people.cancel_scope.cancel()
+    calm_p99, rolling_p99 = seen.p99(start, middle), seen.p99(middle, end)
+    return "\n".join(
+        [
+            "",
+            f"instances restarted: {len(took)}, in {', '.join(f'{seconds:.1f}' for seconds in took)} s",
+            f"connections each sent away: {', '.join(str(member.drained[0]) for member in members)}",
+            f"messages delivered: {len(seen.deliveries)}; lost 0, doubled 0 (or the run would have failed)",
+            f"connections that came back: {len(seen.reconnects)}; refused {sum(seen.refused.values())} "
+            f"{dict(seen.refused) or ''}; asked to go on once more {seen.sent_on}",
+            f"requests on new connections: {dict(seen.requests)}",
+            f"out for (median, longest): {_share(seen, 0.5) * 1000:.0f} ms, {_share(seen, 1.0) * 1000:.0f} ms",
+            f"p99 of delivery: calm {calm_p99 * 1000:.0f} ms, rolling {rolling_p99 * 1000:.0f} ms: "
+            f"{rolling_p99 / calm_p99:.2f} times",
+            "connections that came back, in each second:",
+            *_drawn(seen.curve(middle, end, 1.0)),
+        ]
+    )
+
+
+def _share(seen: Seen, share: float) -> float:
+    times = sorted(seconds for _, seconds in seen.reconnects)
+    return times[min(int(len(times) * share), len(times) - 1)]
+
+
+def _drawn(curve: list[int]) -> list[str]:
+    scale = max(1, -(-max(curve) // 60))
+    return [f"{second:4d} s {count:5d} {'#' * (count // scale)}" for second, count in enumerate(curve)]
+
+
+async def test_two_instances(database: str, redis_url: str) -> None:
+    """Nothing lost, nothing doubled, nobody refused; each instance ends well; its clients are back at once."""
+    seen = Seen()
+    async with open_fleet(database, redis_url, instances=2, shared=True, drain_seconds=1.5) as members:
+        talkers = await populate(members[0].running, 15, seen)
+        print(await roll(members, talkers, seen, rate=1.0, calm=1.0))  # noqa: T201
+        assert not seen.refused and list(seen.requests) == ["answered"]
+        assert len(seen.reconnects) >= len(talkers) and [member.exits for member in members] == [[0], [0]]
+
+
+async def test_four_instances(request: pytest.FixtureRequest, database: str, redis_url: str) -> None:
+    """The same with four under more load, and p99 within twice the calm one."""
+    listening = request.config.getoption("--rolling")
+    if not listening:
+        pytest.skip("`make rolling-restart` runs it")
+    seen = Seen()
+    async with open_fleet(database, redis_url, instances=4, shared=listening == "shared", drain_seconds=10) as members:
+        talkers = await populate(members[0].running, 100, seen)
+        print(await roll(members, talkers, seen, rate=0.5, calm=30.0))  # noqa: T201
+        assert [member.exits for member in members] == [[0]] * 4
+        if listening == "shared":
+            assert not seen.refused and list(seen.requests) == ["answered"]

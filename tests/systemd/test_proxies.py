@@ -1,0 +1,149 @@
+"""The nginx and HAProxy examples in front of two instances, with the real programs."""
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import trio
+
+from loadtest.client import connect
+from tests.running import Running, User, checked, free_port, running
+
+EXAMPLES = Path(__file__).parents[2] / "systemd/proxies"
+TIMEOUT = 2  # seconds, for the 75 of the examples: a WebSocket must outlive it
+WAIT = 20.0
+ELSEWHERE = "127.0.0.77"  # where a client is
+COMMANDS = {
+    "nginx": ["nginx", "-p", "{place}", "-c", "{file}", "-g", "daemon off; user root; pid {place}/pid;"],
+    "haproxy": ["haproxy", "-db", "-f", "{file}"],
+}
+
+
+def program(name: str) -> str:
+    found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
+    if found is None:
+        reason = f"{name} is not installed"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return found
+
+
+def configuration(name: str, port: int, servers: list[int]) -> str:
+    """The example, with our addresses in place of its own."""
+    text = (EXAMPLES / {"nginx": "nginx.conf", "haproxy": "haproxy.cfg"}[name]).read_text()
+    changes = {
+        "listen 80;": f"listen 127.0.0.1:{port};",
+        "bind :80\n": f"bind 127.0.0.1:{port}\n",
+        "75s": f"{TIMEOUT}s",
+    }
+    changes |= {f"10.0.0.1{number}:5000": f"127.0.0.1:{server}" for number, server in enumerate(servers, 1)}
+    # What a test machine does not allow, or need.
+    changes |= {"131072": "1024", "262144": "4096", "maxconn 120000": "maxconn 1000"}
+    for before, after in changes.items():
+        text = text.replace(before, after)
+    assert "10.0.0." not in text
+    return text
+
+
+@asynccontextmanager
+async def proxy(name: str, place: Path, servers: list[int]) -> AsyncIterator[int]:
+    """Its port, once it answers."""
+    path, port = program(name), free_port()
+    file = place / "proxy.conf"
+    file.write_text(configuration(name, port, servers))
+    command = [path, *(part.format(place=place, file=file) for part in COMMANDS[name][1:])]
+    async with trio.open_nursery() as nursery:
+        process = await nursery.start(trio.run_process, command)
+        with trio.fail_after(WAIT):
+            while await ask(port) != "200":
+                assert process.returncode is None, "it has ended"
+                await trio.sleep(0.05)
+        yield port
+        nursery.cancel_scope.cancel()
+
+
+async def ask(port: int) -> str:
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=WAIT) as http:
+            return str((await http.get("/health/ready")).status_code)
+    except httpx.HTTPError as error:
+        return type(error).__name__
+
+
+async def real_address(port: int, servers: list[Running], user: User) -> None:
+    """An instance logs where the client is, not where the proxy is, nor where the client says that it is."""
+    transport = httpx.AsyncHTTPTransport(local_address=ELSEWHERE)
+    headers = {"Authorization": f"Bearer {user.token}", "X-Forwarded-For": "1.2.3.4"}
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", transport=transport, headers=headers) as http:
+        checked(await http.get("/api/users/me"))
+    with trio.fail_after(WAIT):
+        while True:
+            lines = [line for server in servers for line in server.events("request")]
+            found = {line["address"] for line in lines if line.get("route") == "/api/users/me"}
+            if found:
+                break
+            await trio.sleep(0.02)
+    assert found == {ELSEWHERE}
+
+
+@pytest.mark.parametrize("name", ["nginx", "haproxy"])
+async def test_in_front_of_two(name: str, tmp_path: Path, database: str, redis_url: str) -> None:
+    """Any instance serves anybody, the client's address arrives, WebSockets outlive every timeout, and when one of the
+    two goes and comes back nobody who asks meanwhile is turned away; its clients are told to come again, and do."""
+    program(name)
+    settings: dict[str, Any] = {"forwarded_allow_ips": "127.0.0.1", "keepalive": "1s", "drain_seconds": "1"}
+    async with running(database, redis_url, **settings) as one:
+        async with running(database, redis_url, **settings) as two:
+            async with proxy(name, tmp_path, [one.port, two.port]) as port:
+                users = [await one.register(f"u{number}") for number in range(6)]
+                await real_address(port, [one, two], users[0])
+                await go_and_come_back(port, one, two, users, settings, database, redis_url)
+
+
+async def go_and_come_back(
+    port: int, one: Running, two: Running, users: list[User], settings: dict[str, Any], database: str, redis_url: str
+) -> None:
+    url = f"http://127.0.0.1:{port}/hubs/chat"
+    answers: Counter[str] = Counter()
+    returned: list[str] = []
+
+    async def stay(user: User, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        while True:
+            async with connect(url, user.token) as client:
+                await client.invoke("Ping")
+                task_status.started()
+                await client.closed.wait()
+                assert client.close_message is not None and client.close_message.allow_reconnect
+                returned.append(user.name)
+                task_status = trio.TASK_STATUS_IGNORED
+
+    async def keep_asking() -> None:
+        while True:
+            answers[await ask(port)] += 1
+
+    async with trio.open_nursery() as nursery:
+        for user in users:
+            await nursery.start(stay, user)
+        start = trio.current_time()
+        nursery.start_soon(keep_asking)
+        await trio.sleep(2 * TIMEOUT)  # longer than any silence the proxy allows: only our pings keep them open
+        assert not returned
+        two.terminate()
+        await two.wait()
+        there = len(returned)
+        assert 0 < there < len(users), "both had some of the connections"
+        async with running(database, redis_url, port=two.port, **settings) as back:
+            with trio.fail_after(WAIT):
+                while not any(line["route"] == "/api/users" for line in back.events("request")):
+                    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+                        await http.get("/api/users", headers={"Authorization": f"Bearer {users[0].token}"})
+        assert trio.current_time() > start + TIMEOUT
+        nursery.cancel_scope.cancel()
+    assert list(answers) == ["200"] and answers["200"] > 10, answers
