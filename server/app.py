@@ -354,11 +354,12 @@ class Process:
             name = self.settings.instance or (str(port) if port else Path(where).stem)
             admin = AdminListener(self, self.settings.admin_listen, stop.set, name=name)
             await services.start(admin.run)
+            shared = isinstance(parse_listen(self.settings.listen), str)
             async with trio.open_nursery() as connections:
                 await connections.start(self._listen_to_peers, connections)
                 async with trio.open_nursery() as listeners:
                     for sock in socks:
-                        await listeners.start(self.listener.run, sock, connections)
+                        await listeners.start(partial(self.listener.run, shared=shared), sock, connections)
                     ready()
                     await stop.wait()
                     self.hub.draining = True  # not ready from here on

@@ -26,6 +26,9 @@ from server.tls import Certificate, TlsSocket, TlsStream
 
 BACKLOG = 4096
 ACCEPT_BATCH = 64  # accepted in one scheduler step
+SHARED_BATCH = 16  # the same, where siblings would like some of them too
+COURTESY = 0.001  # seconds later for each doubling of the connections that we have: what a busy scheduler does not blur
+FULL_COURTESY = 0.25  # seconds; who is still there then is told that we are full
 ACCEPT_PAUSE = 0.5  # seconds without accepting when descriptors are out
 UNSENT = 64 * 1024  # bytes not yet on the wire that the kernel holds for one connection; the rest is the outbox's
 DEFER_ACCEPT = 5  # seconds the kernel keeps a connection to itself until its first bytes are there
@@ -218,16 +221,22 @@ class Listener:
         sock: socket.socket,
         nursery: trio.Nursery,
         *,
+        shared: bool = False,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """`sock` stays open: `close` ends it."""
+        """`sock` stays open: `close` ends it. `shared`: siblings accept from it too, and the emptiest should."""
         task_status.started()
+        flowing = False
         while True:
             await trio.lowlevel.wait_readable(sock)
-            for _ in range(ACCEPT_BATCH):
+            if shared and not flowing:
+                await trio.sleep(self._courtesy())
+            flowing = True
+            for _ in range(SHARED_BATCH if shared else ACCEPT_BATCH):
                 try:
                     client, _ = sock.accept()
                 except BlockingIOError:
+                    flowing = False
                     break
                 except OSError as error:
                     if error.errno in _EXHAUSTED:
@@ -242,6 +251,13 @@ class Listener:
                     continue  # this one connection failed before we had it (ECONNABORTED)
                 self.accepted += 1
                 nursery.start_soon(self._serve, client, name=_TASK_NAME)
+
+    def _courtesy(self) -> float:
+        """Seconds for which a connection is left to siblings with fewer of them; when we are full, to any at all.
+
+        The kernel wakes all who wait for the socket, and left to itself the same one would always be first.
+        """
+        return COURTESY * math.log2(1 + self.open) if self.open < self.limit else FULL_COURTESY
 
     def close(self, sock: socket.socket, nursery: trio.Nursery) -> None:
         """Listen no more, once `run` has ended. Who waits in the queue is served: closing it would turn them away.

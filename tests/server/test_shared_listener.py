@@ -1,0 +1,69 @@
+"""server.listener: siblings that accept from one socket."""
+
+import os
+import socket
+from collections.abc import Awaitable
+
+import trio
+
+from server.http_head import Head
+from server.listener import AnySocket, Listener, PrefixedStream, bind
+
+WAIT = 10.0  # seconds
+
+
+class NoUpgrades:
+    def takes(self, head: Head) -> bool:
+        return False
+
+    async def admit(self, sock: AnySocket, head: Head, rest: bytes) -> Awaitable[None]:
+        raise AssertionError
+
+
+async def answer(stream: PrefixedStream) -> None:
+    await stream.send_all(b"x")
+
+
+def listener(*, connections: int, limit: int = 1000) -> Listener:
+    found = Listener(NoUpgrades(), answer, max_connections=limit, head_timeout=5)
+    found.open = connections
+    return found
+
+
+async def comers(count: int, one: Listener, other: Listener) -> bytes:
+    """What so many get who come one after another, with both listening."""
+    data = b""
+    sock = bind(("127.0.0.1", 0))
+    async with trio.open_nursery() as connections, trio.open_nursery() as nursery:
+        for each in (one, other):
+            copy = socket.socket(fileno=os.dup(sock.fileno()))
+            copy.setblocking(False)
+
+            async def run(each: Listener = each, copy: socket.socket = copy) -> None:
+                with copy:
+                    await each.run(copy, connections, shared=True)
+
+            nursery.start_soon(run)
+        for _ in range(count):
+            async with await trio.open_tcp_stream(*sock.getsockname()) as stream:
+                await stream.send_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                with trio.fail_after(WAIT):
+                    data += bytes(await stream.receive_some(12))
+        nursery.cancel_scope.cancel()
+    sock.close()
+    return data
+
+
+async def test_the_emptier_one_takes_it() -> None:
+    """Whichever the kernel wakes first: connections go where there are fewer."""
+    for order in (1, -1):
+        full, empty = listener(connections=500), listener(connections=0)
+        assert await comers(10, *[full, empty][::order]) == b"x" * 10
+        assert (full.accepted, empty.accepted) == (0, 10)
+
+
+async def test_who_is_full_leaves_it() -> None:
+    """Nobody is told that this one is full as long as a sibling is not; when all are, somebody says so."""
+    full, other = listener(connections=11, limit=10), listener(connections=900)
+    assert await comers(3, full, other) == b"xxx" and full.accepted == 0
+    assert await comers(1, full, listener(connections=11, limit=10)) == b"HTTP/1.1 503"
