@@ -97,3 +97,13 @@ async def test_shards_are_joined_into_one_run(database: str, redis_url: str) -> 
     assert abs(whole.histogram("send").count - 60) <= 2
     assert whole.histogram("deliver").count == 2 * whole.histogram("send").count
     assert whole.phases[0].rate == pytest.approx(60)
+
+
+async def test_steps_end_at_the_knee(database: str, redis_url: str) -> None:
+    """Shape `step` ends with the first step that does not hold; the knee is the last rate that did."""
+    async with running(database, redis_url) as server:
+        found = await play(
+            server.url, "direct", shape="step", pairs=2, rate=20, step_seconds=0.5, step_limit_ms=0.001, seconds=1
+        )
+    assert found.figures["knee_per_second"] == 0
+    assert [phase.name for phase in found.phases] == ["step 1"]
