@@ -233,7 +233,7 @@ class Conductor:
             parameters=msgspec.to_builtins(self.scenario.parameters),
             profile=self.options.profile,
             shard=f"{index}/{count}" if count > 1 else "",
-            versions=results.installed_versions(),
+            versions={**results.installed_versions(), **self.telemetry.versions},
             processes=self.watch.processes(),
             chaos=self._faults,
         )

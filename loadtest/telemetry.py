@@ -4,6 +4,7 @@ Owns the reading of Prometheus pages: of admin listeners that were named (host:p
 that a `parley dev` of our own puts into a directory. Read seldom, because making a page costs the server some 10 ms.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ GAUGES = {  # as the report names them, and the series
     "publisher_queue": "parley_publisher_queued_changes",
     "receipts_queue": "parley_receipts_queued_entries",
 }
+BUILD = re.compile(r'(\w+)="([^"]*)"')  # labels of parley_build_info
 SAME_EVERYWHERE = {"receipts_queue"}  # every instance tells the same; the others add up
 
 
@@ -31,6 +33,7 @@ class Telemetry:
 
     def __init__(self, pages: Sequence[str] = (), directory: Path | None = None) -> None:
         self.gauges: dict[int, dict[str, float]] = {}
+        self.versions: dict[str, str] = {}  # of the servers' parts; several where they differ
         self._pages = [page_url(page) for page in pages]
         self._directory = directory
         self._lags: dict[str, tuple[float, float]] = {}  # by page: count and sum of all until now
@@ -47,6 +50,8 @@ class Telemetry:
             watch.note(name_of(page), at, metrics_usage(found[page]) if page in found else None)
         if found:
             self.gauges[round(at)] = self._gauges(found)
+        for series in found.values():
+            self._note_versions(next((name for name in series if name.startswith("parley_build_info")), ""))
 
     def added(self, samples: Sequence[Sample]) -> list[Sample]:
         """The samples with the gauges of their seconds."""
@@ -54,6 +59,12 @@ class Telemetry:
             msgspec.structs.replace(sample, gauges={**sample.gauges, **self.gauges.get(round(sample.at), {})})
             for sample in samples
         ]
+
+    def _note_versions(self, build: str) -> None:
+        for part, version in BUILD.findall(build):
+            name = "server" if part == "version" else f"server's {part}"
+            known = self.versions.get(name, "").split(", ") if name in self.versions else []
+            self.versions[name] = ", ".join(dict.fromkeys([*known, version]))
 
     def _gauges(self, found: dict[str, dict[str, float]]) -> dict[str, float]:
         gauges = {}

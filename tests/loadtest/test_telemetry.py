@@ -18,6 +18,7 @@ parley_publisher_queued_changes 2
 parley_receipts_queued_entries 7
 process_cpu_seconds_total {cpu}
 process_resident_memory_bytes 1e8
+parley_build_info{{version="{version}",python="3.11.7"}} 1.0
 """
 
 
@@ -45,10 +46,11 @@ async def test_lag_queues_and_use_are_read_from_a_named_page(address: str) -> No
     """The lag is the mean since the last reading; a process that began anew is not negative."""
     telemetry, watch = Telemetry([address]), Watch()
     for at, count, total, cpu in ((1, 100, 0.5, 1.0), (3, 300, 1.5, 2.0), (5, 10, 0.2, 0.1)):
-        Page.said = PAGE.format(count=count, sum=total, cpu=cpu)
+        Page.said = PAGE.format(count=count, sum=total, cpu=cpu, version=f"0.{at}")
         await telemetry.read(at, watch)
     assert [telemetry.gauges[at]["stream_lag_ms"] for at in (1, 3, 5)] == [5.0, 5.0, 20.0]
     assert telemetry.gauges[3]["publisher_queue"] == 2 and telemetry.gauges[3]["receipts_queue"] == 7
+    assert telemetry.versions == {"server": "0.1, 0.3, 0.5", "server's python": "3.11.7"}
     (process,) = watch.processes()
     assert process.name == address
     assert [each.cpu_seconds for each in process.samples] == [1.0, 2.0, 0.1]
