@@ -7,7 +7,7 @@ so that a slow minute of the machine hits none of them alone.
 import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,7 +103,7 @@ def peers(
     with tempfile.TemporaryDirectory(prefix="parley-peers-") as directory:
         data = Path(directory, "data")
         with parley(data) as ours:
-            ready = [_at_parley(ours, pairs), *(_at_peer(each, command, data, pairs) for each, command in installed)]
+            ready = [_at_parley(ours, pairs), *(at_peer(each, command, data, pairs) for each, command in installed)]
             scores = _take_turns(ready, ours, data, rounds, seconds, rate)
     versions = installed_versions()
     found = Comparison(rate, pairs, seconds, this_machine(), versions, scores, skipped)
@@ -137,7 +137,7 @@ def _at_parley(server: Server, pairs: int) -> Ready:
     return Ready(PARLEY, "Trio, psycopg, group commit", Hub(), seats, None)
 
 
-def _at_peer(contestant: Contestant, command: list[str], data: Path, pairs: int) -> Ready:
+def at_peer(contestant: Contestant, command: list[str], data: Path, pairs: int) -> Ready:
     seats = [(Seat(str(2 * number), str(number)), Seat(str(2 * number + 1), str(number))) for number in range(pairs)]
     arguments = [str(data / "run"), DATABASE, str(SERVERS)]
     return Ready(contestant.name, contestant.made_of, contestant.dialect, seats, [*command, "PORT", *arguments])
@@ -152,7 +152,11 @@ def _take_turns(
         for each in ready:
             click.echo(f"round {number + 1} of {rounds}: {each.name} ...", err=True)
             try:
-                with _started(each, ours, data) as server:
+                with (
+                    nullcontext(ours)
+                    if each.command is None
+                    else started(each.command, data, len(each.seats)) as server
+                ):
                     taken[each.name].append(_turn(each, server, ours, data, seconds, rate))
             except PeerError as error:
                 failed[each.name] = str(error)
@@ -161,14 +165,11 @@ def _take_turns(
 
 
 @contextmanager
-def _started(each: Ready, ours: Server, data: Path) -> Iterator[Server]:
-    if each.command is None:
-        yield ours
-        return
-    _empty_database(data, len(each.seats))
+def started(command: Sequence[str], data: Path, pairs: int) -> Iterator[Server]:
+    """A server under comparison, on empty tables, with the PostgreSQL of the `parley dev` in `data`."""
+    _empty_database(data, pairs)
     port = free_port()
-    command = [str(port) if word == "PORT" else word for word in each.command]
-    with running(command, port=port) as server:
+    with running([str(port) if word == "PORT" else word for word in command], port=port) as server:
         wait_for(port)
         yield server
 
@@ -204,7 +205,7 @@ def _turn(each: Ready, server: Server, ours: Server, data: Path, seconds: float,
     finally:
         pairs.close()
     if each.command is not None:
-        _check_kept(data, [warm, full, paced])
+        check_kept(data, [warm, full, paced])
     p50, p99 = paced.delays.percentiles((50, 99))
     return Round(
         cpu_us=spent / full.sent * US,
@@ -215,7 +216,7 @@ def _turn(each: Ready, server: Server, ours: Server, data: Path, seconds: float,
     )
 
 
-def _check_kept(data: Path, parts: Sequence[Measured]) -> None:
+def check_kept(data: Path, parts: Sequence[Measured]) -> None:
     """A server that answers before it commits would win by cheating."""
     with psycopg.connect(_conninfo(data, DATABASE)) as connection:
         row = connection.execute("select count(*) from messages").fetchone()

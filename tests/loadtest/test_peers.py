@@ -4,6 +4,7 @@ The real contestants are not installed here: `parley loadtest peers` is the test
 """
 
 import json
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,11 +15,12 @@ import trio
 from trio_websocket import ConnectionClosed, serve_websocket
 
 from loadtest.peers import contestants
-from loadtest.peers.command import Comparison, Round, Score, as_markdown, rows
+from loadtest.peers.command import Comparison, Round, Score, as_markdown, at_peer, check_kept, rows, started
 from loadtest.peers.contestants import CONTESTANTS, Unavailable
 from loadtest.peers.dialects import Answers, Hub, PlainJson, Refused, Seat, SocketIo
 from loadtest.peers.driver import Pairs, PeerError
 from loadtest.results import Machine
+from server.dev.services import Services
 
 SEATS = [(Seat("0", "0"), Seat("1", "0")), (Seat("2", "1"), Seat("3", "1"))]
 MACHINE = Machine(cpu="a processor", cores=2, memory_bytes=1, system="Linux")
@@ -77,6 +79,21 @@ def test_both_workloads_count_and_time_what_is_delivered() -> None:
     assert full.sent == full.delays.count > 10
     assert paced.sent == paced.delays.count == 30
     assert 0 < paced.delays.percentile(50) < 1
+
+
+def test_a_contestant_keeps_what_it_answers(services: Services) -> None:
+    """One of the servers, on a real PostgreSQL: as many rows as answers; and a row too few is noticed."""
+    command = [sys.executable, str(contestants.SERVERS / "trio_psycopg.py")]
+    ready = at_peer(CONTESTANTS[2], command, services.data_dir, 3)
+    assert ready.command is not None
+    with started(ready.command, services.data_dir, 3) as server:
+        pairs = Pairs(server.port, ready.dialect, ready.seats)
+        full = pairs.saturate(0.2)
+        pairs.close()
+    assert full.sent >= 3
+    check_kept(services.data_dir, [full])
+    with pytest.raises(PeerError, match="are in the database"):
+        check_kept(services.data_dir, [full._replace(sent=full.sent + 1)])
 
 
 @pytest.mark.parametrize(
