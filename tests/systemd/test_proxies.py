@@ -16,7 +16,7 @@ from loadtest.client import connect
 from tests.running import Running, User, checked, free_port, running
 
 EXAMPLES = Path(__file__).parents[2] / "systemd/proxies"
-TIMEOUT = 2  # seconds, for the 75 of the examples: a WebSocket must outlive it
+TIMEOUT = 2  # seconds, for the 100 of the examples: a WebSocket must outlive it
 WAIT = 20.0
 ELSEWHERE = "127.0.0.77"  # where a client is
 COMMANDS = {
@@ -41,7 +41,7 @@ def configuration(name: str, port: int, servers: list[int]) -> str:
     changes = {
         "listen 80;": f"listen 127.0.0.1:{port};",
         "bind :80\n": f"bind 127.0.0.1:{port}\n",
-        "75s": f"{TIMEOUT}s",
+        "100s": f"{TIMEOUT}s",
     }
     changes |= {f"10.0.0.1{number}:5000": f"127.0.0.1:{server}" for number, server in enumerate(servers, 1)}
     # What a test machine does not allow, or need.
