@@ -43,6 +43,7 @@ class AsgiConnection(AsgiCarrier):
                 return
             text = event.get("text")
             data = event.get("bytes") if text is None else text.encode()
+            self.bytes_in += len(data or b"")
             if data and not self._closed:
                 waiting = self.session.receive(data, binary=text is None)
                 if waiting is not None:

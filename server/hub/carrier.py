@@ -33,6 +33,8 @@ class AsgiCarrier(Outbox):
         "_code",
         "_hang_up",
         "_wake",
+        "bytes_in",
+        "bytes_out",
         "nursery",
         "progress_at",
         "reason",
@@ -51,6 +53,7 @@ class AsgiCarrier(Outbox):
         self.wheel_tick = -1
         self.stall_timeout = stall_timeout
         self.sent_at = self.progress_at = wheel.now
+        self.bytes_in = self.bytes_out = 0  # of hub messages
         self.reason = ""
         self.nursery: trio.Nursery
         self.session: HubSession
@@ -112,6 +115,9 @@ class AsgiCarrier(Outbox):
         due = min(self.session.on_due(now), now + self.stall_timeout)
         return None if self._closed else due  # the session may have ended itself, which has its own time
 
+    def traffic(self) -> dict[str, object]:
+        return {"code": self._code, "bytes_in": self.bytes_in, "bytes_out": self.bytes_out}
+
     # -- sending ----------------------------------------------------------------------------------
 
     async def _flushed(self) -> None:
@@ -130,6 +136,7 @@ class AsgiCarrier(Outbox):
 
     def _progress(self, size: int) -> None:
         self.held -= size
+        self.bytes_out += size
         self.sent_at = self.progress_at = self.wheel.now
 
     def _done(self) -> None:

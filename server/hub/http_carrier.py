@@ -42,6 +42,7 @@ class HttpCarrier(AsgiCarrier):
             if self.over:
                 raise Gone
             data = await read()
+            self.bytes_in += len(data)
             if self.over:
                 raise Gone
             done = trio.Event()

@@ -21,6 +21,7 @@ KEPT = (b"authorization", b"origin", b"accept", b"content-type", b"user-agent", 
 DROPPED = (b"connection", b"transfer-encoding", b"keep-alive", b"date")  # of one hop (RFC 9110, 7.6.1), or set again
 CONNECT_TIMEOUT = 2.0  # seconds
 ANSWER_TIMEOUT = 100.0  # seconds; a poll takes 90
+CLEAN_UP = 2.0  # seconds for ending a request to the owner
 MAX_HANDED = 2000  # requests on their way at once
 
 log = structlog.get_logger("parley.peers")
@@ -125,7 +126,7 @@ class Peers:
         except httpx.TransportError as error:
             log.info("owner_gone", reason=type(error).__name__)
         finally:
-            with trio.CancelScope(shield=True):
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + CLEAN_UP):
                 await response.aclose()
         return True
 

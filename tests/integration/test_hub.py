@@ -38,6 +38,11 @@ async def test_two_people_chat(server: Running) -> None:
         assert (await mine.until(2, "MessageChanged"))[1] == deleted
         assert deleted["deletedAt"] and not deleted["content"]
     assert (await server.history(bob, conversation))[0]["content"] == "hello"
+    with trio.fail_after(WAIT):
+        while not (closed := [line for line in server.events("connection_closed") if line["user"] == alice.id]):
+            await trio.sleep(0.01)
+    assert closed[0]["reason"] and closed[0]["seconds"] >= 0
+    assert closed[0]["bytes_in"] > 100 and closed[0]["bytes_out"] > 1000
 
 
 async def test_a_repeated_send_is_one_message(server: Running) -> None:
