@@ -5,9 +5,12 @@ Owns its root directory (some twenty files; /usr is the machine's, read-only) an
 """
 
 import os
+import random
 import shutil
+import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -34,10 +37,12 @@ SuccessAction=exit
 FailureAction=exit
 [Service]
 Type=oneshot
-ExecStart={PYTHON} /opt/parley/source/tests/systemd/scenario.py %PORT%
+ExecStart={PYTHON} /opt/parley/source/tests/systemd/scenario.py %PORT% %METRICS%
 """,
     # Nobody waits twenty seconds here for a watchdog, or until half past three for a timer.
-    "etc/systemd/system/parley@.service.d/test.conf": "[Service]\nWatchdogSec=3\nTimeoutAbortSec=1\n",
+    "etc/systemd/system/parley@.service.d/test.conf": (
+        "[Service]\nWatchdogSec=3\nTimeoutAbortSec=1\nEnvironment=PARLEY_ADMIN_LISTEN=auto,127.0.0.1:%i%METRICS%\n"
+    ),
     "etc/systemd/system/parley.socket.d/test.conf": "[Socket]\nListenStream=\nListenStream=127.0.0.1:%PORT%\n",
     "etc/systemd/system/parley-purge.timer.d/test.conf": (
         "[Timer]\nOnCalendar=\nOnActiveSec=1\nRandomizedDelaySec=0\nAccuracySec=100ms\n"
@@ -66,6 +71,16 @@ def why_not() -> str | None:
 UNSHARE = ["unshare", "--mount", "--pid", "--fork", "--cgroup", "--mount-proc", "--kill-child"]
 
 
+def metrics_port() -> str:
+    """What, after the number of an instance, is a free port for each of two."""
+    while True:
+        found = f"{random.randrange(1000, 9999)}"
+        with socket.socket() as one, socket.socket() as two, suppress(OSError):
+            one.bind(("127.0.0.1", int("1" + found)))
+            two.bind(("127.0.0.1", int("2" + found)))
+            return found
+
+
 def build(directory: Path, port: int, settings: str, credentials: dict[str, str]) -> None:
     """Its root directory, with Parley installed as the page for operators says."""
     for name in ("proc", "sys", "dev", "run", "tmp", "var", "root", "usr", "results", "opt/parley/current/bin"):
@@ -78,10 +93,11 @@ def build(directory: Path, port: int, settings: str, credentials: dict[str, str]
     launcher.write_text(LAUNCHER)
     launcher.chmod(0o755)
     subprocess.run(["make", "-s", "install-units", f"DESTDIR={directory}"], cwd=ROOT, check=True)
+    metrics = metrics_port()
     for name, text in FILES.items():
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text.replace("%PORT%", str(port)))
+        path.write_text(text.replace("%PORT%", str(port)).replace("%METRICS%", metrics))
     (directory / "etc/parley/parley.toml").write_text(settings)
     for name, text in credentials.items():
         (directory / "etc/parley/credentials" / name).write_text(text)

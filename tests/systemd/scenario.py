@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 PORT = int(sys.argv[1])
+METRICS = sys.argv[2]  # after the number of the instance, the port of its metrics
 RESULTS = Path("/results/results.json")
 SETTINGS = Path("/etc/parley/parley.toml")
 CREDENTIALS = Path("/etc/parley/credentials")
@@ -130,7 +131,7 @@ def visible() -> dict[str, Any]:
     [socket_file] = Path("/run/parley/1").glob("*.sock")
     command = [parley, "inspect", "instances", "--socket", str(socket_file)]
     seen = subprocess.run(command, capture_output=True, text=True, check=False)
-    metrics = [urllib.request.urlopen(f"http://127.0.0.1:910{n}/metrics").read().decode() for n in (1, 2)]
+    metrics = [urllib.request.urlopen(f"http://127.0.0.1:{n}{METRICS}/metrics").read().decode() for n in (1, 2)]
     return {
         "code": seen.returncode,
         "said": seen.stdout + seen.stderr,
