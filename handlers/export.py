@@ -7,6 +7,7 @@ messages or a piece of a file at a time, however much there is.
 import io
 import zipfile
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import IO, cast
 
 import msgspec
@@ -21,6 +22,7 @@ from handlers.messages import Messages
 from handlers.model import Caller
 from handlers.users import Users
 from store.files import File
+from store.ids import id_ms
 from store.model import Conversation
 
 PAGE = 200  # messages or sessions read at once
@@ -127,4 +129,5 @@ class Export:
 
 def _entry(file: File) -> zipfile.ZipInfo:
     """Stored as it is: most of what people upload is compressed already."""
-    return zipfile.ZipInfo(f"files/{file.id}-{file.name.replace('/', '_')}")
+    made = datetime.fromtimestamp(id_ms(file.id) / 1000, UTC)
+    return zipfile.ZipInfo(f"files/{file.id}-{file.name.replace('/', '_')}", made.timetuple()[:6])
