@@ -1,5 +1,6 @@
 """The command line: what is listed, what is shown, what is refused, and that the README says the same."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,10 @@ def test_schedules_of_faults() -> None:
     """In order of time, whatever the order they are written in; comments and empty lines do not count."""
     found = chaos.parse("9 cut 0.5\n\n# later\n5 kill instance 2; 7 stop instance for 3")
     assert [str(fault) for fault in found] == ["kill instance 2", "stop instance for 3 s", "cut 0.5 of the connections"]
+
+
+def test_without_trio_websocket_the_reference_client_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trio_websocket", None)
+    done = call("run", "direct", "--dev", "--client", "reference")
+    assert done.exit_code == 1
+    assert "pip install 'parley[loadtest]'" in done.output
