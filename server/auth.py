@@ -154,8 +154,9 @@ class Redeemed(NamedTuple):
 
 
 def new_connection_id() -> str:
-    """The public name of a connection: nobody can guess another's."""
-    return secrets.token_urlsafe(16)
+    """The public name of a connection: nobody can guess another's. A dash in front would be an option to a command."""
+    made = secrets.token_urlsafe(16)
+    return f"_{made[1:]}" if made.startswith("-") else made
 
 
 class UsedToken(Exception):

@@ -4,18 +4,20 @@ Owns the reading, into `shapes`. Changes nothing, and takes breaks where there m
 """
 
 import time
-from collections.abc import Callable, Iterable
-from heapq import nlargest
+from collections.abc import Callable, Collection
+from heapq import heappush, heappushpop
+from typing import Generic, TypeVar
 from uuid import UUID
 
 import msgspec
-import trio
 
 from server import tcp_info
 from server.admin.shapes import ConnectionView, Listing, RoomView
 from server.hub.session import HubSession
 from server.metrics.census import condition_of, walk
 from server.rooms import Room, Rooms
+
+T = TypeVar("T")
 
 ORDERS: dict[str, Callable[[ConnectionView], float]] = {
     "age": lambda view: view.seconds,
@@ -24,6 +26,26 @@ ORDERS: dict[str, Callable[[ConnectionView], float]] = {
     "in": lambda view: view.bytes_in or 0,
     "out": lambda view: view.bytes_out or 0,
 }
+
+
+class _First(Generic[T]):
+    """The largest of many, found while walking: nobody has to sort them all at once."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._heap: list[tuple[float, int, T]] = []
+        self._seen = 0
+
+    def offer(self, size: float, one: T) -> None:
+        self._seen += 1
+        entry = (size, -self._seen, one)
+        if len(self._heap) < self._limit:
+            heappush(self._heap, entry)
+        else:
+            heappushpop(self._heap, entry)
+
+    def listing(self) -> Listing:
+        return Listing(self._seen, [one for _, _, one in sorted(self._heap, reverse=True)])
 
 
 def view_connection(session: HubSession, now: float) -> ConnectionView:
@@ -45,19 +67,23 @@ def view_connection(session: HubSession, now: float) -> ConnectionView:
 
 
 async def list_connections(
-    sessions: Iterable[HubSession], *, user: UUID | None, order: str, limit: int, now: float
+    sessions: Collection[HubSession], *, user: UUID | None, order: str, limit: int, now: float
 ) -> Listing:
-    mine = [session for session in sessions if user is None or session.user_id == user]
-    views = [view_connection(session, now) async for session in walk(mine)]
-    return Listing(len(views), nlargest(limit, views, key=ORDERS[order]))
+    first = _First[ConnectionView](limit)
+    async for session in walk(sessions):
+        if user is None or session.user_id == user:
+            view = view_connection(session, now)
+            first.offer(ORDERS[order](view), view)
+    return first.listing()
 
 
 async def list_rooms(rooms: Rooms, limit: int) -> Listing:
     """Those with the most connections."""
-    every = rooms.all()
-    await trio.lowlevel.checkpoint()
-    largest = nlargest(limit, every, key=lambda room: len(room.attached))
-    return Listing(len(every), [_view_room(room) for room in largest])
+    first = _First[Room](limit)
+    async for room in walk(rooms.all()):
+        first.offer(len(room.attached), room)
+    listing = first.listing()
+    return Listing(listing.total, [_view_room(room) for room in listing.items])
 
 
 def _view_room(room: Room) -> RoomView:

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from handlers.errors import ChatError
 from handlers.model import Caller
-from server.auth import LEEWAY, ConnectionTokens, UsedToken, Verifier, mint_token
+from server.auth import LEEWAY, ConnectionTokens, UsedToken, Verifier, mint_token, new_connection_id
 from server.config import load
 from server.jwks import KeySet
 from store.errors import Unavailable
@@ -212,3 +212,9 @@ async def test_connection_tokens_are_no_access_tokens() -> None:
         await verifier().verify(token)
     assert await tokens.redeem(mint_token(SETTINGS, USER)) is None
     assert await ConnectionTokens(SigningKeys("x" * 40), Claims()).redeem(token) is None
+
+
+def test_connection_ids_can_be_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`parley inspect kill ID` takes each of them for an id: none begins like an option."""
+    monkeypatch.setattr("secrets.token_urlsafe", lambda size: "-hA0")
+    assert new_connection_id() == "_hA0"

@@ -1,13 +1,10 @@
 """However much there is to see, whoever looks lets the others run meanwhile."""
 
-from collections.abc import Collection
-from typing import cast
-
 import trio
 
 from server.admin import tree
 from server.admin.shapes import Branch
-from server.hub.session import HubSession
+from server.admin.views import _First
 from server.metrics.census import CHUNK, walk
 
 
@@ -27,7 +24,7 @@ async def test_walking_all_sessions(nursery: trio.Nursery) -> None:
     """Others get a turn for every so many sessions, and each session is seen once."""
     others = Others()
     nursery.start_soon(others.run)
-    sessions = cast(Collection[HubSession], range(20 * CHUNK))
+    sessions = range(20 * CHUNK)
     seen = [session async for session in walk(sessions)]
     assert seen == list(sessions) and others.turns >= 19
     nursery.cancel_scope.cancel()
@@ -46,6 +43,14 @@ async def test_walking_the_tree(nursery: trio.Nursery) -> None:
     assert (parent.tasks, child.tasks, len(named(top, "child"))) == (4 * CHUNK, 4 * CHUNK, 1)
     assert others.turns >= 7
     nursery.cancel_scope.cancel()
+
+
+def test_the_first_of_many() -> None:
+    """The largest come first, of equals those that were met first; all are counted."""
+    first = _First[str](3)
+    for name, size in (("a", 1), ("b", 9), ("c", 5), ("d", 9), ("e", 0)):
+        first.offer(size, name)
+    assert (first.listing().total, first.listing().items) == (5, ["b", "d", "c"])
 
 
 async def _parent() -> None:
