@@ -31,7 +31,7 @@ MESSAGES = (  # counters of hub messages that the generator has written or read
     *(results.SENT, results.ACKNOWLEDGED, results.DELIVERED),
     *("history_items", "status_updates", "presence_updates", "typing_updates"),
 )
-LATE_LIMIT_MS = 20.0
+LATE_LIMIT_MS, LATE_COUNT = 20.0, 100  # p99 of so many arrivals
 LAST_STEP_SHARE = 0.95  # of what was due must have ended for a step to hold
 
 
@@ -273,8 +273,11 @@ def shard_of(cast: Cast, index: int, count: int) -> Cast:
 
 def doubts(result: Result) -> list[str]:
     """Why these figures may say more of the generator than of the server."""
-    late = result.histogram(LATE).percentile(99) * results.MS if LATE in result.histograms else 0.0
-    if late < LATE_LIMIT_MS:
+    if LATE not in result.histograms:
+        return []
+    histogram = result.histogram(LATE)
+    late = histogram.percentile(99) * results.MS
+    if late < LATE_LIMIT_MS or histogram.count < LATE_COUNT:
         return []
     return [f"the generator itself was late: p99 {late:.0f} ms. Give it more cores or --workers, or lower the rate"]
 
