@@ -56,7 +56,8 @@ class LiveView:
 
     def update(self, sample: Sample, processes: Sequence[Process] = ()) -> None:
         self._sums.update(sample.counters)
-        busiest = max(sample.latencies.values(), key=lambda latency: latency.count, default=None)
+        served = (latency for name, latency in sample.latencies.items() if name != results.GENERATOR_LATE)
+        busiest = max(served, key=lambda latency: latency.count, default=None)
         self._p99 = [*self._p99[1 - HISTORY :], busiest.p99 if busiest else 0.0]
         if self._live is not None:
             self._live.update(self._drawn(sample, processes), refresh=True)
@@ -77,7 +78,8 @@ class LiveView:
         phase = self._phase(sample.at)
         parts = [f"{sample.at:4.0f}/{self._seconds:.0f} s", phase.name if phase else "end"]
         parts += [f"{name} {sample.rate(name):,.0f}/s" for name in RATES if name in sample.counters]
-        for name, latency in sorted(sample.latencies.items(), key=lambda item: -item[1].count)[:PLAIN_OPERATIONS]:
+        served = [item for item in sample.latencies.items() if item[0] != results.GENERATOR_LATE]
+        for name, latency in sorted(served, key=lambda item: -item[1].count)[:PLAIN_OPERATIONS]:
             parts.append(f"{name} p50 {latency.p50:.1f} p99 {latency.p99:.1f} max {latency.max:.1f} ms")
         parts += [f"{name} {value:,.0f}" for name, value in sample.gauges.items()]
         parts.append(f"errors {self._sums[results.ERRORS]:,}")

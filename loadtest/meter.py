@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Callable
 
 from loadtest.histogram import Histogram
-from loadtest.results import Latency, Phase, Sample
+from loadtest.results import GENERATOR_LATE, Latency, Phase, Sample
 
-LATE = "generator_late"  # how long after it was due an arrival was begun: the generator's own part of every latency
+LATE = GENERATOR_LATE  # the generator's own part of every latency
 
 
 class Meter:

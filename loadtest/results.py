@@ -34,6 +34,9 @@ ERRORS = "errors"
 CONNECTIONS = "connections"
 STREAM_LAG = "stream_lag_ms"  # from an entry's being written to an instance's inbox to its being read: the mean
 
+# An operation that is none of the server's: how long after it was due an arrival was begun by the generator.
+GENERATOR_LATE = "generator_late"
+
 
 class ResultError(Exception):
     """What was given is no result of a load run; the message says why."""

@@ -37,7 +37,8 @@ def measures(result: Result) -> dict[Measure, float]:
         histogram = result.histogram(operation)
         for percent, name, least in PERCENTILES:
             if histogram.count >= least:
-                found[Measure(f"{operation} {name}", "ms", Better.LOWER)] = histogram.percentile(percent) * MS
+                better = Better.NEITHER if operation == results.GENERATOR_LATE else Better.LOWER
+                found[Measure(f"{operation} {name}", "ms", better)] = histogram.percentile(percent) * MS
     done = result.total(results.ACKNOWLEDGED) or result.total(results.SENT) or result.total(results.CONNECTS)
     errors = sum(result.errors.values())
     if done or errors:

@@ -57,9 +57,9 @@ def _mebibytes(value: float) -> str:
 
 
 def operations(result: Result) -> list[str]:
-    """The ones with most samples first."""
+    """The ones with most samples first; the generator's own lateness last."""
     counts = {operation: result.histogram(operation).count for operation in result.histograms}
-    return sorted(counts, key=lambda operation: -counts[operation])
+    return sorted(counts, key=lambda operation: (operation == results.GENERATOR_LATE, -counts[operation]))
 
 
 def busiest(result: Result) -> str | None:

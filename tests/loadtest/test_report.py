@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from loadtest import results
+from loadtest.histogram import Histogram
 from loadtest.report import charts, plots
 from loadtest.report.command import report
 from loadtest.report.page import render, write_report
@@ -165,3 +166,13 @@ def test_processor_time_of_the_warm_up_is_nobodys_cost() -> None:
     result = run(cpu=0.5)
     assert charts.spent(result.processes[0], result) == pytest.approx(0.5 * 8)
     assert charts.mean_load(result.processes[0]) == pytest.approx(0.5)
+
+
+def test_the_generators_lateness_is_no_latency_of_the_server() -> None:
+    """It has most samples of all, and comes last; the figures on top are of the server's busiest operation."""
+    late = Histogram()
+    for _ in range(5000):
+        late.record(0.001)
+    result = run(histograms={results.GENERATOR_LATE: late.encode(), **run().histograms})
+    assert charts.operations(result) == ["send", results.GENERATOR_LATE]
+    assert charts.busiest(result) == "send"
