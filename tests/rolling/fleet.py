@@ -3,11 +3,19 @@
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import trio
 
 from tests.running import Running, free_port, running
+
+
+class Restart(NamedTuple):
+    """When it was asked to go, when it was gone, when the next one was ready. Times are Trio's."""
+
+    asked: float
+    gone: float
+    ready: float
 
 
 class Member:
@@ -17,6 +25,7 @@ class Member:
         self.number = number
         self._settings = settings
         self._over = False
+        self._gone_at = 0.0
         self._leave = trio.Event()
         self._ready = trio.Event()
         self.running: Running
@@ -36,19 +45,19 @@ class Member:
                 await self._leave.wait()
                 self.running.terminate()
                 self.exits.append(await self.running.wait())
+                self._gone_at = trio.current_time()
                 self.drained += [line["connections"] for line in self.running.events("draining")]
 
     def stop(self) -> None:
         self._over = True
         self._leave.set()
 
-    async def restart(self) -> float:
-        """Seconds until the next one is ready."""
+    async def restart(self) -> Restart:
         start = trio.current_time()
         self._ready = trio.Event()
         self._leave.set()
         await self._ready.wait()
-        return trio.current_time() - start
+        return Restart(start, self._gone_at, trio.current_time())
 
 
 @asynccontextmanager

@@ -32,10 +32,12 @@ class Seen:
         self.requests: Counter[str] = Counter()  # on connections of their own, and how they ended
         self.online = 0
 
-    def p99(self, start: float, end: float) -> float:
-        """Seconds; of what was said in that time."""
-        times = sorted(seconds for begun, seconds in self.deliveries if start <= begun < end)
-        return times[int(len(times) * 0.99)]
+    def p99(self, *spans: tuple[float, float]) -> float:
+        """Seconds; of what was said in those times."""
+        times = sorted(
+            seconds for begun, seconds in self.deliveries if any(start <= begun < end for start, end in spans)
+        )
+        return times[int(len(times) * 0.99)] if times else 0.0
 
     def curve(self, start: float, end: float, width: float) -> list[int]:
         """Connections that came back, in slices of so many seconds."""

@@ -3,17 +3,19 @@
 Short in `make test`; `make rolling-restart` takes four instances and prints what docs/operations.md shows.
 """
 
+from collections.abc import Iterable
+
 import pytest
 import trio
 
-from tests.rolling.fleet import Member, open_fleet
+from tests.rolling.fleet import Member, Restart, open_fleet
 from tests.rolling.load import Seen, Talker, ask, populate, settle
 
 ASKERS = 2
 PAUSE = 2.0  # seconds between two restarts
 
 
-async def restart_all(members: list[Member], pause: float) -> list[float]:
+async def restart_all(members: list[Member], pause: float) -> list[Restart]:
     took = []
     for member in members:
         took.append(await member.restart())
@@ -43,23 +45,31 @@ async def roll(members: list[Member], talkers: list[Talker], seen: Seen, *, rate
             load.cancel_scope.cancel()
         await settle(talkers, members[0].running)
         people.cancel_scope.cancel()
-    calm_p99, rolling_p99 = seen.p99(start, middle), seen.p99(middle, end)
+    calm_p99 = seen.p99((start, middle))
+    moving = seen.p99(*((one.asked, one.gone) for one in took))
+    starting = seen.p99(*((one.gone, one.ready) for one in took))
     return "\n".join(
         [
             "",
-            f"instances restarted: {len(took)}, in {', '.join(f'{seconds:.1f}' for seconds in took)} s",
+            f"instances restarted: {len(took)}; gone after {_listed(one.gone - one.asked for one in took)} s, "
+            f"the next one ready after another {_listed(one.ready - one.gone for one in took)} s",
             f"connections each sent away: {', '.join(str(member.drained[0]) for member in members)}",
             f"messages delivered: {len(seen.deliveries)}; lost 0, doubled 0 (or the run would have failed)",
             f"connections that came back: {len(seen.reconnects)}; refused {sum(seen.refused.values())} "
             f"{dict(seen.refused) or ''}; asked to go on once more {seen.sent_on}",
             f"requests on new connections: {dict(seen.requests)}",
             f"out for (median, longest): {_share(seen, 0.5) * 1000:.0f} ms, {_share(seen, 1.0) * 1000:.0f} ms",
-            f"p99 of delivery: calm {calm_p99 * 1000:.0f} ms, rolling {rolling_p99 * 1000:.0f} ms: "
-            f"{rolling_p99 / calm_p99:.2f} times",
-            "connections that came back, in each second:",
-            *_drawn(seen.curve(middle, end, 1.0)),
+            f"p99 of delivery: calm {calm_p99 * 1000:.0f} ms; while clients move {moving * 1000:.0f} ms, "
+            f"{moving / calm_p99:.2f} times; while the next process starts {starting * 1000:.0f} ms, "
+            f"{starting / calm_p99:.2f} times",
+            "in each second: connections that came back, p99 of what was said (ms)",
+            *_drawn(seen, middle, end),
         ]
     )
+
+
+def _listed(seconds: Iterable[float]) -> str:
+    return ", ".join(f"{one:.1f}" for one in seconds)
 
 
 def _share(seen: Seen, share: float) -> float:
@@ -67,9 +77,14 @@ def _share(seen: Seen, share: float) -> float:
     return times[min(int(len(times) * share), len(times) - 1)]
 
 
-def _drawn(curve: list[int]) -> list[str]:
-    scale = max(1, -(-max(curve) // 60))
-    return [f"{second:4d} s {count:5d} {'#' * (count // scale)}" for second, count in enumerate(curve)]
+def _drawn(seen: Seen, start: float, end: float) -> list[str]:
+    curve = seen.curve(start, end, 1.0)
+    scale = max(1, -(-max(curve) // 40))
+    lines = []
+    for second, count in enumerate(curve):
+        p99 = seen.p99((start + second, start + second + 1))
+        lines.append(f"{second:4d} s {count:5d} {p99 * 1000:6.0f} {'#' * (count // scale)}")
+    return lines
 
 
 async def test_two_instances(database: str, redis_url: str) -> None:
@@ -83,7 +98,7 @@ async def test_two_instances(database: str, redis_url: str) -> None:
 
 
 async def test_four_instances(request: pytest.FixtureRequest, database: str, redis_url: str) -> None:
-    """The same with four under more load, and p99 within twice the calm one."""
+    """The same with four under more load. What p99 does is told, not judged: it is the machine's business, too."""
     listening = request.config.getoption("--rolling")
     if not listening:
         pytest.skip("`make rolling-restart` runs it")
