@@ -46,7 +46,7 @@ class Objects(Protocol):
         """What is not there is deleted already."""
 
     def list_before(self, when: datetime) -> AsyncIterator[str]:
-        """The keys of objects written before `when`. Uploads begun before it and never ended are thrown away."""
+        """The keys of our objects written before `when`. Uploads begun before it and never ended are thrown away."""
 
     def upload_url(self, key: str, *, content_type: str, size: int, seconds: int) -> UploadUrl:
         """Good for so many seconds, for an object of exactly this size and type."""

@@ -16,7 +16,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from store.errors import Unavailable
-from store.objects import CHUNK, UploadUrl, attachment
+from store.objects import CHUNK, KEY, UploadUrl, attachment
 
 THREADS = 16
 PART = 5 * 1024 * 1024  # bytes: the least that S3 takes for a part that is not the last
@@ -146,14 +146,18 @@ class S3Objects:
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix)
         async for page in self._pages(pages):
             for entry in page.get("Contents", ()):
-                if entry["LastModified"] < when:
+                if entry["LastModified"] < when and self._is_ours(entry["Key"]):
                     yield entry["Key"].removeprefix(self._prefix)
+
+    def _is_ours(self, name: str) -> bool:
+        """Others may keep their objects in the same bucket."""
+        return KEY.fullmatch(name.removeprefix(self._prefix)) is not None
 
     async def _abort_before(self, when: datetime) -> None:
         pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=self._prefix)
         async for page in self._pages(pages):
             for entry in page.get("Uploads", ()):
-                if entry["Initiated"] < when:
+                if entry["Initiated"] < when and self._is_ours(entry["Key"]):
                     at = {"Bucket": self._bucket, "Key": entry["Key"], "UploadId": entry["UploadId"]}
                     try:
                         await self._run(lambda at=at: self._client.abort_multipart_upload(**at))  # type: ignore[misc]

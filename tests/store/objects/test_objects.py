@@ -122,6 +122,25 @@ async def test_list_before(objects: Objects) -> None:
     await objects.check()
 
 
+async def test_what_is_not_ours(s3: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bucket that others use too: their objects and uploads are not listed, and so not purged."""
+    for name, value in s3.items():
+        monkeypatch.setenv(name, value)
+    prefix = secrets.token_hex(4)
+    objects = open_objects(f"s3://{BUCKET}/{prefix}", endpoint=s3["AWS_ENDPOINT_URL"], signing=SigningKeys("k" * 32))
+    assert isinstance(objects, S3Objects)
+    client, key = objects._client, new_key()
+    theirs = {"Bucket": BUCKET, "Key": f"{prefix}/backups/2026-11-01.tar"}
+    client.put_object(**theirs, Body=b"x")
+    begun = client.create_multipart_upload(**theirs)["UploadId"]
+    await objects.write(key, pieces(b"x"), "text/plain")
+    assert await left(objects) == [key]
+    await objects.delete(key)
+    client.upload_part(**theirs, UploadId=begun, PartNumber=1, Body=b"x")  # it was not aborted
+    client.abort_multipart_upload(**theirs, UploadId=begun)
+    client.delete_object(**theirs)
+
+
 async def test_s3_links(s3: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Links of S3: for this size and type only, for this object only, for so long only, with the name to save under."""
     for name, value in s3.items():
