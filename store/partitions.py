@@ -39,6 +39,9 @@ async def drop_partitions(conn: Connection, before: datetime) -> list[str]:
     resync. Each partition is then detached concurrently, so readers and writers do not stop. Call it outside a
     transaction; broken off, it may be called again.
     """
+    left = await (await conn.execute(queries.list_detached_partitions, {"before": before})).fetchall()
+    for (name,) in left:
+        await conn.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(name)))
     bound = id_floor(int(before.timestamp() * 1000))
     rows = await (await conn.execute(queries.list_expired_partitions, {"bound": str(bound)})).fetchall()
     if rows:
@@ -48,7 +51,7 @@ async def drop_partitions(conn: Connection, before: datetime) -> list[str]:
         how = sql.SQL("FINALIZE" if detaching else "CONCURRENTLY")
         await conn.execute(sql.SQL("ALTER TABLE messages DETACH PARTITION {} {}").format(table, how))
         await conn.execute(sql.SQL("DROP TABLE {}").format(table))
-    return [name for name, *_ in rows]
+    return [name for name, *_ in (*left, *rows)]
 
 
 async def _raise_floors(conn: Connection, bound: UUID) -> None:

@@ -20,6 +20,16 @@ FROM (
 WHERE p.upper_bound::uuid <= %(bound)s::uuid
 ORDER BY p.name
 
+-- name: list_detached_partitions
+-- Catalogue only. Partitions that are none any more, because whoever detached them did not come to drop them; by their
+-- names, since a table alone has no bounds.
+SELECT c.relname::text FROM pg_class AS c
+WHERE c.relkind = 'r' AND c.relname ~ '^messages_y\d\d\d\dm\d\d$'
+    AND c.relnamespace = (SELECT m.relnamespace FROM pg_class AS m WHERE m.oid = 'messages'::regclass)
+    AND NOT EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhrelid = c.oid)
+    AND (to_date(substr(c.relname, 11), 'YYYY"m"MM') + interval '1 month') AT TIME ZONE 'UTC' <= %(before)s
+ORDER BY c.relname
+
 -- name: raise_floors
 -- messages_seq of the partitions below the bound, in order; conversations_pkey. Each call locks few conversations, in
 -- id order. Returns the last of them; NULL when there are no more.

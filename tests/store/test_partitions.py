@@ -90,3 +90,15 @@ async def test_dropping(conn: Connection, monkeypatch: pytest.MonkeyPatch) -> No
     assert await partitions.drop_partitions(conn, before) == []
     assert await fetch_value(conn, "SELECT count(*) FROM messages WHERE kind = 'Text'") == 2
     assert [await conversations.fetch_floor(conn, group) for group in groups] == [9, 2, 1]  # 1: it was made
+
+
+async def test_dropping_what_was_only_detached(conn: Connection) -> None:
+    """Whoever was killed between detaching a partition and dropping it leaves nothing beyond the next run."""
+    await partitions.ensure_partitions(conn, NOW)
+    for name in MADE[:2]:
+        await conn.execute(f"ALTER TABLE messages DETACH PARTITION {name}")
+    first = "SELECT to_regclass(%s) IS NOT NULL"
+    assert MADE[0] in await partitions.drop_partitions(conn, datetime(2031, 12, 1, tzinfo=UTC))
+    assert [await fetch_value(conn, first, name) for name in MADE[:2]] == [False, True]  # one is younger
+    assert MADE[1] not in await partitions.drop_partitions(conn, NOW)
+    assert await partitions.drop_partitions(conn, NOW + timedelta(milliseconds=1)) == [MADE[1]]
