@@ -35,7 +35,7 @@ from store.model import Timestamp, Wire
 
 PART = "file"  # the form field
 FORM_OVERHEAD = 16 * 1024  # bytes of a form around the file that are not held against it
-
+HELD_MAX = 256 * 1024  # bytes of a form that wait for their meaning: before and after the parts, and the head of one
 
 TEXT = {"type": "string", "minLength": 1, "maxLength": 2048, "pattern": "^[^\\u0000]*$"}
 FORM = {
@@ -173,7 +173,7 @@ class _Form:
         if kind != "multipart/form-data" or not options.get("boundary"):
             raise ChatError("unsupported_media_type", "Send multipart/form-data with the field `file`.")
         self._pieces = pieces
-        self._decoder = MultipartDecoder(options["boundary"].encode("latin-1", "replace"))
+        self._decoder = MultipartDecoder(options["boundary"].encode("latin-1", "replace"), HELD_MAX)
         self._left = max_bytes + FORM_OVERHEAD
 
     async def begin(self) -> str:

@@ -34,6 +34,9 @@ async def options(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: p
     return {"objects": f"s3://{BUCKET}/{prefix}", "s3_endpoint_url": environment["AWS_ENDPOINT_URL"]}
 
 
+FORM = b'--b\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\nx\r\n--b--\r\n'
+
+
 @pytest.fixture
 async def shop(options: dict[str, Any], database: str, redis_url: str, nursery: trio.Nursery) -> AsyncIterator[Site]:
     async with open_site(database, redis_url, nursery, max_upload_bytes=6 * MIB, **options) as site:
@@ -118,6 +121,9 @@ async def test_refused(shop: Site) -> None:
         (b"", 400),
         (b"--b--\r\n", 400),
         (b"garbage", 400),
+        (bytes(MIB) + FORM, 400),  # what stands before the first part is not gathered without end,
+        (FORM.replace(b"\r\n\r\n", b"\r\nX: " + b"x" * MIB + b"\r\n\r\n", 1), 400),  # nor the head of one,
+        (FORM + b"x" * MIB, 400),  # nor what follows the last
         (b'--b\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\ncut off', 400),
         (b'--b\r\nContent-Disposition: form-data; name="other"; filename="x"\r\n\r\nx\r\n--b--\r\n', 400),
     ):
