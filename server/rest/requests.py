@@ -74,15 +74,20 @@ def client() -> Client:
 def address() -> str:
     """Of the client, as far as it can be known."""
     proxies: Proxies = current_app.config["PROXIES"]
-    return proxies.client_address(request.remote_addr or "", request.headers.get("X-Forwarded-For", ""))
+    return proxies.client_address(request.remote_addr or "", _whole("X-Forwarded-For"))
 
 
 def base_url() -> str:
     """Where clients reach us, without a slash at the end."""
     configured: str = current_app.config["PUBLIC_URL"]
     proxies: Proxies = current_app.config["PROXIES"]
-    said = request.headers.get("X-Forwarded-Proto", "")
-    return configured or f"{proxies.scheme(request.remote_addr or '', said, request.scheme)}://{request.host}"
+    scheme = proxies.scheme(request.remote_addr or "", _whole("X-Forwarded-Proto"), request.scheme)
+    return configured or f"{scheme}://{request.host}"
+
+
+def _whole(header: str) -> str:
+    """Of all its lines (RFC 9110, 5.2): some proxies add one of their own below what the client said."""
+    return ",".join(request.headers.getlist(header))
 
 
 async def body(kind: type[T]) -> T:

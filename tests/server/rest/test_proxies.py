@@ -64,6 +64,17 @@ async def test_who_is_believed(
             }
 
 
+async def test_a_line_of_the_proxys_own(database: str, redis_url: str, nursery: trio.Nursery) -> None:
+    """Some proxies add a line below what the client said of itself: the last address of all lines counts."""
+    async with open_site(database, redis_url, nursery, forwarded_allow_ips="127.0.0.1") as site:
+        for number in range(2):
+            said = [("X-Forwarded-For", f"6.6.6.{number}"), ("X-Forwarded-For", CLIENT)]
+            made = await site.http.post("/api/users", json={"username": f"user{number}"}, headers=said)
+            bearer = {"Authorization": f"Bearer {made.json()['accessToken']}"}
+            [session] = (await site.http.get("/auth/sessions", headers=bearer)).json()["items"]
+            assert session["address"] == CLIENT
+
+
 async def test_limits_are_the_clients_own(database: str, redis_url: str, nursery: trio.Nursery) -> None:
     """Behind our proxy each address has its own limits; whoever only says that she is somebody else shares those of
     where she really is."""
