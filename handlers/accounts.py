@@ -64,12 +64,20 @@ class Accounts:
 
         return await self._commits.run(write)
 
-    async def link(self, user_id: UUID, identity: Identity, client: Client) -> Tokens:
-        """Let a user sign in with this identity too. Raises ChatError("conflict") when it is somebody else's."""
+    async def link(
+        self, user_id: UUID, identity: Identity, client: Client, *, session_id: UUID | None = None
+    ) -> Tokens:
+        """Let a user sign in with this identity too. Raises ChatError("conflict") when it is somebody else's.
+
+        `session_id` is of the token that asked for it: whoever was signed out meanwhile does not get in again so.
+        """
 
         async def write(conn: Connection) -> tuple[Tokens, Sequence[Change]]:
-            if await users.fetch_account(conn, user_id) is None:
+            if await users.lock_account(conn, user_id) is None:
                 raise ChatError("unauthenticated", "There is no such user (any more).")
+            _, is_signed_in = await users.fetch_standing(conn, user_id, session_id)
+            if not is_signed_in:
+                raise ChatError("unauthenticated", "The session was ended. Sign in again.")
             await store.insert_identity(conn, identity.provider, identity.subject, user_id)
             if await store.fetch_identity(conn, identity.provider, identity.subject) != user_id:
                 raise ChatError("conflict", f"This {identity.provider} account belongs to another user.")

@@ -76,8 +76,8 @@ def blueprint(accounts: Accounts, verifier: Verifier, sign_in: SignIn, allowed_o
             raise ChatError(
                 "invalid_request", "The returnUrl is of an origin that is not allowed.", errors={"returnUrl": "origin"}
             )
-        link_to = (await verifier.verify(bearer())).user_id if "Authorization" in request.headers else None
-        attempt = attempts.begin(provider, f"{base_url()}{CALLBACK}{provider}", return_url=return_url, link_to=link_to)
+        known = await verifier.verify(bearer()) if "Authorization" in request.headers else None
+        attempt = attempts.begin(provider, f"{base_url()}{CALLBACK}{provider}", return_url=return_url, caller=known)
         url = await found.authorization_url(attempt)
         if request.accept_mimetypes.best == "application/json":
             response = answer(Redirect(url))
@@ -94,7 +94,7 @@ def blueprint(accounts: Accounts, verifier: Verifier, sign_in: SignIn, allowed_o
             query("state", {"type": "string"}, "As the provider sends it back."),
             query("code", {"type": "string"}, "As the provider makes it."),
         ),
-        refuses=("sign_in_failed", "not_found", "conflict"),
+        refuses=("sign_in_failed", "not_found", "conflict", "unauthenticated"),
     )
     @sign_in_route
     async def callback(provider: str) -> Response:
@@ -118,7 +118,7 @@ def blueprint(accounts: Accounts, verifier: Verifier, sign_in: SignIn, allowed_o
         if attempt.link_to is None:
             tokens = await accounts.sign_in(identity, client())
         else:
-            tokens = await accounts.link(attempt.link_to, identity, client())
+            tokens = await accounts.link(attempt.link_to, identity, client(), session_id=attempt.session_id)
         log.info("signed_in", provider=attempt.provider, session=str(tokens.session_id))
         if not attempt.return_url:
             return answer(tokens)
@@ -187,6 +187,8 @@ def _may_return(url: str, allowed_origins: tuple[str, ...]) -> bool:
         host = parts.hostname
     except ValueError:
         return False
+    if not url.isascii() or not url.isprintable() or " " in url:
+        return False  # nothing that cannot stand in a header, or that a browser reads otherwise than we do
     if parts.scheme not in ("http", "https") or not host or parts.fragment or parts.username:
         return False
     origin = f"{parts.scheme}://{parts.netloc}"

@@ -13,6 +13,7 @@ from uuid import UUID
 import jwt
 import msgspec
 
+from handlers.model import Caller
 from store.signing import SigningKeys
 
 TTL = 600  # seconds a user may take at the provider
@@ -31,6 +32,7 @@ class Attempt(msgspec.Struct, frozen=True):
     redirect_uri: str
     return_url: str = ""
     link_to: UUID | None = None
+    session_id: UUID | None = None  # of her token
 
     @property
     def challenge(self) -> str:
@@ -39,7 +41,8 @@ class Attempt(msgspec.Struct, frozen=True):
         return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
-def begin(provider: str, redirect_uri: str, *, return_url: str = "", link_to: UUID | None = None) -> Attempt:
+def begin(provider: str, redirect_uri: str, *, return_url: str = "", caller: Caller | None = None) -> Attempt:
+    """`caller` wants to add an identity."""
     return Attempt(
         provider=provider,
         state=secrets.token_urlsafe(24),
@@ -47,7 +50,8 @@ def begin(provider: str, redirect_uri: str, *, return_url: str = "", link_to: UU
         verifier=secrets.token_urlsafe(48),
         redirect_uri=redirect_uri,
         return_url=return_url,
-        link_to=link_to,
+        link_to=None if caller is None else caller.user_id,
+        session_id=None if caller is None else caller.session_id,
     )
 
 

@@ -206,6 +206,8 @@ ELSEWHERE = (
     "//evil.example",
     "https://[",
     "http://localhost/",
+    "https://chat.example/\r\nSet-Cookie: x=y",
+    "https://chat.example/\u4e2d",
 )
 
 
@@ -237,6 +239,18 @@ async def test_another_identity_for_the_same_user(world: World) -> None:
     assert taken.status_code == 409 and taken.json()["code"] == "conflict"
     async with world.browser() as browser:
         assert (await browser.get("/auth/login/fake", headers={"Authorization": "Bearer x"})).status_code == 401
+
+
+async def test_whoever_was_signed_out_links_nothing(world: World) -> None:
+    """A token of a session that has ended is no way to an identity that signs in again."""
+    mine = (await world.sign_in()).json()
+    headers = {"Authorization": f"Bearer {mine['accessToken']}"}
+    async with world.browser() as browser:
+        asked = await world.begin(browser, "plain", headers=headers)
+        await world.site.call("POST", "/auth/logout", token=mine["accessToken"], status=204)
+        refused = await world.finish(browser, "plain", state=asked["state"])
+    assert refused.status_code == 401 and "session was ended" in refused.json()["detail"]
+    assert (await world.me(await world.sign_in("plain")))["id"] != (await world.me(await world.sign_in()))["id"]
 
 
 async def test_a_provider_without_openid(world: World) -> None:
