@@ -367,6 +367,7 @@ class Process:
                 for sock in socks:
                     self.listener.close(sock, connections)
                 await self._drain(hurry)
+                self.http.hang_up()
                 connections.cancel_scope.cancel()
             services.cancel_scope.cancel()
 

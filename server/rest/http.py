@@ -106,6 +106,7 @@ class HttpServer:
         self._context = WorkerContext(None)
         self._state: LifespanState = {}
         self._retired = False
+        self._streams: set[PrefixedStream] = set()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """The app's lifespan: started when its start-up hooks are done, shut down when cancelled."""
@@ -118,7 +119,11 @@ class HttpServer:
 
     async def serve(self, stream: PrefixedStream) -> None:
         state = ConnectionState(LifespanState({**self._state, HANG_UP: stream.socket.close}))
-        await HttpConnection(self._app, self._config, self._context, state, stream)  # type: ignore[arg-type]
+        self._streams.add(stream)
+        try:
+            await HttpConnection(self._app, self._config, self._context, state, stream)  # type: ignore[arg-type]
+        finally:
+            self._streams.discard(stream)
 
     def retire(self) -> None:
         """From now on each answer is the last one on its connection."""
@@ -127,3 +132,8 @@ class HttpServer:
     async def stop(self) -> None:
         """Idle connections end now, the others after the request that they serve."""
         await self._context.terminated.set()
+
+    def hang_up(self) -> None:
+        """On whoever is left: what is being sent cannot be cancelled, and its client may read slowly, or not at all."""
+        for stream in self._streams:
+            stream.socket.close()

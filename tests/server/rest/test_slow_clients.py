@@ -15,6 +15,7 @@ from tests.server.rest.conftest import Site, open_site
 WAIT = 20.0
 SHORT = 0.5  # seconds of patience in these tests, for everything
 DRIP = 0.02
+LARGE = 24 * 1024 * 1024  # bytes of an answer; more than sockets hold
 HEAD = b"GET /health/live HTTP/1.1\r\nHost: x\r\n"
 
 
@@ -110,23 +111,45 @@ async def test_too_much(hasty: Site) -> None:
         assert answer.status_code == 413 and answer.json()["code"] == "too_large"
 
 
+async def large_file(site: Site) -> str:
+    """The path of a link to one."""
+    _, token = await site.user("alice")
+    body = {"name": "a", "contentType": "text/plain", "size": LARGE}
+    made = await site.call("POST", "/api/files/presign", body, token=token, status=201)
+    stored = await site.http.put(made["uploadUrl"], content=b"a" * LARGE, headers=made["headers"])
+    assert stored.is_success
+    made_url = (await site.call("POST", f"/api/files/{made['id']}/complete", token=token))["url"]
+    stored = await site.http.get(made_url, headers={"Authorization": f"Bearer {token}"})
+    return stored.headers["Location"].removeprefix(site.url)
+
+
+async def begin_to_read(site: Site, link: str) -> trio.SocketStream:
+    """The connection of a client that reads how the answer begins, and no more."""
+    stream = await open_tcp(site)
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    await stream.send_all(f"GET {link} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    assert b" 200 " in await stream.receive_some(1000)
+    return stream
+
+
 async def test_a_client_that_does_not_read(hasty: Site) -> None:
     """An answer that nobody takes is given up, and told in the line of its request."""
-    _, token = await hasty.user("alice")
-    size = 24 * 1024 * 1024
-    body = {"name": "a", "contentType": "text/plain", "size": size}
-    made = await hasty.call("POST", "/api/files/presign", body, token=token, status=201)
-    stored = await hasty.http.put(made["uploadUrl"], content=b"a" * size, headers=made["headers"])
-    assert stored.is_success
-    made_url = (await hasty.call("POST", f"/api/files/{made['id']}/complete", token=token))["url"]
-    stored = await hasty.http.get(made_url, headers={"Authorization": f"Bearer {token}"})
-    link = stored.headers["Location"].removeprefix(hasty.url)
+    link = await large_file(hasty)
     with capture_logs() as lines:
-        stream = await open_tcp(hasty)
-        stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-        await stream.send_all(f"GET {link} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-        assert b" 200 " in await stream.receive_some(1000)
+        stream = await begin_to_read(hasty, link)
         with trio.fail_after(WAIT):
             while not [line for line in lines if line.get("route") == "/objects/{key}"]:
                 await trio.sleep(0.01)
-        assert len(await drip(stream, b"", b"")) < size
+        assert len(await drip(stream, b"", b"")) < LARGE
+
+
+async def test_a_client_that_does_not_read_at_the_end(
+    tmp_path: Path, database: str, redis_url: str, nursery: trio.Nursery
+) -> None:
+    """It does not hold up the end of the process, however patient that is with clients at other times."""
+    objects = f"file://{tmp_path}/files"
+    async with open_site(database, redis_url, nursery, objects=objects, shutdown_timeout=SHORT) as site:
+        stream = await begin_to_read(site, await large_file(site))
+        began = trio.current_time()
+    assert trio.current_time() - began < WAIT / 2
+    await stream.aclose()
