@@ -13,6 +13,7 @@ A schedule is a list of faults, one a line or separated by semicolons, each `AT 
     35 cut 0.5                 half of the connections
 """
 
+import contextlib
 import os
 import random
 import signal
@@ -56,7 +57,7 @@ class Fault(msgspec.Struct, frozen=True):
 
 def parse(text: str) -> list[Fault]:
     """A schedule, or the name of a file that holds one. Raises ChaosError."""
-    if text and "\n" not in text and Path(text).is_file():
+    if text and not any(mark in text for mark in "\n;") and Path(text).is_file():
         text = Path(text).read_text()
     lines = (line.partition("#")[0].strip() for line in text.replace(";", "\n").splitlines())
     return sorted((_fault(line) for line in lines if line), key=lambda fault: fault.at)
@@ -141,17 +142,17 @@ class Faults:
             await self._dev.crash()
             return
         pid = self._instance(fault)
-        os.kill(pid, signal.SIGKILL)
+        _signal(pid, signal.SIGKILL)
         await _gone(pid)
         await self._all_instances()
 
     async def _stop_instance(self, fault: Fault) -> None:
         pid = self._instance(fault)
-        os.kill(pid, signal.SIGSTOP)
+        _signal(pid, signal.SIGSTOP)
         try:
             await trio.sleep(fault.seconds)
         finally:
-            os.kill(pid, signal.SIGCONT)
+            _signal(pid, signal.SIGCONT)
 
     async def _restart_server(self, fault: Fault) -> None:
         if self._dev.instances == 1:
@@ -159,7 +160,7 @@ class Faults:
             return
         pids = instances(self._dev)
         for pid in pids:
-            os.kill(pid, signal.SIGTERM)
+            _signal(pid, signal.SIGTERM)
         for pid in pids:
             await _gone(pid)
         await self._all_instances()
@@ -173,7 +174,7 @@ class Faults:
         supervisor, pid = service(self._dev, fault.target)
         command = command_line(supervisor)
         gentle = signal.SIGINT if fault.target == "postgres" else signal.SIGTERM
-        os.kill(pid, signal.SIGKILL if fault.kind == "kill" else gentle)
+        _signal(pid, signal.SIGKILL if fault.kind == "kill" else gentle)
         with trio.move_on_after(GONE_WITHIN):
             await _gone(pid)
             await _gone(supervisor)
@@ -224,6 +225,12 @@ def service(target: DevTarget, name: str) -> tuple[int, int]:
                     if child != pid and own and Path(own[0]).name in SERVICES[name]:
                         return pid, child
     raise ChaosError(f"{name} is not running")
+
+
+def _signal(pid: int, number: int) -> None:
+    """Another fault may have ended it already."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 async def _gone(pid: int) -> None:

@@ -5,6 +5,7 @@ a target that cannot be had), 2 a wrong command line. Parts are imported only wh
 """
 
 import importlib
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,13 +62,17 @@ def told() -> Iterator[None]:
 
 
 @click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-def main() -> None:
+@click.pass_context
+def main(ctx: click.Context) -> None:
     """The load test suite: honest load, and an oracle for the promises.
 
     \b
     parley loadtest run direct --dev --rate 500 --seconds 20
     parley loadtest audit loadtest-runs/direct-....json
     """
+    # `timeout` and CI end us by SIGTERM: servers that we have started must go then, as they do after Ctrl-C.
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    ctx.call_on_close(lambda: signal.signal(signal.SIGTERM, before))
 
 
 @main.command("list")
@@ -151,5 +156,9 @@ def merge(parts: tuple[Path, ...], out: Path) -> None:
     from loadtest import results  # noqa: PLC0415
 
     with told():
-        results.write(results.merge([results.read(part) for part in parts]), out)
+        whole = results.merge([results.read(part) for part in parts])
+        try:
+            results.write(whole, out)
+        except OSError as error:
+            fail(f"{out}: {error.strerror}")
     click.echo(f"{out}: {len(parts)} shards")

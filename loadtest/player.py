@@ -251,8 +251,9 @@ class Player:
         self.acknowledged[send.number] = hash(message.id)
         self.last = message
         oracle.checked[promises.MISSING] += 1
-        if message.client_message_id != send.body["clientMessageId"] or message.content != send.body["content"]:
-            text = f"send {send.number} of p{self.number} was answered with {message.client_message_id}"
+        told = (message.client_message_id, message.content, message.conversation_id)
+        if told != tuple(send.body[name] for name in ("clientMessageId", "content", "conversationId")):
+            text = f"send {send.number} of p{self.number} was answered with {told[0]} in {told[2]}"
             oracle.breach(promises.ALTERED, text, player=self.number)
         if message.changed_seq == message.seq:
             self._agree(message)
@@ -267,14 +268,17 @@ class Player:
     def edit(self, due: float, size: int) -> None:
         """Her last message says something else from now on. Not repeated when it fails."""
         message, wire = self.last, self.wire
-        if message is None or message.client_message_id is None or not self.online or wire is None:
+        if message is None or message.client_message_id is None:
+            return
+        if not self.online or wire is None:
+            self.stage.meter.count(results.DROPPED)
             return
 
         def done(error: str | None, _: Any) -> None:
             if error is None:
                 self.stage.meter.record(EDIT, due)
-            elif error != LOST:
-                self.stage.meter.error(code_of(error))
+            else:
+                self._failed(error)
 
         wire.call("EditMessage", (message.id, contents.make_content(message.client_message_id, due, size)), done)
 
@@ -284,17 +288,27 @@ class Player:
 
     def mark_read(self, conversation: str, seq: int, due: float) -> None:
         wire = self.wire
-        if not self.online or wire is None or not seq:
+        if not seq:
+            return
+        if not self.online or wire is None:
+            self.stage.meter.count(results.DROPPED)
             return
 
         def done(error: str | None, _: Any) -> None:
             if error is None:
                 self.marked[conversation] = max(seq, self.marked.get(conversation, 0))
                 self.stage.meter.record(RECEIPT, due)
-            elif error != LOST:
-                self.stage.meter.error(code_of(error))
+            else:
+                self._failed(error)
 
         wire.call("MarkRead", (conversation, seq), done)
+
+    def _failed(self, error: str) -> None:
+        """Of what is not repeated."""
+        if error == LOST:
+            self.stage.meter.count(results.DROPPED)
+        else:
+            self.stage.meter.error(code_of(error))
 
     def type(self, conversation: str) -> None:
         if self.online and self.wire is not None:
@@ -304,6 +318,7 @@ class Player:
         """A page over the hub, newest first; its order and its conversation are checked."""
         wire = self.wire
         if not self.online or wire is None:
+            self.stage.meter.count(results.DROPPED)
             return
         before = 1 << 60
 
@@ -320,8 +335,8 @@ class Player:
         def done(error: str | None, _: Any) -> None:
             if error is None:
                 self.stage.meter.record(HISTORY, due)
-            elif error != LOST:
-                self.stage.meter.error(code_of(error))
+            else:
+                self._failed(error)
 
         wire.stream("StreamHistory", (conversation, None, limit), item, done, Message)
 

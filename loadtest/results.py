@@ -29,6 +29,7 @@ DELIVERED = "delivered"
 CONNECTS = "connects"
 DISCONNECTS = "disconnects"
 ERRORS = "errors"
+DROPPED = "dropped"  # was due while its client was away, or lost with the connection: not repeated, in no histogram
 
 # Gauges of a sample: how it stood at its end.
 CONNECTIONS = "connections"
@@ -175,12 +176,14 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         return sum(sample.counters.get(counter, 0) for sample in self.measured())
 
     def measured(self) -> list[Sample]:
-        """The samples that lie in measured phases: all, when no phase says otherwise."""
-        excluded = [phase for phase in self.phases if not phase.measured]
+        """The samples that lie in measured phases, not the waiting and the audit after them; all, without phases."""
+        if not self.phases:
+            return self.samples
+        measured = [phase for phase in self.phases if phase.measured]
         return [
             sample
             for sample in self.samples
-            if not any(phase.start <= sample.at - sample.seconds / 2 < phase.end for phase in excluded)
+            if any(phase.start <= sample.at - sample.seconds / 2 < phase.end for phase in measured)
         ]
 
 
@@ -254,8 +257,12 @@ def merge(results: Sequence[Result]) -> Result:
     """One run out of what its workers or machines measured of it. Raises ResultError for parts of different runs."""
     if not results:
         raise ResultError("nothing to merge")
-    if len({(result.scenario, result.target, result.seed) for result in results}) > 1:
-        raise ResultError("these are not parts of one run: scenario, target or seed differ")
+    alike = {(result.scenario, result.target, result.seed, repr(result.parameters)) for result in results}
+    if len(alike) > 1:
+        raise ResultError("these are not parts of one run: scenario, parameters, target or seed differ")
+    twice = [name for name, times in Counter(result.shard for result in results).items() if name and times > 1]
+    if twice:
+        raise ResultError(f"shard {twice[0]} is there twice")
     first = min(results, key=lambda result: result.started_at)
     moved = [_moved(result, (result.started_at - first.started_at).total_seconds()) for result in results]
     return msgspec.structs.replace(
@@ -348,18 +355,24 @@ def merge_samples(samples: Sequence[Sample]) -> list[Sample]:
 def _merged_sample(second: int, group: list[Sample]) -> Sample:
     if len(group) == 1:
         return group[0]
-    gauges: Counter[str] = Counter()
-    for sample in group:
-        gauges.update(sample.gauges)
     parts = [{name: latency.histogram for name, latency in sample.latencies.items()} for sample in group]
     merged = _merged_histograms(parts)
     return Sample(
         at=float(second),
         seconds=max(sample.seconds for sample in group),
         counters=_summed(sample.counters for sample in group),
-        gauges=dict(gauges),
+        gauges=_merged_gauges([sample.gauges for sample in group]),
         latencies={name: Latency.of(Histogram.decode(text)) for name, text in merged.items()},
     )
+
+
+def _merged_gauges(parts: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Connections add up. All else is what the servers said of themselves, the same to whoever asked."""
+    whole: dict[str, float] = {}
+    for name, value in (item for part in parts for item in part.items()):
+        known = whole.get(name, 0.0)
+        whole[name] = known + value if name == CONNECTIONS else max(known, value)
+    return whole
 
 
 def _merged_processes(processes: Iterable[Process]) -> list[Process]:

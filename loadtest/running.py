@@ -56,6 +56,10 @@ RUN_OPTIONS = [click.Option([name], help=text, **how) for name, text, how in _OP
 OPTION_NAMES = {option.name for option in RUN_OPTIONS}
 
 
+class Misused(Exception):
+    """The command line asks for what cannot be meant; the message says what to say instead."""
+
+
 class Scenarios(click.Group):
     """A command for each scenario and profile."""
 
@@ -112,15 +116,24 @@ def run_scenario(kind: type[Scenario], name: str, profile: profiles.Profile, giv
         faults = chaos.parse(chosen["chaos"] if "chaos" in chosen else scenario.schedule(bool(chosen.get("dev"))))
     except chaos.ChaosError as error:
         fail(str(error), MISUSED)
+    out = Path(chosen.get("out") or RUNS / f"{name_of(name)}-{datetime.now():%Y%m%d-%H%M%S}.json")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)  # said now, not after the run
+    except OSError as error:
+        fail(f"{out.parent}: {error.strerror}", MISUSED)
     try:
         result = trio.run(_run, scenario, chosen, faults, name if name not in SCENARIOS else "")
+    except* Misused as group:
+        fail(_first(group), MISUSED)
     except* (TargetError, WorkerError, ReferenceUnusable, chaos.ChaosError) as group:
         fail(_first(group))
     except* KeyboardInterrupt:
         fail("interrupted: nothing was written")
-    out = chosen.get("out") or RUNS / f"{name_of(name)}-{datetime.now():%Y%m%d-%H%M%S}.json"
-    page, data = write_report(result, Path(out))
     click.echo(summary(result))
+    try:
+        page, data = write_report(result, out)
+    except OSError as error:
+        fail(f"the result cannot be written: {out}: {error.strerror}")
     click.echo(f"result    {data}")
     click.echo(f"report    {page}")
     if not result.oracle.holds:
@@ -165,7 +178,7 @@ def _shard(text: str | None) -> tuple[int, int]:
         return 1, 1
     index, _, count = text.partition("/")
     if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
-        raise TargetError(f"--shard {text}: it is I/N, such as 1/3")
+        raise Misused(f"--shard {text}: it is I/N, such as 1/3")
     return int(index), int(count)
 
 
@@ -173,7 +186,7 @@ def _shard(text: str | None) -> tuple[int, int]:
 async def _target(chosen: dict[str, Any], people: int) -> AsyncIterator[Target]:
     """Raises TargetError."""
     if bool(chosen.get("dev")) == bool(chosen.get("url")):
-        raise TargetError("say where: --dev for a server of its own, or --url for one that is there")
+        raise Misused("say where: --dev for a server of its own, or --url for one that is there")
     async with AsyncExitStack() as stack:
         if chosen.get("dev"):
             instances = chosen.get("instances", 1)
@@ -183,11 +196,14 @@ async def _target(chosen: dict[str, Any], people: int) -> AsyncIterator[Target]:
             return
         key, data = chosen.get("key") or "", chosen.get("data")
         if data is not None:
-            key = (data / KEY_FILE).read_text().strip()
+            try:
+                key = (data / KEY_FILE).read_text().strip()
+            except OSError as error:
+                raise Misused(f"--data: {data / KEY_FILE}: {error.strerror}") from None
         try:
             target = Target(chosen["url"], key=key)
         except ValueError as error:
-            raise TargetError(str(error)) from None
+            raise Misused(str(error)) from None
         check_ownership(target.origin, owned=bool(chosen.get("i_own_this_target")))
         yield target
 

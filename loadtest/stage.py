@@ -42,7 +42,7 @@ class Stage:
         self.rng = random.Random(f"{plan.seed}-{plan.part}")
         self.start = time.monotonic()
         self.meter = Meter(self.now)
-        self.oracle = Oracle(plan.run, self.now)
+        self.oracle = Oracle(plan.run, self.now, plan.ids)
         self.origin = Origin.parse(plan.url)
         self.rest = Rest(self.origin)
         self.opener = self._opener()

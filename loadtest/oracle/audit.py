@@ -3,6 +3,7 @@
 Owns the paging of histories, and the comparison. One worker audits the conversations of its own people.
 """
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import trio
@@ -66,6 +67,11 @@ class Audit:
         while True:
             after = stored[-1].seq if stored else 0
             page = await self._page(conversation, members[0].person.token, after)
+            before = [after, *(message.seq for message in page)]
+            if any(seq >= following for seq, following in pairwise(before)):
+                text = f"the stored messages of {conversation} after {after} come out of order, or again"
+                self._oracle.breach(promises.ORDER, text, conversation=conversation)
+                return stored  # paging on might never end
             stored += page
             if len(page) < PAGE:
                 head = max((message.changed_seq for message in stored), default=0)

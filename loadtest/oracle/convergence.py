@@ -27,8 +27,10 @@ class Convergence:
         self._stage = stage
         self._oracle = stage.oracle
         self._patience = patience
+        self._deadline = 0.0  # one for all: many that are wrong must not each take the whole patience
 
     async def run(self) -> None:
+        self._deadline = trio.current_time() + self._patience
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._receipts)
             nursery.start_soon(self._presence)
@@ -36,10 +38,9 @@ class Convergence:
 
     async def _until(self, wrong: "Callable[[], Any]") -> list[tuple["Player", str]]:
         """What `wrong` still finds when the patience ends; nothing, as soon as it finds nothing."""
-        deadline = trio.current_time() + self._patience
         while True:
             found: list[tuple[Player, str]] = await wrong()
-            if not found or trio.current_time() > deadline:
+            if not found or trio.current_time() > self._deadline:
                 return found
             await trio.sleep(POLL)
 
@@ -57,7 +58,7 @@ class Convergence:
 
             async def wrong(conversation: str = conversation, players: Sequence["Player"] = players) -> Any:
                 joined = await self._ask(players, "JoinConversation", (conversation,), Joined)
-                return [] if joined is None else low(joined, conversation, players)
+                return unanswered(players, "receipts") if joined is None else low(joined, conversation, players)
 
             for player, text in await self._until(wrong):
                 self._oracle.breach(promises.RECEIPT, text, player=player.number)
@@ -74,7 +75,9 @@ class Convergence:
             async def wrong(player: "Player" = player, truth: Mapping[str, str] = truth) -> Any:
                 found = await self._ask([player], "GetPresence", (list(truth),), list[UserStatus])
                 told = {one.user_id: one.status for one in found or ()}
-                return [] if found is None else [(player, text) for text in differences(told, truth)]
+                if found is None:
+                    return unanswered([player], "presence")
+                return [(player, text) for text in differences(told, truth)]
 
             for asker, text in await self._until(wrong):
                 self._oracle.breach(promises.PRESENCE, f"p{asker.number} asked: {text}", player=asker.number)
@@ -120,6 +123,11 @@ class Convergence:
         with trio.move_on_after(CALL):
             await answered.wait()
         return answer
+
+
+def unanswered(players: Sequence["Player"], what: str) -> list[tuple["Player", str]]:
+    """What is not told cannot be true: only who is not there to ask is excused."""
+    return [(player, f"nobody told p{player.number} of {what}") for player in players if player.online][:1]
 
 
 def low(joined: Joined, conversation: str, players: Sequence["Player"]) -> list[tuple["Player", str]]:

@@ -7,7 +7,7 @@ same.
 
 from array import array
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from loadtest import results
 from loadtest.oracle import contents, promises
@@ -15,6 +15,7 @@ from loadtest.payloads import Message
 
 TRACE = 50_000  # recent events of all clients together
 SHOWN = 25  # of them, those of the client concerned, in a breach
+TEXT = "Text"  # what people of a run send; in their conversations nobody else does
 KEPT = 5  # breaches of each class that are kept with their traces
 
 
@@ -43,16 +44,18 @@ class Ledger:
 
 
 class Oracle:
-    """`run` is the name of this run, in every clientMessageId. `now` tells seconds since its start."""
+    """`run` is the name of this run, in every clientMessageId. `now` tells seconds since its start; `ids` are those
+    of all people, by number."""
 
-    def __init__(self, run: str, now: Callable[[], float]) -> None:
+    def __init__(self, run: str, now: Callable[[], float], ids: Sequence[str] = ()) -> None:
         self.run = run
+        self._ids = ids
         self.now = now
         self.checked: Counter[str] = Counter()
         self.breached: Counter[str] = Counter()
         self.breaches: list[results.Breach] = []
         self.ledgers: dict[str, Ledger] = {}
-        self._read: tuple[str | None, str | None, float | None] = ("", None, None)
+        self._read: tuple[str | None, str | None, str | None, float | None] = ("", None, None, None)
         self._trace: deque[tuple[float, int, str, str, int, str]] = deque(maxlen=TRACE)
 
     def note(self, player: int, what: str, conversation: str = "", seq: int = 0, key: str = "") -> None:
@@ -85,17 +88,25 @@ class Oracle:
     def read(self, message: Message, player: int) -> float | None:
         """Check what a message says. When it was due, if it is one of this run."""
         known = self._read
-        if message.client_message_id == known[0] and message.content == known[1]:
-            return known[2]  # the last one again, at the next of those who hear it
+        if (message.client_message_id, message.content, message.sender_id) == known[:3]:
+            return known[3]  # the last one again, at the next of those who hear it
         key = contents.parse_key(self.run, message.client_message_id)
-        if key is None or message.client_message_id is None or message.deleted_at is not None:
+        if message.deleted_at is not None:
+            return None
+        if key is None or message.client_message_id is None:
+            if message.type == TEXT:
+                text = f"{message.id} came to p{player} with {message.client_message_id}: nobody here has sent it"
+                self.breach(promises.ALTERED, text, player=player)
             return None
         due = contents.read_content(message.client_message_id, message.content)
-        if due is None:
+        if self._ids and (key.player >= len(self._ids) or message.sender_id != self._ids[key.player]):
+            text = f"{message.client_message_id} came to p{player} as sent by {message.sender_id}"
+            self.breach(promises.ALTERED, text, player=player)
+        elif due is None:
             text = f"{message.client_message_id} came to p{player} as {str(message.content)[:120]!r}"
             self.breach(promises.ALTERED, text, player=player)
         else:
-            self._read = (message.client_message_id, message.content, due)
+            self._read = (message.client_message_id, message.content, message.sender_id, due)
         return due
 
     def summary(self) -> results.Oracle:

@@ -1,17 +1,21 @@
 """The command line: what is listed, what is shown, what is refused, and that the README says the same."""
 
+import errno
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
-from loadtest import chaos, profiles, targets
+from loadtest import chaos, profiles, results, targets
 from loadtest.commands import described, main
 from loadtest.parameters import ParameterError, make, parameters
+from loadtest.processes import family
 from loadtest.scenarios import SCENARIOS
 from loadtest.swarm import Origin
 from server.cli import main as parley
+from tests.loadtest.runs import run
 
 README = Path(__file__).parents[2] / "loadtest" / "README.md"
 
@@ -89,6 +93,53 @@ def test_what_is_refused(words: list[str], says: str) -> None:
     assert done.exception is None or isinstance(done.exception, SystemExit)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "direct"],
+        ["run", "direct", "--url", "ftp://127.0.0.1"],
+        ["run", "direct", "--url", "http://127.0.0.1:1", "--shard", "3/2"],
+        ["run", "direct", "--url", "http://127.0.0.1:1", "--data", str(README.parent)],
+        ["run", "direct", "--url", "http://127.0.0.1:1", "--out", "/proc/none/run.json"],
+    ],
+)
+def test_a_wrong_command_line_is_exit_code_2(words: list[str]) -> None:
+    """So that scripts can tell it from a broken promise; found before anything is loaded, and said in one line."""
+    done = call(*words)
+    assert (done.exit_code, done.output.count("\n")) == (2, 1), done.output
+
+
+def test_a_disk_that_is_full_costs_the_files_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What the run has found is printed nevertheless."""
+
+    async def played(*_: object) -> results.Result:
+        return run()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("loadtest.running._run", played)
+    monkeypatch.setattr("loadtest.running.write_report", full)
+    done = call("run", "direct", "--dev", "--out", str(tmp_path / "run.json"))
+    assert done.exit_code == 1
+    assert "every promise held" in done.output and "No space left" in done.output
+
+
+def test_a_run_that_is_terminated_leaves_nothing_behind(tmp_path: Path) -> None:
+    """SIGTERM, as from `timeout` or CI, ends the server and the services that --dev has started."""
+    command = [sys.executable, "-m", "loadtest", "run", "direct", "--dev", "--pairs", "1", "--rate", "5"]
+    command += ["--plain", "--out", str(tmp_path / "run.json")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        assert any("connected" in line for line in process.stdout)
+        started = list(family(process.pid))
+        process.terminate()
+        assert "interrupted" in process.stdout.read()
+    assert process.returncode == 1
+    assert len(started) > 5
+    assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
+
+
 def test_a_parameter_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ParameterError):
         make(SCENARIOS["direct"].Parameters, {"paris": 3})
@@ -112,6 +163,7 @@ def test_schedules_of_faults() -> None:
     """In order of time, whatever the order they are written in; comments and empty lines do not count."""
     found = chaos.parse("9 cut 0.5\n\n# later\n5 kill instance 2; 7 stop instance for 3")
     assert [str(fault) for fault in found] == ["kill instance 2", "stop instance for 3 s", "cut 0.5 of the connections"]
+    assert len(chaos.parse(";".join(f"{at} cut" for at in range(100)))) == 100  # too long for the name of a file
 
 
 def test_without_trio_websocket_the_reference_client_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,14 +1,19 @@
 """The oracle on doctored streams of events: what is allowed must pass, what is not must be found, and named."""
 
+import random
+from types import SimpleNamespace
+
 import pytest
+import trio
+import trio.abc
 
 from loadtest.oracle import contents, promises
 from loadtest.oracle.audit import Overtaken
-from loadtest.oracle.convergence import differences, low
+from loadtest.oracle.convergence import CALL, Convergence, differences, low
 from loadtest.oracle.oracle import Oracle
 from loadtest.oracle.views import View
 from loadtest.payloads import Cursor, Joined, Message, StatusUpdate
-from loadtest.plan import Person
+from loadtest.plan import Conversation, Person
 
 TALK = "talk"
 
@@ -147,6 +152,43 @@ def test_a_stored_receipt_is_between_what_was_acknowledged_and_the_head(stored: 
 def test_presence_that_is_not_the_truth_is_named() -> None:
     assert differences({"a": "Online"}, {"a": "Online"}) == []
     assert len(differences({"a": "Online"}, {"a": "Offline", "b": "Online"})) == 2
+
+
+async def test_presence_that_nobody_tells_does_not_hold(autojump_clock: trio.abc.Clock) -> None:
+    """A server that never answers the question is not believed; all who ask share one patience."""
+    oracle = Oracle("run", lambda: 0.0)
+    stage = SimpleNamespace(oracle=oracle, rng=random.Random(1), conversations={TALK: Conversation(TALK, (0, 1), 0)})
+    people = [
+        SimpleNamespace(
+            number=number,
+            person=Person(number, f"u{number}", ""),
+            online=True,
+            marked={TALK: 3},
+            peers={},
+            conversations=[TALK],
+            call=lambda *_: None,
+        )
+        for number in (0, 1)
+    ]
+    stage.players = dict(enumerate(people))
+    await Convergence(stage, 5.0).run()  # type: ignore[arg-type]  # as much as is asked for
+    assert dict(oracle.breached) == {promises.PRESENCE: 2, promises.RECEIPT: 1}
+    assert trio.current_time() <= 5.0 + 3 * CALL
+
+
+@pytest.mark.parametrize(
+    ("key", "sender", "fine"),
+    [("run-0-0", "u0", True), ("run-0-0", "u1", False), ("run-7-0", "u0", False), (None, "u0", False)],
+)
+def test_who_sent_it_is_checked_as_it_comes(key: str | None, sender: str, fine: bool) -> None:
+    """At every client, and again when the same content comes with another name; a lost key is noticed, too."""
+    oracle = Oracle("run", lambda: 0.0, ("u0", "u1"))
+    first = Message("m", TALK, 1, 1, "u0", "Text", contents.make_content("run-0-0", 1.0, 90), "run-0-0")
+    oracle.read(first, 1)
+    assert not oracle.breached
+    content = contents.make_content(key or "run-0-0", 1.0, 90)
+    oracle.read(Message("m", TALK, 1, 1, sender, "Text", content, key), 1)
+    assert dict(oracle.breached) == ({} if fine else {promises.ALTERED: 1})
 
 
 @pytest.mark.parametrize("size", [1, 60, 5000])

@@ -4,7 +4,7 @@ import pytest
 
 from loadtest import results
 from loadtest.histogram import Histogram
-from loadtest.results import Chaos, ResultError
+from loadtest.results import Chaos, ResultError, Sample
 from tests.loadtest.runs import breached, later, run
 
 
@@ -35,6 +35,19 @@ def test_what_is_no_result_is_refused_with_the_files_name(tmp_path: Path) -> Non
 def test_warm_up_is_not_measured() -> None:
     assert [sample.at for sample in run().measured()] == [3, 4, 5, 6, 7, 8, 9, 10]
     assert run().total("sent") == 8 * 200
+
+
+def test_waiting_and_audit_after_the_load_are_not_measured() -> None:
+    """However long they last: they would lower every rate."""
+    waited = run(samples=[*run().samples, *(Sample(at=float(at), counters={"sent": 1}) for at in range(11, 30))])
+    assert waited.measured() == run().measured()
+    assert run(phases=[]).measured() == run().samples
+
+
+def test_what_servers_say_is_not_added_up() -> None:
+    """Two shards that watch one server see the same stream lag; their connections are different ones."""
+    whole = results.merge([run(shard="1/2"), run(shard="2/2")])
+    assert whole.samples[2].gauges == {"connections": 200, "stream_lag_ms": 3.0}
 
 
 def test_workers_of_one_run_add_up() -> None:
@@ -76,6 +89,10 @@ def test_breaches_of_all_workers_are_kept_once_a_class() -> None:
 def test_different_runs_do_not_merge() -> None:
     with pytest.raises(ResultError, match="not parts of one run"):
         results.merge([run(), run(scenario="idle")])
+    with pytest.raises(ResultError, match="parameters"):
+        results.merge([run(), run(parameters={"rate": 5})])
+    with pytest.raises(ResultError, match="shard 1/2 is there twice"):
+        results.merge([run(shard="1/2"), run(shard="1/2")])
     with pytest.raises(ResultError):
         results.merge([])
 
