@@ -17,7 +17,7 @@ from loadtest.chaos import Fault, Faults
 from loadtest.crew import Crew, open_crew
 from loadtest.histogram import Histogram
 from loadtest.meter import LATE
-from loadtest.people import Making
+from loadtest.people import Making, check_tokens
 from loadtest.plan import Conversation, Person
 from loadtest.processes import Watch
 from loadtest.results import Phase, Result, Sample
@@ -83,6 +83,8 @@ class Conductor:
         cast = shard_of(self.scenario.cast(), *self.options.shard)
         check_files(-(-cast.people // self.options.workers), whose="each worker")
         people, conversations = await Making(self.target, self.run_name, self._progress).make(cast)
+        length = max((phase.end for phase in self.scenario.phases()), default=0.0)
+        check_tokens(people, length + 2 * self.options.settle)  # everybody settles, and is audited
         plans = self._plans(cast, people, conversations)
         async with open_crew(plans, self._on_report) as crew:
             self._watch_roots()

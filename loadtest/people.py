@@ -3,6 +3,7 @@
 Owns the making, its progress, and the minting of tokens where the signing key is known.
 """
 
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
@@ -122,6 +123,20 @@ class Making:
                     raise
             await trio.sleep(0.5 * 2**attempt)
         raise AssertionError
+
+
+def check_tokens(people: Sequence[Person], seconds: float) -> None:
+    """Raises TargetError when tokens that the API gave end before a run of so many seconds does."""
+    try:
+        claims = jwt.decode(people[0].token, options={"verify_signature": False})
+    except (IndexError, jwt.InvalidTokenError):
+        return  # nobody, or no token that we can read
+    left = claims.get("exp", math.inf) - time.time()
+    if left < seconds:
+        raise TargetError(
+            f"tokens from the API are good for {max(left, 0):.0f} s, the run takes up to {seconds:.0f} s: "
+            "give the signing --key"
+        )
 
 
 def mint(key: str, user_id: str) -> str:

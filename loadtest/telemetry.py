@@ -15,6 +15,7 @@ import trio
 from loadtest import results
 from loadtest.processes import Watch, metrics_usage, parse_metrics
 from loadtest.results import Sample
+from loadtest.targets import TargetError
 
 INTERVAL = 5.0  # seconds between readings
 TIMEOUT = 2.0  # seconds
@@ -86,8 +87,12 @@ class Telemetry:
 
 
 def page_url(text: str) -> str:
-    """HOST:PORT or a URL, with or without /metrics."""
+    """HOST:PORT or a URL, with or without /metrics. Raises TargetError."""
     url = text if "://" in text else f"http://{text}"
+    try:
+        httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise TargetError(f"--metrics {text}: {error}") from None
     return url if url.rstrip("/").endswith("/metrics") else url.rstrip("/") + "/metrics"
 
 

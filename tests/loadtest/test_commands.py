@@ -11,6 +11,8 @@ from click.testing import CliRunner, Result
 from loadtest import chaos, profiles, results, targets
 from loadtest.commands import described, main
 from loadtest.parameters import ParameterError, make, parameters
+from loadtest.people import check_tokens, mint
+from loadtest.plan import Person
 from loadtest.processes import family
 from loadtest.scenarios import SCENARIOS
 from loadtest.swarm import Origin
@@ -80,6 +82,7 @@ def test_parley_has_it_too() -> None:
         (["run", "idle", "--url", "http://127.0.0.1:1", "--levels", "900000"], "open files"),
         (["run", "direct", "--url", "http://127.0.0.1:1", "--shard", "3/2"], "I/N"),
         (["run", "direct", "--dev", "--client", "reference", "--protocol", "messagepack"], "JSON only"),
+        (["run", "direct", "--url", "http://127.0.0.1:1", "--metrics", "foo:bar"], "--metrics foo:bar"),
         (["show", "nothing"], "there is no scenario"),
         (["audit", str(README)], "not a result"),
     ],
@@ -138,6 +141,15 @@ def test_a_run_that_is_terminated_leaves_nothing_behind(tmp_path: Path) -> None:
     assert process.returncode == 1
     assert len(started) > 5
     assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
+
+
+def test_a_run_that_outlives_its_tokens_is_refused() -> None:
+    """Before it starts, not by refusals at its end."""
+    ours = [Person(0, "u", mint("k" * 32, "u"))]
+    check_tokens(ours, 3600)
+    with pytest.raises(targets.TargetError, match="--key"):
+        check_tokens(ours, 48 * 3600)
+    check_tokens([Person(0, "u", "opaque")], 48 * 3600)
 
 
 def test_a_parameter_that_does_not_exist_is_refused() -> None:

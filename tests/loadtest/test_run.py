@@ -1,5 +1,6 @@
 """Whole runs of the suite, from the making of people to the audit, against a real server."""
 
+import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import trio
 
 from loadtest import results
+from tests.certificates import Authority
 from tests.loadtest.playing import Silent, play
 from tests.running import running
 
@@ -81,6 +83,24 @@ async def test_other_codecs(client: str, protocol: str, database: str, redis_url
     assert result.client == client
     assert {"send", "deliver", "receipt", "connect"} & result.histograms.keys() >= {"send", "deliver", "receipt"}
     assert result.total(results.DELIVERED) > result.total(results.ACKNOWLEDGED) > 20
+
+
+async def test_the_lean_client_over_tls(
+    database: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Handshakes, records that hold several messages, and messages of several records: nothing is left undecrypted."""
+    authority = Authority()
+    cert, key = authority.issue(tmp_path)
+    root = tmp_path / "root.pem"
+    root.write_text(ssl.DER_cert_to_PEM_cert(authority.client.get_ca_certs(binary_form=True)[0]))
+    monkeypatch.setenv("SSL_CERT_FILE", str(root))
+    async with running(database, redis_url, tls_cert=cert, tls_key=key) as server:
+        url = server.url.replace("http://", "https://")
+        result = await play(url, "group", groups=1, members=6, rate=60, size=20_000, seconds=1, chaos="0.5 cut 0.5")
+    assert result.oracle.holds, result.oracle.breaches
+    assert not result.errors
+    assert result.histogram("deliver").count == 5 * result.histogram("send").count > 0
+    assert result.histogram("resume").count == 3
 
 
 async def test_shards_are_joined_into_one_run(database: str, redis_url: str) -> None:
