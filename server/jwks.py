@@ -4,6 +4,9 @@ Owns the cache. A key id not seen before triggers one refetch, shared by all who
 every `MIN_INTERVAL`; between times a background task refreshes. Speaks HTTP through httpx, on Trio.
 """
 
+import json
+from typing import Any
+
 import httpx
 import jwt
 import structlog
@@ -14,7 +17,7 @@ from handlers.errors import ChatError
 REFRESH = 300.0  # seconds between background refreshes
 MAX_AGE = 3600.0  # seconds after which the keys are fetched anew before they are used: revoked ones are gone then
 MIN_INTERVAL = 10.0  # seconds between refetches that unknown key ids can cause
-TIMEOUT = 5.0  # seconds for one fetch
+TIMEOUT = 5.0  # seconds for one fetch, all in all
 MAX_BYTES = 1024 * 1024
 ALGORITHMS = frozenset({"RS256", "ES256", "EdDSA"})
 
@@ -55,17 +58,27 @@ class KeySet:
         """Replace the keys. A failure is logged and leaves the ones we have."""
         self._fetched_at = trio.current_time()
         try:
-            async with httpx.AsyncClient(timeout=TIMEOUT, follow_redirects=False, verify=self._tls) as client:
-                response = await client.get(self._url)
-            response.raise_for_status()
-            if len(response.content) > MAX_BYTES:
-                raise ValueError("the key set is too large")
-            entries = response.json()["keys"]
+            with trio.fail_after(TIMEOUT):
+                body = await self._read()
+            entries = json.loads(body)["keys"]
             self._keys = {key.key_id: key for key in map(_parse, entries) if key is not None}
-        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, trio.TooSlowError, ValueError, KeyError, TypeError) as error:
             log.warning("jwks_unreachable", url=self._url, reason=str(error) or type(error).__name__)
             if not self._keys:
                 raise ChatError("unavailable", "The keys of the identity provider are out of reach.") from None
+
+    async def _read(self) -> bytes:
+        body = b""
+        async with (
+            httpx.AsyncClient(timeout=TIMEOUT, follow_redirects=False, verify=self._tls) as client,
+            client.stream("GET", self._url) as response,
+        ):
+            response.raise_for_status()
+            async for chunk in response.aiter_bytes():
+                body += chunk
+                if len(body) > MAX_BYTES:
+                    raise ValueError("the key set is too large")
+        return body
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Refresh in the background, so that rotated keys are known before they are needed."""
@@ -79,9 +92,9 @@ class KeySet:
             await trio.sleep(REFRESH)
 
 
-def _parse(entry: dict[str, str]) -> jwt.PyJWK | None:
+def _parse(entry: Any) -> jwt.PyJWK | None:
     """A signature key of a kind we accept, by its own type and never by what a token says."""
-    if entry.get("use", "sig") != "sig" or entry.get("kty") == "oct":
+    if not isinstance(entry, dict) or entry.get("use", "sig") != "sig" or entry.get("kty") == "oct":
         return None
     try:
         key = jwt.PyJWK.from_dict(entry)

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from uuid import UUID
 
@@ -116,7 +116,8 @@ class Issuer:
         self.asked += 1
         body = self.document()
         head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-        await stream.send_all(head.encode() + body)
+        with suppress(trio.BrokenResourceError):  # who asked may not want all of it
+            await stream.send_all(head.encode() + body)
 
 
 @asynccontextmanager
@@ -136,6 +137,19 @@ async def test_keys_of_every_kind() -> None:
             assert (await check.verify(issuer.token(kid))).user_id == USER
         assert (await check.verify(mint_token(SETTINGS, USER))).user_id == USER
         assert issuer.asked == 1
+
+
+async def test_a_document_with_nonsense(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is no key is passed over; a document that is none, or never ends, is an issuer out of reach."""
+    async with issuing() as (issuer, check):
+        good = json.loads(issuer.document())["keys"]
+        for document in (b"[]", b'{"keys": 5}', b"\xff", b" " * (2 * 1024 * 1024)):
+            monkeypatch.setattr(issuer, "document", lambda document=document: document)
+            keys = KeySet(check._keys._url)  # type: ignore[union-attr]  # it has them
+            with pytest.raises(ChatError, match="out of reach"):
+                await keys.find("rsa")
+        monkeypatch.setattr(issuer, "document", lambda: json.dumps({"keys": ["x", None, 1, {}, *good]}).encode())
+        assert (await check.verify(issuer.token("rsa"))).user_id == USER
 
 
 async def test_algorithm_confusion() -> None:
