@@ -101,6 +101,7 @@ class OpenIdProvider:
         self._lock = trio.Lock()
         self._metadata: Metadata | None = None
         self._read_at = float("-inf")
+        self._failures = 0  # to discover
         self._keys: dict[str, KeySet] = {}
 
     async def authorization_url(self, attempt: Attempt) -> str:
@@ -119,20 +120,31 @@ class OpenIdProvider:
         return _identity(self.name, await self._verify(token, attempt, metadata))
 
     async def _discover(self) -> Metadata:
+        """Who waits while another finds out that the provider is away is told so too, and does not ask in turn."""
+        failures = self._failures
         async with self._lock:
-            if self._metadata is None or trio.current_time() - self._read_at > DISCOVERY_AGE:
-                url = self._config.issuer.rstrip("/") + "/.well-known/openid-configuration"
-                status, found = await self._web.json("GET", url)
-                try:
-                    metadata = msgspec.convert(found, Metadata)
-                except msgspec.ValidationError:
-                    metadata = None
-                if status != 200 or metadata is None:
-                    raise ChatError("unavailable", f"The identity provider {self.name} does not say how to be used.")
-                if metadata.issuer.rstrip("/") != self._config.issuer.rstrip("/"):
-                    raise failed("The provider calls itself by another name than the configured one.")
-                self._metadata, self._read_at = metadata, trio.current_time()
-            return self._metadata
+            if self._failures != failures:
+                raise ChatError("unavailable", f"The identity provider {self.name} is out of reach; try again.")
+            try:
+                return await self._refreshed()
+            except ChatError:
+                self._failures += 1
+                raise
+
+    async def _refreshed(self) -> Metadata:
+        if self._metadata is None or trio.current_time() - self._read_at > DISCOVERY_AGE:
+            url = self._config.issuer.rstrip("/") + "/.well-known/openid-configuration"
+            status, found = await self._web.json("GET", url)
+            try:
+                metadata = msgspec.convert(found, Metadata)
+            except msgspec.ValidationError:
+                metadata = None
+            if status != 200 or metadata is None:
+                raise ChatError("unavailable", f"The identity provider {self.name} does not say how to be used.")
+            if metadata.issuer.rstrip("/") != self._config.issuer.rstrip("/"):
+                raise failed("The provider calls itself by another name than the configured one.")
+            self._metadata, self._read_at = metadata, trio.current_time()
+        return self._metadata
 
     async def _verify(self, token: str, attempt: Attempt, metadata: Metadata) -> dict[str, Any]:
         """The claims of a good id token: our audience, that issuer, this nonce, a key of theirs by its own type."""

@@ -8,7 +8,12 @@ import httpx
 import pytest
 import trio
 from cryptography.hazmat.primitives.asymmetric import rsa
+from trio.testing import MockClock
 
+from handlers.errors import ChatError
+from server.config import OAuthProvider
+from server.sign_in.attempt import begin
+from server.sign_in.providers import OpenIdProvider
 from tests.server.rest.conftest import Site, open_site
 from tests.server.sign_in.provider import CLIENT, CODE, SECRET, FakeProvider, open_provider
 
@@ -251,6 +256,30 @@ async def test_whoever_was_signed_out_links_nothing(world: World) -> None:
         refused = await world.finish(browser, "plain", state=asked["state"])
     assert refused.status_code == 401 and "session was ended" in refused.json()["detail"]
     assert (await world.me(await world.sign_in("plain")))["id"] != (await world.me(await world.sign_in()))["id"]
+
+
+async def test_a_provider_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock) -> None:
+    """Whoever comes meanwhile waits for the same answer, and not in turn for one of her own."""
+    provider = OpenIdProvider(OAuthProvider(name="fake", client_id=CLIENT, issuer="https://id.example"))
+    asked = 0
+
+    async def never(*arguments: object, **options: object) -> None:
+        nonlocal asked
+        asked += 1
+        await trio.sleep(10)
+        raise ChatError("unavailable", "out of reach")
+
+    monkeypatch.setattr(provider._web, "json", never)
+
+    async def sign_in() -> None:
+        with pytest.raises(ChatError, match="out of reach"):
+            await provider.authorization_url(begin("fake", "https://chat.example/auth/callback/fake"))
+
+    for times in (1, 2):
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(sign_in)
+        assert (asked, trio.current_time()) == (times, times * 10)
 
 
 async def test_a_provider_without_openid(world: World) -> None:
