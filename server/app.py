@@ -248,7 +248,7 @@ class Process:
         routed = allow_origins(routed, settings.allowed_origins)
         if tracing is not None:
             routed = tracing.requests(routed)
-        self.http = HttpServer(traced(routed, Proxies(settings.forwarded_allow_ips)))
+        self.http = HttpServer(traced(routed, Proxies(settings.forwarded_allow_ips)), max_frame=self.hub.max_frame())
         self.certificate = Certificate(settings.tls_cert, settings.tls_key) if settings.tls_cert else None
         self.listener = Listener(
             self.hub,

@@ -93,12 +93,13 @@ class HttpConnection(TCPServer):
 class HttpServer:
     """Serves HTTP connections with `app`."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, max_frame: int = 0) -> None:
+        """`max_frame` is the largest message of a WebSocket, where that is more than MAX_FRAME."""
         self._config = Config()
         self._config.keep_alive_timeout = KEEP_ALIVE
         # A client may be silent while it polls, or only listens. Slow requests have limits where they are read.
         self._config.read_timeout = None
-        self._config.websocket_max_message_size = MAX_FRAME
+        self._config.websocket_max_message_size = max(MAX_FRAME, max_frame)
         self._config.h11_max_incomplete_size = MAX_HEAD
         self._config.errorlog = logging.getLogger("hypercorn.error")
         self._config.include_server_header = False

@@ -1,8 +1,13 @@
 """server.rest.http: the connection under the requests."""
 
+from typing import Any
+
+import pytest
 import trio
 
-from tests.server.rest.conftest import Site
+from loadtest.client import HubError
+from tests import carriers
+from tests.server.rest.conftest import Site, open_site
 
 REQUEST = b"GET /health/live HTTP/1.1\r\nHost: x\r\n"
 
@@ -17,3 +22,15 @@ async def test_connection_close(site: Site) -> None:
                 async for chunk in stream:
                     data += bytes(chunk)
             assert data.startswith(b"HTTP/1.1 200") and data.endswith(b"}")
+
+
+async def test_large_messages_on_a_late_upgrade(database: str, redis_url: str, nursery: trio.Nursery) -> None:
+    """MAX_MESSAGE_BYTES is the limit there too, however large it is."""
+    sizes: dict[str, Any] = {"max_message_bytes": 512 * 1024, "outbox_bytes": 2 * 1024 * 1024}
+    async with open_site(database, redis_url, nursery, **sizes) as site:
+        _, token = await site.user("alice")
+        for carrier in ("asgi", "socket"):
+            async with carriers.connect(carrier, f"{site.url}/hubs/chat", token) as hub:
+                with pytest.raises(HubError, match="argument"):
+                    await hub.invoke("Ping", "x" * 400_000)
+                assert await hub.invoke("Ping") == {}
