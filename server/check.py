@@ -80,7 +80,7 @@ async def _schema(settings: Settings) -> str:
         names = await partitions.list_partitions(conn)
     finally:
         await conn.close()
-    this_month = datetime.now(UTC).strftime("%Y_%m")
+    this_month = datetime.now(UTC).strftime("%Ym%m")  # as partitions end
     ahead = [name for name in names if name[-7:] > this_month]
     if not ahead:
         raise StoreError("no partition for next month; run `parley migrate`")

@@ -4,8 +4,10 @@ from pathlib import Path
 from uuid import UUID
 
 import jwt
+import psycopg
 import pytest
 from click.testing import CliRunner, Result
+from psycopg import sql
 
 from server.cli import main
 from tests.certificates import Authority
@@ -58,6 +60,13 @@ def test_check(database: str, redis_url: str) -> None:
     assert good.exit_code == 0, good.output
     bad = parley("check", DATABASE_URL=database, REDIS_URL="redis://127.0.0.1:1", JWT_KEY=JWT_KEY)
     assert bad.exit_code == 1 and "redis" in bad.output
+    assert "3 months of partitions ahead" in good.output
+    with psycopg.connect(database, autocommit=True) as conn:
+        query = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'messages'::regclass ORDER BY 1"
+        for (name,) in conn.execute(query).fetchall()[-3:]:
+            conn.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(name)))
+    bad = parley("check", DATABASE_URL=database, REDIS_URL=redis_url, JWT_KEY=JWT_KEY)
+    assert bad.exit_code == 1 and "no partition for next month" in bad.output
 
 
 def test_tls_files_are_looked_at(tmp_path: Path) -> None:
