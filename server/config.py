@@ -21,7 +21,6 @@ from server.admin.address import AUTO
 from server.admin.address import parse as parse_admin
 
 SECONDS = 1.0
-MINUTES = 60.0
 DAYS = 86400.0
 KIB = 1024
 MIB = 1024 * KIB

@@ -15,7 +15,7 @@ from store import queries
 from store.ids import id_floor
 from store.postgres import Connection
 
-READY, PENDING = "Ready", "Pending"
+READY = "Ready"
 
 
 class File(Struct, frozen=True):

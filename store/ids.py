@@ -5,7 +5,6 @@ Reads the clock and the system's randomness, nothing else.
 
 import os
 import time
-from datetime import UTC, datetime
 from uuid import UUID
 
 _RANDOM = 0x0FFF_3FFF_FFFF_FFFF_FFFF  # rand_a (12 bits), 2 bits of variant, rand_b (62 bits)
@@ -40,8 +39,3 @@ def timestamp(ms: int) -> str:
 
 def now_timestamp() -> str:
     return timestamp(time.time_ns() // 1_000_000)
-
-
-def timestamp_of(value: datetime) -> str:
-    """The same for a datetime that PostgreSQL gave us."""
-    return timestamp(int(value.astimezone(UTC).timestamp() * 1000))
