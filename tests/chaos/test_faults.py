@@ -82,6 +82,10 @@ class Tampering:
         self._seen = 0
         self._kept: list[tuple[str, list[Any]]] = []
 
+    @property
+    def is_done(self) -> bool:
+        return self._seen > 20 and not self._kept
+
     def __call__(self, target: str, arguments: list[Any]) -> list[tuple[str, list[Any]]]:
         event = (target, arguments)
         if target != "ReceiveMessage":
@@ -104,7 +108,11 @@ class Tampering:
 async def test_the_checker_checks(how: str, place: Path, breakable: Postgres) -> None:
     """A message dropped, doubled or reordered on purpose is found."""
     async with open_world(place, make_redis("valkey", place), breakable, instances=2, proxied=False) as world:
-        await world.populate(4, Tampering(how))
-        await world.write_for(20.0)
+        tampering = Tampering(how)
+        await world.populate(4, tampering)
+        with trio.fail_after(60):
+            while not tampering.is_done:
+                await world.write_for(0.5)
+        await world.write_for(0.5)  # a hole shows by what comes after it
         with pytest.raises(Breach, match="p3"):
             await world.settle()

@@ -12,7 +12,7 @@ import httpx
 import pytest
 import trio
 
-from loadtest.client import connect
+from loadtest.client import ClientError, connect
 from tests.running import Running, User, checked, free_port, running
 
 EXAMPLES = Path(__file__).parents[2] / "systemd/proxies"
@@ -117,8 +117,12 @@ async def go_and_come_back(
     async def stay(user: User, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         while True:
             async with connect(url, user.token) as client:
-                await client.invoke("Ping")
-                task_status.started()
+                try:
+                    await client.invoke("Ping")
+                except ClientError:
+                    pass  # let in by the one that is leaving, and sent away at once
+                else:
+                    task_status.started()
                 await client.closed.wait()
                 assert client.close_message is not None and client.close_message.allow_reconnect
                 returned.append(user.name)
@@ -137,7 +141,7 @@ async def go_and_come_back(
         assert not returned
         two.terminate()
         await two.wait()
-        there = len(returned)
+        there = len(set(returned))
         assert 0 < there < len(users), "both had some of the connections"
         async with running(database, redis_url, port=two.port, **settings) as back:
             with trio.fail_after(WAIT):
