@@ -76,8 +76,6 @@ class Crew:
 
     def _take(self, number: int, report: plan.Report) -> bool:
         """Whether it was the last one."""
-        if isinstance(report, plan.Failed):
-            raise WorkerError(f"worker {number}: {report.why}")
         if isinstance(report, plan.Beat) or (isinstance(report, plan.Connected) and report.online < report.wanted):
             self._on_report(number, report)
         else:

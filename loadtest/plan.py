@@ -127,10 +127,4 @@ class Ended(_Report, frozen=True):
     part: results.Result
 
 
-class Failed(_Report, frozen=True):
-    """The worker cannot go on."""
-
-    why: str
-
-
-Report = Connected | Beat | Played | Settled | Ended | Failed
+Report = Connected | Beat | Played | Settled | Ended

@@ -155,9 +155,9 @@ class Worker:
         stage = self.stage
         try:
             await Audit(stage, patience).run()
-        except RestError as error:
-            self.report(plan.Failed(f"the stored messages cannot be read: {error}"))
-            return
+        except* RestError as group:  # a server that is gone for good; what was measured is kept
+            text = f"the stored messages cannot be read, so nobody knows: {group.exceptions[0]}"
+            stage.oracle.breach(promises.UNANSWERED, text)
         self.report(plan.Ended(self._result()))
 
     def _result(self) -> results.Result:

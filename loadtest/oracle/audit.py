@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 PAGE = 200  # messages
 AT_ONCE = 8  # conversations read at once
-RETRIES = 20
 RETRY_AFTER = 0.5  # seconds: a restarted server may need them
 POLL = 0.2  # seconds between two looks at whether everybody has everything
 
@@ -80,15 +79,15 @@ class Audit:
                     return stored
 
     async def _page(self, conversation: str, token: str, after: int) -> tuple[Message, ...]:
-        for attempt in range(RETRIES):
+        deadline = trio.current_time() + self._patience
+        while True:
             try:
                 query = {"conversationId": conversation, "after": after, "limit": PAGE}
                 return (await self._stage.rest.get("/api/messages", token, MessagePage, **query)).items
             except RestError as error:
-                if attempt + 1 == RETRIES or 400 <= error.status < 500:
+                if trio.current_time() > deadline or 400 <= error.status < 500:
                     raise
             await trio.sleep(RETRY_AFTER)
-        raise AssertionError
 
     async def _caught_up(self, members: list["Player"], conversation: str, head: int) -> None:
         """What is stored may still be on its way; then it is late, but not lost."""

@@ -27,5 +27,5 @@ PROMISES: dict[str, str] = {
     STRANGER: "somebody heard of a conversation that she is not a member of",
     RECEIPT: "a receipt fell, or a stored one is below what was acknowledged (P6)",
     PRESENCE: "presence did not converge: somebody here is shown as away, or the other way round (P7)",
-    UNANSWERED: "a call on a living connection was never answered",
+    UNANSWERED: "a call on a living connection was never answered, or the stored messages cannot be read",
 }

@@ -74,6 +74,24 @@ async def test_a_stalled_server_shows_in_the_percentiles(database: str, redis_ur
         assert histogram.percentile(99) > 0.6
 
 
+async def test_a_server_that_dies_for_good_is_a_finding(database: str, redis_url: str) -> None:
+    """What was measured until then is kept; what was acknowledged cannot be looked up, and is not held to be true."""
+    async with running(database, redis_url, may_fail=True) as server, trio.open_nursery() as nursery:
+        view = Silent()
+
+        async def die() -> None:
+            await view.connected.wait()
+            await trio.sleep(1.0)
+            server.kill()
+
+        nursery.start_soon(die)
+        result = await play(server.url, "direct", pairs=2, rate=40, seconds=1, settle=0.5, view=view)
+    assert result.oracle.breached == {"unanswered": 1}
+    assert "cannot be read" in result.oracle.breaches[0].text
+    assert result.histogram("send").count > 0
+    assert result.errors["not_back"] == 4
+
+
 @pytest.mark.parametrize(("client", "protocol"), [("reference", "json"), ("lean", "messagepack")])
 async def test_other_codecs(client: str, protocol: str, database: str, redis_url: str) -> None:
     """The same scenario holds on trio-websocket, and in MessagePack: with edits, typing, receipts, history."""
