@@ -18,6 +18,7 @@ import msgspec
 from loadtest.histogram import Histogram
 
 FORMAT = 1
+BREACHES_KEPT = 12  # of each class, with their traces; all are counted
 MS = 1000.0
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 
@@ -131,7 +132,7 @@ class Breach(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Oracle(msgspec.Struct, frozen=True, rename="camel"):
-    """What was checked how often, and what did not hold. `breaches` keeps the first of each class."""
+    """What was checked how often, and what did not hold. `breaches` keeps the first BREACHES_KEPT of each class."""
 
     checked: dict[str, int] = {}
     breached: dict[str, int] = {}
@@ -386,11 +387,14 @@ def _merged_processes(processes: Iterable[Process]) -> list[Process]:
 
 
 def _merged_oracle(parts: Sequence[Oracle]) -> Oracle:
-    firsts: dict[str, Breach] = {}
+    kept: list[Breach] = []
+    of_class: Counter[str] = Counter()
     for breach in sorted((breach for part in parts for breach in part.breaches), key=lambda breach: breach.at):
-        firsts.setdefault(breach.promise, breach)
+        of_class[breach.promise] += 1
+        if of_class[breach.promise] <= BREACHES_KEPT:
+            kept.append(breach)
     return Oracle(
         checked=_summed(part.checked for part in parts),
         breached=_summed(part.breached for part in parts),
-        breaches=list(firsts.values()),
+        breaches=kept,
     )

@@ -16,7 +16,7 @@ from loadtest.payloads import Message
 TRACE = 50_000  # recent events of all clients together
 SHOWN = 25  # of them, those of the client concerned, in a breach
 TEXT = "Text"  # what people of a run send; in their conversations nobody else does
-KEPT = 5  # breaches of each class that are kept with their traces
+ALIKE = 2  # breaches of one class, at one player or in one conversation, that are kept: twenty would say no more
 
 
 class Ledger:
@@ -54,6 +54,7 @@ class Oracle:
         self.checked: Counter[str] = Counter()
         self.breached: Counter[str] = Counter()
         self.breaches: list[results.Breach] = []
+        self._kept: Counter[tuple[str, ...]] = Counter()
         self.ledgers: dict[str, Ledger] = {}
         self._read: tuple[str | None, str | None, str | None, float | None] = ("", None, None, None)
         self._trace: deque[tuple[float, int, str, str, int, str]] = deque(maxlen=TRACE)
@@ -70,7 +71,9 @@ class Oracle:
     def breach(self, promise: str, text: str, *, player: int | None = None, conversation: str = "") -> None:
         """The trace is that of the player, or without one, of the conversation."""
         self.breached[promise] += 1
-        if self.breached[promise] <= KEPT:
+        like, alike = (promise,), (promise, conversation or f"p{player}")
+        if self._kept[alike] < ALIKE and self._kept[like] < results.BREACHES_KEPT:
+            self._kept.update((alike, like))
             trace = self._lines(player, conversation)
             self.breaches.append(
                 results.Breach(promise=promise, at=round(self.now(), 3), text=text, trace=trace[-SHOWN:])

@@ -29,7 +29,7 @@ async def test_a_lying_server_is_found_out(database: str, redis_url: str, tmp_pa
         liar = Liar(server.url, ALL)
         await nursery.start(liar.run)
         url = f"http://127.0.0.1:{liar.port}"
-        result = await play(url, "direct", settle=1.0, pairs=len(ALL), rate=20 * len(ALL), seconds=1, size=200)
+        result = await play(url, "direct", settle=2.0, pairs=len(ALL), rate=20 * len(ALL), seconds=1, size=200)
         nursery.cancel_scope.cancel()
     assert set(liar.told) == set(ALL)
     for promise in PROMISES:
