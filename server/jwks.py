@@ -1,7 +1,8 @@
 """The keys of an identity provider, fetched from its JWKS URL (RFC 7517) and kept fresh.
 
 Owns the cache. A key id not seen before triggers one refetch, shared by all who wait for it and at most
-every `MIN_INTERVAL`; between times a background task refreshes. Speaks HTTP through httpx, on Trio.
+every `MIN_INTERVAL`; between times a background task refreshes. While the provider is away its keys stay good, but
+not for longer than `TRUSTED_FOR`: one that it withdrew meanwhile must end. Speaks HTTP through httpx, on Trio.
 """
 
 import json
@@ -15,8 +16,9 @@ import trio
 from handlers.errors import ChatError
 
 REFRESH = 300.0  # seconds between background refreshes
-MAX_AGE = 3600.0  # seconds after which the keys are fetched anew before they are used: revoked ones are gone then
-MIN_INTERVAL = 10.0  # seconds between refetches that unknown key ids can cause
+STALE = 3600.0  # seconds after which they are asked for anew before they are used, where nobody refreshes them
+TRUSTED_FOR = 24 * 3600.0  # seconds after the last successful fetch; past it no key of theirs is good
+MIN_INTERVAL = 10.0  # seconds between refetches that tokens can cause
 TIMEOUT = 5.0  # seconds for one fetch, all in all
 MAX_BYTES = 1024 * 1024
 ALGORITHMS = frozenset({"RS256", "ES256", "EdDSA"})
@@ -31,41 +33,60 @@ class KeySet:
         self._url = url
         self._keys: dict[str | None, jwt.PyJWK] = {}
         self._fetched_at = float("-inf")
+        self._tried_at = float("-inf")
+        self._is_away = False  # the last fetch failed
         self._lock = trio.Lock()
         self._tls = httpx.create_ssl_context()  # once: it reads every root certificate
 
     async def find(self, key_id: str | None) -> jwt.PyJWK | None:
-        """The key, refetching at most once for one not known. A token without a key id fits a lone key."""
-        if trio.current_time() - self._fetched_at > MAX_AGE:
-            self._keys = {}
+        """The key, refetching at most once for one not known. A token without a key id fits a lone key.
+
+        None when the provider has no such key; while it is away nobody can tell: raises ChatError("unavailable").
+        """
         key = self._lookup(key_id)
-        if key is None:
+        if key is None or trio.current_time() - self._tried_at > STALE:
             await self._refetch(key_id)
             key = self._lookup(key_id)
+        if key is None and self._is_away:
+            wait = self._tried_at + MIN_INTERVAL - trio.current_time()
+            sentence = "The keys of the identity provider are out of reach; try the same request again."
+            raise ChatError("unavailable", sentence, retry_after=max(1.0, wait))
         return key
 
     def _lookup(self, key_id: str | None) -> jwt.PyJWK | None:
+        self._expire()
         if key_id is None and len(self._keys) == 1:
             return next(iter(self._keys.values()))
         return self._keys.get(key_id)
 
+    def _expire(self) -> None:
+        if self._keys and trio.current_time() - self._fetched_at > TRUSTED_FOR:
+            self._keys = {}
+            advice = "tokens of this issuer are refused until its keys can be fetched"
+            log.error("jwks_expired", url=self._url, hours=TRUSTED_FOR / 3600, advice=advice)
+
     async def _refetch(self, key_id: str | None) -> None:
         async with self._lock:
-            if self._lookup(key_id) is None and trio.current_time() - self._fetched_at >= MIN_INTERVAL:
+            age = trio.current_time() - self._tried_at
+            if age > STALE or (age >= MIN_INTERVAL and self._lookup(key_id) is None):
                 await self._fetch()
 
     async def _fetch(self) -> None:
-        """Replace the keys. A failure is logged and leaves the ones we have."""
-        self._fetched_at = trio.current_time()
+        """Replace the keys. A failure leaves the ones we have. The log has a line when they go away or come back."""
+        self._tried_at = trio.current_time()
         try:
             with trio.fail_after(TIMEOUT):
                 body = await self._read()
             entries = json.loads(body)["keys"]
             self._keys = {key.key_id: key for key in map(_parse, entries) if key is not None}
         except (httpx.HTTPError, httpx.InvalidURL, trio.TooSlowError, ValueError, KeyError, TypeError) as error:
-            log.warning("jwks_unreachable", url=self._url, reason=str(error) or type(error).__name__)
-            if not self._keys:
-                raise ChatError("unavailable", "The keys of the identity provider are out of reach.") from None
+            if not self._is_away:
+                log.warning("jwks_unreachable", url=self._url, reason=str(error) or type(error).__name__)
+            self._is_away = True
+        else:
+            if self._is_away:
+                log.info("jwks_reachable", url=self._url, keys=len(self._keys))
+            self._is_away, self._fetched_at = False, self._tried_at
 
     async def _read(self) -> bytes:
         body = b""
@@ -85,10 +106,8 @@ class KeySet:
         task_status.started()
         while True:
             async with self._lock:
-                try:
-                    await self._fetch()
-                except ChatError:
-                    pass  # logged; requests try again by themselves
+                await self._fetch()
+                self._expire()
             await trio.sleep(REFRESH)
 
 

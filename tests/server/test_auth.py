@@ -12,12 +12,14 @@ import pytest
 import trio
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from structlog.testing import capture_logs
+from trio.testing import MockClock
 
 from handlers.errors import ChatError
 from handlers.model import Caller
 from server.auth import LEEWAY, ConnectionTokens, UsedToken, Verifier, mint_token, new_connection_id
 from server.config import load
-from server.jwks import KeySet
+from server.jwks import MIN_INTERVAL, TRUSTED_FOR, KeySet
 from store.errors import Unavailable
 from store.ids import new_id
 from store.signing import SigningKeys
@@ -180,6 +182,41 @@ async def test_unknown_kid_is_fetched_once() -> None:
             with pytest.raises(ChatError, match="unknown key"):
                 await check.verify(token)
         assert issuer.asked <= 3
+
+
+async def test_keys_of_an_issuer_that_is_away_end(mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are good for TRUSTED_FOR after the last fetch, not for ever; one log line when it goes, ends, comes back."""
+    async with issuing() as (issuer, check):
+        token, document = issuer.token("ec", exp=time.time() + 9e5), issuer.document
+        await check.verify(token)
+        monkeypatch.setattr(issuer, "document", lambda: b"nonsense")
+        with capture_logs() as lines:
+            for _ in range(23):
+                mock_clock.jump(TRUSTED_FOR / 24)
+                await check.verify(token)
+            mock_clock.jump(TRUSTED_FOR / 24 + 1)
+            for _ in range(2):
+                with pytest.raises(ChatError) as caught:
+                    await check.verify(token)
+                assert caught.value.code == "unavailable"
+            monkeypatch.setattr(issuer, "document", document)
+            mock_clock.jump(MIN_INTERVAL)
+            await check.verify(token)
+        assert [line["event"] for line in lines] == ["jwks_unreachable", "jwks_expired", "jwks_reachable"]
+
+
+async def test_keys_that_never_came(mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is told that her token is wrong while nobody can tell: it is `unavailable`, with a time to wait."""
+    async with issuing() as (issuer, check):
+        monkeypatch.setattr(issuer, "document", lambda: b"nonsense")
+        for _ in range(2):  # the second one while no fetch is due
+            with pytest.raises(ChatError) as caught:
+                await check.verify(issuer.token("ec"))
+            assert caught.value.code == "unavailable" and caught.value.retry_after == MIN_INTERVAL
+        assert issuer.asked == 1
+        monkeypatch.undo()
+        mock_clock.jump(MIN_INTERVAL)
+        await check.verify(issuer.token("ec"))
 
 
 # -- connection tokens ---------------------------------------------------------------------------------------------

@@ -1,8 +1,12 @@
 """Negotiate, health and the API's description."""
 
+import jwt
 import pytest
+import trio
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.server.rest.conftest import Site
+from tests.running import free_port
+from tests.server.rest.conftest import Site, open_site
 
 
 async def test_negotiate(site: Site) -> None:
@@ -29,6 +33,29 @@ async def test_negotiate(site: Site) -> None:
     await site.call("GET", path, token=token, status=405)
     browser = await site.http.post(path, params={"access_token": token, "negotiateVersion": 1})
     assert browser.status_code == 200
+
+
+async def test_an_issuer_out_of_reach(database: str, redis_url: str, nursery: trio.Nursery) -> None:
+    """Whoever has its token is asked to come again, by REST, negotiate and each way into the hub; ours are good."""
+    token = jwt.encode({}, ec.generate_private_key(ec.SECP256R1()), "ES256", headers={"kid": "one"})
+    upgrade = {
+        "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+    }  # fmt: skip
+    url = f"http://127.0.0.1:{free_port()}/jwks"
+    async with open_site(database, redis_url, nursery, jwks_url=url) as site:
+        _, ours = await site.user("alice")
+        await site.call("GET", "/api/users/me", token=ours)
+        bearer = {"Authorization": f"Bearer {token}"}
+        for method, path, headers in (
+            ("GET", "/api/users/me", bearer),
+            ("POST", "/hubs/chat/negotiate", bearer),
+            ("GET", "/hubs/chat?id=x", bearer),
+            ("GET", "/hubs/chat", bearer | upgrade),
+        ):
+            answer = await site.http.request(method, path, headers=headers)
+            assert (answer.status_code, answer.json()["code"]) == (503, "unavailable"), path
+            assert 1 <= int(answer.headers["Retry-After"]) <= 10, path
 
 
 async def test_health(site: Site) -> None:
