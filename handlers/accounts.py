@@ -74,7 +74,7 @@ class Accounts:
 
         async def write(conn: Connection) -> tuple[Tokens, Sequence[Change]]:
             if await users.lock_account(conn, user_id) is None:
-                raise ChatError("unauthenticated", "There is no such user (any more).")
+                raise _no_user()
             _, is_signed_in = await users.fetch_standing(conn, user_id, session_id)
             if not is_signed_in:
                 raise ChatError("unauthenticated", "The session was ended. Sign in again.")
@@ -113,7 +113,9 @@ class Accounts:
     async def _begin(self, conn: Connection, user_id: UUID, client: Client) -> Tokens:
         session_id = new_id()
         token, token_hash = self._tokens.issue(session_id)
-        await store.insert_session(conn, session_id, user_id, token_hash, ttl=REFRESH_TTL, **_shown(client))
+        begun = await store.insert_session(conn, session_id, user_id, token_hash, ttl=REFRESH_TTL, **_shown(client))
+        if begun is None:  # deleted since her identity was looked up
+            raise _no_user()
         return self._told(user_id, session_id, token)
 
     def _told(self, user_id: UUID, session_id: UUID, refresh_token: str) -> Tokens:
@@ -218,6 +220,10 @@ class Accounts:
 
 def _is_recent(found: store.LockedSession) -> bool:
     return found.rotated_ago is not None and found.rotated_ago <= GRACE
+
+
+def _no_user() -> ChatError:
+    return ChatError("unauthenticated", "There is no such user (any more).")
 
 
 def _unknown() -> ChatError:

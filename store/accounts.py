@@ -40,8 +40,8 @@ async def insert_identity(conn: Connection, provider: str, subject: str, user_id
 
 async def insert_session(
     conn: Connection, session_id: UUID, user_id: UUID, token_hash: bytes, *, client: str, address: str, ttl: float
-) -> Session:
-    """`ttl` is in seconds."""
+) -> Session | None:
+    """`ttl` is in seconds. None when there is no such user (any more)."""
     parameters = {
         "id": session_id,
         "user_id": user_id,
@@ -51,8 +51,7 @@ async def insert_session(
         "ttl": ttl,
     }
     row = await (await conn.execute(queries.insert_session, parameters)).fetchone()
-    assert row is not None
-    return _session_of(row)
+    return _session_of(row) if row else None
 
 
 async def lock_session(conn: Connection, session_id: UUID) -> LockedSession | None:

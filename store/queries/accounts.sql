@@ -17,9 +17,13 @@ INSERT INTO identities (provider, subject, user_id) VALUES (%(provider)s, %(subj
 ON CONFLICT (provider, subject) DO NOTHING RETURNING user_id
 
 -- name: insert_session
+-- users_pkey. Nothing for who is deleted; KEY SHARE waits for, and holds off, her deletion (lock_user).
+WITH owner AS MATERIALIZED (
+    SELECT id FROM users WHERE id = %(user_id)s AND deleted_at IS NULL FOR KEY SHARE
+)
 INSERT INTO sessions AS s (id, user_id, token_hash, client, address, expires_at)
-VALUES (%(id)s, %(user_id)s, %(token_hash)s, %(client)s, %(address)s, clock_timestamp() + make_interval(secs => %(ttl)s))
-RETURNING {session}
+SELECT %(id)s, o.id, %(token_hash)s, %(client)s, %(address)s, clock_timestamp() + make_interval(secs => %(ttl)s)
+FROM owner AS o RETURNING {session}
 
 -- name: lock_session
 -- sessions_pkey, users_pkey. One refresh of a session at a time.

@@ -62,7 +62,7 @@ async def test_retention(database: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert await files.fetch_file(conn, file_id) is not None  # a message holds it
     assert await count(conn, "sends") == 0 and await count(conn, "creations") == 1
-    assert [session.id for session in await accounts.list_sessions(conn, alice, limit=9)] == [live.id]
+    assert live and [session.id for session in await accounts.list_sessions(conn, alice, limit=9)] == [live.id]
     assert await count(conn, "sessions") == 1
     done = await purge(database, retention_days="60", objects=f"file://{tmp_path}/files")
     assert done.returncode == 0 and OLD.strftime("messages_y%Ym%m").encode() in done.stdout, done.stdout

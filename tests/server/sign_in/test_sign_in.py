@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+from uuid import UUID
 
 import httpx
 import pytest
@@ -14,8 +15,10 @@ from handlers.errors import ChatError
 from server.config import OAuthProvider
 from server.sign_in.attempt import begin
 from server.sign_in.providers import OpenIdProvider
+from store import accounts as store
 from tests.server.rest.conftest import Site, open_site
 from tests.server.sign_in.provider import CLIENT, CODE, SECRET, FakeProvider, open_provider
+from tests.store.world import fetch_value
 
 
 class World:
@@ -152,6 +155,26 @@ async def test_keys_rotate(world: World, monkeypatch: pytest.MonkeyPatch) -> Non
     assert (await world.sign_in()).status_code == 200 and world.provider.fetches == fetches
     world.provider.elliptic()
     assert (await world.sign_in()).status_code == 200
+
+
+async def test_sign_in_races_with_erasure(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is erased while she signs in is not signed in, and nothing of her is kept; the next time she is new."""
+    token = (await world.sign_in()).json()["accessToken"]
+    me = (await world.site.call("GET", "/api/users/me", token=token))["id"]
+    fetch = store.fetch_identity
+
+    async def fetch_and_erase(*arguments: Any) -> UUID | None:
+        found = await fetch(*arguments)
+        await world.site.call("DELETE", f"/api/users/{me}", token=token, status=204)
+        return found
+
+    monkeypatch.setattr(store, "fetch_identity", fetch_and_erase)
+    refused = await world.sign_in()
+    assert (refused.status_code, refused.json()["code"]) == (401, "unauthenticated")
+    async with world.site.process.pool.connection() as conn:
+        assert await fetch_value(conn, "SELECT count(*) FROM sessions") == 0
+    monkeypatch.undo()
+    assert (await world.me(await world.sign_in()))["id"] != me
 
 
 async def test_wrong_state_and_verifier(world: World) -> None:
