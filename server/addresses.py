@@ -63,6 +63,8 @@ def new_request_id() -> str:
 
 def limited_as(address: str) -> str:
     """The key under which an address is limited: an IPv6 customer has a whole network."""
+    if ":" not in address:
+        return address
     found = _parse(address)
     if isinstance(found, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((found, HOME_PREFIX), strict=False).network_address)

@@ -7,6 +7,7 @@ are in `server.jwks`.
 
 import secrets
 import time
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
@@ -27,6 +28,8 @@ CONNECTION_TTL = 30  # seconds between negotiate and connect
 CONNECTION_AUDIENCE = "parley-connection"
 WRONG_SIGNATURE = "The signature of the access token is wrong."
 USED_MAX = 100_000  # connection tokens remembered as used; each for CONNECTION_TTL
+VERIFIED_MAX = 10_000  # access tokens remembered as good: a client shows the same one to negotiate, connect and ask
+_MAX_HEADER = 1024  # characters of a token's header that are remembered; no honest one has more
 
 log = structlog.get_logger("parley.auth")
 
@@ -75,21 +78,35 @@ class Verifier:
         self._issuer = issuer
         self._audience = audience
         self._keys = keys
+        self._verified: dict[str, Caller] = {}  # ours only, by token: for as long as these keys are accepted
+        self._verified_by: tuple[str, ...] = ()
 
     async def verify(self, token: str) -> Caller:
         """Raises ChatError("unauthenticated") that says what is wrong. Waits only for a key not seen before."""
-        try:
-            header = jwt.get_unverified_header(token)
-        except jwt.PyJWTError:
-            raise unauthenticated("The access token is malformed.") from None
+        known = self._recall(token)
+        if known is not None:
+            return known
+        header = _header(token)
         if header.get("alg") == "HS256" and self._signing.current:
-            return self._decode_ours(token)
+            caller = self._decode_ours(token)
+            if len(self._verified) >= VERIFIED_MAX:
+                del self._verified[next(iter(self._verified))]
+            self._verified[token] = caller
+            return caller
         if self._keys is None or header.get("alg") in (None, "none", "HS256", "HS384", "HS512"):
             raise unauthenticated("The access token is signed in a way that is not accepted.")
         key = await self._keys.find(header.get("kid"))
         if key is None:
             raise unauthenticated("The access token is signed with an unknown key.")
         return self._decode(token, key, key.algorithm_name)
+
+    def _recall(self, token: str) -> Caller | None:
+        """Who showed this token before; None when nobody did, it has expired, or the keys are others now."""
+        if self._verified_by is not self._signing.accepted:
+            self._verified_by = self._signing.accepted
+            self._verified.clear()
+        caller = self._verified.get(token)
+        return caller if caller is not None and caller.expires_at > time.time() else None
 
     def _decode_ours(self, token: str) -> Caller:
         """With whichever of our keys it was signed."""
@@ -132,8 +149,29 @@ class Verifier:
             raise unauthenticated(f"The access token lacks the claim '{error.claim}'.") from None
         except jwt.InvalidSignatureError:
             raise unauthenticated(WRONG_SIGNATURE) from None
+        except jwt.DecodeError:
+            raise _malformed() from None
         except (jwt.PyJWTError, ValueError, TypeError):
             raise unauthenticated("The access token is not acceptable.") from None
+
+
+def _malformed() -> ChatError:
+    return unauthenticated("The access token is malformed.")
+
+
+def _header(token: str) -> dict[str, Any]:
+    """What a token says of itself. Raises ChatError("unauthenticated")."""
+    header = token.partition(".")[0]
+    try:
+        return _decoded_header(header) if len(header) <= _MAX_HEADER else jwt.get_unverified_header(token)
+    except jwt.PyJWTError:
+        raise _malformed() from None
+
+
+@lru_cache(maxsize=256)
+def _decoded_header(header: str) -> dict[str, Any]:
+    """Tokens of one issuer differ in the rest."""
+    return jwt.get_unverified_header(f"{header}..")
 
 
 def _is_admin(claims: dict[str, Any]) -> bool:

@@ -19,6 +19,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from server import tracebacks
 
 LEVELS = ("debug", "info", "warning", "error")
+_NUMBERS = {name.lower(): number for name, number in logging.getLevelNamesMapping().items()}  # by structlog's method
 HIDDEN = frozenset(
     {"token", "access_token", "refresh_token", "authorization", "content", "email", "password", "jwt_key"}
 )
@@ -37,7 +38,7 @@ class Threshold:
         self.level = logging.INFO
 
     def __call__(self, _logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-        if logging.getLevelNamesMapping()[method.upper()] < self.level:
+        if _NUMBERS[method] < self.level:
             raise structlog.DropEvent
         return event
 
@@ -47,7 +48,7 @@ _threshold = Threshold()
 
 def set_level(level: str) -> None:
     """One of LEVELS, from now on."""
-    _threshold.level = logging.getLevelNamesMapping()[level.upper()]
+    _threshold.level = _NUMBERS[level]
     # Libraries are quieter than we are: their "info" is our "debug".
     quieter = max(_threshold.level, logging.WARNING) if _threshold.level > logging.DEBUG else logging.INFO
     logging.getLogger().setLevel(quieter)

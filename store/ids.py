@@ -17,7 +17,7 @@ def new_id() -> UUID:
     """A UUIDv7 of now. Ids made by one process never fall back behind an earlier one's millisecond."""
     global _last_ms
     _last_ms = max(_last_ms, time.time_ns() // 1_000_000)
-    return UUID(int=id_floor(_last_ms).int | (int.from_bytes(os.urandom(10)) & _RANDOM))
+    return UUID(int=(_last_ms << 80) | _VERSION_AND_VARIANT | (int.from_bytes(os.urandom(10)) & _RANDOM))
 
 
 def id_floor(ms: int) -> UUID:

@@ -8,6 +8,7 @@ An instance also keeps two lists of its own, of the conversations and users it h
 it (`bury`) knows where its name stands.
 """
 
+import math
 import time
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
@@ -45,6 +46,8 @@ class Known(NamedTuple):
 class Instances:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+        self._listed: list[str] = []  # as of the last look; whoever is new is asked about, too
+        self._count: float = math.inf  # how many are listed, as of the last look
 
     # -- being alive ----------------------------------------------------------------------------
 
@@ -59,14 +62,15 @@ class Instances:
         )
 
     async def renew(self, instance: str, ttl: float) -> bool:
-        """Once more `ttl` seconds. False: the lease has run out, and the instance may have been buried."""
-        held, _ = await self._redis.together(
+        """Once more `ttl` seconds. False: the lease has run out, and the instance may have been buried; or it is not
+        listed any more."""
+        held, listed = await self._redis.together(
             lambda pipe: [
                 pipe.set(keys.lease(instance), b"1", px=int(ttl * 1000), condition=PureToken.XX),
-                pipe.zadd(keys.INSTANCES, {instance: time.time()}, condition=PureToken.XX),
+                pipe.zadd(keys.INSTANCES, {instance: time.time()}, condition=PureToken.XX, change=True),
             ]
         )
-        return bool(held)
+        return bool(held and listed)
 
     async def leave(self, instance: str, ttl: float) -> None:
         """The lease ends in `ttl` seconds; until then the instance's users count as online."""
@@ -135,15 +139,63 @@ class Instances:
     async def list_interested(
         self, conversation_ids: Collection[UUID], user_ids: Collection[UUID] = ()
     ) -> tuple[dict[UUID, list[str]], dict[UUID, list[str]]]:
-        """The instances with an interest in each conversation, and those that each user is on."""
-        wanted = [*map(keys.interest, conversation_ids), *map(keys.sessions, user_ids)]
-        answers = await self._redis.for_each(wanted, lambda pipe, key: pipe.smembers(key))
-        found = [[name.decode() for name in names] for names in answers]
+        """The instances with an interest in each conversation, and those that each user is on.
+
+        One question for each instance, or one for each conversation and user, whichever are fewer. Both find whoever
+        had registered when this was called: an instance is listed before it registers anything.
+        """
+        ids = [*conversation_ids, *user_ids]
+        if self._count <= len(ids):
+            found = await self._ask_by_instance(conversation_ids, user_ids)
+        else:
+            wanted = [keys.INSTANCES, *map(keys.interest, conversation_ids), *map(keys.sessions, user_ids)]
+            self._count, *answers = await self._redis.for_each(
+                wanted, lambda pipe, key: pipe.zcard(key) if key == keys.INSTANCES else pipe.smembers(key)
+            )
+            found = [[name.decode() for name in names] for names in answers]
         middle = len(conversation_ids)
         return (
             dict(zip(conversation_ids, found[:middle], strict=True)),
             dict(zip(user_ids, found[middle:], strict=True)),
         )
+
+    async def _ask_by_instance(self, conversation_ids: Collection[UUID], user_ids: Collection[UUID]) -> list[list[str]]:
+        """For each conversation, then for each user, the instances that have it on their own lists."""
+        asked = self._listed
+        names, held = await self._ask(asked, conversation_ids, user_ids)
+        self._listed, self._count = names, len(names)
+        new = [name for name in names if name not in asked]
+        if new:
+            held |= (await self._ask(new, conversation_ids, user_ids))[1]
+        found: list[list[str]] = [[] for _ in range(len(conversation_ids) + len(user_ids))]
+        for name in names:
+            for place, is_held in zip(found, held[name], strict=True):
+                if is_held:
+                    place.append(name)
+        return found
+
+    async def _ask(
+        self, names: Sequence[str], conversation_ids: Collection[UUID], user_ids: Collection[UUID]
+    ) -> tuple[list[str], dict[str, list[bool]]]:
+        """Who is listed; and which of these conversations, then users, each of those named has registered."""
+        rooms, users = _runs(conversation_ids), _runs(user_ids)
+        listed, *answers = await self._redis.together(
+            lambda pipe: [
+                pipe.zrange(keys.INSTANCES, 0, -1),
+                *(
+                    pipe.smismember(key, run)
+                    for name in names
+                    for key, runs in ((keys.rooms(name), rooms), (keys.users(name), users))
+                    for run in runs
+                ),
+            ]
+        )
+        of_one = len(rooms) + len(users)  # answers
+        held = {
+            name: [is_held for answer in answers[index * of_one : (index + 1) * of_one] for is_held in answer]
+            for index, name in enumerate(names)
+        }
+        return [name.decode() for name in listed], held
 
     # -- inboxes --------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime, timezone
 from typing import Any
 from uuid import UUID
 
@@ -66,7 +67,7 @@ async def test_our_own_tokens() -> None:
         (jwt.encode(claims(aud="other"), KEY, "HS256"), "another audience"),
         (jwt.encode(claims(aud=None), KEY, "HS256"), "aud"),
         (jwt.encode(claims(sub="nobody"), KEY, "HS256"), "not acceptable"),
-        (jwt.encode(claims(exp="soon"), KEY, "HS256"), "not acceptable"),
+        (jwt.encode(claims(exp="soon"), KEY, "HS256"), "malformed"),
     ],
 )
 async def test_refused_tokens(token: str, sentence: str) -> None:
@@ -74,6 +75,45 @@ async def test_refused_tokens(token: str, sentence: str) -> None:
     with pytest.raises(ChatError, match=sentence) as caught:
         await verifier().verify(token)
     assert caught.value.code == "unauthenticated"
+
+
+async def test_remembered_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token that was good is not worked on again; it still ends with its time and with its key, and only so many are
+    remembered."""
+    signing = SigningKeys(KEY)
+    checks = Verifier(signing, issuer=ISSUER, audience=AUDIENCE)
+    token, short = mint_token(SETTINGS, USER), mint_token(SETTINGS, USER, 60)
+    caller = await checks.verify(token)
+    assert await checks.verify(token) is caller
+    with pytest.raises(ChatError, match="signature"):
+        await checks.verify(f"{token[:-2]}{'AA' if token[-2:] != 'AA' else 'BB'}")
+    await checks.verify(short)
+    now = time.time()
+    with monkeypatch.context() as patch:
+        patch.setattr("server.auth.time.time", lambda: now + 60 + LEEWAY + 1)
+        assert await checks.verify(token) is caller
+        with pytest.raises(ChatError, match="expired"):
+            patch.setattr("jwt.api_jwt.datetime", _At(now + 60 + LEEWAY + 1))
+            await checks.verify(short)
+    signing.replace("n" * 40, KEY)
+    assert await checks.verify(token) == caller
+    signing.replace("n" * 40)
+    with pytest.raises(ChatError, match="signature"):
+        await checks.verify(token)
+    monkeypatch.setattr("server.auth.VERIFIED_MAX", 2)
+    signing.replace(KEY)
+    first, *_ = [await checks.verify(one) for one in (token, short, mint_token(SETTINGS, USER))]
+    assert await checks.verify(token) == first and await checks.verify(token) is not first
+
+
+class _At:
+    """`datetime` for PyJWT at another time."""
+
+    def __init__(self, now: float) -> None:
+        self._now = now
+
+    def now(self, tz: timezone) -> datetime:
+        return datetime.fromtimestamp(self._now, tz)
 
 
 async def test_leeway() -> None:

@@ -38,6 +38,8 @@ async def instances(redis: Redis) -> Instances:
 async def test_interest(instances: Instances) -> None:
     """Who registers is found, by conversation and by user, until it unregisters; users are counted over instances."""
     conversations, users = [new_id() for _ in range(3)], [new_id() for _ in range(2)]
+    await instances.enlist("a", 60)
+    await instances.enlist("b", 60)
     assert await instances.register("a", conversations[:2], users) == dict.fromkeys(users, 1)
     assert await instances.register("b", conversations[1:], users[:1]) == {users[0]: 2}
     interested, present = await instances.list_interested(conversations, users)
@@ -49,6 +51,30 @@ async def test_interest(instances: Instances) -> None:
     interested, present = await instances.list_interested(conversations, users)
     assert list(interested.values()) == [[], ["b"], ["b"]]
     assert list(present.values()) == [["b"], []]
+
+
+async def test_fewer_questions(instances: Instances, redis: Redis) -> None:
+    """With fewer instances than conversations the instances' own lists are asked, with the same answer: whoever had
+    registered is found, new instances and those not buried yet too, and nobody who has gone."""
+    conversations, users = [new_id() for _ in range(MEMBERS + 3)], [new_id() for _ in range(3)]
+    others = Instances(redis)
+    await others.enlist("a", 60)
+    await others.register("a", conversations[1:], users[:1])
+    for _ in range(3):  # by conversation; by instance, not knowing any; knowing them
+        interested, present = await instances.list_interested(conversations, users)
+        assert list(interested) == conversations and list(present) == users
+        assert list(interested.values()) == [[], *[["a"]] * (MEMBERS + 2)] and list(present.values()) == [["a"], [], []]
+    await others.enlist("b", 0.001)
+    await others.register("b", conversations[-1:], users[1:])
+    interested, present = await instances.list_interested(conversations, users)
+    assert interested[conversations[-1]] == ["a", "b"] and interested[conversations[-2]] == ["a"]
+    assert list(present.values()) == [["a"], ["b"], ["b"]]
+    await others.unregister("a", conversations[2:], users)
+    await others.forget("b")
+    interested, present = await instances.list_interested(conversations, users)
+    assert {some_id for some_id, names in interested.items() if names} == {conversations[1]}
+    assert list(present.values()) == [[], [], []]
+    assert (await instances.list_interested(conversations[:1], ()))[0] == {conversations[0]: []}
 
 
 async def test_inbox(instances: Instances) -> None:
@@ -81,6 +107,10 @@ async def test_lease(instances: Instances) -> None:
             await trio.sleep(0.01)
     await instances.forget("a")
     assert await instances.list_dead() == ["b"]
+    await instances.enlist("c", 60)
+    assert await instances.renew("c", 60)
+    await instances.forget("c")  # a Redis that has lost the list and not the lease
+    assert not await instances.renew("c", 60)
 
 
 async def test_burial(instances: Instances, redis: Redis) -> None:
