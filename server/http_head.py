@@ -9,6 +9,7 @@ import base64
 import binascii
 import hashlib
 import re
+from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import parse_qsl
@@ -21,12 +22,15 @@ _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e]+) HTTP/
 _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
 
 
+_SINGLE = frozenset({b"host", b"content-length", b"sec-websocket-key", b"sec-websocket-version"})
+
+
 class BadRequest(Exception):
     """The request head is not HTTP/1.1; the message says what is wrong with it."""
 
 
 class Head(NamedTuple):
-    """`headers` has lower-case names; repeated ones are joined with ", " (RFC 9110, 5.3)."""
+    """`headers` are as `joined` makes them."""
 
     method: bytes
     target: bytes
@@ -51,20 +55,34 @@ def parse_head(data: bytes) -> Head:
     if match is None:
         raise BadRequest("The request line is malformed.")
     method, target, version = match.groups()
-    headers: dict[bytes, bytes] = {}
+    fields: list[tuple[bytes, bytes]] = []
     for line in lines[1:]:
         field = _HEADER.fullmatch(line)
         if field is None:
             raise BadRequest("A header line is malformed.")
-        name, value = field[1].lower(), field[2].rstrip(b" \t")
-        if name in headers:
-            if name in (b"host", b"content-length", b"sec-websocket-key", b"sec-websocket-version"):
-                raise BadRequest(f"The header {name.decode()} is repeated.")
-            value = headers[name] + b", " + value
-        headers[name] = value
+        fields.append((field[1].lower(), field[2].rstrip(b" \t")))
+    headers = joined(fields)
+    if len(headers) < len(fields):
+        _require_single(fields)
     if version == b"1.1" and b"host" not in headers:
         raise BadRequest("The Host header is missing.")
     return Head(method, target, version, headers)
+
+
+def joined(fields: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Header fields with lower-case names, as ASGI has them, by name: several lines of one are one value, in their
+    order (RFC 9110, 5.3). Every path reads them by this, so that all believe the same line of a proxy's."""
+    headers: dict[bytes, bytes] = {}
+    for name, value in fields:
+        headers[name] = headers[name] + b", " + value if name in headers else value
+    return headers
+
+
+def _require_single(fields: Sequence[tuple[bytes, bytes]]) -> None:
+    names = [name for name, _ in fields]
+    for name in _SINGLE:
+        if names.count(name) > 1:
+            raise BadRequest(f"The header {name.decode()} is repeated.")
 
 
 def _tokens(value: bytes) -> set[bytes]:

@@ -6,7 +6,7 @@ Owns how a hub client's bytes travel: a WebSocket on a fresh connection, one upg
 
 import base64
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -101,18 +101,20 @@ async def connect(
     protocol: str = "json",
     on_event: OnEvent = lambda target, arguments: None,
     query: dict[str, str] | None = None,
+    headers: Sequence[tuple[str, str]] = (),
 ) -> AsyncIterator[HubClient]:
-    """As `loadtest.client.connect`, over any carrier."""
+    """As `loadtest.client.connect`, over any carrier. `headers` may have several lines of one name."""
+    options: Any = {"protocol": protocol, "on_event": on_event, "query": query, "headers": _lines(headers)}
     if carrier == "socket":
-        async with websockets.connect(url, token, protocol=protocol, on_event=on_event, query=query) as client:
+        async with websockets.connect(url, token, **options) as client:
             yield client
     elif carrier == "asgi":
-        async with await upgrade_later(url, token, query) as stream:
+        async with await upgrade_later(url, token, query, _lines(headers)) as stream:
             async with attended(HubClient(stream, PROTOCOLS[protocol], on_event)) as client:
                 yield client
     else:
-        headers = {"Authorization": f"Bearer {token}"}
-        async with httpx.AsyncClient(headers=headers, timeout=TIMEOUT) as http:
+        said = [*headers, ("Authorization", f"Bearer {token}")]
+        async with httpx.AsyncClient(headers=said, timeout=TIMEOUT) as http:
             connection = await negotiate(http, url)
             address = f"{url}?{urlencode({'id': connection, **(query or {})})}"
             opened = _event_stream if carrier == "sse" else _polling
@@ -146,7 +148,17 @@ async def _polling(http: httpx.AsyncClient, url: str, protocol: str, on_event: O
             await http.delete(url)
 
 
-async def upgrade_later(url: str, token: str = "", query: dict[str, str] | None = None) -> trio.abc.Stream:
+def _lines(headers: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """For a client that writes each as `name: value`: all lines of a name in one entry."""
+    values: dict[str, list[str]] = {}
+    for name, value in headers:
+        values.setdefault(name, []).append(value)
+    return {name: f"\r\n{name}: ".join(lines) for name, lines in values.items()}
+
+
+async def upgrade_later(
+    url: str, token: str = "", query: dict[str, str] | None = None, headers: dict[str, str] | None = None
+) -> trio.abc.Stream:
     """A WebSocket on a connection that has served another request before."""
     parts = urlsplit(url)
     stream = await trio.open_tcp_stream(parts.hostname or "", parts.port or 80)
@@ -156,8 +168,8 @@ async def upgrade_later(url: str, token: str = "", query: dict[str, str] | None 
         data += await _some(stream)
     key = base64.b64encode(os.urandom(16))
     target = parts.path + ("?" + urlencode(query) if query else "")
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    await stream.send_all(http_head.client_request("x", target, key, headers))
+    said = {**(headers or {}), **({"Authorization": f"Bearer {token}"} if token else {})}
+    await stream.send_all(http_head.client_request("x", target, key, said))
     data = b""
     while b"\r\n\r\n" not in data:
         data += await _some(stream)

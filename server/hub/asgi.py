@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import ClassVar
 from urllib.parse import parse_qsl
 
+from server.http_head import joined
 from server.hub.carrier import AsgiCarrier, Receive, Scope, Send, hang_up_of
 from server.hub.encoding import BARE
 from server.hub.fallbacks import Fallbacks
@@ -93,7 +94,7 @@ def route(path: str, hub: HubServer, fallbacks: Fallbacks, rest: App) -> App:
 
 async def _serve(hub: HubServer, scope: Scope, receive: Receive, send: Send) -> None:
     query = {name.lower(): value for name, value in parse_qsl(scope["query_string"].decode(), keep_blank_values=True)}
-    headers: dict[bytes, bytes] = dict(scope["headers"])
+    headers = joined(scope["headers"])
     peer = (scope.get("client") or ("",))[0]
     await receive()  # websocket.connect
     carrier = AsgiConnection(hub, scope, receive, send)

@@ -17,6 +17,7 @@ from handlers.errors import CODES, ChatError
 from handlers.limits import Limiter
 from handlers.model import Caller
 from server.auth import Redeemed
+from server.http_head import joined
 from server.hub.carrier import Receive, Scope, Send
 from server.hub.encoding import BARE
 from server.hub.http_carrier import Gone, HttpCarrier
@@ -269,7 +270,7 @@ def _parse(scope: Scope) -> Request:
     return Request(
         scope["method"],
         {name.lower(): value for name, value in parse_qsl(scope["query_string"].decode(), keep_blank_values=True)},
-        dict(scope["headers"]),
+        joined(scope["headers"]),
         (scope.get("client") or ("",))[0],
     )
 

@@ -11,6 +11,7 @@ import httpx
 import structlog
 import trio
 
+from server.http_head import joined
 from server.hub.carrier import Receive, Scope, Send
 from server.listener import Refusal
 from store.errors import Unavailable
@@ -75,7 +76,7 @@ class Peers:
 
     async def hand_over(self, connection_id: str, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the owner answer. Raises OwnerGone when there is none, Refusal when too much is under way."""
-        headers = dict(scope["headers"])
+        headers = joined(scope["headers"])
         address = None if not self.address or HANDED in headers else await self._find(connection_id)
         if address is None or address == self.address:
             raise OwnerGone

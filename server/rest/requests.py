@@ -16,6 +16,7 @@ from quart import Response, current_app, g, request
 from handlers.errors import ChatError
 from handlers.model import Caller, Client, Once
 from server.addresses import Proxies
+from server.http_head import joined
 
 MAX_KEY = 128  # characters of an Idempotency-Key
 KEY = "[!-~](?:[ -~]*[!-~])?"
@@ -86,8 +87,8 @@ def base_url() -> str:
 
 
 def _whole(header: str) -> str:
-    """Of all its lines (RFC 9110, 5.2): some proxies add one of their own below what the client said."""
-    return ",".join(request.headers.getlist(header))
+    """Of all its lines: some proxies add one of their own below what the client said."""
+    return joined(request.scope["headers"]).get(header.lower().encode(), b"").decode("latin-1")
 
 
 async def body(kind: type[T]) -> T:

@@ -14,6 +14,7 @@ from quart import has_request_context, request
 from structlog.contextvars import bound_contextvars
 
 from server.addresses import Proxies
+from server.http_head import joined
 
 TRACE = "parley.trace"  # in the ASGI scope
 CHATTY = re.compile(r"/health(/.*)?|/hubs/chat")  # asked for all the time: lines for those who debug
@@ -81,7 +82,7 @@ def traced(app: App, proxies: Proxies) -> App:
 
 
 def _begin(scope: Scope, proxies: Proxies) -> Trace:
-    headers: dict[bytes, bytes] = dict(scope["headers"])
+    headers = joined(scope["headers"])
     peer = (scope.get("client") or ("",))[0]
     given, forwarded = (headers.get(name, b"").decode("latin-1") for name in (b"x-request-id", b"x-forwarded-for"))
     return Trace(proxies.request_id(peer, given), proxies.client_address(peer, forwarded))

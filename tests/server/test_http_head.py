@@ -86,6 +86,16 @@ def test_noise_is_a_bad_request(data: bytes) -> None:
     http_head.upgrade_error(parsed)
 
 
+def test_several_lines_of_one_header() -> None:
+    """They are one value, in order, as ASGI has them and as a head has them; what may come once may not come twice."""
+    fields = [(b"via", b"a"), (b"x", b"1"), (b"via", b"b, c"), (b"via", b"d")]
+    assert http_head.joined(fields) == {b"via": b"a, b, c, d", b"x": b"1"}
+    lines = b"".join(b"%s: %s\r\n" % field for field in fields)
+    assert parse_head(b"GET / HTTP/1.1\r\nHost: x\r\n" + lines + b"\r\n").headers[b"via"] == b"a, b, c, d"
+    with pytest.raises(BadRequest, match="host is repeated"):
+        parse_head(b"GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n")
+
+
 def test_the_clients_side() -> None:
     """A request of ours is accepted by ourselves; an answer with another key is not."""
     request = http_head.client_request("chat:5000", "/hubs/chat", KEY, {"Authorization": "Bearer x"})

@@ -8,6 +8,8 @@ import trio
 from structlog.testing import capture_logs
 
 from loadtest.client import connect, open_websocket
+from tests.carriers import CARRIERS
+from tests.carriers import connect as connect_by
 from tests.server.rest.conftest import Site, open_site
 
 WAIT = 20.0
@@ -73,6 +75,25 @@ async def test_a_line_of_the_proxys_own(database: str, redis_url: str, nursery: 
             bearer = {"Authorization": f"Bearer {made.json()['accessToken']}"}
             [session] = (await site.http.get("/auth/sessions", headers=bearer)).json()["items"]
             assert session["address"] == CLIENT
+
+
+async def test_lines_of_several_proxies(database: str, redis_url: str, nursery: trio.Nursery) -> None:
+    """Each proxy of ours may add a line: they are read as one list by REST, its log and every way into the hub."""
+    said = [("X-Forwarded-For", f"6.6.6.6, {CLIENT}"), ("X-Forwarded-For", "127.0.0.1")]
+    with capture_logs() as lines:
+        async with open_site(database, redis_url, nursery, forwarded_allow_ips="127.0.0.1") as site:
+            made = await site.http.post("/api/users", json={"username": "alice"}, headers=said)
+            token = made.json()["accessToken"]
+            headers = [*said, ("Authorization", f"Bearer {token}")]
+            [session] = (await site.http.get("/auth/sessions", headers=headers)).json()["items"]
+            assert session["address"] == CLIENT
+            assert {line["address"] for line in lines if line["event"] == "request"} == {CLIENT}
+            address = f"{site.url}/hubs/chat"
+            for carrier in CARRIERS:
+                async with connect_by(carrier, address, token, headers=said):
+                    opened = [line["address"] for line in lines if line["event"] == "connection_opened"]
+                    assert opened[-1] == CLIENT, carrier
+            assert len(opened) == len(CARRIERS)
 
 
 async def test_limits_are_the_clients_own(database: str, redis_url: str, nursery: trio.Nursery) -> None:
