@@ -153,10 +153,10 @@ def audit(run: Path) -> None:
 @click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The whole, as JSON.")
 def merge(parts: tuple[Path, ...], out: Path) -> None:
     """Make one result of the shards of a run."""
-    from loadtest import results  # noqa: PLC0415
+    from loadtest import figures, results  # noqa: PLC0415
 
     with told():
-        whole = results.merge([results.read(part) for part in parts])
+        whole = figures.merge([results.read(part) for part in parts])
         try:
             results.write(whole, out)
         except OSError as error:

@@ -12,7 +12,7 @@ from typing import Protocol
 import msgspec
 import trio
 
-from loadtest import plan, results
+from loadtest import figures, plan, results
 from loadtest.chaos import Fault, Faults
 from loadtest.crew import Crew, open_crew
 from loadtest.histogram import Histogram
@@ -22,17 +22,13 @@ from loadtest.plan import Conversation, Person
 from loadtest.processes import Watch
 from loadtest.results import Phase, Result, Sample
 from loadtest.scenarios.base import Cast, Scenario
+from loadtest.steps import Step
 from loadtest.targets import Target, TargetError, check_files
 from loadtest.telemetry import INTERVAL, Telemetry
 
 LEAD = 0.5  # seconds from the order to begin until the start
 MAX_STEPS = 40
-MESSAGES = (  # counters of hub messages that the generator has written or read
-    *(results.SENT, results.ACKNOWLEDGED, results.DELIVERED),
-    *("history_items", "status_updates", "presence_updates", "typing_updates"),
-)
 LATE_LIMIT_MS, LATE_COUNT = 20.0, 100  # p99 of so many arrivals
-LAST_STEP_SHARE = 0.95  # of what was due must have ended for a step to hold
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,7 +69,7 @@ class Conductor:
         self.telemetry = Telemetry(options.metrics, target.admin)
         self._planned = faults
         self._faults: list[results.Chaos] = []
-        self._figures: dict[str, float] = {}
+        self._steps: list[Step] = []
         self._seconds: dict[int, list[Sample]] = {}  # beats by second, until every worker's is there
         self._breaches: Counter[int] = Counter()
         self._start = 0.0
@@ -170,27 +166,31 @@ class Conductor:
         for _ in self.scenario.phases():
             await crew.answers(plan.Played)
         if self.scenario.parameters.shape == "step":
-            await self._steps(crew, max(last, self.now()))
+            await self._climb(crew, max(last, self.now()))
 
-    async def _steps(self, crew: Crew, start: float) -> None:
-        """Up until a step does not hold: the knee is the last rate that did."""
+    async def _climb(self, crew: Crew, start: float) -> None:
+        """Up until a step does not hold."""
         given = self.scenario.parameters
-        rate, knee = given.rate, 0.0
+        rate, shards = given.rate, self.options.shard[1]
         for number in range(1, MAX_STEPS + 1):
             start = max(start, self.now() + 0.1)
             phase = Phase(name=f"step {number}", start=start, end=start + given.step_seconds, rate=rate)
             await crew.tell(plan.Play(phase))
             played = await crew.answers(plan.Played)
-            histogram = merged(played, self.scenario.judged)
-            p99 = histogram.percentile(99) * results.MS
-            left = sum(one.under_way for one in played)
-            holds = p99 <= given.step_limit_ms and left <= rate * given.step_seconds * (1 - LAST_STEP_SHARE)
-            verdict = "holds" if holds else "does not hold"
-            self.view.note(f"{rate:,.0f}/s: p99 {p99:.1f} ms of {self.scenario.judged}, {verdict}")
-            if not holds:
+            step = Step(
+                name=phase.name,
+                rate=rate / shards,
+                seconds=given.step_seconds,
+                limit_ms=given.step_limit_ms,
+                left=sum(one.under_way for one in played),
+                histogram=merged(played, self.scenario.judged).encode(),
+            )
+            self._steps.append(step)
+            verdict = "holds" if step.holds else "does not hold"
+            self.view.note(f"{step.rate:,.0f}/s: p99 {step.p99:.1f} ms of {self.scenario.judged}, {verdict}")
+            if not step.holds:
                 break
-            knee, rate, start = rate, rate * given.step_factor, phase.end
-        self._figures["knee_per_second"] = knee
+            rate, start = rate * given.step_factor, phase.end
 
     async def _sample(self) -> None:
         second = 0
@@ -238,10 +238,10 @@ class Conductor:
             versions={**results.installed_versions(), **self.telemetry.versions},
             processes=self.watch.processes(),
             chaos=self._faults,
+            steps=self._steps,
         )
         whole = msgspec.structs.replace(whole, notes=[*self.options.notes, *doubts(whole)])
-        figures = {**self._figures, **generator_cost(whole), **self.scenario.figures(whole)}
-        return msgspec.structs.replace(whole, figures={name: round(value, 3) for name, value in figures.items()})
+        return msgspec.structs.replace(whole, figures=figures.of(whole))
 
 
 def merged(played: Sequence[plan.Played], operation: str) -> Histogram:
@@ -282,18 +282,3 @@ def doubts(result: Result) -> list[str]:
     if late < LATE_LIMIT_MS or histogram.count < LATE_COUNT:
         return []
     return [f"the generator itself was late: p99 {late:.0f} ms. Give it more cores or --workers, or lower the rate"]
-
-
-def generator_cost(result: Result) -> dict[str, float]:
-    """What the suite itself used: processor time of the busiest worker, and for each message and memory for each
-    connection."""
-    generators = [one for one in result.processes if one.role == "generator" and len(one.samples) > 1]
-    if not generators:
-        return {}
-    spent = [one.samples[-1].cpu_seconds - one.samples[0].cpu_seconds for one in generators]
-    lasted = [one.samples[-1].at - one.samples[0].at for one in generators]
-    handled = sum(sample.counters.get(name, 0) for sample in result.samples for name in MESSAGES)
-    found = {"generator_load": max(used / long for used, long in zip(spent, lasted, strict=True) if long > 0)}
-    if handled:
-        found["generator_us_per_message"] = sum(spent) / handled * 1e6
-    return found

@@ -15,7 +15,9 @@ from typing import Any
 
 import msgspec
 
+from loadtest import steps
 from loadtest.histogram import Histogram
+from loadtest.steps import Step
 
 FORMAT = 1
 BREACHES_KEPT = 12  # of each class, with their traces; all are counted
@@ -166,7 +168,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     processes: list[Process] = []
     chaos: list[Chaos] = []
     oracle: Oracle = Oracle()
-    figures: dict[str, float] = {}  # single numbers that a scenario finds, such as the knee; the name says the unit
+    steps: list[Step] = []  # of shape `step`
+    figures: dict[str, float] = {}  # single numbers (`loadtest.figures`), such as the knee; the name says the unit
     notes: list[str] = []
 
     def histogram(self, operation: str) -> Histogram:
@@ -278,7 +281,8 @@ def merge(results: Sequence[Result]) -> Result:
         processes=_merged_processes([process for result in moved for process in result.processes]),
         chaos=sorted((event for result in moved for event in result.chaos), key=lambda event: event.at),
         oracle=_merged_oracle([result.oracle for result in moved]),
-        figures={name: value for result in reversed(moved) for name, value in result.figures.items()},
+        steps=steps.merge([result.steps for result in moved]),
+        figures={},  # none is a part's: `loadtest.figures` finds those of the whole
         notes=list(dict.fromkeys(note for result in moved for note in result.notes)),
     )
 

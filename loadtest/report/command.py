@@ -5,8 +5,9 @@ from pathlib import Path
 
 import click
 
+from loadtest.figures import merge
 from loadtest.report.page import write_report
-from loadtest.results import ResultError, merge, read
+from loadtest.results import ResultError, read
 
 MISUSED = 2
 
