@@ -92,7 +92,7 @@ class Audit:
     async def _caught_up(self, members: list["Player"], conversation: str, head: int) -> None:
         """What is stored may still be on its way; then it is late, but not lost."""
         with trio.move_on_after(self._patience):
-            while any(player.online and (player.views[conversation].cursor or head) < head for player in members):
+            while any(player.online and not player.views[conversation].has(head) for player in members):
                 await trio.sleep(POLL)
 
     def _compare(self, conversation: str, stored: list[Message]) -> None:

@@ -87,6 +87,10 @@ class View:
         if self.cursor is not None and head > self.cursor:
             self.cursor = self.base = head
 
+    def has(self, head: int) -> bool:
+        """Whether everything up to `head` has come. Who has not been told where she begins cannot wait for it."""
+        return self.cursor is None or self.cursor >= head
+
     def receipt(self, update: StatusUpdate) -> None:
         if self._receipts is None:
             self._receipts = {}

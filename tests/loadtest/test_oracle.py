@@ -3,16 +3,17 @@
 import random
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 import trio
 import trio.abc
 
 from loadtest.oracle import contents, promises
-from loadtest.oracle.audit import Overtaken
+from loadtest.oracle.audit import Audit, Overtaken
 from loadtest.oracle.convergence import CALL, Convergence, differences, low
 from loadtest.oracle.oracle import Oracle
 from loadtest.oracle.views import View
-from loadtest.payloads import Cursor, Joined, Message, StatusUpdate
+from loadtest.payloads import Cursor, Joined, Message, MessagePage, StatusUpdate
 from loadtest.plan import Conversation, Person
 
 TALK = "talk"
@@ -174,6 +175,31 @@ async def test_presence_that_nobody_tells_does_not_hold(autojump_clock: trio.abc
     await Convergence(stage, 5.0).run()  # type: ignore[arg-type]  # as much as is asked for
     assert dict(oracle.breached) == {promises.PRESENCE: 2, promises.RECEIPT: 1}
     assert trio.current_time() <= 5.0 + 3 * CALL
+
+
+@pytest.mark.parametrize(("wait", "fine"), [(2.0, True), (9.0, False)])
+async def test_who_has_nothing_yet_is_waited_for(wait: float, fine: bool, autojump_clock: trio.abc.Clock) -> None:
+    """What is stored may be on its way to somebody whose cursor is still 0: within the patience it is not lost."""
+    oracle = Oracle("run", lambda: 0.0, ("u0",))
+    said = message(1, key="run-0-0", content=contents.make_content("run-0-0", 1.0, 60))
+    said = msgspec.structs.replace(said, sender_id="u0")
+    view = View(oracle, 0, TALK)
+    player = SimpleNamespace(
+        number=0, person=Person(0, "u0", ""), online=True, views={TALK: view}, acknowledged=[hash(said.id)]
+    )
+
+    async def page(*_: object, after: int, **__: object) -> MessagePage:
+        return MessagePage((said,) if after == 0 else ())
+
+    stage = SimpleNamespace(
+        oracle=oracle, run="run", conversations={TALK: Conversation(TALK, (0,), 0)}, players={0: player},
+        rest=SimpleNamespace(get=page), under_way=0,
+    )  # fmt: skip
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Audit(stage, 5.0)._conversation, TALK, trio.CapacityLimiter(1))  # type: ignore[arg-type]  # as much as is asked for
+        await trio.sleep(wait)
+        view.take(said, new=True)
+    assert dict(oracle.breached) == ({} if fine else {promises.UNSEEN: 1})
 
 
 @pytest.mark.parametrize(
