@@ -68,10 +68,10 @@ class DevTarget(Target):
             "PARLEY_MAX_CONNECTIONS": str(max(15000, self._connections + SPARE)),
         }
         command = [sys.executable, "-m", "server", "dev", "--port", str(port), "--data", str(self.directory / "data")]
-        command += ["--instances", str(self.instances)]
+        command += ["--instances", str(self.instances), "--until-eof"]  # of our pipe: it ends when we are killed, too
         with (self.directory / "log").open("ab") as log:
             self._process = await trio.lowlevel.open_process(
-                command, env=environment, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL
+                command, env=environment, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.PIPE
             )
         self.pid = self._process.pid
         with trio.move_on_after(START_TIMEOUT):
@@ -109,8 +109,9 @@ class DevTarget(Target):
                 if process.poll() is None:
                     process.kill()
                     await process.wait()
-            if process.stdout is not None:
-                await process.stdout.aclose()
+            for stream in (process.stdin, process.stdout):
+                if stream is not None:
+                    await stream.aclose()
             while self._adopted:
                 adopted = self._adopted.pop()
                 assert adopted.stdin is not None

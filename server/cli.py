@@ -103,7 +103,8 @@ def serve(config: Path | None) -> None:
 @click.option(
     "--instances", default=1, show_default=True, type=click.IntRange(1, 64), help="Server processes on the one port."
 )
-def dev(port: int, data: Path, instances: int) -> None:
+@click.option("--until-eof", is_flag=True, help="Stop when standard input ends, too: with whoever holds the pipe.")
+def dev(port: int, data: Path, instances: int, until_eof: bool) -> None:
     """Run everything on this machine: PostgreSQL, Valkey, schema, server.
 
     Nothing needs to be installed. Ctrl-C stops it all; what was written stays in the data directory.
@@ -113,7 +114,7 @@ def dev(port: int, data: Path, instances: int) -> None:
 
     with told():
         try:
-            run(port, data, instances)
+            run(port, data, instances, until_eof=until_eof)
         except* ServiceError as group:
             fail(str(group.exceptions[0]))
 

@@ -24,9 +24,24 @@ KEY_FILE = "jwt.key"
 DRAIN = 1.0  # seconds; a developer does not want to wait
 
 
-def run(port: int, data: Path, count: int) -> None:
+def run(port: int, data: Path, count: int, *, until_eof: bool = False) -> None:
+    """Until SIGINT or SIGTERM; `until_eof`: or until standard input ends, as it does when its other end is killed."""
     logs.configure("console", os.environ.get("PARLEY_LOG_LEVEL", "warning"))
-    trio.run(_run, port, data, count)
+    trio.run(_run_tied if until_eof else _run, port, data, count)
+
+
+async def _run_tied(port: int, data: Path, count: int) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_terminate_at_eof)
+        await _run(port, data, count)
+        nursery.cancel_scope.cancel()
+
+
+async def _terminate_at_eof() -> None:
+    """By a signal, which is heeded at every moment: while services start, it ends us, and they end by their pipes."""
+    while await trio.to_thread.run_sync(os.read, 0, 4096, abandon_on_cancel=True):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 async def _run(port: int, data: Path, count: int) -> None:

@@ -1,8 +1,10 @@
 """The command line: what is listed, what is shown, what is refused, and that the README says the same."""
 
 import errno
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from loadtest.processes import family
 from loadtest.scenarios import SCENARIOS
 from loadtest.swarm import Origin
 from server.cli import main as parley
+from server.dev.process import command_line
 from tests.loadtest.runs import run
 
 README = Path(__file__).parents[2] / "loadtest" / "README.md"
@@ -128,19 +131,26 @@ def test_a_disk_that_is_full_costs_the_files_only(monkeypatch: pytest.MonkeyPatc
     assert "every promise held" in done.output and "No space left" in done.output
 
 
-def test_a_run_that_is_terminated_leaves_nothing_behind(tmp_path: Path) -> None:
-    """SIGTERM, as from `timeout` or CI, ends the server and the services that --dev has started."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_is_ended_leaves_nothing_behind(number: signal.Signals, tmp_path: Path) -> None:
+    """SIGTERM, as from `timeout` or CI, ends the server and the services that --dev has started; so does kill -9, by
+    which nobody is told anything."""
     command = [sys.executable, "-m", "loadtest", "run", "direct", "--dev", "--pairs", "1", "--rate", "5"]
     command += ["--plain", "--out", str(tmp_path / "run.json")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
         assert any("connected" in line for line in process.stdout)
         started = list(family(process.pid))
-        process.terminate()
-        assert "interrupted" in process.stdout.read()
-    assert process.returncode == 1
+        process.send_signal(number)
+        said = process.stdout.read()
     assert len(started) > 5
-    assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
+    if number == signal.SIGTERM:
+        assert "interrupted" in said and process.returncode == 1
+        assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
+    give_up = time.monotonic() + 20
+    while left := [pid for pid in started if command_line(pid)]:
+        assert time.monotonic() < give_up, left
+        time.sleep(0.05)
 
 
 def test_a_run_that_outlives_its_tokens_is_refused() -> None:
