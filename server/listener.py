@@ -122,14 +122,21 @@ class PrefixedStream(trio.abc.HalfCloseableStream):
         return bytes(await self._stream.receive_some(max_bytes))
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Cancelled, it may take one slice's time more. What breaks off in the middle ends the connection."""
         view = memoryview(_explained(bytes(data)) if data[:9] == b"HTTP/1.1 " else data)
+        is_whole = False
         try:
             for start in range(0, len(view), SEND_SLICE):
-                with trio.fail_after(SEND_STALL):
+                if start:
+                    await trio.lowlevel.checkpoint_if_cancelled()
+                with trio.CancelScope(deadline=trio.current_time() + SEND_STALL, shield=True) as patience:
                     await self._stream.send_all(view[start : start + SEND_SLICE])
-        except trio.TooSlowError:
-            await trio.aclose_forcefully(self._stream)
-            raise trio.BrokenResourceError("the client does not read") from None
+                if patience.cancelled_caught:
+                    raise trio.BrokenResourceError("the client does not read")
+            is_whole = True
+        finally:
+            if not is_whole:
+                await trio.aclose_forcefully(self._stream)
 
     async def wait_send_all_might_not_block(self) -> None:
         await self._stream.wait_send_all_might_not_block()

@@ -11,6 +11,7 @@ from typing import Any, cast
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
+from hypercorn.events import Closed, Event, RawData
 from hypercorn.trio.lifespan import Lifespan
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
@@ -29,6 +30,7 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 KEEP_ALIVE = 75.0  # seconds an idle HTTP connection is kept: longer than most balancers keep theirs
 DISCARD_MAX = 4 * 1024 * 1024  # bytes of a refused request that are still read, so that its answer arrives
 DISCARD_TIME = 5.0  # seconds for them
+LAST_WORDS = 30.0  # seconds for the end of an answer to be taken, whoever wants to be done with it
 MAX_FRAME = 256 * 1024  # bytes of a WebSocket message on the compatibility path
 
 
@@ -65,10 +67,15 @@ def patient(app: ASGIApp, is_retired: Callable[[], bool], of_hub: str) -> ASGIAp
                     await finished.wait()
                 if not finished.is_set() or size > DISCARD_MAX or (is_retired() and scope["path"] != of_hub):
                     event = {**event, "headers": [*event["headers"], (b"connection", b"close")]}
+            if event["type"] != "http.response.body" or event.get("more_body"):
+                await send(event)
+                return
             # Quart cancels whoever answers as soon as it hears that all is said. Hypercorn is not through with it then:
             # it still has to make the connection ready for the next request, and to begin the time that it may be idle.
-            with trio.CancelScope(shield=True):
+            with trio.CancelScope(deadline=trio.current_time() + LAST_WORDS, shield=True) as patience:
                 await send(event)
+            if patience.cancelled_caught:
+                scope["state"][HANG_UP]()  # half of it is said: nothing can follow
 
         await app(scope, receive_some, send_patiently)
 
@@ -79,6 +86,17 @@ class HttpConnection(TCPServer):
     """One connection. It ends when its client has gone: Hypercorn's own may keep it for KEEP_ALIVE more."""
 
     _over = False
+
+    async def protocol_send(self, event: Event) -> None:
+        """Hypercorn's own shields what it sends for as long as the client likes. Our stream knows what to finish."""
+        if not isinstance(event, RawData):
+            await super().protocol_send(event)
+            return
+        async with self.send_lock:
+            try:
+                await self.stream.send_all(event.data)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                await self.protocol.handle(Closed())
 
     async def _read_data(self) -> None:
         await super()._read_data()

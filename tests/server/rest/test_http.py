@@ -6,9 +6,12 @@ import pytest
 import trio
 
 from loadtest.client import HubError
+from server import listener
+from server.rest import http
 from tests import carriers
 from tests.server.rest.conftest import Site, open_site
 
+LARGE = 24 * 1024 * 1024  # bytes; more than sockets hold
 REQUEST = b"GET /health/live HTTP/1.1\r\nHost: x\r\n"
 
 
@@ -22,6 +25,42 @@ async def test_connection_close(site: Site) -> None:
                 async for chunk in stream:
                     data += bytes(chunk)
             assert data.startswith(b"HTTP/1.1 200") and data.endswith(b"}")
+
+
+@pytest.mark.parametrize("is_last", [True, False])
+async def test_an_answer_that_is_cancelled(is_last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slowly its client reads, and however much is being said: it ends within a short time, not with it."""
+    monkeypatch.setattr(http, "LAST_WORDS", 0.2)
+    monkeypatch.setattr(listener, "SEND_STALL", 1.0)
+
+    async def app(scope: dict[str, Any], receive: http.Receive, send: http.Send) -> None:
+        if scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": bytes(LARGE), "more_body": not is_last})
+            await trio.sleep_forever()
+
+    ours, theirs = trio.socket.socketpair()
+    client = trio.SocketStream(theirs)
+    await client.send_all(REQUEST + b"\r\n")
+
+    said = trio.Event()
+
+    async def read_slowly() -> None:
+        while await client.receive_some(2048):
+            said.set()
+            await trio.sleep(0.01)
+
+    async def cancel_later(serving: trio.CancelScope) -> None:
+        await said.wait()
+        serving.cancel()
+
+    with trio.fail_after(5):
+        async with client, trio.open_nursery() as nursery:
+            nursery.start_soon(read_slowly)
+            with trio.CancelScope() as serving:
+                nursery.start_soon(cancel_later, serving)
+                await http.HttpServer(app).serve(listener.PrefixedStream(trio.SocketStream(ours), b""))
+            nursery.cancel_scope.cancel()
 
 
 async def test_large_messages_on_a_late_upgrade(database: str, redis_url: str, nursery: trio.Nursery) -> None:
