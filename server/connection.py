@@ -250,7 +250,7 @@ class Connection(_Sender):
         self.first, self.held = b"", len(data) - sent
         self.blocked = True
         self.progress_at = self.wheel.now
-        self.wheel.schedule(self, self.wheel.now + self.stall_timeout)
+        self.wheel.hasten(self, self.wheel.now + self.stall_timeout)
         self.nursery.start_soon(self._write, memoryview(data)[sent:])
 
     async def _write(self, view: memoryview) -> None:

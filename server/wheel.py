@@ -39,6 +39,11 @@ class Wheel:
         member.wheel_tick = tick
         self._slots[tick].add(member)
 
+    def hasten(self, member: Due, when: float) -> None:
+        """Ask `member` at `when`, unless it is asked before that anyway."""
+        if member.wheel_tick < 0 or int(when / TICK) + 1 < member.wheel_tick:
+            self.schedule(member, when)
+
     def cancel(self, member: Due) -> None:
         if member.wheel_tick >= 0:
             slot = self._slots.get(member.wheel_tick)

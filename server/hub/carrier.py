@@ -132,7 +132,7 @@ class AsgiCarrier(Outbox):
             self.blocked, self.first = True, b""
             self.held += sum(map(len, batch))
             self.progress_at = self.wheel.now
-            self.wheel.schedule(self, self.wheel.now + self.stall_timeout)
+            self.wheel.hasten(self, self.wheel.now + self.stall_timeout)
         return batch
 
     def _progress(self, size: int) -> None:

@@ -322,7 +322,7 @@ class HubSession:
         if isinstance(message, (Ping, Close)):
             return True
         if reliable.received == reliable.acked:
-            self.hub.wheel.schedule(self.carrier, self.hub.wheel.now + ACK_PERIOD)
+            self.hub.wheel.hasten(self.carrier, self.hub.wheel.now + ACK_PERIOD)
         return reliable.accept()
 
     def _acknowledge(self, reliable: Survival) -> None:

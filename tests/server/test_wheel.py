@@ -55,6 +55,19 @@ async def test_moved_and_cancelled(wheel: Wheel, autojump_clock: MockClock) -> N
     assert len(moved.asked) == 1
 
 
+async def test_hastened(wheel: Wheel, autojump_clock: MockClock) -> None:
+    """Whoever hurries is asked sooner, and never later than she would have been."""
+    sooner, as_before, alone, now = Member(), Member(), Member(), trio.current_time()
+    wheel.schedule(sooner, now + 20)
+    wheel.hasten(sooner, now + 1)
+    wheel.schedule(as_before, now + 1)
+    for late in range(20):
+        wheel.hasten(as_before, now + 10 + late)
+    wheel.hasten(alone, now + 1)
+    await trio.sleep(5)
+    assert len(sooner.asked) == len(as_before.asked) == len(alone.asked) == 1
+
+
 async def test_a_defect_stops_nobody_elses_timeouts(wheel: Wheel, autojump_clock: MockClock) -> None:
     """A member that raises is logged and dropped."""
     bad, good = Member(-1), Member()
