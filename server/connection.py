@@ -19,6 +19,7 @@ from server import tcp_info, websocket
 from server.outbox import RESUME_AT, Outbox
 from server.poller import ENDED, READABLE, WRITABLE, Poller
 from server.tls import TlsSocket
+from server.websocket import Message
 from server.wheel import Wheel
 
 READ_SIZE = 16384  # bytes asked of the kernel at once; what bounds the work of one scheduler step
@@ -122,7 +123,7 @@ class Connection(_Sender):
                 self.poller.add(self.sock.fileno(), self)
                 while True:
                     for event in self._decode(data):
-                        if isinstance(event, websocket.Message):
+                        if type(event) is Message:
                             waiting = None if self.closing else self.endpoint.receive(event.data, binary=event.binary)
                         else:
                             waiting = self._control(event)

@@ -53,12 +53,16 @@ class Outbox:
 
     def offer(self, frame: bytes, *, ephemeral: bool = False) -> Verdict:
         """Queue `frame` if it fits. When `first` was None, the caller marks the outbox for the flusher."""
-        size = self.size + len(frame)
+        first = self.first
+        size = self.held + len(frame) + (len(first) if first else 0)
         if ephemeral and size > self.limit * SHED_AT:
             return Verdict.SHED
         if size + self.reserved > self.limit:
             return Verdict.LAGGING
-        self.push(frame)
+        if first is None:
+            self.first = frame
+        else:
+            self.push(frame)
         return Verdict.QUEUED
 
     def push(self, frame: bytes) -> None:

@@ -10,7 +10,8 @@ frames with nothing pending, and a slow lane that is a plain state machine for e
 
 import codecs
 import os
-from typing import NamedTuple
+
+from msgspec import Struct
 
 CONT, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 
@@ -42,22 +43,22 @@ class ProtocolError(Exception):
         self.events: list[Event] = []
 
 
-class Message(NamedTuple):
+class Message(Struct, frozen=True, gc=False):
     """A whole message. Text has been checked to be UTF-8 and stays encoded."""
 
     data: bytes
     binary: bool
 
 
-class Ping(NamedTuple):
+class Ping(Struct, frozen=True, gc=False):
     payload: bytes
 
 
-class Pong(NamedTuple):
+class Pong(Struct, frozen=True, gc=False):
     payload: bytes
 
 
-class Close(NamedTuple):
+class Close(Struct, frozen=True, gc=False):
     """`code` is NO_STATUS when the frame had no payload."""
 
     code: int

@@ -73,7 +73,7 @@ class Dispatcher:
         self, message: Invocation | StreamInvocation, protocol: HubProtocol, kind: str
     ) -> tuple[Method, Sequence[Any]]:
         """The method that is called, and its typed arguments. Raises ChatError."""
-        method = self.find(message.target)
+        method = self._methods.get(message.target) or self.find(message.target)
         if method is None:
             raise ChatError("not_found", f"Unknown hub method '{message.target}'")
         if method.kind is not kind:
@@ -82,7 +82,7 @@ class Dispatcher:
         if message.stream_ids:
             raise ChatError("invalid_request", f"'{method.name}' takes no streams.")
         try:
-            return method, method.signature.decode(protocol, message.arguments)
+            return method, protocol.decode_arguments(message.arguments, method.signature)
         except ArgumentsError as error:
             raise ChatError("invalid_request", str(error)) from None
 

@@ -5,10 +5,10 @@ Field order is free, names are case-sensitive, unknown fields and unknown messag
 """
 
 from collections.abc import Sequence as Items
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import UNSET, Raw, UnsetType
+from msgspec import UNSET, Meta, Raw, UnsetType
 
 from server.hub.frames import (
     ACK,
@@ -16,6 +16,7 @@ from server.hub.frames import (
     CLOSE,
     COMPLETION,
     INVOCATION,
+    MAX_INVOCATION_ID,
     PING,
     SEQUENCE,
     STREAM_INVOCATION,
@@ -53,14 +54,26 @@ class _Envelope(msgspec.Struct, rename="camel", gc=False):
     sequence_id: int | None = None
 
 
+class _Invocation(msgspec.Struct, tag_field="type", tag=INVOCATION, rename="camel", kw_only=True, gc=False):
+    """What nearly every message is. Whatever does not fit into it exactly is looked at as an `_Envelope`."""
+
+    invocation_id: Annotated[str, Meta(min_length=1, max_length=MAX_INVOCATION_ID)] | None = None
+    target: Annotated[str, Meta(min_length=1)]
+    arguments: Raw
+    stream_ids: tuple[str, ...] = ()
+    headers: dict[str, str] | None = None
+
+
 class _Type(msgspec.Struct):
     type: int
 
 
+_decode_invocation = msgspec.json.Decoder(_Invocation).decode
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_type = msgspec.json.Decoder(_Type).decode
 _encode = msgspec.json.Encoder().encode
 _PING = Ping()
+_UNREADABLE = (msgspec.DecodeError, RecursionError, UnicodeError)  # what msgspec raises on bad input
 
 
 class JsonParser:
@@ -74,6 +87,9 @@ class JsonParser:
         if self._rest:
             data = self._rest + data
             self._rest = b""
+        elif len(data) <= self._max and data.find(SEPARATOR) == len(data) - 1:  # one, and whole: the usual case
+            message = _parse(data[:-1]) if data else None
+            return [] if message is None else [message]
         parts = data.split(SEPARATOR)
         rest = parts.pop()
         messages: list[HubMessage] = []
@@ -95,8 +111,18 @@ class JsonParser:
 
 def _parse(data: bytes) -> HubMessage | None:
     try:
+        call = _decode_invocation(data)
+        if bytes(call.arguments)[:1] == b"[":
+            return Invocation(call.invocation_id, call.target, call.arguments, call.stream_ids)
+    except _UNREADABLE:
+        pass
+    return _parse_any(data)
+
+
+def _parse_any(data: bytes) -> HubMessage | None:
+    try:
         envelope = _decode_envelope(data)
-    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
+    except _UNREADABLE as error:
         if _is_unknown_type(data):
             return None
         raise HubProtocolError(f"A message is not valid: {str(error) or type(error).__name__}.") from None
@@ -130,7 +156,7 @@ def _is_unknown_type(data: bytes) -> bool:
     """A type we do not know may give our field names any meaning: such a message is skipped, not refused."""
     try:
         return not INVOCATION <= _decode_type(data).type <= SEQUENCE
-    except (msgspec.DecodeError, RecursionError, UnicodeError):
+    except _UNREADABLE:
         return False
 
 

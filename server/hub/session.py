@@ -503,9 +503,10 @@ class HubSession:
         await trio.sleep(min(seconds, MAX_PAUSE))
 
     def _invoke(self, message: Invocation) -> Awaitable[None] | None:
-        refused = self._too_many(message)
-        if refused is not None:
-            return refused
+        if self.hub.invocations is not None:
+            refused = self._too_many(message)
+            if refused is not None:
+                return refused
         try:
             method, arguments = self.hub.dispatcher.resolve(message, self.outbox.encoding.protocol, PLAIN)
         except ChatError as error:
@@ -514,7 +515,7 @@ class HubSession:
                 self._offer(self.outbox.encoding.error(message.invocation_id, str(error)))
             return None
         try:
-            if self._must_wait(message, method):
+            if (self.outstanding or self.outbox.held) and self._must_wait(message, method):
                 return self._invoke_later(message, method, arguments)
             return self._call(message, method, arguments)
         except Exception as error:  # whatever it is, this invocation ends with an error, and nothing else does
