@@ -105,6 +105,10 @@ class Player:
         self._synced_once = False
         self._backoff = BACKOFF
 
+    @property
+    def user_id(self) -> str:
+        return self.person.id
+
     # -- coming and going ------------------------------------------------------------------------
 
     def connect(self, due: float | None = None) -> None:
@@ -261,7 +265,7 @@ class Player:
         stage.meter.record(SEND, send.due)
 
     def _agree(self, message: Message) -> None:
-        if not self.stage.oracle.ledger(message.conversation_id).agrees(message.seq, message.id):
+        if not self.stage.oracle.ledger(message.conversation_id).agrees(message):
             text = f"p{self.number} was told that {message.id} is message {message.seq}; others saw another there"
             self.stage.oracle.breach(promises.DIVERGED, text, player=self.number)
 

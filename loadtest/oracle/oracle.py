@@ -1,8 +1,8 @@
 """The oracle of one worker: everything its clients see goes through it as it comes.
 
 Owns the breaches, the trace of recent events (one ring for all clients, so that 15,000 of them cost nothing), and for
-each conversation the ledger: which message stands at which place, as the first client saw it. All others must see the
-same.
+each conversation the ledger: which message stands at which place and what it says there, as the first client saw it.
+All others must see the same.
 """
 
 from array import array
@@ -20,22 +20,27 @@ ALIKE = 2  # breaches of one class, at one player or in one conversation, that a
 
 
 class Ledger:
-    """The messages of one conversation by changedSeq, as hashes of their ids: eight bytes each. 0 is unknown."""
+    """The messages of one conversation by changedSeq, as hashes of their ids and of what they say: eight bytes each.
+    0 is unknown."""
 
-    __slots__ = ("ids",)
+    __slots__ = ("_contents", "ids")
 
     def __init__(self) -> None:
         self.ids = array("q", [0])
+        self._contents = array("q", [0])
 
-    def agrees(self, seq: int, message_id: str) -> bool:
-        """False when another client saw another message there. The first one to ask writes it down."""
-        ids = self.ids
+    def agrees(self, message: Message) -> bool:
+        """False when another client saw another message there, or with another content. The first one to ask writes
+        it down."""
+        ids, seq = self.ids, message.changed_seq
         if seq >= len(ids):
-            ids.extend([0] * (seq + 1 - len(ids)))
-        known, shown = ids[seq], hash(message_id)
+            more = [0] * (seq + 1 - len(ids))
+            ids.extend(more)
+            self._contents.extend(more)
+        known, shown = ids[seq], hash(message.id)
         if known:
-            return known == shown
-        ids[seq] = shown
+            return known == shown and self._contents[seq] == hash(message.content)
+        ids[seq], self._contents[seq] = shown, hash(message.content)
         return True
 
     @property

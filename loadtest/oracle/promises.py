@@ -16,13 +16,13 @@ UNANSWERED = "unanswered"
 
 PROMISES: dict[str, str] = {
     ORDER: "a change came after a later one of the same conversation (P3)",
-    HOLE: "a live client was shown seq n+2 after n, and n+1 was overtaken by nothing (P3)",
+    HOLE: "a change was left out that no later one to its message overtook, or a replay that was due (P3, P4)",
     REPEAT: "a change came twice, or a message came twice as a new one (P3)",
     MISSING: "a send was acknowledged, but is not stored, or is stored as another message (P1)",
     DOUBLED: "one send is stored twice (P2)",
     UNSEEN: "a stored message never came to a member who was online, or had come back (P4, P5)",
     PHANTOM: "a message was seen or acknowledged that is not stored (P1)",
-    DIVERGED: "two clients saw different messages at the same place of a conversation (P3)",
+    DIVERGED: "two clients saw different messages or contents at the same place of a conversation (P3)",
     ALTERED: "a message does not say what was sent, or who sent it",
     STRANGER: "somebody heard of a conversation that she is not a member of",
     RECEIPT: "a receipt fell, or a stored one is below what was acknowledged (P6)",

@@ -13,6 +13,8 @@ from loadtest.oracle import promises
 from loadtest.oracle.oracle import Ledger, Oracle
 from loadtest.payloads import Message, StatusUpdate
 
+REPLAYED = 1000  # changes that a client may be behind and still get each of them
+
 
 class View:
     __slots__ = ("_ledger", "_oracle", "_receipts", "base", "conversation", "cursor", "gaps", "player")
@@ -33,7 +35,7 @@ class View:
     def take(self, message: Message, *, new: bool) -> None:
         """ReceiveMessage, or MessageChanged."""
         seq = message.changed_seq
-        if not self._ledger.agrees(seq, message.id):
+        if not self._ledger.agrees(message):
             text = f"p{self.player} saw {message.id} as change {seq} of {self.conversation}, others something else"
             self._breach(promises.DIVERGED, text)
         cursor = self.cursor
@@ -83,8 +85,13 @@ class View:
             self._breach(promises.HOLE, text)
 
     def resync(self, head: int) -> None:
-        """The server says openly that it cannot replay: what lies between is paged."""
-        if self.cursor is not None and head > self.cursor:
+        """The server says openly that it does not replay: what lies between is paged. It must be too much for that."""
+        if self.cursor is None:
+            return
+        if head - self.cursor <= REPLAYED:
+            text = f"resync of {self.conversation} to {head} for p{self.player}, who had everything up to {self.cursor}"
+            self._breach(promises.HOLE, text)
+        if head > self.cursor:
             self.cursor = self.base = head
 
     def has(self, head: int) -> bool:

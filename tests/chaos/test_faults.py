@@ -8,10 +8,10 @@ import pytest
 import trio
 
 from tests.chaos import conftest, faults
-from tests.chaos.checker import Breach
 from tests.chaos.services import Cluster, Single, system_redis
 from tests.chaos.world import World, open_world
 from tests.store.cluster import Cluster as Postgres
+from tests.witness import Breach
 
 BACKENDS = ["valkey", "cluster", "redis"]
 
@@ -105,7 +105,7 @@ class Tampering:
 
 
 @pytest.mark.parametrize("how", ["drop", "double", "reorder"])
-async def test_the_checker_checks(how: str, place: Path, breakable: Postgres) -> None:
+async def test_the_oracle_sees_it(how: str, place: Path, breakable: Postgres) -> None:
     """A message dropped, doubled or reordered on purpose is found."""
     async with open_world(place, make_redis("valkey", place), breakable, instances=2, proxied=False) as world:
         tampering = Tampering(how)

@@ -17,12 +17,14 @@ import httpx
 import trio
 
 from loadtest.client import ClientError, HubClient, HubError, connect
-from tests.chaos.checker import Checker
+from loadtest.oracle import contents
+from loadtest.oracle.oracle import Oracle
 from tests.chaos.services import Single
 from tests.proxy import Proxy
 from tests.running import Running, User, free_port, running
 from tests.store.cluster import Cluster as Postgres
 from tests.store.proxy import SOCKET as POSTGRES_SOCKET
+from tests.witness import Witness, judge, make_oracle, require
 
 PAUSE = 0.1  # seconds between one's messages, at random around it
 PATIENCE = 60.0  # seconds for everybody to have everything: long past the promise, which is printed
@@ -78,12 +80,11 @@ class Instance:
 class Person:
     """Somebody who chats: one connection at a time, on any instance."""
 
-    def __init__(self, world: "World", user: User, conversations: list[str], tamper: Tamper | None = None) -> None:
+    def __init__(self, world: "World", user: User, witness: Witness, tamper: Tamper | None = None) -> None:
         self.world = world
         self.user = user
-        self.conversations = conversations
-        self.checker = Checker(user.name, conversations)
-        self.acknowledged: dict[str, str] = {}
+        self.conversations = list(witness.views)
+        self.witness = witness
         self.read: dict[str, int] = {}  # marked as read, and acknowledged
         self.client: HubClient | None = None
         self.at = -1  # the instance she is on
@@ -91,9 +92,7 @@ class Person:
         self.online = trio.Event()
         self.moved = trio.Event()
         self.presence: dict[str, str] = {}
-        self.breach: AssertionError | None = None
         self._tamper = tamper
-        self._sent = 0
 
     async def live(self) -> None:
         """Be connected, always."""
@@ -109,13 +108,14 @@ class Person:
 
     async def _connect(self, instance: Instance) -> None:
         url = f"http://127.0.0.1:{instance.port}/hubs/chat"
-        self.checker.connected()
+        self.witness.connected()
         with trio.move_on_after(CALL) as patience:
             self.hang_up = patience.cancel
             async with self.world.connect(url, self.user, self._on_event, query={"sync": "manual"}) as client:
-                answer = await client.invoke("Sync", self.checker.cursors)
+                answer = await client.invoke("Sync", self.witness.cursors)
                 patience.deadline = math.inf
-                self._guard(lambda: self.checker.synced(answer["heads"], answer["resync"]))
+                self.witness.synced(answer)
+                self._look()
                 self.client, self.at = client, instance.number
                 self.online.set()
                 await client.closed.wait()
@@ -123,19 +123,16 @@ class Person:
     def _on_event(self, target: str, arguments: list[Any]) -> None:
         events = [(target, arguments)] if self._tamper is None else self._tamper(target, arguments)
         for name, values in events:
-            self._guard(lambda name=name, values=values: self.checker.event(name, values))  # type: ignore[misc]
+            self.witness.event(name, values)
+        self._look()
         if target == "UserStatusChanged":
             self.presence[arguments[0]["userId"]] = arguments[0]["status"]
         self.moved.set()
 
-    def _guard(self, check: Callable[[], None]) -> None:
+    def _look(self) -> None:
         """The first breach counts."""
-        if self.breach is None:
-            try:
-                check()
-            except AssertionError as error:
-                self.breach = error
-                self.world.breached.set()
+        if self.witness.oracle.breaches:
+            self.world.breached.set()
 
     async def write(self) -> None:
         """Send, and mark as read, without end."""
@@ -143,24 +140,27 @@ class Person:
             await trio.sleep(PAUSE * random.uniform(0.5, 1.5))
             await self.world.writing.wait()
             conversation = random.choice(self.conversations)
-            self._sent += 1
-            key = f"{self.user.name}-{self._sent}"
-            await self.send(conversation, key)
-            if self._sent % 5 == 0:
-                seq = self.checker.cursors[conversation]
+            number, key = self.witness.draft()
+            message = await self.send(conversation, number, key)
+            if number % 5 == 0:
+                seq = self.witness.cursors[conversation]
                 if await self.call("MarkRead", conversation, seq) is not None:
                     self.read[conversation] = max(seq, self.read.get(conversation, 0))
-            if self._sent % 7 == 0:
-                await self.edit(self.acknowledged[key], f"{key} edited")
+            if number % 7 == 0:
+                await self.edit(message, self._content(key))
 
-    async def send(self, conversation: str, key: str) -> None:
-        """Until it is acknowledged."""
-        body = {"conversationId": conversation, "content": key, "clientMessageId": key}
+    def _content(self, key: str) -> str:
+        """Another one each time."""
+        return contents.make_content(key, self.witness.oracle.now(), 60)
+
+    async def send(self, conversation: str, number: int, key: str) -> str:
+        """Until it is acknowledged. The message's id."""
+        body = {"conversationId": conversation, "content": self._content(key), "clientMessageId": key}
         while True:
             message = await self.call("SendMessage", body)
             if message is not None:
-                self.acknowledged[key] = message["id"]
-                return
+                self.witness.told(number, message["id"])
+                return str(message["id"])
             await trio.sleep(0.05)
 
     async def edit(self, message: str, content: str) -> None:
@@ -200,6 +200,7 @@ class World:
         self.conversations: list[str] = []
         self.writing = trio.Event()
         self.breached = trio.Event()
+        self.oracle: Oracle  # of all that these people see; from `populate` on
         self.logs: list[dict[str, Any]] = []  # lines with tracebacks
 
     def connect(self, url: str, user: User, on_event: Callable[[str, list[Any]], None], **options: Any) -> Any:
@@ -213,9 +214,11 @@ class World:
         groups = [await server.group(users[number], *users) for number in range(2)]
         directs = [(pair, await server.direct(*pair)) for pair in zip(users[::2], users[1::2], strict=True)]
         self.conversations = [*groups, *(direct for _, direct in directs)]
-        for user in users:
+        self.oracle = make_oracle([user.id for user in users])
+        for number, user in enumerate(users):
             mine = [*groups, *(direct for pair, direct in directs if user in pair)]
-            person = Person(self, user, mine, tamper if user is users[-1] else None)
+            witness = Witness(self.oracle, number, user.id, mine)
+            person = Person(self, user, witness, tamper if user is users[-1] else None)
             self.people.append(person)
             self.nursery.start_soon(person.live)
         for person in self.people:
@@ -244,7 +247,7 @@ class World:
             while quiet < 3 and not self.breached.is_set():  # twice the same: nobody's last send is under way
                 found = await self._heads()
                 done = found == heads and all(
-                    person.online.is_set() and person.checker.cursors[key] == heads[key]
+                    person.online.is_set() and person.witness.cursors[key] == heads[key]
                     for person in self.people
                     for key in person.conversations
                 )
@@ -254,15 +257,8 @@ class World:
         took = trio.current_time() - start
         if quiet < 3 and not self.breached.is_set():
             await self._diagnose()
-        for person in self.people:
-            if person.breach is not None:
-                raise person.breach
-        stored = await self._stored()
-        for person in self.people:
-            mine = {
-                key: message for key, message in stored.items() if message["conversationId"] in person.conversations
-            }
-            person.checker.finish(mine, person.acknowledged)
+        require(self.oracle)
+        judge(self.oracle, [person.witness for person in self.people], await self._stored())
         return took
 
     async def _diagnose(self) -> None:
@@ -275,13 +271,13 @@ class World:
                     answer = await http.get(f"http://127.0.0.1:{instance.port}/health")
                     print(instance.number, instance.port, answer.text)  # noqa: T201
         for person in self.people:
-            print(person.user.name, person.at, person.online.is_set(), person.checker.cursors)  # noqa: T201
+            print(person.user.name, person.at, person.online.is_set(), person.witness.cursors)  # noqa: T201
 
     async def settle_receipts(self) -> None:
         """P6: every cursor is where it was acknowledged, or further on."""
         for person in self.people:
             for conversation in person.conversations:
-                seq = person.checker.cursors[conversation]
+                seq = person.witness.cursors[conversation]
                 while await person.call("MarkRead", conversation, seq) is None:
                     await trio.sleep(0.05)
                 person.read[conversation] = seq
@@ -315,14 +311,10 @@ class World:
     async def _value(self, query: str) -> Any:
         return (await trio.to_thread.run_sync(self.postgres.query, self.database_direct, query))[0][0]
 
-    async def _stored(self) -> dict[str, dict[str, Any]]:
-        """All messages, by REST, from whichever instance answers."""
-        stored: dict[str, dict[str, Any]] = {}
-        for person in self.people:
-            for conversation in person.conversations:
-                if not any(message["conversationId"] == conversation for message in stored.values()):
-                    stored |= {message["id"]: message for message in await self._history(person, conversation)}
-        return stored
+    async def _stored(self) -> dict[str, list[dict[str, Any]]]:
+        """All messages by conversation, by REST, from whichever instance answers."""
+        readers = {conversation: person for person in self.people for conversation in person.conversations}
+        return {conversation: await self._history(person, conversation) for conversation, person in readers.items()}
 
     async def _history(self, person: Person, conversation: str) -> list[dict[str, Any]]:
         headers = {"Authorization": f"Bearer {person.user.token}"}

@@ -9,10 +9,11 @@ import trio
 import trio.abc
 
 from loadtest.oracle import contents, promises
-from loadtest.oracle.audit import Audit, Overtaken
+from loadtest.oracle.audit import Audit
+from loadtest.oracle.books import Books, Overtaken
 from loadtest.oracle.convergence import CALL, Convergence, differences, low
 from loadtest.oracle.oracle import Oracle
-from loadtest.oracle.views import View
+from loadtest.oracle.views import REPLAYED, View
 from loadtest.payloads import Cursor, Joined, Message, MessagePage, StatusUpdate
 from loadtest.plan import Conversation, Person
 
@@ -118,10 +119,34 @@ def test_resync_excuses_what_lies_between_and_nothing_else() -> None:
     oracle = Oracle("run", lambda: 0.0)
     view = View(oracle, 1, TALK)
     view.take(message(1), new=True)
-    view.resync(5)
-    view.take(message(6), new=True)
-    view.finish({seq: seq for seq in range(1, 8)}, lambda change: False)
-    assert dict(oracle.breached) == {promises.UNSEEN: 1}  # 7
+    far = 2 + REPLAYED
+    view.resync(far)
+    view.take(message(far + 1), new=True)
+    view.finish({seq: seq for seq in range(1, far + 3)}, lambda change: False)
+    assert dict(oracle.breached) == {promises.UNSEEN: 1}  # the last
+
+
+@pytest.mark.parametrize("head", [0, 1, 1 + REPLAYED])
+def test_resync_is_no_excuse_for_who_is_not_far_behind(head: int) -> None:
+    """A replay was due; or, without a head, the server does not know its own conversation."""
+    oracle = Oracle("run", lambda: 0.0)
+    view = View(oracle, 1, TALK)
+    view.take(message(1), new=True)
+    view.resync(head)
+    assert dict(oracle.breached) == {promises.HOLE: 1}
+
+
+def test_two_clients_must_read_the_same_there() -> None:
+    """Also when each content is a good one: an edit that comes with what was said before it is no edit."""
+    oracle = Oracle("run", lambda: 0.0)
+    one, other = View(oracle, 1, TALK), View(oracle, 2, TALK)
+    for view, content in ((one, "after"), (other, "before")):
+        view.take(message(1, content="before"), new=True)
+        view.take(message(1, 2, content=content), new=False)
+    assert dict(oracle.breached) == {promises.DIVERGED: 1}
+    books = Books(oracle, {})
+    books.compare(TALK, [message(1, 2, content="before")], [])
+    assert oracle.breached[promises.DIVERGED] == 2
 
 
 def test_a_receipt_may_not_fall() -> None:
@@ -185,7 +210,12 @@ async def test_who_has_nothing_yet_is_waited_for(wait: float, fine: bool, autoju
     said = msgspec.structs.replace(said, sender_id="u0")
     view = View(oracle, 0, TALK)
     player = SimpleNamespace(
-        number=0, person=Person(0, "u0", ""), online=True, views={TALK: view}, acknowledged=[hash(said.id)]
+        number=0,
+        person=Person(0, "u0", ""),
+        online=True,
+        views={TALK: view},
+        acknowledged=[hash(said.id)],
+        user_id="u0",
     )
 
     async def page(*_: object, after: int, **__: object) -> MessagePage:

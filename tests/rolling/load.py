@@ -1,7 +1,7 @@
 """People who talk all the time while instances come and go, and what they notice.
 
-Each has one connection, comes back at once when it ends (as SignalR's clients do), and shows its cursors. The checker
-of the chaos run says whether anything was lost, doubled or out of order.
+Each has one connection, comes back at once when it ends (as SignalR's clients do), and shows its cursors. The oracle
+of the load test says whether anything was lost, doubled or out of order.
 """
 
 import random
@@ -12,8 +12,9 @@ import trio
 import trio.lowlevel
 
 from loadtest.client import ClientError, HubClient, HubError, connect
-from tests.chaos.checker import Checker
+from loadtest.oracle import contents
 from tests.running import Running, User
+from tests.witness import Witness, judge, make_oracle
 
 BACK = 0.1  # seconds after a connection that could not be made
 PATIENCE = 60.0  # seconds for everything to arrive in the end
@@ -49,11 +50,10 @@ class Seen:
 
 
 class Talker:
-    def __init__(self, url: str, user: User, conversation: str, seen: Seen) -> None:
+    def __init__(self, url: str, user: User, witness: Witness, seen: Seen) -> None:
         self.user = user
-        self.conversation = conversation
-        self.checker = Checker(user.name, [conversation])
-        self.acknowledged: dict[str, str] = {}
+        self.witness = witness
+        (self.conversation,) = witness.views
         self._url = url
         self._seen = seen
         self._client: HubClient | None = None
@@ -74,17 +74,17 @@ class Talker:
 
     async def _connect(self) -> None:
         """Raises ClientError, OSError, alone or in a group, when there is no way in."""
-        self.checker.connected()
+        self.witness.connected()
         query = {"sync": "manual"}
         async with connect(self._url, self.user.token, on_event=self._on_event, query=query) as client:
             try:
-                answer = await client.invoke("Sync", self.checker.cursors)
+                answer = await client.invoke("Sync", self.witness.cursors)
             except ClientError:
                 if client.close_message is None or not client.close_message.allow_reconnect:
                     raise
                 self._seen.sent_on += 1
                 return
-            self.checker.synced(answer["heads"], answer["resync"])
+            self.witness.synced(answer)
             if self._left_at is not None:
                 self._seen.reconnects.append((self._left_at, trio.current_time() - self._left_at))
             self._client = client
@@ -96,28 +96,28 @@ class Talker:
             self._online = trio.Event()
 
     def _on_event(self, target: str, arguments: list[Any]) -> None:
-        self.checker.event(target, arguments)
-        if target == "ReceiveMessage" and arguments[0]["type"] == "Text" and arguments[0]["senderId"] != self.user.id:
-            begun = float(arguments[0]["content"])
-            self._seen.deliveries.append((begun, trio.current_time() - begun))
+        message, due = self.witness.event(target, arguments) or (None, None)
+        if message is not None and due is not None and message.sender_id != self.user.id:
+            now = self.witness.oracle.now()
+            self._seen.deliveries.append((trio.current_time() - now + due, now - due))
 
     async def talk(self, rate: float) -> None:
         """Say something so many times a second, at random moments, until cancelled."""
-        count = 0
         async with trio.open_nursery() as nursery:
             while True:
                 await trio.sleep(random.expovariate(rate))
-                count += 1
-                nursery.start_soon(self._say, f"{self.user.name}-{count}", trio.current_time())
+                nursery.start_soon(self._say, self.witness.oracle.now())
 
-    async def _say(self, key: str, begun: float) -> None:
-        body = {"conversationId": self.conversation, "content": str(begun), "clientMessageId": key}
+    async def _say(self, due: float) -> None:
+        number, key = self.witness.draft()
+        content = contents.make_content(key, due, 60)
+        body = {"conversationId": self.conversation, "content": content, "clientMessageId": key}
         with trio.CancelScope(shield=True), trio.fail_after(PATIENCE):
-            while key not in self.acknowledged:
+            while not self.witness.acknowledged[number]:
                 await self._online.wait()
                 assert self._client is not None
                 try:
-                    self.acknowledged[key] = (await self._client.invoke("SendMessage", body))["id"]
+                    self.witness.told(number, (await self._client.invoke("SendMessage", body))["id"])
                 except HubError as error:
                     assert error.code in ("unavailable", "overloaded", "draining"), error
                     await trio.sleep(BACK)
@@ -126,12 +126,16 @@ class Talker:
 
 
 async def populate(server: Running, pairs: int, seen: Seen) -> list[Talker]:
-    found = []
+    talking = []
     for number in range(pairs):
         one, other = await server.register(f"a{number}"), await server.register(f"b{number}")
         conversation = await server.direct(one, other)
-        found += [Talker(server.hub_url, user, conversation, seen) for user in (one, other)]
-    return found
+        talking += [(user, conversation) for user in (one, other)]
+    oracle = make_oracle([user.id for user, _ in talking])
+    return [
+        Talker(server.hub_url, user, Witness(oracle, number, user.id, [conversation]), seen)
+        for number, (user, conversation) in enumerate(talking)
+    ]
 
 
 async def ask(port: int, seen: Seen, pause: float) -> None:
@@ -153,12 +157,11 @@ async def ask(port: int, seen: Seen, pause: float) -> None:
 
 async def settle(talkers: list[Talker], server: Running) -> None:
     """Wait until everybody has everything, and check it: nothing lost, nothing doubled, one order."""
+    found = {}
     for one, other in zip(talkers[::2], talkers[1::2], strict=True):
-        stored = await server.history(one.user, one.conversation, system=True)
+        stored = found[one.conversation] = await server.history(one.user, one.conversation, system=True)
         head = max((message["changedSeq"] for message in stored), default=0)
         with trio.fail_after(PATIENCE):
-            while min(talker.checker.cursors[one.conversation] for talker in (one, other)) < head:
+            while min(talker.witness.cursors[one.conversation] for talker in (one, other)) < head:
                 await trio.sleep(0.05)
-        both = {**one.acknowledged, **other.acknowledged}
-        for talker in (one, other):
-            talker.checker.finish({message["id"]: message for message in stored}, both)
+    judge(talkers[0].witness.oracle, [talker.witness for talker in talkers], found)

@@ -1,0 +1,102 @@
+"""tests.witness: what a client of the chaos suite may be shown, and each thing that it may not."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from loadtest.oracle import contents, promises
+from loadtest.oracle.oracle import Oracle
+from tests.witness import RUN, Breach, Witness, judge
+
+TALK = "talk"
+RECEIVE, CHANGED = "ReceiveMessage", "MessageChanged"
+Dto = dict[str, Any]
+
+
+def message(number: int, changed: int | None = None, *, seq: int | None = None, due: float = 1.0, **other: Any) -> Dto:
+    """The send `number` of p0: message 1, 2, ..."""
+    key = contents.make_key(RUN, 0, number - 1)
+    found = {
+        "id": f"m{number}", "conversationId": TALK, "seq": seq or number, "changedSeq": changed or seq or number,
+        "senderId": "u0", "type": "Text", "content": contents.make_content(key, due, 60), "clientMessageId": key,
+    }  # fmt: skip
+    return found | other
+
+
+def shown(witness: Witness, *messages: Dto, target: str = RECEIVE) -> None:
+    for each in messages:
+        witness.event(target, [each])
+
+
+def edited(due: float) -> Dto:
+    return message(1, 4, due=due)
+
+
+# What is done to a witness that was shown 1, 2 and 3, of which p0 has sent all; and what is stored then.
+Story = Callable[[Witness], list[Dto]]
+ALL = [message(1), message(2), message(3)]
+
+
+def story(*messages: Dto, target: str = RECEIVE, stored: list[Dto] = ALL) -> Story:
+    def act(witness: Witness) -> list[Dto]:
+        shown(witness, *messages, target=target)
+        return stored
+
+    return act
+
+
+def resync(witness: Witness) -> list[Dto]:
+    witness.synced({"heads": {TALK: 4}, "resync": [TALK]})
+    return ALL
+
+
+def early(witness: Witness) -> list[Dto]:
+    witness.synced({"heads": {TALK: 4}, "resync": []})
+    return ALL
+
+
+def elsewhere(witness: Witness) -> list[Dto]:
+    witness.told(2, "another")
+    return ALL
+
+
+@pytest.mark.parametrize(
+    ("act", "breach"),
+    [
+        pytest.param(story(), "", id="nothing more"),
+        pytest.param(story(edited(2.0), target=CHANGED, stored=[edited(2.0), *ALL[1:]]), "", id="an edit"),
+        pytest.param(resync, promises.HOLE, id="a resync that was not needed"),
+        pytest.param(early, promises.HOLE, id="a replay that ends early"),
+        pytest.param(story(message(3)), promises.REPEAT, id="a change again"),
+        pytest.param(story(message(1, 4)), promises.REPEAT, id="a message again as a new one"),
+        pytest.param(story(message(4, 4), target=CHANGED), promises.ORDER, id="changed before it was there"),
+        pytest.param(story(stored=[*ALL, message(4)]), promises.UNSEEN, id="never seen"),
+        pytest.param(
+            story(edited(2.0), target=CHANGED, stored=[edited(3.0), *ALL[1:]]), promises.DIVERGED, id="another content"
+        ),
+        pytest.param(story(stored=ALL[:2]), promises.PHANTOM, id="seen, not stored"),
+        pytest.param(story(message(5), stored=[*ALL, message(5)]), promises.HOLE, id="a hole"),
+        pytest.param(
+            story(message(3, seq=4, id="x"), stored=[*ALL, message(3, seq=4, id="x")]), promises.DOUBLED, id="doubled"
+        ),
+        pytest.param(elsewhere, promises.MISSING, id="acknowledged as another"),
+        pytest.param(story(message(4, conversationId="x")), promises.STRANGER, id="of a conversation of others"),
+        pytest.param(story(message(4, senderId="u1"), stored=[*ALL, message(4)]), promises.ALTERED, id="misnamed"),
+    ],
+)
+def test_what_is_noticed(act: Story, breach: str) -> None:
+    oracle = Oracle(RUN, lambda: 0.0, ["u0"])
+    witness = Witness(oracle, 0, "u0", [TALK])
+    for number in range(5):
+        witness.draft()
+        if number < 3:
+            witness.told(number, f"m{number + 1}")
+    shown(witness, *ALL)
+    stored = act(witness)
+    if not breach:
+        judge(oracle, [witness], {TALK: stored})
+        return
+    with pytest.raises(Breach, match=r"p0|talk"):
+        judge(oracle, [witness], {TALK: stored})
+    assert breach in oracle.breached

@@ -1,0 +1,99 @@
+"""A client of a test, as the load test's oracle sees it: one judge of the promises for all suites.
+
+Owns the views of one client over all its connections, and the keys of what it sends. What is broken is the oracle's to
+tell: `require` raises it.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import trio
+
+from loadtest.oracle import contents, promises
+from loadtest.oracle.books import Books
+from loadtest.oracle.oracle import Oracle
+from loadtest.oracle.views import View
+from loadtest.payloads import CHANGED, RECEIVE, Message, Synced
+
+RUN = "test"
+
+
+class Breach(AssertionError):
+    """A promise was broken. The message says which, to whom, and shows the events before."""
+
+
+def make_oracle(user_ids: Sequence[str]) -> Oracle:
+    """`user_ids` are those of all witnesses, by number."""
+    start = trio.current_time()
+    return Oracle(RUN, lambda: trio.current_time() - start, user_ids)
+
+
+def require(oracle: Oracle) -> None:
+    """Raises Breach when something was seen broken."""
+    if oracle.breaches:
+        first, counts = oracle.breaches[0], dict(oracle.breached)
+        raise Breach("\n  ".join([f"{first.promise}: {first.text} (in all: {counts})", *first.trace]))
+
+
+def judge(oracle: Oracle, witnesses: Iterable["Witness"], stored: Mapping[str, Sequence[dict[str, Any]]]) -> None:
+    """At the end. `stored` is everything there is, by conversation, as REST shows it. Raises Breach."""
+    people = {witness.number: witness for witness in witnesses}
+    books = Books(oracle, people)
+    for conversation, messages in stored.items():
+        views = (witness.views.get(conversation) for witness in people.values())
+        books.compare(
+            conversation, msgspec.convert(messages, list[Message]), [view for view in views if view is not None]
+        )
+    books.missing()
+    require(oracle)
+
+
+class Witness:
+    def __init__(self, oracle: Oracle, number: int, user_id: str, conversations: Iterable[str]) -> None:
+        self.oracle = oracle
+        self.number = number
+        self.user_id = user_id
+        self.views = {conversation: View(oracle, number, conversation) for conversation in conversations}
+        self.acknowledged: list[int] = []  # by number of the send: the hash of its message's id, 0 while there is none
+
+    @property
+    def cursors(self) -> dict[str, int]:
+        return {conversation: view.cursor or 0 for conversation, view in self.views.items()}
+
+    def connected(self) -> None:
+        """A new connection, on which Sync(cursors) is called first."""
+        self.oracle.note(self.number, "connected")
+
+    def synced(self, answer: dict[str, Any]) -> None:
+        """The answer to Sync."""
+        self.oracle.note(self.number, "synced")
+        synced = msgspec.convert(answer, Synced)
+        for conversation in synced.resync:
+            self.views[conversation].resync(synced.heads.get(conversation, 0))
+        for conversation, head in synced.heads.items():
+            self.views[conversation].synced(head)
+
+    def event(self, target: str, arguments: list[Any]) -> tuple[Message, float | None] | None:
+        """The message that came with it, and when it was due; None for all other events."""
+        if target not in (RECEIVE, CHANGED):
+            return None
+        message = msgspec.convert(arguments[0], Message)
+        self.oracle.note(self.number, target, message.conversation_id, message.changed_seq, message.id)
+        view = self.views.get(message.conversation_id)
+        if view is None:
+            text = f"p{self.number} got {target} of {message.conversation_id}, of which she is no member"
+            self.oracle.breach(promises.STRANGER, text, player=self.number)
+        else:
+            view.take(message, new=target == RECEIVE)
+        return message, self.oracle.read(message, self.number)
+
+    def draft(self) -> tuple[int, str]:
+        """The number of a new send, and its clientMessageId."""
+        self.acknowledged.append(0)
+        number = len(self.acknowledged) - 1
+        return number, contents.make_key(RUN, self.number, number)
+
+    def told(self, number: int, message_id: str) -> None:
+        """The send was acknowledged."""
+        self.acknowledged[number] = hash(message_id)
