@@ -5,8 +5,10 @@ Reads the clock and the system's randomness, nothing else.
 
 import os
 import time
+from datetime import datetime, timedelta
 from uuid import UUID
 
+_EPOCH = datetime(1970, 1, 1)  # UTC, like all times here
 _RANDOM = 0x0FFF_3FFF_FFFF_FFFF_FFFF  # rand_a (12 bits), 2 bits of variant, rand_b (62 bits)
 _VERSION_AND_VARIANT = (7 << 76) | (2 << 62)
 
@@ -32,9 +34,7 @@ def id_ms(value: UUID) -> int:
 
 def timestamp(ms: int) -> str:
     """RFC 3339 UTC with milliseconds, as every time on the wire is written."""
-    seconds, rest = divmod(ms, 1000)
-    y, mo, d, h, mi, s, *_ = time.gmtime(seconds)
-    return f"{y:04}-{mo:02}-{d:02}T{h:02}:{mi:02}:{s:02}.{rest:03}Z"
+    return (_EPOCH + timedelta(milliseconds=ms)).isoformat(timespec="milliseconds") + "Z"
 
 
 def now_timestamp() -> str:

@@ -601,8 +601,7 @@ class HubSession:
                 async with aclosing(method.call(self, *arguments)) as items:
                     async for item in items:
                         await self.wait_room()
-                        self._offer(self.outbox.encoding.stream_item(invocation_id, item))
-                        self.outbox.flush()
+                        self._offer(self.outbox.encoding.stream_item(invocation_id, item))  # sent with its page
         except trio.Cancelled:
             self._interrupted(invocation_id)
             raise
