@@ -66,14 +66,11 @@ class Dispatcher:
     def methods(self) -> list[Method]:
         return list({method.name: method for method in self._methods.values()}.values())
 
-    def find(self, target: str) -> Method | None:
-        return self._methods.get(target) or self._methods.get(target.casefold())
-
     def resolve(
         self, message: Invocation | StreamInvocation, protocol: HubProtocol, kind: str
     ) -> tuple[Method, Sequence[Any]]:
         """The method that is called, and its typed arguments. Raises ChatError."""
-        method = self._methods.get(message.target) or self.find(message.target)
+        method = self._methods.get(message.target) or self._methods.get(message.target.casefold())
         if method is None:
             raise ChatError("not_found", f"Unknown hub method '{message.target}'")
         if method.kind is not kind:

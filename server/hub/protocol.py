@@ -32,7 +32,8 @@ class HubProtocol(Protocol):
 
     def parser(self, max_message: int) -> Parser: ...
 
-    def decode_arguments(self, raw: Raw, signature: "Signature") -> Sequence[Any]: ...
+    def decode_arguments(self, raw: Raw, signature: "Signature") -> Sequence[Any]:
+        """As typed values, defaults filled in. Raises ArgumentsError."""
 
     def encode_invocation(
         self, target: str, arguments: Sequence[object], invocation_id: str | None = None
@@ -78,11 +79,8 @@ class Signature:
             self._json[count] = msgspec.json.Decoder(shape)
             self._msgpack[count] = msgspec.msgpack.Decoder(shape)
 
-    def decode(self, protocol: HubProtocol, raw: Raw) -> Sequence[Any]:
-        """The arguments as typed values, defaults filled in. Raises ArgumentsError."""
-        return protocol.decode_arguments(raw, self)
-
     def decode_json(self, raw: Raw) -> Sequence[Any]:
+        """The arguments as typed values, defaults filled in. Raises ArgumentsError. `decode_msgpack` likewise."""
         return self._decode(raw, self._json, _JSON_ITEMS)
 
     def decode_msgpack(self, raw: Raw) -> Sequence[Any]:

@@ -220,7 +220,7 @@ def test_one_wrong_byte(protocol: HubProtocol, place: int, byte: int) -> None:
     try:
         for message in protocol.parser(LIMIT).feed(bytes(data)):
             if isinstance(message, Invocation):
-                signature.decode(protocol, message.arguments)
+                protocol.decode_arguments(message.arguments, signature)
     except (HubProtocolError, ArgumentsError):
         pass
 
@@ -239,9 +239,9 @@ def test_typed_arguments(protocol: HubProtocol) -> None:
     """Arguments arrive as the types that the method declares, defaults filled in."""
     key = new_id()
     signature = Signature([("id", UUID, REQUIRED), ("since", int | None, None)])
-    assert signature.decode(protocol, arguments(protocol, str(key), 5)) == (key, 5)
-    assert tuple(signature.decode(protocol, arguments(protocol, str(key)))) == (key, None)
-    assert tuple(Signature([]).decode(protocol, arguments(protocol))) == ()
+    assert protocol.decode_arguments(arguments(protocol, str(key), 5), signature) == (key, 5)
+    assert tuple(protocol.decode_arguments(arguments(protocol, str(key)), signature)) == (key, None)
+    assert tuple(protocol.decode_arguments(arguments(protocol), Signature([]))) == ()
 
 
 @both
@@ -259,7 +259,7 @@ def test_wrong_arguments(protocol: HubProtocol, values: tuple[object, ...], sent
     """Wrong number or type: an ArgumentsError that names the parameter."""
     signature = Signature([("id", UUID, REQUIRED), ("since", int | None, None)])
     with pytest.raises(ArgumentsError, match=sentence):
-        signature.decode(protocol, arguments(protocol, *values))
+        protocol.decode_arguments(arguments(protocol, *values), signature)
 
 
 def test_msgpack_arguments_that_are_no_list() -> None:
@@ -268,7 +268,7 @@ def test_msgpack_arguments_that_are_no_list() -> None:
         [message] = MSGPACK.parser(LIMIT).feed(data)
         assert isinstance(message, Invocation)
         with pytest.raises(ArgumentsError):
-            Signature([]).decode(MSGPACK, message.arguments)
+            MSGPACK.decode_arguments(message.arguments, Signature([]))
 
 
 # -- handshake -----------------------------------------------------------------------------------------------------
