@@ -1,9 +1,9 @@
 """The conversations that somebody on this process has open, and who gets their changes.
 
 Owns the rooms, the registry of sessions by user, and the rule that every session sees a
-conversation's changes contiguous, with no repeat and no hole (design.md 4.5, P3). Reads
-the store through `History` only. What is committed here and what comes from other instances
-is delivered alike; where it comes from is `server.feed`'s business.
+conversation's changes contiguous, with no repeat and no hole (design.md 4.5, P3). What is
+committed here and what comes from other instances is delivered alike; where it comes from is
+`server.feed`'s business. Holes are `server.repairs`', the state of a room is `server.room`'s.
 
 A session is *attached* to a room (gets live events) or not; `server.catchup` brings it from a
 cursor to the point where it can be attached. A room lives while somebody is attached or holds it.
@@ -11,155 +11,31 @@ cursor to the point where it can be attached. A room lives while somebody is att
 
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Protocol
 from uuid import UUID
 
-import msgspec
-import structlog
 import trio
 
 from handlers.errors import ChatError
-from handlers.model import Caller
 from server.hub.encoding import Encoding
-from server.outbox import Flusher, Outbox, Verdict
+from server.outbox import Flusher, Verdict
+from server.repairs import REPAIR_DELAY, Repairs
+from server.room import History, Room, Subscriber, Teller, Wanted
 from store.entries import Dismissal
-from store.errors import StoreError
 from store.model import Change, MessageType
 
-REPAIR_DELAY = 0.05  # seconds a hole may last before it is fetched: the change is usually on its way
-RETRY_DELAY = 1.0  # seconds between attempts while PostgreSQL is out of reach
-REPAIR_PAGE = 200  # changes fetched at once to fill a hole
-REPAIR_BYTES = 1024 * 1024
-REPAIRS = 4  # holes being fetched at once
-CHECKED = 1000  # heads compared with one query
 MAX_TOLD = 200  # users here who are told of a change of members or title, each with her own view; more see it in order
 REMOVED = "ConversationRemoved"
 SYSTEM = MessageType.SYSTEM
 
-log = structlog.get_logger("parley.rooms")
 
-
-class History(Protocol):
-    """What rooms need from the store."""
-
-    async def heads(self, conversation_ids: Collection[UUID]) -> dict[UUID, int]:
-        """The last seq of each conversation that exists."""
-
-    async def changes(self, conversation_id: UUID, after: int, *, limit: int, max_bytes: int) -> Sequence[Change]:
-        """What changed after `after`, each message once, in its final state, by rising seq."""
-
-
-class Wanted(Protocol):
-    """What other instances should send us (`server.instances.registry`)."""
-
-    async def want_rooms(self, conversation_ids: Iterable[UUID]) -> None:
-        """Returns when changes committed from now on will reach us. Never raises."""
-
-    async def want_user(self, user_id: UUID) -> None: ...
-
-    def drop_room(self, conversation_id: UUID) -> None: ...
-
-    def drop_user(self, user_id: UUID) -> None: ...
-
-
-class Teller(Protocol):
-    """Tells people how a conversation looks to them now (`server.teller`)."""
-
-    def tell(self, conversation_id: UUID, user_ids: Collection[UUID]) -> None:
-        """Each of these users, on all her connections here."""
-
-    def recheck(self, conversation_id: UUID, user_id: UUID) -> None:
-        """Find out whether she is a member, and attach or detach her connections."""
-
-    def settle(self, conversation_id: UUID, user_id: UUID) -> None:
-        """It has just been heard: a recheck under way is outdated."""
-
-
-class Subscriber(Protocol):
-    """A hub session, as a room sees it."""
-
-    user_id: UUID
-    caller: Caller
-    outbox: Outbox
-    rooms: list["Room"]
-    auto_attach: bool
-    expelled: set[UUID] | None
-
-    def lag(self) -> None:
-        """The outbox is full: leave every room, remember the cursors, catch up when it has drained."""
-
-    def disconnect(self, code: str, sentence: str) -> None:
-        """Close for good."""
-
-
-class Room:
-    """A conversation in this process: who is attached, and the next seq it expects (None while opening)."""
-
-    __slots__ = (
-        "advanced",
-        "attached",
-        "conversation_id",
-        "fresh",
-        "held",
-        "next_seq",
-        "pins",
-        "repaired",
-        "repairing",
-    )
-
-    def __init__(self, conversation_id: UUID) -> None:
-        self.conversation_id = conversation_id
-        self.next_seq: int | None = None
-        self.attached: dict[Subscriber, Outbox] = {}  # all that a delivery looks at
-        self.held: dict[int, Change] | None = None  # arrived ahead of its turn
-        self.pins = 0  # tasks that need the room to stay although nobody is attached
-        self.repairing = False
-        self.repaired: set[UUID] | None = None  # during a repair: the messages delivered since it began
-        self.fresh = False  # opened by a change, and not registered yet
-        self.advanced: trio.Event | None = None  # made by whoever waits for the head to move
-
-    @property
-    def head(self) -> int:
-        """The seq of the last change that was delivered here."""
-        if self.next_seq is None:
-            raise RuntimeError("the room is still opening")
-        return self.next_seq - 1
-
-    def hold(self, change: Change) -> None:
-        if self.held is None:
-            self.held = {}
-        self.held[change.seq] = change
-
-    def attach(self, session: Subscriber) -> None:
-        if session not in self.attached:
-            self.attached[session] = session.outbox
-            session.rooms.append(self)
-
-    def detach(self, session: Subscriber) -> None:
-        if session in self.attached:
-            del self.attached[session]
-            session.rooms.remove(self)
-
-    def _moved(self) -> None:
-        if self.advanced is not None:
-            self.advanced.set()
-            self.advanced = None
-
-
-class Rooms:
+class Rooms(Repairs):
     """Every room and every session of this process."""
 
     def __init__(self, history: History, flusher: Flusher, wanted: Wanted) -> None:
-        self._history = history
-        self._flusher = flusher
-        self._wanted = wanted
+        super().__init__(history, flusher, wanted)
         self.teller: Teller | None = None  # set by whoever composes the process: it in turn needs the rooms
-        self._rooms: dict[UUID, Room] = {}
         self._sessions: dict[UUID, list[Subscriber]] = {}
-        self._repairs: dict[Room, float] = {}  # due times; insertion order is nearly the order of time
-        self._repair_wake = trio.Event()
         # Totals since the start.
-        self.repaired = 0  # changes read from PostgreSQL because they did not come by themselves
         self.delivered = 0  # changes offered to somebody's outbox
         self.shed = 0  # ephemeral events dropped because an outbox was half full
         self.lagged = 0  # times a session was detached because its outbox was full
@@ -447,102 +323,6 @@ class Rooms:
         room.fresh = True
         self._repair_soon(room, 0.0)
         return room
-
-    # -- doubt and repair ---------------------------------------------------------------------
-
-    def doubt(self, conversation_ids: Collection[UUID]) -> None:
-        for conversation_id in conversation_ids:
-            room = self._rooms.get(conversation_id)
-            if room is not None:
-                self._repair_soon(room, 0.0)
-
-    async def check_heads(self) -> None:
-        """Compare every room's head with the database, and repair those that are behind. Raises StoreError."""
-        ids = [room.conversation_id for room in self._rooms.values() if room.next_seq is not None]
-        for start in range(0, len(ids), CHECKED):
-            heads = await self._history.heads(ids[start : start + CHECKED])
-            for conversation_id, head in heads.items():
-                self.reached(conversation_id, head)
-
-    def reached(self, conversation_id: UUID, seq: int) -> None:
-        """Change `seq` is committed, and has had time to come by itself."""
-        room = self._rooms.get(conversation_id)
-        if room is not None and (room.next_seq is None or room.next_seq <= seq):
-            self._repair_soon(room, 0.0)
-
-    def expect(self, room: Room, seq: int) -> None:
-        """Somebody knows that change `seq` is committed: fetch it if it does not come by itself."""
-        if room.head < seq:
-            self._repair_soon(room, REPAIR_DELAY)
-
-    def _repair_soon(self, room: Room, delay: float) -> None:
-        if room not in self._repairs and not room.repairing:
-            self._repairs[room] = trio.current_time() + delay
-            self._repair_wake.set()
-
-    async def run_repairs(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Fetch the holes that did not close by themselves, a few at a time."""
-        limit = trio.Semaphore(REPAIRS)
-        async with trio.open_nursery() as nursery:
-            task_status.started()
-            while True:
-                if not self._repairs:
-                    self._repair_wake = trio.Event()
-                    await self._repair_wake.wait()
-                room, due = min(self._repairs.items(), key=lambda entry: entry[1])
-                self._repair_wake = trio.Event()
-                if due > trio.current_time():
-                    with trio.move_on_at(due):
-                        await self._repair_wake.wait()
-                        continue  # something more urgent may have come
-                await limit.acquire()
-                if self._repairs.pop(room, None) is None:
-                    limit.release()
-                else:
-                    room.repairing = True
-                    nursery.start_soon(self._repair, room, limit)
-
-    async def _repair(self, room: Room, limit: trio.Semaphore) -> None:
-        complete = True
-        try:
-            if self._rooms.get(room.conversation_id) is room:
-                complete = room.next_seq is not None and await self._fetch_hole(room)
-        except StoreError as error:
-            log.warning("repair_postponed", conversation=str(room.conversation_id), reason=str(error))
-            complete = False
-        finally:
-            room.repairing = False
-            room.repaired = None
-            limit.release()
-        if not complete and self._rooms.get(room.conversation_id) is room:
-            self._repair_soon(room, RETRY_DELAY)
-
-    async def _fetch_hole(self, room: Room) -> bool:
-        """Deliver what the database has after the room's head. True when no hole is left."""
-        if room.fresh:
-            room.fresh = False
-            await self._wanted.want_rooms([room.conversation_id])
-        start = room.head  # everybody attached has seen every message made up to here
-        seen = room.repaired = set()  # and these, made or changed after it
-        while True:
-            heads = await self._history.heads([room.conversation_id])
-            head = heads.get(room.conversation_id, 0)
-            if head <= room.head:
-                break
-            changes = await self._history.changes(
-                room.conversation_id, room.head, limit=REPAIR_PAGE, max_bytes=REPAIR_BYTES
-            )
-            for change in changes:
-                if change.seq > room.head:  # it may have come live while we read
-                    created = change.message.seq > start and change.message.id not in seen
-                    self._deliver(room, msgspec.structs.replace(change, created=created))
-                    self.repaired += 1
-            if not changes and room.head < head:
-                room.next_seq = head + 1  # its messages are gone (retention): nothing to show up to there
-                room._moved()
-            self._drain_held(room)
-            self._flusher.flush()
-        return room.held is None
 
     # -- events outside the order of changes ----------------------------------------------------
 

@@ -15,7 +15,8 @@ from server import tcp_info
 from server.admin.shapes import ConnectionView, Listing, RoomView
 from server.hub.session import HubSession
 from server.metrics.census import condition_of, walk
-from server.rooms import Room, Rooms
+from server.room import Room
+from server.rooms import Rooms
 
 T = TypeVar("T")
 

@@ -13,7 +13,8 @@ import trio
 
 from handlers.errors import ChatError
 from handlers.model import Caller, Resync, Synced
-from server.rooms import Room, Rooms, no_such_conversation
+from server.room import Room
+from server.rooms import Rooms, no_such_conversation
 from store.model import Change
 
 if TYPE_CHECKING:

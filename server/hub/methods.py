@@ -22,8 +22,9 @@ from handlers.users import Users
 from server.auth import Verifier
 from server.ephemera import Ephemera
 from server.hub import catchup
+from server.hub.calls import INTERRUPTED, Ticket
 from server.hub.dispatch import Dispatcher
-from server.hub.session import INTERRUPTED, HubSession, Ticket
+from server.hub.session import HubSession
 from store.messages import END
 from store.model import Account, Message, MessageStatus
 

@@ -27,8 +27,9 @@ from server.hub.catchup import SyncSource
 from server.hub.dispatch import Dispatcher
 from server.hub.encoding import FRAMED, Encoding
 from server.hub.endings import slug_of
+from server.hub.ports import Carrier
 from server.hub.reliable_connection import ReliableConnection
-from server.hub.session import Carrier, HubSession
+from server.hub.session import HubSession
 from server.limits import Limits
 from server.listener import AnySocket, Refusal, peer, refusal
 from server.outbox import Flusher, Outbox
@@ -49,7 +50,7 @@ log = structlog.get_logger("parley.hub")
 
 
 class HubServer:
-    """Everything the sessions of this process have in common (`server.hub.session.Hub`)."""
+    """Everything the sessions of this process have in common (`server.hub.ports.Hub`)."""
 
     def __init__(
         self,

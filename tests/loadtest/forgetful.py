@@ -6,7 +6,8 @@ Run as `python -m tests.loadtest.forgetful serve`.
 import itertools
 
 from server.cli import main
-from server.rooms import Room, Rooms
+from server.room import Room
+from server.rooms import Rooms
 from store.model import Change
 
 _numbers = itertools.count(1)

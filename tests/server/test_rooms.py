@@ -12,7 +12,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from handlers.model import Caller
 from server.hub.encoding import FRAMED
 from server.outbox import Flusher, Outbox
-from server.rooms import REPAIR_DELAY, RETRY_DELAY, Room, Rooms
+from server.repairs import REPAIR_DELAY, RETRY_DELAY
+from server.room import Room
+from server.rooms import Rooms
 from store.errors import Unavailable
 from store.ids import new_id
 from store.model import Change, Message, MessageStatus, MessageType

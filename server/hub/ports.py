@@ -1,0 +1,72 @@
+"""What a session needs of the parts around it: of whatever carries it, and of the process.
+
+Owns these shapes, and no code.
+"""
+
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+import trio
+
+from handlers.limits import Rate
+from handlers.ports import Receipts
+from server.hub import catchup
+from server.hub.dispatch import Dispatcher
+from server.hub.encoding import Encoding
+from server.outbox import Flusher
+from server.rooms import Rooms
+from server.wheel import Due, Wheel
+
+if TYPE_CHECKING:
+    from server.hub.session import HubSession
+
+
+class Timeouts(Protocol):
+    """Seconds; hub-protocol.md, section 9."""
+
+    @property
+    def handshake_timeout(self) -> float: ...
+    @property
+    def keepalive(self) -> float: ...
+    @property
+    def client_timeout(self) -> float: ...
+
+
+class Carrier(Due, Protocol):
+    """What a session needs of whatever carries it."""
+
+    transport: ClassVar[str]  # what metrics call this kind
+    nursery: trio.Nursery
+    sent_at: float
+
+    def close(self, code: int, reason: str = "", *, why: str = "") -> None:
+        """Send what is queued, then end. Never waits."""
+
+    def abort(self, why: str) -> None: ...
+
+    def traffic(self) -> dict[str, object]:
+        """For the log: code, bytes_in, bytes_out."""
+
+
+class Hub(Protocol):
+    """What all sessions of a process share."""
+
+    rooms: Rooms
+    flusher: Flusher
+    wheel: Wheel
+    dispatcher: Dispatcher
+
+    @property
+    def timeouts(self) -> Timeouts: ...
+    @property
+    def invocations(self) -> Rate | None:
+        """How many calls one connection may make."""
+
+    receipts: Receipts
+    draining: bool
+    sync: catchup.SyncSource
+    encodings: dict[str, Encoding]
+    max_message: int
+    sessions: set["HubSession"]
+
+    def left(self, session: "HubSession", reason: str) -> None:
+        """Its transport is gone."""

@@ -1,0 +1,140 @@
+"""Rooms that are behind, or may be: what did not come by itself is read from the database (design.md 4.5).
+
+Owns when which room is looked after, a few at a time. Reads the store through `History` only. `Rooms` is made of this.
+"""
+
+from collections.abc import Collection
+from uuid import UUID
+
+import msgspec
+import structlog
+import trio
+
+from server.outbox import Flusher
+from server.room import History, Room, Wanted
+from store.errors import StoreError
+from store.model import Change
+
+REPAIR_DELAY = 0.05  # seconds a hole may last before it is fetched: the change is usually on its way
+RETRY_DELAY = 1.0  # seconds between attempts while PostgreSQL is out of reach
+REPAIR_PAGE = 200  # changes fetched at once to fill a hole
+REPAIR_BYTES = 1024 * 1024
+REPAIRS = 4  # holes being fetched at once
+CHECKED = 1000  # heads compared with one query
+
+log = structlog.get_logger("parley.rooms")
+
+
+class Repairs:
+    """What can be done for a room of which a change is missing. `Rooms` delivers it."""
+
+    def __init__(self, history: History, flusher: Flusher, wanted: Wanted) -> None:
+        self._history = history
+        self._flusher = flusher
+        self._wanted = wanted
+        self._rooms: dict[UUID, Room] = {}
+        self._repairs: dict[Room, float] = {}  # due times; insertion order is nearly the order of time
+        self._repair_wake = trio.Event()
+        self.repaired = 0  # changes read from PostgreSQL because they did not come by themselves
+
+    def _deliver(self, room: Room, change: Change) -> None:
+        """The next one of its room."""
+        raise NotImplementedError
+
+    def _drain_held(self, room: Room) -> None:
+        """Deliver what came ahead of its turn, as far as it is its turn now."""
+        raise NotImplementedError
+
+    def doubt(self, conversation_ids: Collection[UUID]) -> None:
+        for conversation_id in conversation_ids:
+            room = self._rooms.get(conversation_id)
+            if room is not None:
+                self._repair_soon(room, 0.0)
+
+    async def check_heads(self) -> None:
+        """Compare every room's head with the database, and repair those that are behind. Raises StoreError."""
+        ids = [room.conversation_id for room in self._rooms.values() if room.next_seq is not None]
+        for start in range(0, len(ids), CHECKED):
+            heads = await self._history.heads(ids[start : start + CHECKED])
+            for conversation_id, head in heads.items():
+                self.reached(conversation_id, head)
+
+    def reached(self, conversation_id: UUID, seq: int) -> None:
+        """Change `seq` is committed, and has had time to come by itself."""
+        room = self._rooms.get(conversation_id)
+        if room is not None and (room.next_seq is None or room.next_seq <= seq):
+            self._repair_soon(room, 0.0)
+
+    def expect(self, room: Room, seq: int) -> None:
+        """Somebody knows that change `seq` is committed: fetch it if it does not come by itself."""
+        if room.head < seq:
+            self._repair_soon(room, REPAIR_DELAY)
+
+    def _repair_soon(self, room: Room, delay: float) -> None:
+        if room not in self._repairs and not room.repairing:
+            self._repairs[room] = trio.current_time() + delay
+            self._repair_wake.set()
+
+    async def run_repairs(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Fetch the holes that did not close by themselves, a few at a time."""
+        limit = trio.Semaphore(REPAIRS)
+        async with trio.open_nursery() as nursery:
+            task_status.started()
+            while True:
+                if not self._repairs:
+                    self._repair_wake = trio.Event()
+                    await self._repair_wake.wait()
+                room, due = min(self._repairs.items(), key=lambda entry: entry[1])
+                self._repair_wake = trio.Event()
+                if due > trio.current_time():
+                    with trio.move_on_at(due):
+                        await self._repair_wake.wait()
+                        continue  # something more urgent may have come
+                await limit.acquire()
+                if self._repairs.pop(room, None) is None:
+                    limit.release()
+                else:
+                    room.repairing = True
+                    nursery.start_soon(self._repair, room, limit)
+
+    async def _repair(self, room: Room, limit: trio.Semaphore) -> None:
+        complete = True
+        try:
+            if self._rooms.get(room.conversation_id) is room:
+                complete = room.next_seq is not None and await self._fetch_hole(room)
+        except StoreError as error:
+            log.warning("repair_postponed", conversation=str(room.conversation_id), reason=str(error))
+            complete = False
+        finally:
+            room.repairing = False
+            room.repaired = None
+            limit.release()
+        if not complete and self._rooms.get(room.conversation_id) is room:
+            self._repair_soon(room, RETRY_DELAY)
+
+    async def _fetch_hole(self, room: Room) -> bool:
+        """Deliver what the database has after the room's head. True when no hole is left."""
+        if room.fresh:
+            room.fresh = False
+            await self._wanted.want_rooms([room.conversation_id])
+        start = room.head  # everybody attached has seen every message made up to here
+        seen = room.repaired = set()  # and these, made or changed after it
+        while True:
+            heads = await self._history.heads([room.conversation_id])
+            head = heads.get(room.conversation_id, 0)
+            if head <= room.head:
+                break
+            changes = await self._history.changes(
+                room.conversation_id, room.head, limit=REPAIR_PAGE, max_bytes=REPAIR_BYTES
+            )
+            for change in changes:
+                if change.seq > room.head:  # it may have come live while we read
+                    created = change.message.seq > start and change.message.id not in seen
+                    self._deliver(room, msgspec.structs.replace(change, created=created))
+                    self.repaired += 1
+            if not changes and room.head < head:
+                room.next_seq = head + 1  # its messages are gone (retention): nothing to show up to there
+                room._moved()
+            self._drain_held(room)
+            self._flusher.flush()
+        return room.held is None
