@@ -37,6 +37,7 @@ from server.addresses import Proxies
 from server.admin.listener import AdminListener
 from server.auth import ACCESS_TTL, ConnectionTokens, Verifier, mint_token, signing_keys
 from server.config import DAYS, SECONDS, Settings, parse_listen, parse_peer_listen, require
+from server.crier import Crier
 from server.ephemera import Ephemera
 from server.feed import Feed
 from server.hub import asgi, methods
@@ -137,7 +138,7 @@ class Process:
         self.registry = Registry(instances, grace=settings.presence_grace)
         self.rooms = Rooms(self.sync, self.flusher, self.registry)
         self.publisher = Publisher(instances, self.registry, self.pool)
-        self.ephemera = Ephemera(self.rooms, self.publisher)
+        self.ephemera = Ephemera(self.rooms, self.publisher, Crier(self.rooms, self.flusher))
         self.feed = (tracing.feed if tracing else Feed)(self.rooms, self.ephemera, self.publisher)
         self.relay = Relay(self.pool, self.registry, self.publisher, self.feed)
         self.lanes = Lanes(

@@ -1,11 +1,11 @@
 """What is told and not kept: moved receipts, typing, presence (contract.md 4).
 
-Owns what is about to be told of receipts, coalesced per member, and who is typing where, with an expiry of its own on
-every instance: should the one that heard the start die, nobody types forever. All of it is shed before anything else
-when a connection reads slowly.
+Owns what is about to be told of receipts and presence, coalesced per person, and who is typing where, with an expiry of
+its own on every instance: should the one that heard the start die, nobody types forever. All of it is shed before
+anything else when a connection reads slowly.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 from uuid import UUID
 
@@ -13,12 +13,14 @@ import trio
 from msgspec import Struct
 
 from handlers.model import StatusUpdate, TypingUpdate, UserStatusUpdate
+from server.crier import News
 from server.rooms import Rooms
 from store.entries import Receipt, Seen, Typing, merged
 from store.model import MessageStatus
 
 TICK = 0.1  # seconds: at most one MessageStatusUpdated per member and tick
 MAX_PER_TICK = 50  # members of one conversation told of in a tick; the others in the next, with what they have by then
+MAX_SEEN = 200  # people who came or went told of in a tick, likewise
 MEMORY = 30.0  # seconds for which a cursor that was told is not told lower
 TYPING_TTL = 6.0  # seconds without a word after which typing has stopped (contract.md 3)
 REPEAT = 2.0  # seconds after which others are told again that somebody still types
@@ -40,15 +42,23 @@ class Others(Protocol):
     ) -> None: ...
 
 
+class Crier(Protocol):
+    """Whoever tells it (`server.crier`)."""
+
+    async def tell(self, news: Sequence[News]) -> None: ...
+
+
 class _Typist(Struct):
     expires_at: float
     told_at: float  # when other instances heard of it last; of those that they told us, never
 
 
 class Ephemera:
-    def __init__(self, rooms: Rooms, others: Others) -> None:
+    def __init__(self, rooms: Rooms, others: Others, crier: Crier) -> None:
         self._rooms = rooms
         self._others = others
+        self._crier = crier
+        self._seen: dict[UUID, Seen] = {}  # to be told, by user
         self._receipts: dict[UUID, dict[UUID, Receipt]] = {}  # to be told, by conversation and member
         self._typists: dict[tuple[UUID, UUID], _Typist] = {}
         self._told: dict[tuple[UUID, UUID], tuple[int, int]] = {}  # how far each member was told to be
@@ -125,24 +135,37 @@ class Ephemera:
 
     def _show(self, seen: Iterable[Seen]) -> None:
         for one in seen:
-            update = UserStatusUpdate(one.user_id, one.status, one.status_text, one.last_seen_at)
-            self._rooms.notify_conversations(one.conversation_ids, SHOWN, (update,), but=one.user_id)
+            self._seen[one.user_id] = one
+            self._wake.set()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Tell what has gathered, tick by tick; end what has expired."""
         task_status.started()
         while True:
-            if not self._receipts and not self._typists:
+            if not self._receipts and not self._typists and not self._seen:
                 self._wake = trio.Event()
                 await self._wake.wait()
             self._forget()
-            self._tell_receipts()
+            await self._crier.tell([*self._take_receipts(), *self._take_seen()])
             now = trio.current_time()
             for key in [key for key, typist in self._typists.items() if typist.expires_at <= now]:
                 self._stop(*key)
             await trio.sleep(TICK)
 
-    def _tell_receipts(self) -> None:
+    def _take_seen(self) -> list[News]:
+        taken = [self._seen.pop(user_id) for user_id in list(self._seen)[:MAX_SEEN]]
+        return [
+            News(
+                one.conversation_ids,
+                SHOWN,
+                (UserStatusUpdate(one.user_id, one.status, one.status_text, one.last_seen_at),),
+                but=one.user_id,
+            )
+            for one in taken
+        ]
+
+    def _take_receipts(self) -> list[News]:
+        news = []
         for conversation_id, waiting in list(self._receipts.items()):
             for user_id in list(waiting)[:MAX_PER_TICK]:
                 receipt = self._news(waiting.pop(user_id))
@@ -158,9 +181,10 @@ class Ephemera:
                     seq=receipt.read_seq if read else receipt.delivered_seq,
                     at=receipt.at,
                 )
-                self._rooms.notify_conversation(conversation_id, UPDATED, (update,))
+                news.append(News((conversation_id,), UPDATED, (update,)))
             if not waiting:
                 del self._receipts[conversation_id]
+        return news
 
     def _news(self, receipt: Receipt) -> Receipt | None:
         """Without what was told before: two instances may write, and be heard, in another order."""

@@ -338,14 +338,6 @@ class Rooms(Repairs):
         if room is not None:
             self._whisper((session for session in room.attached if session.user_id != but), event, arguments)
 
-    def notify_conversations(
-        self, conversation_ids: Iterable[UUID], event: str, arguments: tuple[object, ...], *, but: UUID
-    ) -> None:
-        """Once to everybody who is attached to one of these or more. Ephemeral."""
-        rooms = [room for room in map(self._rooms.get, conversation_ids) if room is not None]
-        sessions = {session: None for room in rooms for session in room.attached if session.user_id != but}
-        self._whisper(sessions, event, arguments)
-
     def _notify(self, sessions: Iterable[Subscriber], event: str, arguments: tuple[object, ...]) -> None:
         frames: dict[Encoding, bytes] = {}
         lagging = []

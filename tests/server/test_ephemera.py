@@ -1,5 +1,6 @@
 """server.ephemera: what is told and not kept, in virtual time."""
 
+from collections.abc import Sequence
 from typing import Any, cast
 from uuid import UUID
 
@@ -8,6 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from handlers.model import StatusUpdate
+from server.crier import News
 from server.ephemera import MAX_PER_TICK, REPEAT, SLACK, STARTED, STOPPED, TYPING_TTL, UPDATED, Ephemera
 from server.rooms import Rooms
 from store.entries import Receipt, Typing
@@ -32,6 +34,9 @@ class Recorder:
     ) -> None:
         self.told.append((event, arguments[0]))
 
+    async def tell(self, news: Sequence[News]) -> None:
+        self.told += [(one.event, one.arguments[0]) for one in news]
+
     def send(self, *, receipts: Any = (), typing: Any = (), seen: Any = ()) -> None:
         self.sent += [*receipts, *typing, *seen]
 
@@ -43,7 +48,7 @@ class Recorder:
 @pytest.fixture
 async def world(nursery: trio.Nursery, autojump_clock: MockClock) -> tuple[Recorder, Ephemera]:
     recorder = Recorder()
-    ephemera = Ephemera(cast(Rooms, recorder), recorder)
+    ephemera = Ephemera(cast(Rooms, recorder), recorder, recorder)
     await nursery.start(ephemera.run)
     return recorder, ephemera
 
