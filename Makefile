@@ -15,6 +15,7 @@ help: ## what can be made
 run: $(READY) ## PostgreSQL, Valkey and the server on http://localhost:5000 (Ctrl-C stops it all)
 	@$(BIN)/parley dev
 
+test: export PYTHONDONTWRITEBYTECODE := # the tests start many processes, each of which would compile everything again
 test: lint ## everything: style, types, import contracts, the whole suite (WORKERS=)
 	@$(BIN)/pytest -q -n $(WORKERS) --dist worksteal
 

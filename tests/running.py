@@ -19,6 +19,7 @@ import trio
 
 from loadtest.client import HubClient, OnEvent
 from tests import carriers
+from tests.forkserver import Child, fork
 
 START_TIMEOUT = 30.0  # seconds
 STOP_TIMEOUT = 20.0
@@ -34,7 +35,7 @@ class User(NamedTuple):
 class Running:
     """A server process that is ready. `lines` are its log lines so far, as dicts."""
 
-    def __init__(self, process: trio.Process, port: int, lines: list[dict[str, Any]]) -> None:
+    def __init__(self, process: Child | trio.Process, port: int, lines: list[dict[str, Any]]) -> None:
         self.process = process
         self.pid = process.pid
         self.port = port
@@ -125,10 +126,12 @@ async def running(
     module: str = "server",
     environment: Mapping[str, str] | None = None,
     pass_fds: Sequence[int] = (),
+    forked: bool = True,
     **settings: object,
 ) -> AsyncIterator[Running]:
     """`parley serve` until the block ends. `settings` are PARLEY_* in lower case. No traceback may be logged,
-    unless the test `may_fail`. `module` is run in place of the server's own; `environment` is what it gets besides."""
+    unless the test `may_fail`. `module` is run in place of the server's own; `environment` is what it gets besides.
+    `forked` is for all to whom it does not matter what the start of a process takes."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PARLEY_")}
     environ |= {
         **(environment or {}),
@@ -141,16 +144,8 @@ async def running(
         "PARLEY_ADMIN_LISTEN": "",
         **{f"PARLEY_{name.upper()}": str(value) for name, value in settings.items()},
     }
-    command = [sys.executable, "-m", module, "serve"]
     lines: list[dict[str, Any]] = []
-    process = await trio.lowlevel.open_process(
-        command,
-        env=environ,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        pass_fds=pass_fds,
-    )
+    process = await (fork if forked else _launch)(module, environ, pass_fds)
     try:
         async with trio.open_nursery() as nursery:
             with trio.fail_after(START_TIMEOUT):
@@ -170,18 +165,32 @@ async def running(
             await _stop(process)
 
 
-async def _stop(process: trio.Process) -> None:
+async def _launch(module: str, environ: Mapping[str, str], pass_fds: Sequence[int]) -> trio.Process:
+    return await trio.lowlevel.open_process(
+        [sys.executable, "-m", module, "serve"],
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        pass_fds=pass_fds,
+    )
+
+
+async def _stop(process: Child | trio.Process) -> None:
     if process.poll() is None:
         process.terminate()
-        with trio.move_on_after(STOP_TIMEOUT):
-            await process.wait()
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+    with trio.move_on_after(STOP_TIMEOUT):
+        await process.wait()
+    if process.returncode is None:
+        process.kill()
+    await process.wait()
 
 
 async def _collect(
-    process: trio.Process, lines: list[dict[str, Any]], *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
+    process: Child | trio.Process,
+    lines: list[dict[str, Any]],
+    *,
+    task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     assert process.stdout is not None
     rest, ready = b"", False

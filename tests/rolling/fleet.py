@@ -62,12 +62,13 @@ class Member:
 
 @asynccontextmanager
 async def open_fleet(
-    database: str, redis_url: str, *, instances: int, shared: bool, drain_seconds: float
+    database: str, redis_url: str, *, instances: int, shared: bool, drain_seconds: float, forked: bool = True
 ) -> AsyncIterator[list[Member]]:
     """`shared`: one listening socket for all of them, which we keep; or else each has its own on the port."""
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         settings: dict[str, Any] = {"database": database, "redis_url": redis_url, "drain_seconds": drain_seconds}
+        settings |= {"forked": forked}
         if shared:
             sock.bind(("127.0.0.1", 0))
             sock.listen(4096)
