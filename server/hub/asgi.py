@@ -52,8 +52,10 @@ class AsgiConnection(AsgiCarrier):
                 self.flush()
 
     async def _write(self) -> None:
-        while not self._closed:
+        closed = False
+        while not closed:
             await self._flushed()
+            closed = self._closed  # what was queued before that is still sent
             while batch := self._unless_full():
                 await self._transmit(batch)
             self.blocked = False

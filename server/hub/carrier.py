@@ -112,7 +112,9 @@ class AsgiCarrier(Outbox):
         if self.blocked and now - self.progress_at >= self.stall_timeout:
             self.abort("stalled: the client does not read")
             return None
-        due = min(self.session.on_due(now), now + self.stall_timeout)
+        due = self.session.on_due(now)
+        if self.blocked:
+            due = min(due, self.progress_at + self.stall_timeout)
         return None if self._closed else due  # the session may have ended itself, which has its own time
 
     def traffic(self) -> dict[str, object]:

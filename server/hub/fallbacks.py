@@ -23,7 +23,7 @@ from server.hub.encoding import BARE
 from server.hub.http_carrier import Gone, HttpCarrier
 from server.hub.long_polling import Polled, send_answer
 from server.hub.peers import OwnerGone, Peers
-from server.hub.server import HubServer
+from server.hub.server import HubServer, draining
 from server.hub.sse import EventStream
 from server.listener import Refusal, refusal
 
@@ -109,7 +109,7 @@ class Fallbacks:
         elif request.method == "DELETE":
             self._end(connection, connection_id)
             await _read(receive, 0)
-            await send_answer(send, 202)
+            await send_answer(send, 202, last=self._hub.draining)
         elif request.is_event_stream:
             await self._stream(connection, request, caller, scope, receive, send)
         else:
@@ -152,6 +152,10 @@ class Fallbacks:
 
     async def _redeem(self, request: Request, caller: Caller) -> Redeemed:
         """The connection that begins with this request. Raises Refusal."""
+        if self._hub.draining and not self._peers.address:
+            # Nobody gets through to us with the requests that would follow: the listener is closed, and what others
+            # accept they cannot hand on. The token stays good for whoever is asked next.
+            raise draining()
         if len(self._hub.sessions) >= self._hub.settings.max_connections:  # a polled one may have no socket just now
             raise Refusal(503, "overloaded", "The server holds as many connections as it may.", {"Retry-After": "5"})
         try:
@@ -203,7 +207,7 @@ class Fallbacks:
             raise Refusal(400, "invalid_request", "This connection is not polled: it has Server-Sent Events.")
         elif self._has_ended(connection_id):
             await _read(receive, 0)
-            await send_answer(send, 204)
+            await send_answer(send, 204, last=self._hub.draining)
         else:
             comer = await self._redeem(request, caller)
             await self._peers.hold(comer.connection_id)

@@ -24,6 +24,7 @@ HEADERS = [
     (b"cache-control", b"no-cache, no-store, no-transform"),
     (b"x-accel-buffering", b"no"),
 ]
+LAST = (b"connection", b"close")
 
 
 class Polled(HttpCarrier):
@@ -65,6 +66,11 @@ class Polled(HttpCarrier):
             return None
         return min(due, gone_at)
 
+    @property
+    def _is_last(self) -> bool:
+        """She is sent away: were the HTTP connection kept, she would come back on it, to nobody."""
+        return self._closed and self.session.hub.draining
+
     async def poll(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one poll, in its turn."""
         self._newest += 1
@@ -94,7 +100,7 @@ class Polled(HttpCarrier):
                 if gone.is_set():
                     return  # nothing was taken out for it
                 if number != self._newest or (self._closed and not self.size) or self.over:
-                    await send_answer(send, 204)
+                    await send_answer(send, 204, last=self._is_last)
                     if number == self._newest:
                         self.finished.set()
                     return
@@ -117,11 +123,9 @@ class Polled(HttpCarrier):
     async def _answer(self, send: Send, gone: trio.Event) -> None:
         batch = self._begin()
         self._ready = False
-        length = b"%d" % sum(map(len, batch))
+        headers = [*HEADERS, (b"content-length", b"%d" % sum(map(len, batch))), *([LAST] if self._is_last else [])]
         try:
-            await send(
-                {"type": "http.response.start", "status": 200, "headers": [*HEADERS, (b"content-length", length)]}
-            )
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
             for piece in pieces(batch):
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
                 self._progress(len(piece))
@@ -148,8 +152,9 @@ class Polled(HttpCarrier):
         self._done()
 
 
-async def send_answer(send: Send, status: int) -> None:
-    """An answer without a word."""
+async def send_answer(send: Send, status: int, *, last: bool = False) -> None:
+    """An answer without a word. `last`: the client's next request belongs elsewhere."""
     headers = HEADERS if status == 204 else [*HEADERS, (b"content-length", b"0")]
+    headers = [*headers, LAST] if last else headers
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": b""})

@@ -103,7 +103,7 @@ class HubServer:
         """Who connects, or the session that a client comes back to. Names are in lower case. Raises Refusal."""
         authorization, forwarded = (_text(headers, name) for name in (b"authorization", b"x-forwarded-for"))
         if self._closed:
-            raise Refusal(503, "draining", CODES["draining"].title, {"Retry-After": "1"})
+            raise draining()
         self.require_origin(headers)
         try:
             self._limits.connects.require(limited_as(self._proxies.client_address(peer, forwarded)))
@@ -215,6 +215,8 @@ class HubServer:
             except ChatError as error:
                 raise refusal(error, CODES[error.code].status) from None
             return comer
+        if self._closed:  # the drain has ended while she was looked at: nobody would tell her
+            raise draining()
         manual = query.get("sync") == "manual"
         session = HubSession(
             self,
@@ -286,6 +288,10 @@ class HubServer:
 
     async def _farewell(self, session: HubSession) -> None:
         await session.depart(FAREWELL_REASON, code=websocket.SERVICE_RESTART, patience=FAREWELL)
+
+
+def draining() -> Refusal:
+    return Refusal(503, "draining", CODES["draining"].title, {"Retry-After": "1"})
 
 
 async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:

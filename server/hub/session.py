@@ -367,14 +367,18 @@ class HubSession(Resumption):
     # -- ending -----------------------------------------------------------------------------------
 
     def end(self, error: str | None, *, allow_reconnect: bool = False, code: int = websocket.NORMAL) -> None:
-        """Send a hub Close after what is queued, then close the transport. Never waits."""
+        """Send a hub Close after what is queued, then close the transport. Never waits.
+
+        Before the handshake the transport's end says it all: official clients take whatever comes first for its answer.
+        """
         if self.closed:
             return
         self.closed = True
         if self.reliable is not None and self.reliable.state is State.DORMANT:
             self._leave(error or "server closed")
             return
-        self.outbox.push(self.outbox.encoding.close(error, allow_reconnect=allow_reconnect))
+        if self.parser is not None:
+            self.outbox.push(self.outbox.encoding.close(error, allow_reconnect=allow_reconnect))
         why = error or "server closed"
         self.carrier.close(code, why=f"protocol error: {why}" if code == websocket.PROTOCOL_ERROR else why)
         if self.drained is not None:

@@ -40,8 +40,10 @@ class EventStream(HttpCarrier):
     async def _write(self) -> None:
         await self._send({"type": "http.response.start", "status": 200, "headers": HEADERS})
         await self._send({"type": "http.response.body", "body": OPENING, "more_body": True})
-        while not self._closed:
+        closed = False
+        while not closed:
             await self._flushed()
+            closed = self._closed  # what was queued before that is still sent
             while batch := self._begin():
                 for piece in pieces(batch):
                     event = b"data: " + piece + b"\n\n"

@@ -1,0 +1,174 @@
+"""P10 for clients of several requests: what a drain does to them at each step of their way in and out."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+
+from server.hub.server import HubServer
+from tests.inbox import WAIT
+from tests.integration.test_carriers import PING, PONG, SHAKE, STREAM, Door, door
+from tests.server.rest.conftest import Site, open_site
+
+ways_in = pytest.mark.parametrize("headers", [{}, STREAM], ids=["polling", "sse"])
+
+
+@pytest.fixture
+async def site(database: str, redis_url: str, nursery: trio.Nursery) -> AsyncIterator[Site]:
+    async with open_site(database, redis_url, nursery) as found:
+        yield found
+
+
+async def drained(hub: HubServer) -> None:
+    """A drain that gives nobody any time, to its end."""
+    with trio.fail_after(WAIT):
+        await hub.drain(0, trio.Event())
+
+
+@asynccontextmanager
+async def door_of(site: Site, name: str) -> AsyncIterator[Door]:
+    _, token = await site.user(name)
+    async with door(f"{site.url}/hubs/chat", token) as found:
+        yield found
+
+
+@ways_in
+async def test_before_the_first_request(site: Site, headers: dict[str, str]) -> None:
+    """Negotiated, then drained: refused at once, not let in to where the next request would not get through. The token
+    is not used up: another instance takes it. Where others hand requests on, she is let in."""
+    async with door_of(site, "alice") as a:
+        site.process.hub.draining = True
+        address, site.process.peers.address = site.process.peers.address, ""
+        refused = await a.http.get(a.url, params={"id": a.id}, headers=headers)
+        assert refused.status_code == 503 and refused.json()["code"] == "draining"
+        assert refused.headers["Connection"] == "close" and not site.process.hub.sessions
+        site.process.peers.address = address
+        if headers:
+            async with a.stream():
+                pass
+        else:
+            await a.ask("GET")
+            await a.ask("DELETE", status=202)
+
+
+@ways_in
+async def test_while_her_token_is_redeemed(
+    site: Site, headers: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The drain ends in the middle of that: she is refused, and not kept, unknown to the drain, until she times out."""
+    hub = site.process.hub
+    asked, go_on = trio.Event(), trio.Event()
+    redeem = hub._tokens.redeem
+
+    async def slowly(token: str) -> Any:
+        asked.set()
+        await go_on.wait()
+        return await redeem(token)
+
+    monkeypatch.setattr(hub._tokens, "redeem", slowly)
+    found: list[int] = []
+    async with door_of(site, "alice") as a, trio.open_nursery() as nursery:
+
+        async def come() -> None:
+            found.append((await a.http.get(a.url, params={"id": a.id}, headers=headers)).status_code)
+
+        nursery.start_soon(come)
+        await asked.wait()
+        await drained(hub)
+        go_on.set()
+    assert found == [503] and not hub.sessions
+
+
+async def test_before_the_handshake(site: Site) -> None:
+    """A stream without its handshake ends without a word: clients would take a Close for the answer to it."""
+    async with door_of(site, "alice") as a:
+        async with a.http.stream("GET", a.url, params={"id": a.id}, headers=STREAM) as response:
+            chunks = response.aiter_bytes()
+            assert await anext(chunks) == b":\r\n\r\n"
+            await drained(site.process.hub)
+            assert [chunk async for chunk in chunks] == []
+    assert not site.process.hub.sessions
+
+
+async def test_the_close_is_not_lost(site: Site) -> None:
+    """Told to go while the beginning of her stream is still being sent: what was said before, and the Close, come after
+    it."""
+    async with door_of(site, "alice") as a:
+        sent: list[bytes] = []
+        go_on = trio.Event()
+
+        async def send(event: dict[str, Any]) -> None:
+            if event["type"] == "http.response.body":
+                await go_on.wait()
+                sent.append(event["body"])
+
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "query_string": f"id={a.id}".encode(),
+            "headers": [
+                (b"authorization", a.http.headers["Authorization"].encode()),
+                (b"accept", STREAM["Accept"].encode()),
+            ],
+        }
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(site.process.fallbacks.serve, scope, _nothing, send)
+            with trio.fail_after(WAIT):
+                while not site.process.fallbacks._connections:
+                    await trio.sleep(0.01)
+            await a.ask("POST", SHAKE + PING)
+            [session] = site.process.hub.sessions
+            session.end("draining: go", allow_reconnect=True)
+            go_on.set()
+            with trio.fail_after(WAIT):
+                while site.process.hub.sessions:
+                    await trio.sleep(0.01)
+        said = b"".join(sent)
+        assert b"{}\x1e" + PONG in said and b'{"type":7,"error":"draining: go","allowReconnect":true}' in said
+
+
+async def _nothing() -> Any:
+    await trio.sleep_forever()
+
+
+async def test_while_nobody_polls(site: Site) -> None:
+    """The Close waits for the next poll, which gets it with what was said before; this answer, and those after it, are
+    the last ones on their connections, so that she comes back by another one. The drain waits for her."""
+    hub = site.process.hub
+    async with door_of(site, "alice") as a:
+        await a.ask("GET")
+        await a.ask("POST", SHAKE + PING)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(drained, hub)
+            with trio.fail_after(WAIT):
+                while not all(session.closed for session in hub.sessions):
+                    await trio.sleep(0.01)
+            answer = await a.http.get(a.url, params={"id": a.id})
+        assert answer.content.startswith(b"{}\x1e" + PONG) and b'"type":7' in answer.content
+        assert answer.headers["Connection"] == "close"
+        for method, status in (("GET", 204), ("DELETE", 202)):
+            after = await a.http.request(method, a.url, params={"id": a.id})
+            assert after.status_code == status and after.headers["Connection"] == "close"
+
+
+async def test_while_a_poll_waits(site: Site) -> None:
+    """It is woken, and answered with the Close."""
+    async with door_of(site, "alice") as a:
+        await a.ask("GET")
+        await a.ask("POST", SHAKE)
+        await a.polled(b"{}\x1e")
+        said: list[bytes] = []
+        async with trio.open_nursery() as nursery:
+
+            async def poll() -> None:
+                said.append(await a.ask("GET"))
+
+            nursery.start_soon(poll)
+            [connection] = site.process.fallbacks._connections.values()
+            with trio.fail_after(WAIT):
+                while not connection._turn.locked():  # type: ignore[attr-defined]  # of Polled
+                    await trio.sleep(0.01)
+            await drained(site.process.hub)
+        assert b'"type":7' in said[0] and b'"allowReconnect":true' in said[0]
