@@ -137,16 +137,17 @@ class Instances:
         return dict(zip(user_ids, counts, strict=True))
 
     async def list_interested(
-        self, conversation_ids: Collection[UUID], user_ids: Collection[UUID] = ()
+        self, conversation_ids: Collection[UUID], user_ids: Collection[UUID] = (), *, but: str = ""
     ) -> tuple[dict[UUID, list[str]], dict[UUID, list[str]]]:
-        """The instances with an interest in each conversation, and those that each user is on.
+        """The instances with an interest in each conversation, and those that each user is on. Of one, `but`, nothing
+        is asked: it may be in the answer or not.
 
         One question for each instance, or one for each conversation and user, whichever are fewer. Both find whoever
         had registered when this was called: an instance is listed before it registers anything.
         """
         ids = [*conversation_ids, *user_ids]
         if self._count <= len(ids):
-            found = await self._ask_by_instance(conversation_ids, user_ids)
+            found = await self._ask_by_instance(conversation_ids, user_ids, but)
         else:
             wanted = [keys.INSTANCES, *map(keys.interest, conversation_ids), *map(keys.sessions, user_ids)]
             self._count, *answers = await self._redis.for_each(
@@ -159,11 +160,14 @@ class Instances:
             dict(zip(user_ids, found[middle:], strict=True)),
         )
 
-    async def _ask_by_instance(self, conversation_ids: Collection[UUID], user_ids: Collection[UUID]) -> list[list[str]]:
+    async def _ask_by_instance(
+        self, conversation_ids: Collection[UUID], user_ids: Collection[UUID], but: str
+    ) -> list[list[str]]:
         """For each conversation, then for each user, the instances that have it on their own lists."""
         asked = self._listed
-        names, held = await self._ask(asked, conversation_ids, user_ids)
-        self._listed, self._count = names, len(names)
+        listed, held = await self._ask(asked, conversation_ids, user_ids)
+        self._listed = names = [name for name in listed if name != but]
+        self._count = len(names)
         new = [name for name in names if name not in asked]
         if new:
             held |= (await self._ask(new, conversation_ids, user_ids))[1]
@@ -178,6 +182,10 @@ class Instances:
         self, names: Sequence[str], conversation_ids: Collection[UUID], user_ids: Collection[UUID]
     ) -> tuple[list[str], dict[str, list[bool]]]:
         """Who is listed; and which of these conversations, then users, each of those named has registered."""
+        if not names:  # alone, as far as one knows
+            async with self._redis.bounded() as client:
+                found: Any = await client.zrange(keys.INSTANCES, 0, -1)
+            return [name.decode() for name in found], {}
         rooms, users = _runs(conversation_ids), _runs(user_ids)
         listed, *answers = await self._redis.together(
             lambda pipe: [

@@ -183,9 +183,9 @@ class Publisher:
 
     async def deliver(self, mail: Mail) -> None:
         """Put it into the inboxes of the others whom it concerns. Raises Unavailable; some may have it then."""
-        interested, present = await self._instances.list_interested(mail.conversations(), mail.users())
         loads: dict[str, _Load] = {}
         me = self._registry.instance
+        interested, present = await self._instances.list_interested(mail.conversations(), mail.users(), but=me)
 
         def load(names: Iterable[str]) -> list[_Load]:
             found = []

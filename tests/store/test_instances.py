@@ -75,6 +75,12 @@ async def test_fewer_questions(instances: Instances, redis: Redis) -> None:
     assert {some_id for some_id, names in interested.items() if names} == {conversations[1]}
     assert list(present.values()) == [[], [], []]
     assert (await instances.list_interested(conversations[:1], ()))[0] == {conversations[0]: []}
+    interested, _ = await instances.list_interested(conversations, (), but="a")
+    assert not any(interested.values())
+    await others.enlist("c", 60)
+    await others.register("c", conversations[:1], ())
+    interested, _ = await instances.list_interested(conversations, (), but="a")
+    assert interested[conversations[0]] == ["c"]
 
 
 async def test_inbox(instances: Instances) -> None:

@@ -36,7 +36,7 @@ class World:
         self.publisher = Publisher(cast(Instances, self), cast(Registry, self), cast(Pool, self))
 
     async def list_interested(
-        self, conversation_ids: Collection[UUID], user_ids: Collection[UUID] = ()
+        self, conversation_ids: Collection[UUID], user_ids: Collection[UUID] = (), *, but: str = ""
     ) -> tuple[dict[UUID, list[str]], dict[UUID, list[str]]]:
         await trio.lowlevel.checkpoint()
         if self.away:
