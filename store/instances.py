@@ -10,7 +10,7 @@ it (`bury`) knows where its name stands.
 
 import math
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -24,6 +24,8 @@ READ_COUNT = 200  # entries read at once
 MEMBERS = 500  # members of a set in one command
 BURIAL = 10.0  # seconds for which one instance has the task of burying another
 _FIELD = b"e"
+
+Command = Callable[[Any], Awaitable[Any]]  # queues itself on a pipeline
 
 
 class Delivery(NamedTuple):
@@ -104,32 +106,40 @@ class Instances:
     async def register(
         self, instance: str, conversation_ids: Collection[UUID], user_ids: Collection[UUID]
     ) -> dict[UUID, int]:
-        """Send this instance what concerns these conversations and users. On how many instances each user is now."""
-        redis, mine = self._redis, [instance]
-        await redis.for_each(_runs(conversation_ids), lambda pipe, ids: pipe.sadd(keys.rooms(instance), ids))
-        await redis.for_each(_runs(user_ids), lambda pipe, ids: pipe.sadd(keys.users(instance), ids))
-        await redis.for_each(conversation_ids, lambda pipe, some_id: pipe.sadd(keys.interest(some_id), mine))
-        answers = await redis.for_each(
-            user_ids,
-            lambda pipe, user_id: pipe.sadd(keys.sessions(user_id), mine),
-            lambda pipe, user_id: pipe.scard(keys.sessions(user_id)),
-        )
-        return dict(zip(user_ids, answers[1::2], strict=True))
+        """Send this instance what concerns these conversations and users. On how many instances each user is now.
+
+        On its own lists first: whoever buries it finds by them where else its name stands.
+        """
+        rooms, users = keys.rooms(instance), keys.users(instance)
+        own = [_adding(key, run) for key, ids in ((rooms, conversation_ids), (users, user_ids)) for run in _runs(ids)]
+        await self._redis.for_each(own, _issue)
+        return await self._stand(_adding, instance, conversation_ids, user_ids)
 
     async def unregister(
         self, instance: str, conversation_ids: Collection[UUID], user_ids: Collection[UUID]
     ) -> dict[UUID, int]:
-        """The opposite of `register`. On how many instances each user still is."""
-        redis, mine = self._redis, [instance]
-        await redis.for_each(conversation_ids, lambda pipe, some_id: pipe.srem(keys.interest(some_id), mine))
-        answers = await redis.for_each(
-            user_ids,
-            lambda pipe, user_id: pipe.srem(keys.sessions(user_id), mine),
-            lambda pipe, user_id: pipe.scard(keys.sessions(user_id)),
-        )
-        await redis.for_each(_runs(conversation_ids), lambda pipe, ids: pipe.srem(keys.rooms(instance), ids))
-        await redis.for_each(_runs(user_ids), lambda pipe, ids: pipe.srem(keys.users(instance), ids))
-        return dict(zip(user_ids, answers[1::2], strict=True))
+        """The opposite of `register`, in the opposite order. On how many instances each user still is."""
+        left = await self._stand(_removing, instance, conversation_ids, user_ids)
+        rooms, users = keys.rooms(instance), keys.users(instance)
+        own = [_removing(key, run) for key, ids in ((rooms, conversation_ids), (users, user_ids)) for run in _runs(ids)]
+        await self._redis.for_each(own, _issue)
+        return left
+
+    async def _stand(
+        self,
+        change: Callable[[str, list[Any]], Command],
+        instance: str,
+        conversation_ids: Collection[UUID],
+        user_ids: Collection[UUID],
+    ) -> dict[UUID, int]:
+        """Let the instance's name stand, or not stand, with these conversations and users. How many stand with each
+        user then."""
+        commands = [change(keys.interest(some_id), [instance]) for some_id in conversation_ids]
+        for user_id in user_ids:
+            key = keys.sessions(user_id)
+            commands += (change(key, [instance]), _counting(key))
+        answers = await self._redis.for_each(commands, _issue)
+        return dict(zip(user_ids, answers[len(conversation_ids) + 1 :: 2], strict=True))
 
     async def count_sessions(self, user_ids: Collection[UUID]) -> dict[UUID, int]:
         """On how many instances each of these users is."""
@@ -279,6 +289,22 @@ class Instances:
     async def _some_of(self, key: str) -> list[UUID]:
         [members] = await self._redis.together(lambda pipe: [pipe.srandmember(key, MEMBERS)])
         return [UUID(bytes=member) for member in members]
+
+
+def _issue(pipe: Any, command: Command) -> Awaitable[Any]:
+    return command(pipe)
+
+
+def _adding(key: str, members: list[Any]) -> Command:
+    return lambda pipe: pipe.sadd(key, members)
+
+
+def _removing(key: str, members: list[Any]) -> Command:
+    return lambda pipe: pipe.srem(key, members)
+
+
+def _counting(key: str) -> Command:
+    return lambda pipe: pipe.scard(key)
 
 
 def _runs(ids: Collection[UUID]) -> list[list[bytes]]:
