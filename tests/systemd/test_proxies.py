@@ -71,10 +71,12 @@ async def proxy(name: str, place: Path, servers: list[int]) -> AsyncIterator[int
         nursery.cancel_scope.cancel()
 
 
-async def ask(port: int) -> str:
+async def ask(port: int, user: User | None = None) -> str:
+    """What a user's request is answered with; without one, whether there is somebody to ask."""
+    path, headers = ("/api/users/me", {"Authorization": f"Bearer {user.token}"}) if user else ("/health/ready", {})
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=WAIT) as http:
-            return str((await http.get("/health/ready")).status_code)
+            return str((await http.get(path, headers=headers)).status_code)
     except httpx.HTTPError as error:
         return type(error).__name__
 
@@ -132,7 +134,7 @@ async def go_and_come_back(
 
     async def keep_asking() -> None:
         while True:
-            answers[await ask(port)] += 1
+            answers[await ask(port, users[0])] += 1
 
     async with trio.open_nursery() as nursery:
         for user in users:
