@@ -15,7 +15,7 @@ from handlers.commits import Commits
 from handlers.files import Files
 from server.auth import signing_keys
 from server.config import ConfigError, Settings
-from store import accounts, creations, messages, partitions
+from store import accounts, creations, messages, partitions, users
 from store.entries import Dismissal
 from store.errors import StoreError
 from store.model import Change
@@ -65,6 +65,7 @@ async def _purge(settings: Settings, pool: Pool, console: Console) -> list[tuple
     now = datetime.now(UTC)
     rows: list[tuple[str, object]] = []
     with console.status("dropping old messages ..."):
+        await _repeat(pool, users.fold_old)
         rows.append(("months of messages", await _drop_partitions(pool, now, settings.retention_days)))
     for name, step in _steps(now):
         with console.status(f"forgetting {name} ..."):

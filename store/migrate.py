@@ -17,10 +17,13 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
+from store import queries
 from store.errors import StoreError, Unavailable
 from store.partitions import MONTHS_AHEAD
+from store.users import folded
 
 LOCK = "parley.migrate"  # hashed to the key of the advisory lock that lets one run at a time
+BATCH = 2000  # rows in one statement: short locks
 LOCK_TIMEOUT = "5min"  # how long to wait for another run to end
 
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -31,7 +34,8 @@ def upgrade(conninfo: str) -> tuple[str | None, str]:
 
     Returns the revision before (None: there was nothing) and the one after. Two runs at once are fine:
     the second waits, then finds nothing to do. Raises StoreError (Unavailable when PostgreSQL is out of reach);
-    nothing has changed then, as all revisions run in one transaction.
+    nothing has changed then, as all revisions run in one transaction. What older code has written is brought up to
+    the new schema afterwards, in short transactions beside running instances.
     """
     with _connected(conninfo) as connection:
         connection.exec_driver_sql(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
@@ -45,7 +49,23 @@ def upgrade(conninfo: str) -> tuple[str | None, str]:
         connection.commit()
         after = _revision(connection)
     assert after is not None
+    _fold_names(conninfo)
     return before, after
+
+
+def _fold_names(conninfo: str) -> None:
+    """What `store.users.fold_old` does, to the end."""
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        while True:
+            try:
+                with connection.transaction():
+                    rows = connection.execute(queries.list_unfolded, {"limit": BATCH}).fetchall()
+                    if rows:
+                        connection.execute(queries.fold_names, folded(rows))
+            except psycopg.errors.UniqueViolation:
+                continue  # somebody has registered one of them meanwhile: that is seen now
+            if len(rows) < BATCH:
+                return
 
 
 def sql() -> str:

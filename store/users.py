@@ -5,11 +5,14 @@ caller's transaction, or run in one of their own.
 """
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from store import queries
+from psycopg.errors import UniqueViolation
+
+from store import names, queries
 from store.announcements import Announcement, Event, insert_announcements
 from store.errors import StoreError
 from store.ids import new_id, timestamp
@@ -19,8 +22,12 @@ from store.postgres import Connection
 TOP = "\U0010ffff"  # sorts above every other character
 
 
+ATTEMPTS = 3  # at folding old names while others register
+OLD_NAMES = 200  # names of older code's that one registration folds before it looks whether its own is free
+
+
 class UsernameTaken(StoreError):
-    """Somebody has this username already, in whatever case."""
+    """Somebody has this username already, or one that looks the same."""
 
 
 async def insert_user(
@@ -33,17 +40,44 @@ async def insert_user(
     user_id: UUID | None = None,
 ) -> Account:
     """A new user; the id is made here unless one is given. Raises UsernameTaken."""
+    await fold_old(conn, OLD_NAMES)
     parameters = {
         "id": user_id or new_id(),
         "username": username,
         "display_name": display_name,
         "email": email,
         "avatar_url": avatar_url,
+        "username_folded": names.fold(username),
+        "username_skeleton": names.skeleton(username),
+        "display_name_folded": names.fold(display_name),
     }
     row = await (await conn.execute(queries.insert_user, parameters)).fetchone()
     if row is None:
         raise UsernameTaken
     return _account_of(row)
+
+
+async def fold_old(conn: Connection, limit: int) -> int:
+    """Fold names that older code has written, the oldest first; how many. Of those that are or look the same, the
+    oldest is the one that nobody may take any more; the others stay what they are."""
+    for _ in range(ATTEMPTS):
+        with suppress(UniqueViolation):  # somebody has registered one of them meanwhile: that is seen the next time
+            async with conn.transaction():
+                rows = await (await conn.execute(queries.list_unfolded, {"limit": limit})).fetchall()
+                if rows:
+                    await conn.execute(queries.fold_names, folded(rows))
+            return len(rows)
+    return 0
+
+
+def folded(rows: Sequence[tuple[UUID, str, str]]) -> dict[str, list[Any]]:
+    """Parameters of `fold_names` for rows of `list_unfolded`."""
+    return {
+        "ids": [user_id for user_id, _, _ in rows],
+        "folded": [names.fold(username) for _, username, _ in rows],
+        "skeletons": [names.skeleton(username) for _, username, _ in rows],
+        "display": [names.fold(display_name) for _, _, display_name in rows],
+    }
 
 
 async def fetch_user(conn: Connection, user_id: UUID) -> User | None:
@@ -73,7 +107,7 @@ async def lock_account(conn: Connection, user_id: UUID) -> Account | None:
 
 async def fetch_user_by_name(conn: Connection, username: str) -> User | None:
     """By username, whatever its case."""
-    row = await (await conn.execute(queries.fetch_user_by_name, {"username": username})).fetchone()
+    row = await (await conn.execute(queries.fetch_user_by_name, {"folded": names.fold(username)})).fetchone()
     return _user_of(row) if row else None
 
 
@@ -105,7 +139,13 @@ async def update_user(
     email: str | None = None,
 ) -> Account | None:
     """Change what is given. None when there is no such user."""
-    parameters = {"id": user_id, "display_name": display_name, "avatar_url": avatar_url, "email": email}
+    parameters = {
+        "id": user_id,
+        "display_name": display_name,
+        "display_name_folded": None if display_name is None else names.fold(display_name),
+        "avatar_url": avatar_url,
+        "email": email,
+    }
     row = await (await conn.execute(queries.update_user, parameters)).fetchone()
     return _account_of(row) if row else None
 

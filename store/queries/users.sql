@@ -5,11 +5,36 @@ u.id, u.username, u.display_name, u.avatar_url, u.status, u.status_text,
 (extract(epoch FROM u.last_seen_at) * 1000)::bigint, (extract(epoch FROM u.created_at) * 1000)::bigint, u.email
 
 -- name: insert_user
--- users_username decides between two at once.
-INSERT INTO users AS u (id, username, display_name, email, avatar_url, created_at)
-VALUES (%(id)s, %(username)s, %(display_name)s, %(email)s, %(avatar_url)s, date_trunc('milliseconds', clock_timestamp()))
-ON CONFLICT (lower(username) text_pattern_ops) DO NOTHING
+-- users_username_key and users_username_skeleton decide between two at once (and users_username, against older code).
+INSERT INTO users AS u (id, username, display_name, email, avatar_url, created_at,
+    username_folded, username_key, username_skeleton, display_name_folded)
+VALUES (%(id)s, %(username)s, %(display_name)s, %(email)s, %(avatar_url)s, date_trunc('milliseconds', clock_timestamp()),
+    %(username_folded)s, %(username_folded)s, %(username_skeleton)s, %(display_name_folded)s)
+ON CONFLICT DO NOTHING
 RETURNING {user}
+
+-- name: list_unfolded
+-- users_unfolded. The oldest first: they keep their names. What another transaction is folding is left to it.
+SELECT id, username, display_name FROM users
+WHERE (username_folded IS NULL OR display_name_folded IS NULL) AND deleted_at IS NULL
+ORDER BY id LIMIT %(limit)s FOR NO KEY UPDATE SKIP LOCKED
+
+-- name: fold_names
+-- users_pkey, users_username_key, users_username_skeleton. A key that an older user has, here or before, is not taken.
+WITH given AS (
+    SELECT id, folded, skeleton, display, row_number() OVER (PARTITION BY folded ORDER BY id) AS of_folded,
+        row_number() OVER (PARTITION BY skeleton ORDER BY id) AS of_skeleton
+    FROM unnest(%(ids)s::uuid[], %(folded)s::text[], %(skeletons)s::text[], %(display)s::text[])
+        AS g (id, folded, skeleton, display)
+)
+UPDATE users AS u SET username_folded = g.folded, display_name_folded = g.display,
+    username_key = CASE WHEN g.of_folded = 1 AND NOT EXISTS (
+        SELECT FROM users AS o WHERE o.username_key = g.folded COLLATE "C" AND o.id <> g.id
+    ) THEN g.folded END,
+    username_skeleton = CASE WHEN g.of_skeleton = 1 AND NOT EXISTS (
+        SELECT FROM users AS o WHERE o.username_skeleton = g.skeleton COLLATE "C" AND o.id <> g.id
+    ) THEN g.skeleton END
+FROM given AS g WHERE u.id = g.id
 
 -- name: fetch_user
 -- users_pkey.
@@ -40,8 +65,9 @@ SELECT {user} FROM users AS u WHERE id = ANY(%(ids)s::uuid[])
 SELECT id FROM users WHERE id = ANY(%(ids)s::uuid[]) AND deleted_at IS NOT NULL
 
 -- name: fetch_user_by_name
--- users_username.
-SELECT {user} FROM users AS u WHERE lower(username) = lower(%(username)s) AND deleted_at IS NULL
+-- users_username_folded. Of old names that are the same by now, the one that is reserved.
+SELECT {user} FROM users AS u WHERE username_folded = %(folded)s COLLATE "C"
+ORDER BY username_key IS NULL, id LIMIT 1
 
 -- name: list_users
 -- users_username and users_display_name, each as a range (byte order), combined; users_username alone when the prefix
@@ -55,6 +81,7 @@ ORDER BY lower(username) USING ~<~ LIMIT %(limit)s
 -- name: update_user
 -- users_pkey. NULL leaves a field as it is.
 UPDATE users AS u SET display_name = coalesce(%(display_name)s, display_name),
+    display_name_folded = coalesce(%(display_name_folded)s, display_name_folded),
     avatar_url = coalesce(%(avatar_url)s, avatar_url), email = coalesce(%(email)s, email)
 WHERE id = %(id)s AND deleted_at IS NULL
 RETURNING {user}
@@ -123,7 +150,8 @@ DELETE FROM sends WHERE sender_id = %(user_id)s
 -- name: anonymise_user
 -- users_pkey. The name is freed; no name that somebody may choose looks like this one ("!" is not allowed in names).
 UPDATE users SET username = '!' || replace(id::text, '-', ''), display_name = 'Deleted user', email = NULL,
-    avatar_url = NULL, status = 'Offline', status_text = NULL, last_seen_at = NULL, deleted_at = clock_timestamp()
+    avatar_url = NULL, status = 'Offline', status_text = NULL, last_seen_at = NULL, deleted_at = clock_timestamp(),
+    username_folded = NULL, username_key = NULL, username_skeleton = NULL, display_name_folded = NULL
 WHERE id = %(user_id)s
 
 -- name: delete_old_sends
