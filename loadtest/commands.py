@@ -61,6 +61,22 @@ def told() -> Iterator[None]:
         fail(str(error))
 
 
+@contextmanager
+def interrupted_by_signals() -> Iterator[None]:
+    """`timeout` and CI end us by SIGTERM, a closed terminal by SIGHUP: servers that we have started must go then, as
+    they do after Ctrl-C; also where Ctrl-C itself is ignored, as it is by what a shell starts in the background."""
+    before = {number: signal.signal(number, signal.default_int_handler) for number in ending_signals()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def ending_signals() -> list[signal.Signals]:
+    """Those that interrupt besides Ctrl-C. SIGHUP does not under `nohup`."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [signal.SIGTERM] if ignored else [signal.SIGTERM, signal.SIGHUP]
+
+
 @click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.pass_context
 def main(ctx: click.Context) -> None:
@@ -70,9 +86,7 @@ def main(ctx: click.Context) -> None:
     parley loadtest run direct --dev --rate 500 --seconds 20
     parley loadtest audit loadtest-runs/direct-....json
     """
-    # `timeout` and CI end us by SIGTERM: servers that we have started must go then, as they do after Ctrl-C.
-    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    ctx.call_on_close(lambda: signal.signal(signal.SIGTERM, before))
+    ctx.with_resource(interrupted_by_signals())
 
 
 @main.command("list")

@@ -14,7 +14,7 @@ import click
 import trio
 
 from loadtest import chaos, parameters, profiles, results
-from loadtest.commands import FAILED, MISUSED, fail, told
+from loadtest.commands import FAILED, MISUSED, ending_signals, fail, told
 from loadtest.conductor import Conductor, Options
 from loadtest.crew import WorkerError
 from loadtest.histogram import Histogram
@@ -122,7 +122,7 @@ def run_scenario(kind: type[Scenario], name: str, profile: profiles.Profile, giv
     except OSError as error:
         fail(f"{out.parent}: {error.strerror}", MISUSED)
     try:
-        result = trio.run(_run, scenario, chosen, faults, name if name not in SCENARIOS else "")
+        result = trio.run(_run_interruptibly, scenario, chosen, faults, name if name not in SCENARIOS else "")
     except* Misused as group:
         fail(_first(group), MISUSED)
     except* (TargetError, WorkerError, ReferenceUnusable, chaos.ChaosError) as group:
@@ -149,6 +149,23 @@ def _first(group: BaseExceptionGroup[BaseException]) -> str:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return str(error)
+
+
+async def _run_interruptibly(
+    scenario: Scenario, chosen: dict[str, Any], faults: list[chaos.Fault], profile: str
+) -> Result:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_interrupt)
+        result = await _run(scenario, chosen, faults, profile)
+        nursery.cancel_scope.cancel()
+    return result
+
+
+async def _interrupt(*, task_status: trio.TaskStatus[None]) -> None:
+    with trio.open_signal_receiver(*ending_signals()) as signals:
+        task_status.started()
+        async for _ in signals:
+            raise KeyboardInterrupt
 
 
 async def _run(scenario: Scenario, chosen: dict[str, Any], faults: list[chaos.Fault], profile: str) -> Result:

@@ -7,7 +7,6 @@ import ipaddress
 import os
 import re
 import resource
-import signal
 import subprocess
 import sys
 import tempfile
@@ -103,7 +102,7 @@ class DevTarget(Target):
             return
         with trio.CancelScope(shield=True):
             if process.poll() is None:
-                process.send_signal(signal.SIGINT)
+                process.terminate()
                 with trio.move_on_after(STOP_TIMEOUT):
                     await process.wait()
                 if process.poll() is None:

@@ -21,7 +21,7 @@ from server import http_head, websocket
 CARRIERS = ("socket", "asgi", "sse", "polling")
 FORMATS = [(carrier, protocol) for carrier in CARRIERS for protocol in ("json", "messagepack")]
 FORMATS.remove(("sse", "messagepack"))  # text only
-TIMEOUT = httpx.Timeout(20, read=100)  # seconds; a poll takes 90
+TIMEOUT = httpx.Timeout(60, read=150)  # seconds; a poll takes 90
 
 
 async def negotiate(http: httpx.AsyncClient, url: str, query: dict[str, str] | None = None) -> str:

@@ -23,6 +23,7 @@ from psycopg.conninfo import make_conninfo
 
 from server.dev.services import Services, open_services
 from tests.gateway import gateway, program
+from tests.watchman import pytest_configure as pytest_configure  # a hook: pytest calls it
 
 TEMPLATE = "parley_template"
 _numbers = itertools.count(1)

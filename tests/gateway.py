@@ -1,4 +1,7 @@
-"""A real S3 gateway for the tests: one for each test run, on a loopback port, with credentials of its own."""
+"""A real S3 gateway for the tests: one for each test run, on a loopback port, with credentials of its own.
+
+Owns the process, under the supervisor of `parley dev`, so that a killed test run leaves nothing behind.
+"""
 
 import os
 import secrets
@@ -13,10 +16,12 @@ from pathlib import Path
 
 import boto3
 
+from server.dev import supervisor
 from tests.running import free_port
 
 BUCKET = "parley"
-START = 20.0  # seconds
+START = 60.0  # seconds
+SUPERVISED = [sys.executable, "-I", "-S", supervisor.__file__, "--"]
 
 
 def program() -> Path | None:
@@ -36,9 +41,10 @@ def gateway(binary: Path) -> Iterator[dict[str, str]]:
         user, password = secrets.token_hex(8), secrets.token_hex(16)
         serve = ["--no-agent", "gateway", "--no-banner", "--multi-buckets", "--keep-etag", "--object-meta"]
         serve += ["--no-usage-report", "--metrics", "127.0.0.1:0", "--cache-dir", f"{directory}/cache"]
-        serve = [str(binary), *serve, meta, f"127.0.0.1:{port}"]
+        serve = [*SUPERVISED, str(binary), *serve, meta, f"127.0.0.1:{port}"]
         environment = {**os.environ, "MINIO_ROOT_USER": user, "MINIO_ROOT_PASSWORD": password}
-        with subprocess.Popen(serve, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        quiet = subprocess.DEVNULL
+        with subprocess.Popen(serve, env=environment, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet) as process:
             try:
                 _wait(port, process)
                 found = {
@@ -50,8 +56,9 @@ def gateway(binary: Path) -> Iterator[dict[str, str]]:
                 _make_bucket(found)
                 yield found
             finally:
-                process.terminate()
-                process.wait(10)
+                assert process.stdin is not None
+                process.stdin.close()
+                process.wait()
 
 
 def _wait(port: int, process: "subprocess.Popen[bytes]") -> None:

@@ -21,8 +21,8 @@ from loadtest.client import HubClient, OnEvent
 from tests import carriers
 from tests.forkserver import Child, fork
 
-START_TIMEOUT = 30.0  # seconds
-STOP_TIMEOUT = 20.0
+START_TIMEOUT = 60.0  # seconds
+STOP_TIMEOUT = 60.0
 JWT_KEY = "a key for tests only, and long enough for HS256"
 
 
@@ -67,7 +67,7 @@ class Running:
 
     def http(self, user: User | None = None) -> httpx.AsyncClient:
         headers = {"Authorization": f"Bearer {user.token}"} if user else {}
-        return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=20)
+        return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=60)
 
     def connect(
         self, user: User, on_event: OnEvent = lambda target, arguments: None, **options: Any

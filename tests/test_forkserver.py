@@ -14,7 +14,7 @@ HARMLESS = {"PATH": os.defpath}
 
 
 async def ended(child: Child) -> tuple[int, str]:
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with child.stdout:
             said = b"".join([chunk async for chunk in child.stdout])
         return await child.wait(), said.decode()

@@ -6,7 +6,6 @@ Owns child processes and nothing else. Every process is on loopback and ends wit
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -50,7 +49,7 @@ def running(command: list[str], *, port: int | None = None, environ: dict[str, s
     try:
         yield Server(process, port or _told_port(process))
     finally:
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         try:
             process.wait(20)
         except subprocess.TimeoutExpired:

@@ -25,8 +25,11 @@ DRAIN = 1.0  # seconds; a developer does not want to wait
 
 
 def run(port: int, data: Path, count: int, *, until_eof: bool = False) -> None:
-    """Until SIGINT or SIGTERM; `until_eof`: or until standard input ends, as it does when its other end is killed."""
+    """Until SIGINT, SIGTERM or SIGHUP (the terminal is closed); `until_eof`: or until standard input ends, as it does
+    when its other end is killed."""
     logs.configure("console", os.environ.get("PARLEY_LOG_LEVEL", "warning"))
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as it is under nohup
+        signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
     trio.run(_run_tied if until_eof else _run, port, data, count)
 
 

@@ -30,7 +30,7 @@ async def die_between_commit_and_publish(world: World) -> None:
     weak = world.instances[0]
     die = world.directory / "die"
     die.touch()
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         await weak.wait_gone()
     die.unlink()
     await world.write_for(0.5)

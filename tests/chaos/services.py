@@ -16,7 +16,7 @@ from pathlib import Path
 from server.dev import supervisor
 from server.dev.binaries import find_valkey
 
-START_WITHIN = 20.0  # seconds
+START_WITHIN = 60.0  # seconds
 SLOTS = 16384
 
 

@@ -320,7 +320,7 @@ class World:
         headers = {"Authorization": f"Bearer {person.user.token}"}
         found: list[dict[str, Any]] = []
         instance = next(one for one in self.instances if one.alive)
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{instance.port}", headers=headers, timeout=20) as http:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{instance.port}", headers=headers, timeout=60) as http:
             while True:
                 after = found[-1]["seq"] if found else 0
                 query = {"conversationId": conversation, "after": after, "limit": 200}

@@ -17,7 +17,7 @@ from loadtest.client import ClientError, open_websocket
 from server import http_head, websocket
 from tests.running import Running, User, running
 
-WAIT = 20.0
+WAIT = 60.0
 SHAKE = b'{"protocol":"json","version":1}\x1e'
 
 

@@ -16,7 +16,7 @@ from server.auth import mint_token
 from server.config import load
 from tests.running import Running, User, checked, running
 
-WAIT = 15.0  # seconds
+WAIT = 60.0  # seconds
 NEW_KEY = "another key for tests only, long enough too"
 
 
@@ -184,7 +184,7 @@ async def test_a_second_signal_hurries(database: str, redis_url: str) -> None:
             await logged(server, "draining")
             server.terminate()
             times = await closing_times(clients)
-            assert times[-1] < 5
+            assert times[-1] < 30  # half of the drain
             assert all(client.close_message is not None and client.close_message.allow_reconnect for client in clients)
         assert await server.wait() == 0
 

@@ -15,7 +15,7 @@ from tests.running import Running, running
 
 MARKER = "geheimnisvoll"
 EMAIL = f"{MARKER}@example.org"
-WAIT = 20.0
+WAIT = 60.0
 
 
 @pytest.fixture

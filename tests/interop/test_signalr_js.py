@@ -17,7 +17,7 @@ from tests.proxy import Proxy
 from tests.running import JWT_KEY, Running, User, free_port, running
 
 SCRIPT = Path(__file__).parent / "chat.mjs"
-WAIT = 30.0  # seconds: long past anything but a hang
+WAIT = 60.0  # seconds: long past anything but a hang
 
 WEB_SOCKETS = "WebSockets"
 both_protocols = pytest.mark.parametrize("protocol", ["json", "messagepack"])

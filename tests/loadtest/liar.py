@@ -34,7 +34,7 @@ class Liar:
         self._target = target
         self._lies = list(lies)
         self._talks: dict[str, Talk] = {}
-        self._http = httpx.AsyncClient(base_url=target, timeout=20)
+        self._http = httpx.AsyncClient(base_url=target, timeout=60)
         self.port = 0
 
     @property

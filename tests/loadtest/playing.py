@@ -34,7 +34,7 @@ async def play(
     workers: int = 1,
     client: str = "lean",
     key: str = JWT_KEY,
-    settle: float = 10.0,
+    settle: float = 60.0,
     chaos: str = "",
     shard: tuple[int, int] = (1, 1),
     view: Silent | None = None,

@@ -119,7 +119,7 @@ async def connecting(origin: Origin, listener: Listener, client: str = "lean") -
     opener: Swarm | Opener = Swarm(origin) if client == "lean" else Opener(origin)
     async with trio.open_nursery() as nursery:
         await nursery.start(opener.run)
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             yield opener.open(listener, "token", {})
         nursery.cancel_scope.cancel()
 

@@ -49,4 +49,4 @@ async def scrape(socket: Path) -> Scrape:
 
 
 def admin(socket: Path) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=str(socket)), base_url="http://x", timeout=20)
+    return httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=str(socket)), base_url="http://x", timeout=60)

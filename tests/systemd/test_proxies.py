@@ -19,7 +19,7 @@ EXAMPLES = Path(__file__).parents[2] / "systemd/proxies"
 # Seconds, for the 100 and the 15 of the examples, and as far apart: pings keep a WebSocket open, also where the machine
 # is busy and they come late.
 TIMEOUT, KEEPALIVE = 3, 0.5
-WAIT = 20.0
+WAIT = 60.0
 ELSEWHERE = "127.0.0.77"  # where a client is
 COMMANDS = {
     "nginx": ["nginx", "-p", "{place}", "-c", "{file}", "-g", "daemon off; user root; pid {place}/pid;"],

@@ -9,7 +9,6 @@ import sys
 import sysconfig
 import tempfile
 import textwrap
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -30,8 +29,7 @@ ENVIRONMENT = {  # of other processes: our packages for any interpreter, and no 
     "PYTHONPATH": os.pathsep.join([str(REPOSITORY), sysconfig.get_path("purelib")]),
     "PYTHONDONTWRITEBYTECODE": "1",
 }
-GONE_WITHIN = 3.0  # seconds after the holder's death
-FIRST_QUERY_WITHIN = 5.0  # seconds
+WAIT = 60.0  # seconds: long past anything but a hang
 HOLDER = """
     import sys, trio
     from pathlib import Path
@@ -75,13 +73,11 @@ def all_gone(data_dir: Path) -> bool:
     return is_free(data_dir / "postgres.lock") and is_free(data_dir / "valkey.lock") and not processes(data_dir)
 
 
-async def eventually(holds: Callable[[], bool], within: float) -> float:
-    """How long it took. Polls: the processes are other people's."""
-    start = time.monotonic()
-    with trio.fail_after(within):
+async def eventually(holds: Callable[[], bool]) -> None:
+    """Polls: the processes are other people's."""
+    with trio.fail_after(WAIT):
         while not holds():
             await trio.sleep(0.02)
-    return time.monotonic() - start
 
 
 def query(found: Services, statement: str) -> list[tuple[object, ...]]:
@@ -132,18 +128,14 @@ def give_to_nobody(directory: Path) -> None:
 
 
 async def test_starts_from_nothing_and_again_with_the_data_kept(data_dir: Path) -> None:
-    """Both services answer within 5 s, and what was written is there the next time."""
-    begun = time.monotonic()
+    """Both services answer, and what was written is there the next time."""
     async with open_services(data_dir) as found:
         query(found, "CREATE TABLE kept AS SELECT 42 AS answer")
-        assert time.monotonic() - begun < FIRST_QUERY_WITHIN
         async with coredis.Redis.from_url(found.redis_url, decode_responses=True) as redis:
             await redis.set("kept", "42")
     assert all_gone(data_dir)
-    begun = time.monotonic()
     async with open_services(data_dir) as found:
         assert query(found, "SELECT answer FROM kept") == [(42,)]
-        assert time.monotonic() - begun < FIRST_QUERY_WITHIN
         async with coredis.Redis.from_url(found.redis_url, decode_responses=True) as redis:
             assert await redis.get("kept") == "42"
     assert "database system was not properly shut down" not in (data_dir / "postgres.log").read_text()
@@ -163,12 +155,12 @@ async def test_settings_and_permissions(data_dir: Path) -> None:
 
 
 async def test_killed_holder_leaves_nothing_and_a_restart_works(data_dir: Path) -> None:
-    """kill -9 of the process that holds the services: they are gone within 3 s, with the data intact."""
+    """kill -9 of the process that holds the services: they are gone soon, with the data intact."""
     holder = await trio.to_thread.run_sync(start_holder, data_dir)
     assert len(processes(data_dir)) >= 5  # the holder, two supervisors, two services
     holder.kill()
     holder.wait()
-    await eventually(lambda: all_gone(data_dir), GONE_WITHIN)
+    await eventually(lambda: all_gone(data_dir))
     async with open_services(data_dir) as found:
         assert query(found, "SELECT 1") == [(1,)]
     assert "database system was not properly shut down" not in (data_dir / "postgres.log").read_text()
@@ -186,7 +178,7 @@ async def test_restart_right_after_a_kill_waits_for_the_predecessor(data_dir: Pa
 async def test_killed_holder_during_initdb(data_dir: Path) -> None:
     """An initdb that lost its holder does not meddle with the next one's."""
     with spawn_holder(data_dir) as holder:
-        await eventually((data_dir / "postgres.tmp" / "PG_VERSION").exists, FIRST_QUERY_WITHIN)
+        await eventually((data_dir / "postgres.tmp" / "PG_VERSION").exists)
         holder.kill()
     async with open_services(data_dir) as found:
         assert query(found, "SELECT 1") == [(1,)]
@@ -212,7 +204,7 @@ async def test_killed_supervisors_do_not_leave_services_at_the_end(data_dir: Pat
     async with open_services(data_dir):
         for pid in processes(data_dir, "supervisor.py"):
             os.kill(pid, signal.SIGKILL)
-        await eventually(lambda: not processes(data_dir, "supervisor.py"), GONE_WITHIN)
+        await eventually(lambda: not processes(data_dir, "supervisor.py"))
     assert all_gone(data_dir)
 
 
@@ -381,7 +373,7 @@ async def test_unprivileged_user(data_dir: Path) -> None:
     assert (data_dir / "postgres").stat().st_uid == 65534
     holder.kill()
     holder.wait()
-    await eventually(lambda: all_gone(data_dir), GONE_WITHIN)
+    await eventually(lambda: all_gone(data_dir))
 
 
 async def test_root_without_user_namespaces_uses_nobody(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ class Site:
     def __init__(self, url: str, process: Process, tls: ssl.SSLContext | None = None) -> None:
         self.url = url
         self.process = process
-        self.http = httpx.AsyncClient(base_url=url, timeout=20, verify=tls or True)
+        self.http = httpx.AsyncClient(base_url=url, timeout=60, verify=tls or True)
 
     async def call(
         self, method: str, path: str, body: Any = None, *, token: str = "", status: int = 200, **options: Any
@@ -83,7 +83,7 @@ async def open_site(
         done.set()
 
     nursery.start_soon(run)
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         await ready.wait()
     scheme = "http" if process.certificate is None else "https"
     found = Site(f"{scheme}://127.0.0.1:{sock.getsockname()[1]}", process, tls)

@@ -61,7 +61,7 @@ async def test_reuse_ends_the_session(site: Site) -> None:
     async with connect(f"{site.url}/hubs/chat", second["accessToken"]) as hub:
         problem = await refresh(site, alice["refreshToken"], 401)
         assert "used before" in problem["detail"]
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             await hub.closed.wait()
         assert "session was ended" in str(hub.close_message)
     assert "was ended" in (await refresh(site, second["refreshToken"], 401))["detail"]
@@ -120,7 +120,7 @@ async def test_a_revoked_token_opens_no_socket(site: Site) -> None:
     await site.call("DELETE", f"/auth/sessions/{alice['sessionId']}", token=minted, status=204)
     for query in ("", "?sync=manual"):
         async with connect(f"{site.url}/hubs/chat{query}", alice["accessToken"]) as hub:
-            with trio.fail_after(5):
+            with trio.fail_after(60):
                 await hub.closed.wait()
     async with connect(f"{site.url}/hubs/chat", minted) as hub:
         with pytest.raises(ClientError, match="unauthenticated"):
@@ -143,7 +143,7 @@ async def test_revocation_reaches_every_instance(
         await living.invoke("Ping")
         began = trio.current_time()
         await site.call("POST", "/auth/logout", token=alice["accessToken"], status=204)
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             await doomed.closed.wait()
         print(f"closed elsewhere after {trio.current_time() - began:.3f} s")  # noqa: T201
         assert await living.invoke("Ping") == {}

@@ -163,7 +163,7 @@ async def test_status_and_receipts(site: Site) -> None:
         items = (await site.call("GET", f"{path}/receipts", token=a))["items"]
         return {item["userId"]: item["status"] for item in items}
 
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while await receipts() != {bob: "Read", carol: "Delivered"}:
             await trio.sleep(0.05)
     assert (await site.call("GET", path, token=a))["status"] == "Delivered"

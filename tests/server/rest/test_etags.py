@@ -51,7 +51,7 @@ async def test_messages(site: Site) -> None:
     tag = await edits(read, path, {"content": "2"}, {"content": "3"})
     await unchanged(read, path, tag)
     await site.call("PUT", f"{path}/status", {"status": "Read"}, token=b, status=204)
-    with trio.fail_after(10):  # the receipt is durable at once, and in the message a moment later
+    with trio.fail_after(60):  # the receipt is durable at once, and in the message a moment later
         while (shown := await read("GET", path, If_None_Match=tag)).status_code == 304:
             await trio.sleep(0.02)
     assert shown.status_code == 200 and shown.json()["status"] == "Read"

@@ -21,7 +21,7 @@ async def test_connection_close(site: Site) -> None:
         async with await trio.open_tcp_stream("127.0.0.1", int(site.url.rpartition(":")[2])) as stream:
             await stream.send_all(REQUEST.replace(b"HTTP/1.1", version) + b"Connection: close\r\n\r\n")
             data = b""
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 async for chunk in stream:
                     data += bytes(chunk)
             assert data.startswith(b"HTTP/1.1 200") and data.endswith(b"}")
@@ -54,7 +54,7 @@ async def test_an_answer_that_is_cancelled(is_last: bool, monkeypatch: pytest.Mo
         await said.wait()
         serving.cancel()
 
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         async with client, trio.open_nursery() as nursery:
             nursery.start_soon(read_slowly)
             with trio.CancelScope() as serving:

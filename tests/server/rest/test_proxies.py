@@ -12,7 +12,7 @@ from tests.carriers import CARRIERS
 from tests.carriers import connect as connect_by
 from tests.server.rest.conftest import Site, open_site
 
-WAIT = 20.0
+WAIT = 60.0
 CLIENT = "203.0.113.9"
 SAID = {"X-Forwarded-For": f"6.6.6.6, {CLIENT}", "X-Forwarded-Proto": "https", "X-Request-Id": "theirs"}
 

@@ -15,7 +15,7 @@ from tests.server.rest.conftest import open_site
 from tests.server.rest.test_messages import talk
 from tests.store.replica import open_replica
 
-WAIT = 20.0  # seconds: long past anything but a hang
+WAIT = 60.0  # seconds: long past anything but a hang
 
 
 async def test_history(database: str, redis_url: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:

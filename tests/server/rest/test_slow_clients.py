@@ -12,7 +12,7 @@ from server import listener
 from server.rest import app, http, pacing
 from tests.server.rest.conftest import Site, open_site
 
-WAIT = 20.0
+WAIT = 60.0
 SHORT = 0.5  # seconds of patience in these tests, for everything
 DRIP = 0.02
 LARGE = 24 * 1024 * 1024  # bytes of an answer; more than sockets hold

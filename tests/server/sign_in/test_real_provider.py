@@ -45,7 +45,7 @@ async def test_sign_in(
         user = iam_server.random_user(user_name="alice", emails=["alice@example.org"])
         iam_server.login(user)
         iam_server.consent(user, client)
-        async with httpx.AsyncClient(base_url=site.url, timeout=30) as browser:
+        async with httpx.AsyncClient(base_url=site.url, timeout=60) as browser:
             login = await browser.get("/auth/login/iam")
             back = await browser.get(login.headers["Location"])
             assert back.status_code == 302 and back.headers["Location"].startswith(f"{site.url}/auth/callback/iam?")

@@ -27,7 +27,7 @@ class World:
         self.provider = provider
 
     def browser(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=self.site.url, timeout=20)
+        return httpx.AsyncClient(base_url=self.site.url, timeout=60)
 
     async def begin(self, browser: httpx.AsyncClient, name: str = "fake", **options: Any) -> dict[str, str]:
         """To the provider's door; what it was asked for."""

@@ -1,0 +1,125 @@
+"""Nothing that a test run has started outlives it, however it ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from loadtest.processes import family
+from tests.watchman import command_line, status
+
+ROOT = Path(__file__).parents[1]
+WAIT = 60.0  # seconds: long past anything but a hang
+# What the suite starts: services of both kinds, a gateway, a forked server, and a process under nobody's care.
+EVERYTHING = """
+import subprocess, sys, time
+import trio
+from pathlib import Path
+from tests.running import running
+
+async def test_that_is_ended(database: str, redis_url: str, s3: dict[str, str]) -> None:
+    async with running(database, redis_url):
+        stray = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"
+        subprocess.Popen([sys.executable, "-c", stray])
+        Path(READY).touch()
+        await trio.sleep_forever()
+"""
+LITTLE = """
+import subprocess, sys, time
+from pathlib import Path
+
+def test_that_is_ended() -> None:
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    Path(READY).touch()
+    time.sleep(600)
+"""
+IGNORING = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); os.execv(sys.executable, sys.argv[1:])"
+)
+
+
+def started(test: str, ready: Path, *options: str, ignoring: bool = False) -> "subprocess.Popen[bytes]":
+    """A run of pytest that hangs in this test."""
+    place = ready.parent
+    (place / "test_inner.py").write_text(f"READY = {str(ready)!r}\n{test}")
+    (place / "conftest.py").write_text(f"from tests.{'conftest' if test == EVERYTHING else 'watchman'} import *\n")
+    (place / "pytest.ini").write_text("[pytest]\n" + ("trio_mode = true\n" if test == EVERYTHING else ""))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(place)]
+    command += ["-c", str(place / "pytest.ini"), *options, str(place / "test_inner.py")]
+    if ignoring:
+        command = [sys.executable, "-c", IGNORING, *command]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    if test == LITTLE:
+        environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # they take longer than all the rest
+    said = (place / "said").open("wb")
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=said, start_new_session=True)
+
+
+def known(pid: int) -> dict[int, str]:
+    """It and its descendants; a process is what has this number and has begun at this time."""
+    found = {}
+    for one in family(pid):
+        try:
+            found[one] = status(one)[19]
+        except OSError:
+            continue  # it has just ended
+    return found
+
+
+def is_left(pid: int, begun: str) -> bool:
+    try:
+        now = status(pid)
+    except OSError:
+        return False
+    return now[0] not in "ZX" and now[19] == begun
+
+
+def until_hanging(run: "subprocess.Popen[bytes]", ready: Path) -> dict[int, str]:
+    give_up = time.monotonic() + 2 * WAIT
+    while not ready.exists():
+        assert run.poll() is None and time.monotonic() < give_up, (ready.parent / "said").read_text()
+        time.sleep(0.05)
+    return known(run.pid)
+
+
+def assert_nothing_left(run: "subprocess.Popen[bytes]", begun: dict[int, str]) -> None:
+    run.wait(WAIT)
+    give_up = time.monotonic() + WAIT
+    while left := [pid for pid, since in begun.items() if is_left(pid, since)]:
+        assert time.monotonic() < give_up, [command_line(pid) for pid in left]
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
+def test_everything_ends_with_the_run(number: signal.Signals, tmp_path: Path) -> None:
+    """A closed terminal, or kill -9: PostgreSQL, Valkey, the gateway, servers and strays are gone with pytest."""
+    ready = tmp_path / "ready"
+    with started(EVERYTHING, ready) as run:
+        begun = until_hanging(run, ready)
+        names = " ".join(command_line(pid) for pid in begun)
+        assert all(name in names for name in ("postgres", "valkey-server", "juicefs", "tests.forkserver", "600"))
+        run.send_signal(number)
+        assert_nothing_left(run, begun)
+
+
+@pytest.mark.parametrize(
+    ("number", "ignoring", "options"),
+    [
+        (signal.SIGINT, False, ()),
+        (signal.SIGTERM, False, ("-p", "xdist", "-n", "1")),
+        (signal.SIGTERM, True, ()),  # nohup, and what a shell has put into the background
+        (signal.SIGKILL, False, ("-p", "xdist", "-n", "1")),
+    ],
+)
+def test_strays_and_workers(number: signal.Signals, ignoring: bool, options: tuple[str, ...], tmp_path: Path) -> None:
+    """Workers and what they have started go with the process that was signalled, and it alone."""
+    ready = tmp_path / "ready"
+    with started(LITTLE, ready, *options, ignoring=ignoring) as run:
+        begun = until_hanging(run, ready)
+        assert len(begun) >= 3 + bool(options)  # pytest, its watchman, its worker, the stray
+        run.send_signal(number)
+        assert_nothing_left(run, begun)

@@ -1,0 +1,128 @@
+"""Ends what a test run has started, however the run ends: a process of its own that waits for the end of a pipe.
+
+Owns the mark in the environment by which everything that a run has started is known, and the order of the end. What
+runs under a supervisor (`server.dev.supervisor`) ends by its own pipe and in good order, and is given the time for
+that; all else is asked at once and killed soon after. Standard library only, and a session of its own: it must outlive
+everybody.
+"""
+
+import atexit
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+MARK = "TEST_RUN_OF_PARLEY"  # the name of the variable; the tests' own settings begin with PARLEY_ and are left out
+SOON = 3.0  # seconds from SIGTERM to SIGKILL
+AT_LAST = 15.0  # seconds for what is supervised: the supervisor's own grace, and something for a busy machine
+LOOK = 0.05  # seconds between two looks
+
+
+def pytest_configure(config: Any) -> None:
+    """The hook of pytest, for `conftest.py`."""
+    if not hasattr(config, "workerinput"):  # those of xdist, too, are what this process has started
+        post()
+    end_in_order_when_told()
+
+
+def post() -> None:
+    """Have a watchman for this process and all that it starts from now on; orderly ends come before it."""
+    mark = os.environ[MARK] = f"{os.getpid()}-{time.time_ns()}"
+    command = [sys.executable, "-I", "-S", __file__, mark]
+    watchman = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+
+    def dismiss() -> None:
+        assert watchman.stdin is not None
+        watchman.stdin.close()
+        watchman.wait()
+
+    atexit.register(dismiss)  # the first to be registered is the last to be called
+
+
+def end_in_order_when_told() -> None:
+    """SIGTERM and SIGHUP end the tests as Ctrl-C does, with every fixture torn down, unless Ctrl-C is ignored."""
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
+
+
+def marked(mark: str) -> Iterator[int]:
+    """The processes that carry it, except for ourselves."""
+    wanted = f"{MARK}={mark}\0".encode()
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and int(entry) != os.getpid():
+            try:
+                if wanted in Path("/proc", entry, "environ").read_bytes() and not is_dead(int(entry)):
+                    yield int(entry)
+            except (OSError, ValueError):
+                continue  # it has just ended, or is none of ours
+
+
+def status(pid: int) -> list[str]:
+    """State and parent first."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+
+
+def is_dead(pid: int) -> bool:
+    return status(pid)[0] in "ZX"
+
+
+def command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def is_supervised(pid: int) -> bool:
+    """Is it a supervisor, or below one?"""
+    try:
+        while pid > 1:
+            if "dev/supervisor.py" in command_line(pid):
+                return True
+            pid = int(status(pid)[1])
+    except OSError:
+        pass  # an ancestor has just ended
+    return False
+
+
+def tell(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def end(mark: str) -> None:
+    """Until nothing carries the mark."""
+    begun = time.monotonic()
+    named: set[int] = set()
+    while left := list(marked(mark)):
+        late = time.monotonic() - begun
+        for pid in left:
+            supervised = is_supervised(pid)
+            if not supervised and pid not in named:
+                named.add(pid)
+                print(f"left behind by the tests, ended now: {pid} {command_line(pid)[:200]}", file=sys.stderr)  # noqa: T201
+                tell(pid, signal.SIGTERM)
+            if late > (AT_LAST if supervised else SOON):
+                tell(pid, signal.SIGKILL)
+        time.sleep(LOOK)
+
+
+def main() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)
+    while os.read(0, 4096):
+        pass
+    end(sys.argv[1])
+
+
+if __name__ == "__main__":
+    main()
