@@ -39,6 +39,7 @@ class Receipts:
             if done is not None:
                 done(None if error is None else _told(error))
 
+        seq = min(seq, store.MAX_SEQ)
         read = seq if status is MessageStatus.READ else 0
         self._durable.offer(Receipt(conversation_id, user_id, seq, read), finished)
 

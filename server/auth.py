@@ -16,6 +16,7 @@ import structlog
 
 from handlers.errors import ChatError
 from handlers.model import Caller
+from server import jwts
 from server.config import Settings
 from server.jwks import KeySet
 from store import keys
@@ -121,7 +122,7 @@ class Verifier:
 
     def _decode(self, token: str, key: Any, algorithm: str, *, is_ours: bool = False) -> Caller:
         try:
-            claims = jwt.decode(
+            claims = jwts.decode(
                 token,
                 key,
                 algorithms=[algorithm],
@@ -163,7 +164,7 @@ def _header(token: str) -> dict[str, Any]:
     """What a token says of itself. Raises ChatError("unauthenticated")."""
     header = token.partition(".")[0]
     try:
-        return _decoded_header(header) if len(header) <= _MAX_HEADER else jwt.get_unverified_header(token)
+        return _decoded_header(header) if len(header) <= _MAX_HEADER else jwts.header(token)
     except jwt.PyJWTError:
         raise _malformed() from None
 
@@ -171,7 +172,7 @@ def _header(token: str) -> dict[str, Any]:
 @lru_cache(maxsize=256)
 def _decoded_header(header: str) -> dict[str, Any]:
     """Tokens of one issuer differ in the rest."""
-    return jwt.get_unverified_header(f"{header}..")
+    return jwts.header(f"{header}..")
 
 
 def _is_admin(claims: dict[str, Any]) -> bool:
@@ -254,7 +255,7 @@ class ConnectionTokens:
         options: Any = {"require": ["exp", "jti"], "verify_exp": verify_exp}
         for key in self._keys.accepted:
             try:
-                return jwt.decode(token, key, algorithms=["HS256"], audience=CONNECTION_AUDIENCE, options=options)
+                return jwts.decode(token, key, algorithms=["HS256"], audience=CONNECTION_AUDIENCE, options=options)
             except jwt.PyJWTError:
                 continue
         return None

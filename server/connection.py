@@ -9,7 +9,7 @@ the memory of trio.SocketStream.
 """
 
 import socket
-from collections.abc import Awaitable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import ClassVar, Protocol
 
 import structlog
@@ -67,6 +67,7 @@ class Connection(_Sender):
         "ended",
         "endpoint",
         "flushed",
+        "gone",
         "nursery",
         "over",
         "poller",
@@ -102,6 +103,7 @@ class Connection(_Sender):
         self.writer: trio.lowlevel.Task | None = None  # asleep until it is writable
         self.decoder = websocket.Decoder(max_message=max_message)
         self.closing = False
+        self.gone = False  # the nursery takes no more tasks
         self.violated = False
         self.close_at = 0.0
         self.code: int | None = None  # of the Close that began the end
@@ -119,27 +121,32 @@ class Connection(_Sender):
         """
         try:
             async with trio.open_nursery() as self.nursery:
-                self.wheel.schedule(self, self.endpoint.on_due(self.wheel.now))
-                self.poller.add(self.sock.fileno(), self)
-                while True:
-                    for event in self._decode(data):
-                        if type(event) is Message:
-                            waiting = None if self.closing else self.endpoint.receive(event.data, binary=event.binary)
+                try:
+                    self.wheel.schedule(self, self.endpoint.on_due(self.wheel.now))
+                    self.poller.add(self.sock.fileno(), self)
+                    while True:
+                        for event in self._decode(data):
+                            if type(event) is Message:
+                                waiting = (
+                                    None if self.closing else self.endpoint.receive(event.data, binary=event.binary)
+                                )
+                            else:
+                                waiting = self._control(event)
+                            if waiting is not None:
+                                await waiting
+                        if self.first is not None:
+                            self.flush()
+                        if self.over:
+                            break
+                        if self.readable or self.ended:
+                            await trio.lowlevel.checkpoint()
                         else:
-                            waiting = self._control(event)
-                        if waiting is not None:
-                            await waiting
-                    if self.first is not None:
-                        self.flush()
-                    if self.over:
-                        break
-                    if self.readable or self.ended:
-                        await trio.lowlevel.checkpoint()
-                    else:
-                        self.reader = trio.lowlevel.current_task()
-                        await trio.lowlevel.wait_task_rescheduled(self._stop_reading)
-                    data = self._receive()
-                self.nursery.cancel_scope.cancel()
+                            self.reader = trio.lowlevel.current_task()
+                            await trio.lowlevel.wait_task_rescheduled(self._stop_reading)
+                        data = self._receive()
+                finally:
+                    self.gone = True
+                    self.nursery.cancel_scope.cancel()
         finally:
             self.wheel.cancel(self)
             self.poller.remove(self.sock.fileno())
@@ -252,7 +259,7 @@ class Connection(_Sender):
         self.blocked = True
         self.progress_at = self.wheel.now
         self.wheel.hasten(self, self.wheel.now + self.stall_timeout)
-        self.nursery.start_soon(self._write, memoryview(data)[sent:])
+        self.start_soon(self._write, memoryview(data)[sent:])  # else it stays blocked: nothing is sent any more
 
     async def _write(self, view: memoryview) -> None:
         """Exists while the kernel does not take what we have."""
@@ -277,7 +284,7 @@ class Connection(_Sender):
         except OSError as error:
             self.abort(f"connection lost ({error.strerror})")
         finally:
-            self.blocked = False
+            self.blocked = self.gone
             self.first, self.held = None, 0
             if self.flushed is not None:
                 self.flushed.set()
@@ -294,6 +301,16 @@ class Connection(_Sender):
         return {"code": self.code, **counts}
 
     # -- ending -------------------------------------------------------------------------------
+
+    def start_soon(self, task: Callable[..., Awaitable[object]], *args: object) -> bool:
+        """Run `task` for as long as the connection lives. False: it has ended, and nothing was started.
+
+        Whoever delivers may come between the end of the reader and that of the connection: a nursery that has seen
+        its last task end takes no other.
+        """
+        if not self.gone:
+            self.nursery.start_soon(task, *args)
+        return not self.gone
 
     def close(self, code: int, reason: str = "", *, why: str = "") -> None:
         """Begin the closing handshake: what is queued goes first. Never waits; at most CLOSE_WAIT later it is over."""

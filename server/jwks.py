@@ -23,6 +23,9 @@ TIMEOUT = 5.0  # seconds for one fetch, all in all
 MAX_BYTES = 1024 * 1024
 ALGORITHMS = frozenset({"RS256", "ES256", "EdDSA"})
 
+# Of the way to the provider, and of what it sent: whatever that is, it costs no more than the keys that were in it.
+_FAULTS = (httpx.HTTPError, httpx.InvalidURL, trio.TooSlowError, ValueError, KeyError, TypeError, RecursionError)
+
 log = structlog.get_logger("parley.jwks")
 
 
@@ -79,7 +82,7 @@ class KeySet:
                 body = await self._read()
             entries = json.loads(body)["keys"]
             self._keys = {key.key_id: key for key in map(_parse, entries) if key is not None}
-        except (httpx.HTTPError, httpx.InvalidURL, trio.TooSlowError, ValueError, KeyError, TypeError) as error:
+        except _FAULTS as error:
             if not self._is_away:
                 log.warning("jwks_unreachable", url=self._url, reason=str(error) or type(error).__name__)
             self._is_away = True
@@ -117,6 +120,6 @@ def _parse(entry: Any) -> jwt.PyJWK | None:
         return None
     try:
         key = jwt.PyJWK.from_dict(entry)
-    except jwt.PyJWTError:
+    except (jwt.PyJWTError, ValueError, TypeError, ArithmeticError):  # one key that is none does not cost the others
         return None
     return key if key.algorithm_name in ALGORITHMS else None

@@ -37,6 +37,10 @@ class WireEnum(str, enum.Enum):
         return cls(value)
 
 
+# A seq as clients may say it: any that PostgreSQL's bigint holds. The decoder refuses all others.
+Seq = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+
+
 class MessageType(WireEnum):
     TEXT = "Text"
     IMAGE = "Image"

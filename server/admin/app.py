@@ -135,6 +135,6 @@ def _answer(body: object) -> Response:
 
 def _limit() -> int:
     text = request.args.get("limit", str(DEFAULT_LIMIT))
-    if not text.isdecimal() or not 1 <= int(text) <= MAX_LIMIT:
+    if not text.isdecimal() or len(text) > len(str(MAX_LIMIT)) or not 1 <= int(text) <= MAX_LIMIT:
         raise ChatError("invalid_request", f"The limit is between 1 and {MAX_LIMIT}.")
     return int(text)

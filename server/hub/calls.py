@@ -183,7 +183,9 @@ class Calls:
             return None
         method.calls += 1
         streams[message.invocation_id] = trio.CancelScope()
-        self.carrier.nursery.start_soon(self._stream, message.invocation_id, method, arguments)
+        if not self.carrier.start_soon(self._stream, message.invocation_id, method, arguments):
+            del streams[message.invocation_id]
+            self._interrupted(message.invocation_id)
         return None
 
     async def _stream(self, invocation_id: str, method: Method, arguments: Sequence[object]) -> None:

@@ -35,6 +35,7 @@ class AsgiCarrier(Outbox):
         "_wake",
         "bytes_in",
         "bytes_out",
+        "gone",
         "nursery",
         "progress_at",
         "reason",
@@ -59,6 +60,7 @@ class AsgiCarrier(Outbox):
         self.session: HubSession
         self._wake = trio.Event()
         self._closed = False
+        self.gone = False  # the nursery takes no more tasks
         self._close_at = 0.0
         self._code = websocket.NORMAL
         self._hang_up: Callable[[], None] | None = None
@@ -68,9 +70,12 @@ class AsgiCarrier(Outbox):
         self.session = session
         try:
             async with trio.open_nursery() as self.nursery:
-                self.wheel.schedule(self, session.on_due(self.wheel.now))
-                await self._carry()
-                self.nursery.cancel_scope.cancel()
+                try:
+                    self.wheel.schedule(self, session.on_due(self.wheel.now))
+                    await self._carry()
+                finally:
+                    self.gone = True
+                    self.nursery.cancel_scope.cancel()
         finally:
             self.wheel.cancel(self)
             session.on_closed(self.reason or "cancelled")
@@ -85,6 +90,11 @@ class AsgiCarrier(Outbox):
         if self.first is not None and not self.blocked:
             self.progress_at = self.wheel.now
             self._wake.set()
+
+    def start_soon(self, task: Callable[..., Awaitable[object]], *args: object) -> bool:
+        if not self.gone:
+            self.nursery.start_soon(task, *args)
+        return not self.gone
 
     def close(self, code: int, reason: str = "", *, why: str = "") -> None:
         if self._closed:

@@ -5,14 +5,19 @@ Owns the types and the protocol's errors. Sans-I/O. Arguments, items and results
 HubProtocol specification's message table.
 """
 
+from typing import Annotated
+
 import msgspec
-from msgspec import Raw
+from msgspec import Meta, Raw
 
 INVOCATION, STREAM_ITEM, COMPLETION, STREAM_INVOCATION, CANCEL_INVOCATION = 1, 2, 3, 4, 5
 PING, CLOSE, ACK, SEQUENCE = 6, 7, 8, 9
 
 MAX_INVOCATION_ID = 128  # characters; ids are chosen by the peer and kept while a call runs
 MAX_MESSAGE = 32 * 1024  # bytes of one hub message (the reference server's default)
+
+
+Number = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]  # of a message; the decoder refuses what has more bits
 
 
 class HubProtocolError(Exception):

@@ -46,7 +46,8 @@ class HttpCarrier(AsgiCarrier):
             if self.over:
                 raise Gone
             done = trio.Event()
-            self.nursery.start_soon(self._work, data, done)
+            if not self.start_soon(self._work, data, done):
+                raise Gone
             await done.wait()
             if self.over:
                 raise Gone

@@ -26,7 +26,7 @@ from server.hub.calls import INTERRUPTED, Ticket
 from server.hub.dispatch import Dispatcher
 from server.hub.session import HubSession
 from store.messages import END
-from store.model import Account, Message, MessageStatus
+from store.model import Account, Message, MessageStatus, Seq
 
 STREAM_LIMIT = 10_000  # messages one StreamHistory may ask for
 StatusText = Annotated[str, Meta(max_length=256)]
@@ -65,7 +65,7 @@ def register(
     async def delete_message(session: HubSession, message_id: UUID) -> Message:
         return await messages.delete(session.caller, message_id)
 
-    async def join_conversation(session: HubSession, conversation_id: UUID, since_seq: int | None = None) -> Joined:
+    async def join_conversation(session: HubSession, conversation_id: UUID, since_seq: Seq | None = None) -> Joined:
         rooms = session.hub.rooms
         head, resync = await catchup.join(session, rooms, session.hub.sync, conversation_id, since_seq)
         cursors = await sync.cursors(session.caller, conversation_id)
@@ -74,13 +74,13 @@ def register(
     def leave_conversation(session: HubSession, conversation_id: UUID) -> None:
         session.leave(conversation_id)
 
-    async def sync_(session: HubSession, cursors: dict[UUID, int]) -> Synced:
+    async def sync_(session: HubSession, cursors: dict[UUID, Seq]) -> Synced:
         if any(seq < 0 for seq in cursors.values()):
             raise ChatError("invalid_cursor", "A cursor is a seq: 0 or more.")
         return await catchup.sync_all(session, session.hub.rooms, session.hub.sync, cursors)
 
     async def stream_history(
-        session: HubSession, conversation_id: UUID, before_seq: int | None = None, limit: int | None = None
+        session: HubSession, conversation_id: UUID, before_seq: Seq | None = None, limit: int | None = None
     ) -> AsyncIterator[Message]:
         left = STREAM_LIMIT if limit is None else limit
         if not 1 <= left <= STREAM_LIMIT:
@@ -119,7 +119,9 @@ def register(
                 receipts.mark_nowait(session.user_id, conversation_id, seq, status, done)
             else:
                 call = receipts.mark(session.caller, conversation_id, seq, status)
-                session.carrier.nursery.start_soon(report, call, done)
+                if not session.carrier.start_soon(report, call, done):
+                    call.close()
+                    done(INTERRUPTED)
         except Exception as error:  # as above
             done(error)
 
@@ -134,10 +136,10 @@ def register(
         else:
             done(None)
 
-    def mark_read(session: HubSession, ticket: Ticket, conversation_id: UUID, seq: int) -> None:
+    def mark_read(session: HubSession, ticket: Ticket, conversation_id: UUID, seq: Seq) -> None:
         mark(session, ticket, conversation_id, seq, MessageStatus.READ, "MarkRead")
 
-    def mark_delivered(session: HubSession, ticket: Ticket, conversation_id: UUID, seq: int) -> None:
+    def mark_delivered(session: HubSession, ticket: Ticket, conversation_id: UUID, seq: Seq) -> None:
         mark(session, ticket, conversation_id, seq, MessageStatus.DELIVERED, "MarkDelivered")
 
     async def mark_message_as_read(session: HubSession, message_id: UUID) -> None:

@@ -3,9 +3,8 @@
 Owns these shapes, and no code.
 """
 
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, ClassVar, Protocol
-
-import trio
 
 from handlers.limits import Rate
 from handlers.ports import Receipts
@@ -35,8 +34,10 @@ class Carrier(Due, Protocol):
     """What a session needs of whatever carries it."""
 
     transport: ClassVar[str]  # what metrics call this kind
-    nursery: trio.Nursery
     sent_at: float
+
+    def start_soon(self, task: Callable[..., Awaitable[object]], *args: object) -> bool:
+        """Run `task` for as long as the carrier lives. False: it has ended, and nothing was started."""
 
     def close(self, code: int, reason: str = "", *, why: str = "") -> None:
         """Send what is queued, then end. Never waits."""

@@ -28,6 +28,7 @@ from server.hub.frames import (
     HubMessage,
     HubProtocolError,
     Invocation,
+    Number,
     Ping,
     Sequence,
     StreamInvocation,
@@ -51,7 +52,7 @@ class _Envelope(msgspec.Struct, rename="camel", gc=False):
     result: Raw | UnsetType = UNSET
     error: str | None = None
     allow_reconnect: bool | None = None
-    sequence_id: int | None = None
+    sequence_id: Number | None = None
 
 
 class _Invocation(msgspec.Struct, tag_field="type", tag=INVOCATION, rename="camel", kw_only=True, gc=False):

@@ -27,6 +27,7 @@ from server.hub.frames import (
     HubMessage,
     HubProtocolError,
     Invocation,
+    Number,
     Ping,
     Sequence,
     StreamInvocation,
@@ -78,7 +79,7 @@ class _Close(msgspec.Struct, array_like=True, gc=False):
 
 class _Count(msgspec.Struct, array_like=True, gc=False):
     type: int
-    sequence_id: int
+    sequence_id: Number
 
 
 class _Any(msgspec.Struct, array_like=True, gc=False):

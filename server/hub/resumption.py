@@ -47,7 +47,7 @@ class Resumption(Calls):
             except SequenceError as error:
                 self.end(str(error))
             else:
-                self.carrier.nursery.start_soon(self._resumed, reliable)
+                self.carrier.start_soon(self._resumed, reliable)
             return False
         if reliable.state is not State.LIVE:
             return False

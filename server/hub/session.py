@@ -332,9 +332,10 @@ class HubSession(Resumption):
     def lag(self) -> None:
         cursors = self.hub.rooms.detach_all(self)
         self.cursors = {**(self.cursors or {}), **cursors}
-        if not self.catching_up:
-            self.catching_up = True
-            self.carrier.nursery.start_soon(self._catch_up)
+        if self.reliable is not None and self.reliable.state is State.DORMANT:
+            self.end("slow_reader: More was said than is kept for a client that is away.", allow_reconnect=True)
+        elif not self.catching_up and not self.closed:
+            self.catching_up = self.carrier.start_soon(self._catch_up)
         log.debug("lagging", connection=self.connection_id, user=str(self.user_id), rooms=len(cursors))
 
     def leave(self, conversation_id: UUID) -> None:

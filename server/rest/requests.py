@@ -22,6 +22,7 @@ MAX_KEY = 128  # characters of an Idempotency-Key
 KEY = "[!-~](?:[ -~]*[!-~])?"
 MAX_LIMIT = 200
 DEFAULT_LIMIT = 50
+MAX_DIGITS = 19  # of a number in a query: what PostgreSQL's bigint has
 MAX_BODY = 256 * 1024  # bytes of a JSON body; uploads have a limit of their own
 
 F = TypeVar("F", bound=Callable[..., Awaitable[Response]])
@@ -173,10 +174,11 @@ def query_number(name: str, default: int | None, *, least: int = 0, most: int = 
     text = request.args.get(name)
     if text is None:
         return default
-    if not (text.isascii() and text.isdecimal()) or not least <= int(text[:20]) <= most:
+    digits = text.lstrip("0") if text.isascii() and text.isdecimal() else "x"
+    if len(digits) > MAX_DIGITS or digits == "x" or not least <= int(digits or "0") <= most:
         sentence = f"a whole number between {least} and {most}"
         raise ChatError("invalid_request", f"The parameter {name} is {sentence}.", errors={name: sentence})
-    return int(text)
+    return int(digits or "0")
 
 
 def limit() -> int:

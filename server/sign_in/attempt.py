@@ -14,6 +14,7 @@ import jwt
 import msgspec
 
 from handlers.model import Caller
+from server import jwts
 from store.signing import SigningKeys
 
 TTL = 600  # seconds a user may take at the provider
@@ -73,7 +74,7 @@ class Sealer:
         """None for what is not ours, or too old."""
         for key in self._keys.accepted:
             try:
-                claims = jwt.decode(
+                claims = jwts.decode(
                     sealed, key, algorithms=["HS256"], audience=AUDIENCE, options={"require": ["exp", "att"]}
                 )
                 return msgspec.convert(claims["att"], Attempt)

@@ -16,6 +16,7 @@ import trio
 
 from handlers.errors import ChatError
 from handlers.model import Identity
+from server import jwts
 from server.config import OAuthProvider
 from server.jwks import KeySet
 from server.sign_in.attempt import Attempt
@@ -25,6 +26,10 @@ MAX_BYTES = 1024 * 1024
 DISCOVERY_AGE = 3600.0  # seconds a provider's metadata is kept
 LEEWAY = 60  # seconds of clock difference to a provider that is forgiven
 MAX_SUBJECT = 255  # characters (OpenID Connect Core 2)
+
+
+# Of the way to a provider, and of what it sent.
+_FAULTS = (httpx.HTTPError, httpx.InvalidURL, msgspec.DecodeError, UnicodeError, RecursionError, trio.TooSlowError)
 
 
 class Provider(Protocol):
@@ -63,7 +68,7 @@ class Web:
                     async with client.stream(method, url, headers=headers, **options) as response:
                         body = await self._read(response)
             found = msgspec.json.decode(body)
-        except (httpx.HTTPError, httpx.InvalidURL, msgspec.DecodeError, trio.TooSlowError):
+        except _FAULTS:
             raise self._away() from None
         if response.status_code >= 500 or not isinstance(found, dict):
             raise self._away()
@@ -152,11 +157,11 @@ class OpenIdProvider:
         if keys is None:
             keys = self._keys[metadata.jwks_uri] = KeySet(metadata.jwks_uri)
         try:
-            header = jwt.get_unverified_header(token)
+            header = jwts.header(token)
             key = await keys.find(header.get("kid"))
             if key is None:
                 raise failed("The id token is signed with an unknown key.")
-            claims: dict[str, Any] = jwt.decode(
+            claims = jwts.decode(
                 token,
                 key,
                 algorithms=[key.algorithm_name],

@@ -21,6 +21,7 @@ from handlers.model import Caller
 from server.auth import LEEWAY, ConnectionTokens, UsedToken, Verifier, mint_token, new_connection_id
 from server.config import load
 from server.jwks import MIN_INTERVAL, TRUSTED_FOR, KeySet
+from server.sign_in.attempt import Sealer
 from store.errors import Unavailable
 from store.ids import new_id
 from store.signing import SigningKeys
@@ -75,6 +76,34 @@ async def test_refused_tokens(token: str, sentence: str) -> None:
     with pytest.raises(ChatError, match=sentence) as caught:
         await verifier().verify(token)
     assert caught.value.code == "unauthenticated"
+
+
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize("claim", ["exp", "nbf", "iat"])
+@pytest.mark.parametrize(
+    "value",
+    [10**400, -(10**400), float("inf"), float("-inf"), float("nan"), True, "9999999999", [1], {"a": 1}, 2**60, 1e300],
+    ids=str,
+)
+async def test_dates_that_are_none(claim: str, value: Any) -> None:
+    """A claim that should be a date is a finite number of sensible size, or the token is refused."""
+    with pytest.raises(ChatError) as caught:
+        await verifier().verify(jwt.encode(claims(**{claim: value}), KEY, "HS256"))
+    assert caught.value.code == "unauthenticated"
+
+
+async def test_tokens_nested_without_end() -> None:
+    """In the header, where anybody may write it, and in claims that an issuer signed: refused like other nonsense."""
+    encoded = jwt.utils.base64url_encode(DEEP.encode()).decode()
+    tokens = ConnectionTokens(SigningKeys(KEY), Claims())
+    for token in (f"{encoded}.{encoded}.x", jwt.api_jws.encode(DEEP.encode(), KEY, "HS256")):
+        with pytest.raises(ChatError) as caught:
+            await verifier().verify(token)
+        assert caught.value.code == "unauthenticated"
+        assert tokens.identify(token) == "" and await tokens.redeem(token) is None
+        assert Sealer(SigningKeys(KEY)).open(token) is None
 
 
 async def test_remembered_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,12 +214,21 @@ async def test_a_document_with_nonsense(monkeypatch: pytest.MonkeyPatch) -> None
     """What is no key is passed over; a document that is none, or never ends, is an issuer out of reach."""
     async with issuing() as (issuer, check):
         good = json.loads(issuer.document())["keys"]
-        for document in (b"[]", b'{"keys": 5}', b"\xff", b" " * (2 * 1024 * 1024)):
+        values: tuple[Any, ...] = (5, [], "=", "")
+        broken = [
+            {**one, "kid": None, field: value}
+            for one in good
+            for field in ("n", "e", "x", "y", "crv")
+            for value in values
+        ]
+        for document in (b"[]", b'{"keys": 5}', b"\xff", b" " * (2 * 1024 * 1024), b'{"keys":' + b"[" * 100_000):
             monkeypatch.setattr(issuer, "document", lambda document=document: document)
             keys = KeySet(check._keys._url)  # type: ignore[union-attr]  # it has them
             with pytest.raises(ChatError, match="out of reach"):
                 await keys.find("rsa")
-        monkeypatch.setattr(issuer, "document", lambda: json.dumps({"keys": ["x", None, 1, {}, *good]}).encode())
+        monkeypatch.setattr(
+            issuer, "document", lambda: json.dumps({"keys": ["x", None, 1, {}, *broken, *good]}).encode()
+        )
         assert (await check.verify(issuer.token("rsa"))).user_id == USER
 
 

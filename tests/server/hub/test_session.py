@@ -1,7 +1,7 @@
 """server.hub.session: one hub connection on a carrier that only remembers, in virtual time."""
 
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from functools import partial
 from typing import ClassVar
 from uuid import UUID
@@ -110,6 +110,7 @@ class Carrier(Outbox):
     def __init__(self, world: World, nursery: trio.Nursery) -> None:
         super().__init__(256 * 1024)
         self.nursery = nursery
+        self.gone = False
         self.wheel_tick = -1
         self.sent_at = world.wheel.now
         self.sent = b""
@@ -127,6 +128,11 @@ class Carrier(Outbox):
             if frames:
                 self.sent_at = self._wheel.now
             self.sent += b"".join(frames)
+
+    def start_soon(self, task: Callable[..., Awaitable[object]], *args: object) -> bool:
+        if not self.gone:
+            self.nursery.start_soon(task, *args)
+        return not self.gone
 
     def close(self, code: int, reason: str = "", *, why: str = "") -> None:
         self.flush()
@@ -447,6 +453,7 @@ async def reliable_client(world: World, nursery: trio.Nursery, version: int = 2)
 
 def lose(world: World, client: Client) -> None:
     """The socket ends without a word."""
+    client.carrier.gone = True
     world.wheel.cancel(client.carrier)
     client.session.on_closed("connection lost")
 
@@ -578,3 +585,43 @@ async def test_it_ends_while_its_client_comes_back(
     nursery.start_soon(end)
     with pytest.raises(ChatError, match="not_found"):
         await client.session.resume(new, new)
+
+
+async def test_more_than_is_kept_for_a_client_that_is_away(
+    world: World, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """What does not fit ends that session, and nothing but it: whoever tells it goes on."""
+    client, other = await reliable_client(world, nursery), await reliable_client(world, nursery)
+    lose(world, client)
+    for _ in range(50):
+        world.rooms.notify_user(USER, "ConversationChanged", ("x" * 8000,))
+        other.carrier.messages()
+    assert client.session.closed and client.session not in world.sessions
+    assert not other.session.closed
+    with pytest.raises(ChatError, match="not_found"):
+        new = Carrier(world, nursery)
+        await client.session.resume(new, new)
+
+
+@pytest.mark.parametrize("stateful", [False, True])
+async def test_lag_in_the_moment_in_which_the_socket_ends(
+    world: World, nursery: trio.Nursery, autojump_clock: MockClock, stateful: bool
+) -> None:
+    """Nothing is started for a carrier that takes no more; a client that may come back keeps its cursors."""
+    client = await reliable_client(world, nursery, version=2 if stateful else 1)
+    client.carrier.gone = True
+    client.session.cursors = {new_id(): 7}
+    client.session.lag()
+    assert not client.session.catching_up and len(client.session.cursors or {}) == 1
+    lose(world, client)
+    assert (client.session in world.sessions) is stateful
+
+
+async def test_a_stream_that_comes_too_late(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """It is not begun for a carrier that has ended, and does not count as one that runs."""
+    client = await reliable_client(world, nursery)
+    client.carrier.gone = True
+    await client.send(PROTOCOLS["json"].encode_stream_invocation("Count", (3,), "s"))
+    assert client.session.streams == {}
+    [answer] = client.carrier.messages()
+    assert isinstance(answer, Completion) and "unavailable" in (answer.error or "")

@@ -28,6 +28,12 @@ async def test_what_routes_refuse(site: Site) -> None:
         ("TRACE", "/api/messages", 405, "method_not_allowed"),
         ("GET", "/api/messages?conversationId=x", 400, "invalid_request"),
         ("GET", "/api/users?cursor=%21", 400, "invalid_cursor"),
+        ("GET", "/api/users?limit=" + "0" * 17 + "199" + "9999", 400, "invalid_request"),
+        ("GET", "/api/users?limit=" + "0" * 19 + "1" + "0" * 5000, 400, "invalid_request"),
+        ("GET", f"/api/messages?conversationId={alice}&after=" + "9" * 20, 400, "invalid_request"),
+        ("GET", f"/api/messages?conversationId={alice}&before=" + "9" * 5000, 400, "invalid_request"),
+        ("GET", f"/api/messages?conversationId={alice}&before=-1", 400, "invalid_request"),
+        ("GET", f"/api/messages?conversationId={alice}&before=1e400", 400, "invalid_request"),
         ("GET", "/auth/login/nobody", 404, "not_found"),
     ):
         checked(await site.http.request(method, path, headers=headers), status, code)

@@ -1,0 +1,90 @@
+"""server.connection: one socket's end is its own affair, whatever is delivered to it in that moment."""
+
+import socket
+from collections.abc import Awaitable
+
+import pytest
+import trio
+
+from server import websocket
+from server.connection import Connection
+from server.poller import Poller
+from server.wheel import Wheel
+
+WAIT = 30.0
+FOREVER = 3600.0
+ROUNDS = 20  # tasks of one scheduler step run in either order
+
+
+class Silent:
+    """An endpoint that says nothing by itself."""
+
+    reason = ""
+
+    def receive(self, data: bytes, *, binary: bool) -> Awaitable[None] | None:
+        return None
+
+    def on_drained(self) -> None: ...
+
+    def on_due(self, now: float) -> float:
+        return now + FOREVER
+
+    def on_pong(self) -> None: ...
+
+    def on_closed(self, reason: str) -> None:
+        self.reason = reason
+
+
+@pytest.fixture
+async def parts(nursery: trio.Nursery) -> tuple[Wheel, Poller]:
+    wheel, poller = Wheel(), Poller()
+    await nursery.start(wheel.run)
+    await nursery.start(poller.run)
+    return wheel, poller
+
+
+async def deliver(connection: Connection) -> None:
+    """In every scheduler step, for as long as it takes anything."""
+    frame = websocket.encode(websocket.TEXT, b"x" * 1000)
+    while True:
+        connection.offer(frame)
+        connection.flush()
+        await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize("how", ["left", "closed", "cancelled", "aborted"])
+async def test_a_slow_reader_ends_while_something_is_delivered(parts: tuple[Wheel, Poller], how: str) -> None:
+    """However its connection ends, whoever delivers to it goes on; nothing is started for a connection that is over."""
+    for _ in range(ROUNDS):
+        ours, peer = socket.socketpair()
+        ours.setblocking(False)
+        with peer:
+            connection = Connection(ours, *parts, outbox_bytes=65536, max_message=1000)
+            connection.endpoint = endpoint = Silent()
+            ended = trio.Event()
+
+            async def serve(connection: Connection = connection, ended: trio.Event = ended) -> None:
+                await connection.run()
+                ended.set()
+
+            with trio.fail_after(WAIT):
+                async with trio.open_nursery() as deliverers:
+                    deliverers.start_soon(deliver, connection)
+                    async with trio.open_nursery() as connections:
+                        connections.start_soon(serve)
+                        while not connection.blocked:
+                            await trio.lowlevel.checkpoint()
+                        if how == "left":
+                            peer.shutdown(socket.SHUT_WR)
+                        elif how == "closed":
+                            peer.sendall(websocket.encode_masked(websocket.CLOSE, b""))
+                            peer.close()
+                        elif how == "aborted":
+                            connection.abort("enough")
+                        else:
+                            connections.cancel_scope.cancel()
+                    for _ in range(10):
+                        await trio.lowlevel.checkpoint()
+                    deliverers.cancel_scope.cancel()
+            assert endpoint.reason and connection.gone
+            assert not connection.start_soon(trio.sleep, 0)
