@@ -66,7 +66,7 @@ class Conversations:
     ) -> tuple[Conversation, bool]:
         """(the conversation, whether it is new): a direct one may exist already."""
         kind = _parse(ConversationType, request.type, "type")
-        others = [user_id for user_id in dict.fromkeys(request.member_ids) if user_id != caller.user_id]
+        others = [user_id for user_id in dict.fromkeys(request.member_ids or ()) if user_id != caller.user_id]
 
         conversation_id = new_id()
 
@@ -135,7 +135,7 @@ class Conversations:
         self, caller: Caller, conversation_id: UUID, request: AddMember, once: Once | None = None
     ) -> tuple[Conversation, bool]:
         """(the conversation, whether somebody was added): adding a member again changes nothing."""
-        role = _parse(Role, request.role, "role")
+        role = Role.MEMBER if request.role is None else _parse(Role, request.role, "role")
 
         async def write(conn: Connection) -> tuple[bool, Sequence[Change]]:
             head, member = await self._locked(conn, caller, conversation_id)

@@ -128,7 +128,7 @@ class Messages:
 
     def _type(self, request: CreateMessage) -> MessageType:
         try:
-            kind = MessageType.parse(request.type)
+            kind = MessageType.TEXT if request.type is None else MessageType.parse(request.type)
         except ValueError:
             names = ", ".join(member.value for member in MessageType if member is not MessageType.SYSTEM)
             raise ChatError("invalid_request", f"The type is one of {names}.", errors={"type": names}) from None

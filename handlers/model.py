@@ -1,7 +1,8 @@
 """What clients ask for and are told, beyond the stored things themselves (`store.model`).
 
 Owns the requests, the results of hub methods and the payloads of events. Touches nothing.
-Enums in requests are `str | int` on the wire; handlers parse them (`WireEnum.parse`).
+Enums in requests are `str | int` on the wire; handlers parse them (`WireEnum.parse`). What may be left out may be null,
+which means the same (but for `UpdateUser`).
 """
 
 from typing import Annotated
@@ -130,7 +131,7 @@ class CreateConversation(Wire, frozen=True):
     """Direct: `memberIds` is the one other person. Group: any number of others."""
 
     type: ConversationTypeChoice
-    member_ids: Annotated[tuple[UUID, ...], Meta(max_length=1000)] = ()
+    member_ids: Annotated[tuple[UUID, ...], Meta(max_length=1000)] | None = ()
     name: Title | None = None
 
 
@@ -140,7 +141,7 @@ class UpdateConversation(Wire, frozen=True):
 
 class AddMember(Wire, frozen=True):
     user_id: UUID
-    role: RoleChoice = "Member"
+    role: RoleChoice | None = "Member"
 
 
 class ChangeRole(Wire, frozen=True):
@@ -152,7 +153,7 @@ class CreateMessage(Wire, frozen=True):
 
     conversation_id: UUID
     content: str
-    type: MessageTypeChoice = "Text"
+    type: MessageTypeChoice | None = "Text"
     file_id: UUID | None = None
     reply_to_id: UUID | None = None
     client_message_id: Annotated[str, Meta(min_length=1, max_length=128), _pattern(texts.KEY)] | None = None

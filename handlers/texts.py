@@ -22,6 +22,8 @@ CONTENT = rf"[^\u0000]*[^{_HIDDEN} \u200c\u200d][^\u0000]*"
 USERNAME = r"\w(?:[\w.@+ -]{0,62}\w)?"
 USERNAME_ECMA = r"[\p{L}\p{N}_](?:[\p{L}\p{N}_.@+ -]{0,62}[\p{L}\p{N}_])?"
 
+NO_TEXT = "text with a lone surrogate, or bytes that are not UTF-8, is no Unicode text"
+
 _compiled = {pattern: re.compile(pattern) for pattern in (LINE, NAME, KEY, EMAIL, USERNAME)}
 _visible = re.compile(rf"[^{_HIDDEN} \u200c\u200d]")
 
@@ -29,6 +31,15 @@ _visible = re.compile(rf"[^{_HIDDEN} \u200c\u200d]")
 def fits(pattern: str, text: str) -> bool:
     """Whether all of `text` is of one of the patterns above."""
     return _compiled[pattern].fullmatch(text) is not None
+
+
+def is_text(text: str) -> bool:
+    """Whether it is Unicode: half a surrogate pair cannot be stored or sent."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_visible(content: str) -> bool:

@@ -27,6 +27,7 @@ WRITE_SIZE = 262144
 CLOSE_WAIT = 5.0  # seconds for the peer to answer our Close (SignalR's default)
 STALL_TIMEOUT = 20.0  # seconds without the peer taking a byte
 ABORTED = "aborted"
+PONG_HEAD = b"\x8a"  # the first byte of a pong, and of no other frame
 
 log = structlog.get_logger("parley.connection")
 
@@ -135,7 +136,10 @@ class Connection(_Sender):
                             if waiting is not None:
                                 await waiting
                         if self.first is not None:
-                            self.flush()
+                            if self.first[:1] == PONG_HEAD:
+                                self._flush_pongs()
+                            else:
+                                self.flush()
                         if self.over:
                             break
                         if self.readable or self.ended:
@@ -253,6 +257,14 @@ class Connection(_Sender):
         else:
             self._block(data, sent)
 
+    def _flush_pongs(self) -> None:
+        """Pongs are no word of the hub's: they do not put off its next ping, which clients wait for."""
+        sent_at = self.sent_at
+        alone = self.more is None or all(frame[:1] == PONG_HEAD for frame in self.more)
+        self.flush()
+        if alone:
+            self.sent_at = sent_at
+
     def _block(self, data: bytes, sent: int) -> None:
         """The kernel's buffer is full: a writer takes over until everything is out."""
         self.first, self.held = b"", len(data) - sent
@@ -274,7 +286,7 @@ class Connection(_Sender):
                         continue
                     view = view[sent:]
                     self.held -= sent
-                    self.sent_at = self.progress_at = self.wheel.now
+                    self.progress_at = self.wheel.now
                     if self.held <= self.limit * RESUME_AT:
                         self.endpoint.on_drained()
                 if self.more is None:

@@ -1,7 +1,8 @@
 """The hub handshake, sans-I/O: one JSON object and 0x1E, whichever protocol follows.
 
-Shipped clients send version 2 when they negotiated stateful reconnect, else 1, although the
-specification's text knows only 1. The reply never has a `type`, nor an `error` that is null.
+Shipped clients send version 2 when they negotiated stateful reconnect, else 1 (or 0: signalrcore), although the
+specification's text knows only 1. As in the reference server, every version up to our own is taken. The reply never
+has a `type`, nor an `error` that is null.
 """
 
 import json
@@ -10,7 +11,7 @@ from typing import NamedTuple
 from server.hub.protocol_json import SEPARATOR
 
 OK = b"{}\x1e"
-VERSIONS = (1, 2)
+VERSION = 2  # the newest; clients of older ones are served as they are
 MAX_REQUEST = 4096  # bytes; a real one has about 40
 
 
@@ -42,7 +43,7 @@ def parse_request(data: bytes) -> tuple[Request, bytes] | None:
         raise HandshakeError("The handshake has no 'protocol'.")
     if not isinstance(version, int) or isinstance(version, bool):
         raise HandshakeError("The handshake has no 'version'.")
-    if version not in VERSIONS:
+    if version > VERSION:
         raise HandshakeError(f"Version {version} of the protocol '{protocol[:32]}' is not supported.")
     return Request(protocol, version), rest
 

@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 import msgspec
 from msgspec import Raw
 
+from handlers.texts import NO_TEXT
 from server.hub.frames import ArgumentsError, HubMessage
 
 REQUIRED: Final = object()
@@ -103,11 +104,12 @@ class Signature:
             raise ArgumentsError(self._explain(error)) from None
         return values + self.defaults[count:]
 
-    @staticmethod
-    def _count(raw: Raw, items: Any) -> int:
+    def _count(self, raw: Raw, items: Any) -> int:
         try:
             return len(items.decode(raw))
-        except _UNDECODABLE:
+        except _UNDECODABLE as error:
+            if _is_no_text(error):
+                raise ArgumentsError(self._explain(error)) from None
             raise ArgumentsError("The arguments are not a well-formed list.") from None
 
     def _expected(self) -> str:
@@ -116,10 +118,18 @@ class Signature:
 
     def _explain(self, error: Exception) -> str:
         """msgspec names the place as `$[0].content`; people know parameters by name."""
+        if _is_no_text(error):
+            return f"The arguments do not fit: {NO_TEXT}."
         text = str(error) or type(error).__name__
         for index, name in enumerate(self._names):
             text = text.replace(f"`$[{index}]", f"`{name}")
         return f"The arguments do not fit: {text}."
+
+
+def _is_no_text(error: Exception) -> bool:
+    """The parser has read past these arguments: they have the right form, and only their texts can be at fault."""
+    is_wrong_type = isinstance(error, (msgspec.ValidationError, RecursionError))
+    return isinstance(error, (msgspec.DecodeError, UnicodeError)) and not is_wrong_type
 
 
 _JSON_ITEMS = msgspec.json.Decoder(list[Raw])

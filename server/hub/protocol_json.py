@@ -1,9 +1,12 @@
 """The hub protocol in JSON: each message a JSON object that ends with 0x1E. Sans-I/O.
 
 Field order is free, names are case-sensitive, unknown fields and unknown message types are skipped
-(the reference parser does so, although the specification's text calls the former an error).
+(the reference parser does so, although the specification's text calls the former an error). A lone surrogate, which
+JavaScript writes as an escape when text is cut inside an emoji, is the fault of the call that carries it: elsewhere in
+a message it is read as U+FFFD.
 """
 
+import re
 from collections.abc import Sequence as Items
 from typing import Annotated, Any
 
@@ -75,6 +78,12 @@ _decode_type = msgspec.json.Decoder(_Type).decode
 _encode = msgspec.json.Encoder().encode
 _PING = Ping()
 _UNREADABLE = (msgspec.DecodeError, RecursionError, UnicodeError)  # what msgspec raises on bad input
+# The escapes of JSON: runs without surrogates, whole pairs, and (group 1) half ones.
+_ESCAPES = re.compile(
+    rb"(?:\\[^u])+|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})",
+    re.DOTALL,
+)
+REPLACEMENT = rb"\ufffd"  # as long as the escape it stands for
 
 
 class JsonParser:
@@ -122,11 +131,36 @@ def _parse(data: bytes) -> HubMessage | None:
 
 def _parse_any(data: bytes) -> HubMessage | None:
     try:
-        envelope = _decode_envelope(data)
+        return _message_of(_decode_envelope(data))
     except _UNREADABLE as error:
         if _is_unknown_type(data):
             return None
+        mended = _ESCAPES.sub(_mend, data)
+        if mended == data:
+            raise HubProtocolError(f"A message is not valid: {str(error) or type(error).__name__}.") from None
+        return _parse_mended(data, mended)
+
+
+def _mend(escape: re.Match[bytes]) -> bytes:
+    return REPLACEMENT if escape[1] else escape[0]
+
+
+def _parse_mended(data: bytes, mended: bytes) -> HubMessage | None:
+    """A message with lone surrogates. Arguments stay as they came: decoding them fails, and with it the call."""
+    try:
+        envelope = _decode_envelope(mended)
+    except _UNREADABLE as error:
         raise HubProtocolError(f"A message is not valid: {str(error) or type(error).__name__}.") from None
+    if "\ufffd" in (envelope.invocation_id or ""):
+        raise HubProtocolError("An invocation id has a lone surrogate: it cannot be answered.")
+    if envelope.arguments is not UNSET:
+        arguments = bytes(envelope.arguments)
+        start = mended.find(arguments)  # escapes are replaced by others of the same length
+        envelope.arguments = Raw(data[start : start + len(arguments)])
+    return _message_of(envelope)
+
+
+def _message_of(envelope: _Envelope) -> HubMessage | None:
     kind = envelope.type
     if kind == INVOCATION:
         return Invocation(optional_id(envelope.invocation_id), *_call(envelope), stream_ids=envelope.stream_ids or ())

@@ -74,7 +74,7 @@ class _Cancel(msgspec.Struct, array_like=True, gc=False):
 class _Close(msgspec.Struct, array_like=True, gc=False):
     type: int
     error: str | None
-    allow_reconnect: bool = False
+    allow_reconnect: bool | None = False
 
 
 class _Count(msgspec.Struct, array_like=True, gc=False):
@@ -171,7 +171,7 @@ def _parse_kind(kind: int, data: bytes) -> HubMessage | None:
         return CancelInvocation(checked_id(_decode_cancel(data).invocation_id))
     if kind == CLOSE:
         close = _decode_close(data)
-        return Close(close.error, close.allow_reconnect)
+        return Close(close.error, bool(close.allow_reconnect))
     if kind == ACK:
         return Ack(_decode_count(data).sequence_id)
     if kind == SEQUENCE:

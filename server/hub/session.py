@@ -165,6 +165,7 @@ class HubSession(Resumption):
         if now >= self.carrier.sent_at + timeouts.keepalive and not self.closed:
             self.outbox.offer(self.outbox.encoding.ping())
             self.outbox.flush()
+            self.carrier.sent_at = now  # it is on its way, or behind what is
             due = min(expiry, now + timeouts.keepalive)
         if self.pinged:
             if self.busy:

@@ -36,7 +36,7 @@ from server.rest import (
     users,
 )
 from server.rest.pacing import PacedRequest, let_in
-from server.rest.requests import MAX_BODY, address, bearer
+from server.rest.requests import MAX_BODY, address, bearer, check_query
 from server.rest.tally import Tally
 from server.rest.tracing import current_trace, template
 from server.sign_in.flow import SignIn
@@ -113,6 +113,10 @@ def create_app(
             await users_handler.require(g.caller)
         if getattr(view, "upload_route", False):
             await limits.uploads.require(str(g.caller.user_id))
+
+    @app.before_request
+    async def read_query() -> None:
+        check_query()
 
     @app.after_request
     async def harden(response: Response) -> Response:

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
+from urllib.parse import unquote_to_bytes
 from uuid import UUID
 
 import msgspec
@@ -15,6 +16,7 @@ from quart import Response, current_app, g, request
 
 from handlers.errors import ChatError
 from handlers.model import Caller, Client, Once
+from handlers.texts import NO_TEXT, is_text
 from server.addresses import Proxies
 from server.http_head import joined
 
@@ -102,7 +104,9 @@ async def body(kind: type[T]) -> T:
             return msgspec.json.decode(raw, type=kind)
         except msgspec.ValidationError:
             # For JSON Schema 5.0 is an integer.
-            return msgspec.convert(json.loads(raw, parse_float=_number, parse_constant=_refuse), kind)
+            loose = json.loads(raw, parse_float=_number, parse_constant=_refuse)
+            _require_text(loose)
+            return msgspec.convert(loose, kind)
     except msgspec.ValidationError as error:
         sentence, _, place = str(error).partition(" - at ")
         missing = _field.search(sentence) if sentence.startswith("Object missing") else None
@@ -112,9 +116,43 @@ async def body(kind: type[T]) -> T:
     except UnicodeDecodeError:
         raise ChatError("invalid_request", "The body is not UTF-8.", errors={"body": "not UTF-8"}) from None
     except (msgspec.DecodeError, ValueError) as error:
+        _require_text(_loosely(raw))
         raise ChatError("invalid_request", f"The body is no JSON: {error}.", errors={"body": str(error)}) from None
     except RecursionError:
         raise ChatError("invalid_request", "The body is nested too deep.", errors={"body": "too deep"}) from None
+
+
+def _loosely(raw: str | bytes) -> object:
+    """JSON as Python reads it, half surrogates and all; None for what is no JSON."""
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _require_text(value: object, path: str = "") -> None:
+    """Raises ChatError when a text in it has a lone surrogate; the innermost field is named."""
+    if isinstance(value, str):
+        if not is_text(value):
+            where = path or "body"
+            raise ChatError("invalid_request", f"{NO_TEXT} (at {where}).", errors={where: NO_TEXT})
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _require_text(item, f"{path}[{index}]")
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            _require_text(name, path)
+            _require_text(item, f"{path}.{name}" if path else name)
+
+
+def check_query() -> None:
+    """Raises ChatError when the query is not UTF-8."""
+    raw = request.query_string
+    if not raw.isascii() or b"%" in raw:
+        try:
+            unquote_to_bytes(raw).decode()
+        except UnicodeDecodeError:
+            raise ChatError("invalid_request", f"The query is not UTF-8: {NO_TEXT}.") from None
 
 
 def _number(text: str) -> int | float:

@@ -63,6 +63,26 @@ class Raw:
                         return said, event.code
 
 
+async def test_web_socket_pings_do_not_starve_the_hubs(database: str, redis_url: str) -> None:
+    """A client that pings by WebSocket more often than KEEPALIVE still hears the hub's pings, and its pongs."""
+    async with (
+        running(database, redis_url, keepalive="1") as server,
+        raw(server, await server.register("alice")) as client,
+    ):
+        pinged = ponged = 0
+        said = b""
+        with trio.fail_after(3 * WAIT):
+            while said.count(b'{"type":6}') < 2 or ponged < 5:
+                await client.send(websocket.encode_masked(websocket.PING, b"x"))
+                pinged += 1
+                with trio.move_on_after(0.2):
+                    while True:
+                        for event in client.decoder.receive(bytes(await client.stream.receive_some(65536))):
+                            said += event.data if isinstance(event, websocket.Message) else b""
+                            ponged += isinstance(event, websocket.Pong)
+        assert ponged <= pinged
+
+
 @asynccontextmanager
 async def raw(server: Running, user: User, *, shake: bool = True) -> AsyncIterator[Raw]:
     stream = await open_websocket(server.hub_url, user.token)

@@ -133,6 +133,13 @@ def test_null_void_and_error_differ(protocol: HubProtocol) -> None:
         (pack(4, {}, "1", "T", []), (StreamInvocation, "1", "T", [], ())),
         (pack(7, None), (Close, None, False)),
         (pack(7, "", True), (Close, "", True)),
+        (pack(7, None, None), (Close, None, False)),
+        (text({"type": 7, "error": None, "allowReconnect": None}), (Close, None, False)),
+        (pack(1, {}, None, "T", [], None), (Invocation, None, "T", [], ())),
+        (
+            text({"type": 1, "invocationId": None, "target": "T", "arguments": [], "streamIds": None, "headers": None}),
+            (Invocation, None, "T", [], ()),
+        ),
         (b"\x02\x91\x06", (Ping,)),
         (pack(8, 3), (Ack, 3)),
     ],
@@ -262,6 +269,72 @@ def test_wrong_arguments(protocol: HubProtocol, values: tuple[object, ...], sent
         protocol.decode_arguments(arguments(protocol, *values), signature)
 
 
+LONE = [r"\ud83d", r"\uDE00", r"x\ud83dx", r"\ud83d\ud83d\ude00", r"\\ud83d\ude00", r"\ude00\ud83d"]
+
+
+@pytest.mark.parametrize("cut", LONE)
+@pytest.mark.parametrize("kind", [1, 4])
+def test_a_lone_surrogate_is_the_calls_error(kind: int, cut: str) -> None:
+    """Half a surrogate pair in an argument is an ArgumentsError that says so; the messages around it are read."""
+    call = f'{{"arguments":[{{"content":"{cut}"}},5],"type":{kind},"invocationId":"7","target":"T"}}'
+    first, message, last = JSON.parser(LIMIT).feed(JSON.PING + text(call) + JSON.PING)
+    assert (type(message), first, last) == ({1: Invocation, 4: StreamInvocation}[kind], Ping(), Ping())
+    assert isinstance(message, (Invocation, StreamInvocation))
+    assert (message.invocation_id, message.target) == ("7", "T")
+    for parameters in ([dict[str, str], int], [dict[str, str], int, str], [dict[str, str]]):
+        signature = Signature([(f"p{i}", one, REQUIRED) for i, one in enumerate(parameters)])
+        with pytest.raises(ArgumentsError, match="surrogate"):
+            JSON.decode_arguments(message.arguments, signature)
+
+
+@pytest.mark.parametrize("field", ["headers", "unknown", "target"])
+def test_a_lone_surrogate_beside_the_arguments(field: str) -> None:
+    """Elsewhere in a call it is read as U+FFFD; what the arguments say stands."""
+    values: dict[str, object] = {"headers": {"a": "CUT"}, "unknown": "CUT", "target": "CUT"}
+    call = {"type": 1, "target": "T", "arguments": ["\\ud83d", "\U0001f600"], field: values[field]}
+    [message] = JSON.parser(LIMIT).feed(text(json.dumps(call).replace("CUT", r"\ud83d")))
+    assert isinstance(message, Invocation)
+    signature = Signature([("one", str, REQUIRED), ("other", str, REQUIRED)])
+    assert tuple(JSON.decode_arguments(message.arguments, signature)) == ("\\ud83d", "\U0001f600")
+    assert message.target == ("\ufffd" if field == "target" else "T")
+
+
+def test_a_lone_surrogate_in_an_id() -> None:
+    """A call that could not be answered under its id is a violation."""
+    with pytest.raises(HubProtocolError, match="surrogate"):
+        JSON.parser(LIMIT).feed(text(r'{"type":1,"target":"T","arguments":[],"invocationId":"\ud83d"}'))
+
+
+@given(
+    st.lists(st.sampled_from([r"\ud83d", r"\ude00", r"\\", "u", "d83d", r"\n", "\u00e9", '",', r"\u0041"])).map("".join)
+)
+def test_surrogates_anywhere(content: str) -> None:
+    """Whatever escapes a call holds: it is read as Python reads it, its arguments fail, or the message is no JSON."""
+    call = '{"type":1,"target":"T","arguments":["' + content + '"],"x":"' + content + '"}'
+    signature = Signature([("one", str, REQUIRED)])
+    try:
+        expected = json.loads(call)["arguments"]
+    except ValueError:
+        with pytest.raises(HubProtocolError):
+            JSON.parser(LIMIT).feed(text(call))
+        return
+    [message] = JSON.parser(LIMIT).feed(text(call))
+    assert isinstance(message, Invocation)
+    try:
+        assert list(JSON.decode_arguments(message.arguments, signature)) == expected
+    except ArgumentsError:
+        assert len(expected) != 1 or any("\ud800" <= c <= "\udfff" for c in expected[0])
+
+
+def test_msgpack_text_that_is_none() -> None:
+    """In MessagePack the bytes of half a surrogate pair fail the call as its escape does in JSON."""
+    body = msgspec.msgpack.encode([1, {}, "7", "T", [{"content": "CUT"}]]).replace(b"CUT", b"\xed\xa0\xbd")
+    [message] = MSGPACK.parser(LIMIT).feed(bytes((len(body),)) + body)
+    assert isinstance(message, Invocation)
+    with pytest.raises(ArgumentsError, match="surrogate"):
+        MSGPACK.decode_arguments(message.arguments, Signature([("message", dict[str, str], REQUIRED)]))
+
+
 def test_msgpack_arguments_that_are_no_list() -> None:
     """In MessagePack missing or other arguments fail the call, not the connection."""
     for data in (pack(1, {}, "1", "T"), pack(1, {}, "1", "T", None), pack(1, {}, "1", "T", {})):
@@ -274,13 +347,20 @@ def test_msgpack_arguments_that_are_no_list() -> None:
 # -- handshake -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [-1, 0, 1, 2])
 @pytest.mark.parametrize("protocol", ["json", "messagepack"])
 def test_handshake(protocol: str, version: int) -> None:
-    """Versions 1 and 2 are taken, unknown fields skipped, the last duplicate wins, what follows is kept."""
+    """Every version up to 2 is taken, unknown fields skipped, the last duplicate wins, what follows is kept."""
     request = f'{{"x":[1],"protocol":"no","protocol":"{protocol}","version":{version}}} tail'.encode()
     assert handshake.parse_request(request) is None
     assert handshake.parse_request(request + b"\x1erest") == (handshake.Request(protocol, version), b"rest")
+
+
+@pytest.mark.parametrize("version", ["3", "null", "true", "1.5", '"1"', "9" * 5000])
+def test_handshake_versions_refused(version: str) -> None:
+    """A version above ours, or what is no number of one, is refused."""
+    with pytest.raises(handshake.HandshakeError):
+        handshake.parse_request(f'{{"protocol":"json","version":{version}}}\x1e'.encode())
 
 
 def test_handshake_errors_have_no_type_and_no_null() -> None:

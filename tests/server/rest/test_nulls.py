@@ -1,0 +1,106 @@
+"""What may be left out may be null; what no choice is, and what no text is, is refused in words: on REST and hub."""
+
+import json
+from typing import Any
+
+import pytest
+from msgspec import Raw
+
+from loadtest.client import HubError, connect
+from tests.server.rest.conftest import Site
+
+CUT = r"cut \ud83d"
+
+
+async def room(site: Site) -> tuple[str, str, str]:
+    """(a conversation, the token of its owner, the id of the other member)"""
+    (_, token), (bob, _) = await site.user("alice"), await site.user("bob")
+    made = await site.call("POST", "/api/conversations", {"type": "Group", "memberIds": [bob]}, token=token, status=201)
+    return made["id"], token, bob
+
+
+@pytest.mark.parametrize("protocol", ["json", "messagepack"])
+async def test_null_is_left_out(site: Site, protocol: str) -> None:
+    """Every optional field and parameter given as null is as if it were not there."""
+    conversation, token, _ = await room(site)
+    carol, _ = await site.user("carol")
+    body: Any = {"conversationId": conversation, "content": "x"}
+    body |= dict.fromkeys(("type", "fileId", "replyToId", "clientMessageId"))
+    sent = await site.call("POST", "/api/messages", body, token=token, status=201)
+    assert (sent["type"], sent["clientMessageId"]) == ("Text", None)
+    members = f"/api/conversations/{conversation}/members"
+    added = await site.call("POST", members, {"userId": carol, "role": None}, token=token, status=201)
+    assert next(m for m in added["members"] if m["userId"] == carol)["role"] == "Member"
+    group = {"type": "Group", "name": None, "memberIds": None}
+    assert (await site.call("POST", "/api/conversations", group, token=token, status=201))["memberCount"] == 1
+    new = {"username": "dave", "displayName": None, "email": None}
+    assert (await site.call("POST", "/api/users", new, status=201))["displayName"] == "dave"
+    await site.call("PUT", "/api/users/status", {"status": "Away", "statusText": None}, token=token)
+    async with connect(f"{site.url}/hubs/chat", token, protocol=protocol) as client:
+        assert (await client.invoke("SendMessage", body))["type"] == "Text"
+        assert (await client.invoke("JoinConversation", conversation, None))["lastSeq"]
+        assert (await client.invoke("UpdateStatus", "Busy", None))["status"] == "Busy"
+        assert [m async for m in client.stream("StreamHistory", conversation, None, None)]
+
+
+@pytest.mark.parametrize("protocol", ["json", "messagepack"])
+async def test_no_such_choice(site: Site, protocol: str) -> None:
+    """A choice that is none names those there are, whatever its type and size."""
+    conversation, token, bob = await room(site)
+    body = {"conversationId": conversation, "content": "x"}
+    members = f"/api/conversations/{conversation}/members"
+    for choice in ("Video", "", 5, -1, 2**63, "0"):
+        for method, path, more in (
+            ("POST", "/api/messages", {**body, "type": choice}),
+            ("POST", "/api/conversations", {"type": choice, "memberIds": [bob]}),
+            ("POST", members, {"userId": bob, "role": choice}),
+            ("PUT", f"{members}/{bob}/role", {"role": choice}),
+            ("PUT", "/api/users/status", {"status": choice}),
+        ):
+            problem = await site.call(method, path, more, token=token, status=400)
+            assert problem["code"] == "invalid_request" and " one of " in problem["detail"], (path, choice)
+        async with connect(f"{site.url}/hubs/chat", token, protocol=protocol) as client:
+            for target, arguments in (("SendMessage", ({**body, "type": choice},)), ("UpdateStatus", (choice,))):
+                with pytest.raises(HubError, match=r"invalid_request: .* one of "):
+                    await client.invoke(target, *arguments)
+            assert await client.invoke("Ping") == {}
+
+
+async def test_lone_surrogates(site: Site) -> None:
+    """Half a surrogate pair in a body or a query is a 400 that names it, wherever it stands."""
+    conversation, token, _ = await room(site)
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    for method, path, body, field in (
+        ("POST", "/api/messages", {"conversationId": conversation, "content": "CUT"}, "content"),
+        ("POST", "/api/messages", {"type": 0.0, "conversationId": conversation, "content": "CUT"}, "content"),
+        ("PUT", "/api/users/me", {"email": 5, "displayName": "CUT"}, "displayName"),
+        ("PUT", "/api/users/me", {"displayName": "CUT"}, "displayName"),
+        ("POST", "/api/conversations", {"type": "Group", "memberIds": ["CUT"]}, "memberIds[0]"),
+        ("POST", "/api/files/presign", {"name": "CUT", "contentType": "text/plain", "size": 1}, "name"),
+    ):
+        answer = await site.http.request(method, path, content=json.dumps(body).replace("CUT", CUT), headers=headers)
+        assert answer.status_code == 400, answer.text
+        assert answer.json()["code"] == "invalid_request" and "surrogate" in answer.json()["errors"][field]
+    for query in ("q=%ED%A0%BD", "q=a%FF", "cursor=%ED%A0%BD"):
+        problem = await site.call("GET", f"/api/users?{query}", token=token, status=400)
+        assert problem["code"] == "invalid_request" and "UTF-8" in problem["detail"]
+    assert await site.call("GET", "/api/users?q=%F0%9F%98%80", token=token) == {"items": [], "next": None}
+
+
+@pytest.mark.parametrize("protocol", ["json", "messagepack"])
+async def test_lone_surrogates_on_the_hub(site: Site, protocol: str) -> None:
+    """It costs the call an error and not the connection; the calls behind it are answered."""
+    conversation, token, _ = await room(site)
+    cut = Raw(b"\xa3\xed\xa0\xbd" if protocol == "messagepack" else b'"%b"' % CUT.encode())
+    async with connect(f"{site.url}/hubs/chat", token, protocol=protocol) as client:
+        sent = await client.invoke("SendMessage", {"conversationId": conversation, "content": "x"})
+        for target, arguments in (
+            ("SendMessage", ({"conversationId": conversation, "content": cut},)),
+            ("EditMessage", (sent["id"], cut)),
+            ("UpdateStatus", ("Away", cut)),
+            ("RefreshToken", (cut,)),
+        ):
+            with pytest.raises(HubError, match=r"invalid_request: .*surrogate"):
+                await client.invoke(target, *arguments)
+            assert await client.invoke("Ping") == {}
+        assert (await site.call("GET", f"/api/messages/{sent['id']}", token=token))["content"] == "x"
