@@ -10,7 +10,6 @@ from typing import Any, Final, Protocol
 import msgspec
 from msgspec import Raw
 
-from handlers.texts import NO_TEXT
 from server.hub.frames import ArgumentsError, HubMessage
 
 REQUIRED: Final = object()
@@ -119,7 +118,9 @@ class Signature:
     def _explain(self, error: Exception) -> str:
         """msgspec names the place as `$[0].content`; people know parameters by name."""
         if _is_no_text(error):
-            return f"The arguments do not fit: {NO_TEXT}."
+            return (
+                "The arguments do not fit: text with a lone surrogate, or bytes that are not UTF-8, is no Unicode text."
+            )
         text = str(error) or type(error).__name__
         for index, name in enumerate(self._names):
             text = text.replace(f"`$[{index}]", f"`{name}")
