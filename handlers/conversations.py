@@ -15,7 +15,7 @@ from handlers.errors import ChatError
 from handlers.model import AddMember, Caller, ChangeRole, CreateConversation, Once, UpdateConversation
 from handlers.once import claim
 from store import conversations as store
-from store.ids import new_id
+from store.ids import distinct, new_id
 from store.model import Change, Conversation, ConversationType, Member, Role, WireEnum
 from store.pool import Pool
 from store.postgres import Connection
@@ -66,7 +66,7 @@ class Conversations:
     ) -> tuple[Conversation, bool]:
         """(the conversation, whether it is new): a direct one may exist already."""
         kind = _parse(ConversationType, request.type, "type")
-        others = [user_id for user_id in dict.fromkeys(request.member_ids or ()) if user_id != caller.user_id]
+        others = [user_id for user_id in distinct(request.member_ids or ()) if user_id != caller.user_id]
 
         conversation_id = new_id()
 

@@ -10,6 +10,8 @@ from uuid import UUID
 
 from handlers.errors import ChatError
 
+MAX_TEXT = 1024  # characters of a cursor; the longest names are far below
+
 
 def encode_id(value: UUID) -> str:
     return base64.urlsafe_b64encode(value.bytes).rstrip(b"=").decode()
@@ -49,6 +51,8 @@ def decode_text(text: str | None) -> str | None:
     if text is None:
         return None
     try:
+        if len(text) > MAX_TEXT:
+            raise ValueError
         decoded = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
         raise ChatError("invalid_cursor", "The cursor is not one of ours.") from None

@@ -33,9 +33,12 @@ class Rate(msgspec.Struct, frozen=True):
         return f"{self.count} per {self.seconds:g} s"
 
 
-def spend(rate: Rate, full_at: float, now: float) -> tuple[float, float]:
-    """Take one. (when the bucket will be full again, 0), or (as before, seconds to wait) when it is empty."""
-    after = max(full_at, now) + rate.seconds / rate.count
+def spend(rate: Rate, full_at: float, now: float, cost: float = 1) -> tuple[float, float]:
+    """Take `cost`. (when the bucket will be full again, 0), or (as before, seconds to wait) when there is not enough.
+
+    What costs more than a full bucket has is taken from a full one.
+    """
+    after = max(full_at, now) + rate.seconds / rate.count * min(cost, rate.count)
     wait = after - now - rate.seconds
     return (full_at, wait) if wait > 1e-9 else (after, 0.0)
 

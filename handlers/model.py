@@ -172,11 +172,15 @@ class EditMessage(Wire, frozen=True):
 
 
 class Joined(Wire, frozen=True):
-    """Result of JoinConversation."""
+    """Result of JoinConversation: the cursors of the first members by id.
+
+    `next` is the cursor with which `GET /api/conversations/{id}/members` goes on; null when these were all.
+    """
 
     last_seq: int
     cursors: tuple[MemberCursor, ...]
     resync: bool = False
+    next: str | None = None
 
 
 class Synced(Wire, frozen=True):

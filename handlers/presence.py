@@ -14,6 +14,7 @@ from handlers.ports import Presence as Connected
 from store import conversations, users
 from store.entries import Seen
 from store.errors import Unavailable
+from store.ids import distinct
 from store.model import User, UserStatus
 from store.pool import Pool
 
@@ -29,13 +30,13 @@ class Presence:
         """In the order asked; users who do not exist are left out. Raises ChatError."""
         if len(user_ids) > MAX_ASKED:
             raise ChatError("too_large", f"At most {MAX_ASKED} users may be asked for at once.")
-        try:
-            online = await connected.online(user_ids)
-        except Unavailable:
-            raise ChatError("unavailable", "Presence is paused: Redis is out of reach.") from None
         async with self._pool.connection() as conn:
             found = {user.id: user for user in await users.list_users_by_id(conn, user_ids)}
-        return [_update(found[user_id], user_id in online) for user_id in dict.fromkeys(user_ids) if user_id in found]
+        try:
+            online = await connected.online(found)
+        except Unavailable:
+            raise ChatError("unavailable", "Presence is paused: Redis is out of reach.") from None
+        return [_update(found[user_id], user_id in online) for user_id in distinct(user_ids) if user_id in found]
 
     async def seen(
         self, user_ids: Collection[UUID], online: Collection[UUID], chosen: Mapping[UUID, bool]

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import trio
 
-from handlers import access
+from handlers import access, cursors
 from handlers.errors import ChatError
 from handlers.model import Caller
 from store import accounts, conversations, messages, users
@@ -97,7 +97,10 @@ class Sync:
             # Asked afterwards: the floor is raised before anything is dropped.
             return found if cursor >= await conversations.fetch_floor(conn, conversation_id) else None
 
-    async def cursors(self, caller: Caller, conversation_id: UUID) -> tuple[MemberCursor, ...]:
+    async def cursors(self, caller: Caller, conversation_id: UUID) -> tuple[tuple[MemberCursor, ...], str | None]:
+        """(of the first members by id, where the list of members goes on): a group has any number of them."""
         async with self._pool.connection() as conn:
             access.require_member(await conversations.fetch_member(conn, conversation_id, caller.user_id))
-            return await conversations.list_cursors(conn, conversation_id)
+            found = await conversations.list_cursors(conn, conversation_id, conversations.MEMBERS_SHOWN + 1)
+        shown = found[: conversations.MEMBERS_SHOWN]
+        return shown, cursors.encode_id(shown[-1].user_id) if len(found) > len(shown) else None

@@ -23,6 +23,7 @@ USERNAME = r"\w(?:[\w.@+ -]{0,62}\w)?"
 USERNAME_ECMA = r"[\p{L}\p{N}_](?:[\p{L}\p{N}_.@+ -]{0,62}[\p{L}\p{N}_])?"
 
 NO_TEXT = "text with a lone surrogate, or bytes that are not UTF-8, is no Unicode text"
+MAX_DIGITS = 19  # of a whole number: what 64 bits hold. Python refuses to read thousands, and is slow before that
 
 _compiled = {pattern: re.compile(pattern) for pattern in (LINE, NAME, KEY, EMAIL, USERNAME)}
 _visible = re.compile(rf"[^{_HIDDEN} \u200c\u200d]")
@@ -45,3 +46,14 @@ def is_text(text: str) -> bool:
 def is_visible(content: str) -> bool:
     """Whether there is anything to see in it."""
     return _visible.search(content) is not None
+
+
+def whole_number(text: str, least: int, most: int) -> int | None:
+    """The number that `text` writes in ASCII digits, if it is one in this range; the one reader of numbers in text."""
+    if not (text.isascii() and text.isdecimal()):
+        return None
+    digits = text.lstrip("0") or "0"
+    if len(digits) > MAX_DIGITS:
+        return None
+    number = int(digits)
+    return number if least <= number <= most else None

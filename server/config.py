@@ -112,6 +112,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     admin_listen: tuple[str, ...] = (AUTO,)  # Unix sockets for `parley inspect`, host:port for Prometheus; empty: none
     instance: str = ""  # a name for logs; empty: host and port
     max_connections: int = 15_000  # sockets; below the usual limit of 20,000 descriptors
+    max_user_connections: int = 50  # over the hub, of one user to this instance; many tabs and devices
     outbox_bytes: int = 256 * KIB  # what one connection may have unsent in this process
     max_message_bytes: int = 32 * KIB  # SignalR's default
     max_upload_bytes: int = 100 * MIB
@@ -128,7 +129,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # Token buckets, as count/time: so many at once, refilled over that time.
     rate_connects: Rate = Rate(300, 10 * SECONDS)  # of one address, to this instance; offices share addresses
     rate_user_connects: Rate = Rate(60, 60 * SECONDS)  # of one user, to this instance
-    rate_invocations: Rate = Rate(400, 10 * SECONDS)  # of one connection
+    rate_invocations: Rate = Rate(400, 10 * SECONDS)  # of one connection; a Sync, say, counts for 20 calls
+    rate_user_invocations: Rate = Rate(2000, 10 * SECONDS)  # of all connections of one user to this instance
     rate_sends: Rate = Rate(200, 10 * SECONDS)  # messages, edits and deletions of one user, on this instance
     rate_requests: Rate = Rate(600, 10 * SECONDS)  # REST calls of one user (or address without one), to this instance
     rate_uploads: Rate = Rate(60, 60 * SECONDS)  # of one user, on all instances together

@@ -5,6 +5,7 @@ its own on every instance: should the one that heard the start die, nobody types
 anything else when a connection reads slowly.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 from uuid import UUID
@@ -24,6 +25,8 @@ MAX_SEEN = 200  # people who came or went told of in a tick, likewise
 MEMORY = 30.0  # seconds for which a cursor that was told is not told lower
 TYPING_TTL = 6.0  # seconds without a word after which typing has stopped (contract.md 3)
 REPEAT = 2.0  # seconds after which others are told again that somebody still types
+MAX_TYPING = 20  # people of one conversation of whom it is told in a tick that they began or stopped typing
+MAX_TURNED = 1000  # of all conversations, likewise
 SLACK = 1.0  # seconds more that another instance waits for the next word
 
 UPDATED, STARTED, STOPPED, SHOWN = (
@@ -50,6 +53,7 @@ class Crier(Protocol):
 
 class _Typist(Struct):
     expires_at: float
+    is_here: bool  # connected to this instance: it is for us to tell the others
     told_at: float  # when other instances heard of it last; of those that they told us, never
 
 
@@ -61,6 +65,8 @@ class Ephemera:
         self._seen: dict[UUID, Seen] = {}  # to be told, by user
         self._receipts: dict[UUID, dict[UUID, Receipt]] = {}  # to be told, by conversation and member
         self._typists: dict[tuple[UUID, UUID], _Typist] = {}
+        self._turned: dict[tuple[UUID, UUID], bool] = {}  # began or stopped since the last tick; True: said here
+        self._typing_shown: set[tuple[UUID, UUID]] = set()  # of whom people here were told that they type
         self._told: dict[tuple[UUID, UUID], tuple[int, int]] = {}  # how far each member was told to be
         self._told_before: dict[tuple[UUID, UUID], tuple[int, int]] = {}
         self._forget_at = 0.0
@@ -75,17 +81,10 @@ class Ephemera:
 
     def type(self, conversation_id: UUID, user_id: UUID) -> None:
         """A user types. Said again while she goes on."""
-        now = trio.current_time()
-        typist = self._start(conversation_id, user_id, now + TYPING_TTL)
-        if now - typist.told_at >= REPEAT:
-            typist.told_at = now
-            self._others.send(typing=(Typing(conversation_id, user_id, True),))
+        self._start((conversation_id, user_id), TYPING_TTL, is_here=True)
 
     def stop_typing(self, conversation_id: UUID, user_id: UUID) -> None:
-        typist = self._typists.get((conversation_id, user_id))
-        if typist is not None:
-            self._stop(conversation_id, user_id)
-            self._others.send(typing=(Typing(conversation_id, user_id, False),))
+        self._stop((conversation_id, user_id), is_here=True)
 
     def user_left(self, user_id: UUID) -> None:
         """Her last connection here has ended."""
@@ -102,10 +101,11 @@ class Ephemera:
     def receive(self, receipts: Iterable[Receipt], typing: Iterable[Typing], seen: Iterable[Seen]) -> None:
         self._gather(receipts)
         for said in typing:
+            key = said.conversation_id, said.user_id
             if said.typing:
-                self._start(said.conversation_id, said.user_id, trio.current_time() + TYPING_TTL + SLACK)
+                self._start(key, TYPING_TTL + SLACK, is_here=False)
             else:
-                self._stop(said.conversation_id, said.user_id)
+                self._stop(key, is_here=False)
         self._show(seen)
 
     # -- telling --------------------------------------------------------------------------------------
@@ -118,20 +118,21 @@ class Ephemera:
                 waiting[receipt.user_id] = receipt if known is None else merged(known, receipt)
                 self._wake.set()
 
-    def _start(self, conversation_id: UUID, user_id: UUID, expires_at: float) -> _Typist:
-        typist = self._typists.get((conversation_id, user_id))
+    def _start(self, key: tuple[UUID, UUID], seconds: float, *, is_here: bool) -> None:
+        now = trio.current_time()
+        typist = self._typists.get(key)
         if typist is None:
-            typist = self._typists[conversation_id, user_id] = _Typist(expires_at, float("-inf"))
+            typist = self._typists[key] = _Typist(now + seconds, is_here, float("-inf"))
+        typist.expires_at = now + seconds
+        typist.is_here = typist.is_here or is_here
+        if key not in self._typing_shown or (is_here and now - typist.told_at >= REPEAT):
+            self._turned[key] = is_here or self._turned.get(key, False)
             self._wake.set()
-            update = TypingUpdate(conversation_id, user_id)
-            self._rooms.notify_conversation(conversation_id, STARTED, (update,), but=user_id)
-        typist.expires_at = expires_at
-        return typist
 
-    def _stop(self, conversation_id: UUID, user_id: UUID) -> None:
-        if self._typists.pop((conversation_id, user_id), None) is not None:
-            update = TypingUpdate(conversation_id, user_id)
-            self._rooms.notify_conversation(conversation_id, STOPPED, (update,), but=user_id)
+    def _stop(self, key: tuple[UUID, UUID], *, is_here: bool) -> None:
+        if self._typists.pop(key, None) is not None:
+            self._turned[key] = is_here or self._turned.get(key, False)
+            self._wake.set()
 
     def _show(self, seen: Iterable[Seen]) -> None:
         for one in seen:
@@ -142,15 +143,43 @@ class Ephemera:
         """Tell what has gathered, tick by tick; end what has expired."""
         task_status.started()
         while True:
-            if not self._receipts and not self._typists and not self._seen:
+            if not self._receipts and not self._typists and not self._seen and not self._turned:
                 self._wake = trio.Event()
                 await self._wake.wait()
             self._forget()
-            await self._crier.tell([*self._take_receipts(), *self._take_seen()])
             now = trio.current_time()
             for key in [key for key, typist in self._typists.items() if typist.expires_at <= now]:
-                self._stop(*key)
+                self._stop(key, is_here=False)  # other instances know by themselves
+            await self._crier.tell([*self._take_typing(now), *self._take_receipts(), *self._take_seen()])
             await trio.sleep(TICK)
+
+    def _take_typing(self, now: float) -> list[News]:
+        """However often somebody began and stopped in a tick: the last of it, and nothing when that is known."""
+        told: Counter[UUID] = Counter()
+        news: list[News] = []
+        said: list[Typing] = []
+        for key in list(self._turned)[:MAX_TURNED]:
+            conversation_id, user_id = key
+            if told[conversation_id] >= MAX_TYPING:
+                continue  # in the next tick
+            is_here, typist = self._turned.pop(key), self._typists.get(key)
+            if typist is not None and typist.is_here and now - typist.told_at >= REPEAT:
+                typist.told_at = now
+                said.append(Typing(conversation_id, user_id, True))
+            if (typist is not None) is (key in self._typing_shown):
+                continue
+            told[conversation_id] += 1
+            if typist is not None:
+                self._typing_shown.add(key)
+            else:
+                self._typing_shown.discard(key)
+                if is_here:
+                    said.append(Typing(conversation_id, user_id, False))
+            event = STOPPED if typist is None else STARTED
+            news.append(News((conversation_id,), event, (TypingUpdate(conversation_id, user_id),), but=user_id))
+        if said:
+            self._others.send(typing=said)
+        return news
 
     def _take_seen(self) -> list[News]:
         taken = [self._seen.pop(user_id) for user_id in list(self._seen)[:MAX_SEEN]]

@@ -15,6 +15,7 @@ class Limits:
 
     def __init__(self, settings: Settings, counter: Counter) -> None:
         self.invocations: Rate | None = None  # buckets are with the sessions
+        self.user_invocations: Rate | None = None  # likewise, with the users' shares (`server.hub.shares`)
         self.connects: Limiter[str] = Limiter(None, "connections")
         self.user_connects: Limiter[UUID] = Limiter(None, "connections")
         self.sends: Limiter[UUID] = Limiter(None, "messages")
@@ -29,6 +30,7 @@ class Limits:
     def configure(self, settings: Settings) -> None:
         on = settings.rate_limits == "on"
         self.invocations = settings.rate_invocations if on else None
+        self.user_invocations = settings.rate_user_invocations if on else None
         self.connects.rate = settings.rate_connects if on else None
         self.user_connects.rate = settings.rate_user_connects if on else None
         self.sends.rate = settings.rate_sends if on else None

@@ -26,6 +26,7 @@ from store.model import Change, Conversation, ConversationType, Member, MemberCu
 from store.postgres import Connection
 
 MEMBERS_SHOWN = 100  # in a Conversation; list_members has the rest
+UNKNOWN_NAMED = 10  # users who do not exist, in an error
 NOBODY = UUID(int=0)  # below every user id
 
 
@@ -120,9 +121,9 @@ async def list_member_ids(conn: Connection, conversation_id: UUID) -> tuple[UUID
     return tuple(user_id for (user_id,) in await cursor.fetchall())
 
 
-async def list_cursors(conn: Connection, conversation_id: UUID) -> tuple[MemberCursor, ...]:
-    """Every member's cursors, by user id."""
-    cursor = await conn.execute(queries.list_cursors, {"conversation_id": conversation_id})
+async def list_cursors(conn: Connection, conversation_id: UUID, limit: int = 100) -> tuple[MemberCursor, ...]:
+    """The cursors of the first members by user id."""
+    cursor = await conn.execute(queries.list_cursors, {"conversation_id": conversation_id, "limit": limit})
     return tuple(MemberCursor(*row) for row in await cursor.fetchall())
 
 
@@ -196,10 +197,10 @@ async def insert_group(
     Raises UnknownUser when somebody named does not exist.
     """
     conversation_id = conversation_id or new_id()
-    people = {**dict.fromkeys(member_ids, Role.MEMBER), creator_id: Role.OWNER}
     async with conn.atomic():
         parameters = {"id": conversation_id, "title": name, "created_by": creator_id}
-        await _lock_users(conn, people)
+        await _lock_users(conn, [creator_id, *member_ids])
+        people = {**dict.fromkeys(member_ids, Role.MEMBER), creator_id: Role.OWNER}  # they exist: no chosen keys
         await conn.execute(queries.insert_group, parameters)
         change = await _populate(conn, conversation_id, people, by=creator_id)
         conversation = await fetch_conversation(conn, conversation_id, creator_id)
@@ -271,11 +272,12 @@ async def _lock(conn: Connection, conversation_id: UUID) -> None:
 
 
 async def _lock_users(conn: Connection, user_ids: Collection[UUID]) -> None:
-    wanted = set(user_ids)
-    rows = await (await conn.execute(queries.lock_users, {"ids": list(wanted)})).fetchall()
-    unknown = wanted - {user_id for (user_id,) in rows}
+    rows = await (await conn.execute(queries.lock_users, {"ids": list(user_ids)})).fetchall()
+    known = {user_id for (user_id,) in rows}
+    unknown = [user_id for user_id in user_ids if user_id not in known]
     if unknown:
-        raise UnknownUser(", ".join(sorted(map(str, unknown))))
+        named = ", ".join(sorted({str(user_id) for user_id in unknown})[:UNKNOWN_NAMED])
+        raise UnknownUser(named if len(unknown) <= UNKNOWN_NAMED else f"{named} and others")
 
 
 async def _announce(conn: Connection, conversation_id: UUID, said: Announcement) -> Change:

@@ -5,6 +5,7 @@ Reads the clock and the system's randomness, nothing else.
 
 import os
 import time
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -30,6 +31,14 @@ def id_floor(ms: int) -> UUID:
 def id_ms(value: UUID) -> int:
     """Milliseconds since the epoch at which a UUIDv7 was made."""
     return value.int >> 80
+
+
+def distinct(ids: Iterable[UUID]) -> list[UUID]:
+    """Each once, in order; for ids that a client has chosen.
+
+    A UUID hashes as an integer modulo a known prime, so thousands can be made that collide; its bytes hash with a key.
+    """
+    return list({value.bytes: value for value in ids}.values())
 
 
 def timestamp(ms: int) -> str:

@@ -10,6 +10,7 @@ import trio
 from quart import Blueprint, Response, request
 from quart_trio import QuartTrio
 
+from handlers import texts
 from handlers.errors import ChatError
 from server.admin import tree, views
 from server.admin.control import Control
@@ -134,7 +135,7 @@ def _answer(body: object) -> Response:
 
 
 def _limit() -> int:
-    text = request.args.get("limit", str(DEFAULT_LIMIT))
-    if not text.isdecimal() or len(text) > len(str(MAX_LIMIT)) or not 1 <= int(text) <= MAX_LIMIT:
+    found = texts.whole_number(request.args.get("limit", str(DEFAULT_LIMIT)), 1, MAX_LIMIT)
+    if found is None:
         raise ChatError("invalid_request", f"The limit is between 1 and {MAX_LIMIT}.")
-    return int(text)
+    return found

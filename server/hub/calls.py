@@ -15,9 +15,11 @@ import trio
 
 from handlers.errors import ChatError, from_store
 from handlers.limits import refusal, spend
+from server import websocket
 from server.hub.dispatch import PLAIN, STREAM, Method, new_reference
 from server.hub.frames import Invocation, StreamInvocation
 from server.hub.ports import Carrier, Hub
+from server.hub.shares import Share
 from server.hub.survival import Survival
 from server.outbox import Outbox, Verdict
 from store.errors import Overloaded, Unavailable
@@ -56,6 +58,7 @@ class Calls:
         "outbox",
         "outstanding",
         "reliable",
+        "share",
         "streams",
         "user_id",
     )
@@ -66,6 +69,7 @@ class Calls:
     user_id: UUID
     connection_id: str
     reliable: Survival | None
+    share: Share | None
     closed: bool
     inline: bool
     outstanding: int
@@ -73,23 +77,29 @@ class Calls:
     drained: trio.Event | None
     streams: dict[str, trio.CancelScope] | None
 
-    def end(self, error: str | None, *, allow_reconnect: bool = False) -> None:
+    def end(self, error: str | None, *, allow_reconnect: bool = False, code: int = websocket.NORMAL) -> None:
         """Close the connection, in good order."""
         raise NotImplementedError
 
     # -- calls -------------------------------------------------------------------------------------
 
     def _too_many(self, message: Invocation | StreamInvocation) -> Awaitable[None] | None:
-        """Count a call. One too many is refused, and nothing more is read for a while."""
+        """Count a call by what it costs. One too many is refused, and nothing more is read for a while."""
         rate = self.hub.invocations
         if rate is None:
             return None
-        self.calls_full_at, wait = spend(rate, self.calls_full_at, self.hub.wheel.now)
-        if not wait:
+        cost, now = self.hub.dispatcher.cost(message.target), self.hub.wheel.now
+        self.calls_full_at, wait = spend(rate, self.calls_full_at, now, cost)
+        error: ChatError | None = None
+        if wait:
+            error = refusal(rate, wait, "calls of one connection")
+        elif self.share is not None:
+            error = self.share.refuse(cost, now)
+        if error is None:
             return None
-        self.fail(message.invocation_id, refusal(rate, wait, "calls of one connection"), message.target)
+        self.fail(message.invocation_id, error, message.target)
         self.outbox.flush()
-        return self._pause(wait)
+        return self._pause(error.retry_after or MAX_PAUSE)
 
     async def _pause(self, seconds: float) -> None:
         await trio.sleep(min(seconds, MAX_PAUSE))
@@ -144,6 +154,7 @@ class Calls:
         self.outbox.flush()
         try:
             result = await call
+            await self.wait_room()
         except trio.Cancelled:
             self._interrupted(message.invocation_id)
             raise
@@ -228,7 +239,13 @@ class Calls:
     # -- to the client --------------------------------------------------------------------------
 
     def complete(self, invocation_id: str, result: object) -> None:
-        self._offer(self.outbox.encoding.completion(invocation_id, result))
+        """Answer a call. An answer for which there is never room is that call's error, not the connection's end."""
+        frame = self.outbox.encoding.completion(invocation_id, result)
+        if len(frame) > self.outbox.limit // 2:
+            self.hub.dispatcher.failures["too_large"] += 1
+            sentence = f"The answer has {len(frame)} bytes; ask for less at once, or page with REST."
+            frame = self.outbox.encoding.error(invocation_id, str(ChatError("too_large", sentence)))
+        self._offer(frame)
 
     def fail(self, invocation_id: str | None, error: Exception, target: str) -> None:
         """A call has failed. Tell the client, as far as it may know; a defect of ours it learns only by reference."""

@@ -5,7 +5,7 @@ attaches it in the same scheduler step in which the cursor equals the head. Noth
 anybody. Touches sessions and rooms, and the store through `SyncSource`.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
@@ -53,14 +53,18 @@ async def attach_all(session: "HubSession", rooms: Rooms, sync: SyncSource) -> N
         session.expelled = None
 
 
-async def sync_all(session: "HubSession", rooms: Rooms, sync: SyncSource, cursors: Mapping[UUID, int]) -> Synced:
-    """Replay after each cursor, in order, and attach; what is too far behind is attached at its head and named."""
+async def sync_all(session: "HubSession", rooms: Rooms, sync: SyncSource, shown: Sequence[tuple[UUID, int]]) -> Synced:
+    """Replay after each cursor, in order, and attach; what is too far behind is attached at its head and named.
+
+    What is no conversation of the user's is looked up, and never made a key: these ids are the client's choice.
+    """
     async with session.sync_lock():
         session.expelled = set()
         mine = set(await sync.memberships(session.user_id))
         heads: dict[UUID, int] = {}
-        resync = [conversation_id for conversation_id in cursors if conversation_id not in mine]
-        async with rooms.opened([conversation_id for conversation_id in cursors if conversation_id in mine]) as opened:
+        resync = [conversation_id for conversation_id, _ in shown if conversation_id not in mine]
+        cursors = {conversation_id: seq for conversation_id, seq in shown if conversation_id in mine}
+        async with rooms.opened(cursors) as opened:
             for conversation_id, room in opened.items():
                 room.detach(session)
                 if session.cursors is not None:

@@ -25,13 +25,16 @@ class Method:
     `pipelined` methods get `call(session, ticket, *arguments)`, return at once, and report with
     `session.sent` when they are done; up to 32 of them run at a time, in order.
 
+    `cost` is what one call takes of the rate of calls; the cheapest take 1.
+
     `seconds` has the times of those that wait for something; a plain call ends in the step that it begins in.
     """
 
-    __slots__ = ("call", "calls", "kind", "name", "pipelined", "seconds", "signature", "waits")
+    __slots__ = ("call", "calls", "cost", "kind", "name", "pipelined", "seconds", "signature", "waits")
 
-    def __init__(self, call: Callable[..., Any], *, pipelined: bool) -> None:
+    def __init__(self, call: Callable[..., Any], *, pipelined: bool, cost: int) -> None:
         self.name = _pascal(call.__name__)
+        self.cost = cost
         self.call = call
         self.pipelined = pipelined
         self.kind = STREAM if inspect.isasyncgenfunction(call) else PLAIN
@@ -58,9 +61,14 @@ class Dispatcher:
         self._methods: dict[str, Method] = {}
         self.failures: Counter[str] = Counter()  # calls that ended with an error, by its code
 
-    def add(self, call: Callable[..., Any], *, pipelined: bool = False) -> None:
-        method = Method(call, pipelined=pipelined)
+    def add(self, call: Callable[..., Any], *, pipelined: bool = False, cost: int = 1) -> None:
+        method = Method(call, pipelined=pipelined, cost=cost)
         self._methods[method.name] = self._methods[method.name.casefold()] = method
+
+    def cost(self, target: str) -> int:
+        """What a call of this method takes of the rate of calls; of an unknown one, too."""
+        method = self._methods.get(target) or self._methods.get(target.casefold())
+        return 1 if method is None else method.cost
 
     @property
     def methods(self) -> list[Method]:

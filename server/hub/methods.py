@@ -24,6 +24,7 @@ from server.ephemera import Ephemera
 from server.hub import catchup
 from server.hub.calls import INTERRUPTED, Ticket
 from server.hub.dispatch import Dispatcher
+from server.hub.protocol import UuidKey
 from server.hub.session import HubSession
 from store.messages import END
 from store.model import Account, Message, MessageStatus, Seq
@@ -31,6 +32,11 @@ from store.model import Account, Message, MessageStatus, Seq
 STREAM_LIMIT = 10_000  # messages one StreamHistory may ask for
 StatusText = Annotated[str, Meta(max_length=256)]
 STREAM_PAGE = 50  # read at once; what one connection's stream holds in memory
+# What a call takes of the rate of calls, where it is more than one: about the CPU time beside a Ping's.
+JOIN_COST = 2  # four look-ups and a page of cursors; clients of hundreds of conversations join each
+PRESENCE_COST = 10  # of up to 200 users
+STREAM_COST = 10  # pages at the client's pace
+SYNC_COST = 20  # up to some 1,600 cursors
 
 
 def register(
@@ -68,16 +74,17 @@ def register(
     async def join_conversation(session: HubSession, conversation_id: UUID, since_seq: Seq | None = None) -> Joined:
         rooms = session.hub.rooms
         head, resync = await catchup.join(session, rooms, session.hub.sync, conversation_id, since_seq)
-        cursors = await sync.cursors(session.caller, conversation_id)
-        return Joined(last_seq=head, cursors=cursors, resync=resync)
+        shown, following = await sync.cursors(session.caller, conversation_id)
+        return Joined(last_seq=head, cursors=shown, next=following, resync=resync)
 
     def leave_conversation(session: HubSession, conversation_id: UUID) -> None:
         session.leave(conversation_id)
 
-    async def sync_(session: HubSession, cursors: dict[UUID, Seq]) -> Synced:
+    async def sync_(session: HubSession, cursors: dict[UuidKey, Seq]) -> Synced:
         if any(seq < 0 for seq in cursors.values()):
             raise ChatError("invalid_cursor", "A cursor is a seq: 0 or more.")
-        return await catchup.sync_all(session, session.hub.rooms, session.hub.sync, cursors)
+        shown = [(key.value, seq) for key, seq in cursors.items()]
+        return await catchup.sync_all(session, session.hub.rooms, session.hub.sync, shown)
 
     async def stream_history(
         session: HubSession, conversation_id: UUID, before_seq: Seq | None = None, limit: int | None = None
@@ -169,20 +176,20 @@ def register(
 
     for pipelined in (send_message, mark_read, mark_delivered):
         dispatcher.add(pipelined, pipelined=True)
+    dispatcher.add(join_conversation, cost=JOIN_COST)
+    dispatcher.add(sync_, cost=SYNC_COST)
+    dispatcher.add(stream_history, cost=STREAM_COST)
+    dispatcher.add(get_presence, cost=PRESENCE_COST)
     for call in (
         ping,
         edit_message,
         delete_message,
-        join_conversation,
         leave_conversation,
-        sync_,
-        stream_history,
         start_typing,
         stop_typing,
         mark_message_as_read,
         mark_message_as_delivered,
         update_status,
-        get_presence,
         refresh_token,
     ):
         dispatcher.add(call)

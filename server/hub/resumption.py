@@ -9,6 +9,7 @@ from uuid import UUID
 import trio
 
 from handlers.errors import ChatError
+from server import websocket
 from server.hub.calls import Calls
 from server.hub.encoding import Encoding
 from server.hub.frames import Ack, Close, HubMessage, Ping
@@ -42,6 +43,9 @@ class Resumption(Calls):
     def _counts(self, reliable: Survival, message: HubMessage) -> bool:
         """Whether `message` is to be worked on: not what only concerns the counters, and nothing twice."""
         if isinstance(message, Sequence_):
+            if reliable.state is not State.RESUMING:  # it begins each further socket, and comes at no other time
+                self.end("A Sequence message came outside of a reconnect.", code=websocket.PROTOCOL_ERROR)
+                return False
             try:
                 reliable.resume(message.sequence_id)
             except SequenceError as error:

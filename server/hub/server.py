@@ -30,6 +30,7 @@ from server.hub.endings import slug_of
 from server.hub.ports import Carrier
 from server.hub.reliable_connection import ReliableConnection
 from server.hub.session import HubSession
+from server.hub.shares import Shares
 from server.limits import Limits
 from server.listener import AnySocket, Refusal, peer, refusal
 from server.outbox import Flusher, Outbox
@@ -89,6 +90,7 @@ class HubServer:
         self._verifier = verifier
         self._tokens = tokens
         self._limits = limits
+        self._shares = Shares(limits, settings.max_user_connections)
         self._proxies = Proxies(settings.forwarded_allow_ips)
 
     @property
@@ -218,6 +220,10 @@ class HubServer:
         if self._closed:  # the drain has ended while she was looked at: nobody would tell her
             raise draining()
         manual = query.get("sync") == "manual"
+        try:
+            share = self._shares.take(comer.caller.user_id)
+        except ChatError as error:
+            raise refusal(error, CODES[error.code].status) from None
         session = HubSession(
             self,
             carrier,
@@ -228,6 +234,7 @@ class HubServer:
             manual_sync=manual,
             text_only=text_only,
             encodings=encodings,
+            share=share,
         )
         if comer.stateful:
             session.make_reliable()
@@ -240,6 +247,9 @@ class HubServer:
 
     def left(self, session: HubSession, reason: str) -> None:
         self.sessions.discard(session)
+        if session.share is not None:
+            session.share = None
+            self._shares.give_back(session.user_id)
         self.endings[slug_of(reason)] += 1
         self._resumable.pop(session.connection_id, None)
         self.rooms.unregister(session)

@@ -32,6 +32,7 @@ from server.hub.ports import Carrier, Hub
 from server.hub.protocol import Parser
 from server.hub.reliable import State
 from server.hub.resumption import Resumption
+from server.hub.shares import Share
 from server.hub.survival import ReliableOutbox, Shelf, Survival
 from server.outbox import Outbox
 from server.room import Room
@@ -39,6 +40,7 @@ from server.tracebacks import discreet
 from store.errors import Overloaded, StoreError, Unavailable
 
 DORMANCY = 15.0  # seconds a session waits for its client (SignalR's disconnect timeout)
+STEP = 128  # hub messages worked on in one scheduler step: a WebSocket message may hold thousands
 RELIABLE_VERSION = 2  # the handshake version of clients that speak stateful reconnect
 
 log = structlog.get_logger("parley.hub")
@@ -75,6 +77,7 @@ class HubSession(Resumption):
         manual_sync: bool = False,
         text_only: bool = False,
         encodings: dict[str, Encoding] | None = None,
+        share: Share | None = None,
     ) -> None:
         self.hub = hub
         self.carrier = carrier
@@ -94,6 +97,7 @@ class HubSession(Resumption):
         self.closed = False
         self.outstanding = 0
         self.calls_full_at = 0.0  # see handlers.limits
+        self.share = share  # of what the user may take of this process
         self.busy = False
         self.inline = False  # the reader is at it and will flush the outbox itself
         self.drained: trio.Event | None = None
@@ -117,6 +121,8 @@ class HubSession(Resumption):
             messages: Sequence[HubMessage] = self.parser.feed(data)
         except HubProtocolError as error:
             return self._refuse(error)
+        if len(messages) > STEP:
+            return self._go_on(None, messages)
         self.inline = True
         for index, message in enumerate(messages):
             waiting = self._handle(message)
@@ -132,10 +138,12 @@ class HubSession(Resumption):
         try:
             if waiting is not None:
                 await waiting
-            for message in rest:
+            for index, message in enumerate(rest, 1):
                 waiting = self._handle(message)
                 if waiting is not None:
                     await waiting
+                elif index % STEP == 0:
+                    await trio.lowlevel.checkpoint()
         finally:
             self.busy = False
             self.on_drained()

@@ -9,6 +9,7 @@ from typing import Any
 from msgspec import UNSET, UnsetType
 from quart import Blueprint, Response, request
 
+from handlers import texts
 from handlers.errors import ChatError
 from server.auth import ConnectionTokens, Verifier
 from server.hub.server import PATH
@@ -17,6 +18,7 @@ from server.rest.requests import answer, bearer, idempotency_key, open_route
 from store.model import Wire
 
 MAX_VERSION = 1
+ANY_VERSION = 2**31 - 1  # a client may know later ones
 TRANSPORTS = (
     {"transport": "WebSockets", "transferFormats": ["Text", "Binary"]},
     {"transport": "ServerSentEvents", "transferFormats": ["Text"]},
@@ -85,8 +87,5 @@ def _version(text: str | None) -> int | None:
     """The version to speak: the highest both know; None when there is none."""
     if text is None:
         return 0
-    try:
-        version = int(text)
-    except ValueError:
-        return None
-    return min(version, MAX_VERSION) if version >= 0 else None
+    version = texts.whole_number(text, 0, ANY_VERSION)
+    return None if version is None else min(version, MAX_VERSION)

@@ -14,6 +14,7 @@ from uuid import UUID
 import msgspec
 from quart import Response, current_app, g, request
 
+from handlers import texts
 from handlers.errors import ChatError
 from handlers.model import Caller, Client, Once
 from handlers.texts import NO_TEXT, is_text
@@ -24,7 +25,6 @@ MAX_KEY = 128  # characters of an Idempotency-Key
 KEY = "[!-~](?:[ -~]*[!-~])?"
 MAX_LIMIT = 200
 DEFAULT_LIMIT = 50
-MAX_DIGITS = 19  # of a number in a query: what PostgreSQL's bigint has
 MAX_BODY = 256 * 1024  # bytes of a JSON body; uploads have a limit of their own
 
 F = TypeVar("F", bound=Callable[..., Awaitable[Response]])
@@ -212,11 +212,11 @@ def query_number(name: str, default: int | None, *, least: int = 0, most: int = 
     text = request.args.get(name)
     if text is None:
         return default
-    digits = text.lstrip("0") if text.isascii() and text.isdecimal() else "x"
-    if len(digits) > MAX_DIGITS or digits == "x" or not least <= int(digits or "0") <= most:
+    number = texts.whole_number(text, least, most)
+    if number is None:
         sentence = f"a whole number between {least} and {most}"
         raise ChatError("invalid_request", f"The parameter {name} is {sentence}.", errors={name: sentence})
-    return int(digits or "0")
+    return number
 
 
 def limit() -> int:

@@ -101,7 +101,8 @@ SELECT user_id FROM members WHERE conversation_id = %(conversation_id)s ORDER BY
 
 -- name: list_cursors
 -- members_pkey.
-SELECT user_id, delivered_seq, read_seq FROM members WHERE conversation_id = %(conversation_id)s ORDER BY user_id
+SELECT user_id, delivered_seq, read_seq FROM members WHERE conversation_id = %(conversation_id)s
+ORDER BY user_id LIMIT %(limit)s
 
 -- name: list_memberships
 -- members_user.

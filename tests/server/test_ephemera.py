@@ -10,7 +10,18 @@ from trio.testing import MockClock
 
 from handlers.model import StatusUpdate
 from server.crier import News
-from server.ephemera import MAX_PER_TICK, REPEAT, SLACK, STARTED, STOPPED, TYPING_TTL, UPDATED, Ephemera
+from server.ephemera import (
+    MAX_PER_TICK,
+    MAX_TYPING,
+    REPEAT,
+    SLACK,
+    STARTED,
+    STOPPED,
+    TICK,
+    TYPING_TTL,
+    UPDATED,
+    Ephemera,
+)
 from server.rooms import Rooms
 from store.entries import Receipt, Typing
 from store.ids import new_id
@@ -71,13 +82,43 @@ async def test_typing_is_stopped(world: tuple[Recorder, Ephemera], autojump_cloc
     """By StopTyping, and by the end of the last connection; once."""
     recorder, ephemera = world
     ephemera.type(ROOM, ALICE)
-    ephemera.stop_typing(ROOM, ALICE)
-    ephemera.stop_typing(ROOM, ALICE)
-    ephemera.type(ROOM, ALICE)
     ephemera.type(ROOM, BOB)
-    ephemera.user_left(ALICE)
-    assert recorder.events() == [STARTED, STOPPED, STARTED, STARTED, STOPPED]
+    await trio.sleep(2 * TICK)
+    ephemera.stop_typing(ROOM, ALICE)
+    ephemera.stop_typing(ROOM, ALICE)
+    await trio.sleep(2 * TICK)
+    assert recorder.events() == [STARTED, STARTED, STOPPED]
     assert recorder.sent[-1] == Typing(ROOM, ALICE, False)
+    ephemera.user_left(BOB)
+    await trio.sleep(2 * TICK)
+    assert recorder.events() == [STOPPED] and recorder.sent[-1] == Typing(ROOM, BOB, False)
+
+
+async def test_typing_on_and_off(world: tuple[Recorder, Ephemera], autojump_clock: MockClock) -> None:
+    """However often somebody begins and stops, people and other instances hear of it once in a tick at most."""
+    recorder, ephemera = world
+    for _ in range(50):
+        for _ in range(100):
+            ephemera.type(ROOM, ALICE)
+            ephemera.stop_typing(ROOM, ALICE)
+        ephemera.type(ROOM, ALICE)
+        await trio.sleep(TICK)
+        ephemera.stop_typing(ROOM, ALICE)
+    await trio.sleep(2 * TICK)
+    events = recorder.events()
+    assert 2 <= len(events) <= 52 and events[-1] == STOPPED
+    assert events[::2] == [STARTED] * (len(events) // 2) and len(recorder.sent) <= 52
+
+
+async def test_many_type_at_once(world: tuple[Recorder, Ephemera], autojump_clock: MockClock) -> None:
+    """Of one conversation a bounded number is told of in a tick; the others in the next ones."""
+    recorder, ephemera = world
+    for _ in range(3 * MAX_TYPING):
+        ephemera.type(ROOM, new_id())
+    await trio.sleep(TICK / 2)
+    assert recorder.events() == [STARTED] * MAX_TYPING
+    await trio.sleep(3 * TICK)
+    assert recorder.events() == [STARTED] * 2 * MAX_TYPING
 
 
 async def test_a_dead_instance_types_no_more(world: tuple[Recorder, Ephemera], autojump_clock: MockClock) -> None:

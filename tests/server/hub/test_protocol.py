@@ -25,7 +25,7 @@ from server.hub.frames import (
     StreamInvocation,
     StreamItem,
 )
-from server.hub.protocol import REQUIRED, HubProtocol, Signature
+from server.hub.protocol import REQUIRED, HubProtocol, Signature, UuidKey
 from server.hub.protocol_json import JSON
 from server.hub.protocol_msgpack import MSGPACK
 from store.ids import new_id
@@ -249,6 +249,28 @@ def test_typed_arguments(protocol: HubProtocol) -> None:
     assert protocol.decode_arguments(arguments(protocol, str(key), 5), signature) == (key, 5)
     assert tuple(protocol.decode_arguments(arguments(protocol, str(key)), signature)) == (key, None)
     assert tuple(protocol.decode_arguments(arguments(protocol), Signature([]))) == ()
+
+
+@both
+def test_keys_whose_hash_nobody_chooses(protocol: HubProtocol) -> None:
+    """UUIDs hash as integers modulo 2**61 - 1; as keys of a map that a client sends, they do not."""
+    chosen = [UUID(int=1 + (number + 1) * (2**61 - 1)) for number in range(500)]
+    assert len({hash(key) for key in chosen}) == 1
+    signature = Signature([("cursors", dict[UuidKey, int], REQUIRED)])
+    [found] = protocol.decode_arguments(arguments(protocol, {str(key): 7 for key in chosen}), signature)
+    assert [key.value for key in found] == chosen and len({hash(key) for key in found}) > 490
+    with pytest.raises(ArgumentsError, match="cursors"):
+        protocol.decode_arguments(arguments(protocol, {"nonsense": 7}), signature)
+
+
+def test_binary_keys() -> None:
+    """In MessagePack a UUID may be its 16 bytes."""
+    key = new_id()
+    signature = Signature([("cursors", dict[UuidKey, int], REQUIRED)])
+    [found] = MSGPACK.decode_arguments(Raw(msgspec.msgpack.encode([{key.bytes: 7}])), signature)
+    assert found == {UuidKey(key): 7}
+    with pytest.raises(ArgumentsError):
+        MSGPACK.decode_arguments(Raw(msgspec.msgpack.encode([{b"short": 7}])), signature)
 
 
 @both

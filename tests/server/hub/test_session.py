@@ -24,7 +24,7 @@ from server.hub.encoding import BARE, Encoding
 from server.hub.frames import Ack, Close, Completion, HubMessage, Invocation, Ping, StreamItem
 from server.hub.frames import Sequence as Sequence_
 from server.hub.reliable import Reliable
-from server.hub.session import DORMANCY, HubSession
+from server.hub.session import DORMANCY, STEP, HubSession
 from server.outbox import Flusher, Outbox
 from server.rooms import Rooms
 from server.wheel import Wheel
@@ -326,6 +326,55 @@ async def test_calls_that_fail(client: Client, autojump_clock: MockClock, target
     assert sentence.startswith(error) and "secret" not in sentence + (completion.error or "")
 
 
+async def test_an_answer_too_large(client: Client, world: World, autojump_clock: MockClock) -> None:
+    """An answer for which there is never room is that call's error; the connection lives."""
+
+    def much(session: HubSession) -> str:
+        return "x" * session.outbox.limit
+
+    world.dispatcher.add(much)
+    [completion] = await client.call("Much")
+    assert isinstance(completion, Completion) and (completion.error or "").startswith("too_large: ")
+    assert len(await client.call("Ping")) == 1 and not client.carrier.code
+
+
+async def test_thousands_of_messages_at_once(
+    client: Client, world: World, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """A WebSocket message of thousands of hub messages is worked on in steps: others get their turn between them."""
+    turns = [0, 0]
+
+    async def bystander() -> None:
+        while True:
+            turns[0] += 1
+            await trio.lowlevel.checkpoint()
+
+    def last(session: HubSession) -> None:
+        turns[1] = turns[0]
+
+    world.dispatcher.add(last)
+    nursery.start_soon(bystander)
+    await client.send(b'{"type":5,"invocationId":"none"}\x1e' * 4000 + PROTOCOLS["json"].encode_invocation("Last", ()))
+    assert turns[1] >= 4000 // STEP - 1
+
+
+async def test_calls_are_weighed(client: Client, world: World, autojump_clock: MockClock) -> None:
+    """What costs ten times as much may be called a tenth as often, whatever the case of its name."""
+
+    def heavy(session: HubSession) -> str:
+        return "done"
+
+    world.dispatcher.add(heavy, cost=10)
+    world.invocations = Rate(40, 10.0)
+    answers = [await client.call(name) for name in ("Heavy", "heavy", "HEAVY", "Heavy", "Heavy")]
+    errors = [getattr(answer[0], "error", "") for answer in answers]
+    assert errors[:4] == [None] * 4 and "rate_limited" in errors[4]
+    await trio.sleep(10)
+    for number in range(40):
+        [answer] = await client.call("Ping", invocation_id=str(number))
+        assert isinstance(answer, Completion) and answer.error is None
+
+
 async def test_pipelining(client: Client, world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """32 sends may be outstanding; the reader waits before the next, and goes on as answers come, in order."""
     calls = b"".join(PROTOCOLS["json"].encode_invocation("Send", ("x",), str(n)) for n in range(40))
@@ -552,6 +601,23 @@ async def test_a_sequence_from_the_future(world: World, nursery: trio.Nursery, a
     await client.send(number(9))
     [close] = client.carrier.messages()
     assert isinstance(close, Close) and "Sequence" in (close.error or "")
+
+
+async def test_a_sequence_at_no_time_for_one(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """Outside of a reconnect, as after the first one on a socket, it ends the connection: it may not buy work."""
+    client = await reliable_client(world, nursery)
+    await client.send(number(1) * 1000)
+    [close] = client.carrier.messages()
+    assert isinstance(close, Close) and "Sequence" in (close.error or "")
+    assert client.carrier.code == websocket.PROTOCOL_ERROR
+    again = await reliable_client(world, nursery)
+    await again.call("Ping")
+    lose(world, again)
+    await come_back(world, nursery, again)
+    await again.send(number(2))
+    assert len(await again.call("Ping", invocation_id="2")) == 1
+    await again.send(number(2))
+    assert again.carrier.code == websocket.PROTOCOL_ERROR
 
 
 async def test_an_old_socket_that_nobody_missed(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:

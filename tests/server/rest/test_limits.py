@@ -61,6 +61,40 @@ async def test_one_connection_floods(database: str, redis_url: str, nursery: tri
             assert outcomes[:20] == [{}] * 20 and None in outcomes
 
 
+async def test_many_connections_of_one_user(database: str, redis_url: str, nursery: trio.Nursery) -> None:
+    """One more than they may have is refused with 429; when another was closed, it is let in. Others do not feel it."""
+    async with open_site(database, redis_url, nursery, max_user_connections=3) as site:
+        (_, a), (_, b) = await site.user("alice"), await site.user("bob")
+        url = f"{site.url}/hubs/chat"
+        async with connect(url, a), connect(url, a):
+            async with connect(url, a):
+                headers = {**UPGRADE, "Authorization": f"Bearer {a}"}
+                refused = await site.http.get("/hubs/chat", headers=headers)
+                assert refused.status_code == 429 and int(refused.headers["Retry-After"]) >= 1
+                assert refused.json()["code"] == "rate_limited"
+                async with connect(url, b) as other:
+                    assert await other.invoke("Ping") == {}
+            with trio.fail_after(30):
+                while len(site.process.hub.sessions) > 2:
+                    await trio.sleep(0.01)
+            async with connect(url, a) as hub:
+                assert await hub.invoke("Ping") == {}
+        assert not site.process.hub.endings["defect"]
+
+
+async def test_calls_over_many_connections(database: str, redis_url: str, nursery: trio.Nursery) -> None:
+    """What one connection may not, many of the same user may not either."""
+    async with open_site(database, redis_url, nursery, rate_limits="on", rate_user_invocations="30/60s") as site:
+        (_, a), (_, b) = await site.user("alice"), await site.user("bob")
+        url = f"{site.url}/hubs/chat"
+        async with connect(url, a) as one, connect(url, a) as two, connect(url, b) as other:
+            for _ in range(15):
+                assert await one.invoke("Ping") == {} and await two.invoke("Ping") == {}
+            with pytest.raises(ClientError, match="rate_limited: At most 30 calls of one user"):
+                await two.invoke("Ping")
+            assert await other.invoke("Ping") == {}
+
+
 async def test_connects(database: str, redis_url: str, nursery: trio.Nursery) -> None:
     """By user, and by address: as a trusted proxy says, or as the kernel does."""
     async with open_site(

@@ -3,6 +3,8 @@
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
+
 from store import conversations, users
 from store.model import Role
 from tests.server.rest.conftest import Site
@@ -113,3 +115,30 @@ async def test_limits(site: Site) -> None:
         for query in ({"limit": 0}, {"limit": 201}, {"limit": "x"}, {"limit": ""}, {"limit": "1.0"}, {"cursor": "!"}):
             await site.call("GET", path, token=a, params=query, status=400)
         await site.call("GET", path, token=a, params={"limit": 200, "cursor": ""})
+
+
+async def test_limits_are_numbers_in_range(site: Site) -> None:
+    """However it is written: nothing past the largest page, and no number is too long to be refused."""
+    _, token = await site.user("alice")
+    numbers = ["0" * 18 + "1999999", "1" * 5000, "0" * 5000, "201", "-1", "1e2", "\u0661", " 5", "+5", "0"]
+    for path in ("/api/users", "/api/conversations", "/auth/sessions"):
+        for number in numbers:
+            problem = await site.call("GET", path, token=token, params={"limit": number}, status=400)
+            assert problem["code"] == "invalid_request" and "limit" in problem["errors"]
+        assert await site.call("GET", path, token=token, params={"limit": "00200"})
+
+
+@pytest.mark.parametrize("name", ["before", "after", "cursor", "limit"])
+async def test_numbers_of_messages(site: Site, name: str) -> None:
+    """The same for every number in a query; and for cursors that are none of ours."""
+    _, token = await site.user("alice")
+    group = (await site.call("POST", "/api/conversations", {"type": "Group", "name": "g"}, token=token, status=201))[
+        "id"
+    ]
+    for number in ("9" * 5000, "0" * 30 + "9" * 20, str(2**64), "1.0"):
+        query = {"conversationId": group, name: number}
+        assert name in (await site.call("GET", "/api/messages", token=token, params=query, status=400))["errors"]
+    for path in (f"/api/conversations/{group}/members", "/api/conversations", "/auth/sessions"):
+        for cursor in ("9" * 5000, "\u0661" * 22, "=" * 24, "A" * 5000):
+            await site.call("GET", path, token=token, params={"cursor": cursor}, status=400)
+    await site.call("GET", "/api/users", token=token, params={"cursor": "A" * 5000}, status=400)

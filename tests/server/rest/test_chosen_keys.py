@@ -1,0 +1,61 @@
+"""Maps and sets that clients fill: their keys hash with a key of this process, or there are few of them."""
+
+import inspect
+from collections.abc import Iterator
+from typing import Any, get_args, get_origin
+from uuid import UUID
+
+import pytest
+from msgspec import Struct
+
+from server.rest.operations import OPERATION
+from store.ids import distinct
+from tests.server.rest.conftest import Site
+
+CHOSEN = [UUID(int=1 + (number + 1) * (2**61 - 1)) for number in range(1000)]  # the same hash for all of them
+
+
+def types_in(kind: Any, seen: set[Any]) -> Iterator[Any]:
+    """It, and all that it is made of."""
+    if kind in seen:
+        return
+    seen.add(kind)
+    yield kind
+    for part in get_args(kind):
+        yield from types_in(part, seen)
+    if inspect.isclass(kind) and issubclass(kind, Struct):
+        for part in inspect.get_annotations(kind, eval_str=True).values():
+            yield from types_in(part, seen)
+
+
+async def test_no_input_is_keyed_by_uuids_or_numbers(site: Site) -> None:
+    """Of no hub method and no body: as keys they hash to what the client chooses."""
+    inputs: list[Any] = []
+    for method in site.process.hub.dispatcher.methods:
+        inputs += [one.annotation for one in inspect.signature(method.call, eval_str=True).parameters.values()]
+    for view in site.process.rest.view_functions.values():
+        taken = getattr(view, OPERATION, None)
+        inputs += [taken.takes] if taken is not None and taken.takes is not None else []
+    found = [part for kind in inputs for part in types_in(kind, set())]
+    assert len(inputs) > 30
+    for part in found:
+        if get_origin(part) in (dict, set, frozenset):
+            assert get_args(part)[0] not in (UUID, int), part
+
+
+def test_distinct(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each once, in order, without asking an id for its hash."""
+
+    def refuse(self: UUID) -> int:
+        raise AssertionError("hashed")
+
+    monkeypatch.setattr(UUID, "__hash__", refuse)
+    assert distinct([*CHOSEN, *CHOSEN[:500]]) == CHOSEN
+
+
+async def test_many_who_do_not_exist(site: Site) -> None:
+    """A group of a thousand chosen ids is refused without making a map of them; a few are named."""
+    _, token = await site.user("alice")
+    body = {"type": "Group", "memberIds": [str(one) for one in CHOSEN]}
+    problem = await site.call("POST", "/api/conversations", body, token=token, status=404)
+    assert len(problem["detail"]) < 1000 and "and others" in problem["detail"]
