@@ -14,6 +14,7 @@ from handlers.errors import ChatError
 from handlers.model import Caller, CreateUser, Once, UpdateStatus, UpdateUser
 from handlers.once import claim
 from handlers.ports import Presence
+from store import names
 from store import users as store
 from store.creations import NOBODY
 from store.entries import dismissal
@@ -89,16 +90,16 @@ class Users:
             return _found(await store.fetch_account(conn, caller.user_id))
 
     async def search(self, q: str, limit: int, cursor: str | None) -> tuple[Sequence[User], str | None]:
-        """Users whose username or display name starts with `q`, by username."""
+        """Users whose username starts with `q`, by username, then those whose display name does."""
         if "\0" in q or len(q) > MAX_QUERY:
             sentence = f"at most {MAX_QUERY} characters, none of them NUL"
             raise ChatError("invalid_request", f"The parameter q has {sentence}.", errors={"q": sentence})
-        after = cursors.decode_text(cursor)
+        place = _place(cursors.decode_text(cursor))
         async with self._pool.connection() as conn:
-            found = await store.list_users(conn, q, limit=limit + 1, after=after)
-        users = found[:limit]
-        following = cursors.encode_text(users[-1].username) if len(found) > limit else None
-        return await shown(users, self._presence), following
+            users, following = await store.list_users(conn, q, limit=limit, place=place)
+        return await shown(users, self._presence), None if following is None else cursors.encode_text(
+            _placed(following)
+        )
 
     async def update(self, caller: Caller, request: UpdateUser, *, if_match: Collection[str] | None = None) -> Account:
         """What is left out stays."""
@@ -171,6 +172,23 @@ async def shown(users: Sequence[User], presence: Presence) -> list[User]:
     except Unavailable:
         return list(users)
     return [user if user.id in online else msgspec.structs.replace(user, status=UserStatus.OFFLINE) for user in users]
+
+
+def _placed(place: store.Place) -> str:
+    return f"{'d' if place.by_display_name else 'u'}{place.after}\n{place.after_id.hex}"
+
+
+def _place(text: str | None) -> store.Place | None:
+    """Raises ChatError("invalid_cursor")."""
+    if text is None:
+        return None
+    after, newline, user_id = text.rpartition("\n")
+    if not newline:  # of an instance that listed by username alone
+        return store.Place(names.fold(text))
+    try:
+        return store.Place(after[1:], UUID(hex=user_id), {"u": False, "d": True}[after[:1]])
+    except (KeyError, ValueError):
+        raise ChatError("invalid_cursor", "The cursor is not one of ours.") from None
 
 
 def _found(account: Account | None) -> Account:

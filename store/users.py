@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from msgspec import Struct
 from psycopg.errors import UniqueViolation
 
 from store import names, queries
@@ -20,6 +21,8 @@ from store.model import Account, Change, Role, User, UserStatus
 from store.postgres import Connection
 
 TOP = "\U0010ffff"  # sorts above every other character
+SEARCH_STEP = 200  # display names looked at in one query
+SEARCHED = 5 * SEARCH_STEP  # and for one page
 
 
 ATTEMPTS = 3  # at folding old names while others register
@@ -111,11 +114,53 @@ async def fetch_user_by_name(conn: Connection, username: str) -> User | None:
     return _user_of(row) if row else None
 
 
-async def list_users(conn: Connection, prefix: str, *, limit: int = 50, after: str | None = None) -> list[User]:
-    """Users whose username or display name starts with `prefix` (in any case), by username, past the username
-    `after`. An empty prefix lists everybody."""
-    parameters = {"prefix": prefix, "top": TOP, "after": after or "", "limit": limit}
-    return [_user_of(row) for row in await (await conn.execute(queries.list_users, parameters)).fetchall()]
+class Place(Struct, frozen=True):
+    """In a search: past this user, among those found by username, or among those by display name after them."""
+
+    after: str = ""  # the folded name
+    after_id: UUID = UUID(int=0)
+    by_display_name: bool = False
+
+
+async def list_users(
+    conn: Connection, prefix: str, *, limit: int = 50, place: Place | None = None
+) -> tuple[list[User], Place | None]:
+    """Users whose username starts with `prefix` in any case, by username; then those whose display name does, by that.
+
+    (the users, where to go on; None at the end). Each list is a range of an index, and at most SEARCHED rows of it are
+    read, whatever the prefix: a page may have fewer users than `limit`, or none, and not be the last one. An empty
+    prefix lists everybody by username.
+    """
+    place = place or Place()
+    found: list[User] = []
+    for _ in range(SEARCHED // SEARCH_STEP):
+        page, place, is_over = await _search(conn, names.fold(prefix), place, limit - len(found))
+        found += page
+        if is_over and (place.by_display_name or not prefix):
+            return found, None
+        if is_over:
+            place = Place(by_display_name=True)
+        if len(found) == limit:
+            break
+    return found, place
+
+
+async def _search(conn: Connection, prefix: str, place: Place, wanted: int) -> tuple[list[User], Place, bool]:
+    """(at most so many, past whom the search has come, whether this list is over)"""
+    query = queries.list_users_by_display_name if place.by_display_name else queries.list_users_by_username
+    limit = SEARCH_STEP if place.by_display_name else wanted + 1
+    parameters = {"prefix": prefix, "top": TOP, "after": place.after, "after_id": place.after_id, "limit": limit}
+    rows = await (await conn.execute(query, parameters)).fetchall()
+    found: list[User] = []
+    for position, row in enumerate(rows):
+        if len(found) == wanted:
+            return found, place, False
+        if not (place.by_display_name and row[10]):
+            found.append(_user_of(row[:9]))
+        place = Place(row[9], row[0], place.by_display_name)
+        if position == limit - 1 and place.by_display_name:
+            return found, place, False
+    return found, place, True
 
 
 async def list_users_by_id(conn: Connection, user_ids: Collection[UUID]) -> list[User]:

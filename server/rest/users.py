@@ -105,9 +105,13 @@ def blueprint(users: Users, accounts: Accounts, export: Export, settings: Settin
         return response
 
     @routes.get("")
-    @operation(Answer(200, UserPage, "A page of users, by username."), parameters=SEARCH)
+    @operation(Answer(200, UserPage, "A page of users."), parameters=SEARCH)
     async def search() -> Response:
-        """Users whose username or display name begins with something."""
+        """Users whose username or display name begins with something.
+
+        Those found by username come first, by username; then those found by display name. A page may have fewer users
+        than `limit`, even none, and not be the last one: `next` says.
+        """
         items, following = await users.search(request.args.get("q", ""), limit(), cursor())
         return page(items, following)
 

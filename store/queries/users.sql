@@ -69,14 +69,23 @@ SELECT id FROM users WHERE id = ANY(%(ids)s::uuid[]) AND deleted_at IS NOT NULL
 SELECT {user} FROM users AS u WHERE username_folded = %(folded)s COLLATE "C"
 ORDER BY username_key IS NULL, id LIMIT 1
 
--- name: list_users
--- users_username and users_display_name, each as a range (byte order), combined; users_username alone when the prefix
--- is empty. Not LIKE: a prepared plan could not use the indexes for a pattern it does not know.
-SELECT {user} FROM users AS u
-WHERE deleted_at IS NULL AND lower(username) ~>~ lower(%(after)s)
-  AND ((lower(username) ~>=~ lower(%(prefix)s) AND lower(username) ~<~ (lower(%(prefix)s) || %(top)s))
-    OR (lower(display_name) ~>=~ lower(%(prefix)s) AND lower(display_name) ~<~ (lower(%(prefix)s) || %(top)s)))
-ORDER BY lower(username) USING ~<~ LIMIT %(limit)s
+-- name: list_users_by_username
+-- users_username_folded, as a range (byte order): reads what it answers. Not LIKE: a prepared plan could not use the index
+-- for a pattern it does not know. Deleted users have no folded name.
+SELECT {user}, u.username_folded FROM users AS u
+WHERE u.username_folded >= %(prefix)s::text COLLATE "C" AND u.username_folded < (%(prefix)s || %(top)s) COLLATE "C"
+  AND (u.username_folded, u.id) > (%(after)s::text COLLATE "C", %(after_id)s::uuid)
+ORDER BY u.username_folded, u.id LIMIT %(limit)s
+
+-- name: list_users_by_display_name
+-- users_display_name_folded, likewise. Says which of them are among those by username, rather than leaving them out: how
+-- much is read does not depend on how many these are.
+SELECT {user}, u.display_name_folded,
+    coalesce(u.username_folded >= %(prefix)s::text COLLATE "C" AND u.username_folded < (%(prefix)s || %(top)s) COLLATE "C", false)
+FROM users AS u
+WHERE u.display_name_folded >= %(prefix)s::text COLLATE "C" AND u.display_name_folded < (%(prefix)s || %(top)s) COLLATE "C"
+  AND (u.display_name_folded, u.id) > (%(after)s::text COLLATE "C", %(after_id)s::uuid)
+ORDER BY u.display_name_folded, u.id LIMIT %(limit)s
 
 -- name: update_user
 -- users_pkey. NULL leaves a field as it is.

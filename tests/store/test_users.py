@@ -1,12 +1,14 @@
 """store.users: accounts, search, status, deletion."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
 import trio
 
-from store import conversations, users
+from store import conversations, queries, users
 from store.conversations import UnknownUser
 from store.ids import new_id
 from store.model import Account, Role, User, UserStatus
@@ -52,17 +54,56 @@ async def test_search(conn: Connection) -> None:
     for username, display_name in [("bert", "Ann B"), ("Anna", "x"), ("a_x", "y"), ("abc", "z"), ("carl", "100% Carl")]:
         await users.insert_user(conn, username, display_name)
 
-    async def names(prefix: str, limit: int = 50, after: str | None = None) -> list[str]:
-        return [user.username for user in await users.list_users(conn, prefix, limit=limit, after=after)]
+    async def names(prefix: str, limit: int = 50) -> list[str]:
+        found, place = await users.list_users(conn, prefix, limit=limit)
+        while place is not None:
+            page, place = await users.list_users(conn, prefix, limit=limit, place=place)
+            assert len(page) <= limit
+            found += page
+        return [user.username for user in found]
 
     assert await names("AN") == ["Anna", "bert"]
     assert await names("a_") == ["a_x"]
     assert await names("100%") == ["carl"]
     assert await names("%") == []
     assert await names("") == ["a_x", "abc", "Anna", "bert", "carl"]
-    assert await names("", limit=2) == ["a_x", "abc"]
-    assert await names("", limit=2, after="abc") == ["Anna", "bert"]
-    assert await names("a", limit=10, after="Anna") == ["bert"]
+    for limit in (1, 2, 3, 5):
+        assert await names("", limit) == ["a_x", "abc", "Anna", "bert", "carl"]
+        assert await names("a", limit) == ["a_x", "abc", "Anna", "bert"]
+
+
+async def test_a_search_reads_a_page_of_a_million(conn: Connection) -> None:
+    """However many users there are, and whatever is asked for: by indexes, and no more rows than a page looks at."""
+    await conn.execute(
+        "INSERT INTO users (id, username, display_name, username_folded, display_name_folded)"
+        " SELECT gen_random_uuid(), 'user' || n, 'same ' || n, 'user' || n, 'same ' || n"
+        " FROM generate_series(1, 20000) n"
+    )
+    await conn.execute("ANALYZE users")
+    await conn.execute("SET enable_seqscan = off")  # 20,000 rows may be read at once; a million may not
+    for query in (queries.list_users_by_username, queries.list_users_by_display_name):
+        for prefix in ("", "u", "user1", "s", "same 1", "zzz"):
+            parameters = {
+                "prefix": prefix,
+                "top": users.TOP,
+                "after": "",
+                "after_id": users.Place().after_id,
+                "limit": 51,
+            }
+            explained = f"EXPLAIN (ANALYZE, FORMAT JSON) {query}"
+            rows = await (await conn.execute(explained.encode(), parameters)).fetchall()
+            nodes = list(plan_nodes(rows[0][0][0]["Plan"]))
+            assert {"Sort", "Seq Scan", "BitmapOr"}.isdisjoint(node["Node Type"] for node in nodes)
+            assert all(node["Actual Rows"] <= 51 and not node.get("Rows Removed by Filter") for node in nodes)
+    found, place = await users.list_users(conn, "same", limit=3)
+    assert len(found) == 3 and place is not None
+    assert (await users.list_users(conn, "zzz", limit=3)) == ([], None)
+
+
+def plan_nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for part in plan.get("Plans", ()):
+        yield from plan_nodes(part)
 
 
 async def test_updates(conn: Connection) -> None:
@@ -118,7 +159,7 @@ async def test_deletion(conn: Connection) -> None:
     assert shown is not None and shown.display_name == "Deleted user" and "gone" not in shown.username
     assert await users.fetch_account(conn, account.id) is None
     assert await users.fetch_user_by_name(conn, "gone") is None
-    assert await users.list_users(conn, "deleted") == []
+    assert await users.list_users(conn, "deleted") == ([], None)
     for table in ("identities", "sessions"):
         assert await fetch_value(conn, f"SELECT count(*) FROM {table}") == 0  # noqa: S608 - constants of this test
     await users.insert_user(conn, "gone", "Somebody else")
