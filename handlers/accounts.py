@@ -39,51 +39,68 @@ log = structlog.get_logger("parley.accounts")
 
 
 class Accounts:
-    def __init__(self, pool: Pool, commits: Commits, tokens: RefreshTokens, mint: Mint) -> None:
-        """`mint(user_id, session_id)` makes an access token and says how many seconds it lives."""
+    def __init__(self, pool: Pool, commits: Commits, tokens: RefreshTokens, mint: Mint, *, admits: bool = True) -> None:
+        """`mint(user_id, session_id)` makes an access token and says how many seconds it lives. `admits`: an identity
+        not seen before makes a user."""
         self._pool = pool
         self._commits = commits
         self._tokens = tokens
         self._mint = mint
+        self._admits = admits
 
     # -- signing in -----------------------------------------------------------------------------
 
-    async def begin(self, user_id: UUID, client: Client) -> Tokens:
-        """A new session of a user whose identity was checked just now."""
-        async with self._pool.connection() as conn:
-            return await self._begin(conn, user_id, client)
-
-    async def sign_in(self, identity: Identity, client: Client) -> Tokens:
-        """A new session of whoever this identity belongs to; a user is made for an identity not seen before."""
-
-        async def write(conn: Connection) -> tuple[Tokens, Sequence[Change]]:
-            user_id = await store.fetch_identity(conn, identity.provider, identity.subject)
-            if user_id is None:
-                user_id = await self._adopt(conn, identity)
-            return await self._begin(conn, user_id, client), ()
-
-        return await self._commits.run(write)
-
-    async def link(
-        self, user_id: UUID, identity: Identity, client: Client, *, session_id: UUID | None = None
+    async def begin(
+        self, user_id: UUID, client: Client, *, parent: UUID | None = None, code: UUID | None = None
     ) -> Tokens:
-        """Let a user sign in with this identity too. Raises ChatError("conflict") when it is somebody else's.
+        """A new session of a user whose identity was checked just now.
 
-        `session_id` is of the token that asked for it: whoever was signed out meanwhile does not get in again so.
+        `parent` is the session of the token that asked for it: whoever was signed out meanwhile does not get in again
+        so. `code` is what is exchanged for it: good once. Raises ChatError("unauthenticated").
         """
 
         async def write(conn: Connection) -> tuple[Tokens, Sequence[Change]]:
+            _, is_signed_in = await users.fetch_standing(conn, user_id, parent)
+            if not is_signed_in:
+                raise _ended()
+            tokens = await self._begin(conn, user_id, client)
+            if code is not None and await claim(conn, user_id, _spent(code), tokens.session_id) is not None:
+                raise ChatError("unauthenticated", "The code was used before. Sign in again.")
+            return tokens, ()
+
+        return await self._commits.run(write)
+
+    async def sign_in(self, identity: Identity) -> UUID:
+        """Whose identity this is; a user is made for one not seen before, unless registration is closed."""
+
+        async def write(conn: Connection) -> tuple[UUID, Sequence[Change]]:
+            user_id = await store.fetch_identity(conn, identity.provider, identity.subject)
+            if user_id is None:
+                if not self._admits:
+                    raise ChatError("registration_closed", "Only people who have an account can sign in here.")
+                user_id = await self._adopt(conn, identity)
+            return user_id, ()
+
+        return await self._commits.run(write)
+
+    async def link(self, user_id: UUID, identity: Identity, *, session_id: UUID | None = None) -> None:
+        """Let a user sign in with this identity too. Raises ChatError("conflict") when it is somebody else's.
+
+        `session_id` is of the token that asked for it.
+        """
+
+        async def write(conn: Connection) -> tuple[None, Sequence[Change]]:
             if await users.lock_account(conn, user_id) is None:
                 raise _no_user()
             _, is_signed_in = await users.fetch_standing(conn, user_id, session_id)
             if not is_signed_in:
-                raise ChatError("unauthenticated", "The session was ended. Sign in again.")
+                raise _ended()
             await store.insert_identity(conn, identity.provider, identity.subject, user_id)
             if await store.fetch_identity(conn, identity.provider, identity.subject) != user_id:
                 raise ChatError("conflict", f"This {identity.provider} account belongs to another user.")
-            return await self._begin(conn, user_id, client), ()
+            return None, ()
 
-        return await self._commits.run(write)
+        await self._commits.run(write)
 
     async def _adopt(self, conn: Connection, identity: Identity) -> UUID:
         user_id = await self._make_user(conn, identity)
@@ -140,7 +157,7 @@ class Accounts:
             if found is None:
                 raise _unknown()
             if not found.is_live:
-                raise ChatError("unauthenticated", "The session was ended. Sign in again.")
+                raise _ended()
             if presented.is_sealed:
                 await claim(conn, presented.session_id, once, presented.session_id)
             fresh, token_hash = self._tokens.follow(presented, found.token_hash)
@@ -220,6 +237,15 @@ class Accounts:
 
 def _is_recent(found: store.LockedSession) -> bool:
     return found.rotated_ago is not None and found.rotated_ago <= GRACE
+
+
+def _spent(code: UUID) -> Once:
+    """Codes are kept where the keys of requests are; no request's key has an arrow."""
+    return Once(f"code→{code}", code.bytes)
+
+
+def _ended() -> ChatError:
+    return ChatError("unauthenticated", "The session was ended. Sign in again.")
 
 
 def _no_user() -> ChatError:

@@ -22,6 +22,9 @@ CODES: dict[str, ErrorCode] = {
     "invalid_cursor": ErrorCode(400, "The cursor is not one of ours", "Start from the first page."),
     "unauthenticated": ErrorCode(401, "No valid access token", "Sign in or refresh the token."),
     "forbidden": ErrorCode(403, "Not allowed", "Ask somebody with the role it needs."),
+    "registration_closed": ErrorCode(
+        403, "Registration is not open", "Sign in with a provider, or ask for an account."
+    ),
     "not_found": ErrorCode(404, "No such thing, or not yours to see", "Forget the id."),
     "method_not_allowed": ErrorCode(405, "The method is not allowed here", "See `Allow`."),
     "timeout": ErrorCode(408, "The request did not come in time", "Send it again, at once."),

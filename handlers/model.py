@@ -112,6 +112,13 @@ class RefreshRequest(Wire, frozen=True):
     refresh_token: Annotated[str, Meta(min_length=1, max_length=512)]
 
 
+class ExchangeRequest(Wire, frozen=True):
+    """The code that a browser came back with, and the verifier of the challenge that its application gave."""
+
+    code: Annotated[str, Meta(min_length=1, max_length=2048)]
+    code_verifier: Annotated[str, Meta(min_length=43, max_length=128), _pattern("[A-Za-z0-9._~-]*")] | None = None
+
+
 class UpdateUser(Wire, frozen=True):
     """What is left out, or null, stays as it is."""
 

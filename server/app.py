@@ -193,7 +193,13 @@ class Process:
         self.files = Files(
             self.pool, commits, objects, max_bytes=settings.max_upload_bytes, types=settings.upload_types
         )
-        accounts = Accounts(self.pool, commits, RefreshTokens(self.signing), self._mint)
+        accounts = Accounts(
+            self.pool,
+            commits,
+            RefreshTokens(self.signing),
+            self._mint,
+            admits=settings.registration != "closed",
+        )
         dispatcher = Dispatcher()
         methods.register(
             dispatcher,
@@ -443,7 +449,7 @@ async def serve(
         log.warning(
             "registration_open",
             reason="whoever reaches this instance can make a user and be signed in",
-            advice="for development only: set PARLEY_REGISTRATION=oauth and a provider",
+            advice="for development only: set PARLEY_REGISTRATION=oauth and a provider, or closed",
         )
     socks = listen(parse_listen(settings.listen), reuse_port=settings.reuse_port == "on")
     tracing = open_tracing(os.environ, settings.instance or settings.listen)

@@ -77,7 +77,8 @@ def serve(config: Path | None) -> None:
 
     \b
     PARLEY_DATABASE_URL=postgresql://parley@db/parley \\
-    PARLEY_REDIS_URL=redis://cache:6379 PARLEY_JWT_KEY=... parley serve
+    PARLEY_REDIS_URL=redis://cache:6379 PARLEY_JWT_KEY=... \\
+    PARLEY_REGISTRATION=closed parley serve
     """
     import trio  # noqa: PLC0415
 

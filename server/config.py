@@ -19,6 +19,7 @@ from handlers.limits import Rate
 from server.addresses import Proxies
 from server.admin.address import AUTO
 from server.admin.address import parse as parse_admin
+from server.sign_in.return_url import LOOPBACK, origin
 
 SECONDS = 1.0
 DAYS = 86400.0
@@ -103,7 +104,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     jwks_url: str = ""  # RS256, ES256, EdDSA
     jwt_issuer: str = "ChatBackend"
     jwt_audience: str = "ChatBackendUsers"
-    registration: str = "open"  # open | oauth
+    registration: str = ""  # open | oauth | closed; `serve` wants it said: who can become a user is no accident
     oauth: tuple[OAuthProvider, ...] = ()  # from OAUTH_<PROVIDER>_<FIELD>
     objects: str = ""  # s3://bucket or file:///dir
     s3_endpoint_url: str = ""  # empty: Amazon's
@@ -117,6 +118,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_message_bytes: int = 32 * KIB  # SignalR's default
     max_upload_bytes: int = 100 * MIB
     allowed_origins: tuple[str, ...] = ()  # of browsers' upgrades and REST; empty: any (tokens are not cookies)
+    # Besides ALLOWED_ORIGINS, where a browser may go when it has signed in; `loopback`: any port of its own machine.
+    return_origins: tuple[str, ...] = ()
+    return_with: str = "code"  # code | fragment: what it takes there; tokens in a fragment stay in its history
     public_url: str = ""  # as clients reach us, for links we hand out; empty: from the request
     forwarded_allow_ips: tuple[str, ...] = ()  # proxies (addresses or networks) whose X-Forwarded-* are believed
     tls_cert: str = ""  # PEM files; with both, LISTEN speaks TLS. Read again when they change
@@ -333,19 +337,23 @@ def _check(settings: Settings) -> list[str]:
         faults.append("OUTBOX_BYTES: expected at least twice MAX_MESSAGE_BYTES, or one message may never fit")
     if settings.registration == "oauth" and not settings.oauth:
         faults.append("REGISTRATION: oauth needs a provider: OAUTH_<NAME>_CLIENT_ID and so on")
+    for one in settings.return_origins:
+        if one != LOOPBACK and origin(one) is None:
+            faults.append(f"RETURN_ORIGINS: expected origins such as https://app.example, or {LOOPBACK}")
     if settings.retention_days < 7:
         faults.append("RETENTION_DAYS: expected at least 7: so long a clientMessageId stands for its message")
     if bool(settings.tls_cert) != bool(settings.tls_key):
         faults.append("TLS_CERT and TLS_KEY: both or neither")
     for name, allowed in (
-        ("registration", ("open", "oauth")),
+        ("registration", ("", "open", "oauth", "closed")),
+        ("return_with", ("code", "fragment")),
         ("log_format", ("json", "console")),
         ("log_level", ("debug", "info", "warning", "error")),
         ("rate_limits", ("on", "off")),
         ("reuse_port", ("on", "off")),
     ):
         if getattr(settings, name) not in allowed:
-            faults.append(f"{name.upper()}: expected one of {', '.join(allowed)}")
+            faults.append(f"{name.upper()}: expected one of {', '.join(filter(None, allowed))}")
     for name in ("max_connections", "max_message_bytes", "pool_size", "lanes"):
         if getattr(settings, name) < 1:
             faults.append(f"{name.upper()}: expected at least 1")
@@ -381,6 +389,8 @@ def require(settings: Settings) -> None:
         faults.append("DATABASE_URL: required, for example postgresql://parley@db/parley")
     if not settings.redis_url:
         faults.append("REDIS_URL: required, for example redis://localhost:6379")
+    if not settings.registration:
+        faults.append("REGISTRATION: required: open (for development), oauth (by a provider) or closed (nobody new)")
     if not (settings.jwt_key or settings.jwks_url):
         faults.append("JWT_KEY or JWKS_URL: one of them is required, or no token can be checked")
     if settings.jwks_url and not settings.jwt_key:

@@ -138,6 +138,7 @@ async def running(
         "PARLEY_DATABASE_URL": database,
         "PARLEY_REDIS_URL": redis_url,
         "PARLEY_JWT_KEY": JWT_KEY,
+        "PARLEY_REGISTRATION": "open",
         "PARLEY_LISTEN": f"127.0.0.1:{port}",
         "PARLEY_DRAIN_SECONDS": "0.5",
         "PARLEY_RATE_LIMITS": "off",

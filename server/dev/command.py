@@ -57,9 +57,9 @@ async def _run(port: int, data: Path, count: int) -> None:
             several = f"  instances {count}" if count > 1 else ""
             click.echo(f"ready  {url}  hub {hub}  data {data}/{several}")
 
-        click.echo(
-            "registration is open: anybody who reaches this port can be anybody. For development only.", err=True
-        )
+        if _values(services, port).get("registration") == "open":
+            warning = "registration is open: anybody who reaches this port can be anybody. For development only."
+            click.echo(warning, err=True)
         if count == 1:
             await app.serve(load(os.environ, None, **_values(services, port)), on_ready=ready)
         else:
@@ -92,6 +92,8 @@ def _values(services: Services, port: int) -> dict[str, Any]:
         "drain_seconds": DRAIN,
         "log_format": "console",
         "log_level": "warning",
+        "registration": "open",
+        "return_origins": "loopback",
         "objects": f"file://{services.data_dir / 'files'}",
     }
     return {name: value for name, value in values.items() if f"PARLEY_{name.upper()}" not in os.environ}

@@ -75,8 +75,8 @@ def create_app(
     app.url_map.strict_slashes = False
     converters.install(app.url_map)
     described = openapi.install(app, settings)
-    app.register_blueprint(users.blueprint(users_handler, accounts, export, settings))
-    app.register_blueprint(auth.blueprint(accounts, verifier, sign_in, settings.allowed_origins))
+    app.register_blueprint(users.blueprint(users_handler, accounts, export, verifier, settings))
+    app.register_blueprint(auth.blueprint(accounts, verifier, users_handler, sign_in, settings))
     app.register_blueprint(conversations.blueprint(conversations_handler))
     app.register_blueprint(messages.blueprint(messages_handler, receipts_handler))
     app.register_blueprint(files.blueprint(files_handler, settings.max_upload_bytes))

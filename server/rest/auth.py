@@ -3,15 +3,18 @@
 What providers say is checked in `server.sign_in`, what a session is decided in `handlers.accounts`.
 """
 
-from urllib.parse import urlencode, urlsplit
+from collections.abc import Collection
+from urllib.parse import urlencode
 
 import structlog
 from quart import Blueprint, Response, request
 
 from handlers.accounts import Accounts
 from handlers.errors import ChatError
-from handlers.model import Identity, RefreshRequest, Tokens
+from handlers.model import ExchangeRequest, Identity, RefreshRequest, Tokens
+from handlers.users import Users
 from server.auth import Verifier
+from server.config import Settings
 from server.rest.operations import IDEMPOTENCY_KEY, PAGE, Answer, done, operation, query
 from server.rest.requests import (
     answer,
@@ -30,13 +33,13 @@ from server.rest.requests import (
     sign_in_route,
 )
 from server.sign_in import attempt as attempts
+from server.sign_in import codes, return_url
 from server.sign_in.attempt import Attempt
 from server.sign_in.flow import SignIn
 from server.sign_in.providers import failed
 from store.model import Session, Wire
 
 CALLBACK = "/auth/callback/"
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 log = structlog.get_logger("parley.sign_in")
 
@@ -52,15 +55,22 @@ class Redirect(Wire, frozen=True):
     authorization_url: str
 
 
-def blueprint(accounts: Accounts, verifier: Verifier, sign_in: SignIn, allowed_origins: tuple[str, ...]) -> Blueprint:
+def blueprint(accounts: Accounts, verifier: Verifier, users: Users, sign_in: SignIn, settings: Settings) -> Blueprint:
     routes = Blueprint("auth", __name__, url_prefix="/auth")
+    returns = _origins((*settings.allowed_origins, *settings.return_origins))
+    loopback = return_url.LOOPBACK in settings.return_origins
 
     @routes.get("/login/<provider>")
     @operation(
         Answer(200, Redirect, "Where to send the browser, for who asks for JSON."),
         Answer(302, None, "To the provider.", ("Location",)),
         parameters=(
-            query("returnUrl", {"type": "string", "format": "uri"}, "Where the browser goes with its tokens."),
+            query("returnUrl", {"type": "string", "format": "uri"}, "Where the browser goes when it is signed in."),
+            query(
+                "codeChallenge",
+                {"type": "string", "pattern": f"^{codes.CHALLENGE}$"},
+                "Base64url of the SHA-256 of a secret that the exchange of the code has to show.",
+            ),
         ),
         refuses=("not_found", "unauthenticated"),
     )
@@ -71,13 +81,18 @@ def blueprint(accounts: Accounts, verifier: Verifier, sign_in: SignIn, allowed_o
         With an access token: let its user sign in with that provider from now on, too.
         """
         found = sign_in.find(provider)
-        return_url = request.args.get("returnUrl", "")
-        if return_url and not _may_return(return_url, allowed_origins):
-            raise ChatError(
-                "invalid_request", "The returnUrl is of an origin that is not allowed.", errors={"returnUrl": "origin"}
-            )
+        goal, challenge = request.args.get("returnUrl", ""), request.args.get("codeChallenge", "")
+        if goal:
+            goal = _require_return(goal)
+        if challenge and not codes.is_challenge(challenge):
+            sentence = "43 characters of base64url: a SHA-256"
+            raise ChatError("invalid_request", f"The codeChallenge is {sentence}.", errors={"codeChallenge": sentence})
         known = await verifier.verify(bearer()) if "Authorization" in request.headers else None
-        attempt = attempts.begin(provider, f"{base_url()}{CALLBACK}{provider}", return_url=return_url, caller=known)
+        if known is not None:
+            await users.require(known)
+        attempt = attempts.begin(
+            provider, f"{base_url()}{CALLBACK}{provider}", return_url=goal, challenge=challenge, caller=known
+        )
         url = await found.authorization_url(attempt)
         if request.accept_mimetypes.best == "application/json":
             response = answer(Redirect(url))
@@ -89,7 +104,7 @@ def blueprint(accounts: Accounts, verifier: Verifier, sign_in: SignIn, allowed_o
     @routes.get("/callback/<provider>")
     @operation(
         Answer(200, Tokens, "The tokens of a new session."),
-        Answer(303, None, "To the `returnUrl`, with the tokens in the fragment.", ("Location",)),
+        Answer(303, None, "To the `returnUrl`, with a `code` for /auth/exchange in its query.", ("Location",)),
         parameters=(
             query("state", {"type": "string"}, "As the provider sends it back."),
             query("code", {"type": "string"}, "As the provider makes it."),
@@ -116,15 +131,56 @@ def blueprint(accounts: Accounts, verifier: Verifier, sign_in: SignIn, allowed_o
 
     async def _finish(attempt: Attempt, identity: Identity) -> Response:
         if attempt.link_to is None:
-            tokens = await accounts.sign_in(identity, client())
+            user_id = await accounts.sign_in(identity)
         else:
-            tokens = await accounts.link(attempt.link_to, identity, client(), session_id=attempt.session_id)
-        log.info("signed_in", provider=attempt.provider, session=str(tokens.session_id))
+            user_id = attempt.link_to
+            await accounts.link(user_id, identity, session_id=attempt.session_id)
+        if not attempt.return_url or settings.return_with == "fragment":
+            tokens = await accounts.begin(user_id, client(), parent=attempt.session_id)
+            log.info("signed_in", provider=attempt.provider, session=str(tokens.session_id))
         if not attempt.return_url:
             return answer(tokens)
-        fields = {"accessToken": tokens.access_token, "refreshToken": tokens.refresh_token}
-        fragment = urlencode({**fields, "expiresIn": tokens.expires_in})
-        return Response("", status=303, headers={"Location": f"{attempt.return_url}#{fragment}"})
+        if settings.return_with == "fragment":
+            fields = {"accessToken": tokens.access_token, "refreshToken": tokens.refresh_token}
+            goal = f"{attempt.return_url}#{urlencode({**fields, 'expiresIn': tokens.expires_in})}"
+        else:
+            grant = codes.Grant(
+                user_id, attempt.provider, session_id=attempt.session_id, challenge=attempt.challenge_of_app
+            )
+            goal = return_url.with_query(attempt.return_url, urlencode({"code": sign_in.codes.issue(grant)}))
+        return Response("", status=303, headers={"Location": goal})
+
+    def _require_return(url: str) -> str:
+        """Only to pages of ours: what signs in goes there. Raises ChatError("invalid_request")."""
+        ours = return_url.origin(base_url())
+        allowed = returns | {ours} if ours is not None else returns
+        goal = return_url.checked(url, allowed, loopback=loopback)
+        if goal is None:
+            raise ChatError(
+                "invalid_request", "The returnUrl is of an origin that is not allowed.", errors={"returnUrl": "origin"}
+            )
+        return goal
+
+    @routes.post("/exchange")
+    @operation(
+        Answer(200, Tokens, "The tokens of a new session."),
+        takes=ExchangeRequest,
+        parameters=(IDEMPOTENCY_KEY,),
+        refuses=("unauthenticated",),
+    )
+    @sign_in_route
+    async def exchange(data: ExchangeRequest) -> Response:
+        """Tokens for the code that a browser came back with.
+
+        It is good once, for a minute, and for who has the verifier of the `codeChallenge` that the login was given.
+        """
+        idempotency_key()
+        grant = sign_in.codes.redeem(data.code, data.code_verifier)
+        if grant is None:
+            raise ChatError("unauthenticated", "The code or its verifier is not good (any more). Sign in again.")
+        tokens = await accounts.begin(grant.user_id, client(), parent=grant.session_id, code=grant.id)
+        log.info("signed_in", provider=grant.provider, session=str(tokens.session_id))
+        return answer(tokens)
 
     @routes.post("/refresh")
     @operation(
@@ -180,16 +236,6 @@ def _set_cookie(response: Response, attempt: Attempt, value: str, max_age: int) 
     )
 
 
-def _may_return(url: str, allowed_origins: tuple[str, ...]) -> bool:
-    """Only to pages of ours: tokens go there."""
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname
-    except ValueError:
-        return False
-    if not url.isascii() or not url.isprintable() or " " in url:
-        return False  # nothing that cannot stand in a header, or that a browser reads otherwise than we do
-    if parts.scheme not in ("http", "https") or not host or parts.fragment or parts.username:
-        return False
-    origin = f"{parts.scheme}://{parts.netloc}"
-    return origin in allowed_origins or origin == base_url() or (not allowed_origins and host in LOOPBACK)
+def _origins(configured: Collection[str]) -> frozenset[str]:
+    """Those that are origins, as browsers write them. A wildcard is none: it says who may call, not where tokens go."""
+    return frozenset(found for one in configured if (found := return_url.origin(one)) is not None)

@@ -7,10 +7,12 @@ from quart import Blueprint, Response, request
 
 from handlers import versions
 from handlers.accounts import Accounts
+from handlers.errors import ChatError
 from handlers.export import Export
 from handlers.model import CreateUser, UpdateStatus, UpdateUser
 from handlers.users import MAX_QUERY, Users
 from handlers.users import REGISTRATION_KEY as REGISTRATION_KEY_LENGTH
+from server.auth import Verifier
 from server.config import Settings
 from server.rest.operations import (
     IDEMPOTENCY_KEY,
@@ -25,6 +27,7 @@ from server.rest.operations import (
 )
 from server.rest.requests import (
     answer,
+    bearer,
     caller,
     client,
     cursor,
@@ -71,8 +74,18 @@ REGISTRATION_KEY = IDEMPOTENCY_KEY._replace(
 )
 
 
-def blueprint(users: Users, accounts: Accounts, export: Export, settings: Settings) -> Blueprint:
+def blueprint(users: Users, accounts: Accounts, export: Export, verifier: Verifier, settings: Settings) -> Blueprint:
     routes = Blueprint("users", __name__, url_prefix="/api/users")
+
+    async def _require_registration() -> None:
+        if settings.registration == "open":
+            return
+        if settings.registration == "closed" and "Authorization" in request.headers:
+            known = await verifier.verify(bearer())
+            await users.require(known)
+            if known.is_admin:
+                return
+        raise ChatError("registration_closed", "Registration is not open here.")
 
     def shown(account: Account) -> Response:
         return answer(account, version=versions.of_account(account))
@@ -84,11 +97,15 @@ def blueprint(users: Users, accounts: Accounts, export: Export, settings: Settin
         ),
         takes=CreateUser,
         parameters=(REGISTRATION_KEY,),
-        refuses=("username_taken",),
+        refuses=("username_taken", "registration_closed", "unauthenticated"),
     )
     @sign_in_route
     async def create(data: CreateUser) -> Response:
-        """Register."""
+        """Register.
+
+        Where registration is closed, an administrator makes users; no tokens come back then.
+        """
+        await _require_registration()
         account = await users.create(data, await once())
         registered = Registered(**msgspec.structs.asdict(account))
         if settings.registration == "open":

@@ -32,6 +32,7 @@ class Attempt(msgspec.Struct, frozen=True):
     verifier: str
     redirect_uri: str
     return_url: str = ""
+    challenge_of_app: str = ""  # whoever exchanges the code shows the verifier of it
     link_to: UUID | None = None
     session_id: UUID | None = None  # of her token
 
@@ -42,8 +43,10 @@ class Attempt(msgspec.Struct, frozen=True):
         return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
-def begin(provider: str, redirect_uri: str, *, return_url: str = "", caller: Caller | None = None) -> Attempt:
-    """`caller` wants to add an identity."""
+def begin(
+    provider: str, redirect_uri: str, *, return_url: str = "", challenge: str = "", caller: Caller | None = None
+) -> Attempt:
+    """`challenge` is the application's; `caller` wants to add an identity."""
     return Attempt(
         provider=provider,
         state=secrets.token_urlsafe(24),
@@ -51,6 +54,7 @@ def begin(provider: str, redirect_uri: str, *, return_url: str = "", caller: Cal
         verifier=secrets.token_urlsafe(48),
         redirect_uri=redirect_uri,
         return_url=return_url,
+        challenge_of_app=challenge,
         link_to=None if caller is None else caller.user_id,
         session_id=None if caller is None else caller.session_id,
     )

@@ -13,6 +13,7 @@ from handlers.model import Identity
 from server.auth import Claimer
 from server.config import OAuthProvider
 from server.sign_in.attempt import TTL, Attempt, Sealer
+from server.sign_in.codes import Codes
 from server.sign_in.providers import Provider, failed, make_provider
 from store import keys
 from store.errors import StoreError
@@ -23,9 +24,10 @@ log = structlog.get_logger("parley.sign_in")
 
 class SignIn:
     def __init__(self, configured: Sequence[OAuthProvider], signing: SigningKeys, claimer: Claimer) -> None:
-        """Attempts are sealed with a key derived from `signing`."""
+        """Attempts are sealed, and codes signed, with keys derived from `signing`."""
         self._providers: dict[str, Provider] = {config.name: make_provider(config) for config in configured}
         self.sealer = Sealer(signing)
+        self.codes = Codes(signing)
         self._claimer = claimer
 
     def find(self, name: str) -> Provider:

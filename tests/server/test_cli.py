@@ -40,7 +40,7 @@ def test_serve_says_what_it_needs() -> None:
     """Nothing configured: what is missing, each with an example."""
     result = parley("serve")
     assert result.exit_code == 2
-    assert all(name in result.output for name in ("DATABASE_URL", "REDIS_URL", "JWT_KEY"))
+    assert all(name in result.output for name in ("DATABASE_URL", "REDIS_URL", "JWT_KEY", "REGISTRATION"))
 
 
 def test_migrate(services_database: str) -> None:
@@ -56,16 +56,19 @@ def test_migrate(services_database: str) -> None:
 
 def test_check(database: str, redis_url: str) -> None:
     """0 when everything answers; 1, and which, when something does not."""
-    good = parley("check", DATABASE_URL=database, REDIS_URL=redis_url, JWT_KEY=JWT_KEY)
+    usual = {"DATABASE_URL": database, "REDIS_URL": redis_url, "JWT_KEY": JWT_KEY}
+    good = parley("check", **usual, REGISTRATION="closed")
     assert good.exit_code == 0, good.output
-    bad = parley("check", DATABASE_URL=database, REDIS_URL="redis://127.0.0.1:1", JWT_KEY=JWT_KEY)
+    unsaid = parley("check", **usual)
+    assert unsaid.exit_code == 1 and "REGISTRATION: required" in " ".join(unsaid.output.split())
+    bad = parley("check", **{**usual, "REDIS_URL": "redis://127.0.0.1:1"}, REGISTRATION="closed")
     assert bad.exit_code == 1 and "redis" in bad.output
     assert "3 months of partitions ahead" in good.output
     with psycopg.connect(database, autocommit=True) as conn:
         query = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'messages'::regclass ORDER BY 1"
         for (name,) in conn.execute(query).fetchall()[-3:]:
             conn.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(name)))
-    bad = parley("check", DATABASE_URL=database, REDIS_URL=redis_url, JWT_KEY=JWT_KEY)
+    bad = parley("check", **usual, REGISTRATION="closed")
     assert bad.exit_code == 1 and "no partition for next month" in bad.output
 
 
@@ -73,6 +76,7 @@ def test_tls_files_are_looked_at(tmp_path: Path) -> None:
     """A certificate that cannot be used: `serve` does not start, `check` says so; an old one is worth a word."""
     cert, key = Authority().issue(tmp_path, days=-1)
     usual = {"DATABASE_URL": "host=/nowhere", "REDIS_URL": "redis://127.0.0.1:1", "JWT_KEY": JWT_KEY}
+    usual["REGISTRATION"] = "closed"
     started = parley("serve", **usual, TLS_CERT=cert, TLS_KEY=f"{key}.none")
     assert started.exit_code == 2 and "TLS_KEY" in started.output
     assert "ended on" in parley("check", **usual, TLS_CERT=cert, TLS_KEY=key).output

@@ -57,10 +57,13 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
 
 
 def test_what_serving_needs() -> None:
-    """Without database, Redis or a way to check tokens there is nothing to serve."""
-    with pytest.raises(ConfigError, match=r"DATABASE_URL(.|\n)*REDIS_URL(.|\n)*JWT_KEY or JWKS_URL"):
+    """Without database, Redis, a way to check tokens, or a word on who may register, nothing is served."""
+    with pytest.raises(ConfigError, match=r"DATABASE_URL(.|\n)*REDIS_URL(.|\n)*REGISTRATION(.|\n)*JWT_KEY or JWKS_URL"):
         require(load({}))
-    require(load({}, None, database_url="postgresql://x", redis_url="redis://x", jwt_key=KEY))
+    given = {"database_url": "postgresql://x", "redis_url": "redis://x", "jwt_key": KEY}
+    with pytest.raises(ConfigError, match=r"^REGISTRATION: required"):
+        require(load({}, None, **given))
+    require(load({}, None, **given, registration="closed"))
 
 
 def test_secrets_do_not_show() -> None:

@@ -93,6 +93,7 @@ async def test_a_socket_handed_over(database: str, redis_url: str) -> None:
         "PARLEY_DATABASE_URL": database,
         "PARLEY_REDIS_URL": redis_url,
         "PARLEY_JWT_KEY": JWT_KEY,
+        "PARLEY_REGISTRATION": "open",
         "PARLEY_DRAIN_SECONDS": "0",
     }
     command = ["systemd-socket-activate", f"--listen=127.0.0.1:{free_port()}", f"--listen=127.0.0.1:{port}"]

@@ -69,6 +69,7 @@ async def open_site(
         "database_url": database,
         "redis_url": redis_url,
         "jwt_key": JWT_KEY,
+        "registration": "open",
         "listen": "127.0.0.1:0",
         "drain_seconds": 0,
         "rate_limits": "off",

@@ -34,6 +34,7 @@ ROUTES = {
     "/api/files/{fileId}/complete": "post",
     "/auth/login/{provider}": "get",
     "/auth/callback/{provider}": "get",
+    "/auth/exchange": "post",
     "/auth/refresh": "post",
     "/auth/logout": "post",
     "/auth/sessions": "get",
@@ -44,8 +45,8 @@ ROUTES = {
     "/health/ready": "get",
 }
 OPEN = {
-    "post /api/users", "get /auth/login/{provider}", "get /auth/callback/{provider}", "post /auth/refresh",
-    "get /health", "get /health/live", "get /health/ready",
+    "post /api/users", "get /auth/login/{provider}", "get /auth/callback/{provider}", "post /auth/exchange",
+    "post /auth/refresh", "get /health", "get /health/live", "get /health/ready",
 }  # fmt: skip
 
 

@@ -1,9 +1,12 @@
 """Signing in with a provider: what is asked of it, and everything that it may say wrong."""
 
+import base64
+import hashlib
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
@@ -12,10 +15,12 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from trio.testing import MockClock
 
 from handlers.errors import ChatError
+from server.auth import mint_token
 from server.config import OAuthProvider
 from server.sign_in.attempt import begin
 from server.sign_in.providers import OpenIdProvider
 from store import accounts as store
+from store import users
 from tests.server.rest.conftest import Site, open_site
 from tests.server.sign_in.provider import CLIENT, CODE, SECRET, FakeProvider, open_provider
 from tests.store.world import fetch_value
@@ -229,27 +234,129 @@ async def test_a_provider_under_another_name(world: World) -> None:
 ELSEWHERE = (
     "https://evil.example/",
     "https://chat.example@evil.example/",
+    "https://@chat.example/",
     "https://chat.example.evil.example/",
+    "https://chat.example:444/",
+    "http://chat.example/",
     "javascript:alert(1)",
     "//evil.example",
+    "https:evil.example",
+    "https:/evil.example",
     "https://[",
     "http://localhost/",
+    "http://[::1]/",
+    "http://evil.example\\[::1]/",
+    "https://evil.example\\x[::1]/cb",
+    "https://evil.example\\@chat.example/",
+    "https://chat.example\\@evil.example/",
+    "https://chat.example%2f@evil.example/",
+    "https://chat%2eexample/",
+    "https://chat.example/#in",
+    "https://chat.example/[x]",
+    "https://chat.example/ x",
+    "https://chat.example/\tx",
     "https://chat.example/\r\nSet-Cookie: x=y",
     "https://chat.example/\u4e2d",
+    "https://chat.example/" + "x" * 2048,
 )
 
 
+def returned(answer: httpx.Response) -> tuple[str, dict[str, list[str]]]:
+    """(where the browser is sent, the fields of its query)"""
+    assert answer.status_code == 303, answer.text
+    place, _, query = answer.headers["Location"].partition("?")
+    return place, parse_qs(query)
+
+
 async def test_back_to_the_application(world: World) -> None:
-    """Tokens come back in the fragment, which no server sees, and only to origins that are allowed."""
-    answer = await world.sign_in(params={"returnUrl": "https://chat.example/in?x=1"})
-    assert answer.status_code == 303 and answer.headers["Referrer-Policy"] == "no-referrer"
-    place, _, fragment = answer.headers["Location"].partition("#")
-    fields = parse_qs(fragment)
-    assert place == "https://chat.example/in?x=1" and fields["accessToken"] and fields["refreshToken"]
+    """A browser comes back with a code, no token, and only to origins that are allowed; the code is good once."""
+    answer = await world.sign_in(params={"returnUrl": "HTTPS://Chat.Example:443/a/../in?x=1"})
+    assert answer.headers["Referrer-Policy"] == "no-referrer"
+    place, fields = returned(answer)
+    assert (place, fields["x"]) == ("https://chat.example/in", ["1"]) and set(fields) == {"x", "code"}
+    body = {"code": fields["code"][0]}
+    tokens = await world.site.call("POST", "/auth/exchange", body)
+    me = await world.site.call("GET", "/api/users/me", token=tokens["accessToken"])
+    again = await world.site.call("POST", "/auth/exchange", body, status=401)
+    assert "used before" in again["detail"]
+    assert len((await world.site.call("GET", "/auth/sessions", token=tokens["accessToken"]))["items"]) == 1
+    assert me["username"] == "fake-user" and tokens["expiresIn"] == 900
     async with world.browser() as browser:
         for url in ELSEWHERE:
             refused = await browser.get("/auth/login/fake", params={"returnUrl": url})
             assert refused.status_code == 400, url
+            assert refused.json()["errors"] == {"returnUrl": "origin"}, url
+
+
+async def test_a_code_is_for_who_asked(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a challenge only its verifier gets the tokens; an old, changed or foreign code gets none."""
+    verifier = "v" * 43
+    challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
+    goal = {"returnUrl": "https://chat.example/in"}
+    code = returned(await world.sign_in(params={**goal, "codeChallenge": challenge}))[1]["code"][0]
+    unbound = returned(await world.sign_in(params=goal))[1]["code"][0]
+    for body in (
+        {"code": code},
+        {"code": code, "codeVerifier": "w" * 43},
+        {"code": code[:-2] + ("AA" if code[-2:] != "AA" else "BB"), "codeVerifier": verifier},
+        {"code": unbound, "codeVerifier": verifier},
+        {"code": "nonsense"},
+    ):
+        assert (await world.site.call("POST", "/auth/exchange", body, status=401))["code"] == "unauthenticated"
+    token = (await world.site.call("POST", "/auth/exchange", {"code": code, "codeVerifier": verifier}))["accessToken"]
+    await world.site.call("GET", "/api/users/me", token=unbound, status=401)  # a code is no access token
+    await world.site.call("POST", "/auth/exchange", {"code": token}, status=401)
+    now = time.time()
+    monkeypatch.setattr("server.sign_in.codes.time.time", lambda: now - 61)
+    stale = returned(await world.sign_in(params=goal))[1]["code"][0]
+    monkeypatch.undo()
+    await world.site.call("POST", "/auth/exchange", {"code": stale}, status=401)
+    for wrong in ("x", "x" * 44, "+" * 43):
+        async with world.browser() as browser:
+            refused = await browser.get("/auth/login/fake", params={**goal, "codeChallenge": wrong})
+            assert refused.status_code == 400
+
+
+async def test_who_was_signed_out_exchanges_nothing(world: World) -> None:
+    """A code that a session asked for, to add an identity, ends with that session; one of a deleted user, too."""
+    mine = (await world.sign_in()).json()
+    headers = {"Authorization": f"Bearer {mine['accessToken']}"}
+    goal = {"returnUrl": "https://chat.example/in"}
+    code = returned(await world.sign_in("plain", headers=headers, params=goal))[1]["code"][0]
+    other = (await world.sign_in()).json()
+    late = returned(await world.sign_in(params=goal))[1]["code"][0]
+    await world.site.call("POST", "/auth/logout", token=mine["accessToken"], status=204)
+    await world.site.call("POST", "/auth/exchange", {"code": code}, status=401)
+    me = (await world.site.call("GET", "/api/users/me", token=other["accessToken"]))["id"]
+    await world.site.call("DELETE", f"/api/users/{me}", token=other["accessToken"], status=204)
+    await world.site.call("POST", "/auth/exchange", {"code": late}, status=401)
+    async with world.browser() as browser:
+        gone = {"Authorization": f"Bearer {other['accessToken']}"}
+        assert (await browser.get("/auth/login/plain", headers=gone)).status_code == 401
+
+
+async def test_where_it_may_return_by_setting(database: str, redis_url: str, nursery: trio.Nursery) -> None:
+    """Loopback only where it is asked for; further origins; a wildcard of callers is no place to return to; tokens in
+    the fragment only where the operator wants them."""
+    async with open_provider(nursery) as provider:
+        oauth = {"fake": {"issuer": provider.issuer, "client_id": CLIENT, "client_secret": SECRET}}
+        async with open_site(
+            database,
+            redis_url,
+            nursery,
+            registration="oauth",
+            oauth=oauth,
+            return_origins="loopback,https://app.example",
+            return_with="fragment",
+        ) as site:
+            world = World(site, provider)
+            for url in ("http://localhost:3000/in", "http://127.0.0.1:1/", "http://[::1]:8080/in", f"{site.url}/in"):
+                place = (await world.sign_in(params={"returnUrl": url})).headers["Location"]
+                assert place.startswith(f"{url}#accessToken="), place
+            assert (await world.sign_in(params={"returnUrl": "https://app.example"})).status_code == 303
+            async with world.browser() as browser:
+                for url in ("http://evil.example\\[::1]/", "http://[::2]/", "http://127.0.0.2/", "http://x.localhost/"):
+                    assert (await browser.get("/auth/login/fake", params={"returnUrl": url})).status_code == 400, url
 
 
 async def test_another_identity_for_the_same_user(world: World) -> None:
@@ -314,7 +421,29 @@ async def test_a_provider_without_openid(world: World) -> None:
         assert (await world.sign_in("plain")).json()["code"] == "sign_in_failed"
 
 
-async def test_registration_gives_no_tokens(world: World) -> None:
-    """With sign-in by providers, a registered user is there, and nobody is signed in as her."""
-    made = await world.site.call("POST", "/api/users", {"username": "bot"}, status=201)
-    assert made["accessToken"] is None and made["refreshToken"] is None
+async def test_registration_is_by_a_provider(world: World) -> None:
+    """With sign-in by providers nobody registers otherwise, an administrator neither."""
+    admin = mint_token(world.site.process.settings, uuid4(), admin=True)
+    for token in ("", admin):
+        refused = await world.site.call("POST", "/api/users", {"username": "bot"}, token=token, status=403)
+        assert refused["code"] == "registration_closed"
+    async with world.site.process.pool.connection() as conn:
+        assert await fetch_value(conn, "SELECT count(*) FROM users") == 0
+
+
+async def test_registration_is_closed(database: str, redis_url: str, nursery: trio.Nursery) -> None:
+    """Nobody new: not by registering, not by a provider; only an administrator makes users, and gets no tokens."""
+    async with open_provider(nursery) as provider:
+        oauth = {"fake": {"issuer": provider.issuer, "client_id": CLIENT, "client_secret": SECRET}}
+        async with open_site(database, redis_url, nursery, registration="closed", oauth=oauth) as site:
+            async with site.process.pool.connection() as conn:
+                root = (await users.insert_user(conn, "root", "Root")).id
+            tokens = {admin: mint_token(site.process.settings, root, admin=admin) for admin in (False, True)}
+            for token, status in (("", 403), (tokens[False], 403), ("nonsense", 401)):
+                await site.call("POST", "/api/users", {"username": "bot"}, token=token, status=status)
+            refused = await World(site, provider).sign_in()
+            assert (refused.status_code, refused.json()["code"]) == (403, "registration_closed")
+            made = await site.call("POST", "/api/users", {"username": "bot"}, token=tokens[True], status=201)
+            assert made["accessToken"] is None and made["refreshToken"] is None
+            async with site.process.pool.connection() as conn:
+                assert await fetch_value(conn, "SELECT count(*) FROM users") == 2

@@ -1,0 +1,69 @@
+"""The code that an application exchanges for tokens once a browser has come back to it.
+
+Owns its format: signed, for one minute, bound to the challenge that the application gave when it sent the browser away
+(RFC 7636, with S256 only). That it is good once is decided where the session is begun. Sans-I/O.
+"""
+
+import base64
+import hashlib
+import hmac
+import re
+import time
+from uuid import UUID, uuid4
+
+import jwt
+import msgspec
+
+from store.signing import SigningKeys
+
+TTL = 60  # seconds between the redirect and the exchange
+AUDIENCE = "parley-sign-in-code"
+CHALLENGE = "[A-Za-z0-9_-]{43}"  # S256 (RFC 7636, 4.2)
+VERIFIER = "[A-Za-z0-9._~-]{43,128}"  # RFC 7636, 4.1
+
+_challenge = re.compile(CHALLENGE)
+
+
+class Grant(msgspec.Struct, frozen=True):
+    """What a code stands for. `session_id` is of the token that asked to add an identity."""
+
+    user_id: UUID
+    provider: str
+    id: UUID = msgspec.field(default_factory=uuid4)
+    session_id: UUID | None = None
+    challenge: str = ""
+
+
+def is_challenge(text: str) -> bool:
+    return _challenge.fullmatch(text) is not None
+
+
+class Codes:
+    """Signs grants with a key of their own, derived from the process's."""
+
+    def __init__(self, keys: SigningKeys) -> None:
+        self._keys = keys.derive(b"parley sign-in code v1")
+
+    def issue(self, grant: Grant) -> str:
+        claims = {"aud": AUDIENCE, "exp": int(time.time()) + TTL, "grt": msgspec.to_builtins(grant)}
+        return jwt.encode(claims, self._keys.current, algorithm="HS256")
+
+    def redeem(self, code: str, verifier: str | None) -> Grant | None:
+        """None for what is not ours, too old, or shown by somebody else than who asked for it."""
+        for key in self._keys.accepted:
+            try:
+                options: jwt.types.Options = {"require": ["exp", "grt"]}
+                claims = jwt.decode(code, key, algorithms=["HS256"], audience=AUDIENCE, options=options)
+                grant = msgspec.convert(claims["grt"], Grant)
+            except (jwt.PyJWTError, msgspec.ValidationError):
+                continue
+            return grant if _fits(grant.challenge, verifier) else None
+        return None
+
+
+def _fits(challenge: str, verifier: str | None) -> bool:
+    """A verifier that nobody asked for is refused, too: its application believes to be protected (RFC 9700, 2.1.1)."""
+    if not challenge or verifier is None:
+        return not challenge and verifier is None
+    digest = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=")
+    return hmac.compare_digest(digest, challenge.encode())

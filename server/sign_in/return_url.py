@@ -1,0 +1,52 @@
+"""Where a browser may be sent with what signs its user in.
+
+Owns the rules. A URL is read once, as browsers read it (the WHATWG URL standard), and put together again from the parts
+that were checked: what is sent to the browser can mean nothing else than what was allowed. Sans-I/O.
+"""
+
+import re
+from collections.abc import Collection
+
+import ada_url
+
+LOOPBACK = "loopback"  # in RETURN_ORIGINS: this machine's own addresses, any port (RFC 8252, 7.3)
+MAX_URL = 2048
+_LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
+# Narrower than the standard, so that no two parsers differ over it: no userinfo, no percent or bracket in the host but
+# [::1], nothing in the rest that parsers mend (backslashes, brackets, spaces, controls, what is not ASCII).
+_PLAIN = re.compile(r"https?://(?:[a-z0-9._-]+|\[::1\])(?::[0-9]{1,5})?(?:[/?][!$-;=?-Z_a-z~]*)?", re.IGNORECASE)
+
+
+def origin(url: str) -> str | None:
+    """Of an http(s) URL that is nothing but an origin, as browsers write it; None for anything else."""
+    found = _parse(url)
+    if found is None or found.pathname != "/" or found.search or found.host.endswith("."):
+        return None
+    return f"{found.protocol}//{found.host}"
+
+
+def checked(url: str, allowed: Collection[str], *, loopback: bool) -> str | None:
+    """`url` as it may be sent to a browser; None when it may not. `allowed` are origins as `origin` writes them."""
+    found = _parse(url)
+    if found is None:
+        return None
+    place = f"{found.protocol}//{found.host}"
+    if place in allowed or (loopback and found.hostname in _LOOPBACK_HOSTS):
+        return f"{place}{found.pathname}{found.search}"
+    return None
+
+
+def with_query(url: str, field: str) -> str:
+    """`field`, encoded already, at the end of its query."""
+    return f"{url}{'&' if '?' in url else '?'}{field}"
+
+
+def _parse(url: str) -> ada_url.URL | None:
+    if len(url) > MAX_URL or not _PLAIN.fullmatch(url):
+        return None
+    try:
+        found = ada_url.URL(url)
+    except ValueError:
+        return None
+    is_plain = found.protocol in ("http:", "https:") and not (found.username or found.password or found.hash)
+    return found if is_plain and found.host else None
