@@ -1,0 +1,30 @@
+"""signalrcore, a Python client that people deploy, against a real server process, in both protocols."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.running import running
+
+SCRIPT = Path(__file__).parent / "chat_signalrcore.py"
+WAIT = 120.0  # seconds: long past anything but a hang
+
+
+async def test_signalrcore(database: str, redis_url: str) -> None:
+    """It connects, with version 0 in its handshake where it does not negotiate, sends, and hears its own message."""
+    async with running(database, redis_url) as server:
+        alice = await server.register("alice")
+        group = await server.group(alice)
+        for protocol, skip in (("json", True), ("messagepack", True), ("json", False)):
+            command = [sys.executable, SCRIPT, server.hub_url, alice.token, group, protocol, str(skip)]
+            with trio.fail_after(WAIT):
+                done = await trio.run_process(
+                    command, capture_stdout=True, capture_stderr=True, check=False, stdin=subprocess.DEVNULL
+                )
+            if done.returncode:
+                pytest.fail(f"{protocol}, skip={skip}: {done.stderr.decode()}")
+            assert json.loads(done.stdout.splitlines()[-1]) == {"received": "hello", "answer": "hello"}
