@@ -166,6 +166,7 @@ class Process:
         self.requests = Tally()
         conversations = Conversations(self.pool, commits)
         self.teller = self.rooms.teller = Teller(conversations, self.rooms)
+        self.rooms.cursors = self.ephemera
         self.link = Link(
             instances,
             self.registry,

@@ -17,7 +17,7 @@ from handlers.model import StatusUpdate, TypingUpdate, UserStatusUpdate
 from server.crier import News
 from server.rooms import Rooms
 from store.entries import Receipt, Seen, Typing, merged
-from store.model import MessageStatus
+from store.model import Message, MessageStatus
 
 TICK = 0.1  # seconds: at most one MessageStatusUpdated per member and tick
 MAX_PER_TICK = 50  # members of one conversation told of in a tick; the others in the next, with what they have by then
@@ -78,6 +78,12 @@ class Ephemera:
         """These cursors have moved."""
         self._others.send(receipts=receipts)
         self._gather(receipts)
+
+    def sent(self, message: Message) -> None:
+        """A message whose sender has read what came before it. It comes to every instance by itself, whoever dies: the
+        cursor needs no message of its own."""
+        seq = message.seq
+        self._gather((Receipt(message.conversation_id, message.sender_id, seq, seq, message.created_at),))
 
     def type(self, conversation_id: UUID, user_id: UUID) -> None:
         """A user types. Said again while she goes on."""

@@ -13,7 +13,7 @@ import trio
 from server.outbox import Flusher
 from server.room import History, Room, Wanted
 from store.errors import StoreError
-from store.model import Change
+from store.model import Change, MessageType
 
 REPAIR_DELAY = 0.05  # seconds a hole may last before it is fetched: the change is usually on its way
 RETRY_DELAY = 1.0  # seconds between attempts while PostgreSQL is out of reach
@@ -130,7 +130,9 @@ class Repairs:
             for change in changes:
                 if change.seq > room.head:  # it may have come live while we read
                     created = change.message.seq > start and change.message.id not in seen
-                    self._deliver(room, msgspec.structs.replace(change, created=created))
+                    # Whether its sender has caught up by it is not known any more: its cursor is told once more.
+                    catches_up = created and change.message.type is not MessageType.SYSTEM
+                    self._deliver(room, msgspec.structs.replace(change, created=created, catches_up=catches_up))
                     self.repaired += 1
             if not changes and room.head < head:
                 room.next_seq = head + 1  # its messages are gone (retention): nothing to show up to there

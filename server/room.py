@@ -11,7 +11,7 @@ import trio
 
 from handlers.model import Caller
 from server.outbox import Outbox
-from store.model import Change
+from store.model import Change, Message
 
 
 class History(Protocol):
@@ -48,6 +48,13 @@ class Teller(Protocol):
 
     def settle(self, conversation_id: UUID, user_id: UUID) -> None:
         """It has just been heard: a recheck under way is outdated."""
+
+
+class Cursors(Protocol):
+    """Tells people how far each other are (`server.ephemera`)."""
+
+    def sent(self, message: Message) -> None:
+        """Its sender has everything up to it."""
 
 
 class Subscriber(Protocol):

@@ -19,7 +19,7 @@ from handlers.errors import ChatError
 from server.hub.encoding import Encoding
 from server.outbox import Flusher, Verdict
 from server.repairs import REPAIR_DELAY, Repairs
-from server.room import History, Room, Subscriber, Teller, Wanted
+from server.room import Cursors, History, Room, Subscriber, Teller, Wanted
 from store.entries import Dismissal
 from store.model import Change, MessageType
 
@@ -33,7 +33,9 @@ class Rooms(Repairs):
 
     def __init__(self, history: History, flusher: Flusher, wanted: Wanted) -> None:
         super().__init__(history, flusher, wanted)
-        self.teller: Teller | None = None  # set by whoever composes the process: it in turn needs the rooms
+        # Set by whoever composes the process: they in turn need the rooms.
+        self.teller: Teller | None = None
+        self.cursors: Cursors | None = None
         self._sessions: dict[UUID, list[Subscriber]] = {}
         # Totals since the start.
         self.delivered = 0  # changes offered to somebody's outbox
@@ -236,6 +238,8 @@ class Rooms(Repairs):
             room.repaired.add(change.message.id)
         if room.advanced is not None:
             room._moved()
+        if change.catches_up and self.cursors is not None:
+            self.cursors.sent(change.message)
         if change.message.type is SYSTEM:
             self._announced(room, change)
 

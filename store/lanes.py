@@ -358,7 +358,7 @@ class _Lane:
         answers: list[Message | AppendError | StoreError | None] = []
         changes: list[Change] = []
         doubles = False
-        for append, (outcome, seq, file_key, *file) in zip(appends, rows, strict=True):
+        for append, (outcome, seq, catches_up, file_key, *file) in zip(appends, rows, strict=True):
             if seq is not None:
                 message_id = append.message_id
                 ms = message_id.int >> 80
@@ -370,7 +370,7 @@ class _Lane:
                     append.reply_to_id, append.client_message_id, made_at, None, None, SENT,
                 )  # fmt: skip
                 answers.append(message)
-                changes.append(Change(append.conversation_id, seq, message, True))
+                changes.append(Change(append.conversation_id, seq, message, True, (), (), False, bool(catches_up)))
             elif outcome == DOUBLE:
                 answers.append(None)
                 doubles = True

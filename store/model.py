@@ -50,7 +50,7 @@ class MessageType(WireEnum):
 
 
 class MessageStatus(WireEnum):
-    """What all members other than the sender have reached."""
+    """What all those have reached who were members when it was sent, besides the sender; Sent when there is nobody."""
 
     SENT = "Sent"
     DELIVERED = "Delivered"
@@ -141,11 +141,14 @@ class Message(Wire, frozen=True):
 
 
 class Member(Wire, frozen=True):
+    """The cursors say what a member has of what came after `joinedSeq`: what was before it has neither got nor read."""
+
     user_id: UUID
     role: Role
     joined_at: Timestamp
     delivered_seq: int
     read_seq: int
+    joined_seq: int = 0
 
 
 class Conversation(Wire, frozen=True):
@@ -167,6 +170,7 @@ class MemberCursor(Wire, frozen=True):
     user_id: UUID
     delivered_seq: int
     read_seq: int
+    joined_seq: int = 0
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -175,7 +179,8 @@ class Change(msgspec.Struct, frozen=True):
     `message` is the message created or changed, in its state after the change;
     `message.changed_seq == seq`. `created` tells ReceiveMessage from MessageChanged.
     `added` and `removed` are users whose membership this change starts or ends, `dissolved`
-    that the conversation is gone: rooms act on them when they deliver the change.
+    that the conversation is gone: rooms act on them when they deliver the change. `catches_up`: by writing it, its
+    sender has read what others wrote before it, of which they are told.
     """
 
     conversation_id: UUID
@@ -185,3 +190,4 @@ class Change(msgspec.Struct, frozen=True):
     added: tuple[UUID, ...] = ()
     removed: tuple[UUID, ...] = ()
     dissolved: bool = False
+    catches_up: bool = False

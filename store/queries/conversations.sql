@@ -36,8 +36,8 @@ SELECT id FROM users WHERE id = ANY(%(ids)s::uuid[]) AND deleted_at IS NULL ORDE
 -- name: insert_members
 -- members_pkey. New members start at the head: what was said before is not unread.
 WITH added AS (
-    INSERT INTO members (conversation_id, user_id, role, joined_at, delivered_seq, read_seq)
-    SELECT %(conversation_id)s, i.user_id, i.role, date_trunc('milliseconds', clock_timestamp()), %(seq)s, %(seq)s
+    INSERT INTO members (conversation_id, user_id, role, joined_at, joined_seq, delivered_seq, read_seq)
+    SELECT %(conversation_id)s, i.user_id, i.role, date_trunc('milliseconds', clock_timestamp()), %(seq)s, %(seq)s, %(seq)s
     FROM unnest(%(user_ids)s::uuid[], %(roles)s::text[]) AS i (user_id, role)
     RETURNING user_id
 )
@@ -75,7 +75,7 @@ RETURNING user_id
 UPDATE conversations SET title = %(title)s WHERE id = %(id)s
 
 -- fragment: member
-m.user_id, m.role, (extract(epoch FROM m.joined_at) * 1000)::bigint, m.delivered_seq, m.read_seq
+m.user_id, m.role, (extract(epoch FROM m.joined_at) * 1000)::bigint, m.delivered_seq, m.read_seq, m.joined_seq
 
 -- name: fetch_member
 -- members_pkey.
@@ -101,7 +101,7 @@ SELECT user_id FROM members WHERE conversation_id = %(conversation_id)s ORDER BY
 
 -- name: list_cursors
 -- members_pkey.
-SELECT user_id, delivered_seq, read_seq FROM members WHERE conversation_id = %(conversation_id)s
+SELECT user_id, delivered_seq, read_seq, joined_seq FROM members WHERE conversation_id = %(conversation_id)s
 ORDER BY user_id LIMIT %(limit)s
 
 -- name: list_memberships

@@ -2,9 +2,11 @@
 
 -- fragment: described
 -- Adds the file and the status: what all the other members have reached, worked out once per sender and not per
--- message. members_pkey, files_pkey.
+-- message. Only those count who were members when it was sent. The others' cursors begin where they joined, above it, so
+-- they hold nothing back; it is enough to know that there is somebody else. members_pkey, files_pkey.
 , reached AS (
-    SELECT s.conversation_id, s.sender_id, min(o.delivered_seq) AS delivered, min(o.read_seq) AS read
+    SELECT s.conversation_id, s.sender_id, min(o.delivered_seq) AS delivered, min(o.read_seq) AS read,
+           min(o.joined_seq) AS joined
     FROM (SELECT DISTINCT conversation_id, sender_id FROM page) AS s
     JOIN members AS o ON o.conversation_id = s.conversation_id AND o.user_id <> s.sender_id
     GROUP BY 1, 2
@@ -12,7 +14,7 @@
 SELECT m.id, m.conversation_id, m.seq, m.changed_seq, m.sender_id, m.kind, m.body,
        m.file_id, f.key, f.name, f.size, f.content_type, f.width, f.height, m.reply_to, m.client_message_id,
        (extract(epoch FROM m.edited_at) * 1000)::bigint, (extract(epoch FROM m.deleted_at) * 1000)::bigint,
-       CASE WHEN r.read >= m.seq THEN 2 WHEN r.delivered >= m.seq THEN 1 ELSE 0 END
+       CASE WHEN r.joined >= m.seq THEN 0 WHEN r.read >= m.seq THEN 2 WHEN r.delivered >= m.seq THEN 1 ELSE 0 END
 FROM page AS m
 LEFT JOIN reached AS r ON r.conversation_id = m.conversation_id AND r.sender_id = m.sender_id
 LEFT JOIN files AS f ON f.id = m.file_id AND f.state = 'Ready'

@@ -24,8 +24,8 @@ WHERE m.conversation_id = l.conversation_id AND m.user_id = l.user_id
 RETURNING m.conversation_id, m.user_id, l.delivered_seq, l.read_seq, m.delivered_seq, m.read_seq
 
 -- name: list_receipts
--- members_pkey, as a range.
+-- members_pkey, as a range. Who joined later has not got it, although its cursors begin above it.
 SELECT user_id, read_seq >= %(seq)s FROM members
 WHERE conversation_id = %(conversation_id)s AND user_id > %(after)s AND user_id <> %(sender_id)s
-  AND delivered_seq >= %(seq)s
+  AND delivered_seq >= %(seq)s AND joined_seq < %(seq)s
 ORDER BY user_id LIMIT %(limit)s

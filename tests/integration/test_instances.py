@@ -94,6 +94,27 @@ async def test_receipts(pair: Pair) -> None:
             assert answer.status_code == 404
 
 
+async def test_who_answers_has_read(pair: Pair) -> None:
+    """A message moves its sender's own cursor, and everybody on every instance hears of it, over hub and REST alike."""
+    one, two = pair
+    alice, bob, carol = await people(one, "alice", "bob", "carol")
+    group = await one.group(alice, bob, carol)
+    here, there = Inbox(), Inbox()
+    async with one.connect(alice, here) as a, two.connect(bob, there) as b, two.http(carol) as http:
+        asked = await a.invoke("SendMessage", {"conversationId": group, "content": "well?"})
+        answer = await b.invoke("SendMessage", {"conversationId": group, "content": "yes", "replyToId": asked["id"]})
+        for inbox in (here, there):
+            told = await until(inbox, "MessageStatusUpdated", userId=bob.id)
+            assert (told["status"], told["seq"], told["conversationId"]) == ("Read", answer["seq"], group)
+        sent = await http.post("/api/messages", json={"conversationId": group, "content": "no"})
+        for inbox in (here, there):
+            told = await until(inbox, "MessageStatusUpdated", userId=carol.id)
+            assert (told["status"], told["seq"]) == ("Read", checked(sent)["seq"])
+        page = checked(await http.get(f"/api/messages?conversationId={group}&after={asked['seq'] - 1}"))["items"]
+        assert [message["status"] for message in page] == ["Read", "Sent", "Sent"]
+        assert not [told for told in here.of("MessageStatusUpdated") if told["userId"] == alice.id]
+
+
 async def test_a_flood_of_receipts(pair: Pair) -> None:
     """Thousands of receipts into one conversation are few events for each member, and end where they should."""
     one, _ = pair

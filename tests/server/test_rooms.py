@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from uuid import UUID
 
+import msgspec
 import pytest
 import trio
 from hypothesis import given
@@ -130,6 +131,35 @@ async def test_in_order_at_once() -> None:
     world.rooms.publish([change(11), change(12)])
     world.rooms.publish([change(12), change(9)])
     assert session.seen == [11, 12]
+
+
+class Told:
+    """Those whose own messages have moved their cursors."""
+
+    def __init__(self) -> None:
+        self.seqs: list[int] = []
+
+    def sent(self, message: Message) -> None:
+        self.seqs.append(message.seq)
+
+
+async def test_senders_cursors(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """A message by which its sender has read others' is told of so, in its turn; so is one that had to be fetched."""
+    world = World()
+    told = world.rooms.cursors = Told()
+    await world.attached()
+    await nursery.start(world.rooms.run_repairs)
+    catching_up = msgspec.structs.replace(change(12), catches_up=True)
+    world.rooms.publish([catching_up])
+    assert told.seqs == []
+    world.rooms.publish([change(11)])
+    assert told.seqs == [12]
+    world.rooms.publish([catching_up, change(13)])
+    assert told.seqs == [12]
+    world.database.head = 15
+    world.rooms.publish([change(15)])  # 14 does not come: its publisher died
+    await trio.sleep(2 * REPAIR_DELAY)
+    assert told.seqs[1] == 14
 
 
 @given(order=st.permutations(range(11, 19)), repeats=st.lists(st.integers(5, 18), max_size=6))

@@ -11,7 +11,8 @@ import psycopg
 import pytest
 import trio
 
-from store import batch, conversations, messages
+from store import batch, conversations, messages, receipts
+from store.entries import Receipt
 from store.errors import Overloaded, StoreError, Unavailable
 from store.ids import new_id
 from store.lanes import Lanes
@@ -133,6 +134,31 @@ async def test_refused_and_accepted_in_one_batch(writer: Writer, conn: Connectio
     assert [message.seq for message in accepted] == list(range(2, 22))
     assert [message.content for message in accepted] == [str(i) for i in range(30) if i % 3 != 1]
     assert writer.lanes.statistics().batches <= 2
+
+
+async def test_who_writes_has_read(writer: Writer, conn: Connection, other: Connection) -> None:
+    """A message says whether its sender has read others' by it: not when all from the cursor on is the sender's own."""
+    [alice, bob] = await make_users(conn, 2)
+    group = await make_group(conn, [alice, bob])
+
+    async def catches_up(*senders: UUID) -> list[bool]:
+        """Of messages that are written in one batch: the group is locked until all wait."""
+        del writer.changes[:]
+        async with other.transaction():
+            await conversations.lock_conversation(other, group)
+            blocked = writer.send(group, senders[0])
+            await wait_for_lock(conn)
+            sent = [writer.send(group, sender) for sender in senders[1:]]
+        for one in (blocked, *sent):
+            await one.message()
+        return [change.catches_up for change in writer.changes]
+
+    assert await catches_up(alice, alice, alice) == [False, False, False]
+    assert await catches_up(bob) == [True]
+    assert await catches_up(bob, bob) == [False, False]
+    assert await catches_up(alice, bob, alice, bob) == [True, True, True, True]
+    await receipts.write_receipts(conn, [Receipt(group, alice, 99, 99)])
+    assert await catches_up(alice) == [False]
 
 
 # -- P2: no doubles ---------------------------------------------------------------------------

@@ -5,7 +5,8 @@ from uuid import UUID
 import pytest
 import trio
 
-from store import conversations, messages
+from store import conversations, messages, receipts
+from store.entries import Receipt
 from store.ids import new_id
 from store.lanes import Lanes
 from store.model import Change, MessageStatus, Role
@@ -195,6 +196,41 @@ async def test_status_is_what_all_others_reached(conn: Connection, writer: Write
     assert await status(mine.id) == MessageStatus.READ
     newest_first = await messages.list_messages(conn, group, limit=2)
     assert [message.status for message in newest_first] == [MessageStatus.DELIVERED, MessageStatus.READ]
+
+
+async def test_status_is_of_who_was_there(conn: Connection, writer: Writer) -> None:
+    """Who joins, or joins again, has neither got nor read what was said before, and counts for nothing there."""
+    [alice, bob, carl] = await make_users(conn, 3)
+    group = await make_group(conn, [alice])
+
+    async def shown() -> list[str]:
+        page = await messages.list_messages(conn, group, after=1)
+        return [message.status.value for message in page if message.sender_id == alice and message.content == "x"]
+
+    async def read(user: UUID, seq: int) -> None:
+        await receipts.write_receipts(conn, [Receipt(group, user, seq, seq)])
+
+    async def have_it(seq: int) -> list[tuple[UUID, bool]]:
+        return await receipts.list_receipts(conn, group, seq, sender_id=alice, after=conversations.NOBODY, limit=10)
+
+    first = await writer.send(group, alice, "x").message()
+    joined = await conversations.insert_member(conn, group, bob, Role.MEMBER, by=alice)
+    assert (await shown(), await have_it(first.seq), await have_it(joined.seq)) == (["Sent"], [], [])
+    cursor = next(c for c in await conversations.list_cursors(conn, group) if c.user_id == bob)
+    assert cursor.joined_seq == joined.seq == cursor.read_seq
+    second = await writer.send(group, alice, "x").message()
+    await conversations.insert_member(conn, group, carl, Role.MEMBER, by=alice)
+    assert await shown() == ["Sent", "Sent"]
+    await read(bob, second.seq)
+    assert (await shown(), await have_it(second.seq)) == (["Sent", "Read"], [(bob, True)])  # carl holds nothing back
+    third = await writer.send(group, alice, "x").message()
+    await read(bob, third.seq)
+    assert await shown() == ["Sent", "Read", "Sent"]
+    await read(carl, third.seq)
+    assert await shown() == ["Sent", "Read", "Read"]
+    await conversations.delete_member(conn, group, bob, by=bob)
+    await conversations.insert_member(conn, group, bob, Role.MEMBER, by=alice)
+    assert (await have_it(second.seq), await have_it(third.seq)) == ([], [(carl, True)])
 
 
 async def test_history_is_by_index(conn: Connection) -> None:
