@@ -34,6 +34,7 @@ URL_SECONDS = 300  # a download link is good for so long
 UPLOAD_SECONDS = 3600  # and a link to upload to
 ORPHAN_AGE = timedelta(hours=24)  # what is not finished, or in no message, after so long is thrown away
 PURGE_PAGE = 200
+HOLDERS = 50  # messages that give up a deleted file in one transaction: what others wait for
 CLEAN_UP = 10.0  # seconds for throwing away what a failed upload leaves
 BYTES_KEY = 24  # random bytes in a key
 
@@ -208,15 +209,17 @@ class Files:
         return url, URL_SECONDS
 
     async def delete(self, caller: Caller, key: str) -> None:
-        """By its owner. Messages that hold it show none from now on."""
+        """By its owner. Messages that hold it are changed to show none, a few in one transaction; then it is gone."""
         file = await self._visible(caller, key)
         if file.owner_id != caller.user_id:
             raise ChatError("forbidden", "Only its owner may delete a file.")
 
         async def write(conn: Connection) -> tuple[bool, Sequence[Change]]:
-            return await store.give_up_file(conn, file.id), ()
+            changes, is_given_up = await store.release_file(conn, file.id, HOLDERS)
+            return is_given_up, changes
 
-        await self._commits.run(write)
+        while not await self._commits.run(write):
+            pass
         await self._clear(file)
 
     async def _visible(self, caller: Caller, key: str) -> File:

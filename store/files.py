@@ -12,7 +12,10 @@ from uuid import UUID
 from msgspec import Struct
 
 from store import queries
+from store.announcements import change_of
 from store.ids import id_floor
+from store.messages import message_of
+from store.model import Change
 from store.postgres import Connection
 
 READY = "Ready"
@@ -87,6 +90,49 @@ async def finish_file(conn: Connection, file_id: UUID, key: str, facts: Facts) -
 async def give_up_file(conn: Connection, file_id: UUID) -> bool:
     """From here on nobody sees it. False when that was so already."""
     return await (await conn.execute(queries.give_up_file, {"id": file_id})).fetchone() is not None
+
+
+async def release_file(conn: Connection, file_id: UUID, limit: int) -> tuple[list[Change], bool]:
+    """Take a file out of the next `limit` messages that hold it, and give it up when there are no more.
+
+    (the changes, by conversation and seq; whether it is given up). Until then it is there for all that hold it: whoever
+    breaks off leaves nothing half done.
+    """
+    async with conn.atomic():
+        locked = await (await conn.execute(queries.lock_holders, {"file_id": file_id, "limit": limit})).fetchall()
+        changes: list[Change] = []
+        if locked:
+            parameters = {"file_id": file_id, "conversation_ids": [key for (key,) in locked], "limit": limit}
+            released = await (await conn.execute(queries.release_file, parameters)).fetchall()
+            changed = [message_id for message_id, is_changed in released if is_changed]
+            rows = await (await conn.execute(queries.list_messages_by_id, {"ids": changed})).fetchall()
+            changes = [change_of(message_of(row), created=False) for row in rows]
+            changes.sort(key=lambda change: (change.conversation_id, change.seq))
+        return changes, await _give_up_unheld(conn, file_id)
+
+
+async def _give_up_unheld(conn: Connection, file_id: UUID) -> bool:
+    if await _is_held(conn, file_id):
+        return False
+    try:
+        async with conn.transaction():  # a savepoint
+            await conn.execute(
+                queries.give_up_file, {"id": file_id}
+            )  # waits for messages that are taking it (lanes.sql)
+            if await _is_held(conn, file_id):
+                raise _Held
+    except _Held:
+        return False
+    return True
+
+
+class _Held(Exception):
+    """A message was quicker."""
+
+
+async def _is_held(conn: Connection, file_id: UUID) -> bool:
+    row = await (await conn.execute(queries.is_held, {"file_id": file_id})).fetchone()
+    return bool(row and row[0])
 
 
 async def delete_row(conn: Connection, file_id: UUID) -> None:

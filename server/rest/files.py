@@ -10,12 +10,14 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from quart import Blueprint, Response, request
+from werkzeug.datastructures import Headers
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, MultipartDecoder, NeedData
 
 from handlers.errors import ChatError
 from handlers.files import UPLOAD_SECONDS, Files
 from handlers.model import Once, PresignFile
+from handlers.texts import NO_TEXT
 from server.rest import pacing
 from server.rest.operations import IDEMPOTENCY_KEY, Answer, done, operation, query
 from server.rest.requests import (
@@ -165,6 +167,19 @@ def blueprint(files: Files, max_bytes: int) -> Blueprint:
     return routes
 
 
+class _Decoder(MultipartDecoder):
+    """Werkzeug's, which takes heads of parts in UTF-8 only: pages in Latin-1 send names in theirs."""
+
+    def _parse_headers(self, data: bytes | bytearray) -> Headers:
+        try:
+            return super()._parse_headers(data)
+        except UnicodeDecodeError:
+            if _is_surrogate(bytes(data)):
+                raise ChatError("invalid_request", f"The form is not UTF-8: {NO_TEXT}.") from None
+            # What browsers mean by Latin-1 (WHATWG Encoding); the few bytes that it leaves open are nothing to see.
+            return super()._parse_headers(bytes(data).decode("windows-1252", "replace").encode())
+
+
 class _Form:
     """A multipart body with one file, read as it comes; the fields before it are passed over."""
 
@@ -173,7 +188,7 @@ class _Form:
         if kind != "multipart/form-data" or not options.get("boundary"):
             raise ChatError("unsupported_media_type", "Send multipart/form-data with the field `file`.")
         self._pieces = pieces
-        self._decoder = MultipartDecoder(options["boundary"].encode("latin-1", "replace"), HELD_MAX)
+        self._decoder = _Decoder(options["boundary"].encode("latin-1", "replace"), HELD_MAX)
         self._left = max_bytes + FORM_OVERHEAD
 
     async def begin(self) -> str:
@@ -181,7 +196,7 @@ class _Form:
         while True:
             event = await self._next()
             if isinstance(event, File) and event.name == PART:
-                return event.filename
+                return _name_of(event)
             if isinstance(event, (File, Field)) and event.name == PART:
                 break
             if isinstance(event, Epilogue):
@@ -214,6 +229,23 @@ class _Form:
         except (ValueError, RequestEntityTooLarge):
             raise ChatError("invalid_request", "The multipart body is malformed, or ends too early.") from None
         return event
+
+
+def _name_of(part: File) -> str:
+    """Raises ChatError when the name (RFC 8187: percent-encoded) is no text."""
+    said = part.headers.get("Content-Disposition", "")
+    if "\ufffd" in part.filename and "\ufffd" not in said and "%EF%BF%BD" not in said.upper():
+        raise ChatError("invalid_request", f"The file name is not UTF-8: {NO_TEXT}.", errors={PART: NO_TEXT})
+    return part.filename
+
+
+def _is_surrogate(data: bytes) -> bool:
+    """Whether it would be UTF-8 if half surrogate pairs were."""
+    try:
+        data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _shown(file: store.File) -> StoredFile:

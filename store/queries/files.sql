@@ -30,6 +30,39 @@ WHERE f.id = %(id)s AND f.state = 'Pending' RETURNING {file}
 -- files_pkey. The object goes next, then the row.
 UPDATE files SET state = 'Deleted' WHERE id = %(id)s AND state <> 'Deleted' RETURNING id
 
+-- name: lock_holders
+-- messages_file, conversations_pkey. The conversations of the first messages that hold a file, in id order, before
+-- anything else is locked.
+SELECT c.id FROM conversations AS c WHERE c.id IN (
+    SELECT h.conversation_id
+    FROM (SELECT conversation_id FROM messages WHERE file_id = %(file_id)s ORDER BY id LIMIT %(limit)s) AS h
+) ORDER BY c.id FOR NO KEY UPDATE
+
+-- name: release_file
+-- messages_file, conversations_pkey, messages_pkey. Messages in conversations that are locked give the file up: a change of
+-- each. Who was in a dissolved one has been told that it is gone: nothing comes after that.
+WITH held AS MATERIALIZED (
+    SELECT h.id, h.conversation_id, row_number() OVER (PARTITION BY h.conversation_id ORDER BY h.seq) AS number
+    FROM (
+        SELECT id, conversation_id, seq FROM messages
+        WHERE file_id = %(file_id)s AND conversation_id = ANY(%(conversation_ids)s::uuid[])
+        ORDER BY id LIMIT %(limit)s
+    ) AS h
+), advanced AS (
+    UPDATE conversations AS c SET last_seq = c.last_seq + h.number
+    FROM (SELECT conversation_id, count(*) AS number FROM held GROUP BY conversation_id) AS h
+    WHERE c.id = h.conversation_id AND c.deleted_at IS NULL
+    RETURNING c.id, c.last_seq - h.number AS base
+)
+UPDATE messages AS m SET file_id = NULL, changed_seq = coalesce(a.base + h.number, m.changed_seq)
+FROM held AS h LEFT JOIN advanced AS a ON a.id = h.conversation_id
+WHERE m.id = h.id
+RETURNING m.id, a.id IS NOT NULL
+
+-- name: is_held
+-- messages_file.
+SELECT EXISTS (SELECT FROM messages WHERE file_id = %(file_id)s)
+
 -- name: delete_file_row
 -- files_pkey.
 DELETE FROM files WHERE id = %(id)s AND state = 'Deleted'

@@ -13,6 +13,7 @@ import httpx
 import pytest
 import trio
 
+from handlers import files
 from loadtest.client import connect
 from store.errors import Unavailable
 from tests.gateway import BUCKET
@@ -97,6 +98,81 @@ async def test_upload_and_have(shop: Site) -> None:
     assert (await shop.call("GET", f"/api/messages/{sent['id']}", token=b))["file"] is None
     await shop.call("GET", link, token=a, status=404)
     assert await objects_left(shop) == [] and alice
+
+
+async def test_a_deleted_file_is_a_change(
+    database: str, redis_url: str, nursery: trio.Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everybody who shows a message with it hears that it is gone: live, by replay, and with a changedSeq; once."""
+    monkeypatch.setattr(files, "HOLDERS", 2)
+    async with open_site(database, redis_url, nursery, objects=f"file://{tmp_path}/files") as site:
+        (_, a), (bob, b) = await site.user("alice"), await site.user("bob")
+        stored = await upload(site, a, b"hello")
+        heads, held = {}, []
+        for body in ({"type": "Direct", "memberIds": [bob]}, {"type": "Group", "memberIds": [bob]}):
+            made = await site.call("POST", "/api/conversations", body, token=a, status=201)
+            message = {"conversationId": made["id"], "content": "see", "type": "File", "fileId": stored["id"]}
+            held += [await site.call("POST", "/api/messages", message, token=a, status=201) for _ in range(3)]
+            heads[made["id"]] = held[-1]["seq"]
+        told: list[Any] = []
+        heard = trio.Event()
+
+        def listen(target: str, arguments: list[Any]) -> None:
+            if target == "MessageChanged":
+                told.append(arguments[0])
+                if len(told) == len(held):
+                    heard.set()
+
+        async with connect(f"{site.url}/hubs/chat", b, on_event=listen) as client:
+            await client.invoke("Sync", heads)
+            await site.call("DELETE", f"/api/files?fileUrl={stored['url']}", token=a, status=204)
+            with trio.fail_after(30):
+                await heard.wait()
+        told.sort(key=lambda message: (message["conversationId"], message["changedSeq"]))
+        replayed: list[Any] = []
+        async with connect(
+            f"{site.url}/hubs/chat",
+            b,
+            query={"sync": "manual"},
+            on_event=lambda name, args: replayed.append((name, *args)),
+        ) as client:
+            assert (await client.invoke("Sync", heads))["heads"] == {key: seq + 3 for key, seq in heads.items()}
+            with trio.fail_after(30):
+                while len(replayed) < len(held):
+                    await client.invoke("Ping")
+        assert {name for name, _ in replayed} == {"MessageChanged"}
+        replayed.sort(key=lambda said: (said[1]["conversationId"], said[1]["changedSeq"]))
+        assert [message for _, message in replayed] == told
+        assert sorted(message["id"] for message in told) == sorted(message["id"] for message in held)
+        for message in told:
+            assert await site.call("GET", f"/api/messages/{message['id']}", token=b) == message
+            assert message["file"] is None and message["editedAt"] is None and message["content"] == "see"
+        for key, head in heads.items():
+            assert [m["changedSeq"] for m in told if m["conversationId"] == key] == [head + 1, head + 2, head + 3]
+        await site.call("DELETE", f"/api/files?fileUrl={stored['url']}", token=a, status=404)
+
+
+async def test_names(database: str, redis_url: str, nursery: trio.Nursery, tmp_path: Path) -> None:
+    """Names in UTF-8, in the Latin-1 of old pages, and percent-encoded; half a surrogate pair is refused in words."""
+    async with open_site(database, redis_url, nursery, objects=f"file://{tmp_path}/files") as site:
+        _, token = await site.user("alice")
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "multipart/form-data; boundary=b"}
+        for said, name in (
+            ('filename="grüße.txt"'.encode(), "grüße.txt"),
+            ('filename="grüße.txt"'.encode("latin-1"), "grüße.txt"),
+            ('filename="10 € – “x”.txt"'.encode("windows-1252"), "10 € – “x”.txt"),
+            (b"filename*=UTF-8''gr%C3%BC%C3%9Fe.txt", "grüße.txt"),
+            (b"filename*=iso-8859-1'de'gr%FC%DFe.txt", "grüße.txt"),
+            (b'filename="' + b"x" * 300 + b'.txt"', "x" * 251 + ".txt"),
+            (b'filename="\xed\xa0\xbd.txt"', None),
+            (b"filename*=UTF-8''%ED%A0%BD.txt", None),
+        ):
+            body = FORM.replace(b'filename="x"', said)
+            answer = await site.http.post("/api/files/upload", content=body, headers=headers)
+            if name is None:
+                assert answer.status_code == 400 and "surrogate" in answer.json()["detail"], answer.text
+            else:
+                assert answer.status_code == 201 and answer.json()["name"] == name, answer.text
 
 
 async def test_refused(shop: Site) -> None:
