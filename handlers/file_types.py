@@ -4,11 +4,14 @@ Owns the rules. Sans-I/O. What a client or a file name says of the type counts f
 """
 
 import io
+import re
 import unicodedata
 from collections.abc import Collection
 
 import imagesize
 import puremagic
+
+from handlers import media_types
 
 HEAD = 64 * 1024  # bytes of a file that are looked at
 MAX_NAME = 255  # characters
@@ -22,19 +25,23 @@ _SAME = {
     "image/jpg": "image/jpeg",
     "application/x-zip-compressed": "application/zip",
 }
+_RIFF = {b"WAVE": "audio/wav", b"WEBP": "image/webp", b"AVI ": "video/x-msvideo"}
 ZIP = b"PK\x03\x04"
 TEXT_CONTROLS = frozenset("\t\n\r\f\x1b")
+MAX_EXTENSION = 16  # characters; what is longer is no extension
+PDF = re.compile(rb"%PDF-\d\.\d")
 
 
 def content_type(head: bytes, allowed: Collection[str]) -> str | None:
     """The allowed type that content beginning with `head` has; None when it is none of them."""
-    found = _signatures(head)
+    is_text = _is_text(head)
+    found = _text_signatures(head) if is_text else _signatures(head)
     if found and found[0] in ACTIVE and found[0] not in allowed:
         return None  # it is text as well, but browsers would run it
     for name in found:
         if name in allowed:
             return name
-    return "text/plain" if "text/plain" in allowed and _is_text(head) else None
+    return "text/plain" if "text/plain" in allowed and is_text else None
 
 
 def dimensions(head: bytes, kind: str) -> tuple[int, int] | tuple[None, None]:
@@ -50,15 +57,36 @@ def dimensions(head: bytes, kind: str) -> tuple[int, int] | tuple[None, None]:
 
 
 def file_name(said: str) -> str:
-    """The last part of a path, without what cannot be seen or saved; "file" when nothing is left."""
+    """The last part of a path, without what cannot be seen or saved; "file" when nothing is left. Cut before its
+    extension."""
     last = said.replace("\\", "/").rpartition("/")[2]
     shown = "".join(c for c in last if c.isprintable() and unicodedata.category(c) not in ("Cf", "Cs", "Co"))
-    name = shown.strip().strip(".")[:MAX_NAME].strip()
+    name = shown.strip().strip(".").strip()
+    if len(name) > MAX_NAME:
+        stem, dot, extension = name.rpartition(".")
+        if not dot or len(extension) > MAX_EXTENSION:
+            stem, dot, extension = name, "", ""
+        name = stem[: MAX_NAME - len(dot + extension)].strip(" .") + dot + extension
     return name or "file"
+
+
+def _text_signatures(head: bytes) -> list[str]:
+    """The same for what is text: sound, pictures and archives have bytes that no text has, whatever it begins with."""
+    names = [name for name in _by_library(head) if name in ACTIVE or name.startswith("text/")]
+    return ["application/pdf", *names] if PDF.match(head) else names
 
 
 def _signatures(head: bytes) -> list[str]:
     """What it could be by its first bytes, the likeliest first."""
+    if head.startswith((b"RIFF", b"RF64")):
+        return [_RIFF[head[8:12]]] if head[8:12] in _RIFF else []
+    found = media_types.of(head)
+    if found is not None:
+        return [found]
+    return [name for name in _by_library(head) if not (name == "audio/mpeg" and head.startswith(b"ID3"))]
+
+
+def _by_library(head: bytes) -> list[str]:
     try:
         matches = puremagic.magic_string(head)
     except (puremagic.PureError, ValueError):

@@ -38,6 +38,7 @@ UPLOAD_TYPES = (
     "image/gif",
     "image/webp",
     "audio/mpeg",
+    "audio/mp4",
     "audio/ogg",
     "audio/wav",
     "video/mp4",

@@ -4,7 +4,10 @@ import struct
 import zlib
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from handlers import media_types
 from handlers.file_types import HEAD, content_type, dimensions, file_name
 from server.config import UPLOAD_TYPES
 
@@ -28,6 +31,17 @@ PNG += struct.pack(">I", zlib.crc32(PNG[12:29]))
         (("x" * (HEAD - 1) + "é").encode()[:HEAD], "text/plain"),  # the head ends within a character
         (b"", "text/plain"),
         (b"BM is what a bitmap begins with", "text/plain"),
+        (b"ID3 is how tags begin", "text/plain"),
+        (b"RIFF raff", "text/plain"),
+        (b"OggS, fLaC and GIF89a are others", "text/plain"),
+        (b"GIF89a and so on", "text/plain"),
+        (b"see ftypisom, the first box", "text/plain"),
+        (b"%PDF is a format", "text/plain"),
+        (b"%PDF-1.4\n1 0 obj\n", "application/pdf"),
+        (b"ID3\x04\x00\x00\x00\x00\x0f\x76" + bytes(200), "audio/mpeg"),
+        (b"ID3 \x00\x00\x00\x00\x00\x00", None),
+        (b"RIFF\x24\x00\x00\x00CDXAfmt ", None),
+        (b"RIFF", "text/plain"),
         (b"<html><script>alert(1)</script>", None),
         (b"<svg xmlns='http://www.w3.org/2000/svg'>", None),
         (b"\x7fELF\x02\x01\x01", None),
@@ -39,6 +53,88 @@ PNG += struct.pack(">I", zlib.crc32(PNG[12:29]))
 )
 def test_content_type(head: bytes, expected: str | None) -> None:
     assert content_type(head, UPLOAD_TYPES) == expected
+
+
+def box(brand: bytes, *compatible: bytes, kind: bytes = b"ftyp", size: int | None = None, wide: bool = False) -> bytes:
+    body = brand + bytes(4) + b"".join(compatible)
+    length = size if size is not None else 8 + 8 * wide + len(body)
+    head = (1).to_bytes(4) + kind + length.to_bytes(8) if wide else length.to_bytes(4) + kind
+    return head + body + (b"\x00\x00\x00\x08free" + bytes(200))
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        *(
+            (box(brand), "video/mp4")
+            for brand in (b"isom", b"iso5", b"iso6", b"mp41", b"mp42", b"dash", b"M4V ", b"avc1")
+        ),
+        *((box(brand, b"isom"), "audio/mp4") for brand in (b"M4A ", b"M4B ")),
+        *((box(brand, b"isom", b"mp41"), "image/heic") for brand in (b"heic", b"heix")),
+        (box(b"mif1", b"mif1", b"heic"), "image/heic"),
+        (box(b"mif1", b"avif", b"isom"), "image/avif"),
+        (box(b"mif1", b"isom"), "image/heif"),
+        (box(b"msf1", b"hevc"), "image/heic-sequence"),
+        (box(b"msf1"), "image/heif-sequence"),
+        (box(b"avif"), "image/avif"),
+        (box(b"avis", b"isom"), "image/avif"),
+        (box(b"qt  "), "video/quicktime"),
+        (box(b"3gp5", b"isom"), "video/3gpp"),
+        (box(b"3g2a"), "video/3gpp2"),
+        (box(b"XXXX", b"YYYY", b"mp42"), "video/mp4"),
+        (box(b"XXXX", b"YYYY"), None),
+        *((box(b"iso5", *[b"isom"] * number), "video/mp4") for number in (0, 1, 7, 63, 1000)),
+        (box(b"isom", b"mp41", wide=True), "video/mp4"),
+        (box(b"heic", b"mif1", wide=True), "image/heic"),
+        (box(b"isom", size=0), "video/mp4"),
+        (box(b"isom", size=2**32 - 1), "video/mp4"),
+        (box(b"isom", kind=b"styp"), "video/mp4"),
+        (b"\x00\x00\x00\x10free" + bytes(8) + box(b"isom"), "video/mp4"),
+        (b"\x00\x00\x00\x00free" + bytes(8) + box(b"isom"), None),
+        (b"\x00\x00\x00\x08free" * 1000 + box(b"isom"), None),
+        (b"\x00\x00\x00\x18ftyp", None),
+        (b"\x00\x00\x00\x01ftyp\x00", None),
+    ],
+)
+def test_boxes(head: bytes, expected: str | None) -> None:
+    """MP4, QuickTime and HEIF by their brands, whatever the size of the first box, and however it is written."""
+    assert media_types.of(head) == expected
+    if expected not in (None, *UPLOAD_TYPES):
+        assert content_type(head, UPLOAD_TYPES) is None
+
+
+MPEG_FRAMES = [  # header, size
+    (b"\xff\xfb\x90\x64", 417),  # MPEG-1 layer III, 128 kbit/s, 44.1 kHz
+    (b"\xff\xfa\x90\x64", 417),  # with a checksum
+    (b"\xff\xfb\x92\x64", 418),  # padded
+    (b"\xff\xf3\x48\xc4", 144),  # MPEG-2 layer III, 32 kbit/s, 16 kHz
+    (b"\xff\xe3\x18\xc4", 72),  # MPEG-2.5 layer III, 8 kbit/s, 8 kHz
+    (b"\xff\xfd\xa4\x00", 576),  # MPEG-1 layer II, 192 kbit/s, 48 kHz
+    (b"\xff\xff\x10\x00", 32),  # MPEG-1 layer I, 32 kbit/s, 44.1 kHz
+]
+
+
+@pytest.mark.parametrize(("header", "size"), MPEG_FRAMES)
+def test_frames(header: bytes, size: int) -> None:
+    """MPEG audio without a tag is known by frames that follow each other; one alone is nothing, nor among others."""
+    frame = header + b"\x80" * (size - 4)
+    for content in (frame * 2, frame * 40, (frame * 40)[: 2 * size + 5]):
+        assert content_type(content, UPLOAD_TYPES) == "audio/mpeg"
+    for content in (frame, frame + header[:3], frame + b"\x80" * 100, frame[:-1] + frame, b"\x80" + frame * 5):
+        assert content_type(content, UPLOAD_TYPES) is None
+    other = next(
+        each for each, _ in MPEG_FRAMES if (each[1] & 0x1E, each[2] & 0x0C) != (header[1] & 0x1E, header[2] & 0x0C)
+    )
+    assert content_type(frame + other + b"\x80" * 1000, UPLOAD_TYPES) is None
+
+
+@given(
+    st.binary(max_size=200), st.sampled_from([b"", b"ftyp", b"\x00\x00\x00\x18ftyp", b"\xff\xfb\x90\x64", b"ID3\x04"])
+)
+def test_any_bytes(content: bytes, start: bytes) -> None:
+    """Whatever comes has a type or none."""
+    media_types.of(start + content)
+    content_type(start + content, UPLOAD_TYPES)
 
 
 def test_the_list_decides() -> None:
@@ -69,6 +165,12 @@ def test_dimensions() -> None:
         ("", "file"),
         ("...", "file"),
         ("x" * 300, "x" * 255),
+        ("x" * 300 + ".jpeg", "x" * 250 + ".jpeg"),
+        ("👋" * 300 + ".txt", "👋" * 251 + ".txt"),
+        ("x" * 250 + " " * 50 + ".txt", "x" * 250 + ".txt"),
+        ("." + "x" * 300, "x" * 255),
+        ("x." + "y" * 300, "x." + "y" * 253),
+        ("x" * 300 + ".", "x" * 255),
         ("grüße 👋.txt", "grüße 👋.txt"),
     ],
 )
