@@ -18,6 +18,7 @@ from store.errors import Unavailable
 
 K = TypeVar("K", bound=Hashable)
 
+QUEUE = 3  # times the period of a rate: the longest wait that is promised. Beyond that who waits may be refused again
 PRUNE_AT = 10_000  # buckets; from here on the full ones are forgotten now and then
 
 log = structlog.get_logger("parley.limits")
@@ -43,6 +44,16 @@ def spend(rate: Rate, full_at: float, now: float, cost: float = 1) -> tuple[floa
     return (full_at, wait) if wait > 1e-9 else (after, 0.0)
 
 
+def appointment(rate: Rate, wait: float, promised_at: float, now: float) -> float:
+    """When one that is refused will be taken, if it comes then: after those that were refused before it.
+
+    `wait` is until the bucket has one again, `promised_at` the last such time that was given away. So all of a burst
+    are taken who wait as they are told, each at its own time.
+    """
+    at = max(now + wait, promised_at + rate.seconds / rate.count)
+    return min(at, now + max(wait, QUEUE * rate.seconds))
+
+
 def refusal(rate: Rate, wait: float, what: str) -> ChatError:
     """What a client is told: the limit, and how long to wait."""
     wait = max(0.001, wait)
@@ -59,6 +70,7 @@ class Limiter(Generic[K]):
         self.what = what
         self._clock = clock
         self._full_at: dict[K, float] = {}
+        self._promised_at: dict[K, float] = {}
         self._prune_at = PRUNE_AT
 
     def require(self, key: K) -> None:
@@ -68,10 +80,12 @@ class Limiter(Generic[K]):
         now = self._clock()
         full_at, wait = spend(self.rate, self._full_at.get(key, 0.0), now)
         if wait > 0:
-            raise refusal(self.rate, wait, self.what)
+            at = self._promised_at[key] = appointment(self.rate, wait, self._promised_at.get(key, 0.0), now)
+            raise refusal(self.rate, at - now, self.what)
         self._full_at[key] = full_at
         if len(self._full_at) > self._prune_at:
             self._full_at = {key: when for key, when in self._full_at.items() if when > now}
+            self._promised_at = {key: when for key, when in self._promised_at.items() if when > now}
             self._prune_at = max(PRUNE_AT, 2 * len(self._full_at))
 
 

@@ -17,7 +17,7 @@ from handlers.commits import Commits
 from handlers.errors import ChatError, from_store
 from handlers.limits import Limiter
 from handlers.model import Caller, CreateMessage, Once
-from handlers.once import bind
+from handlers.once import bind, release
 from store import conversations as conversation_store
 from store import messages as store
 from store.errors import Overloaded, StoreError, Unavailable
@@ -28,6 +28,7 @@ from store.pool import Pool
 from store.postgres import Connection
 
 MAX_CLIENT_ID = 128  # characters of a clientMessageId
+UNCERTAIN = frozenset({"unavailable", "internal"})  # codes after which a message may have been written
 
 _REFUSED = {
     "not_a_member": ("not_found", "There is no such conversation, or you are not a member of it."),
@@ -116,15 +117,29 @@ class Messages:
         return outcome[0]
 
     async def send_once(self, caller: Caller, request: CreateMessage, once: Once | None) -> Message:
-        """The same, with an Idempotency-Key: it is the clientMessageId of a message that has none, and bound to the
-        first request it comes with."""
+        """The same, with an Idempotency-Key, which is bound to the first request it comes with.
+
+        The message's clientMessageId is what its body says, else the key. Should a message have that id already, it is
+        the answer when it is what was asked for, else nothing is: Raises ChatError("idempotency_mismatch").
+        """
         if once is None:
             return await self.send(caller, request)
         if request.client_message_id is None:
             request = msgspec.structs.replace(request, client_message_id=once.key)
-        self.prepare(caller, request, lambda outcome: None)  # what is wrong binds no key
-        await bind(self._pool, caller.user_id, once)
-        return await self.send(caller, request)
+        asked = self.prepare(caller, request, lambda outcome: None)  # what is wrong binds no key
+        is_first = await bind(self._pool, caller.user_id, once)
+        try:
+            sent = await self.send(caller, request)
+            if not _is_same(sent, asked):
+                sentence = (
+                    "The clientMessageId, or the Idempotency-Key in its place, is that of another message of yours."
+                )
+                raise ChatError("idempotency_mismatch", sentence)
+        except ChatError as error:
+            if is_first and error.code not in UNCERTAIN:
+                await release(self._pool, caller.user_id, once)
+            raise
+        return sent
 
     def _type(self, request: CreateMessage) -> MessageType:
         try:
@@ -225,6 +240,17 @@ class Messages:
             log.debug("replica_passed_over", reason=str(error))
         async with self._pool.connection() as conn:
             return await store.list_messages(conn, conversation_id, before=before, after=after, limit=limit)
+
+
+def _is_same(message: Message, asked: Append) -> bool:
+    """Whether the message is what was asked for, as far as it has not been changed since."""
+    was_changed = message.edited_at is not None or message.deleted_at is not None
+    return (
+        (message.conversation_id, message.type) == (asked.conversation_id, asked.type)
+        and message.reply_to_id == asked.reply_to_id
+        and (was_changed or message.content == asked.content)
+        and (message.file is None or message.file.id == asked.file_id)
+    )
 
 
 def _changed(change: Change | None) -> tuple[Message, Sequence[Change]]:

@@ -9,7 +9,7 @@ from typing import Annotated
 from uuid import UUID
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from handlers import texts
 from store.model import (
@@ -55,6 +55,7 @@ MessageStatusChoice = (
 )
 DisplayName = Annotated[str, Meta(max_length=128), _pattern(texts.LINE)]
 Email = Annotated[str, Meta(max_length=320), _pattern(texts.EMAIL)]
+StatusText = Annotated[str, Meta(max_length=256), _pattern(texts.LINE)]
 Title = Annotated[str, Meta(min_length=1, max_length=256), _pattern(texts.NAME)]
 
 
@@ -120,18 +121,19 @@ class ExchangeRequest(Wire, frozen=True):
 
 
 class UpdateUser(Wire, frozen=True):
-    """What is left out, or null, stays as it is."""
+    """What is left out stays as it is. Null takes it away; a display name, which everybody has, stays then, too."""
 
     display_name: Annotated[str, Meta(min_length=1, max_length=128), _pattern(texts.NAME)] | None = None
-    avatar_url: Annotated[str, Meta(max_length=2048), _pattern(texts.LINE)] | None = None
-    email: Email | None = None
+    avatar_url: Annotated[str, Meta(max_length=2048), _pattern(texts.LINE)] | UnsetType | None = UNSET
+    email: Email | UnsetType | None = UNSET
+    status_text: StatusText | UnsetType | None = UNSET
 
 
 class UpdateStatus(Wire, frozen=True):
     """Offline: to appear so. The text is taken away when it is left out."""
 
     status: UserStatusChoice
-    status_text: Annotated[str, Meta(max_length=256), _pattern(texts.LINE)] | None = None
+    status_text: StatusText | None = None
 
 
 class CreateConversation(Wire, frozen=True):

@@ -9,6 +9,7 @@ from uuid import UUID
 from handlers.errors import ChatError
 from handlers.model import Once
 from store import creations
+from store.errors import Overloaded, Unavailable
 from store.pool import Pool
 from store.postgres import Connection
 
@@ -26,8 +27,21 @@ async def claim(conn: Connection, scope: UUID, once: Once | None, resource_id: U
         raise ChatError("idempotency_mismatch", "This Idempotency-Key was used for a different request.") from None
 
 
-async def bind(pool: Pool, scope: UUID, once: Once | None) -> None:
-    """The key is for this request from now on. Raises ChatError("idempotency_mismatch") when it was for another."""
-    if once is not None:
+async def bind(pool: Pool, scope: UUID, once: Once | None) -> bool:
+    """The key is for this request from now on; whether it is the first.
+
+    Raises ChatError("idempotency_mismatch") when it was for another.
+    """
+    if once is None:
+        return False
+    async with pool.connection() as conn:
+        return await claim(conn, scope, once, scope) is None
+
+
+async def release(pool: Pool, scope: UUID, once: Once) -> None:
+    """What the key was bound to was refused: it may be used again. Best effort, else it is bound until it is purged."""
+    try:
         async with pool.connection() as conn:
-            await claim(conn, scope, once, scope)
+            await creations.release(conn, scope, once.key, once.fingerprint)
+    except (Unavailable, Overloaded):
+        return

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from uuid import UUID
 
 import msgspec
+from msgspec import UNSET
 
 from handlers import access, cursors, texts, versions
 from handlers.commits import Commits
@@ -102,11 +103,12 @@ class Users:
         )
 
     async def update(self, caller: Caller, request: UpdateUser, *, if_match: Collection[str] | None = None) -> Account:
-        """What is left out stays."""
+        """What is left out stays; null takes it away."""
         if request.display_name is not None and not texts.fits(texts.NAME, request.display_name):
             raise _not_a_line("displayName")
-        _check_text("avatarUrl", request.avatar_url)
-        _check_email(request.email)
+        _check_text("avatarUrl", request.avatar_url or None)
+        _check_email(request.email or None)
+        _check_text("statusText", request.status_text or None)
 
         async def change(conn: Connection) -> Account:
             return _found(
@@ -116,10 +118,14 @@ class Users:
                     display_name=request.display_name,
                     avatar_url=request.avatar_url,
                     email=request.email,
+                    status_text=request.status_text,
                 )
             )
 
-        return await self._change(caller, change, if_match)
+        account = await self._change(caller, change, if_match)
+        if request.status_text is not UNSET:
+            self._presence.status_changed(caller.user_id)
+        return account
 
     async def update_status(
         self, caller: Caller, request: UpdateStatus, *, if_match: Collection[str] | None = None

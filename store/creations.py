@@ -35,6 +35,12 @@ async def claim(conn: Connection, scope: UUID, key: str, fingerprint: bytes, res
     return found
 
 
+async def release(conn: Connection, scope: UUID, key: str, fingerprint: bytes) -> None:
+    """Forget a claim of this request: nothing was made of it."""
+    parameters = {"scope": scope, "key": key, "fingerprint": fingerprint}
+    await conn.execute(queries.release_creation, parameters)
+
+
 async def delete_old(conn: Connection, before: datetime, limit: int) -> int:
     """How many went."""
     return (await conn.execute(queries.delete_old_creations, {"before": before, "limit": limit})).rowcount

@@ -45,8 +45,8 @@ def receipts(shard: int) -> str:
 
 
 def limit(key: str) -> str:
-    """String with a time to live: when this token bucket will be full again."""
-    return f"parley:limit:{key}"
+    """String with a time to live: when this token bucket will be full again, and until when it is promised."""
+    return f"parley:bucket:{key}"
 
 
 def claim(purpose: str, token: str) -> str:

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 from psycopg.errors import UniqueViolation
 
 from store import names, queries
@@ -180,17 +180,18 @@ async def update_user(
     user_id: UUID,
     *,
     display_name: str | None = None,
-    avatar_url: str | None = None,
-    email: str | None = None,
+    avatar_url: str | UnsetType | None = UNSET,
+    email: str | UnsetType | None = UNSET,
+    status_text: str | UnsetType | None = UNSET,
 ) -> Account | None:
-    """Change what is given. None when there is no such user."""
-    parameters = {
+    """Change what is given; None takes it away, but for the name. None when there is no such user."""
+    parameters: dict[str, object] = {
         "id": user_id,
         "display_name": display_name,
         "display_name_folded": None if display_name is None else names.fold(display_name),
-        "avatar_url": avatar_url,
-        "email": email,
     }
+    for name, value in (("avatar_url", avatar_url), ("email", email), ("status_text", status_text)):
+        parameters |= {name: None if value is UNSET else value, f"sets_{name}": value is not UNSET}
     row = await (await conn.execute(queries.update_user, parameters)).fetchone()
     return _account_of(row) if row else None
 

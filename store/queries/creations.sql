@@ -9,6 +9,10 @@ VALUES (%(scope)s, %(key)s, %(fingerprint)s, %(resource_id)s) ON CONFLICT DO NOT
 -- creations_pkey.
 SELECT fingerprint, resource_id FROM creations WHERE scope = %(scope)s AND key = %(key)s
 
+-- name: release_creation
+-- creations_pkey.
+DELETE FROM creations WHERE scope = %(scope)s AND key = %(key)s AND fingerprint = %(fingerprint)s
+
 -- name: delete_creations_of
 -- creations_pkey, as a range.
 DELETE FROM creations WHERE scope = %(user_id)s

@@ -88,10 +88,12 @@ WHERE u.display_name_folded >= %(prefix)s::text COLLATE "C" AND u.display_name_f
 ORDER BY u.display_name_folded, u.id LIMIT %(limit)s
 
 -- name: update_user
--- users_pkey. NULL leaves a field as it is.
+-- users_pkey. What is not set stays as it is; nobody is without a name.
 UPDATE users AS u SET display_name = coalesce(%(display_name)s, display_name),
     display_name_folded = coalesce(%(display_name_folded)s, display_name_folded),
-    avatar_url = coalesce(%(avatar_url)s, avatar_url), email = coalesce(%(email)s, email)
+    avatar_url = CASE WHEN %(sets_avatar_url)s THEN %(avatar_url)s ELSE avatar_url END,
+    email = CASE WHEN %(sets_email)s THEN %(email)s ELSE email END,
+    status_text = CASE WHEN %(sets_status_text)s THEN %(status_text)s ELSE status_text END
 WHERE id = %(id)s AND deleted_at IS NULL
 RETURNING {user}
 

@@ -1,12 +1,15 @@
 """handlers.limits: token buckets."""
 
+import contextlib
+import math
+
 import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
 from handlers.errors import ChatError
-from handlers.limits import PRUNE_AT, Limiter, Rate, SharedLimiter, spend
+from handlers.limits import PRUNE_AT, QUEUE, Limiter, Rate, SharedLimiter, spend
 from store.errors import Unavailable
 
 RATE = Rate(10, 5.0)
@@ -40,6 +43,38 @@ def test_a_burst_then_the_rate() -> None:
         limiter.require("a")
     with pytest.raises(ChatError):
         limiter.require("a")
+
+
+@given(count=st.integers(1, 40), whole=st.booleans())
+def test_advice_is_kept(count: int, whole: bool) -> None:
+    """Of a burst, each that waits as it was told (or rounds it up to seconds, as Retry-After does) is taken then."""
+    clock = Clock()
+    limiter: Limiter[str] = Limiter(RATE, "things", clock=clock)
+    waits: list[float] = []
+    for _ in range(count):
+        try:
+            limiter.require("a")
+        except ChatError as error:
+            assert error.retry_after is not None
+            waits.append(math.ceil(error.retry_after) if whole else error.retry_after)
+    assert len(waits) == max(0, count - RATE.count)
+    for wait in sorted(waits):
+        clock.now = wait
+        limiter.require("a")
+
+
+def test_promises_are_bounded() -> None:
+    """Who asks on and on without waiting is told a time that is bounded, and is taken as soon as there is one."""
+    clock = Clock()
+    limiter: Limiter[str] = Limiter(RATE, "things", clock=clock)
+    for _ in range(1000):
+        with contextlib.suppress(ChatError):
+            limiter.require("a")
+    with pytest.raises(ChatError) as caught:
+        limiter.require("a")
+    assert caught.value.retry_after == QUEUE * RATE.seconds
+    clock.now = 0.5
+    limiter.require("a")
 
 
 @given(st.lists(st.floats(0, 2), max_size=80))

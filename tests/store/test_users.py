@@ -115,6 +115,11 @@ async def test_updates(conn: Connection) -> None:
     assert updated is not None and (updated.display_name, updated.avatar_url) == ("New", "https://example.org/a.png")
     updated = await users.update_status(conn, user_id, UserStatus.BUSY, "in a meeting")
     assert updated is not None and (updated.status, updated.status_text) == (UserStatus.BUSY, "in a meeting")
+    assert updated is not None and updated.email == "n@example.org"
+    updated = await users.update_user(conn, user_id, email=None, avatar_url=None, status_text="here")
+    assert updated is not None and (updated.email, updated.avatar_url, updated.status_text) == (None, None, "here")
+    updated = await users.update_user(conn, user_id, display_name=None, status_text=None)
+    assert updated is not None and (updated.display_name, updated.status_text) == ("New", None)
     assert await users.update_user(conn, new_id(), display_name="x") is None
     assert await users.update_status(conn, new_id(), UserStatus.AWAY, None) is None
 

@@ -57,6 +57,36 @@ async def test_each_is_done_once(site: Site) -> None:
     assert len(members["items"]) == 2
 
 
+async def test_key_and_client_message_id(site: Site) -> None:
+    """The clientMessageId is the body's, else the key. A message that has it is the answer if it is what was asked."""
+    _, a = await site.user("alice")
+    group = (await site.call("POST", "/api/conversations", {"type": "Group"}, token=a, status=201))["id"]
+
+    async def post(key: str | None, status: int = 201, **fields: Any) -> Any:
+        body = {"conversationId": group, "content": "x", **fields}
+        headers = keyed(a, key) if key else keyed(a) | {"Idempotency-Key": str(uuid4())}
+        return await site.call("POST", "/api/messages", body, headers=headers, status=status)
+
+    first = await post("k1", clientMessageId="c1")
+    assert first["clientMessageId"] == "c1"
+    assert await post("k1", clientMessageId="c1") == first
+    assert await post("k2", clientMessageId="c1") == first  # sent again by a client that has lost the key
+    assert (await post("k1", 422, clientMessageId="c2"))["code"] == "idempotency_mismatch"
+    assert (await post("k1", 422))["code"] == "idempotency_mismatch"
+    # An id that another message has, in either place, is never an answer to what was not sent.
+    assert (await post("k3", 422, clientMessageId="c1", content="y"))["code"] == "idempotency_mismatch"
+    assert (await post("c1", 422, content="y"))["code"] == "idempotency_mismatch"
+    # Both left their keys free, as does what is refused for any other reason.
+    assert (await post("k3", content="y"))["clientMessageId"] == "k3"
+    await post("k4", 404, replyToId=str(uuid4()))
+    assert (await post("k4", replyToId=first["id"]))["replyToId"] == first["id"]
+    # What was edited or deleted since is still what was asked for.
+    await site.call("PUT", f"/api/messages/{first['id']}", {"content": "z"}, token=a)
+    assert (await post("k1", clientMessageId="c1"))["content"] == "z"
+    said = await site.call("GET", "/api/messages", token=a, params={"conversationId": group})
+    assert sorted(m["content"] for m in said["items"] if m["type"] != "System") == ["x", "y", "z"]
+
+
 async def test_what_was_there_already(site: Site) -> None:
     """A key of a request that made nothing new answers 200 each time, as it did the first time."""
     (_, a), (bob, b) = [await site.user(name) for name in ("alice", "bob")]

@@ -74,6 +74,22 @@ async def test_profile_and_status(site: Site) -> None:
     assert seen["displayName"] == "A" and "email" not in seen
 
 
+async def test_what_can_be_taken_away(site: Site) -> None:
+    """E-mail, avatar and status text: null takes them away, left out they stay. Others hear of the status text."""
+    _, token = await site.user("alice")
+    full = {"email": "a@example.org", "avatarUrl": "https://example.org/a.png", "statusText": "here"}
+    changed = await site.call("PUT", "/api/users/me", {"displayName": "A", **full}, token=token)
+    assert {name: changed[name] for name in full} == full
+    assert await site.call("PUT", "/api/users/me", {}, token=token) == changed
+    assert await site.call("PUT", "/api/users/me", {"displayName": None}, token=token) == changed
+    for field in full:
+        changed = await site.call("PUT", "/api/users/me", {field: None}, token=token) | {"checked": field}
+        assert changed[field] is None and changed["displayName"] == "A"
+    assert [changed[field] for field in full] == [None] * 3
+    for wrong in ({"email": "no"}, {"statusText": "a\nb"}, {"statusText": "x" * 257}):
+        await site.call("PUT", "/api/users/me", wrong, token=token, status=400)
+
+
 async def test_search_is_paged(site: Site) -> None:
     """Every match once, over pages; other people's emails are never shown."""
     token = (await site.user("zoe"))[1]
