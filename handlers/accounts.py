@@ -8,13 +8,12 @@ import re
 import secrets
 from collections.abc import Callable, Sequence
 from hmac import compare_digest
-from urllib.parse import urlsplit
 from uuid import UUID
 
 import msgspec
 import structlog
 
-from handlers import cursors
+from handlers import cursors, texts
 from handlers.commits import Commits
 from handlers.errors import ChatError
 from handlers.model import Caller, Client, Identity, Once, Tokens
@@ -115,7 +114,9 @@ class Accounts:
     @staticmethod
     async def _make_user(conn: Connection, identity: Identity) -> UUID:
         username = username_for(identity)
-        display_name = printable(identity.name or "", 128) or username
+        display_name = printable(identity.name or "", 128)
+        if not texts.fits(texts.NAME, display_name):
+            display_name = username
         for attempt in range(ATTEMPTS):
             name = username if attempt == 0 else f"{username[:55]}-{secrets.token_hex(attempt)[:8]}"
             try:
@@ -261,7 +262,7 @@ def username_for(identity: Identity) -> str:
     for said in (identity.username, identity.name):
         if said and "@" not in said:
             name = re.sub(r"[^\w.+ -]", "", said)[:64].strip(".+ -_")
-            if name:
+            if texts.fits(texts.USERNAME, name):
                 return name
     return f"{identity.provider}-user"
 
@@ -275,7 +276,7 @@ def _email(email: str | None) -> str | None:
 
 
 def _picture(url: str | None) -> str | None:
-    return url if url and len(url) <= 2048 and url.isprintable() and urlsplit(url).scheme == "https" else None
+    return url if url and len(url) <= 2048 and texts.fits(texts.PICTURE, url) else None
 
 
 def _shown(client: Client) -> dict[str, str]:

@@ -124,7 +124,7 @@ class UpdateUser(Wire, frozen=True):
     """What is left out stays as it is. Null takes it away; a display name, which everybody has, stays then, too."""
 
     display_name: Annotated[str, Meta(min_length=1, max_length=128), _pattern(texts.NAME)] | None = None
-    avatar_url: Annotated[str, Meta(max_length=2048), _pattern(texts.LINE)] | UnsetType | None = UNSET
+    avatar_url: Annotated[str, Meta(max_length=2048), _pattern(texts.PICTURE)] | UnsetType | None = UNSET
     email: Email | UnsetType | None = UNSET
     status_text: StatusText | UnsetType | None = UNSET
 

@@ -25,12 +25,14 @@ class Sync:
         self._memberships: Gather[UUID, list[UUID]] = Gather(self._fetch_memberships)
         self._heads: Gather[UUID, int] = Gather(self._fetch_heads)
         self._ended: Gather[UUID, None] = Gather(self._fetch_ended)
+        self._present: Gather[UUID, None] = Gather(self._fetch_present)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as nursery:
             await nursery.start(self._memberships.run)
             await nursery.start(self._heads.run)
             await nursery.start(self._ended.run)
+            await nursery.start(self._present.run)
             task_status.started()
 
     async def memberships(self, user_id: UUID) -> Sequence[UUID]:
@@ -42,6 +44,11 @@ class Sync:
             if await users.fetch_account(conn, user_id) is None:
                 raise ChatError("unauthenticated", "There is no such user (any more).")
         return ()
+
+    async def require_user(self, user_id: UUID) -> None:
+        """Raises ChatError("unauthenticated") when there is no such user (any more)."""
+        if user_id not in await self._present.get([user_id]):
+            raise ChatError("unauthenticated", "There is no such user (any more).")
 
     async def require_session(self, session_id: UUID) -> None:
         """Raises ChatError("unauthenticated") when this sign-in session has ended."""
@@ -67,6 +74,10 @@ class Sync:
     async def _fetch_ended(self, session_ids: Collection[UUID]) -> dict[UUID, None]:
         async with self._pool.connection() as conn:
             return dict.fromkeys(await accounts.list_ended(conn, session_ids))
+
+    async def _fetch_present(self, user_ids: Collection[UUID]) -> dict[UUID, None]:
+        async with self._pool.connection() as conn:
+            return dict.fromkeys(await users.list_present(conn, user_ids))
 
     async def changes(self, conversation_id: UUID, after: int, *, limit: int, max_bytes: int) -> Sequence[Change]:
         """For a room of this process: no one caller to check."""

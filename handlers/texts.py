@@ -6,27 +6,38 @@ says what is checked. Touches nothing.
 
 import re
 
-# Controls, spaces other than U+0020, line separators, direction overrides: they make one name look like another, or
-# break a line where it is shown. Joiners (U+200C, U+200D) are not among them: emoji and several scripts need them.
+# Controls, spaces other than U+0020, line separators, Bidi_Control, what shows nothing (Default_Ignorable_Code_Point,
+# and the few blanks that count as letters or symbols): they make one name look like another, or break a line where it
+# is shown. Characters past U+FFFF stand for themselves: patterns of JSON Schema are of Unicode's characters, too.
 _HIDDEN = (
-    r"\u0000-\u001f\u007f-\u00a0\u1680\u2000-\u200b\u200e\u200f\u2028-\u202f\u205f-\u206f\u3000\ufeff\ufff9-\ufffb"
+    r"\u0000-\u001f\u007f-\u00a0\u00ad\u034f\u061c\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f\u2000-\u200b\u200e\u200f"
+    r"\u2028-\u202f\u205f-\u206f\u2800\u3000\u3164\ufeff\uffa0\ufff0-\ufffb"
+    "\U00013430-\U0001343f\U00013441\U00013442\U0001bca0-\U0001bca3\U0001d159\U0001d173-\U0001d17a"
+    "\U000e0000-\U000e00ff\U000e01f0-\U000e0fff"
 )
+# These show nothing by themselves, but emoji and several scripts need them: joiners, variation selectors.
+_JOINING = "\\u200c\\u200d\\ufe00-\\ufe0f\U000e0100-\U000e01ef"
+_SEEN = f"[^{_HIDDEN}{_JOINING} ]"
 LINE = f"[^{_HIDDEN}]*"  # one line of text, or none
-NAME = f"{LINE}[^{_HIDDEN} ]{LINE}"  # with something to see in it
+NAME = f"{LINE}{_SEEN}{LINE}"  # with something to see in it
 KEY = f"[^{_HIDDEN}]+"
 EMAIL = f"[^{_HIDDEN} @]+@[^{_HIDDEN} @]+"
+# Where a picture is: https, an ASCII host, no user, nothing that a page or a parser would take for something else.
+PICTURE = r"https://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?(?:[/?#][!#-&(-;=?-\[\]_a-z{-~]*)?"
 # Content has any lines; not NUL, which PostgreSQL cannot store, and not only what cannot be seen.
 STORABLE = r"[^\u0000]*"
-CONTENT = rf"[^\u0000]*[^{_HIDDEN} \u200c\u200d][^\u0000]*"
-# Letters and digits of any script. ECMA-262's \w is ASCII only, and Python has no \p: one rule, written twice.
-USERNAME = r"\w(?:[\w.@+ -]{0,62}\w)?"
-USERNAME_ECMA = r"[\p{L}\p{N}_](?:[\p{L}\p{N}_.@+ -]{0,62}[\p{L}\p{N}_])?"
+CONTENT = rf"[^\u0000]*{_SEEN}[^\u0000]*"
+# Letters and digits of any script, but for those that show nothing. ECMA-262's \w is ASCII only, and Python has no \p:
+# one rule, written twice.
+_BLANK_LETTERS = "(?!.*[\\u115f\\u1160\\u3164\\uffa0\U00013441\U00013442])"
+USERNAME = _BLANK_LETTERS + r"\w(?:[\w.@+ -]{0,62}\w)?"
+USERNAME_ECMA = _BLANK_LETTERS + r"[\p{L}\p{N}_](?:[\p{L}\p{N}_.@+ -]{0,62}[\p{L}\p{N}_])?"
 
 NO_TEXT = "text with a lone surrogate, or bytes that are not UTF-8, is no Unicode text"
 MAX_DIGITS = 19  # of a whole number: what 64 bits hold. Python refuses to read thousands, and is slow before that
 
-_compiled = {pattern: re.compile(pattern) for pattern in (LINE, NAME, KEY, EMAIL, USERNAME)}
-_visible = re.compile(rf"[^{_HIDDEN} \u200c\u200d]")
+_compiled = {pattern: re.compile(pattern) for pattern in (LINE, NAME, KEY, EMAIL, PICTURE, USERNAME)}
+_visible = re.compile(_SEEN)
 
 
 def fits(pattern: str, text: str) -> bool:

@@ -60,8 +60,10 @@ class Users:
         username = request.username
         if not texts.fits(texts.USERNAME, username):
             raise ChatError("invalid_request", f"A username is {USERNAME_RULE}.", errors={"username": USERNAME_RULE})
-        display_name = (request.display_name or username).strip() or username
-        _check_text("displayName", display_name)
+        _check_text("displayName", request.display_name)
+        display_name = (request.display_name or "").strip()
+        if not texts.is_visible(display_name):
+            display_name = username
         _check_email(request.email)
         user_id = new_id()
 
@@ -106,7 +108,7 @@ class Users:
         """What is left out stays; null takes it away."""
         if request.display_name is not None and not texts.fits(texts.NAME, request.display_name):
             raise _not_a_line("displayName")
-        _check_text("avatarUrl", request.avatar_url or None)
+        _check_picture(request.avatar_url if isinstance(request.avatar_url, str) else None)
         _check_email(request.email or None)
         _check_text("statusText", request.status_text or None)
 
@@ -214,6 +216,12 @@ def _taken(username: str) -> ChatError:
 
 def _not_a_line(field: str) -> ChatError:
     return ChatError("invalid_request", f"{field} is one line of visible text.", errors={field: "not visible text"})
+
+
+def _check_picture(url: str | None) -> None:
+    if url is not None and not texts.fits(texts.PICTURE, url):
+        sentence = "an https URL in ASCII, without a user"
+        raise ChatError("invalid_request", f"The avatarUrl is {sentence}.", errors={"avatarUrl": sentence})
 
 
 def _check_email(email: str | None) -> None:

@@ -7,13 +7,14 @@ conversation) and the printing of what is said. A client of the public API and n
 import sys
 from typing import Any
 
-import click
 import httpx
 import trio
 
 from loadtest.client import ClientError, connect
+from server import terminal
 
 HUB = "/hubs/chat"
+INDENT = "\n    "  # before a message's further lines, so that none passes for somebody's message
 RECENT = 20  # messages shown first
 
 
@@ -44,7 +45,8 @@ async def _run(url: str, user: str, other: str, say: tuple[str, ...], token: str
         ):
             shown.add(message["id"])
             who = other if message["senderId"] == peer["id"] else user
-            click.echo(f"{who}: {message['content'] or '(deleted)'}")
+            text = terminal.shown(message["content"]).replace("\n", INDENT) or "(deleted)"
+            terminal.echo(f"{terminal.line(who)}: {text}")
 
     def on_event(target: str, arguments: list[Any]) -> None:
         if target == "ReceiveMessage":
@@ -57,7 +59,7 @@ async def _run(url: str, user: str, other: str, say: tuple[str, ...], token: str
             for text in say:
                 await _send(hub, conversation["id"], text)
             return
-        click.echo(f"chatting with {other}; end with Ctrl-D", err=True)
+        terminal.echo(f"chatting with {other}; end with Ctrl-D", err=True)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_until_closed, hub)
             async for line in trio.wrap_file(sys.stdin):

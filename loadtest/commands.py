@@ -17,6 +17,7 @@ import click
 from loadtest import parameters, profiles
 from loadtest.scenarios import SCENARIOS
 from loadtest.scenarios.base import Common, Scenario
+from server import terminal
 
 FAILED = 1
 MISUSED = 2
@@ -44,7 +45,7 @@ class Lazy(click.Group):
 
 
 def fail(message: str, code: int = FAILED) -> NoReturn:
-    click.echo(f"loadtest: {message}", err=True)
+    terminal.echo(f"loadtest: {message}", err=True)
     sys.exit(code)
 
 
@@ -93,11 +94,11 @@ def main(ctx: click.Context) -> None:
 def list_() -> None:
     """Scenarios and profiles, a line each."""
     for name, scenario in SCENARIOS.items():
-        click.echo(f"{name:12} {scenario.stresses}")
-    click.echo("\nprofiles:")
+        terminal.echo(f"{name:12} {scenario.stresses}")
+    terminal.echo("\nprofiles:")
     for name in profiles.names():
         profile = profiles.load(name)
-        click.echo(f"{name:12} {profile.about} ({profile.scenario})")
+        terminal.echo(f"{name:12} {profile.about} ({profile.scenario})")
 
 
 @main.command()
@@ -106,7 +107,7 @@ def list_() -> None:
 def show(scenario: str, markdown: bool) -> None:
     """What a scenario stresses, its parameters with their defaults, and an example."""
     kind = find(scenario)
-    click.echo(described(kind) if markdown else _plain(kind), nl=False)
+    terminal.echo(described(kind) if markdown else _plain(kind), nl=False)
 
 
 def find(name: str) -> type[Scenario]:
@@ -147,18 +148,18 @@ def audit(run: Path) -> None:
     with told():
         result = results.read(run)
     for what, times in sorted(result.oracle.checked.items()):
-        click.echo(f"checked   {what:16} {times:,}")
+        terminal.echo(f"checked   {what:16} {times:,}")
     if not result.oracle.checked:
         fail(f"{run}: the oracle has checked nothing in this run")
     for promise, times in sorted(result.oracle.breached.items()):
-        click.echo(f"BREACHED  {promise:16} {times:,}  {PROMISES.get(promise, '')}")
+        terminal.echo(f"BREACHED  {promise:16} {times:,}  {PROMISES.get(promise, '')}")
     if result.oracle.holds:
-        click.echo("every promise held")
+        terminal.echo("every promise held")
         return
     first = min(result.oracle.breaches, key=lambda breach: breach.at)
-    click.echo(f"\nthe first, {first.promise} at {first.at:.3f} s: {first.text}")
+    terminal.echo(f"\nthe first, {first.promise} at {first.at:.3f} s: {first.text}")
     for line in first.trace:
-        click.echo(f"  {line}")
+        terminal.echo(f"  {line}")
     sys.exit(FAILED)
 
 
@@ -175,4 +176,4 @@ def merge(parts: tuple[Path, ...], out: Path) -> None:
             results.write(whole, out)
         except OSError as error:
             fail(f"{out}: {error.strerror}")
-    click.echo(f"{out}: {len(parts)} shards")
+    terminal.echo(f"{out}: {len(parts)} shards")

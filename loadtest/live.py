@@ -16,6 +16,7 @@ from rich.text import Text
 
 from loadtest import results
 from loadtest.results import Phase, Process, Sample
+from server import terminal
 
 PLAIN_INTERVAL = 5.0  # seconds between lines
 STALE = 6.0  # seconds without a sample: the process is gone (metrics pages are read every five)
@@ -35,7 +36,7 @@ class LiveView:
         self._title = title
         self._phases = phases
         self._seconds = max((phase.end for phase in phases), default=0.0)
-        self._console = console or Console(stderr=True)
+        self._console = console or terminal.console(stderr=True)
         self._plain = not self._console.is_terminal if plain is None else plain
         self._live = None if self._plain else Live(console=self._console, auto_refresh=False)
         self._sums: Counter[str] = Counter()

@@ -26,6 +26,7 @@ from loadtest.scenarios import SCENARIOS
 from loadtest.scenarios.base import Scenario
 from loadtest.stage import REFERENCE
 from loadtest.targets import Target, TargetError, check_files, check_ownership, dev
+from server import terminal
 
 RUNS = Path("loadtest-runs")
 KEY_FILE = "jwt.key"
@@ -129,13 +130,13 @@ def run_scenario(kind: type[Scenario], name: str, profile: profiles.Profile, giv
         fail(_first(group))
     except* KeyboardInterrupt:
         fail("interrupted: nothing was written")
-    click.echo(summary(result))
+    terminal.echo(summary(result))
     try:
         page, data = write_report(result, out)
     except OSError as error:
         fail(f"the result cannot be written: {out}: {error.strerror}")
-    click.echo(f"result    {data}")
-    click.echo(f"report    {page}")
+    terminal.echo(f"result    {data}")
+    terminal.echo(f"report    {page}")
     if not result.oracle.holds:
         sys.exit(FAILED)
 
@@ -208,7 +209,7 @@ async def _target(chosen: dict[str, Any], people: int) -> AsyncIterator[Target]:
         if chosen.get("dev"):
             instances = chosen.get("instances", 1)
             check_files(-(-people // instances), whose="each server process")
-            click.echo("starting `parley dev` ...", err=True)
+            terminal.echo("starting `parley dev` ...", err=True)
             yield await stack.enter_async_context(dev(instances, people))
             return
         key, data = chosen.get("key") or "", chosen.get("data")

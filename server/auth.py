@@ -152,7 +152,7 @@ class Verifier:
             raise unauthenticated(WRONG_SIGNATURE) from None
         except jwt.DecodeError:
             raise _malformed() from None
-        except (jwt.PyJWTError, ValueError, TypeError):
+        except (jwt.PyJWTError, ValueError, TypeError, AttributeError):  # UUID's words for a number, a list, null
             raise unauthenticated("The access token is not acceptable.") from None
 
 

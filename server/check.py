@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 import trio
-from rich.console import Console
 from rich.table import Table
 
+from server import terminal
 from server.auth import signing_keys
 from server.config import ConfigError, Settings, require
 from server.tls import expiry, load_context
@@ -36,7 +36,7 @@ async def run(settings: Settings) -> bool:
     table = Table("", "check", "result")
     for name, result, fine in rows:
         table.add_row("[green]ok[/]" if fine else "[red]wrong[/]", name, result)
-    Console().print(table)
+    terminal.console().print(table)
     return all(fine for _, _, fine in rows)
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from server import terminal
 from server.admin.commands import drain, inspect
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ config_option = click.option(
 
 
 def fail(message: str, code: int = FAILED) -> NoReturn:
-    click.echo(f"parley: {message}", err=True)
+    terminal.echo(f"parley: {message}", err=True)
     sys.exit(code)
 
 
@@ -129,13 +130,13 @@ def migrate(config: Path | None, sql: bool) -> None:
 
     with told():
         if sql:
-            click.echo(schema.sql())
+            terminal.echo(schema.sql())
             return
         settings = load_settings(config)
         if not settings.database_url:
             fail("DATABASE_URL is not set", MISUSED)
         before, after = schema.upgrade(settings.database_url)
-        click.echo(f"schema {before or '(empty)'} -> {after}" if before != after else f"schema {after}: up to date")
+        terminal.echo(f"schema {before or '(empty)'} -> {after}" if before != after else f"schema {after}: up to date")
 
 
 @main.command()
@@ -207,7 +208,7 @@ def token(config: Path | None, user: str, ttl: str, admin: bool, data: Path | No
         user_id = trio.run(find_user, settings, user)
         if user_id is None:
             fail(f"there is no user {user!r}")
-        click.echo(mint_token(settings, user_id, seconds, admin=admin))
+        terminal.echo(mint_token(settings, user_id, seconds, admin=admin))
 
 
 @main.command()

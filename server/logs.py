@@ -17,6 +17,7 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from server import tracebacks
+from server.terminal import line, shown
 
 LEVELS = ("debug", "info", "warning", "error")
 _NUMBERS = {name.lower(): number for name, number in logging.getLevelNamesMapping().items()}  # by structlog's method
@@ -28,6 +29,14 @@ HIDDEN = frozenset(
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     for name in HIDDEN & event.keys():
         event[name] = "***"
+    return event
+
+
+def printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """What others wrote stays on its line and does nothing to a terminal that shows it. Tracebacks keep their lines."""
+    for name, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            event[name] = shown(value) if name in ("exception", "stack") else line(value)
     return event
 
 
@@ -71,9 +80,9 @@ def configure(log_format: str, level: str) -> None:
         redact,
     ]
     final: list[Any] = (
-        [tracebacks.render, structlog.processors.JSONRenderer(serializer=serialize)]
+        [tracebacks.render, printable, structlog.processors.JSONRenderer(serializer=serialize)]
         if log_format == "json"
-        else [tracebacks.render_text, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        else [tracebacks.render_text, printable, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     )
     structlog.configure(
         processors=[_threshold, *shared, *final],

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from handlers.commits import Commits
 from handlers.files import Files
+from server import terminal
 from server.auth import signing_keys
 from server.config import ConfigError, Settings
 from store import accounts, creations, messages, partitions, users
@@ -49,7 +50,7 @@ async def run(settings: Settings) -> None:
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(pool.run)
-            rows = await _purge(settings, pool, Console(stderr=True))
+            rows = await _purge(settings, pool, terminal.console(stderr=True))
             nursery.cancel_scope.cancel()
     except* StoreError as group:
         failures += group.exceptions
@@ -58,7 +59,7 @@ async def run(settings: Settings) -> None:
     table = Table("removed", "number")
     for name, number in rows:
         table.add_row(name, str(number))
-    Console().print(table)
+    terminal.console().print(table)
 
 
 async def _purge(settings: Settings, pool: Pool, console: Console) -> list[tuple[str, object]]:

@@ -169,6 +169,12 @@ async def list_users_by_id(conn: Connection, user_ids: Collection[UUID]) -> list
     return [_user_of(row) for row in await cursor.fetchall()]
 
 
+async def list_present(conn: Connection, user_ids: Collection[UUID]) -> list[UUID]:
+    """Those of these users who exist and were not deleted."""
+    cursor = await conn.execute(queries.list_present_users, {"ids": list(user_ids)})
+    return [user_id for (user_id,) in await cursor.fetchall()]
+
+
 async def list_deleted(conn: Connection, user_ids: Collection[UUID]) -> list[UUID]:
     """Those of these users who were deleted."""
     cursor = await conn.execute(queries.list_deleted_users, {"ids": list(user_ids)})

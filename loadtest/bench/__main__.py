@@ -11,12 +11,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from loadtest.bench import measures
 from loadtest.bench.people import Rest, User
 from loadtest.bench.process import parley, reference
+from server import terminal
 
 MEMBERS = 200  # of the big room; ten connections each
 USERS = 2000
@@ -25,7 +25,7 @@ MANY = 20  # conversations of each user in the second memory row
 DESCRIPTORS = 20_000
 WIDTH = 100  # columns, where it is not a terminal that is written to
 
-console = Console(stderr=True)
+console = terminal.console(stderr=True)
 
 
 class Row:
@@ -58,7 +58,7 @@ def main() -> int:
     for row in _rows(options.seconds):
         rows.append(row)
         table.add_row(*row.cells())
-    Console(width=None if sys.stdout.isatty() else WIDTH).print(table)
+    terminal.console(width=None if sys.stdout.isatty() else WIDTH).print(table)
     missed = [row.what for row in rows if not row.holds]
     if missed:
         console.print(f"missed: {', '.join(missed)}")

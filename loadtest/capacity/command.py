@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 import msgspec
-from rich.console import Console
 from rich.table import Table
 
 from loadtest.capacity.measured import measure
@@ -16,6 +15,7 @@ from loadtest.capacity.population import Cost, Costs, Needs, Population, needs
 from loadtest.peers.driver import PeerError
 from loadtest.report.charts import number
 from loadtest.results import Machine, installed_versions, this_machine
+from server import terminal
 
 FAILED = 1
 MISUSED = 2
@@ -90,7 +90,7 @@ def capacity(
 
 
 def fail(message: str, code: int) -> None:
-    click.echo(f"loadtest capacity: {message}", err=True)
+    terminal.echo(f"loadtest capacity: {message}", err=True)
     sys.exit(code)
 
 
@@ -101,7 +101,7 @@ def _measured(connections: int, seconds: float) -> Capacity:
     if soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     try:
-        costs = measure(connections, seconds, lambda text: click.echo(text, err=True))
+        costs = measure(connections, seconds, lambda text: terminal.echo(text, err=True))
     except PeerError as error:
         fail(str(error), FAILED)
         raise
@@ -191,14 +191,14 @@ def _markdown(title: str, rows: Sequence[tuple[str, ...]], note: str) -> None:
     lines = [f"**{title[:1].upper()}{title[1:]}**", "", "| " + " | ".join(head) + " |"]
     lines += ["|---" + "|---:" * (len(head) - 1) + "|"]
     lines += ["| " + " | ".join(row) + " |" for row in rest]
-    click.echo("\n".join([*lines, "", *([note, ""] if note else [])]))
+    terminal.echo("\n".join([*lines, "", *([note, ""] if note else [])]))
 
 
 def _print(title: str, rows: Sequence[tuple[str, ...]], note: str) -> None:
-    console = Console()
+    console = terminal.console()
     table = Table(title=title, caption=note or None, caption_justify="left")
     for index, column in enumerate(rows[0]):
         table.add_column(column, justify="right" if index else "left")
     for row in rows[1:]:
         table.add_row(*row)
-    (console if console.is_terminal else Console(width=WIDTH)).print(table)
+    (console if console.is_terminal else terminal.console(width=WIDTH)).print(table)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 import msgspec
-from rich.console import Console
 from rich.table import Table
 
 from loadtest.compare.verdict import BETTER, REPEATS, SLIGHTLY_WORSE, WORSE, Finding, Line, NotComparable, judge
 from loadtest.report.charts import number
 from loadtest.results import Result, ResultError, read
+from server import terminal
 
 REGRESSION = 1
 MISUSED = 2
@@ -87,15 +87,15 @@ def compare(
             without_confidence=without_confidence,
         )
     except (ResultError, NotComparable) as error:
-        click.echo(f"loadtest compare: {error}", err=True)
+        terminal.echo(f"loadtest compare: {error}", err=True)
         sys.exit(MISUSED)
     if output is not None:
         output.write_bytes(msgspec.json.format(msgspec.json.encode(finding), indent=1))
     if markdown:
-        click.echo("\n".join(_markdown(finding)))
+        terminal.echo("\n".join(_markdown(finding)))
     else:
         _print(finding)
-    click.echo(summary(finding, len(base), len(other)))
+    terminal.echo(summary(finding, len(base), len(other)))
     sys.exit(REGRESSION if finding.regressions else 0)
 
 
@@ -146,10 +146,10 @@ def _markdown(finding: Finding) -> list[str]:
 
 
 def _print(finding: Finding) -> None:
-    console = Console()
+    console = terminal.console()
     table = Table()
     for index, column in enumerate(COLUMNS):
         table.add_column(column, justify="right" if 0 < index < len(COLUMNS) - 1 else "left")
     for line in finding.lines:
         table.add_row(*cells(line), style=COLOURS.get(line.verdict, ""))
-    (console if console.is_terminal else Console(width=WIDTH)).print(table)
+    (console if console.is_terminal else terminal.console(width=WIDTH)).print(table)

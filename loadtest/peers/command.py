@@ -14,7 +14,6 @@ from typing import NamedTuple
 import click
 import msgspec
 import psycopg
-from rich.console import Console
 from rich.table import Table
 
 from loadtest.bench.people import Rest
@@ -24,6 +23,7 @@ from loadtest.peers.dialects import Dialect, Hub, Seat
 from loadtest.peers.driver import Measured, Pairs, PeerError
 from loadtest.processes import joint_usage, services
 from loadtest.results import Machine, installed_versions, this_machine
+from server import terminal
 
 DATABASE = "peers"
 PARLEY = "Parley"
@@ -110,7 +110,7 @@ def peers(
     if output is not None:
         output.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1))
     if markdown:
-        click.echo("\n".join(as_markdown(found)))
+        terminal.echo("\n".join(as_markdown(found)))
     else:
         _print(found)
 
@@ -124,7 +124,7 @@ def _installed(cache: Path, only: tuple[str, ...], skipped: dict[str, str]) -> I
             yield contestant, contestant.install(cache)
         except Unavailable as error:
             skipped[contestant.name] = str(error)
-            click.echo(f"{contestant.name} is left out: {error}", err=True)
+            terminal.echo(f"{contestant.name} is left out: {error}", err=True)
 
 
 def _at_parley(server: Server, pairs: int) -> Ready:
@@ -150,7 +150,7 @@ def _take_turns(
     failed: dict[str, str] = {}
     for number in range(rounds):
         for each in ready:
-            click.echo(f"round {number + 1} of {rounds}: {each.name} ...", err=True)
+            terminal.echo(f"round {number + 1} of {rounds}: {each.name} ...", err=True)
             try:
                 with (
                     nullcontext(ours)
@@ -160,7 +160,7 @@ def _take_turns(
                     taken[each.name].append(_turn(each, server, ours, data, seconds, rate))
             except PeerError as error:
                 failed[each.name] = str(error)
-                click.echo(f"  {error}", err=True)
+                terminal.echo(f"  {error}", err=True)
     return [Score(each.name, each.made_of, taken[each.name], failed.get(each.name, "")) for each in ready]
 
 
@@ -269,12 +269,12 @@ def as_markdown(found: Comparison) -> list[str]:
 
 
 def _print(found: Comparison) -> None:
-    console = Console()
+    console = terminal.console()
     table = Table(title=f"durable direct message: {_title(found)}")
     for number, column in enumerate(COLUMNS):
         table.add_column(column, justify="right" if number else "left")
     for row in rows(found):
         table.add_row(*row)
-    (console if console.is_terminal else Console(width=WIDTH)).print(table)
+    (console if console.is_terminal else terminal.console(width=WIDTH)).print(table)
     for name, reason in found.skipped.items():
         console.print(f"{name} is left out: {reason}", highlight=False, markup=False)

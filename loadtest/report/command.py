@@ -8,6 +8,7 @@ import click
 from loadtest.figures import merge
 from loadtest.report.page import write_report
 from loadtest.results import ResultError, read
+from server import terminal
 
 MISUSED = 2
 
@@ -26,8 +27,8 @@ def report(results: tuple[Path, ...], output: Path | None) -> None:
         runs = [read(path) for path in results]
         whole = runs[0] if len(runs) == 1 else merge(runs)
     except ResultError as error:
-        click.echo(f"loadtest report: {error}", err=True)
+        terminal.echo(f"loadtest report: {error}", err=True)
         sys.exit(MISUSED)
     path = results[0] if len(runs) == 1 else results[0].with_name("merged.json")  # the parts stay what they are
     page = write_report(whole, output or path)[0]
-    click.echo(page)
+    terminal.echo(str(page))

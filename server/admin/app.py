@@ -14,11 +14,12 @@ from handlers import texts
 from handlers.errors import ChatError
 from server.admin import tree, views
 from server.admin.control import Control
-from server.admin.shapes import PoolView
+from server.admin.shapes import HealthView, PoolView
 from server.hub.server import HubServer
 from server.metrics import sources
 from server.metrics.scrape import scrape
 from server.rest import problems
+from server.rest.health import Check, run_checks
 from server.rooms import Rooms
 from store.lanes import Lanes
 from store.pool import Pool
@@ -33,6 +34,9 @@ class Parts(sources.Parts, Protocol):
     hub: HubServer
     rooms: Rooms
     lanes: Lanes
+
+    @property
+    def checks(self) -> Mapping[str, Check]: ...
 
     @property
     def pools(self) -> Mapping[str, Pool]: ...
@@ -65,6 +69,11 @@ def _questions(parts: Parts, control: Control) -> Blueprint:
     @routes.get("/status")
     async def status() -> Response:
         return _answer(control.status())
+
+    @routes.get("/health")
+    async def health() -> Response:
+        verdict, results = await run_checks(parts.checks)
+        return _answer(HealthView(verdict, results))
 
     @routes.get("/instances")
     async def instances() -> Response:

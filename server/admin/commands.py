@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 import click
 
+from server import terminal
+
 F = TypeVar("F", bound=Callable[..., None])
 LEVELS = ("debug", "info", "warning", "error")  # as server.logs has them
 ORDERS = ("age", "outbox", "rooms", "in", "out")  # as server.admin.views has them
@@ -25,7 +27,7 @@ def _told() -> Iterator[None]:
     try:
         yield
     except* AdminError as group:
-        click.echo(f"parley: {_first(group)}", err=True)
+        terminal.echo(f"parley: {_first(group)}", err=True)
         sys.exit(1)
     except* KeyboardInterrupt:
         pass  # how a watch ends
@@ -111,6 +113,14 @@ def status(**options: Any) -> None:
 @inspect.command()
 @_where
 @_how
+def health(**options: Any) -> None:
+    """What each check of /health says: there it is only whether it fails."""
+    _show(question="health", **options)
+
+
+@inspect.command()
+@_where
+@_how
 def instances(**options: Any) -> None:
     """All instances that are registered in Redis, the dead that are not buried yet too."""
     _show(question="instances", **options)
@@ -168,7 +178,7 @@ def kill(connection: str, path: Path) -> None:
     from urllib.parse import quote  # noqa: PLC0415
 
     _order(path, f"/connections/{quote(connection, safe='')}/kill")
-    click.echo(f"killed {connection}")
+    terminal.echo(f"killed {connection}")
 
 
 @inspect.command("kill-user")
@@ -185,7 +195,8 @@ def kill_user(user: str, path: Path) -> None:
     from server.admin.shapes import Killed  # noqa: PLC0415
 
     killed = decode(_order(path, f"/users/{quote(user, safe='')}/kill"), Killed)
-    click.echo(f"killed {killed.connections} connections here; told {', '.join(killed.others) or 'no other instance'}")
+    others = ", ".join(killed.others) or "no other instance"
+    terminal.echo(f"killed {killed.connections} connections here; told {others}")
     if not killed.linked:
         raise AdminError("the instance has no link to Redis now: others were not told, do it there too")
 
@@ -196,7 +207,7 @@ def kill_user(user: str, path: Path) -> None:
 def log_level(level: str, path: Path) -> None:
     """Log from this LEVEL on, until the next restart or reload."""
     _order(path, f"/log-level/{level}")
-    click.echo(f"logs from {level} on")
+    terminal.echo(f"logs from {level} on")
 
 
 @click.command()

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import click
 import trio
 from rich.console import Console
 from rich.live import Live
 
+from server import terminal
 from server.admin.client import AdminClient, AdminError, Gone, connect, decode
 from server.admin.shapes import Status
 from server.admin.tables import RENDERERS
@@ -27,10 +27,10 @@ async def show(
     async with connect(path) as client:
         answer = await client.ask(f"/{question}", **query)
         if as_json:
-            click.echo(answer)
+            terminal.echo(answer)
             while watch is not None:
                 await trio.sleep(watch)
-                click.echo(await client.ask(f"/{question}", **query))
+                terminal.echo(await client.ask(f"/{question}", **query))
         elif watch is None:
             console().print(RENDERERS[question](answer))
         else:
@@ -48,8 +48,8 @@ async def order(path: Path, what: str) -> bytes:
 
 def console() -> Console:
     """Tables are not cut where nobody sees them: a pipe has no width."""
-    found = Console(highlight=False)
-    return found if found.is_terminal else Console(highlight=False, width=200)
+    found = terminal.console(highlight=False)
+    return found if found.is_terminal else terminal.console(highlight=False, width=200)
 
 
 async def drain(path: Path, *, wait: bool, timeout: float) -> None:
@@ -58,12 +58,12 @@ async def drain(path: Path, *, wait: bool, timeout: float) -> None:
         status = decode(await client.ask("/status"), Status)
         with _process(status.pid) as ended:
             await client.order("/drain")
-            click.echo(f"{status.name} (pid {status.pid}) drains: {status.connections} connections")
+            terminal.echo(f"{status.name} (pid {status.pid}) drains: {status.connections} connections")
             if wait:
                 with trio.move_on_after(timeout) as scope:
                     await _watch_drain(client, status.connections)
                     await trio.lowlevel.wait_readable(ended)
-                    click.echo("ended")
+                    terminal.echo("ended")
                 if scope.cancelled_caught:
                     raise AdminError(f"pid {status.pid} has not ended within {timeout:g} s")
 
@@ -90,5 +90,5 @@ async def _watch_drain(client: AdminClient, told: int) -> None:
             return
         if left != told:
             told = left
-            click.echo(f"  {left} left")
+            terminal.echo(f"  {left} left")
         await trio.sleep(POLL)

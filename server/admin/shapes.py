@@ -24,6 +24,13 @@ class Status(Struct):
     hangs: str | None = None
 
 
+class HealthView(Struct):
+    """Each check's own words: for operators, as they may name addresses."""
+
+    status: str
+    checks: dict[str, str]
+
+
 class InstanceView(Struct):
     """An instance that is registered in Redis."""
 

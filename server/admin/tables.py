@@ -9,10 +9,11 @@ from typing import Any
 import msgspec
 from rich.console import RenderableType
 from rich.table import Table
+from rich.text import Text
 from rich.tree import Tree
 
 from server.admin.client import decode
-from server.admin.shapes import Branch, ConnectionView, InstanceView, PoolView, RoomView, Status
+from server.admin.shapes import Branch, ConnectionView, HealthView, InstanceView, PoolView, RoomView, Status
 from store.statistics import LaneStatistics
 
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -55,6 +56,14 @@ def status(answer: bytes) -> RenderableType:
     table.add_row("up", span(found.seconds))
     table.add_row("connections", str(found.connections))
     table.add_row("state", "draining" if found.draining else found.hangs or "serving")
+    return table
+
+
+def health(answer: bytes) -> RenderableType:
+    found = decode(answer, HealthView)
+    table = _table(found.status, "check", "result")
+    for name, result in found.checks.items():
+        table.add_row(name, Text(result))
     return table
 
 
@@ -139,6 +148,7 @@ def _of(what: str, shown: int, total: int) -> str:
 
 RENDERERS: dict[str, Callable[[bytes], RenderableType]] = {
     "status": status,
+    "health": health,
     "instances": instances,
     "connections": connections,
     "rooms": rooms,

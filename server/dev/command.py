@@ -11,10 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import click
 import trio
 
-from server import app, logs
+from server import app, logs, terminal
 from server.config import ConfigError, Settings, load
 from server.dev import instances, postgres
 from server.dev.services import Services, fits, open_services, short_directory
@@ -48,18 +47,18 @@ async def _terminate_at_eof() -> None:
 
 
 async def _run(port: int, data: Path, count: int) -> None:
-    click.echo(f"starting PostgreSQL and Valkey in {data}/ ...", err=True)
+    terminal.echo(f"starting PostgreSQL and Valkey in {data}/ ...", err=True)
     async with open_services(data) as services:
         await trio.to_thread.run_sync(migrate.upgrade, services.database_url)
 
         def ready(url: str) -> None:
             hub = url.replace("http", "ws", 1) + "/hubs/chat"
             several = f"  instances {count}" if count > 1 else ""
-            click.echo(f"ready  {url}  hub {hub}  data {data}/{several}")
+            terminal.echo(f"ready  {url}  hub {hub}  data {data}/{several}")
 
         if _values(services, port).get("registration") == "open":
             warning = "registration is open: anybody who reaches this port can be anybody. For development only."
-            click.echo(warning, err=True)
+            terminal.echo(warning, err=True)
         if count == 1:
             await app.serve(load(os.environ, None, **_values(services, port)), on_ready=ready)
         else:

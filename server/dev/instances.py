@@ -12,9 +12,9 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-import click
 import trio
 
+from server import terminal
 from server.dev import supervisor
 
 RESTART_AFTER = 1.0  # seconds
@@ -68,7 +68,7 @@ async def _keep(number: int, environment: Mapping[str, str], *, task_status: tri
             await _stop(process)
         if not is_ready:
             raise OSError(f"instance {number} did not start (exit code {code})")
-        click.echo(f"[{number}] ended with code {code}; it is started again", err=True)
+        terminal.echo(f"[{number}] ended with code {code}; it is started again", err=True)
         await trio.sleep(RESTART_AFTER)
 
 
@@ -87,7 +87,7 @@ async def _show(number: int, process: trio.Process, on_ready: Callable[[], None]
                 on_ready()
             elif line.get("level") not in QUIET:
                 fields = " ".join(f"{key}={value}" for key, value in line.items() if key not in ("event", "timestamp"))
-                click.echo(f"[{number}] {line.get('event')} {fields}", err=True)
+                terminal.echo(f"[{number}] {line.get('event')} {fields}", err=True)
 
 
 async def _stop(process: trio.Process) -> None:

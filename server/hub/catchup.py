@@ -30,6 +30,9 @@ class SyncSource(Protocol):
 
     async def memberships(self, user_id: UUID) -> Sequence[UUID]: ...
 
+    async def require_user(self, user_id: UUID) -> None:
+        """Raises ChatError("unauthenticated") when there is no such user (any more)."""
+
     async def require_session(self, session_id: UUID) -> None:
         """Raises ChatError("unauthenticated") when this sign-in session has ended."""
 

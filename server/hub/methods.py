@@ -166,12 +166,13 @@ def register(
         if caller.user_id != session.user_id:
             raise ChatError("forbidden", "The token belongs to another user.")
         before, session.caller = session.caller, caller
-        if caller.session_id is not None:
-            try:
+        try:
+            await sync.require_user(caller.user_id)
+            if caller.session_id is not None:
                 await sync.require_session(caller.session_id)  # from here on its end reaches this connection
-            except BaseException:
-                session.caller = before
-                raise
+        except BaseException:
+            session.caller = before
+            raise
         session.reschedule()
 
     for pipelined in (send_message, mark_read, mark_delivered):

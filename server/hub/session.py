@@ -308,7 +308,9 @@ class HubSession(Resumption):
             if self.caller.session_id is not None:
                 # Only now: a session that is ended from here on ends this connection, wherever that happens.
                 await self.hub.sync.require_session(self.caller.session_id)
-            if self.auto_attach and not self.closed:
+            if not self.auto_attach:
+                await self.hub.sync.require_user(self.user_id)  # else her memberships are read, which asks the same
+            elif not self.closed:
                 await catchup.attach_all(self, self.hub.rooms, self.hub.sync)
         except ChatError as error:
             self.end(str(error), allow_reconnect=error.code in ("unavailable", "overloaded"))

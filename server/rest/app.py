@@ -82,7 +82,7 @@ def create_app(
     app.register_blueprint(files.blueprint(files_handler, settings.max_upload_bytes))
     if isinstance(objects_store, DirectoryObjects):
         app.register_blueprint(objects.blueprint(objects_store))
-    app.register_blueprint(negotiate.blueprint(verifier, tokens, settings.allowed_origins))
+    app.register_blueprint(negotiate.blueprint(verifier, users_handler, tokens, settings.allowed_origins))
     app.register_blueprint(health.blueprint(checks, hangs))
     app.register_blueprint(docs.blueprint(described))
     problems.install(app)

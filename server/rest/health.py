@@ -19,6 +19,7 @@ CHECK_TIMEOUT = 2.0  # seconds for all checks together
 
 Verdict = Literal["Healthy", "Degraded", "Unhealthy"]
 Check = Callable[[], Awaitable[str | None]]  # None when fine, else what is wrong
+FINE_WORD, WRONG_WORD = "ok", "failing"
 REQUIRED = frozenset({"postgres", "lanes", "lifecycle"})
 
 
@@ -39,8 +40,13 @@ async def run_checks(checks: Mapping[str, Check]) -> tuple[Verdict, dict[str, st
     return ("Degraded" if failed else "Healthy"), results
 
 
+def public(results: Mapping[str, str]) -> dict[str, str]:
+    """What anybody may know of the checks: which fail, not where the services are or what they said."""
+    return {name: FINE_WORD if result == FINE_WORD else WRONG_WORD for name, result in results.items()}
+
+
 class Report(Wire, frozen=True):
-    """`checks`: "ok", or what is wrong."""
+    """`checks`: "ok" or "failing"; `parley inspect health` says why."""
 
     status: Verdict
     checks: dict[str, str]
@@ -56,7 +62,7 @@ def blueprint(checks: Mapping[str, Check], hangs: Callable[[], str | None]) -> B
 
     async def report(*, failing: frozenset[str]) -> Response:
         verdict, results = await run_checks(checks)
-        return answer(Report(verdict, results), 503 if verdict in failing else 200)
+        return answer(Report(verdict, public(results)), 503 if verdict in failing else 200)
 
     @routes.get("")
     @operation(FINE, WRONG)

@@ -11,6 +11,7 @@ from quart import Blueprint, Response, request
 
 from handlers import texts
 from handlers.errors import ChatError
+from handlers.users import Users
 from server.auth import ConnectionTokens, Verifier
 from server.hub.server import PATH
 from server.rest.operations import IDEMPOTENCY_KEY, Answer, operation, query
@@ -42,7 +43,9 @@ class Negotiation(Wire, frozen=True):
     error: str | UnsetType = UNSET
 
 
-def blueprint(verifier: Verifier, tokens: ConnectionTokens, allowed_origins: tuple[str, ...]) -> Blueprint:
+def blueprint(
+    verifier: Verifier, users: Users, tokens: ConnectionTokens, allowed_origins: tuple[str, ...]
+) -> Blueprint:
     routes = Blueprint("hub", __name__)
 
     @routes.post(f"{PATH}/negotiate")
@@ -68,6 +71,7 @@ def blueprint(verifier: Verifier, tokens: ConnectionTokens, allowed_origins: tup
             raise ChatError("forbidden", "Connections from this origin are not allowed.")
         query = {name.lower(): value for name, value in request.args.items()}
         caller = await verifier.verify(query["access_token"] if "access_token" in query else bearer())
+        await users.require(caller)
         version = _version(query.get("negotiateversion"))
         if version is None:
             return answer({"error": "The requested negotiateVersion is not an integer of 0 or more."})

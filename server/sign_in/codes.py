@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 import jwt
 import msgspec
 
+from server import jwts
 from store.signing import SigningKeys
 
 TTL = 60  # seconds between the redirect and the exchange
@@ -52,8 +53,9 @@ class Codes:
         """None for what is not ours, too old, or shown by somebody else than who asked for it."""
         for key in self._keys.accepted:
             try:
-                options: jwt.types.Options = {"require": ["exp", "grt"]}
-                claims = jwt.decode(code, key, algorithms=["HS256"], audience=AUDIENCE, options=options)
+                claims = jwts.decode(
+                    code, key, algorithms=["HS256"], audience=AUDIENCE, options={"require": ["exp", "grt"]}
+                )
                 grant = msgspec.convert(claims["grt"], Grant)
             except (jwt.PyJWTError, msgspec.ValidationError):
                 continue

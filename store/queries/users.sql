@@ -60,6 +60,10 @@ SELECT EXISTS (SELECT FROM users WHERE id = %(id)s AND deleted_at IS NULL),
 -- users_pkey.
 SELECT {user} FROM users AS u WHERE id = ANY(%(ids)s::uuid[])
 
+-- name: list_present_users
+-- users_pkey.
+SELECT id FROM users WHERE id = ANY(%(ids)s::uuid[]) AND deleted_at IS NULL
+
 -- name: list_deleted_users
 -- users_pkey.
 SELECT id FROM users WHERE id = ANY(%(ids)s::uuid[]) AND deleted_at IS NOT NULL

@@ -14,6 +14,7 @@ CODECS = {
     "server.hub.protocol",
     "server.hub.protocol_json",
     "server.hub.protocol_msgpack",
+    "server.terminal",  # how anything is printed
 }
 LAYERS = ("server", "handlers", "store")
 

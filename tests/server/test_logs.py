@@ -87,3 +87,17 @@ def test_odd_values(capsys: pytest.CaptureFixture[str]) -> None:
     finally:
         structlog.reset_defaults()
     assert json.loads("".join(capsys.readouterr()))["number"] == 2**70
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_what_others_wrote_stays_on_its_line(capsys: pytest.CaptureFixture[str], log_format: str) -> None:
+    """No control character, no turn of direction and no further line comes out of a field or a name."""
+    logs.configure(log_format, "info")
+    try:
+        structlog.get_logger("x").info("event", client="a\x1b]52;c;x\x07\x9b2J\r\nforged\u202e\x7f", user="Zoë")
+        printed = "".join(capsys.readouterr())
+    finally:
+        structlog.reset_defaults()
+        logging.getLogger().handlers.clear()
+    [line] = printed.splitlines()
+    assert line.isprintable() and "Zoë" in line and "forged" in line

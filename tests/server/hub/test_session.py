@@ -48,6 +48,8 @@ class Nobody:
             raise Unavailable("away")
         return ()
 
+    async def require_user(self, user_id: UUID) -> None: ...
+
     async def require_session(self, session_id: UUID) -> None: ...
 
     async def heads(self, conversation_ids: Collection[UUID]) -> dict[UUID, int]:

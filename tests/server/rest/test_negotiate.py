@@ -64,14 +64,16 @@ async def test_health(site: Site) -> None:
     assert (await site.call("GET", "/health/live")) == {"status": "Healthy", "checks": {}}
 
     async def out() -> str:
-        return "out of reach"
+        return 'connection to server at "10.1.2.3", port 5432 failed'
 
     checks = site.process.checks
     checks["redis"] = out
-    assert (await site.call("GET", "/health/ready"))["status"] == "Degraded"
+    degraded = await site.call("GET", "/health/ready")
+    assert degraded == {"status": "Degraded", "checks": {**dict.fromkeys(checks, "ok"), "redis": "failing"}}
     checks["postgres"] = out
     answer = await site.http.get("/health/ready")
     assert answer.status_code == 503 and answer.json()["status"] == "Unhealthy"
+    assert "10.1.2.3" not in answer.text and "5432" not in (await site.http.get("/health")).text
     assert (await site.http.get("/health/live")).status_code == 200
 
 

@@ -121,3 +121,66 @@ async def test_tokens_are_needed(site: Site) -> None:
     await site.call("GET", "/api/users/me", token=token, status=401)
     await site.call("GET", "/api/users/nonsense", token=other, status=404)
     await site.call("PATCH", f"/api/users/{bob}", {}, token=other, status=405)
+
+
+PICTURES = {
+    "https://pics.example/a.png?x=1#y": 200,
+    "https://[2001:db8::1]:8443/a": 200,
+    "http://pics.example/a.png": 400,
+    "HTTPS://pics.example/": 400,
+    "javascript:alert(1)": 400,
+    "data:text/html,x": 400,
+    "//pics.example/a.png": 400,
+    "https:pics.example": 400,
+    "https://user@pics.example/": 400,
+    "https://user:word@pics.example/": 400,
+    "https://pics.example\\@evil.example/": 400,
+    "https://pics.example/\u202egnp": 400,
+    "https://pics.example/\x1b[2J": 400,
+    "https://pics.example/'><script>": 400,
+    "https://pics.example/ x": 400,
+    "https://pics.example/" + "x" * 2048: 400,
+}
+
+
+async def test_pictures(site: Site) -> None:
+    """An avatar is an https URL without a user, as it is for pictures of providers; nothing else is kept."""
+    _, token = await site.user("alice")
+    for url, status in PICTURES.items():
+        problem = await site.call("PUT", "/api/users/me", {"avatarUrl": url}, token=token, status=status)
+        assert status == 200 or "avatarUrl" in str(problem), url
+    assert (await site.call("GET", "/api/users/me", token=token))["avatarUrl"] == "https://[2001:db8::1]:8443/a"
+
+
+BLANKS = (
+    "\u3164\uffa0\u115f\u1160\u00ad\u034f\u061c\u180e\u200b\u202e\u2060\u2066\u2800\ufeff\ufff0\U000e0041\U0001bca0"
+)
+
+
+async def test_names_that_show_nothing(site: Site) -> None:
+    """What shows nothing is in no name; a display name of joiners is empty, a message of blanks too."""
+    _, token = await site.user("alice")
+    for blank in BLANKS:
+        for name in (f"bo{blank}b", f"bob{blank}", blank):
+            assert (await site.call("POST", "/api/users", {"username": name}, status=400))["code"] == "invalid_request"
+        body = {"displayName": f"Al{blank}ice"}
+        assert "displayName" in (await site.call("PUT", "/api/users/me", body, token=token, status=400))["errors"]
+        await site.call("POST", "/api/users", {"username": "carl", **body}, status=400)
+    for nothing in ("\u200d", "\u200c \ufe0f", " "):
+        await site.call("PUT", "/api/users/me", {"displayName": nothing}, token=token, status=400)
+    made = await site.call("POST", "/api/users", {"username": "dora", "displayName": "\u200d\ufe0f"}, status=201)
+    assert made["displayName"] == "dora"
+    for name in ("👩\u200d👩\u200d👧", "❤\ufe0f", "葛\U000e0100城", "می\u200cخواهم"):
+        await site.call("PUT", "/api/users/me", {"displayName": name}, token=token)
+    group = await site.call("POST", "/api/conversations", {"type": "Group", "name": "g"}, token=token, status=201)
+    for content in (BLANKS, "\u200d\ufe0f", "\u2800\n\u3164", "\U00013441"):
+        body = {"conversationId": group["id"], "content": content}
+        assert (await site.call("POST", "/api/messages", body, token=token, status=400))["code"] == "invalid_content"
+
+
+async def test_names_that_look_like_another(site: Site) -> None:
+    """409 for full-width letters, letters of other scripts and digits that look like a user's name."""
+    await site.user("boss")
+    for name in ("ｂｏｓｓ", "bоss", "b0ss", "BOSS"):
+        taken = await site.call("POST", "/api/users", {"username": name}, status=409)
+        assert taken["code"] == "username_taken", name
