@@ -82,7 +82,8 @@ class Worker:
 
             async def tell() -> None:
                 while True:
-                    self.report(plan.Connected(stage.online, len(players)))
+                    if stage.online < len(players):  # all of them is the answer, which is given once
+                        self.report(plan.Connected(stage.online, len(players)))
                     await trio.sleep(0.5)
 
             nursery.start_soon(tell)

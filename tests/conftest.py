@@ -19,6 +19,7 @@ from pathlib import Path
 import psycopg
 import pytest
 import trio
+from hypothesis import HealthCheck, settings
 from psycopg.conninfo import make_conninfo
 
 from server.dev.services import Services, open_services
@@ -26,6 +27,9 @@ from tests.gateway import gateway, program
 from tests.watchman import pytest_configure as pytest_configure  # a hook: pytest calls it
 
 TEMPLATE = "parley_template"
+# How long an example takes says how busy the machine is.
+settings.register_profile("parley", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("parley")
 _numbers = itertools.count(1)
 
 

@@ -7,7 +7,7 @@ import trio
 from loadtest.chaos import parse
 from loadtest.conductor import Conductor, Options
 from loadtest.parameters import make
-from loadtest.results import Process, Result, Sample
+from loadtest.results import ACKNOWLEDGED, Process, Result, Sample
 from loadtest.scenarios import SCENARIOS
 from loadtest.targets import Target
 from tests.running import JWT_KEY
@@ -17,10 +17,11 @@ class Silent:
     """A view for nobody. `connected` is when everybody is: the run starts half a second later."""
 
     def __init__(self) -> None:
-        self.connected = trio.Event()
+        self.connected, self.acknowledged = trio.Event(), trio.Event()
 
     def update(self, sample: Sample, processes: Sequence[Process] = ()) -> None:
-        pass
+        if sample.counters.get(ACKNOWLEDGED):
+            self.acknowledged.set()
 
     def note(self, text: str) -> None:
         if text.startswith("connected"):

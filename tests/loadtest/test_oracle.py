@@ -202,6 +202,24 @@ async def test_presence_that_nobody_tells_does_not_hold(autojump_clock: trio.abc
     assert trio.current_time() <= 5.0 + 3 * CALL
 
 
+async def test_all_sends_of_one_player_lost_is_a_breach() -> None:
+    """Every acknowledged send of somebody is gone, or the only one is: nothing stored is theirs, and each is missed."""
+    oracle = Oracle("run", lambda: 0.0, ("u0", "u1", "u2"))
+    said = msgspec.structs.replace(
+        message(1, key="run-0-0", content=contents.make_content("run-0-0", 1.0, 60)), sender_id="u0"
+    )
+    acknowledged = ([hash(said.id)], [hash("m8"), 0, hash("m9")], [hash("m7")])
+    people = {
+        number: SimpleNamespace(number=number, user_id=f"u{number}", acknowledged=sent)
+        for number, sent in enumerate(acknowledged)
+    }
+    books = Books(oracle, people)
+    books.compare(TALK, [said], [])
+    books.missing()
+    assert dict(oracle.breached) == {promises.MISSING: 3}
+    assert {breach.text.split(" of ")[1].split()[0] for breach in oracle.breaches} == {"p1", "p2"}
+
+
 @pytest.mark.parametrize(("wait", "fine"), [(2.0, True), (9.0, False)])
 async def test_who_has_nothing_yet_is_waited_for(wait: float, fine: bool, autojump_clock: trio.abc.Clock) -> None:
     """What is stored may be on its way to somebody whose cursor is still 0: within the patience it is not lost."""

@@ -5,6 +5,7 @@ from collections.abc import Awaitable
 
 import pytest
 import trio
+import trio.testing
 
 from server import websocket
 from server.connection import Connection
@@ -12,6 +13,8 @@ from server.poller import Poller
 from server.wheel import Wheel
 
 WAIT = 30.0
+PROMISED = 5.0  # seconds for a peer to answer our Close
+LARGE = 8 << 20  # bytes: more than sockets hold
 FOREVER = 3600.0
 ROUNDS = 20  # tasks of one scheduler step run in either order
 
@@ -88,3 +91,32 @@ async def test_a_slow_reader_ends_while_something_is_delivered(parts: tuple[Whee
                     deliverers.cancel_scope.cancel()
             assert endpoint.reason and connection.gone
             assert not connection.start_soon(trio.sleep, 0)
+
+
+@pytest.mark.parametrize("queued", [0, LARGE], ids=["idle", "behind"])
+async def test_a_peer_that_neither_reads_nor_answers_our_close(
+    queued: int, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """It is gone when its time to answer is over, also when it has not taken what was said before; and not earlier."""
+    wheel, poller, endpoint = Wheel(), Poller(), Silent()
+    await nursery.start(wheel.run)
+    await nursery.start(poller.run)
+    ours, peer = socket.socketpair()
+    with peer:
+        ours.setblocking(False)
+        connection = Connection(ours, wheel, poller, outbox_bytes=2 * LARGE, max_message=1000, stall_timeout=FOREVER)
+        connection.endpoint = endpoint
+        async with trio.open_nursery() as serving:
+            serving.start_soon(connection.run)
+            await trio.testing.wait_all_tasks_blocked()
+            if queued:
+                connection.offer(websocket.encode(websocket.TEXT, b"x" * queued))
+                connection.flush()
+                assert connection.blocked
+            await trio.sleep(100)
+            assert not endpoint.reason
+            begun = trio.current_time()
+            connection.close(1001, "draining")
+        assert PROMISED - 1 <= trio.current_time() - begun <= PROMISED + 2  # the wheel looks once a second
+        assert endpoint.reason
+    nursery.cancel_scope.cancel()

@@ -117,20 +117,24 @@ async def go_and_come_back(
     url = f"http://127.0.0.1:{port}/hubs/chat"
     answers: Counter[str] = Counter()
     returned: list[str] = []
+    leaving = trio.Event()
 
     async def stay(user: User, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         while True:
-            async with connect(url, user.token) as client:
-                try:
-                    await client.invoke("Ping")
-                except ClientError:
-                    pass  # let in by the one that is leaving, and sent away at once
-                else:
-                    task_status.started()
-                await client.closed.wait()
-                assert client.close_message is not None and client.close_message.allow_reconnect
-                returned.append(user.name)
-                task_status = trio.TASK_STATUS_IGNORED
+            try:
+                async with connect(url, user.token) as client:
+                    try:
+                        await client.invoke("Ping")
+                    except ClientError:
+                        pass  # let in by the one that is leaving, and sent away at once
+                    else:
+                        task_status.started()
+                    await client.closed.wait()
+                    assert client.close_message is not None and client.close_message.allow_reconnect
+                    returned.append(user.name)
+                    task_status = trio.TASK_STATUS_IGNORED
+            except ClientError:
+                assert leaving.is_set()  # by the one that is leaving, in the handshake already
 
     async def keep_asking() -> None:
         while True:
@@ -143,6 +147,7 @@ async def go_and_come_back(
         nursery.start_soon(keep_asking)
         await trio.sleep(1.5 * TIMEOUT)  # longer than any silence the proxy allows: only our pings keep them open
         assert not returned
+        leaving.set()
         two.terminate()
         await two.wait()
         there = len(set(returned))

@@ -61,7 +61,9 @@ def processes(directory: Path, word: str = "") -> list[int]:
 
 
 def is_free(lock: Path) -> bool:
-    """A service's lock is held by each of its processes, backends too."""
+    """A service's lock is held by each of its processes, backends too. None, and it has never begun to start."""
+    if not lock.exists():
+        return True
     descriptor = os.open(lock, os.O_RDWR)
     try:
         return process.try_lock(descriptor)
