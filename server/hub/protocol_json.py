@@ -150,6 +150,8 @@ def _parse_mended(data: bytes, mended: bytes) -> HubMessage | None:
     try:
         envelope = _decode_envelope(mended)
     except _UNREADABLE as error:
+        if _is_unknown_type(mended):
+            return None
         raise HubProtocolError(f"A message is not valid: {str(error) or type(error).__name__}.") from None
     if "\ufffd" in (envelope.invocation_id or ""):
         raise HubProtocolError("An invocation id has a lone surrogate: it cannot be answered.")

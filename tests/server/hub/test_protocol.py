@@ -151,7 +151,16 @@ def test_lenient_where_clients_need_it(data: bytes, expected: tuple[object, ...]
     assert plain(message) == expected
 
 
-@pytest.mark.parametrize("data", [text({"type": 42}), text({"type": 42, "target": 5}), pack(42), pack(42, "x", {})])
+@pytest.mark.parametrize(
+    "data",
+    [
+        text({"type": 42}),
+        text({"type": 42, "target": 5}),
+        text({"type": 42, "target": ["\ud83d"]}),
+        pack(42),
+        pack(42, "x", {}),
+    ],
+)
 def test_unknown_types_are_skipped(data: bytes) -> None:
     """A message type from the future is ignored, whatever it carries; what follows is read."""
     protocol: HubProtocol = JSON if data.endswith(b"\x1e") else MSGPACK
