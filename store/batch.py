@@ -47,12 +47,12 @@ class OutcomeUnknown(psycopg.OperationalError):
 
 
 class Row(NamedTuple):
-    """What became of one message: its outcome (see lane_write), its seq, whether by it its sender has read what others
-    wrote, and its file as it stands."""
+    """What became of one message: its outcome (see lane_write), its seq, how far its sender had read before this batch,
+    and its file as it stands."""
 
     outcome: int
     seq: int | None
-    catches_up: bool | None
+    read_seq: int | None
     file_key: str | None
     file_name: str
     file_size: int

@@ -357,8 +357,9 @@ class _Lane:
         made_ms, made_at = -1, ""  # messages of a batch share few milliseconds
         answers: list[Message | AppendError | StoreError | None] = []
         changes: list[Change] = []
-        doubles = False
-        for append, (outcome, seq, catches_up, file_key, *file) in zip(appends, rows, strict=True):
+        doubles, several = False, len(appends) > 1
+        read: dict[tuple[UUID, UUID], int] = {}
+        for append, (outcome, seq, read_seq, file_key, *file) in zip(appends, rows, strict=True):
             if seq is not None:
                 message_id = append.message_id
                 ms = message_id.int >> 80
@@ -370,7 +371,12 @@ class _Lane:
                     append.reply_to_id, append.client_message_id, made_at, None, None, SENT,
                 )  # fmt: skip
                 answers.append(message)
-                changes.append(Change(append.conversation_id, seq, message, True, (), (), False, bool(catches_up)))
+                # Who writes has read what is there: something of others, unless all from the cursor on is its own.
+                if several:
+                    sender = append.conversation_id, append.sender_id
+                    read_seq, read[sender] = read.get(sender, read_seq), seq
+                catches_up = read_seq is not None and read_seq < seq - 1
+                changes.append(Change(append.conversation_id, seq, message, True, (), (), False, catches_up))
             elif outcome == DOUBLE:
                 answers.append(None)
                 doubles = True

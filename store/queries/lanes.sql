@@ -16,7 +16,7 @@ WITH input AS MATERIALIZED (
     -- Until the commit nobody decides that no message holds these files (files.sql, retire_files).
     SELECT * FROM files WHERE id = ANY($6) AND state = 'Ready' FOR SHARE
 ), checked AS MATERIALIZED (
-    SELECT i.*, c.last_seq, s.message_id IS NOT NULL AS is_double,
+    SELECT i.*, c.last_seq, m.read_seq, s.message_id IS NOT NULL AS is_double,
            f.key AS file_key, f.name, f.size, f.content_type, f.width, f.height,
            CASE WHEN c.id IS NULL THEN 2
                 WHEN m.user_id IS NULL THEN 3
@@ -53,10 +53,9 @@ WITH input AS MATERIALIZED (
     INSERT INTO messages (id, conversation_id, seq, changed_seq, sender_id, kind, body, file_id, reply_to, client_message_id)
     SELECT id, conversation_id, seq, seq, sender_id, kind, body, file_id, reply_to, key FROM accepted ORDER BY position
 ), senders AS MATERIALIZED (
-    -- Locked in order, as whoever writes receipts does. Who writes has read what is there: something of others, when not
-    -- all from its cursor to its last message is its own.
-    SELECT m.conversation_id, m.user_id, a.seq, m.read_seq + a.number < a.seq AS catches_up
-    FROM (SELECT conversation_id, sender_id, max(seq) AS seq, count(*) AS number FROM accepted GROUP BY 1, 2) AS a
+    -- Locked in order, as whoever writes receipts does.
+    SELECT m.conversation_id, m.user_id, a.seq
+    FROM (SELECT conversation_id, sender_id, max(seq) AS seq FROM accepted GROUP BY 1, 2) AS a
     JOIN members AS m ON m.conversation_id = a.conversation_id AND m.user_id = a.sender_id
     ORDER BY m.conversation_id, m.user_id FOR NO KEY UPDATE OF m
 ), moved AS (
@@ -77,7 +76,6 @@ SELECT CASE WHEN a.seq IS NOT NULL THEN 0
             WHEN EXISTS (SELECT FROM accepted AS e
                          WHERE e.sender_id = c.sender_id AND e.key = c.key AND e.position < c.position) THEN 1
             ELSE c.problem END,
-       a.seq, s.catches_up, c.file_key, c.name, c.size, c.content_type, c.width, c.height
+       a.seq, c.read_seq, c.file_key, c.name, c.size, c.content_type, c.width, c.height
 FROM checked AS c LEFT JOIN accepted AS a ON a.position = c.position
-LEFT JOIN senders AS s ON s.conversation_id = a.conversation_id AND s.user_id = a.sender_id
 ORDER BY c.position
