@@ -1,5 +1,6 @@
 """Rate limits as clients meet them: REST, hub and connects; on one instance and on two; and browsers' origins."""
 
+import re
 from typing import Any
 
 import httpx
@@ -42,6 +43,50 @@ async def test_sends_and_requests(database: str, redis_url: str, nursery: trio.N
             assert 1 <= int(answers[-1].headers["Retry-After"]) <= 60
             assert (await site.call("GET", "/api/users/me", token=b))["id"] == bob
             assert (await hub.invoke("Ping")) == {} and alice
+
+
+async def test_who_waits_is_taken(database: str, redis_url: str, nursery: trio.Nursery) -> None:
+    """Of a burst of sends past the limit, by hub and REST, each is taken at the time it is told to come again."""
+    async with open_site(database, redis_url, nursery, rate_limits="on", rate_sends="10/2s") as site:
+        _, a = await site.user("alice")
+        group = (await site.call("POST", "/api/conversations", {"type": "Group"}, token=a, status=201))["id"]
+        headers = {"Authorization": f"Bearer {a}"}
+        async with connect(f"{site.url}/hubs/chat", a) as hub:
+
+            async def send(number: int) -> float | None:
+                """None when it was taken, else the seconds to wait."""
+                body = {"conversationId": group, "content": str(number)}
+                if number % 2:
+                    answer = await site.http.post("/api/messages", json=body, headers=headers)
+                    return None if answer.status_code == 201 else float(answer.headers["Retry-After"])
+                try:
+                    await hub.invoke("SendMessage", body)
+                except ClientError as error:
+                    found = re.search(r"rate_limited: .*; wait ([\d.]+) s", str(error))
+                    assert found, error
+                    return float(found[1])
+                return None
+
+            waits: dict[int, float] = {}
+
+            async def burst(number: int) -> None:
+                wait = await send(number)
+                if wait is not None:
+                    waits[number] = trio.current_time() + wait
+
+            async def again(number: int, when: float) -> None:
+                await trio.sleep_until(when)
+                assert await send(number) is None
+
+            async with trio.open_nursery() as senders:
+                for number in range(30):
+                    senders.start_soon(burst, number)
+            async with trio.open_nursery() as senders:
+                for number, when in waits.items():
+                    senders.start_soon(again, number, when)
+        said = await site.call("GET", "/api/messages", token=a, params={"conversationId": group, "limit": 200})
+        texts = [message["content"] for message in said["items"] if message["type"] != "System"]
+        assert sorted(map(int, texts)) == list(range(30))
 
 
 async def test_one_connection_floods(database: str, redis_url: str, nursery: trio.Nursery) -> None:
