@@ -22,6 +22,10 @@ _SAME = {
     "audio/wave": "audio/wav",
     "audio/x-wav": "audio/wav",
     "audio/mp3": "audio/mpeg",
+    "audio/x-mp3": "audio/mpeg",
+    "audio/x-m4a": "audio/mp4",
+    "audio/m4a": "audio/mp4",
+    "video/x-m4v": "video/mp4",
     "image/jpg": "image/jpeg",
     "application/x-zip-compressed": "application/zip",
 }
@@ -42,6 +46,12 @@ def content_type(head: bytes, allowed: Collection[str]) -> str | None:
         if name in allowed:
             return name
     return "text/plain" if "text/plain" in allowed and is_text else None
+
+
+def canonical(kind: str) -> str:
+    """A content type as it is called here: browsers have several names for some."""
+    plain = kind.partition(";")[0].strip().lower()
+    return _SAME.get(plain, plain)
 
 
 def dimensions(head: bytes, kind: str) -> tuple[int, int] | tuple[None, None]:

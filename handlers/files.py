@@ -133,7 +133,8 @@ class Files:
         """A pending file, and where its content is to be put."""
         objects, file_id = self._objects, new_id()
         self.check_size(request.size)
-        if request.content_type not in self._types:
+        kind = file_types.canonical(request.content_type)
+        if kind not in self._types:
             raise ChatError("unsupported_media_type", f"The contentType is none of {', '.join(self._types)}.")
 
         async def write(conn: Connection) -> tuple[File, Sequence[Change]]:
@@ -142,7 +143,7 @@ class Files:
                 return _there(await store.fetch_file(conn, earlier)), ()
             name = file_types.file_name(request.name)
             made = await store.insert_file(
-                conn, file_id, caller.user_id, _new_key(), name, content_type=request.content_type, size=request.size
+                conn, file_id, caller.user_id, _new_key(), name, content_type=kind, size=request.size
             )
             return made, ()
 

@@ -171,13 +171,7 @@ class _Decoder(MultipartDecoder):
     """Werkzeug's, which takes heads of parts in UTF-8 only: pages in Latin-1 send names in theirs."""
 
     def _parse_headers(self, data: bytes | bytearray) -> Headers:
-        try:
-            return super()._parse_headers(data)
-        except UnicodeDecodeError:
-            if _is_surrogate(bytes(data)):
-                raise ChatError("invalid_request", f"The form is not UTF-8: {NO_TEXT}.") from None
-            # What browsers mean by Latin-1 (WHATWG Encoding); the few bytes that it leaves open are nothing to see.
-            return super()._parse_headers(bytes(data).decode("windows-1252", "replace").encode())
+        return super()._parse_headers(b"".join(_in_utf8(line) for line in bytes(data).splitlines(keepends=True)))
 
 
 class _Form:
@@ -239,13 +233,18 @@ def _name_of(part: File) -> str:
     return part.filename
 
 
-def _is_surrogate(data: bytes) -> bool:
-    """Whether it would be UTF-8 if half surrogate pairs were."""
+def _in_utf8(line: bytes) -> bytes:
+    """A line of a part's head. Raises ChatError when it would be UTF-8 if half surrogate pairs were."""
     try:
-        data.decode("utf-8", "surrogatepass")
+        line.decode()
     except UnicodeDecodeError:
-        return False
-    return True
+        try:
+            line.decode("utf-8", "surrogatepass")
+        except UnicodeDecodeError:
+            # What browsers mean by Latin-1 (WHATWG Encoding); the few bytes that it leaves open are nothing to see.
+            return line.decode("windows-1252", "replace").encode()
+        raise ChatError("invalid_request", f"The form is not UTF-8: {NO_TEXT}.", errors={PART: NO_TEXT}) from None
+    return line
 
 
 def _shown(file: store.File) -> StoredFile:

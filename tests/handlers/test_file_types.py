@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handlers import media_types
-from handlers.file_types import HEAD, content_type, dimensions, file_name
+from handlers.file_types import HEAD, canonical, content_type, dimensions, file_name
 from server.config import UPLOAD_TYPES
 
 PNG = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBB", 13, b"IHDR", 640, 480, 8, 6, 0, 0, 0)
@@ -142,6 +142,22 @@ def test_the_list_decides() -> None:
     assert content_type(PNG, ("image/gif",)) is None
     assert content_type(b"text", ("image/gif",)) is None
     assert content_type(b"<html><script>", ("text/html",)) == "text/html"
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("audio/x-m4a", "audio/mp4"),
+        ("Audio/MP3", "audio/mpeg"),
+        ("text/plain; charset=utf-8", "text/plain"),
+        ("image/png", "image/png"),
+        ("made/up", "made/up"),
+        ("", ""),
+    ],
+)
+def test_canonical(said: str, kind: str) -> None:
+    """Other names of a type that browsers use are that type."""
+    assert canonical(said) == kind
 
 
 def test_dimensions() -> None:

@@ -161,6 +161,7 @@ async def test_names(database: str, redis_url: str, nursery: trio.Nursery, tmp_p
             ('filename="grüße.txt"'.encode(), "grüße.txt"),
             ('filename="grüße.txt"'.encode("latin-1"), "grüße.txt"),
             ('filename="10 € – “x”.txt"'.encode("windows-1252"), "10 € – “x”.txt"),
+            (b'filename="x"\r\nX-Other: gr\xfc\xdfe'.replace(b'"x"', '"grüße.txt"'.encode()), "grüße.txt"),
             (b"filename*=UTF-8''gr%C3%BC%C3%9Fe.txt", "grüße.txt"),
             (b"filename*=iso-8859-1'de'gr%FC%DFe.txt", "grüße.txt"),
             (b'filename="' + b"x" * 300 + b'.txt"', "x" * 251 + ".txt"),
