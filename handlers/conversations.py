@@ -42,11 +42,15 @@ class Conversations:
         async with self._pool.connection() as conn:
             return await store.list_views(conn, conversation_id, user_ids)
 
-    async def list(self, caller: Caller, limit: int, cursor: str | None) -> tuple[Sequence[Conversation], str | None]:
-        """Mine, the most recently active first, as they were when the first page was read."""
+    async def list(
+        self, caller: Caller, limit: int, cursor: str | None, *, members: int = store.MEMBERS_LISTED
+    ) -> tuple[Sequence[Conversation], str | None]:
+        """Mine, the most recently active first, as they were at the first page; of each the first members."""
         place = cursors.decode_pair(cursor)
         async with self._pool.connection() as conn:
-            items, following = await store.list_conversations(conn, caller.user_id, limit=limit, place=place)
+            items, following = await store.list_conversations(
+                conn, caller.user_id, limit=limit, place=place, members=members
+            )
         return items, cursors.encode_pair(*following) if following else None
 
     async def list_members(

@@ -21,11 +21,13 @@ from handlers.files import Files
 from handlers.messages import Messages
 from handlers.model import Caller
 from handlers.users import Users
+from store.conversations import MEMBERS_SHOWN
 from store.files import File
 from store.ids import id_ms
 from store.model import Conversation
 
 PAGE = 200  # messages or sessions read at once
+CONVERSATIONS = 20
 PIECE = 64 * 1024  # bytes of the zip that are sent at once, about
 
 README = """Your account, sessions, conversations and files, as of the time of this export.
@@ -107,7 +109,7 @@ class Export:
     async def _all_conversations(self, caller: Caller) -> AsyncIterator[Conversation]:
         cursor: str | None = None
         while True:
-            items, cursor = await self._conversations.list(caller, PAGE, cursor)
+            items, cursor = await self._conversations.list(caller, CONVERSATIONS, cursor, members=MEMBERS_SHOWN)
             for item in items:
                 yield item
             if cursor is None:
@@ -120,11 +122,11 @@ class Export:
                 page = await self._messages.page(caller, conversation.id, before=None, after=after, limit=PAGE)
             except ChatError:
                 return  # she left it while it was being written
-            for message in page:
+            for message in page.messages:
                 yield msgspec.json.encode(message) + b"\n"
-            if len(page) < PAGE:
+            if not page.has_more:
                 return
-            after = page[-1].seq
+            after = page.messages[-1].seq
 
 
 def _entry(file: File) -> zipfile.ZipInfo:

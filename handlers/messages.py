@@ -222,8 +222,8 @@ class Messages:
 
     async def page(
         self, caller: Caller, conversation_id: UUID, *, before: int | None, after: int | None, limit: int
-    ) -> Sequence[Message]:
-        """By seq, newest first unless `after` is given."""
+    ) -> store.Page:
+        """By seq, newest first unless `after` is given. Bounded in bytes as well: it may be shorter and have more."""
         async with self._pool.connection() as conn:
             access.require_member(await conversation_store.fetch_member(conn, conversation_id, caller.user_id))
             replica = self._replica

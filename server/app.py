@@ -63,6 +63,7 @@ from server.presence import Announcer
 from server.pulse import Pulse
 from server.receipts import ReceiptWriter
 from server.reload import Difference, merge
+from server.rest.answers import AnswerBudget
 from server.rest.any_case import any_case
 from server.rest.app import create_app
 from server.rest.cors import allow_origins
@@ -232,8 +233,10 @@ class Process:
             "redis": self._check_redis,
             "lifecycle": self._check_lifecycle,
         }
+        self.answers = AnswerBudget(of_one=settings.max_user_answer_bytes, of_all=settings.max_answer_bytes)
         self.rest = create_app(
             settings,
+            answers=self.answers,
             users_handler=users,
             accounts=accounts,
             files_handler=self.files,
@@ -252,7 +255,9 @@ class Process:
         )
         self.peers = Peers(Owners(self.redis))
         self.fallbacks = Fallbacks(self.hub, limits.hub_requests, self.peers)
-        routed = any_case(asgi.route(PATH, self.hub, self.fallbacks, paced(self.rest)), self.rest.url_map)
+        routed = any_case(
+            asgi.route(PATH, self.hub, self.fallbacks, paced(self.answers.released(self.rest))), self.rest.url_map
+        )
         routed = allow_origins(routed, settings.allowed_origins)
         if tracing is not None:
             routed = tracing.requests(routed)
@@ -349,6 +354,7 @@ class Process:
                 self.http.run,
                 self.pulse.run,
                 self.liveness.run,
+                logs.report_suppressed,
             ):
                 await services.start(part)
             if self.read_pool is not None:

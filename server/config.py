@@ -116,6 +116,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_connections: int = 15_000  # sockets; below the usual limit of 20,000 descriptors
     max_user_connections: int = 50  # over the hub, of one user to this instance; many tabs and devices
     outbox_bytes: int = 256 * KIB  # what one connection may have unsent in this process
+    max_user_answer_bytes: int = 8 * MIB  # of REST answers that one user (or address without one) has not read yet
+    max_answer_bytes: int = 64 * MIB  # of all users together; as Python holds them it is about twice that
     max_message_bytes: int = 32 * KIB  # SignalR's default
     max_upload_bytes: int = 100 * MIB
     allowed_origins: tuple[str, ...] = ()  # of browsers' upgrades and REST; empty: any (tokens are not cookies)
@@ -355,7 +357,15 @@ def _check(settings: Settings) -> list[str]:
     ):
         if getattr(settings, name) not in allowed:
             faults.append(f"{name.upper()}: expected one of {', '.join(filter(None, allowed))}")
-    for name in ("max_connections", "max_message_bytes", "pool_size", "lanes"):
+    for name in (
+        "max_connections",
+        "max_user_connections",
+        "max_user_answer_bytes",
+        "max_answer_bytes",
+        "max_message_bytes",
+        "pool_size",
+        "lanes",
+    ):
         if getattr(settings, name) < 1:
             faults.append(f"{name.upper()}: expected at least 1")
     for name in ("handshake_timeout", "keepalive", "client_timeout", "stall_timeout", "statement_timeout"):

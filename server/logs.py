@@ -14,9 +14,11 @@ from typing import Any
 
 import msgspec
 import structlog
+import trio
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from server import tracebacks
+from server.log_limits import PERIOD, Suppressor
 from server.terminal import line, shown
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -53,6 +55,7 @@ class Threshold:
 
 
 _threshold = Threshold()
+_suppressor = Suppressor()
 
 
 def set_level(level: str) -> None:
@@ -61,6 +64,14 @@ def set_level(level: str) -> None:
     # Libraries are quieter than we are: their "info" is our "debug".
     quieter = max(_threshold.level, logging.WARNING) if _threshold.level > logging.DEBUG else logging.INFO
     logging.getLogger().setLevel(quieter)
+
+
+async def report_suppressed(*, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    """Say what was left out, also when nothing more is logged after it. For as long as it is not cancelled."""
+    task_status.started()
+    while True:
+        await trio.sleep(PERIOD)
+        _suppressor.turn()
 
 
 def serialize(event: EventDict, default: Callable[[Any], Any]) -> str:
@@ -85,7 +96,7 @@ def configure(log_format: str, level: str) -> None:
         else [tracebacks.render_text, printable, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     )
     structlog.configure(
-        processors=[_threshold, *shared, *final],
+        processors=[_threshold, _suppressor, *shared, *final],
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
@@ -97,6 +108,7 @@ def configure(log_format: str, level: str) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *final],
         )
     )
+    handler.addFilter(_suppressor.takes)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     logging.getLogger("coredis").setLevel(logging.CRITICAL)  # it raises too, and whoever gets it says what it means

@@ -19,6 +19,7 @@ from store.model import Conversation
 
 CHANGED = "ConversationChanged"
 RETRY = 1.0  # seconds, while PostgreSQL is out of reach
+STEP = 25  # users read and told at once, with up to 100 members in the view of each: a few milliseconds
 MAX_TRIES = 30  # then nobody needs to be told any more
 
 log = structlog.get_logger("parley.teller")
@@ -62,7 +63,7 @@ class Teller:
                 self._wake = trio.Event()
                 await self._wake.wait()
             conversation_id = next(iter(self._waiting))
-            user_ids = self._waiting.pop(conversation_id)
+            user_ids = self._take(conversation_id)
             try:
                 views = await self._views.views(conversation_id, user_ids)
             except StoreError as error:
@@ -76,6 +77,14 @@ class Teller:
             tries = 0
             for user_id in user_ids:
                 self._tell(conversation_id, user_id, views.get(user_id))
+
+    def _take(self, conversation_id: UUID) -> set[UUID]:
+        """Some of those who wait, so that others get their turn: each view is encoded by itself."""
+        waiting = self._waiting.pop(conversation_id)
+        taken = {waiting.pop() for _ in range(min(STEP, len(waiting)))}
+        if waiting:
+            self._waiting[conversation_id] = waiting
+        return taken
 
     def _tell(self, conversation_id: UUID, user_id: UUID, view: Conversation | None) -> None:
         if (conversation_id, user_id) in self._doubts:

@@ -16,6 +16,7 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
+import trio
 
 from store import queries
 from store.announcements import Announcement, Event, insert_announcements
@@ -26,6 +27,9 @@ from store.model import Change, Conversation, ConversationType, Member, MemberCu
 from store.postgres import Connection
 
 MEMBERS_SHOWN = 100  # in a Conversation; list_members has the rest
+MEMBERS_LISTED = 20  # in a Conversation of a list
+LIST_STEP = 20  # conversations of a list that are put together in one scheduler step: a few milliseconds
+LIST_BYTES = 256 * 1024  # octets of last messages after which a page of a list ends; LIST_STEP of them may come on top
 UNKNOWN_NAMED = 10  # users who do not exist, in an error
 NOBODY = UUID(int=0)  # below every user id
 
@@ -87,19 +91,28 @@ async def list_views(conn: Connection, conversation_id: UUID, viewer_ids: Collec
 
 
 async def list_conversations(
-    conn: Connection, viewer_id: UUID, *, limit: int = 50, place: Place | None = None
+    conn: Connection, viewer_id: UUID, *, limit: int = 50, place: Place | None = None, members: int = MEMBERS_LISTED
 ) -> tuple[list[Conversation], Place | None]:
     """A user's conversations, the most recently active first, and the `place` of the next page (None: no more).
+
+    At most `limit`, and fewer when their last messages are long; of each, the first so many `members`. Put together a
+    few at a time, so that others get their turn.
 
     All pages are in the order of the first one's moment: a conversation that becomes active meanwhile keeps its place.
     """
     before, as_of = place or (None, None)
     parameters = {"viewer_id": viewer_id, "before": before, "as_of": as_of, "limit": limit + 1}
     rows = await (await conn.execute(queries.list_conversations, parameters)).fetchall()
-    found = await _complete(conn, [row[1:] for row in rows[:limit]])
-    if len(rows) <= limit:
+    found: list[Conversation] = []
+    size = 0
+    while len(found) < min(len(rows), limit) and size < LIST_BYTES:
+        part = [row[1:] for row in rows[len(found) : min(len(found) + LIST_STEP, limit)]]
+        found += (completed := await _complete(conn, part, members))
+        size += sum(len(one.last_message.content.encode()) for one in completed if one.last_message)
+        await trio.lowlevel.checkpoint()
+    if len(rows) <= len(found):
         return found, None
-    return found, (rows[limit - 1][0], as_of or rows[0][0])
+    return found, (rows[len(found) - 1][0], as_of or rows[0][0])
 
 
 async def fetch_member(conn: Connection, conversation_id: UUID, user_id: UUID) -> Member | None:
@@ -324,12 +337,12 @@ def _member_of(row: Sequence[Any]) -> Member:
     return Member(user_id, Role(role), timestamp(joined), delivered_seq, read_seq, joined_seq)
 
 
-async def _complete(conn: Connection, rows: Sequence[Sequence[Any]]) -> list[Conversation]:
+async def _complete(conn: Connection, rows: Sequence[Sequence[Any]], shown: int = MEMBERS_SHOWN) -> list[Conversation]:
     """Conversations out of their rows: adds the members shown and the last messages, a query for each kind."""
     if not rows:
         return []
     members: dict[UUID, list[Member]] = {row[0]: [] for row in rows}
-    parameters = {"conversation_ids": list(members), "limit": MEMBERS_SHOWN}
+    parameters = {"conversation_ids": list(members), "limit": shown}
     for conversation_id, *member in await (await conn.execute(queries.list_first_members, parameters)).fetchall():
         members[conversation_id].append(_member_of(member))
     cursor = await conn.execute(queries.list_messages_by_id, {"ids": [row[6] for row in rows]})

@@ -6,7 +6,7 @@ their own, and lock the conversation before anything else.
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from store import queries
@@ -19,6 +19,7 @@ TYPES = {member.value: member for member in MessageType}
 STATUSES = tuple(MessageStatus)
 FILE_PATH = "/api/files/"  # and the key: where a file is had, whatever the store
 END = 2**63 - 1  # above every seq
+PAGE_BYTES = 512 * 1024  # octets of the bodies of one page: as JSON it may be a few times that
 
 
 def message_of(row: Sequence[Any]) -> Message:
@@ -55,14 +56,45 @@ async def fetch_message(conn: Connection, message_id: UUID) -> Message | None:
     return message_of(row) if row else None
 
 
+class Page(NamedTuple):
+    """`has_more`: there are more messages beyond the last one."""
+
+    messages: Sequence[Message]
+    has_more: bool
+
+
 async def list_messages(
-    conn: Connection, conversation_id: UUID, *, before: int | None = None, after: int | None = None, limit: int = 50
-) -> list[Message]:
-    """Messages by seq: the newest first, below `before`; or the oldest first when `after` is given."""
+    conn: Connection,
+    conversation_id: UUID,
+    *,
+    before: int | None = None,
+    after: int | None = None,
+    limit: int = 50,
+    max_bytes: int = PAGE_BYTES,
+) -> Page:
+    """Messages by seq: the newest first, below `before`; or the oldest first when `after` is given.
+
+    At most `limit`, and so many that their bodies have at most `max_bytes` octets, or one.
+    """
     query = queries.list_messages_before if after is None else queries.list_messages_after
-    bounds = {"before": END if before is None else before, "after": after, "limit": limit}
+    bounds = {"before": END if before is None else before, "after": after, "limit": limit + 1, "max_bytes": max_bytes}
     cursor = await conn.execute(query, {"conversation_id": conversation_id, **bounds})
-    return [message_of(row) for row in await cursor.fetchall()]
+    found = [message_of(row) for row in await cursor.fetchall()]
+    if len(found) > limit or not found:
+        return Page(found[:limit], len(found) > limit)
+    if len(found) == 1 or 2 * sum(len(message.content.encode()) for message in found) > max_bytes:
+        return Page(found, await _has_more(conn, conversation_id, found[-1].seq, before=before, after=after))
+    return Page(found, False)
+
+
+async def _has_more(
+    conn: Connection, conversation_id: UUID, last: int, *, before: int | None, after: int | None
+) -> bool:
+    """Past `last`: the page may have ended there for its size."""
+    bounds = (0, last) if after is None else (last, END if before is None else before)
+    parameters = {"conversation_id": conversation_id, "after": bounds[0], "before": bounds[1]}
+    row = await (await conn.execute(queries.has_messages_between, parameters)).fetchone()
+    return bool(row and row[0])
 
 
 async def list_changes(

@@ -98,12 +98,12 @@ def register(
             page = await messages.page(
                 session.caller, conversation_id, before=before_seq, after=None, limit=min(left, STREAM_PAGE)
             )
-            for message in page:
+            for message in page.messages:
                 yield message
-            if len(page) < min(left, STREAM_PAGE):
+            if not page.has_more:
                 return
-            left -= len(page)
-            before_seq = page[-1].seq
+            left -= len(page.messages)
+            before_seq = page.messages[-1].seq
 
     async def start_typing(session: HubSession, conversation_id: UUID) -> None:
         if not session.hub.rooms.is_attached(conversation_id, session):

@@ -5,6 +5,7 @@ Owns what all routes share. The composition root hands it the handlers.
 
 import time
 from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 from quart import Response, current_app, g, request
 from quart_trio import QuartTrio
@@ -35,6 +36,7 @@ from server.rest import (
     problems,
     users,
 )
+from server.rest.answers import AnswerBudget
 from server.rest.pacing import PacedRequest, let_in
 from server.rest.requests import MAX_BODY, address, bearer, check_query
 from server.rest.tally import Tally
@@ -64,7 +66,9 @@ def create_app(
     hangs: Callable[[], str | None],
     limits: Limits,
     tally: Tally,
+    answers: AnswerBudget,
 ) -> QuartTrio:
+    turns = answers.turns
     app = QuartTrio("server.rest", static_folder=None)
     app.request_class = PacedRequest
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
@@ -109,6 +113,10 @@ def create_app(
         if trace is not None:
             trace.user = str(g.caller.user_id)
         limits.requests.require(str(g.caller.user_id))
+        if not getattr(
+            view, "upload_route", False
+        ):  # these take as long as the client does, and have a rate of their own
+            await turns.take(cast(dict[str, Any], request.scope), str(g.caller.user_id))
         if not getattr(view, "parting_route", False):
             await users_handler.require(g.caller)
         if getattr(view, "upload_route", False):
@@ -121,6 +129,13 @@ def create_app(
     @app.after_request
     async def harden(response: Response) -> Response:
         let_in()
+        turns.end(cast(dict[str, Any], request.scope))
+        trace = current_trace()
+        holder = trace.user if trace is not None and trace.user else limited_as(address())
+        try:
+            answers.take(cast(dict[str, Any], request.scope), holder, response)
+        except ChatError as error:
+            response = await problems.on_chat_error(error)
         tally.count(request.endpoint, response.status_code, time.perf_counter() - g.get("began", time.perf_counter()))
         response.headers.setdefault("Cache-Control", "no-store")
         response.headers["X-Content-Type-Options"] = "nosniff"

@@ -45,7 +45,8 @@ def blueprint(conversations: Conversations) -> Blueprint:
         """My conversations, the most recently active first.
 
         In the order they had when the first page was asked for: while people go on talking, none comes twice and
-        none is left out.
+        none is left out. Each with its first 20 members. A page may have fewer than `limit` and not be the last one,
+        where the last messages are long: `next` says.
         """
         items, following = await conversations.list(caller(), limit(), cursor())
         return page(items, following)

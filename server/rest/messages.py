@@ -61,15 +61,14 @@ def blueprint(messages: Messages, receipts: Receipts) -> Blueprint:
     async def list_page() -> Response:
         """Messages of a conversation.
 
-        By `seq`, the newest first; the oldest first when `after` is given.
+        By `seq`, the newest first; the oldest first when `after` is given. A page of long messages may have fewer than
+        `limit` and not be the last one: `next` says.
         """
         before, after, at = query_number("before", None), query_number("after", None), query_number("cursor", None)
         if at is not None:
             before, after = (at, None) if after is None else (before, at)
-        size = limit()
-        found = await messages.page(caller(), query_id("conversationId"), before=before, after=after, limit=size + 1)
-        items = found[:size]
-        return page(items, str(items[-1].seq) if len(found) > size else None)
+        found = await messages.page(caller(), query_id("conversationId"), before=before, after=after, limit=limit())
+        return page(found.messages, str(found.messages[-1].seq) if found.has_more else None)
 
     @routes.post("")
     @operation(

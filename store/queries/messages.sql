@@ -28,20 +28,40 @@ WITH page AS MATERIALIZED (SELECT * FROM messages WHERE id = %(id)s) {described}
 WITH page AS MATERIALIZED (SELECT * FROM messages WHERE id = ANY(%(ids)s::uuid[])) {described}
 
 -- name: list_messages_before
--- messages_seq, backwards.
+-- messages_seq, backwards. Stops before the row that would bring the bodies past max_bytes, but never before the first.
 WITH page AS MATERIALIZED (
-    SELECT * FROM messages
-    WHERE conversation_id = %(conversation_id)s AND seq < %(before)s
-    ORDER BY seq DESC LIMIT %(limit)s
+    SELECT * FROM (
+        SELECT *, sum(octet_length(body)) OVER (ORDER BY seq DESC) AS total,
+               row_number() OVER (ORDER BY seq DESC) AS position
+        FROM (
+            SELECT * FROM messages
+            WHERE conversation_id = %(conversation_id)s AND seq < %(before)s
+            ORDER BY seq DESC LIMIT %(limit)s
+        ) AS found
+    ) AS summed
+    WHERE total <= %(max_bytes)s OR position = 1
 ) {described} ORDER BY m.seq DESC
 
 -- name: list_messages_after
--- messages_seq.
+-- messages_seq, likewise.
 WITH page AS MATERIALIZED (
-    SELECT * FROM messages
-    WHERE conversation_id = %(conversation_id)s AND seq > %(after)s AND seq < %(before)s
-    ORDER BY seq LIMIT %(limit)s
+    SELECT * FROM (
+        SELECT *, sum(octet_length(body)) OVER (ORDER BY seq) AS total,
+               row_number() OVER (ORDER BY seq) AS position
+        FROM (
+            SELECT * FROM messages
+            WHERE conversation_id = %(conversation_id)s AND seq > %(after)s AND seq < %(before)s
+            ORDER BY seq LIMIT %(limit)s
+        ) AS found
+    ) AS summed
+    WHERE total <= %(max_bytes)s OR position = 1
 ) {described} ORDER BY m.seq
+
+-- name: has_messages_between
+-- messages_seq.
+SELECT EXISTS (
+    SELECT FROM messages WHERE conversation_id = %(conversation_id)s AND seq > %(after)s AND seq < %(before)s
+)
 
 -- fragment: changes
 -- Rows changed after a seq, from two indexes that do not overlap: messages_seq for the ones never changed since they

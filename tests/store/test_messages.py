@@ -32,7 +32,7 @@ async def test_pages(conn: Connection, writer: Writer) -> None:
         await writer.send(group, alice, str(i)).message()
 
     async def seqs(before: int | None = None, after: int | None = None, limit: int = 3) -> list[int]:
-        page = await messages.list_messages(conn, group, before=before, after=after, limit=limit)
+        page = (await messages.list_messages(conn, group, before=before, after=after, limit=limit)).messages
         return [message.seq for message in page]
 
     assert await seqs() == [10, 9, 8]
@@ -54,7 +54,7 @@ async def test_edit(conn: Connection, writer: Writer) -> None:
     assert (edited.seq, edited.changed_seq, edited.content) == (2, 3, "after")
     assert edited.edited_at is not None and edited.client_message_id == "k"
     assert await messages.fetch_message(conn, message.id) == edited
-    assert await messages.list_messages(conn, group, limit=1) == [edited]
+    assert (await messages.list_messages(conn, group, limit=1)).messages == [edited]
 
 
 async def test_delete(conn: Connection, writer: Writer) -> None:
@@ -68,7 +68,7 @@ async def test_delete(conn: Connection, writer: Writer) -> None:
     assert await messages.update_message(conn, message.id, "x") is None
     assert await messages.delete_message(conn, message.id) is None
     assert await messages.update_message(conn, new_id(), "x") is None
-    [announcement] = await messages.list_messages(conn, group, before=2)
+    [announcement] = (await messages.list_messages(conn, group, before=2)).messages
     assert await messages.delete_message(conn, announcement.id) is None  # System messages say who is a member
     assert await conversations.fetch_heads(conn, [group]) == {group: 3}
 
@@ -194,7 +194,7 @@ async def test_status_is_what_all_others_reached(conn: Connection, writer: Write
     assert await status(theirs.id) == MessageStatus.DELIVERED
     await reach(carl, 3, 2)
     assert await status(mine.id) == MessageStatus.READ
-    newest_first = await messages.list_messages(conn, group, limit=2)
+    newest_first = (await messages.list_messages(conn, group, limit=2)).messages
     assert [message.status for message in newest_first] == [MessageStatus.DELIVERED, MessageStatus.READ]
 
 

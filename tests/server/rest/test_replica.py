@@ -1,6 +1,5 @@
 """READ_URL: history from a replica, and never older than the primary's."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import psycopg
@@ -9,7 +8,6 @@ import trio
 from psycopg.conninfo import conninfo_to_dict
 
 from store import messages
-from store.model import Message
 from store.postgres import Connection
 from tests.server.rest.conftest import open_site
 from tests.server.rest.test_messages import talk
@@ -23,7 +21,7 @@ async def test_history(database: str, redis_url: str, nursery: trio.Nursery, mon
     hosts: list[str] = []
     read = messages.list_messages
 
-    async def watched(conn: Connection, conversation_id: Any, **options: Any) -> Sequence[Message]:
+    async def watched(conn: Connection, conversation_id: Any, **options: Any) -> messages.Page:
         hosts.append(conn.info.host)
         return await read(conn, conversation_id, **options)
 
