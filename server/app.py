@@ -75,6 +75,7 @@ from server.rest.tracing import traced
 from server.rooms import Rooms
 from server.sign_in.flow import SignIn
 from server.spans.provider import open_tracing
+from server.strangers import Strangers
 from server.teller import Teller
 from server.tls import Certificate
 from server.wheel import Wheel
@@ -269,6 +270,7 @@ class Process:
             max_connections=settings.max_connections,
             head_timeout=settings.handshake_timeout,
             certificate=self.certificate,
+            strangers=Strangers(settings.max_address_strangers, Proxies(settings.forwarded_allow_ips)),
         )
         self.peer_listener = Listener(
             self.hub,

@@ -114,6 +114,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     admin_listen: tuple[str, ...] = (AUTO,)  # Unix sockets for `parley inspect`, host:port for Prometheus; empty: none
     instance: str = ""  # a name for logs; empty: host and port
     max_connections: int = 15_000  # sockets; below the usual limit of 20,000 descriptors
+    max_address_strangers: int = 1000  # sockets of one address that have shown no token and wait for their client
     max_user_connections: int = 50  # over the hub, of one user to this instance; many tabs and devices
     outbox_bytes: int = 256 * KIB  # what one connection may have unsent in this process
     max_user_answer_bytes: int = 8 * MIB  # of REST answers that one user (or address without one) has not read yet
@@ -359,6 +360,7 @@ def _check(settings: Settings) -> list[str]:
             faults.append(f"{name.upper()}: expected one of {', '.join(filter(None, allowed))}")
     for name in (
         "max_connections",
+        "max_address_strangers",
         "max_user_connections",
         "max_user_answer_bytes",
         "max_answer_bytes",

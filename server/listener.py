@@ -19,9 +19,10 @@ import trio
 
 from handlers.errors import CODES, RETRY_AFTER_SECONDS, ChatError
 from server import http_head
-from server.addresses import new_request_id
+from server.addresses import Proxies, new_request_id
 from server.http_head import BadRequest, Head
 from server.inherited import inherited
+from server.strangers import Stranger, Strangers
 from server.tls import Certificate, TlsSocket, TlsStream
 
 BACKLOG = 4096
@@ -63,8 +64,12 @@ class Upgrades(Protocol):
 class Refusal(Exception):
     """An upgrade that is answered with an HTTP error."""
 
-    def __init__(self, status: int, code: str, detail: str, extra: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, status: int, code: str, detail: str, extra: dict[str, str] | None = None, *, lingers: bool = True
+    ) -> None:
+        """`lingers`: the client is given time to read the answer."""
         super().__init__(detail)
+        self.lingers = lingers
         self.status = status
         self.code = code
         self.fields, self.body = http_head.refusal(status, code, CODES[code].title, detail, extra)
@@ -108,7 +113,8 @@ class PrefixedStream(trio.abc.HalfCloseableStream):
     Hypercorn asks it for `socket`.
     """
 
-    def __init__(self, stream: trio.SocketStream | TlsStream, prefix: bytes) -> None:
+    def __init__(self, stream: trio.SocketStream | TlsStream, prefix: bytes, stranger: Stranger | None = None) -> None:
+        self.stranger = stranger
         self._stream = stream
         self._prefix = prefix
         self.socket = stream.socket
@@ -211,13 +217,15 @@ class Listener:
         max_connections: int,
         head_timeout: float,
         certificate: Certificate | None = None,
+        strangers: Strangers | None = None,
     ) -> None:
-        """With a certificate, TLS is spoken."""
+        """With a certificate, TLS is spoken. Without `strangers`, whoever connects is trusted with that."""
         self._upgrades = upgrades
         self._http = http
         self.limit = max_connections
         self._head_timeout = head_timeout
         self._certificate = certificate
+        self._strangers = strangers or Strangers(max_connections, Proxies(["*"]))
         self.open = 0
         self.accepted = 0
         self.refused = 0
@@ -292,11 +300,12 @@ class Listener:
         """
         self.open += 1
         client: AnySocket = sock
+        stranger = Stranger(self._strangers, peer(sock))
         try:
             sock.setblocking(False)
             if self._certificate is not None:
                 client = TlsSocket(sock, self._certificate.context)
-            serve = await self._admit(client)
+            serve = await self._admit(client, stranger)
             if serve is not None:
                 await serve
         except* Refusal as refused:
@@ -308,15 +317,16 @@ class Listener:
             log.exception("connection_failed")
         finally:
             self.open -= 1
+            stranger.leave()
             client.close()
             if self._emptied is not None and not self.open:
                 self._emptied.set()
 
-    async def _admit(self, client: AnySocket) -> Awaitable[None] | None:
+    async def _admit(self, client: AnySocket, stranger: Stranger) -> Awaitable[None] | None:
         """Read the head and find who serves it. None when the peer left before it was complete."""
         if isinstance(client, TlsSocket):
             deadline = trio.current_time() + self._head_timeout
-            if not await _shake_hands(client, deadline):
+            if not stranger.enter() or not await _shake_hands(client, deadline):
                 return None
         else:
             deadline = math.inf  # begins when there is something to wait for
@@ -325,6 +335,7 @@ class Listener:
         try:
             prefix, end = _whole_head(client)  # most often it came with the connection
             if not end:
+                _welcome(stranger)
                 with trio.fail_at(min(deadline, trio.current_time() + self._head_timeout)):
                     prefix, end = await _read_head(client, prefix)
         except trio.TooSlowError:
@@ -341,10 +352,21 @@ class Listener:
             fault = http_head.upgrade_error(head)
             if fault is not None:
                 raise Refusal(fault[0], "invalid_request", fault[1])
-            return await self._upgrades.admit(client, head, prefix[end:])
+            serve = await self._upgrades.admit(client, head, prefix[end:])
+            stranger.leave()
+            return serve
+        _welcome(stranger)
         if isinstance(client, TlsSocket):
-            return self._http(SecurePrefixedStream(TlsStream(client), prefix))
-        return self._http(PrefixedStream(trio.SocketStream(trio.socket.from_stdlib_socket(client)), prefix))
+            return self._http(SecurePrefixedStream(TlsStream(client), prefix, stranger))
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(client))
+        return self._http(PrefixedStream(stream, prefix, stranger))
+
+
+def _welcome(stranger: Stranger) -> None:
+    """Raises Refusal."""
+    if not stranger.enter():
+        sentence = "Too many connections of this address wait without saying who they are."
+        raise Refusal(429, "rate_limited", sentence, {"Retry-After": "5"}, lingers=False)
 
 
 async def _shake_hands(client: TlsSocket, deadline: float) -> bool:
@@ -411,12 +433,12 @@ async def _refuse(client: AnySocket, refused: Refusal) -> None:
     refused.request_id = refused.request_id or new_request_id()
     tell = log.debug if refused.status == 503 else log.info  # many, when it happens
     tell("refused", status=refused.status, code=refused.code, address=peer(client), request=refused.request_id)
-    await _answer(client, refused.answer)
+    await _answer(client, refused.answer, LINGER if refused.lingers else 0.0)
 
 
-async def _answer(client: AnySocket, answer: bytes) -> None:
+async def _answer(client: AnySocket, answer: bytes, patience: float) -> None:
     """Send a final answer and wait for the peer to have read it: closing on unread input would reset it away."""
-    with trio.move_on_after(LINGER):
+    with trio.move_on_after(patience):
         try:
             client.send(answer)
             client.shutdown(socket.SHUT_WR)

@@ -16,6 +16,7 @@ from server.hub.fallbacks import Fallbacks
 from server.hub.reliable import Reliable
 from server.hub.server import HubServer
 from server.listener import Refusal
+from server.strangers import known
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -102,6 +103,7 @@ async def _serve(hub: HubServer, scope: Scope, receive: Receive, send: Send) -> 
     carrier = AsgiConnection(hub, scope, receive, send)
     try:
         comer = await hub.authenticate(query, headers, peer)
+        known(scope)
         session = await hub.session_for(comer, carrier, carrier, query, BARE, client=hub.client(headers, peer))
     except Refusal as refused:
         await send({"type": "websocket.http.response.start", "status": refused.status, "headers": refused.headers})

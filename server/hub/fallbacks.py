@@ -26,6 +26,7 @@ from server.hub.peers import OwnerGone, Peers
 from server.hub.server import HubServer, draining
 from server.hub.sse import EventStream
 from server.listener import Refusal, refusal
+from server.strangers import known
 
 METHODS = ("GET", "POST", "DELETE")
 BODY_TIMEOUT = 30.0  # seconds for the body of a POST
@@ -87,6 +88,7 @@ class Fallbacks:
     async def _serve(self, request: Request, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises Refusal."""
         connection_id, caller = await self._admit(request)
+        known(scope)
         try:
             await self._serve_here(connection_id, caller, request, scope, receive, send)
         except NotHere:

@@ -42,6 +42,7 @@ from server.rest.requests import MAX_BODY, address, bearer, check_query
 from server.rest.tally import Tally
 from server.rest.tracing import current_trace, template
 from server.sign_in.flow import SignIn
+from server.strangers import known
 from store.objects import Objects
 from store.objects.directory import DirectoryObjects
 
@@ -110,6 +111,7 @@ def create_app(
         except ChatError:
             limits.requests.require(origin)  # whoever guesses tokens
             raise
+        known(cast(dict[str, Any], request.scope))
         if trace is not None:
             trace.user = str(g.caller.user_id)
         limits.requests.require(str(g.caller.user_id))

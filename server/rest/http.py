@@ -21,6 +21,7 @@ from server.http_head import MAX_HEAD
 from server.hub.carrier import HANG_UP
 from server.hub.server import PATH
 from server.listener import PrefixedStream
+from server.strangers import STRANGER, stranger_of
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -77,7 +78,12 @@ def patient(app: ASGIApp, is_retired: Callable[[], bool], of_hub: str) -> ASGIAp
             if patience.cancelled_caught:
                 scope["state"][HANG_UP]()  # half of it is said: nothing can follow
 
-        await app(scope, receive_some, send_patiently)
+        try:
+            await app(scope, receive_some, send_patiently)
+        finally:
+            stranger = stranger_of(scope)
+            if stranger is not None:
+                stranger.begin()
 
     return serve
 
@@ -137,7 +143,7 @@ class HttpServer:
             await trio.sleep_forever()
 
     async def serve(self, stream: PrefixedStream) -> None:
-        state = ConnectionState(LifespanState({**self._state, HANG_UP: stream.socket.close}))
+        state = ConnectionState(LifespanState({**self._state, HANG_UP: stream.socket.close, STRANGER: stream.stranger}))
         self._streams.add(stream)
         try:
             await HttpConnection(self._app, self._config, self._context, state, stream)  # type: ignore[arg-type]
