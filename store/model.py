@@ -140,7 +140,7 @@ class Message(Wire, frozen=True):
     status: MessageStatus
 
 
-class Member(Wire, frozen=True):
+class Member(Wire, frozen=True, gc=False):  # thousands are made for one answer, and none can be in a cycle
     """The cursors say what a member has of what came after `joinedSeq`: what was before it has neither got nor read."""
 
     user_id: UUID
@@ -166,7 +166,7 @@ class Conversation(Wire, frozen=True):
     members: tuple[Member, ...]
 
 
-class MemberCursor(Wire, frozen=True):
+class MemberCursor(Wire, frozen=True, gc=False):
     user_id: UUID
     delivered_seq: int
     read_seq: int

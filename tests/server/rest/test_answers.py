@@ -90,7 +90,9 @@ async def test_answers_that_nobody_reads(
             while answers.held:
                 await trio.sleep(0.01)
         await site.call("GET", "/api/messages", token=token, params={"conversationId": group, "limit": 200})
-        assert not answers.held
+        with trio.fail_after(60):
+            while answers.held:
+                await trio.sleep(0.01)
 
 
 async def unread(site: Site, request: bytes) -> trio.SocketStream:
