@@ -480,7 +480,7 @@ async def serve(
         url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
         log.info("ready", url=url, host=host, port=port, seconds=round(time.monotonic() - started, 2))
         gc.collect()
-        gc.freeze()  # what is there from the start stays: a full collection need not walk it, which takes 50 ms and more
+        gc.freeze()  # what is there from the start stays: no collection walks it, which takes 50 ms and more
         life.ready()
         if on_ready is not None:
             on_ready(url)
