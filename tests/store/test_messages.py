@@ -204,7 +204,7 @@ async def test_status_is_of_who_was_there(conn: Connection, writer: Writer) -> N
     group = await make_group(conn, [alice])
 
     async def shown() -> list[str]:
-        page = await messages.list_messages(conn, group, after=1)
+        page = (await messages.list_messages(conn, group, after=1)).messages
         return [message.status.value for message in page if message.sender_id == alice and message.content == "x"]
 
     async def read(user: UUID, seq: int) -> None:
