@@ -20,7 +20,7 @@ async def test_signalrcore(database: str, redis_url: str) -> None:
         alice = await server.register("alice")
         group = await server.group(alice)
         for protocol, skip in (("json", True), ("messagepack", True), ("json", False)):
-            command = [sys.executable, SCRIPT, server.hub_url, alice.token, group, protocol, str(skip)]
+            command = [sys.executable, str(SCRIPT), server.hub_url, alice.token, group, protocol, str(skip)]
             with trio.fail_after(WAIT):
                 done = await trio.run_process(
                     command, capture_stdout=True, capture_stderr=True, check=False, stdin=subprocess.DEVNULL

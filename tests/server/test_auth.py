@@ -30,6 +30,7 @@ KEY = "k" * 40
 USER = new_id()
 SETTINGS = load({}, None, jwt_key=KEY)
 ISSUER, AUDIENCE = SETTINGS.jwt_issuer, SETTINGS.jwt_audience
+ODD_SIDS: tuple[object, ...] = (5, ["x"], {"a": {}}, True, "x")
 
 
 def claims(**changes: Any) -> dict[str, Any]:
@@ -71,7 +72,7 @@ async def test_our_own_tokens() -> None:
         (jwt.encode(claims(sub=["x"]), KEY, "HS256"), "not acceptable"),
         (jwt.encode(claims(aud=5), KEY, "HS256"), "another audience"),
         (jwt.encode(claims(aud=["other", {"x": 1}]), KEY, "HS256"), "another audience"),
-        *((jwt.encode(claims(sid=sid), KEY, "HS256"), "not acceptable") for sid in (5, ["x"], {"a": {}}, True, "x")),
+        *((jwt.encode(claims(sid=sid), KEY, "HS256"), "not acceptable") for sid in ODD_SIDS),
         *((jwt.encode(claims(role=role), KEY, "HS256"), "not acceptable") for role in (5, True)),
         (jwt.encode(claims(exp="soon"), KEY, "HS256"), "malformed"),
     ],
