@@ -207,6 +207,9 @@ class Rooms(Repairs):
                 break
             self._deliver(room, change)
         if room.held:
+            for change in room.held.values():
+                if change.seq < room.next_seq and (change.added or change.removed):
+                    self._recheck_members(room, change)  # it came while the room was being opened, past it
             room.held = {seq: change for seq, change in room.held.items() if seq >= room.next_seq}
             if room.held:
                 self._repair_soon(room, REPAIR_DELAY)

@@ -5,7 +5,8 @@ attaches it in the same scheduler step in which the cursor equals the head. Noth
 anybody. Touches sessions and rooms, and the store through `SyncSource`.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
@@ -44,16 +45,25 @@ class SyncSource(Protocol):
         """None when some are gone for good. Raises ChatError("not_found") when the caller is no member (any more)."""
 
 
-async def attach_all(session: "HubSession", rooms: Rooms, sync: SyncSource) -> None:
-    """On connect: attach to every conversation of the user, at its head."""
+@asynccontextmanager
+async def moving(session: "HubSession") -> AsyncIterator[set[UUID]]:
+    """Hold what moves the session's cursors. Gives the conversations that it was removed from, or left, meanwhile."""
     async with session.sync_lock():
         session.expelled = set()
+        try:
+            yield session.expelled
+        finally:
+            session.expelled = None
+
+
+async def attach_all(session: "HubSession", rooms: Rooms, sync: SyncSource) -> None:
+    """On connect: attach to every conversation of the user, at its head."""
+    async with moving(session) as expelled:
         mine = await sync.memberships(session.user_id)
         async with rooms.opened(mine) as opened:
             for room in opened.values():
-                if room.conversation_id not in session.expelled and not session.closed:
+                if room.conversation_id not in expelled and not session.closed:
                     room.attach(session)
-        session.expelled = None
 
 
 async def sync_all(session: "HubSession", rooms: Rooms, sync: SyncSource, shown: Sequence[tuple[UUID, int]]) -> Synced:
@@ -61,8 +71,7 @@ async def sync_all(session: "HubSession", rooms: Rooms, sync: SyncSource, shown:
 
     What is no conversation of the user's is looked up, and never made a key: these ids are the client's choice.
     """
-    async with session.sync_lock():
-        session.expelled = set()
+    async with moving(session):
         mine = set(await sync.memberships(session.user_id))
         heads: dict[UUID, int] = {}
         resync = [conversation_id for conversation_id, _ in shown if conversation_id not in mine]
@@ -82,7 +91,6 @@ async def sync_all(session: "HubSession", rooms: Rooms, sync: SyncSource, shown:
                 heads[conversation_id] = room.head
                 if not caught_up:
                     resync.append(conversation_id)
-        session.expelled = None
         return Synced(heads=heads, resync=tuple(resync))
 
 
@@ -90,8 +98,7 @@ async def join(
     session: "HubSession", rooms: Rooms, sync: SyncSource, conversation_id: UUID, since: int | None
 ) -> tuple[int, bool]:
     """Attach to one conversation, after `since` or at its head. Returns the head and whether to resync."""
-    async with session.sync_lock():
-        session.expelled = set()
+    async with moving(session) as expelled:
         if conversation_id not in await sync.memberships(session.user_id):
             raise no_such_conversation()
         async with rooms.opened([conversation_id]) as opened:
@@ -101,8 +108,9 @@ async def join(
             if since is None:
                 if session.cursors is not None:
                     session.cursors.pop(conversation_id, None)
-                if conversation_id not in session.expelled:
-                    room.attach(session)
+                if conversation_id in expelled:
+                    raise no_such_conversation()
+                room.attach(session)
                 return room.head, False
             room.detach(session)
             caught_up = await _follow(session, rooms, sync, room, since)
@@ -111,7 +119,6 @@ async def join(
 
 async def resume(session: "HubSession", rooms: Rooms, sync: SyncSource, conversation_id: UUID, cursor: int) -> None:
     """After lag: from `cursor` to the head, or a Resync event when that is too far."""
-    session.expelled = session.expelled or set()
     async with rooms.opened([conversation_id]) as opened:
         room = opened.get(conversation_id)
         if room is None:

@@ -361,7 +361,7 @@ class HubSession(Resumption):
         """After lag, and as soon as the outbox has room: bring every room back to where it can be attached."""
         try:
             await self.wait_room()
-            async with self.sync_lock():
+            async with catchup.moving(self):
                 while self.cursors and not self.closed:
                     conversation_id, cursor = self.cursors.popitem()
                     await catchup.resume(self, self.hub.rooms, self.hub.sync, conversation_id, cursor)

@@ -306,3 +306,31 @@ async def test_without_redis(database: str) -> None:
             with pytest.raises(HubError, match="unavailable"):
                 await b.invoke("GetPresence", [alice.id])
             assert (await http.get("/health")).json()["status"] == "Degraded"
+
+
+async def test_removed_where_nobody_has_it_open(pair: Pair) -> None:
+    """P9: a removal reaches the instances that the user is on, though the conversation is not open there; what she
+    attached there by herself is detached, and she hears nothing more."""
+    one, two = pair
+    alice, bob = await people(one, "alice", "bob")
+    closed, joined = await one.group(alice, bob), await one.group(alice, bob)
+    inbox = Inbox()
+    async with (
+        one.connect(alice) as a,
+        two.connect(bob, inbox, query={"sync": "manual"}) as b,
+        one.http(alice) as http,
+    ):
+        await b.invoke("JoinConversation", joined)
+        for group in (closed, joined):
+            assert (await http.delete(f"/api/conversations/{group}/members/{bob.id}")).is_success
+        await inbox.until(2, "ConversationRemoved")
+        assert {arguments[0] for target, arguments in inbox.events if target == "ConversationRemoved"} == {
+            closed,
+            joined,
+        }
+        for group in (closed, joined):
+            await a.invoke("SendMessage", {"conversationId": group, "content": "among us"})
+        with pytest.raises(HubError, match="not_found"):
+            await b.invoke("JoinConversation", joined)
+        await b.invoke("Ping")
+        assert inbox.messages == []

@@ -216,6 +216,24 @@ async def test_keys_of_every_kind() -> None:
         assert issuer.asked == 1
 
 
+async def test_another_issuers_tokens_for_others() -> None:
+    """A token of the configured issuer is good for us only: not for another audience, nor a minute after its end."""
+    async with issuing() as (issuer, check):
+        for kid in issuer.keys:
+            for changes, sentence in (
+                ({"aud": "https://another.example"}, "another audience"),
+                ({"aud": ["https://another.example", "https://third.example"]}, "another audience"),
+                ({"aud": None}, "aud"),
+                ({"iss": "https://another.example"}, "another issuer"),
+                ({"exp": time.time() - 60}, "expired"),
+                ({"sid": 5, "exp": 10**400}, "not acceptable|malformed"),
+            ):
+                with pytest.raises(ChatError, match=sentence) as caught:
+                    await check.verify(issuer.token(kid, **changes))
+                assert caught.value.code == "unauthenticated"
+            assert (await check.verify(issuer.token(kid, aud=["another", AUDIENCE]))).user_id == USER
+
+
 async def test_a_document_with_nonsense(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is no key is passed over; a document that is none, or never ends, is an issuer out of reach."""
     async with issuing() as (issuer, check):

@@ -1,0 +1,85 @@
+"""server.instances.recovery: after a lost link nobody keeps what she lost meanwhile (P9)."""
+
+from collections.abc import Collection
+from typing import cast
+from uuid import UUID
+
+from handlers.model import Caller
+from server.instances.recovery import Recovery
+from server.teller import Teller
+from store.ids import new_id
+from tests.server.test_rooms import CONVERSATION, Session, World
+
+
+class Truth:
+    """What PostgreSQL says now."""
+
+    def __init__(self) -> None:
+        self.members: dict[UUID, list[UUID]] = {}
+        self.gone: set[UUID] = set()
+        self.over: set[UUID] = set()
+
+    async def all_memberships(self, user_ids: Collection[UUID]) -> dict[UUID, list[UUID]]:
+        return {user_id: self.members[user_id] for user_id in user_ids if user_id in self.members}
+
+    async def deleted(self, user_ids: Collection[UUID]) -> list[UUID]:
+        return [user_id for user_id in user_ids if user_id in self.gone]
+
+    async def ended(self, session_ids: Collection[UUID]) -> Collection[UUID]:
+        return [session_id for session_id in session_ids if session_id in self.over]
+
+
+class Doubts:
+    def __init__(self) -> None:
+        self.asked: list[tuple[UUID, UUID]] = []
+
+    def recheck(self, conversation_id: UUID, user_id: UUID) -> None:
+        self.asked.append((conversation_id, user_id))
+
+
+class Place:
+    def __init__(self) -> None:
+        self.world = World()
+        self.truth = Truth()
+        self.doubts = Doubts()
+        self.recovery = Recovery(self.world.rooms, cast(Teller, self.doubts), self.truth)
+
+    async def attached(self, user_id: UUID, sign_in: UUID | None = None) -> Session:
+        session = await self.world.session(user_id)
+        session.caller = Caller(user_id, float("inf"), session_id=sign_in)
+        async with self.world.rooms.opened([CONVERSATION]) as opened:
+            opened[CONVERSATION].attach(session)
+        self.truth.members[user_id] = [CONVERSATION]
+        return session
+
+    def is_here(self, session: Session) -> bool:
+        return session in self.world.rooms.sessions_of(session.user_id)
+
+
+async def test_sign_ins_that_ended_meanwhile() -> None:
+    """Their connections are closed; another of the same user, and those of no sign-in session, stay."""
+    place, user, ended, live = Place(), new_id(), new_id(), new_id()
+    first, second, third = [await place.attached(user, sign_in) for sign_in in (ended, live, None)]
+    place.truth.over = {ended}
+    await place.recovery.check_all()
+    assert [place.is_here(session) for session in (first, second, third)] == [False, True, True]
+    assert place.doubts.asked == []
+
+
+async def test_users_who_were_deleted_meanwhile() -> None:
+    """All of their connections are closed, nobody else's."""
+    place = Place()
+    gone, other = await place.attached(new_id()), await place.attached(new_id())
+    place.truth.gone = {gone.user_id}
+    await place.recovery.check_all()
+    assert not place.is_here(gone) and place.is_here(other)
+
+
+async def test_members_who_were_removed_meanwhile() -> None:
+    """Whoever is attached and no member is looked at again; a member is not."""
+    place = Place()
+    removed, member = await place.attached(new_id()), await place.attached(new_id())
+    place.truth.members[removed.user_id] = []
+    await place.recovery.check_all()
+    assert place.doubts.asked == [(CONVERSATION, removed.user_id)]
+    assert place.is_here(removed) and place.is_here(member)

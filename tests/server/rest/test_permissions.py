@@ -1,0 +1,412 @@
+"""Who may do what: every role on every route and hub method, with the ids of things that are really there.
+
+The routes and methods are taken from the process's own tables, so that a new one without a rule here fails.
+"""
+
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import UUID, uuid4
+
+import httpx
+import jwt
+import pytest
+import trio
+
+from loadtest.client import ClientError, HubClient, HubError
+from server.auth import mint_token
+from server.hub.dispatch import STREAM
+from tests import carriers
+from tests.running import JWT_KEY
+from tests.server.rest.conftest import Site, open_site
+
+OK = "ok"
+PEOPLE = ("stranger", "removed", "member", "admin", "owner")
+# Whose tokens are no good: each is answered 401, whatever is asked for.
+NOBODIES = (
+    "no token",
+    "expired",
+    "another audience",
+    "another issuer",
+    "unknown user",
+    "deleted user",
+    "ended session",
+)
+
+
+class Rule(NamedTuple):
+    """What each of PEOPLE is answered: OK, or the code of an error.
+
+    `ask` makes the request: for REST (path, body), for the hub the arguments, of what is in the world.
+    """
+
+    answers: Mapping[str, str]
+    ask: Callable[[Mapping[str, str]], Any]
+    changes: bool = False  # the world has to be made anew when it was allowed
+
+
+def who(member: str = OK, admin: str = OK, owner: str = OK, outside: str = "not_found") -> dict[str, str]:
+    """For who is no member the thing does not exist."""
+    return {"stranger": outside, "removed": outside, "member": member, "admin": admin, "owner": owner}
+
+
+EVERYONE = dict.fromkeys(PEOPLE, OK)
+NO_ONE = dict.fromkeys(PEOPLE, "not_found")
+
+
+def at(path: str, body: Any = None, **options: Any) -> Callable[[Mapping[str, str]], Any]:
+    """A request: {names} in the path and in texts of the body are of the world."""
+
+    def fill(value: Any, world: Mapping[str, str]) -> Any:
+        if isinstance(value, dict):
+            return {key: fill(each, world) for key, each in value.items()}
+        if isinstance(value, list):
+            return [fill(each, world) for each in value]
+        return value.format(**world) if isinstance(value, str) else value
+
+    return lambda world: (path.format(**world), fill(body, world), {k: fill(v, world) for k, v in options.items()})
+
+
+# No token needed: why. Everything else is asked by NOBODIES, too.
+OPEN = {
+    "POST /api/users": "registration, by the setting",
+    "GET /auth/login/{provider}": "the way in",
+    "GET /auth/callback/{provider}": "the way in, by its own cookie",
+    "POST /auth/exchange": "the way in, by a code",
+    "POST /auth/refresh": "by the refresh token",
+    "GET /health": "says no addresses",
+    "GET /health/live": "says no addresses",
+    "GET /health/ready": "says no addresses",
+    "GET /openapi.json": "the API's description",
+    "GET /docs": "the same for people",
+    "GET /docs/style.css": "the same for people",
+    "PUT /objects/{key}": "a signed link",
+    "GET /objects/{key}": "a signed link",
+}
+GROUP, MESSAGE = "/api/conversations/{conversation}", "/api/messages/{theirs}"
+MEMBERS = f"{GROUP}/members"
+TEXT = {"content": "x"}
+RULES: dict[str, list[Rule]] = {
+    "GET /api/users": [Rule(EVERYONE, at("/api/users"))],
+    "GET /api/users/me": [Rule(EVERYONE, at("/api/users/me"))],
+    "GET /api/users/me/export": [Rule(EVERYONE, at("/api/users/me/export"))],
+    "PUT /api/users/me": [Rule(EVERYONE, at("/api/users/me", {"displayName": "x"}))],
+    "PUT /api/users/status": [Rule(EVERYONE, at("/api/users/status", {"status": "Online"}))],
+    "GET /api/users/{userId}": [Rule(EVERYONE, at("/api/users/{peer}"))],
+    "DELETE /api/users/{userId}": [Rule(dict.fromkeys(PEOPLE, "forbidden"), at("/api/users/{peer}"))],
+    "GET /api/conversations": [Rule(EVERYONE, at("/api/conversations"))],
+    "POST /api/conversations": [Rule(EVERYONE, at("/api/conversations", {"type": "Group", "name": "mine"}))],
+    "GET /api/conversations/{conversationId}": [Rule(who(), at(GROUP))],
+    "PUT /api/conversations/{conversationId}": [Rule(who("forbidden"), at(GROUP, {"name": "x"}), True)],
+    "DELETE /api/conversations/{conversationId}": [Rule(who("forbidden", "forbidden"), at(GROUP), True)],
+    "GET /api/conversations/{conversationId}/members": [Rule(who(), at(MEMBERS))],
+    "POST /api/conversations/{conversationId}/members": [
+        Rule(who("forbidden"), at(MEMBERS, {"userId": "{outsider}"}), True),
+        Rule(who("forbidden", "forbidden"), at(MEMBERS, {"userId": "{outsider}", "role": "Owner"}), True),
+        Rule(who("forbidden", "forbidden"), at(MEMBERS, {"userId": "{outsider}", "role": "Admin"}), True),
+    ],
+    "DELETE /api/conversations/{conversationId}/members/{userId}": [
+        Rule(who("forbidden"), at(MEMBERS + "/{peer}"), True),
+        Rule(who("forbidden", "forbidden"), at(MEMBERS + "/{peer_admin}"), True),
+        Rule(who("forbidden", "forbidden", "last_owner"), at(MEMBERS + "/{owner}"), True),
+        Rule(who(owner="last_owner"), at(MEMBERS + "/{me}"), True),
+    ],
+    "PUT /api/conversations/{conversationId}/members/{userId}/role": [
+        Rule(who("forbidden", "forbidden"), at(MEMBERS + "/{peer}/role", {"role": "Owner"}), True),
+        Rule(who("forbidden", "forbidden", "last_owner"), at(MEMBERS + "/{owner}/role", {"role": "Member"}), True),
+    ],
+    "GET /api/messages": [Rule(who(), at("/api/messages?conversationId={conversation}"))],
+    "POST /api/messages": [
+        Rule(who(), at("/api/messages", {"conversationId": "{conversation}", **TEXT}), True),
+        Rule(NO_ONE, at("/api/messages", {"conversationId": "{conversation}", **TEXT, "replyToId": "{elsewhere}"})),
+        Rule(
+            who("not_found", "not_found"),  # the file is the owner's
+            at("/api/messages", {"conversationId": "{conversation}", **TEXT, "type": "File", "fileId": "{file}"}),
+            True,
+        ),
+    ],
+    "GET /api/messages/{messageId}": [Rule(who(), at(MESSAGE)), Rule(who(), at("/api/messages/{mine}"))],
+    "PUT /api/messages/{messageId}": [
+        Rule(who(*["forbidden"] * 3), at(MESSAGE, TEXT), True),
+        Rule(who(), at("/api/messages/{mine}", TEXT), True),  # removed, one's own message is as far as any other
+    ],
+    "DELETE /api/messages/{messageId}": [
+        Rule(who("forbidden"), at(MESSAGE), True),
+        Rule(who(), at("/api/messages/{mine}"), True),
+    ],
+    "PUT /api/messages/{messageId}/status": [Rule(who(), at(MESSAGE + "/status", {"status": "Read"}))],
+    "GET /api/messages/{messageId}/receipts": [Rule(who(), at(MESSAGE + "/receipts"))],
+    "POST /api/files/upload": [Rule(EVERYONE, at("/api/files/upload", files={"file": "some text"}))],
+    "POST /api/files/presign": [
+        Rule(EVERYONE, at("/api/files/presign", {"name": "a.txt", "contentType": "text/plain", "size": 1}))
+    ],
+    "POST /api/files/{fileId}/complete": [
+        Rule(who("not_found", "not_found"), at("/api/files/{file}/complete")),
+    ],
+    "GET /api/files/presigned-url": [Rule(who(), at("/api/files/presigned-url?fileKey={key}"))],
+    "GET /api/files/{fileKey}": [Rule(who(), at("/api/files/{key}"))],
+    "DELETE /api/files": [
+        Rule(who("forbidden", "forbidden"), at("/api/files?fileUrl=/api/files/{key}"), True),
+    ],
+    "POST /auth/logout": [Rule(dict.fromkeys(PEOPLE, "conflict"), at("/auth/logout"))],  # tokens of no session
+    "GET /auth/sessions": [Rule(EVERYONE, at("/auth/sessions"))],
+    "DELETE /auth/sessions/{sessionId}": [Rule(NO_ONE, at("/auth/sessions/{session}"))],
+    "POST /hubs/chat/negotiate": [Rule(EVERYONE, at("/hubs/chat/negotiate?negotiateVersion=1"))],
+}
+
+
+def call(*arguments: Any) -> Callable[[Mapping[str, str]], Any]:
+    made = at("", list(arguments))
+    return lambda world: made(world)[1]
+
+
+METHODS: dict[str, list[Rule]] = {
+    "Ping": [Rule(EVERYONE, call())],
+    "SendMessage": [
+        Rule(who(), call({"conversationId": "{conversation}", **TEXT}), True),
+        Rule(NO_ONE, call({"conversationId": "{conversation}", **TEXT, "replyToId": "{elsewhere}"})),
+    ],
+    "EditMessage": [
+        Rule(who(*["forbidden"] * 3), call("{theirs}", "x"), True),
+        Rule(who(), call("{mine}", "x"), True),
+    ],
+    "DeleteMessage": [
+        Rule(who("forbidden"), call("{theirs}"), True),
+        Rule(who(), call("{mine}"), True),
+    ],
+    "JoinConversation": [Rule(who(), call("{conversation}")), Rule(who(), call("{conversation}", 0))],
+    "LeaveConversation": [Rule(EVERYONE, call("{conversation}"))],  # says nothing: nobody to leave is left as well
+    "Sync": [Rule(EVERYONE, lambda world: [{world["conversation"]: 0}])],  # what it says is looked at below
+    "StreamHistory": [Rule(who(), call("{conversation}"))],
+    "StartTyping": [Rule(who(), call("{conversation}"))],
+    "StopTyping": [Rule(EVERYONE, call("{conversation}"))],  # says nothing
+    "MarkMessageAsRead": [Rule(who(), call("{theirs}"))],
+    "MarkMessageAsDelivered": [Rule(who(), call("{theirs}"))],
+    "MarkRead": [Rule(who(), call("{conversation}", 1))],
+    "MarkDelivered": [Rule(who(), call("{conversation}", 1))],
+    "UpdateStatus": [Rule(EVERYONE, call("Online"))],
+    "GetPresence": [Rule(EVERYONE, call(["{peer}"]))],
+    "RefreshToken": [
+        Rule(EVERYONE, call("{token}")),
+        Rule(dict.fromkeys(PEOPLE, "forbidden"), call("{token_of_peer}")),
+    ],
+}
+
+
+class World:
+    """People in their roles around one group, and what each of them said there. Made over REST, as clients do it."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.ids: dict[str, str] = {}
+        self.tokens: dict[str, str] = {}
+        self.things: dict[str, str] = {}
+        self.said: dict[str, str] = {}
+
+    async def settle(self) -> None:
+        for name in (*PEOPLE, "outsider", "peer", "peer_admin"):
+            made = await self.site.call("POST", "/api/users", {"username": name}, status=201)
+            self.ids[name] = made["id"]
+            # Of no sign-in session: the table is about membership.
+            self.tokens[name] = mint_token(self.site.process.settings, UUID(made["id"]))
+            self.things["session"] = made["sessionId"]
+        self.things["elsewhere"] = await self._say(await self._group("outsider", "outsider"), "outsider")
+        await self.build()
+
+    async def build(self) -> None:
+        """Anew, after what was allowed to one of them."""
+        members = [self.ids[name] for name in ("removed", "member", "admin", "peer", "peer_admin")]
+        group = self.things["conversation"] = await self._group("the group", "owner", *members)
+        for name in ("admin", "peer_admin"):
+            path = f"/api/conversations/{group}/members/{self.ids[name]}/role"
+            await self.site.call("PUT", path, {"role": "Admin"}, token=self.tokens["owner"])
+        for name in ("removed", "member", "admin", "owner", "peer"):
+            self.said[name] = await self._say(group, name)
+        self.said["stranger"] = self.said["peer"]
+        stored = await self.site.http.post(
+            "/api/files/upload", files={"file": ("a.txt", b"some text")}, headers=_bearer(self.tokens["owner"])
+        )
+        self.things |= {"file": stored.json()["id"], "key": stored.json()["key"]}
+        await self._say(group, "owner", type="File", fileId=self.things["file"])
+        path = f"/api/conversations/{group}/members/{self.ids['removed']}"
+        await self.site.call("DELETE", path, token=self.tokens["owner"], status=204)
+        self.head = await self.look()
+
+    def of(self, name: str) -> dict[str, str]:
+        """What stands for the names in a rule, for this person."""
+        mine = {"me": self.ids[name], "token": self.tokens[name], "token_of_peer": self.tokens["peer"]}
+        return {**self.ids, **self.things, **mine, "mine": self.said[name], "theirs": self.said["peer"]}
+
+    async def look(self) -> Any:
+        path = f"/api/conversations/{self.things['conversation']}"
+        found = await self.site.call("GET", path, token=self.tokens["peer"])
+        return {name: found[name] for name in ("lastSeq", "name", "memberCount")}
+
+    async def _group(self, name: str, owner: str, *members: str) -> str:
+        body = {"type": "Group", "name": name, "memberIds": members}
+        made = await self.site.call("POST", "/api/conversations", body, token=self.tokens[owner], status=201)
+        return str(made["id"])
+
+    async def _say(self, group: str, name: str, **more: str) -> str:
+        body = {"conversationId": group, "content": f"by {name}", **more}
+        sent = await self.site.call("POST", "/api/messages", body, token=self.tokens[name], status=201)
+        return str(sent["id"])
+
+
+def _bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+@pytest.fixture
+async def world(database: str, redis_url: str, nursery: trio.Nursery, tmp_path: Path) -> AsyncIterator[World]:
+    async with open_site(database, redis_url, nursery, objects=f"file://{tmp_path}/files") as site:
+        found = World(site)
+        await found.settle()
+        yield found
+
+
+def routes_of(site: Site) -> set[str]:
+    """Every route that the process has, as the API's description writes it."""
+    found = set()
+    for rule in site.process.rest.url_map.iter_rules():
+        path = re.sub(r"<(?:\w+:)?(\w+)>", lambda name: "{" + _camel(name[1]) + "}", rule.rule)
+        found |= {f"{method} {path}" for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}}
+    return found
+
+
+def _camel(name: str) -> str:
+    head, *rest = name.split("_")
+    return head + "".join(part.capitalize() for part in rest)
+
+
+async def ask(site: Site, route: str, token: str, request: Any) -> httpx.Response:
+    path, body, options = request
+    if "files" in options:
+        options = {"files": {name: ("a.txt", text.encode()) for name, text in options["files"].items()}}
+    headers = _bearer(token)
+    return await site.http.request(route.partition(" ")[0], path, json=body, headers=headers, **options)
+
+
+def outcome(answer: httpx.Response) -> str:
+    return OK if answer.status_code < 400 else str(answer.json()["code"])
+
+
+async def test_every_route_has_a_rule(world: World) -> None:
+    """A new route or hub method has to say who may use it."""
+    assert routes_of(world.site) == set(RULES) | set(OPEN)
+    methods = {method.name for method in world.site.process.hub.dispatcher.methods}
+    assert methods == set(METHODS)
+
+
+async def test_routes(world: World) -> None:
+    """Each role is answered as the table says, on what is really there; what is refused changes nothing."""
+    wrong = []
+    for route, rules in RULES.items():
+        for number, rule in enumerate(rules):
+            for name in PEOPLE:
+                answer = await ask(world.site, route, world.tokens[name], rule.ask(world.of(name)))
+                if outcome(answer) != rule.answers[name]:
+                    wrong.append((route, number, name, outcome(answer), rule.answers[name], answer.text[:200]))
+                if name in ("stranger", "removed") and rule.answers[name] == OK:
+                    assert world.things["conversation"] not in answer.text, (route, name)
+                if rule.changes and outcome(answer) == OK:
+                    await world.build()
+                elif rule.changes:
+                    assert await world.look() == world.head, (route, name)
+    assert wrong == []
+
+
+async def nobodies(site: Site) -> dict[str, str]:
+    """Tokens that are no good, each for one reason."""
+    settings = site.process.settings
+    ended, deleted, live = [
+        await site.call("POST", "/api/users", {"username": name}, status=201) for name in ("ended", "deleted", "live")
+    ]
+    await site.call("POST", "/auth/logout", token=ended["accessToken"], status=204)
+    forever = mint_token(settings, UUID(deleted["id"]), admin=True)
+    await site.call("DELETE", f"/api/users/{deleted['id']}", token=deleted["accessToken"], status=204)
+    good = {"iss": settings.jwt_issuer, "aud": settings.jwt_audience, "sub": live["id"], "exp": time.time() + 600}
+    made = {
+        "expired": {**good, "exp": time.time() - 60},
+        "another audience": {**good, "aud": "https://another.example"},
+        "another issuer": {**good, "iss": "https://another.example"},
+    }
+    return {
+        "no token": "",
+        **{name: jwt.encode(claims, JWT_KEY, "HS256") for name, claims in made.items()},
+        "unknown user": mint_token(settings, uuid4(), admin=True),
+        "deleted user": forever,
+        "ended session": ended["accessToken"],
+    }
+
+
+async def test_routes_without_a_good_token(world: World) -> None:
+    """401 for each kind of bad token, on every route that is not open; parting is for sessions that have ended, too."""
+    tokens = await nobodies(world.site)
+    assert set(tokens) == set(NOBODIES)
+    wrong = []
+    for route, rules in RULES.items():
+        for name, token in tokens.items():
+            answer = await ask(world.site, route, token, rules[0].ask(world.of("owner")))
+            parts = route == "POST /auth/logout" and name in ("unknown user", "deleted user", "ended session")
+            if (answer.status_code == 401) is parts:
+                wrong.append((route, name, answer.status_code, answer.text[:200]))
+    assert wrong == []
+    assert await world.look() == world.head
+
+
+@pytest.mark.parametrize("carrier", carriers.CARRIERS)
+@pytest.mark.parametrize("query", [{}, {"sync": "manual"}], ids=["", "manual"])
+async def test_the_hub_without_a_good_token(site: Site, carrier: str, query: dict[str, str]) -> None:
+    """Nobody of them gets as far as a call, whatever carries the connection and however it attaches."""
+    for name, token in (await nobodies(site)).items():
+        if not token and carrier in ("sse", "polling"):
+            continue  # their clients begin by negotiating: the table has it, without a token
+        answer = None
+        try:
+            async with carriers.connect(carrier, f"{site.url}/hubs/chat", token, query=query) as client:
+                with trio.fail_after(60):
+                    answer = await client.invoke("GetPresence", [str(uuid4())])
+        except* (ClientError, HubError):
+            pass
+        assert answer is None, name
+
+
+@asynccontextmanager
+async def connected(world: World, name: str, query: dict[str, str] | None = None) -> AsyncIterator[HubClient]:
+    url = f"{world.site.url}/hubs/chat"
+    async with carriers.connect("socket", url, world.tokens[name], query=query or {}) as client:
+        yield client
+
+
+async def invoke(client: HubClient, target: str, arguments: list[Any], *, is_stream: bool) -> tuple[str, Any]:
+    try:
+        if is_stream:
+            return OK, [item async for item in client.stream(target, *arguments)]
+        return OK, await client.invoke(target, *arguments)
+    except HubError as error:
+        return str(error).partition(":")[0], None
+
+
+async def test_methods(world: World) -> None:
+    """As for routes: each role, each hub method; nobody outside is told where a conversation stands."""
+    wrong = []
+    kinds = {method.name: method.kind for method in world.site.process.hub.dispatcher.methods}
+    for name in PEOPLE:
+        async with connected(world, name) as client:
+            for target, rules in METHODS.items():
+                for number, rule in enumerate(rules):
+                    is_stream = kinds[target] == STREAM
+                    found, answer = await invoke(client, target, rule.ask(world.of(name)), is_stream=is_stream)
+                    if found != rule.answers[name]:
+                        wrong.append((target, number, name, found, rule.answers[name]))
+                    if target == "Sync" and name in ("stranger", "removed"):
+                        assert answer == {"heads": {}, "resync": [world.things["conversation"]]}
+                    if rule.changes and found == OK:
+                        await world.build()
+                    elif rule.changes:
+                        assert await world.look() == world.head, (target, name)
+    assert wrong == []
