@@ -347,6 +347,26 @@ async def test_a_reader_that_never_comes_back(database: str, redis_url: str) -> 
                         await a.result(call)
 
 
+async def test_who_takes_no_part_does_not_hold_up_a_drain(database: str, redis_url: str) -> None:
+    """Clients that neither read nor answer our Close are gone when their time is over: the process ends in order."""
+    settings: dict[str, Any] = {"outbox_bytes": "64KiB", "max_message_bytes": "8KiB", "log_level": "debug"}
+    async with running(database, redis_url, **settings) as server:
+        alice, bob = await server.register("alice"), await server.register("bob")
+        conversation = await server.direct(alice, bob)
+        async with raw(server, alice) as idle, raw(server, bob) as behind:
+            for client in (idle, behind):
+                await client.stream.receive_some(10)  # the handshake's answer, and no more
+            async with server.connect(alice) as a:
+                body = {"conversationId": conversation, "content": "x" * 7000}
+                with trio.fail_after(WAIT):
+                    while len({line["user"] for line in server.events("lagging")}) < 2:
+                        for call in [await a.start("SendMessage", body) for _ in range(32)]:
+                            await a.result(call)
+            server.terminate()
+            assert await server.wait() == 0
+        assert {line["user"] for line in server.events("connection_closed")} == {alice.id, bob.id}
+
+
 async def test_flood_of_pings_and_calls(server: Running) -> None:
     """A client that sends without ever reading is slowed down, not buffered for; the witness notices nothing."""
     async with witness(server) as user, raw(server, user) as client:
