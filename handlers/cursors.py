@@ -6,9 +6,13 @@ is only ever a key that the caller may see, so it needs no signature, only a che
 
 import base64
 import binascii
+import struct
 from uuid import UUID
 
 from handlers.errors import ChatError
+from store.conversations import Place
+
+_PLACE = struct.Struct("!q16sq")
 
 MAX_TEXT = 1024  # characters of a cursor; the longest names are far below
 
@@ -27,19 +31,21 @@ def decode_id(text: str | None) -> UUID | None:
         raise ChatError("invalid_cursor", "The cursor is not one of ours.") from None
 
 
-def encode_pair(one: UUID, other: UUID) -> str:
-    return base64.urlsafe_b64encode(one.bytes + other.bytes).rstrip(b"=").decode()
+def encode_place(place: Place) -> str:
+    raw = _PLACE.pack(place.number, place.last_id.bytes, place.as_of)
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
-def decode_pair(text: str | None) -> tuple[UUID, UUID] | None:
+def decode_place(text: str | None) -> Place | None:
     """Raises ChatError("invalid_cursor")."""
     if text is None:
         return None
     try:
-        raw = base64.b64decode(text + "=", altchars=b"-_", validate=True)
-        return UUID(bytes=raw[:16]), UUID(bytes=raw[16:])
-    except (binascii.Error, ValueError):
+        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        number, last_id, as_of = _PLACE.unpack(raw)
+    except (binascii.Error, ValueError, struct.error):
         raise ChatError("invalid_cursor", "The cursor is not one of ours.") from None
+    return Place(number, UUID(bytes=last_id), as_of)
 
 
 def encode_text(text: str) -> str:

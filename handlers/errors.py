@@ -6,7 +6,7 @@ row as RFC 9457 problem+json, the hub as ``"code: sentence"``; the slugs are the
 
 from typing import NamedTuple
 
-from store.errors import Overloaded, Unavailable
+from store.errors import ObjectsUnavailable, Overloaded, RedisUnavailable, Unavailable
 
 
 class ErrorCode(NamedTuple):
@@ -68,4 +68,9 @@ def from_store(error: Unavailable | Overloaded) -> ChatError:
     """The client's view of a fault in the store."""
     if isinstance(error, Overloaded):
         return ChatError("overloaded", "Too much is waiting to be written; nothing was done, try again.")
-    return ChatError("unavailable", "The database is out of reach; try the same request again.")
+    what = "The database"
+    if isinstance(error, ObjectsUnavailable):
+        what = "The file store"
+    elif isinstance(error, RedisUnavailable):
+        what = "What the servers share"
+    return ChatError("unavailable", f"{what} is out of reach; try the same request again.")

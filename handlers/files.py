@@ -150,7 +150,7 @@ class Files:
         made = await self._commits.run(write)
         if made.state == store.READY:
             raise ChatError("conflict", "This upload is complete.")
-        return made, objects.upload_url(
+        return made, await objects.upload_url(
             made.key, content_type=made.content_type, size=made.size, seconds=UPLOAD_SECONDS
         )
 
@@ -206,7 +206,7 @@ class Files:
     async def download_url(self, caller: Caller, key: str) -> tuple[str, int]:
         """(a link, the seconds it is good for), for the owner and for members of conversations that hold the file."""
         file = await self._visible(caller, key)
-        url = self._objects.download_url(key, name=file.name, content_type=file.content_type, seconds=URL_SECONDS)
+        url = await self._objects.download_url(key, name=file.name, content_type=file.content_type, seconds=URL_SECONDS)
         return url, URL_SECONDS
 
     async def delete(self, caller: Caller, key: str) -> None:

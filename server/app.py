@@ -80,7 +80,8 @@ from server.strangers import Strangers
 from server.teller import Teller
 from server.tls import Certificate
 from server.wheel import Wheel
-from store.errors import StoreError
+from store import sessions
+from store.errors import StoreError, Unfit
 from store.instances import Instances
 from store.lanes import Lanes
 from store.limits import Limits as SharedLimits
@@ -90,6 +91,7 @@ from store.partitions import ensure_partitions
 from store.pool import Pool
 from store.receipts import ReceiptStreams
 from store.redis import Redis
+from store.sessions import Connector
 
 if TYPE_CHECKING:
     from server.spans.tracing import Tracing
@@ -97,6 +99,7 @@ if TYPE_CHECKING:
 PARTITION_PERIOD = 1 * DAYS / 4  # between looks whether next months' partitions are there
 PARTITION_RETRY = 30 * SECONDS
 LIVENESS_SLACK = 60 * SECONDS  # without progress, beyond what a statement may take: then the process hangs
+FIT_WITHIN = 5 * SECONDS  # for the first look at PostgreSQL
 LANES_DRAIN = 10 * SECONDS  # for what was accepted into the lanes before the drain
 STOP_SLACK = 30 * SECONDS  # beyond DRAIN_SECONDS: what the rest of the drain may take when everything is slow
 APPLICATION = "parley"
@@ -115,12 +118,6 @@ class Process:
             settings.database_url,
             name=APPLICATION,
             size=settings.pool_size,
-            statement_timeout=settings.statement_timeout,
-        )
-        self.lane_pool = Pool(
-            settings.database_url,
-            name=f"{APPLICATION}-lanes",
-            size=settings.lanes,
             statement_timeout=settings.statement_timeout,
         )
         self.read_pool = None
@@ -145,7 +142,12 @@ class Process:
         self.feed = (tracing.feed if tracing else Feed)(self.rooms, self.ephemera, self.publisher)
         self.relay = Relay(self.pool, self.registry, self.publisher, self.feed)
         self.lanes = Lanes(
-            self.lane_pool,
+            Connector(
+                settings.database_url,
+                name=f"{APPLICATION}-lanes",
+                statement_timeout=settings.statement_timeout,
+                writes=True,
+            ),
             count=settings.lanes,
             on_commit=self.feed.publish,
             on_doubt=self.feed.doubt,
@@ -232,6 +234,7 @@ class Process:
         )
         self.checks: dict[str, Check] = {
             "postgres": self._check_postgres,
+            "lanes": self._check_lanes,
             "redis": self._check_redis,
             "lifecycle": self._check_lifecycle,
         }
@@ -309,6 +312,9 @@ class Process:
             return str(error) or "out of reach"
         return None
 
+    async def _check_lanes(self) -> str | None:
+        return self.lanes.trouble()
+
     async def _check_redis(self) -> str | None:
         try:
             await self.redis.ping()
@@ -340,7 +346,6 @@ class Process:
             for part in (
                 self.redis.run,
                 self.pool.run,
-                self.lane_pool.run,
                 self.lanes.run,
                 self.sync.run,
                 self.flusher.run,
@@ -444,6 +449,17 @@ async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
+async def _refuse_unfit(settings: Settings) -> None:
+    """Raises Unfit when somebody has to set PostgreSQL up otherwise. One that is away may come back."""
+    with trio.move_on_after(FIT_WITHIN):
+        try:
+            await sessions.check(settings.database_url)
+        except Unfit:
+            raise
+        except StoreError:
+            pass  # the pool says so, and health
+
+
 async def serve(
     settings: Settings,
     *,
@@ -461,6 +477,7 @@ async def serve(
             reason="whoever reaches this instance can make a user and be signed in",
             advice="for development only: set PARLEY_REGISTRATION=oauth and a provider, or closed",
         )
+    await _refuse_unfit(settings)
     socks = listen(parse_listen(settings.listen), reuse_port=settings.reuse_port == "on")
     tracing = open_tracing(os.environ, settings.instance or settings.listen)
     process = Process(settings, tracing)

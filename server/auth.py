@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 import jwt
-import structlog
 
 from handlers.errors import ChatError
 from handlers.model import Caller
@@ -21,6 +20,7 @@ from server.config import Settings
 from server.jwks import KeySet
 from store import keys
 from store.errors import StoreError
+from store.outage import Outage
 from store.signing import SigningKeys
 
 LEEWAY = 5  # seconds of clock difference that is forgiven, when a token is shown and while a connection lives on it
@@ -31,8 +31,6 @@ WRONG_SIGNATURE = "The signature of the access token is wrong."
 USED_MAX = 100_000  # connection tokens remembered as used; each for CONNECTION_TTL
 VERIFIED_MAX = 10_000  # access tokens remembered as good: a client shows the same one to negotiate, connect and ask
 _MAX_HEADER = 1024  # characters of a token's header that are remembered; no honest one has more
-
-log = structlog.get_logger("parley.auth")
 
 _OPTIONS: Any = {"require": ["exp", "sub"], "verify_aud": True}
 
@@ -209,6 +207,7 @@ class ConnectionTokens:
         # Keys of their own, so that no connection token is ever an access token or the other way round.
         self._keys = signing.derive(b"parley connection token v1")
         self._claimer = claimer
+        self.outage = Outage("parley.auth", "connection_tokens_unchecked", advice="Redis is out of reach")
         self._used: dict[str, float] = {}
 
     def issue(self, caller: Caller, *, stateful: bool = False) -> tuple[str, str]:
@@ -271,7 +270,8 @@ class ConnectionTokens:
             fresh = await self._claimer.claim(keys.claim("connection", connection_id), CONNECTION_TTL + 1)
         except StoreError as error:
             # Better to let people in for the half minute in which only another instance could be fooled.
-            log.warning("connection_token_unchecked", reason=str(error), advice="Redis is out of reach")
+            self.outage.failed(str(error))
             return
+        self.outage.over()
         if not fresh:
             raise UsedToken

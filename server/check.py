@@ -1,8 +1,10 @@
 """`parley check`: is everything that the configuration names there, and in the right state?
 
-Owns the checks and the table that is printed. Reads the database and Redis; changes nothing.
+Owns the checks and the table that is printed. Each goes the way that `parley serve` goes: the same connections with the
+same settings, the same statements. What it writes (a key in Redis, two objects) it takes away again.
 """
 
+import secrets
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -13,11 +15,15 @@ from server import terminal
 from server.auth import signing_keys
 from server.config import ConfigError, Settings, require
 from server.tls import expiry, load_context
-from store import migrate, partitions, users
+from store import keys, migrate, partitions, users
+from store.clock import MAX_SKEW, fetch_skew
 from store.errors import StoreError
+from store.lanes import Lanes
 from store.objects import open_objects
 from store.postgres import Connection
-from store.redis import connect
+from store.reasons import cut, reason
+from store.redis import Redis
+from store.sessions import Connector
 
 TIMEOUT = 10.0  # seconds for each service
 
@@ -25,7 +31,7 @@ TIMEOUT = 10.0  # seconds for each service
 async def run(settings: Settings) -> bool:
     """Print a table; True when everything is right."""
     rows: list[tuple[str, str, bool]] = []
-    for check in (_configuration, _postgres, _schema, _replica, _redis, _objects, _tls):
+    for check in (_configuration, _postgres, _schema, _commits, _replica, _redis, _objects, _tls):
         try:
             with trio.fail_after(TIMEOUT):
                 rows.append((check.__name__.strip("_"), await check(settings), True))
@@ -43,7 +49,11 @@ async def run(settings: Settings) -> bool:
 def _told(error: BaseException) -> str:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return str(error).strip() or type(error).__name__
+    if isinstance(error, ConfigError):
+        return str(error)
+    if isinstance(error, ValueError):
+        return cut(str(error)) or type(error).__name__
+    return reason(error)
 
 
 async def _configuration(settings: Settings) -> str:
@@ -55,20 +65,40 @@ async def _configuration(settings: Settings) -> str:
 
 
 async def _postgres(settings: Settings) -> str:
-    version, database, _ = await _identify(settings.database_url)
-    return f"PostgreSQL {version}, database {database}"
-
-
-async def _identify(conninfo: str) -> tuple[str, str, bool]:
-    """(version, database, whether it is a replica)"""
-    conn = await Connection.open(conninfo)
+    connection = await _connector(settings, settings.database_url, writes=True).connect()
     try:
-        query = "SELECT current_setting('server_version'), current_database(), pg_is_in_recovery()"
-        row = await (await conn.execute(query)).fetchone()
-        assert row is not None
-        return row[0], row[1], row[2]
+        here = await _identify(connection)
+        skew = await fetch_skew(connection)
     finally:
-        await conn.close()
+        connection.finish()
+    if abs(skew) > MAX_SKEW:
+        raise StoreError(f"{here}; but this machine's clock is off by {abs(skew).total_seconds():.0f} s against it")
+    return here
+
+
+def _connector(settings: Settings, conninfo: str, *, writes: bool) -> Connector:
+    """As `parley serve` has them."""
+    return Connector(conninfo, name="parley-check", statement_timeout=settings.statement_timeout, writes=writes)
+
+
+async def _identify(connection: Connection) -> str:
+    query = "SELECT current_setting('server_version'), current_database(), current_schema()"
+    row = await (await connection.execute(query)).fetchone()
+    assert row is not None
+    return f"PostgreSQL {row[0]}, database {row[1]}, schema {row[2]}"
+
+
+async def _commits(settings: Settings) -> str:
+    """The statements that write messages, prepared and run on nothing by a lane as `parley serve` has them."""
+    source = _connector(settings, settings.database_url, writes=True)
+    async with trio.open_nursery() as nursery:
+        lanes = Lanes(source, count=1, on_commit=lambda changes: None, on_doubt=lambda conversations: None)
+        await nursery.start(lanes.run)
+        trouble = lanes.trouble()
+        nursery.cancel_scope.cancel()
+    if trouble:
+        raise StoreError(trouble)
+    return "messages can be written"
 
 
 async def _schema(settings: Settings) -> str:
@@ -90,14 +120,22 @@ async def _schema(settings: Settings) -> str:
 async def _replica(settings: Settings) -> str:
     if not settings.read_url:
         return "not configured: history is read from the primary"
-    version, database, is_replica = await _identify(settings.read_url)
-    return f"PostgreSQL {version}, database {database}" + ("" if is_replica else ": no replica, but a primary")
+    connection = await _connector(settings, settings.read_url, writes=False).connect()
+    try:
+        row = await (await connection.execute("SELECT pg_is_in_recovery()")).fetchone()
+        here = await _identify(connection)
+    finally:
+        connection.finish()
+    return here + ("" if row and row[0] else ": no replica, but a primary")
 
 
 async def _redis(settings: Settings) -> str:
-    async with connect(settings.redis_url, name="parley-check") as client:
-        await client.ping()
-    return "answers"
+    redis = Redis(settings.redis_url, name="parley-check")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(redis.run)
+        await redis.claim(keys.claim("check", secrets.token_hex(8)), 1)  # a write: a replica refuses it
+        nursery.cancel_scope.cancel()
+    return "answers, and takes writes"
 
 
 async def _objects(settings: Settings) -> str:

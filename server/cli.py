@@ -125,7 +125,11 @@ def dev(port: int, data: Path, instances: int, until_eof: bool) -> None:
 @config_option
 @click.option("--sql", is_flag=True, help="Print what would be done, as SQL, and do nothing.")
 def migrate(config: Path | None, sql: bool) -> None:
-    """Bring the database schema up to date. Safe to run twice, or on two machines at once."""
+    """Bring the database schema up to date. Safe to run twice, on two machines at once, and while instances serve.
+
+    A lock that somebody else holds (a backup, a long query) is waited for a second at a time, so that nobody who sends
+    queues up behind; in between it says whose lock that is, and tries again.
+    """
     from store import migrate as schema  # noqa: PLC0415
 
     with told():
@@ -135,7 +139,7 @@ def migrate(config: Path | None, sql: bool) -> None:
         settings = load_settings(config)
         if not settings.database_url:
             fail("DATABASE_URL is not set", MISUSED)
-        before, after = schema.upgrade(settings.database_url)
+        before, after = schema.upgrade(settings.database_url, progress=terminal.echo)
         terminal.echo(f"schema {before or '(empty)'} -> {after}" if before != after else f"schema {after}: up to date")
 
 
@@ -155,7 +159,8 @@ def check(config: Path | None) -> None:
 
 @main.command()
 @config_option
-def purge(config: Path | None) -> None:
+@click.option("--dry-run", is_flag=True, help="Print which months would be dropped, and change nothing.")
+def purge(config: Path | None, dry_run: bool) -> None:
     """Apply retention: drop old months of messages, and remove what nobody can see any more.
 
     \b
@@ -163,14 +168,15 @@ def purge(config: Path | None) -> None:
     - clientMessageIds and Idempotency-Keys after 7 days; sessions that have expired
     - uploads that were never completed, and files that are in no message, after a day
 
-    Safe while instances run, and to run twice; a timer should run it daily.
+    Safe while instances run, and to run twice; a timer should run it daily. The time is PostgreSQL's, and this
+    machine's clock has to agree with it; this month and the last are never dropped.
     """
     import trio  # noqa: PLC0415
 
     from server.purge import run  # noqa: PLC0415
 
     with told():
-        trio.run(run, load_settings(config))
+        trio.run(partial(run, load_settings(config), dry=dry_run))
 
 
 @main.command()

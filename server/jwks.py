@@ -14,6 +14,7 @@ import structlog
 import trio
 
 from handlers.errors import ChatError
+from store.reasons import cut, reason
 
 REFRESH = 300.0  # seconds between background refreshes
 STALE = 3600.0  # seconds after which they are asked for anew before they are used, where nobody refreshes them
@@ -84,7 +85,7 @@ class KeySet:
             self._keys = {key.key_id: key for key in map(_parse, entries) if key is not None}
         except _FAULTS as error:
             if not self._is_away:
-                log.warning("jwks_unreachable", url=self._url, reason=str(error) or type(error).__name__)
+                log.warning("jwks_unreachable", url=self._url, reason=_why(error))
             self._is_away = True
         else:
             if self._is_away:
@@ -123,3 +124,8 @@ def _parse(entry: Any) -> jwt.PyJWK | None:
     except (jwt.PyJWTError, ValueError, TypeError, ArithmeticError):  # one key that is none does not cost the others
         return None
     return key if key.algorithm_name in ALGORITHMS else None
+
+
+def _why(error: Exception) -> str:
+    """HTTP errors quote the URL, which may have a key in it."""
+    return reason(error) if isinstance(error, httpx.HTTPError) else cut(str(error)) or type(error).__name__

@@ -1,22 +1,23 @@
 """`parley purge`: retention, and what nobody can see any more.
 
 Owns the order: messages first, then the files that only they held. Every step may be broken off and run again, and runs
-beside the instances.
+beside the instances; of two purges at once the second waits. What time it is, PostgreSQL says, and this machine's clock
+has to agree: a clock that is a year ahead would otherwise drop what was said yesterday.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import trio
-from rich.console import Console
 from rich.table import Table
 
 from handlers.commits import Commits
 from handlers.files import Files
 from server import terminal
 from server.auth import signing_keys
-from server.config import ConfigError, Settings
+from server.config import MIB, ConfigError, Settings
 from store import accounts, creations, messages, partitions, users
+from store.clock import fetch_agreed_now
 from store.entries import Dismissal
 from store.errors import StoreError
 from store.model import Change
@@ -26,7 +27,10 @@ from store.postgres import Connection
 
 IDEMPOTENCY = timedelta(days=7)  # how long a clientMessageId or Idempotency-Key is remembered (design.md, P2)
 BATCH = 2000  # rows in one statement: short locks
-POOL = 2
+POOL = 3
+LOCK = "parley.purge"  # hashed to the key of the advisory lock that lets one run at a time
+LOCK_WAIT = 600.0  # seconds
+LOCK_POLL = 1.0  # seconds
 STATEMENT_TIMEOUT = 300.0  # seconds: a partition waits for whoever reads it
 
 Step = Callable[[Connection, int], Awaitable[int]]
@@ -40,34 +44,70 @@ class _Nobody:
     def doubt(self, conversation_ids: object) -> None: ...
 
 
-async def run(settings: Settings) -> None:
-    """Print what was removed. Raises ConfigError, StoreError."""
+async def run(settings: Settings, *, dry: bool = False) -> None:
+    """Print what will be dropped, then what was removed. With `dry`, nothing is. Raises ConfigError, StoreError."""
     if not settings.database_url:
         raise ConfigError("DATABASE_URL: required, for example postgresql://parley@db/parley")
-    rows: list[tuple[str, object]] = []
-    pool = Pool(settings.database_url, name="parley-purge", size=POOL, statement_timeout=STATEMENT_TIMEOUT)
     failures: list[BaseException] = []
+    pool = Pool(settings.database_url, name="parley-purge", size=POOL, statement_timeout=STATEMENT_TIMEOUT)
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(pool.run)
-            rows = await _purge(settings, pool, terminal.console(stderr=True))
+            await _run(settings, pool, dry)
             nursery.cancel_scope.cancel()
     except* StoreError as group:
         failures += group.exceptions
     if failures:
         raise failures[0]
+
+
+async def _run(settings: Settings, pool: Pool, dry: bool) -> None:
+    console = terminal.console()
+    async with pool.connection() as conn:
+        if not dry:
+            await _be_the_only_one(conn)
+        now = await fetch_agreed_now(conn)
+        before = partitions.oldest_kept(now, settings.retention_days)
+        months = await partitions.list_expired(conn, before)
+        console.print(f"messages before {before:%Y-%m-%d} are past their time, a whole month at a time")
+        for month in months:
+            what = "would be dropped" if dry else "will be dropped"
+            console.print(f"  {month.name}: about {month.rows} messages, {month.size / MIB:.1f} MiB, {what}")
+        if not months:
+            console.print("  no month is")
+        if dry:
+            console.print("nothing was changed; idempotency keys, sessions and files were not looked at")
+            return
+        with terminal.console(stderr=True).status("dropping old messages ..."):
+            dropped = await partitions.drop_partitions(conn, before)
+        rows: list[tuple[str, object]] = [("months of messages", ", ".join(dropped) or "0")]
+        rows += await _purge(settings, pool, now)
     table = Table("removed", "number")
     for name, number in rows:
         table.add_row(name, str(number))
-    terminal.console().print(table)
+    console.print(table)
 
 
-async def _purge(settings: Settings, pool: Pool, console: Console) -> list[tuple[str, object]]:
-    now = datetime.now(UTC)
+async def _be_the_only_one(conn: Connection) -> None:
+    """Hold the lock for as long as this connection lives. Raises StoreError after LOCK_WAIT."""
+    waiting = False
+    with trio.move_on_after(LOCK_WAIT):
+        while True:
+            row = await (await conn.execute("SELECT pg_try_advisory_lock(hashtext(%s))", (LOCK,))).fetchone()
+            if row is not None and row[0]:
+                return
+            if not waiting:
+                waiting = True
+                terminal.console(stderr=True).print("another purge is running: waiting until it is done")
+            await trio.sleep(LOCK_POLL)
+    raise StoreError(f"another purge has been running for {LOCK_WAIT / 60:g} minutes: nothing was changed")
+
+
+async def _purge(settings: Settings, pool: Pool, now: datetime) -> list[tuple[str, object]]:
+    console = terminal.console(stderr=True)
     rows: list[tuple[str, object]] = []
-    with console.status("dropping old messages ..."):
+    with console.status("bringing names up to date ..."):
         await _repeat(pool, users.fold_old)
-        rows.append(("months of messages", await _drop_partitions(pool, now, settings.retention_days)))
     for name, step in _steps(now):
         with console.status(f"forgetting {name} ..."):
             rows.append((name, await _repeat(pool, step)))
@@ -75,12 +115,6 @@ async def _purge(settings: Settings, pool: Pool, console: Console) -> list[tuple
         purged = await _files(settings, pool).purge(now)
     rows += [("files in no message", purged.retired), ("objects", purged.objects), ("stray objects", purged.strays)]
     return rows
-
-
-async def _drop_partitions(pool: Pool, now: datetime, days: int) -> str:
-    async with pool.connection() as conn:
-        dropped = await partitions.drop_partitions(conn, now - timedelta(days=days))
-    return ", ".join(dropped) or "0"
 
 
 def _steps(now: datetime) -> list[tuple[str, Step]]:

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 from uuid import UUID
 
-import structlog
 import trio
 
 from store.entries import Receipt, merged
 from store.errors import Overloaded, StoreError, Unavailable
 from store.histogram import Histogram
 from store.ids import now_timestamp
+from store.outage import Outage
 from store.pool import Pool
 from store.receipts import Moved, ReceiptStreams, Taken, write_receipts
 
@@ -30,8 +30,6 @@ MAX_WAITING = 50_000  # members with a receipt that is not durable yet
 
 Done = Callable[[StoreError | None], None]
 Key = tuple[UUID, UUID]
-
-log = structlog.get_logger("parley.receipts")
 
 
 class Told(Protocol):
@@ -55,6 +53,7 @@ class ReceiptWriter:
         self._keeping = False
         self._kept = trio.Event()  # after each batch
         self.accepted = self.written = 0
+        self.outage = Outage("parley.receipts", "receipts_postponed", advice="they are kept, and tried again by itself")
         self.delays = Histogram()  # seconds from the stream, by Redis' clock, to PostgreSQL; the oldest of each batch
 
     # -- into the streams ---------------------------------------------------------------------------
@@ -137,9 +136,10 @@ class ReceiptWriter:
                 if now >= next_cleaning:
                     next_cleaning = now + HOUSEKEEPING
                     await self._streams.forget_consumers()
+                self.outage.over()
             except StoreError as error:
                 prepared = False  # the streams may be gone with Redis' data
-                log.info("receipts_postponed", reason=str(error))
+                self.outage.failed(str(error))
                 await trio.sleep(RETRY)
             await trio.sleep(ROUND)
             if not found:

@@ -7,13 +7,13 @@ from collections.abc import Collection
 from uuid import UUID
 
 import msgspec
-import structlog
 import trio
 
 from server.outbox import Flusher
 from server.room import History, Room, Wanted
 from store.errors import StoreError
 from store.model import Change, MessageType
+from store.outage import Outage
 
 REPAIR_DELAY = 0.05  # seconds a hole may last before it is fetched: the change is usually on its way
 RETRY_DELAY = 1.0  # seconds between attempts while PostgreSQL is out of reach
@@ -21,8 +21,6 @@ REPAIR_PAGE = 200  # changes fetched at once to fill a hole
 REPAIR_BYTES = 1024 * 1024
 REPAIRS = 4  # holes being fetched at once
 CHECKED = 1000  # heads compared with one query
-
-log = structlog.get_logger("parley.rooms")
 
 
 class Repairs:
@@ -35,6 +33,7 @@ class Repairs:
         self._rooms: dict[UUID, Room] = {}
         self._repairs: dict[Room, float] = {}  # due times; insertion order is nearly the order of time
         self._repair_wake = trio.Event()
+        self.outage = Outage("parley.rooms", "repairs_postponed", advice="they are tried again by itself")
         self.repaired = 0  # changes read from PostgreSQL because they did not come by themselves
 
     def _deliver(self, room: Room, change: Change) -> None:
@@ -103,8 +102,10 @@ class Repairs:
             if self._rooms.get(room.conversation_id) is room:
                 complete = room.next_seq is not None and await self._fetch_hole(room)
         except StoreError as error:
-            log.warning("repair_postponed", conversation=str(room.conversation_id), reason=str(error))
+            self.outage.failed(str(error), conversation=str(room.conversation_id))
             complete = False
+        else:
+            self.outage.over()
         finally:
             room.repairing = False
             room.repaired = None

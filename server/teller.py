@@ -10,19 +10,17 @@ from collections.abc import Collection
 from typing import Protocol
 from uuid import UUID
 
-import structlog
 import trio
 
 from server.rooms import Rooms
 from store.errors import StoreError
 from store.model import Conversation
+from store.outage import Outage
 
 CHANGED = "ConversationChanged"
 RETRY = 1.0  # seconds, while PostgreSQL is out of reach
 STEP = 25  # users read and told at once, with up to 100 members in the view of each: a few milliseconds
 MAX_TRIES = 30  # then nobody needs to be told any more
-
-log = structlog.get_logger("parley.teller")
 
 
 class Views(Protocol):
@@ -39,6 +37,7 @@ class Teller:
         self._waiting: dict[UUID, set[UUID]] = {}
         self._doubts: set[tuple[UUID, UUID]] = set()
         self._wake = trio.Event()
+        self.outage = Outage("parley.teller", "conversations_not_told", advice="people see the change when they ask")
 
     def tell(self, conversation_id: UUID, user_ids: Collection[UUID]) -> None:
         """Each of these users, on all her connections here. Never waits."""
@@ -71,10 +70,11 @@ class Teller:
                 if tries < MAX_TRIES:
                     self._waiting.setdefault(conversation_id, set()).update(user_ids)
                 else:
-                    log.warning("conversation_not_told", conversation=str(conversation_id), reason=str(error))
+                    self.outage.failed(str(error), conversation=str(conversation_id))
                 await trio.sleep(RETRY)
                 continue
             tries = 0
+            self.outage.over()
             for user_id in user_ids:
                 self._tell(conversation_id, user_id, views.get(user_id))
 

@@ -12,7 +12,7 @@ conversation before anything else. Who may do what is decided by the caller, in 
 """
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -26,6 +26,7 @@ from store.messages import message_of
 from store.model import Change, Conversation, ConversationType, Member, MemberCursor, Message, Role
 from store.postgres import Connection
 
+MAX_PLACE = 2**63 - 1
 MEMBERS_SHOWN = 100  # in a Conversation; list_members has the rest
 MEMBERS_LISTED = 20  # in a Conversation of a list
 LIST_STEP = 20  # conversations of a list that are put together in one scheduler step: a few milliseconds
@@ -50,7 +51,12 @@ class NotAMember(StoreError):
     """The user is not a member of this conversation."""
 
 
-Place = tuple[UUID, UUID]  # in a list of conversations: the last message of the last one shown, and of the first one
+class Place(NamedTuple):
+    """In a list of conversations: the number and the last message of the last one shown, and the first one's number."""
+
+    number: int
+    last_id: UUID
+    as_of: int
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -100,19 +106,20 @@ async def list_conversations(
 
     All pages are in the order of the first one's moment: a conversation that becomes active meanwhile keeps its place.
     """
-    before, as_of = place or (None, None)
-    parameters = {"viewer_id": viewer_id, "before": before, "as_of": as_of, "limit": limit + 1}
+    number, last_id, as_of = place or (None, None, MAX_PLACE)
+    parameters = {"viewer_id": viewer_id, "place": number, "last_id": last_id, "as_of": as_of, "limit": limit + 1}
     rows = await (await conn.execute(queries.list_conversations, parameters)).fetchall()
     found: list[Conversation] = []
     size = 0
     while len(found) < min(len(rows), limit) and size < LIST_BYTES:
-        part = [row[1:] for row in rows[len(found) : min(len(found) + LIST_STEP, limit)]]
+        part = [row[2:] for row in rows[len(found) : min(len(found) + LIST_STEP, limit)]]
         found += (completed := await _complete(conn, part, members))
         size += sum(len(one.last_message.content.encode()) for one in completed if one.last_message)
         await trio.lowlevel.checkpoint()
     if len(rows) <= len(found):
         return found, None
-    return found, (rows[len(found) - 1][0], as_of or rows[0][0])
+    number, last_id, *_ = rows[len(found) - 1]
+    return found, Place(number, last_id, as_of if place else rows[0][0])
 
 
 async def fetch_member(conn: Connection, conversation_id: UUID, user_id: UUID) -> Member | None:

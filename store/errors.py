@@ -9,8 +9,23 @@ class StoreError(Exception):
 
 
 class Unavailable(StoreError):
-    """A service is out of reach, too slow or too busy: nothing is known to have happened; try again."""
+    """A service is out of reach, too slow or too busy: nothing is known to have happened; try again.
+
+    PostgreSQL, unless it is one of the classes below.
+    """
+
+
+class RedisUnavailable(Unavailable):
+    """Redis is."""
+
+
+class ObjectsUnavailable(Unavailable):
+    """The store of files is."""
 
 
 class Overloaded(StoreError):
     """More work is queued than will be done in time: this was refused before anything was done; try again."""
+
+
+class Unfit(Unavailable):
+    """A service that answers, but cannot be used as it is set up: somebody has to change it; see the text."""

@@ -8,11 +8,15 @@ Whoever offers a message is told what became of it exactly once, through `Append
 - the Message, after its commit (for a double: the first message);
 - AppendError: refused, and why;
 - Unavailable: not known to have been written; StoreError: a fault of ours, logged.
+
+A lane that has nothing to do looks now and then whether it could write: it keeps its connection, and sends an empty
+batch through the very statements. So `trouble` knows what a message would meet, also where none has come for an hour.
 """
 
 import time
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
+from typing import Protocol
 from uuid import UUID
 
 import msgspec
@@ -23,20 +27,28 @@ from msgspec import Struct
 
 from store import batch, queries
 from store.batch import OutcomeUnknown, Row
-from store.errors import Overloaded, StoreError, Unavailable
+from store.errors import Overloaded, StoreError, Unavailable, Unfit
 from store.histogram import Histogram
 from store.ids import timestamp
 from store.messages import file_info, message_of
 from store.model import Change, Message, MessageStatus, MessageType
+from store.outage import Outage
 from store.partitions import ensure_partitions
-from store.pool import Pool
 from store.postgres import Connection
+from store.reasons import reason
 from store.statistics import LaneStatistics
 
 MAX_BATCH_BYTES = 4 * 1024 * 1024  # content in one transaction, roughly
 MAX_ATTEMPTS = 4  # at one batch, when PostgreSQL breaks a deadlock or has no partition
 SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500)  # messages: bounds of the histogram
 RECONNECT_DELAY = 0.1  # seconds; doubles up to a second
+LOOK = 2.0  # seconds between looks of idle lanes whether they could write
+LOOK_WITHIN = 2.0  # seconds for one; a message that comes meanwhile waits for it
+TOO_LONG = 3.0  # seconds: who waits longer for a commit says that the lane is in trouble
+# A table of a quarter of a megabyte that nobody sees: whether there is room on the disk.
+ROOM = (
+    "CREATE TEMPORARY TABLE parley_room ON COMMIT DROP AS SELECT md5(i::text) AS t FROM generate_series(1, 4096) AS i"
+)
 
 ACCEPTED, DOUBLE = 0, 1
 REFUSALS = {2: "no_conversation", 3: "not_a_member", 4: "muted", 5: "no_reply_target", 6: "no_file"}
@@ -79,6 +91,15 @@ class Append(Struct, frozen=True):
 OnBatch = Callable[[Sequence[Append], float, float], None]
 
 
+class Source(Protocol):
+    """Where a lane's connection comes from: `store.sessions.Connector`, or a pool."""
+
+    acquire_timeout: float  # seconds
+
+    async def connect(self) -> Connection:
+        """Raises Unavailable."""
+
+
 class LaneTimes:
     """Of all lanes: messages in a batch, seconds the oldest of them waited, seconds the batch took to be committed."""
 
@@ -93,7 +114,7 @@ class Lanes:
 
     def __init__(
         self,
-        pool: Pool,
+        source: Source,
         *,
         count: int = 2,
         max_queue: int = 10_000,
@@ -109,14 +130,21 @@ class Lanes:
         self._max_queue = max_queue
         self._closed = False
         self.times = LaneTimes()
-        self._lanes = [_Lane(pool, max_batch, on_commit, on_doubt, outbox, self.times, on_batch) for _ in range(count)]
+        self._lanes = [
+            _Lane(number, source, max_batch, on_commit, on_doubt, outbox, self.times, on_batch)
+            for number in range(count)
+        ]
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Write what is offered, until cancelled. What is not written by then is answered with Unavailable."""
+        """Write what is offered, until cancelled. What is not written by then is answered with Unavailable.
+
+        Ready when each lane has looked whether it can write, or for LOOK_WITHIN in vain.
+        """
         try:
             async with trio.open_nursery() as nursery:
                 for lane in self._lanes:
-                    nursery.start_soon(lane.run)
+                    await nursery.start(lane.run)
+                nursery.start_soon(self._look)
                 task_status.started()
         finally:
             self._closed = True
@@ -141,6 +169,19 @@ class Lanes:
             for lane in self._lanes:
                 await lane.wait_idle()
 
+    async def _look(self) -> None:
+        """Have idle lanes look whether they could write. A task of its own, so that it costs no message anything."""
+        while True:
+            await trio.sleep(LOOK)
+            for lane in self._lanes:
+                if lane.wake is not None:
+                    lane.wake.set()  # for nothing, so it looks
+                    lane.wake = None
+
+    def trouble(self) -> str | None:
+        """Why a message would not be committed soon, as far as is known; None when all is well. Never waits."""
+        return next((trouble for lane in self._lanes if (trouble := lane.trouble())), None)
+
     def statistics(self) -> LaneStatistics:
         """Of all lanes together."""
         each = [msgspec.structs.astuple(one) for one in self.statistics_each()]
@@ -155,7 +196,8 @@ class _Lane:
 
     def __init__(
         self,
-        pool: Pool,
+        number: int,
+        source: Source,
         max_batch: int,
         on_commit: Callable[[Sequence[Change]], None],
         on_doubt: Callable[[Collection[UUID]], None],
@@ -163,6 +205,7 @@ class _Lane:
         times: LaneTimes,
         on_batch: OnBatch | None,
     ) -> None:
+        self._number = number
         self.times = times
         self._on_batch = on_batch
         self.waits_since = 0.0  # of the oldest message in the queue
@@ -170,7 +213,11 @@ class _Lane:
         self.writing: Sequence[Append] = ()  # taken from the queue and not answered yet
         self.wake: trio.Event | None = None  # there while the task has nothing to do
         self._idle = trio.Event()
-        self._pool = pool
+        self._writing_since = 0.0
+        self.outage = Outage("parley.lanes", "commits_fail", lane=number, advice="messages are refused meanwhile")
+        self._looked = False  # whether it was ever known that this lane can write
+        self._disk_was_full = False
+        self._source = source
         self._max_batch = max_batch
         self._on_commit = on_commit
         self._on_doubt = on_doubt
@@ -193,13 +240,18 @@ class _Lane:
         if self.queue or self.writing:
             await self._idle.wait()
 
-    async def run(self) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         try:
+            await self._try_out()
+            task_status.started()
             while True:
                 if not self.queue:
                     self._idle.set()
                     self.wake = trio.Event()
                     await self.wake.wait()
+                    if not self.queue:
+                        await self._try_out()
+                        continue
                     self._idle = trio.Event()
                 appends = self._take()
                 try:
@@ -223,7 +275,7 @@ class _Lane:
         appends = self.queue[:taken]
         del self.queue[:taken]
         self.writing = appends
-        now = time.perf_counter()
+        self._writing_since = now = time.perf_counter()
         self.times.sizes.observe(taken)
         self.times.waits.observe(now - self.waits_since)
         self.waits_since = now  # of those that are left: nearly
@@ -258,19 +310,67 @@ class _Lane:
                     log.info("message_rejected", error=type(error).__name__)  # its text quotes the message
                     self._answer(part[0], AppendError("invalid_content"))
             except OutcomeUnknown as error:
-                log.warning("commit_outcome_unknown", messages=len(part), error=_first_line(error))
+                self._failed(error, messages=len(part))
                 self._fail(part, Unavailable("the connection to PostgreSQL was lost in a commit"))
                 self._doubt(part)
-            except psycopg.OperationalError as error:
-                log.warning("commit_failed", messages=len(part), error=_first_line(error))
+            except psycopg.Error as error:  # a server that takes no writes, has no room, lacks a table, ...
+                self._failed(error, messages=len(part))
                 self._fail(part, Unavailable("PostgreSQL did not take the message"))
             except Unavailable as error:
                 # Those behind would wait as long only to hear the same.
+                self._failed(error, messages=len(part) + len(self.queue))
                 self._fail([append for other in (part, *reversed(parts)) for append in other], error)
                 self._fail(self._take_all(), error)
                 return
             else:
+                self._succeeded()
                 await self._settle(part, rows)
+
+    async def _try_out(self) -> None:
+        """Nothing to write: find out whether it could be. A message that comes meanwhile waits for that."""
+        scope = trio.CancelScope(deadline=trio.current_time() + LOOK_WITHIN)
+        try:
+            with scope:
+                conn = await self._connected()
+                await batch.write(conn, self._pack(()))
+                if self._disk_was_full:
+                    await conn.execute(ROOM)
+        except (psycopg.Error, Unavailable) as error:
+            self._failed(error)
+            return
+        except Exception:
+            log.exception("lane_failed", lane=self._number)
+            self._hang_up()
+            return
+        if scope.cancelled_caught:
+            self._hang_up()
+            self._failed(Unavailable(f"PostgreSQL did not take an empty batch within {LOOK_WITHIN:g} s"))
+        else:
+            self._succeeded()
+
+    def _failed(self, error: Exception, **fields: object) -> None:
+        """Nothing could be written: said once, and known to `trouble` until something can."""
+        if isinstance(error, psycopg.errors.DiskFull):
+            self._disk_was_full = True
+        if not isinstance(error, psycopg.OperationalError):
+            self._hang_up()  # it works, but may lead to the wrong server: the next one is looked up
+        self.outage.failed(reason(error), **fields)
+
+    def _succeeded(self) -> None:
+        self._looked = True
+        self._disk_was_full = False
+        if self.outage:
+            self.outage.over()
+
+    def trouble(self) -> str | None:
+        if self.outage:
+            return self.outage.reason
+        if not self._looked:
+            return "not connected to PostgreSQL yet"
+        since = self._writing_since if self.writing else self.waits_since if self.queue else None
+        if since is not None and (waited := time.perf_counter() - since) > TOO_LONG:
+            return f"messages wait for their commit, the oldest for {waited:.0f} s"
+        return None
 
     async def _commit(self, appends: Sequence[Append]) -> list[Row]:
         columns = self._pack(appends)
@@ -289,7 +389,7 @@ class _Lane:
                 if attempt == MAX_ATTEMPTS:
                     raise
             except psycopg.errors.CheckViolation as error:
-                if attempt > 1 or "no partition" not in str(error):
+                if attempt > 1 or error.diag.constraint_name:  # without one, it is that a partition is missing
                     raise
                 await self._make_partitions(conn)
             except psycopg.ProgrammingError:
@@ -328,18 +428,23 @@ class _Lane:
                 return self._conn
             self._hang_up()
         delay = RECONNECT_DELAY
-        with trio.move_on_after(self._pool.acquire_timeout):
+        why = "no answer"
+        with trio.move_on_after(self._source.acquire_timeout):
             while True:
                 try:
-                    self._conn = await self._pool.connect()
+                    self._conn = await self._source.connect()
                     await batch.prepare(self._conn)
                     return self._conn
-                except (Unavailable, psycopg.OperationalError):
+                except Unfit:
+                    self._hang_up()
+                    raise  # it will not be otherwise in a second
+                except (Unavailable, psycopg.OperationalError) as error:
+                    why = reason(error)
                     self._hang_up()
                 await trio.sleep(delay)
                 delay = min(2 * delay, 1.0)
         self._hang_up()
-        raise Unavailable(f"PostgreSQL was out of reach for {self._pool.acquire_timeout:g} s")
+        raise Unavailable(f"PostgreSQL was out of reach for {self._source.acquire_timeout:g} s: {why}")
 
     def _hang_up(self) -> None:
         if self._conn is not None:
@@ -421,7 +526,7 @@ class _Lane:
             conn = await self._connected()
             rows = await (await conn.execute(queries.list_first_messages, parameters)).fetchall()
         except (psycopg.OperationalError, Unavailable) as error:
-            log.warning("doubles_unresolved", doubles=len(keys), error=_first_line(error))
+            log.warning("doubles_unresolved", doubles=len(keys), reason=reason(error))
             return {}
         messages = [message_of(row) for row in rows]
         return {(message.sender_id, message.client_message_id): message for message in messages}
@@ -442,7 +547,3 @@ class _Lane:
             self._on_doubt({append.conversation_id for append in appends})
         except Exception:
             log.exception("on_doubt_failed")
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0]

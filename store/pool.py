@@ -18,7 +18,10 @@ import trio
 
 from store.errors import Overloaded, Unavailable
 from store.histogram import Histogram
+from store.outage import Outage
 from store.postgres import Connection
+from store.reasons import reason
+from store.sessions import NOT_THE_PRIMARY, TRANSIENT, Connector
 from store.statistics import PoolStatistics
 
 SECONDS = 1.0
@@ -28,19 +31,8 @@ MAX_BACKOFF_IN_DEMAND = 0.5 * SECONDS  # while somebody does
 HEALTH_PERIOD = 15 * SECONDS  # between looks at the idle connections
 IDLE_PROBE = 30 * SECONDS  # unused for so long: ask it something, middleboxes forget quiet peers
 MAX_AGE = 3600 * SECONDS  # then replaced when idle, so that a moved database is found again (jittered)
-IDLE_IN_TRANSACTION = 30 * SECONDS  # the server's own guard against a transaction that we forgot
 
 log = structlog.get_logger("parley.pool")
-
-# What PostgreSQL says when this server is not (or no longer) the one to write to, or gave up on us.
-# All else that means "try again" (timeouts, shutdown, deadlock, serialization) is an OperationalError.
-NOT_THE_PRIMARY = psycopg.errors.ReadOnlySqlTransaction
-TRANSIENT = (
-    psycopg.OperationalError,
-    psycopg.InterfaceError,
-    NOT_THE_PRIMARY,
-    psycopg.errors.IdleInTransactionSessionTimeout,
-)
 
 
 class _Waiter:
@@ -67,10 +59,9 @@ class Pool:
         max_waiting: int = 1000,
     ) -> None:
         """`name` becomes the application_name; timeouts are in seconds; `size` connections at most."""
-        self.conninfo = conninfo
+        self._connector = Connector(conninfo, name=name, statement_timeout=statement_timeout)
         self.acquire_timeout = acquire_timeout
         self.statement_timeout = statement_timeout
-        self._name = name
         self._size = size
         self._max_waiting = max_waiting
         self._idle: list[Connection] = []
@@ -78,6 +69,7 @@ class Pool:
         self._open = 0  # lent or idle
         self._connecting = 0
         self._failures = 0  # in a row
+        self.outage = Outage("parley.pool", "postgres_unreachable", pool=name)
         self._wake = trio.Event()
         self._demand = trio.Event()
         self._closed = False
@@ -104,17 +96,14 @@ class Pool:
             finally:
                 self._give_back(connection)
         except TRANSIENT as error:
-            raise Unavailable(f"PostgreSQL: {_first_line(error)}") from error
+            raise Unavailable(f"PostgreSQL: {reason(error)}") from error
 
     async def connect(self) -> Connection:
         """A connection set up like the pool's but outside it: the caller's to keep and to close.
 
         Raises Unavailable.
         """
-        try:
-            return await self._open_connection()
-        except TRANSIENT as error:
-            raise Unavailable(f"PostgreSQL: {_first_line(error)}") from error
+        return await self._connector.connect()
 
     @property
     def is_reachable(self) -> bool:
@@ -247,16 +236,14 @@ class Pool:
         try:
             if self._failures:
                 await self._back_off()
-            connection = await self._open_connection()
-        except TRANSIENT as error:
+            connection = await self.connect()
+        except Unavailable as error:
             self._failures += 1
             self._connect_failures += 1
-            if self._failures == 1:  # said once; the health checks and metrics tell the rest
-                log.warning("postgres_unreachable", pool=self._name, error=_first_line(error))
+            self.outage.failed(str(error))
         else:
-            if self._failures:
-                log.info("postgres_reachable", pool=self._name, failures=self._failures)
             self._failures = 0
+            self.outage.over()
             self._open += 1
             self._give_back(connection)
         finally:
@@ -274,17 +261,6 @@ class Pool:
         floor = min(delay, MAX_BACKOFF_IN_DEMAND) - (trio.current_time() - start)
         if floor > 0:
             await trio.sleep(floor)
-
-    async def _open_connection(self) -> Connection:
-        given = psycopg.conninfo.conninfo_to_dict(self.conninfo)
-        settings = {
-            "statement_timeout": int(self.statement_timeout * 1000),
-            "idle_in_transaction_session_timeout": int(IDLE_IN_TRANSACTION * 1000),
-        }
-        options = " ".join([str(given.get("options") or ""), *(f"-c {key}={value}" for key, value in settings.items())])
-        connection = await Connection.open(self.conninfo, application_name=self._name, options=options.strip())
-        connection.patience = 2 * self.statement_timeout + 5 * SECONDS
-        return connection
 
     async def _watch_health(self) -> None:
         while True:
@@ -305,13 +281,9 @@ class Pool:
                     await connection.execute("SELECT 1")
                     healthy = True
         except psycopg.Error as error:
-            log.info("idle_connection_lost", error=_first_line(error))
+            log.debug("idle_connection_lost", reason=reason(error))
         finally:
             if healthy:
                 self._give_back(connection)
             else:
                 self._discard(connection)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__

@@ -11,6 +11,7 @@ import httpx
 import structlog
 import trio
 
+from handlers.errors import from_store
 from server.http_head import joined
 from server.hub.carrier import Receive, Scope, Send
 from server.listener import Refusal
@@ -104,7 +105,8 @@ class Peers:
         try:
             return await self._owners.fetch(connection_id)
         except Unavailable as error:
-            raise Refusal(503, "unavailable", str(error), {"Retry-After": "1"}) from None
+            told = from_store(error)
+            raise Refusal(503, told.code, told.sentence, {"Retry-After": "1"}) from None
 
     async def _pass_on(self, request: httpx.Request, send: Send) -> bool:
         """Whether there was an answer. One that breaks off in its middle breaks off for the client too."""

@@ -367,8 +367,11 @@ class HubSession(Resumption):
                     await catchup.resume(self, self.hub.rooms, self.hub.sync, conversation_id, cursor)
             self.cursors = None
             self.catching_up = False
-        except (ChatError, StoreError) as error:
-            self.end(f"unavailable: {error}", allow_reconnect=True)
+        except ChatError as error:
+            self.end(str(error), allow_reconnect=True)
+        except StoreError as error:
+            known = error if isinstance(error, (Unavailable, Overloaded)) else Unavailable()
+            self.end(str(from_store(known)), allow_reconnect=True)
 
     def sync_lock(self) -> trio.Lock:
         """Held by whatever moves this session's cursors: one at a time."""

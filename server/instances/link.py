@@ -24,6 +24,8 @@ from store.entries import unpack
 from store.errors import StoreError, Unavailable
 from store.histogram import Histogram
 from store.instances import Delivery, Instances
+from store.outage import Outage
+from store.reasons import reason
 
 LEASE = 10.0  # seconds: killed, our users are offline within 15 s (P7)
 RENEWAL = 3.0  # seconds between renewals
@@ -60,6 +62,7 @@ class Link:
         self._name = name
         self._recovery = recovery
         self.epochs = 0
+        self.outage = Outage("parley.link", "recovery_postponed", advice="it is tried again by itself")
         self.received = 0
         self.delays = Histogram()  # seconds from an entry's being written, by Redis' clock, to our reading it
         self.turns = 0  # reads of the inbox and attempts at a link: they go on whatever happens
@@ -133,9 +136,10 @@ class Link:
             try:
                 await check()
             except StoreError as error:
-                log.warning("recovery_postponed", reason=str(error), advice="it is tried again by itself")
+                self.outage.failed(str(error))
                 await trio.sleep(MAX_RETRY)
             else:
+                self.outage.over()
                 check = self._recovery.check_heads
                 await trio.sleep(RECHECK * random.uniform(0.75, 1.25))
 
@@ -186,4 +190,4 @@ async def _tell(attempt: trio.Event, task_status: trio.TaskStatus[None]) -> None
 def _first(error: BaseException) -> str:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return str(error) or type(error).__name__
+    return str(error) if isinstance(error, LeaseLost) else reason(error)

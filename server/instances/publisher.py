@@ -20,6 +20,7 @@ from store.entries import Dismissal, Parcel, Receipt, Seen, TraceMark, Typing, n
 from store.errors import StoreError
 from store.instances import Instances
 from store.model import Change
+from store.outage import Outage
 from store.pool import Pool
 
 MAX_WAITING = 20_000  # changes in the queue; past it they are left to the relay
@@ -98,6 +99,7 @@ class Publisher:
         self._sending = False
         self._tried = trio.Event()  # after each batch
         self.sent = self.dropped = 0
+        self.outage = Outage("parley.publisher", "outbox_not_cleared", advice="the relay does it")
         self.on_sent: OnSent | None = None  # told of those that are traced
 
     @property
@@ -242,7 +244,9 @@ class Publisher:
                 async with self._pool.connection() as conn:
                     await outbox.delete_outbox(conn, cleared)
             except StoreError as error:
-                log.warning("outbox_not_cleared", batches=len(cleared), reason=str(error), advice="the relay does it")
+                self.outage.failed(str(error))
+            else:
+                self.outage.over()
 
 
 def _is_any(mail: Mail) -> bool:

@@ -17,6 +17,7 @@ from server.instances.registry import Registry
 from store import outbox
 from store.conversations import fetch_heads
 from store.errors import StoreError
+from store.outage import Outage
 from store.pool import Pool
 
 PERIOD = 0.5  # seconds between looks
@@ -33,6 +34,7 @@ class Relay:
         self._publisher = publisher
         self._feed = feed
         self.announced = 0
+        self.outage = Outage("parley.relay", "relay_postponed", advice="it is tried again by itself")
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Look for stuck batches for as long as this is not cancelled. All instances do; each batch goes to one."""
@@ -45,7 +47,9 @@ class Relay:
                 while await self._announce_some():
                     pass
             except StoreError as error:
-                log.warning("relay_postponed", reason=str(error), advice="it is tried again by itself")
+                self.outage.failed(str(error))
+            else:
+                self.outage.over()
 
     async def _announce_some(self) -> bool:
         """True when there may be more."""

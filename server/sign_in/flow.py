@@ -6,8 +6,6 @@ Owns the configured providers and the single use of each attempt. Touches Redis 
 import hmac
 from collections.abc import Mapping, Sequence
 
-import structlog
-
 from handlers import access
 from handlers.model import Identity
 from server.auth import Claimer
@@ -17,9 +15,8 @@ from server.sign_in.codes import Codes
 from server.sign_in.providers import Provider, failed, make_provider
 from store import keys
 from store.errors import StoreError
+from store.outage import Outage
 from store.signing import SigningKeys
-
-log = structlog.get_logger("parley.sign_in")
 
 
 class SignIn:
@@ -29,6 +26,7 @@ class SignIn:
         self.sealer = Sealer(signing)
         self.codes = Codes(signing)
         self._claimer = claimer
+        self.outage = Outage("parley.sign_in", "sign_ins_unchecked", advice="Redis is out of reach")
 
     def find(self, name: str) -> Provider:
         """Raises ChatError("not_found")."""
@@ -52,8 +50,10 @@ class SignIn:
     async def _spend(self, state: str) -> bool:
         """True once for each state, on all instances together."""
         try:
-            return await self._claimer.claim(keys.claim("sign-in", state), TTL)
+            fresh = await self._claimer.claim(keys.claim("sign-in", state), TTL)
         except StoreError as error:
             # The provider's code is single-use too; and without Redis nobody else could sign in.
-            log.warning("sign_in_unchecked", reason=str(error), advice="Redis is out of reach")
+            self.outage.failed(str(error))
             return True
+        self.outage.over()
+        return fresh

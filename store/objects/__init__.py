@@ -5,6 +5,7 @@ An object is written once, whole or not at all, under a key that we choose, and 
 """
 
 import re
+import secrets
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from store.signing import SigningKeys
 
 KEY = re.compile(r"[A-Za-z0-9_-]{32}")  # nothing of a user's is in it
 CHUNK = 256 * 1024  # bytes read at once
+PROBE = b"parley check"  # what `check` writes
 
 
 class UploadUrl(Struct, frozen=True):
@@ -28,7 +30,7 @@ class UploadUrl(Struct, frozen=True):
 
 
 class Objects(Protocol):
-    """Every method may raise Unavailable. URLs that begin with "/" are paths on this server."""
+    """Every method may raise ObjectsUnavailable. URLs that begin with "/" are paths on this server."""
 
     async def write(self, key: str, chunks: AsyncIterable[bytes], content_type: str) -> None:
         """Store what `chunks` give. Whatever ends it early (an error of theirs, a cancellation) leaves nothing."""
@@ -48,14 +50,14 @@ class Objects(Protocol):
     def list_before(self, when: datetime) -> AsyncIterator[str]:
         """The keys of our objects written before `when`. Uploads begun before it and never ended are thrown away."""
 
-    def upload_url(self, key: str, *, content_type: str, size: int, seconds: int) -> UploadUrl:
+    async def upload_url(self, key: str, *, content_type: str, size: int, seconds: int) -> UploadUrl:
         """Good for so many seconds, for an object of exactly this size and type."""
 
-    def download_url(self, key: str, *, name: str, content_type: str, seconds: int) -> str:
+    async def download_url(self, key: str, *, name: str, content_type: str, seconds: int) -> str:
         """Good for so many seconds; a browser saves it as `name`."""
 
     async def check(self) -> None:
-        """Raises Unavailable when objects cannot be written and read."""
+        """Write an object, read it, by a link where links lead elsewhere, and delete it. Raises ObjectsUnavailable."""
 
 
 def open_objects(url: str, *, endpoint: str = "", signing: SigningKeys) -> Objects:
@@ -70,6 +72,11 @@ def open_objects(url: str, *, endpoint: str = "", signing: SigningKeys) -> Objec
 
         return DirectoryObjects(Path(unquote(parts.path)), signing)
     raise ValueError("expected s3://bucket or file:///directory")
+
+
+def new_key() -> str:
+    """One that nobody can guess."""
+    return secrets.token_urlsafe(24)
 
 
 def attachment(name: str) -> str:

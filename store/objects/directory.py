@@ -18,8 +18,9 @@ from urllib.parse import urlencode
 import trio
 from msgspec import Struct
 
-from store.errors import Unavailable
-from store.objects import CHUNK, KEY, UploadUrl
+from store.errors import ObjectsUnavailable
+from store.objects import CHUNK, KEY, PROBE, UploadUrl, new_key
+from store.reasons import reason
 from store.signing import SigningKeys
 
 PATH = "/objects/"
@@ -109,13 +110,18 @@ class DirectoryObjects:
                     yield path.name
 
     async def check(self) -> None:
-        def probe() -> None:
-            self._root.mkdir(parents=True, exist_ok=True)
-            path = self._root / UNFINISHED / f"check-{secrets.token_hex(8)}"
-            _create(path).close()
-            path.unlink()
+        key = new_key()
 
-        await self._run(probe)
+        async def pieces() -> AsyncIterator[bytes]:
+            yield PROBE
+
+        await self.write(key, pieces(), "text/plain")
+        try:
+            found = b"".join([chunk async for chunk in self.read(key)])
+        finally:
+            await self.delete(key)
+        if found != PROBE:
+            raise ObjectsUnavailable("the object store: what was read is not what was written")
 
     def _place(self, key: str) -> Path:
         """Raises FileNotFoundError for what is no key: nothing outside the directory has a name here."""
@@ -129,15 +135,15 @@ class DirectoryObjects:
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise Unavailable(f"the object store: {error.strerror or error}") from error
+            raise ObjectsUnavailable(f"the object store: {reason(error)}") from error
 
     # -- signed URLs ----------------------------------------------------------------------------
 
-    def upload_url(self, key: str, *, content_type: str, size: int, seconds: int) -> UploadUrl:
+    async def upload_url(self, key: str, *, content_type: str, size: int, seconds: int) -> UploadUrl:
         grant = Grant("PUT", key, content_type, int(time.time()) + seconds, size=size)
         return UploadUrl(self._sign(grant), {"Content-Type": content_type})
 
-    def download_url(self, key: str, *, name: str, content_type: str, seconds: int) -> str:
+    async def download_url(self, key: str, *, name: str, content_type: str, seconds: int) -> str:
         return self._sign(Grant("GET", key, content_type, int(time.time()) + seconds, name=name))
 
     def _sign(self, grant: Grant) -> str:

@@ -5,20 +5,28 @@ them (AWS_*). Bodies of up to one part go as one request, longer ones as a multi
 ends it.
 """
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
+import logging
+import os
+import threading
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, TypeVar
 
 import boto3
+import httpx
 import structlog
 import trio
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from store.errors import Unavailable
-from store.objects import CHUNK, KEY, UploadUrl, attachment
+from store.errors import ObjectsUnavailable
+from store.objects import CHUNK, KEY, PROBE, UploadUrl, attachment, new_key
+from store.reasons import cut, reason
 
 THREADS = 16
+SIGNERS = 4  # threads for links: what hangs there keeps no upload waiting
+SIGN_WITHIN = 10.0  # seconds
 PART = 5 * 1024 * 1024  # bytes: the least that S3 takes for a part that is not the last
 CONNECT_TIMEOUT, READ_TIMEOUT = 5, 20  # seconds
 CLEAN_UP = 15.0  # seconds for aborting an upload
@@ -27,28 +35,41 @@ MISSING = ("404", "NoSuchKey", "NotFound", "NoSuchUpload")
 T = TypeVar("T")
 
 log = structlog.get_logger("parley.objects")
+for _name in ("botocore", "urllib3"):  # a traceback, or a line with a URL, for each attempt; we say what came of it
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 
 class S3Objects:
     def __init__(self, bucket: str, *, prefix: str = "", endpoint: str = "") -> None:
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
+        self._endpoint = endpoint
         self._limiter = trio.CapacityLimiter(THREADS)
-        self._client: Any = boto3.client(
-            "s3",
-            endpoint_url=endpoint or None,
-            config=Config(
-                signature_version="s3v4",
-                connect_timeout=CONNECT_TIMEOUT,
-                read_timeout=READ_TIMEOUT,
-                max_pool_connections=THREADS,
-                retries={"max_attempts": 3, "mode": "standard"},
-                # Other makers' S3 do not know the newer checksums; TLS and our own SHA-256 guard the content.
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-                s3={"addressing_style": "path" if endpoint else "auto"},
-            ),
-        )
+        self._signers = trio.CapacityLimiter(SIGNERS)
+        self._made: Any = None
+        self._making = threading.Lock()
+
+    @property
+    def _client(self) -> Any:
+        """Made at the first use, in a thread: boto3 looks for credentials then, and that may be a network call."""
+        with self._making:
+            if self._made is None:
+                self._made = boto3.session.Session(region_name=_region()).client(
+                    "s3",
+                    endpoint_url=self._endpoint or None,
+                    config=Config(
+                        signature_version="s3v4",
+                        connect_timeout=CONNECT_TIMEOUT,
+                        read_timeout=READ_TIMEOUT,
+                        max_pool_connections=THREADS,
+                        retries={"max_attempts": 3, "mode": "standard"},
+                        # Other makers' S3 do not know the newer checksums; TLS and our own SHA-256 guard the content.
+                        request_checksum_calculation="when_required",
+                        response_checksum_validation="when_required",
+                        s3={"addressing_style": "path" if self._endpoint else "auto"},
+                    ),
+                )
+            return self._made
 
     def _at(self, key: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": self._prefix + key}
@@ -59,9 +80,19 @@ class S3Objects:
         except ClientError as error:
             if error.response.get("Error", {}).get("Code") in MISSING:
                 raise FileNotFoundError from None
-            raise Unavailable(f"S3: {_reason(error)}") from error
-        except BotoCoreError as error:
-            raise Unavailable(f"S3: {_reason(error)}") from error
+            raise ObjectsUnavailable(f"S3: {reason(error)}") from error
+        except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is no URL
+            raise ObjectsUnavailable(f"S3: {reason(error)}") from error
+
+    async def _sign(self, call: Callable[[], str]) -> str:
+        """In a thread: botocore asks for credentials when the ones it has are about to end, and waits for the answer.
+        Threads that wait longer than anybody are left to themselves; there are SIGNERS at most."""
+        with trio.move_on_after(SIGN_WITHIN):
+            try:
+                return await trio.to_thread.run_sync(call, limiter=self._signers, abandon_on_cancel=True)
+            except (ClientError, BotoCoreError, ValueError) as error:
+                raise ObjectsUnavailable(f"S3: {reason(error)}") from error
+        raise ObjectsUnavailable(f"S3: no credentials within {SIGN_WITHIN:g} s")
 
     # -- objects --------------------------------------------------------------------------------
 
@@ -90,8 +121,8 @@ class S3Objects:
         # Not cancelled in the middle: an upload whose id nobody knows could not be aborted.
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLEAN_UP):
             made = await self._run(lambda: self._client.create_multipart_upload(**at, ContentType=content_type))
-            return _Multipart(self._client, {**at, "UploadId": made["UploadId"]}, self._run)
-        raise Unavailable("S3: no answer in time")
+            return _Multipart(self._made, {**at, "UploadId": made["UploadId"]}, self._run)
+        raise ObjectsUnavailable("S3: no answer in time")
 
     async def _throw_away(self, key: str, upload: "_Multipart | None") -> None:
         """Best effort: what it cannot do is found by the purge."""
@@ -100,7 +131,7 @@ class S3Objects:
                 if upload is not None:
                     await upload.abort()
                 await self.delete(key)
-            except (Unavailable, FileNotFoundError) as error:
+            except (ObjectsUnavailable, FileNotFoundError) as error:
                 log.warning("upload_not_aborted", reason=str(error), advice="`parley purge` removes what is left")
 
     async def size(self, key: str) -> int | None:
@@ -119,7 +150,7 @@ class S3Objects:
             span = {"Range": f"bytes={start}-{'' if length is None else start + length - 1}"}
         try:
             found = await self._run(lambda: self._client.get_object(**self._at(key), **span))
-        except Unavailable as error:
+        except ObjectsUnavailable as error:
             if "InvalidRange" in str(error):
                 return  # an empty object, or past its end
             raise
@@ -143,7 +174,7 @@ class S3Objects:
 
     async def list_before(self, when: datetime) -> AsyncIterator[str]:
         await self._abort_before(when)
-        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix)
+        pages = await self._paginate("list_objects_v2")
         async for page in self._pages(pages):
             for entry in page.get("Contents", ()):
                 if entry["LastModified"] < when and self._is_ours(entry["Key"]):
@@ -154,7 +185,7 @@ class S3Objects:
         return KEY.fullmatch(name.removeprefix(self._prefix)) is not None
 
     async def _abort_before(self, when: datetime) -> None:
-        pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=self._prefix)
+        pages = await self._paginate("list_multipart_uploads")
         async for page in self._pages(pages):
             for entry in page.get("Uploads", ()):
                 if entry["Initiated"] < when and self._is_ours(entry["Key"]):
@@ -164,32 +195,71 @@ class S3Objects:
                     except FileNotFoundError:
                         pass
 
+    async def _paginate(self, operation: str) -> Any:
+        return await self._run(
+            lambda: self._client.get_paginator(operation).paginate(Bucket=self._bucket, Prefix=self._prefix)
+        )
+
     async def _pages(self, pages: Any) -> AsyncIterator[Any]:
         remaining: Iterator[Any] = iter(pages)
         while (page := await self._run(lambda: next(remaining, None))) is not None:
             yield page
 
     async def check(self) -> None:
+        """By every way that users' files take: through us, and through links to put and to get."""
+        keys = new_key(), new_key()
         try:
-            await self._run(lambda: self._client.list_objects_v2(Bucket=self._bucket, MaxKeys=1, Prefix=self._prefix))
+            await self._run(lambda: self._client.put_object(**self._at(keys[0]), Body=PROBE, ContentType="text/plain"))
+            put = await self.upload_url(keys[1], content_type="text/plain", size=len(PROBE), seconds=60)
+            await _follow(put.method, put.url, put.headers, PROBE)
+            for key in keys:
+                got = await self.download_url(key, name="check.txt", content_type="text/plain", seconds=60)
+                if await _follow("GET", got, {}, b"") != PROBE:
+                    raise ObjectsUnavailable("S3: a link leads to something else than what was written")
         except FileNotFoundError:
-            raise Unavailable(f"S3: there is no bucket {self._bucket!r}") from None
+            raise ObjectsUnavailable(f"S3: there is no bucket {self._bucket!r}") from None
+        finally:
+            for key in keys:
+                with suppress(ObjectsUnavailable):  # what is wrong with it is said already, or `parley purge` finds it
+                    await self.delete(key)
 
     # -- signed URLs ----------------------------------------------------------------------------
 
-    def upload_url(self, key: str, *, content_type: str, size: int, seconds: int) -> UploadUrl:
+    async def upload_url(self, key: str, *, content_type: str, size: int, seconds: int) -> UploadUrl:
         values = {**self._at(key), "ContentType": content_type, "ContentLength": size}
-        url: str = self._client.generate_presigned_url("put_object", Params=values, ExpiresIn=seconds)
+        url = await self._sign(
+            lambda: self._client.generate_presigned_url("put_object", Params=values, ExpiresIn=seconds)
+        )
         return UploadUrl(url, {"Content-Type": content_type})
 
-    def download_url(self, key: str, *, name: str, content_type: str, seconds: int) -> str:
+    async def download_url(self, key: str, *, name: str, content_type: str, seconds: int) -> str:
         values = {
             **self._at(key),
             "ResponseContentDisposition": attachment(name),
             "ResponseContentType": content_type,
         }
-        url: str = self._client.generate_presigned_url("get_object", Params=values, ExpiresIn=seconds)
-        return url
+        return await self._sign(
+            lambda: self._client.generate_presigned_url("get_object", Params=values, ExpiresIn=seconds)
+        )
+
+
+def _region() -> str | None:
+    """Other programs read AWS_REGION, and machines of Amazon's set it; boto3 does not. None: as the profile says."""
+    return os.environ.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_REGION") or None
+
+
+async def _follow(method: str, url: str, headers: Mapping[str, str], content: bytes) -> bytes:
+    """What a link of ours gives, asked as a browser would."""
+    try:
+        async with httpx.AsyncClient(timeout=READ_TIMEOUT) as client:
+            answer = await client.request(method, url, headers=dict(headers), content=content)
+    except httpx.HTTPError as error:
+        raise ObjectsUnavailable(f"S3: a link cannot be followed: {reason(error)}") from error
+    if answer.is_success:
+        return answer.content
+    why = f"S3: a link ({method}) is refused with HTTP {answer.status_code}"
+    region = answer.headers.get("x-amz-bucket-region")
+    raise ObjectsUnavailable(f"{why}; the bucket's region is {cut(region)}: set AWS_DEFAULT_REGION" if region else why)
 
 
 class _Multipart:
@@ -215,10 +285,3 @@ class _Multipart:
             await self._run(lambda: self._client.abort_multipart_upload(**self._at))
         except FileNotFoundError:
             pass
-
-
-def _reason(error: Exception) -> str:
-    """Its code, not its text: that may carry a URL with a signature."""
-    if isinstance(error, ClientError):
-        return str(error.response.get("Error", {}).get("Code", "refused"))
-    return type(error).__name__

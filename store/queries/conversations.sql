@@ -140,20 +140,29 @@ SELECT v.user_id, {conversation} FROM conversations AS c JOIN members AS v ON v.
 WHERE c.id = %(id)s AND v.user_id = ANY(%(viewer_ids)s::uuid[])
 
 -- name: list_conversations
--- members_user, conversations_pkey; sorted here, as one user is in hundreds of conversations at most. The order is the one
--- as of a message: where others came later, the place is that of the last one up to it (messages_seq, backwards over what
--- came since), or of the beginning.
-SELECT v.place, {conversation} FROM (
-    SELECT c.id, v.read_seq, v.user_id, p.place
+-- members_user, conversations_pkey, messages_pkey for each; sorted here, as one user is in hundreds of conversations at most.
+-- The order is that of places (NULL, of old messages: 0, and then by id), as of one of them: where others came later, that
+-- of the last message up to it (messages_seq, backwards over what came since), or of the beginning.
+SELECT v.place, v.last_id, {conversation} FROM (
+    SELECT c.id, v.read_seq, v.user_id, p.place, p.last_id
     FROM members AS v JOIN conversations AS c ON c.id = v.conversation_id
     CROSS JOIN LATERAL (
-        SELECT CASE WHEN %(as_of)s::uuid IS NULL OR c.last_message_id <= %(as_of)s THEN c.last_message_id
-        ELSE coalesce((
-            SELECT m.id FROM messages AS m WHERE m.conversation_id = c.id AND m.id <= %(as_of)s
-            ORDER BY m.seq DESC LIMIT 1
-        ), c.id) END AS place
+        SELECT coalesce((SELECT m.place FROM messages AS m WHERE m.id = c.last_message_id), 0) AS place
+    ) AS now
+    LEFT JOIN LATERAL (
+        SELECT coalesce(m.place, 0) AS place, m.id FROM messages AS m
+        WHERE m.conversation_id = c.id AND now.place > %(as_of)s::bigint AND coalesce(m.place, 0) <= %(as_of)s
+        ORDER BY m.seq DESC LIMIT 1
+    ) AS earlier ON true
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN now.place > %(as_of)s THEN coalesce(earlier.place, 0) ELSE now.place END AS place,
+               CASE WHEN now.place > %(as_of)s THEN coalesce(earlier.id, c.id)
+                    ELSE coalesce(c.last_message_id, c.id) END AS last_id
     ) AS p
-    WHERE v.user_id = %(viewer_id)s AND (%(before)s::uuid IS NULL OR p.place < %(before)s)
-    ORDER BY p.place DESC LIMIT %(limit)s
+    WHERE v.user_id = %(viewer_id)s
+        -- Made since: on no later page. Where retention has dropped what came before: at the end.
+        AND NOT (now.place > %(as_of)s AND earlier.id IS NULL AND c.floor_seq = 0)
+        AND (%(place)s::bigint IS NULL OR (p.place, p.last_id) < (%(place)s, %(last_id)s::uuid))
+    ORDER BY p.place DESC, p.last_id DESC LIMIT %(limit)s
 ) AS v JOIN conversations AS c ON c.id = v.id
-ORDER BY v.place DESC
+ORDER BY v.place DESC, v.last_id DESC

@@ -20,6 +20,14 @@ FROM (
 WHERE p.upper_bound::uuid <= %(bound)s::uuid
 ORDER BY p.name
 
+-- name: list_partition_sizes
+-- Catalogue only.
+SELECT c.relname::text, greatest(c.reltuples, 0)::bigint, pg_total_relation_size(c.oid)
+FROM pg_class AS c
+WHERE c.relname = ANY(%(names)s::text[])
+    AND c.relnamespace = (SELECT m.relnamespace FROM pg_class AS m WHERE m.oid = 'messages'::regclass)
+ORDER BY c.relname
+
 -- name: list_detached_partitions
 -- Catalogue only. Partitions that are none any more, because whoever detached them did not come to drop them; by their
 -- names, since a table alone has no bounds.

@@ -3,13 +3,17 @@
 import os
 import sys
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from subprocess import CompletedProcess
 
+import pytest
 import trio
 
+from server.config import Settings
+from server.purge import run
 from store import accounts, conversations, creations, files, partitions, users
+from store.errors import StoreError
 from store.ids import id_floor, new_id
 from store.objects import open_objects
 from store.postgres import Connection
@@ -19,11 +23,11 @@ from tests.running import JWT_KEY
 OLD = datetime.now(UTC) - timedelta(days=100)
 
 
-async def purge(database: str, **settings: str) -> "CompletedProcess[bytes]":
+async def purge(database: str, *arguments: str, **settings: str) -> "CompletedProcess[bytes]":
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PARLEY_")}
     environ |= {"PARLEY_DATABASE_URL": database, "PARLEY_JWT_KEY": JWT_KEY}
     environ |= {f"PARLEY_{name.upper()}": value for name, value in settings.items()}
-    command = [sys.executable, "-m", "server", "purge"]
+    command = [sys.executable, "-m", "server", "purge", *arguments]
     return await trio.run_process(command, env=environ, capture_stdout=True, capture_stderr=True, check=False)
 
 
@@ -84,3 +88,62 @@ async def test_out_of_reach() -> None:
     done = await purge("host=/nowhere dbname=x connect_timeout=1")
     assert done.returncode == 1 and b"Traceback" not in done.stderr and done.stderr
     assert (await purge("")).returncode == 2
+
+
+async def expired(database: str) -> Connection:
+    """A connection to the database, in which there is a message of a hundred days ago."""
+    conn = await Connection.open(database)
+    alice = (await users.insert_user(conn, "alice", "Alice")).id
+    group, _ = await conversations.insert_group(conn, alice, "g", [])
+    await insert_old_message(conn, group.id, alice, None)
+    return conn
+
+
+async def test_a_dry_run(database: str) -> None:
+    """It says which months would go, and changes nothing."""
+    conn = await expired(database)
+    before = await partitions.list_partitions(conn)
+    done = await purge(database, "--dry-run", retention_days="60")
+    assert done.returncode == 0 and OLD.strftime("messages_y%Ym%m").encode() in done.stdout
+    assert await partitions.list_partitions(conn) == before and await count(conn, "sends") == 1
+    await conn.close()
+
+
+@pytest.mark.parametrize("days", [400, -400, 1 / 12])
+async def test_a_clock_that_is_off(database: str, monkeypatch: pytest.MonkeyPatch, days: float) -> None:
+    """A year ahead, or two hours: nothing is dropped, and it says by how much it is off."""
+
+    class Wrong(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]  # it need not be a Wrong
+            return datetime.now(tz) + timedelta(days=days)
+
+    conn = await expired(database)
+    before = await partitions.list_partitions(conn)
+    monkeypatch.setattr("store.clock.datetime", Wrong)
+    settings = Settings(database_url=database, jwt_key=JWT_KEY, retention_days=60)
+    with pytest.raises(StoreError, match=r"this machine's clock is .* (ahead of|behind) PostgreSQL's"):
+        await run(settings)
+    assert await partitions.list_partitions(conn) == before and await count(conn, "sends") == 1
+    await conn.close()
+
+
+async def test_two_at_once(database: str) -> None:
+    """The second waits until the first is done, and says so."""
+    conn = await Connection.open(database)
+    await conn.execute("SELECT pg_advisory_lock(hashtext('parley.purge'))")
+    done: list[CompletedProcess[bytes]] = []
+
+    async def second() -> None:
+        done.append(await purge(database))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(second)
+        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'parley-purge' AND query LIKE %s"
+        with trio.fail_after(60):
+            while (await (await conn.execute(query, ("%pg_try_advisory_lock%",))).fetchall())[0][0] == 0:
+                await trio.sleep(0.05)
+        assert done == []
+        await conn.execute("SELECT pg_advisory_unlock(hashtext('parley.purge'))")
+    assert done[0].returncode == 0 and b"another purge is running" in done[0].stderr
+    await conn.close()

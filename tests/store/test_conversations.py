@@ -1,5 +1,6 @@
 """store.conversations: conversations, members, and the System messages that announce every change."""
 
+import time
 from collections.abc import Awaitable, Callable
 from uuid import UUID
 
@@ -10,12 +11,12 @@ import trio
 from store import conversations, messages, users
 from store.announcements import Announcement, Event, read
 from store.conversations import AlreadyMember, NoConversation, NotAMember, UnknownUser
-from store.ids import new_id
+from store.ids import id_floor, new_id
 from store.lanes import Lanes
 from store.model import Change, ConversationType, MessageType, Role
 from store.pool import Pool
 from store.postgres import Connection
-from tests.store.world import Writer, make_group, make_users
+from tests.store.world import Sent, Writer, make_append, make_group, make_users
 
 
 @pytest.fixture
@@ -192,6 +193,43 @@ async def test_list_is_by_activity(conn: Connection, writer: Writer) -> None:
     memberships = await conversations.list_memberships(conn, [alice, bob])
     assert sorted(memberships[alice]) == sorted(groups)
     assert len(memberships[bob]) == len(groups) + 1
+
+
+async def test_list_with_clocks_apart(conn: Connection, writer: Writer) -> None:
+    """Messages that come between two pages, by instances whose clocks are behind or ahead, lose no conversation."""
+    [alice] = await make_users(conn, 1)
+    groups = [await make_group(conn, [alice]) for _ in range(6)]
+    hour = 3600 * 1000
+    ahead = Sent()
+    writer.lanes.offer(make_append(groups[5], alice, ahead, message_id=id_floor(int(time.time() * 1000) + hour)))
+    await ahead.message()
+    page, place = await conversations.list_conversations(conn, alice, limit=2)
+    shown = [one.id for one in page]
+    assert shown == [groups[5], groups[4]]
+    for group, off in ((groups[0], -hour), (groups[1], -3000), (groups[2], 2 * hour), (groups[4], -hour)):
+        sent = Sent()
+        writer.lanes.offer(make_append(group, alice, sent, message_id=id_floor(int(time.time() * 1000) + off)))
+        await sent.message()
+    while place is not None:
+        page, place = await conversations.list_conversations(conn, alice, limit=2, place=place)
+        shown += [one.id for one in page]
+    assert shown == groups[::-1]
+    page, _ = await conversations.list_conversations(conn, alice, limit=9)
+    assert [one.id for one in page] == [groups[number] for number in (4, 2, 1, 0, 5, 3)]
+
+
+async def test_list_of_messages_without_a_number(conn: Connection, writer: Writer) -> None:
+    """What is older than the numbers comes after what has one, by id, and is paged as well."""
+    [alice] = await make_users(conn, 1)
+    groups = [await make_group(conn, [alice]) for _ in range(5)]
+    await conn.execute("UPDATE messages SET place = NULL")
+    await writer.send(groups[1], alice).message()
+    shown: list[UUID] = []
+    place = None
+    while place is not None or not shown:
+        page, place = await conversations.list_conversations(conn, alice, limit=2, place=place)
+        shown += [one.id for one in page]
+    assert shown == [groups[number] for number in (1, 4, 3, 2, 0)]
 
 
 async def test_unread_counts(conn: Connection, writer: Writer) -> None:

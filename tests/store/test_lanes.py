@@ -10,15 +10,17 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 import trio
+from structlog.testing import capture_logs
 
-from store import batch, conversations, messages, receipts
+from store import batch, conversations, lanes, messages, receipts
 from store.entries import Receipt
 from store.errors import Overloaded, StoreError, Unavailable
 from store.ids import new_id
-from store.lanes import Lanes
+from store.lanes import Lanes, Source
 from store.model import Change, FileInfo, Message, MessageStatus
 from store.pool import Pool
 from store.postgres import Connection
+from store.sessions import Connector
 from tests.store.cluster import Cluster
 from tests.store.proxy import Proxy
 from tests.store.world import WAIT, Sent, Writer, fetch_value, make_append, make_group, make_users, wait_for_lock
@@ -26,10 +28,10 @@ from tests.store.world import WAIT, Sent, Writer, fetch_value, make_append, make
 StartWriter = Callable[..., Awaitable[Writer]]
 
 
-def make_writer(pool: Pool, *, count: int = 1, max_queue: int = 10_000, outbox: bool = False) -> Writer:
+def make_writer(pool: Source, *, count: int = 1, max_queue: int = 10_000, outbox: bool = False) -> Writer:
     changes: list[Change] = []
     doubts: list[UUID] = []
-    lanes = Lanes(
+    made = Lanes(
         pool,
         count=count,
         max_queue=max_queue,
@@ -37,7 +39,7 @@ def make_writer(pool: Pool, *, count: int = 1, max_queue: int = 10_000, outbox: 
         on_doubt=doubts.extend,
         outbox=outbox,
     )
-    return Writer(lanes, changes, doubts)
+    return Writer(made, changes, doubts)
 
 
 @pytest.fixture
@@ -529,3 +531,99 @@ async def test_cancelled_lane_answers_everybody(pool: Pool, conn: Connection, ot
     with pytest.raises(Unavailable):
         writer.send(group, alice)
     assert await conversations.fetch_heads(conn, [group]) == {group: 1}
+
+
+# -- what is wrong is known ---------------------------------------------------------------------
+
+
+async def until_trouble(writer: Writer, text: str | None) -> None:
+    """Until the lanes say that this is wrong; None: that all is well."""
+    with trio.fail_after(3 * WAIT):
+        while True:
+            trouble = writer.lanes.trouble()
+            if trouble is None if text is None else trouble is not None and text in trouble:
+                return
+            await trio.sleep(0.02)
+
+
+async def test_trouble_without_a_message(writer: Writer, conn: Connection) -> None:
+    """A table that is locked is noticed though nobody sends; said once, not for every look; gone with the lock."""
+    assert writer.lanes.trouble() is None
+    with capture_logs() as lines:
+        async with conn.transaction():
+            await conn.execute("LOCK TABLE messages IN ACCESS EXCLUSIVE MODE")
+            await until_trouble(writer, "empty batch")
+            await trio.sleep(lanes.LOOK + lanes.LOOK_WITHIN)
+        await until_trouble(writer, None)
+    events = [line["event"] for line in lines if line["event"].startswith("commits_fail")]
+    assert events.count("commits_fail") <= 2 and len(events) <= 4  # of each lane
+
+
+async def test_trouble_while_messages_wait(writer: Writer, conn: Connection) -> None:
+    """Messages that wait for long say so before the statement ends."""
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+    async with conn.transaction():
+        await conn.execute("LOCK TABLE messages IN ACCESS EXCLUSIVE MODE")
+        sent = writer.send(group, alice)
+        await until_trouble(writer, "wait for their commit")
+    assert isinstance(await sent.answer(), Message)
+    await until_trouble(writer, None)
+
+
+async def test_a_full_disk(writer: Writer, conn: Connection) -> None:
+    """What the database says when it has no room: refused as Unavailable, known, said once however many are sent."""
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+    await conn.execute(
+        "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE 'could not extend file' USING ERRCODE = '53100'; END $$"
+    )
+    await conn.execute("CREATE TRIGGER full_disk BEFORE INSERT ON messages FOR EACH ROW EXECUTE FUNCTION full_disk()")
+    with capture_logs() as lines:
+        for number in range(30):
+            assert isinstance(await writer.send(group, alice, f"secret {number}").answer(), Unavailable)
+        assert "could not extend file" in (writer.lanes.trouble() or "")
+    # A look between them, for which there is room, may end it: a line or two more.
+    assert 1 <= len([line for line in lines if line["event"] == "commits_fail"]) <= 5, lines
+    assert "secret" not in str(lines) and "exception" not in str(lines)
+    await conn.execute("DROP TRIGGER full_disk ON messages")
+    assert isinstance(await writer.send(group, alice).answer(), Message)
+    assert writer.lanes.trouble() is None
+
+
+async def test_read_only(database: str, conn: Connection, other: Connection, nursery: trio.Nursery) -> None:
+    """A server that takes no writes any more: Unavailable and no traceback, known without a message, left and found."""
+    name = conn.info.dbname
+    writer = make_writer(Connector(database, name="lanes", writes=True, acquire_timeout=0.5))
+    await nursery.start(writer.lanes.run)
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+    cut = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'lanes'"
+    with capture_logs() as lines:
+        await other.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on".encode())
+        await other.execute(cut)
+        await until_trouble(writer, "takes no writes")
+        for _ in range(3):
+            assert isinstance(await writer.send(group, alice).answer(), Unavailable)
+        await other.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only".encode())
+        await until_trouble(writer, None)
+    assert isinstance(await writer.send(group, alice).answer(), Message)
+    events = [line["event"] for line in lines]
+    assert events.count("commits_fail") <= 2 and "lane_failed" not in events, lines
+
+
+async def test_no_connections_left(
+    cluster: Cluster, database: str, conn: Connection, other: Connection, nursery: trio.Nursery
+) -> None:
+    """A lane that lost its connection and gets no other says so though nobody sends; one that has it writes on."""
+    writer = make_writer(Connector(database, name="lanes", writes=True))
+    await nursery.start(writer.lanes.run)
+    cluster.execute(f"ALTER DATABASE {conn.info.dbname} ALLOW_CONNECTIONS false")
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+    assert isinstance(await writer.send(group, alice).answer(), Message)
+    await other.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'lanes'")
+    await until_trouble(writer, "PostgreSQL")
+    cluster.execute(f"ALTER DATABASE {conn.info.dbname} ALLOW_CONNECTIONS true")
+    await until_trouble(writer, None)

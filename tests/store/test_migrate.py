@@ -4,6 +4,7 @@ import threading
 
 import psycopg
 import pytest
+from alembic import command
 from psycopg.conninfo import conninfo_to_dict
 
 from store import migrate
@@ -11,7 +12,7 @@ from store.errors import Unavailable
 
 COLUMNS = """SELECT table_name, column_name, data_type, is_nullable, column_default
              FROM information_schema.columns WHERE table_schema = 'public' ORDER BY 1, 2"""
-NEWEST = "0006"
+NEWEST = "0007"
 INDEXES = "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1"
 
 
@@ -22,7 +23,7 @@ def describe(conninfo: str) -> list[object]:
 
 def test_up_from_nothing_and_again(empty_database: str) -> None:
     """The first run makes everything, the second finds nothing to do."""
-    assert migrate.pending(empty_database) == ["0001", "0002", "0003", "0004", "0005", "0006"]
+    assert migrate.pending(empty_database) == ["0001", "0002", "0003", "0004", "0005", "0006", "0007"]
     assert migrate.upgrade(empty_database) == (None, NEWEST)
     before = describe(empty_database)
     assert migrate.upgrade(empty_database) == (NEWEST, NEWEST)
@@ -60,3 +61,31 @@ def test_unreachable(tmp_path: object) -> None:
     """Nobody there: the database's own words."""
     with pytest.raises(Unavailable, match="No such file"):
         migrate.pending(f"host={tmp_path} user=postgres")
+
+
+def test_beside_a_backup(empty_database: str) -> None:
+    """What a backup reads is waited for a moment at a time, and it is said for whom; others write on meanwhile."""
+    with migrate._connected(empty_database) as connection:
+        config = migrate._config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0003")
+        connection.commit()
+    lines: list[str] = []
+    results: list[object] = []
+    stuck = threading.Event()
+
+    def progress(line: str) -> None:
+        lines.append(line)
+        stuck.set()
+
+    thread = threading.Thread(target=lambda: results.append(migrate.upgrade(empty_database, progress=progress)))
+    with psycopg.connect(empty_database, application_name="a backup") as backup:
+        backup.execute("LOCK TABLE conversations, members, messages, users IN ACCESS SHARE MODE")
+        thread.start()
+        assert stuck.wait(60)
+        with psycopg.connect(empty_database, autocommit=True) as writer:
+            writer.execute("INSERT INTO conversations (id, kind, title) VALUES (gen_random_uuid(), 'Group', 'x')")
+        assert thread.is_alive()
+    thread.join(60)
+    assert results == [("0003", NEWEST)]
+    assert "a backup" in lines[0] and "trying again" in lines[0]

@@ -102,3 +102,27 @@ async def test_dropping_what_was_only_detached(conn: Connection) -> None:
     assert [await fetch_value(conn, first, name) for name in MADE[:2]] == [False, True]  # one is younger
     assert MADE[1] not in await partitions.drop_partitions(conn, NOW)
     assert await partitions.drop_partitions(conn, NOW + timedelta(milliseconds=1)) == [MADE[1]]
+
+
+@pytest.mark.parametrize(
+    ("now", "days", "kept"),
+    [
+        (datetime(2031, 3, 31, 12, tzinfo=UTC), 365, datetime(2030, 3, 31, 12, tzinfo=UTC)),
+        (datetime(2031, 3, 31, 12, tzinfo=UTC), 7, datetime(2031, 2, 1, tzinfo=UTC)),
+        (datetime(2031, 3, 1, tzinfo=UTC), 7, datetime(2031, 2, 1, tzinfo=UTC)),
+        (datetime(2031, 1, 15, tzinfo=UTC), 7, datetime(2030, 12, 1, tzinfo=UTC)),
+    ],
+)
+def test_this_month_and_the_last_are_kept(now: datetime, days: int, kept: datetime) -> None:
+    """Whatever retention says."""
+    assert partitions.oldest_kept(now, days) == kept
+
+
+async def test_a_month_is_not_made_at_everybodys_cost(conn: Connection, other: Connection) -> None:
+    """A lock that others hold is given up soon, and nothing is left half done."""
+    async with conn.transaction():
+        await conn.execute("LOCK TABLE messages IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            await partitions.ensure_partitions(other, NOW)
+    assert await partitions.ensure_partitions(other, NOW) == MADE
+    assert await fetch_value(other, "SELECT current_setting('lock_timeout')") == "0"

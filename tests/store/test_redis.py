@@ -4,15 +4,17 @@ import importlib.util
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
+from structlog.testing import capture_logs
 
 from server.dev import supervisor
 from store import keys
-from store.errors import Unavailable
+from store.errors import RedisUnavailable, Unavailable
 from store.ids import new_id
 from store.redis import Redis
 from tests.store.world import WAIT
@@ -129,6 +131,137 @@ async def test_silent_redis(tmp_path: Path, nursery: trio.Nursery) -> None:
         await nursery.start(redis.run)
         with trio.fail_after(60), pytest.raises(Unavailable):
             await redis.claim("k", 60)
+
+
+async def test_a_pipeline_that_is_refused(valkey: Valkey, nursery: trio.Nursery) -> None:
+    """What Redis refuses is not quoted, though coredis would: a message, for as long as it is."""
+    redis = Redis(f"unix://{valkey.socket}", name="test")
+    await nursery.start(redis.run)
+    async with redis.bounded() as client:
+        await client.set("not a stream", "x")
+    with pytest.raises(Unavailable, match="WrongType") as caught:
+        await redis.together(lambda pipe: [pipe.xadd("not a stream", {b"e": b"what somebody wrote"})])
+    assert "somebody" not in str(caught.value)
+
+
+class Name:
+    """A name that servers come and go behind: a Redis of our own that knows a few commands. Connections made before
+    `move` go on answering as the old server does, with the error given; later ones lead to the new server."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.error = b""
+        self.generation = 0
+        self.silent = False
+
+    def move(self, error: bytes) -> None:
+        self.error = error
+        self.generation += 1
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        with trio.socket.socket(trio.socket.AF_UNIX) as listener:
+            await listener.bind(str(self.place))
+            listener.listen()
+            async with trio.open_nursery() as nursery:
+                task_status.started()
+                while True:
+                    client, _ = await listener.accept()
+                    nursery.start_soon(self._serve, trio.SocketStream(client), self.generation)
+
+    async def _serve(self, client: trio.SocketStream, generation: int) -> None:
+        waiting = b""
+        async with client:
+            async for data in client:
+                waiting += data
+                while (found := _command(waiting)) is not None:
+                    name, waiting = found
+                    if self.silent and name != b"HELLO":
+                        continue
+                    moved = generation < self.generation and name not in (b"HELLO", b"CLIENT")
+                    await client.send_all(b"-%s\r\n" % self.error if moved else ANSWERS.get(name, b"+OK\r\n"))
+
+
+ANSWERS = {
+    b"HELLO": b"%3\r\n$5\r\nproto\r\n:3\r\n$7\r\nversion\r\n$5\r\n7.0.0\r\n$2\r\nid\r\n:1\r\n",
+    b"ROLE": b"*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n",
+    b"PING": b"+PONG\r\n",
+}
+
+
+def _command(data: bytes) -> tuple[bytes, bytes] | None:
+    """The name of the first command in what has come, and the rest; None when it has not come whole."""
+    head, line, rest = data.partition(b"\r\n")
+    if not line:
+        return None
+    words: list[bytes] = []
+    for _ in range(int(head[1:])):
+        head, line, rest = rest.partition(b"\r\n")
+        length = int(head[1:] or b"0") if line else 0
+        if len(rest) < length + 2:
+            return None
+        words.append(rest[:length])
+        rest = rest[length + 2 :]
+    return words[0].upper(), rest
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        b"READONLY You can't write against a read only replica.",
+        b"LOADING Redis is loading the dataset in memory",
+        b"MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+        b"NOAUTH Authentication required.",
+        b"MOVED 1 127.0.0.1:1",
+        b"MISCONF Redis is configured to save RDB snapshots",
+    ],
+    ids=lambda error: error.split()[0].decode(),
+)
+async def test_the_wrong_server_is_left(tmp_path: Path, nursery: trio.Nursery, error: bytes) -> None:
+    """A server that will not serve us any more, on connections that stay open: it is looked up anew; said once."""
+    name = Name(tmp_path / "s")
+    await nursery.start(name.run)
+    redis = Redis(f"unix://{name.place}", name="test")
+    with capture_logs() as lines:
+        await nursery.start(redis.run)
+        assert await redis.claim("k", 60)
+        name.move(error)
+        with pytest.raises(Unavailable):
+            await redis.claim("k", 60)
+        with trio.fail_after(WAIT):
+            while True:
+                try:
+                    assert await redis.claim("k", 60)
+                    break
+                except Unavailable:
+                    await trio.sleep(0.01)
+    events = [line["event"] for line in lines]
+    assert events.count("redis_unreachable") == 1 and events.count("redis_unreachable_over") == 1, lines
+
+
+async def test_a_client_replaced_under_waiting_commands(tmp_path: Path, nursery: trio.Nursery) -> None:
+    """Commands of every kind that wait when the client is replaced end with Unavailable, and nothing else."""
+    name = Name(tmp_path / "s")
+    await nursery.start(name.run)
+    redis = Redis(f"unix://{name.place}", name="test", timeout=WAIT)
+    await nursery.start(redis.run)
+    name.silent = True
+    ended: list[BaseException] = []
+
+    async def wait(command: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await command()
+        except Unavailable as error:
+            ended.append(error)
+
+    async with trio.open_nursery() as callers:
+        for _ in range(50):  # more than the client has connections: some wait for one
+            callers.start_soon(wait, redis.ping)
+            callers.start_soon(wait, lambda: redis.claim("k", 1))
+            callers.start_soon(wait, lambda: redis.together(lambda pipe: [pipe.get("k"), pipe.get("l")]))
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert redis._client is not None
+        redis._replace(redis._client, "a test")
+    assert len(ended) == 150 and {type(error) for error in ended} == {RedisUnavailable}
 
 
 def test_names_of_keys() -> None:

@@ -54,7 +54,7 @@ async def sign_in(one: SigningKeys, other: SigningKeys) -> bool:
 
 
 async def object_url(one: SigningKeys, other: SigningKeys) -> bool:
-    url = DirectoryObjects(Path("/"), one).download_url("k" * 32, name="n", content_type="t", seconds=60)
+    url = await DirectoryObjects(Path("/"), one).download_url("k" * 32, name="n", content_type="t", seconds=60)
     query = dict(parse_qsl(urlsplit(url).query))
     return DirectoryObjects(Path("/"), other).verify("GET", "k" * 32, query) is not None
 

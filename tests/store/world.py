@@ -62,8 +62,11 @@ def make_append(
     key: str | None = None,
     file_id: UUID | None = None,
     reply_to_id: UUID | None = None,
+    message_id: UUID | None = None,
 ) -> Append:
-    return Append(new_id(), conversation_id, sender_id, MessageType.TEXT, content, file_id, reply_to_id, key, done)
+    return Append(
+        message_id or new_id(), conversation_id, sender_id, MessageType.TEXT, content, file_id, reply_to_id, key, done
+    )
 
 
 class Writer:

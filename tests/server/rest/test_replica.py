@@ -8,6 +8,7 @@ import trio
 from psycopg.conninfo import conninfo_to_dict
 
 from store import messages
+from store.errors import Unavailable
 from store.postgres import Connection
 from tests.server.rest.conftest import open_site
 from tests.server.rest.test_messages import talk
@@ -51,7 +52,7 @@ async def test_history(database: str, redis_url: str, nursery: trio.Nursery, mon
         _, stranger = await site.user("eve")
         await site.call("GET", path, token=stranger, status=404)
         assert site.process.read_pool is not None and site.process.read_pool.is_reachable
-        monkeypatch.setattr(site.process.read_pool, "_open_connection", _fail)
+        monkeypatch.setattr(site.process.read_pool, "connect", _fail)
         for conn in list(site.process.read_pool._idle):
             conn.finish()
         assert await said() == ["edited"] and hosts[-1] == primary
@@ -60,4 +61,4 @@ async def test_history(database: str, redis_url: str, nursery: trio.Nursery, mon
 
 
 async def _fail() -> Connection:
-    raise psycopg.OperationalError("the replica is away")
+    raise Unavailable("the replica is away")

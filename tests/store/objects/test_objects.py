@@ -147,7 +147,7 @@ async def test_s3_links(s3: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setenv(name, value)
     objects = open_objects(f"s3://{BUCKET}", endpoint=s3["AWS_ENDPOINT_URL"], signing=SigningKeys("k" * 32))
     key = new_key()
-    target = objects.upload_url(key, content_type="text/plain", size=5, seconds=60)
+    target = await objects.upload_url(key, content_type="text/plain", size=5, seconds=60)
     async with httpx.AsyncClient() as http:
         for body, kind in ((b"123456", "text/plain"), (b"1234", "text/plain"), (b"12345", "text/html")):
             refused = await http.put(target.url, content=body, headers={"Content-Type": kind})
@@ -155,12 +155,12 @@ async def test_s3_links(s3: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> 
         elsewhere = target.url.replace(key, new_key())
         assert (await http.put(elsewhere, content=b"12345", headers=dict(target.headers))).status_code == 403
         assert (await http.put(target.url, content=b"12345", headers=dict(target.headers))).status_code == 200
-        url = objects.download_url(key, name="ünï\r\n.txt", content_type="text/plain", seconds=60)
+        url = await objects.download_url(key, name="ünï\r\n.txt", content_type="text/plain", seconds=60)
         answer = await http.get(url)
         assert answer.content == b"12345" and answer.headers["Content-Type"] == "text/plain"
         assert "filename*=UTF-8''%C3%BCn%C3%AF%0D%0A.txt" in answer.headers["Content-Disposition"]
         assert (await http.get(url.replace("Signature=", "Signature=0"))).status_code == 403
-        gone = objects.download_url(key, name="x", content_type="text/plain", seconds=1)
+        gone = await objects.download_url(key, name="x", content_type="text/plain", seconds=1)
         await trio.sleep(2.1)
         assert (await http.get(gone)).status_code == 403
     await objects.delete(key)

@@ -1,0 +1,105 @@
+"""Who is the primary, by Sentinel's word.
+
+Owns the question. All sentinels are asked at once, each for at most `ASK`, so one that hangs or is gone with its host
+costs nothing; what most of those that answer say is taken.
+"""
+
+from collections import Counter
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import coredis
+import trio
+from coredis.exceptions import RedisError
+from msgspec import Struct
+
+from store.errors import Unavailable
+
+SECONDS = 1.0
+ASK = 1 * SECONDS  # for one sentinel; all are asked at once, and a command may take two
+LOOK = 1 * SECONDS  # between looks whether the primary is another by now
+DEFAULT_PORT = 26379
+DEFAULT_SERVICE = "mymaster"
+
+Place = tuple[str, int]
+
+
+class Group(Struct, frozen=True):
+    """Where the sentinels are, what they call the service, and what its servers want to know."""
+
+    sentinels: tuple[Place, ...]
+    service: str
+    login: dict[str, Any]
+
+
+def parse(url: str) -> Group:
+    """redis+sentinel://[user:password@]host[:port][,host[:port]...][/service][?db=n]. Raises ValueError."""
+    parts = urlsplit(url)
+    places = []
+    for place in parts.netloc.rpartition("@")[2].split(","):
+        host, colon, port = place.rpartition(":")
+        if not colon or port.endswith("]"):
+            host, port = place, str(DEFAULT_PORT)
+        places.append((host.strip("[]"), int(port)))
+    login: dict[str, Any] = {"db": int(dict(parse_qsl(parts.query)).get("db", 0))}
+    credentials = parts.netloc.rpartition("@")[0]
+    username, _, password = credentials.partition(":")
+    if password:
+        login["password"] = unquote(password)
+    if username:
+        login["username"] = unquote(username)
+    return Group(tuple(places), parts.path.strip("/") or DEFAULT_SERVICE, login)
+
+
+async def find_primary(group: Group) -> Place:
+    """The address that most of the sentinels give that answer within ASK. Raises Unavailable."""
+    answers = await _ask_all(group)
+    if not answers:
+        raise Unavailable(f"no sentinel of {len(group.sentinels)} says who is the primary of {group.service!r}")
+    return answers.most_common(1)[0][0]
+
+
+async def watch(url: str, primary: Place) -> None:
+    """Never returns. Raises Unavailable when most of the sentinels name another primary; silence changes nothing."""
+    group = parse(url)
+    while True:
+        await trio.sleep(LOOK)
+        for place, votes in (await _ask_all(group)).items():
+            if place != primary and votes >= _majority(group):
+                raise Unavailable("Sentinel names another primary")
+
+
+def _majority(group: Group) -> int:
+    return len(group.sentinels) // 2 + 1
+
+
+async def _ask_all(group: Group) -> Counter[Place]:
+    """How many name whom. Ends as soon as most of all name the same."""
+    answers: Counter[Place] = Counter()
+
+    async def ask(sentinel: Place, enough: trio.CancelScope) -> None:
+        answer = await _ask(sentinel, group.service)
+        if answer is not None:
+            answers[answer] += 1
+            if answers[answer] >= _majority(group):
+                enough.cancel()
+
+    async with trio.open_nursery() as nursery:
+        for sentinel in group.sentinels:
+            nursery.start_soon(ask, sentinel, nursery.cancel_scope)
+    return answers
+
+
+async def _ask(sentinel: Place, service: str) -> Place | None:
+    """None: it does not answer in time, or does not know."""
+    found: Any = None
+    with trio.move_on_after(ASK):
+        try:
+            async with coredis.Redis(*sentinel, connect_timeout=ASK, stream_timeout=ASK) as client:
+                found = await client.sentinel_get_master_addr_by_name(service)
+        except* (RedisError, OSError, TimeoutError, trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # others are asked as well; that none answers is what the caller says
+    if not found:
+        return None
+    host, port = found
+    return host.decode() if isinstance(host, bytes) else str(host), int(port)

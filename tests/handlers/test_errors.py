@@ -1,0 +1,20 @@
+"""handlers.errors: what clients are told."""
+
+import pytest
+
+from handlers.errors import from_store
+from store.errors import ObjectsUnavailable, RedisUnavailable, Unavailable
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (Unavailable("x"), "The database is out of reach"),
+        (RedisUnavailable("x"), "What the servers share is out of reach"),
+        (ObjectsUnavailable("x"), "The file store is out of reach"),
+    ],
+)
+def test_whose_fault(error: Unavailable, said: str) -> None:
+    """People learn which service is away, and none of its words."""
+    found = from_store(error)
+    assert found.code == "unavailable" and found.sentence.startswith(said) and "x" not in found.sentence.split()
