@@ -34,6 +34,7 @@ URL_SECONDS = 300  # a download link is good for so long
 UPLOAD_SECONDS = 3600  # and a link to upload to
 ORPHAN_AGE = timedelta(hours=24)  # what is not finished, or in no message, after so long is thrown away
 PURGE_PAGE = 200
+ROUNDS = 10_000  # such transactions for one request
 HOLDERS = 50  # messages that give up a deleted file in one transaction: what others wait for
 CLEAN_UP = 10.0  # seconds for throwing away what a failed upload leaves
 BYTES_KEY = 24  # random bytes in a key
@@ -219,8 +220,11 @@ class Files:
             changes, is_given_up = await store.release_file(conn, file.id, HOLDERS)
             return is_given_up, changes
 
-        while not await self._commits.run(write):
-            pass
+        for _ in range(ROUNDS):
+            if await self._commits.run(write):
+                break
+        else:
+            raise ChatError("unavailable", "Messages go on taking this file; delete it again.")
         await self._clear(file)
 
     async def _visible(self, caller: Caller, key: str) -> File:

@@ -75,7 +75,7 @@ async def test_profile_and_status(site: Site) -> None:
 
 
 async def test_what_can_be_taken_away(site: Site) -> None:
-    """E-mail, avatar and status text: null takes them away, left out they stay. Others hear of the status text."""
+    """E-mail, avatar and status text: null takes them away, left out they stay."""
     _, token = await site.user("alice")
     full = {"email": "a@example.org", "avatarUrl": "https://example.org/a.png", "statusText": "here"}
     changed = await site.call("PUT", "/api/users/me", {"displayName": "A", **full}, token=token)
