@@ -340,8 +340,8 @@ async def _insert_members(conn: Connection, change: Change, people: dict[UUID, R
 
 
 def _member_of(row: Sequence[Any]) -> Member:
-    user_id, role, joined, delivered_seq, read_seq, joined_seq = row
-    return Member(user_id, Role(role), timestamp(joined), delivered_seq, read_seq, joined_seq)
+    user_id, role, joined, delivered_seq, read_seq = row
+    return Member(user_id, Role(role), timestamp(joined), delivered_seq, read_seq)
 
 
 async def _complete(conn: Connection, rows: Sequence[Sequence[Any]], shown: int = MEMBERS_SHOWN) -> list[Conversation]:

@@ -141,14 +141,13 @@ class Message(Wire, frozen=True):
 
 
 class Member(Wire, frozen=True, gc=False):  # thousands are made for one answer, and none can be in a cycle
-    """The cursors say what a member has of what came after `joinedSeq`: what was before it has neither got nor read."""
+    """The cursors say what a member has of what came after it joined: what was before it has neither got nor read."""
 
     user_id: UUID
     role: Role
     joined_at: Timestamp
     delivered_seq: int
     read_seq: int
-    joined_seq: int = 0
 
 
 class Conversation(Wire, frozen=True):
@@ -170,7 +169,6 @@ class MemberCursor(Wire, frozen=True, gc=False):
     user_id: UUID
     delivered_seq: int
     read_seq: int
-    joined_seq: int = 0
 
 
 class Change(msgspec.Struct, frozen=True):

@@ -75,7 +75,7 @@ RETURNING user_id
 UPDATE conversations SET title = %(title)s WHERE id = %(id)s
 
 -- fragment: member
-m.user_id, m.role, (extract(epoch FROM m.joined_at) * 1000)::bigint, m.delivered_seq, m.read_seq, m.joined_seq
+m.user_id, m.role, (extract(epoch FROM m.joined_at) * 1000)::bigint, m.delivered_seq, m.read_seq
 
 -- name: fetch_member
 -- members_pkey.
@@ -101,7 +101,7 @@ SELECT user_id FROM members WHERE conversation_id = %(conversation_id)s ORDER BY
 
 -- name: list_cursors
 -- members_pkey.
-SELECT user_id, delivered_seq, read_seq, joined_seq FROM members WHERE conversation_id = %(conversation_id)s
+SELECT user_id, delivered_seq, read_seq FROM members WHERE conversation_id = %(conversation_id)s
 ORDER BY user_id LIMIT %(limit)s
 
 -- name: list_memberships

@@ -217,7 +217,7 @@ async def test_status_is_of_who_was_there(conn: Connection, writer: Writer) -> N
     joined = await conversations.insert_member(conn, group, bob, Role.MEMBER, by=alice)
     assert (await shown(), await have_it(first.seq), await have_it(joined.seq)) == (["Sent"], [], [])
     cursor = next(c for c in await conversations.list_cursors(conn, group) if c.user_id == bob)
-    assert cursor.joined_seq == joined.seq == cursor.read_seq
+    assert cursor.delivered_seq == cursor.read_seq == joined.seq
     second = await writer.send(group, alice, "x").message()
     await conversations.insert_member(conn, group, carl, Role.MEMBER, by=alice)
     assert await shown() == ["Sent", "Sent"]
