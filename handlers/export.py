@@ -6,9 +6,11 @@ messages or a piece of a file at a time, however much there is.
 
 import io
 import zipfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import IO, cast
+from uuid import UUID
 
 import msgspec
 import trio
@@ -28,6 +30,9 @@ from store.model import Conversation
 
 PAGE = 200  # messages or sessions read at once
 CONVERSATIONS = 20
+AT_ONCE = 2  # exports of this process: one connection to PostgreSQL each, apart from everybody else's
+RETRY_AFTER = 30.0  # seconds
+EXPORT_SECONDS = 3600.0  # for a whole export: who reads too slowly for that keeps others waiting
 PIECE = 64 * 1024  # bytes of the zip that are sent at once, about
 
 README = """Your account, sessions, conversations and files, as of the time of this export.
@@ -69,11 +74,25 @@ class Export:
         self._conversations = conversations
         self._messages = messages
         self._files = files
+        self._running: set[UUID] = set()  # users
 
-    async def begin(self, caller: Caller) -> AsyncIterator[bytes]:
-        """The zip, in pieces. Raises ChatError before the first of them, or else breaks off."""
-        account = await self._users.me(caller)
-        return self._pieces(caller, msgspec.json.encode(account))
+    async def begin(self, caller: Caller) -> tuple[AsyncIterator[bytes], Callable[[], None]]:
+        """(the zip, in pieces; what is to be called at the end). Raises ChatError before the first of them, or else
+        breaks off: rate_limited while the user's last one runs, overloaded while others' do.
+        """
+        user_id = caller.user_id
+        if user_id in self._running:
+            sentence = "Your last export is still being sent; take it, or hang up."
+            raise ChatError("rate_limited", sentence, retry_after=RETRY_AFTER)
+        if len(self._running) >= AT_ONCE:
+            raise ChatError("overloaded", "Other exports are being made; try again later.", retry_after=RETRY_AFTER)
+        self._running.add(user_id)
+        try:
+            account = await self._users.me(caller)
+        except BaseException:
+            self._running.discard(user_id)
+            raise
+        return self._pieces(caller, msgspec.json.encode(account)), partial(self._running.discard, user_id)
 
     async def _pieces(self, caller: Caller, account: bytes) -> AsyncIterator[bytes]:
         sink = _Sink()

@@ -9,7 +9,7 @@ import base64
 import hashlib
 import secrets
 from collections.abc import AsyncIterator, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
@@ -31,7 +31,8 @@ from store.pool import Pool
 from store.postgres import Connection
 
 URL_SECONDS = 300  # a download link is good for so long
-UPLOAD_SECONDS = 3600  # and a link to upload to
+UPLOAD_SECONDS = 900  # and a link to upload to: it must be begun by then
+OPEN_UPLOADS = 50  # of one user, begun within UPLOAD_SECONDS: each is a link that may be used
 ORPHAN_AGE = timedelta(hours=24)  # what is not finished, or in no message, after so long is thrown away
 PURGE_PAGE = 200
 ROUNDS = 10_000  # such transactions for one request
@@ -52,13 +53,22 @@ class Purged(NamedTuple):
 
 class Files:
     def __init__(
-        self, pool: Pool, commits: Commits, objects: Objects | None, *, max_bytes: int, types: tuple[str, ...]
+        self,
+        pool: Pool,
+        commits: Commits,
+        objects: Objects | None,
+        *,
+        max_bytes: int,
+        quota: int,
+        types: tuple[str, ...],
     ) -> None:
-        """`types` are the content types that may be uploaded. Without `objects` nothing can be."""
+        """`types` are the content types that may be uploaded, `quota` the bytes of all files of one user. Without
+        `objects` nothing can be uploaded."""
         self._pool = pool
         self._commits = commits
         self._configured = objects
         self._max = max_bytes
+        self._quota = quota
         self._types = types
 
     @property
@@ -74,17 +84,29 @@ class Files:
         if size > self._max:
             raise ChatError("too_large", f"A file has at most {self._max} bytes.")
 
-    async def upload(self, caller: Caller, name: str, chunks: AsyncIterator[bytes], once: Once | None = None) -> File:
+    async def upload(
+        self,
+        caller: Caller,
+        name: str,
+        chunks: AsyncIterator[bytes],
+        once: Once | None = None,
+        *,
+        announced: int | None = None,
+    ) -> File:
         """Store what `chunks` give, as it comes. Whatever ends it early leaves nothing.
 
-        Raises ChatError: too_large, unsupported_media_type; and whatever `chunks` raise.
+        Room for it is taken before: for `announced` bytes, or, without, for as many as a file may have.
+
+        Raises ChatError: too_large, unsupported_media_type, rate_limited; and whatever `chunks` raise.
         """
         objects, file_id, key = self._objects, new_id(), _new_key()
         content = _Content(chunks, self)
         kind = self._kind(await content.head())
-        async with self._pool.connection() as conn:
+        room = self._max if announced is None else min(announced, self._max)
+        async with self._pool.connection() as conn, conn.transaction():
+            await self._require_room(conn, caller, room)
             await store.insert_file(
-                conn, file_id, caller.user_id, key, file_types.file_name(name), content_type=kind, size=0
+                conn, file_id, caller.user_id, key, file_types.file_name(name), content_type=kind, size=room
             )
         try:
             await objects.write(key, content.all(), kind)
@@ -106,6 +128,16 @@ class Files:
             return _there(await store.finish_file(conn, file_id, key, facts)), ()
 
         return await self._commits.run(write)
+
+    async def _require_room(self, conn: Connection, caller: Caller, size: int) -> None:
+        """In the transaction that makes the file. Raises ChatError: too_large, rate_limited."""
+        found = await store.lock_storage(conn, caller.user_id, datetime.now(UTC) - timedelta(seconds=UPLOAD_SECONDS))
+        if found.size + size > self._quota:
+            sentence = f"Your files have {found.size} of {self._quota} bytes; delete some of them."
+            raise ChatError("too_large", sentence)
+        if found.open_uploads >= OPEN_UPLOADS:
+            sentence = f"At most {OPEN_UPLOADS} uploads may be open; complete them, or wait until their links expire."
+            raise ChatError("rate_limited", sentence, retry_after=UPLOAD_SECONDS)
 
     def _kind(self, head: bytes) -> str:
         found = file_types.content_type(head, self._types)
@@ -142,6 +174,7 @@ class Files:
             earlier = await claim(conn, caller.user_id, once, file_id)
             if earlier is not None:
                 return _there(await store.fetch_file(conn, earlier)), ()
+            await self._require_room(conn, caller, request.size)
             name = file_types.file_name(request.name)
             made = await store.insert_file(
                 conn, file_id, caller.user_id, _new_key(), name, content_type=kind, size=request.size

@@ -25,6 +25,7 @@ import trio
 from handlers.accounts import Accounts
 from handlers.commits import Commits
 from handlers.conversations import Conversations
+from handlers.export import AT_ONCE as EXPORTS_AT_ONCE
 from handlers.export import Export
 from handlers.files import Files
 from handlers.messages import Messages
@@ -85,7 +86,7 @@ from store.errors import StoreError, Unfit
 from store.instances import Instances
 from store.lanes import Lanes
 from store.limits import Limits as SharedLimits
-from store.objects import open_objects
+from store.objects import Objects, open_objects
 from store.owners import Owners
 from store.partitions import ensure_partitions
 from store.pool import Pool
@@ -118,6 +119,12 @@ class Process:
             settings.database_url,
             name=APPLICATION,
             size=settings.pool_size,
+            statement_timeout=settings.statement_timeout,
+        )
+        self.export_pool = Pool(
+            settings.database_url,
+            name=f"{APPLICATION}-exports",
+            size=EXPORTS_AT_ONCE,
             statement_timeout=settings.statement_timeout,
         )
         self.read_pool = None
@@ -197,7 +204,12 @@ class Process:
         if settings.objects:
             objects = open_objects(settings.objects, endpoint=settings.s3_endpoint_url, signing=self.signing)
         self.files = Files(
-            self.pool, commits, objects, max_bytes=settings.max_upload_bytes, types=settings.upload_types
+            self.pool,
+            commits,
+            objects,
+            max_bytes=settings.max_upload_bytes,
+            quota=settings.max_user_storage_bytes,
+            types=settings.upload_types,
         )
         accounts = Accounts(
             self.pool,
@@ -245,7 +257,7 @@ class Process:
             users_handler=users,
             accounts=accounts,
             files_handler=self.files,
-            export=Export(users, accounts, conversations, messages, self.files),
+            export=self._export(objects),
             objects_store=objects,
             sign_in=SignIn(settings.oauth, self.signing, self.redis),
             conversations_handler=conversations,
@@ -281,6 +293,31 @@ class Process:
             self.http.serve,
             max_connections=settings.max_connections,
             head_timeout=settings.handshake_timeout,
+        )
+
+    def _export(self, objects: Objects | None) -> Export:
+        """Over connections of its own: an export reads all that somebody has, and may not keep others from theirs."""
+        pool, commits, settings = self.export_pool, self.commits, self.settings
+        return Export(
+            Users(pool, commits, self.announcer),
+            Accounts(pool, commits, RefreshTokens(self.signing), self._mint),
+            Conversations(pool, commits),
+            Messages(
+                pool,
+                self.lanes,
+                commits,
+                self.limits.sends,
+                max_message_bytes=settings.max_message_bytes,
+                replica=self.read_pool,
+            ),
+            Files(
+                pool,
+                commits,
+                objects,
+                max_bytes=settings.max_upload_bytes,
+                quota=settings.max_user_storage_bytes,
+                types=settings.upload_types,
+            ),
         )
 
     def _mint(self, user_id: UUID, session_id: UUID) -> tuple[str, int]:
@@ -346,6 +383,7 @@ class Process:
             for part in (
                 self.redis.run,
                 self.pool.run,
+                self.export_pool.run,
                 self.lanes.run,
                 self.sync.run,
                 self.flusher.run,

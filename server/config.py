@@ -121,6 +121,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_answer_bytes: int = 64 * MIB  # of all users together; as Python holds them it is about twice that
     max_message_bytes: int = 32 * KIB  # SignalR's default
     max_upload_bytes: int = 100 * MIB
+    max_user_storage_bytes: int = 10 * 1024 * MIB  # of all files of one user, announced ones included
     allowed_origins: tuple[str, ...] = ()  # of browsers' upgrades and REST; empty: any (tokens are not cookies)
     # Besides ALLOWED_ORIGINS, where a browser may go when it has signed in; `loopback`: any port of its own machine.
     return_origins: tuple[str, ...] = ()
@@ -365,6 +366,7 @@ def _check(settings: Settings) -> list[str]:
         "max_user_answer_bytes",
         "max_answer_bytes",
         "max_message_bytes",
+        "max_user_storage_bytes",
         "pool_size",
         "lanes",
     ):

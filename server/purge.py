@@ -141,4 +141,11 @@ def _files(settings: Settings, pool: Pool) -> Files:
     if settings.objects:
         objects = open_objects(settings.objects, endpoint=settings.s3_endpoint_url, signing=signing_keys(settings))
     commits = Commits(pool, _Nobody())
-    return Files(pool, commits, objects, max_bytes=settings.max_upload_bytes, types=settings.upload_types)
+    return Files(
+        pool,
+        commits,
+        objects,
+        max_bytes=settings.max_upload_bytes,
+        quota=settings.max_user_storage_bytes,
+        types=settings.upload_types,
+    )

@@ -63,6 +63,21 @@ async def insert_file(
     return File(*row)
 
 
+class Storage(Struct, frozen=True):
+    """What a user's files take, in bytes, and how many of their uploads are open."""
+
+    size: int
+    open_uploads: int
+
+
+async def lock_storage(conn: Connection, owner_id: UUID, since: datetime) -> Storage:
+    """Until the transaction ends nobody else adds to it. Uploads begun before `since` are open no more."""
+    await conn.execute(queries.lock_owner, {"owner_id": owner_id})
+    row = await (await conn.execute(queries.fetch_storage, {"owner_id": owner_id, "since": since})).fetchone()
+    assert row is not None
+    return Storage(row[0], row[1])
+
+
 async def fetch_file(conn: Connection, file_id: UUID) -> File | None:
     return _file(await (await conn.execute(queries.fetch_file, {"id": file_id})).fetchone())
 

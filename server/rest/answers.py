@@ -17,6 +17,8 @@ from server.rest.turns import Turns
 HELD = "parley.answer"  # in the ASGI scope: who holds how many bytes
 RETRY_AFTER = 2.0  # seconds: by then a client that reads has read
 
+AT_END = "parley.at_end"  # in the ASGI scope: called when the request is through, or its client has gone
+
 ASGIApp = Callable[..., Awaitable[None]]
 
 
@@ -58,6 +60,7 @@ class AnswerBudget:
                 await app(scope, receive, send)
             finally:
                 self.turns.end(scope)
+                scope.pop(AT_END, _nothing)()
                 held = scope.pop(HELD, None)
                 if held is not None:
                     self._give_back(*held)
@@ -69,3 +72,7 @@ class AnswerBudget:
         self._by_holder[holder] -= size
         if not self._by_holder[holder]:
             del self._by_holder[holder]
+
+
+def _nothing() -> None:
+    pass

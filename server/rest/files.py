@@ -98,7 +98,7 @@ def blueprint(files: Files, max_bytes: int) -> Blueprint:
             files.check_size(request.content_length or 0)
         form = _Form(pacing.pieces(), max_bytes)
         name = await form.begin()
-        stored = await files.upload(caller(), name, form.content(), same)
+        stored = await files.upload(caller(), name, form.content(), same, announced=request.content_length)
         response = answer(_shown(stored), 201)
         response.headers["Location"] = f"{FILE_PATH}{stored.key}"
         return response

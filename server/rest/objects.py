@@ -35,6 +35,8 @@ def blueprint(objects: DirectoryObjects) -> Blueprint:
         grant = granted(key)
         if request.content_length != grant.size or request.content_type != grant.content_type:
             raise ChatError("invalid_request", "The upload is not of the size and type that were announced.")
+        if await objects.size(key) is not None:
+            raise ChatError("conflict", "The link was used.")
         await objects.write(key, _exactly(grant.size), grant.content_type)
         return Response("", status=200)
 

@@ -1,5 +1,6 @@
 """REST for users (contract.md 2). Owns the routes; what they mean is in `handlers.users`."""
 
+from typing import Any, cast
 from uuid import UUID
 
 import msgspec
@@ -8,12 +9,13 @@ from quart import Blueprint, Response, request
 from handlers import versions
 from handlers.accounts import Accounts
 from handlers.errors import ChatError
-from handlers.export import Export
+from handlers.export import EXPORT_SECONDS, Export
 from handlers.model import CreateUser, UpdateStatus, UpdateUser
 from handlers.users import MAX_QUERY, Users
 from handlers.users import REGISTRATION_KEY as REGISTRATION_KEY_LENGTH
 from server.auth import Verifier
 from server.config import Settings
+from server.rest.answers import AT_END
 from server.rest.operations import (
     IDEMPOTENCY_KEY,
     IF_MATCH,
@@ -144,8 +146,10 @@ def blueprint(users: Users, accounts: Accounts, export: Export, verifier: Verifi
     async def export_mine() -> Response:
         """Everything the server has of me, as a ZIP file."""
         headers = {"Content-Type": "application/zip", "Content-Disposition": attachment("parley-export.zip")}
-        response = Response(await export.begin(caller()), headers=headers)
-        response.timeout = None  # it takes as long as there is something; whoever does not read is cut off by TCP
+        zipped, release = await export.begin(caller())
+        cast(dict[str, Any], request.scope)[AT_END] = release
+        response = Response(zipped, headers=headers)
+        response.timeout = EXPORT_SECONDS  # whoever does not read is cut off by TCP; who reads slowly may not for ever
         return response
 
     @routes.put("/me")

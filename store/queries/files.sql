@@ -7,6 +7,15 @@ f.id, f.owner_id, f.key, f.name, f.content_type, f.size, f.sha256, f.state, f.wi
 INSERT INTO files AS f (id, owner_id, key, name, content_type, size, state)
 VALUES (%(id)s, %(owner_id)s, %(key)s, %(name)s, %(content_type)s, %(size)s, 'Pending') RETURNING {file}
 
+-- name: fetch_storage
+-- files_owner. What a user's files take, announced ones included, and how many uploads are open. Under the user's lock.
+SELECT coalesce(sum(size), 0)::bigint, count(*) FILTER (WHERE state = 'Pending' AND created_at > %(since)s)
+FROM files WHERE owner_id = %(owner_id)s AND state <> 'Deleted'
+
+-- name: lock_owner
+-- users_pkey. NO KEY: foreign keys pointing here do not wait for it.
+SELECT FROM users WHERE id = %(owner_id)s FOR NO KEY UPDATE
+
 -- name: fetch_file
 -- files_pkey.
 SELECT {file} FROM files AS f WHERE f.id = %(id)s AND f.state <> 'Deleted'

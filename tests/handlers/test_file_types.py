@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -192,3 +193,26 @@ def test_dimensions() -> None:
 )
 def test_file_name(said: str, name: str) -> None:
     assert file_name(said) == name
+
+
+def test_sizes_are_read_in_bounded_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only formats whose header is found in bounded steps are given to the parser, and only what begins like them."""
+    asked: list[bytes] = []
+
+    def get(file: Any) -> tuple[int, int]:
+        asked.append(file.read(4))
+        return 1, 1
+
+    monkeypatch.setattr("imagesize.get", get)
+    heif = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0\0\0\x01meta\0\0\0\0\0\0\0\0" * 4000
+    for kind, head in (
+        ("image/heic", heif),
+        ("image/png", heif),
+        ("image/avif", heif),
+        ("image/tiff", b"II*\0\x08\0\0\0" + b"\xff" * 60_000),
+        ("image/svg+xml", b"<svg" + b" a" * 30_000),
+        ("image/jp2", b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0" * 60_000),
+    ):
+        assert dimensions(head, kind) == (None, None)
+    assert not asked
+    assert dimensions(b"GIF89a", "image/gif") == (1, 1) and asked

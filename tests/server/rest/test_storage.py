@@ -1,0 +1,110 @@
+"""What one user may keep and take: the quota of files, open uploads, links that are used once, exports."""
+
+from pathlib import Path
+
+import pytest
+import trio
+
+from handlers import export, files
+from handlers.model import Caller
+from tests.server.rest.conftest import Site, open_site
+
+KIB = 1024
+
+
+async def post(site: Site, token: str, data: bytes, status: int) -> dict[str, str]:
+    headers = {"Authorization": f"Bearer {token}"}
+    answer = await site.http.post("/api/files/upload", files={"file": ("a.txt", data)}, headers=headers)
+    assert answer.status_code == status, answer.text
+    found: dict[str, str] = answer.json()
+    return found
+
+
+async def test_quota(tmp_path: Path, database: str, redis_url: str, nursery: trio.Nursery) -> None:
+    """Of all files of one user, announced ones included, also when many come at once; what is deleted makes room."""
+    objects = f"file://{tmp_path}/files"
+    async with open_site(
+        database, redis_url, nursery, objects=objects, max_upload_bytes=64 * KIB, max_user_storage_bytes=100 * KIB
+    ) as site:
+        (_, a), (_, b) = await site.user("alice"), await site.user("bob")
+        kept = await post(site, a, b"x" * 40 * KIB, 201)
+        body = {"name": "a.txt", "contentType": "text/plain", "size": 50 * KIB}
+        await site.call("POST", "/api/files/presign", body, token=a, status=201)
+        refused = await post(site, a, b"x" * 20 * KIB, 413)
+        assert refused["code"] == "too_large" and str(100 * KIB) in refused["detail"]
+        problem = await site.call("POST", "/api/files/presign", {**body, "size": 20 * KIB}, token=a, status=413)
+        assert problem["code"] == "too_large"
+        await site.call("DELETE", f"/api/files?fileUrl={kept['url']}", token=a, status=204)
+        await post(site, a, b"x" * 20 * KIB, 201)
+        statuses: list[int] = []
+
+        async def one() -> None:
+            headers = {"Authorization": f"Bearer {b}"}
+            data = {"file": ("a.txt", b"x" * 45 * KIB)}
+            statuses.append((await site.http.post("/api/files/upload", files=data, headers=headers)).status_code)
+
+        async with trio.open_nursery() as uploads:
+            for _ in range(6):
+                uploads.start_soon(one)
+        assert sorted(statuses) == [201, 201, 413, 413, 413, 413]
+
+
+async def test_links_to_upload(
+    tmp_path: Path, database: str, redis_url: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So many may be open; each takes one object, of the size announced."""
+    monkeypatch.setattr(files, "OPEN_UPLOADS", 3)
+    async with open_site(database, redis_url, nursery, objects=f"file://{tmp_path}/files") as site:
+        _, token = await site.user("alice")
+        body = {"name": "a.txt", "contentType": "text/plain", "size": 5}
+        asked = [await site.call("POST", "/api/files/presign", body, token=token, status=201) for _ in range(3)]
+        problem = await site.call("POST", "/api/files/presign", body, token=token, status=429)
+        assert problem["code"] == "rate_limited"
+        url, headers = asked[0]["uploadUrl"], asked[0]["headers"]
+        assert (await site.http.put(url, content=b"longer than said", headers=headers)).status_code == 400
+        assert (await site.http.put(url, content=b"hello", headers=headers)).status_code == 200
+        assert (await site.http.put(url, content=b"again", headers=headers)).status_code == 409
+        await site.call("POST", f"/api/files/{asked[0]['id']}/complete", token=token)
+        await site.call("POST", "/api/files/presign", body, token=token, status=201)
+
+
+async def test_exports_at_once(
+    database: str, redis_url: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of a user and two of an instance, apart from the pool; what ends, or is hung up, makes room."""
+    begun, go_on = [trio.Event() for _ in range(2)], trio.Event()
+    waiting = list(begun)
+    read = export.Export._sessions
+
+    async def slow(self: export.Export, caller: Caller) -> list[object]:
+        if waiting:
+            waiting.pop(0).set()
+        await go_on.wait()
+        return await read(self, caller)
+
+    monkeypatch.setattr(export.Export, "_sessions", slow)
+    async with open_site(database, redis_url, nursery, pool_size=1) as site:
+        tokens = [(await site.user(name))[1] for name in ("alice", "bob", "carol")]
+
+        async def take(token: str) -> int:
+            headers = {"Authorization": f"Bearer {token}"}
+            answer = await site.http.get("/api/users/me/export", headers=headers, timeout=120)
+            if answer.status_code != 200:
+                assert int(answer.headers["Retry-After"]) == 30
+            return answer.status_code
+
+        async with trio.open_nursery() as hung_up:
+            hung_up.start_soon(take, tokens[0])
+            with trio.fail_after(60):
+                await begun[0].wait()
+            assert await take(tokens[0]) == 429
+            hung_up.start_soon(take, tokens[1])
+            with trio.fail_after(60):
+                await begun[1].wait()
+            assert await take(tokens[2]) == 503
+            assert (await site.call("GET", "/api/users/me", token=tokens[2]))["username"] == "carol"
+            hung_up.cancel_scope.cancel()
+        go_on.set()
+        with trio.fail_after(60):
+            while await take(tokens[0]) != 200 or await take(tokens[2]) != 200:
+                await trio.sleep(0.05)
