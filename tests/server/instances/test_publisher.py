@@ -130,6 +130,16 @@ async def test_people_who_come_and_go(world: World, autojump_clock: MockClock) -
     assert world.cleared == [(ROOM, 1), (BOB, 0)]
 
 
+@pytest.mark.parametrize("way", ["added", "removed"])
+async def test_one_who_comes_or_goes(world: World, autojump_clock: MockClock, way: str) -> None:
+    """Each alone is enough: the instance that the user is on has the change, with no interest in the conversation."""
+    world.present = {BOB: ["b"]}
+    said = change(ROOM, 1, added=(BOB,)) if way == "added" else change(ROOM, 1, removed=(BOB,))
+    world.publisher.publish([said])
+    await trio.sleep(1)
+    assert [(name, entry.changes) for name, entry in world.delivered] == [("b", (said,))]
+
+
 async def test_the_rest(world: World, autojump_clock: MockClock) -> None:
     """Receipts, typing and presence go where the conversation is open."""
     world.interested = {ROOM: ["a"], OTHER: ["a", "b"]}
