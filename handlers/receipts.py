@@ -106,4 +106,4 @@ def parse_status(value: str | int) -> MessageStatus:
 def _told(error: StoreError) -> ChatError:
     if isinstance(error, (Unavailable, Overloaded)):
         return from_store(error)
-    return ChatError("unavailable", "The receipt could not be kept; send it again.")
+    return ChatError("internal", f"The receipt could not be kept: {error}.")

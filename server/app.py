@@ -8,6 +8,7 @@ Sees everything; nothing imports it but the commands. The nurseries say who outl
 """
 
 import gc
+import math
 import os
 import secrets
 import socket
@@ -78,10 +79,12 @@ from server.rooms import Rooms
 from server.sign_in.flow import SignIn
 from server.spans.provider import open_tracing
 from server.strangers import Strangers
+from server.supervisor import PartLost, Run, Supervisor
 from server.teller import Teller
 from server.tls import Certificate
 from server.wheel import Wheel
 from store import sessions
+from store.defects import guard
 from store.errors import StoreError, Unfit
 from store.instances import Instances
 from store.lanes import Lanes
@@ -104,6 +107,8 @@ FIT_WITHIN = 5 * SECONDS  # for the first look at PostgreSQL
 LANES_DRAIN = 10 * SECONDS  # for what was accepted into the lanes before the drain
 STOP_SLACK = 30 * SECONDS  # beyond DRAIN_SECONDS: what the rest of the drain may take when everything is slow
 APPLICATION = "parley"
+# Parts without which no message is accepted or delivered: while one of them is down, the instance is not ready.
+ESSENTIAL = frozenset({"pool", "lanes", "sync", "flusher", "wheel", "poller", "http", "listener", "receipts"})
 
 log = structlog.get_logger("parley.app")
 
@@ -188,6 +193,7 @@ class Process:
             name=name,
             recovery=Recovery(self.rooms, self.teller, self.sync),
         )
+        self.supervisor = Supervisor()
         self.pulse = Pulse()
         self.liveness = self._watched()
         messages = Messages(
@@ -249,6 +255,8 @@ class Process:
             "lanes": self._check_lanes,
             "redis": self._check_redis,
             "lifecycle": self._check_lifecycle,
+            "core": self._check_core,
+            "parts": self._check_parts,
         }
         self.answers = AnswerBudget(of_one=settings.max_user_answer_bytes, of_all=settings.max_answer_bytes)
         self.rest = create_app(
@@ -362,6 +370,16 @@ class Process:
     async def _check_lifecycle(self) -> str | None:
         return "draining" if self.hub.draining else None
 
+    async def _check_core(self) -> str | None:
+        return self._down(essential=True)
+
+    async def _check_parts(self) -> str | None:
+        return self._down(essential=False)
+
+    def _down(self, *, essential: bool) -> str | None:
+        down = sorted(part for part in self.supervisor.down if (part in ESSENTIAL) is essential)
+        return f"failed, and being started again: {', '.join(down)}" if down else None
+
     # -- running ----------------------------------------------------------------------------------
 
     def apply(self, wanted: Settings) -> Difference:
@@ -375,58 +393,69 @@ class Process:
             self.certificate.reload()
         return difference
 
+    def services(self) -> Sequence[tuple[str, Run]]:
+        """Every task that serves the whole process, by the name of its part, in the order of their start. What one
+        member or one party brings about in it is caught by the part's guard (`store.defects`)."""
+        found: list[tuple[str, Run]] = [
+            ("redis", self.redis.run),
+            ("pool", self.pool.run),
+            ("export_pool", self.export_pool.run),
+            ("lanes", self.lanes.run),
+            ("sync", self.sync.run),
+            ("flusher", self.flusher.run),
+            ("wheel", self.wheel.run),
+            ("poller", self.poller.run),
+            ("repairs", self.rooms.run_repairs),
+            ("teller", self.teller.run),
+            ("ephemera", self.ephemera.run),
+            ("presence", self.announcer.run),
+            ("receipts", self.receipts.run),
+            ("link", self.link.run),
+            ("relay", self.relay.run),
+            ("fallbacks", self.fallbacks.run),
+            ("http", self.http.run),
+            ("pulse", self.pulse.run),
+            ("liveness", self.liveness.run),
+            ("partitions", self._keep_partitions),
+            ("logs", logs.report_suppressed),
+        ]
+        if self.read_pool is not None:
+            found.append(("read_pool", self.read_pool.run))
+        if self.keys is not None:
+            found.append(("keys", self.keys.run))
+        if self.certificate is not None:
+            found.append(("certificate", self.certificate.run))
+        return found
+
     async def run(
         self, socks: Sequence[socket.socket], *, stop: trio.Event, hurry: trio.Event, ready: Callable[[], None]
     ) -> None:
         """Serve `socks` until `stop`, then drain (at once when `hurry` is set), then end. Closes them."""
         async with trio.open_nursery() as services:
-            for part in (
-                self.redis.run,
-                self.pool.run,
-                self.export_pool.run,
-                self.lanes.run,
-                self.sync.run,
-                self.flusher.run,
-                self.wheel.run,
-                self.poller.run,
-                self.rooms.run_repairs,
-                self.teller.run,
-                self.ephemera.run,
-                self.announcer.run,
-                self.receipts.run,
-                self.link.run,
-                self.relay.run,
-                self.fallbacks.run,
-                self.http.run,
-                self.pulse.run,
-                self.liveness.run,
-                logs.report_suppressed,
-            ):
-                await services.start(part)
-            if self.read_pool is not None:
-                await services.start(self.read_pool.run)
-            if self.keys is not None:
-                services.start_soon(self.keys.run)
-            if self.certificate is not None:
-                services.start_soon(self.certificate.run)
-            services.start_soon(self._keep_partitions)
+            services.start_soon(_pass_on, self.supervisor.give_up, stop)
+            for part, run in self.services():
+                await services.start(self.supervisor.keep, part, run)
             where, port = place(socks[0])
             name = self.settings.instance or (str(port) if port else Path(where).stem)
             admin = AdminListener(self, self.settings.admin_listen, stop.set, name=name)
-            await services.start(admin.run)
+            await services.start(self.supervisor.keep, "admin", admin.run)
             shared = isinstance(parse_listen(self.settings.listen), str)
             async with trio.open_nursery() as connections:
-                await connections.start(self._listen_to_peers, connections)
+                if self.settings.peer_listen:
+                    peers = partial(self._listen_to_peers, connections)
+                    await connections.start(self.supervisor.keep, "peer_listener", peers)
                 async with trio.open_nursery() as listeners:
                     for sock in socks:
-                        await listeners.start(partial(self.listener.run, shared=shared), sock, connections)
+                        accept = partial(self.listener.run, sock, connections, shared=shared)
+                        await listeners.start(self.supervisor.keep, "listener", accept)
                     ready()
                     await stop.wait()
                     self.hub.draining = True  # not ready from here on
                     listeners.cancel_scope.cancel()
                 for sock in socks:
                     self.listener.close(sock, connections)
-                await self._drain(hurry)
+                with trio.move_on_after(self._longest_drain()):
+                    await self._drain(hurry)
                 self.http.hang_up()
                 connections.cancel_scope.cancel()
             services.cancel_scope.cancel()
@@ -436,9 +465,7 @@ class Process:
     ) -> None:
         """Also during a drain: connections that are still here have requests that come to other instances."""
         where = parse_peer_listen(self.settings.peer_listen)
-        if where is None:
-            task_status.started()
-            return
+        assert where is not None  # else it is not called
         sock = bind(where)
         try:
             host, port = place(sock)
@@ -446,6 +473,10 @@ class Process:
             await self.peer_listener.run(sock, connections, task_status=task_status)
         finally:
             sock.close()
+
+    def _longest_drain(self) -> float:
+        """A drain ends by itself; only not when a part is lost on which its clients' time limits rest."""
+        return math.inf if self.supervisor.lost is None else self.settings.drain_seconds + STOP_SLACK
 
     async def _drain(self, hurry: trio.Event) -> None:
         """Clients are asked to connect elsewhere, what was accepted is committed and answered."""
@@ -469,8 +500,9 @@ class Process:
             await self.publisher.drain()
         await self.link.leave(self.settings.presence_grace)
 
-    async def _keep_partitions(self) -> None:
+    async def _keep_partitions(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Next months' partitions are made long before they are needed; a failure is only worth a line."""
+        task_status.started()
         while True:
             try:
                 async with self.pool.connection() as conn:
@@ -478,8 +510,16 @@ class Process:
             except StoreError as error:
                 log.warning("partitions_not_checked", reason=str(error), advice="it is tried again by itself")
                 await trio.sleep(PARTITION_RETRY)
+            except Exception as error:  # there are months in which to mend it
+                guard("partitions").caught(error, "partitions_not_checked")
+                await trio.sleep(PARTITION_RETRY)
             else:
                 await trio.sleep(PARTITION_PERIOD)
+
+
+async def _pass_on(event: trio.Event, other: trio.Event) -> None:
+    await event.wait()
+    other.set()
 
 
 async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
@@ -553,6 +593,8 @@ async def serve(
             if tracing is not None:
                 await tracing.aclose()
             nursery.cancel_scope.cancel()
+        if process.supervisor.lost is not None:
+            raise PartLost(f"the part {process.supervisor.lost} could not be kept running; see `part_lost` in the log")
     finally:
         notices.close()
         for sock in socks:

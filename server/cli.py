@@ -39,13 +39,14 @@ def fail(message: str, code: int = FAILED) -> NoReturn:
 def told() -> Iterator[None]:
     """What users can get wrong ends in one line each, never in a traceback."""
     from server.config import ConfigError  # noqa: PLC0415
+    from server.supervisor import PartLost  # noqa: PLC0415
     from store.errors import StoreError  # noqa: PLC0415
 
     try:
         yield
     except ConfigError as error:
         fail("the configuration cannot be used:\n  " + str(error).replace("\n", "\n  "), MISUSED)
-    except StoreError as error:
+    except (StoreError, PartLost) as error:
         fail(str(error))
     except OSError as error:
         fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")

@@ -14,6 +14,9 @@ from server.hub.encoding import Encoding
 from server.outbox import Flusher, Verdict
 from server.room import Subscriber
 from server.rooms import Rooms
+from store.defects import guard
+
+_guard = guard("ephemera")
 
 STEP = 1000  # things told in one scheduler step, to whomever: some 3 ms
 
@@ -39,7 +42,10 @@ class Crier:
         frames: dict[Encoding, dict[int, bytes]] = {}
         for session, numbers in audience.items():
             if session.rooms:
-                self._say(session, news, numbers, frames)
+                try:
+                    self._say(session, news, numbers, frames)
+                except Exception as error:  # of this connection: it hears less, as it would if it read slowly
+                    _guard.caught(error)
                 await self._pause(len(numbers))
 
     async def _audience(self, news: Sequence[News]) -> dict[Subscriber, list[int]]:

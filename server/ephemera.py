@@ -16,6 +16,7 @@ from msgspec import Struct
 from handlers.model import StatusUpdate, TypingUpdate, UserStatusUpdate
 from server.crier import News
 from server.rooms import Rooms
+from store.defects import divided, guard
 from store.entries import Receipt, Seen, Typing, merged
 from store.model import Message, MessageStatus
 
@@ -28,6 +29,8 @@ REPEAT = 2.0  # seconds after which others are told again that somebody still ty
 MAX_TYPING = 20  # people of one conversation of whom it is told in a tick that they began or stopped typing
 MAX_TURNED = 1000  # of all conversations, likewise
 SLACK = 1.0  # seconds more that another instance waits for the next word
+
+_guard = guard("ephemera")
 
 UPDATED, STARTED, STOPPED, SHOWN = (
     "MessageStatusUpdated",
@@ -152,12 +155,19 @@ class Ephemera:
             if not self._receipts and not self._typists and not self._seen and not self._turned:
                 self._wake = trio.Event()
                 await self._wake.wait()
-            self._forget()
-            now = trio.current_time()
-            for key in [key for key, typist in self._typists.items() if typist.expires_at <= now]:
-                self._stop(key, is_here=False)  # other instances know by themselves
-            await self._crier.tell([*self._take_typing(now), *self._take_receipts(), *self._take_seen()])
+            try:
+                await self._tick()
+            except Exception as error:  # what was in this tick is not kept anyway
+                _guard.caught(error)
             await trio.sleep(TICK)
+
+    async def _tick(self) -> None:
+        self._forget()
+        now = trio.current_time()
+        for key in [key for key, typist in self._typists.items() if typist.expires_at <= now]:
+            self._stop(key, is_here=False)  # other instances know by themselves
+        news = [*self._take_typing(now), *self._take_receipts(), *self._take_seen()]
+        await divided(_guard, news, self._crier.tell, lambda one, reference: None)
 
     def _take_typing(self, now: float) -> list[News]:
         """However often somebody began and stopped in a tick: the last of it, and nothing when that is known."""

@@ -14,6 +14,7 @@ import structlog
 import trio
 
 from handlers.errors import ChatError
+from store.defects import guard
 from store.reasons import cut, reason
 
 REFRESH = 300.0  # seconds between background refreshes
@@ -26,6 +27,8 @@ ALGORITHMS = frozenset({"RS256", "ES256", "EdDSA"})
 
 # Of the way to the provider, and of what it sent: whatever that is, it costs no more than the keys that were in it.
 _FAULTS = (httpx.HTTPError, httpx.InvalidURL, trio.TooSlowError, ValueError, KeyError, TypeError, RecursionError)
+
+_guard = guard("keys")
 
 log = structlog.get_logger("parley.jwks")
 
@@ -109,9 +112,12 @@ class KeySet:
         """Refresh in the background, so that rotated keys are known before they are needed."""
         task_status.started()
         while True:
-            async with self._lock:
-                await self._fetch()
-                self._expire()
+            try:
+                async with self._lock:
+                    await self._fetch()
+                    self._expire()
+            except Exception as error:  # the keys that we have stay good
+                _guard.caught(error, url=self._url)
             await trio.sleep(REFRESH)
 
 

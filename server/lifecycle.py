@@ -12,8 +12,11 @@ import trio
 
 from server.config import ConfigError
 from server.notices import Notices
+from store.defects import guard
 
 RELOADED_SHOWN = 60.0  # seconds for which the status shows what a reload did
+
+_guard = guard("lifecycle")
 
 log = structlog.get_logger("parley.lifecycle")
 
@@ -61,6 +64,8 @@ class Lifecycle:
         except ConfigError as error:
             self._reloaded = "refused: the configuration cannot be used"
             log.error("reload_refused", reason=str(error), advice="what was configured before stays in use")
+        except Exception as error:
+            self._reloaded = f"failed, reference {_guard.caught(error, 'reload_failed')}"
         self._shown_until = trio.current_time() + RELOADED_SHOWN
         if self._is_ready:
             self._notices.ready()

@@ -24,6 +24,7 @@ from server.http_head import BadRequest, Head
 from server.inherited import inherited
 from server.strangers import Stranger, Strangers
 from server.tls import Certificate, TlsSocket, TlsStream
+from store.defects import guard
 
 BACKLOG = 4096
 ACCEPT_BATCH = 64  # accepted in one scheduler step
@@ -48,6 +49,8 @@ _TASK_NAME = "connection"  # one string for all of them
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 AnySocket = socket.socket | TlsSocket
+
+_guard = guard("connections")
 
 log = structlog.get_logger("parley.listener")
 
@@ -313,8 +316,8 @@ class Listener:
             await _refuse(client, next(_leaves(refused)))
         except* OSError:
             pass  # the peer went away; its connection has logged it
-        except* Exception:
-            log.exception("connection_failed")
+        except* Exception as group:
+            _guard.caught(group, "connection_failed", address=peer(client))
         finally:
             self.open -= 1
             stranger.leave()

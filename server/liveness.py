@@ -10,9 +10,12 @@ from collections.abc import Callable
 import trio
 
 from server.pulse import Pulse
+from store.defects import guard
 
 LOOK = 1.0  # seconds between looks
 MAX_LAG = 5.0  # seconds by which several beats in a row are late: clients are timed out by then
+
+_guard = guard("liveness")
 
 Progress = Callable[[], int | None]  # a number that changes while the part works; None while there is nothing to do
 
@@ -49,7 +52,10 @@ class Liveness:
         while True:
             await trio.sleep(LOOK)
             for part in self._parts.values():
-                part.look()
+                try:
+                    part.look()
+                except Exception as error:
+                    _guard.caught(error)
 
     def verdict(self) -> str | None:
         """None while the process is alive, else what hangs. Cheap; never waits.

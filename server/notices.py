@@ -12,8 +12,12 @@ from collections.abc import Callable, Mapping
 import structlog
 import trio
 
+from store.defects import guard
+
 BEATS = 2  # watchdog notices in one watchdog period, as sd_watchdog_enabled(3) advises
 STATUS_PERIOD = 5.0  # seconds between looks at the status where no watchdog asks for more
+
+_guard = guard("notices")
 
 log = structlog.get_logger("parley.notices")
 
@@ -58,7 +62,11 @@ class Notices:
             return
         period = self.watchdog_seconds / BEATS if self.watchdog_seconds else STATUS_PERIOD
         while True:
-            complaint = verdict()
+            try:
+                complaint = verdict()
+            except Exception as error:  # no reason to start it again
+                _guard.caught(error)
+                complaint = None
             if complaint is not None:
                 log.error("hung", reason=complaint, advice="the watchdog is not fed: the manager starts us again")
                 self.say(f"hung: {complaint}")

@@ -13,10 +13,13 @@ import enum
 import trio
 
 from server.hub.encoding import Encoding
+from store.defects import guard
 
 SHED_AT = 0.5  # of the limit: from here on ephemeral frames (typing, presence) are dropped
 RESUME_AT = 0.25  # of the limit: drained to here, a lagging reader is caught up again
 FLUSH_CHUNK = 1024  # sends in one scheduler step: about 6 ms, the longest the loop is held
+
+_guard = guard("flusher")
 
 
 class Verdict(enum.Enum):
@@ -90,6 +93,10 @@ class Outbox:
         """Send what waits without waiting; what is not taken stays queued (carrier's work)."""
         raise NotImplementedError
 
+    def abort(self, why: str) -> None:
+        """End the connection now, without a word (carrier's work)."""
+        raise NotImplementedError
+
     def traffic(self) -> dict[str, object]:
         """What the carrier can say for the log when it ends: code, bytes_in, bytes_out."""
         return {}
@@ -119,8 +126,14 @@ class Flusher:
 
     def _flush_some(self) -> None:
         batch, self.dirty = self.dirty[:FLUSH_CHUNK], self.dirty[FLUSH_CHUNK:]
-        for outbox in batch:
-            outbox.flush()
+        rest = iter(batch)
+        while True:
+            try:
+                for outbox in rest:
+                    outbox.flush()
+                return
+            except Exception as error:  # one member's defect: it pays, the others behind it are flushed
+                _abort(outbox, _guard.caught(error))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         task_status.started()
@@ -130,3 +143,10 @@ class Flusher:
             while self.dirty:
                 self._flush_some()
                 await trio.lowlevel.checkpoint()
+
+
+def _abort(outbox: Outbox, reference: str) -> None:
+    try:
+        outbox.abort(f"internal: a defect in sending to it, reference {reference}")
+    except Exception as error:
+        _guard.caught(error)

@@ -7,9 +7,12 @@ idle connection. What readiness means is the member's business: its reader and w
 """
 
 import select
+from collections.abc import Iterable
 from typing import Final, Protocol
 
 import trio
+
+from store.defects import guard
 
 MAX_EVENTS = 512  # taken in one scheduler step
 WRITABLE: Final = select.EPOLLOUT | select.EPOLLERR | select.EPOLLHUP
@@ -17,10 +20,15 @@ READABLE: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLERR | select.
 ENDED: Final = select.EPOLLRDHUP | select.EPOLLERR | select.EPOLLHUP  # no new edge may follow: read to the end
 _EVERYTHING = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 
+_guard = guard("poller")
+
 
 class Ready(Protocol):
     def on_ready(self, events: int) -> None:
-        """The socket has become readable, writable, or has ended. Must not wait, nor raise."""
+        """The socket has become readable, writable, or has ended. Must not wait."""
+
+    def abort(self, why: str) -> None:
+        """There is a defect in it: it ends."""
 
 
 class Poller:
@@ -41,12 +49,36 @@ class Poller:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Wake members for as long as this is not cancelled."""
-        members = self._members
+        if self._epoll.closed:
+            self._reopen()
         with self._epoll as epoll:
             task_status.started()
             while True:
                 await trio.lowlevel.wait_readable(epoll)
-                for number, events in epoll.poll(0, MAX_EVENTS):
+                self._wake(epoll.poll(0, MAX_EVENTS))
+
+    def _wake(self, ready: Iterable[tuple[int, int]]) -> None:
+        members = self._members
+        rest = iter(ready)
+        while True:
+            try:
+                for number, events in rest:
                     member = members.get(number)
                     if member is not None:
                         member.on_ready(events)
+                return
+            except Exception as error:  # one member's defect: it pays, the others behind it are woken
+                self._give_up(members.get(number), _guard.caught(error))
+
+    def _give_up(self, member: Ready | None, reference: str) -> None:
+        try:
+            if member is not None:
+                member.abort(f"internal: a defect in its wakening, reference {reference}")
+        except Exception as error:
+            _guard.caught(error)
+
+    def _reopen(self) -> None:
+        """After this part has failed: the kernel tells again what is ready."""
+        self._epoll = select.epoll()
+        for number in self._members:
+            self._epoll.register(number, _EVERYTHING)

@@ -7,7 +7,7 @@ Two instances may tell of the same user at once, and the older word might come l
 once more in the next round, and told again if it is not true any more: the last word is then the true one.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from uuid import UUID
 
 import structlog
@@ -16,6 +16,7 @@ import trio
 from handlers.presence import Presence
 from server.ephemera import Ephemera
 from server.rooms import Rooms
+from store.defects import divided, guard
 from store.entries import Seen
 from store.errors import StoreError
 from store.instances import Instances
@@ -23,6 +24,8 @@ from store.instances import Instances
 ROUND = 0.1  # seconds between rounds: what happens meanwhile is told together
 MAX_ROUND = 500  # users told of in one
 RETRY = 1.0  # seconds, while PostgreSQL or Redis is out of reach
+
+_guard = guard("presence")
 
 log = structlog.get_logger("parley.presence")
 
@@ -84,23 +87,33 @@ class Announcer:
                 await trio.sleep(RETRY)
 
     async def _round(self) -> None:
+        """Raises StoreError; nothing is forgotten then."""
         moved = dict(list(self._moved.items())[:MAX_ROUND])
         for user_id in moved:
             del self._moved[user_id]
         told, self._told = self._told, {}
+
+        async def evaluate(user_ids: Sequence[UUID]) -> None:
+            await self._evaluate(user_ids, moved, told)
+
+        def refuse(user_id: UUID, reference: str) -> None:
+            self._gone.discard(user_id)
+
         try:
-            user_ids = moved.keys() | told.keys()
-            gone = self._gone & user_ids
-            if gone:
-                await self._presence.keep_last_seen(gone)
-                self._gone -= gone
-            found = await self._presence.seen(user_ids, await self.online(user_ids), moved)
+            await divided(_guard, list(moved.keys() | told.keys()), evaluate, refuse)
         except StoreError:
             for user_id, always in {**dict.fromkeys(told, False), **moved}.items():
                 self._moved[user_id] = self._moved.get(user_id, False) or always
             raise
+
+    async def _evaluate(self, user_ids: Sequence[UUID], moved: dict[UUID, bool], told: dict[UUID, Seen]) -> None:
+        gone = self._gone.intersection(user_ids)
+        if gone:
+            await self._presence.keep_last_seen(gone)
+            self._gone -= gone
+        found = await self._presence.seen(user_ids, await self.online(user_ids), moved)
         news = [seen for seen in found if moved.get(seen.user_id) or _differs(told.get(seen.user_id), seen)]
-        self._told = {seen.user_id: seen for seen in news}
+        self._told |= {seen.user_id: seen for seen in news}
         self._ephemera.show(news)
 
 

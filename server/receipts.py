@@ -13,6 +13,7 @@ from uuid import UUID
 
 import trio
 
+from store.defects import divided, guard
 from store.entries import Receipt, merged
 from store.errors import Overloaded, StoreError, Unavailable
 from store.histogram import Histogram
@@ -31,6 +32,8 @@ MAX_WAITING = 50_000  # members with a receipt that is not durable yet
 Done = Callable[[StoreError | None], None]
 Key = tuple[UUID, UUID]
 
+_guard = guard("receipts")
+
 
 class Told(Protocol):
     """Who tells people (`server.ephemera`)."""
@@ -47,7 +50,7 @@ class ReceiptWriter:
         self._told = told
         self._consumer = consumer
         self._waiting: dict[Key, Receipt] = {}
-        self._callers: list[Done] = []
+        self._callers: dict[Key, list[Done]] = {}
         self._wake = trio.Event()
         self._appended = trio.Event()
         self._keeping = False
@@ -66,7 +69,7 @@ class ReceiptWriter:
             raise Overloaded("too many receipts wait to be kept")
         self._waiting[key] = receipt if known is None else merged(known, receipt)
         if done is not None:
-            self._callers.append(done)
+            self._callers.setdefault(key, []).append(done)
         self._wake.set()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -78,29 +81,37 @@ class ReceiptWriter:
                 while True:
                     await self._wake.wait()
                     self._wake = trio.Event()
-                    receipts, self._waiting = list(self._waiting.values()), {}
-                    callers, self._callers = self._callers, []
-                    await self._keep(receipts, callers)
+                    await self._keep()
         finally:
-            _answer(self._callers, Unavailable("the server is shutting down"))
+            callers, self._callers = self._callers, {}
+            _answer(callers, callers, Unavailable("the server is shutting down"))
 
-    async def _keep(self, receipts: Sequence[Receipt], callers: Sequence[Done]) -> None:
-        error: StoreError | None = Unavailable("the server is shutting down")
+    async def _keep(self) -> None:
+        """What waits now, and its callers are answered: each once, whatever happens."""
+        receipts, self._waiting = list(self._waiting.values()), {}
+        callers, self._callers = self._callers, {}
+        error: StoreError = Unavailable("the server is shutting down")
         self._keeping, self._kept = True, trio.Event()
-        try:
+
+        async def append(some: Sequence[Receipt]) -> None:
             try:
-                await self._streams.append(receipts)
+                await self._streams.append(some)
                 self._appended.set()
             except Unavailable:
-                await self._write(receipts)
-            error = None
+                await self._write(some)
+            self.accepted += _answer(callers, map(_key, some), None)
+
+        def refuse(receipt: Receipt, reference: str) -> None:
+            _answer(callers, (_key(receipt),), StoreError(f"a defect, reference {reference}"))
+
+        try:
+            await divided(_guard, receipts, append, refuse)
         except StoreError as raised:
             error = raised
         finally:
-            self.accepted += len(callers) if error is None else 0
             self._keeping = False
             self._kept.set()
-            _answer(callers, error)
+            _answer(callers, list(callers), error)
 
     async def count_waiting(self) -> int:
         """Entries of all instances that are not in PostgreSQL yet. Raises Unavailable."""
@@ -141,6 +152,9 @@ class ReceiptWriter:
                 prepared = False  # the streams may be gone with Redis' data
                 self.outage.failed(str(error))
                 await trio.sleep(RETRY)
+            except Exception as error:  # not of a receipt: what was taken is tried again
+                _guard.caught(error)
+                await trio.sleep(RETRY)
             await trio.sleep(ROUND)
             if not found:
                 with trio.move_on_after(IDLE):
@@ -148,7 +162,8 @@ class ReceiptWriter:
 
     async def _settle(self, taken: Sequence[Taken]) -> None:
         if taken:
-            await self._write([receipt for entry in taken for receipt in entry.receipts])
+            receipts = [receipt for entry in taken for receipt in entry.receipts]
+            await divided(_guard, receipts, self._write, lambda receipt, reference: None)
             await self._streams.finish(taken)
             oldest = min(int(entry.ids[0].partition(b"-")[0]) for entry in taken)
             self.delays.observe(max(0.0, time.time() - oldest / 1000))
@@ -166,7 +181,10 @@ class ReceiptWriter:
             moved = await write_receipts(conn, furthest.values())
         self.written += len(moved)
         at = now_timestamp()
-        self._told.tell_receipts([_news(one, at) for one in moved])
+        try:
+            self._told.tell_receipts([_news(one, at) for one in moved])
+        except Exception as error:  # it is written; live, it is told with the next one
+            _guard.caught(error)
 
 
 def _news(moved: Moved, at: str) -> Receipt:
@@ -180,6 +198,18 @@ def _news(moved: Moved, at: str) -> Receipt:
     )
 
 
-def _answer(callers: Iterable[Done], error: StoreError | None) -> None:
-    for done in callers:
-        done(error)
+def _key(receipt: Receipt) -> Key:
+    return receipt.conversation_id, receipt.user_id
+
+
+def _answer(callers: dict[Key, list[Done]], keys: Iterable[Key], error: StoreError | None) -> int:
+    """Tell those who wait for these. Returns how many they were."""
+    answered = 0
+    for key in list(keys):
+        for done in callers.pop(key, ()):
+            answered += 1
+            try:
+                done(error)
+            except Exception as defect:  # the caller's: the others are answered all the same
+                _guard.caught(defect)
+    return answered

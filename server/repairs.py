@@ -11,6 +11,7 @@ import trio
 
 from server.outbox import Flusher
 from server.room import History, Room, Wanted
+from store.defects import guard
 from store.errors import StoreError
 from store.model import Change, MessageType
 from store.outage import Outage
@@ -21,6 +22,8 @@ REPAIR_PAGE = 200  # changes fetched at once to fill a hole
 REPAIR_BYTES = 1024 * 1024
 REPAIRS = 4  # holes being fetched at once
 CHECKED = 1000  # heads compared with one query
+
+_guard = guard("repairs")
 
 
 class Repairs:
@@ -103,6 +106,9 @@ class Repairs:
                 complete = room.next_seq is not None and await self._fetch_hole(room)
         except StoreError as error:
             self.outage.failed(str(error), conversation=str(room.conversation_id))
+            complete = False
+        except Exception as error:  # of this room: the others are repaired
+            _guard.caught(error, conversation=str(room.conversation_id))
             complete = False
         else:
             self.outage.over()

@@ -73,6 +73,9 @@ class Subscriber(Protocol):
     def disconnect(self, code: str, sentence: str) -> None:
         """Close for good."""
 
+    def give_up(self, reference: str) -> None:
+        """There was a defect in what is done for it: close; its client may connect again. Never raises."""
+
 
 class Room:
     """A conversation in this process: who is attached, and the next seq it expects (None while opening)."""

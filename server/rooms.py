@@ -16,16 +16,20 @@ from uuid import UUID
 import trio
 
 from handlers.errors import ChatError
+from handlers.model import Resync
 from server.hub.encoding import Encoding
 from server.outbox import Flusher, Verdict
 from server.repairs import REPAIR_DELAY, Repairs
 from server.room import Cursors, History, Room, Subscriber, Teller, Wanted
+from store.defects import guard
 from store.entries import Dismissal
 from store.model import Change, MessageType
 
 MAX_TOLD = 200  # users here who are told of a change of members or title, each with her own view; more see it in order
 REMOVED = "ConversationRemoved"
 SYSTEM = MessageType.SYSTEM
+
+_guard = guard("rooms")
 
 
 class Rooms(Repairs):
@@ -177,13 +181,30 @@ class Rooms(Repairs):
 
     def publish(self, changes: Sequence[Change]) -> None:
         """Deliver committed changes to those who have their conversations open here. Never waits."""
-        for change in changes:
-            room = self._rooms.get(change.conversation_id)
-            if room is not None:
-                self._receive(room, change)
-            elif change.added or change.removed or change.dissolved:
-                self._change_members(None, change)
+        rest = iter(changes)
+        while True:
+            try:
+                for change in rest:
+                    room = self._rooms.get(change.conversation_id)
+                    if room is not None:
+                        self._receive(room, change)
+                    elif change.added or change.removed or change.dissolved:
+                        self._change_members(None, change)
+                break
+            except Exception as error:  # one change's defect: its room is read from the database, the others go on
+                _guard.caught(error, conversation=str(change.conversation_id))
+                self._restore(change)
         self._flusher.flush()
+
+    def _restore(self, change: Change) -> None:
+        """Something went wrong with this change, somewhere: PostgreSQL knows what is true."""
+        try:
+            self.doubt((change.conversation_id,))
+            for user_id in (*change.added, *change.removed):
+                if self.teller is not None and user_id in self._sessions:
+                    self.teller.recheck(change.conversation_id, user_id)
+        except Exception as error:
+            _guard.caught(error, conversation=str(change.conversation_id))
 
     def _receive(self, room: Room, change: Change) -> None:
         if room.next_seq is None:
@@ -223,19 +244,34 @@ class Rooms(Repairs):
         mark = self._flusher.dirty.append
         encoding: Encoding | None = None
         frame = b""
-        for session, outbox in room.attached.items():
-            if outbox.encoding is not encoding:
-                encoding = outbox.encoding
-                frame = frames.get(encoding) or encoding.change(change, created=change.created)
-                frames[encoding] = frame
-            if outbox.first is None:
-                outbox.first = frame
-                mark(outbox)
-            elif outbox.offer(frame) is Verdict.LAGGING:
-                lagging.append(session)
+        members = iter(room.attached.items())
+        faulty = None
+        while True:
+            try:
+                for session, outbox in members:
+                    if outbox.encoding is not encoding:
+                        encoding = outbox.encoding
+                        frame = frames.get(encoding) or _encoded(encoding, change)
+                        frames[encoding] = frame
+                    if outbox.first is None:
+                        outbox.first = frame
+                        mark(outbox)
+                    elif outbox.offer(frame) is Verdict.LAGGING:
+                        lagging.append(session)
+                break
+            except Exception as error:  # one member's defect: it pays, and those behind it get the change
+                faulty = faulty or []
+                reference = _guard.caught(error, conversation=str(room.conversation_id))
+                faulty.append((session, reference))
+                if len(faulty) > len(room.attached):  # it is not the members: nobody may miss it without a word
+                    faulty = [(session, reference) for session in room.attached]
+                    break
         self.delivered += len(room.attached)
         if lagging:
             self._detach(lagging)  # before next_seq moves: their cursors must stay below this change
+        if faulty:
+            for session, reference in faulty:
+                session.give_up(reference)
         room.next_seq = change.seq + 1
         if room.repaired is not None:
             room.repaired.add(change.message.id)
@@ -244,7 +280,11 @@ class Rooms(Repairs):
         if change.catches_up and self.cursors is not None:
             self.cursors.sent(change.message)
         if change.message.type is SYSTEM:
-            self._announced(room, change)
+            try:
+                self._announced(room, change)
+            except Exception as error:  # the change is delivered: what it means for its members is found out anew
+                _guard.caught(error, conversation=str(room.conversation_id))
+                self._restore(change)
 
     def _announced(self, room: Room, change: Change) -> None:
         """Members or title have changed: act on it, and tell those who are here."""
@@ -348,34 +388,60 @@ class Rooms(Repairs):
     def _notify(self, sessions: Iterable[Subscriber], event: str, arguments: tuple[object, ...]) -> None:
         frames: dict[Encoding, bytes] = {}
         lagging = []
-        for session in sessions:
-            if session.outbox.first is None:
-                self._flusher.mark(session.outbox)
-            if session.outbox.offer(_frame(frames, session, event, arguments)) is Verdict.LAGGING:
-                lagging.append(session)
+        for session in tuple(sessions):
+            try:
+                if session.outbox.first is None:
+                    self._flusher.mark(session.outbox)
+                if session.outbox.offer(_frame(frames, session, event, arguments)) is Verdict.LAGGING:
+                    lagging.append(session)
+            except Exception as error:
+                session.give_up(_guard.caught(error, said=event))
         self._detach(lagging)
         self._flusher.flush()
 
     def _detach(self, lagging: Collection[Subscriber]) -> None:
         self.lagged += len(lagging)
         for session in lagging:
-            session.lag()
+            try:
+                session.lag()
+            except Exception as error:
+                session.give_up(_guard.caught(error))
 
     def _whisper(self, sessions: Iterable[Subscriber], event: str, arguments: tuple[object, ...]) -> None:
         """What does not fit is shed, and nobody is the worse for it. Flushed in the next step: often more follows."""
         frames: dict[Encoding, bytes] = {}
         for session in sessions:
-            if session.outbox.first is None:
-                self._flusher.mark(session.outbox)
-            verdict = session.outbox.offer(_frame(frames, session, event, arguments), ephemeral=True)
-            if verdict is Verdict.SHED:
-                self.shed += 1
+            try:
+                if session.outbox.first is None:
+                    self._flusher.mark(session.outbox)
+                verdict = session.outbox.offer(_frame(frames, session, event, arguments), ephemeral=True)
+                if verdict is Verdict.SHED:
+                    self.shed += 1
+            except Exception as error:
+                _guard.caught(error, said=event)  # nobody is the worse for it: it is ephemeral
+
+    def give_up(self, user_id: UUID, reference: str) -> None:
+        """End all connections of a user here, for a defect; clients may connect again, and then see what is true."""
+        for session in self.sessions_of(user_id):
+            session.give_up(reference)
 
     def dismiss(self, dismissal: Dismissal) -> None:
         """Close the connections here that it names, for good."""
         for session in self.sessions_of(dismissal.user_id):
             if dismissal.session_id in (None, session.caller.session_id):
-                session.disconnect("unauthenticated", dismissal.sentence)
+                try:
+                    session.disconnect("unauthenticated", dismissal.sentence)
+                except Exception as error:
+                    session.give_up(_guard.caught(error))
+
+
+def _encoded(encoding: Encoding, change: Change) -> bytes:
+    """The change; should it be one that cannot be written, the word that something is missing (P4)."""
+    try:
+        return encoding.change(change, created=change.created)
+    except Exception as error:
+        _guard.caught(error, conversation=str(change.conversation_id), seq=change.seq)
+        return encoding.event("Resync", (Resync(conversation_id=change.conversation_id, last_seq=change.seq),))
 
 
 def _frame(frames: dict[Encoding, bytes], session: Subscriber, event: str, arguments: tuple[object, ...]) -> bytes:

@@ -6,13 +6,14 @@ fault. Also settles doubts about who is a member (`recheck`), which come up when
 us.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Protocol
 from uuid import UUID
 
 import trio
 
 from server.rooms import Rooms
+from store.defects import divided, guard
 from store.errors import StoreError
 from store.model import Conversation
 from store.outage import Outage
@@ -21,6 +22,8 @@ CHANGED = "ConversationChanged"
 RETRY = 1.0  # seconds, while PostgreSQL is out of reach
 STEP = 25  # users read and told at once, with up to 100 members in the view of each: a few milliseconds
 MAX_TRIES = 30  # then nobody needs to be told any more
+
+_guard = guard("teller")
 
 
 class Views(Protocol):
@@ -64,7 +67,7 @@ class Teller:
             conversation_id = next(iter(self._waiting))
             user_ids = self._take(conversation_id)
             try:
-                views = await self._views.views(conversation_id, user_ids)
+                await self._tell_all(conversation_id, user_ids)
             except StoreError as error:
                 tries += 1
                 if tries < MAX_TRIES:
@@ -72,11 +75,24 @@ class Teller:
                 else:
                     self.outage.failed(str(error), conversation=str(conversation_id))
                 await trio.sleep(RETRY)
-                continue
-            tries = 0
-            self.outage.over()
-            for user_id in user_ids:
+            else:
+                tries = 0
+                self.outage.over()
+
+    async def _tell_all(self, conversation_id: UUID, user_ids: Collection[UUID]) -> None:
+        """Raises StoreError. Who may not be a member any more, and a defect hides it, is not left attached."""
+
+        async def tell(some: Sequence[UUID]) -> None:
+            views = await self._views.views(conversation_id, some)
+            for user_id in some:
                 self._tell(conversation_id, user_id, views.get(user_id))
+
+        def refuse(user_id: UUID, reference: str) -> None:
+            if (conversation_id, user_id) in self._doubts:
+                self._doubts.discard((conversation_id, user_id))
+                self._rooms.give_up(user_id, reference)
+
+        await divided(_guard, list(user_ids), tell, refuse)
 
     def _take(self, conversation_id: UUID) -> set[UUID]:
         """Some of those who wait, so that others get their turn: each view is encoded by itself."""

@@ -16,12 +16,15 @@ import trio
 from cryptography import x509
 
 from server.config import SECONDS, ConfigError
+from store.defects import guard
 
 LOOK_PERIOD = 2 * SECONDS  # between looks at the files; a change is believed when two looks have seen the same
 RECORD = 16384  # bytes of the longest TLS record (RFC 8446, 5.1)
 
 _MUST_WAIT = (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError)
 Stamp = tuple[tuple[int, int, int], ...]  # of both files
+
+_guard = guard("certificate")
 
 log = structlog.get_logger("parley.tls")
 
@@ -87,7 +90,10 @@ class Certificate:
         task_status.started()
         while True:
             await trio.sleep(LOOK_PERIOD)
-            self.look()
+            try:
+                self.look()
+            except Exception as error:  # the pair that we have stays in use
+                _guard.caught(error)
 
     def _stamp(self) -> Stamp:
         found = []

@@ -8,11 +8,13 @@ and a deadline per connection would cost ten times the memory.
 from collections import defaultdict
 from typing import Protocol
 
-import structlog
 import trio
 
+from store.defects import guard
+
 TICK = 0.25  # seconds; every timeout is late by up to one tick
-log = structlog.get_logger("parley.wheel")
+
+_guard = guard("wheel")
 
 
 class Due(Protocol):
@@ -22,6 +24,9 @@ class Due(Protocol):
 
     def on_due(self, now: float) -> float | None:
         """Called when due. Returns the next time (monotonic seconds), or None to leave the wheel."""
+
+    def abort(self, why: str) -> None:
+        """It cannot be asked: there is a defect in it. It ends, as nothing would ever time it out."""
 
 
 class Wheel:
@@ -65,11 +70,17 @@ class Wheel:
     def _ask(self, member: Due) -> None:
         try:
             when = member.on_due(self.now)
-        except Exception:  # a defect in one member must not stop everybody's timeouts
-            log.exception("timeout_failed", member=repr(member))
+        except Exception as error:  # a defect in one member must not stop everybody's timeouts
+            self._give_up(member, _guard.caught(error, kind=type(member).__name__))
             return
         if when is not None:
             self.schedule(member, when)
+
+    def _give_up(self, member: Due, reference: str) -> None:
+        try:
+            member.abort(f"internal: a defect in its timeouts, reference {reference}")
+        except Exception as error:
+            _guard.caught(error, kind=type(member).__name__)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         task_status.started()

@@ -6,17 +6,20 @@ own. Knows nothing of what is looked up.
 """
 
 import copy
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 import trio
 
-from store.errors import StoreError
+from store.defects import divided, guard
+from store.errors import StoreError, Unavailable
 
 K = TypeVar("K")
 V = TypeVar("V")
 
 WORKERS = 2  # queries under way at once
+_guard = guard("sync")
+
 MAX_KEYS = 2000  # in one query; one request is never divided
 
 
@@ -61,19 +64,21 @@ class Gather(Generic[K, V]):
         while True:
             while not self._waiting:
                 await self._idle.park()
-            batch, keys = self._take()
+            batch = self._take()
             try:
-                found = await self._fetch(keys)
+                await divided(_guard, batch, self._answer, _refuse)
             except StoreError as error:
-                for request in batch:
-                    request.error = error
-                    request.done.set()
-                continue
-            for request in batch:
-                request.found = {key: found[key] for key in request.keys if key in found}
-                request.done.set()
+                _fail(batch, error)
+            finally:
+                _fail(batch, Unavailable("the server is shutting down"))  # no more than was left without an answer
 
-    def _take(self) -> tuple[list[_Request[K, V]], set[K]]:
+    async def _answer(self, batch: Sequence[_Request[K, V]]) -> None:
+        found = await self._fetch({key for request in batch for key in request.keys})
+        for request in batch:
+            request.found = {key: found[key] for key in request.keys if key in found}
+            request.done.set()
+
+    def _take(self) -> list[_Request[K, V]]:
         batch: list[_Request[K, V]] = []
         keys: set[K] = set()
         for request in self._waiting:
@@ -82,4 +87,15 @@ class Gather(Generic[K, V]):
             batch.append(request)
             keys.update(request.keys)
         del self._waiting[: len(batch)]
-        return batch, keys
+        return batch
+
+
+def _fail(batch: Iterable[_Request[K, V]], error: StoreError) -> None:
+    for request in batch:
+        if not request.done.is_set():
+            request.error = error
+            request.done.set()
+
+
+def _refuse(request: _Request[K, V], reference: str) -> None:
+    _fail((request,), StoreError(f"a defect, reference {reference}"))

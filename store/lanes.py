@@ -27,6 +27,7 @@ from msgspec import Struct
 
 from store import batch, queries
 from store.batch import OutcomeUnknown, Row
+from store.defects import guard
 from store.errors import Overloaded, StoreError, Unavailable, Unfit
 from store.histogram import Histogram
 from store.ids import timestamp
@@ -54,6 +55,8 @@ ACCEPTED, DOUBLE = 0, 1
 REFUSALS = {2: "no_conversation", 3: "not_a_member", 4: "muted", 5: "no_reply_target", 6: "no_file"}
 SENT = MessageStatus.SENT
 REJECTED = (psycopg.DataError, psycopg.IntegrityError, UnicodeEncodeError)  # the message is at fault
+
+_guard = guard("lanes")
 
 log = structlog.get_logger("parley.lanes")
 
@@ -140,6 +143,7 @@ class Lanes:
 
         Ready when each lane has looked whether it can write, or for LOOK_WITHIN in vain.
         """
+        self._closed = False
         try:
             async with trio.open_nursery() as nursery:
                 for lane in self._lanes:
@@ -189,6 +193,10 @@ class Lanes:
 
     def statistics_each(self) -> list[LaneStatistics]:
         return [lane.statistics() for lane in self._lanes]
+
+
+class _Faulty(Exception):
+    """A defect in the work for one of these messages, before anything was written."""
 
 
 class _Lane:
@@ -256,10 +264,11 @@ class _Lane:
                 appends = self._take()
                 try:
                     await self._write(appends)
-                except Exception:  # a bug of ours: these messages pay for it, the lane goes on
-                    log.exception("lane_failed", messages=len(self.writing))
+                except Exception as error:  # these messages pay for it, the lane goes on
+                    reference = _guard.caught(error, "lane_failed", messages=len(self.writing))
                     self._hang_up()
-                    self._fail(self.writing, StoreError("the message could not be written"))
+                    self._fail(self.writing, StoreError(f"the message could not be written, reference {reference}"))
+                    self._doubt(self.writing)  # they may be committed
                 self.writing = ()
         finally:
             self._abandon()
@@ -298,7 +307,7 @@ class _Lane:
         parts = [appends]
         while parts:
             part = parts.pop()
-            if parts:
+            if self.writing is not part:
                 self.writing = [append for other in (part, *reversed(parts)) for append in other]
             try:
                 rows = await self._commit(part)
@@ -309,6 +318,12 @@ class _Lane:
                 else:
                     log.info("message_rejected", error=type(error).__name__)  # its text quotes the message
                     self._answer(part[0], AppendError("invalid_content"))
+            except _Faulty as error:
+                if len(part) > 1:
+                    middle = len(part) // 2
+                    parts += [part[middle:], part[:middle]]
+                else:
+                    self._fail(part, StoreError(str(error)))
             except OutcomeUnknown as error:
                 self._failed(error, messages=len(part))
                 self._fail(part, Unavailable("the connection to PostgreSQL was lost in a commit"))
@@ -338,8 +353,8 @@ class _Lane:
         except (psycopg.Error, Unavailable) as error:
             self._failed(error)
             return
-        except Exception:
-            log.exception("lane_failed", lane=self._number)
+        except Exception as error:
+            _guard.caught(error, "lane_failed", lane=self._number)
             self._hang_up()
             return
         if scope.cancelled_caught:
@@ -373,7 +388,12 @@ class _Lane:
         return None
 
     async def _commit(self, appends: Sequence[Append]) -> list[Row]:
-        columns = self._pack(appends)
+        try:
+            columns = self._pack(appends)
+        except REJECTED:
+            raise
+        except Exception as error:  # nothing was sent yet: whose message it is can be found out
+            raise _Faulty(f"a defect, reference {_guard.caught(error, 'lane_failed')}") from None
         for attempt in range(1, MAX_ATTEMPTS + 1):
             conn = await self._connected()
             self.batches += 1
@@ -383,7 +403,10 @@ class _Lane:
                 ended = time.perf_counter()
                 self.times.commits.observe(ended - began)
                 if self._on_batch is not None:
-                    self._on_batch(appends, began, ended)
+                    try:
+                        self._on_batch(appends, began, ended)
+                    except Exception as error:  # the batch is committed all the same
+                        _guard.caught(error, "on_batch_failed")
                 return rows
             except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):
                 if attempt == MAX_ATTEMPTS:
@@ -470,11 +493,16 @@ class _Lane:
                 ms = message_id.int >> 80
                 if ms != made_ms:
                     made_ms, made_at = ms, timestamp(ms)
-                message = Message(
-                    message_id, append.conversation_id, seq, seq, append.sender_id, append.type, append.content,
-                    None if file_key is None else file_info(append.file_id, file_key, *file),
-                    append.reply_to_id, append.client_message_id, made_at, None, None, SENT,
-                )  # fmt: skip
+                try:
+                    message = Message(
+                        message_id, append.conversation_id, seq, seq, append.sender_id, append.type, append.content,
+                        None if file_key is None else file_info(append.file_id, file_key, *file),
+                        append.reply_to_id, append.client_message_id, made_at, None, None, SENT,
+                    )  # fmt: skip
+                except Exception as error:  # of this message, which is committed: its room reads it
+                    answers.append(StoreError(f"a defect, reference {_guard.caught(error)}"))
+                    self._doubt((append,))
+                    continue
                 answers.append(message)
                 # Who writes has read what is there: something of others, unless all from the cursor on is its own.
                 if several:
@@ -496,8 +524,9 @@ class _Lane:
         if changes:
             try:
                 self._on_commit(changes)
-            except Exception:
-                log.exception("on_commit_failed", changes=len(changes))
+            except Exception as error:
+                _guard.caught(error, "on_commit_failed", changes=len(changes))
+                self._doubt(appends)
 
     async def _resolve_doubles(
         self, appends: Sequence[Append], answers: list[Message | AppendError | StoreError | None]
@@ -534,8 +563,8 @@ class _Lane:
     def _answer(self, append: Append, answer: Message | AppendError | StoreError) -> None:
         try:
             append.done(answer)
-        except Exception:  # the caller's bug must not cost the others their answers
-            log.exception("append_callback_failed", message=str(append.message_id))
+        except Exception as error:  # the caller's bug must not cost the others their answers
+            _guard.caught(error, "append_callback_failed", message=str(append.message_id))
 
     def _fail(self, appends: Sequence[Append], error: StoreError) -> None:
         self.failed += len(appends)
@@ -545,5 +574,5 @@ class _Lane:
     def _doubt(self, appends: Sequence[Append]) -> None:
         try:
             self._on_doubt({append.conversation_id for append in appends})
-        except Exception:
-            log.exception("on_doubt_failed")
+        except Exception as error:
+            _guard.caught(error, "on_doubt_failed")

@@ -16,6 +16,7 @@ import psycopg
 import structlog
 import trio
 
+from store.defects import guard
 from store.errors import Overloaded, Unavailable
 from store.histogram import Histogram
 from store.outage import Outage
@@ -31,6 +32,8 @@ MAX_BACKOFF_IN_DEMAND = 0.5 * SECONDS  # while somebody does
 HEALTH_PERIOD = 15 * SECONDS  # between looks at the idle connections
 IDLE_PROBE = 30 * SECONDS  # unused for so long: ask it something, middleboxes forget quiet peers
 MAX_AGE = 3600 * SECONDS  # then replaced when idle, so that a moved database is found again (jittered)
+
+_guard = guard("pool")
 
 log = structlog.get_logger("parley.pool")
 
@@ -195,6 +198,7 @@ class Pool:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Open connections as they are needed and keep them healthy, until cancelled. Owns them all."""
+        self._closed = False
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._watch_health)
@@ -241,6 +245,10 @@ class Pool:
             self._failures += 1
             self._connect_failures += 1
             self.outage.failed(str(error))
+        except Exception as error:  # as if PostgreSQL were away: callers are told so, and it is tried again
+            _guard.caught(error)
+            self._failures += 1
+            self._connect_failures += 1
         else:
             self._failures = 0
             self.outage.over()
@@ -270,7 +278,10 @@ class Pool:
             for connection in quiet:
                 if connection in self._idle:  # it may have been lent meanwhile
                     self._idle.remove(connection)
-                    await self._probe(connection)
+                    try:
+                        await self._probe(connection)
+                    except Exception as error:  # it was dropped
+                        _guard.caught(error)
 
     async def _probe(self, connection: Connection) -> None:
         """Ask an idle connection something; drop it when it fails or is old."""

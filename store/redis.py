@@ -35,6 +35,7 @@ from coredis.exceptions import (
 from coredis.retry import NoRetryPolicy
 
 from store import sentinel
+from store.defects import guard
 from store.errors import RedisUnavailable, Unavailable
 from store.outage import Outage
 from store.reasons import reason
@@ -56,6 +57,8 @@ WRONG_SERVER = (ReadOnlyError, BusyLoadingError, MovedError, ClusterDownError, A
 _WRONG_SERVER_CODES = ("MASTERDOWN", "NOREPLICAS", "MISCONF")  # coredis has no classes of their own for these
 
 T = TypeVar("T")
+
+_guard = guard("redis")
 
 log = structlog.get_logger("parley.redis")
 logging.getLogger("coredis").setLevel(logging.CRITICAL)  # a traceback for each connection that fails; we say it once
@@ -87,6 +90,7 @@ class Redis:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep a client until cancelled. Ready after the first attempt: Redis may be out of reach then, and later."""
         delay = FIRST_BACKOFF
+        self._attempted = False
         while True:
             opened_at = trio.current_time()
             try:
@@ -94,7 +98,8 @@ class Redis:
             except* (*FAILURES, Unavailable) as group:
                 self._why = reason(group)
             except* Exception as group:
-                log.exception("redis_client_failed", advice="a defect: report it; Redis is looked up anew by itself")
+                advice = "a defect: report it; Redis is looked up anew by itself"
+                _guard.caught(group, "redis_client_failed", advice=advice)
                 self._why = f"a defect: {reason(group)}"
             if not self._attempted:
                 self._attempted = True

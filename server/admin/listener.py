@@ -21,6 +21,9 @@ from server.admin.sockets import open_named, open_tcp, open_unix
 from server.listener import PrefixedStream
 from server.rest.http import HttpServer
 from server.rest.pacing import paced
+from store.defects import guard
+
+_guard = guard("admin")
 
 log = structlog.get_logger("parley.admin")
 
@@ -81,5 +84,5 @@ async def _serve(http: HttpServer, stream: trio.SocketStream) -> None:
         await http.serve(PrefixedStream(stream, b""))
     except* OSError:
         pass  # the peer went away
-    except* Exception:
-        log.exception("admin_connection_failed")
+    except* Exception as group:
+        _guard.caught(group, "admin_connection_failed")

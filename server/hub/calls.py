@@ -10,18 +10,18 @@ from contextlib import aclosing
 from typing import NamedTuple
 from uuid import UUID
 
-import structlog
 import trio
 
 from handlers.errors import ChatError, from_store
 from handlers.limits import refusal, spend
 from server import websocket
-from server.hub.dispatch import PLAIN, STREAM, Method, new_reference
+from server.hub.dispatch import PLAIN, STREAM, Method
 from server.hub.frames import Invocation, StreamInvocation
 from server.hub.ports import Carrier, Hub
 from server.hub.shares import Share
 from server.hub.survival import Survival
 from server.outbox import Outbox, Verdict
+from store.defects import guard
 from store.errors import Overloaded, Unavailable
 from store.model import Change
 
@@ -31,7 +31,7 @@ MAX_PAUSE = 0.25  # seconds without reading after a call too many: the client fe
 INTERRUPTED = ChatError("unavailable", "The connection was lost in the middle of this; try the same again.")
 ANSWER_OVERHEAD = 1024  # bytes by which the answer to a send may be longer than the send
 
-log = structlog.get_logger("parley.hub")
+_guard = guard("calls")
 
 
 class Ticket(NamedTuple):
@@ -254,14 +254,8 @@ class Calls:
         elif isinstance(error, (Unavailable, Overloaded)):
             told = from_store(error)
         else:
-            reference = new_reference()
-            log.error(
-                "invocation_failed",
-                reference=reference,
-                method=target,
-                user=str(self.user_id),
-                connection=self.connection_id,
-                exc_info=error,
+            reference = _guard.caught(
+                error, "invocation_failed", method=target, user=str(self.user_id), connection=self.connection_id
             )
             told = ChatError(
                 "internal", f"An unexpected error occurred invoking '{target}' on the server. Reference: {reference}."

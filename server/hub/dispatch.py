@@ -5,7 +5,6 @@ method's own annotations. Which methods there are is declared in `server.hub.met
 """
 
 import inspect
-import secrets
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -94,8 +93,3 @@ class Dispatcher:
 
 def _pascal(name: str) -> str:
     return "".join(part.capitalize() for part in name.split("_"))
-
-
-def new_reference() -> str:
-    """What a client is told in place of a defect, and what the log line carries."""
-    return secrets.token_hex(6)

@@ -27,6 +27,7 @@ from server.hub.server import HubServer, draining
 from server.hub.sse import EventStream
 from server.listener import Refusal, refusal
 from server.strangers import known
+from store.defects import guard
 
 METHODS = ("GET", "POST", "DELETE")
 BODY_TIMEOUT = 30.0  # seconds for the body of a POST
@@ -34,6 +35,8 @@ PACE_STEP = 0.1  # seconds; a client that asks too often is answered later
 PACE_MAX = 5.0  # and refused, when it has not become slower in this time
 ENDED_MAX = 10_000  # connections remembered as ended
 ENDED_FOR = 15.0  # seconds; the last poll, or the DELETE, comes after the end
+
+_guard = guard("fallbacks")
 
 log = structlog.get_logger("parley.hub")
 
@@ -69,12 +72,17 @@ class Fallbacks:
         self._connections: dict[str, HttpCarrier] = {}
         self._ended: dict[str, float] = {}  # until when they are remembered, the oldest first
         self._polled: trio.Nursery  # polled connections outlive each of their requests
+        self._is_open = False  # it takes tasks
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as self._polled:
-            await self._polled.start(self._peers.run, self._connections)
-            task_status.started()
-            await trio.sleep_forever()
+            try:
+                self._is_open = True
+                await self._polled.start(self._peers.run, self._connections)
+                task_status.started()
+                await trio.sleep_forever()
+            finally:
+                self._is_open = False
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = _parse(scope)
@@ -213,6 +221,8 @@ class Fallbacks:
         else:
             comer = await self._redeem(request, caller)
             await self._peers.hold(comer.connection_id)
+            if not self._is_open:
+                raise draining()
             await self._polled.start(self._live, comer, request)
             await _read(receive, 0)
             await send_answer(send, 200)
@@ -226,8 +236,8 @@ class Fallbacks:
         try:
             with self._listed(polled):
                 await polled.run(session)
-        except* Exception:
-            log.exception("connection_failed")
+        except* Exception as group:
+            _guard.caught(group, "connection_failed", connection=comer.connection_id)
 
     async def _take(self, connection: HttpCarrier | None, connection_id: str, receive: Receive) -> None:
         if connection is None:
@@ -261,7 +271,8 @@ class Fallbacks:
             yield
         finally:
             del self._connections[connection.connection_id]
-            self._polled.start_soon(self._peers.release, connection.connection_id)
+            if self._is_open:  # else Redis forgets it by itself
+                self._polled.start_soon(self._peers.release, connection.connection_id)
             now = self._hub.wheel.now
             while self._ended and (len(self._ended) >= ENDED_MAX or next(iter(self._ended.values())) < now):
                 del self._ended[next(iter(self._ended))]

@@ -15,6 +15,7 @@ from handlers.errors import from_store
 from server.http_head import joined
 from server.hub.carrier import Receive, Scope, Send
 from server.listener import Refusal
+from store.defects import guard
 from store.errors import Unavailable
 from store.owners import TTL, Owners
 
@@ -25,6 +26,8 @@ CONNECT_TIMEOUT = 2.0  # seconds
 ANSWER_TIMEOUT = 100.0  # seconds; a poll takes 90
 CLEAN_UP = 2.0  # seconds for ending a request to the owner
 MAX_HANDED = 2000  # requests on their way at once
+
+_guard = guard("fallbacks")
 
 log = structlog.get_logger("parley.peers")
 
@@ -65,6 +68,8 @@ class Peers:
             await self._owners.insert(connection_ids, self.address)
         except Unavailable as error:
             log.debug("owner_not_told", reason=str(error))  # it is told again
+        except Exception as error:
+            _guard.caught(error)
 
     async def release(self, connection_id: str) -> None:
         if self.address:
@@ -72,6 +77,8 @@ class Peers:
                 await self._owners.delete(connection_id)
             except Unavailable as error:
                 log.debug("owner_not_told", reason=str(error))  # it is forgotten by itself
+            except Exception as error:
+                _guard.caught(error)
 
     # -- handing through --------------------------------------------------------------------------
 

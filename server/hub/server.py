@@ -38,6 +38,7 @@ from server.poller import Poller
 from server.rooms import Rooms
 from server.tls import TlsSocket
 from server.wheel import Wheel
+from store.defects import guard
 
 PATH = "/hubs/chat"
 DRAIN_SLICE = 0.1  # seconds; a drain closes a share of the connections every slice, more or less
@@ -46,6 +47,8 @@ FAREWELL = 5.0  # seconds for the calls of a connection that are under way when 
 FAREWELL_REASON = "draining: The server is shutting down."
 
 CLIENT_MAX = 120  # characters of what a client calls itself
+
+_guard = guard("sessions")
 
 log = structlog.get_logger("parley.hub")
 
@@ -273,7 +276,10 @@ class HubServer:
             nursery.cancel_scope.cancel()
         self._closed = True
         for session in list(self.sessions):
-            session.end(FAREWELL_REASON, allow_reconnect=True, code=websocket.SERVICE_RESTART)
+            try:
+                session.end(FAREWELL_REASON, allow_reconnect=True, code=websocket.SERVICE_RESTART)
+            except Exception as error:  # the others are told all the same
+                session.give_up(_guard.caught(error))
         while self.sessions:  # each is gone within CLOSE_WAIT
             self._deserted = trio.Event()
             await self._deserted.wait()
@@ -297,7 +303,10 @@ class HubServer:
                 farewells.start_soon(self._farewell, session)
 
     async def _farewell(self, session: HubSession) -> None:
-        await session.depart(FAREWELL_REASON, code=websocket.SERVICE_RESTART, patience=FAREWELL)
+        try:
+            await session.depart(FAREWELL_REASON, code=websocket.SERVICE_RESTART, patience=FAREWELL)
+        except Exception as error:
+            session.give_up(_guard.caught(error))
 
 
 def draining() -> Refusal:

@@ -37,11 +37,14 @@ from server.hub.survival import ReliableOutbox, Shelf, Survival
 from server.outbox import Outbox
 from server.room import Room
 from server.tracebacks import discreet
+from store.defects import guard
 from store.errors import Overloaded, StoreError, Unavailable
 
 DORMANCY = 15.0  # seconds a session waits for its client (SignalR's disconnect timeout)
 STEP = 128  # hub messages worked on in one scheduler step: a WebSocket message may hold thousands
 RELIABLE_VERSION = 2  # the handshake version of clients that speak stateful reconnect
+
+_guard = guard("sessions")
 
 log = structlog.get_logger("parley.hub")
 
@@ -243,9 +246,9 @@ class HubSession(Resumption):
             self.catching_up = True
             await self._catch_up()
 
-    def expire(self) -> None:
-        """Dormant for too long."""
-        self._leave("dormant: the client did not come back")
+    def expire(self, why: str = "dormant: the client did not come back") -> None:
+        """Dormant for too long, or not to be kept."""
+        self._leave(why)
 
     # -- handshake ------------------------------------------------------------------------------
 
@@ -412,6 +415,13 @@ class HubSession(Resumption):
 
     def disconnect(self, code: str, sentence: str) -> None:
         self.end(f"{code}: {sentence}")
+
+    def give_up(self, reference: str) -> None:
+        try:
+            self.end(f"internal: An unexpected error occurred. Reference: {reference}.", allow_reconnect=True)
+        except Exception as error:  # nor can it be told
+            self.closed = True
+            self.carrier.abort(f"internal: a defect, reference {_guard.caught(error)}")
 
 
 class _Deaf:

@@ -15,7 +15,7 @@ from server.outbox import Outbox
 class Expires(Protocol):
     """A session, as its time limit sees it."""
 
-    def expire(self) -> None: ...
+    def expire(self, why: str = ...) -> None: ...
 
 
 class ReliableOutbox(Protocol):
@@ -29,7 +29,7 @@ class Shelf(Outbox):
 
     __slots__ = ("reliable",)
 
-    def __init__(self, reliable: Reliable, encoding: Encoding, limit: int) -> None:
+    def __init__(self, reliable: "Survival", encoding: Encoding, limit: int) -> None:
         super().__init__(limit)
         self.reliable = reliable
         self.encoding = encoding
@@ -37,6 +37,9 @@ class Shelf(Outbox):
     def flush(self) -> None:
         if not self.reliable.full:
             self.reliable.record(self.encoding, self.take())
+
+    def abort(self, why: str) -> None:
+        self.reliable.abort(why)
 
 
 class Survival(Reliable):
@@ -53,3 +56,7 @@ class Survival(Reliable):
     def on_due(self, now: float) -> None:
         """Nobody came back."""
         self.session.expire()
+
+    def abort(self, why: str) -> None:
+        """The session ends while its client is away."""
+        self.session.expire(why)

@@ -20,6 +20,7 @@ from server.instances.publisher import Publisher
 from server.instances.reaper import Reaper
 from server.instances.recovery import Recovery
 from server.instances.registry import Registry
+from store.defects import guard
 from store.entries import unpack
 from store.errors import StoreError, Unavailable
 from store.histogram import Histogram
@@ -34,6 +35,8 @@ TRIM_EVERY = 200  # entries
 RECHECK = 30.0  # seconds between looks whether our rooms are up to date: what no rule foresaw is found here
 ALONE = 2.0  # seconds between the same looks while there is no link
 FIRST_RETRY, MAX_RETRY = 0.1, 1.0  # seconds
+
+_guard = guard("link")
 
 log = structlog.get_logger("parley.link")
 
@@ -89,8 +92,10 @@ class Link:
                     if not told:
                         log.warning("link_lost", reason=_first(group), advice="others are reached again by itself")
                         told = True
-                except* Exception:
-                    log.exception("link_failed", advice="a defect: report it; others are reached again by itself")
+                except* Exception as group:
+                    _guard.caught(
+                        group, "link_failed", advice="a defect: report it; others are reached again by itself"
+                    )
                 attempt.set()
                 delay = FIRST_RETRY if self.epochs > before else min(2 * delay, MAX_RETRY)
                 await trio.sleep(delay * random.uniform(0.5, 1.0))
@@ -138,6 +143,9 @@ class Link:
             except StoreError as error:
                 self.outage.failed(str(error))
                 await trio.sleep(MAX_RETRY)
+            except Exception as error:  # the link itself is fine
+                _guard.caught(error)
+                await trio.sleep(RECHECK)
             else:
                 self.outage.over()
                 check = self._recovery.check_heads
@@ -152,6 +160,8 @@ class Link:
                     await self._recovery.check_heads()
                 except StoreError:
                     pass  # PostgreSQL is away too: others say so
+                except Exception as error:
+                    _guard.caught(error)
 
     async def _read(self, instance: str) -> None:
         last, read = b"0-0", 0
@@ -171,15 +181,16 @@ class Link:
             return  # the entry that made the stream
         try:
             entry = unpack(delivery.data)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             log.error("inbox_entry_unreadable", entry=delivery.id.decode(), reason=str(error))
             return  # holes show, and the next look at the heads finds the rest
         self.received += len(entry.changes)
         self.delays.observe(max(0.0, time.time() - int(delivery.id.partition(b"-")[0]) / 1000))
         try:
             self._feed.receive(entry)
-        except Exception:  # the same entry may have gone to every instance: it must not end them all
-            log.exception("inbox_entry_failed", entry=delivery.id.decode())
+        except Exception as error:  # the same entry may have gone to every instance: it must not end them all
+            _guard.caught(error, "inbox_entry_failed", entry=delivery.id.decode())
+            self._feed.doubt({change.conversation_id for change in entry.changes})
 
 
 async def _tell(attempt: trio.Event, task_status: trio.TaskStatus[None]) -> None:

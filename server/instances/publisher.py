@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from server.instances.registry import Registry
 from store import outbox
+from store.defects import guard
 from store.entries import Dismissal, Parcel, Receipt, Seen, TraceMark, Typing, new_parcel, pack, pack_change
 from store.errors import StoreError
 from store.instances import Instances
@@ -29,6 +30,8 @@ MAX_PARCEL = 512 * 1024  # bytes of changes in one entry, roughly
 CLEAR_DELAY = 0.1  # seconds between deletions of published outbox rows: one statement for many
 
 OnSent = Callable[[Sequence[TraceMark], float, float], None]  # and when it began and ended
+
+_guard = guard("publisher")
 
 log = structlog.get_logger("parley.publisher")
 
@@ -169,14 +172,46 @@ class Publisher:
         began = time.perf_counter()
         try:
             await self.deliver(mail)
+        except StoreError:
+            raise
+        except Exception as error:
+            _guard.caught(error)
+            batches = await self._send_apart(batches, mail)
         finally:
             self._sending = False
             self._tried.set()
         self.sent += len(mail.changes)
         if mail.traces and self.on_sent is not None:
-            self.on_sent(mail.traces, began, time.perf_counter())
+            try:
+                self.on_sent(mail.traces, began, time.perf_counter())
+            except Exception as error:  # it is only watched
+                _guard.caught(error)
         self._cleared += [published.key for published in batches]
         self._clear_wake.set()
+
+    async def _send_apart(self, batches: Sequence[_Published], mail: Mail) -> list[_Published]:
+        """After a defect in the delivery of all of it: each batch for itself, and each kind of the rest. Those that
+        went; what did not is announced by the relay, or was not to be kept. Raises Unavailable."""
+        went = []
+        for published in batches:
+            if await self._sent(Mail(changes=list(published.changes))):
+                went.append(published)
+        for kind in ("receipts", "typing", "seen", "traces"):
+            for one in getattr(mail, kind):
+                await self._sent(Mail(**{kind: [one]}))
+        dismissed = [await self._sent(Mail(dismissals=[dismissal])) for dismissal in mail.dismissals]
+        return went if all(dismissed) else []  # which of the rows they are in is not known here
+
+    async def _sent(self, mail: Mail) -> bool:
+        """Raises Unavailable. False: there is a defect in it."""
+        try:
+            await self.deliver(mail)
+        except StoreError:
+            raise
+        except Exception as error:
+            _guard.caught(error)
+            return False
+        return True
 
     async def drain(self) -> None:
         """Until nothing waits, or there is no link."""
@@ -245,6 +280,8 @@ class Publisher:
                     await outbox.delete_outbox(conn, cleared)
             except StoreError as error:
                 self.outage.failed(str(error))
+            except Exception as error:  # the relay does it
+                _guard.caught(error)
             else:
                 self.outage.over()
 

@@ -10,9 +10,13 @@ import structlog
 import trio
 
 from server.instances.registry import Watcher
+from store.defects import guard
+from store.errors import StoreError
 from store.instances import Instances
 
 PERIOD = 1.0  # seconds between looks
+
+_guard = guard("reaper")
 
 log = structlog.get_logger("parley.reaper")
 
@@ -27,8 +31,13 @@ class Reaper:
         while True:
             await trio.sleep(PERIOD * random.uniform(0.75, 1.25))
             for dead in await self._instances.list_dead():
-                if await self._instances.claim_burial(dead):
-                    await self._bury(dead)
+                try:
+                    if await self._instances.claim_burial(dead):
+                        await self._bury(dead)
+                except StoreError:
+                    raise
+                except Exception as error:  # with this one; its claim runs out, and another instance tries
+                    _guard.caught(error, instance=dead)
 
     async def _bury(self, dead: str) -> None:
         users, rooms = await self._instances.count_left(dead)

@@ -16,13 +16,17 @@ from server.instances.publisher import Mail, Publisher
 from server.instances.registry import Registry
 from store import outbox
 from store.conversations import fetch_heads
+from store.defects import guard
 from store.errors import StoreError
 from store.outage import Outage
 from store.pool import Pool
 
 PERIOD = 0.5  # seconds between looks
 AGE = 2.0  # seconds a batch may be on its way before it counts as stuck
+MAX_PAUSE = 10.0  # seconds, while there is a defect
 LIMIT = 1000  # batches announced at once
+
+_guard = guard("relay")
 
 log = structlog.get_logger("parley.relay")
 
@@ -39,22 +43,27 @@ class Relay:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Look for stuck batches for as long as this is not cancelled. All instances do; each batch goes to one."""
         task_status.started()
+        limit, pause = LIMIT, PERIOD
         while True:
-            await trio.sleep(PERIOD * random.uniform(0.75, 1.25))
+            await trio.sleep(pause * random.uniform(0.75, 1.25))
             if not self._registry.instance:
                 continue  # the others would not hear of it
             try:
-                while await self._announce_some():
+                while await self._announce_some(limit):
                     pass
+                limit, pause = LIMIT, PERIOD
             except StoreError as error:
                 self.outage.failed(str(error))
+            except Exception as error:  # of one of the batches: the smaller the look, the more of the others go on
+                _guard.caught(error)
+                limit, pause = max(limit // 2, 1), min(2 * pause, MAX_PAUSE)
             else:
                 self.outage.over()
 
-    async def _announce_some(self) -> bool:
+    async def _announce_some(self, limit: int) -> bool:
         """True when there may be more."""
         async with self._pool.connection() as conn, conn.transaction():
-            stale = await outbox.list_stale(conn, AGE, LIMIT)
+            stale = await outbox.list_stale(conn, AGE, limit)
             if not stale:
                 return False
             first: dict[UUID, int] = {}
@@ -71,4 +80,4 @@ class Relay:
             await outbox.delete_outbox(conn, [batch.key for batch in stale])
         self.announced += len(stale)
         log.info("relayed", batches=len(stale), conversations=len(first))
-        return len(stale) == LIMIT
+        return len(stale) == limit

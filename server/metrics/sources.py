@@ -28,6 +28,7 @@ from server.pulse import Pulse
 from server.receipts import ReceiptWriter
 from server.rest.tally import Tally
 from server.rooms import Rooms
+from store.defects import counts
 from store.lanes import Lanes
 from store.pool import Pool
 from store.statistics import PoolStatistics
@@ -313,6 +314,12 @@ def _process(parts: Parts) -> Iterable[Metric]:
         "Pauses of Python's garbage collector, by generation; 2 looks at every object there is.",
         "generation",
         [(str(number), pauses) for number, pauses in enumerate(pulse.pauses)],
+    )
+    yield counters(
+        "parley_defects_total",
+        "Exceptions that no code foresaw, by the part that caught them; each kind has a line in the log.",
+        "part",
+        counts(),
     )
     yield gauge("parley_process_tasks", "Tasks of the event loop.", trio.lowlevel.current_statistics().tasks_living)
     yield gauge(

@@ -20,7 +20,7 @@ CHECK_TIMEOUT = 2.0  # seconds for all checks together
 Verdict = Literal["Healthy", "Degraded", "Unhealthy"]
 Check = Callable[[], Awaitable[str | None]]  # None when fine, else what is wrong
 FINE_WORD, WRONG_WORD = "ok", "failing"
-REQUIRED = frozenset({"postgres", "lanes", "lifecycle"})
+REQUIRED = frozenset({"postgres", "lanes", "lifecycle", "core"})
 
 
 async def run_checks(checks: Mapping[str, Check]) -> tuple[Verdict, dict[str, str]]:

@@ -8,15 +8,14 @@ import math
 from typing import Any
 
 import msgspec
-import structlog
 from quart import Response, request
 from quart_schema import RequestSchemaValidationError
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from handlers.errors import CODES, RETRY_AFTER_SECONDS, ChatError, from_store
-from server.hub.dispatch import new_reference
 from server.rest.tracing import current_trace
+from store.defects import guard
 from store.errors import Overloaded, StoreError, Unavailable
 
 _BY_STATUS = {
@@ -31,7 +30,7 @@ _BY_STATUS = {
     429: "rate_limited",
 }
 
-log = structlog.get_logger("parley.rest")
+_guard = guard("rest")
 
 
 def problem(
@@ -105,8 +104,7 @@ async def on_unreadable(error: Exception) -> Response:
 
 
 async def on_defect(error: Exception) -> Response:
-    reference = new_reference()
-    log.error("request_failed", reference=reference, exc_info=error)
+    reference = _guard.caught(error, "request_failed")
     return problem("internal", f"An unexpected error occurred. Reference: {reference}.")
 
 

@@ -42,6 +42,8 @@ class Person:
         for room in rooms:
             room.attach(self)
 
+    def give_up(self, reference: str) -> None: ...
+
     def lag(self) -> None:
         raise AssertionError("what is not kept never makes anybody lag")
 

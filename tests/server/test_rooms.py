@@ -89,12 +89,17 @@ class Session:
         self.auto_attach = True
         self.expelled: set[UUID] | None = None
         self.lagged: dict[UUID, int] = {}
+        self.given_up = ""
         self._all = rooms
 
     def lag(self) -> None:
         self.lagged |= self._all.detach_all(self)
 
     def disconnect(self, code: str, sentence: str) -> None:
+        self._all.unregister(self)
+
+    def give_up(self, reference: str) -> None:
+        self.given_up = reference
         self._all.unregister(self)
 
     @property

@@ -14,6 +14,10 @@ class Member:
         self.wheel_tick = -1
         self.answers = list(answers)
         self.asked: list[float] = []
+        self.aborted = ""
+
+    def abort(self, why: str) -> None:
+        self.aborted = why
 
     def on_due(self, now: float) -> float | None:
         self.asked.append(now)
@@ -69,12 +73,13 @@ async def test_hastened(wheel: Wheel, autojump_clock: MockClock) -> None:
 
 
 async def test_a_defect_stops_nobody_elses_timeouts(wheel: Wheel, autojump_clock: MockClock) -> None:
-    """A member that raises is logged and dropped."""
+    """A member that raises ends: nothing would ever time it out."""
     bad, good = Member(-1), Member()
     wheel.schedule(bad, trio.current_time() + 1)
     wheel.schedule(good, trio.current_time() + 2)
     await trio.sleep(5)
     assert len(bad.asked) == len(good.asked) == 1
+    assert "reference" in bad.aborted and not good.aborted
 
 
 async def test_late_turns_skip_nobody(wheel: Wheel, autojump_clock: MockClock) -> None:

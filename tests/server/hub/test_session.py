@@ -693,3 +693,18 @@ async def test_a_stream_that_comes_too_late(world: World, nursery: trio.Nursery,
     assert client.session.streams == {}
     [answer] = client.carrier.messages()
     assert isinstance(answer, Completion) and "unavailable" in (answer.error or "")
+
+
+async def test_a_session_that_cannot_even_be_ended(
+    world: World, nursery: trio.Nursery, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given up after a defect, its connection ends, with a Close where that can be said; nothing is raised."""
+    client, mute = await reliable_client(world, nursery), await reliable_client(world, nursery)
+    client.session.give_up("r1")
+    [close] = client.carrier.messages()
+    assert isinstance(close, Close) and close.allow_reconnect and "r1" in (close.error or "")
+    monkeypatch.setattr(mute.carrier, "close", lambda *arguments, **options: 1 / 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(mute.carrier, "abort", lambda why: setattr(mute.carrier, "why", why))
+        mute.session.give_up("r2")
+    assert mute.session.closed and mute.carrier.why.startswith("internal")

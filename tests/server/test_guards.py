@@ -1,0 +1,490 @@
+"""One rule for all service tasks (`store.defects`): the process goes on, one member pays, the others see nothing."""
+
+import ast
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple, cast
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+import trio
+from structlog.testing import capture_logs
+
+import server.admin.listener
+import server.app
+import server.receipts
+import store.conversations
+import store.outbox
+from handlers.conversations import Conversations
+from handlers.presence import Presence
+from handlers.users import Users
+from loadtest.client import ClientError, HubClient
+from server.app import Process
+from server.connection import Connection
+from server.crier import Crier
+from server.hub.encoding import Encoding
+from server.hub.long_polling import Polled
+from server.instances.publisher import Publisher
+from server.jwks import KeySet
+from server.lifecycle import Lifecycle
+from server.listener import Listener
+from server.notices import Notices
+from server.rest.http import HttpServer
+from server.rooms import Rooms
+from server.tls import Certificate
+from store.defects import counts, guard
+from store.histogram import Histogram
+from store.instances import Instances
+from store.lanes import _Lane
+from store.pool import Pool
+from store.receipts import ReceiptStreams
+from store.redis import Redis
+from tests.inbox import Inbox
+from tests.running import Running, User
+from tests.server.rest.conftest import Site, open_site
+
+WAIT = 30.0
+ROOT = Path(__file__).parents[2]
+ERRORS = (RuntimeError, OverflowError, RecursionError)
+Trigger = Callable[["Stage"], Awaitable[None]]
+
+
+class Here(Running):
+    """A server in this process."""
+
+    def __init__(self, site: Site) -> None:
+        self.url, self.hub_url = site.url, f"{site.url}/hubs/chat"
+        self.carrier, self.protocol = "socket", "json"
+
+
+class Stage:
+    """Alice and Bob, who must notice nothing; Carol, who may pay; and a conversation of the three."""
+
+    def __init__(self, site: Site) -> None:
+        self.process: Process = site.process
+        self.server = Here(site)
+        self.inboxes = {"alice": Inbox(), "bob": Inbox()}
+        self.alice, self.bob, self.carol = (User("", name, "") for name in ("alice", "bob", "carol"))
+        self.a: HubClient
+        self.b: HubClient
+        self.c: HubClient
+        self.conversation = ""
+        self.sent: list[str] = []
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator["Stage"]:
+        self.alice, self.bob, self.carol = [await self.server.register(name) for name in ("alice", "bob", "carol")]
+        self.conversation = await self.server.group(self.alice, self.bob, self.carol)
+        async with (
+            self.server.connect(self.alice, self.inboxes["alice"]) as self.a,
+            self.server.connect(self.bob, self.inboxes["bob"]) as self.b,
+        ):
+            yield self
+
+    @asynccontextmanager
+    async def with_carol(self) -> AsyncIterator[None]:
+        async with self.server.connect(self.carol, protocol="messagepack") as self.c:
+            yield
+
+    def is_carols(self, connection: Any, *rest: Any) -> bool:
+        return getattr(connection.endpoint, "user_id", None) == UUID(self.carol.id)
+
+    def is_of_the_pulse(self, histogram: Any, value: float) -> bool:
+        return histogram is self.process.pulse.lags
+
+    @property
+    def carols(self) -> Connection:
+        found = [one.carrier for one in self.process.hub.sessions if one.user_id == UUID(self.carol.id)]
+        return cast(Connection, found[-1])
+
+    async def chat(self) -> None:
+        """Alice says some things at once; each arrives at both, in one order, and Bob's receipt comes back."""
+
+        async def say(text: str) -> None:
+            body = {"conversationId": self.conversation, "content": text, "clientMessageId": str(uuid4())}
+            await self.a.invoke("SendMessage", body)
+
+        said = [f"message {len(self.sent) + number}" for number in range(5)]
+        async with trio.open_nursery() as nursery:
+            for text in said:
+                nursery.start_soon(say, text)
+        self.sent += said
+        with trio.fail_after(WAIT):
+            for inbox in self.inboxes.values():
+                while len(inbox.messages) < len(self.sent):
+                    await inbox.until(len(inbox.of("ReceiveMessage")) + 1)
+        one, other = [[(m["seq"], m["content"]) for m in inbox.messages] for inbox in self.inboxes.values()]
+        assert one == other == sorted(one) and sorted(text for _, text in one) == sorted(self.sent)
+        last = one[-1][0]
+        await self.b.invoke("MarkRead", self.conversation, last)
+        with trio.fail_after(WAIT):
+            inbox = self.inboxes["alice"]
+            while not any(
+                update["userId"] == self.bob.id and update["status"] == "Read" and update["seq"] >= last
+                for update in inbox.of("MessageStatusUpdated")
+            ):
+                await inbox.until(len(inbox.of("MessageStatusUpdated")) + 1, "MessageStatusUpdated")
+
+    async def attempt(self, call: Callable[[], Awaitable[Any]]) -> None:
+        """Something that may fail: whoever does it is the one to pay."""
+        with trio.move_on_after(WAIT), suppress(ClientError, httpx.HTTPError, trio.BrokenResourceError):
+            await call()
+
+
+# -- what makes the unit of work of each part run -------------------------------------------------------------------
+
+
+async def chat(stage: Stage) -> None:
+    await stage.attempt(stage.chat)
+
+
+async def ping(stage: Stage) -> None:
+    await stage.attempt(lambda: stage.c.invoke("Ping"))
+
+
+async def nothing(stage: Stage) -> None:
+    """It runs by itself."""
+
+
+async def time_out(stage: Stage) -> None:
+    stage.process.wheel.schedule(stage.carols, stage.process.wheel.now)
+
+
+async def repair(stage: Stage) -> None:
+    stage.process.rooms.doubt([UUID(stage.conversation)])
+
+
+async def rename(stage: Stage) -> None:
+    """And everybody is told the new name."""
+    before = [len(inbox.of("ConversationChanged")) for inbox in stage.inboxes.values()]
+    async with stage.server.http(stage.alice) as http:
+        answer = await http.put(f"/api/conversations/{stage.conversation}", json={"name": str(uuid4())})
+        assert answer.is_success
+    for inbox, count in zip(stage.inboxes.values(), before, strict=True):
+        await inbox.until(count + 1, "ConversationChanged")
+
+
+async def come_and_go(stage: Stage) -> None:
+    stage.process.announcer.status_changed(UUID(stage.alice.id))
+
+
+async def connect_again(stage: Stage) -> None:
+    async with stage.server.connect(stage.bob) as again:
+        assert await again.invoke("Ping") == {}
+
+
+async def lose_idle_connections(stage: Stage) -> None:
+    pool = stage.process.pool
+    while pool._idle:
+        pool._discard(pool._idle.pop())
+    await stage.server.history(stage.alice, stage.conversation)
+
+
+async def renew_redis(stage: Stage) -> None:
+    stage.process.redis._renew.set()
+
+
+async def poll(stage: Stage) -> None:
+    async def connect() -> None:
+        async with stage.server.connect(stage.carol, carrier="polling") as client:
+            await client.invoke("Ping")
+
+    await stage.attempt(connect)
+
+
+async def knock(stage: Stage) -> None:
+    async def ask() -> None:
+        async with stage.server.http() as http:
+            await http.get("/health/live")
+
+    await stage.attempt(ask)
+
+
+async def update_status(stage: Stage) -> None:
+    await stage.attempt(lambda: stage.c.invoke("UpdateStatus", "Busy"))
+
+
+async def put_status(stage: Stage) -> None:
+    async with stage.server.http(stage.carol) as http:
+        assert (await http.put("/api/users/status", json={"status": "Busy"})).status_code == 500
+
+
+async def until_noted(part: str, run: Callable[..., Awaitable[Any]]) -> None:
+    before = guard(part).count
+    async with trio.open_nursery() as nursery:
+        await nursery.start(run)
+        with trio.fail_after(WAIT):
+            while guard(part).count == before:
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+
+
+async def keep_partitions(stage: Stage) -> None:
+    await until_noted("partitions", stage.process._keep_partitions)
+
+
+async def refresh_keys(stage: Stage) -> None:
+    await until_noted("keys", KeySet("http://127.0.0.1:1/keys").run)
+
+
+async def look_at_certificate(stage: Stage) -> None:
+    await until_noted("certificate", Certificate.__new__(Certificate).run)
+
+
+async def feed_watchdog(stage: Stage) -> None:
+    async def run(*, task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
+        await Notices("@parley-nobody").run(stage.process.liveness.verdict)
+
+    await until_noted("notices", run)
+
+
+async def reload(stage: Stage) -> None:
+    Lifecycle(Notices(None), lambda: str(stage.process.apply(stage.process.settings))).reload()
+
+
+async def ask_admin(stage: Stage) -> None:
+    http = HttpServer.__new__(HttpServer)
+    await server.admin.listener._serve(http, cast(trio.SocketStream, SimpleNamespace(socket=None)))
+
+
+class Fault(NamedTuple):
+    """`where.name` raises once, when `when` says so of its arguments; `trigger` makes it run."""
+
+    part: str
+    where: Any
+    name: str
+    trigger: Trigger
+    when: Callable[..., bool] = lambda *arguments, **options: True
+    of_carol: bool = False
+
+
+def is_binary(encoding: Encoding, *rest: Any, **options: Any) -> bool:
+    return encoding.protocol.binary
+
+
+def several(lane: Any, appends: Any) -> bool:
+    return len(appends) > 1
+
+
+FAULTS = [
+    Fault("flusher", Connection, "flush", chat, of_carol=True),
+    Fault("wheel", Connection, "on_due", time_out, of_carol=True),
+    Fault("poller", Connection, "on_ready", ping, of_carol=True),
+    Fault("rooms", Encoding, "change", chat, is_binary),
+    Fault("lanes", Rooms, "publish", chat),
+    Fault("lanes", _Lane, "_pack", chat, several),
+    Fault("repairs", Rooms, "_fetch_hole", repair),
+    Fault("teller", Conversations, "views", rename),
+    Fault("ephemera", Crier, "tell", chat),
+    Fault("presence", Presence, "seen", come_and_go),
+    Fault("receipts", ReceiptStreams, "append", chat),
+    Fault("receipts", ReceiptStreams, "take", nothing),
+    Fault("receipts", server.receipts, "write_receipts", chat),
+    Fault("sync", store.conversations, "list_memberships", connect_again),
+    Fault("pool", Pool, "connect", lose_idle_connections),
+    Fault("redis", Redis, "_serve", renew_redis),
+    Fault("link", Instances, "read", nothing),
+    Fault("publisher", Publisher, "deliver", chat),
+    Fault("relay", store.outbox, "list_stale", nothing),
+    Fault("reaper", Instances, "claim_burial", nothing),
+    Fault("fallbacks", Polled, "_expect_a_poll", poll),
+    Fault("connections", Listener, "_admit", knock),
+    Fault("calls", Users, "update_status", update_status),
+    Fault("rest", Users, "update_status", put_status),
+    Fault("pulse", Histogram, "observe", nothing),
+    Fault("liveness", server.liveness._Part, "look", nothing),
+    Fault("partitions", server.app, "ensure_partitions", keep_partitions),
+    Fault("keys", KeySet, "_fetch", refresh_keys),
+    Fault("certificate", Certificate, "look", look_at_certificate),
+    Fault("notices", server.liveness.Liveness, "verdict", feed_watchdog),
+    Fault("lifecycle", Process, "apply", reload),
+    Fault("admin", HttpServer, "serve", ask_admin),
+]
+# Parts in which no member has work of its own: they fail as a whole, which the second test makes each of them do.
+WHOLE = {"export_pool", "http", "listener", "logs", "peer_listener"}
+# Settings that this server does not have make these; they share their code with another part.
+ABSENT = {"read_pool"}
+# What their guard sees is tested in tests/server/hub/test_session.py.
+OTHERS = {"sessions"}
+
+
+def raise_once(monkeypatch: pytest.MonkeyPatch, fault: Fault, error: type[Exception], stage: Stage) -> trio.Event:
+    original, raised = getattr(fault.where, fault.name), trio.Event()
+    when = stage.is_carols if fault.of_carol else stage.is_of_the_pulse if fault.part == "pulse" else fault.when
+
+    def faulty(*arguments: Any, **options: Any) -> Any:
+        if not raised.is_set() and when(*arguments, **options):
+            raised.set()
+            raise error("injected")
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(fault.where, fault.name, faulty)
+    return raised
+
+
+def one_ghost() -> Callable[[Instances], Awaitable[list[str]]]:
+    """In place of `list_dead`: an instance to be buried, once."""
+    ghosts = ["ghost~0"]
+
+    async def list_dead(instances: Instances) -> list[str]:
+        return [ghosts.pop()] if ghosts else []
+
+    return list_dead
+
+
+@pytest.mark.parametrize("error", ERRORS)
+async def test_a_defect_in_each_part(
+    database: str, redis_url: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """The unit of work of every part raises once while people chat: it is counted, and Alice and Bob notice nothing."""
+
+    with capture_logs() as lines:  # rendering them takes longer than all else
+        await inject(database, redis_url, nursery, monkeypatch, error)
+    assert all(line["reference"] for line in lines if line["event"] in ("defect", "part_failed"))
+
+
+async def inject(
+    database: str, redis_url: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    async with open_site(database, redis_url, nursery) as site, Stage(site).opened() as stage:
+        await stage.chat()
+        for fault in FAULTS:
+            if fault.part == "rest" and error is RecursionError:
+                continue  # there it is a body nested too deep
+            with monkeypatch.context() as patch:
+                with suppress(ClientError):
+                    async with stage.with_carol():
+                        before = counts()[fault.part]
+                        raised = raise_once(patch, fault, error, stage)
+                        if fault.part == "reaper":
+                            patch.setattr(Instances, "list_dead", one_ghost())
+                        with trio.move_on_after(WAIT):
+                            await fault.trigger(stage)
+                            await raised.wait()
+                            while counts()[fault.part] == before:
+                                await trio.sleep(0.01)
+                        assert raised.is_set() and counts()[fault.part] > before, fault
+                        await stage.chat()
+        assert not stage.a.closed.is_set() and not stage.b.closed.is_set()
+        with trio.fail_after(WAIT):
+            while stage.process.supervisor.down or not stage.process.link.established:
+                await trio.sleep(0.05)
+        assert stage.process.supervisor.lost is None
+
+
+async def test_each_part_fails_as_a_whole(
+    database: str, redis_url: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is started again, under everybody who is connected: they go on chatting, and health says nothing any more."""
+    triggers: dict[str, trio.Event] = {}
+    services = Process.services
+
+    async def fragile(
+        part: str, run: Callable[..., Awaitable[Any]], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        async with trio.open_nursery() as own:
+            await own.start(run)
+            task_status.started()
+            triggers[part] = trio.Event()
+            await triggers[part].wait()
+            raise RuntimeError("injected")
+
+    monkeypatch.setattr(
+        Process, "services", lambda self: [(part, partial(fragile, part, run)) for part, run in services(self)]
+    )
+    with capture_logs():
+        async with open_site(database, redis_url, nursery) as site, Stage(site).opened() as stage:
+            for part in list(triggers):
+                before, restarts = triggers[part], stage.process.supervisor.restarts
+                before.set()
+                with trio.fail_after(WAIT):
+                    while triggers[part] is before:
+                        await trio.sleep(0.01)
+                assert stage.process.supervisor.restarts > restarts
+                await stage.chat()
+                async with stage.server.connect(stage.carol) as newcomer:
+                    assert await newcomer.invoke("Ping") == {}
+            assert not stage.a.closed.is_set() and not stage.b.closed.is_set()
+            with trio.fail_after(WAIT):
+                while (await site.call("GET", "/health"))["status"] != "Healthy":
+                    await trio.sleep(0.1)
+
+
+async def test_every_part_is_in_the_tables(database: str, redis_url: str, nursery: trio.Nursery) -> None:
+    """A new guard, or a new service task, has a fault above."""
+    async with open_site(database, redis_url, nursery) as site:
+        kept = set(site.process.supervisor.kept)
+    known = {fault.part for fault in FAULTS} | WHOLE | ABSENT | OTHERS
+    assert {part for part in counts() if not part.startswith("test")} <= known
+    assert {part for part, _ in site.process.services()} | {"admin", "listener", "peer_listener"} == kept
+
+
+# -- the rule, in the code ---------------------------------------------------------------------------------------------
+
+# Where an exception becomes the answer of the one call that it ended, or of a check that somebody runs.
+ANSWERED = {
+    ("server/hub/calls.py", "fail"),
+    ("server/hub/methods.py", "done"),
+    ("server/check.py", ""),
+}
+
+
+def trees(*folders: str) -> Iterator[tuple[str, ast.Module]]:
+    for folder in folders:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            yield str(path.relative_to(ROOT)), ast.parse(path.read_text())
+
+
+def calls(body: list[ast.stmt]) -> set[str]:
+    nodes = [node for statement in body for node in ast.walk(statement) if isinstance(node, ast.Call)]
+    return {node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "") for node in nodes}
+
+
+def test_whatever_is_caught_is_handed_to_a_guard() -> None:
+    """Nothing swallows an exception that it does not know: it is raised again, counted, or the answer of its call."""
+    for path, tree in trees("server", "store"):
+        if path.startswith("server/dev/"):
+            continue
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.ExceptHandler) or getattr(node.type, "id", "") not in (
+                "Exception",
+                "BaseException",
+            ):
+                continue
+            called = calls(node.body)
+            raises = any(isinstance(one, ast.Raise) for statement in node.body for one in ast.walk(statement))
+            kept = any(isinstance(one, ast.Assign) and getattr(one.value, "id", "") == "group" for one in node.body)
+            answered = any(path == known and (not name or name in called) for known, name in ANSWERED)
+            assert "caught" in called or raises or answered or kept, f"{path}:{node.lineno}"
+
+
+def test_service_tasks_are_started_by_the_supervisor() -> None:
+    """In the composition root nothing that serves the process runs without it."""
+    [run] = [
+        node
+        for _, tree in trees("server")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.AsyncFunctionDef) and node.name == "run" and "socks" in {a.arg for a in node.args.args}
+    ]
+    started = [
+        ast.unparse(node.args[0])
+        for node in ast.walk(run)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("start", "start_soon")
+    ]
+    assert len(started) > 4 and set(started) == {"self.supervisor.keep", "_pass_on"}
+
+
+def test_nothing_is_started_in_a_nursery_of_somebody_else() -> None:
+    """Whose life another owner ends: the owner is asked (`start_soon` of a carrier), and may say no."""
+    for path, tree in trees("server", "store", "handlers"):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and "start" in node.func.attr:
+                owner = ast.unparse(node.func.value)
+                assert not owner.endswith(".nursery") or owner == "self.nursery", f"{path}:{node.lineno}: {owner}"

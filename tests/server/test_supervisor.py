@@ -1,0 +1,72 @@
+"""server.supervisor: a part that fails is started again; one that cannot be kept ends the process in good order."""
+
+import pytest
+import trio
+from structlog.testing import capture_logs
+from trio.testing import MockClock
+
+from server.supervisor import CALM, FIRST_DELAY, MAX_FAILURES, Supervisor
+
+
+class Part:
+    """Fails so often after it was ready, `life` seconds later."""
+
+    def __init__(self, failures: int, life: float = 1.0) -> None:
+        self.failures = failures
+        self.life = life
+        self.starts: list[float] = []
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        self.starts.append(trio.current_time())
+        task_status.started()
+        if len(self.starts) <= self.failures:
+            await trio.sleep(self.life)
+            raise OverflowError
+        await trio.sleep_forever()
+
+
+async def test_it_is_started_again(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """After a while that doubles; until then it is down. What ends by itself has failed as well."""
+    supervisor, part = Supervisor(), Part(3)
+    with capture_logs() as lines:
+        await nursery.start(supervisor.keep, "test", part.run)
+        await trio.sleep(part.life + FIRST_DELAY / 2)
+        assert supervisor.down == {"test"}
+        await trio.sleep(20)
+    assert not supervisor.down and len(part.starts) == 4 and supervisor.restarts == 3
+    gaps = [later - sooner - part.life for sooner, later in zip(part.starts, part.starts[1:], strict=False)]
+    assert gaps == pytest.approx([FIRST_DELAY, 2 * FIRST_DELAY, 4 * FIRST_DELAY])
+    assert [line["event"] for line in lines] == ["part_failed"]  # the same one, told once
+
+
+async def test_one_that_cannot_be_kept(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """After so many failures in a row it is given up, with one line, and whoever owns the process hears of it."""
+    supervisor, part = Supervisor(), Part(100, life=0.0)
+    with capture_logs() as lines:
+        await nursery.start(supervisor.keep, "test", part.run)
+        with trio.fail_after(60):
+            await supervisor.give_up.wait()
+        await trio.sleep(60)
+    assert supervisor.lost == "test" and supervisor.down == {"test"} and len(part.starts) == MAX_FAILURES
+    assert [line["event"] for line in lines].count("part_lost") == 1
+
+
+async def test_failures_long_ago_do_not_count(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """A part that worked for a while is as good as new."""
+    supervisor, part = Supervisor(), Part(3 * MAX_FAILURES, life=CALM + 1)
+    with capture_logs():
+        await nursery.start(supervisor.keep, "test", part.run)
+        await trio.sleep(4 * MAX_FAILURES * (CALM + 10))
+    assert supervisor.lost is None and not supervisor.down
+
+
+async def test_the_start_fails_with_what_cannot_start(nursery: trio.Nursery) -> None:
+    """Before it was ever ready, nothing is tried again: an address in use is for the operator."""
+
+    async def run(*, task_status: trio.TaskStatus[None]) -> None:
+        raise OSError("in use")
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with trio.open_nursery() as services:
+            await services.start(Supervisor().keep, "test", run)
+    assert caught.group_contains(OSError)
