@@ -17,12 +17,12 @@ import structlog
 import trio
 
 from store.defects import guard
-from store.errors import Overloaded, Unavailable
+from store.errors import Overloaded, Unavailable, Unfit
 from store.histogram import Histogram
 from store.outage import Outage
 from store.postgres import Connection
 from store.reasons import reason
-from store.sessions import NOT_THE_PRIMARY, TRANSIENT, Connector
+from store.sessions import NOT_OURS, NOT_THE_PRIMARY, TRANSIENT, Connector
 from store.statistics import PoolStatistics
 
 SECONDS = 1.0
@@ -100,6 +100,8 @@ class Pool:
                 self._give_back(connection)
         except TRANSIENT as error:
             raise Unavailable(f"PostgreSQL: {reason(error)}") from error
+        except NOT_OURS as error:
+            raise Unfit(f"PostgreSQL: {reason(error)}; has `parley migrate` been run, by a role that may?") from error
 
     async def connect(self) -> Connection:
         """A connection set up like the pool's but outside it: the caller's to keep and to close.

@@ -66,6 +66,15 @@ TRANSIENT = (
 )
 
 
+# A database that nobody has migrated, or that this role may not use.
+NOT_OURS = (
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.UndefinedColumn,
+    psycopg.errors.UndefinedFunction,
+    psycopg.errors.InsufficientPrivilege,
+)
+
+
 class Connector:
     """Opens connections of one kind. The caller keeps and closes them."""
 

@@ -7,7 +7,8 @@ import psycopg
 import pytest
 import trio
 
-from store.errors import Overloaded, Unavailable
+from store import outbox
+from store.errors import Overloaded, Unavailable, Unfit
 from store.pool import Pool
 from store.postgres import Connection
 from tests.store.cluster import Cluster
@@ -160,9 +161,9 @@ async def test_what_becomes_unavailable(pool: Pool, conn: Connection, other: Con
             await lent.execute("SET TRANSACTION READ ONLY")
             await lent.execute("DELETE FROM sends")
     assert lent.closed  # it may lead to a server that was demoted
-    with pytest.raises(psycopg.errors.UndefinedTable):
+    with pytest.raises(psycopg.errors.SyntaxError):
         async with pool.connection() as lent:
-            await lent.execute("SELECT * FROM nothing")
+            await lent.execute("SELECT FROM FROM")
 
 
 async def test_deadlock_is_unavailable(pool: Pool, conn: Connection, other: Connection) -> None:
@@ -285,3 +286,12 @@ async def test_waits_for_a_lock_no_longer_than_the_timeout(pool: Pool, conn: Con
                 await lent.execute("SET statement_timeout = 100")
                 await lent.execute("UPDATE users SET display_name = 'x' WHERE id = %s", [user])
         await wait_for_lock(other, 0)
+
+
+async def test_not_migrated(empty_database: str, nursery: trio.Nursery) -> None:
+    """A database without our tables is a service that is not there yet, not a defect that ends whoever asks it."""
+    pool = Pool(empty_database, name="test")
+    await nursery.start(pool.run)
+    with pytest.raises(Unfit, match="parley migrate"):
+        async with pool.connection() as conn:
+            await outbox.list_stale(conn, 1.0, 1)
