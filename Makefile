@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 TESTABLE := $(VENV)/.testable
 
 .DEFAULT_GOAL := help
-.PHONY: help run install-units rolling-restart test test-chaos lint bench clean
+.PHONY: help run install-units rolling-restart test test-chaos test-hostile lint bench clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,6 +21,9 @@ test: lint ## everything: style, types, import contracts, the whole suite (WORKE
 
 test-chaos: $(TESTABLE) ## ten minutes of faults on four instances (MINUTES=, SEED=)
 	@$(BIN)/pytest -q -s tests/chaos -k long --chaos-minutes $(or $(MINUTES),10) --chaos-seed $(or $(SEED),0)
+
+test-hostile: $(TESTABLE) ## ten minutes of hostile clients, and people who must not notice (MINUTES=, SEED=)
+	@$(BIN)/pytest -q -s tests/hostile -k long --hostile-minutes $(or $(MINUTES),10) --hostile-seed $(or $(SEED),0)
 
 rolling-restart: $(TESTABLE) ## four instances restarted one by one under load, in numbers (LISTEN=shared|reuse-port)
 	@$(BIN)/pytest -q -s tests/rolling -k four --rolling $(or $(LISTEN),shared)
