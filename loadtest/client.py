@@ -299,7 +299,7 @@ async def open_websocket(
     except http_head.BadRequest as error:
         await trio.aclose_forcefully(stream)
         raise ClientError(f"{error} {rest.decode('utf-8', 'replace')}") from None
-    return _Rest(stream, rest) if rest else stream
+    return Rest(stream, rest) if rest else stream
 
 
 async def _open_tcp(host: str, port: int, source: tuple[str, int] | None) -> trio.SocketStream:
@@ -325,7 +325,7 @@ async def _open_tls(
     return secure
 
 
-class _Rest(trio.abc.Stream):
+class Rest(trio.abc.Stream):
     """A stream whose first bytes came with the head."""
 
     def __init__(self, stream: trio.abc.Stream, rest: bytes) -> None:

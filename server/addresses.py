@@ -8,6 +8,7 @@ import ipaddress
 import re
 import secrets
 from collections.abc import Iterable
+from urllib.parse import urlsplit
 
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -15,19 +16,25 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.+/=:-]{1,64}")
 
 ANY = "*"
+UNIX = "unix"
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 HOME_PREFIX = 64  # bits of an IPv6 address that one customer has to herself, at the least
 
 
 class Proxies:
-    """The trusted ones: addresses, networks, or `*` for whoever connects to us."""
+    """The trusted ones: addresses, networks, `unix` for all on a Unix socket, or `*` for whoever connects to us."""
 
     def __init__(self, allowed: Iterable[str]) -> None:
         """Raises ValueError for what is neither."""
         entries = list(allowed)
         self._any = ANY in entries
-        self._networks: list[_Network] = [ipaddress.ip_network(entry) for entry in entries if entry != ANY]
+        self._unix = UNIX in entries
+        self._networks: list[_Network] = [ipaddress.ip_network(entry) for entry in entries if entry not in (ANY, UNIX)]
 
     def trusts(self, peer: str) -> bool:
+        """`peer` is empty on a Unix socket."""
+        if not peer:
+            return self._any or self._unix
         if self._any or not self._networks:
             return self._any
         address = _parse(peer)
@@ -55,6 +62,27 @@ class Proxies:
     def request_id(self, peer: str, given: str) -> str:
         """What a trusted proxy calls this request, or a new name for it."""
         return given if _REQUEST_ID.fullmatch(given) and self.trusts(peer) else new_request_id()
+
+
+def browser_origin(text: str) -> str:
+    """An origin as browsers send it (RFC 6454, 6.2): lower case, no slash at the end, no port that goes without saying.
+
+    Raises ValueError for what is none.
+    """
+    if text == "null":  # of pages without one, as in sandboxed frames
+        return text
+    parts = urlsplit(text)
+    host = parts.hostname or ""
+    if not parts.scheme or not host or "*" in text:
+        raise ValueError(f"{text!r} is no origin: expected one such as https://chat.example.com")
+    if parts.path not in ("", "/") or parts.query or parts.fragment or "@" in parts.netloc:
+        raise ValueError(f"{text!r} is more than an origin: expected only the beginning, such as https://{host}")
+    try:
+        host = f"[{host}]" if ":" in host else host.encode("idna").decode()
+        port = "" if parts.port in (None, _DEFAULT_PORTS.get(parts.scheme)) else f":{parts.port}"
+    except ValueError:
+        raise ValueError(f"{text!r} is no origin: its host or port is malformed") from None
+    return f"{parts.scheme}://{host}{port}"
 
 
 def new_request_id() -> str:

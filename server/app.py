@@ -36,18 +36,18 @@ from handlers.refresh_tokens import RefreshTokens
 from handlers.sync import Sync
 from handlers.users import Users
 from server import logs
-from server.addresses import Proxies
+from server.addresses import ANY, UNIX, Proxies
 from server.admin.listener import AdminListener
 from server.auth import ACCESS_TTL, ConnectionTokens, Verifier, mint_token, signing_keys
 from server.config import DAYS, SECONDS, Settings, parse_listen, parse_peer_listen, require
 from server.crier import Crier
 from server.ephemera import Ephemera
 from server.feed import Feed
-from server.hub import asgi, methods
+from server.hub import methods
 from server.hub.dispatch import Dispatcher
-from server.hub.fallbacks import Fallbacks
+from server.hub.fallbacks import Fallbacks, route
 from server.hub.peers import Peers
-from server.hub.server import PATH, HubServer
+from server.hub.server import HubServer
 from server.instances.link import Link
 from server.instances.publisher import Publisher
 from server.instances.reaper import Reaper
@@ -142,8 +142,8 @@ class Process:
             )
         self.redis = Redis(settings.redis_url, name=APPLICATION)
         self.flusher = Flusher()
-        self.wheel = Wheel()
         self.poller = Poller()
+        self.wheel = Wheel(self.poller.settle)
         self.sync = Sync(self.pool)
         self.name = name = settings.instance or settings.listen
         self.instances = instances = Instances(self.redis)
@@ -280,13 +280,11 @@ class Process:
         )
         self.peers = Peers(Owners(self.redis))
         self.fallbacks = Fallbacks(self.hub, limits.hub_requests, self.peers)
-        routed = any_case(
-            asgi.route(PATH, self.hub, self.fallbacks, paced(self.answers.released(self.rest))), self.rest.url_map
-        )
+        routed = any_case(route(self.fallbacks, paced(self.answers.released(self.rest))), self.rest.url_map)
         routed = allow_origins(routed, settings.allowed_origins)
         if tracing is not None:
             routed = tracing.requests(routed)
-        self.http = HttpServer(traced(routed, Proxies(settings.forwarded_allow_ips)), max_frame=self.hub.max_frame())
+        self.http = HttpServer(traced(routed, Proxies(settings.forwarded_allow_ips)))
         self.certificate = Certificate(settings.tls_cert, settings.tls_key) if settings.tls_cert else None
         self.listener = Listener(
             self.hub,
@@ -572,7 +570,13 @@ async def serve(
     def ready() -> None:
         host, port = place(socks[0])
         scheme = "https" if process.certificate is not None else "http"
-        url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+        url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}" if port else f"unix:{host}"
+        if not port and not {UNIX, ANY} & set(settings.forwarded_allow_ips):
+            log.warning(
+                "addresses_unknown",
+                reason="LISTEN is a Unix socket, on which nobody has an address: all clients share the limits of one",
+                advice="set PARLEY_FORWARDED_ALLOW_IPS=unix to believe the proxy's X-Forwarded-For",
+            )
         log.info("ready", url=url, host=host, port=port, seconds=round(time.monotonic() - started, 2))
         gc.collect()
         gc.freeze()  # what is there from the start stays: no collection walks it, which takes 50 ms and more

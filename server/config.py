@@ -16,7 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 import msgspec
 
 from handlers.limits import Rate
-from server.addresses import Proxies
+from server.addresses import ANY, Proxies, browser_origin
 from server.admin.address import AUTO
 from server.admin.address import parse as parse_admin
 from server.sign_in.return_url import LOOPBACK, origin
@@ -122,12 +122,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_message_bytes: int = 32 * KIB  # SignalR's default
     max_upload_bytes: int = 100 * MIB
     max_user_storage_bytes: int = 10 * 1024 * MIB  # of all files of one user, announced ones included
-    allowed_origins: tuple[str, ...] = ()  # of browsers' upgrades and REST; empty: any (tokens are not cookies)
+    # Of browsers' upgrades and REST: https://chat.example.com. Empty, or with `*`: any (tokens are not cookies).
+    allowed_origins: tuple[str, ...] = ()
     # Besides ALLOWED_ORIGINS, where a browser may go when it has signed in; `loopback`: any port of its own machine.
     return_origins: tuple[str, ...] = ()
     return_with: str = "code"  # code | fragment: what it takes there; tokens in a fragment stay in its history
     public_url: str = ""  # as clients reach us, for links we hand out; empty: from the request
-    forwarded_allow_ips: tuple[str, ...] = ()  # proxies (addresses or networks) whose X-Forwarded-* are believed
+    # Proxies whose X-Forwarded-* are believed: addresses, networks, `unix` for who comes by a Unix socket, `*` for all.
+    forwarded_allow_ips: tuple[str, ...] = ()
     tls_cert: str = ""  # PEM files; with both, LISTEN speaks TLS. Read again when they change
     tls_key: str = ""
     retention_days: int = 365
@@ -308,10 +310,17 @@ def _convert(name: str, value: Any) -> Any:
     if get_args(kind):
         items = value.split("\n" if name in SECRETS else ",") if isinstance(value, str) else value
         found = (str(item).strip() for item in items)
-        return tuple(Secret(item) if name in SECRETS else item for item in found if item)
+        values = tuple(Secret(item) if name in SECRETS else item for item in found if item)
+        return _origins(values) if name == "allowed_origins" else values
     if not isinstance(value, str):
         raise ValueError("expected text")
     return Secret(value) if name in SECRETS else value
+
+
+def _origins(given: tuple[str, ...]) -> tuple[str, ...]:
+    """As browsers send them; none when any may come. Raises ValueError."""
+    found = tuple(dict.fromkeys(browser_origin(each) for each in given if each != ANY))
+    return () if ANY in given else found
 
 
 def _provider(name: str, given: Mapping[str, Any]) -> OAuthProvider:

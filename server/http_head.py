@@ -1,8 +1,8 @@
 """The head of an HTTP/1.1 request and the WebSocket opening handshake, sans-I/O, for both sides.
 
-Owns what a listener must know to send a request the right way: its method, target and headers, and
-whether it is an acceptable upgrade (RFC 9112, sections 2-5; RFC 6455, section 4). Requests that are
-no upgrade are parsed again, properly, by the HTTP server behind it.
+Owns where a head begins and ends, its method, target and headers, how long its body is, whether it is an acceptable
+upgrade (RFC 9112, sections 2-6; RFC 6455, section 4), and how it is written for the HTTP server behind us: that reads
+what we have understood, and nothing else. One strictness for every request of a connection.
 """
 
 import base64
@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 from typing import NamedTuple
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote_to_bytes
 
 import msgspec
 
@@ -22,30 +22,69 @@ _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e]+) HTTP/
 _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
 
 
-_SINGLE = frozenset({b"host", b"content-length", b"sec-websocket-key", b"sec-websocket-version"})
+_ABSOLUTE = re.compile(rb"https?://([^/?#]*)([^#]*)", re.IGNORECASE)  # a target in absolute form (RFC 9112, 3.2.2)
+_AUTHORITY = re.compile(rb"[^\x00-\x20/?#@\\]*")
+_LENGTH = re.compile(rb"\d{1,18}")
+_SINGLE = frozenset({b"host", b"content-length", b"transfer-encoding", b"sec-websocket-key", b"sec-websocket-version"})
+_UNASKED = frozenset({b"upgrade", b"http2-settings"})  # nothing behind us is to switch to anything
+CHUNKED = -1  # the length of a body that says itself where it ends
 
 
 class BadRequest(Exception):
-    """The request head is not HTTP/1.1; the message says what is wrong with it."""
+    """The request is not HTTP/1.1; the message says what is wrong with it."""
+
+    def __init__(self, sentence: str, status: int = 400) -> None:
+        super().__init__(sentence)
+        self.status = status
 
 
 class Head(NamedTuple):
-    """`headers` are as `joined` makes them."""
+    """`fields` have lower-case names; `headers` are these `joined`. The target is in origin form, or `*`."""
 
     method: bytes
     target: bytes
     version: bytes
     headers: dict[bytes, bytes]
+    fields: Sequence[tuple[bytes, bytes]] = ()
 
     @property
     def path(self) -> bytes:
         return self.target.partition(b"?")[0]
 
     @property
+    def length(self) -> int:
+        """Bytes of the body, or CHUNKED (RFC 9112, 6.3). Checked when the head was parsed."""
+        return CHUNKED if b"transfer-encoding" in self.headers else int(self.headers.get(b"content-length", b"0"))
+
+    @property
     def query(self) -> dict[str, str]:
         """Names in lower case, as the reference server reads them without case."""
         raw = self.target.partition(b"?")[2].decode("ascii")
         return {name.lower(): value for name, value in parse_qsl(raw, keep_blank_values=True)}
+
+
+def find_head(data: bytes) -> tuple[int, int]:
+    """Where the head in `data` begins, behind empty lines (RFC 9112, 2.2), and ends (0: not there yet).
+
+    Raises BadRequest for what can become no head: too long, or with lines that do not end in CR LF.
+    """
+    start = 0
+    while data.startswith(b"\r\n", start):
+        start += 2
+    end = data.find(b"\r\n\r\n", start) + 4
+    if end < 4:
+        if len(data) - start >= MAX_HEAD:
+            raise _too_long()
+        if data.count(b"\n", start) != data.count(b"\r\n", start):
+            raise BadRequest("A line of the request head does not end in CR LF.")
+        return start, 0
+    if end - start > MAX_HEAD:
+        raise _too_long()
+    return start, end
+
+
+def _too_long() -> BadRequest:
+    return BadRequest(f"The request head is longer than {MAX_HEAD} bytes.", 431)
 
 
 def parse_head(data: bytes) -> Head:
@@ -64,9 +103,56 @@ def parse_head(data: bytes) -> Head:
     headers = joined(fields)
     if len(headers) < len(fields):
         _require_single(fields)
-    if version == b"1.1" and b"host" not in headers:
-        raise BadRequest("The Host header is missing.")
-    return Head(method, target, version, headers)
+    if not target.startswith(b"/") and not (target == b"*" and method == b"OPTIONS"):
+        target = _origin_form(target, headers, fields)
+    if b"host" not in headers:
+        if version == b"1.1":
+            raise BadRequest("The Host header is missing.")
+    elif not _AUTHORITY.fullmatch(headers[b"host"]):
+        raise BadRequest("The Host header is malformed.")
+    _require_framing(version, headers)
+    return Head(method, target, version, headers, fields)
+
+
+def _origin_form(target: bytes, headers: dict[bytes, bytes], fields: list[tuple[bytes, bytes]]) -> bytes:
+    """Of a target in absolute form. Its host stands in for the Host header (RFC 9112, 3.2.2). Raises BadRequest."""
+    match = _ABSOLUTE.fullmatch(target)
+    if match is None or not match[1] or not _AUTHORITY.fullmatch(match[1]):
+        raise BadRequest("The target of the request is malformed.")
+    headers[b"host"] = match[1]
+    fields[:] = [(b"host", match[1]), *(field for field in fields if field[0] != b"host")]
+    return match[2] if match[2].startswith(b"/") else b"/" + match[2]
+
+
+def _require_framing(version: bytes, headers: dict[bytes, bytes]) -> None:
+    """Where the body ends must be beyond doubt (RFC 9112, 6.1 to 6.3). Raises BadRequest."""
+    coding = headers.get(b"transfer-encoding")
+    length = headers.get(b"content-length")
+    if coding is not None:
+        if length is not None:
+            raise BadRequest("Content-Length and Transfer-Encoding exclude each other.")
+        if version != b"1.1":
+            raise BadRequest("HTTP/1.0 knows no Transfer-Encoding.")
+        if coding.lower() != b"chunked":
+            raise BadRequest("The only Transfer-Encoding that is read here is chunked.", 501)
+    elif length is not None and not _LENGTH.fullmatch(length):
+        raise BadRequest("The Content-Length is malformed.")
+
+
+def rewritten(head: Head) -> bytes:
+    """The head for the HTTP server behind us. It is not asked to switch protocols, whatever the client asks for."""
+    lines = b"".join(b"%s: %s\r\n" % field for field in head.fields if field[0] not in _UNASKED)
+    return b"%s %s HTTP/%s\r\n%s\r\n" % (head.method, head.target, head.version, lines)
+
+
+def plain_path(target: bytes) -> str:
+    """The path of a target, however it is spelled: percent-encoding, case, a slash at its end."""
+    return spelled_plainly(unquote_to_bytes(target.partition(b"?")[0]).decode("utf-8", "replace"))
+
+
+def spelled_plainly(path: str) -> str:
+    """A decoded path as we compare it."""
+    return path.casefold().removesuffix("/")
 
 
 def joined(fields: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
@@ -90,7 +176,13 @@ def _tokens(value: bytes) -> set[bytes]:
 
 
 def is_upgrade(head: Head) -> bool:
+    """Whether a WebSocket is asked for, rightly or wrongly."""
     return b"websocket" in _tokens(head.headers.get(b"upgrade", b""))
+
+
+def asks_to_switch(head: Head) -> bool:
+    """Whether the upgrade is meant for us: a proxy may have passed on the one header and not the other."""
+    return head.method == b"GET" and b"upgrade" in _tokens(head.headers.get(b"connection", b""))
 
 
 def upgrade_error(head: Head) -> tuple[int, str] | None:

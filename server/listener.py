@@ -1,18 +1,17 @@
 """One port for everything: accepts, reads the request head, and sends each connection its way.
 
-Owns the listening sockets and the way of a new connection: hub upgrades go to the raw socket path
-(`server.connection`), everything else to Hypercorn's HTTP server with what was read replayed. The head
+Owns the listening sockets and the way of a connection: upgrades go to the raw socket path (`server.connection`),
+everything else to Hypercorn's HTTP server, by a stream that comes back here when a later request is an upgrade. A head
 is always consumed into a prefix rather than peeked at: one path for whole and for split heads.
 """
 
 import errno
 import math
 import os
-import re
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 import trio
@@ -21,9 +20,10 @@ from handlers.errors import CODES, RETRY_AFTER_SECONDS, ChatError
 from server import http_head
 from server.addresses import Proxies, new_request_id
 from server.http_head import BadRequest, Head
+from server.http_stream import SEND_STALL, AnySocket, RequestStream, SecureRequestStream
 from server.inherited import inherited
 from server.strangers import Stranger, Strangers
-from server.tls import Certificate, TlsSocket, TlsStream
+from server.tls import Certificate, TlsSocket
 from store.defects import guard
 
 BACKLOG = 4096
@@ -34,8 +34,6 @@ FULL_COURTESY = 0.25  # seconds; who is still there then is told that we are ful
 ACCEPT_PAUSE = 0.5  # seconds without accepting when descriptors are out
 UNSENT = 64 * 1024  # bytes not yet on the wire that the kernel holds for one connection; the rest is the outbox's
 DEFER_ACCEPT = 5  # seconds the kernel keeps a connection to itself until its first bytes are there
-SEND_SLICE = 65536  # bytes of an HTTP answer that a client must take
-SEND_STALL = 30.0  # within so many seconds
 LINGER = 2.0  # seconds to let a refused client read its answer
 USER_TIMEOUT = 30_000  # ms without an ACK after which the kernel gives a peer up (RFC 5482)
 # Set once on the listening socket: what it accepts inherits them (Linux).
@@ -46,9 +44,10 @@ _INHERITED = {
     getattr(socket, "TCP_NOTSENT_LOWAT", 25): UNSENT,  # Python names it from 3.12 on
 }
 _TASK_NAME = "connection"  # one string for all of them
+_FAULTS = {408: "timeout", 431: "too_large"}  # codes; of all others invalid_request
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
-AnySocket = socket.socket | TlsSocket
+Service = Coroutine[Any, Any, Any]  # what serves a connection; what it returns serves it from then on, if anything
 
 _guard = guard("connections")
 
@@ -58,9 +57,10 @@ log = structlog.get_logger("parley.listener")
 class Upgrades(Protocol):
     """Whoever serves WebSockets on the raw socket."""
 
-    def takes(self, head: Head) -> bool: ...
+    def takes(self, head: Head) -> bool:
+        """Whether a request that asks for a WebSocket is for us to answer, or is plain HTTP after all."""
 
-    async def admit(self, sock: AnySocket, head: Head, rest: bytes) -> Awaitable[None]:
+    async def admit(self, sock: AnySocket, head: Head, rest: bytes) -> Service:
         """Answer the upgrade and return what serves the socket from then on. Raises Refusal instead of answering."""
 
 
@@ -89,6 +89,17 @@ class Refusal(Exception):
         return [(name.lower().encode(), value.encode()) for name, value in self.fields.items()]
 
 
+def require_upgrade(head: Head) -> None:
+    """Raises Refusal for an opening handshake that is none."""
+    fault = http_head.upgrade_error(head)
+    if fault is not None:
+        raise Refusal(fault[0], "invalid_request", fault[1])
+
+
+def bad_request(fault: BadRequest) -> Refusal:
+    return Refusal(fault.status, _FAULTS.get(fault.status, "invalid_request"), str(fault))
+
+
 def refusal(error: ChatError, status: int) -> Refusal:
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status == 503 else None
     if error.retry_after is not None:
@@ -96,79 +107,6 @@ def refusal(error: ChatError, status: int) -> Refusal:
     if status == 401:
         headers = {"WWW-Authenticate": "Bearer"}
     return Refusal(status, error.code, error.sentence, headers)
-
-
-_BARE = re.compile(rb"HTTP/1\.1 ([45]\d\d) [^\r\n]*\r\ncontent-length: 0\r\nconnection: close\r\n")
-
-
-def _explained(answer: bytes) -> bytes:
-    """What the HTTP server answers by itself to what it cannot read has no body: give it the one of other errors."""
-    match = _BARE.match(answer)
-    if match is None:
-        return answer
-    code = "too_large" if match[1] == b"431" else "invalid_request"
-    return Refusal(int(match[1]), code, "The request is not HTTP/1.1 as it is spoken here.").answer
-
-
-class PrefixedStream(trio.abc.HalfCloseableStream):
-    """A stream that gives what was already read first, and gives up peers that do not read what it sends.
-
-    Hypercorn asks it for `socket`.
-    """
-
-    def __init__(self, stream: trio.SocketStream | TlsStream, prefix: bytes, stranger: Stranger | None = None) -> None:
-        self.stranger = stranger
-        self._stream = stream
-        self._prefix = prefix
-        self.socket = stream.socket
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        if self._prefix:
-            size = len(self._prefix) if max_bytes is None else max_bytes
-            data, self._prefix = self._prefix[:size], self._prefix[size:]
-            await trio.lowlevel.checkpoint()
-            return data
-        return bytes(await self._stream.receive_some(max_bytes))
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Cancelled, it may take one slice's time more. What breaks off in the middle ends the connection."""
-        view = memoryview(_explained(bytes(data)) if data[:9] == b"HTTP/1.1 " else data)
-        is_whole = False
-        try:
-            for start in range(0, len(view), SEND_SLICE):
-                if start:
-                    await trio.lowlevel.checkpoint_if_cancelled()
-                with trio.CancelScope(deadline=trio.current_time() + SEND_STALL, shield=True) as patience:
-                    await self._stream.send_all(view[start : start + SEND_SLICE])
-                if patience.cancelled_caught:
-                    raise trio.BrokenResourceError("the client does not read")
-            is_whole = True
-        finally:
-            if not is_whole:
-                await trio.aclose_forcefully(self._stream)
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await self._stream.wait_send_all_might_not_block()
-
-    async def send_eof(self) -> None:
-        await self._stream.send_eof()
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-
-class SecurePrefixedStream(PrefixedStream):
-    """The same over TLS: what makes Hypercorn say https."""
-
-    @property
-    def transport_stream(self) -> PrefixedStream:
-        return self
-
-    async def do_handshake(self) -> None:
-        """It is done."""
-
-    def selected_alpn_protocol(self) -> str:
-        return "http/1.1"
 
 
 def listen(where: tuple[str, int] | str, *, reuse_port: bool = False) -> list[socket.socket]:
@@ -215,7 +153,7 @@ class Listener:
     def __init__(
         self,
         upgrades: Upgrades,
-        http: Callable[[PrefixedStream], Awaitable[None]],
+        http: Callable[[RequestStream], Awaitable[None]],
         *,
         max_connections: int,
         head_timeout: float,
@@ -309,8 +247,8 @@ class Listener:
             if self._certificate is not None:
                 client = TlsSocket(sock, self._certificate.context)
             serve = await self._admit(client, stranger)
-            if serve is not None:
-                await serve
+            while serve is not None:
+                serve = await serve
         except* Refusal as refused:
             self.refused += 1
             await _refuse(client, next(_leaves(refused)))
@@ -325,7 +263,7 @@ class Listener:
             if self._emptied is not None and not self.open:
                 self._emptied.set()
 
-    async def _admit(self, client: AnySocket, stranger: Stranger) -> Awaitable[None] | None:
+    async def _admit(self, client: AnySocket, stranger: Stranger) -> Service | None:
         """Read the head and find who serves it. None when the peer left before it was complete."""
         if isinstance(client, TlsSocket):
             deadline = trio.current_time() + self._head_timeout
@@ -336,33 +274,49 @@ class Listener:
         if self.open > self.limit:
             raise Refusal(503, "overloaded", "The server holds as many connections as it may.", {"Retry-After": "5"})
         try:
-            prefix, end = _whole_head(client)  # most often it came with the connection
+            data, start, end = _whole_head(client)  # most often it came with the connection
             if not end:
                 _welcome(stranger)
                 with trio.fail_at(min(deadline, trio.current_time() + self._head_timeout)):
-                    prefix, end = await _read_head(client, prefix)
+                    data, start, end = await _read_head(client, data)
+            if not end:
+                return None
+            head = http_head.parse_head(data[start:end])
         except trio.TooSlowError:
             raise Refusal(408, "timeout", "The request head did not come in time.") from None
-        if end == 0:
-            return None
-        if end < 0:
-            raise Refusal(431, "too_large", f"The request head is longer than {http_head.MAX_HEAD} bytes.")
-        try:
-            head = http_head.parse_head(prefix[:end])
         except BadRequest as error:
-            raise Refusal(400, "invalid_request", str(error)) from None
-        if http_head.is_upgrade(head) and self._upgrades.takes(head):
-            fault = http_head.upgrade_error(head)
-            if fault is not None:
-                raise Refusal(fault[0], "invalid_request", fault[1])
-            serve = await self._upgrades.admit(client, head, prefix[end:])
+            raise bad_request(error) from None
+        if self._is_upgrade(head):
+            serve = await self._upgrades.admit(client, head, data[end:])
             stranger.leave()
             return serve
         _welcome(stranger)
-        if isinstance(client, TlsSocket):
-            return self._http(SecurePrefixedStream(TlsStream(client), prefix, stranger))
-        stream = trio.SocketStream(trio.socket.from_stdlib_socket(client))
-        return self._http(PrefixedStream(stream, prefix, stranger))
+        return self._serve_http(client, stranger, head, data[end:])
+
+    def _is_upgrade(self, head: Head) -> bool:
+        return http_head.is_upgrade(head) and self._upgrades.takes(head)
+
+    async def _serve_http(self, client: AnySocket, stranger: Stranger, head: Head, rest: bytes) -> Service | None:
+        """Every request up to an upgrade, or the end."""
+        kind = SecureRequestStream if isinstance(client, TlsSocket) else RequestStream
+        stream = kind(
+            client, head, rest, is_upgrade=self._is_upgrade, head_timeout=self._head_timeout, stranger=stranger
+        )
+        await self._http(stream)
+        if stream.is_over:
+            return None
+        # What is answered now has room in the kernel's buffer, as at the beginning of a connection.
+        with trio.move_on_after(SEND_STALL) as patience:
+            await trio.lowlevel.wait_writable(client)
+        if patience.cancelled_caught:
+            return None
+        if stream.fault is not None:
+            raise bad_request(stream.fault)
+        if stream.upgrade is None:
+            return None
+        serve = await self._upgrades.admit(client, *stream.upgrade)
+        stranger.leave()
+        return serve
 
 
 def _welcome(stranger: Stranger) -> None:
@@ -402,20 +356,17 @@ def _leaves(group: BaseExceptionGroup[Refusal]) -> Iterator[Refusal]:
             yield error
 
 
-def _whole_head(client: AnySocket) -> tuple[bytes, int]:
-    """What can be read at once, and where its head ends: 0 when it is not there yet, -1 when it is too long."""
+def _whole_head(client: AnySocket) -> tuple[bytes, int, int]:
+    """What can be read at once, and where its head begins and ends (0: it is not there yet). Raises BadRequest."""
     try:
         data = client.recv(http_head.MAX_HEAD)
     except BlockingIOError:
-        return b"", 0
-    end = data.find(b"\r\n\r\n")
-    if end < 0 and len(data) == http_head.MAX_HEAD:
-        return data, -1
-    return data, end + 4 if end >= 0 else 0
+        return b"", 0, 0
+    return data, *http_head.find_head(data)
 
 
-async def _read_head(client: AnySocket, data: bytes) -> tuple[bytes, int]:
-    """What was read, and where its head ends: 0 when the peer left before that, -1 when it is too long."""
+async def _read_head(client: AnySocket, data: bytes) -> tuple[bytes, int, int]:
+    """The same, when it is there; its end is 0 when the peer left before that. Raises BadRequest."""
     while True:
         await trio.lowlevel.wait_readable(client)
         try:
@@ -423,13 +374,11 @@ async def _read_head(client: AnySocket, data: bytes) -> tuple[bytes, int]:
         except BlockingIOError:
             continue
         if not chunk:
-            return data, 0
+            return data, 0, 0
         data = data + chunk if data else chunk
-        end = data.find(b"\r\n\r\n")
-        if end >= 0:
-            return data, end + 4 if end + 4 <= http_head.MAX_HEAD else -1
-        if len(data) > http_head.MAX_HEAD:
-            return data, -1
+        start, end = http_head.find_head(data)
+        if end:
+            return data, start, end
 
 
 async def _refuse(client: AnySocket, refused: Refusal) -> None:

@@ -47,6 +47,17 @@ class Poller:
         """The kernel forgets a descriptor by itself when it is closed."""
         self._members.pop(number, None)
 
+    async def settle(self) -> None:
+        """Until everybody has been woken for whom something is there, and has had a turn."""
+        while not self._epoll.closed:
+            ready = self._epoll.poll(0, MAX_EVENTS)
+            self._wake(ready)
+            if len(ready) < MAX_EVENTS:
+                break
+            await trio.lowlevel.checkpoint()
+        for _ in range(2):  # what is woken runs before the second one returns
+            await trio.lowlevel.checkpoint()
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Wake members for as long as this is not cancelled."""
         if self._epoll.closed:

@@ -8,7 +8,7 @@ import ssl
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from socket import SHUT_RD, SHUT_WR, socket
+from socket import SHUT_RD, socket
 from typing import Any
 
 import structlog
@@ -204,48 +204,3 @@ class TlsSocket:
 
     def getsockopt(self, level: int, option: int, size: int) -> bytes:
         return self._socket.getsockopt(level, option, size)
-
-
-class TlsStream(trio.abc.HalfCloseableStream):
-    """The same as a stream, for the HTTP side."""
-
-    def __init__(self, sock: TlsSocket) -> None:
-        self.socket = sock
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        await trio.lowlevel.checkpoint()
-        while True:
-            try:
-                return self._open().recv(65536 if max_bytes is None else max_bytes)
-            except BlockingIOError:
-                await trio.lowlevel.wait_readable(self.socket)
-            except OSError as error:
-                raise trio.BrokenResourceError(str(error)) from None
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await trio.lowlevel.checkpoint()
-        view = memoryview(data)
-        while view:
-            try:
-                view = view[self._open().send(view) :]
-            except BlockingIOError:
-                await trio.lowlevel.wait_writable(self.socket)
-            except OSError as error:
-                raise trio.BrokenResourceError(str(error)) from None
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await trio.lowlevel.wait_writable(self._open())
-
-    async def send_eof(self) -> None:
-        await trio.lowlevel.checkpoint()
-        with suppress(OSError):
-            self._open().shutdown(SHUT_WR)
-
-    async def aclose(self) -> None:
-        self.socket.close()
-        await trio.lowlevel.checkpoint()
-
-    def _open(self) -> TlsSocket:
-        if self.socket.fileno() < 0:
-            raise trio.ClosedResourceError("this stream was closed")
-        return self.socket

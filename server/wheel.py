@@ -6,15 +6,21 @@ and a deadline per connection would cost ten times the memory.
 """
 
 from collections import defaultdict
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+import structlog
 import trio
 
 from store.defects import guard
 
 TICK = 0.25  # seconds; every timeout is late by up to one tick
+LATE = 1.0  # seconds; a wheel that turns so much too late was not the only one that stood still
+GRACE = 1.0  # seconds then, at the least, for what has come meanwhile to be accepted and read
 
 _guard = guard("wheel")
+
+log = structlog.get_logger("parley.wheel")
 
 
 class Due(Protocol):
@@ -30,9 +36,14 @@ class Due(Protocol):
 
 
 class Wheel:
-    """`now` is the time of the last tick: exact enough for timeouts, and free to read."""
+    """`now` is the time of the last tick: exact enough for timeouts, and free to read.
 
-    def __init__(self) -> None:
+    After a pause (the process was stopped, or its machine) nobody is judged before what has come meanwhile was read:
+    `read_waiting` returns when that is so for the raw sockets; the others get GRACE.
+    """
+
+    def __init__(self, read_waiting: Callable[[], Awaitable[None]] | None = None) -> None:
+        self._read_waiting = read_waiting
         self.now = trio.current_time()
         self._tick = int(self.now / TICK)
         self._slots: defaultdict[int, set[Due]] = defaultdict(set)
@@ -85,5 +96,15 @@ class Wheel:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         task_status.started()
         while True:
-            await trio.sleep_until((self._tick + 1) * TICK)
+            due = (self._tick + 1) * TICK
+            await trio.sleep_until(due)
+            if trio.current_time() - due > LATE:
+                await self._hear_first(trio.current_time() - due)
             self._turn()
+
+    async def _hear_first(self, late: float) -> None:
+        log.warning("paused", seconds=round(late, 1), advice="timeouts wait until what came meanwhile was read")
+        self.now = trio.current_time()  # when it is heard
+        await trio.sleep(GRACE)
+        if self._read_waiting is not None:
+            await self._read_waiting()

@@ -1,7 +1,7 @@
 """Clients for every carrier of the hub, so that one suite runs over all of them.
 
-Owns how a hub client's bytes travel: a WebSocket on a fresh connection, one upgraded later on a kept-alive connection
-(ASGI), Server-Sent Events, long polling. What they mean is `loadtest.client`'s business.
+Owns how a hub client's bytes travel: a WebSocket on a fresh connection, one upgraded later on a kept-alive connection,
+Server-Sent Events, long polling. What they mean is `loadtest.client`'s business.
 """
 
 import base64
@@ -18,7 +18,7 @@ from loadtest import client as websockets
 from loadtest.client import PROTOCOLS, ClientError, HubClient, OnEvent, attended
 from server import http_head, websocket
 
-CARRIERS = ("socket", "asgi", "sse", "polling")
+CARRIERS = ("socket", "late", "sse", "polling")
 FORMATS = [(carrier, protocol) for carrier in CARRIERS for protocol in ("json", "messagepack")]
 FORMATS.remove(("sse", "messagepack"))  # text only
 TIMEOUT = httpx.Timeout(60, read=150)  # seconds; a poll takes 90
@@ -108,7 +108,7 @@ async def connect(
     if carrier == "socket":
         async with websockets.connect(url, token, **options) as client:
             yield client
-    elif carrier == "asgi":
+    elif carrier == "late":
         async with await upgrade_later(url, token, query, _lines(headers)) as stream:
             async with attended(HubClient(stream, PROTOCOLS[protocol], on_event)) as client:
                 yield client
@@ -179,8 +179,7 @@ async def upgrade_later(
     except http_head.BadRequest as error:
         await trio.aclose_forcefully(stream)
         raise ClientError(f"{error} {rest.decode('utf-8', 'replace')}") from None
-    assert not rest
-    return stream
+    return websockets.Rest(stream, rest) if rest else stream
 
 
 async def _some(stream: trio.SocketStream) -> bytes:

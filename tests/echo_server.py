@@ -12,7 +12,8 @@ import trio
 from server import http_head, websocket
 from server.connection import Connection
 from server.http_head import Head
-from server.listener import AnySocket, Listener, PrefixedStream, bind
+from server.http_stream import AnySocket, RequestStream
+from server.listener import Listener, Service, bind, require_upgrade
 from server.outbox import Flusher, Verdict
 from server.poller import Poller
 from server.tls import Certificate, TlsSocket
@@ -72,7 +73,8 @@ class EchoServer:
     def takes(self, head: Head) -> bool:
         return True
 
-    async def admit(self, sock: AnySocket, head: Head, rest: bytes) -> Awaitable[None]:
+    async def admit(self, sock: AnySocket, head: Head, rest: bytes) -> Service:
+        require_upgrade(head)
         sock.send(http_head.accept_response(head.headers[b"sec-websocket-key"]))
         connection = Connection(sock, self._wheel, self._poller, outbox_bytes=2 * MAX_MESSAGE, max_message=MAX_MESSAGE)
         connection.readable = isinstance(sock, TlsSocket)
@@ -103,7 +105,7 @@ class EchoServer:
                 task_status.started(sock.getsockname()[1])
 
 
-async def _no_http(stream: PrefixedStream) -> None:
+async def _no_http(stream: RequestStream) -> None:
     await stream.aclose()
 
 

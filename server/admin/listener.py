@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from socket import socket
 from typing import Protocol
 
 import structlog
@@ -18,7 +19,8 @@ from server.admin.app import Parts, admin_app, metrics_app
 from server.admin.control import Control
 from server.admin.control import Parts as Controlled
 from server.admin.sockets import open_named, open_tcp, open_unix
-from server.listener import PrefixedStream
+from server.http_stream import RequestStream
+from server.listener import bad_request
 from server.rest.http import HttpServer
 from server.rest.pacing import paced
 from store.defects import guard
@@ -80,9 +82,16 @@ class AdminListener:
 
 async def _serve(http: HttpServer, stream: trio.SocketStream) -> None:
     """One connection. Whatever happens in it ends here."""
+    sock = socket(fileno=stream.socket.detach())
+    sock.setblocking(False)
     try:
-        await http.serve(PrefixedStream(stream, b""))
+        requests = RequestStream(sock)
+        await http.serve(requests)
+        if requests.fault is not None:
+            sock.send(bad_request(requests.fault).answer)
     except* OSError:
         pass  # the peer went away
     except* Exception as group:
         _guard.caught(group, "admin_connection_failed")
+    finally:
+        sock.close()

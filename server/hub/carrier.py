@@ -1,4 +1,4 @@
-"""What the carriers over an ASGI server have in common: an outbox that wakes whoever sends, and an end in good order.
+"""What the carriers over HTTP requests have in common: an outbox that wakes whoever sends, and an end in good order.
 
 Owns the nursery of one session, its place in the wheel and its last words; how bytes come and go is its subclasses'
 business. The raw socket (`server.connection`) is faster, and has its own way.
@@ -30,11 +30,11 @@ class AsgiCarrier(Outbox):
         "__weakref__",
         "_close_at",
         "_closed",
-        "_code",
         "_hang_up",
         "_wake",
         "bytes_in",
         "bytes_out",
+        "code",
         "gone",
         "nursery",
         "progress_at",
@@ -62,7 +62,7 @@ class AsgiCarrier(Outbox):
         self._closed = False
         self.gone = False  # the nursery takes no more tasks
         self._close_at = 0.0
-        self._code = websocket.NORMAL
+        self.code: int | None = websocket.NORMAL
         self._hang_up: Callable[[], None] | None = None
 
     async def run(self, session: HubSession) -> None:
@@ -100,7 +100,7 @@ class AsgiCarrier(Outbox):
         if self._closed:
             return
         self._closed = True
-        self._code = code
+        self.code = code
         self.reason = self.reason or why or reason
         self._wake.set()
         self._close_at = self.wheel.now + CLOSE_WAIT
@@ -128,7 +128,7 @@ class AsgiCarrier(Outbox):
         return None if self._closed else due  # the session may have ended itself, which has its own time
 
     def traffic(self) -> dict[str, object]:
-        return {"code": self._code, "bytes_in": self.bytes_in, "bytes_out": self.bytes_out}
+        return {"code": self.code, "bytes_in": self.bytes_in, "bytes_out": self.bytes_out}
 
     # -- sending ----------------------------------------------------------------------------------
 

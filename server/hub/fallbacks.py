@@ -5,7 +5,7 @@ the user who negotiated, with an access token each time. GET opens or polls, POS
 connection (SignalR TransportProtocols).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 from urllib.parse import parse_qsl
@@ -23,7 +23,7 @@ from server.hub.encoding import BARE
 from server.hub.http_carrier import Gone, HttpCarrier
 from server.hub.long_polling import Polled, send_answer
 from server.hub.peers import OwnerGone, Peers
-from server.hub.server import HubServer, draining
+from server.hub.server import HubServer, Used, draining, is_hub
 from server.hub.sse import EventStream
 from server.listener import Refusal, refusal
 from server.strangers import known
@@ -35,6 +35,8 @@ PACE_STEP = 0.1  # seconds; a client that asks too often is answered later
 PACE_MAX = 5.0  # and refused, when it has not become slower in this time
 ENDED_MAX = 10_000  # connections remembered as ended
 ENDED_FOR = 15.0  # seconds; the last poll, or the DELETE, comes after the end
+
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _guard = guard("fallbacks")
 
@@ -170,10 +172,8 @@ class Fallbacks:
             raise Refusal(503, "overloaded", "The server holds as many connections as it may.", {"Retry-After": "5"})
         try:
             comer = await self._hub.authenticate(request.query, request.headers, request.peer)
-        except Refusal as refused:
-            if refused.status == 409:  # begun before
-                raise NotHere from None
-            raise
+        except Used:
+            raise NotHere from None
         if not isinstance(comer, Redeemed):
             raise Refusal(409, "conflict", "This connection is a WebSocket.")
         if comer.caller.user_id != caller.user_id:
@@ -281,6 +281,16 @@ class Fallbacks:
 
     def _has_ended(self, connection_id: str) -> bool:
         return self._ended.get(connection_id, 0.0) >= self._hub.wheel.now
+
+
+def route(fallbacks: Fallbacks, rest: App) -> App:
+    """The ASGI app: what is asked at the hub's path is the hub's, all else is `rest`'s."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        of_hub = scope["type"] == "http" and is_hub(scope["path"])
+        await (fallbacks.serve if of_hub else rest)(scope, receive, send)
+
+    return app
 
 
 def _parse(scope: Scope) -> Request:

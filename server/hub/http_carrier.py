@@ -39,25 +39,41 @@ class HttpCarrier(AsgiCarrier):
     async def post(self, read: Callable[[], Awaitable[bytes]]) -> None:
         """Take the body of a POST, whole. Raises Gone, and whatever `read` raises."""
         async with self._posts:
-            if self.over:
+            if self._is_ending:
                 raise Gone
             data = await read()
             self.bytes_in += len(data)
-            if self.over:
+            if self._is_ending:
                 raise Gone
-            done = trio.Event()
-            if not self.start_soon(self._work, data, done):
+            post = _Post()
+            if not self.start_soon(self._work, data, post):
                 raise Gone
-            await done.wait()
-            if self.over:
+            await post.done.wait()
+            if not post.taken:
                 raise Gone
 
-    async def _work(self, data: bytes, done: trio.Event) -> None:
+    @property
+    def _is_ending(self) -> bool:
+        """Nothing is taken any more."""
+        return self.over or self._closed or self.gone
+
+    async def _work(self, data: bytes, post: "_Post") -> None:
         try:
             if data and not self._closed:
                 waiting = self.session.receive(data, binary=self.encoding.protocol.binary)
                 if waiting is not None:
                     await waiting
+            post.taken = True
             self.flush()
         finally:
-            done.set()
+            post.done.set()
+
+
+class _Post:
+    """One that is being worked on."""
+
+    __slots__ = ("done", "taken")
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.taken = False

@@ -35,6 +35,7 @@ class Carrier(Due, Protocol):
 
     transport: ClassVar[str]  # what metrics call this kind
     sent_at: float
+    code: int | None  # of the Close that began the end, whoever sent it
 
     def start_soon(self, task: Callable[..., Awaitable[object]], *args: object) -> bool:
         """Run `task` for as long as the carrier lives. False: it has ended, and nothing was started."""

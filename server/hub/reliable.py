@@ -52,7 +52,7 @@ class Reliable:
         self.acked = 0  # the last one of which we have told it so
         self.buffered = 0  # bytes in the buffer
         self._arriving = 0  # the number of the message that came last
-        self._buffer: deque[bytes] = deque()  # frames sent and not acknowledged
+        self._buffer: deque[bytes] = deque()  # frames sent and not acknowledged; without a carrier, bare messages
         self._first = 1  # the number of the first of them; of the next one, when there is none
 
     # -- what we send -----------------------------------------------------------------------------
@@ -77,9 +77,18 @@ class Reliable:
             self._first += 1
         return freed
 
-    def replay(self) -> tuple[int, list[bytes]]:
-        """The number for our Sequence, and the frames that follow it."""
+    def unframe(self, encoding: Encoding) -> None:
+        """The carrier is gone, and its framing with it: the next one has its own."""
+        self._keep(encoding.message(frame) for frame in self._buffer)
+
+    def replay(self, encoding: Encoding) -> tuple[int, list[bytes]]:
+        """The number for our Sequence, and the messages that follow it, as the new carrier frames them."""
+        self._keep(encoding.frame(message) for message in self._buffer)
         return self._first, list(self._buffer)
+
+    def _keep(self, frames: Iterable[bytes]) -> None:
+        self._buffer = deque(frames)
+        self.buffered = sum(map(len, self._buffer))
 
     # -- what we receive --------------------------------------------------------------------------
 

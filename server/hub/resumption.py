@@ -86,8 +86,8 @@ class Resumption(Calls):
         if self.outbox.size <= self.outbox.limit * RESUME_AT:
             self.on_drained()
 
-    async def resume(self, carrier: Carrier, outbox: Outbox) -> None:
-        """The client is back, on another socket; should we not have noticed that the old one is lost, it is now.
+    async def resume(self, carrier: Carrier, outbox: Outbox, encodings: dict[str, Encoding]) -> None:
+        """The client is back, on another carrier, with `encodings`; should the old one not be lost yet, it is now.
 
         Raises ChatError("not_found") when the session has ended meanwhile.
         """
@@ -100,12 +100,13 @@ class Resumption(Calls):
         self.hub.wheel.cancel(reliable)
         reliable.dormant = trio.Event()
         reliable.state = State.RESUMING
-        shelf, encoding = self.outbox, self.encodings[self.outbox.encoding.protocol.name]
-        reliable.record(encoding, shelf.take())
+        shelf = self.outbox
+        reliable.record(shelf.encoding, shelf.take())
+        self.encodings, encoding = encodings, encodings[shelf.encoding.protocol.name]
         outbox.encoding, outbox.reserved = encoding, shelf.reserved
         self.carrier, self.outbox = carrier, outbox
         self.parser = encoding.protocol.parser(self.hub.max_message)
         self.heard_at = self.hub.wheel.now
-        first, frames = reliable.replay()
+        first, frames = reliable.replay(encoding)
         outbox.push(b"".join((encoding.sequence(first), *frames)))  # one piece: it is not recorded again
         cast(ReliableOutbox, outbox).reliable = reliable

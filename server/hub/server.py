@@ -7,7 +7,7 @@ Owns authentication of upgrades, the set of live sessions, and their farewell at
 import math
 import random
 from collections import Counter
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 
 import structlog
 import trio
@@ -23,6 +23,7 @@ from server.config import Settings
 from server.connection import Connection
 from server.ephemera import Ephemera
 from server.http_head import Head
+from server.http_stream import AnySocket
 from server.hub.catchup import SyncSource
 from server.hub.dispatch import Dispatcher
 from server.hub.encoding import FRAMED, Encoding
@@ -32,7 +33,7 @@ from server.hub.reliable_connection import ReliableConnection
 from server.hub.session import HubSession
 from server.hub.shares import Shares
 from server.limits import Limits
-from server.listener import AnySocket, Refusal, peer, refusal
+from server.listener import Refusal, Service, peer, refusal, require_upgrade
 from server.outbox import Flusher, Outbox
 from server.poller import Poller
 from server.rooms import Rooms
@@ -51,6 +52,10 @@ CLIENT_MAX = 120  # characters of what a client calls itself
 _guard = guard("sessions")
 
 log = structlog.get_logger("parley.hub")
+
+
+class Used(Refusal):
+    """Of a connection token that has begun a connection before."""
 
 
 class HubServer:
@@ -106,13 +111,24 @@ class HubServer:
         self, query: Mapping[str, str], headers: Mapping[bytes, bytes], peer: str
     ) -> Redeemed | HubSession:
         """Who connects, or the session that a client comes back to. Names are in lower case. Raises Refusal."""
-        authorization, forwarded = (_text(headers, name) for name in (b"authorization", b"x-forwarded-for"))
+        self._require_pace(headers, peer)
+        return await self._authenticate(query, headers)
+
+    def _require_pace(self, headers: Mapping[bytes, bytes], peer: str) -> None:
+        """Of an address, whatever becomes of its request. Raises Refusal."""
+        address = self._proxies.client_address(peer, _text(headers, b"x-forwarded-for"))
+        try:
+            self._limits.connects.require(limited_as(address))
+        except ChatError as error:
+            raise refusal(error, CODES[error.code].status) from None
+
+    async def _authenticate(self, query: Mapping[str, str], headers: Mapping[bytes, bytes]) -> Redeemed | HubSession:
+        """Raises Refusal."""
         if self._closed:
             raise draining()
         self.require_origin(headers)
         try:
-            self._limits.connects.require(limited_as(self._proxies.client_address(peer, forwarded)))
-            comer = await self._identify(query, authorization)
+            comer = await self._identify(query, _text(headers, b"authorization"))
             if isinstance(comer, Redeemed):
                 self._limits.user_connects.require(comer.caller.user_id)
         except ChatError as error:
@@ -129,11 +145,17 @@ class HubServer:
             try:
                 redeemed = await self._tokens.redeem(token)
             except UsedToken:
-                raise Refusal(409, "conflict", "This connection token has been used.") from None
+                raise self._used(token) from None
             if redeemed is None:
                 raise Refusal(404, "not_found", "No connection with that id. Negotiate again.")
             return redeemed
         return Redeemed(await self._verify(query, authorization), new_connection_id())
+
+    def _used(self, token: str) -> "Used":
+        """Where its connection lives, it is in use; where it does not, the client can only negotiate again."""
+        if self.has(self.identify(token)):
+            return Used(409, "conflict", "The connection with that id is in use.")
+        return Used(404, "not_found", "No connection with that id. Negotiate again.")
 
     async def _verify(self, query: Mapping[str, str], authorization: str) -> Caller:
         scheme, _, bearer = authorization.partition(" ")
@@ -172,14 +194,19 @@ class HubServer:
     # -- raw sockets --------------------------------------------------------------------------------
 
     def takes(self, head: Head) -> bool:
-        return head.path == PATH.encode()
+        """All that are meant: those for another path are refused. A stray header on a REST call means nothing."""
+        return is_hub(http_head.plain_path(head.target)) or http_head.asks_to_switch(head)
 
-    async def admit(self, sock: AnySocket, head: Head, rest: bytes) -> Awaitable[None]:
+    async def admit(self, sock: AnySocket, head: Head, rest: bytes) -> Service:
         query = head.query
         headers = head.headers
         address = peer(sock)
         try:
-            comer = await self.authenticate(query, headers, address)
+            self._require_pace(headers, address)
+            if not is_hub(http_head.plain_path(head.target)):
+                raise Refusal(404, "not_found", f"There is no WebSocket here but at {PATH}.")
+            require_upgrade(head)
+            comer = await self._authenticate(query, headers)
         except Refusal as refused:
             refused.request_id = self._proxies.request_id(address, _text(headers, b"x-request-id"))
             raise
@@ -216,7 +243,7 @@ class HubServer:
         """A new session on this carrier, or the one that its client comes back to. Raises Refusal."""
         if isinstance(comer, HubSession):
             try:
-                await comer.resume(carrier, outbox)
+                await comer.resume(carrier, outbox, encodings)
             except ChatError as error:
                 raise refusal(error, CODES[error.code].status) from None
             return comer
@@ -307,6 +334,11 @@ class HubServer:
             await session.depart(FAREWELL_REASON, code=websocket.SERVICE_RESTART, patience=FAREWELL)
         except Exception as error:
             session.give_up(_guard.caught(error))
+
+
+def is_hub(path: str) -> bool:
+    """`path` is decoded."""
+    return http_head.spelled_plainly(path) == PATH
 
 
 def draining() -> Refusal:

@@ -18,7 +18,7 @@ from handlers.errors import ChatError, from_store
 from handlers.model import Caller, Client
 from server import websocket
 from server.hub import catchup, handshake
-from server.hub.encoding import Encoding
+from server.hub.encoding import BARE, Encoding
 from server.hub.frames import (
     CancelInvocation,
     Close,
@@ -192,7 +192,9 @@ class HubSession(Resumption):
         self.hub.wheel.schedule(self.carrier, self.on_due(self.hub.wheel.now))
 
     def on_closed(self, reason: str) -> None:
-        if self.reliable is not None and self.parser is not None and not self.closed and not self.hub.draining:
+        """A lost socket may be replaced; one that was closed for cause is the end."""
+        is_final = self.closed or self.hub.draining or self.carrier.code in websocket.FOR_CAUSE
+        if self.reliable is not None and self.parser is not None and not is_final:
             self._sleep(self.reliable, reason)
         else:
             self._leave(reason)
@@ -225,9 +227,11 @@ class HubSession(Resumption):
 
     def _sleep(self, reliable: Survival, reason: str) -> None:
         """The carrier is gone: keep the place in every room, and what may not have arrived, for a while."""
-        reliable.record(self.outbox.encoding, self.outbox.take())
+        encoding = self.outbox.encoding
+        reliable.record(encoding, self.outbox.take())
+        reliable.unframe(encoding)
         reserved = self.outbox.reserved
-        self.outbox = Shelf(reliable, self.outbox.encoding, self.outbox.limit)
+        self.outbox = Shelf(reliable, BARE[encoding.protocol.name], self.outbox.limit)
         self.outbox.reserved = reserved
         self.cursors = {**(self.cursors or {}), **self.hub.rooms.detach_all(self)}
         self.catching_up = self.busy = self.inline = False

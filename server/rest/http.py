@@ -1,7 +1,7 @@
-"""HTTP for everything that is no raw WebSocket: Hypercorn's Trio server, one connection at a time.
+"""HTTP for everything that is no WebSocket: Hypercorn's Trio server, one connection at a time.
 
-Owns Hypercorn's configuration and the app's lifespan. The listener hands connections in; Hypercorn parses
-them again from their first byte, so it also serves upgrades that come later on a kept-alive connection.
+Owns Hypercorn's configuration and the app's lifespan. The listener hands connections in, as streams of requests that
+ask for nothing but HTTP/1.1: Hypercorn never speaks WebSocket or HTTP/2.
 """
 
 import logging
@@ -11,16 +11,16 @@ from typing import Any, cast
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
-from hypercorn.events import Closed, Event, RawData
+from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.trio.lifespan import Lifespan
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework, ConnectionState, LifespanState
 
 from server.http_head import MAX_HEAD
+from server.http_stream import RequestStream
 from server.hub.carrier import HANG_UP
-from server.hub.server import PATH
-from server.listener import PrefixedStream
+from server.hub.server import is_hub
 from server.strangers import STRANGER, stranger_of
 
 Scope = dict[str, Any]
@@ -32,20 +32,19 @@ KEEP_ALIVE = 75.0  # seconds an idle HTTP connection is kept: longer than most b
 DISCARD_MAX = 4 * 1024 * 1024  # bytes of a refused request that are still read, so that its answer arrives
 DISCARD_TIME = 5.0  # seconds for them
 LAST_WORDS = 30.0  # seconds for the end of an answer to be taken, whoever wants to be done with it
-MAX_FRAME = 256 * 1024  # bytes of a WebSocket message on the compatibility path
 
 
-def patient(app: ASGIApp, is_retired: Callable[[], bool], of_hub: str) -> ASGIApp:
+def patient(app: ASGIApp, is_retired: Callable[[], bool], is_hub: Callable[[str], bool]) -> ASGIApp:
     """An answer waits until the request has come in whole, so that one refused early is heard.
 
     Otherwise the client may still be sending when the connection is closed under it, and loses the answer, or
     sends its next request into a connection that is about to end. What is too long is not waited for.
     With the answers of a server that `is_retired` clients learn that their next request belongs elsewhere; not so at
-    the path `of_hub`, whose connections may be polled, and are told in a message.
+    the path of the hub (`is_hub`), whose connections may be polled, and are told in a message.
     """
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http":  # the lifespan
             await app(scope, receive, send)
             return
         finished = trio.Event()
@@ -66,7 +65,7 @@ def patient(app: ASGIApp, is_retired: Callable[[], bool], of_hub: str) -> ASGIAp
             if event["type"] == "http.response.start":
                 with trio.move_on_after(DISCARD_TIME):
                     await finished.wait()
-                if not finished.is_set() or size > DISCARD_MAX or (is_retired() and scope["path"] != of_hub):
+                if not finished.is_set() or size > DISCARD_MAX or (is_retired() and not is_hub(scope["path"])):
                     event = {**event, "headers": [*event["headers"], (b"connection", b"close")]}
             if event["type"] != "http.response.body" or event.get("more_body"):
                 await send(event)
@@ -97,6 +96,8 @@ class HttpConnection(TCPServer):
         """Hypercorn's own shields what it sends for as long as the client likes. Our stream knows what to finish."""
         if not isinstance(event, RawData):
             await super().protocol_send(event)
+            if isinstance(event, Updated) and event.idle:
+                cast(RequestStream, self.stream).answered()
             return
         async with self.send_lock:
             try:
@@ -117,21 +118,19 @@ class HttpConnection(TCPServer):
 class HttpServer:
     """Serves HTTP connections with `app`."""
 
-    def __init__(self, app: ASGIApp, *, max_frame: int = 0) -> None:
-        """`max_frame` is the largest message of a WebSocket, where that is more than MAX_FRAME."""
+    def __init__(self, app: ASGIApp) -> None:
         self._config = Config()
         self._config.keep_alive_timeout = KEEP_ALIVE
         # A client may be silent while it polls, or only listens. Slow requests have limits where they are read.
         self._config.read_timeout = None
-        self._config.websocket_max_message_size = max(MAX_FRAME, max_frame)
-        self._config.h11_max_incomplete_size = MAX_HEAD
+        self._config.h11_max_incomplete_size = 2 * MAX_HEAD  # the stream has the limit; rewritten, a head may be longer
         self._config.errorlog = logging.getLogger("hypercorn.error")
         self._config.include_server_header = False
-        self._app = ASGIWrapper(cast(ASGIFramework, patient(app, lambda: self._retired, PATH)))
+        self._app = ASGIWrapper(cast(ASGIFramework, patient(app, lambda: self._retired, is_hub)))
         self._context = WorkerContext(None)
         self._state: LifespanState = {}
         self._retired = False
-        self._streams: set[PrefixedStream] = set()
+        self._streams: set[RequestStream] = set()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """The app's lifespan: started when its start-up hooks are done, shut down when cancelled."""
@@ -142,8 +141,8 @@ class HttpServer:
             task_status.started()
             await trio.sleep_forever()
 
-    async def serve(self, stream: PrefixedStream) -> None:
-        state = ConnectionState(LifespanState({**self._state, HANG_UP: stream.socket.close, STRANGER: stream.stranger}))
+    async def serve(self, stream: RequestStream) -> None:
+        state = ConnectionState(LifespanState({**self._state, HANG_UP: stream.hang_up, STRANGER: stream.stranger}))
         self._streams.add(stream)
         try:
             await HttpConnection(self._app, self._config, self._context, state, stream)  # type: ignore[arg-type]
@@ -160,5 +159,5 @@ class HttpServer:
 
     def hang_up(self) -> None:
         """On whoever is left: what is being sent cannot be cancelled, and its client may read slowly, or not at all."""
-        for stream in self._streams:
-            stream.socket.close()
+        for stream in list(self._streams):
+            stream.hang_up()

@@ -78,15 +78,21 @@ def client() -> Client:
 def address() -> str:
     """Of the client, as far as it can be known."""
     proxies: Proxies = current_app.config["PROXIES"]
-    return proxies.client_address(request.remote_addr or "", _whole("X-Forwarded-For"))
+    return proxies.client_address(_peer(), _whole("X-Forwarded-For"))
 
 
 def base_url() -> str:
     """Where clients reach us, without a slash at the end."""
     configured: str = current_app.config["PUBLIC_URL"]
     proxies: Proxies = current_app.config["PROXIES"]
-    scheme = proxies.scheme(request.remote_addr or "", _whole("X-Forwarded-Proto"), request.scheme)
+    scheme = proxies.scheme(_peer(), _whole("X-Forwarded-Proto"), request.scheme)
     return configured or f"{scheme}://{request.host}"
+
+
+def _peer() -> str:
+    """The address at the other end; empty on a Unix socket, where Quart makes up one."""
+    found: str = (request.scope.get("client") or ("",))[0]
+    return found
 
 
 def _whole(header: str) -> str:

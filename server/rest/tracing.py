@@ -17,9 +17,8 @@ from server.addresses import Proxies
 from server.http_head import joined
 
 TRACE = "parley.trace"  # in the ASGI scope
-CHATTY = re.compile(r"/health(/.*)?|/hubs/chat")  # asked for all the time: lines for those who debug
+CHATTY = re.compile(r"/health(/.*)?|/hubs/chat/?", re.IGNORECASE)  # asked for all the time: lines for those who debug
 _VARIABLE = re.compile(r"<(?:[^<>]*:)?([^<>]+)>")
-_STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
 
 Scope = dict[str, Any]
 Message = dict[str, Any]
@@ -58,15 +57,15 @@ def traced(app: App, proxies: Proxies) -> App:
     """The ASGI app, with a trace in the scope of each request."""
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket"):
+        if scope["type"] != "http":
             await app(scope, receive, send)
             return
         trace = _begin(scope, proxies)
         began = time.perf_counter()
 
         async def send_named(message: Message) -> None:
-            if message["type"] in _STARTS:
-                trace.status = message.get("status")
+            if message["type"] == "http.response.start":
+                trace.status = message["status"]
                 name = (b"x-request-id", trace.request_id.encode())
                 message = {**message, "headers": [*message.get("headers", ()), name]}
             await send(message)
@@ -75,8 +74,7 @@ def traced(app: App, proxies: Proxies) -> App:
             try:
                 await app({**scope, TRACE: trace}, receive, send_named)
             finally:
-                if scope["type"] == "http":
-                    _tell(scope, trace, time.perf_counter() - began)
+                _tell(scope, trace, time.perf_counter() - began)
 
     return serve
 

@@ -1,12 +1,14 @@
 """Stateful reconnect over upgrades on kept-alive connections: the same promises as on a raw socket."""
 
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import trio
 
+from loadtest.client import ClientError
 from server import websocket
 from server.hub import handshake
 from tests.carriers import negotiate, upgrade_later
@@ -26,7 +28,7 @@ class Socket:
         data = b"".join(m if isinstance(m, bytes) else json.dumps(m).encode() + b"\x1e" for m in messages)
         await self.stream.send_all(websocket.encode_masked(websocket.TEXT, data))
 
-    async def until(self, count: int, *kinds: int) -> list[dict[str, Any]]:
+    async def until(self, count: int, *kinds: int | None) -> list[dict[str, Any]]:
         """So many messages of these types; all others are passed over."""
         with trio.fail_after(WAIT):
             while len(found := [m for m in self.heard if m.get("type") in kinds]) < count:
@@ -98,3 +100,98 @@ async def test_a_lost_upgrade_is_replaced(database: str, redis_url: str) -> None
         stored = [m["content"] for m in await server.history(alice, conversation)]
         assert stored == ["mine", "before", "while", "more", "after"]
         assert len(server.events("connection_resumed")) == 2
+
+
+async def refused(server: Running, token: str) -> int:
+    """The status of an upgrade with this id; 101 when it is taken."""
+    try:
+        stream = await upgrade_later(server.hub_url, query={"id": token})
+    except ClientError as error:
+        found = re.search(r"HTTP/1.1 (\d+)", str(error))
+        assert found is not None, error
+        return int(found[1])
+    await trio.aclose_forcefully(stream)
+    return 101
+
+
+BIG = websocket.encode_masked(websocket.TEXT, b"x" * 400_000)
+ENDS = {  # what the client sends, and the code of the Close that ends the session for good
+    "too big": BIG,
+    "not UTF-8": websocket.encode_masked(websocket.TEXT, b"\xff"),
+    "unmasked": websocket.encode(websocket.TEXT, b"{}\x1e"),
+    "an invalid message": websocket.encode_masked(websocket.TEXT, b"hello\x1e"),
+    "its own refusal": websocket.encode_masked(websocket.CLOSE, websocket.close_payload(1009)),
+}
+
+
+async def test_an_end_for_cause_is_final(database: str, redis_url: str) -> None:
+    """Whoever has broken the protocol, or says that we did, does not come back to say it again: the id is unknown from
+    then on, also while our Close is under way. A socket that is lost, or closed without cause, may be replaced."""
+    async with running(database, redis_url) as server:
+        user = await server.register("alice")
+        for name, data in ENDS.items():
+            token = await connection(server, user)
+            async with opened(server, token) as socket:
+                await socket.say(handshake.encode_request("json", 2))
+                await socket.until(1, None)
+                await socket.stream.send_all(data)
+                with trio.fail_after(WAIT):
+                    while await socket.stream.receive_some(65536):
+                        if name != "its own refusal":
+                            break  # it has said Close, and waits for ours
+                assert await refused(server, token) == 404, name
+            assert await refused(server, token) == 404, name
+        token = await connection(server, user)
+        for close in (b"", websocket.encode_masked(websocket.CLOSE, websocket.close_payload(1001))):
+            async with opened(server, token) as socket:
+                await socket.say(handshake.encode_request("json", 2) if not close else {"type": 9, "sequenceId": 1})
+                await socket.until(1, None if not close else 9)
+                await socket.stream.send_all(close or websocket.encode_masked(websocket.TEXT, b"half of it")[:9])
+        assert await refused(server, token) == 101
+
+
+async def test_a_used_id(database: str, redis_url: str) -> None:
+    """It is in use as long as its connection lives (409), and unknown after that (404): its client negotiates again."""
+    async with running(database, redis_url) as server:
+        user = await server.register("alice")
+        async with server.http(user) as http:
+            token = await negotiate(http, server.hub_url)
+        async with opened(server, token) as socket:
+            await socket.say(handshake.encode_request("json", 1))
+            await socket.until(1, None)
+            assert await refused(server, token) == 409
+        with trio.fail_after(WAIT):
+            while not server.events("connection_closed"):
+                await trio.sleep(0.02)
+        assert await refused(server, token) == 404
+
+
+async def test_a_server_that_stood_still(database: str, redis_url: str) -> None:
+    """Stopped for longer than any client may be silent, it reads what came meanwhile before it judges anybody: who has
+    pinged all the time stays."""
+    silence = 5.0
+    async with running(database, redis_url, client_timeout=silence) as server:
+        user = await server.register("alice")
+        async with server.http(user) as http:
+            token = await negotiate(http, server.hub_url)
+        async with opened(server, token) as socket, trio.open_nursery() as nursery:
+            await socket.say(handshake.encode_request("json", 1), {"type": 6})
+            await socket.until(1, None)
+
+            async def ping() -> None:
+                while True:
+                    await socket.say({"type": 6})
+                    await trio.sleep(0.2)
+
+            nursery.start_soon(ping)
+            server.pause()
+            await trio.sleep(2 * silence)
+            server.resume()
+            with trio.fail_after(WAIT):
+                while not server.events("paused"):
+                    await trio.sleep(0.02)
+            await trio.sleep(2)  # when it judges
+            await socket.say({"type": 1, "invocationId": "1", "target": "Ping", "arguments": []})
+            [answer] = await socket.until(1, 3)
+            assert answer["invocationId"] == "1"
+            nursery.cancel_scope.cancel()

@@ -2,7 +2,9 @@
 
 import pytest
 
+from server import addresses
 from server.addresses import Proxies, limited_as
+from server.config import ConfigError, load
 
 TRUSTED = Proxies(["10.0.0.0/8", "192.0.2.1", "::1"])
 
@@ -49,3 +51,66 @@ def test_limited_as() -> None:
     assert limited_as("203.0.113.9") == "203.0.113.9"
     assert limited_as("2001:db8:1:2:3:4:5:6") == limited_as("2001:db8:1:2::") == "2001:db8:1:2::"
     assert limited_as("::ffff:203.0.113.9") == "::ffff:203.0.113.9" and limited_as("") == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "origin"),
+    [
+        ("https://chat.example.com", "https://chat.example.com"),
+        ("https://chat.example.com/", "https://chat.example.com"),
+        ("HTTPS://Chat.Example.COM", "https://chat.example.com"),
+        ("https://chat.example.com:443", "https://chat.example.com"),
+        ("http://chat.example.com:80/", "http://chat.example.com"),
+        ("http://chat.example.com:443", "http://chat.example.com:443"),
+        ("http://localhost:3000", "http://localhost:3000"),
+        ("http://[::1]:3000", "http://[::1]:3000"),
+        ("https://bücher.example", "https://xn--bcher-kva.example"),
+        ("capacitor://localhost", "capacitor://localhost"),
+        ("null", "null"),
+    ],
+)
+def test_origins_as_browsers_send_them(text: str, origin: str) -> None:
+    """Case, a slash at the end and the default port make no difference; names are as they are sent."""
+    assert addresses.browser_origin(text) == origin
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "chat.example.com",
+        "chat.example.com:443",
+        "localhost:3000",
+        "//chat.example.com",
+        "https://",
+        "https://*.example.com",
+        "https://chat.example.com/app",
+        "https://chat.example.com?x",
+        "https://user@chat.example.com",
+        "https://chat.example.com:port",
+        "https://[::1",
+    ],
+)
+def test_what_is_no_origin(text: str) -> None:
+    """Refused with a sentence, instead of never being equal to what a browser sends."""
+    with pytest.raises(ValueError, match=r"\w+ .*"):
+        addresses.browser_origin(text)
+    with pytest.raises(ConfigError, match="ALLOWED_ORIGINS: "):
+        load({"PARLEY_ALLOWED_ORIGINS": text})
+
+
+def test_any_origin() -> None:
+    """`*` is the same as no list, for REST and the hub alike; what is listed twice stands there once."""
+    assert load({"PARLEY_ALLOWED_ORIGINS": "*"}).allowed_origins == ()
+    assert load({"PARLEY_ALLOWED_ORIGINS": "https://a, *"}).allowed_origins == ()
+    assert load({"PARLEY_ALLOWED_ORIGINS": "https://a/, https://A:443,https://b"}).allowed_origins == (
+        "https://a",
+        "https://b",
+    )
+
+
+def test_who_comes_by_a_unix_socket() -> None:
+    """Has no address: it is believed where `unix` is listed."""
+    assert Proxies(["unix"]).client_address("", "203.0.113.7") == "203.0.113.7"
+    assert Proxies(["127.0.0.1", "unix"]).client_address("", "203.0.113.7, 127.0.0.1") == "203.0.113.7"
+    assert Proxies(["127.0.0.1"]).client_address("", "203.0.113.7") == ""
+    assert Proxies(["unix"]).client_address("127.0.0.1", "203.0.113.7") == "127.0.0.1"

@@ -2,12 +2,12 @@
 
 import os
 import socket
-from collections.abc import Awaitable
 
 import trio
 
 from server.http_head import Head
-from server.listener import AnySocket, Listener, PrefixedStream, bind
+from server.http_stream import AnySocket, RequestStream
+from server.listener import Listener, Service, bind
 
 WAIT = 60.0  # seconds
 
@@ -16,11 +16,11 @@ class NoUpgrades:
     def takes(self, head: Head) -> bool:
         return False
 
-    async def admit(self, sock: AnySocket, head: Head, rest: bytes) -> Awaitable[None]:
+    async def admit(self, sock: AnySocket, head: Head, rest: bytes) -> Service:
         raise AssertionError
 
 
-async def answer(stream: PrefixedStream) -> None:
+async def answer(stream: RequestStream) -> None:
     await stream.send_all(b"x")
 
 

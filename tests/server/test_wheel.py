@@ -4,7 +4,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from server.wheel import TICK, Wheel
+from server.wheel import GRACE, TICK, Wheel
 
 
 class Member:
@@ -88,5 +88,31 @@ async def test_late_turns_skip_nobody(wheel: Wheel, autojump_clock: MockClock) -
     for number, member in enumerate(members):
         wheel.schedule(member, trio.current_time() + number)
     autojump_clock.jump(30)
-    await trio.sleep(1)
+    await trio.sleep(GRACE + 1)
     assert all(len(member.asked) == 1 for member in members)
+
+
+async def test_what_waits_is_read_first(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """When the loop stood still, what came meanwhile is read, as of now, before anybody is asked."""
+    heard_at: list[float] = []
+    asked: list[bool] = []
+
+    class Judge(Member):
+        def on_due(self, now: float) -> float | None:
+            asked.append(bool(heard_at) and now - heard_at[-1] < 10)
+            return super().on_due(now)
+
+    async def read() -> None:
+        await trio.sleep(3)
+        heard_at.append(waiting.now)
+
+    waiting = Wheel(read)
+    await nursery.start(waiting.run)
+    waiting.schedule(Judge(), trio.current_time() + 2)
+    autojump_clock.jump(30)
+    before = trio.current_time()
+    await trio.sleep(GRACE + 5)
+    assert asked == [True] and heard_at[-1] >= before
+    waiting.schedule(Judge(), trio.current_time() + 2)
+    await trio.sleep(3)
+    assert len(asked) == 2 and len(heard_at) == 1, "no pause, no wait"

@@ -4,7 +4,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,10 @@ import httpx
 import pytest
 import trio
 
-from loadtest.client import ClientError, connect
+from loadtest.client import ClientError, connect, open_websocket
+from server.hub import handshake
+from tests.carriers import negotiate
+from tests.integration.test_stateful import Socket
 from tests.running import Running, User, checked, free_port, running
 
 EXAMPLES = Path(__file__).parents[2] / "systemd/proxies"
@@ -20,6 +23,7 @@ EXAMPLES = Path(__file__).parents[2] / "systemd/proxies"
 # is busy and they come late.
 TIMEOUT, KEEPALIVE = 3, 0.5
 WAIT = 60.0
+KEY = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 ELSEWHERE = "127.0.0.77"  # where a client is
 COMMANDS = {
     "nginx": ["nginx", "-p", "{place}", "-c", "{file}", "-g", "daemon off; user root; pid {place}/pid;"],
@@ -45,6 +49,7 @@ def configuration(name: str, port: int, servers: list[int]) -> str:
         "bind :80\n": f"bind 127.0.0.1:{port}\n",
         "100s": f"{TIMEOUT}s",
     }
+    servers = [servers[0], servers[-1]]
     changes |= {f"10.0.0.1{number}:5000": f"127.0.0.1:{server}" for number, server in enumerate(servers, 1)}
     # What a test machine does not allow, or need.
     changes |= {"131072": "1024", "262144": "4096", "maxconn 120000": "maxconn 1000"}
@@ -56,7 +61,7 @@ def configuration(name: str, port: int, servers: list[int]) -> str:
 
 @asynccontextmanager
 async def proxy(name: str, place: Path, servers: list[int]) -> AsyncIterator[int]:
-    """Its port, once it answers."""
+    """Its port, once it answers. With one server, it stands for both."""
     path, port = program(name), free_port()
     file = place / "proxy.conf"
     file.write_text(configuration(name, port, servers))
@@ -160,3 +165,92 @@ async def go_and_come_back(
         assert trio.current_time() > start + TIMEOUT
         nursery.cancel_scope.cancel()
     assert list(answers) == ["200"] and answers["200"] > 10, answers
+
+
+@pytest.mark.parametrize("name", ["nginx", "haproxy"])
+async def test_only_websockets_are_passed_on(name: str, tmp_path: Path) -> None:
+    """An instance behind the proxy sees Upgrade on WebSockets and on nothing else: no h2c, no TLS, no list."""
+    program(name)
+    heads: list[bytes] = []
+
+    async def answer(stream: trio.SocketStream) -> None:
+        with suppress(trio.BrokenResourceError):  # a health check that has heard enough
+            await answer_all(stream)
+
+    async def answer_all(stream: trio.SocketStream) -> None:
+        data = b""
+        while True:
+            data += bytes(await stream.receive_some(65536))
+            if not data:
+                return
+            while b"\r\n\r\n" in data:
+                head, _, data = data.partition(b"\r\n\r\n")
+                if b"/health/ready" not in head:
+                    heads.append(head.lower())
+                await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    async with trio.open_nursery() as nursery:
+        [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, answer, [listener])
+        async with proxy(name, tmp_path, [listener.socket.getsockname()[1]]) as port:
+            for upgrade in ("", "h2c", "TLS/1.0", "websocket, h2c", "h2c, websocket", "xwebsocket", "WebSocket"):
+                said = f"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: {upgrade}\r\nHTTP2-Settings: AAMA\r\n"
+                async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+                    await stream.send_all(f"GET /x HTTP/1.1\r\nHost: x\r\n{KEY}{said if upgrade else ''}\r\n".encode())
+                    with trio.fail_after(WAIT):
+                        assert b" 200 " in await stream.receive_some(65536)
+        nursery.cancel_scope.cancel()
+    assert len(heads) == 7
+    assert not any(b"upgrade: " in head for head in heads[:-1]), heads
+    assert b"upgrade: websocket" in heads[-1]
+
+
+ROUNDS, EACH = 6, 10
+
+
+@pytest.mark.parametrize("name", ["nginx", "haproxy"])
+async def test_stateful_reconnect_on_pooled_connections(
+    name: str, tmp_path: Path, database: str, redis_url: str
+) -> None:
+    """The proxy's connections to the instance have served other requests before, or not: the socket is cut again and
+    again in the middle of what it is told, and every message arrives once, in order."""
+    program(name)
+    async with running(database, redis_url, forwarded_allow_ips="127.0.0.1", keepalive=KEEPALIVE) as server:
+        async with proxy(name, tmp_path, [server.port]) as port:
+            alice, bob = await server.register("alice"), await server.register("bob")
+            conversation = await server.direct(alice, bob)
+            url = f"http://127.0.0.1:{port}/hubs/chat"
+            async with server.http(bob) as http:
+                token = await negotiate(http, url, {"useStatefulReconnect": "true"})
+            heard: list[dict[str, Any]] = []
+            async with server.connect(alice) as a:
+                for turn in range(ROUNDS + 1):
+                    for _ in range(turn):  # none are pooled at first
+                        assert await ask(port, alice) == "200"
+                    stream = await open_websocket(url, query={"id": token})
+                    client = Socket(stream)
+                    missed = 0
+                    if turn == 0:
+                        await client.say(handshake.encode_request("json", 2))
+                        await client.until(1, None)
+                    else:
+                        await client.say({"type": 9, "sequenceId": 1})
+                        [sequence] = await client.until(1, 9)
+                        missed = len(heard) - (sequence["sequenceId"] - 1)  # we have these, but it did not know
+                    wanted = ROUNDS * EACH
+                    if turn < ROUNDS:
+                        for number in range(turn * EACH, (turn + 1) * EACH):
+                            await a.invoke("SendMessage", {"conversationId": conversation, "content": str(number)})
+                        wanted = turn * EACH + EACH // 2  # the rest is on its way when the socket is cut
+                    count = 0
+                    while messages(heard) + messages((found := await client.until(count, 1))[missed:]) < wanted:
+                        count = len(found) + 1
+                    heard += found[missed:]
+                    await client.say({"type": 8, "sequenceId": len(heard)})
+                    await trio.aclose_forcefully(stream)
+    texts = [m["arguments"][0]["content"] for m in heard if m["target"] == "ReceiveMessage"]
+    assert texts == [str(number) for number in range(ROUNDS * EACH)]
+
+
+def messages(heard: list[dict[str, Any]]) -> int:
+    return sum(m["target"] == "ReceiveMessage" for m in heard)

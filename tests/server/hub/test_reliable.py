@@ -35,19 +35,41 @@ def test_what_is_delivered(encoding: Encoding) -> None:
     assert delivered(encoding, encoding.completion("1", MESSAGE)) is None
 
 
+def came_back(reliable: Reliable, before: Encoding, after: Encoding | None = None) -> tuple[int, list[bytes]]:
+    """What is said first on the new carrier, when the old one is lost."""
+    reliable.unframe(before)
+    return reliable.replay(after or before)
+
+
+@pytest.mark.parametrize("protocol", ["json", "messagepack"])
+def test_framing_is_the_carriers(protocol: str) -> None:
+    """What was sent on one carrier and not acknowledged comes in the frames of the next one, whatever these are."""
+    framed, bare = FRAMED[protocol], BARE[protocol]
+
+    def said(encoding: Encoding) -> list[bytes]:
+        return [encoding.event("X", ("y" * size,)) for size in (1, 200, 70_000)]
+
+    for before, after in ((framed, bare), (bare, framed), (framed, framed)):
+        reliable = Reliable()
+        reliable.record(before, said(before))
+        assert came_back(reliable, before, after) == (1, said(after))
+        assert reliable.buffered == sum(map(len, said(after)))
+        assert reliable.acknowledge(1) == said(after)[:1]
+
+
 def test_sequence_is_the_first_unacknowledged() -> None:
     """Ids start at 1; Sequence names the first message the peer may lack, or the next one when it lacks none."""
     encoding = FRAMED["json"]
     reliable = Reliable()
-    assert reliable.replay() == (1, [])
+    assert came_back(reliable, encoding) == (1, [])
     frames = [encoding.completion(str(n), n) for n in range(5)]
     reliable.record(encoding, [frames[0], encoding.ping(), *frames[1:]])
-    assert reliable.replay() == (1, frames)
+    assert came_back(reliable, encoding) == (1, frames)
     assert reliable.acknowledge(2) == frames[:2]
     assert reliable.acknowledge(2) == []
-    assert reliable.replay() == (3, frames[2:])
+    assert came_back(reliable, encoding) == (3, frames[2:])
     assert reliable.acknowledge(99) == frames[2:]
-    assert reliable.replay() == (6, []) and reliable.buffered == 0
+    assert came_back(reliable, encoding) == (6, []) and reliable.buffered == 0
 
 
 def test_the_buffer_is_bounded() -> None:

@@ -116,7 +116,7 @@ class Carrier(Outbox):
         self.wheel_tick = -1
         self.sent_at = world.wheel.now
         self.sent = b""
-        self.code = 0
+        self.code: int | None = 0
         self.why = ""
         self.reliable: Reliable | None = None
         self._wheel = world.wheel
@@ -513,7 +513,7 @@ async def come_back(world: World, nursery: trio.Nursery, client: Client) -> list
     """A new socket for the same session. What it says first."""
     client.carrier = Carrier(world, nursery)
     client.carrier.session = client.session
-    await client.session.resume(client.carrier, client.carrier)
+    await client.session.resume(client.carrier, client.carrier, world.encodings)
     world.wheel.schedule(client.carrier, client.session.on_due(world.wheel.now))
     return client.carrier.messages()
 
@@ -630,7 +630,7 @@ async def test_an_old_socket_that_nobody_missed(world: World, nursery: trio.Nurs
     old.abort = lambda why: aborted.set()  # type: ignore[method-assign]
     client.carrier = Carrier(world, nursery)
     client.carrier.session = client.session
-    nursery.start_soon(client.session.resume, client.carrier, client.carrier)
+    nursery.start_soon(client.session.resume, client.carrier, client.carrier, world.encodings)
     await aborted.wait()
     world.wheel.cancel(old)
     client.session.on_closed("replaced")
@@ -652,7 +652,7 @@ async def test_it_ends_while_its_client_comes_back(
 
     nursery.start_soon(end)
     with pytest.raises(ChatError, match="not_found"):
-        await client.session.resume(new, new)
+        await client.session.resume(new, new, world.encodings)
 
 
 async def test_more_than_is_kept_for_a_client_that_is_away(
@@ -668,7 +668,7 @@ async def test_more_than_is_kept_for_a_client_that_is_away(
     assert not other.session.closed
     with pytest.raises(ChatError, match="not_found"):
         new = Carrier(world, nursery)
-        await client.session.resume(new, new)
+        await client.session.resume(new, new, world.encodings)
 
 
 @pytest.mark.parametrize("stateful", [False, True])

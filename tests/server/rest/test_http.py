@@ -1,12 +1,14 @@
 """server.rest.http: the connection under the requests."""
 
+import socket
 from typing import Any
 
 import pytest
 import trio
 
 from loadtest.client import HubError
-from server import listener
+from server import http_stream
+from server.http_stream import RequestStream
 from server.rest import http
 from tests import carriers
 from tests.server.rest.conftest import Site, open_site
@@ -31,7 +33,7 @@ async def test_connection_close(site: Site) -> None:
 async def test_an_answer_that_is_cancelled(is_last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """However slowly its client reads, and however much is being said: it ends within a short time, not with it."""
     monkeypatch.setattr(http, "LAST_WORDS", 0.2)
-    monkeypatch.setattr(listener, "SEND_STALL", 1.0)
+    monkeypatch.setattr(http_stream, "SEND_STALL", 1.0)
 
     async def app(scope: dict[str, Any], receive: http.Receive, send: http.Send) -> None:
         if scope["type"] == "http":
@@ -39,8 +41,9 @@ async def test_an_answer_that_is_cancelled(is_last: bool, monkeypatch: pytest.Mo
             await send({"type": "http.response.body", "body": bytes(LARGE), "more_body": not is_last})
             await trio.sleep_forever()
 
-    ours, theirs = trio.socket.socketpair()
-    client = trio.SocketStream(theirs)
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    client = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
     await client.send_all(REQUEST + b"\r\n")
 
     said = trio.Event()
@@ -59,7 +62,7 @@ async def test_an_answer_that_is_cancelled(is_last: bool, monkeypatch: pytest.Mo
             nursery.start_soon(read_slowly)
             with trio.CancelScope() as serving:
                 nursery.start_soon(cancel_later, serving)
-                await http.HttpServer(app).serve(listener.PrefixedStream(trio.SocketStream(ours), b""))
+                await http.HttpServer(app).serve(RequestStream(ours))
             nursery.cancel_scope.cancel()
 
 
@@ -68,7 +71,7 @@ async def test_large_messages_on_a_late_upgrade(database: str, redis_url: str, n
     sizes: dict[str, Any] = {"max_message_bytes": 512 * 1024, "outbox_bytes": 2 * 1024 * 1024}
     async with open_site(database, redis_url, nursery, **sizes) as site:
         _, token = await site.user("alice")
-        for carrier in ("asgi", "socket"):
+        for carrier in ("late", "socket"):
             async with carriers.connect(carrier, f"{site.url}/hubs/chat", token) as hub:
                 with pytest.raises(HubError, match="argument"):
                     await hub.invoke("Ping", "x" * 400_000)

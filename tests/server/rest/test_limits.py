@@ -189,7 +189,7 @@ async def test_browsers_origins(site: Site, database: str, redis_url: str, nurse
     preflight = {
         "Origin": "https://chat.example",
         "Access-Control-Request-Method": "PUT",
-        "Access-Control-Request-Headers": "authorization,if-match,x-signalr-user-agent",
+        "Access-Control-Request-Headers": "authorization,baggage,if-match,traceparent,tracestate,x-signalr-user-agent",
     }
     async with open_site(database, redis_url, nursery, allowed_origins="https://chat.example") as strict:
         for server, origin, fine in (

@@ -1,0 +1,221 @@
+"""What the HTTP server reads and writes on: the requests of one connection, as we have understood them.
+
+Owns the socket while HTTP is spoken on it, and the reading of every request but the first one's head: one strictness,
+and one place that notices an upgrade, whichever request it is. When one comes, or what is no HTTP, the HTTP server sees
+the end of its input as soon as it has answered what was before, lets go, and the socket goes on with the listener.
+"""
+
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from socket import SHUT_WR, socket
+
+import trio
+
+from server import http_head
+from server.http_body import Body
+from server.http_head import BadRequest, Head
+from server.strangers import Stranger
+from server.tls import TlsSocket
+
+RECEIVE = 65536  # bytes asked of the kernel at once
+SEND_SLICE = 65536  # bytes of an HTTP answer that a client must take
+SEND_STALL = 30.0  # within so many seconds
+
+AnySocket = socket | TlsSocket
+
+
+class RequestStream(trio.abc.HalfCloseableStream):
+    """Hypercorn asks it for `socket`. After Hypercorn's end it has one of three outcomes.
+
+    `upgrade` is set: a WebSocket was asked for, with its head and what came behind. `fault` is set: what came is no
+    HTTP. In both cases the socket is still open, and the listener's again. Neither: it is closed.
+    """
+
+    def __init__(
+        self,
+        sock: AnySocket,
+        head: Head | None = None,
+        rest: bytes = b"",
+        *,
+        is_upgrade: Callable[[Head], bool] = lambda head: False,
+        head_timeout: float = math.inf,
+        stranger: Stranger | None = None,
+    ) -> None:
+        """`head` and `rest` are of the first request, where that has been read."""
+        self.socket = sock
+        self.stranger = stranger
+        self.upgrade: tuple[Head, bytes] | None = None
+        self.fault: BadRequest | None = None
+        self._head = head
+        self._buffer = rest
+        self._body: Body | None = None  # of the request that is being read
+        self._is_upgrade = is_upgrade
+        self._head_timeout = head_timeout
+        self._idle = trio.Event()  # everything that was asked is answered
+        self._idle.set()
+        self._is_answering = False  # a byte of the answer is out
+        self._is_over = False  # the HTTP server is to see nothing more, and to say nothing more
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """The next piece of the request at hand, else the next one's head; empty when there will be none."""
+        await trio.lowlevel.checkpoint()
+        try:
+            while not self._is_over:
+                if self._body is None:
+                    return await self._next_request()
+                if not self._buffer:
+                    self._buffer = await self._receive()
+                    if not self._buffer:
+                        return b""
+                piece, self._buffer = self._body.feed(self._buffer)
+                if self._body.done:
+                    self._body = None
+                if piece:
+                    return piece
+        except BadRequest as error:
+            if not (self._is_over or self._is_answering):
+                self.fault = error
+            self._is_over = True
+        return b""
+
+    async def _next_request(self) -> bytes:
+        """Raises BadRequest."""
+        head, self._head = self._head, None
+        if head is None:
+            head = await self._read_head()
+            if head is None:
+                return b""
+        if self._is_upgrade(head):
+            self.upgrade, self._buffer = (head, self._buffer), b""
+            self._is_over = True
+            return b""
+        self._idle = trio.Event()
+        self._is_answering = False
+        body = Body(head)
+        self._body = None if body.done else body
+        return http_head.rewritten(head)
+
+    async def _read_head(self) -> Head | None:
+        """Of a later request, once those before it are answered. None when the client has gone. Raises BadRequest."""
+        deadline = math.inf
+        while True:
+            # Until it is whole we read on: a client that goes away before its answer is noticed.
+            try:
+                start, end = http_head.find_head(self._buffer)
+            except BadRequest:
+                await self._idle.wait()
+                raise
+            if end:
+                await self._idle.wait()
+                raw, self._buffer = self._buffer[start:end], self._buffer[end:]
+                return None if self._is_over else http_head.parse_head(raw)
+            if self._buffer and self._idle.is_set() and deadline == math.inf:
+                deadline = trio.current_time() + self._head_timeout
+            with trio.move_on_at(deadline) as patience:
+                data = await self._receive()
+            if patience.cancelled_caught:
+                raise BadRequest("The request head did not come in time.", 408)
+            if not data:
+                return None
+            self._buffer += data
+
+    async def _receive(self) -> bytes:
+        while True:
+            try:
+                return self._open().recv(RECEIVE)
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self.socket)
+            except OSError as error:
+                raise trio.BrokenResourceError(str(error)) from None
+
+    def answered(self) -> None:
+        """From the HTTP server: it waits for the next request."""
+        self._is_answering = False
+        self._idle.set()
+
+    # -- writing ----------------------------------------------------------------------------------
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Cancelled, it may take one slice's time more. What breaks off in the middle ends the connection."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._is_over:
+            return  # the listener has the last word
+        view = memoryview(data)
+        self._is_answering = self._is_answering or bytes(view[:10]) != b"HTTP/1.1 1"  # not by 100 Continue
+        is_whole = False
+        try:
+            for start in range(0, len(view), SEND_SLICE):
+                if start:
+                    await trio.lowlevel.checkpoint_if_cancelled()
+                with trio.CancelScope(deadline=trio.current_time() + SEND_STALL, shield=True) as patience:
+                    await self._send(view[start : start + SEND_SLICE])
+                if patience.cancelled_caught:
+                    raise trio.BrokenResourceError("the client does not read")
+            is_whole = True
+        finally:
+            if not is_whole:
+                self.hang_up()
+
+    async def _send(self, view: memoryview) -> None:
+        while view:
+            try:
+                view = view[self._open().send(view) :]
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self.socket)
+            except OSError as error:
+                raise trio.BrokenResourceError(str(error)) from None
+        await trio.lowlevel.checkpoint()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.wait_writable(self._open())
+
+    # -- ending -----------------------------------------------------------------------------------
+
+    async def send_eof(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.is_over:
+            with suppress(OSError):
+                self._open().shutdown(SHUT_WR)
+
+    async def aclose(self) -> None:
+        if self.is_over:
+            self.hang_up()
+        await trio.lowlevel.checkpoint()
+
+    def hang_up(self) -> None:
+        """Close the socket at once, whatever is under way."""
+        self.upgrade = self.fault = None
+        self._is_over = True
+        self._idle.set()
+        if isinstance(self.socket, TlsSocket):
+            self.socket.close()
+        elif self.socket.fileno() >= 0:
+            trio.lowlevel.notify_closing(self.socket)
+            self.socket.close()
+
+    @property
+    def is_over(self) -> bool:
+        """The connection has ended; else, once the HTTP server has, the socket is the listener's again."""
+        return self.upgrade is None and self.fault is None
+
+    def _open(self) -> AnySocket:
+        if self.socket.fileno() < 0:
+            raise trio.ClosedResourceError("this stream was closed")
+        return self.socket
+
+
+class SecureRequestStream(RequestStream):
+    """The same over TLS: what makes Hypercorn say https."""
+
+    @property
+    def transport_stream(self) -> RequestStream:
+        return self
+
+    async def do_handshake(self) -> None:
+        """It is done."""
+
+    def selected_alpn_protocol(self) -> str:
+        return "http/1.1"

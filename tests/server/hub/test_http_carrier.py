@@ -1,0 +1,93 @@
+"""server.hub.http_carrier: POSTs that meet the end of their connection."""
+
+from collections.abc import Awaitable
+from typing import ClassVar, cast
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from server.config import load
+from server.hub.encoding import BARE
+from server.hub.http_carrier import Gone, HttpCarrier
+from server.hub.session import HubSession
+from server.wheel import Wheel
+from store.ids import new_id
+
+
+class Session:
+    """Works on a POST for as long as it is not let go."""
+
+    def __init__(self) -> None:
+        self.heard: list[bytes] = []
+        self.go_on = trio.Event()
+
+    def receive(self, data: bytes, *, binary: bool) -> Awaitable[None] | None:
+        self.heard.append(data)
+        return self.go_on.wait()
+
+    def on_due(self, now: float) -> float:
+        return now + 1000
+
+    def on_closed(self, reason: str) -> None:
+        pass
+
+
+class Carrier(HttpCarrier):
+    """Ends when it is told to, but not at once: something in its nursery takes its time."""
+
+    __slots__ = ("ending", "slow")
+
+    transport: ClassVar = "test"
+
+    def __init__(self) -> None:
+        super().__init__(Wheel(), load({}), "id", new_id())
+        self.encoding = BARE["json"]
+        self.ending, self.slow = trio.Event(), trio.Event()
+
+    async def _carry(self) -> None:
+        self.nursery.start_soon(self._linger)
+        await self.ending.wait()
+
+    async def _linger(self) -> None:
+        with trio.CancelScope(shield=True):
+            await self.slow.wait()
+
+
+@pytest.mark.parametrize("when", ["before", "while it is read", "while it is worked on", "closed"])
+async def test_a_post_that_meets_the_end(when: str, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """It is answered that the connection has gone, and not that it was taken; nothing is started that nobody ends."""
+    carrier, session, whole = Carrier(), Session(), trio.Event()
+    nursery.start_soon(carrier.run, cast(HubSession, session))
+    await wait_all_tasks_blocked()
+    gone = trio.Event()
+
+    async def read() -> bytes:
+        await whole.wait()
+        return b"x"
+
+    async def post() -> None:
+        with pytest.raises(Gone):
+            await carrier.post(read)
+        gone.set()
+
+    if when == "before":
+        carrier.ending.set()
+    elif when == "closed":
+        carrier.close(1000)
+    await wait_all_tasks_blocked()
+    nursery.start_soon(post)
+    await wait_all_tasks_blocked()
+    if when == "while it is read":
+        carrier.ending.set()
+        await wait_all_tasks_blocked()
+    whole.set()
+    await wait_all_tasks_blocked()
+    if when == "while it is worked on":
+        assert session.heard == [b"x"]
+        carrier.ending.set()
+    with trio.fail_after(1):
+        await gone.wait()
+    assert session.heard == ([b"x"] if when == "while it is worked on" else [])
+    carrier.ending.set()
+    carrier.slow.set()
