@@ -145,11 +145,17 @@ async def list_users(
     return found, place
 
 
+def search_parameters(prefix: str, place: Place, limit: int) -> dict[str, Any]:
+    """Of either list. It begins at the prefix: PostgreSQL would walk from `after` to it, through everybody before."""
+    after = place if place.after >= prefix else Place(prefix)
+    return {"prefix": prefix, "top": TOP, "after": after.after, "after_id": after.after_id, "limit": limit}
+
+
 async def _search(conn: Connection, prefix: str, place: Place, wanted: int) -> tuple[list[User], Place, bool]:
     """(at most so many, past whom the search has come, whether this list is over)"""
     query = queries.list_users_by_display_name if place.by_display_name else queries.list_users_by_username
     limit = SEARCH_STEP if place.by_display_name else wanted + 1
-    parameters = {"prefix": prefix, "top": TOP, "after": place.after, "after_id": place.after_id, "limit": limit}
+    parameters = search_parameters(prefix, place, limit)
     rows = await (await conn.execute(query, parameters)).fetchall()
     found: list[User] = []
     for position, row in enumerate(rows):

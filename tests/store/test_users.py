@@ -83,14 +83,8 @@ async def test_a_search_reads_a_page_of_a_million(conn: Connection) -> None:
     await conn.execute("SET enable_seqscan = off")  # 20,000 rows may be read at once; a million may not
     for query in (queries.list_users_by_username, queries.list_users_by_display_name):
         for prefix in ("", "u", "user1", "s", "same 1", "zzz"):
-            parameters = {
-                "prefix": prefix,
-                "top": users.TOP,
-                "after": "",
-                "after_id": users.Place().after_id,
-                "limit": 51,
-            }
-            explained = f"EXPLAIN (ANALYZE, FORMAT JSON) {query}"
+            parameters = users.search_parameters(prefix, users.Place(), 51)
+            explained = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {query}"
             rows = await (await conn.execute(explained.encode(), parameters)).fetchall()
             nodes = list(plan_nodes(rows[0][0][0]["Plan"]))
             assert {"Sort", "Seq Scan", "BitmapOr"}.isdisjoint(node["Node Type"] for node in nodes)
