@@ -28,9 +28,6 @@ from tests.server.metrics import read
 
 QUIET = 120.0  # seconds for everything of the attackers to be gone: a session that nobody resumes is kept for 15
 PAGE = 4096
-# Upgrades on connections that have served other requests are handled by other code as yet, which complains in the log
-# (and lives). What it complains of is not judged; all else that such clients do is. To go together with that code.
-OTHER_PATH = ("server/hub/asgi.py", "hypercorn/protocol/ws_stream.py", "hypercorn/protocol/h11.py")
 POOLED = ("coredis.", "store.")  # tasks of connections to services: as many as were needed at once, kept within bounds
 
 
@@ -98,8 +95,6 @@ class Arena:
 
 
 def is_fault(line: dict[str, Any]) -> bool:
-    if any(place in str(line) for place in OTHER_PATH):
-        return False
     return line.get("level") in ("error", "critical") or "exception" in line or "Traceback" in str(line)
 
 
