@@ -5,7 +5,6 @@ is lost for good: row (Pending), object, row (Ready); and backwards: row (Delete
 leaves is found by `purge`.
 """
 
-import base64
 import hashlib
 import secrets
 from collections.abc import AsyncIterator, Sequence
@@ -191,7 +190,8 @@ class Files:
     async def complete(self, caller: Caller, file_id: UUID, once: Once | None = None) -> File:
         """Check what was put there, and make it a file. Again: the same file, also when the first try was broken off.
 
-        It is moved to a key that no upload link names before it is looked at: nobody can change it afterwards.
+        What is looked at, and kept, is a copy under a key of this call's own: no link to upload names it, and no other
+        completion writes to it. Of several at once the first that is through makes the file.
         """
         found = await self._fetch(file_id)
         if found is None or found.owner_id != caller.user_id:
@@ -199,24 +199,48 @@ class Files:
         await bind(self._pool, caller.user_id, once)
         if found.state == store.READY:
             return found
-        key = _key_after(found.key)
+        key = _new_key()
         try:
-            await self._objects.move(found.key, key)
-        except FileNotFoundError:
-            if await self._objects.size(key) is None:  # no earlier try got so far
-                raise ChatError("conflict", "Nothing was uploaded to the link yet.") from None
-        try:
-            facts = await self._inspect(found, key)
-        except ChatError:
-            await self._give_up(file_id, key)
-            raise
-        try:
-            return await self._finish(caller, file_id, key, facts, None, found.name)
-        except ChatError:
-            again = await self._fetch(file_id)
+            done = await self._complete(caller, found, key)
+        except BaseException as error:
+            await self._discard(file_id, key)
+            again = await self._fetch(file_id) if isinstance(error, ChatError) else None
             if again is not None and again.state == store.READY:
                 return again  # another completion was quicker
             raise
+        await self._delete_copied(found)
+        return done
+
+    async def _complete(self, caller: Caller, file: File, key: str) -> File:
+        try:
+            await self._objects.copy(file.key, key)
+        except FileNotFoundError:
+            raise ChatError("conflict", "Nothing was uploaded to the link yet.") from None
+        try:
+            facts = await self._inspect(file, key)
+        except ChatError:
+            await self._give_up(file.id, file.key)
+            raise
+        return await self._finish(caller, file.id, key, facts, None, file.name)
+
+    async def _discard(self, file_id: UUID, key: str) -> None:
+        """A copy that became no file. The row's lock waits for a commit whose outcome is not known."""
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLEAN_UP):
+            try:
+                async with self._pool.connection() as conn, conn.transaction():
+                    found = await store.lock_file(conn, file_id)
+                if found is None or found.key != key:
+                    await self._objects.delete(key)
+            except StoreError as error:
+                log.warning("copy_not_cleared", file=str(file_id), reason=str(error), advice="`parley purge` does it")
+
+    async def _delete_copied(self, file: File) -> None:
+        """What was put to the link, when its copy is the file. The file is there, whatever comes of this."""
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLEAN_UP):
+            try:
+                await self._objects.delete(file.key)
+            except StoreError as error:
+                log.warning("copy_not_cleared", file=str(file.id), reason=str(error), advice="`parley purge` does it")
 
     async def _fetch(self, file_id: UUID) -> File | None:
         async with self._pool.connection() as conn:
@@ -388,12 +412,6 @@ class _Content:
 def _new_key() -> str:
     """Nobody can guess it, and nothing of the user's is in it."""
     return secrets.token_urlsafe(BYTES_KEY)
-
-
-def _key_after(key: str) -> str:
-    """The key of a completed upload, always the same: no link names it, and only who knows the first can guess it."""
-    digest = hashlib.sha256(b"completed " + key.encode()).digest()
-    return base64.urlsafe_b64encode(digest[:BYTES_KEY]).decode()
 
 
 def _of(once: Once, facts: Facts, name: str) -> Once:

@@ -82,6 +82,11 @@ async def fetch_file(conn: Connection, file_id: UUID) -> File | None:
     return _file(await (await conn.execute(queries.fetch_file, {"id": file_id})).fetchone())
 
 
+async def lock_file(conn: Connection, file_id: UUID) -> File | None:
+    """The same, until the transaction ends."""
+    return _file(await (await conn.execute(queries.lock_file, {"id": file_id})).fetchone())
+
+
 async def fetch_by_key(conn: Connection, key: str, reader_id: UUID) -> tuple[File, bool] | None:
     """A ready file, and whether this user may have it: as its owner, or as a member of a conversation that holds it."""
     row = await (await conn.execute(queries.fetch_file_by_key, {"key": key, "reader_id": reader_id})).fetchone()

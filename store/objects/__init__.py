@@ -41,8 +41,8 @@ class Objects(Protocol):
     def read(self, key: str, start: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
         """The content, or `length` bytes of it from `start`, in chunks of bounded size. Raises FileNotFoundError."""
 
-    async def move(self, source: str, target: str) -> None:
-        """Under another key, so that URLs for the first one reach it no more. Raises FileNotFoundError."""
+    async def copy(self, source: str, target: str) -> None:
+        """What is there now, under another key: nothing written to the first changes it. Raises FileNotFoundError."""
 
     async def delete(self, key: str) -> None:
         """What is not there is deleted already."""

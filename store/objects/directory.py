@@ -94,8 +94,8 @@ class DirectoryObjects:
         finally:
             file.close()
 
-    async def move(self, source: str, target: str) -> None:
-        await self._run(_move, self._place(source), self._place(target))
+    async def copy(self, source: str, target: str) -> None:
+        await self._run(_copy, self._place(source), self._place(target))
 
     async def delete(self, key: str) -> None:
         await self._run(self._place(key).unlink, True)
@@ -212,9 +212,11 @@ def _finish(file: "_Writer", rest: bytearray, unfinished: Path, place: Path) -> 
         os.close(directory)
 
 
-def _move(source: Path, target: Path) -> None:
+def _copy(source: Path, target: Path) -> None:
+    """A second name: what is written to the first one is another file (`_finish`). Both are new to `list_before`."""
     target.parent.mkdir(exist_ok=True)
-    source.rename(target)
+    os.utime(source)
+    target.hardlink_to(source)
 
 
 def _older(directory: Path, limit: float) -> list[Path]:

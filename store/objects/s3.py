@@ -161,10 +161,9 @@ class S3Objects:
         finally:
             body.close()
 
-    async def move(self, source: str, target: str) -> None:
+    async def copy(self, source: str, target: str) -> None:
         origin = self._at(source)
         await self._run(lambda: self._client.copy_object(**self._at(target), CopySource=origin))
-        await self.delete(source)
 
     async def delete(self, key: str) -> None:
         try:

@@ -20,6 +20,10 @@ SELECT FROM users WHERE id = %(owner_id)s FOR NO KEY UPDATE
 -- files_pkey.
 SELECT {file} FROM files AS f WHERE f.id = %(id)s AND f.state <> 'Deleted'
 
+-- name: lock_file
+-- files_pkey.
+SELECT {file} FROM files AS f WHERE f.id = %(id)s AND f.state <> 'Deleted' FOR UPDATE
+
 -- name: fetch_file_by_key
 -- files_key_key, messages_file, members_pkey. Whether the reader is a member of a conversation that holds it, too.
 SELECT {file}, f.owner_id = %(reader_id)s OR EXISTS (

@@ -16,6 +16,7 @@ import trio
 from handlers import files
 from loadtest.client import connect
 from store.errors import Unavailable
+from store.files import Facts, File
 from tests.gateway import BUCKET
 from tests.handlers.test_file_types import PNG
 from tests.server.rest.conftest import Site, open_site
@@ -271,7 +272,7 @@ async def test_directly(shop: Site) -> None:
 
 
 async def test_a_completion_that_is_broken_off(shop: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the object was moved: the same call completes it later; nothing has to be sent again."""
+    """After the object was copied: the same call completes it later; nothing has to be sent again."""
     _, token = await shop.user("alice")
     body = {"name": "a.txt", "contentType": "text/plain", "size": 5}
     asked = await shop.call("POST", "/api/files/presign", body, token=token, status=201)
@@ -290,6 +291,45 @@ async def test_a_completion_that_is_broken_off(shop: Site, monkeypatch: pytest.M
         for _ in range(3):  # by three impatient windows
             nursery.start_soon(complete)
     assert done[0] == done[1] == done[2] and done[0]["sha256"] == hashlib.sha256(b"hello").hexdigest()
+    assert len(await objects_left(shop)) == 1
+
+
+async def test_completions_that_overtake_each_other(shop: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was looked at is what is served: a second upload and completion, while the first is under way, change nothing."""
+    _, token = await shop.user("alice")
+    body = {"name": "cat.png", "contentType": "image/png", "size": len(PNG)}
+    asked = await shop.call("POST", "/api/files/presign", body, token=token, status=201)
+    path = f"/api/files/{asked['id']}/complete"
+    inspect, calls, came, go_on = files.Files._inspect, iter((0, 1)), [trio.Event(), trio.Event()], trio.Event()
+
+    async def slow(self: files.Files, file: File, key: str) -> Facts:
+        """The first has looked when the second has its object, and is through before the second looks."""
+        number = next(calls)
+        facts = await inspect(self, file, key) if number == 0 else None
+        came[number].set()
+        await (came[1] if number == 0 else go_on).wait()
+        return facts or await inspect(self, file, key)
+
+    monkeypatch.setattr(files.Files, "_inspect", slow)
+    answers: list[Any] = []
+
+    async def complete() -> None:
+        answers.append(await shop.call("POST", path, token=token))
+
+    async with httpx.AsyncClient() as web, trio.open_nursery() as nursery:
+        assert (await web.put(asked["uploadUrl"], content=PNG, headers=asked["headers"])).status_code == 200
+        nursery.start_soon(complete)
+        with trio.fail_after(60):
+            await came[0].wait()
+            await web.put(asked["uploadUrl"], content=PNG[:-9] + b"different", headers=asked["headers"])
+            nursery.start_soon(complete)
+            while not answers:
+                await trio.sleep(0.01)
+        go_on.set()
+    assert answers[0] == answers[1] and answers[0]["sha256"] == hashlib.sha256(PNG).hexdigest()
+    link = await shop.call("GET", f"/api/files/presigned-url?fileKey={answers[0]['key']}", token=token)
+    async with httpx.AsyncClient() as web:
+        assert (await web.get(link["url"])).content == PNG
     assert len(await objects_left(shop)) == 1
 
 

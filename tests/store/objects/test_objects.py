@@ -63,15 +63,19 @@ async def test_written_and_read(objects: Objects, size: int) -> None:
     assert await content(objects, key, 1, 10) == data[1:11]
     assert await left(objects) == [key]
     other = new_key()
-    await objects.move(key, other)
-    assert await objects.size(key) is None and await content(objects, other) == data
+    await objects.copy(key, other)
+    assert await content(objects, key) == data and await content(objects, other) == data
+    await objects.write(key, pieces(b"something else"), "text/plain")
+    assert await content(objects, other) == data
+    await objects.delete(key)
+    assert await content(objects, other) == data
     for _ in range(2):
         await objects.delete(other)
     assert await objects.size(other) is None
     with pytest.raises(FileNotFoundError):
         await content(objects, other)
     with pytest.raises(FileNotFoundError):
-        await objects.move(other, key)
+        await objects.copy(other, key)
 
 
 @pytest.mark.parametrize("sent", [10, PART + 10])
