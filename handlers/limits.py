@@ -68,6 +68,7 @@ class Limiter(Generic[K]):
         """Without a rate nothing is limited."""
         self.rate = rate
         self.what = what
+        self.refused = 0
         self._clock = clock
         self._full_at: dict[K, float] = {}
         self._promised_at: dict[K, float] = {}
@@ -80,6 +81,7 @@ class Limiter(Generic[K]):
         now = self._clock()
         full_at, wait = spend(self.rate, self._full_at.get(key, 0.0), now)
         if wait > 0:
+            self.refused += 1
             at = self._promised_at[key] = appointment(self.rate, wait, self._promised_at.get(key, 0.0), now)
             raise refusal(self.rate, at - now, self.what)
         self._full_at[key] = full_at
@@ -115,4 +117,5 @@ class SharedLimiter:
             log.debug("limit_counted_alone", what=self._local.what, reason=str(error))
             return
         if wait > 0:
+            self._local.refused += 1
             raise refusal(rate, wait, self._local.what)

@@ -27,6 +27,18 @@ class Limits:
         self.sign_ins = SharedLimiter(self._sign_ins, counter)
         self.configure(settings)
 
+    def refusals(self) -> dict[str, int]:
+        """So far, by what was limited; calls of hub methods are counted with the errors they are answered with."""
+        return {
+            "connects": self.connects.refused,
+            "user_connects": self.user_connects.refused,
+            "sends": self.sends.refused,
+            "requests": self.requests.refused,
+            "hub_requests": self.hub_requests.refused,
+            "uploads": self._uploads.refused,
+            "sign_ins": self._sign_ins.refused,
+        }
+
     def configure(self, settings: Settings) -> None:
         on = settings.rate_limits == "on"
         self.invocations = settings.rate_invocations if on else None

@@ -166,7 +166,7 @@ class Listener:
         self.limit = max_connections
         self._head_timeout = head_timeout
         self._certificate = certificate
-        self._strangers = strangers or Strangers(max_connections, Proxies(["*"]))
+        self.strangers = strangers or Strangers(max_connections, Proxies(["*"]))
         self.open = 0
         self.accepted = 0
         self.refused = 0
@@ -241,7 +241,7 @@ class Listener:
         """
         self.open += 1
         client: AnySocket = sock
-        stranger = Stranger(self._strangers, peer(sock))
+        stranger = Stranger(self.strangers, peer(sock))
         try:
             sock.setblocking(False)
             if self._certificate is not None:

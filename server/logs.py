@@ -58,6 +58,11 @@ _threshold = Threshold()
 _suppressor = Suppressor()
 
 
+def suppressed() -> int:
+    """Lines left out since the start."""
+    return _suppressor.suppressed
+
+
 def set_level(level: str) -> None:
     """One of LEVELS, from now on."""
     _threshold.level = _NUMBERS[level]

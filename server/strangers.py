@@ -29,7 +29,10 @@ class Stranger:
         """It waits for its client from here on. False, and it is not counted, when its address has too many."""
         if not self._is_counted and self._strangers.has_room(self._address):
             self.begin()
-        return self._is_counted or self._strangers.exempts(self._address)
+        if self._is_counted or self._strangers.exempts(self._address):
+            return True
+        self._strangers.refused += 1
+        return False
 
     def begin(self) -> None:
         """The same without a look at the bound: a client that was known has become silent."""
@@ -50,6 +53,7 @@ class Stranger:
 class Strangers:
     def __init__(self, limit: int, proxies: Proxies) -> None:
         self.counts: Counter[str] = Counter()  # by address
+        self.refused = 0
         self._limit = limit
         self._proxies = proxies
 

@@ -98,7 +98,7 @@ class HubServer:
         self._verifier = verifier
         self._tokens = tokens
         self._limits = limits
-        self._shares = Shares(limits, settings.max_user_connections)
+        self.shares = Shares(limits, settings.max_user_connections)
         self._proxies = Proxies(settings.forwarded_allow_ips)
 
     @property
@@ -251,7 +251,7 @@ class HubServer:
             raise draining()
         manual = query.get("sync") == "manual"
         try:
-            share = self._shares.take(comer.caller.user_id)
+            share = self.shares.take(comer.caller.user_id)
         except ChatError as error:
             raise refusal(error, CODES[error.code].status) from None
         session = HubSession(
@@ -279,7 +279,7 @@ class HubServer:
         self.sessions.discard(session)
         if session.share is not None:
             session.share = None
-            self._shares.give_back(session.user_id)
+            self.shares.give_back(session.user_id)
         self.endings[slug_of(reason)] += 1
         self._resumable.pop(session.connection_id, None)
         self.rooms.unregister(session)

@@ -37,6 +37,7 @@ class Shares:
     """By user. What is given out is given back when the connection has ended."""
 
     def __init__(self, limits: Limits, max_connections: int) -> None:
+        self.refused = 0
         self._limits = limits
         self._max = max_connections
         self._shares: dict[UUID, Share] = {}
@@ -47,6 +48,7 @@ class Shares:
         if share is None:
             share = self._shares[user_id] = Share(self._limits)
         if share.connections >= self._max:
+            self.refused += 1
             sentence = f"A user has at most {self._max} connections to one instance at a time; close another one."
             raise ChatError("rate_limited", sentence, retry_after=RETRY_AFTER)
         share.connections += 1

@@ -14,18 +14,21 @@ from prometheus_client.core import InfoMetricFamily, Metric
 
 from handlers.commits import Commits
 from handlers.errors import CODES
+from server import logs
 from server.hub.dispatch import STREAM
 from server.hub.endings import SLUGS
 from server.hub.server import HubServer
 from server.instances.link import Link
 from server.instances.publisher import Publisher
 from server.instances.relay import Relay
+from server.limits import Limits
 from server.listener import Listener
 from server.liveness import Liveness
 from server.metrics.census import Census, Condition
 from server.metrics.families import counter, counters, gauge, gauges, histogram, histograms
 from server.pulse import Pulse
 from server.receipts import ReceiptWriter
+from server.rest.answers import AnswerBudget
 from server.rest.tally import Tally
 from server.rooms import Rooms
 from store.defects import counts
@@ -49,6 +52,8 @@ class Parts(Protocol):
     requests: Tally
     pulse: Pulse
     liveness: Liveness
+    limits: Limits
+    answers: AnswerBudget
 
     @property
     def pools(self) -> Mapping[str, Pool]: ...
@@ -56,7 +61,7 @@ class Parts(Protocol):
 
 def families(parts: Parts, census: Census, receipts_waiting: int | None) -> Iterator[Metric]:
     """`receipts_waiting` is None when Redis does not say."""
-    for source in (_listener, _hub, _rooms, _lanes, _instances, _pools, _process):
+    for source in (_listener, _hub, _bounds, _rooms, _lanes, _instances, _pools, _process):
         yield from source(parts)
     yield from _census(census)
     yield from _receipts(parts, receipts_waiting)
@@ -118,6 +123,39 @@ def _hub(parts: Parts) -> Iterable[Metric]:
         "Time from a REST request's head to its answer, by route.",
         "route",
         sorted(requests.seconds.items()),
+    )
+
+
+def _bounds(parts: Parts) -> Iterable[Metric]:
+    """What one party was refused so that the others are served: docs/operations.md has the bounds."""
+    answers = parts.answers
+    yield counters(
+        "parley_limits_refusals_total",
+        "What a RATE_ setting refused, by what it is of; calls of hub methods are in parley_hub_errors_total.",
+        "limit",
+        parts.limits.refusals(),
+    )
+    yield counter(
+        "parley_listener_strangers_total",
+        "Connections refused because their address had MAX_ADDRESS_STRANGERS already.",
+        parts.listener.strangers.refused,
+    )
+    yield counter(
+        "parley_hub_crowding_total",
+        "Connections refused because their user had MAX_USER_CONNECTIONS already.",
+        parts.hub.shares.refused,
+    )
+    yield gauge("parley_rest_held_bytes", "REST answers that wait to be read, of all users.", answers.held)
+    yield counters(
+        "parley_rest_refusals_total",
+        "Requests refused for what waits: requests or unread answers of one user (429), unread answers of all (503).",
+        "waiting",
+        {"requests": answers.turns.refused, "answers": answers.refused, "all_answers": answers.refused_all},
+    )
+    yield counter(
+        "parley_logs_suppressed_total",
+        "Lines of the log that were left out because the same came too often; log_suppressed lines say which.",
+        logs.suppressed(),
     )
 
 

@@ -27,7 +27,8 @@ class AnswerBudget:
 
     def __init__(self, *, of_one: int, of_all: int) -> None:
         self.held = 0
-        self.refused = 0
+        self.refused = 0  # for what their user holds
+        self.refused_all = 0  # for what all hold
         self._of_one = of_one
         self._of_all = of_all
         self._by_holder: Counter[str] = Counter()
@@ -46,7 +47,7 @@ class AnswerBudget:
             sentence = f"Answers of {mine} bytes wait to be read; read them, then ask again."
             raise ChatError("rate_limited", sentence, retry_after=RETRY_AFTER)
         if self.held and self.held + size > self._of_all:
-            self.refused += 1
+            self.refused_all += 1
             raise ChatError("overloaded", "Too many answers wait to be read; try again.", retry_after=RETRY_AFTER)
         scope[HELD] = holder, size
         self.held += size

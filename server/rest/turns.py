@@ -26,12 +26,14 @@ class _Queue:
 
 class Turns:
     def __init__(self) -> None:
+        self.refused = 0
         self._queues: dict[str, _Queue] = {}
 
     async def take(self, scope: dict[str, Any], user: str) -> None:
         """Wait for a turn, which ends with `end`. Raises ChatError("rate_limited") when too many wait already."""
         queue = self._queues.setdefault(user, _Queue())
         if queue.requests >= AT_ONCE + WAITING:
+            self.refused += 1
             sentence = f"At most {WAITING} requests of one user may wait; wait for their answers."
             raise ChatError("rate_limited", sentence, retry_after=RETRY_AFTER)
         queue.requests += 1

@@ -3,14 +3,19 @@
 import re
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
+import structlog
 import trio
 
-from loadtest.client import connect
+from loadtest.client import ClientError, connect
+from server import logs
 from server.hub.endings import OTHER, SLUGS, slug_of
+from server.log_limits import OF_ONE, Suppressor
+from server.rest import turns
 from store.histogram import Histogram
 from tests.running import free_port
 from tests.server.metrics import Scrape, admin, scrape
@@ -88,6 +93,70 @@ async def test_what_happens_is_counted(database: str, redis_url: str, nursery: t
         check_with_promtool(found)
         check_documentation(found)
         await check_places(site, socket)
+
+
+async def test_what_is_refused_is_counted(
+    database: str, redis_url: str, nursery: trio.Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each bound of one party shows when it holds: rates, strangers, connections, answers, requests, log lines."""
+    monkeypatch.setattr(logs, "_suppressor", Suppressor())
+    monkeypatch.setattr(turns, "AT_ONCE", 1)
+    monkeypatch.setattr(turns, "WAITING", 0)
+    bounds = {"max_address_strangers": 1, "max_user_connections": 1, "max_user_answer_bytes": 1}
+    async with open_site(
+        database,
+        redis_url,
+        nursery,
+        admin_listen=(str(tmp_path / "admin.sock"),),
+        rate_limits="on",
+        rate_sends="1/1h",
+        **bounds,
+    ) as site:
+        _, token = await site.user("alice")
+        group = (await site.call("POST", "/api/conversations", {"type": "Group"}, token=token, status=201))["id"]
+        budget, hub = site.process.answers, f"{site.url}/hubs/chat"
+        async with connect(hub, token):
+            for status in (201, 429):
+                body = {"conversationId": group, "content": "x"}
+                await site.call("POST", "/api/messages", body, token=token, status=status)
+            with pytest.raises(ClientError, match="429"):
+                async with connect(hub, token):
+                    pass
+        user = next(iter(budget.turns._queues), "") or (await site.call("GET", "/api/users/me", token=token))["id"]
+        scope: dict[str, object] = {}
+        await budget.turns.take(scope, user)
+        await site.call("GET", "/api/users/me", token=token, status=429)
+        budget.turns.end(scope)
+        budget._by_holder[user] += 1
+        await site.call("GET", "/api/users/me", token=token, status=429)
+        monkeypatch.setattr(budget, "_of_all", 1)
+        del budget._by_holder[user]
+        budget.held += 1
+        await site.call("GET", "/api/users/me", token=token, status=503)
+        budget.held -= 1
+        await site.http.aclose()
+        port = int(site.url.rpartition(":")[2])
+        idle = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(2)]
+        for stream in idle:
+            await stream.send_all(b"GET")
+        with trio.fail_after(60):
+            while not site.process.listener.strangers.refused:
+                await trio.sleep(0.01)
+        for _ in range(OF_ONE + 3):
+            with suppress(structlog.DropEvent):
+                logs._suppressor(None, "", {"event": "the same"})
+        found = await scrape(tmp_path / "admin.sock")
+        for stream in idle:
+            await stream.aclose()
+    value = found.value
+    assert value("parley_limits_refusals_total", limit="sends") == 1
+    assert value("parley_limits_refusals_total", limit="uploads") == 0
+    assert value("parley_hub_crowding_total") == 1
+    for waiting in ("requests", "answers", "all_answers"):
+        assert value("parley_rest_refusals_total", waiting=waiting) == 1
+    assert value("parley_listener_strangers_total") >= 1
+    assert value("parley_logs_suppressed_total") == 3
+    assert value("parley_rest_held_bytes") == 0
 
 
 def check_conventions(found: Scrape) -> None:

@@ -33,7 +33,7 @@ async def test_idle_sockets_of_one_address(database: str, redis_url: str, nurser
     async with open_site(database, redis_url, nursery, max_address_strangers=4) as site:
         _, token = await site.user("alice")
         await site.http.aclose()  # its connection is kept alive: one of them
-        strangers = site.process.listener._strangers
+        strangers = site.process.listener.strangers
         with trio.fail_after(WAIT):
             while strangers.counts:
                 await trio.sleep(0.01)

@@ -295,7 +295,7 @@ async def test_a_completion_that_is_broken_off(shop: Site, monkeypatch: pytest.M
 
 
 async def test_completions_that_overtake_each_other(shop: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was looked at is what is served: a second upload and completion, while the first is under way, change nothing."""
+    """What was looked at is what is served, whatever is uploaded and completed while the first one goes on."""
     _, token = await shop.user("alice")
     body = {"name": "cat.png", "contentType": "image/png", "size": len(PNG)}
     asked = await shop.call("POST", "/api/files/presign", body, token=token, status=201)
