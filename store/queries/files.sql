@@ -8,7 +8,7 @@ INSERT INTO files AS f (id, owner_id, key, name, content_type, size, state)
 VALUES (%(id)s, %(owner_id)s, %(key)s, %(name)s, %(content_type)s, %(size)s, 'Pending') RETURNING {file}
 
 -- name: fetch_storage
--- files_owner. What a user's files take, announced ones included, and how many uploads are open. Under the user's lock.
+-- files_owned, alone. What a user's files take, announced ones included, and how many uploads are open. Under the user's lock.
 SELECT coalesce(sum(size), 0)::bigint, count(*) FILTER (WHERE state = 'Pending' AND created_at > %(since)s)
 FROM files WHERE owner_id = %(owner_id)s AND state <> 'Deleted'
 
@@ -81,12 +81,12 @@ SELECT EXISTS (SELECT FROM messages WHERE file_id = %(file_id)s)
 DELETE FROM files WHERE id = %(id)s AND state = 'Deleted'
 
 -- name: list_files_of
--- files_owner. For the export.
+-- files_owned. For the export.
 SELECT {file} FROM files AS f WHERE f.owner_id = %(owner_id)s AND f.state = 'Ready' AND f.id > %(after)s
 ORDER BY f.id LIMIT %(limit)s
 
 -- name: give_up_files_of
--- files_owner, messages_file. A user goes; what her messages hold stays with them.
+-- files_owned, messages_file. A user goes; what her messages hold stays with them.
 UPDATE files AS f SET state = 'Deleted'
 WHERE f.owner_id = %(user_id)s AND f.state <> 'Deleted' AND NOT EXISTS (SELECT FROM messages AS m WHERE m.file_id = f.id)
 

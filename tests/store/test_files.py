@@ -1,17 +1,19 @@
 """store.files: a file that is deleted leaves the messages that hold it, a change of each, before it is gone."""
 
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
 import trio
 
-from store import conversations, files, messages
+from store import conversations, files, messages, queries
 from store.ids import new_id
 from store.lanes import Lanes
 from store.model import Change
 from store.pool import Pool
 from store.postgres import Connection
 from tests.store.test_lanes import insert_file
+from tests.store.test_users import explained
 from tests.store.world import Writer, fetch_value, make_group, make_users, wait_for_lock
 
 
@@ -22,6 +24,33 @@ async def writer(pool: Pool, nursery: trio.Nursery) -> Writer:
     lanes = Lanes(pool, on_commit=changes.extend, on_doubt=doubts.extend)
     await nursery.start(lanes.run)
     return Writer(lanes, changes, doubts)
+
+
+async def test_what_the_files_of_a_user_take(conn: Connection) -> None:
+    """Of all but the deleted, from the index alone: somebody may have a hundred thousand, and every upload asks."""
+    [alice, bob] = await make_users(conn, 2)
+    for owner, count in ((alice, 3000), (bob, 20_000)):
+        await conn.execute(
+            "INSERT INTO files (id, owner_id, key, name, content_type, size, state, created_at)"
+            " SELECT gen_random_uuid(), %s, gen_random_uuid()::text, 'a.txt', 'text/plain', 10,"
+            " CASE n %% 3 WHEN 0 THEN 'Deleted' WHEN 1 THEN 'Pending' ELSE 'Ready' END, now() - n * interval '1 minute'"
+            " FROM generate_series(1, %s) AS n",
+            [owner, count],
+        )
+    await conn.execute("VACUUM ANALYZE files")
+    since = datetime.now(UTC) - timedelta(minutes=15)
+    async with conn.transaction():
+        found = await files.lock_storage(conn, alice, since)
+    assert (found.size, found.open_uploads) == (20_000, 5)
+    for mode in ("force_custom_plan", "force_generic_plan"):
+        await conn.execute(f"SET plan_cache_mode = {mode}".encode())
+        nodes = await explained(conn, queries.fetch_storage, {"owner_id": alice, "since": since})
+        [scan] = [node for node in nodes if "Relation Name" in node]
+        assert (scan["Node Type"], scan["Index Name"]) == ("Index Only Scan", "files_owned")
+        assert scan["Actual Rows"] == 2000 and not scan.get("Rows Removed by Filter") and not scan["Heap Fetches"]
+        after = {"owner_id": alice, "after": UUID(int=0), "limit": 200}
+        nodes = await explained(conn, queries.list_files_of, after)
+        assert [node["Node Type"] for node in nodes] == ["Limit", "Index Scan"], "in order, without a sort"
 
 
 async def state(conn: Connection, file_id: UUID) -> object:

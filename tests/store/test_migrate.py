@@ -12,7 +12,7 @@ from store.errors import Unavailable
 
 COLUMNS = """SELECT table_name, column_name, data_type, is_nullable, column_default
              FROM information_schema.columns WHERE table_schema = 'public' ORDER BY 1, 2"""
-NEWEST = "0007"
+NEWEST = "0008"
 INDEXES = "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1"
 
 
@@ -23,7 +23,7 @@ def describe(conninfo: str) -> list[object]:
 
 def test_up_from_nothing_and_again(empty_database: str) -> None:
     """The first run makes everything, the second finds nothing to do."""
-    assert migrate.pending(empty_database) == ["0001", "0002", "0003", "0004", "0005", "0006", "0007"]
+    assert migrate.pending(empty_database) == ["0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008"]
     assert migrate.upgrade(empty_database) == (None, NEWEST)
     before = describe(empty_database)
     assert migrate.upgrade(empty_database) == (NEWEST, NEWEST)
