@@ -102,7 +102,6 @@ async def test_what_is_refused_is_counted(
     monkeypatch.setattr(logs, "_suppressor", Suppressor())
     monkeypatch.setattr(turns, "AT_ONCE", 1)
     monkeypatch.setattr(turns, "WAITING", 0)
-    bounds = {"max_address_strangers": 1, "max_user_connections": 1, "max_user_answer_bytes": 1}
     async with open_site(
         database,
         redis_url,
@@ -110,7 +109,9 @@ async def test_what_is_refused_is_counted(
         admin_listen=(str(tmp_path / "admin.sock"),),
         rate_limits="on",
         rate_sends="1/1h",
-        **bounds,
+        max_address_strangers=1,
+        max_user_connections=1,
+        max_user_answer_bytes=1,
     ) as site:
         _, token = await site.user("alice")
         group = (await site.call("POST", "/api/conversations", {"type": "Group"}, token=token, status=201))["id"]

@@ -86,7 +86,7 @@ async def test_requests_take_turns(
         (_, alice), (_, bob) = await site.user("alice"), await site.user("bob")
         inside, go_on = 0, trio.Event()
         most = 0
-        view = site.process.rest.view_functions["users.me"]
+        view: Any = site.process.rest.view_functions["users.me"]
 
         async def slow() -> Any:
             nonlocal inside, most
