@@ -1,5 +1,6 @@
 """server.config: every setting typed, checked, and silent about secrets."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,17 @@ def test_every_setting_is_documented() -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     missing = [name for name in Settings.__struct_fields__ if f"`{name.upper()}" not in readme]
     assert not missing
+
+
+def test_what_one_user_may_cost_is_documented() -> None:
+    """docs/operations.md has every bound that may be set, with its default as it is; and no other one."""
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    section = page.split("## What one user may cost\n")[1].split("\n## ")[0]
+    rows = dict(re.findall(r"^\| [^|]+ \| `([A-Z_]+)` \| ([^|]+) \|", section, re.MULTILINE))
+    bounds = [name for name in Settings.__struct_fields__ if name.startswith(("max_", "rate_"))] + ["outbox_bytes"]
+    assert sorted(rows) == sorted(name.upper() for name in bounds)
+    given = load({f"PARLEY_{name}": default for name, default in rows.items()})
+    assert given == Settings(), "a default in the table is another one"
 
 
 def test_credentials(tmp_path: Path) -> None:
