@@ -156,9 +156,10 @@ class Fallbacks:
             try:
                 self._pace.require(key)
             except ChatError as error:
-                if trio.current_time() >= give_up_at:
+                left = give_up_at - trio.current_time()
+                if left <= 0:
                     raise
-                await trio.sleep(max(PACE_STEP, error.retry_after or 0))
+                await trio.sleep(min(max(PACE_STEP, error.retry_after or 0), left))
             else:
                 return
 

@@ -262,7 +262,7 @@ async def test_whoever_stops_polling_is_gone(
     monkeypatch.setattr(long_polling, "POLL_TIMEOUT", 0.3)
     monkeypatch.setattr(long_polling, "DISCONNECT_TIMEOUT", 1.0)
     monkeypatch.setattr(fallbacks, "ENDED_FOR", -1.0)
-    async with open_site(database, redis_url, nursery, rate_limits="on", rate_requests="20/2s") as site:
+    async with open_site(database, redis_url, nursery, rate_limits="on", rate_requests="20/600s") as site:
         _, token = await site.user("alice")
         async with door(f"{site.url}/hubs/chat", token) as a:
             await a.ask("GET")

@@ -24,6 +24,7 @@ EXAMPLES = Path(__file__).parents[2] / "systemd/proxies"
 TIMEOUT, KEEPALIVE = 3, 0.5
 WAIT = 60.0
 KEY = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+TWICE = "websocket\r\nUpgrade: h2c"
 ELSEWHERE = "127.0.0.77"  # where a client is
 COMMANDS = {
     "nginx": ["nginx", "-p", "{place}", "-c", "{file}", "-g", "daemon off; user root; pid {place}/pid;"],
@@ -193,16 +194,17 @@ async def test_only_websockets_are_passed_on(name: str, tmp_path: Path) -> None:
         [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
         nursery.start_soon(trio.serve_listeners, answer, [listener])
         async with proxy(name, tmp_path, [listener.socket.getsockname()[1]]) as port:
-            for upgrade in ("", "h2c", "TLS/1.0", "websocket, h2c", "h2c, websocket", "xwebsocket", "WebSocket"):
+            for upgrade in ("", "h2c", "TLS/1.0", "websocket, h2c", "h2c, websocket", "xwebsocket", TWICE, "WebSocket"):
                 said = f"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: {upgrade}\r\nHTTP2-Settings: AAMA\r\n"
                 async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
                     await stream.send_all(f"GET /x HTTP/1.1\r\nHost: x\r\n{KEY}{said if upgrade else ''}\r\n".encode())
                     with trio.fail_after(WAIT):
                         assert b" 200 " in await stream.receive_some(65536)
         nursery.cancel_scope.cancel()
-    assert len(heads) == 7
-    assert not any(b"upgrade: " in head for head in heads[:-1]), heads
-    assert b"upgrade: websocket" in heads[-1]
+    assert len(heads) == 8
+    assert not any(b"upgrade: " in head for head in heads[:-2]), heads
+    assert not any(b"h2c" in head or b"tls" in head for head in heads), heads
+    assert [line for line in heads[-1].split(b"\r\n") if b"upgrade: " in line] == [b"upgrade: websocket"]
 
 
 ROUNDS, EACH = 6, 10
