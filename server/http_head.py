@@ -17,12 +17,12 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 import msgspec
 
 MAX_HEAD = 16 * 1024  # bytes of request line and headers
+EMPTY_MAX = 64  # bytes of empty lines before them
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e]+) HTTP/(1\.[01])")
-_HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
-
-
-_ABSOLUTE = re.compile(rb"https?://([^/?#]*)([^#]*)", re.IGNORECASE)  # a target in absolute form (RFC 9112, 3.2.2)
+# `*+` gives nothing back: neighbours that match the same bytes would try every way to share them, which takes seconds.
+_HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*+([^\x00-\x08\x0a-\x1f\x7f]*+)")
+_ABSOLUTE = re.compile(rb"https?://([^/?#]*+)([^#]*+)", re.IGNORECASE)  # a target in absolute form (RFC 9112, 3.2.2)
 _AUTHORITY = re.compile(rb"[^\x00-\x20/?#@\\]*")
 _LENGTH = re.compile(rb"\d{1,18}")
 _SINGLE = frozenset({b"host", b"content-length", b"transfer-encoding", b"sec-websocket-key", b"sec-websocket-version"})
@@ -63,19 +63,22 @@ class Head(NamedTuple):
         return {name.lower(): value for name, value in parse_qsl(raw, keep_blank_values=True)}
 
 
-def find_head(data: bytes) -> tuple[int, int]:
+def find_head(data: bytes, seen: int = 0) -> tuple[int, int]:
     """Where the head in `data` begins, behind empty lines (RFC 9112, 2.2), and ends (0: not there yet).
 
-    Raises BadRequest for what can become no head: too long, or with lines that do not end in CR LF.
+    `seen` bytes of it were looked at before: however many pieces it comes in, each byte is looked at once. Raises
+    BadRequest for what can become no head: too long, or with lines that do not end in CR LF.
     """
     start = 0
     while data.startswith(b"\r\n", start):
         start += 2
-    end = data.find(b"\r\n\r\n", start) + 4
+        if start > EMPTY_MAX:
+            raise BadRequest("There are too many empty lines before the request.")
+    end = data.find(b"\r\n\r\n", max(start, seen - 3)) + 4
     if end < 4:
         if len(data) - start >= MAX_HEAD:
             raise _too_long()
-        if data.count(b"\n", start) != data.count(b"\r\n", start):
+        if data.count(b"\n", max(start, seen)) != data.count(b"\r\n", max(start, seen - 1)):
             raise BadRequest("A line of the request head does not end in CR LF.")
         return start, 0
     if end - start > MAX_HEAD:
@@ -194,6 +197,8 @@ def upgrade_error(head: Head) -> tuple[int, str] | None:
         return 505, "A WebSocket is opened over HTTP/1.1."
     if b"upgrade" not in _tokens(headers.get(b"connection", b"")):
         return 400, "The Connection header does not ask for an upgrade."
+    if head.length:
+        return 400, "A WebSocket is opened without a body."
     if headers.get(b"sec-websocket-version") != b"13":
         return 426, "Only version 13 of the WebSocket protocol is spoken here."
     try:

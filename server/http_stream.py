@@ -52,6 +52,8 @@ class RequestStream(trio.abc.HalfCloseableStream):
         self._body: Body | None = None  # of the request that is being read
         self._is_upgrade = is_upgrade
         self._head_timeout = head_timeout
+        self._head_until = math.inf  # when the next head must be whole
+        self._patience = trio.CancelScope()  # of the read that waits for it
         self._idle = trio.Event()  # everything that was asked is answered
         self._idle.set()
         self._is_answering = False  # a byte of the answer is out
@@ -93,6 +95,7 @@ class RequestStream(trio.abc.HalfCloseableStream):
             self._is_over = True
             return b""
         self._idle = trio.Event()
+        self._head_until = math.inf
         self._is_answering = False
         body = Body(head)
         self._body = None if body.done else body
@@ -100,11 +103,11 @@ class RequestStream(trio.abc.HalfCloseableStream):
 
     async def _read_head(self) -> Head | None:
         """Of a later request, once those before it are answered. None when the client has gone. Raises BadRequest."""
-        deadline = math.inf
+        seen = 0  # bytes of the buffer
         while True:
             # Until it is whole we read on: a client that goes away before its answer is noticed.
             try:
-                start, end = http_head.find_head(self._buffer)
+                start, end = http_head.find_head(self._buffer, seen)
             except BadRequest:
                 await self._idle.wait()
                 raise
@@ -112,15 +115,20 @@ class RequestStream(trio.abc.HalfCloseableStream):
                 await self._idle.wait()
                 raw, self._buffer = self._buffer[start:end], self._buffer[end:]
                 return None if self._is_over else http_head.parse_head(raw)
-            if self._buffer and self._idle.is_set() and deadline == math.inf:
-                deadline = trio.current_time() + self._head_timeout
-            with trio.move_on_at(deadline) as patience:
+            seen = len(self._buffer)
+            self._begin_patience()
+            with trio.CancelScope(deadline=self._head_until) as self._patience:
                 data = await self._receive()
-            if patience.cancelled_caught:
+            if self._patience.cancelled_caught:
                 raise BadRequest("The request head did not come in time.", 408)
             if not data:
                 return None
             self._buffer += data
+
+    def _begin_patience(self) -> None:
+        """The time for a head runs from when its first bytes are there, and what was asked before is answered."""
+        if self._buffer and self._body is None and self._idle.is_set() and self._head_until == math.inf:
+            self._head_until = self._patience.deadline = trio.current_time() + self._head_timeout
 
     async def _receive(self) -> bytes:
         while True:
@@ -135,6 +143,7 @@ class RequestStream(trio.abc.HalfCloseableStream):
         """From the HTTP server: it waits for the next request."""
         self._is_answering = False
         self._idle.set()
+        self._begin_patience()
 
     # -- writing ----------------------------------------------------------------------------------
 

@@ -375,8 +375,9 @@ async def _read_head(client: AnySocket, data: bytes) -> tuple[bytes, int, int]:
             continue
         if not chunk:
             return data, 0, 0
+        seen = len(data)
         data = data + chunk if data else chunk
-        start, end = http_head.find_head(data)
+        start, end = http_head.find_head(data, seen)
         if end:
             return data, start, end
 

@@ -39,6 +39,8 @@ REFUSED = {
     "no token": (b"Authorization", b"X-Nothing", 401),
     "an unknown id": (b"X-Query: ", b"X-Query: id=nonsense", 404),
     "another path": (b"/chat", b"/other", 404),
+    "a body": (b"Authorization", b"Content-Length: 2\r\nAuthorization", 400),
+    "a body in chunks": (b"Authorization", b"Transfer-Encoding: chunked\r\nAuthorization", 400),
 }
 # What is said on it after the handshake, and the code that answers it.
 VIOLATIONS = {
@@ -200,7 +202,7 @@ async def a_websocket_is_a_websocket(place: Place) -> None:
 
 def opened(server: Running) -> int:
     """Connections, by the log, with the lines that were too many for it."""
-    left_out = [line["count"] for line in server.events("log_suppressed") if line["of"] == "connection_opened"]
+    left_out = [int(line["count"]) for line in server.events("log_suppressed") if line["of"] == "connection_opened"]
     return len(server.events("connection_opened")) + sum(left_out)
 
 
@@ -272,6 +274,22 @@ FAULTS = {
     "no target": (BEFORE.replace(b"/health", b"health"), 400),
     "HTTP/2 by prior knowledge": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0", 400),
     "another version": (BEFORE.replace(b"1.1", b"1.2"), 400),
+    "empty lines without end": (b"\r\n" * 20_000, 400),
+    "a body of CL.TE": (POST + b"Content-Length: 5\r\nTransfer-encoding : chunked\r\n\r\n0\r\n\r\n", 400),
+    "a coding with a tab": (POST + b"Content-Length: 5\r\nTransfer-Encoding:\tchunked\r\n\r\n0\r\n\r\n", 400),
+    "a coding in a folded line": (POST + b"Transfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n", 400),
+    "a coding with a vertical tab": (POST + b"Transfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n", 400),
+    "a bare carriage return": (BEFORE[:-2] + b"X: a\rContent-Length: 9\r\n\r\n", 400),
+    "a length of another script": (POST + "Content-Length: \u0662\r\n\r\n{}".encode(), 400),
+    "a target for a tunnel": (b"CONNECT x:443 HTTP/1.1\r\nHost: x:443\r\n\r\n", 400),
+    "a user in the host": (BEFORE.replace(b"Host: x", b"Host: a@x"), 400),
+    "a chunk with an extension of several lines": (
+        POST + b"Transfer-Encoding: chunked\r\n\r\n2;a\nb\r\n{}\r\n0\r\n\r\n",
+        400,
+    ),
+    "a chunk that ends in a line feed": (POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\n0\r\n\r\n", 400),
+    "a chunk past 64 bits": (POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"0" * 15 + b"2\r\n{}\r\n", 400),
+    "trailers without end": (POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"X: y\r\n" * 2000, 400),
     "a head too long": (BEFORE[:-2] + b"X: " + b"x" * 20_000, 431),
     "a chunk without a length": (POST + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n", 400),
     "a chunk with a sign": (POST + b"Transfer-Encoding: chunked\r\n\r\n+2\r\n{}\r\n0\r\n\r\n", 400),
@@ -282,17 +300,17 @@ FAULTS = {
 }
 
 
-async def test_http_is_as_strict_for_every_request(shared: Running) -> None:
+async def test_http_is_as_strict_for_every_request(place: Place) -> None:
     """What is no HTTP is refused with the same problem, whichever request of its connection it is, and ends it."""
     for name in FAULTS:
-        await faults_are_the_same(shared, name)
+        await faults_are_the_same(place, name)
 
 
-async def faults_are_the_same(shared: Running, name: str) -> None:
+async def faults_are_the_same(place: Place, name: str) -> None:
     request, status = FAULTS[name]
     answers = []
     for order in ORDERS:
-        async with Place(shared, User("", "", ""), None).dialogue() as client:
+        async with place.dialogue() as client:
             answers.append(alike(await client.ask(order, request)))
             assert await client.end() == b"", (name, order)
     assert answers[0].status == status, (name, answers[0])

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 from uuid import UUID, uuid4
 
@@ -249,7 +248,9 @@ async def reload(stage: Stage) -> None:
 
 async def ask_admin(stage: Stage) -> None:
     http = HttpServer.__new__(HttpServer)
-    await server.admin.listener._serve(http, cast(trio.SocketStream, SimpleNamespace(socket=None)))
+    ours, theirs = trio.socket.socketpair()
+    with theirs:
+        await server.admin.listener._serve(http, trio.SocketStream(ours))
 
 
 class Fault(NamedTuple):
