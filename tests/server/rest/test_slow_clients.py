@@ -76,7 +76,7 @@ async def test_a_byte_now_and_then(hasty: Site) -> None:
     length = b"Content-Length: 100000\r\n\r\n"
     for stage, whole, slow, first, last in (
         ("first head", HEAD, endless, b"HTTP/1.1 408 ", b""),
-        ("second head", HEAD + b"\r\n", b"GET / HTTP/1.1\r\n" + endless, b"HTTP/1.1 200 ", b"}}"),
+        ("second head", HEAD + b"\r\n", b"GET / HTTP/1.1\r\n" + endless, b"HTTP/1.1 200 ", b"}"),
         ("body", post + length, endless, b"HTTP/1.1 408 ", b""),
         ("chunks", post + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n[\r\n" * 9999, b"HTTP/1.1 408 ", b""),
         ("body of a GET", HEAD + length, endless, b"HTTP/1.1 200 ", b"}}"),
