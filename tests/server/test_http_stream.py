@@ -292,11 +292,11 @@ async def test_counts_are_even(database: str, redis_url: str, nursery: trio.Nurs
             async with trio.open_nursery() as visitors:
                 for _ in range(50):
                     visitors.start_soon(visit, said)
-            seen.update(listener._strangers.counts)
+            seen.update(listener.strangers.counts)
         with trio.fail_after(WAIT):
-            while listener.open or listener._strangers.counts or site.process.hub.sessions:
+            while listener.open or listener.strangers.counts or site.process.hub.sessions:
                 await trio.sleep(0.02)
-        assert not site.process.hub._shares._shares
+        assert not site.process.hub.shares._shares
         assert not site.process.http._streams
 
 
