@@ -48,10 +48,13 @@ class Feed:
     # -- from here ----------------------------------------------------------------------------------
 
     def publish(self, changes: Sequence[Change], dismissed: Dismissal | None = None) -> None:
-        """The changes of one committed batch, to everybody everywhere. Never waits."""
-        self._rooms.publish(changes)
+        """The changes of one committed batch, to everybody everywhere. Never waits.
+
+        Who is dismissed goes first: a user who is erased is not shown out of each conversation on each connection.
+        """
         if dismissed is not None:
             self._rooms.dismiss(dismissed)
+        self._rooms.publish(changes)
         self._others.publish(changes, dismissed)
 
     def doubt(self, conversation_ids: Collection[UUID]) -> None:
@@ -62,9 +65,9 @@ class Feed:
 
     def receive(self, mail: Mail) -> None:
         """To those who are here. Never waits."""
+        for dismissal in mail.dismissals:
+            self._rooms.dismiss(dismissal)
         self._rooms.publish(mail.changes)
         for conversation_id, seq in mail.heads:
             self._rooms.reached(conversation_id, seq)
         self._ephemera.receive(mail.receipts, mail.typing, mail.seen)
-        for dismissal in mail.dismissals:
-            self._rooms.dismiss(dismissal)

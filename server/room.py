@@ -63,7 +63,7 @@ class Subscriber(Protocol):
     user_id: UUID
     caller: Caller
     outbox: Outbox
-    rooms: list["Room"]
+    rooms: dict["Room", None]  # in order; who is in thousands leaves one as fast as who is in two
     auto_attach: bool
     expelled: set[UUID] | None
 
@@ -118,12 +118,12 @@ class Room:
     def attach(self, session: Subscriber) -> None:
         if session not in self.attached:
             self.attached[session] = session.outbox
-            session.rooms.append(self)
+            session.rooms[self] = None
 
     def detach(self, session: Subscriber) -> None:
         if session in self.attached:
             del self.attached[session]
-            session.rooms.remove(self)
+            del session.rooms[self]
 
     def _moved(self) -> None:
         if self.advanced is not None:

@@ -426,9 +426,10 @@ class Rooms(Repairs):
             session.give_up(reference)
 
     def dismiss(self, dismissal: Dismissal) -> None:
-        """Close the connections here that it names, for good."""
+        """Close the connections here that it names, for good: they hear nothing more."""
         for session in self.sessions_of(dismissal.user_id):
             if dismissal.session_id in (None, session.caller.session_id):
+                self.unregister(session)
                 try:
                     session.disconnect("unauthenticated", dismissal.sentence)
                 except Exception as error:

@@ -105,7 +105,7 @@ class HubSession(Resumption):
         self.inline = False  # the reader is at it and will flush the outbox itself
         self.drained: trio.Event | None = None
         self.streams: dict[str, trio.CancelScope] | None = None
-        self.rooms: list[Room] = []
+        self.rooms: dict[Room, None] = {}
         self.catching_up = False
         self.cursors: dict[UUID, int] | None = None  # rooms left because of lag, and where we were
         self.expelled: set[UUID] | None = None  # removed from, while a catch-up is under way

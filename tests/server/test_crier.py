@@ -38,7 +38,7 @@ class Person:
         self.caller = Caller(self.user_id, float("inf"))
         self.ear = Ear(limit)
         self.outbox: Outbox = self.ear
-        self.rooms: list[Room] = []
+        self.rooms: dict[Room, None] = {}
         for room in rooms:
             room.attach(self)
 

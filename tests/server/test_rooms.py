@@ -1,6 +1,7 @@
 """server.rooms: every session sees a conversation's changes contiguous, whatever order they come in (P3)."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, cast
 from uuid import UUID
 
 import msgspec
@@ -11,11 +12,13 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from handlers.model import Caller
+from server.feed import Feed
 from server.hub.encoding import FRAMED
 from server.outbox import Flusher, Outbox
 from server.repairs import REPAIR_DELAY, RETRY_DELAY
-from server.room import Room
+from server.room import Room, Subscriber
 from server.rooms import Rooms
+from store.entries import dismissal
 from store.errors import Unavailable
 from store.ids import new_id
 from store.model import Change, Message, MessageStatus, MessageType
@@ -85,7 +88,7 @@ class Session:
         self.user_id = user_id
         self.caller = Caller(user_id, float("inf"))
         self.outbox: Outbox = Sink()
-        self.rooms: list[Room] = []
+        self.rooms: dict[Room, None] = {}
         self.auto_attach = True
         self.expelled: set[UUID] | None = None
         self.lagged: dict[UUID, int] = {}
@@ -284,3 +287,51 @@ async def test_empty_rooms_go() -> None:
     session = await world.attached()
     world.rooms.unregister(session)
     assert world.rooms.statistics() == {"rooms": 0, "users": 0, "repaired": 0}
+
+
+async def test_leaving_one_of_thousands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session in many rooms leaves one without a look at the others, whichever it is."""
+    world = World()
+    session = await world.session()
+    rooms = [Room(new_id()) for _ in range(2000)]
+    looks = 0
+
+    def compare(one: Room, other: object) -> bool:
+        nonlocal looks
+        looks += 1
+        return one is other
+
+    for room in rooms:
+        room.attach(session)
+    monkeypatch.setattr(Room, "__eq__", compare)
+    for room in reversed(rooms):
+        room.detach(session)
+    assert not session.rooms and looks < 100
+
+
+async def test_who_is_dismissed_is_not_shown_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user is erased: their connections end at once, and are told nothing of each conversation; others hear it."""
+    world = World()
+    gone, other = [await world.session() for _ in range(3)], await world.session(new_id())
+    async with world.rooms.opened([CONVERSATION]) as opened:
+        for session in (*gone, other):
+            opened[CONVERSATION].attach(session)
+    told: list[str] = []
+    notify = world.rooms._notify
+
+    def counted(sessions: Iterable[Subscriber], event: str, arguments: tuple[object, ...]) -> None:
+        told.extend(event for _ in sessions)
+        notify(sessions, event, arguments)
+
+    monkeypatch.setattr(world.rooms, "_notify", counted)
+    feed = Feed(world.rooms, cast(Any, Nothing()), Nothing())
+    feed.publish([change(11, removed=(USER,))], dismissal(USER))
+    assert told == [] and not any(session.rooms or session.seen for session in gone)
+    assert not world.rooms.sessions_of(USER) and other.seen == [11]
+
+
+class Nothing:
+    """In place of the parts that are not looked at."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *arguments, **options: None
