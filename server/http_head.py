@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 import msgspec
 
 MAX_HEAD = 16 * 1024  # bytes of request line and headers
+MAX_FIELDS = 128  # lines of headers: what each costs behind us is far more than its bytes
 EMPTY_MAX = 64  # bytes of empty lines before them
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e]+) HTTP/(1\.[01])")
@@ -93,6 +94,8 @@ def _too_long() -> BadRequest:
 def parse_head(data: bytes) -> Head:
     """`data` is everything up to and including the empty line. Raises BadRequest."""
     lines = data[:-4].split(b"\r\n")
+    if len(lines) > 1 + MAX_FIELDS:
+        raise BadRequest(f"The request has more than {MAX_FIELDS} header lines.", 431)
     match = _REQUEST_LINE.fullmatch(lines[0])
     if match is None:
         raise BadRequest("The request line is malformed.")

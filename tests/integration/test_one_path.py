@@ -290,6 +290,7 @@ FAULTS = {
     "a chunk that ends in a line feed": (POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\n0\r\n\r\n", 400),
     "a chunk past 64 bits": (POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"0" * 15 + b"2\r\n{}\r\n", 400),
     "trailers without end": (POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"X: y\r\n" * 2000, 400),
+    "too many lines": (BEFORE[:-2] + b"X:\r\n" * 200 + b"\r\n", 431),
     "a head too long": (BEFORE[:-2] + b"X: " + b"x" * 20_000, 431),
     "a chunk without a length": (POST + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n", 400),
     "a chunk with a sign": (POST + b"Transfer-Encoding: chunked\r\n\r\n+2\r\n{}\r\n0\r\n\r\n", 400),
