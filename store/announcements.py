@@ -22,6 +22,8 @@ from store.ids import id_ms, new_id, timestamp
 from store.model import Change, Message, MessageStatus, MessageType, Role
 from store.postgres import Connection
 
+STEP = 200  # messages made in one scheduler step: some 10 ms
+
 
 class Event(StrEnum):
     CREATED = "conversationCreated"
@@ -80,8 +82,17 @@ async def insert_announcements(
     """Write one System message into each conversation named, with its next seq; changes in the same order.
 
     All entries are by the same user and each conversation is there once. The caller holds the locks of the
-    conversations, within a transaction.
+    conversations, within a transaction. So many are worked on at once: somebody may leave thousands, and others go on.
     """
+    changes: list[Change] = []
+    for start in range(0, len(entries), STEP):
+        changes += await _insert(conn, entries[start : start + STEP], members)
+    return changes
+
+
+async def _insert(
+    conn: Connection, entries: Sequence[tuple[UUID, Announcement]], members: tuple[UUID, ...]
+) -> list[Change]:
     ids = [new_id() for _ in entries]
     bodies = [msgspec.json.encode(announcement).decode() for _, announcement in entries]
     by = entries[0][1].by

@@ -9,7 +9,7 @@ import pytest
 import trio
 from psycopg.sql import SQL, Literal
 
-from store import conversations, queries, users
+from store import announcements, conversations, queries, users
 from store.conversations import UnknownUser
 from store.ids import new_id
 from store.model import Account, Role, User, UserStatus
@@ -162,6 +162,27 @@ async def test_last_seen_moves_forward_only(conn: Connection) -> None:
         await users.update_last_seen(conn, [user_id], at)
     user = await users.fetch_user(conn, user_id)
     assert user is not None and user.last_seen_at == "2030-01-02T03:04:05.678Z"
+
+
+async def test_deletion_of_a_member_of_many(conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who leaves thousands of conversations is taken out of them a few at a time, in one transaction."""
+    monkeypatch.setattr(announcements, "STEP", 3)
+    alice, bob = await make_users(conn, 2)
+    groups = {await make_group(conn, [bob, alice]) for _ in range(10)} | {await make_group(conn, [alice, bob])}
+    sizes = []
+    execute = Connection.execute
+
+    async def counted(self: Connection, query: Any, parameters: Any = None, **options: Any) -> Any:
+        if query == queries.insert_announcements:
+            sizes.append(len(parameters["ids"]))
+        return await execute(self, query, parameters, **options)
+
+    monkeypatch.setattr(Connection, "execute", counted)
+    changes = await users.delete_user(conn, alice)
+    assert changes is not None and sizes == [3, 3, 3, 2, 1]  # the last: bob owns the group that was theirs alone
+    assert {change.conversation_id for change in changes if change.removed == (alice,)} == groups
+    heads = await conversations.fetch_heads(conn, groups)
+    assert {change.conversation_id: change.seq for change in changes} == heads
 
 
 async def test_deletion(conn: Connection) -> None:
