@@ -99,7 +99,10 @@ class Link(_Payload, frozen=True, gc=False):
 
 
 class MessagePage(_Payload, frozen=True):
+    """`next` is null on the last page; a page may end before its limit, by its size in bytes."""
+
     items: tuple[Message, ...]
+    next: str | None = None
 
 
 RECEIVE, CHANGED = "ReceiveMessage", "MessageChanged"

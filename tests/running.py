@@ -98,9 +98,9 @@ class Running:
         async with self.http(user) as http:
             while True:
                 query = {"conversationId": conversation, "after": found[-1]["seq"] if found else 0, "limit": 200}
-                page = checked(await http.get("/api/messages", params=query))["items"]
-                found += page
-                if len(page) < 200:
+                page = checked(await http.get("/api/messages", params=query))
+                found += page["items"]
+                if page["next"] is None:
                     return [message for message in found if system or message["type"] != "System"]
 
 

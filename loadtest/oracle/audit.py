@@ -62,24 +62,24 @@ class Audit:
         while True:
             after = stored[-1].seq if stored else 0
             page = await self._page(conversation, members[0].person.token, after)
-            before = [after, *(message.seq for message in page)]
+            before = [after, *(message.seq for message in page.items)]
             if any(seq >= following for seq, following in pairwise(before)):
                 text = f"the stored messages of {conversation} after {after} come out of order, or again"
                 self._oracle.breach(promises.ORDER, text, conversation=conversation)
                 return stored  # paging on might never end
-            stored += page
-            if len(page) < PAGE:
+            stored += page.items
+            if page.next is None or not page.items:
                 head = max((message.changed_seq for message in stored), default=0)
                 await self._caught_up(members, conversation, head)
-                if not page or not self._stage.under_way:
+                if not page.items or not self._stage.under_way:
                     return stored
 
-    async def _page(self, conversation: str, token: str, after: int) -> tuple[Message, ...]:
+    async def _page(self, conversation: str, token: str, after: int) -> MessagePage:
         deadline = trio.current_time() + self._patience
         while True:
             try:
                 query = {"conversationId": conversation, "after": after, "limit": PAGE}
-                return (await self._stage.rest.get("/api/messages", token, MessagePage, **query)).items
+                return await self._stage.rest.get("/api/messages", token, MessagePage, **query)
             except RestError as error:
                 if trio.current_time() > deadline or 400 <= error.status < 500:
                     raise

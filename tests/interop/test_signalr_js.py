@@ -204,7 +204,7 @@ async def test_refusals(node: str, database: str, redis_url: str, protocol: str)
                 refused = await nobody.expect("refused")
                 assert negotiate == "skip" or "401" in refused
         settings = load({}, None, jwt_key=JWT_KEY)
-        short = mint_token(settings, UUID(bob.id), -LEEWAY + 2)
+        short = mint_token(settings, UUID(bob.id), -LEEWAY + 10)  # time enough to connect, on any machine
         async with person(node, server, bob._replace(token=short), protocol) as b:
             await b.expect("connected")
             await b.expect("reconnecting")
@@ -252,7 +252,9 @@ async def test_stateful_reconnect(
                 while not updates or updates[-1]["seq"] < last["seq"]:
                     await a.invoke("Ping")
                     await trio.sleep(0.1)
-            assert {update["status"] for update in updates} == {"Delivered"}
+            own = {message["seq"] for message in stored if message["senderId"] == bob.id}  # who writes has read
+            assert all(update["status"] == "Delivered" or update["seq"] in own for update in updates)
+            assert updates[-1]["status"] == "Delivered"
             assert server.events("connection_resumed")
             server.kill()
             await server.wait()
