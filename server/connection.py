@@ -9,6 +9,7 @@ the memory of trio.SocketStream.
 """
 
 import socket
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import ClassVar, Protocol
 
@@ -27,6 +28,7 @@ WRITE_SIZE = 262144
 CLOSE_WAIT = 5.0  # seconds for the peer to answer our Close (SignalR's default)
 STALL_TIMEOUT = 20.0  # seconds without the peer taking a byte
 ABORTED = "aborted"
+NOTICED = 0.0005  # seconds; what a step takes of less is not worth counting
 PONG_HEAD = b"\x8a"  # the first byte of a pong, and of no other frame
 
 log = structlog.get_logger("parley.connection")
@@ -50,6 +52,16 @@ class Endpoint(Protocol):
         """The transport is gone, or about to be. Called once, last."""
 
 
+class Pace(Protocol):
+    """How much of the process's time reading this connection may take, with whatever shares it (`hub.shares`)."""
+
+    def worked(self, seconds: float, now: float) -> None: ...
+
+    def pause(self, now: float) -> float: ...
+
+    async def turn(self, wheel: Wheel) -> None: ...
+
+
 class _Sender(Outbox):
     """What every flush touches, side by side in memory: the slots of one class share a few cache lines."""
 
@@ -71,6 +83,7 @@ class Connection(_Sender):
         "gone",
         "nursery",
         "over",
+        "pace",
         "poller",
         "progress_at",
         "readable",
@@ -112,6 +125,7 @@ class Connection(_Sender):
         self.reason = ""
         self.sent_at = self.progress_at = wheel.now
         self.stall_timeout = stall_timeout
+        self.pace: Pace | None = None
         self.endpoint: Endpoint
         self.nursery: trio.Nursery
 
@@ -126,6 +140,7 @@ class Connection(_Sender):
                     self.wheel.schedule(self, self.endpoint.on_due(self.wheel.now))
                     self.poller.add(self.sock.fileno(), self)
                     while True:
+                        began = time.perf_counter()
                         for event in self._decode(data):
                             if type(event) is Message:
                                 waiting = (
@@ -134,7 +149,9 @@ class Connection(_Sender):
                             else:
                                 waiting = self._control(event)
                             if waiting is not None:
+                                self._count(time.perf_counter() - began)
                                 await waiting
+                                began = time.perf_counter()
                         if self.first is not None:
                             if self.first[:1] == PONG_HEAD:
                                 self._flush_pongs()
@@ -142,11 +159,14 @@ class Connection(_Sender):
                                 self.flush()
                         if self.over:
                             break
+                        self._count(time.perf_counter() - began)
                         if self.readable or self.ended:
                             await trio.lowlevel.checkpoint()
                         else:
                             self.reader = trio.lowlevel.current_task()
                             await trio.lowlevel.wait_task_rescheduled(self._stop_reading)
+                        if self.pace is not None and self.pace.pause(self.wheel.now) > 0:
+                            await self.pace.turn(self.wheel)  # not reading is the backpressure
                         data = self._receive()
                 finally:
                     self.gone = True
@@ -197,6 +217,11 @@ class Connection(_Sender):
     def _stop_writing(self, _: object) -> trio.lowlevel.Abort:
         self.writer = None
         return trio.lowlevel.Abort.SUCCEEDED
+
+    def _count(self, seconds: float) -> None:
+        """A step of reading took so long, in which nobody else was served."""
+        if seconds > NOTICED and self.pace is not None:
+            self.pace.worked(seconds, self.wheel.now)
 
     def _decode(self, data: bytes) -> Iterable[websocket.Event]:
         if self.violated or not data:

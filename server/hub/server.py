@@ -221,7 +221,8 @@ class HubServer:
         )
         connection.readable = isinstance(sock, TlsSocket)  # OpenSSL may hold what the poller does not see
         client = self.client(headers, address)
-        connection.endpoint = await self.session_for(comer, connection, connection, query, client=client)
+        session = await self.session_for(comer, connection, connection, query, client=client)
+        connection.endpoint, connection.pace = session, session.share
         try:
             sock.send(http_head.accept_response(headers[b"sec-websocket-key"]))  # always fits: the buffer is empty
         except OSError as error:

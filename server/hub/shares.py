@@ -1,28 +1,53 @@
-"""What one user may take of this process over the hub: connections at once, and calls over all of them.
+"""What one user may take of this process over the hub: connections at once, calls over all of them, and its time.
 
 Owns the shares, one for each user who has a connection here. A connection has a rate of its own (`server.hub.calls`);
-this is what keeps many connections of one user from adding up.
+this is what keeps many connections of one user from adding up. Calls are counted; whatever else may come, from pings to
+single bytes in frames of their own, costs the time that it takes to read.
 """
 
 from uuid import UUID
 
+import trio
+
 from handlers.errors import ChatError
 from handlers.limits import refusal, spend
 from server.limits import Limits
+from server.wheel import Wheel
 
 CALLS = "calls of one user"
+WORK_SHARE = 0.2  # of this process's time, for reading what one user sends
+WORK_BURST = 0.05  # seconds of it at once; a full stop of everybody else is shorter than this and one step
+MAX_STEP = 0.1  # seconds that one step is taken for: it may have been the machine that was away
 RETRY_AFTER = 5.0  # seconds: by then a connection that was lost has been noticed, or another was closed
 
 
 class Share:
     """One user's. `connections` counts those that are open, or wait for their client to come back."""
 
-    __slots__ = ("_limits", "connections", "full_at")
+    __slots__ = ("_limits", "_turns", "connections", "full_at", "work_until")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self.connections = 0
         self.full_at = 0.0  # see handlers.limits
+        self._turns: trio.Lock | None = None
+        self.work_until = 0.0  # the same for the time that reading took
+
+    def worked(self, seconds: float, now: float) -> None:
+        """So long was worked for this user, and for nobody else meanwhile."""
+        if self._limits.user_invocations is not None:
+            self.work_until = max(self.work_until, now) + min(seconds, MAX_STEP) / WORK_SHARE
+
+    def pause(self, now: float) -> float:
+        """Seconds until more is read of what this user sends; 0 or less: at once."""
+        return self.work_until - now - WORK_BURST / WORK_SHARE
+
+    async def turn(self, wheel: Wheel) -> None:
+        """Wait until more is read. One after the other: each sees what the one before it took."""
+        if self._turns is None:
+            self._turns = trio.Lock()
+        async with self._turns:
+            await trio.sleep(max(0.0, self.pause(wheel.now)))
 
     def refuse(self, cost: float, now: float) -> ChatError | None:
         """Take `cost` of the user's calls. What to answer when there is not enough left."""

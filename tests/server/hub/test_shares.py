@@ -1,0 +1,106 @@
+"""server.hub.shares: what reading takes of the process's time is shared by the connections of a user."""
+
+import socket
+import time
+from collections.abc import Awaitable
+
+import pytest
+import trio
+import trio.testing
+
+from handlers.limits import Rate
+from loadtest.client import connect
+from server import connection as connections
+from server import websocket
+from server.connection import READ_SIZE, Connection
+from server.hub.shares import MAX_STEP, WORK_BURST, WORK_SHARE, Share
+from server.limits import Limits
+from server.poller import Poller
+from server.wheel import Wheel
+from tests.server.rest.conftest import open_site
+from tests.server.test_connection import FOREVER, Silent
+
+STEP = 0.05  # seconds that one message takes here
+MESSAGES = 8  # of each connection: what the buffers of a socket pair hold
+
+
+class Rates(Limits):
+    """No more of it than a share asks for."""
+
+    def __init__(self, rate: Rate | None) -> None:
+        self.user_invocations = rate
+
+
+ON = Rates(Rate(1000, 1.0))
+
+
+def test_time_is_paid_back() -> None:
+    """A burst is free; beyond it the pause is as long as the share takes to make up for it. One step has a bound."""
+    share = Share(ON)
+    share.worked(WORK_BURST, 100.0)
+    assert share.pause(100.0) <= 1e-6
+    share.worked(0.02, 100.0)
+    assert share.pause(100.0) == pytest.approx(0.02 / WORK_SHARE)
+    assert share.pause(100.0 + 0.02 / WORK_SHARE) <= 1e-6
+    share.worked(3600.0, 200.0)
+    assert share.pause(200.0) == pytest.approx((MAX_STEP - WORK_BURST) / WORK_SHARE)
+
+
+def test_without_limits() -> None:
+    """Where nothing is limited, time is not either."""
+    share = Share(Rates(None))
+    share.worked(MAX_STEP, 100.0)
+    assert share.pause(100.0) <= 0
+
+
+async def test_many_connections_take_one_share(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Expensive messages on ten connections take no more of the loop than on one, and all are read in the end."""
+    worked = 0.0
+
+    class Expensive(Silent):
+        def receive(self, data: bytes, *, binary: bool) -> Awaitable[None] | None:
+            nonlocal worked
+            worked += STEP
+            return None
+
+    monkeypatch.setattr(time, "perf_counter", lambda: worked)
+    wheel, poller, share = Wheel(), Poller(), Share(ON)
+    await nursery.start(wheel.run)
+    await nursery.start(poller.run)
+    began = trio.current_time()
+    peers = []
+    for _ in range(10):
+        ours, peer = socket.socketpair()
+        ours.setblocking(False)
+        peers.append(peer)
+        connection = Connection(ours, wheel, poller, outbox_bytes=65536, max_message=READ_SIZE, stall_timeout=FOREVER)
+        connection.endpoint, connection.pace = Expensive(), share
+        peer.sendall(websocket.encode_masked(websocket.BINARY, b"x" * READ_SIZE) * MESSAGES)
+        nursery.start_soon(connection.run)
+    await trio.sleep(2.0)
+    assert 0 < worked <= WORK_BURST + (trio.current_time() - began) * WORK_SHARE + 2 * STEP
+    await trio.sleep(10 * MESSAGES * STEP / WORK_SHARE + 10)
+    assert worked == pytest.approx(10 * MESSAGES * STEP)
+    for peer in peers:
+        peer.close()
+
+
+async def test_the_connections_of_a_user_have_one_share(
+    database: str, redis_url: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each WebSocket of a user counts to what that user may take, and to nobody else's."""
+    counted: list[Share] = []
+    monkeypatch.setattr(connections, "NOTICED", -1.0)
+    monkeypatch.setattr(Share, "worked", lambda share, seconds, now: counted.append(share))
+    async with open_site(database, redis_url, nursery, rate_limits="on") as site:
+        (_, a), (_, b) = await site.user("alice"), await site.user("bob")
+        url = f"{site.url}/hubs/chat"
+        async with connect(url, a) as one, connect(url, a) as two:
+            await one.invoke("Ping")
+            await two.invoke("Ping")
+            assert len(counted) >= 2 and len(set(counted)) == 1
+            async with connect(url, b) as other:
+                await other.invoke("Ping")
+                assert len(set(counted)) == 2
