@@ -4,6 +4,7 @@ Owns the order of these POSTs: one is read and worked on at a time, in the conne
 its messages were taken. That is the backpressure on the client; nothing of the POSTs behind it is in memory.
 """
 
+import time
 from collections.abc import Awaitable, Callable
 from uuid import UUID
 
@@ -58,9 +59,15 @@ class HttpCarrier(AsgiCarrier):
         return self.over or self._closed or self.gone
 
     async def _work(self, data: bytes, post: "_Post") -> None:
+        share = self.session.share
         try:
+            if share is not None and share.pause(self.wheel.now) > 0:
+                await share.turn(self.wheel)  # answering later is the backpressure
             if data and not self._closed:
+                began = time.perf_counter()
                 waiting = self.session.receive(data, binary=self.encoding.protocol.binary)
+                if share is not None:
+                    share.worked(time.perf_counter() - began, self.wheel.now)
                 if waiting is not None:
                     await waiting
             post.taken = True

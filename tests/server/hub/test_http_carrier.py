@@ -1,5 +1,6 @@
 """server.hub.http_carrier: POSTs that meet the end of their connection."""
 
+import time
 from collections.abc import Awaitable
 from typing import ClassVar, cast
 
@@ -11,8 +12,13 @@ from server.config import load
 from server.hub.encoding import BARE
 from server.hub.http_carrier import Gone, HttpCarrier
 from server.hub.session import HubSession
+from server.hub.shares import WORK_BURST, WORK_SHARE, Share
 from server.wheel import Wheel
 from store.ids import new_id
+from tests.server.hub.test_shares import ON
+
+STEP = 0.05  # seconds that a POST takes here
+POSTS = 8  # of each connection
 
 
 class Session:
@@ -21,6 +27,7 @@ class Session:
     def __init__(self) -> None:
         self.heard: list[bytes] = []
         self.go_on = trio.Event()
+        self.share: Share | None = None
 
     def receive(self, data: bytes, *, binary: bool) -> Awaitable[None] | None:
         self.heard.append(data)
@@ -91,3 +98,42 @@ async def test_a_post_that_meets_the_end(when: str, nursery: trio.Nursery, autoj
     assert session.heard == ([b"x"] if when == "while it is worked on" else [])
     carrier.ending.set()
     carrier.slow.set()
+
+
+async def test_posts_take_their_users_share(
+    nursery: trio.Nursery, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """POSTs that are expensive to read are read later, in turn: those of one user take a share of the loop, not all."""
+    worked = 0.0
+
+    class Expensive(Session):
+        def receive(self, data: bytes, *, binary: bool) -> Awaitable[None] | None:
+            nonlocal worked
+            worked += STEP
+            return None
+
+    async def read() -> bytes:
+        return b"x"
+
+    async def send(carrier: Carrier) -> None:
+        for _ in range(POSTS):
+            await carrier.post(read)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: worked)
+    wheel, share, carriers = Wheel(), Share(ON), [Carrier() for _ in range(5)]
+    await nursery.start(wheel.run)
+    began = trio.current_time()
+    for carrier in carriers:
+        session = Expensive()
+        carrier.wheel, session.share = wheel, share
+        nursery.start_soon(carrier.run, cast(HubSession, session))
+    await wait_all_tasks_blocked()
+    async with trio.open_nursery() as clients:
+        for carrier in carriers:
+            clients.start_soon(send, carrier)
+    took = trio.current_time() - began
+    for carrier in carriers:
+        carrier.ending.set()
+        carrier.slow.set()
+    assert worked == pytest.approx(len(carriers) * POSTS * STEP)
+    assert took >= (worked - WORK_BURST - len(carriers) * STEP) / WORK_SHARE
