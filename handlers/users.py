@@ -109,7 +109,7 @@ class Users:
         if request.display_name is not None and not texts.fits(texts.NAME, request.display_name):
             raise _not_a_line("displayName")
         _check_picture(request.avatar_url if isinstance(request.avatar_url, str) else None)
-        _check_email(request.email or None)
+        _check_email(request.email if isinstance(request.email, str) else None)
         _check_text("statusText", request.status_text or None)
 
         async def change(conn: Connection) -> Account:

@@ -46,7 +46,8 @@ async def test_sends_and_requests(database: str, redis_url: str, nursery: trio.N
 
 
 async def test_who_waits_is_taken(database: str, redis_url: str, nursery: trio.Nursery) -> None:
-    """Of a burst of sends past the limit, by hub and REST, each is taken at the time it is told to come again."""
+    """Of a burst of sends past the limit, by hub and REST, each is taken at the time it was given to come again. Only
+    what is taken of the burst itself after others were refused, on a slow machine, can send one of these away again."""
     async with open_site(database, redis_url, nursery, rate_limits="on", rate_sends="10/2s") as site:
         _, a = await site.user("alice")
         group = (await site.call("POST", "/api/conversations", {"type": "Group"}, token=a, status=201))["id"]
@@ -76,14 +77,18 @@ async def test_who_waits_is_taken(database: str, redis_url: str, nursery: trio.N
 
             async def again(number: int, when: float) -> None:
                 await trio.sleep_until(when)
-                assert await send(number) is None
+                while (wait := await send(number)) is not None:
+                    displaced.append(number)
+                    await trio.sleep(wait)
 
+            displaced: list[int] = []
             async with trio.open_nursery() as senders:
                 for number in range(30):
                     senders.start_soon(burst, number)
             async with trio.open_nursery() as senders:
                 for number, when in waits.items():
                     senders.start_soon(again, number, when)
+        assert len(displaced) <= 30 - len(waits) - 10
         said = await site.call("GET", "/api/messages", token=a, params={"conversationId": group, "limit": 200})
         texts = [message["content"] for message in said["items"] if message["type"] != "System"]
         assert sorted(map(int, texts)) == list(range(30))

@@ -86,7 +86,7 @@ async def test_what_can_be_taken_away(site: Site) -> None:
         changed = await site.call("PUT", "/api/users/me", {field: None}, token=token) | {"checked": field}
         assert changed[field] is None and changed["displayName"] == "A"
     assert [changed[field] for field in full] == [None] * 3
-    for wrong in ({"email": "no"}, {"statusText": "a\nb"}, {"statusText": "x" * 257}):
+    for wrong in ({"email": "no"}, {"email": ""}, {"statusText": "a\nb"}, {"statusText": "x" * 257}):
         await site.call("PUT", "/api/users/me", wrong, token=token, status=400)
 
 
