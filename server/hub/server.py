@@ -141,6 +141,7 @@ class HubServer:
         if token is not None:
             session = self._resumable.get(self._tokens.identify(token)) if self._resumable else None
             if session is not None:
+                await self._require_owner(session, query, authorization)
                 return session
             try:
                 redeemed = await self._tokens.redeem(token)
@@ -150,6 +151,16 @@ class HubServer:
                 raise Refusal(404, "not_found", "No connection with that id. Negotiate again.")
             return redeemed
         return Redeemed(await self._verify(query, authorization), new_connection_id())
+
+    async def _require_owner(self, session: HubSession, query: Mapping[str, str], authorization: str) -> None:
+        """A client that comes back may show an access token, often one that has expired: the id is its secret. A good
+        token of another user shows that it is not that client. Raises Refusal."""
+        try:
+            caller = await self._verify(query, authorization)
+        except ChatError:
+            return
+        if caller.user_id != session.user_id:
+            raise Refusal(403, "forbidden", "The connection with that id is another user's.")
 
     def _used(self, token: str) -> "Used":
         """Where its connection lives, it is in use; where it does not, the client can only negotiate again."""

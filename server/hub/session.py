@@ -316,7 +316,7 @@ class HubSession(Resumption):
                 # Only now: a session that is ended from here on ends this connection, wherever that happens.
                 await self.hub.sync.require_session(self.caller.session_id)
             if not self.auto_attach:
-                await self.hub.sync.require_user(self.user_id)  # else her memberships are read, which asks the same
+                await self.hub.sync.require_user(self.user_id)  # else their memberships are read, which asks the same
             elif not self.closed:
                 await catchup.attach_all(self, self.hub.rooms, self.hub.sync)
         except ChatError as error:

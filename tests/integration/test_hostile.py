@@ -262,7 +262,7 @@ async def test_slow_reader_costs_only_itself(database: str, redis_url: str) -> N
         alice, bob = await server.register("alice"), await server.register("bob")
         conversation = await server.direct(alice, bob)
         async with witness(server), raw(server, bob) as slow, server.connect(alice) as a:
-            await slow.stream.receive_some(5)  # the handshake's answer: she is attached
+            await slow.stream.receive_some(5)  # the handshake's answer: it is attached
             assert isinstance(slow.stream, trio.SocketStream)
             slow.stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
             body = {"conversationId": conversation, "content": "x" * 7000}

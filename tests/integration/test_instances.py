@@ -309,8 +309,8 @@ async def test_without_redis(database: str) -> None:
 
 
 async def test_removed_where_nobody_has_it_open(pair: Pair) -> None:
-    """P9: a removal reaches the instances that the user is on, though the conversation is not open there; what she
-    attached there by herself is detached, and she hears nothing more."""
+    """P9: a removal reaches the instances that the user is on, though the conversation is not open there; what
+    attached there by itself is detached, and hears nothing more."""
     one, two = pair
     alice, bob = await people(one, "alice", "bob")
     closed, joined = await one.group(alice, bob), await one.group(alice, bob)

@@ -102,10 +102,11 @@ async def test_a_lost_upgrade_is_replaced(database: str, redis_url: str) -> None
         assert len(server.events("connection_resumed")) == 2
 
 
-async def refused(server: Running, token: str) -> int:
-    """The status of an upgrade with this id; 101 when it is taken."""
+async def refused(server: Running, token: str, shown: str | None = None) -> int:
+    """The status of an upgrade with this id, and with an access token where one is shown; 101 when it is taken."""
+    query = {"id": token} if shown is None else {"id": token, "access_token": shown}
     try:
-        stream = await upgrade_later(server.hub_url, query={"id": token})
+        stream = await upgrade_later(server.hub_url, query=query)
     except ClientError as error:
         found = re.search(r"HTTP/1.1 (\d+)", str(error))
         assert found is not None, error
@@ -148,6 +149,20 @@ async def test_an_end_for_cause_is_final(database: str, redis_url: str) -> None:
                 await socket.until(1, None if not close else 9)
                 await socket.stream.send_all(close or websocket.encode_masked(websocket.TEXT, b"half of it")[:9])
         assert await refused(server, token) == 101
+
+
+async def test_another_users_token(database: str, redis_url: str) -> None:
+    """A good token of another user resumes no connection. One that has expired does no harm: clients show the one with
+    which they began."""
+    async with running(database, redis_url) as server:
+        alice, bob = await server.register("alice"), await server.register("bob")
+        token = await connection(server, alice)
+        async with opened(server, token) as socket:
+            await socket.say(handshake.encode_request("json", 2))
+            await socket.until(1, None)
+        assert await refused(server, token, bob.token) == 403
+        assert await refused(server, token, "x.y.z") == 101
+        assert await refused(server, token, alice.token) == 101
 
 
 async def test_a_used_id(database: str, redis_url: str) -> None:

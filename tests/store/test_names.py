@@ -49,7 +49,7 @@ def test_keys_are_bounded() -> None:
 
 @pytest.mark.parametrize("other", ["ａｌｉｃｅ", "аlice", "ALICE", "aIice"])
 async def test_taken(conn: Connection, other: str) -> None:
-    """What is, or looks, the same as somebody's name is taken; it is free when she is gone."""
+    """What is, or looks, the same as somebody's name is taken; it is free when they are gone."""
     alice = await users.insert_user(conn, "alice", "Alice")
     with pytest.raises(users.UsernameTaken):
         await users.insert_user(conn, other, "x")
@@ -58,7 +58,7 @@ async def test_taken(conn: Connection, other: str) -> None:
 
 
 async def test_taken_at_the_same_moment(conn: Connection, other: Connection) -> None:
-    """Of two who register names that look the same, one gets hers."""
+    """Of two who register names that look the same, one gets theirs."""
     failures = []
 
     async def register(connection: Connection, name: str) -> None:

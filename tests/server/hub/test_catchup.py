@@ -114,7 +114,7 @@ async def place(nursery: trio.Nursery, autojump_clock: MockClock) -> AsyncIterat
 
 @pytest.mark.parametrize("moment", ["memberships read", "head read", "before the head is read"])
 async def test_removed_while_it_is_opened(place: Place, nursery: trio.Nursery, moment: str) -> None:
-    """Whoever is removed between the reading of her memberships and the opening of the rooms is not attached."""
+    """A user who is removed between the reading of their memberships and the opening of the rooms is not attached."""
     if moment == "before the head is read":
         place.books.before[HEADS] = place.remove
     else:
@@ -193,7 +193,7 @@ async def test_left_while_lagging(place: Place, nursery: trio.Nursery) -> None:
 
 
 async def test_removed_while_lagging(place: Place, nursery: trio.Nursery) -> None:
-    """Removed while she was detached by lag, and this instance did not hear of it: she is told, and hears nothing said
+    """Removed while detached by lag, and this instance did not hear of it: the client hears so, and nothing said
     since."""
     told = Told(place, nursery, manual=False)
     await told.begin()

@@ -1,4 +1,4 @@
-"""server.instances.recovery: after a lost link nobody keeps what she lost meanwhile (P9)."""
+"""server.instances.recovery: after a lost link no user keeps what they lost meanwhile (P9)."""
 
 from collections.abc import Collection
 from typing import cast
