@@ -13,7 +13,7 @@ from loadtest.processes import family
 from tests.watchman import command_line, status
 
 ROOT = Path(__file__).parents[1]
-WAIT = 60.0  # seconds: long past anything but a hang
+WAIT = 180.0  # seconds: long past anything but a hang
 # What the suite starts: services of both kinds, a gateway, a forked server, and a process under nobody's care.
 EVERYTHING = """
 import subprocess, sys, time
