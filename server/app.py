@@ -29,7 +29,7 @@ from handlers.conversations import Conversations
 from handlers.export import AT_ONCE as EXPORTS_AT_ONCE
 from handlers.export import Export
 from handlers.files import Files
-from handlers.messages import Messages
+from handlers.messages import Messages, Queue
 from handlers.presence import Presence
 from handlers.receipts import Receipts
 from handlers.refresh_tokens import RefreshTokens
@@ -196,34 +196,14 @@ class Process:
         self.supervisor = Supervisor()
         self.pulse = Pulse()
         self.liveness = self._watched()
-        messages = Messages(
-            self.pool,
-            tracing.queue(self.lanes) if tracing else self.lanes,
-            commits,
-            limits.sends,
-            max_message_bytes=settings.max_message_bytes,
-            replica=self.read_pool,
-        )
+        messages = self._messages(self.pool, tracing.queue(self.lanes) if tracing else self.lanes)
         receipts = Receipts(self.pool, self.receipts)
         users = Users(self.pool, commits, self.announcer)
         objects = None
         if settings.objects:
             objects = open_objects(settings.objects, endpoint=settings.s3_endpoint_url, signing=self.signing)
-        self.files = Files(
-            self.pool,
-            commits,
-            objects,
-            max_bytes=settings.max_upload_bytes,
-            quota=settings.max_user_storage_bytes,
-            types=settings.upload_types,
-        )
-        accounts = Accounts(
-            self.pool,
-            commits,
-            RefreshTokens(self.signing),
-            self._mint,
-            admits=settings.registration != "closed",
-        )
+        self.files = self._files(self.pool, objects)
+        accounts = self._accounts(self.pool)
         dispatcher = Dispatcher()
         methods.register(
             dispatcher,
@@ -301,29 +281,33 @@ class Process:
             head_timeout=settings.handshake_timeout,
         )
 
+    def _messages(self, pool: Pool, queue: Queue) -> Messages:
+        size = self.settings.max_message_bytes
+        return Messages(pool, queue, self.commits, self.limits.sends, max_message_bytes=size, replica=self.read_pool)
+
+    def _accounts(self, pool: Pool) -> Accounts:
+        admits = self.settings.registration != "closed"
+        return Accounts(pool, self.commits, RefreshTokens(self.signing), self._mint, admits=admits)
+
+    def _files(self, pool: Pool, objects: Objects | None) -> Files:
+        return Files(
+            pool,
+            self.commits,
+            objects,
+            max_bytes=self.settings.max_upload_bytes,
+            quota=self.settings.max_user_storage_bytes,
+            types=self.settings.upload_types,
+        )
+
     def _export(self, objects: Objects | None) -> Export:
-        """Over connections of its own: an export reads all that somebody has, and may not keep others from theirs."""
-        pool, commits, settings = self.export_pool, self.commits, self.settings
+        """Over connections of its own: an export reads all that a user has, and may not keep others from theirs."""
+        pool = self.export_pool
         return Export(
-            Users(pool, commits, self.announcer),
-            Accounts(pool, commits, RefreshTokens(self.signing), self._mint),
-            Conversations(pool, commits),
-            Messages(
-                pool,
-                self.lanes,
-                commits,
-                self.limits.sends,
-                max_message_bytes=settings.max_message_bytes,
-                replica=self.read_pool,
-            ),
-            Files(
-                pool,
-                commits,
-                objects,
-                max_bytes=settings.max_upload_bytes,
-                quota=settings.max_user_storage_bytes,
-                types=settings.upload_types,
-            ),
+            Users(pool, self.commits, self.announcer),
+            self._accounts(pool),
+            Conversations(pool, self.commits),
+            self._messages(pool, self.lanes),
+            self._files(pool, objects),
         )
 
     def _mint(self, user_id: UUID, session_id: UUID) -> tuple[str, int]:
