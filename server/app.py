@@ -8,7 +8,6 @@ Sees everything; nothing imports it but the commands. The nurseries say who outl
 """
 
 import gc
-import math
 import os
 import secrets
 import socket
@@ -436,8 +435,10 @@ class Process:
                     listeners.cancel_scope.cancel()
                 for sock in socks:
                     self.listener.close(sock, connections)
-                with trio.move_on_after(self._longest_drain()):
+                async with trio.open_nursery() as drain:
+                    drain.start_soon(self._bound, drain.cancel_scope)
                     await self._drain(hurry)
+                    drain.cancel_scope.cancel()
                 self.http.hang_up()
                 connections.cancel_scope.cancel()
             services.cancel_scope.cancel()
@@ -456,9 +457,11 @@ class Process:
         finally:
             sock.close()
 
-    def _longest_drain(self) -> float:
-        """A drain ends by itself; only not when a part is lost on which its clients' time limits rest."""
-        return math.inf if self.supervisor.lost is None else self.settings.drain_seconds + STOP_SLACK
+    async def _bound(self, drain: trio.CancelScope) -> None:
+        """A drain ends by itself; only not when a part is lost, before or while it goes on, on which its clients' time
+        limits rest."""
+        await self.supervisor.give_up.wait()
+        drain.deadline = trio.current_time() + self.settings.drain_seconds + STOP_SLACK
 
     async def _drain(self, hurry: trio.Event) -> None:
         """Clients are asked to connect elsewhere, what was accepted is committed and answered."""

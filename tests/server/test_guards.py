@@ -416,6 +416,63 @@ async def test_each_part_fails_as_a_whole(
                     await trio.sleep(0.1)
 
 
+def lose(monkeypatch: pytest.MonkeyPatch, part: str, when: trio.Event) -> None:
+    """A part that cannot come back from then on."""
+    services = Process.services
+
+    async def broken(
+        run: Callable[..., Awaitable[Any]], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        async with trio.open_nursery() as own:
+            await own.start(run)
+            task_status.started()
+            await when.wait()
+            raise RuntimeError("injected")
+
+    def replaced(self: Process) -> list[tuple[str, Any]]:
+        return [(name, partial(broken, run) if name == part else run) for name, run in services(self)]
+
+    monkeypatch.setattr(Process, "services", replaced)
+
+
+async def test_a_part_that_cannot_come_back(
+    database: str, redis_url: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process ends by itself, in good order: its clients hear that they should connect anew."""
+    now = trio.Event()
+    lose(monkeypatch, "relay", now)
+    with capture_logs():
+        async with open_site(database, redis_url, nursery) as site, Stage(site).opened() as stage:
+            await stage.chat()
+            now.set()
+            with trio.fail_after(WAIT):
+                await site.ended.wait()
+                await stage.a.closed.wait()
+            assert site.process.supervisor.lost == "relay"
+            assert stage.a.close_message is not None and stage.a.close_message.allow_reconnect
+
+
+async def test_a_part_that_is_lost_during_a_drain(
+    database: str, redis_url: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A drain that would wait for it has a bound from then on."""
+    now = trio.Event()
+
+    async def drain(process: Process, hurry: trio.Event) -> None:
+        now.set()
+        await trio.sleep_forever()
+
+    lose(monkeypatch, "wheel", now)
+    monkeypatch.setattr(Process, "_drain", drain)
+    monkeypatch.setattr(server.app, "STOP_SLACK", 0.1)
+    with capture_logs():
+        async with open_site(database, redis_url, nursery) as site:
+            assert site.process.supervisor.lost is None
+        with trio.fail_after(WAIT):
+            await site.ended.wait()
+    assert site.process.supervisor.lost == "wheel"
+
+
 async def test_every_part_is_in_the_tables(database: str, redis_url: str, nursery: trio.Nursery) -> None:
     """A new guard, or a new service task, has a fault above."""
     async with open_site(database, redis_url, nursery) as site:
@@ -479,7 +536,8 @@ def test_service_tasks_are_started_by_the_supervisor() -> None:
         and isinstance(node.func, ast.Attribute)
         and node.func.attr in ("start", "start_soon")
     ]
-    assert len(started) > 4 and set(started) == {"self.supervisor.keep", "_pass_on"}
+    waiting = {"_pass_on", "self._bound"}  # for one event of the supervisor's, and no more
+    assert len(started) > 4 and set(started) == {"self.supervisor.keep"} | waiting
 
 
 def test_nothing_is_started_in_a_nursery_of_somebody_else() -> None:

@@ -25,6 +25,7 @@ class Site:
         self.url = url
         self.process = process
         self.http = httpx.AsyncClient(base_url=url, timeout=60, verify=tls or True)
+        self.ended = trio.Event()  # the server has
 
     async def call(
         self, method: str, path: str, body: Any = None, *, token: str = "", status: int = 200, **options: Any
@@ -77,21 +78,21 @@ async def open_site(
     }
     process = Process(load({}, None, **{**values, **changes}), tracing)
     sock = bind(("127.0.0.1", 0))
-    stop, hurry, ready, done = trio.Event(), trio.Event(), trio.Event(), trio.Event()
+    stop, hurry, ready = trio.Event(), trio.Event(), trio.Event()
+    scheme = "http" if process.certificate is None else "https"
+    found = Site(f"{scheme}://127.0.0.1:{sock.getsockname()[1]}", process, tls)
 
     async def run() -> None:
         await process.run([sock], stop=stop, hurry=hurry, ready=ready.set)
-        done.set()
+        found.ended.set()
 
     nursery.start_soon(run)
     with trio.fail_after(60):
         await ready.wait()
-    scheme = "http" if process.certificate is None else "https"
-    found = Site(f"{scheme}://127.0.0.1:{sock.getsockname()[1]}", process, tls)
     yield found
     await found.http.aclose()
     stop.set()
     hurry.set()
     with trio.move_on_after(15):
-        await done.wait()
+        await found.ended.wait()
     sock.close()
