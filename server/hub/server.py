@@ -129,8 +129,7 @@ class HubServer:
         self.require_origin(headers)
         try:
             comer = await self._identify(query, _text(headers, b"authorization"))
-            if isinstance(comer, Redeemed):
-                self._limits.user_connects.require(comer.caller.user_id)
+            self._limits.user_connects.require(comer.caller.user_id)  # a resumed session's, too
         except ChatError as error:
             raise refusal(error, CODES[error.code].status) from None
         return comer

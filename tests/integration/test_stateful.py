@@ -165,6 +165,17 @@ async def test_another_users_token(database: str, redis_url: str) -> None:
         assert await refused(server, token, alice.token) == 101
 
 
+async def test_resuming_is_paced(database: str, redis_url: str) -> None:
+    """A user who comes back again and again has the limit of one who connects again and again."""
+    async with running(database, redis_url, rate_limits="on", rate_user_connects="3/1h") as server:
+        alice = await server.register("alice")
+        token = await connection(server, alice)
+        async with opened(server, token) as socket:
+            await socket.say(handshake.encode_request("json", 2))
+            await socket.until(1, None)
+        assert [await refused(server, token) for _ in range(3)] == [101, 101, 429]
+
+
 async def test_a_used_id(database: str, redis_url: str) -> None:
     """It is in use as long as its connection lives (409), and unknown after that (404): its client negotiates again."""
     async with running(database, redis_url) as server:
