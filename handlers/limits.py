@@ -19,6 +19,7 @@ from store.errors import Unavailable
 K = TypeVar("K", bound=Hashable)
 
 QUEUE = 3  # times the period of a rate: the longest wait that is promised. Beyond that who waits may be refused again
+GRACE = 3.0  # seconds after its time for which an appointment is kept: Retry-After is in whole seconds
 PRUNE_AT = 10_000  # buckets; from here on the full ones are forgotten now and then
 
 log = structlog.get_logger("parley.limits")
@@ -48,7 +49,8 @@ def appointment(rate: Rate, wait: float, promised_at: float, now: float) -> floa
     """When one that is refused will be taken, if it comes then: after those that were refused before it.
 
     `wait` is until the bucket has one again, `promised_at` the last such time that was given away. So all of a burst
-    are taken who wait as they are told, each at its own time.
+    are taken who wait as they are told, each at its own time. Who comes anew meanwhile takes the place of one of them,
+    unless these have names (`Limiter.require`).
     """
     at = max(now + wait, promised_at + rate.seconds / rate.count)
     return min(at, now + max(wait, QUEUE * rate.seconds))
@@ -72,23 +74,79 @@ class Limiter(Generic[K]):
         self._clock = clock
         self._full_at: dict[K, float] = {}
         self._promised_at: dict[K, float] = {}
+        self._appointments: dict[K, dict[str, float]] = {}  # by name, of those refused; in the order of their times
         self._prune_at = PRUNE_AT
 
-    def require(self, key: K) -> None:
-        """Take one of this key's. Raises ChatError("rate_limited")."""
+    def require(self, key: K, name: str | None = None) -> None:
+        """Take one of this key's. Raises ChatError("rate_limited").
+
+        What has a `name`, by which it is known when it comes again, has its appointment to itself: others of the same
+        key do not take its place, until GRACE after its time.
+        """
         if self.rate is None:
             return
         now = self._clock()
-        full_at, wait = spend(self.rate, self._full_at.get(key, 0.0), now)
+        reserved = self._reserved(key, name, now) if self._appointments else 0.0
+        held = self._full_at.get(key, 0.0)
+        full_at, wait = spend(self.rate, held, now, 1 + reserved)
         if wait > 0:
             self.refused += 1
-            at = self._promised_at[key] = appointment(self.rate, wait, self._promised_at.get(key, 0.0), now)
-            raise refusal(self.rate, at - now, self.what)
-        self._full_at[key] = full_at
+            raise refusal(self.rate, self._appoint(key, name, wait, now) - now, self.what)
+        self._full_at[key] = spend(self.rate, held, now)[0] if reserved else full_at
+        if self._appointments:
+            self._forget(key, name)
         if len(self._full_at) > self._prune_at:
-            self._full_at = {key: when for key, when in self._full_at.items() if when > now}
-            self._promised_at = {key: when for key, when in self._promised_at.items() if when > now}
-            self._prune_at = max(PRUNE_AT, 2 * len(self._full_at))
+            self._prune(now)
+
+    def _reserved(self, key: K, name: str | None, now: float) -> float:
+        """How much must be left for those who have appointments: one for each that is due, and a part of one for the
+        next, who comes before there is another. Nothing, for one that is due itself."""
+        appointments = self._appointments.get(key)
+        if appointments is None or self.rate is None:
+            return 0.0
+        while appointments and appointments[first := next(iter(appointments))] < now - GRACE:
+            del appointments[first]
+        if name is not None and appointments.get(name, math.inf) <= now + 1e-6:
+            return 0.0
+        reserved = 0.0
+        for other, at in appointments.items():
+            if other != name:
+                reserved += min(1.0, max(0.0, 1 - (at - now) * self.rate.count / self.rate.seconds))
+                if at > now:
+                    break
+        return reserved
+
+    def _appoint(self, key: K, name: str | None, wait: float, now: float) -> float:
+        """When this one, which is refused, will be taken. Asked again before that, the same."""
+        assert self.rate is not None
+        appointments = self._appointments.get(key, {})
+        if name is not None and appointments.get(name, 0.0) > now:
+            return appointments[name]
+        at = self._promised_at[key] = appointment(self.rate, wait, self._promised_at.get(key, 0.0), now)
+        if name is not None and at < now + QUEUE * self.rate.seconds:  # at the bound many have the same time
+            appointments.pop(name, None)
+            appointments[name] = at
+            self._appointments[key] = appointments
+        return at
+
+    def _forget(self, key: K, name: str | None) -> None:
+        """It was taken."""
+        appointments = self._appointments.get(key)
+        if appointments is not None:
+            if name is not None:
+                appointments.pop(name, None)
+            if not appointments:
+                del self._appointments[key]
+
+    def _prune(self, now: float) -> None:
+        self._full_at = {key: when for key, when in self._full_at.items() if when > now}
+        self._promised_at = {key: when for key, when in self._promised_at.items() if when > now}
+        self._appointments = {
+            key: found
+            for key, found in self._appointments.items()
+            if found and next(reversed(found.values())) > now - GRACE
+        }
+        self._prune_at = max(PRUNE_AT, 2 * len(self._full_at))
 
 
 class Counter(Protocol):

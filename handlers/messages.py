@@ -98,7 +98,8 @@ class Messages:
         def finished(outcome: object) -> None:
             done(outcome if isinstance(outcome, Message) else _told(outcome))
 
-        self._sends.require(caller.user_id)
+        name = request.client_message_id
+        self._sends.require(caller.user_id, name if name is not None and len(name) <= MAX_CLIENT_ID else None)
         self._lanes.offer(self.prepare(caller, request, finished))
 
     async def send(self, caller: Caller, request: CreateMessage) -> Message:

@@ -1,7 +1,9 @@
 """handlers.limits: token buckets."""
 
 import contextlib
+import heapq
 import math
+import random
 
 import pytest
 import trio
@@ -9,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handlers.errors import ChatError
-from handlers.limits import PRUNE_AT, QUEUE, Limiter, Rate, SharedLimiter, spend
+from handlers.limits import GRACE, PRUNE_AT, QUEUE, Limiter, Rate, SharedLimiter, spend
 from store.errors import Unavailable
 
 RATE = Rate(10, 5.0)
@@ -61,6 +63,56 @@ def test_advice_is_kept(count: int, whole: bool) -> None:
     for wait in sorted(waits):
         clock.now = wait
         limiter.require("a")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_appointment_is_of_one(seed: int) -> None:
+    """Each of a burst of named ones is taken at its time, or as much later as Retry-After makes it, however many others
+    of the same user come meanwhile; and these get what is left, or appointments that are kept, too."""
+    chance = random.Random(seed)
+    clock = Clock()
+    limiter: Limiter[str] = Limiter(RATE, "things", clock=clock)
+    coming = [(0.0, f"at once {number}", False) for number in range(26)]
+    coming += [(chance.uniform(0, 8), f"later {number}", False) for number in range(10)]
+    heapq.heapify(coming)
+    taken: list[str] = []
+    while coming:
+        clock.now, name, is_expected = heapq.heappop(coming)
+        try:
+            limiter.require("a", name)
+        except ChatError as error:
+            assert error.retry_after is not None and not is_expected, (name, clock.now)
+            wait = chance.choice((error.retry_after, math.ceil(error.retry_after)))
+            heapq.heappush(coming, (clock.now + wait, name, True))
+        else:
+            taken.append(name)
+    assert len(set(taken)) == len(taken) == 36
+
+
+def test_an_early_one_keeps_its_appointment() -> None:
+    """Who comes before its time is told the same time again, and does not lose it; who never comes is not waited for
+    longer than GRACE."""
+    clock = Clock()
+    limiter: Limiter[str] = Limiter(RATE, "things", clock=clock)
+    for number in range(10):
+        limiter.require("a", f"at once {number}")
+    for _ in range(3):
+        with pytest.raises(ChatError) as caught:
+            limiter.require("a", "early")
+        assert caught.value.retry_after == pytest.approx(0.5)
+    clock.now = 0.9
+    with pytest.raises(ChatError) as caught:
+        limiter.require("a", "new")
+    assert caught.value.retry_after == pytest.approx(0.1)
+    clock.now = 0.5 + GRACE - 0.1  # a bucket of 6 by now, of which two are theirs
+    for number in range(4):
+        limiter.require("a", f"later {number}")
+    with pytest.raises(ChatError):
+        limiter.require("a")
+    limiter.require("a", "new")
+    clock.now = 0.5 + GRACE + 0.1  # "early" does not come
+    limiter.require("a")
+    assert not limiter._appointments
 
 
 def test_promises_are_bounded() -> None:
