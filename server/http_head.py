@@ -18,9 +18,11 @@ import msgspec
 
 MAX_HEAD = 16 * 1024  # bytes of request line and headers
 MAX_FIELDS = 128  # lines of headers: what each costs behind us is far more than its bytes
+MAX_PARAMETERS = 128  # of the query: likewise, and everybody who asks for one reads them all
 EMPTY_MAX = 64  # bytes of empty lines before them
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
-_REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e]+) HTTP/(1\.[01])")
+# A target has no `#`: the fragment is the client's own (RFC 9112, 3.2).
+_REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21\x22\x24-\x7e]+) HTTP/(1\.[01])")
 # `*+` gives nothing back: neighbours that match the same bytes would try every way to share them, which takes seconds.
 _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*+([^\x00-\x08\x0a-\x1f\x7f]*+)")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*+)([^#]*+)", re.IGNORECASE)  # a target in absolute form (RFC 9112, 3.2.2)
@@ -100,6 +102,8 @@ def parse_head(data: bytes) -> Head:
     if match is None:
         raise BadRequest("The request line is malformed.")
     method, target, version = match.groups()
+    if target.count(b"&") >= MAX_PARAMETERS:
+        raise BadRequest(f"The query has more than {MAX_PARAMETERS} parameters.")
     fields: list[tuple[bytes, bytes]] = []
     for line in lines[1:]:
         field = _HEADER.fullmatch(line)

@@ -57,6 +57,9 @@ def test_refused_upgrades(data: bytes, status: int) -> None:
     [
         b"GET /\r\n\r\n",
         b"GET  / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /#a HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /?a#b HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /?" + b"a&" * http_head.MAX_PARAMETERS + b" HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET / HTTP/2.0\r\nHost: x\r\n\r\n",
         b"G\x00T / HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET / HTTP/1.1\r\n\r\n",
@@ -84,6 +87,13 @@ def test_noise_is_a_bad_request(data: bytes) -> None:
     assert isinstance(parsed.query, dict)
     http_head.is_upgrade(parsed)
     http_head.upgrade_error(parsed)
+
+
+def test_many_parameters() -> None:
+    """As many as a query may have are there."""
+    query = "&".join(f"a{number}={number}" for number in range(http_head.MAX_PARAMETERS))
+    parsed = parse_head(f"GET /?{query} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    assert parsed.query == {f"a{number}": str(number) for number in range(http_head.MAX_PARAMETERS)}
 
 
 def test_several_lines_of_one_header() -> None:
