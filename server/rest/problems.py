@@ -97,12 +97,6 @@ async def on_http_error(error: HTTPException) -> Response:
     return response
 
 
-async def on_unreadable(error: Exception) -> Response:
-    """A JSON body that is no UTF-8, or nested too deep: Quart lets these errors of the parser through."""
-    sentence = "not UTF-8" if isinstance(error, UnicodeDecodeError) else "nested too deep"
-    return problem("invalid_request", f"The body is {sentence}.", errors={"body": sentence})
-
-
 async def on_defect(error: Exception) -> Response:
     reference = _guard.caught(error, "request_failed")
     return problem("internal", f"An unexpected error occurred. Reference: {reference}.")
@@ -113,6 +107,4 @@ def install(app: QuartTrio) -> None:
     app.register_error_handler(StoreError, on_store_error)
     app.register_error_handler(RequestSchemaValidationError, on_invalid)
     app.register_error_handler(HTTPException, on_http_error)
-    app.register_error_handler(UnicodeDecodeError, on_unreadable)
-    app.register_error_handler(RecursionError, on_unreadable)
     app.register_error_handler(Exception, on_defect)

@@ -2,11 +2,16 @@
 
 import jwt
 import pytest
+import structlog
 import trio
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from handlers.conversations import Conversations
+from store.defects import counts
 from tests.running import free_port
 from tests.server.rest.conftest import Site, open_site
+
+BAD_TEXT = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "secret inside")
 
 
 async def test_negotiate(site: Site) -> None:
@@ -98,6 +103,25 @@ async def test_defects_are_not_shown(site: Site) -> None:
     answer = await site.http.get("/health", headers={"Authorization": f"Bearer {token}"})
     assert answer.status_code == 500 and "secret" not in answer.text
     assert answer.json()["code"] == "internal" and "Reference" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("error", [RecursionError("secret inside"), MemoryError(), BAD_TEXT], ids=type)
+async def test_defects_are_not_the_clients(site: Site, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also what a body could have been the reason of, where it was read well: a 500, and one line in the log."""
+    _, token = await site.user("alice")
+
+    async def broken(*args: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Conversations, "create", broken)
+    before = counts()["rest"]
+    with structlog.testing.capture_logs() as lines:
+        answer = await site.http.post(
+            "/api/conversations", json={"type": "Group"}, headers={"Authorization": f"Bearer {token}"}
+        )
+    assert answer.status_code == 500 and "secret" not in answer.text
+    [line] = [line for line in lines if line["event"] == "request_failed"]
+    assert line["reference"] in answer.json()["detail"] and counts()["rest"] == before + 1
 
 
 async def test_a_hung_process_says_so(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
