@@ -315,7 +315,8 @@ class Process:
     @property
     def pools(self) -> dict[str, Pool]:
         """By what metrics call them. A lane has its connection for good, outside the pool that opens it."""
-        return {"main": self.pool} | ({"reads": self.read_pool} if self.read_pool is not None else {})
+        reads = {} if self.read_pool is None else {"reads": self.read_pool}
+        return {"main": self.pool, "exports": self.export_pool, **reads}
 
     def _watched(self) -> Liveness:
         liveness = Liveness(self.pulse)

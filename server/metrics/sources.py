@@ -292,7 +292,7 @@ def _pools(parts: Parts) -> Iterable[Metric]:
 
     yield gauges(
         "parley_pool_size_connections",
-        "Connections to PostgreSQL that the pool may have (POOL_SIZE).",
+        "Connections to PostgreSQL that the pool may have: POOL_SIZE; exports have 2 of their own.",
         "pool",
         of_each(lambda pool: pool.size),
     )

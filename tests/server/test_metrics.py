@@ -11,6 +11,7 @@ import pytest
 import structlog
 import trio
 
+from handlers.export import AT_ONCE as EXPORTS_AT_ONCE
 from loadtest.client import ClientError, connect
 from server import logs
 from server.hub.endings import OTHER, SLUGS, slug_of
@@ -78,6 +79,7 @@ async def test_what_happens_is_counted(database: str, redis_url: str, nursery: t
         assert value("parley_hub_errors_total", code="not_found") == 1
         assert value("parley_lanes_messages_total", outcome="accepted") == 1
         assert value("parley_lanes_batch_messages_sum") == 1
+        assert value("parley_pool_size_connections", pool="exports") == EXPORTS_AT_ONCE
         assert value("parley_lanes_commit_seconds_count") == 1
         assert value("parley_rooms_deliveries_total") == 2
         assert value("parley_listener_accepts_total") >= 3

@@ -108,8 +108,8 @@ async def test_what_is_shown_is_true(post: Post) -> None:
         [room] = (await post.ask("rooms"))["items"]
         assert (room["conversation"], room["attached"], room["held"]) == (made["id"], 2, 0)
         assert sum(lane["accepted"] for lane in await post.ask("lanes")) == 1
-        [pool] = await post.ask("pool")
-        assert pool["pool"] == "main" and pool["statistics"]["acquired"] > 0
+        pools = {pool["pool"]: pool["statistics"] for pool in await post.ask("pool")}
+        assert list(pools) == ["main", "exports"] and pools["main"]["acquired"] > 0
         [instance] = await post.ask("instances")
         assert instance["this"] and instance["alive"] and (instance["users"], instance["rooms"]) == (2, 1)
         tree = await post.ask("tree")
