@@ -7,6 +7,7 @@ are in `server.jwks`.
 
 import secrets
 import time
+from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
@@ -225,11 +226,16 @@ class ConnectionTokens:
         }
         return connection_id, jwt.encode(claims, self._keys.current, algorithm="HS256")
 
-    async def redeem(self, token: str) -> Redeemed | None:
-        """Who negotiated, or None for a token that is not ours or has expired. Raises UsedToken."""
+    async def redeem(self, token: str, require: Callable[[UUID], Awaitable[None]] | None = None) -> Redeemed | None:
+        """Who negotiated, or None for a token that is not ours or has expired. Raises UsedToken.
+
+        `require` may raise for the user who negotiated: the token then stays good.
+        """
         claims = self._claims(token)
         if claims is None:
             return None
+        if require is not None:
+            await require(UUID(claims["sub"]))
         stateful = bool(claims.get("rec"))
         try:
             await self._claim(claims["jti"])

@@ -8,6 +8,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Mapping
+from uuid import UUID
 
 import structlog
 import trio
@@ -140,10 +141,14 @@ class HubServer:
         if token is not None:
             session = self._resumable.get(self._tokens.identify(token)) if self._resumable else None
             if session is not None:
-                await self._require_owner(session, query, authorization)
+                await self._require_owner(session.user_id, query, authorization)
                 return session
+
+            async def require(negotiator: UUID) -> None:
+                await self._require_owner(negotiator, query, authorization)
+
             try:
-                redeemed = await self._tokens.redeem(token)
+                redeemed = await self._tokens.redeem(token, require)
             except UsedToken:
                 raise self._used(token) from None
             if redeemed is None:
@@ -151,14 +156,14 @@ class HubServer:
             return redeemed
         return Redeemed(await self._verify(query, authorization), new_connection_id())
 
-    async def _require_owner(self, session: HubSession, query: Mapping[str, str], authorization: str) -> None:
-        """A client that comes back may show an access token, often one that has expired: the id is its secret. A good
+    async def _require_owner(self, user_id: UUID, query: Mapping[str, str], authorization: str) -> None:
+        """A client that negotiated may show an access token, often one that has expired: the id is its secret. A good
         token of another user shows that it is not that client. Raises Refusal."""
         try:
             caller = await self._verify(query, authorization)
         except ChatError:
             return
-        if caller.user_id != session.user_id:
+        if caller.user_id != user_id:
             raise Refusal(403, "forbidden", "The connection with that id is another user's.")
 
     def _used(self, token: str) -> "Used":

@@ -91,7 +91,9 @@ async def test_who_may_ask(shared: Shared) -> None:
         await a.ask("PUT", status=405)
         await a.ask("POST", SHAKE, status=404)  # nobody has connected yet
         a.id = theirs
-        await a.ask("GET", status=403)  # and whoever knew it had to know it first: it is used up
+        await a.ask("GET", status=403)
+        await a.ask("GET", status=403, **STREAM)
+        await e.ask("GET")  # and it is still good for its own user
         a.id = real
         async with httpx.AsyncClient() as nobody:
             assert (await nobody.get(a.url, params={"id": real})).status_code == 401

@@ -62,10 +62,10 @@ async def test_while_her_token_is_redeemed(
     asked, go_on = trio.Event(), trio.Event()
     redeem = hub._tokens.redeem
 
-    async def slowly(token: str) -> Any:
+    async def slowly(*args: Any) -> Any:
         asked.set()
         await go_on.wait()
-        return await redeem(token)
+        return await redeem(*args)
 
     monkeypatch.setattr(hub._tokens, "redeem", slowly)
     found: list[int] = []

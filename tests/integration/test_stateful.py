@@ -152,11 +152,19 @@ async def test_an_end_for_cause_is_final(database: str, redis_url: str) -> None:
 
 
 async def test_another_users_token(database: str, redis_url: str) -> None:
-    """A good token of another user resumes no connection. One that has expired does no harm: clients show the one with
-    which they began."""
+    """A good token of another user begins and resumes no connection, and uses up no id. One that has expired does no
+    harm: clients show the one with which they began."""
     async with running(database, redis_url) as server:
         alice, bob = await server.register("alice"), await server.register("bob")
+        async with server.http(alice) as http:
+            token = await negotiate(http, server.hub_url)
+        assert await refused(server, token, bob.token) == 403
+        assert await refused(server, token, "x.y.z") == 101
+        async with server.http(alice) as http:
+            token = await negotiate(http, server.hub_url)
+        assert await refused(server, token, alice.token) == 101
         token = await connection(server, alice)
+        assert await refused(server, token, bob.token) == 403
         async with opened(server, token) as socket:
             await socket.say(handshake.encode_request("json", 2))
             await socket.until(1, None)
