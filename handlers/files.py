@@ -144,7 +144,7 @@ class Files:
             raise ChatError("unsupported_media_type", f"The content is none of {', '.join(self._types)}.")
         return found
 
-    async def _give_up(self, file_id: UUID, key: str) -> None:
+    async def _give_up(self, file_id: UUID, key: str, *, has_link: bool = False) -> None:
         """Best effort: what it cannot do is found by the purge. A file that is ready after all stays."""
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLEAN_UP):
             try:
@@ -153,7 +153,7 @@ class Files:
                     if found is None or found.state == store.READY:
                         return
                     await store.give_up_file(conn, file_id)
-                await self._objects.delete(key)
+                await (self._objects.use_up if has_link else self._objects.delete)(key)
                 async with self._pool.connection() as conn:
                     await store.delete_row(conn, file_id)
             except StoreError as error:
@@ -219,7 +219,7 @@ class Files:
         try:
             facts = await self._inspect(file, key)
         except ChatError:
-            await self._give_up(file.id, file.key)
+            await self._give_up(file.id, file.key, has_link=True)
             raise
         return await self._finish(caller, file.id, key, facts, None, file.name)
 
@@ -238,7 +238,7 @@ class Files:
         """What was put to the link, when its copy is the file. The file is there, whatever comes of this."""
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLEAN_UP):
             try:
-                await self._objects.delete(file.key)
+                await self._objects.use_up(file.key)
             except StoreError as error:
                 log.warning("copy_not_cleared", file=str(file.id), reason=str(error), advice="`parley purge` does it")
 

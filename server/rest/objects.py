@@ -37,7 +37,10 @@ def blueprint(objects: DirectoryObjects) -> Blueprint:
             raise ChatError("invalid_request", "The upload is not of the size and type that were announced.")
         if await objects.size(key) is not None:
             raise ChatError("conflict", "The link was used.")
-        await objects.write(key, _exactly(grant.size), grant.content_type)
+        try:
+            await objects.write(key, _exactly(grant.size), grant.content_type, is_first=True)
+        except FileExistsError:
+            raise ChatError("conflict", "The link was used.") from None
         return Response("", status=200)
 
     @routes.get("/<key>")

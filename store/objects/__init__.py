@@ -47,6 +47,10 @@ class Objects(Protocol):
     async def delete(self, key: str) -> None:
         """What is not there is deleted already."""
 
+    async def use_up(self, key: str) -> None:
+        """Delete what was put there by an upload link, before the link expires. Where the store can, nothing is put
+        there again; an empty object may stay, which the purge removes."""
+
     def list_before(self, when: datetime) -> AsyncIterator[str]:
         """The keys of our objects written before `when`. Uploads begun before it and never ended are thrown away."""
 

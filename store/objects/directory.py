@@ -52,7 +52,8 @@ class DirectoryObjects:
 
     # -- objects --------------------------------------------------------------------------------
 
-    async def write(self, key: str, chunks: AsyncIterable[bytes], content_type: str) -> None:
+    async def write(self, key: str, chunks: AsyncIterable[bytes], content_type: str, *, is_first: bool = False) -> None:
+        """`is_first`: Raises FileExistsError, instead of taking its place, when an object is there by the end."""
         place = self._place(key)
         unfinished = self._root / UNFINISHED / secrets.token_hex(16)
         try:
@@ -64,7 +65,7 @@ class DirectoryObjects:
                     if len(buffer) >= BUFFER:
                         await self._run(file.write, buffer)
                         buffer = bytearray()
-                await self._run(_finish, file, buffer, unfinished, place)
+                await self._run(_finish, file, buffer, unfinished, place, is_first)
             finally:
                 file.close()
         except BaseException:
@@ -100,6 +101,14 @@ class DirectoryObjects:
     async def delete(self, key: str) -> None:
         await self._run(self._place(key).unlink, True)
 
+    async def use_up(self, key: str) -> None:
+        """An empty object takes its place: `server.rest.objects` takes nothing where there is one."""
+
+        async def nothing() -> AsyncIterator[bytes]:
+            yield b""
+
+        await self.write(key, nothing(), "")
+
     async def list_before(self, when: datetime) -> AsyncIterator[str]:
         limit = when.timestamp()
         for path in await self._run(_older, self._root / UNFINISHED, limit):
@@ -132,7 +141,7 @@ class DirectoryObjects:
     async def _run(self, call: Callable[..., T], *arguments: object) -> T:
         try:
             return await trio.to_thread.run_sync(call, *arguments, limiter=self._limiter)
-        except FileNotFoundError:
+        except (FileNotFoundError, FileExistsError):
             raise
         except OSError as error:
             raise ObjectsUnavailable(f"the object store: {reason(error)}") from error
@@ -199,12 +208,16 @@ class _Writer:
         os.close(self._descriptor)
 
 
-def _finish(file: "_Writer", rest: bytearray, unfinished: Path, place: Path) -> None:
+def _finish(file: "_Writer", rest: bytearray, unfinished: Path, place: Path, is_first: bool) -> None:
     """On the disk, then in its place: a crash leaves the whole file or none."""
     file.write(rest)
     os.fsync(file.fileno())
     place.parent.mkdir(exist_ok=True)
-    unfinished.rename(place)
+    if is_first:
+        place.hardlink_to(unfinished)  # of two at once, one
+        unfinished.unlink()
+    else:
+        unfinished.rename(place)
     directory = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)

@@ -171,6 +171,10 @@ class S3Objects:
         except FileNotFoundError:
             pass
 
+    async def use_up(self, key: str) -> None:
+        """Links stay good until they expire: not every maker's S3 heeds If-None-Match on PUT, some refuse it."""
+        await self.delete(key)
+
     async def list_before(self, when: datetime) -> AsyncIterator[str]:
         await self._abort_before(when)
         pages = await self._paginate("list_objects_v2")

@@ -52,7 +52,7 @@ async def test_quota(tmp_path: Path, database: str, redis_url: str, nursery: tri
 async def test_links_to_upload(
     tmp_path: Path, database: str, redis_url: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So many may be open; each takes one object, of the size announced."""
+    """So many may be open; each takes one object, of the size announced, also when it is taken or refused since."""
     monkeypatch.setattr(files, "OPEN_UPLOADS", 3)
     async with open_site(database, redis_url, nursery, objects=f"file://{tmp_path}/files") as site:
         _, token = await site.user("alice")
@@ -65,6 +65,13 @@ async def test_links_to_upload(
         assert (await site.http.put(url, content=b"hello", headers=headers)).status_code == 200
         assert (await site.http.put(url, content=b"again", headers=headers)).status_code == 409
         await site.call("POST", f"/api/files/{asked[0]['id']}/complete", token=token)
+        assert (await site.http.put(url, content=b"hello", headers=headers)).status_code == 409
+        link = asked[1]["uploadUrl"]
+        assert (await site.http.put(link, content=b"\x89PNG\r", headers=headers)).status_code == 200
+        assert (await site.http.put(link, content=b"hello", headers=headers)).status_code == 409
+        await site.call("POST", f"/api/files/{asked[1]['id']}/complete", token=token, status=415)
+        assert (await site.http.put(link, content=b"hello", headers=headers)).status_code == 409
+        assert sum(path.stat().st_size for path in (tmp_path / "files").rglob("*") if path.is_file()) == 5
         await site.call("POST", "/api/files/presign", body, token=token, status=201)
 
 
