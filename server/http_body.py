@@ -10,6 +10,7 @@ from server.http_head import CHUNKED, BadRequest, Head
 
 LINE_MAX = 256  # bytes of a line that says how long a chunk is, with its extensions
 TRAILERS_MAX = 4096  # bytes behind the last chunk
+STEP = 256  # lines between chunks that are read at once: a chunk may be a byte, and others wait meanwhile
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
 _TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\x00-\x08\x0a-\x1f\x7f]*")
 
@@ -17,18 +18,22 @@ _TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\x00-\x08\x0a-\x1f\x7f]*"
 class Body:
     """What is still to come of one request's body."""
 
-    __slots__ = ("_buffer", "_is_chunked", "_left", "_trailers", "done")
+    __slots__ = ("_buffer", "_is_chunked", "_left", "_trailers", "done", "has_more")
 
     def __init__(self, head: Head) -> None:
         length = head.length
         self.done = length == 0
+        self.has_more = False  # what was fed is not all read yet
         self._is_chunked = length == CHUNKED
         self._left = 0 if self._is_chunked else length  # bytes of the body, or of the chunk with the CR LF behind it
-        self._buffer = b""  # an incomplete line
+        self._buffer = b""  # an incomplete line, or all that the next step begins with
         self._trailers = -1  # bytes of trailers, once the last chunk has come
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        """What goes on to the HTTP server, and what is behind the body once that is `done`. Raises BadRequest."""
+        """What goes on to the HTTP server, and what is behind the body once that is `done`. Raises BadRequest.
+
+        One step's worth: while it `has_more`, feed it on, with nothing when nothing has come.
+        """
         if not self._is_chunked:
             piece, rest = data[: self._left], data[self._left :]
             self._left -= len(piece)
@@ -39,7 +44,8 @@ class Body:
     def _feed_chunks(self, data: bytes) -> tuple[bytes, bytes]:
         """`_left` counts down to 2 in a chunk's content, and to 0 in the CR LF behind it."""
         content: list[bytes] = []
-        position, self._buffer = 0, b""
+        position, self._buffer, self.has_more = 0, b"", False
+        lines = 0
         while not self.done and position < len(data):
             if self._left > 2:
                 content.append(data[position : position + self._left - 2])
@@ -54,6 +60,10 @@ class Body:
                 position += len(found)
                 self._left -= len(found)
                 continue
+            if lines == STEP:
+                self._buffer, self.has_more = data[position:], True
+                break
+            lines += 1
             end = data.find(b"\r\n", position)
             most = LINE_MAX if self._trailers < 0 else TRAILERS_MAX
             if (end if end >= 0 else len(data)) - position > most:

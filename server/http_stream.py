@@ -68,7 +68,7 @@ class RequestStream(trio.abc.HalfCloseableStream):
             while not self._is_over:
                 if self._body is None:
                     return await self._next_request()
-                if not self._buffer:
+                if not (self._buffer or self._body.has_more):
                     self._buffer = await self._receive()
                     if not self._buffer:
                         return b""
@@ -77,6 +77,7 @@ class RequestStream(trio.abc.HalfCloseableStream):
                     self._body = None
                 if piece:
                     return piece
+                await trio.lowlevel.checkpoint()
         except BadRequest as error:
             if not (self._is_over or self._is_answering):
                 self.fault = error

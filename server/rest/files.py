@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 from uuid import UUID
 
+import trio
 from quart import Blueprint, Response, request
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import RequestEntityTooLarge
@@ -37,7 +38,9 @@ from store.model import Timestamp, Wire
 
 PART = "file"  # the form field
 FORM_OVERHEAD = 16 * 1024  # bytes of a form around the file that are not held against it
-HELD_MAX = 256 * 1024  # bytes of a form that wait for their meaning: before and after the parts, and the head of one
+HELD_MAX = 256 * 1024  # bytes of a form that wait for their meaning: before and after the parts
+PARTS_MAX = 100  # of one form; browsers send one for each field
+PART_HEAD_MAX = 8 * 1024  # bytes of the head of a part: the longest name that is kept takes 6 KiB, escaped and twice
 
 TEXT = {"type": "string", "minLength": 1, "maxLength": 2048, "pattern": "^[^\\u0000]*$"}
 FORM = {
@@ -168,9 +171,11 @@ def blueprint(files: Files, max_bytes: int) -> Blueprint:
 
 
 class _Decoder(MultipartDecoder):
-    """Werkzeug's, which takes heads of parts in UTF-8 only: pages in Latin-1 send names in theirs."""
+    """Werkzeug's, which takes heads of parts of any length, in UTF-8 only: pages in Latin-1 send names in theirs."""
 
     def _parse_headers(self, data: bytes | bytearray) -> Headers:
+        if len(data) > PART_HEAD_MAX:
+            raise ChatError("too_large", f"The head of a part of the form is longer than {PART_HEAD_MAX} bytes.")
         return super()._parse_headers(b"".join(_in_utf8(line) for line in bytes(data).splitlines(keepends=True)))
 
 
@@ -184,6 +189,7 @@ class _Form:
         self._pieces = pieces
         self._decoder = _Decoder(options["boundary"].encode("latin-1", "replace"), HELD_MAX)
         self._left = max_bytes + FORM_OVERHEAD
+        self._parts = 0
 
     async def begin(self) -> str:
         """The name of the file; its content follows. Raises ChatError."""
@@ -222,6 +228,11 @@ class _Form:
                 self._decoder.receive_data(piece)
         except (ValueError, RequestEntityTooLarge):
             raise ChatError("invalid_request", "The multipart body is malformed, or ends too early.") from None
+        if isinstance(event, (File, Field)):
+            self._parts += 1
+            if self._parts > PARTS_MAX:
+                raise ChatError("too_large", f"The form has more than {PARTS_MAX} parts.")
+            await trio.lowlevel.checkpoint()  # one piece of the body may have very many
         return event
 
 

@@ -6,6 +6,7 @@ told to save it and to run none of it.
 
 from collections.abc import AsyncIterator
 
+import trio
 from quart import Blueprint, Response, request
 
 from handlers import access
@@ -21,6 +22,7 @@ LINKS = "its links are handed out whole and signed: nobody puts together a reque
 
 def blueprint(objects: DirectoryObjects) -> Blueprint:
     routes = Blueprint("objects", __name__, url_prefix=PATH.rstrip("/"))
+    uploads: dict[str, trio.CancelScope] = {}  # under way, by key
 
     def granted(key: str) -> Grant:
         grant = objects.verify(request.method, key, request.args)
@@ -37,10 +39,21 @@ def blueprint(objects: DirectoryObjects) -> Blueprint:
             raise ChatError("invalid_request", "The upload is not of the size and type that were announced.")
         if await objects.size(key) is not None:
             raise ChatError("conflict", "The link was used.")
-        try:
-            await objects.write(key, _exactly(grant.size), grant.content_type, is_first=True)
-        except FileExistsError:
-            raise ChatError("conflict", "The link was used.") from None
+        # One at a time, or a link would fill the disk many times over; the newest one, as a client that lost its
+        # connection tries again.
+        if key in uploads:
+            uploads[key].cancel()
+        with trio.CancelScope() as scope:
+            uploads[key] = scope
+            try:
+                await objects.write(key, _exactly(grant.size), grant.content_type, is_first=True)
+            except FileExistsError:
+                raise ChatError("conflict", "The link was used.") from None
+            finally:
+                if uploads[key] is scope:
+                    del uploads[key]
+        if scope.cancelled_caught:
+            raise ChatError("conflict", "Another upload to this link took the place of this one.")
         return Response("", status=200)
 
     @routes.get("/<key>")
@@ -51,7 +64,9 @@ def blueprint(objects: DirectoryObjects) -> Blueprint:
         size = await objects.size(key)
         if size is None:
             raise access.not_found("object")
-        span = request.range.range_for_length(size) if request.range else None
+        # Nothing here has a validator, so an If-Range never fits: the whole is sent (RFC 9110, 13.1.5).
+        is_part = request.range is not None and "If-Range" not in request.headers
+        span = request.range.range_for_length(size) if is_part else None
         start, stop = span or (0, size)
         headers = {
             "Content-Type": grant.content_type,

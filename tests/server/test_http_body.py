@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.http_body import TRAILERS_MAX, Body
+from server.http_body import STEP, TRAILERS_MAX, Body
 from server.http_head import BadRequest, parse_head, rewritten
 
 HEAD = b"POST / HTTP/1.1\r\nHost: x\r\n"
@@ -24,6 +24,9 @@ def passed(head: bytes, pieces: list[bytes]) -> tuple[bytes, bytes, bool]:
             continue
         some, behind = body.feed(piece)
         out.append(some)
+        while body.has_more:
+            some, behind = body.feed(b"")
+            out.append(some)
         rest += behind
     return b"".join(out), rest, body.done
 
@@ -61,6 +64,21 @@ def test_chunks(chunks: list[bytes], extension: bytes, trailers: bytes, size: in
     assert done and rest == NEXT
     assert read(out) == (b"".join(chunks), True)
     assert b"X: y" not in out.partition(b"\r\n\r\n")[2].removesuffix(b"0\r\n\r\n") or b"X: y" in b"".join(chunks)
+
+
+def test_a_step_of_tiny_chunks() -> None:
+    """However many chunks come at once, a few are read in one step, and all in the end."""
+    content = bytes(range(256)) * 40
+    data = b"".join(b"1\r\n%c\r\n" % byte for byte in content) + b"0\r\n\r\n"
+    head = parse_head(CHUNKED)
+    body = Body(head)
+    out, rest = body.feed(data + NEXT)
+    steps = [out]
+    while body.has_more:
+        out, rest = body.feed(b"")
+        steps.append(out)
+    assert max(map(len, steps)) < 2 * STEP and body.done and rest == NEXT
+    assert read(rewritten(head) + b"".join(steps)) == (content, True)
 
 
 @given(st.binary(max_size=2000), st.integers(0, 2000), st.integers(1, 500))

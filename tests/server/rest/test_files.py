@@ -12,9 +12,12 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 import trio
+from quart_trio import QuartTrio
 
 from handlers import files
 from loadtest.client import connect
+from server.rest import pacing
+from server.rest.files import _Form
 from store.errors import Unavailable
 from store.files import Facts, File
 from tests.gateway import BUCKET
@@ -51,6 +54,10 @@ async def upload(site: Site, token: str, data: bytes, name: str = "a.txt", statu
     answer = await site.http.post("/api/files/upload", files=files, data={"note": "x"}, headers=headers)
     assert answer.status_code == status, answer.text
     return answer.json()
+
+
+def _unfinished(root: Path) -> list[Path]:
+    return list(root.glob("files/unfinished/*"))
 
 
 async def objects_left(site: Site) -> list[str]:
@@ -208,13 +215,21 @@ async def test_refused(shop: Site) -> None:
     ):
         answer = await shop.http.post("/api/files/upload", content=body, headers={**headers, **form})
         assert answer.status_code == status and answer.json()["code"] == "invalid_request", body
+    field = FORM.partition(b"--b--")[0].replace(b'"file"', b'"x"')
+    for body, many in ((field * 99 + FORM, 201), (field * 100 + FORM, 413), (FORM[:-7] + field * 100 + FORM, 413)):
+        answer = await shop.http.post("/api/files/upload", content=body, headers={**headers, **form})
+        assert answer.status_code == many, answer.text  # parts of one form are counted, wherever they stand
+    for size, status in ((6_000, 201), (10_000, 413)):  # and their heads have a length
+        body = FORM.replace(b"\r\n\r\n", b"\r\nX: " + b"x" * size + b"\r\n\r\n", 1)
+        answer = await shop.http.post("/api/files/upload", content=body, headers={**headers, **form})
+        assert answer.status_code == status, answer.text
     answer = await shop.http.post("/api/files/upload", content=b"x", headers=headers)
     assert answer.status_code == 415
     assert (await shop.http.post("/api/files/upload", content=b"x")).status_code == 401
     await shop.call("GET", "/api/files/presigned-url", token=token, status=400)
     await shop.call("DELETE", "/api/files", token=token, status=400)
     await shop.call("DELETE", "/api/files?fileUrl=..%2f..%2fx", token=token, status=404)
-    assert len(await objects_left(shop)) == 1
+    assert len(await objects_left(shop)) == 3
 
 
 async def test_a_client_that_goes_away(shop: Site) -> None:
@@ -433,6 +448,9 @@ async def test_a_link_of_the_directory_store(
         assert "sandbox" in answer.headers["Content-Security-Policy"]
         assert (await site.http.head(url)).status_code == 200
         assert (await site.http.get(url, headers={"Range": "bytes=9-"})).status_code in (200, 416)
+        for validator in ('"x"', "Sat, 28 Nov 2026 09:00:00 GMT", "Sat, 99 Nov 9999999 00:00:00 GMT"):  # it has none
+            whole = await site.http.get(url, headers={"Range": "bytes=0-1", "If-Range": validator})
+            assert (whole.status_code, whole.text) == (200, "hello")
         for change in (("expires=", "expires=1"), ("text%2Fplain", "text%2Fhtml"), ("name=a.txt", "name=b.txt"),
                        ("signature=", "signature=0"), (stored["key"], "k" * 32)):  # fmt: skip
             refused = await site.http.get(url.replace(*change))
@@ -445,3 +463,62 @@ async def test_without_a_store(site: Site) -> None:
     """A server without OBJECTS says so."""
     _, token = await site.user("alice")
     assert (await upload(site, token, b"x", status=503))["code"] == "unavailable"
+
+
+async def test_parts_one_by_one(nursery: trio.Nursery) -> None:
+    """A form of many parts that came in one piece is not read in one step: others get their turn after each."""
+    field = FORM.partition(b"--b--")[0].replace(b'"file"', b'"x"')
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield field * 80 + FORM
+
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    async with QuartTrio(__name__).test_request_context("/", method="POST", headers=headers):
+        form = _Form(pieces(), MIB)
+        nursery.start_soon(other)
+        assert await form.begin() == "x"
+    assert turns >= 80
+
+
+async def test_one_upload_to_a_link_at_a_time(
+    tmp_path: Path, database: str, redis_url: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several uploads to one link of the directory store the newest goes on, and the ones before it end."""
+    monkeypatch.setattr(pacing, "PATIENCE", 1e6)
+    async with open_site(database, redis_url, nursery, objects=f"file://{tmp_path}/files") as site:
+        _, token = await site.user("alice")
+        announced = {"name": "x", "size": 100_000, "contentType": "text/plain"}
+        made = await site.call("POST", "/api/files/presign", announced, token=token, status=201)
+        begun = trio.Event()
+
+        async def stalled() -> AsyncIterator[bytes]:
+            yield b"a" * 70_000
+            while not _unfinished(tmp_path):
+                await trio.sleep(0.01)
+            begun.set()
+            await trio.sleep_forever()
+
+        async def put_first() -> None:
+            headers = {**made["headers"], "Content-Length": "100000"}
+            await site.http.put(made["uploadUrl"], content=stalled(), headers=headers)
+
+        with trio.fail_after(60):
+            async with trio.open_nursery() as uploads:
+                uploads.start_soon(put_first)
+                await begun.wait()
+                content = b"b" * 100_000
+                answer = await site.http.put(made["uploadUrl"], content=content, headers=made["headers"])
+                assert answer.status_code == 200
+                while _unfinished(tmp_path):  # the first is thrown away while its client waits
+                    await trio.sleep(0.01)
+                uploads.cancel_scope.cancel()
+        stored = await site.call("POST", f"/api/files/{made['id']}/complete", token=token)
+        assert stored["sha256"] == hashlib.sha256(content).hexdigest()
