@@ -105,9 +105,9 @@ async def join(
             room = opened.get(conversation_id)
             if room is None:
                 raise no_such_conversation()
+            if session.cursors is not None:
+                session.cursors.pop(conversation_id, None)  # else what lag has left behind would come once more
             if since is None:
-                if session.cursors is not None:
-                    session.cursors.pop(conversation_id, None)
                 if conversation_id in expelled:
                     raise no_such_conversation()
                 room.attach(session)
@@ -119,19 +119,24 @@ async def join(
 
 async def resume(session: "HubSession", rooms: Rooms, sync: SyncSource, conversation_id: UUID, cursor: int) -> None:
     """After lag: from `cursor` to the head, or a Resync event when that is too far."""
-    async with rooms.opened([conversation_id]) as opened:
-        room = opened.get(conversation_id)
-        if room is None:
-            return
-        try:
-            caught_up = await _follow(session, rooms, sync, room, cursor)
-        except ChatError as error:
-            if error.code != "not_found":
-                raise
-            session.send_event("ConversationRemoved", (conversation_id, "removed"))  # while it did not read
-            return
-        if not caught_up:
-            session.send_event("Resync", (Resync(conversation_id=conversation_id, last_seq=room.head),))
+    try:
+        async with rooms.opened([conversation_id]) as opened:
+            room = opened.get(conversation_id)
+            if room is None:
+                return
+            try:
+                caught_up = await _follow(session, rooms, sync, room, cursor)
+            except ChatError as error:
+                if error.code != "not_found":
+                    raise
+                session.send_event("ConversationRemoved", (conversation_id, "removed"))  # while it did not read
+                return
+            if not caught_up:
+                session.send_event("Resync", (Resync(conversation_id=conversation_id, last_seq=room.head),))
+    except trio.Cancelled:
+        if conversation_id not in (session.cursors or {}):  # while the room was opened
+            _keep(session, conversation_id, cursor)
+        raise
 
 
 async def _follow(session: "HubSession", rooms: Rooms, sync: SyncSource, room: Room, cursor: int) -> bool:
@@ -140,9 +145,9 @@ async def _follow(session: "HubSession", rooms: Rooms, sync: SyncSource, room: R
     rooms.replays += 1
     start = cursor  # the client has seen every message made up to here
     seen: set[UUID] = set()  # and these: one that is edited between two pages is in both
-    if cursor > room.head and cursor > (await sync.heads([conversation_id])).get(conversation_id, 0):
-        cursor = -MAX_BEHIND - 1  # a seq from the future: the database was restored to an earlier state
     try:
+        if cursor > room.head and cursor > (await sync.heads([conversation_id])).get(conversation_id, 0):
+            cursor = -MAX_BEHIND - 1  # a seq from the future: the database was restored to an earlier state
         while not session.closed:
             head = room.head
             if cursor == head:
@@ -168,9 +173,14 @@ async def _follow(session: "HubSession", rooms: Rooms, sync: SyncSource, room: R
                 cursor = change.seq
         return True
     except trio.Cancelled:
-        if session.reliable is not None:  # its client may come back, and goes on from here
-            session.cursors = {**(session.cursors or {}), conversation_id: cursor}
+        _keep(session, conversation_id, cursor)
         raise
+
+
+def _keep(session: "HubSession", conversation_id: UUID, cursor: int) -> None:
+    """Cut short: the client may come back, and goes on from here, unless it has left, or its user was removed."""
+    if session.reliable is not None and conversation_id not in (session.expelled or ()):
+        session.cursors = {**(session.cursors or {}), conversation_id: cursor}
 
 
 def _attach(session: "HubSession", room: Room) -> None:

@@ -81,6 +81,35 @@ async def test_come_and_gone(world: World, autojump_clock: MockClock) -> None:
     assert world.told == [(ALICE, ONLINE), (ALICE, OFFLINE)] and world.last_seen == [ALICE]
 
 
+async def test_arrived_twice(world: World, autojump_clock: MockClock) -> None:
+    """Registered again, or told by two instances, in the rounds after: nothing has changed, and nothing is told."""
+    world.here.add(ALICE)
+    for _ in range(2):
+        world.announcer.arrived([ALICE])
+        await trio.sleep(1.5 * ROUND)
+    await trio.sleep(5 * ROUND)
+    assert world.told == [(ALICE, ONLINE)]
+
+
+async def test_back_before_it_was_told(world: World, autojump_clock: MockClock) -> None:
+    """Who leaves and is back within a round was not gone: nothing is kept of it, and the word is that they are here."""
+    world.here.add(ALICE)
+    world.announcer.left([ALICE])
+    world.announcer.arrived([ALICE])
+    await trio.sleep(5 * ROUND)
+    assert world.told == [(ALICE, ONLINE)] and world.last_seen == []
+
+
+async def test_gone_while_the_store_is_away(world: World, autojump_clock: MockClock) -> None:
+    """Of whoever leaves meanwhile it is kept when they were seen last, once the store is back; and told once."""
+    world.away = True
+    world.announcer.left([ALICE])
+    await trio.sleep(3.0)
+    world.away = False
+    await trio.sleep(3.0)
+    assert world.told == [(ALICE, OFFLINE)] and set(world.last_seen) == {ALICE}
+
+
 async def test_what_changes_while_it_is_told(world: World, autojump_clock: MockClock) -> None:
     """She left, and came back on another instance in the moment in which it was told: the next word is right."""
     world.announcer.left([ALICE])

@@ -6,15 +6,16 @@ from uuid import UUID
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
-from server.receipts import ReceiptWriter
+import server.receipts
+from server.receipts import CLAIM_PERIOD, ReceiptWriter
 from store import conversations
 from store.entries import Receipt
 from store.errors import StoreError, Unavailable
 from store.pool import Pool
 from store.postgres import Connection
-from store.receipts import ReceiptStreams, Taken
+from store.receipts import Moved, ReceiptStreams, Taken
 from tests.store.world import WAIT, make_group, make_users
 
 
@@ -141,3 +142,155 @@ async def test_shutdown(pool: Pool, nursery: trio.Nursery) -> None:
         world.writer.offer(Receipt(group, bob, 4, 4), world.answers.append)
         inner.cancel_scope.cancel()
     assert [type(answer) for answer in world.answers] == [Unavailable, Unavailable]
+
+
+async def test_each_cursor_for_itself(world: World, pool: Pool) -> None:
+    """Delivered 7, then read 4, leaves (7, 4): merged while they wait, or one after the other."""
+    group, bob = await people(pool, 10)
+    for together in (True, False):
+        world.writer.offer(Receipt(group, bob, 7, 0), world.answers.append)
+        if not together:
+            await world.until(lambda: not world.writer._waiting and world.told)
+        world.writer.offer(Receipt(group, bob, 0, 4), world.answers.append)
+        await world.until(lambda: any(told.read_seq == 4 for told in world.told))
+        async with pool.connection() as conn:
+            [cursor] = [one for one in await conversations.list_cursors(conn, group) if one.user_id == bob]
+        assert (cursor.delivered_seq, cursor.read_seq) == (7, 4)
+        world.told.clear()
+        group, bob = await people(pool, 10)
+
+
+# -- out of the streams, in virtual time ------------------------------------------------------------------------------
+
+
+class Pending(Streams):
+    """Entries that stay with who took them until they are finished, and those that a dead consumer has left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pending: list[Taken] = []
+        self.left: list[Taken] = []
+        self.claims = self.prepared = 0
+
+    async def take(self, consumer: str) -> list[Taken]:
+        taken = await super().take(consumer)
+        self.pending += taken
+        return taken
+
+    async def claim(self, consumer: str) -> list[Taken]:
+        await self._pass()
+        self.claims += 1
+        taken, self.left = self.left[:1], self.left[1:]
+        self.pending += taken
+        return taken
+
+    async def finish(self, taken: list[Taken]) -> None:
+        await self._pass()
+        for entry in taken:
+            self.pending.remove(entry)
+        self.finished += len(taken)
+
+    async def prepare(self) -> None:
+        await self._pass()
+        self.prepared += 1
+
+    async def forget_consumers(self) -> None:
+        await self._pass()
+
+
+class Books:
+    """PostgreSQL, as far as receipts are concerned: what was written. `away` makes it fail."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.away = False
+        self.read: dict[UUID, int] = {}
+        monkeypatch.setattr(server.receipts, "write_receipts", self._write)
+
+    async def _write(self, conn: object, found: Collection[Receipt]) -> list[Moved]:
+        await trio.lowlevel.checkpoint()
+        if self.away:
+            raise Unavailable("away")
+        moved = []
+        for one in found:
+            before = self.read.get(one.user_id, 0)
+            if one.read_seq > before:
+                self.read[one.user_id] = one.read_seq
+                moved.append(Moved(one.conversation_id, one.user_id, before, before, one.read_seq, one.read_seq))
+        return moved
+
+    def connection(self) -> "Books":
+        return self
+
+    async def __aenter__(self) -> "Books":
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        pass
+
+
+class Office(World):
+    """A writer over both, and what it has told."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.books = Books(monkeypatch)
+        super().__init__(cast(Pool, self.books))
+        self.pending = self.streams = Pending()
+        self.writer = ReceiptWriter(cast(ReceiptStreams, self.streams), cast(Pool, self.books), self, consumer="me")
+
+
+@pytest.fixture
+async def office(nursery: trio.Nursery, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> Office:
+    office = Office(monkeypatch)
+    await nursery.start(office.writer.run)
+    return office
+
+
+async def test_nothing_is_finished_that_is_not_written(office: Office, autojump_clock: MockClock) -> None:
+    """While PostgreSQL is away what was taken stays in the stream; when it is back, it is written, finished and told,
+    once each."""
+    office.books.away = True
+    group, users = UUID(int=1), [UUID(int=number) for number in range(2, 5)]
+    for seq, user in enumerate(users, 1):
+        office.writer.offer(Receipt(group, user, seq, seq), office.answers.append)
+        await trio.sleep(10)
+    assert office.answers == [None] * 3, "they are durable, in the stream"
+    assert office.streams.finished == 0 and office.told == [] and office.books.read == {}
+    assert office.pending.pending
+    office.books.away = False
+    await trio.sleep(10)
+    assert office.books.read == {user: seq for seq, user in enumerate(users, 1)}
+    assert office.pending.pending == [] and office.streams.entries == []
+    assert sorted(told.read_seq for told in office.told) == [1, 2, 3]
+
+
+async def test_written_and_not_finished(office: Office, autojump_clock: MockClock) -> None:
+    """Redis goes after the write: finished when it is back, and told once; its groups are made anew, they may be
+    gone."""
+    written = office.books._write
+
+    async def write(conn: object, found: Collection[Receipt]) -> list[Moved]:
+        office.streams.away = True
+        return await written(conn, found)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server.receipts, "write_receipts", write)
+        office.writer.offer(Receipt(UUID(int=1), UUID(int=2), 5, 5), office.answers.append)
+        await trio.sleep(10)
+    assert office.streams.finished == 0 and len(office.pending.pending) == 1
+    before, office.streams.away = office.pending.prepared, False
+    await trio.sleep(10)
+    assert office.streams.finished == 1 and office.pending.pending == []
+    assert [told.read_seq for told in office.told] == [5] and office.pending.prepared > before
+
+
+async def test_what_the_dead_have_left(office: Office, autojump_clock: MockClock) -> None:
+    """Claimed and written, all of it at once and not one in every period; and looked for again when there is more."""
+    await trio.sleep(1)
+    users = [UUID(int=number) for number in range(2, 6)]
+    office.pending.left = [Taken(0, [b"%d" % number], [Receipt(UUID(int=1), user, 3, 3)]) for number, user in
+                           enumerate(users)]  # fmt: skip
+    await trio.sleep(2 * CLAIM_PERIOD)
+    assert office.books.read == dict.fromkeys(users, 3) and office.streams.finished == len(users)
+    claims = office.pending.claims
+    await trio.sleep(10 * CLAIM_PERIOD)
+    assert 9 <= office.pending.claims - claims <= 11

@@ -281,6 +281,143 @@ async def test_members_come_and_go() -> None:
     assert bob.seen[-1] in (12, 13) and 14 not in bob.seen
 
 
+class Edited(Database):
+    """Message 11, which has become change 12 since; nothing else has happened after 10."""
+
+    async def changes(self, conversation_id: UUID, after: int, *, limit: int, max_bytes: int) -> Sequence[Change]:
+        await trio.lowlevel.checkpoint()
+        edited = msgspec.structs.replace(change(11).message, changed_seq=12)
+        return [msgspec.structs.replace(change(12), message=edited)] if after < 12 else []
+
+
+@pytest.mark.parametrize("way", ["at once", "from what was held", "not at all"])
+async def test_edited_during_a_repair(nursery: trio.Nursery, autojump_clock: MockClock, way: str) -> None:
+    """A message that came live while a repair reads, and was edited then, changes; it is not received twice. Who has
+    not got it receives it as it is now."""
+    world = World()
+    world.rooms._history = database = Edited(10)
+    session = await world.attached()
+    await nursery.start(world.rooms.run_repairs)
+    database.head, database.gate = 12, trio.Event()
+    if way == "from what was held":
+        world.rooms.publish([change(12), change(13)])  # something is missing, so a repair begins
+        world.rooms._rooms[CONVERSATION].held = None  # and what was held is lost
+    else:
+        world.rooms.doubt([CONVERSATION])
+    await trio.sleep(1)
+    if way != "not at all":
+        world.rooms.publish([change(11)])
+        assert session.seen == [11]
+    database.gate.set()
+    await trio.sleep(1)
+    assert isinstance(session.outbox, Sink)
+    received, changed = (session.outbox.sent.count(b'"%s"' % event) for event in (b"ReceiveMessage", b"MessageChanged"))
+    assert (received, changed) == ((1, 0) if way == "not at all" else (1, 1))
+    nursery.cancel_scope.cancel()
+
+
+class Others(Alone):
+    """Other instances, which send what they commit to those who have registered by then; `gate` holds registration
+    back."""
+
+    def __init__(self, world: "World") -> None:
+        super().__init__()
+        self.world = world
+        self.gate: trio.Event | None = None
+
+    async def want_rooms(self, conversation_ids: Iterable[UUID]) -> None:
+        if self.gate is not None:
+            await self.gate.wait()
+        await super().want_rooms(conversation_ids)
+
+    def commit(self, **members: tuple[UUID, ...]) -> None:
+        """One of them writes, and looks who is registered after that."""
+        self.world.database.head += 1
+        if CONVERSATION in self.rooms:
+            self.world.rooms.publish([change(self.world.database.head, **members)])
+
+
+@pytest.mark.parametrize("moment", ["before it is registered", "registered", "head asked for", "head read", "opened"])
+async def test_registered_before_the_head_is_read(nursery: trio.Nursery, moment: str) -> None:
+    """Whenever another instance commits while a room is opened: the change is below the head that was read, or it
+    comes. No repair is needed for it."""
+    world = World()
+    others = world.rooms._wanted = Others(world)
+    session = await world.session()
+    others.gate = trio.Event()
+    asked = world.database.heads
+
+    async def heads(conversation_ids: Collection[UUID]) -> dict[UUID, int]:
+        if moment == "head asked for":
+            others.commit()
+        found = await asked(conversation_ids)
+        if moment == "head read":
+            others.commit()
+        return found
+
+    world.database.heads = heads  # type: ignore[method-assign]
+    at: list[int] = []
+
+    async def open_it() -> None:
+        async with world.rooms.opened([CONVERSATION]) as opened:
+            at.append(opened[CONVERSATION].head)
+            opened[CONVERSATION].attach(session)
+
+    nursery.start_soon(open_it)
+    await wait_all_tasks_blocked()
+    assert not at and world.database.asked == 0, "nothing is read that may be outdated when it counts"
+    if moment == "before it is registered":
+        others.commit()
+    others.rooms.add(CONVERSATION) if moment == "registered" else None
+    if moment == "registered":
+        others.commit()
+    others.gate.set()
+    await wait_all_tasks_blocked()
+    if moment == "opened":
+        others.commit()
+    assert world.database.head == 11 and world.rooms._rooms[CONVERSATION].head == 11
+    assert at[0] == 11 or session.seen == [11]
+
+
+async def test_a_room_opened_by_a_change_is_registered_before_its_head_is_read(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """The change that adds a user opens the room at once: what is said before it is registered is found after."""
+    world = World()
+    others = world.rooms._wanted = Others(world)
+    session = await world.session()
+    others.gate = trio.Event()
+    await nursery.start(world.rooms.run_repairs)
+    world.database.head = 11
+    world.rooms.publish([change(11, added=(USER,))])
+    assert world.rooms.is_attached(CONVERSATION, session)
+    others.commit()  # 12: to nobody, as nobody is registered
+    await trio.sleep(10 * RETRY_DELAY)
+    assert world.database.asked == 0 and session.seen == []
+    others.commit()
+    others.gate.set()
+    await trio.sleep(0.01)
+    others.commit()
+    await trio.sleep(0.01)
+    assert session.seen == [12, 13, 14] and CONVERSATION in others.rooms
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_failed_registration_is_done_again(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """PostgreSQL is away when a room that a change has opened is read: it is read again, and stays registered."""
+    world = World()
+    session = await world.session()
+    await nursery.start(world.rooms.run_repairs)
+    world.database.away, world.database.head = True, 12
+    world.rooms.publish([change(11, added=(USER,))])
+    await trio.sleep(3 * RETRY_DELAY)
+    assert session.seen == [] and world.alone.rooms == {CONVERSATION}
+    world.database.away = False
+    await trio.sleep(2 * RETRY_DELAY)
+    assert session.seen == [12]
+    nursery.cancel_scope.cancel()
+
+
 async def test_empty_rooms_go() -> None:
     """A room nobody is in is forgotten; so is a user without sessions."""
     world = World()

@@ -8,16 +8,19 @@ from pathlib import Path
 import trio
 
 SOCKET = ".s.PGSQL.5432"
+READY = b"Z\0\0\0\5"  # the message by which the server says that a transaction has ended begins so
 
 
 class Proxy:
     """Forwards bytes. With `lose_answers`, the first bytes of the server are dropped and both sides hung up on:
-    what the client sent has reached the server and was answered."""
+    what the client sent has reached the server and was answered. `last_words`, when there, come in place of the word
+    that the transaction has ended, after all that was said before it; then it hangs up, too."""
 
     def __init__(self, directory: Path, target: Path) -> None:
         self.directory = directory
         self._target = target / SOCKET
         self.lose_answers = False
+        self.last_words: bytes | None = None
         self.hold_answers = False  # neither forward nor hang up: a server that went silent
         self.lost = trio.Event()
 
@@ -37,6 +40,10 @@ class Proxy:
             try:
                 async for data in server:
                     if self.lose_answers:
+                        self.lost.set()
+                        break
+                    if self.last_words is not None and READY in data:
+                        await client.send_all(data.partition(READY)[0] + self.last_words)
                         self.lost.set()
                         break
                     if not self.hold_answers:

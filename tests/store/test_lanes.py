@@ -364,6 +364,34 @@ async def test_outcome_unknown(start_proxied: tuple[Writer, Proxy], conn: Connec
     assert await conversations.fetch_heads(conn, [group]) == {group: 3}
 
 
+SHUT_DOWN = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection\0\0"
+
+
+@pytest.mark.parametrize(
+    "last_words",
+    [
+        pytest.param(b"", id="lost"),
+        pytest.param(b"E" + (4 + len(SHUT_DOWN)).to_bytes(4, "big") + SHUT_DOWN, id="shut down"),
+    ],
+)
+async def test_lost_between_the_rows_and_the_end(
+    start_proxied: tuple[Writer, Proxy], conn: Connection, last_words: bytes
+) -> None:
+    """Rows are no acknowledgement: until the transaction ends nobody knows. Unavailable and doubt, nothing told."""
+    writer, proxy = start_proxied
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+    await writer.send(group, alice).message()
+    del writer.changes[:]
+    proxy.last_words = last_words
+    sent = [writer.send(group, alice, key=str(number)) for number in range(3)]
+    assert [type(await one.answer()) for one in sent] == [Unavailable] * 3
+    assert proxy.lost.is_set() and writer.doubts == [group] and writer.changes == []
+    proxy.last_words = None
+    again = await writer.send(group, alice, key="2").message()
+    assert again.seq == 5 and writer.changes == []
+
+
 async def test_silent_server(
     start_proxied: tuple[Writer, Proxy], conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

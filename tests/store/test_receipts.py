@@ -41,6 +41,21 @@ async def test_only_up(conn: Connection) -> None:
     assert await write_receipts(conn, [Receipt(new_id(), bob, 1, 1)]) == []
 
 
+async def test_each_cursor_for_itself(conn: Connection) -> None:
+    """Delivered 7, then read 4, is (7, 4), in one write or in two; read 7, then delivered 9, is (9, 7)."""
+    alice, bob, carol = await make_users(conn, 3)
+    group = await make_group(conn, [alice, bob, carol])
+    await grow(conn, group, alice, 9)
+    await write_receipts(conn, [Receipt(group, bob, 7, 0)])
+    [moved] = await write_receipts(conn, [Receipt(group, bob, 0, 4)])
+    assert moved == (group, bob, 7, 1, 7, 4)
+    await write_receipts(conn, [Receipt(group, carol, 0, 4), Receipt(group, carol, 7, 0)])
+    assert await cursors(conn, group) == {alice: (1, 1), bob: (7, 4), carol: (7, 4)}
+    await write_receipts(conn, [Receipt(group, bob, 7, 7)])
+    await write_receipts(conn, [Receipt(group, bob, 9, 0)])
+    assert (await cursors(conn, group))[bob] == (9, 7)
+
+
 async def test_who_has_it(conn: Connection) -> None:
     """Those who have a message, besides its sender, page by page."""
     people = sorted(await make_users(conn, 4))

@@ -4,6 +4,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from uuid import UUID
 
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -28,6 +29,10 @@ class Store(Nobody):
         self.is_member = True
         self.meanwhile: dict[str, Callable[[], None]] = {}
         self.before: dict[str, Callable[[], None]] = {}
+        self.floor = 0  # what was changed before it, or at it, is gone
+        self.edits: dict[int, Change] = {}
+        self.overtaken: set[int] = set()
+        self.asked: list[int] = []  # after which cursors
 
     async def _answer(self, kind: str) -> None:
         await trio.lowlevel.checkpoint()
@@ -44,14 +49,23 @@ class Store(Nobody):
         await self._answer(HEADS)
         return heads
 
+    async def changes(self, conversation_id: UUID, after: int, *, limit: int, max_bytes: int) -> Sequence[Change]:
+        return self._after(after)[:limit]
+
+    def _after(self, cursor: int) -> list[Change]:
+        """As the database shows it: an edited message has its place only where it was changed last."""
+        found = [change(seq) for seq in range(cursor + 1, self.head + 1)]
+        return [self.edits.get(one.seq, one) for one in found if one.seq not in self.overtaken]
+
     async def changes_after(
         self, caller: Caller, conversation_id: UUID, cursor: int, *, limit: int, max_bytes: int
-    ) -> Sequence[Change]:
+    ) -> Sequence[Change] | None:
         if not self.is_member:
             raise ChatError("not_found", "none of yours")
-        found = [change(seq) for seq in range(cursor + 1, self.head + 1)][:limit]
+        found = self._after(cursor)[:limit]
+        self.asked.append(cursor)
         await self._answer(CHANGES)
-        return found
+        return None if cursor < self.floor else found
 
 
 class Place(World):
@@ -74,6 +88,14 @@ class Place(World):
         self.books.head += 1
         self.rooms.publish([change(self.books.head)])
 
+    def edit(self, seq: int) -> None:
+        """Message `seq` is edited, and everybody is told so."""
+        self.books.head += 1
+        message = msgspec.structs.replace(change(seq).message, changed_seq=self.books.head)
+        self.books.edits[self.books.head] = edited = Change(CONVERSATION, self.books.head, message, False)
+        self.books.overtaken.add(seq)
+        self.rooms.publish([edited])
+
     @property
     def is_attached(self) -> bool:
         return any(self.rooms.is_attached(CONVERSATION, session) for session in self.sessions)
@@ -89,6 +111,7 @@ class Told:
         self.carrier.session = self.session
         self.seqs: list[int] = []
         self.removed: list[str] = []
+        self.events: list[tuple[str, int]] = []  # of messages: the name, and which one
 
     async def begin(self) -> None:
         waiting = self.session.receive(SHAKE, binary=False)
@@ -100,6 +123,10 @@ class Told:
         self.carrier.flush()
         text, self.carrier.sent = self.carrier.sent.decode(), b""
         self.seqs += [int(part.partition(">")[0]) for part in text.split('"content":"<')[1:]]
+        for part in text.split("\x1e"):
+            name = next((name for name in ("ReceiveMessage", "MessageChanged") if f'"{name}"' in part), None)
+            if name is not None:
+                self.events.append((name, int(part.partition('"content":"<')[2].partition(">")[0])))
         self.removed += text.split('"ConversationRemoved"')[1:]
         return self
 
@@ -204,3 +231,218 @@ async def test_removed_while_lagging(place: Place, nursery: trio.Nursery) -> Non
     place.say()
     await wait_all_tasks_blocked()
     assert told.look().seqs == [] and len(told.removed) == 1 and not place.is_attached
+
+
+# -- what is replayed --------------------------------------------------------------------------------------------------
+
+RECEIVED, CHANGED = "ReceiveMessage", "MessageChanged"
+
+
+async def joined(place: Place, told: Told, since: int) -> tuple[int, bool]:
+    await told.begin()
+    return await catchup.join(told.session, place.rooms, place.books, CONVERSATION, since)
+
+
+@pytest.mark.parametrize("behind", [catchup.PAGE - 1, catchup.PAGE, catchup.PAGE + 1, 2 * catchup.PAGE, 250])
+async def test_pages(place: Place, nursery: trio.Nursery, behind: int) -> None:
+    """However many pages it takes: each change once and in order, what is said meanwhile too, and live after that."""
+    told = Told(place, nursery, manual=True)
+    place.books.head += behind
+    place.books.meanwhile[CHANGES] = place.say
+    assert await joined(place, told, 10) == (11 + behind, False)
+    place.say()
+    await wait_all_tasks_blocked()
+    assert told.look().seqs == list(range(11, 13 + behind))
+    assert {name for name, _ in told.events} == {RECEIVED}
+
+
+async def test_edited_between_two_pages(place: Place, nursery: trio.Nursery) -> None:
+    """A message of the first page that is edited before the second one is read: received, then changed. One that is
+    edited before its page is read is received once, as it is then; an old one has changed."""
+    told = Told(place, nursery, manual=True)
+    place.books.head += 2 * catchup.PAGE
+    last = place.books.head
+
+    def meanwhile() -> None:
+        place.edit(11)
+        place.edit(last)
+        place.edit(3)
+
+    place.books.meanwhile[CHANGES] = meanwhile
+    await joined(place, told, 10)
+    await wait_all_tasks_blocked()
+    shown = [RECEIVED] * (2 * catchup.PAGE - 1)
+    assert told.look().events == [
+        *zip(shown, range(11, last), strict=True),
+        (CHANGED, 11),
+        (RECEIVED, last),
+        (CHANGED, 3),
+    ]
+
+
+@pytest.mark.parametrize("way", ["join", "sync", "lag"])
+@pytest.mark.parametrize("since", [4, 5])
+async def test_floors(place: Place, nursery: trio.Nursery, way: str, since: int) -> None:
+    """Behind what was dropped the client is attached at the head and reads anew; at the floor it misses nothing."""
+    told = Told(place, nursery, manual=True)
+    place.books.floor = 5
+    await told.begin()
+    resync = since < 5
+    if way == "join":
+        found = await catchup.join(told.session, place.rooms, place.books, CONVERSATION, since)
+        assert found == (10, resync)
+    elif way == "sync":
+        synced = await catchup.sync_all(told.session, place.rooms, place.books, [(CONVERSATION, since)])
+        assert synced.heads == {CONVERSATION: 10} and synced.resync == ((CONVERSATION,) if resync else ())
+    else:
+        told.session.cursors = {CONVERSATION: since}
+        await told.session._catch_up()
+        told.carrier.flush()
+        assert (b'"Resync"' in told.carrier.sent) is resync
+    place.say()
+    await wait_all_tasks_blocked()
+    assert told.look().seqs == ([11] if resync else list(range(since + 1, 12)))
+
+
+@pytest.mark.parametrize("way", ["join", "sync", "lag"])
+@pytest.mark.parametrize("behind", [0, 1])
+async def test_too_far_behind(place: Place, nursery: trio.Nursery, way: str, behind: int) -> None:
+    """A thousand changes are replayed; of one more the client reads the pages it wants, and is attached at the head."""
+    told = Told(place, nursery, manual=True)
+    await told.begin()
+    head = place.books.head = 10 + catchup.MAX_BEHIND + behind
+    if way == "join":
+        found = await catchup.join(told.session, place.rooms, place.books, CONVERSATION, 10)
+        assert found == (head, bool(behind))
+    elif way == "sync":
+        synced = await catchup.sync_all(told.session, place.rooms, place.books, [(CONVERSATION, 10)])
+        assert synced.heads == {CONVERSATION: head} and len(synced.resync) == behind
+    else:
+        told.session.cursors = {CONVERSATION: 10}
+        await told.session._catch_up()
+        told.carrier.flush()
+        assert (b'"Resync"' in told.carrier.sent) is bool(behind)
+    place.say()
+    await wait_all_tasks_blocked()
+    assert told.look().seqs == list(range(head + 1 if behind else 11, head + 2))
+
+
+@pytest.mark.parametrize("way", ["join", "sync", "lag"])
+async def test_a_cursor_from_the_future(place: Place, nursery: trio.Nursery, way: str) -> None:
+    """Of a database that was restored to an earlier state: the client reads anew, and waits for nothing."""
+    told = Told(place, nursery, manual=True)
+    await told.begin()
+    with trio.fail_after(60):
+        if way == "join":
+            assert await catchup.join(told.session, place.rooms, place.books, CONVERSATION, 99) == (10, True)
+        elif way == "sync":
+            synced = await catchup.sync_all(told.session, place.rooms, place.books, [(CONVERSATION, 99)])
+            assert synced.resync == (CONVERSATION,)
+        else:
+            told.session.cursors = {CONVERSATION: 99}
+            await told.session._catch_up()
+            told.carrier.flush()
+            assert b'"Resync"' in told.carrier.sent
+    place.say()
+    await wait_all_tasks_blocked()
+    assert told.look().seqs == [11]
+
+
+async def test_ahead_of_this_instance(place: Place, nursery: trio.Nursery) -> None:
+    """The client has seen on another instance what has not come here yet: it gets what follows, and not that again."""
+    told = Told(place, nursery, manual=True)
+    other = Told(place, nursery, manual=False)
+    await other.begin()
+    await told.begin()
+    place.books.head = 12  # committed, and not heard of here
+    with trio.fail_after(60):
+        assert await catchup.join(told.session, place.rooms, place.books, CONVERSATION, 12) == (12, False)
+    place.say()
+    await wait_all_tasks_blocked()
+    assert told.look().seqs == [13] and other.look().seqs == [11, 12, 13]
+
+
+@pytest.mark.parametrize("way", ["join", "sync", "lag"])
+async def test_removed_during_a_catch_up(place: Place, nursery: trio.Nursery, way: str) -> None:
+    """A member who is removed while a page is read is not attached, and hears nothing that is said after it."""
+    told = Told(place, nursery, manual=True)
+    await told.begin()
+    place.books.meanwhile[CHANGES] = place.remove
+    try:
+        if way == "join":
+            await catchup.join(told.session, place.rooms, place.books, CONVERSATION, 8)
+        elif way == "sync":
+            synced = await catchup.sync_all(told.session, place.rooms, place.books, [(CONVERSATION, 8)])
+            assert synced.resync == (CONVERSATION,)
+        else:
+            told.session.cursors = {CONVERSATION: 8}
+            await told.session._catch_up()
+    except ChatError as error:
+        assert way == "join" and error.code == "not_found"
+    place.say()
+    await wait_all_tasks_blocked()
+    assert not place.is_attached and max(told.look().seqs, default=0) <= 11
+
+
+@pytest.mark.parametrize("since", [None, 8])
+async def test_joined_while_lagging(place: Place, nursery: trio.Nursery, since: int | None) -> None:
+    """Whoever joins says where it is: what lag has left behind of that conversation does not come once more."""
+    told = Told(place, nursery, manual=False)
+    await told.begin()
+    told.session.cursors = place.rooms.detach_all(told.session)
+    told.session.catching_up = True
+    place.books.head = 12
+    head, _ = await catchup.join(told.session, place.rooms, place.books, CONVERSATION, since)
+    assert head == 12 or since is None
+    await told.session._catch_up()
+    place.say()
+    await wait_all_tasks_blocked()
+    seqs = told.look().seqs
+    assert seqs == sorted(set(seqs)) and seqs[-1] == 13 and (since is None or seqs == [9, 10, 11, 12, 13])
+
+
+# -- cut short: the client comes back on another socket ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("moment", ["opening the room", "head asked for", "page read", "waiting for room", "locked"])
+@pytest.mark.parametrize("left", [False, True])
+async def test_a_catch_up_is_cut_short(place: Place, nursery: trio.Nursery, moment: str, left: bool) -> None:
+    """The socket is lost while a room is caught up with: the place in it is kept, wherever that is; unless the client
+    has left it."""
+    told = Told(place, nursery, manual=False)
+    told.session.make_reliable()
+    waiting = told.session.receive(b'{"protocol":"json","version":2}\x1e', binary=False)
+    assert waiting is not None
+    await waiting
+    session = told.session
+    session.cursors = place.rooms.detach_all(session)
+    assert session.cursors == {CONVERSATION: 10}
+    session.catching_up = True
+    place.books.head = 12
+
+    async def stop(*_: object, **__: object) -> None:
+        if left:
+            session.leave(CONVERSATION)
+        await trio.sleep_forever()
+
+    with pytest.MonkeyPatch.context() as patch:
+        if moment == "opening the room":
+            patch.setattr(place.rooms._wanted, "want_rooms", stop)
+        elif moment == "head asked for":
+            session.cursors = {CONVERSATION: 13}  # the room is open: somebody else is in it
+            await Told(place, nursery, manual=False).begin()
+            patch.setattr(place.books, "heads", stop)
+        elif moment == "page read":
+            patch.setattr(place.books, "changes_after", stop)
+        async with trio.open_nursery() as carrier:
+            if moment == "waiting for room":
+                told.carrier.blocked, told.carrier.held = True, told.carrier.limit
+            if moment == "locked":
+                await session.sync_lock().acquire()
+            carrier.start_soon(session._catch_up)
+            await wait_all_tasks_blocked()
+            if left and moment in ("waiting for room", "locked"):
+                session.leave(CONVERSATION)
+            carrier.cancel_scope.cancel()
+    told.carrier.blocked, told.carrier.held = False, 0
+    assert (session.cursors or {}).keys() == (set() if left else {CONVERSATION})

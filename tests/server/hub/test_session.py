@@ -60,7 +60,7 @@ class Nobody:
 
     async def changes_after(
         self, caller: Caller, conversation_id: UUID, cursor: int, *, limit: int, max_bytes: int
-    ) -> Sequence[Change]:
+    ) -> Sequence[Change] | None:
         return ()
 
 

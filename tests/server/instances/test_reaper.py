@@ -1,0 +1,144 @@
+"""server.instances.reaper: a dead instance is buried whole, and everybody who was only there has left (P7)."""
+
+from collections.abc import Collection
+from uuid import UUID
+
+import pytest
+import trio
+
+from server.instances import reaper
+from server.instances.reaper import Reaper
+from store import keys
+from store.errors import Unavailable
+from store.ids import new_id
+from store.instances import MEMBERS, Instances
+from store.redis import Redis
+from tests.store.test_redis import wait_reachable
+from tests.store.world import WAIT
+
+
+class Watcher:
+    """Remembers who left."""
+
+    def __init__(self) -> None:
+        self.gone: list[UUID] = []
+
+    def arrived(self, user_ids: Collection[UUID]) -> None:
+        raise AssertionError("nobody arrives by a burial")
+
+    def left(self, user_ids: Collection[UUID]) -> None:
+        self.gone += user_ids
+
+
+@pytest.fixture
+async def redis(redis_url: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> Redis:
+    monkeypatch.setattr(reaper, "PERIOD", 0.01)
+    redis = Redis(redis_url, name="test")
+    await nursery.start(redis.run)
+    await wait_reachable(redis)
+    return redis
+
+
+@pytest.fixture
+async def instances(redis: Redis) -> Instances:
+    return Instances(redis)
+
+
+async def traces(redis: Redis, name: str) -> set[str]:
+    """The keys that name an instance, and those in which its name stands."""
+    async with redis.bounded() as client:
+        found = {key.decode() for key in await client.keys("parley:*")}
+        named = {key for key in found if name in key}
+        for key in found - named:
+            kind = str(await client.type(key)).strip("b'")
+            if (kind == "set" and await client.sismember(key, name)) or (
+                kind == "zset" and await client.zscore(key, name) is not None
+            ):
+                named.add(key)
+    return named
+
+
+async def until_buried(instances: Instances, name: str) -> None:
+    with trio.fail_after(WAIT):
+        while any(known.instance == name for known in await instances.list_all()):
+            await trio.sleep(0.01)
+
+
+async def make_dead(instances: Instances) -> tuple[list[UUID], list[UUID]]:
+    """More users and rooms than one step of a burial takes; the first user is on another instance as well."""
+    users, rooms = [new_id() for _ in range(2 * MEMBERS + 3)], [new_id() for _ in range(MEMBERS + 3)]
+    await instances.enlist("dead~1", 0.001)
+    await instances.enlist("alive~1", 60)
+    await instances.register("dead~1", rooms, users)
+    await instances.register("alive~1", rooms[:1], users[:1])
+    return users, rooms
+
+
+async def test_all_of_it(redis: Redis, instances: Instances, nursery: trio.Nursery) -> None:
+    """However many users it had, each who is nowhere else has left, once; none of its interest stays, and no key."""
+    users, rooms = await make_dead(instances)
+    watcher = Watcher()
+    nursery.start_soon(Reaper(instances, watcher).run)
+    await until_buried(instances, "dead~1")
+    assert sorted(watcher.gone) == sorted(users[1:])
+    assert await traces(redis, "dead~1") - {keys.claim("burial", "dead~1")} == set()
+    interested, present = await instances.list_interested(rooms[:1], users[:1])
+    assert interested == {rooms[0]: ["alive~1"]} and present == {users[0]: ["alive~1"]}
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("when", ["users", "rooms"])
+async def test_whoever_buries_dies_too(
+    redis: Redis, instances: Instances, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Another instance carries on where the first one stopped: the name goes last, so that it is found."""
+    users, _ = await make_dead(instances)
+    first, second = Watcher(), Watcher()
+    bury, calls = getattr(Instances, f"bury_{when}"), 0
+
+    async def stop(self: Instances, dead: str) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise Unavailable("killed in between")
+        return await bury(self, dead)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Instances, f"bury_{when}", stop)
+        with pytest.raises(Unavailable):
+            await Reaper(instances, first).run()
+    assert len(first.gone) < len(users) - 1 or when == "rooms"
+    assert await instances.list_dead() == ["dead~1"]
+    async with redis.bounded() as client:
+        await client.unlink([keys.claim("burial", "dead~1")])  # its time is over
+    nursery.start_soon(Reaper(instances, second).run)
+    await until_buried(instances, "dead~1")
+    assert sorted(first.gone + second.gone) == sorted(users[1:])
+    assert await traces(redis, "dead~1") - {keys.claim("burial", "dead~1")} == set()
+    nursery.cancel_scope.cancel()
+
+
+async def test_one_buries(instances: Instances, nursery: trio.Nursery) -> None:
+    """Of many who see it, one does it: everybody has left once."""
+    users, _ = await make_dead(instances)
+    watchers = [Watcher() for _ in range(3)]
+    for watcher in watchers:
+        nursery.start_soon(Reaper(instances, watcher).run)
+    await until_buried(instances, "dead~1")
+    assert sorted(user for watcher in watchers for user in watcher.gone) == sorted(users[1:])
+    assert sum(1 for watcher in watchers if watcher.gone) == 1
+    nursery.cancel_scope.cancel()
+
+
+async def test_the_living_are_left_alone(instances: Instances, nursery: trio.Nursery) -> None:
+    """An instance whose lease holds is not buried, while others are; one that left without users is."""
+    users, rooms = [new_id()], [new_id()]
+    await instances.enlist("alive~1", 60)
+    await instances.register("alive~1", rooms, users)
+    await instances.enlist("empty~1", 0.001)
+    watcher = Watcher()
+    nursery.start_soon(Reaper(instances, watcher).run)
+    await until_buried(instances, "empty~1")
+    assert watcher.gone == [] and [known.instance for known in await instances.list_all()] == ["alive~1"]
+    assert (await instances.list_interested(rooms, users))[1] == {users[0]: ["alive~1"]}
+    nursery.cancel_scope.cancel()
