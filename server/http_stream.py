@@ -15,7 +15,7 @@ import trio
 from server import http_head
 from server.http_body import Body
 from server.http_head import BadRequest, Head
-from server.strangers import Stranger
+from server.strangers import CROWDED, Stranger
 from server.tls import TlsSocket
 
 RECEIVE = 65536  # bytes asked of the kernel at once
@@ -87,6 +87,7 @@ class RequestStream(trio.abc.HalfCloseableStream):
     async def _next_request(self) -> bytes:
         """Raises BadRequest."""
         head, self._head = self._head, None
+        is_first = head is not None  # the listener has let it in
         if head is None:
             head = await self._read_head()
             if head is None:
@@ -95,6 +96,8 @@ class RequestStream(trio.abc.HalfCloseableStream):
             self.upgrade, self._buffer = (head, self._buffer), b""
             self._is_over = True
             return b""
+        if not is_first and self.stranger is not None and not self.stranger.ask(head.headers):
+            raise BadRequest(CROWDED, 429)
         self._idle = trio.Event()
         self._head_until = math.inf
         self._is_answering = False

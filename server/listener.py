@@ -22,7 +22,7 @@ from server.addresses import Proxies, new_request_id
 from server.http_head import BadRequest, Head
 from server.http_stream import SEND_STALL, AnySocket, RequestStream, SecureRequestStream
 from server.inherited import inherited
-from server.strangers import Stranger, Strangers
+from server.strangers import CROWDED, Stranger, Strangers
 from server.tls import Certificate, TlsSocket
 from store.defects import guard
 
@@ -44,7 +44,7 @@ _INHERITED = {
     getattr(socket, "TCP_NOTSENT_LOWAT", 25): UNSENT,  # Python names it from 3.12 on
 }
 _TASK_NAME = "connection"  # one string for all of them
-_FAULTS = {408: "timeout", 431: "too_large"}  # codes; of all others invalid_request
+_FAULTS = {408: "timeout", 429: "rate_limited", 431: "too_large"}  # codes; of all others invalid_request
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 Service = Coroutine[Any, Any, Any]  # what serves a connection; what it returns serves it from then on, if anything
@@ -97,7 +97,8 @@ def require_upgrade(head: Head) -> None:
 
 
 def bad_request(fault: BadRequest) -> Refusal:
-    return Refusal(fault.status, _FAULTS.get(fault.status, "invalid_request"), str(fault))
+    extra = {"Retry-After": "5"} if fault.status == 429 else None
+    return Refusal(fault.status, _FAULTS.get(fault.status, "invalid_request"), str(fault), extra)
 
 
 def refusal(error: ChatError, status: int) -> Refusal:
@@ -290,7 +291,7 @@ class Listener:
             serve = await self._upgrades.admit(client, head, data[end:])
             stranger.leave()
             return serve
-        _welcome(stranger)
+        _welcome(stranger, head)
         return self._serve_http(client, stranger, head, data[end:])
 
     def _is_upgrade(self, head: Head) -> bool:
@@ -319,11 +320,10 @@ class Listener:
         return serve
 
 
-def _welcome(stranger: Stranger) -> None:
+def _welcome(stranger: Stranger, head: Head | None = None) -> None:
     """Raises Refusal."""
-    if not stranger.enter():
-        sentence = "Too many connections of this address wait without saying who they are."
-        raise Refusal(429, "rate_limited", sentence, {"Retry-After": "5"}, lingers=False)
+    if not (stranger.enter() and (head is None or stranger.ask(head.headers))):
+        raise Refusal(429, "rate_limited", CROWDED, {"Retry-After": "5"}, lingers=False)
 
 
 async def _shake_hands(client: TlsSocket, deadline: float) -> bool:

@@ -82,7 +82,7 @@ def patient(app: ASGIApp, is_retired: Callable[[], bool], is_hub: Callable[[str]
         finally:
             stranger = stranger_of(scope)
             if stranger is not None:
-                stranger.begin()
+                stranger.answered()
 
     return serve
 

@@ -4,7 +4,7 @@ Owns the route. The connection token is signed, short-lived and single-use, so a
 connection and no access token needs to stand in a URL.
 """
 
-from typing import Any
+from typing import Any, cast
 
 from msgspec import UNSET, UnsetType
 from quart import Blueprint, Response, request
@@ -16,6 +16,7 @@ from server.auth import ConnectionTokens, Verifier
 from server.hub.server import PATH
 from server.rest.operations import IDEMPOTENCY_KEY, Answer, operation, query
 from server.rest.requests import answer, bearer, idempotency_key, open_route
+from server.strangers import known
 from store.model import Wire
 
 MAX_VERSION = 1
@@ -71,6 +72,7 @@ def blueprint(
             raise ChatError("forbidden", "Connections from this origin are not allowed.")
         query = {name.lower(): value for name, value in request.args.items()}
         caller = await verifier.verify(query["access_token"] if "access_token" in query else bearer())
+        known(cast(dict[str, Any], request.scope))
         await users.require(caller)
         version = _version(query.get("negotiateversion"))
         if version is None:

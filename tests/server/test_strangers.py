@@ -20,12 +20,79 @@ def test_counted_by_address() -> None:
     one.leave()
     one.leave()
     assert three.enter() and not one.enter()
-    two.begin()
-    one.begin()  # it was known before: it is not refused any more
+    two.answered()
+    one.answered()  # it was known before: it is not refused any more
     assert strangers.counts == {"192.0.2.1": 3, "192.0.2.2": 1}
     for each in (one, two, three):
         each.leave()
     assert list(strangers.counts) == ["192.0.2.2"]
+
+
+def test_counted_behind_a_proxy() -> None:
+    """A proxy's connection is its client's for as long as the request: each client has the bound to itself."""
+    strangers = Strangers(2, Proxies(["10.0.0.0/8"]))
+    one, two, three, four = (Stranger(strangers, "10.1.2.3") for _ in range(4))
+    said = {b"x-forwarded-for": b"6.6.6.6, 192.0.2.1"}
+    assert all(each.enter() for each in (one, two, three, four)) and not strangers.counts
+    assert one.ask(said) and two.ask(said) and not three.ask(said)
+    assert three.ask({b"x-forwarded-for": b"192.0.2.2"}) and four.ask({})
+    assert strangers.counts == {"192.0.2.1": 2, "192.0.2.2": 1}
+    two.answered()
+    three.leave()
+    assert strangers.counts == {"192.0.2.1": 1} and four.ask(said)
+    for each in (one, two, three, four):
+        each.leave()
+    assert not strangers.counts
+    direct = Stranger(strangers, "192.0.2.1")
+    assert direct.ask(said) and direct.enter() and strangers.counts == {"192.0.2.1": 1}
+
+
+async def test_clients_of_a_proxy(database: str, redis_url: str, nursery: trio.Nursery) -> None:
+    """So many of one client's requests may be under way without a token, whichever they are of their connections; what
+    the proxy keeps open is not held against anybody, and others are served."""
+    async with open_site(
+        database, redis_url, nursery, max_address_strangers=2, forwarded_allow_ips=("127.0.0.1",)
+    ) as site:
+        strangers = site.process.listener.strangers
+        port = int(site.url.rpartition(":")[2])
+
+        def request(client: str) -> bytes:
+            return b"POST /api/users HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n" + (
+                f"X-Forwarded-For: {client}\r\n\r\n".encode()
+            )
+
+        async def status(stream: trio.SocketStream) -> bytes:
+            with trio.fail_after(WAIT):
+                said = b""
+                while not said.endswith(b"}"):  # of a problem
+                    said += bytes(await stream.receive_some(4096))
+            return said.split(b" ")[1]
+
+        pooled = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(4)]
+        for stream in pooled:
+            await stream.send_all(request("192.0.2.7") + b"{}")
+            assert await status(stream) == b"400"
+        with trio.fail_after(WAIT):
+            while strangers.counts:
+                await trio.sleep(0.01)
+        for stream in pooled[:2]:
+            await stream.send_all(request("192.0.2.7"))
+        with trio.fail_after(WAIT):
+            while strangers.counts["192.0.2.7"] < 2:
+                await trio.sleep(0.01)
+        new = await trio.open_tcp_stream("127.0.0.1", port)
+        for stream in (new, pooled[2]):
+            await stream.send_all(request("192.0.2.7") + b"{}")
+            assert await status(stream) == b"429"
+        await pooled[3].send_all(request("192.0.2.8") + b"{}")
+        assert await status(pooled[3]) == b"400"
+        await pooled[0].send_all(b"{}")
+        assert await status(pooled[0]) == b"400"
+        for stream in (*pooled, new):
+            await stream.aclose()
+        with trio.fail_after(WAIT):
+            while strangers.counts:
+                await trio.sleep(0.01)
 
 
 async def test_idle_sockets_of_one_address(database: str, redis_url: str, nursery: trio.Nursery) -> None:
