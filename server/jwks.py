@@ -12,6 +12,7 @@ import httpx
 import jwt
 import structlog
 import trio
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from handlers.errors import ChatError
 from store.defects import guard
@@ -23,6 +24,8 @@ TRUSTED_FOR = 24 * 3600.0  # seconds after the last successful fetch; past it no
 MIN_INTERVAL = 10.0  # seconds between refetches that tokens can cause
 TIMEOUT = 5.0  # seconds for one fetch, all in all
 MAX_BYTES = 1024 * 1024
+MAX_KEYS = 100  # of one document that are looked at; the largest providers have about ten
+RSA_BITS = range(2048, 16384 + 1)  # RFC 7518, 3.3; OpenSSL verifies with nothing longer
 ALGORITHMS = frozenset({"RS256", "ES256", "EdDSA"})
 
 # Of the way to the provider, and of what it sent: whatever that is, it costs no more than the keys that were in it.
@@ -84,8 +87,7 @@ class KeySet:
         try:
             with trio.fail_after(TIMEOUT):
                 body = await self._read()
-            entries = json.loads(body)["keys"]
-            self._keys = {key.key_id: key for key in map(_parse, entries) if key is not None}
+            self._keys = await _parse_all(json.loads(body)["keys"])
         except _FAULTS as error:
             if not self._is_away:
                 log.warning("jwks_unreachable", url=self._url, reason=_why(error))
@@ -99,10 +101,12 @@ class KeySet:
         body = b""
         async with (
             httpx.AsyncClient(timeout=TIMEOUT, follow_redirects=False, verify=self._tls) as client,
-            client.stream("GET", self._url) as response,
+            client.stream("GET", self._url, headers={"Accept-Encoding": "identity"}) as response,
         ):
             response.raise_for_status()
-            async for chunk in response.aiter_bytes():
+            if response.headers.get("Content-Encoding", "identity") != "identity":
+                raise ValueError("the key set is compressed, which was not asked for")  # it may unfold without end
+            async for chunk in response.aiter_raw():
                 body += chunk
                 if len(body) > MAX_BYTES:
                     raise ValueError("the key set is too large")
@@ -121,13 +125,28 @@ class KeySet:
             await trio.sleep(REFRESH)
 
 
+async def _parse_all(entries: Any) -> dict[str | None, jwt.PyJWK]:
+    """By key id. Raises TypeError."""
+    keys = {}
+    for entry in entries[:MAX_KEYS]:
+        key = _parse(entry)
+        if key is not None:
+            keys[key.key_id] = key
+        await trio.lowlevel.checkpoint()
+    return keys
+
+
 def _parse(entry: Any) -> jwt.PyJWK | None:
     """A signature key of a kind we accept, by its own type and never by what a token says."""
     if not isinstance(entry, dict) or entry.get("use", "sig") != "sig" or entry.get("kty") == "oct":
         return None
+    if "d" in entry or not isinstance(entry.get("kid"), str | None):
+        return None  # a private key is nobody's to publish, and may take long to work out
     try:
         key = jwt.PyJWK.from_dict(entry)
     except (jwt.PyJWTError, ValueError, TypeError, ArithmeticError):  # one key that is none does not cost the others
+        return None
+    if isinstance(key.key, RSAPublicKey) and key.key.key_size not in RSA_BITS:
         return None
     return key if key.algorithm_name in ALGORITHMS else None
 

@@ -26,6 +26,7 @@ from store.pool import Pool
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 100_000
+MAX_BODY = 4096  # bytes; nothing here takes one
 
 
 class Parts(sources.Parts, Protocol):
@@ -45,10 +46,13 @@ class Parts(sources.Parts, Protocol):
 def metrics_app(parts: sources.Parts) -> QuartTrio:
     """Nothing but `/metrics`."""
     app = QuartTrio("server.admin", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    turn = trio.Lock()
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        body, content_type = await scrape(parts, request.headers.get("Accept", ""))
+        async with turn:  # many at once would take the process from those whom it is for
+            body, content_type = await scrape(parts, request.headers.get("Accept", ""))
         return Response(body, content_type=content_type)
 
     problems.install(app)

@@ -12,6 +12,7 @@ from uuid import UUID
 import structlog
 
 from handlers.errors import ChatError
+from handlers.texts import is_text
 from server import logs
 from server.admin.shapes import InstanceView, Killed, Status
 from server.admin.views import renewed_ago
@@ -87,8 +88,10 @@ class Control:
             return UUID(id_or_name)
         except ValueError:
             pass
-        async with self._parts.pool.connection() as conn:
-            user = await fetch_user_by_name(conn, id_or_name)
+        user = None
+        if is_text(id_or_name) and "\0" not in id_or_name:  # else PostgreSQL takes it for no name
+            async with self._parts.pool.connection() as conn:
+                user = await fetch_user_by_name(conn, id_or_name)
         if user is None:
             raise ChatError("not_found", f"There is no user {id_or_name!r}.")
         return user.id

@@ -25,6 +25,8 @@ from server.rest.http import HttpServer
 from server.rest.pacing import paced
 from store.defects import guard
 
+MAX_SCRAPERS = 64  # connections to ports for `/metrics`, all together: whoever is on the machine may open them
+
 _guard = guard("admin")
 
 log = structlog.get_logger("parley.admin")
@@ -41,6 +43,7 @@ class AdminListener:
         self._name = name
         self._http = HttpServer(paced(admin_app(parts, Control(parts, drain, pid=os.getpid()))))
         self._metrics = HttpServer(paced(metrics_app(parts)))
+        self._scrapers = trio.Semaphore(MAX_SCRAPERS)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled. Raises OSError for an address that was asked for and cannot be had."""
@@ -55,13 +58,26 @@ class AdminListener:
                         continue
                     if path is not None:
                         paths.append(path)
-                    http = self._metrics if isinstance(address, TcpAddress) else self._http
-                    serve = partial(trio.serve_listeners, partial(_serve, http), [listener])
+                    handler = self._serve_scraper if isinstance(address, TcpAddress) else partial(_serve, self._http)
+                    serve = partial(trio.serve_listeners, handler, [listener])
                     nursery.start_soon(serve, name="admin listener")
                 task_status.started()
         finally:
             for path in paths:
                 path.unlink(missing_ok=True)
+
+    async def _serve_scraper(self, stream: trio.SocketStream) -> None:
+        """One connection to `/metrics`; closed at once when there are too many. They end when they are idle."""
+        try:
+            self._scrapers.acquire_nowait()
+        except trio.WouldBlock:
+            log.warning("metrics_refused", connections=MAX_SCRAPERS, advice="see who else asks for /metrics here")
+            await stream.aclose()
+            return
+        try:
+            await _serve(self._metrics, stream)
+        finally:
+            self._scrapers.release()
 
     def _open(self, address: Address | None) -> tuple[trio.SocketListener | None, Path | None]:
         if isinstance(address, TcpAddress):

@@ -1,5 +1,6 @@
 """server.auth and server.jwks: who is let in, and with which keys."""
 
+import gzip
 import json
 import time
 from collections.abc import AsyncIterator
@@ -20,7 +21,7 @@ from handlers.errors import ChatError
 from handlers.model import Caller
 from server.auth import LEEWAY, ConnectionTokens, UsedToken, Verifier, mint_token, new_connection_id
 from server.config import load
-from server.jwks import MIN_INTERVAL, TRUSTED_FOR, KeySet
+from server.jwks import MAX_KEYS, MIN_INTERVAL, TRUSTED_FOR, KeySet, _parse_all
 from server.sign_in.attempt import Sealer
 from store.errors import Unavailable
 from store.ids import new_id
@@ -254,6 +255,56 @@ async def test_a_document_with_nonsense(monkeypatch: pytest.MonkeyPatch) -> None
             issuer, "document", lambda: json.dumps({"keys": ["x", None, 1, {}, *broken, *good]}).encode()
         )
         assert (await check.verify(issuer.token("rsa"))).user_id == USER
+
+
+async def test_a_document_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a document makes us do is bounded: no private keys, nothing unpacked, keys one by one and not many."""
+    async with issuing() as (issuer, check):
+        good = json.loads(issuer.document())["keys"]
+        rsa_key = jwt.algorithms.RSAAlgorithm
+        private = rsa_key.to_jwk(rsa.generate_private_key(65537, 2048), as_dict=True)
+        small = rsa_key.to_jwk(rsa.generate_private_key(65537, 1024).public_key(), as_dict=True)
+        huge = {"kty": "RSA", "e": "AQAB", "n": "_" * 5000 + "Q"}
+        wrong: tuple[Any, ...] = ([], {}, 5)
+        passed_over: list[Any] = [{**good[1], "kid": value} for value in wrong]
+        passed_over += [{**one, "kid": "rsa"} for one in (private, small, huge)]
+        monkeypatch.setattr(issuer, "document", lambda: json.dumps({"keys": [*good, *passed_over]}).encode())
+        for kid in issuer.keys:
+            assert (await check.verify(issuer.token(kid))).user_id == USER
+        assert len(check._keys._keys) == 3  # type: ignore[union-attr]  # it has them
+
+        turns, is_over = 0, False
+
+        async def other() -> None:
+            nonlocal turns
+            while not is_over:
+                turns += 1
+                await trio.lowlevel.checkpoint()
+
+        many = [{**good[1], "kid": str(number)} for number in range(MAX_KEYS + 20)]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(other)
+            assert len(await _parse_all(many)) == MAX_KEYS
+            is_over = True
+        assert turns > MAX_KEYS // 2
+
+
+async def test_a_compressed_document() -> None:
+    """A document is not unpacked: a thousandfold of it would be there before its size is known."""
+
+    async def serve(stream: trio.SocketStream) -> None:
+        asked = await stream.receive_some(65536)
+        assert b"accept-encoding: identity" in asked.lower()
+        body = gzip.compress(Issuer().document())
+        head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(body)}\r\n\r\n"
+        await stream.send_all(head.encode() + body)
+
+    async with trio.open_nursery() as nursery:
+        listener, *_ = await nursery.start(trio.serve_tcp, serve, 0)
+        with capture_logs() as lines, pytest.raises(ChatError, match="out of reach"):
+            await KeySet(f"http://127.0.0.1:{listener.socket.getsockname()[1]}/jwks").find("rsa")
+        assert "compressed" in lines[0]["reason"]
+        nursery.cancel_scope.cancel()
 
 
 async def test_algorithm_confusion() -> None:

@@ -3,7 +3,7 @@
 import re
 import shutil
 import subprocess
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import httpx
@@ -14,6 +14,8 @@ import trio
 from handlers.export import AT_ONCE as EXPORTS_AT_ONCE
 from loadtest.client import ClientError, connect
 from server import logs
+from server.admin import app as admin_app
+from server.admin.listener import MAX_SCRAPERS
 from server.hub.endings import OTHER, SLUGS, slug_of
 from server.log_limits import OF_ONE, Suppressor
 from server.rest import turns
@@ -218,6 +220,51 @@ async def test_a_port_serves_metrics_only(database: str, redis_url: str, nursery
             assert modern.text.endswith("# EOF\n") and "openmetrics" in modern.headers["Content-Type"]
             assert (await http.get("/connections")).status_code == 404
             assert (await http.post("/drain")).status_code == 404
+
+
+async def test_many_at_a_port(
+    database: str, redis_url: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is on the machine may come by TCP, but not take the process: few connections, one scrape at a time."""
+    under_way: list[int] = []
+
+    async def slowly(parts: object, accept: str) -> tuple[bytes, str]:
+        under_way.append(1)
+        assert sum(under_way) == 1
+        for _ in range(10):
+            await trio.sleep(0.001)
+        under_way.append(-1)
+        return b"done", "text/plain"
+
+    monkeypatch.setattr(admin_app, "scrape", slowly)
+    address = f"127.0.0.1:{free_port()}"
+    async with open_site(database, redis_url, nursery, admin_listen=(address,)), AsyncExitStack() as stack:
+        scraper = await stack.enter_async_context(httpx.AsyncClient(base_url=f"http://{address}", timeout=60))
+        assert (await scraper.get("/metrics")).text == "done"
+        async with trio.open_nursery() as scrapes:
+            for _ in range(10):
+                scrapes.start_soon(scraper.get, "/metrics")
+        await scraper.aclose()
+        silent = [await stack.enter_async_context(await open_tcp(address)) for _ in range(3 * MAX_SCRAPERS)]
+        closed = 0
+        with trio.fail_after(60):
+            for stream in silent[MAX_SCRAPERS + 10 :]:  # the connections of before may not all be gone
+                closed += await stream.receive_some(1) == b""
+        assert closed == len(silent) - MAX_SCRAPERS - 10
+        for stream in silent:
+            await stream.aclose()
+        with trio.fail_after(60):
+            while True:
+                with suppress(httpx.TransportError):
+                    async with httpx.AsyncClient(base_url=f"http://{address}", timeout=60) as http:
+                        if (await http.get("/metrics")).text == "done":
+                            break
+                await trio.sleep(0.01)
+
+
+async def open_tcp(address: str) -> trio.SocketStream:
+    host, _, port = address.partition(":")
+    return await trio.open_tcp_stream(host, int(port))
 
 
 def test_reasons_are_few() -> None:

@@ -121,7 +121,7 @@ async def test_what_is_shown_is_true(post: Post) -> None:
                 drawn = Console(width=200, file=io.StringIO(), record=True)
                 drawn.print(render((await http.get(f"/{question}")).content))
                 assert len(drawn.export_text().splitlines()) > 1, question
-            for wrong in ("sort=beauty", "limit=0", "limit=x", "user=nobody"):
+            for wrong in ("sort=beauty", "limit=0", "limit=x", "user=nobody", "user=a%00", "user=%ED%A0%80"):
                 problem = (await http.get(f"/connections?{wrong}")).json()
                 assert problem["status"] in (400, 404) and problem["detail"], wrong
 
