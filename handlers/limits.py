@@ -88,11 +88,13 @@ class Limiter(Generic[K]):
         now = self._clock()
         reserved = self._reserved(key, name, now) if self._appointments else 0.0
         held = self._full_at.get(key, 0.0)
-        full_at, wait = spend(self.rate, held, now, 1 + reserved)
-        if wait > 0:
+        full_at, wait = spend(self.rate, held, now)
+        if reserved:  # also where that is more than a bucket holds
+            wait = max(wait, full_at + self.rate.seconds / self.rate.count * reserved - now - self.rate.seconds)
+        if wait > 1e-9:
             self.refused += 1
             raise refusal(self.rate, self._appoint(key, name, wait, now) - now, self.what)
-        self._full_at[key] = spend(self.rate, held, now)[0] if reserved else full_at
+        self._full_at[key] = full_at
         if self._appointments:
             self._forget(key, name)
         if len(self._full_at) > self._prune_at:

@@ -172,7 +172,7 @@ class Messages:
         self._check_content(content)
         if not texts.is_visible(content):
             raise ChatError("invalid_content", "The content is empty; delete the message instead.")
-        self._sends.require(caller.user_id)
+        self._sends.require(caller.user_id, f"edit {message_id}")
 
         async def write(conn: Connection) -> tuple[Message, Sequence[Change]]:
             message, _ = await self._locked(conn, caller, message_id, if_match)
@@ -183,7 +183,7 @@ class Messages:
         return await self._commits.run(write)
 
     async def delete(self, caller: Caller, message_id: UUID, *, if_match: Collection[str] | None = None) -> Message:
-        self._sends.require(caller.user_id)
+        self._sends.require(caller.user_id, f"delete {message_id}")
 
         async def write(conn: Connection) -> tuple[Message, Sequence[Change]]:
             message, head = await self._locked(conn, caller, message_id, if_match)

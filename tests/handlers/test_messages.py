@@ -4,6 +4,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+import trio
 
 from handlers.errors import ChatError
 from handlers.limits import Limiter, Rate
@@ -19,6 +20,14 @@ class Lanes:
 
     def offer(self, append: Any) -> None:
         self.offered.append(append.content)
+
+
+class Commits:
+    async def run(self, write: Any) -> Any:
+        await trio.lowlevel.checkpoint()
+
+
+COMMITS: Any = Commits()
 
 
 def test_a_message_keeps_its_appointment() -> None:
@@ -46,6 +55,25 @@ def test_a_message_keeps_its_appointment() -> None:
         assert send(None, "in between") > 0 and send(f"another {name}", "in between") > 0
         assert send(name) == 0
     assert len(lanes.offered) == 260 and "in between" not in lanes.offered
+
+
+async def test_edits_and_deletions_keep_theirs() -> None:
+    """They are known again by their message."""
+    now = [0.0]
+    sends = Limiter[Any](Rate(1, 10.0), "messages", clock=lambda: now[0])
+    messages = Messages(UNUSED, Lanes(), COMMITS, sends, max_message_bytes=1000)
+    caller, one, two = Caller(user_id=uuid4(), expires_at=1e12), uuid4(), uuid4()
+    await messages.edit(caller, uuid4(), "x")
+    waits = []
+    for refused in (messages.edit(caller, one, "x"), messages.delete(caller, two)):
+        with pytest.raises(ChatError) as caught:
+            await refused
+        waits.append(caught.value.retry_after)
+    assert waits == pytest.approx([10.0, 20.0])
+    for now[0], again in ((10.0, messages.edit(caller, one, "x")), (20.0, messages.delete(caller, two))):
+        with pytest.raises(ChatError):
+            await messages.edit(caller, uuid4(), "in between")
+        await again
 
 
 def test_absurd_names_are_not_remembered() -> None:
