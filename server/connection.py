@@ -314,7 +314,7 @@ class Connection(_Sender):
                     self.progress_at = self.wheel.now
                     if self.held <= self.limit * RESUME_AT:
                         self.endpoint.on_drained()
-                if self.more is None:
+                if self.more is None or not self._may_go_on():
                     return
                 frames, self.more = self.more, None
                 view = memoryview(self._joined(frames))
@@ -322,9 +322,15 @@ class Connection(_Sender):
             self.abort(f"connection lost ({error.strerror})")
         finally:
             self.blocked = self.gone
-            self.first, self.held = None, 0
+            waiting, self.more, self.first, self.held = self.more, None, None, 0
+            for frame in waiting or ():
+                self.push(frame)
             if self.flushed is not None:
                 self.flushed.set()
+
+    def _may_go_on(self) -> bool:
+        """Whether what waits may follow what was blocked."""
+        return True
 
     def _joined(self, frames: list[bytes]) -> bytes:
         return b"".join(frames)

@@ -21,10 +21,23 @@ class ReliableConnection(Connection):
     def flush(self) -> None:
         """As its base, but waits while too much is not acknowledged: then the outbox fills, and lags like any other."""
         if self.reliable is not None and self.first is not None and not self.blocked:
-            if self.reliable.full and not self.closing:
+            if not self._may_go_on():
+                if not self.encoding.is_counted(self.first):
+                    self._flush_first()
                 return
             self.reliable.record(self.encoding, (self.first, *(self.more or ())))
         super().flush()
+
+    def _flush_first(self) -> None:
+        """What is not counted does not wait: a ping, an Ack; and what begins a further socket, which may be more than
+        the buffer by itself: the client acknowledges nothing before it has that."""
+        waiting, self.more, self.held = self.more, None, 0
+        super().flush()
+        for frame in waiting or ():
+            self.push(frame)
+
+    def _may_go_on(self) -> bool:
+        return self.reliable is None or not self.reliable.full or self.closing
 
     def _joined(self, frames: list[bytes]) -> bytes:
         if self.reliable is not None:
