@@ -4,11 +4,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import msgspec
+import pytest
 
+from loadtest.oracle import promises
 from loadtest.oracle.oracle import Oracle
 from loadtest.payloads import Message, Synced
 from loadtest.plan import Conversation, Person
-from loadtest.player import SEND, Player
+from loadtest.player import RETRYABLE, SEND, Player
 
 TALK = "talk"
 DUE = 1.0
@@ -38,10 +40,11 @@ class World:
         self.now = 0.0
         self.lines: list[Line] = []
         self.recorded: list[tuple[str, float]] = []
+        self.errors: list[str] = []
         self.laters: list[Any] = []
         meter = SimpleNamespace(
             count=lambda name, by=1: None,
-            error=lambda code: None,
+            error=self.errors.append,
             record=lambda name, due: self.recorded.append((name, due)),
         )
         stage: Any = SimpleNamespace(
@@ -58,6 +61,11 @@ class World:
             departed=lambda player: None,
         )
         self.player = Player(stage, Person(0, "u0", ""), [TALK])
+
+    def answer(self, body: dict[str, object], **differs: object) -> Message:
+        """The message that the server says it has stored."""
+        said = {"id": "m1", "seq": 1, "changedSeq": 1, "senderId": "u0", "type": "Text", **body, **differs}
+        return msgspec.convert(said, Message)
 
     def _open(self, *_: object) -> Line:
         self.lines.append(Line())
@@ -88,9 +96,92 @@ def test_a_send_that_is_repeated_counts_from_when_it_was_due() -> None:
     target, (body,), done = line.calls[-1]
     assert (target, body) == ("SendMessage", first[1][0])  # under the same key
     world.now = 9.0
-    message = msgspec.convert(
-        {"id": "m1", "seq": 1, "changedSeq": 1, "senderId": "u0", "type": "Text", **body}, Message
-    )
-    done(None, message)
+    done(None, world.answer(body))
     assert [due for name, due in world.recorded if name == SEND] == [DUE]
     assert not world.player.pending
+
+
+@pytest.mark.parametrize("code", [*RETRYABLE[1:], "forbidden", "internal"])
+def test_a_refused_send(code: str) -> None:
+    """What may be tried again is, under the same key; what may not is given up, and no longer under way."""
+    world = World()
+    world.player.connect()
+    line = world.arrive()
+    world.player.send(TALK, DUE, 60)
+    first = line.calls[-1]
+    first[2](f"{code}: no", None)
+    assert world.errors == [code]
+    if code in RETRYABLE:
+        world.laters.pop()()
+        assert line.calls[-1][:2] == first[:2] and line.calls[-1] is not first and world.player.pending
+    else:
+        assert not world.laters and not world.player.pending and line.calls[-1] is first
+
+
+def test_repeated_once_for_each_connection() -> None:
+    """A send that waits to be tried again when the connection is lost, and one that was acknowledged, are not sent
+    twice over the next one."""
+    world = World()
+    world.player.connect()
+    line = world.arrive()
+    for _ in range(3):
+        world.player.send(TALK, DUE, 60)
+    sent = [call for call in line.calls if call[0] == "SendMessage"]
+    sent[0][2](None, world.answer(sent[0][1][0]))
+    sent[1][2]("unavailable: later", None)
+    retry = world.laters.pop()
+    sent[2][2]("lost", None)
+    world.player.lost("reset")
+    retry()  # while offline: it goes when the player is back
+    world.laters.pop()()
+    line = world.arrive()
+    again = [call[1][0]["clientMessageId"] for call in line.calls if call[0] == "SendMessage"]
+    assert again == [call[1][0]["clientMessageId"] for call in sent[1:]]
+
+
+@pytest.mark.parametrize(
+    ("second", "breach"),
+    [({}, None), ({"id": "m2", "seq": 2, "changedSeq": 2}, promises.DOUBLED)],
+    ids=["the same", "another"],
+)
+def test_answered_twice(second: dict[str, object], breach: str | None) -> None:
+    """A repeat is answered with the first message: with another one, the send was doubled. It counts once."""
+    world = World()
+    world.player.connect()
+    line = world.arrive()
+    world.player.send(TALK, DUE, 60)
+    _, (body,), done = line.calls[-1]
+    done(None, world.answer(body))
+    done(None, world.answer(body, **second))
+    oracle = world.player.stage.oracle
+    assert dict(oracle.breached) == ({breach: 1} if breach else {})
+    assert [name for name, _ in world.recorded].count(SEND) == 1 and oracle.checked[promises.MISSING] == 1
+
+
+@pytest.mark.parametrize("name", ["content", "clientMessageId", "conversationId"])
+def test_answered_with_something_else(name: str) -> None:
+    """The acknowledgement is of what was sent, to the byte, or the server has altered it."""
+    world = World()
+    world.player.connect()
+    line = world.arrive()
+    world.player.send(TALK, DUE, 60)
+    _, (body,), done = line.calls[-1]
+    done(None, world.answer(body, **{name: "another"}))
+    assert world.player.stage.oracle.breached[promises.ALTERED] == 1
+
+
+def test_who_left_stays_away() -> None:
+    """A player who was cut off comes back; one who left does not."""
+    world = World()
+    world.player.connect()
+    world.arrive()
+    world.player.lost("cut")
+    assert len(world.laters) == 1 and world.errors == []
+    world.player.wanted = False
+    world.laters.pop()()
+    assert len(world.lines) == 1
+    world.player.connect()
+    world.arrive()
+    world.player.wanted = False
+    world.player.lost("finished")
+    assert not world.laters and len(world.lines) == 2

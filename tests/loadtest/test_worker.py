@@ -1,5 +1,6 @@
 """loadtest.worker: what a worker reports to the conductor."""
 
+import random
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,6 +9,8 @@ import trio
 import trio.testing
 
 from loadtest import plan
+from loadtest.oracle import promises
+from loadtest.oracle.oracle import Oracle
 from loadtest.worker import Worker
 
 
@@ -32,3 +35,73 @@ async def test_all_connected_is_said_once(
     await worker._connect()
     assert reports[0] == plan.Connected(0, 2)
     assert reports.count(plan.Connected(2, 2)) == 1 and reports[-1] == plan.Connected(2, 2)
+
+
+class Meter:
+    """What was counted."""
+
+    def __init__(self) -> None:
+        self.errors: list[str] = []
+        self.recorded: list[tuple[str, float]] = []
+
+    def error(self, code: str) -> None:
+        self.errors.append(code)
+
+    def record(self, name: str, due: float) -> None:
+        self.recorded.append((name, due))
+
+
+async def never() -> None:
+    await trio.sleep_forever()
+
+
+async def test_what_is_not_answered_is_not_left_out(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """When the patience ends, each send under way counts with the time it has taken, a call without an answer on a
+    connection that lives is a breach, and whoever is not back is named."""
+    reports: list[plan.Report] = []
+
+    def player(number: int, *, online: bool, under_way: int, wanted: bool = True, due: tuple[float, ...] = ()) -> Any:
+        pending = {index: SimpleNamespace(due=when) for index, when in enumerate(due)}
+        wire = SimpleNamespace(under_way=under_way) if online else None
+        return SimpleNamespace(number=number, online=online, wanted=wanted, wire=wire, pending=pending)
+
+    players = [
+        player(0, online=True, under_way=0),
+        player(1, online=True, under_way=2, due=(1.0, 2.0)),
+        player(2, online=False, under_way=0, due=(3.0,)),
+        player(3, online=False, under_way=0, wanted=False),
+    ]
+    meter, oracle = Meter(), Oracle("run", lambda: 0.0)
+    stage: Any = SimpleNamespace(
+        players=dict(enumerate(players)),
+        actors=players,
+        meter=meter,
+        oracle=oracle,
+        everybody=never,
+        nothing_under_way=never,
+        under_way=2,
+    )
+    given: Any = SimpleNamespace(parts=1, workers=1, actors=players)
+    monkeypatch.setattr(Worker, "report", lambda _, report: reports.append(report))
+    start = trio.current_time()
+    await Worker(given, SimpleNamespace(), stage)._settle(10.0)  # type: ignore[arg-type]
+    assert trio.current_time() - start == pytest.approx(10.0)
+    assert meter.recorded == [("send", 1.0), ("send", 2.0), ("send", 3.0)]
+    assert sorted(meter.errors) == ["not_back", "unfinished", "unfinished", "unfinished"]
+    assert dict(oracle.breached) == {promises.UNANSWERED: 1} and "p1" in oracle.breaches[0].text
+    assert reports == [plan.Settled(2)]
+
+
+@pytest.mark.parametrize(("part", "cut"), [(0.0, 0), (0.5, 2), (1.0, 4)])
+async def test_only_who_is_online_is_cut(part: float, cut: int) -> None:
+    """The part that is asked for, of those who are there."""
+    gone: list[int] = []
+    players = {
+        number: SimpleNamespace(online=number < 4, cut=lambda number=number: gone.append(number)) for number in range(9)
+    }
+    stage: Any = SimpleNamespace(players=players, actors=[], rng=random.Random(1))
+    given: Any = SimpleNamespace(parts=1, workers=1, actors=[])
+    Worker(given, SimpleNamespace(), stage)._cut(part)  # type: ignore[arg-type]
+    assert len(gone) == len(set(gone)) == cut and all(number < 4 for number in gone)

@@ -57,6 +57,8 @@ class World:
         ]
 
     async def keep_last_seen(self, user_ids: Collection[UUID]) -> None:
+        if self.away:
+            raise Unavailable("away")
         self.last_seen += user_ids
 
     def show(self, seen: list[Seen]) -> None:

@@ -395,6 +395,27 @@ async def test_pipelining(client: Client, world: World, nursery: trio.Nursery, a
     assert client.carrier.reserved == 0
 
 
+@pytest.mark.parametrize("how", ["at once", "later", "commits", "no id", "a defect"])
+async def test_nothing_stays_reserved(client: Client, world: World, autojump_clock: MockClock, how: str) -> None:
+    """However a send ends, and however many do: the room for its answer is free again, and the next ones are taken."""
+
+    def send_or_not(session: HubSession, ticket: Ticket) -> None:
+        outcome: object = {"commits": "sent", "a defect": ZeroDivisionError()}.get(how, ChatError("forbidden", "No."))
+        if how in ("at once", "no id"):
+            session.sent(ticket, outcome, "SendOrNot")
+        else:
+            world.sends.append(lambda _: session.sent(ticket, outcome, "SendOrNot"))
+
+    world.dispatcher.add(send_or_not, pipelined=True)
+    invocation_id = None if how == "no id" else "1"
+    for _ in range(3 * MAX_OUTSTANDING):
+        await client.send(PROTOCOLS["json"].encode_invocation("SendOrNot", (), invocation_id))
+        assert (client.carrier.reserved > 0) is bool(world.sends)
+        world.commit(1)
+        assert client.carrier.reserved == 0 and client.session.outstanding == 0
+    assert len(client.carrier.messages()) == 3 * MAX_OUTSTANDING
+
+
 async def test_departing(client: Client, world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """P10: who is asked to go gets the answers to what is under way, and then the Close; nothing new is taken."""
     calls = b"".join(PROTOCOLS["json"].encode_invocation("Send", ("x",), str(n)) for n in range(3))

@@ -1,0 +1,188 @@
+"""server.instances.link: one way back from every fault, and nothing missed on it (design.md 6 and 7)."""
+
+import time
+from collections.abc import Collection
+from typing import Any, cast
+from uuid import UUID
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from server.instances.link import ALONE, RECHECK, RENEWAL, Link
+from server.instances.registry import Registry
+from store.entries import Entry, new_parcel, pack, pack_change
+from store.errors import Unavailable
+from store.ids import new_id
+from store.instances import Delivery, Instances
+from tests.server.test_rooms import change
+
+
+class World:
+    """Redis, and everything that a link keeps. `log` is what happened, in order."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.registered: dict[str, set[UUID]] = {}
+        self.inbox: list[Delivery] = []
+        self.asked_after: list[bytes] = []
+        self.received: list[int] = []
+        self.doubted: list[UUID] = []
+        self.away = self.is_lost = False
+        self.defect: Exception | None = None
+        self.trouble: Exception | None = None  # of the comparison with PostgreSQL
+        self.registry = Registry(cast(Instances, self))
+        part = cast(Any, self)
+        self.link = Link(part, self.registry, Part(), Part(), part, name="me", recovery=part)  # type: ignore[arg-type]
+
+    def _pass(self) -> None:
+        if self.away:
+            raise Unavailable("away")
+
+    async def enlist(self, instance: str, ttl: float) -> None:
+        await trio.sleep(0.01)
+        self._pass()
+        assert ttl > 2 * RENEWAL
+        self.log.append(f"enlist {len(self.registered)}")
+        self.registered[instance] = set()
+
+    async def register(self, instance: str, rooms: Collection[UUID], users: Collection[UUID]) -> dict[UUID, int]:
+        await trio.sleep(0.01)
+        self._pass()
+        self.registered[instance].update(rooms, users)
+        self.log.append("register")
+        return dict.fromkeys(users, 1)
+
+    async def renew(self, instance: str, ttl: float) -> bool:
+        await trio.lowlevel.checkpoint()
+        self._pass()
+        return not self.is_lost
+
+    async def read(self, instance: str, after: bytes, block: float) -> list[Delivery]:
+        self.asked_after.append(after)
+        await trio.sleep(0.1)
+        self._pass()
+        found, self.inbox = self.inbox, []
+        return found
+
+    async def trim(self, instance: str, before: bytes) -> None:
+        self.log.append("trim")
+
+    def receive(self, entry: Entry) -> None:
+        if self.defect is not None:
+            defect, self.defect = self.defect, None
+            raise defect
+        self.received += [one.seq for one in entry.changes]
+
+    def doubt(self, conversation_ids: Collection[UUID]) -> None:
+        self.doubted += conversation_ids
+
+    async def check_all(self) -> None:
+        await self._check("check all")
+
+    async def check_heads(self) -> None:
+        await self._check("check heads")
+
+    async def _check(self, what: str) -> None:
+        await trio.lowlevel.checkpoint()
+        self.log.append(what)
+        if self.trouble is not None:
+            raise self.trouble
+
+    def send(self, *seqs: int) -> None:
+        for seq in seqs:
+            parcel = new_parcel()
+            parcel.changes.append(pack_change(change(seq)))
+            self.inbox.append(Delivery(b"%d-%d" % (time.time() * 1000, seq), pack(parcel)))
+
+
+class Part:
+    """The publisher, or the reaper: lasts as long as the epoch."""
+
+    async def run(self) -> None:
+        await trio.sleep_forever()
+
+
+@pytest.fixture
+async def world(autojump_clock: MockClock) -> World:
+    return World()
+
+
+async def start(world: World, nursery: trio.Nursery) -> None:
+    await nursery.start(world.link.run)
+
+
+@pytest.mark.parametrize("fault", ["lease lost", "Redis away", "a defect"])
+async def test_one_way_back(world: World, nursery: trio.Nursery, autojump_clock: MockClock, fault: str) -> None:
+    """A new id, everything registered anew under it, and then all compared with PostgreSQL: in this order."""
+    room, user = new_id(), new_id()
+    await start(world, nursery)
+    await world.registry.want_rooms([room])
+    await world.registry.want_user(user)
+    await trio.sleep(1)
+    world.log.clear()
+    [first] = world.registered
+    if fault == "lease lost":
+        world.is_lost = True
+        await trio.sleep(RENEWAL + 0.2)
+        world.is_lost = False
+    elif fault == "Redis away":
+        world.away = True
+        await trio.sleep(30)
+        assert not world.link.established
+        with trio.fail_after(1):
+            await world.registry.want_rooms([new_id()])
+        world.away = False
+    else:
+        broken, world.read = world.read, None  # type: ignore[method-assign, assignment]
+        await trio.sleep(0.3)
+        world.read = broken  # type: ignore[method-assign]
+    await trio.sleep(5)
+    assert world.link.established and world.link.epochs >= 2
+    *_, last = world.registered
+    assert last != first and world.registry.instance == last and {room, user} <= world.registered[last]
+    after = world.log[len(world.log) - world.log[::-1].index("register") - 1 :]
+    assert after[:2] == ["register", "check all"]
+    nursery.cancel_scope.cancel()
+
+
+async def test_compared_until_it_was(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """With PostgreSQL away everything is compared again soon, until it was; after that the heads are, now and then."""
+    world.trouble = Unavailable("away")
+    await start(world, nursery)
+    await trio.sleep(10)
+    assert set(world.log[2:]) == {"check all"} and len(world.log) > 8
+    world.trouble = None
+    await trio.sleep(2)
+    world.log.clear()
+    await trio.sleep(4 * RECHECK)
+    assert set(world.log) == {"check heads"} and 2 <= len(world.log) <= 6
+    nursery.cancel_scope.cancel()
+
+
+async def test_alone(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """Without a link the process is ready all the same, and asks PostgreSQL what others have written."""
+    world.away = True
+    await start(world, nursery)
+    await trio.sleep(10 * ALONE)
+    assert 7 <= world.log.count("check heads") <= 15 and "check all" not in world.log
+    nursery.cancel_scope.cancel()
+
+
+async def test_the_inbox(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """Each entry once, in order, each read after the last one; what cannot be read is passed over; one that has a
+    defect costs its rooms a look, and no other entry anything."""
+    await start(world, nursery)
+    world.send(1, 2)
+    world.inbox.insert(1, Delivery(b"1-1", b"\xc1"))
+    await trio.sleep(0.5)
+    assert world.received == [1, 2] and world.asked_after[-1].endswith(b"-2")
+    world.defect = RuntimeError("a defect")
+    world.send(3, 4)
+    await trio.sleep(0.5)
+    assert world.received == [1, 2, 4] and world.doubted == [change(3).conversation_id]
+    assert world.link.epochs == 1
+    world.send(*range(5, 210))
+    await trio.sleep(0.5)
+    assert "trim" in world.log and world.received[-1] == 209
+    nursery.cancel_scope.cancel()

@@ -1,0 +1,153 @@
+"""server.instances.relay: what was committed and not published is announced once, by some instance (P5)."""
+
+from types import SimpleNamespace
+from typing import Any, cast
+from uuid import UUID
+
+import pytest
+import trio
+
+from server.feed import Feed
+from server.instances import relay
+from server.instances.publisher import Mail, Publisher
+from server.instances.registry import Registry
+from server.instances.relay import Relay
+from store import conversations, outbox
+from store.entries import dismissal
+from store.errors import Unavailable
+from store.model import Role
+from store.pool import Pool
+from store.postgres import Connection
+from tests.store.world import WAIT, fetch_value, make_group, make_users
+
+
+class World:
+    """An instance: what its people heard, and what it sent to the others."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.received: list[Mail] = []
+        self.sent: list[Mail] = []
+        self.away = False
+        self.registry = SimpleNamespace(instance="me~1")
+        self.relay = Relay(pool, cast(Registry, self.registry), cast(Publisher, self), cast(Feed, self))
+
+    def receive(self, mail: Any) -> None:
+        self.received.append(mail)
+
+    async def deliver(self, mail: Mail) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.away:
+            raise Unavailable("away")
+        self.sent.append(mail)
+
+    def heads(self) -> list[tuple[UUID, int]]:
+        return sorted(head for mail in self.sent for head in mail.heads)
+
+
+@pytest.fixture
+async def pool(database: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> Pool:
+    monkeypatch.setattr(relay, "PERIOD", 0.01)
+    monkeypatch.setattr(relay, "AGE", 0.0)
+    pool = Pool(database, name="test", size=3, acquire_timeout=WAIT)
+    await nursery.start(pool.run)
+    return pool
+
+
+async def strand(conn: Connection, groups: list[UUID], by: UUID) -> None:
+    """Batches of one change each, whose publisher died."""
+    for group in groups:
+        async with conn.transaction():
+            await outbox.insert_outbox(conn, [await conversations.update_title(conn, group, "x", by=by)])
+
+
+async def until_empty(conn: Connection) -> None:
+    with trio.fail_after(WAIT):
+        while await fetch_value(conn, "SELECT count(*) FROM outbox"):
+            await trio.sleep(0.01)
+
+
+async def test_announced_once(pool: Pool, nursery: trio.Nursery) -> None:
+    """Here and to the others, once: after that the table is empty, and nothing is announced again."""
+    world = World(pool)
+    async with pool.connection() as conn:
+        [alice] = await make_users(conn, 1)
+        groups = [await make_group(conn, [alice]) for _ in range(3)]
+        await strand(conn, [*groups, groups[0]], alice)
+        await nursery.start(world.relay.run)
+        await until_empty(conn)
+        assert world.heads() == sorted([(groups[0], 3), (groups[1], 2), (groups[2], 2)])
+        assert world.received == world.sent and world.relay.announced == 4
+        for _ in range(5):
+            await strand(conn, groups[:1], alice)
+            await until_empty(conn)
+        assert [mail.heads for mail in world.sent[1:]] == [[(groups[0], seq)] for seq in range(4, 9)]
+        assert world.relay.announced == 9
+    nursery.cancel_scope.cancel()
+
+
+async def test_more_than_one_look_takes(pool: Pool, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are, each is announced."""
+    monkeypatch.setattr(relay, "LIMIT", 2)
+    world = World(pool)
+    async with pool.connection() as conn:
+        [alice] = await make_users(conn, 1)
+        groups = [await make_group(conn, [alice]) for _ in range(5)]
+        await strand(conn, groups, alice)
+        await nursery.start(world.relay.run)
+        await until_empty(conn)
+        assert world.heads() == sorted((group, 2) for group in groups) and len(world.sent) == 3
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("trouble", ["no link", "Redis away"])
+async def test_nothing_is_forgotten_that_was_not_sent(pool: Pool, nursery: trio.Nursery, trouble: str) -> None:
+    """Without a link, or when it is lost meanwhile, the rows stay; they go when the others have been told."""
+    world = World(pool)
+    world.away, world.registry.instance = trouble == "Redis away", "" if trouble == "no link" else "me~1"
+    async with pool.connection() as conn:
+        [alice] = await make_users(conn, 1)
+        group = await make_group(conn, [alice])
+        await strand(conn, [group], alice)
+        await nursery.start(world.relay.run)
+        await trio.sleep(0.2)
+        assert await fetch_value(conn, "SELECT count(*) FROM outbox") == 1 and world.sent == []
+        assert bool(world.received) is (trouble == "Redis away")
+        world.away, world.registry.instance = False, "me~2"
+        await until_empty(conn)
+        assert world.heads() == [(group, 2)]
+    nursery.cancel_scope.cancel()
+
+
+async def test_two_instances(pool: Pool, nursery: trio.Nursery) -> None:
+    """Both look; each batch is announced by one of them."""
+    worlds = [World(pool), World(pool)]
+    async with pool.connection() as conn:
+        [alice] = await make_users(conn, 1)
+        groups = [await make_group(conn, [alice]) for _ in range(10)]
+        for world in worlds:
+            await nursery.start(world.relay.run)
+        for group in groups:
+            await strand(conn, [group], alice)
+        await until_empty(conn)
+        assert sorted(head for world in worlds for head in world.heads()) == sorted((group, 2) for group in groups)
+    nursery.cancel_scope.cancel()
+
+
+async def test_who_came_and_went(pool: Pool, nursery: trio.Nursery) -> None:
+    """Changes of membership go as they are, and whose connections end, also where nothing else has changed."""
+    world = World(pool)
+    async with pool.connection() as conn:
+        alice, bob, carol = await make_users(conn, 3)
+        group = await make_group(conn, [alice, bob])
+        async with conn.transaction():
+            added = await conversations.insert_member(conn, group, carol, Role.MEMBER, by=alice)
+            removed = await conversations.delete_member(conn, group, bob, by=alice)
+            await outbox.insert_outbox(conn, [added, removed], dismissal(bob))
+            await outbox.insert_outbox(conn, [], dismissal(carol, alice))
+        await nursery.start(world.relay.run)
+        await until_empty(conn)
+        [mail] = world.sent
+        assert [(one.seq, one.added, one.removed) for one in mail.changes] == [(2, (carol,), ()), (3, (), (bob,))]
+        assert mail.heads == [(group, 3)]
+        assert sorted(map(str, mail.dismissals)) == sorted(map(str, [dismissal(bob), dismissal(carol, alice)]))
+    nursery.cancel_scope.cancel()
