@@ -154,6 +154,39 @@ async def test_removed_while_it_is_opened(place: Place, nursery: trio.Nursery, m
     assert told.look().seqs == [] and len(told.removed) <= 1
 
 
+@pytest.mark.parametrize("manual", [False, True])
+async def test_registered_before_anything_is_read(place: Place, nursery: trio.Nursery, manual: bool) -> None:
+    """Until other instances know that the user is here, nothing is read of what they may do or hear: a removal, or the
+    end of their sign-in, that does not come is then seen."""
+    gate, asked = trio.Event(), list[str]()
+
+    async def want_user(user_id: UUID) -> None:
+        await gate.wait()
+
+    def watch(name: str) -> None:
+        ask = getattr(place.books, name)
+
+        async def watched(*given: UUID) -> object:
+            asked.append(name)
+            return await ask(*given)
+
+        setattr(place.books, name, watched)
+
+    for name in ("memberships", "require_user", "require_session"):
+        watch(name)
+    place.rooms._wanted.want_user = want_user  # type: ignore[method-assign]
+    told = Told(place, nursery, manual=manual)
+    told.session.caller = Caller(USER, told.session.caller.expires_at, session_id=UUID(int=7))
+    nursery.start_soon(told.begin)
+    await wait_all_tasks_blocked()
+    assert asked == [] and place.rooms.sessions_of(USER)
+    place.books.is_member = False
+    place.books.head += 1  # elsewhere, and not told to who was not registered
+    gate.set()
+    await wait_all_tasks_blocked()
+    assert asked == ["require_session", "require_user" if manual else "memberships"] and not place.is_attached
+
+
 @pytest.mark.parametrize("moment", ["memberships read", "head read", "before the head is read"])
 @pytest.mark.parametrize("since", [None, 8])
 async def test_removed_while_it_is_joined(place: Place, nursery: trio.Nursery, moment: str, since: int | None) -> None:
