@@ -30,6 +30,9 @@ REGISTRATION_WINDOW = 600.0  # seconds in which such a request may come again
 MAX_QUERY = 128  # characters of a search
 USERNAME_RULE = "1 to 64 letters, digits and any of . _ - @ + or inner spaces, with a letter or digit at both ends"
 
+LEAVE_AT_ONCE = 50  # conversations that a deleted user leaves in one transaction: what others wait for
+LEAVE_ROUNDS = 1000  # such transactions; the rest is left in the last one
+
 
 class Users:
     def __init__(self, pool: Pool, commits: Commits, presence: Presence) -> None:
@@ -169,6 +172,14 @@ class Users:
                 raise access.not_found("user")
             return None, changes
 
+        async def leave(conn: Connection) -> tuple[bool, Sequence[Change]]:
+            changes, is_more = await store.leave_some(conn, user_id, LEAVE_AT_ONCE)
+            return is_more, changes
+
+        # Few at a time: messages to conversations that are locked wait, and behind them in the lanes everybody's.
+        for _ in range(LEAVE_ROUNDS):
+            if not await self._commits.run(leave):
+                break
         await self._commits.run(write, dismisses=dismissal(user_id))
 
 

@@ -227,12 +227,11 @@ async def delete_user(conn: Connection, user_id: UUID) -> tuple[Change, ...] | N
     only owner, who owns it now. None when there is no such user.
     """
     async with conn.atomic():
-        await conn.execute(queries.lock_conversations_of, {"user_id": user_id})
+        await _lock_conversations(conn, user_id, None)
         if await (await conn.execute(queries.lock_user, {"id": user_id})).fetchone() is None:
             return None
         # Nobody can add her any more; what was added since the first look is locked now.
-        await conn.execute(queries.lock_conversations_of, {"user_id": user_id})
-        changes = await _leave_all(conn, user_id)
+        changes = await _leave(conn, user_id, await _lock_conversations(conn, user_id, None))
         for query in (
             queries.delete_sessions_of,
             queries.delete_identities_of,
@@ -245,8 +244,21 @@ async def delete_user(conn: Connection, user_id: UUID) -> tuple[Change, ...] | N
     return tuple(changes)
 
 
-async def _leave_all(conn: Connection, user_id: UUID) -> list[Change]:
-    left = await (await conn.execute(queries.delete_memberships, {"user_id": user_id})).fetchall()
+async def leave_some(conn: Connection, user_id: UUID, limit: int) -> tuple[list[Change], bool]:
+    """Leave at most `limit` conversations: (the changes, whether there may be more). One transaction."""
+    async with conn.atomic():
+        locked = await _lock_conversations(conn, user_id, limit)
+        return await _leave(conn, user_id, locked), len(locked) == limit
+
+
+async def _lock_conversations(conn: Connection, user_id: UUID, limit: int | None) -> list[UUID]:
+    cursor = await conn.execute(queries.lock_conversations_of, {"user_id": user_id, "limit": limit})
+    return [conversation_id for (conversation_id,) in await cursor.fetchall()]
+
+
+async def _leave(conn: Connection, user_id: UUID, conversation_ids: Sequence[UUID]) -> list[Change]:
+    parameters = {"user_id": user_id, "conversation_ids": list(conversation_ids)}
+    left = await (await conn.execute(queries.delete_memberships, parameters)).fetchall()
     if not left:
         return []
     said = Announcement(Event.MEMBER_REMOVED, user_id, user_id=user_id)

@@ -116,10 +116,10 @@ WITH seen AS MATERIALIZED (
 UPDATE users AS u SET last_seen_at = greatest(u.last_seen_at, %(at)s) FROM seen WHERE u.id = seen.id
 
 -- name: lock_conversations_of
--- members_user, conversations_pkey. In id order, before anything else is locked.
+-- members_user, conversations_pkey. In id order, before anything else is locked. A limit of NULL is none.
 SELECT c.id FROM conversations AS c
 WHERE c.id IN (SELECT conversation_id FROM members WHERE user_id = %(user_id)s)
-ORDER BY c.id FOR NO KEY UPDATE
+ORDER BY c.id LIMIT %(limit)s FOR NO KEY UPDATE
 
 -- name: lock_user
 -- users_pkey. FOR UPDATE: waits for, and holds off, whoever is adding her to a conversation (lock_users).
@@ -128,7 +128,8 @@ SELECT id FROM users WHERE id = %(id)s AND deleted_at IS NULL FOR UPDATE
 -- name: delete_memberships
 -- members_user, conversations_pkey. Says where she was the only owner of others.
 WITH gone AS (
-    DELETE FROM members WHERE user_id = %(user_id)s RETURNING conversation_id, role
+    DELETE FROM members WHERE user_id = %(user_id)s AND conversation_id = ANY(%(conversation_ids)s)
+    RETURNING conversation_id, role
 ), counted AS (
     UPDATE conversations AS c SET member_count = c.member_count - 1 FROM gone WHERE c.id = gone.conversation_id
 )

@@ -4,12 +4,16 @@ import io
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
+import pytest
 import trio
 
+from handlers.commits import Commits
+from handlers.users import LEAVE_AT_ONCE
 from store.pool import Pool
 from tests.handlers.test_file_types import PNG
-from tests.server.rest.conftest import open_site
+from tests.server.rest.conftest import Site, open_site
 from tests.server.rest.test_files import upload
 
 
@@ -68,3 +72,25 @@ async def dump(pool: Pool) -> dict[str, str]:
             rows = await (await conn.execute(f"SELECT t::text FROM {table} AS t".encode())).fetchall()  # noqa: S608
             found[table] = "\n".join(row for (row,) in rows)
     return found
+
+
+async def test_leaving_many_conversations(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deleted user leaves a few conversations in one transaction, not all: others' messages wait for its locks."""
+    sizes: list[int] = []
+    run = Commits.run
+
+    async def counted(self: Commits, write: Any, **options: Any) -> Any:
+        async def measured(conn: Any) -> Any:
+            result, changes = await write(conn)
+            sizes.append(len(changes))
+            return result, changes
+
+        return await run(self, measured, **options)
+
+    (_, a), (bob, b) = [await site.user(name) for name in ("alice", "bob")]
+    group = {"type": "Group", "name": "one of many", "memberIds": [bob]}
+    for _ in range(LEAVE_AT_ONCE + 10):
+        await site.call("POST", "/api/conversations", group, token=a, status=201)
+    monkeypatch.setattr(Commits, "run", counted)
+    await site.call("DELETE", f"/api/users/{bob}", token=b, status=204)
+    assert sum(sizes) == LEAVE_AT_ONCE + 10 and max(sizes) == LEAVE_AT_ONCE
