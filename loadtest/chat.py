@@ -11,7 +11,7 @@ import httpx
 import trio
 
 from loadtest.client import ClientError, connect
-from server import terminal
+from server.protocol import terminal
 
 HUB = "/hubs/chat"
 INDENT = "\n    "  # before a message's further lines, so that none passes for somebody's message

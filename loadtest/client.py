@@ -15,12 +15,13 @@ from urllib.parse import urlencode, urlsplit
 import msgspec
 import trio
 
-from server import http_head, websocket
-from server.hub import handshake
-from server.hub.frames import Close, Completion, Invocation, StreamItem
-from server.hub.protocol import HubProtocol
-from server.hub.protocol_json import JSON
-from server.hub.protocol_msgpack import MSGPACK
+from server.protocol import websocket
+from server.protocol.http1 import head as http_head
+from server.protocol.signalr import handshake
+from server.protocol.signalr.codec import HubProtocol
+from server.protocol.signalr.json_codec import JSON
+from server.protocol.signalr.messages import Close, Completion, Invocation, StreamItem
+from server.protocol.signalr.msgpack_codec import MSGPACK
 
 PROTOCOLS: dict[str, HubProtocol] = {"json": JSON, "messagepack": MSGPACK}
 MAX_MESSAGE = 16 * 1024 * 1024

@@ -17,7 +17,7 @@ import click
 from loadtest import parameters, profiles
 from loadtest.scenarios import SCENARIOS
 from loadtest.scenarios.base import Common, Scenario
-from server import terminal
+from server.protocol import terminal
 
 FAILED = 1
 MISUSED = 2

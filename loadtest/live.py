@@ -16,7 +16,7 @@ from rich.text import Text
 
 from loadtest import results
 from loadtest.results import Phase, Process, Sample
-from server import terminal
+from server.protocol import terminal
 
 PLAIN_INTERVAL = 5.0  # seconds between lines
 STALE = 6.0  # seconds without a sample: the process is gone (metrics pages are read every five)

@@ -26,7 +26,7 @@ from loadtest.scenarios import SCENARIOS
 from loadtest.scenarios.base import Scenario
 from loadtest.stage import REFERENCE
 from loadtest.targets import Target, TargetError, check_files, check_ownership, dev
-from server import terminal
+from server.protocol import terminal
 
 RUNS = Path("loadtest-runs")
 KEY_FILE = "jwt.key"

@@ -18,12 +18,13 @@ import msgspec
 import trio
 
 from loadtest.wire import Listener, Wire
-from server import http_head, websocket
-from server.hub import handshake
-from server.hub.frames import Close, Completion, HubProtocolError, Invocation, StreamItem
-from server.hub.protocol import HubProtocol, Parser
-from server.hub.protocol_json import JSON
-from server.hub.protocol_msgpack import MSGPACK
+from server.protocol import websocket
+from server.protocol.http1 import head as http_head
+from server.protocol.signalr import handshake
+from server.protocol.signalr.codec import HubProtocol, Parser
+from server.protocol.signalr.json_codec import JSON
+from server.protocol.signalr.messages import Close, Completion, HubProtocolError, Invocation, StreamItem
+from server.protocol.signalr.msgpack_codec import MSGPACK
 
 PROTOCOLS: dict[str, HubProtocol] = {"json": JSON, "messagepack": MSGPACK}
 HUB = "/hubs/chat"

@@ -11,9 +11,9 @@ from uuid import UUID
 import trio
 from rich.table import Table
 
-from server import terminal
 from server.auth import signing_keys
 from server.config import ConfigError, Settings, require
+from server.protocol import terminal
 from server.tls import expiry, load_context
 from store import keys, migrate, partitions, users
 from store.clock import MAX_SKEW, fetch_skew

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from server import terminal
 from server.admin.commands import drain, inspect
+from server.protocol import terminal
 
 if TYPE_CHECKING:
     from server.config import Settings

@@ -16,11 +16,12 @@ from typing import ClassVar, Protocol
 import structlog
 import trio
 
-from server import tcp_info, websocket
+from server import tcp_info
 from server.outbox import RESUME_AT, Outbox
 from server.poller import ENDED, READABLE, WRITABLE, Poller
+from server.protocol import websocket
+from server.protocol.websocket import Message
 from server.tls import TlsSocket
-from server.websocket import Message
 from server.wheel import Wheel
 
 READ_SIZE = 16384  # bytes asked of the kernel at once; what bounds the work of one scheduler step

@@ -10,8 +10,8 @@ from uuid import UUID
 
 import trio
 
-from server.hub.encoding import Encoding
 from server.outbox import Flusher, Verdict
+from server.protocol.signalr.encoding import Encoding
 from server.room import Subscriber
 from server.rooms import Rooms
 from store.defects import guard

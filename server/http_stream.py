@@ -12,9 +12,9 @@ from socket import SHUT_WR, socket
 
 import trio
 
-from server import http_head
-from server.http_body import Body
-from server.http_head import BadRequest, Head
+from server.protocol.http1 import head as http_head
+from server.protocol.http1.body import Body
+from server.protocol.http1.head import BadRequest, Head
 from server.strangers import CROWDED, Stranger
 from server.tls import TlsSocket
 

@@ -17,11 +17,11 @@ import structlog
 import trio
 
 from handlers.errors import CODES, RETRY_AFTER_SECONDS, ChatError
-from server import http_head
 from server.addresses import Proxies, new_request_id
-from server.http_head import BadRequest, Head
 from server.http_stream import SEND_STALL, AnySocket, RequestStream, SecureRequestStream
 from server.inherited import inherited
+from server.protocol.http1 import head as http_head
+from server.protocol.http1.head import BadRequest, Head
 from server.strangers import CROWDED, Stranger, Strangers
 from server.tls import Certificate, TlsSocket
 from store.defects import guard

@@ -19,7 +19,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from server import tracebacks
 from server.log_limits import PERIOD, Suppressor
-from server.terminal import line, shown
+from server.protocol.terminal import line, shown
 
 LEVELS = ("debug", "info", "warning", "error")
 _NUMBERS = {name.lower(): number for name, number in logging.getLevelNamesMapping().items()}  # by structlog's method

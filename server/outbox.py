@@ -12,7 +12,7 @@ import enum
 
 import trio
 
-from server.hub.encoding import Encoding
+from server.protocol.signalr.encoding import Encoding
 from store.defects import guard
 
 SHED_AT = 0.5  # of the limit: from here on ephemeral frames (typing, presence) are dropped

@@ -13,9 +13,9 @@ from rich.table import Table
 
 from handlers.commits import Commits
 from handlers.files import Files
-from server import terminal
 from server.auth import signing_keys
 from server.config import MIB, ConfigError, Settings
+from server.protocol import terminal
 from store import accounts, creations, messages, partitions, users
 from store.clock import fetch_agreed_now
 from store.entries import Dismissal

@@ -17,8 +17,8 @@ import trio
 
 from handlers.errors import ChatError
 from handlers.model import Resync
-from server.hub.encoding import Encoding
 from server.outbox import Flusher, Verdict
+from server.protocol.signalr.encoding import Encoding
 from server.repairs import REPAIR_DELAY, Repairs
 from server.room import Cursors, History, Room, Subscriber, Teller, Wanted
 from store.defects import guard

@@ -16,7 +16,8 @@ import trio
 
 from loadtest import client as websockets
 from loadtest.client import PROTOCOLS, ClientError, HubClient, OnEvent, attended
-from server import http_head, websocket
+from server.protocol import websocket
+from server.protocol.http1 import head as http_head
 
 CARRIERS = ("socket", "late", "sse", "polling")
 FORMATS = [(carrier, protocol) for carrier in CARRIERS for protocol in ("json", "messagepack")]

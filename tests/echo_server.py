@@ -9,13 +9,14 @@ from collections.abc import Awaitable
 
 import trio
 
-from server import http_head, websocket
 from server.connection import Connection
-from server.http_head import Head
 from server.http_stream import AnySocket, RequestStream
 from server.listener import Listener, Service, bind, require_upgrade
 from server.outbox import Flusher, Verdict
 from server.poller import Poller
+from server.protocol import websocket
+from server.protocol.http1 import head as http_head
+from server.protocol.http1.head import Head
 from server.tls import Certificate, TlsSocket
 from server.wheel import Wheel
 

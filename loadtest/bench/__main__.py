@@ -16,7 +16,7 @@ from rich.table import Table
 from loadtest.bench import measures
 from loadtest.bench.people import Rest, User
 from loadtest.bench.process import parley, reference
-from server import terminal
+from server.protocol import terminal
 
 MEMBERS = 200  # of the big room; ten connections each
 USERS = 2000

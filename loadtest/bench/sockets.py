@@ -10,8 +10,9 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 
-from server import http_head, websocket
-from server.hub import handshake
+from server.protocol import websocket
+from server.protocol.http1 import head
+from server.protocol.signalr import handshake
 
 MASK = b"\x01\x02\x03\x04"  # any will do on loopback
 FLIGHT = 200  # connections opened at a time
@@ -58,7 +59,7 @@ class Swarm:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         headers = {"Authorization": f"Bearer {tokens[number % len(tokens)]}"} if tokens else {}
         first = frame(handshake.encode_request("json")) if tokens else b""
-        sock.sendall(http_head.client_request("127.0.0.1", HUB, base64.b64encode(b"0123456789abcdef"), headers) + first)
+        sock.sendall(head.client_request("127.0.0.1", HUB, base64.b64encode(b"0123456789abcdef"), headers) + first)
         return sock
 
     @staticmethod

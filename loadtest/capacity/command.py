@@ -15,7 +15,7 @@ from loadtest.capacity.population import Cost, Costs, Needs, Population, needs
 from loadtest.peers.driver import PeerError
 from loadtest.report.charts import number
 from loadtest.results import Machine, installed_versions, this_machine
-from server import terminal
+from server.protocol import terminal
 
 FAILED = 1
 MISUSED = 2

@@ -12,7 +12,7 @@ from rich.table import Table
 from loadtest.compare.verdict import BETTER, REPEATS, SLIGHTLY_WORSE, WORSE, Finding, Line, NotComparable, judge
 from loadtest.report.charts import number
 from loadtest.results import Result, ResultError, read
-from server import terminal
+from server.protocol import terminal
 
 REGRESSION = 1
 MISUSED = 2

@@ -23,7 +23,7 @@ from loadtest.peers.dialects import Dialect, Hub, Seat
 from loadtest.peers.driver import Measured, Pairs, PeerError
 from loadtest.processes import joint_usage, services
 from loadtest.results import Machine, installed_versions, this_machine
-from server import terminal
+from server.protocol import terminal
 
 DATABASE = "peers"
 PARLEY = "Parley"

@@ -8,8 +8,8 @@ import uuid
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
-from server import websocket
-from server.hub import handshake
+from server.protocol import websocket
+from server.protocol.signalr import handshake
 
 SEPARATOR = b"\x1e"
 MASK = b"\x01\x02\x03\x04"  # any will do on loopback

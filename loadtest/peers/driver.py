@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 from loadtest.histogram import Histogram
 from loadtest.peers.dialects import Dialect, Refused, Seat, frame
-from server import http_head, websocket
+from server.protocol import websocket
+from server.protocol.http1 import head as http_head
 
 CONTENT = "x" * 99
 READ_SIZE = 65536  # bytes

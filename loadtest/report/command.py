@@ -8,7 +8,7 @@ import click
 from loadtest.figures import merge
 from loadtest.report.page import write_report
 from loadtest.results import ResultError, read
-from server import terminal
+from server.protocol import terminal
 
 MISUSED = 2
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
-from server import terminal
+from server.protocol import terminal
 
 F = TypeVar("F", bound=Callable[..., None])
 LEVELS = ("debug", "info", "warning", "error")  # as server.logs has them

@@ -12,10 +12,10 @@ import trio
 from rich.console import Console
 from rich.live import Live
 
-from server import terminal
 from server.admin.client import AdminClient, AdminError, Gone, connect, decode
 from server.admin.shapes import Status
 from server.admin.tables import RENDERERS
+from server.protocol import terminal
 
 POLL = 0.2  # seconds between looks at a drain
 

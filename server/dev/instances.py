@@ -14,8 +14,8 @@ from contextlib import contextmanager
 
 import trio
 
-from server import terminal
 from server.dev import supervisor
+from server.protocol import terminal
 
 RESTART_AFTER = 1.0  # seconds
 QUIET = ("debug", "info")  # levels that are not shown

@@ -14,13 +14,13 @@ import trio
 
 from handlers.errors import ChatError, from_store
 from handlers.limits import refusal, spend
-from server import websocket
 from server.hub.dispatch import PLAIN, STREAM, Method
-from server.hub.frames import Invocation, StreamInvocation
 from server.hub.ports import Carrier, Hub
 from server.hub.shares import Share
 from server.hub.survival import Survival
 from server.outbox import Outbox, Verdict
+from server.protocol import websocket
+from server.protocol.signalr.messages import Invocation, StreamInvocation
 from store.defects import guard
 from store.errors import Overloaded, Unavailable
 from store.model import Change

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 import trio
 
-from server import websocket
 from server.hub.session import HubSession
 from server.outbox import RESUME_AT, Outbox
+from server.protocol import websocket
 from server.wheel import Wheel
 
 Scope = dict[str, Any]

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from handlers.errors import ChatError
-from server.hub.frames import ArgumentsError, Invocation, StreamInvocation
-from server.hub.protocol import REQUIRED, HubProtocol, Signature
+from server.protocol.signalr.codec import REQUIRED, HubProtocol, Signature
+from server.protocol.signalr.messages import ArgumentsError, Invocation, StreamInvocation
 from store.histogram import Histogram
 
 PLAIN: Final = "plain"

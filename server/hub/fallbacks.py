@@ -17,15 +17,15 @@ from handlers.errors import CODES, ChatError
 from handlers.limits import Limiter
 from handlers.model import Caller
 from server.auth import Redeemed
-from server.http_head import joined
 from server.hub.carrier import Receive, Scope, Send
-from server.hub.encoding import BARE
 from server.hub.http_carrier import Gone, HttpCarrier
 from server.hub.long_polling import Polled, send_answer
 from server.hub.peers import OwnerGone, Peers
 from server.hub.server import HubServer, Used, draining, is_hub
 from server.hub.sse import EventStream
 from server.listener import Refusal, refusal
+from server.protocol.http1.head import joined
+from server.protocol.signalr.encoding import BARE
 from server.strangers import known
 from store.defects import guard
 

@@ -24,8 +24,8 @@ from server.ephemera import Ephemera
 from server.hub import catchup
 from server.hub.calls import INTERRUPTED, Ticket
 from server.hub.dispatch import Dispatcher
-from server.hub.protocol import UuidKey
 from server.hub.session import HubSession
+from server.protocol.signalr.codec import UuidKey
 from store.messages import END
 from store.model import Account, Message, MessageStatus, Seq
 

@@ -12,9 +12,9 @@ import structlog
 import trio
 
 from handlers.errors import from_store
-from server.http_head import joined
 from server.hub.carrier import Receive, Scope, Send
 from server.listener import Refusal
+from server.protocol.http1.head import joined
 from store.defects import guard
 from store.errors import Unavailable
 from store.owners import TTL, Owners

@@ -10,8 +10,8 @@ from handlers.limits import Rate
 from handlers.ports import Receipts
 from server.hub import catchup
 from server.hub.dispatch import Dispatcher
-from server.hub.encoding import Encoding
 from server.outbox import Flusher
+from server.protocol.signalr.encoding import Encoding
 from server.rooms import Rooms
 from server.wheel import Due, Wheel
 

@@ -6,7 +6,7 @@ Owns no state of its own. A class apart, so that all other connections pay nothi
 from typing import Any
 
 from server.connection import Connection
-from server.hub.reliable import Reliable
+from server.protocol.signalr.stateful_reconnect import Reliable
 
 
 class ReliableConnection(Connection):

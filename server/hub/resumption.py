@@ -1,6 +1,7 @@
 """Stateful reconnect: what is counted of a session's messages, and how its client comes back on another socket.
 
-Owns the session's side of it; the counters are `server.hub.reliable`'s. `HubSession` is made of this.
+Owns the session's side of it; the counters are `server.protocol.signalr.stateful_reconnect`'s. `HubSession` is made
+of this.
 """
 
 from typing import cast
@@ -9,16 +10,16 @@ from uuid import UUID
 import trio
 
 from handlers.errors import ChatError
-from server import websocket
 from server.hub.calls import Calls
-from server.hub.encoding import Encoding
-from server.hub.frames import Ack, Close, HubMessage, Ping
-from server.hub.frames import Sequence as Sequence_
 from server.hub.ports import Carrier
-from server.hub.protocol import Parser
-from server.hub.reliable import ACK_PERIOD, SequenceError, State, delivered
 from server.hub.survival import ReliableOutbox, Survival
 from server.outbox import RESUME_AT, Outbox
+from server.protocol import websocket
+from server.protocol.signalr.codec import Parser
+from server.protocol.signalr.encoding import Encoding
+from server.protocol.signalr.messages import Ack, Close, HubMessage, Ping
+from server.protocol.signalr.messages import Sequence as Sequence_
+from server.protocol.signalr.stateful_reconnect import ACK_PERIOD, SequenceError, State, delivered
 from store.entries import Receipt
 from store.errors import Overloaded
 

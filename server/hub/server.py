@@ -17,17 +17,14 @@ from handlers.errors import CODES, ChatError
 from handlers.limits import Rate
 from handlers.model import Caller, Client
 from handlers.ports import Receipts
-from server import http_head, websocket
 from server.addresses import Proxies, limited_as
 from server.auth import ConnectionTokens, Redeemed, UsedToken, Verifier, new_connection_id
 from server.config import Settings
 from server.connection import Connection
 from server.ephemera import Ephemera
-from server.http_head import Head
 from server.http_stream import AnySocket
 from server.hub.catchup import SyncSource
 from server.hub.dispatch import Dispatcher
-from server.hub.encoding import FRAMED, Encoding
 from server.hub.endings import slug_of
 from server.hub.ports import Carrier
 from server.hub.reliable_connection import ReliableConnection
@@ -37,6 +34,10 @@ from server.limits import Limits
 from server.listener import Refusal, Service, peer, refusal, require_upgrade
 from server.outbox import Flusher, Outbox
 from server.poller import Poller
+from server.protocol import websocket
+from server.protocol.http1 import head as http_head
+from server.protocol.http1.head import Head
+from server.protocol.signalr.encoding import FRAMED, Encoding
 from server.rooms import Rooms
 from server.tls import TlsSocket
 from server.wheel import Wheel

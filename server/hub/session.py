@@ -16,10 +16,17 @@ import trio
 
 from handlers.errors import ChatError, from_store
 from handlers.model import Caller, Client
-from server import websocket
-from server.hub import catchup, handshake
-from server.hub.encoding import BARE, Encoding
-from server.hub.frames import (
+from server.hub import catchup
+from server.hub.ports import Carrier, Hub
+from server.hub.resumption import Resumption
+from server.hub.shares import Share
+from server.hub.survival import ReliableOutbox, Shelf, Survival
+from server.outbox import Outbox
+from server.protocol import websocket
+from server.protocol.signalr import handshake
+from server.protocol.signalr.codec import Parser
+from server.protocol.signalr.encoding import BARE, Encoding
+from server.protocol.signalr.messages import (
     CancelInvocation,
     Close,
     HubMessage,
@@ -28,13 +35,7 @@ from server.hub.frames import (
     Ping,
     StreamInvocation,
 )
-from server.hub.ports import Carrier, Hub
-from server.hub.protocol import Parser
-from server.hub.reliable import State
-from server.hub.resumption import Resumption
-from server.hub.shares import Share
-from server.hub.survival import ReliableOutbox, Shelf, Survival
-from server.outbox import Outbox
+from server.protocol.signalr.stateful_reconnect import State
 from server.room import Room
 from server.tracebacks import discreet
 from store.defects import guard

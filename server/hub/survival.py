@@ -1,15 +1,16 @@
 """What a session with stateful reconnect has while it has no socket: a place for what is said to it, and a time limit.
 
-Owns the outbox without a carrier, and the member of the wheel that ends the wait. `server.hub.reliable` counts.
+Owns the outbox without a carrier, and the member of the wheel that ends the wait.
+`server.protocol.signalr.stateful_reconnect` counts.
 """
 
 from typing import Protocol
 
 import trio
 
-from server.hub.encoding import Encoding
-from server.hub.reliable import Reliable
 from server.outbox import Outbox
+from server.protocol.signalr.encoding import Encoding
+from server.protocol.signalr.stateful_reconnect import Reliable
 
 
 class Expires(Protocol):

@@ -11,8 +11,8 @@ from typing import TypeVar
 import trio
 from msgspec import Struct, field
 
-from server.hub.reliable import State
 from server.hub.session import HubSession
+from server.protocol.signalr.stateful_reconnect import State
 
 CHUNK = 250  # sessions looked at in one scheduler step: one or two milliseconds
 

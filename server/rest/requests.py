@@ -19,7 +19,7 @@ from handlers.errors import ChatError
 from handlers.model import Caller, Client, Once
 from handlers.texts import NO_TEXT, is_text
 from server.addresses import Proxies
-from server.http_head import joined
+from server.protocol.http1.head import joined
 
 MAX_KEY = 128  # characters of an Idempotency-Key
 KEY = "[!-~](?:[ -~]*[!-~])?"

@@ -14,7 +14,7 @@ from quart import has_request_context, request
 from structlog.contextvars import bound_contextvars
 
 from server.addresses import Proxies
-from server.http_head import joined
+from server.protocol.http1.head import joined
 
 TRACE = "parley.trace"  # in the ASGI scope
 CHATTY = re.compile(r"/health(/.*)?|/hubs/chat/?", re.IGNORECASE)  # asked for all the time: lines for those who debug

@@ -16,8 +16,9 @@ from urllib.parse import quote
 
 import trio
 
-from server import http_head, websocket
-from server.hub import handshake
+from server.protocol import websocket
+from server.protocol.http1 import head as http_head
+from server.protocol.signalr import handshake
 from tests.hostile import values
 from tests.hostile.plans import Ask, Call, Cut, Deaf, HubMessage, Leave, Noise, Plan, Rename, Return, Stall, Step
 

@@ -8,7 +8,7 @@ from typing import Any
 import trio
 
 from loadtest.client import HubClient
-from server import websocket
+from server.protocol import websocket
 from tests.integration.test_hostile import INVOKE, Raw, frame, raw
 from tests.running import Running, User
 

@@ -14,7 +14,8 @@ import pytest
 import trio
 
 from loadtest.client import ClientError, open_websocket
-from server import http_head, websocket
+from server.protocol import websocket
+from server.protocol.http1 import head
 from tests.running import Running, User, running
 
 WAIT = 60.0
@@ -179,7 +180,7 @@ async def test_random_bytes(server: Running) -> None:
 async def test_bad_http(server: Running) -> None:
     """What is not HTTP, or no good upgrade, gets an HTTP error that says why."""
     key = base64.b64encode(os.urandom(16))
-    good = http_head.client_request("x", "/hubs/chat", key)
+    good = head.client_request("x", "/hubs/chat", key)
     async with witness(server):
         for data, status in (
             (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
@@ -404,7 +405,7 @@ async def test_upgrade_on_a_kept_alive_connection(server: Running) -> None:
             first += await stream.receive_some(65536)
         assert first.startswith(b"HTTP/1.1 200")
         key = base64.b64encode(os.urandom(16))
-        request = http_head.client_request("x", "/hubs/chat", key, {"Authorization": f"Bearer {user.token}"})
+        request = head.client_request("x", "/hubs/chat", key, {"Authorization": f"Bearer {user.token}"})
         await stream.send_all(request)
         answer = b""
         with trio.fail_after(WAIT):

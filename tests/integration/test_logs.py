@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from loadtest.client import ClientError, HubError, connect, open_websocket
-from server import websocket
+from server.protocol import websocket
 from tests.running import Running, running
 
 MARKER = "geheimnisvoll"

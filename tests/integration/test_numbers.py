@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from loadtest.client import ClientError, HubError
-from server import websocket
+from server.protocol import websocket
 from tests.inbox import WAIT
 from tests.integration.conftest import Shared
 

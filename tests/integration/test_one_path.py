@@ -10,7 +10,8 @@ import httpx
 import pytest
 import trio
 
-from server import http_head, websocket
+from server.protocol import websocket
+from server.protocol.http1 import head as http_head
 from tests.certificates import Authority
 from tests.running import Running, User, running
 

@@ -8,11 +8,11 @@ import pytest
 import trio
 
 from loadtest.client import MAX_MESSAGE, PROTOCOLS, ClientError, HubClient, connect, open_websocket
-from server import websocket
-from server.hub import handshake
-from server.hub.encoding import BARE
-from server.hub.frames import Ack, Completion, Invocation, StreamItem
-from server.hub.frames import Sequence as Sequence_
+from server.protocol import websocket
+from server.protocol.signalr import handshake
+from server.protocol.signalr.encoding import BARE
+from server.protocol.signalr.messages import Ack, Completion, Invocation, StreamItem
+from server.protocol.signalr.messages import Sequence as Sequence_
 from tests.carriers import negotiate
 from tests.inbox import WAIT, Inbox
 from tests.server.rest.conftest import open_site

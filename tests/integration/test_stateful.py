@@ -9,8 +9,8 @@ from typing import Any
 import trio
 
 from loadtest.client import ClientError
-from server import websocket
-from server.hub import handshake
+from server.protocol import websocket
+from server.protocol.signalr import handshake
 from tests.carriers import negotiate, upgrade_later
 from tests.inbox import WAIT
 from tests.running import Running, User, running

@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 import trio
 
-from server import http_head, websocket
+from server.protocol import websocket
+from server.protocol.http1 import head as http_head
 
 Event = dict[str, Any]
 SEPARATOR = b"\x1e"

@@ -7,14 +7,14 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CODECS = {
-    "server.websocket",
-    "server.http_head",
-    "server.hub.frames",
-    "server.hub.handshake",
-    "server.hub.protocol",
-    "server.hub.protocol_json",
-    "server.hub.protocol_msgpack",
-    "server.terminal",  # how anything is printed
+    "server.protocol.websocket",
+    "server.protocol.http1.head",
+    "server.protocol.signalr.messages",
+    "server.protocol.signalr.handshake",
+    "server.protocol.signalr.codec",
+    "server.protocol.signalr.json_codec",
+    "server.protocol.signalr.msgpack_codec",
+    "server.protocol.terminal",  # how anything is printed
 }
 LAYERS = ("server", "handlers", "store")
 

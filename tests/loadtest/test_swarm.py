@@ -13,7 +13,8 @@ from loadtest.reference import Opener
 from loadtest.rest import Rest, RestError
 from loadtest.swarm import PORTS, Origin, Swarm, loopback_sources
 from loadtest.wire import LOST, Wire
-from server import http_head, websocket
+from server.protocol import websocket
+from server.protocol.http1 import head as http_head
 
 Behaviour = Callable[[trio.SocketStream], Awaitable[None]]
 

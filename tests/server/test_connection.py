@@ -7,9 +7,9 @@ import pytest
 import trio
 import trio.testing
 
-from server import websocket
 from server.connection import Connection
 from server.poller import Poller
+from server.protocol import websocket
 from server.wheel import Wheel
 
 WAIT = 30.0

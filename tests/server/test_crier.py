@@ -8,8 +8,8 @@ import trio
 
 from handlers.model import Caller
 from server.crier import STEP, Crier, News
-from server.hub.encoding import FRAMED
 from server.outbox import Flusher, Outbox
+from server.protocol.signalr.encoding import FRAMED
 from server.room import Room
 from server.rooms import Rooms
 from store.ids import new_id

@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio_websocket
 
-from server import websocket
+from server.protocol import websocket
 from tests.echo_server import EchoServer
 
 WAIT = 60.0

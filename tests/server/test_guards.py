@@ -25,13 +25,13 @@ from loadtest.client import ClientError, HubClient
 from server.app import Process
 from server.connection import Connection
 from server.crier import Crier
-from server.hub.encoding import Encoding
 from server.hub.long_polling import Polled
 from server.instances.publisher import Publisher
 from server.jwks import KeySet
 from server.lifecycle import Lifecycle
 from server.listener import Listener
 from server.notices import Notices
+from server.protocol.signalr.encoding import Encoding
 from server.rest.http import HttpServer
 from server.rooms import Rooms
 from server.tls import Certificate

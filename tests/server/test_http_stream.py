@@ -11,7 +11,7 @@ import h11
 import pytest
 import trio
 
-from server import http_head
+from server.protocol.http1 import head as http_head
 from tests.certificates import Authority
 from tests.server.rest.conftest import Site, open_site
 

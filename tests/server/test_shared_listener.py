@@ -5,9 +5,9 @@ import socket
 
 import trio
 
-from server.http_head import Head
 from server.http_stream import AnySocket, RequestStream
 from server.listener import Listener, Service, bind
+from server.protocol.http1.head import Head
 
 WAIT = 60.0  # seconds
 

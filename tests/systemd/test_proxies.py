@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from loadtest.client import ClientError, connect, open_websocket
-from server.hub import handshake
+from server.protocol.signalr import handshake
 from tests.carriers import negotiate
 from tests.integration.test_stateful import Socket
 from tests.running import Running, User, checked, free_port, running

@@ -10,14 +10,14 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from handlers.model import Caller
 from loadtest.client import PROTOCOLS
-from server import websocket
-from server.hub.encoding import FRAMED
-from server.hub.frames import Completion, HubMessage, Invocation
-from server.hub.frames import Sequence as Sequence_
-from server.hub.reliable import BUFFER
 from server.hub.reliable_connection import ReliableConnection
 from server.hub.session import HubSession
 from server.poller import Poller
+from server.protocol import websocket
+from server.protocol.signalr.encoding import FRAMED
+from server.protocol.signalr.messages import Completion, HubMessage, Invocation
+from server.protocol.signalr.messages import Sequence as Sequence_
+from server.protocol.signalr.stateful_reconnect import BUFFER
 from tests.server.hub.test_session import USER, World
 from tests.server.hub.test_session import world as world
 

@@ -16,16 +16,16 @@ from handlers.limits import Rate
 from handlers.model import Caller
 from handlers.ports import Receipts
 from loadtest.client import PROTOCOLS
-from server import websocket
 from server.hub.calls import MAX_OUTSTANDING, MAX_STREAMS, Ticket
 from server.hub.catchup import SyncSource
 from server.hub.dispatch import Dispatcher
-from server.hub.encoding import BARE, Encoding
-from server.hub.frames import Ack, Close, Completion, HubMessage, Invocation, Ping, StreamItem
-from server.hub.frames import Sequence as Sequence_
-from server.hub.reliable import Reliable
 from server.hub.session import DORMANCY, STEP, HubSession
 from server.outbox import Flusher, Outbox
+from server.protocol import websocket
+from server.protocol.signalr.encoding import BARE, Encoding
+from server.protocol.signalr.messages import Ack, Close, Completion, HubMessage, Invocation, Ping, StreamItem
+from server.protocol.signalr.messages import Sequence as Sequence_
+from server.protocol.signalr.stateful_reconnect import Reliable
 from server.rooms import Rooms
 from server.wheel import Wheel
 from store.entries import Receipt

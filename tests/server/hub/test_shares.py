@@ -11,11 +11,11 @@ import trio.testing
 from handlers.limits import Rate
 from loadtest.client import connect
 from server import connection as connections
-from server import websocket
 from server.connection import READ_SIZE, Connection
 from server.hub.shares import MAX_STEP, WORK_BURST, WORK_SHARE, Share
 from server.limits import Limits
 from server.poller import Poller
+from server.protocol import websocket
 from server.wheel import Wheel
 from tests.server.rest.conftest import open_site
 from tests.server.test_connection import FOREVER, Silent

@@ -1,7 +1,7 @@
 """RFC 6455 frames, sans-I/O: bytes in, events out, for the server and the client side.
 
 Owns framing, masking, fragmentation, limits and UTF-8 checks of one direction of a WebSocket. Touches
-no socket, no clock. The opening handshake is in `server.http_head`. Extensions are not offered, so
+no socket, no clock. The opening handshake is in `server.protocol.http1.head`. Extensions are not offered, so
 every reserved bit is a violation (5.2).
 
 This is the hot path: `Decoder.receive` has a fast lane for whole, unfragmented, masked text or binary

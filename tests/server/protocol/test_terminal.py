@@ -1,4 +1,4 @@
-"""server.terminal: what others wrote does nothing to a terminal."""
+"""server.protocol.terminal: what others wrote does nothing to a terminal."""
 
 import ast
 import io
@@ -8,9 +8,9 @@ import click
 import pytest
 from rich.table import Table
 
-from server import terminal
+from server.protocol import terminal
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 HOSTILE = "a\x1b]52;c;ZXZpbA==\x07\x9b2J\r\x7f\u202egnp.exe\u2066\u061c\u2028\udc80\x00"
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from server.hub.frames import (
+from server.protocol.signalr.codec import Signature
+from server.protocol.signalr.messages import (
     ACK,
     CANCEL_INVOCATION,
     CLOSE,
@@ -35,7 +36,6 @@ from server.hub.frames import (
     checked_id,
     optional_id,
 )
-from server.hub.protocol import Signature
 
 ERROR_RESULT, VOID_RESULT, RESULT = 1, 2, 3
 _NIL = Raw(b"\xc0")

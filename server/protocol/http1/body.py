@@ -6,7 +6,7 @@ HTTP server cannot read them in another way than we do.
 
 import re
 
-from server.http_head import CHUNKED, BadRequest, Head
+from server.protocol.http1.head import CHUNKED, BadRequest, Head
 
 LINE_MAX = 256  # bytes of a line that says how long a chunk is, with its extensions
 TRAILERS_MAX = 4096  # bytes behind the last chunk

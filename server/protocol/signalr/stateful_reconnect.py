@@ -17,7 +17,7 @@ from enum import Enum, auto
 import msgspec
 from msgspec import Raw
 
-from server.hub.encoding import Encoding
+from server.protocol.signalr.encoding import Encoding
 
 BUFFER = 100_000  # bytes sent and not acknowledged; past it we wait (the reference server's default)
 ACK_PERIOD = 1.0  # seconds between two Acks of ours, at most

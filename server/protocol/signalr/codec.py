@@ -11,7 +11,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Raw
 
-from server.hub.frames import ArgumentsError, HubMessage
+from server.protocol.signalr.messages import ArgumentsError, HubMessage
 
 REQUIRED: Final = object()
 _UNDECODABLE: Final = (msgspec.DecodeError, RecursionError, UnicodeError)  # what msgspec raises on bad input

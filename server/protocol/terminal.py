@@ -36,7 +36,7 @@ def echo(text: str | bytes, *, err: bool = False, nl: bool = True) -> None:
 
 def console(**options: Any) -> "Console":
     """Rich's, with the same rule for whatever stands in its lines and cells. Imported late: most commands need none."""
-    from server.safe_console import SafeConsole  # noqa: PLC0415
+    from server.protocol.terminal_console import SafeConsole  # noqa: PLC0415
 
     return SafeConsole(**options)
 

@@ -1,11 +1,12 @@
-"""Rich's console without a way through for control characters. Owns nothing else; the rule is `server.terminal`'s."""
+"""Rich's console without a way through for control characters. Owns nothing else; the rule is
+`server.protocol.terminal`'s."""
 
 from collections.abc import Iterable
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from server.terminal import shown
+from server.protocol.terminal import shown
 
 
 class SafeConsole(Console):

@@ -1,11 +1,11 @@
-"""server.http_head: request heads and the opening handshake."""
+"""server.protocol.http1.head: request heads and the opening handshake."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server import http_head
-from server.http_head import BadRequest, parse_head
+from server.protocol.http1 import head as http_head
+from server.protocol.http1.head import BadRequest, parse_head
 
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
 UPGRADE = {

@@ -13,7 +13,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
-from server.hub.frames import (
+from server.protocol.signalr.codec import Signature
+from server.protocol.signalr.messages import (
     ACK,
     CANCEL_INVOCATION,
     CLOSE,
@@ -39,7 +40,6 @@ from server.hub.frames import (
     checked_id,
     optional_id,
 )
-from server.hub.protocol import Signature
 
 SEPARATOR = b"\x1e"
 

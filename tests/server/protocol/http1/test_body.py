@@ -1,12 +1,12 @@
-"""server.http_body: where a body ends, with h11 as the reader behind us."""
+"""server.protocol.http1.body: where a body ends, with h11 as the reader behind us."""
 
 import h11
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.http_body import STEP, TRAILERS_MAX, Body
-from server.http_head import BadRequest, parse_head, rewritten
+from server.protocol.http1.body import STEP, TRAILERS_MAX, Body
+from server.protocol.http1.head import BadRequest, parse_head, rewritten
 
 HEAD = b"POST / HTTP/1.1\r\nHost: x\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"

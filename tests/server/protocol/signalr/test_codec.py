@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from server.hub import handshake
-from server.hub.frames import (
+from server.protocol.signalr import handshake
+from server.protocol.signalr.codec import REQUIRED, HubProtocol, Signature, UuidKey
+from server.protocol.signalr.json_codec import JSON
+from server.protocol.signalr.messages import (
     Ack,
     ArgumentsError,
     CancelInvocation,
@@ -25,9 +27,7 @@ from server.hub.frames import (
     StreamInvocation,
     StreamItem,
 )
-from server.hub.protocol import REQUIRED, HubProtocol, Signature, UuidKey
-from server.hub.protocol_json import JSON
-from server.hub.protocol_msgpack import MSGPACK
+from server.protocol.signalr.msgpack_codec import MSGPACK
 from store.ids import new_id
 
 LIMIT = 32 * 1024

@@ -7,11 +7,11 @@ event once per encoding in use and not once per connection. Touches only the wir
 
 from collections.abc import Sequence
 
-from server import websocket
-from server.hub.frames import ACK, CANCEL_INVOCATION, INVOCATION, SEQUENCE
-from server.hub.protocol import HubProtocol
-from server.hub.protocol_json import JSON
-from server.hub.protocol_msgpack import MSGPACK
+from server.protocol import websocket
+from server.protocol.signalr.codec import HubProtocol
+from server.protocol.signalr.json_codec import JSON
+from server.protocol.signalr.messages import ACK, CANCEL_INVOCATION, INVOCATION, SEQUENCE
+from server.protocol.signalr.msgpack_codec import MSGPACK
 from store.model import Change
 
 CREATED = "ReceiveMessage"

@@ -1,4 +1,4 @@
-"""server.websocket: RFC 6455, with wsproto as the oracle and the public Autobahn cases as a table."""
+"""server.protocol.websocket: RFC 6455, with wsproto as the oracle and the public Autobahn cases as a table."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wsproto.frame_protocol import CloseReason, FrameProtocol, Opcode, ParseFailed
 
-from server import websocket
-from server.websocket import (
+from server.protocol import websocket
+from server.protocol.websocket import (
     BINARY,
     CLOSE,
     CONT,

@@ -1,9 +1,9 @@
-"""server.hub.reliable: the counters and the buffer of stateful reconnect (hub-protocol.md 5)."""
+"""server.protocol.signalr.stateful_reconnect: the counters and the buffer of stateful reconnect (hub-protocol.md 5)."""
 
 import pytest
 
-from server.hub.encoding import BARE, FRAMED, Encoding
-from server.hub.reliable import BUFFER, Reliable, SequenceError, State, delivered
+from server.protocol.signalr.encoding import BARE, FRAMED, Encoding
+from server.protocol.signalr.stateful_reconnect import BUFFER, Reliable, SequenceError, State, delivered
 
 ENCODINGS = [FRAMED["json"], FRAMED["messagepack"], BARE["json"], BARE["messagepack"]]
 MESSAGE = {"conversationId": "c", "senderId": "s", "seq": 7, "content": "x" * 200}

@@ -8,7 +8,7 @@ has a `type`, nor an `error` that is null.
 import json
 from typing import NamedTuple
 
-from server.hub.protocol_json import SEPARATOR
+from server.protocol.signalr.json_codec import SEPARATOR
 
 OK = b"{}\x1e"
 VERSION = 2  # the newest; clients of older ones are served as they are
