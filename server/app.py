@@ -35,10 +35,12 @@ from handlers.refresh_tokens import RefreshTokens
 from handlers.sync import Sync
 from handlers.users import Users
 from server import logs
-from server.addresses import ANY, UNIX, Proxies
 from server.admin.listener import AdminListener
 from server.auth import ACCESS_TTL, ConnectionTokens, Verifier, mint_token, signing_keys
-from server.config import DAYS, SECONDS, Settings, parse_listen, parse_peer_listen, require
+from server.config.rate_limits import Limits
+from server.config.reload import Difference, merge
+from server.config.settings import DAYS, SECONDS, Settings, parse_listen, parse_peer_listen, require
+from server.config.trusted_proxies import ANY, UNIX, Proxies
 from server.crier import Crier
 from server.ephemera import Ephemera
 from server.feed import Feed
@@ -55,7 +57,6 @@ from server.instances.registry import Registry
 from server.instances.relay import Relay
 from server.jwks import KeySet
 from server.lifecycle import Lifecycle
-from server.limits import Limits
 from server.listener import Listener, bind, listen, place
 from server.liveness import Liveness
 from server.notices import Notices
@@ -64,7 +65,6 @@ from server.poller import Poller
 from server.presence import Announcer
 from server.pulse import Pulse
 from server.receipts import ReceiptWriter
-from server.reload import Difference, merge
 from server.rest.answers import AnswerBudget
 from server.rest.any_case import any_case
 from server.rest.app import create_app

@@ -17,7 +17,7 @@ import jwt
 from handlers.errors import ChatError
 from handlers.model import Caller
 from server import jwts
-from server.config import Settings
+from server.config.settings import Settings
 from server.jwks import KeySet
 from store import keys
 from store.errors import StoreError

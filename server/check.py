@@ -12,7 +12,7 @@ import trio
 from rich.table import Table
 
 from server.auth import signing_keys
-from server.config import ConfigError, Settings, require
+from server.config.settings import ConfigError, Settings, require
 from server.protocol import terminal
 from server.tls import expiry, load_context
 from store import keys, migrate, partitions, users

@@ -19,7 +19,7 @@ from server.admin.commands import drain, inspect
 from server.protocol import terminal
 
 if TYPE_CHECKING:
-    from server.config import Settings
+    from server.config.settings import Settings
 
 FAILED = 1
 MISUSED = 2
@@ -38,7 +38,7 @@ def fail(message: str, code: int = FAILED) -> NoReturn:
 @contextmanager
 def told() -> Iterator[None]:
     """What users can get wrong ends in one line each, never in a traceback."""
-    from server.config import ConfigError  # noqa: PLC0415
+    from server.config.settings import ConfigError  # noqa: PLC0415
     from server.supervisor import PartLost  # noqa: PLC0415
     from store.errors import StoreError  # noqa: PLC0415
 
@@ -53,7 +53,7 @@ def told() -> Iterator[None]:
 
 
 def load_settings(config: Path | None, **overrides: Any) -> "Settings":
-    from server.config import load  # noqa: PLC0415
+    from server.config.settings import load  # noqa: PLC0415
 
     return load(os.environ, config, **overrides)
 
@@ -85,7 +85,7 @@ def serve(config: Path | None) -> None:
     import trio  # noqa: PLC0415
 
     from server import app, logs  # noqa: PLC0415
-    from server.config import require  # noqa: PLC0415
+    from server.config.settings import require  # noqa: PLC0415
 
     with told():
         settings = load_settings(config)
@@ -201,7 +201,7 @@ def token(config: Path | None, user: str, ttl: str, admin: bool, data: Path | No
 
     from server.auth import mint_token  # noqa: PLC0415
     from server.check import find_user  # noqa: PLC0415
-    from server.config import duration  # noqa: PLC0415
+    from server.config.settings import duration  # noqa: PLC0415
     from server.dev.command import dev_settings  # noqa: PLC0415
 
     with told():

@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import Mapping
 
-from server.config import ConfigError
+from server.config.settings import ConfigError
 
 FIRST = 3  # the first descriptor after standard input, output and error
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import structlog
 import trio
 
-from server.config import ConfigError
+from server.config.settings import ConfigError
 from server.notices import Notices
 from store.defects import guard
 

@@ -17,7 +17,7 @@ import structlog
 import trio
 
 from handlers.errors import CODES, RETRY_AFTER_SECONDS, ChatError
-from server.addresses import Proxies, new_request_id
+from server.config.trusted_proxies import Proxies, new_request_id
 from server.http_stream import SEND_STALL, AnySocket, RequestStream, SecureRequestStream
 from server.inherited import inherited
 from server.protocol.http1 import head as http_head

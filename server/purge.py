@@ -14,7 +14,7 @@ from rich.table import Table
 from handlers.commits import Commits
 from handlers.files import Files
 from server.auth import signing_keys
-from server.config import MIB, ConfigError, Settings
+from server.config.settings import MIB, ConfigError, Settings
 from server.protocol import terminal
 from store import accounts, creations, messages, partitions, users
 from store.clock import fetch_agreed_now

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
-from server.addresses import Proxies, limited_as
+from server.config.trusted_proxies import Proxies, limited_as
 
 STRANGER = "parley.stranger"  # in the ASGI scope's state
 CROWDED = "Too many connections of this address wait without saying who they are."

@@ -12,7 +12,7 @@ from typing import TypeVar
 import httpx
 import msgspec
 
-from server.admin.address import AUTO, SUFFIX, UnixAddress, find, parse
+from server.config.admin_address import AUTO, SUFFIX, UnixAddress, find, parse
 
 TIMEOUT = 10.0  # seconds; the other end is on this machine
 SETTING = "PARLEY_ADMIN_LISTEN"

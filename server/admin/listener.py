@@ -1,7 +1,8 @@
 """The admin listener: opens what ADMIN_LISTEN names and serves each with the parts of the REST side.
 
 Owns the sockets, and the tasks of their connections, until it is cancelled; that is the last thing in the life of an
-instance, so a drain can be watched to its end. Who may connect is decided by where it listens (`server.admin.address`).
+instance, so a drain can be watched to its end. Who may connect is decided by where it listens
+(`server.config.admin_address`).
 """
 
 import os
@@ -14,11 +15,11 @@ from typing import Protocol
 import structlog
 import trio
 
-from server.admin.address import Address, TcpAddress, UnixAddress, parse, runtime_directory
 from server.admin.app import Parts, admin_app, metrics_app
 from server.admin.control import Control
 from server.admin.control import Parts as Controlled
 from server.admin.sockets import open_named, open_tcp, open_unix
+from server.config.admin_address import Address, TcpAddress, UnixAddress, parse, runtime_directory
 from server.http_stream import RequestStream
 from server.listener import bad_request
 from server.rest.http import HttpServer

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import trio
 
-from server.admin.address import SUFFIX, TcpAddress, answers
+from server.config.admin_address import SUFFIX, TcpAddress, answers
 
 BACKLOG = 64
 PRIVATE = 0o700

@@ -14,7 +14,7 @@ from typing import Any
 import trio
 
 from server import app, logs
-from server.config import ConfigError, Settings, load
+from server.config.settings import ConfigError, Settings, load
 from server.dev import instances, postgres
 from server.dev.services import Services, fits, open_services, short_directory
 from server.protocol import terminal

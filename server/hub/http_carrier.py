@@ -10,7 +10,7 @@ from uuid import UUID
 
 import trio
 
-from server.config import Settings
+from server.config.settings import Settings
 from server.hub.carrier import AsgiCarrier
 from server.hub.session import HubSession
 from server.wheel import Wheel

@@ -11,7 +11,7 @@ import trio
 
 from handlers.errors import ChatError
 from handlers.limits import refusal, spend
-from server.limits import Limits
+from server.config.rate_limits import Limits
 from server.wheel import Wheel
 
 CALLS = "calls of one user"

@@ -15,13 +15,13 @@ from prometheus_client.core import InfoMetricFamily, Metric
 from handlers.commits import Commits
 from handlers.errors import CODES
 from server import logs
+from server.config.rate_limits import Limits
 from server.hub.dispatch import STREAM
 from server.hub.endings import SLUGS
 from server.hub.server import HubServer
 from server.instances.link import Link
 from server.instances.publisher import Publisher
 from server.instances.relay import Relay
-from server.limits import Limits
 from server.listener import Listener
 from server.liveness import Liveness
 from server.metrics.census import Census, Condition

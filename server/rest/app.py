@@ -18,10 +18,10 @@ from handlers.files import Files
 from handlers.messages import Messages
 from handlers.receipts import Receipts
 from handlers.users import Users
-from server.addresses import Proxies, limited_as
 from server.auth import ConnectionTokens, Verifier
-from server.config import Settings
-from server.limits import Limits
+from server.config.rate_limits import Limits
+from server.config.settings import Settings
+from server.config.trusted_proxies import Proxies, limited_as
 from server.rest import (
     auth,
     conversations,

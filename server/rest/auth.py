@@ -14,7 +14,8 @@ from handlers.errors import ChatError
 from handlers.model import ExchangeRequest, Identity, RefreshRequest, Tokens
 from handlers.users import Users
 from server.auth import Verifier
-from server.config import Settings
+from server.config import origins
+from server.config.settings import Settings
 from server.rest.operations import IDEMPOTENCY_KEY, PAGE, Answer, done, operation, query
 from server.rest.requests import (
     answer,
@@ -33,7 +34,7 @@ from server.rest.requests import (
     sign_in_route,
 )
 from server.sign_in import attempt as attempts
-from server.sign_in import codes, return_url
+from server.sign_in import codes
 from server.sign_in.attempt import Attempt
 from server.sign_in.flow import SignIn
 from server.sign_in.providers import failed
@@ -58,7 +59,7 @@ class Redirect(Wire, frozen=True):
 def blueprint(accounts: Accounts, verifier: Verifier, users: Users, sign_in: SignIn, settings: Settings) -> Blueprint:
     routes = Blueprint("auth", __name__, url_prefix="/auth")
     returns = _origins((*settings.allowed_origins, *settings.return_origins))
-    loopback = return_url.LOOPBACK in settings.return_origins
+    loopback = origins.LOOPBACK in settings.return_origins
 
     @routes.get("/login/<provider>")
     @operation(
@@ -147,14 +148,14 @@ def blueprint(accounts: Accounts, verifier: Verifier, users: Users, sign_in: Sig
             grant = codes.Grant(
                 user_id, attempt.provider, session_id=attempt.session_id, challenge=attempt.challenge_of_app
             )
-            goal = return_url.with_query(attempt.return_url, urlencode({"code": sign_in.codes.issue(grant)}))
+            goal = origins.with_query(attempt.return_url, urlencode({"code": sign_in.codes.issue(grant)}))
         return Response("", status=303, headers={"Location": goal})
 
     def _require_return(url: str) -> str:
         """Only to pages of ours: what signs in goes there. Raises ChatError("invalid_request")."""
-        ours = return_url.origin(base_url())
+        ours = origins.origin(base_url())
         allowed = returns | {ours} if ours is not None else returns
-        goal = return_url.checked(url, allowed, loopback=loopback)
+        goal = origins.checked(url, allowed, loopback=loopback)
         if goal is None:
             raise ChatError(
                 "invalid_request", "The returnUrl is of an origin that is not allowed.", errors={"returnUrl": "origin"}
@@ -238,4 +239,4 @@ def _set_cookie(response: Response, attempt: Attempt, value: str, max_age: int) 
 
 def _origins(configured: Collection[str]) -> frozenset[str]:
     """Those that are origins, as browsers write them. A wildcard is none: it says who may call, not where tokens go."""
-    return frozenset(found for one in configured if (found := return_url.origin(one)) is not None)
+    return frozenset(found for one in configured if (found := origins.origin(one)) is not None)

@@ -17,7 +17,7 @@ from werkzeug.routing import Rule
 from handlers import texts
 from handlers.errors import CODES
 from handlers.model import CreateConversation, CreateMessage, PresignFile
-from server.config import Settings
+from server.config.settings import Settings
 from server.rest.operations import (
     HEADERS,
     IF_MATCH,

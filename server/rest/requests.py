@@ -18,7 +18,7 @@ from handlers import texts
 from handlers.errors import ChatError
 from handlers.model import Caller, Client, Once
 from handlers.texts import NO_TEXT, is_text
-from server.addresses import Proxies
+from server.config.trusted_proxies import Proxies
 from server.protocol.http1.head import joined
 
 MAX_KEY = 128  # characters of an Idempotency-Key

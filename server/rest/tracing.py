@@ -13,7 +13,7 @@ import structlog
 from quart import has_request_context, request
 from structlog.contextvars import bound_contextvars
 
-from server.addresses import Proxies
+from server.config.trusted_proxies import Proxies
 from server.protocol.http1.head import joined
 
 TRACE = "parley.trace"  # in the ASGI scope

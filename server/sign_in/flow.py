@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from handlers import access
 from handlers.model import Identity
 from server.auth import Claimer
-from server.config import OAuthProvider
+from server.config.settings import OAuthProvider
 from server.sign_in.attempt import TTL, Attempt, Sealer
 from server.sign_in.codes import Codes
 from server.sign_in.providers import Provider, failed, make_provider

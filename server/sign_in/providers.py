@@ -17,7 +17,7 @@ import trio
 from handlers.errors import ChatError
 from handlers.model import Identity
 from server import jwts
-from server.config import OAuthProvider
+from server.config.settings import OAuthProvider
 from server.jwks import KeySet
 from server.sign_in.attempt import Attempt
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from server.config import ConfigError
+from server.config.settings import ConfigError
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider

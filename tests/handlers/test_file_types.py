@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from handlers import media_types
 from handlers.file_types import HEAD, canonical, content_type, dimensions, file_name
-from server.config import UPLOAD_TYPES
+from server.config.settings import UPLOAD_TYPES
 
 PNG = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBB", 13, b"IHDR", 640, 480, 8, 6, 0, 0, 0)
 PNG += struct.pack(">I", zlib.crc32(PNG[12:29]))

@@ -13,7 +13,7 @@ import trio
 
 from loadtest.client import ClientError, HubClient, HubError
 from server.auth import mint_token
-from server.config import load
+from server.config.settings import load
 from tests.running import Running, User, checked, running
 
 WAIT = 60.0  # seconds

@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from server.auth import LEEWAY, mint_token
-from server.config import load
+from server.config.settings import load
 from tests.proxy import Proxy
 from tests.running import JWT_KEY, Running, User, free_port, running
 

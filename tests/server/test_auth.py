@@ -20,7 +20,7 @@ from trio.testing import MockClock
 from handlers.errors import ChatError
 from handlers.model import Caller
 from server.auth import LEEWAY, ConnectionTokens, UsedToken, Verifier, mint_token, new_connection_id
-from server.config import load
+from server.config.settings import load
 from server.jwks import MAX_KEYS, MIN_INTERVAL, TRUSTED_FOR, KeySet, _parse_all
 from server.sign_in.attempt import Sealer
 from store.errors import Unavailable

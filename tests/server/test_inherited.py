@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from server.config import ConfigError
+from server.config.settings import ConfigError
 from server.inherited import inherited
 
 

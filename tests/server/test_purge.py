@@ -10,7 +10,7 @@ from subprocess import CompletedProcess
 import pytest
 import trio
 
-from server.config import Settings
+from server.config.settings import Settings
 from server.purge import run
 from store import accounts, conversations, creations, files, partitions, users
 from store.errors import StoreError

@@ -3,7 +3,7 @@
 import trio
 
 from loadtest.client import connect
-from server.addresses import Proxies
+from server.config.trusted_proxies import Proxies
 from server.strangers import Stranger, Strangers
 from tests.server.rest.conftest import open_site
 

@@ -13,7 +13,7 @@ import trio_websocket
 from structlog.testing import capture_logs
 
 from loadtest.client import ClientError, connect, open_websocket
-from server.config import ConfigError
+from server.config.settings import ConfigError
 from server.protocol import websocket
 from server.tls import Certificate
 from tests.certificates import Authority

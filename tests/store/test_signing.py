@@ -13,7 +13,7 @@ from handlers.errors import ChatError
 from handlers.model import Caller
 from handlers.refresh_tokens import RefreshTokens
 from server.auth import ConnectionTokens, Verifier, mint_token
-from server.config import load
+from server.config.settings import load
 from server.sign_in.attempt import Sealer, begin
 from store.objects.directory import DirectoryObjects
 from store.signing import SigningKeys

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from server.admin.address import TcpAddress, UnixAddress, find, parse, runtime_directory
 from server.admin.sockets import InUse, open_named, open_unix
+from server.config.admin_address import TcpAddress, UnixAddress, find, parse, runtime_directory
 
 
 async def test_a_name_that_is_taken(tmp_path: Path) -> None:

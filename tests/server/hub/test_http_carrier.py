@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from server.config import load
+from server.config.settings import load
 from server.hub.http_carrier import Gone, HttpCarrier
 from server.hub.session import HubSession
 from server.hub.shares import WORK_BURST, WORK_SHARE, Share

@@ -11,9 +11,9 @@ import trio.testing
 from handlers.limits import Rate
 from loadtest.client import connect
 from server import connection as connections
+from server.config.rate_limits import Limits
 from server.connection import READ_SIZE, Connection
 from server.hub.shares import MAX_STEP, WORK_BURST, WORK_SHARE, Share
-from server.limits import Limits
 from server.poller import Poller
 from server.protocol import websocket
 from server.wheel import Wheel

@@ -9,7 +9,7 @@ import trio
 
 from loadtest.client import ClientError, connect
 from server.auth import mint_token
-from server.config import load
+from server.config.settings import load
 from store.ids import new_id
 from tests.running import JWT_KEY
 from tests.server.rest.conftest import Site, open_site

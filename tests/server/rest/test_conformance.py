@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import trio
 
 from server.auth import mint_token
-from server.config import load
+from server.config.settings import load
 from tests.running import JWT_KEY, Running, checked, running
 
 SEED = 20261125

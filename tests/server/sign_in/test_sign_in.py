@@ -16,7 +16,7 @@ from trio.testing import MockClock
 
 from handlers.errors import ChatError
 from server.auth import mint_token
-from server.config import OAuthProvider
+from server.config.settings import OAuthProvider
 from server.sign_in.attempt import begin
 from server.sign_in.providers import OpenIdProvider
 from store import accounts as store

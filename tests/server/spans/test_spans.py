@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 from opentelemetry.trace import SpanKind, StatusCode
 
 from loadtest.client import HubClient, HubError, connect
-from server.config import ConfigError
+from server.config.settings import ConfigError
 from server.spans import provider
 from server.spans.tracing import Tracing
 from store.entries import Entry, TraceMark, new_parcel, pack, unpack

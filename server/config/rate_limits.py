@@ -7,7 +7,7 @@ for itself: it costs no question to Redis on the way of every connection and mes
 from uuid import UUID
 
 from handlers.limits import Counter, Limiter, Rate, SharedLimiter
-from server.config import Settings
+from server.config.settings import Settings
 
 
 class Limits:

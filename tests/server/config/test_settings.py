@@ -1,11 +1,11 @@
-"""server.config: every setting typed, checked, and silent about secrets."""
+"""server.config.settings: every setting typed, checked, and silent about secrets."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-from server.config import ConfigError, Settings, duration, load, parse_listen, redact, require, size
+from server.config.settings import ConfigError, Settings, duration, load, parse_listen, redact, require, size
 
 KEY = "k" * 32
 
@@ -109,14 +109,14 @@ def test_units() -> None:
 
 def test_every_setting_is_documented() -> None:
     """The README's table has them all."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    readme = (Path(__file__).parents[3] / "README.md").read_text()
     missing = [name for name in Settings.__struct_fields__ if f"`{name.upper()}" not in readme]
     assert not missing
 
 
 def test_what_one_user_may_cost_is_documented() -> None:
     """docs/operations.md has every bound that may be set, with its default as it is; and no other one."""
-    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "operations.md").read_text()
     section = page.split("## What one user may cost\n")[1].split("\n## ")[0]
     rows = dict(re.findall(r"^\| [^|]+ \| `([A-Z_]+)` \| ([^|]+) \|", section, re.MULTILINE))
     bounds = [name for name in Settings.__struct_fields__ if name.startswith(("max_", "rate_"))] + ["outbox_bytes"]

@@ -1,10 +1,10 @@
-"""server.addresses: who is believed about where a request comes from."""
+"""server.config.trusted_proxies: who is believed about where a request comes from."""
 
 import pytest
 
-from server import addresses
-from server.addresses import Proxies, limited_as
-from server.config import ConfigError, load
+from server.config import trusted_proxies
+from server.config.settings import ConfigError, load
+from server.config.trusted_proxies import Proxies, limited_as
 
 TRUSTED = Proxies(["10.0.0.0/8", "192.0.2.1", "::1"])
 
@@ -71,7 +71,7 @@ def test_limited_as() -> None:
 )
 def test_origins_as_browsers_send_them(text: str, origin: str) -> None:
     """Case, a slash at the end and the default port make no difference; names are as they are sent."""
-    assert addresses.browser_origin(text) == origin
+    assert trusted_proxies.browser_origin(text) == origin
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_origins_as_browsers_send_them(text: str, origin: str) -> None:
 def test_what_is_no_origin(text: str) -> None:
     """Refused with a sentence, instead of never being equal to what a browser sends."""
     with pytest.raises(ValueError, match=r"\w+ .*"):
-        addresses.browser_origin(text)
+        trusted_proxies.browser_origin(text)
     with pytest.raises(ConfigError, match="ALLOWED_ORIGINS: "):
         load({"PARLEY_ALLOWED_ORIGINS": text})
 

@@ -16,10 +16,10 @@ from urllib.parse import urlsplit, urlunsplit
 import msgspec
 
 from handlers.limits import Rate
-from server.addresses import ANY, Proxies, browser_origin
-from server.admin.address import AUTO
-from server.admin.address import parse as parse_admin
-from server.sign_in.return_url import LOOPBACK, origin
+from server.config.admin_address import AUTO
+from server.config.admin_address import parse as parse_admin
+from server.config.origins import LOOPBACK, origin
+from server.config.trusted_proxies import ANY, Proxies, browser_origin
 
 SECONDS = 1.0
 DAYS = 86400.0

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from server.config import Settings
+from server.config.settings import Settings
 
 RELOADABLE = frozenset(
     {"log_level", "jwt_key", "jwt_old_keys", "rate_limits", "drain_seconds", "shutdown_timeout"}
