@@ -34,7 +34,6 @@ from handlers.receipts import Receipts
 from handlers.refresh_tokens import RefreshTokens
 from handlers.sync import Sync
 from handlers.users import Users
-from server import logs
 from server.admin.listener import AdminListener
 from server.auth import ACCESS_TTL, ConnectionTokens, Verifier, mint_token, signing_keys
 from server.config.rate_limits import Limits
@@ -58,12 +57,13 @@ from server.instances.relay import Relay
 from server.jwks import KeySet
 from server.lifecycle import Lifecycle
 from server.listener import Listener, bind, listen, place
-from server.liveness import Liveness
 from server.notices import Notices
+from server.observability import logs
+from server.observability.event_loop_lag import Pulse
+from server.observability.liveness import Liveness
 from server.outbox import Flusher
 from server.poller import Poller
 from server.presence import Announcer
-from server.pulse import Pulse
 from server.receipts import ReceiptWriter
 from server.rest.answers import AnswerBudget
 from server.rest.any_case import any_case

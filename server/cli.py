@@ -84,8 +84,9 @@ def serve(config: Path | None) -> None:
     """
     import trio  # noqa: PLC0415
 
-    from server import app, logs  # noqa: PLC0415
+    from server import app  # noqa: PLC0415
     from server.config.settings import require  # noqa: PLC0415
+    from server.observability import logs  # noqa: PLC0415
 
     with told():
         settings = load_settings(config)

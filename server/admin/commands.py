@@ -16,7 +16,7 @@ import click
 from server.protocol import terminal
 
 F = TypeVar("F", bound=Callable[..., None])
-LEVELS = ("debug", "info", "warning", "error")  # as server.logs has them
+LEVELS = ("debug", "info", "warning", "error")  # as server.observability.logs has them
 ORDERS = ("age", "outbox", "rooms", "in", "out")  # as server.admin.views has them
 
 

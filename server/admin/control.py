@@ -13,13 +13,13 @@ import structlog
 
 from handlers.errors import ChatError
 from handlers.texts import is_text
-from server import logs
 from server.admin.shapes import InstanceView, Killed, Status
 from server.admin.views import renewed_ago
 from server.hub.server import HubServer
 from server.instances.publisher import Publisher
 from server.instances.registry import Registry
-from server.liveness import Liveness
+from server.observability import logs
+from server.observability.liveness import Liveness
 from server.rooms import Rooms
 from store.entries import Dismissal
 from store.instances import Instances

@@ -21,6 +21,7 @@ from server.hub.ports import Carrier, Hub
 from server.hub.resumption import Resumption
 from server.hub.shares import Share
 from server.hub.survival import ReliableOutbox, Shelf, Survival
+from server.observability.redaction import discreet
 from server.outbox import Outbox
 from server.protocol import websocket
 from server.protocol.signalr import handshake
@@ -37,7 +38,6 @@ from server.protocol.signalr.messages import (
 )
 from server.protocol.signalr.stateful_reconnect import State
 from server.room import Room
-from server.tracebacks import discreet
 from store.defects import guard
 from store.errors import Overloaded, StoreError, Unavailable
 

@@ -14,7 +14,6 @@ from prometheus_client.core import InfoMetricFamily, Metric
 
 from handlers.commits import Commits
 from handlers.errors import CODES
-from server import logs
 from server.config.rate_limits import Limits
 from server.hub.dispatch import STREAM
 from server.hub.endings import SLUGS
@@ -23,10 +22,11 @@ from server.instances.link import Link
 from server.instances.publisher import Publisher
 from server.instances.relay import Relay
 from server.listener import Listener
-from server.liveness import Liveness
 from server.metrics.census import Census, Condition
 from server.metrics.families import counter, counters, gauge, gauges, histogram, histograms
-from server.pulse import Pulse
+from server.observability import logs
+from server.observability.event_loop_lag import Pulse
+from server.observability.liveness import Liveness
 from server.receipts import ReceiptWriter
 from server.rest.answers import AnswerBudget
 from server.rest.tally import Tally

@@ -298,11 +298,11 @@ FAULTS = [
     Fault("calls", Users, "update_status", update_status),
     Fault("rest", Users, "update_status", put_status),
     Fault("pulse", Histogram, "observe", nothing),
-    Fault("liveness", server.liveness._Part, "look", nothing),
+    Fault("liveness", server.observability.liveness._Part, "look", nothing),
     Fault("partitions", server.app, "ensure_partitions", keep_partitions),
     Fault("keys", KeySet, "_fetch", refresh_keys),
     Fault("certificate", Certificate, "look", look_at_certificate),
-    Fault("notices", server.liveness.Liveness, "verdict", feed_watchdog),
+    Fault("notices", server.observability.liveness.Liveness, "verdict", feed_watchdog),
     Fault("lifecycle", Process, "apply", reload),
     Fault("admin", HttpServer, "serve", ask_admin),
 ]

@@ -13,11 +13,11 @@ import trio
 
 from handlers.export import AT_ONCE as EXPORTS_AT_ONCE
 from loadtest.client import ClientError, connect
-from server import logs
 from server.admin import app as admin_app
 from server.admin.listener import MAX_SCRAPERS
 from server.hub.endings import OTHER, SLUGS, slug_of
-from server.log_limits import OF_ONE, Suppressor
+from server.observability import logs
+from server.observability.log_limits import OF_ONE, Suppressor
 from server.rest import turns
 from store.histogram import Histogram
 from tests.running import free_port

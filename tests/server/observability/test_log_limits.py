@@ -1,4 +1,4 @@
-"""server.log_limits: a line that comes over and over is counted, and what was left out is said."""
+"""server.observability.log_limits: a line that comes over and over is counted, and what was left out is said."""
 
 import json
 import logging
@@ -6,8 +6,8 @@ import logging
 import pytest
 import structlog
 
-from server import logs
-from server.log_limits import MAX_KEYS, OF_EVENT, OF_ONE, PERIOD, SUPPRESSED, Suppressor
+from server.observability import logs
+from server.observability.log_limits import MAX_KEYS, OF_EVENT, OF_ONE, PERIOD, SUPPRESSED, Suppressor
 
 
 class Clock:

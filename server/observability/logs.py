@@ -17,8 +17,8 @@ import structlog
 import trio
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from server import tracebacks
-from server.log_limits import PERIOD, Suppressor
+from server.observability import redaction
+from server.observability.log_limits import PERIOD, Suppressor
 from server.protocol.terminal import line, shown
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -96,9 +96,9 @@ def configure(log_format: str, level: str) -> None:
         redact,
     ]
     final: list[Any] = (
-        [tracebacks.render, printable, structlog.processors.JSONRenderer(serializer=serialize)]
+        [redaction.render, printable, structlog.processors.JSONRenderer(serializer=serialize)]
         if log_format == "json"
-        else [tracebacks.render_text, printable, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        else [redaction.render_text, printable, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     )
     structlog.configure(
         processors=[_threshold, _suppressor, *shared, *final],

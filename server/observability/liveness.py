@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import trio
 
-from server.pulse import Pulse
+from server.observability.event_loop_lag import Pulse
 from store.defects import guard
 
 LOOK = 1.0  # seconds between looks

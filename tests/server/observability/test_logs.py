@@ -1,4 +1,4 @@
-"""server.logs: one JSON line each, without secrets and without what people say."""
+"""server.observability.logs: one JSON line each, without secrets and without what people say."""
 
 import json
 import logging
@@ -7,8 +7,8 @@ import sys
 import pytest
 import structlog
 
-from server import logs
-from server.tracebacks import discreet
+from server.observability import logs
+from server.observability.redaction import discreet
 
 
 def test_secrets_and_content_are_hidden(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,8 +7,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from server.liveness import Liveness
-from server.pulse import PERIOD, Pulse
+from server.observability.event_loop_lag import PERIOD, Pulse
+from server.observability.liveness import Liveness
 from store.histogram import Histogram
 
 
