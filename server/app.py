@@ -55,15 +55,16 @@ from server.instances.recovery import Recovery
 from server.instances.registry import Registry
 from server.instances.relay import Relay
 from server.jwks import KeySet
-from server.lifecycle import Lifecycle
 from server.listener import Listener, bind, listen, place
-from server.notices import Notices
 from server.observability import logs
 from server.observability.event_loop_lag import Pulse
 from server.observability.liveness import Liveness
 from server.outbox import Flusher
 from server.poller import Poller
 from server.presence import Announcer
+from server.process.sd_notify import Notices
+from server.process.signals import Lifecycle
+from server.process.supervisor import PartLost, Run, Supervisor
 from server.receipts import ReceiptWriter
 from server.rest.answers import AnswerBudget
 from server.rest.any_case import any_case
@@ -78,7 +79,6 @@ from server.rooms import Rooms
 from server.sign_in.flow import SignIn
 from server.spans.provider import open_tracing
 from server.strangers import Strangers
-from server.supervisor import PartLost, Run, Supervisor
 from server.teller import Teller
 from server.tls import Certificate
 from server.wheel import Wheel

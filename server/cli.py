@@ -39,7 +39,7 @@ def fail(message: str, code: int = FAILED) -> NoReturn:
 def told() -> Iterator[None]:
     """What users can get wrong ends in one line each, never in a traceback."""
     from server.config.settings import ConfigError  # noqa: PLC0415
-    from server.supervisor import PartLost  # noqa: PLC0415
+    from server.process.supervisor import PartLost  # noqa: PLC0415
     from store.errors import StoreError  # noqa: PLC0415
 
     try:

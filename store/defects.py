@@ -9,7 +9,7 @@ What may not cost anything on the way keeps its iterator outside of the `try`, a
 what is done for many at once is done again in halves (`divided`), until the one at fault is alone.
 
 Errors that are raised on purpose (`StoreError`) are no defects. A part that fails as a whole is started again by
-`server.supervisor`. Touches nothing but the log.
+`server.process.supervisor`. Touches nothing but the log.
 """
 
 import secrets

@@ -28,9 +28,9 @@ from server.crier import Crier
 from server.hub.long_polling import Polled
 from server.instances.publisher import Publisher
 from server.jwks import KeySet
-from server.lifecycle import Lifecycle
 from server.listener import Listener
-from server.notices import Notices
+from server.process.sd_notify import Notices
+from server.process.signals import Lifecycle
 from server.protocol.signalr.encoding import Encoding
 from server.rest.http import HttpServer
 from server.rooms import Rooms

@@ -1,11 +1,12 @@
-"""server.supervisor: a part that fails is started again; one that cannot be kept ends the process in good order."""
+"""server.process.supervisor: a part that fails is started again; one that cannot be kept ends the process in good
+order."""
 
 import pytest
 import trio
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 
-from server.supervisor import CALM, FIRST_DELAY, MAX_FAILURES, Supervisor
+from server.process.supervisor import CALM, FIRST_DELAY, MAX_FAILURES, Supervisor
 
 
 class Part:

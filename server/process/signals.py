@@ -11,7 +11,7 @@ import structlog
 import trio
 
 from server.config.settings import ConfigError
-from server.notices import Notices
+from server.process.sd_notify import Notices
 from store.defects import guard
 
 RELOADED_SHOWN = 60.0  # seconds for which the status shows what a reload did

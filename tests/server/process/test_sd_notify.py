@@ -1,4 +1,4 @@
-"""server.notices: what the service manager hears, on a real socket, and that nothing ever waits for it."""
+"""server.process.sd_notify: what the service manager hears, on a real socket, and that nothing ever waits for it."""
 
 import os
 import secrets
@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from server.notices import Notices
+from server.process.sd_notify import Notices
 
 
 class Manager:
