@@ -35,7 +35,6 @@ from handlers.refresh_tokens import RefreshTokens
 from handlers.sync import Sync
 from handlers.users import Users
 from server.admin.listener import AdminListener
-from server.auth import ACCESS_TTL, ConnectionTokens, Verifier, mint_token, signing_keys
 from server.config.rate_limits import Limits
 from server.config.reload import Difference, merge
 from server.config.settings import DAYS, SECONDS, Settings, parse_listen, parse_peer_listen, require
@@ -48,13 +47,15 @@ from server.hub.dispatch import Dispatcher
 from server.hub.fallbacks import Fallbacks, route
 from server.hub.peers import Peers
 from server.hub.server import HubServer
+from server.identity.access_tokens import ACCESS_TTL, ConnectionTokens, Verifier, mint_token, signing_keys
+from server.identity.jwks import KeySet
+from server.identity.sign_in import SignIn
 from server.instances.link import Link
 from server.instances.publisher import Publisher
 from server.instances.reaper import Reaper
 from server.instances.recovery import Recovery
 from server.instances.registry import Registry
 from server.instances.relay import Relay
-from server.jwks import KeySet
 from server.listener import Listener, bind, listen, place
 from server.observability import logs
 from server.observability.event_loop_lag import Pulse
@@ -76,7 +77,6 @@ from server.rest.pacing import paced
 from server.rest.tally import Tally
 from server.rest.tracing import traced
 from server.rooms import Rooms
-from server.sign_in.flow import SignIn
 from server.spans.provider import open_tracing
 from server.strangers import Strangers
 from server.teller import Teller

@@ -11,8 +11,8 @@ from uuid import UUID
 import trio
 from rich.table import Table
 
-from server.auth import signing_keys
 from server.config.settings import ConfigError, Settings, require
+from server.identity.access_tokens import signing_keys
 from server.protocol import terminal
 from server.tls import expiry, load_context
 from store import keys, migrate, partitions, users

@@ -200,10 +200,10 @@ def token(config: Path | None, user: str, ttl: str, admin: bool, data: Path | No
     """
     import trio  # noqa: PLC0415
 
-    from server.auth import mint_token  # noqa: PLC0415
     from server.check import find_user  # noqa: PLC0415
     from server.config.settings import duration  # noqa: PLC0415
     from server.dev.command import dev_settings  # noqa: PLC0415
+    from server.identity.access_tokens import mint_token  # noqa: PLC0415
 
     with told():
         settings = dev_settings(data) if data is not None else load_settings(config)
@@ -259,9 +259,9 @@ def _dev_token(data: Path, user: str) -> str | None:
     """A token for a user of the development server in `data`; None where there is none, or no such user yet."""
     import trio  # noqa: PLC0415
 
-    from server.auth import mint_token  # noqa: PLC0415
     from server.check import find_user  # noqa: PLC0415
     from server.dev.command import KEY_FILE, dev_settings  # noqa: PLC0415
+    from server.identity.access_tokens import mint_token  # noqa: PLC0415
 
     if not (data / KEY_FILE).exists():
         return None

@@ -13,8 +13,8 @@ from rich.table import Table
 
 from handlers.commits import Commits
 from handlers.files import Files
-from server.auth import signing_keys
 from server.config.settings import MIB, ConfigError, Settings
+from server.identity.access_tokens import signing_keys
 from server.protocol import terminal
 from store import accounts, creations, messages, partitions, users
 from store.clock import fetch_agreed_now

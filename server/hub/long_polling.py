@@ -12,10 +12,10 @@ from typing import ClassVar
 
 import trio
 
-from server.auth import Redeemed
 from server.hub.carrier import Receive, Scope, Send, hang_up_of, pieces
 from server.hub.http_carrier import HttpCarrier
 from server.hub.server import HubServer
+from server.identity.access_tokens import Redeemed
 
 POLL_TIMEOUT = 90.0  # seconds (SignalR's default)
 DISCONNECT_TIMEOUT = 15.0  # seconds without a poll after which the client is gone (SignalR's default)

@@ -19,12 +19,12 @@ from handlers.presence import Presence
 from handlers.receipts import Receipts
 from handlers.sync import Sync
 from handlers.users import Users
-from server.auth import Verifier
 from server.ephemera import Ephemera
 from server.hub import catchup
 from server.hub.calls import INTERRUPTED, Ticket
 from server.hub.dispatch import Dispatcher
 from server.hub.session import HubSession
+from server.identity.access_tokens import Verifier
 from server.protocol.signalr.codec import UuidKey
 from store.messages import END
 from store.model import Account, Message, MessageStatus, Seq

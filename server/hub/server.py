@@ -17,7 +17,6 @@ from handlers.errors import CODES, ChatError
 from handlers.limits import Rate
 from handlers.model import Caller, Client
 from handlers.ports import Receipts
-from server.auth import ConnectionTokens, Redeemed, UsedToken, Verifier, new_connection_id
 from server.config.rate_limits import Limits
 from server.config.settings import Settings
 from server.config.trusted_proxies import Proxies, limited_as
@@ -31,6 +30,7 @@ from server.hub.ports import Carrier
 from server.hub.reliable_connection import ReliableConnection
 from server.hub.session import HubSession
 from server.hub.shares import Shares
+from server.identity.access_tokens import ConnectionTokens, Redeemed, UsedToken, Verifier, new_connection_id
 from server.listener import Refusal, Service, peer, refusal, require_upgrade
 from server.outbox import Flusher, Outbox
 from server.poller import Poller

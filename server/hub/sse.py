@@ -6,10 +6,10 @@ When the answer ends, for whatever reason, so does the connection.
 
 from typing import ClassVar
 
-from server.auth import Redeemed
 from server.hub.carrier import Receive, Scope, Send, hang_up_of, pieces
 from server.hub.http_carrier import HttpCarrier
 from server.hub.server import HubServer
+from server.identity.access_tokens import Redeemed
 
 HEADERS = [
     (b"content-type", b"text/event-stream"),

@@ -18,10 +18,11 @@ from handlers.files import Files
 from handlers.messages import Messages
 from handlers.receipts import Receipts
 from handlers.users import Users
-from server.auth import ConnectionTokens, Verifier
 from server.config.rate_limits import Limits
 from server.config.settings import Settings
 from server.config.trusted_proxies import Proxies, limited_as
+from server.identity.access_tokens import ConnectionTokens, Verifier
+from server.identity.sign_in import SignIn
 from server.rest import (
     auth,
     conversations,
@@ -41,7 +42,6 @@ from server.rest.pacing import PacedRequest, let_in
 from server.rest.requests import MAX_BODY, address, bearer, check_query
 from server.rest.tally import Tally
 from server.rest.tracing import current_trace, template
-from server.sign_in.flow import SignIn
 from server.strangers import known
 from store.objects import Objects
 from store.objects.directory import DirectoryObjects

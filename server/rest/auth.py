@@ -13,9 +13,14 @@ from handlers.accounts import Accounts
 from handlers.errors import ChatError
 from handlers.model import ExchangeRequest, Identity, RefreshRequest, Tokens
 from handlers.users import Users
-from server.auth import Verifier
 from server.config import origins
 from server.config.settings import Settings
+from server.identity import exchange_codes
+from server.identity import sign_in_state as attempts
+from server.identity.access_tokens import Verifier
+from server.identity.providers import failed
+from server.identity.sign_in import SignIn
+from server.identity.sign_in_state import Attempt
 from server.rest.operations import IDEMPOTENCY_KEY, PAGE, Answer, done, operation, query
 from server.rest.requests import (
     answer,
@@ -33,11 +38,6 @@ from server.rest.requests import (
     path_id,
     sign_in_route,
 )
-from server.sign_in import attempt as attempts
-from server.sign_in import codes
-from server.sign_in.attempt import Attempt
-from server.sign_in.flow import SignIn
-from server.sign_in.providers import failed
 from store.model import Session, Wire
 
 CALLBACK = "/auth/callback/"
@@ -69,7 +69,7 @@ def blueprint(accounts: Accounts, verifier: Verifier, users: Users, sign_in: Sig
             query("returnUrl", {"type": "string", "format": "uri"}, "Where the browser goes when it is signed in."),
             query(
                 "codeChallenge",
-                {"type": "string", "pattern": f"^{codes.CHALLENGE}$"},
+                {"type": "string", "pattern": f"^{exchange_codes.CHALLENGE}$"},
                 "Base64url of the SHA-256 of a secret that the exchange of the code has to show.",
             ),
         ),
@@ -85,7 +85,7 @@ def blueprint(accounts: Accounts, verifier: Verifier, users: Users, sign_in: Sig
         goal, challenge = request.args.get("returnUrl", ""), request.args.get("codeChallenge", "")
         if goal:
             goal = _require_return(goal)
-        if challenge and not codes.is_challenge(challenge):
+        if challenge and not exchange_codes.is_challenge(challenge):
             sentence = "43 characters of base64url: a SHA-256"
             raise ChatError("invalid_request", f"The codeChallenge is {sentence}.", errors={"codeChallenge": sentence})
         known = await verifier.verify(bearer()) if "Authorization" in request.headers else None
@@ -145,7 +145,7 @@ def blueprint(accounts: Accounts, verifier: Verifier, users: Users, sign_in: Sig
             fields = {"accessToken": tokens.access_token, "refreshToken": tokens.refresh_token}
             goal = f"{attempt.return_url}#{urlencode({**fields, 'expiresIn': tokens.expires_in})}"
         else:
-            grant = codes.Grant(
+            grant = exchange_codes.Grant(
                 user_id, attempt.provider, session_id=attempt.session_id, challenge=attempt.challenge_of_app
             )
             goal = origins.with_query(attempt.return_url, urlencode({"code": sign_in.codes.issue(grant)}))

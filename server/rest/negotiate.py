@@ -12,8 +12,8 @@ from quart import Blueprint, Response, request
 from handlers import texts
 from handlers.errors import ChatError
 from handlers.users import Users
-from server.auth import ConnectionTokens, Verifier
 from server.hub.server import PATH
+from server.identity.access_tokens import ConnectionTokens, Verifier
 from server.rest.operations import IDEMPOTENCY_KEY, Answer, operation, query
 from server.rest.requests import answer, bearer, idempotency_key, open_route
 from server.strangers import known

@@ -13,8 +13,8 @@ from handlers.export import EXPORT_SECONDS, Export
 from handlers.model import CreateUser, UpdateStatus, UpdateUser
 from handlers.users import MAX_QUERY, Users
 from handlers.users import REGISTRATION_KEY as REGISTRATION_KEY_LENGTH
-from server.auth import Verifier
 from server.config.settings import Settings
+from server.identity.access_tokens import Verifier
 from server.rest.answers import AT_END
 from server.rest.operations import (
     IDEMPOTENCY_KEY,

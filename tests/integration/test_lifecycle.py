@@ -12,8 +12,8 @@ import pytest
 import trio
 
 from loadtest.client import ClientError, HubClient, HubError
-from server.auth import mint_token
 from server.config.settings import load
+from server.identity.access_tokens import mint_token
 from tests.running import Running, User, checked, running
 
 WAIT = 60.0  # seconds

@@ -11,8 +11,8 @@ from uuid import UUID
 import pytest
 import trio
 
-from server.auth import LEEWAY, mint_token
 from server.config.settings import load
+from server.identity.access_tokens import LEEWAY, mint_token
 from tests.proxy import Proxy
 from tests.running import JWT_KEY, Running, User, free_port, running
 

@@ -26,8 +26,8 @@ from server.app import Process
 from server.connection import Connection
 from server.crier import Crier
 from server.hub.long_polling import Polled
+from server.identity.jwks import KeySet
 from server.instances.publisher import Publisher
-from server.jwks import KeySet
 from server.listener import Listener
 from server.process.sd_notify import Notices
 from server.process.signals import Lifecycle

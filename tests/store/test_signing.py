@@ -12,9 +12,9 @@ import pytest
 from handlers.errors import ChatError
 from handlers.model import Caller
 from handlers.refresh_tokens import RefreshTokens
-from server.auth import ConnectionTokens, Verifier, mint_token
 from server.config.settings import load
-from server.sign_in.attempt import Sealer, begin
+from server.identity.access_tokens import ConnectionTokens, Verifier, mint_token
+from server.identity.sign_in_state import Sealer, begin
 from store.objects.directory import DirectoryObjects
 from store.signing import SigningKeys
 

@@ -8,8 +8,8 @@ import pytest
 import trio
 
 from loadtest.client import ClientError, connect
-from server.auth import mint_token
 from server.config.settings import load
+from server.identity.access_tokens import mint_token
 from store.ids import new_id
 from tests.running import JWT_KEY
 from tests.server.rest.conftest import Site, open_site

@@ -10,8 +10,8 @@ from uuid import UUID, uuid4
 
 import trio
 
-from server.auth import mint_token
 from server.config.settings import load
+from server.identity.access_tokens import mint_token
 from tests.running import JWT_KEY, Running, checked, running
 
 SEED = 20261125

@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 import trio
 
-from server.auth import mint_token
+from server.identity.access_tokens import mint_token
 from tests.server.rest.conftest import Site
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")

@@ -17,8 +17,8 @@ import pytest
 import trio
 
 from loadtest.client import ClientError, HubClient, HubError
-from server.auth import mint_token
 from server.hub.dispatch import STREAM
+from server.identity.access_tokens import mint_token
 from tests import carriers
 from tests.running import JWT_KEY
 from tests.server.rest.conftest import Site, open_site

@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from trio.testing import MockClock
 
 from handlers.errors import ChatError
-from server.auth import mint_token
 from server.config.settings import OAuthProvider
-from server.sign_in.attempt import begin
-from server.sign_in.providers import OpenIdProvider
+from server.identity.access_tokens import mint_token
+from server.identity.providers import OpenIdProvider
+from server.identity.sign_in_state import begin
 from store import accounts as store
 from store import users
 from tests.server.rest.conftest import Site, open_site
@@ -152,7 +152,7 @@ async def test_wrong_keys_and_algorithms(world: World) -> None:
 
 async def test_keys_rotate(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A key not seen before is looked for once; ES256 is as good as RS256."""
-    monkeypatch.setattr("server.jwks.MIN_INTERVAL", 0.0)
+    monkeypatch.setattr("server.identity.jwks.MIN_INTERVAL", 0.0)
     assert (await world.sign_in()).status_code == 200
     world.provider.rotate()
     assert (await world.sign_in()).status_code == 200
@@ -307,7 +307,7 @@ async def test_a_code_is_for_who_asked(world: World, monkeypatch: pytest.MonkeyP
     await world.site.call("GET", "/api/users/me", token=unbound, status=401)  # a code is no access token
     await world.site.call("POST", "/auth/exchange", {"code": token}, status=401)
     now = time.time()
-    monkeypatch.setattr("server.sign_in.codes.time.time", lambda: now - 61)
+    monkeypatch.setattr("server.identity.exchange_codes.time.time", lambda: now - 61)
     stale = returned(await world.sign_in(params=goal))[1]["code"][0]
     monkeypatch.undo()
     await world.site.call("POST", "/auth/exchange", {"code": stale}, status=401)

@@ -16,10 +16,10 @@ import trio
 
 from handlers.errors import ChatError
 from handlers.model import Identity
-from server import jwts
 from server.config.settings import OAuthProvider
-from server.jwks import KeySet
-from server.sign_in.attempt import Attempt
+from server.identity import jwts
+from server.identity.jwks import KeySet
+from server.identity.sign_in_state import Attempt
 
 TIMEOUT = 10.0  # seconds for one request to a provider
 MAX_BYTES = 1024 * 1024

@@ -2,7 +2,7 @@
 
 Owns the rules of verification (RFC 7519, RFC 8725). The algorithm is never taken from the token: HS256
 goes with our key only, anything else with a key of the JWKS, by that key's own type. Keys from a URL
-are in `server.jwks`.
+are in `server.identity.jwks`.
 """
 
 import secrets
@@ -16,9 +16,9 @@ import jwt
 
 from handlers.errors import ChatError
 from handlers.model import Caller
-from server import jwts
 from server.config.settings import Settings
-from server.jwks import KeySet
+from server.identity import jwts
+from server.identity.jwks import KeySet
 from store import keys
 from store.errors import StoreError
 from store.outage import Outage

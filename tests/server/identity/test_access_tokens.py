@@ -1,4 +1,4 @@
-"""server.auth and server.jwks: who is let in, and with which keys."""
+"""server.identity.access_tokens and server.identity.jwks: who is let in, and with which keys."""
 
 import gzip
 import json
@@ -19,10 +19,10 @@ from trio.testing import MockClock
 
 from handlers.errors import ChatError
 from handlers.model import Caller
-from server.auth import LEEWAY, ConnectionTokens, UsedToken, Verifier, mint_token, new_connection_id
 from server.config.settings import load
-from server.jwks import MAX_KEYS, MIN_INTERVAL, TRUSTED_FOR, KeySet, _parse_all
-from server.sign_in.attempt import Sealer
+from server.identity.access_tokens import LEEWAY, ConnectionTokens, UsedToken, Verifier, mint_token, new_connection_id
+from server.identity.jwks import MAX_KEYS, MIN_INTERVAL, TRUSTED_FOR, KeySet, _parse_all
+from server.identity.sign_in_state import Sealer
 from store.errors import Unavailable
 from store.ids import new_id
 from store.signing import SigningKeys
@@ -126,7 +126,7 @@ async def test_remembered_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     await checks.verify(short)
     now = time.time()
     with monkeypatch.context() as patch:
-        patch.setattr("server.auth.time.time", lambda: now + 60 + LEEWAY + 1)
+        patch.setattr("server.identity.access_tokens.time.time", lambda: now + 60 + LEEWAY + 1)
         assert await checks.verify(token) is caller
         with pytest.raises(ChatError, match="expired"):
             patch.setattr("jwt.api_jwt.datetime", _At(now + 60 + LEEWAY + 1))
@@ -136,7 +136,7 @@ async def test_remembered_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     signing.replace("n" * 40)
     with pytest.raises(ChatError, match="signature"):
         await checks.verify(token)
-    monkeypatch.setattr("server.auth.VERIFIED_MAX", 2)
+    monkeypatch.setattr("server.identity.access_tokens.VERIFIED_MAX", 2)
     signing.replace(KEY)
     first, *_ = [await checks.verify(one) for one in (token, short, mint_token(SETTINGS, USER))]
     assert await checks.verify(token) == first and await checks.verify(token) is not first

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 
 from handlers import access
 from handlers.model import Identity
-from server.auth import Claimer
 from server.config.settings import OAuthProvider
-from server.sign_in.attempt import TTL, Attempt, Sealer
-from server.sign_in.codes import Codes
-from server.sign_in.providers import Provider, failed, make_provider
+from server.identity.access_tokens import Claimer
+from server.identity.exchange_codes import Codes
+from server.identity.providers import Provider, failed, make_provider
+from server.identity.sign_in_state import TTL, Attempt, Sealer
 from store import keys
 from store.errors import StoreError
 from store.outage import Outage

@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 import jwt
 import msgspec
 
-from server import jwts
+from server.identity import jwts
 from store.signing import SigningKeys
 
 TTL = 60  # seconds between the redirect and the exchange

@@ -14,7 +14,7 @@ import jwt
 import msgspec
 
 from handlers.model import Caller
-from server import jwts
+from server.identity import jwts
 from store.signing import SigningKeys
 
 TTL = 600  # seconds a user may take at the provider
