@@ -56,12 +56,9 @@ from server.instances.reaper import Reaper
 from server.instances.recovery import Recovery
 from server.instances.registry import Registry
 from server.instances.relay import Relay
-from server.listener import Listener, bind, listen, place
 from server.observability import logs
 from server.observability.event_loop_lag import Pulse
 from server.observability.liveness import Liveness
-from server.outbox import Flusher
-from server.poller import Poller
 from server.presence import Announcer
 from server.process.sd_notify import Notices
 from server.process.signals import Lifecycle
@@ -72,16 +69,19 @@ from server.rest.any_case import any_case
 from server.rest.app import create_app
 from server.rest.cors import allow_origins
 from server.rest.health import Check
-from server.rest.http import HttpServer
 from server.rest.pacing import paced
 from server.rest.tally import Tally
 from server.rest.tracing import traced
 from server.rooms import Rooms
 from server.spans.provider import open_tracing
-from server.strangers import Strangers
 from server.teller import Teller
-from server.tls import Certificate
-from server.wheel import Wheel
+from server.transport.epoll import Poller
+from server.transport.http import HttpServer
+from server.transport.listener import Listener, bind, listen, place
+from server.transport.send_queue import Flusher
+from server.transport.timer_wheel import Wheel
+from server.transport.tls import Certificate
+from server.transport.unauthenticated import Strangers
 from store import sessions
 from store.defects import guard
 from store.errors import StoreError, Unfit

@@ -14,7 +14,7 @@ from rich.table import Table
 from server.config.settings import ConfigError, Settings, require
 from server.identity.access_tokens import signing_keys
 from server.protocol import terminal
-from server.tls import expiry, load_context
+from server.transport.tls import expiry, load_context
 from store import keys, migrate, partitions, users
 from store.clock import MAX_SKEW, fetch_skew
 from store.errors import StoreError

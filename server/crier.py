@@ -10,10 +10,10 @@ from uuid import UUID
 
 import trio
 
-from server.outbox import Flusher, Verdict
 from server.protocol.signalr.encoding import Encoding
 from server.room import Subscriber
 from server.rooms import Rooms
+from server.transport.send_queue import Flusher, Verdict
 from store.defects import guard
 
 _guard = guard("ephemera")

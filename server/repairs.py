@@ -9,8 +9,8 @@ from uuid import UUID
 import msgspec
 import trio
 
-from server.outbox import Flusher
 from server.room import History, Room, Wanted
+from server.transport.send_queue import Flusher
 from store.defects import guard
 from store.errors import StoreError
 from store.model import Change, MessageType

@@ -10,7 +10,7 @@ from uuid import UUID
 import trio
 
 from handlers.model import Caller
-from server.outbox import Outbox
+from server.transport.send_queue import Outbox
 from store.model import Change, Message
 
 

@@ -17,10 +17,10 @@ import trio
 
 from handlers.errors import ChatError
 from handlers.model import Resync
-from server.outbox import Flusher, Verdict
 from server.protocol.signalr.encoding import Encoding
 from server.repairs import REPAIR_DELAY, Repairs
 from server.room import Cursors, History, Room, Subscriber, Teller, Wanted
+from server.transport.send_queue import Flusher, Verdict
 from store.defects import guard
 from store.entries import Dismissal
 from store.model import Change, MessageType

@@ -9,16 +9,16 @@ from collections.abc import Awaitable
 
 import trio
 
-from server.connection import Connection
-from server.http_stream import AnySocket, RequestStream
-from server.listener import Listener, Service, bind, require_upgrade
-from server.outbox import Flusher, Verdict
-from server.poller import Poller
 from server.protocol import websocket
 from server.protocol.http1 import head as http_head
 from server.protocol.http1.head import Head
-from server.tls import Certificate, TlsSocket
-from server.wheel import Wheel
+from server.transport.epoll import Poller
+from server.transport.listener import Listener, Service, bind, require_upgrade
+from server.transport.request_stream import AnySocket, RequestStream
+from server.transport.send_queue import Flusher, Verdict
+from server.transport.timer_wheel import Wheel
+from server.transport.tls import Certificate, TlsSocket
+from server.transport.websocket import Connection
 
 MAX_MESSAGE = 64 * 1024 * 1024
 FOREVER = 3600.0

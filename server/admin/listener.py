@@ -20,10 +20,10 @@ from server.admin.control import Control
 from server.admin.control import Parts as Controlled
 from server.admin.sockets import open_named, open_tcp, open_unix
 from server.config.admin_address import Address, TcpAddress, UnixAddress, parse, runtime_directory
-from server.http_stream import RequestStream
-from server.listener import bad_request
-from server.rest.http import HttpServer
 from server.rest.pacing import paced
+from server.transport.http import HttpServer
+from server.transport.listener import bad_request
+from server.transport.request_stream import RequestStream
 from store.defects import guard
 
 MAX_SCRAPERS = 64  # connections to ports for `/metrics`, all together: whoever is on the machine may open them

@@ -11,12 +11,12 @@ from uuid import UUID
 
 import msgspec
 
-from server import tcp_info
 from server.admin.shapes import ConnectionView, Listing, RoomView
 from server.hub.session import HubSession
 from server.metrics.census import condition_of, walk
 from server.room import Room
 from server.rooms import Rooms
+from server.transport import tcp_info
 
 T = TypeVar("T")
 

@@ -424,7 +424,8 @@ def require(settings: Settings) -> None:
 
 
 def parse_listen(text: str) -> tuple[str, int] | str:
-    """(host, port), or which of the sockets that the service manager hands over: see `server.inherited`."""
+    """(host, port), or which of the sockets that the service manager hands over: see
+    `server.transport.socket_activation`."""
     if text.startswith("fd://"):
         if not _DESCRIPTOR.fullmatch(text[5:]):
             raise ValueError("expected fd://, fd://NAME of a socket handed over, or fd://N of a descriptor")

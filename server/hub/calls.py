@@ -18,9 +18,9 @@ from server.hub.dispatch import PLAIN, STREAM, Method
 from server.hub.ports import Carrier, Hub
 from server.hub.shares import Share
 from server.hub.survival import Survival
-from server.outbox import Outbox, Verdict
 from server.protocol import websocket
 from server.protocol.signalr.messages import Invocation, StreamInvocation
+from server.transport.send_queue import Outbox, Verdict
 from store.defects import guard
 from store.errors import Overloaded, Unavailable
 from store.model import Change

@@ -1,7 +1,7 @@
 """What the carriers over HTTP requests have in common: an outbox that wakes whoever sends, and an end in good order.
 
 Owns the nursery of one session, its place in the wheel and its last words; how bytes come and go is its subclasses'
-business. The raw socket (`server.connection`) is faster, and has its own way.
+business. The raw socket (`server.transport.websocket`) is faster, and has its own way.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import trio
 
 from server.hub.session import HubSession
-from server.outbox import RESUME_AT, Outbox
 from server.protocol import websocket
-from server.wheel import Wheel
+from server.transport.send_queue import RESUME_AT, Outbox
+from server.transport.timer_wheel import Wheel
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]

@@ -23,10 +23,10 @@ from server.hub.peers import OwnerGone, Peers
 from server.hub.server import HubServer, Used, draining, is_hub
 from server.hub.sse import EventStream
 from server.identity.access_tokens import Redeemed
-from server.listener import Refusal, refusal
 from server.protocol.http1.head import joined
 from server.protocol.signalr.encoding import BARE
-from server.strangers import known
+from server.transport.listener import Refusal, refusal
+from server.transport.unauthenticated import known
 from store.defects import guard
 
 METHODS = ("GET", "POST", "DELETE")

@@ -13,7 +13,7 @@ import trio
 from server.config.settings import Settings
 from server.hub.carrier import AsgiCarrier
 from server.hub.session import HubSession
-from server.wheel import Wheel
+from server.transport.timer_wheel import Wheel
 
 
 class Gone(Exception):

@@ -13,8 +13,8 @@ import trio
 
 from handlers.errors import from_store
 from server.hub.carrier import Receive, Scope, Send
-from server.listener import Refusal
 from server.protocol.http1.head import joined
+from server.transport.listener import Refusal
 from store.defects import guard
 from store.errors import Unavailable
 from store.owners import TTL, Owners

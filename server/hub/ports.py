@@ -10,10 +10,10 @@ from handlers.limits import Rate
 from handlers.ports import Receipts
 from server.hub import catchup
 from server.hub.dispatch import Dispatcher
-from server.outbox import Flusher
 from server.protocol.signalr.encoding import Encoding
 from server.rooms import Rooms
-from server.wheel import Due, Wheel
+from server.transport.send_queue import Flusher
+from server.transport.timer_wheel import Due, Wheel
 
 if TYPE_CHECKING:
     from server.hub.session import HubSession

@@ -5,8 +5,8 @@ Owns no state of its own. A class apart, so that all other connections pay nothi
 
 from typing import Any
 
-from server.connection import Connection
 from server.protocol.signalr.stateful_reconnect import Reliable
+from server.transport.websocket import Connection
 
 
 class ReliableConnection(Connection):

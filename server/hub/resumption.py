@@ -13,13 +13,13 @@ from handlers.errors import ChatError
 from server.hub.calls import Calls
 from server.hub.ports import Carrier
 from server.hub.survival import ReliableOutbox, Survival
-from server.outbox import RESUME_AT, Outbox
 from server.protocol import websocket
 from server.protocol.signalr.codec import Parser
 from server.protocol.signalr.encoding import Encoding
 from server.protocol.signalr.messages import Ack, Close, HubMessage, Ping
 from server.protocol.signalr.messages import Sequence as Sequence_
 from server.protocol.signalr.stateful_reconnect import ACK_PERIOD, SequenceError, State, delivered
+from server.transport.send_queue import RESUME_AT, Outbox
 from store.entries import Receipt
 from store.errors import Overloaded
 

@@ -1,7 +1,7 @@
 """The hub of one process: who may open a connection, and what all its sessions share.
 
 Owns authentication of upgrades, the set of live sessions, and their farewell at a drain. Implements
-`server.listener.Upgrades` for raw sockets; other carriers call `authenticate` and make their own session.
+`server.transport.listener.Upgrades` for raw sockets; other carriers call `authenticate` and make their own session.
 """
 
 import math
@@ -20,9 +20,7 @@ from handlers.ports import Receipts
 from server.config.rate_limits import Limits
 from server.config.settings import Settings
 from server.config.trusted_proxies import Proxies, limited_as
-from server.connection import Connection
 from server.ephemera import Ephemera
-from server.http_stream import AnySocket
 from server.hub.catchup import SyncSource
 from server.hub.dispatch import Dispatcher
 from server.hub.endings import slug_of
@@ -31,16 +29,18 @@ from server.hub.reliable_connection import ReliableConnection
 from server.hub.session import HubSession
 from server.hub.shares import Shares
 from server.identity.access_tokens import ConnectionTokens, Redeemed, UsedToken, Verifier, new_connection_id
-from server.listener import Refusal, Service, peer, refusal, require_upgrade
-from server.outbox import Flusher, Outbox
-from server.poller import Poller
 from server.protocol import websocket
 from server.protocol.http1 import head as http_head
 from server.protocol.http1.head import Head
 from server.protocol.signalr.encoding import FRAMED, Encoding
 from server.rooms import Rooms
-from server.tls import TlsSocket
-from server.wheel import Wheel
+from server.transport.epoll import Poller
+from server.transport.listener import Refusal, Service, peer, refusal, require_upgrade
+from server.transport.request_stream import AnySocket
+from server.transport.send_queue import Flusher, Outbox
+from server.transport.timer_wheel import Wheel
+from server.transport.tls import TlsSocket
+from server.transport.websocket import Connection
 from store.defects import guard
 
 PATH = "/hubs/chat"

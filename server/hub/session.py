@@ -22,7 +22,6 @@ from server.hub.resumption import Resumption
 from server.hub.shares import Share
 from server.hub.survival import ReliableOutbox, Shelf, Survival
 from server.observability.redaction import discreet
-from server.outbox import Outbox
 from server.protocol import websocket
 from server.protocol.signalr import handshake
 from server.protocol.signalr.codec import Parser
@@ -38,6 +37,7 @@ from server.protocol.signalr.messages import (
 )
 from server.protocol.signalr.stateful_reconnect import State
 from server.room import Room
+from server.transport.send_queue import Outbox
 from store.defects import guard
 from store.errors import Overloaded, StoreError, Unavailable
 

@@ -12,7 +12,7 @@ import trio
 from handlers.errors import ChatError
 from handlers.limits import refusal, spend
 from server.config.rate_limits import Limits
-from server.wheel import Wheel
+from server.transport.timer_wheel import Wheel
 
 CALLS = "calls of one user"
 WORK_SHARE = 0.2  # of this process's time, for reading what one user sends

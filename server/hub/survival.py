@@ -8,9 +8,9 @@ from typing import Protocol
 
 import trio
 
-from server.outbox import Outbox
 from server.protocol.signalr.encoding import Encoding
 from server.protocol.signalr.stateful_reconnect import Reliable
+from server.transport.send_queue import Outbox
 
 
 class Expires(Protocol):

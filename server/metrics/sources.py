@@ -21,7 +21,6 @@ from server.hub.server import HubServer
 from server.instances.link import Link
 from server.instances.publisher import Publisher
 from server.instances.relay import Relay
-from server.listener import Listener
 from server.metrics.census import Census, Condition
 from server.metrics.families import counter, counters, gauge, gauges, histogram, histograms
 from server.observability import logs
@@ -31,6 +30,7 @@ from server.receipts import ReceiptWriter
 from server.rest.answers import AnswerBudget
 from server.rest.tally import Tally
 from server.rooms import Rooms
+from server.transport.listener import Listener
 from store.defects import counts
 from store.lanes import Lanes
 from store.pool import Pool

@@ -1,7 +1,7 @@
 """What answers may take of memory while they wait to be read: in bytes, by user and in all.
 
 Owns the count of what is under way. An answer is held whole until the client has taken it, and a client may take its
-time; who does not read at all is hung up by `server.listener`. Touches Quart's response and the ASGI scope.
+time; who does not read at all is hung up by `server.transport.listener`. Touches Quart's response and the ASGI scope.
 """
 
 from collections import Counter

@@ -42,7 +42,7 @@ from server.rest.pacing import PacedRequest, let_in
 from server.rest.requests import MAX_BODY, address, bearer, check_query
 from server.rest.tally import Tally
 from server.rest.tracing import current_trace, template
-from server.strangers import known
+from server.transport.unauthenticated import known
 from store.objects import Objects
 from store.objects.directory import DirectoryObjects
 

@@ -16,7 +16,7 @@ from server.hub.server import PATH
 from server.identity.access_tokens import ConnectionTokens, Verifier
 from server.rest.operations import IDEMPOTENCY_KEY, Answer, operation, query
 from server.rest.requests import answer, bearer, idempotency_key, open_route
-from server.strangers import known
+from server.transport.unauthenticated import known
 from store.model import Wire
 
 MAX_VERSION = 1

@@ -8,10 +8,10 @@ import trio
 
 from handlers.model import Caller
 from server.crier import STEP, Crier, News
-from server.outbox import Flusher, Outbox
 from server.protocol.signalr.encoding import FRAMED
 from server.room import Room
 from server.rooms import Rooms
+from server.transport.send_queue import Flusher, Outbox
 from store.ids import new_id
 
 

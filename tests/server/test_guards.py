@@ -23,18 +23,18 @@ from handlers.presence import Presence
 from handlers.users import Users
 from loadtest.client import ClientError, HubClient
 from server.app import Process
-from server.connection import Connection
 from server.crier import Crier
 from server.hub.long_polling import Polled
 from server.identity.jwks import KeySet
 from server.instances.publisher import Publisher
-from server.listener import Listener
 from server.process.sd_notify import Notices
 from server.process.signals import Lifecycle
 from server.protocol.signalr.encoding import Encoding
-from server.rest.http import HttpServer
 from server.rooms import Rooms
-from server.tls import Certificate
+from server.transport.http import HttpServer
+from server.transport.listener import Listener
+from server.transport.tls import Certificate
+from server.transport.websocket import Connection
 from store.defects import counts, guard
 from store.histogram import Histogram
 from store.instances import Instances

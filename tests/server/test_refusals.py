@@ -1,11 +1,11 @@
-"""server.listener and server.rest.problems: what a refusal tells a client to do."""
+"""server.transport.listener and server.rest.problems: what a refusal tells a client to do."""
 
 import pytest
 from quart import Quart
 
 from handlers.errors import ChatError
-from server.listener import refusal
 from server.rest.problems import problem
+from server.transport.listener import refusal
 
 
 @pytest.mark.parametrize(("wait", "told"), [(0.1, "1"), (1.0, "1"), (1.2, "2"), (59.01, "60")])

@@ -13,11 +13,11 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from handlers.model import Caller
 from server.feed import Feed
-from server.outbox import Flusher, Outbox
 from server.protocol.signalr.encoding import FRAMED
 from server.repairs import REPAIR_DELAY, RETRY_DELAY
 from server.room import Room, Subscriber
 from server.rooms import Rooms
+from server.transport.send_queue import Flusher, Outbox
 from store.entries import dismissal
 from store.errors import Unavailable
 from store.ids import new_id

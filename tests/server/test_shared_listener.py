@@ -1,13 +1,13 @@
-"""server.listener: siblings that accept from one socket."""
+"""server.transport.listener: siblings that accept from one socket."""
 
 import os
 import socket
 
 import trio
 
-from server.http_stream import AnySocket, RequestStream
-from server.listener import Listener, Service, bind
 from server.protocol.http1.head import Head
+from server.transport.listener import Listener, Service, bind
+from server.transport.request_stream import AnySocket, RequestStream
 
 WAIT = 60.0  # seconds
 

@@ -13,7 +13,7 @@ from server.hub.http_carrier import Gone, HttpCarrier
 from server.hub.session import HubSession
 from server.hub.shares import WORK_BURST, WORK_SHARE, Share
 from server.protocol.signalr.encoding import BARE
-from server.wheel import Wheel
+from server.transport.timer_wheel import Wheel
 from store.ids import new_id
 from tests.server.hub.test_shares import ON
 

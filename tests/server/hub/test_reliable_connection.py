@@ -12,12 +12,12 @@ from handlers.model import Caller
 from loadtest.client import PROTOCOLS
 from server.hub.reliable_connection import ReliableConnection
 from server.hub.session import HubSession
-from server.poller import Poller
 from server.protocol import websocket
 from server.protocol.signalr.encoding import FRAMED
 from server.protocol.signalr.messages import Completion, HubMessage, Invocation
 from server.protocol.signalr.messages import Sequence as Sequence_
 from server.protocol.signalr.stateful_reconnect import BUFFER
+from server.transport.epoll import Poller
 from tests.server.hub.test_session import USER, World
 from tests.server.hub.test_session import world as world
 

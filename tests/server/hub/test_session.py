@@ -20,14 +20,14 @@ from server.hub.calls import MAX_OUTSTANDING, MAX_STREAMS, Ticket
 from server.hub.catchup import SyncSource
 from server.hub.dispatch import Dispatcher
 from server.hub.session import DORMANCY, STEP, HubSession
-from server.outbox import Flusher, Outbox
 from server.protocol import websocket
 from server.protocol.signalr.encoding import BARE, Encoding
 from server.protocol.signalr.messages import Ack, Close, Completion, HubMessage, Invocation, Ping, StreamItem
 from server.protocol.signalr.messages import Sequence as Sequence_
 from server.protocol.signalr.stateful_reconnect import Reliable
 from server.rooms import Rooms
-from server.wheel import Wheel
+from server.transport.send_queue import Flusher, Outbox
+from server.transport.timer_wheel import Wheel
 from store.entries import Receipt
 from store.errors import StoreError, Unavailable
 from store.ids import new_id

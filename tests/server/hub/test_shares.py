@@ -10,15 +10,15 @@ import trio.testing
 
 from handlers.limits import Rate
 from loadtest.client import connect
-from server import connection as connections
 from server.config.rate_limits import Limits
-from server.connection import READ_SIZE, Connection
 from server.hub.shares import MAX_STEP, WORK_BURST, WORK_SHARE, Share
-from server.poller import Poller
 from server.protocol import websocket
-from server.wheel import Wheel
+from server.transport import websocket as connections
+from server.transport.epoll import Poller
+from server.transport.timer_wheel import Wheel
+from server.transport.websocket import READ_SIZE, Connection
 from tests.server.rest.conftest import open_site
-from tests.server.test_connection import FOREVER, Silent
+from tests.server.transport.test_websocket import FOREVER, Silent
 
 STEP = 0.05  # seconds that one message takes here
 MESSAGES = 8  # of each connection: what the buffers of a socket pair hold

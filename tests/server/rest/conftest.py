@@ -11,7 +11,7 @@ import trio
 
 from server.app import Process
 from server.config.settings import load
-from server.listener import bind
+from server.transport.listener import bind
 from tests.running import JWT_KEY
 
 if TYPE_CHECKING:

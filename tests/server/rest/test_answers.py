@@ -5,7 +5,7 @@ import socket
 import pytest
 import trio
 
-from server import listener
+from server.transport import listener
 from tests.server.rest.conftest import Site, open_site
 
 LONG = 30_000

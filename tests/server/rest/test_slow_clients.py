@@ -8,8 +8,8 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 
-from server import listener
-from server.rest import app, http, pacing
+from server.rest import app, pacing
+from server.transport import http, listener
 from tests.server.rest.conftest import Site, open_site
 
 WAIT = 60.0

@@ -1,4 +1,4 @@
-"""server.connection: one socket's end is its own affair, whatever is delivered to it in that moment."""
+"""server.transport.websocket: one socket's end is its own affair, whatever is delivered to it in that moment."""
 
 import socket
 from collections.abc import Awaitable
@@ -7,10 +7,10 @@ import pytest
 import trio
 import trio.testing
 
-from server.connection import Connection
-from server.poller import Poller
 from server.protocol import websocket
-from server.wheel import Wheel
+from server.transport.epoll import Poller
+from server.transport.timer_wheel import Wheel
+from server.transport.websocket import Connection
 
 WAIT = 30.0
 PROMISED = 5.0  # seconds for a peer to answer our Close

@@ -1,4 +1,4 @@
-"""server.rest.http: the connection under the requests."""
+"""server.transport.http: the connection under the requests."""
 
 import socket
 from typing import Any
@@ -7,9 +7,8 @@ import pytest
 import trio
 
 from loadtest.client import HubError
-from server import http_stream
-from server.http_stream import RequestStream
-from server.rest import http
+from server.transport import http, request_stream
+from server.transport.request_stream import RequestStream
 from tests import carriers
 from tests.server.rest.conftest import Site, open_site
 
@@ -33,7 +32,7 @@ async def test_connection_close(site: Site) -> None:
 async def test_an_answer_that_is_cancelled(is_last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """However slowly its client reads, and however much is being said: it ends within a short time, not with it."""
     monkeypatch.setattr(http, "LAST_WORDS", 0.2)
-    monkeypatch.setattr(http_stream, "SEND_STALL", 1.0)
+    monkeypatch.setattr(request_stream, "SEND_STALL", 1.0)
 
     async def app(scope: dict[str, Any], receive: http.Receive, send: http.Send) -> None:
         if scope["type"] == "http":

@@ -1,4 +1,5 @@
-"""server.inherited: which sockets were handed over. Real ones, handed over by systemd, are in tests/systemd."""
+"""server.transport.socket_activation: which sockets were handed over. Real ones, handed over by systemd, are in
+tests/systemd."""
 
 import os
 import socket
@@ -6,7 +7,7 @@ import socket
 import pytest
 
 from server.config.settings import ConfigError
-from server.inherited import inherited
+from server.transport.socket_activation import inherited
 
 
 def test_by_number() -> None:

@@ -1,4 +1,4 @@
-"""server.outbox: bounded in bytes, flushed once per batch."""
+"""server.transport.send_queue: bounded in bytes, flushed once per batch."""
 
 import pytest
 import trio
@@ -6,7 +6,7 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.outbox import FLUSH_CHUNK, Flusher, Outbox, Verdict
+from server.transport.send_queue import FLUSH_CHUNK, Flusher, Outbox, Verdict
 
 
 class Sink(Outbox):

@@ -1,7 +1,8 @@
 """TLS on the listening port: the certificate, and a socket that speaks TLS in the manners of a plain one.
 
-Owns the two files (read again when they change) and the adapter that lets `server.connection` and the HTTP side work on
-either kind of socket: non-blocking, drained to the last byte by `recv` as an edge-triggered poller needs it.
+Owns the two files (read again when they change) and the adapter that lets `server.transport.websocket` and the HTTP
+side work on either kind of socket: non-blocking, drained to the last byte by `recv` as an edge-triggered poller
+needs it.
 """
 
 import ssl
@@ -113,7 +114,7 @@ class Certificate:
 
 
 class TlsSocket:
-    """A non-blocking TLS socket that behaves as `server.connection` expects of a plain one.
+    """A non-blocking TLS socket that behaves as `server.transport.websocket` expects of a plain one.
 
     `recv` and `send` raise BlockingIOError when they must wait. `recv` returns less than it was asked for only when
     nothing is left, in the kernel or in OpenSSL. After `send` has taken a part, the next call must begin with the rest.

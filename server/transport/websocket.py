@@ -4,7 +4,7 @@ Owns the socket, its outbox and its nursery: the reader, a writer that exists on
 buffer is full, and whatever children the endpoint starts. Cancelling the nursery ends them all.
 What the bytes mean is the `Endpoint`'s business (the hub session, or an echo in conformance runs).
 
-Non-blocking standard-library sockets, watched by `server.poller`: a third of the connect cost and half of
+Non-blocking standard-library sockets, watched by `server.transport.epoll`: a third of the connect cost and half of
 the memory of trio.SocketStream.
 """
 
@@ -16,13 +16,13 @@ from typing import ClassVar, Protocol
 import structlog
 import trio
 
-from server import tcp_info
-from server.outbox import RESUME_AT, Outbox
-from server.poller import ENDED, READABLE, WRITABLE, Poller
 from server.protocol import websocket
 from server.protocol.websocket import Message
-from server.tls import TlsSocket
-from server.wheel import Wheel
+from server.transport import tcp_info
+from server.transport.epoll import ENDED, READABLE, WRITABLE, Poller
+from server.transport.send_queue import RESUME_AT, Outbox
+from server.transport.timer_wheel import Wheel
+from server.transport.tls import TlsSocket
 
 READ_SIZE = 16384  # bytes asked of the kernel at once; what bounds the work of one scheduler step
 WRITE_SIZE = 262144

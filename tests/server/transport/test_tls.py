@@ -1,4 +1,4 @@
-"""server.tls: the same service over TLS; certificates that change; peers that do not speak it."""
+"""server.transport.tls: the same service over TLS; certificates that change; peers that do not speak it."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from loadtest.client import ClientError, connect, open_websocket
 from server.config.settings import ConfigError
 from server.protocol import websocket
-from server.tls import Certificate
+from server.transport.tls import Certificate
 from tests.certificates import Authority
 from tests.echo_server import EchoServer
 from tests.server.rest.conftest import Site, open_site

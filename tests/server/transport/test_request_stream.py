@@ -1,4 +1,5 @@
-"""server.http_stream with a real server behind it: what a hostile client may do with the requests of one connection."""
+"""server.transport.request_stream with a real server behind it: what a hostile client may do with the requests of
+one connection."""
 
 import ssl
 import time

@@ -1,10 +1,10 @@
-"""server.strangers: who says nothing of who it is takes a bounded number of places."""
+"""server.transport.unauthenticated: who says nothing of who it is takes a bounded number of places."""
 
 import trio
 
 from loadtest.client import connect
 from server.config.trusted_proxies import Proxies
-from server.strangers import Stranger, Strangers
+from server.transport.unauthenticated import Stranger, Strangers
 from tests.server.rest.conftest import open_site
 
 WAIT = 60.0

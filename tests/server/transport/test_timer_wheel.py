@@ -1,10 +1,10 @@
-"""server.wheel: one task for every timeout, in virtual time."""
+"""server.transport.timer_wheel: one task for every timeout, in virtual time."""
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from server.wheel import GRACE, TICK, Wheel
+from server.transport.timer_wheel import GRACE, TICK, Wheel
 
 
 class Member:

@@ -17,11 +17,11 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework, ConnectionState, LifespanState
 
-from server.http_stream import RequestStream
 from server.hub.carrier import HANG_UP
 from server.hub.server import is_hub
 from server.protocol.http1.head import MAX_HEAD
-from server.strangers import STRANGER, stranger_of
+from server.transport.request_stream import RequestStream
+from server.transport.unauthenticated import STRANGER, stranger_of
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]

@@ -15,8 +15,8 @@ import trio
 from server.protocol.http1 import head as http_head
 from server.protocol.http1.body import Body
 from server.protocol.http1.head import BadRequest, Head
-from server.strangers import CROWDED, Stranger
-from server.tls import TlsSocket
+from server.transport.tls import TlsSocket
+from server.transport.unauthenticated import CROWDED, Stranger
 
 RECEIVE = 65536  # bytes asked of the kernel at once
 SEND_SLICE = 65536  # bytes of an HTTP answer that a client must take

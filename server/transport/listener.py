@@ -1,8 +1,9 @@
 """One port for everything: accepts, reads the request head, and sends each connection its way.
 
-Owns the listening sockets and the way of a connection: upgrades go to the raw socket path (`server.connection`),
-everything else to Hypercorn's HTTP server, by a stream that comes back here when a later request is an upgrade. A head
-is always consumed into a prefix rather than peeked at: one path for whole and for split heads.
+Owns the listening sockets and the way of a connection: upgrades go to the raw socket path
+(`server.transport.websocket`), everything else to Hypercorn's HTTP server, by a stream that comes back here when a
+later request is an upgrade. A head is always consumed into a prefix rather than peeked at: one path for whole and
+for split heads.
 """
 
 import errno
@@ -18,12 +19,12 @@ import trio
 
 from handlers.errors import CODES, RETRY_AFTER_SECONDS, ChatError
 from server.config.trusted_proxies import Proxies, new_request_id
-from server.http_stream import SEND_STALL, AnySocket, RequestStream, SecureRequestStream
-from server.inherited import inherited
 from server.protocol.http1 import head as http_head
 from server.protocol.http1.head import BadRequest, Head
-from server.strangers import CROWDED, Stranger, Strangers
-from server.tls import Certificate, TlsSocket
+from server.transport.request_stream import SEND_STALL, AnySocket, RequestStream, SecureRequestStream
+from server.transport.socket_activation import inherited
+from server.transport.tls import Certificate, TlsSocket
+from server.transport.unauthenticated import CROWDED, Stranger, Strangers
 from store.defects import guard
 
 BACKLOG = 4096
@@ -111,7 +112,8 @@ def refusal(error: ChatError, status: int) -> Refusal:
 
 
 def listen(where: tuple[str, int] | str, *, reuse_port: bool = False) -> list[socket.socket]:
-    """Listening, non-blocking sockets: bound here, or inherited (`server.inherited`). Raises OSError, ConfigError."""
+    """Listening, non-blocking sockets: bound here, or inherited (`server.transport.socket_activation`). Raises
+    OSError, ConfigError."""
     if isinstance(where, str):
         return [_prepare(sock) for sock in inherited(where, os.environ)]
     return [bind(where, reuse_port=reuse_port)]

@@ -7,7 +7,7 @@ import socket
 import struct
 from typing import NamedTuple
 
-from server.tls import TlsSocket
+from server.transport.tls import TlsSocket
 
 _LAYOUT = struct.Struct("=68xI48xQQ")  # tcpi_rtt in microseconds, tcpi_bytes_acked, tcpi_bytes_received
 

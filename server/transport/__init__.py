@@ -1,0 +1,1 @@
+"""Sockets: listening, request heads, TLS, WebSockets, timers, and what waits to be sent."""
