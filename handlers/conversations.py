@@ -2,7 +2,7 @@
 
 Owns the rules' order: lock, read, decide (`handlers.access`), write, all in one transaction. The System
 message of each change goes to everybody in order; what else people are told of it follows from that message,
-on whichever instance they are (`server.rooms`, `server.teller`).
+on whichever instance they are (`server.fanout.rooms`, `server.fanout.conversation_updates`).
 """
 
 from collections.abc import Collection, Sequence

@@ -1,6 +1,6 @@
 """What a client needs to come back without a hole: its conversations, their heads, the changes after a cursor.
 
-Owns the membership check of replays. Reads only; also serves the rooms of this process (`server.room.History`).
+Owns the membership check of replays. Reads only; also serves the rooms of this process (`server.fanout.room.History`).
 """
 
 from collections.abc import Collection, Sequence

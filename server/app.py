@@ -39,9 +39,13 @@ from server.config.rate_limits import Limits
 from server.config.reload import Difference, merge
 from server.config.settings import DAYS, SECONDS, Settings, parse_listen, parse_peer_listen, require
 from server.config.trusted_proxies import ANY, UNIX, Proxies
-from server.crier import Crier
-from server.ephemera import Ephemera
-from server.feed import Feed
+from server.fanout.broadcaster import Crier
+from server.fanout.change_publisher import Feed
+from server.fanout.conversation_updates import Teller
+from server.fanout.ephemeral_events import Ephemera
+from server.fanout.presence import Announcer
+from server.fanout.receipts import ReceiptWriter
+from server.fanout.rooms import Rooms
 from server.hub import methods
 from server.hub.dispatch import Dispatcher
 from server.hub.fallbacks import Fallbacks, route
@@ -59,11 +63,9 @@ from server.instances.relay import Relay
 from server.observability import logs
 from server.observability.event_loop_lag import Pulse
 from server.observability.liveness import Liveness
-from server.presence import Announcer
 from server.process.sd_notify import Notices
 from server.process.signals import Lifecycle
 from server.process.supervisor import PartLost, Run, Supervisor
-from server.receipts import ReceiptWriter
 from server.rest.answers import AnswerBudget
 from server.rest.any_case import any_case
 from server.rest.app import create_app
@@ -72,9 +74,7 @@ from server.rest.health import Check
 from server.rest.pacing import paced
 from server.rest.tally import Tally
 from server.rest.tracing import traced
-from server.rooms import Rooms
 from server.spans.provider import open_tracing
-from server.teller import Teller
 from server.transport.epoll import Poller
 from server.transport.http import HttpServer
 from server.transport.listener import Listener, bind, listen, place

@@ -15,12 +15,12 @@ from handlers.errors import ChatError
 from server.admin import tree, views
 from server.admin.control import Control
 from server.admin.shapes import HealthView, PoolView
+from server.fanout.rooms import Rooms
 from server.hub.server import HubServer
 from server.metrics import sources
 from server.metrics.scrape import scrape
 from server.rest import problems
 from server.rest.health import Check, run_checks
-from server.rooms import Rooms
 from store.lanes import Lanes
 from store.pool import Pool
 

@@ -12,10 +12,10 @@ from uuid import UUID
 import msgspec
 
 from server.admin.shapes import ConnectionView, Listing, RoomView
+from server.fanout.room import Room
+from server.fanout.rooms import Rooms
 from server.hub.session import HubSession
 from server.metrics.census import condition_of, walk
-from server.room import Room
-from server.rooms import Rooms
 from server.transport import tcp_info
 
 T = TypeVar("T")

@@ -14,8 +14,8 @@ import trio
 
 from handlers.errors import ChatError
 from handlers.model import Caller, Resync, Synced
-from server.room import Room
-from server.rooms import Rooms, no_such_conversation
+from server.fanout.room import Room
+from server.fanout.rooms import Rooms, no_such_conversation
 from store.model import Change
 
 if TYPE_CHECKING:

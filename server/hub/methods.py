@@ -19,7 +19,7 @@ from handlers.presence import Presence
 from handlers.receipts import Receipts
 from handlers.sync import Sync
 from handlers.users import Users
-from server.ephemera import Ephemera
+from server.fanout.ephemeral_events import Ephemera
 from server.hub import catchup
 from server.hub.calls import INTERRUPTED, Ticket
 from server.hub.dispatch import Dispatcher

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from handlers.limits import Rate
 from handlers.ports import Receipts
+from server.fanout.rooms import Rooms
 from server.hub import catchup
 from server.hub.dispatch import Dispatcher
 from server.protocol.signalr.encoding import Encoding
-from server.rooms import Rooms
 from server.transport.send_queue import Flusher
 from server.transport.timer_wheel import Due, Wheel
 

@@ -20,7 +20,8 @@ from handlers.ports import Receipts
 from server.config.rate_limits import Limits
 from server.config.settings import Settings
 from server.config.trusted_proxies import Proxies, limited_as
-from server.ephemera import Ephemera
+from server.fanout.ephemeral_events import Ephemera
+from server.fanout.rooms import Rooms
 from server.hub.catchup import SyncSource
 from server.hub.dispatch import Dispatcher
 from server.hub.endings import slug_of
@@ -33,7 +34,6 @@ from server.protocol import websocket
 from server.protocol.http1 import head as http_head
 from server.protocol.http1.head import Head
 from server.protocol.signalr.encoding import FRAMED, Encoding
-from server.rooms import Rooms
 from server.transport.epoll import Poller
 from server.transport.listener import Refusal, Service, peer, refusal, require_upgrade
 from server.transport.request_stream import AnySocket

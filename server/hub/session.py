@@ -16,6 +16,7 @@ import trio
 
 from handlers.errors import ChatError, from_store
 from handlers.model import Caller, Client
+from server.fanout.room import Room
 from server.hub import catchup
 from server.hub.ports import Carrier, Hub
 from server.hub.resumption import Resumption
@@ -36,7 +37,6 @@ from server.protocol.signalr.messages import (
     StreamInvocation,
 )
 from server.protocol.signalr.stateful_reconnect import State
-from server.room import Room
 from server.transport.send_queue import Outbox
 from store.defects import guard
 from store.errors import Overloaded, StoreError, Unavailable

@@ -15,7 +15,7 @@ import msgspec
 import structlog
 import trio
 
-from server.feed import Feed
+from server.fanout.change_publisher import Feed
 from server.instances.publisher import Publisher
 from server.instances.reaper import Reaper
 from server.instances.recovery import Recovery

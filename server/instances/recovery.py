@@ -1,7 +1,7 @@
 """Compares what this instance believes with PostgreSQL, after it may have missed something (design.md 6 and 7).
 
-Owns no state. Rooms that are behind are repaired by `server.rooms`; whether somebody is still a member is settled by
-`server.teller`.
+Owns no state. Rooms that are behind are repaired by `server.fanout.rooms`; whether somebody is still a member is
+settled by `server.fanout.conversation_updates`.
 """
 
 from collections.abc import Collection
@@ -10,8 +10,8 @@ from uuid import UUID
 
 import trio
 
-from server.rooms import Rooms
-from server.teller import Teller
+from server.fanout.conversation_updates import Teller
+from server.fanout.rooms import Rooms
 from store.entries import dismissal
 
 CHUNK = 500  # users in one query

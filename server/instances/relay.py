@@ -11,7 +11,7 @@ from uuid import UUID
 import structlog
 import trio
 
-from server.feed import Feed
+from server.fanout.change_publisher import Feed
 from server.instances.publisher import Mail, Publisher
 from server.instances.registry import Registry
 from store import outbox

@@ -11,9 +11,9 @@ from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from server.fanout.receipts import ReceiptWriter
 from server.metrics.census import take_census
 from server.metrics.sources import Parts, families
-from server.receipts import ReceiptWriter
 from store.errors import StoreError
 
 REDIS_WITHIN = 1.0  # seconds; a scrape does without what Redis does not say by then

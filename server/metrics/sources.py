@@ -15,6 +15,8 @@ from prometheus_client.core import InfoMetricFamily, Metric
 from handlers.commits import Commits
 from handlers.errors import CODES
 from server.config.rate_limits import Limits
+from server.fanout.receipts import ReceiptWriter
+from server.fanout.rooms import Rooms
 from server.hub.dispatch import STREAM
 from server.hub.endings import SLUGS
 from server.hub.server import HubServer
@@ -26,10 +28,8 @@ from server.metrics.families import counter, counters, gauge, gauges, histogram,
 from server.observability import logs
 from server.observability.event_loop_lag import Pulse
 from server.observability.liveness import Liveness
-from server.receipts import ReceiptWriter
 from server.rest.answers import AnswerBudget
 from server.rest.tally import Tally
-from server.rooms import Rooms
 from server.transport.listener import Listener
 from store.defects import counts
 from store.lanes import Lanes

@@ -6,11 +6,11 @@ Owns the provider's tracer and what the traced parts share.
 from typing import TYPE_CHECKING
 
 from handlers.messages import Queue
-from server.ephemera import Ephemera
-from server.feed import Feed
+from server.fanout.change_publisher import Feed
+from server.fanout.ephemeral_events import Ephemera
+from server.fanout.rooms import Rooms
 from server.instances.publisher import Publisher
 from server.rest.tracing import App
-from server.rooms import Rooms
 from server.spans import provider
 from server.spans.http import spanned
 from server.spans.sends import Sends, TracedFeed, TracedQueue

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from server.cli import main
-from server.feed import Feed
+from server.fanout.change_publisher import Feed
 from store.entries import Dismissal
 from store.model import Change
 

@@ -19,7 +19,7 @@ from store.ids import new_id
 from store.model import Change
 from store.pool import Pool
 from store.postgres import Connection
-from tests.server.test_rooms import CONVERSATION, change
+from tests.server.fanout.test_rooms import CONVERSATION, change
 
 TOUCHED = new_id()
 

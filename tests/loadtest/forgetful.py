@@ -6,8 +6,8 @@ Run as `python -m tests.loadtest.forgetful serve`.
 import itertools
 
 from server.cli import main
-from server.room import Room
-from server.rooms import Rooms
+from server.fanout.room import Room
+from server.fanout.rooms import Rooms
 from store.model import Change
 
 _numbers = itertools.count(1)

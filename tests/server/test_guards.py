@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 import server.admin.listener
 import server.app
-import server.receipts
+import server.fanout.receipts
 import store.conversations
 import store.outbox
 from handlers.conversations import Conversations
@@ -23,14 +23,14 @@ from handlers.presence import Presence
 from handlers.users import Users
 from loadtest.client import ClientError, HubClient
 from server.app import Process
-from server.crier import Crier
+from server.fanout.broadcaster import Crier
+from server.fanout.rooms import Rooms
 from server.hub.long_polling import Polled
 from server.identity.jwks import KeySet
 from server.instances.publisher import Publisher
 from server.process.sd_notify import Notices
 from server.process.signals import Lifecycle
 from server.protocol.signalr.encoding import Encoding
-from server.rooms import Rooms
 from server.transport.http import HttpServer
 from server.transport.listener import Listener
 from server.transport.tls import Certificate
@@ -285,7 +285,7 @@ FAULTS = [
     Fault("presence", Presence, "seen", come_and_go),
     Fault("receipts", ReceiptStreams, "append", chat),
     Fault("receipts", ReceiptStreams, "take", nothing),
-    Fault("receipts", server.receipts, "write_receipts", chat),
+    Fault("receipts", server.fanout.receipts, "write_receipts", chat),
     Fault("sync", store.conversations, "list_memberships", connect_again),
     Fault("pool", Pool, "connect", lose_idle_connections),
     Fault("redis", Redis, "_serve", renew_redis),

@@ -14,8 +14,8 @@ from handlers.model import Caller
 from server.hub import catchup
 from server.hub.session import HubSession
 from store.model import Change
+from tests.server.fanout.test_rooms import CONVERSATION, change
 from tests.server.hub.test_session import SHAKE, USER, Carrier, Nobody, World
-from tests.server.test_rooms import CONVERSATION, change
 
 MEMBERSHIPS, HEADS, CHANGES = "memberships", "heads", "changes"
 

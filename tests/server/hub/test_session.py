@@ -16,6 +16,7 @@ from handlers.limits import Rate
 from handlers.model import Caller
 from handlers.ports import Receipts
 from loadtest.client import PROTOCOLS
+from server.fanout.rooms import Rooms
 from server.hub.calls import MAX_OUTSTANDING, MAX_STREAMS, Ticket
 from server.hub.catchup import SyncSource
 from server.hub.dispatch import Dispatcher
@@ -25,7 +26,6 @@ from server.protocol.signalr.encoding import BARE, Encoding
 from server.protocol.signalr.messages import Ack, Close, Completion, HubMessage, Invocation, Ping, StreamItem
 from server.protocol.signalr.messages import Sequence as Sequence_
 from server.protocol.signalr.stateful_reconnect import Reliable
-from server.rooms import Rooms
 from server.transport.send_queue import Flusher, Outbox
 from server.transport.timer_wheel import Wheel
 from store.entries import Receipt

@@ -15,7 +15,7 @@ from store.entries import Entry, new_parcel, pack, pack_change
 from store.errors import Unavailable
 from store.ids import new_id
 from store.instances import Delivery, Instances
-from tests.server.test_rooms import change
+from tests.server.fanout.test_rooms import change
 
 
 class World:

@@ -5,10 +5,10 @@ from typing import cast
 from uuid import UUID
 
 from handlers.model import Caller
+from server.fanout.conversation_updates import Teller
 from server.instances.recovery import Recovery
-from server.teller import Teller
 from store.ids import new_id
-from tests.server.test_rooms import CONVERSATION, Session, World
+from tests.server.fanout.test_rooms import CONVERSATION, Session, World
 
 
 class Truth:

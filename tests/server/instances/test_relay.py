@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 import trio
 
-from server.feed import Feed
+from server.fanout.change_publisher import Feed
 from server.instances import relay
 from server.instances.publisher import Mail, Publisher
 from server.instances.registry import Registry

@@ -1,4 +1,4 @@
-"""server.ephemera: what is told and not kept, in virtual time."""
+"""server.fanout.ephemeral_events: what is told and not kept, in virtual time."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -9,8 +9,8 @@ import trio
 from trio.testing import MockClock
 
 from handlers.model import StatusUpdate
-from server.crier import News
-from server.ephemera import (
+from server.fanout.broadcaster import News
+from server.fanout.ephemeral_events import (
     MAX_PER_TICK,
     MAX_TYPING,
     REPEAT,
@@ -22,7 +22,7 @@ from server.ephemera import (
     UPDATED,
     Ephemera,
 )
-from server.rooms import Rooms
+from server.fanout.rooms import Rooms
 from store.entries import Receipt, Typing
 from store.ids import new_id
 from store.model import MessageStatus

@@ -1,4 +1,4 @@
-"""server.rooms: every session sees a conversation's changes contiguous, whatever order they come in (P3)."""
+"""server.fanout.rooms: every session sees a conversation's changes contiguous, whatever order they come in (P3)."""
 
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, cast
@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from handlers.model import Caller
-from server.feed import Feed
+from server.fanout.change_publisher import Feed
+from server.fanout.gap_repair import REPAIR_DELAY, RETRY_DELAY
+from server.fanout.room import Room, Subscriber
+from server.fanout.rooms import Rooms
 from server.protocol.signalr.encoding import FRAMED
-from server.repairs import REPAIR_DELAY, RETRY_DELAY
-from server.room import Room, Subscriber
-from server.rooms import Rooms
 from server.transport.send_queue import Flusher, Outbox
 from store.entries import dismissal
 from store.errors import Unavailable

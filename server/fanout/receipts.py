@@ -36,7 +36,7 @@ _guard = guard("receipts")
 
 
 class Told(Protocol):
-    """Who tells people (`server.ephemera`)."""
+    """Who tells people (`server.fanout.ephemeral_events`)."""
 
     def tell_receipts(self, receipts: list[Receipt]) -> None: ...
 

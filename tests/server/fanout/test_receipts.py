@@ -1,4 +1,4 @@
-"""server.receipts: durable before it is answered, with Redis or without; written once it is durable."""
+"""server.fanout.receipts: durable before it is answered, with Redis or without; written once it is durable."""
 
 from collections.abc import Collection
 from typing import Any, cast
@@ -8,8 +8,8 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-import server.receipts
-from server.receipts import CLAIM_PERIOD, ReceiptWriter
+import server.fanout.receipts
+from server.fanout.receipts import CLAIM_PERIOD, ReceiptWriter
 from store import conversations
 from store.entries import Receipt
 from store.errors import StoreError, Unavailable
@@ -204,7 +204,7 @@ class Books:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.away = False
         self.read: dict[UUID, int] = {}
-        monkeypatch.setattr(server.receipts, "write_receipts", self._write)
+        monkeypatch.setattr(server.fanout.receipts, "write_receipts", self._write)
 
     async def _write(self, conn: object, found: Collection[Receipt]) -> list[Moved]:
         await trio.lowlevel.checkpoint()
@@ -273,7 +273,7 @@ async def test_written_and_not_finished(office: Office, autojump_clock: MockCloc
         return await written(conn, found)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(server.receipts, "write_receipts", write)
+        patch.setattr(server.fanout.receipts, "write_receipts", write)
         office.writer.offer(Receipt(UUID(int=1), UUID(int=2), 5, 5), office.answers.append)
         await trio.sleep(10)
     assert office.streams.finished == 0 and len(office.pending.pending) == 1

@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Protocol
 from uuid import UUID
 
-from server.ephemera import Ephemera
-from server.rooms import Rooms
+from server.fanout.ephemeral_events import Ephemera
+from server.fanout.rooms import Rooms
 from store.entries import Dismissal, Receipt, Seen, TraceMark, Typing
 from store.model import Change
 

@@ -1,4 +1,4 @@
-"""server.teller: everybody's own view of a conversation, and doubts about who is a member."""
+"""server.fanout.conversation_updates: everybody's own view of a conversation, and doubts about who is a member."""
 
 from collections.abc import Collection
 from typing import Any, cast
@@ -8,8 +8,8 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from server.rooms import Rooms
-from server.teller import CHANGED, RETRY, Teller
+from server.fanout.conversation_updates import CHANGED, RETRY, Teller
+from server.fanout.rooms import Rooms
 from store.errors import Unavailable
 from store.ids import new_id
 from store.model import Conversation

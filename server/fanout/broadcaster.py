@@ -10,9 +10,9 @@ from uuid import UUID
 
 import trio
 
+from server.fanout.room import Subscriber
+from server.fanout.rooms import Rooms
 from server.protocol.signalr.encoding import Encoding
-from server.room import Subscriber
-from server.rooms import Rooms
 from server.transport.send_queue import Flusher, Verdict
 from store.defects import guard
 

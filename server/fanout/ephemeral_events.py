@@ -14,8 +14,8 @@ import trio
 from msgspec import Struct
 
 from handlers.model import StatusUpdate, TypingUpdate, UserStatusUpdate
-from server.crier import News
-from server.rooms import Rooms
+from server.fanout.broadcaster import News
+from server.fanout.rooms import Rooms
 from store.defects import divided, guard
 from store.entries import Receipt, Seen, Typing, merged
 from store.model import Message, MessageStatus
@@ -49,7 +49,7 @@ class Others(Protocol):
 
 
 class Crier(Protocol):
-    """Whoever tells it (`server.crier`)."""
+    """Whoever tells it (`server.fanout.broadcaster`)."""
 
     async def tell(self, news: Sequence[News]) -> None: ...
 

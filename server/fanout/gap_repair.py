@@ -9,7 +9,7 @@ from uuid import UUID
 import msgspec
 import trio
 
-from server.room import History, Room, Wanted
+from server.fanout.room import History, Room, Wanted
 from server.transport.send_queue import Flusher
 from store.defects import guard
 from store.errors import StoreError

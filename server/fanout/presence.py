@@ -14,8 +14,8 @@ import structlog
 import trio
 
 from handlers.presence import Presence
-from server.ephemera import Ephemera
-from server.rooms import Rooms
+from server.fanout.ephemeral_events import Ephemera
+from server.fanout.rooms import Rooms
 from store.defects import divided, guard
 from store.entries import Seen
 from store.errors import StoreError

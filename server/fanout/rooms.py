@@ -3,7 +3,8 @@
 Owns the rooms, the registry of sessions by user, and the rule that every session sees a
 conversation's changes contiguous, with no repeat and no hole (design.md 4.5, P3). What is
 committed here and what comes from other instances is delivered alike; where it comes from is
-`server.feed`'s business. Holes are `server.repairs`', the state of a room is `server.room`'s.
+`server.fanout.change_publisher`'s business. Holes are `server.fanout.gap_repair`', the state of a room is
+`server.fanout.room`'s.
 
 A session is *attached* to a room (gets live events) or not; `server.catchup` brings it from a
 cursor to the point where it can be attached. A room lives while somebody is attached or holds it.
@@ -17,9 +18,9 @@ import trio
 
 from handlers.errors import ChatError
 from handlers.model import Resync
+from server.fanout.gap_repair import REPAIR_DELAY, Repairs
+from server.fanout.room import Cursors, History, Room, Subscriber, Teller, Wanted
 from server.protocol.signalr.encoding import Encoding
-from server.repairs import REPAIR_DELAY, Repairs
-from server.room import Cursors, History, Room, Subscriber, Teller, Wanted
 from server.transport.send_queue import Flusher, Verdict
 from store.defects import guard
 from store.entries import Dismissal

@@ -38,7 +38,7 @@ class Wanted(Protocol):
 
 
 class Teller(Protocol):
-    """Tells people how a conversation looks to them now (`server.teller`)."""
+    """Tells people how a conversation looks to them now (`server.fanout.conversation_updates`)."""
 
     def tell(self, conversation_id: UUID, user_ids: Collection[UUID]) -> None:
         """Each of these users, on all her connections here."""
@@ -51,7 +51,7 @@ class Teller(Protocol):
 
 
 class Cursors(Protocol):
-    """Tells people how far each other are (`server.ephemera`)."""
+    """Tells people how far each other are (`server.fanout.ephemeral_events`)."""
 
     def sent(self, message: Message) -> None:
         """Its sender has everything up to it."""

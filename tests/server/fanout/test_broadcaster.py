@@ -1,4 +1,4 @@
-"""server.crier: many small things told to many people, in few words and with breaks."""
+"""server.fanout.broadcaster: many small things told to many people, in few words and with breaks."""
 
 from itertools import pairwise
 from typing import cast
@@ -7,10 +7,10 @@ from uuid import UUID
 import trio
 
 from handlers.model import Caller
-from server.crier import STEP, Crier, News
+from server.fanout.broadcaster import STEP, Crier, News
+from server.fanout.room import Room
+from server.fanout.rooms import Rooms
 from server.protocol.signalr.encoding import FRAMED
-from server.room import Room
-from server.rooms import Rooms
 from server.transport.send_queue import Flusher, Outbox
 from store.ids import new_id
 

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import trio
 
-from server.rooms import Rooms
+from server.fanout.rooms import Rooms
 from store.defects import divided, guard
 from store.errors import StoreError
 from store.model import Conversation

@@ -1,4 +1,4 @@
-"""server.presence: the last word on a user is the true one (P7)."""
+"""server.fanout.presence: the last word on a user is the true one (P7)."""
 
 from collections.abc import Collection, Mapping
 from typing import Any, cast
@@ -9,9 +9,9 @@ import trio
 from trio.testing import MockClock
 
 from handlers.presence import Presence
-from server.ephemera import Ephemera
-from server.presence import ROUND, Announcer
-from server.rooms import Rooms
+from server.fanout.ephemeral_events import Ephemera
+from server.fanout.presence import ROUND, Announcer
+from server.fanout.rooms import Rooms
 from store.entries import Seen
 from store.errors import Unavailable
 from store.ids import new_id
