@@ -35,6 +35,12 @@ from handlers.refresh_tokens import RefreshTokens
 from handlers.sync import Sync
 from handlers.users import Users
 from server.admin.listener import AdminListener
+from server.cluster.membership import Link
+from server.cluster.outbox_relay import Relay
+from server.cluster.publisher import Publisher
+from server.cluster.reaper import Reaper
+from server.cluster.recovery import Recovery
+from server.cluster.subscriptions import Registry
 from server.config.rate_limits import Limits
 from server.config.reload import Difference, merge
 from server.config.settings import DAYS, SECONDS, Settings, parse_listen, parse_peer_listen, require
@@ -54,12 +60,6 @@ from server.hub.server import HubServer
 from server.identity.access_tokens import ACCESS_TTL, ConnectionTokens, Verifier, mint_token, signing_keys
 from server.identity.jwks import KeySet
 from server.identity.sign_in import SignIn
-from server.instances.link import Link
-from server.instances.publisher import Publisher
-from server.instances.reaper import Reaper
-from server.instances.recovery import Recovery
-from server.instances.registry import Registry
-from server.instances.relay import Relay
 from server.observability import logs
 from server.observability.event_loop_lag import Pulse
 from server.observability.liveness import Liveness

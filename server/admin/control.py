@@ -15,10 +15,10 @@ from handlers.errors import ChatError
 from handlers.texts import is_text
 from server.admin.shapes import InstanceView, Killed, Status
 from server.admin.views import renewed_ago
+from server.cluster.publisher import Publisher
+from server.cluster.subscriptions import Registry
 from server.fanout.rooms import Rooms
 from server.hub.server import HubServer
-from server.instances.publisher import Publisher
-from server.instances.registry import Registry
 from server.observability import logs
 from server.observability.liveness import Liveness
 from store.entries import Dismissal

@@ -34,7 +34,7 @@ class Mail(Protocol):
 
 
 class Others(Protocol):
-    """The way to the other instances (`server.instances.publisher`)."""
+    """The way to the other instances (`server.cluster.publisher`)."""
 
     def publish(self, changes: Sequence[Change], dismissed: Dismissal | None = None) -> None: ...
 

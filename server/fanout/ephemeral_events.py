@@ -41,7 +41,7 @@ UPDATED, STARTED, STOPPED, SHOWN = (
 
 
 class Others(Protocol):
-    """The way to the other instances (`server.instances.publisher`)."""
+    """The way to the other instances (`server.cluster.publisher`)."""
 
     def send(
         self, *, receipts: Iterable[Receipt] = (), typing: Iterable[Typing] = (), seen: Iterable[Seen] = ()

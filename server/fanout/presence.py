@@ -31,7 +31,7 @@ log = structlog.get_logger("parley.presence")
 
 
 class Announcer:
-    """Implements `handlers.ports.Presence` and `server.instances.registry.Watcher`."""
+    """Implements `handlers.ports.Presence` and `server.cluster.subscriptions.Watcher`."""
 
     def __init__(self, presence: Presence, instances: Instances, rooms: Rooms, ephemera: Ephemera) -> None:
         self._presence = presence

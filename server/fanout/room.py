@@ -25,7 +25,7 @@ class History(Protocol):
 
 
 class Wanted(Protocol):
-    """What other instances should send us (`server.instances.registry`)."""
+    """What other instances should send us (`server.cluster.subscriptions`)."""
 
     async def want_rooms(self, conversation_ids: Iterable[UUID]) -> None:
         """Returns when changes committed from now on will reach us. Never raises."""

@@ -14,15 +14,15 @@ from prometheus_client.core import InfoMetricFamily, Metric
 
 from handlers.commits import Commits
 from handlers.errors import CODES
+from server.cluster.membership import Link
+from server.cluster.outbox_relay import Relay
+from server.cluster.publisher import Publisher
 from server.config.rate_limits import Limits
 from server.fanout.receipts import ReceiptWriter
 from server.fanout.rooms import Rooms
 from server.hub.dispatch import STREAM
 from server.hub.endings import SLUGS
 from server.hub.server import HubServer
-from server.instances.link import Link
-from server.instances.publisher import Publisher
-from server.instances.relay import Relay
 from server.metrics.census import Census, Condition
 from server.metrics.families import counter, counters, gauge, gauges, histogram, histograms
 from server.observability import logs

@@ -15,10 +15,10 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from handlers.messages import Queue
+from server.cluster.publisher import Publisher
 from server.fanout.change_publisher import Feed, Mail
 from server.fanout.ephemeral_events import Ephemera
 from server.fanout.rooms import Rooms
-from server.instances.publisher import Publisher
 from store.entries import Dismissal, TraceMark
 from store.errors import StoreError
 from store.lanes import Append, AppendError

@@ -6,10 +6,10 @@ Owns the provider's tracer and what the traced parts share.
 from typing import TYPE_CHECKING
 
 from handlers.messages import Queue
+from server.cluster.publisher import Publisher
 from server.fanout.change_publisher import Feed
 from server.fanout.ephemeral_events import Ephemera
 from server.fanout.rooms import Rooms
-from server.instances.publisher import Publisher
 from server.rest.tracing import App
 from server.spans import provider
 from server.spans.http import spanned

@@ -7,7 +7,7 @@ import trio
 
 from tests.chaos.world import World
 
-LEASE = 10.0  # seconds (server.instances.link)
+LEASE = 10.0  # seconds (server.cluster.membership)
 BURIED = LEASE + 4.0  # seconds after which a silent instance has surely been buried
 
 Fault = Callable[[World], Awaitable[None]]

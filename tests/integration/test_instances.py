@@ -11,7 +11,7 @@ from tests.inbox import WAIT, Inbox
 from tests.running import Running, User, checked, running
 
 Pair = tuple[Running, Running]
-LEASE = 10.0  # seconds (server.instances.link)
+LEASE = 10.0  # seconds (server.cluster.membership)
 
 
 @pytest.fixture

@@ -23,11 +23,11 @@ from handlers.presence import Presence
 from handlers.users import Users
 from loadtest.client import ClientError, HubClient
 from server.app import Process
+from server.cluster.publisher import Publisher
 from server.fanout.broadcaster import Crier
 from server.fanout.rooms import Rooms
 from server.hub.long_polling import Polled
 from server.identity.jwks import KeySet
-from server.instances.publisher import Publisher
 from server.process.sd_notify import Notices
 from server.process.signals import Lifecycle
 from server.protocol.signalr.encoding import Encoding

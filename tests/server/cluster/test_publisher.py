@@ -1,4 +1,4 @@
-"""server.instances.publisher: each instance gets what somebody there needs, and nothing else."""
+"""server.cluster.publisher: each instance gets what somebody there needs, and nothing else."""
 
 from collections.abc import Collection, Sequence
 from typing import cast
@@ -8,8 +8,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from server.instances.publisher import MAX_WAITING, Publisher
-from server.instances.registry import Registry
+from server.cluster.publisher import MAX_WAITING, Publisher
+from server.cluster.subscriptions import Registry
 from store import outbox
 from store.entries import Entry, Receipt, Seen, Typing, dismissal, unpack
 from store.errors import Unavailable

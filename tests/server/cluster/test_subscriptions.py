@@ -1,4 +1,4 @@
-"""server.instances.registry: what is wanted is registered, in order, and stays so for a while."""
+"""server.cluster.subscriptions: what is wanted is registered, in order, and stays so for a while."""
 
 from collections.abc import Collection
 from typing import cast
@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from server.instances.registry import LINGER, Registry
+from server.cluster.subscriptions import LINGER, Registry
 from store.errors import Unavailable
 from store.ids import new_id
 from store.instances import Instances

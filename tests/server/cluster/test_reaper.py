@@ -1,4 +1,4 @@
-"""server.instances.reaper: a dead instance is buried whole, and everybody who was only there has left (P7)."""
+"""server.cluster.reaper: a dead instance is buried whole, and everybody who was only there has left (P7)."""
 
 from collections.abc import Collection
 from uuid import UUID
@@ -6,8 +6,8 @@ from uuid import UUID
 import pytest
 import trio
 
-from server.instances import reaper
-from server.instances.reaper import Reaper
+from server.cluster import reaper
+from server.cluster.reaper import Reaper
 from store import keys
 from store.errors import Unavailable
 from store.ids import new_id

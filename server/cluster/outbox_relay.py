@@ -11,9 +11,9 @@ from uuid import UUID
 import structlog
 import trio
 
+from server.cluster.publisher import Mail, Publisher
+from server.cluster.subscriptions import Registry
 from server.fanout.change_publisher import Feed
-from server.instances.publisher import Mail, Publisher
-from server.instances.registry import Registry
 from store import outbox
 from store.conversations import fetch_heads
 from store.defects import guard

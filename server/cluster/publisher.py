@@ -14,7 +14,7 @@ import structlog
 import trio
 from msgspec import Struct
 
-from server.instances.registry import Registry
+from server.cluster.subscriptions import Registry
 from store import outbox
 from store.defects import guard
 from store.entries import Dismissal, Parcel, Receipt, Seen, TraceMark, Typing, new_parcel, pack, pack_change

@@ -15,11 +15,11 @@ import msgspec
 import structlog
 import trio
 
+from server.cluster.publisher import Publisher
+from server.cluster.reaper import Reaper
+from server.cluster.recovery import Recovery
+from server.cluster.subscriptions import Registry
 from server.fanout.change_publisher import Feed
-from server.instances.publisher import Publisher
-from server.instances.reaper import Reaper
-from server.instances.recovery import Recovery
-from server.instances.registry import Registry
 from store.defects import guard
 from store.entries import unpack
 from store.errors import StoreError, Unavailable

@@ -1,9 +1,9 @@
 """What this instance has told Redis that it wants: the changes of these conversations, what concerns these users.
 
 Owns the sets of wanted conversations and users, and the one task that writes their registration, in batches and in
-order. An instance has a new id after every disruption of its link (`server.instances.link`), and registers everything
-anew under it: so whoever buries the old id never touches the new one. While there is no link, registering is a no-op
-that succeeds: conversations work locally, and are registered when the link is back.
+order. An instance has a new id after every disruption of its link (`server.cluster.membership`), and registers
+everything anew under it: so whoever buries the old id never touches the new one. While there is no link, registering
+is a no-op that succeeds: conversations work locally, and are registered when the link is back.
 
 What is not wanted any more stays registered for a while (LINGER, and a user's grace period): people come back.
 """

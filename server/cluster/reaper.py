@@ -9,7 +9,7 @@ import random
 import structlog
 import trio
 
-from server.instances.registry import Watcher
+from server.cluster.subscriptions import Watcher
 from store.defects import guard
 from store.errors import StoreError
 from store.instances import Instances

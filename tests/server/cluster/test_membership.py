@@ -1,4 +1,4 @@
-"""server.instances.link: one way back from every fault, and nothing missed on it (design.md 6 and 7)."""
+"""server.cluster.membership: one way back from every fault, and nothing missed on it (design.md 6 and 7)."""
 
 import time
 from collections.abc import Collection
@@ -9,8 +9,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from server.instances.link import ALONE, RECHECK, RENEWAL, Link
-from server.instances.registry import Registry
+from server.cluster.membership import ALONE, RECHECK, RENEWAL, Link
+from server.cluster.subscriptions import Registry
 from store.entries import Entry, new_parcel, pack, pack_change
 from store.errors import Unavailable
 from store.ids import new_id

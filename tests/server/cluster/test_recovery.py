@@ -1,12 +1,12 @@
-"""server.instances.recovery: after a lost link no user keeps what they lost meanwhile (P9)."""
+"""server.cluster.recovery: after a lost link no user keeps what they lost meanwhile (P9)."""
 
 from collections.abc import Collection
 from typing import cast
 from uuid import UUID
 
 from handlers.model import Caller
+from server.cluster.recovery import Recovery
 from server.fanout.conversation_updates import Teller
-from server.instances.recovery import Recovery
 from store.ids import new_id
 from tests.server.fanout.test_rooms import CONVERSATION, Session, World
 

@@ -1,4 +1,4 @@
-"""server.instances.relay: what was committed and not published is announced once, by some instance (P5)."""
+"""server.cluster.outbox_relay: what was committed and not published is announced once, by some instance (P5)."""
 
 from types import SimpleNamespace
 from typing import Any, cast
@@ -7,11 +7,11 @@ from uuid import UUID
 import pytest
 import trio
 
+from server.cluster import outbox_relay
+from server.cluster.outbox_relay import Relay
+from server.cluster.publisher import Mail, Publisher
+from server.cluster.subscriptions import Registry
 from server.fanout.change_publisher import Feed
-from server.instances import relay
-from server.instances.publisher import Mail, Publisher
-from server.instances.registry import Registry
-from server.instances.relay import Relay
 from store import conversations, outbox
 from store.entries import dismissal
 from store.errors import Unavailable
@@ -46,8 +46,8 @@ class World:
 
 @pytest.fixture
 async def pool(database: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> Pool:
-    monkeypatch.setattr(relay, "PERIOD", 0.01)
-    monkeypatch.setattr(relay, "AGE", 0.0)
+    monkeypatch.setattr(outbox_relay, "PERIOD", 0.01)
+    monkeypatch.setattr(outbox_relay, "AGE", 0.0)
     pool = Pool(database, name="test", size=3, acquire_timeout=WAIT)
     await nursery.start(pool.run)
     return pool
@@ -87,7 +87,7 @@ async def test_announced_once(pool: Pool, nursery: trio.Nursery) -> None:
 
 async def test_more_than_one_look_takes(pool: Pool, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many there are, each is announced."""
-    monkeypatch.setattr(relay, "LIMIT", 2)
+    monkeypatch.setattr(outbox_relay, "LIMIT", 2)
     world = World(pool)
     async with pool.connection() as conn:
         [alice] = await make_users(conn, 1)
