@@ -54,9 +54,9 @@ from server.fanout.receipts import ReceiptWriter
 from server.fanout.rooms import Rooms
 from server.hub import methods
 from server.hub.dispatch import Dispatcher
-from server.hub.fallbacks import Fallbacks, route
-from server.hub.peers import Peers
 from server.hub.server import HubServer
+from server.hub.transports.forwarding import Peers
+from server.hub.transports.http_endpoint import Fallbacks, route
 from server.identity.access_tokens import ACCESS_TTL, ConnectionTokens, Verifier, mint_token, signing_keys
 from server.identity.jwks import KeySet
 from server.identity.sign_in import SignIn

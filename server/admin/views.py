@@ -14,7 +14,7 @@ import msgspec
 from server.admin.shapes import ConnectionView, Listing, RoomView
 from server.fanout.room import Room
 from server.fanout.rooms import Rooms
-from server.hub.session import HubSession
+from server.hub.connection import HubSession
 from server.metrics.census import condition_of, walk
 from server.transport import tcp_info
 

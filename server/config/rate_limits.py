@@ -15,7 +15,7 @@ class Limits:
 
     def __init__(self, settings: Settings, counter: Counter) -> None:
         self.invocations: Rate | None = None  # buckets are with the sessions
-        self.user_invocations: Rate | None = None  # likewise, with the users' shares (`server.hub.shares`)
+        self.user_invocations: Rate | None = None  # likewise, with the users' shares (`server.hub.user_shares`)
         self.connects: Limiter[str] = Limiter(None, "connections")
         self.user_connects: Limiter[UUID] = Limiter(None, "connections")
         self.sends: Limiter[UUID] = Limiter(None, "messages")

@@ -20,10 +20,10 @@ from handlers.receipts import Receipts
 from handlers.sync import Sync
 from handlers.users import Users
 from server.fanout.ephemeral_events import Ephemera
-from server.hub import catchup
-from server.hub.calls import INTERRUPTED, Ticket
+from server.hub import catch_up
+from server.hub.connection import HubSession
 from server.hub.dispatch import Dispatcher
-from server.hub.session import HubSession
+from server.hub.invocations import INTERRUPTED, Ticket
 from server.identity.access_tokens import Verifier
 from server.protocol.signalr.codec import UuidKey
 from store.messages import END
@@ -73,7 +73,7 @@ def register(
 
     async def join_conversation(session: HubSession, conversation_id: UUID, since_seq: Seq | None = None) -> Joined:
         rooms = session.hub.rooms
-        head, resync = await catchup.join(session, rooms, session.hub.sync, conversation_id, since_seq)
+        head, resync = await catch_up.join(session, rooms, session.hub.sync, conversation_id, since_seq)
         shown, following = await sync.cursors(session.caller, conversation_id)
         return Joined(last_seq=head, cursors=shown, next=following, resync=resync)
 
@@ -84,7 +84,7 @@ def register(
         if any(seq < 0 for seq in cursors.values()):
             raise ChatError("invalid_cursor", "A cursor is a seq: 0 or more.")
         shown = [(key.value, seq) for key, seq in cursors.items()]
-        return await catchup.sync_all(session, session.hub.rooms, session.hub.sync, shown)
+        return await catch_up.sync_all(session, session.hub.rooms, session.hub.sync, shown)
 
     async def stream_history(
         session: HubSession, conversation_id: UUID, before_seq: Seq | None = None, limit: int | None = None

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 from handlers.limits import Rate
 from handlers.ports import Receipts
 from server.fanout.rooms import Rooms
-from server.hub import catchup
+from server.hub import catch_up
 from server.hub.dispatch import Dispatcher
 from server.protocol.signalr.encoding import Encoding
 from server.transport.send_queue import Flusher
 from server.transport.timer_wheel import Due, Wheel
 
 if TYPE_CHECKING:
-    from server.hub.session import HubSession
+    from server.hub.connection import HubSession
 
 
 class Timeouts(Protocol):
@@ -65,7 +65,7 @@ class Hub(Protocol):
 
     receipts: Receipts
     draining: bool
-    sync: catchup.SyncSource
+    sync: catch_up.SyncSource
     encodings: dict[str, Encoding]
     max_message: int
     sessions: set["HubSession"]

@@ -22,13 +22,13 @@ from server.config.settings import Settings
 from server.config.trusted_proxies import Proxies, limited_as
 from server.fanout.ephemeral_events import Ephemera
 from server.fanout.rooms import Rooms
-from server.hub.catchup import SyncSource
+from server.hub.catch_up import SyncSource
+from server.hub.connection import HubSession
+from server.hub.disconnect_reasons import slug_of
 from server.hub.dispatch import Dispatcher
-from server.hub.endings import slug_of
 from server.hub.ports import Carrier
-from server.hub.reliable_connection import ReliableConnection
-from server.hub.session import HubSession
-from server.hub.shares import Shares
+from server.hub.transports.websocket import ReliableConnection
+from server.hub.user_shares import Shares
 from server.identity.access_tokens import ConnectionTokens, Redeemed, UsedToken, Verifier, new_connection_id
 from server.protocol import websocket
 from server.protocol.http1 import head as http_head

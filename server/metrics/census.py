@@ -11,7 +11,7 @@ from typing import TypeVar
 import trio
 from msgspec import Struct, field
 
-from server.hub.session import HubSession
+from server.hub.connection import HubSession
 from server.protocol.signalr.stateful_reconnect import State
 
 CHUNK = 250  # sessions looked at in one scheduler step: one or two milliseconds

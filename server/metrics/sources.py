@@ -20,8 +20,8 @@ from server.cluster.publisher import Publisher
 from server.config.rate_limits import Limits
 from server.fanout.receipts import ReceiptWriter
 from server.fanout.rooms import Rooms
+from server.hub.disconnect_reasons import SLUGS
 from server.hub.dispatch import STREAM
-from server.hub.endings import SLUGS
 from server.hub.server import HubServer
 from server.metrics.census import Census, Condition
 from server.metrics.families import counter, counters, gauge, gauges, histogram, histograms

@@ -17,8 +17,8 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework, ConnectionState, LifespanState
 
-from server.hub.carrier import HANG_UP
 from server.hub.server import is_hub
+from server.hub.transports.base import HANG_UP
 from server.protocol.http1.head import MAX_HEAD
 from server.transport.request_stream import RequestStream
 from server.transport.unauthenticated import STRANGER, stranger_of

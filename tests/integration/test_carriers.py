@@ -10,8 +10,8 @@ import psycopg
 import pytest
 import trio
 
-from server.hub import fallbacks, long_polling
-from server.hub.http_carrier import HttpCarrier
+from server.hub.transports import http_endpoint, long_polling
+from server.hub.transports.http_transport import HttpCarrier
 from tests.carriers import TIMEOUT, negotiate
 from tests.inbox import WAIT, Inbox
 from tests.integration.conftest import Shared
@@ -268,7 +268,7 @@ async def test_whoever_stops_polling_is_gone(
     more. Too many requests are answered later, and in the end refused."""
     monkeypatch.setattr(long_polling, "POLL_TIMEOUT", 0.3)
     monkeypatch.setattr(long_polling, "DISCONNECT_TIMEOUT", 1.0)
-    monkeypatch.setattr(fallbacks, "ENDED_FOR", -1.0)
+    monkeypatch.setattr(http_endpoint, "ENDED_FOR", -1.0)
     async with open_site(database, redis_url, nursery, rate_limits="on", rate_requests="20/600s") as site:
         _, token = await site.user("alice")
         async with door(f"{site.url}/hubs/chat", token) as a:
@@ -280,7 +280,7 @@ async def test_whoever_stops_polling_is_gone(
                 await _until_gone(site)
             await a.ask("GET", status=404)
             await a.ask("POST", PING, status=404)
-            monkeypatch.setattr(fallbacks, "PACE_MAX", 0.05)
+            monkeypatch.setattr(http_endpoint, "PACE_MAX", 0.05)
             codes: set[int] = set()
 
             async def poll() -> None:

@@ -26,7 +26,7 @@ from server.app import Process
 from server.cluster.publisher import Publisher
 from server.fanout.broadcaster import Crier
 from server.fanout.rooms import Rooms
-from server.hub.long_polling import Polled
+from server.hub.transports.long_polling import Polled
 from server.identity.jwks import KeySet
 from server.process.sd_notify import Notices
 from server.process.signals import Lifecycle
@@ -310,7 +310,7 @@ FAULTS = [
 WHOLE = {"export_pool", "http", "listener", "logs", "peer_listener"}
 # Settings that this server does not have make these; they share their code with another part.
 ABSENT = {"read_pool"}
-# What their guard sees is tested in tests/server/hub/test_session.py.
+# What their guard sees is tested in tests/server/hub/test_connection.py.
 OTHERS = {"sessions"}
 
 
@@ -486,7 +486,7 @@ async def test_every_part_is_in_the_tables(database: str, redis_url: str, nurser
 
 # Where an exception becomes the answer of the one call that it ended, or of a check that somebody runs.
 ANSWERED = {
-    ("server/hub/calls.py", "fail"),
+    ("server/hub/invocations.py", "fail"),
     ("server/hub/methods.py", "done"),
     ("server/check.py", ""),
 }

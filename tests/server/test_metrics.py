@@ -15,7 +15,7 @@ from handlers.export import AT_ONCE as EXPORTS_AT_ONCE
 from loadtest.client import ClientError, connect
 from server.admin import app as admin_app
 from server.admin.listener import MAX_SCRAPERS
-from server.hub.endings import OTHER, SLUGS, slug_of
+from server.hub.disconnect_reasons import OTHER, SLUGS, slug_of
 from server.observability import logs
 from server.observability.log_limits import OF_ONE, Suppressor
 from server.rest import turns

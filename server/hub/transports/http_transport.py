@@ -11,8 +11,8 @@ from uuid import UUID
 import trio
 
 from server.config.settings import Settings
-from server.hub.carrier import AsgiCarrier
-from server.hub.session import HubSession
+from server.hub.connection import HubSession
+from server.hub.transports.base import AsgiCarrier
 from server.transport.timer_wheel import Wheel
 
 

@@ -1,8 +1,8 @@
 """What one user may take of this process over the hub: connections at once, calls over all of them, and its time.
 
-Owns the shares, one for each user who has a connection here. A connection has a rate of its own (`server.hub.calls`);
-this is what keeps many connections of one user from adding up. Calls are counted; whatever else may come, from pings to
-single bytes in frames of their own, costs the time that it takes to read.
+Owns the shares, one for each user who has a connection here. A connection has a rate of its own
+(`server.hub.invocations`); this is what keeps many connections of one user from adding up. Calls are counted;
+whatever else may come, from pings to single bytes in frames of their own, costs the time that it takes to read.
 """
 
 from uuid import UUID

@@ -1,4 +1,4 @@
-"""server.hub.reliable_connection: the bound on what is not acknowledged, on real sockets."""
+"""server.hub.transports.websocket: the bound on what is not acknowledged, on real sockets."""
 
 import socket
 import time
@@ -10,16 +10,16 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from handlers.model import Caller
 from loadtest.client import PROTOCOLS
-from server.hub.reliable_connection import ReliableConnection
-from server.hub.session import HubSession
+from server.hub.connection import HubSession
+from server.hub.transports.websocket import ReliableConnection
 from server.protocol import websocket
 from server.protocol.signalr.encoding import FRAMED
 from server.protocol.signalr.messages import Completion, HubMessage, Invocation
 from server.protocol.signalr.messages import Sequence as Sequence_
 from server.protocol.signalr.stateful_reconnect import BUFFER
 from server.transport.epoll import Poller
-from tests.server.hub.test_session import USER, World
-from tests.server.hub.test_session import world as world
+from tests.server.hub.test_connection import USER, World
+from tests.server.hub.test_connection import world as world
 
 WAIT = 30.0
 LIMIT = 256 * 1024  # bytes of an outbox

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import trio
 
-from server.hub.session import HubSession
+from server.hub.connection import HubSession
 from server.protocol import websocket
 from server.transport.send_queue import RESUME_AT, Outbox
 from server.transport.timer_wheel import Wheel

@@ -10,9 +10,9 @@ from uuid import UUID
 import trio
 
 from handlers.errors import ChatError
-from server.hub.calls import Calls
+from server.hub.detached_queue import ReliableOutbox, Survival
+from server.hub.invocations import Calls
 from server.hub.ports import Carrier
-from server.hub.survival import ReliableOutbox, Survival
 from server.protocol import websocket
 from server.protocol.signalr.codec import Parser
 from server.protocol.signalr.encoding import Encoding

@@ -1,4 +1,4 @@
-"""server.hub.shares: what reading takes of the process's time is shared by the connections of a user."""
+"""server.hub.user_shares: what reading takes of the process's time is shared by the connections of a user."""
 
 import socket
 import time
@@ -11,7 +11,7 @@ import trio.testing
 from handlers.limits import Rate
 from loadtest.client import connect
 from server.config.rate_limits import Limits
-from server.hub.shares import MAX_STEP, WORK_BURST, WORK_SHARE, Share
+from server.hub.user_shares import MAX_STEP, WORK_BURST, WORK_SHARE, Share
 from server.protocol import websocket
 from server.transport import websocket as connections
 from server.transport.epoll import Poller

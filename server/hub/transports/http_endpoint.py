@@ -16,12 +16,12 @@ import trio
 from handlers.errors import CODES, ChatError
 from handlers.limits import Limiter
 from handlers.model import Caller
-from server.hub.carrier import Receive, Scope, Send
-from server.hub.http_carrier import Gone, HttpCarrier
-from server.hub.long_polling import Polled, send_answer
-from server.hub.peers import OwnerGone, Peers
 from server.hub.server import HubServer, Used, draining, is_hub
-from server.hub.sse import EventStream
+from server.hub.transports.base import Receive, Scope, Send
+from server.hub.transports.forwarding import OwnerGone, Peers
+from server.hub.transports.http_transport import Gone, HttpCarrier
+from server.hub.transports.long_polling import Polled, send_answer
+from server.hub.transports.server_sent_events import EventStream
 from server.identity.access_tokens import Redeemed
 from server.protocol.http1.head import joined
 from server.protocol.signalr.encoding import BARE

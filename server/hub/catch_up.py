@@ -19,7 +19,7 @@ from server.fanout.rooms import Rooms, no_such_conversation
 from store.model import Change
 
 if TYPE_CHECKING:
-    from server.hub.session import HubSession
+    from server.hub.connection import HubSession
 
 MAX_BEHIND = 1000  # changes; further behind, paging with REST is cheaper for everybody (contract.md 3)
 PAGE = 100  # changes read at once

@@ -6,9 +6,9 @@ When the answer ends, for whatever reason, so does the connection.
 
 from typing import ClassVar
 
-from server.hub.carrier import Receive, Scope, Send, hang_up_of, pieces
-from server.hub.http_carrier import HttpCarrier
 from server.hub.server import HubServer
+from server.hub.transports.base import Receive, Scope, Send, hang_up_of, pieces
+from server.hub.transports.http_transport import HttpCarrier
 from server.identity.access_tokens import Redeemed
 
 HEADERS = [

@@ -1,4 +1,4 @@
-"""server.hub.session: one hub connection on a carrier that only remembers, in virtual time."""
+"""server.hub.connection: one hub connection on a carrier that only remembers, in virtual time."""
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
@@ -17,10 +17,10 @@ from handlers.model import Caller
 from handlers.ports import Receipts
 from loadtest.client import PROTOCOLS
 from server.fanout.rooms import Rooms
-from server.hub.calls import MAX_OUTSTANDING, MAX_STREAMS, Ticket
-from server.hub.catchup import SyncSource
+from server.hub.catch_up import SyncSource
+from server.hub.connection import DORMANCY, STEP, HubSession
 from server.hub.dispatch import Dispatcher
-from server.hub.session import DORMANCY, STEP, HubSession
+from server.hub.invocations import MAX_OUTSTANDING, MAX_STREAMS, Ticket
 from server.protocol import websocket
 from server.protocol.signalr.encoding import BARE, Encoding
 from server.protocol.signalr.messages import Ack, Close, Completion, HubMessage, Invocation, Ping, StreamItem

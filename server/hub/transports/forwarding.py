@@ -12,7 +12,7 @@ import structlog
 import trio
 
 from handlers.errors import from_store
-from server.hub.carrier import Receive, Scope, Send
+from server.hub.transports.base import Receive, Scope, Send
 from server.protocol.http1.head import joined
 from server.transport.listener import Refusal
 from store.defects import guard

@@ -14,10 +14,10 @@ import trio
 
 from handlers.errors import ChatError, from_store
 from handlers.limits import refusal, spend
+from server.hub.detached_queue import Survival
 from server.hub.dispatch import PLAIN, STREAM, Method
 from server.hub.ports import Carrier, Hub
-from server.hub.shares import Share
-from server.hub.survival import Survival
+from server.hub.user_shares import Share
 from server.protocol import websocket
 from server.protocol.signalr.messages import Invocation, StreamInvocation
 from server.transport.send_queue import Outbox, Verdict

@@ -1,4 +1,4 @@
-"""server.hub.http_carrier: POSTs that meet the end of their connection."""
+"""server.hub.transports.http_transport: POSTs that meet the end of their connection."""
 
 import time
 from collections.abc import Awaitable
@@ -9,13 +9,13 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from server.config.settings import load
-from server.hub.http_carrier import Gone, HttpCarrier
-from server.hub.session import HubSession
-from server.hub.shares import WORK_BURST, WORK_SHARE, Share
+from server.hub.connection import HubSession
+from server.hub.transports.http_transport import Gone, HttpCarrier
+from server.hub.user_shares import WORK_BURST, WORK_SHARE, Share
 from server.protocol.signalr.encoding import BARE
 from server.transport.timer_wheel import Wheel
 from store.ids import new_id
-from tests.server.hub.test_shares import ON
+from tests.server.hub.test_user_shares import ON
 
 STEP = 0.05  # seconds that a POST takes here
 POSTS = 8  # of each connection

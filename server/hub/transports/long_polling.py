@@ -12,9 +12,9 @@ from typing import ClassVar
 
 import trio
 
-from server.hub.carrier import Receive, Scope, Send, hang_up_of, pieces
-from server.hub.http_carrier import HttpCarrier
 from server.hub.server import HubServer
+from server.hub.transports.base import Receive, Scope, Send, hang_up_of, pieces
+from server.hub.transports.http_transport import HttpCarrier
 from server.identity.access_tokens import Redeemed
 
 POLL_TIMEOUT = 90.0  # seconds (SignalR's default)

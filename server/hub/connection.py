@@ -2,8 +2,8 @@
 
 Owns the SignalR state of one connection, whatever carries its bytes (design.md 3, transport seam).
 The carrier feeds it whole messages (`receive`) and drains its outbox; the session never touches a
-socket. Calls are `server.hub.calls`', stateful reconnect is `server.hub.resumption`'s: one class each, of which it is
-made, because they share its fields and the path of every message has no step to spare.
+socket. Calls are `server.hub.invocations`', stateful reconnect is `server.hub.reconnect`'s: one class each, of which
+it is made, because they share its fields and the path of every message has no step to spare.
 """
 
 import time
@@ -17,11 +17,11 @@ import trio
 from handlers.errors import ChatError, from_store
 from handlers.model import Caller, Client
 from server.fanout.room import Room
-from server.hub import catchup
+from server.hub import catch_up
+from server.hub.detached_queue import ReliableOutbox, Shelf, Survival
 from server.hub.ports import Carrier, Hub
-from server.hub.resumption import Resumption
-from server.hub.shares import Share
-from server.hub.survival import ReliableOutbox, Shelf, Survival
+from server.hub.reconnect import Resumption
+from server.hub.user_shares import Share
 from server.observability.redaction import discreet
 from server.protocol import websocket
 from server.protocol.signalr import handshake
@@ -319,7 +319,7 @@ class HubSession(Resumption):
             if not self.auto_attach:
                 await self.hub.sync.require_user(self.user_id)  # else their memberships are read, which asks the same
             elif not self.closed:
-                await catchup.attach_all(self, self.hub.rooms, self.hub.sync)
+                await catch_up.attach_all(self, self.hub.rooms, self.hub.sync)
         except ChatError as error:
             self.end(str(error), allow_reconnect=error.code in ("unavailable", "overloaded"))
         except (Unavailable, Overloaded) as error:
@@ -369,10 +369,10 @@ class HubSession(Resumption):
         """After lag, and as soon as the outbox has room: bring every room back to where it can be attached."""
         try:
             await self.wait_room()
-            async with catchup.moving(self):
+            async with catch_up.moving(self):
                 while self.cursors and not self.closed:
                     conversation_id, cursor = self.cursors.popitem()
-                    await catchup.resume(self, self.hub.rooms, self.hub.sync, conversation_id, cursor)
+                    await catch_up.resume(self, self.hub.rooms, self.hub.sync, conversation_id, cursor)
             self.cursors = None
             self.catching_up = False
         except ChatError as error:

@@ -1,4 +1,4 @@
-"""server.hub.catchup: who may hear a conversation, while it is being opened, replayed and left (P9)."""
+"""server.hub.catch_up: who may hear a conversation, while it is being opened, replayed and left (P9)."""
 
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
@@ -11,11 +11,11 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from handlers.errors import ChatError
 from handlers.model import Caller
-from server.hub import catchup
-from server.hub.session import HubSession
+from server.hub import catch_up
+from server.hub.connection import HubSession
 from store.model import Change
 from tests.server.fanout.test_rooms import CONVERSATION, change
-from tests.server.hub.test_session import SHAKE, USER, Carrier, Nobody, World
+from tests.server.hub.test_connection import SHAKE, USER, Carrier, Nobody, World
 
 MEMBERSHIPS, HEADS, CHANGES = "memberships", "heads", "changes"
 
@@ -198,7 +198,7 @@ async def test_removed_while_it_is_joined(place: Place, nursery: trio.Nursery, m
     else:
         place.books.meanwhile[MEMBERSHIPS if moment == "memberships read" else HEADS] = place.remove
     try:
-        await catchup.join(told.session, place.rooms, place.books, CONVERSATION, since)
+        await catch_up.join(told.session, place.rooms, place.books, CONVERSATION, since)
     except ChatError as error:
         assert error.code == "not_found"
     assert not place.is_attached
@@ -211,7 +211,7 @@ async def test_removed_after_it_attached_by_itself(place: Place, nursery: trio.N
     """A connection with sync=manual hears no more than others of its user: nothing after the removal."""
     told = Told(place, nursery, manual=True)
     await told.begin()
-    await catchup.join(told.session, place.rooms, place.books, CONVERSATION, None)
+    await catch_up.join(told.session, place.rooms, place.books, CONVERSATION, None)
     place.say()
     await wait_all_tasks_blocked()
     assert told.look().seqs == [11]
@@ -228,12 +228,12 @@ async def test_left_during_a_catch_up(place: Place, nursery: trio.Nursery) -> No
     await told.begin()
     place.books.meanwhile[CHANGES] = lambda: told.session.leave(CONVERSATION)
     with pytest.raises(ChatError, match="not_found"):
-        await catchup.join(told.session, place.rooms, place.books, CONVERSATION, 8)
+        await catch_up.join(told.session, place.rooms, place.books, CONVERSATION, 8)
     place.say()
     await wait_all_tasks_blocked()
     assert 11 not in told.look().seqs and not place.is_attached
     assert told.session.expelled is None  # nothing is under way: the next one begins afresh
-    await catchup.join(told.session, place.rooms, place.books, CONVERSATION, 11)
+    await catch_up.join(told.session, place.rooms, place.books, CONVERSATION, 11)
     place.say()
     await wait_all_tasks_blocked()
     assert told.look().seqs[-1] == 12 and told.removed == []
@@ -273,10 +273,10 @@ RECEIVED, CHANGED = "ReceiveMessage", "MessageChanged"
 
 async def joined(place: Place, told: Told, since: int) -> tuple[int, bool]:
     await told.begin()
-    return await catchup.join(told.session, place.rooms, place.books, CONVERSATION, since)
+    return await catch_up.join(told.session, place.rooms, place.books, CONVERSATION, since)
 
 
-@pytest.mark.parametrize("behind", [catchup.PAGE - 1, catchup.PAGE, catchup.PAGE + 1, 2 * catchup.PAGE, 250])
+@pytest.mark.parametrize("behind", [catch_up.PAGE - 1, catch_up.PAGE, catch_up.PAGE + 1, 2 * catch_up.PAGE, 250])
 async def test_pages(place: Place, nursery: trio.Nursery, behind: int) -> None:
     """However many pages it takes: each change once and in order, what is said meanwhile too, and live after that."""
     told = Told(place, nursery, manual=True)
@@ -293,7 +293,7 @@ async def test_edited_between_two_pages(place: Place, nursery: trio.Nursery) -> 
     """A message of the first page that is edited before the second one is read: received, then changed. One that is
     edited before its page is read is received once, as it is then; an old one has changed."""
     told = Told(place, nursery, manual=True)
-    place.books.head += 2 * catchup.PAGE
+    place.books.head += 2 * catch_up.PAGE
     last = place.books.head
 
     def meanwhile() -> None:
@@ -304,7 +304,7 @@ async def test_edited_between_two_pages(place: Place, nursery: trio.Nursery) -> 
     place.books.meanwhile[CHANGES] = meanwhile
     await joined(place, told, 10)
     await wait_all_tasks_blocked()
-    shown = [RECEIVED] * (2 * catchup.PAGE - 1)
+    shown = [RECEIVED] * (2 * catch_up.PAGE - 1)
     assert told.look().events == [
         *zip(shown, range(11, last), strict=True),
         (CHANGED, 11),
@@ -322,10 +322,10 @@ async def test_floors(place: Place, nursery: trio.Nursery, way: str, since: int)
     await told.begin()
     resync = since < 5
     if way == "join":
-        found = await catchup.join(told.session, place.rooms, place.books, CONVERSATION, since)
+        found = await catch_up.join(told.session, place.rooms, place.books, CONVERSATION, since)
         assert found == (10, resync)
     elif way == "sync":
-        synced = await catchup.sync_all(told.session, place.rooms, place.books, [(CONVERSATION, since)])
+        synced = await catch_up.sync_all(told.session, place.rooms, place.books, [(CONVERSATION, since)])
         assert synced.heads == {CONVERSATION: 10} and synced.resync == ((CONVERSATION,) if resync else ())
     else:
         told.session.cursors = {CONVERSATION: since}
@@ -343,12 +343,12 @@ async def test_too_far_behind(place: Place, nursery: trio.Nursery, way: str, beh
     """A thousand changes are replayed; of one more the client reads the pages it wants, and is attached at the head."""
     told = Told(place, nursery, manual=True)
     await told.begin()
-    head = place.books.head = 10 + catchup.MAX_BEHIND + behind
+    head = place.books.head = 10 + catch_up.MAX_BEHIND + behind
     if way == "join":
-        found = await catchup.join(told.session, place.rooms, place.books, CONVERSATION, 10)
+        found = await catch_up.join(told.session, place.rooms, place.books, CONVERSATION, 10)
         assert found == (head, bool(behind))
     elif way == "sync":
-        synced = await catchup.sync_all(told.session, place.rooms, place.books, [(CONVERSATION, 10)])
+        synced = await catch_up.sync_all(told.session, place.rooms, place.books, [(CONVERSATION, 10)])
         assert synced.heads == {CONVERSATION: head} and len(synced.resync) == behind
     else:
         told.session.cursors = {CONVERSATION: 10}
@@ -367,9 +367,9 @@ async def test_a_cursor_from_the_future(place: Place, nursery: trio.Nursery, way
     await told.begin()
     with trio.fail_after(60):
         if way == "join":
-            assert await catchup.join(told.session, place.rooms, place.books, CONVERSATION, 99) == (10, True)
+            assert await catch_up.join(told.session, place.rooms, place.books, CONVERSATION, 99) == (10, True)
         elif way == "sync":
-            synced = await catchup.sync_all(told.session, place.rooms, place.books, [(CONVERSATION, 99)])
+            synced = await catch_up.sync_all(told.session, place.rooms, place.books, [(CONVERSATION, 99)])
             assert synced.resync == (CONVERSATION,)
         else:
             told.session.cursors = {CONVERSATION: 99}
@@ -389,7 +389,7 @@ async def test_ahead_of_this_instance(place: Place, nursery: trio.Nursery) -> No
     await told.begin()
     place.books.head = 12  # committed, and not heard of here
     with trio.fail_after(60):
-        assert await catchup.join(told.session, place.rooms, place.books, CONVERSATION, 12) == (12, False)
+        assert await catch_up.join(told.session, place.rooms, place.books, CONVERSATION, 12) == (12, False)
     place.say()
     await wait_all_tasks_blocked()
     assert told.look().seqs == [13] and other.look().seqs == [11, 12, 13]
@@ -403,9 +403,9 @@ async def test_removed_during_a_catch_up(place: Place, nursery: trio.Nursery, wa
     place.books.meanwhile[CHANGES] = place.remove
     try:
         if way == "join":
-            await catchup.join(told.session, place.rooms, place.books, CONVERSATION, 8)
+            await catch_up.join(told.session, place.rooms, place.books, CONVERSATION, 8)
         elif way == "sync":
-            synced = await catchup.sync_all(told.session, place.rooms, place.books, [(CONVERSATION, 8)])
+            synced = await catch_up.sync_all(told.session, place.rooms, place.books, [(CONVERSATION, 8)])
             assert synced.resync == (CONVERSATION,)
         else:
             told.session.cursors = {CONVERSATION: 8}
@@ -425,7 +425,7 @@ async def test_joined_while_lagging(place: Place, nursery: trio.Nursery, since: 
     told.session.cursors = place.rooms.detach_all(told.session)
     told.session.catching_up = True
     place.books.head = 12
-    head, _ = await catchup.join(told.session, place.rooms, place.books, CONVERSATION, since)
+    head, _ = await catch_up.join(told.session, place.rooms, place.books, CONVERSATION, since)
     assert head == 12 or since is None
     await told.session._catch_up()
     place.say()
