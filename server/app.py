@@ -66,14 +66,14 @@ from server.observability.liveness import Liveness
 from server.process.sd_notify import Notices
 from server.process.signals import Lifecycle
 from server.process.supervisor import PartLost, Run, Supervisor
-from server.rest.answers import AnswerBudget
-from server.rest.any_case import any_case
+from server.rest.answer_memory import AnswerBudget
 from server.rest.app import create_app
+from server.rest.case_insensitive import any_case
 from server.rest.cors import allow_origins
-from server.rest.health import Check
-from server.rest.pacing import paced
-from server.rest.tally import Tally
-from server.rest.tracing import traced
+from server.rest.request_log import traced
+from server.rest.request_metrics import Tally
+from server.rest.routes.health import Check
+from server.rest.upload_backpressure import paced
 from server.spans.provider import open_tracing
 from server.transport.epoll import Poller
 from server.transport.http import HttpServer

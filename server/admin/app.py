@@ -20,7 +20,7 @@ from server.hub.server import HubServer
 from server.metrics import sources
 from server.metrics.scrape import scrape
 from server.rest import problems
-from server.rest.health import Check, run_checks
+from server.rest.routes.health import Check, run_checks
 from store.lanes import Lanes
 from store.pool import Pool
 

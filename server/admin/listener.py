@@ -20,7 +20,7 @@ from server.admin.control import Control
 from server.admin.control import Parts as Controlled
 from server.admin.sockets import open_named, open_tcp, open_unix
 from server.config.admin_address import Address, TcpAddress, UnixAddress, parse, runtime_directory
-from server.rest.pacing import paced
+from server.rest.upload_backpressure import paced
 from server.transport.http import HttpServer
 from server.transport.listener import bad_request
 from server.transport.request_stream import RequestStream

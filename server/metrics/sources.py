@@ -28,8 +28,8 @@ from server.metrics.families import counter, counters, gauge, gauges, histogram,
 from server.observability import logs
 from server.observability.event_loop_lag import Pulse
 from server.observability.liveness import Liveness
-from server.rest.answers import AnswerBudget
-from server.rest.tally import Tally
+from server.rest.answer_memory import AnswerBudget
+from server.rest.request_metrics import Tally
 from server.transport.listener import Listener
 from store.defects import counts
 from store.lanes import Lanes

@@ -23,25 +23,13 @@ from server.config.settings import Settings
 from server.config.trusted_proxies import Proxies, limited_as
 from server.identity.access_tokens import ConnectionTokens, Verifier
 from server.identity.sign_in import SignIn
-from server.rest import (
-    auth,
-    conversations,
-    converters,
-    docs,
-    files,
-    health,
-    messages,
-    negotiate,
-    objects,
-    openapi,
-    problems,
-    users,
-)
-from server.rest.answers import AnswerBudget
-from server.rest.pacing import PacedRequest, let_in
+from server.rest import converters, openapi, problems
+from server.rest.answer_memory import AnswerBudget
+from server.rest.request_log import current_trace, template
+from server.rest.request_metrics import Tally
 from server.rest.requests import MAX_BODY, address, bearer, check_query
-from server.rest.tally import Tally
-from server.rest.tracing import current_trace, template
+from server.rest.routes import auth, conversations, docs, files, health, messages, negotiate, signed_urls, users
+from server.rest.upload_backpressure import PacedRequest, let_in
 from server.transport.unauthenticated import known
 from store.objects import Objects
 from store.objects.directory import DirectoryObjects
@@ -86,7 +74,7 @@ def create_app(
     app.register_blueprint(messages.blueprint(messages_handler, receipts_handler))
     app.register_blueprint(files.blueprint(files_handler, settings.max_upload_bytes))
     if isinstance(objects_store, DirectoryObjects):
-        app.register_blueprint(objects.blueprint(objects_store))
+        app.register_blueprint(signed_urls.blueprint(objects_store))
     app.register_blueprint(negotiate.blueprint(verifier, users_handler, tokens, settings.allowed_origins))
     app.register_blueprint(health.blueprint(checks, hangs))
     app.register_blueprint(docs.blueprint(described))

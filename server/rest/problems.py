@@ -14,7 +14,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from handlers.errors import CODES, RETRY_AFTER_SECONDS, ChatError, from_store
-from server.rest.tracing import current_trace
+from server.rest.request_log import current_trace
 from store.defects import guard
 from store.errors import Overloaded, StoreError, Unavailable
 

@@ -6,7 +6,7 @@ Owns the ASGI wrapper. What a request sends is traced inside its span.
 from opentelemetry.trace import SpanKind, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from server.rest.tracing import CHATTY, TRACE, App, Message, Receive, Scope, Send
+from server.rest.request_log import CHATTY, TRACE, App, Message, Receive, Scope, Send
 
 _propagator = TraceContextTextMapPropagator()
 

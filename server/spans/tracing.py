@@ -10,7 +10,7 @@ from server.cluster.publisher import Publisher
 from server.fanout.change_publisher import Feed
 from server.fanout.ephemeral_events import Ephemera
 from server.fanout.rooms import Rooms
-from server.rest.tracing import App
+from server.rest.request_log import App
 from server.spans import provider
 from server.spans.http import spanned
 from server.spans.sends import Sends, TracedFeed, TracedQueue

@@ -1,7 +1,8 @@
 """Objects as files in a directory: for development, and for one machine without an S3.
 
 Owns the directory. A file is written beside its place and renamed into it when it is whole and on the disk. URLs are
-paths on our own server with an HMAC over everything that they allow (`verify`); `server.rest.objects` serves them.
+paths on our own server with an HMAC over everything that they allow (`verify`); `server.rest.routes.signed_urls`
+serves them.
 """
 
 import contextlib
@@ -102,7 +103,7 @@ class DirectoryObjects:
         await self._run(self._place(key).unlink, True)
 
     async def use_up(self, key: str) -> None:
-        """An empty object takes its place: `server.rest.objects` takes nothing where there is one."""
+        """An empty object takes its place: `server.rest.routes.signed_urls` takes nothing where there is one."""
 
         async def nothing() -> AsyncIterator[bytes]:
             yield b""

@@ -11,7 +11,7 @@ from store import messages
 from store.errors import Unavailable
 from store.postgres import Connection
 from tests.server.rest.conftest import open_site
-from tests.server.rest.test_messages import talk
+from tests.server.rest.routes.test_messages import talk
 from tests.store.replica import open_replica
 
 WAIT = 60.0  # seconds: long past anything but a hang

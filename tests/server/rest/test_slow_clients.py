@@ -8,7 +8,7 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 
-from server.rest import app, pacing
+from server.rest import app, upload_backpressure
 from server.transport import http, listener
 from tests.server.rest.conftest import Site, open_site
 
@@ -27,7 +27,7 @@ async def hasty(
         (app, "BODY_TIMEOUT"),
         (http, "KEEP_ALIVE"),
         (http, "DISCARD_TIME"),
-        (pacing, "PATIENCE"),
+        (upload_backpressure, "PATIENCE"),
         (listener, "SEND_STALL"),
     ):
         monkeypatch.setattr(module, name, SHORT)

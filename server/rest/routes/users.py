@@ -15,7 +15,7 @@ from handlers.users import MAX_QUERY, Users
 from handlers.users import REGISTRATION_KEY as REGISTRATION_KEY_LENGTH
 from server.config.settings import Settings
 from server.identity.access_tokens import Verifier
-from server.rest.answers import AT_END
+from server.rest.answer_memory import AT_END
 from server.rest.operations import (
     IDEMPOTENCY_KEY,
     IF_MATCH,

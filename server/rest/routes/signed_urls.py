@@ -11,7 +11,7 @@ from quart import Blueprint, Response, request
 
 from handlers import access
 from handlers.errors import ChatError
-from server.rest import pacing
+from server.rest import upload_backpressure
 from server.rest.operations import left_out
 from server.rest.requests import open_route
 from store.objects import attachment
@@ -87,7 +87,7 @@ def blueprint(objects: DirectoryObjects) -> Blueprint:
 
 async def _exactly(size: int) -> AsyncIterator[bytes]:
     """The body; what is cut off is refused."""
-    async for piece in pacing.pieces():
+    async for piece in upload_backpressure.pieces():
         size -= len(piece)
         yield piece
     if size != 0:

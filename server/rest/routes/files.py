@@ -19,7 +19,7 @@ from handlers.errors import ChatError
 from handlers.files import UPLOAD_SECONDS, Files
 from handlers.model import Once, PresignFile
 from handlers.texts import NO_TEXT
-from server.rest import pacing
+from server.rest import upload_backpressure
 from server.rest.operations import IDEMPOTENCY_KEY, Answer, done, operation, query
 from server.rest.requests import (
     answer,
@@ -99,7 +99,7 @@ def blueprint(files: Files, max_bytes: int) -> Blueprint:
         same = None if key is None else Once(key, hashlib.sha256(b"upload").digest())
         if (request.content_length or 0) > max_bytes + FORM_OVERHEAD:
             files.check_size(request.content_length or 0)
-        form = _Form(pacing.pieces(), max_bytes)
+        form = _Form(upload_backpressure.pieces(), max_bytes)
         name = await form.begin()
         stored = await files.upload(caller(), name, form.content(), same, announced=request.content_length)
         response = answer(_shown(stored), 201)

@@ -16,8 +16,8 @@ from quart_trio import QuartTrio
 
 from handlers import files
 from loadtest.client import connect
-from server.rest import pacing
-from server.rest.files import _Form
+from server.rest import upload_backpressure
+from server.rest.routes.files import _Form
 from store.errors import Unavailable
 from store.files import Facts, File
 from tests.gateway import BUCKET
@@ -492,7 +492,7 @@ async def test_one_upload_to_a_link_at_a_time(
     tmp_path: Path, database: str, redis_url: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of several uploads to one link of the directory store the newest goes on, and the ones before it end."""
-    monkeypatch.setattr(pacing, "PATIENCE", 1e6)
+    monkeypatch.setattr(upload_backpressure, "PATIENCE", 1e6)
     async with open_site(database, redis_url, nursery, objects=f"file://{tmp_path}/files") as site:
         _, token = await site.user("alice")
         announced = {"name": "x", "size": 100_000, "contentType": "text/plain"}

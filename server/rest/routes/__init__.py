@@ -1,0 +1,1 @@
+"""One module per noun: its routes, and nothing of what they mean."""
