@@ -74,7 +74,7 @@ from server.rest.request_log import traced
 from server.rest.request_metrics import Tally
 from server.rest.routes.health import Check
 from server.rest.upload_backpressure import paced
-from server.spans.provider import open_tracing
+from server.tracing.provider import open_tracing
 from server.transport.epoll import Poller
 from server.transport.http import HttpServer
 from server.transport.listener import Listener, bind, listen, place
@@ -97,7 +97,7 @@ from store.redis import Redis
 from store.sessions import Connector
 
 if TYPE_CHECKING:
-    from server.spans.tracing import Tracing
+    from server.tracing.instance import Tracing
 
 PARTITION_PERIOD = 1 * DAYS / 4  # between looks whether next months' partitions are there
 PARTITION_RETRY = 30 * SECONDS

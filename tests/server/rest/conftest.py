@@ -15,7 +15,7 @@ from server.transport.listener import bind
 from tests.running import JWT_KEY
 
 if TYPE_CHECKING:
-    from server.spans.tracing import Tracing
+    from server.tracing.instance import Tracing
 
 
 class Site:

@@ -18,8 +18,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from loadtest.client import HubClient, HubError, connect
 from server.config.settings import ConfigError
-from server.spans import provider
-from server.spans.tracing import Tracing
+from server.tracing import provider
+from server.tracing.instance import Tracing
 from store.entries import Entry, TraceMark, new_parcel, pack, unpack
 from tests.running import running
 from tests.server.rest.conftest import Site, open_site

@@ -11,9 +11,9 @@ from server.fanout.change_publisher import Feed
 from server.fanout.ephemeral_events import Ephemera
 from server.fanout.rooms import Rooms
 from server.rest.request_log import App
-from server.spans import provider
-from server.spans.http import spanned
-from server.spans.sends import Sends, TracedFeed, TracedQueue
+from server.tracing import provider
+from server.tracing.http import spanned
+from server.tracing.sends import Sends, TracedFeed, TracedQueue
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider

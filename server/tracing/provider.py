@@ -15,7 +15,7 @@ from server.config.settings import ConfigError
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
-    from server.spans.tracing import Tracing
+    from server.tracing.instance import Tracing
 
 SWITCHES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 SERVICE = "parley"
@@ -53,7 +53,7 @@ def open_tracing(environ: Mapping[str, str], instance: str) -> "Tracing | None":
     if not is_on(environ):
         return None
     provider = open_provider(instance)
-    from server.spans.tracing import Tracing  # noqa: PLC0415 - it needs the extra
+    from server.tracing.instance import Tracing  # noqa: PLC0415 - it needs the extra
 
     return Tracing(provider)
 
