@@ -12,9 +12,9 @@ from quart_trio import QuartTrio
 
 from handlers import texts
 from handlers.errors import ChatError
-from server.admin import tree, views
+from server.admin import snapshots, task_tree
 from server.admin.control import Control
-from server.admin.shapes import HealthView, PoolView
+from server.admin.schemas import HealthView, PoolView
 from server.fanout.rooms import Rooms
 from server.hub.server import HubServer
 from server.metrics import sources
@@ -86,10 +86,10 @@ def _questions(parts: Parts, control: Control) -> Blueprint:
     @routes.get("/connections")
     async def connections() -> Response:
         order = request.args.get("sort", "outbox")
-        if order not in views.ORDERS:
-            raise ChatError("invalid_request", f"Sort by one of {', '.join(views.ORDERS)}.")
+        if order not in snapshots.ORDERS:
+            raise ChatError("invalid_request", f"Sort by one of {', '.join(snapshots.ORDERS)}.")
         user = request.args.get("user")
-        found = await views.list_connections(
+        found = await snapshots.list_connections(
             parts.hub.sessions,
             user=await control.find_user(user) if user else None,
             order=order,
@@ -100,7 +100,7 @@ def _questions(parts: Parts, control: Control) -> Blueprint:
 
     @routes.get("/rooms")
     async def rooms() -> Response:
-        return _answer(await views.list_rooms(parts.rooms, _limit()))
+        return _answer(await snapshots.list_rooms(parts.rooms, _limit()))
 
     @routes.get("/lanes")
     async def lanes() -> Response:
@@ -112,7 +112,7 @@ def _questions(parts: Parts, control: Control) -> Blueprint:
 
     @routes.get("/tree")
     async def nursery_tree() -> Response:
-        return _answer(await tree.grow())
+        return _answer(await task_tree.grow())
 
     return routes
 
@@ -144,7 +144,7 @@ def _orders(control: Control) -> Blueprint:
 
 
 def _answer(body: object) -> Response:
-    return Response(views.encode(body), content_type="application/json")
+    return Response(snapshots.encode(body), content_type="application/json")
 
 
 def _limit() -> int:

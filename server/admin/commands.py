@@ -17,7 +17,7 @@ from server.protocol import terminal
 
 F = TypeVar("F", bound=Callable[..., None])
 LEVELS = ("debug", "info", "warning", "error")  # as server.observability.logs has them
-ORDERS = ("age", "outbox", "rooms", "in", "out")  # as server.admin.views has them
+ORDERS = ("age", "outbox", "rooms", "in", "out")  # as server.admin.snapshots has them
 
 
 @contextmanager
@@ -192,7 +192,7 @@ def kill_user(user: str, path: Path) -> None:
     from urllib.parse import quote  # noqa: PLC0415
 
     from server.admin.client import AdminError, decode  # noqa: PLC0415
-    from server.admin.shapes import Killed  # noqa: PLC0415
+    from server.admin.schemas import Killed  # noqa: PLC0415
 
     killed = decode(_order(path, f"/users/{quote(user, safe='')}/kill"), Killed)
     others = ", ".join(killed.others) or "no other instance"

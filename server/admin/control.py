@@ -13,8 +13,8 @@ import structlog
 
 from handlers.errors import ChatError
 from handlers.texts import is_text
-from server.admin.shapes import InstanceView, Killed, Status
-from server.admin.views import renewed_ago
+from server.admin.schemas import InstanceView, Killed, Status
+from server.admin.snapshots import renewed_ago
 from server.cluster.publisher import Publisher
 from server.cluster.subscriptions import Registry
 from server.fanout.rooms import Rooms

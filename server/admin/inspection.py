@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 
 from server.admin.client import AdminClient, AdminError, Gone, connect, decode
-from server.admin.shapes import Status
+from server.admin.schemas import Status
 from server.admin.tables import RENDERERS
 from server.protocol import terminal
 

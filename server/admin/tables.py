@@ -13,7 +13,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from server.admin.client import decode
-from server.admin.shapes import Branch, ConnectionView, HealthView, InstanceView, PoolView, RoomView, Status
+from server.admin.schemas import Branch, ConnectionView, HealthView, InstanceView, PoolView, RoomView, Status
 from store.statistics import LaneStatistics
 
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")

@@ -2,9 +2,9 @@
 
 import trio
 
-from server.admin import tree
-from server.admin.shapes import Branch
-from server.admin.views import _First
+from server.admin import task_tree
+from server.admin.schemas import Branch
+from server.admin.snapshots import _First
 from server.metrics.census import CHUNK, walk
 
 
@@ -37,7 +37,7 @@ async def test_walking_the_tree(nursery: trio.Nursery) -> None:
         nursery.start_soon(_parent, name="parent")
     await trio.testing.wait_all_tasks_blocked()
     nursery.start_soon(others.run)
-    top = await tree.grow()
+    top = await task_tree.grow()
     [parent] = named(top, "parent")
     [child] = named(parent, "child")
     assert (parent.tasks, child.tasks, len(named(top, "child"))) == (4 * CHUNK, 4 * CHUNK, 1)

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import msgspec
 
-from server.admin.shapes import ConnectionView, Listing, RoomView
+from server.admin.schemas import ConnectionView, Listing, RoomView
 from server.fanout.room import Room
 from server.fanout.rooms import Rooms
 from server.hub.connection import HubSession

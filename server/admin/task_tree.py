@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import trio
 
-from server.admin.shapes import Branch
+from server.admin.schemas import Branch
 from server.metrics.census import CHUNK
 
 OURS = ("server/", "handlers/", "store/")
