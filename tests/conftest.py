@@ -22,7 +22,7 @@ import trio
 from hypothesis import HealthCheck, settings
 from psycopg.conninfo import make_conninfo
 
-from server.dev.services import Services, open_services
+from server.cli.dev.services import Services, open_services
 from tests.gateway import gateway, program
 from tests.watchman import pytest_configure as pytest_configure  # a hook: pytest calls it
 

@@ -24,7 +24,7 @@ from importlib import import_module
 import msgspec
 import trio
 
-PRELOADED = ("server.app", "server.cli")
+PRELOADED = ("server.app", "server.cli.main")
 ORDER_BYTES = 128 << 10  # of the longest order: mostly the environment
 MOST_DESCRIPTORS = 32
 OUT_OF_THE_WAY = 256  # a descriptor above those that a child may be asked to have

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import boto3
 
-from server.dev import supervisor
+from server.cli.dev import supervisor
 from tests.running import free_port
 
 BUCKET = "parley"

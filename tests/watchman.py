@@ -1,7 +1,7 @@
 """Ends what a test run has started, however the run ends: a process of its own that waits for the end of a pipe.
 
 Owns the mark in the environment by which everything that a run has started is known, and the order of the end. What
-runs under a supervisor (`server.dev.supervisor`) ends by its own pipe and in good order, and is given the time for
+runs under a supervisor (`server.cli.dev.supervisor`) ends by its own pipe and in good order, and is given the time for
 that; all else is asked at once and killed soon after. Standard library only, and a session of its own: it must outlive
 everybody.
 """

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from server.cli import main
+from server.cli.main import main
 from server.fanout.change_publisher import Feed
 from store.entries import Dismissal
 from store.model import Change

@@ -13,8 +13,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from server.dev import supervisor
-from server.dev.binaries import find_valkey
+from server.cli.dev import supervisor
+from server.cli.dev.binaries import find_valkey
 
 START_WITHIN = 60.0  # seconds
 SLOTS = 16384

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from server.dev.services import Services
+from server.cli.dev.services import Services
 from tests.conftest import cloned, flush
 from tests.hostile.arena import Arena, Verdict, open_arena
 from tests.hostile.plans import Plan, raids

@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 import trio
 
-from server.dev.services import Services
+from server.cli.dev.services import Services
 from tests.carriers import FORMATS
 from tests.conftest import cloned, flush
 from tests.running import Running, User, running

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from handlers.presence import Presence
 from handlers.users import Users
-from server.cli import main
+from server.cli.main import main
 from store.model import User
 
 

@@ -1,6 +1,6 @@
 """The hub as contract.md promises it (sections 3 and 4): a step for each of its lines, named as they are.
 
-REST has its lines in tests/server/rest/, commands and settings in tests/server/test_cli.py and test_config.py.
+REST has its lines in tests/server/rest/, commands and settings in tests/server/cli/test_main.py and test_config.py.
 """
 
 from collections.abc import Awaitable, Callable

@@ -5,7 +5,7 @@ Run as `python -m tests.loadtest.forgetful serve`.
 
 import itertools
 
-from server.cli import main
+from server.cli.main import main
 from server.fanout.room import Room
 from server.fanout.rooms import Rooms
 from store.model import Change

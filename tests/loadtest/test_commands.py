@@ -18,8 +18,8 @@ from loadtest.plan import Person
 from loadtest.processes import family
 from loadtest.scenarios import SCENARIOS
 from loadtest.swarm import Origin
-from server.cli import main as parley
-from server.dev.process import command_line
+from server.cli.dev.process import command_line
+from server.cli.main import main as parley
 from tests.loadtest.runs import run
 
 README = Path(__file__).parents[2] / "loadtest" / "README.md"

@@ -20,7 +20,7 @@ from loadtest.peers.contestants import CONTESTANTS, Unavailable
 from loadtest.peers.dialects import Answers, Hub, PlainJson, Refused, Seat, SocketIo
 from loadtest.peers.driver import Pairs, PeerError
 from loadtest.results import Machine
-from server.dev.services import Services
+from server.cli.dev.services import Services
 
 SEATS = [(Seat("0", "0"), Seat("1", "0")), (Seat("2", "1"), Seat("3", "1"))]
 MACHINE = Machine(cpu="a processor", cores=2, memory_bytes=1, system="Linux")

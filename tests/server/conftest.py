@@ -6,7 +6,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from server.dev.services import Services
+from server.cli.dev.services import Services
 
 
 @pytest.fixture

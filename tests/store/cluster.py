@@ -14,7 +14,7 @@ from typing import Any
 
 import psycopg
 
-from server.dev import supervisor
+from server.cli.dev import supervisor
 
 TEMPLATE = "parley_template"
 START_TIMEOUT = 60.0  # seconds

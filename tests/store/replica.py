@@ -8,8 +8,8 @@ from pathlib import Path
 import trio
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from server.dev import postgres
-from server.dev.binaries import find_postgres
+from server.cli.dev import postgres
+from server.cli.dev.binaries import find_postgres
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ import trio
 import trio.testing
 from structlog.testing import capture_logs
 
-from server.dev import supervisor
+from server.cli.dev import supervisor
 from store import keys
 from store.errors import RedisUnavailable, Unavailable
 from store.ids import new_id

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from server.dev import supervisor
+from server.cli.dev import supervisor
 from store import sentinel
 from store.errors import RedisUnavailable, Unavailable
 from store.redis import Redis

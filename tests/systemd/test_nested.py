@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trio
 
-from server.dev.services import Services
+from server.cli.dev.services import Services
 from tests.proxy import Proxy
 from tests.running import JWT_KEY, free_port
 from tests.systemd import nested

@@ -17,14 +17,14 @@ import trio
 from rich.console import Console
 
 from loadtest.client import ClientError, HubClient, connect
-from server.admin.tables import RENDERERS
+from server.cli.inspect.tables import RENDERERS
 from tests.running import running
 from tests.server.metrics import admin, scrape
 from tests.server.rest.conftest import Site, open_site
 
 # Ctrl-C is ignored by what a shell has started in the background, the tests among it.
 INTERRUPTIBLE = (
-    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from server.cli import main; main()"
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from server.cli.main import main; main()"
 )
 GARBAGE = b"\x16\x03\x01 not HTTP at all \xff\xfe" * 50
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import trio
 
-from server.dev import supervisor
+from server.cli.dev import supervisor
 
 STOP_WITHIN = supervisor.GRACE + 2.0  # seconds: the supervisor has killed the service before that
 PREDECESSOR_WITHIN = 10.0  # seconds for a killed predecessor's services to stop

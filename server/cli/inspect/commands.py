@@ -1,7 +1,7 @@
 """`parley inspect` and `parley drain`: arguments and exit codes.
 
 Owns what operators type. 0 when it worked; 1 with one clear line when there is no such instance, connection or user;
-2 for a wrong command line. Imports what it runs only when it runs it, as `server.cli` does.
+2 for a wrong command line. Imports what it runs only when it runs it, as `server.cli.main` does.
 """
 
 import sys
@@ -22,7 +22,7 @@ ORDERS = ("age", "outbox", "rooms", "in", "out")  # as server.admin.snapshots ha
 
 @contextmanager
 def _told() -> Iterator[None]:
-    from server.admin.client import AdminError  # noqa: PLC0415
+    from server.cli.inspect.client import AdminError  # noqa: PLC0415
 
     try:
         yield
@@ -48,7 +48,7 @@ def _where(command: F) -> F:
     @click.option("--instance", help="Its name, where several run on this machine.")
     @wraps(command)
     def run(given: Path | None, instance: str | None, **options: Any) -> None:
-        from server.admin.client import choose  # noqa: PLC0415
+        from server.cli.inspect.client import choose  # noqa: PLC0415
 
         with _told():
             command(path=choose(given, instance), **options)
@@ -71,7 +71,7 @@ def _how(command: F) -> F:
 def _show(path: Path, question: str, as_json: bool, watch: float | None, **query: str | int | None) -> None:
     import trio  # noqa: PLC0415
 
-    from server.admin import inspection  # noqa: PLC0415
+    from server.cli.inspect import questions as inspection  # noqa: PLC0415
 
     async def run() -> None:
         await inspection.show(path, question, as_json=as_json, watch=watch, query=query)
@@ -82,7 +82,7 @@ def _show(path: Path, question: str, as_json: bool, watch: float | None, **query
 def _order(path: Path, what: str) -> bytes:
     import trio  # noqa: PLC0415
 
-    from server.admin import inspection  # noqa: PLC0415
+    from server.cli.inspect import questions as inspection  # noqa: PLC0415
 
     return trio.run(inspection.order, path, what)
 
@@ -191,8 +191,8 @@ def kill_user(user: str, path: Path) -> None:
     """
     from urllib.parse import quote  # noqa: PLC0415
 
-    from server.admin.client import AdminError, decode  # noqa: PLC0415
     from server.admin.schemas import Killed  # noqa: PLC0415
+    from server.cli.inspect.client import AdminError, decode  # noqa: PLC0415
 
     killed = decode(_order(path, f"/users/{quote(user, safe='')}/kill"), Killed)
     others = ", ".join(killed.others) or "no other instance"
@@ -223,7 +223,7 @@ def drain(path: Path, wait: bool, timeout: float) -> None:
     """
     import trio  # noqa: PLC0415
 
-    from server.admin import inspection  # noqa: PLC0415
+    from server.cli.inspect import questions as inspection  # noqa: PLC0415
 
     async def run() -> None:
         await inspection.drain(path, wait=wait, timeout=timeout)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 import trio
 
-from server.dev import supervisor
+from server.cli.dev import supervisor
 from server.protocol import terminal
 
 RESTART_AFTER = 1.0  # seconds

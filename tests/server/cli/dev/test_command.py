@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from loadtest.processes import family
-from server.dev.process import command_line
+from server.cli.dev.process import command_line
 
 SETTINGS = {name: value for name, value in os.environ.items() if not name.startswith("PARLEY_")}
 
@@ -40,7 +40,9 @@ def test_a_closed_terminal_ends_everything(instances: int, data_dir: Path) -> No
 
 def test_nohup(data_dir: Path) -> None:
     """Where SIGHUP is ignored, as under nohup, it stays ignored."""
-    script = "import signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); from server.cli import main; main()"
+    script = (
+        "import signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); from server.cli.main import main; main()"
+    )
     command = [sys.executable, "-c", script, "dev", "--port", "0", "--data", str(data_dir)]
     with subprocess.Popen(command, env=SETTINGS, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None

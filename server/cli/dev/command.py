@@ -14,9 +14,9 @@ from typing import Any
 import trio
 
 from server import app
+from server.cli.dev import instances, postgres
+from server.cli.dev.services import Services, fits, open_services, short_directory
 from server.config.settings import ConfigError, Settings, load
-from server.dev import instances, postgres
-from server.dev.services import Services, fits, open_services, short_directory
 from server.observability import logs
 from server.protocol import terminal
 from store import migrate

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from server.dev.process import ServiceError
+from server.cli.dev.process import ServiceError
 
 SYSTEM_POSTGRES = Path("/usr/lib/postgresql")
 

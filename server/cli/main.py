@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from server.admin.commands import drain, inspect
+from server.cli.inspect.commands import drain, inspect
 from server.protocol import terminal
 
 if TYPE_CHECKING:
@@ -113,8 +113,8 @@ def dev(port: int, data: Path, instances: int, until_eof: bool) -> None:
 
     Nothing needs to be installed. Ctrl-C stops it all; what was written stays in the data directory.
     """
-    from server.dev.command import run  # noqa: PLC0415
-    from server.dev.services import ServiceError  # noqa: PLC0415
+    from server.cli.dev.command import run  # noqa: PLC0415
+    from server.cli.dev.services import ServiceError  # noqa: PLC0415
 
     with told():
         try:
@@ -151,7 +151,7 @@ def check(config: Path | None) -> None:
     """Check the configuration and every service it names; exit 1 when something is wrong."""
     import trio  # noqa: PLC0415
 
-    from server.check import run  # noqa: PLC0415
+    from server.cli.check import run  # noqa: PLC0415
 
     with told():
         settings = load_settings(config)
@@ -175,7 +175,7 @@ def purge(config: Path | None, dry_run: bool) -> None:
     """
     import trio  # noqa: PLC0415
 
-    from server.purge import run  # noqa: PLC0415
+    from server.cli.purge import run  # noqa: PLC0415
 
     with told():
         trio.run(partial(run, load_settings(config), dry=dry_run))
@@ -200,9 +200,9 @@ def token(config: Path | None, user: str, ttl: str, admin: bool, data: Path | No
     """
     import trio  # noqa: PLC0415
 
-    from server.check import find_user  # noqa: PLC0415
+    from server.cli.check import find_user  # noqa: PLC0415
+    from server.cli.dev.command import dev_settings  # noqa: PLC0415
     from server.config.settings import duration  # noqa: PLC0415
-    from server.dev.command import dev_settings  # noqa: PLC0415
     from server.identity.access_tokens import mint_token  # noqa: PLC0415
 
     with told():
@@ -259,8 +259,8 @@ def _dev_token(data: Path, user: str) -> str | None:
     """A token for a user of the development server in `data`; None where there is none, or no such user yet."""
     import trio  # noqa: PLC0415
 
-    from server.check import find_user  # noqa: PLC0415
-    from server.dev.command import KEY_FILE, dev_settings  # noqa: PLC0415
+    from server.cli.check import find_user  # noqa: PLC0415
+    from server.cli.dev.command import KEY_FILE, dev_settings  # noqa: PLC0415
     from server.identity.access_tokens import mint_token  # noqa: PLC0415
 
     if not (data / KEY_FILE).exists():

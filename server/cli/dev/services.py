@@ -13,9 +13,9 @@ from pathlib import Path
 
 import trio
 
-from server.dev import postgres, valkey
-from server.dev.binaries import find_postgres, find_valkey
-from server.dev.process import ServiceError, Supervised, try_lock
+from server.cli.dev import postgres, valkey
+from server.cli.dev.binaries import find_postgres, find_valkey
+from server.cli.dev.process import ServiceError, Supervised, try_lock
 
 __all__ = ["ServiceError", "Services", "open_services"]
 

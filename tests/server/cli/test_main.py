@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 from psycopg import sql
 
-from server.cli import main
+from server.cli.main import main
 from tests.certificates import Authority
 from tests.running import JWT_KEY
 

@@ -10,8 +10,8 @@ from subprocess import CompletedProcess
 import pytest
 import trio
 
+from server.cli.purge import run
 from server.config.settings import Settings
-from server.purge import run
 from store import accounts, conversations, creations, files, partitions, users
 from store.errors import StoreError
 from store.ids import id_floor, new_id

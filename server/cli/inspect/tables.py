@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from server.admin.client import decode
 from server.admin.schemas import Branch, ConnectionView, HealthView, InstanceView, PoolView, RoomView, Status
+from server.cli.inspect.client import decode
 from store.statistics import LaneStatistics
 
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")

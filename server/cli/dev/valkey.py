@@ -6,7 +6,7 @@ from pathlib import Path
 
 import trio
 
-from server.dev.process import POLL, Place, Supervised, launch, take_over
+from server.cli.dev.process import POLL, Place, Supervised, launch, take_over
 
 SOCKET_NAME = "valkey.sock"
 READY_WITHIN = 60.0  # seconds; loading the append-only file is part of it

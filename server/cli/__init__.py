@@ -1,0 +1,1 @@
+"""The `parley` command. May import everything; nothing imports it."""

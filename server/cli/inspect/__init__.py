@@ -1,0 +1,1 @@
+"""`parley inspect` and `parley drain`: the operator's side of the admin socket."""
