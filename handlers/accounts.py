@@ -13,12 +13,12 @@ from uuid import UUID
 import msgspec
 import structlog
 
-from handlers import cursors, texts
-from handlers.commits import Commits
+from handlers import page_cursors, text_rules
 from handlers.errors import ChatError
+from handlers.idempotency import claim
 from handlers.model import Caller, Client, Identity, Once, Tokens
-from handlers.once import claim
 from handlers.refresh_tokens import RefreshTokens
+from handlers.transactions import Commits
 from store import accounts as store
 from store import users
 from store.entries import dismissal
@@ -115,7 +115,7 @@ class Accounts:
     async def _make_user(conn: Connection, identity: Identity) -> UUID:
         username = username_for(identity)
         display_name = printable(identity.name or "", 128)
-        if not texts.fits(texts.NAME, display_name):
+        if not text_rules.fits(text_rules.NAME, display_name):
             display_name = username
         for attempt in range(ATTEMPTS):
             name = username if attempt == 0 else f"{username[:55]}-{secrets.token_hex(attempt)[:8]}"
@@ -202,11 +202,11 @@ class Accounts:
 
     async def list(self, caller: Caller, limit: int, cursor: str | None) -> tuple[Sequence[Session], str | None]:
         """The caller's live sessions, newest first."""
-        before = cursors.decode_id(cursor)
+        before = page_cursors.decode_id(cursor)
         async with self._pool.connection() as conn:
             found = await store.list_sessions(conn, caller.user_id, limit=limit + 1, before=before)
         items = found[:limit]
-        following = cursors.encode_id(items[-1].id) if len(found) > limit else None
+        following = page_cursors.encode_id(items[-1].id) if len(found) > limit else None
         current = caller.session_id
         return [msgspec.structs.replace(item, current=item.id == current) for item in items], following
 
@@ -262,7 +262,7 @@ def username_for(identity: Identity) -> str:
     for said in (identity.username, identity.name):
         if said and "@" not in said:
             name = re.sub(r"[^\w.+ -]", "", said)[:64].strip(".+ -_")
-            if texts.fits(texts.USERNAME, name):
+            if text_rules.fits(text_rules.USERNAME, name):
                 return name
     return f"{identity.provider}-user"
 
@@ -276,7 +276,7 @@ def _email(email: str | None) -> str | None:
 
 
 def _picture(url: str | None) -> str | None:
-    return url if url and len(url) <= 2048 and texts.fits(texts.PICTURE, url) else None
+    return url if url and len(url) <= 2048 and text_rules.fits(text_rules.PICTURE, url) else None
 
 
 def _shown(client: Client) -> dict[str, str]:

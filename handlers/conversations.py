@@ -1,6 +1,6 @@
 """Conversations, their members and roles: what may be done, by whom, and who is told.
 
-Owns the rules' order: lock, read, decide (`handlers.access`), write, all in one transaction. The System
+Owns the rules' order: lock, read, decide (`handlers.permissions`), write, all in one transaction. The System
 message of each change goes to everybody in order; what else people are told of it follows from that message,
 on whichever instance they are (`server.fanout.rooms`, `server.fanout.conversation_updates`).
 """
@@ -9,11 +9,11 @@ from collections.abc import Collection, Sequence
 from typing import TypeVar
 from uuid import UUID
 
-from handlers import access, cursors, texts, versions
-from handlers.commits import Commits
+from handlers import page_cursors, permissions, preconditions, text_rules
 from handlers.errors import ChatError
+from handlers.idempotency import claim
 from handlers.model import AddMember, Caller, ChangeRole, CreateConversation, Once, UpdateConversation
-from handlers.once import claim
+from handlers.transactions import Commits
 from store import conversations as store
 from store.ids import distinct, new_id
 from store.model import Change, Conversation, ConversationType, Member, Role, WireEnum
@@ -34,7 +34,7 @@ class Conversations:
         async with self._pool.connection() as conn:
             found = await store.fetch_conversation(conn, conversation_id, caller.user_id)
         if found is None:
-            raise access.not_found()
+            raise permissions.not_found()
         return found
 
     async def views(self, conversation_id: UUID, user_ids: Collection[UUID]) -> dict[UUID, Conversation]:
@@ -46,22 +46,22 @@ class Conversations:
         self, caller: Caller, limit: int, cursor: str | None, *, members: int = store.MEMBERS_LISTED
     ) -> tuple[Sequence[Conversation], str | None]:
         """Mine, the most recently active first, as they were at the first page; of each the first members."""
-        place = cursors.decode_place(cursor)
+        place = page_cursors.decode_place(cursor)
         async with self._pool.connection() as conn:
             items, following = await store.list_conversations(
                 conn, caller.user_id, limit=limit, place=place, members=members
             )
-        return items, cursors.encode_place(following) if following else None
+        return items, page_cursors.encode_place(following) if following else None
 
     async def list_members(
         self, caller: Caller, conversation_id: UUID, limit: int, cursor: str | None
     ) -> tuple[Sequence[Member], str | None]:
-        after = cursors.decode_id(cursor)
+        after = page_cursors.decode_id(cursor)
         async with self._pool.connection() as conn:
-            access.require_member(await store.fetch_member(conn, conversation_id, caller.user_id))
+            permissions.require_member(await store.fetch_member(conn, conversation_id, caller.user_id))
             found = await store.list_members(conn, conversation_id, after=after, limit=limit + 1)
         items = found[:limit]
-        return items, cursors.encode_id(items[-1].user_id) if len(found) > limit else None
+        return items, page_cursors.encode_id(items[-1].user_id) if len(found) > limit else None
 
     # -- changing -------------------------------------------------------------------------------
 
@@ -81,7 +81,7 @@ class Conversations:
                 if found is not None:
                     return (found, True), ()  # answered as the first time
                 if kind is ConversationType.GROUP:
-                    raise access.not_found()
+                    raise permissions.not_found()
                 # The direct one had been there before, or is gone by now: the same once more, without the key.
             change: Change | None
             try:
@@ -115,8 +115,8 @@ class Conversations:
 
         async def write(conn: Connection) -> tuple[None, Sequence[Change]]:
             head, member = await self._locked(conn, caller, conversation_id)
-            access.require_group(head.type)
-            access.require_role(member, Role.ADMIN)
+            permissions.require_group(head.type)
+            permissions.require_role(member, Role.ADMIN)
             await self._require(conn, caller, conversation_id, if_match)
             return None, (await store.update_title(conn, conversation_id, request.name, by=caller.user_id),)
 
@@ -129,7 +129,7 @@ class Conversations:
         async def write(conn: Connection) -> tuple[None, Sequence[Change]]:
             head, member = await self._locked(conn, caller, conversation_id)
             if head.type is ConversationType.GROUP:
-                access.require_role(member, Role.OWNER)
+                permissions.require_role(member, Role.OWNER)
             await self._require(conn, caller, conversation_id, if_match)
             return None, (await store.delete_conversation(conn, conversation_id, by=caller.user_id),)
 
@@ -148,8 +148,8 @@ class Conversations:
             made = await claim(conn, caller.user_id, once, conversation_id if is_there else request.user_id)
             if made is not None:
                 return made == request.user_id, ()
-            access.require_group(head.type)
-            access.may_add(member, role)
+            permissions.require_group(head.type)
+            permissions.may_add(member, role)
             try:
                 change = await store.insert_member(conn, conversation_id, request.user_id, role, by=caller.user_id)
             except store.AlreadyMember:
@@ -166,11 +166,11 @@ class Conversations:
 
         async def write(conn: Connection) -> tuple[None, Sequence[Change]]:
             head, member = await self._locked(conn, caller, conversation_id)
-            access.require_group(head.type)
+            permissions.require_group(head.type)
             target = await store.fetch_member(conn, conversation_id, user_id)
             if target is None:
-                raise access.not_found("member")
-            access.may_remove(member, target, await store.count_owners(conn, conversation_id))
+                raise permissions.not_found("member")
+            permissions.may_remove(member, target, await store.count_owners(conn, conversation_id))
             return None, (await store.delete_member(conn, conversation_id, user_id, by=caller.user_id),)
 
         await self._commits.run(write, touches=(conversation_id,))
@@ -182,11 +182,11 @@ class Conversations:
 
         async def write(conn: Connection) -> tuple[None, Sequence[Change]]:
             head, member = await self._locked(conn, caller, conversation_id)
-            access.require_group(head.type)
+            permissions.require_group(head.type)
             target = await store.fetch_member(conn, conversation_id, user_id)
             if target is None:
-                raise access.not_found("member")
-            access.may_change_role(member, target, role, await store.count_owners(conn, conversation_id))
+                raise permissions.not_found("member")
+            permissions.may_change_role(member, target, role, await store.count_owners(conn, conversation_id))
             if target.role is role:
                 return None, ()
             return None, (await store.update_role(conn, conversation_id, user_id, role, by=caller.user_id),)
@@ -200,8 +200,8 @@ class Conversations:
     async def _locked(conn: Connection, caller: Caller, conversation_id: UUID) -> tuple[store.Head, Member]:
         head = await store.lock_conversation(conn, conversation_id)
         if head is None:
-            raise access.not_found()
-        return head, access.require_member(await store.fetch_member(conn, conversation_id, caller.user_id))
+            raise permissions.not_found()
+        return head, permissions.require_member(await store.fetch_member(conn, conversation_id, caller.user_id))
 
     @staticmethod
     async def _require(
@@ -211,8 +211,8 @@ class Conversations:
         if if_match is not None:
             found = await store.fetch_conversation(conn, conversation_id, caller.user_id)
             if found is None:
-                raise access.not_found()
-            versions.require(if_match, versions.of_conversation(found), "conversation")
+                raise permissions.not_found()
+            preconditions.require(if_match, preconditions.of_conversation(found), "conversation")
 
 
 def _parse(kind: type[Choice], value: str | int, field: str) -> Choice:
@@ -224,7 +224,7 @@ def _parse(kind: type[Choice], value: str | int, field: str) -> Choice:
 
 
 def _check_name(name: str | None) -> None:
-    if name is not None and not texts.fits(texts.NAME, name):
+    if name is not None and not text_rules.fits(text_rules.NAME, name):
         raise ChatError("invalid_request", "The name is printable text.", errors={"name": "not printable"})
 
 

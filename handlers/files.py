@@ -15,11 +15,11 @@ from uuid import UUID
 import structlog
 import trio
 
-from handlers import access, file_types
-from handlers.commits import Commits
+from handlers import file_types, permissions
 from handlers.errors import ChatError
+from handlers.idempotency import bind, claim
 from handlers.model import Caller, Once, PresignFile
-from handlers.once import bind, claim
+from handlers.transactions import Commits
 from store import files as store
 from store.errors import StoreError, Unavailable
 from store.files import Facts, File
@@ -195,7 +195,7 @@ class Files:
         """
         found = await self._fetch(file_id)
         if found is None or found.owner_id != caller.user_id:
-            raise access.not_found("file")
+            raise permissions.not_found("file")
         await bind(self._pool, caller.user_id, once)
         if found.state == store.READY:
             return found
@@ -288,7 +288,7 @@ class Files:
         async with self._pool.connection() as conn:
             found = await store.fetch_by_key(conn, key, caller.user_id)
         if found is None or not found[1]:
-            raise access.not_found("file")
+            raise permissions.not_found("file")
         return found[0]
 
     async def _clear(self, file: File) -> bool:

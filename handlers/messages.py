@@ -1,7 +1,7 @@
 """Messages: what may be sent, edited, deleted and read, and by whom.
 
 Owns the checks that need no database, and the composition of those that do. New messages go through
-the lanes; edits and deletes are transactions of their own (`handlers.commits`).
+the lanes; edits and deletes are transactions of their own (`handlers.transactions`).
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -12,12 +12,12 @@ import msgspec
 import structlog
 import trio
 
-from handlers import access, texts, versions
-from handlers.commits import Commits
+from handlers import permissions, preconditions, text_rules
 from handlers.errors import ChatError, from_store
-from handlers.limits import Limiter
+from handlers.idempotency import bind, release
 from handlers.model import Caller, CreateMessage, Once
-from handlers.once import bind, release
+from handlers.rate_limits import Limiter
+from handlers.transactions import Commits
 from store import conversations as conversation_store
 from store import messages as store
 from store.errors import Overloaded, StoreError, Unavailable
@@ -75,10 +75,12 @@ class Messages:
         """The checks that need no database. Raises ChatError."""
         kind = self._type(request)
         self._check_content(request.content)
-        if kind in (MessageType.TEXT, MessageType.EMOJI) and not texts.is_visible(request.content):
+        if kind in (MessageType.TEXT, MessageType.EMOJI) and not text_rules.is_visible(request.content):
             raise ChatError("invalid_content", "The content is empty.")
         client_id = request.client_message_id
-        if client_id is not None and not (texts.fits(texts.KEY, client_id) and len(client_id) <= MAX_CLIENT_ID):
+        if client_id is not None and not (
+            text_rules.fits(text_rules.KEY, client_id) and len(client_id) <= MAX_CLIENT_ID
+        ):
             raise ChatError("invalid_request", f"clientMessageId is 1 to {MAX_CLIENT_ID} printable characters.")
         return Append(
             message_id=new_id(),
@@ -170,13 +172,13 @@ class Messages:
         self, caller: Caller, message_id: UUID, content: str, *, if_match: Collection[str] | None = None
     ) -> Message:
         self._check_content(content)
-        if not texts.is_visible(content):
+        if not text_rules.is_visible(content):
             raise ChatError("invalid_content", "The content is empty; delete the message instead.")
         self._sends.require(caller.user_id, f"edit {message_id}")
 
         async def write(conn: Connection) -> tuple[Message, Sequence[Change]]:
             message, _ = await self._locked(conn, caller, message_id, if_match)
-            access.may_edit(caller, message)
+            permissions.may_edit(caller, message)
             change = await store.update_message(conn, message_id, content)
             return _changed(change)
 
@@ -188,7 +190,7 @@ class Messages:
         async def write(conn: Connection) -> tuple[Message, Sequence[Change]]:
             message, head = await self._locked(conn, caller, message_id, if_match)
             member = await conversation_store.fetch_member(conn, message.conversation_id, caller.user_id)
-            access.may_delete(caller, message, access.require_member(member, "message"), head.type)
+            permissions.may_delete(caller, message, permissions.require_member(member, "message"), head.type)
             change = await store.delete_message(conn, message_id)
             return _changed(change)
 
@@ -201,13 +203,13 @@ class Messages:
         """The message under its conversation's lock, if the caller may see it."""
         message = await store.lock_message(conn, message_id)
         if message is None:
-            raise access.not_found("message")
+            raise permissions.not_found("message")
         head = await conversation_store.lock_conversation(conn, message.conversation_id)
         member = await conversation_store.fetch_member(conn, message.conversation_id, caller.user_id)
-        access.require_member(member, "message")
+        permissions.require_member(member, "message")
         if head is None:
-            raise access.not_found("message")
-        versions.require(if_match, str(message.changed_seq), "message")
+            raise permissions.not_found("message")
+        preconditions.require(if_match, str(message.changed_seq), "message")
         return message, head
 
     # -- reading --------------------------------------------------------------------------------
@@ -216,9 +218,9 @@ class Messages:
         async with self._pool.connection() as conn:
             message = await store.fetch_message(conn, message_id)
             if message is None:
-                raise access.not_found("message")
+                raise permissions.not_found("message")
             member = await conversation_store.fetch_member(conn, message.conversation_id, caller.user_id)
-            access.require_member(member, "message")
+            permissions.require_member(member, "message")
             return message
 
     async def page(
@@ -226,7 +228,7 @@ class Messages:
     ) -> store.Page:
         """By seq, newest first unless `after` is given. Bounded in bytes as well: it may be shorter and have more."""
         async with self._pool.connection() as conn:
-            access.require_member(await conversation_store.fetch_member(conn, conversation_id, caller.user_id))
+            permissions.require_member(await conversation_store.fetch_member(conn, conversation_id, caller.user_id))
             replica = self._replica
             if replica is None or not replica.is_reachable:
                 return await store.list_messages(conn, conversation_id, before=before, after=after, limit=limit)

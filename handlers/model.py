@@ -11,7 +11,7 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from handlers import texts
+from handlers import text_rules
 from store.model import (
     ConversationType,
     MemberCursor,
@@ -53,10 +53,10 @@ MessageTypeChoice = (
 MessageStatusChoice = (
     Annotated[str, _name_of(MessageStatus, *_MARKABLE)] | Annotated[int, _index_of(MessageStatus, *_MARKABLE)]
 )
-DisplayName = Annotated[str, Meta(max_length=128), _pattern(texts.LINE)]
-Email = Annotated[str, Meta(max_length=320), _pattern(texts.EMAIL)]
-StatusText = Annotated[str, Meta(max_length=256), _pattern(texts.LINE)]
-Title = Annotated[str, Meta(min_length=1, max_length=256), _pattern(texts.NAME)]
+DisplayName = Annotated[str, Meta(max_length=128), _pattern(text_rules.LINE)]
+Email = Annotated[str, Meta(max_length=320), _pattern(text_rules.EMAIL)]
+StatusText = Annotated[str, Meta(max_length=256), _pattern(text_rules.LINE)]
+Title = Annotated[str, Meta(min_length=1, max_length=256), _pattern(text_rules.NAME)]
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -69,7 +69,7 @@ class Caller(msgspec.Struct, frozen=True):
 
 
 class CreateUser(Wire, frozen=True):
-    username: Annotated[str, Meta(min_length=1, max_length=64), _pattern(texts.USERNAME_ECMA)]
+    username: Annotated[str, Meta(min_length=1, max_length=64), _pattern(text_rules.USERNAME_ECMA)]
     display_name: DisplayName | None = None
     email: Email | None = None
 
@@ -123,8 +123,8 @@ class ExchangeRequest(Wire, frozen=True):
 class UpdateUser(Wire, frozen=True):
     """What is left out stays as it is. Null takes it away; a display name, which everybody has, stays then, too."""
 
-    display_name: Annotated[str, Meta(min_length=1, max_length=128), _pattern(texts.NAME)] | None = None
-    avatar_url: Annotated[str, Meta(max_length=2048), _pattern(texts.PICTURE)] | UnsetType | None = UNSET
+    display_name: Annotated[str, Meta(min_length=1, max_length=128), _pattern(text_rules.NAME)] | None = None
+    avatar_url: Annotated[str, Meta(max_length=2048), _pattern(text_rules.PICTURE)] | UnsetType | None = UNSET
     email: Email | UnsetType | None = UNSET
     status_text: StatusText | UnsetType | None = UNSET
 
@@ -165,7 +165,7 @@ class CreateMessage(Wire, frozen=True):
     type: MessageTypeChoice | None = "Text"
     file_id: UUID | None = None
     reply_to_id: UUID | None = None
-    client_message_id: Annotated[str, Meta(min_length=1, max_length=128), _pattern(texts.KEY)] | None = None
+    client_message_id: Annotated[str, Meta(min_length=1, max_length=128), _pattern(text_rules.KEY)] | None = None
 
 
 class PresignFile(Wire, frozen=True):
@@ -177,7 +177,7 @@ class PresignFile(Wire, frozen=True):
 
 
 class EditMessage(Wire, frozen=True):
-    content: Annotated[str, _pattern(texts.CONTENT)]
+    content: Annotated[str, _pattern(text_rules.CONTENT)]
 
 
 class Joined(Wire, frozen=True):

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import trio
 
-from handlers import access, cursors
+from handlers import page_cursors, permissions
 from handlers.errors import ChatError, from_store
 from handlers.model import Caller, MessageReceipt
 from handlers.ports import Receipts as Durable
@@ -46,7 +46,7 @@ class Receipts:
     async def mark(self, caller: Caller, conversation_id: UUID, seq: int, status: MessageStatus) -> None:
         """The same for somebody who may not be a member. Returns when it is durable. Raises ChatError."""
         async with self._pool.connection() as conn:
-            access.require_member(await conversations.fetch_member(conn, conversation_id, caller.user_id))
+            permissions.require_member(await conversations.fetch_member(conn, conversation_id, caller.user_id))
         await self._wait(caller.user_id, conversation_id, seq, status)
 
     async def mark_message(self, caller: Caller, message_id: UUID, status: MessageStatus) -> None:
@@ -71,7 +71,7 @@ class Receipts:
         self, caller: Caller, message_id: UUID, limit: int, cursor: str | None
     ) -> tuple[Sequence[MessageReceipt], str | None]:
         """The members, besides the sender, who have the message, by user id."""
-        after = cursors.decode_id(cursor) or NOBODY
+        after = page_cursors.decode_id(cursor) or NOBODY
         message = await self._visible(caller, message_id)
         async with self._pool.connection() as conn:
             found = await store.list_receipts(
@@ -80,15 +80,15 @@ class Receipts:
         items = [
             MessageReceipt(user_id, MessageStatus.READ if read else MessageStatus.DELIVERED) for user_id, read in found
         ][:limit]
-        return items, cursors.encode_id(items[-1].user_id) if len(found) > limit else None
+        return items, page_cursors.encode_id(items[-1].user_id) if len(found) > limit else None
 
     async def _visible(self, caller: Caller, message_id: UUID) -> Message:
         async with self._pool.connection() as conn:
             message = await messages.fetch_message(conn, message_id)
             if message is None:
-                raise access.not_found("message")
+                raise permissions.not_found("message")
             member = await conversations.fetch_member(conn, message.conversation_id, caller.user_id)
-        access.require_member(member, "message")
+        permissions.require_member(member, "message")
         return message
 
 

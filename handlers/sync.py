@@ -8,7 +8,8 @@ from uuid import UUID
 
 import trio
 
-from handlers import access, cursors
+from handlers import page_cursors as cursors
+from handlers import permissions
 from handlers.errors import ChatError
 from handlers.model import Caller
 from store import accounts, conversations, messages, users
@@ -87,7 +88,7 @@ class Sync:
     async def require_member(self, caller: Caller, conversation_id: UUID) -> None:
         """Raises ChatError("not_found")."""
         async with self._pool.connection() as conn:
-            access.require_member(await conversations.fetch_member(conn, conversation_id, caller.user_id))
+            permissions.require_member(await conversations.fetch_member(conn, conversation_id, caller.user_id))
 
     async def deleted(self, user_ids: Collection[UUID]) -> list[UUID]:
         """Those of these users who are gone. For the process."""
@@ -103,7 +104,7 @@ class Sync:
     ) -> Sequence[Change] | None:
         """None when retention has dropped some of them. Raises ChatError("not_found")."""
         async with self._pool.connection() as conn:
-            access.require_member(await conversations.fetch_member(conn, conversation_id, caller.user_id))
+            permissions.require_member(await conversations.fetch_member(conn, conversation_id, caller.user_id))
             found = await messages.list_changes(conn, conversation_id, cursor, limit=limit, max_bytes=max_bytes)
             # Asked afterwards: the floor is raised before anything is dropped.
             return found if cursor >= await conversations.fetch_floor(conn, conversation_id) else None
@@ -111,7 +112,7 @@ class Sync:
     async def cursors(self, caller: Caller, conversation_id: UUID) -> tuple[tuple[MemberCursor, ...], str | None]:
         """(of the first members by id, where the list of members goes on): a group has any number of them."""
         async with self._pool.connection() as conn:
-            access.require_member(await conversations.fetch_member(conn, conversation_id, caller.user_id))
+            permissions.require_member(await conversations.fetch_member(conn, conversation_id, caller.user_id))
             found = await conversations.list_cursors(conn, conversation_id, conversations.MEMBERS_SHOWN + 1)
         shown = found[: conversations.MEMBERS_SHOWN]
         return shown, cursors.encode_id(shown[-1].user_id) if len(found) > len(shown) else None

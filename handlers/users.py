@@ -9,12 +9,12 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET
 
-from handlers import access, cursors, texts, versions
-from handlers.commits import Commits
+from handlers import page_cursors, permissions, preconditions, text_rules
 from handlers.errors import ChatError
+from handlers.idempotency import claim
 from handlers.model import Caller, CreateUser, Once, UpdateStatus, UpdateUser
-from handlers.once import claim
 from handlers.ports import Presence
+from handlers.transactions import Commits
 from store import names
 from store import users as store
 from store.creations import NOBODY
@@ -61,11 +61,11 @@ class Users:
                 "invalid_request", f"The key of a registration is {sentence}.", errors={"Idempotency-Key": sentence}
             )
         username = request.username
-        if not texts.fits(texts.USERNAME, username):
+        if not text_rules.fits(text_rules.USERNAME, username):
             raise ChatError("invalid_request", f"A username is {USERNAME_RULE}.", errors={"username": USERNAME_RULE})
         _check_text("displayName", request.display_name)
         display_name = (request.display_name or "").strip()
-        if not texts.is_visible(display_name):
+        if not text_rules.is_visible(display_name):
             display_name = username
         _check_email(request.email)
         user_id = new_id()
@@ -88,7 +88,7 @@ class Users:
         async with self._pool.connection() as conn:
             user = await store.fetch_user(conn, user_id)
         if user is None:
-            raise access.not_found("user")
+            raise permissions.not_found("user")
         return (await shown([user], self._presence))[0]
 
     async def me(self, caller: Caller) -> Account:
@@ -100,16 +100,16 @@ class Users:
         if "\0" in q or len(q) > MAX_QUERY:
             sentence = f"at most {MAX_QUERY} characters, none of them NUL"
             raise ChatError("invalid_request", f"The parameter q has {sentence}.", errors={"q": sentence})
-        place = _place(cursors.decode_text(cursor))
+        place = _place(page_cursors.decode_text(cursor))
         async with self._pool.connection() as conn:
             users, following = await store.list_users(conn, q, limit=limit, place=place)
-        return await shown(users, self._presence), None if following is None else cursors.encode_text(
+        return await shown(users, self._presence), None if following is None else page_cursors.encode_text(
             _placed(following)
         )
 
     async def update(self, caller: Caller, request: UpdateUser, *, if_match: Collection[str] | None = None) -> Account:
         """What is left out stays; null takes it away."""
-        if request.display_name is not None and not texts.fits(texts.NAME, request.display_name):
+        if request.display_name is not None and not text_rules.fits(text_rules.NAME, request.display_name):
             raise _not_a_line("displayName")
         _check_picture(request.avatar_url if isinstance(request.avatar_url, str) else None)
         _check_email(request.email if isinstance(request.email, str) else None)
@@ -158,7 +158,7 @@ class Users:
                 return await change(conn)
             async with conn.transaction():
                 found = _found(await store.lock_account(conn, caller.user_id))
-                versions.require(if_match, versions.of_account(found), "user")
+                preconditions.require(if_match, preconditions.of_account(found), "user")
                 return await change(conn)
 
     async def delete(self, caller: Caller, user_id: UUID) -> None:
@@ -169,7 +169,7 @@ class Users:
         async def write(conn: Connection) -> tuple[None, Sequence[Change]]:
             changes = await store.delete_user(conn, user_id)
             if changes is None:
-                raise access.not_found("user")
+                raise permissions.not_found("user")
             return None, changes
 
         async def leave(conn: Connection) -> tuple[bool, Sequence[Change]]:
@@ -217,7 +217,7 @@ def _found(account: Account | None) -> Account:
 
 
 def _check_text(field: str, text: str | None) -> None:
-    if text is not None and not texts.fits(texts.LINE, text):
+    if text is not None and not text_rules.fits(text_rules.LINE, text):
         raise _not_a_line(field)
 
 
@@ -230,11 +230,11 @@ def _not_a_line(field: str) -> ChatError:
 
 
 def _check_picture(url: str | None) -> None:
-    if url is not None and not texts.fits(texts.PICTURE, url):
+    if url is not None and not text_rules.fits(text_rules.PICTURE, url):
         sentence = "an https URL in ASCII, without a user"
         raise ChatError("invalid_request", f"The avatarUrl is {sentence}.", errors={"avatarUrl": sentence})
 
 
 def _check_email(email: str | None) -> None:
-    if email is not None and not texts.fits(texts.EMAIL, email):
+    if email is not None and not text_rules.fits(text_rules.EMAIL, email):
         raise ChatError("invalid_request", "The email is not an address.", errors={"email": "not an address"})

@@ -23,7 +23,6 @@ import structlog
 import trio
 
 from handlers.accounts import Accounts
-from handlers.commits import Commits
 from handlers.conversations import Conversations
 from handlers.export import AT_ONCE as EXPORTS_AT_ONCE
 from handlers.export import Export
@@ -33,6 +32,7 @@ from handlers.presence import Presence
 from handlers.receipts import Receipts
 from handlers.refresh_tokens import RefreshTokens
 from handlers.sync import Sync
+from handlers.transactions import Commits
 from handlers.users import Users
 from server.admin.listener import AdminListener
 from server.cluster.membership import Link

@@ -10,7 +10,7 @@ import trio
 from quart import Blueprint, Response, request
 from quart_trio import QuartTrio
 
-from handlers import texts
+from handlers import text_rules
 from handlers.errors import ChatError
 from server.admin import snapshots, task_tree
 from server.admin.control import Control
@@ -148,7 +148,7 @@ def _answer(body: object) -> Response:
 
 
 def _limit() -> int:
-    found = texts.whole_number(request.args.get("limit", str(DEFAULT_LIMIT)), 1, MAX_LIMIT)
+    found = text_rules.whole_number(request.args.get("limit", str(DEFAULT_LIMIT)), 1, MAX_LIMIT)
     if found is None:
         raise ChatError("invalid_request", f"The limit is between 1 and {MAX_LIMIT}.")
     return found

@@ -12,7 +12,7 @@ from uuid import UUID
 import structlog
 
 from handlers.errors import ChatError
-from handlers.texts import is_text
+from handlers.text_rules import is_text
 from server.admin.schemas import InstanceView, Killed, Status
 from server.admin.snapshots import renewed_ago
 from server.cluster.publisher import Publisher

@@ -11,8 +11,8 @@ from datetime import datetime, timedelta
 import trio
 from rich.table import Table
 
-from handlers.commits import Commits
 from handlers.files import Files
+from handlers.transactions import Commits
 from server.config.settings import MIB, ConfigError, Settings
 from server.identity.access_tokens import signing_keys
 from server.protocol import terminal

@@ -1,4 +1,4 @@
-"""The rate limits of one process, as configured. Owns which there are; the arithmetic is in `handlers.limits`.
+"""The rate limits of one process, as configured. Owns which there are; the arithmetic is in `handlers.rate_limits`.
 
 Shared with the other instances is what protects people (sign-in, uploads). What protects an instance is counted by each
 for itself: it costs no question to Redis on the way of every connection and message.
@@ -6,7 +6,7 @@ for itself: it costs no question to Redis on the way of every connection and mes
 
 from uuid import UUID
 
-from handlers.limits import Counter, Limiter, Rate, SharedLimiter
+from handlers.rate_limits import Counter, Limiter, Rate, SharedLimiter
 from server.config.settings import Settings
 
 

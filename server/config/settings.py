@@ -15,7 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
-from handlers.limits import Rate
+from handlers.rate_limits import Rate
 from server.config.admin_address import AUTO
 from server.config.admin_address import parse as parse_admin
 from server.config.origins import LOOPBACK, origin

@@ -100,7 +100,7 @@ class HubSession(Resumption):
         self.pinged = False  # idle clients are only timed out once they have shown that they ping
         self.closed = False
         self.outstanding = 0
-        self.calls_full_at = 0.0  # see handlers.limits
+        self.calls_full_at = 0.0  # see handlers.rate_limits
         self.share = share  # of what the user may take of this process
         self.busy = False
         self.inline = False  # the reader is at it and will flush the outbox itself

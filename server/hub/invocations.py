@@ -13,7 +13,7 @@ from uuid import UUID
 import trio
 
 from handlers.errors import ChatError, from_store
-from handlers.limits import refusal, spend
+from handlers.rate_limits import refusal, spend
 from server.hub.detached_queue import Survival
 from server.hub.dispatch import PLAIN, STREAM, Method
 from server.hub.ports import Carrier, Hub

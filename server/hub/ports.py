@@ -6,8 +6,8 @@ Owns these shapes, and no code.
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from handlers.limits import Rate
 from handlers.ports import Receipts
+from handlers.rate_limits import Rate
 from server.fanout.rooms import Rooms
 from server.hub import catch_up
 from server.hub.dispatch import Dispatcher

@@ -14,9 +14,9 @@ import structlog
 import trio
 
 from handlers.errors import CODES, ChatError
-from handlers.limits import Rate
 from handlers.model import Caller, Client
 from handlers.ports import Receipts
+from handlers.rate_limits import Rate
 from server.config.rate_limits import Limits
 from server.config.settings import Settings
 from server.config.trusted_proxies import Proxies, limited_as

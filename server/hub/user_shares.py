@@ -10,7 +10,7 @@ from uuid import UUID
 import trio
 
 from handlers.errors import ChatError
-from handlers.limits import refusal, spend
+from handlers.rate_limits import refusal, spend
 from server.config.rate_limits import Limits
 from server.transport.timer_wheel import Wheel
 
@@ -29,7 +29,7 @@ class Share:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self.connections = 0
-        self.full_at = 0.0  # see handlers.limits
+        self.full_at = 0.0  # see handlers.rate_limits
         self._turns: trio.Lock | None = None
         self.work_until = 0.0  # the same for the time that reading took
 

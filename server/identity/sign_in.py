@@ -6,7 +6,7 @@ Owns the configured providers and the single use of each attempt. Touches Redis 
 import hmac
 from collections.abc import Mapping, Sequence
 
-from handlers import access
+from handlers import permissions
 from handlers.model import Identity
 from server.config.settings import OAuthProvider
 from server.identity.access_tokens import Claimer
@@ -31,7 +31,7 @@ class SignIn:
     def find(self, name: str) -> Provider:
         """Raises ChatError("not_found")."""
         if name not in self._providers:
-            raise access.not_found("identity provider")
+            raise permissions.not_found("identity provider")
         return self._providers[name]
 
     async def finish(self, attempt: Attempt, state: str, query: Mapping[str, str]) -> Identity:

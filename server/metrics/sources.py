@@ -12,8 +12,8 @@ from typing import Protocol
 import trio
 from prometheus_client.core import InfoMetricFamily, Metric
 
-from handlers.commits import Commits
 from handlers.errors import CODES
+from handlers.transactions import Commits
 from server.cluster.membership import Link
 from server.cluster.outbox_relay import Relay
 from server.cluster.publisher import Publisher

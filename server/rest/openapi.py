@@ -14,7 +14,7 @@ from quart import Quart
 from quart_schema import OpenAPIProvider, QuartSchema
 from werkzeug.routing import Rule
 
-from handlers import texts
+from handlers import text_rules as texts
 from handlers.errors import CODES
 from handlers.model import CreateConversation, CreateMessage, PresignFile
 from server.config.settings import Settings

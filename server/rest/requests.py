@@ -14,10 +14,10 @@ from uuid import UUID
 import msgspec
 from quart import Response, current_app, g, request
 
-from handlers import texts
+from handlers import text_rules
 from handlers.errors import ChatError
 from handlers.model import Caller, Client, Once
-from handlers.texts import NO_TEXT, is_text
+from handlers.text_rules import NO_TEXT, is_text
 from server.config.trusted_proxies import Proxies
 from server.protocol.http1.head import joined
 
@@ -218,7 +218,7 @@ def query_number(name: str, default: int | None, *, least: int = 0, most: int = 
     text = request.args.get(name)
     if text is None:
         return default
-    number = texts.whole_number(text, least, most)
+    number = text_rules.whole_number(text, least, most)
     if number is None:
         sentence = f"a whole number between {least} and {most}"
         raise ChatError("invalid_request", f"The parameter {name} is {sentence}.", errors={name: sentence})

@@ -7,9 +7,9 @@ import pytest
 import trio
 
 from handlers.errors import ChatError
-from handlers.limits import Limiter, Rate
 from handlers.messages import MAX_CLIENT_ID, Messages
 from handlers.model import Caller, CreateMessage
+from handlers.rate_limits import Limiter, Rate
 
 UNUSED: Any = None
 

@@ -14,8 +14,8 @@ import structlog
 import trio
 
 from handlers.errors import CODES, ChatError
-from handlers.limits import Limiter
 from handlers.model import Caller
+from handlers.rate_limits import Limiter
 from server.hub.server import HubServer, Used, draining, is_hub
 from server.hub.transports.base import Receive, Scope, Send
 from server.hub.transports.forwarding import OwnerGone, Peers

@@ -2,7 +2,7 @@
 
 from quart import Blueprint, Response
 
-from handlers import versions
+from handlers import preconditions
 from handlers.conversations import Conversations
 from handlers.model import AddMember, ChangeRole, CreateConversation, UpdateConversation
 from server.rest.operations import (
@@ -37,7 +37,7 @@ def blueprint(conversations: Conversations) -> Blueprint:
     routes = Blueprint("conversations", __name__, url_prefix="/api/conversations")
 
     def shown(conversation: Conversation, status: int = 200) -> Response:
-        return answer(conversation, status, version=versions.of_conversation(conversation))
+        return answer(conversation, status, version=preconditions.of_conversation(conversation))
 
     @routes.get("")
     @operation(Answer(200, ConversationPage, "A page of conversations."), parameters=LISTING)

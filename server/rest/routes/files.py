@@ -18,7 +18,7 @@ from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, Multip
 from handlers.errors import ChatError
 from handlers.files import UPLOAD_SECONDS, Files
 from handlers.model import Once, PresignFile
-from handlers.texts import NO_TEXT
+from handlers.text_rules import NO_TEXT
 from server.rest import upload_backpressure
 from server.rest.operations import IDEMPOTENCY_KEY, Answer, done, operation, query
 from server.rest.requests import (

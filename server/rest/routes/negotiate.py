@@ -9,7 +9,7 @@ from typing import Any, cast
 from msgspec import UNSET, UnsetType
 from quart import Blueprint, Response, request
 
-from handlers import texts
+from handlers import text_rules
 from handlers.errors import ChatError
 from handlers.users import Users
 from server.hub.server import PATH
@@ -93,5 +93,5 @@ def _version(text: str | None) -> int | None:
     """The version to speak: the highest both know; None when there is none."""
     if text is None:
         return 0
-    version = texts.whole_number(text, 0, ANY_VERSION)
+    version = text_rules.whole_number(text, 0, ANY_VERSION)
     return None if version is None else min(version, MAX_VERSION)

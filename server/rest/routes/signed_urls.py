@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import trio
 from quart import Blueprint, Response, request
 
-from handlers import access
+from handlers import permissions
 from handlers.errors import ChatError
 from server.rest import upload_backpressure
 from server.rest.operations import left_out
@@ -63,7 +63,7 @@ def blueprint(objects: DirectoryObjects) -> Blueprint:
         grant = granted(key)
         size = await objects.size(key)
         if size is None:
-            raise access.not_found("object")
+            raise permissions.not_found("object")
         # Nothing here has a validator, so an If-Range never fits: the whole is sent (RFC 9110, 13.1.5).
         wanted = None if "If-Range" in request.headers else request.range
         span = wanted.range_for_length(size) if wanted else None

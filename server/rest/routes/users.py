@@ -6,7 +6,7 @@ from uuid import UUID
 import msgspec
 from quart import Blueprint, Response, request
 
-from handlers import versions
+from handlers import preconditions
 from handlers.accounts import Accounts
 from handlers.errors import ChatError
 from handlers.export import EXPORT_SECONDS, Export
@@ -90,7 +90,7 @@ def blueprint(users: Users, accounts: Accounts, export: Export, verifier: Verifi
         raise ChatError("registration_closed", "Registration is not open here.")
 
     def shown(account: Account) -> Response:
-        return answer(account, version=versions.of_account(account))
+        return answer(account, version=preconditions.of_account(account))
 
     @routes.post("")
     @operation(
@@ -119,7 +119,7 @@ def blueprint(users: Users, accounts: Accounts, export: Export, verifier: Verifi
                 expires_in=tokens.expires_in,
                 session_id=tokens.session_id,
             )
-        response = answer(registered, 201, version=versions.of_account(account))
+        response = answer(registered, 201, version=preconditions.of_account(account))
         response.headers["Location"] = f"/api/users/{account.id}"
         return response
 

@@ -12,9 +12,9 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from handlers.errors import ChatError
-from handlers.limits import Rate
 from handlers.model import Caller
 from handlers.ports import Receipts
+from handlers.rate_limits import Rate
 from loadtest.client import PROTOCOLS
 from server.fanout.rooms import Rooms
 from server.hub.catch_up import SyncSource

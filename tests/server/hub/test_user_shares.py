@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from handlers.limits import Rate
+from handlers.rate_limits import Rate
 from loadtest.client import connect
 from server.config.rate_limits import Limits
 from server.hub.user_shares import MAX_STEP, WORK_BURST, WORK_SHARE, Share

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 
-from handlers.commits import Commits
+from handlers.transactions import Commits
 from handlers.users import LEAVE_AT_ONCE
 from store.pool import Pool
 from tests.handlers.test_file_types import PNG

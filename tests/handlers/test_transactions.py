@@ -1,4 +1,4 @@
-"""handlers.commits: what is committed is published, and whoever cannot know says so."""
+"""handlers.transactions: what is committed is published, and whoever cannot know says so."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -10,9 +10,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from handlers import commits
-from handlers.commits import DEADLINE, Commits
+from handlers import transactions
 from handlers.ports import Feed
+from handlers.transactions import DEADLINE, Commits
 from store.entries import Dismissal, dismissal
 from store.errors import Unavailable
 from store.ids import new_id
@@ -36,7 +36,7 @@ class World:
         self.closed = False
         self.committed = 0
         self.commits = Commits(cast(Pool, self), cast(Feed, self))
-        monkeypatch.setattr(commits, "insert_outbox", self._note)
+        monkeypatch.setattr(transactions, "insert_outbox", self._note)
 
     async def _note(self, conn: object, changes: Sequence[Change], dismissed: Dismissal | None) -> None:
         await trio.lowlevel.checkpoint()

@@ -1,4 +1,4 @@
-"""handlers.limits: token buckets."""
+"""handlers.rate_limits: token buckets."""
 
 import contextlib
 import heapq
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handlers.errors import ChatError
-from handlers.limits import GRACE, PRUNE_AT, QUEUE, Limiter, Rate, SharedLimiter, spend
+from handlers.rate_limits import GRACE, PRUNE_AT, QUEUE, Limiter, Rate, SharedLimiter, spend
 from store.errors import Unavailable
 
 RATE = Rate(10, 5.0)
