@@ -19,13 +19,13 @@ from handlers.idempotency import claim
 from handlers.model import Caller, Client, Identity, Once, Tokens
 from handlers.refresh_tokens import RefreshTokens
 from handlers.transactions import Commits
-from store import accounts as store
-from store import users
-from store.entries import dismissal
 from store.ids import new_id
 from store.model import Change, Session
-from store.pool import Pool
-from store.postgres import Connection
+from store.postgres import accounts as store
+from store.postgres import users
+from store.postgres.connection import Connection
+from store.postgres.pool import Pool
+from store.redis.inbox_entries import dismissal
 
 REFRESH_TTL = 30 * 86400.0  # seconds a session lives without being refreshed
 GRACE = 10.0  # seconds in which the token before the last is still taken: the answer may have been lost on its way

@@ -14,11 +14,11 @@ from handlers.errors import ChatError
 from handlers.idempotency import claim
 from handlers.model import AddMember, Caller, ChangeRole, CreateConversation, Once, UpdateConversation
 from handlers.transactions import Commits
-from store import conversations as store
 from store.ids import distinct, new_id
 from store.model import Change, Conversation, ConversationType, Member, Role, WireEnum
-from store.pool import Pool
-from store.postgres import Connection
+from store.postgres import conversations as store
+from store.postgres.connection import Connection
+from store.postgres.pool import Pool
 
 Choice = TypeVar("Choice", bound=WireEnum)
 

@@ -23,10 +23,10 @@ from handlers.files import Files
 from handlers.messages import Messages
 from handlers.model import Caller
 from handlers.users import Users
-from store.conversations import MEMBERS_SHOWN
-from store.files import File
 from store.ids import id_ms
 from store.model import Conversation
+from store.postgres.conversations import MEMBERS_SHOWN
+from store.postgres.files import File
 
 PAGE = 200  # messages or sessions read at once
 CONVERSATIONS = 20

@@ -20,14 +20,14 @@ from handlers.errors import ChatError
 from handlers.idempotency import bind, claim
 from handlers.model import Caller, Once, PresignFile
 from handlers.transactions import Commits
-from store import files as store
 from store.errors import StoreError, Unavailable
-from store.files import Facts, File
 from store.ids import id_floor, new_id
 from store.model import Change
 from store.objects import Objects, UploadUrl
-from store.pool import Pool
-from store.postgres import Connection
+from store.postgres import files as store
+from store.postgres.connection import Connection
+from store.postgres.files import Facts, File
+from store.postgres.pool import Pool
 
 URL_SECONDS = 300  # a download link is good for so long
 UPLOAD_SECONDS = 900  # and a link to upload to: it must be begun by then

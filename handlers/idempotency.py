@@ -8,10 +8,10 @@ from uuid import UUID
 
 from handlers.errors import ChatError
 from handlers.model import Once
-from store import creations
 from store.errors import Overloaded, Unavailable
-from store.pool import Pool
-from store.postgres import Connection
+from store.postgres import idempotency
+from store.postgres.connection import Connection
+from store.postgres.pool import Pool
 
 
 async def claim(conn: Connection, scope: UUID, once: Once | None, resource_id: UUID) -> UUID | None:
@@ -22,8 +22,8 @@ async def claim(conn: Connection, scope: UUID, once: Once | None, resource_id: U
     if once is None:
         return None
     try:
-        return await creations.claim(conn, scope, once.key, once.fingerprint, resource_id)
-    except creations.Mismatch:
+        return await idempotency.claim(conn, scope, once.key, once.fingerprint, resource_id)
+    except idempotency.Mismatch:
         raise ChatError("idempotency_mismatch", "This Idempotency-Key was used for a different request.") from None
 
 
@@ -42,6 +42,6 @@ async def release(pool: Pool, scope: UUID, once: Once) -> None:
     """What the key was bound to was refused: it may be used again. Best effort, else it is bound until it is purged."""
     try:
         async with pool.connection() as conn:
-            await creations.release(conn, scope, once.key, once.fingerprint)
+            await idempotency.release(conn, scope, once.key, once.fingerprint)
     except (Unavailable, Overloaded):
         return

@@ -18,14 +18,14 @@ from handlers.idempotency import bind, release
 from handlers.model import Caller, CreateMessage, Once
 from handlers.rate_limits import Limiter
 from handlers.transactions import Commits
-from store import conversations as conversation_store
-from store import messages as store
 from store.errors import Overloaded, StoreError, Unavailable
 from store.ids import new_id
-from store.lanes import Append, AppendError
 from store.model import Change, Message, MessageType
-from store.pool import Pool
-from store.postgres import Connection
+from store.postgres import conversations as conversation_store
+from store.postgres import messages as store
+from store.postgres.connection import Connection
+from store.postgres.group_commit import Append, AppendError
+from store.postgres.pool import Pool
 
 MAX_CLIENT_ID = 128  # characters of a clientMessageId
 UNCERTAIN = frozenset({"unavailable", "internal"})  # codes after which a message may have been written

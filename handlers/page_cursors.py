@@ -10,7 +10,7 @@ import struct
 from uuid import UUID
 
 from handlers.errors import ChatError
-from store.conversations import Place
+from store.postgres.conversations import Place
 
 _PLACE = struct.Struct("!q16sq")
 

@@ -4,9 +4,9 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 from uuid import UUID
 
-from store.entries import Dismissal, Receipt
 from store.errors import StoreError
 from store.model import Change
+from store.redis.inbox_entries import Dismissal, Receipt
 
 
 class Feed(Protocol):

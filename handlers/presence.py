@@ -11,12 +11,12 @@ from uuid import UUID
 from handlers.errors import ChatError
 from handlers.model import UserStatusUpdate
 from handlers.ports import Presence as Connected
-from store import conversations, users
-from store.entries import Seen
 from store.errors import Unavailable
 from store.ids import distinct
 from store.model import User, UserStatus
-from store.pool import Pool
+from store.postgres import conversations, users
+from store.postgres.pool import Pool
+from store.redis.inbox_entries import Seen
 
 MAX_ASKED = 200  # users in one GetPresence
 MAX_AUDIENCE = 200  # members of a conversation in which people hear of each other's presence (contract.md 4)

@@ -2,7 +2,7 @@
 
 Owns the arithmetic and the buckets of this process. A bucket is one number, the time at which it will be full again
 (GCRA, as in ITU-T I.371): no task refills it. What must hold across instances is counted in Redis too
-(`store.limits`), and here alone while Redis is away: a limit is never a reason for an outage.
+(`store.redis.rate_limits`), and here alone while Redis is away: a limit is never a reason for an outage.
 """
 
 import math
@@ -152,7 +152,7 @@ class Limiter(Generic[K]):
 
 
 class Counter(Protocol):
-    """What counts for all instances (`store.limits`)."""
+    """What counts for all instances (`store.redis.rate_limits`)."""
 
     async def spend(self, key: str, count: int, seconds: float) -> float:
         """Seconds to wait; 0 when one was taken. Raises Unavailable."""

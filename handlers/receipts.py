@@ -12,13 +12,13 @@ from handlers import page_cursors, permissions
 from handlers.errors import ChatError, from_store
 from handlers.model import Caller, MessageReceipt
 from handlers.ports import Receipts as Durable
-from store import conversations, messages
 from store import receipts as store
-from store.conversations import NOBODY
-from store.entries import Receipt
 from store.errors import Overloaded, StoreError, Unavailable
 from store.model import Message, MessageStatus
-from store.pool import Pool
+from store.postgres import conversations, messages
+from store.postgres.conversations import NOBODY
+from store.postgres.pool import Pool
+from store.redis.inbox_entries import Receipt
 
 Done = Callable[[ChatError | None], None]
 

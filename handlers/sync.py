@@ -12,10 +12,10 @@ from handlers import page_cursors as cursors
 from handlers import permissions
 from handlers.errors import ChatError
 from handlers.model import Caller
-from store import accounts, conversations, messages, users
-from store.gather import Gather
 from store.model import Change, MemberCursor
-from store.pool import Pool
+from store.postgres import accounts, conversations, messages, users
+from store.postgres.batch_loader import Gather
+from store.postgres.pool import Pool
 
 
 class Sync:

@@ -11,12 +11,12 @@ from uuid import UUID
 import trio
 
 from handlers.ports import Feed
-from store.entries import Dismissal
 from store.errors import Unavailable
 from store.model import Change
-from store.outbox import insert_outbox
-from store.pool import Pool
-from store.postgres import Connection
+from store.postgres.connection import Connection
+from store.postgres.outbox import insert_outbox
+from store.postgres.pool import Pool
+from store.redis.inbox_entries import Dismissal
 
 T = TypeVar("T")
 DEADLINE = 15.0  # seconds; statements have their own, shorter timeout

@@ -16,14 +16,14 @@ from handlers.model import Caller, CreateUser, Once, UpdateStatus, UpdateUser
 from handlers.ports import Presence
 from handlers.transactions import Commits
 from store import names
-from store import users as store
-from store.creations import NOBODY
-from store.entries import dismissal
 from store.errors import Unavailable
 from store.ids import id_ms, new_id
 from store.model import Account, Change, User, UserStatus
-from store.pool import Pool
-from store.postgres import Connection
+from store.postgres import users as store
+from store.postgres.connection import Connection
+from store.postgres.idempotency import NOBODY
+from store.postgres.pool import Pool
+from store.redis.inbox_entries import dismissal
 
 REGISTRATION_KEY = 22  # characters an Idempotency-Key must have: 128 random bits in base64
 REGISTRATION_WINDOW = 600.0  # seconds in which such a request may come again

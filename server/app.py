@@ -82,19 +82,19 @@ from server.transport.send_queue import Flusher
 from server.transport.timer_wheel import Wheel
 from server.transport.tls import Certificate
 from server.transport.unauthenticated import Strangers
-from store import sessions
 from store.defects import guard
 from store.errors import StoreError, Unfit
-from store.instances import Instances
-from store.lanes import Lanes
-from store.limits import Limits as SharedLimits
 from store.objects import Objects, open_objects
-from store.owners import Owners
-from store.partitions import ensure_partitions
-from store.pool import Pool
+from store.postgres import sessions
+from store.postgres.group_commit import Lanes
+from store.postgres.partitions import ensure_partitions
+from store.postgres.pool import Pool
+from store.postgres.sessions import Connector
 from store.receipts import ReceiptStreams
-from store.redis import Redis
-from store.sessions import Connector
+from store.redis.client import Redis
+from store.redis.connection_owners import Owners
+from store.redis.instances import Instances
+from store.redis.rate_limits import Limits as SharedLimits
 
 if TYPE_CHECKING:
     from server.tracing.instance import Tracing

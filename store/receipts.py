@@ -14,10 +14,11 @@ import structlog
 from coredis import PureToken
 from coredis.exceptions import StreamDuplicateConsumerGroupError
 
-from store import keys, queries
-from store.entries import Receipt
-from store.postgres import Connection
-from store.redis import Redis
+from store.postgres import queries
+from store.postgres.connection import Connection
+from store.redis import keys
+from store.redis.client import Redis
+from store.redis.inbox_entries import Receipt
 
 SHARDS = 4
 BATCH = 100  # entries taken from a shard at once; each holds up to MAX_ENTRY receipts

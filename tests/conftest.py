@@ -78,8 +78,8 @@ def template_database(services: Services) -> str:
     """The conninfo of a database at the newest migration, to be cloned. Nobody may stay connected to it."""
     _execute(services, f"CREATE DATABASE {TEMPLATE}")
     conninfo = make_conninfo(services.database_url, dbname=TEMPLATE)
-    if importlib.util.find_spec("store.migrate"):
-        upgrade = importlib.import_module("store.migrate").upgrade
+    if importlib.util.find_spec("store.postgres.migrate"):
+        upgrade = importlib.import_module("store.postgres.migrate").upgrade
         if inspect.iscoroutinefunction(upgrade):
             trio.run(upgrade, conninfo)
         else:

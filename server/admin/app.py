@@ -21,8 +21,8 @@ from server.metrics import sources
 from server.metrics.scrape import scrape
 from server.rest import problems
 from server.rest.routes.health import Check, run_checks
-from store.lanes import Lanes
-from store.pool import Pool
+from store.postgres.group_commit import Lanes
+from store.postgres.pool import Pool
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 100_000

@@ -21,10 +21,10 @@ from server.fanout.rooms import Rooms
 from server.hub.server import HubServer
 from server.observability import logs
 from server.observability.liveness import Liveness
-from store.entries import Dismissal
-from store.instances import Instances
-from store.pool import Pool
-from store.users import fetch_user_by_name
+from store.postgres.pool import Pool
+from store.postgres.users import fetch_user_by_name
+from store.redis.inbox_entries import Dismissal
+from store.redis.instances import Instances
 
 KILLED = "unavailable: An operator has ended this connection; connect again."
 DISMISSED = "An operator has ended this connection."

@@ -15,15 +15,16 @@ from server.config.settings import ConfigError, Settings, require
 from server.identity.access_tokens import signing_keys
 from server.protocol import terminal
 from server.transport.tls import expiry, load_context
-from store import keys, migrate, partitions, users
-from store.clock import MAX_SKEW, fetch_skew
 from store.errors import StoreError
-from store.lanes import Lanes
 from store.objects import open_objects
-from store.postgres import Connection
+from store.postgres import migrate, partitions, users
+from store.postgres.clock import MAX_SKEW, fetch_skew
+from store.postgres.connection import Connection
+from store.postgres.group_commit import Lanes
+from store.postgres.sessions import Connector
 from store.reasons import cut, reason
-from store.redis import Redis
-from store.sessions import Connector
+from store.redis import keys
+from store.redis.client import Redis
 
 TIMEOUT = 10.0  # seconds for each service
 

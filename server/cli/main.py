@@ -132,7 +132,7 @@ def migrate(config: Path | None, sql: bool) -> None:
     A lock that somebody else holds (a backup, a long query) is waited for a second at a time, so that nobody who sends
     queues up behind; in between it says whose lock that is, and tries again.
     """
-    from store import migrate as schema  # noqa: PLC0415
+    from store.postgres import migrate as schema  # noqa: PLC0415
 
     with told():
         if sql:

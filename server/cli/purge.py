@@ -16,14 +16,14 @@ from handlers.transactions import Commits
 from server.config.settings import MIB, ConfigError, Settings
 from server.identity.access_tokens import signing_keys
 from server.protocol import terminal
-from store import accounts, creations, messages, partitions, users
-from store.clock import fetch_agreed_now
-from store.entries import Dismissal
 from store.errors import StoreError
 from store.model import Change
 from store.objects import open_objects
-from store.pool import Pool
-from store.postgres import Connection
+from store.postgres import accounts, idempotency, messages, partitions, users
+from store.postgres.clock import fetch_agreed_now
+from store.postgres.connection import Connection
+from store.postgres.pool import Pool
+from store.redis.inbox_entries import Dismissal
 
 IDEMPOTENCY = timedelta(days=7)  # how long a clientMessageId or Idempotency-Key is remembered (design.md, P2)
 BATCH = 2000  # rows in one statement: short locks
@@ -121,7 +121,7 @@ def _steps(now: datetime) -> list[tuple[str, Step]]:
     before = now - IDEMPOTENCY
     return [
         ("clientMessageIds", lambda conn, limit: messages.delete_old_sends(conn, before, limit)),
-        ("Idempotency-Keys", lambda conn, limit: creations.delete_old(conn, before, limit)),
+        ("Idempotency-Keys", lambda conn, limit: idempotency.delete_old(conn, before, limit)),
         ("expired sessions", accounts.delete_expired_sessions),
     ]
 

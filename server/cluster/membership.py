@@ -21,12 +21,12 @@ from server.cluster.recovery import Recovery
 from server.cluster.subscriptions import Registry
 from server.fanout.change_publisher import Feed
 from store.defects import guard
-from store.entries import unpack
 from store.errors import StoreError, Unavailable
 from store.histogram import Histogram
-from store.instances import Delivery, Instances
 from store.outage import Outage
 from store.reasons import reason
+from store.redis.inbox_entries import unpack
+from store.redis.instances import Delivery, Instances
 
 LEASE = 10.0  # seconds: killed, our users are offline within 15 s (P7)
 RENEWAL = 3.0  # seconds between renewals

@@ -14,12 +14,12 @@ import trio
 from server.cluster.publisher import Mail, Publisher
 from server.cluster.subscriptions import Registry
 from server.fanout.change_publisher import Feed
-from store import outbox
-from store.conversations import fetch_heads
 from store.defects import guard
 from store.errors import StoreError
 from store.outage import Outage
-from store.pool import Pool
+from store.postgres import outbox
+from store.postgres.conversations import fetch_heads
+from store.postgres.pool import Pool
 
 PERIOD = 0.5  # seconds between looks
 AGE = 2.0  # seconds a batch may be on its way before it counts as stuck

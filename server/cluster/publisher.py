@@ -15,14 +15,14 @@ import trio
 from msgspec import Struct
 
 from server.cluster.subscriptions import Registry
-from store import outbox
 from store.defects import guard
-from store.entries import Dismissal, Parcel, Receipt, Seen, TraceMark, Typing, new_parcel, pack, pack_change
 from store.errors import StoreError
-from store.instances import Instances
 from store.model import Change
 from store.outage import Outage
-from store.pool import Pool
+from store.postgres import outbox
+from store.postgres.pool import Pool
+from store.redis.inbox_entries import Dismissal, Parcel, Receipt, Seen, TraceMark, Typing, new_parcel, pack, pack_change
+from store.redis.instances import Instances
 
 MAX_WAITING = 20_000  # changes in the queue; past it they are left to the relay
 MAX_BATCH = 2_000  # changes sent at once
@@ -37,7 +37,7 @@ log = structlog.get_logger("parley.publisher")
 
 
 class Mail(Struct):
-    """What is sent together. See `store.entries.Entry`."""
+    """What is sent together. See `store.redis.inbox_entries.Entry`."""
 
     changes: list[Change] = []
     heads: list[tuple[UUID, int]] = []

@@ -12,7 +12,7 @@ import trio
 from server.cluster.subscriptions import Watcher
 from store.defects import guard
 from store.errors import StoreError
-from store.instances import Instances
+from store.redis.instances import Instances
 
 PERIOD = 1.0  # seconds between looks
 

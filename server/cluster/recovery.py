@@ -12,7 +12,7 @@ import trio
 
 from server.fanout.conversation_updates import Teller
 from server.fanout.rooms import Rooms
-from store.entries import dismissal
+from store.redis.inbox_entries import dismissal
 
 CHUNK = 500  # users in one query
 

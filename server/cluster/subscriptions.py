@@ -14,7 +14,7 @@ from uuid import UUID
 
 import trio
 
-from store.instances import Instances
+from store.redis.instances import Instances
 
 LINGER = 5.0  # seconds a conversation stays registered after its room has closed
 

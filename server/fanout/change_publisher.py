@@ -10,12 +10,12 @@ from uuid import UUID
 
 from server.fanout.ephemeral_events import Ephemera
 from server.fanout.rooms import Rooms
-from store.entries import Dismissal, Receipt, Seen, TraceMark, Typing
 from store.model import Change
+from store.redis.inbox_entries import Dismissal, Receipt, Seen, TraceMark, Typing
 
 
 class Mail(Protocol):
-    """An `store.entries.Entry` that has come, or one on its way."""
+    """An `store.redis.inbox_entries.Entry` that has come, or one on its way."""
 
     @property
     def changes(self) -> Sequence[Change]: ...

@@ -17,8 +17,8 @@ from handlers.model import StatusUpdate, TypingUpdate, UserStatusUpdate
 from server.fanout.broadcaster import News
 from server.fanout.rooms import Rooms
 from store.defects import divided, guard
-from store.entries import Receipt, Seen, Typing, merged
 from store.model import Message, MessageStatus
+from store.redis.inbox_entries import Receipt, Seen, Typing, merged
 
 TICK = 0.1  # seconds: at most one MessageStatusUpdated per member and tick
 MAX_PER_TICK = 50  # members of one conversation told of in a tick; the others in the next, with what they have by then

@@ -17,9 +17,9 @@ from handlers.presence import Presence
 from server.fanout.ephemeral_events import Ephemera
 from server.fanout.rooms import Rooms
 from store.defects import divided, guard
-from store.entries import Seen
 from store.errors import StoreError
-from store.instances import Instances
+from store.redis.inbox_entries import Seen
+from store.redis.instances import Instances
 
 ROUND = 0.1  # seconds between rounds: what happens meanwhile is told together
 MAX_ROUND = 500  # users told of in one

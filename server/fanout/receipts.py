@@ -14,13 +14,13 @@ from uuid import UUID
 import trio
 
 from store.defects import divided, guard
-from store.entries import Receipt, merged
 from store.errors import Overloaded, StoreError, Unavailable
 from store.histogram import Histogram
 from store.ids import now_timestamp
 from store.outage import Outage
-from store.pool import Pool
+from store.postgres.pool import Pool
 from store.receipts import Moved, ReceiptStreams, Taken, write_receipts
+from store.redis.inbox_entries import Receipt, merged
 
 ROUND = 0.05  # seconds between two writes: what comes meanwhile goes together
 IDLE = 0.5  # seconds between looks when nothing was found: for what others left

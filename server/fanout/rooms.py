@@ -23,8 +23,8 @@ from server.fanout.room import Cursors, History, Room, Subscriber, Teller, Wante
 from server.protocol.signalr.encoding import Encoding
 from server.transport.send_queue import Flusher, Verdict
 from store.defects import guard
-from store.entries import Dismissal
 from store.model import Change, MessageType
+from store.redis.inbox_entries import Dismissal
 
 MAX_TOLD = 200  # users here who are told of a change of members or title, each with her own view; more see it in order
 REMOVED = "ConversationRemoved"

@@ -26,8 +26,8 @@ from server.hub.dispatch import Dispatcher
 from server.hub.invocations import INTERRUPTED, Ticket
 from server.identity.access_tokens import Verifier
 from server.protocol.signalr.codec import UuidKey
-from store.messages import END
 from store.model import Account, Message, MessageStatus, Seq
+from store.postgres.messages import END
 
 STREAM_LIMIT = 10_000  # messages one StreamHistory may ask for
 StatusText = Annotated[str, Meta(max_length=256)]

@@ -20,8 +20,8 @@ from server.protocol.signalr.messages import Ack, Close, HubMessage, Ping
 from server.protocol.signalr.messages import Sequence as Sequence_
 from server.protocol.signalr.stateful_reconnect import ACK_PERIOD, SequenceError, State, delivered
 from server.transport.send_queue import RESUME_AT, Outbox
-from store.entries import Receipt
 from store.errors import Overloaded
+from store.redis.inbox_entries import Receipt
 
 
 class Resumption(Calls):

@@ -19,9 +19,9 @@ from handlers.model import Caller
 from server.config.settings import Settings
 from server.identity import jwts
 from server.identity.jwks import KeySet
-from store import keys
 from store.errors import StoreError
 from store.outage import Outage
+from store.redis import keys
 from store.signing import SigningKeys
 
 LEEWAY = 5  # seconds of clock difference that is forgiven, when a token is shown and while a connection lives on it
@@ -180,7 +180,7 @@ def _is_admin(claims: dict[str, Any]) -> bool:
 
 
 class Claimer(Protocol):
-    """What makes a token single-use across instances (`store.redis`)."""
+    """What makes a token single-use across instances (`store.redis.client`)."""
 
     async def claim(self, key: str, ttl: float) -> bool: ...
 

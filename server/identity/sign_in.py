@@ -13,9 +13,9 @@ from server.identity.access_tokens import Claimer
 from server.identity.exchange_codes import Codes
 from server.identity.providers import Provider, failed, make_provider
 from server.identity.sign_in_state import TTL, Attempt, Sealer
-from store import keys
 from store.errors import StoreError
 from store.outage import Outage
+from store.redis import keys
 from store.signing import SigningKeys
 
 

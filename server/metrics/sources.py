@@ -32,8 +32,8 @@ from server.rest.answer_memory import AnswerBudget
 from server.rest.request_metrics import Tally
 from server.transport.listener import Listener
 from store.defects import counts
-from store.lanes import Lanes
-from store.pool import Pool
+from store.postgres.group_commit import Lanes
+from store.postgres.pool import Pool
 from store.statistics import PoolStatistics
 
 

@@ -19,10 +19,10 @@ from server.cluster.publisher import Publisher
 from server.fanout.change_publisher import Feed, Mail
 from server.fanout.ephemeral_events import Ephemera
 from server.fanout.rooms import Rooms
-from store.entries import Dismissal, TraceMark
 from store.errors import StoreError
-from store.lanes import Append, AppendError
 from store.model import Change, Message
+from store.postgres.group_commit import Append, AppendError
+from store.redis.inbox_entries import Dismissal, TraceMark
 
 PARENT = "traceparent"  # W3C Trace Context
 _propagator = TraceContextTextMapPropagator()

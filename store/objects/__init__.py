@@ -1,7 +1,7 @@
 """Where files are: one port, and the two stores behind it (`s3`, `directory`).
 
-Owns the interface. What a file means, and who may have it, is `handlers.files`' business; rows are in `store.files`.
-An object is written once, whole or not at all, under a key that we choose, and never changed.
+Owns the interface. What a file means, and who may have it, is `handlers.files`' business; rows are in
+`store.postgres.files`. An object is written once, whole or not at all, under a key that we choose, and never changed.
 """
 
 import re

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from store import migrate
+from store.postgres import migrate
 from tests.store.cluster import TEMPLATE, Cluster
 
 healed: list[tuple[str, str, float]] = []  # backend, fault, seconds

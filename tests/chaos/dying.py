@@ -10,8 +10,8 @@ from pathlib import Path
 
 from server.cli.main import main
 from server.fanout.change_publisher import Feed
-from store.entries import Dismissal
 from store.model import Change
+from store.redis.inbox_entries import Dismissal
 
 WHEN = Path(os.environ["DYING_WHEN"])
 

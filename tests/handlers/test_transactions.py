@@ -13,12 +13,12 @@ from trio.testing import MockClock
 from handlers import transactions
 from handlers.ports import Feed
 from handlers.transactions import DEADLINE, Commits
-from store.entries import Dismissal, dismissal
 from store.errors import Unavailable
 from store.ids import new_id
 from store.model import Change
-from store.pool import Pool
-from store.postgres import Connection
+from store.postgres.connection import Connection
+from store.postgres.pool import Pool
+from store.redis.inbox_entries import Dismissal, dismissal
 from tests.server.fanout.test_rooms import CONVERSATION, change
 
 TOUCHED = new_id()

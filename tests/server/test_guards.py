@@ -16,8 +16,8 @@ from structlog.testing import capture_logs
 import server.admin.listener
 import server.app
 import server.fanout.receipts
-import store.conversations
-import store.outbox
+import store.postgres.conversations
+import store.postgres.outbox
 from handlers.conversations import Conversations
 from handlers.presence import Presence
 from handlers.users import Users
@@ -37,11 +37,11 @@ from server.transport.tls import Certificate
 from server.transport.websocket import Connection
 from store.defects import counts, guard
 from store.histogram import Histogram
-from store.instances import Instances
-from store.lanes import _Lane
-from store.pool import Pool
+from store.postgres.group_commit import _Lane
+from store.postgres.pool import Pool
 from store.receipts import ReceiptStreams
-from store.redis import Redis
+from store.redis.client import Redis
+from store.redis.instances import Instances
 from tests.inbox import Inbox
 from tests.running import Running, User
 from tests.server.rest.conftest import Site, open_site
@@ -286,12 +286,12 @@ FAULTS = [
     Fault("receipts", ReceiptStreams, "append", chat),
     Fault("receipts", ReceiptStreams, "take", nothing),
     Fault("receipts", server.fanout.receipts, "write_receipts", chat),
-    Fault("sync", store.conversations, "list_memberships", connect_again),
+    Fault("sync", store.postgres.conversations, "list_memberships", connect_again),
     Fault("pool", Pool, "connect", lose_idle_connections),
     Fault("redis", Redis, "_serve", renew_redis),
     Fault("link", Instances, "read", nothing),
     Fault("publisher", Publisher, "deliver", chat),
-    Fault("relay", store.outbox, "list_stale", nothing),
+    Fault("relay", store.postgres.outbox, "list_stale", nothing),
     Fault("reaper", Instances, "claim_burial", nothing),
     Fault("fallbacks", Polled, "_expect_a_poll", poll),
     Fault("connections", Listener, "_admit", knock),

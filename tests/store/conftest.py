@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import trio
 
-from store import migrate
-from store.pool import Pool
-from store.postgres import Connection
+from store.postgres import migrate
+from store.postgres.connection import Connection
+from store.postgres.pool import Pool
 from tests.store.cluster import TEMPLATE, Cluster
 
 

@@ -4,9 +4,10 @@ import psycopg
 import pytest
 import trio
 
-from store import migrate, names, users
+from store import names
 from store.ids import new_id
-from store.postgres import Connection
+from store.postgres import migrate, users
+from store.postgres.connection import Connection
 from tests.store.world import fetch_value
 
 OLD_INSERT = """INSERT INTO users (id, username, display_name) VALUES (%s, %s, %s)

@@ -6,7 +6,7 @@ from botocore.exceptions import ClientError
 from coredis.exceptions import ReadOnlyError, RedisError, UnknownCommandError
 
 from store.errors import Unavailable
-from store.postgres import Connection
+from store.postgres.connection import Connection
 from store.reasons import LENGTH, reason
 
 SECRET = "a secret that somebody wrote"

@@ -5,13 +5,15 @@ from uuid import UUID
 import pytest
 import trio
 
-from store import conversations, keys, receipts
-from store.entries import Receipt
+from store import receipts
 from store.ids import new_id
-from store.postgres import Connection
+from store.postgres import conversations
+from store.postgres.connection import Connection
 from store.receipts import ReceiptStreams, list_receipts, write_receipts
-from store.redis import Redis
-from tests.store.test_instances import redis, valkey  # noqa: F401
+from store.redis import keys
+from store.redis.client import Redis
+from store.redis.inbox_entries import Receipt
+from tests.store.redis.test_instances import redis, valkey  # noqa: F401
 from tests.store.world import make_group, make_users
 
 

@@ -5,12 +5,12 @@ from uuid import UUID
 
 import trio
 
-from store import conversations, users
 from store.errors import StoreError
 from store.ids import new_id
-from store.lanes import Append, AppendError, Lanes
 from store.model import Change, Message, MessageType
-from store.postgres import Connection
+from store.postgres import conversations, users
+from store.postgres.connection import Connection
+from store.postgres.group_commit import Append, AppendError, Lanes
 
 WAIT = 60.0  # seconds before a test that waits in vain fails
 

@@ -19,7 +19,7 @@ from server.cli.dev.services import Services, fits, open_services, short_directo
 from server.config.settings import ConfigError, Settings, load
 from server.observability import logs
 from server.protocol import terminal
-from store import migrate
+from store.postgres import migrate
 
 KEY_FILE = "jwt.key"
 DRAIN = 1.0  # seconds; a developer does not want to wait

@@ -17,7 +17,7 @@ from server.protocol.http1.head import joined
 from server.transport.listener import Refusal
 from store.defects import guard
 from store.errors import Unavailable
-from store.owners import TTL, Owners
+from store.redis.connection_owners import TTL, Owners
 
 HANDED = b"x-parley-handed"  # in the request to the owner: do not hand it on
 KEPT = (b"authorization", b"origin", b"accept", b"content-type", b"user-agent", b"x-signalr-user-agent")

@@ -31,10 +31,10 @@ from server.rest.requests import (
     path_id,
     upload_route,
 )
-from store import files as store
 from store.ids import id_ms, timestamp
-from store.messages import FILE_PATH
 from store.model import Timestamp, Wire
+from store.postgres import files as store
+from store.postgres.messages import FILE_PATH
 
 PART = "file"  # the form field
 FORM_OVERHEAD = 16 * 1024  # bytes of a form around the file that are not held against it

@@ -12,11 +12,11 @@ import trio
 
 from server.cli.purge import run
 from server.config.settings import Settings
-from store import accounts, conversations, creations, files, partitions, users
 from store.errors import StoreError
 from store.ids import id_floor, new_id
 from store.objects import open_objects
-from store.postgres import Connection
+from store.postgres import accounts, conversations, files, idempotency, partitions, users
+from store.postgres.connection import Connection
 from store.signing import SigningKeys
 from tests.running import JWT_KEY
 
@@ -59,9 +59,9 @@ async def test_retention(database: str, tmp_path: Path) -> None:
     await insert_old_message(conn, group.id, alice, file_id)
     await accounts.insert_session(conn, new_id(), alice, bytes(32), client="", address="", ttl=-1.0)
     live = await accounts.insert_session(conn, new_id(), alice, bytes(32), client="", address="", ttl=60.0)
-    await creations.claim(conn, alice, "old", b"x", group.id)
+    await idempotency.claim(conn, alice, "old", b"x", group.id)
     await conn.execute("UPDATE creations SET created_at = %s", (OLD,))
-    await creations.claim(conn, alice, "young", b"x", group.id)
+    await idempotency.claim(conn, alice, "young", b"x", group.id)
     done = await purge(database, retention_days="365", objects=f"file://{tmp_path}/files")
     assert done.returncode == 0, done.stderr
     assert await files.fetch_file(conn, file_id) is not None  # a message holds it
@@ -120,7 +120,7 @@ async def test_a_clock_that_is_off(database: str, monkeypatch: pytest.MonkeyPatc
 
     conn = await expired(database)
     before = await partitions.list_partitions(conn)
-    monkeypatch.setattr("store.clock.datetime", Wrong)
+    monkeypatch.setattr("store.postgres.clock.datetime", Wrong)
     settings = Settings(database_url=database, jwt_key=JWT_KEY, retention_days=60)
     with pytest.raises(StoreError, match=r"this machine's clock is .* (ahead of|behind) PostgreSQL's"):
         await run(settings)

@@ -11,10 +11,10 @@ from trio.testing import MockClock
 
 from server.cluster.membership import ALONE, RECHECK, RENEWAL, Link
 from server.cluster.subscriptions import Registry
-from store.entries import Entry, new_parcel, pack, pack_change
 from store.errors import Unavailable
 from store.ids import new_id
-from store.instances import Delivery, Instances
+from store.redis.inbox_entries import Entry, new_parcel, pack, pack_change
+from store.redis.instances import Delivery, Instances
 from tests.server.fanout.test_rooms import change
 
 

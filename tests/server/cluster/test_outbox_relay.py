@@ -12,12 +12,12 @@ from server.cluster.outbox_relay import Relay
 from server.cluster.publisher import Mail, Publisher
 from server.cluster.subscriptions import Registry
 from server.fanout.change_publisher import Feed
-from store import conversations, outbox
-from store.entries import dismissal
 from store.errors import Unavailable
 from store.model import Role
-from store.pool import Pool
-from store.postgres import Connection
+from store.postgres import conversations, outbox
+from store.postgres.connection import Connection
+from store.postgres.pool import Pool
+from store.redis.inbox_entries import dismissal
 from tests.store.world import WAIT, fetch_value, make_group, make_users
 
 

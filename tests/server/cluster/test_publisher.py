@@ -10,13 +10,13 @@ from trio.testing import MockClock
 
 from server.cluster.publisher import MAX_WAITING, Publisher
 from server.cluster.subscriptions import Registry
-from store import outbox
-from store.entries import Entry, Receipt, Seen, Typing, dismissal, unpack
 from store.errors import Unavailable
 from store.ids import new_id
-from store.instances import Instances
 from store.model import Change, Message, MessageStatus, MessageType, UserStatus
-from store.pool import Pool
+from store.postgres import outbox
+from store.postgres.pool import Pool
+from store.redis.inbox_entries import Entry, Receipt, Seen, Typing, dismissal, unpack
+from store.redis.instances import Instances
 
 ROOM, OTHER, ALICE, BOB = new_id(), new_id(), new_id(), new_id()
 

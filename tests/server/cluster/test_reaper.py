@@ -8,12 +8,12 @@ import trio
 
 from server.cluster import reaper
 from server.cluster.reaper import Reaper
-from store import keys
 from store.errors import Unavailable
 from store.ids import new_id
-from store.instances import MEMBERS, Instances
-from store.redis import Redis
-from tests.store.test_redis import wait_reachable
+from store.redis import keys
+from store.redis.client import Redis
+from store.redis.instances import MEMBERS, Instances
+from tests.store.redis.test_client import wait_reachable
 from tests.store.world import WAIT
 
 

@@ -11,7 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from server.cluster.subscriptions import LINGER, Registry
 from store.errors import Unavailable
 from store.ids import new_id
-from store.instances import Instances
+from store.redis.instances import Instances
 
 GRACE = 5.0
 

@@ -23,9 +23,9 @@ from server.fanout.ephemeral_events import (
     Ephemera,
 )
 from server.fanout.rooms import Rooms
-from store.entries import Receipt, Typing
 from store.ids import new_id
 from store.model import MessageStatus
+from store.redis.inbox_entries import Receipt, Typing
 
 ROOM, ALICE, BOB = new_id(), new_id(), new_id()
 

@@ -12,11 +12,11 @@ from handlers.presence import Presence
 from server.fanout.ephemeral_events import Ephemera
 from server.fanout.presence import ROUND, Announcer
 from server.fanout.rooms import Rooms
-from store.entries import Seen
 from store.errors import Unavailable
 from store.ids import new_id
-from store.instances import Instances
 from store.model import UserStatus
+from store.redis.inbox_entries import Seen
+from store.redis.instances import Instances
 
 ALICE = new_id()
 ONLINE, OFFLINE = UserStatus.ONLINE, UserStatus.OFFLINE

@@ -10,12 +10,12 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 import server.fanout.receipts
 from server.fanout.receipts import CLAIM_PERIOD, ReceiptWriter
-from store import conversations
-from store.entries import Receipt
 from store.errors import StoreError, Unavailable
-from store.pool import Pool
-from store.postgres import Connection
+from store.postgres import conversations
+from store.postgres.connection import Connection
+from store.postgres.pool import Pool
 from store.receipts import Moved, ReceiptStreams, Taken
+from store.redis.inbox_entries import Receipt
 from tests.store.world import WAIT, make_group, make_users
 
 

@@ -18,10 +18,10 @@ from server.fanout.room import Room, Subscriber
 from server.fanout.rooms import Rooms
 from server.protocol.signalr.encoding import FRAMED
 from server.transport.send_queue import Flusher, Outbox
-from store.entries import dismissal
 from store.errors import Unavailable
 from store.ids import new_id
 from store.model import Change, Message, MessageStatus, MessageType
+from store.redis.inbox_entries import dismissal
 from tests.server.alone import Alone
 
 CONVERSATION, USER = new_id(), new_id()

@@ -28,10 +28,10 @@ from server.protocol.signalr.messages import Sequence as Sequence_
 from server.protocol.signalr.stateful_reconnect import Reliable
 from server.transport.send_queue import Flusher, Outbox
 from server.transport.timer_wheel import Wheel
-from store.entries import Receipt
 from store.errors import StoreError, Unavailable
 from store.ids import new_id
 from store.model import Change
+from store.redis.inbox_entries import Receipt
 from tests.server.alone import Alone
 
 SHAKE = b'{"protocol":"json","version":1}\x1e'

@@ -11,7 +11,7 @@ import trio
 
 from handlers.transactions import Commits
 from handlers.users import LEAVE_AT_ONCE
-from store.pool import Pool
+from store.postgres.pool import Pool
 from tests.handlers.test_file_types import PNG
 from tests.server.rest.conftest import Site, open_site
 from tests.server.rest.routes.test_files import upload

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from store import conversations, users
 from store.model import Role
+from store.postgres import conversations, users
 from tests.server.rest.conftest import Site
 
 Between = Callable[[int], Awaitable[object]]

@@ -7,9 +7,9 @@ import pytest
 import trio
 from psycopg.conninfo import conninfo_to_dict
 
-from store import messages
 from store.errors import Unavailable
-from store.postgres import Connection
+from store.postgres import messages
+from store.postgres.connection import Connection
 from tests.server.rest.conftest import open_site
 from tests.server.rest.routes.test_messages import talk
 from tests.store.replica import open_replica

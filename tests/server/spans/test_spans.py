@@ -20,7 +20,7 @@ from loadtest.client import HubClient, HubError, connect
 from server.config.settings import ConfigError
 from server.tracing import provider
 from server.tracing.instance import Tracing
-from store.entries import Entry, TraceMark, new_parcel, pack, unpack
+from store.redis.inbox_entries import Entry, TraceMark, new_parcel, pack, unpack
 from tests.running import running
 from tests.server.rest.conftest import Site, open_site
 

@@ -19,7 +19,7 @@ from loadtest.client import connect
 from server.rest import upload_backpressure
 from server.rest.routes.files import _Form
 from store.errors import Unavailable
-from store.files import Facts, File
+from store.postgres.files import Facts, File
 from tests.gateway import BUCKET
 from tests.handlers.test_file_types import PNG
 from tests.server.rest.conftest import Site, open_site
@@ -296,7 +296,7 @@ async def test_a_completion_that_is_broken_off(shop: Site, monkeypatch: pytest.M
         await web.put(asked["uploadUrl"], content=b"hello", headers=asked["headers"])
     path = f"/api/files/{asked['id']}/complete"
     with monkeypatch.context() as patch:
-        patch.setattr("store.files.finish_file", away)
+        patch.setattr("store.postgres.files.finish_file", away)
         assert (await shop.call("POST", path, token=token, status=503))["code"] == "unavailable"
     done: list[Any] = []
 

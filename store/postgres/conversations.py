@@ -1,0 +1,373 @@
+"""Conversations and their members: reading them, and every change of them, each announced by a System message.
+
+Owns the rows of `conversations` and `members`, except the head (raised by whoever writes a message) and the
+cursors. Writes take part in the caller's transaction, or run in one of their own (`Connection.atomic`), and lock the
+conversation before anything else. Who may do what is decided by the caller, in the same transaction:
+
+    async with conn.transaction():
+        head = await lock_conversation(conn, conversation_id)
+        member = await fetch_member(conn, conversation_id, caller)
+        ...decide...
+        change = await insert_member(conn, conversation_id, user_id, Role.MEMBER, by=caller)
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import msgspec
+import trio
+
+from store.errors import StoreError, Unavailable
+from store.ids import new_id, timestamp
+from store.model import Change, Conversation, ConversationType, Member, MemberCursor, Message, Role
+from store.postgres import queries
+from store.postgres.connection import Connection
+from store.postgres.messages import message_of
+from store.postgres.system_messages import Announcement, Event, insert_announcements
+
+MAX_PLACE = 2**63 - 1
+MEMBERS_SHOWN = 100  # in a Conversation; list_members has the rest
+MEMBERS_LISTED = 20  # in a Conversation of a list
+LIST_STEP = 20  # conversations of a list that are put together in one scheduler step: a few milliseconds
+LIST_BYTES = 256 * 1024  # octets of last messages after which a page of a list ends; LIST_STEP of them may come on top
+UNKNOWN_NAMED = 10  # users who do not exist, in an error
+NOBODY = UUID(int=0)  # below every user id
+
+
+class UnknownUser(StoreError):
+    """A user named does not exist, or was deleted."""
+
+
+class AlreadyMember(StoreError):
+    """The user is a member already."""
+
+
+class NoConversation(StoreError):
+    """There is no such conversation (any more)."""
+
+
+class NotAMember(StoreError):
+    """The user is not a member of this conversation."""
+
+
+class Place(NamedTuple):
+    """In a list of conversations: the number and the last message of the last one shown, and the first one's number."""
+
+    number: int
+    last_id: UUID
+    as_of: int
+
+
+class Head(msgspec.Struct, frozen=True):
+    """A conversation without what is personal or long: what the rules need, read under its lock."""
+
+    id: UUID
+    type: ConversationType
+    name: str | None
+    created_by: UUID | None
+    last_seq: int
+    member_count: int
+
+
+# -- locking and reading ----------------------------------------------------------------------
+
+
+async def lock_conversation(conn: Connection, conversation_id: UUID) -> Head | None:
+    """Lock the conversation until the transaction ends. None when there is none, or it is deleted."""
+    row = await (await conn.execute(queries.lock_conversation, {"id": conversation_id})).fetchone()
+    if row is None:
+        return None
+    id_, kind, title, created_by, last_seq, member_count = row
+    return Head(id_, ConversationType(kind), title, created_by, last_seq, member_count)
+
+
+async def fetch_conversation(conn: Connection, conversation_id: UUID, viewer_id: UUID) -> Conversation | None:
+    """The conversation as a member sees it, with its first 100 members; None to everybody else."""
+    cursor = await conn.execute(queries.fetch_conversation, {"id": conversation_id, "viewer_id": viewer_id})
+    found = await _complete(conn, await cursor.fetchall())
+    return found[0] if found else None
+
+
+async def list_views(conn: Connection, conversation_id: UUID, viewer_ids: Collection[UUID]) -> dict[UUID, Conversation]:
+    """The conversation as each of these members sees it; who is no member is left out."""
+    cursor = await conn.execute(queries.list_views, {"id": conversation_id, "viewer_ids": list(viewer_ids)})
+    rows = await cursor.fetchall()
+    return dict(zip([row[0] for row in rows], await _complete(conn, [row[1:] for row in rows]), strict=True))
+
+
+async def list_conversations(
+    conn: Connection, viewer_id: UUID, *, limit: int = 50, place: Place | None = None, members: int = MEMBERS_LISTED
+) -> tuple[list[Conversation], Place | None]:
+    """A user's conversations, the most recently active first, and the `place` of the next page (None: no more).
+
+    At most `limit`, and fewer when their last messages are long; of each, the first so many `members`. Put together a
+    few at a time, so that others get their turn.
+
+    All pages are in the order of the first one's moment: a conversation that becomes active meanwhile keeps its place.
+    """
+    number, last_id, as_of = place or (None, None, MAX_PLACE)
+    parameters = {"viewer_id": viewer_id, "place": number, "last_id": last_id, "as_of": as_of, "limit": limit + 1}
+    rows = await (await conn.execute(queries.list_conversations, parameters)).fetchall()
+    found: list[Conversation] = []
+    size = 0
+    while len(found) < min(len(rows), limit) and size < LIST_BYTES:
+        part = [row[2:] for row in rows[len(found) : min(len(found) + LIST_STEP, limit)]]
+        found += (completed := await _complete(conn, part, members))
+        size += sum(len(one.last_message.content.encode()) for one in completed if one.last_message)
+        await trio.lowlevel.checkpoint()
+    if len(rows) <= len(found):
+        return found, None
+    number, last_id, *_ = rows[len(found) - 1]
+    return found, Place(number, last_id, as_of if place else rows[0][0])
+
+
+async def fetch_member(conn: Connection, conversation_id: UUID, user_id: UUID) -> Member | None:
+    parameters = {"conversation_id": conversation_id, "user_id": user_id}
+    row = await (await conn.execute(queries.fetch_member, parameters)).fetchone()
+    return _member_of(row) if row else None
+
+
+async def list_members(
+    conn: Connection, conversation_id: UUID, *, after: UUID | None = None, limit: int = 100
+) -> list[Member]:
+    """Members by user id, above `after`: it carries on where `Conversation.members` ends."""
+    parameters = {"conversation_id": conversation_id, "after": after or NOBODY, "limit": limit}
+    return [_member_of(row) for row in await (await conn.execute(queries.list_members, parameters)).fetchall()]
+
+
+async def list_member_ids(conn: Connection, conversation_id: UUID) -> tuple[UUID, ...]:
+    cursor = await conn.execute(queries.list_member_ids, {"conversation_id": conversation_id})
+    return tuple(user_id for (user_id,) in await cursor.fetchall())
+
+
+async def list_cursors(conn: Connection, conversation_id: UUID, limit: int = 100) -> tuple[MemberCursor, ...]:
+    """The cursors of the first members by user id."""
+    cursor = await conn.execute(queries.list_cursors, {"conversation_id": conversation_id, "limit": limit})
+    return tuple(MemberCursor(*row) for row in await cursor.fetchall())
+
+
+async def list_memberships(conn: Connection, user_ids: Collection[UUID]) -> dict[UUID, list[UUID]]:
+    """The conversations that each of these users is in; users who are in none are left out."""
+    found: dict[UUID, list[UUID]] = {}
+    cursor = await conn.execute(queries.list_memberships, {"user_ids": list(user_ids)})
+    for user_id, conversation_id in await cursor.fetchall():
+        found.setdefault(user_id, []).append(conversation_id)
+    return found
+
+
+async def list_audiences(conn: Connection, user_ids: Collection[UUID], most: int) -> dict[UUID, list[UUID]]:
+    """The conversations of at most `most` members that each of these users is in."""
+    found: dict[UUID, list[UUID]] = {user_id: [] for user_id in user_ids}
+    cursor = await conn.execute(queries.list_audiences, {"user_ids": list(user_ids), "most": most})
+    for user_id, conversation_id in await cursor.fetchall():
+        found[user_id].append(conversation_id)
+    return found
+
+
+async def fetch_floor(conn: Connection, conversation_id: UUID) -> int:
+    """The highest changed_seq that retention has dropped; 0 when there is all."""
+    row = await (await conn.execute(queries.fetch_floor, {"id": conversation_id})).fetchone()
+    return int(row[0]) if row else 0
+
+
+async def fetch_heads(conn: Connection, conversation_ids: Collection[UUID]) -> dict[UUID, int]:
+    """The last seq of each conversation that exists or existed."""
+    return dict(await (await conn.execute(queries.fetch_heads, {"ids": list(conversation_ids)})).fetchall())
+
+
+async def count_owners(conn: Connection, conversation_id: UUID) -> int:
+    row = await (await conn.execute(queries.count_owners, {"conversation_id": conversation_id})).fetchone()
+    return int(row[0]) if row else 0
+
+
+# -- changes ----------------------------------------------------------------------------------
+
+
+async def insert_direct(
+    conn: Connection, creator_id: UUID, other_id: UUID, *, conversation_id: UUID | None = None
+) -> tuple[Conversation, Change | None]:
+    """The one conversation of two users, made if it is not there yet (with the id given, or one made here); the change
+    is None when it was.
+
+    Raises UnknownUser. Safe when both ask at once.
+    """
+    async with conn.atomic():
+        conversation_id, created = await _claim_direct(conn, conversation_id or new_id(), creator_id, other_id)
+        change = None
+        if created:
+            people = {creator_id: Role.MEMBER, other_id: Role.MEMBER}
+            change = await _populate(conn, conversation_id, people, by=creator_id)
+        conversation = await fetch_conversation(conn, conversation_id, creator_id)
+    if conversation is None:
+        raise Unavailable("the conversation was changed at the same moment")
+    return conversation, change
+
+
+async def insert_group(
+    conn: Connection,
+    creator_id: UUID,
+    name: str | None,
+    member_ids: Collection[UUID],
+    *,
+    conversation_id: UUID | None = None,
+) -> tuple[Conversation, Change]:
+    """A new group, owned by its creator; the id is made here unless one is given.
+
+    Raises UnknownUser when somebody named does not exist.
+    """
+    conversation_id = conversation_id or new_id()
+    async with conn.atomic():
+        parameters = {"id": conversation_id, "title": name, "created_by": creator_id}
+        await _lock_users(conn, [creator_id, *member_ids])
+        people = {**dict.fromkeys(member_ids, Role.MEMBER), creator_id: Role.OWNER}  # they exist: no chosen keys
+        await conn.execute(queries.insert_group, parameters)
+        change = await _populate(conn, conversation_id, people, by=creator_id)
+        conversation = await fetch_conversation(conn, conversation_id, creator_id)
+    assert conversation is not None
+    return conversation, change
+
+
+async def update_title(conn: Connection, conversation_id: UUID, name: str, *, by: UUID) -> Change:
+    """Rename. Raises NoConversation."""
+    async with conn.atomic():
+        await _lock(conn, conversation_id)
+        await conn.execute(queries.update_title, {"id": conversation_id, "title": name})
+        return await _announce(conn, conversation_id, Announcement(Event.TITLE_CHANGED, by, name=name))
+
+
+async def delete_conversation(conn: Connection, conversation_id: UUID, *, by: UUID) -> Change:
+    """Dissolve: nobody is a member any more, and nothing can be written. Raises NoConversation.
+
+    The messages stay until retention takes them; the row stays as a tombstone with its head.
+    """
+    async with conn.atomic():
+        await _lock(conn, conversation_id)
+        change = await _announce(conn, conversation_id, Announcement(Event.DELETED, by))
+        cursor = await conn.execute(queries.delete_all_members, {"conversation_id": conversation_id})
+        removed = tuple(user_id for (user_id,) in await cursor.fetchall())
+    return msgspec.structs.replace(change, removed=removed)
+
+
+async def insert_member(conn: Connection, conversation_id: UUID, user_id: UUID, role: Role, *, by: UUID) -> Change:
+    """Add one user. Raises NoConversation, AlreadyMember, UnknownUser."""
+    async with conn.atomic():
+        await _lock(conn, conversation_id)
+        if await fetch_member(conn, conversation_id, user_id):
+            raise AlreadyMember
+        await _lock_users(conn, [user_id])
+        said = Announcement(Event.MEMBER_ADDED, by, user_id=user_id, role=role)
+        change = await _announce(conn, conversation_id, said)
+        await _insert_members(conn, change, {user_id: role})
+    return change
+
+
+async def delete_member(conn: Connection, conversation_id: UUID, user_id: UUID, *, by: UUID) -> Change:
+    """Remove one member; `by` herself when she leaves. Raises NoConversation, NotAMember."""
+    async with conn.atomic():
+        await _lock(conn, conversation_id)
+        parameters = {"conversation_id": conversation_id, "user_id": user_id}
+        if await (await conn.execute(queries.delete_member, parameters)).fetchone() is None:
+            raise NotAMember
+        return await _announce(conn, conversation_id, Announcement(Event.MEMBER_REMOVED, by, user_id=user_id))
+
+
+async def update_role(conn: Connection, conversation_id: UUID, user_id: UUID, role: Role, *, by: UUID) -> Change:
+    """Raises NoConversation, NotAMember."""
+    async with conn.atomic():
+        await _lock(conn, conversation_id)
+        parameters = {"conversation_id": conversation_id, "user_id": user_id, "role": role.value}
+        if await (await conn.execute(queries.update_role, parameters)).fetchone() is None:
+            raise NotAMember
+        said = Announcement(Event.ROLE_CHANGED, by, user_id=user_id, role=role)
+        return await _announce(conn, conversation_id, said)
+
+
+# -- inside -----------------------------------------------------------------------------------
+
+
+async def _lock(conn: Connection, conversation_id: UUID) -> None:
+    if await lock_conversation(conn, conversation_id) is None:
+        raise NoConversation
+
+
+async def _lock_users(conn: Connection, user_ids: Collection[UUID]) -> None:
+    rows = await (await conn.execute(queries.lock_users, {"ids": list(user_ids)})).fetchall()
+    known = {user_id for (user_id,) in rows}
+    unknown = [user_id for user_id in user_ids if user_id not in known]
+    if unknown:
+        named = ", ".join(sorted({str(user_id) for user_id in unknown})[:UNKNOWN_NAMED])
+        raise UnknownUser(named if len(unknown) <= UNKNOWN_NAMED else f"{named} and others")
+
+
+async def _announce(conn: Connection, conversation_id: UUID, said: Announcement) -> Change:
+    [change] = await insert_announcements(conn, [(conversation_id, said)])
+    return change
+
+
+async def _claim_direct(conn: Connection, conversation_id: UUID, creator_id: UUID, other_id: UUID) -> tuple[UUID, bool]:
+    pair = {"one": creator_id, "other": other_id}
+    for _ in range(3):  # it may be deleted between the two queries
+        row = await (await conn.execute(queries.fetch_direct_id, pair)).fetchone()
+        if row:
+            return row[0], False
+        await _lock_users(conn, {creator_id, other_id})
+        parameters = {"id": conversation_id, "created_by": creator_id, "other_id": other_id}
+        row = await (await conn.execute(queries.insert_direct, parameters)).fetchone()
+        if row:
+            return row[0], True
+    raise Unavailable("the conversation was changed at the same moment")
+
+
+async def _populate(conn: Connection, conversation_id: UUID, people: dict[UUID, Role], *, by: UUID) -> Change:
+    """The first message and the members of a conversation that was just made."""
+    said = Announcement(Event.CREATED, by)
+    [change] = await insert_announcements(conn, [(conversation_id, said)], members=tuple(sorted(people)))
+    await _insert_members(conn, change, people)
+    return change
+
+
+async def _insert_members(conn: Connection, change: Change, people: dict[UUID, Role]) -> None:
+    await conn.execute(
+        queries.insert_members,
+        {
+            "conversation_id": change.conversation_id,
+            "seq": change.seq,
+            "user_ids": list(people),
+            "roles": [role.value for role in people.values()],
+        },
+    )
+
+
+def _member_of(row: Sequence[Any]) -> Member:
+    user_id, role, joined, delivered_seq, read_seq = row
+    return Member(user_id, Role(role), timestamp(joined), delivered_seq, read_seq)
+
+
+async def _complete(conn: Connection, rows: Sequence[Sequence[Any]], shown: int = MEMBERS_SHOWN) -> list[Conversation]:
+    """Conversations out of their rows: adds the members shown and the last messages, a query for each kind."""
+    if not rows:
+        return []
+    members: dict[UUID, list[Member]] = {row[0]: [] for row in rows}
+    parameters = {"conversation_ids": list(members), "limit": shown}
+    for conversation_id, *member in await (await conn.execute(queries.list_first_members, parameters)).fetchall():
+        members[conversation_id].append(_member_of(member))
+    cursor = await conn.execute(queries.list_messages_by_id, {"ids": [row[6] for row in rows]})
+    last = {message.id: message for message in map(message_of, await cursor.fetchall())}
+    return [_conversation_of(row, members[row[0]], last.get(row[6])) for row in rows]
+
+
+def _conversation_of(row: Sequence[Any], members: Sequence[Member], last_message: Message | None) -> Conversation:
+    id_, kind, title, created_by, created, last_seq, _, member_count, unread = row
+    return Conversation(
+        id=id_,
+        type=ConversationType(kind),
+        name=title,
+        created_by=created_by,
+        created_at=timestamp(created),
+        last_seq=last_seq,
+        last_message=last_message,
+        unread_count=unread,
+        member_count=member_count,
+        members=tuple(members),
+    )

@@ -1,0 +1,578 @@
+"""Group commit: every message that waits is written in one transaction, then the next ones are.
+
+Owns the queues, one task and one connection for each lane. There is no artificial delay: a batch is whatever
+was offered while the one before it was being written, so batches grow with the load and a lone message goes at once.
+A conversation always has the same lane, so its messages are committed in the order offered.
+
+Whoever offers a message is told what became of it exactly once, through `Append.done`:
+- the Message, after its commit (for a double: the first message);
+- AppendError: refused, and why;
+- Unavailable: not known to have been written; StoreError: a fault of ours, logged.
+
+A lane that has nothing to do looks now and then whether it could write: it keeps its connection, and sends an empty
+batch through the very statements. So `trouble` knows what a message would meet, also where none has come for an hour.
+"""
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from datetime import UTC, datetime
+from typing import Protocol
+from uuid import UUID
+
+import msgspec
+import psycopg
+import structlog
+import trio
+from msgspec import Struct
+
+from store.defects import guard
+from store.errors import Overloaded, StoreError, Unavailable, Unfit
+from store.histogram import Histogram
+from store.ids import timestamp
+from store.model import Change, Message, MessageStatus, MessageType
+from store.outage import Outage
+from store.postgres import message_batch, queries
+from store.postgres.connection import Connection
+from store.postgres.message_batch import OutcomeUnknown, Row
+from store.postgres.messages import file_info, message_of
+from store.postgres.partitions import ensure_partitions
+from store.reasons import reason
+from store.statistics import LaneStatistics
+
+MAX_BATCH_BYTES = 4 * 1024 * 1024  # content in one transaction, roughly
+MAX_ATTEMPTS = 4  # at one batch, when PostgreSQL breaks a deadlock or has no partition
+SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500)  # messages: bounds of the histogram
+RECONNECT_DELAY = 0.1  # seconds; doubles up to a second
+LOOK = 2.0  # seconds between looks of idle lanes whether they could write
+LOOK_WITHIN = 2.0  # seconds for one; a message that comes meanwhile waits for it
+TOO_LONG = 3.0  # seconds: who waits longer for a commit says that the lane is in trouble
+# A table of a quarter of a megabyte that nobody sees: whether there is room on the disk.
+ROOM = (
+    "CREATE TEMPORARY TABLE parley_room ON COMMIT DROP AS SELECT md5(i::text) AS t FROM generate_series(1, 4096) AS i"
+)
+
+ACCEPTED, DOUBLE = 0, 1
+REFUSALS = {2: "no_conversation", 3: "not_a_member", 4: "muted", 5: "no_reply_target", 6: "no_file"}
+SENT = MessageStatus.SENT
+REJECTED = (psycopg.DataError, psycopg.IntegrityError, UnicodeEncodeError)  # the message is at fault
+
+_guard = guard("lanes")
+
+log = structlog.get_logger("parley.lanes")
+
+
+class AppendError(Exception):
+    """A message that was refused.
+
+    `code` is no_conversation, not_a_member, muted, no_reply_target, no_file, or invalid_content (PostgreSQL
+    cannot store it: a NUL character or a lone surrogate).
+    """
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+Done = Callable[[Message | AppendError | StoreError], None]
+
+
+class Append(Struct, frozen=True):
+    """One message to write. `done` is called once, without awaiting, in order within the conversation."""
+
+    message_id: UUID
+    conversation_id: UUID
+    sender_id: UUID
+    type: MessageType
+    content: str
+    file_id: UUID | None
+    reply_to_id: UUID | None
+    client_message_id: str | None
+    done: Done
+
+
+# Told of a batch that is committed, before anybody is answered, and when its transaction was (`time.perf_counter`).
+OnBatch = Callable[[Sequence[Append], float, float], None]
+
+
+class Source(Protocol):
+    """Where a lane's connection comes from: `store.postgres.sessions.Connector`, or a pool."""
+
+    acquire_timeout: float  # seconds
+
+    async def connect(self) -> Connection:
+        """Raises Unavailable."""
+
+
+class LaneTimes:
+    """Of all lanes: messages in a batch, seconds the oldest of them waited, seconds the batch took to be committed."""
+
+    def __init__(self) -> None:
+        self.sizes = Histogram(SIZES)
+        self.waits = Histogram()
+        self.commits = Histogram()
+
+
+class Lanes:
+    """The lanes of one process."""
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        count: int = 2,
+        max_queue: int = 10_000,
+        max_batch: int = 500,
+        on_commit: Callable[[Sequence[Change]], None],
+        on_doubt: Callable[[Collection[UUID]], None],
+        outbox: bool = False,
+        on_batch: OnBatch | None = None,
+    ) -> None:
+        """`max_queue` is for each lane. `on_commit` gets the new messages of a batch, after each `done`;
+        `on_doubt` the conversations of a batch whose outcome is unknown. With `outbox`, each batch leaves a row there
+        under its first change's conversation and seq, for whoever publishes it to delete (`store.postgres.outbox`)."""
+        self._max_queue = max_queue
+        self._closed = False
+        self.times = LaneTimes()
+        self._lanes = [
+            _Lane(number, source, max_batch, on_commit, on_doubt, outbox, self.times, on_batch)
+            for number in range(count)
+        ]
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Write what is offered, until cancelled. What is not written by then is answered with Unavailable.
+
+        Ready when each lane has looked whether it can write, or for LOOK_WITHIN in vain.
+        """
+        self._closed = False
+        try:
+            async with trio.open_nursery() as nursery:
+                for lane in self._lanes:
+                    await nursery.start(lane.run)
+                nursery.start_soon(self._look)
+                task_status.started()
+        finally:
+            self._closed = True
+
+    def offer(self, append: Append) -> None:
+        """Queue a message. Never waits. Raises Overloaded, or Unavailable once the lanes have ended."""
+        lane = self._lanes[append.conversation_id.int % len(self._lanes)]
+        if len(lane.queue) >= self._max_queue:
+            raise Overloaded("too many messages wait to be written")
+        if self._closed:
+            raise Unavailable("the server is shutting down")
+        if not lane.queue:
+            lane.waits_since = time.perf_counter()
+        lane.queue.append(append)
+        if lane.wake is not None:
+            lane.wake.set()
+            lane.wake = None
+
+    async def drain(self) -> None:
+        """Until every lane is empty and idle. Messages offered meanwhile are waited for too."""
+        while any(lane.queue or lane.writing for lane in self._lanes):
+            for lane in self._lanes:
+                await lane.wait_idle()
+
+    async def _look(self) -> None:
+        """Have idle lanes look whether they could write. A task of its own, so that it costs no message anything."""
+        while True:
+            await trio.sleep(LOOK)
+            for lane in self._lanes:
+                if lane.wake is not None:
+                    lane.wake.set()  # for nothing, so it looks
+                    lane.wake = None
+
+    def trouble(self) -> str | None:
+        """Why a message would not be committed soon, as far as is known; None when all is well. Never waits."""
+        return next((trouble for lane in self._lanes if (trouble := lane.trouble())), None)
+
+    def statistics(self) -> LaneStatistics:
+        """Of all lanes together."""
+        each = [msgspec.structs.astuple(one) for one in self.statistics_each()]
+        return LaneStatistics(*map(sum, zip(*each, strict=True)))
+
+    def statistics_each(self) -> list[LaneStatistics]:
+        return [lane.statistics() for lane in self._lanes]
+
+
+class _Faulty(Exception):
+    """A defect in the work for one of these messages, before anything was written."""
+
+
+class _Lane:
+    """One queue, its task, and the connection it keeps."""
+
+    def __init__(
+        self,
+        number: int,
+        source: Source,
+        max_batch: int,
+        on_commit: Callable[[Sequence[Change]], None],
+        on_doubt: Callable[[Collection[UUID]], None],
+        outbox: bool,
+        times: LaneTimes,
+        on_batch: OnBatch | None,
+    ) -> None:
+        self._number = number
+        self.times = times
+        self._on_batch = on_batch
+        self.waits_since = 0.0  # of the oldest message in the queue
+        self.queue: list[Append] = []
+        self.writing: Sequence[Append] = ()  # taken from the queue and not answered yet
+        self.wake: trio.Event | None = None  # there while the task has nothing to do
+        self._idle = trio.Event()
+        self._writing_since = 0.0
+        self.outage = Outage("parley.lanes", "commits_fail", lane=number, advice="messages are refused meanwhile")
+        self._looked = False  # whether it was ever known that this lane can write
+        self._disk_was_full = False
+        self._source = source
+        self._max_batch = max_batch
+        self._on_commit = on_commit
+        self._on_doubt = on_doubt
+        self._outbox = b"\x01" if outbox else b"\x00"
+        self._conn: Connection | None = None
+        self.batches = self.accepted = self.doubles = self.refused = self.failed = 0
+
+    def statistics(self) -> LaneStatistics:
+        return LaneStatistics(
+            queued=len(self.queue),
+            writing=len(self.writing),
+            batches=self.batches,
+            accepted=self.accepted,
+            doubles=self.doubles,
+            refused=self.refused,
+            failed=self.failed,
+        )
+
+    async def wait_idle(self) -> None:
+        if self.queue or self.writing:
+            await self._idle.wait()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        try:
+            await self._try_out()
+            task_status.started()
+            while True:
+                if not self.queue:
+                    self._idle.set()
+                    self.wake = trio.Event()
+                    await self.wake.wait()
+                    if not self.queue:
+                        await self._try_out()
+                        continue
+                    self._idle = trio.Event()
+                appends = self._take()
+                try:
+                    await self._write(appends)
+                except Exception as error:  # these messages pay for it, the lane goes on
+                    reference = _guard.caught(error, "lane_failed", messages=len(self.writing))
+                    self._hang_up()
+                    self._fail(self.writing, StoreError(f"the message could not be written, reference {reference}"))
+                    self._doubt(self.writing)  # they may be committed
+                self.writing = ()
+        finally:
+            self._abandon()
+
+    def _take(self) -> list[Append]:
+        """The next batch: everything that waits, within the limits. It is being written from now on."""
+        size = taken = 0
+        for append in self.queue[: self._max_batch]:
+            size += len(append.content)
+            if size > MAX_BATCH_BYTES and taken:
+                break
+            taken += 1
+        appends = self.queue[:taken]
+        del self.queue[:taken]
+        self.writing = appends
+        self._writing_since = now = time.perf_counter()
+        self.times.sizes.observe(taken)
+        self.times.waits.observe(now - self.waits_since)
+        self.waits_since = now  # of those that are left: nearly
+        return appends
+
+    def _abandon(self) -> None:
+        """The task ends: whatever was not answered is answered now."""
+        if self.writing:
+            self._doubt(self.writing)
+        self._fail([*self.writing, *self.queue], Unavailable("the server is shutting down"))
+        self.queue.clear()
+        self.writing = ()
+        self._hang_up()
+        self._idle.set()
+
+    # -- writing ------------------------------------------------------------------------------
+
+    async def _write(self, appends: Sequence[Append]) -> None:
+        """Commit these and answer them. A message that PostgreSQL rejects is found by halving, and fails alone."""
+        parts = [appends]
+        while parts:
+            part = parts.pop()
+            if self.writing is not part:
+                self.writing = [append for other in (part, *reversed(parts)) for append in other]
+            try:
+                rows = await self._commit(part)
+            except REJECTED as error:
+                if len(part) > 1:
+                    middle = len(part) // 2
+                    parts += [part[middle:], part[:middle]]
+                else:
+                    log.info("message_rejected", error=type(error).__name__)  # its text quotes the message
+                    self._answer(part[0], AppendError("invalid_content"))
+            except _Faulty as error:
+                if len(part) > 1:
+                    middle = len(part) // 2
+                    parts += [part[middle:], part[:middle]]
+                else:
+                    self._fail(part, StoreError(str(error)))
+            except OutcomeUnknown as error:
+                self._failed(error, messages=len(part))
+                self._fail(part, Unavailable("the connection to PostgreSQL was lost in a commit"))
+                self._doubt(part)
+            except psycopg.Error as error:  # a server that takes no writes, has no room, lacks a table, ...
+                self._failed(error, messages=len(part))
+                self._fail(part, Unavailable("PostgreSQL did not take the message"))
+            except Unavailable as error:
+                # Those behind would wait as long only to hear the same.
+                self._failed(error, messages=len(part) + len(self.queue))
+                self._fail([append for other in (part, *reversed(parts)) for append in other], error)
+                self._fail(self._take_all(), error)
+                return
+            else:
+                self._succeeded()
+                await self._settle(part, rows)
+
+    async def _try_out(self) -> None:
+        """Nothing to write: find out whether it could be. A message that comes meanwhile waits for that."""
+        scope = trio.CancelScope(deadline=trio.current_time() + LOOK_WITHIN)
+        try:
+            with scope:
+                conn = await self._connected()
+                await message_batch.write(conn, self._pack(()))
+                if self._disk_was_full:
+                    await conn.execute(ROOM)
+        except (psycopg.Error, Unavailable) as error:
+            self._failed(error)
+            return
+        except Exception as error:
+            _guard.caught(error, "lane_failed", lane=self._number)
+            self._hang_up()
+            return
+        if scope.cancelled_caught:
+            self._hang_up()
+            self._failed(Unavailable(f"PostgreSQL did not take an empty batch within {LOOK_WITHIN:g} s"))
+        else:
+            self._succeeded()
+
+    def _failed(self, error: Exception, **fields: object) -> None:
+        """Nothing could be written: said once, and known to `trouble` until something can."""
+        if isinstance(error, psycopg.errors.DiskFull):
+            self._disk_was_full = True
+        if not isinstance(error, psycopg.OperationalError):
+            self._hang_up()  # it works, but may lead to the wrong server: the next one is looked up
+        self.outage.failed(reason(error), **fields)
+
+    def _succeeded(self) -> None:
+        self._looked = True
+        self._disk_was_full = False
+        if self.outage:
+            self.outage.over()
+
+    def trouble(self) -> str | None:
+        if self.outage:
+            return self.outage.reason
+        if not self._looked:
+            return "not connected to PostgreSQL yet"
+        since = self._writing_since if self.writing else self.waits_since if self.queue else None
+        if since is not None and (waited := time.perf_counter() - since) > TOO_LONG:
+            return f"messages wait for their commit, the oldest for {waited:.0f} s"
+        return None
+
+    async def _commit(self, appends: Sequence[Append]) -> list[Row]:
+        try:
+            columns = self._pack(appends)
+        except REJECTED:
+            raise
+        except Exception as error:  # nothing was sent yet: whose message it is can be found out
+            raise _Faulty(f"a defect, reference {_guard.caught(error, 'lane_failed')}") from None
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            conn = await self._connected()
+            self.batches += 1
+            began = time.perf_counter()
+            try:
+                rows = await message_batch.write(conn, columns)
+                ended = time.perf_counter()
+                self.times.commits.observe(ended - began)
+                if self._on_batch is not None:
+                    try:
+                        self._on_batch(appends, began, ended)
+                    except Exception as error:  # the batch is committed all the same
+                        _guard.caught(error, "on_batch_failed")
+                return rows
+            except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):
+                if attempt == MAX_ATTEMPTS:
+                    raise
+            except psycopg.errors.CheckViolation as error:
+                if attempt > 1 or error.diag.constraint_name:  # without one, it is that a partition is missing
+                    raise
+                await self._make_partitions(conn)
+            except psycopg.ProgrammingError:
+                # The prepared statement is gone or outdated (a migration, a proxy): once more on a new connection.
+                if attempt > 1:
+                    raise
+                self._hang_up()
+        raise AssertionError("unreachable")
+
+    def _pack(self, appends: Sequence[Append]) -> list[bytes | None]:
+        """The parameters of lane_write. Raises UnicodeEncodeError."""
+        return [
+            message_batch.pack_uuids([a.message_id for a in appends]),
+            message_batch.pack_uuids([a.conversation_id for a in appends]),
+            message_batch.pack_uuids([a.sender_id for a in appends]),
+            message_batch.pack_texts([a.type.value for a in appends]),
+            message_batch.pack_texts([a.content for a in appends]),
+            message_batch.pack_uuids([a.file_id for a in appends]),
+            message_batch.pack_uuids([a.reply_to_id for a in appends]),
+            message_batch.pack_texts([a.client_message_id for a in appends]),
+            self._outbox,
+        ]
+
+    async def _make_partitions(self, conn: Connection) -> None:
+        """Nobody has run `parley migrate` for months: say so, and help ourselves if we may."""
+        log.error("partition_missing", advice="run `parley migrate`, and see why the daily task did not do this")
+        try:
+            await ensure_partitions(conn, datetime.now(UTC))
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise Unavailable("a partition is missing, and this role may not make it") from error
+
+    async def _connected(self) -> Connection:
+        """The lane's connection, made anew if it is gone. Raises Unavailable within the pool's acquire_timeout."""
+        if self._conn is not None:
+            if self._conn.check_alive():
+                return self._conn
+            self._hang_up()
+        delay = RECONNECT_DELAY
+        why = "no answer"
+        with trio.move_on_after(self._source.acquire_timeout):
+            while True:
+                try:
+                    self._conn = await self._source.connect()
+                    await message_batch.prepare(self._conn)
+                    return self._conn
+                except Unfit:
+                    self._hang_up()
+                    raise  # it will not be otherwise in a second
+                except (Unavailable, psycopg.OperationalError) as error:
+                    why = reason(error)
+                    self._hang_up()
+                await trio.sleep(delay)
+                delay = min(2 * delay, 1.0)
+        self._hang_up()
+        raise Unavailable(f"PostgreSQL was out of reach for {self._source.acquire_timeout:g} s: {why}")
+
+    def _hang_up(self) -> None:
+        if self._conn is not None:
+            self._conn.finish()
+            self._conn = None
+
+    def _take_all(self) -> list[Append]:
+        queued, self.queue = self.queue, []
+        return queued
+
+    # -- answering ----------------------------------------------------------------------------
+
+    async def _settle(self, appends: Sequence[Append], rows: Sequence[Row]) -> None:
+        """Tell everybody what became of her message, then publish the new ones."""
+        made_ms, made_at = -1, ""  # messages of a batch share few milliseconds
+        answers: list[Message | AppendError | StoreError | None] = []
+        changes: list[Change] = []
+        doubles, several = False, len(appends) > 1
+        read: dict[tuple[UUID, UUID], int] = {}
+        for append, (outcome, seq, read_seq, file_key, *file) in zip(appends, rows, strict=True):
+            if seq is not None:
+                message_id = append.message_id
+                ms = message_id.int >> 80
+                if ms != made_ms:
+                    made_ms, made_at = ms, timestamp(ms)
+                try:
+                    message = Message(
+                        message_id, append.conversation_id, seq, seq, append.sender_id, append.type, append.content,
+                        None if file_key is None else file_info(append.file_id, file_key, *file),
+                        append.reply_to_id, append.client_message_id, made_at, None, None, SENT,
+                    )  # fmt: skip
+                except Exception as error:  # of this message, which is committed: its room reads it
+                    answers.append(StoreError(f"a defect, reference {_guard.caught(error)}"))
+                    self._doubt((append,))
+                    continue
+                answers.append(message)
+                # Who writes has read what is there: something of others, unless all from the cursor on is its own.
+                if several:
+                    sender = append.conversation_id, append.sender_id
+                    read_seq, read[sender] = read.get(sender, read_seq), seq
+                catches_up = read_seq is not None and read_seq < seq - 1
+                changes.append(Change(append.conversation_id, seq, message, True, (), (), False, catches_up))
+            elif outcome == DOUBLE:
+                answers.append(None)
+                doubles = True
+            else:
+                answers.append(AppendError(REFUSALS[outcome]))
+                self.refused += 1
+        if doubles:
+            await self._resolve_doubles(appends, answers)
+        self.accepted += len(changes)
+        for append, answer in zip(appends, answers, strict=True):
+            self._answer(append, answer or StoreError("no answer"))
+        if changes:
+            try:
+                self._on_commit(changes)
+            except Exception as error:
+                _guard.caught(error, "on_commit_failed", changes=len(changes))
+                self._doubt(appends)
+
+    async def _resolve_doubles(
+        self, appends: Sequence[Append], answers: list[Message | AppendError | StoreError | None]
+    ) -> None:
+        """Fill in the first message for each double: from this batch, or as it stands in the database now.
+
+        The batch is committed: whatever goes wrong here concerns the doubles only.
+        """
+        first = {
+            (append.sender_id, append.client_message_id): answer
+            for append, answer in zip(appends, answers, strict=True)
+            if isinstance(answer, Message)
+        }
+        open_ = [i for i, answer in enumerate(answers) if answer is None]
+        self.doubles += len(open_)
+        wanted = {(appends[i].sender_id, appends[i].client_message_id) for i in open_} - first.keys()
+        if wanted:
+            first |= await self._fetch_first(wanted)
+        for i in open_:
+            key = (appends[i].sender_id, appends[i].client_message_id)
+            answers[i] = first.get(key) or Unavailable("the message was sent before, but cannot be read now")
+
+    async def _fetch_first(self, keys: Collection[tuple[UUID, str | None]]) -> dict[tuple[UUID, str | None], Message]:
+        parameters = {"sender_ids": [sender for sender, _ in keys], "keys": [key for _, key in keys]}
+        try:
+            conn = await self._connected()
+            rows = await (await conn.execute(queries.list_first_messages, parameters)).fetchall()
+        except (psycopg.OperationalError, Unavailable) as error:
+            log.warning("doubles_unresolved", doubles=len(keys), reason=reason(error))
+            return {}
+        messages = [message_of(row) for row in rows]
+        return {(message.sender_id, message.client_message_id): message for message in messages}
+
+    def _answer(self, append: Append, answer: Message | AppendError | StoreError) -> None:
+        try:
+            append.done(answer)
+        except Exception as error:  # the caller's bug must not cost the others their answers
+            _guard.caught(error, "append_callback_failed", message=str(append.message_id))
+
+    def _fail(self, appends: Sequence[Append], error: StoreError) -> None:
+        self.failed += len(appends)
+        for append in appends:
+            self._answer(append, error)
+
+    def _doubt(self, appends: Sequence[Append]) -> None:
+        try:
+            self._on_doubt({append.conversation_id for append in appends})
+        except Exception as error:
+            _guard.caught(error, "on_doubt_failed")

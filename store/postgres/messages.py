@@ -1,0 +1,158 @@
+"""Messages: reading them, what changed after a cursor, edits and deletes. New ones go through
+`store.postgres.group_commit`.
+
+Owns the mapping between rows and `Message`. Writes take part in the caller's transaction, or run in one of
+their own, and lock the conversation before anything else.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from store.ids import id_floor, id_ms, timestamp
+from store.model import Change, FileInfo, Message, MessageStatus, MessageType
+from store.postgres import queries
+from store.postgres.connection import Connection
+from store.postgres.system_messages import Event, change_of, read
+
+TYPES = {member.value: member for member in MessageType}
+STATUSES = tuple(MessageStatus)
+FILE_PATH = "/api/files/"  # and the key: where a file is had, whatever the store
+END = 2**63 - 1  # above every seq
+PAGE_BYTES = 512 * 1024  # octets of the bodies of one page: as JSON it may be a few times that
+
+
+def message_of(row: Sequence[Any]) -> Message:
+    """A row as {described} of messages.sql makes it."""
+    (id_, conversation_id, seq, changed_seq, sender_id, kind, body, file_id, *file,
+     reply_to, client_message_id, edited, deleted, reached) = row  # fmt: skip
+    return Message(
+        id=id_,
+        conversation_id=conversation_id,
+        seq=seq,
+        changed_seq=changed_seq,
+        sender_id=sender_id,
+        type=TYPES[kind],
+        content=body,
+        file=file_info(file_id, *file),
+        reply_to_id=reply_to,
+        client_message_id=client_message_id,
+        created_at=timestamp(id_ms(id_)),
+        edited_at=None if edited is None else timestamp(edited),
+        deleted_at=None if deleted is None else timestamp(deleted),
+        status=STATUSES[reached],
+    )
+
+
+def file_info(file_id: UUID | None, key: str | None, *columns: Any) -> FileInfo | None:
+    """A file as queries of messages give it: name, size, type, width, height. None where there is none (any more)."""
+    if file_id is None or key is None:
+        return None
+    return FileInfo(file_id, key, f"{FILE_PATH}{key}", *columns)
+
+
+async def fetch_message(conn: Connection, message_id: UUID) -> Message | None:
+    row = await (await conn.execute(queries.fetch_message, {"id": message_id})).fetchone()
+    return message_of(row) if row else None
+
+
+class Page(NamedTuple):
+    """`has_more`: there are more messages beyond the last one."""
+
+    messages: Sequence[Message]
+    has_more: bool
+
+
+async def list_messages(
+    conn: Connection,
+    conversation_id: UUID,
+    *,
+    before: int | None = None,
+    after: int | None = None,
+    limit: int = 50,
+    max_bytes: int = PAGE_BYTES,
+) -> Page:
+    """Messages by seq: the newest first, below `before`; or the oldest first when `after` is given.
+
+    At most `limit`, and so many that their bodies have at most `max_bytes` octets, or one.
+    """
+    query = queries.list_messages_before if after is None else queries.list_messages_after
+    bounds = {"before": END if before is None else before, "after": after, "limit": limit + 1, "max_bytes": max_bytes}
+    cursor = await conn.execute(query, {"conversation_id": conversation_id, **bounds})
+    found = [message_of(row) for row in await cursor.fetchall()]
+    if len(found) > limit or not found:
+        return Page(found[:limit], len(found) > limit)
+    if len(found) == 1 or 2 * sum(len(message.content.encode()) for message in found) > max_bytes:
+        return Page(found, await _has_more(conn, conversation_id, found[-1].seq, before=before, after=after))
+    return Page(found, False)
+
+
+async def _has_more(
+    conn: Connection, conversation_id: UUID, last: int, *, before: int | None, after: int | None
+) -> bool:
+    """Past `last`: the page may have ended there for its size."""
+    bounds = (0, last) if after is None else (last, END if before is None else before)
+    parameters = {"conversation_id": conversation_id, "after": bounds[0], "before": bounds[1]}
+    row = await (await conn.execute(queries.has_messages_between, parameters)).fetchone()
+    return bool(row and row[0])
+
+
+async def list_changes(
+    conn: Connection, conversation_id: UUID, after: int, *, limit: int = 200, max_bytes: int = 256 * 1024
+) -> list[Change]:
+    """What changed after the seq `after`: each message once, in its final state, by rising changed_seq.
+
+    Ends after `limit` changes, or before the bodies together pass `max_bytes` octets; at least one change when
+    there is any. `created` means that the message itself was made after `after`. Whoever reads on from the last
+    change's seq must judge by the first cursor instead: `change.message.seq > first`.
+    """
+    cursor = await conn.execute(
+        queries.list_changes,
+        {"conversation_id": conversation_id, "after": after, "limit": limit, "max_bytes": max_bytes},
+    )
+    messages = [message_of(row) for row in await cursor.fetchall()]
+    members: tuple[UUID, ...] = ()
+    if any(said.event is Event.CREATED for said in map(read, messages) if said):
+        cursor = await conn.execute(queries.list_member_ids, {"conversation_id": conversation_id})
+        members = tuple(user_id for (user_id,) in await cursor.fetchall())
+    return [change_of(message, created=message.seq > after, members=members) for message in messages]
+
+
+async def count_changes_after(conn: Connection, conversation_id: UUID, seq: int, cap: int) -> int:
+    """How many messages changed after `seq`, counted to `cap`."""
+    parameters = {"conversation_id": conversation_id, "after": seq, "limit": cap}
+    row = await (await conn.execute(queries.count_changes_after, parameters)).fetchone()
+    return int(row[0]) if row else 0
+
+
+async def lock_message(conn: Connection, message_id: UUID) -> Message | None:
+    """Lock the message's conversation, then read the message: it stays so until the transaction ends."""
+    row = await (await conn.execute(queries.lock_message, {"id": message_id})).fetchone()
+    return await fetch_message(conn, message_id) if row else None
+
+
+async def update_message(conn: Connection, message_id: UUID, content: str) -> Change | None:
+    """Replace the content. None when there is no such message, it is deleted, or it is a System message."""
+    return await _change(conn, message_id, queries.update_message, {"content": content})
+
+
+async def delete_message(conn: Connection, message_id: UUID) -> Change | None:
+    """Empty the content and mark the message deleted. None under the same conditions."""
+    return await _change(conn, message_id, queries.delete_message, {})
+
+
+async def _change(conn: Connection, message_id: UUID, query: Any, values: dict[str, object]) -> Change | None:
+    async with conn.atomic():
+        if await (await conn.execute(queries.lock_message, {"id": message_id})).fetchone() is None:
+            return None
+        if await (await conn.execute(query, {"id": message_id, **values})).fetchone() is None:
+            return None
+        message = await fetch_message(conn, message_id)
+    return change_of(message, created=False) if message else None
+
+
+async def delete_old_sends(conn: Connection, before: datetime, limit: int) -> int:
+    """Forget the clientMessageIds of messages from before that: their repetition is a new message. How many went."""
+    bound = id_floor(int(before.timestamp() * 1000))
+    return (await conn.execute(queries.delete_old_sends, {"bound": bound, "limit": limit})).rowcount

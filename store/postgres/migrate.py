@@ -1,0 +1,194 @@
+"""Bringing the schema up: `parley migrate`. Owns nothing but the advisory lock it takes.
+
+Blocking (Alembic over synchronous psycopg): a command of its own, never called on the event loop.
+A conninfo is a URL or a key=value string, as libpq takes it.
+"""
+
+import io
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import sqlalchemy
+import trio
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from store.errors import StoreError, Unavailable
+from store.postgres import queries, sessions
+from store.postgres.partitions import MONTHS_AHEAD
+from store.postgres.users import folded
+from store.reasons import reason
+
+LOCK = "parley.migrate"  # hashed to the key of the advisory lock that lets one run at a time
+BATCH = 2000  # rows in one statement: short locks
+LOCK_TIMEOUT = "5min"  # how long to wait for another run to end
+PATIENCE = 1.5  # seconds in which one attempt has to get all its locks: sends queue up behind it meanwhile
+LEAST_PATIENCE = 0.1  # seconds for each lock after that
+GIVE_UP = 3600.0  # seconds: a backup may take that long
+FIRST_BACKOFF, MAX_BACKOFF = 1.0, 10.0  # seconds between attempts
+# Whoever has held a table's lock for longest, as far as this role may see.
+HOLDER = """SELECT a.pid, coalesce(nullif(a.application_name, ''), 'a client'),
+        extract(epoch FROM clock_timestamp() - a.xact_start)::int
+    FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
+    WHERE l.locktype = 'relation' AND l.granted AND a.pid <> pg_backend_pid() AND a.datname = current_database()
+        AND a.xact_start IS NOT NULL
+    ORDER BY a.xact_start LIMIT 1"""
+
+Progress = Callable[[str], object]
+
+logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def upgrade(conninfo: str, *, progress: Progress = lambda line: None) -> tuple[str | None, str]:
+    """Bring the schema to the newest revision, and make the coming months' partitions.
+
+    Returns the revision before (None: there was nothing) and the one after. Two runs at once are fine:
+    the second waits, then finds nothing to do. Raises StoreError (Unavailable when PostgreSQL is out of reach);
+    nothing has changed then, as all revisions run in one transaction. What older code has written is brought up to
+    the new schema afterwards, in short transactions beside running instances.
+
+    Safe while instances serve: an attempt that does not get its locks within PATIENCE lets go of them all, and is made
+    again later. `progress` gets a line then.
+    """
+    trio.run(sessions.check, conninfo)
+    with _connected(conninfo) as connection:
+        connection.exec_driver_sql(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
+        connection.exec_driver_sql("SELECT pg_advisory_lock(hashtext(%s))", (LOCK,))
+        before = _revision(connection)
+        connection.commit()
+        _retried(connection, _upgrade, progress)
+        _retried(connection, _make_partitions, progress)
+        after = _revision(connection)
+    assert after is not None
+    _fold_names(conninfo)
+    return before, after
+
+
+def _fold_names(conninfo: str) -> None:
+    """What `store.postgres.users.fold_old` does, to the end."""
+    with _connect(conninfo) as connection:
+        connection.autocommit = True
+        while True:
+            try:
+                with connection.transaction():
+                    rows = connection.execute(queries.list_unfolded, {"limit": BATCH}).fetchall()
+                    if rows:
+                        connection.execute(queries.fold_names, folded(rows))
+            except psycopg.errors.UniqueViolation:
+                continue  # somebody has registered one of them meanwhile: that is seen now
+            if len(rows) < BATCH:
+                return
+
+
+def _upgrade(connection: sqlalchemy.Connection) -> None:
+    config = _config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _make_partitions(connection: sqlalchemy.Connection) -> None:
+    connection.exec_driver_sql("SELECT ensure_message_partitions(now(), %s)", (MONTHS_AHEAD,))
+    connection.commit()
+
+
+def _retried(
+    connection: sqlalchemy.Connection, attempt: Callable[[sqlalchemy.Connection], None], progress: Progress
+) -> None:
+    """Make attempts until one gets all its locks. Raises StoreError after GIVE_UP."""
+    began = time.monotonic()
+    delay = FIRST_BACKOFF
+    while True:
+        try:
+            with _impatient(connection):
+                return attempt(connection)
+        except sqlalchemy.exc.OperationalError as error:
+            if not isinstance(error.orig, psycopg.errors.LockNotAvailable):
+                raise
+            connection.rollback()
+        if time.monotonic() - began > GIVE_UP:
+            raise StoreError(f"{_holder(connection)}: given up after {GIVE_UP / 60:g} minutes; nothing was changed")
+        progress(f"{_holder(connection)}: let go of everything, and trying again in {delay:g} s")
+        time.sleep(delay)
+        delay = min(2 * delay, MAX_BACKOFF)
+
+
+@contextmanager
+def _impatient(connection: sqlalchemy.Connection) -> Iterator[None]:
+    """All statements in the block together wait for locks for PATIENCE, or little more."""
+    end = time.monotonic() + PATIENCE
+
+    def limit(_conn: object, cursor: psycopg.Cursor[object], *_: object) -> None:
+        seconds = max(LEAST_PATIENCE, end - time.monotonic())
+        cursor.connection.execute(f"SET LOCAL lock_timeout = '{int(seconds * 1000)}ms'".encode())
+
+    sqlalchemy.event.listen(connection, "before_cursor_execute", limit)
+    try:
+        yield
+    finally:
+        sqlalchemy.event.remove(connection, "before_cursor_execute", limit)
+
+
+def _holder(connection: sqlalchemy.Connection) -> str:
+    row = connection.exec_driver_sql(HOLDER).fetchone()
+    connection.commit()
+    if row is None:
+        return "a table was locked"
+    return f"a table is locked, probably by {row[1]} (pid {row[0]}), which has been at it for {row[2]} s"
+
+
+def sql() -> str:
+    """The SQL that makes the schema from nothing, for somebody to read and run."""
+    buffer = io.StringIO()
+    command.upgrade(_config(buffer), "head", sql=True)
+    return buffer.getvalue()
+
+
+def pending(conninfo: str) -> list[str]:
+    """The revisions that the database lacks, oldest first; empty when it is up to date."""
+    with _connected(conninfo) as connection:
+        current = _revision(connection)
+    script = ScriptDirectory.from_config(_config())
+    missing = script.iterate_revisions("head", current or "base")
+    return [revision.revision for revision in missing][::-1]
+
+
+def _config(buffer: io.StringIO | None = None) -> Config:
+    config = Config(output_buffer=buffer) if buffer else Config()
+    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
+    return config
+
+
+@contextmanager
+def _connected(conninfo: str) -> Iterator[sqlalchemy.Connection]:
+    engine = sqlalchemy.create_engine(
+        "postgresql+psycopg://", creator=lambda: _connect(conninfo), poolclass=sqlalchemy.pool.NullPool
+    )
+    try:
+        with engine.connect() as connection:
+            yield connection
+    except sqlalchemy.exc.DBAPIError as error:
+        kind = Unavailable if isinstance(error, sqlalchemy.exc.OperationalError) else StoreError
+        raise kind(reason(error.orig or error)) from error
+
+
+def _connect(conninfo: str) -> psycopg.Connection[tuple[Any, ...]]:
+    """A session like those of an instance, without bounds on statements: DDL may take its time."""
+    connection = psycopg.connect(conninfo, application_name="parley-migrate")
+    try:
+        connection.execute(sessions.set_up(0).encode())
+        connection.commit()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _revision(connection: sqlalchemy.Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()

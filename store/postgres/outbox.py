@@ -1,0 +1,87 @@
+"""The transactional outbox: committed changes whose publisher has not said yet that everybody has them (P5).
+
+Owns the rows of `outbox`. One row stands for one batch and is named by the batch's first change, so whoever holds the
+changes knows the name: `key_of(changes)`. Lanes write theirs in the batch's own statement.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from itertools import zip_longest
+from uuid import UUID
+
+from msgspec import Struct
+
+from store.model import Change
+from store.postgres import queries
+from store.postgres.connection import Connection
+from store.postgres.conversations import list_member_ids
+from store.postgres.messages import message_of
+from store.postgres.system_messages import Event, change_of, read
+from store.redis.inbox_entries import Dismissal, dismissal
+
+Key = tuple[UUID, int]  # conversation and seq of a batch's first change
+
+
+class Unpublished(Struct, frozen=True):
+    """A batch that may not have reached everybody: the first of its changes in each conversation, and whose
+    connections it ends."""
+
+    key: Key
+    first: dict[UUID, int]
+    dismissed: tuple[Dismissal, ...] = ()
+
+
+def key_of(changes: Sequence[Change], dismissed: Dismissal | None = None) -> Key:
+    """The name of a batch: its first change's, or the user's or session's that it ends where nothing else changed."""
+    if changes:
+        return changes[0].conversation_id, changes[0].seq
+    assert dismissed is not None
+    return dismissed.session_id or dismissed.user_id, 0
+
+
+async def insert_outbox(conn: Connection, changes: Sequence[Change], dismissed: Dismissal | None = None) -> None:
+    """Note a batch, in the transaction that makes its changes."""
+    first: dict[UUID, int] = {}
+    for change in changes:
+        first[change.conversation_id] = min(change.seq, first.get(change.conversation_id, change.seq))
+    conversation_id, seq = key_of(changes, dismissed)
+    parameters = {
+        "conversation_id": conversation_id,
+        "seq": seq,
+        "conversation_ids": list(first),
+        "seqs": list(first.values()),
+        "dismissed": [] if dismissed is None else [dismissed.user_id],
+        "dismissed_sessions": [] if dismissed is None else [dismissed.session_id],
+    }
+    await conn.execute(queries.insert_outbox, parameters)
+
+
+async def delete_outbox(conn: Connection, keys: Collection[Key]) -> None:
+    """These batches are published."""
+    parameters = {"conversation_ids": [key[0] for key in keys], "seqs": [key[1] for key in keys]}
+    await conn.execute(queries.delete_outbox, parameters)
+
+
+async def list_stale(conn: Connection, age: float, limit: int = 100) -> list[Unpublished]:
+    """Batches committed more than `age` seconds ago, oldest first. Within a transaction no other relay gets them."""
+    cursor = await conn.execute(queries.list_stale_outbox, {"age": age, "limit": limit})
+    return [
+        Unpublished(
+            (conversation_id, seq),
+            dict(zip(conversation_ids, seqs, strict=True)),
+            tuple(dismissal(*both) for both in zip_longest(users, sessions)),
+        )
+        for conversation_id, seq, conversation_ids, seqs, users, sessions in await cursor.fetchall()
+    ]
+
+
+async def list_system_changes(conn: Connection, first: Mapping[UUID, int], limit: int = 10_000) -> list[Change]:
+    """What happened to members and titles at or after these seqs, in order within each conversation."""
+    parameters = {"conversation_ids": list(first), "seqs": list(first.values()), "limit": limit}
+    cursor = await conn.execute(queries.list_system_changes, parameters)
+    changes = []
+    for message in map(message_of, await cursor.fetchall()):
+        said = read(message)
+        created = said is not None and said.event is Event.CREATED
+        members = await list_member_ids(conn, message.conversation_id) if created else ()
+        changes.append(change_of(message, created=True, members=members))
+    return changes

@@ -1,0 +1,94 @@
+"""The monthly partitions of `messages`: made ahead of time, dropped by retention.
+
+Owns nothing; the SQL function `ensure_message_partitions` (migration 0001) does the making, so that the
+migration, this process and `lanes` in an emergency do the same.
+"""
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from msgspec import Struct
+from psycopg import sql
+
+from store.ids import id_floor
+from store.postgres import queries
+from store.postgres.connection import Connection
+
+MONTHS_AHEAD = 3
+LOCK_TIMEOUT = 2.0  # seconds
+FLOORS = 500  # conversations locked at once
+
+
+async def ensure_partitions(conn: Connection, now: datetime, ahead: int = MONTHS_AHEAD) -> list[str]:
+    """Make what is missing from the month before `now` to `ahead` months after it. Returns the new ones.
+
+    Idempotent, and safe in several processes at once. Raises InsufficientPrivilege when the role may not, and
+    LockNotAvailable after LOCK_TIMEOUT: all others queue up behind a lock of this kind that is waited for.
+    """
+    async with conn.atomic():
+        await conn.execute("SELECT set_config('lock_timeout', %s, true)", (f"{LOCK_TIMEOUT:.0f}s",))
+        rows = await (await conn.execute(queries.ensure_partitions, {"now": now, "ahead": ahead})).fetchall()
+    return [name for (name,) in rows]
+
+
+async def list_partitions(conn: Connection) -> list[str]:
+    """The names of the partitions, oldest first."""
+    rows = await (await conn.execute(queries.list_partitions)).fetchall()
+    return [name for (name,) in rows]
+
+
+class Expired(Struct, frozen=True):
+    """A month that retention drops. `rows` is the planner's estimate, `size` in bytes."""
+
+    name: str
+    rows: int
+    size: int
+
+
+def oldest_kept(now: datetime, days: int) -> datetime:
+    """Before when messages are dropped: what is older than so many days, but nothing of this month and the last."""
+    this_month = now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    last_month = (this_month - timedelta(days=1)).replace(day=1)
+    return min(now - timedelta(days=days), last_month)
+
+
+async def list_expired(conn: Connection, before: datetime) -> list[Expired]:
+    """What `drop_partitions` would drop now, oldest first."""
+    parameters = {"before": before, "bound": str(id_floor(int(before.timestamp() * 1000)))}
+    left = await (await conn.execute(queries.list_detached_partitions, parameters)).fetchall()
+    rows = await (await conn.execute(queries.list_expired_partitions, parameters)).fetchall()
+    names = [name for name, *_ in (*left, *rows)]
+    sizes = await (await conn.execute(queries.list_partition_sizes, {"names": names})).fetchall()
+    return [Expired(*row) for row in sizes]
+
+
+async def drop_partitions(conn: Connection, before: datetime) -> list[str]:
+    """Drop the partitions whose every message is older than `before`; returns their names.
+
+    The conversations learn first how far back their history will go: whoever resumes from further back is told to
+    resync. Each partition is then detached concurrently, so readers and writers do not stop. Call it outside a
+    transaction; broken off, it may be called again.
+    """
+    left = await (await conn.execute(queries.list_detached_partitions, {"before": before})).fetchall()
+    for (name,) in left:
+        await conn.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(name)))
+    bound = id_floor(int(before.timestamp() * 1000))
+    rows = await (await conn.execute(queries.list_expired_partitions, {"bound": str(bound)})).fetchall()
+    if rows:
+        await _raise_floors(conn, max(upper for _, _, upper in rows))
+    for name, detaching, _ in rows:
+        table = sql.Identifier(name)
+        how = sql.SQL("FINALIZE" if detaching else "CONCURRENTLY")
+        await conn.execute(sql.SQL("ALTER TABLE messages DETACH PARTITION {} {}").format(table, how))
+        await conn.execute(sql.SQL("DROP TABLE {}").format(table))
+    return [name for name, *_ in (*left, *rows)]
+
+
+async def _raise_floors(conn: Connection, bound: UUID) -> None:
+    """For every conversation with messages below `bound`."""
+    after: UUID | None = UUID(int=0)
+    while after is not None:
+        row = await (
+            await conn.execute(queries.raise_floors, {"bound": bound, "after": after, "limit": FLOORS})
+        ).fetchone()
+        after = row[0] if row else None

@@ -1,0 +1,126 @@
+"""System messages: what they say, how they are written, and who they add or remove.
+
+Owns the content of messages of type System. It is JSON, stable, and all that clients and other instances
+learn about a change of membership or title, live or replayed:
+
+    {"event": "conversationCreated", "by": ID}                      all who are members then were added
+    {"event": "memberAdded",   "by": ID, "userId": ID, "role": R}
+    {"event": "memberRemoved", "by": ID, "userId": ID}              by == userId: left (or the user was deleted)
+    {"event": "roleChanged",   "by": ID, "userId": ID, "role": R}
+    {"event": "titleChanged",  "by": ID, "name": TEXT}
+    {"event": "conversationDeleted", "by": ID}                      nothing comes after it
+"""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from uuid import UUID
+
+import msgspec
+
+from store.ids import id_ms, new_id, timestamp
+from store.model import Change, Message, MessageStatus, MessageType, Role
+from store.postgres import queries
+from store.postgres.connection import Connection
+
+STEP = 200  # messages made in one scheduler step: some 10 ms
+
+
+class Event(StrEnum):
+    CREATED = "conversationCreated"
+    MEMBER_ADDED = "memberAdded"
+    MEMBER_REMOVED = "memberRemoved"
+    ROLE_CHANGED = "roleChanged"
+    TITLE_CHANGED = "titleChanged"
+    DELETED = "conversationDeleted"
+
+
+class Announcement(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """The content of one System message."""
+
+    event: Event
+    by: UUID
+    user_id: UUID | None = None
+    role: Role | None = None
+    name: str | None = None
+
+
+_decoder = msgspec.json.Decoder(Announcement)
+
+
+def read(message: Message) -> Announcement | None:
+    """What a System message says; None for every other message."""
+    if message.type is not MessageType.SYSTEM:
+        return None
+    return _decoder.decode(message.content)
+
+
+def change_of(message: Message, *, created: bool, members: tuple[UUID, ...] = ()) -> Change:
+    """The change that brought `message` to its state. `members` are those a new conversation starts with."""
+    announcement = read(message)
+    added: tuple[UUID, ...] = ()
+    removed: tuple[UUID, ...] = ()
+    event = announcement.event if announcement else None
+    if announcement is not None and announcement.user_id is not None:
+        if event is Event.MEMBER_ADDED:
+            added = (announcement.user_id,)
+        elif event is Event.MEMBER_REMOVED:
+            removed = (announcement.user_id,)
+    return Change(
+        conversation_id=message.conversation_id,
+        seq=message.changed_seq,
+        message=message,
+        created=created,
+        added=members if event is Event.CREATED else added,
+        removed=removed,
+        dissolved=event is Event.DELETED,
+    )
+
+
+async def insert_announcements(
+    conn: Connection, entries: Sequence[tuple[UUID, Announcement]], *, members: tuple[UUID, ...] = ()
+) -> list[Change]:
+    """Write one System message into each conversation named, with its next seq; changes in the same order.
+
+    All entries are by the same user and each conversation is there once. The caller holds the locks of the
+    conversations, within a transaction. So many are worked on at once: somebody may leave thousands, and others go on.
+    """
+    changes: list[Change] = []
+    for start in range(0, len(entries), STEP):
+        changes += await _insert(conn, entries[start : start + STEP], members)
+    return changes
+
+
+async def _insert(
+    conn: Connection, entries: Sequence[tuple[UUID, Announcement]], members: tuple[UUID, ...]
+) -> list[Change]:
+    ids = [new_id() for _ in entries]
+    bodies = [msgspec.json.encode(announcement).decode() for _, announcement in entries]
+    by = entries[0][1].by
+    cursor = await conn.execute(
+        queries.insert_announcements,
+        {"ids": ids, "conversation_ids": [key for key, _ in entries], "bodies": bodies, "sender_id": by},
+    )
+    seqs: dict[UUID, int] = dict(await cursor.fetchall())
+    return [
+        change_of(_message(message_id, conversation_id, seqs[message_id], by, body), created=True, members=members)
+        for message_id, (conversation_id, _), body in zip(ids, entries, bodies, strict=True)
+    ]
+
+
+def _message(message_id: UUID, conversation_id: UUID, seq: int, by: UUID, body: str) -> Message:
+    return Message(
+        id=message_id,
+        conversation_id=conversation_id,
+        seq=seq,
+        changed_seq=seq,
+        sender_id=by,
+        type=MessageType.SYSTEM,
+        content=body,
+        file=None,
+        reply_to_id=None,
+        client_message_id=None,
+        created_at=timestamp(id_ms(message_id)),
+        edited_at=None,
+        deleted_at=None,
+        status=MessageStatus.SENT,
+    )

@@ -1,0 +1,299 @@
+"""Users: their accounts, status and deletion.
+
+Owns the rows of `users`, and, when a user is deleted, everything that is hers alone. Writes take part in the
+caller's transaction, or run in one of their own.
+"""
+
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from msgspec import UNSET, Struct, UnsetType
+from psycopg.errors import UniqueViolation
+
+from store import names
+from store.errors import StoreError
+from store.ids import new_id, timestamp
+from store.model import Account, Change, Role, User, UserStatus
+from store.postgres import queries
+from store.postgres.connection import Connection
+from store.postgres.system_messages import Announcement, Event, insert_announcements
+
+TOP = "\U0010ffff"  # sorts above every other character
+SEARCH_STEP = 200  # display names looked at in one query
+SEARCHED = 5 * SEARCH_STEP  # and for one page
+
+
+ATTEMPTS = 3  # at folding old names while others register
+OLD_NAMES = 200  # names of older code's that one registration folds before it looks whether its own is free
+
+
+class UsernameTaken(StoreError):
+    """Somebody has this username already, or one that looks the same."""
+
+
+async def insert_user(
+    conn: Connection,
+    username: str,
+    display_name: str,
+    *,
+    email: str | None = None,
+    avatar_url: str | None = None,
+    user_id: UUID | None = None,
+) -> Account:
+    """A new user; the id is made here unless one is given. Raises UsernameTaken."""
+    await fold_old(conn, OLD_NAMES)
+    parameters = {
+        "id": user_id or new_id(),
+        "username": username,
+        "display_name": display_name,
+        "email": email,
+        "avatar_url": avatar_url,
+        "username_folded": names.fold(username),
+        "username_skeleton": names.skeleton(username),
+        "display_name_folded": names.fold(display_name),
+    }
+    row = await (await conn.execute(queries.insert_user, parameters)).fetchone()
+    if row is None:
+        raise UsernameTaken
+    return _account_of(row)
+
+
+async def fold_old(conn: Connection, limit: int) -> int:
+    """Fold names that older code has written, the oldest first; how many. Of those that are or look the same, the
+    oldest is the one that nobody may take any more; the others stay what they are."""
+    for _ in range(ATTEMPTS):
+        with suppress(UniqueViolation):  # somebody has registered one of them meanwhile: that is seen the next time
+            async with conn.transaction():
+                rows = await (await conn.execute(queries.list_unfolded, {"limit": limit})).fetchall()
+                if rows:
+                    await conn.execute(queries.fold_names, folded(rows))
+            return len(rows)
+    return 0
+
+
+def folded(rows: Sequence[tuple[UUID, str, str]]) -> dict[str, list[Any]]:
+    """Parameters of `fold_names` for rows of `list_unfolded`."""
+    return {
+        "ids": [user_id for user_id, _, _ in rows],
+        "folded": [names.fold(username) for _, username, _ in rows],
+        "skeletons": [names.skeleton(username) for _, username, _ in rows],
+        "display": [names.fold(display_name) for _, _, display_name in rows],
+    }
+
+
+async def fetch_user(conn: Connection, user_id: UUID) -> User | None:
+    """Deleted users too: as "Deleted user", so that their messages can be shown."""
+    row = await (await conn.execute(queries.fetch_user, {"id": user_id})).fetchone()
+    return _user_of(row) if row else None
+
+
+async def fetch_account(conn: Connection, user_id: UUID) -> Account | None:
+    """A user as she sees herself; None when she does not exist or was deleted."""
+    row = await (await conn.execute(queries.fetch_live_user, {"id": user_id})).fetchone()
+    return _account_of(row) if row else None
+
+
+async def fetch_standing(conn: Connection, user_id: UUID, session_id: UUID | None) -> tuple[bool, bool]:
+    """(whether she exists, whether her sign-in session is live; true where there is none)"""
+    row = await (await conn.execute(queries.fetch_standing, {"id": user_id, "session_id": session_id})).fetchone()
+    assert row is not None
+    return row[0], row[1]
+
+
+async def lock_account(conn: Connection, user_id: UUID) -> Account | None:
+    """The same, locked until the transaction ends."""
+    row = await (await conn.execute(queries.lock_account, {"id": user_id})).fetchone()
+    return _account_of(row) if row else None
+
+
+async def fetch_user_by_name(conn: Connection, username: str) -> User | None:
+    """By username, whatever its case."""
+    row = await (await conn.execute(queries.fetch_user_by_name, {"folded": names.fold(username)})).fetchone()
+    return _user_of(row) if row else None
+
+
+class Place(Struct, frozen=True):
+    """In a search: past this user, among those found by username, or among those by display name after them."""
+
+    after: str = ""  # the folded name
+    after_id: UUID = UUID(int=0)
+    by_display_name: bool = False
+
+
+async def list_users(
+    conn: Connection, prefix: str, *, limit: int = 50, place: Place | None = None
+) -> tuple[list[User], Place | None]:
+    """Users whose username starts with `prefix` in any case, by username; then those whose display name does, by that.
+
+    (the users, where to go on; None at the end). Each list is a range of an index, and at most SEARCHED rows of it are
+    read, whatever the prefix: a page may have fewer users than `limit`, or none, and not be the last one. An empty
+    prefix lists everybody by username.
+    """
+    place = place or Place()
+    found: list[User] = []
+    for _ in range(SEARCHED // SEARCH_STEP):
+        page, place, is_over = await _search(conn, names.fold(prefix), place, limit - len(found))
+        found += page
+        if is_over and (place.by_display_name or not prefix):
+            return found, None
+        if is_over:
+            place = Place(by_display_name=True)
+        if len(found) == limit:
+            break
+    return found, place
+
+
+def search_parameters(prefix: str, place: Place, limit: int) -> dict[str, Any]:
+    """Of either list. It begins at the prefix: PostgreSQL would walk from `after` to it, through everybody before."""
+    after = place if place.after >= prefix else Place(prefix)
+    return {"prefix": prefix, "top": TOP, "after": after.after, "after_id": after.after_id, "limit": limit}
+
+
+async def _search(conn: Connection, prefix: str, place: Place, wanted: int) -> tuple[list[User], Place, bool]:
+    """(at most so many, past whom the search has come, whether this list is over)"""
+    query = queries.list_users_by_display_name if place.by_display_name else queries.list_users_by_username
+    limit = SEARCH_STEP if place.by_display_name else wanted + 1
+    parameters = search_parameters(prefix, place, limit)
+    rows = await (await conn.execute(query, parameters)).fetchall()
+    found: list[User] = []
+    for position, row in enumerate(rows):
+        if len(found) == wanted:
+            return found, place, False
+        if not (place.by_display_name and row[10]):
+            found.append(_user_of(row[:9]))
+        place = Place(row[9], row[0], place.by_display_name)
+        if position == limit - 1 and place.by_display_name:
+            return found, place, False
+    return found, place, True
+
+
+async def list_users_by_id(conn: Connection, user_ids: Collection[UUID]) -> list[User]:
+    """The ones that exist, in no particular order."""
+    cursor = await conn.execute(queries.list_users_by_id, {"ids": list(user_ids)})
+    return [_user_of(row) for row in await cursor.fetchall()]
+
+
+async def list_present(conn: Connection, user_ids: Collection[UUID]) -> list[UUID]:
+    """Those of these users who exist and were not deleted."""
+    cursor = await conn.execute(queries.list_present_users, {"ids": list(user_ids)})
+    return [user_id for (user_id,) in await cursor.fetchall()]
+
+
+async def list_deleted(conn: Connection, user_ids: Collection[UUID]) -> list[UUID]:
+    """Those of these users who were deleted."""
+    cursor = await conn.execute(queries.list_deleted_users, {"ids": list(user_ids)})
+    return [user_id for (user_id,) in await cursor.fetchall()]
+
+
+async def update_user(
+    conn: Connection,
+    user_id: UUID,
+    *,
+    display_name: str | None = None,
+    avatar_url: str | UnsetType | None = UNSET,
+    email: str | UnsetType | None = UNSET,
+    status_text: str | UnsetType | None = UNSET,
+) -> Account | None:
+    """Change what is given; None takes it away, but for the name. None when there is no such user."""
+    parameters: dict[str, object] = {
+        "id": user_id,
+        "display_name": display_name,
+        "display_name_folded": None if display_name is None else names.fold(display_name),
+    }
+    for name, value in (("avatar_url", avatar_url), ("email", email), ("status_text", status_text)):
+        parameters |= {name: None if value is UNSET else value, f"sets_{name}": value is not UNSET}
+    row = await (await conn.execute(queries.update_user, parameters)).fetchone()
+    return _account_of(row) if row else None
+
+
+async def update_status(conn: Connection, user_id: UUID, status: UserStatus, status_text: str | None) -> Account | None:
+    """What she chose to show. None when there is no such user."""
+    parameters = {"id": user_id, "status": status.value, "status_text": status_text}
+    row = await (await conn.execute(queries.update_status, parameters)).fetchone()
+    return _account_of(row) if row else None
+
+
+async def update_last_seen(conn: Connection, user_ids: Collection[UUID], at: datetime) -> None:
+    """These users were last online at `at`; never moves back."""
+    await conn.execute(queries.update_last_seen, {"ids": list(user_ids), "at": at})
+
+
+async def delete_user(conn: Connection, user_id: UUID) -> tuple[Change, ...] | None:
+    """Erase her personal data, sessions, identities and memberships; the row and her messages stay, anonymised.
+
+    One transaction. Returns the changes of the conversations she was in: she left, and, where she was the
+    only owner, who owns it now. None when there is no such user.
+    """
+    async with conn.atomic():
+        await _lock_conversations(conn, user_id, None)
+        if await (await conn.execute(queries.lock_user, {"id": user_id})).fetchone() is None:
+            return None
+        # Nobody can add her any more; what was added since the first look is locked now.
+        changes = await _leave(conn, user_id, await _lock_conversations(conn, user_id, None))
+        for query in (
+            queries.delete_sessions_of,
+            queries.delete_identities_of,
+            queries.delete_sends_of,
+            queries.delete_creations_of,
+            queries.give_up_files_of,
+            queries.anonymise_user,
+        ):
+            await conn.execute(query, {"user_id": user_id})
+    return tuple(changes)
+
+
+async def leave_some(conn: Connection, user_id: UUID, limit: int) -> tuple[list[Change], bool]:
+    """Leave at most `limit` conversations: (the changes, whether there may be more). One transaction."""
+    async with conn.atomic():
+        locked = await _lock_conversations(conn, user_id, limit)
+        return await _leave(conn, user_id, locked), len(locked) == limit
+
+
+async def _lock_conversations(conn: Connection, user_id: UUID, limit: int | None) -> list[UUID]:
+    cursor = await conn.execute(queries.lock_conversations_of, {"user_id": user_id, "limit": limit})
+    return [conversation_id for (conversation_id,) in await cursor.fetchall()]
+
+
+async def _leave(conn: Connection, user_id: UUID, conversation_ids: Sequence[UUID]) -> list[Change]:
+    parameters = {"user_id": user_id, "conversation_ids": list(conversation_ids)}
+    left = await (await conn.execute(queries.delete_memberships, parameters)).fetchall()
+    if not left:
+        return []
+    said = Announcement(Event.MEMBER_REMOVED, user_id, user_id=user_id)
+    changes = await insert_announcements(conn, [(conversation_id, said) for conversation_id, _ in left])
+    orphaned = [conversation_id for conversation_id, is_orphaned in left if is_orphaned]
+    if orphaned:
+        cursor = await conn.execute(queries.promote_heirs, {"conversation_ids": orphaned})
+        heirs = [
+            (conversation_id, Announcement(Event.ROLE_CHANGED, user_id, user_id=heir, role=Role.OWNER))
+            for conversation_id, heir in await cursor.fetchall()
+        ]
+        if heirs:
+            changes += await insert_announcements(conn, heirs)
+    return changes
+
+
+def _user_of(row: Sequence[Any]) -> User:
+    return User(**_shown(row))
+
+
+def _account_of(row: Sequence[Any]) -> Account:
+    return Account(**_shown(row), email=row[8])
+
+
+def _shown(row: Sequence[Any]) -> dict[str, Any]:
+    """A row of users as the fields of `User`."""
+    id_, username, display_name, avatar_url, status, status_text, last_seen, created, _ = row
+    return {
+        "id": id_,
+        "username": username,
+        "display_name": display_name,
+        "avatar_url": avatar_url,
+        "status": UserStatus(status),
+        "status_text": status_text,
+        "last_seen_at": None if last_seen is None else timestamp(last_seen),
+        "created_at": timestamp(created),
+    }

@@ -1,0 +1,270 @@
+"""Redis (or Valkey) on Trio, by coredis: one client, kept connected.
+
+Owns the client and the task that keeps it; translates its errors to `Unavailable`. The names of keys are in
+`store.redis.keys`. Nothing in Redis is the only copy of anything that was promised.
+
+The client is replaced, and the server looked up anew (by name, by Sentinel, by the Cluster's layout), when its server
+turns out to be the wrong one: it answers that it is a replica, is loading, has lost its primary, or wants other
+credentials; it answers nothing; or Sentinel names another. What was under way then ends with Unavailable first, and the
+client is closed after that: nothing ever waits on a client that is gone.
+"""
+
+import logging
+import random
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
+from contextlib import asynccontextmanager
+from itertools import islice
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import coredis
+import structlog
+import trio
+from coredis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    ClusterDownError,
+    MovedError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    UnknownCommandError,
+)
+from coredis.retry import NoRetryPolicy
+
+from store.defects import guard
+from store.errors import RedisUnavailable, Unavailable
+from store.outage import Outage
+from store.reasons import reason
+from store.redis import sentinel
+
+SECONDS = 1.0
+TIMEOUT = 2 * SECONDS  # for one command
+CONNECT_TIMEOUT = 2 * SECONDS
+FIRST_BACKOFF, MAX_BACKOFF = 0.1 * SECONDS, 1 * SECONDS  # P5: others are reached within 5 s of Redis' being back
+STEADY = 10 * SECONDS  # a client that served for so long was a good one: the next attempt comes at once
+MAX_CONNECTIONS = 32
+STUCK, STUCK_WITHIN = 3, 15 * SECONDS  # so many timeouts within so long: the client is replaced
+CLEAN_UP = 2 * SECONDS  # for commands under way to hear that their client goes
+CHUNK = 500  # items whose commands go into one pipeline
+
+# What coredis and anyio raise when the other side is gone, is not ready, or never answered.
+FAILURES = (RedisError, OSError, trio.BrokenResourceError, trio.ClosedResourceError, TimeoutError)
+# What a server says that will not serve us however often we ask: another one may.
+WRONG_SERVER = (ReadOnlyError, BusyLoadingError, MovedError, ClusterDownError, AuthenticationError)
+_WRONG_SERVER_CODES = ("MASTERDOWN", "NOREPLICAS", "MISCONF")  # coredis has no classes of their own for these
+
+T = TypeVar("T")
+
+_guard = guard("redis")
+
+log = structlog.get_logger("parley.redis")
+logging.getLogger("coredis").setLevel(logging.CRITICAL)  # a traceback for each connection that fails; we say it once
+
+Client = coredis.Redis[bytes] | coredis.RedisCluster[bytes]
+
+
+class Redis:
+    """A client of one server, a Sentinel group or a Cluster, by the URL's scheme:
+
+    redis://, rediss://, unix:// · redis+sentinel://host:port[,host:port]/service · redis+cluster://host:port
+    """
+
+    def __init__(self, url: str, *, name: str, timeout: float = TIMEOUT) -> None:
+        """`name` is shown in CLIENT LIST; `timeout` bounds each command, in seconds."""
+        self._url = url
+        self._name = name
+        self._timeout = timeout
+        self._client: Client | None = None
+        self._timeouts: deque[float] = deque(maxlen=STUCK)  # when the last commands were not answered in time
+        self._under_way: set[trio.CancelScope] = set()  # of callers in `bounded`, with the client that is open
+        self._idle = trio.Event()  # set when the last of them is gone
+        self._renew = trio.Event()
+        self._attempted = False
+        self._why = "not connected yet"  # while there is no client
+        self.outage = Outage("parley.redis", "redis_unreachable", advice="it is looked up anew by itself")
+        self.renewals = 0
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep a client until cancelled. Ready after the first attempt: Redis may be out of reach then, and later."""
+        delay = FIRST_BACKOFF
+        self._attempted = False
+        while True:
+            opened_at = trio.current_time()
+            try:
+                await self._serve(task_status)
+            except* (*FAILURES, Unavailable) as group:
+                self._why = reason(group)
+            except* Exception as group:
+                advice = "a defect: report it; Redis is looked up anew by itself"
+                _guard.caught(group, "redis_client_failed", advice=advice)
+                self._why = f"a defect: {reason(group)}"
+            if not self._attempted:
+                self._attempted = True
+                task_status.started()
+            self.renewals += 1
+            self.outage.failed(self._why)
+            delay = FIRST_BACKOFF if trio.current_time() - opened_at > STEADY else min(2 * delay, MAX_BACKOFF)
+            await trio.sleep(delay * random.uniform(0.5, 1.0))
+
+    async def _serve(self, task_status: trio.TaskStatus[None]) -> None:
+        """Open a client and lend it until it has to be replaced; then raises why."""
+        async with connect(self._url, name=self._name, timeout=self._timeout) as client:
+            await _check_primary(client, self._timeout)
+            async with trio.open_nursery() as nursery:
+                if self._url.startswith("redis+sentinel"):
+                    nursery.start_soon(sentinel.watch, self._url, _place(client))
+                try:
+                    self._client = client
+                    self._timeouts.clear()
+                    self._renew = trio.Event()
+                    self.outage.over()
+                    if not self._attempted:
+                        self._attempted = True
+                        task_status.started()
+                    await self._renew.wait()
+                    raise Unavailable(self._why)
+                finally:
+                    self._client = None
+                    await self._send_away()
+
+    async def _send_away(self) -> None:
+        """Whoever has a command under way hears now that it will not be answered, before the client is closed."""
+        for scope in self._under_way:
+            scope.cancel()
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLEAN_UP):
+            while self._under_way:
+                self._idle = trio.Event()
+                await self._idle.wait()
+
+    @asynccontextmanager
+    async def bounded(self) -> AsyncIterator[Client]:
+        """The client, for commands that must all be done within the timeout. Raises Unavailable.
+
+        A client whose commands time out again and again is replaced: what was cancelled under it, or the
+        network, may have left it with connections on which nothing comes any more.
+        """
+        client = self._client
+        if client is None:
+            raise RedisUnavailable(f"Redis is out of reach: {self._why}")
+        scope = trio.CancelScope(deadline=trio.current_time() + self._timeout)
+        self._under_way.add(scope)
+        try:
+            with scope:
+                yield client
+        except TimeoutError:  # coredis has the same bound for each exchange
+            self._count_timeout(client)
+            raise RedisUnavailable(f"Redis: no answer within {self._timeout:g} s") from None
+        except FAILURES as error:
+            if is_wrong_server(error):
+                self._replace(client, reason(error))
+            raise RedisUnavailable(f"Redis: {reason(error)}") from error
+        except RuntimeError as error:
+            if self._client is client:
+                raise  # a defect; but coredis says it of a client that was closed, too
+            raise RedisUnavailable(f"Redis is out of reach: {self._why}") from error
+        finally:
+            self._under_way.discard(scope)
+            if not self._under_way:
+                self._idle.set()
+        if scope.cancelled_caught:
+            if self._client is not client:
+                raise RedisUnavailable(f"Redis is out of reach: {self._why}")
+            self._count_timeout(client)
+            raise RedisUnavailable(f"Redis: no answer within {self._timeout:g} s")
+
+    def _count_timeout(self, client: Client) -> None:
+        self._timeouts.append(trio.current_time())
+        if len(self._timeouts) == STUCK and self._timeouts[-1] - self._timeouts[0] < STUCK_WITHIN:
+            self._replace(client, "commands were not answered in time")
+
+    def _replace(self, client: Client, why: str) -> None:
+        if self._client is client and not self._renew.is_set():
+            self._why = why
+            self._renew.set()
+
+    async def together(self, commands: Callable[[Any], Iterable[Awaitable[Any]]]) -> list[Any]:
+        """The answers to all that `commands` queues on the pipeline it is given, in order. Not a transaction: on a
+        Cluster the keys may live on different nodes. Raises Unavailable; some of them may have been done then."""
+        async with self.bounded() as client:
+            # What it would raise itself quotes the command with all its arguments.
+            async with client.pipeline(transaction=False, raise_on_error=False) as pipeline:
+                requests = list(commands(pipeline))
+            return [await request for request in requests]
+
+    async def for_each(self, items: Collection[T], *commands: Callable[[Any, T], Awaitable[Any]]) -> list[Any]:
+        """The answers to these commands for each item, in order, in pipelines of bounded length. Raises Unavailable."""
+        answers: list[Any] = []
+        remaining = iter(items)
+        while chunk := list(islice(remaining, CHUNK)):
+            answers += await self.together(lambda pipe: [command(pipe, item) for item in chunk for command in commands])
+        return answers
+
+    async def ping(self) -> None:
+        """Raises Unavailable when Redis does not answer in time."""
+        async with self.bounded() as client:
+            await client.ping()
+
+    async def claim(self, key: str, ttl: float) -> bool:
+        """Take a key that nobody has taken within the last `ttl` seconds. False: somebody has. Raises Unavailable."""
+        async with self.bounded() as client:
+            taken: Any = await client.set(key, b"1", px=int(ttl * 1000), condition=coredis.PureToken.NX)
+        return bool(taken)
+
+
+def is_wrong_server(error: BaseException) -> bool:
+    """Whether asking this server again is of no use until it has changed its mind."""
+    if isinstance(error, WRONG_SERVER):
+        return True
+    return isinstance(error, ResponseError) and str(error.args[0] if error.args else "").startswith(_WRONG_SERVER_CODES)
+
+
+async def _check_primary(client: Client, timeout: float) -> None:
+    """Raises Unavailable when a single server says that it is a replica, or nothing; what it raises else means that
+    it is of no use now."""
+    with trio.move_on_after(timeout):
+        if isinstance(client, coredis.RedisCluster):
+            await client.ping()
+            return
+        try:
+            role: Any = await client.role()
+        except (AuthorizationError, UnknownCommandError):
+            await client.ping()  # a proxy, or a role without the right to ask: a write will show it
+            return
+        if role.role != "master":
+            raise Unavailable("it is a replica, not the primary")
+        return
+    raise Unavailable(f"no answer within {timeout:g} s")
+
+
+def _place(client: Client) -> tuple[str, int]:
+    where: Any = client.connection_pool.location
+    return where.host, where.port
+
+
+@asynccontextmanager
+async def connect(url: str, *, name: str, timeout: float = TIMEOUT) -> AsyncIterator[Client]:
+    """A client for as long as the block runs. Commands are not retried: callers know what may be done twice."""
+    scheme = urlsplit(url).scheme
+    settings: dict[str, Any] = {
+        "stream_timeout": timeout,
+        "connect_timeout": CONNECT_TIMEOUT,
+        "max_connections": MAX_CONNECTIONS,
+        "client_name": name,
+        "retry_policy": NoRetryPolicy(),
+    }
+    if scheme == "redis+sentinel":
+        group = sentinel.parse(url)
+        host, port = await sentinel.find_primary(group)
+        async with coredis.Redis(host, port, **group.login, **settings) as primary:
+            yield primary
+    elif scheme == "redis+cluster":
+        del settings["client_name"]
+        plain = "redis" + url.removeprefix("redis+cluster")
+        async with coredis.RedisCluster.from_url(plain, **settings) as cluster:
+            yield cluster
+    else:
+        async with coredis.Redis.from_url(url, **settings) as single:
+            yield single

@@ -1,0 +1,30 @@
+"""Which instance holds a connection that lives on several HTTP requests. Lost, it is told again within TTL / 3."""
+
+from collections.abc import Collection
+
+from store.redis import keys
+from store.redis.client import Redis
+
+TTL = 60  # seconds without being told again
+
+
+class Owners:
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    async def insert(self, connection_ids: Collection[str], address: str) -> None:
+        """Raises Unavailable."""
+        await self._redis.for_each(
+            connection_ids, lambda pipe, connection_id: pipe.set(keys.owner(connection_id), address, ex=TTL)
+        )
+
+    async def fetch(self, connection_id: str) -> str | None:
+        """The address of the owner. Raises Unavailable."""
+        async with self._redis.bounded() as client:
+            found = await client.get(keys.owner(connection_id))
+        return None if found is None else bytes(found).decode()
+
+    async def delete(self, connection_id: str) -> None:
+        """Raises Unavailable."""
+        async with self._redis.bounded() as client:
+            await client.delete([keys.owner(connection_id)])

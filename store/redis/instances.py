@@ -1,0 +1,314 @@
+"""What instances tell each other through Redis: who is alive, who wants which changes, and the inboxes.
+
+Owns the commands on leases, interest, sessions and inbox streams (design.md 6); names of keys are in
+`store.redis.keys`. No policy: when to do what is decided in `server.instances`. No command takes keys of two slots,
+and nothing here is the only copy of anything: all of it can be lost and is then made again. Everything raises
+Unavailable.
+
+An instance also keeps two lists of its own, of the conversations and users it has registered, so that whoever buries
+it (`bury`) knows where its name stands.
+"""
+
+import math
+import time
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from coredis import PureToken
+
+from store.redis import keys
+from store.redis.client import Redis
+
+INBOX_LENGTH = 10_000  # entries kept for an instance that does not read; the rest it repairs from PostgreSQL
+READ_COUNT = 200  # entries read at once
+MEMBERS = 500  # members of a set in one command
+BURIAL = 10.0  # seconds for which one instance has the task of burying another
+_FIELD = b"e"
+
+Command = Callable[[Any], Awaitable[Any]]  # queues itself on a pipeline
+
+
+class Delivery(NamedTuple):
+    """One entry of an inbox: its id in the stream, and what was sent."""
+
+    id: bytes
+    data: bytes
+
+
+class Known(NamedTuple):
+    """An instance that is listed. `renewed_at` is by the clock of whoever wrote it, in seconds since the epoch."""
+
+    instance: str
+    renewed_at: float
+    alive: bool
+    users: int
+    rooms: int
+
+
+class Instances:
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._listed: list[str] = []  # as of the last look; whoever is new is asked about, too
+        self._count: float = math.inf  # how many are listed, as of the last look
+
+    # -- being alive ----------------------------------------------------------------------------
+
+    async def enlist(self, instance: str, ttl: float) -> None:
+        """Be an instance from now on: a lease for `ttl` seconds and an empty inbox."""
+        await self._redis.together(
+            lambda pipe: [
+                pipe.zadd(keys.INSTANCES, {instance: time.time()}),
+                pipe.set(keys.lease(instance), b"1", px=int(ttl * 1000)),
+                pipe.xadd(keys.inbox(instance), {_FIELD: b""}),
+            ]
+        )
+
+    async def renew(self, instance: str, ttl: float) -> bool:
+        """Once more `ttl` seconds. False: the lease has run out, and the instance may have been buried; or it is not
+        listed any more."""
+        held, listed = await self._redis.together(
+            lambda pipe: [
+                pipe.set(keys.lease(instance), b"1", px=int(ttl * 1000), condition=PureToken.XX),
+                pipe.zadd(keys.INSTANCES, {instance: time.time()}, condition=PureToken.XX, change=True),
+            ]
+        )
+        return bool(held and listed)
+
+    async def leave(self, instance: str, ttl: float) -> None:
+        """The lease ends in `ttl` seconds; until then the instance's users count as online."""
+        await self._redis.together(lambda pipe: [pipe.pexpire(keys.lease(instance), max(1, int(ttl * 1000)))])
+
+    async def list_dead(self) -> list[str]:
+        """Instances whose lease has run out and which nobody has buried yet."""
+        [names] = await self._redis.together(lambda pipe: [pipe.zrange(keys.INSTANCES, 0, -1)])
+        instances = [name.decode() for name in names]
+        alive = await self._redis.for_each(instances, lambda pipe, name: pipe.exists([keys.lease(name)]))
+        return [name for name, lease in zip(instances, alive, strict=True) if not lease]
+
+    async def list_all(self) -> list[Known]:
+        """Every instance that is listed, the dead ones that are not buried yet too."""
+        [listed] = await self._redis.together(lambda pipe: [pipe.zrange(keys.INSTANCES, 0, -1, withscores=True)])
+        names = {member.decode(): score for member, score in listed}
+        answers = await self._redis.for_each(
+            list(names),
+            lambda pipe, name: pipe.exists([keys.lease(name)]),
+            lambda pipe, name: pipe.scard(keys.users(name)),
+            lambda pipe, name: pipe.scard(keys.rooms(name)),
+        )
+        each = zip(answers[::3], answers[1::3], answers[2::3], strict=True)
+        return [
+            Known(name, renewed_at, bool(alive), users, rooms)
+            for (name, renewed_at), (alive, users, rooms) in zip(names.items(), each, strict=True)
+        ]
+
+    # -- wanting --------------------------------------------------------------------------------
+
+    async def register(
+        self, instance: str, conversation_ids: Collection[UUID], user_ids: Collection[UUID]
+    ) -> dict[UUID, int]:
+        """Send this instance what concerns these conversations and users. On how many instances each user is now.
+
+        On its own lists first: whoever buries it finds by them where else its name stands.
+        """
+        rooms, users = keys.rooms(instance), keys.users(instance)
+        own = [_adding(key, run) for key, ids in ((rooms, conversation_ids), (users, user_ids)) for run in _runs(ids)]
+        await self._redis.for_each(own, _issue)
+        return await self._stand(_adding, instance, conversation_ids, user_ids)
+
+    async def unregister(
+        self, instance: str, conversation_ids: Collection[UUID], user_ids: Collection[UUID]
+    ) -> dict[UUID, int]:
+        """The opposite of `register`, in the opposite order. On how many instances each user still is."""
+        left = await self._stand(_removing, instance, conversation_ids, user_ids)
+        rooms, users = keys.rooms(instance), keys.users(instance)
+        own = [_removing(key, run) for key, ids in ((rooms, conversation_ids), (users, user_ids)) for run in _runs(ids)]
+        await self._redis.for_each(own, _issue)
+        return left
+
+    async def _stand(
+        self,
+        change: Callable[[str, list[Any]], Command],
+        instance: str,
+        conversation_ids: Collection[UUID],
+        user_ids: Collection[UUID],
+    ) -> dict[UUID, int]:
+        """Let the instance's name stand, or not stand, with these conversations and users. How many stand with each
+        user then."""
+        commands = [change(keys.interest(some_id), [instance]) for some_id in conversation_ids]
+        for user_id in user_ids:
+            key = keys.sessions(user_id)
+            commands += (change(key, [instance]), _counting(key))
+        answers = await self._redis.for_each(commands, _issue)
+        return dict(zip(user_ids, answers[len(conversation_ids) + 1 :: 2], strict=True))
+
+    async def count_sessions(self, user_ids: Collection[UUID]) -> dict[UUID, int]:
+        """On how many instances each of these users is."""
+        counts = await self._redis.for_each(user_ids, lambda pipe, user_id: pipe.scard(keys.sessions(user_id)))
+        return dict(zip(user_ids, counts, strict=True))
+
+    async def list_interested(
+        self, conversation_ids: Collection[UUID], user_ids: Collection[UUID] = (), *, but: str = ""
+    ) -> tuple[dict[UUID, list[str]], dict[UUID, list[str]]]:
+        """The instances with an interest in each conversation, and those that each user is on. Of one, `but`, nothing
+        is asked: it may be in the answer or not.
+
+        One question for each instance, or one for each conversation and user, whichever are fewer. Both find whoever
+        had registered when this was called: an instance is listed before it registers anything.
+        """
+        ids = [*conversation_ids, *user_ids]
+        if self._count <= len(ids):
+            found = await self._ask_by_instance(conversation_ids, user_ids, but)
+        else:
+            wanted = [keys.INSTANCES, *map(keys.interest, conversation_ids), *map(keys.sessions, user_ids)]
+            self._count, *answers = await self._redis.for_each(
+                wanted, lambda pipe, key: pipe.zcard(key) if key == keys.INSTANCES else pipe.smembers(key)
+            )
+            found = [[name.decode() for name in names] for names in answers]
+        middle = len(conversation_ids)
+        return (
+            dict(zip(conversation_ids, found[:middle], strict=True)),
+            dict(zip(user_ids, found[middle:], strict=True)),
+        )
+
+    async def _ask_by_instance(
+        self, conversation_ids: Collection[UUID], user_ids: Collection[UUID], but: str
+    ) -> list[list[str]]:
+        """For each conversation, then for each user, the instances that have it on their own lists."""
+        asked = self._listed
+        listed, held = await self._ask(asked, conversation_ids, user_ids)
+        self._listed = names = [name for name in listed if name != but]
+        self._count = len(names)
+        new = [name for name in names if name not in asked]
+        if new:
+            held |= (await self._ask(new, conversation_ids, user_ids))[1]
+        found: list[list[str]] = [[] for _ in range(len(conversation_ids) + len(user_ids))]
+        for name in names:
+            for place, is_held in zip(found, held[name], strict=True):
+                if is_held:
+                    place.append(name)
+        return found
+
+    async def _ask(
+        self, names: Sequence[str], conversation_ids: Collection[UUID], user_ids: Collection[UUID]
+    ) -> tuple[list[str], dict[str, list[bool]]]:
+        """Who is listed; and which of these conversations, then users, each of those named has registered."""
+        if not names:  # alone, as far as one knows
+            async with self._redis.bounded() as client:
+                found: Any = await client.zrange(keys.INSTANCES, 0, -1)
+            return [name.decode() for name in found], {}
+        rooms, users = _runs(conversation_ids), _runs(user_ids)
+        listed, *answers = await self._redis.together(
+            lambda pipe: [
+                pipe.zrange(keys.INSTANCES, 0, -1),
+                *(
+                    pipe.smismember(key, run)
+                    for name in names
+                    for key, runs in ((keys.rooms(name), rooms), (keys.users(name), users))
+                    for run in runs
+                ),
+            ]
+        )
+        of_one = len(rooms) + len(users)  # answers
+        held = {
+            name: [is_held for answer in answers[index * of_one : (index + 1) * of_one] for is_held in answer]
+            for index, name in enumerate(names)
+        }
+        return [name.decode() for name in listed], held
+
+    # -- inboxes --------------------------------------------------------------------------------
+
+    async def deliver(self, parcels: Sequence[tuple[str, bytes]]) -> set[str]:
+        """Put each parcel into the inbox of the instance named. Returns the instances that have no inbox (any more)."""
+        ids = await self._redis.for_each(
+            parcels,
+            lambda pipe, parcel: pipe.xadd(
+                keys.inbox(parcel[0]),
+                {_FIELD: parcel[1]},
+                nomkstream=True,
+                trim_strategy=PureToken.MAXLEN,
+                trim_operator=PureToken.APPROXIMATELY,
+                threshold=INBOX_LENGTH,
+            ),
+        )
+        return {instance for (instance, _), entry_id in zip(parcels, ids, strict=True) if entry_id is None}
+
+    async def read(self, instance: str, after: bytes, block: float) -> list[Delivery]:
+        """What has come into the inbox after the entry `after`; waits up to `block` seconds for something."""
+        async with self._redis.bounded() as client:
+            found: Any = await client.xread(
+                {keys.inbox(instance): after}, count=READ_COUNT, block=max(1, int(block * 1000))
+            )
+        entries = [entry for some in (found or {}).values() for entry in some]
+        return [Delivery(entry.identifier, entry.field_values[_FIELD]) for entry in entries]
+
+    async def trim(self, instance: str, before: bytes) -> None:
+        """Forget the entries before this one."""
+        await self._redis.together(
+            lambda pipe: [
+                pipe.xtrim(keys.inbox(instance), PureToken.MINID, before, trim_operator=PureToken.APPROXIMATELY)
+            ]
+        )
+
+    # -- burying --------------------------------------------------------------------------------
+
+    async def claim_burial(self, dead: str) -> bool:
+        """Nobody else is burying this instance. Its inbox goes at once: nothing more is sent to it."""
+        if not await self._redis.claim(keys.claim("burial", dead), BURIAL):
+            return False
+        await self._redis.together(lambda pipe: [pipe.unlink([keys.inbox(dead)])])
+        return True
+
+    async def bury_users(self, dead: str) -> list[UUID]:
+        """Some of the dead instance's users are on it no more. Those who are on no other one; see `bury_rooms`."""
+        user_ids = await self._some_of(keys.users(dead))
+        left = await self.unregister(dead, (), user_ids)
+        return [user_id for user_id, count in left.items() if count == 0]
+
+    async def count_left(self, dead: str) -> tuple[int, int]:
+        """How many users and rooms of a dead instance are still listed."""
+        users, rooms = await self._redis.together(
+            lambda pipe: [pipe.scard(keys.users(dead)), pipe.scard(keys.rooms(dead))]
+        )
+        return users, rooms
+
+    async def bury_rooms(self, dead: str) -> None:
+        """Some of the dead instance's rooms have its interest no more."""
+        await self.unregister(dead, await self._some_of(keys.rooms(dead)), ())
+
+    async def forget(self, dead: str) -> None:
+        """All is done: the name goes from the list."""
+        await self._redis.together(
+            lambda pipe: [
+                pipe.unlink([keys.inbox(dead)]),
+                pipe.unlink([keys.users(dead)]),
+                pipe.unlink([keys.rooms(dead)]),
+                pipe.zrem(keys.INSTANCES, [dead]),
+            ]
+        )
+
+    async def _some_of(self, key: str) -> list[UUID]:
+        [members] = await self._redis.together(lambda pipe: [pipe.srandmember(key, MEMBERS)])
+        return [UUID(bytes=member) for member in members]
+
+
+def _issue(pipe: Any, command: Command) -> Awaitable[Any]:
+    return command(pipe)
+
+
+def _adding(key: str, members: list[Any]) -> Command:
+    return lambda pipe: pipe.sadd(key, members)
+
+
+def _removing(key: str, members: list[Any]) -> Command:
+    return lambda pipe: pipe.srem(key, members)
+
+
+def _counting(key: str) -> Command:
+    return lambda pipe: pipe.scard(key)
+
+
+def _runs(ids: Collection[UUID]) -> list[list[bytes]]:
+    """As members of a set, so many for one command."""
+    members = [some_id.bytes for some_id in ids]
+    return [members[start : start + MEMBERS] for start in range(0, len(members), MEMBERS)]

@@ -1,0 +1,280 @@
+"""store.postgres.conversations: conversations, members, and the System messages that announce every change."""
+
+import time
+from collections.abc import Awaitable, Callable
+from uuid import UUID
+
+import msgspec
+import pytest
+import trio
+
+from store.ids import id_floor, new_id
+from store.model import Change, ConversationType, MessageType, Role
+from store.postgres import conversations, messages, users
+from store.postgres.connection import Connection
+from store.postgres.conversations import AlreadyMember, NoConversation, NotAMember, UnknownUser
+from store.postgres.group_commit import Lanes
+from store.postgres.pool import Pool
+from store.postgres.system_messages import Announcement, Event, read
+from tests.store.world import Sent, Writer, make_append, make_group, make_users
+
+
+@pytest.fixture
+async def writer(pool: Pool, nursery: trio.Nursery) -> Writer:
+    changes: list[Change] = []
+    doubts: list[UUID] = []
+    lanes = Lanes(pool, on_commit=changes.extend, on_doubt=doubts.extend)
+    await nursery.start(lanes.run)
+    return Writer(lanes, changes, doubts)
+
+
+async def test_group(conn: Connection) -> None:
+    """A new group: its creator owns it, everybody named is in it, and its first change says so."""
+    people = await make_users(conn, 3)
+    conversation, change = await conversations.insert_group(conn, people[0], "Friends", people)
+    assert (conversation.type, conversation.name, conversation.created_by) == (
+        ConversationType.GROUP,
+        "Friends",
+        people[0],
+    )
+    assert (conversation.last_seq, conversation.member_count, conversation.unread_count) == (1, 3, 0)
+    assert {member.user_id: member.role for member in conversation.members} == {
+        people[0]: Role.OWNER,
+        people[1]: Role.MEMBER,
+        people[2]: Role.MEMBER,
+    }
+    assert conversation.last_message is not None and conversation.last_message.id == change.message.id
+    assert (change.seq, change.created, set(change.added)) == (1, True, set(people))
+    assert change.message.type is MessageType.SYSTEM
+    assert read(change.message) == Announcement(Event.CREATED, people[0])
+    assert await conversations.fetch_conversation(conn, conversation.id, people[2]) == conversation
+    assert await conversations.fetch_conversation(conn, conversation.id, new_id()) is None
+
+
+async def test_group_with_somebody_unknown(conn: Connection) -> None:
+    """Somebody who does not exist, or was deleted: nothing is made."""
+    [alice, gone] = await make_users(conn, 2)
+    await users.delete_user(conn, gone)
+    for unknown in (gone, new_id()):
+        with pytest.raises(UnknownUser, match=str(unknown)):
+            await conversations.insert_group(conn, alice, "x", [unknown])
+    assert await conversations.list_conversations(conn, alice) == ([], None)
+
+
+async def test_direct_is_one_for_both(conn: Connection) -> None:
+    """Whoever asks, and in whatever order: the same conversation, made once."""
+    [alice, bob] = await make_users(conn, 2)
+    first, change = await conversations.insert_direct(conn, alice, bob)
+    assert change is not None and set(change.added) == {alice, bob}
+    assert first.type is ConversationType.DIRECT and first.member_count == 2
+    again, nothing = await conversations.insert_direct(conn, bob, alice)
+    assert again.id == first.id and nothing is None
+    with pytest.raises(UnknownUser):
+        await conversations.insert_direct(conn, alice, new_id())
+
+
+async def test_direct_race(pool: Pool, conn: Connection) -> None:
+    """Both ask at the same moment, many times over: one conversation, one announcement."""
+    [alice, bob] = await make_users(conn, 2)
+    made: list[tuple[UUID, bool]] = []
+
+    async def ask(one: UUID, two: UUID) -> None:
+        async with pool.connection() as lent:
+            conversation, change = await conversations.insert_direct(lent, one, two)
+            made.append((conversation.id, change is not None))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(8):
+            nursery.start_soon(ask, alice, bob)
+            nursery.start_soon(ask, bob, alice)
+    assert len({conversation_id for conversation_id, _ in made}) == 1
+    assert sum(created for _, created in made) == 1
+
+
+async def test_direct_after_deletion(conn: Connection) -> None:
+    """A direct conversation that was deleted does not come back: the pair gets a new one."""
+    [alice, bob] = await make_users(conn, 2)
+    first, _ = await conversations.insert_direct(conn, alice, bob)
+    await conversations.delete_conversation(conn, first.id, by=alice)
+    second, change = await conversations.insert_direct(conn, alice, bob)
+    assert second.id != first.id and change is not None
+
+
+async def test_membership(conn: Connection) -> None:
+    """Joining, a new role and leaving: each takes the next seq and says who; a newcomer has nothing unread."""
+    [alice, bob] = await make_users(conn, 2)
+    group = await make_group(conn, [alice])
+    joined = await conversations.insert_member(conn, group, bob, Role.MEMBER, by=alice)
+    assert (joined.seq, joined.added, joined.removed) == (2, (bob,), ())
+    assert read(joined.message) == Announcement(Event.MEMBER_ADDED, alice, user_id=bob, role=Role.MEMBER)
+    seen = await conversations.fetch_conversation(conn, group, bob)
+    assert seen is not None and (seen.unread_count, seen.member_count) == (0, 2)
+    member = await conversations.fetch_member(conn, group, bob)
+    assert member is not None and (member.delivered_seq, member.read_seq) == (2, 2)
+    with pytest.raises(AlreadyMember):
+        await conversations.insert_member(conn, group, bob, Role.MEMBER, by=alice)
+    with pytest.raises(UnknownUser):
+        await conversations.insert_member(conn, group, new_id(), Role.MEMBER, by=alice)
+
+    promoted = await conversations.update_role(conn, group, bob, Role.OWNER, by=alice)
+    assert (promoted.seq, promoted.added, promoted.removed) == (3, (), ())
+    assert await conversations.count_owners(conn, group) == 2
+
+    left = await conversations.delete_member(conn, group, alice, by=alice)
+    assert (left.seq, left.removed) == (4, (alice,))
+    assert await conversations.fetch_member(conn, group, alice) is None
+    assert await conversations.list_member_ids(conn, group) == (bob,)
+    for change in (conversations.delete_member(conn, group, alice, by=bob),
+                   conversations.update_role(conn, group, alice, Role.ADMIN, by=bob)):  # fmt: skip
+        with pytest.raises(NotAMember):
+            await change
+    assert await conversations.fetch_heads(conn, [group]) == {group: 4}  # what failed took no seq
+
+
+async def test_title(conn: Connection) -> None:
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+    change = await conversations.update_title(conn, group, "New", by=alice)
+    assert read(change.message) == Announcement(Event.TITLE_CHANGED, alice, name="New")
+    head = await conversations.lock_conversation(conn, group)
+    assert head is not None and (head.name, head.last_seq, head.member_count) == ("New", 2, 1)
+
+
+async def test_deletion(conn: Connection) -> None:
+    """The last change dissolves it; its head stays to be compared, everything else ends."""
+    people = await make_users(conn, 2)
+    group = await make_group(conn, people)
+    change = await conversations.delete_conversation(conn, group, by=people[0])
+    assert change.dissolved and change.seq == 2 and set(change.removed) == set(people)
+    assert await conversations.fetch_heads(conn, [group, new_id()]) == {group: 2}
+    assert await conversations.lock_conversation(conn, group) is None
+    assert await conversations.list_memberships(conn, people[1:2]) == {}
+    [again] = await messages.list_changes(conn, group, 1)
+    assert again.dissolved and again.created
+    late: list[Callable[[], Awaitable[Change]]] = [
+        lambda: conversations.delete_conversation(conn, group, by=people[0]),
+        lambda: conversations.update_title(conn, group, "x", by=people[0]),
+        lambda: conversations.insert_member(conn, group, people[0], Role.MEMBER, by=people[0]),
+        lambda: conversations.delete_member(conn, group, people[0], by=people[0]),
+        lambda: conversations.update_role(conn, group, people[0], Role.ADMIN, by=people[0]),
+    ]
+    for attempt in late:
+        with pytest.raises(NoConversation):
+            await attempt()
+
+
+async def test_rolled_back_with_the_callers_transaction(conn: Connection) -> None:
+    """A change within a transaction that fails later leaves nothing, not even a seq."""
+    [alice, bob] = await make_users(conn, 2)
+    group = await make_group(conn, [alice])
+    with pytest.raises(ZeroDivisionError):
+        async with conn.transaction():
+            await conversations.insert_member(conn, group, bob, Role.MEMBER, by=alice)
+            raise ZeroDivisionError
+    assert await conversations.fetch_member(conn, group, bob) is None
+    assert await conversations.fetch_heads(conn, [group]) == {group: 1}
+
+
+async def test_list_is_by_activity(conn: Connection, writer: Writer) -> None:
+    """The most recently active first, in pages, with the last message and what is unread."""
+    [alice, bob] = await make_users(conn, 2)
+    groups = [await make_group(conn, [alice, bob]) for _ in range(5)]
+    await make_group(conn, [bob])
+    await writer.send(groups[1], bob, "one").message()
+    last = await writer.send(groups[1], bob, "two").message()
+    found, following = await conversations.list_conversations(conn, alice, limit=3)
+    assert [conversation.id for conversation in found] == [groups[1], groups[4], groups[3]]
+    assert found[0].last_message == last
+    assert (found[0].unread_count, found[0].last_seq, found[1].unread_count) == (2, 3, 0)
+    assert found[0] == await conversations.fetch_conversation(conn, groups[1], alice)
+    rest, end = await conversations.list_conversations(conn, alice, limit=3, place=following)
+    assert [conversation.id for conversation in rest] == [groups[2], groups[0]]
+    assert end is None
+    memberships = await conversations.list_memberships(conn, [alice, bob])
+    assert sorted(memberships[alice]) == sorted(groups)
+    assert len(memberships[bob]) == len(groups) + 1
+
+
+async def test_list_with_clocks_apart(conn: Connection, writer: Writer) -> None:
+    """Messages that come between two pages, by instances whose clocks are behind or ahead, lose no conversation."""
+    [alice] = await make_users(conn, 1)
+    groups = [await make_group(conn, [alice]) for _ in range(6)]
+    hour = 3600 * 1000
+    ahead = Sent()
+    writer.lanes.offer(make_append(groups[5], alice, ahead, message_id=id_floor(int(time.time() * 1000) + hour)))
+    await ahead.message()
+    page, place = await conversations.list_conversations(conn, alice, limit=2)
+    shown = [one.id for one in page]
+    assert shown == [groups[5], groups[4]]
+    for group, off in ((groups[0], -hour), (groups[1], -3000), (groups[2], 2 * hour), (groups[4], -hour)):
+        sent = Sent()
+        writer.lanes.offer(make_append(group, alice, sent, message_id=id_floor(int(time.time() * 1000) + off)))
+        await sent.message()
+    while place is not None:
+        page, place = await conversations.list_conversations(conn, alice, limit=2, place=place)
+        shown += [one.id for one in page]
+    assert shown == groups[::-1]
+    page, _ = await conversations.list_conversations(conn, alice, limit=9)
+    assert [one.id for one in page] == [groups[number] for number in (4, 2, 1, 0, 5, 3)]
+
+
+async def test_list_of_messages_without_a_number(conn: Connection, writer: Writer) -> None:
+    """What is older than the numbers comes after what has one, by id, and is paged as well."""
+    [alice] = await make_users(conn, 1)
+    groups = [await make_group(conn, [alice]) for _ in range(5)]
+    await conn.execute("UPDATE messages SET place = NULL")
+    await writer.send(groups[1], alice).message()
+    shown: list[UUID] = []
+    place = None
+    while place is not None or not shown:
+        page, place = await conversations.list_conversations(conn, alice, limit=2, place=place)
+        shown += [one.id for one in page]
+    assert shown == [groups[number] for number in (1, 4, 3, 2, 0)]
+
+
+async def test_unread_counts(conn: Connection, writer: Writer) -> None:
+    """By others, not deleted, after what I read; counted to 1,000."""
+    [alice, bob] = await make_users(conn, 2)
+    group = await make_group(conn, [alice, bob])
+
+    async def unread(viewer: UUID) -> int:
+        conversation = await conversations.fetch_conversation(conn, group, viewer)
+        assert conversation is not None
+        return conversation.unread_count
+
+    sent = [await writer.send(group, bob).message() for _ in range(4)]
+    assert (await unread(alice), await unread(bob)) == (4, 0)
+    await messages.delete_message(conn, sent[1].id)
+    assert await unread(alice) == 3
+    await conn.execute("UPDATE members SET read_seq = %s WHERE user_id = %s", [sent[2].seq, alice])
+    assert await unread(alice) == 1
+    await writer.send(group, alice).message()  # sending reads what was before
+    assert await unread(alice) == 0
+    many = [writer.send(group, bob) for _ in range(1010)]
+    await many[-1].message()
+    assert await unread(alice) == 1000
+
+
+async def test_members_past_a_hundred(conn: Connection) -> None:
+    """A conversation shows its first hundred members; the list carries on from there."""
+    people = await make_users(conn, 105)
+    group = await make_group(conn, people)
+    conversation = await conversations.fetch_conversation(conn, group, people[0])
+    assert conversation is not None
+    assert (conversation.member_count, len(conversation.members)) == (105, 100)
+    rest = await conversations.list_members(conn, group, after=conversation.members[-1].user_id)
+    assert [member.user_id for member in (*conversation.members, *rest)] == sorted(people)
+    assert len(await conversations.list_cursors(conn, group, 200)) == 105
+
+
+async def test_content_of_announcements(conn: Connection) -> None:
+    """The JSON that clients read."""
+    [alice, bob] = await make_users(conn, 2)
+    group = await make_group(conn, [alice])
+    change = await conversations.insert_member(conn, group, bob, Role.ADMIN, by=alice)
+    assert msgspec.json.decode(change.message.content) == {
+        "event": "memberAdded",
+        "by": str(alice),
+        "userId": str(bob),
+        "role": "Admin",
+    }

@@ -1,0 +1,248 @@
+"""store.postgres.messages: history, changes after a cursor, edits and deletes."""
+
+from uuid import UUID
+
+import pytest
+import trio
+
+from store import receipts
+from store.ids import new_id
+from store.model import Change, MessageStatus, Role
+from store.postgres import conversations, messages
+from store.postgres.connection import Connection
+from store.postgres.group_commit import Lanes
+from store.postgres.pool import Pool
+from store.redis.inbox_entries import Receipt
+from tests.store.world import Writer, make_group, make_users, wait_for_lock
+
+
+@pytest.fixture
+async def writer(pool: Pool, nursery: trio.Nursery) -> Writer:
+    changes: list[Change] = []
+    doubts: list[UUID] = []
+    lanes = Lanes(pool, on_commit=changes.extend, on_doubt=doubts.extend)
+    await nursery.start(lanes.run)
+    return Writer(lanes, changes, doubts)
+
+
+async def test_pages(conn: Connection, writer: Writer) -> None:
+    """Newest first unless `after` is given; bounds are exclusive."""
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+    for i in range(9):
+        await writer.send(group, alice, str(i)).message()
+
+    async def seqs(before: int | None = None, after: int | None = None, limit: int = 3) -> list[int]:
+        page = (await messages.list_messages(conn, group, before=before, after=after, limit=limit)).messages
+        return [message.seq for message in page]
+
+    assert await seqs() == [10, 9, 8]
+    assert await seqs(before=8) == [7, 6, 5]
+    assert await seqs(before=1) == []
+    assert await seqs(after=0) == [1, 2, 3]
+    assert await seqs(after=9) == [10]
+    assert await seqs(after=2, before=5, limit=50) == [3, 4]
+
+
+async def test_edit(conn: Connection, writer: Writer) -> None:
+    """An edit takes the next seq, and leaves the message where it was."""
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+    message = await writer.send(group, alice, "before", key="k").message()
+    change = await messages.update_message(conn, message.id, "after")
+    assert change is not None and (change.seq, change.created) == (3, False)
+    edited = change.message
+    assert (edited.seq, edited.changed_seq, edited.content) == (2, 3, "after")
+    assert edited.edited_at is not None and edited.client_message_id == "k"
+    assert await messages.fetch_message(conn, message.id) == edited
+    assert (await messages.list_messages(conn, group, limit=1)).messages == [edited]
+
+
+async def test_delete(conn: Connection, writer: Writer) -> None:
+    """A deleted message is empty and stays; it cannot be edited or deleted again, and nothing of that takes a seq."""
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+    message = await writer.send(group, alice, "secret").message()
+    change = await messages.delete_message(conn, message.id)
+    assert change is not None and (change.seq, change.message.content, change.created) == (3, "", False)
+    assert change.message.deleted_at is not None
+    assert await messages.update_message(conn, message.id, "x") is None
+    assert await messages.delete_message(conn, message.id) is None
+    assert await messages.update_message(conn, new_id(), "x") is None
+    [announcement] = (await messages.list_messages(conn, group, before=2)).messages
+    assert await messages.delete_message(conn, announcement.id) is None  # System messages say who is a member
+    assert await conversations.fetch_heads(conn, [group]) == {group: 3}
+
+
+async def test_edits_at_the_same_moment(conn: Connection, other: Connection, writer: Writer) -> None:
+    """The second waits for the first; each has its seq; an edit that comes after a delete takes none."""
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+    message = await writer.send(group, alice).message()
+    results: list[Change | None] = []
+
+    async def edit() -> None:
+        results.append(await messages.update_message(other, message.id, "second"))
+
+    watcher = await Connection.open(conn.info.dsn)
+    async with trio.open_nursery() as nursery:
+        async with conn.transaction():
+            await messages.update_message(conn, message.id, "first")
+            nursery.start_soon(edit)
+            await wait_for_lock(watcher)
+    async with trio.open_nursery() as nursery:
+        async with conn.transaction():
+            await messages.delete_message(conn, message.id)
+            nursery.start_soon(edit)
+            await wait_for_lock(watcher)
+    await watcher.close()
+    [second, refused] = results
+    assert second is not None and (second.seq, second.message.content) == (4, "second")
+    assert refused is None
+    assert await conversations.fetch_heads(conn, [group]) == {group: 5}
+
+
+async def test_lock_message(conn: Connection, writer: Writer) -> None:
+    """What is read under the lock is the latest state."""
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+    message = await writer.send(group, alice).message()
+    async with conn.transaction():
+        assert await messages.lock_message(conn, message.id) == message
+        assert await messages.lock_message(conn, new_id()) is None
+
+
+async def test_replay_is_the_last_state(conn: Connection, writer: Writer) -> None:
+    """P3: after a cursor, each message that changed since, once, in its final state, by rising changed_seq, to the
+    head; made since the cursor or not."""
+    [alice, bob] = await make_users(conn, 2)
+    group = await make_group(conn, [alice, bob])  # seq 1
+    sent = [await writer.send(group, alice, str(i)).message() for i in range(5)]  # 2 to 6
+    await messages.update_message(conn, sent[0].id, "edited")  # 7
+    await messages.update_message(conn, sent[3].id, "edited once")  # 8
+    await messages.update_message(conn, sent[3].id, "edited twice")  # 9
+    await messages.delete_message(conn, sent[1].id)  # 10
+    await conversations.delete_member(conn, group, bob, by=alice)  # 11
+
+    async def replay(after: int, limit: int = 100) -> list[tuple[int, int, bool]]:
+        changes = await messages.list_changes(conn, group, after, limit=limit)
+        assert all(change.seq == change.message.changed_seq for change in changes)
+        return [(change.seq, change.message.seq, change.created) for change in changes]
+
+    whole = [(1, 1), (4, 4), (6, 6), (7, 2), (9, 5), (10, 3), (11, 11)]
+    assert await replay(0) == [(seq, made, True) for seq, made in whole]
+    assert await replay(4) == [(6, 6, True), (7, 2, False), (9, 5, True), (10, 3, False), (11, 11, True)]
+    assert await replay(9) == [(10, 3, False), (11, 11, True)]
+    assert await replay(11) == []
+    assert await replay(0, limit=4) == [(seq, made, True) for seq, made in whole[:4]]
+    paged, cursor = [], 0
+    while page := await messages.list_changes(conn, group, cursor, limit=2):
+        paged += [(change.seq, change.message.seq) for change in page]
+        cursor = page[-1].seq
+    assert paged == whole
+    assert [await messages.count_changes_after(conn, group, cursor, 1000) for cursor in (0, 4, 11)] == [7, 5, 0]
+    assert await messages.count_changes_after(conn, group, 0, 3) == 3
+
+
+async def test_replay_carries_membership(conn: Connection) -> None:
+    """Who was added and removed can be learnt from the replay alone: the live change may have been lost (P5, P9)."""
+    [alice, bob, carl] = await make_users(conn, 3)
+    conversation, first = await conversations.insert_group(conn, alice, "g", [bob])
+    live = [
+        first,
+        await conversations.insert_member(conn, conversation.id, carl, Role.MEMBER, by=alice),
+        await conversations.update_role(conn, conversation.id, carl, Role.ADMIN, by=alice),
+        await conversations.update_title(conn, conversation.id, "h", by=alice),
+    ]
+    replayed = await messages.list_changes(conn, conversation.id, 0)
+    assert replayed[1:] == live[1:]
+    assert set(replayed[0].added) >= set(first.added)  # those who are members now
+    removed = await conversations.delete_member(conn, conversation.id, carl, by=alice)
+    assert await messages.list_changes(conn, conversation.id, 4) == [removed]
+
+
+async def test_replay_is_bounded_by_bytes(conn: Connection, writer: Writer) -> None:
+    """It ends before the bodies pass max_bytes, counted in octets, but never before the first change."""
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+    for _ in range(4):
+        await writer.send(group, alice, "é" * 50).message()
+    assert len(await messages.list_changes(conn, group, 1, max_bytes=250)) == 2
+    assert len(await messages.list_changes(conn, group, 1, max_bytes=10)) == 1
+    assert len(await messages.list_changes(conn, group, 1, max_bytes=400)) == 4
+
+
+async def test_status_is_what_all_others_reached(conn: Connection, writer: Writer) -> None:
+    """Delivered or Read once every member but the sender has it, per sender."""
+    [alice, bob, carl] = await make_users(conn, 3)
+    group = await make_group(conn, [alice, bob, carl])
+    mine = await writer.send(group, alice).message()
+    theirs = await writer.send(group, bob).message()
+
+    async def status(message_id: UUID) -> MessageStatus:
+        message = await messages.fetch_message(conn, message_id)
+        assert message is not None
+        return message.status
+
+    async def reach(user: UUID, delivered: int, read: int) -> None:
+        query = "UPDATE members SET delivered_seq = %s, read_seq = %s WHERE user_id = %s"
+        await conn.execute(query, [delivered, read, user])
+
+    assert (await status(mine.id), await status(theirs.id)) == (MessageStatus.SENT, MessageStatus.SENT)
+    await reach(carl, 3, 1)
+    assert (await status(mine.id), await status(theirs.id)) == (MessageStatus.DELIVERED, MessageStatus.SENT)
+    await reach(alice, 3, 3)
+    assert await status(theirs.id) == MessageStatus.DELIVERED
+    await reach(carl, 3, 2)
+    assert await status(mine.id) == MessageStatus.READ
+    newest_first = (await messages.list_messages(conn, group, limit=2)).messages
+    assert [message.status for message in newest_first] == [MessageStatus.DELIVERED, MessageStatus.READ]
+
+
+async def test_status_is_of_who_was_there(conn: Connection, writer: Writer) -> None:
+    """Who joins, or joins again, has neither got nor read what was said before, and counts for nothing there."""
+    [alice, bob, carl] = await make_users(conn, 3)
+    group = await make_group(conn, [alice])
+
+    async def shown() -> list[str]:
+        page = (await messages.list_messages(conn, group, after=1)).messages
+        return [message.status.value for message in page if message.sender_id == alice and message.content == "x"]
+
+    async def read(user: UUID, seq: int) -> None:
+        await receipts.write_receipts(conn, [Receipt(group, user, seq, seq)])
+
+    async def have_it(seq: int) -> list[tuple[UUID, bool]]:
+        return await receipts.list_receipts(conn, group, seq, sender_id=alice, after=conversations.NOBODY, limit=10)
+
+    first = await writer.send(group, alice, "x").message()
+    joined = await conversations.insert_member(conn, group, bob, Role.MEMBER, by=alice)
+    assert (await shown(), await have_it(first.seq), await have_it(joined.seq)) == (["Sent"], [], [])
+    cursor = next(c for c in await conversations.list_cursors(conn, group) if c.user_id == bob)
+    assert cursor.delivered_seq == cursor.read_seq == joined.seq
+    second = await writer.send(group, alice, "x").message()
+    await conversations.insert_member(conn, group, carl, Role.MEMBER, by=alice)
+    assert await shown() == ["Sent", "Sent"]
+    await read(bob, second.seq)
+    assert (await shown(), await have_it(second.seq)) == (["Sent", "Read"], [(bob, True)])  # carl holds nothing back
+    third = await writer.send(group, alice, "x").message()
+    await read(bob, third.seq)
+    assert await shown() == ["Sent", "Read", "Sent"]
+    await read(carl, third.seq)
+    assert await shown() == ["Sent", "Read", "Read"]
+    await conversations.delete_member(conn, group, bob, by=bob)
+    await conversations.insert_member(conn, group, bob, Role.MEMBER, by=alice)
+    assert (await have_it(second.seq), await have_it(third.seq)) == ([], [(carl, True)])
+
+
+async def test_history_is_by_index(conn: Connection) -> None:
+    """The hot queries find their rows by index in every partition, whatever is in the table."""
+    await conn.execute("SET enable_seqscan = off")
+    group = new_id()
+    for query in (
+        "seq < 9 ORDER BY seq DESC",
+        "seq > 3 AND changed_seq = seq ORDER BY seq",
+        "changed_seq > 3 AND changed_seq > seq ORDER BY changed_seq",
+    ):
+        sql = f"EXPLAIN SELECT * FROM messages WHERE conversation_id = %s AND {query} LIMIT 50"  # noqa: S608 - constants of this test
+        plan = "\n".join(line for (line,) in await (await conn.execute(sql.encode(), [group])).fetchall())
+        assert "Seq Scan" not in plan and "->  Sort" not in plan, plan

@@ -1,0 +1,55 @@
+"""store.postgres.outbox: what was committed and not yet published."""
+
+from store.model import Role
+from store.postgres import conversations, outbox
+from store.postgres.connection import Connection
+from store.redis.inbox_entries import dismissal
+from tests.store.world import make_group, make_users
+
+
+async def test_noted_listed_deleted(conn: Connection) -> None:
+    """A batch is named by its first change, listed once it is old enough, and gone when published."""
+    [alice] = await make_users(conn, 1)
+    one, two = await make_group(conn, [alice]), await make_group(conn, [alice])
+    async with conn.transaction():
+        changes = [await conversations.update_title(conn, group, "x", by=alice) for group in (two, one, two)]
+        await outbox.insert_outbox(conn, changes)
+    assert outbox.key_of(changes) == (two, 2)
+    assert await outbox.list_stale(conn, 60.0) == []
+    assert await outbox.list_stale(conn, 0.0) == [outbox.Unpublished((two, 2), {two: 2, one: 2})]
+    await outbox.delete_outbox(conn, [(two, 2), (one, 99)])
+    assert await outbox.list_stale(conn, 0.0) == []
+
+
+async def test_two_relays(conn: Connection, other: Connection) -> None:
+    """What one relay is at work on, another passes over."""
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+    await outbox.insert_outbox(conn, [await conversations.update_title(conn, group, "x", by=alice)])
+    async with conn.transaction():
+        assert len(await outbox.list_stale(conn, 0.0)) == 1
+        assert await outbox.list_stale(other, 0.0) == []
+    assert len(await outbox.list_stale(other, 0.0)) == 1
+
+
+async def test_what_the_relay_tells(conn: Connection) -> None:
+    """Of a stuck batch it is known who came and who went, also when a group is new; and whose connections end."""
+    alice, bob, carol = await make_users(conn, 3)
+    new = await make_group(conn, [alice, bob])
+    old = await make_group(conn, [alice, bob])
+    async with conn.transaction():
+        added = await conversations.insert_member(conn, old, carol, Role.MEMBER, by=alice)
+        removed = await conversations.delete_member(conn, old, bob, by=alice)
+        await outbox.insert_outbox(conn, [added, removed], dismissal(carol))
+        await outbox.insert_outbox(conn, [], dismissal(bob, alice))
+    stale = {batch.key: batch for batch in await outbox.list_stale(conn, 0.0)}
+    assert stale == {
+        (old, 2): outbox.Unpublished((old, 2), {old: 2}, (dismissal(carol),)),
+        (alice, 0): outbox.Unpublished((alice, 0), {}, (dismissal(bob, alice),)),
+    }
+    changes = await outbox.list_system_changes(conn, {new: 1, old: 2})
+    assert sorted((c.conversation_id, c.seq, c.added, c.removed) for c in changes) == sorted(
+        [(new, 1, tuple(sorted([alice, bob])), ()), (old, 2, (carol,), ()), (old, 3, (), (bob,))]
+    )
+    await outbox.delete_outbox(conn, list(stale))
+    assert await outbox.list_stale(conn, 0.0) == []

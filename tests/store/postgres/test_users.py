@@ -1,0 +1,248 @@
+"""store.postgres.users: accounts, search, status, deletion."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+import trio
+from psycopg.sql import SQL, Literal
+
+from store.ids import new_id
+from store.model import Account, Role, User, UserStatus
+from store.postgres import conversations, queries, system_messages, users
+from store.postgres.connection import Connection
+from store.postgres.conversations import UnknownUser
+from tests.store.world import fetch_value, make_group, make_users, wait_for_lock
+
+
+async def test_insert_and_fetch(conn: Connection) -> None:
+    """A new user is found by id and by name in any case; her email only as an account."""
+    account = await users.insert_user(conn, "Zoë", "Zoë K.", email="z@example.org")
+    assert isinstance(account, Account) and account.email == "z@example.org"
+    user = await users.fetch_user(conn, account.id)
+    assert type(user) is User
+    assert (user.username, user.display_name, user.status) == ("Zoë", "Zoë K.", UserStatus.ONLINE)
+    assert await users.fetch_account(conn, account.id) == account
+    assert await users.fetch_user_by_name(conn, "ZOË") == user
+    assert await users.fetch_user(conn, new_id()) is None
+    assert await users.fetch_user_by_name(conn, "nobody") is None
+    assert await users.list_users_by_id(conn, [account.id, new_id()]) == [user]
+
+
+async def test_username_is_unique_in_any_case(conn: Connection, other: Connection) -> None:
+    """Taken is taken, also for the one who asks at the same moment."""
+    await users.insert_user(conn, "alice", "Alice")
+    with pytest.raises(users.UsernameTaken):
+        await users.insert_user(conn, "ALICE", "Another")
+    failures = []
+
+    async def register(connection: Connection) -> None:
+        try:
+            await users.insert_user(connection, "bob", "Bob")
+        except users.UsernameTaken as error:
+            failures.append(error)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(register, conn)
+        nursery.start_soon(register, other)
+    assert len(failures) == 1
+
+
+async def test_search(conn: Connection) -> None:
+    """By prefix of username or display name, in any case, by username, in pages; wildcards mean themselves."""
+    for username, display_name in [("bert", "Ann B"), ("Anna", "x"), ("a_x", "y"), ("abc", "z"), ("carl", "100% Carl")]:
+        await users.insert_user(conn, username, display_name)
+
+    async def names(prefix: str, limit: int = 50) -> list[str]:
+        found, place = await users.list_users(conn, prefix, limit=limit)
+        while place is not None:
+            page, place = await users.list_users(conn, prefix, limit=limit, place=place)
+            assert len(page) <= limit
+            found += page
+        return [user.username for user in found]
+
+    assert await names("AN") == ["Anna", "bert"]
+    assert await names("a_") == ["a_x"]
+    assert await names("100%") == ["carl"]
+    assert await names("%") == []
+    assert await names("") == ["a_x", "abc", "Anna", "bert", "carl"]
+    for limit in (1, 2, 3, 5):
+        assert await names("", limit) == ["a_x", "abc", "Anna", "bert", "carl"]
+        assert await names("a", limit) == ["a_x", "abc", "Anna", "bert"]
+
+
+async def test_a_search_reads_a_page_of_a_million(conn: Connection) -> None:
+    """However many users there are, and whatever is asked for: a range of an index, and no more rows than a page."""
+    await conn.execute(
+        "INSERT INTO users (id, username, display_name, username_folded, display_name_folded)"
+        " SELECT gen_random_uuid(), name, 'same ' || n, name, 'same ' || n FROM generate_series(1, 20000) AS n,"
+        " LATERAL (SELECT CASE n % 4 WHEN 0 THEN 'é' WHEN 1 THEN 'zoë' ELSE 'user' END || n) AS named (name)"
+    )
+    await conn.execute("ANALYZE users")
+    for query, index in (
+        (queries.list_users_by_username, "users_username_folded"),
+        (queries.list_users_by_display_name, "users_display_name_folded"),
+    ):
+        for mode in ("force_custom_plan", "force_generic_plan"):  # a prepared statement ends up with either
+            await conn.execute(f"SET plan_cache_mode = {mode}".encode())
+            for prefix in (
+                "",
+                " ",
+                "u",
+                "user1",
+                "user19998",
+                "s",
+                "same 1",
+                "é",
+                "zoë1",
+                "nobody",
+                "zzz",
+                "\U0001f600",
+            ):
+                nodes = await explained(conn, query, users.search_parameters(prefix, users.Place(), 51))
+                assert [node["Node Type"] for node in nodes] == ["Limit", "Index Scan"]
+                scan = nodes[1]
+                assert scan["Index Name"] == index and scan["Actual Rows"] <= 51
+                assert not scan.get("Rows Removed by Filter") and "Filter" not in scan
+                read = scan["Shared Hit Blocks"] + scan["Shared Read Blocks"]
+                assert read <= 2 * 51 + 10, (prefix, read)
+    found, place = await users.list_users(conn, "same", limit=3)
+    assert len(found) == 3 and place is not None
+    assert (await users.list_users(conn, "zzz", limit=3)) == ([], None)
+
+
+async def explained(conn: Connection, query: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
+    """The nodes of the plan of one of `queries`, as it was run: with rows and pages."""
+    plain = query
+    for number, name in enumerate(parameters, 1):
+        plain = plain.replace(f"%({name})s", f"${number}")
+    known = {UUID: "uuid", int: "bigint", datetime: "timestamptz"}
+    types = ", ".join(known.get(type(value), "text") for value in parameters.values())
+    await conn.execute(f"PREPARE explained ({types}) AS {plain}".encode())
+    try:
+        given = SQL(", ").join(map(Literal, parameters.values()))
+        statement = SQL("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE explained ({})").format(given)
+        rows = await (await conn.execute(statement)).fetchall()
+    finally:
+        await conn.execute("DEALLOCATE explained")
+    return list(plan_nodes(rows[0][0][0]["Plan"]))
+
+
+def plan_nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for part in plan.get("Plans", ()):
+        yield from plan_nodes(part)
+
+
+async def test_updates(conn: Connection) -> None:
+    """What is not given stays as it is."""
+    [user_id] = await make_users(conn, 1)
+    updated = await users.update_user(conn, user_id, display_name="New", email="n@example.org")
+    assert updated is not None and (updated.display_name, updated.email) == ("New", "n@example.org")
+    updated = await users.update_user(conn, user_id, avatar_url="https://example.org/a.png")
+    assert updated is not None and (updated.display_name, updated.avatar_url) == ("New", "https://example.org/a.png")
+    updated = await users.update_status(conn, user_id, UserStatus.BUSY, "in a meeting")
+    assert updated is not None and (updated.status, updated.status_text) == (UserStatus.BUSY, "in a meeting")
+    assert updated is not None and updated.email == "n@example.org"
+    updated = await users.update_user(conn, user_id, email=None, avatar_url=None, status_text="here")
+    assert updated is not None and (updated.email, updated.avatar_url, updated.status_text) == (None, None, "here")
+    updated = await users.update_user(conn, user_id, display_name=None, status_text=None)
+    assert updated is not None and (updated.display_name, updated.status_text) == ("New", None)
+    assert await users.update_user(conn, new_id(), display_name="x") is None
+    assert await users.update_status(conn, new_id(), UserStatus.AWAY, None) is None
+
+
+async def test_last_seen_moves_forward_only(conn: Connection) -> None:
+    """Two instances report; the later moment stays."""
+    [user_id] = await make_users(conn, 1)
+    late = datetime(2030, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
+    for at in (late - timedelta(minutes=5), late, late - timedelta(minutes=1)):
+        await users.update_last_seen(conn, [user_id], at)
+    user = await users.fetch_user(conn, user_id)
+    assert user is not None and user.last_seen_at == "2030-01-02T03:04:05.678Z"
+
+
+async def test_deletion_of_a_member_of_many(conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who leaves thousands of conversations is taken out of them a few at a time, in one transaction."""
+    monkeypatch.setattr(system_messages, "STEP", 3)
+    alice, bob = await make_users(conn, 2)
+    groups = {await make_group(conn, [bob, alice]) for _ in range(10)} | {await make_group(conn, [alice, bob])}
+    sizes = []
+    execute = Connection.execute
+
+    async def counted(self: Connection, query: Any, parameters: Any = None, **options: Any) -> Any:
+        if query == queries.insert_announcements:
+            sizes.append(len(parameters["ids"]))
+        return await execute(self, query, parameters, **options)
+
+    monkeypatch.setattr(Connection, "execute", counted)
+    changes = await users.delete_user(conn, alice)
+    assert changes is not None and sizes == [3, 3, 3, 2, 1]  # the last: bob owns the group that was theirs alone
+    assert {change.conversation_id for change in changes if change.removed == (alice,)} == groups
+    heads = await conversations.fetch_heads(conn, groups)
+    assert {change.conversation_id: change.seq for change in changes} == heads
+
+
+async def test_deletion(conn: Connection) -> None:
+    """Her data goes, her name is free again, she is out of every conversation, and each says so."""
+    account = await users.insert_user(conn, "gone", "Gone G.", email="g@example.org")
+    [bob, carl] = await make_users(conn, 2)
+    owned = await make_group(conn, [account.id, carl, bob])
+    await conversations.update_role(conn, owned, bob, Role.ADMIN, by=account.id)
+    joined = await make_group(conn, [bob, account.id])
+    alone = await make_group(conn, [account.id])
+    await conn.execute("INSERT INTO identities (provider, subject, user_id) VALUES ('p', 's', %s)", [account.id])
+    query = "INSERT INTO sessions (id, user_id, token_hash, expires_at) VALUES (%s, %s, '', now())"
+    await conn.execute(query, [new_id(), account.id])
+
+    changes = await users.delete_user(conn, account.id)
+
+    assert changes is not None
+    left = {change.conversation_id for change in changes if change.removed == (account.id,)}
+    assert left == {owned, joined, alone}
+    heads = await conversations.fetch_heads(conn, left)
+    assert heads == {owned: 4, joined: 2, alone: 2}  # in `owned` the admin became the owner
+    heir = await conversations.fetch_member(conn, owned, bob)
+    assert heir is not None and heir.role is Role.OWNER
+    assert sorted(change.seq for change in changes if change.conversation_id == owned) == [3, 4]
+    assert await conversations.list_memberships(conn, [account.id]) == {}
+    head = await conversations.lock_conversation(conn, owned)
+    assert head is not None and head.member_count == 2
+
+    shown = await users.fetch_user(conn, account.id)
+    assert shown is not None and shown.display_name == "Deleted user" and "gone" not in shown.username
+    assert await users.fetch_account(conn, account.id) is None
+    assert await users.fetch_user_by_name(conn, "gone") is None
+    assert await users.list_users(conn, "deleted") == ([], None)
+    for table in ("identities", "sessions"):
+        assert await fetch_value(conn, f"SELECT count(*) FROM {table}") == 0  # noqa: S608 - constants of this test
+    await users.insert_user(conn, "gone", "Somebody else")
+    assert await users.delete_user(conn, account.id) is None
+
+
+async def test_deletion_while_being_added(conn: Connection, other: Connection) -> None:
+    """Added and deleted at the same moment: either she is refused, or she leaves that conversation too."""
+    [alice, gone] = await make_users(conn, 2)
+    group = await make_group(conn, [alice])
+    async with conn.transaction():
+        await conversations.insert_member(conn, group, gone, Role.MEMBER, by=alice)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(users.delete_user, other, gone)
+            watcher = await Connection.open(conn.info.dsn)
+            await wait_for_lock(watcher)
+            await watcher.close()
+            await commit(conn)
+    assert await conversations.fetch_member(conn, group, gone) is None
+    with pytest.raises(UnknownUser):
+        await conversations.insert_member(conn, group, gone, Role.MEMBER, by=alice)
+
+
+async def commit(conn: Connection) -> None:
+    """End the open transaction early; the block around it then has nothing left to commit."""
+    await conn.execute("COMMIT")
+
+
+async def test_unknown_user_id(conn: Connection) -> None:
+    assert await users.delete_user(conn, UUID(int=1)) is None

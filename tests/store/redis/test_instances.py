@@ -1,0 +1,143 @@
+"""store.redis.instances: leases, interest, inboxes and burials, on a real Valkey."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from store.ids import new_id
+from store.redis import keys
+from store.redis.client import Redis
+from store.redis.instances import MEMBERS, Instances
+from tests.store.redis.test_client import Valkey, wait_reachable
+from tests.store.world import WAIT
+
+
+@pytest.fixture
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    server = Valkey(Path(tmp_path_factory.mktemp("v")))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+async def redis(valkey: Valkey, nursery: trio.Nursery) -> Redis:
+    redis = Redis(f"unix://{valkey.socket}", name="test")
+    await nursery.start(redis.run)
+    await wait_reachable(redis)
+    return redis
+
+
+@pytest.fixture
+async def instances(redis: Redis) -> Instances:
+    return Instances(redis)
+
+
+async def test_interest(instances: Instances) -> None:
+    """Who registers is found, by conversation and by user, until it unregisters; users are counted over instances."""
+    conversations, users = [new_id() for _ in range(3)], [new_id() for _ in range(2)]
+    await instances.enlist("a", 60)
+    await instances.enlist("b", 60)
+    assert await instances.register("a", conversations[:2], users) == dict.fromkeys(users, 1)
+    assert await instances.register("b", conversations[1:], users[:1]) == {users[0]: 2}
+    interested, present = await instances.list_interested(conversations, users)
+    assert [sorted(names) for names in interested.values()] == [["a"], ["a", "b"], ["b"]]
+    assert [sorted(names) for names in present.values()] == [["a", "b"], ["a"]]
+    stranger = new_id()
+    assert await instances.count_sessions([*users, stranger]) == {users[0]: 2, users[1]: 1, stranger: 0}
+    assert await instances.unregister("a", conversations, users) == dict(zip(users, (1, 0), strict=True))
+    interested, present = await instances.list_interested(conversations, users)
+    assert list(interested.values()) == [[], ["b"], ["b"]]
+    assert list(present.values()) == [["b"], []]
+
+
+async def test_fewer_questions(instances: Instances, redis: Redis) -> None:
+    """With fewer instances than conversations the instances' own lists are asked, with the same answer: whoever had
+    registered is found, new instances and those not buried yet too, and nobody who has gone."""
+    conversations, users = [new_id() for _ in range(MEMBERS + 3)], [new_id() for _ in range(3)]
+    others = Instances(redis)
+    await others.enlist("a", 60)
+    await others.register("a", conversations[1:], users[:1])
+    for _ in range(3):  # by conversation; by instance, not knowing any; knowing them
+        interested, present = await instances.list_interested(conversations, users)
+        assert list(interested) == conversations and list(present) == users
+        assert list(interested.values()) == [[], *[["a"]] * (MEMBERS + 2)] and list(present.values()) == [["a"], [], []]
+    await others.enlist("b", 0.001)
+    await others.register("b", conversations[-1:], users[1:])
+    interested, present = await instances.list_interested(conversations, users)
+    assert interested[conversations[-1]] == ["a", "b"] and interested[conversations[-2]] == ["a"]
+    assert list(present.values()) == [["a"], ["b"], ["b"]]
+    await others.unregister("a", conversations[2:], users)
+    await others.forget("b")
+    interested, present = await instances.list_interested(conversations, users)
+    assert {some_id for some_id, names in interested.items() if names} == {conversations[1]}
+    assert list(present.values()) == [[], [], []]
+    assert (await instances.list_interested(conversations[:1], ()))[0] == {conversations[0]: []}
+    interested, _ = await instances.list_interested(conversations, (), but="a")
+    assert not any(interested.values())
+    await others.enlist("c", 60)
+    await others.register("c", conversations[:1], ())
+    interested, _ = await instances.list_interested(conversations, (), but="a")
+    assert interested[conversations[0]] == ["c"]
+
+
+async def test_inbox(instances: Instances) -> None:
+    """What is delivered is read in order, from where one stopped; who has no inbox is named."""
+    await instances.enlist("a", 10)
+    assert await instances.deliver([("a", b"1"), ("nobody", b"x"), ("a", b"2")]) == {"nobody"}
+    first = await instances.read("a", b"0-0", 0.5)
+    assert [delivery.data for delivery in first] == [b"", b"1", b"2"]
+    assert await instances.read("a", first[-1].id, 0.01) == []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(instances.deliver, [("a", b"3")])
+        with trio.fail_after(WAIT):
+            [third] = await instances.read("a", first[-1].id, 1.0)
+    await instances.trim("a", third.id)
+    assert third.data == b"3"
+
+
+async def test_lease(instances: Instances) -> None:
+    """A lease that is renewed holds; one that has run out cannot be, and its instance is dead until it is forgotten."""
+    await instances.enlist("a", 0.05)
+    await instances.enlist("b", 60)
+    with trio.fail_after(WAIT):
+        while await instances.list_dead() != ["a"]:
+            await trio.sleep(0.01)
+    assert not await instances.renew("a", 10)
+    assert await instances.renew("b", 10)
+    await instances.leave("b", 0.01)
+    with trio.fail_after(WAIT):
+        while sorted(await instances.list_dead()) != ["a", "b"]:
+            await trio.sleep(0.01)
+    await instances.forget("a")
+    assert await instances.list_dead() == ["b"]
+    await instances.enlist("c", 60)
+    assert await instances.renew("c", 60)
+    await instances.forget("c")  # a Redis that has lost the list and not the lease
+    assert not await instances.renew("c", 60)
+
+
+async def test_burial(instances: Instances, redis: Redis) -> None:
+    """One buries, at once; what the dead one had registered goes, and who was only there is named. Nothing stays."""
+    users, rooms = [new_id() for _ in range(MEMBERS + 3)], [new_id() for _ in range(3)]
+    await instances.enlist("dead", 0.01)
+    await instances.enlist("alive", 60)
+    await instances.register("dead", rooms, users)
+    await instances.register("alive", rooms[:1], users[:1])
+    assert await instances.claim_burial("dead")
+    assert not await instances.claim_burial("dead")
+    assert await instances.deliver([("dead", b"late")]) == {"dead"}
+    gone: set[object] = set()
+    while (await instances.count_left("dead"))[0]:
+        gone.update(await instances.bury_users("dead"))
+    assert gone == set(users[1:])
+    while (await instances.count_left("dead"))[1]:
+        await instances.bury_rooms("dead")
+    await instances.forget("dead")
+    interested, present = await instances.list_interested(rooms, users[:2])
+    assert list(interested.values()) == [["alive"], [], []] and list(present.values()) == [["alive"], []]
+    async with redis.bounded() as client:
+        left = {key.decode() for key in await client.keys("parley:*")}
+    assert not {key for key in left if "dead" in key} - {keys.claim("burial", "dead")}

@@ -1,0 +1,37 @@
+"""store.redis.rate_limits: buckets in Redis."""
+
+import trio
+
+from store.redis.client import Redis
+from store.redis.rate_limits import Limits
+
+
+async def test_two_share_a_bucket(redis_url: str, nursery: trio.Nursery) -> None:
+    """What one takes the other has not got; it comes back with time; the key goes by itself."""
+    one, other = Redis(redis_url, name="one"), Redis(redis_url, name="other")
+    for redis in (one, other):
+        await nursery.start(redis.run)
+    with trio.fail_after(60):
+        while True:
+            try:
+                await one.ping()
+                await other.ping()
+                break
+            except Exception:  # noqa: BLE001
+                await trio.sleep(0.01)
+    limits = [Limits(one), Limits(other)]
+    waits = [await limits[n % 2].spend("k", 6, 30.0) for n in range(8)]
+    assert waits[:6] == [0.0] * 6 and 0 < waits[6] <= 5.0 < waits[7] <= 10.0  # one after the other
+    for _ in range(30):
+        assert await limits[0].spend("k", 6, 30.0) <= 3 * 30.0
+    assert await limits[0].spend("another", 6, 30.0) == 0.0
+    for _ in range(2):
+        assert await limits[0].spend("quick", 2, 0.1) == 0.0
+    wait = await limits[1].spend("quick", 2, 0.1)
+    assert 0 < wait <= 0.05
+    await trio.sleep(wait)
+    assert await limits[1].spend("quick", 2, 0.1) == 0.0
+    async with one.bounded() as client:
+        ttl = await client.pttl("parley:bucket:k")
+    assert 0 < ttl <= 90_002
+    nursery.cancel_scope.cancel()
