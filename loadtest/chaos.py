@@ -24,9 +24,9 @@ import msgspec
 import trio
 
 from loadtest import plan, results
-from loadtest.crew import Crew
 from loadtest.processes import family
 from loadtest.targets import DevTarget, Target
+from loadtest.worker_pool import Crew
 
 KINDS = {"kill": ("instance", "redis", "postgres"), "stop": ("instance",), "restart": ("server", "redis", "postgres")}
 SERVICES = {"redis": ("valkey-server", "redis-server"), "postgres": ("postgres",)}

@@ -28,7 +28,7 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     "compare": ("loadtest.compare.command:compare", "Compare two versions by their runs."),
     "peers": ("loadtest.peers.command:peers", "Parley beside servers on other libraries, doing the same."),
     "report": ("loadtest.report.command:report", "Write the HTML report of a run."),
-    "run": ("loadtest.running:run", "Run a scenario, or a profile, against a server."),
+    "run": ("loadtest.run_command:run", "Run a scenario, or a profile, against a server."),
 }
 
 
@@ -143,7 +143,7 @@ def described(kind: type[Scenario]) -> str:
 def audit(run: Path) -> None:
     """Exit 1 if the oracle saw a promise broken in this run, and print the first offending trace."""
     from loadtest import results  # noqa: PLC0415
-    from loadtest.oracle.promises import PROMISES  # noqa: PLC0415
+    from loadtest.oracle.invariants import PROMISES  # noqa: PLC0415
 
     with told():
         result = results.read(run)
@@ -168,10 +168,10 @@ def audit(run: Path) -> None:
 @click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The whole, as JSON.")
 def merge(parts: tuple[Path, ...], out: Path) -> None:
     """Make one result of the shards of a run."""
-    from loadtest import figures, results  # noqa: PLC0415
+    from loadtest import results, summary  # noqa: PLC0415
 
     with told():
-        whole = figures.merge([results.read(part) for part in parts])
+        whole = summary.merge([results.read(part) for part in parts])
         try:
             results.write(whole, out)
         except OSError as error:

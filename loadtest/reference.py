@@ -13,8 +13,8 @@ from urllib.parse import urlencode
 import msgspec
 import trio
 
-from loadtest.swarm import HUB, MAX_MESSAGE, Origin
-from loadtest.wire import Listener, Wire
+from loadtest.connection import Listener, Wire
+from loadtest.lean_client import HUB, MAX_MESSAGE, Origin
 
 SEPARATOR = "\x1e"
 CONNECT_TIMEOUT = 30.0  # seconds

@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 import msgspec
 import trio
 
-from loadtest.swarm import Origin
+from loadtest.lean_client import Origin
 
 T = TypeVar("T")
 

@@ -169,7 +169,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     chaos: list[Chaos] = []
     oracle: Oracle = Oracle()
     steps: list[Step] = []  # of shape `step`
-    figures: dict[str, float] = {}  # single numbers (`loadtest.figures`), such as the knee; the name says the unit
+    figures: dict[str, float] = {}  # single numbers (`loadtest.summary`), such as the knee; the name says the unit
     notes: list[str] = []
 
     def histogram(self, operation: str) -> Histogram:
@@ -282,7 +282,7 @@ def merge(results: Sequence[Result]) -> Result:
         chaos=sorted((event for result in moved for event in result.chaos), key=lambda event: event.at),
         oracle=_merged_oracle([result.oracle for result in moved]),
         steps=steps.merge([result.steps for result in moved]),
-        figures={},  # none is a part's: `loadtest.figures` finds those of the whole
+        figures={},  # none is a part's: `loadtest.summary` finds those of the whole
         notes=list(dict.fromkeys(note for result in moved for note in result.notes)),
     )
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import trio
 
-from loadtest.swarm import Origin
+from loadtest.lean_client import Origin
 
 START_TIMEOUT = 60.0  # seconds; the first start makes a database
 STOP_TIMEOUT = 30.0

@@ -17,13 +17,13 @@ import msgspec
 import trio
 
 from loadtest import arrivals, plan, results
-from loadtest.meter import LATE
-from loadtest.oracle import promises
+from loadtest.oracle import invariants
 from loadtest.oracle.audit import Audit
+from loadtest.recorder import LATE
 from loadtest.rest import RestError
 from loadtest.scenarios import SCENARIOS
 from loadtest.scenarios.base import Scenario
-from loadtest.stage import Stage
+from loadtest.world import Stage
 
 BEAT = 1.0  # seconds
 GRACE = 1.0  # seconds after a phase in which what was due in it may still end
@@ -148,7 +148,7 @@ class Worker:
                 stage.meter.record("send", send.due)
             if player.online and player.wire is not None and player.wire.under_way:
                 text = f"{player.wire.under_way} calls of p{player.number} were never answered"
-                stage.oracle.breach(promises.UNANSWERED, text, player=player.number)
+                stage.oracle.breach(invariants.UNANSWERED, text, player=player.number)
             elif player.wanted and not player.online:
                 stage.meter.error("not_back")
 
@@ -158,7 +158,7 @@ class Worker:
             await Audit(stage, patience).run()
         except* RestError as group:  # a server that is gone for good; what was measured is kept
             text = f"the stored messages cannot be read, so nobody knows: {group.exceptions[0]}"
-            stage.oracle.breach(promises.UNANSWERED, text)
+            stage.oracle.breach(invariants.UNANSWERED, text)
         self.report(plan.Ended(self._result()))
 
     def _result(self) -> results.Result:

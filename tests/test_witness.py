@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from loadtest.oracle import contents, promises
+from loadtest.oracle import contents, invariants
 from loadtest.oracle.oracle import Oracle
 from tests.witness import RUN, Breach, Witness, judge
 
@@ -66,23 +66,25 @@ def elsewhere(witness: Witness) -> list[Dto]:
     [
         pytest.param(story(), "", id="nothing more"),
         pytest.param(story(edited(2.0), target=CHANGED, stored=[edited(2.0), *ALL[1:]]), "", id="an edit"),
-        pytest.param(resync, promises.HOLE, id="a resync that was not needed"),
-        pytest.param(early, promises.HOLE, id="a replay that ends early"),
-        pytest.param(story(message(3)), promises.REPEAT, id="a change again"),
-        pytest.param(story(message(1, 4)), promises.REPEAT, id="a message again as a new one"),
-        pytest.param(story(message(4, 4), target=CHANGED), promises.ORDER, id="changed before it was there"),
-        pytest.param(story(stored=[*ALL, message(4)]), promises.UNSEEN, id="never seen"),
+        pytest.param(resync, invariants.HOLE, id="a resync that was not needed"),
+        pytest.param(early, invariants.HOLE, id="a replay that ends early"),
+        pytest.param(story(message(3)), invariants.REPEAT, id="a change again"),
+        pytest.param(story(message(1, 4)), invariants.REPEAT, id="a message again as a new one"),
+        pytest.param(story(message(4, 4), target=CHANGED), invariants.ORDER, id="changed before it was there"),
+        pytest.param(story(stored=[*ALL, message(4)]), invariants.UNSEEN, id="never seen"),
         pytest.param(
-            story(edited(2.0), target=CHANGED, stored=[edited(3.0), *ALL[1:]]), promises.DIVERGED, id="another content"
+            story(edited(2.0), target=CHANGED, stored=[edited(3.0), *ALL[1:]]),
+            invariants.DIVERGED,
+            id="another content",
         ),
-        pytest.param(story(stored=ALL[:2]), promises.PHANTOM, id="seen, not stored"),
-        pytest.param(story(message(5), stored=[*ALL, message(5)]), promises.HOLE, id="a hole"),
+        pytest.param(story(stored=ALL[:2]), invariants.PHANTOM, id="seen, not stored"),
+        pytest.param(story(message(5), stored=[*ALL, message(5)]), invariants.HOLE, id="a hole"),
         pytest.param(
-            story(message(3, seq=4, id="x"), stored=[*ALL, message(3, seq=4, id="x")]), promises.DOUBLED, id="doubled"
+            story(message(3, seq=4, id="x"), stored=[*ALL, message(3, seq=4, id="x")]), invariants.DOUBLED, id="doubled"
         ),
-        pytest.param(elsewhere, promises.MISSING, id="acknowledged as another"),
-        pytest.param(story(message(4, conversationId="x")), promises.STRANGER, id="of a conversation of others"),
-        pytest.param(story(message(4, senderId="u1"), stored=[*ALL, message(4)]), promises.ALTERED, id="misnamed"),
+        pytest.param(elsewhere, invariants.MISSING, id="acknowledged as another"),
+        pytest.param(story(message(4, conversationId="x")), invariants.STRANGER, id="of a conversation of others"),
+        pytest.param(story(message(4, senderId="u1"), stored=[*ALL, message(4)]), invariants.ALTERED, id="misnamed"),
     ],
 )
 def test_what_is_noticed(act: Story, breach: str) -> None:

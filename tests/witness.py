@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 import trio
 
-from loadtest.oracle import contents, promises
-from loadtest.oracle.books import Books
+from loadtest.oracle import contents, invariants
+from loadtest.oracle.client_view import View
 from loadtest.oracle.oracle import Oracle
-from loadtest.oracle.views import View
+from loadtest.oracle.reconciliation import Books
 from loadtest.payloads import CHANGED, RECEIVE, Message, Synced
 
 RUN = "test"
@@ -83,7 +83,7 @@ class Witness:
         view = self.views.get(message.conversation_id)
         if view is None:
             text = f"p{self.number} got {target} of {message.conversation_id}, of which she is no member"
-            self.oracle.breach(promises.STRANGER, text, player=self.number)
+            self.oracle.breach(invariants.STRANGER, text, player=self.number)
         else:
             view.take(message, new=target == RECEIVE)
         return message, self.oracle.read(message, self.number)

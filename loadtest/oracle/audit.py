@@ -1,7 +1,7 @@
 """The end of a run: the histories are read by the API, and compared with what was sent and seen.
 
 Owns the paging, and the patience with what is stored and still on its way. One worker audits the conversations of its
-own people. The comparison is `loadtest.oracle.books`.
+own people. The comparison is `loadtest.oracle.reconciliation`.
 """
 
 from itertools import pairwise
@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from loadtest.oracle import promises
-from loadtest.oracle.books import Books
+from loadtest.oracle import invariants
 from loadtest.oracle.convergence import Convergence
+from loadtest.oracle.reconciliation import Books
 from loadtest.payloads import Message, MessagePage
 from loadtest.rest import RestError
 
 if TYPE_CHECKING:
-    from loadtest.player import Player
-    from loadtest.stage import Stage
+    from loadtest.virtual_user import Player
+    from loadtest.world import Stage
 
 PAGE = 200  # messages
 AT_ONCE = 8  # conversations read at once
@@ -65,7 +65,7 @@ class Audit:
             before = [after, *(message.seq for message in page.items)]
             if any(seq >= following for seq, following in pairwise(before)):
                 text = f"the stored messages of {conversation} after {after} come out of order, or again"
-                self._oracle.breach(promises.ORDER, text, conversation=conversation)
+                self._oracle.breach(invariants.ORDER, text, conversation=conversation)
                 return stored  # paging on might never end
             stored += page.items
             if page.next is None or not page.items:

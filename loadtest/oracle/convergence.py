@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from loadtest.oracle import promises
+from loadtest.oracle import invariants
 from loadtest.payloads import Joined, UserStatus
 
 if TYPE_CHECKING:
-    from loadtest.player import Player
-    from loadtest.stage import Stage
+    from loadtest.virtual_user import Player
+    from loadtest.world import Stage
 
 POLL = 0.25  # seconds
 CALL = 10.0  # seconds for an answer
@@ -54,14 +54,14 @@ class Convergence:
                 marked.setdefault(conversation, []).append(player)
 
         for conversation, players in marked.items():
-            self._oracle.checked[promises.RECEIPT] += len(players)
+            self._oracle.checked[invariants.RECEIPT] += len(players)
 
             async def wrong(conversation: str = conversation, players: Sequence["Player"] = players) -> Any:
                 joined = await self._ask(players, "JoinConversation", (conversation,), Joined)
                 return unanswered(players, "receipts") if joined is None else low(joined, conversation, players)
 
             for player, text in await self._until(wrong):
-                self._oracle.breach(promises.RECEIPT, text, player=player.number)
+                self._oracle.breach(invariants.RECEIPT, text, player=player.number)
 
     # -- presence --------------------------------------------------------------------------------
 
@@ -70,7 +70,7 @@ class Convergence:
         players = [player for player in self._stage.players.values() if player.online]
         for player in self._stage.rng.sample(players, min(ASKING, len(players))):
             truth = self._truth_for(player)
-            self._oracle.checked[promises.PRESENCE] += len(truth)
+            self._oracle.checked[invariants.PRESENCE] += len(truth)
 
             async def wrong(player: "Player" = player, truth: Mapping[str, str] = truth) -> Any:
                 found = await self._ask([player], "GetPresence", (list(truth),), list[UserStatus])
@@ -80,7 +80,7 @@ class Convergence:
                 return [(player, text) for text in differences(told, truth)]
 
             for asker, text in await self._until(wrong):
-                self._oracle.breach(promises.PRESENCE, f"p{asker.number} asked: {text}", player=asker.number)
+                self._oracle.breach(invariants.PRESENCE, f"p{asker.number} asked: {text}", player=asker.number)
 
     async def _told(self) -> None:
         """P7: the last thing that was told of somebody is true."""
@@ -95,7 +95,7 @@ class Convergence:
             ]
 
         for player, text in await self._until(wrong):
-            self._oracle.breach(promises.PRESENCE, f"p{player.number} was told: {text}", player=player.number)
+            self._oracle.breach(invariants.PRESENCE, f"p{player.number} was told: {text}", player=player.number)
 
     def _truth(self) -> dict[str, str]:
         players = self._stage.players.values()

@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
 from loadtest import results
-from loadtest.oracle import contents, promises
+from loadtest.oracle import contents, invariants
 from loadtest.payloads import Message
 
 TRACE = 50_000  # recent events of all clients together
@@ -104,15 +104,15 @@ class Oracle:
         if key is None or message.client_message_id is None:
             if message.type == TEXT:
                 text = f"{message.id} came to p{player} with {message.client_message_id}: nobody here has sent it"
-                self.breach(promises.ALTERED, text, player=player)
+                self.breach(invariants.ALTERED, text, player=player)
             return None
         due = contents.read_content(message.client_message_id, message.content)
         if self._ids and (key.player >= len(self._ids) or message.sender_id != self._ids[key.player]):
             text = f"{message.client_message_id} came to p{player} as sent by {message.sender_id}"
-            self.breach(promises.ALTERED, text, player=player)
+            self.breach(invariants.ALTERED, text, player=player)
         elif due is None:
             text = f"{message.client_message_id} came to p{player} as {str(message.content)[:120]!r}"
-            self.breach(promises.ALTERED, text, player=player)
+            self.breach(invariants.ALTERED, text, player=player)
         else:
             self._read = (message.client_message_id, message.content, message.sender_id, due)
         return due

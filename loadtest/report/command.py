@@ -5,9 +5,9 @@ from pathlib import Path
 
 import click
 
-from loadtest.figures import merge
 from loadtest.report.page import write_report
 from loadtest.results import ResultError, read
+from loadtest.summary import merge
 from server.protocol import terminal
 
 MISUSED = 2

@@ -13,8 +13,8 @@ from loadtest import arrivals, results
 from loadtest.results import Phase
 
 if TYPE_CHECKING:
-    from loadtest.player import Player
-    from loadtest.stage import Stage
+    from loadtest.virtual_user import Player
+    from loadtest.world import Stage
 
 Attach = Annotated[
     Literal["sync", "auto"], Meta(description="clients begin with Sync from 0, or where the server attaches them")

@@ -9,8 +9,8 @@ from loadtest.results import Phase
 from loadtest.scenarios.base import Attach, Cast, Common, Scenario, Size, pairs_of
 
 if TYPE_CHECKING:
-    from loadtest.player import Player
-    from loadtest.stage import Stage
+    from loadtest.virtual_user import Player
+    from loadtest.world import Stage
 
 KIB = 1024
 ENOUGH = 0.99  # of a level

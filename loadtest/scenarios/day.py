@@ -10,7 +10,7 @@ from loadtest.scenarios.base import Cast, Common, Scenario, Size
 from loadtest.scenarios.rest import get_messages, list_conversations
 
 if TYPE_CHECKING:
-    from loadtest.stage import Stage
+    from loadtest.world import Stage
 
 # Parts of the highest rate, from four in the morning on, two hours apart: a slow start, two peaks around lunch, the
 # evening, the night.

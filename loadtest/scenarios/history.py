@@ -7,7 +7,7 @@ from msgspec import Meta
 from loadtest.scenarios.base import Cast, Common, Scenario, Share, Size, pairs_of
 
 if TYPE_CHECKING:
-    from loadtest.stage import Stage
+    from loadtest.world import Stage
 
 
 class Parameters(Common, frozen=True, kw_only=True):

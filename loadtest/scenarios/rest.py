@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from msgspec import Meta
 
-from loadtest.oracle import promises
+from loadtest.oracle import invariants
 from loadtest.payloads import Link, Message
-from loadtest.player import Player
 from loadtest.rest import RestError
 from loadtest.scenarios.base import Cast, Common, Scenario, Size, pairs_of
+from loadtest.virtual_user import Player
 
 if TYPE_CHECKING:
-    from loadtest.stage import Stage
+    from loadtest.world import Stage
 
 Call = Callable[["Stage", Player, float], Awaitable[None]]
 
@@ -106,10 +106,10 @@ class Files(Scenario):
         data = stage.rng.randbytes(self.parameters.bytes // 2).hex().encode() or b"0"
         name = f"{stage.run}-{secrets.token_hex(4)}.txt"
         stored = await stage.upload("upload", due, name, data, player)
-        stage.oracle.checked[promises.ALTERED] += 1
+        stage.oracle.checked[invariants.ALTERED] += 1
         if stored.size != len(data) or stored.sha256 != hashlib.sha256(data).hexdigest():
             text = f"{name} of {len(data)} bytes was stored as {stored.size} bytes, {stored.sha256}"
-            stage.oracle.breach(promises.ALTERED, text, player=player.number)
+            stage.oracle.breach(invariants.ALTERED, text, player=player.number)
         begun = stage.now()
         link = await stage.rest.get("/api/files/presigned-url", player.person.token, Link, fileKey=stored.key)
         path = link.url.partition(stage.origin.authority)[2]
@@ -118,4 +118,4 @@ class Files(Scenario):
         answer = await stage.timed("download", begun, "GET", path, player)
         if answer.body != data:
             text = f"{name} came back as {len(answer.body)} bytes that are not what was uploaded"
-            stage.oracle.breach(promises.ALTERED, text, player=player.number)
+            stage.oracle.breach(invariants.ALTERED, text, player=player.number)

@@ -8,8 +8,8 @@ from msgspec import Meta
 from loadtest.scenarios.base import Cast, Common, Scenario, Share, Size
 
 if TYPE_CHECKING:
-    from loadtest.player import Player
-    from loadtest.stage import Stage
+    from loadtest.virtual_user import Player
+    from loadtest.world import Stage
 
 RECEIVE_BUFFER = 4096  # bytes: little is hidden in the client's kernel
 SLOW = "deliver_slow"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import trio
 
 from loadtest.chaos import parse
-from loadtest.conductor import Conductor, Options
+from loadtest.coordinator import Conductor, Options
 from loadtest.parameters import make
 from loadtest.results import ACKNOWLEDGED, Process, Result, Sample
 from loadtest.scenarios import SCENARIOS

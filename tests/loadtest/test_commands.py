@@ -12,12 +12,12 @@ from click.testing import CliRunner, Result
 
 from loadtest import chaos, profiles, results, targets
 from loadtest.commands import described, main
+from loadtest.lean_client import Origin
 from loadtest.parameters import ParameterError, make, parameters
-from loadtest.people import check_tokens, mint
 from loadtest.plan import Person
 from loadtest.processes import family
+from loadtest.provisioning import check_tokens, mint
 from loadtest.scenarios import SCENARIOS
-from loadtest.swarm import Origin
 from server.cli.dev.process import command_line
 from server.cli.main import main as parley
 from tests.loadtest.runs import run
@@ -124,8 +124,8 @@ def test_a_disk_that_is_full_costs_the_files_only(monkeypatch: pytest.MonkeyPatc
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("loadtest.running._run", played)
-    monkeypatch.setattr("loadtest.running.write_report", full)
+    monkeypatch.setattr("loadtest.run_command._run", played)
+    monkeypatch.setattr("loadtest.run_command.write_report", full)
     done = call("run", "direct", "--dev", "--out", str(tmp_path / "run.json"))
     assert done.exit_code == 1
     assert "every promise held" in done.output and "No space left" in done.output

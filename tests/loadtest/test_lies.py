@@ -7,7 +7,7 @@ from pathlib import Path
 import trio
 
 from loadtest import results
-from loadtest.oracle.promises import PROMISES
+from loadtest.oracle.invariants import PROMISES
 from tests.loadtest.liar import ALL, Liar
 from tests.loadtest.playing import play
 from tests.running import running

@@ -8,12 +8,12 @@ import pytest
 import trio
 import trio.abc
 
-from loadtest.oracle import contents, promises
+from loadtest.oracle import contents, invariants
 from loadtest.oracle.audit import Audit
-from loadtest.oracle.books import Books, Overtaken
+from loadtest.oracle.client_view import REPLAYED, View
 from loadtest.oracle.convergence import CALL, Convergence, differences, low
 from loadtest.oracle.oracle import Oracle
-from loadtest.oracle.views import REPLAYED, View
+from loadtest.oracle.reconciliation import Books, Overtaken
 from loadtest.payloads import Cursor, Joined, Message, MessagePage, StatusUpdate
 from loadtest.plan import Conversation, Person
 
@@ -73,16 +73,18 @@ def test_what_is_promised_passes(shown: Shown, stored: dict[int, int], cursor: i
 @pytest.mark.parametrize(
     ("shown", "stored", "breach"),
     [
-        pytest.param(new(1, 3), {1: 1, 2: 2, 3: 3}, promises.HOLE, id="a message is left out"),
-        pytest.param(new(1, 2, 4), {1: 1, 2: 2, 4: 4}, promises.HOLE, id="a change is left out that nothing explains"),
-        pytest.param([*new(1, 2), *new(4)], {1: 3, 2: 2, 4: 4}, promises.HOLE, id="an edit that stands is left out"),
-        pytest.param(new(1, 3, 2), {1: 1, 2: 2, 3: 3}, promises.ORDER, id="two change places"),
-        pytest.param(new(1, 2, 2), {1: 1, 2: 2}, promises.REPEAT, id="one comes twice"),
-        pytest.param([*new(1, 2), (1, 3, True)], {1: 3, 2: 2}, promises.REPEAT, id="an edit comes as a new message"),
-        pytest.param([(1, 1, False)], {1: 1}, promises.ORDER, id="a new message comes as an edit"),
-        pytest.param([*new(2), (1, 3, False)], {1: 3, 2: 2}, promises.ORDER, id="an edit of what was never shown"),
-        pytest.param(new(1), {1: 1, 2: 2}, promises.UNSEEN, id="the last one never comes"),
-        pytest.param(new(1, 2), {1: 3, 2: 2}, promises.UNSEEN, id="the last edit never comes"),
+        pytest.param(new(1, 3), {1: 1, 2: 2, 3: 3}, invariants.HOLE, id="a message is left out"),
+        pytest.param(
+            new(1, 2, 4), {1: 1, 2: 2, 4: 4}, invariants.HOLE, id="a change is left out that nothing explains"
+        ),
+        pytest.param([*new(1, 2), *new(4)], {1: 3, 2: 2, 4: 4}, invariants.HOLE, id="an edit that stands is left out"),
+        pytest.param(new(1, 3, 2), {1: 1, 2: 2, 3: 3}, invariants.ORDER, id="two change places"),
+        pytest.param(new(1, 2, 2), {1: 1, 2: 2}, invariants.REPEAT, id="one comes twice"),
+        pytest.param([*new(1, 2), (1, 3, True)], {1: 3, 2: 2}, invariants.REPEAT, id="an edit comes as a new message"),
+        pytest.param([(1, 1, False)], {1: 1}, invariants.ORDER, id="a new message comes as an edit"),
+        pytest.param([*new(2), (1, 3, False)], {1: 3, 2: 2}, invariants.ORDER, id="an edit of what was never shown"),
+        pytest.param(new(1), {1: 1, 2: 2}, invariants.UNSEEN, id="the last one never comes"),
+        pytest.param(new(1, 2), {1: 3, 2: 2}, invariants.UNSEEN, id="the last edit never comes"),
     ],
 )
 def test_what_is_not_is_named(shown: Shown, stored: dict[int, int], breach: str) -> None:
@@ -90,7 +92,7 @@ def test_what_is_not_is_named(shown: Shown, stored: dict[int, int], breach: str)
 
 
 def test_a_replay_that_ends_early_is_a_hole() -> None:
-    assert judge(new(1, 2), {1: 1, 2: 2}, head=3) == {promises.HOLE: 1}
+    assert judge(new(1, 2), {1: 1, 2: 2}, head=3) == {invariants.HOLE: 1}
 
 
 def test_two_clients_must_see_the_same_message_at_one_place() -> None:
@@ -98,7 +100,7 @@ def test_two_clients_must_see_the_same_message_at_one_place() -> None:
     one, other = View(oracle, 1, TALK), View(oracle, 2, TALK)
     one.take(message(1), new=True)
     other.take(Message("another", TALK, 1, 1, None, "Text", ""), new=True)
-    assert dict(oracle.breached) == {promises.DIVERGED: 1}
+    assert dict(oracle.breached) == {invariants.DIVERGED: 1}
 
 
 def test_what_another_client_saw_tells_a_hole_from_what_was_overtaken() -> None:
@@ -112,7 +114,7 @@ def test_what_another_client_saw_tells_a_hole_from_what_was_overtaken() -> None:
     one.take(message(1, 4), new=False)
     stored = [message(1, 4), message(3)]  # and message 2 is gone
     one.finish({1: 4, 3: 3}, Overtaken(stored, oracle.ledger(TALK)))
-    assert dict(oracle.breached) == {promises.HOLE: 1}
+    assert dict(oracle.breached) == {invariants.HOLE: 1}
 
 
 def test_resync_excuses_what_lies_between_and_nothing_else() -> None:
@@ -123,7 +125,7 @@ def test_resync_excuses_what_lies_between_and_nothing_else() -> None:
     view.resync(far)
     view.take(message(far + 1), new=True)
     view.finish({seq: seq for seq in range(1, far + 3)}, lambda change: False)
-    assert dict(oracle.breached) == {promises.UNSEEN: 1}  # the last
+    assert dict(oracle.breached) == {invariants.UNSEEN: 1}  # the last
 
 
 @pytest.mark.parametrize("head", [0, 1, 1 + REPLAYED])
@@ -133,7 +135,7 @@ def test_resync_is_no_excuse_for_who_is_not_far_behind(head: int) -> None:
     view = View(oracle, 1, TALK)
     view.take(message(1), new=True)
     view.resync(head)
-    assert dict(oracle.breached) == {promises.HOLE: 1}
+    assert dict(oracle.breached) == {invariants.HOLE: 1}
 
 
 def test_two_clients_must_read_the_same_there() -> None:
@@ -143,10 +145,10 @@ def test_two_clients_must_read_the_same_there() -> None:
     for view, content in ((one, "after"), (other, "before")):
         view.take(message(1, content="before"), new=True)
         view.take(message(1, 2, content=content), new=False)
-    assert dict(oracle.breached) == {promises.DIVERGED: 1}
+    assert dict(oracle.breached) == {invariants.DIVERGED: 1}
     books = Books(oracle, {})
     books.compare(TALK, [message(1, 2, content="before")], [])
-    assert oracle.breached[promises.DIVERGED] == 2
+    assert oracle.breached[invariants.DIVERGED] == 2
 
 
 def test_a_receipt_may_not_fall() -> None:
@@ -156,7 +158,7 @@ def test_a_receipt_may_not_fall() -> None:
         view.receipt(StatusUpdate(TALK, "somebody", status, seq))
     assert not oracle.breached
     view.receipt(StatusUpdate(TALK, "somebody", "Read", 4))
-    assert dict(oracle.breached) == {promises.RECEIPT: 1}
+    assert dict(oracle.breached) == {invariants.RECEIPT: 1}
 
 
 class Reader:
@@ -198,7 +200,7 @@ async def test_presence_that_nobody_tells_does_not_hold(autojump_clock: trio.abc
     ]
     stage.players = dict(enumerate(people))
     await Convergence(stage, 5.0).run()  # type: ignore[arg-type]  # as much as is asked for
-    assert dict(oracle.breached) == {promises.PRESENCE: 2, promises.RECEIPT: 1}
+    assert dict(oracle.breached) == {invariants.PRESENCE: 2, invariants.RECEIPT: 1}
     assert trio.current_time() <= 5.0 + 3 * CALL
 
 
@@ -216,7 +218,7 @@ async def test_all_sends_of_one_player_lost_is_a_breach() -> None:
     books = Books(oracle, people)
     books.compare(TALK, [said], [])
     books.missing()
-    assert dict(oracle.breached) == {promises.MISSING: 3}
+    assert dict(oracle.breached) == {invariants.MISSING: 3}
     assert {breach.text.split(" of ")[1].split()[0] for breach in oracle.breaches} == {"p1", "p2"}
 
 
@@ -247,7 +249,7 @@ async def test_who_has_nothing_yet_is_waited_for(wait: float, fine: bool, autoju
         nursery.start_soon(Audit(stage, 5.0)._conversation, TALK, trio.CapacityLimiter(1))  # type: ignore[arg-type]  # as much as is asked for
         await trio.sleep(wait)
         view.take(said, new=True)
-    assert dict(oracle.breached) == ({} if fine else {promises.UNSEEN: 1})
+    assert dict(oracle.breached) == ({} if fine else {invariants.UNSEEN: 1})
 
 
 @pytest.mark.parametrize(
@@ -262,7 +264,7 @@ def test_who_sent_it_is_checked_as_it_comes(key: str | None, sender: str, fine: 
     assert not oracle.breached
     content = contents.make_content(key or "run-0-0", 1.0, 90)
     oracle.read(Message("m", TALK, 1, 1, sender, "Text", content, key), 1)
-    assert dict(oracle.breached) == ({} if fine else {promises.ALTERED: 1})
+    assert dict(oracle.breached) == ({} if fine else {invariants.ALTERED: 1})
 
 
 @pytest.mark.parametrize("size", [1, 60, 5000])
@@ -285,6 +287,6 @@ def test_a_breach_has_the_trace_of_its_client() -> None:
     oracle.note(1, "opened")
     oracle.note(2, "opened")
     oracle.note(1, "ReceiveMessage", TALK, 7, "m7")
-    oracle.breach(promises.HOLE, "something", player=1)
+    oracle.breach(invariants.HOLE, "something", player=1)
     (breach,) = oracle.breaches
     assert [line.split()[1:3] for line in breach.trace] == [["p1", "opened"], ["p1", "ReceiveMessage"]]

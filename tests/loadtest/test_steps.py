@@ -1,10 +1,10 @@
-"""loadtest.steps and loadtest.figures: the knee of a run, and that of the whole of its shards."""
+"""loadtest.steps and loadtest.summary: the knee of a run, and that of the whole of its shards."""
 
 from pathlib import Path
 
 from click.testing import CliRunner
 
-from loadtest import figures, results
+from loadtest import results, summary
 from loadtest.commands import main
 from loadtest.histogram import Histogram
 from loadtest.results import Result
@@ -52,9 +52,9 @@ def test_the_knee_of_shards_is_that_of_all(tmp_path: Path) -> None:
 def test_what_the_shards_did_not_play_together_counts_for_nothing() -> None:
     """Whoever goes on alone has less load than the step's; the note says that there may be more to find."""
     short = shard(2, 1)
-    whole = figures.merge([shard(1, 1, 1, 60), short])
-    assert whole.figures["knee_per_second"] == 200 and whole.notes == [figures.HIGHER]
-    assert "knee_per_second" not in figures.merge([shard(1, 1), run(shard="2/2")]).figures
+    whole = summary.merge([shard(1, 1, 1, 60), short])
+    assert whole.figures["knee_per_second"] == 200 and whole.notes == [summary.HIGHER]
+    assert "knee_per_second" not in summary.merge([shard(1, 1), run(shard="2/2")]).figures
 
 
 def test_other_figures_are_of_the_whole_too() -> None:
@@ -64,6 +64,6 @@ def test_other_figures_are_of_the_whole_too() -> None:
         for pid in (1, 2)
     ]
     one, other = (run(shard=f"{index}/2", processes=[process]) for index, process in enumerate(watched, 1))
-    alone, whole = figures.of(one), figures.merge([one, other]).figures
+    alone, whole = summary.of(one), summary.merge([one, other]).figures
     assert whole["generator_us_per_message"] == alone["generator_us_per_message"] > 0
     assert whole["generator_load"] == alone["generator_load"]

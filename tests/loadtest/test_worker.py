@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from loadtest import plan
-from loadtest.oracle import promises
+from loadtest.oracle import invariants
 from loadtest.oracle.oracle import Oracle
 from loadtest.worker import Worker
 
@@ -90,7 +90,7 @@ async def test_what_is_not_answered_is_not_left_out(
     assert trio.current_time() - start == pytest.approx(10.0)
     assert meter.recorded == [("send", 1.0), ("send", 2.0), ("send", 3.0)]
     assert sorted(meter.errors) == ["not_back", "unfinished", "unfinished", "unfinished"]
-    assert dict(oracle.breached) == {promises.UNANSWERED: 1} and "p1" in oracle.breaches[0].text
+    assert dict(oracle.breached) == {invariants.UNANSWERED: 1} and "p1" in oracle.breaches[0].text
     assert reports == [plan.Settled(2)]
 
 

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from loadtest import results
-from loadtest.oracle import contents, promises
-from loadtest.oracle.views import View
+from loadtest.connection import LOST, Wire
+from loadtest.oracle import contents, invariants
+from loadtest.oracle.client_view import View
 from loadtest.payloads import (
     CHANGED,
     ERROR,
@@ -29,10 +30,9 @@ from loadtest.payloads import (
     UserStatus,
 )
 from loadtest.plan import Person
-from loadtest.wire import LOST, Wire
 
 if TYPE_CHECKING:
-    from loadtest.stage import Stage
+    from loadtest.world import Stage
 
 RETRYABLE = (LOST, "unavailable", "overloaded", "draining", "rate_limited")
 RETRY_AFTER = 0.1  # seconds
@@ -250,15 +250,15 @@ class Player:
         if self.pending.pop(send.number, None) is None:
             if self.acknowledged[send.number] != hash(message.id):
                 text = f"send {send.number} of p{self.number} was answered with two messages, the second {message.id}"
-                oracle.breach(promises.DOUBLED, text, player=self.number)
+                oracle.breach(invariants.DOUBLED, text, player=self.number)
             return
         self.acknowledged[send.number] = hash(message.id)
         self.last = message
-        oracle.checked[promises.MISSING] += 1
+        oracle.checked[invariants.MISSING] += 1
         told = (message.client_message_id, message.content, message.conversation_id)
         if told != tuple(send.body[name] for name in ("clientMessageId", "content", "conversationId")):
             text = f"send {send.number} of p{self.number} was answered with {told[0]} in {told[2]}"
-            oracle.breach(promises.ALTERED, text, player=self.number)
+            oracle.breach(invariants.ALTERED, text, player=self.number)
         if message.changed_seq == message.seq:
             self._agree(message)
         stage.meter.count(results.ACKNOWLEDGED)
@@ -267,7 +267,7 @@ class Player:
     def _agree(self, message: Message) -> None:
         if not self.stage.oracle.ledger(message.conversation_id).agrees(message):
             text = f"p{self.number} was told that {message.id} is message {message.seq}; others saw another there"
-            self.stage.oracle.breach(promises.DIVERGED, text, player=self.number)
+            self.stage.oracle.breach(invariants.DIVERGED, text, player=self.number)
 
     def edit(self, due: float, size: int) -> None:
         """Her last message says something else from now on. Not repeated when it fails."""
@@ -332,7 +332,7 @@ class Player:
                 self._stranger(message.conversation_id, "a page of history")
             if message.seq >= before:
                 text = f"history of {conversation} has {message.seq} after {before}"
-                self.stage.oracle.breach(promises.ORDER, text, player=self.number)
+                self.stage.oracle.breach(invariants.ORDER, text, player=self.number)
             before = message.seq
             self.stage.meter.count("history_items")
 
@@ -413,4 +413,4 @@ class Player:
 
     def _stranger(self, conversation: str, what: str) -> None:
         text = f"p{self.number} got {what} of {conversation}, of which she is no member"
-        self.stage.oracle.breach(promises.STRANGER, text, player=self.number)
+        self.stage.oracle.breach(invariants.STRANGER, text, player=self.number)

@@ -12,19 +12,19 @@ from typing import Protocol
 import msgspec
 import trio
 
-from loadtest import figures, plan, results
+from loadtest import plan, results, summary
 from loadtest.chaos import Fault, Faults
-from loadtest.crew import Crew, open_crew
 from loadtest.histogram import Histogram
-from loadtest.meter import LATE
-from loadtest.people import Making, check_tokens
 from loadtest.plan import Conversation, Person
 from loadtest.processes import Watch
+from loadtest.provisioning import Making, check_tokens
+from loadtest.recorder import LATE
 from loadtest.results import Phase, Result, Sample
 from loadtest.scenarios.base import Cast, Scenario
 from loadtest.steps import Step
 from loadtest.targets import Target, TargetError, check_files
 from loadtest.telemetry import INTERVAL, Telemetry
+from loadtest.worker_pool import Crew, open_crew
 
 LEAD = 0.5  # seconds from the order to begin until the start
 MAX_STEPS = 40
@@ -241,7 +241,7 @@ class Conductor:
             steps=self._steps,
         )
         whole = msgspec.structs.replace(whole, notes=[*self.options.notes, *doubts(whole)])
-        return msgspec.structs.replace(whole, figures=figures.of(whole))
+        return msgspec.structs.replace(whole, figures=summary.of(whole))
 
 
 def merged(played: Sequence[plan.Played], operation: str) -> Histogram:

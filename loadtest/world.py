@@ -11,16 +11,16 @@ import msgspec
 import trio
 
 from loadtest import results
-from loadtest.meter import Meter
+from loadtest.connection import Listener, Wire
+from loadtest.lean_client import Origin, Swarm
 from loadtest.oracle.oracle import Oracle
 from loadtest.payloads import StoredFile
 from loadtest.plan import Conversation, Plan
-from loadtest.player import Player
+from loadtest.recorder import Meter
 from loadtest.reference import Opener
 from loadtest.rest import Answer, Rest, RestError
 from loadtest.scenarios.base import Common, Scenario
-from loadtest.swarm import Origin, Swarm
-from loadtest.wire import Listener, Wire
+from loadtest.virtual_user import Player
 
 REFERENCE = "reference"
 POLL = 0.05  # seconds

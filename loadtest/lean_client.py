@@ -17,7 +17,7 @@ from urllib.parse import urlencode, urlsplit
 import msgspec
 import trio
 
-from loadtest.wire import Listener, Wire
+from loadtest.connection import Listener, Wire
 from server.protocol import websocket
 from server.protocol.http1 import head as http_head
 from server.protocol.signalr import handshake

@@ -2,9 +2,9 @@
 
 import pytest
 
-from loadtest.conductor import doubts, shard_of
+from loadtest.coordinator import doubts, shard_of
 from loadtest.histogram import Histogram
-from loadtest.meter import LATE
+from loadtest.recorder import LATE
 from loadtest.results import Result
 from loadtest.scenarios.base import Cast, pairs_of
 from loadtest.targets import TargetError

@@ -9,10 +9,10 @@ import pytest
 import trio
 
 from loadtest import reference
+from loadtest.connection import LOST, Wire
+from loadtest.lean_client import PORTS, Origin, Swarm, loopback_sources
 from loadtest.reference import Opener
 from loadtest.rest import Rest, RestError
-from loadtest.swarm import PORTS, Origin, Swarm, loopback_sources
-from loadtest.wire import LOST, Wire
 from server.protocol import websocket
 from server.protocol.http1 import head as http_head
 

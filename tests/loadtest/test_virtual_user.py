@@ -1,4 +1,4 @@
-"""loadtest.player: what counts, when a connection is lost in between."""
+"""loadtest.virtual_user: what counts, when a connection is lost in between."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from loadtest.oracle import promises
+from loadtest.oracle import invariants
 from loadtest.oracle.oracle import Oracle
 from loadtest.payloads import Message, Synced
 from loadtest.plan import Conversation, Person
-from loadtest.player import RETRYABLE, SEND, Player
+from loadtest.virtual_user import RETRYABLE, SEND, Player
 
 TALK = "talk"
 DUE = 1.0
@@ -141,7 +141,7 @@ def test_repeated_once_for_each_connection() -> None:
 
 @pytest.mark.parametrize(
     ("second", "breach"),
-    [({}, None), ({"id": "m2", "seq": 2, "changedSeq": 2}, promises.DOUBLED)],
+    [({}, None), ({"id": "m2", "seq": 2, "changedSeq": 2}, invariants.DOUBLED)],
     ids=["the same", "another"],
 )
 def test_answered_twice(second: dict[str, object], breach: str | None) -> None:
@@ -155,7 +155,7 @@ def test_answered_twice(second: dict[str, object], breach: str | None) -> None:
     done(None, world.answer(body, **second))
     oracle = world.player.stage.oracle
     assert dict(oracle.breached) == ({breach: 1} if breach else {})
-    assert [name for name, _ in world.recorded].count(SEND) == 1 and oracle.checked[promises.MISSING] == 1
+    assert [name for name, _ in world.recorded].count(SEND) == 1 and oracle.checked[invariants.MISSING] == 1
 
 
 @pytest.mark.parametrize("name", ["content", "clientMessageId", "conversationId"])
@@ -167,7 +167,7 @@ def test_answered_with_something_else(name: str) -> None:
     world.player.send(TALK, DUE, 60)
     _, (body,), done = line.calls[-1]
     done(None, world.answer(body, **{name: "another"}))
-    assert world.player.stage.oracle.breached[promises.ALTERED] == 1
+    assert world.player.stage.oracle.breached[invariants.ALTERED] == 1
 
 
 def test_who_left_stays_away() -> None:

@@ -9,7 +9,7 @@ gaps say exactly what was seen; nothing else has to be remembered.
 
 from collections.abc import Callable, Mapping
 
-from loadtest.oracle import promises
+from loadtest.oracle import invariants
 from loadtest.oracle.oracle import Ledger, Oracle
 from loadtest.payloads import Message, StatusUpdate
 
@@ -37,7 +37,7 @@ class View:
         seq = message.changed_seq
         if not self._ledger.agrees(message):
             text = f"p{self.player} saw {message.id} as change {seq} of {self.conversation}, others something else"
-            self._breach(promises.DIVERGED, text)
+            self._breach(invariants.DIVERGED, text)
         cursor = self.cursor
         if cursor is None:
             self.base = cursor = seq - 1
@@ -52,37 +52,37 @@ class View:
         if message.seq == seq:
             if not new:
                 self._breach(
-                    promises.ORDER, f"change {seq} of {self.conversation} makes a message, but came as changed"
+                    invariants.ORDER, f"change {seq} of {self.conversation} makes a message, but came as changed"
                 )
         elif new:
             self._made_before(message.seq)
         elif message.seq in self.gaps:
             text = f"message {message.seq} of {self.conversation} was changed before p{self.player} had seen it"
-            self._breach(promises.ORDER, text)
+            self._breach(invariants.ORDER, text)
 
     def _late(self, seq: int, cursor: int) -> None:
         place = f"change {seq} of {self.conversation} came to p{self.player} after {cursor}"
         if seq in self.gaps:
             self.gaps.discard(seq)
-            self._breach(promises.ORDER, place)
+            self._breach(invariants.ORDER, place)
         else:
-            self._breach(promises.REPEAT, f"{place}, for the second time")
+            self._breach(invariants.REPEAT, f"{place}, for the second time")
 
     def _made_before(self, seq: int) -> None:
         """A message that was changed since comes as a new one: right when its making was left out."""
         if seq in self.gaps:
             self.gaps.discard(seq)
         elif seq > self.base:
-            self._breach(promises.REPEAT, f"message {seq} of {self.conversation} came to p{self.player} twice as new")
+            self._breach(invariants.REPEAT, f"message {seq} of {self.conversation} came to p{self.player} twice as new")
 
     def synced(self, head: int) -> None:
         """A replay has ended: it goes up to the head."""
-        self._oracle.checked[promises.HOLE] += 1
+        self._oracle.checked[invariants.HOLE] += 1
         if self.cursor is None:
             self.cursor = self.base = head
         elif self.cursor < head:
             text = f"the replay of {self.conversation} ended at {self.cursor}, before its head {head}"
-            self._breach(promises.HOLE, text)
+            self._breach(invariants.HOLE, text)
 
     def resync(self, head: int) -> None:
         """The server says openly that it does not replay: what lies between is paged. It must be too much for that."""
@@ -90,7 +90,7 @@ class View:
             return
         if head - self.cursor <= REPLAYED:
             text = f"resync of {self.conversation} to {head} for p{self.player}, who had everything up to {self.cursor}"
-            self._breach(promises.HOLE, text)
+            self._breach(invariants.HOLE, text)
         if head > self.cursor:
             self.cursor = self.base = head
 
@@ -104,7 +104,7 @@ class View:
         known = self._receipts.get((update.user_id, update.status), 0)
         if update.seq < known:
             who = f"{update.status} of {update.user_id} in {self.conversation}"
-            self._breach(promises.RECEIPT, f"p{self.player} was told {update.seq} after {known}: {who}")
+            self._breach(invariants.RECEIPT, f"p{self.player} was told {update.seq} after {known}: {who}")
         else:
             self._receipts[update.user_id, update.status] = update.seq
 
@@ -118,16 +118,16 @@ class View:
         one to the same message has replaced it."""
         if self.cursor is None:  # nothing ever came, and nothing says from where on it should have
             return
-        self._oracle.checked[promises.UNSEEN] += 1
+        self._oracle.checked[invariants.UNSEEN] += 1
         unexplained = {gap for gap in self.gaps if not overtaken(gap)}
         for seq, changed in stored.items():
             what = f"message {seq}" if seq == changed else f"change {changed} of message {seq}"
             if changed > self.cursor:
                 text = f"{what} of {self.conversation} never came to p{self.player}, who has seen up to {self.cursor}"
-                self._breach(promises.UNSEEN, text)
+                self._breach(invariants.UNSEEN, text)
             elif changed in self.gaps and changed > self.base:
                 unexplained.discard(changed)
-                self._breach(promises.HOLE, f"{what} of {self.conversation} was left out for p{self.player}")
+                self._breach(invariants.HOLE, f"{what} of {self.conversation} was left out for p{self.player}")
         for gap in sorted(unexplained):
             text = f"change {gap} of {self.conversation} was left out for p{self.player}, and overtaken by none"
-            self._breach(promises.HOLE, text)
+            self._breach(invariants.HOLE, text)

@@ -15,8 +15,7 @@ import trio
 
 from loadtest import chaos, parameters, profiles, results
 from loadtest.commands import FAILED, MISUSED, ending_signals, fail, told
-from loadtest.conductor import Conductor, Options
-from loadtest.crew import WorkerError
+from loadtest.coordinator import Conductor, Options
 from loadtest.histogram import Histogram
 from loadtest.live import LiveView
 from loadtest.reference import ReferenceUnusable, require
@@ -24,8 +23,9 @@ from loadtest.report.page import write_report
 from loadtest.results import PERCENTILES, Result
 from loadtest.scenarios import SCENARIOS
 from loadtest.scenarios.base import Scenario
-from loadtest.stage import REFERENCE
 from loadtest.targets import Target, TargetError, check_files, check_ownership, dev
+from loadtest.worker_pool import WorkerError
+from loadtest.world import REFERENCE
 from server.protocol import terminal
 
 RUNS = Path("loadtest-runs")

@@ -6,9 +6,9 @@ Owns which sends were found among what is stored. Pure: whoever reads the histor
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-from loadtest.oracle import contents, promises
+from loadtest.oracle import contents, invariants
+from loadtest.oracle.client_view import View
 from loadtest.oracle.oracle import Ledger, Oracle
-from loadtest.oracle.views import View
 from loadtest.payloads import Message
 
 
@@ -41,13 +41,13 @@ class Books:
                 text = (
                     f"{message.id} is stored as change {message.changed_seq} of {conversation}; something else was seen"
                 )
-                self._oracle.breach(promises.DIVERGED, text, conversation=conversation)
+                self._oracle.breach(invariants.DIVERGED, text, conversation=conversation)
             self._stored(conversation, message)
         there = {hash(message.id) for message in stored}
         for seq, shown in enumerate(ledger.ids):
             if shown and shown not in there:
                 text = f"the message of change {seq} of {conversation} was seen, but is not stored"
-                self._oracle.breach(promises.PHANTOM, text, conversation=conversation)
+                self._oracle.breach(invariants.PHANTOM, text, conversation=conversation)
         changed = {message.seq: message.changed_seq for message in stored}
         overtaken = Overtaken(stored, ledger)
         for view in views:
@@ -62,18 +62,18 @@ class Books:
         found = self._found.setdefault(key.player, set())
         if key.number in found:
             text = f"send {key.number} of p{key.player} is stored twice, the second time as {message.id}"
-            self._oracle.breach(promises.DOUBLED, text, player=key.player)
+            self._oracle.breach(invariants.DOUBLED, text, player=key.player)
         found.add(key.number)
         acknowledged = person.acknowledged
         if acknowledged is None or key.number >= len(acknowledged):
             text = f"{message.client_message_id} is stored, but was never sent"
-            self._oracle.breach(promises.PHANTOM, text, player=key.player)
+            self._oracle.breach(invariants.PHANTOM, text, player=key.player)
         elif acknowledged[key.number] not in (0, hash(message.id)):
             text = f"send {key.number} of p{key.player} was acknowledged as another message than {message.id}"
-            self._oracle.breach(promises.MISSING, text, player=key.player)
+            self._oracle.breach(invariants.MISSING, text, player=key.player)
         if message.sender_id != person.user_id:
             text = f"send {key.number} of p{key.player} is stored as sent by {message.sender_id}"
-            self._oracle.breach(promises.ALTERED, text, player=key.player)
+            self._oracle.breach(invariants.ALTERED, text, player=key.player)
 
     def missing(self) -> None:
         """After all conversations: what was acknowledged, and is in none."""
@@ -82,7 +82,7 @@ class Books:
             for number, shown in enumerate(player.acknowledged or ()):
                 if shown and number not in found:
                     text = f"send {number} of p{player.number} was acknowledged, but is not stored"
-                    self._oracle.breach(promises.MISSING, text, player=player.number)
+                    self._oracle.breach(invariants.MISSING, text, player=player.number)
 
 
 class Overtaken:
