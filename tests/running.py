@@ -18,7 +18,7 @@ import httpx
 import trio
 
 from loadtest.client import HubClient, OnEvent
-from tests import carriers
+from tests import transports
 from tests.forkserver import Child, fork
 
 START_TIMEOUT = 60.0  # seconds
@@ -73,7 +73,7 @@ class Running:
         self, user: User, on_event: OnEvent = lambda target, arguments: None, **options: Any
     ) -> AbstractAsyncContextManager[HubClient]:
         options = {"protocol": self.protocol, **options}
-        return carriers.connect(
+        return transports.connect(
             options.pop("carrier", self.carrier), self.hub_url, user.token, on_event=on_event, **options
         )
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import trio
 
-from tests.server.metrics import Scrape, scrape
+from tests.server.metrics.samples import Scrape, scrape
 from tests.server.rest.conftest import open_site
 
 MONITORING = Path(__file__).parents[1] / "monitoring"

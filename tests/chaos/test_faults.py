@@ -10,8 +10,8 @@ import trio
 from tests.chaos import conftest, faults
 from tests.chaos.services import Cluster, Single, system_redis
 from tests.chaos.world import World, open_world
+from tests.oracle_client import Breach
 from tests.store.cluster import Cluster as Postgres
-from tests.witness import Breach
 
 BACKENDS = ["valkey", "cluster", "redis"]
 

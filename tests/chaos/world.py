@@ -20,11 +20,11 @@ from loadtest.client import ClientError, HubClient, HubError, connect
 from loadtest.oracle import contents
 from loadtest.oracle.oracle import Oracle
 from tests.chaos.services import Single
+from tests.oracle_client import Witness, judge, make_oracle, require
 from tests.proxy import Proxy
 from tests.running import Running, User, free_port, running
 from tests.store.cluster import Cluster as Postgres
 from tests.store.proxy import SOCKET as POSTGRES_SOCKET
-from tests.witness import Witness, judge, make_oracle, require
 
 PAUSE = 0.1  # seconds between one's messages, at random around it
 PATIENCE = 60.0  # seconds for everybody to have everything: long past the promise, which is printed

@@ -24,7 +24,7 @@ from tests.hostile.bystander import Errand, Seen
 from tests.hostile.plans import Plan
 from tests.hostile.values import FEW
 from tests.running import Running, User, running
-from tests.server.metrics import read
+from tests.server.metrics.samples import read
 
 QUIET = 120.0  # seconds for everything of the attackers to be gone: a session that nobody resumes is kept for 15
 PAGE = 4096

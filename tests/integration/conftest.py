@@ -11,9 +11,9 @@ import pytest
 import trio
 
 from server.cli.dev.services import Services
-from tests.carriers import FORMATS
 from tests.conftest import cloned, flush
 from tests.running import Running, User, running
+from tests.transports import FORMATS
 
 
 @pytest.fixture

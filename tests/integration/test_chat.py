@@ -4,7 +4,7 @@ import psycopg
 import trio
 
 from loadtest.client import ClientError, HubError
-from tests.inbox import WAIT, Inbox
+from tests.event_recorder import WAIT, Inbox
 from tests.running import Running, running
 
 

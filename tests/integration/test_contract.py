@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from loadtest.client import HubClient, HubError
-from tests.inbox import WAIT, Inbox
+from tests.event_recorder import WAIT, Inbox
 from tests.integration.test_instances import until
 from tests.running import Running, User
 

@@ -8,8 +8,8 @@ import pytest
 import trio
 
 from server.hub.server import HubServer
-from tests.inbox import WAIT
-from tests.integration.test_carriers import PING, PONG, SHAKE, STREAM, Door, door
+from tests.event_recorder import WAIT
+from tests.integration.test_transports import PING, PONG, SHAKE, STREAM, Door, door
 from tests.server.rest.conftest import Site, open_site
 
 ways_in = pytest.mark.parametrize("headers", [{}, STREAM], ids=["polling", "sse"])

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from loadtest.client import ClientError, HubError
-from tests.inbox import WAIT, Inbox
+from tests.event_recorder import WAIT, Inbox
 from tests.integration.conftest import Shared
 from tests.running import Running
 

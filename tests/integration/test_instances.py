@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from loadtest.client import HubClient, HubError
-from tests.inbox import WAIT, Inbox
+from tests.event_recorder import WAIT, Inbox
 from tests.running import Running, User, checked, running
 
 Pair = tuple[Running, Running]

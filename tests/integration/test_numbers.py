@@ -9,7 +9,7 @@ import trio
 
 from loadtest.client import ClientError, HubError
 from server.protocol import websocket
-from tests.inbox import WAIT
+from tests.event_recorder import WAIT
 from tests.integration.conftest import Shared
 
 HUGE: tuple[Any, ...] = (2**63, 2**64 - 1, -(2**63) - 1, 2**64, 10**30, -(10**30), 1e30, True, "5", None)

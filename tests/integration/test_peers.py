@@ -5,8 +5,8 @@ import json
 import httpx
 import trio
 
-from tests.inbox import WAIT
-from tests.integration.test_carriers import PING, PONG, SHAKE, STREAM, of
+from tests.event_recorder import WAIT
+from tests.integration.test_transports import PING, PONG, SHAKE, STREAM, of
 from tests.running import running
 
 

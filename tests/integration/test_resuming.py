@@ -13,9 +13,9 @@ from server.protocol.signalr import handshake
 from server.protocol.signalr.encoding import BARE
 from server.protocol.signalr.messages import Ack, Completion, Invocation, StreamItem
 from server.protocol.signalr.messages import Sequence as Sequence_
-from tests.carriers import negotiate
-from tests.inbox import WAIT, Inbox
+from tests.event_recorder import WAIT, Inbox
 from tests.server.rest.conftest import open_site
+from tests.transports import negotiate
 
 COUNTED = (Invocation, StreamItem, Completion)
 CUTS = 12  # times the network fails

@@ -11,9 +11,9 @@ import trio
 from loadtest.client import ClientError
 from server.protocol import websocket
 from server.protocol.signalr import handshake
-from tests.carriers import negotiate, upgrade_later
-from tests.inbox import WAIT
+from tests.event_recorder import WAIT
 from tests.running import Running, User, running
+from tests.transports import negotiate, upgrade_later
 
 
 class Socket:

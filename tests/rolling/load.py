@@ -13,8 +13,8 @@ import trio.lowlevel
 
 from loadtest.client import ClientError, HubClient, HubError, connect
 from loadtest.oracle import contents
+from tests.oracle_client import Witness, judge, make_oracle
 from tests.running import Running, User
-from tests.witness import Witness, judge, make_oracle
 
 BACK = 0.1  # seconds after a connection that could not be made
 PATIENCE = 60.0  # seconds for everything to arrive in the end

@@ -14,9 +14,9 @@ import trio
 
 from loadtest.client import ClientError, connect, open_websocket
 from server.protocol.signalr import handshake
-from tests.carriers import negotiate
 from tests.integration.test_stateful import Socket
 from tests.running import Running, User, checked, free_port, running
+from tests.transports import negotiate
 
 EXAMPLES = Path(__file__).parents[2] / "systemd/proxies"
 # Seconds, for the 100 and the 15 of the examples, and as far apart: pings keep a WebSocket open, also where the machine

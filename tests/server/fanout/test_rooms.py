@@ -22,7 +22,7 @@ from store.errors import Unavailable
 from store.ids import new_id
 from store.model import Change, Message, MessageStatus, MessageType
 from store.redis.inbox_entries import dismissal
-from tests.server.alone import Alone
+from tests.server.fake_cluster import Alone
 
 CONVERSATION, USER = new_id(), new_id()
 

@@ -32,7 +32,7 @@ from store.errors import StoreError, Unavailable
 from store.ids import new_id
 from store.model import Change
 from store.redis.inbox_entries import Receipt
-from tests.server.alone import Alone
+from tests.server.fake_cluster import Alone
 
 SHAKE = b'{"protocol":"json","version":1}\x1e'
 USER = new_id()

@@ -19,7 +19,7 @@ import trio
 from loadtest.client import ClientError, HubClient, HubError
 from server.hub.dispatch import STREAM
 from server.identity.access_tokens import mint_token
-from tests import carriers
+from tests import transports
 from tests.running import JWT_KEY
 from tests.server.rest.conftest import Site, open_site
 
@@ -358,7 +358,7 @@ async def test_routes_without_a_good_token(world: World) -> None:
     assert await world.look() == world.head
 
 
-@pytest.mark.parametrize("carrier", carriers.CARRIERS)
+@pytest.mark.parametrize("carrier", transports.CARRIERS)
 @pytest.mark.parametrize("query", [{}, {"sync": "manual"}], ids=["", "manual"])
 async def test_the_hub_without_a_good_token(site: Site, carrier: str, query: dict[str, str]) -> None:
     """Nobody of them gets as far as a call, whatever carries the connection and however it attaches."""
@@ -367,7 +367,7 @@ async def test_the_hub_without_a_good_token(site: Site, carrier: str, query: dic
             continue  # their clients begin by negotiating: the table has it, without a token
         answer = None
         try:
-            async with carriers.connect(carrier, f"{site.url}/hubs/chat", token, query=query) as client:
+            async with transports.connect(carrier, f"{site.url}/hubs/chat", token, query=query) as client:
                 with trio.fail_after(60):
                     answer = await client.invoke("GetPresence", [str(uuid4())])
         except* (ClientError, HubError):
@@ -378,7 +378,7 @@ async def test_the_hub_without_a_good_token(site: Site, carrier: str, query: dic
 @asynccontextmanager
 async def connected(world: World, name: str, query: dict[str, str] | None = None) -> AsyncIterator[HubClient]:
     url = f"{world.site.url}/hubs/chat"
-    async with carriers.connect("socket", url, world.tokens[name], query=query or {}) as client:
+    async with transports.connect("socket", url, world.tokens[name], query=query or {}) as client:
         yield client
 
 

@@ -8,9 +8,9 @@ import trio
 from structlog.testing import capture_logs
 
 from loadtest.client import connect, open_websocket
-from tests.carriers import CARRIERS
-from tests.carriers import connect as connect_by
 from tests.server.rest.conftest import Site, open_site
+from tests.transports import CARRIERS
+from tests.transports import connect as connect_by
 
 WAIT = 60.0
 CLIENT = "203.0.113.9"

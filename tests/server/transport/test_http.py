@@ -9,7 +9,7 @@ import trio
 from loadtest.client import HubError
 from server.transport import http, request_stream
 from server.transport.request_stream import RequestStream
-from tests import carriers
+from tests import transports
 from tests.server.rest.conftest import Site, open_site
 
 LARGE = 24 * 1024 * 1024  # bytes; more than sockets hold
@@ -71,7 +71,7 @@ async def test_large_messages_on_a_late_upgrade(database: str, redis_url: str, n
     async with open_site(database, redis_url, nursery, **sizes) as site:
         _, token = await site.user("alice")
         for carrier in ("late", "socket"):
-            async with carriers.connect(carrier, f"{site.url}/hubs/chat", token) as hub:
+            async with transports.connect(carrier, f"{site.url}/hubs/chat", token) as hub:
                 with pytest.raises(HubError, match="argument"):
                     await hub.invoke("Ping", "x" * 400_000)
                 assert await hub.invoke("Ping") == {}

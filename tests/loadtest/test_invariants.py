@@ -8,7 +8,7 @@ import trio
 
 from loadtest import results
 from loadtest.oracle.invariants import PROMISES
-from tests.loadtest.liar import ALL, Liar
+from tests.loadtest.lying_proxy import ALL, Liar
 from tests.loadtest.playing import play
 from tests.running import running
 
@@ -46,7 +46,7 @@ async def test_a_lying_server_is_found_out(database: str, redis_url: str, tmp_pa
 
 async def test_a_defect_of_the_server_is_found(database: str, redis_url: str) -> None:
     """A server that now and then forgets to deliver a message to somebody, and never repairs it, is not believed."""
-    async with running(database, redis_url, module="tests.loadtest.forgetful") as server:
+    async with running(database, redis_url, module="tests.loadtest.amnesiac_proxy") as server:
         result = await play(server.url, "group", settle=1.0, groups=1, members=5, rate=50, seconds=1)
     assert result.oracle.breached.keys() & {"hole", "unseen"}, result.oracle
     assert not result.oracle.breached.keys() - {"hole", "unseen"}

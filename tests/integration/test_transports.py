@@ -12,11 +12,11 @@ import trio
 
 from server.hub.transports import http_endpoint, long_polling
 from server.hub.transports.http_transport import HttpCarrier
-from tests.carriers import TIMEOUT, negotiate
-from tests.inbox import WAIT, Inbox
+from tests.event_recorder import WAIT, Inbox
 from tests.integration.conftest import Shared
 from tests.running import Running, User, running
 from tests.server.rest.conftest import Site, open_site
+from tests.transports import TIMEOUT, negotiate
 
 SHAKE = b'{"protocol":"json","version":1}\x1e'
 PING = b'{"type":1,"invocationId":"1","target":"Ping","arguments":[]}\x1e'

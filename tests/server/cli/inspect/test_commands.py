@@ -19,7 +19,7 @@ from rich.console import Console
 from loadtest.client import ClientError, HubClient, connect
 from server.cli.inspect.tables import RENDERERS
 from tests.running import running
-from tests.server.metrics import admin, scrape
+from tests.server.metrics.samples import admin, scrape
 from tests.server.rest.conftest import Site, open_site
 
 # Ctrl-C is ignored by what a shell has started in the background, the tests among it.

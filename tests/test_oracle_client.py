@@ -1,4 +1,4 @@
-"""tests.witness: what a client of the chaos suite may be shown, and each thing that it may not."""
+"""tests.oracle_client: what a client of the chaos suite may be shown, and each thing that it may not."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 
 from loadtest.oracle import contents, invariants
 from loadtest.oracle.oracle import Oracle
-from tests.witness import RUN, Breach, Witness, judge
+from tests.oracle_client import RUN, Breach, Witness, judge
 
 TALK = "talk"
 RECEIVE, CHANGED = "ReceiveMessage", "MessageChanged"

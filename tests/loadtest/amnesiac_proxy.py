@@ -1,6 +1,6 @@
 """`parley serve` with a defect: every seventh fan-out leaves out one of those who should hear it.
 
-Run as `python -m tests.loadtest.forgetful serve`.
+Run as `python -m tests.loadtest.amnesiac_proxy serve`.
 """
 
 import itertools

@@ -21,10 +21,10 @@ from server.observability.log_limits import OF_ONE, Suppressor
 from server.rest import turns
 from store.histogram import Histogram
 from tests.running import free_port
-from tests.server.metrics import Scrape, admin, scrape
+from tests.server.metrics.samples import Scrape, admin, scrape
 from tests.server.rest.conftest import Site, open_site
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 NAME = re.compile(r"parley_[a-z]+(_[a-z]+)*")
 STANDARD = {"process", "python"}  # Prometheus' own
 UNITS = ("_total", "_seconds", "_bytes", "_messages", "_connections", "_callers", "_changes", "_entries", "_info")

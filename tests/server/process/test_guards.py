@@ -42,12 +42,12 @@ from store.postgres.pool import Pool
 from store.receipts import ReceiptStreams
 from store.redis.client import Redis
 from store.redis.instances import Instances
-from tests.inbox import Inbox
+from tests.event_recorder import Inbox
 from tests.running import Running, User
 from tests.server.rest.conftest import Site, open_site
 
 WAIT = 90.0  # seconds: a pool may be in its backoff, on a busy machine
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ERRORS = (RuntimeError, OverflowError, RecursionError)
 Trigger = Callable[["Stage"], Awaitable[None]]
 

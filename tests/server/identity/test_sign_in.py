@@ -21,8 +21,8 @@ from server.identity.providers import OpenIdProvider
 from server.identity.sign_in_state import begin
 from store.postgres import accounts as store
 from store.postgres import users
+from tests.server.identity.provider import CLIENT, CODE, SECRET, FakeProvider, open_provider
 from tests.server.rest.conftest import Site, open_site
-from tests.server.sign_in.provider import CLIENT, CODE, SECRET, FakeProvider, open_provider
 from tests.store.world import fetch_value
 
 
