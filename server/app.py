@@ -54,7 +54,7 @@ from server.fanout.receipts import ReceiptWriter
 from server.fanout.rooms import Rooms
 from server.hub import methods
 from server.hub.dispatch import Dispatcher
-from server.hub.server import HubServer
+from server.hub.server import HubServer, is_hub
 from server.hub.transports.forwarding import Peers
 from server.hub.transports.http_endpoint import Fallbacks, route
 from server.identity.access_tokens import ACCESS_TTL, ConnectionTokens, Verifier, mint_token, signing_keys
@@ -263,7 +263,7 @@ class Process:
         routed = allow_origins(routed, settings.allowed_origins)
         if tracing is not None:
             routed = tracing.requests(routed)
-        self.http = HttpServer(traced(routed, Proxies(settings.forwarded_allow_ips)))
+        self.http = HttpServer(traced(routed, Proxies(settings.forwarded_allow_ips)), is_polled=is_hub)
         self.certificate = Certificate(settings.tls_cert, settings.tls_key) if settings.tls_cert else None
         self.listener = Listener(
             self.hub,

@@ -18,6 +18,7 @@ import trio
 
 from handlers.errors import ChatError
 from handlers.model import Resync
+from server.fanout.delivery import encode_change
 from server.fanout.gap_repair import REPAIR_DELAY, Repairs
 from server.fanout.room import Cursors, History, Room, Subscriber, Teller, Wanted
 from server.protocol.signalr.encoding import Encoding
@@ -440,7 +441,7 @@ class Rooms(Repairs):
 def _encoded(encoding: Encoding, change: Change) -> bytes:
     """The change; should it be one that cannot be written, the word that something is missing (P4)."""
     try:
-        return encoding.change(change, created=change.created)
+        return encode_change(encoding, change, created=change.created)
     except Exception as error:
         _guard.caught(error, conversation=str(change.conversation_id), seq=change.seq)
         return encoding.event("Resync", (Resync(conversation_id=change.conversation_id, last_seq=change.seq),))

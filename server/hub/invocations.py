@@ -14,6 +14,7 @@ import trio
 
 from handlers.errors import ChatError, from_store
 from handlers.rate_limits import refusal, spend
+from server.fanout.delivery import encode_change
 from server.hub.detached_queue import Survival
 from server.hub.dispatch import PLAIN, STREAM, Method
 from server.hub.ports import Carrier, Hub
@@ -270,7 +271,7 @@ class Calls:
         self._offer(self.outbox.encoding.event(target, arguments))
 
     def send_change(self, change: Change, *, created: bool) -> None:
-        self._offer(self.outbox.encoding.change(change, created=created))
+        self._offer(encode_change(self.outbox.encoding, change, created=created))
 
     def _offer(self, frame: bytes) -> None:
         """Queue what must not be shed. When there is no room even without live events, the client is too far gone."""

@@ -17,8 +17,6 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework, ConnectionState, LifespanState
 
-from server.hub.server import is_hub
-from server.hub.transports.base import HANG_UP
 from server.protocol.http1.head import MAX_HEAD
 from server.transport.request_stream import RequestStream
 from server.transport.unauthenticated import STRANGER, stranger_of
@@ -28,19 +26,20 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+HANG_UP = "parley.hang_up"  # in the ASGI scope's state: ends the TCP connection at once
 KEEP_ALIVE = 75.0  # seconds an idle HTTP connection is kept: longer than most balancers keep theirs
 DISCARD_MAX = 4 * 1024 * 1024  # bytes of a refused request that are still read, so that its answer arrives
 DISCARD_TIME = 5.0  # seconds for them
 LAST_WORDS = 30.0  # seconds for the end of an answer to be taken, whoever wants to be done with it
 
 
-def patient(app: ASGIApp, is_retired: Callable[[], bool], is_hub: Callable[[str], bool]) -> ASGIApp:
+def patient(app: ASGIApp, is_retired: Callable[[], bool], is_polled: Callable[[str], bool]) -> ASGIApp:
     """An answer waits until the request has come in whole, so that one refused early is heard.
 
     Otherwise the client may still be sending when the connection is closed under it, and loses the answer, or
     sends its next request into a connection that is about to end. What is too long is not waited for.
     With the answers of a server that `is_retired` clients learn that their next request belongs elsewhere; not so at
-    the path of the hub (`is_hub`), whose connections may be polled, and are told in a message.
+    a path that `is_polled`: clients of these get a message.
     """
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
@@ -65,7 +64,7 @@ def patient(app: ASGIApp, is_retired: Callable[[], bool], is_hub: Callable[[str]
             if event["type"] == "http.response.start":
                 with trio.move_on_after(DISCARD_TIME):
                     await finished.wait()
-                if not finished.is_set() or size > DISCARD_MAX or (is_retired() and not is_hub(scope["path"])):
+                if not finished.is_set() or size > DISCARD_MAX or (is_retired() and not is_polled(scope["path"])):
                     event = {**event, "headers": [*event["headers"], (b"connection", b"close")]}
             if event["type"] != "http.response.body" or event.get("more_body"):
                 await send(event)
@@ -116,9 +115,9 @@ class HttpConnection(TCPServer):
 
 
 class HttpServer:
-    """Serves HTTP connections with `app`."""
+    """Serve HTTP connections with `app`; `is_polled` says of a decoded path that its connections outlive a drain."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, is_polled: Callable[[str], bool] = lambda path: False) -> None:
         self._config = Config()
         self._config.keep_alive_timeout = KEEP_ALIVE
         # A client may be silent while it polls, or only listens. Slow requests have limits where they are read.
@@ -126,7 +125,7 @@ class HttpServer:
         self._config.h11_max_incomplete_size = 2 * MAX_HEAD  # the stream has the limit; rewritten, a head may be longer
         self._config.errorlog = logging.getLogger("hypercorn.error")
         self._config.include_server_header = False
-        self._app = ASGIWrapper(cast(ASGIFramework, patient(app, lambda: self._retired, is_hub)))
+        self._app = ASGIWrapper(cast(ASGIFramework, patient(app, lambda: self._retired, is_polled)))
         self._context = WorkerContext(None)
         self._state: LifespanState = {}
         self._retired = False

@@ -11,6 +11,7 @@ import trio
 
 from server.hub.connection import HubSession
 from server.protocol import websocket
+from server.transport.http import HANG_UP
 from server.transport.send_queue import RESUME_AT, Outbox
 from server.transport.timer_wheel import Wheel
 
@@ -20,7 +21,6 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 CLOSE_WAIT = 5.0  # seconds for the last words to be taken (SignalR's default)
 PIECE = 16 * 1024  # bytes; what a slow client must take within the stall timeout
-HANG_UP = "parley.hang_up"  # in the ASGI scope's state: ends the TCP connection at once
 
 
 class AsgiCarrier(Outbox):

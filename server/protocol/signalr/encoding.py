@@ -12,10 +12,6 @@ from server.protocol.signalr.codec import HubProtocol
 from server.protocol.signalr.json_codec import JSON
 from server.protocol.signalr.messages import ACK, CANCEL_INVOCATION, INVOCATION, SEQUENCE
 from server.protocol.signalr.msgpack_codec import MSGPACK
-from store.model import Change
-
-CREATED = "ReceiveMessage"
-CHANGED = "MessageChanged"
 
 
 class Encoding:
@@ -33,9 +29,6 @@ class Encoding:
 
     def event(self, target: str, arguments: Sequence[object]) -> bytes:
         return self.frame(self.protocol.encode_invocation(target, arguments))
-
-    def change(self, change: Change, *, created: bool) -> bytes:
-        return self.event(CREATED if created else CHANGED, (change.message,))
 
     def completion(self, invocation_id: str, result: object) -> bytes:
         return self.frame(self.protocol.encode_completion(invocation_id, result))

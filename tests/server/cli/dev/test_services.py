@@ -111,7 +111,10 @@ def unprivileged_python() -> list[str]:
     The interpreter starts itself once more: the first exec after setpriv still has root's way with directories.
     """
     setpriv = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--"]
-    check = "import psycopg, subprocess, sys, server.cli.dev.services; subprocess.run([sys.executable, '-c', ''], check=True)"
+    check = (
+        "import psycopg, subprocess, sys, server.cli.dev.services;"
+        "subprocess.run([sys.executable, '-c', ''], check=True)"
+    )
     for python in (sys.executable, f"/usr/bin/python3.{sys.version_info.minor}"):
         command = [*setpriv, python]
         if not all(map(shutil.which, ("setpriv", python))):
@@ -404,7 +407,10 @@ async def test_supervisor_ends_with_the_code_of_its_command(command: str, code: 
 @pytest.mark.parametrize(("name", "number"), [("INT", signal.SIGINT), ("TERM", signal.SIGTERM)])
 async def test_supervisor_asks_with_the_signal_then_kills(name: str, number: signal.Signals) -> None:
     """The command has the default handlers; one that ignores the signal is killed after the grace period."""
-    script = "import sys; from server.cli.dev import supervisor; supervisor.GRACE = 0.2; sys.exit(supervisor.main(sys.argv[1:]))"
+    script = (
+        "import sys; from server.cli.dev import supervisor; supervisor.GRACE = 0.2;"
+        "sys.exit(supervisor.main(sys.argv[1:]))"
+    )
     for trap, code in ((f"trap 'exit 5' {name}; ", 5), ("", 128 + number), (f"trap '' {name}; ", 137)):
         shell = f"{trap}echo up; while :; do sleep 0.05; done"
         with spawn(sys.executable, "-c", script, "--signal", name, "--", "sh", "-c", shell) as supervised:

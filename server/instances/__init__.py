@@ -1,1 +1,0 @@
-"""This instance among the others: its registration in Redis, its inbox, and what it sends to theirs."""
