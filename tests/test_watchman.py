@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from loadtest.processes import family
-from tests.watchman import command_line, status
+from tests.watchman import FROM_A_TERMINAL, Killed, command_line, status
 
 ROOT = Path(__file__).parents[1]
 WAIT = 180.0  # seconds: long past anything but a hang
@@ -50,13 +50,12 @@ def started(test: str, ready: Path, *options: str, ignoring: bool = False) -> "s
     (place / "pytest.ini").write_text("[pytest]\n" + ("trio_mode = true\n" if test == EVERYTHING else ""))
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(place)]
     command += ["-c", str(place / "pytest.ini"), *options, str(place / "test_inner.py")]
-    if ignoring:
-        command = [sys.executable, "-c", IGNORING, *command]
+    command = [sys.executable, "-c", IGNORING, *command] if ignoring else [*FROM_A_TERMINAL, *command]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     if test == LITTLE:
         environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # they take longer than all the rest
     said = (place / "said").open("wb")
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=said, start_new_session=True)
+    return Killed(command, cwd=ROOT, env=environment, stdout=said, stderr=said, start_new_session=True)
 
 
 def known(pid: int) -> dict[int, str]:

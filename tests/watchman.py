@@ -20,6 +20,21 @@ MARK = "TEST_RUN_OF_PARLEY"  # the name of the variable; the tests' own settings
 SOON = 3.0  # seconds from SIGTERM to SIGKILL
 AT_LAST = 15.0  # seconds for what is supervised: the supervisor's own grace, and something for a busy machine
 LOOK = 0.05  # seconds between two looks
+# Before a command whose signals a test is about: what the run itself was started under (nohup, a shell's background)
+# ignores some, and hands that down.
+FROM_A_TERMINAL = [
+    *(sys.executable, "-I", "-S", "-c"),
+    "import os, signal, sys; [signal.signal(number, signal.SIG_DFL) for number in (1, 2, 15)];"
+    "os.execv(sys.argv[1], sys.argv[1:])",
+]
+
+
+class Killed(subprocess.Popen[bytes]):
+    """A process that does not outlive its block, even where the test fails: left to itself, Popen waits for ever."""
+
+    def __exit__(self, *failure: Any) -> None:
+        self.kill()  # does nothing to one that has ended
+        super().__exit__(*failure)
 
 
 def pytest_configure(config: Any) -> None:

@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 import server.admin.listener
 import server.app
 import server.fanout.receipts
+import server.fanout.rooms
 import store.postgres.conversations
 import store.postgres.outbox
 from handlers.conversations import Conversations
@@ -276,7 +277,7 @@ FAULTS = [
     Fault("flusher", Connection, "flush", chat, of_carol=True),
     Fault("wheel", Connection, "on_due", time_out, of_carol=True),
     Fault("poller", Connection, "on_ready", ping, of_carol=True),
-    Fault("rooms", Encoding, "change", chat, is_binary),
+    Fault("rooms", server.fanout.rooms, "encode_change", chat, is_binary),
     Fault("lanes", Rooms, "publish", chat),
     Fault("lanes", _Lane, "_pack", chat, several),
     Fault("repairs", Rooms, "_fetch_hole", repair),

@@ -12,6 +12,7 @@ import pytest
 
 from loadtest.processes import family
 from server.cli.dev.process import command_line
+from tests.watchman import FROM_A_TERMINAL, Killed
 
 SETTINGS = {name: value for name, value in os.environ.items() if not name.startswith("PARLEY_")}
 
@@ -26,14 +27,14 @@ def data_dir() -> Iterator[Path]:
 @pytest.mark.parametrize("instances", [1, 2])
 def test_a_closed_terminal_ends_everything(instances: int, data_dir: Path) -> None:
     """SIGHUP is as SIGTERM: the server ends in good order, and nothing that it has started is left."""
-    command = [sys.executable, "-m", "server", "dev", "--port", "0", "--data", str(data_dir)]
+    command = [*FROM_A_TERMINAL, sys.executable, "-m", "server", "dev", "--port", "0", "--data", str(data_dir)]
     command += ["--instances", str(instances)]
-    with subprocess.Popen(command, env=SETTINGS, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+    with Killed(command, env=SETTINGS, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith(b"ready")
         started = list(family(process.pid))
         process.send_signal(signal.SIGHUP)
-        assert process.wait() == 0
+        assert process.wait(120) == 0
     assert len(started) >= 5  # itself, two supervisors, two services
     assert not [pid for pid in started if command_line(pid)]
 
