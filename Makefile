@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 TESTABLE := $(VENV)/.testable
 
 .DEFAULT_GOAL := help
-.PHONY: help run install-units rolling-restart test test-chaos test-hostile lint bench clean
+.PHONY: help run install-units rolling-restart test test-chaos test-hostile lint bench docs clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,6 +45,9 @@ install-units: ## systemd units and the files beside them (DESTDIR=)
 	@install -d -m 0755 $(DESTDIR)/etc/parley && install -d -m 0700 $(DESTDIR)/etc/parley/credentials
 	@test -e $(DESTDIR)/etc/parley/parley.toml || install -m 0644 systemd/parley.toml $(DESTDIR)/etc/parley/
 	@install -d $(DESTDIR)/usr/share/doc/parley && install -m 0644 docs/operations.md $(DESTDIR)/usr/share/doc/parley/
+
+docs: $(READY) ## the pages that are made from the code
+	@$(BIN)/python -m server.config.page > docs/settings.md
 
 clean: ## forget the environment (not the data in .parley)
 	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis node_modules tests/interop/node_modules

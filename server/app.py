@@ -41,10 +41,13 @@ from server.cluster.publisher import Publisher
 from server.cluster.reaper import Reaper
 from server.cluster.recovery import Recovery
 from server.cluster.subscriptions import Registry
+from server.config.checks import require
+from server.config.listen_address import parse_listen, parse_peer_listen
 from server.config.rate_limits import Limits
 from server.config.reload import Difference, merge
-from server.config.settings import DAYS, SECONDS, Settings, parse_listen, parse_peer_listen, require
+from server.config.settings import Settings
 from server.config.trusted_proxies import ANY, UNIX, Proxies
+from server.config.units import DAYS, SECONDS
 from server.fanout.broadcaster import Crier
 from server.fanout.change_publisher import Feed
 from server.fanout.conversation_updates import Teller

@@ -11,7 +11,8 @@ from uuid import UUID
 import trio
 from rich.table import Table
 
-from server.config.settings import ConfigError, Settings, require
+from server.config.checks import require
+from server.config.settings import ConfigError, Settings
 from server.identity.access_tokens import signing_keys
 from server.protocol import terminal
 from server.transport.tls import expiry, load_context

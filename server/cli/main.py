@@ -53,9 +53,19 @@ def told() -> Iterator[None]:
 
 
 def load_settings(config: Path | None, **overrides: Any) -> "Settings":
-    from server.config.settings import load  # noqa: PLC0415
+    from server.config.loading import load  # noqa: PLC0415
 
     return load(os.environ, config, **overrides)
+
+
+class ListsSettings(click.Command):
+    """A command whose `--help` ends with every setting."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from server.config.page import help_rows  # noqa: PLC0415
+
+        with formatter.section("Settings (docs/settings.md has more)"):
+            formatter.write_dl(help_rows())
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -72,7 +82,7 @@ def main() -> None:
     """
 
 
-@main.command()
+@main.command(cls=ListsSettings)
 @config_option
 def serve(config: Path | None) -> None:
     """Run one production instance until SIGTERM.
@@ -85,7 +95,7 @@ def serve(config: Path | None) -> None:
     import trio  # noqa: PLC0415
 
     from server import app  # noqa: PLC0415
-    from server.config.settings import require  # noqa: PLC0415
+    from server.config.checks import require  # noqa: PLC0415
     from server.observability import logs  # noqa: PLC0415
 
     with told():
@@ -202,7 +212,7 @@ def token(config: Path | None, user: str, ttl: str, admin: bool, data: Path | No
 
     from server.cli.check import find_user  # noqa: PLC0415
     from server.cli.dev.command import dev_settings  # noqa: PLC0415
-    from server.config.settings import duration  # noqa: PLC0415
+    from server.config.units import duration  # noqa: PLC0415
     from server.identity.access_tokens import mint_token  # noqa: PLC0415
 
     with told():

@@ -13,7 +13,8 @@ from rich.table import Table
 
 from handlers.files import Files
 from handlers.transactions import Commits
-from server.config.settings import MIB, ConfigError, Settings
+from server.config.settings import ConfigError, Settings
+from server.config.units import MIB
 from server.identity.access_tokens import signing_keys
 from server.protocol import terminal
 from store.errors import StoreError

@@ -1,18 +1,16 @@
 """What of the configuration may change in a running process, and the comparison of two.
 
-Owns the list. `server.app` applies what changed; the rest waits for a restart, and whoever asked is told so.
+Which settings those are is declared with them (`server.config.settings`). `server.app` applies what changed; the rest
+waits for a restart, and the answer to a reload names it.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
-import msgspec
-
+from server.config.declaration import settings_of
 from server.config.settings import Settings
 
-RELOADABLE = frozenset(
-    {"log_level", "jwt_key", "jwt_old_keys", "rate_limits", "drain_seconds", "shutdown_timeout"}
-    | {name for name in Settings.__struct_fields__ if name.startswith("rate_")}
-)
+RELOADABLE = frozenset(name for name, declared in settings_of(Settings).items() if declared.reloadable)
 
 
 class Difference(NamedTuple):
@@ -31,8 +29,8 @@ class Difference(NamedTuple):
 
 def merge(now: Settings, wanted: Settings) -> tuple[Settings, Difference]:
     """The settings to go on with: `now`, with all of `wanted` that can be had without a restart."""
-    moved = [name for name in Settings.__struct_fields__ if getattr(now, name) != getattr(wanted, name)]
+    moved = [name for name in Settings.__dataclass_fields__ if getattr(now, name) != getattr(wanted, name)]
     changed = [name for name in moved if name in RELOADABLE]
-    merged = msgspec.structs.replace(now, **{name: getattr(wanted, name) for name in changed})
+    merged = replace(now, **{name: getattr(wanted, name) for name in changed})
     others = tuple(name.upper() for name in moved if name not in RELOADABLE)
     return merged, Difference(tuple(name.upper() for name in changed), others)

@@ -16,7 +16,8 @@ import structlog
 import trio
 from cryptography import x509
 
-from server.config.settings import SECONDS, ConfigError
+from server.config.settings import ConfigError
+from server.config.units import SECONDS
 from store.defects import guard
 
 LOOK_PERIOD = 2 * SECONDS  # between looks at the files; a change is believed when two looks have seen the same

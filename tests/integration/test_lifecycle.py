@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from loadtest.client import ClientError, HubClient, HubError
-from server.config.settings import load
+from server.config.loading import load
 from server.identity.access_tokens import mint_token
 from tests.running import Running, User, checked, running
 

@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 import trio
 
-from server.config.settings import load
+from server.config.loading import load
 from server.identity.access_tokens import LEEWAY, mint_token
 from tests.proxy import Proxy
 from tests.running import JWT_KEY, Running, User, free_port, running

@@ -12,7 +12,7 @@ import pytest
 from handlers.errors import ChatError
 from handlers.model import Caller
 from handlers.refresh_tokens import RefreshTokens
-from server.config.settings import load
+from server.config.loading import load
 from server.identity.access_tokens import ConnectionTokens, Verifier, mint_token
 from server.identity.sign_in_state import Sealer, begin
 from store.objects.directory import DirectoryObjects

@@ -16,7 +16,8 @@ import trio
 from server import app
 from server.cli.dev import instances, postgres
 from server.cli.dev.services import Services, fits, open_services, short_directory
-from server.config.settings import ConfigError, Settings, load
+from server.config.loading import load
+from server.config.settings import ConfigError, Settings
 from server.observability import logs
 from server.protocol import terminal
 from store.postgres import migrate

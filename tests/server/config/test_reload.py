@@ -1,7 +1,7 @@
 """server.config.reload: what may change in a running process, and what it says about the rest."""
 
+from server.config.loading import load
 from server.config.reload import merge
-from server.config.settings import load
 
 KEY = "k" * 32
 

@@ -3,7 +3,8 @@
 import pytest
 
 from server.config import trusted_proxies
-from server.config.settings import ConfigError, load
+from server.config.loading import load
+from server.config.settings import ConfigError
 from server.config.trusted_proxies import Proxies, limited_as
 
 TRUSTED = Proxies(["10.0.0.0/8", "192.0.2.1", "::1"])

@@ -19,7 +19,7 @@ from trio.testing import MockClock
 
 from handlers.errors import ChatError
 from handlers.model import Caller
-from server.config.settings import load
+from server.config.loading import load
 from server.identity.access_tokens import LEEWAY, ConnectionTokens, UsedToken, Verifier, mint_token, new_connection_id
 from server.identity.jwks import MAX_KEYS, MIN_INTERVAL, TRUSTED_FOR, KeySet, _parse_all
 from server.identity.sign_in_state import Sealer

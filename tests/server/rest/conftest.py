@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from server.app import Process
-from server.config.settings import load
+from server.config.loading import load
 from server.transport.listener import bind
 from tests.running import JWT_KEY
 

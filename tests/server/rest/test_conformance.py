@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 import trio
 
-from server.config.settings import load
+from server.config.loading import load
 from server.identity.access_tokens import mint_token
 from tests.running import JWT_KEY, Running, checked, running
 

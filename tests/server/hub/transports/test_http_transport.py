@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from server.config.settings import load
+from server.config.loading import load
 from server.hub.connection import HubSession
 from server.hub.transports.http_transport import Gone, HttpCarrier
 from server.hub.user_shares import WORK_BURST, WORK_SHARE, Share

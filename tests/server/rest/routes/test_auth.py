@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from loadtest.client import ClientError, connect
-from server.config.settings import load
+from server.config.loading import load
 from server.identity.access_tokens import mint_token
 from store.ids import new_id
 from tests.running import JWT_KEY

@@ -1,0 +1,154 @@
+"""How a setting is declared: one field of a dataclass, with all that is known about it.
+
+Owns the kinds of settings (how each is read, shown and hidden) and what is kept for each field. `settings` declares
+with it; loading, the reload list, `parley serve --help` and docs/settings.md read it back with `settings_of`. Touches
+nothing.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from server.config import units
+
+HIDDEN = "***"
+
+
+class Secret(str):
+    """A string that does not show itself."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"'{HIDDEN}'"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """What a value is: `name` for the documents, `parse` for what was given (ValueError: what is expected)."""
+
+    name: str
+    parse: Callable[[Any], Any]
+    show: Callable[[Any], str] = str
+    redact: Callable[[Any], Any] | None = None  # of a secret: what of it may be shown
+    is_file: bool = False  # a credential of this name is the file itself, not its content
+
+
+def _text(given: object) -> str:
+    if not isinstance(given, str):
+        raise ValueError("expected text")
+    return given
+
+
+def _secret(given: object) -> Secret:
+    return Secret(_text(given))
+
+
+def _items(given: object, separator: str) -> tuple[str, ...]:
+    items = given.split(separator) if isinstance(given, str) else given
+    if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) for item in items):
+        raise ValueError("expected a list of texts")
+    return tuple(item for item in map(str.strip, items) if item)
+
+
+def _texts(given: object) -> tuple[str, ...]:
+    return _items(given, ",")
+
+
+def _secrets(given: object) -> tuple[Secret, ...]:
+    return tuple(map(Secret, _items(given, "\n")))
+
+
+def _without_password(value: str) -> str:
+    text = re.sub(r"(password\s*=\s*)('[^']*'|\S+)", rf"\1{HIDDEN}", value)
+    parts = urlsplit(text)
+    if parts.password is None:
+        return str(text)
+    return urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", f":{HIDDEN}@")))
+
+
+def _hide(value: object) -> str:
+    return HIDDEN
+
+
+TEXT = Kind(name="text", parse=_text)
+TEXTS = Kind(name="list, separated by commas", parse=_texts, show=",".join)
+FILE = Kind(name="path of a file", parse=_text, is_file=True)
+COUNT = Kind(name="whole number", parse=units.whole_number)
+DURATION = Kind(name="duration", parse=units.duration, show=units.show_duration)
+SIZE = Kind(name="size", parse=units.size, show=units.show_size)
+RATE = Kind(name="rate", parse=units.rate, show=units.show_rate)
+KEY = Kind(name="secret text", parse=_secret, redact=_hide)
+KEYS = Kind(name="secret texts, one a line", parse=_secrets, redact=_hide, show="\n".join)
+SERVICE_URL = Kind(name="URL, secret", parse=_secret, redact=_without_password)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declaration:
+    """What is known about one setting beside its name and type."""
+
+    section: "Section"
+    kind: Kind
+    default: Any
+    about: str  # one sentence, for `--help` and the page
+    more: str = ""  # further sentences, for the page alone (Markdown)
+    shown_default: str = ""  # in place of a default that says nothing by itself, such as an empty text
+    minimum: float | None = None
+    above: float | None = None
+    because: str = ""  # of the minimum
+    choices: tuple[str, ...] = ()
+    then: Callable[[Any], Any] | None = None  # turns what was parsed into the value; ValueError: what is expected
+    reloadable: bool = False
+
+    def parse(self, given: object) -> Any:
+        """Return the value of what was given. Raises ValueError with what is expected."""
+        value = self.kind.parse(given)
+        reason = f": {self.because}" if self.because else ""
+        if self.minimum is not None and value < self.minimum:
+            raise ValueError(f"expected at least {self.kind.show(self.minimum)}{reason}")
+        if self.above is not None and value <= self.above:
+            raise ValueError(f"expected more than {self.kind.show(self.above)}{reason}")
+        if self.choices and value not in self.choices and value != self.default:
+            raise ValueError(f"expected one of {', '.join(self.choices)}")
+        return value if self.then is None else self.then(value)
+
+    def redact(self, value: Any) -> Any:
+        """`value` as it may be shown: keys hidden, URLs without their password."""
+        return value if self.kind.redact is None or not value else self.kind.redact(value)
+
+    @property
+    def default_text(self) -> str:
+        """The default as it is written; empty for none."""
+        return self.shown_default or self.kind.show(self.default)
+
+
+class Section:
+    """Settings that belong together; a heading of the page."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+
+    def setting(self, kind: Kind, default: Any, about: str, **rest: Any) -> Any:
+        """A field of a dataclass. `rest` is as in `Declaration`."""
+        declared = Declaration(section=self, kind=kind, default=default, about=about, **rest)
+        return field(default=default, metadata={"declaration": declared})
+
+
+@cache
+def settings_of(settings: type) -> Mapping[str, Declaration]:
+    """Every declared field of a dataclass by its name, in the order of declaration."""
+    return {each.name: each.metadata["declaration"] for each in fields(settings) if "declaration" in each.metadata}
+
+
+def accepted_by(parse: Callable[[str], object]) -> Callable[[Any], Any]:
+    """For `then`: a text, or each text of a list, stays as it is if `parse` takes it."""
+
+    def check(given: Any) -> Any:
+        for text in (given,) if isinstance(given, str) else given:
+            parse(text)
+        return given
+
+    return check

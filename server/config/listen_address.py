@@ -1,0 +1,31 @@
+"""Where an instance listens: LISTEN and PEER_LISTEN as they are written. Owns their syntax; touches nothing."""
+
+import re
+
+_DESCRIPTOR = re.compile(r"[A-Za-z0-9_.-]*")
+
+
+def parse_listen(text: str) -> tuple[str, int] | str:
+    """(host, port), or which of the sockets that the service manager hands over: see
+    `server.transport.socket_activation`. Raises ValueError."""
+    if text.startswith("fd://"):
+        if not _DESCRIPTOR.fullmatch(text[5:]):
+            raise ValueError("expected fd://, fd://NAME of a socket handed over, or fd://N of a descriptor")
+        return text[5:]
+    host, _, port = text.rpartition(":")
+    if not port.isdecimal() or int(port) > 65535:
+        raise ValueError("expected host:port or fd://")
+    return host.strip("[]") or "0.0.0.0", int(port)
+
+
+def parse_peer_listen(text: str) -> tuple[str, int] | None:
+    """Where other instances reach this one; None for nowhere. It is announced to them, so it must be one address.
+
+    Raises ValueError.
+    """
+    if not text:
+        return None
+    where = parse_listen(text)
+    if isinstance(where, str) or where[0] in ("0.0.0.0", "::"):
+        raise ValueError("expected host:port, of an address at which the other instances reach this one")
+    return where

@@ -1,0 +1,45 @@
+"""server.config.checks: settings that do not go together, and what serving needs."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from server.config.checks import faults_of, require
+from server.config.loading import load
+from server.config.settings import ConfigError, Settings
+
+KEY = "k" * 32
+
+
+def test_what_serving_needs() -> None:
+    """Without database, Redis, a way to check tokens, or a word on who may register, nothing is served."""
+    with pytest.raises(ConfigError, match=r"DATABASE_URL(.|\n)*REDIS_URL(.|\n)*REGISTRATION(.|\n)*JWT_KEY or JWKS_URL"):
+        require(Settings())
+    given = {"database_url": "postgresql://x", "redis_url": "redis://x", "jwt_key": KEY}
+    with pytest.raises(ConfigError, match=r"^REGISTRATION: required"):
+        require(load({}, None, **given))
+    require(load({}, None, **given, registration="closed"))
+
+
+def test_connection_tokens_need_a_key() -> None:
+    """Keys of another issuer check access tokens; what this service signs itself needs a key of its own."""
+    settings = load({}, None, database_url="x", redis_url="x", registration="closed", jwks_url="https://issuer/keys")
+    with pytest.raises(ConfigError, match=r"^JWT_KEY: required with JWKS_URL"):
+        require(settings)
+
+
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        ({"outbox_bytes": 1024}, "OUTBOX_BYTES: expected at least twice MAX_MESSAGE_BYTES"),
+        ({"registration": "oauth"}, "REGISTRATION: oauth needs a provider"),
+        ({"tls_cert": "cert.pem"}, "TLS_CERT and TLS_KEY: both or neither"),
+    ],
+)
+def test_what_does_not_go_together(given: dict[str, object], fault: str, tmp_path: Path) -> None:
+    """Each is found where the settings are loaded, too."""
+    [found] = faults_of(replace(Settings(), **given))  # type: ignore[arg-type]  # names are from the table above
+    assert found.startswith(fault)
+    with pytest.raises(ConfigError, match=fault):
+        load({}, None, **given)
