@@ -66,6 +66,7 @@ from server.identity.sign_in import SignIn
 from server.observability import logs
 from server.observability.event_loop_lag import Pulse
 from server.observability.liveness import Liveness
+from server.observability.version import version
 from server.process.sd_notify import Notices
 from server.process.signals import Lifecycle
 from server.process.supervisor import PartLost, Run, Supervisor
@@ -538,6 +539,7 @@ async def serve(
     At SIGHUP `reread` says what the configuration is now.
     """
     started = time.monotonic()
+    build = version()  # the first call blocks for git: not later, with clients here
     if settings.registration == "open":
         log.warning(
             "registration_open",
@@ -568,7 +570,8 @@ async def serve(
                 reason="LISTEN is a Unix socket, on which nobody has an address: all clients share the limits of one",
                 advice="set PARLEY_FORWARDED_ALLOW_IPS=unix to believe the proxy's X-Forwarded-For",
             )
-        log.info("ready", url=url, host=host, port=port, seconds=round(time.monotonic() - started, 2))
+        seconds = round(time.monotonic() - started, 2)
+        log.info("ready", url=url, host=host, port=port, seconds=seconds, version=build)
         gc.collect()
         gc.freeze()  # what is there from the start stays: no collection walks it, which takes 50 ms and more
         life.ready()

@@ -5,7 +5,6 @@ Owns no state of its own; acts on the parts it is given.
 
 import time
 from collections.abc import Callable, Iterable
-from importlib.metadata import version
 from typing import Protocol
 from uuid import UUID
 
@@ -21,6 +20,7 @@ from server.fanout.rooms import Rooms
 from server.hub.server import HubServer
 from server.observability import logs
 from server.observability.liveness import Liveness
+from server.observability.version import version
 from store.postgres.pool import Pool
 from store.postgres.users import fetch_user_by_name
 from store.redis.inbox_entries import Dismissal
@@ -60,7 +60,7 @@ class Control:
             name=parts.name,
             instance=parts.registry.instance,
             pid=self._pid,
-            version=version("parley"),
+            version=version(),
             seconds=round(time.monotonic() - self._began, 1),
             connections=len(parts.hub.sessions),
             draining=parts.hub.draining,

@@ -68,8 +68,23 @@ class ListsSettings(click.Command):
             formatter.write_dl(help_rows())
 
 
+def show_version(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:
+    from server.observability.version import version  # noqa: PLC0415
+
+    if wanted and not ctx.resilient_parsing:
+        terminal.echo(f"parley {version()}")
+        ctx.exit()
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="parley", prog_name="parley")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=show_version,
+    help="Say which build this is.",
+)
 def main() -> None:
     """A real-time chat server: durable, ordered, and spoken to by SignalR clients.
 

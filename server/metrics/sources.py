@@ -6,7 +6,6 @@ metric costs what counting costs, and nothing here runs.
 
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from importlib.metadata import version
 from typing import Protocol
 
 import trio
@@ -28,6 +27,7 @@ from server.metrics.families import counter, counters, gauge, gauges, histogram,
 from server.observability import logs
 from server.observability.event_loop_lag import Pulse
 from server.observability.liveness import Liveness
+from server.observability.version import version
 from server.rest.answer_memory import AnswerBudget
 from server.rest.request_metrics import Tally
 from server.transport.listener import Listener
@@ -365,5 +365,5 @@ def _process(parts: Parts) -> Iterable[Metric]:
         "0 when the process hangs by its own account; systemd's watchdog restarts it then.",
         int(parts.liveness.verdict() is None),
     )
-    build = {"version": version("parley"), "python": platform.python_version(), "trio": trio.__version__}
+    build = {"version": version(), "python": platform.python_version(), "trio": trio.__version__}
     yield InfoMetricFamily("parley_build", "What runs here.", value=build)

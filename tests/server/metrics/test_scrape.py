@@ -18,6 +18,7 @@ from server.admin.listener import MAX_SCRAPERS
 from server.hub.disconnect_reasons import OTHER, SLUGS, slug_of
 from server.observability import logs
 from server.observability.log_limits import OF_ONE, Suppressor
+from server.observability.version import version
 from server.rest import turns
 from store.histogram import Histogram
 from tests.running import free_port
@@ -207,7 +208,7 @@ async def check_places(site: Site, socket: Path) -> None:
     for path in ("/drain", "/log-level/debug", "/users/alice/kill"):
         assert (await site.http.post(path)).status_code == 404
     async with admin(socket) as http:
-        assert (await http.get("/status")).status_code == 200
+        assert (await http.get("/status")).json()["version"] == version()
 
 
 async def test_a_port_serves_metrics_only(database: str, redis_url: str, nursery: trio.Nursery) -> None:
@@ -215,7 +216,9 @@ async def test_a_port_serves_metrics_only(database: str, redis_url: str, nursery
     address = f"127.0.0.1:{free_port()}"
     async with open_site(database, redis_url, nursery, admin_listen=(address,)):
         async with httpx.AsyncClient(base_url=f"http://{address}", timeout=60) as http:
-            assert "parley_build_info" in (await http.get("/metrics")).text
+            lines = (await http.get("/metrics")).text.splitlines()
+            [build] = [line for line in lines if line.startswith("parley_build_info{")]
+            assert f'version="{version()}"' in build
             modern = await http.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
             assert modern.text.endswith("# EOF\n") and "openmetrics" in modern.headers["Content-Type"]
             assert (await http.get("/connections")).status_code == 404

@@ -1,0 +1,34 @@
+"""Which build this is: the installed version and, in a checkout, the commit that is checked out now.
+
+Owns the question to git. An installed package has its commit in the version already (setuptools-scm, when it was
+built). A checkout that is installed as editable goes on changing after that: there git is asked, once a process.
+Touches the directory above the package, and runs one program.
+"""
+
+import re
+import subprocess
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+GIT_TIMEOUT = 5.0  # seconds; it takes some milliseconds
+_DEVELOPMENT = re.compile(r"(\.dev\d+)?(\+.*)?")
+
+
+@cache
+def version() -> str:
+    """`0.1.0`, or `0.1.1+g1a2b3c4d5` (`.dirty` with changes that are in no commit). The first call blocks for git."""
+    return version_of(ROOT, metadata.version("parley"))
+
+
+def version_of(root: Path, installed: str) -> str:
+    """`installed` with the commit of the checkout at `root`; as it is where there is none, or git cannot say."""
+    if not (root / ".git").exists():  # a directory, or the file of a worktree
+        return installed
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty=.dirty", "--abbrev=9", "--exclude=*"]
+    try:
+        asked = subprocess.run(command, capture_output=True, text=True, timeout=GIT_TIMEOUT, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return installed
+    return f"{_DEVELOPMENT.sub('', installed)}+g{asked.stdout.strip()}"
