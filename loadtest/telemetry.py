@@ -5,7 +5,9 @@ that a `parley dev` of our own puts into a directory. Read seldom, because makin
 """
 
 import re
+import ssl
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import httpx
@@ -100,10 +102,16 @@ def name_of(page: str) -> str:
     return page.partition("://")[2].partition("/")[0]
 
 
+@cache
+def _tls() -> ssl.SSLContext:
+    """Made once: it reads every root certificate."""
+    return httpx.create_ssl_context()
+
+
 async def _fetch(page: str, path: Path | None, found: dict[str, dict[str, float]]) -> None:
-    transport = httpx.AsyncHTTPTransport(uds=str(path)) if path else None
+    transport = httpx.AsyncHTTPTransport(uds=str(path), verify=_tls()) if path else None
     try:
-        async with httpx.AsyncClient(transport=transport, timeout=TIMEOUT) as http:
+        async with httpx.AsyncClient(transport=transport, timeout=TIMEOUT, verify=_tls()) as http:
             answer = await http.get(page)
     except httpx.HTTPError:
         return  # it is down, which is for others to judge

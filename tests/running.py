@@ -18,7 +18,7 @@ import httpx
 import trio
 
 from loadtest.client import HubClient, OnEvent
-from tests import transports
+from tests import plain_http, transports
 from tests.forkserver import Child, fork
 
 START_TIMEOUT = 60.0  # seconds
@@ -67,7 +67,7 @@ class Running:
 
     def http(self, user: User | None = None) -> httpx.AsyncClient:
         headers = {"Authorization": f"Bearer {user.token}"} if user else {}
-        return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=60)
+        return plain_http.client(base_url=self.url, headers=headers, timeout=60)
 
     def connect(
         self, user: User, on_event: OnEvent = lambda target, arguments: None, **options: Any

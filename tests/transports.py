@@ -18,6 +18,7 @@ from loadtest import client as websockets
 from loadtest.client import PROTOCOLS, ClientError, HubClient, OnEvent, attended
 from server.protocol import websocket
 from server.protocol.http1 import head as http_head
+from tests import plain_http
 
 CARRIERS = ("socket", "late", "sse", "polling")
 FORMATS = [(carrier, protocol) for carrier in CARRIERS for protocol in ("json", "messagepack")]
@@ -115,7 +116,7 @@ async def connect(
                 yield client
     else:
         said = [*headers, ("Authorization", f"Bearer {token}")]
-        async with httpx.AsyncClient(headers=said, timeout=TIMEOUT) as http:
+        async with plain_http.client(headers=said, timeout=TIMEOUT) as http:
             connection = await negotiate(http, url)
             address = f"{url}?{urlencode({'id': connection, **(query or {})})}"
             opened = _event_stream if carrier == "sse" else _polling

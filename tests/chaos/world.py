@@ -13,12 +13,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import trio
 
 from loadtest.client import ClientError, HubClient, HubError, connect
 from loadtest.oracle import contents
 from loadtest.oracle.oracle import Oracle
+from tests import plain_http
 from tests.chaos.services import Single
 from tests.oracle_client import Witness, judge, make_oracle, require
 from tests.proxy import Proxy
@@ -267,7 +267,7 @@ class World:
             print("redis", node.ask("PING"), node.ask("INFO", "clients")[:300])  # noqa: T201
         for instance in self.instances:
             with trio.move_on_after(3):
-                async with httpx.AsyncClient() as http:
+                async with plain_http.client() as http:
                     answer = await http.get(f"http://127.0.0.1:{instance.port}/health")
                     print(instance.number, instance.port, answer.text)  # noqa: T201
         for person in self.people:
@@ -320,7 +320,7 @@ class World:
         headers = {"Authorization": f"Bearer {person.user.token}"}
         found: list[dict[str, Any]] = []
         instance = next(one for one in self.instances if one.alive)
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{instance.port}", headers=headers, timeout=60) as http:
+        async with plain_http.client(base_url=f"http://127.0.0.1:{instance.port}", headers=headers, timeout=60) as http:
             while True:
                 after = found[-1]["seq"] if found else 0
                 query = {"conversationId": conversation, "after": after, "limit": 200}

@@ -19,6 +19,7 @@ import httpx
 import msgspec
 import trio
 
+from tests import plain_http
 from tests.hostile import player
 from tests.hostile.bystander import Errand, Seen
 from tests.hostile.plans import Plan
@@ -99,7 +100,7 @@ def is_fault(line: dict[str, Any]) -> bool:
 
 
 def _admin(socket: Path) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=str(socket)), base_url="http://x", timeout=60)
+    return plain_http.client(transport=plain_http.over(socket), base_url="http://x", timeout=60)
 
 
 async def census(server: Running, socket: Path) -> Census:

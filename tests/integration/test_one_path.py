@@ -12,6 +12,7 @@ import trio
 
 from server.protocol import websocket
 from server.protocol.http1 import head as http_head
+from tests import plain_http
 from tests.certificates import Authority
 from tests.running import Running, User, running
 
@@ -142,7 +143,7 @@ async def place(request: pytest.FixtureRequest, database: str, redis_url: str, t
 
 
 async def register(server: Running, tls: ssl.SSLContext | None) -> User:
-    async with httpx.AsyncClient(base_url=server.url, verify=tls or True, timeout=WAIT) as http:
+    async with httpx.AsyncClient(base_url=server.url, verify=tls or plain_http.NO_TLS, timeout=WAIT) as http:
         made = (await http.post("/api/users", json={"username": "alice"})).json()
     return User(made["id"], "alice", made["accessToken"])
 

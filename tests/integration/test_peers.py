@@ -2,9 +2,9 @@
 
 import json
 
-import httpx
 import trio
 
+from tests import plain_http
 from tests.event_recorder import WAIT
 from tests.integration.test_transports import PING, PONG, SHAKE, STREAM, of
 from tests.running import running
@@ -38,7 +38,7 @@ async def test_the_wrong_instance(database: str, redis_url: str) -> None:
             await a.ask("GET", status=409, **STREAM)
             await a.ask("DELETE", status=400)
             await a.ask("POST", b"x" * 200_000, status=413)
-            async with httpx.AsyncClient(headers={"Authorization": f"Bearer {bob.token}"}) as other:
+            async with plain_http.client(headers={"Authorization": f"Bearer {bob.token}"}) as other:
                 assert (await other.post(a.url, params={"id": a.id}, content=PING)).status_code == 403
                 looped = await other.post(two.hub_url, params={"id": a.id}, headers={"X-Parley-Handed": "1"})
                 assert looped.status_code == 404

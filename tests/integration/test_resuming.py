@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-import httpx
 import pytest
 import trio
 
@@ -13,6 +12,7 @@ from server.protocol.signalr import handshake
 from server.protocol.signalr.encoding import BARE
 from server.protocol.signalr.messages import Ack, Completion, Invocation, StreamItem
 from server.protocol.signalr.messages import Sequence as Sequence_
+from tests import plain_http
 from tests.event_recorder import WAIT, Inbox
 from tests.server.rest.conftest import open_site
 from tests.transports import negotiate
@@ -128,7 +128,7 @@ async def test_a_network_that_fails_again_and_again(
         body = {"type": "Direct", "memberIds": [bob]}
         talk = (await site.call("POST", "/api/conversations", body, token=a, status=201))["id"]
         url = f"{site.url}/hubs/chat"
-        async with httpx.AsyncClient(headers={"Authorization": f"Bearer {b}"}) as http:
+        async with plain_http.client(headers={"Authorization": f"Bearer {b}"}) as http:
             query = {"id": await negotiate(http, url, {"useStatefulReconnect": "true"})}
 
         async def dial() -> trio.abc.Stream:

@@ -12,6 +12,7 @@ import trio
 
 from server.hub.transports import http_endpoint, long_polling
 from server.hub.transports.http_transport import HttpCarrier
+from tests import plain_http
 from tests.event_recorder import WAIT, Inbox
 from tests.integration.conftest import Shared
 from tests.running import Running, User, running
@@ -67,7 +68,7 @@ class Door:
 
 @asynccontextmanager
 async def door(url: str, token: str) -> AsyncIterator[Door]:
-    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {token}"}, timeout=TIMEOUT) as http:
+    async with plain_http.client(headers={"Authorization": f"Bearer {token}"}, timeout=TIMEOUT) as http:
         yield Door(http, url, await negotiate(http, url))
 
 
@@ -95,7 +96,7 @@ async def test_who_may_ask(shared: Shared) -> None:
         await a.ask("GET", status=403, **STREAM)
         await e.ask("GET")  # and it is still good for its own user
         a.id = real
-        async with httpx.AsyncClient() as nobody:
+        async with plain_http.client() as nobody:
             assert (await nobody.get(a.url, params={"id": real})).status_code == 401
             with_query = {"id": real, "access_token": alice.token}  # as browsers have to for Server-Sent Events
             assert (await nobody.get(a.url, params=with_query)).status_code == 200
@@ -110,7 +111,7 @@ async def test_who_may_ask(shared: Shared) -> None:
         await a.ask("GET", status=400)
         await a.ask("DELETE", status=400)
         await a.ask("POST", b"x" * 200_000, status=413)
-    async with of(shared, alice) as a, httpx.AsyncClient() as http:
+    async with of(shared, alice) as a, plain_http.client() as http:
         async with shared.connect(alice, query={"id": a.id}) as socket:
             assert await socket.invoke("Ping") == {}
             await a.ask("POST", PING, status=405)

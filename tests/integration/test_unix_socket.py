@@ -4,9 +4,9 @@ import socket
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
+from tests import plain_http
 from tests.running import running
 
 ORIGIN = "https://chat.example"
@@ -30,8 +30,8 @@ async def test_behind_a_proxy_on_a_unix_socket(trusted: str, tmp_path: Path, dat
         async with running(database, redis_url, pass_fds=[sock.fileno()], **settings) as server:
             assert [line["url"] for line in server.events("ready")] == [f"unix:{path}"]
             assert bool(server.events("addresses_unknown")) == (not trusted)
-            transport = httpx.AsyncHTTPTransport(uds=path)
-            async with httpx.AsyncClient(base_url="http://x", transport=transport, timeout=30) as http:
+            transport = plain_http.over(path)
+            async with plain_http.client(base_url="http://x", transport=transport, timeout=30) as http:
                 preflight = {"Origin": ORIGIN, "Access-Control-Request-Method": "PUT"}
                 answer = await http.options("/api/users/me", headers=preflight)
                 assert answer.status_code == 200 and answer.headers["Access-Control-Allow-Origin"] == ORIGIN

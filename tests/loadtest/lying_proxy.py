@@ -7,11 +7,11 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import httpx
 import trio
 
 from server.protocol import websocket
 from server.protocol.http1 import head as http_head
+from tests import plain_http
 
 Event = dict[str, Any]
 SEPARATOR = b"\x1e"
@@ -35,7 +35,7 @@ class Liar:
         self._target = target
         self._lies = list(lies)
         self._talks: dict[str, Talk] = {}
-        self._http = httpx.AsyncClient(base_url=target, timeout=60)
+        self._http = plain_http.client(base_url=target, timeout=60)
         self.port = 0
 
     @property

@@ -14,6 +14,7 @@ import trio
 
 from loadtest.client import ClientError, connect, open_websocket
 from server.protocol.signalr import handshake
+from tests import plain_http
 from tests.integration.test_stateful import Socket
 from tests.running import Running, User, checked, free_port, running
 from tests.transports import negotiate
@@ -81,7 +82,7 @@ async def ask(port: int, user: User | None = None) -> str:
     """What a user's request is answered with; without one, whether there is somebody to ask."""
     path, headers = ("/api/users/me", {"Authorization": f"Bearer {user.token}"}) if user else ("/health/ready", {})
     try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=WAIT) as http:
+        async with plain_http.client(base_url=f"http://127.0.0.1:{port}", timeout=WAIT) as http:
             return str((await http.get(path, headers=headers)).status_code)
     except httpx.HTTPError as error:
         return type(error).__name__
@@ -89,9 +90,9 @@ async def ask(port: int, user: User | None = None) -> str:
 
 async def real_address(port: int, servers: list[Running], user: User) -> None:
     """An instance logs where the client is, not where the proxy is, nor where the client says that it is."""
-    transport = httpx.AsyncHTTPTransport(local_address=ELSEWHERE)
+    transport = httpx.AsyncHTTPTransport(local_address=ELSEWHERE, verify=plain_http.NO_TLS)
     headers = {"Authorization": f"Bearer {user.token}", "X-Forwarded-For": "1.2.3.4"}
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", transport=transport, headers=headers) as http:
+    async with plain_http.client(base_url=f"http://127.0.0.1:{port}", transport=transport, headers=headers) as http:
         checked(await http.get("/api/users/me"))
     with trio.fail_after(WAIT):
         while True:
@@ -161,7 +162,7 @@ async def go_and_come_back(
         async with running(database, redis_url, port=two.port, **settings) as back:
             with trio.fail_after(WAIT):
                 while not any(line["route"] == "/api/users" for line in back.events("request")):
-                    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+                    async with plain_http.client(base_url=f"http://127.0.0.1:{port}") as http:
                         await http.get("/api/users", headers={"Authorization": f"Bearer {users[0].token}"})
         assert trio.current_time() > start + TIMEOUT
         nursery.cancel_scope.cancel()

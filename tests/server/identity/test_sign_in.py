@@ -21,6 +21,7 @@ from server.identity.providers import OpenIdProvider
 from server.identity.sign_in_state import begin
 from store.postgres import accounts as store
 from store.postgres import users
+from tests import plain_http
 from tests.server.identity.provider import CLIENT, CODE, SECRET, FakeProvider, open_provider
 from tests.server.rest.conftest import Site, open_site
 from tests.store.world import fetch_value
@@ -32,7 +33,7 @@ class World:
         self.provider = provider
 
     def browser(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=self.site.url, timeout=60)
+        return plain_http.client(base_url=self.site.url, timeout=60)
 
     async def begin(self, browser: httpx.AsyncClient, name: str = "fake", **options: Any) -> dict[str, str]:
         """To the provider's door; what it was asked for."""

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests import plain_http
+
 
 class Scrape(NamedTuple):
     """`kinds` and `helps` by family; `samples` by name and labels as they are written; `text` is all of it."""
@@ -49,4 +51,4 @@ async def scrape(socket: Path) -> Scrape:
 
 
 def admin(socket: Path) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=str(socket)), base_url="http://x", timeout=60)
+    return plain_http.client(transport=plain_http.over(socket), base_url="http://x", timeout=60)

@@ -21,6 +21,7 @@ from server.observability.log_limits import OF_ONE, Suppressor
 from server.observability.version import version
 from server.rest import turns
 from store.histogram import Histogram
+from tests import plain_http
 from tests.running import free_port
 from tests.server.metrics.samples import Scrape, admin, scrape
 from tests.server.rest.conftest import Site, open_site
@@ -215,7 +216,7 @@ async def test_a_port_serves_metrics_only(database: str, redis_url: str, nursery
     """Prometheus may come by TCP, where anybody on the machine may: so nothing can be done there."""
     address = f"127.0.0.1:{free_port()}"
     async with open_site(database, redis_url, nursery, admin_listen=(address,)):
-        async with httpx.AsyncClient(base_url=f"http://{address}", timeout=60) as http:
+        async with plain_http.client(base_url=f"http://{address}", timeout=60) as http:
             lines = (await http.get("/metrics")).text.splitlines()
             [build] = [line for line in lines if line.startswith("parley_build_info{")]
             assert f'version="{version()}"' in build
@@ -242,7 +243,7 @@ async def test_many_at_a_port(
     monkeypatch.setattr(admin_app, "scrape", slowly)
     address = f"127.0.0.1:{free_port()}"
     async with open_site(database, redis_url, nursery, admin_listen=(address,)), AsyncExitStack() as stack:
-        scraper = await stack.enter_async_context(httpx.AsyncClient(base_url=f"http://{address}", timeout=60))
+        scraper = await stack.enter_async_context(plain_http.client(base_url=f"http://{address}", timeout=60))
         assert (await scraper.get("/metrics")).text == "done"
         async with trio.open_nursery() as scrapes:
             for _ in range(10):
@@ -259,7 +260,7 @@ async def test_many_at_a_port(
         with trio.fail_after(60):
             while True:
                 with suppress(httpx.TransportError):
-                    async with httpx.AsyncClient(base_url=f"http://{address}", timeout=60) as http:
+                    async with plain_http.client(base_url=f"http://{address}", timeout=60) as http:
                         if (await http.get("/metrics")).text == "done":
                             break
                 await trio.sleep(0.01)

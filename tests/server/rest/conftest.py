@@ -12,6 +12,7 @@ import trio
 from server.app import Process
 from server.config.loading import load
 from server.transport.listener import bind
+from tests import plain_http
 from tests.running import JWT_KEY
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class Site:
     def __init__(self, url: str, process: Process, tls: ssl.SSLContext | None = None) -> None:
         self.url = url
         self.process = process
-        self.http = httpx.AsyncClient(base_url=url, timeout=60, verify=tls or True)
+        self.http = httpx.AsyncClient(base_url=url, timeout=60, verify=tls or plain_http.NO_TLS)
         self.ended = trio.Event()  # the server has
 
     async def call(

@@ -3,11 +3,11 @@
 import re
 from typing import Any
 
-import httpx
 import pytest
 import trio
 
 from loadtest.client import ClientError, connect
+from tests import plain_http
 from tests.server.rest.conftest import Site, open_site
 
 UPGRADE = {
@@ -160,7 +160,7 @@ async def test_connects(database: str, redis_url: str, nursery: trio.Nursery) ->
 
         async def upgrade(token: str, address: str) -> int:
             headers = {**UPGRADE, "Authorization": f"Bearer {token}", "X-Forwarded-For": address}
-            async with httpx.AsyncClient(timeout=60) as http:
+            async with plain_http.client(timeout=60) as http:
                 async with http.stream("GET", f"{site.url}/hubs/chat", headers=headers) as answer:
                     assert answer.status_code != 429 or int(answer.headers["Retry-After"]) > 0
                     return answer.status_code

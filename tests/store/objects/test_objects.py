@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import trio
 
@@ -14,6 +13,7 @@ from store.objects import Objects, attachment, open_objects
 from store.objects.directory import DirectoryObjects
 from store.objects.s3 import PART, S3Objects
 from store.signing import SigningKeys
+from tests import plain_http
 from tests.gateway import BUCKET
 
 SOON = timedelta(minutes=1)
@@ -152,7 +152,7 @@ async def test_s3_links(s3: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> 
     objects = open_objects(f"s3://{BUCKET}", endpoint=s3["AWS_ENDPOINT_URL"], signing=SigningKeys("k" * 32))
     key = new_key()
     target = await objects.upload_url(key, content_type="text/plain", size=5, seconds=60)
-    async with httpx.AsyncClient() as http:
+    async with plain_http.client() as http:
         for body, kind in ((b"123456", "text/plain"), (b"1234", "text/plain"), (b"12345", "text/html")):
             refused = await http.put(target.url, content=body, headers={"Content-Type": kind})
             assert refused.status_code >= 400

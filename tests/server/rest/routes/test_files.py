@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
 import pytest
 import trio
 from quart_trio import QuartTrio
@@ -20,6 +19,7 @@ from server.rest import upload_backpressure
 from server.rest.routes.files import _Form
 from store.errors import Unavailable
 from store.postgres.files import Facts, File
+from tests import plain_http
 from tests.gateway import BUCKET
 from tests.handlers.test_file_types import PNG
 from tests.server.rest.conftest import Site, open_site
@@ -89,7 +89,7 @@ async def test_upload_and_have(shop: Site) -> None:
     assert sent["file"] == {name: stored[name] for name in fields}
     assert (await shop.call("GET", f"/api/messages/{sent['id']}", token=b))["file"] == sent["file"]
     await shop.call("GET", link, token=c, status=404)
-    async with httpx.AsyncClient() as web:
+    async with plain_http.client() as web:
         for token in (a, b):
             found = await shop.call("GET", link, token=token)
             answer = await web.get(found["url"])
@@ -264,7 +264,7 @@ async def test_directly(shop: Site) -> None:
     body = {"name": "cat.png", "contentType": "image/png", "size": len(PNG)}
     asked = await shop.call("POST", "/api/files/presign", body, token=a, status=201)
     await shop.call("POST", f"/api/files/{asked['id']}/complete", token=a, status=409)  # not there yet
-    async with httpx.AsyncClient() as web:
+    async with plain_http.client() as web:
         headers = asked["headers"]
         for wrong in (PNG + b"x", PNG[:-1]):
             assert (await web.put(asked["uploadUrl"], content=wrong, headers=headers)).status_code >= 400
@@ -292,7 +292,7 @@ async def test_a_completion_that_is_broken_off(shop: Site, monkeypatch: pytest.M
     _, token = await shop.user("alice")
     body = {"name": "a.txt", "contentType": "text/plain", "size": 5}
     asked = await shop.call("POST", "/api/files/presign", body, token=token, status=201)
-    async with httpx.AsyncClient() as web:
+    async with plain_http.client() as web:
         await web.put(asked["uploadUrl"], content=b"hello", headers=asked["headers"])
     path = f"/api/files/{asked['id']}/complete"
     with monkeypatch.context() as patch:
@@ -332,7 +332,7 @@ async def test_completions_that_overtake_each_other(shop: Site, monkeypatch: pyt
     async def complete() -> None:
         answers.append(await shop.call("POST", path, token=token))
 
-    async with httpx.AsyncClient() as web, trio.open_nursery() as nursery:
+    async with plain_http.client() as web, trio.open_nursery() as nursery:
         assert (await web.put(asked["uploadUrl"], content=PNG, headers=asked["headers"])).status_code == 200
         nursery.start_soon(complete)
         with trio.fail_after(60):
@@ -344,7 +344,7 @@ async def test_completions_that_overtake_each_other(shop: Site, monkeypatch: pyt
         go_on.set()
     assert answers[0] == answers[1] and answers[0]["sha256"] == hashlib.sha256(PNG).hexdigest()
     link = await shop.call("GET", f"/api/files/presigned-url?fileKey={answers[0]['key']}", token=token)
-    async with httpx.AsyncClient() as web:
+    async with plain_http.client() as web:
         assert (await web.get(link["url"])).content == PNG
     assert len(await objects_left(shop)) == 1
 
