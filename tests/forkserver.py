@@ -2,7 +2,8 @@
 
 Owns that process, one for each process of tests, and what one knows of its children. It has one thread, no event loop
 and no connection; a child gets the environment, the directory and the descriptors that a process of its own would
-have, and runs the same module as `python -m MODULE serve`. What is sent to it by signals is its own affair, and how it
+have, and runs the same module as `python -m MODULE serve`, or a command with other
+arguments (`run`). What is sent to it by signals is its own affair, and how it
 ended is told through a pipe, as only its parent can ask the kernel.
 """
 
@@ -15,16 +16,27 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
+from typing import NamedTuple
 
 import msgspec
 import trio
 
-PRELOADED = ("server.app", "server.cli.main")
+PRELOADED = (
+    "server.app",
+    "server.cli.check",
+    "server.cli.inspect.client",
+    "server.cli.inspect.questions",
+    "server.cli.inspect.tables",
+    "server.cli.main",
+    "server.cli.purge",
+)
+STDERR = 2
 ORDER_BYTES = 128 << 10  # of the longest order: mostly the environment
 MOST_DESCRIPTORS = 32
 OUT_OF_THE_WAY = 256  # a descriptor above those that a child may be asked to have
@@ -39,6 +51,7 @@ class Order(msgspec.Struct, frozen=True):
     environ: dict[str, str]
     directory: str
     passed: tuple[int, ...]  # the numbers that the descriptors are to have
+    arguments: tuple[str, ...] = ("serve",)
 
 
 class Child:
@@ -87,13 +100,38 @@ async def fork(module: str, environ: Mapping[str, str], pass_fds: Sequence[int] 
     return Child(*await trio.to_thread.run_sync(_ask, order))
 
 
-def _ask(order: Order) -> tuple[int, int, int, int]:
+class Ended(NamedTuple):
+    """A command that has ended, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+async def run(*arguments: str, environ: Mapping[str, str]) -> Ended:
+    """`parley ARGUMENTS` in a process of its own, which need not import everything first."""
+    with tempfile.TemporaryFile() as errors:
+        order = Order("server", dict(environ), os.getcwd(), (STDERR,), arguments)
+        child = Child(*await trio.to_thread.run_sync(_ask, order, [errors.fileno()]))
+        async with child.stdout:
+            out = b"".join([bytes(chunk) async for chunk in child.stdout])
+        code = await child.wait()
+        errors.seek(0)
+        return Ended(code, out.decode(), errors.read().decode())
+
+
+def _ask(order: Order, descriptors: Sequence[int] | None = None) -> tuple[int, int, int, int]:
+    """`descriptors` are what is passed, when their numbers here are others than there."""
     output, output_of_child = os.pipe()
     ended, tell_end = os.pipe()
     try:
         with _lock:
             control = _fork_server()
-            socket.send_fds(control, [msgspec.json.encode(order)], [output_of_child, tell_end, *order.passed])
+            socket.send_fds(
+                control,
+                [msgspec.json.encode(order)],
+                [output_of_child, tell_end, *(descriptors or order.passed)],
+            )
             answer, [pidfd], _, _ = socket.recv_fds(control, 16, 1, socket.MSG_CMSG_CLOEXEC)
     finally:
         os.close(output_of_child)
@@ -177,7 +215,7 @@ def become(order: Order, output: int, passed: Sequence[int]) -> None:
     os.environ.update(order.environ)
     os.chdir(order.directory)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.argv[1:] = ["serve"]
+    sys.argv[1:] = order.arguments
 
 
 def main() -> None:

@@ -21,8 +21,8 @@ from loadtest.client import HubClient, OnEvent
 from tests import plain_http, transports
 from tests.forkserver import Child, fork
 
-START_TIMEOUT = 60.0  # seconds
-STOP_TIMEOUT = 60.0
+START_TIMEOUT = 300.0  # seconds
+STOP_TIMEOUT = 300.0
 JWT_KEY = "a key for tests only, and long enough for HS256"
 
 
@@ -67,7 +67,7 @@ class Running:
 
     def http(self, user: User | None = None) -> httpx.AsyncClient:
         headers = {"Authorization": f"Bearer {user.token}"} if user else {}
-        return plain_http.client(base_url=self.url, headers=headers, timeout=60)
+        return plain_http.client(base_url=self.url, headers=headers, timeout=300)
 
     def connect(
         self, user: User, on_event: OnEvent = lambda target, arguments: None, **options: Any

@@ -26,8 +26,8 @@ def place() -> Iterator[Path]:
         yield Path(directory)
 
 
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Cluster]:
+@pytest.fixture
+def breakable() -> Iterator[Cluster]:
     cluster = Cluster()
     cluster.start()
     try:
@@ -36,10 +36,3 @@ def postgres() -> Iterator[Cluster]:
         yield cluster
     finally:
         cluster.close()
-
-
-@pytest.fixture
-def breakable(postgres: Cluster) -> Cluster:
-    """The same for all tests; it runs, also after a test that failed while it was stopped."""
-    postgres.start()
-    return postgres

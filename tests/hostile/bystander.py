@@ -20,7 +20,8 @@ import trio
 
 from loadtest.client import ClientError, connect
 
-BEATS = 5  # between two pings
+PAUSE = 0.05  # seconds between two pings, and twice that between two messages
+BEAT = 0.01  # seconds
 SHOWN = 10  # of the slowest pings
 
 
@@ -30,7 +31,6 @@ class Errand(msgspec.Struct):
     tokens: list[str]
     conversation: str  # theirs alone
     shared: str  # with the attackers
-    pause: float  # seconds between two pings, and twice that between two messages
 
 
 class Slow(msgspec.Struct, order=True):
@@ -52,8 +52,7 @@ class Seen(msgspec.Struct):
 class Machine:
     """What the machine, and not the server, has kept us waiting."""
 
-    def __init__(self, pid: int, beat: float) -> None:
-        self._beat = beat  # seconds
+    def __init__(self, pid: int) -> None:
         self._schedstat = Path(f"/proc/{pid}/schedstat")
         self._late: deque[tuple[float, float]] = deque(maxlen=1000)  # when, and how late
 
@@ -69,8 +68,8 @@ class Machine:
 
     async def beat(self) -> None:
         while True:
-            due = time.monotonic() + self._beat
-            await trio.sleep(self._beat)
+            due = time.monotonic() + BEAT
+            await trio.sleep_until(trio.current_time() + BEAT)
             now = time.monotonic()
             self._late.append((now, now - due))
 
@@ -78,7 +77,7 @@ class Machine:
 class Bystanders:
     def __init__(self, errand: Errand) -> None:
         self.errand = errand
-        self.machine = Machine(errand.pid, errand.pause / BEATS)
+        self.machine = Machine(errand.pid)
         self.seen = Seen()
         self.heard: dict[str, list[int]] = {errand.conversation: [], errand.shared: []}
         self.said = dict.fromkeys(self.heard, 0)
@@ -118,7 +117,7 @@ class Bystanders:
             self.seen.pings += 1
             self.seen.slowest.append(Slow(max(0.0, took - machine), took, time.time(), protocol))
             self.seen.slowest = sorted(self.seen.slowest, reverse=True)[:SHOWN]
-            await trio.sleep(self.errand.pause)
+            await trio.sleep(PAUSE)
 
     async def _talk(self, client: Any) -> None:
         while not self.over:
@@ -126,7 +125,7 @@ class Bystanders:
                 body = {"conversationId": conversation, "content": f"word {self.said[conversation] + 1}"}
                 await client.invoke("SendMessage", body)
                 self.said[conversation] += 1
-            await trio.sleep(2 * self.errand.pause)
+            await trio.sleep(2 * PAUSE)
 
     def _hear(self, target: str, arguments: list[Any]) -> None:
         if target == "ReceiveMessage" and arguments[0]["content"].startswith("word "):

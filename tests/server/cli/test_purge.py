@@ -1,11 +1,9 @@
 """`parley purge`: retention of messages and files, and what is forgotten with time."""
 
 import os
-import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
-from subprocess import CompletedProcess
 
 import pytest
 import trio
@@ -18,17 +16,17 @@ from store.objects import open_objects
 from store.postgres import accounts, conversations, files, idempotency, partitions, users
 from store.postgres.connection import Connection
 from store.signing import SigningKeys
+from tests import forkserver
 from tests.running import JWT_KEY
 
 OLD = datetime.now(UTC) - timedelta(days=100)
 
 
-async def purge(database: str, *arguments: str, **settings: str) -> "CompletedProcess[bytes]":
+async def purge(database: str, *arguments: str, **settings: str) -> forkserver.Ended:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PARLEY_")}
     environ |= {"PARLEY_DATABASE_URL": database, "PARLEY_JWT_KEY": JWT_KEY}
     environ |= {f"PARLEY_{name.upper()}": value for name, value in settings.items()}
-    command = [sys.executable, "-m", "server", "purge", *arguments]
-    return await trio.run_process(command, env=environ, capture_stdout=True, capture_stderr=True, check=False)
+    return await forkserver.run("purge", *arguments, environ=environ)
 
 
 async def insert_old_message(conn: Connection, conversation: object, sender: object, file: object) -> None:
@@ -63,17 +61,17 @@ async def test_retention(database: str, tmp_path: Path) -> None:
     await conn.execute("UPDATE creations SET created_at = %s", (OLD,))
     await idempotency.claim(conn, alice, "young", b"x", group.id)
     done = await purge(database, retention_days="365", objects=f"file://{tmp_path}/files")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     assert await files.fetch_file(conn, file_id) is not None  # a message holds it
     assert await count(conn, "sends") == 0 and await count(conn, "creations") == 1
     assert live and [session.id for session in await accounts.list_sessions(conn, alice, limit=9)] == [live.id]
     assert await count(conn, "sessions") == 1
     done = await purge(database, retention_days="60", objects=f"file://{tmp_path}/files")
-    assert done.returncode == 0 and OLD.strftime("messages_y%Ym%m").encode() in done.stdout, done.stdout
+    assert done.code == 0 and OLD.strftime("messages_y%Ym%m") in done.out, done.out
     assert await files.fetch_file(conn, file_id) is None and await objects.size("f" * 32) is None
     assert await count(conn, "messages") == 1  # that the group was made
     again = await purge(database, retention_days="60", objects=f"file://{tmp_path}/files")
-    assert again.returncode == 0
+    assert again.code == 0
     await conn.close()
 
 
@@ -86,8 +84,8 @@ async def count(conn: Connection, table: str) -> int:
 async def test_out_of_reach() -> None:
     """One line and exit code 1; a configuration without a database is 2."""
     done = await purge("host=/nowhere dbname=x connect_timeout=1")
-    assert done.returncode == 1 and b"Traceback" not in done.stderr and done.stderr
-    assert (await purge("")).returncode == 2
+    assert done.code == 1 and "Traceback" not in done.err and done.err
+    assert (await purge("")).code == 2
 
 
 async def expired(database: str) -> Connection:
@@ -104,7 +102,7 @@ async def test_a_dry_run(database: str) -> None:
     conn = await expired(database)
     before = await partitions.list_partitions(conn)
     done = await purge(database, "--dry-run", retention_days="60")
-    assert done.returncode == 0 and OLD.strftime("messages_y%Ym%m").encode() in done.stdout
+    assert done.code == 0 and OLD.strftime("messages_y%Ym%m") in done.out
     assert await partitions.list_partitions(conn) == before and await count(conn, "sends") == 1
     await conn.close()
 
@@ -132,7 +130,7 @@ async def test_two_at_once(database: str) -> None:
     """The second waits until the first is done, and says so."""
     conn = await Connection.open(database)
     await conn.execute("SELECT pg_advisory_lock(hashtext('parley.purge'))")
-    done: list[CompletedProcess[bytes]] = []
+    done: list[forkserver.Ended] = []
 
     async def second() -> None:
         done.append(await purge(database))
@@ -145,5 +143,5 @@ async def test_two_at_once(database: str) -> None:
                 await trio.sleep(0.05)
         assert done == []
         await conn.execute("SELECT pg_advisory_unlock(hashtext('parley.purge'))")
-    assert done[0].returncode == 0 and b"another purge is running" in done[0].stderr
+    assert done[0].code == 0 and "another purge is running" in done[0].err
     await conn.close()

@@ -25,7 +25,7 @@ class Site:
     def __init__(self, url: str, process: Process, tls: ssl.SSLContext | None = None) -> None:
         self.url = url
         self.process = process
-        self.http = httpx.AsyncClient(base_url=url, timeout=60, verify=tls or plain_http.NO_TLS)
+        self.http = httpx.AsyncClient(base_url=url, timeout=300, verify=tls or plain_http.NO_TLS)
         self.ended = trio.Event()  # the server has
 
     async def call(
@@ -88,7 +88,7 @@ async def open_site(
         found.ended.set()
 
     nursery.start_soon(run)
-    with trio.fail_after(60):
+    with trio.fail_after(300):
         await ready.wait()
     yield found
     await found.http.aclose()

@@ -12,7 +12,7 @@ from server.rest import app, upload_backpressure
 from server.transport import http, listener
 from tests.server.rest.conftest import Site, open_site
 
-WAIT = 60.0
+WAIT = 300.0
 SHORT = 0.5  # seconds of patience in these tests, for everything
 DRIP = 0.02
 LARGE = 24 * 1024 * 1024  # bytes of an answer; more than sockets hold

@@ -11,12 +11,15 @@ from typing import Any
 import h11
 import pytest
 import trio
+from hypercorn.config import Config
 
 from server.protocol.http1 import head as http_head
 from tests.certificates import Authority
 from tests.server.rest.conftest import Site, open_site
 
-WAIT = 60.0
+WAIT = 300.0
+PIPELINED = 10_000  # requests at once
+ANSWERED = 100  # of them on one connection in this test; Hypercorn counts to 1000
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST /api/users HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
@@ -164,17 +167,18 @@ async def send_in_pieces(stream: trio.abc.Stream, data: bytes, size: int) -> Non
         pass  # it has said all that it will
 
 
-async def test_many_pipelined_requests(site: Site) -> None:
+async def test_many_pipelined_requests(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is answered out of order or twice, and others are served meanwhile; the connection ends after a bounded
     number of requests."""
+    monkeypatch.setattr(Config, "keep_alive_max_requests", ANSWERED)
     async with await open_tcp(site) as stream:
         async with trio.open_nursery() as sending:
-            sending.start_soon(send_in_pieces, stream, LIVE * 10_000, 65536)
+            sending.start_soon(send_in_pieces, stream, LIVE * PIPELINED, 65536)
             first = bytes(await stream.receive_some(1000))
             assert (await site.http.get("/health/live")).status_code == 200
             said = first + await everything(stream)
             sending.cancel_scope.cancel()
-    assert 1 <= said.count(b"HTTP/1.1 200 ") <= 10_000
+    assert said.count(b"HTTP/1.1 200 ") == ANSWERED
     assert said.count(b"HTTP/1.1 ") == said.count(b"HTTP/1.1 200 ")
 
 
@@ -291,7 +295,7 @@ async def test_counts_are_even(database: str, redis_url: str, nursery: trio.Nurs
         seen: Counter[str] = Counter()
         for said in kinds.values():
             async with trio.open_nursery() as visitors:
-                for _ in range(50):
+                for _ in range(12):
                     visitors.start_soon(visit, said)
             seen.update(listener.strangers.counts)
         with trio.fail_after(WAIT):

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from loadtest.client import ClientError, HubClient, connect
 from server.cli.inspect.tables import RENDERERS
+from tests import forkserver
 from tests.running import running
 from tests.server.metrics.samples import admin, scrape
 from tests.server.rest.conftest import Site, open_site
@@ -26,18 +27,15 @@ from tests.server.rest.conftest import Site, open_site
 INTERRUPTIBLE = (
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from server.cli.main import main; main()"
 )
+WAIT = 300.0  # seconds: long past anything but a hang
 GARBAGE = b"\x16\x03\x01 not HTTP at all \xff\xfe" * 50
 
 
 async def parley(*arguments: str | Path, **environ: str) -> "Said":
     """The command in a process of its own."""
     settings = {name: value for name, value in os.environ.items() if not name.startswith("PARLEY_")}
-    command = [sys.executable, "-m", "server", *map(str, arguments)]
-    with trio.fail_after(60):
-        done = await trio.run_process(
-            command, env={**settings, **environ}, check=False, capture_stdout=True, capture_stderr=True
-        )
-    return Said(done.returncode, done.stdout.decode(), done.stderr.decode())
+    with trio.fail_after(WAIT):
+        return Said(*await forkserver.run(*map(str, arguments), environ={**settings, **environ}))
 
 
 class Said(NamedTuple):
@@ -81,7 +79,7 @@ async def post(database: str, redis_url: str, nursery: trio.Nursery, tmp_path: P
 
 async def ended(client: HubClient) -> None:
     """The server has closed this connection."""
-    with trio.fail_after(60), pytest.raises(ClientError):
+    with trio.fail_after(WAIT), pytest.raises(ClientError):
         while True:
             await client.invoke("Ping")
             await trio.sleep(0.02)
@@ -136,7 +134,7 @@ async def test_watching(post: Post) -> None:
     process = await trio.lowlevel.open_process([*command, "--socket", str(post.socket)], stdout=subprocess.PIPE)
     assert process.stdout is not None
     lines = b""
-    with trio.fail_after(60):
+    with trio.fail_after(WAIT):
         while lines.count(b"\n") < 3:
             lines += await process.stdout.receive_some()
         process.send_signal(signal.SIGINT)
@@ -152,7 +150,7 @@ async def test_kill(post: Post) -> None:
         victim, other = [view["connection"] for view in (await post.ask("connections"))["items"]]
         killed = await post.inspect("kill", victim)
         assert killed.code == 0, killed
-        with trio.fail_after(60):
+        with trio.fail_after(WAIT):
             while len(left := (await post.ask("connections"))["items"]) > 1:
                 await trio.sleep(0.02)
         assert [view["connection"] for view in left] == [other]
