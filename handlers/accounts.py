@@ -1,7 +1,7 @@
 """Sign-in: whose identity it is, the sessions it begins, and how they are refreshed and ended.
 
 Owns the rules: a user is known by (provider, subject), never by e-mail; a refresh token is good once; one that comes
-again ends its session everywhere. What a provider says is checked by whoever calls (`server.sign_in`).
+again ends its session everywhere. What a provider says is checked by whoever calls (`server.identity.sign_in`).
 """
 
 import re

@@ -19,7 +19,7 @@ from store.postgres.pool import Pool
 from store.redis.inbox_entries import Seen
 
 MAX_ASKED = 200  # users in one GetPresence
-MAX_AUDIENCE = 200  # members of a conversation in which people hear of each other's presence (contract.md 4)
+MAX_AUDIENCE = 200  # members of a conversation in which people hear of each other's presence (docs/hub.md)
 
 
 class Presence:

@@ -61,6 +61,11 @@ class Witness:
     def cursors(self) -> dict[str, int]:
         return {conversation: view.cursor or 0 for conversation, view in self.views.items()}
 
+    @property
+    def gaps(self) -> set[int]:
+        """Changes that were left out, in any of the conversations."""
+        return set().union(*(view.gaps for view in self.views.values()))
+
     def connected(self) -> None:
         """A new connection, on which Sync(cursors) is called first."""
         self.oracle.note(self.number, "connected")

@@ -71,9 +71,7 @@ def _rows(seconds: float) -> Iterator[Row]:
         console.print(f"measuring {'the floor in C' if name == 'floor' else 'ws on Node'} ...")
         with reference(name) as server:
             if server is None:
-                console.print(
-                    f"  {name}: not here (needs ../shared/bench and a compiler or Node); its ratios are left out"
-                )
+                console.print(f"  {name}: not here (needs its source, and a compiler or Node); its ratios are left out")
                 continue
             echo, fan = measures.echo(server, seconds), measures.fan_out(server, seconds)
         yield Row(f"{name}: echo", echo, "us", against="reference")

@@ -1,4 +1,4 @@
-"""The classes of breach, by name. Data: what each one means (design.md 2, P1 to P7)."""
+"""The classes of breach, by name. Data: what each one means (docs/design.md 2, P1 to P7)."""
 
 ORDER = "order"
 HOLE = "hole"

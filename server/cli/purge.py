@@ -26,7 +26,7 @@ from store.postgres.connection import Connection
 from store.postgres.pool import Pool
 from store.redis.inbox_entries import Dismissal
 
-IDEMPOTENCY = timedelta(days=7)  # how long a clientMessageId or Idempotency-Key is remembered (design.md, P2)
+IDEMPOTENCY = timedelta(days=7)  # how long a clientMessageId or Idempotency-Key is remembered (docs/design.md P2)
 BATCH = 2000  # rows in one statement: short locks
 POOL = 3
 LOCK = "parley.purge"  # hashed to the key of the advisory lock that lets one run at a time

@@ -3,8 +3,8 @@
 Owns the nursery of an epoch: the lease, the registration, the inbox reader, the publisher, the reaper. An epoch
 begins with a new instance id and ends with the first sign that Redis has lost us or we have lost Redis; then the next
 one begins: everything is registered anew, and after that the heads of all rooms are compared with PostgreSQL, so that
-whatever was missed in between is repaired (design.md 6 and 7). Without a link conversations go on locally, and what
-others write is found by looking now and then.
+whatever was missed in between is repaired (docs/design.md 6 and 7). Without a link conversations go on locally, and
+what others write is found by looking now and then.
 """
 
 import random

@@ -1,4 +1,4 @@
-"""Compares what this instance believes with PostgreSQL, after it may have missed something (design.md 6 and 7).
+"""Compares what this instance believes with PostgreSQL, after it may have missed something (docs/design.md 6 and 7).
 
 Owns no state. Rooms that are behind are repaired by `server.fanout.rooms`; whether somebody is still a member is
 settled by `server.fanout.conversation_updates`.

@@ -1,4 +1,4 @@
-"""What is told and not kept: moved receipts, typing, presence (contract.md 4).
+"""What is told and not kept: moved receipts, typing, presence (docs/hub.md).
 
 Owns what is about to be told of receipts and presence, coalesced per person, and who is typing where, with an expiry of
 its own on every instance: should the one that heard the start die, nobody types forever. All of it is shed before
@@ -24,7 +24,7 @@ TICK = 0.1  # seconds: at most one MessageStatusUpdated per member and tick
 MAX_PER_TICK = 50  # members of one conversation told of in a tick; the others in the next, with what they have by then
 MAX_SEEN = 200  # people who came or went told of in a tick, likewise
 MEMORY = 30.0  # seconds for which a cursor that was told is not told lower
-TYPING_TTL = 6.0  # seconds without a word after which typing has stopped (contract.md 3)
+TYPING_TTL = 6.0  # seconds without a word after which typing has stopped (docs/hub.md)
 REPEAT = 2.0  # seconds after which others are told again that somebody still types
 MAX_TYPING = 20  # people of one conversation of whom it is told in a tick that they began or stopped typing
 MAX_TURNED = 1000  # of all conversations, likewise

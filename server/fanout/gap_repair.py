@@ -1,4 +1,4 @@
-"""Rooms that are behind, or may be: what did not come by itself is read from the database (design.md 4.5).
+"""Rooms that are behind, or may be: what did not come by itself is read from the database (docs/design.md 4.5).
 
 Owns when which room is looked after, a few at a time. Reads the store through `History` only. `Rooms` is made of this.
 """

@@ -1,7 +1,7 @@
 """Tells people who has come and who has gone (P7).
 
 Owns what is to be told, and the task that evaluates and tells it, many users at a time. Comings and goings are found
-by `server.instances` (registration, its end, and burials), changes of status by the handlers.
+by `server.cluster` (registration, its end, and burials), changes of status by the handlers.
 
 Two instances may tell of the same user at once, and the older word might come last. So whatever was told is looked at
 once more in the next round, and told again if it is not true any more: the last word is then the true one.

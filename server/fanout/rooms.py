@@ -1,12 +1,12 @@
 """The conversations that somebody on this process has open, and who gets their changes.
 
 Owns the rooms, the registry of sessions by user, and the rule that every session sees a
-conversation's changes contiguous, with no repeat and no hole (design.md 4.5, P3). What is
+conversation's changes contiguous, with no repeat and no hole (docs/design.md 4.5, P3). What is
 committed here and what comes from other instances is delivered alike; where it comes from is
 `server.fanout.change_publisher`'s business. Holes are `server.fanout.gap_repair`', the state of a room is
 `server.fanout.room`'s.
 
-A session is *attached* to a room (gets live events) or not; `server.catchup` brings it from a
+A session is *attached* to a room (gets live events) or not; `server.hub.catch_up` brings it from a
 cursor to the point where it can be attached. A room lives while somebody is attached or holds it.
 """
 

@@ -1,4 +1,4 @@
-"""Attach when caught up: the one mechanism for connect, resume and slow readers (design.md 4).
+"""Attach when caught up: the one mechanism for connect, resume and slow readers (docs/design.md 4).
 
 Brings a session from a cursor to the head of a room by reading changes from PostgreSQL, and
 attaches it in the same scheduler step in which the cursor equals the head. Nothing is buffered for
@@ -21,7 +21,7 @@ from store.model import Change
 if TYPE_CHECKING:
     from server.hub.connection import HubSession
 
-MAX_BEHIND = 1000  # changes; further behind, paging with REST is cheaper for everybody (contract.md 3)
+MAX_BEHIND = 1000  # changes; further behind, paging with REST is cheaper for everybody (docs/hub.md)
 PAGE = 100  # changes read at once
 PAGE_BYTES = 128 * 1024
 

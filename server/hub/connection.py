@@ -1,6 +1,6 @@
 """The hub connection: handshake, messages in order, pings, its place in the rooms, its end.
 
-Owns the SignalR state of one connection, whatever carries its bytes (design.md 3, transport seam).
+Owns the SignalR state of one connection, whatever carries its bytes (docs/design.md 3, transport seam).
 The carrier feeds it whole messages (`receive`) and drains its outbox; the session never touches a
 socket. Calls are `server.hub.invocations`', stateful reconnect is `server.hub.reconnect`'s: one class each, of which
 it is made, because they share its fields and the path of every message has no step to spare.

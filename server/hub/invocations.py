@@ -26,7 +26,7 @@ from store.defects import guard
 from store.errors import Overloaded, Unavailable
 from store.model import Change
 
-MAX_OUTSTANDING = 32  # sends of one connection that may wait for their commit (design.md 4.2)
+MAX_OUTSTANDING = 32  # sends of one connection that may wait for their commit (docs/design.md 4.2)
 MAX_STREAMS = 10  # streams one connection may run at once
 MAX_PAUSE = 0.25  # seconds without reading after a call too many: the client feels it, its pings still arrive
 INTERRUPTED = ChatError("unavailable", "The connection was lost in the middle of this; try the same again.")

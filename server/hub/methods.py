@@ -1,4 +1,4 @@
-"""The hub methods of contract.md 3: each a few lines over the handlers.
+"""The hub methods: each a few lines over the handlers. What clients see of them is in docs/hub.md.
 
 Owns their names and parameters (the function's annotations are what arguments are decoded into).
 Touches the handlers and the session that calls.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Timeouts(Protocol):
-    """Seconds; hub-protocol.md, section 9."""
+    """Seconds; docs/hub-protocol.md, section 9."""
 
     @property
     def handshake_timeout(self) -> float: ...

@@ -1,6 +1,6 @@
 """What waits to be sent to one connection, bounded in bytes, and the flushing of many at once.
 
-Owns the queue of encoded frames and the decision when it is too full (design.md P8). Knows
+Owns the queue of encoded frames and the decision when it is too full (docs/design.md P8). Knows
 nothing of sockets: a carrier subclasses `Outbox` with its own non-blocking `flush`.
 
 A burst costs one system call per connection, not one per frame: whoever has something to

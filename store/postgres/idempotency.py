@@ -1,4 +1,4 @@
-"""What was made by requests with an Idempotency-Key, so that none is made twice (contract.md 2).
+"""What was made by requests with an Idempotency-Key, so that none is made twice (docs/rest.md).
 
 Owns the rows of `creations`. The claim takes part in the transaction that makes the thing: a process that dies leaves
 both or neither. Messages have `sends` instead, on the way through the lanes.

@@ -1,7 +1,7 @@
 """What instances tell each other through Redis: who is alive, who wants which changes, and the inboxes.
 
-Owns the commands on leases, interest, sessions and inbox streams (design.md 6); names of keys are in
-`store.redis.keys`. No policy: when to do what is decided in `server.instances`. No command takes keys of two slots,
+Owns the commands on leases, interest, sessions and inbox streams (docs/design.md 6); names of keys are in
+`store.redis.keys`. No policy: when to do what is decided in `server.cluster`. No command takes keys of two slots,
 and nothing here is the only copy of anything: all of it can be lost and is then made again. Everything raises
 Unavailable.
 

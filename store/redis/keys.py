@@ -1,4 +1,4 @@
-"""The names of everything Parley keeps in Redis (design.md 6). Owns the names, touches nothing.
+"""The names of everything Parley keeps in Redis (docs/design.md 6). Owns the names, touches nothing.
 
 No command ever takes keys of two slots, so none carries a hash tag.
 """

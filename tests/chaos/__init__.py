@@ -1,1 +1,1 @@
-"""Several real instances on real services, with load, while things break: the promises P1 to P7 (design.md 2, 7)."""
+"""Several real instances on real services, with load, while things break: P1 to P7 (docs/design.md 2 and 7)."""

@@ -26,8 +26,8 @@ def place() -> Iterator[Path]:
         yield Path(directory)
 
 
-@pytest.fixture
-def breakable() -> Iterator[Cluster]:
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Cluster]:
     cluster = Cluster()
     cluster.start()
     try:
@@ -36,3 +36,10 @@ def breakable() -> Iterator[Cluster]:
         yield cluster
     finally:
         cluster.close()
+
+
+@pytest.fixture
+def breakable(postgres: Cluster) -> Cluster:
+    """The same for all tests; it runs, also after a test that failed while it was stopped."""
+    postgres.start()
+    return postgres

@@ -8,7 +8,7 @@ everybody has everything, and checks the record of each against the database.
 
 import math
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,7 @@ class Person:
     async def write(self) -> None:
         """Send, and mark as read, without end."""
         while True:
-            await trio.sleep(PAUSE * random.uniform(0.5, 1.5))
+            await trio.sleep(self.world.pause * random.uniform(0.5, 1.5))
             await self.world.writing.wait()
             conversation = random.choice(self.conversations)
             number, key = self.witness.draft()
@@ -198,6 +198,7 @@ class World:
         self.instances: list[Instance] = []
         self.people: list[Person] = []
         self.conversations: list[str] = []
+        self.pause = PAUSE
         self.writing = trio.Event()
         self.breached = trio.Event()
         self.oracle: Oracle  # of all that these people see; from `populate` on
@@ -206,8 +207,9 @@ class World:
     def connect(self, url: str, user: User, on_event: Callable[[str, list[Any]], None], **options: Any) -> Any:
         return connect(url, user.token, on_event=on_event, **options)
 
-    async def populate(self, people: int, tamper: Tamper | None = None) -> None:
-        """People who are all in two groups, and pairwise in direct conversations. The last one is tampered with."""
+    async def populate(self, people: int, tampering: Mapping[int, Tamper] | None = None) -> None:
+        """People who are all in two groups, and pairwise in direct conversations. `tampering` is with those of these
+        numbers."""
         server = self.instances[0].running
         assert server is not None
         users = [await server.register(f"p{number}") for number in range(people)]
@@ -218,7 +220,7 @@ class World:
         for number, user in enumerate(users):
             mine = [*groups, *(direct for pair, direct in directs if user in pair)]
             witness = Witness(self.oracle, number, user.id, mine)
-            person = Person(self, user, witness, tamper if user is users[-1] else None)
+            person = Person(self, user, witness, (tampering or {}).get(number))
             self.people.append(person)
             self.nursery.start_soon(person.live)
         for person in self.people:
@@ -240,11 +242,22 @@ class World:
     async def settle(self) -> float:
         """Stop the writing, wait until everybody has everything, check it. Seconds until then."""
         start = trio.current_time()
+        found = await self.rest()
+        took = trio.current_time() - start
+        if not found and not self.breached.is_set():
+            await self._diagnose()
+        require(self.oracle)
+        await self.judge()
+        return took
+
+    async def rest(self, *, though_breached: bool = False) -> bool:
+        """Stop the writing, wait until everybody has everything or the first breach. Whether they have."""
         self.writing = trio.Event()
         heads: dict[str, int] = {}
         quiet = 0
         with trio.move_on_after(PATIENCE):
-            while quiet < 3 and not self.breached.is_set():  # twice the same: nobody's last send is under way
+            # Twice the same: nobody's last send is under way.
+            while quiet < 3 and (though_breached or not self.breached.is_set()):
                 found = await self._heads()
                 done = found == heads and all(
                     person.online.is_set() and person.witness.cursors[key] == heads[key]
@@ -254,12 +267,11 @@ class World:
                 quiet = quiet + 1 if done else 0
                 heads = found
                 await trio.sleep(0.1)
-        took = trio.current_time() - start
-        if quiet < 3 and not self.breached.is_set():
-            await self._diagnose()
-        require(self.oracle)
+        return quiet >= 3
+
+    async def judge(self) -> None:
+        """Hold what everybody saw against the database. Raises Breach."""
         judge(self.oracle, [person.witness for person in self.people], await self._stored())
-        return took
 
     async def _diagnose(self) -> None:
         """Somebody has waited in vain: what do the parts say?"""

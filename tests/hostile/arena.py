@@ -74,7 +74,7 @@ class Arena:
     async def _until_quiet(self) -> Census:
         with trio.move_on_after(QUIET):
             while not self.is_as_before(found := await census(self.server, self._socket)):
-                await trio.sleep(0.2)
+                await trio.sleep(1)  # a census is work for the server, too
         return found
 
     def is_as_before(self, found: Census) -> bool:
@@ -124,7 +124,7 @@ def _count(branch: dict[str, Any], tasks: Counter[str]) -> None:
         _count(child, tasks)
 
 
-async def populate(server: Running) -> tuple[player.World, Errand]:
+async def populate(server: Running, pause: float) -> tuple[player.World, Errand]:
     """Attackers, the bystanders, a group of all of them and conversations that are each other's."""
     attackers = [await server.register(f"attacker{number}") for number in range(FEW)]
     one, other = await server.register("one"), await server.register("other")
@@ -142,7 +142,7 @@ async def populate(server: Running) -> tuple[player.World, Errand]:
     ids |= {f"<user {number}>": user.id for number, user in enumerate([attackers[0], attackers[1], one])}
     ids |= {f"<token {number}>": user.token for number, user in enumerate(attackers)}
     world = player.World(server.port, [user.token for user in attackers], ids)
-    return world, Errand(server.hub_url, server.pid, [one.token, other.token], private, shared)
+    return world, Errand(server.hub_url, server.pid, [one.token, other.token], private, shared, pause)
 
 
 async def _say(server: Running, user: User, conversation: str) -> str:
@@ -152,8 +152,8 @@ async def _say(server: Running, user: User, conversation: str) -> str:
 
 
 @contextmanager
-def open_arena(database: str, redis_url: str, directory: Path) -> Iterator[tuple[Arena, "Verdict"]]:
-    """The arena, and the bystanders' verdict, which is there after the block."""
+def open_arena(database: str, redis_url: str, directory: Path, pause: float) -> Iterator[tuple[Arena, "Verdict"]]:
+    """The arena, and the bystanders' verdict, which is there after the block; `pause` is theirs (`Errand`)."""
     opened: Future[Arena] = Future()
     verdict = Verdict()
     done = trio.Event()
@@ -161,7 +161,7 @@ def open_arena(database: str, redis_url: str, directory: Path) -> Iterator[tuple
     async def hold() -> None:
         socket = directory / "admin.sock"
         async with running(database, redis_url, may_fail=True, admin_listen=socket, log_level="info") as server:
-            world, errand = await populate(server)
+            world, errand = await populate(server, pause)
             command = [sys.executable, "-m", "tests.hostile.bystander"]
             process = await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             assert process.stdin is not None and process.stdout is not None

@@ -20,8 +20,7 @@ import trio
 
 from loadtest.client import ClientError, connect
 
-PAUSE = 0.05  # seconds between two pings, and twice that between two messages
-BEAT = 0.01  # seconds
+BEATS = 5  # between two pings
 SHOWN = 10  # of the slowest pings
 
 
@@ -31,6 +30,7 @@ class Errand(msgspec.Struct):
     tokens: list[str]
     conversation: str  # theirs alone
     shared: str  # with the attackers
+    pause: float  # seconds between two pings, and twice that between two messages
 
 
 class Slow(msgspec.Struct, order=True):
@@ -52,7 +52,8 @@ class Seen(msgspec.Struct):
 class Machine:
     """What the machine, and not the server, has kept us waiting."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, beat: float) -> None:
+        self._beat = beat  # seconds
         self._schedstat = Path(f"/proc/{pid}/schedstat")
         self._late: deque[tuple[float, float]] = deque(maxlen=1000)  # when, and how late
 
@@ -68,8 +69,8 @@ class Machine:
 
     async def beat(self) -> None:
         while True:
-            due = time.monotonic() + BEAT
-            await trio.sleep_until(trio.current_time() + BEAT)
+            due = time.monotonic() + self._beat
+            await trio.sleep(self._beat)
             now = time.monotonic()
             self._late.append((now, now - due))
 
@@ -77,7 +78,7 @@ class Machine:
 class Bystanders:
     def __init__(self, errand: Errand) -> None:
         self.errand = errand
-        self.machine = Machine(errand.pid)
+        self.machine = Machine(errand.pid, errand.pause / BEATS)
         self.seen = Seen()
         self.heard: dict[str, list[int]] = {errand.conversation: [], errand.shared: []}
         self.said = dict.fromkeys(self.heard, 0)
@@ -117,7 +118,7 @@ class Bystanders:
             self.seen.pings += 1
             self.seen.slowest.append(Slow(max(0.0, took - machine), took, time.time(), protocol))
             self.seen.slowest = sorted(self.seen.slowest, reverse=True)[:SHOWN]
-            await trio.sleep(PAUSE)
+            await trio.sleep(self.errand.pause)
 
     async def _talk(self, client: Any) -> None:
         while not self.over:
@@ -125,7 +126,7 @@ class Bystanders:
                 body = {"conversationId": conversation, "content": f"word {self.said[conversation] + 1}"}
                 await client.invoke("SendMessage", body)
                 self.said[conversation] += 1
-            await trio.sleep(2 * PAUSE)
+            await trio.sleep(2 * self.errand.pause)
 
     def _hear(self, target: str, arguments: list[Any]) -> None:
         if target == "ReceiveMessage" and arguments[0]["content"].startswith("word "):

@@ -1,19 +1,24 @@
-"""One server process on a fresh database for each test, or one for all tests of a module that bear with each other."""
+"""Server processes on a fresh database: for one test, or for all tests of a module that bear with each other."""
 
 import copy
 import secrets
 import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
+from typing import Any
 
 import pytest
 import trio
 
 from server.cli.dev.services import Services
 from tests.conftest import cloned, flush
+from tests.forkserver import Child
 from tests.running import Running, User, running
 from tests.transports import FORMATS
+
+# Each carrier once and each protocol twice: for what is the same for all carriers but for how the bytes travel.
+PAIRS = [("socket", "json"), ("late", "messagepack"), ("sse", "json"), ("polling", "messagepack")]
 
 
 @pytest.fixture
@@ -23,23 +28,45 @@ async def server(database: str, redis_url: str) -> AsyncIterator[Running]:
 
 
 class Shared(Running):
-    """A server that other tests use too: everybody in it has a name of her own."""
+    """A server that other tests use too: all users in it have names of their own."""
+
+    def __init__(self, process: Child | trio.Process, port: int, lines: list[dict[str, Any]]) -> None:
+        super().__init__(process, port, lines)
+        self.talks: dict[int, tuple[User, User, str]] = {}
+
+    def over(self, carrier: str, protocol: str) -> "Shared":
+        found = copy.copy(self)
+        found.carrier, found.protocol = carrier, protocol
+        return found
 
     async def register(self, name: str) -> User:
         return await super().register(f"{name}-{secrets.token_hex(4)}")
 
+    async def talk(self, count: int) -> tuple[User, User, str]:
+        """Two people and their conversation with so many messages, "0", "1" and so on, which others only read."""
+        if count not in self.talks:
+            alice, bob = await self.register("alice"), await self.register("bob")
+            conversation = await self.direct(alice, bob)
+            async with self.connect(alice, carrier="socket") as client:
+                bodies = [{"conversationId": conversation, "content": str(n)} for n in range(count)]
+                for call in [await client.start("SendMessage", body) for body in bodies]:
+                    await client.result(call)
+            self.talks[count] = alice, bob, conversation
+        return self.talks[count]
 
-@pytest.fixture(scope="module")
-def shared(services: Services, template_database: str) -> Iterator[Shared]:
-    """Run by a Trio loop in a thread, for as long as the module."""
-    started: Future[Shared] = Future()
+
+@contextmanager
+def kept(services: Services, count: int) -> Iterator[list[Shared]]:
+    """So many instances, run by a Trio loop in a thread."""
+    started: Future[list[Shared]] = Future()
     token: list[trio.lowlevel.TrioToken] = []
     done = trio.Event()
 
     async def serve(database: str) -> None:
         token.append(trio.lowlevel.current_trio_token())
-        async with running(database, services.redis_url) as found:
-            started.set_result(Shared(found.process, found.port, found.lines))
+        async with AsyncExitStack() as stack:
+            found = [await stack.enter_async_context(running(database, services.redis_url)) for _ in range(count)]
+            started.set_result([Shared(one.process, one.port, one.lines) for one in found])
             await done.wait()
 
     failed: list[BaseException] = []
@@ -47,7 +74,7 @@ def shared(services: Services, template_database: str) -> Iterator[Shared]:
     def run(database: str) -> None:
         try:
             trio.run(serve, database)
-        except BaseException as error:  # noqa: BLE001 (told to the tests, in their thread)
+        except BaseException as error:  # noqa: BLE001 (passed to the tests, in their thread)
             failed.append(error)
             if not started.done():
                 started.set_exception(error)
@@ -66,9 +93,27 @@ def shared(services: Services, template_database: str) -> Iterator[Shared]:
         raise failed[0]
 
 
+@pytest.fixture(scope="module")
+def shared(services: Services, template_database: str) -> Iterator[Shared]:
+    """One instance for as long as the module."""
+    with kept(services, 1) as [found]:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def shared_pair(services: Services, template_database: str) -> Iterator[tuple[Shared, Shared]]:
+    """Two instances for as long as the module."""
+    with kept(services, 2) as [one, two]:
+        yield one, two
+
+
 @pytest.fixture(params=FORMATS, ids="-".join)
 def everywhere(shared: Shared, request: pytest.FixtureRequest) -> Shared:
     """The shared server, reached over each carrier in each hub protocol that it takes."""
-    found = copy.copy(shared)
-    found.carrier, found.protocol = request.param
-    return found
+    return shared.over(*request.param)
+
+
+@pytest.fixture(params=PAIRS, ids="-".join)
+def every_carrier(shared: Shared, request: pytest.FixtureRequest) -> Shared:
+    """The shared server, reached over each carrier."""
+    return shared.over(*request.param)

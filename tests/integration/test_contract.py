@@ -1,6 +1,6 @@
-"""The hub as contract.md promises it (sections 3 and 4): a step for each of its lines, named as they are.
+"""The hub as docs/hub.md promises it: a step for each of its lines, named as they are.
 
-REST has its lines in tests/server/rest/, commands and settings in tests/server/cli/test_main.py and test_config.py.
+REST has its lines in tests/server/rest/, commands and settings in tests/server/cli/ and tests/server/config/.
 """
 
 from collections.abc import Awaitable, Callable
@@ -197,7 +197,7 @@ LINES: tuple[Callable[[Scene], Awaitable[None]], ...] = (
 
 @pytest.mark.parametrize("protocol", ["json", "messagepack"])
 async def test_every_line_of_the_hub(server: Running, protocol: str) -> None:
-    """Sections 3 and 4, line by line."""
+    """Methods and events, line by line."""
     alice, bob, carol = [await server.register(name) for name in ("alice", "bob", "carol")]
     scene = Scene(server, alice, bob, carol, await server.group(alice, bob))
     async with (
@@ -209,5 +209,5 @@ async def test_every_line_of_the_hub(server: Running, protocol: str) -> None:
                 with trio.fail_after(WAIT):
                     await line(scene)
             except BaseException as error:
-                error.add_note(f"contract.md: {line.__doc__}")
+                error.add_note(f"docs/hub.md: {line.__doc__}")
                 raise

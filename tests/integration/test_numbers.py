@@ -24,14 +24,14 @@ async def code_of(client: Any, target: str, *arguments: Any) -> str:
     return ""
 
 
-async def test_seqs_that_no_conversation_has(everywhere: Shared) -> None:
+async def test_seqs_that_no_conversation_has(every_carrier: Shared) -> None:
     """Refused where they are decoded, in every method that takes one; the largest that fits counts as the head."""
-    alice, bob = await everywhere.register("alice"), await everywhere.register("bob")
-    conversation = await everywhere.direct(alice, bob)
-    async with everywhere.connect(alice) as a, everywhere.connect(bob) as b:
+    alice, bob = await every_carrier.register("alice"), await every_carrier.register("bob")
+    conversation = await every_carrier.direct(alice, bob)
+    async with every_carrier.connect(alice) as a, every_carrier.connect(bob) as b:
         await a.invoke("SendMessage", {"conversationId": conversation, "content": "hello"})
         for value in HUGE:
-            if everywhere.protocol == "messagepack" and type(value) is int and not -(2**63) <= value < 2**64:
+            if every_carrier.protocol == "messagepack" and type(value) is int and not -(2**63) <= value < 2**64:
                 continue  # it cannot be said
             for target in ("MarkRead", "MarkDelivered"):
                 assert await code_of(b, target, conversation, value) == "invalid_request", (target, value)
@@ -44,7 +44,7 @@ async def test_seqs_that_no_conversation_has(everywhere: Shared) -> None:
             assert await code_of(b, target, str(uuid4()), 2**63 - 1) == "not_found"
         assert await code_of(b, "JoinConversation", conversation, 2**63 - 1) == ""
         assert await a.invoke("Ping") == {}
-    async with everywhere.http(alice) as http:
+    async with every_carrier.http(alice) as http:
         shown = (await http.get(f"/api/conversations/{conversation}")).json()
         [cursor] = [member["readSeq"] for member in shown["members"] if member["userId"] == bob.id]
         assert cursor <= shown["lastSeq"]

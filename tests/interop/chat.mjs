@@ -1,33 +1,36 @@
-// A person with the official client, led by the test: commands come in as JSON lines, what happens goes out as JSON lines.
+// People with the official client, led by the test. Commands come in as JSON lines, [person, command, ...arguments];
+// what happens goes out as JSON lines, {person, event, value}. The commands of one person are done one after the other.
 import readline from "node:readline";
 import * as signalR from "@microsoft/signalr";
 import { MessagePackHubProtocol } from "@microsoft/signalr-protocol-msgpack";
 
-const [url, token, protocol, negotiate, transport] = process.argv.slice(2);
-const tell = (event, value) => process.stdout.write(JSON.stringify({ event, value: value ?? null }) + "\n");
+const tell = (person, event, value) =>
+  process.stdout.write(JSON.stringify({ person, event, value: value ?? null }) + "\n");
 
-let builder = new signalR.HubConnectionBuilder()
-  .withUrl(url, {
-    accessTokenFactory: () => token,
-    transport: signalR.HttpTransportType[transport],
-    skipNegotiation: negotiate === "skip",
-  })
-  .withAutomaticReconnect({ nextRetryDelayInMilliseconds: () => 100 })
-  .configureLogging(signalR.LogLevel.None);
-if (protocol === "messagepack") builder = builder.withHubProtocol(new MessagePackHubProtocol());
-if (negotiate === "stateful") builder = builder.withStatefulReconnect();
-const connection = builder.build();
-
-for (const name of ["ReceiveMessage", "MessageChanged", "ConversationChanged", "ConversationRemoved", "Error"])
-  connection.on(name, (...values) => tell(name, values));
-connection.onreconnecting(() => tell("reconnecting"));
-connection.onreconnected(() => tell("reconnected"));
-connection.onclose((error) => tell("closed", error && error.message));
+function build(person, { url, token, protocol, negotiate, transport }) {
+  let builder = new signalR.HubConnectionBuilder()
+    .withUrl(url, {
+      accessTokenFactory: () => token,
+      transport: signalR.HttpTransportType[transport],
+      skipNegotiation: negotiate === "skip",
+    })
+    .withAutomaticReconnect({ nextRetryDelayInMilliseconds: () => 100 })
+    .configureLogging(signalR.LogLevel.None);
+  if (protocol === "messagepack") builder = builder.withHubProtocol(new MessagePackHubProtocol());
+  if (negotiate === "stateful") builder = builder.withStatefulReconnect();
+  const connection = builder.build();
+  for (const name of ["ReceiveMessage", "MessageChanged", "ConversationChanged", "ConversationRemoved", "Error"])
+    connection.on(name, (...values) => tell(person, name, values));
+  connection.onreconnecting(() => tell(person, "reconnecting"));
+  connection.onreconnected(() => tell(person, "reconnected"));
+  connection.onclose((error) => tell(person, "closed", error && error.message));
+  return connection;
+}
 
 const commands = {
-  invoke: (name, ...args) => connection.invoke(name, ...args),
-  send: (name, ...args) => connection.send(name, ...args),
-  stream: (limit, name, ...args) =>
+  invoke: (connection, name, ...args) => connection.invoke(name, ...args),
+  send: (connection, name, ...args) => connection.send(name, ...args),
+  stream: (connection, limit, name, ...args) =>
     new Promise((resolve, reject) => {
       const items = [];
       const subscription = connection.stream(name, ...args).subscribe({
@@ -42,15 +45,25 @@ const commands = {
         error: reject,
       });
     }),
-  stop: () => connection.stop(),
+  stop: (connection) => connection.stop(),
 };
 
-await connection.start().then(() => tell("connected", connection.connectionId), (error) => {
-  tell("refused", error.message);
-  process.exit(0);
-});
+const people = new Map();
 for await (const line of readline.createInterface({ input: process.stdin })) {
-  const [command, ...args] = JSON.parse(line);
-  await commands[command](...args).then((value) => tell(command === "send" ? "sent" : "result", value), (error) => tell("failed", error.message));
+  const [person, command, ...args] = JSON.parse(line);
+  if (command === "connect") {
+    const connection = build(person, args[0]);
+    const done = connection.start().then(
+      () => tell(person, "connected", connection.connectionId),
+      (error) => tell(person, "refused", error.message),
+    );
+    people.set(person, { connection, done });
+  } else {
+    const one = people.get(person);
+    one.done = one.done.then(() => commands[command](one.connection, ...args)).then(
+      (value) => tell(person, command === "send" ? "sent" : "result", value),
+      (error) => tell(person, "failed", error.message),
+    );
+  }
 }
 process.exit(0);

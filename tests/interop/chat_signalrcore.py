@@ -1,6 +1,6 @@
-"""One connection of signalrcore: sends a message, prints what came of it, and ends.
+"""Three connections of signalrcore: each sends a message, prints what came of it, and is ended.
 
-Arguments: the hub's URL, a token, a conversation, the protocol, whether to skip the negotiation.
+Arguments: the hub's URL, a token, a conversation. One process, as its start costs more than what it says.
 """
 
 import json
@@ -11,23 +11,25 @@ from typing import Any
 from signalrcore.hub_connection_builder import HubConnectionBuilder
 from signalrcore.protocol.messagepack_protocol import MessagePackHubProtocol
 
-WAIT = 60.0  # seconds: long past anything but a hang
+WAIT = 120.0  # seconds: long past anything but a hang
+WAYS = (("json", True), ("messagepack", True), ("json", False))  # the protocol, whether to skip the negotiation
 
 
-def main(url: str, token: str, conversation: str, protocol: str, skip: str) -> None:
-    opened, answered = threading.Event(), threading.Event()
+def talk(url: str, token: str, conversation: str, protocol: str, *, skip: bool) -> dict[str, Any]:
+    text = f"hello in {protocol}, {skip}"
+    opened, answered, received = threading.Event(), threading.Event(), threading.Event()
     told: dict[str, Any] = {}
-    received = threading.Event()
 
     def on_message(arguments: list[Any]) -> None:
-        told["received"] = arguments[0]["content"]
-        received.set()
+        if arguments[0]["content"] == text:
+            told["received"] = text
+            received.set()
 
     def on_answer(completion: Any) -> None:
         told["answer"] = completion.result["content"] if completion.error is None else completion.error
         answered.set()
 
-    options = {"access_token_factory": lambda: token, "skip_negotiation": skip == "True"}
+    options = {"access_token_factory": lambda: token, "skip_negotiation": skip}
     builder = HubConnectionBuilder().with_url(url, options=options)
     if protocol == "messagepack":
         builder = builder.with_hub_protocol(MessagePackHubProtocol())
@@ -36,11 +38,13 @@ def main(url: str, token: str, conversation: str, protocol: str, skip: str) -> N
     connection.on("ReceiveMessage", on_message)
     connection.start()
     assert opened.wait(WAIT), "not opened"
-    connection.send("SendMessage", [{"conversationId": conversation, "content": "hello"}], on_answer)
+    connection.send("SendMessage", [{"conversationId": conversation, "content": text}], on_answer)
     assert answered.wait(WAIT) and received.wait(WAIT), told
     connection.stop()
-    sys.stdout.write(json.dumps(told) + "\n")
+    return {"protocol": protocol, "skip": skip, "said": text, **told}
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    for protocol, skip in WAYS:
+        url, token, conversation = sys.argv[1:]
+        print(json.dumps(talk(url, token, conversation, protocol, skip=skip)), flush=True)  # noqa: T201

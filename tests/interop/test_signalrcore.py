@@ -5,13 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import trio
 
 from tests.running import running
 
 SCRIPT = Path(__file__).parent / "chat_signalrcore.py"
-WAIT = 120.0  # seconds: long past anything but a hang
+WAIT = 400.0  # seconds: long past anything but a hang
 
 
 async def test_signalrcore(database: str, redis_url: str) -> None:
@@ -19,12 +18,11 @@ async def test_signalrcore(database: str, redis_url: str) -> None:
     async with running(database, redis_url) as server:
         alice = await server.register("alice")
         group = await server.group(alice)
-        for protocol, skip in (("json", True), ("messagepack", True), ("json", False)):
-            command = [sys.executable, str(SCRIPT), server.hub_url, alice.token, group, protocol, str(skip)]
-            with trio.fail_after(WAIT):
-                done = await trio.run_process(
-                    command, capture_stdout=True, capture_stderr=True, check=False, stdin=subprocess.DEVNULL
-                )
-            if done.returncode:
-                pytest.fail(f"{protocol}, skip={skip}: {done.stderr.decode()}")
-            assert json.loads(done.stdout.splitlines()[-1]) == {"received": "hello", "answer": "hello"}
+        command = [sys.executable, str(SCRIPT), server.hub_url, alice.token, group]
+        with trio.fail_after(WAIT):
+            done = await trio.run_process(
+                command, capture_stdout=True, capture_stderr=True, check=False, stdin=subprocess.DEVNULL
+            )
+        told = [json.loads(line) for line in done.stdout.splitlines()]
+        assert done.returncode == 0 and len(told) == 3, (told, done.stderr.decode())
+        assert all(one["received"] == one["answer"] == one["said"] for one in told), told

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from loadtest import chaos, profiles, results, targets
-from loadtest.commands import described, main
+from loadtest.commands import described, ending_signals, main
 from loadtest.lean_client import Origin
 from loadtest.parameters import ParameterError, make, parameters
 from loadtest.plan import Person
@@ -131,6 +131,17 @@ def test_a_disk_that_is_full_costs_the_files_only(monkeypatch: pytest.MonkeyPatc
     assert "every promise held" in done.output and "No space left" in done.output
 
 
+def test_a_closed_terminal_ends_a_run_except_under_nohup() -> None:
+    """SIGHUP is heeded as SIGTERM is, and not where it is ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        assert ending_signals() == [signal.SIGTERM, signal.SIGHUP]
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        assert ending_signals() == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 # As a shell starts what it puts into the background, and as nohup does.
 IN_BACKGROUND = (
     "import os, signal, sys; "
@@ -139,10 +150,10 @@ IN_BACKGROUND = (
 )
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_run_that_is_ended_leaves_nothing_behind(number: signal.Signals, tmp_path: Path) -> None:
-    """SIGTERM, as from `timeout` or CI, also in the background, and the SIGHUP of a closed terminal end the server and
-    the services that --dev has started, and the run says so; kill -9, by which nobody is told anything, ends them."""
+    """SIGTERM, as from `timeout` or CI, also in the background, ends the server and the services that --dev has
+    started, and the run says so; kill -9, by which nothing is said, ends them as well."""
     before = ["-c", IN_BACKGROUND] if number == signal.SIGTERM else []
     command = [sys.executable, *before, "-m", "loadtest", "run", "direct", "--dev", "--pairs", "1", "--rate", "5"]
     command += ["--plain", "--out", str(tmp_path / "run.json")]

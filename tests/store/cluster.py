@@ -51,6 +51,9 @@ class Cluster:
         return f"host={self.directory} user=postgres dbname={database}"
 
     def start(self) -> None:
+        """Does nothing when it runs."""
+        if self._process is not None:
+            return
         command = [
             str(binaries() / "postgres"),
             "-D",

@@ -54,6 +54,6 @@ async def other(database: str) -> AsyncIterator[Connection]:
 
 @pytest.fixture
 async def pool(database: str, nursery: trio.Nursery) -> Pool:
-    pool = Pool(database, name="test", size=4, acquire_timeout=2.0, statement_timeout=5.0)
+    pool = Pool(database, name="test", size=4, acquire_timeout=60.0, statement_timeout=5.0)
     await nursery.start(pool.run)
     return pool

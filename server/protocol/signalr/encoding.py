@@ -70,7 +70,7 @@ class Encoding:
         return frame[start:]
 
     def is_counted(self, frame: bytes) -> bool:
-        """Whether stateful reconnect counts it: types 1 to 5 (hub-protocol.md 5)."""
+        """Whether stateful reconnect counts it: types 1 to 5 (docs/hub-protocol.md 5)."""
         head = self.payload(frame)[:9]
         if self.protocol.binary:
             return len(head) > 1 and INVOCATION <= head[1] <= CANCEL_INVOCATION

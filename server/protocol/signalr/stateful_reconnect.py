@@ -1,4 +1,4 @@
-"""Stateful reconnect: what makes one logical connection out of several sockets (hub-protocol.md 5).
+"""Stateful reconnect: what makes one logical connection out of several sockets (docs/hub-protocol.md 5).
 
 Owns the counters and the buffer of one session: what we sent and the client has not acknowledged, what we have
 received. Pure: no clock, no trio. Only hub messages of types 1 to 5 are counted, from 1 on, one counter in each

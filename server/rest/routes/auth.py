@@ -1,6 +1,6 @@
-"""REST for signing in and for sessions (contract.md 2). Owns the routes and the cookie of a sign-in under way.
+"""REST for signing in and for sessions (docs/rest.md). Owns the routes and the cookie of a sign-in under way.
 
-What providers say is checked in `server.sign_in`, what a session is decided in `handlers.accounts`.
+What providers say is checked in `server.identity.sign_in`, what a session is decided in `handlers.accounts`.
 """
 
 from collections.abc import Collection

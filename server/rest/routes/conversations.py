@@ -1,4 +1,4 @@
-"""REST for conversations and their members (contract.md 2). Owns the routes; `handlers.conversations` the meaning."""
+"""REST for conversations and their members (docs/rest.md). Owns the routes; `handlers.conversations` the meaning."""
 
 from quart import Blueprint, Response
 

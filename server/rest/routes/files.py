@@ -1,4 +1,4 @@
-"""REST for files (contract.md 2). Owns the routes, and the reading of multipart bodies as they come (RFC 7578).
+"""REST for files (docs/rest.md). Owns the routes, and the reading of multipart bodies as they come (RFC 7578).
 
 What a file is, and who may have it, is `handlers.files`' business.
 """

@@ -1,4 +1,4 @@
-"""REST for messages (contract.md 2). Owns the routes; what they mean is in `handlers.messages`."""
+"""REST for messages (docs/rest.md). Owns the routes; what they mean is in `handlers.messages`."""
 
 from quart import Blueprint, Response
 

@@ -1,4 +1,4 @@
-"""REST for users (contract.md 2). Owns the routes; what they mean is in `handlers.users`."""
+"""REST for users (docs/rest.md). Owns the routes; what they mean is in `handlers.users`."""
 
 from typing import Any, cast
 from uuid import UUID

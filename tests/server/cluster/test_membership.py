@@ -1,4 +1,4 @@
-"""server.cluster.membership: one way back from every fault, and nothing missed on it (design.md 6 and 7)."""
+"""server.cluster.membership: one way back from every fault, and nothing missed on it (docs/design.md 6 and 7)."""
 
 import time
 from collections.abc import Collection

@@ -411,11 +411,12 @@ async def test_silent_server(
     assert writer.doubts == [group]
 
 
-async def test_postgres_down(cluster: Cluster, writer: Writer, conn: Connection) -> None:
+async def test_postgres_down(cluster: Cluster, pool: Pool, writer: Writer, conn: Connection) -> None:
     """Down: everything waiting fails after the acquire timeout. Back: messages go."""
     [alice] = await make_users(conn, 1)
     group = await make_group(conn, [alice])
     await writer.send(group, alice).message()
+    pool.acquire_timeout = 1.0
     cluster.stop()
     sent = [writer.send(group, alice)]
     await trio.testing.wait_all_tasks_blocked(0.01)

@@ -66,7 +66,7 @@ async def test_first_come_first_served(database: str, nursery: trio.Nursery) -> 
 
 async def test_bounded_waiting(database: str, nursery: trio.Nursery) -> None:
     """Past max_waiting callers are refused at once; those who wait give up after acquire_timeout."""
-    pool = Pool(database, name="test", size=1, max_waiting=2, acquire_timeout=0.2)
+    pool = Pool(database, name="test", size=1, max_waiting=2)
     await nursery.start(pool.run)
     failures: list[Exception] = []
 
@@ -78,6 +78,7 @@ async def test_bounded_waiting(database: str, nursery: trio.Nursery) -> None:
             failures.append(error)
 
     async with pool.connection():
+        pool.acquire_timeout = 0.2  # from here on: the first one may take its time
         async with trio.open_nursery() as waiters:
             waiters.start_soon(work)
             waiters.start_soon(work)

@@ -265,7 +265,7 @@ async def test_a_client_replaced_under_waiting_commands(tmp_path: Path, nursery:
 
 
 def test_names_of_keys() -> None:
-    """As design.md 6 has them."""
+    """As docs/design.md 6 has them."""
     some = new_id()
     assert keys.inbox("a-1") == "parley:inbox:a-1"
     assert keys.interest(some) == f"parley:interest:{some}"

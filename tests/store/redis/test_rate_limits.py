@@ -20,18 +20,20 @@ async def test_two_share_a_bucket(redis_url: str, nursery: trio.Nursery) -> None
             except Exception:  # noqa: BLE001
                 await trio.sleep(0.01)
     limits = [Limits(one), Limits(other)]
-    waits = [await limits[n % 2].spend("k", 6, 30.0) for n in range(8)]
-    assert waits[:6] == [0.0] * 6 and 0 < waits[6] <= 5.0 < waits[7] <= 10.0  # one after the other
+    waits = [await limits[n % 2].spend("k", 6, 3000.0) for n in range(8)]
+    assert waits[:6] == [0.0] * 6 and 0 < waits[6] <= 500.0 < waits[7] <= 1000.0  # one after the other
     for _ in range(30):
-        assert await limits[0].spend("k", 6, 30.0) <= 3 * 30.0
-    assert await limits[0].spend("another", 6, 30.0) == 0.0
+        assert await limits[0].spend("k", 6, 3000.0) <= 3 * 3000.0
+    assert await limits[0].spend("another", 6, 3000.0) == 0.0
     for _ in range(2):
         assert await limits[0].spend("quick", 2, 0.1) == 0.0
-    wait = await limits[1].spend("quick", 2, 0.1)
+    with trio.fail_after(60):
+        while not (wait := await limits[1].spend("quick", 2, 0.1)):
+            pass  # one came back before we had asked
     assert 0 < wait <= 0.05
     await trio.sleep(wait)
     assert await limits[1].spend("quick", 2, 0.1) == 0.0
     async with one.bounded() as client:
         ttl = await client.pttl("parley:bucket:k")
-    assert 0 < ttl <= 90_002
+    assert 0 < ttl <= 9_000_002
     nursery.cancel_scope.cancel()

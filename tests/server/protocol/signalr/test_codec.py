@@ -1,4 +1,4 @@
-"""Both hub protocols by one suite, and the handshake: hub-protocol.md sections 3, 6, 7 and 11."""
+"""Both hub protocols by one suite, and the handshake: docs/hub-protocol.md 3, 6, 7 and 10."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""server.protocol.signalr.stateful_reconnect: the counters and the buffer of stateful reconnect (hub-protocol.md 5)."""
+"""server.protocol.signalr.stateful_reconnect: the counters and the buffer (docs/hub-protocol.md 5)."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""REST of sessions: refresh, reuse, the list, revocation that reaches open sockets (contract.md 2, P9)."""
+"""REST of sessions: refresh, reuse, the list, revocation that reaches open sockets (docs/rest.md, P9)."""
 
 import base64
 from typing import Any
