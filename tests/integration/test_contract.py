@@ -196,13 +196,13 @@ LINES: tuple[Callable[[Scene], Awaitable[None]], ...] = (
 
 
 @pytest.mark.parametrize("protocol", ["json", "messagepack"])
-async def test_every_line_of_the_hub(server: Running, protocol: str) -> None:
+async def test_every_line_of_the_hub(shared: Running, protocol: str) -> None:
     """Methods and events, line by line."""
-    alice, bob, carol = [await server.register(name) for name in ("alice", "bob", "carol")]
-    scene = Scene(server, alice, bob, carol, await server.group(alice, bob))
+    alice, bob, carol = [await shared.register(name) for name in ("alice", "bob", "carol")]
+    scene = Scene(shared, alice, bob, carol, await shared.group(alice, bob))
     async with (
-        server.connect(alice, scene.to_alice, protocol=protocol) as scene.a,
-        server.connect(bob, scene.to_bob, protocol=protocol) as scene.b,
+        shared.connect(alice, scene.to_alice, protocol=protocol) as scene.a,
+        shared.connect(bob, scene.to_bob, protocol=protocol) as scene.b,
     ):
         for line in LINES:
             try:

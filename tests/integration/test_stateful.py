@@ -58,48 +58,47 @@ def texts(messages: list[dict[str, Any]]) -> list[str]:
     return [m["arguments"][0]["content"] for m in messages if m.get("target") == "ReceiveMessage"]
 
 
-async def test_a_lost_upgrade_is_replaced(database: str, redis_url: str) -> None:
+async def test_a_lost_upgrade_is_replaced(shared: Running) -> None:
     """What was sent and not acknowledged comes again, from the first of it on, after our Sequence; what happened
     meanwhile follows; a call that the client repeats is done once; the socket may be replaced while it still lives."""
-    async with running(database, redis_url) as server:
-        alice, bob = await server.register("alice"), await server.register("bob")
-        conversation = await server.direct(alice, bob)
-        token = await connection(server, bob)
-        async with server.connect(alice) as a:
+    alice, bob = await shared.register("alice"), await shared.register("bob")
+    conversation = await shared.direct(alice, bob)
+    token = await connection(shared, bob)
+    async with shared.connect(alice) as a:
 
-            async def said(text: str) -> None:
-                await a.invoke("SendMessage", {"conversationId": conversation, "content": text})
+        async def said(text: str) -> None:
+            await a.invoke("SendMessage", {"conversationId": conversation, "content": text})
 
-            async with opened(server, token) as first:
-                await first.say(handshake.encode_request("json", 2), send(conversation, "mine", "1"))
-                await first.until(1, 3)
-                await said("before")
-                before = [m for m in await first.until(3, 1, 3) if m["type"] in (1, 3)]
-                while "before" not in texts(before):
-                    before = await first.until(len(before) + 1, 1, 3)
-            await said("while")
-            async with opened(server, token) as second:
-                # The client had everything up to its first two messages, and repeats its call.
-                await second.say({"type": 9, "sequenceId": 1}, send(conversation, "mine", "1"))
-                [sequence] = await second.until(1, 9)
-                assert sequence["sequenceId"] == 1
-                again = await second.until(len(before), 1, 3)
-                assert again[: len(before)] == before
-                while "while" not in texts(again):
-                    again = await second.until(len(again) + 1, 1, 3)
-                await second.say({"type": 8, "sequenceId": len(again)})
-                async with opened(server, token) as third:
-                    await third.say({"type": 9, "sequenceId": 2}, send(conversation, "more", "2"))
-                    [sequence] = await third.until(1, 9)
-                    assert sequence["sequenceId"] in (1, len(again) + 1)  # whether or not the Ack came first
-                    await third.until(1, 3)
-                    await said("after")
-                    heard = await third.until(2, 1)
-                    while "after" not in texts(heard):
-                        heard = await third.until(len(heard) + 1, 1)
-        stored = [m["content"] for m in await server.history(alice, conversation)]
-        assert stored == ["mine", "before", "while", "more", "after"]
-        assert len(server.events("connection_resumed")) == 2
+        async with opened(shared, token) as first:
+            await first.say(handshake.encode_request("json", 2), send(conversation, "mine", "1"))
+            await first.until(1, 3)
+            await said("before")
+            before = [m for m in await first.until(3, 1, 3) if m["type"] in (1, 3)]
+            while "before" not in texts(before):
+                before = await first.until(len(before) + 1, 1, 3)
+        await said("while")
+        async with opened(shared, token) as second:
+            # The client had everything up to its first two messages, and repeats its call.
+            await second.say({"type": 9, "sequenceId": 1}, send(conversation, "mine", "1"))
+            [sequence] = await second.until(1, 9)
+            assert sequence["sequenceId"] == 1
+            again = await second.until(len(before), 1, 3)
+            assert again[: len(before)] == before
+            while "while" not in texts(again):
+                again = await second.until(len(again) + 1, 1, 3)
+            await second.say({"type": 8, "sequenceId": len(again)})
+            async with opened(shared, token) as third:
+                await third.say({"type": 9, "sequenceId": 2}, send(conversation, "more", "2"))
+                [sequence] = await third.until(1, 9)
+                assert sequence["sequenceId"] in (1, len(again) + 1)  # whether or not the Ack came first
+                await third.until(1, 3)
+                await said("after")
+                heard = await third.until(2, 1)
+                while "after" not in texts(heard):
+                    heard = await third.until(len(heard) + 1, 1)
+    stored = [m["content"] for m in await shared.history(alice, conversation)]
+    assert stored == ["mine", "before", "while", "more", "after"]
+    assert len([line for line in shared.events("connection_resumed") if line["user"] == bob.id]) == 2
 
 
 async def refused(server: Running, token: str, shown: str | None = None) -> int:
@@ -125,52 +124,50 @@ ENDS = {  # what the client sends, and the code of the Close that ends the sessi
 }
 
 
-async def test_an_end_for_cause_is_final(database: str, redis_url: str) -> None:
+async def test_an_end_for_cause_is_final(shared: Running) -> None:
     """Whoever has broken the protocol, or says that we did, does not come back to say it again: the id is unknown from
     then on, also while our Close is under way. A socket that is lost, or closed without cause, may be replaced."""
-    async with running(database, redis_url) as server:
-        user = await server.register("alice")
-        for name, data in ENDS.items():
-            token = await connection(server, user)
-            async with opened(server, token) as socket:
-                await socket.say(handshake.encode_request("json", 2))
-                await socket.until(1, None)
-                await socket.stream.send_all(data)
-                with trio.fail_after(WAIT):
-                    while await socket.stream.receive_some(65536):
-                        if name != "its own refusal":
-                            break  # it has said Close, and waits for ours
-                assert await refused(server, token) == 404, name
-            assert await refused(server, token) == 404, name
-        token = await connection(server, user)
-        for close in (b"", websocket.encode_masked(websocket.CLOSE, websocket.close_payload(1001))):
-            async with opened(server, token) as socket:
-                await socket.say(handshake.encode_request("json", 2) if not close else {"type": 9, "sequenceId": 1})
-                await socket.until(1, None if not close else 9)
-                await socket.stream.send_all(close or websocket.encode_masked(websocket.TEXT, b"half of it")[:9])
-        assert await refused(server, token) == 101
-
-
-async def test_another_users_token(database: str, redis_url: str) -> None:
-    """A good token of another user begins and resumes no connection, and uses up no id. One that has expired does no
-    harm: clients show the one with which they began."""
-    async with running(database, redis_url) as server:
-        alice, bob = await server.register("alice"), await server.register("bob")
-        async with server.http(alice) as http:
-            token = await negotiate(http, server.hub_url)
-        assert await refused(server, token, bob.token) == 403
-        assert await refused(server, token, "x.y.z") == 101
-        async with server.http(alice) as http:
-            token = await negotiate(http, server.hub_url)
-        assert await refused(server, token, alice.token) == 101
-        token = await connection(server, alice)
-        assert await refused(server, token, bob.token) == 403
-        async with opened(server, token) as socket:
+    user = await shared.register("alice")
+    for name, data in ENDS.items():
+        token = await connection(shared, user)
+        async with opened(shared, token) as socket:
             await socket.say(handshake.encode_request("json", 2))
             await socket.until(1, None)
-        assert await refused(server, token, bob.token) == 403
-        assert await refused(server, token, "x.y.z") == 101
-        assert await refused(server, token, alice.token) == 101
+            await socket.stream.send_all(data)
+            with trio.fail_after(WAIT):
+                while await socket.stream.receive_some(65536):
+                    if name != "its own refusal":
+                        break  # it has said Close, and waits for ours
+            assert await refused(shared, token) == 404, name
+        assert await refused(shared, token) == 404, name
+    token = await connection(shared, user)
+    for close in (b"", websocket.encode_masked(websocket.CLOSE, websocket.close_payload(1001))):
+        async with opened(shared, token) as socket:
+            await socket.say(handshake.encode_request("json", 2) if not close else {"type": 9, "sequenceId": 1})
+            await socket.until(1, None if not close else 9)
+            await socket.stream.send_all(close or websocket.encode_masked(websocket.TEXT, b"half of it")[:9])
+    assert await refused(shared, token) == 101
+
+
+async def test_another_users_token(shared: Running) -> None:
+    """A good token of another user begins and resumes no connection, and uses up no id. One that has expired does no
+    harm: clients show the one with which they began."""
+    alice, bob = await shared.register("alice"), await shared.register("bob")
+    async with shared.http(alice) as http:
+        token = await negotiate(http, shared.hub_url)
+    assert await refused(shared, token, bob.token) == 403
+    assert await refused(shared, token, "x.y.z") == 101
+    async with shared.http(alice) as http:
+        token = await negotiate(http, shared.hub_url)
+    assert await refused(shared, token, alice.token) == 101
+    token = await connection(shared, alice)
+    assert await refused(shared, token, bob.token) == 403
+    async with opened(shared, token) as socket:
+        await socket.say(handshake.encode_request("json", 2))
+        await socket.until(1, None)
+    assert await refused(shared, token, bob.token) == 403
+    assert await refused(shared, token, "x.y.z") == 101
+    assert await refused(shared, token, alice.token) == 101
 
 
 async def test_resuming_is_paced(database: str, redis_url: str) -> None:
@@ -184,20 +181,19 @@ async def test_resuming_is_paced(database: str, redis_url: str) -> None:
         assert [await refused(server, token) for _ in range(3)] == [101, 101, 429]
 
 
-async def test_a_used_id(database: str, redis_url: str) -> None:
+async def test_a_used_id(shared: Running) -> None:
     """It is in use as long as its connection lives (409), and unknown after that (404): its client negotiates again."""
-    async with running(database, redis_url) as server:
-        user = await server.register("alice")
-        async with server.http(user) as http:
-            token = await negotiate(http, server.hub_url)
-        async with opened(server, token) as socket:
-            await socket.say(handshake.encode_request("json", 1))
-            await socket.until(1, None)
-            assert await refused(server, token) == 409
-        with trio.fail_after(WAIT):
-            while not server.events("connection_closed"):
-                await trio.sleep(0.02)
-        assert await refused(server, token) == 404
+    user = await shared.register("alice")
+    async with shared.http(user) as http:
+        token = await negotiate(http, shared.hub_url)
+    async with opened(shared, token) as socket:
+        await socket.say(handshake.encode_request("json", 1))
+        await socket.until(1, None)
+        assert await refused(shared, token) == 409
+    with trio.fail_after(WAIT):
+        while user.id not in [line["user"] for line in shared.events("connection_closed")]:
+            await trio.sleep(0.02)
+    assert await refused(shared, token) == 404
 
 
 async def test_a_server_that_stood_still(database: str, redis_url: str) -> None:
