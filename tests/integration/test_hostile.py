@@ -120,11 +120,11 @@ VIOLATIONS: list[tuple[str, bytes, int, bytes]] = [
 ]
 
 
-async def test_violations_get_a_clear_close(server: Running) -> None:
+async def test_violations_get_a_clear_close(shared: Running) -> None:
     """Each violation ends its own connection with the right code; a call before it in the same bytes is answered."""
-    async with witness(server) as user:
+    async with witness(shared) as user:
         for name, data, code, said in VIOLATIONS:
-            async with raw(server, user) as client:
+            async with raw(shared, user) as client:
                 await client.send(frame(INVOKE) + data)
                 told, closed = await client.until_closed()
                 assert closed == code, name
@@ -132,9 +132,9 @@ async def test_violations_get_a_clear_close(server: Running) -> None:
                 assert said in told, name
 
 
-async def test_bad_handshakes(server: Running) -> None:
+async def test_bad_handshakes(shared: Running) -> None:
     """A handshake that cannot succeed is answered with an error in the handshake's own form, then closed."""
-    async with witness(server) as user:
+    async with witness(shared) as user:
         for first in (
             b"hello\x1e",
             b"[]\x1e",
@@ -147,7 +147,7 @@ async def test_bad_handshakes(server: Running) -> None:
             b"\x00\xc3\xa9" * 3000,
             b"[" * 3000 + b"\x1e",
         ):
-            async with raw(server, user, shake=False) as client:
+            async with raw(shared, user, shake=False) as client:
                 await client.send(frame(first))
                 told, code = await client.until_closed()
                 reply = json.loads(told.rstrip(b"\x1e"))
@@ -155,12 +155,12 @@ async def test_bad_handshakes(server: Running) -> None:
                 assert code in (1002, 1008), first[:40]
 
 
-async def test_random_bytes(server: Running) -> None:
+async def test_random_bytes(shared: Running) -> None:
     """Noise in every place where bytes are read: the connection ends, or is still useful; the process lives on."""
     noise = random.Random(7)
-    async with witness(server) as user:
+    async with witness(shared) as user:
         for turn in range(60):
-            async with raw(server, user, shake=turn % 2 == 0) as client:
+            async with raw(shared, user, shake=turn % 2 == 0) as client:
                 payload = noise.randbytes(noise.randrange(1, 300))
                 kind = turn % 3
                 try:
@@ -177,11 +177,11 @@ async def test_random_bytes(server: Running) -> None:
                     pass  # it hung up on us: fine
 
 
-async def test_bad_http(server: Running) -> None:
+async def test_bad_http(shared: Running) -> None:
     """What is not HTTP, or no good upgrade, gets an HTTP error that says why."""
     key = base64.b64encode(os.urandom(16))
     good = head.client_request("x", "/hubs/chat", key)
-    async with witness(server):
+    async with witness(shared):
         for data, status in (
             (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
             (b"GET / HTTP/1.1\r\n\r\n", 400),
@@ -195,7 +195,7 @@ async def test_bad_http(server: Running) -> None:
             (b"BREW /health HTTP/1.1\r\nHost: x\r\n\r\n", 405),
             (b"GET /hubs/other HTTP/1.1\r\nHost: x\r\n\r\n", 404),
         ):
-            stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+            stream = await trio.open_tcp_stream("127.0.0.1", shared.port)
             async with stream:
                 await stream.send_all(data)
                 with trio.fail_after(WAIT):
@@ -268,15 +268,16 @@ async def test_slow_reader_costs_only_itself(database: str, redis_url: str) -> N
             slow.stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
             body = {"conversationId": conversation, "content": "x" * 7000}
             sent = []
-            with trio.fail_after(60):
-                for _ in range(25):
+            with trio.fail_after(WAIT):
+                while not server.events("lagging"):  # more than the outbox and what the kernel holds
                     calls = [await a.start("SendMessage", body) for _ in range(32)]
                     sent += [(await a.result(call))["seq"] for call in calls]
+            calls = [await a.start("SendMessage", body) for _ in range(64)]
+            sent += [(await a.result(call))["seq"] for call in calls]
             told = told_to(slow)
             with trio.fail_after(60):
                 seqs = [message["seq"] for message in [await anext(told) for _ in sent]]
             assert seqs == sent
-            assert server.events("lagging"), "she was never behind: the test shows nothing"
             # Once more, and this time she falls so far behind that she is only told where the others are.
             body["content"] = "short"
             with trio.fail_after(60):
@@ -317,7 +318,7 @@ async def test_a_burst_larger_than_the_outbox(database: str, redis_url: str) -> 
                 seen.append(arguments[0]["seq"])
 
         body = {"conversationId": conversation, "content": "x" * 7000}
-        rounds, senders = 20, 40
+        rounds, senders = 8, 40
 
         async def send() -> None:
             async with server.connect(alice, query={"sync": "manual"}) as client:
@@ -368,36 +369,39 @@ async def test_who_takes_no_part_does_not_hold_up_a_drain(database: str, redis_u
         assert {line["user"] for line in server.events("connection_closed")} == {alice.id, bob.id}
 
 
-async def test_flood_of_pings_and_calls(server: Running) -> None:
+async def test_flood_of_pings_and_calls(shared: Running) -> None:
     """A client that sends without ever reading is slowed down, not buffered for; the witness notices nothing."""
-    async with witness(server) as user, raw(server, user) as client:
+    async with witness(shared) as user, raw(shared, user) as client:
         pings = b"".join(websocket.encode_masked(websocket.PING, b"x" * 100) for _ in range(200))
         calls = frame(INVOKE * 200)
-        with trio.move_on_after(2):
+        with trio.fail_after(WAIT):
             while True:
-                await client.send(pings + calls)
+                with trio.move_on_after(0.5) as scope:
+                    await client.send(pings + calls)
+                if scope.cancelled_caught:
+                    break
 
 
-async def test_connection_tokens_are_single_use(server: Running) -> None:
+async def test_connection_tokens_are_single_use(shared: Running) -> None:
     """Negotiate's token opens one socket: the second gets 409; neither kind of token does the other's work."""
-    user = await server.register("alice")
-    async with server.http(user) as http:
+    user = await shared.register("alice")
+    async with shared.http(user) as http:
         reply = (await http.post("/hubs/chat/negotiate?negotiateVersion=1")).json()
     token = reply["connectionToken"]
-    stream = await open_websocket(server.hub_url, query={"id": token})
+    stream = await open_websocket(shared.hub_url, query={"id": token})
     with pytest.raises(ClientError, match="409"):
-        await open_websocket(server.hub_url, query={"id": token})
+        await open_websocket(shared.hub_url, query={"id": token})
     with pytest.raises(ClientError, match="401"):
-        await open_websocket(server.hub_url, token)
+        await open_websocket(shared.hub_url, token)
     with pytest.raises(ClientError, match="404"):
-        await open_websocket(server.hub_url, query={"id": user.token})
+        await open_websocket(shared.hub_url, query={"id": user.token})
     await stream.aclose()
 
 
-async def test_upgrade_on_a_kept_alive_connection(server: Running) -> None:
+async def test_upgrade_on_a_kept_alive_connection(shared: Running) -> None:
     """Some proxies upgrade a connection that served HTTP before: slower, the same in all else."""
-    user = await server.register("alice")
-    stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+    user = await shared.register("alice")
+    stream = await trio.open_tcp_stream("127.0.0.1", shared.port)
     async with stream:
         await stream.send_all(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
         first = b""
