@@ -100,6 +100,25 @@ async def sync(scene: Scene) -> None:
         assert inbox.messages == [*sent, live]
 
 
+async def coming_back(scene: Scene) -> None:
+    """With sync=manual: a new conversation is announced and not attached; joined from 0, all of it comes. A cursor that
+    cannot be is a resync, and the connection is attached all the same; one below 0 is refused."""
+    inbox = Inbox()
+    async with scene.server.connect(scene.bob, inbox, query={"sync": "manual"}) as b:
+        group = await scene.server.group(scene.alice, scene.bob)
+        await until(inbox, "ConversationChanged", id=group)
+        said = await scene.a.invoke("SendMessage", {"conversationId": group, "content": "new"})
+        assert await b.invoke("Ping") == {} and not inbox.of("ReceiveMessage")
+        assert (await b.invoke("JoinConversation", group, 0))["resync"] is False
+        assert await until(inbox, "ReceiveMessage", id=said["id"]) == said
+        assert [message["seq"] for message in inbox.of("ReceiveMessage")] == list(range(1, said["seq"] + 1))
+        assert await b.invoke("Sync", {group: 10**6}) == {"heads": {group: said["seq"]}, "resync": [group]}
+        live = await scene.a.invoke("SendMessage", {"conversationId": group, "content": "live"})
+        await until(inbox, "ReceiveMessage", id=live["id"])
+        with pytest.raises(HubError, match=r"^invalid_cursor: "):
+            await b.invoke("Sync", {group: -1})
+
+
 async def stream_history(scene: Scene) -> None:
     """StreamHistory(conversationId, beforeSeq?, limit?): server-to-client stream of Messages, paced by the client"""
     sent = [await scene.say(str(n)) for n in range(3)]
@@ -184,6 +203,7 @@ LINES: tuple[Callable[[Scene], Awaitable[None]], ...] = (
     change_message,
     join_and_leave,
     sync,
+    coming_back,
     stream_history,
     typing,
     receipts,
