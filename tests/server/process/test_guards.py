@@ -266,11 +266,11 @@ async def chat_together(stage: Stage) -> None:
     """The first two messages get to their lane at once, however slow the machine is: they are one batch."""
     offer, held = Lanes.offer, list[Append]()
 
-    def hold(lanes: Lanes, append: Append) -> None:
+    def hold(self: Lanes, append: Append) -> None:
         held.append(append)
         if len(held) >= TOGETHER:
             while held:
-                offer(lanes, held.pop(0))
+                offer(self, held.pop(0))
             Lanes.offer = offer  # type: ignore[method-assign]  # for all that comes after
 
     Lanes.offer = hold  # type: ignore[method-assign]  # a lane takes all that waits
