@@ -41,7 +41,7 @@ ExecStart={PYTHON} /opt/parley/source/tests/systemd/scenario.py %PORT% %METRICS%
 """,
     # Nobody waits twenty seconds here for a watchdog, or until half past three for a timer.
     "etc/systemd/system/parley@.service.d/test.conf": (
-        "[Service]\nWatchdogSec=3\nTimeoutAbortSec=1\nEnvironment=PARLEY_ADMIN_LISTEN=auto,127.0.0.1:%i%METRICS%\n"
+        "[Service]\nWatchdogSec=10\nTimeoutAbortSec=1\nEnvironment=PARLEY_ADMIN_LISTEN=auto,127.0.0.1:%i%METRICS%\n"
     ),
     "etc/systemd/system/parley.socket.d/test.conf": "[Socket]\nListenStream=\nListenStream=127.0.0.1:%PORT%\n",
     "etc/systemd/system/parley-purge.timer.d/test.conf": (

@@ -24,8 +24,8 @@ METRICS = sys.argv[2]  # after the number of the instance, the port of its metri
 RESULTS = Path("/results/results.json")
 SETTINGS = Path("/etc/parley/parley.toml")
 CREDENTIALS = Path("/etc/parley/credentials")
-WAIT = 60.0  # seconds
-PAUSE = 0.01  # seconds between two requests of one asker
+WAIT = 180.0  # seconds
+PAUSE = 0.05  # seconds between two requests of one asker
 
 found: dict[str, Any] = {}
 

@@ -15,7 +15,7 @@ from tests.proxy import Proxy
 from tests.running import JWT_KEY, free_port
 from tests.systemd import nested
 
-LONGEST = 300.0  # seconds for all of it, on a machine that is busy
+LONGEST = 900.0  # seconds for all of it, on a machine that is busy
 OK = "HTTP/1.1 200 "
 
 
@@ -77,7 +77,7 @@ async def test_the_whole_set(tmp_path: Path, services: Services, database: str, 
     assert reload["status"].endswith("reloaded, changed: LOG_LEVEL; needs a restart: LANES")
 
     restart = seen["rolling_restart"]
-    assert list(restart["answers"]) == [OK] and restart["answers"][OK] > 50 and restart["new"], restart
+    assert list(restart["answers"]) == [OK] and restart["answers"][OK] > 10 and restart["new"], restart
 
     killed = seen["killed"]
     assert not math.isinf(killed["back"]) and killed["restarts"] == "1", killed

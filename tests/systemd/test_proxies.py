@@ -146,6 +146,7 @@ async def go_and_come_back(
     async def keep_asking() -> None:
         while True:
             answers[await ask(port, users[0])] += 1
+            await trio.sleep(0.05)
 
     async with trio.open_nursery() as nursery:
         for user in users:
