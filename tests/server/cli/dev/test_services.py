@@ -53,6 +53,28 @@ def data_dir() -> Iterator[Path]:
             os.kill(pid, signal.SIGKILL)
 
 
+@pytest.fixture(scope="module")
+def initialised() -> Iterator[Path]:
+    """A data directory in which the services have run once."""
+    with tempfile.TemporaryDirectory(prefix="pd-", dir="/tmp") as directory:
+        found = Path(directory, "data")
+
+        async def start() -> None:
+            async with open_services(found):
+                pass
+
+        trio.run(start)
+        yield found
+
+
+@pytest.fixture
+def used_dir(data_dir: Path, initialised: Path) -> Path:
+    """`data_dir` with an initialised PostgreSQL, for tests that are not about initdb: it is most of a first start."""
+    data_dir.mkdir(mode=0o700)
+    shutil.copytree(initialised / "postgres", data_dir / "postgres")
+    return data_dir
+
+
 def processes(directory: Path, word: str = "") -> list[int]:
     """Whose command line names the directory (this process's never does)."""
     pids = (int(entry) for entry in os.listdir("/proc") if entry.isdigit())
@@ -157,24 +179,24 @@ async def test_settings_and_permissions(data_dir: Path) -> None:
     assert [stat.S_IMODE(path.stat().st_mode) for path in (data_dir, data_dir / "run")] == [0o700, 0o700]
 
 
-async def test_killed_holder_leaves_nothing_and_a_restart_works(data_dir: Path) -> None:
+async def test_killed_holder_leaves_nothing_and_a_restart_works(used_dir: Path) -> None:
     """kill -9 of the process that holds the services: they are gone soon, with the data intact."""
-    holder = await trio.to_thread.run_sync(start_holder, data_dir)
-    assert len(processes(data_dir)) >= 5  # the holder, two supervisors, two services
+    holder = await trio.to_thread.run_sync(start_holder, used_dir)
+    assert len(processes(used_dir)) >= 5  # the holder, two supervisors, two services
     holder.kill()
     holder.wait()
-    await eventually(lambda: all_gone(data_dir))
-    async with open_services(data_dir) as found:
+    await eventually(lambda: all_gone(used_dir))
+    async with open_services(used_dir) as found:
         assert query(found, "SELECT 1") == [(1,)]
-    assert "database system was not properly shut down" not in (data_dir / "postgres.log").read_text()
+    assert "database system was not properly shut down" not in (used_dir / "postgres.log").read_text()
 
 
-async def test_restart_right_after_a_kill_waits_for_the_predecessor(data_dir: Path) -> None:
+async def test_restart_right_after_a_kill_waits_for_the_predecessor(used_dir: Path) -> None:
     """The services of a killed holder may still be stopping when the next one starts."""
-    holder = await trio.to_thread.run_sync(start_holder, data_dir)
+    holder = await trio.to_thread.run_sync(start_holder, used_dir)
     holder.kill()
     holder.wait()
-    async with open_services(data_dir) as found:
+    async with open_services(used_dir) as found:
         assert query(found, "SELECT 1") == [(1,)]
 
 
@@ -187,47 +209,47 @@ async def test_killed_holder_during_initdb(data_dir: Path) -> None:
         assert query(found, "SELECT 1") == [(1,)]
 
 
-async def test_killed_supervisors_and_holder_then_a_restart_works(data_dir: Path) -> None:
+async def test_killed_supervisors_and_holder_then_a_restart_works(used_dir: Path) -> None:
     """With nobody left to stop them the services live on; the next start stops them and takes over."""
-    holder = await trio.to_thread.run_sync(start_holder, data_dir)
-    supervisors = processes(data_dir, "supervisor.py")
-    old = [pid for pid in processes(data_dir) if pid not in (*supervisors, holder.pid)]
+    holder = await trio.to_thread.run_sync(start_holder, used_dir)
+    supervisors = processes(used_dir, "supervisor.py")
+    old = [pid for pid in processes(used_dir) if pid not in (*supervisors, holder.pid)]
     for pid in (*supervisors, holder.pid):
         os.kill(pid, signal.SIGKILL)
     holder.wait()
     assert len(supervisors) == 2
     assert all(command_line(pid) for pid in old)  # orphans, running
-    async with open_services(data_dir) as found:
+    async with open_services(used_dir) as found:
         assert not any(command_line(pid) for pid in old)
         assert query(found, "SELECT 1") == [(1,)]
 
 
-async def test_killed_supervisors_do_not_leave_services_at_the_end(data_dir: Path) -> None:
+async def test_killed_supervisors_do_not_leave_services_at_the_end(used_dir: Path) -> None:
     """Closing stops the services even when their supervisors are gone."""
-    async with open_services(data_dir):
-        for pid in processes(data_dir, "supervisor.py"):
+    async with open_services(used_dir):
+        for pid in processes(used_dir, "supervisor.py"):
             os.kill(pid, signal.SIGKILL)
-        await eventually(lambda: not processes(data_dir, "supervisor.py"))
-    assert all_gone(data_dir)
+        await eventually(lambda: not processes(used_dir, "supervisor.py"))
+    assert all_gone(used_dir)
 
 
-async def test_ctrl_c_and_a_killed_session_do_not_reach_the_services(data_dir: Path) -> None:
+async def test_ctrl_c_and_a_killed_session_do_not_reach_the_services(used_dir: Path) -> None:
     """Supervisor and service lead sessions of their own, and the supervisor ignores the signals of a terminal."""
-    async with open_services(data_dir) as found:
-        for pid in processes(data_dir):
+    async with open_services(used_dir) as found:
+        for pid in processes(used_dir):
             assert os.getsid(pid) == pid
-        for pid in processes(data_dir, "supervisor.py"):
+        for pid in processes(used_dir, "supervisor.py"):
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 os.kill(pid, number)
         assert query(found, "SELECT 1") == [(1,)]
-        assert len(processes(data_dir, "supervisor.py")) == 2
+        assert len(processes(used_dir, "supervisor.py")) == 2
 
 
-async def test_one_directory_has_one_holder(data_dir: Path) -> None:
+async def test_one_directory_has_one_holder(used_dir: Path) -> None:
     """The second is refused, with the pid of the first, and does the first no harm."""
-    async with open_services(data_dir) as found:
+    async with open_services(used_dir) as found:
         with pytest.raises(ServiceError, match=f"in use by process {os.getpid()}"):
-            async with open_services(data_dir):
+            async with open_services(used_dir):
                 raise AssertionError("opened twice")
         assert query(found, "SELECT 1") == [(1,)]
 
@@ -304,29 +326,27 @@ async def test_half_finished_initdb_is_done_again(data_dir: Path) -> None:
     assert not (data_dir / "postgres.tmp").exists()
 
 
-async def test_stale_pid_files_are_no_obstacle(data_dir: Path) -> None:
+async def test_stale_pid_files_are_no_obstacle(used_dir: Path) -> None:
     """After a crash of the machine the pids in the files belong to somebody else, who is left alone."""
-    async with open_services(data_dir):
+    async with open_services(used_dir):
         pass
     with spawn("sleep", "60") as bystander:
-        (data_dir / "postgres" / "postmaster.pid").write_text(f"{bystander.pid}\n{data_dir / 'postgres'}\n")
-        (data_dir / "run" / ".s.PGSQL.5432.lock").write_text(f"{bystander.pid}\n")
-        (data_dir / "valkey" / "valkey.pid").write_text(f"{bystander.pid}\n")
-        async with open_services(data_dir) as found:
+        (used_dir / "postgres" / "postmaster.pid").write_text(f"{bystander.pid}\n{used_dir / 'postgres'}\n")
+        (used_dir / "run" / ".s.PGSQL.5432.lock").write_text(f"{bystander.pid}\n")
+        (used_dir / "valkey" / "valkey.pid").write_text(f"{bystander.pid}\n")
+        async with open_services(used_dir) as found:
             assert query(found, "SELECT 1") == [(1,)]
         assert bystander.poll() is None
         bystander.kill()
 
 
-async def test_failed_start_quotes_the_log(data_dir: Path) -> None:
+async def test_failed_start_quotes_the_log(used_dir: Path) -> None:
     """A service that ends at once is an error with its own words."""
-    async with open_services(data_dir):
-        pass
-    (data_dir / "postgres" / "postgresql.conf").write_text("no_such_setting = on\n")
+    (used_dir / "postgres" / "postgresql.conf").write_text("no_such_setting = on\n")
     with pytest.raises(ServiceError, match=r"(?s)postgres ended with code 1 .*no_such_setting"):
-        async with open_services(data_dir):
+        async with open_services(used_dir):
             raise AssertionError("started")
-    assert all_gone(data_dir)
+    assert all_gone(used_dir)
 
 
 async def test_missing_programs(data_dir: Path) -> None:
