@@ -59,12 +59,12 @@ async def flooding(server: Running, user: User, data: bytes, *, reads: bool) -> 
         nursery.cancel_scope.cancel()
 
 
-async def test_floods(server: Running) -> None:
+async def test_floods(shared: Running) -> None:
     """Somebody's calls are answered in the middle of floods of every kind: little of them is worked on for each."""
-    mallory, alice = await server.register("mallory"), await server.register("alice")
+    mallory, alice = await shared.register("mallory"), await shared.register("alice")
     for name, data in FLOODS.items():
         for reads in (True, False) if name == "calls" else (True,):
-            async with server.connect(alice) as hub, flooding(server, mallory, data, reads=reads) as flood:
+            async with shared.connect(alice) as hub, flooding(shared, mallory, data, reads=reads) as flood:
                 shares = []
                 with trio.fail_after(WAIT):
                     for _ in range(TRIPS):
@@ -74,10 +74,10 @@ async def test_floods(server: Running) -> None:
                 assert mean(shares) < SHARE, (name, reads, shares)
 
 
-async def test_sends(server: Running) -> None:
+async def test_sends(shared: Running) -> None:
     """Somebody who always has as many messages under way as she may does not hold up those of others."""
-    mallory, alice = await server.register("mallory"), await server.register("alice")
-    theirs, hers = await server.group(mallory), await server.group(alice)
+    mallory, alice = await shared.register("mallory"), await shared.register("alice")
+    theirs, hers = await shared.group(mallory), await shared.group(alice)
     done = 0
 
     async def send_always(client: HubClient) -> None:
@@ -89,7 +89,7 @@ async def test_sends(server: Running) -> None:
             done += 1
             calls.append(await client.start("SendMessage", body))
 
-    async with server.connect(mallory) as busy, server.connect(alice) as hub, trio.open_nursery() as nursery:
+    async with shared.connect(mallory) as busy, shared.connect(alice) as hub, trio.open_nursery() as nursery:
         nursery.start_soon(send_always, busy)
         shares = []
         with trio.fail_after(WAIT):

@@ -206,7 +206,7 @@ async def answer(stream: trio.SocketStream) -> bytes:
 async def test_what_has_begun_is_served(database: str, redis_url: str) -> None:
     """P10: connected before the listener closes, and asking only after it: answered, and told that it was the last
     answer here; a WebSocket is let in, and sent on with a Close. Afterwards nobody listens."""
-    async with running(database, redis_url, drain_seconds=2) as server:
+    async with running(database, redis_url, drain_seconds=8) as server:
         alice = await server.register("alice")
         head = b"GET /api/users/me HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + alice.token.encode()
         request = await begin(server.port, head)  # without the end of its head

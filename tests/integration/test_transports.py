@@ -190,28 +190,29 @@ async def test_text_only(shared: Shared) -> None:
         await a.ask("GET", status=204)
 
 
-@pytest.mark.parametrize("carrier", ["sse", "polling"])
-async def test_drain_and_pings(database: str, redis_url: str, carrier: str) -> None:
+async def test_drain_and_pings(database: str, redis_url: str) -> None:
     """P10: the drain reaches these clients too; before that, the silence of a stream is broken by pings. A client that
     leaves is noticed at once (its stream), or says goodbye."""
     async with running(database, redis_url, keepalive=0.5) as server:
         alice, bob = await server.register("alice"), await server.register("bob")
-        async with server.connect(alice, carrier=carrier):
-            pass
-        with trio.fail_after(WAIT):
-            while not server.events("connection_closed"):
-                await trio.sleep(0.01)
-        if carrier == "sse":
-            async with of(server, bob) as b, b.stream() as until:
-                await b.ask("POST", SHAKE)
-                await until(b'{"type":6}\x1e')
-        async with server.connect(bob, carrier=carrier) as client:
-            assert await client.invoke("Ping") == {}
-            server.terminate()
+        for number, carrier in enumerate(("sse", "polling")):
+            async with server.connect(alice, carrier=carrier):
+                pass
             with trio.fail_after(WAIT):
-                await client.closed.wait()
-            assert client.close_message is not None and client.close_message.allow_reconnect
-            assert "draining" in (client.close_message.error or "")
+                while len([line for line in server.events("connection_closed") if line["user"] == alice.id]) <= number:
+                    await trio.sleep(0.01)
+        async with of(server, bob) as b, b.stream() as until:
+            await b.ask("POST", SHAKE)
+            await until(b'{"type":6}\x1e')
+        async with server.connect(bob, carrier="sse") as one, server.connect(bob, carrier="polling") as other:
+            for client in (one, other):
+                assert await client.invoke("Ping") == {}
+            server.terminate()
+            for client in (one, other):
+                with trio.fail_after(WAIT):
+                    await client.closed.wait()
+                assert client.close_message is not None and client.close_message.allow_reconnect
+                assert "draining" in (client.close_message.error or "")
         assert await server.wait() == 0
 
 
@@ -219,7 +220,7 @@ async def test_slow_readers_cost_only_themselves(database: str, redis_url: str) 
     """P8: who does not read her stream, or does not poll, holds one outbox, delays nobody, and gets everything once and
     in order when she reads again; who never does is disconnected, though the answer to her hangs in the socket."""
     settings: dict[str, Any] = {"outbox_bytes": "64KiB", "max_message_bytes": "8KiB", "log_level": "debug"}
-    settings["stall_timeout"] = 2
+    settings["stall_timeout"] = 10  # seconds: between two polls there is less, on any machine
     async with running(database, redis_url, **settings) as server:
         alice, bob, carol = [await server.register(name) for name in ("alice", "bob", "carol")]
         group = await server.group(alice, bob, carol)
@@ -247,12 +248,11 @@ async def test_slow_readers_cost_only_themselves(database: str, redis_url: str) 
                     if b'"ReceiveMessage"' in line:
                         seqs.append(json.loads(line)["arguments"][0]["seq"])
 
-            for _ in range(30):  # far more than the outboxes and what the kernel holds
-                calls = [await a.start("SendMessage", body) for _ in range(32)]
-                with trio.fail_after(WAIT):
+            with trio.fail_after(2 * WAIT):
+                while not {bob.id, carol.id} <= {line["user"] for line in server.events("lagging")}:
+                    calls = [await a.start("SendMessage", body) for _ in range(32)]
                     sent += [(await a.result(call))["seq"] for call in calls]
-                await poll()  # too little to keep up, enough not to be taken for gone
-            assert server.events("lagging"), "no client was behind: the test shows nothing"
+                    await poll()  # too little to keep up, enough not to be taken for gone
             while len(seqs) < len(sent):
                 await poll()
             assert seqs == sent
@@ -268,7 +268,7 @@ async def test_whoever_stops_polling_is_gone(
     """Polls end empty after their time; who does not poll again is taken for gone, and her connection is not known any
     more. Too many requests are answered later, and in the end refused."""
     monkeypatch.setattr(long_polling, "POLL_TIMEOUT", 0.3)
-    monkeypatch.setattr(long_polling, "DISCONNECT_TIMEOUT", 1.0)
+    monkeypatch.setattr(long_polling, "DISCONNECT_TIMEOUT", 5.0)
     monkeypatch.setattr(http_endpoint, "ENDED_FOR", -1.0)
     async with open_site(database, redis_url, nursery, rate_limits="on", rate_requests="20/600s") as site:
         _, token = await site.user("alice")
