@@ -242,7 +242,8 @@ def if_match() -> frozenset[str] | None:
     """
     if "If-Match" not in request.headers or request.if_match.star_tag:
         return None
-    return frozenset(tag.partition("-")[0] for tag in request.if_match.as_set())
+    tags = request.if_match.as_set()
+    return frozenset((tag or "").partition("-")[0] for tag in tags)  # Werkzeug says None for an empty one
 
 
 def idempotency_key() -> str | None:

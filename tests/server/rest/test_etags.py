@@ -23,7 +23,7 @@ async def edits(read: Reader, path: str, one: Any, other: Any, *, at: str = "") 
     before = (await read("GET", path)).headers["ETag"]
     edited = await read("PUT", at or path, one, If_Match=before)
     assert edited.status_code == 200 and edited.headers["ETag"] != before
-    for stale in (before, f"W/{edited.headers['ETag']}", '"x"', "nonsense", ""):
+    for stale in (before, f"W/{edited.headers['ETag']}", '"x"', '"x", ""', "nonsense", ""):
         refused = await read("PUT", at or path, other, If_Match=stale)
         assert (refused.status_code, refused.json()["code"]) == (412, "precondition_failed"), stale
     after = (await read("GET", path)).headers["ETag"]
