@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 TESTABLE := $(VENV)/.testable
 
 .DEFAULT_GOAL := help
-.PHONY: help run install-units rolling-restart test test-chaos test-hostile lint bench docs clean
+.PHONY: help run install-units rolling-restart test test-chaos test-hostile mutants lint bench docs clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,6 +24,9 @@ test-chaos: $(TESTABLE) ## ten minutes of faults on four instances (MINUTES=, SE
 
 test-hostile: $(TESTABLE) ## ten minutes of hostile clients, and people who must not notice (MINUTES=, SEED=)
 	@$(BIN)/pytest -q -s tests/hostile -k long --hostile-minutes $(or $(MINUTES),10) --hostile-seed $(or $(SEED),0)
+
+mutants: $(TESTABLE) ## plant faults one by one, and see the tests nearest to each catch it (WORDS=)
+	@$(BIN)/python -m tests.mutants $(WORDS)
 
 rolling-restart: $(TESTABLE) ## four instances restarted one by one under load, in numbers (LISTEN=shared|reuse-port)
 	@$(BIN)/pytest -q -s tests/rolling -k four --rolling $(or $(LISTEN),shared)

@@ -729,3 +729,19 @@ async def test_a_session_that_cannot_even_be_ended(
         patch.setattr(mute.carrier, "abort", lambda why: setattr(mute.carrier, "why", why))
         mute.session.give_up("r2")
     assert mute.session.closed and mute.carrier.why.startswith("internal")
+
+
+async def test_what_waited_when_the_socket_was_lost(
+    world: World, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """What the kernel did not take any more comes over the next socket, after what it took and nobody acknowledged."""
+    client = await reliable_client(world, nursery)
+    world.rooms.notify_user(USER, "ConversationChanged", (1,))
+    client.carrier.flush()
+    client.carrier.blocked = True
+    for number in (2, 3):
+        world.rooms.notify_user(USER, "ConversationChanged", (number,))
+    lose(world, client)
+    messages = await come_back(world, nursery, client)
+    heard = [bytes(message.arguments) for message in messages if isinstance(message, Invocation)]
+    assert messages[0] == Sequence_(1) and heard == [b"[1]", b"[2]", b"[3]"]
