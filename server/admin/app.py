@@ -30,7 +30,7 @@ MAX_BODY = 4096  # bytes; nothing here takes one
 
 
 class Parts(sources.Parts, Protocol):
-    """What is shown (`server.app.Process`)."""
+    """What is shown (`server.instance.Instance`)."""
 
     hub: HubServer
     rooms: Rooms

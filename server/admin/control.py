@@ -33,7 +33,7 @@ log = structlog.get_logger("parley.admin")
 
 
 class Parts(Protocol):
-    """What is acted on (`server.app.Process`)."""
+    """What is acted on (`server.instance.Instance`)."""
 
     name: str
     hub: HubServer

@@ -89,7 +89,8 @@ class _Published(NamedTuple):
 
 
 class Publisher:
-    def __init__(self, instances: Instances, registry: Registry, pool: Pool) -> None:
+    def __init__(self, instances: Instances, registry: Registry, pool: Pool, *, on_sent: OnSent | None = None) -> None:
+        """`on_sent` hears of the changes that are traced."""
         self._instances = instances
         self._registry = registry
         self._pool = pool
@@ -103,7 +104,7 @@ class Publisher:
         self._tried = trio.Event()  # after each batch
         self.sent = self.dropped = 0
         self.outage = Outage("parley.publisher", "outbox_not_cleared", advice="the relay does it")
-        self.on_sent: OnSent | None = None  # told of those that are traced
+        self._on_sent = on_sent
 
     @property
     def waiting(self) -> int:
@@ -181,9 +182,9 @@ class Publisher:
             self._sending = False
             self._tried.set()
         self.sent += len(mail.changes)
-        if mail.traces and self.on_sent is not None:
+        if mail.traces and self._on_sent is not None:
             try:
-                self.on_sent(mail.traces, began, time.perf_counter())
+                self._on_sent(mail.traces, began, time.perf_counter())
             except Exception as error:  # it is only watched
                 _guard.caught(error)
         self._cleared += [published.key for published in batches]

@@ -40,7 +40,7 @@ class Recovery:
 
     async def check_heads(self) -> None:
         """Every room has what is committed. Raises StoreError."""
-        await self._rooms.check_heads()
+        await self._rooms.repair.check_heads()
 
     async def _check_people(self) -> None:
         """Nobody hears what is not hers any more (P9)."""

@@ -8,7 +8,7 @@ is a no-op that succeeds: conversations work locally, and are registered when th
 What is not wanted any more stays registered for a while (LINGER, and a user's grace period): people come back.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Protocol
 from uuid import UUID
 
@@ -39,9 +39,12 @@ class _Batch:
 
 
 class Registry:
-    def __init__(self, instances: Instances, *, grace: float = 5.0) -> None:
-        """`grace`: seconds for which a user counts as online after her last connection has ended."""
-        self.watcher: Watcher | None = None  # set by whoever composes the process
+    def __init__(
+        self, instances: Instances, *, grace: float = 5.0, watcher: Callable[[], Watcher | None] = lambda: None
+    ) -> None:
+        """`grace`: seconds for which a user counts as online after their last connection has ended. `watcher` hears of
+        users who come and go; it needs the rooms, which need this, and is asked for when there is something to say."""
+        self._watcher = watcher
         self.instance = ""  # our id among the instances; empty while there is no link
         self._instances = instances
         self._grace = grace
@@ -152,12 +155,14 @@ class Registry:
             self._rooms.difference_update(rooms)  # from here on they would be registered anew, after this
             self._users.difference_update(users)
             counts = await self._instances.unregister(self.instance, rooms, users)
-            if self.watcher is not None:
-                self.watcher.left([user_id for user_id, count in counts.items() if count == 0])
+            watcher = self._watcher()
+            if watcher is not None:
+                watcher.left([user_id for user_id, count in counts.items() if count == 0])
 
     def _arrived(self, counts: Mapping[UUID, int]) -> None:
-        if self.watcher is not None:
-            self.watcher.arrived([user_id for user_id, count in counts.items() if count == 1])
+        watcher = self._watcher()
+        if watcher is not None:
+            watcher.arrived([user_id for user_id, count in counts.items() if count == 1])
 
 
 def _due(leaving: dict[UUID, float], now: float) -> list[UUID]:

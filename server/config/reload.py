@@ -1,7 +1,7 @@
 """What of the configuration may change in a running process, and the comparison of two.
 
-Which settings those are is declared with them (`server.config.settings`). `server.app` applies what changed; the rest
-waits for a restart, and the answer to a reload names it.
+Which settings those are is declared with them (`server.config.settings`). `server.instance` applies what changed; the
+rest waits for a restart, and the answer to a reload names it.
 """
 
 from dataclasses import replace

@@ -59,7 +59,7 @@ class Feed:
 
     def doubt(self, conversation_ids: Collection[UUID]) -> None:
         """The outcome of a commit is unknown. Others hear of it from the relay, if it was committed."""
-        self._rooms.doubt(conversation_ids)
+        self._rooms.repair.doubt(conversation_ids)
 
     # -- from elsewhere -----------------------------------------------------------------------------
 
@@ -69,5 +69,5 @@ class Feed:
             self._rooms.dismiss(dismissal)
         self._rooms.publish(mail.changes)
         for conversation_id, seq in mail.heads:
-            self._rooms.reached(conversation_id, seq)
+            self._rooms.repair.reached(conversation_id, seq)
         self._ephemera.receive(mail.receipts, mail.typing, mail.seen)

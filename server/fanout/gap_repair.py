@@ -1,9 +1,18 @@
 """Rooms that are behind, or may be: what did not come by itself is read from the database (docs/design.md 4.5).
 
-Owns when which room is looked after, a few at a time. Reads the store through `History` only. `Rooms` is made of this.
+Owns when which room is looked after, a few at a time. Reads the store through `History` only, and delivers through
+what it is given: rooms hold one, and it knows nothing else of them.
+
+A gap is a change that is committed and has not come. Four things lead here: a change that came ahead of its turn, an
+outcome that nobody knows (`doubt`), a head that another instance or a client names (`reached`, `expect`), and the
+comparison of all heads after the link to Redis was lost (`check_heads`). Each only marks the room as due. One task
+takes the due rooms, a few at a time, and reads what PostgreSQL has after the room's head; a change that comes live
+meanwhile is delivered once, by whichever is first, because both ask whether it is the next one. What is read are final
+states: a message that was made and edited since appears once, as new. After an error the room is due again a second
+later, for as long as somebody has it open.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from uuid import UUID
 
 import msgspec
@@ -16,42 +25,48 @@ from store.errors import StoreError
 from store.model import Change, MessageType
 from store.outage import Outage
 
-REPAIR_DELAY = 0.05  # seconds a hole may last before it is fetched: the change is usually on its way
+REPAIR_DELAY = 0.05  # seconds a gap may last before it is fetched: the change is usually on its way
 RETRY_DELAY = 1.0  # seconds between attempts while PostgreSQL is out of reach
-REPAIR_PAGE = 200  # changes fetched at once to fill a hole
+REPAIR_PAGE = 200  # changes fetched at once to fill a gap
 REPAIR_BYTES = 1024 * 1024
-REPAIRS = 4  # holes being fetched at once
+REPAIRS = 4  # gaps being filled at once
 CHECKED = 1000  # heads compared with one query
 
 _guard = guard("repairs")
 
 
-class Repairs:
-    """What can be done for a room of which a change is missing. `Rooms` delivers it."""
+class GapRepair:
+    """What can be done for a room of which a change is missing."""
 
-    def __init__(self, history: History, flusher: Flusher, wanted: Wanted) -> None:
+    def __init__(
+        self,
+        rooms: Mapping[UUID, Room],
+        history: History,
+        flusher: Flusher,
+        wanted: Wanted,
+        *,
+        deliver: Callable[[Room, Change], None],
+        drain_held: Callable[[Room], None],
+    ) -> None:
+        """`rooms`: those that are open, a view that changes. `deliver` gets the next change of a room; `drain_held`
+        delivers what came ahead of its turn, as far as it is its turn now."""
+        self._rooms = rooms
         self._history = history
         self._flusher = flusher
         self._wanted = wanted
-        self._rooms: dict[UUID, Room] = {}
-        self._repairs: dict[Room, float] = {}  # due times; insertion order is nearly the order of time
-        self._repair_wake = trio.Event()
+        self._deliver = deliver
+        self._drain_held = drain_held
+        self._due: dict[Room, float] = {}  # due times; insertion order is nearly the order of time
+        self._wake = trio.Event()
         self.outage = Outage("parley.rooms", "repairs_postponed", advice="they are tried again by itself")
         self.repaired = 0  # changes read from PostgreSQL because they did not come by themselves
 
-    def _deliver(self, room: Room, change: Change) -> None:
-        """The next one of its room."""
-        raise NotImplementedError
-
-    def _drain_held(self, room: Room) -> None:
-        """Deliver what came ahead of its turn, as far as it is its turn now."""
-        raise NotImplementedError
-
     def doubt(self, conversation_ids: Collection[UUID]) -> None:
+        """Something may have been committed in these: look."""
         for conversation_id in conversation_ids:
             room = self._rooms.get(conversation_id)
             if room is not None:
-                self._repair_soon(room, 0.0)
+                self.schedule(room, 0.0)
 
     async def check_heads(self) -> None:
         """Compare every room's head with the database, and repair those that are behind. Raises StoreError."""
@@ -65,35 +80,40 @@ class Repairs:
         """Change `seq` is committed, and has had time to come by itself."""
         room = self._rooms.get(conversation_id)
         if room is not None and (room.next_seq is None or room.next_seq <= seq):
-            self._repair_soon(room, 0.0)
+            self.schedule(room, 0.0)
 
     def expect(self, room: Room, seq: int) -> None:
         """Somebody knows that change `seq` is committed: fetch it if it does not come by itself."""
         if room.head < seq:
-            self._repair_soon(room, REPAIR_DELAY)
+            self.schedule(room, REPAIR_DELAY)
 
-    def _repair_soon(self, room: Room, delay: float) -> None:
-        if room not in self._repairs and not room.repairing:
-            self._repairs[room] = trio.current_time() + delay
-            self._repair_wake.set()
+    def schedule(self, room: Room, delay: float) -> None:
+        """Look after the room in `delay` seconds, unless it is due or being looked after already."""
+        if room not in self._due and not room.repairing:
+            self._due[room] = trio.current_time() + delay
+            self._wake.set()
 
-    async def run_repairs(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Fetch the holes that did not close by themselves, a few at a time."""
+    def drop(self, room: Room) -> None:
+        """The room is closed."""
+        self._due.pop(room, None)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Fill the gaps that did not close by themselves, a few at a time."""
         limit = trio.Semaphore(REPAIRS)
         async with trio.open_nursery() as nursery:
             task_status.started()
             while True:
-                if not self._repairs:
-                    self._repair_wake = trio.Event()
-                    await self._repair_wake.wait()
-                room, due = min(self._repairs.items(), key=lambda entry: entry[1])
-                self._repair_wake = trio.Event()
+                if not self._due:
+                    self._wake = trio.Event()
+                    await self._wake.wait()
+                room, due = min(self._due.items(), key=lambda entry: entry[1])
+                self._wake = trio.Event()
                 if due > trio.current_time():
                     with trio.move_on_at(due):
-                        await self._repair_wake.wait()
+                        await self._wake.wait()
                         continue  # something more urgent may have come
                 await limit.acquire()
-                if self._repairs.pop(room, None) is None:
+                if self._due.pop(room, None) is None:
                     limit.release()
                 else:
                     room.repairing = True
@@ -103,7 +123,7 @@ class Repairs:
         complete = True
         try:
             if self._rooms.get(room.conversation_id) is room:
-                complete = room.next_seq is not None and await self._fetch_hole(room)
+                complete = room.next_seq is not None and await self._fill(room)
         except StoreError as error:
             self.outage.failed(str(error), conversation=str(room.conversation_id))
             complete = False
@@ -117,10 +137,10 @@ class Repairs:
             room.repaired = None
             limit.release()
         if not complete and self._rooms.get(room.conversation_id) is room:
-            self._repair_soon(room, RETRY_DELAY)
+            self.schedule(room, RETRY_DELAY)
 
-    async def _fetch_hole(self, room: Room) -> bool:
-        """Deliver what the database has after the room's head. True when no hole is left."""
+    async def _fill(self, room: Room) -> bool:
+        """Deliver what the database has after the room's head. Return True when no gap is left."""
         if room.fresh:
             room.fresh = False
             await self._wanted.want_rooms([room.conversation_id])
@@ -143,7 +163,7 @@ class Repairs:
                     self.repaired += 1
             if not changes and room.head < head:
                 room.next_seq = head + 1  # its messages are gone (retention): nothing to show up to there
-                room._moved()
+                room.moved()
             self._drain_held(room)
             self._flusher.flush()
         return room.held is None

@@ -125,7 +125,8 @@ class Room:
             del self.attached[session]
             del session.rooms[self]
 
-    def _moved(self) -> None:
+    def moved(self) -> None:
+        """The head has moved, or the room is gone: wake those who wait for it."""
         if self.advanced is not None:
             self.advanced.set()
             self.advanced = None

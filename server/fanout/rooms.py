@@ -10,7 +10,7 @@ A session is *attached* to a room (gets live events) or not; `server.hub.catch_u
 cursor to the point where it can be attached. A room lives while somebody is attached or holds it.
 """
 
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from uuid import UUID
 
@@ -19,7 +19,7 @@ import trio
 from handlers.errors import ChatError
 from handlers.model import Resync
 from server.fanout.delivery import encode_change
-from server.fanout.gap_repair import REPAIR_DELAY, Repairs
+from server.fanout.gap_repair import REPAIR_DELAY, GapRepair
 from server.fanout.room import Cursors, History, Room, Subscriber, Teller, Wanted
 from server.protocol.signalr.encoding import Encoding
 from server.transport.send_queue import Flusher, Verdict
@@ -34,14 +34,28 @@ SYSTEM = MessageType.SYSTEM
 _guard = guard("rooms")
 
 
-class Rooms(Repairs):
+class Rooms:
     """Every room and every session of this process."""
 
-    def __init__(self, history: History, flusher: Flusher, wanted: Wanted) -> None:
-        super().__init__(history, flusher, wanted)
-        # Set by whoever composes the process: they in turn need the rooms.
-        self.teller: Teller | None = None
-        self.cursors: Cursors | None = None
+    def __init__(
+        self,
+        history: History,
+        flusher: Flusher,
+        wanted: Wanted,
+        *,
+        teller: Callable[[], Teller | None] = lambda: None,
+        cursors: Callable[[], Cursors | None] = lambda: None,
+    ) -> None:
+        """`teller` and `cursors` in turn need the rooms: they are asked for when something is to be said."""
+        self._history = history
+        self._flusher = flusher
+        self._wanted = wanted
+        self._teller = teller
+        self._cursors = cursors
+        self._rooms: dict[UUID, Room] = {}
+        self.repair = GapRepair(
+            self._rooms, history, flusher, wanted, deliver=self._deliver, drain_held=self._drain_held
+        )
         self._sessions: dict[UUID, list[Subscriber]] = {}
         # Totals since the start.
         self.delivered = 0  # changes offered to somebody's outbox
@@ -105,7 +119,7 @@ class Rooms(Repairs):
             self._drop_if_idle(room)
 
     def statistics(self) -> dict[str, int]:
-        return {"rooms": len(self._rooms), "users": len(self._sessions), "repaired": self.repaired}
+        return {"rooms": len(self._rooms), "users": len(self._sessions), "repaired": self.repair.repaired}
 
     # -- opening ----------------------------------------------------------------------------
 
@@ -150,7 +164,7 @@ class Rooms(Repairs):
                 self._forget([room])
                 continue
             room.next_seq = head + 1
-            room._moved()
+            room.moved()
             self._drain_held(room)
 
     def _forget(self, rooms: Iterable[Room]) -> None:
@@ -158,7 +172,7 @@ class Rooms(Repairs):
         for room in rooms:
             if self._rooms.pop(room.conversation_id, None) is not None:
                 self._wanted.drop_room(room.conversation_id)
-            room._moved()
+            room.moved()
 
     async def _wait_open(self, room: Room) -> None:
         """Another task is opening it; should that one fail, so does this."""
@@ -176,7 +190,7 @@ class Rooms(Repairs):
     def _drop_if_idle(self, room: Room) -> None:
         if not room.attached and not room.pins and self._rooms.get(room.conversation_id) is room:
             del self._rooms[room.conversation_id]
-            self._repairs.pop(room, None)
+            self.repair.drop(room)
             self._wanted.drop_room(room.conversation_id)
 
     # -- delivery -----------------------------------------------------------------------------
@@ -201,10 +215,11 @@ class Rooms(Repairs):
     def _restore(self, change: Change) -> None:
         """Something went wrong with this change, somewhere: PostgreSQL knows what is true."""
         try:
-            self.doubt((change.conversation_id,))
+            self.repair.doubt((change.conversation_id,))
             for user_id in (*change.added, *change.removed):
-                if self.teller is not None and user_id in self._sessions:
-                    self.teller.recheck(change.conversation_id, user_id)
+                teller = self._teller()
+                if teller is not None and user_id in self._sessions:
+                    teller.recheck(change.conversation_id, user_id)
         except Exception as error:
             _guard.caught(error, conversation=str(change.conversation_id))
 
@@ -217,7 +232,7 @@ class Rooms(Repairs):
                 self._drain_held(room)
         elif change.seq > room.next_seq:
             room.hold(change)
-            self._repair_soon(room, REPAIR_DELAY)
+            self.repair.schedule(room, REPAIR_DELAY)
         elif change.added or change.removed:
             self._recheck_members(room, change)
         # below: a repeat, already delivered
@@ -235,7 +250,7 @@ class Rooms(Repairs):
                     self._recheck_members(room, change)  # it came while the room was being opened, past it
             room.held = {seq: change for seq, change in room.held.items() if seq >= room.next_seq}
             if room.held:
-                self._repair_soon(room, REPAIR_DELAY)
+                self.repair.schedule(room, REPAIR_DELAY)
         if not room.held:
             room.held = None
 
@@ -278,9 +293,11 @@ class Rooms(Repairs):
         if room.repaired is not None:
             room.repaired.add(change.message.id)
         if room.advanced is not None:
-            room._moved()
-        if change.catches_up and self.cursors is not None:
-            self.cursors.sent(change.message)
+            room.moved()
+        if change.catches_up:
+            cursors = self._cursors()
+            if cursors is not None:
+                cursors.sent(change.message)
         if change.message.type is SYSTEM:
             try:
                 self._announced(room, change)
@@ -292,9 +309,10 @@ class Rooms(Repairs):
         """Members or title have changed: act on it, and tell those who are here."""
         if change.added or change.removed or change.dissolved:
             self._change_members(room, change)
-        if self.teller is not None and not change.dissolved:
+        teller = self._teller()
+        if teller is not None and not change.dissolved:
             here = {session.user_id for session in room.attached}
-            self.teller.tell(room.conversation_id, here if len(here) <= MAX_TOLD else here & set(change.added))
+            teller.tell(room.conversation_id, here if len(here) <= MAX_TOLD else here & set(change.added))
 
     def _change_members(self, room: Room | None, change: Change) -> None:
         """Attach the live sessions of users who were just added; detach those of users who were removed."""
@@ -309,9 +327,10 @@ class Rooms(Repairs):
                 if session.auto_attach:
                     room = room or self._new_room(change)
                     room.attach(session)
-            if sessions and self.teller is not None:
-                self.teller.settle(conversation_id, user_id)
-                self.teller.tell(conversation_id, (user_id,))
+            teller = self._teller()
+            if sessions and teller is not None:
+                teller.settle(conversation_id, user_id)
+                teller.tell(conversation_id, (user_id,))
         if room is not None and change.dissolved:
             self._notify(room.attached, REMOVED, (conversation_id, "deleted"))
             for session in list(room.attached):
@@ -327,8 +346,9 @@ class Rooms(Repairs):
             if room is not None:
                 room.detach(session)
         if sessions:
-            if self.teller is not None:
-                self.teller.settle(change.conversation_id, user_id)
+            teller = self._teller()
+            if teller is not None:
+                teller.settle(change.conversation_id, user_id)
             reason = "deleted" if change.dissolved else "left" if change.message.sender_id == user_id else "removed"
             self._notify(sessions, REMOVED, (change.conversation_id, reason))
 
@@ -341,8 +361,9 @@ class Rooms(Repairs):
                 if wrong and session.expelled is not None:
                     session.expelled.add(change.conversation_id)
             attached = [session in room.attached for session in sessions if session.auto_attach or wrong]
-            if self.teller is not None and (any(attached) if wrong else not all(attached)):
-                self.teller.recheck(change.conversation_id, user_id)
+            teller = self._teller()
+            if teller is not None and (any(attached) if wrong else not all(attached)):
+                teller.recheck(change.conversation_id, user_id)
 
     def attach_user(self, conversation_id: UUID, user_id: UUID) -> None:
         """She is a member, as of the head or later: attach her sessions that are not, where the room is open."""
@@ -370,7 +391,7 @@ class Rooms(Repairs):
         room = self._rooms[change.conversation_id] = Room(change.conversation_id)
         room.next_seq = change.seq + 1
         room.fresh = True
-        self._repair_soon(room, 0.0)
+        self.repair.schedule(room, 0.0)
         return room
 
     # -- events outside the order of changes ----------------------------------------------------

@@ -154,7 +154,7 @@ async def _follow(session: "HubSession", rooms: Rooms, sync: SyncSource, room: R
                 _attach(session, room)
                 return True
             if cursor > head:  # committed, not yet delivered here: it comes at once, or is fetched
-                rooms.expect(room, cursor)
+                rooms.repair.expect(room, cursor)
                 await rooms.wait_moved(room)
                 continue
             if head - cursor > MAX_BEHIND:

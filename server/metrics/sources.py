@@ -38,7 +38,7 @@ from store.statistics import PoolStatistics
 
 
 class Parts(Protocol):
-    """The parts of an instance that have something to tell (`server.app.Process`)."""
+    """The parts of an instance that have something to tell (`server.instance.Instance`)."""
 
     listener: Listener
     hub: HubServer
@@ -201,7 +201,7 @@ def _rooms(parts: Parts) -> Iterable[Metric]:
     yield counter(
         "parley_rooms_repairs_total",
         "Changes that did not come by themselves and were read from PostgreSQL. Many: the link is bad.",
-        rooms.repaired,
+        rooms.repair.repaired,
     )
 
 

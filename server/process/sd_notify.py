@@ -25,9 +25,15 @@ log = structlog.get_logger("parley.notices")
 class Notices:
     """`status` is asked for the line that `systemctl status` shows; None while there is nothing to add."""
 
-    def __init__(self, address: str | None, watchdog_seconds: float | None = None) -> None:
+    def __init__(
+        self,
+        address: str | None,
+        watchdog_seconds: float | None = None,
+        *,
+        status: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self.watchdog_seconds = watchdog_seconds
-        self.status: Callable[[], str | None] = lambda: None
+        self._status = status
         self._said = ""
         self._sock: socket.socket | None = None
         if address:
@@ -36,8 +42,8 @@ class Notices:
             self._sock.setblocking(False)
 
     @classmethod
-    def from_environment(cls, environ: Mapping[str, str]) -> "Notices":
-        return cls(environ.get("NOTIFY_SOCKET"), _watchdog_seconds(environ))
+    def from_environment(cls, environ: Mapping[str, str], status: Callable[[], str | None] = lambda: None) -> "Notices":
+        return cls(environ.get("NOTIFY_SOCKET"), _watchdog_seconds(environ), status=status)
 
     def ready(self) -> None:
         self._send("READY=1")
@@ -73,7 +79,7 @@ class Notices:
             else:
                 if self.watchdog_seconds:
                     self._send("WATCHDOG=1")
-                status = self.status()
+                status = self._status()
                 if status is not None:
                     self.say(status)
             await trio.sleep(period)

@@ -26,7 +26,6 @@ class Tracing:
         self.sends = Sends(self._tracer)
 
     def feed(self, rooms: Rooms, ephemera: Ephemera, publisher: Publisher) -> Feed:
-        publisher.on_sent = self.sends.published
         return TracedFeed(rooms, ephemera, publisher, self.sends)
 
     def queue(self, lanes: Queue) -> Queue:

@@ -63,8 +63,7 @@ class World:
     def __init__(self) -> None:
         self.redis = Redis()
         self.watcher = Watcher()
-        self.registry = Registry(cast(Instances, self.redis), grace=GRACE)
-        self.registry.watcher = self.watcher
+        self.registry = Registry(cast(Instances, self.redis), grace=GRACE, watcher=lambda: self.watcher)
 
 
 @pytest.fixture

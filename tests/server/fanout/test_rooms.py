@@ -14,7 +14,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from handlers.model import Caller
 from server.fanout.change_publisher import Feed
 from server.fanout.gap_repair import REPAIR_DELAY, RETRY_DELAY
-from server.fanout.room import Room, Subscriber
+from server.fanout.room import Cursors, Room, Subscriber
 from server.fanout.rooms import Rooms
 from server.protocol.signalr.encoding import FRAMED
 from server.transport.send_queue import Flusher, Outbox
@@ -115,10 +115,10 @@ class Session:
 class World:
     """Rooms over a database, with one session attached."""
 
-    def __init__(self, head: int = 10) -> None:
-        self.database = Database(head)
-        self.alone = Alone()
-        self.rooms = Rooms(self.database, Flusher(), self.alone)
+    def __init__(self, head: int = 10, *, database: Database | None = None, cursors: Cursors | None = None) -> None:
+        self.database = database or Database(head)
+        self.alone = Others(self)
+        self.rooms = Rooms(self.database, Flusher(), self.alone, cursors=lambda: cursors)
 
     async def session(self, user_id: UUID = USER) -> Session:
         session = Session(self.rooms, user_id)
@@ -153,10 +153,10 @@ class Told:
 
 async def test_senders_cursors(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """A message by which its sender has read others' is told of so, in its turn; so is one that had to be fetched."""
-    world = World()
-    told = world.rooms.cursors = Told()
+    told = Told()
+    world = World(cursors=told)
     await world.attached()
-    await nursery.start(world.rooms.run_repairs)
+    await nursery.start(world.rooms.repair.run)
     catching_up = msgspec.structs.replace(change(12), catches_up=True)
     world.rooms.publish([catching_up])
     assert told.seqs == []
@@ -185,7 +185,7 @@ async def test_a_hole_is_fetched(nursery: trio.Nursery, autojump_clock: MockCloc
     """A change that never comes is read from PostgreSQL 50 ms later; what was held follows it."""
     world = World()
     session = await world.attached()
-    await nursery.start(world.rooms.run_repairs)
+    await nursery.start(world.rooms.repair.run)
     start = trio.current_time()
     world.database.head = 13
     world.rooms.publish([change(13)])
@@ -201,7 +201,7 @@ async def test_a_repair_is_tried_again(nursery: trio.Nursery, autojump_clock: Mo
     """While PostgreSQL is away the hole stays; when it is back it closes by itself."""
     world = World()
     session = await world.attached()
-    await nursery.start(world.rooms.run_repairs)
+    await nursery.start(world.rooms.repair.run)
     world.database.away, world.database.head = True, 12
     world.rooms.publish([change(12)])
     await trio.sleep(10 * RETRY_DELAY)
@@ -215,9 +215,9 @@ async def test_doubt(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """A commit whose outcome is unknown: the head is compared, and what was committed is delivered."""
     world = World()
     session = await world.attached()
-    await nursery.start(world.rooms.run_repairs)
+    await nursery.start(world.rooms.repair.run)
     world.database.head = 12
-    world.rooms.doubt([CONVERSATION, new_id()])
+    world.rooms.repair.doubt([CONVERSATION, new_id()])
     await trio.sleep(1)
     assert session.seen == [11, 12]
 
@@ -294,16 +294,16 @@ class Edited(Database):
 async def test_edited_during_a_repair(nursery: trio.Nursery, autojump_clock: MockClock, way: str) -> None:
     """A message that came live while a repair reads, and was edited then, changes; it is not received twice. Who has
     not got it receives it as it is now."""
-    world = World()
-    world.rooms._history = database = Edited(10)
+    database = Edited(10)
+    world = World(database=database)
     session = await world.attached()
-    await nursery.start(world.rooms.run_repairs)
+    await nursery.start(world.rooms.repair.run)
     database.head, database.gate = 12, trio.Event()
     if way == "from what was held":
         world.rooms.publish([change(12), change(13)])  # something is missing, so a repair begins
         world.rooms._rooms[CONVERSATION].held = None  # and what was held is lost
     else:
-        world.rooms.doubt([CONVERSATION])
+        world.rooms.repair.doubt([CONVERSATION])
     await trio.sleep(1)
     if way != "not at all":
         world.rooms.publish([change(11)])
@@ -342,7 +342,7 @@ async def test_registered_before_the_head_is_read(nursery: trio.Nursery, moment:
     """Whenever another instance commits while a room is opened: the change is below the head that was read, or it
     comes. No repair is needed for it."""
     world = World()
-    others = world.rooms._wanted = Others(world)
+    others = world.alone
     session = await world.session()
     others.gate = trio.Event()
     asked = world.database.heads
@@ -384,10 +384,10 @@ async def test_a_room_opened_by_a_change_is_registered_before_its_head_is_read(
 ) -> None:
     """The change that adds a user opens the room at once: what is said before it is registered is found after."""
     world = World()
-    others = world.rooms._wanted = Others(world)
+    others = world.alone
     session = await world.session()
     others.gate = trio.Event()
-    await nursery.start(world.rooms.run_repairs)
+    await nursery.start(world.rooms.repair.run)
     world.database.head = 11
     world.rooms.publish([change(11, added=(USER,))])
     assert world.rooms.is_attached(CONVERSATION, session)
@@ -407,7 +407,7 @@ async def test_a_failed_registration_is_done_again(nursery: trio.Nursery, autoju
     """PostgreSQL is away when a room that a change has opened is read: it is read again, and stays registered."""
     world = World()
     session = await world.session()
-    await nursery.start(world.rooms.run_repairs)
+    await nursery.start(world.rooms.repair.run)
     world.database.away, world.database.head = True, 12
     world.rooms.publish([change(11, added=(USER,))])
     await trio.sleep(3 * RETRY_DELAY)

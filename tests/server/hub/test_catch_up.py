@@ -72,11 +72,8 @@ class Place(World):
     """A hub with that store."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.books = Store()
-        self.store = self.books
-        self.sync = self.books
-        self.rooms._history = self.books
+        super().__init__(self.books)
 
     def remove(self) -> None:
         """As an admin does, on whichever instance; a message follows."""
@@ -135,7 +132,7 @@ class Told:
 async def place(nursery: trio.Nursery, autojump_clock: MockClock) -> AsyncIterator[Place]:
     found = Place()
     await nursery.start(found.flusher.run)
-    await nursery.start(found.rooms.run_repairs)
+    await nursery.start(found.rooms.repair.run)
     yield found
 
 

@@ -73,8 +73,8 @@ class Timeouts:
 class World:
     """The hub, as far as a session sees it. Sends wait until `commit` is called."""
 
-    def __init__(self) -> None:
-        self.store = Nobody()
+    def __init__(self, store: "Nobody | None" = None) -> None:
+        self.store = store or Nobody()
         self.sync: SyncSource = self.store
         self.flusher = Flusher()
         self.rooms = Rooms(self.store, self.flusher, Alone())

@@ -29,7 +29,7 @@ def test_every_commit_of_a_checkout_is_a_version(tmp_path: Path) -> None:
     git(tmp_path, "init", "--quiet")
     first = commit(tmp_path, "one")
     git(tmp_path, "tag", "v0.1.0")
-    git(tmp_path, "worktree", "add", "--quiet", tmp_path / "other")
+    git(tmp_path, "worktree", "add", "--quiet", str(tmp_path / "other"))
     second = commit(tmp_path, "two")
     assert version_of(tmp_path, "0.1.0") == f"0.1.0+g{second}" != version_of(tmp_path / "other", "0.1.0")
     assert version_of(tmp_path / "other", "0.1.1.dev5+gabcdef012") == f"0.1.1+g{first}"

@@ -14,21 +14,22 @@ import trio
 from structlog.testing import capture_logs
 
 import server.admin.listener
-import server.app
 import server.fanout.receipts
 import server.fanout.rooms
+import server.instance
 import store.postgres.conversations
 import store.postgres.outbox
 from handlers.conversations import Conversations
 from handlers.presence import Presence
 from handlers.users import Users
 from loadtest.client import ClientError, HubClient
-from server.app import Process
 from server.cluster.publisher import Publisher
 from server.fanout.broadcaster import Crier
+from server.fanout.gap_repair import GapRepair
 from server.fanout.rooms import Rooms
 from server.hub.transports.long_polling import Polled
 from server.identity.jwks import KeySet
+from server.instance import Instance
 from server.process.sd_notify import Notices
 from server.process.signals import Lifecycle
 from server.protocol.signalr.encoding import Encoding
@@ -67,7 +68,7 @@ class Stage:
     """Alice and Bob, who must notice nothing; Carol, who may pay; and a conversation of the three."""
 
     def __init__(self, site: Site) -> None:
-        self.process: Process = site.process
+        self.process: Instance = site.process
         self.server = Here(site)
         self.inboxes = {"alice": Inbox(), "bob": Inbox()}
         self.alice, self.bob, self.carol = (User("", name, "") for name in ("alice", "bob", "carol"))
@@ -159,11 +160,12 @@ async def nothing(stage: Stage) -> None:
 
 
 async def time_out(stage: Stage) -> None:
-    stage.process.wheel.schedule(stage.carols, stage.process.wheel.now)
+    wheel = stage.process.hub_parts.wheel
+    wheel.schedule(stage.carols, wheel.now)
 
 
 async def repair(stage: Stage) -> None:
-    stage.process.rooms.doubt([UUID(stage.conversation)])
+    stage.process.rooms.repair.doubt([UUID(stage.conversation)])
 
 
 async def rename(stage: Stage) -> None:
@@ -177,7 +179,7 @@ async def rename(stage: Stage) -> None:
 
 
 async def come_and_go(stage: Stage) -> None:
-    stage.process.announcer.status_changed(UUID(stage.alice.id))
+    stage.process.cluster.announcer.status_changed(UUID(stage.alice.id))
 
 
 async def connect_again(stage: Stage) -> None:
@@ -306,7 +308,7 @@ FAULTS = [
     Fault("rooms", server.fanout.rooms, "encode_change", chat, is_binary),
     Fault("lanes", Rooms, "publish", chat),
     Fault("lanes", _Lane, "_pack", chat_together, several),
-    Fault("repairs", Rooms, "_fetch_hole", repair),
+    Fault("repairs", GapRepair, "_fill", repair),
     Fault("teller", Conversations, "views", rename),
     Fault("ephemera", Crier, "tell", chat),
     Fault("presence", Presence, "seen", come_and_go),
@@ -326,11 +328,11 @@ FAULTS = [
     Fault("rest", Users, "update_status", put_status),
     Fault("pulse", Histogram, "observe", nothing),
     Fault("liveness", server.observability.liveness._Part, "look", nothing),
-    Fault("partitions", server.app, "ensure_partitions", keep_partitions),
+    Fault("partitions", server.instance, "ensure_partitions", keep_partitions),
     Fault("keys", KeySet, "_fetch", refresh_keys),
     Fault("certificate", Certificate, "look", look_at_certificate),
     Fault("notices", server.observability.liveness.Liveness, "verdict", feed_watchdog),
-    Fault("lifecycle", Process, "apply", reload),
+    Fault("lifecycle", Instance, "apply", reload),
     Fault("admin", HttpServer, "serve", ask_admin),
 ]
 # Parts in which no member has work of its own: they fail as a whole, which the second test makes each of them do.
@@ -417,7 +419,7 @@ async def test_each_part_fails_as_a_whole(
 ) -> None:
     """It is started again, under everybody who is connected: they go on chatting, and health says nothing any more."""
     triggers: dict[str, trio.Event] = {}
-    services = Process.services
+    services = Instance.services
 
     async def fragile(
         part: str, run: Callable[..., Awaitable[Any]], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -430,7 +432,7 @@ async def test_each_part_fails_as_a_whole(
             raise RuntimeError("injected")
 
     monkeypatch.setattr(
-        Process, "services", lambda self: [(part, partial(fragile, part, run)) for part, run in services(self)]
+        Instance, "services", lambda self: [(part, partial(fragile, part, run)) for part, run in services(self)]
     )
     with capture_logs():
         async with open_site(database, redis_url, nursery) as site, Stage(site).opened() as stage:
@@ -452,7 +454,7 @@ async def test_each_part_fails_as_a_whole(
 
 def lose(monkeypatch: pytest.MonkeyPatch, part: str, when: trio.Event) -> None:
     """A part that cannot come back from then on."""
-    services = Process.services
+    services = Instance.services
 
     async def broken(
         run: Callable[..., Awaitable[Any]], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -463,10 +465,10 @@ def lose(monkeypatch: pytest.MonkeyPatch, part: str, when: trio.Event) -> None:
             await when.wait()
             raise RuntimeError("injected")
 
-    def replaced(self: Process) -> list[tuple[str, Any]]:
+    def replaced(self: Instance) -> list[tuple[str, Any]]:
         return [(name, partial(broken, run) if name == part else run) for name, run in services(self)]
 
-    monkeypatch.setattr(Process, "services", replaced)
+    monkeypatch.setattr(Instance, "services", replaced)
 
 
 async def test_a_part_that_cannot_come_back(
@@ -492,13 +494,13 @@ async def test_a_part_that_is_lost_during_a_drain(
     """A drain that would wait for it has a bound from then on."""
     now = trio.Event()
 
-    async def drain(process: Process, hurry: trio.Event) -> None:
+    async def drain(process: Instance, hurry: trio.Event) -> None:
         now.set()
         await trio.sleep_forever()
 
     lose(monkeypatch, "wheel", now)
-    monkeypatch.setattr(Process, "_drain", drain)
-    monkeypatch.setattr(server.app, "STOP_SLACK", 0.1)
+    monkeypatch.setattr(Instance, "_drain", drain)
+    monkeypatch.setattr(server.instance, "STOP_SLACK", 0.1)
     with capture_logs():
         async with open_site(database, redis_url, nursery) as site:
             assert site.process.supervisor.lost is None

@@ -61,8 +61,7 @@ def test_the_order_of_a_life(manager: Manager) -> None:
 async def test_watchdog(manager: Manager, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery) -> None:
     """Fed twice a period while the verdict is good; not once while it is not."""
     environ = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "10000000", "WATCHDOG_PID": str(os.getpid())}
-    notices = Notices.from_environment(environ)
-    notices.status = lambda: "serving"
+    notices = Notices.from_environment(environ, status=lambda: "serving")
     verdicts: list[str | None] = [None]
     nursery.start_soon(notices.run, lambda: verdicts[0])
     await trio.sleep(19.9)

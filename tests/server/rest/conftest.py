@@ -9,8 +9,8 @@ import httpx
 import pytest
 import trio
 
-from server.app import Process
 from server.config.loading import load
+from server.instance import Instance
 from server.transport.listener import bind
 from tests import plain_http
 from tests.running import JWT_KEY
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Site:
     """A running server and the people who use it."""
 
-    def __init__(self, url: str, process: Process, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, url: str, process: Instance, tls: ssl.SSLContext | None = None) -> None:
         self.url = url
         self.process = process
         self.http = httpx.AsyncClient(base_url=url, timeout=300, verify=tls or plain_http.NO_TLS)
@@ -77,7 +77,7 @@ async def open_site(
         "rate_limits": "off",
         "admin_listen": (),
     }
-    process = Process(load({}, None, **{**values, **changes}), tracing)
+    process = Instance(load({}, None, **{**values, **changes}), tracing)
     sock = bind(("127.0.0.1", 0))
     stop, hurry, ready = trio.Event(), trio.Event(), trio.Event()
     scheme = "http" if process.certificate is None else "https"

@@ -33,7 +33,7 @@ async def test_no_input_is_keyed_by_uuids_or_numbers(site: Site) -> None:
     inputs: list[Any] = []
     for method in site.process.hub.dispatcher.methods:
         inputs += [one.annotation for one in inspect.signature(method.call, eval_str=True).parameters.values()]
-    for view in site.process.rest.view_functions.values():
+    for view in site.process.rest.app.view_functions.values():
         taken = getattr(view, OPERATION, None)
         inputs += [taken.takes] if taken is not None and taken.takes is not None else []
     found = [part for kind in inputs for part in types_in(kind, set())]

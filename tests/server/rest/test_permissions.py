@@ -293,7 +293,7 @@ async def world(database: str, redis_url: str, nursery: trio.Nursery, tmp_path: 
 def routes_of(site: Site) -> set[str]:
     """Every route that the process has, as the API's description writes it."""
     found = set()
-    for rule in site.process.rest.url_map.iter_rules():
+    for rule in site.process.rest.app.url_map.iter_rules():
         path = re.sub(r"<(?:\w+:)?(\w+)>", lambda name: "{" + _camel(name[1]) + "}", rule.rule)
         found |= {f"{method} {path}" for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}}
     return found

@@ -51,12 +51,12 @@ async def test_history(database: str, redis_url: str, nursery: trio.Nursery, mon
         await until_served_by_replica(["edited"])
         _, stranger = await site.user("eve")
         await site.call("GET", path, token=stranger, status=404)
-        assert site.process.read_pool is not None and site.process.read_pool.is_reachable
-        monkeypatch.setattr(site.process.read_pool, "connect", _fail)
-        for conn in list(site.process.read_pool._idle):
+        assert site.process.stores.read_pool is not None and site.process.stores.read_pool.is_reachable
+        monkeypatch.setattr(site.process.stores.read_pool, "connect", _fail)
+        for conn in list(site.process.stores.read_pool._idle):
             conn.finish()
         assert await said() == ["edited"] and hosts[-1] == primary
-        assert not site.process.read_pool.is_reachable
+        assert not site.process.stores.read_pool.is_reachable
         assert await said() == ["edited"] and hosts[-1] == primary
 
 

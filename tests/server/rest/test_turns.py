@@ -86,7 +86,7 @@ async def test_requests_take_turns(
         (_, alice), (_, bob) = await site.user("alice"), await site.user("bob")
         inside, go_on = 0, trio.Event()
         most = 0
-        view: Any = site.process.rest.view_functions["users.me"]
+        view: Any = site.process.rest.app.view_functions["users.me"]
 
         async def slow() -> Any:
             nonlocal inside, most
@@ -99,7 +99,7 @@ async def test_requests_take_turns(
                 inside -= 1
 
         slow.__dict__.update(view.__dict__)
-        monkeypatch.setitem(site.process.rest.view_functions, "users.me", slow)
+        monkeypatch.setitem(site.process.rest.app.view_functions, "users.me", slow)
         queues = site.process.answers.turns._queues
         done: list[str] = []
 

@@ -104,7 +104,7 @@ async def test_what_is_true_of_schemas(described: dict[str, Any]) -> None:
 
 async def test_nothing_is_left_out_silently(site: Site) -> None:
     """A route is described, or says why it is not."""
-    app = site.process.rest
+    app = site.process.rest.app
     for rule in app.url_map.iter_rules():
         view = app.view_functions[rule.endpoint]
         assert hasattr(view, "parley_operation") or hasattr(view, "parley_left_out"), rule.rule

@@ -62,7 +62,7 @@ def _unfinished(root: Path) -> list[Path]:
 
 async def objects_left(site: Site) -> list[str]:
     """All that hold something: an empty one says that a link was used."""
-    store = site.process.files._objects
+    store = site.process.handlers.files._objects
     return [key async for key in store.list_before(datetime.now(UTC) + LATER) if await store.size(key)]
 
 
@@ -382,7 +382,7 @@ async def test_orphans_are_purged(shop: Site) -> None:
     async def stray() -> AsyncIterator[bytes]:
         yield b"stray"
 
-    files = shop.process.files
+    files = shop.process.handlers.files
     await files._objects.write("s" * 32, stray(), "text/plain")
     assert sum(await files.purge(datetime.now(UTC))) == 0
     purged = await files.purge(datetime.now(UTC) + LATER)

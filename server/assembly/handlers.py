@@ -1,0 +1,80 @@
+"""What the operations mean, over the stores: the handlers that hub and REST share, and those of exports."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from uuid import UUID
+
+from handlers.accounts import Accounts
+from handlers.conversations import Conversations
+from handlers.export import Export
+from handlers.files import Files
+from handlers.messages import Messages, Queue
+from handlers.receipts import Receipts
+from handlers.refresh_tokens import RefreshTokens
+from handlers.users import Users
+from server.assembly.cluster import Cluster
+from server.assembly.stores import Stores
+from server.config.rate_limits import Limits
+from server.config.settings import Settings
+from server.identity.access_tokens import ACCESS_TTL, mint_token
+from store.postgres.pool import Pool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handlers:
+    messages: Messages
+    receipts: Receipts
+    users: Users
+    files: Files
+    accounts: Accounts
+    export: Export
+
+
+def assemble_handlers(
+    settings: Settings, stores: Stores, cluster: Cluster, limits: Limits, *, current: Callable[[], Settings]
+) -> Handlers:
+    """`current`: the settings as they are now, for the key that tokens are signed with."""
+    refresh_tokens = RefreshTokens(stores.signing)
+
+    def mint(user_id: UUID, session_id: UUID) -> tuple[str, int]:
+        return mint_token(current(), user_id, session_id=session_id), ACCESS_TTL
+
+    def messages(pool: Pool, queue: Queue) -> Messages:
+        return Messages(
+            pool,
+            queue,
+            cluster.commits,
+            limits.sends,
+            max_message_bytes=settings.max_message_bytes,
+            replica=stores.read_pool,
+        )
+
+    def accounts(pool: Pool) -> Accounts:
+        return Accounts(pool, cluster.commits, refresh_tokens, mint, admits=settings.registration != "closed")
+
+    def files(pool: Pool) -> Files:
+        return Files(
+            pool,
+            cluster.commits,
+            stores.objects,
+            max_bytes=settings.max_upload_bytes,
+            quota=settings.max_user_storage_bytes,
+            types=settings.upload_types,
+        )
+
+    pool, exports = stores.pool, stores.export_pool
+    return Handlers(
+        messages=messages(pool, cluster.queue),
+        receipts=Receipts(pool, cluster.receipts),
+        users=Users(pool, cluster.commits, cluster.announcer),
+        files=files(pool),
+        accounts=accounts(pool),
+        # Over connections of its own: an export reads all that a user has, and may not keep others from theirs.
+        export=Export(
+            Users(exports, cluster.commits, cluster.announcer),
+            accounts(exports),
+            Conversations(exports, cluster.commits),
+            messages(exports, cluster.lanes),
+            files(exports),
+        ),
+    )

@@ -1,0 +1,68 @@
+"""What is asked of an instance that wants to be ready: each check returns what is wrong, or None."""
+
+from functools import partial
+
+from server.assembly.cluster import Cluster
+from server.assembly.hub import Hub
+from server.assembly.stores import Stores
+from server.config.settings import Settings
+from server.config.units import SECONDS
+from server.observability.event_loop_lag import Pulse
+from server.observability.liveness import Liveness
+from server.process.supervisor import Supervisor
+from server.rest.routes.health import Check
+from store.errors import StoreError
+
+LIVENESS_SLACK = 60 * SECONDS  # without progress, beyond what a statement may take: then the process hangs
+# Parts without which no message is accepted or delivered: while one of them is down, the instance is not ready.
+ESSENTIAL = frozenset({"pool", "lanes", "sync", "flusher", "wheel", "poller", "http", "listener", "receipts"})
+
+
+def assemble_checks(stores: Stores, cluster: Cluster, hub: Hub, supervisor: Supervisor) -> dict[str, Check]:
+    async def postgres() -> str | None:
+        try:
+            async with stores.pool.connection() as conn:
+                await conn.execute("SELECT 1")
+        except StoreError as error:
+            return str(error) or "out of reach"
+        return None
+
+    async def lanes() -> str | None:
+        return cluster.lanes.trouble()
+
+    async def redis() -> str | None:
+        try:
+            await stores.redis.ping()
+        except StoreError as error:
+            return str(error) or "out of reach"
+        return None if cluster.link.established else "not registered: other instances are not reached"
+
+    async def lifecycle() -> str | None:
+        return "draining" if hub.server.draining else None
+
+    async def down(*, essential: bool) -> str | None:
+        parts = sorted(part for part in supervisor.down if (part in ESSENTIAL) is essential)
+        return f"failed, and being started again: {', '.join(parts)}" if parts else None
+
+    return {
+        "postgres": postgres,
+        "lanes": lanes,
+        "redis": redis,
+        "lifecycle": lifecycle,
+        "core": partial(down, essential=True),
+        "parts": partial(down, essential=False),
+    }
+
+
+def assemble_liveness(settings: Settings, cluster: Cluster, pulse: Pulse) -> Liveness:
+    """Watch what may hang while the event loop goes on: the lanes, and the reader of the inbox."""
+    liveness = Liveness(pulse)
+    longest = 2 * settings.statement_timeout + LIVENESS_SLACK
+
+    def progress(number: int) -> int | None:
+        return cluster.lanes.statistics_each()[number].progress
+
+    for number in range(settings.lanes):
+        liveness.watch(f"commit lane {number}", partial(progress, number), patience=longest)
+    liveness.watch("inbox reader", lambda: cluster.link.turns, patience=LIVENESS_SLACK)
+    return liveness
