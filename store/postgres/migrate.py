@@ -9,19 +9,17 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import psycopg
 import sqlalchemy
 import trio
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
+from alembic.runtime.migration import MigrationContext, RevisionStep
 
 from store.errors import StoreError, Unavailable
-from store.postgres import queries, sessions
+from store.postgres import migrations, queries, sessions
+from store.postgres.migrations import Migration
 from store.postgres.partitions import MONTHS_AHEAD
 from store.postgres.users import folded
 from store.reasons import reason
@@ -52,22 +50,24 @@ def upgrade(conninfo: str, *, progress: Progress = lambda line: None) -> tuple[s
     Returns the revision before (None: there was nothing) and the one after. Two runs at once are fine:
     the second waits, then finds nothing to do. Raises StoreError (Unavailable when PostgreSQL is out of reach);
     nothing has changed then, as all revisions run in one transaction. What older code has written is brought up to
-    the new schema afterwards, in short transactions beside running instances.
+    the new schema afterwards (FILL_INS), in short transactions beside running instances.
 
     Safe while instances serve: an attempt that does not get its locks within PATIENCE lets go of them all, and is made
     again later. `progress` gets a line then.
     """
+    known = migrations.load()
     trio.run(sessions.check, conninfo)
     with _connected(conninfo) as connection:
         connection.exec_driver_sql(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
         connection.exec_driver_sql("SELECT pg_advisory_lock(hashtext(%s))", (LOCK,))
         before = _revision(connection)
         connection.commit()
-        _retried(connection, _upgrade, progress)
+        _retried(connection, partial(_upgrade, known=known), progress)
         _retried(connection, _make_partitions, progress)
         after = _revision(connection)
     assert after is not None
-    _fold_names(conninfo)
+    for fill_in in FILL_INS:
+        fill_in(conninfo)
     return before, after
 
 
@@ -87,10 +87,18 @@ def _fold_names(conninfo: str) -> None:
                 return
 
 
-def _upgrade(connection: sqlalchemy.Connection) -> None:
-    config = _config()
-    config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+# What a revision needs besides its SQL, in the order of the revisions. Each is run again by every `parley migrate`.
+FILL_INS: tuple[Callable[[str], None], ...] = (_fold_names,)  # 0005
+
+
+def _upgrade(connection: sqlalchemy.Connection, *, known: list[Migration]) -> None:
+    context = MigrationContext.configure(connection, opts={"fn": partial(_steps, known)})
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+def _steps(known: list[Migration], heads: tuple[str, ...], context: MigrationContext) -> list[RevisionStep]:
+    return migrations.steps(known, context, *heads or (None,))
 
 
 def _make_partitions(connection: sqlalchemy.Connection) -> None:
@@ -146,23 +154,22 @@ def _holder(connection: sqlalchemy.Connection) -> str:
 def sql() -> str:
     """The SQL that makes the schema from nothing, for somebody to read and run."""
     buffer = io.StringIO()
-    command.upgrade(_config(buffer), "head", sql=True)
+    context = MigrationContext.configure(
+        dialect_name="postgresql",
+        dialect_opts={"paramstyle": "named"},  # any other style would double every % of the SQL it prints
+        opts={"as_sql": True, "output_buffer": buffer, "fn": partial(_steps, migrations.load())},
+    )
+    with context.begin_transaction():
+        context.run_migrations()
     return buffer.getvalue()
 
 
 def pending(conninfo: str) -> list[str]:
-    """The revisions that the database lacks, oldest first; empty when it is up to date."""
+    """The revisions that the database lacks, oldest first; empty when it is up to date. Raises StoreError."""
+    known = migrations.load()
     with _connected(conninfo) as connection:
         current = _revision(connection)
-    script = ScriptDirectory.from_config(_config())
-    missing = script.iterate_revisions("head", current or "base")
-    return [revision.revision for revision in missing][::-1]
-
-
-def _config(buffer: io.StringIO | None = None) -> Config:
-    config = Config(output_buffer=buffer) if buffer else Config()
-    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
-    return config
+    return [migration.revision for migration in migrations.after(known, current)]
 
 
 @contextmanager

@@ -1,5 +1,92 @@
-"""The schema's history, run by `store.postgres.migrate`. Owns the tables; one SQL file per revision.
+"""The schema's history: one SQL file for each revision, `versions/NNNN_name.sql`. Owns the tables.
+
+The number is the revision's id, and the number before it is the revision that it follows; the comment at the top says
+what it is for. `store.postgres.migrate` runs what a database lacks, all in one transaction, through Alembic. What SQL
+cannot do, such as folding names, is a function in `store.postgres.migrate.FILL_INS`: it works in short transactions
+after the schema is there, beside running instances.
 
 Expand, then contract: old and new servers run side by side during a deploy, so a revision only adds
-what the old code can ignore, and a later one removes what no running code uses.
+what the old code can ignore, and a later one removes what no running code uses. A revision that was released is not
+changed any more, and its number stays: databases are at it.
 """
+
+import re
+from collections import Counter
+from importlib import resources
+from importlib.resources.abc import Traversable
+from types import ModuleType
+
+from alembic.operations import Operations
+from alembic.runtime.migration import MigrationContext, MigrationStep, RevisionStep
+from alembic.script import Script
+from alembic.script.revision import RevisionMap
+from msgspec import Struct
+
+from store.errors import StoreError
+
+VERSIONS = resources.files(__name__) / "versions"
+NAME = re.compile(r"(\d{4})_[a-z][a-z0-9_]*\.sql")
+
+
+class Migration(Struct, frozen=True):
+    revision: str
+    name: str  # of the file
+    doc: str  # the first paragraph of the comment at its top
+    sql: str
+
+
+def load(folder: Traversable = VERSIONS) -> list[Migration]:
+    """Return every migration, oldest first. Raises StoreError with all that is wrong with the files."""
+    files = sorted(
+        (file for file in folder.iterdir() if not file.name.startswith((".", "__"))), key=lambda one: one.name
+    )
+    wrong = [f"{file.name} is not named like 0001_name.sql" for file in files if not NAME.fullmatch(file.name)]
+    found = [_read(file) for file in files if NAME.fullmatch(file.name)]
+    wrong += [f"{one.name} does not begin with a comment that says what it is for" for one in found if not one.doc]
+    numbers = Counter(int(one.revision) for one in found)
+    wrong += [f"{number:04} is there {count} times" for number, count in numbers.items() if count > 1]
+    lacking = set(range(1, max(numbers, default=1) + 1)) - set(numbers)
+    wrong += [f"{number:04} is missing" for number in sorted(lacking)]
+    wrong += ["0000 is no number: the first is 0001"] if 0 in numbers else []
+    if wrong:
+        raise StoreError(f"migrations: {'; '.join(wrong)}")
+    return found
+
+
+def _read(file: Traversable) -> Migration:
+    text = file.read_text(encoding="utf-8")
+    head = re.match(r"(?:--[^\n]*\n)*", text)
+    paragraph = re.split(r"^--\s*$", head[0] if head else "", flags=re.MULTILINE)[0]
+    doc = " ".join(line.removeprefix("--").strip() for line in paragraph.splitlines())
+    return Migration(revision=file.name[:4], name=file.name, doc=doc, sql=text)
+
+
+def steps(migrations: list[Migration], context: MigrationContext, current: str | None) -> list[RevisionStep]:
+    """Return what Alembic has to run on a database that is at `current`. Raises StoreError when that is not ours."""
+    scripts = [_script(one, before, context) for before, one in zip([None, *migrations], migrations, strict=False)]
+    revisions = RevisionMap(lambda: scripts)
+    assert revisions.heads == (migrations[-1].revision,)  # which also resolves who follows whom
+    missing = {one.revision for one in after(migrations, current)}
+    return [MigrationStep.upgrade_from_script(revisions, one) for one in scripts if one.revision in missing]
+
+
+def after(migrations: list[Migration], current: str | None) -> list[Migration]:
+    """Return those that a database at `current` lacks. Raises StoreError when that is none of them."""
+    if current is None:
+        return migrations
+    known = [one.revision for one in migrations]
+    if current not in known:
+        raise StoreError(f"the schema is at {current}, which this version does not have: a newer one has migrated it")
+    return migrations[known.index(current) + 1 :]
+
+
+def _script(migration: Migration, before: Migration | None, context: MigrationContext) -> Script:
+    """As Alembic knows it: the module of a revision."""
+    statements = migration.sql.replace(":", r"\:")  # to SQLAlchemy a bare one may begin a parameter
+
+    def upgrade() -> None:
+        Operations(context).execute(statements)
+
+    module = ModuleType(migration.name, migration.doc)
+    module.__dict__.update(down_revision=before.revision if before else None, upgrade=upgrade)
+    return Script(module, migration.revision, migration.name)

@@ -1,19 +1,30 @@
 """store.postgres.migrate: the schema from nothing to the newest revision."""
 
+import shutil
 import threading
+from importlib import resources
+from pathlib import Path
 
 import psycopg
 import pytest
-from alembic import command
 from psycopg.conninfo import conninfo_to_dict
 
-from store.errors import Unavailable
-from store.postgres import migrate
+from store.errors import StoreError, Unavailable
+from store.postgres import migrate, migrations
 
 COLUMNS = """SELECT table_name, column_name, data_type, is_nullable, column_default
              FROM information_schema.columns WHERE table_schema = 'public' ORDER BY 1, 2"""
-NEWEST = "0008"
+KNOWN = [migration.revision for migration in migrations.load()]
+NEWEST = KNOWN[-1]
+CHECK = "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'quotes'::regclass"
 INDEXES = "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1"
+
+
+def write(folder: Path, **files: str) -> Path:
+    """Files by the part of their names before `.sql`."""
+    for name, text in files.items():
+        (folder / f"{name.lstrip('_')}.sql").write_text(text)
+    return folder
 
 
 def describe(conninfo: str) -> list[object]:
@@ -23,7 +34,7 @@ def describe(conninfo: str) -> list[object]:
 
 def test_up_from_nothing_and_again(empty_database: str) -> None:
     """The first run makes everything, the second finds nothing to do."""
-    assert migrate.pending(empty_database) == ["0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008"]
+    assert migrate.pending(empty_database) == KNOWN
     assert migrate.upgrade(empty_database) == (None, NEWEST)
     before = describe(empty_database)
     assert migrate.upgrade(empty_database) == (NEWEST, NEWEST)
@@ -66,10 +77,7 @@ def test_unreachable(tmp_path: object) -> None:
 def test_beside_a_backup(empty_database: str) -> None:
     """What a backup reads is waited for a moment at a time, and it is said for whom; others write on meanwhile."""
     with migrate._connected(empty_database) as connection:
-        config = migrate._config()
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0003")
-        connection.commit()
+        migrate._upgrade(connection, known=migrations.load()[:3])
     lines: list[str] = []
     results: list[object] = []
     stuck = threading.Event()
@@ -89,3 +97,71 @@ def test_beside_a_backup(empty_database: str) -> None:
     thread.join(60)
     assert results == [("0003", NEWEST)]
     assert "a backup" in lines[0] and "trying again" in lines[0]
+
+
+def test_a_newer_schema(empty_database: str) -> None:
+    """Code of before that finds a schema which it does not know says so, and changes nothing."""
+    migrate.upgrade(empty_database)
+    with psycopg.connect(empty_database) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    for look in (migrate.pending, migrate.upgrade):
+        with pytest.raises(StoreError, match="at 9999, which this version does not have"):
+            look(empty_database)
+
+
+# -- the files --------------------------------------------------------------------------------------------------------
+
+
+def test_released_revisions_stay() -> None:
+    """Databases are at these: their ids, order and names do not change."""
+    assert [one.name for one in migrations.load()][:8] == [
+        "0001_initial.sql",
+        "0002_instances.sql",
+        "0003_accounts.sql",
+        "0004_floors.sql",
+        "0005_names.sql",
+        "0006_joined.sql",
+        "0007_places.sql",
+        "0008_owned_files.sql",
+    ]
+
+
+def test_a_new_file_is_all(empty_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more SQL file is one more revision, for `upgrade`, `pending` and `sql`; its text is taken as it stands."""
+    number = f"{int(NEWEST) + 1:04}"
+    migrate.upgrade(empty_database)
+    folder = tmp_path / "versions"
+    with resources.as_file(migrations.VERSIONS) as ours:
+        shutil.copytree(ours, folder)
+    statement = "CREATE TABLE quotes (text text CHECK (text <> ':x 100%' AND text::varchar <> 'a\\b:c'));"
+    write(folder, **{f"_{number}_quotes": f"-- Quotes\n-- of everybody.\n--\n-- More.\n{statement}\n"})
+    known = migrations.load(folder)
+    monkeypatch.setattr(migrations, "load", lambda: known)
+    assert known[-1].doc == "Quotes of everybody."
+    assert statement in migrate.sql()
+    assert migrate.pending(empty_database) == [number]
+    assert migrate.upgrade(empty_database) == (NEWEST, number)
+    assert migrate.pending(empty_database) == []
+    with psycopg.connect(empty_database) as connection:
+        [(check,)] = connection.execute(CHECK).fetchall()
+    assert "':x 100%'" in check and "'a\\b:c'" in check
+
+
+@pytest.mark.parametrize(
+    ("files", "fault"),
+    [
+        ({"_0001_a": "-- A.\n", "_0003_c": "-- C.\n"}, "0002 is missing"),
+        ({"_0002_b": "-- B.\n"}, "0001 is missing"),
+        ({"_0001_a": "-- A.\n", "_0001_b": "-- B.\n"}, "0001 is there 2 times"),
+        ({"_0000_a": "-- A.\n", "_0001_b": "-- B.\n"}, "the first is 0001"),
+        ({"_0001_a": "-- A.\n", "v0002_b": "-- B.\n"}, "v0002_b.sql is not named like 0001_name.sql"),
+        ({"_0001_A": "-- A.\n"}, "0001_A.sql is not named like"),
+        ({"_1_a": "-- A.\n"}, "1_a.sql is not named like"),
+        ({"_0001_a": "SELECT 1;\n"}, "0001_a.sql does not begin with a comment"),
+        ({}, "0001 is missing"),
+    ],
+)
+def test_wrong_files(tmp_path: Path, files: dict[str, str], fault: str) -> None:
+    """Gaps, doubles, names that are none and revisions that do not say what they are for are refused, all at once."""
+    with pytest.raises(StoreError, match=fault):
+        migrations.load(write(tmp_path, **files))

@@ -1,1 +1,0 @@
-"""One module per revision; the SQL is in the file of the same name."""
