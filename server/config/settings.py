@@ -31,9 +31,10 @@ from server.config.listen_address import parse_listen, parse_peer_listen
 from server.config.origins import LOOPBACK, origin
 from server.config.trusted_proxies import ANY, Proxies, browser_origin
 from server.config.units import GIB, KIB, MIB, MINUTES, SECONDS
+from store.objects import EXAMPLES as OBJECT_STORES
+from store.objects import scheme_of
 
 MIN_KEY_BYTES = 32  # HS256 wants a key as long as its hash (RFC 7518, 3.2)
-OBJECT_STORES = ("s3://", "file:///")
 UPLOAD_TYPES = (
     "image/png",
     "image/jpeg",
@@ -75,8 +76,8 @@ def _return_origin(text: str) -> None:
 
 
 def _object_store(text: str) -> str:
-    if text and not any(text.startswith(scheme) and len(text) > len(scheme) for scheme in OBJECT_STORES):
-        raise ValueError("expected s3://bucket or file:///directory")
+    if text:
+        scheme_of(text)
     return text
 
 
@@ -274,7 +275,7 @@ class Settings:
     objects: str = FILES.setting(
         TEXT,
         "",
-        "Where files are: `s3://bucket` or `file:///directory`.",
+        f"Where files are: {OBJECT_STORES}.",
         shown_default="none: no files",
         then=_object_store,
     )

@@ -1,16 +1,17 @@
-"""Where files are: one port, and the two stores behind it (`s3`, `directory`).
+"""Where files are: one port, and the stores behind it (`s3`, `directory`), by the scheme of the URL that names them.
 
-Owns the interface. What a file means, and who may have it, is `handlers.files`' business; rows are in
-`store.postgres.files`. An object is written once, whole or not at all, under a key that we choose, and never changed.
+Owns the interface and the list of stores. What a file means, and who may have it, is `handlers.files`' business; rows
+are in `store.postgres.files`. An object is written once, whole or not at all, under a key that we choose, and never
+changed.
 """
 
 import re
 import secrets
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from datetime import datetime
-from pathlib import Path
+from importlib import import_module
 from typing import Protocol
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from msgspec import Struct
 
@@ -64,18 +65,38 @@ class Objects(Protocol):
         """Write an object, read it, by a link where links lead elsewhere, and delete it. Raises ObjectsUnavailable."""
 
 
+class Scheme(Struct, frozen=True):
+    """How the URLs of one kind of store look, and where it is: a module with a function `open_store` (see Opener)."""
+
+    example: str
+    pattern: str
+    module: str
+
+
+class Opener(Protocol):
+    def __call__(self, url: SplitResult, *, endpoint: str, signing: SigningKeys) -> Objects: ...
+
+
+# A store is its module and its line here. Modules are imported when they are needed: boto3 takes a third of a second.
+SCHEMES = {
+    "s3": Scheme("s3://bucket", r"s3://[^/]+(/.*)?", "store.objects.s3"),
+    "file": Scheme("file:///directory", r"file:///.+", "store.objects.directory"),
+}
+EXAMPLES = " or ".join(f"`{scheme.example}`" for scheme in SCHEMES.values())
+
+
+def scheme_of(url: str) -> Scheme:
+    """Raises ValueError when no store has such URLs."""
+    scheme = SCHEMES.get(url.partition(":")[0])
+    if scheme is None or not re.fullmatch(scheme.pattern, url):
+        raise ValueError(f"expected {EXAMPLES.replace('`', '')}")
+    return scheme
+
+
 def open_objects(url: str, *, endpoint: str = "", signing: SigningKeys) -> Objects:
-    """The store that `url` names: s3://bucket[/prefix] or file:///directory. Raises ValueError."""
-    parts = urlsplit(url)
-    if parts.scheme == "s3" and parts.netloc:
-        from store.objects.s3 import S3Objects  # noqa: PLC0415  # boto3 takes a third of a second to import
-
-        return S3Objects(parts.netloc, prefix=parts.path.strip("/"), endpoint=endpoint)
-    if parts.scheme == "file" and not parts.netloc and parts.path.startswith("/"):
-        from store.objects.directory import DirectoryObjects  # noqa: PLC0415
-
-        return DirectoryObjects(Path(unquote(parts.path)), signing)
-    raise ValueError("expected s3://bucket or file:///directory")
+    """The store that `url` names, by its scheme. Raises ValueError."""
+    opener: Opener = import_module(scheme_of(url).module).open_store
+    return opener(urlsplit(url), endpoint=endpoint, signing=signing)
 
 
 def new_key() -> str:

@@ -14,13 +14,13 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlencode
+from urllib.parse import SplitResult, unquote, urlencode
 
 import trio
 from msgspec import Struct
 
 from store.errors import ObjectsUnavailable
-from store.objects import CHUNK, KEY, PROBE, UploadUrl, new_key
+from store.objects import CHUNK, KEY, PROBE, Objects, UploadUrl, new_key
 from store.reasons import reason
 from store.signing import SigningKeys
 
@@ -42,6 +42,11 @@ class Grant(Struct, frozen=True):
     expires: int
     size: int = -1
     name: str = ""
+
+
+def open_store(url: SplitResult, *, endpoint: str, signing: SigningKeys) -> Objects:
+    """file:///directory. `endpoint` is for stores that are somewhere else."""
+    return DirectoryObjects(Path(unquote(url.path)), signing)
 
 
 class DirectoryObjects:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Ma
 from contextlib import suppress
 from datetime import datetime
 from typing import Any, TypeVar
+from urllib.parse import SplitResult
 
 import boto3
 import httpx
@@ -21,8 +22,9 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from store.errors import ObjectsUnavailable
-from store.objects import CHUNK, KEY, PROBE, UploadUrl, attachment, new_key
+from store.objects import CHUNK, KEY, PROBE, Objects, UploadUrl, attachment, new_key
 from store.reasons import cut, reason
+from store.signing import SigningKeys
 
 THREADS = 16
 SIGNERS = 4  # threads for links: what hangs there keeps no upload waiting
@@ -37,6 +39,11 @@ T = TypeVar("T")
 log = structlog.get_logger("parley.objects")
 for _name in ("botocore", "urllib3"):  # a traceback, or a line with a URL, for each attempt; we say what came of it
     logging.getLogger(_name).setLevel(logging.CRITICAL)
+
+
+def open_store(url: SplitResult, *, endpoint: str, signing: SigningKeys) -> Objects:
+    """s3://bucket[/prefix]. Links are signed with the credentials of S3, not with keys of ours."""
+    return S3Objects(url.netloc, prefix=url.path.strip("/"), endpoint=endpoint)
 
 
 class S3Objects:

@@ -1,4 +1,4 @@
-"""The schema's history: one SQL file for each revision, `versions/NNNN_name.sql`. Owns the tables.
+"""The schema's history: one SQL file for each revision, versions/NNNN_name.sql. Owns the tables.
 
 The number is the revision's id, and the number before it is the revision that it follows; the comment at the top says
 what it is for. `store.postgres.migrate` runs what a database lacks, all in one transaction, through Alembic. What SQL

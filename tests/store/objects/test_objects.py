@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 
-from store.objects import Objects, attachment, open_objects
+from store.objects import SCHEMES, Objects, attachment, open_objects
 from store.objects.directory import DirectoryObjects
 from store.objects.s3 import PART, S3Objects
 from store.signing import SigningKeys
@@ -20,17 +20,24 @@ SOON = timedelta(minutes=1)
 PREFIX = "some/where"
 
 
-@pytest.fixture(params=["directory", "s3"])
-def objects(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Objects:
-    if request.param == "directory":
-        return open_objects(f"file://{tmp_path}/files", signing=SigningKeys("k" * 32))
-    environment: dict[str, str] = request.getfixturevalue("s3")
-    for name, value in environment.items():
+@pytest.fixture(params=SCHEMES)
+def objects(request: pytest.FixtureRequest) -> Objects:
+    """Each store that there is. One of a new scheme has a fixture `SCHEME_objects`."""
+    found: Objects = request.getfixturevalue(f"{request.param}_objects")
+    return found
+
+
+@pytest.fixture
+def file_objects(tmp_path: Path) -> Objects:
+    return open_objects(f"file://{tmp_path}/files", signing=SigningKeys("k" * 32))
+
+
+@pytest.fixture
+def s3_objects(s3: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Objects:
+    for name, value in s3.items():
         monkeypatch.setenv(name, value)
-    prefix = f"{PREFIX}/{secrets.token_hex(4)}"
-    return open_objects(
-        f"s3://{BUCKET}/{prefix}", endpoint=environment["AWS_ENDPOINT_URL"], signing=SigningKeys("k" * 32)
-    )
+    url = f"s3://{BUCKET}/{PREFIX}/{secrets.token_hex(4)}"
+    return open_objects(url, endpoint=s3["AWS_ENDPOINT_URL"], signing=SigningKeys("k" * 32))
 
 
 def new_key() -> str:
