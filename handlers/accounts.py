@@ -18,7 +18,7 @@ from handlers.errors import ChatError
 from handlers.idempotency import claim
 from handlers.model import Caller, Client, Identity, Once, Tokens
 from handlers.refresh_tokens import RefreshTokens
-from handlers.transactions import Commits
+from handlers.transactions import Transactions
 from store.ids import new_id
 from store.model import Change, Session
 from store.postgres import accounts as store
@@ -38,11 +38,13 @@ log = structlog.get_logger("parley.accounts")
 
 
 class Accounts:
-    def __init__(self, pool: Pool, commits: Commits, tokens: RefreshTokens, mint: Mint, *, admits: bool = True) -> None:
+    def __init__(
+        self, pool: Pool, transactions: Transactions, tokens: RefreshTokens, mint: Mint, *, admits: bool = True
+    ) -> None:
         """`mint(user_id, session_id)` makes an access token and says how many seconds it lives. `admits`: an identity
         not seen before makes a user."""
         self._pool = pool
-        self._commits = commits
+        self._transactions = transactions
         self._tokens = tokens
         self._mint = mint
         self._admits = admits
@@ -67,7 +69,7 @@ class Accounts:
                 raise ChatError("unauthenticated", "The code was used before. Sign in again.")
             return tokens, ()
 
-        return await self._commits.run(write)
+        return await self._transactions.run(write)
 
     async def sign_in(self, identity: Identity) -> UUID:
         """Whose identity this is; a user is made for one not seen before, unless registration is closed."""
@@ -80,7 +82,7 @@ class Accounts:
                 user_id = await self._adopt(conn, identity)
             return user_id, ()
 
-        return await self._commits.run(write)
+        return await self._transactions.run(write)
 
     async def link(self, user_id: UUID, identity: Identity, *, session_id: UUID | None = None) -> None:
         """Let a user sign in with this identity too. Raises ChatError("conflict") when it is somebody else's.
@@ -99,7 +101,7 @@ class Accounts:
                 raise ChatError("conflict", f"This {identity.provider} account belongs to another user.")
             return None, ()
 
-        await self._commits.run(write)
+        await self._transactions.run(write)
 
     async def _adopt(self, conn: Connection, identity: Identity) -> UUID:
         user_id = await self._make_user(conn, identity)
@@ -177,7 +179,7 @@ class Accounts:
                 return None, ()
             return self._told(found.user_id, presented.session_id, fresh), ()
 
-        tokens = await self._commits.run(write)
+        tokens = await self._transactions.run(write)
         if tokens is None:
             await self._end_reused(presented.session_id)
             raise ChatError("unauthenticated", "The refresh token was used before; its session is ended.")
@@ -233,7 +235,7 @@ class Accounts:
                 raise ChatError("not_found", "You have no such session (any more).")
             return None, ()
 
-        await self._commits.run(write, dismisses=dismissal(user_id, session_id))
+        await self._transactions.run(write, dismisses=dismissal(user_id, session_id))
 
 
 def _is_recent(found: store.LockedSession) -> bool:

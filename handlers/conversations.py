@@ -13,7 +13,7 @@ from handlers import page_cursors, permissions, preconditions, text_rules
 from handlers.errors import ChatError
 from handlers.idempotency import claim
 from handlers.model import AddMember, Caller, ChangeRole, CreateConversation, Once, UpdateConversation
-from handlers.transactions import Commits
+from handlers.transactions import Transactions
 from store.ids import distinct, new_id
 from store.model import Change, Conversation, ConversationType, Member, Role, WireEnum
 from store.postgres import conversations as store
@@ -24,9 +24,9 @@ Choice = TypeVar("Choice", bound=WireEnum)
 
 
 class Conversations:
-    def __init__(self, pool: Pool, commits: Commits) -> None:
+    def __init__(self, pool: Pool, transactions: Transactions) -> None:
         self._pool = pool
-        self._commits = commits
+        self._transactions = transactions
 
     # -- reading --------------------------------------------------------------------------------
 
@@ -100,7 +100,7 @@ class Conversations:
         if kind is ConversationType.DIRECT and len(others) != 1:
             raise ChatError("invalid_request", "A direct conversation is with exactly one other user.")
         _check_name(request.name)
-        conversation, created = await self._commits.run(write)
+        conversation, created = await self._transactions.run(write)
         return conversation, created
 
     async def rename(
@@ -120,7 +120,7 @@ class Conversations:
             await self._require(conn, caller, conversation_id, if_match)
             return None, (await store.update_title(conn, conversation_id, request.name, by=caller.user_id),)
 
-        await self._commits.run(write, touches=(conversation_id,))
+        await self._transactions.run(write, touches=(conversation_id,))
         return await self.get(caller, conversation_id)
 
     async def delete(self, caller: Caller, conversation_id: UUID, *, if_match: Collection[str] | None = None) -> None:
@@ -133,7 +133,7 @@ class Conversations:
             await self._require(conn, caller, conversation_id, if_match)
             return None, (await store.delete_conversation(conn, conversation_id, by=caller.user_id),)
 
-        await self._commits.run(write, touches=(conversation_id,))
+        await self._transactions.run(write, touches=(conversation_id,))
 
     async def add_member(
         self, caller: Caller, conversation_id: UUID, request: AddMember, once: Once | None = None
@@ -158,7 +158,7 @@ class Conversations:
                 raise _unknown_user(error) from None
             return True, (change,)
 
-        added = await self._commits.run(write, touches=(conversation_id,))
+        added = await self._transactions.run(write, touches=(conversation_id,))
         return await self.get(caller, conversation_id), added
 
     async def remove_member(self, caller: Caller, conversation_id: UUID, user_id: UUID) -> None:
@@ -173,7 +173,7 @@ class Conversations:
             permissions.may_remove(member, target, await store.count_owners(conn, conversation_id))
             return None, (await store.delete_member(conn, conversation_id, user_id, by=caller.user_id),)
 
-        await self._commits.run(write, touches=(conversation_id,))
+        await self._transactions.run(write, touches=(conversation_id,))
 
     async def change_role(
         self, caller: Caller, conversation_id: UUID, user_id: UUID, request: ChangeRole
@@ -191,7 +191,7 @@ class Conversations:
                 return None, ()
             return None, (await store.update_role(conn, conversation_id, user_id, role, by=caller.user_id),)
 
-        await self._commits.run(write, touches=(conversation_id,))
+        await self._transactions.run(write, touches=(conversation_id,))
         return await self.get(caller, conversation_id)
 
     # -- inside -----------------------------------------------------------------------------------

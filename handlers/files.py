@@ -19,7 +19,7 @@ from handlers import file_types, permissions
 from handlers.errors import ChatError
 from handlers.idempotency import bind, claim
 from handlers.model import Caller, Once, PresignFile
-from handlers.transactions import Commits
+from handlers.transactions import Transactions
 from store.errors import StoreError, Unavailable
 from store.ids import id_floor, new_id
 from store.model import Change
@@ -54,7 +54,7 @@ class Files:
     def __init__(
         self,
         pool: Pool,
-        commits: Commits,
+        transactions: Transactions,
         objects: Objects | None,
         *,
         max_bytes: int,
@@ -64,7 +64,7 @@ class Files:
         """`types` are the content types that may be uploaded, `quota` the bytes of all files of one user. Without
         `objects` nothing can be uploaded."""
         self._pool = pool
-        self._commits = commits
+        self._transactions = transactions
         self._configured = objects
         self._max = max_bytes
         self._quota = quota
@@ -126,7 +126,7 @@ class Files:
                 return _there(await store.fetch_file(conn, earlier)), ()
             return _there(await store.finish_file(conn, file_id, key, facts)), ()
 
-        return await self._commits.run(write)
+        return await self._transactions.run(write)
 
     async def _require_room(self, conn: Connection, caller: Caller, size: int) -> None:
         """In the transaction that makes the file. Raises ChatError: too_large, rate_limited."""
@@ -180,7 +180,7 @@ class Files:
             )
             return made, ()
 
-        made = await self._commits.run(write)
+        made = await self._transactions.run(write)
         if made.state == store.READY:
             raise ChatError("conflict", "This upload is complete.")
         return made, await objects.upload_url(
@@ -278,7 +278,7 @@ class Files:
             return is_given_up, changes
 
         for _ in range(ROUNDS):
-            if await self._commits.run(write):
+            if await self._transactions.run(write):
                 break
         else:
             raise ChatError("unavailable", "Messages go on taking this file; delete it again.")

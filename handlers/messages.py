@@ -17,7 +17,7 @@ from handlers.errors import ChatError, from_store
 from handlers.idempotency import bind, release
 from handlers.model import Caller, CreateMessage, Once
 from handlers.rate_limits import Limiter
-from handlers.transactions import Commits
+from handlers.transactions import Transactions
 from store.errors import Overloaded, StoreError, Unavailable
 from store.ids import new_id
 from store.model import Change, Message, MessageType
@@ -55,7 +55,7 @@ class Messages:
         self,
         pool: Pool,
         lanes: Queue,
-        commits: Commits,
+        transactions: Transactions,
         sends: Limiter[UUID],
         *,
         max_message_bytes: int,
@@ -65,7 +65,7 @@ class Messages:
         self._pool = pool
         self._replica = replica
         self._lanes = lanes
-        self._commits = commits
+        self._transactions = transactions
         self._sends = sends
         self._max = max_message_bytes
 
@@ -182,7 +182,7 @@ class Messages:
             change = await store.update_message(conn, message_id, content)
             return _changed(change)
 
-        return await self._commits.run(write)
+        return await self._transactions.run(write)
 
     async def delete(self, caller: Caller, message_id: UUID, *, if_match: Collection[str] | None = None) -> Message:
         self._sends.require(caller.user_id, f"delete {message_id}")
@@ -194,7 +194,7 @@ class Messages:
             change = await store.delete_message(conn, message_id)
             return _changed(change)
 
-        return await self._commits.run(write)
+        return await self._transactions.run(write)
 
     @staticmethod
     async def _locked(

@@ -9,7 +9,7 @@ from store.model import Change
 from store.redis.inbox_entries import Dismissal, Receipt
 
 
-class Feed(Protocol):
+class ChangePublisher(Protocol):
     """What becomes of committed changes."""
 
     def publish(self, changes: Sequence[Change], dismissed: Dismissal | None = None) -> None:

@@ -14,7 +14,7 @@ from handlers.errors import ChatError
 from handlers.model import Caller
 from store.model import Change, MemberCursor
 from store.postgres import accounts, conversations, messages, users
-from store.postgres.batch_loader import Gather
+from store.postgres.batch_loader import BatchLoader
 from store.postgres.pool import Pool
 
 
@@ -23,10 +23,10 @@ class Sync:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._memberships: Gather[UUID, list[UUID]] = Gather(self._fetch_memberships)
-        self._heads: Gather[UUID, int] = Gather(self._fetch_heads)
-        self._ended: Gather[UUID, None] = Gather(self._fetch_ended)
-        self._present: Gather[UUID, None] = Gather(self._fetch_present)
+        self._memberships: BatchLoader[UUID, list[UUID]] = BatchLoader(self._fetch_memberships)
+        self._heads: BatchLoader[UUID, int] = BatchLoader(self._fetch_heads)
+        self._ended: BatchLoader[UUID, None] = BatchLoader(self._fetch_ended)
+        self._present: BatchLoader[UUID, None] = BatchLoader(self._fetch_present)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as nursery:

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import trio
 
-from handlers.ports import Feed
+from handlers.ports import ChangePublisher
 from store.errors import Unavailable
 from store.model import Change
 from store.postgres.connection import Connection
@@ -24,12 +24,12 @@ DEADLINE = 15.0  # seconds; statements have their own, shorter timeout
 Write = Callable[[Connection], Awaitable[tuple[T, Sequence[Change]]]]
 
 
-class Commits:
+class Transactions:
     """Runs writes on the pool and hands their changes to the feed."""
 
-    def __init__(self, pool: Pool, feed: Feed) -> None:
+    def __init__(self, pool: Pool, change_publisher: ChangePublisher) -> None:
         self._pool = pool
-        self._feed = feed
+        self._change_publisher = change_publisher
         self.committed = 0
 
     async def run(self, write: Write[T], *, touches: Collection[UUID] = (), dismisses: Dismissal | None = None) -> T:
@@ -48,16 +48,16 @@ class Commits:
                         if changes or dismisses:
                             await insert_outbox(conn, changes, dismisses)
                     if changes or dismisses:
-                        self._feed.publish(changes, dismisses)
+                        self._change_publisher.publish(changes, dismisses)
             except trio.TooSlowError:
-                self._feed.doubt(touches)
+                self._change_publisher.doubt(touches)
                 raise Unavailable("the transaction did not end in time") from None
             except (OSError, Unavailable):
-                self._feed.doubt(touches)
+                self._change_publisher.doubt(touches)
                 raise
             except Exception as error:
                 if conn.closed or getattr(error, "sqlstate", "") is None:
-                    self._feed.doubt(touches)  # the connection was lost: the commit may have happened
+                    self._change_publisher.doubt(touches)  # the connection was lost: the commit may have happened
                 raise
         self.committed += 1
         return result

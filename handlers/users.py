@@ -14,7 +14,7 @@ from handlers.errors import ChatError
 from handlers.idempotency import claim
 from handlers.model import Caller, CreateUser, Once, UpdateStatus, UpdateUser
 from handlers.ports import Presence
-from handlers.transactions import Commits
+from handlers.transactions import Transactions
 from store import names
 from store.errors import Unavailable
 from store.ids import id_ms, new_id
@@ -35,9 +35,9 @@ LEAVE_ROUNDS = 1000  # such transactions; the rest is left in the last one
 
 
 class Users:
-    def __init__(self, pool: Pool, commits: Commits, presence: Presence) -> None:
+    def __init__(self, pool: Pool, transactions: Transactions, presence: Presence) -> None:
         self._pool = pool
-        self._commits = commits
+        self._transactions = transactions
         self._presence = presence
 
     async def require(self, caller: Caller) -> None:
@@ -82,7 +82,7 @@ class Users:
                 raise _taken(username) from None
             return made, ()
 
-        return await self._commits.run(write)
+        return await self._transactions.run(write)
 
     async def get(self, user_id: UUID) -> User:
         async with self._pool.connection() as conn:
@@ -178,9 +178,9 @@ class Users:
 
         # Few at a time: messages to conversations that are locked wait, and behind them in the lanes everybody's.
         for _ in range(LEAVE_ROUNDS):
-            if not await self._commits.run(leave):
+            if not await self._transactions.run(leave):
                 break
-        await self._commits.run(write, dismisses=dismissal(user_id))
+        await self._transactions.run(write, dismisses=dismissal(user_id))
 
 
 async def shown(users: Sequence[User], presence: Presence) -> list[User]:

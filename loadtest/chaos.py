@@ -26,7 +26,7 @@ import trio
 from loadtest import plan, results
 from loadtest.processes import family
 from loadtest.targets import DevTarget, Target
-from loadtest.worker_pool import Crew
+from loadtest.worker_pool import WorkerPool
 
 KINDS = {"kill": ("instance", "redis", "postgres"), "stop": ("instance",), "restart": ("server", "redis", "postgres")}
 SERVICES = {"redis": ("valkey-server", "redis-server"), "postgres": ("postgres",)}
@@ -95,9 +95,11 @@ def check(faults: Sequence[Fault], target: Target) -> None:
 class Faults:
     """Carries out a schedule. `done` is what was broken, and when."""
 
-    def __init__(self, target: Target, crew: Crew, now: Callable[[], float], note: Callable[[str], None]) -> None:
+    def __init__(
+        self, target: Target, worker_pool: WorkerPool, now: Callable[[], float], note: Callable[[str], None]
+    ) -> None:
         self._target = target
-        self._crew = crew
+        self._worker_pool = worker_pool
         self._now = now
         self._note = note
         self.done: list[results.Chaos] = []
@@ -124,7 +126,7 @@ class Faults:
         self._note(f"chaos: {what}: over after {until - at:.1f} s")
 
     async def _cut(self, fault: Fault) -> None:
-        await self._crew.tell(plan.Cut(fault.part))
+        await self._worker_pool.tell(plan.Cut(fault.part))
 
     @property
     def _dev(self) -> DevTarget:

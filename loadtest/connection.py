@@ -37,7 +37,7 @@ class Call:
         self.item_kind = item_kind
 
 
-class Wire:
+class Connection:
     """The part that every carrier shares. Carriers implement the four methods below it."""
 
     __slots__ = ("_calls", "_last_id", "is_lost", "listener")

@@ -1,6 +1,6 @@
 """One run from beginning to end: people, workers, phases, faults, the settling and the audit, and the result.
 
-Owns the order of these steps. What happens in them is in `people`, `crew`, `chaos`, and in the workers.
+Owns the order of these steps. What happens in them is in `people`, `worker_pool`, `chaos`, and in the workers.
 """
 
 import secrets
@@ -24,7 +24,7 @@ from loadtest.scenarios.base import Cast, Scenario
 from loadtest.steps import Step
 from loadtest.targets import Target, TargetError, check_files
 from loadtest.telemetry import INTERVAL, Telemetry
-from loadtest.worker_pool import Crew, open_crew
+from loadtest.worker_pool import WorkerPool, open_crew
 
 LEAD = 0.5  # seconds from the order to begin until the start
 MAX_STEPS = 40
@@ -54,7 +54,7 @@ class View(Protocol):
     def note(self, text: str) -> None: ...
 
 
-class Conductor:
+class Coordinator:
     """`view` shows the run; `progress` what comes before it."""
 
     def __init__(
@@ -82,13 +82,13 @@ class Conductor:
         length = max((phase.end for phase in self.scenario.phases()), default=0.0)
         check_tokens(people, length + 2 * self.options.settle)  # everybody settles, and is audited
         plans = self._plans(cast, people, conversations)
-        async with open_crew(plans, self._on_report) as crew:
+        async with open_crew(plans, self._on_report) as worker_pool:
             self._watch_roots()
-            for number, pid in enumerate(crew.pids):
+            for number, pid in enumerate(worker_pool.pids):
                 self.watch.add(pid, f"worker {number + 1}", "generator")
-            await self._gather(crew)
-            await self._begin(crew)
-            parts = await self._play(crew)
+            await self._gather(worker_pool)
+            await self._begin(worker_pool)
+            parts = await self._play(worker_pool)
         return self._result(parts)
 
     def _progress(self, what: str, done: int, whole: int) -> None:
@@ -123,60 +123,60 @@ class Conductor:
 
     # -- the run ---------------------------------------------------------------------------------
 
-    async def _gather(self, crew: Crew) -> None:
-        await crew.tell(plan.Connect())
+    async def _gather(self, worker_pool: WorkerPool) -> None:
+        await worker_pool.tell(plan.Connect())
         with trio.move_on_after(self.options.connect_timeout):
-            connected = await crew.answers(plan.Connected)
+            connected = await worker_pool.answers(plan.Connected)
             self.view.note(f"connected: {sum(one.online for one in connected):,}")
             return
         raise TargetError(f"not everybody was connected within {self.options.connect_timeout:g} s")
 
-    async def _begin(self, crew: Crew) -> None:
+    async def _begin(self, worker_pool: WorkerPool) -> None:
         wait = LEAD if self.options.start_at is None else max(LEAD, self.options.start_at - time.time())
         self._start = time.monotonic() + wait
-        await crew.tell(plan.Begin(self._start))
+        await worker_pool.tell(plan.Begin(self._start))
         self.watch.sample(-wait)
         await trio.sleep(wait)
 
     def now(self) -> float:
         return time.monotonic() - self._start
 
-    async def _play(self, crew: Crew) -> list[Result]:
+    async def _play(self, worker_pool: WorkerPool) -> list[Result]:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._sample)
             nursery.start_soon(self._listen)
-            faults = Faults(self.target, crew, self.now, self.view.note)
+            faults = Faults(self.target, worker_pool, self.now, self.view.note)
             async with trio.open_nursery() as breaking:
                 breaking.start_soon(faults.run, self._planned)
-                await self._phases(crew)
+                await self._phases(worker_pool)
             self._faults = faults.done
             self.view.note("waiting until everybody has everything")
-            await crew.tell(plan.Settle(self.options.settle))
-            await crew.answers(plan.Settled)
-            await crew.tell(plan.Audit(self.options.settle))
-            parts = [ended.part for ended in await crew.answers(plan.Ended)]
+            await worker_pool.tell(plan.Settle(self.options.settle))
+            await worker_pool.answers(plan.Settled)
+            await worker_pool.tell(plan.Audit(self.options.settle))
+            parts = [ended.part for ended in await worker_pool.answers(plan.Ended)]
             nursery.cancel_scope.cancel()
         return parts
 
-    async def _phases(self, crew: Crew) -> None:
+    async def _phases(self, worker_pool: WorkerPool) -> None:
         last = 0.0
         for phase in self.scenario.phases():
-            await crew.tell(plan.Play(phase))
+            await worker_pool.tell(plan.Play(phase))
             last = phase.end
         for _ in self.scenario.phases():
-            await crew.answers(plan.Played)
+            await worker_pool.answers(plan.Played)
         if self.scenario.parameters.shape == "step":
-            await self._climb(crew, max(last, self.now()))
+            await self._climb(worker_pool, max(last, self.now()))
 
-    async def _climb(self, crew: Crew, start: float) -> None:
+    async def _climb(self, worker_pool: WorkerPool, start: float) -> None:
         """Up until a step does not hold."""
         given = self.scenario.parameters
         rate, shards = given.rate, self.options.shard[1]
         for number in range(1, MAX_STEPS + 1):
             start = max(start, self.now() + 0.1)
             phase = Phase(name=f"step {number}", start=start, end=start + given.step_seconds, rate=rate)
-            await crew.tell(plan.Play(phase))
-            played = await crew.answers(plan.Played)
+            await worker_pool.tell(plan.Play(phase))
+            played = await worker_pool.answers(plan.Played)
             step = Step(
                 name=phase.name,
                 rate=rate / shards,

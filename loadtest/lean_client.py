@@ -17,7 +17,7 @@ from urllib.parse import urlencode, urlsplit
 import msgspec
 import trio
 
-from loadtest.connection import Listener, Wire
+from loadtest.connection import Connection, Listener
 from server.protocol import websocket
 from server.protocol.http1 import head as http_head
 from server.protocol.signalr import handshake
@@ -73,14 +73,14 @@ def loopback_sources(part: int) -> Iterator[str]:
         number += 1
 
 
-class Swarm:
+class LeanClient:
     """`run` it, then `open` connections. `part` is this worker's number among all."""
 
     def __init__(self, origin: Origin, *, protocol: str = "json", part: int = 0) -> None:
         self.origin = origin
         self.protocol = PROTOCOLS[protocol]
         self.poll = select.epoll()
-        self.wires: dict[int, LeanWire] = {}
+        self.wires: dict[int, LeanConnection] = {}
         self.decoders: dict[Any, Callable[[Any], Any]] = {}
         family, _, _, _, address = socket.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)[0]
         self._family, self._address = family, address
@@ -88,7 +88,7 @@ class Swarm:
         self._sources = loopback_sources(part) if local else None
         self.tls = ssl.create_default_context() if origin.scheme == "https" else None
 
-    def open(self, listener: Listener, token: str, query: dict[str, str], *, receive_buffer: int = 0) -> Wire:
+    def open(self, listener: Listener, token: str, query: dict[str, str], *, receive_buffer: int = 0) -> Connection:
         """Begin to connect. `receive_buffer` (bytes) keeps little in the kernel for one who reads slowly."""
         sock = socket.socket(self._family)
         sock.setblocking(False)
@@ -98,7 +98,7 @@ class Swarm:
         if self._sources is not None:
             sock.setsockopt(socket.IPPROTO_IP, getattr(socket, "IP_BIND_ADDRESS_NO_PORT", 24), 1)
             sock.bind((next(self._sources), 0))
-        wire = LeanWire(self, sock, listener, token, query)
+        wire = LeanConnection(self, sock, listener, token, query)
         self.wires[sock.fileno()] = wire
         self.poll.register(sock.fileno(), WRITE)
         code = sock.connect_ex(self._address)
@@ -121,23 +121,34 @@ class Swarm:
             self.poll.close()
 
 
-class LeanWire(Wire):
+class LeanConnection(Connection):
     """A connection of the swarm, from the first SYN on. The state says what the next bytes are."""
 
-    __slots__ = ("_decoder", "_key", "_number", "_out", "_parser", "_paused", "_pending", "_sock", "_state", "_swarm")
+    __slots__ = (
+        "_decoder",
+        "_key",
+        "_lean_client",
+        "_number",
+        "_out",
+        "_parser",
+        "_paused",
+        "_pending",
+        "_sock",
+        "_state",
+    )
 
     def __init__(
-        self, swarm: Swarm, sock: socket.socket, listener: Listener, token: str, query: dict[str, str]
+        self, lean_client: LeanClient, sock: socket.socket, listener: Listener, token: str, query: dict[str, str]
     ) -> None:
         super().__init__(listener)
-        self._swarm = swarm
+        self._lean_client = lean_client
         self._sock = sock
         self._number = sock.fileno()
         self._state = CONNECTING
         self._key = base64.b64encode(os.urandom(16))
-        target = f"{swarm.origin.path}{HUB}" + ("?" + urlencode(query) if query else "")
+        target = f"{lean_client.origin.path}{HUB}" + ("?" + urlencode(query) if query else "")
         headers = {"Authorization": f"Bearer {token}"}
-        self._out = http_head.client_request(swarm.origin.authority, target, self._key, headers)
+        self._out = http_head.client_request(lean_client.origin.authority, target, self._key, headers)
         self._pending = b""  # an answer that is not complete
         self._decoder: websocket.Decoder | None = None
         self._parser: Parser | None = None
@@ -167,16 +178,16 @@ class LeanWire(Wire):
             if code:
                 self.end(errno.errorcode.get(code, str(code)).lower())
                 return
-            if self._swarm.tls is not None:
-                self._sock = self._swarm.tls.wrap_socket(
-                    self._sock, server_hostname=self._swarm.origin.host, do_handshake_on_connect=False
+            if self._lean_client.tls is not None:
+                self._sock = self._lean_client.tls.wrap_socket(
+                    self._sock, server_hostname=self._lean_client.origin.host, do_handshake_on_connect=False
                 )
             self._state = SECURING
         if isinstance(self._sock, ssl.SSLSocket):
             try:
                 self._sock.do_handshake()
             except ssl.SSLWantReadError:
-                self._swarm.poll.modify(self._number, READ)
+                self._lean_client.poll.modify(self._number, READ)
                 return
             except ssl.SSLWantWriteError:
                 return
@@ -195,7 +206,7 @@ class LeanWire(Wire):
                 return
             self._take(data)
             # The rest of the kernel's is told by the poll; what TLS has decrypted already is not.
-            more = self._swarm.tls is not None and not self.is_lost
+            more = self._lean_client.tls is not None and not self.is_lost
 
     def _write(self, data: bytes) -> None:
         if self._out:
@@ -209,7 +220,7 @@ class LeanWire(Wire):
             return  # the read side will tell
         if sent < len(data):
             self._out = data[sent:]
-            self._swarm.poll.modify(self._number, WRITE if self._paused else READ | WRITE)
+            self._lean_client.poll.modify(self._number, WRITE if self._paused else READ | WRITE)
 
     def _flush(self) -> None:
         data, self._out = self._out, b""
@@ -219,12 +230,12 @@ class LeanWire(Wire):
             sent = 0
         self._out = data[sent:]
         wanted = 0 if self._paused else READ
-        self._swarm.poll.modify(self._number, wanted | (WRITE if self._out else 0))
+        self._lean_client.poll.modify(self._number, wanted | (WRITE if self._out else 0))
 
     def close(self) -> None:
         """The socket only: nobody is told."""
-        if self._swarm.wires.pop(self._number, None) is not None:
-            self._swarm.poll.unregister(self._number)
+        if self._lean_client.wires.pop(self._number, None) is not None:
+            self._lean_client.poll.unregister(self._number)
             self._sock.close()
 
     def end(self, reason: str) -> None:
@@ -243,12 +254,12 @@ class LeanWire(Wire):
     def pause(self) -> None:
         if not self.is_lost:
             self._paused = True
-            self._swarm.poll.modify(self._number, WRITE if self._out else 0)
+            self._lean_client.poll.modify(self._number, WRITE if self._out else 0)
 
     def resume(self) -> None:
         if not self.is_lost:
             self._paused = False
-            self._swarm.poll.modify(self._number, READ | (WRITE if self._out else 0))
+            self._lean_client.poll.modify(self._number, READ | (WRITE if self._out else 0))
 
     # -- what comes ------------------------------------------------------------------------------
 
@@ -276,9 +287,9 @@ class LeanWire(Wire):
             return
         http_head.check_accept(head, self._key)
         self._decoder = websocket.Decoder(client=True, max_message=MAX_MESSAGE)
-        self._parser = self._swarm.protocol.parser(MAX_MESSAGE)
+        self._parser = self._lean_client.protocol.parser(MAX_MESSAGE)
         self._state = SHAKING
-        self._send(handshake.encode_request(self._swarm.protocol.name), websocket.TEXT)
+        self._send(handshake.encode_request(self._lean_client.protocol.name), websocket.TEXT)
 
     def _frames(self, events: Sequence[websocket.Event]) -> None:
         for event in events:
@@ -326,7 +337,7 @@ class LeanWire(Wire):
             self._write(websocket.encode_masked(opcode, payload))
 
     def write_call(self, target: str, arguments: Sequence[object], call_id: str | None, *, stream: bool) -> None:
-        protocol = self._swarm.protocol
+        protocol = self._lean_client.protocol
         if stream:
             assert call_id is not None
             payload = protocol.encode_stream_invocation(target, arguments, call_id)
@@ -335,13 +346,13 @@ class LeanWire(Wire):
         self._send(payload, websocket.BINARY if protocol.binary else websocket.TEXT)
 
     def ping(self) -> None:
-        protocol = self._swarm.protocol
+        protocol = self._lean_client.protocol
         self._send(protocol.PING, websocket.BINARY if protocol.binary else websocket.TEXT)
 
     def typed(self, value: Any, kind: Any) -> Any:
-        decode = self._swarm.decoders.get(kind)
+        decode = self._lean_client.decoders.get(kind)
         if decode is None:
-            binary = self._swarm.protocol.binary
+            binary = self._lean_client.protocol.binary
             decode = (msgspec.msgpack.Decoder(kind) if binary else msgspec.json.Decoder(kind)).decode
-            self._swarm.decoders[kind] = decode
+            self._lean_client.decoders[kind] = decode
         return decode(value)

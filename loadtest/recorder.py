@@ -13,7 +13,7 @@ from loadtest.results import GENERATOR_LATE, Latency, Phase, Sample
 LATE = GENERATOR_LATE  # the generator's own part of every latency
 
 
-class Meter:
+class Recorder:
     """Times are seconds since the start of the run; `now` tells it."""
 
     def __init__(self, now: Callable[[], float]) -> None:

@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 import msgspec
 import trio
 
-from loadtest.connection import Listener, Wire
+from loadtest.connection import Connection, Listener
 from loadtest.lean_client import HUB, MAX_MESSAGE, Origin
 
 SEPARATOR = "\x1e"
@@ -50,15 +50,15 @@ class Opener:
             task_status.started()
             await trio.sleep_forever()
 
-    def open(self, listener: Listener, token: str, query: dict[str, str], *, receive_buffer: int = 0) -> Wire:
+    def open(self, listener: Listener, token: str, query: dict[str, str], *, receive_buffer: int = 0) -> Connection:
         assert self._nursery is not None
-        wire = ReferenceWire(listener)
+        wire = ReferenceConnection(listener)
         url = self.url + ("?" + urlencode(query) if query else "")
         self._nursery.start_soon(wire.run, url, self.tls, token)
         return wire
 
 
-class ReferenceWire(Wire):
+class ReferenceConnection(Connection):
     __slots__ = ("_outgoing", "_reading", "_scope", "_waiting")
 
     def __init__(self, listener: Listener) -> None:

@@ -15,7 +15,7 @@ import trio
 
 from loadtest import chaos, parameters, profiles, results
 from loadtest.commands import FAILED, MISUSED, ending_signals, fail, told
-from loadtest.coordinator import Conductor, Options
+from loadtest.coordinator import Coordinator, Options
 from loadtest.histogram import Histogram
 from loadtest.live import LiveView
 from loadtest.reference import ReferenceUnusable, require
@@ -188,7 +188,7 @@ async def _run(scenario: Scenario, chosen: dict[str, Any], faults: list[chaos.Fa
     async with _target(chosen, people) as target:
         chaos.check(faults, target)
         with LiveView(f"{scenario.name} on {target.url}", scenario.phases(), plain=chosen.get("plain")) as view:
-            return await Conductor(scenario, target, options, view, faults).run()
+            return await Coordinator(scenario, target, options, view, faults).run()
 
 
 def _shard(text: str | None) -> tuple[int, int]:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from loadtest import results
-from loadtest.connection import LOST, Wire
+from loadtest.connection import LOST, Connection
 from loadtest.oracle import contents, invariants
-from loadtest.oracle.client_view import View
+from loadtest.oracle.client_view import ClientView
 from loadtest.payloads import (
     CHANGED,
     ERROR,
@@ -32,7 +32,7 @@ from loadtest.payloads import (
 from loadtest.plan import Person
 
 if TYPE_CHECKING:
-    from loadtest.world import Stage
+    from loadtest.world import World
 
 RETRYABLE = (LOST, "unavailable", "overloaded", "draining", "rate_limited")
 RETRY_AFTER = 0.1  # seconds
@@ -59,7 +59,7 @@ class Send:
         self.body = body
 
 
-class Player:
+class VirtualUser:
     """`person` is who she is. Hooks of scenarios: `on_message`."""
 
     __slots__ = (
@@ -78,19 +78,19 @@ class Player:
         "peers",
         "pending",
         "person",
-        "stage",
         "views",
         "wanted",
         "wire",
+        "world",
     )
 
-    def __init__(self, stage: "Stage", person: Person, conversations: Sequence[str]) -> None:
-        self.stage = stage
+    def __init__(self, world: "World", person: Person, conversations: Sequence[str]) -> None:
+        self.world = world
         self.person = person
         self.number = person.number
         self.conversations = conversations
-        self.views: dict[str, View] = {}
-        self.wire: Wire | None = None
+        self.views: dict[str, ClientView] = {}
+        self.wire: Connection | None = None
         self.wanted = False  # she should be online
         self.online = False  # she is, and has everything up to where she attached
         self.pending: dict[int, Send] = {}
@@ -99,7 +99,7 @@ class Player:
         self.peers: dict[str, str] = {}  # what UserStatusChanged said last, by user
         self.last: Message | None = None  # that she sent, as it was acknowledged
         self.delivery = DELIVER  # under which name the latency of what comes is recorded
-        self.on_message: Callable[[Player, Message], None] | None = None
+        self.on_message: Callable[[VirtualUser, Message], None] | None = None
         self.options: Mapping[str, Any] = {}  # for `Swarm.open`
         self._due = 0.0
         self._synced_once = False
@@ -114,14 +114,14 @@ class Player:
     def connect(self, due: float | None = None) -> None:
         """Come online, and stay so until `leave`."""
         self.wanted = True
-        self._due = self.stage.now() if due is None else due
+        self._due = self.world.now() if due is None else due
         self._open()
 
     def _open(self) -> None:
         if not self.wanted or self.wire is not None:
             return
-        query = {} if self.stage.attach == "auto" and not self._synced_once else {"sync": "manual"}
-        self.wire = self.stage.open(self, query, self.options, self.person.token)
+        query = {} if self.world.attach == "auto" and not self._synced_once else {"sync": "manual"}
+        self.wire = self.world.open(self, query, self.options, self.person.token)
 
     def leave(self) -> None:
         """Go, as one who closes the app."""
@@ -138,17 +138,17 @@ class Player:
         """Hands are shaken: say up to where she has everything."""
         wire = self.wire
         assert wire is not None
-        self.stage.oracle.note(self.number, "opened")
+        self.world.oracle.note(self.number, "opened")
         wire.ping()
-        if self.stage.attach == "auto" and not self._synced_once:
+        if self.world.attach == "auto" and not self._synced_once:
             for conversation in self.conversations:
-                self.views.setdefault(conversation, View(self.stage.oracle, self.number, conversation, None))
+                self.views.setdefault(conversation, ClientView(self.world.oracle, self.number, conversation, None))
             wire.call("Ping", (), self._attached)
             return
         for conversation in self.conversations:
             if conversation not in self.views:
-                head = self.stage.conversations[conversation].head
-                self.views[conversation] = View(self.stage.oracle, self.number, conversation, head)
+                head = self.world.conversations[conversation].head
+                self.views[conversation] = ClientView(self.world.oracle, self.number, conversation, head)
         cursors = {key: view.cursor or 0 for key, view in self.views.items() if key in self.conversations}
         wire.call("Sync", (cursors,), self._synced, Synced)
 
@@ -156,16 +156,16 @@ class Player:
         if error is None:
             self._arrived()
         elif error != LOST:
-            self.stage.meter.error(code_of(error))
+            self.world.recorder.error(code_of(error))
             self.cut()
 
     def _synced(self, error: str | None, synced: Synced) -> None:
         if error is not None:
             if error != LOST:
-                self.stage.meter.error(code_of(error))
+                self.world.recorder.error(code_of(error))
                 self.cut()
             return
-        self.stage.oracle.note(self.number, "synced")
+        self.world.oracle.note(self.number, "synced")
         for conversation in synced.resync:
             self._resync(conversation, synced.heads.get(conversation, 0))
         for conversation, head in synced.heads.items():
@@ -175,30 +175,30 @@ class Player:
     def _arrived(self) -> None:
         self.online = True
         self._backoff = BACKOFF
-        meter = self.stage.meter
-        meter.count(results.CONNECTS)
-        meter.record(RESUME if self._synced_once else CONNECT, self._due)
+        recorder = self.world.recorder
+        recorder.count(results.CONNECTS)
+        recorder.record(RESUME if self._synced_once else CONNECT, self._due)
         self._synced_once = True
-        self.stage.arrived(self)
+        self.world.arrived(self)
         for send in list(self.pending.values()):
             self._write(send)
 
     def lost(self, reason: str) -> None:
         was_online, self.online, self.wire = self.online, False, None
-        stage = self.stage
-        stage.oracle.note(self.number, "lost", key=reason)
+        world = self.world
+        world.oracle.note(self.number, "lost", key=reason)
         if was_online:
-            stage.meter.count(results.DISCONNECTS)
-            stage.departed(self)
+            world.recorder.count(results.DISCONNECTS)
+            world.departed(self)
         if not self.wanted:
             return
         if reason != "cut":
-            stage.meter.error(f"connection_{reason}")
+            world.recorder.error(f"connection_{reason}")
         if was_online:
-            self._due = stage.now()
-        delay = self._backoff * stage.rng.uniform(0.5, 1.5)
+            self._due = world.now()
+        delay = self._backoff * world.rng.uniform(0.5, 1.5)
         self._backoff = min(BACKOFF_MAX, 2 * self._backoff)
-        stage.later(delay, self._open)
+        world.later(delay, self._open)
 
     # -- what she does ---------------------------------------------------------------------------
 
@@ -212,7 +212,7 @@ class Player:
             self.acknowledged = array("q", [])
         number = len(self.acknowledged)
         self.acknowledged.append(0)
-        key = contents.make_key(self.stage.run, self.number, number)
+        key = contents.make_key(self.world.run, self.number, number)
         content = contents.make_content(key, due, size)
         send = Send(number, due, {"conversationId": conversation, "content": content, "clientMessageId": key})
         self.pending[number] = send
@@ -225,7 +225,7 @@ class Player:
 
     def _write(self, send: Send) -> None:
         assert self.wire is not None
-        self.stage.meter.count(results.SENT)
+        self.world.recorder.count(results.SENT)
         self.wire.call("SendMessage", (send.body,), lambda error, message: self._sent(send, error, message), Message)
 
     def _sent(self, send: Send, error: str | None, message: Message) -> None:
@@ -235,22 +235,22 @@ class Player:
         if error == LOST:
             return  # `_arrived` repeats it
         code = code_of(error)
-        self.stage.meter.error(code)
+        self.world.recorder.error(code)
         if code in RETRYABLE:
-            self.stage.later(RETRY_AFTER, lambda: self.repeat(send))
+            self.world.later(RETRY_AFTER, lambda: self.repeat(send))
         else:
             self.pending.pop(send.number, None)
 
     def acknowledge(self, send: Send, message: Message) -> None:
         """The server says that it is stored."""
-        stage = self.stage
-        oracle = stage.oracle
+        world = self.world
+        oracle = world.oracle
         assert self.acknowledged is not None
         oracle.note(self.number, "acknowledged", message.conversation_id, message.seq, str(send.number))
         if self.pending.pop(send.number, None) is None:
             if self.acknowledged[send.number] != hash(message.id):
                 text = f"send {send.number} of p{self.number} was answered with two messages, the second {message.id}"
-                oracle.breach(invariants.DOUBLED, text, player=self.number)
+                oracle.breach(invariants.DOUBLED, text, virtual_user=self.number)
             return
         self.acknowledged[send.number] = hash(message.id)
         self.last = message
@@ -258,16 +258,16 @@ class Player:
         told = (message.client_message_id, message.content, message.conversation_id)
         if told != tuple(send.body[name] for name in ("clientMessageId", "content", "conversationId")):
             text = f"send {send.number} of p{self.number} was answered with {told[0]} in {told[2]}"
-            oracle.breach(invariants.ALTERED, text, player=self.number)
+            oracle.breach(invariants.ALTERED, text, virtual_user=self.number)
         if message.changed_seq == message.seq:
             self._agree(message)
-        stage.meter.count(results.ACKNOWLEDGED)
-        stage.meter.record(SEND, send.due)
+        world.recorder.count(results.ACKNOWLEDGED)
+        world.recorder.record(SEND, send.due)
 
     def _agree(self, message: Message) -> None:
-        if not self.stage.oracle.ledger(message.conversation_id).agrees(message):
+        if not self.world.oracle.ledger(message.conversation_id).agrees(message):
             text = f"p{self.number} was told that {message.id} is message {message.seq}; others saw another there"
-            self.stage.oracle.breach(invariants.DIVERGED, text, player=self.number)
+            self.world.oracle.breach(invariants.DIVERGED, text, virtual_user=self.number)
 
     def edit(self, due: float, size: int) -> None:
         """Her last message says something else from now on. Not repeated when it fails."""
@@ -275,12 +275,12 @@ class Player:
         if message is None or message.client_message_id is None:
             return
         if not self.online or wire is None:
-            self.stage.meter.count(results.DROPPED)
+            self.world.recorder.count(results.DROPPED)
             return
 
         def done(error: str | None, _: Any) -> None:
             if error is None:
-                self.stage.meter.record(EDIT, due)
+                self.world.recorder.record(EDIT, due)
             else:
                 self._failed(error)
 
@@ -295,13 +295,13 @@ class Player:
         if not seq:
             return
         if not self.online or wire is None:
-            self.stage.meter.count(results.DROPPED)
+            self.world.recorder.count(results.DROPPED)
             return
 
         def done(error: str | None, _: Any) -> None:
             if error is None:
                 self.marked[conversation] = max(seq, self.marked.get(conversation, 0))
-                self.stage.meter.record(RECEIPT, due)
+                self.world.recorder.record(RECEIPT, due)
             else:
                 self._failed(error)
 
@@ -310,9 +310,9 @@ class Player:
     def _failed(self, error: str) -> None:
         """Of what is not repeated."""
         if error == LOST:
-            self.stage.meter.count(results.DROPPED)
+            self.world.recorder.count(results.DROPPED)
         else:
-            self.stage.meter.error(code_of(error))
+            self.world.recorder.error(code_of(error))
 
     def type(self, conversation: str) -> None:
         if self.online and self.wire is not None:
@@ -322,7 +322,7 @@ class Player:
         """A page over the hub, newest first; its order and its conversation are checked."""
         wire = self.wire
         if not self.online or wire is None:
-            self.stage.meter.count(results.DROPPED)
+            self.world.recorder.count(results.DROPPED)
             return
         before = 1 << 60
 
@@ -332,13 +332,13 @@ class Player:
                 self._stranger(message.conversation_id, "a page of history")
             if message.seq >= before:
                 text = f"history of {conversation} has {message.seq} after {before}"
-                self.stage.oracle.breach(invariants.ORDER, text, player=self.number)
+                self.world.oracle.breach(invariants.ORDER, text, virtual_user=self.number)
             before = message.seq
-            self.stage.meter.count("history_items")
+            self.world.recorder.count("history_items")
 
         def done(error: str | None, _: Any) -> None:
             if error is None:
-                self.stage.meter.record(HISTORY, due)
+                self.world.recorder.record(HISTORY, due)
             else:
                 self._failed(error)
 
@@ -363,40 +363,40 @@ class Player:
         elif target == RESYNC:
             self._resynced(payload)
         elif target == ERROR:
-            self.stage.meter.error(code_of(payload))
+            self.world.recorder.error(code_of(payload))
 
     def _message(self, message: Message, *, new: bool) -> None:
-        stage = self.stage
+        world = self.world
         view = self.views.get(message.conversation_id)
-        stage.oracle.note(
+        world.oracle.note(
             self.number, RECEIVE if new else CHANGED, message.conversation_id, message.changed_seq, message.id
         )
         if view is None:
             self._stranger(message.conversation_id, RECEIVE)
             return
         view.take(message, new=new)
-        due = stage.oracle.read(message, self.number)
-        stage.meter.count(results.DELIVERED)
+        due = world.oracle.read(message, self.number)
+        world.recorder.count(results.DELIVERED)
         if due is not None and new and message.sender_id != self.person.id:
-            stage.meter.record(self.delivery, due)
+            world.recorder.record(self.delivery, due)
         if self.on_message is not None:
             self.on_message(self, message)
 
     def _status(self, update: StatusUpdate) -> None:
-        self.stage.meter.count("status_updates")
+        self.world.recorder.count("status_updates")
         view = self.views.get(update.conversation_id)
         if view is None:
             self._stranger(update.conversation_id, STATUS)
             return
-        self.stage.oracle.note(self.number, f"{STATUS} {update.status}", update.conversation_id, update.seq)
+        self.world.oracle.note(self.number, f"{STATUS} {update.status}", update.conversation_id, update.seq)
         view.receipt(update)
 
     def _presence(self, update: UserStatus) -> None:
-        self.stage.meter.count("presence_updates")
+        self.world.recorder.count("presence_updates")
         self.peers[update.user_id] = update.status
 
     def _typing(self, update: Typing) -> None:
-        self.stage.meter.count("typing_updates")
+        self.world.recorder.count("typing_updates")
         if update.conversation_id not in self.views:
             self._stranger(update.conversation_id, TYPING)
 
@@ -407,10 +407,10 @@ class Player:
             self._stranger(resync.conversation_id, RESYNC)
 
     def _resync(self, conversation: str, head: int) -> None:
-        self.stage.meter.count("resyncs")
-        self.stage.oracle.note(self.number, "resync", conversation, head)
+        self.world.recorder.count("resyncs")
+        self.world.oracle.note(self.number, "resync", conversation, head)
         self.views[conversation].resync(head)
 
     def _stranger(self, conversation: str, what: str) -> None:
         text = f"p{self.number} got {what} of {conversation}, of which she is no member"
-        self.stage.oracle.breach(invariants.STRANGER, text, player=self.number)
+        self.world.oracle.breach(invariants.STRANGER, text, virtual_user=self.number)

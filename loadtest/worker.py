@@ -23,7 +23,7 @@ from loadtest.recorder import LATE
 from loadtest.rest import RestError
 from loadtest.scenarios import SCENARIOS
 from loadtest.scenarios.base import Scenario
-from loadtest.world import Stage
+from loadtest.world import World
 
 BEAT = 1.0  # seconds
 GRACE = 1.0  # seconds after a phase in which what was due in it may still end
@@ -33,12 +33,12 @@ _decode_order = msgspec.json.Decoder(plan.Order).decode
 
 
 class Worker:
-    def __init__(self, given: plan.Plan, scenario: Scenario, stage: Stage) -> None:
+    def __init__(self, given: plan.Plan, scenario: Scenario, world: World) -> None:
         self.plan = given
         self.scenario = scenario
-        self.stage = stage
+        self.world = world
         shards = given.parts // given.workers
-        self.share = len(stage.actors) / (len(given.actors) or 1) / shards
+        self.share = len(world.actors) / (len(given.actors) or 1) / shards
         self._started_at = datetime.now(UTC)
 
     def report(self, message: plan.Report) -> None:
@@ -57,9 +57,9 @@ class Worker:
                     case plan.Begin(at=at):
                         self._begin(at)
                         nursery.start_soon(self._beat)
-                        nursery.start_soon(self.scenario.background, self.stage)
+                        nursery.start_soon(self.scenario.background, self.world)
                     case plan.Play(phase=phase):
-                        self.stage.meter.begin(phase)
+                        self.world.recorder.begin(phase)
                         nursery.start_soon(self._play, phase)
                     case plan.Cut(part=part):
                         self._cut(part)
@@ -73,101 +73,101 @@ class Worker:
             await self._audit(patience)
 
     async def _connect(self) -> None:
-        stage = self.stage
+        world = self.world
         if not self.scenario.gathers:
             self.report(plan.Connected(0, 0))
             return
-        players = list(stage.players.values())
+        virtual_users = list(world.virtual_users.values())
         async with trio.open_nursery() as nursery:
 
             async def tell() -> None:
                 while True:
-                    if stage.online < len(players):  # all of them is the answer, which is given once
-                        self.report(plan.Connected(stage.online, len(players)))
+                    if world.online < len(virtual_users):  # all of them is the answer, which is given once
+                        self.report(plan.Connected(world.online, len(virtual_users)))
                     await trio.sleep(0.5)
 
             nursery.start_soon(tell)
-            await stage.gather(players)
-            await self.scenario.prepare(stage)
+            await world.gather(virtual_users)
+            await self.scenario.prepare(world)
             nursery.cancel_scope.cancel()
-        self.report(plan.Connected(stage.online, len(players)))
+        self.report(plan.Connected(world.online, len(virtual_users)))
 
     def _begin(self, at: float) -> None:
         gc.collect()
         gc.freeze()  # people and connections stay: looking through them again and again costs pauses
-        self.stage.start = at
+        self.world.start = at
         self._started_at = datetime.now(UTC)
-        self.stage.meter.restart()
+        self.world.recorder.restart()
 
     async def _beat(self) -> None:
         number = 1
         while True:
-            await trio.sleep(max(0.0, number * BEAT - self.stage.now()))
+            await trio.sleep(max(0.0, number * BEAT - self.world.now()))
             number += 1
-            sample = self.stage.meter.cut()
-            self.report(plan.Beat(sample, sum(self.stage.oracle.breached.values())))
+            sample = self.world.recorder.cut()
+            self.report(plan.Beat(sample, sum(self.world.oracle.breached.values())))
 
     async def _play(self, phase: results.Phase) -> None:
         """What is due is done when it is due, or as soon after as we can; its time counts from when it was due."""
-        stage = self.stage
+        world = self.world
         rng = random.Random(f"{self.plan.seed}-{self.plan.part}-{phase.name}")
-        act, meter = self.scenario.act, stage.meter
-        for due in arrivals.times(phase, share=self.share, arrivals=stage.parameters.arrivals, rng=rng):
-            wait = due - stage.now()
+        act, recorder = self.scenario.act, world.recorder
+        for due in arrivals.times(phase, share=self.share, arrivals=world.parameters.arrivals, rng=rng):
+            wait = due - world.now()
             if wait > 0:
                 await trio.sleep(wait)
-            meter.count(results.INTENDED)
-            meter.record(LATE, due)
-            act(stage, due)
-        await trio.sleep(max(0.0, phase.end - stage.now()))
+            recorder.count(results.INTENDED)
+            recorder.record(LATE, due)
+            act(world, due)
+        await trio.sleep(max(0.0, phase.end - world.now()))
         with trio.move_on_after(GRACE):
-            await stage.nothing_under_way()
-        histograms = {name: histogram.encode() for name, histogram in meter.of_phase(phase.name).items()}
-        self.report(plan.Played(phase.name, histograms, stage.under_way))
+            await world.nothing_under_way()
+        histograms = {name: histogram.encode() for name, histogram in recorder.of_phase(phase.name).items()}
+        self.report(plan.Played(phase.name, histograms, world.under_way))
 
     def _cut(self, part: float) -> None:
-        stage = self.stage
-        online = [player for player in stage.players.values() if player.online]
-        for player in stage.rng.sample(online, round(part * len(online))):
-            player.cut()
+        world = self.world
+        online = [virtual_user for virtual_user in world.virtual_users.values() if virtual_user.online]
+        for virtual_user in world.rng.sample(online, round(part * len(online))):
+            virtual_user.cut()
 
     async def _settle(self, patience: float) -> None:
-        stage = self.stage
+        world = self.world
         with trio.move_on_after(patience):
-            await stage.everybody()
-            await stage.nothing_under_way()
+            await world.everybody()
+            await world.nothing_under_way()
         self._unanswered()
-        self.report(plan.Settled(stage.under_way))
+        self.report(plan.Settled(world.under_way))
 
     def _unanswered(self) -> None:
         """Whatever is still due counts with the time it has taken so far: it must not be left out because it is bad."""
-        stage = self.stage
-        for player in stage.players.values():
-            for send in player.pending.values():
-                stage.meter.error("unfinished")
-                stage.meter.record("send", send.due)
-            if player.online and player.wire is not None and player.wire.under_way:
-                text = f"{player.wire.under_way} calls of p{player.number} were never answered"
-                stage.oracle.breach(invariants.UNANSWERED, text, player=player.number)
-            elif player.wanted and not player.online:
-                stage.meter.error("not_back")
+        world = self.world
+        for virtual_user in world.virtual_users.values():
+            for send in virtual_user.pending.values():
+                world.recorder.error("unfinished")
+                world.recorder.record("send", send.due)
+            if virtual_user.online and virtual_user.wire is not None and virtual_user.wire.under_way:
+                text = f"{virtual_user.wire.under_way} calls of p{virtual_user.number} were never answered"
+                world.oracle.breach(invariants.UNANSWERED, text, virtual_user=virtual_user.number)
+            elif virtual_user.wanted and not virtual_user.online:
+                world.recorder.error("not_back")
 
     async def _audit(self, patience: float) -> None:
-        stage = self.stage
+        world = self.world
         try:
-            await Audit(stage, patience).run()
+            await Audit(world, patience).run()
         except* RestError as group:  # a server that is gone for good; what was measured is kept
             text = f"the stored messages cannot be read, so nobody knows: {group.exceptions[0]}"
-            stage.oracle.breach(invariants.UNANSWERED, text)
+            world.oracle.breach(invariants.UNANSWERED, text)
         self.report(plan.Ended(self._result()))
 
     def _result(self) -> results.Result:
-        meter, given = self.stage.meter, self.plan
-        meter.cut()
+        recorder, given = self.world.recorder, self.plan
+        recorder.cut()
         return results.Result(
             scenario=given.scenario,
             started_at=self._started_at,
-            seconds=max((phase.end for phase in meter.phases), default=0.0),
+            seconds=max((phase.end for phase in recorder.phases), default=0.0),
             target=given.url,
             seed=given.seed,
             client=given.client,
@@ -178,12 +178,12 @@ class Worker:
                     rate=phase.rate * self.share,
                     rate_at_end=None if phase.rate_at_end is None else phase.rate_at_end * self.share,
                 )
-                for phase in meter.phases
+                for phase in recorder.phases
             ],
-            samples=meter.samples,
-            histograms={name: histogram.encode() for name, histogram in meter.measured().items()},
-            errors=dict(meter.errors),
-            oracle=self.stage.oracle.summary(),
+            samples=recorder.samples,
+            histograms={name: histogram.encode() for name, histogram in recorder.measured().items()},
+            errors=dict(recorder.errors),
+            oracle=self.world.oracle.summary(),
         )
 
 
@@ -201,13 +201,13 @@ async def run() -> None:
         kind = SCENARIOS[given.scenario]
         scenario = kind(msgspec.convert(given.parameters, kind.Parameters))
         async with trio.open_nursery() as nursery:
-            stage = Stage(given, scenario, nursery)
-            await nursery.start(stage.opener.run)
-            nursery.start_soon(stage.keep_alive)
-            scenario.enter(stage)
-            await Worker(given, scenario, stage).follow(orders)
-            for player in stage.players.values():
-                player.wanted = False
+            world = World(given, scenario, nursery)
+            await nursery.start(world.opener.run)
+            nursery.start_soon(world.keep_alive)
+            scenario.enter(world)
+            await Worker(given, scenario, world).follow(orders)
+            for virtual_user in world.virtual_users.values():
+                virtual_user.wanted = False
             nursery.cancel_scope.cancel()
 
 

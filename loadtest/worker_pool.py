@@ -26,7 +26,7 @@ class WorkerError(Exception):
     """A worker failed or died; the message says which and why."""
 
 
-class Crew:
+class WorkerPool:
     """`on_report` hears of every Connected and Beat; answers to orders come to whoever gave them."""
 
     def __init__(self, processes: Sequence[trio.Process], on_report: Callable[[int, plan.Report], None]) -> None:
@@ -92,7 +92,9 @@ async def _write(process: trio.Process, message: plan.Order | plan.Plan) -> None
 
 
 @asynccontextmanager
-async def open_crew(plans: Sequence[plan.Plan], on_report: Callable[[int, plan.Report], None]) -> AsyncIterator[Crew]:
+async def open_crew(
+    plans: Sequence[plan.Plan], on_report: Callable[[int, plan.Report], None]
+) -> AsyncIterator[WorkerPool]:
     """Workers that have their plans. Raises WorkerError when one dies."""
     processes: list[trio.Process] = []
     try:
@@ -101,11 +103,11 @@ async def open_crew(plans: Sequence[plan.Plan], on_report: Callable[[int, plan.R
             process = await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             processes.append(process)
             await _write(process, given)
-        crew = Crew(processes, on_report)
+        worker_pool = WorkerPool(processes, on_report)
         async with trio.open_nursery() as nursery:
             for number in range(len(processes)):
-                nursery.start_soon(crew.listen, number)
-            yield crew
+                nursery.start_soon(worker_pool.listen, number)
+            yield worker_pool
             nursery.cancel_scope.cancel()
     finally:
         with trio.CancelScope(shield=True):

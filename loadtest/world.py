@@ -11,16 +11,16 @@ import msgspec
 import trio
 
 from loadtest import results
-from loadtest.connection import Listener, Wire
-from loadtest.lean_client import Origin, Swarm
+from loadtest.connection import Connection, Listener
+from loadtest.lean_client import LeanClient, Origin
 from loadtest.oracle.oracle import Oracle
 from loadtest.payloads import StoredFile
 from loadtest.plan import Conversation, Plan
-from loadtest.recorder import Meter
+from loadtest.recorder import Recorder
 from loadtest.reference import Opener
 from loadtest.rest import Answer, Rest, RestError
 from loadtest.scenarios.base import Common, Scenario
-from loadtest.virtual_user import Player
+from loadtest.virtual_user import VirtualUser
 
 REFERENCE = "reference"
 POLL = 0.05  # seconds
@@ -28,8 +28,8 @@ WHEEL = 1.0  # seconds between two turns of the keep-alive wheel
 OPENING = 300  # connections being opened at once while everybody gathers
 
 
-class Stage:
-    """`swarm` opens connections; with the reference client it is another one (`loadtest.reference`)."""
+class World:
+    """`lean_client` opens connections; with the reference client it is another one (`loadtest.reference`)."""
 
     def __init__(self, plan: Plan, scenario: Scenario, nursery: trio.Nursery) -> None:
         parameters: Common = scenario.parameters
@@ -41,7 +41,7 @@ class Stage:
         self.nursery = nursery
         self.rng = random.Random(f"{plan.seed}-{plan.part}")
         self.start = time.monotonic()
-        self.meter = Meter(self.now)
+        self.recorder = Recorder(self.now)
         self.oracle = Oracle(plan.run, self.now, plan.ids)
         self.origin = Origin.parse(plan.url)
         self.rest = Rest(self.origin)
@@ -52,23 +52,23 @@ class Stage:
             for member in conversation.members:
                 if member in mine:
                     mine[member].append(conversation.id)
-        self.players = {person.number: Player(self, person, mine[person.number]) for person in plan.people}
-        self.actors = [self.players[number] for number in plan.actors if number in self.players]
+        self.virtual_users = {person.number: VirtualUser(self, person, mine[person.number]) for person in plan.people}
+        self.actors = [self.virtual_users[number] for number in plan.actors if number in self.virtual_users]
         self.online = 0
         self.requests = 0  # of REST, under way
         self._changed = trio.Event()
 
-    def _opener(self) -> Swarm | Opener:
+    def _opener(self) -> LeanClient | Opener:
         if self.plan.client == REFERENCE:
             return Opener(self.origin)
-        return Swarm(self.origin, protocol=self.parameters.protocol, part=self.plan.part)
+        return LeanClient(self.origin, protocol=self.parameters.protocol, part=self.plan.part)
 
     def now(self) -> float:
         """Seconds since the start of the run."""
         return time.monotonic() - self.start
 
-    def open(self, player: Listener, query: dict[str, str], options: Mapping[str, int], token: str) -> Wire:
-        return self.opener.open(player, token, query, **options)
+    def open(self, virtual_user: Listener, query: dict[str, str], options: Mapping[str, int], token: str) -> Connection:
+        return self.opener.open(virtual_user, token, query, **options)
 
     # -- REST ------------------------------------------------------------------------------------
 
@@ -80,26 +80,26 @@ class Stage:
             try:
                 await call()
             except RestError as error:
-                self.meter.error(f"rest_{error.code}")
+                self.recorder.error(f"rest_{error.code}")
             finally:
                 self.requests -= 1
 
         self.nursery.start_soon(run)
 
-    async def timed(self, operation: str, due: float, method: str, target: str, player: Player) -> Answer:
+    async def timed(self, operation: str, due: float, method: str, target: str, virtual_user: VirtualUser) -> Answer:
         """A request and its latency. Raises RestError."""
-        answer = await self.rest.request(method, target, player.person.token)
-        self.meter.record(operation, due)
+        answer = await self.rest.request(method, target, virtual_user.person.token)
+        self.recorder.record(operation, due)
         return answer
 
-    async def upload(self, operation: str, due: float, name: str, data: bytes, player: Player) -> StoredFile:
+    async def upload(self, operation: str, due: float, name: str, data: bytes, virtual_user: VirtualUser) -> StoredFile:
         """A file as a form. Raises RestError."""
         boundary = f"parley{self.run}"
         head = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n'
         body = f"{head}Content-Type: text/plain\r\n\r\n".encode() + data + f"\r\n--{boundary}--\r\n".encode()
         headers = [("Content-Type", f"multipart/form-data; boundary={boundary}")]
-        answer = await self.rest.request("POST", "/api/files/upload", player.person.token, body, headers)
-        self.meter.record(operation, due)
+        answer = await self.rest.request("POST", "/api/files/upload", virtual_user.person.token, body, headers)
+        self.recorder.record(operation, due)
         return msgspec.json.decode(answer.body, type=StoredFile)
 
     def later(self, delay: float, call: Callable[[], None]) -> None:
@@ -111,29 +111,31 @@ class Stage:
 
     # -- who is there ----------------------------------------------------------------------------
 
-    def arrived(self, player: Player) -> None:
+    def arrived(self, virtual_user: VirtualUser) -> None:
         self.online += 1
         self._move()
-        self.scenario.arrived(self, player)
+        self.scenario.arrived(self, virtual_user)
 
-    def departed(self, player: Player) -> None:
+    def departed(self, virtual_user: VirtualUser) -> None:
         self.online -= 1
         self._move()
 
     def _move(self) -> None:
-        self.meter.gauges[results.CONNECTIONS] = self.online
+        self.recorder.gauges[results.CONNECTIONS] = self.online
         self._changed.set()
         self._changed = trio.Event()
 
     @property
     def wanted(self) -> int:
-        return sum(player.wanted for player in self.players.values())
+        return sum(virtual_user.wanted for virtual_user in self.virtual_users.values())
 
-    async def gather(self, players: list[Player]) -> None:
+    async def gather(self, virtual_users: list[VirtualUser]) -> None:
         """Everybody online, not all at once."""
-        waiting = list(reversed(players))
+        waiting = list(reversed(virtual_users))
         while waiting:
-            opening = sum(player.wanted and not player.online for player in players) if waiting else 0
+            opening = (
+                sum(virtual_user.wanted and not virtual_user.online for virtual_user in virtual_users) if waiting else 0
+            )
             for _ in range(min(len(waiting), OPENING - opening)):
                 waiting.pop().connect()
             with trio.move_on_after(0.1):
@@ -142,15 +144,17 @@ class Stage:
 
     async def everybody(self) -> None:
         """Until all who are wanted are online."""
-        while any(player.wanted and not player.online for player in self.players.values()):
+        while any(virtual_user.wanted and not virtual_user.online for virtual_user in self.virtual_users.values()):
             with trio.move_on_after(0.2):
                 await self._changed.wait()
 
     @property
     def under_way(self) -> int:
         """Sends that are not acknowledged, and other calls without an answer."""
-        pending = sum(len(player.pending) for player in self.players.values())
-        calls = sum(player.wire.under_way for player in self.players.values() if player.wire is not None)
+        pending = sum(len(virtual_user.pending) for virtual_user in self.virtual_users.values())
+        calls = sum(
+            virtual_user.wire.under_way for virtual_user in self.virtual_users.values() if virtual_user.wire is not None
+        )
         return max(pending, calls) + self.requests
 
     async def nothing_under_way(self) -> None:
@@ -159,12 +163,12 @@ class Stage:
 
     async def keep_alive(self) -> None:
         """One ping for each connection in the interval, spread over it."""
-        players = list(self.players.values())
+        virtual_users = list(self.virtual_users.values())
         turns = max(1, round(self.parameters.ping / WHEEL))
         turn = 0
         while True:
             await trio.sleep(WHEEL)
             turn = (turn + 1) % turns
-            for player in players[turn::turns]:
-                if player.wire is not None and player.online:
-                    player.wire.ping()
+            for virtual_user in virtual_users[turn::turns]:
+                if virtual_user.wire is not None and virtual_user.online:
+                    virtual_user.wire.ping()

@@ -18,7 +18,7 @@ from server.config.trusted_proxies import ANY, UNIX
 from server.config.units import SECONDS
 from server.instance import STOP_SLACK, Instance
 from server.observability.version import version
-from server.process.sd_notify import Notices
+from server.process.sd_notify import ServiceManager
 from server.process.signals import Lifecycle
 from server.process.supervisor import PartLost
 from server.tracing.provider import open_tracing
@@ -64,14 +64,16 @@ async def serve(
     socks = listen(parse_listen(settings.listen), reuse_port=settings.reuse_port == "on")
     tracing = open_tracing(os.environ, settings.instance or settings.listen)
     instance = Instance(settings, tracing)
-    notices = Notices.from_environment(os.environ, status=lambda: life.status(len(instance.hub.sessions)))
+    service_manager = ServiceManager.from_environment(
+        os.environ, status=lambda: life.status(len(instance.hub.sessions))
+    )
 
     def reload() -> str:
         difference = instance.apply(reread() if reread is not None else settings)
         log.info("reloaded", changed=difference.changed, needs_restart=difference.needs_restart)
         return str(difference)
 
-    life = Lifecycle(notices, reload if reread is not None else None)
+    life = Lifecycle(service_manager, reload if reread is not None else None)
 
     def ready() -> None:
         host, port = place(socks[0])
@@ -93,12 +95,12 @@ async def serve(
 
     async def tell_of_the_end() -> None:
         await life.stop.wait()
-        notices.stopping(instance.settings.drain_seconds + STOP_SLACK)
+        service_manager.stopping(instance.settings.drain_seconds + STOP_SLACK)
 
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(life.watch_signals)
-            nursery.start_soon(notices.run, instance.liveness.verdict)
+            nursery.start_soon(service_manager.run, instance.liveness.verdict)
             nursery.start_soon(tell_of_the_end)
             await instance.run(socks, stop=life.stop, hurry=life.hurry, ready=ready)
             if tracing is not None:
@@ -107,6 +109,6 @@ async def serve(
         if instance.supervisor.lost is not None:
             raise PartLost(f"the part {instance.supervisor.lost} could not be kept running; see `part_lost` in the log")
     finally:
-        notices.close()
+        service_manager.close()
         for sock in socks:
             sock.close()

@@ -26,19 +26,19 @@ from server.assembly.rest import assemble_rest
 from server.assembly.stores import assemble_stores
 from server.config.checks import require
 from server.config.listen_address import parse_listen, parse_peer_listen
-from server.config.rate_limits import Limits
+from server.config.rate_limits import RateLimits
 from server.config.reload import Difference, merge
 from server.config.settings import Settings
 from server.config.units import DAYS, SECONDS
 from server.observability import logs
-from server.observability.event_loop_lag import Pulse
+from server.observability.event_loop_lag import EventLoopLag
 from server.process.supervisor import Run, Supervisor
 from server.transport.listener import bind, place
 from store.defects import guard
 from store.errors import StoreError
 from store.postgres.partitions import ensure_partitions
 from store.postgres.pool import Pool
-from store.redis.rate_limits import Limits as SharedLimits
+from store.redis.rate_limits import SharedRateLimits
 
 if TYPE_CHECKING:
     from server.tracing.instance import Tracing
@@ -59,13 +59,13 @@ class Instance:
         require(settings)
         self.settings = settings
         self.supervisor = Supervisor()
-        self.pulse = Pulse()
+        self.event_loop_lag = EventLoopLag()
         self.stores = stores = assemble_stores(settings)
         self.cluster = cluster = assemble_cluster(settings, stores, tracing)
-        self.limits = Limits(settings, SharedLimits(stores.redis))
+        self.limits = RateLimits(settings, SharedRateLimits(stores.redis))
         self.handlers = assemble_handlers(settings, stores, cluster, self.limits, current=lambda: self.settings)
         self.hub_parts = hub = assemble_hub(settings, stores, cluster, self.handlers, self.limits)
-        self.liveness = assemble_liveness(settings, cluster, self.pulse)
+        self.liveness = assemble_liveness(settings, cluster, self.event_loop_lag)
         self.checks = assemble_checks(stores, cluster, hub, self.supervisor)
         self.rest = rest = assemble_rest(
             settings,
@@ -81,8 +81,8 @@ class Instance:
         self.name = cluster.name
         self.pool, self.redis, self.instances = stores.pool, stores.redis, stores.instances
         self.rooms, self.lanes, self.publisher = cluster.rooms, cluster.lanes, cluster.publisher
-        self.registry, self.relay, self.link = cluster.registry, cluster.relay, cluster.link
-        self.commits, self.receipts = cluster.commits, cluster.receipts
+        self.subscriptions, self.relay, self.membership = cluster.subscriptions, cluster.relay, cluster.membership
+        self.transactions, self.receipts = cluster.transactions, cluster.receipts
         self.hub, self.peers, self.fallbacks = hub.server, hub.peers, hub.fallbacks
         self.http, self.listener, self.certificate = rest.http, rest.listener, rest.certificate
         self.requests, self.answers = rest.requests, rest.answers
@@ -117,15 +117,15 @@ class Instance:
             ("wheel", self.hub_parts.wheel.run),
             ("poller", self.hub_parts.poller.run),
             ("repairs", self.rooms.repair.run),
-            ("teller", self.cluster.teller.run),
-            ("ephemera", self.cluster.ephemera.run),
+            ("conversation_updates", self.cluster.notifier.run),
+            ("ephemeral_events", self.cluster.ephemeral_events.run),
             ("presence", self.cluster.announcer.run),
             ("receipts", self.receipts.run),
-            ("link", self.link.run),
-            ("relay", self.relay.run),
+            ("membership", self.membership.run),
+            ("outbox_relay", self.relay.run),
             ("fallbacks", self.fallbacks.run),
             ("http", self.http.run),
-            ("pulse", self.pulse.run),
+            ("event_loop_lag", self.event_loop_lag.run),
             ("liveness", self.liveness.run),
             ("partitions", self._keep_partitions),
             ("logs", logs.report_suppressed),
@@ -213,7 +213,7 @@ class Instance:
             await self.lanes.drain()
             await self.receipts.drain()
             await self.publisher.drain()
-        await self.link.leave(self.settings.presence_grace)
+        await self.membership.leave(self.settings.presence_grace)
 
     async def _keep_partitions(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Next months' partitions are made long before they are needed; a failure is only worth a line."""

@@ -16,7 +16,7 @@ from server.transport.epoll import Poller
 from server.transport.listener import Listener, Service, bind, require_upgrade
 from server.transport.request_stream import AnySocket, RequestStream
 from server.transport.send_queue import Flusher, Verdict
-from server.transport.timer_wheel import Wheel
+from server.transport.timer_wheel import TimerWheel
 from server.transport.tls import Certificate, TlsSocket
 from server.transport.websocket import Connection
 
@@ -68,7 +68,7 @@ class EchoServer:
         self._certificate = certificate
         self.connections: dict[Connection, None] = {}
         self.flusher = Flusher()
-        self._wheel = Wheel()
+        self._wheel = TimerWheel()
         self._poller = Poller()
 
     def takes(self, head: Head) -> bool:

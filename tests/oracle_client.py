@@ -11,9 +11,9 @@ import msgspec
 import trio
 
 from loadtest.oracle import contents, invariants
-from loadtest.oracle.client_view import View
+from loadtest.oracle.client_view import ClientView
 from loadtest.oracle.oracle import Oracle
-from loadtest.oracle.reconciliation import Books
+from loadtest.oracle.reconciliation import Reconciliation
 from loadtest.payloads import CHANGED, RECEIVE, Message, Synced
 
 RUN = "test"
@@ -39,7 +39,7 @@ def require(oracle: Oracle) -> None:
 def judge(oracle: Oracle, witnesses: Iterable["Witness"], stored: Mapping[str, Sequence[dict[str, Any]]]) -> None:
     """At the end. `stored` is everything there is, by conversation, as REST shows it. Raises Breach."""
     people = {witness.number: witness for witness in witnesses}
-    books = Books(oracle, people)
+    books = Reconciliation(oracle, people)
     for conversation, messages in stored.items():
         views = (witness.views.get(conversation) for witness in people.values())
         books.compare(
@@ -54,7 +54,7 @@ class Witness:
         self.oracle = oracle
         self.number = number
         self.user_id = user_id
-        self.views = {conversation: View(oracle, number, conversation) for conversation in conversations}
+        self.views = {conversation: ClientView(oracle, number, conversation) for conversation in conversations}
         self.acknowledged: list[int] = []  # by number of the send: the hash of its message's id, 0 while there is none
 
     @property
@@ -88,7 +88,7 @@ class Witness:
         view = self.views.get(message.conversation_id)
         if view is None:
             text = f"p{self.number} got {target} of {message.conversation_id}, of which she is no member"
-            self.oracle.breach(invariants.STRANGER, text, player=self.number)
+            self.oracle.breach(invariants.STRANGER, text, virtual_user=self.number)
         else:
             view.take(message, new=target == RECEIVE)
         return message, self.oracle.read(message, self.number)

@@ -37,22 +37,22 @@ def _units(data: bytes) -> int:
 
 def echo(server: Server, seconds: float) -> float:
     """A plain echo of 100 bytes."""
-    swarm = Swarm(server.port)
-    swarm.connect(ECHOERS)
+    lean_client = Swarm(server.port)
+    lean_client.connect(ECHOERS)
     request = frame(b"E" + PAYLOAD)
-    return _ping_pong(server, swarm, request, answer=len(PAYLOAD) + 3, seconds=seconds)
+    return _ping_pong(server, lean_client, request, answer=len(PAYLOAD) + 3, seconds=seconds)
 
 
 def invocation(server: Server, users: list[User], seconds: float) -> float:
     """The hub's no-op, with its completion."""
-    swarm = Swarm(server.port)
-    swarm.connect(ECHOERS, [user.token for user in users])
+    lean_client = Swarm(server.port)
+    lean_client.connect(ECHOERS, [user.token for user in users])
     answer = len(b'xx{"type":3,"invocationId":"1","result":{}}\x1e')
-    return _ping_pong(server, swarm, frame(call("1", "Ping")), answer=answer, seconds=seconds)
+    return _ping_pong(server, lean_client, frame(call("1", "Ping")), answer=answer, seconds=seconds)
 
 
-def _ping_pong(server: Server, swarm: Swarm, request: bytes, *, answer: int, seconds: float) -> float:
-    pending: dict[socket.socket, int] = dict.fromkeys(swarm.sockets, 0)
+def _ping_pong(server: Server, lean_client: Swarm, request: bytes, *, answer: int, seconds: float) -> float:
+    pending: dict[socket.socket, int] = dict.fromkeys(lean_client.sockets, 0)
     done = 0
 
     def again(sock: socket.socket, data: bytes) -> None:
@@ -62,45 +62,47 @@ def _ping_pong(server: Server, swarm: Swarm, request: bytes, *, answer: int, sec
         if whole:
             sock.send(request * whole)
 
-    for sock in swarm.sockets:
+    for sock in lean_client.sockets:
         sock.send(request * DEPTH)
     spent, until = server.cpu(), time.monotonic() + seconds
     while time.monotonic() < until:
-        swarm.receive(again)
+        lean_client.receive(again)
     spent = server.cpu() - spent
-    swarm.close()
+    lean_client.close()
     return spent / done * US
 
 
 def fan_out(server: Server, seconds: float) -> float:
     """A plain broadcast of 100 bytes to `FAN` sockets, one after the other."""
-    swarm = Swarm(server.port)
-    swarm.connect(FAN)
+    lean_client = Swarm(server.port)
+    lean_client.connect(FAN)
     request = frame(b"B" + PAYLOAD)
     expected = FAN * (len(PAYLOAD) + 3)
     spent, until, done = server.cpu(), time.monotonic() + seconds, 0
     while time.monotonic() < until:
-        swarm.sockets[0].send(request)
-        swarm.collect(expected, len)
+        lean_client.sockets[0].send(request)
+        lean_client.collect(expected, len)
         done += FAN
     spent = server.cpu() - spent
-    swarm.close()
+    lean_client.close()
     return spent / done * US
 
 
 def room(server: Server, members: list[User], conversation: str, seconds: float, burst: int) -> float:
     """Messages to a conversation with `FAN` sockets in it, `burst` at a time, in all its cost but the database's."""
-    swarm = Swarm(server.port)
-    swarm.connect(FAN, [member.token for member in members])
-    swarm.quiet()
+    lean_client = Swarm(server.port)
+    lean_client.connect(FAN, [member.token for member in members])
+    lean_client.quiet()
     message = {"conversationId": conversation, "content": PAYLOAD.decode()}
     spent, until, done = server.cpu(), time.monotonic() + seconds, 0
     while time.monotonic() < until:
-        swarm.sockets[0].send(frame(b"".join(call(str(next(_ids)), "SendMessage", message) for _ in range(burst))))
-        swarm.collect(burst * (FAN + 1), _units)  # and the completions
+        lean_client.sockets[0].send(
+            frame(b"".join(call(str(next(_ids)), "SendMessage", message) for _ in range(burst)))
+        )
+        lean_client.collect(burst * (FAN + 1), _units)  # and the completions
         done += burst * FAN
     spent = server.cpu() - spent
-    swarm.close()
+    lean_client.close()
     return spent / done * US
 
 
@@ -110,24 +112,24 @@ def idle(server: Server, users: list[User], count: int) -> tuple[float, float]:
     warm.connect(50, [user.token for user in users])  # what is allocated once is not a connection's
     warm.quiet()
     memory, spent = server.memory(), server.cpu()
-    swarm = Swarm(server.port)
-    swarm.connect(count, [user.token for user in users])
-    swarm.quiet()
+    lean_client = Swarm(server.port)
+    lean_client.connect(count, [user.token for user in users])
+    lean_client.quiet()
     cost, size = (server.cpu() - spent) / count * US, (server.memory() - memory) / count
-    swarm.close()
+    lean_client.close()
     warm.close()
     return cost, size
 
 
 def durable(server: Server, pairs: list[tuple[User, User, str]], seconds: float) -> Durable:
     """Direct messages: send, commit, completion, both sides' deliveries."""
-    swarm = Swarm(server.port)
-    swarm.connect(2 * len(pairs), [user.token for one, other, _ in pairs for user in (one, other)])
-    swarm.quiet()
-    cost, rate = _saturate(server, swarm, pairs, seconds)
-    swarm.quiet()
-    p99 = _paced(swarm, pairs, rate / 2, seconds)
-    swarm.close()
+    lean_client = Swarm(server.port)
+    lean_client.connect(2 * len(pairs), [user.token for one, other, _ in pairs for user in (one, other)])
+    lean_client.quiet()
+    cost, rate = _saturate(server, lean_client, pairs, seconds)
+    lean_client.quiet()
+    p99 = _paced(lean_client, pairs, rate / 2, seconds)
+    lean_client.close()
     return Durable(cost, rate, p99)
 
 
@@ -136,9 +138,11 @@ def _message(conversation: str) -> bytes:
     return frame(call(str(next(_ids)), "SendMessage", body))
 
 
-def _saturate(server: Server, swarm: Swarm, pairs: list[tuple[User, User, str]], seconds: float) -> tuple[float, float]:
+def _saturate(
+    server: Server, lean_client: Swarm, pairs: list[tuple[User, User, str]], seconds: float
+) -> tuple[float, float]:
     """Each sender sends the next when it has its completion and its own copy."""
-    senders = {swarm.sockets[2 * index]: pair[2] for index, pair in enumerate(pairs)}
+    senders = {lean_client.sockets[2 * index]: pair[2] for index, pair in enumerate(pairs)}
     due = dict.fromkeys(senders, 2)
     done = 0
 
@@ -155,13 +159,13 @@ def _saturate(server: Server, swarm: Swarm, pairs: list[tuple[User, User, str]],
         sock.send(_message(conversation))
     spent, start = server.cpu(), time.monotonic()
     while time.monotonic() < start + seconds:
-        swarm.receive(again)
+        lean_client.receive(again)
     return (server.cpu() - spent) / done * US, done / (time.monotonic() - start)
 
 
-def _paced(swarm: Swarm, pairs: list[tuple[User, User, str]], rate: float, seconds: float) -> float:
+def _paced(lean_client: Swarm, pairs: list[tuple[User, User, str]], rate: float, seconds: float) -> float:
     """The 99th percentile of the time from when a message was due to its arrival at the other side, in ms."""
-    receivers = {swarm.sockets[2 * index + 1]: index for index in range(len(pairs))}
+    receivers = {lean_client.sockets[2 * index + 1]: index for index in range(len(pairs))}
     under_way: list[deque[float]] = [deque() for _ in pairs]
     delays: list[float] = []
 
@@ -175,11 +179,11 @@ def _paced(swarm: Swarm, pairs: list[tuple[User, User, str]], rate: float, secon
     for number in range(int(rate * seconds)):
         due = start + number / rate
         while (wait := due - time.monotonic()) > 0:
-            swarm.receive(arrived, wait)
+            lean_client.receive(arrived, wait)
         index = number % len(pairs)
         under_way[index].append(due)  # not the time of sending: a late client is delay, too
-        swarm.sockets[2 * index].send(_message(pairs[index][2]))
-    while any(under_way) and swarm.receive(arrived, 5):
+        lean_client.sockets[2 * index].send(_message(pairs[index][2]))
+    while any(under_way) and lean_client.receive(arrived, 5):
         pass
     delays.sort()
     return delays[int(len(delays) * 0.99)] * 1000
@@ -189,14 +193,14 @@ def history(server: Server, rest: Rest, user: User, conversation: str, seconds: 
     """A page of 50 messages, streamed over the hub."""
     for _ in range(50):
         rest.post("/api/messages", {"conversationId": conversation, "content": PAYLOAD.decode()}, user.token)
-    swarm = Swarm(server.port)
-    swarm.connect(1, [user.token])
-    swarm.quiet()
+    lean_client = Swarm(server.port)
+    lean_client.connect(1, [user.token])
+    lean_client.quiet()
     spent, until, done = server.cpu(), time.monotonic() + seconds, 0
     while time.monotonic() < until:
-        swarm.sockets[0].send(frame(call(str(next(_ids)), "StreamHistory", conversation, None, 50, kind=4)))
-        swarm.collect(51, _units)
+        lean_client.sockets[0].send(frame(call(str(next(_ids)), "StreamHistory", conversation, None, 50, kind=4)))
+        lean_client.collect(51, _units)
         done += 1
     spent = server.cpu() - spent
-    swarm.close()
+    lean_client.close()
     return spent / done * US

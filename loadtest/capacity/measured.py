@@ -114,38 +114,38 @@ def _made(rest: Rest, count: int) -> World:
 
 
 @contextmanager
-def _swarm(server: Server, users: Sequence[User], count: int) -> Iterator[Swarm]:
-    swarm = Swarm(server.port)
+def _lean_client(server: Server, users: Sequence[User], count: int) -> Iterator[Swarm]:
+    lean_client = Swarm(server.port)
     try:
-        swarm.connect(count, [user.token for user in users])
-        swarm.quiet()
-        yield swarm
+        lean_client.connect(count, [user.token for user in users])
+        lean_client.quiet()
+        yield lean_client
     finally:
-        swarm.close()
+        lean_client.close()
 
 
 def _connect(server: Server, users: Sequence[User], count: int) -> tuple[Cost, float, float]:
     """One connect; KiB of the server and of Redis for each connection."""
     outside = users[measures.PAIRS * 2 :]  # who is not in the room: one conversation each
-    with _swarm(server, outside, WARM):
-        meter = Meter(server)
-        with _swarm(server, outside, count):
-            cost, memory = meter.spent()
+    with _lean_client(server, outside, WARM):
+        recorder = Meter(server)
+        with _lean_client(server, outside, count):
+            cost, memory = recorder.spent()
             redis = max(memory.get("redis", 0), 0)
             return cost.times(US / count), memory["server"] / KIB / count, redis / KIB / count
 
 
 def _idle(server: Server, users: Sequence[User], count: int) -> Cost:
     """A second of one connection: pings in both directions, as often as they are served."""
-    with _swarm(server, users, count) as swarm:
-        meter = Meter(server)
+    with _lean_client(server, users, count) as lean_client:
+        recorder = Meter(server)
         start = time.monotonic()
         for number in range(1, ROUNDS + 1):
-            for sock in swarm.sockets:
+            for sock in lean_client.sockets:
                 sock.send(PING)
             while (wait := start + number * KEEPALIVE - time.monotonic()) > 0:
-                swarm.receive(lambda sock, data: None, wait)
-        return meter.each(count * ROUNDS * REAL_KEEPALIVE)
+                lean_client.receive(lambda sock, data: None, wait)
+        return recorder.each(count * ROUNDS * REAL_KEEPALIVE)
 
 
 def _seats(world: World) -> list[tuple[Seat, Seat]]:
@@ -158,9 +158,9 @@ def _messages(server: Server, world: World, seconds: float) -> tuple[Cost, int]:
     pairs = Pairs(server.port, Hub(), _seats(world))
     try:
         warm = pairs.saturate(seconds / 5)
-        meter = Meter(server)
+        recorder = Meter(server)
         full = pairs.saturate(seconds)
-        return meter.each(full.sent), warm.sent + full.sent
+        return recorder.each(full.sent), warm.sent + full.sent
     finally:
         pairs.close()
 
@@ -182,27 +182,27 @@ def _receipts(server: Server, world: World) -> Cost:
     pairs = world.pairs[measures.PAIRS :][: measures.PAIRS]
     tokens = [user for one, other, _ in pairs for user in (one, other)]
     done = b'"type":3'
-    with _swarm(server, tokens, len(tokens)) as swarm:
-        meter = Meter(server)
+    with _lean_client(server, tokens, len(tokens)) as lean_client:
+        recorder = Meter(server)
         for seq in range(1, RECEIPTS + 1):
-            for (_, _, conversation), reader in zip(pairs, swarm.sockets[1::2], strict=True):
+            for (_, _, conversation), reader in zip(pairs, lean_client.sockets[1::2], strict=True):
                 reader.send(frame(call(str(seq), "MarkRead", conversation, seq)))
-            swarm.collect(len(pairs), lambda data: data.count(done))
-        swarm.quiet()
-        return meter.each(RECEIPTS * len(pairs))
+            lean_client.collect(len(pairs), lambda data: data.count(done))
+        lean_client.quiet()
+        return recorder.each(RECEIPTS * len(pairs))
 
 
 def _history(server: Server, rest: Rest, world: World, seconds: float) -> Cost:
     one, _, conversation = world.pairs[-1]
     for _ in range(PAGE):
         rest.post("/api/messages", {"conversationId": conversation, "content": CONTENT}, one.token)
-    with _swarm(server, [one], 1) as swarm:
-        meter, until, pages = Meter(server), time.monotonic() + seconds, 0
+    with _lean_client(server, [one], 1) as lean_client:
+        recorder, until, pages = Meter(server), time.monotonic() + seconds, 0
         while time.monotonic() < until:
-            swarm.sockets[0].send(frame(call(str(pages), "StreamHistory", conversation, None, PAGE, kind=4)))
-            swarm.collect(PAGE + 1, lambda data: data.count(SEPARATOR))
+            lean_client.sockets[0].send(frame(call(str(pages), "StreamHistory", conversation, None, PAGE, kind=4)))
+            lean_client.collect(PAGE + 1, lambda data: data.count(SEPARATOR))
             pages += 1
-        return meter.each(pages)
+        return recorder.each(pages)
 
 
 def _stored(data: Path) -> int:

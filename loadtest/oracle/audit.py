@@ -11,13 +11,13 @@ import trio
 
 from loadtest.oracle import invariants
 from loadtest.oracle.convergence import Convergence
-from loadtest.oracle.reconciliation import Books
+from loadtest.oracle.reconciliation import Reconciliation
 from loadtest.payloads import Message, MessagePage
 from loadtest.rest import RestError
 
 if TYPE_CHECKING:
-    from loadtest.virtual_user import Player
-    from loadtest.world import Stage
+    from loadtest.virtual_user import VirtualUser
+    from loadtest.world import World
 
 PAGE = 200  # messages
 AT_ONCE = 8  # conversations read at once
@@ -28,35 +28,37 @@ POLL = 0.2  # seconds between two looks at whether everybody has everything
 class Audit:
     """Made once, at the end. `patience` is how long everybody may take to see what is stored."""
 
-    def __init__(self, stage: "Stage", patience: float) -> None:
-        self._stage = stage
-        self._oracle = stage.oracle
+    def __init__(self, world: "World", patience: float) -> None:
+        self._world = world
+        self._oracle = world.oracle
         self._patience = patience
-        self._books = Books(stage.oracle, stage.players)
+        self._books = Reconciliation(world.oracle, world.virtual_users)
 
     async def run(self) -> None:
-        stage, limit = self._stage, trio.CapacityLimiter(AT_ONCE)
+        world, limit = self._world, trio.CapacityLimiter(AT_ONCE)
         async with trio.open_nursery() as nursery:
-            for conversation in stage.conversations:
+            for conversation in world.conversations:
                 nursery.start_soon(self._conversation, conversation, limit)
         self._books.missing()
-        await Convergence(stage, self._patience).run()
+        await Convergence(world, self._patience).run()
 
     async def _conversation(self, conversation: str, limit: trio.CapacityLimiter) -> None:
         async with limit:
             members = self._members(conversation)
-            if not self._oracle.ledger(conversation).head and not any(player.acknowledged for player in members):
+            if not self._oracle.ledger(conversation).head and not any(
+                virtual_user.acknowledged for virtual_user in members
+            ):
                 return  # nothing was ever said there
             stored = await self._history(conversation, members)
             self._oracle.checked["stored messages"] += len(stored)
-            views = (player.views.get(conversation) for player in members if player.online)
+            views = (virtual_user.views.get(conversation) for virtual_user in members if virtual_user.online)
             self._books.compare(conversation, stored, [view for view in views if view is not None])
 
-    def _members(self, conversation: str) -> list["Player"]:
-        numbers = self._stage.conversations[conversation].members
-        return [self._stage.players[number] for number in numbers if number in self._stage.players]
+    def _members(self, conversation: str) -> list["VirtualUser"]:
+        numbers = self._world.conversations[conversation].members
+        return [self._world.virtual_users[number] for number in numbers if number in self._world.virtual_users]
 
-    async def _history(self, conversation: str, members: list["Player"]) -> list[Message]:
+    async def _history(self, conversation: str, members: list["VirtualUser"]) -> list[Message]:
         """All of it; what was committed while we were reading or waiting, too."""
         stored: list[Message] = []
         while True:
@@ -71,7 +73,7 @@ class Audit:
             if page.next is None or not page.items:
                 head = max((message.changed_seq for message in stored), default=0)
                 await self._caught_up(members, conversation, head)
-                if not page.items or not self._stage.under_way:
+                if not page.items or not self._world.under_way:
                     return stored
 
     async def _page(self, conversation: str, token: str, after: int) -> MessagePage:
@@ -79,14 +81,16 @@ class Audit:
         while True:
             try:
                 query = {"conversationId": conversation, "after": after, "limit": PAGE}
-                return await self._stage.rest.get("/api/messages", token, MessagePage, **query)
+                return await self._world.rest.get("/api/messages", token, MessagePage, **query)
             except RestError as error:
                 if trio.current_time() > deadline or 400 <= error.status < 500:
                     raise
             await trio.sleep(RETRY_AFTER)
 
-    async def _caught_up(self, members: list["Player"], conversation: str, head: int) -> None:
+    async def _caught_up(self, members: list["VirtualUser"], conversation: str, head: int) -> None:
         """What is stored may still be on its way; then it is late, but not lost."""
         with trio.move_on_after(self._patience):
-            while any(player.online and not player.views[conversation].has(head) for player in members):
+            while any(
+                virtual_user.online and not virtual_user.views[conversation].has(head) for virtual_user in members
+            ):
                 await trio.sleep(POLL)

@@ -16,14 +16,14 @@ from loadtest.payloads import Message, StatusUpdate
 REPLAYED = 1000  # changes that a client may be behind and still get each of them
 
 
-class View:
-    __slots__ = ("_ledger", "_oracle", "_receipts", "base", "conversation", "cursor", "gaps", "player")
+class ClientView:
+    __slots__ = ("_ledger", "_oracle", "_receipts", "base", "conversation", "cursor", "gaps", "virtual_user")
 
-    def __init__(self, oracle: Oracle, player: int, conversation: str, cursor: int | None = 0) -> None:
+    def __init__(self, oracle: Oracle, virtual_user: int, conversation: str, cursor: int | None = 0) -> None:
         """`cursor` is where the client begins; None when the server decides: then the first event says it."""
         self._oracle = oracle
         self._ledger: Ledger = oracle.ledger(conversation)
-        self.player = player
+        self.virtual_user = virtual_user
         self.conversation = conversation
         self.cursor = cursor
         self.base = cursor or 0  # what is up to here was before our time
@@ -36,7 +36,9 @@ class View:
         """ReceiveMessage, or MessageChanged."""
         seq = message.changed_seq
         if not self._ledger.agrees(message):
-            text = f"p{self.player} saw {message.id} as change {seq} of {self.conversation}, others something else"
+            text = (
+                f"p{self.virtual_user} saw {message.id} as change {seq} of {self.conversation}, others something else"
+            )
             self._breach(invariants.DIVERGED, text)
         cursor = self.cursor
         if cursor is None:
@@ -57,11 +59,11 @@ class View:
         elif new:
             self._made_before(message.seq)
         elif message.seq in self.gaps:
-            text = f"message {message.seq} of {self.conversation} was changed before p{self.player} had seen it"
+            text = f"message {message.seq} of {self.conversation} was changed before p{self.virtual_user} had seen it"
             self._breach(invariants.ORDER, text)
 
     def _late(self, seq: int, cursor: int) -> None:
-        place = f"change {seq} of {self.conversation} came to p{self.player} after {cursor}"
+        place = f"change {seq} of {self.conversation} came to p{self.virtual_user} after {cursor}"
         if seq in self.gaps:
             self.gaps.discard(seq)
             self._breach(invariants.ORDER, place)
@@ -73,7 +75,9 @@ class View:
         if seq in self.gaps:
             self.gaps.discard(seq)
         elif seq > self.base:
-            self._breach(invariants.REPEAT, f"message {seq} of {self.conversation} came to p{self.player} twice as new")
+            self._breach(
+                invariants.REPEAT, f"message {seq} of {self.conversation} came to p{self.virtual_user} twice as new"
+            )
 
     def synced(self, head: int) -> None:
         """A replay has ended: it goes up to the head."""
@@ -89,7 +93,8 @@ class View:
         if self.cursor is None:
             return
         if head - self.cursor <= REPLAYED:
-            text = f"resync of {self.conversation} to {head} for p{self.player}, who had everything up to {self.cursor}"
+            who = f"p{self.virtual_user}, who had everything up to {self.cursor}"
+            text = f"resync of {self.conversation} to {head} for {who}"
             self._breach(invariants.HOLE, text)
         if head > self.cursor:
             self.cursor = self.base = head
@@ -104,12 +109,12 @@ class View:
         known = self._receipts.get((update.user_id, update.status), 0)
         if update.seq < known:
             who = f"{update.status} of {update.user_id} in {self.conversation}"
-            self._breach(invariants.RECEIPT, f"p{self.player} was told {update.seq} after {known}: {who}")
+            self._breach(invariants.RECEIPT, f"p{self.virtual_user} was told {update.seq} after {known}: {who}")
         else:
             self._receipts[update.user_id, update.status] = update.seq
 
     def _breach(self, promise: str, text: str) -> None:
-        self._oracle.breach(promise, text, player=self.player)
+        self._oracle.breach(promise, text, virtual_user=self.virtual_user)
 
     # -- at the end ------------------------------------------------------------------------------
 
@@ -123,11 +128,12 @@ class View:
         for seq, changed in stored.items():
             what = f"message {seq}" if seq == changed else f"change {changed} of message {seq}"
             if changed > self.cursor:
-                text = f"{what} of {self.conversation} never came to p{self.player}, who has seen up to {self.cursor}"
+                who = f"p{self.virtual_user}, who has seen up to {self.cursor}"
+                text = f"{what} of {self.conversation} never came to {who}"
                 self._breach(invariants.UNSEEN, text)
             elif changed in self.gaps and changed > self.base:
                 unexplained.discard(changed)
-                self._breach(invariants.HOLE, f"{what} of {self.conversation} was left out for p{self.player}")
+                self._breach(invariants.HOLE, f"{what} of {self.conversation} was left out for p{self.virtual_user}")
         for gap in sorted(unexplained):
-            text = f"change {gap} of {self.conversation} was left out for p{self.player}, and overtaken by none"
+            text = f"change {gap} of {self.conversation} was left out for p{self.virtual_user}, and overtaken by none"
             self._breach(invariants.HOLE, text)

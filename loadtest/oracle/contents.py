@@ -12,12 +12,12 @@ MICROSECONDS = 1e6
 
 
 class Key(NamedTuple):
-    player: int
+    virtual_user: int
     number: int
 
 
-def make_key(run: str, player: int, number: int) -> str:
-    return f"{run}-{player}-{number}"
+def make_key(run: str, virtual_user: int, number: int) -> str:
+    return f"{run}-{virtual_user}-{number}"
 
 
 def parse_key(run: str, key: str | None) -> Key | None:
@@ -25,10 +25,10 @@ def parse_key(run: str, key: str | None) -> Key | None:
     if key is None:
         return None
     name, _, rest = key.partition("-")
-    player, _, number = rest.partition("-")
-    if name != run or not number.isdigit() or not player.isdigit():
+    virtual_user, _, number = rest.partition("-")
+    if name != run or not number.isdigit() or not virtual_user.isdigit():
         return None
-    return Key(int(player), int(number))
+    return Key(int(virtual_user), int(number))
 
 
 def make_content(key: str, due: float, size: int) -> str:

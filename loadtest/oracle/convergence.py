@@ -12,8 +12,8 @@ from loadtest.oracle import invariants
 from loadtest.payloads import Joined, UserStatus
 
 if TYPE_CHECKING:
-    from loadtest.virtual_user import Player
-    from loadtest.world import Stage
+    from loadtest.virtual_user import VirtualUser
+    from loadtest.world import World
 
 POLL = 0.25  # seconds
 CALL = 10.0  # seconds for an answer
@@ -23,9 +23,9 @@ ONLINE, OFFLINE = "Online", "Offline"
 
 
 class Convergence:
-    def __init__(self, stage: "Stage", patience: float) -> None:
-        self._stage = stage
-        self._oracle = stage.oracle
+    def __init__(self, world: "World", patience: float) -> None:
+        self._world = world
+        self._oracle = world.oracle
         self._patience = patience
         self._deadline = 0.0  # one for all: many that are wrong must not each take the whole patience
 
@@ -36,10 +36,10 @@ class Convergence:
             nursery.start_soon(self._presence)
             nursery.start_soon(self._told)
 
-    async def _until(self, wrong: "Callable[[], Any]") -> list[tuple["Player", str]]:
+    async def _until(self, wrong: "Callable[[], Any]") -> list[tuple["VirtualUser", str]]:
         """What `wrong` still finds when the patience ends; nothing, as soon as it finds nothing."""
         while True:
-            found: list[tuple[Player, str]] = await wrong()
+            found: list[tuple[VirtualUser, str]] = await wrong()
             if not found or trio.current_time() > self._deadline:
                 return found
             await trio.sleep(POLL)
@@ -48,39 +48,45 @@ class Convergence:
 
     async def _receipts(self) -> None:
         """P6: every acknowledged MarkRead is where it was put, or further on, and never past the head."""
-        marked: dict[str, list[Player]] = {}
-        for player in self._stage.players.values():
-            for conversation in player.marked:
-                marked.setdefault(conversation, []).append(player)
+        marked: dict[str, list[VirtualUser]] = {}
+        for virtual_user in self._world.virtual_users.values():
+            for conversation in virtual_user.marked:
+                marked.setdefault(conversation, []).append(virtual_user)
 
-        for conversation, players in marked.items():
-            self._oracle.checked[invariants.RECEIPT] += len(players)
+        for conversation, virtual_users in marked.items():
+            self._oracle.checked[invariants.RECEIPT] += len(virtual_users)
 
-            async def wrong(conversation: str = conversation, players: Sequence["Player"] = players) -> Any:
-                joined = await self._ask(players, "JoinConversation", (conversation,), Joined)
-                return unanswered(players, "receipts") if joined is None else low(joined, conversation, players)
+            async def wrong(
+                conversation: str = conversation, virtual_users: Sequence["VirtualUser"] = virtual_users
+            ) -> Any:
+                joined = await self._ask(virtual_users, "JoinConversation", (conversation,), Joined)
+                return (
+                    unanswered(virtual_users, "receipts")
+                    if joined is None
+                    else low(joined, conversation, virtual_users)
+                )
 
-            for player, text in await self._until(wrong):
-                self._oracle.breach(invariants.RECEIPT, text, player=player.number)
+            for virtual_user, text in await self._until(wrong):
+                self._oracle.breach(invariants.RECEIPT, text, virtual_user=virtual_user.number)
 
     # -- presence --------------------------------------------------------------------------------
 
     async def _presence(self) -> None:
         """P7: who asks is told the truth about everybody of ours whom she talks with."""
-        players = [player for player in self._stage.players.values() if player.online]
-        for player in self._stage.rng.sample(players, min(ASKING, len(players))):
-            truth = self._truth_for(player)
+        virtual_users = [virtual_user for virtual_user in self._world.virtual_users.values() if virtual_user.online]
+        for virtual_user in self._world.rng.sample(virtual_users, min(ASKING, len(virtual_users))):
+            truth = self._truth_for(virtual_user)
             self._oracle.checked[invariants.PRESENCE] += len(truth)
 
-            async def wrong(player: "Player" = player, truth: Mapping[str, str] = truth) -> Any:
-                found = await self._ask([player], "GetPresence", (list(truth),), list[UserStatus])
+            async def wrong(virtual_user: "VirtualUser" = virtual_user, truth: Mapping[str, str] = truth) -> Any:
+                found = await self._ask([virtual_user], "GetPresence", (list(truth),), list[UserStatus])
                 told = {one.user_id: one.status for one in found or ()}
                 if found is None:
-                    return unanswered([player], "presence")
-                return [(player, text) for text in differences(told, truth)]
+                    return unanswered([virtual_user], "presence")
+                return [(virtual_user, text) for text in differences(told, truth)]
 
             for asker, text in await self._until(wrong):
-                self._oracle.breach(invariants.PRESENCE, f"p{asker.number} asked: {text}", player=asker.number)
+                self._oracle.breach(invariants.PRESENCE, f"p{asker.number} asked: {text}", virtual_user=asker.number)
 
     async def _told(self) -> None:
         """P7: the last thing that was told of somebody is true."""
@@ -88,28 +94,34 @@ class Convergence:
 
         async def wrong() -> Any:
             return [
-                (player, text)
-                for player in self._stage.players.values()
-                if player.online
-                for text in differences(player.peers, {user: truth[user] for user in player.peers if user in truth})
+                (virtual_user, text)
+                for virtual_user in self._world.virtual_users.values()
+                if virtual_user.online
+                for text in differences(
+                    virtual_user.peers, {user: truth[user] for user in virtual_user.peers if user in truth}
+                )
             ]
 
-        for player, text in await self._until(wrong):
-            self._oracle.breach(invariants.PRESENCE, f"p{player.number} was told: {text}", player=player.number)
+        for virtual_user, text in await self._until(wrong):
+            self._oracle.breach(
+                invariants.PRESENCE, f"p{virtual_user.number} was told: {text}", virtual_user=virtual_user.number
+            )
 
     def _truth(self) -> dict[str, str]:
-        players = self._stage.players.values()
-        return {player.person.id: ONLINE if player.online else OFFLINE for player in players}
+        virtual_users = self._world.virtual_users.values()
+        return {virtual_user.person.id: ONLINE if virtual_user.online else OFFLINE for virtual_user in virtual_users}
 
-    def _truth_for(self, player: "Player") -> dict[str, str]:
-        stage = self._stage
-        numbers = {number for key in player.conversations for number in stage.conversations[key].members}
-        players = [stage.players[number] for number in sorted(numbers) if number in stage.players]
-        return {one.person.id: ONLINE if one.online else OFFLINE for one in players[:ASKED]}
+    def _truth_for(self, virtual_user: "VirtualUser") -> dict[str, str]:
+        world = self._world
+        numbers = {number for key in virtual_user.conversations for number in world.conversations[key].members}
+        virtual_users = [world.virtual_users[number] for number in sorted(numbers) if number in world.virtual_users]
+        return {one.person.id: ONLINE if one.online else OFFLINE for one in virtual_users[:ASKED]}
 
-    async def _ask(self, players: Sequence["Player"], target: str, arguments: Sequence[object], kind: Any) -> Any:
+    async def _ask(
+        self, virtual_users: Sequence["VirtualUser"], target: str, arguments: Sequence[object], kind: Any
+    ) -> Any:
         """The answer that the first of them who is online gets; None when there is none."""
-        asker = next((player for player in players if player.online), None)
+        asker = next((virtual_user for virtual_user in virtual_users if virtual_user.online), None)
         if asker is None:
             return None
         answered, answer = trio.Event(), None
@@ -125,20 +137,25 @@ class Convergence:
         return answer
 
 
-def unanswered(players: Sequence["Player"], what: str) -> list[tuple["Player", str]]:
+def unanswered(virtual_users: Sequence["VirtualUser"], what: str) -> list[tuple["VirtualUser", str]]:
     """What is not told cannot be true: only who is not there to ask is excused."""
-    return [(player, f"nobody told p{player.number} of {what}") for player in players if player.online][:1]
+    return [
+        (virtual_user, f"nobody told p{virtual_user.number} of {what}")
+        for virtual_user in virtual_users
+        if virtual_user.online
+    ][:1]
 
 
-def low(joined: Joined, conversation: str, players: Sequence["Player"]) -> list[tuple["Player", str]]:
+def low(joined: Joined, conversation: str, virtual_users: Sequence["VirtualUser"]) -> list[tuple["VirtualUser", str]]:
     """Whose stored receipt is below what was acknowledged to her, or past the end."""
     stored = {cursor.user_id: cursor.read_seq for cursor in joined.cursors}
     found = []
-    for player in players:
-        marked, is_at = player.marked[conversation], stored.get(player.person.id, 0)
+    for virtual_user in virtual_users:
+        marked, is_at = virtual_user.marked[conversation], stored.get(virtual_user.person.id, 0)
         if not marked <= is_at <= joined.last_seq:
-            text = f"p{player.number} has read up to {is_at} of {conversation}, not {marked} (head {joined.last_seq})"
-            found.append((player, text))
+            read = f"read up to {is_at} of {conversation}, not {marked} (head {joined.last_seq})"
+            text = f"p{virtual_user.number} has {read}"
+            found.append((virtual_user, text))
     return found
 
 

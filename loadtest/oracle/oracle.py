@@ -64,8 +64,8 @@ class Oracle:
         self._read: tuple[str | None, str | None, str | None, float | None] = ("", None, None, None)
         self._trace: deque[tuple[float, int, str, str, int, str]] = deque(maxlen=TRACE)
 
-    def note(self, player: int, what: str, conversation: str = "", seq: int = 0, key: str = "") -> None:
-        self._trace.append((self.now(), player, what, conversation, seq, key))
+    def note(self, virtual_user: int, what: str, conversation: str = "", seq: int = 0, key: str = "") -> None:
+        self._trace.append((self.now(), virtual_user, what, conversation, seq, key))
 
     def ledger(self, conversation: str) -> Ledger:
         found = self.ledgers.get(conversation)
@@ -73,27 +73,29 @@ class Oracle:
             found = self.ledgers[conversation] = Ledger()
         return found
 
-    def breach(self, promise: str, text: str, *, player: int | None = None, conversation: str = "") -> None:
+    def breach(self, promise: str, text: str, *, virtual_user: int | None = None, conversation: str = "") -> None:
         """The trace is that of the player, or without one, of the conversation."""
         self.breached[promise] += 1
-        like, alike = (promise,), (promise, conversation or f"p{player}")
+        like, alike = (promise,), (promise, conversation or f"p{virtual_user}")
         if self._kept[alike] < ALIKE and self._kept[like] < results.BREACHES_KEPT:
             self._kept.update((alike, like))
-            trace = self._lines(player, conversation)
+            trace = self._lines(virtual_user, conversation)
             self.breaches.append(
                 results.Breach(promise=promise, at=round(self.now(), 3), text=text, trace=trace[-SHOWN:])
             )
 
-    def _lines(self, player: int | None, conversation: str) -> list[str]:
+    def _lines(self, virtual_user: int | None, conversation: str) -> list[str]:
         found = (
-            entry for entry in self._trace if (entry[1] == player if player is not None else entry[3] == conversation)
+            entry
+            for entry in self._trace
+            if (entry[1] == virtual_user if virtual_user is not None else entry[3] == conversation)
         )
         return [
             f"{at:9.3f}  p{who} {what} {where[-12:]} {seq or ''} {key}".rstrip()
             for at, who, what, where, seq, key in found
         ]
 
-    def read(self, message: Message, player: int) -> float | None:
+    def read(self, message: Message, virtual_user: int) -> float | None:
         """Check what a message says. When it was due, if it is one of this run."""
         known = self._read
         if (message.client_message_id, message.content, message.sender_id) == known[:3]:
@@ -103,16 +105,16 @@ class Oracle:
             return None
         if key is None or message.client_message_id is None:
             if message.type == TEXT:
-                text = f"{message.id} came to p{player} with {message.client_message_id}: nobody here has sent it"
-                self.breach(invariants.ALTERED, text, player=player)
+                text = f"{message.id} came to p{virtual_user} with {message.client_message_id}: nobody here has sent it"
+                self.breach(invariants.ALTERED, text, virtual_user=virtual_user)
             return None
         due = contents.read_content(message.client_message_id, message.content)
-        if self._ids and (key.player >= len(self._ids) or message.sender_id != self._ids[key.player]):
-            text = f"{message.client_message_id} came to p{player} as sent by {message.sender_id}"
-            self.breach(invariants.ALTERED, text, player=player)
+        if self._ids and (key.virtual_user >= len(self._ids) or message.sender_id != self._ids[key.virtual_user]):
+            text = f"{message.client_message_id} came to p{virtual_user} as sent by {message.sender_id}"
+            self.breach(invariants.ALTERED, text, virtual_user=virtual_user)
         elif due is None:
-            text = f"{message.client_message_id} came to p{player} as {str(message.content)[:120]!r}"
-            self.breach(invariants.ALTERED, text, player=player)
+            text = f"{message.client_message_id} came to p{virtual_user} as {str(message.content)[:120]!r}"
+            self.breach(invariants.ALTERED, text, virtual_user=virtual_user)
         else:
             self._read = (message.client_message_id, message.content, message.sender_id, due)
         return due

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from loadtest.oracle import contents, invariants
-from loadtest.oracle.client_view import View
+from loadtest.oracle.client_view import ClientView
 from loadtest.oracle.oracle import Ledger, Oracle
 from loadtest.payloads import Message
 
@@ -23,7 +23,7 @@ class Sender(Protocol):
     def acknowledged(self) -> Sequence[int] | None: ...
 
 
-class Books:
+class Reconciliation:
     """Made once, at the end. `people` are the senders by number, as in their clientMessageIds."""
 
     def __init__(self, oracle: Oracle, people: Mapping[int, Sender]) -> None:
@@ -31,7 +31,7 @@ class Books:
         self._people = people
         self._found: dict[int, set[int]] = {}  # numbers of stored sends, by person
 
-    def compare(self, conversation: str, stored: Sequence[Message], views: Iterable[View]) -> None:
+    def compare(self, conversation: str, stored: Sequence[Message], views: Iterable[ClientView]) -> None:
         """Everything that is stored there, with what all have seen of it and what these views ended with."""
         self._oracle.checked["stored messages"] += len(stored)
         ledger = self._oracle.ledger(conversation)
@@ -56,33 +56,33 @@ class Books:
     def _stored(self, conversation: str, message: Message) -> None:
         """A send of one of ours, or of somebody else's."""
         key = contents.parse_key(self._oracle.run, message.client_message_id)
-        person = self._people.get(key.player) if key is not None else None
+        person = self._people.get(key.virtual_user) if key is not None else None
         if key is None or person is None:
             return
-        found = self._found.setdefault(key.player, set())
+        found = self._found.setdefault(key.virtual_user, set())
         if key.number in found:
-            text = f"send {key.number} of p{key.player} is stored twice, the second time as {message.id}"
-            self._oracle.breach(invariants.DOUBLED, text, player=key.player)
+            text = f"send {key.number} of p{key.virtual_user} is stored twice, the second time as {message.id}"
+            self._oracle.breach(invariants.DOUBLED, text, virtual_user=key.virtual_user)
         found.add(key.number)
         acknowledged = person.acknowledged
         if acknowledged is None or key.number >= len(acknowledged):
             text = f"{message.client_message_id} is stored, but was never sent"
-            self._oracle.breach(invariants.PHANTOM, text, player=key.player)
+            self._oracle.breach(invariants.PHANTOM, text, virtual_user=key.virtual_user)
         elif acknowledged[key.number] not in (0, hash(message.id)):
-            text = f"send {key.number} of p{key.player} was acknowledged as another message than {message.id}"
-            self._oracle.breach(invariants.MISSING, text, player=key.player)
+            text = f"send {key.number} of p{key.virtual_user} was acknowledged as another message than {message.id}"
+            self._oracle.breach(invariants.MISSING, text, virtual_user=key.virtual_user)
         if message.sender_id != person.user_id:
-            text = f"send {key.number} of p{key.player} is stored as sent by {message.sender_id}"
-            self._oracle.breach(invariants.ALTERED, text, player=key.player)
+            text = f"send {key.number} of p{key.virtual_user} is stored as sent by {message.sender_id}"
+            self._oracle.breach(invariants.ALTERED, text, virtual_user=key.virtual_user)
 
     def missing(self) -> None:
         """After all conversations: what was acknowledged, and is in none."""
-        for player in self._people.values():
-            found = self._found.get(player.number, set())
-            for number, shown in enumerate(player.acknowledged or ()):
+        for virtual_user in self._people.values():
+            found = self._found.get(virtual_user.number, set())
+            for number, shown in enumerate(virtual_user.acknowledged or ()):
                 if shown and number not in found:
-                    text = f"send {number} of p{player.number} was acknowledged, but is not stored"
-                    self._oracle.breach(invariants.MISSING, text, player=player.number)
+                    text = f"send {number} of p{virtual_user.number} was acknowledged, but is not stored"
+                    self._oracle.breach(invariants.MISSING, text, virtual_user=virtual_user.number)
 
 
 class Overtaken:

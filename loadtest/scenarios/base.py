@@ -13,8 +13,8 @@ from loadtest import arrivals, results
 from loadtest.results import Phase
 
 if TYPE_CHECKING:
-    from loadtest.virtual_user import Player
-    from loadtest.world import Stage
+    from loadtest.virtual_user import VirtualUser
+    from loadtest.world import World
 
 Attach = Annotated[
     Literal["sync", "auto"], Meta(description="clients begin with Sync from 0, or where the server attaches them")
@@ -86,19 +86,19 @@ class Scenario:
 
     # -- in a worker -----------------------------------------------------------------------------
 
-    def enter(self, stage: "Stage") -> None:
+    def enter(self, world: "World") -> None:
         """Everybody is made, nobody connected: choose, set hooks."""
 
-    async def prepare(self, stage: "Stage") -> None:
+    async def prepare(self, world: "World") -> None:
         """Everybody is online, the run has not started."""
 
-    def arrived(self, stage: "Stage", player: "Player") -> None:
+    def arrived(self, world: "World", virtual_user: "VirtualUser") -> None:
         """She has come online, or back."""
 
-    def act(self, stage: "Stage", due: float) -> None:
+    def act(self, world: "World", due: float) -> None:
         """One arrival. Never waits."""
 
-    async def background(self, stage: "Stage") -> None:
+    async def background(self, world: "World") -> None:
         """What goes on besides the arrivals, until cancelled."""
 
     # -- afterwards ------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ from loadtest.results import Phase
 from loadtest.scenarios.base import Attach, Cast, Common, Scenario, Size, pairs_of
 
 if TYPE_CHECKING:
-    from loadtest.virtual_user import Player
-    from loadtest.world import Stage
+    from loadtest.virtual_user import VirtualUser
+    from loadtest.world import World
 
 KIB = 1024
 ENOUGH = 0.99  # of a level
@@ -33,22 +33,22 @@ class Connect(Scenario):
     def cast(self) -> Cast:
         return pairs_of(self.parameters.people)
 
-    def enter(self, stage: "Stage") -> None:
-        self._offline = list(stage.players.values())
-        stage.rng.shuffle(self._offline)
+    def enter(self, world: "World") -> None:
+        self._offline = list(world.virtual_users.values())
+        world.rng.shuffle(self._offline)
 
-    def act(self, stage: "Stage", due: float) -> None:
+    def act(self, world: "World", due: float) -> None:
         if self._offline:
             self._offline.pop().connect(due)
         else:
-            stage.meter.error("everybody_online_already")
+            world.recorder.error("everybody_online_already")
 
-    def arrived(self, stage: "Stage", player: "Player") -> None:
-        stage.later(self.parameters.stay, lambda: self._go(player))
+    def arrived(self, world: "World", virtual_user: "VirtualUser") -> None:
+        world.later(self.parameters.stay, lambda: self._go(virtual_user))
 
-    def _go(self, player: "Player") -> None:
-        player.leave()
-        self._offline.insert(0, player)
+    def _go(self, virtual_user: "VirtualUser") -> None:
+        virtual_user.leave()
+        self._offline.insert(0, virtual_user)
 
 
 class IdleParameters(Common, frozen=True, kw_only=True):
@@ -87,10 +87,10 @@ class Idle(Scenario):
             reached = level
         return found
 
-    def enter(self, stage: "Stage") -> None:
-        self._offline = list(stage.players.values())
+    def enter(self, world: "World") -> None:
+        self._offline = list(world.virtual_users.values())
 
-    def act(self, stage: "Stage", due: float) -> None:
+    def act(self, world: "World", due: float) -> None:
         if self._offline:
             self._offline.pop().connect(due)
 
@@ -132,9 +132,9 @@ class Reconnect(Scenario):
     def cast(self) -> Cast:
         return pairs_of(self.parameters.people)
 
-    def act(self, stage: "Stage", due: float) -> None:
-        player = stage.rng.choice(stage.actors)
-        player.send(player.conversations[0], due, self.parameters.size)
+    def act(self, world: "World", due: float) -> None:
+        virtual_user = world.rng.choice(world.actors)
+        virtual_user.send(virtual_user.conversations[0], due, self.parameters.size)
 
     def schedule(self, own: bool) -> str:
         given = self.parameters

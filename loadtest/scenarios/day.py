@@ -10,7 +10,7 @@ from loadtest.scenarios.base import Cast, Common, Scenario, Size
 from loadtest.scenarios.rest import get_messages, list_conversations
 
 if TYPE_CHECKING:
-    from loadtest.world import Stage
+    from loadtest.world import World
 
 # Parts of the highest rate, from four in the morning on, two hours apart: a slow start, two peaks around lunch, the
 # evening, the night.
@@ -49,25 +49,25 @@ class Day(Scenario):
         first = arrivals.warmup(given.rate * LEVELS[0], given.warmup)
         return [*first, *arrivals.curve(LEVELS, given.rate, given.seconds, start=given.warmup)]
 
-    def act(self, stage: "Stage", due: float) -> None:
-        rng, given = stage.rng, self.parameters
-        player = rng.choice(stage.actors)
-        talk = rng.choice(player.conversations)
+    def act(self, world: "World", due: float) -> None:
+        rng, given = world.rng, self.parameters
+        virtual_user = rng.choice(world.actors)
+        talk = rng.choice(virtual_user.conversations)
         match rng.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]:
             case "direct":
-                player.send(player.conversations[0], due, given.size)
+                virtual_user.send(virtual_user.conversations[0], due, given.size)
             case "group":
-                player.send(player.conversations[-1], due, given.size)
+                virtual_user.send(virtual_user.conversations[-1], due, given.size)
             case "edit":
-                player.edit(due, given.size)
+                virtual_user.edit(due, given.size)
             case "typing":
-                player.type(talk)
+                virtual_user.type(talk)
             case "read":
-                player.mark_read(talk, player.seen(talk), due)
+                virtual_user.mark_read(talk, virtual_user.seen(talk), due)
             case "scroll":
-                player.read_history(talk, due, 50)
+                virtual_user.read_history(talk, due, 50)
             case "rest":
                 call = rng.choice((get_messages, list_conversations))
-                stage.request(lambda: call(stage, player, due))
+                world.request(lambda: call(world, virtual_user, due))
             case _:
-                player.cut()  # from one network to another: she comes back by herself
+                virtual_user.cut()  # from one network to another: she comes back by herself

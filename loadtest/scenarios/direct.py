@@ -7,7 +7,7 @@ from msgspec import Meta
 from loadtest.scenarios.base import Cast, Common, Scenario, Share, Size, pairs_of
 
 if TYPE_CHECKING:
-    from loadtest.world import Stage
+    from loadtest.world import World
 
 
 class Parameters(Common, frozen=True, kw_only=True):
@@ -25,9 +25,9 @@ class Direct(Scenario):
     def cast(self) -> Cast:
         return pairs_of(2 * self.parameters.pairs)
 
-    def act(self, stage: "Stage", due: float) -> None:
-        player = stage.rng.choice(stage.actors)
-        if stage.rng.random() < self.parameters.edits:
-            player.edit(due, self.parameters.size)
+    def act(self, world: "World", due: float) -> None:
+        virtual_user = world.rng.choice(world.actors)
+        if world.rng.random() < self.parameters.edits:
+            virtual_user.edit(due, self.parameters.size)
         else:
-            player.send(player.conversations[0], due, self.parameters.size)
+            virtual_user.send(virtual_user.conversations[0], due, self.parameters.size)

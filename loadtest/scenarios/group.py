@@ -7,7 +7,7 @@ from msgspec import Meta
 from loadtest.scenarios.base import Cast, Common, Scenario, Size
 
 if TYPE_CHECKING:
-    from loadtest.world import Stage
+    from loadtest.world import World
 
 
 class Parameters(Common, frozen=True, kw_only=True):
@@ -29,9 +29,9 @@ class Group(Scenario):
             people=size * count, groups=[tuple(range(size * index, size * (index + 1))) for index in range(count)]
         )
 
-    def act(self, stage: "Stage", due: float) -> None:
-        player = stage.rng.choice(stage.actors)
-        player.send(player.conversations[0], due, self.parameters.size)
+    def act(self, world: "World", due: float) -> None:
+        virtual_user = world.rng.choice(world.actors)
+        virtual_user.send(virtual_user.conversations[0], due, self.parameters.size)
 
 
 class BroadcastParameters(Common, frozen=True, kw_only=True):
@@ -50,6 +50,6 @@ class Broadcast(Scenario):
         everybody = tuple(range(self.parameters.members))
         return Cast(people=len(everybody), groups=[everybody], actors=(0,))
 
-    def act(self, stage: "Stage", due: float) -> None:
-        sender = stage.actors[0]
+    def act(self, world: "World", due: float) -> None:
+        sender = world.actors[0]
         sender.send(sender.conversations[0], due, self.parameters.size)

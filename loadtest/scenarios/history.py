@@ -7,7 +7,7 @@ from msgspec import Meta
 from loadtest.scenarios.base import Cast, Common, Scenario, Share, Size, pairs_of
 
 if TYPE_CHECKING:
-    from loadtest.world import Stage
+    from loadtest.world import World
 
 
 class Parameters(Common, frozen=True, kw_only=True):
@@ -29,15 +29,15 @@ class History(Scenario):
     def cast(self) -> Cast:
         return pairs_of(2 * self.parameters.pairs)
 
-    async def prepare(self, stage: "Stage") -> None:
-        for player in stage.actors:
+    async def prepare(self, world: "World") -> None:
+        for virtual_user in world.actors:
             for _ in range(self.parameters.messages // 2):
-                player.send(player.conversations[0], stage.now(), self.parameters.size)
-        await stage.nothing_under_way()
+                virtual_user.send(virtual_user.conversations[0], world.now(), self.parameters.size)
+        await world.nothing_under_way()
 
-    def act(self, stage: "Stage", due: float) -> None:
-        given, player = self.parameters, stage.rng.choice(stage.actors)
-        if stage.rng.random() < given.writes:
-            player.send(player.conversations[0], due, given.size)
+    def act(self, world: "World", due: float) -> None:
+        given, virtual_user = self.parameters, world.rng.choice(world.actors)
+        if world.rng.random() < given.writes:
+            virtual_user.send(virtual_user.conversations[0], due, given.size)
         else:
-            player.read_history(player.conversations[0], due, given.page)
+            virtual_user.read_history(virtual_user.conversations[0], due, given.page)

@@ -7,7 +7,7 @@ from msgspec import Meta
 from loadtest.scenarios.base import Cast, Common, Scenario, Share, Size
 
 if TYPE_CHECKING:
-    from loadtest.world import Stage
+    from loadtest.world import World
 
 
 class Parameters(Common, frozen=True, kw_only=True):
@@ -32,12 +32,12 @@ class Noise(Scenario):
             people=size * count, groups=[tuple(range(size * index, size * (index + 1))) for index in range(count)]
         )
 
-    def act(self, stage: "Stage", due: float) -> None:
-        given, player, chance = self.parameters, stage.rng.choice(stage.actors), stage.rng.random()
-        conversation = player.conversations[0]
+    def act(self, world: "World", due: float) -> None:
+        given, virtual_user, chance = self.parameters, world.rng.choice(world.actors), world.rng.random()
+        conversation = virtual_user.conversations[0]
         if chance < given.typing:
-            player.type(conversation)
+            virtual_user.type(conversation)
         elif chance < given.typing + given.receipts:
-            player.mark_read(conversation, player.seen(conversation), due)
+            virtual_user.mark_read(conversation, virtual_user.seen(conversation), due)
         else:
-            player.send(conversation, due, given.size)
+            virtual_user.send(conversation, due, given.size)

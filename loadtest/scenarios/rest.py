@@ -11,12 +11,12 @@ from loadtest.oracle import invariants
 from loadtest.payloads import Link, Message
 from loadtest.rest import RestError
 from loadtest.scenarios.base import Cast, Common, Scenario, Size, pairs_of
-from loadtest.virtual_user import Player
+from loadtest.virtual_user import VirtualUser
 
 if TYPE_CHECKING:
-    from loadtest.world import Stage
+    from loadtest.world import World
 
-Call = Callable[["Stage", Player, float], Awaitable[None]]
+Call = Callable[["World", VirtualUser, float], Awaitable[None]]
 
 
 class Parameters(Common, frozen=True, kw_only=True):
@@ -35,47 +35,49 @@ class RestMix(Scenario):
     def cast(self) -> Cast:
         return pairs_of(2 * self.parameters.pairs)
 
-    def act(self, stage: "Stage", due: float) -> None:
-        call = stage.rng.choices(CALLS, WEIGHTS)[0]
-        player = stage.rng.choice(stage.actors)
+    def act(self, world: "World", due: float) -> None:
+        call = world.rng.choices(CALLS, WEIGHTS)[0]
+        virtual_user = world.rng.choice(world.actors)
         if call is post_message:
-            stage.request(lambda: post_message(stage, player, due, self.parameters.size))
+            world.request(lambda: post_message(world, virtual_user, due, self.parameters.size))
         else:
-            stage.request(lambda: call(stage, player, due))
+            world.request(lambda: call(world, virtual_user, due))
 
 
-async def get_messages(stage: "Stage", player: Player, due: float) -> None:
-    query = f"?conversationId={player.conversations[0]}&limit=50"
-    await stage.timed("get_messages", due, "GET", f"/api/messages{query}", player)
+async def get_messages(world: "World", virtual_user: VirtualUser, due: float) -> None:
+    query = f"?conversationId={virtual_user.conversations[0]}&limit=50"
+    await world.timed("get_messages", due, "GET", f"/api/messages{query}", virtual_user)
 
 
-async def list_conversations(stage: "Stage", player: Player, due: float) -> None:
-    await stage.timed("list_conversations", due, "GET", "/api/conversations?limit=20", player)
+async def list_conversations(world: "World", virtual_user: VirtualUser, due: float) -> None:
+    await world.timed("list_conversations", due, "GET", "/api/conversations?limit=20", virtual_user)
 
 
-async def get_conversation(stage: "Stage", player: Player, due: float) -> None:
-    await stage.timed("get_conversation", due, "GET", f"/api/conversations/{player.conversations[0]}", player)
+async def get_conversation(world: "World", virtual_user: VirtualUser, due: float) -> None:
+    await world.timed(
+        "get_conversation", due, "GET", f"/api/conversations/{virtual_user.conversations[0]}", virtual_user
+    )
 
 
-async def get_me(stage: "Stage", player: Player, due: float) -> None:
-    await stage.timed("get_me", due, "GET", "/api/users/me", player)
+async def get_me(world: "World", virtual_user: VirtualUser, due: float) -> None:
+    await world.timed("get_me", due, "GET", "/api/users/me", virtual_user)
 
 
-async def search_users(stage: "Stage", player: Player, due: float) -> None:
-    await stage.timed("search_users", due, "GET", f"/api/users?q={stage.run}&limit=20", player)
+async def search_users(world: "World", virtual_user: VirtualUser, due: float) -> None:
+    await world.timed("search_users", due, "GET", f"/api/users?q={world.run}&limit=20", virtual_user)
 
 
-async def post_message(stage: "Stage", player: Player, due: float, size: int = 100) -> None:
+async def post_message(world: "World", virtual_user: VirtualUser, due: float, size: int = 100) -> None:
     """Over REST; if it fails it is repeated over the hub, with the same clientMessageId."""
-    send = player.draft(player.conversations[0], due, size)
+    send = virtual_user.draft(virtual_user.conversations[0], due, size)
     try:
-        message = await stage.rest.post("/api/messages", player.person.token, send.body, Message)
+        message = await world.rest.post("/api/messages", virtual_user.person.token, send.body, Message)
     except RestError as error:
-        stage.meter.error(f"rest_{error.code}")
-        player.repeat(send)
+        world.recorder.error(f"rest_{error.code}")
+        virtual_user.repeat(send)
         return
-    stage.meter.record("post_message", due)
-    player.acknowledge(send, message)
+    world.recorder.record("post_message", due)
+    virtual_user.acknowledge(send, message)
 
 
 CALLS: list[Any] = [get_messages, list_conversations, get_conversation, get_me, search_users, post_message]
@@ -98,24 +100,24 @@ class Files(Scenario):
     def cast(self) -> Cast:
         return pairs_of(self.parameters.people)
 
-    def act(self, stage: "Stage", due: float) -> None:
-        player = stage.rng.choice(stage.actors)
-        stage.request(lambda: self._upload(stage, player, due))
+    def act(self, world: "World", due: float) -> None:
+        virtual_user = world.rng.choice(world.actors)
+        world.request(lambda: self._upload(world, virtual_user, due))
 
-    async def _upload(self, stage: "Stage", player: Player, due: float) -> None:
-        data = stage.rng.randbytes(self.parameters.bytes // 2).hex().encode() or b"0"
-        name = f"{stage.run}-{secrets.token_hex(4)}.txt"
-        stored = await stage.upload("upload", due, name, data, player)
-        stage.oracle.checked[invariants.ALTERED] += 1
+    async def _upload(self, world: "World", virtual_user: VirtualUser, due: float) -> None:
+        data = world.rng.randbytes(self.parameters.bytes // 2).hex().encode() or b"0"
+        name = f"{world.run}-{secrets.token_hex(4)}.txt"
+        stored = await world.upload("upload", due, name, data, virtual_user)
+        world.oracle.checked[invariants.ALTERED] += 1
         if stored.size != len(data) or stored.sha256 != hashlib.sha256(data).hexdigest():
             text = f"{name} of {len(data)} bytes was stored as {stored.size} bytes, {stored.sha256}"
-            stage.oracle.breach(invariants.ALTERED, text, player=player.number)
-        begun = stage.now()
-        link = await stage.rest.get("/api/files/presigned-url", player.person.token, Link, fileKey=stored.key)
-        path = link.url.partition(stage.origin.authority)[2]
+            world.oracle.breach(invariants.ALTERED, text, virtual_user=virtual_user.number)
+        begun = world.now()
+        link = await world.rest.get("/api/files/presigned-url", virtual_user.person.token, Link, fileKey=stored.key)
+        path = link.url.partition(world.origin.authority)[2]
         if not path:
             return  # the store's own address: not ours to load
-        answer = await stage.timed("download", begun, "GET", path, player)
+        answer = await world.timed("download", begun, "GET", path, virtual_user)
         if answer.body != data:
             text = f"{name} came back as {len(answer.body)} bytes that are not what was uploaded"
-            stage.oracle.breach(invariants.ALTERED, text, player=player.number)
+            world.oracle.breach(invariants.ALTERED, text, virtual_user=virtual_user.number)

@@ -8,8 +8,8 @@ from msgspec import Meta
 from loadtest.scenarios.base import Cast, Common, Scenario, Share, Size
 
 if TYPE_CHECKING:
-    from loadtest.virtual_user import Player
-    from loadtest.world import Stage
+    from loadtest.virtual_user import VirtualUser
+    from loadtest.world import World
 
 RECEIVE_BUFFER = 4096  # bytes: little is hidden in the client's kernel
 SLOW = "deliver_slow"
@@ -35,26 +35,28 @@ class Slow(Scenario):
         slow = round(len(everybody) * self.parameters.slow)
         return Cast(people=len(everybody), groups=[everybody], actors=everybody[: len(everybody) - slow] or everybody)
 
-    def enter(self, stage: "Stage") -> None:
-        acting = {player.number for player in stage.actors}
-        self._slow = [player for player in stage.players.values() if player.number not in acting]
-        for player in self._slow:
-            player.delivery = SLOW
-            player.options = {"receive_buffer": RECEIVE_BUFFER}
+    def enter(self, world: "World") -> None:
+        acting = {virtual_user.number for virtual_user in world.actors}
+        self._slow = [
+            virtual_user for virtual_user in world.virtual_users.values() if virtual_user.number not in acting
+        ]
+        for virtual_user in self._slow:
+            virtual_user.delivery = SLOW
+            virtual_user.options = {"receive_buffer": RECEIVE_BUFFER}
 
-    def act(self, stage: "Stage", due: float) -> None:
-        player = stage.rng.choice(stage.actors)
-        player.send(player.conversations[0], due, self.parameters.size)
+    def act(self, world: "World", due: float) -> None:
+        virtual_user = world.rng.choice(world.actors)
+        virtual_user.send(virtual_user.conversations[0], due, self.parameters.size)
 
-    async def background(self, stage: "Stage") -> None:
+    async def background(self, world: "World") -> None:
         async with trio.open_nursery() as nursery:
-            for player in self._slow:
-                nursery.start_soon(self._dawdle, stage, player)
+            for virtual_user in self._slow:
+                nursery.start_soon(self._dawdle, world, virtual_user)
 
-    async def _dawdle(self, stage: "Stage", player: "Player") -> None:
-        await trio.sleep(stage.rng.uniform(0, self.parameters.pause))
+    async def _dawdle(self, world: "World", virtual_user: "VirtualUser") -> None:
+        await trio.sleep(world.rng.uniform(0, self.parameters.pause))
         while True:
-            wire = player.wire
+            wire = virtual_user.wire
             if wire is not None:
                 wire.pause()
             try:

@@ -15,7 +15,7 @@ from handlers.text_rules import is_text
 from server.admin.schemas import InstanceView, Killed, Status
 from server.admin.snapshots import renewed_ago
 from server.cluster.publisher import Publisher
-from server.cluster.subscriptions import Registry
+from server.cluster.subscriptions import Subscriptions
 from server.fanout.rooms import Rooms
 from server.hub.server import HubServer
 from server.observability import logs
@@ -40,7 +40,7 @@ class Parts(Protocol):
     rooms: Rooms
     pool: Pool
     publisher: Publisher
-    registry: Registry
+    subscriptions: Subscriptions
     instances: Instances
     liveness: Liveness
 
@@ -58,7 +58,7 @@ class Control:
         parts = self._parts
         return Status(
             name=parts.name,
-            instance=parts.registry.instance,
+            instance=parts.subscriptions.instance,
             pid=self._pid,
             version=version(),
             seconds=round(time.monotonic() - self._began, 1),
@@ -69,7 +69,7 @@ class Control:
 
     async def list_instances(self) -> list[InstanceView]:
         """Raises Unavailable."""
-        mine = self._parts.registry.instance
+        mine = self._parts.subscriptions.instance
         return [
             InstanceView(
                 instance=known.instance,
@@ -113,7 +113,7 @@ class Control:
         """
         here = len(self._parts.rooms.sessions_of(user_id))
         dismissal = Dismissal(user_id, DISMISSED)
-        mine = self._parts.registry.instance
+        mine = self._parts.subscriptions.instance
         others: Iterable[str] = ()
         if mine:
             _, present = await self._parts.instances.list_interested((), (user_id,))

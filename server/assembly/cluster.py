@@ -11,20 +11,20 @@ from handlers.conversations import Conversations
 from handlers.messages import Queue
 from handlers.presence import Presence
 from handlers.sync import Sync
-from handlers.transactions import Commits
+from handlers.transactions import Transactions
 from server.assembly.stores import Stores
-from server.cluster.membership import Link
-from server.cluster.outbox_relay import Relay
+from server.cluster.membership import Membership
+from server.cluster.outbox_relay import OutboxRelay
 from server.cluster.publisher import Publisher
 from server.cluster.reaper import Reaper
 from server.cluster.recovery import Recovery
-from server.cluster.subscriptions import Registry
+from server.cluster.subscriptions import Subscriptions
 from server.config.settings import Settings
-from server.fanout.broadcaster import Crier
-from server.fanout.change_publisher import Feed
-from server.fanout.conversation_updates import Teller
-from server.fanout.ephemeral_events import Ephemera
-from server.fanout.presence import Announcer
+from server.fanout.broadcaster import Broadcaster
+from server.fanout.change_publisher import ChangePublisher
+from server.fanout.conversation_updates import ConversationNotifier
+from server.fanout.ephemeral_events import EphemeralEvents
+from server.fanout.presence import PresenceAnnouncer
 from server.fanout.receipts import ReceiptWriter
 from server.fanout.rooms import Rooms
 from server.transport.send_queue import Flusher
@@ -40,21 +40,21 @@ class Cluster:
     name: str
     flusher: Flusher
     sync: Sync
-    registry: Registry
+    subscriptions: Subscriptions
     rooms: Rooms
     publisher: Publisher
-    ephemera: Ephemera
-    feed: Feed
-    relay: Relay
+    ephemeral_events: EphemeralEvents
+    change_publisher: ChangePublisher
+    relay: OutboxRelay
     lanes: Lanes
     queue: Queue  # the lanes, traced where tracing is on
     receipts: ReceiptWriter
     presence: Presence
-    announcer: Announcer
-    commits: Commits
+    announcer: PresenceAnnouncer
+    transactions: Transactions
     conversations: Conversations
-    teller: Teller
-    link: Link
+    notifier: ConversationNotifier
+    membership: Membership
 
 
 def assemble_cluster(settings: Settings, stores: Stores, tracing: "Tracing | None") -> Cluster:
@@ -62,51 +62,51 @@ def assemble_cluster(settings: Settings, stores: Stores, tracing: "Tracing | Non
     flusher = Flusher()
     sync = Sync(stores.pool)
     instances = stores.instances
-    registry = Registry(instances, grace=settings.presence_grace, watcher=lambda: announcer)
-    rooms = Rooms(sync, flusher, registry, teller=lambda: teller, cursors=lambda: ephemera)
-    publisher = Publisher(instances, registry, stores.pool, on_sent=tracing.sends.published if tracing else None)
-    ephemera = Ephemera(rooms, publisher, Crier(rooms, flusher))
-    feed = (tracing.feed if tracing else Feed)(rooms, ephemera, publisher)
+    subscriptions = Subscriptions(instances, grace=settings.presence_grace, watcher=lambda: announcer)
+    rooms = Rooms(sync, flusher, subscriptions, notifier=lambda: notifier, cursors=lambda: ephemeral_events)
+    publisher = Publisher(instances, subscriptions, stores.pool, on_sent=tracing.sends.published if tracing else None)
+    ephemeral_events = EphemeralEvents(rooms, publisher, Broadcaster(rooms, flusher))
+    change_publisher = (tracing.change_publisher if tracing else ChangePublisher)(rooms, ephemeral_events, publisher)
     lanes = Lanes(
         stores.lane_connector,
         count=settings.lanes,
-        on_commit=feed.publish,
-        on_doubt=feed.doubt,
+        on_commit=change_publisher.publish,
+        on_doubt=change_publisher.doubt,
         outbox=True,
         on_batch=tracing.sends.committed if tracing else None,
     )
     presence = Presence(stores.pool)
-    announcer = Announcer(presence, instances, rooms, ephemera)
-    commits = Commits(stores.pool, feed)
-    conversations = Conversations(stores.pool, commits)
-    teller = Teller(conversations, rooms)
+    announcer = PresenceAnnouncer(presence, instances, rooms, ephemeral_events)
+    transactions = Transactions(stores.pool, change_publisher)
+    conversations = Conversations(stores.pool, transactions)
+    notifier = ConversationNotifier(conversations, rooms)
     return Cluster(
         name=name,
         flusher=flusher,
         sync=sync,
-        registry=registry,
+        subscriptions=subscriptions,
         rooms=rooms,
         publisher=publisher,
-        ephemera=ephemera,
-        feed=feed,
-        relay=Relay(stores.pool, registry, publisher, feed),
+        ephemeral_events=ephemeral_events,
+        change_publisher=change_publisher,
+        relay=OutboxRelay(stores.pool, subscriptions, publisher, change_publisher),
         lanes=lanes,
         queue=tracing.queue(lanes) if tracing else lanes,
         receipts=ReceiptWriter(
-            ReceiptStreams(stores.redis), stores.pool, ephemera, consumer=f"{name}~{secrets.token_hex(4)}"
+            ReceiptStreams(stores.redis), stores.pool, ephemeral_events, consumer=f"{name}~{secrets.token_hex(4)}"
         ),
         presence=presence,
         announcer=announcer,
-        commits=commits,
+        transactions=transactions,
         conversations=conversations,
-        teller=teller,
-        link=Link(
+        notifier=notifier,
+        membership=Membership(
             instances,
-            registry,
+            subscriptions,
             publisher,
             Reaper(instances, announcer),
-            feed,
+            change_publisher,
             name=name,
-            recovery=Recovery(rooms, teller, sync),
+            recovery=Recovery(rooms, notifier, sync),
         ),
     )

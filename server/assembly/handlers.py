@@ -14,7 +14,7 @@ from handlers.refresh_tokens import RefreshTokens
 from handlers.users import Users
 from server.assembly.cluster import Cluster
 from server.assembly.stores import Stores
-from server.config.rate_limits import Limits
+from server.config.rate_limits import RateLimits
 from server.config.settings import Settings
 from server.identity.access_tokens import ACCESS_TTL, mint_token
 from store.postgres.pool import Pool
@@ -31,7 +31,7 @@ class Handlers:
 
 
 def assemble_handlers(
-    settings: Settings, stores: Stores, cluster: Cluster, limits: Limits, *, current: Callable[[], Settings]
+    settings: Settings, stores: Stores, cluster: Cluster, limits: RateLimits, *, current: Callable[[], Settings]
 ) -> Handlers:
     """`current`: the settings as they are now, for the key that tokens are signed with."""
     refresh_tokens = RefreshTokens(stores.signing)
@@ -43,19 +43,19 @@ def assemble_handlers(
         return Messages(
             pool,
             queue,
-            cluster.commits,
+            cluster.transactions,
             limits.sends,
             max_message_bytes=settings.max_message_bytes,
             replica=stores.read_pool,
         )
 
     def accounts(pool: Pool) -> Accounts:
-        return Accounts(pool, cluster.commits, refresh_tokens, mint, admits=settings.registration != "closed")
+        return Accounts(pool, cluster.transactions, refresh_tokens, mint, admits=settings.registration != "closed")
 
     def files(pool: Pool) -> Files:
         return Files(
             pool,
-            cluster.commits,
+            cluster.transactions,
             stores.objects,
             max_bytes=settings.max_upload_bytes,
             quota=settings.max_user_storage_bytes,
@@ -66,14 +66,14 @@ def assemble_handlers(
     return Handlers(
         messages=messages(pool, cluster.queue),
         receipts=Receipts(pool, cluster.receipts),
-        users=Users(pool, cluster.commits, cluster.announcer),
+        users=Users(pool, cluster.transactions, cluster.announcer),
         files=files(pool),
         accounts=accounts(pool),
         # Over connections of its own: an export reads all that a user has, and may not keep others from theirs.
         export=Export(
-            Users(exports, cluster.commits, cluster.announcer),
+            Users(exports, cluster.transactions, cluster.announcer),
             accounts(exports),
-            Conversations(exports, cluster.commits),
+            Conversations(exports, cluster.transactions),
             messages(exports, cluster.lanes),
             files(exports),
         ),

@@ -7,7 +7,7 @@ from server.assembly.hub import Hub
 from server.assembly.stores import Stores
 from server.config.settings import Settings
 from server.config.units import SECONDS
-from server.observability.event_loop_lag import Pulse
+from server.observability.event_loop_lag import EventLoopLag
 from server.observability.liveness import Liveness
 from server.process.supervisor import Supervisor
 from server.rest.routes.health import Check
@@ -35,7 +35,7 @@ def assemble_checks(stores: Stores, cluster: Cluster, hub: Hub, supervisor: Supe
             await stores.redis.ping()
         except StoreError as error:
             return str(error) or "out of reach"
-        return None if cluster.link.established else "not registered: other instances are not reached"
+        return None if cluster.membership.established else "not registered: other instances are not reached"
 
     async def lifecycle() -> str | None:
         return "draining" if hub.server.draining else None
@@ -54,9 +54,9 @@ def assemble_checks(stores: Stores, cluster: Cluster, hub: Hub, supervisor: Supe
     }
 
 
-def assemble_liveness(settings: Settings, cluster: Cluster, pulse: Pulse) -> Liveness:
+def assemble_liveness(settings: Settings, cluster: Cluster, event_loop_lag: EventLoopLag) -> Liveness:
     """Watch what may hang while the event loop goes on: the lanes, and the reader of the inbox."""
-    liveness = Liveness(pulse)
+    liveness = Liveness(event_loop_lag)
     longest = 2 * settings.statement_timeout + LIVENESS_SLACK
 
     def progress(number: int) -> int | None:
@@ -64,5 +64,5 @@ def assemble_liveness(settings: Settings, cluster: Cluster, pulse: Pulse) -> Liv
 
     for number in range(settings.lanes):
         liveness.watch(f"commit lane {number}", partial(progress, number), patience=longest)
-    liveness.watch("inbox reader", lambda: cluster.link.turns, patience=LIVENESS_SLACK)
+    liveness.watch("inbox reader", lambda: cluster.membership.turns, patience=LIVENESS_SLACK)
     return liveness

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from server.assembly.cluster import Cluster
 from server.assembly.handlers import Handlers
 from server.assembly.stores import Stores
-from server.config.rate_limits import Limits
+from server.config.rate_limits import RateLimits
 from server.config.settings import Settings
 from server.hub import methods
 from server.hub.dispatch import Dispatcher
@@ -15,14 +15,14 @@ from server.hub.transports.http_endpoint import Fallbacks
 from server.identity.access_tokens import ConnectionTokens, Verifier
 from server.identity.jwks import KeySet
 from server.transport.epoll import Poller
-from server.transport.timer_wheel import Wheel
-from store.redis.connection_owners import Owners
+from server.transport.timer_wheel import TimerWheel
+from store.redis.connection_owners import ConnectionOwners
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hub:
     poller: Poller
-    wheel: Wheel
+    wheel: TimerWheel
     keys: KeySet | None  # of another issuer
     verifier: Verifier
     tokens: ConnectionTokens
@@ -31,9 +31,9 @@ class Hub:
     fallbacks: Fallbacks
 
 
-def assemble_hub(settings: Settings, stores: Stores, cluster: Cluster, handlers: Handlers, limits: Limits) -> Hub:
+def assemble_hub(settings: Settings, stores: Stores, cluster: Cluster, handlers: Handlers, limits: RateLimits) -> Hub:
     poller = Poller()
-    wheel = Wheel(poller.settle)
+    wheel = TimerWheel(poller.settle)
     keys = KeySet(settings.jwks_url) if settings.jwks_url else None
     verifier = Verifier(stores.signing, issuer=settings.jwt_issuer, audience=settings.jwt_audience, keys=keys)
     tokens = ConnectionTokens(stores.signing, stores.redis)
@@ -45,14 +45,14 @@ def assemble_hub(settings: Settings, stores: Stores, cluster: Cluster, handlers:
         users=handlers.users,
         presence=cluster.presence,
         connected=cluster.announcer,
-        ephemera=cluster.ephemera,
+        ephemeral_events=cluster.ephemeral_events,
         sync=cluster.sync,
         verifier=verifier,
     )
     server = HubServer(
         settings,
         rooms=cluster.rooms,
-        ephemera=cluster.ephemera,
+        ephemeral_events=cluster.ephemeral_events,
         receipts=cluster.receipts,
         flusher=cluster.flusher,
         wheel=wheel,
@@ -63,7 +63,7 @@ def assemble_hub(settings: Settings, stores: Stores, cluster: Cluster, handlers:
         tokens=tokens,
         limits=limits,
     )
-    peers = Peers(Owners(stores.redis))
+    peers = Peers(ConnectionOwners(stores.redis))
     return Hub(
         poller=poller,
         wheel=wheel,

@@ -10,7 +10,7 @@ from server.assembly.cluster import Cluster
 from server.assembly.handlers import Handlers
 from server.assembly.hub import Hub
 from server.assembly.stores import Stores
-from server.config.rate_limits import Limits
+from server.config.rate_limits import RateLimits
 from server.config.settings import Settings
 from server.config.trusted_proxies import Proxies
 from server.hub.server import is_hub
@@ -22,13 +22,13 @@ from server.rest.app import create_app
 from server.rest.case_insensitive import any_case
 from server.rest.cors import allow_origins
 from server.rest.request_log import traced
-from server.rest.request_metrics import Tally
+from server.rest.request_metrics import RequestMetrics
 from server.rest.routes.health import Check
 from server.rest.upload_backpressure import paced
 from server.transport.http import HttpServer
 from server.transport.listener import Listener
 from server.transport.tls import Certificate
-from server.transport.unauthenticated import Strangers
+from server.transport.unauthenticated import UnauthenticatedConnections
 
 if TYPE_CHECKING:
     from server.tracing.instance import Tracing
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rest:
     app: QuartTrio
-    requests: Tally
+    requests: RequestMetrics
     answers: AnswerBudget
     http: HttpServer
     certificate: Certificate | None
@@ -51,13 +51,13 @@ def assemble_rest(
     cluster: Cluster,
     handlers: Handlers,
     hub: Hub,
-    limits: Limits,
+    limits: RateLimits,
     *,
     checks: Mapping[str, Check],
     liveness: Liveness,
     tracing: "Tracing | None",
 ) -> Rest:
-    requests = Tally()
+    requests = RequestMetrics()
     answers = AnswerBudget(of_one=settings.max_user_answer_bytes, of_all=settings.max_answer_bytes)
     app = create_app(
         settings,
@@ -76,7 +76,7 @@ def assemble_rest(
         checks=checks,
         hangs=liveness.verdict,
         limits=limits,
-        tally=requests,
+        request_metrics=requests,
     )
     proxies = Proxies(settings.forwarded_allow_ips)
     routed = any_case(route(hub.fallbacks, paced(answers.released(app))), app.url_map)
@@ -86,7 +86,7 @@ def assemble_rest(
     http = HttpServer(traced(routed, proxies), is_polled=is_hub)
     certificate = Certificate(settings.tls_cert, settings.tls_key) if settings.tls_cert else None
 
-    def listener(certificate: Certificate | None, strangers: Strangers | None) -> Listener:
+    def listener(certificate: Certificate | None, strangers: UnauthenticatedConnections | None) -> Listener:
         return Listener(
             hub.server,
             http.serve,
@@ -102,6 +102,6 @@ def assemble_rest(
         answers=answers,
         http=http,
         certificate=certificate,
-        listener=listener(certificate, Strangers(settings.max_address_strangers, proxies)),
+        listener=listener(certificate, UnauthenticatedConnections(settings.max_address_strangers, proxies)),
         peer_listener=listener(None, None),
     )

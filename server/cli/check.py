@@ -33,7 +33,7 @@ TIMEOUT = 10.0  # seconds for each service
 async def run(settings: Settings) -> bool:
     """Print a table; True when everything is right."""
     rows: list[tuple[str, str, bool]] = []
-    for check in (_configuration, _postgres, _schema, _commits, _replica, _redis, _objects, _tls):
+    for check in (_configuration, _postgres, _schema, _transactions, _replica, _redis, _objects, _tls):
         try:
             with trio.fail_after(TIMEOUT):
                 rows.append((check.__name__.strip("_"), await check(settings), True))
@@ -90,7 +90,7 @@ async def _identify(connection: Connection) -> str:
     return f"PostgreSQL {row[0]}, database {row[1]}, schema {row[2]}"
 
 
-async def _commits(settings: Settings) -> str:
+async def _transactions(settings: Settings) -> str:
     """The statements that write messages, prepared and run on nothing by a lane as `parley serve` has them."""
     source = _connector(settings, settings.database_url, writes=True)
     async with trio.open_nursery() as nursery:

@@ -12,7 +12,7 @@ import trio
 from rich.table import Table
 
 from handlers.files import Files
-from handlers.transactions import Commits
+from handlers.transactions import Transactions
 from server.config.settings import ConfigError, Settings
 from server.config.units import MIB
 from server.identity.access_tokens import signing_keys
@@ -141,10 +141,10 @@ def _files(settings: Settings, pool: Pool) -> Files:
     objects = None
     if settings.objects:
         objects = open_objects(settings.objects, endpoint=settings.s3_endpoint_url, signing=signing_keys(settings))
-    commits = Commits(pool, _Nobody())
+    transactions = Transactions(pool, _Nobody())
     return Files(
         pool,
-        commits,
+        transactions,
         objects,
         max_bytes=settings.max_upload_bytes,
         quota=settings.max_user_storage_bytes,

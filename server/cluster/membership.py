@@ -18,8 +18,8 @@ import trio
 from server.cluster.publisher import Publisher
 from server.cluster.reaper import Reaper
 from server.cluster.recovery import Recovery
-from server.cluster.subscriptions import Registry
-from server.fanout.change_publisher import Feed
+from server.cluster.subscriptions import Subscriptions
+from server.fanout.change_publisher import ChangePublisher
 from store.defects import guard
 from store.errors import StoreError, Unavailable
 from store.histogram import Histogram
@@ -36,7 +36,7 @@ RECHECK = 30.0  # seconds between looks whether our rooms are up to date: what n
 ALONE = 2.0  # seconds between the same looks while there is no link
 FIRST_RETRY, MAX_RETRY = 0.1, 1.0  # seconds
 
-_guard = guard("link")
+_guard = guard("membership")
 
 log = structlog.get_logger("parley.link")
 
@@ -45,23 +45,23 @@ class LeaseLost(Exception):
     """The lease ran out while we were not looking: others may have buried us."""
 
 
-class Link:
+class Membership:
     def __init__(
         self,
         instances: Instances,
-        registry: Registry,
+        subscriptions: Subscriptions,
         publisher: Publisher,
         reaper: Reaper,
-        feed: Feed,
+        change_publisher: ChangePublisher,
         *,
         name: str,
         recovery: Recovery,
     ) -> None:
         self._instances = instances
-        self._registry = registry
+        self._subscriptions = subscriptions
         self._publisher = publisher
         self._reaper = reaper
-        self._feed = feed
+        self._change_publisher = change_publisher
         self._name = name
         self._recovery = recovery
         self.epochs = 0
@@ -72,7 +72,7 @@ class Link:
 
     @property
     def established(self) -> bool:
-        return bool(self._registry.instance)
+        return bool(self._subscriptions.instance)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the link until cancelled. Ready after the first attempt, whether it succeeded or not."""
@@ -107,21 +107,21 @@ class Link:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._keep_lease, instance)
-                await self._registry.begin(instance)
+                await self._subscriptions.begin(instance)
                 self.epochs += 1
-                nursery.start_soon(self._registry.run)
+                nursery.start_soon(self._subscriptions.run)
                 nursery.start_soon(self._publisher.run)
                 nursery.start_soon(self._read, instance)
                 nursery.start_soon(self._reaper.run)
                 nursery.start_soon(self._keep_up)
-                log.info("link_established", instance=instance, **self._registry.statistics())
+                log.info("link_established", instance=instance, **self._subscriptions.statistics())
                 attempt.set()
         finally:
-            self._registry.end()
+            self._subscriptions.end()
 
     async def leave(self, grace: float) -> None:
         """On the way out: our users count as online for `grace` seconds more, in which they may come back elsewhere."""
-        instance = self._registry.instance
+        instance = self._subscriptions.instance
         if instance:
             try:
                 await self._instances.leave(instance, grace)
@@ -187,10 +187,10 @@ class Link:
         self.received += len(entry.changes)
         self.delays.observe(max(0.0, time.time() - int(delivery.id.partition(b"-")[0]) / 1000))
         try:
-            self._feed.receive(entry)
+            self._change_publisher.receive(entry)
         except Exception as error:  # the same entry may have gone to every instance: it must not end them all
             _guard.caught(error, "inbox_entry_failed", entry=delivery.id.decode())
-            self._feed.doubt({change.conversation_id for change in entry.changes})
+            self._change_publisher.doubt({change.conversation_id for change in entry.changes})
 
 
 async def _tell(attempt: trio.Event, task_status: trio.TaskStatus[None]) -> None:

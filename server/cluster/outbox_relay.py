@@ -12,8 +12,8 @@ import structlog
 import trio
 
 from server.cluster.publisher import Mail, Publisher
-from server.cluster.subscriptions import Registry
-from server.fanout.change_publisher import Feed
+from server.cluster.subscriptions import Subscriptions
+from server.fanout.change_publisher import ChangePublisher
 from store.defects import guard
 from store.errors import StoreError
 from store.outage import Outage
@@ -26,17 +26,19 @@ AGE = 2.0  # seconds a batch may be on its way before it counts as stuck
 MAX_PAUSE = 10.0  # seconds, while there is a defect
 LIMIT = 1000  # batches announced at once
 
-_guard = guard("relay")
+_guard = guard("outbox_relay")
 
 log = structlog.get_logger("parley.relay")
 
 
-class Relay:
-    def __init__(self, pool: Pool, registry: Registry, publisher: Publisher, feed: Feed) -> None:
+class OutboxRelay:
+    def __init__(
+        self, pool: Pool, subscriptions: Subscriptions, publisher: Publisher, change_publisher: ChangePublisher
+    ) -> None:
         self._pool = pool
-        self._registry = registry
+        self._subscriptions = subscriptions
         self._publisher = publisher
-        self._feed = feed
+        self._change_publisher = change_publisher
         self.announced = 0
         self.outage = Outage("parley.relay", "relay_postponed", advice="it is tried again by itself")
 
@@ -46,7 +48,7 @@ class Relay:
         limit, pause = LIMIT, PERIOD
         while True:
             await trio.sleep(pause * random.uniform(0.75, 1.25))
-            if not self._registry.instance:
+            if not self._subscriptions.instance:
                 continue  # the others would not hear of it
             try:
                 while await self._announce_some(limit):
@@ -75,7 +77,7 @@ class Relay:
                 heads=list((await fetch_heads(conn, list(first))).items()),
                 dismissals=[dismissal for batch in stale for dismissal in batch.dismissed],
             )
-            self._feed.receive(mail)
+            self._change_publisher.receive(mail)
             await self._publisher.deliver(mail)
             await outbox.delete_outbox(conn, [batch.key for batch in stale])
         self.announced += len(stale)

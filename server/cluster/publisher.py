@@ -14,7 +14,7 @@ import structlog
 import trio
 from msgspec import Struct
 
-from server.cluster.subscriptions import Registry
+from server.cluster.subscriptions import Subscriptions
 from store.defects import guard
 from store.errors import StoreError
 from store.model import Change
@@ -89,10 +89,12 @@ class _Published(NamedTuple):
 
 
 class Publisher:
-    def __init__(self, instances: Instances, registry: Registry, pool: Pool, *, on_sent: OnSent | None = None) -> None:
+    def __init__(
+        self, instances: Instances, subscriptions: Subscriptions, pool: Pool, *, on_sent: OnSent | None = None
+    ) -> None:
         """`on_sent` hears of the changes that are traced."""
         self._instances = instances
-        self._registry = registry
+        self._subscriptions = subscriptions
         self._pool = pool
         self._batches: list[_Published] = []
         self._mail = Mail()  # besides the changes
@@ -115,7 +117,7 @@ class Publisher:
 
     def publish(self, changes: Sequence[Change], dismissed: Dismissal | None = None) -> None:
         """Changes of one committed batch, and whose connections it ends."""
-        if not self._registry.instance or self._waiting >= MAX_WAITING:
+        if not self._subscriptions.instance or self._waiting >= MAX_WAITING:
             self.dropped += len(changes)
             return
         self._waiting += len(changes)
@@ -134,7 +136,7 @@ class Publisher:
         traces: Iterable[TraceMark] = (),
     ) -> None:
         """Ephemeral things, for whoever has these conversations open, or is where these users are."""
-        if self._registry.instance:
+        if self._subscriptions.instance:
             self._mail.receipts += receipts
             self._mail.typing += typing
             self._mail.seen += seen
@@ -216,13 +218,13 @@ class Publisher:
 
     async def drain(self) -> None:
         """Until nothing waits, or there is no link."""
-        while self._registry.instance and (self._batches or self._sending or _is_any(self._mail)):
+        while self._subscriptions.instance and (self._batches or self._sending or _is_any(self._mail)):
             await self._tried.wait()
 
     async def deliver(self, mail: Mail) -> None:
         """Put it into the inboxes of the others whom it concerns. Raises Unavailable; some may have it then."""
         loads: dict[str, _Load] = {}
-        me = self._registry.instance
+        me = self._subscriptions.instance
         interested, present = await self._instances.list_interested(mail.conversations(), mail.users(), but=me)
 
         def load(names: Iterable[str]) -> list[_Load]:

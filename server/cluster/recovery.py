@@ -10,7 +10,7 @@ from uuid import UUID
 
 import trio
 
-from server.fanout.conversation_updates import Teller
+from server.fanout.conversation_updates import ConversationNotifier
 from server.fanout.rooms import Rooms
 from store.redis.inbox_entries import dismissal
 
@@ -28,9 +28,9 @@ class Truth(Protocol):
 
 
 class Recovery:
-    def __init__(self, rooms: Rooms, teller: Teller, truth: Truth) -> None:
+    def __init__(self, rooms: Rooms, notifier: ConversationNotifier, truth: Truth) -> None:
         self._rooms = rooms
-        self._teller = teller
+        self._notifier = notifier
         self._truth = truth
 
     async def check_all(self) -> None:
@@ -58,5 +58,5 @@ class Recovery:
                 for session in self._rooms.sessions_of(user_id):
                     for room in session.rooms:
                         if room.conversation_id not in mine:
-                            self._teller.recheck(room.conversation_id, user_id)
+                            self._notifier.recheck(room.conversation_id, user_id)
             await trio.lowlevel.checkpoint()

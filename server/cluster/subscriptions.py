@@ -38,7 +38,7 @@ class _Batch:
         self.done = trio.Event()
 
 
-class Registry:
+class Subscriptions:
     def __init__(
         self, instances: Instances, *, grace: float = 5.0, watcher: Callable[[], Watcher | None] = lambda: None
     ) -> None:

@@ -10,7 +10,7 @@ from handlers.rate_limits import Counter, Limiter, Rate, SharedLimiter
 from server.config.settings import Settings
 
 
-class Limits:
+class RateLimits:
     """`configure` may be called again while they are in use: the buckets stay, the rates change."""
 
     def __init__(self, settings: Settings, counter: Counter) -> None:

@@ -16,12 +16,12 @@ from server.protocol.signalr.encoding import Encoding
 from server.transport.send_queue import Flusher, Verdict
 from store.defects import guard
 
-_guard = guard("ephemera")
+_guard = guard("ephemeral_events")
 
 STEP = 1000  # things told in one scheduler step, to whomever: some 3 ms
 
 
-class News(NamedTuple):
+class Broadcast(NamedTuple):
     """An event for everybody who has one of these conversations open, except for one user."""
 
     conversation_ids: Collection[UUID]
@@ -30,13 +30,13 @@ class News(NamedTuple):
     but: UUID | None = None
 
 
-class Crier:
+class Broadcaster:
     def __init__(self, rooms: Rooms, flusher: Flusher) -> None:
         self._rooms = rooms
         self._flusher = flusher
         self._done = 0  # in this scheduler step
 
-    async def tell(self, news: Sequence[News]) -> None:
+    async def tell(self, news: Sequence[Broadcast]) -> None:
         """Each thing once to each connection, in this order. Whoever has left everything meanwhile hears nothing."""
         audience = await self._audience(news)
         frames: dict[Encoding, dict[int, bytes]] = {}
@@ -48,7 +48,7 @@ class Crier:
                     _guard.caught(error)
                 await self._pause(len(numbers))
 
-    async def _audience(self, news: Sequence[News]) -> dict[Subscriber, list[int]]:
+    async def _audience(self, news: Sequence[Broadcast]) -> dict[Subscriber, list[int]]:
         """Who is to hear which of the news, by their number."""
         audience: dict[Subscriber, list[int]] = {}
         for number, one in enumerate(news):
@@ -60,7 +60,11 @@ class Crier:
         return audience
 
     def _say(
-        self, session: Subscriber, news: Sequence[News], numbers: list[int], frames: dict[Encoding, dict[int, bytes]]
+        self,
+        session: Subscriber,
+        news: Sequence[Broadcast],
+        numbers: list[int],
+        frames: dict[Encoding, dict[int, bytes]],
     ) -> None:
         outbox = session.outbox
         made = frames.setdefault(outbox.encoding, {})

@@ -1,14 +1,14 @@
 """Where what happens goes: to those who are here, and to the instances where others are.
 
-Owns no state. The handlers and the lanes hand it what is committed (`handlers.ports.Feed`); the inbox and the relay
-hand it what comes from elsewhere, which stays here.
+Owns no state. The handlers and the lanes hand it what is committed (`handlers.ports.ChangePublisher`); the inbox and
+the relay hand it what comes from elsewhere, which stays here.
 """
 
 from collections.abc import Collection, Iterable, Sequence
 from typing import Protocol
 from uuid import UUID
 
-from server.fanout.ephemeral_events import Ephemera
+from server.fanout.ephemeral_events import EphemeralEvents
 from server.fanout.rooms import Rooms
 from store.model import Change
 from store.redis.inbox_entries import Dismissal, Receipt, Seen, TraceMark, Typing
@@ -33,16 +33,16 @@ class Mail(Protocol):
     def traces(self) -> Sequence[TraceMark]: ...
 
 
-class Others(Protocol):
+class OtherInstances(Protocol):
     """The way to the other instances (`server.cluster.publisher`)."""
 
     def publish(self, changes: Sequence[Change], dismissed: Dismissal | None = None) -> None: ...
 
 
-class Feed:
-    def __init__(self, rooms: Rooms, ephemera: Ephemera, others: Others) -> None:
+class ChangePublisher:
+    def __init__(self, rooms: Rooms, ephemeral_events: EphemeralEvents, others: OtherInstances) -> None:
         self._rooms = rooms
-        self._ephemera = ephemera
+        self._ephemeral_events = ephemeral_events
         self._others = others
 
     # -- from here ----------------------------------------------------------------------------------
@@ -70,4 +70,4 @@ class Feed:
         self._rooms.publish(mail.changes)
         for conversation_id, seq in mail.heads:
             self._rooms.repair.reached(conversation_id, seq)
-        self._ephemera.receive(mail.receipts, mail.typing, mail.seen)
+        self._ephemeral_events.receive(mail.receipts, mail.typing, mail.seen)

@@ -23,7 +23,7 @@ RETRY = 1.0  # seconds, while PostgreSQL is out of reach
 STEP = 25  # users read and told at once, with up to 100 members in the view of each: a few milliseconds
 MAX_TRIES = 30  # then nobody needs to be told any more
 
-_guard = guard("teller")
+_guard = guard("conversation_updates")
 
 
 class Views(Protocol):
@@ -33,7 +33,7 @@ class Views(Protocol):
         """The conversation as each of these users sees it; those who are no members are left out."""
 
 
-class Teller:
+class ConversationNotifier:
     def __init__(self, views: Views, rooms: Rooms) -> None:
         self._views = views
         self._rooms = rooms

@@ -14,7 +14,7 @@ import trio
 from msgspec import Struct
 
 from handlers.model import StatusUpdate, TypingUpdate, UserStatusUpdate
-from server.fanout.broadcaster import News
+from server.fanout.broadcaster import Broadcast
 from server.fanout.rooms import Rooms
 from store.defects import divided, guard
 from store.model import Message, MessageStatus
@@ -30,7 +30,7 @@ MAX_TYPING = 20  # people of one conversation of whom it is told in a tick that 
 MAX_TURNED = 1000  # of all conversations, likewise
 SLACK = 1.0  # seconds more that another instance waits for the next word
 
-_guard = guard("ephemera")
+_guard = guard("ephemeral_events")
 
 UPDATED, STARTED, STOPPED, SHOWN = (
     "MessageStatusUpdated",
@@ -40,7 +40,7 @@ UPDATED, STARTED, STOPPED, SHOWN = (
 )
 
 
-class Others(Protocol):
+class OtherInstances(Protocol):
     """The way to the other instances (`server.cluster.publisher`)."""
 
     def send(
@@ -48,10 +48,10 @@ class Others(Protocol):
     ) -> None: ...
 
 
-class Crier(Protocol):
+class Broadcaster(Protocol):
     """Whoever tells it (`server.fanout.broadcaster`)."""
 
-    async def tell(self, news: Sequence[News]) -> None: ...
+    async def tell(self, news: Sequence[Broadcast]) -> None: ...
 
 
 class _Typist(Struct):
@@ -60,11 +60,11 @@ class _Typist(Struct):
     told_at: float  # when other instances heard of it last; of those that they told us, never
 
 
-class Ephemera:
-    def __init__(self, rooms: Rooms, others: Others, crier: Crier) -> None:
+class EphemeralEvents:
+    def __init__(self, rooms: Rooms, others: OtherInstances, broadcaster: Broadcaster) -> None:
         self._rooms = rooms
         self._others = others
-        self._crier = crier
+        self._broadcaster = broadcaster
         self._seen: dict[UUID, Seen] = {}  # to be told, by user
         self._receipts: dict[UUID, dict[UUID, Receipt]] = {}  # to be told, by conversation and member
         self._typists: dict[tuple[UUID, UUID], _Typist] = {}
@@ -167,12 +167,12 @@ class Ephemera:
         for key in [key for key, typist in self._typists.items() if typist.expires_at <= now]:
             self._stop(key, is_here=False)  # other instances know by themselves
         news = [*self._take_typing(now), *self._take_receipts(), *self._take_seen()]
-        await divided(_guard, news, self._crier.tell, lambda one, reference: None)
+        await divided(_guard, news, self._broadcaster.tell, lambda one, reference: None)
 
-    def _take_typing(self, now: float) -> list[News]:
+    def _take_typing(self, now: float) -> list[Broadcast]:
         """However often somebody began and stopped in a tick: the last of it, and nothing when that is known."""
         told: Counter[UUID] = Counter()
-        news: list[News] = []
+        news: list[Broadcast] = []
         said: list[Typing] = []
         for key in list(self._turned)[:MAX_TURNED]:
             conversation_id, user_id = key
@@ -192,15 +192,15 @@ class Ephemera:
                 if is_here:
                     said.append(Typing(conversation_id, user_id, False))
             event = STOPPED if typist is None else STARTED
-            news.append(News((conversation_id,), event, (TypingUpdate(conversation_id, user_id),), but=user_id))
+            news.append(Broadcast((conversation_id,), event, (TypingUpdate(conversation_id, user_id),), but=user_id))
         if said:
             self._others.send(typing=said)
         return news
 
-    def _take_seen(self) -> list[News]:
+    def _take_seen(self) -> list[Broadcast]:
         taken = [self._seen.pop(user_id) for user_id in list(self._seen)[:MAX_SEEN]]
         return [
-            News(
+            Broadcast(
                 one.conversation_ids,
                 SHOWN,
                 (UserStatusUpdate(one.user_id, one.status, one.status_text, one.last_seen_at),),
@@ -209,7 +209,7 @@ class Ephemera:
             for one in taken
         ]
 
-    def _take_receipts(self) -> list[News]:
+    def _take_receipts(self) -> list[Broadcast]:
         news = []
         for conversation_id, waiting in list(self._receipts.items()):
             for user_id in list(waiting)[:MAX_PER_TICK]:
@@ -226,7 +226,7 @@ class Ephemera:
                     seq=receipt.read_seq if read else receipt.delivered_seq,
                     at=receipt.at,
                 )
-                news.append(News((conversation_id,), UPDATED, (update,)))
+                news.append(Broadcast((conversation_id,), UPDATED, (update,)))
             if not waiting:
                 del self._receipts[conversation_id]
         return news

@@ -18,7 +18,7 @@ from uuid import UUID
 import msgspec
 import trio
 
-from server.fanout.room import History, Room, Wanted
+from server.fanout.room import History, Room, Subscriptions
 from server.transport.send_queue import Flusher
 from store.defects import guard
 from store.errors import StoreError
@@ -43,7 +43,7 @@ class GapRepair:
         rooms: Mapping[UUID, Room],
         history: History,
         flusher: Flusher,
-        wanted: Wanted,
+        wanted: Subscriptions,
         *,
         deliver: Callable[[Room, Change], None],
         drain_held: Callable[[Room], None],

@@ -14,7 +14,7 @@ import structlog
 import trio
 
 from handlers.presence import Presence
-from server.fanout.ephemeral_events import Ephemera
+from server.fanout.ephemeral_events import EphemeralEvents
 from server.fanout.rooms import Rooms
 from store.defects import divided, guard
 from store.errors import StoreError
@@ -30,14 +30,16 @@ _guard = guard("presence")
 log = structlog.get_logger("parley.presence")
 
 
-class Announcer:
+class PresenceAnnouncer:
     """Implements `handlers.ports.Presence` and `server.cluster.subscriptions.Watcher`."""
 
-    def __init__(self, presence: Presence, instances: Instances, rooms: Rooms, ephemera: Ephemera) -> None:
+    def __init__(
+        self, presence: Presence, instances: Instances, rooms: Rooms, ephemeral_events: EphemeralEvents
+    ) -> None:
         self._presence = presence
         self._instances = instances
         self._rooms = rooms
-        self._ephemera = ephemera
+        self._ephemeral_events = ephemeral_events
         self._moved: dict[UUID, bool] = {}  # to be told of; True: even if she appears offline
         self._gone: set[UUID] = set()  # of those, whose last connection has ended
         self._told: dict[UUID, Seen] = {}  # in the last round
@@ -114,7 +116,7 @@ class Announcer:
         found = await self._presence.seen(user_ids, await self.online(user_ids), moved)
         news = [seen for seen in found if moved.get(seen.user_id) or _differs(told.get(seen.user_id), seen)]
         self._told |= {seen.user_id: seen for seen in news}
-        self._ephemera.show(news)
+        self._ephemeral_events.show(news)
 
 
 def _differs(before: Seen | None, now: Seen) -> bool:

@@ -24,7 +24,7 @@ class History(Protocol):
         """What changed after `after`, each message once, in its final state, by rising seq."""
 
 
-class Wanted(Protocol):
+class Subscriptions(Protocol):
     """What other instances should send us (`server.cluster.subscriptions`)."""
 
     async def want_rooms(self, conversation_ids: Iterable[UUID]) -> None:
@@ -37,7 +37,7 @@ class Wanted(Protocol):
     def drop_user(self, user_id: UUID) -> None: ...
 
 
-class Teller(Protocol):
+class ConversationNotifier(Protocol):
     """Tells people how a conversation looks to them now (`server.fanout.conversation_updates`)."""
 
     def tell(self, conversation_id: UUID, user_ids: Collection[UUID]) -> None:

@@ -20,7 +20,7 @@ from handlers.errors import ChatError
 from handlers.model import Resync
 from server.fanout.delivery import encode_change
 from server.fanout.gap_repair import REPAIR_DELAY, GapRepair
-from server.fanout.room import Cursors, History, Room, Subscriber, Teller, Wanted
+from server.fanout.room import ConversationNotifier, Cursors, History, Room, Subscriber, Subscriptions
 from server.protocol.signalr.encoding import Encoding
 from server.transport.send_queue import Flusher, Verdict
 from store.defects import guard
@@ -41,16 +41,16 @@ class Rooms:
         self,
         history: History,
         flusher: Flusher,
-        wanted: Wanted,
+        wanted: Subscriptions,
         *,
-        teller: Callable[[], Teller | None] = lambda: None,
+        notifier: Callable[[], ConversationNotifier | None] = lambda: None,
         cursors: Callable[[], Cursors | None] = lambda: None,
     ) -> None:
-        """`teller` and `cursors` in turn need the rooms: they are asked for when something is to be said."""
+        """`notifier` and `cursors` in turn need the rooms: they are asked for when something is to be said."""
         self._history = history
         self._flusher = flusher
         self._wanted = wanted
-        self._teller = teller
+        self._notifier = notifier
         self._cursors = cursors
         self._rooms: dict[UUID, Room] = {}
         self.repair = GapRepair(
@@ -217,9 +217,9 @@ class Rooms:
         try:
             self.repair.doubt((change.conversation_id,))
             for user_id in (*change.added, *change.removed):
-                teller = self._teller()
-                if teller is not None and user_id in self._sessions:
-                    teller.recheck(change.conversation_id, user_id)
+                notifier = self._notifier()
+                if notifier is not None and user_id in self._sessions:
+                    notifier.recheck(change.conversation_id, user_id)
         except Exception as error:
             _guard.caught(error, conversation=str(change.conversation_id))
 
@@ -309,10 +309,10 @@ class Rooms:
         """Members or title have changed: act on it, and tell those who are here."""
         if change.added or change.removed or change.dissolved:
             self._change_members(room, change)
-        teller = self._teller()
-        if teller is not None and not change.dissolved:
+        notifier = self._notifier()
+        if notifier is not None and not change.dissolved:
             here = {session.user_id for session in room.attached}
-            teller.tell(room.conversation_id, here if len(here) <= MAX_TOLD else here & set(change.added))
+            notifier.tell(room.conversation_id, here if len(here) <= MAX_TOLD else here & set(change.added))
 
     def _change_members(self, room: Room | None, change: Change) -> None:
         """Attach the live sessions of users who were just added; detach those of users who were removed."""
@@ -327,10 +327,10 @@ class Rooms:
                 if session.auto_attach:
                     room = room or self._new_room(change)
                     room.attach(session)
-            teller = self._teller()
-            if sessions and teller is not None:
-                teller.settle(conversation_id, user_id)
-                teller.tell(conversation_id, (user_id,))
+            notifier = self._notifier()
+            if sessions and notifier is not None:
+                notifier.settle(conversation_id, user_id)
+                notifier.tell(conversation_id, (user_id,))
         if room is not None and change.dissolved:
             self._notify(room.attached, REMOVED, (conversation_id, "deleted"))
             for session in list(room.attached):
@@ -346,9 +346,9 @@ class Rooms:
             if room is not None:
                 room.detach(session)
         if sessions:
-            teller = self._teller()
-            if teller is not None:
-                teller.settle(change.conversation_id, user_id)
+            notifier = self._notifier()
+            if notifier is not None:
+                notifier.settle(change.conversation_id, user_id)
             reason = "deleted" if change.dissolved else "left" if change.message.sender_id == user_id else "removed"
             self._notify(sessions, REMOVED, (change.conversation_id, reason))
 
@@ -361,9 +361,9 @@ class Rooms:
                 if wrong and session.expelled is not None:
                     session.expelled.add(change.conversation_id)
             attached = [session in room.attached for session in sessions if session.auto_attach or wrong]
-            teller = self._teller()
-            if teller is not None and (any(attached) if wrong else not all(attached)):
-                teller.recheck(change.conversation_id, user_id)
+            notifier = self._notifier()
+            if notifier is not None and (any(attached) if wrong else not all(attached)):
+                notifier.recheck(change.conversation_id, user_id)
 
     def attach_user(self, conversation_id: UUID, user_id: UUID) -> None:
         """She is a member, as of the head or later: attach her sessions that are not, where the room is open."""

@@ -19,7 +19,7 @@ from handlers.presence import Presence
 from handlers.receipts import Receipts
 from handlers.sync import Sync
 from handlers.users import Users
-from server.fanout.ephemeral_events import Ephemera
+from server.fanout.ephemeral_events import EphemeralEvents
 from server.hub import catch_up
 from server.hub.connection import HubSession
 from server.hub.dispatch import Dispatcher
@@ -47,7 +47,7 @@ def register(
     users: Users,
     presence: Presence,
     connected: Connected,
-    ephemera: Ephemera,
+    ephemeral_events: EphemeralEvents,
     sync: Sync,
     verifier: Verifier,
 ) -> None:
@@ -108,10 +108,10 @@ def register(
     async def start_typing(session: HubSession, conversation_id: UUID) -> None:
         if not session.hub.rooms.is_attached(conversation_id, session):
             await sync.require_member(session.caller, conversation_id)
-        ephemera.type(conversation_id, session.user_id)
+        ephemeral_events.type(conversation_id, session.user_id)
 
     def stop_typing(session: HubSession, conversation_id: UUID) -> None:
-        ephemera.stop_typing(conversation_id, session.user_id)
+        ephemeral_events.stop_typing(conversation_id, session.user_id)
 
     def mark(
         session: HubSession, ticket: Ticket, conversation_id: UUID, seq: int, status: MessageStatus, name: str

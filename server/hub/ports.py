@@ -13,7 +13,7 @@ from server.hub import catch_up
 from server.hub.dispatch import Dispatcher
 from server.protocol.signalr.encoding import Encoding
 from server.transport.send_queue import Flusher
-from server.transport.timer_wheel import Due, Wheel
+from server.transport.timer_wheel import Due, TimerWheel
 
 if TYPE_CHECKING:
     from server.hub.connection import HubSession
@@ -54,7 +54,7 @@ class Hub(Protocol):
 
     rooms: Rooms
     flusher: Flusher
-    wheel: Wheel
+    wheel: TimerWheel
     dispatcher: Dispatcher
 
     @property

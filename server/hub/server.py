@@ -17,10 +17,10 @@ from handlers.errors import CODES, ChatError
 from handlers.model import Caller, Client
 from handlers.ports import Receipts
 from handlers.rate_limits import Rate
-from server.config.rate_limits import Limits
+from server.config.rate_limits import RateLimits
 from server.config.settings import Settings
 from server.config.trusted_proxies import Proxies, limited_as
-from server.fanout.ephemeral_events import Ephemera
+from server.fanout.ephemeral_events import EphemeralEvents
 from server.fanout.rooms import Rooms
 from server.hub.catch_up import SyncSource
 from server.hub.connection import HubSession
@@ -38,7 +38,7 @@ from server.transport.epoll import Poller
 from server.transport.listener import Refusal, Service, peer, refusal, require_upgrade
 from server.transport.request_stream import AnySocket
 from server.transport.send_queue import Flusher, Outbox
-from server.transport.timer_wheel import Wheel
+from server.transport.timer_wheel import TimerWheel
 from server.transport.tls import TlsSocket
 from server.transport.websocket import Connection
 from store.defects import guard
@@ -68,21 +68,21 @@ class HubServer:
         settings: Settings,
         *,
         rooms: Rooms,
-        ephemera: Ephemera,
+        ephemeral_events: EphemeralEvents,
         receipts: Receipts,
         flusher: Flusher,
-        wheel: Wheel,
+        wheel: TimerWheel,
         poller: Poller,
         dispatcher: Dispatcher,
         sync: SyncSource,
         verifier: Verifier,
         tokens: ConnectionTokens,
-        limits: Limits,
+        limits: RateLimits,
     ) -> None:
         self.settings = settings
         self.timeouts = settings
         self.rooms = rooms
-        self._ephemera = ephemera
+        self._ephemeral_events = ephemeral_events
         self.receipts = receipts
         self.flusher = flusher
         self.wheel = wheel
@@ -301,7 +301,7 @@ class HubServer:
         self._resumable.pop(session.connection_id, None)
         self.rooms.unregister(session)
         if not self.rooms.sessions_of(session.user_id):
-            self._ephemera.user_left(session.user_id)
+            self._ephemeral_events.user_left(session.user_id)
         if self._deserted is not None and not self.sessions:
             self._deserted.set()
 

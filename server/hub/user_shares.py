@@ -11,8 +11,8 @@ import trio
 
 from handlers.errors import ChatError
 from handlers.rate_limits import refusal, spend
-from server.config.rate_limits import Limits
-from server.transport.timer_wheel import Wheel
+from server.config.rate_limits import RateLimits
+from server.transport.timer_wheel import TimerWheel
 
 CALLS = "calls of one user"
 WORK_SHARE = 0.2  # of this process's time, for reading what one user sends
@@ -26,7 +26,7 @@ class Share:
 
     __slots__ = ("_limits", "_turns", "connections", "full_at", "work_until")
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: RateLimits) -> None:
         self._limits = limits
         self.connections = 0
         self.full_at = 0.0  # see handlers.rate_limits
@@ -42,7 +42,7 @@ class Share:
         """Seconds until more is read of what this user sends; 0 or less: at once."""
         return self.work_until - now - WORK_BURST / WORK_SHARE
 
-    async def turn(self, wheel: Wheel) -> None:
+    async def turn(self, wheel: TimerWheel) -> None:
         """Wait until more is read. One after the other: each sees what the one before it took."""
         if self._turns is None:
             self._turns = trio.Lock()
@@ -61,7 +61,7 @@ class Share:
 class Shares:
     """By user. What is given out is given back when the connection has ended."""
 
-    def __init__(self, limits: Limits, max_connections: int) -> None:
+    def __init__(self, limits: RateLimits, max_connections: int) -> None:
         self.refused = 0
         self._limits = limits
         self._max = max_connections

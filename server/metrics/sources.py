@@ -12,11 +12,11 @@ import trio
 from prometheus_client.core import InfoMetricFamily, Metric
 
 from handlers.errors import CODES
-from handlers.transactions import Commits
-from server.cluster.membership import Link
-from server.cluster.outbox_relay import Relay
+from handlers.transactions import Transactions
+from server.cluster.membership import Membership
+from server.cluster.outbox_relay import OutboxRelay
 from server.cluster.publisher import Publisher
-from server.config.rate_limits import Limits
+from server.config.rate_limits import RateLimits
 from server.fanout.receipts import ReceiptWriter
 from server.fanout.rooms import Rooms
 from server.hub.disconnect_reasons import SLUGS
@@ -25,11 +25,11 @@ from server.hub.server import HubServer
 from server.metrics.census import Census, Condition
 from server.metrics.families import counter, counters, gauge, gauges, histogram, histograms
 from server.observability import logs
-from server.observability.event_loop_lag import Pulse
+from server.observability.event_loop_lag import EventLoopLag
 from server.observability.liveness import Liveness
 from server.observability.version import version
 from server.rest.answer_memory import AnswerBudget
-from server.rest.request_metrics import Tally
+from server.rest.request_metrics import RequestMetrics
 from server.transport.listener import Listener
 from store.defects import counts
 from store.postgres.group_commit import Lanes
@@ -44,15 +44,15 @@ class Parts(Protocol):
     hub: HubServer
     rooms: Rooms
     lanes: Lanes
-    commits: Commits
-    link: Link
+    transactions: Transactions
+    membership: Membership
     publisher: Publisher
-    relay: Relay
+    relay: OutboxRelay
     receipts: ReceiptWriter
-    requests: Tally
-    pulse: Pulse
+    requests: RequestMetrics
+    event_loop_lag: EventLoopLag
     liveness: Liveness
-    limits: Limits
+    limits: RateLimits
     answers: AnswerBudget
 
     @property
@@ -235,23 +235,23 @@ def _lanes(parts: Parts) -> Iterable[Metric]:
     yield counter(
         "parley_commits_transactions_total",
         "Transactions besides the lanes': edits, deletions, membership, titles, accounts.",
-        parts.commits.committed,
+        parts.transactions.committed,
     )
 
 
 def _instances(parts: Parts) -> Iterable[Metric]:
-    link, publisher = parts.link, parts.publisher
+    membership, publisher = parts.membership, parts.publisher
     yield gauge(
         "parley_link_up",
         "1 while this instance is registered in Redis; 0: messages reach other instances late.",
-        int(link.established),
+        int(membership.established),
     )
-    yield counter("parley_link_epochs_total", "Links begun; each but the first follows a fault.", link.epochs)
-    yield counter("parley_inbox_changes_total", "Changes that came from other instances.", link.received)
+    yield counter("parley_link_epochs_total", "Links begun; each but the first follows a fault.", membership.epochs)
+    yield counter("parley_inbox_changes_total", "Changes that came from other instances.", membership.received)
     yield histogram(
         "parley_inbox_delay_seconds",
         "Stream lag: from an entry's being written to our inbox to our reading it, by Redis' clock and ours.",
-        link.delays,
+        membership.delays,
     )
     yield counter("parley_publisher_changes_total", "Changes told to other instances.", publisher.sent)
     yield counter(
@@ -341,17 +341,17 @@ def _pools(parts: Parts) -> Iterable[Metric]:
 
 
 def _process(parts: Parts) -> Iterable[Metric]:
-    pulse = parts.pulse
+    event_loop_lag = parts.event_loop_lag
     yield histogram(
         "parley_loop_lag_seconds",
         "How late a task is woken, sampled four times a second. Everything this process does waits as long.",
-        pulse.lags,
+        event_loop_lag.lags,
     )
     yield histograms(
         "parley_gc_pause_seconds",
         "Pauses of Python's garbage collector, by generation; 2 looks at every object there is.",
         "generation",
-        [(str(number), pauses) for number, pauses in enumerate(pulse.pauses)],
+        [(str(number), pauses) for number, pauses in enumerate(event_loop_lag.pauses)],
     )
     yield counters(
         "parley_defects_total",

@@ -18,7 +18,7 @@ REMEMBERED = 4  # beats that `lag` looks back
 GENERATIONS = 3  # of Python's collector
 
 
-class Pulse:
+class EventLoopLag:
     def __init__(self) -> None:
         self.lags = Histogram()
         self.pauses = [Histogram() for _ in range(GENERATIONS)]

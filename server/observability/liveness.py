@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import trio
 
-from server.observability.event_loop_lag import Pulse
+from server.observability.event_loop_lag import EventLoopLag
 from store.defects import guard
 
 LOOK = 1.0  # seconds between looks
@@ -38,8 +38,8 @@ class _Part:
 
 
 class Liveness:
-    def __init__(self, pulse: Pulse) -> None:
-        self._pulse = pulse
+    def __init__(self, event_loop_lag: EventLoopLag) -> None:
+        self._event_loop_lag = event_loop_lag
         self._parts: dict[str, _Part] = {}
 
     def watch(self, what: str, progress: Progress, *, patience: float) -> None:
@@ -62,8 +62,8 @@ class Liveness:
 
         When the loop itself stands still nobody can call this, and the watchdog hears nothing: the same verdict.
         """
-        if self._pulse.lag > MAX_LAG:
-            return f"the event loop is late by {self._pulse.lag:.1f} s again and again"
+        if self._event_loop_lag.lag > MAX_LAG:
+            return f"the event loop is late by {self._event_loop_lag.lag:.1f} s again and again"
         for what, part in self._parts.items():
             if part.idle_looks * LOOK >= part.patience:
                 return f"{what}: no progress for {part.idle_looks * LOOK:.0f} s"

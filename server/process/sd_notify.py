@@ -17,12 +17,12 @@ from store.defects import guard
 BEATS = 2  # watchdog notices in one watchdog period, as sd_watchdog_enabled(3) advises
 STATUS_PERIOD = 5.0  # seconds between looks at the status where no watchdog asks for more
 
-_guard = guard("notices")
+_guard = guard("sd_notify")
 
 log = structlog.get_logger("parley.notices")
 
 
-class Notices:
+class ServiceManager:
     """`status` is asked for the line that `systemctl status` shows; None while there is nothing to add."""
 
     def __init__(
@@ -42,7 +42,9 @@ class Notices:
             self._sock.setblocking(False)
 
     @classmethod
-    def from_environment(cls, environ: Mapping[str, str], status: Callable[[], str | None] = lambda: None) -> "Notices":
+    def from_environment(
+        cls, environ: Mapping[str, str], status: Callable[[], str | None] = lambda: None
+    ) -> "ServiceManager":
         return cls(environ.get("NOTIFY_SOCKET"), _watchdog_seconds(environ), status=status)
 
     def ready(self) -> None:

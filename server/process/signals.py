@@ -11,7 +11,7 @@ import structlog
 import trio
 
 from server.config.settings import ConfigError
-from server.process.sd_notify import Notices
+from server.process.sd_notify import ServiceManager
 from store.defects import guard
 
 RELOADED_SHOWN = 60.0  # seconds for which the status shows what a reload did
@@ -24,9 +24,9 @@ log = structlog.get_logger("parley.lifecycle")
 class Lifecycle:
     """`reload` applies the configuration as it is now and says what that did (ConfigError: why it cannot)."""
 
-    def __init__(self, notices: Notices, reload: Callable[[], str] | None = None) -> None:
+    def __init__(self, service_manager: ServiceManager, reload: Callable[[], str] | None = None) -> None:
         self.stop, self.hurry = trio.Event(), trio.Event()
-        self._notices = notices
+        self._service_manager = service_manager
         self._reload = reload
         self._is_ready = False
         self._reloaded = ""
@@ -34,7 +34,7 @@ class Lifecycle:
 
     def ready(self) -> None:
         self._is_ready = True
-        self._notices.ready()
+        self._service_manager.ready()
 
     def status(self, connections: int) -> str:
         """One line for `systemctl status`."""
@@ -58,7 +58,7 @@ class Lifecycle:
         if self._reload is None:
             return
         if self._is_ready:
-            self._notices.reloading()
+            self._service_manager.reloading()
         try:
             self._reloaded = self._reload()
         except ConfigError as error:
@@ -68,4 +68,4 @@ class Lifecycle:
             self._reloaded = f"failed, reference {_guard.caught(error, 'reload_failed')}"
         self._shown_until = trio.current_time() + RELOADED_SHOWN
         if self._is_ready:
-            self._notices.ready()
+            self._service_manager.ready()

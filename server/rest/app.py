@@ -18,7 +18,7 @@ from handlers.files import Files
 from handlers.messages import Messages
 from handlers.receipts import Receipts
 from handlers.users import Users
-from server.config.rate_limits import Limits
+from server.config.rate_limits import RateLimits
 from server.config.settings import Settings
 from server.config.trusted_proxies import Proxies, limited_as
 from server.identity.access_tokens import ConnectionTokens, Verifier
@@ -26,7 +26,7 @@ from server.identity.sign_in import SignIn
 from server.rest import converters, openapi, problems
 from server.rest.answer_memory import AnswerBudget
 from server.rest.request_log import current_trace, template
-from server.rest.request_metrics import Tally
+from server.rest.request_metrics import RequestMetrics
 from server.rest.requests import MAX_BODY, address, bearer, check_query
 from server.rest.routes import auth, conversations, docs, files, health, messages, negotiate, signed_urls, users
 from server.rest.upload_backpressure import PacedRequest, let_in
@@ -53,8 +53,8 @@ def create_app(
     tokens: ConnectionTokens,
     checks: Mapping[str, health.Check],
     hangs: Callable[[], str | None],
-    limits: Limits,
-    tally: Tally,
+    limits: RateLimits,
+    request_metrics: RequestMetrics,
     answers: AnswerBudget,
 ) -> QuartTrio:
     turns = answers.turns
@@ -126,7 +126,9 @@ def create_app(
             answers.take(cast(dict[str, Any], request.scope), holder, response)
         except ChatError as error:
             response = await problems.on_chat_error(error)
-        tally.count(request.endpoint, response.status_code, time.perf_counter() - g.get("began", time.perf_counter()))
+        request_metrics.count(
+            request.endpoint, response.status_code, time.perf_counter() - g.get("began", time.perf_counter())
+        )
         response.headers.setdefault("Cache-Control", "no-store")
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response

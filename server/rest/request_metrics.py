@@ -11,7 +11,7 @@ UNKNOWN = "unknown"  # no route of ours
 CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
 
 
-class Tally:
+class RequestMetrics:
     def __init__(self) -> None:
         self.statuses: Counter[str] = Counter(dict.fromkeys(CLASSES, 0))
         self.seconds: defaultdict[str, Histogram] = defaultdict(Histogram)

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from handlers.messages import Queue
 from server.cluster.publisher import Publisher
-from server.fanout.change_publisher import Feed
-from server.fanout.ephemeral_events import Ephemera
+from server.fanout.change_publisher import ChangePublisher
+from server.fanout.ephemeral_events import EphemeralEvents
 from server.fanout.rooms import Rooms
 from server.rest.request_log import App
 from server.tracing import provider
 from server.tracing.http import spanned
-from server.tracing.sends import Sends, TracedFeed, TracedQueue
+from server.tracing.sends import Sends, TracedPublisher, TracedQueue
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -25,8 +25,10 @@ class Tracing:
         self._tracer = provider.get_tracer("parley")
         self.sends = Sends(self._tracer)
 
-    def feed(self, rooms: Rooms, ephemera: Ephemera, publisher: Publisher) -> Feed:
-        return TracedFeed(rooms, ephemera, publisher, self.sends)
+    def change_publisher(
+        self, rooms: Rooms, ephemeral_events: EphemeralEvents, publisher: Publisher
+    ) -> ChangePublisher:
+        return TracedPublisher(rooms, ephemeral_events, publisher, self.sends)
 
     def queue(self, lanes: Queue) -> Queue:
         return TracedQueue(lanes, self.sends)

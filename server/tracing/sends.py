@@ -16,8 +16,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from handlers.messages import Queue
 from server.cluster.publisher import Publisher
-from server.fanout.change_publisher import Feed, Mail
-from server.fanout.ephemeral_events import Ephemera
+from server.fanout.change_publisher import ChangePublisher, Mail
+from server.fanout.ephemeral_events import EphemeralEvents
 from server.fanout.rooms import Rooms
 from store.errors import StoreError
 from store.model import Change, Message
@@ -156,11 +156,11 @@ class TracedQueue:
             raise
 
 
-class TracedFeed(Feed):
+class TracedPublisher(ChangePublisher):
     """The feed, with a span for each delivery."""
 
-    def __init__(self, rooms: Rooms, ephemera: Ephemera, publisher: Publisher, sends: Sends) -> None:
-        super().__init__(rooms, ephemera, publisher)
+    def __init__(self, rooms: Rooms, ephemeral_events: EphemeralEvents, publisher: Publisher, sends: Sends) -> None:
+        super().__init__(rooms, ephemeral_events, publisher)
         self._publisher = publisher
         self._sends = sends
 

@@ -24,7 +24,7 @@ from server.protocol.http1.head import BadRequest, Head
 from server.transport.request_stream import SEND_STALL, AnySocket, RequestStream, SecureRequestStream
 from server.transport.socket_activation import inherited
 from server.transport.tls import Certificate, TlsSocket
-from server.transport.unauthenticated import CROWDED, Stranger, Strangers
+from server.transport.unauthenticated import CROWDED, Stranger, UnauthenticatedConnections
 from store.defects import guard
 
 BACKLOG = 4096
@@ -161,7 +161,7 @@ class Listener:
         max_connections: int,
         head_timeout: float,
         certificate: Certificate | None = None,
-        strangers: Strangers | None = None,
+        strangers: UnauthenticatedConnections | None = None,
     ) -> None:
         """With a certificate, TLS is spoken. Without `strangers`, whoever connects is trusted with that."""
         self._upgrades = upgrades
@@ -169,7 +169,7 @@ class Listener:
         self.limit = max_connections
         self._head_timeout = head_timeout
         self._certificate = certificate
-        self.strangers = strangers or Strangers(max_connections, Proxies(["*"]))
+        self.strangers = strangers or UnauthenticatedConnections(max_connections, Proxies(["*"]))
         self.open = 0
         self.accepted = 0
         self.refused = 0

@@ -35,7 +35,7 @@ class Due(Protocol):
         """It cannot be asked: there is a defect in it. It ends, as nothing would ever time it out."""
 
 
-class Wheel:
+class TimerWheel:
     """`now` is the time of the last tick: exact enough for timeouts, and free to read.
 
     After a pause (the process was stopped, or its machine) nobody is judged before what has come meanwhile was read:

@@ -22,7 +22,7 @@ class Stranger:
 
     __slots__ = ("_is_counted", "_is_exempt", "_key", "_peer", "_strangers")
 
-    def __init__(self, strangers: "Strangers", peer: str) -> None:
+    def __init__(self, strangers: "UnauthenticatedConnections", peer: str) -> None:
         self._strangers = strangers
         self._peer = peer
         self._is_exempt = strangers.exempts(peer)
@@ -68,7 +68,7 @@ class Stranger:
                 del self._strangers.counts[self._key]
 
 
-class Strangers:
+class UnauthenticatedConnections:
     def __init__(self, limit: int, proxies: Proxies) -> None:
         self.counts: Counter[str] = Counter()  # by address
         self.refused = 0

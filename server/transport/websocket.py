@@ -21,7 +21,7 @@ from server.protocol.websocket import Message
 from server.transport import tcp_info
 from server.transport.epoll import ENDED, READABLE, WRITABLE, Poller
 from server.transport.send_queue import RESUME_AT, Outbox
-from server.transport.timer_wheel import Wheel
+from server.transport.timer_wheel import TimerWheel
 from server.transport.tls import TlsSocket
 
 READ_SIZE = 16384  # bytes asked of the kernel at once; what bounds the work of one scheduler step
@@ -60,7 +60,7 @@ class Pace(Protocol):
 
     def pause(self, now: float) -> float: ...
 
-    async def turn(self, wheel: Wheel) -> None: ...
+    async def turn(self, wheel: TimerWheel) -> None: ...
 
 
 class _Sender(Outbox):
@@ -101,7 +101,7 @@ class Connection(_Sender):
     def __init__(
         self,
         sock: socket.socket | TlsSocket,
-        wheel: Wheel,
+        wheel: TimerWheel,
         poller: Poller,
         *,
         outbox_bytes: int,

@@ -33,7 +33,7 @@ class _Request(Generic[K, V]):
         self.found: dict[K, V] = {}
 
 
-class Gather(Generic[K, V]):
+class BatchLoader(Generic[K, V]):
     """`fetch` maps keys to what was found; a key that is not found is left out."""
 
     def __init__(self, fetch: Callable[[Collection[K]], Awaitable[Mapping[K, V]]]) -> None:

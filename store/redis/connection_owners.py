@@ -8,7 +8,7 @@ from store.redis.client import Redis
 TTL = 60  # seconds without being told again
 
 
-class Owners:
+class ConnectionOwners:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 

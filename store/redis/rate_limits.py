@@ -29,7 +29,7 @@ return answer
 """
 
 
-class Limits:
+class SharedRateLimits:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 

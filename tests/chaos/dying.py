@@ -9,19 +9,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from server.cli.main import main
-from server.fanout.change_publisher import Feed
+from server.fanout.change_publisher import ChangePublisher
 from store.model import Change
 from store.redis.inbox_entries import Dismissal
 
 WHEN = Path(os.environ["DYING_WHEN"])
 
 
-def publish(self: Feed, changes: Sequence[Change], dismissed: Dismissal | None = None) -> None:
+def publish(self: ChangePublisher, changes: Sequence[Change], dismissed: Dismissal | None = None) -> None:
     if WHEN.exists():
         os.kill(os.getpid(), signal.SIGKILL)
     original(self, changes, dismissed)
 
 
-original = Feed.publish
-Feed.publish = publish  # type: ignore[method-assign]
+original = ChangePublisher.publish
+ChangePublisher.publish = publish  # type: ignore[method-assign]
 main()

@@ -11,8 +11,8 @@ import trio
 from trio.testing import MockClock
 
 from handlers import transactions
-from handlers.ports import Feed
-from handlers.transactions import DEADLINE, Commits
+from handlers.ports import ChangePublisher
+from handlers.transactions import DEADLINE, Transactions
 from store.errors import Unavailable
 from store.ids import new_id
 from store.model import Change
@@ -35,7 +35,7 @@ class World:
         self.commit_takes = 0.0
         self.closed = False
         self.committed = 0
-        self.commits = Commits(cast(Pool, self), cast(Feed, self))
+        self.transactions = Transactions(cast(Pool, self), cast(ChangePublisher, self))
         monkeypatch.setattr(transactions, "insert_outbox", self._note)
 
     async def _note(self, conn: object, changes: Sequence[Change], dismissed: Dismissal | None) -> None:
@@ -68,7 +68,7 @@ class World:
                 raise raises
             return "done", [] if "dismisses" in options else [change(11)]
 
-        return await self.commits.run(write, touches=[CONVERSATION, TOUCHED], **options)  # type: ignore[arg-type]
+        return await self.transactions.run(write, touches=[CONVERSATION, TOUCHED], **options)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ async def test_committed_noted_published(world: World, autojump_clock: MockClock
     assert world.noted == [11] and world.published == [([11], None)] and world.doubts == []
     gone = dismissal(new_id())
     await world.run(dismisses=gone)
-    assert world.published[1:] == [([], gone)] and world.commits.committed == 2
+    assert world.published[1:] == [([], gone)] and world.transactions.committed == 2
 
 
 @pytest.mark.parametrize("moment", ["writing", "committing"])
@@ -102,7 +102,7 @@ async def test_the_shield_ends(world: World, autojump_clock: MockClock, moment: 
     with pytest.raises(Unavailable):
         await world.run(takes=10 * DEADLINE if moment == "writing" else 0.0)
     assert trio.current_time() - start == pytest.approx(DEADLINE)
-    assert world.doubts == [CONVERSATION, TOUCHED] and world.published == [] and world.commits.committed == 0
+    assert world.doubts == [CONVERSATION, TOUCHED] and world.published == [] and world.transactions.committed == 0
 
 
 @pytest.mark.parametrize(

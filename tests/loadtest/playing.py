@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import trio
 
 from loadtest.chaos import parse
-from loadtest.coordinator import Conductor, Options
+from loadtest.coordinator import Coordinator, Options
 from loadtest.parameters import make
 from loadtest.results import ACKNOWLEDGED, Process, Result, Sample
 from loadtest.scenarios import SCENARIOS
@@ -46,4 +46,4 @@ async def play(
     scenario = kind(make(kind.Parameters, {"warmup": 0.0, "seconds": 1.5, **given}))
     options = Options(workers=workers, client=client, settle=settle, shard=shard)
     where = Target(target, key=key) if isinstance(target, str) else target
-    return await Conductor(scenario, where, options, view or Silent(), parse(chaos)).run()
+    return await Coordinator(scenario, where, options, view or Silent(), parse(chaos)).run()

@@ -9,8 +9,8 @@ import pytest
 import trio
 
 from loadtest import reference
-from loadtest.connection import LOST, Wire
-from loadtest.lean_client import PORTS, Origin, Swarm, loopback_sources
+from loadtest.connection import LOST, Connection
+from loadtest.lean_client import PORTS, LeanClient, Origin, loopback_sources
 from loadtest.reference import Opener
 from loadtest.rest import Rest, RestError
 from server.protocol import websocket
@@ -116,8 +116,8 @@ class Listener:
 
 
 @asynccontextmanager
-async def connecting(origin: Origin, listener: Listener, client: str = "lean") -> AsyncIterator[Wire]:
-    opener: Swarm | Opener = Swarm(origin) if client == "lean" else Opener(origin)
+async def connecting(origin: Origin, listener: Listener, client: str = "lean") -> AsyncIterator[Connection]:
+    opener: LeanClient | Opener = LeanClient(origin) if client == "lean" else Opener(origin)
     async with trio.open_nursery() as nursery:
         await nursery.start(opener.run)
         with trio.fail_after(60):

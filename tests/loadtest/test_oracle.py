@@ -10,10 +10,10 @@ import trio.abc
 
 from loadtest.oracle import contents, invariants
 from loadtest.oracle.audit import Audit
-from loadtest.oracle.client_view import REPLAYED, View
+from loadtest.oracle.client_view import REPLAYED, ClientView
 from loadtest.oracle.convergence import CALL, Convergence, differences, low
 from loadtest.oracle.oracle import Oracle
-from loadtest.oracle.reconciliation import Books, Overtaken
+from loadtest.oracle.reconciliation import Overtaken, Reconciliation
 from loadtest.payloads import Cursor, Joined, Message, MessagePage, StatusUpdate
 from loadtest.plan import Conversation, Person
 
@@ -39,7 +39,7 @@ def message(seq: int, changed: int | None = None, *, key: str | None = None, con
 def judge(shown: Shown, stored: dict[int, int], *, cursor: int | None = 0, head: int | None = None) -> dict[str, int]:
     """What is broken when a client at `cursor` is shown this, and this (changedSeq by seq) is stored."""
     oracle = Oracle("run", lambda: 0.0)
-    view = View(oracle, 1, TALK, cursor)
+    view = ClientView(oracle, 1, TALK, cursor)
     for seq, changed, new in shown:
         view.take(message(seq, changed), new=new)
     if head is not None:
@@ -97,7 +97,7 @@ def test_a_replay_that_ends_early_is_a_hole() -> None:
 
 def test_two_clients_must_see_the_same_message_at_one_place() -> None:
     oracle = Oracle("run", lambda: 0.0)
-    one, other = View(oracle, 1, TALK), View(oracle, 2, TALK)
+    one, other = ClientView(oracle, 1, TALK), ClientView(oracle, 2, TALK)
     one.take(message(1), new=True)
     other.take(Message("another", TALK, 1, 1, None, "Text", ""), new=True)
     assert dict(oracle.breached) == {invariants.DIVERGED: 1}
@@ -106,7 +106,7 @@ def test_two_clients_must_see_the_same_message_at_one_place() -> None:
 def test_what_another_client_saw_tells_a_hole_from_what_was_overtaken() -> None:
     """Change 2 was message 2, says another client's view; that an older message was edited later excuses nothing."""
     oracle = Oracle("run", lambda: 0.0)
-    one, other = View(oracle, 1, TALK), View(oracle, 2, TALK)
+    one, other = ClientView(oracle, 1, TALK), ClientView(oracle, 2, TALK)
     for seq in (1, 2, 3):
         other.take(message(seq), new=True)
     one.take(message(1), new=True)
@@ -119,7 +119,7 @@ def test_what_another_client_saw_tells_a_hole_from_what_was_overtaken() -> None:
 
 def test_resync_excuses_what_lies_between_and_nothing_else() -> None:
     oracle = Oracle("run", lambda: 0.0)
-    view = View(oracle, 1, TALK)
+    view = ClientView(oracle, 1, TALK)
     view.take(message(1), new=True)
     far = 2 + REPLAYED
     view.resync(far)
@@ -132,7 +132,7 @@ def test_resync_excuses_what_lies_between_and_nothing_else() -> None:
 def test_resync_is_no_excuse_for_who_is_not_far_behind(head: int) -> None:
     """A replay was due; or, without a head, the server does not know its own conversation."""
     oracle = Oracle("run", lambda: 0.0)
-    view = View(oracle, 1, TALK)
+    view = ClientView(oracle, 1, TALK)
     view.take(message(1), new=True)
     view.resync(head)
     assert dict(oracle.breached) == {invariants.HOLE: 1}
@@ -141,19 +141,19 @@ def test_resync_is_no_excuse_for_who_is_not_far_behind(head: int) -> None:
 def test_two_clients_must_read_the_same_there() -> None:
     """Also when each content is a good one: an edit that comes with what was said before it is no edit."""
     oracle = Oracle("run", lambda: 0.0)
-    one, other = View(oracle, 1, TALK), View(oracle, 2, TALK)
+    one, other = ClientView(oracle, 1, TALK), ClientView(oracle, 2, TALK)
     for view, content in ((one, "after"), (other, "before")):
         view.take(message(1, content="before"), new=True)
         view.take(message(1, 2, content=content), new=False)
     assert dict(oracle.breached) == {invariants.DIVERGED: 1}
-    books = Books(oracle, {})
+    books = Reconciliation(oracle, {})
     books.compare(TALK, [message(1, 2, content="before")], [])
     assert oracle.breached[invariants.DIVERGED] == 2
 
 
 def test_a_receipt_may_not_fall() -> None:
     oracle = Oracle("run", lambda: 0.0)
-    view = View(oracle, 1, TALK)
+    view = ClientView(oracle, 1, TALK)
     for status, seq in (("Read", 3), ("Delivered", 2), ("Read", 3), ("Read", 5)):
         view.receipt(StatusUpdate(TALK, "somebody", status, seq))
     assert not oracle.breached
@@ -185,7 +185,7 @@ def test_presence_that_is_not_the_truth_is_named() -> None:
 async def test_presence_that_nobody_tells_does_not_hold(autojump_clock: trio.abc.Clock) -> None:
     """A server that never answers the question is not believed; all who ask share one patience."""
     oracle = Oracle("run", lambda: 0.0)
-    stage = SimpleNamespace(oracle=oracle, rng=random.Random(1), conversations={TALK: Conversation(TALK, (0, 1), 0)})
+    world = SimpleNamespace(oracle=oracle, rng=random.Random(1), conversations={TALK: Conversation(TALK, (0, 1), 0)})
     people = [
         SimpleNamespace(
             number=number,
@@ -198,8 +198,8 @@ async def test_presence_that_nobody_tells_does_not_hold(autojump_clock: trio.abc
         )
         for number in (0, 1)
     ]
-    stage.players = dict(enumerate(people))
-    await Convergence(stage, 5.0).run()  # type: ignore[arg-type]  # as much as is asked for
+    world.virtual_users = dict(enumerate(people))
+    await Convergence(world, 5.0).run()  # type: ignore[arg-type]  # as much as is asked for
     assert dict(oracle.breached) == {invariants.PRESENCE: 2, invariants.RECEIPT: 1}
     assert trio.current_time() <= 5.0 + 3 * CALL
 
@@ -215,7 +215,7 @@ async def test_all_sends_of_one_player_lost_is_a_breach() -> None:
         number: SimpleNamespace(number=number, user_id=f"u{number}", acknowledged=sent)
         for number, sent in enumerate(acknowledged)
     }
-    books = Books(oracle, people)
+    books = Reconciliation(oracle, people)
     books.compare(TALK, [said], [])
     books.missing()
     assert dict(oracle.breached) == {invariants.MISSING: 3}
@@ -228,8 +228,8 @@ async def test_who_has_nothing_yet_is_waited_for(wait: float, fine: bool, autoju
     oracle = Oracle("run", lambda: 0.0, ("u0",))
     said = message(1, key="run-0-0", content=contents.make_content("run-0-0", 1.0, 60))
     said = msgspec.structs.replace(said, sender_id="u0")
-    view = View(oracle, 0, TALK)
-    player = SimpleNamespace(
+    view = ClientView(oracle, 0, TALK)
+    virtual_user = SimpleNamespace(
         number=0,
         person=Person(0, "u0", ""),
         online=True,
@@ -241,12 +241,12 @@ async def test_who_has_nothing_yet_is_waited_for(wait: float, fine: bool, autoju
     async def page(*_: object, after: int, **__: object) -> MessagePage:
         return MessagePage((said,) if after == 0 else ())
 
-    stage = SimpleNamespace(
-        oracle=oracle, run="run", conversations={TALK: Conversation(TALK, (0,), 0)}, players={0: player},
+    world = SimpleNamespace(
+        oracle=oracle, run="run", conversations={TALK: Conversation(TALK, (0,), 0)}, virtual_users={0: virtual_user},
         rest=SimpleNamespace(get=page), under_way=0,
     )  # fmt: skip
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(Audit(stage, 5.0)._conversation, TALK, trio.CapacityLimiter(1))  # type: ignore[arg-type]  # as much as is asked for
+        nursery.start_soon(Audit(world, 5.0)._conversation, TALK, trio.CapacityLimiter(1))  # type: ignore[arg-type]  # as much as is asked for
         await trio.sleep(wait)
         view.take(said, new=True)
     assert dict(oracle.breached) == ({} if fine else {invariants.UNSEEN: 1})
@@ -287,6 +287,6 @@ def test_a_breach_has_the_trace_of_its_client() -> None:
     oracle.note(1, "opened")
     oracle.note(2, "opened")
     oracle.note(1, "ReceiveMessage", TALK, 7, "m7")
-    oracle.breach(invariants.HOLE, "something", player=1)
+    oracle.breach(invariants.HOLE, "something", virtual_user=1)
     (breach,) = oracle.breaches
     assert [line.split()[1:3] for line in breach.trace] == [["p1", "opened"], ["p1", "ReceiveMessage"]]

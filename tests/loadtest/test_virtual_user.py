@@ -10,7 +10,7 @@ from loadtest.oracle import invariants
 from loadtest.oracle.oracle import Oracle
 from loadtest.payloads import Message, Synced
 from loadtest.plan import Conversation, Person
-from loadtest.virtual_user import RETRYABLE, SEND, Player
+from loadtest.virtual_user import RETRYABLE, SEND, VirtualUser
 
 TALK = "talk"
 DUE = 1.0
@@ -42,25 +42,25 @@ class World:
         self.recorded: list[tuple[str, float]] = []
         self.errors: list[str] = []
         self.laters: list[Any] = []
-        meter = SimpleNamespace(
+        recorder = SimpleNamespace(
             count=lambda name, by=1: None,
             error=self.errors.append,
             record=lambda name, due: self.recorded.append((name, due)),
         )
-        stage: Any = SimpleNamespace(
+        world: Any = SimpleNamespace(
             run="run",
             oracle=Oracle("run", lambda: self.now, ("u0",)),
-            meter=meter,
+            recorder=recorder,
             attach="sync",
             conversations={TALK: Conversation(TALK, (0,), 0)},
             rng=SimpleNamespace(uniform=lambda low, high: 1.0),
             now=lambda: self.now,
             open=self._open,
             later=lambda delay, what: self.laters.append(what),
-            arrived=lambda player: None,
-            departed=lambda player: None,
+            arrived=lambda virtual_user: None,
+            departed=lambda virtual_user: None,
         )
-        self.player = Player(stage, Person(0, "u0", ""), [TALK])
+        self.virtual_user = VirtualUser(world, Person(0, "u0", ""), [TALK])
 
     def answer(self, body: dict[str, object], **differs: object) -> Message:
         """The message that the server says it has stored."""
@@ -74,7 +74,7 @@ class World:
     def arrive(self) -> Line:
         """The connection that was opened last gets its answers."""
         line = self.lines[-1]
-        self.player.opened()
+        self.virtual_user.opened()
         line.done("Sync")(None, Synced(heads={TALK: 0}, resync=()))
         return line
 
@@ -82,14 +82,14 @@ class World:
 def test_a_send_that_is_repeated_counts_from_when_it_was_due() -> None:
     """Sent, lost with its connection, sent again, acknowledged: its time is all of that, not that of the last try."""
     world = World()
-    world.player.connect()
+    world.virtual_user.connect()
     line = world.arrive()
     world.now = 1.5  # a busy generator is late itself
-    world.player.send(TALK, DUE, 60)
+    world.virtual_user.send(TALK, DUE, 60)
     first = line.calls[-1]
     world.now = 4.0
     first[2]("lost", None)
-    world.player.lost("reset")
+    world.virtual_user.lost("reset")
     world.now = 8.0
     world.laters.pop()()
     line = world.arrive()
@@ -98,40 +98,40 @@ def test_a_send_that_is_repeated_counts_from_when_it_was_due() -> None:
     world.now = 9.0
     done(None, world.answer(body))
     assert [due for name, due in world.recorded if name == SEND] == [DUE]
-    assert not world.player.pending
+    assert not world.virtual_user.pending
 
 
 @pytest.mark.parametrize("code", [*RETRYABLE[1:], "forbidden", "internal"])
 def test_a_refused_send(code: str) -> None:
     """What may be tried again is, under the same key; what may not is given up, and no longer under way."""
     world = World()
-    world.player.connect()
+    world.virtual_user.connect()
     line = world.arrive()
-    world.player.send(TALK, DUE, 60)
+    world.virtual_user.send(TALK, DUE, 60)
     first = line.calls[-1]
     first[2](f"{code}: no", None)
     assert world.errors == [code]
     if code in RETRYABLE:
         world.laters.pop()()
-        assert line.calls[-1][:2] == first[:2] and line.calls[-1] is not first and world.player.pending
+        assert line.calls[-1][:2] == first[:2] and line.calls[-1] is not first and world.virtual_user.pending
     else:
-        assert not world.laters and not world.player.pending and line.calls[-1] is first
+        assert not world.laters and not world.virtual_user.pending and line.calls[-1] is first
 
 
 def test_repeated_once_for_each_connection() -> None:
     """A send that waits to be tried again when the connection is lost, and one that was acknowledged, are not sent
     twice over the next one."""
     world = World()
-    world.player.connect()
+    world.virtual_user.connect()
     line = world.arrive()
     for _ in range(3):
-        world.player.send(TALK, DUE, 60)
+        world.virtual_user.send(TALK, DUE, 60)
     sent = [call for call in line.calls if call[0] == "SendMessage"]
     sent[0][2](None, world.answer(sent[0][1][0]))
     sent[1][2]("unavailable: later", None)
     retry = world.laters.pop()
     sent[2][2]("lost", None)
-    world.player.lost("reset")
+    world.virtual_user.lost("reset")
     retry()  # while offline: it goes when the player is back
     world.laters.pop()()
     line = world.arrive()
@@ -147,13 +147,13 @@ def test_repeated_once_for_each_connection() -> None:
 def test_answered_twice(second: dict[str, object], breach: str | None) -> None:
     """A repeat is answered with the first message: with another one, the send was doubled. It counts once."""
     world = World()
-    world.player.connect()
+    world.virtual_user.connect()
     line = world.arrive()
-    world.player.send(TALK, DUE, 60)
+    world.virtual_user.send(TALK, DUE, 60)
     _, (body,), done = line.calls[-1]
     done(None, world.answer(body))
     done(None, world.answer(body, **second))
-    oracle = world.player.stage.oracle
+    oracle = world.virtual_user.world.oracle
     assert dict(oracle.breached) == ({breach: 1} if breach else {})
     assert [name for name, _ in world.recorded].count(SEND) == 1 and oracle.checked[invariants.MISSING] == 1
 
@@ -162,26 +162,26 @@ def test_answered_twice(second: dict[str, object], breach: str | None) -> None:
 def test_answered_with_something_else(name: str) -> None:
     """The acknowledgement is of what was sent, to the byte, or the server has altered it."""
     world = World()
-    world.player.connect()
+    world.virtual_user.connect()
     line = world.arrive()
-    world.player.send(TALK, DUE, 60)
+    world.virtual_user.send(TALK, DUE, 60)
     _, (body,), done = line.calls[-1]
     done(None, world.answer(body, **{name: "another"}))
-    assert world.player.stage.oracle.breached[invariants.ALTERED] == 1
+    assert world.virtual_user.world.oracle.breached[invariants.ALTERED] == 1
 
 
 def test_who_left_stays_away() -> None:
     """A player who was cut off comes back; one who left does not."""
     world = World()
-    world.player.connect()
+    world.virtual_user.connect()
     world.arrive()
-    world.player.lost("cut")
+    world.virtual_user.lost("cut")
     assert len(world.laters) == 1 and world.errors == []
-    world.player.wanted = False
+    world.virtual_user.wanted = False
     world.laters.pop()()
     assert len(world.lines) == 1
-    world.player.connect()
+    world.virtual_user.connect()
     world.arrive()
-    world.player.wanted = False
-    world.player.lost("finished")
+    world.virtual_user.wanted = False
+    world.virtual_user.lost("finished")
     assert not world.laters and len(world.lines) == 2

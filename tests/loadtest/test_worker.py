@@ -20,18 +20,18 @@ async def test_all_connected_is_said_once(
     """However long preparing takes after the last arrival: the next report answers another order."""
     reports: list[plan.Report] = []
 
-    async def gather(players: Any) -> None:
+    async def gather(virtual_users: Any) -> None:
         await trio.sleep(2)
-        stage.online = len(players)
+        world.online = len(virtual_users)
 
     async def prepare(_: object) -> None:
         await trio.sleep(5)
 
-    stage: Any = SimpleNamespace(players={0: "p0", 1: "p1"}, actors=["p0"], online=0, gather=gather)
+    world: Any = SimpleNamespace(virtual_users={0: "p0", 1: "p1"}, actors=["p0"], online=0, gather=gather)
     scenario: Any = SimpleNamespace(gathers=True, prepare=prepare)
     given: Any = SimpleNamespace(parts=1, workers=1, actors=["p0"])
     monkeypatch.setattr(Worker, "report", lambda _, report: reports.append(report))
-    worker = Worker(given, scenario, stage)
+    worker = Worker(given, scenario, world)
     await worker._connect()
     assert reports[0] == plan.Connected(0, 2)
     assert reports.count(plan.Connected(2, 2)) == 1 and reports[-1] == plan.Connected(2, 2)
@@ -62,34 +62,36 @@ async def test_what_is_not_answered_is_not_left_out(
     connection that lives is a breach, and whoever is not back is named."""
     reports: list[plan.Report] = []
 
-    def player(number: int, *, online: bool, under_way: int, wanted: bool = True, due: tuple[float, ...] = ()) -> Any:
+    def virtual_user(
+        number: int, *, online: bool, under_way: int, wanted: bool = True, due: tuple[float, ...] = ()
+    ) -> Any:
         pending = {index: SimpleNamespace(due=when) for index, when in enumerate(due)}
         wire = SimpleNamespace(under_way=under_way) if online else None
         return SimpleNamespace(number=number, online=online, wanted=wanted, wire=wire, pending=pending)
 
-    players = [
-        player(0, online=True, under_way=0),
-        player(1, online=True, under_way=2, due=(1.0, 2.0)),
-        player(2, online=False, under_way=0, due=(3.0,)),
-        player(3, online=False, under_way=0, wanted=False),
+    virtual_users = [
+        virtual_user(0, online=True, under_way=0),
+        virtual_user(1, online=True, under_way=2, due=(1.0, 2.0)),
+        virtual_user(2, online=False, under_way=0, due=(3.0,)),
+        virtual_user(3, online=False, under_way=0, wanted=False),
     ]
-    meter, oracle = Meter(), Oracle("run", lambda: 0.0)
-    stage: Any = SimpleNamespace(
-        players=dict(enumerate(players)),
-        actors=players,
-        meter=meter,
+    recorder, oracle = Meter(), Oracle("run", lambda: 0.0)
+    world: Any = SimpleNamespace(
+        virtual_users=dict(enumerate(virtual_users)),
+        actors=virtual_users,
+        recorder=recorder,
         oracle=oracle,
         everybody=never,
         nothing_under_way=never,
         under_way=2,
     )
-    given: Any = SimpleNamespace(parts=1, workers=1, actors=players)
+    given: Any = SimpleNamespace(parts=1, workers=1, actors=virtual_users)
     monkeypatch.setattr(Worker, "report", lambda _, report: reports.append(report))
     start = trio.current_time()
-    await Worker(given, SimpleNamespace(), stage)._settle(10.0)  # type: ignore[arg-type]
+    await Worker(given, SimpleNamespace(), world)._settle(10.0)  # type: ignore[arg-type]
     assert trio.current_time() - start == pytest.approx(10.0)
-    assert meter.recorded == [("send", 1.0), ("send", 2.0), ("send", 3.0)]
-    assert sorted(meter.errors) == ["not_back", "unfinished", "unfinished", "unfinished"]
+    assert recorder.recorded == [("send", 1.0), ("send", 2.0), ("send", 3.0)]
+    assert sorted(recorder.errors) == ["not_back", "unfinished", "unfinished", "unfinished"]
     assert dict(oracle.breached) == {invariants.UNANSWERED: 1} and "p1" in oracle.breaches[0].text
     assert reports == [plan.Settled(2)]
 
@@ -98,10 +100,10 @@ async def test_what_is_not_answered_is_not_left_out(
 async def test_only_who_is_online_is_cut(part: float, cut: int) -> None:
     """The part that is asked for, of those who are there."""
     gone: list[int] = []
-    players = {
+    virtual_users = {
         number: SimpleNamespace(online=number < 4, cut=lambda number=number: gone.append(number)) for number in range(9)
     }
-    stage: Any = SimpleNamespace(players=players, actors=[], rng=random.Random(1))
+    world: Any = SimpleNamespace(virtual_users=virtual_users, actors=[], rng=random.Random(1))
     given: Any = SimpleNamespace(parts=1, workers=1, actors=[])
-    Worker(given, SimpleNamespace(), stage)._cut(part)  # type: ignore[arg-type]
+    Worker(given, SimpleNamespace(), world)._cut(part)  # type: ignore[arg-type]
     assert len(gone) == len(set(gone)) == cut and all(number < 4 for number in gone)

@@ -7,7 +7,7 @@ import trio
 
 
 class Alone:
-    """`server.fanout.room.Wanted`: remembers what is wanted, and takes a scheduler step like the real one."""
+    """`server.fanout.room.Subscriptions`: remembers what is wanted, and takes a scheduler step like the real one."""
 
     def __init__(self) -> None:
         self.rooms: set[UUID] = set()

@@ -13,7 +13,7 @@ from server.hub.connection import HubSession
 from server.protocol import websocket
 from server.transport.http import HANG_UP
 from server.transport.send_queue import RESUME_AT, Outbox
-from server.transport.timer_wheel import Wheel
+from server.transport.timer_wheel import TimerWheel
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -48,7 +48,7 @@ class AsgiCarrier(Outbox):
 
     transport: ClassVar[str]
 
-    def __init__(self, wheel: Wheel, *, outbox_bytes: int, stall_timeout: float) -> None:
+    def __init__(self, wheel: TimerWheel, *, outbox_bytes: int, stall_timeout: float) -> None:
         super().__init__(outbox_bytes)
         self.wheel = wheel
         self.wheel_tick = -1

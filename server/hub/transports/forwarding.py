@@ -18,7 +18,7 @@ from server.protocol.http1.head import joined
 from server.transport.listener import Refusal
 from store.defects import guard
 from store.errors import Unavailable
-from store.redis.connection_owners import TTL, Owners
+from store.redis.connection_owners import TTL, ConnectionOwners
 
 HANDED = b"x-parley-handed"  # in the request to the owner: do not hand it on
 KEPT = (b"authorization", b"origin", b"accept", b"content-type", b"user-agent", b"x-signalr-user-agent")
@@ -41,7 +41,7 @@ class OwnerGone(Exception):
 class Peers:
     """`address` is where other instances reach this one; empty as long as nothing is handed through."""
 
-    def __init__(self, owners: Owners) -> None:
+    def __init__(self, owners: ConnectionOwners) -> None:
         self.address = ""
         self._owners = owners
         self._http: httpx.AsyncClient

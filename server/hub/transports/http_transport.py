@@ -13,7 +13,7 @@ import trio
 from server.config.settings import Settings
 from server.hub.connection import HubSession
 from server.hub.transports.base import AsgiCarrier
-from server.transport.timer_wheel import Wheel
+from server.transport.timer_wheel import TimerWheel
 
 
 class Gone(Exception):
@@ -23,7 +23,7 @@ class Gone(Exception):
 class HttpCarrier(AsgiCarrier):
     __slots__ = ("_posts", "connection_id", "over", "user_id")
 
-    def __init__(self, wheel: Wheel, settings: Settings, connection_id: str, user_id: UUID) -> None:
+    def __init__(self, wheel: TimerWheel, settings: Settings, connection_id: str, user_id: UUID) -> None:
         super().__init__(wheel, outbox_bytes=settings.outbox_bytes, stall_timeout=settings.stall_timeout)
         self.connection_id = connection_id
         self.user_id = user_id  # whose requests are taken

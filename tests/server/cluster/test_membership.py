@@ -9,8 +9,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from server.cluster.membership import ALONE, RECHECK, RENEWAL, Link
-from server.cluster.subscriptions import Registry
+from server.cluster.membership import ALONE, RECHECK, RENEWAL, Membership
+from server.cluster.subscriptions import Subscriptions
 from store.errors import Unavailable
 from store.ids import new_id
 from store.redis.inbox_entries import Entry, new_parcel, pack, pack_change
@@ -31,9 +31,9 @@ class World:
         self.away = self.is_lost = False
         self.defect: Exception | None = None
         self.trouble: Exception | None = None  # of the comparison with PostgreSQL
-        self.registry = Registry(cast(Instances, self))
+        self.subscriptions = Subscriptions(cast(Instances, self))
         part = cast(Any, self)
-        self.link = Link(part, self.registry, Part(), Part(), part, name="me", recovery=part)  # type: ignore[arg-type]
+        self.membership = Membership(part, self.subscriptions, Part(), Part(), part, name="me", recovery=part)  # type: ignore[arg-type]
 
     def _pass(self) -> None:
         if self.away:
@@ -109,7 +109,7 @@ async def world(autojump_clock: MockClock) -> World:
 
 
 async def start(world: World, nursery: trio.Nursery) -> None:
-    await nursery.start(world.link.run)
+    await nursery.start(world.membership.run)
 
 
 @pytest.mark.parametrize("fault", ["lease lost", "Redis away", "a defect"])
@@ -117,8 +117,8 @@ async def test_one_way_back(world: World, nursery: trio.Nursery, autojump_clock:
     """A new id, everything registered anew under it, and then all compared with PostgreSQL: in this order."""
     room, user = new_id(), new_id()
     await start(world, nursery)
-    await world.registry.want_rooms([room])
-    await world.registry.want_user(user)
+    await world.subscriptions.want_rooms([room])
+    await world.subscriptions.want_user(user)
     await trio.sleep(1)
     world.log.clear()
     [first] = world.registered
@@ -129,18 +129,18 @@ async def test_one_way_back(world: World, nursery: trio.Nursery, autojump_clock:
     elif fault == "Redis away":
         world.away = True
         await trio.sleep(30)
-        assert not world.link.established
+        assert not world.membership.established
         with trio.fail_after(1):
-            await world.registry.want_rooms([new_id()])
+            await world.subscriptions.want_rooms([new_id()])
         world.away = False
     else:
         broken, world.read = world.read, None  # type: ignore[method-assign, assignment]
         await trio.sleep(0.3)
         world.read = broken  # type: ignore[method-assign]
     await trio.sleep(5)
-    assert world.link.established and world.link.epochs >= 2
+    assert world.membership.established and world.membership.epochs >= 2
     *_, last = world.registered
-    assert last != first and world.registry.instance == last and {room, user} <= world.registered[last]
+    assert last != first and world.subscriptions.instance == last and {room, user} <= world.registered[last]
     after = world.log[len(world.log) - world.log[::-1].index("register") - 1 :]
     assert after[:2] == ["register", "check all"]
     nursery.cancel_scope.cancel()
@@ -181,7 +181,7 @@ async def test_the_inbox(world: World, nursery: trio.Nursery, autojump_clock: Mo
     world.send(3, 4)
     await trio.sleep(0.5)
     assert world.received == [1, 2, 4] and world.doubted == [change(3).conversation_id]
-    assert world.link.epochs == 1
+    assert world.membership.epochs == 1
     world.send(*range(5, 210))
     await trio.sleep(0.5)
     assert "trim" in world.log and world.received[-1] == 209

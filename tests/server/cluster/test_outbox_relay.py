@@ -8,10 +8,10 @@ import pytest
 import trio
 
 from server.cluster import outbox_relay
-from server.cluster.outbox_relay import Relay
+from server.cluster.outbox_relay import OutboxRelay
 from server.cluster.publisher import Mail, Publisher
-from server.cluster.subscriptions import Registry
-from server.fanout.change_publisher import Feed
+from server.cluster.subscriptions import Subscriptions
+from server.fanout.change_publisher import ChangePublisher
 from store.errors import Unavailable
 from store.model import Role
 from store.postgres import conversations, outbox
@@ -28,8 +28,10 @@ class World:
         self.received: list[Mail] = []
         self.sent: list[Mail] = []
         self.away = False
-        self.registry = SimpleNamespace(instance="me~1")
-        self.relay = Relay(pool, cast(Registry, self.registry), cast(Publisher, self), cast(Feed, self))
+        self.subscriptions = SimpleNamespace(instance="me~1")
+        self.relay = OutboxRelay(
+            pool, cast(Subscriptions, self.subscriptions), cast(Publisher, self), cast(ChangePublisher, self)
+        )
 
     def receive(self, mail: Any) -> None:
         self.received.append(mail)
@@ -103,7 +105,7 @@ async def test_more_than_one_look_takes(pool: Pool, nursery: trio.Nursery, monke
 async def test_nothing_is_forgotten_that_was_not_sent(pool: Pool, nursery: trio.Nursery, trouble: str) -> None:
     """Without a link, or when it is lost meanwhile, the rows stay; they go when the others have been told."""
     world = World(pool)
-    world.away, world.registry.instance = trouble == "Redis away", "" if trouble == "no link" else "me~1"
+    world.away, world.subscriptions.instance = trouble == "Redis away", "" if trouble == "no link" else "me~1"
     async with pool.connection() as conn:
         [alice] = await make_users(conn, 1)
         group = await make_group(conn, [alice])
@@ -112,7 +114,7 @@ async def test_nothing_is_forgotten_that_was_not_sent(pool: Pool, nursery: trio.
         await trio.sleep(0.2)
         assert await fetch_value(conn, "SELECT count(*) FROM outbox") == 1 and world.sent == []
         assert bool(world.received) is (trouble == "Redis away")
-        world.away, world.registry.instance = False, "me~2"
+        world.away, world.subscriptions.instance = False, "me~2"
         await until_empty(conn)
         assert world.heads() == [(group, 2)]
     nursery.cancel_scope.cancel()

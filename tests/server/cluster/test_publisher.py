@@ -9,7 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from server.cluster.publisher import MAX_WAITING, Publisher
-from server.cluster.subscriptions import Registry
+from server.cluster.subscriptions import Subscriptions
 from store.errors import Unavailable
 from store.ids import new_id
 from store.model import Change, Message, MessageStatus, MessageType, UserStatus
@@ -33,7 +33,7 @@ class World:
         self.gone: set[str] = set()
         self.away = False
         self.instance = "me"
-        self.publisher = Publisher(cast(Instances, self), cast(Registry, self), cast(Pool, self))
+        self.publisher = Publisher(cast(Instances, self), cast(Subscriptions, self), cast(Pool, self))
 
     async def list_interested(
         self, conversation_ids: Collection[UUID], user_ids: Collection[UUID] = (), *, but: str = ""

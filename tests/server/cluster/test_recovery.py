@@ -6,7 +6,7 @@ from uuid import UUID
 
 from handlers.model import Caller
 from server.cluster.recovery import Recovery
-from server.fanout.conversation_updates import Teller
+from server.fanout.conversation_updates import ConversationNotifier
 from store.ids import new_id
 from tests.server.fanout.test_rooms import CONVERSATION, Session, World
 
@@ -42,7 +42,7 @@ class Place:
         self.world = World()
         self.truth = Truth()
         self.doubts = Doubts()
-        self.recovery = Recovery(self.world.rooms, cast(Teller, self.doubts), self.truth)
+        self.recovery = Recovery(self.world.rooms, cast(ConversationNotifier, self.doubts), self.truth)
 
     async def attached(self, user_id: UUID, sign_in: UUID | None = None) -> Session:
         session = await self.world.session(user_id)

@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from server.cluster.subscriptions import LINGER, Registry
+from server.cluster.subscriptions import LINGER, Subscriptions
 from store.errors import Unavailable
 from store.ids import new_id
 from store.redis.instances import Instances
@@ -63,14 +63,14 @@ class World:
     def __init__(self) -> None:
         self.redis = Redis()
         self.watcher = Watcher()
-        self.registry = Registry(cast(Instances, self.redis), grace=GRACE, watcher=lambda: self.watcher)
+        self.subscriptions = Subscriptions(cast(Instances, self.redis), grace=GRACE, watcher=lambda: self.watcher)
 
 
 @pytest.fixture
 async def world(nursery: trio.Nursery, autojump_clock: MockClock) -> World:
     world = World()
-    await world.registry.begin("me~1")
-    nursery.start_soon(world.registry.run)
+    await world.subscriptions.begin("me~1")
+    nursery.start_soon(world.subscriptions.run)
     return world
 
 
@@ -79,9 +79,9 @@ async def test_registered_before_it_returns(world: World, autojump_clock: MockCl
     rooms = [new_id() for _ in range(10)]
     async with trio.open_nursery() as nursery:
         for room in rooms:
-            nursery.start_soon(world.registry.want_rooms, [room])
+            nursery.start_soon(world.subscriptions.want_rooms, [room])
     assert world.redis.rooms == set(rooms) and world.redis.calls <= 3
-    await world.registry.want_rooms(rooms)
+    await world.subscriptions.want_rooms(rooms)
     assert world.redis.calls <= 3
 
 
@@ -92,7 +92,7 @@ async def test_two_wait_for_the_same(world: World, nursery: trio.Nursery, autoju
     done: list[int] = []
 
     async def want(number: int) -> None:
-        await world.registry.want_rooms([room])
+        await world.subscriptions.want_rooms([room])
         done.append(number)
 
     nursery.start_soon(want, 1)
@@ -108,11 +108,11 @@ async def test_two_wait_for_the_same(world: World, nursery: trio.Nursery, autoju
 async def test_it_lingers(world: World, autojump_clock: MockClock) -> None:
     """A room that is dropped stays registered for a while; wanted again meanwhile, it stays."""
     one, other = new_id(), new_id()
-    await world.registry.want_rooms([one, other])
-    world.registry.drop_room(one)
-    world.registry.drop_room(other)
+    await world.subscriptions.want_rooms([one, other])
+    world.subscriptions.drop_room(one)
+    world.subscriptions.drop_room(other)
     await trio.sleep(LINGER / 2)
-    await world.registry.want_rooms([other])
+    await world.subscriptions.want_rooms([other])
     await trio.sleep(LINGER)
     assert world.redis.rooms == {other}
 
@@ -120,12 +120,12 @@ async def test_it_lingers(world: World, autojump_clock: MockClock) -> None:
 async def test_wanted_again_while_it_goes(world: World, autojump_clock: MockClock) -> None:
     """A room that is wanted in the moment of its removal is registered after it."""
     room = new_id()
-    await world.registry.want_rooms([room])
-    world.registry.drop_room(room)
+    await world.subscriptions.want_rooms([room])
+    world.subscriptions.drop_room(room)
     world.redis.gate = trio.Event()
     await trio.sleep(LINGER + 0.1)  # the removal is under way
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(world.registry.want_rooms, [room])
+        nursery.start_soon(world.subscriptions.want_rooms, [room])
         await wait_all_tasks_blocked()
         world.redis.gate.set()
     assert world.redis.rooms == {room}
@@ -136,14 +136,14 @@ async def test_coming_and_going(world: World, autojump_clock: MockClock) -> None
     alice, bob = new_id(), new_id()
     world.redis.elsewhere.add(bob)
     for user in (alice, bob):
-        await world.registry.want_user(user)
-    world.registry.drop_user(alice)
+        await world.subscriptions.want_user(user)
+    world.subscriptions.drop_user(alice)
     await trio.sleep(GRACE - 1)
-    await world.registry.want_user(alice)
+    await world.subscriptions.want_user(alice)
     await trio.sleep(2 * GRACE)
     assert world.watcher.seen == [("arrived", alice)]
-    world.registry.drop_user(alice)
-    world.registry.drop_user(bob)
+    world.subscriptions.drop_user(alice)
+    world.subscriptions.drop_user(bob)
     await trio.sleep(GRACE + 0.1)
     assert world.watcher.seen == [("arrived", alice), ("left", alice)]
     assert world.redis.users == set()
@@ -153,31 +153,31 @@ async def test_without_a_link(autojump_clock: MockClock) -> None:
     """Wanting returns at once, and all that is still wanted is registered when the link comes."""
     world = World()
     room, gone, user = new_id(), new_id(), new_id()
-    await world.registry.want_rooms([room, gone])
-    await world.registry.want_user(user)
-    world.registry.drop_room(gone)
+    await world.subscriptions.want_rooms([room, gone])
+    await world.subscriptions.want_user(user)
+    world.subscriptions.drop_room(gone)
     assert world.redis.calls == 0
-    await world.registry.begin("me~2")
+    await world.subscriptions.begin("me~2")
     assert world.redis.rooms == {room} and world.watcher.seen == [("arrived", user)]
 
 
 async def test_the_link_is_lost(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """Nobody waits for a registration that will not come; the next link registers it."""
     world = World()
-    await world.registry.begin("me~1")
+    await world.subscriptions.begin("me~1")
     world.redis.away = True
     room = new_id()
 
     async def run() -> None:
         try:
-            await world.registry.run()
+            await world.subscriptions.run()
         except Unavailable:
-            world.registry.end()
+            world.subscriptions.end()
 
     nursery.start_soon(run)
     with trio.fail_after(60):
-        await world.registry.want_rooms([room])
-    assert world.registry.instance == "" and world.redis.rooms == set()
+        await world.subscriptions.want_rooms([room])
+    assert world.subscriptions.instance == "" and world.redis.rooms == set()
     world.redis.away = False
-    await world.registry.begin("me~2")
+    await world.subscriptions.begin("me~2")
     assert world.redis.rooms == {room}

@@ -7,7 +7,7 @@ from uuid import UUID
 import trio
 
 from handlers.model import Caller
-from server.fanout.broadcaster import STEP, Crier, News
+from server.fanout.broadcaster import STEP, Broadcast, Broadcaster
 from server.fanout.room import Room
 from server.fanout.rooms import Rooms
 from server.protocol.signalr.encoding import FRAMED
@@ -57,14 +57,14 @@ class World:
         self.one, self.two = Room(new_id()), Room(new_id())
         self.shed = 0
         self.flusher = Flusher()
-        self.crier = Crier(cast(Rooms, self), self.flusher)
+        self.broadcaster = Broadcaster(cast(Rooms, self), self.flusher)
 
     def find(self, conversation_id: UUID) -> Room | None:
         return {room.conversation_id: room for room in (self.one, self.two)}.get(conversation_id)
 
-    def news(self, count: int, but: UUID | None = None) -> list[News]:
+    def news(self, count: int, but: UUID | None = None) -> list[Broadcast]:
         ids = (self.one.conversation_id, self.two.conversation_id, new_id())
-        return [News(ids, "Told", (number,), but) for number in range(count)]
+        return [Broadcast(ids, "Told", (number,), but) for number in range(count)]
 
 
 def told(data: bytes) -> list[int]:
@@ -77,7 +77,7 @@ async def test_once_each_and_together() -> None:
     both, only, gone = Person(world.one, world.two), Person(world.two), Person(world.one)
     news = [*world.news(3), *world.news(1, but=only.user_id)]
     gone.rooms.clear()  # as it is after the audience was found
-    await world.crier.tell(news)
+    await world.broadcaster.tell(news)
     while world.flusher.dirty:
         world.flusher.flush()
     assert [told(data) for data in both.ear.flushes] == [[0, 1, 2, 0]]
@@ -89,7 +89,7 @@ async def test_shed() -> None:
     """Who reads slowly misses some of it, is not made to lag, and it is counted."""
     world = World()
     slow = Person(world.one, limit=1000)
-    await world.crier.tell(world.news(50))
+    await world.broadcaster.tell(world.news(50))
     slow.ear.flush()
     heard = told(slow.ear.flushes[0])
     assert heard == list(range(len(heard))) and 0 < len(heard) < 50 and world.shed == 50 - len(heard)
@@ -109,7 +109,7 @@ async def test_breaks() -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(world.flusher.run)
         nursery.start_soon(watch)
-        await world.crier.tell(world.news(100))
+        await world.broadcaster.tell(world.news(100))
         while world.flusher.dirty:
             await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()

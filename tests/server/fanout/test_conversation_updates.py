@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from server.fanout.conversation_updates import CHANGED, RETRY, Teller
+from server.fanout.conversation_updates import CHANGED, RETRY, ConversationNotifier
 from server.fanout.rooms import Rooms
 from store.errors import Unavailable
 from store.ids import new_id
@@ -24,7 +24,7 @@ class World:
         self.gate: trio.Event | None = None
         self.asked = 0
         self.done: list[tuple[str, UUID]] = []
-        self.teller = Teller(self, cast(Rooms, self))
+        self.notifier = ConversationNotifier(self, cast(Rooms, self))
 
     async def views(self, conversation_id: UUID, user_ids: Collection[UUID]) -> dict[UUID, Conversation]:
         self.asked += 1
@@ -53,22 +53,22 @@ class World:
 @pytest.fixture
 async def world(nursery: trio.Nursery, autojump_clock: MockClock) -> World:
     world = World()
-    await nursery.start(world.teller.run)
+    await nursery.start(world.notifier.run)
     return world
 
 
 async def test_told_together(world: World, autojump_clock: MockClock) -> None:
     """Many changes of one conversation are one look; who is no member any more is told nothing."""
     for _ in range(5):
-        world.teller.tell(ROOM, (ALICE, BOB))
+        world.notifier.tell(ROOM, (ALICE, BOB))
     await wait_all_tasks_blocked()
     assert world.done == [(CHANGED, ALICE)] and world.asked == 1
 
 
 async def test_doubts(world: World, autojump_clock: MockClock) -> None:
     """A member is attached and told; who is none is detached."""
-    world.teller.recheck(ROOM, ALICE)
-    world.teller.recheck(ROOM, BOB)
+    world.notifier.recheck(ROOM, ALICE)
+    world.notifier.recheck(ROOM, BOB)
     await wait_all_tasks_blocked()
     assert sorted(world.done) == sorted([("attached", ALICE), (CHANGED, ALICE), ("detached", BOB)])
 
@@ -76,9 +76,9 @@ async def test_doubts(world: World, autojump_clock: MockClock) -> None:
 async def test_a_doubt_that_is_settled(world: World, autojump_clock: MockClock) -> None:
     """A change that says more arrives while the database is being read: what was read does not count."""
     world.gate = trio.Event()
-    world.teller.recheck(ROOM, BOB)
+    world.notifier.recheck(ROOM, BOB)
     await wait_all_tasks_blocked()
-    world.teller.settle(ROOM, BOB)  # she was added in this moment
+    world.notifier.settle(ROOM, BOB)  # she was added in this moment
     world.gate.set()
     await wait_all_tasks_blocked()
     assert world.done == []
@@ -87,7 +87,7 @@ async def test_a_doubt_that_is_settled(world: World, autojump_clock: MockClock) 
 async def test_tried_again(world: World, autojump_clock: MockClock) -> None:
     """While PostgreSQL is away, people are told later."""
     world.away = True
-    world.teller.recheck(ROOM, ALICE)
+    world.notifier.recheck(ROOM, ALICE)
     await trio.sleep(3 * RETRY)
     world.away = False
     await trio.sleep(2 * RETRY)

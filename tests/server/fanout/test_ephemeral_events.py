@@ -9,7 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from handlers.model import StatusUpdate
-from server.fanout.broadcaster import News
+from server.fanout.broadcaster import Broadcast
 from server.fanout.ephemeral_events import (
     MAX_PER_TICK,
     MAX_TYPING,
@@ -20,7 +20,7 @@ from server.fanout.ephemeral_events import (
     TICK,
     TYPING_TTL,
     UPDATED,
-    Ephemera,
+    EphemeralEvents,
 )
 from server.fanout.rooms import Rooms
 from store.ids import new_id
@@ -45,7 +45,7 @@ class Recorder:
     ) -> None:
         self.told.append((event, arguments[0]))
 
-    async def tell(self, news: Sequence[News]) -> None:
+    async def tell(self, news: Sequence[Broadcast]) -> None:
         self.told += [(one.event, one.arguments[0]) for one in news]
 
     def send(self, *, receipts: Any = (), typing: Any = (), seen: Any = ()) -> None:
@@ -57,18 +57,18 @@ class Recorder:
 
 
 @pytest.fixture
-async def world(nursery: trio.Nursery, autojump_clock: MockClock) -> tuple[Recorder, Ephemera]:
+async def world(nursery: trio.Nursery, autojump_clock: MockClock) -> tuple[Recorder, EphemeralEvents]:
     recorder = Recorder()
-    ephemera = Ephemera(cast(Rooms, recorder), recorder, recorder)
-    await nursery.start(ephemera.run)
-    return recorder, ephemera
+    ephemeral_events = EphemeralEvents(cast(Rooms, recorder), recorder, recorder)
+    await nursery.start(ephemeral_events.run)
+    return recorder, ephemeral_events
 
 
-async def test_typing_stops_by_itself(world: tuple[Recorder, Ephemera], autojump_clock: MockClock) -> None:
+async def test_typing_stops_by_itself(world: tuple[Recorder, EphemeralEvents], autojump_clock: MockClock) -> None:
     """After 6 s without a word; said again, it goes on, and others hear it again only now and then."""
-    recorder, ephemera = world
+    recorder, ephemeral_events = world
     for _ in range(10):
-        ephemera.type(ROOM, ALICE)
+        ephemeral_events.type(ROOM, ALICE)
         await trio.sleep(1.0)
     assert recorder.events() == [STARTED]
     assert 10 / REPEAT - 1 <= len(recorder.sent) <= 10 / REPEAT + 1
@@ -78,64 +78,66 @@ async def test_typing_stops_by_itself(world: tuple[Recorder, Ephemera], autojump
     assert recorder.events() == [STOPPED]
 
 
-async def test_typing_is_stopped(world: tuple[Recorder, Ephemera], autojump_clock: MockClock) -> None:
+async def test_typing_is_stopped(world: tuple[Recorder, EphemeralEvents], autojump_clock: MockClock) -> None:
     """By StopTyping, and by the end of the last connection; once."""
-    recorder, ephemera = world
-    ephemera.type(ROOM, ALICE)
-    ephemera.type(ROOM, BOB)
+    recorder, ephemeral_events = world
+    ephemeral_events.type(ROOM, ALICE)
+    ephemeral_events.type(ROOM, BOB)
     await trio.sleep(2 * TICK)
-    ephemera.stop_typing(ROOM, ALICE)
-    ephemera.stop_typing(ROOM, ALICE)
+    ephemeral_events.stop_typing(ROOM, ALICE)
+    ephemeral_events.stop_typing(ROOM, ALICE)
     await trio.sleep(2 * TICK)
     assert recorder.events() == [STARTED, STARTED, STOPPED]
     assert recorder.sent[-1] == Typing(ROOM, ALICE, False)
-    ephemera.user_left(BOB)
+    ephemeral_events.user_left(BOB)
     await trio.sleep(2 * TICK)
     assert recorder.events() == [STOPPED] and recorder.sent[-1] == Typing(ROOM, BOB, False)
 
 
-async def test_typing_on_and_off(world: tuple[Recorder, Ephemera], autojump_clock: MockClock) -> None:
+async def test_typing_on_and_off(world: tuple[Recorder, EphemeralEvents], autojump_clock: MockClock) -> None:
     """However often somebody begins and stops, people and other instances hear of it once in a tick at most."""
-    recorder, ephemera = world
+    recorder, ephemeral_events = world
     for _ in range(50):
         for _ in range(100):
-            ephemera.type(ROOM, ALICE)
-            ephemera.stop_typing(ROOM, ALICE)
-        ephemera.type(ROOM, ALICE)
+            ephemeral_events.type(ROOM, ALICE)
+            ephemeral_events.stop_typing(ROOM, ALICE)
+        ephemeral_events.type(ROOM, ALICE)
         await trio.sleep(TICK)
-        ephemera.stop_typing(ROOM, ALICE)
+        ephemeral_events.stop_typing(ROOM, ALICE)
     await trio.sleep(2 * TICK)
     events = recorder.events()
     assert 2 <= len(events) <= 52 and events[-1] == STOPPED
     assert events[::2] == [STARTED] * (len(events) // 2) and len(recorder.sent) <= 52
 
 
-async def test_many_type_at_once(world: tuple[Recorder, Ephemera], autojump_clock: MockClock) -> None:
+async def test_many_type_at_once(world: tuple[Recorder, EphemeralEvents], autojump_clock: MockClock) -> None:
     """Of one conversation a bounded number is told of in a tick; the others in the next ones."""
-    recorder, ephemera = world
+    recorder, ephemeral_events = world
     for _ in range(3 * MAX_TYPING):
-        ephemera.type(ROOM, new_id())
+        ephemeral_events.type(ROOM, new_id())
     await trio.sleep(TICK / 2)
     assert recorder.events() == [STARTED] * MAX_TYPING
     await trio.sleep(3 * TICK)
     assert recorder.events() == [STARTED] * 2 * MAX_TYPING
 
 
-async def test_a_dead_instance_types_no_more(world: tuple[Recorder, Ephemera], autojump_clock: MockClock) -> None:
+async def test_a_dead_instance_types_no_more(
+    world: tuple[Recorder, EphemeralEvents], autojump_clock: MockClock
+) -> None:
     """What another instance said expires here, a little later than there; it is not passed on."""
-    recorder, ephemera = world
-    ephemera.receive((), (Typing(ROOM, BOB, True),), ())
+    recorder, ephemeral_events = world
+    ephemeral_events.receive((), (Typing(ROOM, BOB, True),), ())
     await trio.sleep(TYPING_TTL + 0.5)
     assert recorder.events() == [STARTED]
     await trio.sleep(SLACK)
     assert recorder.events() == [STOPPED] and recorder.sent == []
 
 
-async def test_receipts_coalesce(world: tuple[Recorder, Ephemera], autojump_clock: MockClock) -> None:
+async def test_receipts_coalesce(world: tuple[Recorder, EphemeralEvents], autojump_clock: MockClock) -> None:
     """A flood of receipts of one member becomes one event a tick, with the furthest seq; Read before Delivered."""
-    recorder, ephemera = world
+    recorder, ephemeral_events = world
     for seq in range(1, 1001):
-        ephemera.tell_receipts([Receipt(ROOM, ALICE, seq, seq - 1, "t")])
+        ephemeral_events.tell_receipts([Receipt(ROOM, ALICE, seq, seq - 1, "t")])
     assert len(recorder.sent) == 1000  # others coalesce for themselves
     await trio.sleep(1.0)
     updates = [update for event, update in recorder.told if event == UPDATED]
@@ -145,12 +147,12 @@ async def test_receipts_coalesce(world: tuple[Recorder, Ephemera], autojump_cloc
     )
 
 
-async def test_many_members_at_once(world: tuple[Recorder, Ephemera], autojump_clock: MockClock) -> None:
+async def test_many_members_at_once(world: tuple[Recorder, EphemeralEvents], autojump_clock: MockClock) -> None:
     """Past a bound the rest waits for the next tick, and coalesces meanwhile: a busy room is not flooded."""
-    recorder, ephemera = world
+    recorder, ephemeral_events = world
     members = [new_id() for _ in range(3 * MAX_PER_TICK)]
     for seq in range(1, 21):
-        ephemera.receive([Receipt(ROOM, member, seq, seq, "t") for member in members], (), ())
+        ephemeral_events.receive([Receipt(ROOM, member, seq, seq, "t") for member in members], (), ())
         await trio.sleep(0.05)
     assert len(recorder.told) <= 11 * MAX_PER_TICK
     await trio.sleep(2.0)
@@ -158,19 +160,19 @@ async def test_many_members_at_once(world: tuple[Recorder, Ephemera], autojump_c
     assert {update.seq for update in last.values()} == {20} and last.keys() == set(members)
 
 
-async def test_receipts_never_fall(world: tuple[Recorder, Ephemera], autojump_clock: MockClock) -> None:
+async def test_receipts_never_fall(world: tuple[Recorder, EphemeralEvents], autojump_clock: MockClock) -> None:
     """Two instances write receipts of one member and are heard in another order: the older word is not told."""
-    recorder, ephemera = world
+    recorder, ephemeral_events = world
     for delivered, read in ((9, 7), (5, 5), (9, 7), (6, 8), (10, 0)):
-        ephemera.receive([Receipt(ROOM, ALICE, delivered, read, "t")], (), ())
+        ephemeral_events.receive([Receipt(ROOM, ALICE, delivered, read, "t")], (), ())
         await trio.sleep(0.5)
     told = [(update.status.value, update.seq) for _, update in recorder.told]
     assert told == [("Read", 7), ("Delivered", 9), ("Read", 8), ("Delivered", 10)]
 
 
-async def test_nobody_there(world: tuple[Recorder, Ephemera], autojump_clock: MockClock) -> None:
+async def test_nobody_there(world: tuple[Recorder, EphemeralEvents], autojump_clock: MockClock) -> None:
     """Receipts of conversations that nobody here has open are not kept."""
-    recorder, ephemera = world
-    ephemera.receive([Receipt(new_id(), ALICE, 1, 1, "t")], (), ())
+    recorder, ephemeral_events = world
+    ephemeral_events.receive([Receipt(new_id(), ALICE, 1, 1, "t")], (), ())
     await trio.sleep(1.0)
     assert recorder.told == []

@@ -9,8 +9,8 @@ import trio
 from trio.testing import MockClock
 
 from handlers.presence import Presence
-from server.fanout.ephemeral_events import Ephemera
-from server.fanout.presence import ROUND, Announcer
+from server.fanout.ephemeral_events import EphemeralEvents
+from server.fanout.presence import ROUND, PresenceAnnouncer
 from server.fanout.rooms import Rooms
 from store.errors import Unavailable
 from store.ids import new_id
@@ -32,7 +32,9 @@ class World:
         self.last_seen: list[UUID] = []
         self.away = False
         self.meanwhile: Any = None
-        self.announcer = Announcer(cast(Presence, self), cast(Instances, self), cast(Rooms, self), cast(Ephemera, self))
+        self.announcer = PresenceAnnouncer(
+            cast(Presence, self), cast(Instances, self), cast(Rooms, self), cast(EphemeralEvents, self)
+        )
 
     def sessions_of(self, user_id: UUID) -> tuple[object, ...]:
         return ()

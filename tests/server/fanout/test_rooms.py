@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from handlers.model import Caller
-from server.fanout.change_publisher import Feed
+from server.fanout.change_publisher import ChangePublisher
 from server.fanout.gap_repair import REPAIR_DELAY, RETRY_DELAY
 from server.fanout.room import Cursors, Room, Subscriber
 from server.fanout.rooms import Rooms
@@ -461,8 +461,8 @@ async def test_who_is_dismissed_is_not_shown_out(monkeypatch: pytest.MonkeyPatch
         notify(sessions, event, arguments)
 
     monkeypatch.setattr(world.rooms, "_notify", counted)
-    feed = Feed(world.rooms, cast(Any, Nothing()), Nothing())
-    feed.publish([change(11, removed=(USER,))], dismissal(USER))
+    change_publisher = ChangePublisher(world.rooms, cast(Any, Nothing()), Nothing())
+    change_publisher.publish([change(11, removed=(USER,))], dismissal(USER))
     assert told == [] and not any(session.rooms or session.seen for session in gone)
     assert not world.rooms.sessions_of(USER) and other.seen == [11]
 

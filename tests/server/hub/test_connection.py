@@ -27,7 +27,7 @@ from server.protocol.signalr.messages import Ack, Close, Completion, HubMessage,
 from server.protocol.signalr.messages import Sequence as Sequence_
 from server.protocol.signalr.stateful_reconnect import Reliable
 from server.transport.send_queue import Flusher, Outbox
-from server.transport.timer_wheel import Wheel
+from server.transport.timer_wheel import TimerWheel
 from store.errors import StoreError, Unavailable
 from store.ids import new_id
 from store.model import Change
@@ -78,7 +78,7 @@ class World:
         self.sync: SyncSource = self.store
         self.flusher = Flusher()
         self.rooms = Rooms(self.store, self.flusher, Alone())
-        self.wheel = Wheel()
+        self.wheel = TimerWheel()
         self.dispatcher = Dispatcher()
         self.timeouts = Timeouts()
         self.encodings: dict[str, Encoding] = BARE

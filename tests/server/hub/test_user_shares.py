@@ -10,12 +10,12 @@ import trio.testing
 
 from handlers.rate_limits import Rate
 from loadtest.client import connect
-from server.config.rate_limits import Limits
+from server.config.rate_limits import RateLimits
 from server.hub.user_shares import MAX_STEP, WORK_BURST, WORK_SHARE, Share
 from server.protocol import websocket
 from server.transport import websocket as connections
 from server.transport.epoll import Poller
-from server.transport.timer_wheel import Wheel
+from server.transport.timer_wheel import TimerWheel
 from server.transport.websocket import READ_SIZE, Connection
 from tests.server.rest.conftest import open_site
 from tests.server.transport.test_websocket import FOREVER, Silent
@@ -24,7 +24,7 @@ STEP = 0.05  # seconds that one message takes here
 MESSAGES = 8  # of each connection: what the buffers of a socket pair hold
 
 
-class Rates(Limits):
+class Rates(RateLimits):
     """No more of it than a share asks for."""
 
     def __init__(self, rate: Rate | None) -> None:
@@ -66,7 +66,7 @@ async def test_many_connections_take_one_share(
             return None
 
     monkeypatch.setattr(time, "perf_counter", lambda: worked)
-    wheel, poller, share = Wheel(), Poller(), Share(ON)
+    wheel, poller, share = TimerWheel(), Poller(), Share(ON)
     await nursery.start(wheel.run)
     await nursery.start(poller.run)
     began = trio.current_time()

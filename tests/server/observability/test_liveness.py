@@ -7,7 +7,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from server.observability.event_loop_lag import PERIOD, Pulse
+from server.observability.event_loop_lag import PERIOD, EventLoopLag
 from server.observability.liveness import Liveness
 from store.histogram import Histogram
 
@@ -28,7 +28,7 @@ def part() -> Part:
 
 
 async def watching(nursery: trio.Nursery, part: Part) -> Liveness:
-    liveness = Liveness(Pulse())
+    liveness = Liveness(EventLoopLag())
     liveness.watch("a part", part.progress, patience=30)
     await nursery.start(liveness.run)
     return liveness
@@ -70,27 +70,27 @@ async def test_a_pause_is_not_a_hang(nursery: trio.Nursery, part: Part, autojump
 
 async def test_a_jammed_loop(nursery: trio.Nursery, part: Part) -> None:
     """One late beat is forgiven; beat after beat late by seconds is a verdict."""
-    pulse = Pulse()
-    liveness = Liveness(pulse)
+    event_loop_lag = EventLoopLag()
+    liveness = Liveness(event_loop_lag)
     for late in (30.0, 0.0, 0.0):
-        pulse._late.append(late)
+        event_loop_lag._late.append(late)
     assert liveness.verdict() is None
-    pulse._late.extend([6.0] * 4)
+    event_loop_lag._late.extend([6.0] * 4)
     assert "event loop" in (liveness.verdict() or "")
 
 
 async def test_the_pulse_feels_what_holds_the_loop(nursery: trio.Nursery) -> None:
     """A step of 300 ms is seen as lag of that size, and a collection as a pause."""
-    pulse = Pulse()
-    await nursery.start(pulse.run)
+    event_loop_lag = EventLoopLag()
+    await nursery.start(event_loop_lag.run)
     with trio.fail_after(60):
-        while not pulse.lags.count:
+        while not event_loop_lag.lags.count:
             await trio.testing.wait_all_tasks_blocked()
             time.sleep(PERIOD + 0.3)  # noqa: ASYNC251 - holding the loop is the point
-    assert pulse.lags.sum >= 0.25
-    before = pulse.pauses[2].count
+    assert event_loop_lag.lags.sum >= 0.25
+    before = event_loop_lag.pauses[2].count
     gc.collect()
-    assert pulse.pauses[2].count == before + 1
+    assert event_loop_lag.pauses[2].count == before + 1
     nursery.cancel_scope.cancel()
 
 

@@ -24,13 +24,13 @@ from handlers.presence import Presence
 from handlers.users import Users
 from loadtest.client import ClientError, HubClient
 from server.cluster.publisher import Publisher
-from server.fanout.broadcaster import Crier
+from server.fanout.broadcaster import Broadcaster
 from server.fanout.gap_repair import GapRepair
 from server.fanout.rooms import Rooms
 from server.hub.transports.long_polling import Polled
 from server.identity.jwks import KeySet
 from server.instance import Instance
-from server.process.sd_notify import Notices
+from server.process.sd_notify import ServiceManager
 from server.process.signals import Lifecycle
 from server.protocol.signalr.encoding import Encoding
 from server.transport.http import HttpServer
@@ -97,7 +97,7 @@ class Stage:
         return getattr(connection.endpoint, "user_id", None) == UUID(self.carol.id)
 
     def is_of_the_pulse(self, histogram: Any, value: float) -> bool:
-        return histogram is self.process.pulse.lags
+        return histogram is self.process.event_loop_lag.lags
 
     @property
     def carols(self) -> Connection:
@@ -135,7 +135,7 @@ class Stage:
     async def until_whole(self) -> None:
         """Every part is back, and the link to the other instances: what is made to fail next is at work."""
         with trio.fail_after(WAIT):
-            while self.process.supervisor.down or not self.process.link.established:
+            while self.process.supervisor.down or not self.process.membership.established:
                 await trio.sleep(0.05)
 
     async def attempt(self, call: Callable[[], Awaitable[Any]]) -> None:
@@ -248,13 +248,13 @@ async def look_at_certificate(stage: Stage) -> None:
 async def feed_watchdog(stage: Stage) -> None:
     async def run(*, task_status: trio.TaskStatus[None]) -> None:
         task_status.started()
-        await Notices("@parley-nobody").run(stage.process.liveness.verdict)
+        await ServiceManager("@parley-nobody").run(stage.process.liveness.verdict)
 
-    await until_noted("notices", run)
+    await until_noted("sd_notify", run)
 
 
 async def reload(stage: Stage) -> None:
-    Lifecycle(Notices(None), lambda: str(stage.process.apply(stage.process.settings))).reload()
+    Lifecycle(ServiceManager(None), lambda: str(stage.process.apply(stage.process.settings))).reload()
 
 
 async def ask_admin(stage: Stage) -> None:
@@ -309,8 +309,8 @@ FAULTS = [
     Fault("lanes", Rooms, "publish", chat),
     Fault("lanes", _Lane, "_pack", chat_together, several),
     Fault("repairs", GapRepair, "_fill", repair),
-    Fault("teller", Conversations, "views", rename),
-    Fault("ephemera", Crier, "tell", chat),
+    Fault("conversation_updates", Conversations, "views", rename),
+    Fault("ephemeral_events", Broadcaster, "tell", chat),
     Fault("presence", Presence, "seen", come_and_go),
     Fault("receipts", ReceiptStreams, "append", chat),
     Fault("receipts", ReceiptStreams, "take", nothing),
@@ -318,20 +318,20 @@ FAULTS = [
     Fault("sync", store.postgres.conversations, "list_memberships", connect_again),
     Fault("pool", Pool, "connect", lose_idle_connections),
     Fault("redis", Redis, "_serve", renew_redis),
-    Fault("link", Instances, "read", nothing),
+    Fault("membership", Instances, "read", nothing),
     Fault("publisher", Publisher, "deliver", chat),
-    Fault("relay", store.postgres.outbox, "list_stale", nothing),
+    Fault("outbox_relay", store.postgres.outbox, "list_stale", nothing),
     Fault("reaper", Instances, "claim_burial", nothing),
     Fault("fallbacks", Polled, "_expect_a_poll", poll),
     Fault("connections", Listener, "_admit", knock),
     Fault("calls", Users, "update_status", update_status),
     Fault("rest", Users, "update_status", put_status),
-    Fault("pulse", Histogram, "observe", nothing),
+    Fault("event_loop_lag", Histogram, "observe", nothing),
     Fault("liveness", server.observability.liveness._Part, "look", nothing),
     Fault("partitions", server.instance, "ensure_partitions", keep_partitions),
     Fault("keys", KeySet, "_fetch", refresh_keys),
     Fault("certificate", Certificate, "look", look_at_certificate),
-    Fault("notices", server.observability.liveness.Liveness, "verdict", feed_watchdog),
+    Fault("sd_notify", server.observability.liveness.Liveness, "verdict", feed_watchdog),
     Fault("lifecycle", Instance, "apply", reload),
     Fault("admin", HttpServer, "serve", ask_admin),
 ]
@@ -345,7 +345,9 @@ OTHERS = {"sessions"}
 
 def raise_once(monkeypatch: pytest.MonkeyPatch, fault: Fault, error: type[Exception], stage: Stage) -> trio.Event:
     original, raised = getattr(fault.where, fault.name), trio.Event()
-    when = stage.is_carols if fault.of_carol else stage.is_of_the_pulse if fault.part == "pulse" else fault.when
+    when = (
+        stage.is_carols if fault.of_carol else stage.is_of_the_pulse if fault.part == "event_loop_lag" else fault.when
+    )
 
     def faulty(*arguments: Any, **options: Any) -> Any:
         if not raised.is_set() and when(*arguments, **options):
@@ -476,7 +478,7 @@ async def test_a_part_that_cannot_come_back(
 ) -> None:
     """The process ends by itself, in good order: its clients hear that they should connect anew."""
     now = trio.Event()
-    lose(monkeypatch, "relay", now)
+    lose(monkeypatch, "outbox_relay", now)
     with capture_logs():
         async with open_site(database, redis_url, nursery) as site, Stage(site).opened() as stage:
             await stage.chat()
@@ -484,7 +486,7 @@ async def test_a_part_that_cannot_come_back(
             with trio.fail_after(WAIT):
                 await site.ended.wait()
                 await stage.a.closed.wait()
-            assert site.process.supervisor.lost == "relay"
+            assert site.process.supervisor.lost == "outbox_relay"
             assert stage.a.close_message is not None and stage.a.close_message.allow_reconnect
 
 

@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from server.process.sd_notify import Notices
+from server.process.sd_notify import ServiceManager
 
 
 class Manager:
@@ -43,27 +43,27 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]
 
 def test_the_order_of_a_life(manager: Manager) -> None:
     """Ready, reloading and ready again, stopping; the same status is said once."""
-    notices = Notices.from_environment({"NOTIFY_SOCKET": manager.address})
-    notices.ready()
-    notices.say("fine")
-    notices.say("fine")
-    notices.reloading()
-    notices.ready()
-    notices.stopping(40.0)
+    service_manager = ServiceManager.from_environment({"NOTIFY_SOCKET": manager.address})
+    service_manager.ready()
+    service_manager.say("fine")
+    service_manager.say("fine")
+    service_manager.reloading()
+    service_manager.ready()
+    service_manager.stopping(40.0)
     one, two, three, four, five = manager.heard()
     assert (one, two, four) == ("READY=1", "STATUS=fine", "READY=1")
     assert three.startswith("RELOADING=1\nMONOTONIC_USEC=") and five == "STOPPING=1\nEXTEND_TIMEOUT_USEC=40000000"
-    notices.close()
-    notices.ready()
+    service_manager.close()
+    service_manager.ready()
     assert manager.heard() == []
 
 
 async def test_watchdog(manager: Manager, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery) -> None:
     """Fed twice a period while the verdict is good; not once while it is not."""
     environ = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "10000000", "WATCHDOG_PID": str(os.getpid())}
-    notices = Notices.from_environment(environ, status=lambda: "serving")
+    service_manager = ServiceManager.from_environment(environ, status=lambda: "serving")
     verdicts: list[str | None] = [None]
-    nursery.start_soon(notices.run, lambda: verdicts[0])
+    nursery.start_soon(service_manager.run, lambda: verdicts[0])
     await trio.sleep(19.9)
     assert manager.heard() == ["WATCHDOG=1", "STATUS=serving", *["WATCHDOG=1"] * 3]
     verdicts[0] = "lane 1: no progress"
@@ -72,7 +72,7 @@ async def test_watchdog(manager: Manager, autojump_clock: trio.testing.MockClock
     verdicts[0] = None
     await trio.sleep(5)
     assert manager.heard() == ["WATCHDOG=1", "STATUS=serving"]
-    notices.close()
+    service_manager.close()
 
 
 @pytest.mark.parametrize(
@@ -80,18 +80,18 @@ async def test_watchdog(manager: Manager, autojump_clock: trio.testing.MockClock
 )
 def test_no_watchdog(environ: dict[str, str]) -> None:
     """Meant for another process, or not at all."""
-    assert Notices.from_environment(environ).watchdog_seconds is None
+    assert ServiceManager.from_environment(environ).watchdog_seconds is None
 
 
 def test_a_manager_that_does_not_listen(tmp_path: Path) -> None:
     """Its queue is full, or it is gone, or there is none: nothing waits, nothing fails."""
     manager = Manager(str(tmp_path / "notify"))
-    notices = Notices(manager.address)
+    service_manager = ServiceManager(manager.address)
     for number in range(10_000):
-        notices.say(f"status {number}")
+        service_manager.say(f"status {number}")
     assert 0 < len(manager.heard()) < 10_000
     manager.close()
     (tmp_path / "notify").unlink()
-    notices.ready()
-    notices.close()
-    Notices(None).ready()
+    service_manager.ready()
+    service_manager.close()
+    ServiceManager(None).ready()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 
-from handlers.transactions import Commits
+from handlers.transactions import Transactions
 from handlers.users import LEAVE_AT_ONCE
 from store.postgres.pool import Pool
 from tests.handlers.test_file_types import PNG
@@ -77,9 +77,9 @@ async def dump(pool: Pool) -> dict[str, str]:
 async def test_leaving_many_conversations(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """A deleted user leaves a few conversations in one transaction, not all: others' messages wait for its locks."""
     sizes: list[int] = []
-    run = Commits.run
+    run = Transactions.run
 
-    async def counted(self: Commits, write: Any, **options: Any) -> Any:
+    async def counted(self: Transactions, write: Any, **options: Any) -> Any:
         async def measured(conn: Any) -> Any:
             result, changes = await write(conn)
             sizes.append(len(changes))
@@ -91,6 +91,6 @@ async def test_leaving_many_conversations(site: Site, monkeypatch: pytest.Monkey
     group = {"type": "Group", "name": "one of many", "memberIds": [bob]}
     for _ in range(LEAVE_AT_ONCE + 10):
         await site.call("POST", "/api/conversations", group, token=a, status=201)
-    monkeypatch.setattr(Commits, "run", counted)
+    monkeypatch.setattr(Transactions, "run", counted)
     await site.call("DELETE", f"/api/users/{bob}", token=b, status=204)
     assert sum(sizes) == LEAVE_AT_ONCE + 10 and max(sizes) == LEAVE_AT_ONCE

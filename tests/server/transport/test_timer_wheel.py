@@ -4,7 +4,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from server.transport.timer_wheel import GRACE, TICK, Wheel
+from server.transport.timer_wheel import GRACE, TICK, TimerWheel
 
 
 class Member:
@@ -28,13 +28,13 @@ class Member:
 
 
 @pytest.fixture
-async def wheel(nursery: trio.Nursery, autojump_clock: MockClock) -> Wheel:
-    found = Wheel()
+async def wheel(nursery: trio.Nursery, autojump_clock: MockClock) -> TimerWheel:
+    found = TimerWheel()
     await nursery.start(found.run)
     return found
 
 
-async def test_asked_when_due(wheel: Wheel, autojump_clock: MockClock) -> None:
+async def test_asked_when_due(wheel: TimerWheel, autojump_clock: MockClock) -> None:
     """Never before its time, at most one tick after; again when it says so, not again when it does not."""
     member, start = Member(10, None), trio.current_time()
     wheel.schedule(member, start + 5)
@@ -45,7 +45,7 @@ async def test_asked_when_due(wheel: Wheel, autojump_clock: MockClock) -> None:
     assert member.wheel_tick == -1
 
 
-async def test_moved_and_cancelled(wheel: Wheel, autojump_clock: MockClock) -> None:
+async def test_moved_and_cancelled(wheel: TimerWheel, autojump_clock: MockClock) -> None:
     """The last schedule counts; a cancelled member is left alone."""
     moved, cancelled, now = Member(), Member(), trio.current_time()
     wheel.schedule(moved, now + 1)
@@ -59,7 +59,7 @@ async def test_moved_and_cancelled(wheel: Wheel, autojump_clock: MockClock) -> N
     assert len(moved.asked) == 1
 
 
-async def test_hastened(wheel: Wheel, autojump_clock: MockClock) -> None:
+async def test_hastened(wheel: TimerWheel, autojump_clock: MockClock) -> None:
     """Whoever hurries is asked sooner, and never later than she would have been."""
     sooner, as_before, alone, now = Member(), Member(), Member(), trio.current_time()
     wheel.schedule(sooner, now + 20)
@@ -72,7 +72,7 @@ async def test_hastened(wheel: Wheel, autojump_clock: MockClock) -> None:
     assert len(sooner.asked) == len(as_before.asked) == len(alone.asked) == 1
 
 
-async def test_a_defect_stops_nobody_elses_timeouts(wheel: Wheel, autojump_clock: MockClock) -> None:
+async def test_a_defect_stops_nobody_elses_timeouts(wheel: TimerWheel, autojump_clock: MockClock) -> None:
     """A member that raises ends: nothing would ever time it out."""
     bad, good = Member(-1), Member()
     wheel.schedule(bad, trio.current_time() + 1)
@@ -82,7 +82,7 @@ async def test_a_defect_stops_nobody_elses_timeouts(wheel: Wheel, autojump_clock
     assert "reference" in bad.aborted and not good.aborted
 
 
-async def test_late_turns_skip_nobody(wheel: Wheel, autojump_clock: MockClock) -> None:
+async def test_late_turns_skip_nobody(wheel: TimerWheel, autojump_clock: MockClock) -> None:
     """When the loop was held up, everybody who became due meanwhile is asked."""
     members = [Member() for _ in range(20)]
     for number, member in enumerate(members):
@@ -106,7 +106,7 @@ async def test_what_waits_is_read_first(nursery: trio.Nursery, autojump_clock: M
         await trio.sleep(3)
         heard_at.append(waiting.now)
 
-    waiting = Wheel(read)
+    waiting = TimerWheel(read)
     await nursery.start(waiting.run)
     waiting.schedule(Judge(), trio.current_time() + 2)
     autojump_clock.jump(30)

@@ -4,7 +4,7 @@ import trio
 
 from loadtest.client import connect
 from server.config.trusted_proxies import Proxies
-from server.transport.unauthenticated import Stranger, Strangers
+from server.transport.unauthenticated import Stranger, UnauthenticatedConnections
 from tests.server.rest.conftest import open_site
 
 WAIT = 60.0
@@ -12,7 +12,7 @@ WAIT = 60.0
 
 def test_counted_by_address() -> None:
     """Up to the bound, each once; who has left, or is known, makes room; proxies and Unix sockets are not counted."""
-    strangers = Strangers(2, Proxies(["10.0.0.0/8"]))
+    strangers = UnauthenticatedConnections(2, Proxies(["10.0.0.0/8"]))
     one, two, three = (Stranger(strangers, "192.0.2.1") for _ in range(3))
     assert one.enter() and one.enter() and two.enter() and not three.enter()
     assert Stranger(strangers, "192.0.2.2").enter()
@@ -30,7 +30,7 @@ def test_counted_by_address() -> None:
 
 def test_counted_behind_a_proxy() -> None:
     """A proxy's connection is its client's for as long as the request: each client has the bound to itself."""
-    strangers = Strangers(2, Proxies(["10.0.0.0/8"]))
+    strangers = UnauthenticatedConnections(2, Proxies(["10.0.0.0/8"]))
     one, two, three, four = (Stranger(strangers, "10.1.2.3") for _ in range(4))
     said = {b"x-forwarded-for": b"6.6.6.6, 192.0.2.1"}
     assert all(each.enter() for each in (one, two, three, four)) and not strangers.counts

@@ -9,7 +9,7 @@ import trio.testing
 
 from server.protocol import websocket
 from server.transport.epoll import Poller
-from server.transport.timer_wheel import Wheel
+from server.transport.timer_wheel import TimerWheel
 from server.transport.websocket import Connection
 
 WAIT = 30.0
@@ -39,8 +39,8 @@ class Silent:
 
 
 @pytest.fixture
-async def parts(nursery: trio.Nursery) -> tuple[Wheel, Poller]:
-    wheel, poller = Wheel(), Poller()
+async def parts(nursery: trio.Nursery) -> tuple[TimerWheel, Poller]:
+    wheel, poller = TimerWheel(), Poller()
     await nursery.start(wheel.run)
     await nursery.start(poller.run)
     return wheel, poller
@@ -56,7 +56,7 @@ async def deliver(connection: Connection) -> None:
 
 
 @pytest.mark.parametrize("how", ["left", "closed", "cancelled", "aborted"])
-async def test_a_slow_reader_ends_while_something_is_delivered(parts: tuple[Wheel, Poller], how: str) -> None:
+async def test_a_slow_reader_ends_while_something_is_delivered(parts: tuple[TimerWheel, Poller], how: str) -> None:
     """However its connection ends, whoever delivers to it goes on; nothing is started for a connection that is over."""
     for _ in range(ROUNDS):
         ours, peer = socket.socketpair()
@@ -98,7 +98,7 @@ async def test_a_peer_that_neither_reads_nor_answers_our_close(
     queued: int, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
     """It is gone when its time to answer is over, also when it has not taken what was said before; and not earlier."""
-    wheel, poller, endpoint = Wheel(), Poller(), Silent()
+    wheel, poller, endpoint = TimerWheel(), Poller(), Silent()
     await nursery.start(wheel.run)
     await nursery.start(poller.run)
     ours, peer = socket.socketpair()

@@ -7,7 +7,7 @@ import trio
 import trio.testing
 
 from store.errors import Unavailable
-from store.postgres.batch_loader import MAX_KEYS, Gather
+from store.postgres.batch_loader import MAX_KEYS, BatchLoader
 
 
 class Table:
@@ -29,7 +29,7 @@ class Table:
 async def test_one_query_for_all_who_come_meanwhile(nursery: trio.Nursery) -> None:
     """Whoever asks while the workers are busy shares one query; each gets her own keys, the unknown left out."""
     table, answers = Table(), dict[int, dict[int, str]]()
-    gather: Gather[int, str] = Gather(table.fetch)
+    gather: BatchLoader[int, str] = BatchLoader(table.fetch)
     await nursery.start(gather.run)
 
     async def ask(number: int) -> None:
@@ -52,7 +52,7 @@ async def test_an_error_reaches_all_who_asked_and_nobody_after(nursery: trio.Nur
     table = Table()
     table.fails = True
     table.gate.set()
-    gather: Gather[int, str] = Gather(table.fetch)
+    gather: BatchLoader[int, str] = BatchLoader(table.fetch)
     await nursery.start(gather.run)
     with pytest.raises(Unavailable):
         await gather.get([1])
@@ -63,7 +63,7 @@ async def test_an_error_reaches_all_who_asked_and_nobody_after(nursery: trio.Nur
 async def test_a_cancelled_asker_disturbs_nobody(nursery: trio.Nursery) -> None:
     """Giving up while waiting leaves the others' answers alone."""
     table = Table()
-    gather: Gather[int, str] = Gather(table.fetch)
+    gather: BatchLoader[int, str] = BatchLoader(table.fetch)
     await nursery.start(gather.run)
     with trio.move_on_after(0):
         await gather.get([1])
@@ -75,7 +75,7 @@ async def test_a_cancelled_asker_disturbs_nobody(nursery: trio.Nursery) -> None:
 async def test_queries_stay_bounded(nursery: trio.Nursery) -> None:
     """More keys than one query may have are asked for in several."""
     table, done = Table(), []
-    gather: Gather[int, str] = Gather(table.fetch)
+    gather: BatchLoader[int, str] = BatchLoader(table.fetch)
     await nursery.start(gather.run)
 
     async def ask(start: int) -> None:

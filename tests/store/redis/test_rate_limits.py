@@ -3,7 +3,7 @@
 import trio
 
 from store.redis.client import Redis
-from store.redis.rate_limits import Limits
+from store.redis.rate_limits import SharedRateLimits
 
 
 async def test_two_share_a_bucket(redis_url: str, nursery: trio.Nursery) -> None:
@@ -19,7 +19,7 @@ async def test_two_share_a_bucket(redis_url: str, nursery: trio.Nursery) -> None
                 break
             except Exception:  # noqa: BLE001
                 await trio.sleep(0.01)
-    limits = [Limits(one), Limits(other)]
+    limits = [SharedRateLimits(one), SharedRateLimits(other)]
     waits = [await limits[n % 2].spend("k", 6, 3000.0) for n in range(8)]
     assert waits[:6] == [0.0] * 6 and 0 < waits[6] <= 500.0 < waits[7] <= 1000.0  # one after the other
     for _ in range(30):

@@ -13,7 +13,7 @@ from server.hub.connection import HubSession
 from server.hub.transports.http_transport import Gone, HttpCarrier
 from server.hub.user_shares import WORK_BURST, WORK_SHARE, Share
 from server.protocol.signalr.encoding import BARE
-from server.transport.timer_wheel import Wheel
+from server.transport.timer_wheel import TimerWheel
 from store.ids import new_id
 from tests.server.hub.test_user_shares import ON
 
@@ -48,7 +48,7 @@ class Carrier(HttpCarrier):
     transport: ClassVar = "test"
 
     def __init__(self) -> None:
-        super().__init__(Wheel(), load({}), "id", new_id())
+        super().__init__(TimerWheel(), load({}), "id", new_id())
         self.encoding = BARE["json"]
         self.ending, self.slow = trio.Event(), trio.Event()
 
@@ -120,7 +120,7 @@ async def test_posts_take_their_users_share(
             await carrier.post(read)
 
     monkeypatch.setattr(time, "perf_counter", lambda: worked)
-    wheel, share, carriers = Wheel(), Share(ON), [Carrier() for _ in range(5)]
+    wheel, share, carriers = TimerWheel(), Share(ON), [Carrier() for _ in range(5)]
     await nursery.start(wheel.run)
     began = trio.current_time()
     for carrier in carriers:
