@@ -1,0 +1,139 @@
+"""The README's first program, run as printed."""
+
+import re
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from tests.interop.conftest import HERE
+from tests.proxy import Proxy
+from tests.running import Running, User, free_port, running
+
+README = Path(__file__).parents[2] / "README.md"
+WAIT = 60.0  # seconds: long past anything but a hang
+LATENCY = 1.0  # seconds; as long as an answer is on its way, it can be lost
+MAX_LINES = 120
+
+
+class Program:
+    def __init__(self, process: trio.Process) -> None:
+        self._process = process
+        self.lines: list[str] = []
+        self._more = trio.Event()
+
+    async def run(self) -> None:
+        assert self._process.stdout is not None
+        rest = b""
+        async for chunk in self._process.stdout:
+            *lines, rest = (rest + chunk).split(b"\n")
+            self.lines += [line.decode() for line in lines]
+            self._more.set()
+
+    async def type(self, line: str) -> None:
+        assert self._process.stdin is not None
+        await self._process.stdin.send_all(line.encode() + b"\n")
+
+    async def has_shown(self, content: str) -> None:
+        with trio.fail_after(WAIT):
+            while not any(line.endswith(f" {content}") for line in self.lines):
+                self._more = trio.Event()
+                await self._more.wait()
+
+    async def end(self) -> int:
+        assert self._process.stdin is not None
+        await self._process.stdin.aclose()
+        with trio.fail_after(WAIT):
+            return await self._process.wait()
+
+
+@asynccontextmanager
+async def first_program(node: str, place: Path, *arguments: str) -> AsyncIterator[Program]:
+    """As a reader would have it: in a file, with the client installed beside it."""
+    [text] = re.findall(r"^```js\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
+    (place / "first.mjs").write_text(text)
+    (place / "node_modules").symlink_to(HERE / "node_modules")
+    command = [node, str(place / "first.mjs"), *arguments]
+    async with trio.open_nursery() as nursery:
+        process = await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        program = Program(process)
+        nursery.start_soon(program.run)
+        try:
+            yield program
+        finally:
+            process.kill()
+            with trio.move_on_after(5, shield=True):
+                await process.wait()
+            nursery.cancel_scope.cancel()
+
+
+class Heard:
+    """What another user's connection has received."""
+
+    def __init__(self) -> None:
+        self.contents: list[str] = []
+        self._more = trio.Event()
+
+    def __call__(self, target: str, arguments: list[Any]) -> None:
+        if target == "ReceiveMessage":
+            self.contents.append(arguments[0]["content"])
+            self._more.set()
+
+    async def expect(self, content: str) -> None:
+        with trio.fail_after(WAIT):
+            while content not in self.contents:
+                self._more = trio.Event()
+                await self._more.wait()
+
+
+async def test_the_first_program_keeps_the_promise(
+    node: str, database: str, redis_url: str, tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    """An answer that is lost after its message was committed, a cut, a kill -9: each message is there once, and the
+    program has shown every one of them once, in order."""
+    port, server_port = free_port(), free_port()
+    proxy = Proxy(port, server_port)
+    await nursery.start(proxy.run)
+    heard = Heard()
+    async with running(database, redis_url, port=server_port) as server:
+        alice, bob = await server.register("alice"), await server.register("bob")
+        conversation = await server.direct(alice, bob)
+        async with first_program(node, tmp_path, f"http://127.0.0.1:{port}", bob.token, conversation) as program:
+            async with server.connect(alice, heard) as a:
+                await a.invoke("SendMessage", {"conversationId": conversation, "content": "hello"})
+                await program.has_shown("hello")
+                proxy.delay = LATENCY
+                await program.type("whose answer is lost")
+                await heard.expect("whose answer is lost")
+                proxy.cut()
+                proxy.delay = 0.0
+                await a.invoke("SendMessage", {"conversationId": conversation, "content": "missed"})
+                await program.type("on the next connection")
+                await heard.expect("on the next connection")
+            server.kill()
+            await server.wait()
+            await program.type("while the server is gone")
+            async with running(database, redis_url, port=server_port) as again:
+                await again_and_on(again, alice, bob, conversation, program)
+
+
+async def again_and_on(server: Running, alice: User, bob: User, conversation: str, program: Program) -> None:
+    async with server.connect(alice) as a:
+        await a.invoke("SendMessage", {"conversationId": conversation, "content": "after it"})
+        await program.has_shown("after it")
+        await program.has_shown("while the server is gone")
+        await program.type("the last")
+        await program.has_shown("the last")
+    stored = await server.history(bob, conversation, system=True)
+    assert program.lines == [f"{message['seq']} {message['content']}" for message in stored]
+    mine = [message["content"] for message in stored if message["senderId"] == bob.id and message["type"] == "Text"]
+    assert mine == ["whose answer is lost", "on the next connection", "while the server is gone", "the last"]
+    assert await program.end() == 0
+
+
+def test_the_readme_is_short() -> None:
+    """What is longer belongs on a page of its own."""
+    assert len(README.read_text().splitlines()) <= MAX_LINES
