@@ -2,15 +2,20 @@
 PYTHON ?= python3
 VENV := .venv
 WORKERS ?= 3
+# Versions that were tested together. Those that a Python cannot have (no wheel for it, no compiler) are not insisted on:
+# then the newest that setup.cfg allows are taken. `make CONSTRAINTS=` takes these from the beginning.
+CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
+UNIT := tests/handlers tests/server tests/store tests/loadtest tests/test_*.py
 READY := $(VENV)/.ready
 TESTABLE := $(VENV)/.testable
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run install-units rolling-restart test test-chaos test-hostile mutants lint bench docs clean
+.PHONY: help run install-units rolling-restart test test-chaos test-hostile check coverage fix mutants lint bench docs constraints clean
 
 help: ## what can be made
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
 
 run: $(READY) ## PostgreSQL, Valkey and the server on http://localhost:5000 (Ctrl-C stops it all)
 	@$(BIN)/parley dev
@@ -30,6 +35,17 @@ mutants: $(TESTABLE) ## plant faults one by one, and see the tests nearest to ea
 
 rolling-restart: $(TESTABLE) ## four instances restarted one by one under load, in numbers (LISTEN=shared|reuse-port)
 	@$(BIN)/pytest -q -s tests/rolling -k four --rolling $(or $(LISTEN),shared)
+
+check: lint ## style, types, import contracts, and the tests that need no service: before each commit
+	@$(BIN)/pytest -q -n 2 --dist worksteal -m "not services" $(UNIT)
+
+coverage: $(TESTABLE) ## lines and branches that these tests run, in each module that has others (TESTS=)
+	@$(BIN)/coverage run -m pytest -q $(if $(TESTS),$(TESTS),-m "not services" $(UNIT))
+	@$(BIN)/coverage report
+
+fix: $(TESTABLE) ## what ruff can mend by itself
+	@$(BIN)/ruff check --fix --show-fixes .
+	@$(BIN)/ruff format .
 
 lint: $(TESTABLE) ## style, types, import contracts
 	@$(BIN)/ruff check -q .
@@ -52,6 +68,12 @@ install-units: ## systemd units and the files beside them (DESTDIR=)
 docs: $(READY) ## the pages that are made from the code
 	@$(BIN)/python -m server.config.page > docs/settings.md
 
+constraints: $(VENV)/.made ## constraints.txt anew: the newest versions that setup.cfg allows
+	@$(PYTHON) -m venv --clear $(VENV)/fresh
+	@$(VENV)/fresh/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@{ sed -n '/^#/p' constraints.txt; $(VENV)/fresh/bin/python -m pip freeze --exclude-editable --exclude parley; } > $(VENV)/constraints
+	@mv $(VENV)/constraints constraints.txt && rm -rf $(VENV)/fresh
+
 clean: ## forget the environment (not the data in .parley)
 	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis node_modules tests/interop/node_modules
 
@@ -62,12 +84,20 @@ $(VENV)/.made:
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(READY): $(VENV)/.made setup.cfg pyproject.toml
+# $(call install,WHAT)
+define install
+	@if [ -z "$(CONSTRAINTS)" ] || ! $(PIP) --constraint $(CONSTRAINTS) --editable $(1); then \
+		[ -z "$(CONSTRAINTS)" ] || echo "not every version in $(CONSTRAINTS) can be had here: taking the newest that setup.cfg allows"; \
+		$(PIP) --editable $(1); \
+	fi
+endef
+
+$(READY): $(VENV)/.made setup.cfg pyproject.toml $(CONSTRAINTS)
 	@echo "installing Parley into $(VENV) (a minute or two the first time) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(call install,.)
 	@touch $@
 
 $(TESTABLE): $(READY)
 	@echo "installing what the tests need ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(call install,'.[test]')
 	@touch $@

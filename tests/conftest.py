@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import structlog
 import trio
 from hypothesis import HealthCheck, settings
 from psycopg.conninfo import make_conninfo
@@ -27,6 +28,7 @@ from tests.gateway import gateway, program
 from tests.watchman import pytest_configure as pytest_configure  # a hook: pytest calls it
 
 TEMPLATE = "parley_template"
+SERVICES = {"services", "cluster", "s3", "node"}  # fixtures that start one
 # How long an example takes says how busy the machine is.
 settings.register_profile("parley", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("parley")
@@ -39,6 +41,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--hostile-minutes", type=float, default=0.0, help="Minutes of hostile clients; 0: a few raids.")
     parser.addoption("--hostile-seed", type=int, default=0, help="Of the first round; 0 takes a new one.")
     parser.addoption("--rolling", choices=["shared", "reuse-port"], help="Restart four instances that listen so.")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what `-m` does not select
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what takes a fixture that starts something outside of the test, or has the name of one as a parameter."""
+    for item in items:
+        parameters = getattr(getattr(item, "callspec", None), "params", {})
+        if SERVICES & {*getattr(item, "fixturenames", ()), *map(str, parameters.values())}:
+            item.add_marker(pytest.mark.services)
 
 
 @pytest.fixture(scope="session")
@@ -123,6 +134,14 @@ def redis_url(services: Services) -> str:
     """The URL of the Valkey, emptied before the test: keys and functions."""
     flush(services)
     return services.redis_url
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    """A command that is run in the process of the tests configures logs for it: no later test has to live with that."""
+    yield
+    if structlog.is_configured():
+        structlog.reset_defaults()
 
 
 def flush(services: Services) -> None:

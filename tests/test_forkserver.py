@@ -10,6 +10,7 @@ import trio
 from tests.forkserver import Child, fork
 from tests.running import running
 
+pytestmark = pytest.mark.services  # processes of their own
 HARMLESS = {"PATH": os.defpath}
 
 

@@ -3,13 +3,13 @@
 Owns how both look. `python -m server.config.page` prints the page (`make docs` keeps it). Touches nothing.
 """
 
-import sys
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 
 from server.config.declaration import Declaration, settings_of
 from server.config.loading import ENVIRONMENT_PREFIX
 from server.config.settings import OAuthProvider, Settings
+from server.protocol import terminal
 
 INTRODUCTION = """\
 <!-- Made by `make docs` from server/config/settings.py: change it there. -->
@@ -75,4 +75,4 @@ def help_rows() -> list[tuple[str, str]]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(page())
+    terminal.echo(page().rstrip("\n"))

@@ -150,6 +150,7 @@ IN_BACKGROUND = (
 )
 
 
+@pytest.mark.services
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_run_that_is_ended_leaves_nothing_behind(number: signal.Signals, tmp_path: Path) -> None:
     """SIGTERM, as from `timeout` or CI, also in the background, ends the server and the services that --dev has

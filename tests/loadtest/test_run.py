@@ -34,6 +34,7 @@ async def test_direct_messages_by_two_workers(database: str, redis_url: str) -> 
     assert not result.errors
 
 
+@pytest.mark.services
 def test_the_command_breaks_things_and_no_promise_is_broken(tmp_path: Path) -> None:
     """`run --dev --chaos`: a server of its own; kill -9, SIGSTOP, a restarted Redis and cut connections on schedule;
     a result that `audit` accepts."""

@@ -81,6 +81,7 @@ async def count(conn: Connection, table: str) -> int:
     return int(row[0])
 
 
+@pytest.mark.services
 async def test_out_of_reach() -> None:
     """One line and exit code 1; a configuration without a database is 2."""
     done = await purge("host=/nowhere dbname=x connect_timeout=1")

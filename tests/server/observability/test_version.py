@@ -12,7 +12,7 @@ from server.observability.version import version, version_of
 
 def git(place: Path, *command: str) -> str:
     identity = ["-c", "user.name=x", "-c", "user.email=x@example.com"]
-    done = subprocess.run(["git", "-C", place, *identity, *command], capture_output=True, text=True, check=True)
+    done = subprocess.run(["git", "-C", str(place), *identity, *command], capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
 

@@ -161,6 +161,7 @@ def test_old_and_new_instances_understand_each_other() -> None:
     assert unpack(old) == Entry(heads=((UUID(int=1), 7),))
 
 
+@pytest.mark.services
 def test_off_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without OTEL_* nothing of OpenTelemetry is even imported; without the extra, one is told what to install."""
     code = "import sys, server.app; assert not [m for m in sys.modules if m.startswith('opentelemetry')]"

@@ -10,22 +10,23 @@ from loadtest.client import HubError
 from server.transport import http, request_stream
 from server.transport.request_stream import RequestStream
 from tests import transports
-from tests.server.rest.conftest import Site, open_site
+from tests.server.rest.conftest import open_site
 
 LARGE = 24 * 1024 * 1024  # bytes; more than sockets hold
 REQUEST = b"GET /health/live HTTP/1.1\r\nHost: x\r\n"
 
 
-async def test_connection_close(site: Site) -> None:
+async def test_connection_close(database: str, redis_url: str, nursery: trio.Nursery) -> None:
     """Who asks for the end of the connection gets it after the answer, as proxies that speak HTTP/1.0 rely on."""
-    for version in (b"HTTP/1.1", b"HTTP/1.0"):
-        async with await trio.open_tcp_stream("127.0.0.1", int(site.url.rpartition(":")[2])) as stream:
-            await stream.send_all(REQUEST.replace(b"HTTP/1.1", version) + b"Connection: close\r\n\r\n")
-            data = b""
-            with trio.fail_after(60):
-                async for chunk in stream:
-                    data += bytes(chunk)
-            assert data.startswith(b"HTTP/1.1 200") and data.endswith(b"}")
+    async with open_site(database, redis_url, nursery) as site:
+        for version in (b"HTTP/1.1", b"HTTP/1.0"):
+            async with await trio.open_tcp_stream("127.0.0.1", int(site.url.rpartition(":")[2])) as stream:
+                await stream.send_all(REQUEST.replace(b"HTTP/1.1", version) + b"Connection: close\r\n\r\n")
+                data = b""
+                with trio.fail_after(60):
+                    async for chunk in stream:
+                        data += bytes(chunk)
+                assert data.startswith(b"HTTP/1.1 200") and data.endswith(b"}")
 
 
 @pytest.mark.parametrize("is_last", [True, False])

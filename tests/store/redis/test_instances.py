@@ -13,6 +13,8 @@ from store.redis.instances import MEMBERS, Instances
 from tests.store.redis.test_client import Valkey, wait_reachable
 from tests.store.world import WAIT
 
+pytestmark = pytest.mark.services  # Valkeys of their own
+
 
 @pytest.fixture
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:

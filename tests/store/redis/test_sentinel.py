@@ -19,6 +19,7 @@ from store.redis.client import Redis
 from tests.running import free_port
 from tests.store.redis.test_client import binary
 
+pytestmark = pytest.mark.services  # processes of their own
 WAIT = 60.0  # seconds: a failover takes a few
 SERVICE = "parley"
 

@@ -17,6 +17,7 @@ from server.cli.dev.process import command_line
 from server.observability import logs
 from tests.watchman import FROM_A_TERMINAL, Killed
 
+pytestmark = pytest.mark.services  # processes of their own
 SETTINGS = {name: value for name, value in os.environ.items() if not name.startswith("PARLEY_")}
 
 

@@ -21,7 +21,10 @@ from server.cli.dev import binaries, postgres, process, services, supervisor
 from server.cli.dev.process import ServiceError, command_line
 from server.cli.dev.services import Services, open_services
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
+pytestmark = [
+    pytest.mark.services,
+    pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc"),
+]
 
 REPOSITORY = Path(__file__).parents[4]
 ENVIRONMENT = {  # of other processes: our packages for any interpreter, and no bytecode of root's or nobody's left

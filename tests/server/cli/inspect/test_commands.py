@@ -202,6 +202,7 @@ async def test_garbage_at_the_socket(post: Post) -> None:
     assert stat.S_IMODE(post.socket.parent.stat().st_mode) == 0o700
 
 
+@pytest.mark.services
 async def test_without_a_server(tmp_path: Path) -> None:
     """No socket, a dead one, or somebody else's behind it: one clear line and exit code 1."""
     nothing = await parley("inspect", "status", "--socket", tmp_path / "x.sock")
