@@ -118,7 +118,7 @@ class Control:
         if mine:
             _, present = await self._parts.instances.list_interested((), (user_id,))
             others = (name for name in present[user_id] if name != mine)
-            self._parts.publisher.send(dismissals=(dismissal,))
+            self._parts.publisher.send((dismissal,))
         log.warning("user_killed", user=str(user_id), connections=here)
         self._parts.rooms.dismiss(dismissal)
         return Killed(user_id, here, sorted(others), bool(mine))

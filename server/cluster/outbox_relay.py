@@ -11,7 +11,7 @@ from uuid import UUID
 import structlog
 import trio
 
-from server.cluster.publisher import Mail, Publisher
+from server.cluster.publisher import Publisher
 from server.cluster.subscriptions import Subscriptions
 from server.fanout.change_publisher import ChangePublisher
 from store.defects import guard
@@ -20,6 +20,7 @@ from store.outage import Outage
 from store.postgres import outbox
 from store.postgres.conversations import fetch_heads
 from store.postgres.pool import Pool
+from store.redis.inbox_entries import Entry, Head
 
 PERIOD = 0.5  # seconds between looks
 AGE = 2.0  # seconds a batch may be on its way before it counts as stuck
@@ -72,13 +73,14 @@ class OutboxRelay:
             for batch in stale:
                 for conversation_id, seq in batch.first.items():
                     first[conversation_id] = min(seq, first.get(conversation_id, seq))
-            mail = Mail(
-                changes=await outbox.list_system_changes(conn, first),
-                heads=list((await fetch_heads(conn, list(first))).items()),
-                dismissals=[dismissal for batch in stale for dismissal in batch.dismissed],
+            heads = await fetch_heads(conn, list(first))
+            entry = Entry(
+                changes=tuple(await outbox.list_system_changes(conn, first)),
+                heads=tuple(Head(conversation_id, seq) for conversation_id, seq in heads.items()),
+                dismissals=tuple(dismissal for batch in stale for dismissal in batch.dismissed),
             )
-            self._change_publisher.receive(mail)
-            await self._publisher.deliver(mail)
+            self._change_publisher.receive(entry)
+            await self._publisher.deliver(entry)
             await outbox.delete_outbox(conn, [batch.key for batch in stale])
         self.announced += len(stale)
         log.info("relayed", batches=len(stale), conversations=len(first))

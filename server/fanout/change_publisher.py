@@ -4,33 +4,14 @@ Owns no state. The handlers and the lanes hand it what is committed (`handlers.p
 the relay hand it what comes from elsewhere, which stays here.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 from uuid import UUID
 
 from server.fanout.ephemeral_events import EphemeralEvents
 from server.fanout.rooms import Rooms
 from store.model import Change
-from store.redis.inbox_entries import Dismissal, Receipt, Seen, TraceMark, Typing
-
-
-class Mail(Protocol):
-    """An `store.redis.inbox_entries.Entry` that has come, or one on its way."""
-
-    @property
-    def changes(self) -> Sequence[Change]: ...
-    @property
-    def heads(self) -> Iterable[tuple[UUID, int]]: ...
-    @property
-    def receipts(self) -> Iterable[Receipt]: ...
-    @property
-    def typing(self) -> Iterable[Typing]: ...
-    @property
-    def seen(self) -> Iterable[Seen]: ...
-    @property
-    def dismissals(self) -> Iterable[Dismissal]: ...
-    @property
-    def traces(self) -> Sequence[TraceMark]: ...
+from store.redis.inbox_entries import Dismissal, Entry
 
 
 class OtherInstances(Protocol):
@@ -63,11 +44,11 @@ class ChangePublisher:
 
     # -- from elsewhere -----------------------------------------------------------------------------
 
-    def receive(self, mail: Mail) -> None:
+    def receive(self, entry: Entry) -> None:
         """To those who are here. Never waits."""
-        for dismissal in mail.dismissals:
+        for dismissal in entry.dismissals:
             self._rooms.dismiss(dismissal)
-        self._rooms.publish(mail.changes)
-        for conversation_id, seq in mail.heads:
-            self._rooms.repair.reached(conversation_id, seq)
-        self._ephemeral_events.receive(mail.receipts, mail.typing, mail.seen)
+        self._rooms.publish(entry.changes)
+        for head in entry.heads:
+            self._rooms.repair.reached(head.conversation_id, head.seq)
+        self._ephemeral_events.receive(entry)

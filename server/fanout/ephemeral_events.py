@@ -18,7 +18,7 @@ from server.fanout.broadcaster import Broadcast
 from server.fanout.rooms import Rooms
 from store.defects import divided, guard
 from store.model import Message, MessageStatus
-from store.redis.inbox_entries import Receipt, Seen, Typing, merged
+from store.redis.inbox_entries import Entry, InstanceMessage, Receipt, Seen, Typing, merged
 
 TICK = 0.1  # seconds: at most one MessageStatusUpdated per member and tick
 MAX_PER_TICK = 50  # members of one conversation told of in a tick; the others in the next, with what they have by then
@@ -43,9 +43,7 @@ UPDATED, STARTED, STOPPED, SHOWN = (
 class OtherInstances(Protocol):
     """The way to the other instances (`server.cluster.publisher`)."""
 
-    def send(
-        self, *, receipts: Iterable[Receipt] = (), typing: Iterable[Typing] = (), seen: Iterable[Seen] = ()
-    ) -> None: ...
+    def send(self, messages: Iterable[InstanceMessage]) -> None: ...
 
 
 class Broadcaster(Protocol):
@@ -79,7 +77,7 @@ class EphemeralEvents:
 
     def tell_receipts(self, receipts: list[Receipt]) -> None:
         """These cursors have moved."""
-        self._others.send(receipts=receipts)
+        self._others.send(receipts)
         self._gather(receipts)
 
     def sent(self, message: Message) -> None:
@@ -102,20 +100,20 @@ class EphemeralEvents:
 
     def show(self, seen: list[Seen]) -> None:
         """How users are to be seen from now on."""
-        self._others.send(seen=seen)
+        self._others.send(seen)
         self._show(seen)
 
     # -- from elsewhere -----------------------------------------------------------------------------
 
-    def receive(self, receipts: Iterable[Receipt], typing: Iterable[Typing], seen: Iterable[Seen]) -> None:
-        self._gather(receipts)
-        for said in typing:
+    def receive(self, entry: Entry) -> None:
+        self._gather(entry.receipts)
+        for said in entry.typing:
             key = said.conversation_id, said.user_id
             if said.typing:
                 self._start(key, TYPING_TTL + SLACK, is_here=False)
             else:
                 self._stop(key, is_here=False)
-        self._show(seen)
+        self._show(entry.seen)
 
     # -- telling --------------------------------------------------------------------------------------
 
@@ -194,7 +192,7 @@ class EphemeralEvents:
             event = STOPPED if typist is None else STARTED
             news.append(Broadcast((conversation_id,), event, (TypingUpdate(conversation_id, user_id),), but=user_id))
         if said:
-            self._others.send(typing=said)
+            self._others.send(said)
         return news
 
     def _take_seen(self) -> list[Broadcast]:

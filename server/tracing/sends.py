@@ -16,13 +16,13 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from handlers.messages import Queue
 from server.cluster.publisher import Publisher
-from server.fanout.change_publisher import ChangePublisher, Mail
+from server.fanout.change_publisher import ChangePublisher
 from server.fanout.ephemeral_events import EphemeralEvents
 from server.fanout.rooms import Rooms
 from store.errors import StoreError
 from store.model import Change, Message
 from store.postgres.group_commit import Append, AppendError
-from store.redis.inbox_entries import Dismissal, TraceMark
+from store.redis.inbox_entries import Dismissal, Entry, TraceMark
 
 PARENT = "traceparent"  # W3C Trace Context
 _propagator = TraceContextTextMapPropagator()
@@ -169,11 +169,11 @@ class TracedPublisher(ChangePublisher):
         taken = self._sends.take(changes)
         super().publish(changes, dismissed)
         if taken:
-            self._publisher.send(traces=[mark for mark, _ in taken])
+            self._publisher.send([mark for mark, _ in taken])
             self._sends.delivered([context for _, context in taken], began, origin="here")
 
-    def receive(self, mail: Mail) -> None:
+    def receive(self, entry: Entry) -> None:
         began = time.perf_counter()
-        super().receive(mail)
-        if mail.traces:
-            self._sends.received(mail.traces, began)
+        super().receive(entry)
+        if entry.traces:
+            self._sends.received(entry.traces, began)

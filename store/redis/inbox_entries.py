@@ -1,10 +1,14 @@
-"""What one instance tells another: the entries of its inbox stream, and how they are written.
+"""What instances send each other: the entries of their inbox streams, and how they are written.
 
 Owns the format (MessagePack arrays: fields may be added at the end, old and new code run together during a
 deploy). Touches nothing. Changes are encoded once, however many instances get them (`pack_change`).
+
+A new kind of message is a subclass of InstanceMessage and a field at the end of Entry: `server.cluster.publisher` sends
+it to those whom it says it concerns. Code of before does not see it.
 """
 
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, get_args
 from uuid import UUID
 
 import msgspec
@@ -13,10 +17,37 @@ from msgspec import Raw, Struct
 from store.model import Change, Timestamp, UserStatus
 
 
-class Receipt(Struct, frozen=True, array_like=True):
+class InstanceMessage(Struct, frozen=True, array_like=True):
+    """What may be in an entry besides changes. Its class is its tag: each has a field of the entry."""
+
+    @property
+    def conversations(self) -> Sequence[UUID]:
+        """It goes to the instances on which somebody has one of them open."""
+        return ()
+
+    @property
+    def users(self) -> Sequence[UUID]:
+        """And to those to which one of these users is connected."""
+        return ()
+
+
+class _OfConversation(InstanceMessage, frozen=True, array_like=True):
+    conversation_id: UUID
+
+    @property
+    def conversations(self) -> Sequence[UUID]:
+        return (self.conversation_id,)
+
+
+class Head(_OfConversation, frozen=True, array_like=True):
+    """This seq is committed: an instance that lacks it reads it."""
+
+    seq: int
+
+
+class Receipt(_OfConversation, frozen=True, array_like=True):
     """A member has everything up to these seqs, delivered and read. `at` is when it was written."""
 
-    conversation_id: UUID
     user_id: UUID
     delivered_seq: int
     read_seq: int
@@ -34,13 +65,12 @@ def merged(one: Receipt, other: Receipt) -> Receipt:
     )
 
 
-class Typing(Struct, frozen=True, array_like=True):
-    conversation_id: UUID
+class Typing(_OfConversation, frozen=True, array_like=True):
     user_id: UUID
     typing: bool
 
 
-class Seen(Struct, frozen=True, array_like=True):
+class Seen(InstanceMessage, frozen=True, array_like=True):
     """How a user is to be shown, to people in these conversations."""
 
     user_id: UUID
@@ -49,19 +79,26 @@ class Seen(Struct, frozen=True, array_like=True):
     last_seen_at: Timestamp | None
     conversation_ids: tuple[UUID, ...]
 
+    @property
+    def conversations(self) -> Sequence[UUID]:
+        return self.conversation_ids
 
-class Dismissal(Struct, frozen=True, array_like=True):
+
+class Dismissal(InstanceMessage, frozen=True, array_like=True):
     """Connections of this user end, for good: those of one sign-in session, or all."""
 
     user_id: UUID
     sentence: str
     session_id: UUID | None = None
 
+    @property
+    def users(self) -> Sequence[UUID]:
+        return (self.user_id,)
 
-class TraceMark(Struct, frozen=True, array_like=True):
+
+class TraceMark(_OfConversation, frozen=True, array_like=True):
     """Change `seq` is traced: `parent` is the span it belongs to, as W3C Trace Context writes it."""
 
-    conversation_id: UUID
     seq: int
     parent: str
 
@@ -72,44 +109,59 @@ def dismissal(user_id: UUID, session_id: UUID | None = None) -> Dismissal:
 
 
 class Entry(Struct, frozen=True, array_like=True):
-    """One entry of an inbox. `heads` says that these seqs are committed; whoever lacks them reads them itself."""
+    """One entry of an inbox: changes, and each kind of message by itself."""
 
     changes: tuple[Change, ...] = ()
-    heads: tuple[tuple[UUID, int], ...] = ()
+    heads: tuple[Head, ...] = ()
     receipts: tuple[Receipt, ...] = ()
     typing: tuple[Typing, ...] = ()
     seen: tuple[Seen, ...] = ()
     dismissals: tuple[Dismissal, ...] = ()
     traces: tuple[TraceMark, ...] = ()  # of some of the changes
 
-
-class Parcel(Struct, array_like=True):
-    """An `Entry` that is being filled, for one instance: the same fields in the same order."""
-
-    changes: list[Raw]
-    heads: list[tuple[UUID, int]]
-    receipts: list[Receipt]
-    typing: list[Typing]
-    seen: list[Seen]
-    dismissals: list[Dismissal]
-    traces: list[TraceMark]
+    def messages(self) -> Iterator[InstanceMessage]:
+        """All but the changes, kind by kind."""
+        for name in _FIELDS.values():
+            yield from getattr(self, name)
 
 
+_FIELDS: dict[type[InstanceMessage], str] = {
+    get_args(field.type)[0]: field.name for field in msgspec.structs.fields(Entry)[1:]
+}
+_PLACES = {kind: place for place, kind in enumerate(_FIELDS, 1)}
 _encode: Any = msgspec.msgpack.Encoder().encode
 _decoder = msgspec.msgpack.Decoder(Entry)
 
 
-def new_parcel() -> Parcel:
-    return Parcel([], [], [], [], [], [], [])
+def entry_of(messages: Iterable[InstanceMessage], changes: Iterable[Change] = ()) -> Entry:
+    found: dict[str, list[InstanceMessage]] = {}
+    for message in messages:
+        found.setdefault(_FIELDS[type(message)], []).append(message)
+    kinds: dict[str, Any] = {name: tuple(its) for name, its in found.items()}
+    return Entry(changes=tuple(changes), **kinds)
+
+
+class Draft:
+    """An entry that is being written, for one instance; its changes are encoded already."""
+
+    __slots__ = ("_fields",)
+
+    def __init__(self) -> None:
+        self._fields: list[list[Any]] = [[] for _ in Entry.__struct_fields__]
+
+    def add_change(self, packed: Raw) -> None:
+        self._fields[0].append(packed)
+
+    def add(self, message: InstanceMessage) -> None:
+        self._fields[_PLACES[type(message)]].append(message)
+
+    def pack(self) -> bytes:
+        packed: bytes = _encode(self._fields)
+        return packed
 
 
 def pack_change(change: Change) -> Raw:
     return Raw(_encode(change))
-
-
-def pack(parcel: Parcel) -> bytes:
-    packed: bytes = _encode(parcel)
-    return packed
 
 
 def unpack(data: bytes) -> Entry:

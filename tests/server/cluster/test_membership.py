@@ -13,7 +13,7 @@ from server.cluster.membership import ALONE, RECHECK, RENEWAL, Membership
 from server.cluster.subscriptions import Subscriptions
 from store.errors import Unavailable
 from store.ids import new_id
-from store.redis.inbox_entries import Entry, new_parcel, pack, pack_change
+from store.redis.inbox_entries import Draft, Entry, pack_change
 from store.redis.instances import Delivery, Instances
 from tests.server.fanout.test_rooms import change
 
@@ -91,9 +91,9 @@ class World:
 
     def send(self, *seqs: int) -> None:
         for seq in seqs:
-            parcel = new_parcel()
-            parcel.changes.append(pack_change(change(seq)))
-            self.inbox.append(Delivery(b"%d-%d" % (time.time() * 1000, seq), pack(parcel)))
+            draft = Draft()
+            draft.add_change(pack_change(change(seq)))
+            self.inbox.append(Delivery(b"%d-%d" % (time.time() * 1000, seq), draft.pack()))
 
 
 class Part:

@@ -1,7 +1,7 @@
 """server.cluster.outbox_relay: what was committed and not published is announced once, by some instance (P5)."""
 
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 from uuid import UUID
 
 import pytest
@@ -9,7 +9,7 @@ import trio
 
 from server.cluster import outbox_relay
 from server.cluster.outbox_relay import OutboxRelay
-from server.cluster.publisher import Mail, Publisher
+from server.cluster.publisher import Publisher
 from server.cluster.subscriptions import Subscriptions
 from server.fanout.change_publisher import ChangePublisher
 from store.errors import Unavailable
@@ -17,7 +17,7 @@ from store.model import Role
 from store.postgres import conversations, outbox
 from store.postgres.connection import Connection
 from store.postgres.pool import Pool
-from store.redis.inbox_entries import dismissal
+from store.redis.inbox_entries import Entry, Head, dismissal
 from tests.store.world import WAIT, fetch_value, make_group, make_users
 
 
@@ -25,25 +25,25 @@ class World:
     """An instance: what its people heard, and what it sent to the others."""
 
     def __init__(self, pool: Pool) -> None:
-        self.received: list[Mail] = []
-        self.sent: list[Mail] = []
+        self.received: list[Entry] = []
+        self.sent: list[Entry] = []
         self.away = False
         self.subscriptions = SimpleNamespace(instance="me~1")
         self.relay = OutboxRelay(
             pool, cast(Subscriptions, self.subscriptions), cast(Publisher, self), cast(ChangePublisher, self)
         )
 
-    def receive(self, mail: Any) -> None:
-        self.received.append(mail)
+    def receive(self, entry: Entry) -> None:
+        self.received.append(entry)
 
-    async def deliver(self, mail: Mail) -> None:
+    async def deliver(self, entry: Entry) -> None:
         await trio.lowlevel.checkpoint()
         if self.away:
             raise Unavailable("away")
-        self.sent.append(mail)
+        self.sent.append(entry)
 
     def heads(self) -> list[tuple[UUID, int]]:
-        return sorted(head for mail in self.sent for head in mail.heads)
+        return sorted((head.conversation_id, head.seq) for entry in self.sent for head in entry.heads)
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ async def test_announced_once(pool: Pool, nursery: trio.Nursery) -> None:
         for _ in range(5):
             await strand(conn, groups[:1], alice)
             await until_empty(conn)
-        assert [mail.heads for mail in world.sent[1:]] == [[(groups[0], seq)] for seq in range(4, 9)]
+        assert [entry.heads for entry in world.sent[1:]] == [(Head(groups[0], seq),) for seq in range(4, 9)]
         assert world.relay.announced == 9
     nursery.cancel_scope.cancel()
 
@@ -150,6 +150,6 @@ async def test_who_came_and_went(pool: Pool, nursery: trio.Nursery) -> None:
         await until_empty(conn)
         [mail] = world.sent
         assert [(one.seq, one.added, one.removed) for one in mail.changes] == [(2, (carol,), ()), (3, (), (bob,))]
-        assert mail.heads == [(group, 3)]
+        assert mail.heads == (Head(group, 3),)
         assert sorted(map(str, mail.dismissals)) == sorted(map(str, [dismissal(bob), dismissal(carol, alice)]))
     nursery.cancel_scope.cancel()

@@ -145,7 +145,7 @@ async def test_the_rest(world: World, autojump_clock: MockClock) -> None:
     world.interested = {ROOM: ["a"], OTHER: ["a", "b"]}
     receipt, typing = Receipt(ROOM, ALICE, 2, 1, "t"), Typing(OTHER, ALICE, True)
     seen = Seen(ALICE, UserStatus.BUSY, "x", None, (ROOM, OTHER))
-    world.publisher.send(receipts=[receipt], typing=[typing], seen=[seen])
+    world.publisher.send([receipt, typing, seen])
     await trio.sleep(1)
     assert dict(world.delivered) == {
         "a": Entry((), (), (receipt,), (typing,), (seen,)),

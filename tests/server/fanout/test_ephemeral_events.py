@@ -1,6 +1,6 @@
 """server.fanout.ephemeral_events: what is told and not kept, in virtual time."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 from uuid import UUID
 
@@ -25,7 +25,7 @@ from server.fanout.ephemeral_events import (
 from server.fanout.rooms import Rooms
 from store.ids import new_id
 from store.model import MessageStatus
-from store.redis.inbox_entries import Receipt, Typing
+from store.redis.inbox_entries import InstanceMessage, Receipt, Typing, entry_of
 
 ROOM, ALICE, BOB = new_id(), new_id(), new_id()
 
@@ -48,8 +48,8 @@ class Recorder:
     async def tell(self, news: Sequence[Broadcast]) -> None:
         self.told += [(one.event, one.arguments[0]) for one in news]
 
-    def send(self, *, receipts: Any = (), typing: Any = (), seen: Any = ()) -> None:
-        self.sent += [*receipts, *typing, *seen]
+    def send(self, messages: Iterable[InstanceMessage]) -> None:
+        self.sent += messages
 
     def events(self) -> list[str]:
         told, self.told = self.told, []
@@ -126,7 +126,7 @@ async def test_a_dead_instance_types_no_more(
 ) -> None:
     """What another instance said expires here, a little later than there; it is not passed on."""
     recorder, ephemeral_events = world
-    ephemeral_events.receive((), (Typing(ROOM, BOB, True),), ())
+    ephemeral_events.receive(entry_of([Typing(ROOM, BOB, True)]))
     await trio.sleep(TYPING_TTL + 0.5)
     assert recorder.events() == [STARTED]
     await trio.sleep(SLACK)
@@ -152,7 +152,7 @@ async def test_many_members_at_once(world: tuple[Recorder, EphemeralEvents], aut
     recorder, ephemeral_events = world
     members = [new_id() for _ in range(3 * MAX_PER_TICK)]
     for seq in range(1, 21):
-        ephemeral_events.receive([Receipt(ROOM, member, seq, seq, "t") for member in members], (), ())
+        ephemeral_events.receive(entry_of(Receipt(ROOM, member, seq, seq, "t") for member in members))
         await trio.sleep(0.05)
     assert len(recorder.told) <= 11 * MAX_PER_TICK
     await trio.sleep(2.0)
@@ -164,7 +164,7 @@ async def test_receipts_never_fall(world: tuple[Recorder, EphemeralEvents], auto
     """Two instances write receipts of one member and are heard in another order: the older word is not told."""
     recorder, ephemeral_events = world
     for delivered, read in ((9, 7), (5, 5), (9, 7), (6, 8), (10, 0)):
-        ephemeral_events.receive([Receipt(ROOM, ALICE, delivered, read, "t")], (), ())
+        ephemeral_events.receive(entry_of([Receipt(ROOM, ALICE, delivered, read, "t")]))
         await trio.sleep(0.5)
     told = [(update.status.value, update.seq) for _, update in recorder.told]
     assert told == [("Read", 7), ("Delivered", 9), ("Read", 8), ("Delivered", 10)]
@@ -173,6 +173,6 @@ async def test_receipts_never_fall(world: tuple[Recorder, EphemeralEvents], auto
 async def test_nobody_there(world: tuple[Recorder, EphemeralEvents], autojump_clock: MockClock) -> None:
     """Receipts of conversations that nobody here has open are not kept."""
     recorder, ephemeral_events = world
-    ephemeral_events.receive([Receipt(new_id(), ALICE, 1, 1, "t")], (), ())
+    ephemeral_events.receive(entry_of([Receipt(new_id(), ALICE, 1, 1, "t")]))
     await trio.sleep(1.0)
     assert recorder.told == []

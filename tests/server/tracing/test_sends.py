@@ -20,7 +20,7 @@ from loadtest.client import HubClient, HubError, connect
 from server.config.settings import ConfigError
 from server.tracing import provider
 from server.tracing.instance import Tracing
-from store.redis.inbox_entries import Entry, TraceMark, new_parcel, pack, unpack
+from store.redis.inbox_entries import Draft, Entry, Head, TraceMark, unpack
 from tests.running import running
 from tests.server.rest.conftest import Site, open_site
 
@@ -152,13 +152,13 @@ class OldEntry(msgspec.Struct, frozen=True, array_like=True):
 
 def test_old_and_new_instances_understand_each_other() -> None:
     """During a deploy: the old read what the new write, and the other way round."""
-    parcel = new_parcel()
-    parcel.heads.append((UUID(int=1), 7))
-    parcel.traces.append(TraceMark(UUID(int=1), 7, f"00-{CALLER}-b7ad6b7169203331-01"))
-    assert msgspec.msgpack.decode(pack(parcel), type=OldEntry).heads == ((UUID(int=1), 7),)
-    assert unpack(pack(parcel)).traces[0].seq == 7
+    draft = Draft()
+    draft.add(Head(UUID(int=1), 7))
+    draft.add(TraceMark(UUID(int=1), 7, f"00-{CALLER}-b7ad6b7169203331-01"))
+    assert msgspec.msgpack.decode(draft.pack(), type=OldEntry).heads == ((UUID(int=1), 7),)
+    assert unpack(draft.pack()).traces[0].seq == 7
     old = msgspec.msgpack.encode(OldEntry(heads=((UUID(int=1), 7),)))
-    assert unpack(old) == Entry(heads=((UUID(int=1), 7),))
+    assert unpack(old) == Entry(heads=(Head(UUID(int=1), 7),))
 
 
 @pytest.mark.services

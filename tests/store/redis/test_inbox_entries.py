@@ -1,0 +1,78 @@
+"""store.redis.inbox_entries: what instances of different versions write, each reads."""
+
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from store.model import UserStatus
+from store.redis.inbox_entries import (
+    Dismissal,
+    Draft,
+    Entry,
+    Head,
+    InstanceMessage,
+    Receipt,
+    Seen,
+    TraceMark,
+    Typing,
+    dismissal,
+    entry_of,
+    unpack,
+)
+
+ROOM, USER = UUID(int=1), UUID(int=2)
+MESSAGES: list[InstanceMessage] = [
+    Head(ROOM, 7),
+    Receipt(ROOM, USER, 3, 2, "t"),
+    Typing(ROOM, USER, True),
+    Seen(USER, UserStatus.BUSY, "x", None, (ROOM,)),
+    dismissal(USER),
+    TraceMark(ROOM, 7, "00-1"),
+]
+# The same messages as version 0.1 wrote them: arrays, each kind in a place of its own, behind the changes.
+WRITTEN: list[list[list[Any]]] = [
+    [],
+    [[str(ROOM), 7]],
+    [[str(ROOM), str(USER), 3, 2, "t"]],
+    [[str(ROOM), str(USER), True]],
+    [[str(USER), "Busy", "x", None, [str(ROOM)]]],
+    [[str(USER), "The user was deleted.", None]],
+    [[str(ROOM), 7, "00-1"]],
+]
+
+
+def test_every_kind_is_here() -> None:
+    """A kind of message without an example below is not known to be readable by the version before."""
+    kinds = {type(message) for message in MESSAGES}
+    assert kinds == {kind for kind in every(InstanceMessage) if not kind.__name__.startswith("_")}
+    assert [type(message) for message in entry_of(MESSAGES).messages()] == [type(message) for message in MESSAGES]
+
+
+def every(kind: type[InstanceMessage]) -> set[type[InstanceMessage]]:
+    return {one for below in kind.__subclasses__() for one in (below, *every(below))}
+
+
+def test_the_written_form() -> None:
+    """Byte for byte what the version before writes and reads, and nothing is lost on the way."""
+    draft = Draft()
+    for message in reversed(MESSAGES):
+        draft.add(message)
+    assert draft.pack() == msgspec.msgpack.encode(WRITTEN)
+    assert unpack(msgspec.msgpack.encode(WRITTEN)) == entry_of(MESSAGES)
+
+
+def test_shorter_and_longer_entries() -> None:
+    """Fields are added at the end, of an entry and of a message: the old lacks some, the new has more than is known."""
+    older = [WRITTEN[0], WRITTEN[1], [one[:4] for one in WRITTEN[2]]]
+    assert unpack(msgspec.msgpack.encode(older)) == entry_of([MESSAGES[0], Receipt(ROOM, USER, 3, 2)])
+    newer = [[*message, "more"] for message in WRITTEN[1]]
+    assert unpack(msgspec.msgpack.encode([WRITTEN[0], newer, *WRITTEN[2:], [["a new kind"]]])) == entry_of(MESSAGES)
+    assert unpack(msgspec.msgpack.encode([])) == Entry()
+
+
+def test_whom_it_concerns() -> None:
+    """Each goes to the instances of a conversation, or of a user; one that goes nowhere would never arrive."""
+    for message in MESSAGES:
+        expected = ((), (USER,)) if isinstance(message, Dismissal) else ((ROOM,), ())
+        assert (message.conversations, message.users) == expected
