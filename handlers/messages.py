@@ -15,7 +15,7 @@ import trio
 from handlers import permissions, preconditions, text_rules
 from handlers.errors import ChatError, from_store
 from handlers.idempotency import bind, release
-from handlers.model import Caller, CreateMessage, Once
+from handlers.model import FILE_TYPES, SENDABLE_TYPES, SPOKEN_TYPES, Caller, CreateMessage, Once
 from handlers.rate_limits import Limiter
 from handlers.transactions import Transactions
 from store.errors import Overloaded, StoreError, Unavailable
@@ -75,7 +75,7 @@ class Messages:
         """The checks that need no database. Raises ChatError."""
         kind = self._type(request)
         self._check_content(request.content)
-        if kind in (MessageType.TEXT, MessageType.EMOJI) and not text_rules.is_visible(request.content):
+        if kind in SPOKEN_TYPES and not text_rules.is_visible(request.content):
             raise ChatError("invalid_content", "The content is empty.")
         client_id = request.client_message_id
         if client_id is not None and not (
@@ -148,11 +148,11 @@ class Messages:
         try:
             kind = MessageType.TEXT if request.type is None else MessageType.parse(request.type)
         except ValueError:
-            names = ", ".join(member.value for member in MessageType if member is not MessageType.SYSTEM)
+            names = ", ".join(member.value for member in SENDABLE_TYPES)
             raise ChatError("invalid_request", f"The type is one of {names}.", errors={"type": names}) from None
-        if kind is MessageType.SYSTEM:
+        if kind not in SENDABLE_TYPES:
             raise ChatError("forbidden", "System messages are made by the server only.")
-        if kind in (MessageType.IMAGE, MessageType.FILE) and request.file_id is None:
+        if kind in FILE_TYPES and request.file_id is None:
             raise ChatError("invalid_request", f"A message of type {kind.value} needs a fileId.")
         return kind
 

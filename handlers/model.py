@@ -41,14 +41,17 @@ def _index_of(kind: type[WireEnum], *members: WireEnum) -> Meta:
     return Meta(extra_json_schema={"enum": [list(kind).index(member) for member in members or kind]})
 
 
-_SENDABLE = (MessageType.TEXT, MessageType.IMAGE, MessageType.FILE, MessageType.EMOJI)
+# What users may send: each type of message stands in one of these (`MessageType.SYSTEM` is the server's).
+SPOKEN_TYPES = (MessageType.TEXT, MessageType.EMOJI)  # need content that shows something
+FILE_TYPES = (MessageType.IMAGE, MessageType.FILE)  # need a file
+SENDABLE_TYPES = tuple(member for member in MessageType if member in SPOKEN_TYPES + FILE_TYPES)
 _MARKABLE = (MessageStatus.DELIVERED, MessageStatus.READ)
 
 UserStatusChoice = Annotated[str, _name_of(UserStatus)] | Annotated[int, _index_of(UserStatus)]
 ConversationTypeChoice = Annotated[str, _name_of(ConversationType)] | Annotated[int, _index_of(ConversationType)]
 RoleChoice = Annotated[str, _name_of(Role)] | Annotated[int, _index_of(Role)]
 MessageTypeChoice = (
-    Annotated[str, _name_of(MessageType, *_SENDABLE)] | Annotated[int, _index_of(MessageType, *_SENDABLE)]
+    Annotated[str, _name_of(MessageType, *SENDABLE_TYPES)] | Annotated[int, _index_of(MessageType, *SENDABLE_TYPES)]
 )
 MessageStatusChoice = (
     Annotated[str, _name_of(MessageStatus, *_MARKABLE)] | Annotated[int, _index_of(MessageStatus, *_MARKABLE)]

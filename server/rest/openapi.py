@@ -16,7 +16,7 @@ from werkzeug.routing import Rule
 
 from handlers import text_rules as texts
 from handlers.errors import CODES
-from handlers.model import CreateConversation, CreateMessage, PresignFile
+from handlers.model import FILE_TYPES, SPOKEN_TYPES, CreateConversation, CreateMessage, PresignFile
 from server.config.settings import Settings
 from server.rest.operations import (
     HEADERS,
@@ -78,8 +78,8 @@ def _choice(name: str, kind: type[WireEnum], *members: WireEnum) -> Schema:
 # What a field must be depends on another one.
 _DIRECT = _choice("type", ConversationType, ConversationType.DIRECT)
 _GROUP = _choice("type", ConversationType, ConversationType.GROUP)
-_SPOKEN = _choice("type", MessageType, MessageType.TEXT, MessageType.EMOJI)
-_FILED = _choice("type", MessageType, MessageType.IMAGE, MessageType.FILE)
+_SPOKEN = _choice("type", MessageType, *SPOKEN_TYPES)
+_FILED = _choice("type", MessageType, *FILE_TYPES)
 _ALTERNATIVES: Mapping[type, list[Schema]] = {
     CreateConversation: [
         {
