@@ -39,7 +39,7 @@ def blueprint(described: Provider) -> Blueprint:
 
     @cache
     def style() -> bytes:
-        return resources.files(__package__).joinpath("pages/docs.css").read_bytes()
+        return resources.files("server.rest").joinpath("pages/docs.css").read_bytes()
 
     @routes.get("/openapi.json")
     @left_out("it is the description")
