@@ -1,7 +1,8 @@
 """What answers may take of memory while they wait to be read: in bytes, by user and in all.
 
-Owns the count of what is under way. An answer is held whole until the client has taken it, and a client may take its
-time; who does not read at all is hung up by `server.transport.listener`. Touches Quart's response and the ASGI scope.
+Owns the count of bytes that wait to be sent. An answer stays in memory until its client has read all of it, which may
+take long; `server.transport.listener` closes the connection of a client that does not read at all. Touches Quart's
+response and the ASGI scope.
 """
 
 from collections import Counter
@@ -14,16 +15,23 @@ from quart.wrappers.response import DataBody
 from handlers.errors import ChatError
 from server.rest.turns import Turns
 
-HELD = "parley.answer"  # in the ASGI scope: who holds how many bytes
+HELD = "parley.answer"  # in the ASGI scope: (holder, bytes)
 RETRY_AFTER = 2.0  # seconds: by then a client that reads has read
 
-AT_END = "parley.at_end"  # in the ASGI scope: called when the request is through, or its client has gone
+AT_END = "parley.at_end"  # in the ASGI scope: called when the request has ended, or its client has disconnected
 
 ASGIApp = Callable[..., Awaitable[None]]
 
 
 class AnswerBudget:
-    """Bytes of answers that are being sent. One answer is always let through, whatever its size."""
+    """Bounds the memory of answers that wait to be read: per holder (a user, or else an address), and for all.
+
+    Guaranteed: nothing is held beyond a bound except by one answer at a time, which is always let through whatever its
+    size, since refusing it would make it impossible to fetch. Not guaranteed: that memory stays below the bounds to the
+    byte, as an answer is counted after it has been built. A refused request gets an error in place of its answer, so
+    what it asked for was done or read, but nothing of it is kept. Streams are not counted, as they hold one piece at a
+    time.
+    """
 
     def __init__(self, *, of_one: int, of_all: int) -> None:
         self.held = 0
@@ -35,9 +43,11 @@ class AnswerBudget:
         self.turns = Turns()
 
     def take(self, scope: dict[str, Any], holder: str, response: Response) -> None:
-        """Count an answer until the request ends. Raises ChatError: rate_limited, overloaded.
+        """Count an answer until its request ends. Raises ChatError: rate_limited, overloaded.
 
-        Streams are not counted: they hold a piece at a time.
+        The holder's own bound is checked first, so that one user's unread answers are refused as theirs (429) before
+        they can look like an overload of the instance (503). The count is released in `released`, which runs however
+        the request ends.
         """
         if not isinstance(response.response, DataBody) or not (size := response.content_length or 0):
             return
@@ -54,7 +64,7 @@ class AnswerBudget:
         self._by_holder[holder] += size
 
     def released(self, app: ASGIApp) -> ASGIApp:
-        """The ASGI app; what its requests hold is given back when they are through, or the client has gone."""
+        """Wrap an ASGI app so that each request returns its bytes and its turn when it ends, in whatever way."""
 
         async def serve(scope: dict[str, Any], receive: Any, send: Any) -> None:
             try:

@@ -82,7 +82,14 @@ def create_app(
 
     @app.before_request
     async def authenticate() -> None:
-        """Every route needs a live user's token unless it is marked open; all are limited."""
+        """Apply rate limits, and require the access token of an existing user unless the route is open.
+
+        The order matters. A request without a valid token is counted against its address, one with a valid token
+        against its user only, so that users behind one address do not share a limit. The address counts as
+        authenticated (`known`) as soon as the token is verified. The turn is taken before PostgreSQL is asked whether
+        the user still exists, because that needs a connection of the pool. Routes that upload take no turn: they last
+        as long as their client takes, and have a rate limit of their own.
+        """
         trace = current_trace()
         if trace is not None and request.url_rule is not None:
             trace.route = template(request.url_rule.rule)
@@ -97,15 +104,13 @@ def create_app(
         try:
             g.caller = await verifier.verify(bearer())
         except ChatError:
-            limits.requests.require(origin)  # whoever guesses tokens
+            limits.requests.require(origin)  # so that guessing tokens is limited, too
             raise
         known(cast(dict[str, Any], request.scope))
         if trace is not None:
             trace.user = str(g.caller.user_id)
         limits.requests.require(str(g.caller.user_id))
-        if not getattr(
-            view, "upload_route", False
-        ):  # these take as long as the client does, and have a rate of their own
+        if not getattr(view, "upload_route", False):
             await turns.take(cast(dict[str, Any], request.scope), str(g.caller.user_id))
         if not getattr(view, "parting_route", False):
             await users_handler.require(g.caller)

@@ -12,7 +12,7 @@ App = Callable[[dict[str, Any], Any, Any], Awaitable[None]]
 
 
 def any_case(app: App, rules: Map) -> App:
-    """The ASGI app, with the words that paths have in `rules` written as they are there."""
+    """Wrap an ASGI app so that the fixed words of a path get the spelling that they have in `rules`."""
     parts = {part for rule in rules.iter_rules() for part in rule.rule.split("/") if part and "<" not in part}
     words = {part.casefold(): part for part in parts}
 

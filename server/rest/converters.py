@@ -1,4 +1,4 @@
-"""What stands for a thing in a path: what does not look like one names nothing, and is no other route's business."""
+"""Converters for ids and keys in paths. A path whose segment does not match is answered with 404 by the router."""
 
 from werkzeug.routing import BaseConverter, Map
 

@@ -1,7 +1,7 @@
 """What browsers may do from other origins (the Fetch standard's CORS protocol). Owns the list of headers.
 
-Tokens travel in a header and not in a cookie, so an origin is no proof of anything; but a browser must be told before
-it lets a page read an answer, and operators may say whose pages those are.
+Tokens travel in a header and not in a cookie, so the origin of a request proves nothing. But a browser lets a page
+read an answer only if the answer allows the page's origin, and operators may restrict the origins.
 """
 
 from typing import Any
@@ -46,11 +46,14 @@ ACCEPTED = (
     "X-Datadog-Trace-Id",
 )
 EXPOSED = ("ETag", "Location", "Retry-After", "X-Request-Id")
-MAX_AGE = 600  # seconds a browser keeps what it was told
+MAX_AGE = 600  # seconds for which a browser caches the answer to a preflight request
 
 
 def allow_origins(app: Any, allowed: tuple[str, ...]) -> Any:
-    """The ASGI app, for pages of these origins; of any when there are none. SignalR's client sends credentials."""
+    """Wrap an ASGI app with CORS for pages of the given origins, or of any origin if there are none.
+
+    Credentials are allowed because SignalR's JavaScript client always sends its requests with them.
+    """
     return CORSMiddleware(
         app,
         allow_origins=allowed,

@@ -1,6 +1,6 @@
-"""The API's description, OpenAPI 3.1: what the routes say of themselves (`operations`), put together.
+"""The OpenAPI 3.1 description of the API, assembled from the description of each route (`operations`).
 
-Owns the document. Every route is in it, or says why not (`left_out`). Takes part in Quart-Schema as its provider.
+Owns the document. Every route is in it, or states why it is not (`left_out`). Is Quart-Schema's provider.
 """
 
 import inspect
@@ -51,7 +51,7 @@ presence) comes over the SignalR hub at `/hubs/chat`.
 TAGS = {
     "users": "People: registration, profiles, status.",
     "conversations": "Direct conversations and groups, their members and roles.",
-    "messages": "Sending, reading, editing, and who has read what.",
+    "messages": "Sending, reading and editing messages, and their receipts.",
     "files": "Uploads, through the server or directly into the store.",
     "auth": "Signing in with a provider, sessions.",
     "hub": "The way into the SignalR hub.",
@@ -60,7 +60,7 @@ TAGS = {
 
 
 def install(app: Quart, settings: Settings) -> "Provider":
-    """Take part in the app; what it gives is complete when all routes are registered."""
+    """Install the provider. Its document is complete once all routes are registered."""
     schema = QuartSchema(openapi_path=None, conversion_preference="msgspec", openapi_provider_class=Provider)
     schema.init_app(app)
     provider = schema.openapi_provider
@@ -199,12 +199,12 @@ def _responses(rule: Rule, said: Operation, is_open: bool) -> Schema:
     found |= {str(int(answer.status)): _success(answer) for answer in said.answers}
     if IF_NONE_MATCH in said.parameters:
         headers = {"ETag": _header(*HEADERS["ETag"], is_required=True)}
-        found["304"] = {"description": "It is what it was at that ETag.", "headers": headers}
+        found["304"] = {"description": "It has not changed since that ETag.", "headers": headers}
     return found
 
 
 def _refusals(rule: Rule, said: Operation, is_open: bool) -> Iterator[str]:
-    """Codes that follow from what the route takes, and its own."""
+    """Yield the error codes that follow from the route's parameters and body, and those that it declares."""
     yield from (*ALWAYS, *said.refuses)
     if not is_open:
         yield "unauthenticated"
@@ -240,7 +240,7 @@ def _problem_name(status: int) -> str:
 
 
 def _problems() -> Schema:
-    """One answer for each status that errors have."""
+    """Build one response for each status that an error code has."""
     found: Schema = {}
     for status in sorted({row.status for row in CODES.values()}):
         codes = {code: row for code, row in CODES.items() if row.status == status}
@@ -285,7 +285,7 @@ def _of_this_server(settings: Settings) -> Mapping[type, Schema]:
 
 
 def _always_whole(schema: Schema) -> None:
-    """What we answer has every field, those that have a default here too; except what is UNSET."""
+    """Mark fields with a default as required: answers contain every field, except those that are UNSET."""
     for name, field in schema.get("properties", {}).items():
         if "default" in field:
             del field["default"]

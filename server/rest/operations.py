@@ -1,7 +1,7 @@
-"""What each route says of itself: its answers, parameters, body and errors, for the API's description (`openapi`).
+"""The description of a route: its answers, parameters, body and errors, for the OpenAPI document (`openapi`).
 
-Owns the decorator that notes it on the view, and the parameters that many routes share. A body that is described is
-also read and checked here, so that the description cannot be of another one.
+Owns the decorator that attaches the description to the view, and the parameters that many routes share. A described
+body is also read and validated here, so that the description cannot differ from what is accepted.
 """
 
 from collections.abc import Callable
@@ -63,8 +63,8 @@ def operation(
 ) -> Callable[[F], F]:
     """Describe a view. The first line of its docstring is the summary, the rest the description.
 
-    `takes` is what its JSON body is: the view gets it as `data`. `refuses` are the codes (`handlers.errors`) that it
-    may answer, besides those that follow from the rest.
+    `takes` is the type of its JSON body, which the view gets as `data`. `refuses` are the error codes
+    (`handlers.errors`) that it may answer, besides those that follow from its parameters and body.
     """
     said = Operation(answers, parameters, takes, form, refuses, takes_token_in_query)
 
@@ -103,7 +103,7 @@ def query(name: str, schema: Schema, description: str, *, is_required: bool = Fa
 
 def cursor_parameter(pattern: str) -> Parameter:
     schema = {"type": "string", "pattern": pattern}
-    return query("cursor", schema, "Where to go on: the `next` of the page before. Empty: the first page.")
+    return query("cursor", schema, "The `next` of the previous page. Empty: the first page.")
 
 
 LIMIT = query(
@@ -115,10 +115,13 @@ ID_CURSOR = cursor_parameter("^(?:[A-Za-z0-9_-]{21}[AQgw])?$")
 TEXT_CURSOR = cursor_parameter("^(?:[A-Za-z0-9_-]{4})*(?:[A-Za-z0-9_-]{2,3})?$")
 SEQ = {"type": "integer", "minimum": 0, "maximum": MAX_SEQ}
 IF_MATCH = Parameter(
-    "If-Match", "header", {"type": "string"}, "Only if it still is what it was at one of these ETags; else 412."
+    "If-Match", "header", {"type": "string"}, "Apply the change only if the current ETag is one of these; else 412."
 )
 IF_NONE_MATCH = Parameter(
-    "If-None-Match", "header", {"type": "string"}, "Only if it is something else than at these ETags; else 304."
+    "If-None-Match",
+    "header",
+    {"type": "string"},
+    "Answer with content only if the ETag is none of these; else 304.",
 )
 IDEMPOTENCY_KEY = Parameter(
     "Idempotency-Key",

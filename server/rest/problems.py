@@ -76,18 +76,18 @@ async def on_store_error(error: StoreError) -> Response:
 
 
 async def on_invalid(error: RequestSchemaValidationError) -> Response:
-    """msgspec says what is wrong and where, as `... - at `$.memberIds[0]``."""
+    """Split msgspec's message, `SENTENCE - at `$.memberIds[0]``, into the sentence and the field."""
     sentence, _, place = str(error.validation_error).partition(" - at ")
     field = place.strip("`").removeprefix("$").removeprefix(".") or "body"
     return problem("invalid_request", f"{sentence} (at {field}).", errors={field: sentence})
 
 
 async def on_http_error(error: HTTPException) -> Response:
-    """What Quart and Werkzeug refuse by themselves: unknown paths, methods, bodies too large or malformed."""
+    """Answer what Quart and Werkzeug refuse: unknown paths and methods, bodies that are too large or malformed."""
     status = error.code or 500
     if status < 400:
         return Response("", status=status, headers=dict(error.get_headers()))
-    if status == 405 and request.method == "OPTIONS":  # asked what may be done here, not to do it (RFC 9110, 9.3.7)
+    if status == 405 and request.method == "OPTIONS":  # it asks which methods there are (RFC 9110, 9.3.7)
         return Response("", status=204, headers={"Allow": dict(error.get_headers())["Allow"]})
     code = _BY_STATUS.get(status, "invalid_request")
     response = problem(code, error.description or CODES["invalid_request"].title, status=status)

@@ -1,7 +1,7 @@
 """An id for every request, and one line in the log about each.
 
-Owns the id's way (from a trusted proxy or made here, into every line of that request, into the answer) and the line. It
-names the route, not the path: paths and queries have ids, file names and tokens in them.
+Owns the request id (taken from a trusted proxy or generated here; in every log line of the request, and in the answer)
+and the line, which names the route and not the path: paths and queries contain ids, file names and tokens.
 """
 
 import re
@@ -17,7 +17,7 @@ from server.config.trusted_proxies import Proxies
 from server.protocol.http1.head import joined
 
 TRACE = "parley.trace"  # in the ASGI scope
-CHATTY = re.compile(r"/health(/.*)?|/hubs/chat/?", re.IGNORECASE)  # asked for all the time: lines for those who debug
+CHATTY = re.compile(r"/health(/.*)?|/hubs/chat/?", re.IGNORECASE)  # requested all the time: logged at debug level
 _VARIABLE = re.compile(r"<(?:[^<>]*:)?([^<>]+)>")
 
 Scope = dict[str, Any]
@@ -30,7 +30,7 @@ log = structlog.get_logger("parley.rest")
 
 
 class Trace:
-    """What is known of a request when it is done. `route` and `user` are found out on the way."""
+    """What is logged about a request. `route` and `user` are filled in while it is handled."""
 
     __slots__ = ("address", "request_id", "route", "status", "user")
 
@@ -43,18 +43,18 @@ class Trace:
 
 
 def template(rule: str) -> str:
-    """`/api/users/{user_id}`, of a rule as Werkzeug writes it."""
+    """Return a Werkzeug rule in OpenAPI's form: `/api/users/{user_id}`."""
     return _VARIABLE.sub(r"{\1}", rule)
 
 
 def current_trace() -> Trace | None:
-    """Of the request at hand."""
+    """Return the trace of the current request, or None outside of one."""
     found: Trace | None = cast(Scope, request.scope).get(TRACE) if has_request_context() else None
     return found
 
 
 def traced(app: App, proxies: Proxies) -> App:
-    """The ASGI app, with a trace in the scope of each request."""
+    """Wrap an ASGI app so that each request has a trace in its scope, and is logged when it has ended."""
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -74,7 +74,7 @@ def traced(app: App, proxies: Proxies) -> App:
             try:
                 await app({**scope, TRACE: trace}, receive, send_named)
             finally:
-                _tell(scope, trace, time.perf_counter() - began)
+                _log_request(scope, trace, time.perf_counter() - began)
 
     return serve
 
@@ -86,11 +86,11 @@ def _begin(scope: Scope, proxies: Proxies) -> Trace:
     return Trace(proxies.request_id(peer, given), proxies.client_address(peer, forwarded))
 
 
-def _tell(scope: Scope, trace: Trace, seconds: float) -> None:
-    """`status` is null when the client went away before there was one."""
+def _log_request(scope: Scope, trace: Trace, seconds: float) -> None:
+    """Log one line. `status` is null when the client disconnected before it was answered."""
     chatty = CHATTY.fullmatch(scope["path"]) and (trace.status or 0) < 500
-    tell = log.debug if chatty else log.info
-    tell(
+    write = log.debug if chatty else log.info
+    write(
         "request",
         method=scope["method"],
         route=trace.route,

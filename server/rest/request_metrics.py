@@ -1,6 +1,6 @@
 """REST requests, counted: how many of each status class, and how long each route takes.
 
-Owns the numbers. Routes are the names of our own views, so there are as many as there are views.
+Owns the numbers. Routes are the names of our own views, so their number is bounded.
 """
 
 from collections import Counter, defaultdict

@@ -1,6 +1,6 @@
-"""What every route needs: the caller, ids, page parameters and bodies from the request, JSON and ETags in the answer.
+"""Helpers for every route: read the caller, ids, page parameters and bodies; write JSON and ETags.
 
-Owns the conventions of the REST surface. Touches Quart's request.
+Owns the conventions of the REST API. Touches Quart's request.
 """
 
 import hashlib
@@ -35,25 +35,25 @@ _field = re.compile(r"field `(\w+)`")
 
 
 def open_route(view: F) -> F:
-    """Marks a route that needs no access token."""
+    """Mark a route that needs no access token."""
     view.open_route = True  # type: ignore[attr-defined]
     return view
 
 
 def sign_in_route(view: F) -> F:
-    """Marks an open route that is limited as signing in is."""
+    """Mark an open route that is subject to the rate limit of sign-ins."""
     view.sign_in_route = True  # type: ignore[attr-defined]
     return open_route(view)
 
 
 def parting_route(view: F) -> F:
-    """Marks a route that a token of a session that has ended may still call."""
+    """Mark a route that accepts a valid access token even if its session has ended."""
     view.parting_route = True  # type: ignore[attr-defined]
     return view
 
 
 def upload_route(view: F) -> F:
-    """Marks a route that is limited as uploading is."""
+    """Mark a route that is subject to the rate limit of uploads, and takes no turn."""
     view.upload_route = True  # type: ignore[attr-defined]
     return view
 
@@ -71,18 +71,18 @@ def bearer() -> str:
 
 
 def client() -> Client:
-    """Who calls, as the user will see it in the list of her sessions."""
+    """Return the client of this request, as users see it in the list of their sessions."""
     return Client(name=request.headers.get("User-Agent", ""), address=address())
 
 
 def address() -> str:
-    """Of the client, as far as it can be known."""
+    """Return the client's address: that of the peer, or what a trusted proxy reports."""
     proxies: Proxies = current_app.config["PROXIES"]
     return proxies.client_address(_peer(), _whole("X-Forwarded-For"))
 
 
 def base_url() -> str:
-    """Where clients reach us, without a slash at the end."""
+    """Return the URL at which clients reach this server, without a slash at the end."""
     configured: str = current_app.config["PUBLIC_URL"]
     proxies: Proxies = current_app.config["PROXIES"]
     scheme = proxies.scheme(_peer(), _whole("X-Forwarded-Proto"), request.scheme)
@@ -90,18 +90,23 @@ def base_url() -> str:
 
 
 def _peer() -> str:
-    """The address at the other end; empty on a Unix socket, where Quart makes up one."""
+    """Return the address of the TCP peer; empty on a Unix socket, for which Quart invents one."""
     found: str = (request.scope.get("client") or ("",))[0]
     return found
 
 
 def _whole(header: str) -> str:
-    """Of all its lines: some proxies add one of their own below what the client said."""
+    """Return all lines of a header as one: some proxies append a line of their own to the client's."""
     return joined(request.scope["headers"]).get(header.lower().encode(), b"").decode("latin-1")
 
 
 async def body(kind: type[T]) -> T:
-    """The JSON body as a `kind`. Raises ChatError: unsupported_media_type, invalid_request."""
+    """Return the JSON body as a `kind`. Raises ChatError: unsupported_media_type, invalid_request.
+
+    msgspec decodes and validates in one pass. Only if that fails is the body parsed a second time with the standard
+    library, for two reasons: JSON Schema regards 5.0 as an integer and msgspec does not; and a lone surrogate in a
+    text should be reported by the name of its field. Errors name the innermost field that is known, else "body".
+    """
     if not request.is_json:
         raise ChatError("unsupported_media_type", "Send application/json.")
     raw = await request.get_data(as_text=False)
@@ -109,7 +114,6 @@ async def body(kind: type[T]) -> T:
         try:
             return msgspec.json.decode(raw, type=kind)
         except msgspec.ValidationError:
-            # For JSON Schema 5.0 is an integer.
             loose = json.loads(raw, parse_float=_number, parse_constant=_refuse)
             _require_text(loose)
             return msgspec.convert(loose, kind)
@@ -129,7 +133,7 @@ async def body(kind: type[T]) -> T:
 
 
 def _loosely(raw: str | bytes) -> object:
-    """JSON as Python reads it, half surrogates and all; None for what is no JSON."""
+    """Parse JSON as Python does, which accepts lone surrogates. Return None if it is not JSON."""
     try:
         return json.loads(raw)
     except (ValueError, RecursionError):
@@ -137,7 +141,7 @@ def _loosely(raw: str | bytes) -> object:
 
 
 def _require_text(value: object, path: str = "") -> None:
-    """Raises ChatError when a text in it has a lone surrogate; the innermost field is named."""
+    """Raise ChatError if any string contains a lone surrogate. The error names the innermost field."""
     if isinstance(value, str):
         if not is_text(value):
             where = path or "body"
@@ -152,7 +156,7 @@ def _require_text(value: object, path: str = "") -> None:
 
 
 def check_query() -> None:
-    """Raises ChatError when the query is not UTF-8."""
+    """Raise ChatError if the query is not UTF-8."""
     raw = request.query_string
     if not raw.isascii() or b"%" in raw:
         try:
@@ -171,7 +175,11 @@ def _refuse(text: str) -> None:
 
 
 def answer(value: object, status: int = 200, *, version: str | None = None) -> Response:
-    """`value` as JSON. `version`, of what can be edited, is for its ETag; a client that has it already is told so."""
+    """Return `value` as JSON. With `version` it gets an ETag, and 304 if If-None-Match contains that ETag.
+
+    The ETag is the version, which is what If-Match of an edit is compared with (`if_match`), and a digest of the
+    content, so that a cached answer is renewed whenever anything in it differs.
+    """
     encoded = msgspec.json.encode(value)
     response = Response(encoded, status=status, content_type="application/json")
     if version is not None:
@@ -182,7 +190,7 @@ def answer(value: object, status: int = 200, *, version: str | None = None) -> R
 
 
 def _has(response: Response) -> bool:
-    """Whether If-None-Match names what would be answered (RFC 9110, 13.1.2: weak comparison)."""
+    """Return True if If-None-Match contains the response's ETag (RFC 9110, 13.1.2: weak comparison)."""
     tag, _ = response.get_etag()
     return bool(request.if_none_match) and request.if_none_match.contains_weak(tag or "")
 
@@ -196,7 +204,7 @@ def page(items: Sequence[object], following: str | None) -> Response:
 
 
 def path_id(text: str) -> UUID:
-    """An id from the path: what is no UUID names nothing."""
+    """Parse an id from the path. Raises ChatError("not_found") if it is not a UUID."""
     try:
         return UUID(text)
     except ValueError:
@@ -230,15 +238,16 @@ def limit() -> int:
 
 
 def cursor() -> str | None:
-    """Where a page begins; None for the first one."""
+    """Return the cursor at which the page begins, or None for the first page."""
     return request.args.get("cursor") or None
 
 
 def if_match() -> frozenset[str] | None:
-    """The versions that an edit may be based on, from If-Match (RFC 9110, 13.1.1); None for any.
+    """Return the versions that an edit may be based on, from If-Match (RFC 9110, 13.1.1); None for any.
 
-    An ETag is the version of what can be edited, a dash, and a digest of all that was shown: an edit is not refused
-    because, say, somebody has read a message meanwhile. Weak ETags never match here.
+    An ETag is the version of the editable part, a dash, and a digest of the whole answer. Only the version is compared,
+    so that an edit is not refused because, for example, somebody has read a message meanwhile. Weak ETags never match
+    here.
     """
     if "If-Match" not in request.headers or request.if_match.star_tag:
         return None
@@ -256,7 +265,10 @@ def idempotency_key() -> str | None:
 
 
 async def once() -> Once | None:
-    """The Idempotency-Key and what it stands for. Raises ChatError("invalid_request")."""
+    """Return the Idempotency-Key with a digest of its request, or None. Raises ChatError("invalid_request").
+
+    The digest covers method, path and body, so that a key that is used again for another request is recognised.
+    """
     key = idempotency_key()
     if key is None:
         return None

@@ -1,8 +1,9 @@
 """Backpressure on uploads: a request's body is read from the network only as fast as its view takes it.
 
-Quart keeps what comes in until the view asks for it. Owns the gate between the two, for requests that are too large for
-that (`PACED`): the next piece is received when the last ones were taken. And the patience with clients that are slow to
-send: what they may make us wait for, not what the store takes.
+Quart reads a body as fast as it arrives and buffers it until the view asks for it. For requests that are too large for
+that (`PACED`), this module owns the gate between the two: the next piece is received once the view has taken the last
+one. It also owns the time limit for slow clients, which counts the time spent waiting for the client and not the time
+that the store takes.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,14 +17,14 @@ from handlers.errors import ChatError
 
 PACED = ("/api/files/upload", "/objects/")  # beginnings of paths
 GATE = "parley.gate"  # in the ASGI scope
-PATIENCE = 30.0  # seconds that an upload may make us wait, after which it is given up
-LEAST_RATE = 1024  # bytes that win back a second of it: a byte now and then does not hold a place for ever
+PATIENCE = 30.0  # seconds that an upload may keep the server waiting before it is given up
+LEAST_RATE = 1024  # bytes that restore one second of it: a byte now and then does not keep an upload alive
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 
 
 class Gate:
-    """Open for one piece at a time, or, at the end, for all."""
+    """Lets one piece of a body through for each `ask`; after `finish`, everything."""
 
     def __init__(self) -> None:
         self._hungry = trio.Event()
@@ -43,7 +44,7 @@ class Gate:
 
 
 class PacedRequest(TrioRequest):
-    """No limit of Quart's own on bodies that the view reads piece by piece, with a limit of its own."""
+    """A request without Quart's size limit where the view reads the body in pieces and limits it itself."""
 
     def __init__(self, method: str, scheme: str, path: str, *args: Any, **options: Any) -> None:
         if path.startswith(PACED):
@@ -52,7 +53,13 @@ class PacedRequest(TrioRequest):
 
 
 def paced(app: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
-    """The ASGI app, with a gate in the scope of such requests."""
+    """Wrap an ASGI app so that requests to `PACED` paths have a gate in their scope.
+
+    `receive` waits for the gate before it reads from the network, so at most one piece that the view has not asked for
+    is in memory, and TCP's flow control slows the client. The gate opens for good after the last piece, because the
+    next thing to receive is the disconnect of the client, and when the view has decided (`let_in`), because the rest of
+    the body then only has to be discarded.
+    """
 
     async def serve(scope: dict[str, Any], receive: Receive, send: Any) -> None:
         if scope["type"] != "http" or scope["method"] not in ("POST", "PUT") or not scope["path"].startswith(PACED):
@@ -64,7 +71,7 @@ def paced(app: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]
             await gate.wait()
             event = await receive()
             if event["type"] != "http.request" or not event.get("more_body"):
-                gate.finish()  # what remains to be heard is that the client has gone
+                gate.finish()  # only the disconnect of the client is left to receive
             return event
 
         try:
@@ -76,7 +83,13 @@ def paced(app: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]
 
 
 async def pieces() -> AsyncIterator[bytes]:
-    """The body of the request, as it comes. Raises ChatError when it stops coming."""
+    """Yield the request's body as it arrives. Raises ChatError if the client is too slow.
+
+    The patience works like a bucket of PATIENCE seconds. Waiting for a piece drains it, each LEAST_RATE bytes return
+    one second, and it never holds more than PATIENCE. So a client may pause for up to PATIENCE seconds, but has to send
+    LEAST_RATE bytes a second on average; a single timeout per piece would let one byte every 29 seconds keep an upload
+    alive. The time that the caller spends between two pieces (writing to the store) does not count.
+    """
     gate: Gate = cast(dict[str, Any], request.scope)[GATE]
     body = aiter(request.body)
     patience = PATIENCE
@@ -95,7 +108,7 @@ async def pieces() -> AsyncIterator[bytes]:
 
 
 def let_in() -> None:
-    """It is decided without the rest of the body: let it come, and go."""
+    """Open the gate for good: the request is decided, and the rest of its body is received and discarded."""
     gate: Gate | None = cast(dict[str, Any], request.scope).get(GATE)
     if gate is not None:
         gate.finish()

@@ -1,1 +1,1 @@
-"""One module per noun: its routes, and nothing of what they mean."""
+"""The routes of the REST API, one module per noun. `handlers` has what the operations mean."""

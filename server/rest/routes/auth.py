@@ -1,6 +1,6 @@
 """REST for signing in and for sessions (docs/rest.md). Owns the routes and the cookie of a sign-in under way.
 
-What providers say is checked in `server.identity.sign_in`, what a session is decided in `handlers.accounts`.
+`server.identity.sign_in` checks the answers of providers; `handlers.accounts` begins and ends sessions.
 """
 
 from collections.abc import Collection
@@ -51,7 +51,7 @@ class SessionPage(Wire, frozen=True):
 
 
 class Redirect(Wire, frozen=True):
-    """Where the browser has to go."""
+    """The URL that the browser has to open."""
 
     authorization_url: str
 
@@ -63,14 +63,18 @@ def blueprint(accounts: Accounts, verifier: Verifier, users: Users, sign_in: Sig
 
     @routes.get("/login/<provider>")
     @operation(
-        Answer(200, Redirect, "Where to send the browser, for who asks for JSON."),
+        Answer(200, Redirect, "The URL to send the browser to, if the request accepts JSON."),
         Answer(302, None, "To the provider.", ("Location",)),
         parameters=(
-            query("returnUrl", {"type": "string", "format": "uri"}, "Where the browser goes when it is signed in."),
+            query(
+                "returnUrl",
+                {"type": "string", "format": "uri"},
+                "The page to which the browser returns after signing in.",
+            ),
             query(
                 "codeChallenge",
                 {"type": "string", "pattern": f"^{exchange_codes.CHALLENGE}$"},
-                "Base64url of the SHA-256 of a secret that the exchange of the code has to show.",
+                "The base64url-encoded SHA-256 of a secret, which the exchange of the code has to present.",
             ),
         ),
         refuses=("not_found", "unauthenticated"),
@@ -79,7 +83,7 @@ def blueprint(accounts: Accounts, verifier: Verifier, users: Users, sign_in: Sig
     async def login(provider: str) -> Response:
         """Begin to sign in with a provider.
 
-        With an access token: let its user sign in with that provider from now on, too.
+        With an access token, link the provider's account to the token's user, who can then sign in with it, too.
         """
         found = sign_in.find(provider)
         goal, challenge = request.args.get("returnUrl", ""), request.args.get("codeChallenge", "")
@@ -107,14 +111,14 @@ def blueprint(accounts: Accounts, verifier: Verifier, users: Users, sign_in: Sig
         Answer(200, Tokens, "The tokens of a new session."),
         Answer(303, None, "To the `returnUrl`, with a `code` for /auth/exchange in its query.", ("Location",)),
         parameters=(
-            query("state", {"type": "string"}, "As the provider sends it back."),
-            query("code", {"type": "string"}, "As the provider makes it."),
+            query("state", {"type": "string"}, "The `state` that the provider returns unchanged."),
+            query("code", {"type": "string"}, "The authorization code from the provider."),
         ),
         refuses=("sign_in_failed", "not_found", "conflict", "unauthenticated"),
     )
     @sign_in_route
     async def callback(provider: str) -> Response:
-        """Where the provider sends the browser back to."""
+        """Finish a sign-in: the provider redirects the browser to this URL."""
         sign_in.find(provider)
         state = request.args.get("state", "")
         attempt = sign_in.sealer.open(request.cookies.get(attempts.cookie_name(state), ""))
@@ -152,7 +156,10 @@ def blueprint(accounts: Accounts, verifier: Verifier, users: Users, sign_in: Sig
         return Response("", status=303, headers={"Location": goal})
 
     def _require_return(url: str) -> str:
-        """Only to pages of ours: what signs in goes there. Raises ChatError("invalid_request")."""
+        """Check that a returnUrl is of an allowed origin, as codes or tokens are sent there.
+
+        Raises ChatError("invalid_request").
+        """
         ours = origins.origin(base_url())
         allowed = returns | {ours} if ours is not None else returns
         goal = origins.checked(url, allowed, loopback=loopback)
@@ -171,14 +178,16 @@ def blueprint(accounts: Accounts, verifier: Verifier, users: Users, sign_in: Sig
     )
     @sign_in_route
     async def exchange(data: ExchangeRequest) -> Response:
-        """Tokens for the code that a browser came back with.
+        """Exchange the code with which a browser returned for tokens.
 
-        It is good once, for a minute, and for who has the verifier of the `codeChallenge` that the login was given.
+        A code is valid once, for one minute, and only together with the verifier of the login's `codeChallenge`.
         """
         idempotency_key()
         grant = sign_in.codes.redeem(data.code, data.code_verifier)
         if grant is None:
-            raise ChatError("unauthenticated", "The code or its verifier is not good (any more). Sign in again.")
+            raise ChatError(
+                "unauthenticated", "The code or its verifier is not valid, or the code has expired. Sign in again."
+            )
         tokens = await accounts.begin(grant.user_id, client(), parent=grant.session_id, code=grant.id)
         log.info("signed_in", provider=grant.provider, session=str(tokens.session_id))
         return answer(tokens)
@@ -192,10 +201,10 @@ def blueprint(accounts: Accounts, verifier: Verifier, users: Users, sign_in: Sig
     )
     @sign_in_route
     async def refresh(data: RefreshRequest) -> Response:
-        """New tokens for a refresh token, which is spent by that.
+        """Exchange a refresh token for new tokens. It can be used once.
 
-        The token itself makes it safe to repeat: the one that was spent last gives the same answer for ten seconds.
-        Any other that was spent before ends its session.
+        The request is safe to repeat: the token that was used last gets the same answer for ten seconds. Using any
+        earlier token ends the session.
         """
         return answer(await accounts.refresh(data.refresh_token, client(), await once()))
 
@@ -203,7 +212,7 @@ def blueprint(accounts: Accounts, verifier: Verifier, users: Users, sign_in: Sig
     @operation(done("The session is over."), parameters=(IDEMPOTENCY_KEY,), refuses=("conflict",))
     @parting_route
     async def logout() -> Response:
-        """End the session that the access token is from. It is over when this is repeated, too."""
+        """End the session of the access token. Safe to repeat."""
         idempotency_key()
         await accounts.logout(caller())
         return nothing()
@@ -211,14 +220,14 @@ def blueprint(accounts: Accounts, verifier: Verifier, users: Users, sign_in: Sig
     @routes.get("/sessions")
     @operation(Answer(200, SessionPage, "A page of sessions, the newest first."), parameters=PAGE)
     async def list_sessions() -> Response:
-        """My sessions: where I am signed in."""
+        """List the caller's sessions."""
         items, following = await accounts.list(caller(), limit(), cursor())
         return page(items, following)
 
     @routes.delete("/sessions/<id:session_id>")
-    @operation(done("Its tokens are void, its connections closed, on every instance."))
+    @operation(done("The session is over; its connections are closed on every instance."))
     async def revoke(session_id: str) -> Response:
-        """End one of my sessions."""
+        """End one of the caller's sessions."""
         await accounts.revoke(caller(), path_id(session_id))
         return nothing()
 
@@ -238,5 +247,8 @@ def _set_cookie(response: Response, attempt: Attempt, value: str, max_age: int) 
 
 
 def _origins(configured: Collection[str]) -> frozenset[str]:
-    """Those that are origins, as browsers write them. A wildcard is none: it says who may call, not where tokens go."""
+    """Return the configured values that are origins, as browsers write them.
+
+    A wildcard is not one: it allows calls from any page, which does not mean that tokens may be sent to any page.
+    """
     return frozenset(found for one in configured if (found := origins.origin(one)) is not None)

@@ -1,4 +1,4 @@
-"""REST for conversations and their members (docs/rest.md). Owns the routes; `handlers.conversations` the meaning."""
+"""REST for conversations and their members (docs/rest.md). Owns the routes; `handlers.conversations` the rules."""
 
 from quart import Blueprint, Response
 
@@ -42,11 +42,11 @@ def blueprint(conversations: Conversations) -> Blueprint:
     @routes.get("")
     @operation(Answer(200, ConversationPage, "A page of conversations."), parameters=LISTING)
     async def list_mine() -> Response:
-        """My conversations, the most recently active first.
+        """List the caller's conversations, the most recently active first.
 
-        In the order they had when the first page was asked for: while people go on talking, none comes twice and
-        none is left out. Each with its first 20 members. A page may have fewer than `limit` and not be the last one,
-        where the last messages are long: `next` says.
+        All pages keep the order of the moment in which the first page was requested, so that no conversation is listed
+        twice or left out while messages are sent. Each has its first 20 members. If last messages are long, a page may
+        have fewer than `limit` items without being the last one; only `next` shows whether there are more.
         """
         items, following = await conversations.list(caller(), limit(), cursor())
         return page(items, following)
@@ -54,7 +54,7 @@ def blueprint(conversations: Conversations) -> Blueprint:
     @routes.post("")
     @operation(
         Answer(201, Conversation, "The new conversation.", ("ETag", "Location")),
-        Answer(200, Conversation, "The direct conversation that the two have already.", ("ETag", "Location")),
+        Answer(200, Conversation, "The direct conversation that the two users already have.", ("ETag", "Location")),
         takes=CreateConversation,
         parameters=(IDEMPOTENCY_KEY,),
         refuses=("not_found",),
@@ -77,41 +77,41 @@ def blueprint(conversations: Conversations) -> Blueprint:
     async def update(conversation_id: str, data: UpdateConversation) -> Response:
         """Rename a group.
 
-        An If-Match is about the name and the members with their roles; what is said meanwhile does not matter.
+        If-Match covers the name and the members with their roles. New messages do not change it.
         """
         return shown(await conversations.rename(caller(), path_id(conversation_id), data, if_match=if_match()))
 
     @routes.delete("/<id:conversation_id>")
-    @operation(done("It is gone for everybody."), parameters=(IF_MATCH,), refuses=("forbidden",))
+    @operation(done("The conversation is deleted for all members."), parameters=(IF_MATCH,), refuses=("forbidden",))
     async def delete(conversation_id: str) -> Response:
-        """Delete a conversation, for everybody."""
+        """Delete a conversation for all members."""
         await conversations.delete(caller(), path_id(conversation_id), if_match=if_match())
         return nothing()
 
     @routes.get("/<id:conversation_id>/members")
     @operation(Answer(200, MemberPage, "A page of members."), parameters=PAGE)
     async def list_members(conversation_id: str) -> Response:
-        """The members of a conversation, by user id."""
+        """List the members of a conversation, ordered by user id."""
         items, following = await conversations.list_members(caller(), path_id(conversation_id), limit(), cursor())
         return page(items, following)
 
     @routes.post("/<id:conversation_id>/members")
     @operation(
         Answer(201, Conversation, "The conversation, with the new member.", ("ETag",)),
-        Answer(200, Conversation, "The conversation: it has this member already.", ("ETag",)),
+        Answer(200, Conversation, "The conversation; the user was a member already.", ("ETag",)),
         takes=AddMember,
         parameters=(IDEMPOTENCY_KEY,),
         refuses=("forbidden", "conflict"),
     )
     async def add_member(conversation_id: str, data: AddMember) -> Response:
-        """Add somebody to a group."""
+        """Add a user to a group."""
         conversation, added = await conversations.add_member(caller(), path_id(conversation_id), data, await once())
         return shown(conversation, 201 if added else 200)
 
     @routes.delete("/<id:conversation_id>/members/<id:user_id>")
     @operation(done(), refuses=("forbidden", "conflict", "last_owner"))
     async def remove_member(conversation_id: str, user_id: str) -> Response:
-        """Remove a member; oneself, to leave."""
+        """Remove a member from a group, or leave it by removing yourself."""
         await conversations.remove_member(caller(), path_id(conversation_id), path_id(user_id))
         return nothing()
 

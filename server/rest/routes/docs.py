@@ -1,6 +1,6 @@
-"""The API's description: for programs at /openapi.json, for people at /docs.
+"""The API's description: as an OpenAPI document at /openapi.json, as a page at /docs.
 
-Owns the two routes. The page is made here from the same document, has no script, and asks nobody else for anything.
+Owns the routes. The page is rendered here from the same document. It has no script and loads nothing from other hosts.
 """
 
 import html
@@ -101,7 +101,7 @@ class Row(NamedTuple):
 
 
 class _Reader:
-    """What the page shows of a document: operations by tag, references followed, an example of each body."""
+    """Reads an OpenAPI document for the page: groups operations by tag, follows references, makes example bodies."""
 
     def __init__(self, document: Schema) -> None:
         self._document = document
@@ -129,7 +129,7 @@ class _Reader:
         ]
 
     def resolved(self, schema: Schema) -> Schema:
-        """What a reference is to; anything else is itself."""
+        """Return the target of a reference, or the schema itself if it is not one."""
         found = schema
         if "$ref" in schema:
             found = self._document
@@ -138,7 +138,7 @@ class _Reader:
         return found
 
     def content(self, message: Schema) -> Iterator[tuple[str, Schema]]:
-        """(media type, schema) of a body; problems are described once for all."""
+        """Yield (media type, schema) of a body. Problems are left out, as the page describes them once."""
         for media, said in message.get("content", {}).items():
             if media != PROBLEM:
                 yield media, said.get("schema", {})
@@ -166,7 +166,7 @@ class _Reader:
 
 
 def _prose(text: str) -> Markup:
-    """The few marks of CommonMark that descriptions have: `code`, and lists of lines."""
+    """Render the one mark of CommonMark that occurs in descriptions, `code`."""
     marked = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text, quote=False))
     return Markup(marked)  # escaped above
 

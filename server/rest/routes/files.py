@@ -1,6 +1,6 @@
 """REST for files (docs/rest.md). Owns the routes, and the reading of multipart bodies as they come (RFC 7578).
 
-What a file is, and who may have it, is `handlers.files`' business.
+`handlers.files` decides which files are accepted and who may read them.
 """
 
 import hashlib
@@ -37,8 +37,8 @@ from store.postgres import files as store
 from store.postgres.messages import FILE_PATH
 
 PART = "file"  # the form field
-FORM_OVERHEAD = 16 * 1024  # bytes of a form around the file that are not held against it
-HELD_MAX = 256 * 1024  # bytes of a form that wait for their meaning: before and after the parts
+FORM_OVERHEAD = 16 * 1024  # bytes of a form besides the file, which do not count against its size
+HELD_MAX = 256 * 1024  # bytes of a form that may be buffered before the parser can interpret them
 PARTS_MAX = 100  # of one form; browsers send one for each field
 PART_HEAD_MAX = 8 * 1024  # bytes of the head of a part: the longest name that is kept takes 6 KiB, escaped and twice
 
@@ -51,7 +51,7 @@ FORM = {
 
 
 class StoredFile(Wire, frozen=True):
-    """`url` is the same for as long as the file is there; it needs an access token, or a link of presigned-url."""
+    """A file. `url` never changes; reading it needs an access token, or use a link from presigned-url."""
 
     id: UUID
     key: str
@@ -93,7 +93,7 @@ def blueprint(files: Files, max_bytes: int) -> Blueprint:
     async def upload() -> Response:
         """Upload a file.
 
-        Its type is decided by its content. Nothing is kept of an upload that is cut off.
+        The type of the file is determined from its content. Nothing is kept of an upload that ends early.
         """
         key = idempotency_key()
         same = None if key is None else Once(key, hashlib.sha256(b"upload").digest())
@@ -108,7 +108,7 @@ def blueprint(files: Files, max_bytes: int) -> Blueprint:
 
     @routes.post("/presign")
     @operation(
-        Answer(201, Upload, "Where to send the content."),
+        Answer(201, Upload, "The URL to which the content is sent."),
         takes=PresignFile,
         parameters=(IDEMPOTENCY_KEY,),
         refuses=("conflict", "gone"),
@@ -127,38 +127,38 @@ def blueprint(files: Files, max_bytes: int) -> Blueprint:
         refuses=("conflict", "gone", "unsupported_media_type"),
     )
     async def complete(file_id: str) -> Response:
-        """Complete an upload: what is there is checked against what was announced.
+        """Complete an upload: check the stored content against the announced size and type.
 
-        Safe to repeat: the same file is answered.
+        Safe to repeat: it answers the same file.
         """
         return answer(_shown(await files.complete(caller(), path_id(file_id), await once())))
 
     @routes.get("/presigned-url")
     @operation(
-        Answer(200, Link, "A link that is good for a few minutes, for whoever has it."),
+        Answer(200, Link, "A link that is valid for a few minutes. It can be used without an access token."),
         parameters=(query("fileKey", TEXT, "The file's `key`.", is_required=True),),
         refuses=("not_found",),
     )
     async def presigned_url() -> Response:
-        """A link to a file of mine, or of a conversation of mine."""
+        """Get a link to a file of the caller, or of a conversation of the caller."""
         url, seconds = await _link(_required("fileKey"))
         return answer(Link(url, _in(seconds)))
 
     @routes.get("/<key:file_key>")
-    @operation(Answer(302, None, "To such a link.", ("Location",)))
+    @operation(Answer(302, None, "Redirect to a link as from presigned-url.", ("Location",)))
     async def download(file_key: str) -> Response:
-        """A file: the way to a link to it."""
+        """Redirect to a link to the file's content."""
         url, _ = await _link(file_key)
         return Response("", status=302, headers={"Location": url})
 
     @routes.delete("")
     @operation(
-        done("Messages that held it show none from now on."),
+        done("The file is deleted; messages with it show none from now on."),
         parameters=(query("fileUrl", TEXT, "The file's `url`.", is_required=True),),
         refuses=("forbidden", "not_found"),
     )
     async def delete() -> Response:
-        """Delete a file of mine."""
+        """Delete a file of the caller."""
         path = urlsplit(_required("fileUrl")).path
         await files.delete(caller(), path.removeprefix(FILE_PATH))
         return nothing()
@@ -171,7 +171,10 @@ def blueprint(files: Files, max_bytes: int) -> Blueprint:
 
 
 class _Decoder(MultipartDecoder):
-    """Werkzeug's, which takes heads of parts of any length, in UTF-8 only: pages in Latin-1 send names in theirs."""
+    """Werkzeug's decoder, which accepts part heads of any length and in UTF-8 only.
+
+    This one limits their length, and converts heads from pages in Latin-1, which send file names in that encoding.
+    """
 
     def _parse_headers(self, data: bytes | bytearray) -> Headers:
         if len(data) > PART_HEAD_MAX:
@@ -180,7 +183,13 @@ class _Decoder(MultipartDecoder):
 
 
 class _Form:
-    """A multipart body with one file, read as it comes; the fields before it are passed over."""
+    """A multipart body with one file, parsed while it arrives. Other fields are skipped.
+
+    Call `begin` once, then iterate over `content` to its end. Guaranteed: `content` ends normally only if the form is
+    complete, so a file that was cut off raises an error and the caller discards what it stored. Memory is bounded by
+    HELD_MAX and one piece of the body, the whole form by the file's maximum and FORM_OVERHEAD. The parser yields
+    to the event loop at each part, because one small piece of the body can contain very many parts.
+    """
 
     def __init__(self, pieces: AsyncIterator[bytes], max_bytes: int) -> None:
         kind, options = request.mimetype, request.mimetype_params
@@ -192,7 +201,7 @@ class _Form:
         self._parts = 0
 
     async def begin(self) -> str:
-        """The name of the file; its content follows. Raises ChatError."""
+        """Skip to the file and return its name. Raises ChatError if the form has none."""
         while True:
             event = await self._next()
             if isinstance(event, File) and event.name == PART:
@@ -204,7 +213,7 @@ class _Form:
         raise ChatError("invalid_request", "The form has no file in the field `file`.", errors={PART: "required"})
 
     async def content(self) -> AsyncIterator[bytes]:
-        """Until the end of the form: a file that is cut off is none."""
+        """Yield the file's content, then read to the end of the form. Raises ChatError if that does not come."""
         is_over = False
         while True:
             event = await self._next()
@@ -237,7 +246,10 @@ class _Form:
 
 
 def _name_of(part: File) -> str:
-    """Raises ChatError when the name (RFC 8187: percent-encoded) is no text."""
+    """Return the file name. Raises ChatError if it (RFC 8187: percent-encoded) is not valid UTF-8.
+
+    The decoder replaces invalid bytes by U+FFFD. A name that contains that character itself is accepted.
+    """
     said = part.headers.get("Content-Disposition", "")
     if "\ufffd" in part.filename and "\ufffd" not in said and "%EF%BF%BD" not in said.upper():
         raise ChatError("invalid_request", f"The file name is not UTF-8: {NO_TEXT}.", errors={PART: NO_TEXT})
@@ -245,14 +257,14 @@ def _name_of(part: File) -> str:
 
 
 def _in_utf8(line: bytes) -> bytes:
-    """A line of a part's head. Raises ChatError when it would be UTF-8 if half surrogate pairs were."""
+    """Return a line of a part's head in UTF-8. Raises ChatError if it contains encoded lone surrogates."""
     try:
         line.decode()
     except UnicodeDecodeError:
         try:
             line.decode("utf-8", "surrogatepass")
         except UnicodeDecodeError:
-            # What browsers mean by Latin-1 (WHATWG Encoding); the few bytes that it leaves open are nothing to see.
+            # What browsers mean by Latin-1 (WHATWG Encoding). The few bytes that it leaves undefined are replaced.
             return line.decode("windows-1252", "replace").encode()
         raise ChatError("invalid_request", f"The form is not UTF-8: {NO_TEXT}.", errors={PART: NO_TEXT}) from None
     return line

@@ -1,8 +1,8 @@
-"""Health for load balancers and people. Owns the routes and the verdict; the checks are given.
+"""Health for load balancers and operators. Owns the routes and the verdict; the checks are passed in.
 
-`/health/live` says whether this process should be started again; `/health` and `/health/ready` whether it should get
-work. Healthy: everything answers. Degraded: messages are accepted, something else is out (Redis). Unhealthy: no
-message can be accepted, so the instance is not ready.
+`/health/live` reports whether this process should be restarted; `/health` and `/health/ready` whether it should get
+requests. Healthy: everything answers. Degraded: messages are accepted, but something else (Redis) is out of reach.
+Unhealthy: no message can be accepted, so the instance is not ready.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -18,13 +18,16 @@ from store.model import Wire
 CHECK_TIMEOUT = 2.0  # seconds for all checks together
 
 Verdict = Literal["Healthy", "Degraded", "Unhealthy"]
-Check = Callable[[], Awaitable[str | None]]  # None when fine, else what is wrong
+Check = Callable[[], Awaitable[str | None]]  # returns None if all is well, else what is wrong
 FINE_WORD, WRONG_WORD = "ok", "failing"
 REQUIRED = frozenset({"postgres", "lanes", "lifecycle", "core"})
 
 
 async def run_checks(checks: Mapping[str, Check]) -> tuple[Verdict, dict[str, str]]:
-    """(verdict, what each check says)."""
+    """Run all checks at once; return the verdict and the result of each check.
+
+    A check that has not answered within CHECK_TIMEOUT counts as failed, so this always returns in that time.
+    """
     results = dict.fromkeys(checks, f"no answer within {CHECK_TIMEOUT:g} s")
 
     async def run(name: str, check: Check) -> None:
@@ -41,23 +44,23 @@ async def run_checks(checks: Mapping[str, Check]) -> tuple[Verdict, dict[str, st
 
 
 def public(results: Mapping[str, str]) -> dict[str, str]:
-    """What anybody may know of the checks: which fail, not where the services are or what they said."""
+    """Return which checks fail, without reasons: these may contain addresses, and the route needs no token."""
     return {name: FINE_WORD if result == FINE_WORD else WRONG_WORD for name, result in results.items()}
 
 
 class Report(Wire, frozen=True):
-    """`checks`: "ok" or "failing"; `parley inspect health` says why."""
+    """`checks`: "ok" or "failing". `parley inspect health` gives the reasons."""
 
     status: Verdict
     checks: dict[str, str]
 
 
-FINE = Answer(200, Report, "Healthy, or Degraded: messages are accepted, something else is out.")
+FINE = Answer(200, Report, "Healthy, or Degraded: messages are accepted, but something else is out of reach.")
 WRONG = Answer(503, Report, "Unhealthy.")
 
 
 def blueprint(checks: Mapping[str, Check], hangs: Callable[[], str | None]) -> Blueprint:
-    """`hangs` says what does, in this process, if anything."""
+    """`hangs` returns a description of what hangs in this process, or None."""
     routes = Blueprint("health", __name__, url_prefix="/health")
 
     async def report(*, failing: frozenset[str]) -> Response:
@@ -68,14 +71,14 @@ def blueprint(checks: Mapping[str, Check], hangs: Callable[[], str | None]) -> B
     @operation(FINE, WRONG)
     @open_route
     async def health() -> Response:
-        """How the instance and its services are."""
+        """Get the state of the instance and its services."""
         return await report(failing=frozenset({"Unhealthy"}))
 
     @routes.get("/live")
     @operation(FINE, WRONG)
     @open_route
     async def live() -> Response:
-        """Whether the process does its work."""
+        """Check whether the process makes progress."""
         verdict = hangs()
         if verdict is None:
             return answer({"status": "Healthy", "checks": {}})
@@ -85,7 +88,7 @@ def blueprint(checks: Mapping[str, Check], hangs: Callable[[], str | None]) -> B
     @operation(FINE, WRONG)
     @open_route
     async def ready() -> Response:
-        """Whether the instance should get requests."""
+        """Check whether the instance should get requests."""
         return await report(failing=frozenset({"Unhealthy"}))
 
     return routes

@@ -1,4 +1,4 @@
-"""REST for messages (docs/rest.md). Owns the routes; what they mean is in `handlers.messages`."""
+"""REST for messages (docs/rest.md). Owns the routes; `handlers.messages` implements them."""
 
 from quart import Blueprint, Response
 
@@ -34,11 +34,11 @@ from server.rest.requests import (
 from store.model import Message, Wire
 
 PAGING = (
-    query("conversationId", UUID_SCHEMA, "Whose messages.", is_required=True),
+    query("conversationId", UUID_SCHEMA, "The conversation.", is_required=True),
     query("before", SEQ, "Only messages below this `seq`."),
     query("after", SEQ, "Only messages above this `seq`, the oldest first."),
     LIMIT,
-    query("cursor", SEQ, "Where to go on: the `next` of the page before. It takes the place of `before` or `after`."),
+    query("cursor", SEQ, "The `next` of the previous page. It replaces `before` or `after`."),
 )
 SHOWN = Answer(200, Message, "The message.", ("ETag",))
 
@@ -59,10 +59,10 @@ def blueprint(messages: Messages, receipts: Receipts) -> Blueprint:
     @routes.get("")
     @operation(Answer(200, MessagePage, "A page of messages."), parameters=PAGING, refuses=("not_found",))
     async def list_page() -> Response:
-        """Messages of a conversation.
+        """List the messages of a conversation.
 
-        By `seq`, the newest first; the oldest first when `after` is given. A page of long messages may have fewer than
-        `limit` and not be the last one: `next` says.
+        Ordered by `seq`: the newest first, or the oldest first if `after` is given. A page of long messages may have
+        fewer than `limit` items without being the last one; only `next` shows whether there are more.
         """
         before, after, at = query_number("before", None), query_number("after", None), query_number("cursor", None)
         if at is not None:
@@ -80,8 +80,8 @@ def blueprint(messages: Messages, receipts: Receipts) -> Blueprint:
     async def create(data: CreateMessage) -> Response:
         """Send a message.
 
-        Answered when it is committed. With the same Idempotency-Key or `clientMessageId` it is sent once, and the first
-        message is answered.
+        The answer is sent once the message is committed. Requests with the same Idempotency-Key or `clientMessageId`
+        send one message, and all of them are answered with it.
         """
         message = await messages.send_once(caller(), data, await once())
         response = answer(message, 201, version=str(message.changed_seq))
@@ -91,7 +91,7 @@ def blueprint(messages: Messages, receipts: Receipts) -> Blueprint:
     @routes.get("/<id:message_id>")
     @operation(SHOWN, parameters=(IF_NONE_MATCH,))
     async def get(message_id: str) -> Response:
-        """A message."""
+        """Get a message."""
         message = await messages.get(caller(), path_id(message_id))
         return answer(message, version=str(message.changed_seq))
 
@@ -103,16 +103,16 @@ def blueprint(messages: Messages, receipts: Receipts) -> Blueprint:
         refuses=("invalid_content", "forbidden", "gone"),
     )
     async def edit(message_id: str, data: EditMessage) -> Response:
-        """Edit a message of one's own."""
+        """Edit a message of the caller."""
         message = await messages.edit(caller(), path_id(message_id), data.content, if_match=if_match())
         return answer(message, version=str(message.changed_seq))
 
     @routes.delete("/<id:message_id>")
     @operation(SHOWN, parameters=(IF_MATCH,), refuses=("forbidden", "gone"))
     async def delete(message_id: str) -> Response:
-        """Delete a message of one's own, or, as an admin of the group, anybody's.
+        """Delete a message of the caller, or, as an admin of the group, of any member.
 
-        It stays in its place without content, with `deletedAt`, so that everybody hears of it.
+        The message keeps its place without content and with `deletedAt`, so that all members see that it was deleted.
         """
         message = await messages.delete(caller(), path_id(message_id), if_match=if_match())
         return answer(message, version=str(message.changed_seq))
@@ -127,7 +127,7 @@ def blueprint(messages: Messages, receipts: Receipts) -> Blueprint:
     @routes.get("/<id:message_id>/receipts")
     @operation(Answer(200, ReceiptPage, "A page of members."), parameters=PAGE)
     async def list_receipts(message_id: str) -> Response:
-        """Who has got a message, and who has read it."""
+        """List the members to whom a message was delivered, and who of them has read it."""
         items, following = await receipts.list(caller(), path_id(message_id), limit(), cursor())
         return page(items, following)
 

@@ -1,7 +1,7 @@
-"""`POST /hubs/chat/negotiate`: how a client learns its connection id and transports (SignalR TransportProtocols).
+"""`POST /hubs/chat/negotiate`: gives a client its connection id and the transports (SignalR TransportProtocols).
 
-Owns the route. The connection token is signed, short-lived and single-use, so any instance can take the
-connection and no access token needs to stand in a URL.
+Owns the route. The connection token is signed, short-lived and single-use, so that any instance can accept the
+connection and no access token has to be part of a URL.
 """
 
 from typing import Any, cast
@@ -20,7 +20,7 @@ from server.transport.unauthenticated import known
 from store.model import Wire
 
 MAX_VERSION = 1
-ANY_VERSION = 2**31 - 1  # a client may know later ones
+ANY_VERSION = 2**31 - 1  # clients may support later ones
 TRANSPORTS = (
     {"transport": "WebSockets", "transferFormats": ["Text", "Binary"]},
     {"transport": "ServerSentEvents", "transferFormats": ["Text"]},
@@ -34,7 +34,7 @@ class Transport(Wire, frozen=True):
 
 
 class Negotiation(Wire, frozen=True):
-    """`connectionToken` is the secret from version 1 on, `connectionId` in version 0."""
+    """The answer. The secret is `connectionToken` from version 1 on, and `connectionId` in version 0."""
 
     negotiate_version: int | UnsetType = UNSET
     connection_id: str | UnsetType = UNSET
@@ -51,10 +51,10 @@ def blueprint(
 
     @routes.post(f"{PATH}/negotiate")
     @operation(
-        Answer(200, Negotiation, "What to connect with, or, in `error`, why not."),
+        Answer(200, Negotiation, "The token and transports to connect with, or, in `error`, why there are none."),
         parameters=(
-            query("negotiateVersion", {"type": "string"}, "The highest version the client speaks: 0 or 1."),
-            query("useStatefulReconnect", {"type": "string"}, "`true`: it can resume a session."),
+            query("negotiateVersion", {"type": "string"}, "The highest version that the client supports."),
+            query("useStatefulReconnect", {"type": "string"}, "`true` if the client supports stateful reconnect."),
             IDEMPOTENCY_KEY,
         ),
         refuses=("forbidden",),
@@ -62,9 +62,9 @@ def blueprint(
     )
     @open_route  # authenticated here: browsers may have to put the token into the query
     async def negotiate() -> Response:
-        """Ask for a connection to the hub.
+        """Get a token for a connection to the hub.
 
-        It makes nothing that is kept: repeated, with or without an Idempotency-Key, it answers another token.
+        Nothing is stored, so each request gets another token, with or without an Idempotency-Key.
         """
         idempotency_key()
         origin = request.headers.get("Origin", "")
@@ -81,7 +81,7 @@ def blueprint(
         connection_id, token = tokens.issue(caller, stateful=stateful)
         reply: dict[str, Any] = {"negotiateVersion": version, "availableTransports": TRANSPORTS}
         if stateful:
-            reply["useStatefulReconnect"] = True  # never said unless asked: clients refuse it
+            reply["useStatefulReconnect"] = True  # only if requested: clients fail if it comes unrequested
         if version == 0:
             return answer({**reply, "connectionId": token})  # what a version 0 client sends back as `id`
         return answer({**reply, "connectionId": connection_id, "connectionToken": token})
@@ -90,7 +90,7 @@ def blueprint(
 
 
 def _version(text: str | None) -> int | None:
-    """The version to speak: the highest both know; None when there is none."""
+    """Return the highest version that both sides support, or None if the parameter is not a version."""
     if text is None:
         return 0
     version = text_rules.whole_number(text, 0, ANY_VERSION)

@@ -1,7 +1,7 @@
-"""The signed URLs of the directory store: what S3 serves itself elsewhere.
+"""The signed URLs of the directory store. With S3, the store itself serves them.
 
-Owns the two routes. The signature is the right; nothing else is asked. What is stored may be anything, so browsers are
-told to save it and to run none of it.
+Owns the two routes. A valid signature is the only authorization. Stored content may be anything, so headers make
+browsers save it, and run no script in it.
 """
 
 from collections.abc import AsyncIterator
@@ -17,12 +17,12 @@ from server.rest.requests import open_route
 from store.objects import attachment
 from store.objects.directory import PATH, DirectoryObjects, Grant
 
-LINKS = "its links are handed out whole and signed: nobody puts together a request of her own"
+LINKS = "clients use its signed links as they are and never build such a request themselves"
 
 
 def blueprint(objects: DirectoryObjects) -> Blueprint:
     routes = Blueprint("objects", __name__, url_prefix=PATH.rstrip("/"))
-    uploads: dict[str, trio.CancelScope] = {}  # under way, by key
+    uploads: dict[str, trio.CancelScope] = {}  # in progress, by key
 
     def granted(key: str) -> Grant:
         grant = objects.verify(request.method, key, request.args)
@@ -34,13 +34,18 @@ def blueprint(objects: DirectoryObjects) -> Blueprint:
     @left_out(LINKS)
     @open_route
     async def put(key: str) -> Response:
+        """Store the content of an upload whose size and type are part of the signed link.
+
+        A link stores one object: it is refused once an object is there, and `is_first` makes the store refuse the
+        second of two that finish at the same time. While uploads are in progress, the newest one cancels the one before
+        it, since a client that lost its connection repeats its request before the server notices the loss. So at most
+        one upload per link uses disk space, and a repeated upload never waits for a dead one.
+        """
         grant = granted(key)
         if request.content_length != grant.size or request.content_type != grant.content_type:
             raise ChatError("invalid_request", "The upload is not of the size and type that were announced.")
         if await objects.size(key) is not None:
             raise ChatError("conflict", "The link was used.")
-        # One at a time, or a link would fill the disk many times over; the newest one, as a client that lost its
-        # connection tries again.
         if key in uploads:
             uploads[key].cancel()
         with trio.CancelScope() as scope:
@@ -64,7 +69,7 @@ def blueprint(objects: DirectoryObjects) -> Blueprint:
         size = await objects.size(key)
         if size is None:
             raise permissions.not_found("object")
-        # Nothing here has a validator, so an If-Range never fits: the whole is sent (RFC 9110, 13.1.5).
+        # Objects have no validator, so an If-Range never matches, and the whole object is sent (RFC 9110, 13.1.5).
         wanted = None if "If-Range" in request.headers else request.range
         span = wanted.range_for_length(size) if wanted else None
         start, stop = span or (0, size)
@@ -79,14 +84,14 @@ def blueprint(objects: DirectoryObjects) -> Blueprint:
         if span is not None:
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
         response = Response(objects.read(key, start, stop - start), status=206 if span else 200, headers=headers)
-        response.timeout = None  # of a long file; whoever does not read is the carrier's business
+        response.timeout = None  # long files take time; the listener closes connections that do not read
         return response
 
     return routes
 
 
 async def _exactly(size: int) -> AsyncIterator[bytes]:
-    """The body; what is cut off is refused."""
+    """Yield the body. Raises ChatError if it is not of this size."""
     async for piece in upload_backpressure.pieces():
         size -= len(piece)
         yield piece

@@ -1,4 +1,4 @@
-"""REST for users (docs/rest.md). Owns the routes; what they mean is in `handlers.users`."""
+"""REST for users (docs/rest.md). Owns the routes; `handlers.users` implements them."""
 
 from typing import Any, cast
 from uuid import UUID
@@ -47,7 +47,7 @@ from store.objects import attachment
 
 
 class Registered(Account, frozen=True):
-    """A new user; the tokens are there while registration is open."""
+    """A new user. The tokens are present if registration is open."""
 
     access_token: str | None = None
     refresh_token: str | None = None
@@ -60,19 +60,19 @@ class UserPage(Wire, frozen=True):
     next: str | None
 
 
-SHOWN = Answer(200, Account, "Myself.", ("ETag",))
+SHOWN = Answer(200, Account, "The caller's account.", ("ETag",))
 SEARCH = (
     query(
         "q",
         {"type": "string", "maxLength": MAX_QUERY, "pattern": "^[^\\u0000]*$"},
-        "The beginning; everybody without it.",
+        "The prefix to search for; without it, all users are listed.",
     ),
     LIMIT,
     TEXT_CURSOR,
 )
 REGISTRATION_KEY = IDEMPOTENCY_KEY._replace(
     schema={**IDEMPOTENCY_KEY.schema, "minLength": REGISTRATION_KEY_LENGTH},
-    description="A random one: whoever knows it may register again within ten minutes, as the same user.",
+    description="A random key. For ten minutes, repeating the registration with it gets tokens of the same user.",
 )
 
 
@@ -94,9 +94,7 @@ def blueprint(users: Users, accounts: Accounts, export: Export, verifier: Verifi
 
     @routes.post("")
     @operation(
-        Answer(
-            201, Registered, "The new user, and, where registration is open, her first session.", ("ETag", "Location")
-        ),
+        Answer(201, Registered, "The new user, and their first session if registration is open.", ("ETag", "Location")),
         takes=CreateUser,
         parameters=(REGISTRATION_KEY,),
         refuses=("username_taken", "registration_closed", "unauthenticated"),
@@ -105,7 +103,7 @@ def blueprint(users: Users, accounts: Accounts, export: Export, verifier: Verifi
     async def create(data: CreateUser) -> Response:
         """Register.
 
-        Where registration is closed, an administrator makes users; no tokens come back then.
+        If registration is closed, only administrators can create users, and the answer has no tokens.
         """
         await _require_registration()
         account = await users.create(data, await once())
@@ -126,10 +124,10 @@ def blueprint(users: Users, accounts: Accounts, export: Export, verifier: Verifi
     @routes.get("")
     @operation(Answer(200, UserPage, "A page of users."), parameters=SEARCH)
     async def search() -> Response:
-        """Users whose username or display name begins with something.
+        """Search for users by the beginning of their username or display name.
 
-        Those found by username come first, by username; then those found by display name. A page may have fewer users
-        than `limit`, even none, and not be the last one: `next` says.
+        Users found by username come first, ordered by username; then those found by display name. A page may have fewer
+        than `limit` users, or none, without being the last one; only `next` shows whether there are more.
         """
         items, following = await users.search(request.args.get("q", ""), limit(), cursor())
         return page(items, following)
@@ -137,43 +135,43 @@ def blueprint(users: Users, accounts: Accounts, export: Export, verifier: Verifi
     @routes.get("/me")
     @operation(SHOWN, parameters=(IF_NONE_MATCH,))
     async def me() -> Response:
-        """Myself."""
+        """Get the caller's account."""
         return shown(await users.me(caller()))
 
     @routes.get("/me/export")
     @operation(Answer(200, None, "A ZIP file.", media="application/zip"))
     @upload_route
     async def export_mine() -> Response:
-        """Everything the server has of me, as a ZIP file."""
+        """Export all data of the caller as a ZIP file."""
         headers = {"Content-Type": "application/zip", "Content-Disposition": attachment("parley-export.zip")}
         zipped, release = await export.begin(caller())
         cast(dict[str, Any], request.scope)[AT_END] = release
         response = Response(zipped, headers=headers)
-        response.timeout = EXPORT_SECONDS  # whoever does not read is cut off by TCP; who reads slowly may not for ever
+        response.timeout = EXPORT_SECONDS  # bounds slow readers; a stalled connection is closed earlier
         return response
 
     @routes.put("/me")
     @operation(SHOWN, takes=UpdateUser, parameters=(IF_MATCH,))
     async def update(data: UpdateUser) -> Response:
-        """Change my profile."""
+        """Change the caller's profile."""
         return shown(await users.update(caller(), data, if_match=if_match()))
 
     @routes.put("/status")
     @operation(SHOWN, takes=UpdateStatus, parameters=(IF_MATCH,))
     async def update_status(data: UpdateStatus) -> Response:
-        """Change my status."""
+        """Change the caller's status."""
         return shown(await users.update_status(caller(), data, if_match=if_match()))
 
     @routes.get("/<id:user_id>")
-    @operation(Answer(200, User, "The user, as others see her."))
+    @operation(Answer(200, User, "The user's public profile."))
     async def get(user_id: str) -> Response:
-        """A user."""
+        """Get a user."""
         return answer(await users.get(path_id(user_id)))
 
     @routes.delete("/<id:user_id>")
-    @operation(done("She is gone; her messages stay, as a deleted user's."), refuses=("forbidden",))
+    @operation(done("The user is erased; their messages stay, shown as a deleted user's."), refuses=("forbidden",))
     async def delete(user_id: str) -> Response:
-        """Erase a user: oneself, or anybody for an administrator."""
+        """Erase the caller, or, as an administrator, any user."""
         await users.delete(caller(), path_id(user_id))
         return nothing()
 
