@@ -65,7 +65,7 @@ async def serve(
     tracing = open_tracing(os.environ, settings.instance or settings.listen)
     instance = Instance(settings, tracing)
     service_manager = ServiceManager.from_environment(
-        os.environ, status=lambda: life.status(len(instance.hub.sessions))
+        os.environ, status=lambda: life.status(len(instance.hub.connections))
     )
 
     def reload() -> str:

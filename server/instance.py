@@ -83,7 +83,7 @@ class Instance:
         self.rooms, self.lanes, self.publisher = cluster.rooms, cluster.lanes, cluster.publisher
         self.subscriptions, self.relay, self.membership = cluster.subscriptions, cluster.relay, cluster.membership
         self.transactions, self.receipts = cluster.transactions, cluster.receipts
-        self.hub, self.peers, self.fallbacks = hub.server, hub.peers, hub.fallbacks
+        self.hub, self.forwarding, self.http_endpoint = hub.server, hub.forwarding, hub.http_endpoint
         self.http, self.listener, self.certificate = rest.http, rest.listener, rest.certificate
         self.requests, self.answers = rest.requests, rest.answers
 
@@ -123,7 +123,7 @@ class Instance:
             ("receipts", self.receipts.run),
             ("membership", self.membership.run),
             ("outbox_relay", self.relay.run),
-            ("fallbacks", self.fallbacks.run),
+            ("fallbacks", self.http_endpoint.run),
             ("http", self.http.run),
             ("event_loop_lag", self.event_loop_lag.run),
             ("liveness", self.liveness.run),
@@ -182,7 +182,7 @@ class Instance:
         sock = bind(where)
         try:
             host, port = place(sock)
-            self.peers.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            self.forwarding.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             await self.rest.peer_listener.run(sock, connections, task_status=task_status)
         finally:
             sock.close()
@@ -196,7 +196,7 @@ class Instance:
     async def _drain(self, hurry: trio.Event) -> None:
         """Clients are asked to connect elsewhere, what was accepted is committed and answered."""
         seconds = self.settings.drain_seconds
-        log.info("draining", connections=len(self.hub.sessions), seconds=seconds)
+        log.info("draining", connections=len(self.hub.connections), seconds=seconds)
         end = trio.current_time() + seconds
         self.http.retire()
         await self.hub.drain(seconds, hurry)

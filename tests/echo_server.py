@@ -77,7 +77,9 @@ class EchoServer:
     async def admit(self, sock: AnySocket, head: Head, rest: bytes) -> Service:
         require_upgrade(head)
         sock.send(http_head.accept_response(head.headers[b"sec-websocket-key"]))
-        connection = Connection(sock, self._wheel, self._poller, outbox_bytes=2 * MAX_MESSAGE, max_message=MAX_MESSAGE)
+        connection = Connection(
+            sock, self._wheel, self._poller, send_queue_bytes=2 * MAX_MESSAGE, max_message=MAX_MESSAGE
+        )
         connection.readable = isinstance(sock, TlsSocket)
         connection.endpoint = Echo(self, connection)
         return connection.run(rest)

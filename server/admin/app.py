@@ -90,7 +90,7 @@ def _questions(parts: Parts, control: Control) -> Blueprint:
             raise ChatError("invalid_request", f"Sort by one of {', '.join(snapshots.ORDERS)}.")
         user = request.args.get("user")
         found = await snapshots.list_connections(
-            parts.hub.sessions,
+            parts.hub.connections,
             user=await control.find_user(user) if user else None,
             order=order,
             limit=_limit(),

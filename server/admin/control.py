@@ -62,7 +62,7 @@ class Control:
             pid=self._pid,
             version=version(),
             seconds=round(time.monotonic() - self._began, 1),
-            connections=len(parts.hub.sessions),
+            connections=len(parts.hub.connections),
             draining=parts.hub.draining,
             hangs=parts.liveness.verdict(),
         )
@@ -100,18 +100,18 @@ class Control:
 
     def kill(self, connection_id: str) -> None:
         """End one connection of this instance; its client may connect again. Raises ChatError."""
-        session = next((one for one in self._parts.hub.sessions if one.connection_id == connection_id), None)
-        if session is None:
+        connection = next((one for one in self._parts.hub.connections if one.connection_id == connection_id), None)
+        if connection is None:
             raise ChatError("not_found", "There is no such connection on this instance.")
-        log.warning("connection_killed", connection=connection_id, user=str(session.user_id))
-        session.end(KILLED, allow_reconnect=True)
+        log.warning("connection_killed", connection=connection_id, user=str(connection.user_id))
+        connection.end(KILLED, allow_reconnect=True)
 
     async def kill_user(self, user_id: UUID) -> Killed:
         """End every connection of a user, everywhere.
 
         Her sign-in is not touched: with a valid token she may connect again. Raises Unavailable.
         """
-        here = len(self._parts.rooms.sessions_of(user_id))
+        here = len(self._parts.rooms.connections_of(user_id))
         dismissal = Dismissal(user_id, DISMISSED)
         mine = self._parts.subscriptions.instance
         others: Iterable[str] = ()

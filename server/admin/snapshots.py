@@ -14,7 +14,7 @@ import msgspec
 from server.admin.schemas import ConnectionView, Listing, RoomView
 from server.fanout.room import Room
 from server.fanout.rooms import Rooms
-from server.hub.connection import HubSession
+from server.hub.connection import HubConnection
 from server.metrics.census import condition_of, walk
 from server.transport import tcp_info
 
@@ -49,18 +49,18 @@ class _First(Generic[T]):
         return Listing(self._seen, [one for _, _, one in sorted(self._heap, reverse=True)])
 
 
-def view_connection(session: HubSession, now: float) -> ConnectionView:
-    sock = getattr(session.carrier, "sock", None)  # the other carriers have none of their own
+def view_connection(connection: HubConnection, now: float) -> ConnectionView:
+    sock = getattr(connection.transport, "sock", None)  # the other transports have none of their own
     info = None if sock is None else tcp_info.read(sock)
     return ConnectionView(
-        connection=session.connection_id,
-        user=session.user_id,
-        condition=condition_of(session).value,
-        transport=session.carrier.transport,
-        protocol=session.outbox.encoding.protocol.name,
-        seconds=round(now - session.opened_at, 1),
-        rooms=len(session.rooms),
-        outbox=session.outbox.size,
+        connection=connection.connection_id,
+        user=connection.user_id,
+        condition=condition_of(connection).value,
+        transport=connection.transport.kind,
+        protocol=connection.send_queue.encoding.protocol.name,
+        seconds=round(now - connection.opened_at, 1),
+        rooms=len(connection.rooms),
+        outbox=connection.send_queue.size,
         bytes_in=info and info.received,
         bytes_out=info and info.sent,
         rtt=info and info.rtt,
@@ -68,12 +68,12 @@ def view_connection(session: HubSession, now: float) -> ConnectionView:
 
 
 async def list_connections(
-    sessions: Collection[HubSession], *, user: UUID | None, order: str, limit: int, now: float
+    connections: Collection[HubConnection], *, user: UUID | None, order: str, limit: int, now: float
 ) -> Listing:
     first = _First[ConnectionView](limit)
-    async for session in walk(sessions):
-        if user is None or session.user_id == user:
-            view = view_connection(session, now)
+    async for connection in walk(connections):
+        if user is None or connection.user_id == user:
+            view = view_connection(connection, now)
             first.offer(ORDERS[order](view), view)
     return first.listing()
 

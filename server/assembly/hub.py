@@ -10,8 +10,8 @@ from server.config.settings import Settings
 from server.hub import methods
 from server.hub.dispatch import Dispatcher
 from server.hub.server import HubServer
-from server.hub.transports.forwarding import Peers
-from server.hub.transports.http_endpoint import Fallbacks
+from server.hub.transports.forwarding import Forwarding
+from server.hub.transports.http_endpoint import HttpEndpoint
 from server.identity.access_tokens import ConnectionTokens, Verifier
 from server.identity.jwks import KeySet
 from server.transport.epoll import Poller
@@ -27,8 +27,8 @@ class Hub:
     verifier: Verifier
     tokens: ConnectionTokens
     server: HubServer
-    peers: Peers
-    fallbacks: Fallbacks
+    forwarding: Forwarding
+    http_endpoint: HttpEndpoint
 
 
 def assemble_hub(settings: Settings, stores: Stores, cluster: Cluster, handlers: Handlers, limits: RateLimits) -> Hub:
@@ -63,7 +63,7 @@ def assemble_hub(settings: Settings, stores: Stores, cluster: Cluster, handlers:
         tokens=tokens,
         limits=limits,
     )
-    peers = Peers(ConnectionOwners(stores.redis))
+    forwarding = Forwarding(ConnectionOwners(stores.redis))
     return Hub(
         poller=poller,
         wheel=wheel,
@@ -71,6 +71,6 @@ def assemble_hub(settings: Settings, stores: Stores, cluster: Cluster, handlers:
         verifier=verifier,
         tokens=tokens,
         server=server,
-        peers=peers,
-        fallbacks=Fallbacks(server, limits.hub_requests, peers),
+        forwarding=forwarding,
+        http_endpoint=HttpEndpoint(server, limits.hub_requests, forwarding),
     )

@@ -79,7 +79,7 @@ def assemble_rest(
         request_metrics=requests,
     )
     proxies = Proxies(settings.forwarded_allow_ips)
-    routed = any_case(route(hub.fallbacks, paced(answers.released(app))), app.url_map)
+    routed = any_case(route(hub.http_endpoint, paced(answers.released(app))), app.url_map)
     routed = allow_origins(routed, settings.allowed_origins)
     if tracing is not None:
         routed = tracing.requests(routed)

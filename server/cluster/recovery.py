@@ -55,7 +55,7 @@ class Recovery:
             memberships = await self._truth.all_memberships(chunk)
             for user_id in chunk:
                 mine = set(memberships.get(user_id, ()))
-                for session in self._rooms.sessions_of(user_id):
+                for session in self._rooms.connections_of(user_id):
                     for room in session.rooms:
                         if room.conversation_id not in mine:
                             self._notifier.recheck(room.conversation_id, user_id)

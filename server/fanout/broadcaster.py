@@ -1,7 +1,7 @@
 """Tells many people many small things that are not kept: receipts that moved, people who came or went.
 
 Owns the order of this work: person by person, so that a connection is flushed once whatever it hears, and with breaks,
-so that a thousand people who come at once hold nobody up. Touches rooms and outboxes. What does not fit is shed.
+so that a thousand people who come at once hold nobody up. Touches rooms and send queues. What does not fit is shed.
 """
 
 from collections.abc import Collection, Sequence
@@ -66,15 +66,15 @@ class Broadcaster:
         numbers: list[int],
         frames: dict[Encoding, dict[int, bytes]],
     ) -> None:
-        outbox = session.outbox
-        made = frames.setdefault(outbox.encoding, {})
-        if outbox.first is None:
-            self._flusher.mark(outbox)
+        send_queue = session.send_queue
+        made = frames.setdefault(send_queue.encoding, {})
+        if send_queue.first is None:
+            self._flusher.mark(send_queue)
         for number in numbers:
             frame = made.get(number)
             if frame is None:
-                frame = made[number] = outbox.encoding.event(news[number].event, news[number].arguments)
-            if outbox.offer(frame, ephemeral=True) is Verdict.SHED:
+                frame = made[number] = send_queue.encoding.event(news[number].event, news[number].arguments)
+            if send_queue.offer(frame, ephemeral=True) is Verdict.SHED:
                 self._rooms.shed += 1
 
     async def _pause(self, done: int) -> None:

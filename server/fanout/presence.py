@@ -69,7 +69,7 @@ class PresenceAnnouncer:
 
     async def online(self, user_ids: Collection[UUID]) -> set[UUID]:
         """Those of these users who are connected somewhere. Raises Unavailable."""
-        here = {user_id for user_id in user_ids if self._rooms.sessions_of(user_id)}
+        here = {user_id for user_id in user_ids if self._rooms.connections_of(user_id)}
         counts = await self._instances.count_sessions([user_id for user_id in user_ids if user_id not in here])
         return here | {user_id for user_id, count in counts.items() if count}
 

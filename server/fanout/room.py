@@ -10,7 +10,7 @@ from uuid import UUID
 import trio
 
 from handlers.model import Caller
-from server.transport.send_queue import Outbox
+from server.transport.send_queue import SendQueue
 from store.model import Change, Message
 
 
@@ -62,13 +62,13 @@ class Subscriber(Protocol):
 
     user_id: UUID
     caller: Caller
-    outbox: Outbox
+    send_queue: SendQueue
     rooms: dict["Room", None]  # in order; who is in thousands leaves one as fast as who is in two
     auto_attach: bool
     expelled: set[UUID] | None
 
     def lag(self) -> None:
-        """The outbox is full: leave every room, remember the cursors, catch up when it has drained."""
+        """The send queue is full: leave every room, remember the cursors, catch up when it has drained."""
 
     def disconnect(self, code: str, sentence: str) -> None:
         """Close for good."""
@@ -95,7 +95,7 @@ class Room:
     def __init__(self, conversation_id: UUID) -> None:
         self.conversation_id = conversation_id
         self.next_seq: int | None = None
-        self.attached: dict[Subscriber, Outbox] = {}  # all that a delivery looks at
+        self.attached: dict[Subscriber, SendQueue] = {}  # all that a delivery looks at
         self.held: dict[int, Change] | None = None  # arrived ahead of its turn
         self.pins = 0  # tasks that need the room to stay although nobody is attached
         self.repairing = False
@@ -117,7 +117,7 @@ class Room:
 
     def attach(self, session: Subscriber) -> None:
         if session not in self.attached:
-            self.attached[session] = session.outbox
+            self.attached[session] = session.send_queue
             session.rooms[self] = None
 
     def detach(self, session: Subscriber) -> None:

@@ -58,9 +58,9 @@ class Rooms:
         )
         self._sessions: dict[UUID, list[Subscriber]] = {}
         # Totals since the start.
-        self.delivered = 0  # changes offered to somebody's outbox
-        self.shed = 0  # ephemeral events dropped because an outbox was half full
-        self.lagged = 0  # times a session was detached because its outbox was full
+        self.delivered = 0  # changes offered to somebody's send queue
+        self.shed = 0  # ephemeral events dropped because a send queue was half full
+        self.lagged = 0  # times a session was detached because its send queue was full
         self.replays = 0  # catch-ups: after a cursor, or after lag
 
     # -- sessions ---------------------------------------------------------------------------
@@ -79,7 +79,7 @@ class Rooms:
                 del self._sessions[session.user_id]
                 self._wanted.drop_user(session.user_id)
 
-    def sessions_of(self, user_id: UUID) -> Sequence[Subscriber]:
+    def connections_of(self, user_id: UUID) -> Sequence[Subscriber]:
         return tuple(self._sessions.get(user_id, ()))
 
     def signed_in(self, user_ids: Iterable[UUID]) -> dict[UUID, UUID]:
@@ -265,15 +265,15 @@ class Rooms:
         faulty = None
         while True:
             try:
-                for session, outbox in members:
-                    if outbox.encoding is not encoding:
-                        encoding = outbox.encoding
+                for session, send_queue in members:
+                    if send_queue.encoding is not encoding:
+                        encoding = send_queue.encoding
                         frame = frames.get(encoding) or _encoded(encoding, change)
                         frames[encoding] = frame
-                    if outbox.first is None:
-                        outbox.first = frame
-                        mark(outbox)
-                    elif outbox.offer(frame) is Verdict.LAGGING:
+                    if send_queue.first is None:
+                        send_queue.first = frame
+                        mark(send_queue)
+                    elif send_queue.offer(frame) is Verdict.LAGGING:
                         lagging.append(session)
                 break
             except Exception as error:  # one member's defect: it pays, and those behind it get the change
@@ -413,9 +413,9 @@ class Rooms:
         lagging = []
         for session in tuple(sessions):
             try:
-                if session.outbox.first is None:
-                    self._flusher.mark(session.outbox)
-                if session.outbox.offer(_frame(frames, session, event, arguments)) is Verdict.LAGGING:
+                if session.send_queue.first is None:
+                    self._flusher.mark(session.send_queue)
+                if session.send_queue.offer(_frame(frames, session, event, arguments)) is Verdict.LAGGING:
                     lagging.append(session)
             except Exception as error:
                 session.give_up(_guard.caught(error, said=event))
@@ -435,9 +435,9 @@ class Rooms:
         frames: dict[Encoding, bytes] = {}
         for session in sessions:
             try:
-                if session.outbox.first is None:
-                    self._flusher.mark(session.outbox)
-                verdict = session.outbox.offer(_frame(frames, session, event, arguments), ephemeral=True)
+                if session.send_queue.first is None:
+                    self._flusher.mark(session.send_queue)
+                verdict = session.send_queue.offer(_frame(frames, session, event, arguments), ephemeral=True)
                 if verdict is Verdict.SHED:
                     self.shed += 1
             except Exception as error:
@@ -445,12 +445,12 @@ class Rooms:
 
     def give_up(self, user_id: UUID, reference: str) -> None:
         """End all connections of a user here, for a defect; clients may connect again, and then see what is true."""
-        for session in self.sessions_of(user_id):
+        for session in self.connections_of(user_id):
             session.give_up(reference)
 
     def dismiss(self, dismissal: Dismissal) -> None:
         """Close the connections here that it names, for good: they hear nothing more."""
-        for session in self.sessions_of(dismissal.user_id):
+        for session in self.connections_of(dismissal.user_id):
             if dismissal.session_id in (None, session.caller.session_id):
                 self.unregister(session)
                 try:
@@ -470,7 +470,7 @@ def _encoded(encoding: Encoding, change: Change) -> bytes:
 
 def _frame(frames: dict[Encoding, bytes], session: Subscriber, event: str, arguments: tuple[object, ...]) -> bytes:
     """Encoded once for each encoding in use."""
-    encoding = session.outbox.encoding
+    encoding = session.send_queue.encoding
     frame = frames.get(encoding)
     if frame is None:
         frame = frames[encoding] = encoding.event(event, arguments)

@@ -1,25 +1,22 @@
-"""Attach when caught up: the one mechanism for connect, resume and slow readers (docs/design.md 4).
+"""Bring a connection from a cursor to the head of a room: on connect, on resume, and after it read too slowly.
 
-Brings a session from a cursor to the head of a room by reading changes from PostgreSQL, and
-attaches it in the same scheduler step in which the cursor equals the head. Nothing is buffered for
-anybody. Touches sessions and rooms, and the store through `SyncSource`.
+Owns the one mechanism for all three (docs/design.md 4): read changes from PostgreSQL up to the head, and attach in the
+scheduler step in which the cursor equals the head. Live events are never buffered meanwhile. Touches connections and
+rooms, and the store through `SyncSource`.
 """
 
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 from uuid import UUID
 
 import trio
 
 from handlers.errors import ChatError
 from handlers.model import Caller, Resync, Synced
-from server.fanout.room import Room
+from server.fanout.room import Room, Subscriber
 from server.fanout.rooms import Rooms, no_such_conversation
 from store.model import Change
-
-if TYPE_CHECKING:
-    from server.hub.connection import HubSession
 
 MAX_BEHIND = 1000  # changes; further behind, paging with REST is cheaper for everybody (docs/hub.md)
 PAGE = 100  # changes read at once
@@ -45,44 +42,76 @@ class SyncSource(Protocol):
         """None when some are gone for good. Raises ChatError("not_found") when the caller is no member (any more)."""
 
 
+class Target(Subscriber, Protocol):
+    """What catching up needs of a hub connection."""
+
+    closed: bool
+    cursors: dict[UUID, int] | None
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether it can outlive its transport: then a catch-up that is cut short goes on later."""
+
+    def sync_lock(self) -> trio.Lock: ...
+
+    async def wait_room(self) -> None: ...
+
+    def send_change(self, change: Change, *, created: bool) -> None: ...
+
+    def send_event(self, target: str, arguments: Sequence[object]) -> None: ...
+
+
 @asynccontextmanager
-async def moving(session: "HubSession") -> AsyncIterator[set[UUID]]:
-    """Hold what moves the session's cursors. Gives the conversations that it was removed from, or left, meanwhile."""
-    async with session.sync_lock():
-        session.expelled = set()
+async def moving_cursors(connection: Target) -> AsyncIterator[set[UUID]]:
+    """Hold the lock on the cursors. Yields the conversations that the connection leaves, or is removed from, meanwhile.
+
+    Each catch-up has awaits between the question "is this user a member?" and the moment in which it attaches. A
+    removal that is delivered in between finds no attached connection to detach. It puts the conversation into
+    `expelled` instead, and whoever is about to attach looks there, in the same scheduler step (`_attach`). One lock
+    for each connection, so that two catch-ups of the same room cannot send its changes twice.
+    """
+    async with connection.sync_lock():
+        connection.expelled = set()
         try:
-            yield session.expelled
+            yield connection.expelled
         finally:
-            session.expelled = None
+            connection.expelled = None
 
 
-async def attach_all(session: "HubSession", rooms: Rooms, sync: SyncSource) -> None:
-    """On connect: attach to every conversation of the user, at its head."""
-    async with moving(session) as expelled:
-        mine = await sync.memberships(session.user_id)
+async def attach_all(connection: Target, rooms: Rooms, sync: SyncSource) -> None:
+    """On connect: attach to every conversation of the user, at its head.
+
+    The connection must be registered by then: a change that adds the user while their memberships are read attaches
+    it itself, and one that removes them puts the conversation into `expelled`.
+    """
+    async with moving_cursors(connection) as expelled:
+        mine = await sync.memberships(connection.user_id)
         async with rooms.opened(mine) as opened:
             for room in opened.values():
-                if room.conversation_id not in expelled and not session.closed:
-                    room.attach(session)
+                if room.conversation_id not in expelled and not connection.closed:
+                    room.attach(connection)
 
 
-async def sync_all(session: "HubSession", rooms: Rooms, sync: SyncSource, shown: Sequence[tuple[UUID, int]]) -> Synced:
-    """Replay after each cursor, in order, and attach; what is too far behind is attached at its head and named.
+async def sync_all(connection: Target, rooms: Rooms, sync: SyncSource, shown: Sequence[tuple[UUID, int]]) -> Synced:
+    """Replay after each cursor, in order, and attach. What is too far behind is attached at its head and named.
 
-    What is no conversation of the user's is looked up, and never made a key: these ids are the client's choice.
+    A conversation is detached first and attached at the end of its own replay, so while one of many is replayed the
+    others are live already, or still detached, but never both live and replayed. Conversations that are not the
+    user's go to `resync`, where REST tells the client the reason. The ids are the client's choice: they are looked
+    up in the user's memberships, and never become keys of a table of ours.
     """
-    async with moving(session):
-        mine = set(await sync.memberships(session.user_id))
+    async with moving_cursors(connection):
+        mine = set(await sync.memberships(connection.user_id))
         heads: dict[UUID, int] = {}
         resync = [conversation_id for conversation_id, _ in shown if conversation_id not in mine]
         cursors = {conversation_id: seq for conversation_id, seq in shown if conversation_id in mine}
         async with rooms.opened(cursors) as opened:
             for conversation_id, room in opened.items():
-                room.detach(session)
-                if session.cursors is not None:
-                    session.cursors.pop(conversation_id, None)
+                room.detach(connection)
+                if connection.cursors is not None:
+                    connection.cursors.pop(conversation_id, None)
                 try:
-                    caught_up = await _follow(session, rooms, sync, room, cursors[conversation_id])
+                    caught_up = await _follow(connection, rooms, sync, room, cursors[conversation_id])
                 except ChatError as error:
                     if error.code != "not_found":
                         raise
@@ -95,52 +124,78 @@ async def sync_all(session: "HubSession", rooms: Rooms, sync: SyncSource, shown:
 
 
 async def join(
-    session: "HubSession", rooms: Rooms, sync: SyncSource, conversation_id: UUID, since: int | None
+    connection: Target, rooms: Rooms, sync: SyncSource, conversation_id: UUID, since: int | None
 ) -> tuple[int, bool]:
-    """Attach to one conversation, after `since` or at its head. Returns the head and whether to resync."""
-    async with moving(session) as expelled:
-        if conversation_id not in await sync.memberships(session.user_id):
+    """Attach to one conversation, after `since` or at its head. Returns the head and whether to resync.
+
+    Raises ChatError("not_found") when the user is not a member, also when that becomes so during the replay. A cursor
+    that lag left for this room is dropped: the position that the client names is the newer one, and both would send
+    the changes between them twice.
+    """
+    async with moving_cursors(connection) as expelled:
+        if conversation_id not in await sync.memberships(connection.user_id):
             raise no_such_conversation()
         async with rooms.opened([conversation_id]) as opened:
             room = opened.get(conversation_id)
             if room is None:
                 raise no_such_conversation()
-            if session.cursors is not None:
-                session.cursors.pop(conversation_id, None)  # else what lag has left behind would come once more
+            if connection.cursors is not None:
+                connection.cursors.pop(conversation_id, None)  # else what lag has left behind would come once more
             if since is None:
                 if conversation_id in expelled:
                     raise no_such_conversation()
-                room.attach(session)
+                room.attach(connection)
                 return room.head, False
-            room.detach(session)
-            caught_up = await _follow(session, rooms, sync, room, since)
+            room.detach(connection)
+            caught_up = await _follow(connection, rooms, sync, room, since)
             return room.head, not caught_up
 
 
-async def resume(session: "HubSession", rooms: Rooms, sync: SyncSource, conversation_id: UUID, cursor: int) -> None:
-    """After lag: from `cursor` to the head, or a Resync event when that is too far."""
+async def resume_room(connection: Target, rooms: Rooms, sync: SyncSource, conversation_id: UUID, cursor: int) -> None:
+    """After lag, or on another transport: replay from `cursor` to the head, or send Resync when that is too far.
+
+    The caller has taken `cursor` out of `connection.cursors`. When this is cancelled (the transport is lost) the
+    position reached so far is put back, wherever the cancellation came: while the room was opened by the handler
+    below, during the replay by `_follow`.
+    """
     try:
         async with rooms.opened([conversation_id]) as opened:
             room = opened.get(conversation_id)
             if room is None:
                 return
             try:
-                caught_up = await _follow(session, rooms, sync, room, cursor)
+                caught_up = await _follow(connection, rooms, sync, room, cursor)
             except ChatError as error:
                 if error.code != "not_found":
                     raise
-                session.send_event("ConversationRemoved", (conversation_id, "removed"))  # while it did not read
+                connection.send_event("ConversationRemoved", (conversation_id, "removed"))  # while it did not read
                 return
             if not caught_up:
-                session.send_event("Resync", (Resync(conversation_id=conversation_id, last_seq=room.head),))
+                connection.send_event("Resync", (Resync(conversation_id=conversation_id, last_seq=room.head),))
     except trio.Cancelled:
-        if conversation_id not in (session.cursors or {}):  # while the room was opened
-            _keep(session, conversation_id, cursor)
+        if conversation_id not in (connection.cursors or {}):  # while the room was opened
+            _keep(connection, conversation_id, cursor)
         raise
 
 
-async def _follow(session: "HubSession", rooms: Rooms, sync: SyncSource, room: Room, cursor: int) -> bool:
-    """Replay until the cursor equals the head, then attach. False: attached at the head without a replay."""
+async def _follow(connection: Target, rooms: Rooms, sync: SyncSource, room: Room, cursor: int) -> bool:
+    """Replay until the cursor equals the head, then attach. Return False when it attached at the head without a replay.
+
+    Guaranteed: the client gets every change after `cursor` in order, each message at least in its final state, and
+    goes on with live events without a gap and without a repeat. The head moves while pages are read, so the end is
+    decided by comparing cursor and head with no await between that and the attaching: from that step on the room
+    delivers the next change itself. Three cases end without a replay, and the caller sends the client to REST: more
+    than MAX_BEHIND changes behind, changes that retention has deleted, and a cursor from the future (the database
+    was restored to an earlier state). A cursor that is ahead of this room but not of the database is none of these:
+    the change is committed and has not been delivered here yet, so this waits for it.
+
+    Not guaranteed: intermediate states. A message that was created and edited after `cursor` comes once, as it is
+    now. It is announced as created only if the client cannot have seen it: its seq is after `start`, and no earlier
+    page of this replay had it (an edit between two pages moves a message to the later page as well).
+
+    The pace is the client's: a change is sent only while the send queue is at most half full, so a replay never makes
+    its own connection lag.
+    """
     conversation_id = room.conversation_id
     rooms.replays += 1
     start = cursor  # the client has seen every message made up to here
@@ -148,45 +203,45 @@ async def _follow(session: "HubSession", rooms: Rooms, sync: SyncSource, room: R
     try:
         if cursor > room.head and cursor > (await sync.heads([conversation_id])).get(conversation_id, 0):
             cursor = -MAX_BEHIND - 1  # a seq from the future: the database was restored to an earlier state
-        while not session.closed:
+        while not connection.closed:
             head = room.head
             if cursor == head:
-                _attach(session, room)
+                _attach(connection, room)
                 return True
             if cursor > head:  # committed, not yet delivered here: it comes at once, or is fetched
                 rooms.repair.expect(room, cursor)
                 await rooms.wait_moved(room)
                 continue
             if head - cursor > MAX_BEHIND:
-                _attach(session, room)
+                _attach(connection, room)
                 return False
             changes = await sync.changes_after(
-                session.caller, conversation_id, cursor, limit=PAGE, max_bytes=PAGE_BYTES
+                connection.caller, conversation_id, cursor, limit=PAGE, max_bytes=PAGE_BYTES
             )
             if not changes:
-                _attach(session, room)
+                _attach(connection, room)
                 return False  # its messages are gone (retention)
             for change in changes:
-                await session.wait_room()
-                session.send_change(change, created=change.message.seq > start and change.message.id not in seen)
+                await connection.wait_room()
+                connection.send_change(change, created=change.message.seq > start and change.message.id not in seen)
                 seen.add(change.message.id)
                 cursor = change.seq
         return True
     except trio.Cancelled:
-        _keep(session, conversation_id, cursor)
+        _keep(connection, conversation_id, cursor)
         raise
 
 
-def _keep(session: "HubSession", conversation_id: UUID, cursor: int) -> None:
-    """Cut short: the client may come back, and goes on from here, unless it has left, or its user was removed."""
-    if session.reliable is not None and conversation_id not in (session.expelled or ()):
-        session.cursors = {**(session.cursors or {}), conversation_id: cursor}
+def _keep(connection: Target, conversation_id: UUID, cursor: int) -> None:
+    """Remember the position of a catch-up that was cut short, for when the client is back, unless it is no member."""
+    if connection.is_resumable and conversation_id not in (connection.expelled or ()):
+        connection.cursors = {**(connection.cursors or {}), conversation_id: cursor}
 
 
-def _attach(session: "HubSession", room: Room) -> None:
-    """In the same scheduler step as the check of the cursor."""
-    if session.closed:
+def _attach(connection: Target, room: Room) -> None:
+    """Attach, in the scheduler step in which the cursor was compared with the head."""
+    if connection.closed:
         return
-    if session.expelled is not None and room.conversation_id in session.expelled:
+    if connection.expelled is not None and room.conversation_id in connection.expelled:
         raise no_such_conversation()
-    room.attach(session)
+    room.attach(connection)

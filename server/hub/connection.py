@@ -1,9 +1,9 @@
-"""The hub connection: handshake, messages in order, pings, its place in the rooms, its end.
+"""One hub connection: handshake, messages in order, pings, its place in the rooms, its end.
 
-Owns the SignalR state of one connection, whatever carries its bytes (docs/design.md 3, transport seam).
-The carrier feeds it whole messages (`receive`) and drains its outbox; the session never touches a
-socket. Calls are `server.hub.invocations`', stateful reconnect is `server.hub.reconnect`'s: one class each, of which
-it is made, because they share its fields and the path of every message has no step to spare.
+Owns the SignalR state of one connection, whatever carries its bytes (docs/design.md 3, transport seam). The transport
+feeds it whole messages (`receive`) and drains its send queue; the connection never touches a socket. What it does with
+an invocation is in `server.hub.invocations`, how it outlives its transport in `server.hub.reconnect`, how it gets back
+into its rooms in `server.hub.catch_up`: functions of a connection, each with a Protocol that says what it needs of one.
 """
 
 import time
@@ -16,17 +16,17 @@ import trio
 
 from handlers.errors import ChatError, from_store
 from handlers.model import Caller, Client
+from server.fanout.delivery import encode_change
 from server.fanout.room import Room
-from server.hub import catch_up
-from server.hub.detached_queue import ReliableOutbox, Shelf, Survival
-from server.hub.ports import Carrier, Hub
-from server.hub.reconnect import Resumption
+from server.hub import catch_up, invocations, reconnect
+from server.hub.detached_queue import ReconnectBuffer, RecordingQueue
+from server.hub.ports import Hub, Transport
 from server.hub.user_shares import Share
 from server.observability.redaction import discreet
 from server.protocol import websocket
 from server.protocol.signalr import handshake
 from server.protocol.signalr.codec import Parser
-from server.protocol.signalr.encoding import BARE, Encoding
+from server.protocol.signalr.encoding import Encoding
 from server.protocol.signalr.messages import (
     CancelInvocation,
     Close,
@@ -37,43 +37,60 @@ from server.protocol.signalr.messages import (
     StreamInvocation,
 )
 from server.protocol.signalr.stateful_reconnect import State
-from server.transport.send_queue import Outbox
+from server.transport.send_queue import SendQueue, Verdict
 from store.defects import guard
 from store.errors import Overloaded, StoreError, Unavailable
+from store.model import Change
 
-DORMANCY = 15.0  # seconds a session waits for its client (SignalR's disconnect timeout)
 STEP = 128  # hub messages worked on in one scheduler step: a WebSocket message may hold thousands
-RELIABLE_VERSION = 2  # the handshake version of clients that speak stateful reconnect
+STATEFUL_VERSION = 2  # the handshake version of clients that speak stateful reconnect
 
 _guard = guard("sessions")
 
 log = structlog.get_logger("parley.hub")
 
 
-class HubSession(Resumption):
+class HubConnection:
     """One hub connection of one user."""
 
     __slots__ = (
+        "__weakref__",
         "auto_attach",
         "busy",
         "caller",
         "catching_up",
         "client",
+        "closed",
+        "connection_id",
         "cursors",
+        "drained",
+        "encodings",
         "expelled",
+        "full_at",
+        "heard_at",
+        "hub",
+        "inline",
+        "message_buffer",
         "opened_at",
+        "outstanding",
+        "parser",
         "pinged",
         "rooms",
+        "send_queue",
+        "share",
+        "streams",
         "syncing",
         "text_only",
+        "transport",
         "unparsed",
+        "user_id",
     )
 
     def __init__(
         self,
         hub: Hub,
-        carrier: Carrier,
-        outbox: Outbox,
+        transport: Transport,
+        send_queue: SendQueue,
         caller: Caller,
         connection_id: str,
         *,
@@ -84,26 +101,26 @@ class HubSession(Resumption):
         share: Share | None = None,
     ) -> None:
         self.hub = hub
-        self.carrier = carrier
-        self.outbox = outbox
+        self.transport = transport
+        self.send_queue = send_queue
         self.caller = caller
         self.user_id: UUID = caller.user_id
         self.connection_id = connection_id
-        self.client = client  # until it is told
+        self.client = client  # until it is logged
         self.auto_attach = not manual_sync
         self.text_only = text_only
         self.parser: Parser | None = None  # None until the handshake is done
         self.encodings = encodings or hub.encodings
-        self.outbox.encoding = self.encodings["json"]
+        self.send_queue.encoding = self.encodings["json"]
         self.unparsed: bytes | None = None  # an incomplete handshake
         self.opened_at = self.heard_at = hub.wheel.now
         self.pinged = False  # idle clients are only timed out once they have shown that they ping
         self.closed = False
         self.outstanding = 0
-        self.calls_full_at = 0.0  # see handlers.rate_limits
+        self.full_at = 0.0  # see handlers.rate_limits
         self.share = share  # of what the user may take of this process
         self.busy = False
-        self.inline = False  # the reader is at it and will flush the outbox itself
+        self.inline = False  # the reader is at it and will flush the send queue itself
         self.drained: trio.Event | None = None
         self.streams: dict[str, trio.CancelScope] | None = None
         self.rooms: dict[Room, None] = {}
@@ -111,13 +128,18 @@ class HubSession(Resumption):
         self.cursors: dict[UUID, int] | None = None  # rooms left because of lag, and where we were
         self.expelled: set[UUID] | None = None  # removed from, while a catch-up is under way
         self.syncing: trio.Lock | None = None
-        self.reliable: Survival | None = None  # with stateful reconnect
-        hub.sessions.add(self)
+        self.message_buffer: ReconnectBuffer | None = None  # with stateful reconnect
+        hub.connections.add(self)
 
-    # -- from the carrier -----------------------------------------------------------------------
+    # -- from the transport -----------------------------------------------------------------------
 
     def receive(self, data: bytes, *, binary: bool) -> Awaitable[None] | None:
-        """Work on the hub messages in `data`, in order; what must wait is returned, with the rest behind it."""
+        """Dispatch the hub messages in `data`, in order. What must wait is returned, with the rest behind it.
+
+        The transport awaits what is returned before it reads on: that is the backpressure. As long as nothing must wait
+        this is one plain call, without a task or a checkpoint, and its answers are flushed together by the transport
+        (`inline`). More than STEP messages are always worked on in pieces, so that the scheduler gets its turn.
+        """
         self.heard_at = self.hub.wheel.now
         if self.parser is None:
             return self._begin(data)
@@ -132,7 +154,7 @@ class HubSession(Resumption):
             waiting = self._handle(message)
             if waiting is not None:
                 self.inline = False
-                self.outbox.flush()
+                self.send_queue.flush()
                 return self._go_on(waiting, messages[index + 1 :])
         self.inline = False
         return None
@@ -165,19 +187,19 @@ class HubSession(Resumption):
         if self.parser is None:
             due = self.opened_at + timeouts.handshake_timeout
             if now >= due:
-                self.outbox.offer(self.outbox.encoding.frame(handshake.error("Handshake was canceled.")))
-                self.carrier.close(websocket.POLICY, "handshake timeout")
+                self.send_queue.offer(self.send_queue.encoding.frame(handshake.error("Handshake was canceled.")))
+                self.transport.close(websocket.POLICY, "handshake timeout")
             return due
         expiry = now + self.caller.expires_at - time.time()
         if expiry <= now:
             self.end("unauthenticated: The access token has expired.", allow_reconnect=True)
-        due = min(expiry, self.carrier.sent_at + timeouts.keepalive)
-        if self.reliable is not None and self.reliable.owes_ack and not self.closed:
-            self._acknowledge(self.reliable)
-        if now >= self.carrier.sent_at + timeouts.keepalive and not self.closed:
-            self.outbox.offer(self.outbox.encoding.ping())
-            self.outbox.flush()
-            self.carrier.sent_at = now  # it is on its way, or behind what is
+        due = min(expiry, self.transport.sent_at + timeouts.keepalive)
+        if self.message_buffer is not None and self.message_buffer.owes_ack and not self.closed:
+            reconnect.acknowledge(self, self.message_buffer)
+        if now >= self.transport.sent_at + timeouts.keepalive and not self.closed:
+            self.send_queue.offer(self.send_queue.encoding.ping())
+            self.send_queue.flush()
+            self.transport.sent_at = now  # it is on its way, or behind what is
             due = min(expiry, now + timeouts.keepalive)
         if self.pinged:
             if self.busy:
@@ -190,69 +212,74 @@ class HubSession(Resumption):
 
     def reschedule(self) -> None:
         """What is due next has changed: the handshake is done, or the token is another."""
-        self.hub.wheel.schedule(self.carrier, self.on_due(self.hub.wheel.now))
+        self.hub.wheel.schedule(self.transport, self.on_due(self.hub.wheel.now))
 
     def on_closed(self, reason: str) -> None:
-        """A lost socket may be replaced; one that was closed for cause is the end."""
-        is_final = self.closed or self.hub.draining or self.carrier.code in websocket.FOR_CAUSE
-        if self.reliable is not None and self.parser is not None and not is_final:
-            self._sleep(self.reliable, reason)
+        """The transport is gone: detach if the client may come back on another one, else this is the end.
+
+        It may come back if it has negotiated stateful reconnect and its handshake is done, unless the connection was
+        ended (`end`, the client's Close, a drain) or the transport was closed for cause, as after a violation of the
+        protocol. Called once for each transport, as the last thing that it does.
+        """
+        is_final = self.closed or self.hub.draining or self.transport.code in websocket.FOR_CAUSE
+        if self.message_buffer is not None and self.parser is not None and not is_final:
+            reconnect.detach(self, self.message_buffer)
+            self._log_ended("connection_dormant", reason)
         else:
             self._leave(reason)
 
     def _leave(self, reason: str) -> None:
+        """Leave the hub for good, in one step: no timer, room or user's list refers to the connection afterwards.
+
+        Whoever waits for it is woken, and finds it closed: a `resume` by another transport, a drain, and invocations
+        that wait for room in the send queue. Invocations that are still under way end by themselves; their answers are
+        dropped (`offer`).
+        """
         self.closed = True
-        if self.reliable is not None:
-            self.hub.wheel.cancel(self.reliable)
-            self.reliable.dormant.set()  # whoever waits to resume it sees that it is closed
+        if self.message_buffer is not None:
+            self.hub.wheel.cancel(self.message_buffer)
+            self.message_buffer.detached.set()  # a resume that waits for it sees that it is closed
         self.hub.left(self, reason)
-        self._tell_ended("connection_closed", reason)
+        self._log_ended("connection_closed", reason)
         if self.drained is not None:
             self.drained.set()
 
-    def _tell_ended(self, event: str, reason: str) -> None:
+    def _log_ended(self, event: str, reason: str) -> None:
         log.info(
             event,
             connection=self.connection_id,
             user=str(self.user_id),
             reason=discreet(reason),
             seconds=round(self.hub.wheel.now - self.opened_at, 1),
-            **self.carrier.traffic(),
+            **self.transport.traffic(),
         )
 
     # -- stateful reconnect ---------------------------------------------------------------------
 
-    def make_reliable(self) -> None:
+    @property
+    def is_resumable(self) -> bool:
+        return self.message_buffer is not None
+
+    def make_resumable(self) -> None:
         """Negotiated; whether the client speaks it, its handshake says."""
-        self.reliable = Survival(self)
+        self.message_buffer = ReconnectBuffer(self)
 
-    def _sleep(self, reliable: Survival, reason: str) -> None:
-        """The carrier is gone: keep the place in every room, and what may not have arrived, for a while."""
-        encoding = self.outbox.encoding
-        reliable.record(encoding, self.outbox.take())
-        reliable.unframe(encoding)
-        reserved = self.outbox.reserved
-        self.outbox = Shelf(reliable, BARE[encoding.protocol.name], self.outbox.limit)
-        self.outbox.reserved = reserved
-        self.cursors = {**(self.cursors or {}), **self.hub.rooms.detach_all(self)}
-        self.catching_up = self.busy = self.inline = False
-        reliable.state = State.DORMANT
-        self.hub.wheel.schedule(reliable, self.hub.wheel.now + DORMANCY)
-        reliable.dormant.set()
-        self._tell_ended("connection_dormant", reason)
+    async def on_resumed(self, buffer: ReconnectBuffer) -> None:
+        """The client has said where it goes on: bring the connection back into its rooms.
 
-    async def _resumed(self, reliable: Survival) -> None:
-        """The client has said where it is: bring it back into its rooms."""
+        If the first transport was lost before `_open` was through, that is done now; otherwise only the cursors that
+        the detaching has left are caught up.
+        """
         log.info("connection_resumed", connection=self.connection_id, user=str(self.user_id))
-        if not reliable.opened:
+        if not buffer.opened:
             await self._open()
-            reliable.opened = True
+            buffer.opened = True
         if self.cursors and not self.catching_up:
             self.catching_up = True
             await self._catch_up()
 
     def expire(self, why: str = "dormant: the client did not come back") -> None:
-        """Dormant for too long, or not to be kept."""
+        """It has had no transport for too long, or is not to be kept."""
         self._leave(why)
 
     # -- handshake ------------------------------------------------------------------------------
@@ -267,37 +294,37 @@ class HubSession(Resumption):
                 self.unparsed = data
                 return
             request, rest = parsed
-            self.outbox.encoding = self._choose(request)
+            self.send_queue.encoding = self._choose(request)
         except handshake.HandshakeError as error:
-            self.outbox.offer(self.outbox.encoding.frame(handshake.error(str(error))))
+            self.send_queue.offer(self.send_queue.encoding.frame(handshake.error(str(error))))
             self.closed = True
-            self.carrier.close(websocket.PROTOCOL_ERROR, "handshake refused", why=f"handshake refused: {error}")
+            self.transport.close(websocket.PROTOCOL_ERROR, "handshake refused", why=f"handshake refused: {error}")
             return
-        self.parser = self.outbox.encoding.protocol.parser(self.hub.max_message)
-        self.outbox.offer(self.outbox.encoding.frame(handshake.OK))  # first in the queue; events may follow at once
+        self.parser = self.send_queue.encoding.protocol.parser(self.hub.max_message)
+        self.send_queue.offer(self.send_queue.encoding.frame(handshake.OK))  # before any event: nothing is attached yet
         self.reschedule()
-        if self.reliable is not None and request.version < RELIABLE_VERSION:
-            self.reliable = None
-        if self.reliable is not None:
-            cast(ReliableOutbox, self.outbox).reliable = self.reliable
-        self._tell_opened(request.protocol)
+        if self.message_buffer is not None and request.version < STATEFUL_VERSION:
+            self.message_buffer = None
+        if self.message_buffer is not None:
+            cast(RecordingQueue, self.send_queue).message_buffer = self.message_buffer
+        self._log_opened(request.protocol)
         await self._open()
-        if self.reliable is not None:
-            self.reliable.opened = True
+        if self.message_buffer is not None:
+            self.message_buffer.opened = True
         if rest and not self.closed:
-            waiting = self.receive(rest, binary=self.outbox.encoding.protocol.binary)
+            waiting = self.receive(rest, binary=self.send_queue.encoding.protocol.binary)
             if waiting is not None:
                 await waiting
 
-    def _tell_opened(self, protocol: str) -> None:
+    def _log_opened(self, protocol: str) -> None:
         client, self.client = self.client or Client(), None
         log.info(
             "connection_opened",
             connection=self.connection_id,
             user=str(self.user_id),
-            transport=self.carrier.transport,
+            transport=self.transport.kind,
             protocol=protocol,
-            stateful=self.reliable is not None,
+            stateful=self.message_buffer is not None,
             address=client.address,
             client=client.name,
         )
@@ -311,6 +338,12 @@ class HubSession(Resumption):
         return encoding
 
     async def _open(self) -> None:
+        """Register, check that the user and their sign-in still exist, and attach to the user's rooms.
+
+        In this order. Once registered, the connection is reached by the end of its sign-in, by the removal of its user
+        and by changes of membership, on whatever instance they happen; asked before that, the store could say yes, and
+        the news of the end would find nobody.
+        """
         await self.hub.rooms.register(self)
         try:
             if self.caller.session_id is not None:
@@ -328,34 +361,85 @@ class HubSession(Resumption):
     # -- what comes -------------------------------------------------------------------------------
 
     def _handle(self, message: HubMessage) -> Awaitable[None] | None:
-        if self.closed or (self.reliable is not None and not self._counts(self.reliable, message)):
+        if self.closed or (
+            self.message_buffer is not None and not reconnect.accepts(self, self.message_buffer, message)
+        ):
             pass
         elif isinstance(message, Invocation):
-            return self._invoke(message)
+            return invocations.invoke(self, message)
         elif isinstance(message, Ping):
             self.pinged = True
         elif isinstance(message, StreamInvocation):
-            return self._start_stream(message)
+            return invocations.start_stream(self, message)
         elif isinstance(message, CancelInvocation):
-            scope = (self.streams or {}).get(message.invocation_id)
-            if scope is not None:
-                scope.cancel()
+            invocations.cancel_stream(self, message)
         elif isinstance(message, Close):
             self.closed = True
-            self.carrier.close(websocket.NORMAL, why="closed by client")
-        # The rest (completions and items of calls that we never make, acks) is legal and means nothing here.
+            self.transport.close(websocket.NORMAL, why="closed by client")
+        # The rest (completions and items of invocations that we never make, acks) is legal and means nothing here.
         return None
+
+    # -- to the client ----------------------------------------------------------------------------
+
+    def send_event(self, target: str, arguments: Sequence[object]) -> None:
+        self.offer(self.send_queue.encoding.event(target, arguments))
+
+    def send_change(self, change: Change, *, created: bool) -> None:
+        self.offer(encode_change(self.send_queue.encoding, change, created=created))
+
+    def offer(self, frame: bytes) -> None:
+        """Queue what must not be shed: answers, and what a catch-up replays.
+
+        A frame that does not fit ends the connection. It is no lag that catching up could mend: live events have left
+        half of the queue to such frames, or the connection has left its rooms already.
+        """
+        if self.closed:
+            return
+        if self.send_queue.first is None and not self.inline:
+            self.hub.flusher.mark(self.send_queue)
+        if self.send_queue.offer(frame) is Verdict.LAGGING:
+            self.end("slow_reader: The client reads too slowly.", allow_reconnect=True)
+
+    async def wait_room(self) -> None:
+        """Wait until the send queue is at most half full, or the connection has ended."""
+        while self.send_queue.size > self.send_queue.limit // 2 and not self.closed:
+            self.send_queue.flush()
+            if self.send_queue.size <= self.send_queue.limit // 2:
+                return
+            await self.wait_drained()
+
+    async def wait_drained(self) -> None:
+        """Wait until some of the send queue, or an invocation, is done with, or the connection has ended."""
+        if self.drained is None:
+            self.drained = trio.Event()
+        await self.drained.wait()
+
+    def on_drained(self) -> None:
+        if self.drained is not None:
+            self.drained.set()
+            self.drained = None
 
     # -- rooms ------------------------------------------------------------------------------------
 
-    def lag(self) -> None:
+    def leave_rooms(self) -> int:
+        """Detach from every room, and remember a cursor for each. Returns how many they were."""
         cursors = self.hub.rooms.detach_all(self)
         self.cursors = {**(self.cursors or {}), **cursors}
-        if self.reliable is not None and self.reliable.state is State.DORMANT:
+        return len(cursors)
+
+    def lag(self) -> None:
+        """A live event does not fit into the send queue: leave every room, and catch up when the client has read.
+
+        The cursors are those before that event, so it comes with the catch-up. Nothing is lost, and the queue of a slow
+        reader stays within its limit however much is said meanwhile. Without a transport nobody reads: then the
+        connection ends, and its client begins anew with its own cursors.
+        """
+        rooms = self.leave_rooms()
+        if self.message_buffer is not None and self.message_buffer.state is State.DETACHED:
             self.end("slow_reader: More was said than is kept for a client that is away.", allow_reconnect=True)
         elif not self.catching_up and not self.closed:
-            self.catching_up = self.carrier.start_soon(self._catch_up)
-        log.debug("lagging", connection=self.connection_id, user=str(self.user_id), rooms=len(cursors))
+            self.catching_up = self.transport.start_soon(self._catch_up)
+        log.debug("lagging", connection=self.connection_id, user=str(self.user_id), rooms=rooms)
 
     def leave(self, conversation_id: UUID) -> None:
         """Hear no more of a conversation, not even when a catch-up of it is under way."""
@@ -366,13 +450,18 @@ class HubSession(Resumption):
         self.hub.rooms.detach(conversation_id, self)
 
     async def _catch_up(self) -> None:
-        """After lag, and as soon as the outbox has room: bring every room back to where it can be attached."""
+        """After lag, or on another transport: bring every room from its cursor to where it can be attached.
+
+        One room after the other, each as fast as the client reads. A room that lags again meanwhile puts its cursor
+        back into the same table and is taken once more, so this ends when there is none left. If the transport is lost
+        in the middle, what was not reached yet stays in the table for the next one (`catch_up.resume_room`).
+        """
         try:
             await self.wait_room()
-            async with catch_up.moving(self):
+            async with catch_up.moving_cursors(self):
                 while self.cursors and not self.closed:
                     conversation_id, cursor = self.cursors.popitem()
-                    await catch_up.resume(self, self.hub.rooms, self.hub.sync, conversation_id, cursor)
+                    await catch_up.resume_room(self, self.hub.rooms, self.hub.sync, conversation_id, cursor)
             self.cursors = None
             self.catching_up = False
         except ChatError as error:
@@ -382,7 +471,7 @@ class HubSession(Resumption):
             self.end(str(from_store(known)), allow_reconnect=True)
 
     def sync_lock(self) -> trio.Lock:
-        """Held by whatever moves this session's cursors: one at a time."""
+        """Held by whatever moves this connection's cursors: one at a time."""
         if self.syncing is None:
             self.syncing = trio.Lock()
         return self.syncing
@@ -390,31 +479,40 @@ class HubSession(Resumption):
     # -- ending -----------------------------------------------------------------------------------
 
     def end(self, error: str | None, *, allow_reconnect: bool = False, code: int = websocket.NORMAL) -> None:
-        """Send a hub Close after what is queued, then close the transport. Never waits.
+        """Send a hub Close behind what is queued, then close the transport. Never waits, and does nothing twice.
 
-        Before the handshake the transport's end says it all: official clients take whatever comes first for its answer.
+        `closed` is set first: from here on nothing that comes is dispatched, and nothing more is queued. What was
+        queued before is still sent, then the Close with `error`, then the transport's own closing; the transport
+        bounds how long the client may take for that, and then calls `on_closed`, which leaves the hub. Until then the
+        connection still counts as one of its user's. Without a transport there is nobody to tell: it leaves at once.
+
+        `allow_reconnect` asks the client to come again by itself. Before the handshake no hub Close is sent: official
+        clients take the first message for the handshake's answer, and the end of the transport says enough.
         """
         if self.closed:
             return
         self.closed = True
-        if self.reliable is not None and self.reliable.state is State.DORMANT:
+        if self.message_buffer is not None and self.message_buffer.state is State.DETACHED:
             self._leave(error or "server closed")
             return
         if self.parser is not None:
-            self.outbox.push(self.outbox.encoding.close(error, allow_reconnect=allow_reconnect))
+            self.send_queue.push(self.send_queue.encoding.close(error, allow_reconnect=allow_reconnect))
         why = error or "server closed"
-        self.carrier.close(code, why=f"protocol error: {why}" if code == websocket.PROTOCOL_ERROR else why)
+        self.transport.close(code, why=f"protocol error: {why}" if code == websocket.PROTOCOL_ERROR else why)
         if self.drained is not None:
             self.drained.set()
 
-    async def depart(self, error: str, *, code: int, patience: float) -> None:
-        """Take no more calls, answer those under way (for at most `patience` seconds), then end; may reconnect."""
+    async def drain(self, error: str, *, code: int, patience: float) -> None:
+        """End in good order: dispatch no more, answer what is under way for at most `patience` seconds, then `end`.
+
+        Whatever comes from now on is dropped without an answer, and the client repeats it where it connects next.
+        """
         if self.parser is not None:
-            self.parser = _Deaf()
+            self.parser = _DroppingParser()
         try:
             with trio.move_on_after(patience):
                 while (self.outstanding or self.busy) and not self.closed:
-                    await self._wait_drained()
+                    await self.wait_drained()
         finally:
             self.end(error, allow_reconnect=True, code=code)
 
@@ -422,15 +520,16 @@ class HubSession(Resumption):
         self.end(f"{code}: {sentence}")
 
     def give_up(self, reference: str) -> None:
+        """End because of a defect of ours, by all means: if not even the end can be queued, without a word."""
         try:
             self.end(f"internal: An unexpected error occurred. Reference: {reference}.", allow_reconnect=True)
-        except Exception as error:  # nor can it be told
+        except Exception as error:
             self.closed = True
-            self.carrier.abort(f"internal: a defect, reference {_guard.caught(error)}")
+            self.transport.abort(f"internal: a defect, reference {_guard.caught(error)}")
 
 
-class _Deaf:
-    """What a departing session has in place of its parser: nothing that comes now is taken."""
+class _DroppingParser:
+    """In place of its parser while a connection drains: nothing that comes now is dispatched."""
 
     def feed(self, data: bytes) -> list[HubMessage]:
         return []

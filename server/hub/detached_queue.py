@@ -1,6 +1,6 @@
-"""What a session with stateful reconnect has while it has no socket: a place for what is said to it, and a time limit.
+"""What a connection with stateful reconnect has while it has no transport: a place for its events, and a time limit.
 
-Owns the outbox without a carrier, and the member of the wheel that ends the wait.
+Owns the send queue without a transport, and the member of the wheel that ends the wait.
 `server.protocol.signalr.stateful_reconnect` counts.
 """
 
@@ -9,55 +9,55 @@ from typing import Protocol
 import trio
 
 from server.protocol.signalr.encoding import Encoding
-from server.protocol.signalr.stateful_reconnect import Reliable
-from server.transport.send_queue import Outbox
+from server.protocol.signalr.stateful_reconnect import MessageBuffer
+from server.transport.send_queue import SendQueue
 
 
 class Expires(Protocol):
-    """A session, as its time limit sees it."""
+    """A connection, as its time limit sees it."""
 
     def expire(self, why: str = ...) -> None: ...
 
 
-class ReliableOutbox(Protocol):
-    """What a carrier's outbox is told when its session can outlive it."""
+class RecordingQueue(Protocol):
+    """The send queue of a transport which its connection may outlive: it records what it sends."""
 
-    reliable: Reliable | None
+    message_buffer: MessageBuffer | None
 
 
-class Shelf(Outbox):
-    """The outbox of a session without a carrier: what is offered is recorded, to be sent when the client is back."""
+class DetachedQueue(SendQueue):
+    """The send queue of a connection without a transport. What is offered is recorded, to be sent on the next one."""
 
-    __slots__ = ("reliable",)
+    __slots__ = ("message_buffer",)
 
-    def __init__(self, reliable: "Survival", encoding: Encoding, limit: int) -> None:
+    def __init__(self, message_buffer: "ReconnectBuffer", encoding: Encoding, limit: int) -> None:
         super().__init__(limit)
-        self.reliable = reliable
+        self.message_buffer = message_buffer
         self.encoding = encoding
 
     def flush(self) -> None:
-        if not self.reliable.full:
-            self.reliable.record(self.encoding, self.take())
+        if not self.message_buffer.full:
+            self.message_buffer.record(self.encoding, self.take())
 
     def abort(self, why: str) -> None:
-        self.reliable.abort(why)
+        self.message_buffer.abort(why)
 
 
-class Survival(Reliable):
-    """The reliable side of a session, and the time it has without a carrier. A member of the wheel."""
+class ReconnectBuffer(MessageBuffer):
+    """The message buffer of a connection, and the time it may go without a transport. A member of the wheel."""
 
-    __slots__ = ("dormant", "session", "wheel_tick")
+    __slots__ = ("connection", "detached", "wheel_tick")
 
-    def __init__(self, session: Expires) -> None:
+    def __init__(self, connection: Expires) -> None:
         super().__init__()
-        self.session = session
+        self.connection = connection
         self.wheel_tick = -1
-        self.dormant = trio.Event()
+        self.detached = trio.Event()  # the transport is gone, or the connection is
 
     def on_due(self, now: float) -> None:
-        """Nobody came back."""
-        self.session.expire()
+        """The client has not come back."""
+        self.connection.expire()
 
     def abort(self, why: str) -> None:
-        """The session ends while its client is away."""
-        self.session.expire(why)
+        """End the connection while it has no transport."""
+        self.connection.expire(why)

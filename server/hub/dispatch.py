@@ -19,12 +19,12 @@ STREAM: Final = "stream"
 
 
 class Method:
-    """One hub method. `call(session, *arguments)` returns the result, an awaitable or an async iterator.
+    """One hub method. `call(connection, *arguments)` returns the result, an awaitable or an async iterator.
 
-    `pipelined` methods get `call(session, ticket, *arguments)`, return at once, and report with
-    `session.sent` when they are done; up to 32 of them run at a time, in order.
+    `pipelined` methods get `call(connection, ticket, *arguments)`, return at once, and report with
+    `invocations.answer` when they are done; up to 32 of them run at a time, in order.
 
-    `cost` is what one call takes of the rate of calls; the cheapest take 1.
+    `cost` is what one invocation takes of the rate of invocations; the cheapest take 1.
 
     `seconds` has the times of those that wait for something; a plain call ends in the step that it begins in.
     """
@@ -58,14 +58,14 @@ class Dispatcher:
 
     def __init__(self) -> None:
         self._methods: dict[str, Method] = {}
-        self.failures: Counter[str] = Counter()  # calls that ended with an error, by its code
+        self.failures: Counter[str] = Counter()  # invocations that ended with an error, by its code
 
     def add(self, call: Callable[..., Any], *, pipelined: bool = False, cost: int = 1) -> None:
         method = Method(call, pipelined=pipelined, cost=cost)
         self._methods[method.name] = self._methods[method.name.casefold()] = method
 
     def cost(self, target: str) -> int:
-        """What a call of this method takes of the rate of calls; of an unknown one, too."""
+        """What an invocation of this method takes of the rate of invocations; of an unknown one, too."""
         method = self._methods.get(target) or self._methods.get(target.casefold())
         return 1 if method is None else method.cost
 

@@ -1,4 +1,4 @@
-"""What a session needs of the parts around it: of whatever carries it, and of the process.
+"""What a hub connection needs of the parts around it: of its transport, and of the process.
 
 Owns these shapes, and no code.
 """
@@ -16,7 +16,7 @@ from server.transport.send_queue import Flusher
 from server.transport.timer_wheel import Due, TimerWheel
 
 if TYPE_CHECKING:
-    from server.hub.connection import HubSession
+    from server.hub.connection import HubConnection
 
 
 class Timeouts(Protocol):
@@ -30,15 +30,15 @@ class Timeouts(Protocol):
     def client_timeout(self) -> float: ...
 
 
-class Carrier(Due, Protocol):
-    """What a session needs of whatever carries it."""
+class Transport(Due, Protocol):
+    """What carries the bytes of a hub connection: a WebSocket, Server-Sent Events or long polling."""
 
-    transport: ClassVar[str]  # what metrics call this kind
+    kind: ClassVar[str]  # what metrics call it
     sent_at: float
     code: int | None  # of the Close that began the end, whoever sent it
 
     def start_soon(self, task: Callable[..., Awaitable[object]], *args: object) -> bool:
-        """Run `task` for as long as the carrier lives. False: it has ended, and nothing was started."""
+        """Run `task` for as long as the transport lives. False: it has ended, and nothing was started."""
 
     def close(self, code: int, reason: str = "", *, why: str = "") -> None:
         """Send what is queued, then end. Never waits."""
@@ -50,7 +50,7 @@ class Carrier(Due, Protocol):
 
 
 class Hub(Protocol):
-    """What all sessions of a process share."""
+    """What all hub connections of a process share."""
 
     rooms: Rooms
     flusher: Flusher
@@ -61,14 +61,14 @@ class Hub(Protocol):
     def timeouts(self) -> Timeouts: ...
     @property
     def invocations(self) -> Rate | None:
-        """How many calls one connection may make."""
+        """How many invocations one connection may make."""
 
     receipts: Receipts
     draining: bool
     sync: catch_up.SyncSource
     encodings: dict[str, Encoding]
     max_message: int
-    sessions: set["HubSession"]
+    connections: set["HubConnection"]
 
-    def left(self, session: "HubSession", reason: str) -> None:
-        """Its transport is gone."""
+    def left(self, connection: "HubConnection", reason: str) -> None:
+        """Remove a connection that has ended for good."""

@@ -1,7 +1,7 @@
-"""The hub of one process: who may open a connection, and what all its sessions share.
+"""The hub of one process: who may open a connection, and what all its connections share.
 
-Owns authentication of upgrades, the set of live sessions, and their farewell at a drain. Implements
-`server.transport.listener.Upgrades` for raw sockets; other carriers call `authenticate` and make their own session.
+Owns authentication of upgrades, the set of live connections, and their farewell at a drain. Implements
+`server.transport.listener.Upgrades` for raw sockets; other transports call `authenticate` and `connection_for`.
 """
 
 import math
@@ -22,12 +22,13 @@ from server.config.settings import Settings
 from server.config.trusted_proxies import Proxies, limited_as
 from server.fanout.ephemeral_events import EphemeralEvents
 from server.fanout.rooms import Rooms
+from server.hub import reconnect
 from server.hub.catch_up import SyncSource
-from server.hub.connection import HubSession
+from server.hub.connection import HubConnection
 from server.hub.disconnect_reasons import slug_of
 from server.hub.dispatch import Dispatcher
-from server.hub.ports import Carrier
-from server.hub.transports.websocket import ReliableConnection
+from server.hub.ports import Transport
+from server.hub.transports.websocket import StatefulWebSocket
 from server.hub.user_shares import Shares
 from server.identity.access_tokens import ConnectionTokens, Redeemed, UsedToken, Verifier, new_connection_id
 from server.protocol import websocket
@@ -37,7 +38,7 @@ from server.protocol.signalr.encoding import FRAMED, Encoding
 from server.transport.epoll import Poller
 from server.transport.listener import Refusal, Service, peer, refusal, require_upgrade
 from server.transport.request_stream import AnySocket
-from server.transport.send_queue import Flusher, Outbox
+from server.transport.send_queue import Flusher, SendQueue
 from server.transport.timer_wheel import TimerWheel
 from server.transport.tls import TlsSocket
 from server.transport.websocket import Connection
@@ -46,7 +47,7 @@ from store.defects import guard
 PATH = "/hubs/chat"
 DRAIN_SLICE = 0.1  # seconds; a drain closes a share of the connections every slice, more or less
 ON_THE_WAY = 0.3  # seconds for those who have connected when a drain begins, and have not said what they want
-FAREWELL = 5.0  # seconds for the calls of a connection that are under way when it is told to go
+FAREWELL = 5.0  # seconds for the invocations of a connection that are under way when it is to end
 FAREWELL_REASON = "draining: The server is shutting down."
 
 CLIENT_MAX = 120  # characters of what a client calls itself
@@ -61,7 +62,7 @@ class Used(Refusal):
 
 
 class HubServer:
-    """Everything the sessions of this process have in common (`server.hub.ports.Hub`)."""
+    """Everything the connections of this process have in common (`server.hub.ports.Hub`)."""
 
     def __init__(
         self,
@@ -91,12 +92,12 @@ class HubServer:
         self.sync = sync
         self.encodings = FRAMED
         self.max_message = settings.max_message_bytes
-        self.sessions: set[HubSession] = set()
-        self.endings: Counter[str] = Counter()  # of sessions, by slug
+        self.connections: set[HubConnection] = set()
+        self.endings: Counter[str] = Counter()  # of connections, by slug
         self.draining = False
-        self._closed = False  # the end of a drain: nobody is let in any more
+        self._closed = False  # the end of a drain: no connection is taken any more
         self._deserted: trio.Event | None = None
-        self._resumable: dict[str, HubSession] = {}  # by connection id
+        self._resumable: dict[str, HubConnection] = {}  # by connection id
         self._verifier = verifier
         self._tokens = tokens
         self._limits = limits
@@ -111,8 +112,8 @@ class HubServer:
 
     async def authenticate(
         self, query: Mapping[str, str], headers: Mapping[bytes, bytes], peer: str
-    ) -> Redeemed | HubSession:
-        """Who connects, or the session that a client comes back to. Names are in lower case. Raises Refusal."""
+    ) -> Redeemed | HubConnection:
+        """Who connects, or the connection that a client comes back to. Names are in lower case. Raises Refusal."""
         self._require_pace(headers, peer)
         return await self._authenticate(query, headers)
 
@@ -124,26 +125,26 @@ class HubServer:
         except ChatError as error:
             raise refusal(error, CODES[error.code].status) from None
 
-    async def _authenticate(self, query: Mapping[str, str], headers: Mapping[bytes, bytes]) -> Redeemed | HubSession:
+    async def _authenticate(self, query: Mapping[str, str], headers: Mapping[bytes, bytes]) -> Redeemed | HubConnection:
         """Raises Refusal."""
         if self._closed:
             raise draining()
         self.require_origin(headers)
         try:
             comer = await self._identify(query, _text(headers, b"authorization"))
-            self._limits.user_connects.require(comer.caller.user_id)  # a resumed session's, too
+            self._limits.user_connects.require(comer.caller.user_id)  # a resumed connection's, too
         except ChatError as error:
             raise refusal(error, CODES[error.code].status) from None
         return comer
 
-    async def _identify(self, query: Mapping[str, str], authorization: str) -> Redeemed | HubSession:
+    async def _identify(self, query: Mapping[str, str], authorization: str) -> Redeemed | HubConnection:
         """Raises ChatError, Refusal."""
         token = query.get("id")
         if token is not None:
-            session = self._resumable.get(self._tokens.identify(token)) if self._resumable else None
-            if session is not None:
-                await self._require_owner(session.user_id, query, authorization)
-                return session
+            connection = self._resumable.get(self._tokens.identify(token)) if self._resumable else None
+            if connection is not None:
+                await self._require_owner(connection.user_id, query, authorization)
+                return connection
 
             async def require(negotiator: UUID) -> None:
                 await self._require_owner(negotiator, query, authorization)
@@ -187,7 +188,7 @@ class HubServer:
         if origin and allowed and origin not in allowed:
             raise Refusal(403, "forbidden", "Connections from this origin are not allowed.")
 
-    # -- carriers of several requests ---------------------------------------------------------------
+    # -- transports of several requests -----------------------------------------------------------
 
     async def caller(self, query: Mapping[str, str], headers: Mapping[bytes, bytes]) -> Caller:
         """Whose access token a request shows. Raises ChatError("unauthenticated")."""
@@ -198,8 +199,8 @@ class HubServer:
         return self._tokens.identify(token)
 
     def has(self, connection_id: str) -> bool:
-        """Whether it lives here, on any carrier. Slow: for refusals only."""
-        return any(session.connection_id == connection_id for session in self.sessions)
+        """Whether it lives here, on any transport. Slow: for refusals only."""
+        return any(connection.connection_id == connection_id for connection in self.connections)
 
     def client(self, headers: Mapping[bytes, bytes], peer: str) -> Client:
         """Who connects, for the log."""
@@ -226,55 +227,55 @@ class HubServer:
         except Refusal as refused:
             refused.request_id = self._proxies.request_id(address, _text(headers, b"x-request-id"))
             raise
-        stateful = isinstance(comer, HubSession) or comer.stateful
-        connection = (ReliableConnection if stateful else Connection)(
+        stateful = isinstance(comer, HubConnection) or comer.stateful
+        transport = (StatefulWebSocket if stateful else Connection)(
             sock,
             self.wheel,
             self.poller,
-            outbox_bytes=self.settings.outbox_bytes,
+            send_queue_bytes=self.settings.outbox_bytes,
             max_message=self.max_frame(),
             stall_timeout=self.settings.stall_timeout,
         )
-        connection.readable = isinstance(sock, TlsSocket)  # OpenSSL may hold what the poller does not see
+        transport.readable = isinstance(sock, TlsSocket)  # OpenSSL may hold what the poller does not see
         client = self.client(headers, address)
-        session = await self.session_for(comer, connection, connection, query, client=client)
-        connection.endpoint, connection.pace = session, session.share
+        connection = await self.connection_for(comer, transport, transport, query, client=client)
+        transport.endpoint, transport.pace = connection, connection.share
         try:
             sock.send(http_head.accept_response(headers[b"sec-websocket-key"]))  # always fits: the buffer is empty
         except OSError as error:
-            connection.endpoint.on_closed(f"connection lost ({error.strerror})")
+            transport.endpoint.on_closed(f"connection lost ({error.strerror})")
             raise
-        return connection.run(rest)
+        return transport.run(rest)
 
-    async def session_for(
+    async def connection_for(
         self,
-        comer: Redeemed | HubSession,
-        carrier: Carrier,
-        outbox: Outbox,
+        comer: Redeemed | HubConnection,
+        transport: Transport,
+        send_queue: SendQueue,
         query: Mapping[str, str],
         encodings: dict[str, Encoding] = FRAMED,
         *,
         client: Client | None = None,
         text_only: bool = False,
-    ) -> HubSession:
-        """A new session on this carrier, or the one that its client comes back to. Raises Refusal."""
-        if isinstance(comer, HubSession):
+    ) -> HubConnection:
+        """A new connection on this transport, or the one that its client comes back to. Raises Refusal."""
+        if isinstance(comer, HubConnection):
             try:
-                await comer.resume(carrier, outbox, encodings)
+                await reconnect.resume(comer, transport, send_queue, encodings)
             except ChatError as error:
                 raise refusal(error, CODES[error.code].status) from None
             return comer
-        if self._closed:  # the drain has ended while she was looked at: nobody would tell her
+        if self._closed:  # the drain has ended meanwhile: nothing would end this connection
             raise draining()
         manual = query.get("sync") == "manual"
         try:
             share = self.shares.take(comer.caller.user_id)
         except ChatError as error:
             raise refusal(error, CODES[error.code].status) from None
-        session = HubSession(
+        connection = HubConnection(
             self,
-            carrier,
-            outbox,
+            transport,
+            send_queue,
             comer.caller,
             comer.connection_id,
             client=client,
@@ -284,73 +285,73 @@ class HubServer:
             share=share,
         )
         if comer.stateful:
-            session.make_reliable()
-            self._resumable[comer.connection_id] = session
-        return session
+            connection.make_resumable()
+            self._resumable[comer.connection_id] = connection
+        return connection
 
     def max_frame(self) -> int:
         """Several hub messages may share a WebSocket message, so that may be larger than one of them."""
         return 4 * self.max_message + 4096
 
-    def left(self, session: HubSession, reason: str) -> None:
-        self.sessions.discard(session)
-        if session.share is not None:
-            session.share = None
-            self.shares.give_back(session.user_id)
+    def left(self, connection: HubConnection, reason: str) -> None:
+        self.connections.discard(connection)
+        if connection.share is not None:
+            connection.share = None
+            self.shares.give_back(connection.user_id)
         self.endings[slug_of(reason)] += 1
-        self._resumable.pop(session.connection_id, None)
-        self.rooms.unregister(session)
-        if not self.rooms.sessions_of(session.user_id):
-            self._ephemeral_events.user_left(session.user_id)
-        if self._deserted is not None and not self.sessions:
+        self._resumable.pop(connection.connection_id, None)
+        self.rooms.unregister(connection)
+        if not self.rooms.connections_of(connection.user_id):
+            self._ephemeral_events.user_left(connection.user_id)
+        if self._deserted is not None and not self.connections:
             self._deserted.set()
 
     # -- leaving --------------------------------------------------------------------------------------
 
-    async def drain(self, seconds: float, hurry: trio.Event) -> None:
+    async def drain(self, seconds: float, force: trio.Event) -> None:
         """Ask every client to connect again (elsewhere), spread over `seconds` so that they do not come all at once.
 
-        Whoever is on her way in when it begins is still let in: she would have nobody else to ask. With `hurry` all
-        the rest is told at once.
+        Clients that are about to connect when it begins are still let in, for another instance may not be there to take
+        them. Set `force` to end all the rest at once.
         """
         self.draining = True
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_cancel_when, hurry, nursery.cancel_scope)
+            nursery.start_soon(_cancel_when, force, nursery.cancel_scope)
             await self._send_away(seconds)
             nursery.cancel_scope.cancel()
         self._closed = True
-        for session in list(self.sessions):
+        for connection in list(self.connections):
             try:
-                session.end(FAREWELL_REASON, allow_reconnect=True, code=websocket.SERVICE_RESTART)
-            except Exception as error:  # the others are told all the same
-                session.give_up(_guard.caught(error))
-        while self.sessions:  # each is gone within CLOSE_WAIT
+                connection.end(FAREWELL_REASON, allow_reconnect=True, code=websocket.SERVICE_RESTART)
+            except Exception as error:  # the others are ended all the same
+                connection.give_up(_guard.caught(error))
+        while self.connections:  # each is gone within CLOSE_WAIT
             self._deserted = trio.Event()
             await self._deserted.wait()
 
     async def _send_away(self, seconds: float) -> None:
         start = trio.current_time()
         end = start + seconds
-        told: set[HubSession] = set()
+        asked: set[HubConnection] = set()
         async with trio.open_nursery() as farewells:
             while trio.current_time() < end:
-                waiting = [session for session in self.sessions if session not in told]
+                waiting = [connection for connection in self.connections if connection not in asked]
                 if not waiting and trio.current_time() > start + ON_THE_WAY:
                     break
                 share = math.ceil(len(waiting) * DRAIN_SLICE / (end - trio.current_time()))
-                greeted = [session for session in waiting if session.parser is not None]
-                for session in random.sample(greeted, min(share, len(greeted))):
-                    told.add(session)
-                    farewells.start_soon(self._farewell, session)
+                greeted = [connection for connection in waiting if connection.parser is not None]
+                for connection in random.sample(greeted, min(share, len(greeted))):
+                    asked.add(connection)
+                    farewells.start_soon(self._farewell, connection)
                 await trio.sleep(DRAIN_SLICE * random.uniform(0.5, 1.5))
-            for session in self.sessions - told:
-                farewells.start_soon(self._farewell, session)
+            for connection in self.connections - asked:
+                farewells.start_soon(self._farewell, connection)
 
-    async def _farewell(self, session: HubSession) -> None:
+    async def _farewell(self, connection: HubConnection) -> None:
         try:
-            await session.depart(FAREWELL_REASON, code=websocket.SERVICE_RESTART, patience=FAREWELL)
+            await connection.drain(FAREWELL_REASON, code=websocket.SERVICE_RESTART, patience=FAREWELL)
         except Exception as error:
-            session.give_up(_guard.caught(error))
+            connection.give_up(_guard.caught(error))
 
 
 def is_hub(path: str) -> bool:

@@ -1,7 +1,7 @@
-"""What one user may take of this process over the hub: connections at once, calls over all of them, and its time.
+"""What one user may take of this process over the hub: connections at once, invocations over all, and its time.
 
 Owns the shares, one for each user who has a connection here. A connection has a rate of its own
-(`server.hub.invocations`); this is what keeps many connections of one user from adding up. Calls are counted;
+(`server.hub.invocations`); this is what keeps many connections of one user from adding up. Invocations are counted;
 whatever else may come, from pings to single bytes in frames of their own, costs the time that it takes to read.
 """
 
@@ -50,7 +50,7 @@ class Share:
             await trio.sleep(max(0.0, self.pause(wheel.now)))
 
     def refuse(self, cost: float, now: float) -> ChatError | None:
-        """Take `cost` of the user's calls. What to answer when there is not enough left."""
+        """Take `cost` of the user's invocations. What to answer when there is not enough left."""
         rate = self._limits.user_invocations
         if rate is None:
             return None

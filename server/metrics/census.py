@@ -1,6 +1,6 @@
-"""The sessions of this process, counted: how many of each kind and state, and what waits in their outboxes.
+"""The connections of this process, counted: how many of each kind and state, and what waits in their send queues.
 
-Owns the walk over all of them, which takes breaks: 15,000 sessions must not hold the loop.
+Owns the walk over all of them, which takes breaks: 15,000 connections must not hold the loop.
 """
 
 from collections import Counter
@@ -11,22 +11,22 @@ from typing import TypeVar
 import trio
 from msgspec import Struct, field
 
-from server.hub.connection import HubSession
+from server.hub.connection import HubConnection
 from server.protocol.signalr.stateful_reconnect import State
 
-CHUNK = 250  # sessions looked at in one scheduler step: one or two milliseconds
+CHUNK = 250  # connections looked at in one scheduler step: one or two milliseconds
 
 
 T = TypeVar("T")
 
 
 class Condition(str, Enum):  # noqa: UP042 - msgspec writes it as its value
-    """What a session is at."""
+    """What a connection is at."""
 
     HANDSHAKE = "handshake"  # has not said which protocol it speaks
     OPEN = "open"
     BLOCKED = "blocked"  # the kernel's buffer is full: the client reads slowly, or not
-    CATCHING_UP = "catching_up"  # left its rooms because its outbox was full; is being brought back
+    CATCHING_UP = "catching_up"  # left its rooms because its send queue was full; is being brought back
     DORMANT = "dormant"  # without a socket, waits for its client (stateful reconnect)
     CLOSING = "closing"  # has said goodbye, waits for the answer
 
@@ -35,20 +35,20 @@ class Census(Struct):
     conditions: Counter[str] = field(default_factory=Counter)
     transports: Counter[str] = field(default_factory=Counter)
     protocols: Counter[str] = field(default_factory=Counter)
-    outbox_bytes: int = 0
+    send_queue_bytes: int = 0
     streams: int = 0
 
 
-def condition_of(session: HubSession) -> Condition:
-    if session.reliable is not None and session.reliable.state is State.DORMANT:
+def condition_of(connection: HubConnection) -> Condition:
+    if connection.message_buffer is not None and connection.message_buffer.state is State.DETACHED:
         return Condition.DORMANT
-    if session.closed:
+    if connection.closed:
         return Condition.CLOSING
-    if session.parser is None:
+    if connection.parser is None:
         return Condition.HANDSHAKE
-    if session.catching_up:
+    if connection.catching_up:
         return Condition.CATCHING_UP
-    return Condition.BLOCKED if session.outbox.blocked else Condition.OPEN
+    return Condition.BLOCKED if connection.send_queue.blocked else Condition.OPEN
 
 
 async def walk(several: Collection[T]) -> AsyncIterator[T]:
@@ -59,12 +59,12 @@ async def walk(several: Collection[T]) -> AsyncIterator[T]:
         yield one
 
 
-async def take_census(sessions: Collection[HubSession]) -> Census:
+async def take_census(connections: Collection[HubConnection]) -> Census:
     census = Census()
-    async for session in walk(sessions):
-        census.conditions[condition_of(session).value] += 1
-        census.transports[session.carrier.transport] += 1
-        census.protocols[session.outbox.encoding.protocol.name] += 1
-        census.outbox_bytes += session.outbox.size
-        census.streams += len(session.streams or ())
+    async for connection in walk(connections):
+        census.conditions[condition_of(connection).value] += 1
+        census.transports[connection.transport.kind] += 1
+        census.protocols[connection.send_queue.encoding.protocol.name] += 1
+        census.send_queue_bytes += connection.send_queue.size
+        census.streams += len(connection.streams or ())
     return census

@@ -31,7 +31,7 @@ class _Read(Collector):
 
 async def scrape(parts: Parts, accept: str = "") -> tuple[bytes, str]:
     """(body, content type), in the format that `accept` asks for."""
-    census = await take_census(parts.hub.sessions)
+    census = await take_census(parts.hub.connections)
     waiting = await _receipts_waiting(parts.receipts)
     registry = CollectorRegistry()
     registry.register(_Read(families(parts, census, waiting)))

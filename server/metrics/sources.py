@@ -172,7 +172,7 @@ def _census(census: Census) -> Iterable[Metric]:
     yield gauge(
         "parley_outbox_queued_bytes",
         "What waits in this process to be sent, of all connections. Each is bounded by OUTBOX_BYTES.",
-        census.outbox_bytes,
+        census.send_queue_bytes,
     )
 
 

@@ -101,7 +101,7 @@ class Sends:
             self._record("publish", _context_of(mark), began, ended, kind=SpanKind.PRODUCER)
 
     def delivered(self, contexts: Collection[Context], began: float, *, origin: str) -> None:
-        """Into the outboxes of those who are here."""
+        """Into the send queues of those who are here."""
         ended = time.perf_counter()
         kind = SpanKind.INTERNAL if origin == "here" else SpanKind.CONSUMER
         for context in contexts:

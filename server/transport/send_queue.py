@@ -1,14 +1,14 @@
 """What waits to be sent to one connection, bounded in bytes, and the flushing of many at once.
 
 Owns the queue of encoded frames and the decision when it is too full (docs/design.md P8). Knows
-nothing of sockets: a carrier subclasses `Outbox` with its own non-blocking `flush`.
+nothing of sockets: a transport subclasses `SendQueue` with its own non-blocking `flush`.
 
-A burst costs one system call per connection, not one per frame: whoever has something to
-deliver offers it to all the outboxes concerned, marks them dirty, and flushes once
-(`Flusher`).
+A burst costs one system call per connection, not one per frame: what is delivered to many is offered to all the send
+queues concerned, which are marked dirty and flushed once (`Flusher`).
 """
 
 import enum
+from abc import ABC, abstractmethod
 
 import trio
 
@@ -30,12 +30,12 @@ class Verdict(enum.Enum):
     LAGGING = "lagging"  # does not fit: the caller detaches the connection and lets it catch up
 
 
-class Outbox:
+class SendQueue(ABC):
     """A queue of encoded frames, bounded in bytes. `size` never passes `limit`, whatever happens.
 
     `first` is None when nothing waits. Whoever delivers to many may then put a frame there without asking, which is
-    what keeps a fan-out cheap, and sees to it that the outbox is flushed; the rest queue behind it by `offer`, and
-    are sent together with it. While the carrier is blocked, `first` is empty and `held` includes what it is sending.
+    what keeps a fan-out cheap, and sees to it that the send queue is flushed; the rest queue behind it by `offer`, and
+    are sent together with it. While the transport is blocked, `first` is empty and `held` includes what it is sending.
     """
 
     __slots__ = ("blocked", "encoding", "first", "held", "limit", "more", "reserved")
@@ -55,7 +55,7 @@ class Outbox:
         return self.held + len(self.first or b"")
 
     def offer(self, frame: bytes, *, ephemeral: bool = False) -> Verdict:
-        """Queue `frame` if it fits. When `first` was None, the caller marks the outbox for the flusher."""
+        """Queue `frame` if it fits. When `first` was None, the caller marks the send queue for the flusher."""
         first = self.first
         size = self.held + len(frame) + (len(first) if first else 0)
         if ephemeral and size > self.limit * SHED_AT:
@@ -80,7 +80,7 @@ class Outbox:
         self.held += len(frame)
 
     def take(self) -> list[bytes]:
-        """Everything that waits, in order; the carrier sends it now, or counts it as held."""
+        """Everything that waits, in order; the transport sends it now, or counts it as held."""
         frames = [self.first] if self.first else []
         if self.more is not None:
             frames += self.more
@@ -89,34 +89,34 @@ class Outbox:
         self.first = None
         return frames
 
+    @abstractmethod
     def flush(self) -> None:
-        """Send what waits without waiting; what is not taken stays queued (carrier's work)."""
-        raise NotImplementedError
+        """Send what is queued, without waiting. What the transport does not take stays queued."""
 
+    @abstractmethod
     def abort(self, why: str) -> None:
-        """End the connection now, without a word (carrier's work)."""
-        raise NotImplementedError
+        """End the connection now, without a Close."""
 
     def traffic(self) -> dict[str, object]:
-        """What the carrier can say for the log when it ends: code, bytes_in, bytes_out."""
+        """What the transport can say for the log when it ends: code, bytes_in, bytes_out."""
         return {}
 
 
 class Flusher:
-    """The outboxes with something new in them. One for each process, flushed once per batch.
+    """The send queues with something new in them. One for each process, flushed once per batch.
 
-    An outbox may stand in `dirty` twice: flushing what is empty does nothing.
+    A send queue may stand in `dirty` twice: flushing what is empty does nothing.
     """
 
     def __init__(self) -> None:
-        self.dirty: list[Outbox] = []
+        self.dirty: list[SendQueue] = []
         self._wake = trio.Event()
 
-    def mark(self, outbox: Outbox) -> None:
+    def mark(self, send_queue: SendQueue) -> None:
         """It will be flushed in the next scheduler step at the latest, sooner when somebody calls `flush`."""
         if not self.dirty:
             self._wake.set()
-        self.dirty.append(outbox)
+        self.dirty.append(send_queue)
 
     def flush(self) -> None:
         """Flush at once when it is quick, else begin, and leave the rest to the flusher task, which takes breaks."""
@@ -129,11 +129,11 @@ class Flusher:
         rest = iter(batch)
         while True:
             try:
-                for outbox in rest:
-                    outbox.flush()
+                for send_queue in rest:
+                    send_queue.flush()
                 return
             except Exception as error:  # one member's defect: it pays, the others behind it are flushed
-                _abort(outbox, _guard.caught(error))
+                _abort(send_queue, _guard.caught(error))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         task_status.started()
@@ -145,8 +145,8 @@ class Flusher:
                 await trio.lowlevel.checkpoint()
 
 
-def _abort(outbox: Outbox, reference: str) -> None:
+def _abort(send_queue: SendQueue, reference: str) -> None:
     try:
-        outbox.abort(f"internal: a defect in sending to it, reference {reference}")
+        send_queue.abort(f"internal: a defect in sending to it, reference {reference}")
     except Exception as error:
         _guard.caught(error)

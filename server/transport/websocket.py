@@ -1,8 +1,8 @@
-"""One WebSocket on a raw socket: the fast carrier.
+"""One WebSocket on a raw socket: the fast transport.
 
-Owns the socket, its outbox and its nursery: the reader, a writer that exists only while the kernel
+Owns the socket, its send queue and its nursery: the reader, a writer that exists only while the kernel
 buffer is full, and whatever children the endpoint starts. Cancelling the nursery ends them all.
-What the bytes mean is the `Endpoint`'s business (the hub session, or an echo in conformance runs).
+What the bytes mean is the `Endpoint`'s business (the hub connection, or an echo in conformance runs).
 
 Non-blocking standard-library sockets, watched by `server.transport.epoll`: a third of the connect cost and half of
 the memory of trio.SocketStream.
@@ -20,7 +20,7 @@ from server.protocol import websocket
 from server.protocol.websocket import Message
 from server.transport import tcp_info
 from server.transport.epoll import ENDED, READABLE, WRITABLE, Poller
-from server.transport.send_queue import RESUME_AT, Outbox
+from server.transport.send_queue import RESUME_AT, SendQueue
 from server.transport.timer_wheel import TimerWheel
 from server.transport.tls import TlsSocket
 
@@ -42,7 +42,7 @@ class Endpoint(Protocol):
         """One whole message. What it returns is awaited before the next one: the backpressure on the peer."""
 
     def on_drained(self) -> None:
-        """The outbox is down to a quarter of its limit, or empty."""
+        """The send queue is down to a quarter of its limit, or empty."""
 
     def on_due(self, now: float) -> float:
         """Timeouts. Returns when to ask again."""
@@ -63,14 +63,14 @@ class Pace(Protocol):
     async def turn(self, wheel: TimerWheel) -> None: ...
 
 
-class _Sender(Outbox):
+class _Sender(SendQueue):
     """What every flush touches, side by side in memory: the slots of one class share a few cache lines."""
 
     __slots__ = ("sent_at", "sock", "wheel")
 
 
 class Connection(_Sender):
-    """A WebSocket after its opening handshake, from the server's side. Also its own outbox and wheel member."""
+    """A WebSocket after its opening handshake, from the server's side. Also its own send queue and wheel member."""
 
     __slots__ = (
         "__weakref__",
@@ -96,7 +96,7 @@ class Connection(_Sender):
         "writer",
     )
 
-    transport: ClassVar = "websocket"
+    kind: ClassVar = "websocket"
 
     def __init__(
         self,
@@ -104,11 +104,11 @@ class Connection(_Sender):
         wheel: TimerWheel,
         poller: Poller,
         *,
-        outbox_bytes: int,
+        send_queue_bytes: int,
         max_message: int,
         stall_timeout: float = STALL_TIMEOUT,
     ) -> None:
-        super().__init__(outbox_bytes)
+        super().__init__(send_queue_bytes)
         self.sock = sock
         self.wheel = wheel
         self.wheel_tick = -1

@@ -40,11 +40,11 @@ async def test_before_the_first_request(site: Site, headers: dict[str, str]) -> 
     is not used up: another instance takes it. Where others hand requests on, she is let in."""
     async with door_of(site, "alice") as a:
         site.process.hub.draining = True
-        address, site.process.peers.address = site.process.peers.address, ""
+        address, site.process.forwarding.address = site.process.forwarding.address, ""
         refused = await a.http.get(a.url, params={"id": a.id}, headers=headers)
         assert refused.status_code == 503 and refused.json()["code"] == "draining"
-        assert refused.headers["Connection"] == "close" and not site.process.hub.sessions
-        site.process.peers.address = address
+        assert refused.headers["Connection"] == "close" and not site.process.hub.connections
+        site.process.forwarding.address = address
         if headers:
             async with a.stream():
                 pass
@@ -78,7 +78,7 @@ async def test_while_her_token_is_redeemed(
         await asked.wait()
         await drained(hub)
         go_on.set()
-    assert found == [503] and not hub.sessions
+    assert found == [503] and not hub.connections
 
 
 async def test_before_the_handshake(site: Site) -> None:
@@ -89,7 +89,7 @@ async def test_before_the_handshake(site: Site) -> None:
             assert await anext(chunks) == b":\r\n\r\n"
             await drained(site.process.hub)
             assert [chunk async for chunk in chunks] == []
-    assert not site.process.hub.sessions
+    assert not site.process.hub.connections
 
 
 async def test_the_close_is_not_lost(site: Site) -> None:
@@ -114,16 +114,16 @@ async def test_the_close_is_not_lost(site: Site) -> None:
             ],
         }
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(site.process.fallbacks.serve, scope, _nothing, send)
+            nursery.start_soon(site.process.http_endpoint.serve, scope, _nothing, send)
             with trio.fail_after(WAIT):
-                while not site.process.fallbacks._connections:
+                while not site.process.http_endpoint._transports:
                     await trio.sleep(0.01)
             await a.ask("POST", SHAKE + PING)
-            [session] = site.process.hub.sessions
-            session.end("draining: go", allow_reconnect=True)
+            [connection] = site.process.hub.connections
+            connection.end("draining: go", allow_reconnect=True)
             go_on.set()
             with trio.fail_after(WAIT):
-                while site.process.hub.sessions:
+                while site.process.hub.connections:
                     await trio.sleep(0.01)
         said = b"".join(sent)
         assert b"{}\x1e" + PONG in said and b'{"type":7,"error":"draining: go","allowReconnect":true}' in said
@@ -143,7 +143,7 @@ async def test_while_nobody_polls(site: Site) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(drained, hub)
             with trio.fail_after(WAIT):
-                while not all(session.closed for session in hub.sessions):
+                while not all(connection.closed for connection in hub.connections):
                     await trio.sleep(0.01)
             answer = await a.http.get(a.url, params={"id": a.id})
         assert answer.content.startswith(b"{}\x1e" + PONG) and b'"type":7' in answer.content
@@ -166,9 +166,9 @@ async def test_while_a_poll_waits(site: Site) -> None:
                 said.append(await a.ask("GET"))
 
             nursery.start_soon(poll)
-            [connection] = site.process.fallbacks._connections.values()
+            [connection] = site.process.http_endpoint._transports.values()
             with trio.fail_after(WAIT):
-                while not connection._turn.locked():  # type: ignore[attr-defined]  # of Polled
+                while not connection._turn.locked():  # type: ignore[attr-defined]  # of LongPolling
                     await trio.sleep(0.01)
             await drained(site.process.hub)
         assert b'"type":7' in said[0] and b'"allowReconnect":true' in said[0]

@@ -166,5 +166,5 @@ async def test_a_network_that_fails_again_and_again(
         received = [message["seq"] for message in client.inbox.of("ReceiveMessage")]
         assert received == list(range(2, 2 * SENDS + 2))
         assert sorted(answers) == sorted(f"{name} {n}" for name in ("alice", "bob") for n in range(SENDS))
-        assert client.resumed == CUTS and len(site.process.hub.sessions) <= 2
+        assert client.resumed == CUTS and len(site.process.hub.connections) <= 2
         nursery.cancel_scope.cancel()

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from server.hub.transports import http_endpoint, long_polling
-from server.hub.transports.http_transport import HttpCarrier
+from server.hub.transports.http_transport import HttpTransport
 from tests import plain_http
 from tests.event_recorder import WAIT, Inbox
 from tests.integration.conftest import Shared
@@ -294,7 +294,7 @@ async def test_whoever_stops_polling_is_gone(
 
 
 async def _until_gone(site: Site) -> None:
-    while site.process.hub.sessions:
+    while site.process.hub.connections:
         await trio.sleep(0.05)
 
 
@@ -312,7 +312,7 @@ async def test_posts_wait_their_turn(database: str, redis_url: str, nursery: tri
             await a.ask("POST", SHAKE)
             await until(b"{}")
             held.execute("LOCK TABLE messages IN EXCLUSIVE MODE")  # nothing is committed from here on
-            [connection] = site.process.fallbacks._connections.values()
+            [transport] = site.process.http_endpoint._transports.values()
             answered: list[int] = []
 
             async def post(number: int) -> None:
@@ -328,8 +328,8 @@ async def test_posts_wait_their_turn(database: str, redis_url: str, nursery: tri
                 await post(number)
             for number in (2, 3):
                 nursery.start_soon(post, number)
-                await _until_waiting(connection, number - 1)
-            assert answered == [0, 1] and connection.session.outstanding == 32
+                await _until_waiting(transport, number - 1)
+            assert answered == [0, 1] and transport.connection.outstanding == 32
             held.close()
             said = await until(b'"3-15"')
             contents = [text for text in said.split(b'"content":"') if text[1:2] == b"-"]
@@ -340,7 +340,7 @@ async def test_posts_wait_their_turn(database: str, redis_url: str, nursery: tri
             await _until_gone(site)
 
 
-async def _until_waiting(connection: HttpCarrier, posts: int) -> None:
+async def _until_waiting(transport: HttpTransport, posts: int) -> None:
     with trio.fail_after(WAIT):
-        while connection._posts.statistics().tasks_waiting + connection._posts.locked() < posts:
+        while transport._posts.statistics().tasks_waiting + transport._posts.locked() < posts:
             await trio.sleep(0.01)

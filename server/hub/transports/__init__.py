@@ -1,1 +1,1 @@
-"""What carries a hub connection: WebSocket, Server-Sent Events, long polling, and the way between instances."""
+"""The transports of hub connections: WebSocket, Server-Sent Events, long polling, and the way between instances."""

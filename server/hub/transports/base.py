@@ -1,18 +1,19 @@
-"""What the carriers over HTTP requests have in common: an outbox that wakes whoever sends, and an end in good order.
+"""What the transports over HTTP requests have in common: a send queue that wakes its sender, and an end in good order.
 
-Owns the nursery of one session, its place in the wheel and its last words; how bytes come and go is its subclasses'
+Owns the nursery of one connection, its place in the wheel and its last words; how bytes come and go is its subclasses'
 business. The raw socket (`server.transport.websocket`) is faster, and has its own way.
 """
 
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
 from typing import Any, ClassVar
 
 import trio
 
-from server.hub.connection import HubSession
+from server.hub.connection import HubConnection
 from server.protocol import websocket
 from server.transport.http import HANG_UP
-from server.transport.send_queue import RESUME_AT, Outbox
+from server.transport.send_queue import RESUME_AT, SendQueue
 from server.transport.timer_wheel import TimerWheel
 
 Scope = dict[str, Any]
@@ -23,8 +24,8 @@ CLOSE_WAIT = 5.0  # seconds for the last words to be taken (SignalR's default)
 PIECE = 16 * 1024  # bytes; what a slow client must take within the stall timeout
 
 
-class AsgiCarrier(Outbox):
-    """Carrier and outbox of one session. `flush` wakes the task that sends."""
+class AsgiTransport(SendQueue):
+    """Transport and send queue of one connection. `flush` wakes the task that sends."""
 
     __slots__ = (
         "__weakref__",
@@ -35,21 +36,21 @@ class AsgiCarrier(Outbox):
         "bytes_in",
         "bytes_out",
         "code",
+        "connection",
         "gone",
         "nursery",
         "progress_at",
         "reason",
         "sent_at",
-        "session",
         "stall_timeout",
         "wheel",
         "wheel_tick",
     )
 
-    transport: ClassVar[str]
+    kind: ClassVar[str]
 
-    def __init__(self, wheel: TimerWheel, *, outbox_bytes: int, stall_timeout: float) -> None:
-        super().__init__(outbox_bytes)
+    def __init__(self, wheel: TimerWheel, *, send_queue_bytes: int, stall_timeout: float) -> None:
+        super().__init__(send_queue_bytes)
         self.wheel = wheel
         self.wheel_tick = -1
         self.stall_timeout = stall_timeout
@@ -57,7 +58,7 @@ class AsgiCarrier(Outbox):
         self.bytes_in = self.bytes_out = 0  # of hub messages
         self.reason = ""
         self.nursery: trio.Nursery
-        self.session: HubSession
+        self.connection: HubConnection
         self._wake = trio.Event()
         self._closed = False
         self.gone = False  # the nursery takes no more tasks
@@ -65,26 +66,26 @@ class AsgiCarrier(Outbox):
         self.code: int | None = websocket.NORMAL
         self._hang_up: Callable[[], None] | None = None
 
-    async def run(self, session: HubSession) -> None:
+    async def run(self, connection: HubConnection) -> None:
         """Until it ends, one way or another. No other task runs before the nursery is there."""
-        self.session = session
+        self.connection = connection
         try:
             async with trio.open_nursery() as self.nursery:
                 try:
-                    self.wheel.schedule(self, session.on_due(self.wheel.now))
+                    self.wheel.schedule(self, connection.on_due(self.wheel.now))
                     await self._carry()
                 finally:
                     self.gone = True
                     self.nursery.cancel_scope.cancel()
         finally:
             self.wheel.cancel(self)
-            session.on_closed(self.reason or "cancelled")
+            connection.on_closed(self.reason or "cancelled")
 
+    @abstractmethod
     async def _carry(self) -> None:
-        """Returns when the client has gone; the rest is cancelled then."""
-        raise NotImplementedError
+        """Return when the client has gone; what the nursery still runs is cancelled then."""
 
-    # -- for the session --------------------------------------------------------------------------
+    # -- for the connection --------------------------------------------------------------------------
 
     def flush(self) -> None:
         if self.first is not None and not self.blocked:
@@ -122,10 +123,10 @@ class AsgiCarrier(Outbox):
         if self.blocked and now - self.progress_at >= self.stall_timeout:
             self.abort("stalled: the client does not read")
             return None
-        due = self.session.on_due(now)
+        due = self.connection.on_due(now)
         if self.blocked:
             due = min(due, self.progress_at + self.stall_timeout)
-        return None if self._closed else due  # the session may have ended itself, which has its own time
+        return None if self._closed else due  # the connection may have ended itself, which has its own time
 
     def traffic(self) -> dict[str, object]:
         return {"code": self.code, "bytes_in": self.bytes_in, "bytes_out": self.bytes_out}
@@ -154,7 +155,7 @@ class AsgiCarrier(Outbox):
 
     def _done(self) -> None:
         if self.held <= self.limit * RESUME_AT:
-            self.session.on_drained()
+            self.connection.on_drained()
 
 
 def pieces(batch: Iterable[bytes]) -> Iterator[bytes]:

@@ -1,8 +1,8 @@
 """Requests that reach an instance which does not hold their connection: handed through to the one that does.
 
-Owns the client side of that, and tells Redis which connections are held here (each instance also listens on an address
-of its own, PEER_LISTEN, with the same hub and the same authentication). A request is handed through once: the other
-instance answers itself, or 404, and the client negotiates again.
+Owns the client side of that, and records in Redis which connections are held here (each instance also listens on an
+address of its own, PEER_LISTEN, with the same hub and the same authentication). A request is handed through once: the
+other instance answers itself, or 404, and the client negotiates again.
 """
 
 import ssl
@@ -35,10 +35,10 @@ log = structlog.get_logger("parley.peers")
 
 
 class OwnerGone(Exception):
-    """Nobody holds that connection any more."""
+    """No instance holds that connection any more."""
 
 
-class Peers:
+class Forwarding:
     """`address` is where other instances reach this one; empty as long as nothing is handed through."""
 
     def __init__(self, owners: ConnectionOwners) -> None:
@@ -50,7 +50,7 @@ class Peers:
     async def run(
         self, held: Collection[str], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Tell again and again what is `held` here: a view that changes."""
+        """Record again and again what is `held` here, a view that changes: a record expires by itself."""
         timeout = httpx.Timeout(ANSWER_TIMEOUT, connect=CONNECT_TIMEOUT)
         limits = httpx.Limits(max_connections=MAX_HANDED, max_keepalive_connections=100)
         async with httpx.AsyncClient(timeout=timeout, limits=limits, trust_env=False, verify=_NO_TLS) as self._http:
@@ -58,18 +58,18 @@ class Peers:
             while True:
                 await trio.sleep(TTL / 3)
                 if self.address and held:
-                    await self._tell(list(held))
+                    await self._record(list(held))
 
     async def hold(self, connection_id: str) -> None:
         """Before the client learns that it is connected: its next request may come to another instance."""
         if self.address:
-            await self._tell([connection_id])
+            await self._record([connection_id])
 
-    async def _tell(self, connection_ids: Collection[str]) -> None:
+    async def _record(self, connection_ids: Collection[str]) -> None:
         try:
             await self._owners.insert(connection_ids, self.address)
         except Unavailable as error:
-            log.debug("owner_not_told", reason=str(error))  # it is told again
+            log.debug("owner_not_told", reason=str(error))  # it is recorded again
         except Exception as error:
             _guard.caught(error)
 
@@ -114,8 +114,8 @@ class Peers:
         try:
             return await self._owners.fetch(connection_id)
         except Unavailable as error:
-            told = from_store(error)
-            raise Refusal(503, told.code, told.sentence, {"Retry-After": "1"}) from None
+            shown = from_store(error)
+            raise Refusal(503, shown.code, shown.sentence, {"Retry-After": "1"}) from None
 
     async def _pass_on(self, request: httpx.Request, send: Send) -> bool:
         """Whether there was an answer. One that breaks off in its middle breaks off for the client too."""

@@ -18,10 +18,10 @@ from handlers.model import Caller
 from handlers.rate_limits import Limiter
 from server.hub.server import HubServer, Used, draining, is_hub
 from server.hub.transports.base import Receive, Scope, Send
-from server.hub.transports.forwarding import OwnerGone, Peers
-from server.hub.transports.http_transport import Gone, HttpCarrier
-from server.hub.transports.long_polling import Polled, send_answer
-from server.hub.transports.server_sent_events import EventStream
+from server.hub.transports.forwarding import Forwarding, OwnerGone
+from server.hub.transports.http_transport import Gone, HttpTransport
+from server.hub.transports.long_polling import LongPolling, send_answer
+from server.hub.transports.server_sent_events import ServerSentEvents
 from server.identity.access_tokens import Redeemed
 from server.protocol.http1.head import joined
 from server.protocol.signalr.encoding import BARE
@@ -64,14 +64,14 @@ class NotHere(Exception):
     """It is a connection of ours, but not, or not any more, of this instance."""
 
 
-class Fallbacks:
+class HttpEndpoint:
     """ASGI for HTTP requests of the hub's path."""
 
-    def __init__(self, hub: HubServer, pace: Limiter[str], peers: Peers) -> None:
+    def __init__(self, hub: HubServer, pace: Limiter[str], forwarding: Forwarding) -> None:
         self._hub = hub
         self._pace = pace
-        self._peers = peers
-        self._connections: dict[str, HttpCarrier] = {}
+        self._forwarding = forwarding
+        self._transports: dict[str, HttpTransport] = {}
         self._ended: dict[str, float] = {}  # until when they are remembered, the oldest first
         self._polled: trio.Nursery  # polled connections outlive each of their requests
         self._is_open = False  # it takes tasks
@@ -80,7 +80,7 @@ class Fallbacks:
         async with trio.open_nursery() as self._polled:
             try:
                 self._is_open = True
-                await self._polled.start(self._peers.run, self._connections)
+                await self._polled.start(self._forwarding.run, self._transports)
                 task_status.started()
                 await trio.sleep_forever()
             finally:
@@ -104,7 +104,7 @@ class Fallbacks:
         except NotHere:
             body = await _read(receive, self._hub.max_frame()) if request.method == "POST" else b""
             try:
-                await self._peers.hand_over(connection_id, body, scope, receive, send)
+                await self._forwarding.hand_over(connection_id, body, scope, receive, send)
             except OwnerGone:
                 raise _unknown() from None
 
@@ -112,20 +112,20 @@ class Fallbacks:
         self, connection_id: str, caller: Caller, request: Request, scope: Scope, receive: Receive, send: Send
     ) -> None:
         """Raises Refusal, NotHere."""
-        connection = self._connections.get(connection_id)
-        if connection is not None and connection.user_id != caller.user_id:
+        transport = self._transports.get(connection_id)
+        if transport is not None and transport.user_id != caller.user_id:
             raise Refusal(403, "forbidden", "This connection is another user's.")
         if request.method == "POST":
-            await self._take(connection, connection_id, receive)
+            await self._take(transport, connection_id, receive)
             await send_answer(send, 200)
         elif request.method == "DELETE":
-            self._end(connection, connection_id)
+            self._end(transport, connection_id)
             await _read(receive, 0)
             await send_answer(send, 202, last=self._hub.draining)
         elif request.is_event_stream:
-            await self._stream(connection, request, caller, scope, receive, send)
+            await self._stream(transport, request, caller, scope, receive, send)
         else:
-            await self._poll(connection, connection_id, request, caller, scope, receive, send)
+            await self._poll(transport, connection_id, request, caller, scope, receive, send)
 
     # -- who may ----------------------------------------------------------------------------------
 
@@ -165,11 +165,11 @@ class Fallbacks:
 
     async def _redeem(self, request: Request, caller: Caller) -> Redeemed:
         """The connection that begins with this request. Raises Refusal."""
-        if self._hub.draining and not self._peers.address:
+        if self._hub.draining and not self._forwarding.address:
             # Nobody gets through to us with the requests that would follow: the listener is closed, and what others
             # accept they cannot hand on. The token stays good for whoever is asked next.
             raise draining()
-        if len(self._hub.sessions) >= self._hub.settings.max_connections:  # a polled one may have no socket just now
+        if len(self._hub.connections) >= self._hub.settings.max_connections:  # a polled one may have no socket just now
             raise Refusal(503, "overloaded", "The server holds as many connections as it may.", {"Retry-After": "5"})
         try:
             comer = await self._hub.authenticate(request.query, request.headers, request.peer)
@@ -185,26 +185,28 @@ class Fallbacks:
 
     async def _stream(
         self,
-        connection: HttpCarrier | None,
+        transport: HttpTransport | None,
         request: Request,
         caller: Caller,
         scope: Scope,
         receive: Receive,
         send: Send,
     ) -> None:
-        if connection is not None:
+        if transport is not None:
             raise Refusal(409, "conflict", "This connection is in use.")
         comer = await self._redeem(request, caller)
-        await self._peers.hold(comer.connection_id)
-        stream = EventStream(self._hub, comer, scope, receive, send)
+        await self._forwarding.hold(comer.connection_id)
+        stream = ServerSentEvents(self._hub, comer, scope, receive, send)
         client = self._hub.client(request.headers, request.peer)
-        session = await self._hub.session_for(comer, stream, stream, request.query, BARE, client=client, text_only=True)
+        connection = await self._hub.connection_for(
+            comer, stream, stream, request.query, BARE, client=client, text_only=True
+        )
         with self._listed(stream):
-            await stream.run(session)
+            await stream.run(connection)
 
     async def _poll(
         self,
-        connection: HttpCarrier | None,
+        transport: HttpTransport | None,
         connection_id: str,
         request: Request,
         caller: Caller,
@@ -212,16 +214,16 @@ class Fallbacks:
         receive: Receive,
         send: Send,
     ) -> None:
-        if isinstance(connection, Polled):
-            await connection.poll(scope, receive, send)
-        elif connection is not None:
+        if isinstance(transport, LongPolling):
+            await transport.poll(scope, receive, send)
+        elif transport is not None:
             raise Refusal(400, "invalid_request", "This connection is not polled: it has Server-Sent Events.")
         elif self._has_ended(connection_id):
             await _read(receive, 0)
             await send_answer(send, 204, last=self._hub.draining)
         else:
             comer = await self._redeem(request, caller)
-            await self._peers.hold(comer.connection_id)
+            await self._forwarding.hold(comer.connection_id)
             if not self._is_open:
                 raise draining()
             await self._polled.start(self._live, comer, request)
@@ -230,18 +232,18 @@ class Fallbacks:
 
     async def _live(self, comer: Redeemed, request: Request, *, task_status: trio.TaskStatus[None]) -> None:
         """The life of a polled connection. Whatever happens in it ends here."""
-        polled = Polled(self._hub, comer)
+        polled = LongPolling(self._hub, comer)
         client = self._hub.client(request.headers, request.peer)
-        session = await self._hub.session_for(comer, polled, polled, request.query, BARE, client=client)
+        connection = await self._hub.connection_for(comer, polled, polled, request.query, BARE, client=client)
         task_status.started()
         try:
             with self._listed(polled):
-                await polled.run(session)
+                await polled.run(connection)
         except* Exception as group:
             _guard.caught(group, "connection_failed", connection=comer.connection_id)
 
-    async def _take(self, connection: HttpCarrier | None, connection_id: str, receive: Receive) -> None:
-        if connection is None:
+    async def _take(self, transport: HttpTransport | None, connection_id: str, receive: Receive) -> None:
+        if transport is None:
             if self._hub.has(connection_id):
                 raise Refusal(405, "invalid_request", "This connection is a WebSocket: nothing is posted to it.")
             raise NotHere
@@ -250,14 +252,14 @@ class Fallbacks:
             return await _read(receive, self._hub.max_frame())
 
         try:
-            await connection.post(read)
+            await transport.post(read)
         except Gone:
             raise _unknown() from None
 
-    def _end(self, connection: HttpCarrier | None, connection_id: str) -> None:
-        if isinstance(connection, Polled):
-            connection.end("ended by client")
-        elif connection is not None or self._hub.has(connection_id):
+    def _end(self, transport: HttpTransport | None, connection_id: str) -> None:
+        if isinstance(transport, LongPolling):
+            transport.end("ended by client")
+        elif transport is not None or self._hub.has(connection_id):
             raise Refusal(400, "invalid_request", "Only a polled connection is ended so; close the stream.")
         elif not self._has_ended(connection_id):
             raise NotHere
@@ -265,31 +267,31 @@ class Fallbacks:
     # -- the connections --------------------------------------------------------------------------
 
     @contextmanager
-    def _listed(self, connection: HttpCarrier) -> Iterator[None]:
+    def _listed(self, transport: HttpTransport) -> Iterator[None]:
         """Found by its id while the block runs, and known as ended for a while after."""
-        self._connections[connection.connection_id] = connection
+        self._transports[transport.connection_id] = transport
         try:
             yield
         finally:
-            del self._connections[connection.connection_id]
+            del self._transports[transport.connection_id]
             if self._is_open:  # else Redis forgets it by itself
-                self._polled.start_soon(self._peers.release, connection.connection_id)
+                self._polled.start_soon(self._forwarding.release, transport.connection_id)
             now = self._hub.wheel.now
             while self._ended and (len(self._ended) >= ENDED_MAX or next(iter(self._ended.values())) < now):
                 del self._ended[next(iter(self._ended))]
-            if isinstance(connection, Polled):
-                self._ended[connection.connection_id] = now + ENDED_FOR
+            if isinstance(transport, LongPolling):
+                self._ended[transport.connection_id] = now + ENDED_FOR
 
     def _has_ended(self, connection_id: str) -> bool:
         return self._ended.get(connection_id, 0.0) >= self._hub.wheel.now
 
 
-def route(fallbacks: Fallbacks, rest: App) -> App:
+def route(endpoint: HttpEndpoint, rest: App) -> App:
     """The ASGI app: what is asked at the hub's path is the hub's, all else is `rest`'s."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         of_hub = scope["type"] == "http" and is_hub(scope["path"])
-        await (fallbacks.serve if of_hub else rest)(scope, receive, send)
+        await (endpoint.serve if of_hub else rest)(scope, receive, send)
 
     return app
 

@@ -11,8 +11,8 @@ from uuid import UUID
 import trio
 
 from server.config.settings import Settings
-from server.hub.connection import HubSession
-from server.hub.transports.base import AsgiCarrier
+from server.hub.connection import HubConnection
+from server.hub.transports.base import AsgiTransport
 from server.transport.timer_wheel import TimerWheel
 
 
@@ -20,19 +20,19 @@ class Gone(Exception):
     """The connection has ended."""
 
 
-class HttpCarrier(AsgiCarrier):
+class HttpTransport(AsgiTransport):
     __slots__ = ("_posts", "connection_id", "over", "user_id")
 
     def __init__(self, wheel: TimerWheel, settings: Settings, connection_id: str, user_id: UUID) -> None:
-        super().__init__(wheel, outbox_bytes=settings.outbox_bytes, stall_timeout=settings.stall_timeout)
+        super().__init__(wheel, send_queue_bytes=settings.outbox_bytes, stall_timeout=settings.stall_timeout)
         self.connection_id = connection_id
         self.user_id = user_id  # whose requests are taken
         self.over = False
         self._posts = trio.Lock()  # fair: POSTs are worked on in the order in which they came
 
-    async def run(self, session: HubSession) -> None:
+    async def run(self, connection: HubConnection) -> None:
         try:
-            await super().run(session)
+            await super().run(connection)
         finally:
             self.over = True
             self._wake.set()
@@ -59,13 +59,13 @@ class HttpCarrier(AsgiCarrier):
         return self.over or self._closed or self.gone
 
     async def _work(self, data: bytes, post: "_Post") -> None:
-        share = self.session.share
+        share = self.connection.share
         try:
             if share is not None and share.pause(self.wheel.now) > 0:
                 await share.turn(self.wheel)  # answering later is the backpressure
             if data and not self._closed:
                 began = time.perf_counter()
-                waiting = self.session.receive(data, binary=self.encoding.protocol.binary)
+                waiting = self.connection.receive(data, binary=self.encoding.protocol.binary)
                 if share is not None:
                     share.worked(time.perf_counter() - began, self.wheel.now)
                 if waiting is not None:

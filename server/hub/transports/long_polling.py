@@ -14,7 +14,7 @@ import trio
 
 from server.hub.server import HubServer
 from server.hub.transports.base import Receive, Scope, Send, hang_up_of, pieces
-from server.hub.transports.http_transport import HttpCarrier
+from server.hub.transports.http_transport import HttpTransport
 from server.identity.access_tokens import Redeemed
 
 POLL_TIMEOUT = 90.0  # seconds (SignalR's default)
@@ -27,12 +27,12 @@ HEADERS = [
 LAST = (b"connection", b"close")
 
 
-class Polled(HttpCarrier):
+class LongPolling(HttpTransport):
     """The connection between, and during, its polls."""
 
     __slots__ = ("_newest", "_ready", "_turn", "finished", "idle_since")
 
-    transport: ClassVar = "long_polling"
+    kind: ClassVar = "long_polling"
 
     def __init__(self, hub: HubServer, comer: Redeemed) -> None:
         super().__init__(hub.wheel, hub.settings, comer.connection_id, comer.caller.user_id)
@@ -47,7 +47,7 @@ class Polled(HttpCarrier):
         await self.finished.wait()
 
     def end(self, why: str) -> None:
-        """The client has said goodbye."""
+        """The client has ended it."""
         self.reason = self.reason or why
         self.finished.set()
 
@@ -68,8 +68,8 @@ class Polled(HttpCarrier):
 
     @property
     def _is_last(self) -> bool:
-        """She is sent away: were the HTTP connection kept, she would come back on it, to nobody."""
-        return self._closed and self.session.hub.draining
+        """Whether the client has to go elsewhere: on a kept HTTP connection it would come back to this instance."""
+        return self._closed and self.connection.hub.draining
 
     async def poll(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one poll, in its turn."""
@@ -94,7 +94,7 @@ class Polled(HttpCarrier):
             self._hang_up = hang_up_of(scope)
             nursery.start_soon(self._watch, receive, gone)
             try:
-                self.session.on_pong()  # she is there
+                self.connection.on_pong()  # the client is there
                 with trio.move_on_after(POLL_TIMEOUT):
                     await self._wait(number, gone)
                 if gone.is_set():

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from server.hub.server import HubServer
 from server.hub.transports.base import Receive, Scope, Send, hang_up_of, pieces
-from server.hub.transports.http_transport import HttpCarrier
+from server.hub.transports.http_transport import HttpTransport
 from server.identity.access_tokens import Redeemed
 
 HEADERS = [
@@ -20,10 +20,10 @@ HEADERS = [
 OPENING = b":\r\n\r\n"  # a comment: the headers go out at once
 
 
-class EventStream(HttpCarrier):
+class ServerSentEvents(HttpTransport):
     __slots__ = ("_receive", "_send")
 
-    transport: ClassVar = "server_sent_events"
+    kind: ClassVar = "server_sent_events"
 
     def __init__(self, hub: HubServer, comer: Redeemed, scope: Scope, receive: Receive, send: Send) -> None:
         super().__init__(hub.wheel, hub.settings, comer.connection_id, comer.caller.user_id)

@@ -1,31 +1,31 @@
-"""The raw socket under a session with stateful reconnect: what is sent is recorded first, until it is acknowledged.
+"""A WebSocket under a connection with stateful reconnect: it records what it sends until that is acknowledged.
 
 Owns no state of its own. A class apart, so that all other connections pay nothing for it.
 """
 
 from typing import Any
 
-from server.protocol.signalr.stateful_reconnect import Reliable
+from server.protocol.signalr.stateful_reconnect import MessageBuffer
 from server.transport.websocket import Connection
 
 
-class ReliableConnection(Connection):
-    """`reliable` is None when the client, after all, does not speak it."""
+class StatefulWebSocket(Connection):
+    """`message_buffer` is None when the client, after all, does not speak it."""
 
-    __slots__ = ("reliable",)
+    __slots__ = ("message_buffer",)
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.reliable: Reliable | None = None
+        self.message_buffer: MessageBuffer | None = None
 
     def flush(self) -> None:
-        """As its base, but waits while too much is not acknowledged: then the outbox fills, and lags like any other."""
-        if self.reliable is not None and self.first is not None and not self.blocked:
+        """As its base, but wait while too much is not acknowledged: the queue fills then, and lags like any other."""
+        if self.message_buffer is not None and self.first is not None and not self.blocked:
             if not self._may_go_on():
                 if not self.encoding.is_counted(self.first):
                     self._flush_first()
                 return
-            self.reliable.record(self.encoding, (self.first, *(self.more or ())))
+            self.message_buffer.record(self.encoding, (self.first, *(self.more or ())))
         super().flush()
 
     def _flush_first(self) -> None:
@@ -37,9 +37,9 @@ class ReliableConnection(Connection):
             self.push(frame)
 
     def _may_go_on(self) -> bool:
-        return self.reliable is None or not self.reliable.full or self.closing
+        return self.message_buffer is None or not self.message_buffer.full or self.closing
 
     def _joined(self, frames: list[bytes]) -> bytes:
-        if self.reliable is not None:
-            self.reliable.record(self.encoding, frames)
+        if self.message_buffer is not None:
+            self.message_buffer.record(self.encoding, frames)
         return super()._joined(frames)

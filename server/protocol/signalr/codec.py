@@ -39,7 +39,7 @@ class UuidKey:
 def _decode_extra(kind: type, value: Any) -> Any:
     """What msgspec does not know by itself."""
     if kind is not UuidKey:
-        raise NotImplementedError(f"no decoder for {kind}")
+        raise TypeError(f"no decoder for {kind}")
     try:
         return UuidKey(UUID(bytes=value) if isinstance(value, bytes) else msgspec.convert(value, UUID))
     except (ValueError, msgspec.ValidationError):

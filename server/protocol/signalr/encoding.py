@@ -1,6 +1,6 @@
-"""How a hub message becomes the bytes of one carrier: hub protocol plus framing.
+"""How a hub message becomes the bytes of one transport: hub protocol plus framing.
 
-Owns the four combinations (JSON or MessagePack, framed for a raw socket or bare for a carrier that
+Owns the four combinations (JSON or MessagePack, framed for a raw socket or bare for a transport that
 frames by itself). There is one object for each, compared by identity, so that a fan-out encodes an
 event once per encoding in use and not once per connection. Touches only the wire codecs.
 """
@@ -15,7 +15,7 @@ from server.protocol.signalr.msgpack_codec import MSGPACK
 
 
 class Encoding:
-    """`event` and friends return what goes into an outbox: one frame, or one bare hub message."""
+    """`event` and friends return what goes into a send queue: one frame, or one bare hub message."""
 
     __slots__ = ("framed", "opcode", "protocol")
 

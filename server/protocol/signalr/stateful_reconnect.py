@@ -1,11 +1,11 @@
 """Stateful reconnect: what makes one logical connection out of several sockets (docs/hub-protocol.md 5).
 
-Owns the counters and the buffer of one session: what we sent and the client has not acknowledged, what we have
+Owns the counters and the buffer of one connection: what we sent and the client has not acknowledged, what we have
 received. Pure: no clock, no trio. Only hub messages of types 1 to 5 are counted, from 1 on, one counter in each
 direction, never reset.
 
-    live      the socket is lost -> dormant: nothing is sent; the session waits for its client
-    dormant   a socket with the same id -> resuming: our Sequence and what is unacknowledged are sent; whatever the
+    live      the socket is lost -> detached: nothing is sent; the connection waits for its client
+    detached  a socket with the same id -> resuming: our Sequence and what is unacknowledged are sent; whatever the
               client says is ignored
     resuming  its Sequence -> live: the client repeats what it sent after that; what we had is dropped
 """
@@ -26,7 +26,7 @@ RECEIVED = b"ReceiveMessage"
 
 class State(Enum):
     LIVE = auto()
-    DORMANT = auto()
+    DETACHED = auto()
     RESUMING = auto()
 
 
@@ -42,53 +42,55 @@ class Delivered(msgspec.Struct, frozen=True, rename="camel"):
     seq: int
 
 
-class Reliable:
-    __slots__ = ("_arriving", "_buffer", "_first", "acked", "buffered", "opened", "received", "state")
+class MessageBuffer:
+    __slots__ = ("_arriving", "_first", "_unacknowledged", "acked", "opened", "received", "size", "state")
 
     def __init__(self) -> None:
         self.state = State.LIVE
-        self.opened = False  # the session is attached where it belongs; else that is done after the resume
+        self.opened = False  # the connection is attached where it belongs; else that is done after the resume
         self.received = 0  # the last message of the client that we have worked on
         self.acked = 0  # the last one of which we have told it so
-        self.buffered = 0  # bytes in the buffer
+        self.size = 0  # bytes in the buffer
         self._arriving = 0  # the number of the message that came last
-        self._buffer: deque[bytes] = deque()  # frames sent and not acknowledged; without a carrier, bare messages
+        self._unacknowledged: deque[bytes] = (
+            deque()
+        )  # frames sent and not acknowledged; without a transport, bare messages
         self._first = 1  # the number of the first of them; of the next one, when there is none
 
     # -- what we send -----------------------------------------------------------------------------
 
     @property
     def full(self) -> bool:
-        return self.buffered > BUFFER
+        return self.size > BUFFER
 
     def record(self, encoding: Encoding, frames: Iterable[bytes]) -> None:
         """These are being sent, in this order."""
         for frame in frames:
             if encoding.is_counted(frame):
-                self._buffer.append(frame)
-                self.buffered += len(frame)
+                self._unacknowledged.append(frame)
+                self.size += len(frame)
 
     def acknowledge(self, number: int) -> list[bytes]:
         """The client has everything up to `number`: the frames that are not needed any more."""
         freed = []
-        while self._buffer and self._first <= number:
-            freed.append(self._buffer.popleft())
-            self.buffered -= len(freed[-1])
+        while self._unacknowledged and self._first <= number:
+            freed.append(self._unacknowledged.popleft())
+            self.size -= len(freed[-1])
             self._first += 1
         return freed
 
     def unframe(self, encoding: Encoding) -> None:
-        """The carrier is gone, and its framing with it: the next one has its own."""
-        self._keep(encoding.message(frame) for frame in self._buffer)
+        """The transport is gone, and its framing with it: the next one has its own."""
+        self._keep(encoding.message(frame) for frame in self._unacknowledged)
 
     def replay(self, encoding: Encoding) -> tuple[int, list[bytes]]:
-        """The number for our Sequence, and the messages that follow it, as the new carrier frames them."""
-        self._keep(encoding.frame(message) for message in self._buffer)
-        return self._first, list(self._buffer)
+        """The number for our Sequence, and the messages that follow it, as the new transport frames them."""
+        self._keep(encoding.frame(message) for message in self._unacknowledged)
+        return self._first, list(self._unacknowledged)
 
     def _keep(self, frames: Iterable[bytes]) -> None:
-        self._buffer = deque(frames)
-        self.buffered = sum(map(len, self._buffer))
+        self._unacknowledged = deque(frames)
+        self.size = sum(map(len, self._unacknowledged))
 
     # -- what we receive --------------------------------------------------------------------------
 

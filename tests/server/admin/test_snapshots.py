@@ -21,12 +21,12 @@ class Others:
 
 
 async def test_walking_all_sessions(nursery: trio.Nursery) -> None:
-    """Others get a turn for every so many sessions, and each session is seen once."""
+    """Others get a turn for every so many connections, and each connection is seen once."""
     others = Others()
     nursery.start_soon(others.run)
-    sessions = range(20 * CHUNK)
-    seen = [session async for session in walk(sessions)]
-    assert seen == list(sessions) and others.turns >= 19
+    connections = range(20 * CHUNK)
+    seen = [connection async for connection in walk(connections)]
+    assert seen == list(connections) and others.turns >= 19
     nursery.cancel_scope.cancel()
 
 

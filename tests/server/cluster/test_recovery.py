@@ -53,7 +53,7 @@ class Place:
         return session
 
     def is_here(self, session: Session) -> bool:
-        return session in self.world.rooms.sessions_of(session.user_id)
+        return session in self.world.rooms.connections_of(session.user_id)
 
 
 async def test_sign_ins_that_ended_meanwhile() -> None:

@@ -11,11 +11,11 @@ from server.fanout.broadcaster import STEP, Broadcast, Broadcaster
 from server.fanout.room import Room
 from server.fanout.rooms import Rooms
 from server.protocol.signalr.encoding import FRAMED
-from server.transport.send_queue import Flusher, Outbox
+from server.transport.send_queue import Flusher, SendQueue
 from store.ids import new_id
 
 
-class Ear(Outbox):
+class Ear(SendQueue):
     def __init__(self, limit: int = 256 * 1024) -> None:
         super().__init__(limit)
         self.encoding = FRAMED["json"]
@@ -25,6 +25,8 @@ class Ear(Outbox):
         data = b"".join(self.take())
         if data:
             self.flushes.append(data)
+
+    def abort(self, why: str) -> None: ...
 
 
 class Person:
@@ -37,7 +39,7 @@ class Person:
         self.user_id = new_id()
         self.caller = Caller(self.user_id, float("inf"))
         self.ear = Ear(limit)
-        self.outbox: Outbox = self.ear
+        self.send_queue: SendQueue = self.ear
         self.rooms: dict[Room, None] = {}
         for room in rooms:
             room.attach(self)

@@ -36,7 +36,7 @@ class World:
             cast(Presence, self), cast(Instances, self), cast(Rooms, self), cast(EphemeralEvents, self)
         )
 
-    def sessions_of(self, user_id: UUID) -> tuple[object, ...]:
+    def connections_of(self, user_id: UUID) -> tuple[object, ...]:
         return ()
 
     async def count_sessions(self, user_ids: Collection[UUID]) -> dict[UUID, int]:

@@ -17,7 +17,7 @@ from server.fanout.gap_repair import REPAIR_DELAY, RETRY_DELAY
 from server.fanout.room import Cursors, Room, Subscriber
 from server.fanout.rooms import Rooms
 from server.protocol.signalr.encoding import FRAMED
-from server.transport.send_queue import Flusher, Outbox
+from server.transport.send_queue import Flusher, SendQueue
 from store.errors import Unavailable
 from store.ids import new_id
 from store.model import Change, Message, MessageStatus, MessageType
@@ -71,7 +71,7 @@ class Database:
         return [change(seq) for seq in range(after + 1, self.head + 1)][:limit]
 
 
-class Sink(Outbox):
+class Sink(SendQueue):
     def __init__(self) -> None:
         super().__init__(10_000)
         self.encoding = FRAMED["json"]
@@ -80,6 +80,8 @@ class Sink(Outbox):
     def flush(self) -> None:
         self.sent += b"".join(self.take())
 
+    def abort(self, why: str) -> None: ...
+
 
 class Session:
     """A subscriber that remembers what it saw."""
@@ -87,7 +89,7 @@ class Session:
     def __init__(self, rooms: Rooms, user_id: UUID = USER) -> None:
         self.user_id = user_id
         self.caller = Caller(user_id, float("inf"))
-        self.outbox: Outbox = Sink()
+        self.send_queue: SendQueue = Sink()
         self.rooms: dict[Room, None] = {}
         self.auto_attach = True
         self.expelled: set[UUID] | None = None
@@ -107,8 +109,8 @@ class Session:
 
     @property
     def seen(self) -> list[int]:
-        assert isinstance(self.outbox, Sink)
-        text = self.outbox.sent.decode("utf-8", "ignore")
+        assert isinstance(self.send_queue, Sink)
+        text = self.send_queue.sent.decode("utf-8", "ignore")
         return [int(part.partition(">")[0]) for part in text.split('"content":"<')[1:]]
 
 
@@ -258,12 +260,12 @@ async def test_a_failed_opening_fails_all_who_wait_and_leaves_nothing(nursery: t
 
 
 async def test_lag_keeps_the_place() -> None:
-    """An outbox that is full detaches its session just before the change that did not fit; the others get it."""
+    """An send queue that is full detaches its session just before the change that did not fit; the others get it."""
     world = World()
     slow, quick = await world.attached(), await world.attached()
-    slow.outbox.limit = 100
-    slow.outbox.push(b"x" * 90)
-    slow.outbox.blocked = True
+    slow.send_queue.limit = 100
+    slow.send_queue.push(b"x" * 90)
+    slow.send_queue.blocked = True
     world.rooms.publish([change(11)])
     assert slow.lagged == {CONVERSATION: 10} and quick.seen == [11]
 
@@ -310,8 +312,10 @@ async def test_edited_during_a_repair(nursery: trio.Nursery, autojump_clock: Moc
         assert session.seen == [11]
     database.gate.set()
     await trio.sleep(1)
-    assert isinstance(session.outbox, Sink)
-    received, changed = (session.outbox.sent.count(b'"%s"' % event) for event in (b"ReceiveMessage", b"MessageChanged"))
+    assert isinstance(session.send_queue, Sink)
+    received, changed = (
+        session.send_queue.sent.count(b'"%s"' % event) for event in (b"ReceiveMessage", b"MessageChanged")
+    )
     assert (received, changed) == ((1, 0) if way == "not at all" else (1, 1))
     nursery.cancel_scope.cancel()
 
@@ -464,7 +468,7 @@ async def test_who_is_dismissed_is_not_shown_out(monkeypatch: pytest.MonkeyPatch
     change_publisher = ChangePublisher(world.rooms, cast(Any, Nothing()), Nothing())
     change_publisher.publish([change(11, removed=(USER,))], dismissal(USER))
     assert told == [] and not any(session.rooms or session.seen for session in gone)
-    assert not world.rooms.sessions_of(USER) and other.seen == [11]
+    assert not world.rooms.connections_of(USER) and other.seen == [11]
 
 
 class Nothing:

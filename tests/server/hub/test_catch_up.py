@@ -12,10 +12,10 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from handlers.errors import ChatError
 from handlers.model import Caller
 from server.hub import catch_up
-from server.hub.connection import HubSession
+from server.hub.connection import HubConnection
 from store.model import Change
 from tests.server.fanout.test_rooms import CONVERSATION, change
-from tests.server.hub.test_connection import SHAKE, USER, Carrier, Nobody, World
+from tests.server.hub.test_connection import SHAKE, USER, Nobody, Transport, World
 
 MEMBERSHIPS, HEADS, CHANGES = "memberships", "heads", "changes"
 
@@ -95,30 +95,30 @@ class Place(World):
 
     @property
     def is_attached(self) -> bool:
-        return any(self.rooms.is_attached(CONVERSATION, session) for session in self.sessions)
+        return any(self.rooms.is_attached(CONVERSATION, connection) for connection in self.connections)
 
 
 class Told:
     """A connection, and what it was told."""
 
     def __init__(self, place: Place, nursery: trio.Nursery, *, manual: bool) -> None:
-        self.carrier = Carrier(place, nursery)
+        self.transport = Transport(place, nursery)
         caller = Caller(user_id=USER, expires_at=time.time() + 3600)
-        self.session = HubSession(place, self.carrier, self.carrier, caller, "connection", manual_sync=manual)
-        self.carrier.session = self.session
+        self.connection = HubConnection(place, self.transport, self.transport, caller, "connection", manual_sync=manual)
+        self.transport.connection = self.connection
         self.seqs: list[int] = []
         self.removed: list[str] = []
         self.events: list[tuple[str, int]] = []  # of messages: the name, and which one
 
     async def begin(self) -> None:
-        waiting = self.session.receive(SHAKE, binary=False)
+        waiting = self.connection.receive(SHAKE, binary=False)
         assert waiting is not None
         await waiting
 
     def look(self) -> "Told":
         """What came since the last look."""
-        self.carrier.flush()
-        text, self.carrier.sent = self.carrier.sent.decode(), b""
+        self.transport.flush()
+        text, self.transport.sent = self.transport.sent.decode(), b""
         self.seqs += [int(part.partition(">")[0]) for part in text.split('"content":"<')[1:]]
         for part in text.split("\x1e"):
             name = next((name for name in ("ReceiveMessage", "MessageChanged") if f'"{name}"' in part), None)
@@ -173,10 +173,10 @@ async def test_registered_before_anything_is_read(place: Place, nursery: trio.Nu
         watch(name)
     place.rooms._wanted.want_user = want_user  # type: ignore[method-assign]
     told = Told(place, nursery, manual=manual)
-    told.session.caller = Caller(USER, told.session.caller.expires_at, session_id=UUID(int=7))
+    told.connection.caller = Caller(USER, told.connection.caller.expires_at, session_id=UUID(int=7))
     nursery.start_soon(told.begin)
     await wait_all_tasks_blocked()
-    assert asked == [] and place.rooms.sessions_of(USER)
+    assert asked == [] and place.rooms.connections_of(USER)
     place.books.is_member = False
     place.books.head += 1  # elsewhere, and not told to who was not registered
     gate.set()
@@ -195,7 +195,7 @@ async def test_removed_while_it_is_joined(place: Place, nursery: trio.Nursery, m
     else:
         place.books.meanwhile[MEMBERSHIPS if moment == "memberships read" else HEADS] = place.remove
     try:
-        await catch_up.join(told.session, place.rooms, place.books, CONVERSATION, since)
+        await catch_up.join(told.connection, place.rooms, place.books, CONVERSATION, since)
     except ChatError as error:
         assert error.code == "not_found"
     assert not place.is_attached
@@ -208,7 +208,7 @@ async def test_removed_after_it_attached_by_itself(place: Place, nursery: trio.N
     """A connection with sync=manual hears no more than others of its user: nothing after the removal."""
     told = Told(place, nursery, manual=True)
     await told.begin()
-    await catch_up.join(told.session, place.rooms, place.books, CONVERSATION, None)
+    await catch_up.join(told.connection, place.rooms, place.books, CONVERSATION, None)
     place.say()
     await wait_all_tasks_blocked()
     assert told.look().seqs == [11]
@@ -223,14 +223,14 @@ async def test_left_during_a_catch_up(place: Place, nursery: trio.Nursery) -> No
     """LeaveConversation counts, however far the replay is: it does not attach afterwards."""
     told = Told(place, nursery, manual=True)
     await told.begin()
-    place.books.meanwhile[CHANGES] = lambda: told.session.leave(CONVERSATION)
+    place.books.meanwhile[CHANGES] = lambda: told.connection.leave(CONVERSATION)
     with pytest.raises(ChatError, match="not_found"):
-        await catch_up.join(told.session, place.rooms, place.books, CONVERSATION, 8)
+        await catch_up.join(told.connection, place.rooms, place.books, CONVERSATION, 8)
     place.say()
     await wait_all_tasks_blocked()
     assert 11 not in told.look().seqs and not place.is_attached
-    assert told.session.expelled is None  # nothing is under way: the next one begins afresh
-    await catch_up.join(told.session, place.rooms, place.books, CONVERSATION, 11)
+    assert told.connection.expelled is None  # nothing is under way: the next one begins afresh
+    await catch_up.join(told.connection, place.rooms, place.books, CONVERSATION, 11)
     place.say()
     await wait_all_tasks_blocked()
     assert told.look().seqs[-1] == 12 and told.removed == []
@@ -240,10 +240,10 @@ async def test_left_while_lagging(place: Place, nursery: trio.Nursery) -> None:
     """The same for what was left behind because of lag."""
     told = Told(place, nursery, manual=False)
     await told.begin()
-    told.session.cursors = place.rooms.detach_all(told.session)
+    told.connection.cursors = place.rooms.detach_all(told.connection)
     place.say()
-    place.books.meanwhile[CHANGES] = lambda: told.session.leave(CONVERSATION)
-    await told.session._catch_up()
+    place.books.meanwhile[CHANGES] = lambda: told.connection.leave(CONVERSATION)
+    await told.connection._catch_up()
     place.say()
     await wait_all_tasks_blocked()
     assert 12 not in told.look().seqs and not place.is_attached
@@ -254,10 +254,10 @@ async def test_removed_while_lagging(place: Place, nursery: trio.Nursery) -> Non
     since."""
     told = Told(place, nursery, manual=False)
     await told.begin()
-    told.session.cursors = place.rooms.detach_all(told.session)
+    told.connection.cursors = place.rooms.detach_all(told.connection)
     place.books.is_member = False
     place.books.head += 2
-    await told.session._catch_up()
+    await told.connection._catch_up()
     place.say()
     await wait_all_tasks_blocked()
     assert told.look().seqs == [] and len(told.removed) == 1 and not place.is_attached
@@ -270,7 +270,7 @@ RECEIVED, CHANGED = "ReceiveMessage", "MessageChanged"
 
 async def joined(place: Place, told: Told, since: int) -> tuple[int, bool]:
     await told.begin()
-    return await catch_up.join(told.session, place.rooms, place.books, CONVERSATION, since)
+    return await catch_up.join(told.connection, place.rooms, place.books, CONVERSATION, since)
 
 
 @pytest.mark.parametrize("behind", [catch_up.PAGE - 1, catch_up.PAGE, catch_up.PAGE + 1, 2 * catch_up.PAGE, 250])
@@ -319,16 +319,16 @@ async def test_floors(place: Place, nursery: trio.Nursery, way: str, since: int)
     await told.begin()
     resync = since < 5
     if way == "join":
-        found = await catch_up.join(told.session, place.rooms, place.books, CONVERSATION, since)
+        found = await catch_up.join(told.connection, place.rooms, place.books, CONVERSATION, since)
         assert found == (10, resync)
     elif way == "sync":
-        synced = await catch_up.sync_all(told.session, place.rooms, place.books, [(CONVERSATION, since)])
+        synced = await catch_up.sync_all(told.connection, place.rooms, place.books, [(CONVERSATION, since)])
         assert synced.heads == {CONVERSATION: 10} and synced.resync == ((CONVERSATION,) if resync else ())
     else:
-        told.session.cursors = {CONVERSATION: since}
-        await told.session._catch_up()
-        told.carrier.flush()
-        assert (b'"Resync"' in told.carrier.sent) is resync
+        told.connection.cursors = {CONVERSATION: since}
+        await told.connection._catch_up()
+        told.transport.flush()
+        assert (b'"Resync"' in told.transport.sent) is resync
     place.say()
     await wait_all_tasks_blocked()
     assert told.look().seqs == ([11] if resync else list(range(since + 1, 12)))
@@ -342,16 +342,16 @@ async def test_too_far_behind(place: Place, nursery: trio.Nursery, way: str, beh
     await told.begin()
     head = place.books.head = 10 + catch_up.MAX_BEHIND + behind
     if way == "join":
-        found = await catch_up.join(told.session, place.rooms, place.books, CONVERSATION, 10)
+        found = await catch_up.join(told.connection, place.rooms, place.books, CONVERSATION, 10)
         assert found == (head, bool(behind))
     elif way == "sync":
-        synced = await catch_up.sync_all(told.session, place.rooms, place.books, [(CONVERSATION, 10)])
+        synced = await catch_up.sync_all(told.connection, place.rooms, place.books, [(CONVERSATION, 10)])
         assert synced.heads == {CONVERSATION: head} and len(synced.resync) == behind
     else:
-        told.session.cursors = {CONVERSATION: 10}
-        await told.session._catch_up()
-        told.carrier.flush()
-        assert (b'"Resync"' in told.carrier.sent) is bool(behind)
+        told.connection.cursors = {CONVERSATION: 10}
+        await told.connection._catch_up()
+        told.transport.flush()
+        assert (b'"Resync"' in told.transport.sent) is bool(behind)
     place.say()
     await wait_all_tasks_blocked()
     assert told.look().seqs == list(range(head + 1 if behind else 11, head + 2))
@@ -364,15 +364,15 @@ async def test_a_cursor_from_the_future(place: Place, nursery: trio.Nursery, way
     await told.begin()
     with trio.fail_after(60):
         if way == "join":
-            assert await catch_up.join(told.session, place.rooms, place.books, CONVERSATION, 99) == (10, True)
+            assert await catch_up.join(told.connection, place.rooms, place.books, CONVERSATION, 99) == (10, True)
         elif way == "sync":
-            synced = await catch_up.sync_all(told.session, place.rooms, place.books, [(CONVERSATION, 99)])
+            synced = await catch_up.sync_all(told.connection, place.rooms, place.books, [(CONVERSATION, 99)])
             assert synced.resync == (CONVERSATION,)
         else:
-            told.session.cursors = {CONVERSATION: 99}
-            await told.session._catch_up()
-            told.carrier.flush()
-            assert b'"Resync"' in told.carrier.sent
+            told.connection.cursors = {CONVERSATION: 99}
+            await told.connection._catch_up()
+            told.transport.flush()
+            assert b'"Resync"' in told.transport.sent
     place.say()
     await wait_all_tasks_blocked()
     assert told.look().seqs == [11]
@@ -386,7 +386,7 @@ async def test_ahead_of_this_instance(place: Place, nursery: trio.Nursery) -> No
     await told.begin()
     place.books.head = 12  # committed, and not heard of here
     with trio.fail_after(60):
-        assert await catch_up.join(told.session, place.rooms, place.books, CONVERSATION, 12) == (12, False)
+        assert await catch_up.join(told.connection, place.rooms, place.books, CONVERSATION, 12) == (12, False)
     place.say()
     await wait_all_tasks_blocked()
     assert told.look().seqs == [13] and other.look().seqs == [11, 12, 13]
@@ -400,13 +400,13 @@ async def test_removed_during_a_catch_up(place: Place, nursery: trio.Nursery, wa
     place.books.meanwhile[CHANGES] = place.remove
     try:
         if way == "join":
-            await catch_up.join(told.session, place.rooms, place.books, CONVERSATION, 8)
+            await catch_up.join(told.connection, place.rooms, place.books, CONVERSATION, 8)
         elif way == "sync":
-            synced = await catch_up.sync_all(told.session, place.rooms, place.books, [(CONVERSATION, 8)])
+            synced = await catch_up.sync_all(told.connection, place.rooms, place.books, [(CONVERSATION, 8)])
             assert synced.resync == (CONVERSATION,)
         else:
-            told.session.cursors = {CONVERSATION: 8}
-            await told.session._catch_up()
+            told.connection.cursors = {CONVERSATION: 8}
+            await told.connection._catch_up()
     except ChatError as error:
         assert way == "join" and error.code == "not_found"
     place.say()
@@ -419,12 +419,12 @@ async def test_joined_while_lagging(place: Place, nursery: trio.Nursery, since: 
     """Whoever joins says where it is: what lag has left behind of that conversation does not come once more."""
     told = Told(place, nursery, manual=False)
     await told.begin()
-    told.session.cursors = place.rooms.detach_all(told.session)
-    told.session.catching_up = True
+    told.connection.cursors = place.rooms.detach_all(told.connection)
+    told.connection.catching_up = True
     place.books.head = 12
-    head, _ = await catch_up.join(told.session, place.rooms, place.books, CONVERSATION, since)
+    head, _ = await catch_up.join(told.connection, place.rooms, place.books, CONVERSATION, since)
     assert head == 12 or since is None
-    await told.session._catch_up()
+    await told.connection._catch_up()
     place.say()
     await wait_all_tasks_blocked()
     seqs = told.look().seqs
@@ -440,39 +440,39 @@ async def test_a_catch_up_is_cut_short(place: Place, nursery: trio.Nursery, mome
     """The socket is lost while a room is caught up with: the place in it is kept, wherever that is; unless the client
     has left it."""
     told = Told(place, nursery, manual=False)
-    told.session.make_reliable()
-    waiting = told.session.receive(b'{"protocol":"json","version":2}\x1e', binary=False)
+    told.connection.make_resumable()
+    waiting = told.connection.receive(b'{"protocol":"json","version":2}\x1e', binary=False)
     assert waiting is not None
     await waiting
-    session = told.session
-    session.cursors = place.rooms.detach_all(session)
-    assert session.cursors == {CONVERSATION: 10}
-    session.catching_up = True
+    connection = told.connection
+    connection.cursors = place.rooms.detach_all(connection)
+    assert connection.cursors == {CONVERSATION: 10}
+    connection.catching_up = True
     place.books.head = 12
 
     async def stop(*_: object, **__: object) -> None:
         if left:
-            session.leave(CONVERSATION)
+            connection.leave(CONVERSATION)
         await trio.sleep_forever()
 
     with pytest.MonkeyPatch.context() as patch:
         if moment == "opening the room":
             patch.setattr(place.rooms._wanted, "want_rooms", stop)
         elif moment == "head asked for":
-            session.cursors = {CONVERSATION: 13}  # the room is open: somebody else is in it
+            connection.cursors = {CONVERSATION: 13}  # the room is open: somebody else is in it
             await Told(place, nursery, manual=False).begin()
             patch.setattr(place.books, "heads", stop)
         elif moment == "page read":
             patch.setattr(place.books, "changes_after", stop)
-        async with trio.open_nursery() as carrier:
+        async with trio.open_nursery() as transport:
             if moment == "waiting for room":
-                told.carrier.blocked, told.carrier.held = True, told.carrier.limit
+                told.transport.blocked, told.transport.held = True, told.transport.limit
             if moment == "locked":
-                await session.sync_lock().acquire()
-            carrier.start_soon(session._catch_up)
+                await connection.sync_lock().acquire()
+            transport.start_soon(connection._catch_up)
             await wait_all_tasks_blocked()
             if left and moment in ("waiting for room", "locked"):
-                session.leave(CONVERSATION)
-            carrier.cancel_scope.cancel()
-    told.carrier.blocked, told.carrier.held = False, 0
-    assert (session.cursors or {}).keys() == (set() if left else {CONVERSATION})
+                connection.leave(CONVERSATION)
+            transport.cancel_scope.cancel()
+    told.transport.blocked, told.transport.held = False, 0
+    assert (connection.cursors or {}).keys() == (set() if left else {CONVERSATION})

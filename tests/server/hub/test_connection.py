@@ -1,4 +1,4 @@
-"""server.hub.connection: one hub connection on a carrier that only remembers, in virtual time."""
+"""server.hub.connection: one hub connection on a transport that only remembers, in virtual time."""
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
@@ -17,16 +17,18 @@ from handlers.ports import Receipts
 from handlers.rate_limits import Rate
 from loadtest.client import PROTOCOLS
 from server.fanout.rooms import Rooms
+from server.hub import reconnect
 from server.hub.catch_up import SyncSource
-from server.hub.connection import DORMANCY, STEP, HubSession
+from server.hub.connection import STEP, HubConnection
 from server.hub.dispatch import Dispatcher
-from server.hub.invocations import MAX_OUTSTANDING, MAX_STREAMS, Ticket
+from server.hub.invocations import MAX_OUTSTANDING, MAX_STREAMS, Ticket, answer
+from server.hub.reconnect import DETACHED_TIMEOUT
 from server.protocol import websocket
 from server.protocol.signalr.encoding import BARE, Encoding
 from server.protocol.signalr.messages import Ack, Close, Completion, HubMessage, Invocation, Ping, StreamItem
 from server.protocol.signalr.messages import Sequence as Sequence_
-from server.protocol.signalr.stateful_reconnect import Reliable
-from server.transport.send_queue import Flusher, Outbox
+from server.protocol.signalr.stateful_reconnect import MessageBuffer
+from server.transport.send_queue import Flusher, SendQueue
 from server.transport.timer_wheel import TimerWheel
 from store.errors import StoreError, Unavailable
 from store.ids import new_id
@@ -71,7 +73,7 @@ class Timeouts:
 
 
 class World:
-    """The hub, as far as a session sees it. Sends wait until `commit` is called."""
+    """The hub, as far as a connection sees it. Sends wait until `commit` is called."""
 
     def __init__(self, store: "Nobody | None" = None) -> None:
         self.store = store or Nobody()
@@ -83,7 +85,7 @@ class World:
         self.timeouts = Timeouts()
         self.encodings: dict[str, Encoding] = BARE
         self.max_message = 32 * 1024
-        self.sessions: set[HubSession] = set()
+        self.connections: set[HubConnection] = set()
         self.draining = False
         self.invocations: Rate | None = None
         self.delivered: list[Receipt] = []
@@ -94,9 +96,9 @@ class World:
     def offer(self, receipt: Receipt, done: Callable[[StoreError | None], None] | None = None) -> None:
         self.delivered.append(receipt)
 
-    def left(self, session: HubSession, reason: str) -> None:
-        self.sessions.discard(session)
-        self.rooms.unregister(session)
+    def left(self, connection: HubConnection, reason: str) -> None:
+        self.connections.discard(connection)
+        self.rooms.unregister(connection)
 
     def commit(self, count: int) -> None:
         for done in self.sends[:count]:
@@ -104,10 +106,10 @@ class World:
         del self.sends[:count]
 
 
-class Carrier(Outbox):
+class Transport(SendQueue):
     """Keeps what is sent; takes nothing while `blocked`."""
 
-    transport: ClassVar = "test"
+    kind: ClassVar = "test"
 
     def __init__(self, world: World, nursery: trio.Nursery) -> None:
         super().__init__(256 * 1024)
@@ -118,15 +120,15 @@ class Carrier(Outbox):
         self.sent = b""
         self.code: int | None = 0
         self.why = ""
-        self.reliable: Reliable | None = None
+        self.message_buffer: MessageBuffer | None = None
         self._wheel = world.wheel
-        self.session: HubSession
+        self.connection: HubConnection
 
     def flush(self) -> None:
         if not self.blocked:
             frames = self.take()
-            if self.reliable is not None:
-                self.reliable.record(self.encoding, frames)
+            if self.message_buffer is not None:
+                self.message_buffer.record(self.encoding, frames)
             if frames:
                 self.sent_at = self._wheel.now
             self.sent += b"".join(frames)
@@ -144,7 +146,7 @@ class Carrier(Outbox):
         self.close(0, why)
 
     def on_due(self, now: float) -> float | None:
-        due = self.session.on_due(now)
+        due = self.connection.on_due(now)
         return None if self.code else due
 
     def messages(self) -> list[HubMessage]:
@@ -155,47 +157,47 @@ class Carrier(Outbox):
 
 
 class Client:
-    """Our end of the session."""
+    """Our end of the connection."""
 
     def __init__(self, world: World, nursery: trio.Nursery, expires_in: float = 3600) -> None:
         self.world = world
-        self.carrier = Carrier(world, nursery)
+        self.transport = Transport(world, nursery)
         caller = Caller(user_id=USER, expires_at=time.time() + expires_in)
-        self.session = HubSession(world, self.carrier, self.carrier, caller, "connection")
-        self.carrier.session = self.session
-        world.wheel.schedule(self.carrier, self.session.on_due(world.wheel.now))
+        self.connection = HubConnection(world, self.transport, self.transport, caller, "connection")
+        self.transport.connection = self.connection
+        world.wheel.schedule(self.transport, self.connection.on_due(world.wheel.now))
 
     async def send(self, data: bytes) -> None:
-        waiting = self.session.receive(data, binary=False)
+        waiting = self.connection.receive(data, binary=False)
         if waiting is not None:
             await waiting
 
     async def call(self, target: str, *arguments: object, invocation_id: str = "1") -> list[HubMessage]:
         await self.send(PROTOCOLS["json"].encode_invocation(target, arguments, invocation_id))
-        return self.carrier.messages()
+        return self.transport.messages()
 
 
 @pytest.fixture
 async def world(nursery: trio.Nursery, autojump_clock: MockClock) -> AsyncIterator[World]:
     found = World()
 
-    def ping(session: HubSession) -> dict[str, object]:
+    def ping(connection: HubConnection) -> dict[str, object]:
         return {}
 
-    def send(session: HubSession, ticket: Ticket, text: str) -> None:
-        found.sends.append(lambda outcome: session.sent(ticket, outcome, "Send"))
+    def send(connection: HubConnection, ticket: Ticket, text: str) -> None:
+        found.sends.append(lambda outcome: answer(connection, ticket, outcome, "Send"))
 
-    async def slow(session: HubSession) -> str:
+    async def slow(connection: HubConnection) -> str:
         await found.gate.wait()
         return "done"
 
-    def broken(session: HubSession) -> None:
+    def broken(connection: HubConnection) -> None:
         raise ZeroDivisionError("secret")
 
-    def refused(session: HubSession) -> None:
+    def refused(connection: HubConnection) -> None:
         raise ChatError("forbidden", "No.")
 
-    async def count(session: HubSession, limit: int, stuck: bool = False) -> AsyncIterator[int]:
+    async def count(connection: HubConnection, limit: int, stuck: bool = False) -> AsyncIterator[int]:
         for number in range(limit):
             yield number
         if stuck:
@@ -213,7 +215,7 @@ async def world(nursery: trio.Nursery, autojump_clock: MockClock) -> AsyncIterat
 async def client(world: World, nursery: trio.Nursery) -> Client:
     found = Client(world, nursery)
     await found.send(SHAKE)
-    assert found.carrier.messages() == []
+    assert found.transport.messages() == []
     return found
 
 
@@ -222,8 +224,8 @@ async def test_handshake_and_call_in_one_frame(world: World, nursery: trio.Nurse
     client = Client(world, nursery)
     for piece in (SHAKE[:10], SHAKE[10:] + b'{"type":1,"invocationId":"1","target":"PING","arguments":[]}\x1e'):
         await client.send(piece)
-    client.carrier.flush()
-    assert client.carrier.sent == b'{}\x1e{"type":3,"invocationId":"1","result":{}}\x1e'
+    client.transport.flush()
+    assert client.transport.sent == b'{}\x1e{"type":3,"invocationId":"1","result":{}}\x1e'
 
 
 async def test_nobody_waits_forever_for_a_handshake(
@@ -232,9 +234,11 @@ async def test_nobody_waits_forever_for_a_handshake(
     """After 15 s: the error of the reference server, and the end."""
     client = Client(world, nursery)
     await trio.sleep(14)
-    assert not client.carrier.code
+    assert not client.transport.code
     await trio.sleep(2)
-    assert b'{"error": "Handshake was canceled."}' in client.carrier.sent and client.carrier.code == websocket.POLICY
+    assert (
+        b'{"error": "Handshake was canceled."}' in client.transport.sent and client.transport.code == websocket.POLICY
+    )
 
 
 async def test_no_store_no_session(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
@@ -242,18 +246,18 @@ async def test_no_store_no_session(world: World, nursery: trio.Nursery, autojump
     world.store.away = True
     client = Client(world, nursery)
     await client.send(SHAKE)
-    [close] = client.carrier.messages()
+    [close] = client.transport.messages()
     assert isinstance(close, Close) and close.allow_reconnect and "unavailable" in (close.error or "")
 
 
 async def test_keepalive(client: Client, autojump_clock: MockClock) -> None:
     """A ping after 15 s in which nothing was sent; a client that never pings is not timed out."""
     await trio.sleep(14)
-    assert client.carrier.messages() == []
+    assert client.transport.messages() == []
     await trio.sleep(2)
-    assert client.carrier.messages() == [Ping()]
+    assert client.transport.messages() == [Ping()]
     await trio.sleep(300)
-    assert 17 <= len(client.carrier.messages()) <= 21 and not client.carrier.code
+    assert 17 <= len(client.transport.messages()) <= 21 and not client.transport.code
 
 
 async def test_a_silent_client_is_timed_out(client: Client, world: World, autojump_clock: MockClock) -> None:
@@ -262,10 +266,10 @@ async def test_a_silent_client_is_timed_out(client: Client, world: World, autoju
     for _ in range(5):
         await trio.sleep(25)
         await client.send(b'{"type":8,"sequenceId":1}\x1e')
-    assert not client.carrier.code
+    assert not client.transport.code
     await trio.sleep(32)
-    close = client.carrier.messages()[-1]
-    assert isinstance(close, Close) and close.allow_reconnect and client.carrier.code
+    close = client.transport.messages()[-1]
+    assert isinstance(close, Close) and close.allow_reconnect and client.transport.code
 
 
 async def test_the_clock_stands_still_while_we_work(
@@ -275,17 +279,17 @@ async def test_the_clock_stands_still_while_we_work(
     await client.send(b'{"type":6}\x1e')
     nursery.start_soon(client.call, "Slow")
     await trio.sleep(100)
-    assert not client.carrier.code
+    assert not client.transport.code
     world.gate.set()
     await trio.sleep(1)
-    assert b'"result":"done"' in client.carrier.sent or not client.carrier.code
+    assert b'"result":"done"' in client.transport.sent or not client.transport.code
 
 
 async def test_the_token_expires(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """Close with allowReconnect: the client may come back with a new one."""
     client = Client(world, nursery, expires_in=0)
     await client.send(SHAKE)
-    [close] = client.carrier.messages()
+    [close] = client.transport.messages()
     assert isinstance(close, Close) and close.allow_reconnect and "expired" in (close.error or "")
 
 
@@ -304,9 +308,9 @@ async def test_calls_that_cannot_be_made(
     [completion] = await client.call(target, *arguments)
     assert isinstance(completion, Completion) and (completion.error or "").startswith(error)
     await client.send(PROTOCOLS["json"].encode_invocation(target, arguments))
-    assert client.carrier.messages() == []
+    assert client.transport.messages() == []
     await client.send(b'{"type":1,"invocationId":"1","target":"Ping","arguments":[],"streamIds":["s"]}\x1e')
-    assert client.carrier.messages() == [Completion("1", error="invalid_request: 'Ping' takes no streams.")]
+    assert client.transport.messages() == [Completion("1", error="invalid_request: 'Ping' takes no streams.")]
     assert len(await client.call("ping")) == 1
 
 
@@ -322,7 +326,7 @@ async def test_calls_that_fail(client: Client, autojump_clock: MockClock, target
     [completion] = await client.call(target)
     assert isinstance(completion, Completion) and (completion.error or "").startswith(error)
     await client.send(PROTOCOLS["json"].encode_invocation(target, ()))
-    [event] = client.carrier.messages()
+    [event] = client.transport.messages()
     assert isinstance(event, Invocation) and event.target == "Error" and event.invocation_id is None
     [sentence] = msgspec.json.decode(event.arguments)
     assert sentence.startswith(error) and "secret" not in sentence + (completion.error or "")
@@ -331,13 +335,13 @@ async def test_calls_that_fail(client: Client, autojump_clock: MockClock, target
 async def test_an_answer_too_large(client: Client, world: World, autojump_clock: MockClock) -> None:
     """An answer for which there is never room is that call's error; the connection lives."""
 
-    def much(session: HubSession) -> str:
-        return "x" * session.outbox.limit
+    def much(connection: HubConnection) -> str:
+        return "x" * connection.send_queue.limit
 
     world.dispatcher.add(much)
     [completion] = await client.call("Much")
     assert isinstance(completion, Completion) and (completion.error or "").startswith("too_large: ")
-    assert len(await client.call("Ping")) == 1 and not client.carrier.code
+    assert len(await client.call("Ping")) == 1 and not client.transport.code
 
 
 async def test_thousands_of_messages_at_once(
@@ -351,7 +355,7 @@ async def test_thousands_of_messages_at_once(
             turns[0] += 1
             await trio.lowlevel.checkpoint()
 
-    def last(session: HubSession) -> None:
+    def last(connection: HubConnection) -> None:
         turns[1] = turns[0]
 
     world.dispatcher.add(last)
@@ -363,7 +367,7 @@ async def test_thousands_of_messages_at_once(
 async def test_calls_are_weighed(client: Client, world: World, autojump_clock: MockClock) -> None:
     """What costs ten times as much may be called a tenth as often, whatever the case of its name."""
 
-    def heavy(session: HubSession) -> str:
+    def heavy(connection: HubConnection) -> str:
         return "done"
 
     world.dispatcher.add(heavy, cost=10)
@@ -390,30 +394,30 @@ async def test_pipelining(client: Client, world: World, nursery: trio.Nursery, a
     await wait_all_tasks_blocked()
     world.commit(100)
     await wait_all_tasks_blocked()
-    ids = [m.invocation_id for m in client.carrier.messages() if isinstance(m, Completion)]
+    ids = [m.invocation_id for m in client.transport.messages() if isinstance(m, Completion)]
     assert ids == [str(n) for n in range(40)]
-    assert client.carrier.reserved == 0
+    assert client.transport.reserved == 0
 
 
 @pytest.mark.parametrize("how", ["at once", "later", "commits", "no id", "a defect"])
 async def test_nothing_stays_reserved(client: Client, world: World, autojump_clock: MockClock, how: str) -> None:
     """However a send ends, and however many do: the room for its answer is free again, and the next ones are taken."""
 
-    def send_or_not(session: HubSession, ticket: Ticket) -> None:
+    def send_or_not(connection: HubConnection, ticket: Ticket) -> None:
         outcome: object = {"commits": "sent", "a defect": ZeroDivisionError()}.get(how, ChatError("forbidden", "No."))
         if how in ("at once", "no id"):
-            session.sent(ticket, outcome, "SendOrNot")
+            answer(connection, ticket, outcome, "SendOrNot")
         else:
-            world.sends.append(lambda _: session.sent(ticket, outcome, "SendOrNot"))
+            world.sends.append(lambda _: answer(connection, ticket, outcome, "SendOrNot"))
 
     world.dispatcher.add(send_or_not, pipelined=True)
     invocation_id = None if how == "no id" else "1"
     for _ in range(3 * MAX_OUTSTANDING):
         await client.send(PROTOCOLS["json"].encode_invocation("SendOrNot", (), invocation_id))
-        assert (client.carrier.reserved > 0) is bool(world.sends)
+        assert (client.transport.reserved > 0) is bool(world.sends)
         world.commit(1)
-        assert client.carrier.reserved == 0 and client.session.outstanding == 0
-    assert len(client.carrier.messages()) == 3 * MAX_OUTSTANDING
+        assert client.transport.reserved == 0 and client.connection.outstanding == 0
+    assert len(client.transport.messages()) == 3 * MAX_OUTSTANDING
 
 
 async def test_departing(client: Client, world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
@@ -422,26 +426,26 @@ async def test_departing(client: Client, world: World, nursery: trio.Nursery, au
     await client.send(calls)
     nursery.start_soon(client.send, PROTOCOLS["json"].encode_invocation("slow", (), "slow"))
     await wait_all_tasks_blocked()
-    nursery.start_soon(partial(client.session.depart, "draining: go", code=1012, patience=5))
+    nursery.start_soon(partial(client.connection.drain, "draining: go", code=1012, patience=5))
     await wait_all_tasks_blocked()
     await client.send(PROTOCOLS["json"].encode_invocation("Send", ("late",), "late"))
-    assert len(world.sends) == 3 and client.carrier.messages() == []
+    assert len(world.sends) == 3 and client.transport.messages() == []
     world.commit(3)
     await wait_all_tasks_blocked()
-    assert client.carrier.code == 0
+    assert client.transport.code == 0
     world.gate.set()
     await wait_all_tasks_blocked()
-    *answers, close = client.carrier.messages()
+    *answers, close = client.transport.messages()
     assert [m.invocation_id for m in answers if isinstance(m, Completion)] == ["0", "1", "2", "slow"]
-    assert isinstance(close, Close) and close.allow_reconnect and client.carrier.code == 1012
+    assert isinstance(close, Close) and close.allow_reconnect and client.transport.code == 1012
 
 
 async def test_departing_has_an_end(client: Client, world: World, autojump_clock: MockClock) -> None:
     """A send that never ends holds nobody up."""
     await client.send(PROTOCOLS["json"].encode_invocation("Send", ("x",), "1"))
     start = trio.current_time()
-    await client.session.depart("draining: go", code=1012, patience=5)
-    assert trio.current_time() - start == 5 and client.carrier.code == 1012
+    await client.connection.drain("draining: go", code=1012, patience=5)
+    assert trio.current_time() - start == 5 and client.transport.code == 1012
 
 
 async def test_large_sends_wait_for_room(
@@ -455,7 +459,7 @@ async def test_large_sends_wait_for_room(
     while world.sends:
         world.commit(1)
         await wait_all_tasks_blocked()
-    assert len(client.carrier.messages()) == 20 and not client.carrier.code
+    assert len(client.transport.messages()) == 20 and not client.transport.code
 
 
 async def test_streams(client: Client, world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
@@ -463,7 +467,7 @@ async def test_streams(client: Client, world: World, nursery: trio.Nursery, auto
     protocol = PROTOCOLS["json"]
     await client.send(protocol.encode_stream_invocation("Count", (3,), "s"))
     await wait_all_tasks_blocked()
-    messages = client.carrier.messages()
+    messages = client.transport.messages()
     assert [type(m) for m in messages] == [StreamItem] * 3 + [Completion]
     assert messages[-1] == Completion("s")
     for number in range(MAX_STREAMS):
@@ -472,26 +476,26 @@ async def test_streams(client: Client, world: World, nursery: trio.Nursery, auto
     await client.send(protocol.encode_stream_invocation("Count", (0, True), "one too many"))
     await client.send(protocol.encode_stream_invocation("Ping", (), "p"))
     await wait_all_tasks_blocked()
-    errors = [(m.error or "").partition(":")[0] for m in client.carrier.messages() if isinstance(m, Completion)]
+    errors = [(m.error or "").partition(":")[0] for m in client.transport.messages() if isinstance(m, Completion)]
     assert errors == ["conflict", "overloaded", "invalid_request"]
     await client.send(protocol.encode_cancel("3") + protocol.encode_cancel("unknown"))
     await wait_all_tasks_blocked()
-    assert client.carrier.messages() == [Completion("3")]
+    assert client.transport.messages() == [Completion("3")]
 
 
 async def test_a_stream_is_paced_by_its_reader(
     client: Client, world: World, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
-    """While the client does not read, a stream holds at most half of the outbox."""
-    client.carrier.blocked, client.carrier.first = True, b""
+    """While the client does not read, a stream holds at most half of the send queue."""
+    client.transport.blocked, client.transport.first = True, b""
     await client.send(PROTOCOLS["json"].encode_stream_invocation("Count", (6_000,), "s"))
     await wait_all_tasks_blocked()
-    assert client.carrier.size <= client.carrier.limit // 2 + 100
-    client.carrier.blocked, client.carrier.first = False, None
+    assert client.transport.size <= client.transport.limit // 2 + 100
+    client.transport.blocked, client.transport.first = False, None
     total = 0
     while total < 6_001:
-        total += len(client.carrier.messages())
-        client.session.on_drained()
+        total += len(client.transport.messages())
+        client.connection.on_drained()
         await wait_all_tasks_blocked()
     assert total == 6_001
 
@@ -499,44 +503,44 @@ async def test_a_stream_is_paced_by_its_reader(
 async def test_the_clients_close(client: Client, autojump_clock: MockClock) -> None:
     """A Close from the client is a clean end; what stands behind it is not done."""
     await client.send(b'{"type":7}\x1e{"type":1,"invocationId":"1","target":"Ping","arguments":[]}\x1e')
-    assert client.carrier.messages() == []
-    assert (client.carrier.code, client.carrier.why) == (websocket.NORMAL, "closed by client")
+    assert client.transport.messages() == []
+    assert (client.transport.code, client.transport.why) == (websocket.NORMAL, "closed by client")
 
 
 async def test_what_came_before_a_violation_counts(client: Client, autojump_clock: MockClock) -> None:
     """The call is answered, then the Close says what was wrong."""
     await client.send(b'{"type":1,"invocationId":"1","target":"Ping","arguments":[]}\x1enonsense\x1e')
-    completion, close = client.carrier.messages()
+    completion, close = client.transport.messages()
     assert isinstance(completion, Completion) and isinstance(close, Close)
-    assert close.error and not close.allow_reconnect and client.carrier.code == websocket.PROTOCOL_ERROR
+    assert close.error and not close.allow_reconnect and client.transport.code == websocket.PROTOCOL_ERROR
 
 
 # -- stateful reconnect ---------------------------------------------------------------------------
 
 
-async def reliable_client(world: World, nursery: trio.Nursery, version: int = 2) -> Client:
+async def resumable_client(world: World, nursery: trio.Nursery, version: int = 2) -> Client:
     client = Client(world, nursery)
-    client.session.make_reliable()
+    client.connection.make_resumable()
     await client.send(b'{"protocol":"json","version":%d}\x1e' % version)
-    client.carrier.flush()
-    client.carrier.sent = b""
+    client.transport.flush()
+    client.transport.sent = b""
     return client
 
 
 def lose(world: World, client: Client) -> None:
     """The socket ends without a word."""
-    client.carrier.gone = True
-    world.wheel.cancel(client.carrier)
-    client.session.on_closed("connection lost")
+    client.transport.gone = True
+    world.wheel.cancel(client.transport)
+    client.connection.on_closed("connection lost")
 
 
 async def come_back(world: World, nursery: trio.Nursery, client: Client) -> list[HubMessage]:
-    """A new socket for the same session. What it says first."""
-    client.carrier = Carrier(world, nursery)
-    client.carrier.session = client.session
-    await client.session.resume(client.carrier, client.carrier, world.encodings)
-    world.wheel.schedule(client.carrier, client.session.on_due(world.wheel.now))
-    return client.carrier.messages()
+    """A new socket for the same connection. What it says first."""
+    client.transport = Transport(world, nursery)
+    client.transport.connection = client.connection
+    await reconnect.resume(client.connection, client.transport, client.transport, world.encodings)
+    world.wheel.schedule(client.transport, client.connection.on_due(world.wheel.now))
+    return client.transport.messages()
 
 
 def number(count: int) -> bytes:
@@ -545,7 +549,7 @@ def number(count: int) -> bytes:
 
 async def test_a_lost_socket_is_replaced(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """The new one begins with Sequence and what was not acknowledged; what the client repeats is not done twice."""
-    client = await reliable_client(world, nursery)
+    client = await resumable_client(world, nursery)
     await client.send(BARE["json"].ack(0))
     [first] = await client.call("Ping")
     await client.send(BARE["json"].ack(1))
@@ -556,19 +560,19 @@ async def test_a_lost_socket_is_replaced(world: World, nursery: trio.Nursery, au
     assert await client.call("Ping", invocation_id="3") == []  # ignored until its Sequence
     await client.send(number(2))
     await client.send(PROTOCOLS["json"].encode_invocation("Ping", (), "2"))  # repeated
-    assert client.carrier.messages() == []
+    assert client.transport.messages() == []
     [third] = await client.call("Ping", invocation_id="3")
     assert isinstance(third, Completion) and third.invocation_id == "3"
 
 
 async def test_what_happens_meanwhile(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """Sends that commit while the client is away are answered when it is back; a call cut short gets an error."""
-    client = await reliable_client(world, nursery)
+    client = await resumable_client(world, nursery)
     await client.call("Send", "hello", invocation_id="send")
-    async with trio.open_nursery() as carrier:
-        carrier.start_soon(client.call, "Slow")
+    async with trio.open_nursery() as transport:
+        transport.start_soon(client.call, "Slow")
         await wait_all_tasks_blocked()
-        carrier.cancel_scope.cancel()
+        transport.cancel_scope.cancel()
     lose(world, client)
     world.commit(1)
     await wait_all_tasks_blocked()
@@ -579,13 +583,13 @@ async def test_what_happens_meanwhile(world: World, nursery: trio.Nursery, autoj
 
 
 async def test_nobody_comes_back(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    """A session without its client is kept for 15 s, then it is gone."""
-    client = await reliable_client(world, nursery)
+    """A connection without its client is kept for 15 s, then it is gone."""
+    client = await resumable_client(world, nursery)
     lose(world, client)
-    await trio.sleep(DORMANCY - 1)
-    assert world.sessions
+    await trio.sleep(DETACHED_TIMEOUT - 1)
+    assert world.connections
     await trio.sleep(2)
-    assert not world.sessions and client.session.closed
+    assert not world.connections and client.connection.closed
 
 
 @pytest.mark.parametrize("how", ["version 1", "closed by client", "closed by us", "draining"])
@@ -593,126 +597,126 @@ async def test_not_everybody_is_waited_for(
     world: World, nursery: trio.Nursery, autojump_clock: MockClock, how: str
 ) -> None:
     """Not clients that do not speak it, nor after a Close of either side, nor when we go ourselves."""
-    client = await reliable_client(world, nursery, version=1 if how == "version 1" else 2)
+    client = await resumable_client(world, nursery, version=1 if how == "version 1" else 2)
     if how == "closed by client":
         await client.send(BARE["json"].close(None, allow_reconnect=False))
     elif how == "closed by us":
-        client.session.end("enough")
+        client.connection.end("enough")
     world.draining = how == "draining"
     lose(world, client)
-    assert not world.sessions
+    assert not world.connections
 
 
 async def test_acks(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """We acknowledge about once a second, and only when something has come."""
-    client = await reliable_client(world, nursery)
+    client = await resumable_client(world, nursery)
     for turn in range(5):
         await client.send(PROTOCOLS["json"].encode_invocation("Ping", (), str(turn)))
-    client.carrier.messages()
+    client.transport.messages()
     await trio.sleep(2)
-    assert client.carrier.messages() == [Ack(5)]
+    assert client.transport.messages() == [Ack(5)]
     await trio.sleep(10)
-    assert client.carrier.messages() == []
+    assert client.transport.messages() == []
 
 
 async def test_a_sequence_from_the_future(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """Its Sequence from the future ends the connection with a clear error."""
-    client = await reliable_client(world, nursery)
+    client = await resumable_client(world, nursery)
     await client.call("Ping")
     lose(world, client)
     await come_back(world, nursery, client)
     await client.send(number(9))
-    [close] = client.carrier.messages()
+    [close] = client.transport.messages()
     assert isinstance(close, Close) and "Sequence" in (close.error or "")
 
 
 async def test_a_sequence_at_no_time_for_one(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """Outside of a reconnect, as after the first one on a socket, it ends the connection: it may not buy work."""
-    client = await reliable_client(world, nursery)
+    client = await resumable_client(world, nursery)
     await client.send(number(1) * 1000)
-    [close] = client.carrier.messages()
+    [close] = client.transport.messages()
     assert isinstance(close, Close) and "Sequence" in (close.error or "")
-    assert client.carrier.code == websocket.PROTOCOL_ERROR
-    again = await reliable_client(world, nursery)
+    assert client.transport.code == websocket.PROTOCOL_ERROR
+    again = await resumable_client(world, nursery)
     await again.call("Ping")
     lose(world, again)
     await come_back(world, nursery, again)
     await again.send(number(2))
     assert len(await again.call("Ping", invocation_id="2")) == 1
     await again.send(number(2))
-    assert again.carrier.code == websocket.PROTOCOL_ERROR
+    assert again.transport.code == websocket.PROTOCOL_ERROR
 
 
 async def test_an_old_socket_that_nobody_missed(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """The client is back before we have noticed that its old socket is lost: the old one goes, the new one goes on."""
-    client = await reliable_client(world, nursery)
-    old = client.carrier
+    client = await resumable_client(world, nursery)
+    old = client.transport
     aborted = trio.Event()
     old.abort = lambda why: aborted.set()  # type: ignore[method-assign]
-    client.carrier = Carrier(world, nursery)
-    client.carrier.session = client.session
-    nursery.start_soon(client.session.resume, client.carrier, client.carrier, world.encodings)
+    client.transport = Transport(world, nursery)
+    client.transport.connection = client.connection
+    nursery.start_soon(reconnect.resume, client.connection, client.transport, client.transport, world.encodings)
     await aborted.wait()
     world.wheel.cancel(old)
-    client.session.on_closed("replaced")
+    client.connection.on_closed("replaced")
     await wait_all_tasks_blocked()
-    assert client.carrier.messages() == [Sequence_(1)]
+    assert client.transport.messages() == [Sequence_(1)]
 
 
 async def test_it_ends_while_its_client_comes_back(
     world: World, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     """A drain, or a Close, in that moment: the client is told to begin anew, and nobody waits forever."""
-    client = await reliable_client(world, nursery)
-    client.carrier.abort = lambda why: client.session.end("enough")  # type: ignore[method-assign]
-    new = Carrier(world, nursery)
+    client = await resumable_client(world, nursery)
+    client.transport.abort = lambda why: client.connection.end("enough")  # type: ignore[method-assign]
+    new = Transport(world, nursery)
 
     async def end() -> None:
         await wait_all_tasks_blocked()
-        client.session.on_closed("closed")
+        client.connection.on_closed("closed")
 
     nursery.start_soon(end)
     with pytest.raises(ChatError, match="not_found"):
-        await client.session.resume(new, new, world.encodings)
+        await reconnect.resume(client.connection, new, new, world.encodings)
 
 
 async def test_more_than_is_kept_for_a_client_that_is_away(
     world: World, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
-    """What does not fit ends that session, and nothing but it: whoever tells it goes on."""
-    client, other = await reliable_client(world, nursery), await reliable_client(world, nursery)
+    """What does not fit ends that connection, and nothing but it: whoever tells it goes on."""
+    client, other = await resumable_client(world, nursery), await resumable_client(world, nursery)
     lose(world, client)
     for _ in range(50):
         world.rooms.notify_user(USER, "ConversationChanged", ("x" * 8000,))
-        other.carrier.messages()
-    assert client.session.closed and client.session not in world.sessions
-    assert not other.session.closed
+        other.transport.messages()
+    assert client.connection.closed and client.connection not in world.connections
+    assert not other.connection.closed
     with pytest.raises(ChatError, match="not_found"):
-        new = Carrier(world, nursery)
-        await client.session.resume(new, new, world.encodings)
+        new = Transport(world, nursery)
+        await reconnect.resume(client.connection, new, new, world.encodings)
 
 
 @pytest.mark.parametrize("stateful", [False, True])
 async def test_lag_in_the_moment_in_which_the_socket_ends(
     world: World, nursery: trio.Nursery, autojump_clock: MockClock, stateful: bool
 ) -> None:
-    """Nothing is started for a carrier that takes no more; a client that may come back keeps its cursors."""
-    client = await reliable_client(world, nursery, version=2 if stateful else 1)
-    client.carrier.gone = True
-    client.session.cursors = {new_id(): 7}
-    client.session.lag()
-    assert not client.session.catching_up and len(client.session.cursors or {}) == 1
+    """Nothing is started for a transport that takes no more; a client that may come back keeps its cursors."""
+    client = await resumable_client(world, nursery, version=2 if stateful else 1)
+    client.transport.gone = True
+    client.connection.cursors = {new_id(): 7}
+    client.connection.lag()
+    assert not client.connection.catching_up and len(client.connection.cursors or {}) == 1
     lose(world, client)
-    assert (client.session in world.sessions) is stateful
+    assert (client.connection in world.connections) is stateful
 
 
 async def test_a_stream_that_comes_too_late(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    """It is not begun for a carrier that has ended, and does not count as one that runs."""
-    client = await reliable_client(world, nursery)
-    client.carrier.gone = True
+    """It is not begun for a transport that has ended, and does not count as one that runs."""
+    client = await resumable_client(world, nursery)
+    client.transport.gone = True
     await client.send(PROTOCOLS["json"].encode_stream_invocation("Count", (3,), "s"))
-    assert client.session.streams == {}
-    [answer] = client.carrier.messages()
+    assert client.connection.streams == {}
+    [answer] = client.transport.messages()
     assert isinstance(answer, Completion) and "unavailable" in (answer.error or "")
 
 
@@ -720,25 +724,25 @@ async def test_a_session_that_cannot_even_be_ended(
     world: World, nursery: trio.Nursery, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Given up after a defect, its connection ends, with a Close where that can be said; nothing is raised."""
-    client, mute = await reliable_client(world, nursery), await reliable_client(world, nursery)
-    client.session.give_up("r1")
-    [close] = client.carrier.messages()
+    client, mute = await resumable_client(world, nursery), await resumable_client(world, nursery)
+    client.connection.give_up("r1")
+    [close] = client.transport.messages()
     assert isinstance(close, Close) and close.allow_reconnect and "r1" in (close.error or "")
-    monkeypatch.setattr(mute.carrier, "close", lambda *arguments, **options: 1 / 0)
+    monkeypatch.setattr(mute.transport, "close", lambda *arguments, **options: 1 / 0)
     with monkeypatch.context() as patch:
-        patch.setattr(mute.carrier, "abort", lambda why: setattr(mute.carrier, "why", why))
-        mute.session.give_up("r2")
-    assert mute.session.closed and mute.carrier.why.startswith("internal")
+        patch.setattr(mute.transport, "abort", lambda why: setattr(mute.transport, "why", why))
+        mute.connection.give_up("r2")
+    assert mute.connection.closed and mute.transport.why.startswith("internal")
 
 
 async def test_what_waited_when_the_socket_was_lost(
     world: World, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     """What the kernel did not take any more comes over the next socket, after what it took and nobody acknowledged."""
-    client = await reliable_client(world, nursery)
+    client = await resumable_client(world, nursery)
     world.rooms.notify_user(USER, "ConversationChanged", (1,))
-    client.carrier.flush()
-    client.carrier.blocked = True
+    client.transport.flush()
+    client.transport.blocked = True
     for number in (2, 3):
         world.rooms.notify_user(USER, "ConversationChanged", (number,))
     lose(world, client)

@@ -75,7 +75,9 @@ async def test_many_connections_take_one_share(
         ours, peer = socket.socketpair()
         ours.setblocking(False)
         peers.append(peer)
-        connection = Connection(ours, wheel, poller, outbox_bytes=65536, max_message=READ_SIZE, stall_timeout=FOREVER)
+        connection = Connection(
+            ours, wheel, poller, send_queue_bytes=65536, max_message=READ_SIZE, stall_timeout=FOREVER
+        )
         connection.endpoint, connection.pace = Expensive(), share
         peer.sendall(websocket.encode_masked(websocket.BINARY, b"x" * READ_SIZE) * MESSAGES)
         nursery.start_soon(connection.run)

@@ -27,7 +27,7 @@ from server.cluster.publisher import Publisher
 from server.fanout.broadcaster import Broadcaster
 from server.fanout.gap_repair import GapRepair
 from server.fanout.rooms import Rooms
-from server.hub.transports.long_polling import Polled
+from server.hub.transports.long_polling import LongPolling
 from server.identity.jwks import KeySet
 from server.instance import Instance
 from server.process.sd_notify import ServiceManager
@@ -101,7 +101,7 @@ class Stage:
 
     @property
     def carols(self) -> Connection:
-        found = [one.carrier for one in self.process.hub.sessions if one.user_id == UUID(self.carol.id)]
+        found = [one.transport for one in self.process.hub.connections if one.user_id == UUID(self.carol.id)]
         return cast(Connection, found[-1])
 
     async def chat(self) -> None:
@@ -322,7 +322,7 @@ FAULTS = [
     Fault("publisher", Publisher, "deliver", chat),
     Fault("outbox_relay", store.postgres.outbox, "list_stale", nothing),
     Fault("reaper", Instances, "claim_burial", nothing),
-    Fault("fallbacks", Polled, "_expect_a_poll", poll),
+    Fault("fallbacks", LongPolling, "_expect_a_poll", poll),
     Fault("connections", Listener, "_admit", knock),
     Fault("calls", Users, "update_status", update_status),
     Fault("rest", Users, "update_status", put_status),

@@ -125,7 +125,7 @@ async def test_many_connections_of_one_user(database: str, redis_url: str, nurse
                 async with connect(url, b) as other:
                     assert await other.invoke("Ping") == {}
             with trio.fail_after(30):
-                while len(site.process.hub.sessions) > 2:
+                while len(site.process.hub.connections) > 2:
                     await trio.sleep(0.01)
             async with connect(url, a) as hub:
                 assert await hub.invoke("Ping") == {}

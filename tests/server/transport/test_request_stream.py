@@ -299,7 +299,7 @@ async def test_counts_are_even(database: str, redis_url: str, nursery: trio.Nurs
                     visitors.start_soon(visit, said)
             seen.update(listener.strangers.counts)
         with trio.fail_after(WAIT):
-            while listener.open or listener.strangers.counts or site.process.hub.sessions:
+            while listener.open or listener.strangers.counts or site.process.hub.connections:
                 await trio.sleep(0.02)
         assert not site.process.hub.shares._shares
         assert not site.process.http._streams

@@ -6,10 +6,10 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.transport.send_queue import FLUSH_CHUNK, Flusher, Outbox, Verdict
+from server.transport.send_queue import FLUSH_CHUNK, Flusher, SendQueue, Verdict
 
 
-class Sink(Outbox):
+class Sink(SendQueue):
     """Takes everything, and remembers each send."""
 
     def __init__(self, limit: int = 1000) -> None:
@@ -21,72 +21,74 @@ class Sink(Outbox):
         if frames:
             self.sends.append(b"".join(frames))
 
+    def abort(self, why: str) -> None: ...
+
 
 def test_the_limit_holds() -> None:
     """P8: what does not fit is LAGGING and leaves no trace; ephemera are shed from half of it on."""
-    outbox = Sink(100)
-    assert outbox.offer(b"x" * 60) is Verdict.QUEUED
-    assert outbox.offer(b"e", ephemeral=True) is Verdict.SHED
-    assert outbox.offer(b"x" * 41) is Verdict.LAGGING
-    assert outbox.offer(b"x" * 40) is Verdict.QUEUED
-    assert outbox.size == 100
-    outbox.flush()
-    assert outbox.sends == [b"x" * 100] and outbox.size == 0
-    assert outbox.offer(b"e", ephemeral=True) is Verdict.QUEUED
+    send_queue = Sink(100)
+    assert send_queue.offer(b"x" * 60) is Verdict.QUEUED
+    assert send_queue.offer(b"e", ephemeral=True) is Verdict.SHED
+    assert send_queue.offer(b"x" * 41) is Verdict.LAGGING
+    assert send_queue.offer(b"x" * 40) is Verdict.QUEUED
+    assert send_queue.size == 100
+    send_queue.flush()
+    assert send_queue.sends == [b"x" * 100] and send_queue.size == 0
+    assert send_queue.offer(b"e", ephemeral=True) is Verdict.QUEUED
 
 
 def test_room_is_kept_for_answers() -> None:
     """What is reserved for completions is not given to events."""
-    outbox = Sink(100)
-    outbox.reserved = 50
-    assert outbox.offer(b"x" * 51) is Verdict.LAGGING
-    outbox.reserved = 0
-    assert outbox.offer(b"x" * 51) is Verdict.QUEUED
+    send_queue = Sink(100)
+    send_queue.reserved = 50
+    assert send_queue.offer(b"x" * 51) is Verdict.LAGGING
+    send_queue.reserved = 0
+    assert send_queue.offer(b"x" * 51) is Verdict.QUEUED
 
 
 @given(st.lists(st.one_of(st.integers(1, 60), st.none()), max_size=40))
 def test_size_is_what_waits(steps: list[int | None]) -> None:
     """Whatever is offered and flushed, `size` is the sum of what waits, never past the limit, nothing lost."""
-    outbox, accepted = Sink(100), b""
+    send_queue, accepted = Sink(100), b""
     for number, step in enumerate(steps):
         if step is None:
-            outbox.flush()
+            send_queue.flush()
         else:
             frame = bytes([number]) * step
-            if outbox.offer(frame) is Verdict.QUEUED:
+            if send_queue.offer(frame) is Verdict.QUEUED:
                 accepted += frame
-        waiting = len(accepted) - sum(map(len, outbox.sends))
-        assert outbox.size == waiting <= 100
-    outbox.flush()
-    assert b"".join(outbox.sends) == accepted
+        waiting = len(accepted) - sum(map(len, send_queue.sends))
+        assert send_queue.size == waiting <= 100
+    send_queue.flush()
+    assert b"".join(send_queue.sends) == accepted
 
 
 async def test_a_burst_is_one_send_each(nursery: trio.Nursery) -> None:
-    """Ten frames to each of many outboxes: one send each, and those past a chunk in later steps, all of them."""
-    flusher, outboxes = Flusher(), [Sink() for _ in range(2 * FLUSH_CHUNK + 5)]
+    """Ten frames to each of many send queues: one send each, and those past a chunk in later steps, all of them."""
+    flusher, send_queues = Flusher(), [Sink() for _ in range(2 * FLUSH_CHUNK + 5)]
     await nursery.start(flusher.run)
     for _ in range(10):
-        for outbox in outboxes:
-            if outbox.first is None:
-                flusher.mark(outbox)
-            outbox.offer(b"frame")
+        for send_queue in send_queues:
+            if send_queue.first is None:
+                flusher.mark(send_queue)
+            send_queue.offer(b"frame")
     flusher.flush()
-    assert sum(bool(outbox.sends) for outbox in outboxes) == FLUSH_CHUNK
+    assert sum(bool(send_queue.sends) for send_queue in send_queues) == FLUSH_CHUNK
     await trio.testing.wait_all_tasks_blocked()
-    assert all(outbox.sends == [b"frame" * 10] for outbox in outboxes)
+    assert all(send_queue.sends == [b"frame" * 10] for send_queue in send_queues)
 
 
 async def test_marked_is_flushed_without_being_asked(nursery: trio.Nursery) -> None:
     """A mark alone is enough: it goes out in the next scheduler step."""
-    flusher, outbox = Flusher(), Sink()
+    flusher, send_queue = Flusher(), Sink()
     await nursery.start(flusher.run)
-    flusher.mark(outbox)
-    outbox.offer(b"x")
+    flusher.mark(send_queue)
+    send_queue.offer(b"x")
     await trio.testing.wait_all_tasks_blocked()
-    assert outbox.sends == [b"x"]
+    assert send_queue.sends == [b"x"]
 
 
-def test_a_carrier_must_say_how_to_send() -> None:
+def test_a_transport_must_say_how_to_send() -> None:
     """The queue itself touches no socket."""
-    with pytest.raises(NotImplementedError):
-        Outbox(1).flush()
+    with pytest.raises(TypeError, match=r"abort.*flush"):
+        SendQueue(1)  # type: ignore[abstract]

@@ -62,7 +62,7 @@ async def test_a_slow_reader_ends_while_something_is_delivered(parts: tuple[Time
         ours, peer = socket.socketpair()
         ours.setblocking(False)
         with peer:
-            connection = Connection(ours, *parts, outbox_bytes=65536, max_message=1000)
+            connection = Connection(ours, *parts, send_queue_bytes=65536, max_message=1000)
             connection.endpoint = endpoint = Silent()
             ended = trio.Event()
 
@@ -104,7 +104,9 @@ async def test_a_peer_that_neither_reads_nor_answers_our_close(
     ours, peer = socket.socketpair()
     with peer:
         ours.setblocking(False)
-        connection = Connection(ours, wheel, poller, outbox_bytes=2 * LARGE, max_message=1000, stall_timeout=FOREVER)
+        connection = Connection(
+            ours, wheel, poller, send_queue_bytes=2 * LARGE, max_message=1000, stall_timeout=FOREVER
+        )
         connection.endpoint = endpoint
         async with trio.open_nursery() as serving:
             serving.start_soon(connection.run)

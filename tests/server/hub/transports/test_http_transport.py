@@ -9,8 +9,8 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from server.config.loading import load
-from server.hub.connection import HubSession
-from server.hub.transports.http_transport import Gone, HttpCarrier
+from server.hub.connection import HubConnection
+from server.hub.transports.http_transport import Gone, HttpTransport
 from server.hub.user_shares import WORK_BURST, WORK_SHARE, Share
 from server.protocol.signalr.encoding import BARE
 from server.transport.timer_wheel import TimerWheel
@@ -40,12 +40,12 @@ class Session:
         pass
 
 
-class Carrier(HttpCarrier):
+class Transport(HttpTransport):
     """Ends when it is told to, but not at once: something in its nursery takes its time."""
 
     __slots__ = ("ending", "slow")
 
-    transport: ClassVar = "test"
+    kind: ClassVar = "test"
 
     def __init__(self) -> None:
         super().__init__(TimerWheel(), load({}), "id", new_id())
@@ -64,8 +64,8 @@ class Carrier(HttpCarrier):
 @pytest.mark.parametrize("when", ["before", "while it is read", "while it is worked on", "closed"])
 async def test_a_post_that_meets_the_end(when: str, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """It is answered that the connection has gone, and not that it was taken; nothing is started that nobody ends."""
-    carrier, session, whole = Carrier(), Session(), trio.Event()
-    nursery.start_soon(carrier.run, cast(HubSession, session))
+    transport, connection, whole = Transport(), Session(), trio.Event()
+    nursery.start_soon(transport.run, cast(HubConnection, connection))
     await wait_all_tasks_blocked()
     gone = trio.Event()
 
@@ -75,29 +75,29 @@ async def test_a_post_that_meets_the_end(when: str, nursery: trio.Nursery, autoj
 
     async def post() -> None:
         with pytest.raises(Gone):
-            await carrier.post(read)
+            await transport.post(read)
         gone.set()
 
     if when == "before":
-        carrier.ending.set()
+        transport.ending.set()
     elif when == "closed":
-        carrier.close(1000)
+        transport.close(1000)
     await wait_all_tasks_blocked()
     nursery.start_soon(post)
     await wait_all_tasks_blocked()
     if when == "while it is read":
-        carrier.ending.set()
+        transport.ending.set()
         await wait_all_tasks_blocked()
     whole.set()
     await wait_all_tasks_blocked()
     if when == "while it is worked on":
-        assert session.heard == [b"x"]
-        carrier.ending.set()
+        assert connection.heard == [b"x"]
+        transport.ending.set()
     with trio.fail_after(1):
         await gone.wait()
-    assert session.heard == ([b"x"] if when == "while it is worked on" else [])
-    carrier.ending.set()
-    carrier.slow.set()
+    assert connection.heard == ([b"x"] if when == "while it is worked on" else [])
+    transport.ending.set()
+    transport.slow.set()
 
 
 async def test_posts_take_their_users_share(
@@ -115,25 +115,25 @@ async def test_posts_take_their_users_share(
     async def read() -> bytes:
         return b"x"
 
-    async def send(carrier: Carrier) -> None:
+    async def send(transport: Transport) -> None:
         for _ in range(POSTS):
-            await carrier.post(read)
+            await transport.post(read)
 
     monkeypatch.setattr(time, "perf_counter", lambda: worked)
-    wheel, share, carriers = TimerWheel(), Share(ON), [Carrier() for _ in range(5)]
+    wheel, share, transports = TimerWheel(), Share(ON), [Transport() for _ in range(5)]
     await nursery.start(wheel.run)
     began = trio.current_time()
-    for carrier in carriers:
-        session = Expensive()
-        carrier.wheel, session.share = wheel, share
-        nursery.start_soon(carrier.run, cast(HubSession, session))
+    for transport in transports:
+        connection = Expensive()
+        transport.wheel, connection.share = wheel, share
+        nursery.start_soon(transport.run, cast(HubConnection, connection))
     await wait_all_tasks_blocked()
     async with trio.open_nursery() as clients:
-        for carrier in carriers:
-            clients.start_soon(send, carrier)
+        for transport in transports:
+            clients.start_soon(send, transport)
     took = trio.current_time() - began
-    for carrier in carriers:
-        carrier.ending.set()
-        carrier.slow.set()
-    assert worked == pytest.approx(len(carriers) * POSTS * STEP)
-    assert took >= (worked - WORK_BURST - len(carriers) * STEP) / WORK_SHARE
+    for transport in transports:
+        transport.ending.set()
+        transport.slow.set()
+    assert worked == pytest.approx(len(transports) * POSTS * STEP)
+    assert took >= (worked - WORK_BURST - len(transports) * STEP) / WORK_SHARE

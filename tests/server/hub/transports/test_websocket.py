@@ -10,8 +10,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from handlers.model import Caller
 from loadtest.client import PROTOCOLS
-from server.hub.connection import HubSession
-from server.hub.transports.websocket import ReliableConnection
+from server.hub import reconnect
+from server.hub.connection import HubConnection
+from server.hub.transports.websocket import StatefulWebSocket
 from server.protocol import websocket
 from server.protocol.signalr.encoding import FRAMED
 from server.protocol.signalr.messages import Completion, HubMessage, Invocation
@@ -22,20 +23,20 @@ from tests.server.hub.test_connection import USER, World
 from tests.server.hub.test_connection import world as world
 
 WAIT = 30.0
-LIMIT = 256 * 1024  # bytes of an outbox
+LIMIT = 256 * 1024  # bytes of an send queue
 EVENT = "x" * 5000
 
 
 class Peer:
-    """A client's end of one socket after another, all of the same session."""
+    """A client's end of one socket after another, all of the same connection."""
 
     def __init__(self, world: World, poller: Poller, nursery: trio.Nursery) -> None:
         self.world = world
         world.encodings = FRAMED
         self._poller = poller
         self._nursery = nursery
-        self.session: HubSession
-        self.connection: ReliableConnection
+        self.connection: HubConnection
+        self.transport: StatefulWebSocket
         self.sock: socket.socket
 
     def _dial(self, send_buffer: int | None) -> None:
@@ -44,8 +45,8 @@ class Peer:
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         ours.setblocking(False)
         self.sock.setblocking(False)
-        self.connection = ReliableConnection(
-            ours, self.world.wheel, self._poller, outbox_bytes=LIMIT, max_message=1 << 20, stall_timeout=3600
+        self.transport = StatefulWebSocket(
+            ours, self.world.wheel, self._poller, send_queue_bytes=LIMIT, max_message=1 << 20, stall_timeout=3600
         )
         self._decoder = websocket.Decoder(client=True, max_message=1 << 24)
         self._parser = PROTOCOLS["json"].parser(1 << 24)
@@ -53,16 +54,16 @@ class Peer:
     async def connect(self, send_buffer: int | None = None) -> None:
         self._dial(send_buffer)
         caller = Caller(user_id=USER, expires_at=time.time() + 36000)
-        self.session = HubSession(self.world, self.connection, self.connection, caller, "connection")
-        self.session.make_reliable()
+        self.connection = HubConnection(self.world, self.transport, self.transport, caller, "connection")
+        self.connection.make_resumable()
         await self._serve()
         self.say(b'{"protocol":"json","version":2}\x1e')
         await wait_all_tasks_blocked()
         assert len(self.hear(handshake=True)) == 0
 
     async def _serve(self) -> None:
-        self.connection.endpoint = self.session
-        self._nursery.start_soon(self.connection.run)
+        self.transport.endpoint = self.connection
+        self._nursery.start_soon(self.transport.run)
         await wait_all_tasks_blocked()
 
     async def lose(self) -> None:
@@ -71,7 +72,7 @@ class Peer:
 
     async def come_back(self) -> None:
         self._dial(None)
-        await self.session.resume(self.connection, self.connection, FRAMED)
+        await reconnect.resume(self.connection, self.transport, self.transport, FRAMED)
         await self._serve()
 
     def say(self, data: bytes) -> None:
@@ -126,7 +127,7 @@ async def test_more_than_the_buffer_is_not_acknowledged(
     back, gets all of it and its answers; nothing waits for an Ack that only what it waits for brings."""
     await peer.connect()
     before = 0
-    while not peer.session.reliable or not peer.session.reliable.full:
+    while not peer.connection.message_buffer or not peer.connection.message_buffer.full:
         peer.tell(1)
         before += 1
     await wait_all_tasks_blocked()
@@ -153,7 +154,7 @@ async def test_more_than_the_buffer_is_not_acknowledged(
 async def test_pings_do_not_wait_for_acks(world: World, peer: Peer, autojump_clock: MockClock) -> None:
     """A client that is slow to acknowledge still hears that we live."""
     await peer.connect()
-    while not peer.session.reliable or not peer.session.reliable.full:
+    while not peer.connection.message_buffer or not peer.connection.message_buffer.full:
         peer.tell(1)
     await peer.hear_all()
     await trio.sleep(40)
@@ -163,7 +164,7 @@ async def test_pings_do_not_wait_for_acks(world: World, peer: Peer, autojump_clo
 
 async def test_who_reads_and_never_acknowledges(world: World, peer: Peer, autojump_clock: MockClock) -> None:
     """Also one that reads so slowly that something waits all the time costs no more memory than the buffer and its
-    outbox: what it has not acknowledged is not followed by ever more."""
+    send queue: what it has not acknowledged is not followed by ever more."""
     await peer.connect(send_buffer=4096)
     most = 0
     for _ in range(150):
@@ -173,8 +174,8 @@ async def test_who_reads_and_never_acknowledges(world: World, peer: Peer, autoju
         except BlockingIOError:
             pass
         await wait_all_tasks_blocked()
-        if peer.session.reliable is None or peer.session.closed:
+        if peer.connection.message_buffer is None or peer.connection.closed:
             break
-        most = max(most, peer.session.reliable.buffered)
+        most = max(most, peer.connection.message_buffer.size)
     assert most <= BUFFER + 2 * LIMIT, most
     await peer.lose()

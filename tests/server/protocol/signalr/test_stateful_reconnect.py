@@ -3,7 +3,7 @@
 import pytest
 
 from server.protocol.signalr.encoding import BARE, FRAMED, Encoding
-from server.protocol.signalr.stateful_reconnect import BUFFER, Reliable, SequenceError, State, delivered
+from server.protocol.signalr.stateful_reconnect import BUFFER, MessageBuffer, SequenceError, State, delivered
 
 ENCODINGS = [FRAMED["json"], FRAMED["messagepack"], BARE["json"], BARE["messagepack"]]
 MESSAGE = {"conversationId": "c", "senderId": "s", "seq": 7, "content": "x" * 200}
@@ -35,32 +35,32 @@ def test_what_is_delivered(encoding: Encoding) -> None:
     assert delivered(encoding, encoding.completion("1", MESSAGE)) is None
 
 
-def came_back(reliable: Reliable, before: Encoding, after: Encoding | None = None) -> tuple[int, list[bytes]]:
-    """What is said first on the new carrier, when the old one is lost."""
+def came_back(reliable: MessageBuffer, before: Encoding, after: Encoding | None = None) -> tuple[int, list[bytes]]:
+    """What is said first on the new transport, when the old one is lost."""
     reliable.unframe(before)
     return reliable.replay(after or before)
 
 
 @pytest.mark.parametrize("protocol", ["json", "messagepack"])
 def test_framing_is_the_carriers(protocol: str) -> None:
-    """What was sent on one carrier and not acknowledged comes in the frames of the next one, whatever these are."""
+    """What was sent on one transport and not acknowledged comes in the frames of the next one, whatever these are."""
     framed, bare = FRAMED[protocol], BARE[protocol]
 
     def said(encoding: Encoding) -> list[bytes]:
         return [encoding.event("X", ("y" * size,)) for size in (1, 200, 70_000)]
 
     for before, after in ((framed, bare), (bare, framed), (framed, framed)):
-        reliable = Reliable()
+        reliable = MessageBuffer()
         reliable.record(before, said(before))
         assert came_back(reliable, before, after) == (1, said(after))
-        assert reliable.buffered == sum(map(len, said(after)))
+        assert reliable.size == sum(map(len, said(after)))
         assert reliable.acknowledge(1) == said(after)[:1]
 
 
 def test_sequence_is_the_first_unacknowledged() -> None:
     """Ids start at 1; Sequence names the first message the peer may lack, or the next one when it lacks none."""
     encoding = FRAMED["json"]
-    reliable = Reliable()
+    reliable = MessageBuffer()
     assert came_back(reliable, encoding) == (1, [])
     frames = [encoding.completion(str(n), n) for n in range(5)]
     reliable.record(encoding, [frames[0], encoding.ping(), *frames[1:]])
@@ -69,24 +69,24 @@ def test_sequence_is_the_first_unacknowledged() -> None:
     assert reliable.acknowledge(2) == []
     assert came_back(reliable, encoding) == (3, frames[2:])
     assert reliable.acknowledge(99) == frames[2:]
-    assert came_back(reliable, encoding) == (6, []) and reliable.buffered == 0
+    assert came_back(reliable, encoding) == (6, []) and reliable.size == 0
 
 
 def test_the_buffer_is_bounded() -> None:
     """Full past its limit, and free again by an Ack."""
     encoding = FRAMED["json"]
-    reliable = Reliable()
+    reliable = MessageBuffer()
     frame = encoding.event("X", ("y" * 1000,))
     while not reliable.full:
         reliable.record(encoding, [frame])
-    assert BUFFER < reliable.buffered <= BUFFER + len(frame)
+    assert BUFFER < reliable.size <= BUFFER + len(frame)
     reliable.acknowledge(1)
     assert not reliable.full
 
 
 def test_repeated_messages_are_dropped() -> None:
     """After a reconnect the peer repeats what we had not acknowledged; what we had is worked on once."""
-    reliable = Reliable()
+    reliable = MessageBuffer()
     assert [reliable.accept() for _ in range(5)] == [True] * 5
     reliable.state = State.RESUMING
     reliable.resume(3)
@@ -97,7 +97,7 @@ def test_repeated_messages_are_dropped() -> None:
 @pytest.mark.parametrize("number", [7, 0, -1])
 def test_a_sequence_from_the_future(number: int) -> None:
     """Messages that we never got cannot be skipped."""
-    reliable = Reliable()
+    reliable = MessageBuffer()
     for _ in range(5):
         reliable.accept()
     reliable.resume(6)
