@@ -1,1 +1,1 @@
-"""From a committed change to the connections that must see it, and what is shown without being kept."""
+"""Deliver committed changes, and ephemeral events, to the connections that should receive them."""

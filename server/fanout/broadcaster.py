@@ -1,7 +1,8 @@
-"""Tells many people many small things that are not kept: receipts that moved, people who came or went.
+"""Send batches of ephemeral events to many connections: moved receipts, typing, and presence.
 
-Owns the order of this work: person by person, so that a connection is flushed once whatever it hears, and with breaks,
-so that a thousand people who come at once hold nobody up. Touches rooms and send queues. What does not fit is shed.
+Owns the order of this work: connection by connection, so that each is flushed once for all its events, and with a
+checkpoint after every `STEP` events, so that a thousand users who connect at once delay no other task. Touches rooms
+and send queues. An event that does not fit into a send queue is shed.
 """
 
 from collections.abc import Collection, Sequence
@@ -18,11 +19,11 @@ from store.defects import guard
 
 _guard = guard("ephemeral_events")
 
-STEP = 1000  # things told in one scheduler step, to whomever: some 3 ms
+STEP = 1000  # events offered to connections in one scheduler step: some 3 ms
 
 
 class Broadcast(NamedTuple):
-    """An event for everybody who has one of these conversations open, except for one user."""
+    """An event for all connections that have one of these conversations open, except those of the user `but`."""
 
     conversation_ids: Collection[UUID]
     event: str
@@ -36,33 +37,36 @@ class Broadcaster:
         self._flusher = flusher
         self._done = 0  # in this scheduler step
 
-    async def tell(self, news: Sequence[Broadcast]) -> None:
-        """Each thing once to each connection, in this order. Whoever has left everything meanwhile hears nothing."""
-        audience = await self._audience(news)
+    async def broadcast(self, broadcasts: Sequence[Broadcast]) -> None:
+        """Offer each event once to each connection concerned, in the given order.
+
+        A connection that has left all its rooms by the time its turn comes receives nothing.
+        """
+        audience = await self._audience(broadcasts)
         frames: dict[Encoding, dict[int, bytes]] = {}
         for session, numbers in audience.items():
             if session.rooms:
                 try:
-                    self._say(session, news, numbers, frames)
-                except Exception as error:  # of this connection: it hears less, as it would if it read slowly
+                    self._offer(session, broadcasts, numbers, frames)
+                except Exception as error:  # of this connection: it misses events, as one that reads slowly does
                     _guard.caught(error)
                 await self._pause(len(numbers))
 
-    async def _audience(self, news: Sequence[Broadcast]) -> dict[Subscriber, list[int]]:
-        """Who is to hear which of the news, by their number."""
+    async def _audience(self, broadcasts: Sequence[Broadcast]) -> dict[Subscriber, list[int]]:
+        """Return, for each connection, the indexes of the broadcasts that it should receive."""
         audience: dict[Subscriber, list[int]] = {}
-        for number, one in enumerate(news):
+        for number, one in enumerate(broadcasts):
             rooms = [room for room in map(self._rooms.find, one.conversation_ids) if room is not None]
-            heard = {session: None for room in rooms for session in room.attached if session.user_id != one.but}
-            for session in heard:
+            receivers = {session: None for room in rooms for session in room.attached if session.user_id != one.but}
+            for session in receivers:
                 audience.setdefault(session, []).append(number)
-            await self._pause(len(heard))
+            await self._pause(len(receivers))
         return audience
 
-    def _say(
+    def _offer(
         self,
         session: Subscriber,
-        news: Sequence[Broadcast],
+        broadcasts: Sequence[Broadcast],
         numbers: list[int],
         frames: dict[Encoding, dict[int, bytes]],
     ) -> None:
@@ -73,7 +77,7 @@ class Broadcaster:
         for number in numbers:
             frame = made.get(number)
             if frame is None:
-                frame = made[number] = send_queue.encoding.event(news[number].event, news[number].arguments)
+                frame = made[number] = send_queue.encoding.event(broadcasts[number].event, broadcasts[number].arguments)
             if send_queue.offer(frame, ephemeral=True) is Verdict.SHED:
                 self._rooms.shed += 1
 

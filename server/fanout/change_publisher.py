@@ -1,7 +1,8 @@
-"""Where what happens goes: to those who are here, and to the instances where others are.
+"""Deliver committed changes to local connections and to the other instances.
 
-Owns no state. The handlers and the lanes hand it what is committed (`handlers.ports.ChangePublisher`); the inbox and
-the relay hand it what comes from elsewhere, which stays here.
+Owns no state. The handlers and the lanes call `publish` with what is committed (`handlers.ports.ChangePublisher`).
+The reader of the inbox and the outbox relay call `receive` with what comes from other instances, which is delivered
+to local connections only.
 """
 
 from collections.abc import Collection, Sequence
@@ -15,7 +16,7 @@ from store.redis.inbox_entries import Dismissal, Entry
 
 
 class OtherInstances(Protocol):
-    """The way to the other instances (`server.cluster.publisher`)."""
+    """Sends to the other instances (`server.cluster.publisher`)."""
 
     def publish(self, changes: Sequence[Change], dismissed: Dismissal | None = None) -> None: ...
 
@@ -26,12 +27,13 @@ class ChangePublisher:
         self._ephemeral_events = ephemeral_events
         self._others = others
 
-    # -- from here ----------------------------------------------------------------------------------
+    # -- local changes ----------------------------------------------------------------------------------
 
     def publish(self, changes: Sequence[Change], dismissed: Dismissal | None = None) -> None:
-        """The changes of one committed batch, to everybody everywhere. Never waits.
+        """Deliver the changes of one committed batch here, and queue them for the other instances. Never waits.
 
-        Who is dismissed goes first: a user who is erased is not shown out of each conversation on each connection.
+        The connections named by `dismissed` are closed first, so that an erased user's connections do not receive
+        an event for each conversation that the user leaves.
         """
         if dismissed is not None:
             self._rooms.dismiss(dismissed)
@@ -39,13 +41,16 @@ class ChangePublisher:
         self._others.publish(changes, dismissed)
 
     def doubt(self, conversation_ids: Collection[UUID]) -> None:
-        """The outcome of a commit is unknown. Others hear of it from the relay, if it was committed."""
+        """Compare these conversations with PostgreSQL: the outcome of a commit is unknown.
+
+        If it was committed, the outbox relay announces it to the other instances.
+        """
         self._rooms.repair.doubt(conversation_ids)
 
-    # -- from elsewhere -----------------------------------------------------------------------------
+    # -- from other instances -----------------------------------------------------------------------------
 
     def receive(self, entry: Entry) -> None:
-        """To those who are here. Never waits."""
+        """Deliver to local connections only. Never waits."""
         for dismissal in entry.dismissals:
             self._rooms.dismiss(dismissal)
         self._rooms.publish(entry.changes)

@@ -1,9 +1,9 @@
-"""Tells people how a conversation looks to them now, after its members or its title have changed.
+"""Send users the current view of a conversation after its members or its title have changed (`ConversationChanged`).
 
-Owns what is to be told, gathered by conversation, and the one task that reads and tells it. It runs on every instance
-for the people connected there, moved by the change itself: so it works whoever committed it, and after whatever
-fault. Also settles doubts about who is a member (`recheck`), which come up when a room has passed a change without
-us.
+Owns the pending notifications, grouped by conversation, and the one task that reads the views and sends them. Each
+instance notifies the users connected to it, when the change itself is delivered there: it does not matter which
+instance committed the change, or what failed after the commit. Also verifies memberships in PostgreSQL (`recheck`)
+when a room has moved past a change of members without delivering it.
 """
 
 from collections.abc import Collection, Sequence
@@ -20,17 +20,17 @@ from store.outage import Outage
 
 CHANGED = "ConversationChanged"
 RETRY = 1.0  # seconds, while PostgreSQL is out of reach
-STEP = 25  # users read and told at once, with up to 100 members in the view of each: a few milliseconds
-MAX_TRIES = 30  # then nobody needs to be told any more
+STEP = 25  # users notified with one query, with up to 100 members in the view of each: a few milliseconds
+MAX_TRIES = 30  # attempts, one a RETRY; after that the notification is out of date and is dropped
 
 _guard = guard("conversation_updates")
 
 
 class Views(Protocol):
-    """What `handlers.conversations` offers."""
+    """Reads conversations as users see them (`handlers.conversations`)."""
 
     async def views(self, conversation_id: UUID, user_ids: Collection[UUID]) -> dict[UUID, Conversation]:
-        """The conversation as each of these users sees it; those who are no members are left out."""
+        """Return the conversation as each of these users sees it. Users who are not members are left out."""
 
 
 class ConversationNotifier:
@@ -40,21 +40,25 @@ class ConversationNotifier:
         self._waiting: dict[UUID, set[UUID]] = {}
         self._doubts: set[tuple[UUID, UUID]] = set()
         self._wake = trio.Event()
-        self.outage = Outage("parley.teller", "conversations_not_told", advice="people see the change when they ask")
+        self.outage = Outage(
+            "parley.conversation_updates",
+            "conversation_updates_dropped",
+            advice="clients see the change when they read the conversation again",
+        )
 
-    def tell(self, conversation_id: UUID, user_ids: Collection[UUID]) -> None:
-        """Each of these users, on all her connections here. Never waits."""
+    def notify(self, conversation_id: UUID, user_ids: Collection[UUID]) -> None:
+        """Queue a notification of each of these users, on all their connections here. Never waits."""
         if user_ids:
             self._waiting.setdefault(conversation_id, set()).update(user_ids)
             self._wake.set()
 
     def recheck(self, conversation_id: UUID, user_id: UUID) -> None:
-        """Find out whether she is a member, then attach or detach her connections, and tell her."""
+        """Verify that the user is a member, attach or detach their connections accordingly, and notify them."""
         self._doubts.add((conversation_id, user_id))
-        self.tell(conversation_id, (user_id,))
+        self.notify(conversation_id, (user_id,))
 
     def settle(self, conversation_id: UUID, user_id: UUID) -> None:
-        """A change has just said whether she is a member: what is being read may be older."""
+        """Cancel a pending `recheck`: a change just delivered decides it, and what is being read may be older."""
         self._doubts.discard((conversation_id, user_id))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -67,7 +71,7 @@ class ConversationNotifier:
             conversation_id = next(iter(self._waiting))
             user_ids = self._take(conversation_id)
             try:
-                await self._tell_all(conversation_id, user_ids)
+                await self._notify_all(conversation_id, user_ids)
             except StoreError as error:
                 tries += 1
                 if tries < MAX_TRIES:
@@ -79,30 +83,34 @@ class ConversationNotifier:
                 tries = 0
                 self.outage.over()
 
-    async def _tell_all(self, conversation_id: UUID, user_ids: Collection[UUID]) -> None:
-        """Raises StoreError. Who may not be a member any more, and a defect hides it, is not left attached."""
+    async def _notify_all(self, conversation_id: UUID, user_ids: Collection[UUID]) -> None:
+        """Read and send the views of these users. Raise StoreError.
 
-        async def tell(some: Sequence[UUID]) -> None:
+        If a defect prevents the verification of a user's membership, the user's connections are closed rather than
+        left attached to a conversation that may not be theirs any more.
+        """
+
+        async def notify(some: Sequence[UUID]) -> None:
             views = await self._views.views(conversation_id, some)
             for user_id in some:
-                self._tell(conversation_id, user_id, views.get(user_id))
+                self._notify(conversation_id, user_id, views.get(user_id))
 
         def refuse(user_id: UUID, reference: str) -> None:
             if (conversation_id, user_id) in self._doubts:
                 self._doubts.discard((conversation_id, user_id))
                 self._rooms.give_up(user_id, reference)
 
-        await divided(_guard, list(user_ids), tell, refuse)
+        await divided(_guard, list(user_ids), notify, refuse)
 
     def _take(self, conversation_id: UUID) -> set[UUID]:
-        """Some of those who wait, so that others get their turn: each view is encoded by itself."""
+        """Remove and return up to `STEP` pending users of a conversation: each view costs an encoding of its own."""
         waiting = self._waiting.pop(conversation_id)
         taken = {waiting.pop() for _ in range(min(STEP, len(waiting)))}
         if waiting:
             self._waiting[conversation_id] = waiting
         return taken
 
-    def _tell(self, conversation_id: UUID, user_id: UUID, view: Conversation | None) -> None:
+    def _notify(self, conversation_id: UUID, user_id: UUID, view: Conversation | None) -> None:
         if (conversation_id, user_id) in self._doubts:
             self._doubts.discard((conversation_id, user_id))
             if view is None:

@@ -1,8 +1,8 @@
-"""What is told and not kept: moved receipts, typing, presence (docs/hub.md).
+"""Coalesce and broadcast the events that are not kept: moved receipts, typing, and presence (docs/hub.md).
 
-Owns what is about to be told of receipts and presence, coalesced per person, and who is typing where, with an expiry of
-its own on every instance: should the one that heard the start die, nobody types forever. All of it is shed before
-anything else when a connection reads slowly.
+Owns the pending announcements of receipts and presence, coalesced per user, and who is typing where. Every instance
+expires typing by itself: if the instance that received the start dies, the others announce the end. These events are
+the first to be shed when a connection reads slowly.
 """
 
 from collections import Counter
@@ -21,14 +21,14 @@ from store.model import Message, MessageStatus
 from store.redis.inbox_entries import Entry, InstanceMessage, Receipt, Seen, Typing, merged
 
 TICK = 0.1  # seconds: at most one MessageStatusUpdated per member and tick
-MAX_PER_TICK = 50  # members of one conversation told of in a tick; the others in the next, with what they have by then
-MAX_SEEN = 200  # people who came or went told of in a tick, likewise
-MEMORY = 30.0  # seconds for which a cursor that was told is not told lower
-TYPING_TTL = 6.0  # seconds without a word after which typing has stopped (docs/hub.md)
-REPEAT = 2.0  # seconds after which others are told again that somebody still types
-MAX_TYPING = 20  # people of one conversation of whom it is told in a tick that they began or stopped typing
+MAX_PER_TICK = 50  # receipts announced in one conversation and tick; the others wait, and go on coalescing
+MAX_SEEN = 200  # users whose presence is announced in one tick, likewise
+MEMORY = 30.0  # seconds for which no cursor below an announced one is announced
+TYPING_TTL = 6.0  # seconds after the last sign of typing at which it has stopped (docs/hub.md)
+REPEAT = 2.0  # seconds after which other instances are notified again that a user still types
+MAX_TYPING = 20  # users announced in one conversation and tick as having begun or stopped to type
 MAX_TURNED = 1000  # of all conversations, likewise
-SLACK = 1.0  # seconds more that another instance waits for the next word
+SLACK = 1.0  # seconds longer that another instance waits for the next sign of typing
 
 _guard = guard("ephemeral_events")
 
@@ -41,21 +41,21 @@ UPDATED, STARTED, STOPPED, SHOWN = (
 
 
 class OtherInstances(Protocol):
-    """The way to the other instances (`server.cluster.publisher`)."""
+    """Sends to the other instances (`server.cluster.publisher`)."""
 
     def send(self, messages: Iterable[InstanceMessage]) -> None: ...
 
 
 class Broadcaster(Protocol):
-    """Whoever tells it (`server.fanout.broadcaster`)."""
+    """Sends events to local connections (`server.fanout.broadcaster`)."""
 
-    async def tell(self, news: Sequence[Broadcast]) -> None: ...
+    async def broadcast(self, broadcasts: Sequence[Broadcast]) -> None: ...
 
 
 class _Typist(Struct):
     expires_at: float
-    is_here: bool  # connected to this instance: it is for us to tell the others
-    told_at: float  # when other instances heard of it last; of those that they told us, never
+    is_here: bool  # connected to this instance, which therefore notifies the others
+    announced_at: float  # when other instances were notified last; -inf for a user of another instance
 
 
 class EphemeralEvents:
@@ -63,59 +63,61 @@ class EphemeralEvents:
         self._rooms = rooms
         self._others = others
         self._broadcaster = broadcaster
-        self._seen: dict[UUID, Seen] = {}  # to be told, by user
-        self._receipts: dict[UUID, dict[UUID, Receipt]] = {}  # to be told, by conversation and member
+        self._seen: dict[UUID, Seen] = {}  # to be announced, by user
+        self._receipts: dict[UUID, dict[UUID, Receipt]] = {}  # to be announced, by conversation and member
         self._typists: dict[tuple[UUID, UUID], _Typist] = {}
-        self._turned: dict[tuple[UUID, UUID], bool] = {}  # began or stopped since the last tick; True: said here
-        self._typing_shown: set[tuple[UUID, UUID]] = set()  # of whom people here were told that they type
-        self._told: dict[tuple[UUID, UUID], tuple[int, int]] = {}  # how far each member was told to be
-        self._told_before: dict[tuple[UUID, UUID], tuple[int, int]] = {}
+        self._turned: dict[tuple[UUID, UUID], bool] = {}  # began or stopped since the last tick; True: received here
+        self._typing_shown: set[tuple[UUID, UUID]] = set()  # announced to local connections as typing
+        self._announced: dict[tuple[UUID, UUID], tuple[int, int]] = {}  # (delivered, read), by member
+        self._announced_before: dict[tuple[UUID, UUID], tuple[int, int]] = {}
         self._forget_at = 0.0
         self._wake = trio.Event()
 
-    # -- from here ----------------------------------------------------------------------------------
+    # -- local events ----------------------------------------------------------------------------------
 
-    def tell_receipts(self, receipts: list[Receipt]) -> None:
-        """These cursors have moved."""
+    def announce_receipts(self, receipts: list[Receipt]) -> None:
+        """Announce that these cursors have moved, here and on the other instances."""
         self._others.send(receipts)
         self._gather(receipts)
 
     def sent(self, message: Message) -> None:
-        """A message whose sender has read what came before it. It comes to every instance by itself, whoever dies: the
-        cursor needs no message of its own."""
+        """Announce the receipt implied by a message: its sender has read everything before it.
+
+        Every instance receives the message itself, so nothing is sent to the others.
+        """
         seq = message.seq
         self._gather((Receipt(message.conversation_id, message.sender_id, seq, seq, message.created_at),))
 
     def type(self, conversation_id: UUID, user_id: UUID) -> None:
-        """A user types. Said again while she goes on."""
+        """Note that a user types. Clients repeat it for as long as the user goes on."""
         self._start((conversation_id, user_id), TYPING_TTL, is_here=True)
 
     def stop_typing(self, conversation_id: UUID, user_id: UUID) -> None:
         self._stop((conversation_id, user_id), is_here=True)
 
     def user_left(self, user_id: UUID) -> None:
-        """Her last connection here has ended."""
+        """Stop the user's typing: their last connection here has ended."""
         for conversation_id in [key[0] for key in self._typists if key[1] == user_id]:
             self.stop_typing(conversation_id, user_id)
 
     def show(self, seen: list[Seen]) -> None:
-        """How users are to be seen from now on."""
+        """Announce the presence of these users, here and on the other instances."""
         self._others.send(seen)
         self._show(seen)
 
-    # -- from elsewhere -----------------------------------------------------------------------------
+    # -- from other instances -----------------------------------------------------------------------------
 
     def receive(self, entry: Entry) -> None:
         self._gather(entry.receipts)
-        for said in entry.typing:
-            key = said.conversation_id, said.user_id
-            if said.typing:
+        for notice in entry.typing:
+            key = notice.conversation_id, notice.user_id
+            if notice.typing:
                 self._start(key, TYPING_TTL + SLACK, is_here=False)
             else:
                 self._stop(key, is_here=False)
         self._show(entry.seen)
 
-    # -- telling --------------------------------------------------------------------------------------
+    # -- announcing --------------------------------------------------------------------------------------
 
     def _gather(self, receipts: Iterable[Receipt]) -> None:
         for receipt in receipts:
@@ -132,7 +134,7 @@ class EphemeralEvents:
             typist = self._typists[key] = _Typist(now + seconds, is_here, float("-inf"))
         typist.expires_at = now + seconds
         typist.is_here = typist.is_here or is_here
-        if key not in self._typing_shown or (is_here and now - typist.told_at >= REPEAT):
+        if key not in self._typing_shown or (is_here and now - typist.announced_at >= REPEAT):
             self._turned[key] = is_here or self._turned.get(key, False)
             self._wake.set()
 
@@ -147,7 +149,7 @@ class EphemeralEvents:
             self._wake.set()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Tell what has gathered, tick by tick; end what has expired."""
+        """Announce what has gathered, once a tick, and expire typing, until cancelled."""
         task_status.started()
         while True:
             if not self._receipts and not self._typists and not self._seen and not self._turned:
@@ -163,37 +165,46 @@ class EphemeralEvents:
         self._forget()
         now = trio.current_time()
         for key in [key for key, typist in self._typists.items() if typist.expires_at <= now]:
-            self._stop(key, is_here=False)  # other instances know by themselves
-        news = [*self._take_typing(now), *self._take_receipts(), *self._take_seen()]
-        await divided(_guard, news, self._broadcaster.tell, lambda one, reference: None)
+            self._stop(key, is_here=False)  # other instances expire it themselves
+        broadcasts = [*self._take_typing(now), *self._take_receipts(), *self._take_seen()]
+        await divided(_guard, broadcasts, self._broadcaster.broadcast, lambda one, reference: None)
 
     def _take_typing(self, now: float) -> list[Broadcast]:
-        """However often somebody began and stopped in a tick: the last of it, and nothing when that is known."""
-        told: Counter[UUID] = Counter()
-        news: list[Broadcast] = []
-        said: list[Typing] = []
+        """Return the events of users whose typing has begun or stopped, and notify the other instances.
+
+        Only the state at the end of the tick counts, compared with what connections were shown last: a user who began
+        and stopped within one tick causes no event. At most `MAX_TYPING` events go to one conversation; users beyond
+        that stay in `_turned` for the next tick. Only the user's own instance notifies the others: at the start, every
+        `REPEAT` seconds while it lasts, and at the end. When typing expires, it sends nothing, because each instance
+        expires it by itself.
+        """
+        counts: Counter[UUID] = Counter()
+        broadcasts: list[Broadcast] = []
+        notices: list[Typing] = []
         for key in list(self._turned)[:MAX_TURNED]:
             conversation_id, user_id = key
-            if told[conversation_id] >= MAX_TYPING:
+            if counts[conversation_id] >= MAX_TYPING:
                 continue  # in the next tick
             is_here, typist = self._turned.pop(key), self._typists.get(key)
-            if typist is not None and typist.is_here and now - typist.told_at >= REPEAT:
-                typist.told_at = now
-                said.append(Typing(conversation_id, user_id, True))
+            if typist is not None and typist.is_here and now - typist.announced_at >= REPEAT:
+                typist.announced_at = now
+                notices.append(Typing(conversation_id, user_id, True))
             if (typist is not None) is (key in self._typing_shown):
                 continue
-            told[conversation_id] += 1
+            counts[conversation_id] += 1
             if typist is not None:
                 self._typing_shown.add(key)
             else:
                 self._typing_shown.discard(key)
                 if is_here:
-                    said.append(Typing(conversation_id, user_id, False))
+                    notices.append(Typing(conversation_id, user_id, False))
             event = STOPPED if typist is None else STARTED
-            news.append(Broadcast((conversation_id,), event, (TypingUpdate(conversation_id, user_id),), but=user_id))
-        if said:
-            self._others.send(said)
-        return news
+            broadcasts.append(
+                Broadcast((conversation_id,), event, (TypingUpdate(conversation_id, user_id),), but=user_id)
+            )
+        if notices:
+            self._others.send(notices)
+        return broadcasts
 
     def _take_seen(self) -> list[Broadcast]:
         taken = [self._seen.pop(user_id) for user_id in list(self._seen)[:MAX_SEEN]]
@@ -208,10 +219,10 @@ class EphemeralEvents:
         ]
 
     def _take_receipts(self) -> list[Broadcast]:
-        news = []
+        broadcasts = []
         for conversation_id, waiting in list(self._receipts.items()):
             for user_id in list(waiting)[:MAX_PER_TICK]:
-                receipt = self._news(waiting.pop(user_id))
+                receipt = self._moved(waiting.pop(user_id))
                 if receipt is None:
                     continue
                 if receipt.delivered_seq > receipt.read_seq > 0:
@@ -224,15 +235,18 @@ class EphemeralEvents:
                     seq=receipt.read_seq if read else receipt.delivered_seq,
                     at=receipt.at,
                 )
-                news.append(Broadcast((conversation_id,), UPDATED, (update,)))
+                broadcasts.append(Broadcast((conversation_id,), UPDATED, (update,)))
             if not waiting:
                 del self._receipts[conversation_id]
-        return news
+        return broadcasts
 
-    def _news(self, receipt: Receipt) -> Receipt | None:
-        """Without what was told before: two instances may write, and be heard, in another order."""
+    def _moved(self, receipt: Receipt) -> Receipt | None:
+        """Return the receipt without cursors announced before, or None if none is left.
+
+        Receipts that two instances have written may arrive in another order: an older one must not lower a cursor.
+        """
         key = receipt.conversation_id, receipt.user_id
-        delivered, read = self._told.get(key) or self._told_before.get(key, (0, 0))
+        delivered, read = self._announced.get(key) or self._announced_before.get(key, (0, 0))
         moved = Receipt(
             *key,
             receipt.delivered_seq if receipt.delivered_seq > delivered else 0,
@@ -241,15 +255,15 @@ class EphemeralEvents:
         )
         if not moved.delivered_seq and not moved.read_seq:
             return None
-        if moved.read_seq:  # told now; what is delivered beyond it, in the next tick
-            self._told[key] = max(delivered, moved.read_seq), moved.read_seq
+        if moved.read_seq:  # announced now; what is delivered beyond it, in the next tick
+            self._announced[key] = max(delivered, moved.read_seq), moved.read_seq
         else:
-            self._told[key] = moved.delivered_seq, read
+            self._announced[key] = moved.delivered_seq, read
         return moved
 
     def _forget(self) -> None:
-        """What was told is remembered for MEMORY to twice as long."""
+        """Forget cursors announced more than `MEMORY` to twice `MEMORY` ago."""
         now = trio.current_time()
         if now >= self._forget_at:
-            self._told_before, self._told = self._told, {}
+            self._announced_before, self._announced = self._announced, {}
             self._forget_at = now + MEMORY

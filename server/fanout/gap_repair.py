@@ -1,15 +1,15 @@
-"""Rooms that are behind, or may be: what did not come by itself is read from the database (docs/design.md 4.5).
+"""Read changes that did not arrive live from PostgreSQL, and deliver them (docs/design.md 4.5).
 
-Owns when which room is looked after, a few at a time. Reads the store through `History` only, and delivers through
-what it is given: rooms hold one, and it knows nothing else of them.
+Owns the schedule of repairs and their task. Reads the store through `History` only, and delivers through the callables
+it is given. `Rooms` holds one; it knows nothing else of them.
 
-A gap is a change that is committed and has not come. Four things lead here: a change that came ahead of its turn, an
-outcome that nobody knows (`doubt`), a head that another instance or a client names (`reached`, `expect`), and the
-comparison of all heads after the link to Redis was lost (`check_heads`). Each only marks the room as due. One task
-takes the due rooms, a few at a time, and reads what PostgreSQL has after the room's head; a change that comes live
-meanwhile is delivered once, by whichever is first, because both ask whether it is the next one. What is read are final
-states: a message that was made and edited since appears once, as new. After an error the room is due again a second
-later, for as long as somebody has it open.
+A gap is a committed change that has not arrived. A room is scheduled for repair for one of four reasons: a change
+arrived ahead of its turn; the outcome of a commit is unknown (`doubt`); another instance or a client names a later
+head (`reached`, `expect`); or all heads are compared after the connection to Redis was lost (`check_heads`). Each of
+them only marks the room as due. One task takes due rooms, up to `REPAIRS` at once, and reads what PostgreSQL has after
+the room's head. A change that arrives live during the repair is delivered once, because both paths deliver a change
+only if it is the next one. Repairs read final states: a message that was made and edited since appears once, as new.
+After an error the room is due again after `RETRY_DELAY`, for as long as it is open.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -36,7 +36,7 @@ _guard = guard("repairs")
 
 
 class GapRepair:
-    """What can be done for a room of which a change is missing."""
+    """The schedule of rooms that may have a gap, and the task that fills the gaps."""
 
     def __init__(
         self,
@@ -48,28 +48,30 @@ class GapRepair:
         deliver: Callable[[Room, Change], None],
         drain_held: Callable[[Room], None],
     ) -> None:
-        """`rooms`: those that are open, a view that changes. `deliver` gets the next change of a room; `drain_held`
-        delivers what came ahead of its turn, as far as it is its turn now."""
+        """Repair the rooms in `rooms`, a live view of the open ones.
+
+        `deliver` is called with the next change of a room. `drain_held` delivers held changes whose turn has come.
+        """
         self._rooms = rooms
         self._history = history
         self._flusher = flusher
         self._wanted = wanted
         self._deliver = deliver
         self._drain_held = drain_held
-        self._due: dict[Room, float] = {}  # due times; insertion order is nearly the order of time
+        self._due: dict[Room, float] = {}  # due times, nearly in their order
         self._wake = trio.Event()
-        self.outage = Outage("parley.rooms", "repairs_postponed", advice="they are tried again by itself")
+        self.outage = Outage("parley.rooms", "repairs_postponed", advice="they are retried automatically")
         self.repaired = 0  # changes read from PostgreSQL because they did not come by themselves
 
     def doubt(self, conversation_ids: Collection[UUID]) -> None:
-        """Something may have been committed in these: look."""
+        """Schedule a repair of these conversations: changes of unknown outcome may have been committed."""
         for conversation_id in conversation_ids:
             room = self._rooms.get(conversation_id)
             if room is not None:
                 self.schedule(room, 0.0)
 
     async def check_heads(self) -> None:
-        """Compare every room's head with the database, and repair those that are behind. Raises StoreError."""
+        """Compare every room's head with PostgreSQL, and schedule a repair of those behind it. Raise StoreError."""
         ids = [room.conversation_id for room in self._rooms.values() if room.next_seq is not None]
         for start in range(0, len(ids), CHECKED):
             heads = await self._history.heads(ids[start : start + CHECKED])
@@ -77,28 +79,28 @@ class GapRepair:
                 self.reached(conversation_id, head)
 
     def reached(self, conversation_id: UUID, seq: int) -> None:
-        """Change `seq` is committed, and has had time to come by itself."""
+        """Schedule a repair if change `seq`, which was committed long enough ago to have arrived, is missing."""
         room = self._rooms.get(conversation_id)
         if room is not None and (room.next_seq is None or room.next_seq <= seq):
             self.schedule(room, 0.0)
 
     def expect(self, room: Room, seq: int) -> None:
-        """Somebody knows that change `seq` is committed: fetch it if it does not come by itself."""
+        """Schedule a repair after `REPAIR_DELAY` if change `seq`, which is known to be committed, has not arrived."""
         if room.head < seq:
             self.schedule(room, REPAIR_DELAY)
 
     def schedule(self, room: Room, delay: float) -> None:
-        """Look after the room in `delay` seconds, unless it is due or being looked after already."""
+        """Repair the room in `delay` seconds, unless a repair is scheduled or running already."""
         if room not in self._due and not room.repairing:
             self._due[room] = trio.current_time() + delay
             self._wake.set()
 
     def drop(self, room: Room) -> None:
-        """The room is closed."""
+        """Forget the room: it is closed."""
         self._due.pop(room, None)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Fill the gaps that did not close by themselves, a few at a time."""
+        """Repair rooms when they are due, up to `REPAIRS` at once, until cancelled."""
         limit = trio.Semaphore(REPAIRS)
         async with trio.open_nursery() as nursery:
             task_status.started()
@@ -140,11 +142,20 @@ class GapRepair:
             self.schedule(room, RETRY_DELAY)
 
     async def _fill(self, room: Room) -> bool:
-        """Deliver what the database has after the room's head. Return True when no gap is left."""
+        """Deliver what PostgreSQL has after the room's head. Return True if no gap is left.
+
+        Reads pages of changes until the room's head is that of the database. Before the first page, a room that a
+        change has opened is registered with the other instances: changes committed after that arrive in the inbox, and
+        those before it are read here, so none is missed. The pages hold final states, at the seq of their last change.
+        So `start` and `seen` decide whether a message is new to the connections attached: it is if it was made after
+        the repair began, and was not delivered since, live or by an earlier page. Each change is delivered only if it
+        is beyond the room's head at that moment; one that arrives live between two pages is not repeated. If the
+        database has a head but no changes up to it, retention has dropped them, and the room moves on to that head.
+        """
         if room.fresh:
             room.fresh = False
             await self._wanted.want_rooms([room.conversation_id])
-        start = room.head  # everybody attached has seen every message made up to here
+        start = room.head  # connections attached have seen every message made up to here
         seen = room.repaired = set()  # and these, made or changed after it
         while True:
             heads = await self._history.heads([room.conversation_id])
@@ -157,12 +168,12 @@ class GapRepair:
             for change in changes:
                 if change.seq > room.head:  # it may have come live while we read
                     created = change.message.seq > start and change.message.id not in seen
-                    # Whether its sender has caught up by it is not known any more: its cursor is told once more.
+                    # It is not known any more whether its sender has read up to it: the receipt is announced again.
                     catches_up = created and change.message.type is not MessageType.SYSTEM
                     self._deliver(room, msgspec.structs.replace(change, created=created, catches_up=catches_up))
                     self.repaired += 1
             if not changes and room.head < head:
-                room.next_seq = head + 1  # its messages are gone (retention): nothing to show up to there
+                room.next_seq = head + 1  # retention has dropped what was before
                 room.moved()
             self._drain_held(room)
             self._flusher.flush()

@@ -1,10 +1,12 @@
-"""Tells people who has come and who has gone (P7).
+"""Announce users who come online, go offline, or change their status (P7).
 
-Owns what is to be told, and the task that evaluates and tells it, many users at a time. Comings and goings are found
-by `server.cluster` (registration, its end, and burials), changes of status by the handlers.
+Owns the pending announcements, and the task that evaluates and sends them, many users at a time. `server.cluster`
+reports users who come online or go offline (at registration, at its end, and when a dead instance is reaped); the
+handlers report changes of status.
 
-Two instances may tell of the same user at once, and the older word might come last. So whatever was told is looked at
-once more in the next round, and told again if it is not true any more: the last word is then the true one.
+Two instances may announce the same user at once, and the older announcement may arrive last. So each announced
+presence is evaluated again in the next round, and announced again if it has changed: the last announcement that
+clients receive is the true one.
 """
 
 from collections.abc import Collection, Sequence
@@ -21,8 +23,8 @@ from store.errors import StoreError
 from store.redis.inbox_entries import Seen
 from store.redis.instances import Instances
 
-ROUND = 0.1  # seconds between rounds: what happens meanwhile is told together
-MAX_ROUND = 500  # users told of in one
+ROUND = 0.1  # seconds between rounds: what happens meanwhile is announced together
+MAX_ROUND = 500  # users announced in one
 RETRY = 1.0  # seconds, while PostgreSQL or Redis is out of reach
 
 _guard = guard("presence")
@@ -40,22 +42,22 @@ class PresenceAnnouncer:
         self._instances = instances
         self._rooms = rooms
         self._ephemeral_events = ephemeral_events
-        self._moved: dict[UUID, bool] = {}  # to be told of; True: even if she appears offline
-        self._gone: set[UUID] = set()  # of those, whose last connection has ended
-        self._told: dict[UUID, Seen] = {}  # in the last round
+        self._moved: dict[UUID, bool] = {}  # to be announced; True: even a user who appears offline
+        self._gone: set[UUID] = set()  # those of them whose last connection has ended
+        self._announced: dict[UUID, Seen] = {}  # in the last round
         self._wake = trio.Event()
 
-    # -- what happens: never waits --------------------------------------------------------------------
+    # -- reports: never wait --------------------------------------------------------------------
 
     def arrived(self, user_ids: Collection[UUID]) -> None:
-        """These were offline before."""
+        """Announce these users: they were offline before."""
         for user_id in user_ids:
             self._moved.setdefault(user_id, False)
             self._gone.discard(user_id)
         self._wake.set()
 
     def left(self, user_ids: Collection[UUID]) -> None:
-        """These are on no instance any more."""
+        """Announce these users: they are not connected to any instance any more."""
         for user_id in user_ids:
             self._moved.setdefault(user_id, False)
             self._gone.add(user_id)
@@ -65,20 +67,20 @@ class PresenceAnnouncer:
         self._moved[user_id] = True
         self._wake.set()
 
-    # -- what is true -----------------------------------------------------------------------------------
+    # -- queries -----------------------------------------------------------------------------------
 
     async def online(self, user_ids: Collection[UUID]) -> set[UUID]:
-        """Those of these users who are connected somewhere. Raises Unavailable."""
+        """Return those of these users who are connected to any instance. Raise Unavailable."""
         here = {user_id for user_id in user_ids if self._rooms.connections_of(user_id)}
         counts = await self._instances.count_sessions([user_id for user_id in user_ids if user_id not in here])
         return here | {user_id for user_id, count in counts.items() if count}
 
-    # -- telling ----------------------------------------------------------------------------------------
+    # -- announcing ----------------------------------------------------------------------------------------
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         task_status.started()
         while True:
-            if not self._moved and not self._told:
+            if not self._moved and not self._announced:
                 self._wake = trio.Event()
                 await self._wake.wait()
             await trio.sleep(ROUND)
@@ -89,34 +91,34 @@ class PresenceAnnouncer:
                 await trio.sleep(RETRY)
 
     async def _round(self) -> None:
-        """Raises StoreError; nothing is forgotten then."""
+        """Evaluate and announce up to `MAX_ROUND` users. Raise StoreError, and keep what was pending."""
         moved = dict(list(self._moved.items())[:MAX_ROUND])
         for user_id in moved:
             del self._moved[user_id]
-        told, self._told = self._told, {}
+        announced, self._announced = self._announced, {}
 
         async def evaluate(user_ids: Sequence[UUID]) -> None:
-            await self._evaluate(user_ids, moved, told)
+            await self._evaluate(user_ids, moved, announced)
 
         def refuse(user_id: UUID, reference: str) -> None:
             self._gone.discard(user_id)
 
         try:
-            await divided(_guard, list(moved.keys() | told.keys()), evaluate, refuse)
+            await divided(_guard, list(moved.keys() | announced.keys()), evaluate, refuse)
         except StoreError:
-            for user_id, always in {**dict.fromkeys(told, False), **moved}.items():
+            for user_id, always in {**dict.fromkeys(announced, False), **moved}.items():
                 self._moved[user_id] = self._moved.get(user_id, False) or always
             raise
 
-    async def _evaluate(self, user_ids: Sequence[UUID], moved: dict[UUID, bool], told: dict[UUID, Seen]) -> None:
+    async def _evaluate(self, user_ids: Sequence[UUID], moved: dict[UUID, bool], announced: dict[UUID, Seen]) -> None:
         gone = self._gone.intersection(user_ids)
         if gone:
             await self._presence.keep_last_seen(gone)
             self._gone -= gone
         found = await self._presence.seen(user_ids, await self.online(user_ids), moved)
-        news = [seen for seen in found if moved.get(seen.user_id) or _differs(told.get(seen.user_id), seen)]
-        self._told |= {seen.user_id: seen for seen in news}
-        self._ephemeral_events.show(news)
+        changed = [seen for seen in found if moved.get(seen.user_id) or _differs(announced.get(seen.user_id), seen)]
+        self._announced |= {seen.user_id: seen for seen in changed}
+        self._ephemeral_events.show(changed)
 
 
 def _differs(before: Seen | None, now: Seen) -> bool:

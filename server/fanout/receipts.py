@@ -1,9 +1,10 @@
-"""The way of a receipt: into a stream in batches, out of it into PostgreSQL in batches, then told (P6).
+"""Make receipts durable in Redis streams, write them to PostgreSQL in batches, and announce the moved ones (P6).
 
-Owns two tasks. The first makes receipts durable: what comes while one batch is on its way to Redis goes in the next,
-the receipts of one member merged. The second takes them from the streams, as one of the consumers of all instances,
-raises the cursors in one statement, acknowledges them after the commit, and has the moved ones told. What a dead
-consumer took and did not finish is claimed. Without Redis, receipts go to PostgreSQL directly.
+Owns two tasks. The first makes receipts durable: receipts that are offered while one batch is on its way to Redis go
+into the next, those of one member merged. The second takes them from the streams, as one of the consumers of all
+instances, raises the cursors in one statement, acknowledges the entries after the commit, and has the moved receipts
+announced. It claims what a dead consumer took and did not finish. Without Redis, receipts are written to PostgreSQL
+directly.
 """
 
 import time
@@ -23,7 +24,7 @@ from store.receipts import Moved, ReceiptStreams, Taken, write_receipts
 from store.redis.inbox_entries import Receipt, merged
 
 ROUND = 0.05  # seconds between two writes: what comes meanwhile goes together
-IDLE = 0.5  # seconds between looks when nothing was found: for what others left
+IDLE = 0.5  # seconds between looks when nothing was found: for entries that others left
 CLAIM_PERIOD = 5.0  # seconds
 HOUSEKEEPING = 600.0  # seconds between looks for consumers that are long gone
 RETRY = 0.5  # seconds
@@ -35,19 +36,19 @@ Key = tuple[UUID, UUID]
 _guard = guard("receipts")
 
 
-class Told(Protocol):
-    """Who tells people (`server.fanout.ephemeral_events`)."""
+class ReceiptAnnouncer(Protocol):
+    """Announces moved receipts (`server.fanout.ephemeral_events`)."""
 
-    def tell_receipts(self, receipts: list[Receipt]) -> None: ...
+    def announce_receipts(self, receipts: list[Receipt]) -> None: ...
 
 
 class ReceiptWriter:
     """Implements `handlers.ports.Receipts`."""
 
-    def __init__(self, streams: ReceiptStreams, pool: Pool, told: Told, *, consumer: str) -> None:
+    def __init__(self, streams: ReceiptStreams, pool: Pool, announcer: ReceiptAnnouncer, *, consumer: str) -> None:
         self._streams = streams
         self._pool = pool
-        self._told = told
+        self._announcer = announcer
         self._consumer = consumer
         self._waiting: dict[Key, Receipt] = {}
         self._callers: dict[Key, list[Done]] = {}
@@ -56,13 +57,13 @@ class ReceiptWriter:
         self._keeping = False
         self._kept = trio.Event()  # after each batch
         self.accepted = self.written = 0
-        self.outage = Outage("parley.receipts", "receipts_postponed", advice="they are kept, and tried again by itself")
+        self.outage = Outage("parley.receipts", "receipts_postponed", advice="they are kept, and retried automatically")
         self.delays = Histogram()  # seconds from the stream, by Redis' clock, to PostgreSQL; the oldest of each batch
 
     # -- into the streams ---------------------------------------------------------------------------
 
     def offer(self, receipt: Receipt, done: Done | None = None) -> None:
-        """Queue it. Never waits. Raises Overloaded."""
+        """Queue a receipt, and call `done` when it is durable or has failed. Never waits. Raise Overloaded."""
         key = receipt.conversation_id, receipt.user_id
         known = self._waiting.get(key)
         if known is None and len(self._waiting) >= MAX_WAITING:
@@ -73,7 +74,7 @@ class ReceiptWriter:
         self._wake.set()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep receipts until cancelled. Who still waits then is told that it is not known."""
+        """Run both tasks until cancelled. Callers still waiting then get `Unavailable`: the outcome is unknown."""
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._write_on)
@@ -87,7 +88,7 @@ class ReceiptWriter:
             _answer(callers, callers, Unavailable("the server is shutting down"))
 
     async def _keep(self) -> None:
-        """What waits now, and its callers are answered: each once, whatever happens."""
+        """Make the waiting receipts durable, and answer each of their callers once, whatever happens."""
         receipts, self._waiting = list(self._waiting.values()), {}
         callers, self._callers = self._callers, {}
         error: StoreError = Unavailable("the server is shutting down")
@@ -114,20 +115,27 @@ class ReceiptWriter:
             _answer(callers, list(callers), error)
 
     async def count_waiting(self) -> int:
-        """Entries of all instances that are not in PostgreSQL yet. Raises Unavailable."""
+        """Return the number of entries of all instances that are not in PostgreSQL yet. Raise Unavailable."""
         return await self._streams.count_waiting()
 
     async def drain(self) -> None:
-        """Until nothing waits to be kept."""
-        while self._waiting or self._keeping:  # whatever is offered wakes the task that keeps it
+        """Wait until all receipts offered so far are durable."""
+        while self._waiting or self._keeping:  # an offered receipt wakes the task
             await self._kept.wait()
 
     # -- out of the streams -------------------------------------------------------------------------
 
     async def _write_on(self) -> None:
+        """Move entries from the streams into PostgreSQL, until cancelled.
+
+        Each receipt is written at least once: an entry is finished (acknowledged and deleted) only after the commit,
+        and writing it twice is harmless, because a cursor only rises. `taken` survives an error, so the entries this
+        consumer holds are retried first. Claiming comes before taking: while a claim finds something, the next one
+        follows at once, so that a dead consumer's entries, older than all that is new, are written in time.
+        """
         prepared = False
         next_claim = next_cleaning = 0.0
-        taken: list[Taken] = []  # ours to write; tried again while PostgreSQL is away
+        taken: list[Taken] = []  # held by this consumer; retried while PostgreSQL is away
         while True:
             found = False
             try:
@@ -152,7 +160,7 @@ class ReceiptWriter:
                 prepared = False  # the streams may be gone with Redis' data
                 self.outage.failed(str(error))
                 await trio.sleep(RETRY)
-            except Exception as error:  # not of a receipt: what was taken is tried again
+            except Exception as error:  # not of a receipt: what was taken is retried
                 _guard.caught(error)
                 await trio.sleep(RETRY)
             await trio.sleep(ROUND)
@@ -169,7 +177,7 @@ class ReceiptWriter:
             self.delays.observe(max(0.0, time.time() - oldest / 1000))
 
     async def _write(self, receipts: Iterable[Receipt]) -> None:
-        """Into PostgreSQL, and tell what has moved."""
+        """Raise the cursors in PostgreSQL, and announce those that have moved."""
         furthest: dict[Key, Receipt] = {}
         for receipt in receipts:
             key = receipt.conversation_id, receipt.user_id
@@ -182,13 +190,13 @@ class ReceiptWriter:
         self.written += len(moved)
         at = now_timestamp()
         try:
-            self._told.tell_receipts([_news(one, at) for one in moved])
-        except Exception as error:  # it is written; live, it is told with the next one
+            self._announcer.announce_receipts([_moved_receipt(one, at) for one in moved])
+        except Exception as error:  # they are written; clients see the cursors with the next receipt
             _guard.caught(error)
 
 
-def _news(moved: Moved, at: str) -> Receipt:
-    """Which cursor has moved, and to where; 0 for one that has not."""
+def _moved_receipt(moved: Moved, at: str) -> Receipt:
+    """Return a receipt with the cursors that have moved, and 0 for one that has not."""
     return Receipt(
         moved.conversation_id,
         moved.user_id,
@@ -203,13 +211,13 @@ def _key(receipt: Receipt) -> Key:
 
 
 def _answer(callers: dict[Key, list[Done]], keys: Iterable[Key], error: StoreError | None) -> int:
-    """Tell those who wait for these. Returns how many they were."""
+    """Call the callbacks that wait for these keys with `error`. Return their number."""
     answered = 0
     for key in list(keys):
         for done in callers.pop(key, ()):
             answered += 1
             try:
                 done(error)
-            except Exception as defect:  # the caller's: the others are answered all the same
+            except Exception as defect:  # of the caller: the others are answered all the same
                 _guard.caught(defect)
     return answered

@@ -1,6 +1,6 @@
-"""A conversation in this process: who is attached, which change comes next, and what came ahead of it.
+"""The state of one conversation on this instance: connections attached, the next change, and changes ahead of it.
 
-Owns the state of one room, and the shapes of what rooms need: of the store, of other instances, of sessions.
+Owns the state of one room, and the protocols of what rooms need: the store, subscriptions, notifiers, connections.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -15,20 +15,20 @@ from store.model import Change, Message
 
 
 class History(Protocol):
-    """What rooms need from the store."""
+    """Reads conversations from the store."""
 
     async def heads(self, conversation_ids: Collection[UUID]) -> dict[UUID, int]:
-        """The last seq of each conversation that exists."""
+        """Return the head of each of these conversations that exists."""
 
     async def changes(self, conversation_id: UUID, after: int, *, limit: int, max_bytes: int) -> Sequence[Change]:
-        """What changed after `after`, each message once, in its final state, by rising seq."""
+        """Return what changed after seq `after`: each message once, in its final state, by rising seq."""
 
 
 class Subscriptions(Protocol):
-    """What other instances should send us (`server.cluster.subscriptions`)."""
+    """Registers what other instances should send to this one (`server.cluster.subscriptions`)."""
 
     async def want_rooms(self, conversation_ids: Iterable[UUID]) -> None:
-        """Returns when changes committed from now on will reach us. Never raises."""
+        """Return when changes committed from now on will reach this instance. Never raises."""
 
     async def want_user(self, user_id: UUID) -> None: ...
 
@@ -38,47 +38,47 @@ class Subscriptions(Protocol):
 
 
 class ConversationNotifier(Protocol):
-    """Tells people how a conversation looks to them now (`server.fanout.conversation_updates`)."""
+    """Sends users the current view of a conversation (`server.fanout.conversation_updates`)."""
 
-    def tell(self, conversation_id: UUID, user_ids: Collection[UUID]) -> None:
-        """Each of these users, on all her connections here."""
+    def notify(self, conversation_id: UUID, user_ids: Collection[UUID]) -> None:
+        """Queue a notification of each of these users, on all their connections here."""
 
     def recheck(self, conversation_id: UUID, user_id: UUID) -> None:
-        """Find out whether she is a member, and attach or detach her connections."""
+        """Verify that the user is a member, and attach or detach their connections accordingly."""
 
     def settle(self, conversation_id: UUID, user_id: UUID) -> None:
-        """It has just been heard: a recheck under way is outdated."""
+        """Cancel a pending `recheck`: a change just delivered decides it."""
 
 
 class Cursors(Protocol):
-    """Tells people how far each other are (`server.fanout.ephemeral_events`)."""
+    """Announces the receipts implied by messages (`server.fanout.ephemeral_events`)."""
 
     def sent(self, message: Message) -> None:
-        """Its sender has everything up to it."""
+        """Announce that the sender of `message` has read everything before it."""
 
 
 class Subscriber(Protocol):
-    """A hub session, as a room sees it."""
+    """A hub connection, as a room sees it."""
 
     user_id: UUID
     caller: Caller
     send_queue: SendQueue
-    rooms: dict["Room", None]  # in order; who is in thousands leaves one as fast as who is in two
+    rooms: dict["Room", None]  # in order; a dict, so that leaving one takes the same time among thousands
     auto_attach: bool
     expelled: set[UUID] | None
 
     def lag(self) -> None:
-        """The send queue is full: leave every room, remember the cursors, catch up when it has drained."""
+        """The send queue is full: leave every room, remember the cursors, and catch up when it has drained."""
 
     def disconnect(self, code: str, sentence: str) -> None:
-        """Close for good."""
+        """Close the connection for good: the client should not reconnect."""
 
     def give_up(self, reference: str) -> None:
-        """There was a defect in what is done for it: close; its client may connect again. Never raises."""
+        """Close the connection after a defect in work for it; the client may connect again. Never raises."""
 
 
 class Room:
-    """A conversation in this process: who is attached, and the next seq it expects (None while opening)."""
+    """A conversation on this instance: the connections attached, and the next seq (None while it is opening)."""
 
     __slots__ = (
         "advanced",
@@ -95,13 +95,13 @@ class Room:
     def __init__(self, conversation_id: UUID) -> None:
         self.conversation_id = conversation_id
         self.next_seq: int | None = None
-        self.attached: dict[Subscriber, SendQueue] = {}  # all that a delivery looks at
+        self.attached: dict[Subscriber, SendQueue] = {}  # a delivery reads nothing else
         self.held: dict[int, Change] | None = None  # arrived ahead of its turn
-        self.pins = 0  # tasks that need the room to stay although nobody is attached
+        self.pins = 0  # tasks that keep the room open even while no connection is attached
         self.repairing = False
         self.repaired: set[UUID] | None = None  # during a repair: the messages delivered since it began
         self.fresh = False  # opened by a change, and not registered yet
-        self.advanced: trio.Event | None = None  # made by whoever waits for the head to move
+        self.advanced: trio.Event | None = None  # set when the head moves; made by the first task that waits for it
 
     @property
     def head(self) -> int:
@@ -126,7 +126,7 @@ class Room:
             del session.rooms[self]
 
     def moved(self) -> None:
-        """The head has moved, or the room is gone: wake those who wait for it."""
+        """Wake the tasks that wait for the room: its head has moved, or it is gone."""
         if self.advanced is not None:
             self.advanced.set()
             self.advanced = None

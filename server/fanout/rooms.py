@@ -1,13 +1,12 @@
-"""The conversations that somebody on this process has open, and who gets their changes.
+"""The rooms of this instance, and the delivery of changes to the connections attached to them.
 
-Owns the rooms, the registry of sessions by user, and the rule that every session sees a
-conversation's changes contiguous, with no repeat and no hole (docs/design.md 4.5, P3). What is
-committed here and what comes from other instances is delivered alike; where it comes from is
-`server.fanout.change_publisher`'s business. Holes are `server.fanout.gap_repair`', the state of a room is
-`server.fanout.room`'s.
+Owns the rooms, the connections by user, and the rule that every connection receives the changes of a conversation in
+order, without a duplicate and without a gap (docs/design.md 4.5, P3). Changes committed here and changes from other
+instances are delivered alike; `server.fanout.change_publisher` knows which is which. `server.fanout.gap_repair` fills
+gaps; `server.fanout.room` holds the state of one room.
 
-A session is *attached* to a room (gets live events) or not; `server.hub.catch_up` brings it from a
-cursor to the point where it can be attached. A room lives while somebody is attached or holds it.
+A connection is *attached* to a room (receives live events) or not; `server.hub.catch_up` brings it from a cursor to
+the point where it can be attached. A room exists while a connection is attached or a task holds it open.
 """
 
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
@@ -27,7 +26,7 @@ from store.defects import guard
 from store.model import Change, MessageType
 from store.redis.inbox_entries import Dismissal
 
-MAX_TOLD = 200  # users here who are told of a change of members or title, each with her own view; more see it in order
+MAX_NOTIFIED = 200  # users of a room who are sent their own view after a change; in larger ones, only those added
 REMOVED = "ConversationRemoved"
 SYSTEM = MessageType.SYSTEM
 
@@ -35,7 +34,7 @@ _guard = guard("rooms")
 
 
 class Rooms:
-    """Every room and every session of this process."""
+    """All rooms and all hub connections of this instance."""
 
     def __init__(
         self,
@@ -46,7 +45,7 @@ class Rooms:
         notifier: Callable[[], ConversationNotifier | None] = lambda: None,
         cursors: Callable[[], Cursors | None] = lambda: None,
     ) -> None:
-        """`notifier` and `cursors` in turn need the rooms: they are asked for when something is to be said."""
+        """`notifier` and `cursors` are callables because both need the rooms: they are called at each notification."""
         self._history = history
         self._flusher = flusher
         self._wanted = wanted
@@ -58,7 +57,7 @@ class Rooms:
         )
         self._sessions: dict[UUID, list[Subscriber]] = {}
         # Totals since the start.
-        self.delivered = 0  # changes offered to somebody's send queue
+        self.delivered = 0  # changes offered to connections, each counted once per connection
         self.shed = 0  # ephemeral events dropped because a send queue was half full
         self.lagged = 0  # times a session was detached because its send queue was full
         self.replays = 0  # catch-ups: after a cursor, or after lag
@@ -66,7 +65,10 @@ class Rooms:
     # -- sessions ---------------------------------------------------------------------------
 
     async def register(self, session: Subscriber) -> None:
-        """From here on the session hears what concerns its user. When this returns, so it does from other instances."""
+        """Deliver the events of the session's user to it from now on.
+
+        When this returns, that includes events from other instances.
+        """
         self._sessions.setdefault(session.user_id, []).append(session)
         await self._wanted.want_user(session.user_id)
 
@@ -83,19 +85,19 @@ class Rooms:
         return tuple(self._sessions.get(user_id, ()))
 
     def signed_in(self, user_ids: Iterable[UUID]) -> dict[UUID, UUID]:
-        """The sign-in sessions that these users' connections here live on, and whose each is."""
+        """Return the user of each sign-in session that a local connection of these users depends on."""
         sessions = [session for user_id in user_ids for session in self._sessions.get(user_id, ())]
         return {session.caller.session_id: session.user_id for session in sessions if session.caller.session_id}
 
     def users(self) -> list[UUID]:
-        """Everybody who is connected here."""
+        """Return the users who have a connection here."""
         return list(self._sessions)
 
     def all(self) -> list[Room]:
         return list(self._rooms.values())
 
     def find(self, conversation_id: UUID) -> Room | None:
-        """The room, if somebody has it open."""
+        """Return the room of a conversation if it is open here."""
         return self._rooms.get(conversation_id)
 
     def is_attached(self, conversation_id: UUID, session: Subscriber) -> bool:
@@ -103,7 +105,7 @@ class Rooms:
         return room is not None and session in room.attached
 
     def detach_all(self, session: Subscriber) -> dict[UUID, int]:
-        """Leave every room. Returns the cursors: where the session was in each."""
+        """Detach the session from every room. Return its cursors: the head of each of them."""
         cursors = {}
         for room in session.rooms:
             del room.attached[session]
@@ -125,10 +127,10 @@ class Rooms:
 
     @asynccontextmanager
     async def opened(self, conversation_ids: Collection[UUID]) -> AsyncIterator[dict[UUID, Room]]:
-        """Hold the rooms of these conversations open and live, made where they were not there yet.
+        """Keep the rooms of these conversations open and live, and create those that are missing.
 
-        Conversations that do not exist are left out. Raises Unavailable when the heads cannot be read.
-        A change committed while the head is being read is held, so none falls between the two.
+        Conversations that do not exist are left out. Raise Unavailable if the heads cannot be read. While the head of
+        a new room is being read, changes that arrive are held, so none is lost between reading it and going live.
         """
         pinned: dict[UUID, Room] = {}
         fresh: list[Room] = []
@@ -153,7 +155,7 @@ class Rooms:
     async def _open(self, fresh: list[Room]) -> None:
         ids = [room.conversation_id for room in fresh]
         try:
-            await self._wanted.want_rooms(ids)  # before the head is read: no change falls between the two
+            await self._wanted.want_rooms(ids)  # before the head is read: no change is lost between the two
             heads = await self._history.heads(ids)
         except BaseException:
             self._forget(fresh)
@@ -168,21 +170,21 @@ class Rooms:
             self._drain_held(room)
 
     def _forget(self, rooms: Iterable[Room]) -> None:
-        """These could not be opened: whoever waits for one of them sees that it is no longer there."""
+        """Remove rooms that could not be opened, and wake the tasks that wait for them."""
         for room in rooms:
             if self._rooms.pop(room.conversation_id, None) is not None:
                 self._wanted.drop_room(room.conversation_id)
             room.moved()
 
     async def _wait_open(self, room: Room) -> None:
-        """Another task is opening it; should that one fail, so does this."""
+        """Wait until another task has opened the room, or has failed to."""
         while room.next_seq is None and self._rooms.get(room.conversation_id) is room:
             if room.advanced is None:
                 room.advanced = trio.Event()
             await room.advanced.wait()
 
     async def wait_moved(self, room: Room) -> None:
-        """Until the next change is delivered in `room`."""
+        """Wait until the next change is delivered in `room`."""
         if room.advanced is None:
             room.advanced = trio.Event()
         await room.advanced.wait()
@@ -196,7 +198,10 @@ class Rooms:
     # -- delivery -----------------------------------------------------------------------------
 
     def publish(self, changes: Sequence[Change]) -> None:
-        """Deliver committed changes to those who have their conversations open here. Never waits."""
+        """Deliver committed changes to the connections attached to their rooms here, and flush. Never waits.
+
+        A defect in one change does not stop the others: its room is scheduled for repair.
+        """
         rest = iter(changes)
         while True:
             try:
@@ -207,13 +212,13 @@ class Rooms:
                     elif change.added or change.removed or change.dissolved:
                         self._change_members(None, change)
                 break
-            except Exception as error:  # one change's defect: its room is read from the database, the others go on
+            except Exception as error:  # one change's defect: its room is repaired, the others go on
                 _guard.caught(error, conversation=str(change.conversation_id))
                 self._restore(change)
         self._flusher.flush()
 
     def _restore(self, change: Change) -> None:
-        """Something went wrong with this change, somewhere: PostgreSQL knows what is true."""
+        """Schedule a repair of the room and a recheck of its members, after an unexpected error with this change."""
         try:
             self.repair.doubt((change.conversation_id,))
             for user_id in (*change.added, *change.removed):
@@ -235,7 +240,7 @@ class Rooms:
             self.repair.schedule(room, REPAIR_DELAY)
         elif change.added or change.removed:
             self._recheck_members(room, change)
-        # below: a repeat, already delivered
+        # below next_seq: a duplicate
 
     def _drain_held(self, room: Room) -> None:
         assert room.next_seq is not None
@@ -255,7 +260,18 @@ class Rooms:
             room.held = None
 
     def _deliver(self, room: Room, change: Change) -> None:
-        """Offer the change to everybody attached: encoded and framed once per encoding. Runs for every event."""
+        """Offer the next change of a room to all connections attached. Runs for every change.
+
+        The change is encoded and framed once per encoding in use. Each connection attached either takes the frame, is
+        detached because its send queue is full (it lags, and catches up later), or is closed because of a defect in
+        its own state; the others get the change regardless. A change that cannot be encoded is replaced by a `Resync`.
+        None of them misses a change silently (P4).
+
+        The order matters. Lagging connections are detached before `next_seq` moves, so that their cursors stay below
+        this change. `next_seq` moves before waiting tasks are woken, and before members are attached or detached, so
+        that the change that adds a user is not sent live to them, and the one that removes a user is the last they
+        get.
+        """
         frames: dict[Encoding, bytes] = {}
         lagging = []
         mark = self._flusher.dirty.append
@@ -276,11 +292,11 @@ class Rooms:
                     elif send_queue.offer(frame) is Verdict.LAGGING:
                         lagging.append(session)
                 break
-            except Exception as error:  # one member's defect: it pays, and those behind it get the change
+            except Exception as error:  # of one connection: it is closed, those after it get the change
                 faulty = faulty or []
                 reference = _guard.caught(error, conversation=str(room.conversation_id))
                 faulty.append((session, reference))
-                if len(faulty) > len(room.attached):  # it is not the members: nobody may miss it without a word
+                if len(faulty) > len(room.attached):  # the change itself is faulty: close all
                     faulty = [(session, reference) for session in room.attached]
                     break
         self.delivered += len(room.attached)
@@ -301,21 +317,21 @@ class Rooms:
         if change.message.type is SYSTEM:
             try:
                 self._announced(room, change)
-            except Exception as error:  # the change is delivered: what it means for its members is found out anew
+            except Exception as error:  # delivered; its effect on members is read anew
                 _guard.caught(error, conversation=str(room.conversation_id))
                 self._restore(change)
 
     def _announced(self, room: Room, change: Change) -> None:
-        """Members or title have changed: act on it, and tell those who are here."""
+        """Apply a change of members or title, and notify the users attached here."""
         if change.added or change.removed or change.dissolved:
             self._change_members(room, change)
         notifier = self._notifier()
         if notifier is not None and not change.dissolved:
             here = {session.user_id for session in room.attached}
-            notifier.tell(room.conversation_id, here if len(here) <= MAX_TOLD else here & set(change.added))
+            notifier.notify(room.conversation_id, here if len(here) <= MAX_NOTIFIED else here & set(change.added))
 
     def _change_members(self, room: Room | None, change: Change) -> None:
-        """Attach the live sessions of users who were just added; detach those of users who were removed."""
+        """Attach the sessions of users who were added, and detach those of users who were removed."""
         conversation_id = change.conversation_id
         for user_id in change.removed:
             self._remove(room, change, user_id)
@@ -330,7 +346,7 @@ class Rooms:
             notifier = self._notifier()
             if sessions and notifier is not None:
                 notifier.settle(conversation_id, user_id)
-                notifier.tell(conversation_id, (user_id,))
+                notifier.notify(conversation_id, (user_id,))
         if room is not None and change.dissolved:
             self._notify(room.attached, REMOVED, (conversation_id, "deleted"))
             for session in list(room.attached):
@@ -353,7 +369,7 @@ class Rooms:
             self._notify(sessions, REMOVED, (change.conversation_id, reason))
 
     def _recheck_members(self, room: Room, change: Change) -> None:
-        """A change of membership that this room has passed without us: it was opened, or read, at a later seq."""
+        """Verify members after a change that the room has passed: it was opened, or repaired, at a later seq."""
         for user_id in (*change.added, *change.removed):
             sessions = self._sessions.get(user_id, ())
             wrong = change.removed if user_id in change.removed else ()
@@ -366,7 +382,7 @@ class Rooms:
                 notifier.recheck(change.conversation_id, user_id)
 
     def attach_user(self, conversation_id: UUID, user_id: UUID) -> None:
-        """She is a member, as of the head or later: attach her sessions that are not, where the room is open."""
+        """Attach the sessions of a user who is a member, as of the head or later, if the room is open."""
         room = self._rooms.get(conversation_id)
         if room is not None and room.next_seq is not None:
             for session in self._sessions.get(user_id, ()):
@@ -374,7 +390,7 @@ class Rooms:
                     room.attach(session)
 
     def detach_user(self, conversation_id: UUID, user_id: UUID) -> bool:
-        """She is no member. True when one of her sessions was attached."""
+        """Detach the sessions of a user who is not a member. Return True if one was attached."""
         room = self._rooms.get(conversation_id)
         if room is None:
             return False
@@ -386,8 +402,10 @@ class Rooms:
         return bool(found)
 
     def _new_room(self, change: Change) -> Room:
-        """A room that opens at `change`. Should a later one have passed already, the repair finds it: it is done
-        again once the room is registered."""
+        """Open a room at `change`, and schedule its repair.
+
+        The repair registers the room first. So it also finds later changes that were committed before that.
+        """
         room = self._rooms[change.conversation_id] = Room(change.conversation_id)
         room.next_seq = change.seq + 1
         room.fresh = True
@@ -397,16 +415,16 @@ class Rooms:
     # -- events outside the order of changes ----------------------------------------------------
 
     def notify_user(self, user_id: UUID, event: str, arguments: tuple[object, ...]) -> None:
-        """To every connection of one user here."""
+        """Send an event to every local connection of a user."""
         self._notify(self._sessions.get(user_id, ()), event, arguments)
 
     def notify_conversation(
         self, conversation_id: UUID, event: str, arguments: tuple[object, ...], *, but: UUID | None = None
     ) -> None:
-        """To everybody attached, as far as it fits: ephemeral. `but`: a user who does not need it."""
+        """Send an ephemeral event to the connections attached, except those of user `but`; may be shed."""
         room = self._rooms.get(conversation_id)
         if room is not None:
-            self._whisper((session for session in room.attached if session.user_id != but), event, arguments)
+            self._offer_ephemeral((session for session in room.attached if session.user_id != but), event, arguments)
 
     def _notify(self, sessions: Iterable[Subscriber], event: str, arguments: tuple[object, ...]) -> None:
         frames: dict[Encoding, bytes] = {}
@@ -430,8 +448,8 @@ class Rooms:
             except Exception as error:
                 session.give_up(_guard.caught(error))
 
-    def _whisper(self, sessions: Iterable[Subscriber], event: str, arguments: tuple[object, ...]) -> None:
-        """What does not fit is shed, and nobody is the worse for it. Flushed in the next step: often more follows."""
+    def _offer_ephemeral(self, sessions: Iterable[Subscriber], event: str, arguments: tuple[object, ...]) -> None:
+        """Offer an ephemeral event, shed where it does not fit. Flushed in the next step, as often more follows."""
         frames: dict[Encoding, bytes] = {}
         for session in sessions:
             try:
@@ -441,15 +459,15 @@ class Rooms:
                 if verdict is Verdict.SHED:
                     self.shed += 1
             except Exception as error:
-                _guard.caught(error, said=event)  # nobody is the worse for it: it is ephemeral
+                _guard.caught(error, said=event)  # the connection stays: the event is ephemeral
 
     def give_up(self, user_id: UUID, reference: str) -> None:
-        """End all connections of a user here, for a defect; clients may connect again, and then see what is true."""
+        """Close all local connections of a user after a defect. Clients may connect again, and then catch up."""
         for session in self.connections_of(user_id):
             session.give_up(reference)
 
     def dismiss(self, dismissal: Dismissal) -> None:
-        """Close the connections here that it names, for good: they hear nothing more."""
+        """Close the local connections named by `dismissal` for good, and send them nothing more."""
         for session in self.connections_of(dismissal.user_id):
             if dismissal.session_id in (None, session.caller.session_id):
                 self.unregister(session)
@@ -460,7 +478,7 @@ class Rooms:
 
 
 def _encoded(encoding: Encoding, change: Change) -> bytes:
-    """The change; should it be one that cannot be written, the word that something is missing (P4)."""
+    """Encode the event of a change or, if it cannot be encoded, a `Resync`, so that clients read it anew (P4)."""
     try:
         return encode_change(encoding, change, created=change.created)
     except Exception as error:
@@ -469,7 +487,7 @@ def _encoded(encoding: Encoding, change: Change) -> bytes:
 
 
 def _frame(frames: dict[Encoding, bytes], session: Subscriber, event: str, arguments: tuple[object, ...]) -> bytes:
-    """Encoded once for each encoding in use."""
+    """Return the encoded event, encoding it on first use for each encoding."""
     encoding = session.send_queue.encoding
     frame = frames.get(encoding)
     if frame is None:

@@ -1,4 +1,4 @@
-"""server.fanout.broadcaster: many small things told to many people, in few words and with breaks."""
+"""server.fanout.broadcaster: many small events to many connections, with few flushes and with checkpoints."""
 
 from itertools import pairwise
 from typing import cast
@@ -30,7 +30,7 @@ class Ear(SendQueue):
 
 
 class Person:
-    """Somebody with rooms open."""
+    """A connection with rooms open."""
 
     auto_attach = True
     expelled: set[UUID] | None = None
@@ -47,13 +47,13 @@ class Person:
     def give_up(self, reference: str) -> None: ...
 
     def lag(self) -> None:
-        raise AssertionError("what is not kept never makes anybody lag")
+        raise AssertionError("an ephemeral event never makes a connection lag")
 
     def disconnect(self, code: str, sentence: str) -> None: ...
 
 
 class World:
-    """Two rooms, as the crier sees them."""
+    """Two rooms, as the broadcaster sees them."""
 
     def __init__(self) -> None:
         self.one, self.two = Room(new_id()), Room(new_id())
@@ -64,41 +64,41 @@ class World:
     def find(self, conversation_id: UUID) -> Room | None:
         return {room.conversation_id: room for room in (self.one, self.two)}.get(conversation_id)
 
-    def news(self, count: int, but: UUID | None = None) -> list[Broadcast]:
+    def broadcasts(self, count: int, but: UUID | None = None) -> list[Broadcast]:
         ids = (self.one.conversation_id, self.two.conversation_id, new_id())
-        return [Broadcast(ids, "Told", (number,), but) for number in range(count)]
+        return [Broadcast(ids, "Counted", (number,), but) for number in range(count)]
 
 
-def told(data: bytes) -> list[int]:
+def received(data: bytes) -> list[int]:
     return [int(part.partition(b"]")[0]) for part in data.split(b'"arguments":[')[1:]]
 
 
 async def test_once_each_and_together() -> None:
-    """Everybody in any of the rooms, once and in order and with one flush; not whom it is about, nor who has left."""
+    """Each connection in any of the rooms gets each event once, in order, in one flush; not those excluded or gone."""
     world = World()
     both, only, gone = Person(world.one, world.two), Person(world.two), Person(world.one)
-    news = [*world.news(3), *world.news(1, but=only.user_id)]
+    broadcasts = [*world.broadcasts(3), *world.broadcasts(1, but=only.user_id)]
     gone.rooms.clear()  # as it is after the audience was found
-    await world.broadcaster.tell(news)
+    await world.broadcaster.broadcast(broadcasts)
     while world.flusher.dirty:
         world.flusher.flush()
-    assert [told(data) for data in both.ear.flushes] == [[0, 1, 2, 0]]
-    assert [told(data) for data in only.ear.flushes] == [[0, 1, 2]]
+    assert [received(data) for data in both.ear.flushes] == [[0, 1, 2, 0]]
+    assert [received(data) for data in only.ear.flushes] == [[0, 1, 2]]
     assert gone.ear.flushes == []
 
 
 async def test_shed() -> None:
-    """Who reads slowly misses some of it, is not made to lag, and it is counted."""
+    """A connection that reads slowly misses some events, does not lag, and what it misses is counted."""
     world = World()
     slow = Person(world.one, limit=1000)
-    await world.broadcaster.tell(world.news(50))
+    await world.broadcaster.broadcast(world.broadcasts(50))
     slow.ear.flush()
-    heard = told(slow.ear.flushes[0])
+    heard = received(slow.ear.flushes[0])
     assert heard == list(range(len(heard))) and 0 < len(heard) < 50 and world.shed == 50 - len(heard)
 
 
 async def test_breaks() -> None:
-    """However much it is, others have their turn after some thousand words, and connections are still flushed once."""
+    """Other tasks run after some thousand events, however many there are, and each connection is flushed once."""
     world = World()
     people = [Person(world.one) for _ in range(300)]
     steps = []
@@ -111,11 +111,11 @@ async def test_breaks() -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(world.flusher.run)
         nursery.start_soon(watch)
-        await world.broadcaster.tell(world.news(100))
+        await world.broadcaster.broadcast(world.broadcasts(100))
         while world.flusher.dirty:
             await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
-    assert all([told(data) for data in person.ear.flushes] == [list(range(100))] for person in people)
+    assert all([received(data) for data in person.ear.flushes] == [list(range(100))] for person in people)
     word = people[0].ear.flushes[0].index(b"\x1e") + 1
     longest = max(after - before for before, after in pairwise(steps))
     assert longest < 2 * (STEP + 100) * (word + 2)  # tasks run in any order: twice between two of ours

@@ -1,4 +1,4 @@
-"""server.fanout.conversation_updates: everybody's own view of a conversation, and doubts about who is a member."""
+"""server.fanout.conversation_updates: each user's view of a conversation, and rechecks of memberships."""
 
 from collections.abc import Collection
 from typing import Any, cast
@@ -57,16 +57,16 @@ async def world(nursery: trio.Nursery, autojump_clock: MockClock) -> World:
     return world
 
 
-async def test_told_together(world: World, autojump_clock: MockClock) -> None:
-    """Many changes of one conversation are one look; who is no member any more is told nothing."""
+async def test_notified_together(world: World, autojump_clock: MockClock) -> None:
+    """Many changes of one conversation are one query; a user who is not a member any more is not notified."""
     for _ in range(5):
-        world.notifier.tell(ROOM, (ALICE, BOB))
+        world.notifier.notify(ROOM, (ALICE, BOB))
     await wait_all_tasks_blocked()
     assert world.done == [(CHANGED, ALICE)] and world.asked == 1
 
 
 async def test_doubts(world: World, autojump_clock: MockClock) -> None:
-    """A member is attached and told; who is none is detached."""
+    """A recheck attaches and notifies a member, and detaches a user who is none."""
     world.notifier.recheck(ROOM, ALICE)
     world.notifier.recheck(ROOM, BOB)
     await wait_all_tasks_blocked()
@@ -74,18 +74,18 @@ async def test_doubts(world: World, autojump_clock: MockClock) -> None:
 
 
 async def test_a_doubt_that_is_settled(world: World, autojump_clock: MockClock) -> None:
-    """A change that says more arrives while the database is being read: what was read does not count."""
+    """If a later change arrives while the database is being read, the result of the query is ignored."""
     world.gate = trio.Event()
     world.notifier.recheck(ROOM, BOB)
     await wait_all_tasks_blocked()
-    world.notifier.settle(ROOM, BOB)  # she was added in this moment
+    world.notifier.settle(ROOM, BOB)  # added just now
     world.gate.set()
     await wait_all_tasks_blocked()
     assert world.done == []
 
 
 async def test_tried_again(world: World, autojump_clock: MockClock) -> None:
-    """While PostgreSQL is away, people are told later."""
+    """Notifications are retried while PostgreSQL is away."""
     world.away = True
     world.notifier.recheck(ROOM, ALICE)
     await trio.sleep(3 * RETRY)

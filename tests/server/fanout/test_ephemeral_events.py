@@ -1,4 +1,4 @@
-"""server.fanout.ephemeral_events: what is told and not kept, in virtual time."""
+"""server.fanout.ephemeral_events: events that are announced and not kept, in virtual time."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
@@ -31,10 +31,10 @@ ROOM, ALICE, BOB = new_id(), new_id(), new_id()
 
 
 class Recorder:
-    """Rooms, of which one is open, and the way to others, as lists of what was told."""
+    """Rooms, of which one is open, and the other instances; records what is announced to each."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, Any]] = []
+        self.announced: list[tuple[str, Any]] = []
         self.sent: list[Any] = []
 
     def find(self, conversation_id: UUID) -> object | None:
@@ -43,17 +43,17 @@ class Recorder:
     def notify_conversation(
         self, conversation_id: UUID, event: str, arguments: tuple[Any, ...], *, but: UUID | None = None
     ) -> None:
-        self.told.append((event, arguments[0]))
+        self.announced.append((event, arguments[0]))
 
-    async def tell(self, news: Sequence[Broadcast]) -> None:
-        self.told += [(one.event, one.arguments[0]) for one in news]
+    async def broadcast(self, broadcasts: Sequence[Broadcast]) -> None:
+        self.announced += [(one.event, one.arguments[0]) for one in broadcasts]
 
     def send(self, messages: Iterable[InstanceMessage]) -> None:
         self.sent += messages
 
     def events(self) -> list[str]:
-        told, self.told = self.told, []
-        return [event for event, _ in told]
+        announced, self.announced = self.announced, []
+        return [event for event, _ in announced]
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ async def world(nursery: trio.Nursery, autojump_clock: MockClock) -> tuple[Recor
 
 
 async def test_typing_stops_by_itself(world: tuple[Recorder, EphemeralEvents], autojump_clock: MockClock) -> None:
-    """After 6 s without a word; said again, it goes on, and others hear it again only now and then."""
+    """Typing ends 6 s after the last sign of it; signs prolong it, and other instances hear of few of them."""
     recorder, ephemeral_events = world
     for _ in range(10):
         ephemeral_events.type(ROOM, ALICE)
@@ -79,7 +79,7 @@ async def test_typing_stops_by_itself(world: tuple[Recorder, EphemeralEvents], a
 
 
 async def test_typing_is_stopped(world: tuple[Recorder, EphemeralEvents], autojump_clock: MockClock) -> None:
-    """By StopTyping, and by the end of the last connection; once."""
+    """Typing ends by StopTyping, and by the end of the last connection; it is announced once."""
     recorder, ephemeral_events = world
     ephemeral_events.type(ROOM, ALICE)
     ephemeral_events.type(ROOM, BOB)
@@ -95,7 +95,7 @@ async def test_typing_is_stopped(world: tuple[Recorder, EphemeralEvents], autoju
 
 
 async def test_typing_on_and_off(world: tuple[Recorder, EphemeralEvents], autojump_clock: MockClock) -> None:
-    """However often somebody begins and stops, people and other instances hear of it once in a tick at most."""
+    """However often a user begins and stops, connections and other instances get one event a tick at most."""
     recorder, ephemeral_events = world
     for _ in range(50):
         for _ in range(100):
@@ -111,7 +111,7 @@ async def test_typing_on_and_off(world: tuple[Recorder, EphemeralEvents], autoju
 
 
 async def test_many_type_at_once(world: tuple[Recorder, EphemeralEvents], autojump_clock: MockClock) -> None:
-    """Of one conversation a bounded number is told of in a tick; the others in the next ones."""
+    """A bounded number of users of one conversation is announced in a tick; the others in the next ones."""
     recorder, ephemeral_events = world
     for _ in range(3 * MAX_TYPING):
         ephemeral_events.type(ROOM, new_id())
@@ -124,7 +124,7 @@ async def test_many_type_at_once(world: tuple[Recorder, EphemeralEvents], autoju
 async def test_a_dead_instance_types_no_more(
     world: tuple[Recorder, EphemeralEvents], autojump_clock: MockClock
 ) -> None:
-    """What another instance said expires here, a little later than there; it is not passed on."""
+    """Typing reported by another instance expires here, a little later than there, and is not passed on."""
     recorder, ephemeral_events = world
     ephemeral_events.receive(entry_of([Typing(ROOM, BOB, True)]))
     await trio.sleep(TYPING_TTL + 0.5)
@@ -137,10 +137,10 @@ async def test_receipts_coalesce(world: tuple[Recorder, EphemeralEvents], autoju
     """A flood of receipts of one member becomes one event a tick, with the furthest seq; Read before Delivered."""
     recorder, ephemeral_events = world
     for seq in range(1, 1001):
-        ephemeral_events.tell_receipts([Receipt(ROOM, ALICE, seq, seq - 1, "t")])
+        ephemeral_events.announce_receipts([Receipt(ROOM, ALICE, seq, seq - 1, "t")])
     assert len(recorder.sent) == 1000  # others coalesce for themselves
     await trio.sleep(1.0)
-    updates = [update for event, update in recorder.told if event == UPDATED]
+    updates = [update for event, update in recorder.announced if event == UPDATED]
     assert [(update.status, update.seq) for update in updates] in (
         [(MessageStatus.READ, 999), (MessageStatus.DELIVERED, 1000)],
         [(MessageStatus.DELIVERED, 1), (MessageStatus.READ, 999), (MessageStatus.DELIVERED, 1000)],
@@ -154,25 +154,25 @@ async def test_many_members_at_once(world: tuple[Recorder, EphemeralEvents], aut
     for seq in range(1, 21):
         ephemeral_events.receive(entry_of(Receipt(ROOM, member, seq, seq, "t") for member in members))
         await trio.sleep(0.05)
-    assert len(recorder.told) <= 11 * MAX_PER_TICK
+    assert len(recorder.announced) <= 11 * MAX_PER_TICK
     await trio.sleep(2.0)
-    last: dict[UUID, StatusUpdate] = {update.user_id: update for _, update in recorder.told}
+    last: dict[UUID, StatusUpdate] = {update.user_id: update for _, update in recorder.announced}
     assert {update.seq for update in last.values()} == {20} and last.keys() == set(members)
 
 
 async def test_receipts_never_fall(world: tuple[Recorder, EphemeralEvents], autojump_clock: MockClock) -> None:
-    """Two instances write receipts of one member and are heard in another order: the older word is not told."""
+    """Two instances write receipts of one member and arrive in another order: the older one is not announced."""
     recorder, ephemeral_events = world
     for delivered, read in ((9, 7), (5, 5), (9, 7), (6, 8), (10, 0)):
         ephemeral_events.receive(entry_of([Receipt(ROOM, ALICE, delivered, read, "t")]))
         await trio.sleep(0.5)
-    told = [(update.status.value, update.seq) for _, update in recorder.told]
-    assert told == [("Read", 7), ("Delivered", 9), ("Read", 8), ("Delivered", 10)]
+    announced = [(update.status.value, update.seq) for _, update in recorder.announced]
+    assert announced == [("Read", 7), ("Delivered", 9), ("Read", 8), ("Delivered", 10)]
 
 
-async def test_nobody_there(world: tuple[Recorder, EphemeralEvents], autojump_clock: MockClock) -> None:
-    """Receipts of conversations that nobody here has open are not kept."""
+async def test_no_room_open(world: tuple[Recorder, EphemeralEvents], autojump_clock: MockClock) -> None:
+    """Receipts of conversations that are not open here are not kept."""
     recorder, ephemeral_events = world
     ephemeral_events.receive(entry_of([Receipt(new_id(), ALICE, 1, 1, "t")]))
     await trio.sleep(1.0)
-    assert recorder.told == []
+    assert recorder.announced == []

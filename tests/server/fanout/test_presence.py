@@ -1,4 +1,4 @@
-"""server.fanout.presence: the last word on a user is the true one (P7)."""
+"""server.fanout.presence: the last announcement of a user is the true one (P7)."""
 
 from collections.abc import Collection, Mapping
 from typing import Any, cast
@@ -23,12 +23,12 @@ ONLINE, OFFLINE = UserStatus.ONLINE, UserStatus.OFFLINE
 
 
 class World:
-    """Everything the announcer talks to. `here` is the truth; what it tells is in `told`."""
+    """Everything the announcer calls. `here` is the truth; what it announces is in `announced`."""
 
     def __init__(self) -> None:
         self.here: set[UUID] = set()
         self.chosen: dict[UUID, UserStatus] = {}
-        self.told: list[tuple[UUID, UserStatus]] = []
+        self.announced: list[tuple[UUID, UserStatus]] = []
         self.last_seen: list[UUID] = []
         self.away = False
         self.meanwhile: Any = None
@@ -64,7 +64,7 @@ class World:
         self.last_seen += user_ids
 
     def show(self, seen: list[Seen]) -> None:
-        self.told += ((one.user_id, one.status) for one in seen)
+        self.announced += ((one.user_id, one.status) for one in seen)
 
 
 @pytest.fixture
@@ -75,75 +75,75 @@ async def world(nursery: trio.Nursery, autojump_clock: MockClock) -> World:
 
 
 async def test_come_and_gone(world: World, autojump_clock: MockClock) -> None:
-    """Told once each; when she goes, it is kept when she was seen last."""
+    """Coming and going are announced once each; the time of the going is kept as last seen."""
     world.here.add(ALICE)
     world.announcer.arrived([ALICE])
     await trio.sleep(5 * ROUND)
     world.here.clear()
     world.announcer.left([ALICE])
     await trio.sleep(5 * ROUND)
-    assert world.told == [(ALICE, ONLINE), (ALICE, OFFLINE)] and world.last_seen == [ALICE]
+    assert world.announced == [(ALICE, ONLINE), (ALICE, OFFLINE)] and world.last_seen == [ALICE]
 
 
 async def test_arrived_twice(world: World, autojump_clock: MockClock) -> None:
-    """Registered again, or told by two instances, in the rounds after: nothing has changed, and nothing is told."""
+    """A user registered again, or reported by two instances, in later rounds: nothing changed, nothing is announced."""
     world.here.add(ALICE)
     for _ in range(2):
         world.announcer.arrived([ALICE])
         await trio.sleep(1.5 * ROUND)
     await trio.sleep(5 * ROUND)
-    assert world.told == [(ALICE, ONLINE)]
+    assert world.announced == [(ALICE, ONLINE)]
 
 
-async def test_back_before_it_was_told(world: World, autojump_clock: MockClock) -> None:
-    """Who leaves and is back within a round was not gone: nothing is kept of it, and the word is that they are here."""
+async def test_back_before_it_was_announced(world: World, autojump_clock: MockClock) -> None:
+    """A user who leaves and is back within a round is announced as online, and their last seen is not written."""
     world.here.add(ALICE)
     world.announcer.left([ALICE])
     world.announcer.arrived([ALICE])
     await trio.sleep(5 * ROUND)
-    assert world.told == [(ALICE, ONLINE)] and world.last_seen == []
+    assert world.announced == [(ALICE, ONLINE)] and world.last_seen == []
 
 
 async def test_gone_while_the_store_is_away(world: World, autojump_clock: MockClock) -> None:
-    """Of whoever leaves meanwhile it is kept when they were seen last, once the store is back; and told once."""
+    """A user who leaves during an outage has their last seen kept once the store is back, and is announced once."""
     world.away = True
     world.announcer.left([ALICE])
     await trio.sleep(3.0)
     world.away = False
     await trio.sleep(3.0)
-    assert world.told == [(ALICE, OFFLINE)] and set(world.last_seen) == {ALICE}
+    assert world.announced == [(ALICE, OFFLINE)] and set(world.last_seen) == {ALICE}
 
 
-async def test_what_changes_while_it_is_told(world: World, autojump_clock: MockClock) -> None:
-    """She left, and came back on another instance in the moment in which it was told: the next word is right."""
+async def test_what_changes_while_it_is_announced(world: World, autojump_clock: MockClock) -> None:
+    """A user comes back on another instance just as they are announced offline: the next announcement is right."""
     world.announcer.left([ALICE])
     world.meanwhile = lambda: world.here.add(ALICE)
     await trio.sleep(10 * ROUND)
-    assert world.told == [(ALICE, OFFLINE), (ALICE, ONLINE)]
+    assert world.announced == [(ALICE, OFFLINE), (ALICE, ONLINE)]
 
 
 async def test_appearing_offline(world: World, autojump_clock: MockClock) -> None:
-    """Who chose so comes and goes unseen; that she chose so is told, and when she is visible again."""
+    """A user who appears offline comes and goes unseen; the choice is announced, and its end too."""
     world.chosen[ALICE] = OFFLINE
     world.here.add(ALICE)
     world.announcer.arrived([ALICE])
     await trio.sleep(5 * ROUND)
-    assert world.told == []
+    assert world.announced == []
     world.announcer.status_changed(ALICE)
     await trio.sleep(5 * ROUND)
     world.chosen[ALICE] = UserStatus.BUSY
     world.announcer.status_changed(ALICE)
     await trio.sleep(5 * ROUND)
-    assert world.told == [(ALICE, OFFLINE), (ALICE, UserStatus.BUSY)]
+    assert world.announced == [(ALICE, OFFLINE), (ALICE, UserStatus.BUSY)]
 
 
 async def test_paused(world: World, autojump_clock: MockClock) -> None:
-    """While Redis is away nothing is told; after that everything is."""
+    """While Redis is away nothing is announced; after that everything is."""
     world.away = True
     world.here.add(ALICE)
     world.announcer.arrived([ALICE])
     await trio.sleep(3.0)
-    assert world.told == []
+    assert world.announced == []
     world.away = False
     await trio.sleep(3.0)
-    assert world.told == [(ALICE, ONLINE)]
+    assert world.announced == [(ALICE, ONLINE)]

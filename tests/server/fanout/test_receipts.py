@@ -58,12 +58,12 @@ class Streams:
 class World:
     def __init__(self, pool: Pool) -> None:
         self.streams = Streams()
-        self.told: list[Receipt] = []
+        self.announced: list[Receipt] = []
         self.answers: list[StoreError | None] = []
         self.writer = ReceiptWriter(cast(ReceiptStreams, self.streams), pool, self, consumer="me")
 
-    def tell_receipts(self, receipts: list[Receipt]) -> None:
-        self.told += receipts
+    def announce_receipts(self, receipts: list[Receipt]) -> None:
+        self.announced += receipts
 
     async def until(self, done: Any) -> None:
         with trio.fail_after(WAIT):
@@ -99,8 +99,8 @@ async def read_seq(conn: Connection, group: UUID, user: UUID) -> int:
     return cursor.read_seq
 
 
-async def test_kept_written_told(world: World, pool: Pool) -> None:
-    """Many of one member are one entry; in the end the furthest stands in PostgreSQL and is told once."""
+async def test_kept_written_announced(world: World, pool: Pool) -> None:
+    """Many receipts of one member become one entry; the furthest is written to PostgreSQL and announced once."""
     group, bob = await people(pool, 20)
     world.streams.gate = trio.Event()
     for seq in range(2, 12):
@@ -108,16 +108,16 @@ async def test_kept_written_told(world: World, pool: Pool) -> None:
     await wait_all_tasks_blocked()
     assert world.answers == []
     world.streams.gate.set()
-    await world.until(lambda: world.told)
+    await world.until(lambda: world.announced)
     assert world.answers == [None] * 10 and world.streams.finished == 1
-    [told] = world.told
-    assert (told.delivered_seq, told.read_seq) == (11, 11) and told.at
+    [receipt] = world.announced
+    assert (receipt.delivered_seq, receipt.read_seq) == (11, 11) and receipt.at
     async with pool.connection() as conn:
         assert await read_seq(conn, group, bob) == 11
 
 
 async def test_without_redis(world: World, pool: Pool) -> None:
-    """It goes to PostgreSQL at once; without that too, the caller hears it."""
+    """Without Redis a receipt is written to PostgreSQL at once; without both, the caller gets an error."""
     group, bob = await people(pool, 5)
     world.streams.away = True
     world.writer.offer(Receipt(group, bob, 3, 3), world.answers.append)
@@ -131,7 +131,7 @@ async def test_without_redis(world: World, pool: Pool) -> None:
 
 
 async def test_shutdown(pool: Pool, nursery: trio.Nursery) -> None:
-    """Who waits when it ends is told that it is not known."""
+    """At shutdown, callers that still wait get `Unavailable`: the outcome is unknown."""
     world = World(pool)
     world.streams.gate = trio.Event()
     group, bob = await people(pool, 5)
@@ -150,13 +150,13 @@ async def test_each_cursor_for_itself(world: World, pool: Pool) -> None:
     for together in (True, False):
         world.writer.offer(Receipt(group, bob, 7, 0), world.answers.append)
         if not together:
-            await world.until(lambda: not world.writer._waiting and world.told)
+            await world.until(lambda: not world.writer._waiting and world.announced)
         world.writer.offer(Receipt(group, bob, 0, 4), world.answers.append)
-        await world.until(lambda: any(told.read_seq == 4 for told in world.told))
+        await world.until(lambda: any(receipt.read_seq == 4 for receipt in world.announced))
         async with pool.connection() as conn:
             [cursor] = [one for one in await conversations.list_cursors(conn, group) if one.user_id == bob]
         assert (cursor.delivered_seq, cursor.read_seq) == (7, 4)
-        world.told.clear()
+        world.announced.clear()
         group, bob = await people(pool, 10)
 
 
@@ -164,7 +164,7 @@ async def test_each_cursor_for_itself(world: World, pool: Pool) -> None:
 
 
 class Pending(Streams):
-    """Entries that stay with who took them until they are finished, and those that a dead consumer has left."""
+    """Entries that stay with their consumer until they are finished, and those that a dead consumer has left."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -229,7 +229,7 @@ class Books:
 
 
 class Office(World):
-    """A writer over both, and what it has told."""
+    """A writer over both; records what it announces."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.books = Books(monkeypatch)
@@ -246,26 +246,26 @@ async def office(nursery: trio.Nursery, autojump_clock: MockClock, monkeypatch: 
 
 
 async def test_nothing_is_finished_that_is_not_written(office: Office, autojump_clock: MockClock) -> None:
-    """While PostgreSQL is away what was taken stays in the stream; when it is back, it is written, finished and told,
-    once each."""
+    """Entries taken while PostgreSQL is away stay in the stream; when it is back, each is written, finished and
+    announced once."""
     office.books.away = True
     group, users = UUID(int=1), [UUID(int=number) for number in range(2, 5)]
     for seq, user in enumerate(users, 1):
         office.writer.offer(Receipt(group, user, seq, seq), office.answers.append)
         await trio.sleep(10)
     assert office.answers == [None] * 3, "they are durable, in the stream"
-    assert office.streams.finished == 0 and office.told == [] and office.books.read == {}
+    assert office.streams.finished == 0 and office.announced == [] and office.books.read == {}
     assert office.pending.pending
     office.books.away = False
     await trio.sleep(10)
     assert office.books.read == {user: seq for seq, user in enumerate(users, 1)}
     assert office.pending.pending == [] and office.streams.entries == []
-    assert sorted(told.read_seq for told in office.told) == [1, 2, 3]
+    assert sorted(receipt.read_seq for receipt in office.announced) == [1, 2, 3]
 
 
 async def test_written_and_not_finished(office: Office, autojump_clock: MockClock) -> None:
-    """Redis goes after the write: finished when it is back, and told once; its groups are made anew, they may be
-    gone."""
+    """If Redis fails after the write, the entry is finished when it is back, and announced once. The groups, which may
+    be gone, are created again."""
     written = office.books._write
 
     async def write(conn: object, found: Collection[Receipt]) -> list[Moved]:
@@ -280,11 +280,11 @@ async def test_written_and_not_finished(office: Office, autojump_clock: MockCloc
     before, office.streams.away = office.pending.prepared, False
     await trio.sleep(10)
     assert office.streams.finished == 1 and office.pending.pending == []
-    assert [told.read_seq for told in office.told] == [5] and office.pending.prepared > before
+    assert [receipt.read_seq for receipt in office.announced] == [5] and office.pending.prepared > before
 
 
 async def test_what_the_dead_have_left(office: Office, autojump_clock: MockClock) -> None:
-    """Claimed and written, all of it at once and not one in every period; and looked for again when there is more."""
+    """Entries of a dead consumer are claimed and written at once, not one a period; later ones are claimed in time."""
     await trio.sleep(1)
     users = [UUID(int=number) for number in range(2, 6)]
     office.pending.left = [Taken(0, [b"%d" % number], [Receipt(UUID(int=1), user, 3, 3)]) for number, user in

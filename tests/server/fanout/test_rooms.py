@@ -1,4 +1,4 @@
-"""server.fanout.rooms: every session sees a conversation's changes contiguous, whatever order they come in (P3)."""
+"""server.fanout.rooms: every connection receives the changes of a conversation in order and without gaps (P3)."""
 
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, cast
@@ -48,7 +48,7 @@ def change(seq: int, *, removed: tuple[UUID, ...] = (), added: tuple[UUID, ...] 
 
 
 class Database:
-    """What PostgreSQL would say. `gate`, when there, holds answers back."""
+    """PostgreSQL, as rooms read it. `gate`, if set, delays its answers."""
 
     def __init__(self, head: int) -> None:
         self.head = head
@@ -84,7 +84,7 @@ class Sink(SendQueue):
 
 
 class Session:
-    """A subscriber that remembers what it saw."""
+    """A subscriber that records what it receives."""
 
     def __init__(self, rooms: Rooms, user_id: UUID = USER) -> None:
         self.user_id = user_id
@@ -135,7 +135,7 @@ class World:
 
 
 async def test_in_order_at_once() -> None:
-    """What comes next is delivered in the same step; a repeat is dropped."""
+    """The next change is delivered in the same step; a duplicate is dropped."""
     world = World()
     session = await world.attached()
     world.rooms.publish([change(11), change(12)])
@@ -143,8 +143,8 @@ async def test_in_order_at_once() -> None:
     assert session.seen == [11, 12]
 
 
-class Told:
-    """Those whose own messages have moved their cursors."""
+class SentCursors:
+    """Records the messages that have moved their senders' cursors."""
 
     def __init__(self) -> None:
         self.seqs: list[int] = []
@@ -154,27 +154,27 @@ class Told:
 
 
 async def test_senders_cursors(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    """A message by which its sender has read others' is told of so, in its turn; so is one that had to be fetched."""
-    told = Told()
-    world = World(cursors=told)
+    """The receipt implied by a message is announced when the message is delivered, live or by a repair."""
+    cursors = SentCursors()
+    world = World(cursors=cursors)
     await world.attached()
     await nursery.start(world.rooms.repair.run)
     catching_up = msgspec.structs.replace(change(12), catches_up=True)
     world.rooms.publish([catching_up])
-    assert told.seqs == []
+    assert cursors.seqs == []
     world.rooms.publish([change(11)])
-    assert told.seqs == [12]
+    assert cursors.seqs == [12]
     world.rooms.publish([catching_up, change(13)])
-    assert told.seqs == [12]
+    assert cursors.seqs == [12]
     world.database.head = 15
     world.rooms.publish([change(15)])  # 14 does not come: its publisher died
     await trio.sleep(2 * REPAIR_DELAY)
-    assert told.seqs[1] == 14
+    assert cursors.seqs[1] == 14
 
 
 @given(order=st.permutations(range(11, 19)), repeats=st.lists(st.integers(5, 18), max_size=6))
 async def test_any_order(order: list[int], repeats: list[int]) -> None:
-    """Whatever order changes come in, repeated or not: each once, contiguous, none before its turn."""
+    """Changes are delivered once each and in order, whatever order they arrive in, repeated or not."""
     world = World()
     session = await world.attached()
     for seq in order + repeats:
@@ -184,7 +184,7 @@ async def test_any_order(order: list[int], repeats: list[int]) -> None:
 
 
 async def test_a_hole_is_fetched(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    """A change that never comes is read from PostgreSQL 50 ms later; what was held follows it."""
+    """A change that does not arrive is read from PostgreSQL 50 ms later; held changes follow it."""
     world = World()
     session = await world.attached()
     await nursery.start(world.rooms.repair.run)
@@ -200,7 +200,7 @@ async def test_a_hole_is_fetched(nursery: trio.Nursery, autojump_clock: MockCloc
 
 
 async def test_a_repair_is_tried_again(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    """While PostgreSQL is away the hole stays; when it is back it closes by itself."""
+    """A gap stays while PostgreSQL is away, and is repaired when it is back."""
     world = World()
     session = await world.attached()
     await nursery.start(world.rooms.repair.run)
@@ -214,7 +214,7 @@ async def test_a_repair_is_tried_again(nursery: trio.Nursery, autojump_clock: Mo
 
 
 async def test_doubt(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    """A commit whose outcome is unknown: the head is compared, and what was committed is delivered."""
+    """After a commit of unknown outcome the head is compared, and what was committed is delivered."""
     world = World()
     session = await world.attached()
     await nursery.start(world.rooms.repair.run)
@@ -248,7 +248,7 @@ async def test_nothing_falls_between_head_and_attach(nursery: trio.Nursery) -> N
 
 
 async def test_a_failed_opening_fails_all_who_wait_and_leaves_nothing(nursery: trio.Nursery) -> None:
-    """The opener gets the error; the rooms are forgotten, and the next attempt starts anew."""
+    """If rooms cannot be opened, the opener gets the error, and the next attempt starts anew."""
     world = World()
     world.database.away = True
     with pytest.raises(Unavailable):
@@ -271,7 +271,7 @@ async def test_lag_keeps_the_place() -> None:
 
 
 async def test_members_come_and_go() -> None:
-    """The change that removes a user is the last she sees; the one that adds her attaches her live sessions."""
+    """The change that removes a user is the last they receive; the one that adds a user attaches their sessions."""
     world = World()
     session = await world.attached()
     bob = await world.session(new_id())
@@ -284,7 +284,7 @@ async def test_members_come_and_go() -> None:
 
 
 class Edited(Database):
-    """Message 11, which has become change 12 since; nothing else has happened after 10."""
+    """Message 11, edited by change 12; nothing else has happened after 10."""
 
     async def changes(self, conversation_id: UUID, after: int, *, limit: int, max_bytes: int) -> Sequence[Change]:
         await trio.lowlevel.checkpoint()
@@ -294,8 +294,8 @@ class Edited(Database):
 
 @pytest.mark.parametrize("way", ["at once", "from what was held", "not at all"])
 async def test_edited_during_a_repair(nursery: trio.Nursery, autojump_clock: MockClock, way: str) -> None:
-    """A message that came live while a repair reads, and was edited then, changes; it is not received twice. Who has
-    not got it receives it as it is now."""
+    """A message that arrived live during a repair, and was edited then, is sent as changed, not as new again. A session
+    without it receives its final state."""
     database = Edited(10)
     world = World(database=database)
     session = await world.attached()
@@ -321,8 +321,7 @@ async def test_edited_during_a_repair(nursery: trio.Nursery, autojump_clock: Moc
 
 
 class Others(Alone):
-    """Other instances, which send what they commit to those who have registered by then; `gate` holds registration
-    back."""
+    """Other instances, which send what they commit to the instances registered by then. `gate` delays registration."""
 
     def __init__(self, world: "World") -> None:
         super().__init__()
@@ -335,7 +334,7 @@ class Others(Alone):
         await super().want_rooms(conversation_ids)
 
     def commit(self, **members: tuple[UUID, ...]) -> None:
-        """One of them writes, and looks who is registered after that."""
+        """Commit a change, then send it to the instances registered."""
         self.world.database.head += 1
         if CONVERSATION in self.rooms:
             self.world.rooms.publish([change(self.world.database.head, **members)])
@@ -343,8 +342,8 @@ class Others(Alone):
 
 @pytest.mark.parametrize("moment", ["before it is registered", "registered", "head asked for", "head read", "opened"])
 async def test_registered_before_the_head_is_read(nursery: trio.Nursery, moment: str) -> None:
-    """Whenever another instance commits while a room is opened: the change is below the head that was read, or it
-    comes. No repair is needed for it."""
+    """A change committed elsewhere while a room is being opened is below the head that was read, or arrives live; in
+    neither case is a repair needed."""
     world = World()
     others = world.alone
     session = await world.session()
@@ -386,7 +385,7 @@ async def test_registered_before_the_head_is_read(nursery: trio.Nursery, moment:
 async def test_a_room_opened_by_a_change_is_registered_before_its_head_is_read(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
-    """The change that adds a user opens the room at once: what is said before it is registered is found after."""
+    """A change that adds a user opens the room at once; a repair reads what is committed before it is registered."""
     world = World()
     others = world.alone
     session = await world.session()
@@ -395,7 +394,7 @@ async def test_a_room_opened_by_a_change_is_registered_before_its_head_is_read(
     world.database.head = 11
     world.rooms.publish([change(11, added=(USER,))])
     assert world.rooms.is_attached(CONVERSATION, session)
-    others.commit()  # 12: to nobody, as nobody is registered
+    others.commit()  # 12: sent to no instance, as none is registered
     await trio.sleep(10 * RETRY_DELAY)
     assert world.database.asked == 0 and session.seen == []
     others.commit()
@@ -408,7 +407,7 @@ async def test_a_room_opened_by_a_change_is_registered_before_its_head_is_read(
 
 
 async def test_a_failed_registration_is_done_again(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    """PostgreSQL is away when a room that a change has opened is read: it is read again, and stays registered."""
+    """If PostgreSQL is away when a room opened by a change is read, it is read again, and stays registered."""
     world = World()
     session = await world.session()
     await nursery.start(world.rooms.repair.run)
@@ -423,7 +422,7 @@ async def test_a_failed_registration_is_done_again(nursery: trio.Nursery, autoju
 
 
 async def test_empty_rooms_go() -> None:
-    """A room nobody is in is forgotten; so is a user without sessions."""
+    """A room with no session attached is removed; so is a user without sessions."""
     world = World()
     session = await world.attached()
     world.rooms.unregister(session)
@@ -431,7 +430,7 @@ async def test_empty_rooms_go() -> None:
 
 
 async def test_leaving_one_of_thousands(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A session in many rooms leaves one without a look at the others, whichever it is."""
+    """Detaching a session from one of many rooms does not iterate over the others."""
     world = World()
     session = await world.session()
     rooms = [Room(new_id()) for _ in range(2000)]
@@ -450,29 +449,29 @@ async def test_leaving_one_of_thousands(monkeypatch: pytest.MonkeyPatch) -> None
     assert not session.rooms and looks < 100
 
 
-async def test_who_is_dismissed_is_not_shown_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user is erased: their connections end at once, and are told nothing of each conversation; others hear it."""
+async def test_dismissed_users_get_no_removals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An erased user's connections end at once, without an event for each conversation; other users get the changes."""
     world = World()
     gone, other = [await world.session() for _ in range(3)], await world.session(new_id())
     async with world.rooms.opened([CONVERSATION]) as opened:
         for session in (*gone, other):
             opened[CONVERSATION].attach(session)
-    told: list[str] = []
+    sent: list[str] = []
     notify = world.rooms._notify
 
     def counted(sessions: Iterable[Subscriber], event: str, arguments: tuple[object, ...]) -> None:
-        told.extend(event for _ in sessions)
+        sent.extend(event for _ in sessions)
         notify(sessions, event, arguments)
 
     monkeypatch.setattr(world.rooms, "_notify", counted)
     change_publisher = ChangePublisher(world.rooms, cast(Any, Nothing()), Nothing())
     change_publisher.publish([change(11, removed=(USER,))], dismissal(USER))
-    assert told == [] and not any(session.rooms or session.seen for session in gone)
+    assert sent == [] and not any(session.rooms or session.seen for session in gone)
     assert not world.rooms.connections_of(USER) and other.seen == [11]
 
 
 class Nothing:
-    """In place of the parts that are not looked at."""
+    """Stands in for the parts that are not under test."""
 
     def __getattr__(self, name: str) -> Any:
         return lambda *arguments, **options: None

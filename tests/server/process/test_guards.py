@@ -310,7 +310,7 @@ FAULTS = [
     Fault("lanes", _Lane, "_pack", chat_together, several),
     Fault("repairs", GapRepair, "_fill", repair),
     Fault("conversation_updates", Conversations, "views", rename),
-    Fault("ephemeral_events", Broadcaster, "tell", chat),
+    Fault("ephemeral_events", Broadcaster, "broadcast", chat),
     Fault("presence", Presence, "seen", come_and_go),
     Fault("receipts", ReceiptStreams, "append", chat),
     Fault("receipts", ReceiptStreams, "take", nothing),
