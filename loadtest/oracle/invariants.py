@@ -24,7 +24,7 @@ PROMISES: dict[str, str] = {
     PHANTOM: "a message was seen or acknowledged that is not stored (P1)",
     DIVERGED: "two clients saw different messages or contents at the same place of a conversation (P3)",
     ALTERED: "a message does not say what was sent, or who sent it",
-    STRANGER: "somebody heard of a conversation that she is not a member of",
+    STRANGER: "a user heard of a conversation that they are not a member of",
     RECEIPT: "a receipt fell, or a stored one is below what was acknowledged (P6)",
     PRESENCE: "presence did not converge: somebody here is shown as away, or the other way round (P7)",
     UNANSWERED: "a call on a living connection was never answered, or the stored messages cannot be read",

@@ -123,7 +123,7 @@ class ReconnectParameters(Common, frozen=True, kw_only=True):
 
 class Reconnect(Scenario):
     name = "reconnect"
-    stresses = "everybody coming back at once, each with her cursor, while messages go on"
+    stresses = "all users coming back at once, each with their cursors, while messages go on"
     example = "parley loadtest run reconnect --dev --instances 2 --people 2000 --seconds 30"
     Parameters = ReconnectParameters
     judged = "resume"

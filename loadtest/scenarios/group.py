@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 class Parameters(Common, frozen=True, kw_only=True):
     members: Annotated[int, Meta(ge=2, description="of each group; try 10, 100, 1000")] = 100
-    groups: Annotated[int, Meta(ge=1, description="groups; nobody is in two")] = 5
+    groups: Annotated[int, Meta(ge=1, description="groups; no user is in two")] = 5
     size: Size = 100
     rate: Annotated[float, Meta(ge=0, description="messages per second, in all")] = 20.0
 

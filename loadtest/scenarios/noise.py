@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 class Parameters(Common, frozen=True, kw_only=True):
     members: Annotated[int, Meta(ge=2, description="of each group")] = 10
-    groups: Annotated[int, Meta(ge=1, description="groups; nobody is in two")] = 20
+    groups: Annotated[int, Meta(ge=1, description="groups; no user is in two")] = 20
     typing: Annotated[float, Share, Meta(description="part of the arrivals that are StartTyping")] = 0.5
     receipts: Annotated[float, Share, Meta(description="part that are MarkRead; what is left are messages")] = 0.4
     size: Size = 100
@@ -21,7 +21,7 @@ class Parameters(Common, frozen=True, kw_only=True):
 
 class Noise(Scenario):
     name = "noise"
-    stresses = "receipts (durable, merged, told) and typing (ephemeral), which outnumber messages"
+    stresses = "receipts (durable, merged, announced) and typing (ephemeral), which outnumber messages"
     example = "parley loadtest run noise --dev --rate 500"
     Parameters = Parameters
     judged = "receipt"

@@ -19,14 +19,14 @@ class Parameters(Common, frozen=True, kw_only=True):
     members: Annotated[int, Meta(ge=2, description="of the one group")] = 100
     slow: Annotated[float, Share, Meta(description="part of them that read slowly")] = 0.1
     pause: Annotated[float, Meta(ge=0, description="seconds that a slow one reads nothing")] = 4.0
-    read: Annotated[float, Meta(gt=0, description="seconds that she then reads")] = 0.5
+    read: Annotated[float, Meta(gt=0, description="seconds that they then read")] = 0.5
     size: Size = 2000
     rate: Annotated[float, Meta(ge=0, description="messages per second, in all")] = 40.0
 
 
 class Slow(Scenario):
     name = "slow"
-    stresses = "backpressure: who does not read gets a catch-up, and costs nobody else any time"
+    stresses = "backpressure: a client that does not read gets a catch-up, and costs the others no time"
     example = "parley loadtest run slow --dev --slow 0.2 --rate 100"
     Parameters = Parameters
 
