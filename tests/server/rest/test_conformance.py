@@ -15,7 +15,7 @@ from server.identity.access_tokens import mint_token
 from tests.running import JWT_KEY, Running, checked, running
 
 SEED = 20261125
-TIMEOUT = 240.0  # seconds; alone on the machine it takes about 45
+TIMEOUT = 1200.0  # seconds: only against a run that hangs; alone on the machine it takes about 40
 
 # A right request may also be refused for what there is, which no schema can tell: 410 a message that another request
 # has deleted, 412 an ETag that is not the present one, 415 an upload whose content is of no allowed type, 422 an
@@ -102,7 +102,7 @@ async def inhabit(server: Running) -> dict[str, Any]:
         stored = checked(await http.post("/api/files/upload", files={"file": ("a.txt", b"some text")}))
     return {
         "seed": SEED,
-        "examples": 3,
+        "examples": 2,
         "accepted": ACCEPTED,
         "rejected": REJECTED,
         "token": str(mint_token(load({}, None, jwt_key=JWT_KEY), UUID(alice.id))),  # of no session: nobody logs it out

@@ -206,6 +206,7 @@ async def test_heals_after_a_restart(pool: Pool, cluster: Cluster) -> None:
     """Down: Unavailable, in bounded time. Back: it works again, and nobody had to do anything."""
     async with pool.connection():
         pass
+    pool.acquire_timeout = 1.0
     cluster.stop()
     with trio.fail_after(WAIT), pytest.raises(Unavailable):
         async with pool.connection():
