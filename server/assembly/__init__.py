@@ -1,1 +1,1 @@
-"""How an instance is put together, a part at a time. Each module returns a frozen struct of what it has built."""
+"""Assembles an instance. Each module builds one group of parts and returns them as a frozen struct."""

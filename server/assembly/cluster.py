@@ -1,6 +1,6 @@
-"""The way of a change: from the lanes to the rooms here and to other instances; and what is shown but not kept.
+"""Assembles the parts that carry a change from the lanes to local rooms and other instances, and ephemeral events.
 
-Circles are closed by callables: rooms need who announces what they see, and these need the rooms.
+Circular references are resolved by callables: rooms need the notifiers and cursors, which in turn need the rooms.
 """
 
 import secrets
@@ -47,7 +47,7 @@ class Cluster:
     change_publisher: ChangePublisher
     relay: OutboxRelay
     lanes: Lanes
-    queue: Queue  # the lanes, traced where tracing is on
+    queue: Queue  # the lanes, wrapped if tracing is on
     receipts: ReceiptWriter
     presence: Presence
     announcer: PresenceAnnouncer

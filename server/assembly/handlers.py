@@ -1,4 +1,4 @@
-"""What the operations mean, over the stores: the handlers that hub and REST share, and those of exports."""
+"""Assembles the handlers that hub and REST share, and a second set for exports."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class Handlers:
 def assemble_handlers(
     settings: Settings, stores: Stores, cluster: Cluster, limits: RateLimits, *, current: Callable[[], Settings]
 ) -> Handlers:
-    """`current`: the settings as they are now, for the key that tokens are signed with."""
+    """`current` returns the settings that are in force, as a reload may replace the key that tokens are signed with."""
     refresh_tokens = RefreshTokens(stores.signing)
 
     def mint(user_id: UUID, session_id: UUID) -> tuple[str, int]:
@@ -69,7 +69,7 @@ def assemble_handlers(
         users=Users(pool, cluster.transactions, cluster.announcer),
         files=files(pool),
         accounts=accounts(pool),
-        # Over connections of its own: an export reads all that a user has, and may not keep others from theirs.
+        # With connections of its own: an export reads all data of a user and must not use up the connections of others.
         export=Export(
             Users(exports, cluster.transactions, cluster.announcer),
             accounts(exports),

@@ -1,4 +1,4 @@
-"""What is asked of an instance that wants to be ready: each check returns what is wrong, or None."""
+"""Assembles the health checks and the liveness watch. A check returns None, or a description of what is wrong."""
 
 from functools import partial
 
@@ -13,7 +13,7 @@ from server.process.supervisor import Supervisor
 from server.rest.routes.health import Check
 from store.errors import StoreError
 
-LIVENESS_SLACK = 60 * SECONDS  # without progress, beyond what a statement may take: then the process hangs
+LIVENESS_SLACK = 60 * SECONDS  # time without progress, beyond that of a statement, after which a part counts as hung
 # Parts without which no message is accepted or delivered: while one of them is down, the instance is not ready.
 ESSENTIAL = frozenset({"pool", "lanes", "sync", "flusher", "wheel", "poller", "http", "listener", "receipts"})
 
@@ -55,7 +55,7 @@ def assemble_checks(stores: Stores, cluster: Cluster, hub: Hub, supervisor: Supe
 
 
 def assemble_liveness(settings: Settings, cluster: Cluster, event_loop_lag: EventLoopLag) -> Liveness:
-    """Watch what may hang while the event loop goes on: the lanes, and the reader of the inbox."""
+    """Watch the parts that can hang while the event loop runs: the lanes and the reader of the inbox."""
     liveness = Liveness(event_loop_lag)
     longest = 2 * settings.statement_timeout + LIVENESS_SLACK
 

@@ -1,4 +1,4 @@
-"""The hub: its methods, who may connect, and what times and watches its connections."""
+"""Assembles the hub: its methods, the verification of tokens, the timer wheel and the poller of its connections."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ from store.redis.connection_owners import ConnectionOwners
 class Hub:
     poller: Poller
     wheel: TimerWheel
-    keys: KeySet | None  # of another issuer
+    keys: KeySet | None  # of an external issuer
     verifier: Verifier
     tokens: ConnectionTokens
     server: HubServer

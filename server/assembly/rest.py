@@ -1,4 +1,4 @@
-"""The REST side and the listeners: one application behind its wrappers, and the ports that serve it."""
+"""Assembles the REST application with its ASGI wrappers, and the listeners that serve it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class Rest:
     http: HttpServer
     certificate: Certificate | None
     listener: Listener
-    peer_listener: Listener  # of other instances
+    peer_listener: Listener  # for other instances
 
 
 def assemble_rest(

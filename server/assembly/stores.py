@@ -1,4 +1,4 @@
-"""What an instance keeps things in: pools to PostgreSQL, the client of Redis, objects, and its signing keys."""
+"""Assembles the stores: pools for PostgreSQL, the Redis client, the object store, and the signing keys."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from store.redis.client import Redis
 from store.redis.instances import Instances
 from store.signing import SigningKeys
 
-APPLICATION = "parley"  # what connections call themselves, with a suffix by what they are for
+APPLICATION = "parley"  # the application name of connections; a suffix says what they are used for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,7 @@ class Stores:
 
     @property
     def pools(self) -> dict[str, Pool]:
-        """By what metrics call them. A lane has its connection for good, outside the pools."""
+        """Return the pools by the name they have in metrics. Lanes have permanent connections outside the pools."""
         reads = {} if self.read_pool is None else {"reads": self.read_pool}
         return {"main": self.pool, "exports": self.export_pool, **reads}
 

@@ -1,6 +1,6 @@
-"""The connections of this process, counted: how many of each kind and state, and what waits in their send queues.
+"""Counts the hub connections of this process by kind and condition, and the bytes in their send queues.
 
-Owns the walk over all of them, which takes breaks: 15,000 connections must not hold the loop.
+Owns the walk over all of them, which yields to the event loop: a walk over 15,000 connections must not block it.
 """
 
 from collections import Counter
@@ -14,19 +14,19 @@ from msgspec import Struct, field
 from server.hub.connection import HubConnection
 from server.protocol.signalr.stateful_reconnect import State
 
-CHUNK = 250  # connections looked at in one scheduler step: one or two milliseconds
+CHUNK = 250  # connections visited in one scheduler step: one or two milliseconds
 
 
 T = TypeVar("T")
 
 
 class Condition(str, Enum):  # noqa: UP042 - msgspec writes it as its value
-    """What a connection is at."""
+    """The condition of a hub connection."""
 
     HANDSHAKE = "handshake"  # has not said which protocol it speaks
     OPEN = "open"
     BLOCKED = "blocked"  # the kernel's buffer is full: the client reads slowly, or not
-    CATCHING_UP = "catching_up"  # left its rooms because its send queue was full; is being brought back
+    CATCHING_UP = "catching_up"  # left its rooms because its send queue was full; returns to them after its catch-up
     DORMANT = "dormant"  # without a socket, waits for its client (stateful reconnect)
     CLOSING = "closing"  # has said goodbye, waits for the answer
 
@@ -52,7 +52,7 @@ def condition_of(connection: HubConnection) -> Condition:
 
 
 async def walk(several: Collection[T]) -> AsyncIterator[T]:
-    """Each of those that are there now; some may have ended when their turn comes."""
+    """Yield each item that is there now, with breaks; some may have ended before they are yielded."""
     for number, one in enumerate(list(several)):
         if number % CHUNK == CHUNK - 1:
             await trio.lowlevel.checkpoint()

@@ -1,6 +1,6 @@
-"""How a number of ours becomes a family of Prometheus': name, kind, help, labels.
+"""Converts our numbers into metric families of Prometheus: name, kind, help text, labels.
 
-Owns nothing. Labels are always of a set that the code bounds: methods, routes, slugs; never a user's words or ids.
+Owns nothing. Label values come from sets that the code bounds (methods, routes, slugs), never from users' texts or ids.
 """
 
 from collections.abc import Iterable, Mapping
@@ -36,7 +36,7 @@ def histogram(name: str, help_text: str, values: Histogram) -> Metric:
 
 
 def histograms(name: str, help_text: str, label: str, values: Iterable[tuple[str, Histogram]]) -> Metric:
-    """Of each label's: those that have a value."""
+    """Histograms by label value; those without an observation are left out."""
     family = HistogramMetricFamily(name, help_text, labels=[label])
     for value, one in values:
         if one.count:

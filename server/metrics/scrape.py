@@ -1,6 +1,6 @@
-"""One answer to Prometheus: everything read now, as text.
+"""Builds one answer to Prometheus: reads everything, and encodes it as text.
 
-Owns the order: first what must be asked for or takes breaks, then one pass without waiting.
+Owns the order: first what needs waiting (the census, Redis), then all other metrics in one pass without waiting.
 """
 
 from collections.abc import Iterable
@@ -16,11 +16,11 @@ from server.metrics.census import take_census
 from server.metrics.sources import Parts, families
 from store.errors import StoreError
 
-REDIS_WITHIN = 1.0  # seconds; a scrape does without what Redis does not say by then
+REDIS_WITHIN = 1.0  # seconds; a scrape leaves out what Redis has not answered by then
 
 
 class _Read(Collector):
-    """What was read for one scrape."""
+    """The metrics that were read for one scrape."""
 
     def __init__(self, metrics: Iterable[Metric]) -> None:
         self._metrics = list(metrics)
@@ -30,7 +30,12 @@ class _Read(Collector):
 
 
 async def scrape(parts: Parts, accept: str = "") -> tuple[bytes, str]:
-    """(body, content type), in the format that `accept` asks for."""
+    """Return (body, content type) in the format that `accept` requests.
+
+    The census comes first because it yields to the event loop; the other metrics are then read without a break, so
+    that they are of one moment. The two may differ by the duration of the census and of the question to Redis. Never
+    raises StoreError: without Redis the scrape has one metric less.
+    """
     census = await take_census(parts.hub.connections)
     waiting = await _receipts_waiting(parts.receipts)
     registry = CollectorRegistry()

@@ -1,7 +1,7 @@
-"""Which metrics there are, part by part, and where each is read.
+"""The metrics of an instance, part by part, with the attribute that each is read from.
 
-Owns names and help texts. Reads plain attributes and `statistics()` of the parts at scrape time: between scrapes a
-metric costs what counting costs, and nothing here runs.
+Owns names and help texts. Reads plain attributes and `statistics()` of the parts at scrape time. Between scrapes
+nothing here runs: a metric costs no more than its counting.
 """
 
 import platform
@@ -38,7 +38,7 @@ from store.statistics import PoolStatistics
 
 
 class Parts(Protocol):
-    """The parts of an instance that have something to tell (`server.instance.Instance`)."""
+    """The parts of an instance that metrics are read from (`server.instance.Instance`)."""
 
     listener: Listener
     hub: HubServer
@@ -60,7 +60,7 @@ class Parts(Protocol):
 
 
 def families(parts: Parts, census: Census, receipts_waiting: int | None) -> Iterator[Metric]:
-    """`receipts_waiting` is None when Redis does not say."""
+    """Yield all metrics. `receipts_waiting` is None if Redis did not answer; its metric is then left out."""
     for source in (_listener, _hub, _bounds, _rooms, _lanes, _instances, _pools, _process):
         yield from source(parts)
     yield from _census(census)
@@ -94,7 +94,7 @@ def _hub(parts: Parts) -> Iterable[Metric]:
     methods = sorted(hub.dispatcher.methods, key=lambda method: method.name)
     yield counters(
         "parley_hub_invocations_total",
-        "Calls of hub methods, by method, whatever became of them.",
+        "Calls of hub methods, by method, whether they succeeded or failed.",
         "method",
         {method.name: method.calls for method in methods},
     )
@@ -127,7 +127,7 @@ def _hub(parts: Parts) -> Iterable[Metric]:
 
 
 def _bounds(parts: Parts) -> Iterable[Metric]:
-    """What one party was refused so that the others are served: docs/operations.md has the bounds."""
+    """Yield what was refused to one party so that the others are served; docs/operations.md has the bounds."""
     answers = parts.answers
     yield counters(
         "parley_limits_refusals_total",
@@ -178,19 +178,21 @@ def _census(census: Census) -> Iterable[Metric]:
 
 def _rooms(parts: Parts) -> Iterable[Metric]:
     rooms, now = parts.rooms, parts.rooms.statistics()
-    yield gauge("parley_rooms_open", "Conversations that somebody has open on this instance.", now["rooms"])
+    yield gauge("parley_rooms_open", "Conversations that are open on this instance.", now["rooms"])
     yield gauge("parley_rooms_users", "Users with a connection to this instance.", now["users"])
     yield counter(
         "parley_rooms_deliveries_total",
-        "Changes put into a connection's outbox: messages, edits, deletions, membership, times those who see them.",
+        "Changes put into send queues: messages, edits, deletions, membership; once for each receiving connection.",
         rooms.delivered,
     )
     yield counter(
-        "parley_rooms_shed_total", "Typing and presence dropped because the reader's outbox was half full.", rooms.shed
+        "parley_rooms_shed_total",
+        "Typing and presence dropped because the reader's send queue was half full.",
+        rooms.shed,
     )
     yield counter(
         "parley_rooms_lagging_total",
-        "Times a connection was taken out of its rooms because its outbox was full; it catches up afterwards.",
+        "Times a connection was taken out of its rooms because its send queue was full; it catches up afterwards.",
         rooms.lagged,
     )
     yield counter(
@@ -216,7 +218,7 @@ def _lanes(parts: Parts) -> Iterable[Metric]:
     total = parts.lanes.statistics()
     yield counters(
         "parley_lanes_messages_total",
-        "Messages by what became of them: accepted, double (sent before), refused, failed (PostgreSQL is away).",
+        "Messages by outcome: accepted, double (sent before), refused, failed (PostgreSQL is away).",
         "outcome",
         {"accepted": total.accepted, "double": total.doubles, "refused": total.refused, "failed": total.failed},
     )
@@ -253,13 +255,13 @@ def _instances(parts: Parts) -> Iterable[Metric]:
         "Stream lag: from an entry's being written to our inbox to our reading it, by Redis' clock and ours.",
         membership.delays,
     )
-    yield counter("parley_publisher_changes_total", "Changes told to other instances.", publisher.sent)
+    yield counter("parley_publisher_changes_total", "Changes published to other instances.", publisher.sent)
     yield counter(
         "parley_publisher_dropped_total",
         "Changes left to the relay: no link, or too much was waiting. They come late, none is lost.",
         publisher.dropped,
     )
-    yield gauge("parley_publisher_queued_changes", "Changes that wait to be told.", publisher.waiting)
+    yield gauge("parley_publisher_queued_changes", "Changes that wait to be published.", publisher.waiting)
     yield counter(
         "parley_relay_batches_total",
         "Committed batches whose publisher died or had no link, announced by this instance.",
@@ -334,7 +336,7 @@ def _pools(parts: Parts) -> Iterable[Metric]:
     )
     yield histograms(
         "parley_pool_wait_seconds",
-        "Time that those waited who did not get a connection at once.",
+        "Time that callers waited who did not get a connection at once.",
         "pool",
         [(name, pool.waits) for name, pool in parts.pools.items()],
     )

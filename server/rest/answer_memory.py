@@ -28,9 +28,8 @@ class AnswerBudget:
 
     Guaranteed: nothing is held beyond a bound except by one answer at a time, which is always let through whatever its
     size, since refusing it would make it impossible to fetch. Not guaranteed: that memory stays below the bounds to the
-    byte, as an answer is counted after it has been built. A refused request gets an error in place of its answer, so
-    what it asked for was done or read, but nothing of it is kept. Streams are not counted, as they hold one piece at a
-    time.
+    byte, as an answer is counted after it has been built. A refused request gets an error in place of its answer,
+    which is dropped; the operation itself has been done. Streams are not counted, as they hold one piece at a time.
     """
 
     def __init__(self, *, of_one: int, of_all: int) -> None:

@@ -1,4 +1,4 @@
-"""OpenTelemetry, for those who install it (`pip install parley[otel]`): one trace from a send to its deliveries.
+"""Tracing with OpenTelemetry, an optional extra (`pip install parley[otel]`): one trace from a send to its deliveries.
 
-Nothing else of the server imports this package unless it is switched on, and nothing in it runs unless it is.
+The rest of the server imports this package only if tracing is switched on, so it costs nothing otherwise.
 """

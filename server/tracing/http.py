@@ -1,6 +1,6 @@
-"""The span of a REST request, as a child of the caller's when it says which (`traceparent`).
+"""The span of a REST request: a child of the client's span if the request has a `traceparent` header.
 
-Owns the ASGI wrapper. What a request sends is traced inside its span.
+Owns the ASGI wrapper. Messages that a request sends are traced as children of its span.
 """
 
 from opentelemetry.trace import SpanKind, Tracer
@@ -12,7 +12,7 @@ _propagator = TraceContextTextMapPropagator()
 
 
 def spanned(app: App, tracer: Tracer) -> App:
-    """The ASGI app, each request in a span; not those that are asked for all the time."""
+    """Wrap an ASGI app so that each request has a span, except routes that are requested all the time (`CHATTY`)."""
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or CHATTY.fullmatch(scope["path"]):

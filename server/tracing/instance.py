@@ -1,6 +1,6 @@
-"""Tracing, as the composition root puts it into an instance.
+"""Creates the traced parts that an instance is assembled with.
 
-Owns the provider's tracer and what the traced parts share.
+Owns the tracer of the provider, and the state that the traced parts share.
 """
 
 from typing import TYPE_CHECKING

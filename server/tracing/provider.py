@@ -1,7 +1,7 @@
-"""Where spans go: the SDK, set up from its own OTEL_* variables.
+"""Exports spans with OpenTelemetry's SDK, which is configured by its own OTEL_* variables.
 
-Owns the provider. Spans are handed to the SDK's batch processor, which exports from a thread of its own: the event loop
-never waits for a collector. Its queue is bounded; when the collector is away or slow, spans are dropped, not messages.
+Owns the provider. Spans go to the SDK's batch processor, which exports from its own thread, so that the event loop
+never waits for a collector. Its queue is bounded: if the collector is slow or out of reach, spans are dropped.
 """
 
 from collections.abc import Mapping
@@ -23,14 +23,17 @@ FLUSH_WITHIN = 5.0  # seconds for the last spans when the process ends
 
 
 def is_on(environ: Mapping[str, str]) -> bool:
-    """A collector is named, and tracing is not switched off in one of the ways of the SDK."""
+    """Return True if a collector is configured, and none of the SDK's switches disables tracing."""
     if environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or environ.get("OTEL_TRACES_EXPORTER") == "none":
         return False
     return any(environ.get(name) for name in SWITCHES)
 
 
 def open_provider(instance: str) -> "TracerProvider":
-    """With OTLP over HTTP, sampled as OTEL_TRACES_SAMPLER says. Raises ConfigError when the extra is not installed."""
+    """Return a provider that exports with OTLP over HTTP, sampled according to OTEL_TRACES_SAMPLER.
+
+    Raises ConfigError if the extra is not installed.
+    """
     if find_spec("opentelemetry") is None or find_spec("opentelemetry.exporter") is None:
         raise ConfigError(f"{SWITCHES[0]} is set, and OpenTelemetry is not installed: pip install 'parley[otel]'")
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
@@ -38,7 +41,8 @@ def open_provider(instance: str) -> "TracerProvider":
     from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
     from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
 
-    # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES win over what is given here only when it is their default.
+    # What is passed to `create` takes precedence over OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES, so the name is
+    # passed only if neither sets it.
     own = {"service.instance.id": instance}
     found = Resource.create(own)
     if str(found.attributes.get("service.name", "")).startswith("unknown_service"):
@@ -49,7 +53,7 @@ def open_provider(instance: str) -> "TracerProvider":
 
 
 def open_tracing(environ: Mapping[str, str], instance: str) -> "Tracing | None":
-    """None when it is off. Raises ConfigError."""
+    """Return the tracing of an instance, or None if it is off. Raises ConfigError."""
     if not is_on(environ):
         return None
     provider = open_provider(instance)
@@ -59,7 +63,7 @@ def open_tracing(environ: Mapping[str, str], instance: str) -> "Tracing | None":
 
 
 async def close(provider: "TracerProvider") -> None:
-    """Export what is left, within FLUSH_WITHIN. It blocks, so it does so in a thread."""
+    """Export the remaining spans within FLUSH_WITHIN, in a thread because the SDK blocks."""
     with trio.move_on_after(2 * FLUSH_WITHIN):
         await trio.to_thread.run_sync(provider.force_flush, int(FLUSH_WITHIN * 1000), abandon_on_cancel=True)
         await trio.to_thread.run_sync(provider.shutdown, abandon_on_cancel=True)

@@ -1,8 +1,8 @@
 """The trace of a message: send, waiting in the lane, commit, publishing, and delivery on each instance.
 
-Owns the spans of the messages under way, by message id. It stands between the handlers and the lanes, and in the place
-of the feed, only when tracing is on; so the way of a message is the same few calls when it is off. Span times
-are taken where they happen, the spans themselves are made afterwards.
+Owns the spans of messages that are being sent, by message id. If tracing is on, its parts wrap the lanes and replace
+the change publisher; if it is off, none of this is in the path of a message. Times are taken when things happen, and
+the spans are created afterwards.
 """
 
 import time
@@ -29,7 +29,7 @@ _propagator = TraceContextTextMapPropagator()
 
 
 class _Send:
-    """A message under way."""
+    """A message that is being sent."""
 
     __slots__ = ("context", "offered_at", "span")
 
@@ -40,7 +40,14 @@ class _Send:
 
 
 class Sends:
-    """What the traced queue, lanes, feed and publisher of one instance share."""
+    """The spans of messages on their way, shared by the traced queue, lanes and publishers of one instance.
+
+    A sampled message is entered by `begin` and removed exactly once: by `end` if it fails or is a duplicate, else by
+    `take` when its change is published. So the table holds no more than what waits in the lanes. `take` turns the
+    message's context into a TraceMark, which travels to other instances beside the change; from then on, each instance
+    adds spans to that context. Not guaranteed: the trace of a message whose publisher died after the commit has no
+    publish and deliver spans, as the outbox relay does not know its context.
+    """
 
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
@@ -49,7 +56,7 @@ class Sends:
     # -- from the send to its commit ----------------------------------------------------------------
 
     def begin(self, append: Append) -> _Send | None:
-        """None when it is not sampled."""
+        """Start the span of a send. Returns None if it is not sampled."""
         span = self._tracer.start_span("send", kind=SpanKind.SERVER)
         if not span.is_recording():
             return None
@@ -62,7 +69,7 @@ class Sends:
         self._under_way.pop(message_id, None)
 
     def end(self, append: Append, send: _Send, outcome: Message | AppendError | StoreError) -> None:
-        """It is answered. What is new is published next; a double or an error goes no further."""
+        """End the span of a send with its outcome. Forget duplicates and errors, as they are not published."""
         if isinstance(outcome, Message):
             send.span.set_attribute("parley.message.seq", outcome.seq)
             if outcome.id != append.message_id:
@@ -75,7 +82,10 @@ class Sends:
         send.span.end()
 
     def committed(self, appends: Sequence[Append], began: float, ended: float) -> None:
-        """From the lanes: a batch, and when its transaction was (`time.perf_counter`)."""
+        """Record lane and commit spans of a batch. The lanes call this with the times of the transaction.
+
+        Times are those of `time.perf_counter`.
+        """
         for append in appends:
             send = self._under_way.get(append.message_id)
             if send is not None:
@@ -85,7 +95,7 @@ class Sends:
     # -- from the commit to its deliveries ------------------------------------------------------------
 
     def take(self, changes: Sequence[Change]) -> list[tuple[TraceMark, Context]]:
-        """The marks of those that are traced; from here on nobody asks for them."""
+        """Remove the messages of these changes from the table; return marks and contexts of those that are traced."""
         found = []
         for change in changes:
             send = self._under_way.pop(change.message.id, None) if change.created else None
@@ -96,19 +106,19 @@ class Sends:
         return found
 
     def published(self, marks: Collection[TraceMark], began: float, ended: float) -> None:
-        """From the publisher: these have gone into the inboxes of others."""
+        """Record that the publisher has written these changes into the inboxes of other instances."""
         for mark in marks:
             self._record("publish", _context_of(mark), began, ended, kind=SpanKind.PRODUCER)
 
     def delivered(self, contexts: Collection[Context], began: float, *, origin: str) -> None:
-        """Into the send queues of those who are here."""
+        """Record that changes were put into the send queues of local connections."""
         ended = time.perf_counter()
         kind = SpanKind.INTERNAL if origin == "here" else SpanKind.CONSUMER
         for context in contexts:
             self._record("deliver", context, began, ended, kind=kind, origin=origin)
 
     def received(self, marks: Collection[TraceMark], began: float) -> None:
-        """From another instance, and delivered here."""
+        """Record the delivery of changes that came from another instance."""
         self.delivered([_context_of(mark) for mark in marks], began, origin="inbox")
 
     def _record(
@@ -121,7 +131,7 @@ class Sends:
         kind: SpanKind = SpanKind.INTERNAL,
         **attributes: str | int,
     ) -> None:
-        """A span of what has been."""
+        """Create a span for an interval in the past. Times are of `time.perf_counter`, converted to the wall clock."""
         epoch = time.time_ns() - int(time.perf_counter() * 1e9)
         named = {f"parley.{key}": value for key, value in attributes.items()}
         span = self._tracer.start_span(name, context, kind=kind, attributes=named, start_time=epoch + int(began * 1e9))
@@ -133,7 +143,7 @@ def _context_of(mark: TraceMark) -> Context:
 
 
 class TracedQueue:
-    """The lanes, as the handlers see them (`handlers.messages.Queue`)."""
+    """Wraps the lanes for the handlers (`handlers.messages.Queue`), with a span for each send."""
 
     def __init__(self, lanes: Queue, sends: Sends) -> None:
         self._lanes = lanes
@@ -157,7 +167,7 @@ class TracedQueue:
 
 
 class TracedPublisher(ChangePublisher):
-    """The feed, with a span for each delivery."""
+    """A change publisher with a span for each delivery."""
 
     def __init__(self, rooms: Rooms, ephemeral_events: EphemeralEvents, publisher: Publisher, sends: Sends) -> None:
         super().__init__(rooms, ephemeral_events, publisher)
