@@ -1,7 +1,7 @@
 """Sign-in: whose identity it is, the sessions it begins, and how they are refreshed and ended.
 
 Owns the rules: a user is known by (provider, subject), never by e-mail; a refresh token is good once; one that comes
-again ends its session everywhere. What a provider says is checked by whoever calls (`server.identity.sign_in`).
+again ends its session everywhere. The caller checks what a provider says (`server.identity.sign_in`).
 """
 
 import re
@@ -54,10 +54,10 @@ class Accounts:
     async def begin(
         self, user_id: UUID, client: Client, *, parent: UUID | None = None, code: UUID | None = None
     ) -> Tokens:
-        """A new session of a user whose identity was checked just now.
+        """Begin a session for a user whose identity the caller has checked just now.
 
-        `parent` is the session of the token that asked for it: whoever was signed out meanwhile does not get in again
-        so. `code` is what is exchanged for it: good once. Raises ChatError("unauthenticated").
+        `parent` is the session of the token that asked for it: a user who was signed out meanwhile does not get in
+        again this way. `code` is the one-time code that is exchanged for it. Raises ChatError("unauthenticated").
         """
 
         async def write(conn: Connection) -> tuple[Tokens, Sequence[Change]]:
@@ -134,11 +134,11 @@ class Accounts:
         session_id = new_id()
         token, token_hash = self._tokens.issue(session_id)
         begun = await store.insert_session(conn, session_id, user_id, token_hash, ttl=REFRESH_TTL, **_shown(client))
-        if begun is None:  # deleted since her identity was looked up
+        if begun is None:  # the user was deleted since their identity was looked up
             raise _no_user()
-        return self._told(user_id, session_id, token)
+        return self._tokens_for(user_id, session_id, token)
 
-    def _told(self, user_id: UUID, session_id: UUID, refresh_token: str) -> Tokens:
+    def _tokens_for(self, user_id: UUID, session_id: UUID, refresh_token: str) -> Tokens:
         access_token, expires_in = self._mint(user_id, session_id)
         return Tokens(access_token, refresh_token, expires_in, session_id)
 
@@ -177,7 +177,7 @@ class Accounts:
                 if not presented.is_sealed:
                     raise _unknown()
                 return None, ()
-            return self._told(found.user_id, presented.session_id, fresh), ()
+            return self._tokens_for(found.user_id, presented.session_id, fresh), ()
 
         tokens = await self._transactions.run(write)
         if tokens is None:

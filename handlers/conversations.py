@@ -1,8 +1,8 @@
-"""Conversations, their members and roles: what may be done, by whom, and who is told.
+"""Conversations, their members and roles: what may be done, by which role, and who is notified.
 
 Owns the rules' order: lock, read, decide (`handlers.permissions`), write, all in one transaction. The System
-message of each change goes to everybody in order; what else people are told of it follows from that message,
-on whichever instance they are (`server.fanout.rooms`, `server.fanout.conversation_updates`).
+message of each change goes to all members in order; all other events about it follow from that message, on each
+instance for its own connections (`server.fanout.rooms`, `server.fanout.conversation_updates`).
 """
 
 from collections.abc import Collection, Sequence

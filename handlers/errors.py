@@ -49,7 +49,7 @@ RETRY_AFTER_SECONDS = 1  # what 503 answers suggest; clients add their own jitte
 
 
 class ChatError(Exception):
-    """An error that is told to the client as it stands: a code from CODES and one clear sentence."""
+    """An error that is sent to the client as it stands: a code from CODES and one clear sentence."""
 
     def __init__(
         self, code: str, sentence: str, *, errors: dict[str, str] | None = None, retry_after: float | None = None

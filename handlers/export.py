@@ -140,7 +140,7 @@ class Export:
             try:
                 page = await self._messages.page(caller, conversation.id, before=None, after=after, limit=PAGE)
             except ChatError:
-                return  # she left it while it was being written
+                return  # the user left the conversation while it was being written
             for message in page.messages:
                 yield msgspec.json.encode(message) + b"\n"
             if not page.has_more:

@@ -325,7 +325,7 @@ class Files:
     # -- clearing up ----------------------------------------------------------------------------
 
     async def purge(self, now: datetime) -> Purged:
-        """Throw away what nobody will ever see: files that no message took, uploads that stopped, stray objects.
+        """Delete what no user will ever see: files that no message took, uploads that stopped, stray objects.
 
         Safe while people upload and send, and in two processes at once. Raises Unavailable.
         """
@@ -410,7 +410,7 @@ class _Content:
 
 
 def _new_key() -> str:
-    """Nobody can guess it, and nothing of the user's is in it."""
+    """Return a key that cannot be guessed and has nothing of the user's in it."""
     return secrets.token_urlsafe(BYTES_KEY)
 
 

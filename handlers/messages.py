@@ -98,7 +98,7 @@ class Messages:
         """Queue a message; `done` is called once, after the commit or when it failed. Raises what is wrong at once."""
 
         def finished(outcome: object) -> None:
-            done(outcome if isinstance(outcome, Message) else _told(outcome))
+            done(outcome if isinstance(outcome, Message) else _to_client_error(outcome))
 
         name = request.client_message_id
         self._sends.require(caller.user_id, name if name is not None and len(name) <= MAX_CLIENT_ID else None)
@@ -262,8 +262,8 @@ def _changed(change: Change | None) -> tuple[Message, Sequence[Change]]:
     return change.message, (change,)
 
 
-def _told(outcome: object) -> ChatError:
-    """What a client is told when a lane could not write its message."""
+def _to_client_error(outcome: object) -> ChatError:
+    """Return the error for a client whose message a lane could not write."""
     if isinstance(outcome, AppendError):
         return ChatError(*_REFUSED[outcome.code])
     if isinstance(outcome, (Unavailable, Overloaded)):

@@ -1,4 +1,4 @@
-"""What clients ask for and are told, beyond the stored things themselves (`store.model`).
+"""Requests of clients and what answers them, beyond the stored things themselves (`store.model`).
 
 Owns the requests, the results of hub methods and the payloads of events. Touches nothing.
 Enums in requests are `str | int` on the wire; handlers parse them (`WireEnum.parse`). What may be left out may be null,
@@ -78,7 +78,7 @@ class CreateUser(Wire, frozen=True):
 
 
 class Client(msgspec.Struct, frozen=True):
-    """Where a sign-in or refresh comes from, as its user will see it in the list of her sessions."""
+    """Where a sign-in or refresh comes from, as the user will see it in the list of their sessions."""
 
     name: str = ""
     address: str = ""

@@ -1,6 +1,6 @@
-"""Who may do what, as plain functions over what was read under the conversation's lock.
+"""Permissions, as plain functions over what was read under the conversation's lock.
 
-Owns the rules. Touches nothing. Whoever is not a member learns nothing: for her the thing does not exist.
+Owns the rules. Touches nothing. A user who is not a member learns nothing: for them the conversation does not exist.
 """
 
 from handlers.errors import ChatError

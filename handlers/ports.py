@@ -34,4 +34,4 @@ class Presence(Protocol):
         """Those of these users who are. Raises Unavailable."""
 
     def status_changed(self, user_id: UUID) -> None:
-        """She has chosen another status: people who share a conversation with her are told."""
+        """Announce the user's new status to the users who share a conversation with them."""

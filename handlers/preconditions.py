@@ -1,4 +1,4 @@
-"""Versions of what can be edited, for edits that are made only if nobody else made one meanwhile (If-Match).
+"""Versions of what can be edited, for edits that are made only if no other was made meanwhile (If-Match, RFC 9110).
 
 Owns what counts as an edit. Touches nothing.
 """

@@ -1,7 +1,7 @@
 """Presence: how users are to be shown, and to whom.
 
-Owns the rule: a user is shown as she chose while she is connected somewhere, else offline; one who chose Offline is
-never shown as anything else. Who is connected is known to `handlers.ports.Presence`.
+Owns the rule: a user is shown with the status they chose while they are connected somewhere, else as offline; a user
+who chose Offline is never shown as anything else. `handlers.ports.Presence` knows which users are connected.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -41,10 +41,10 @@ class Presence:
     async def seen(
         self, user_ids: Collection[UUID], online: Collection[UUID], chosen: Mapping[UUID, bool]
     ) -> list[Seen]:
-        """How each of these users is to be shown now, and in which conversations.
+        """Return how each of these users is to be shown now, and in which conversations.
 
-        Who chose to appear offline comes and goes unseen: she is left out, unless it is the choice that is new
-        (`chosen`).
+        Users who chose to appear offline connect and disconnect unseen: they are left out, unless the choice itself
+        is new (`chosen`).
         """
         async with self._pool.connection() as conn:
             found = await users.list_users_by_id(conn, user_ids)

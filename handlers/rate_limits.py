@@ -1,4 +1,4 @@
-"""Rate limits: token buckets, by whoever is to be limited.
+"""Rate limits: token buckets, one for each key that is to be limited.
 
 Owns the arithmetic and the buckets of this process. A bucket is one number, the time at which it will be full again
 (GCRA, as in ITU-T I.371): no task refills it. What must hold across instances is counted in Redis too
@@ -46,18 +46,18 @@ def spend(rate: Rate, full_at: float, now: float, cost: float = 1) -> tuple[floa
 
 
 def appointment(rate: Rate, wait: float, promised_at: float, now: float) -> float:
-    """When one that is refused will be taken, if it comes then: after those that were refused before it.
+    """Return when a refused request will be accepted if it is repeated then: after those refused before it.
 
-    `wait` is until the bucket has one again, `promised_at` the last such time that was given away. So all of a burst
-    are taken who wait as they are told, each at its own time. Who comes anew meanwhile takes the place of one of them,
-    unless these have names (`Limiter.require`).
+    `wait` is the time until the bucket has a token again, `promised_at` the last time that was promised. So every
+    request of a burst that waits for its `retry_after` is accepted, each at its own time. A new request meanwhile may
+    take the token of one of them, unless these have names (`Limiter.require`).
     """
     at = max(now + wait, promised_at + rate.seconds / rate.count)
     return min(at, now + max(wait, QUEUE * rate.seconds))
 
 
 def refusal(rate: Rate, wait: float, what: str) -> ChatError:
-    """What a client is told: the limit, and how long to wait."""
+    """Return the error for the client: the limit, and how long to wait."""
     wait = max(0.001, wait)
     sentence = f"At most {rate.count} {what} in {rate.seconds:g} s; wait {math.ceil(wait * 1000) / 1000:g} s."
     return ChatError("rate_limited", sentence, retry_after=wait)

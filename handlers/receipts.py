@@ -16,7 +16,7 @@ from store import receipts as store
 from store.errors import Overloaded, StoreError, Unavailable
 from store.model import Message, MessageStatus
 from store.postgres import conversations, messages
-from store.postgres.conversations import NOBODY
+from store.postgres.conversations import LOWEST_ID
 from store.postgres.pool import Pool
 from store.redis.inbox_entries import Receipt
 
@@ -31,13 +31,13 @@ class Receipts:
     def mark_nowait(
         self, user_id: UUID, conversation_id: UUID, seq: int, status: MessageStatus, done: Done | None = None
     ) -> None:
-        """Move the cursor of a member up to `seq`, never past the head. The caller has made sure that she is one."""
+        """Move the cursor of a member up to `seq`, never past the head. The caller has checked the membership."""
         if seq < 0:
             raise ChatError("invalid_cursor", "A cursor is a seq: 0 or more.")
 
         def finished(error: StoreError | None) -> None:
             if done is not None:
-                done(None if error is None else _told(error))
+                done(None if error is None else _to_client_error(error))
 
         seq = min(seq, store.MAX_SEQ)
         read = seq if status is MessageStatus.READ else 0
@@ -70,8 +70,8 @@ class Receipts:
     async def list(
         self, caller: Caller, message_id: UUID, limit: int, cursor: str | None
     ) -> tuple[Sequence[MessageReceipt], str | None]:
-        """The members, besides the sender, who have the message, by user id."""
-        after = page_cursors.decode_id(cursor) or NOBODY
+        """Return the members, without the sender, to whom the message was delivered, ordered by user id."""
+        after = page_cursors.decode_id(cursor) or LOWEST_ID
         message = await self._visible(caller, message_id)
         async with self._pool.connection() as conn:
             found = await store.list_receipts(
@@ -103,7 +103,7 @@ def parse_status(value: str | int) -> MessageStatus:
     return status
 
 
-def _told(error: StoreError) -> ChatError:
+def _to_client_error(error: StoreError) -> ChatError:
     if isinstance(error, (Unavailable, Overloaded)):
         return from_store(error)
     return ChatError("internal", f"The receipt could not be kept: {error}.")

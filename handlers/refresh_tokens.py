@@ -1,9 +1,9 @@
 """Refresh tokens: what they look like. Owns the format, touches nothing.
 
-A token is the id of its session, a secret, and our seal over both. PostgreSQL knows only the hash of the one that is
-good now. Each follows from the one before and our key, so that a refresh whose answer was lost can be answered once
-more with the same token. The seal tells a token that was good once (and so was stolen, or is used by two) from one that
-somebody made up, who must not be able to end other people's sessions.
+A token is the id of its session, a secret, and our seal over both. PostgreSQL has only the hash of the one that is
+good now. Each token follows from the one before and our key, so that a refresh whose answer was lost can be answered
+once more with the same token. The seal distinguishes a token that was good once (and so was stolen, or is used by two
+clients) from a forged one, which must not end the sessions of other users.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""What a client needs to come back without a hole: its conversations, their heads, the changes after a cursor.
+"""What a client needs to resume without a gap: its conversations, their heads, the changes after a cursor.
 
 Owns the membership check of replays. Reads only; also serves the rooms of this process (`server.fanout.room.History`).
 """
@@ -37,7 +37,7 @@ class Sync:
             task_status.started()
 
     async def memberships(self, user_id: UUID) -> Sequence[UUID]:
-        """The user's conversations. Raises ChatError("unauthenticated") when she is gone."""
+        """Return the user's conversations. Raises ChatError("unauthenticated") when the user does not exist."""
         found = (await self._memberships.get([user_id])).get(user_id)
         if found is not None:
             return found

@@ -21,7 +21,7 @@ from store.ids import id_ms, new_id
 from store.model import Account, Change, User, UserStatus
 from store.postgres import users as store
 from store.postgres.connection import Connection
-from store.postgres.idempotency import NOBODY
+from store.postgres.idempotency import REGISTRATION_SCOPE
 from store.postgres.pool import Pool
 from store.redis.inbox_entries import dismissal
 
@@ -41,7 +41,7 @@ class Users:
         self._presence = presence
 
     async def require(self, caller: Caller) -> None:
-        """The caller still exists, and so does the session of her token. Raises ChatError("unauthenticated")."""
+        """Check that the caller and the session of their token still exist. Raises ChatError("unauthenticated")."""
         async with self._pool.connection() as conn:
             exists, is_signed_in = await store.fetch_standing(conn, caller.user_id, caller.session_id)
         if not exists:
@@ -50,10 +50,10 @@ class Users:
             raise ChatError("unauthenticated", "The session was ended. Sign in again.")
 
     async def create(self, request: CreateUser, once: Once | None = None) -> Account:
-        """A new user, or the one that the same request has made just before.
+        """Create a user, or return the one that the same request created just before.
 
-        Nobody is known yet, and the answer has tokens: the key is all that tells the one who asks again from a
-        stranger. So it must be one that cannot be guessed, and is good for a short time.
+        The caller is not authenticated yet, and the answer has tokens: only the key distinguishes a client that
+        repeats its request from a stranger. So the key must not be guessable, and it is good for a short time only.
         """
         if once is not None and len(once.key) < REGISTRATION_KEY:
             sentence = f"at least {REGISTRATION_KEY} characters, chosen at random"
@@ -71,7 +71,7 @@ class Users:
         user_id = new_id()
 
         async def write(conn: Connection) -> tuple[Account, Sequence[Change]]:
-            earlier = await claim(conn, NOBODY, once, user_id)
+            earlier = await claim(conn, REGISTRATION_SCOPE, once, user_id)
             if earlier is not None:
                 if id_ms(user_id) - id_ms(earlier) > REGISTRATION_WINDOW * 1000:
                     raise _taken(username)
@@ -152,7 +152,7 @@ class Users:
     async def _change(
         self, caller: Caller, change: Callable[[Connection], Awaitable[Account]], if_match: Collection[str] | None
     ) -> Account:
-        """Change the caller's account, if it is what she has seen."""
+        """Change the caller's account, if it is still in the version that they have seen."""
         async with self._pool.connection() as conn:
             if if_match is None:
                 return await change(conn)
@@ -162,9 +162,9 @@ class Users:
                 return await change(conn)
 
     async def delete(self, caller: Caller, user_id: UUID) -> None:
-        """Erase a user: herself, or anybody for an admin. Her messages stay as a deleted user's."""
+        """Erase a user: the caller, or any user for an admin. Their messages stay, as those of a deleted user."""
         if user_id != caller.user_id and not caller.is_admin:
-            raise ChatError("forbidden", "Only the user herself, or an administrator, may delete a user.")
+            raise ChatError("forbidden", "Only the user or an administrator may delete a user.")
 
         async def write(conn: Connection) -> tuple[None, Sequence[Change]]:
             changes = await store.delete_user(conn, user_id)

@@ -1,7 +1,7 @@
-"""Defects: what no code foresaw, caught where it concerns one member of many, counted, and told once.
+"""Defects: exceptions that no code foresaw, caught where they concern one member of many, counted, and logged once.
 
-Owns the rule for every task that serves many (the flusher, a lane, whoever writes receipts or repairs rooms), and the
-counts. The rule: such a task goes on, whatever one member or one party brings about in it. Each part of the process has
+Owns the rule for every task that serves many (the flusher, a lane, the writer of receipts, gap repair), and the
+counts. The rule: such a task goes on, whatever one member or one party causes in it. Each part of the process has
 a `Guard`. The part catches around the work for *one* member and hands the exception to its guard, which counts it
 (`parley_defects_total`) and writes one line with a reference, not one for each time. Then the member pays: its
 connection is ended, its receipt is answered with an error, its entry is passed over and the room read from PostgreSQL.
@@ -21,7 +21,7 @@ import structlog
 
 from store.errors import StoreError
 
-QUIET = 60.0  # seconds for which the same defect (kind and line) of a part is counted and not told again
+QUIET = 60.0  # seconds for which the same defect (type and line) of a part is counted but not logged again
 
 T = TypeVar("T")
 
@@ -34,20 +34,20 @@ class Guard:
     def __init__(self, part: str) -> None:
         self.part = part
         self.count = 0
-        self._told: dict[tuple[type[BaseException], str, int], list[float | int | str]] = {}  # when, since, reference
+        self._logged: dict[tuple[type[BaseException], str, int], list[float | int | str]] = {}  # when, since, reference
 
     def caught(self, error: BaseException, event: str = "defect", **context: object) -> str:
-        """Count it; tell it unless that was just done. Returns the reference of its line in the log."""
+        """Count the defect, and log it unless that was done within QUIET. Return the reference of its log line."""
         self.count += 1
         kind = (type(error), *_where(error))
         now = time.monotonic()
-        told = self._told.get(kind)
-        if told is not None and now - float(told[0]) < QUIET:
-            told[1] = int(told[1]) + 1
-            return str(told[2])
+        logged = self._logged.get(kind)
+        if logged is not None and now - float(logged[0]) < QUIET:
+            logged[1] = int(logged[1]) + 1
+            return str(logged[2])
         reference = new_reference()
-        more = {} if told is None or not told[1] else {"repeated": told[1]}
-        self._told[kind] = [now, 0, reference]
+        more = {} if logged is None or not logged[1] else {"repeated": logged[1]}
+        self._logged[kind] = [now, 0, reference]
         log.error(event, part=self.part, reference=reference, **more, **context, exc_info=error)
         return reference
 
@@ -69,7 +69,7 @@ def counts() -> dict[str, int]:
 
 
 def new_reference() -> str:
-    """What a client is told in place of a defect, and what the log line carries."""
+    """Return a reference, which the client gets in place of the defect and which the log line carries."""
     return secrets.token_hex(6)
 
 
@@ -79,8 +79,12 @@ async def divided(
     work: Callable[[Sequence[T]], Awaitable[None]],
     refuse: Callable[[T, str], None],
 ) -> None:
-    """`work` on all items at once; when that fails by a defect, in halves. One that fails alone, twice, is refused: it
-    is told so with the reference. `work` must bear being done again. Raises StoreError as `work` does."""
+    """Do `work` on all items at once and, if a defect fails it, on each half, down to single items.
+
+    An item that fails alone, twice, is refused: `refuse` gets it and the reference of the log line. So an item that
+    `work` cannot handle costs the others nothing but repetitions. `work` must allow being repeated on the same items.
+    Raises StoreError as `work` does, and then leaves the rest undone.
+    """
     parts: list[tuple[Sequence[T], bool]] = [(items, False)]
     while parts:
         part, again = parts.pop()

@@ -50,7 +50,8 @@ class MessageType(WireEnum):
 
 
 class MessageStatus(WireEnum):
-    """What all those have reached who were members when it was sent, besides the sender; Sent when there is nobody."""
+    """The status that all who were members when the message was sent have reached, without the sender; Sent if there
+    are none."""
 
     SENT = "Sent"
     DELIVERED = "Delivered"
@@ -91,7 +92,7 @@ class User(Wire, frozen=True):
 
 
 class Account(User, frozen=True):
-    """A user as she sees herself."""
+    """A user as they see themselves."""
 
     email: str | None
 
@@ -151,7 +152,7 @@ class Member(Wire, frozen=True, gc=False):  # thousands are made for one answer,
 
 
 class Conversation(Wire, frozen=True):
-    """A conversation as one of its members sees it (`unread_count` is hers, counted to 1,000)."""
+    """A conversation as one of its members sees it (`unread_count` is this member's, counted to 1,000)."""
 
     id: UUID
     type: ConversationType
@@ -175,10 +176,10 @@ class Change(msgspec.Struct, frozen=True):
     """One committed change of a conversation: what a room delivers, in the order of `seq`.
 
     `message` is the message created or changed, in its state after the change;
-    `message.changed_seq == seq`. `created` tells ReceiveMessage from MessageChanged.
+    `message.changed_seq == seq`. `created` distinguishes ReceiveMessage from MessageChanged.
     `added` and `removed` are users whose membership this change starts or ends, `dissolved`
-    that the conversation is gone: rooms act on them when they deliver the change. `catches_up`: by writing it, its
-    sender has read what others wrote before it, of which they are told.
+    that the conversation is gone: rooms act on them when they deliver the change. `catches_up`: by writing the
+    message its sender has read what others wrote before it, and the others are notified of this receipt.
     """
 
     conversation_id: UUID

@@ -186,7 +186,7 @@ async def write_receipts(conn: Connection, receipts: Collection[Receipt]) -> lis
 async def list_receipts(
     conn: Connection, conversation_id: UUID, seq: int, *, sender_id: UUID, after: UUID, limit: int
 ) -> list[tuple[UUID, bool]]:
-    """Who has the message `seq` delivered, by user id above `after`; and whether she has read it."""
+    """Return (user id, whether they have read it) of members to whom message `seq` was delivered, above `after`."""
     parameters = {
         "conversation_id": conversation_id,
         "seq": seq,

@@ -8,7 +8,7 @@ import hmac
 
 
 class SigningKeys:
-    """May be replaced while in use: whoever holds it, or what is derived from it, goes on with the new ones."""
+    """Signing keys that may be replaced while in use: objects that hold or derive from this one use the new keys."""
 
     def __init__(self, current: str, *old: str) -> None:
         self.accepted: tuple[str, ...] = (current, *old)

@@ -1,6 +1,6 @@
-"""What lanes and pools say of themselves: plain numbers, for whoever shows them.
+"""Statistics of lanes and pools, as plain numbers.
 
-Owns the shapes only, so that a command which shows them needs nothing of the store.
+Owns the shapes only, so that a command that shows them needs nothing else of the store.
 """
 
 from msgspec import Struct

@@ -32,7 +32,7 @@ class Reaper:
             await trio.sleep(PERIOD * random.uniform(0.75, 1.25))
             for dead in await self._instances.list_dead():
                 try:
-                    if await self._instances.claim_burial(dead):
+                    if await self._instances.claim_reaping(dead):
                         await self._bury(dead)
                 except StoreError:
                     raise
@@ -43,9 +43,9 @@ class Reaper:
         users, rooms = await self._instances.count_left(dead)
         log.warning("instance_dead", instance=dead, users=users, rooms=rooms)
         while users:
-            self._watcher.left(await self._instances.bury_users(dead))
+            self._watcher.left(await self._instances.reap_users(dead))
             users, _ = await self._instances.count_left(dead)
         while rooms:
-            await self._instances.bury_rooms(dead)
+            await self._instances.reap_rooms(dead)
             _, rooms = await self._instances.count_left(dead)
         await self._instances.forget(dead)

@@ -1,8 +1,8 @@
 """Make `confusables.txt` again, from the tables of the ICU library that the wheel of `icu4py` carries.
 
-Owns nothing that runs in a server: a script for whoever wants a newer Unicode. `pip install icu4py`, then
-`python -m store.names.make_confusables DIRECTORY_OF_ITS_LIBRARIES ICU_MAJOR UNICODE_VERSION`. What stands in the file
-decides which old names collide: a change of it comes with a migration that clears `users.username_folded`.
+Owns nothing that runs in a server: a script for a change to a newer Unicode. `pip install icu4py`, then
+`python -m store.names.make_confusables DIRECTORY_OF_ITS_LIBRARIES ICU_MAJOR UNICODE_VERSION`. The file decides which
+old names collide: a change of it needs a migration that clears `users.username_folded`.
 """
 
 import ctypes

@@ -100,7 +100,7 @@ def open_objects(url: str, *, endpoint: str = "", signing: SigningKeys) -> Objec
 
 
 def new_key() -> str:
-    """One that nobody can guess."""
+    """Return a key that cannot be guessed."""
     return secrets.token_urlsafe(24)
 
 

@@ -125,7 +125,7 @@ class S3Objects:
 
     async def _begin(self, key: str, content_type: str) -> "_Multipart":
         at = self._at(key)
-        # Not cancelled in the middle: an upload whose id nobody knows could not be aborted.
+        # Not cancelled in the middle: an upload whose id is lost could not be aborted.
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLEAN_UP):
             made = await self._run(lambda: self._client.create_multipart_upload(**at, ContentType=content_type))
             return _Multipart(self._made, {**at, "UploadId": made["UploadId"]}, self._run)

@@ -94,7 +94,7 @@ async def list_sessions(conn: Connection, user_id: UUID, *, limit: int, before: 
 
 
 async def revoke_session(conn: Connection, user_id: UUID, session_id: UUID) -> bool:
-    """False when she has no such session, or it is revoked already."""
+    """Return False if the user has no such session, or it is revoked already."""
     parameters = {"id": session_id, "user_id": user_id}
     return await (await conn.execute(queries.revoke_session, parameters)).fetchone() is not None
 

@@ -1,7 +1,7 @@
 """Concurrent look-ups of one kind, answered by one query.
 
 Owns the queue of those who ask. A thousand clients that come back at once ask for a thousand memberships: while one
-query is under way the others gather, and go together in the next. Nobody waits longer than for one query before her
+query is under way the others gather, and go together in the next. No caller waits for more than one query before its
 own. Knows nothing of what is looked up.
 """
 

@@ -27,7 +27,7 @@ from psycopg.rows import TupleRow
 from psycopg.types.uuid import UUIDBinaryDumper
 
 CONNECT_TIMEOUT = 5.0  # seconds for one address, unless the conninfo says connect_timeout
-CANCEL_TIMEOUT = 2.0  # seconds for the server to give up a query that nobody waits for any more
+CANCEL_TIMEOUT = 2.0  # seconds for the server to give up a query whose caller was cancelled
 FULL_BUFFER_POLL = 0.01  # seconds between looks at a socket that neither takes nor gives
 PREPARE_THRESHOLD = 2  # executions before a statement is prepared: ours are few and repeat
 
@@ -81,7 +81,7 @@ class _Lock:
 
     async def __aenter__(self) -> None:
         if self._locked:
-            await self._waiting.park()  # whoever unparks us hands the lock over
+            await self._waiting.park()  # the task that unparks this one hands the lock over
         self._locked = True
 
     async def __aexit__(self, *_: object) -> None:
@@ -170,7 +170,7 @@ class Connection(psycopg.AsyncConnection[TupleRow]):
         raise psycopg.OperationalError(f"PostgreSQL did not answer within {patience:g} s; the connection was closed")
 
     async def _abandon(self, gen: Generator[Any, Any, object]) -> None:
-        """Nobody waits for this exchange any more: stop it in the server and come to rest, or hang up."""
+        """Stop an exchange whose caller was cancelled: cancel it in the server and read to its end, or hang up."""
         if self.pgconn.status == BAD or self.pgconn.transaction_status != ACTIVE:
             return
         settled = False

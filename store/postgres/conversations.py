@@ -1,6 +1,6 @@
 """Conversations and their members: reading them, and every change of them, each announced by a System message.
 
-Owns the rows of `conversations` and `members`, except the head (raised by whoever writes a message) and the
+Owns the rows of `conversations` and `members`, except the head (raised where a message is written) and the
 cursors. Writes take part in the caller's transaction, or run in one of their own (`Connection.atomic`), and lock the
 conversation before anything else. Who may do what is decided by the caller, in the same transaction:
 
@@ -32,7 +32,7 @@ MEMBERS_LISTED = 20  # in a Conversation of a list
 LIST_STEP = 20  # conversations of a list that are put together in one scheduler step: a few milliseconds
 LIST_BYTES = 256 * 1024  # octets of last messages after which a page of a list ends; LIST_STEP of them may come on top
 UNKNOWN_NAMED = 10  # users who do not exist, in an error
-NOBODY = UUID(int=0)  # below every user id
+LOWEST_ID = UUID(int=0)  # below every user id
 
 
 class UnknownUser(StoreError):
@@ -132,7 +132,7 @@ async def list_members(
     conn: Connection, conversation_id: UUID, *, after: UUID | None = None, limit: int = 100
 ) -> list[Member]:
     """Members by user id, above `after`: it carries on where `Conversation.members` ends."""
-    parameters = {"conversation_id": conversation_id, "after": after or NOBODY, "limit": limit}
+    parameters = {"conversation_id": conversation_id, "after": after or LOWEST_ID, "limit": limit}
     return [_member_of(row) for row in await (await conn.execute(queries.list_members, parameters)).fetchall()]
 
 
@@ -237,7 +237,7 @@ async def update_title(conn: Connection, conversation_id: UUID, name: str, *, by
 
 
 async def delete_conversation(conn: Connection, conversation_id: UUID, *, by: UUID) -> Change:
-    """Dissolve: nobody is a member any more, and nothing can be written. Raises NoConversation.
+    """Dissolve a conversation: it has no members any more, and nothing can be written. Raises NoConversation.
 
     The messages stay until retention takes them; the row stays as a tombstone with its head.
     """
@@ -263,7 +263,7 @@ async def insert_member(conn: Connection, conversation_id: UUID, user_id: UUID, 
 
 
 async def delete_member(conn: Connection, conversation_id: UUID, user_id: UUID, *, by: UUID) -> Change:
-    """Remove one member; `by` herself when she leaves. Raises NoConversation, NotAMember."""
+    """Remove one member; `by` is the same user when they leave. Raises NoConversation, NotAMember."""
     async with conn.atomic():
         await _lock(conn, conversation_id)
         parameters = {"conversation_id": conversation_id, "user_id": user_id}

@@ -1,7 +1,7 @@
 """Files: the rows behind the objects of `store.objects`.
 
-Owns `files`. Pending: begun, not to be shown; Ready: whole, checked, never changed again; Deleted: nobody sees it, and
-the object and then the row go when somebody has time. Writes take part in the caller's transaction.
+Owns `files`. Pending: begun, not to be shown; Ready: whole, checked, never changed again; Deleted: not visible to any
+user, and a purge deletes the object and then the row. Writes take part in the caller's transaction.
 """
 
 from collections.abc import Collection, Sequence
@@ -71,7 +71,8 @@ class Storage(Struct, frozen=True):
 
 
 async def lock_storage(conn: Connection, owner_id: UUID, since: datetime) -> Storage:
-    """Until the transaction ends nobody else adds to it. Uploads begun before `since` are open no more."""
+    """Return what the owner stores, locked against other additions until the transaction ends. Uploads begun before
+    `since` do not count as open."""
     await conn.execute(queries.lock_owner, {"owner_id": owner_id})
     row = await (await conn.execute(queries.fetch_storage, {"owner_id": owner_id, "since": since})).fetchone()
     assert row is not None
@@ -108,15 +109,15 @@ async def finish_file(conn: Connection, file_id: UUID, key: str, facts: Facts) -
 
 
 async def give_up_file(conn: Connection, file_id: UUID) -> bool:
-    """From here on nobody sees it. False when that was so already."""
+    """Hide the file from all users. Return False if that was so already."""
     return await (await conn.execute(queries.give_up_file, {"id": file_id})).fetchone() is not None
 
 
 async def release_file(conn: Connection, file_id: UUID, limit: int) -> tuple[list[Change], bool]:
     """Take a file out of the next `limit` messages that hold it, and give it up when there are no more.
 
-    (the changes, by conversation and seq; whether it is given up). Until then it is there for all that hold it: whoever
-    breaks off leaves nothing half done.
+    Return (the changes, by conversation and seq; whether the file is given up). Until then it is there for all
+    messages that hold it: a caller that stops between two calls leaves nothing half done.
     """
     async with conn.atomic():
         locked = await (await conn.execute(queries.lock_holders, {"file_id": file_id, "limit": limit})).fetchall()
@@ -161,7 +162,7 @@ async def delete_row(conn: Connection, file_id: UUID) -> None:
 
 
 async def list_files_of(conn: Connection, owner_id: UUID, *, after: UUID, limit: int) -> list[File]:
-    """Her ready files, by id."""
+    """Return the owner's ready files, by id."""
     parameters = {"owner_id": owner_id, "after": after, "limit": limit}
     return [File(*row) for row in await (await conn.execute(queries.list_files_of, parameters)).fetchall()]
 

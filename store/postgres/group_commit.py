@@ -4,8 +4,8 @@ Owns the queues, one task and one connection for each lane. There is no artifici
 was offered while the one before it was being written, so batches grow with the load and a lone message goes at once.
 A conversation always has the same lane, so its messages are committed in the order offered.
 
-Whoever offers a message is told what became of it exactly once, through `Append.done`:
-- the Message, after its commit (for a double: the first message);
+`Append.done` is called exactly once for each message that was offered, with its outcome:
+- the Message, after its commit (for a duplicate: the first message);
 - AppendError: refused, and why;
 - Unavailable: not known to have been written; StoreError: a fault of ours, logged.
 
@@ -46,7 +46,7 @@ RECONNECT_DELAY = 0.1  # seconds; doubles up to a second
 LOOK = 2.0  # seconds between looks of idle lanes whether they could write
 LOOK_WITHIN = 2.0  # seconds for one; a message that comes meanwhile waits for it
 TOO_LONG = 3.0  # seconds: who waits longer for a commit says that the lane is in trouble
-# A table of a quarter of a megabyte that nobody sees: whether there is room on the disk.
+# Writes a temporary table of a quarter of a megabyte, to find out whether the disk has room.
 ROOM = (
     "CREATE TEMPORARY TABLE parley_room ON COMMIT DROP AS SELECT md5(i::text) AS t FROM generate_series(1, 4096) AS i"
 )
@@ -90,7 +90,7 @@ class Append(Struct, frozen=True):
     done: Done
 
 
-# Told of a batch that is committed, before anybody is answered, and when its transaction was (`time.perf_counter`).
+# Called with a committed batch and when its transaction began and ended (`time.perf_counter`), before any answer.
 OnBatch = Callable[[Sequence[Append], float, float], None]
 
 
@@ -129,7 +129,7 @@ class Lanes:
     ) -> None:
         """`max_queue` is for each lane. `on_commit` gets the new messages of a batch, after each `done`;
         `on_doubt` the conversations of a batch whose outcome is unknown. With `outbox`, each batch leaves a row there
-        under its first change's conversation and seq, for whoever publishes it to delete (`store.postgres.outbox`)."""
+        under its first change's conversation and seq, which its publisher deletes (`store.postgres.outbox`)."""
         self._max_queue = max_queue
         self._closed = False
         self.times = LaneTimes()
@@ -437,7 +437,7 @@ class _Lane:
         ]
 
     async def _make_partitions(self, conn: Connection) -> None:
-        """Nobody has run `parley migrate` for months: say so, and help ourselves if we may."""
+        """`parley migrate` has not run for months: log it, and create the partition here if the role may."""
         log.error("partition_missing", advice="run `parley migrate`, and see why the daily task did not do this")
         try:
             await ensure_partitions(conn, datetime.now(UTC))
@@ -481,7 +481,7 @@ class _Lane:
     # -- answering ----------------------------------------------------------------------------
 
     async def _settle(self, appends: Sequence[Append], rows: Sequence[Row]) -> None:
-        """Tell everybody what became of her message, then publish the new ones."""
+        """Give every sender the outcome of their message, then publish the new messages."""
         made_ms, made_at = -1, ""  # messages of a batch share few milliseconds
         answers: list[Message | AppendError | StoreError | None] = []
         changes: list[Change] = []

@@ -11,7 +11,7 @@ from store.errors import StoreError
 from store.postgres import queries
 from store.postgres.connection import Connection
 
-NOBODY = UUID(int=0)  # the scope of registrations
+REGISTRATION_SCOPE = UUID(int=0)  # in place of a user id: a registration has no user yet
 
 
 class Mismatch(StoreError):

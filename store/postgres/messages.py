@@ -104,7 +104,7 @@ async def list_changes(
     """What changed after the seq `after`: each message once, in its final state, by rising changed_seq.
 
     Ends after `limit` changes, or before the bodies together pass `max_bytes` octets; at least one change when
-    there is any. `created` means that the message itself was made after `after`. Whoever reads on from the last
+    there is any. `created` means that the message itself was made after `after`. A caller that reads on from the last
     change's seq must judge by the first cursor instead: `change.message.seq > first`.
     """
     cursor = await conn.execute(

@@ -31,7 +31,7 @@ PATIENCE = 1.5  # seconds in which one attempt has to get all its locks: sends q
 LEAST_PATIENCE = 0.1  # seconds for each lock after that
 GIVE_UP = 3600.0  # seconds: a backup may take that long
 FIRST_BACKOFF, MAX_BACKOFF = 1.0, 10.0  # seconds between attempts
-# Whoever has held a table's lock for longest, as far as this role may see.
+# The session that has held a table's lock for longest, as far as this role may see.
 HOLDER = """SELECT a.pid, coalesce(nullif(a.application_name, ''), 'a client'),
         extract(epoch FROM clock_timestamp() - a.xact_start)::int
     FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)

@@ -1,7 +1,7 @@
-"""The transactional outbox: committed changes whose publisher has not said yet that everybody has them (P5).
+"""The transactional outbox: committed changes that are not confirmed yet as published to every instance (P5).
 
-Owns the rows of `outbox`. One row stands for one batch and is named by the batch's first change, so whoever holds the
-changes knows the name: `key_of(changes)`. Lanes write theirs in the batch's own statement.
+Owns the rows of `outbox`. One row stands for one batch and is named by the batch's first change, so the name follows
+from the changes: `key_of(changes)`. Lanes write theirs in the batch's own statement.
 """
 
 from collections.abc import Collection, Mapping, Sequence

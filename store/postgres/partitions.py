@@ -65,9 +65,9 @@ async def list_expired(conn: Connection, before: datetime) -> list[Expired]:
 async def drop_partitions(conn: Connection, before: datetime) -> list[str]:
     """Drop the partitions whose every message is older than `before`; returns their names.
 
-    The conversations learn first how far back their history will go: whoever resumes from further back is told to
-    resync. Each partition is then detached concurrently, so readers and writers do not stop. Call it outside a
-    transaction; broken off, it may be called again.
+    First the retention watermarks of the conversations are raised, so that a client that resumes from further back
+    gets a resync and no silent gap. Each partition is then detached concurrently, so readers and writers do not stop.
+    Call it outside a transaction; if it is interrupted, it may be called again.
     """
     left = await (await conn.execute(queries.list_detached_partitions, {"before": before})).fetchall()
     for (name,) in left:

@@ -27,8 +27,8 @@ from store.statistics import PoolStatistics
 
 SECONDS = 1.0
 FIRST_BACKOFF = 0.05 * SECONDS  # after one failed attempt; doubles with each more
-MAX_BACKOFF = 5 * SECONDS  # while nobody waits for a connection
-MAX_BACKOFF_IN_DEMAND = 0.5 * SECONDS  # while somebody does
+MAX_BACKOFF = 5 * SECONDS  # while no task waits for a connection
+MAX_BACKOFF_IN_DEMAND = 0.5 * SECONDS  # while one does
 HEALTH_PERIOD = 15 * SECONDS  # between looks at the idle connections
 IDLE_PROBE = 30 * SECONDS  # unused for so long: ask it something, middleboxes forget quiet peers
 MAX_AGE = 3600 * SECONDS  # then replaced when idle, so that a moved database is found again (jittered)
@@ -247,7 +247,7 @@ class Pool:
             self._failures += 1
             self._connect_failures += 1
             self.outage.failed(str(error))
-        except Exception as error:  # as if PostgreSQL were away: callers are told so, and it is tried again
+        except Exception as error:  # as if PostgreSQL were away: callers get Unavailable, and it is tried again
             _guard.caught(error)
             self._failures += 1
             self._connect_failures += 1
@@ -261,7 +261,7 @@ class Pool:
             self._wake.set()
 
     async def _back_off(self) -> None:
-        """Wait before the next attempt: long when nobody needs it, not long once somebody does."""
+        """Wait before the next attempt: long while no task needs a connection, not long once one does."""
         delay = FIRST_BACKOFF * 2 ** min(self._failures - 1, 10) * random.uniform(0.5, 1.0)
         start = trio.current_time()
         if not self._waiters:

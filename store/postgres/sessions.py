@@ -31,7 +31,7 @@ PINNED: Mapping[str, str] = {
     "DateStyle": "ISO, YMD",
     "IntervalStyle": "postgres",
     "TimeZone": "UTC",
-    # Whoever waited for a row's lock sees what its holder wrote: that is what the locks are for.
+    # A transaction that waited for a row's lock sees what the lock's holder wrote: that is what the locks are for.
     "default_transaction_isolation": "read committed",
     "default_transaction_deferrable": "off",
     "idle_in_transaction_session_timeout": str(int(IDLE_IN_TRANSACTION * 1000)),
@@ -66,7 +66,7 @@ TRANSIENT = (
 )
 
 
-# A database that nobody has migrated, or that this role may not use.
+# A database that was not migrated, or that this role may not use.
 NOT_OURS = (
     psycopg.errors.UndefinedTable,
     psycopg.errors.UndefinedColumn,
@@ -87,8 +87,8 @@ class Connector:
         acquire_timeout: float = 5.0,
         writes: bool = False,
     ) -> None:
-        """`name` becomes the application_name; timeouts are in seconds, `acquire_timeout` for whoever waits for a
-        connection. With `writes`, a server that takes none is out of reach."""
+        """`name` becomes the application_name; timeouts are in seconds, `acquire_timeout` is for a task that waits for
+        a connection. With `writes`, a server that accepts no writes counts as unreachable."""
         self.conninfo = conninfo
         self.statement_timeout = statement_timeout
         self.acquire_timeout = acquire_timeout
@@ -132,7 +132,8 @@ class Connector:
             raise Unavailable(f"PostgreSQL takes no writes: it is {what}")
 
     async def _look_at_pooler(self, connection: Connection) -> None:
-        """Whoever answers is not whom the connection was made to: does each session have a backend of its own?"""
+        """The answering process is not the one that accepted the connection: check that each session has a backend of
+        its own."""
         if self._shares_sessions is None:
             self._shares_sessions = await _shares_sessions(connection, self.conninfo)
         if self._shares_sessions:

@@ -1,7 +1,7 @@
 """Users: their accounts, status and deletion.
 
-Owns the rows of `users`, and, when a user is deleted, everything that is hers alone. Writes take part in the
-caller's transaction, or run in one of their own.
+Owns the rows of `users` and, when a user is deleted, everything that belongs to this user alone. Writes take part in
+the caller's transaction, or run in one of their own.
 """
 
 from collections.abc import Collection, Sequence
@@ -62,10 +62,10 @@ async def insert_user(
 
 
 async def fold_old(conn: Connection, limit: int) -> int:
-    """Fold names that older code has written, the oldest first; how many. Of those that are or look the same, the
-    oldest is the one that nobody may take any more; the others stay what they are."""
+    """Fold names that older code has written, the oldest first; return how many. Of names that are or look the same,
+    the oldest becomes the one that is taken; the others stay what they are."""
     for _ in range(ATTEMPTS):
-        with suppress(UniqueViolation):  # somebody has registered one of them meanwhile: that is seen the next time
+        with suppress(UniqueViolation):  # one of them was registered meanwhile: the next attempt sees it
             async with conn.transaction():
                 rows = await (await conn.execute(queries.list_unfolded, {"limit": limit})).fetchall()
                 if rows:
@@ -91,13 +91,13 @@ async def fetch_user(conn: Connection, user_id: UUID) -> User | None:
 
 
 async def fetch_account(conn: Connection, user_id: UUID) -> Account | None:
-    """A user as she sees herself; None when she does not exist or was deleted."""
+    """Return a user as they see themselves; None if the user does not exist or was deleted."""
     row = await (await conn.execute(queries.fetch_live_user, {"id": user_id})).fetchone()
     return _account_of(row) if row else None
 
 
 async def fetch_standing(conn: Connection, user_id: UUID, session_id: UUID | None) -> tuple[bool, bool]:
-    """(whether she exists, whether her sign-in session is live; true where there is none)"""
+    """Return (whether the user exists, whether their sign-in session is live; true if `session_id` is None)."""
     row = await (await conn.execute(queries.fetch_standing, {"id": user_id, "session_id": session_id})).fetchone()
     assert row is not None
     return row[0], row[1]
@@ -210,7 +210,7 @@ async def update_user(
 
 
 async def update_status(conn: Connection, user_id: UUID, status: UserStatus, status_text: str | None) -> Account | None:
-    """What she chose to show. None when there is no such user."""
+    """Set the status that the user chose to show. Return None if there is no such user."""
     parameters = {"id": user_id, "status": status.value, "status_text": status_text}
     row = await (await conn.execute(queries.update_status, parameters)).fetchone()
     return _account_of(row) if row else None
@@ -222,16 +222,16 @@ async def update_last_seen(conn: Connection, user_ids: Collection[UUID], at: dat
 
 
 async def delete_user(conn: Connection, user_id: UUID) -> tuple[Change, ...] | None:
-    """Erase her personal data, sessions, identities and memberships; the row and her messages stay, anonymised.
+    """Erase a user's personal data, sessions, identities and memberships; the row and the messages stay, anonymised.
 
-    One transaction. Returns the changes of the conversations she was in: she left, and, where she was the
-    only owner, who owns it now. None when there is no such user.
+    One transaction. Returns the changes of the conversations that the user was in: the user left and, where they were
+    the only owner, another member owns it now. None if there is no such user.
     """
     async with conn.atomic():
         await _lock_conversations(conn, user_id, None)
         if await (await conn.execute(queries.lock_user, {"id": user_id})).fetchone() is None:
             return None
-        # Nobody can add her any more; what was added since the first look is locked now.
+        # The user cannot be added anywhere any more; memberships made since the first look are locked now.
         changes = await _leave(conn, user_id, await _lock_conversations(conn, user_id, None))
         for query in (
             queries.delete_sessions_of,

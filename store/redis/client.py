@@ -131,7 +131,7 @@ class Redis:
                     await self._send_away()
 
     async def _send_away(self) -> None:
-        """Whoever has a command under way hears now that it will not be answered, before the client is closed."""
+        """Cancel the commands under way, so that their callers get Unavailable, before the client is closed."""
         for scope in self._under_way:
             scope.cancel()
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLEAN_UP):
@@ -208,7 +208,7 @@ class Redis:
             await client.ping()
 
     async def claim(self, key: str, ttl: float) -> bool:
-        """Take a key that nobody has taken within the last `ttl` seconds. False: somebody has. Raises Unavailable."""
+        """Claim a key for `ttl` seconds. Return False if it is claimed already. Raises Unavailable."""
         async with self.bounded() as client:
             taken: Any = await client.set(key, b"1", px=int(ttl * 1000), condition=coredis.PureToken.NX)
         return bool(taken)

@@ -1,11 +1,11 @@
-"""Which instance holds a connection that lives on several HTTP requests. Lost, it is told again within TTL / 3."""
+"""Which instance holds a connection of several HTTP requests. An entry that is lost is written again in TTL / 3."""
 
 from collections.abc import Collection
 
 from store.redis import keys
 from store.redis.client import Redis
 
-TTL = 60  # seconds without being told again
+TTL = 60  # seconds for which an entry is kept unless it is written again
 
 
 class ConnectionOwners:

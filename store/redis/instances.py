@@ -1,12 +1,12 @@
-"""What instances tell each other through Redis: who is alive, who wants which changes, and the inboxes.
+"""What instances share through Redis: which are alive, which changes each wants, and their inboxes.
 
 Owns the commands on leases, interest, sessions and inbox streams (docs/design.md 6); names of keys are in
 `store.redis.keys`. No policy: when to do what is decided in `server.cluster`. No command takes keys of two slots,
 and nothing here is the only copy of anything: all of it can be lost and is then made again. Everything raises
 Unavailable.
 
-An instance also keeps two lists of its own, of the conversations and users it has registered, so that whoever buries
-it (`bury`) knows where its name stands.
+An instance also keeps two lists of its own, of the conversations and users it has registered, so that the instance
+that reaps it (`reap_users`, `reap_rooms`) knows which keys have its name.
 """
 
 import math
@@ -23,7 +23,7 @@ from store.redis.client import Redis
 INBOX_LENGTH = 10_000  # entries kept for an instance that does not read; the rest it repairs from PostgreSQL
 READ_COUNT = 200  # entries read at once
 MEMBERS = 500  # members of a set in one command
-BURIAL = 10.0  # seconds for which one instance has the task of burying another
+REAPING = 10.0  # seconds for which one instance has the task of reaping another
 _FIELD = b"e"
 
 Command = Callable[[Any], Awaitable[Any]]  # queues itself on a pipeline
@@ -37,7 +37,7 @@ class Delivery(NamedTuple):
 
 
 class Known(NamedTuple):
-    """An instance that is listed. `renewed_at` is by the clock of whoever wrote it, in seconds since the epoch."""
+    """An instance that is listed. `renewed_at` is in seconds since 1970, by the clock of the process that wrote it."""
 
     instance: str
     renewed_at: float
@@ -49,7 +49,7 @@ class Known(NamedTuple):
 class Instances:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._listed: list[str] = []  # as of the last look; whoever is new is asked about, too
+        self._listed: list[str] = []  # as of the last look; new instances are asked about, too
         self._count: float = math.inf  # how many are listed, as of the last look
 
     # -- being alive ----------------------------------------------------------------------------
@@ -65,8 +65,8 @@ class Instances:
         )
 
     async def renew(self, instance: str, ttl: float) -> bool:
-        """Once more `ttl` seconds. False: the lease has run out, and the instance may have been buried; or it is not
-        listed any more."""
+        """Renew the lease for `ttl` seconds. Return False if it has run out, so that the instance may have been reaped,
+        or if the instance is not listed any more."""
         held, listed = await self._redis.together(
             lambda pipe: [
                 pipe.set(keys.lease(instance), b"1", px=int(ttl * 1000), condition=PureToken.XX),
@@ -80,14 +80,14 @@ class Instances:
         await self._redis.together(lambda pipe: [pipe.pexpire(keys.lease(instance), max(1, int(ttl * 1000)))])
 
     async def list_dead(self) -> list[str]:
-        """Instances whose lease has run out and which nobody has buried yet."""
+        """Return the instances whose lease has run out and that are not reaped yet."""
         [names] = await self._redis.together(lambda pipe: [pipe.zrange(keys.INSTANCES, 0, -1)])
         instances = [name.decode() for name in names]
         alive = await self._redis.for_each(instances, lambda pipe, name: pipe.exists([keys.lease(name)]))
         return [name for name, lease in zip(instances, alive, strict=True) if not lease]
 
     async def list_all(self) -> list[Known]:
-        """Every instance that is listed, the dead ones that are not buried yet too."""
+        """Return every instance that is listed, including dead ones that are not reaped yet."""
         [listed] = await self._redis.together(lambda pipe: [pipe.zrange(keys.INSTANCES, 0, -1, withscores=True)])
         names = {member.decode(): score for member, score in listed}
         answers = await self._redis.for_each(
@@ -107,9 +107,9 @@ class Instances:
     async def register(
         self, instance: str, conversation_ids: Collection[UUID], user_ids: Collection[UUID]
     ) -> dict[UUID, int]:
-        """Send this instance what concerns these conversations and users. On how many instances each user is now.
+        """Register this instance for these conversations and users. Return on how many instances each user is now.
 
-        On its own lists first: whoever buries it finds by them where else its name stands.
+        The instance's own lists are written first: the instance that reaps it finds all other keys through them.
         """
         rooms, users = keys.rooms(instance), keys.users(instance)
         own = [_adding(key, run) for key, ids in ((rooms, conversation_ids), (users, user_ids)) for run in _runs(ids)]
@@ -153,8 +153,8 @@ class Instances:
         """The instances with an interest in each conversation, and those that each user is on. Of one, `but`, nothing
         is asked: it may be in the answer or not.
 
-        One question for each instance, or one for each conversation and user, whichever are fewer. Both find whoever
-        had registered when this was called: an instance is listed before it registers anything.
+        One question for each instance, or one for each conversation and user, whichever are fewer. Both find all
+        instances that had registered when this was called: an instance is listed before it registers anything.
         """
         ids = [*conversation_ids, *user_ids]
         if self._count <= len(ids):
@@ -250,17 +250,17 @@ class Instances:
             ]
         )
 
-    # -- burying --------------------------------------------------------------------------------
+    # -- reaping --------------------------------------------------------------------------------
 
-    async def claim_burial(self, dead: str) -> bool:
-        """Nobody else is burying this instance. Its inbox goes at once: nothing more is sent to it."""
-        if not await self._redis.claim(keys.claim("burial", dead), BURIAL):
+    async def claim_reaping(self, dead: str) -> bool:
+        """Claim the task of reaping a dead instance; return False if another has it. Its inbox is deleted at once."""
+        if not await self._redis.claim(keys.reaping(dead), REAPING):
             return False
         await self._redis.together(lambda pipe: [pipe.unlink([keys.inbox(dead)])])
         return True
 
-    async def bury_users(self, dead: str) -> list[UUID]:
-        """Some of the dead instance's users are on it no more. Those who are on no other one; see `bury_rooms`."""
+    async def reap_users(self, dead: str) -> list[UUID]:
+        """Unregister some of the dead instance's users. Return those who are on no other instance."""
         user_ids = await self._some_of(keys.users(dead))
         left = await self.unregister(dead, (), user_ids)
         return [user_id for user_id, count in left.items() if count == 0]
@@ -272,8 +272,8 @@ class Instances:
         )
         return users, rooms
 
-    async def bury_rooms(self, dead: str) -> None:
-        """Some of the dead instance's rooms have its interest no more."""
+    async def reap_rooms(self, dead: str) -> None:
+        """Unregister some of the dead instance's conversations."""
         await self.unregister(dead, await self._some_of(keys.rooms(dead)), ())
 
     async def forget(self, dead: str) -> None:

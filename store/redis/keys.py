@@ -20,7 +20,7 @@ def interest(conversation_id: UUID) -> str:
 
 
 def rooms(instance: str) -> str:
-    """Set: the conversations this instance has an interest in, for whoever buries it."""
+    """Set: the conversations this instance is registered for, read by the instance that reaps it."""
     return f"parley:rooms:{instance}"
 
 
@@ -47,6 +47,11 @@ def receipts(shard: int) -> str:
 def limit(key: str) -> str:
     """String with a time to live: when this token bucket will be full again, and until when it is promised."""
     return f"parley:bucket:{key}"
+
+
+def reaping(dead: str) -> str:
+    """Claim: another instance reaps this dead one. The word in the key is one that instances of all versions share."""
+    return claim("burial", dead)
 
 
 def claim(purpose: str, token: str) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 from store.redis import keys
 from store.redis.client import Redis
 
-# GCRA, see handlers.rate_limits: the value is when the bucket will be full again, and until when those that were
-# refused have been told to wait, in microseconds of Redis's own clock.
+# GCRA, see handlers.rate_limits: the value is when the bucket will be full again, and the last time that was promised
+# to a refused request, in microseconds of Redis's own clock.
 _SPEND = """
 local now = redis.call('TIME')
 now = now[1] * 1000000 + now[2]

@@ -1,4 +1,4 @@
-"""handlers.errors: what clients are told."""
+"""handlers.errors: the errors that clients get."""
 
 import pytest
 

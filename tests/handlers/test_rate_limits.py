@@ -49,7 +49,8 @@ def test_a_burst_then_the_rate() -> None:
 
 @given(count=st.integers(1, 40), whole=st.booleans())
 def test_advice_is_kept(count: int, whole: bool) -> None:
-    """Of a burst, each that waits as it was told (or rounds it up to seconds, as Retry-After does) is taken then."""
+    """Each request of a burst that waits for its `retry_after` (or rounds it up to seconds, as Retry-After does) is
+    accepted then."""
     clock = Clock()
     limiter: Limiter[str] = Limiter(RATE, "things", clock=clock)
     waits: list[float] = []
@@ -90,8 +91,8 @@ def test_an_appointment_is_of_one(seed: int) -> None:
 
 
 def test_an_early_one_keeps_its_appointment() -> None:
-    """Who comes before its time is told the same time again, and does not lose it; who never comes is not waited for
-    longer than GRACE."""
+    """A request that is repeated too early gets the same time again and does not lose it; one that is never repeated is
+    not waited for longer than GRACE."""
     clock = Clock()
     limiter: Limiter[str] = Limiter(RATE, "things", clock=clock)
     for number in range(10):
@@ -116,7 +117,7 @@ def test_an_early_one_keeps_its_appointment() -> None:
 
 
 def test_promises_are_bounded() -> None:
-    """Who asks on and on without waiting is told a time that is bounded, and is taken as soon as there is one."""
+    """A client that repeats its request without waiting gets a bounded time, and is accepted once there is a token."""
     clock = Clock()
     limiter: Limiter[str] = Limiter(RATE, "things", clock=clock)
     for _ in range(1000):

@@ -1,4 +1,4 @@
-"""handlers.transactions: what is committed is published, and whoever cannot know says so."""
+"""handlers.transactions: committed changes are published, and an unknown outcome is reported as one."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -96,7 +96,7 @@ async def test_a_caller_that_is_cancelled(world: World, autojump_clock: MockCloc
 
 @pytest.mark.parametrize("moment", ["writing", "committing"])
 async def test_the_shield_ends(world: World, autojump_clock: MockClock, moment: str) -> None:
-    """A transaction that never ends holds nobody for longer than the deadline: Unavailable, and doubt."""
+    """A transaction that never ends holds no caller for longer than the deadline: Unavailable, and doubt."""
     world.commit_takes = 10 * DEADLINE if moment == "committing" else 0.0
     start = trio.current_time()
     with pytest.raises(Unavailable):

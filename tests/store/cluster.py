@@ -82,7 +82,7 @@ class Cluster:
                 time.sleep(0.02)
 
     def stop(self) -> None:
-        """A fast shutdown: connections are told and cut."""
+        """Shut PostgreSQL down fast: it ends all sessions with an error."""
         if self._process is not None:
             assert self._process.stdin is not None
             self._process.stdin.close()

@@ -1,4 +1,4 @@
-"""store.defects: counted each time, told once; whoever is at fault is found, and alone refused."""
+"""store.defects: counted each time, logged once; the item at fault is found, and only it is refused."""
 
 from collections.abc import Sequence
 
@@ -16,8 +16,8 @@ def fail(kind: type[Exception]) -> Exception:
         return error
 
 
-def test_the_same_defect_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However often a client causes it; the reference is that of the line. Another kind has its own line."""
+def test_the_same_defect_is_logged_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often a client causes it; the reference is that of the line. Another type of defect has its own line."""
     now = 0.0
     monkeypatch.setattr("store.defects.time.monotonic", lambda: now)
     guard = Guard("test")

@@ -66,7 +66,7 @@ async def test_who_has_it(conn: Connection) -> None:
     await write_receipts(
         conn, [Receipt(group, people[1], 4, 4), Receipt(group, people[2], 3, 0), Receipt(group, people[3], 2, 2)]
     )
-    found = await list_receipts(conn, group, 3, sender_id=people[0], after=conversations.NOBODY, limit=10)
+    found = await list_receipts(conn, group, 3, sender_id=people[0], after=conversations.LOWEST_ID, limit=10)
     assert found == [(people[1], True), (people[2], False)]
     assert await list_receipts(conn, group, 3, sender_id=people[0], after=people[1], limit=10) == [(people[2], False)]
 

@@ -1,4 +1,4 @@
-"""store.signing, and everything that is signed: an exchange of keys that nobody notices, in three steps."""
+"""store.signing, and everything that is signed: a change of keys that no client notices, in three steps."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -72,7 +72,7 @@ async def test_exchange(accepted: Callable[[SigningKeys, SigningKeys], Awaitable
 
 
 def test_derived_keys_follow() -> None:
-    """Whoever holds a derived key goes on with the new one."""
+    """A derived key that is held somewhere uses the new key."""
     keys = SigningKeys(OLD)
     derived = keys.derive(b"a")
     before = derived.current

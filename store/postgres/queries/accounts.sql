@@ -17,7 +17,7 @@ INSERT INTO identities (provider, subject, user_id) VALUES (%(provider)s, %(subj
 ON CONFLICT (provider, subject) DO NOTHING RETURNING user_id
 
 -- name: insert_session
--- users_pkey. Nothing for who is deleted; KEY SHARE waits for, and holds off, her deletion (lock_user).
+-- users_pkey. No row for a deleted user; KEY SHARE waits for, and holds off, the user's deletion (lock_user).
 WITH owner AS MATERIALIZED (
     SELECT id FROM users WHERE id = %(user_id)s AND deleted_at IS NULL FOR KEY SHARE
 )

@@ -30,7 +30,7 @@ WHERE kind = 'Direct' AND deleted_at IS NULL
 INSERT INTO conversations (id, kind, title, created_by) VALUES (%(id)s, 'Group', %(title)s, %(created_by)s)
 
 -- name: lock_users
--- users_pkey. Held so that nobody is deleted while being added; in id order.
+-- users_pkey. Locked so that no user is deleted while being added; in id order.
 SELECT id FROM users WHERE id = ANY(%(ids)s::uuid[]) AND deleted_at IS NULL ORDER BY id FOR KEY SHARE
 
 -- name: insert_members

@@ -53,7 +53,7 @@ SELECT c.id FROM conversations AS c WHERE c.id IN (
 
 -- name: release_file
 -- messages_file, conversations_pkey, messages_pkey. Messages in conversations that are locked give the file up: a change of
--- each. Who was in a dissolved one has been told that it is gone: nothing comes after that.
+-- each. The members of a dissolved conversation have been notified of its end: no change comes after that.
 WITH held AS MATERIALIZED (
     SELECT h.id, h.conversation_id, row_number() OVER (PARTITION BY h.conversation_id ORDER BY h.seq) AS number
     FROM (
@@ -86,7 +86,7 @@ SELECT {file} FROM files AS f WHERE f.owner_id = %(owner_id)s AND f.state = 'Rea
 ORDER BY f.id LIMIT %(limit)s
 
 -- name: give_up_files_of
--- files_owned, messages_file. A user goes; what her messages hold stays with them.
+-- files_owned, messages_file. A user is deleted; files that their messages hold stay with the messages.
 UPDATE files AS f SET state = 'Deleted'
 WHERE f.owner_id = %(user_id)s AND f.state <> 'Deleted' AND NOT EXISTS (SELECT FROM messages AS m WHERE m.file_id = f.id)
 

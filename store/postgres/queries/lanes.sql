@@ -13,7 +13,7 @@ WITH input AS MATERIALIZED (
     SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::uuid[], $7::uuid[], $8::text[])
         WITH ORDINALITY AS i (id, conversation_id, sender_id, kind, body, file_id, reply_to, key, position)
 ), held AS MATERIALIZED (
-    -- Until the commit nobody decides that no message holds these files (files.sql, retire_files).
+    -- Until the commit no other transaction can decide that no message holds these files (files.sql, retire_files).
     SELECT * FROM files WHERE id = ANY($6) AND state = 'Ready' FOR SHARE
 ), checked AS MATERIALIZED (
     SELECT i.*, c.last_seq, m.read_seq, s.message_id IS NOT NULL AS is_double,
@@ -53,7 +53,7 @@ WITH input AS MATERIALIZED (
     INSERT INTO messages (id, conversation_id, seq, changed_seq, sender_id, kind, body, file_id, reply_to, client_message_id)
     SELECT id, conversation_id, seq, seq, sender_id, kind, body, file_id, reply_to, key FROM accepted ORDER BY position
 ), senders AS MATERIALIZED (
-    -- Locked in order, as whoever writes receipts does.
+    -- Locked in the same order as the writes of receipts.
     SELECT m.conversation_id, m.user_id, a.seq
     FROM (SELECT conversation_id, sender_id, max(seq) AS seq FROM accepted GROUP BY 1, 2) AS a
     JOIN members AS m ON m.conversation_id = a.conversation_id AND m.user_id = a.sender_id

@@ -29,8 +29,8 @@ WHERE c.relname = ANY(%(names)s::text[])
 ORDER BY c.relname
 
 -- name: list_detached_partitions
--- Catalogue only. Partitions that are none any more, because whoever detached them did not come to drop them; by their
--- names, since a table alone has no bounds.
+-- Catalogue only. Partitions that were detached and not dropped, because the process ended in between; by their names,
+-- since a table alone has no bounds.
 SELECT c.relname::text FROM pg_class AS c
 WHERE c.relkind = 'r' AND c.relname ~ '^messages_y\d\d\d\dm\d\d$'
     AND c.relnamespace = (SELECT m.relnamespace FROM pg_class AS m WHERE m.oid = 'messages'::regclass)

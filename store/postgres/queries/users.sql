@@ -92,7 +92,7 @@ WHERE u.display_name_folded >= %(prefix)s::text COLLATE "C" AND u.display_name_f
 ORDER BY u.display_name_folded, u.id LIMIT %(limit)s
 
 -- name: update_user
--- users_pkey. What is not set stays as it is; nobody is without a name.
+-- users_pkey. Columns that are not set stay as they are; every user has a name.
 UPDATE users AS u SET display_name = coalesce(%(display_name)s, display_name),
     display_name_folded = coalesce(%(display_name_folded)s, display_name_folded),
     avatar_url = CASE WHEN %(sets_avatar_url)s THEN %(avatar_url)s ELSE avatar_url END,
@@ -122,11 +122,11 @@ WHERE c.id IN (SELECT conversation_id FROM members WHERE user_id = %(user_id)s)
 ORDER BY c.id LIMIT %(limit)s FOR NO KEY UPDATE
 
 -- name: lock_user
--- users_pkey. FOR UPDATE: waits for, and holds off, whoever is adding her to a conversation (lock_users).
+-- users_pkey. FOR UPDATE: waits for, and holds off, transactions that add the user to a conversation (lock_users).
 SELECT id FROM users WHERE id = %(id)s AND deleted_at IS NULL FOR UPDATE
 
 -- name: delete_memberships
--- members_user, conversations_pkey. Says where she was the only owner of others.
+-- members_user, conversations_pkey. Also returns the conversations in which the user was the only owner.
 WITH gone AS (
     DELETE FROM members WHERE user_id = %(user_id)s AND conversation_id = ANY(%(conversation_ids)s)
     RETURNING conversation_id, role

@@ -81,40 +81,40 @@ async def test_all_of_it(redis: Redis, instances: Instances, nursery: trio.Nurse
     nursery.start_soon(Reaper(instances, watcher).run)
     await until_buried(instances, "dead~1")
     assert sorted(watcher.gone) == sorted(users[1:])
-    assert await traces(redis, "dead~1") - {keys.claim("burial", "dead~1")} == set()
+    assert await traces(redis, "dead~1") - {keys.reaping("dead~1")} == set()
     interested, present = await instances.list_interested(rooms[:1], users[:1])
     assert interested == {rooms[0]: ["alive~1"]} and present == {users[0]: ["alive~1"]}
     nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("when", ["users", "rooms"])
-async def test_whoever_buries_dies_too(
+async def test_the_reaping_instance_dies_too(
     redis: Redis, instances: Instances, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     """Another instance carries on where the first one stopped: the name goes last, so that it is found."""
     users, _ = await make_dead(instances)
     first, second = Watcher(), Watcher()
-    bury, calls = getattr(Instances, f"bury_{when}"), 0
+    reap, calls = getattr(Instances, f"reap_{when}"), 0
 
     async def stop(self: Instances, dead: str) -> object:
         nonlocal calls
         calls += 1
         if calls == 2:
             raise Unavailable("killed in between")
-        return await bury(self, dead)
+        return await reap(self, dead)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Instances, f"bury_{when}", stop)
+        patch.setattr(Instances, f"reap_{when}", stop)
         with pytest.raises(Unavailable):
             await Reaper(instances, first).run()
     assert len(first.gone) < len(users) - 1 or when == "rooms"
     assert await instances.list_dead() == ["dead~1"]
     async with redis.bounded() as client:
-        await client.unlink([keys.claim("burial", "dead~1")])  # its time is over
+        await client.unlink([keys.reaping("dead~1")])  # its time is over
     nursery.start_soon(Reaper(instances, second).run)
     await until_buried(instances, "dead~1")
     assert sorted(first.gone + second.gone) == sorted(users[1:])
-    assert await traces(redis, "dead~1") - {keys.claim("burial", "dead~1")} == set()
+    assert await traces(redis, "dead~1") - {keys.reaping("dead~1")} == set()
     nursery.cancel_scope.cancel()
 
 

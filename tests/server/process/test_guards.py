@@ -321,7 +321,7 @@ FAULTS = [
     Fault("membership", Instances, "read", nothing),
     Fault("publisher", Publisher, "deliver", chat),
     Fault("outbox_relay", store.postgres.outbox, "list_stale", nothing),
-    Fault("reaper", Instances, "claim_burial", nothing),
+    Fault("reaper", Instances, "claim_reaping", nothing),
     Fault("fallbacks", LongPolling, "_expect_a_poll", poll),
     Fault("connections", Listener, "_admit", knock),
     Fault("calls", Users, "update_status", update_status),

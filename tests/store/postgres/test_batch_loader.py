@@ -27,7 +27,7 @@ class Table:
 
 
 async def test_one_query_for_all_who_come_meanwhile(nursery: trio.Nursery) -> None:
-    """Whoever asks while the workers are busy shares one query; each gets her own keys, the unknown left out."""
+    """Callers that ask while the workers are busy share one query; each gets its own keys, the unknown left out."""
     table, answers = Table(), dict[int, dict[int, str]]()
     gather: BatchLoader[int, str] = BatchLoader(table.fetch)
     await nursery.start(gather.run)
@@ -47,8 +47,8 @@ async def test_one_query_for_all_who_come_meanwhile(nursery: trio.Nursery) -> No
     assert len(table.asked) == 3
 
 
-async def test_an_error_reaches_all_who_asked_and_nobody_after(nursery: trio.Nursery) -> None:
-    """A failed query fails those it was for; the next one is asked anew."""
+async def test_an_error_reaches_the_callers_of_one_query(nursery: trio.Nursery) -> None:
+    """A failed query fails the callers it was for; later callers get a new query."""
     table = Table()
     table.fails = True
     table.gate.set()
@@ -60,8 +60,8 @@ async def test_an_error_reaches_all_who_asked_and_nobody_after(nursery: trio.Nur
     assert await gather.get([1]) == {1: "1"}
 
 
-async def test_a_cancelled_asker_disturbs_nobody(nursery: trio.Nursery) -> None:
-    """Giving up while waiting leaves the others' answers alone."""
+async def test_a_cancelled_caller_disturbs_no_other(nursery: trio.Nursery) -> None:
+    """A caller that is cancelled while it waits leaves the answers of the others alone."""
     table = Table()
     gather: BatchLoader[int, str] = BatchLoader(table.fetch)
     await nursery.start(gather.run)

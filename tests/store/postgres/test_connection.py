@@ -87,7 +87,7 @@ async def test_atomic_joins_an_open_transaction(conn: Connection, other: Connect
 
 
 async def test_large_values_in_both_directions(conn: Connection) -> None:
-    """More than the kernel's buffers hold is sent while answers are read; nobody waits for the other."""
+    """More than the kernel's buffers hold is sent while answers are read; neither side waits for the other."""
     text = "x" * 20_000_000
     assert await fetch_value(conn, "SELECT %s::text", text) == text
 
@@ -145,7 +145,7 @@ async def test_two_tasks_take_turns(conn: Connection) -> None:
 
 
 async def test_connecting_fails_in_bounded_time(tmp_path: Path) -> None:
-    """Nobody listening, no such host, and a host that takes the connection but says nothing: OperationalError."""
+    """No listener, no such host, and a host that accepts the connection but sends nothing: OperationalError."""
     with pytest.raises(psycopg.OperationalError):
         await Connection.open(f"host={tmp_path} user=postgres")
     with pytest.raises(psycopg.OperationalError, match="cannot resolve"):

@@ -62,7 +62,7 @@ async def test_group_with_somebody_unknown(conn: Connection) -> None:
 
 
 async def test_direct_is_one_for_both(conn: Connection) -> None:
-    """Whoever asks, and in whatever order: the same conversation, made once."""
+    """Either user may ask, in any order: it is the same conversation, made once."""
     [alice, bob] = await make_users(conn, 2)
     first, change = await conversations.insert_direct(conn, alice, bob)
     assert change is not None and set(change.added) == {alice, bob}

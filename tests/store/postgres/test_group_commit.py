@@ -267,7 +267,7 @@ async def test_two_processes_write_the_same_conversations(pool: Pool, conn: Conn
 
 
 async def test_removal_while_the_batch_waits(writer: Writer, conn: Connection, other: Connection) -> None:
-    """A member whose removal commits while her message waits for the lock is refused: the check comes after it."""
+    """A member whose removal commits while their message waits for the lock is refused: the check follows the lock."""
     [alice, bob] = await make_users(conn, 2)
     group = await make_group(conn, [alice, bob])
     async with conn.transaction():
@@ -316,7 +316,7 @@ async def test_key_in_flight_elsewhere(writer: Writer, conn: Connection, other: 
 
 @pytest.mark.parametrize("poison", ["a\x00b", "a\ud800b"], ids=["NUL", "surrogate"])
 async def test_poison_fails_alone(writer: Writer, conn: Connection, poison: str) -> None:
-    """One message that PostgreSQL cannot store costs nobody else anything, not even the order."""
+    """One message that PostgreSQL cannot store costs no other sender anything, not even the order."""
     [alice] = await make_users(conn, 1)
     group = await make_group(conn, [alice])
     sent = [writer.send(group, alice, poison if i == 13 else str(i)) for i in range(40)]
@@ -326,7 +326,7 @@ async def test_poison_fails_alone(writer: Writer, conn: Connection, poison: str)
 
 
 async def test_killed_while_it_waits_for_the_lock(writer: Writer, conn: Connection, other: Connection) -> None:
-    """The backend is killed in mid-batch: nothing was written, nobody doubts it, and the next message goes."""
+    """The backend is killed in mid-batch: nothing was written, there is no doubt, and the next message goes."""
     [alice] = await make_users(conn, 1)
     group = await make_group(conn, [alice])
     async with conn.transaction():
@@ -340,7 +340,7 @@ async def test_killed_while_it_waits_for_the_lock(writer: Writer, conn: Connecti
 
 
 async def test_idle_connection_lost(writer: Writer, conn: Connection) -> None:
-    """A lane whose idle connection was cut notices before it uses it: nobody gets an error."""
+    """A lane whose idle connection was cut notices before it uses it: no sender gets an error."""
     [alice] = await make_users(conn, 1)
     group = await make_group(conn, [alice])
     await writer.send(group, alice).message()
@@ -379,7 +379,8 @@ SHUT_DOWN = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection\0\0"
 async def test_lost_between_the_rows_and_the_end(
     start_proxied: tuple[Writer, Proxy], conn: Connection, last_words: bytes
 ) -> None:
-    """Rows are no acknowledgement: until the transaction ends nobody knows. Unavailable and doubt, nothing told."""
+    """Rows are no acknowledgement: until the transaction ends its outcome is unknown. Unavailable and doubt, nothing is
+    published."""
     writer, proxy = start_proxied
     [alice] = await make_users(conn, 1)
     group = await make_group(conn, [alice])
@@ -441,7 +442,7 @@ async def test_missing_partition(writer: Writer, conn: Connection) -> None:
 
 
 async def test_deadlock_is_tried_again(writer: Writer, conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A batch that PostgreSQL chose as the victim of a deadlock is written again; nobody hears of it."""
+    """A batch that PostgreSQL chose as the victim of a deadlock is written again; no sender notices."""
     [alice] = await make_users(conn, 1)
     group = await make_group(conn, [alice])
     write, calls = message_batch.write, 0
@@ -459,7 +460,7 @@ async def test_deadlock_is_tried_again(writer: Writer, conn: Connection, monkeyp
 
 
 async def test_bug_does_not_kill_the_lane(writer: Writer, conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error that nobody foresaw costs its batch a StoreError; the lane goes on."""
+    """An unforeseen error costs its batch a StoreError; the lane goes on."""
     [alice] = await make_users(conn, 1)
     group = await make_group(conn, [alice])
 
@@ -578,7 +579,7 @@ async def until_trouble(writer: Writer, text: str | None) -> None:
 
 
 async def test_trouble_without_a_message(writer: Writer, conn: Connection) -> None:
-    """A table that is locked is noticed though nobody sends; said once, not for every look; gone with the lock."""
+    """A locked table is noticed without any message; logged once, not at every probe; and over with the lock."""
     assert writer.lanes.trouble() is None
     with capture_logs() as lines:
         async with conn.transaction():
@@ -647,7 +648,7 @@ async def test_read_only(database: str, conn: Connection, other: Connection, nur
 async def test_no_connections_left(
     cluster: Cluster, database: str, conn: Connection, other: Connection, nursery: trio.Nursery
 ) -> None:
-    """A lane that lost its connection and gets no other says so though nobody sends; one that has it writes on."""
+    """A lane that lost its connection and gets no other reports it without any message; one that has one writes on."""
     writer = make_writer(Connector(database, name="lanes", writes=True))
     await nursery.start(writer.lanes.run)
     cluster.execute(f"ALTER DATABASE {conn.info.dbname} ALLOW_CONNECTIONS false")

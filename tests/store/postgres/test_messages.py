@@ -212,7 +212,7 @@ async def test_status_is_of_who_was_there(conn: Connection, writer: Writer) -> N
         await receipts.write_receipts(conn, [Receipt(group, user, seq, seq)])
 
     async def have_it(seq: int) -> list[tuple[UUID, bool]]:
-        return await receipts.list_receipts(conn, group, seq, sender_id=alice, after=conversations.NOBODY, limit=10)
+        return await receipts.list_receipts(conn, group, seq, sender_id=alice, after=conversations.LOWEST_ID, limit=10)
 
     first = await writer.send(group, alice, "x").message()
     joined = await conversations.insert_member(conn, group, bob, Role.MEMBER, by=alice)

@@ -69,7 +69,7 @@ def test_printed_sql_is_the_same(empty_database: str, database: str) -> None:
 
 
 def test_unreachable(tmp_path: object) -> None:
-    """Nobody there: the database's own words."""
+    """No server there: the error has the database's own words."""
     with pytest.raises(Unavailable, match="No such file"):
         migrate.pending(f"host={tmp_path} user=postgres")
 

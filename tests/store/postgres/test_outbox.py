@@ -32,8 +32,9 @@ async def test_two_relays(conn: Connection, other: Connection) -> None:
     assert len(await outbox.list_stale(other, 0.0)) == 1
 
 
-async def test_what_the_relay_tells(conn: Connection) -> None:
-    """Of a stuck batch it is known who came and who went, also when a group is new; and whose connections end."""
+async def test_what_the_relay_announces(conn: Connection) -> None:
+    """The row of a stuck batch has the users who were added and removed, also of a new group, and those whose
+    connections end."""
     alice, bob, carol = await make_users(conn, 3)
     new = await make_group(conn, [alice, bob])
     old = await make_group(conn, [alice, bob])

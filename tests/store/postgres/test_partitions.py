@@ -61,7 +61,7 @@ async def test_floor_is_the_same_in_sql(conn: Connection) -> None:
 
 
 async def test_reads_go_on_meanwhile(conn: Connection, other: Connection) -> None:
-    """Partitions are attached without waiting for, or stopping, whoever reads and writes messages."""
+    """Partitions are attached without waiting for, or stopping, transactions that read and write messages."""
     async with conn.transaction():
         await conn.execute("SELECT count(*) FROM messages")
         await insert_message(conn, datetime.now(UTC))
@@ -93,7 +93,7 @@ async def test_dropping(conn: Connection, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 async def test_dropping_what_was_only_detached(conn: Connection) -> None:
-    """Whoever was killed between detaching a partition and dropping it leaves nothing beyond the next run."""
+    """A partition that was detached by a process killed before it dropped it is dropped by the next run."""
     await partitions.ensure_partitions(conn, NOW)
     for name in MADE[:2]:
         await conn.execute(f"ALTER TABLE messages DETACH PARTITION {name}")

@@ -168,7 +168,7 @@ async def test_what_becomes_unavailable(pool: Pool, conn: Connection, other: Con
 
 
 async def test_deadlock_is_unavailable(pool: Pool, conn: Connection, other: Connection) -> None:
-    """The victim of a deadlock is told to try again; the other one goes on."""
+    """The victim of a deadlock gets Unavailable, so that it is tried again; the other one goes on."""
     one, two = await make_users(conn, 2)
     touch = "UPDATE users SET display_name = 'x' WHERE id = %s"
     results: list[str] = []
@@ -203,7 +203,7 @@ async def test_idle_connections_that_died_are_passed_over(pool: Pool, other: Con
 
 
 async def test_heals_after_a_restart(pool: Pool, cluster: Cluster) -> None:
-    """Down: Unavailable, in bounded time. Back: it works again, and nobody had to do anything."""
+    """PostgreSQL down: Unavailable, in bounded time. Back: the pool works again by itself."""
     async with pool.connection():
         pass
     pool.acquire_timeout = 1.0
@@ -260,7 +260,7 @@ async def test_health_check(database: str, other: Connection, monkeypatch: pytes
 
 
 async def test_closing(pool: Pool) -> None:
-    """A closed pool lends nothing, tells those who wait, and closes what comes back."""
+    """A closed pool lends nothing, fails the tasks that wait, and closes connections that come back."""
     async with pool.connection() as lent:
         await pool.aclose()
         with pytest.raises(Unavailable, match="closed"):
@@ -279,7 +279,7 @@ async def test_connection_of_ones_own(pool: Pool) -> None:
 
 
 async def test_waits_for_a_lock_no_longer_than_the_timeout(pool: Pool, conn: Connection, other: Connection) -> None:
-    """A lock that is never given up costs a caller the statement timeout, not her life."""
+    """A lock that is never released costs a caller the statement timeout, and no more."""
     [user] = await make_users(conn, 1)
     async with conn.transaction():
         await conn.execute("SELECT FROM users WHERE id = %s FOR UPDATE", [user])
@@ -291,7 +291,7 @@ async def test_waits_for_a_lock_no_longer_than_the_timeout(pool: Pool, conn: Con
 
 
 async def test_not_migrated(empty_database: str, nursery: trio.Nursery) -> None:
-    """A database without our tables is a service that is not there yet, not a defect that ends whoever asks it."""
+    """A database without our tables is a service that is not there yet, not a defect that ends the calling task."""
     pool = Pool(empty_database, name="test")
     await nursery.start(pool.run)
     with pytest.raises(Unfit, match="parley migrate"):

@@ -123,7 +123,7 @@ async def test_old_versions(database: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 async def test_read_only(cluster: Cluster, database: str) -> None:
-    """Who wants to write is told that nothing can be written; who only reads is served."""
+    """A connector that writes gets Unavailable from a read-only server; one that only reads is served."""
     alter(cluster, database, default_transaction_read_only="on")
     with pytest.raises(Unavailable, match="read-only"):
         await Connector(database, name="test", writes=True).connect()

@@ -18,7 +18,7 @@ from tests.store.world import fetch_value, make_group, make_users, wait_for_lock
 
 
 async def test_insert_and_fetch(conn: Connection) -> None:
-    """A new user is found by id and by name in any case; her email only as an account."""
+    """A new user is found by id and by name in any case; the email address only as an account."""
     account = await users.insert_user(conn, "Zoë", "Zoë K.", email="z@example.org")
     assert isinstance(account, Account) and account.email == "z@example.org"
     user = await users.fetch_user(conn, account.id)
@@ -27,7 +27,7 @@ async def test_insert_and_fetch(conn: Connection) -> None:
     assert await users.fetch_account(conn, account.id) == account
     assert await users.fetch_user_by_name(conn, "ZOË") == user
     assert await users.fetch_user(conn, new_id()) is None
-    assert await users.fetch_user_by_name(conn, "nobody") is None
+    assert await users.fetch_user_by_name(conn, "unknown") is None
     assert await users.list_users_by_id(conn, [account.id, new_id()]) == [user]
 
 
@@ -97,7 +97,7 @@ async def test_a_search_reads_a_page_of_a_million(conn: Connection) -> None:
                 "same 1",
                 "é",
                 "zoë1",
-                "nobody",
+                "nothing",
                 "zzz",
                 "\U0001f600",
             ):
@@ -186,7 +186,7 @@ async def test_deletion_of_a_member_of_many(conn: Connection, monkeypatch: pytes
 
 
 async def test_deletion(conn: Connection) -> None:
-    """Her data goes, her name is free again, she is out of every conversation, and each says so."""
+    """The user's data is erased, their name is free again, and they leave every conversation, with a change in each."""
     account = await users.insert_user(conn, "gone", "Gone G.", email="g@example.org")
     [bob, carl] = await make_users(conn, 2)
     owned = await make_group(conn, [account.id, carl, bob])
@@ -223,7 +223,7 @@ async def test_deletion(conn: Connection) -> None:
 
 
 async def test_deletion_while_being_added(conn: Connection, other: Connection) -> None:
-    """Added and deleted at the same moment: either she is refused, or she leaves that conversation too."""
+    """A user added and deleted at the same moment is either refused or leaves that conversation too."""
     [alice, gone] = await make_users(conn, 2)
     group = await make_group(conn, [alice])
     async with conn.transaction():

@@ -117,7 +117,7 @@ async def test_down_and_back(valkey: Valkey, nursery: trio.Nursery) -> None:
 
 
 async def test_starts_without_redis(tmp_path: Path, nursery: trio.Nursery) -> None:
-    """Nobody there at the start: run() is ready, and commands say so."""
+    """No server there at the start: run() is ready, and commands raise Unavailable."""
     redis = Redis(f"unix://{tmp_path}/s", name="test")
     await nursery.start(redis.run)
     with trio.fail_after(WAIT), pytest.raises(Unavailable):

@@ -1,4 +1,4 @@
-"""store.redis.instances: leases, interest, inboxes and burials, on a real Valkey."""
+"""store.redis.instances: leases, subscriptions, inboxes and reaping, on a real Valkey."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,8 +56,8 @@ async def test_interest(instances: Instances) -> None:
 
 
 async def test_fewer_questions(instances: Instances, redis: Redis) -> None:
-    """With fewer instances than conversations the instances' own lists are asked, with the same answer: whoever had
-    registered is found, new instances and those not buried yet too, and nobody who has gone."""
+    """With fewer instances than conversations the instances' own lists are read, with the same answer: all registered
+    instances are found, also new ones and those not reaped yet, and none that has gone."""
     conversations, users = [new_id() for _ in range(MEMBERS + 3)], [new_id() for _ in range(3)]
     others = Instances(redis)
     await others.enlist("a", 60)
@@ -88,7 +88,7 @@ async def test_fewer_questions(instances: Instances, redis: Redis) -> None:
 async def test_inbox(instances: Instances) -> None:
     """What is delivered is read in order, from where one stopped; who has no inbox is named."""
     await instances.enlist("a", 10)
-    assert await instances.deliver([("a", b"1"), ("nobody", b"x"), ("a", b"2")]) == {"nobody"}
+    assert await instances.deliver([("a", b"1"), ("gone", b"x"), ("a", b"2")]) == {"gone"}
     first = await instances.read("a", b"0-0", 0.5)
     assert [delivery.data for delivery in first] == [b"", b"1", b"2"]
     assert await instances.read("a", first[-1].id, 0.01) == []
@@ -121,25 +121,26 @@ async def test_lease(instances: Instances) -> None:
     assert not await instances.renew("c", 60)
 
 
-async def test_burial(instances: Instances, redis: Redis) -> None:
-    """One buries, at once; what the dead one had registered goes, and who was only there is named. Nothing stays."""
+async def test_reaping(instances: Instances, redis: Redis) -> None:
+    """One instance reaps at a time; the dead one's registrations go, users who were only there are returned, and
+    nothing stays."""
     users, rooms = [new_id() for _ in range(MEMBERS + 3)], [new_id() for _ in range(3)]
     await instances.enlist("dead", 0.01)
     await instances.enlist("alive", 60)
     await instances.register("dead", rooms, users)
     await instances.register("alive", rooms[:1], users[:1])
-    assert await instances.claim_burial("dead")
-    assert not await instances.claim_burial("dead")
+    assert await instances.claim_reaping("dead")
+    assert not await instances.claim_reaping("dead")
     assert await instances.deliver([("dead", b"late")]) == {"dead"}
     gone: set[object] = set()
     while (await instances.count_left("dead"))[0]:
-        gone.update(await instances.bury_users("dead"))
+        gone.update(await instances.reap_users("dead"))
     assert gone == set(users[1:])
     while (await instances.count_left("dead"))[1]:
-        await instances.bury_rooms("dead")
+        await instances.reap_rooms("dead")
     await instances.forget("dead")
     interested, present = await instances.list_interested(rooms, users[:2])
     assert list(interested.values()) == [["alive"], [], []] and list(present.values()) == [["alive"], []]
     async with redis.bounded() as client:
         left = {key.decode() for key in await client.keys("parley:*")}
-    assert not {key for key in left if "dead" in key} - {keys.claim("burial", "dead")}
+    assert not {key for key in left if "dead" in key} - {keys.reaping("dead")}

@@ -141,7 +141,7 @@ async def test_the_first_sentinel_goes_with_the_primary(
 ) -> None:
     """The host with the primary and the sentinel that is named first: the others are asked, within the bound of one.
 
-    Whoever waits for an answer meanwhile hears Unavailable, whatever they asked; then all is as before.
+    Every command that waits for an answer meanwhile raises Unavailable; then all is as before.
     """
     redis = Redis(installation.url, name="test")
     await nursery.start(redis.run)
@@ -179,7 +179,7 @@ async def _primary(group: sentinel.Group) -> sentinel.Place | None:
         return None  # on a busy machine two may take longer than ASK
 
 
-async def test_nobody_knows(nursery: trio.Nursery) -> None:
+async def test_no_sentinel_answers(nursery: trio.Nursery) -> None:
     """No sentinel is there: Unavailable, which says so; run() is ready all the same."""
     redis = Redis(f"redis+sentinel://127.0.0.1:{free_port()},127.0.0.1:{free_port()}/x", name="test")
     with trio.fail_after(WAIT):
