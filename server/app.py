@@ -1,7 +1,7 @@
-"""`parley serve`: one instance from its first look at PostgreSQL to the end of its drain.
+"""`parley serve`: runs one instance, from the first check of PostgreSQL to the end of its drain.
 
-Owns the process around the instance: signals, the service manager, reading the configuration again. Composition only:
-what an instance is made of is in `server.assembly`, how it lives in `server.instance`.
+Owns the process around the instance: signals, the service manager, reloading the configuration. `server.assembly`
+builds the parts of the instance, `server.instance` runs and drains it.
 """
 
 import gc
@@ -26,20 +26,20 @@ from server.transport.listener import listen, place
 from store.errors import StoreError, Unfit
 from store.postgres import sessions
 
-FIT_WITHIN = 5 * SECONDS  # for the first look at PostgreSQL
+FIT_WITHIN = 5 * SECONDS  # for the check of PostgreSQL at the start
 
 log = structlog.get_logger("parley.app")
 
 
 async def _refuse_unfit(settings: Settings) -> None:
-    """Raises Unfit when somebody has to set PostgreSQL up otherwise. One that is away may come back."""
+    """Raise Unfit if PostgreSQL has to be configured differently. If it is out of reach, start anyway."""
     with trio.move_on_after(FIT_WITHIN):
         try:
             await sessions.check(settings.database_url)
         except Unfit:
             raise
         except StoreError:
-            pass  # the pool says so, and health
+            pass  # the pool logs it, and health reports it
 
 
 async def serve(
@@ -48,16 +48,23 @@ async def serve(
     reread: Callable[[], Settings] | None = None,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
-    """Run one instance until SIGINT or SIGTERM; a second one hurries. `on_ready` gets the base URL.
+    """Run one instance until SIGINT or SIGTERM, then drain it; a second signal ends the drain at once.
 
-    At SIGHUP `reread` says what the configuration is now.
+    At SIGHUP, `reread` loads the configuration again. `on_ready` is called with the base URL.
+
+    Order: PostgreSQL is checked before anything is opened, so that a wrong setup ends the process before a service
+    manager regards it as started. The sockets are open before the parts are built, so that a port that is in use
+    fails early. `ready` runs once every part has started and every socket accepts: only then is the service manager
+    notified, and the objects so far are exempted from garbage collection. The service manager's watchdog is fed
+    throughout the drain; its stop timeout is extended when the drain begins. Raises PartLost after the drain if a
+    part could not be kept running, so that the exit code shows it.
     """
     started = time.monotonic()
-    build = version()  # the first call blocks for git: not later, with clients here
+    build = version()  # the first call runs git and blocks, so it is made before there are clients
     if settings.registration == "open":
         log.warning(
             "registration_open",
-            reason="whoever reaches this instance can make a user and be signed in",
+            reason="anyone who can reach this instance can register users and sign in",
             advice="for development only: set PARLEY_REGISTRATION=oauth and a provider, or closed",
         )
     await _refuse_unfit(settings)
@@ -82,18 +89,18 @@ async def serve(
         if not port and not {UNIX, ANY} & set(settings.forwarded_allow_ips):
             log.warning(
                 "addresses_unknown",
-                reason="LISTEN is a Unix socket, on which nobody has an address: all clients share the limits of one",
-                advice="set PARLEY_FORWARDED_ALLOW_IPS=unix to believe the proxy's X-Forwarded-For",
+                reason="LISTEN is a Unix socket, where clients have no address: all share the limits of one",
+                advice="set PARLEY_FORWARDED_ALLOW_IPS=unix to trust the X-Forwarded-For of the proxy",
             )
         seconds = round(time.monotonic() - started, 2)
         log.info("ready", url=url, host=host, port=port, seconds=seconds, version=build)
         gc.collect()
-        gc.freeze()  # what is there from the start stays: no collection walks it, which takes 50 ms and more
+        gc.freeze()  # exempt what exists at the start: walking it takes a collection 50 ms or more
         life.ready()
         if on_ready is not None:
             on_ready(url)
 
-    async def tell_of_the_end() -> None:
+    async def notify_stopping() -> None:
         await life.stop.wait()
         service_manager.stopping(instance.settings.drain_seconds + STOP_SLACK)
 
@@ -101,7 +108,7 @@ async def serve(
         async with trio.open_nursery() as nursery:
             await nursery.start(life.watch_signals)
             nursery.start_soon(service_manager.run, instance.liveness.verdict)
-            nursery.start_soon(tell_of_the_end)
+            nursery.start_soon(notify_stopping)
             await instance.run(socks, stop=life.stop, hurry=life.hurry, ready=ready)
             if tracing is not None:
                 await tracing.aclose()

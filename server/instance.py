@@ -1,10 +1,10 @@
-"""One running instance: its services, its listeners, and how it drains.
+"""One running instance: starts its services and listeners, and drains them.
 
-Owns the order of life and death; the parts are built in `server.assembly`. The nurseries say who outlives whom:
+Owns the order of start and end; `server.assembly` builds the parts. Inner nurseries end before outer ones:
 
-    services        database pool, lanes, link to the other instances, flusher, gap repair, wheel, HTTP lifespan
+    services        database pool, lanes, membership, flusher, gap repair, timer wheel, HTTP lifespan
     +- connections  one task per TCP connection
-       +- listener  cancelled first: stop accepting, then let the connections go, then the services
+       +- listener  cancelled first: stop accepting, then end the connections, then the services
 """
 
 import socket
@@ -43,19 +43,19 @@ from store.redis.rate_limits import SharedRateLimits
 if TYPE_CHECKING:
     from server.tracing.instance import Tracing
 
-PARTITION_PERIOD = 1 * DAYS / 4  # between looks whether next months' partitions are there
+PARTITION_PERIOD = 1 * DAYS / 4  # between checks for the partitions of the next months
 PARTITION_RETRY = 30 * SECONDS
 LANES_DRAIN = 10 * SECONDS  # for what was accepted into the lanes before the drain
-STOP_SLACK = 30 * SECONDS  # beyond DRAIN_SECONDS: what the rest of the drain may take when everything is slow
+STOP_SLACK = 30 * SECONDS  # beyond DRAIN_SECONDS, for the rest of a drain in which everything is slow
 
 log = structlog.get_logger("parley.app")
 
 
 class Instance:
-    """Every part of one instance, wired. What metrics and the admin socket show are attributes here."""
+    """The parts of one instance. Its attributes are what metrics and the admin socket read."""
 
     def __init__(self, settings: Settings, tracing: "Tracing | None" = None) -> None:
-        """`tracing`: OpenTelemetry, when it is on. Raises ConfigError."""
+        """`tracing` is None if it is switched off. Raises ConfigError."""
         require(settings)
         self.settings = settings
         self.supervisor = Supervisor()
@@ -94,7 +94,10 @@ class Instance:
     # -- running ----------------------------------------------------------------------------------
 
     def apply(self, wanted: Settings) -> Difference:
-        """Take over what can be changed in a running process. Raises ConfigError."""
+        """Apply the settings that can change in a running process; return what changed and what needs a restart.
+
+        Raises ConfigError.
+        """
         require(wanted)
         self.settings, difference = merge(self.settings, wanted)
         logs.set_level(self.settings.log_level)
@@ -105,8 +108,11 @@ class Instance:
         return difference
 
     def services(self) -> Sequence[tuple[str, Run]]:
-        """Every task that serves the whole process, by the name of its part, in the order of their start. What one
-        member or one party brings about in it is caught by the part's guard (`store.defects`)."""
+        """Return the task of each part that serves the whole process, in the order in which they start.
+
+        Errors in the work for a single user or connection are caught by the part's guard (`store.defects`), so that a
+        part ends only if it cannot work for anyone.
+        """
         found: list[tuple[str, Run]] = [
             ("redis", self.redis.run),
             ("pool", self.pool.run),
@@ -141,7 +147,16 @@ class Instance:
     async def run(
         self, socks: Sequence[socket.socket], *, stop: trio.Event, hurry: trio.Event, ready: Callable[[], None]
     ) -> None:
-        """Serve `socks` until `stop`, then drain (at once when `hurry` is set), then end. Closes them."""
+        """Serve `socks` until `stop`, then drain (at once when `hurry` is set), then end. Closes the sockets.
+
+        Starting: each part is awaited before the next one starts, and the listeners come last, so a client is accepted
+        only when everything that it needs is running. `ready` is called after that.
+
+        Ending: `draining` is set first, so that readiness fails and balancers send clients elsewhere; then no more
+        connections are accepted; then `_drain` gives clients and accepted work their time. Connections that are left
+        are cut, and the services are cancelled last, since connections and the drain depend on them. If the supervisor
+        gives a part up, it sets `stop`, and the drain has a deadline: clients' time limits may depend on that part.
+        """
         async with trio.open_nursery() as services:
             services.start_soon(_pass_on, self.supervisor.give_up, stop)
             for part, run in self.services():
@@ -176,9 +191,9 @@ class Instance:
     async def _listen_to_peers(
         self, connections: trio.Nursery, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Also during a drain: connections that are still here have requests that come to other instances."""
+        """Serve other instances, which forward requests of connections that are here. Continues during a drain."""
         where = parse_peer_listen(self.settings.peer_listen)
-        assert where is not None  # else it is not called
+        assert where is not None  # it is called only if the setting is not empty
         sock = bind(where)
         try:
             host, port = place(sock)
@@ -188,20 +203,32 @@ class Instance:
             sock.close()
 
     async def _bound(self, drain: trio.CancelScope) -> None:
-        """A drain ends by itself; only not when a part is lost, before or while it goes on, on which its clients' time
-        limits rest."""
+        """Set a deadline for the drain when a part is lost, as its own time limits may depend on that part."""
         await self.supervisor.give_up.wait()
         drain.deadline = trio.current_time() + self.settings.drain_seconds + STOP_SLACK
 
     async def _drain(self, hurry: trio.Event) -> None:
-        """Clients are asked to connect elsewhere, what was accepted is committed and answered."""
+        """Ask clients to connect elsewhere; commit and answer what was accepted; leave the cluster.
+
+        The order follows the flow of a message, so that no step produces work for one that is finished:
+
+        1. From now on, each HTTP answer is the last one of its connection.
+        2. Hub connections are closed, spread over `drain_seconds`, so that not all clients reconnect at once.
+        3. HTTP connections have what remains of `drain_seconds`. Then idle ones are closed, and requests in progress
+           have `shutdown_timeout`.
+        4. What the lanes have accepted is committed, receipts are written, changes are published: LANES_DRAIN for all.
+        5. The instance leaves. Its users count as online for `presence_grace`, in which they may reconnect elsewhere.
+
+        Guaranteed: a message that was answered is committed; that never depends on the drain. What is committed and
+        cannot be published in time stays in the outbox, for the relay of another instance. Not guaranteed: an answer
+        for a message that is still in a lane after LANES_DRAIN; its client repeats it with the same clientMessageId.
+        """
         seconds = self.settings.drain_seconds
         log.info("draining", connections=len(self.hub.connections), seconds=seconds)
         end = trio.current_time() + seconds
         self.http.retire()
         await self.hub.drain(seconds, hurry)
         async with trio.open_nursery() as nursery:
-            # Clients that keep a connection for their next request learn with the answer that they should not.
             nursery.cancel_scope.deadline = end
             nursery.start_soon(_cancel_when, hurry, nursery.cancel_scope)
             await self.listener.wait_empty()
@@ -216,7 +243,7 @@ class Instance:
         await self.membership.leave(self.settings.presence_grace)
 
     async def _keep_partitions(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Next months' partitions are made long before they are needed; a failure is only worth a line."""
+        """Create the partitions of the next months. A failure is logged only, as there are months to correct it."""
         task_status.started()
         while True:
             try:
@@ -225,7 +252,7 @@ class Instance:
             except StoreError as error:
                 log.warning("partitions_not_checked", reason=str(error), advice="it is tried again by itself")
                 await trio.sleep(PARTITION_RETRY)
-            except Exception as error:  # there are months in which to mend it
+            except Exception as error:  # as above
                 guard("partitions").caught(error, "partitions_not_checked")
                 await trio.sleep(PARTITION_RETRY)
             else:

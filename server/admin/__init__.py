@@ -1,1 +1,1 @@
-"""What operators see and do: the admin listener of an instance, and the commands that talk to it."""
+"""The admin interface of an instance: its listener, what it shows to operators, and what they can do with it."""

@@ -1,6 +1,6 @@
-"""The admin interface over HTTP: `/metrics` for Prometheus, and on the Unix socket all that `parley inspect` asks.
+"""The admin interface over HTTP: `/metrics` for Prometheus, and on the Unix socket the routes of `parley inspect`.
 
-Owns the routes. What they show is made in `views` and `tree`, what they do in `control`.
+Owns the routes. `snapshots` and `task_tree` collect what they show, `control` has the actions.
 """
 
 from collections.abc import Mapping
@@ -26,11 +26,11 @@ from store.postgres.pool import Pool
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 100_000
-MAX_BODY = 4096  # bytes; nothing here takes one
+MAX_BODY = 4096  # bytes; no route here reads a body
 
 
 class Parts(sources.Parts, Protocol):
-    """What is shown (`server.instance.Instance`)."""
+    """The parts of an instance that are shown (`server.instance.Instance`)."""
 
     hub: HubServer
     rooms: Rooms
@@ -44,14 +44,14 @@ class Parts(sources.Parts, Protocol):
 
 
 def metrics_app(parts: sources.Parts) -> QuartTrio:
-    """Nothing but `/metrics`."""
+    """Return an app that serves `/metrics` only."""
     app = QuartTrio("server.admin", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     turn = trio.Lock()
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        async with turn:  # many at once would take the process from those whom it is for
+        async with turn:  # concurrent scrapes would delay the clients of this instance
             body, content_type = await scrape(parts, request.headers.get("Accept", ""))
         return Response(body, content_type=content_type)
 
@@ -60,7 +60,7 @@ def metrics_app(parts: sources.Parts) -> QuartTrio:
 
 
 def admin_app(parts: Parts, control: Control) -> QuartTrio:
-    """Everything."""
+    """Return the whole app: metrics, snapshots and actions."""
     app = metrics_app(parts)
     app.register_blueprint(_questions(parts, control))
     app.register_blueprint(_orders(control))

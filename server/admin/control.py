@@ -1,6 +1,6 @@
-"""What an operator may do to a running instance: end connections, change the log level, drain it.
+"""The actions of an operator on a running instance: end connections, change the log level, drain it.
 
-Owns no state of its own; acts on the parts it is given.
+Owns no state; acts on the parts of the instance.
 """
 
 import time
@@ -33,7 +33,7 @@ log = structlog.get_logger("parley.admin")
 
 
 class Parts(Protocol):
-    """What is acted on (`server.instance.Instance`)."""
+    """The parts of an instance that operators act on (`server.instance.Instance`)."""
 
     name: str
     hub: HubServer
@@ -68,7 +68,7 @@ class Control:
         )
 
     async def list_instances(self) -> list[InstanceView]:
-        """Raises Unavailable."""
+        """Return all instances that are registered in Redis. Raises Unavailable."""
         mine = self._parts.subscriptions.instance
         return [
             InstanceView(
@@ -83,13 +83,13 @@ class Control:
         ]
 
     async def find_user(self, id_or_name: str) -> UUID:
-        """Raises ChatError when there is nobody of that name, StoreError."""
+        """Return the id of a user. Raises ChatError if no user has that name, StoreError."""
         try:
             return UUID(id_or_name)
         except ValueError:
             pass
         user = None
-        if is_text(id_or_name) and "\0" not in id_or_name:  # else PostgreSQL takes it for no name
+        if is_text(id_or_name) and "\0" not in id_or_name:  # PostgreSQL refuses such texts
             async with self._parts.pool.connection() as conn:
                 user = await fetch_user_by_name(conn, id_or_name)
         if user is None:
@@ -107,9 +107,12 @@ class Control:
         connection.end(KILLED, allow_reconnect=True)
 
     async def kill_user(self, user_id: UUID) -> Killed:
-        """End every connection of a user, everywhere.
+        """End every connection of a user, on every instance. Raises Unavailable.
 
-        Her sign-in is not touched: with a valid token she may connect again. Raises Unavailable.
+        The user's sessions are not ended: with a valid token they may connect again. Connections here end before this
+        returns; other instances get the dismissal through their inboxes, and end theirs when they read it. Without a
+        link to Redis only the connections here are ended, which `linked` in the answer shows. The user's instances are
+        looked up before anything is ended, so that if Redis fails, nothing is done and the operator may repeat it.
         """
         here = len(self._parts.rooms.connections_of(user_id))
         dismissal = Dismissal(user_id, DISMISSED)
@@ -124,13 +127,13 @@ class Control:
         return Killed(user_id, here, sorted(others), bool(mine))
 
     def set_log_level(self, level: str) -> None:
-        """Raises ChatError."""
+        """Change the level from which events are logged. Raises ChatError."""
         if level not in logs.LEVELS:
             raise ChatError("invalid_request", f"The level is one of {', '.join(logs.LEVELS)}.")
         logs.set_level(level)
         log.warning("log_level", level=level)
 
     def drain(self) -> None:
-        """As SIGTERM: send the clients away, commit what was accepted, end."""
+        """Begin to drain, as SIGTERM does: clients reconnect elsewhere, accepted messages are committed."""
         log.info("drain_asked")
         self._drain()

@@ -1,8 +1,7 @@
-"""The admin listener: opens what ADMIN_LISTEN names and serves each with the parts of the REST side.
+"""The admin listener: listens on the addresses of ADMIN_LISTEN, and serves the admin app there.
 
-Owns the sockets, and the tasks of their connections, until it is cancelled; that is the last thing in the life of an
-instance, so a drain can be watched to its end. Who may connect is decided by where it listens
-(`server.config.admin_address`).
+Owns the sockets and the tasks of their connections until it is cancelled. That happens last when an instance ends, so
+that a drain can be observed to its end. The addresses determine who can connect (`server.config.admin_address`).
 """
 
 import os
@@ -26,7 +25,7 @@ from server.transport.listener import bad_request
 from server.transport.request_stream import RequestStream
 from store.defects import guard
 
-MAX_SCRAPERS = 64  # connections to ports for `/metrics`, all together: whoever is on the machine may open them
+MAX_SCRAPERS = 64  # connections to all ports for `/metrics` together: any process on the machine can open them
 
 _guard = guard("admin")
 
@@ -39,7 +38,7 @@ class Whole(Parts, Controlled, Protocol):
 
 class AdminListener:
     def __init__(self, parts: Whole, addresses: Sequence[str], drain: Callable[[], None], *, name: str) -> None:
-        """`name` is the socket's where it is not given."""
+        """`name` is the name of the Unix socket if its address is `auto`."""
         self._addresses = [parse(text) for text in addresses]
         self._name = name
         self._http = HttpServer(paced(admin_app(parts, Control(parts, drain, pid=os.getpid()))))
@@ -47,7 +46,10 @@ class AdminListener:
         self._scrapers = trio.Semaphore(MAX_SCRAPERS)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve until cancelled. Raises OSError for an address that was asked for and cannot be had."""
+        """Serve until cancelled. Raises OSError if a configured address cannot be used.
+
+        An `auto` socket that cannot be opened is logged instead, and the instance runs without it.
+        """
         paths: list[Path] = []
         try:
             async with trio.open_nursery() as nursery:
@@ -68,7 +70,7 @@ class AdminListener:
                 path.unlink(missing_ok=True)
 
     async def _serve_scraper(self, stream: trio.SocketStream) -> None:
-        """One connection to `/metrics`; closed at once when there are too many. They end when they are idle."""
+        """Serve one connection to `/metrics`, or close it at once if there are too many. Idle ones are closed."""
         try:
             self._scrapers.acquire_nowait()
         except trio.WouldBlock:
@@ -90,7 +92,7 @@ class AdminListener:
         else:
             try:
                 listener, path = open_named(runtime_directory(os.environ), self._name)
-            except OSError as error:  # not asked for by name: the instance serves all the same
+            except OSError as error:  # the address was not configured: serve without it
                 log.warning("admin_unavailable", reason=str(error), advice="set ADMIN_LISTEN, or RUNTIME_DIRECTORY")
                 return None, None
         log.info("admin_listening", path=str(path))
@@ -98,7 +100,7 @@ class AdminListener:
 
 
 async def _serve(http: HttpServer, stream: trio.SocketStream) -> None:
-    """One connection. Whatever happens in it ends here."""
+    """Serve one connection. Its errors do not propagate."""
     sock = socket(fileno=stream.socket.detach())
     sock.setblocking(False)
     try:

@@ -1,6 +1,6 @@
-"""What an instance answers its operators: the shapes that both sides of the admin socket know.
+"""The schemas of the admin socket, shared by the instance and by the commands.
 
-Owns nothing else: the commands start quickly because they import no server.
+Owns nothing else, so that commands can import it without importing the server, and start quickly.
 """
 
 from typing import Any
@@ -12,20 +12,20 @@ from store.statistics import PoolStatistics
 
 
 class Status(Struct):
-    """This instance, in one line."""
+    """The state of this instance."""
 
     name: str
-    instance: str  # its id in Redis; empty while there is no link
+    instance: str  # its id in Redis; empty while it is not registered
     pid: int
     version: str
-    seconds: float  # since it is ready
+    seconds: float  # since its start
     connections: int
     draining: bool
     hangs: str | None = None
 
 
 class HealthView(Struct):
-    """Each check's own words: for operators, as they may name addresses."""
+    """The full result of each check. For operators only, as results may contain addresses."""
 
     status: str
     checks: dict[str, str]
@@ -36,14 +36,14 @@ class InstanceView(Struct):
 
     instance: str
     alive: bool
-    seconds: float  # since its lease was renewed
+    seconds: float  # since the last renewal of its lease
     users: int
     rooms: int
     this: bool
 
 
 class ConnectionView(Struct):
-    """One hub connection. Bytes are the kernel's count of its TCP connection; None where there is none of its own."""
+    """One hub connection. Bytes are the kernel's counts for its TCP connection; None if it has none of its own."""
 
     connection: str
     user: UUID
@@ -59,19 +59,19 @@ class ConnectionView(Struct):
 
 
 class Killed(Struct):
-    """A user's connections have ended: how many here, and the other instances that were told to do the same."""
+    """The result of ending a user's connections: their number here, and the other instances that were notified."""
 
     user: UUID
     connections: int
     others: list[str]
-    linked: bool  # else there may be others, which were not told
+    linked: bool  # False: other instances could not be notified
 
 
 class RoomView(Struct):
     conversation: UUID
     attached: int
-    next_seq: int | None  # None while it is being opened
-    held: int  # changes that came ahead of their turn
+    next_seq: int | None  # None while the room is being opened
+    held: int  # changes that arrived before their predecessors
     repairing: bool
 
 
@@ -81,16 +81,16 @@ class PoolView(Struct):
 
 
 class Listing(Struct):
-    """The first of them, and how many there are."""
+    """The first items, and the number of all."""
 
     total: int
     items: list[Any]
 
 
 class Branch(Struct):
-    """Tasks of one name under one parent."""
+    """The tasks of one name under one parent."""
 
     name: str
     tasks: int = 0
-    waits_at: str = ""  # where in our code; of the first one
+    waits_at: str = ""  # the line of our code in which the first of them waits
     children: list["Branch"] = []

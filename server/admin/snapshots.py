@@ -1,6 +1,6 @@
-"""What an instance shows of itself: connections, rooms, lanes, pools, and the other instances.
+"""Snapshots of connections and rooms for operators.
 
-Owns the reading, into `shapes`. Changes nothing, and takes breaks where there may be many.
+Owns the conversion into `schemas`. Changes nothing, and yields to the event loop while it walks over many objects.
 """
 
 import time
@@ -30,7 +30,7 @@ ORDERS: dict[str, Callable[[ConnectionView], float]] = {
 
 
 class _First(Generic[T]):
-    """The largest of many, found while walking: nobody has to sort them all at once."""
+    """Collects the largest of many items during a walk, so that not all of them have to be kept and sorted."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -79,7 +79,7 @@ async def list_connections(
 
 
 async def list_rooms(rooms: Rooms, limit: int) -> Listing:
-    """Those with the most connections."""
+    """List the rooms with the most attached connections."""
     first = _First[Room](limit)
     async for room in walk(rooms.all()):
         first.offer(len(room.attached), room)

@@ -1,7 +1,7 @@
 """The listening sockets of the admin interface.
 
-Owns their making and unmaking. A Unix socket appears under its name only when it accepts, and for its owner only: the
-directory is 0700, the socket 0600. What a killed process left behind is replaced.
+Owns how they are opened. A Unix socket appears under its name only once it accepts connections, and only its owner can
+use it: the directory has mode 0700, the socket 0600. A socket that a killed process left behind is replaced.
 """
 
 import os
@@ -36,7 +36,12 @@ def open_tcp(address: TcpAddress) -> trio.SocketListener:
 
 
 def open_unix(path: Path) -> trio.SocketListener:
-    """Raises OSError; InUse when another process answers there."""
+    """Listen on a Unix socket. Raises OSError; InUse if another process answers there.
+
+    The socket is bound under a temporary name with umask 0177 and renamed once it listens. So under its final name it
+    never exists with wider permissions or without accepting, and a stale socket is replaced atomically. Not guaranteed:
+    of two processes that start at the same moment with one path, the second may replace the socket of the first.
+    """
     path.parent.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
     if answers(path):
         raise InUse(f"{path}: another process answers there")
@@ -59,10 +64,13 @@ def open_unix(path: Path) -> trio.SocketListener:
 
 
 def open_named(directory: Path, name: str) -> tuple[trio.SocketListener, Path]:
-    """In a directory of ours; with the process' number when another process has that name. Raises OSError."""
+    """Listen on `name` in a private directory, or on `name-PID` if another process has that name. Raises OSError.
+
+    The directory may be in /tmp, where any user could have created it, so it must be ours and not writable by others.
+    """
     directory.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
     found = directory.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:  # /tmp is everybody's
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
         raise PermissionError(f"{directory} is not ours alone to write")
     path = directory / f"{name}{SUFFIX}"
     try:

@@ -1,7 +1,7 @@
-"""The live nursery tree of this process, from Trio itself: who runs, inside what, and where it waits.
+"""The tree of tasks and nurseries of this process, read from Trio, with the line of code in which each task waits.
 
-Owns the walk from the root task. Tasks of one name under one parent are shown as one with a count, so 15,000
-connections are a line. It takes breaks: what it shows was true while it walked.
+Owns the walk from the root task. Tasks of one name under one parent are shown as one branch with a count, so that
+15,000 connections are one line. The walk yields to the event loop, so the tree is not of a single moment.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ OURS = ("server/", "handlers/", "store/")
 
 
 async def grow() -> Branch:
-    """The whole tree."""
+    """Return the whole tree."""
     root = trio.lowlevel.current_root_task()
     assert root is not None
     top = Branch(root.name, 1)
@@ -43,7 +43,7 @@ def _children(task: trio.lowlevel.Task) -> Iterator[trio.lowlevel.Task]:
 
 
 def _place(task: trio.lowlevel.Task) -> str:
-    """The innermost line of our own code that the task waits in."""
+    """Return the innermost line of our own code in which the task waits."""
     found = ""
     for frame, line in task.iter_await_frames():
         file = frame.f_code.co_filename
