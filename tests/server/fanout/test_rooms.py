@@ -260,7 +260,7 @@ async def test_a_failed_opening_fails_all_who_wait_and_leaves_nothing(nursery: t
 
 
 async def test_lag_keeps_the_place() -> None:
-    """An send queue that is full detaches its session just before the change that did not fit; the others get it."""
+    """A session whose send queue is full is detached before the change that did not fit; the others get it."""
     world = World()
     slow, quick = await world.attached(), await world.attached()
     slow.send_queue.limit = 100
