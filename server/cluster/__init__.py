@@ -1,1 +1,1 @@
-"""This instance among the others: membership, subscriptions, inboxes, and what the dead leave behind."""
+"""This instance among the others: membership, subscriptions, inboxes, and clearing up after dead instances."""

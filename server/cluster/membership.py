@@ -1,10 +1,10 @@
-"""This instance's place among the others, one epoch after another.
+"""Keep this instance a member among the others, in one epoch after another.
 
 Owns the nursery of an epoch: the lease, the registration, the inbox reader, the publisher, the reaper. An epoch
-begins with a new instance id and ends with the first sign that Redis has lost us or we have lost Redis; then the next
-one begins: everything is registered anew, and after that the heads of all rooms are compared with PostgreSQL, so that
-whatever was missed in between is repaired (docs/design.md 6 and 7). Without a link conversations go on locally, and
-what others write is found by looking now and then.
+begins with a new instance id, and ends at the first sign that the connection to Redis or the lease is lost. In the
+next one everything is registered anew, and after that the heads of all rooms are compared with PostgreSQL, so that
+changes missed in between are repaired (docs/design.md 6 and 7). Between epochs, conversations continue locally, and
+PostgreSQL is polled for what other instances have written.
 """
 
 import random
@@ -28,12 +28,12 @@ from store.reasons import reason
 from store.redis.inbox_entries import unpack
 from store.redis.instances import Delivery, Instances
 
-LEASE = 10.0  # seconds: killed, our users are offline within 15 s (P7)
+LEASE = 10.0  # seconds: if this process is killed, its users are offline within 15 s (P7)
 RENEWAL = 3.0  # seconds between renewals
 BLOCK = 1.0  # seconds one read of the inbox waits; below the timeout of a command
 TRIM_EVERY = 200  # entries
-RECHECK = 30.0  # seconds between looks whether our rooms are up to date: what no rule foresaw is found here
-ALONE = 2.0  # seconds between the same looks while there is no link
+RECHECK = 30.0  # seconds between comparisons of all heads with PostgreSQL, in case a change was missed
+ALONE = 2.0  # seconds between the same comparisons while there is no link
 FIRST_RETRY, MAX_RETRY = 0.1, 1.0  # seconds
 
 _guard = guard("membership")
@@ -42,7 +42,7 @@ log = structlog.get_logger("parley.link")
 
 
 class LeaseLost(Exception):
-    """The lease ran out while we were not looking: others may have buried us."""
+    """The lease ran out before it was renewed: another instance may have reaped this one."""
 
 
 class Membership:
@@ -65,43 +65,52 @@ class Membership:
         self._name = name
         self._recovery = recovery
         self.epochs = 0
-        self.outage = Outage("parley.link", "recovery_postponed", advice="it is tried again by itself")
+        self.outage = Outage("parley.link", "recovery_postponed", advice="it is retried automatically")
         self.received = 0
-        self.delays = Histogram()  # seconds from an entry's being written, by Redis' clock, to our reading it
-        self.turns = 0  # reads of the inbox and attempts at a link: they go on whatever happens
+        self.delays = Histogram()  # seconds from the writing of an entry, by Redis' clock, to its reading here
+        self.turns = 0  # reads of the inbox and attempts at a link, for liveness
 
     @property
     def established(self) -> bool:
         return bool(self._subscriptions.instance)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep the link until cancelled. Ready after the first attempt, whether it succeeded or not."""
+        """Run epochs, one after another, until cancelled. Ready after the first attempt, even if it failed.
+
+        An epoch that fails is followed by the next one after `FIRST_RETRY`, or up to `MAX_RETRY` if it did not come
+        to be established. The loss is logged once, until an epoch is established again.
+        """
         delay = FIRST_RETRY
-        told = False
+        is_logged = False
         attempt = trio.Event()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_tell, attempt, task_status)
-            nursery.start_soon(self._look_around)
+            nursery.start_soon(_report_ready, attempt, task_status)
+            nursery.start_soon(self._poll_without_link)
             while True:
                 before = self.epochs
                 self.turns += 1
                 try:
                     await self._epoch(attempt)
                 except* (StoreError, LeaseLost) as group:
-                    told = told and self.epochs == before
-                    if not told:
-                        log.warning("link_lost", reason=_first(group), advice="others are reached again by itself")
-                        told = True
+                    is_logged = is_logged and self.epochs == before
+                    if not is_logged:
+                        log.warning("link_lost", reason=_first(group), advice="the link is retried automatically")
+                        is_logged = True
                 except* Exception as group:
-                    _guard.caught(
-                        group, "link_failed", advice="a defect: report it; others are reached again by itself"
-                    )
+                    _guard.caught(group, "link_failed", advice="a defect: report it; the link is retried automatically")
                 attempt.set()
                 delay = FIRST_RETRY if self.epochs > before else min(2 * delay, MAX_RETRY)
                 await trio.sleep(delay * random.uniform(0.5, 1.0))
 
     async def _epoch(self, attempt: trio.Event) -> None:
-        """Raises StoreError or LeaseLost, in a group or alone."""
+        """Run one epoch until it fails. Raise StoreError or LeaseLost, in a group or alone.
+
+        The order is what makes it complete. The instance is enlisted with a lease before anything names it, so that a
+        crash at any point leaves a dead instance that others find and reap. Rooms and users are registered next: every
+        change committed elsewhere after that reaches this inbox. Only then `_keep_up` compares all heads with
+        PostgreSQL, which finds the changes committed before. Each epoch has a new id, so that an instance that reaps
+        the old one does not affect the new one.
+        """
         instance = f"{self._name}~{secrets.token_hex(4)}"
         await self._instances.enlist(instance, LEASE)
         try:
@@ -120,13 +129,13 @@ class Membership:
             self._subscriptions.end()
 
     async def leave(self, grace: float) -> None:
-        """On the way out: our users count as online for `grace` seconds more, in which they may come back elsewhere."""
+        """Leave at shutdown: users here count as online for `grace` seconds more, to reconnect to another instance."""
         instance = self._subscriptions.instance
         if instance:
             try:
                 await self._instances.leave(instance, grace)
             except Unavailable:
-                pass  # the lease ends by itself
+                pass  # the lease runs out
 
     async def _keep_lease(self, instance: str) -> None:
         while True:
@@ -135,7 +144,7 @@ class Membership:
                 raise LeaseLost("the lease ran out: this process was paused, or Redis has lost its data")
 
     async def _keep_up(self) -> None:
-        """Everything once at the start, and the heads now and again."""
+        """Compare everything with PostgreSQL once, retrying until it succeeds, and then the heads periodically."""
         check = self._recovery.check_all
         while True:
             try:
@@ -143,7 +152,7 @@ class Membership:
             except StoreError as error:
                 self.outage.failed(str(error))
                 await trio.sleep(MAX_RETRY)
-            except Exception as error:  # the link itself is fine
+            except Exception as error:  # the link is not affected
                 _guard.caught(error)
                 await trio.sleep(RECHECK)
             else:
@@ -151,15 +160,15 @@ class Membership:
                 check = self._recovery.check_heads
                 await trio.sleep(RECHECK * random.uniform(0.75, 1.25))
 
-    async def _look_around(self) -> None:
-        """While there is no link, PostgreSQL itself is asked what others have written: late is better than never."""
+    async def _poll_without_link(self) -> None:
+        """Compare the heads periodically while there is no link, to find what other instances have written."""
         while True:
             await trio.sleep(ALONE * random.uniform(0.75, 1.25))
             if not self.established:
                 try:
                     await self._recovery.check_heads()
                 except StoreError:
-                    pass  # PostgreSQL is away too: others say so
+                    pass  # PostgreSQL is away too, which is logged elsewhere
                 except Exception as error:
                     _guard.caught(error)
 
@@ -183,17 +192,17 @@ class Membership:
             entry = unpack(delivery.data)
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             log.error("inbox_entry_unreadable", entry=delivery.id.decode(), reason=str(error))
-            return  # holes show, and the next look at the heads finds the rest
+            return  # the gap is repaired, at the latest by the next comparison of heads
         self.received += len(entry.changes)
         self.delays.observe(max(0.0, time.time() - int(delivery.id.partition(b"-")[0]) / 1000))
         try:
             self._change_publisher.receive(entry)
-        except Exception as error:  # the same entry may have gone to every instance: it must not end them all
+        except Exception as error:  # every instance may have got this entry: it must not end their epochs
             _guard.caught(error, "inbox_entry_failed", entry=delivery.id.decode())
             self._change_publisher.doubt({change.conversation_id for change in entry.changes})
 
 
-async def _tell(attempt: trio.Event, task_status: trio.TaskStatus[None]) -> None:
+async def _report_ready(attempt: trio.Event, task_status: trio.TaskStatus[None]) -> None:
     await attempt.wait()
     task_status.started()
 

@@ -1,8 +1,7 @@
-"""Announces committed changes whose publisher died or had no link: the reading end of the transactional outbox (P5).
+"""Announce committed changes whose publisher died or had no link: the reading end of the transactional outbox (P5).
 
-Owns one task. It sends heads, not messages: an instance that lacks a change reads it from PostgreSQL by itself. Only
-changes of membership and title go as they are, because they may concern people who have not got the conversation
-open.
+Owns one task. It sends heads, not messages: an instance that lacks a change reads it from PostgreSQL. Only changes of
+members and titles are sent themselves, because they may concern users who do not have the conversation open.
 """
 
 import random
@@ -22,7 +21,7 @@ from store.postgres.conversations import fetch_heads
 from store.postgres.pool import Pool
 from store.redis.inbox_entries import Entry, Head
 
-PERIOD = 0.5  # seconds between looks
+PERIOD = 0.5  # seconds between queries
 AGE = 2.0  # seconds a batch may be on its way before it counts as stuck
 MAX_PAUSE = 10.0  # seconds, while there is a defect
 LIMIT = 1000  # batches announced at once
@@ -41,30 +40,34 @@ class OutboxRelay:
         self._publisher = publisher
         self._change_publisher = change_publisher
         self.announced = 0
-        self.outage = Outage("parley.relay", "relay_postponed", advice="it is tried again by itself")
+        self.outage = Outage("parley.relay", "relay_postponed", advice="it is retried automatically")
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Look for stuck batches for as long as this is not cancelled. All instances do; each batch goes to one."""
+        """Announce stuck batches until cancelled. Every instance does this; each batch is announced by one of them."""
         task_status.started()
         limit, pause = LIMIT, PERIOD
         while True:
             await trio.sleep(pause * random.uniform(0.75, 1.25))
             if not self._subscriptions.instance:
-                continue  # the others would not hear of it
+                continue  # it would not reach the others
             try:
                 while await self._announce_some(limit):
                     pass
                 limit, pause = LIMIT, PERIOD
             except StoreError as error:
                 self.outage.failed(str(error))
-            except Exception as error:  # of one of the batches: the smaller the look, the more of the others go on
+            except Exception as error:  # in one of the batches: fewer at a time let the others pass
                 _guard.caught(error)
                 limit, pause = max(limit // 2, 1), min(2 * pause, MAX_PAUSE)
             else:
                 self.outage.over()
 
     async def _announce_some(self, limit: int) -> bool:
-        """True when there may be more."""
+        """Announce up to `limit` stuck batches. Return True if there may be more. Raise StoreError.
+
+        One transaction locks the rows, so that no other relay takes them, and deletes them after the entry was sent: a
+        batch is announced at least once. Announcing one twice is harmless, because rooms ignore duplicates.
+        """
         async with self._pool.connection() as conn, conn.transaction():
             stale = await outbox.list_stale(conn, AGE, limit)
             if not stale:

@@ -1,8 +1,9 @@
-"""What this instance sends to the inboxes of others: to each only what somebody there needs.
+"""Send changes and ephemeral messages to the inboxes of the other instances that need them.
 
-Owns the queue of what is to be sent and the task that sends it, in batches: one look at who is interested, one entry
-for each instance concerned, pipelined. Whatever cannot be sent is dropped here: a committed change has its row in the
-outbox, which is deleted only after it was sent, so the relay of some instance announces it; all else is ephemeral.
+Owns the queue of what is to be sent, and the task that sends it in batches: one query for the interested instances,
+and one entry for each of them, pipelined. What cannot be sent is dropped here. A committed change has a row in the
+outbox, which is deleted only after the change was sent, so otherwise a relay announces it; everything else is
+ephemeral.
 """
 
 import time
@@ -24,12 +25,12 @@ from store.postgres.pool import Pool
 from store.redis.inbox_entries import Dismissal, Draft, Entry, InstanceMessage, TraceMark, entry_of, pack_change
 from store.redis.instances import Instances
 
-MAX_WAITING = 20_000  # changes in the queue; past it they are left to the relay
+MAX_WAITING = 20_000  # changes in the queue; further ones are left to the relay
 MAX_BATCH = 2_000  # changes sent at once
 MAX_DRAFT = 512 * 1024  # bytes of changes in one entry, roughly
 CLEAR_DELAY = 0.1  # seconds between deletions of published outbox rows: one statement for many
 
-OnSent = Callable[[Sequence[TraceMark], float, float], None]  # and when it began and ended
+OnSent = Callable[[Sequence[TraceMark], float, float], None]  # marks, when sending began, when it ended
 
 _guard = guard("publisher")
 
@@ -37,7 +38,7 @@ log = structlog.get_logger("parley.publisher")
 
 
 class _Load:
-    """The entries for one instance, in order; a new one is begun when one is full."""
+    """The entries for one instance, in order. A full entry is followed by another."""
 
     def __init__(self) -> None:
         self.drafts = [Draft()]
@@ -63,7 +64,7 @@ class Publisher:
     def __init__(
         self, instances: Instances, subscriptions: Subscriptions, pool: Pool, *, on_sent: OnSent | None = None
     ) -> None:
-        """`on_sent` hears of the changes that are traced."""
+        """`on_sent` is called after each batch that has traced changes."""
         self._instances = instances
         self._subscriptions = subscriptions
         self._pool = pool
@@ -76,18 +77,18 @@ class Publisher:
         self._sending = False
         self._tried = trio.Event()  # after each batch
         self.sent = self.dropped = 0
-        self.outage = Outage("parley.publisher", "outbox_not_cleared", advice="the relay does it")
+        self.outage = Outage("parley.publisher", "outbox_not_cleared", advice="the relay clears it")
         self._on_sent = on_sent
 
     @property
     def waiting(self) -> int:
-        """Changes in the queue."""
+        """The number of changes in the queue."""
         return self._waiting
 
     # -- queueing: never waits --------------------------------------------------------------------
 
     def publish(self, changes: Sequence[Change], dismissed: Dismissal | None = None) -> None:
-        """Changes of one committed batch, and whose connections it ends."""
+        """Queue the changes of one committed batch, and the dismissal of the user whose connections it ends."""
         if not self._subscriptions.instance or self._waiting >= MAX_WAITING:
             self.dropped += len(changes)
             return
@@ -98,7 +99,7 @@ class Publisher:
         self._wake.set()
 
     def send(self, messages: Iterable[InstanceMessage]) -> None:
-        """Ephemeral messages, to the instances that they concern."""
+        """Queue ephemeral messages for the instances that they concern."""
         if self._subscriptions.instance:
             self._messages += messages
             self._wake.set()
@@ -106,7 +107,7 @@ class Publisher:
     # -- sending ----------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Send what is queued for as long as the link holds. Raises Unavailable."""
+        """Send what is queued until the link fails. Raise Unavailable."""
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._clear)
@@ -148,14 +149,17 @@ class Publisher:
         if entry.traces and self._on_sent is not None:
             try:
                 self._on_sent(entry.traces, began, time.perf_counter())
-            except Exception as error:  # it is only watched
+            except Exception as error:  # tracing only
                 _guard.caught(error)
         self._cleared += [published.key for published in batches]
         self._clear_wake.set()
 
     async def _send_apart(self, batches: Sequence[_Published], messages: Iterable[InstanceMessage]) -> list[_Published]:
-        """After a defect in the delivery of all of it: each batch and each message for itself. Those batches that
-        went; what did not is announced by the relay, or was not to be kept. Raises Unavailable."""
+        """Send each batch and each message separately, after a defect in sending all of them. Raise Unavailable.
+
+        Return the batches that were sent. The relay announces the others; ephemeral messages that fail are dropped. If
+        a dismissal failed, return none: its row belongs to one of the batches, and it is not known here to which.
+        """
         went = []
         for published in batches:
             if await self._sent(entry_of((), published.changes)):
@@ -164,10 +168,10 @@ class Publisher:
         for message in messages:
             is_sent = await self._sent(entry_of((message,)))
             all_dismissed = all_dismissed and (is_sent or not isinstance(message, Dismissal))
-        return went if all_dismissed else []  # which of the rows they are in is not known here
+        return went if all_dismissed else []
 
     async def _sent(self, entry: Entry) -> bool:
-        """Raises Unavailable. False: there is a defect in it."""
+        """Deliver an entry. Return False after a defect in it. Raise Unavailable."""
         try:
             await self.deliver(entry)
         except StoreError:
@@ -178,12 +182,21 @@ class Publisher:
         return True
 
     async def drain(self) -> None:
-        """Until nothing waits, or there is no link."""
+        """Wait until the queue is empty, or there is no link."""
         while self._subscriptions.instance and (self._batches or self._sending or self._messages):
             await self._tried.wait()
 
     async def deliver(self, entry: Entry) -> None:
-        """Put it into the inboxes of the others whom it concerns. Raises Unavailable; some may have it then."""
+        """Deliver the contents of `entry` to the inboxes of the instances that they concern. Raise Unavailable.
+
+        Each instance gets what concerns conversations open there and users connected there. Changes of one
+        conversation keep their order. After an error, some inboxes may have it and others not: the caller keeps the
+        outbox rows, and the relay announces the changes to all of them.
+
+        An instance that registers after the query for interest is not among the receivers. It reads the head after it
+        has registered, so it finds the change in PostgreSQL. An instance that has no inbox any more was reaped while
+        it still registered: its remaining interest is removed here.
+        """
         loads: dict[str, _Load] = {}
         me = self._subscriptions.instance
         messages = list(entry.messages())
@@ -216,11 +229,11 @@ class Publisher:
         gone = await self._instances.deliver(
             [(name, draft.pack()) for name, its in loads.items() for draft in its.drafts]
         )
-        for name in gone:  # buried, and yet named here
+        for name in gone:  # reaped, but still registered
             await self._instances.unregister(name, [key for key, names in interested.items() if name in names], ())
 
     async def _clear(self) -> None:
-        """Delete the outbox rows of what was sent. When that fails, the relay sends it once more, with no harm."""
+        """Delete the outbox rows of what was sent. If that fails, the relay announces it again, which is harmless."""
         while True:
             await self._clear_wake.wait()
             await trio.sleep(CLEAR_DELAY)
@@ -231,14 +244,14 @@ class Publisher:
                     await outbox.delete_outbox(conn, cleared)
             except StoreError as error:
                 self.outage.failed(str(error))
-            except Exception as error:  # the relay does it
+            except Exception as error:  # the relay clears it
                 _guard.caught(error)
             else:
                 self.outage.over()
 
 
 def _concerned(changes: Iterable[Change], messages: Iterable[InstanceMessage]) -> tuple[set[UUID], set[UUID]]:
-    """The conversations and the users whose instances are asked for."""
+    """Return the conversations and users that these changes and messages concern."""
     conversations: set[UUID] = set()
     users: set[UUID] = set()
     for change in changes:

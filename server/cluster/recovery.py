@@ -1,7 +1,7 @@
-"""Compares what this instance believes with PostgreSQL, after it may have missed something (docs/design.md 6 and 7).
+"""Compare the state of this instance with PostgreSQL, after it may have missed changes (docs/design.md 6 and 7).
 
-Owns no state. Rooms that are behind are repaired by `server.fanout.rooms`; whether somebody is still a member is
-settled by `server.fanout.conversation_updates`.
+Owns no state. `server.fanout.gap_repair` repairs rooms that are behind; `server.fanout.conversation_updates` verifies
+memberships.
 """
 
 from collections.abc import Collection
@@ -18,7 +18,7 @@ CHUNK = 500  # users in one query
 
 
 class Truth(Protocol):
-    """What `handlers.sync` offers."""
+    """Reads memberships, erased users and ended sessions (`handlers.sync`)."""
 
     async def all_memberships(self, user_ids: Collection[UUID]) -> dict[UUID, list[UUID]]: ...
 
@@ -34,16 +34,16 @@ class Recovery:
         self._truth = truth
 
     async def check_all(self) -> None:
-        """Raises StoreError."""
+        """Compare heads, users, sign-in sessions and memberships. Raise StoreError."""
         await self.check_heads()
         await self._check_people()
 
     async def check_heads(self) -> None:
-        """Every room has what is committed. Raises StoreError."""
+        """Schedule a repair of every room that lacks a committed change. Raise StoreError."""
         await self._rooms.repair.check_heads()
 
     async def _check_people(self) -> None:
-        """Nobody hears what is not hers any more (P9)."""
+        """Close connections of erased users and ended sessions, and recheck lost memberships (P9). Raise StoreError."""
         users = self._rooms.users()
         for start in range(0, len(users), CHUNK):
             chunk = users[start : start + CHUNK]

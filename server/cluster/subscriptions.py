@@ -1,11 +1,12 @@
-"""What this instance has told Redis that it wants: the changes of these conversations, what concerns these users.
+"""Register in Redis the conversations and users whose changes this instance should receive.
 
 Owns the sets of wanted conversations and users, and the one task that writes their registration, in batches and in
-order. An instance has a new id after every disruption of its link (`server.cluster.membership`), and registers
-everything anew under it: so whoever buries the old id never touches the new one. While there is no link, registering
-is a no-op that succeeds: conversations work locally, and are registered when the link is back.
+order. After every disruption of the link an instance has a new id (`server.cluster.membership`), and registers
+everything anew under it, so that reaping the old id never affects the new one. While there is no link, registering
+succeeds without effect: conversations work locally, and are registered when the link is back.
 
-What is not wanted any more stays registered for a while (LINGER, and a user's grace period): people come back.
+What is not wanted any more stays registered for a while (`LINGER`, and a user's grace period), because clients often
+come back.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -20,7 +21,7 @@ LINGER = 5.0  # seconds a conversation stays registered after its room has close
 
 
 class Watcher(Protocol):
-    """Who is told when users come online anywhere, or leave the last instance they were on."""
+    """Called with users who come online on their first instance, or have left their last one."""
 
     def arrived(self, user_ids: Collection[UUID]) -> None: ...
 
@@ -28,7 +29,7 @@ class Watcher(Protocol):
 
 
 class _Batch:
-    """Registrations that go together, and those who wait for them."""
+    """Registrations that are written together, and the event that tasks wait for."""
 
     __slots__ = ("conversation_ids", "done", "user_ids")
 
@@ -42,15 +43,17 @@ class Subscriptions:
     def __init__(
         self, instances: Instances, *, grace: float = 5.0, watcher: Callable[[], Watcher | None] = lambda: None
     ) -> None:
-        """`grace`: seconds for which a user counts as online after their last connection has ended. `watcher` hears of
-        users who come and go; it needs the rooms, which need this, and is asked for when there is something to say."""
+        """`grace`: seconds for which a user counts as online after their last connection has ended.
+
+        `watcher` returns the watcher to notify. It is a callable because the watcher needs the rooms, which need this.
+        """
         self._watcher = watcher
-        self.instance = ""  # our id among the instances; empty while there is no link
+        self.instance = ""  # the id of this instance in this epoch; empty while there is no link
         self._instances = instances
         self._grace = grace
         self._rooms: set[UUID] = set()
         self._users: set[UUID] = set()
-        self._leaving_rooms: dict[UUID, float] = {}  # when each may go; in the order of time
+        self._leaving_rooms: dict[UUID, float] = {}  # when each is to be unregistered, in the order of time
         self._leaving_users: dict[UUID, float] = {}
         self._batch = _Batch()  # gathers while the one before is being written
         self._unconfirmed: dict[UUID, _Batch] = {}
@@ -59,7 +62,7 @@ class Subscriptions:
     # -- wanting --------------------------------------------------------------------------------
 
     async def want_rooms(self, conversation_ids: Iterable[UUID]) -> None:
-        """When this returns, changes committed from now on reach our inbox (or there is no link)."""
+        """Register conversations. On return, changes committed from now on reach the inbox, or there is no link."""
         for conversation_id in conversation_ids:
             self._leaving_rooms.pop(conversation_id, None)
             if conversation_id not in self._rooms:
@@ -71,7 +74,7 @@ class Subscriptions:
         await self._confirmed(conversation_ids)
 
     async def want_user(self, user_id: UUID) -> None:
-        """The same for what concerns a user; she is online."""
+        """Register a user as online here, likewise."""
         self._leaving_users.pop(user_id, None)
         if user_id not in self._users:
             self._users.add(user_id)
@@ -87,7 +90,7 @@ class Subscriptions:
                 await batch.done.wait()
 
     def drop_room(self, conversation_id: UUID) -> None:
-        """Nobody here has it open. It may be wanted again soon."""
+        """Unregister a conversation that is not open here any more, unless it is wanted again within `LINGER`."""
         if self.instance:
             self._leaving_rooms[conversation_id] = trio.current_time() + LINGER
             self._wake.set()
@@ -95,7 +98,7 @@ class Subscriptions:
             self._rooms.discard(conversation_id)
 
     def drop_user(self, user_id: UUID) -> None:
-        """Her last connection here has ended."""
+        """Unregister a user whose last connection here has ended, unless they are back within the grace period."""
         if self.instance:
             self._leaving_users[user_id] = trio.current_time() + self._grace
             self._wake.set()
@@ -105,15 +108,15 @@ class Subscriptions:
     def statistics(self) -> dict[str, int]:
         return {"rooms": len(self._rooms), "users": len(self._users), "unconfirmed": len(self._unconfirmed)}
 
-    # -- telling Redis --------------------------------------------------------------------------
+    # -- registration --------------------------------------------------------------------------
 
     async def begin(self, instance: str) -> None:
-        """A new link: register everything under its id. Raises Unavailable."""
+        """Begin an epoch: register everything wanted under the id `instance`. Raise Unavailable."""
         self.instance = instance  # what is wanted from here on waits for `run`
         self._arrived(await self._instances.register(instance, list(self._rooms), list(self._users)))
 
     def end(self) -> None:
-        """The link is lost. Nobody waits for it."""
+        """End the epoch: release all tasks that wait for a registration."""
         self.instance = ""
         self._rooms.difference_update(self._leaving_rooms)
         self._users.difference_update(self._leaving_users)
@@ -125,7 +128,7 @@ class Subscriptions:
         self._batch = _Batch()
 
     async def run(self) -> None:
-        """Write registrations as they come, for as long as the link holds. Raises Unavailable."""
+        """Write registrations as they are requested, until the link fails. Raise Unavailable."""
         while True:
             due = min(
                 next(iter(self._leaving_rooms.values()), float("inf")),
@@ -152,7 +155,7 @@ class Subscriptions:
         now = trio.current_time()
         rooms, users = _due(self._leaving_rooms, now), _due(self._leaving_users, now)
         if rooms or users:
-            self._rooms.difference_update(rooms)  # from here on they would be registered anew, after this
+            self._rooms.difference_update(rooms)  # wanted from here on, they are registered again after this
             self._users.difference_update(users)
             counts = await self._instances.unregister(self.instance, rooms, users)
             watcher = self._watcher()
@@ -166,7 +169,7 @@ class Subscriptions:
 
 
 def _due(leaving: dict[UUID, float], now: float) -> list[UUID]:
-    """Those whose time has come, taken out. The dict is in the order of time, as each waits equally long."""
+    """Remove and return the ids that are due. The dict is in the order of time, as all wait equally long."""
     due = []
     for some_id, when in leaving.items():
         if when > now:

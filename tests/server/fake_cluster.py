@@ -1,4 +1,4 @@
-"""An instance without others, for tests of one process's rooms."""
+"""A single instance, for tests of its rooms."""
 
 from collections.abc import Iterable
 from uuid import UUID
@@ -7,7 +7,7 @@ import trio
 
 
 class Alone:
-    """`server.fanout.room.Subscriptions`: remembers what is wanted, and takes a scheduler step like the real one."""
+    """`server.fanout.room.Subscriptions`: records what is wanted, and takes a scheduler step like the real one."""
 
     def __init__(self) -> None:
         self.rooms: set[UUID] = set()

@@ -1,4 +1,4 @@
-"""server.cluster.membership: one way back from every fault, and nothing missed on it (docs/design.md 6 and 7)."""
+"""server.cluster.membership: after every fault a new epoch, in which no change is missed (docs/design.md 6 and 7)."""
 
 import time
 from collections.abc import Collection
@@ -19,7 +19,7 @@ from tests.server.fanout.test_rooms import change
 
 
 class World:
-    """Redis, and everything that a link keeps. `log` is what happened, in order."""
+    """Redis, and every part of an epoch. `log` records the calls in order."""
 
     def __init__(self) -> None:
         self.log: list[str] = []
@@ -97,7 +97,7 @@ class World:
 
 
 class Part:
-    """The publisher, or the reaper: lasts as long as the epoch."""
+    """The publisher, or the reaper: runs until the epoch ends."""
 
     async def run(self) -> None:
         await trio.sleep_forever()
@@ -114,7 +114,7 @@ async def start(world: World, nursery: trio.Nursery) -> None:
 
 @pytest.mark.parametrize("fault", ["lease lost", "Redis away", "a defect"])
 async def test_one_way_back(world: World, nursery: trio.Nursery, autojump_clock: MockClock, fault: str) -> None:
-    """A new id, everything registered anew under it, and then all compared with PostgreSQL: in this order."""
+    """An epoch takes a new id, registers everything under it, and then compares all with PostgreSQL, in this order."""
     room, user = new_id(), new_id()
     await start(world, nursery)
     await world.subscriptions.want_rooms([room])
@@ -147,7 +147,7 @@ async def test_one_way_back(world: World, nursery: trio.Nursery, autojump_clock:
 
 
 async def test_compared_until_it_was(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    """With PostgreSQL away everything is compared again soon, until it was; after that the heads are, now and then."""
+    """The comparison of everything is retried while PostgreSQL is away; after it, heads are compared periodically."""
     world.trouble = Unavailable("away")
     await start(world, nursery)
     await trio.sleep(10)
@@ -161,7 +161,7 @@ async def test_compared_until_it_was(world: World, nursery: trio.Nursery, autoju
 
 
 async def test_alone(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    """Without a link the process is ready all the same, and asks PostgreSQL what others have written."""
+    """Without a link the process becomes ready, and polls PostgreSQL for what others have written."""
     world.away = True
     await start(world, nursery)
     await trio.sleep(10 * ALONE)
@@ -170,8 +170,8 @@ async def test_alone(world: World, nursery: trio.Nursery, autojump_clock: MockCl
 
 
 async def test_the_inbox(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    """Each entry once, in order, each read after the last one; what cannot be read is passed over; one that has a
-    defect costs its rooms a look, and no other entry anything."""
+    """Entries are received once each and in order. One that cannot be read is skipped; after a defect in one, its
+    rooms are compared with PostgreSQL, and the other entries are not affected."""
     await start(world, nursery)
     world.send(1, 2)
     world.inbox.insert(1, Delivery(b"1-1", b"\xc1"))

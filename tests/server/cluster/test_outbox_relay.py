@@ -1,4 +1,4 @@
-"""server.cluster.outbox_relay: what was committed and not published is announced once, by some instance (P5)."""
+"""server.cluster.outbox_relay: changes committed but not published are announced by one instance, once (P5)."""
 
 from types import SimpleNamespace
 from typing import cast
@@ -22,7 +22,7 @@ from tests.store.world import WAIT, fetch_value, make_group, make_users
 
 
 class World:
-    """An instance: what its people heard, and what it sent to the others."""
+    """An instance; records what it delivered locally, and what it sent to the others."""
 
     def __init__(self, pool: Pool) -> None:
         self.received: list[Entry] = []
@@ -69,7 +69,7 @@ async def until_empty(conn: Connection) -> None:
 
 
 async def test_announced_once(pool: Pool, nursery: trio.Nursery) -> None:
-    """Here and to the others, once: after that the table is empty, and nothing is announced again."""
+    """A stuck batch is announced here and to the others once; then the table is empty."""
     world = World(pool)
     async with pool.connection() as conn:
         [alice] = await make_users(conn, 1)
@@ -88,7 +88,7 @@ async def test_announced_once(pool: Pool, nursery: trio.Nursery) -> None:
 
 
 async def test_more_than_one_look_takes(pool: Pool, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many there are, each is announced."""
+    """Every stuck batch is announced, however many there are."""
     monkeypatch.setattr(outbox_relay, "LIMIT", 2)
     world = World(pool)
     async with pool.connection() as conn:
@@ -103,7 +103,7 @@ async def test_more_than_one_look_takes(pool: Pool, nursery: trio.Nursery, monke
 
 @pytest.mark.parametrize("trouble", ["no link", "Redis away"])
 async def test_nothing_is_forgotten_that_was_not_sent(pool: Pool, nursery: trio.Nursery, trouble: str) -> None:
-    """Without a link, or when it is lost meanwhile, the rows stay; they go when the others have been told."""
+    """Rows stay while there is no link, or if it fails meanwhile; they are deleted once the announcement is sent."""
     world = World(pool)
     world.away, world.subscriptions.instance = trouble == "Redis away", "" if trouble == "no link" else "me~1"
     async with pool.connection() as conn:
@@ -121,7 +121,7 @@ async def test_nothing_is_forgotten_that_was_not_sent(pool: Pool, nursery: trio.
 
 
 async def test_two_instances(pool: Pool, nursery: trio.Nursery) -> None:
-    """Both look; each batch is announced by one of them."""
+    """Of two relays, one announces each batch."""
     worlds = [World(pool), World(pool)]
     async with pool.connection() as conn:
         [alice] = await make_users(conn, 1)
@@ -136,7 +136,7 @@ async def test_two_instances(pool: Pool, nursery: trio.Nursery) -> None:
 
 
 async def test_who_came_and_went(pool: Pool, nursery: trio.Nursery) -> None:
-    """Changes of membership go as they are, and whose connections end, also where nothing else has changed."""
+    """Changes of membership are sent themselves, and dismissals are, even in a batch without changes."""
     world = World(pool)
     async with pool.connection() as conn:
         alice, bob, carol = await make_users(conn, 3)

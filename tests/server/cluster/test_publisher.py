@@ -1,4 +1,4 @@
-"""server.cluster.publisher: each instance gets what somebody there needs, and nothing else."""
+"""server.cluster.publisher: each instance gets what concerns its rooms and users, and nothing else."""
 
 from collections.abc import Collection, Sequence
 from typing import cast
@@ -22,7 +22,7 @@ ROOM, OTHER, ALICE, BOB = new_id(), new_id(), new_id(), new_id()
 
 
 class World:
-    """Redis and PostgreSQL as dicts: who is interested, what was delivered, which outbox rows were deleted."""
+    """Redis and PostgreSQL as dicts: interest, deliveries, and the outbox rows that were deleted."""
 
     def __init__(self) -> None:
         self.interested: dict[UUID, list[str]] = {}
@@ -101,7 +101,7 @@ async def world(nursery: trio.Nursery, autojump_clock: MockClock, monkeypatch: p
 
 
 async def test_only_who_needs_it(world: World, autojump_clock: MockClock) -> None:
-    """Interest decides; not oneself; a batch is one entry for each, in order; its outbox row goes after that."""
+    """A batch is one entry, in order, for each other instance interested; its outbox row is deleted after that."""
     world.interested = {ROOM: ["me", "a", "b"], OTHER: ["me", "b"]}
     changes = [change(ROOM, 1), change(OTHER, 5), change(ROOM, 2)]
     world.publisher.publish(changes)
@@ -112,15 +112,15 @@ async def test_only_who_needs_it(world: World, autojump_clock: MockClock) -> Non
     assert world.cleared == [(ROOM, 1)]
 
 
-async def test_nobody_needs_it(world: World, autojump_clock: MockClock) -> None:
-    """Nothing is sent, and the outbox row goes all the same."""
+async def test_no_instance_is_interested(world: World, autojump_clock: MockClock) -> None:
+    """If no instance is interested, nothing is sent, and the outbox row is deleted."""
     world.publisher.publish([change(ROOM, 1)])
     await trio.sleep(1)
     assert world.delivered == [] and world.cleared == [(ROOM, 1)]
 
 
 async def test_people_who_come_and_go(world: World, autojump_clock: MockClock) -> None:
-    """A change of membership goes to the instances that the people concerned are on, interested or not."""
+    """A change of membership is sent to the instances of the users concerned, interested or not."""
     world.present = {ALICE: ["a", "me"], BOB: ["b"]}
     world.publisher.publish([change(ROOM, 1, added=(ALICE,), removed=(BOB,))])
     world.publisher.publish([], dismissal(BOB))
@@ -132,7 +132,7 @@ async def test_people_who_come_and_go(world: World, autojump_clock: MockClock) -
 
 @pytest.mark.parametrize("way", ["added", "removed"])
 async def test_one_who_comes_or_goes(world: World, autojump_clock: MockClock, way: str) -> None:
-    """Each alone is enough: the instance that the user is on has the change, with no interest in the conversation."""
+    """An added or a removed user is reason enough to send a change to their instance, without interest there."""
     world.present = {BOB: ["b"]}
     said = change(ROOM, 1, added=(BOB,)) if way == "added" else change(ROOM, 1, removed=(BOB,))
     world.publisher.publish([said])
@@ -141,7 +141,7 @@ async def test_one_who_comes_or_goes(world: World, autojump_clock: MockClock, wa
 
 
 async def test_the_rest(world: World, autojump_clock: MockClock) -> None:
-    """Receipts, typing and presence go where the conversation is open."""
+    """Receipts, typing and presence are sent to the instances on which the conversation is open."""
     world.interested = {ROOM: ["a"], OTHER: ["a", "b"]}
     receipt, typing = Receipt(ROOM, ALICE, 2, 1, "t"), Typing(OTHER, ALICE, True)
     seen = Seen(ALICE, UserStatus.BUSY, "x", None, (ROOM, OTHER))
@@ -154,7 +154,7 @@ async def test_the_rest(world: World, autojump_clock: MockClock) -> None:
 
 
 async def test_large_batches_are_divided(world: World, autojump_clock: MockClock) -> None:
-    """No entry is much larger than it may be."""
+    """A large batch is split into entries near the bound."""
     world.interested = {ROOM: ["a"]}
     world.publisher.publish([change(ROOM, seq, size=32_000) for seq in range(1, 101)])
     await trio.sleep(1)
@@ -162,8 +162,8 @@ async def test_large_batches_are_divided(world: World, autojump_clock: MockClock
     assert [one.seq for _, entry in world.delivered for one in entry.changes] == list(range(1, 101))
 
 
-async def test_a_buried_instance(world: World, autojump_clock: MockClock) -> None:
-    """Whoever has no inbox any more loses what interest is left of it."""
+async def test_a_reaped_instance(world: World, autojump_clock: MockClock) -> None:
+    """The remaining interest of an instance that has no inbox any more is removed."""
     world.interested, world.gone = {ROOM: ["a", "b"]}, {"a"}
     world.publisher.publish([change(ROOM, 1)])
     await trio.sleep(1)

@@ -1,4 +1,4 @@
-"""server.cluster.recovery: after a lost link no user keeps what they lost meanwhile (P9)."""
+"""server.cluster.recovery: after a lost link no user keeps access that was withdrawn meanwhile (P9)."""
 
 from collections.abc import Collection
 from typing import cast
@@ -12,7 +12,7 @@ from tests.server.fanout.test_rooms import CONVERSATION, Session, World
 
 
 class Truth:
-    """What PostgreSQL says now."""
+    """PostgreSQL as it is now."""
 
     def __init__(self) -> None:
         self.members: dict[UUID, list[UUID]] = {}
@@ -67,7 +67,7 @@ async def test_sign_ins_that_ended_meanwhile() -> None:
 
 
 async def test_users_who_were_deleted_meanwhile() -> None:
-    """All of their connections are closed, nobody else's."""
+    """All connections of an erased user are closed, and no others."""
     place = Place()
     gone, other = await place.attached(new_id()), await place.attached(new_id())
     place.truth.gone = {gone.user_id}
@@ -76,7 +76,7 @@ async def test_users_who_were_deleted_meanwhile() -> None:
 
 
 async def test_members_who_were_removed_meanwhile() -> None:
-    """Whoever is attached and no member is looked at again; a member is not."""
+    """Users who are attached but not members are rechecked; members are not."""
     place = Place()
     removed, member = await place.attached(new_id()), await place.attached(new_id())
     place.truth.members[removed.user_id] = []

@@ -1,4 +1,4 @@
-"""server.cluster.subscriptions: what is wanted is registered, in order, and stays so for a while."""
+"""server.cluster.subscriptions: what is wanted is registered, in order, and stays registered for a while."""
 
 from collections.abc import Collection
 from typing import cast
@@ -17,7 +17,7 @@ GRACE = 5.0
 
 
 class Redis:
-    """Remembers what is registered. `gate` holds answers back; `away` makes it fail."""
+    """Records what is registered. `gate` delays answers; `away` makes it fail."""
 
     def __init__(self) -> None:
         self.rooms: set[UUID] = set()
@@ -75,7 +75,7 @@ async def world(nursery: trio.Nursery, autojump_clock: MockClock) -> World:
 
 
 async def test_registered_before_it_returns(world: World, autojump_clock: MockClock) -> None:
-    """Whoever wants a room waits until Redis has it; many together are one batch."""
+    """A task that wants a room waits until it is registered; many rooms are registered in one batch."""
     rooms = [new_id() for _ in range(10)]
     async with trio.open_nursery() as nursery:
         for room in rooms:
@@ -86,7 +86,7 @@ async def test_registered_before_it_returns(world: World, autojump_clock: MockCl
 
 
 async def test_two_wait_for_the_same(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    """The second one who wants a room that is being registered waits for it too."""
+    """A second task that wants a room being registered waits for it too."""
     world.redis.gate = trio.Event()
     room = new_id()
     done: list[int] = []
@@ -106,7 +106,7 @@ async def test_two_wait_for_the_same(world: World, nursery: trio.Nursery, autoju
 
 
 async def test_it_lingers(world: World, autojump_clock: MockClock) -> None:
-    """A room that is dropped stays registered for a while; wanted again meanwhile, it stays."""
+    """A dropped room stays registered for a while, and for good if it is wanted again by then."""
     one, other = new_id(), new_id()
     await world.subscriptions.want_rooms([one, other])
     world.subscriptions.drop_room(one)
@@ -118,7 +118,7 @@ async def test_it_lingers(world: World, autojump_clock: MockClock) -> None:
 
 
 async def test_wanted_again_while_it_goes(world: World, autojump_clock: MockClock) -> None:
-    """A room that is wanted in the moment of its removal is registered after it."""
+    """A room wanted again while it is being unregistered is registered after that."""
     room = new_id()
     await world.subscriptions.want_rooms([room])
     world.subscriptions.drop_room(room)
@@ -132,7 +132,7 @@ async def test_wanted_again_while_it_goes(world: World, autojump_clock: MockCloc
 
 
 async def test_coming_and_going(world: World, autojump_clock: MockClock) -> None:
-    """The first to come and the last to go are told of; not a reload within the grace period, nor another instance."""
+    """A user's first arrival and last departure are reported; a reload within the grace period is not."""
     alice, bob = new_id(), new_id()
     world.redis.elsewhere.add(bob)
     for user in (alice, bob):
@@ -150,7 +150,7 @@ async def test_coming_and_going(world: World, autojump_clock: MockClock) -> None
 
 
 async def test_without_a_link(autojump_clock: MockClock) -> None:
-    """Wanting returns at once, and all that is still wanted is registered when the link comes."""
+    """Without a link wanting returns at once; what is still wanted is registered when the link is back."""
     world = World()
     room, gone, user = new_id(), new_id(), new_id()
     await world.subscriptions.want_rooms([room, gone])
@@ -162,7 +162,7 @@ async def test_without_a_link(autojump_clock: MockClock) -> None:
 
 
 async def test_the_link_is_lost(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    """Nobody waits for a registration that will not come; the next link registers it."""
+    """The end of a link releases tasks that wait for a registration; the next link registers it."""
     world = World()
     await world.subscriptions.begin("me~1")
     world.redis.away = True
