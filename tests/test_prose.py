@@ -23,6 +23,7 @@ EXEMPT = {
 }
 # (file, text, reason): the words in this text are meant. Each text must occur in its file.
 MEANT: list[tuple[str, str, str]] = [
+    ("CHANGELOG.md", "`conversations_not_told`", "a former name"),
     ("docs/glossary.md", "· burial, bury ", "words that are not used"),
     ("docs/glossary.md", "| hole ", "words that are not used"),
     ("docs/glossary.md", "| tell ", "words that are not used"),
