@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 
 class Authority:
-    """Signs certificates for 127.0.0.1; `client` trusts nobody else."""
+    """Signs certificates for 127.0.0.1; `client` trusts no other authority."""
 
     def __init__(self, name: str = "Parley tests") -> None:
         self._name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])

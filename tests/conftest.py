@@ -86,7 +86,7 @@ def services() -> Iterator[Services]:
 
 @pytest.fixture(scope="session")
 def template_database(services: Services) -> str:
-    """The conninfo of a database at the newest migration, to be cloned. Nobody may stay connected to it."""
+    """The conninfo of a database at the newest migration, to be cloned. No connection to it may stay open."""
     _execute(services, f"CREATE DATABASE {TEMPLATE}")
     conninfo = make_conninfo(services.database_url, dbname=TEMPLATE)
     if importlib.util.find_spec("store.postgres.migrate"):

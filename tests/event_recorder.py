@@ -1,4 +1,4 @@
-"""What a client of the tests was told, in order, and waiting for more of it."""
+"""The events that a client of the tests received, in order, and waiting for more of them."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ WAIT = 300.0  # seconds: long past anything but a hang
 
 
 class Inbox:
-    """What a client was told, in order."""
+    """Records the events that a client receives, in order."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, list[Any]]] = []

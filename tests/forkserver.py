@@ -3,8 +3,8 @@
 Owns that process, one for each process of tests, and what one knows of its children. It has one thread, no event loop
 and no connection; a child gets the environment, the directory and the descriptors that a process of its own would
 have, and runs the same module as `python -m MODULE serve`, or a command with other
-arguments (`run`). What is sent to it by signals is its own affair, and how it
-ended is told through a pipe, as only its parent can ask the kernel.
+arguments (`run`). Signals go to the child directly; its exit code comes
+through a pipe, as only its parent can ask the kernel for it.
 """
 
 import atexit
@@ -123,19 +123,19 @@ async def run(*arguments: str, environ: Mapping[str, str]) -> Ended:
 def _ask(order: Order, descriptors: Sequence[int] | None = None) -> tuple[int, int, int, int]:
     """`descriptors` are what is passed, when their numbers here are others than there."""
     output, output_of_child = os.pipe()
-    ended, tell_end = os.pipe()
+    ended, exit_code_pipe = os.pipe()
     try:
         with _lock:
             control = _fork_server()
             socket.send_fds(
                 control,
                 [msgspec.json.encode(order)],
-                [output_of_child, tell_end, *(descriptors or order.passed)],
+                [output_of_child, exit_code_pipe, *(descriptors or order.passed)],
             )
             answer, [pidfd], _, _ = socket.recv_fds(control, 16, 1, socket.MSG_CMSG_CLOEXEC)
     finally:
         os.close(output_of_child)
-        os.close(tell_end)
+        os.close(exit_code_pipe)
     return int(answer), pidfd, ended, output
 
 
@@ -155,18 +155,21 @@ def _fork_server() -> socket.socket:
 
 
 class Parent:
-    """The fork server's own side. `children` are those that have not been buried, by their pidfd."""
+    """The fork server's own side. `_children` are those that have not been reaped, by their pidfd."""
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._children: dict[int, tuple[int, int]] = {}  # the pid, and the pipe for its exit code
 
     def serve(self) -> str | None:
-        """Until nobody can give orders any more; in a child, at once, with the name of the module to run."""
+        """Fork a child for each order until the socket is closed; return None then.
+
+        In a child, return the name of the module to run at once.
+        """
         while True:
             ready = select.select([self._control.fileno(), *self._children], [], [])[0]
             for pidfd in self._children.keys() & ready:
-                self._bury(pidfd)
+                self._reap(pidfd)
             if self._control.fileno() in ready:
                 message, descriptors, _, _ = socket.recv_fds(
                     self._control, ORDER_BYTES, MOST_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
@@ -177,27 +180,27 @@ class Parent:
                 if self._fork(order, *descriptors):
                     return order.module
 
-    def _fork(self, order: Order, output: int, tell_end: int, *passed: int) -> bool:
+    def _fork(self, order: Order, output: int, exit_code_pipe: int, *passed: int) -> bool:
         """Is this the child?"""
         if (pid := os.fork()) == 0:
             self._control.close()
-            for descriptor in (tell_end, *self._children, *(pipe for _, pipe in self._children.values())):
+            for descriptor in (exit_code_pipe, *self._children, *(pipe for _, pipe in self._children.values())):
                 os.close(descriptor)
             become(order, output, passed)
             return True
         pidfd = os.pidfd_open(pid)
-        self._children[pidfd] = pid, tell_end
+        self._children[pidfd] = pid, exit_code_pipe
         socket.send_fds(self._control, [str(pid).encode()], [pidfd])
         for descriptor in (output, *passed):
             os.close(descriptor)
         return False
 
-    def _bury(self, pidfd: int) -> None:
-        pid, tell_end = self._children.pop(pidfd)
+    def _reap(self, pidfd: int) -> None:
+        pid, exit_code_pipe = self._children.pop(pidfd)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        with suppress(BrokenPipeError):  # whoever asked has gone
-            os.write(tell_end, str(code).encode())
-        os.close(tell_end)
+        with suppress(BrokenPipeError):  # the process that asked has ended
+            os.write(exit_code_pipe, str(code).encode())
+        os.close(exit_code_pipe)
         os.close(pidfd)
 
 

@@ -1,7 +1,7 @@
 """A client of a test, as the load test's oracle sees it: one judge of the promises for all suites.
 
-Owns the views of one client over all its connections, and the keys of what it sends. What is broken is the oracle's to
-tell: `require` raises it.
+Owns the views of one client over all its connections, and the keys of what it sends. The oracle records
+breaches; `require` raises the first.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -87,7 +87,7 @@ class Witness:
         self.oracle.note(self.number, target, message.conversation_id, message.changed_seq, message.id)
         view = self.views.get(message.conversation_id)
         if view is None:
-            text = f"p{self.number} got {target} of {message.conversation_id}, of which she is no member"
+            text = f"p{self.number} got {target} of {message.conversation_id}, of which they are no member"
             self.oracle.breach(invariants.STRANGER, text, virtual_user=self.number)
         else:
             view.take(message, new=target == RECEIVE)
@@ -99,6 +99,6 @@ class Witness:
         number = len(self.acknowledged) - 1
         return number, contents.make_key(RUN, self.number, number)
 
-    def told(self, number: int, message_id: str) -> None:
-        """The send was acknowledged."""
+    def acknowledge(self, number: int, message_id: str) -> None:
+        """Record that the send was acknowledged, and as which message."""
         self.acknowledged[number] = hash(message_id)

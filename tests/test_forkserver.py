@@ -49,7 +49,7 @@ async def test_killed(database: str, redis_url: str) -> None:
                 nursery.start_soon(server.wait)
         assert server.process.returncode == -signal.SIGKILL
         server.terminate()
-        with pytest.raises(ProcessLookupError):  # buried, too
+        with pytest.raises(ProcessLookupError):  # reaped, too
             os.kill(server.pid, 0)
 
 

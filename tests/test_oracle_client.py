@@ -57,7 +57,7 @@ def early(witness: Witness) -> list[Dto]:
 
 
 def elsewhere(witness: Witness) -> list[Dto]:
-    witness.told(2, "another")
+    witness.acknowledge(2, "another")
     return ALL
 
 
@@ -93,7 +93,7 @@ def test_what_is_noticed(act: Story, breach: str) -> None:
     for number in range(5):
         witness.draft()
         if number < 3:
-            witness.told(number, f"m{number + 1}")
+            witness.acknowledge(number, f"m{number + 1}")
     shown(witness, *ALL)
     stored = act(witness)
     if not breach:

@@ -15,7 +15,7 @@ from tests.watchman import FROM_A_TERMINAL, Killed, command_line, status
 pytestmark = pytest.mark.services  # processes of their own
 ROOT = Path(__file__).parents[1]
 WAIT = 180.0  # seconds: long past anything but a hang
-# What the suite starts: services of both kinds, a gateway, a forked server, and a process under nobody's care.
+# What the suite starts: services of both kinds, a gateway, a forked server, and a process without a supervisor.
 EVERYTHING = """
 import subprocess, sys, time
 import trio

@@ -2,8 +2,8 @@
 
 Owns the mark in the environment by which everything that a run has started is known, and the order of the end. What
 runs under a supervisor (`server.cli.dev.supervisor`) ends by its own pipe and in good order, and is given the time for
-that; all else is asked at once and killed soon after. Standard library only, and a session of its own: it must outlive
-everybody.
+that; all else gets SIGTERM at once and SIGKILL soon after. Standard library only, and a session of its own: it must
+outlive all of them.
 """
 
 import atexit
@@ -41,7 +41,7 @@ def pytest_configure(config: Any) -> None:
     """The hook of pytest, for `conftest.py`."""
     if not hasattr(config, "workerinput"):  # those of xdist, too, are what this process has started
         post()
-    end_in_order_when_told()
+    end_in_order_when_asked()
 
 
 def post() -> None:
@@ -58,7 +58,7 @@ def post() -> None:
     atexit.register(dismiss)  # the first to be registered is the last to be called
 
 
-def end_in_order_when_told() -> None:
+def end_in_order_when_asked() -> None:
     """SIGTERM and SIGHUP end the tests as Ctrl-C does, with every fixture torn down, unless Ctrl-C is ignored."""
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         return
@@ -107,7 +107,7 @@ def is_supervised(pid: int) -> bool:
     return False
 
 
-def tell(pid: int, number: signal.Signals) -> None:
+def send_signal(pid: int, number: signal.Signals) -> None:
     try:
         os.kill(pid, number)
     except ProcessLookupError:
@@ -125,9 +125,9 @@ def end(mark: str) -> None:
             if not supervised and pid not in named:
                 named.add(pid)
                 print(f"left behind by the tests, ended now: {pid} {command_line(pid)[:200]}", file=sys.stderr)  # noqa: T201
-                tell(pid, signal.SIGTERM)
+                send_signal(pid, signal.SIGTERM)
             if late > (AT_LAST if supervised else SOON):
-                tell(pid, signal.SIGKILL)
+                send_signal(pid, signal.SIGKILL)
         time.sleep(LOOK)
 
 

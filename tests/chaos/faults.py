@@ -8,7 +8,7 @@ import trio
 from tests.chaos.world import World
 
 LEASE = 10.0  # seconds (server.cluster.membership)
-BURIED = LEASE + 4.0  # seconds after which a silent instance has surely been buried
+REAPED = LEASE + 4.0  # seconds after which a silent instance has surely been reaped
 
 Fault = Callable[[World], Awaitable[None]]
 
@@ -26,7 +26,7 @@ async def kill_an_instance(world: World) -> None:
 
 
 async def die_between_commit_and_publish(world: World) -> None:
-    """The committing process dies before anybody else can have heard."""
+    """The committing process dies before it has published the change to another instance."""
     weak = world.instances[0]
     die = world.directory / "die"
     die.touch()
@@ -53,11 +53,11 @@ async def kill_redis_and_its_data(world: World) -> None:
 
 
 async def pause_an_instance(world: World) -> None:
-    """SIGSTOP until others have buried it; then it goes on as if nothing had been."""
+    """Stop the process (SIGSTOP) until others have reaped the instance; then let it go on with what it had."""
     running = random.choice(world.instances).running
     assert running is not None
     running.pause()
-    await world.write_for(BURIED)
+    await world.write_for(REAPED)
     running.resume()
 
 

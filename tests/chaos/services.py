@@ -54,7 +54,7 @@ class Node:
             time.sleep(0.01)
 
     def ask(self, *words: str) -> bytes:
-        """One command; the raw answer, empty when nobody is there."""
+        """Send one command; return the raw answer, empty when the service does not answer."""
         try:
             with socket.socket(socket.AF_UNIX) as client:
                 client.settimeout(5)

@@ -59,7 +59,7 @@ def test_each_fault_has_its_turn() -> None:
 
 @pytest.mark.parametrize("backend", FAULTS)
 async def test_every_fault(backend: str, place: Path, breakable: Postgres) -> None:
-    """After each fault in turn: one order everywhere, no repeat, no hole, nothing acknowledged lost; at the end
+    """After each fault in turn: one order everywhere, no repeat, no gap, nothing acknowledged lost; at the end
     receipts and presence are right, and no defect was logged."""
     redis = make_redis(backend, place)
     instances = 3 if backend == "valkey" else 2
@@ -74,7 +74,7 @@ async def test_every_fault(backend: str, place: Path, breakable: Postgres) -> No
 
 
 async def test_long(request: pytest.FixtureRequest, place: Path, breakable: Postgres) -> None:
-    """The same with four instances, for minutes, in an order that nobody chose."""
+    """The same with four instances, for minutes, in random order."""
     minutes = request.config.getoption("--chaos-minutes")
     if not minutes:
         pytest.skip("`make test-chaos` runs it")

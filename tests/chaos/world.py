@@ -1,9 +1,9 @@
 """Instances, people who chat on them without pause, and what must be true afterwards.
 
-Owns the processes and the clients. Everybody keeps a cursor for each conversation and, thrown out, comes back on
-whichever instance takes her, with `Sync`. Everybody sends without end, each message again and again under the same
-clientMessageId until it is acknowledged, and marks what she has read. `settle` stops the writing, waits until
-everybody has everything, and checks the record of each against the database.
+Owns the processes and the clients. Each user keeps a cursor for each conversation and, when disconnected, connects to
+any instance that accepts them and resumes with `Sync`. They send without end, repeat each message under the same
+clientMessageId until it is acknowledged, and mark what they have read. `settle` stops the writing, waits until every
+user has every message, and checks the record of each against the database.
 """
 
 import math
@@ -87,7 +87,7 @@ class Person:
         self.witness = witness
         self.read: dict[str, int] = {}  # marked as read, and acknowledged
         self.client: HubClient | None = None
-        self.at = -1  # the instance she is on
+        self.at = -1  # the instance that the user is connected to
         self.hang_up: Callable[[], None] = lambda: None
         self.online = trio.Event()
         self.moved = trio.Event()
@@ -159,7 +159,7 @@ class Person:
         while True:
             message = await self.call("SendMessage", body)
             if message is not None:
-                self.witness.told(number, message["id"])
+                self.witness.acknowledge(number, message["id"])
                 return str(message["id"])
             await trio.sleep(0.05)
 
@@ -256,7 +256,7 @@ class World:
         heads: dict[str, int] = {}
         quiet = 0
         with trio.move_on_after(PATIENCE):
-            # Twice the same: nobody's last send is under way.
+            # Twice the same: no last send is under way.
             while quiet < 3 and (though_breached or not self.breached.is_set()):
                 found = await self._heads()
                 done = found == heads and all(

@@ -27,7 +27,7 @@ from tests.hostile.values import FEW
 from tests.running import Running, User, running
 from tests.server.metrics.samples import read
 
-QUIET = 120.0  # seconds for everything of the attackers to be gone: a session that nobody resumes is kept for 15
+QUIET = 120.0  # seconds for everything of the attackers to be gone: a connection that is not resumed is kept for 15
 PAGE = 4096
 POOLED = ("coredis.", "store.")  # tasks of connections to services: as many as were needed at once, kept within bounds
 
@@ -184,7 +184,7 @@ def open_arena(database: str, redis_url: str, directory: Path, pause: float) -> 
     def run() -> None:
         try:
             trio.run(hold)
-        except BaseException as error:  # noqa: BLE001 (told to the tests, in their thread)
+        except BaseException as error:  # noqa: BLE001 (raised in the tests, in their thread)
             if opened.done():
                 verdict.failed = error
             else:

@@ -93,7 +93,7 @@ def look(arena: Arena) -> int:
 
 
 @contextmanager
-def told(what: str) -> Iterator[None]:
+def timed(what: str) -> Iterator[None]:
     begun = time.monotonic()
     yield
     print(f"{what}: {time.monotonic() - begun:.0f} s")  # noqa: T201
@@ -104,9 +104,9 @@ def test_a_few_raids(ground: Ground) -> None:
     and back: no end, no traceback, nothing left; people who talk meanwhile miss nothing. How long their pings took is
     said, and judged in the long run only: this one shares the machine with the rest of the suite."""
     arena = ground.fresh()
-    with told("raids"):
+    with timed("raids"):
         attack(ground, FIXED, FEW)
-    with told("until quiet"):
+    with timed("until quiet"):
         memory = look(arena)
     verdict = ground.verdict
     ground.leave()
@@ -128,7 +128,7 @@ def test_long(ground: Ground, request: pytest.FixtureRequest) -> None:
     until = time.monotonic() + 60 * minutes
     first, turn, memory = math.inf, 0, 0
     while not turn or time.monotonic() < until:
-        with told(f"round {turn}, seed {number + turn}"):
+        with timed(f"round {turn}, seed {number + turn}"):
             attack(ground, number + turn, ROUND)
             memory = look(arena)
             first = min(first, memory)

@@ -22,7 +22,7 @@ async def search(self: Users, q: str, limit: int, cursor: str | None) -> tuple[S
 
 
 async def get(self: Presence, connected: Any, user_ids: Collection[UUID]) -> Any:
-    raise RuntimeError(f"nobody: {user_ids!r}")
+    raise RuntimeError(f"no presence of {user_ids!r}")
 
 
 Users.search = search  # type: ignore[method-assign]

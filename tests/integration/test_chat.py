@@ -8,8 +8,8 @@ from tests.event_recorder import WAIT, Inbox
 from tests.running import Running, running
 
 
-async def test_history_that_is_gone_is_told(server: Running, database: str) -> None:
-    """P4: whoever resumes from before what retention has dropped gets an explicit resync, not a silent hole."""
+async def test_history_that_is_gone_is_a_resync(server: Running, database: str) -> None:
+    """P4: a client that resumes from below the retention watermark gets an explicit resync, not a silent gap."""
     alice, bob = await server.register("alice"), await server.register("bob")
     conversation = await server.direct(alice, bob)
     async with server.connect(alice) as a:
@@ -30,7 +30,7 @@ async def test_history_that_is_gone_is_told(server: Running, database: str) -> N
 
 async def test_kill_in_the_middle_of_two_hundred_sends(database: str, redis_url: str) -> None:
     """P1, P2, P4: after kill -9 amid 200 concurrent sends every acknowledged message is there exactly once, in
-    order, and a client resumes by Sync with no hole."""
+    order, and a client resumes by Sync with no gap."""
     async with running(database, redis_url) as server:
         alice, bob = await server.register("alice"), await server.register("bob")
         group = await server.group(alice, bob)
@@ -132,7 +132,7 @@ async def test_postgres_drops_every_connection(server: Running, database: str) -
 
 
 async def test_drain_is_quiet(database: str, redis_url: str) -> None:
-    """P10: SIGTERM loses no accepted message, tells every client to come again, and ends with exit code 0."""
+    """P10: SIGTERM loses no accepted message, asks every client to reconnect, and ends with exit code 0."""
     async with running(database, redis_url) as server:
         alice, bob = await server.register("alice"), await server.register("bob")
         conversation = await server.direct(alice, bob)

@@ -142,8 +142,8 @@ async def receipts(scene: Scene) -> None:
     await scene.b.invoke("MarkDelivered", scene.group, sent[1]["seq"])
     await scene.b.invoke("MarkMessageAsRead", sent[2]["id"])
     await scene.b.invoke("MarkRead", scene.group, sent[3]["seq"])
-    told = await until(scene.to_alice, "MessageStatusUpdated", seq=sent[3]["seq"], status="Read")
-    assert set(told) == {"conversationId", "userId", "status", "seq", "at"} and told["userId"] == scene.bob.id
+    receipt = await until(scene.to_alice, "MessageStatusUpdated", seq=sent[3]["seq"], status="Read")
+    assert set(receipt) == {"conversationId", "userId", "status", "seq", "at"} and receipt["userId"] == scene.bob.id
     shown = await scene.rest(scene.alice, "GET", f"/api/messages/{sent[3]['id']}")
     assert shown["status"] == "Read"
 
@@ -151,8 +151,8 @@ async def receipts(scene: Scene) -> None:
 async def presence(scene: Scene) -> None:
     """UpdateStatus(status, text?) · GetPresence(userIds); UserStatusChanged: its four fields"""
     await scene.a.invoke("UpdateStatus", "busy", "in a meeting")
-    told = await until(scene.to_bob, "UserStatusChanged", userId=scene.alice.id, status="Busy")
-    assert set(told) == {"userId", "status", "statusText", "lastSeenAt"} and told["statusText"] == "in a meeting"
+    changed = await until(scene.to_bob, "UserStatusChanged", userId=scene.alice.id, status="Busy")
+    assert set(changed) == {"userId", "status", "statusText", "lastSeenAt"} and changed["statusText"] == "in a meeting"
     [alice, carol] = await scene.b.invoke("GetPresence", [scene.alice.id, scene.carol.id])
     assert (alice["status"], carol["status"]) == ("Busy", "Offline")
 
@@ -182,7 +182,7 @@ async def errors(scene: Scene) -> None:
 
 
 async def conversations(scene: Scene) -> None:
-    """ConversationChanged · ConversationRemoved: Conversation; id and reason (also to whoever was added or removed)"""
+    """ConversationChanged · ConversationRemoved: Conversation; id and reason (also to the one added or removed)"""
     inbox = Inbox()
     async with scene.server.connect(scene.carol, inbox):
         await scene.rest(scene.alice, "POST", f"/api/conversations/{scene.group}/members", {"userId": scene.carol.id})

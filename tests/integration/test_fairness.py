@@ -75,14 +75,14 @@ async def test_floods(shared: Running) -> None:
 
 
 async def test_sends(shared: Running) -> None:
-    """Somebody who always has as many messages under way as she may does not hold up those of others."""
+    """A user who always has as many messages under way as they may does not delay those of others."""
     mallory, alice = await shared.register("mallory"), await shared.register("alice")
-    theirs, hers = await shared.group(mallory), await shared.group(alice)
+    busy_group, quiet_group = await shared.group(mallory), await shared.group(alice)
     done = 0
 
     async def send_always(client: HubClient) -> None:
         nonlocal done
-        body = {"conversationId": theirs, "content": "x" * 1000}
+        body = {"conversationId": busy_group, "content": "x" * 1000}
         calls: list[Any] = [await client.start("SendMessage", body) for _ in range(200)]
         while True:
             await client.result(calls.pop(0))
@@ -97,7 +97,7 @@ async def test_sends(shared: Running) -> None:
                 await trio.sleep(0.01)
             for _ in range(TRIPS):
                 before = done
-                await hub.invoke("SendMessage", {"conversationId": hers, "content": "hello"})
+                await hub.invoke("SendMessage", {"conversationId": quiet_group, "content": "hello"})
                 shares.append(done - before)
         nursery.cancel_scope.cancel()
     assert mean(shares) < SENDS, shares

@@ -22,7 +22,7 @@ async def site(database: str, redis_url: str, nursery: trio.Nursery) -> AsyncIte
 
 
 async def drained(hub: HubServer) -> None:
-    """A drain that gives nobody any time, to its end."""
+    """Drain without any time for clients, to the end."""
     with trio.fail_after(WAIT):
         await hub.drain(0, trio.Event())
 
@@ -36,8 +36,8 @@ async def door_of(site: Site, name: str) -> AsyncIterator[Door]:
 
 @ways_in
 async def test_before_the_first_request(site: Site, headers: dict[str, str]) -> None:
-    """Negotiated, then drained: refused at once, not let in to where the next request would not get through. The token
-    is not used up: another instance takes it. Where others hand requests on, she is let in."""
+    """A client that has negotiated before a drain is refused at once: its next request could not reach the connection.
+    Its token is not used up: another instance takes it. Where others forward requests, the client is let in."""
     async with door_of(site, "alice") as a:
         site.process.hub.draining = True
         address, site.process.forwarding.address = site.process.forwarding.address, ""
@@ -54,10 +54,10 @@ async def test_before_the_first_request(site: Site, headers: dict[str, str]) -> 
 
 
 @ways_in
-async def test_while_her_token_is_redeemed(
+async def test_while_the_token_is_redeemed(
     site: Site, headers: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The drain ends in the middle of that: she is refused, and not kept, unknown to the drain, until she times out."""
+    """The drain ends in the middle of that: the client is refused, and leaves no connection that the drain missed."""
     hub = site.process.hub
     asked, go_on = trio.Event(), trio.Event()
     redeem = hub._tokens.redeem
@@ -93,8 +93,8 @@ async def test_before_the_handshake(site: Site) -> None:
 
 
 async def test_the_close_is_not_lost(site: Site) -> None:
-    """Told to go while the beginning of her stream is still being sent: what was said before, and the Close, come after
-    it."""
+    """A connection that is drained while the beginning of its stream is still being sent delivers after it what was
+    queued before, and the Close."""
     async with door_of(site, "alice") as a:
         sent: list[bytes] = []
         go_on = trio.Event()
@@ -133,9 +133,9 @@ async def _nothing() -> Any:
     await trio.sleep_forever()
 
 
-async def test_while_nobody_polls(site: Site) -> None:
-    """The Close waits for the next poll, which gets it with what was said before; this answer, and those after it, are
-    the last ones on their connections, so that she comes back by another one. The drain waits for her."""
+async def test_between_two_polls(site: Site) -> None:
+    """The Close waits for the next poll, which gets it with what was queued before; this answer and later ones close
+    their HTTP connections, so that the client comes back by another one. The drain waits for that poll."""
     hub = site.process.hub
     async with door_of(site, "alice") as a:
         await a.ask("GET")

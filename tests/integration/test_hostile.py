@@ -1,4 +1,4 @@
-"""Malformed and hostile clients: a clear Close or HTTP error, no traceback, and nobody else disturbed."""
+"""Malformed and hostile clients: a clear Close or HTTP error, no traceback, and no effect on others."""
 
 import base64
 import json
@@ -126,10 +126,10 @@ async def test_violations_get_a_clear_close(shared: Running) -> None:
         for name, data, code, said in VIOLATIONS:
             async with raw(shared, user) as client:
                 await client.send(frame(INVOKE) + data)
-                told, closed = await client.until_closed()
+                received, closed = await client.until_closed()
                 assert closed == code, name
-                assert b'"invocationId":"1","result":{}' in told, name
-                assert said in told, name
+                assert b'"invocationId":"1","result":{}' in received, name
+                assert said in received, name
 
 
 async def test_bad_handshakes(shared: Running) -> None:
@@ -149,8 +149,8 @@ async def test_bad_handshakes(shared: Running) -> None:
         ):
             async with raw(shared, user, shake=False) as client:
                 await client.send(frame(first))
-                told, code = await client.until_closed()
-                reply = json.loads(told.rstrip(b"\x1e"))
+                received, code = await client.until_closed()
+                reply = json.loads(received.rstrip(b"\x1e"))
                 assert reply["error"] and "type" not in reply, first[:40]
                 assert code in (1002, 1008), first[:40]
 
@@ -204,7 +204,7 @@ async def test_bad_http(shared: Running) -> None:
 
 
 async def test_half_a_head_times_out(database: str, redis_url: str) -> None:
-    """A client that never finishes its request head is told so, and its place is free again."""
+    """A client that never finishes its request head is answered 408, and its place is free again."""
     async with running(database, redis_url, handshake_timeout=1) as server:
         stream = await trio.open_tcp_stream("127.0.0.1", server.port)
         await stream.send_all(b"GET / HTTP/1.1\r\nHost")
@@ -212,8 +212,8 @@ async def test_half_a_head_times_out(database: str, redis_url: str) -> None:
         async with raw(server, user, shake=False) as client:  # opened, but never shakes hands
             with trio.fail_after(WAIT):
                 assert b" 408 " in await stream.receive_some(65536)
-                told, code = await client.until_closed()
-            assert b"Handshake was canceled." in told and code == 1008
+                received, code = await client.until_closed()
+            assert b"Handshake was canceled." in received and code == 1008
         await stream.aclose()
 
 
@@ -255,7 +255,7 @@ async def test_out_of_descriptors(database: str, redis_url: str) -> None:
 
 
 async def test_slow_reader_costs_only_itself(database: str, redis_url: str) -> None:
-    """P8: somebody who stops reading delays nobody, holds bounded memory, and when she reads again gets every
+    """P8: a client that stops reading delays no other, holds bounded memory, and when it reads again gets every
     message, once, in order."""
     async with running(
         database, redis_url, outbox_bytes="64KiB", max_message_bytes="8KiB", log_level="debug"
@@ -274,24 +274,24 @@ async def test_slow_reader_costs_only_itself(database: str, redis_url: str) -> N
                     sent += [(await a.result(call))["seq"] for call in calls]
             calls = [await a.start("SendMessage", body) for _ in range(64)]
             sent += [(await a.result(call))["seq"] for call in calls]
-            told = told_to(slow)
+            received = received_by(slow)
             with trio.fail_after(60):
-                seqs = [message["seq"] for message in [await anext(told) for _ in sent]]
+                seqs = [message["seq"] for message in [await anext(received) for _ in sent]]
             assert seqs == sent
-            # Once more, and this time she falls so far behind that she is only told where the others are.
+            # Once more, and this time the client falls so far behind that it gets a resync with the head.
             body["content"] = "short"
             with trio.fail_after(60):
                 calls = [await a.start("SendMessage", body) for _ in range(2000)]
                 sent = [(await a.result(call))["seq"] for call in calls]
-                while "lastSeq" not in (resync := await anext(told)):
+                while "lastSeq" not in (resync := await anext(received)):
                     assert resync["seq"] == sent.pop(0)
                 assert len(sent) > 1000 and resync == {"conversationId": conversation, "lastSeq": sent[-1]}
                 live = await a.invoke("SendMessage", body)
-                assert (await anext(told))["seq"] == live["seq"]
+                assert (await anext(received))["seq"] == live["seq"]
 
 
-async def told_to(client: "Raw") -> AsyncIterator[dict[str, Any]]:
-    """Messages and Resync events, as she reads them."""
+async def received_by(client: "Raw") -> AsyncIterator[dict[str, Any]]:
+    """Yield the arguments of message and Resync events, as the client reads them."""
     text = b""
     while True:
         for event in client.decoder.receive(bytes(await client.stream.receive_some(65536))):
@@ -305,7 +305,7 @@ async def told_to(client: "Raw") -> AsyncIterator[dict[str, Any]]:
 
 
 async def test_a_burst_larger_than_the_outbox(database: str, redis_url: str) -> None:
-    """P3, P8: more than an outbox in one commit, to somebody who reads: she catches up by herself, at once."""
+    """P3, P8: a client that reads, and is sent more than its send queue holds in one commit, is caught up at once."""
     async with running(
         database, redis_url, outbox_bytes="64KiB", max_message_bytes="8KiB", log_level="debug"
     ) as server:

@@ -20,22 +20,22 @@ async def test_two_people_chat(everywhere: Shared) -> None:
     server = everywhere
     alice, bob = await server.register("alice"), await server.register("bob")
     conversation = await server.direct(alice, bob)
-    mine, hers = Inbox(), Inbox()
+    alices, bobs = Inbox(), Inbox()
     async with (
-        server.connect(alice, mine) as a,
-        server.connect(bob, hers) as b,
+        server.connect(alice, alices) as a,
+        server.connect(bob, bobs) as b,
     ):
         first = await a.invoke("SendMessage", {"conversationId": conversation, "content": "hello 👋"})
         second = await b.invoke("sendmessage", {"conversationId": conversation, "content": "hello yourself"})
-        assert (await hers.until(2))[:2] == [first, second]
-        assert (await mine.until(2))[:2] == [first, second]
+        assert (await bobs.until(2))[:2] == [first, second]
+        assert (await alices.until(2))[:2] == [first, second]
         assert [first["seq"], second["seq"]] == [first["seq"], first["seq"] + 1]
         assert first["content"] == "hello 👋" and first["senderId"] == alice.id and first["status"] == "Sent"
         edited = await a.invoke("EditMessage", first["id"], "hello")
-        assert (await hers.until(1, "MessageChanged"))[0] == edited
+        assert (await bobs.until(1, "MessageChanged"))[0] == edited
         assert edited["seq"] == first["seq"] and edited["changedSeq"] > second["seq"]
         deleted = await b.invoke("DeleteMessage", second["id"])
-        assert (await mine.until(2, "MessageChanged"))[1] == deleted
+        assert (await alices.until(2, "MessageChanged"))[1] == deleted
         assert deleted["deletedAt"] and not deleted["content"]
     assert (await server.history(bob, conversation))[0]["content"] == "hello"
     with trio.fail_after(WAIT):
@@ -76,7 +76,7 @@ async def test_pipelined_sends_keep_their_order(server: Shared) -> None:
     assert [message["content"] for message in inbox.messages] == [str(n) for n in range(100)]
 
 
-async def test_errors_are_told_and_harm_nobody(everywhere: Shared) -> None:
+async def test_each_refusal_has_its_code(everywhere: Shared) -> None:
     """Each refusal has its code, and the connection goes on."""
     server = everywhere
     alice, bob, eve = [await server.register(name) for name in ("alice", "bob", "eve")]
@@ -131,7 +131,7 @@ async def test_resume_by_cursor(server: Shared) -> None:
             assert len(late["resync"]) == 2
 
 
-async def test_too_far_behind_is_told(server: Shared) -> None:
+async def test_too_far_behind_is_a_resync(server: Shared) -> None:
     """P4: more than 1,000 changes behind is an explicit resync, with live events from the head on."""
     alice, bob, conversation = await server.talk(1100)
     async with server.connect(alice, carrier="socket") as a:
@@ -184,8 +184,8 @@ async def test_removal_is_live(server: Shared) -> None:
             await b.invoke("JoinConversation", group)
 
 
-async def test_deleting_a_user_closes_her_sockets(server: Shared) -> None:
-    """P9: a deleted user's open sockets are closed, for good; her token opens no new one."""
+async def test_deleting_a_user_closes_their_sockets(server: Shared) -> None:
+    """P9: a deleted user's open sockets are closed, for good; their token opens no new one."""
     alice = await server.register("alice")
     async with server.connect(alice) as a:
         async with server.http(alice) as http:

@@ -47,7 +47,7 @@ async def test_messages_and_changes(pair: Pair) -> None:
 
 
 async def test_receipts(pair: Pair) -> None:
-    """Every way to say that one has a message; told to the others, shown on messages, counted as read."""
+    """Each way to acknowledge a message moves a receipt: sent to the others, shown on messages, counted as read."""
     one, two = pair
     alice, bob, eve = await people(one, "alice", "bob", "eve")
     group = await one.group(alice, bob)
@@ -56,8 +56,8 @@ async def test_receipts(pair: Pair) -> None:
         sent = [await a.invoke("SendMessage", {"conversationId": group, "content": str(n)}) for n in range(6)]
         assert (await http.get(f"/api/conversations/{group}")).json()["unreadCount"] == 6
         assert await b.invoke("MarkDelivered", group, sent[0]["seq"]) is None
-        told = await until(inbox, "MessageStatusUpdated", seq=sent[0]["seq"])
-        assert (told["conversationId"], told["userId"], told["status"]) == (group, bob.id, "Delivered")
+        receipt = await until(inbox, "MessageStatusUpdated", seq=sent[0]["seq"])
+        assert (receipt["conversationId"], receipt["userId"], receipt["status"]) == (group, bob.id, "Delivered")
         await b.invoke("MarkMessageAsDelivered", sent[1]["id"])
         await until(inbox, "MessageStatusUpdated", seq=sent[1]["seq"], status="Delivered")
         await b.invoke("MarkMessageAsRead", sent[2]["id"])
@@ -85,9 +85,9 @@ async def test_receipts(pair: Pair) -> None:
         with pytest.raises(HubError, match="invalid_cursor"):
             await b.invoke("MarkRead", group, -1)
         assert (await http.put(f"/api/messages/{sent[3]['id']}/status", json={"status": "Sent"})).status_code == 400
-        async with two.http(eve) as hers:
-            assert (await hers.get(f"/api/messages/{sent[0]['id']}/receipts")).status_code == 404
-            answer = await hers.put(f"/api/messages/{sent[0]['id']}/status", json={"status": "Read"})
+        async with two.http(eve) as eves_http:
+            assert (await eves_http.get(f"/api/messages/{sent[0]['id']}/receipts")).status_code == 404
+            answer = await eves_http.put(f"/api/messages/{sent[0]['id']}/status", json={"status": "Read"})
             assert answer.status_code == 404
 
 
@@ -101,15 +101,15 @@ async def test_who_answers_has_read(pair: Pair) -> None:
         asked = await a.invoke("SendMessage", {"conversationId": group, "content": "well?"})
         answer = await b.invoke("SendMessage", {"conversationId": group, "content": "yes", "replyToId": asked["id"]})
         for inbox in (here, there):
-            told = await until(inbox, "MessageStatusUpdated", userId=bob.id)
-            assert (told["status"], told["seq"], told["conversationId"]) == ("Read", answer["seq"], group)
+            receipt = await until(inbox, "MessageStatusUpdated", userId=bob.id)
+            assert (receipt["status"], receipt["seq"], receipt["conversationId"]) == ("Read", answer["seq"], group)
         sent = await http.post("/api/messages", json={"conversationId": group, "content": "no"})
         for inbox in (here, there):
-            told = await until(inbox, "MessageStatusUpdated", userId=carol.id)
-            assert (told["status"], told["seq"]) == ("Read", checked(sent)["seq"])
+            receipt = await until(inbox, "MessageStatusUpdated", userId=carol.id)
+            assert (receipt["status"], receipt["seq"]) == ("Read", checked(sent)["seq"])
         page = checked(await http.get(f"/api/messages?conversationId={group}&after={asked['seq'] - 1}"))["items"]
         assert [message["status"] for message in page] == ["Read", "Sent", "Sent"]
-        assert not [told for told in here.of("MessageStatusUpdated") if told["userId"] == alice.id]
+        assert not [receipt for receipt in here.of("MessageStatusUpdated") if receipt["userId"] == alice.id]
 
 
 async def test_a_flood_of_receipts(pair: Pair) -> None:
@@ -151,26 +151,26 @@ async def test_typing(pair: Pair) -> None:
     one, two = pair
     alice, bob, eve = await people(one, "alice", "bob", "eve")
     conversation = await one.direct(alice, bob)
-    mine, hers = Inbox(), Inbox()
-    async with one.connect(alice, mine) as a, two.connect(eve) as e:
-        async with two.connect(bob, hers) as b:
+    alices, bobs = Inbox(), Inbox()
+    async with one.connect(alice, alices) as a, two.connect(eve) as e:
+        async with two.connect(bob, bobs) as b:
             await b.invoke("StartTyping", conversation)
             await b.invoke("StartTyping", conversation)
-            assert await mine.until(1, "UserStartedTyping") == [{"conversationId": conversation, "userId": bob.id}]
+            assert await alices.until(1, "UserStartedTyping") == [{"conversationId": conversation, "userId": bob.id}]
             await b.invoke("StopTyping", conversation)
-            await mine.until(1, "UserStoppedTyping")
+            await alices.until(1, "UserStoppedTyping")
             await b.invoke("StartTyping", conversation)
-            await mine.until(2, "UserStartedTyping")
-        await mine.until(2, "UserStoppedTyping")
-        assert hers.of("UserStartedTyping") == []
+            await alices.until(2, "UserStartedTyping")
+        await alices.until(2, "UserStoppedTyping")
+        assert bobs.of("UserStartedTyping") == []
         with pytest.raises(HubError, match="not_found"):
             await e.invoke("StartTyping", conversation)
         await a.invoke("Ping")
 
 
 async def test_presence(pair: Pair) -> None:
-    """Many devices are one person; a reload does not show; the last one gone, she is offline, and was last seen then.
-    Who appears offline is offline to everybody but herself."""
+    """Many devices are one user; a reload does not show; when the last device is gone, the user is offline, and was
+    last seen then. A user who appears offline is offline to all others."""
     one, two = pair
     alice, bob, eve = await people(one, "alice", "bob", "eve")
     await one.direct(alice, bob)
@@ -180,8 +180,8 @@ async def test_presence(pair: Pair) -> None:
             await until(inbox, "UserStatusChanged", userId=bob.id, status="Online")
             async with one.connect(bob):
                 await b.invoke("UpdateStatus", "Busy", "in a meeting")
-                told = await until(inbox, "UserStatusChanged", userId=bob.id, status="Busy")
-                assert told["statusText"] == "in a meeting"
+                changed = await until(inbox, "UserStatusChanged", userId=bob.id, status="Busy")
+                assert changed["statusText"] == "in a meeting"
         async with one.connect(bob) as b:  # both were gone for a moment
             [shown] = await a.invoke("GetPresence", [bob.id])
             assert shown["status"] == "Busy"
@@ -247,8 +247,8 @@ async def test_authority(pair: Pair) -> None:
         assert [arguments for target, arguments in carols.events if target == "ConversationRemoved"] == [
             [group, "deleted"]
         ]
-        async with one.http(carol) as hers:
-            assert (await hers.delete(f"/api/users/{carol.id}")).is_success
+        async with one.http(carol) as carols_http:
+            assert (await carols_http.delete(f"/api/users/{carol.id}")).is_success
         with trio.fail_after(WAIT):
             await c.closed.wait()
         assert c.close_message is not None and not c.close_message.allow_reconnect
@@ -268,7 +268,7 @@ async def test_a_new_group_reaches_everybody(pair: Pair) -> None:
 
 
 async def test_without_redis(database: str) -> None:
-    """Nobody there at the start: people chat on their instance, and hear of others a little later; it is Degraded."""
+    """Without Redis from the start users chat on their instance, and get others' changes a little later; Degraded."""
     async with (
         running(database, "unix:///tmp/nothing-here") as one,
         running(database, "unix:///tmp/nothing-here") as two,
@@ -285,7 +285,7 @@ async def test_without_redis(database: str) -> None:
             assert (await http.get("/health")).json()["status"] == "Degraded"
 
 
-async def test_removed_where_nobody_has_it_open(pair: Pair) -> None:
+async def test_removed_where_it_is_not_open(pair: Pair) -> None:
     """P9: a removal reaches the instances that the user is on, though the conversation is not open there; what
     attached there by itself is detached, and hears nothing more."""
     one, two = pair

@@ -145,7 +145,7 @@ async def closing_times(clients: list[HubClient]) -> list[float]:
 
 
 async def test_a_drain_is_spread(database: str, redis_url: str) -> None:
-    """P10: everybody is told to come again, a few at a time; every send taken before that is answered."""
+    """P10: clients are asked to reconnect, a few at a time; every send taken before that is answered."""
     async with running(database, redis_url, drain_seconds=2) as server:
         alice, bob = await server.register("alice"), await server.register("bob")
         conversation = await server.direct(alice, bob)
@@ -176,7 +176,7 @@ async def test_a_drain_is_spread(database: str, redis_url: str) -> None:
 
 
 async def test_a_second_signal_hurries(database: str, redis_url: str) -> None:
-    """The rest is told at once, and the process ends well."""
+    """All that are left get their Close at once, and the process ends with exit code 0."""
     async with running(database, redis_url, drain_seconds=60) as server:
         alice = await server.register("alice")
         async with connected(server, alice, 5) as clients:
@@ -204,8 +204,8 @@ async def answer(stream: trio.SocketStream) -> bytes:
 
 
 async def test_what_has_begun_is_served(database: str, redis_url: str) -> None:
-    """P10: connected before the listener closes, and asking only after it: answered, and told that it was the last
-    answer here; a WebSocket is let in, and sent on with a Close. Afterwards nobody listens."""
+    """P10: a request on a connection from before the listener closed is answered, with `Connection: close`; a WebSocket
+    is let in, and sent on with a Close. Afterwards the port is not listened on."""
     async with running(database, redis_url, drain_seconds=8) as server:
         alice = await server.register("alice")
         head = b"GET /api/users/me HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + alice.token.encode()

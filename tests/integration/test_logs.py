@@ -51,22 +51,22 @@ async def test_requests_and_connections(server: Running) -> None:
     async with server.http(alice) as http:
         answer = await http.get(f"/api/users/{alice.id}?q={MARKER}", headers=proxied)
         assert answer.headers["X-Request-Id"] == "from-the-proxy"
-        told = await line(server, "request", request="from-the-proxy")
-        assert told["route"] == "/api/users/{user_id}" and told["method"] == "GET" and told["status"] == 200
-        assert told["user"] == alice.id and told["address"] == "203.0.113.9" and 0 < told["seconds"] < WAIT
+        logged = await line(server, "request", request="from-the-proxy")
+        assert logged["route"] == "/api/users/{user_id}" and logged["method"] == "GET" and logged["status"] == 200
+        assert logged["user"] == alice.id and logged["address"] == "203.0.113.9" and 0 < logged["seconds"] < WAIT
 
         answer = await http.get("/api/nothing", headers={"X-Request-Id": "not acceptable"})
-        told = await line(server, "request", request=answer.headers["X-Request-Id"])
-        assert (told["route"], told["status"]) == (None, 404)
-        assert answer.json()["instance"] == f"urn:parley:request:{told['request']}"
+        logged = await line(server, "request", request=answer.headers["X-Request-Id"])
+        assert (logged["route"], logged["status"]) == (None, 404)
+        assert answer.json()["instance"] == f"urn:parley:request:{logged['request']}"
 
         answer = await http.get("/api/users", params={"q": "somebody"})
         assert answer.status_code == 500
-        told = await line(server, "request_failed", request=answer.headers["X-Request-Id"])
-        assert told["reference"] in answer.json()["detail"]
-        assert [entry["exc_type"] for entry in told["exception"]] == ["ValueError", "KeyError"]
-        assert any(frame["name"] == "search" for frame in told["exception"][0]["frames"])
-        assert "locals" not in json.dumps(told["exception"])
+        logged = await line(server, "request_failed", request=answer.headers["X-Request-Id"])
+        assert logged["reference"] in answer.json()["detail"]
+        assert [entry["exc_type"] for entry in logged["exception"]] == ["ValueError", "KeyError"]
+        assert any(frame["name"] == "search" for frame in logged["exception"][0]["frames"])
+        assert "locals" not in json.dumps(logged["exception"])
 
     headers = {"User-Agent": "x" * 500, "X-Forwarded-For": "203.0.113.9"}
     async with connect(server.hub_url, alice.token, headers=headers) as hub:
@@ -75,8 +75,8 @@ async def test_requests_and_connections(server: Running) -> None:
         assert opened["address"] == "203.0.113.9" and 0 < len(opened["client"]) <= 256
         with pytest.raises(HubError, match="Reference: ") as failed:
             await hub.invoke("GetPresence", [alice.id])
-        told = await line(server, "invocation_failed", connection=opened["connection"])
-        assert told["reference"] in str(failed.value) and told["exception"][0]["exc_type"] == "RuntimeError"
+        logged = await line(server, "invocation_failed", connection=opened["connection"])
+        assert logged["reference"] in str(failed.value) and logged["exception"][0]["exc_type"] == "RuntimeError"
         for _ in range(10):
             await hub.invoke("Ping")
         await hub.send_raw(websocket.encode_masked(websocket.CLOSE, websocket.close_payload(4321)))
@@ -85,8 +85,8 @@ async def test_requests_and_connections(server: Running) -> None:
     assert 500 < closed["bytes_in"] < 5000 and 300 < closed["bytes_out"] < 5000
     with pytest.raises(ClientError, match="401"):
         await open_websocket(server.hub_url, headers={"X-Request-Id": "refused-one"})
-    told = await line(server, "refused", request="refused-one")
-    assert told["status"] == 401 and told["address"] == "127.0.0.1"
+    logged = await line(server, "refused", request="refused-one")
+    assert logged["status"] == 401 and logged["address"] == "127.0.0.1"
 
 
 async def test_no_secrets(server: Running) -> None:
@@ -101,7 +101,7 @@ async def test_no_secrets(server: Running) -> None:
         await http.post("/auth/refresh", json={"refreshToken": MARKER})
         refreshed = await http.post("/auth/refresh", json={"refreshToken": tokens["refreshToken"]})
         secrets |= {refreshed.json()["accessToken"], refreshed.json()["refreshToken"]}
-        await http.get("/auth/callback/nobody", params={"code": MARKER, "state": MARKER})
+        await http.get("/auth/callback/unknown", params={"code": MARKER, "state": MARKER})
         negotiated = await http.post(
             "/hubs/chat/negotiate", params={"negotiateVersion": 1, "access_token": alice.token}
         )

@@ -1,4 +1,4 @@
-"""Numbers of any size from clients: each costs its sender an error that says so, and nobody else anything."""
+"""Numbers of any size from clients: each costs its sender an error that says so, and others nothing."""
 
 from contextlib import suppress
 from typing import Any

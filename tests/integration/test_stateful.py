@@ -125,8 +125,8 @@ ENDS = {  # what the client sends, and the code of the Close that ends the sessi
 
 
 async def test_an_end_for_cause_is_final(shared: Running) -> None:
-    """Whoever has broken the protocol, or says that we did, does not come back to say it again: the id is unknown from
-    then on, also while our Close is under way. A socket that is lost, or closed without cause, may be replaced."""
+    """A client that has broken the protocol, or says that the server did, cannot resume: the connection's id is unknown
+    from then on, also while our Close is under way. A socket that is lost, or closed without cause, may be replaced."""
     user = await shared.register("alice")
     for name, data in ENDS.items():
         token = await connection(shared, user)

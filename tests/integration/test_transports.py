@@ -78,7 +78,7 @@ def of(server: Running, user: User) -> Any:
 
 async def test_who_may_ask(shared: Shared) -> None:
     """Each request has an id (400) that is known (404), an access token (401), and that of the same user (403); methods
-    that mean nothing and requests to other transports are told so; bodies have a limit."""
+    without a meaning and requests of other transports are refused; bodies have a limit."""
     alice, eve = await shared.register("alice"), await shared.register("eve")
     async with of(shared, alice) as a, of(shared, eve) as e:
         real, theirs = a.id, e.id
@@ -90,16 +90,16 @@ async def test_who_may_ask(shared: Shared) -> None:
             a.id = real
             await a.ask(method, status=401, Authorization="Bearer x.y.z")
         await a.ask("PUT", status=405)
-        await a.ask("POST", SHAKE, status=404)  # nobody has connected yet
+        await a.ask("POST", SHAKE, status=404)  # it is not connected yet
         a.id = theirs
         await a.ask("GET", status=403)
         await a.ask("GET", status=403, **STREAM)
         await e.ask("GET")  # and it is still good for its own user
         a.id = real
-        async with plain_http.client() as nobody:
-            assert (await nobody.get(a.url, params={"id": real})).status_code == 401
+        async with plain_http.client() as unknown:
+            assert (await unknown.get(a.url, params={"id": real})).status_code == 401
             with_query = {"id": real, "access_token": alice.token}  # as browsers have to for Server-Sent Events
-            assert (await nobody.get(a.url, params=with_query)).status_code == 200
+            assert (await unknown.get(a.url, params=with_query)).status_code == 200
         e.id = real
         for method in ("GET", "POST", "DELETE"):
             await e.ask(method, status=403)
@@ -217,8 +217,9 @@ async def test_drain_and_pings(database: str, redis_url: str) -> None:
 
 
 async def test_slow_readers_cost_only_themselves(database: str, redis_url: str) -> None:
-    """P8: who does not read her stream, or does not poll, holds one outbox, delays nobody, and gets everything once and
-    in order when she reads again; who never does is disconnected, though the answer to her hangs in the socket."""
+    """P8: a client that does not read its stream, or does not poll, holds one send queue, delays no other, and gets
+    everything once and in order when it reads again; one that never does is disconnected, though its answer hangs in
+    the socket."""
     settings: dict[str, Any] = {"outbox_bytes": "64KiB", "max_message_bytes": "8KiB", "log_level": "debug"}
     settings["stall_timeout"] = 10  # seconds: between two polls there is less, on any machine
     async with running(database, redis_url, **settings) as server:
@@ -262,11 +263,11 @@ async def test_slow_readers_cost_only_themselves(database: str, redis_url: str) 
             await stuck.aclose()
 
 
-async def test_whoever_stops_polling_is_gone(
+async def test_a_client_that_stops_polling_is_gone(
     database: str, redis_url: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Polls end empty after their time; who does not poll again is taken for gone, and her connection is not known any
-    more. Too many requests are answered later, and in the end refused."""
+    """Polls end empty after their time; a client that does not poll again is taken for gone, and its connection is not
+    known any more. Too many requests are answered later, and in the end refused."""
     monkeypatch.setattr(long_polling, "POLL_TIMEOUT", 0.3)
     monkeypatch.setattr(long_polling, "DISCONNECT_TIMEOUT", 5.0)
     monkeypatch.setattr(http_endpoint, "ENDED_FOR", -1.0)

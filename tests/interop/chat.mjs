@@ -4,7 +4,7 @@ import readline from "node:readline";
 import * as signalR from "@microsoft/signalr";
 import { MessagePackHubProtocol } from "@microsoft/signalr-protocol-msgpack";
 
-const tell = (person, event, value) =>
+const report = (person, event, value) =>
   process.stdout.write(JSON.stringify({ person, event, value: value ?? null }) + "\n");
 
 function build(person, { url, token, protocol, negotiate, transport }) {
@@ -20,10 +20,10 @@ function build(person, { url, token, protocol, negotiate, transport }) {
   if (negotiate === "stateful") builder = builder.withStatefulReconnect();
   const connection = builder.build();
   for (const name of ["ReceiveMessage", "MessageChanged", "ConversationChanged", "ConversationRemoved", "Error"])
-    connection.on(name, (...values) => tell(person, name, values));
-  connection.onreconnecting(() => tell(person, "reconnecting"));
-  connection.onreconnected(() => tell(person, "reconnected"));
-  connection.onclose((error) => tell(person, "closed", error && error.message));
+    connection.on(name, (...values) => report(person, name, values));
+  connection.onreconnecting(() => report(person, "reconnecting"));
+  connection.onreconnected(() => report(person, "reconnected"));
+  connection.onclose((error) => report(person, "closed", error && error.message));
   return connection;
 }
 
@@ -54,15 +54,15 @@ for await (const line of readline.createInterface({ input: process.stdin })) {
   if (command === "connect") {
     const connection = build(person, args[0]);
     const done = connection.start().then(
-      () => tell(person, "connected", connection.connectionId),
-      (error) => tell(person, "refused", error.message),
+      () => report(person, "connected", connection.connectionId),
+      (error) => report(person, "refused", error.message),
     );
     people.set(person, { connection, done });
   } else {
     const one = people.get(person);
     one.done = one.done.then(() => commands[command](one.connection, ...args)).then(
-      (value) => tell(person, command === "send" ? "sent" : "result", value),
-      (error) => tell(person, "failed", error.message),
+      (value) => report(person, command === "send" ? "sent" : "result", value),
+      (error) => report(person, "failed", error.message),
     );
   }
 }

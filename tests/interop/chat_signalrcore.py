@@ -18,15 +18,15 @@ WAYS = (("json", True), ("messagepack", True), ("json", False))  # the protocol,
 def talk(url: str, token: str, conversation: str, protocol: str, *, skip: bool) -> dict[str, Any]:
     text = f"hello in {protocol}, {skip}"
     opened, answered, received = threading.Event(), threading.Event(), threading.Event()
-    told: dict[str, Any] = {}
+    seen: dict[str, Any] = {}
 
     def on_message(arguments: list[Any]) -> None:
         if arguments[0]["content"] == text:
-            told["received"] = text
+            seen["received"] = text
             received.set()
 
     def on_answer(completion: Any) -> None:
-        told["answer"] = completion.result["content"] if completion.error is None else completion.error
+        seen["answer"] = completion.result["content"] if completion.error is None else completion.error
         answered.set()
 
     options = {"access_token_factory": lambda: token, "skip_negotiation": skip}
@@ -39,9 +39,9 @@ def talk(url: str, token: str, conversation: str, protocol: str, *, skip: bool) 
     connection.start()
     assert opened.wait(WAIT), "not opened"
     connection.send("SendMessage", [{"conversationId": conversation, "content": text}], on_answer)
-    assert answered.wait(WAIT) and received.wait(WAIT), told
+    assert answered.wait(WAIT) and received.wait(WAIT), seen
     connection.stop()
-    return {"protocol": protocol, "skip": skip, "said": text, **told}
+    return {"protocol": protocol, "skip": skip, "said": text, **seen}
 
 
 if __name__ == "__main__":

@@ -50,10 +50,10 @@ class Node:
             for line in map(json.loads, lines):
                 self._people[line["person"]].hear(line)
 
-    async def tell(self, *command: object) -> None:
+    async def command(self, *words: object) -> None:
         assert self._process.stdin is not None
         async with self._writing:
-            await self._process.stdin.send_all(json.dumps(command).encode() + b"\n")
+            await self._process.stdin.send_all(json.dumps(words).encode() + b"\n")
 
     def add(self) -> "Person":
         self._people.append(Person(self, len(self._people)))
@@ -98,11 +98,11 @@ class Person:
     def happened(self, event: str) -> bool:
         return any(line["event"] == event for line in self._lines)
 
-    async def tell(self, *command: object) -> None:
-        await self._node.tell(self._number, *command)
+    async def command(self, *words: object) -> None:
+        await self._node.command(self._number, *words)
 
     async def invoke(self, *call: object) -> Any:
-        await self.tell("invoke", *call)
+        await self.command("invoke", *call)
         return await self.expect("result")
 
 
@@ -142,10 +142,10 @@ async def person(
     found = people.add()
     url = server.hub_url if port is None else f"http://127.0.0.1:{port}/hubs/chat"
     options = {"url": url + query, "token": user.token, "protocol": protocol}
-    await found.tell("connect", {**options, "negotiate": negotiate, "transport": transport})
+    await found.command("connect", {**options, "negotiate": negotiate, "transport": transport})
     yield found
     with suppress(trio.BrokenResourceError):  # Node has ended
-        await found.tell("stop")
+        await found.command("stop")
 
 
 async def test_two_people_chat(people: Node, database: str, redis_url: str) -> None:
@@ -173,23 +173,23 @@ async def _chat(people: Node, server: Running, number: int, transport: str, prot
         sent = await a.invoke("SendMessage", {"conversationId": conversation, "content": "hello 👋"})
         assert await b.expect_text() == await a.expect_text() == sent
         assert sent["content"] == "hello 👋" and sent["type"] == "Text" and sent["senderId"] == alice.id
-        await b.tell("send", "SENDMESSAGE", {"conversationId": conversation, "content": "fire and forget"})
+        await b.command("send", "SENDMESSAGE", {"conversationId": conversation, "content": "fire and forget"})
         assert (await a.expect_text())["content"] == "fire and forget"
-        await b.tell("send", "NoSuchMethod")
-        await b.tell("invoke", "NoSuchMethod")
+        await b.command("send", "NoSuchMethod")
+        await b.command("invoke", "NoSuchMethod")
         assert "not_found: Unknown hub method 'NoSuchMethod'" in await b.expect("failed")
-        await b.tell("invoke", "SendMessage", {"conversationId": conversation})
+        await b.command("invoke", "SendMessage", {"conversationId": conversation})
         assert "invalid_request: " in await b.expect("failed")
         for n in range(20):
             await a.invoke("SendMessage", {"conversationId": conversation, "content": str(n)})
-        await b.tell("stream", 0, "StreamHistory", conversation, None, 5)
+        await b.command("stream", 0, "StreamHistory", conversation, None, 5)
         assert [m["content"] for m in await b.expect("result")] == ["19", "18", "17", "16", "15"]
-        await b.tell("stream", 3, "StreamHistory", conversation)
+        await b.command("stream", 3, "StreamHistory", conversation)
         assert [m["content"] for m in await b.expect("result")] == ["19", "18", "17"]
         assert await b.invoke("Ping") == {}
         joined = await b.invoke("JoinConversation", conversation, None)
         assert joined["lastSeq"] >= 22 and {c["userId"] for c in joined["cursors"]} == {alice.id, bob.id}
-        await b.tell("stop")
+        await b.command("stop")
         assert await b.expect("closed") is None
         await a.invoke("Ping")
 
@@ -252,7 +252,7 @@ async def test_reconnects_after_a_drain(node: str, people: Node, database: str, 
                 answer: tuple[str, Any] = ("failed", None)
                 with trio.fail_after(WAIT):
                     while answer[0] == "failed":  # it may have been to the one that drains first
-                        await b.tell("invoke", "Ping")
+                        await b.command("invoke", "Ping")
                         answer = await b.expect_one_of("result", "failed")
                         await trio.sleep(0.1)
                 assert answer == ("result", {})
@@ -325,7 +325,9 @@ async def _lose_sockets(proxy: Proxy, server: Running, b: Person, bob: User, pro
             for when in ("before", "while", "after"):
                 await a.invoke("SendMessage", {"conversationId": conversation, "content": f"{when} {turn}"})
                 if when == "before":
-                    await b.tell("invoke", "SendMessage", {"conversationId": conversation, "content": f"mine {turn}"})
+                    await b.command(
+                        "invoke", "SendMessage", {"conversationId": conversation, "content": f"mine {turn}"}
+                    )
                     proxy.cut()
             assert (await b.expect("result"))["content"] == f"mine {turn}"
         received = [(await b.expect_text())["content"] for _ in range(20)]

@@ -23,6 +23,6 @@ async def test_signalrcore(database: str, redis_url: str) -> None:
             done = await trio.run_process(
                 command, capture_stdout=True, capture_stderr=True, check=False, stdin=subprocess.DEVNULL
             )
-        told = [json.loads(line) for line in done.stdout.splitlines()]
-        assert done.returncode == 0 and len(told) == 3, (told, done.stderr.decode())
-        assert all(one["received"] == one["answer"] == one["said"] for one in told), told
+        seen = [json.loads(line) for line in done.stdout.splitlines()]
+        assert done.returncode == 0 and len(seen) == 3, (seen, done.stderr.decode())
+        assert all(one["received"] == one["answer"] == one["said"] for one in seen), seen

@@ -34,14 +34,14 @@ class Member:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until `stop`; ready with the first instance."""
-        told = False
+        started = False
         while not self._over:
             self._leave = trio.Event()
             async with running(**self._settings) as self.running:
                 self._ready.set()
-                if not told:
+                if not started:
                     task_status.started()
-                    told = True
+                    started = True
                 await self._leave.wait()
                 self.running.terminate()
                 self.exits.append(await self.running.wait())

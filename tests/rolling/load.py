@@ -117,7 +117,7 @@ class Talker:
                 await self._online.wait()
                 assert self._client is not None
                 try:
-                    self.witness.told(number, (await self._client.invoke("SendMessage", body))["id"])
+                    self.witness.acknowledge(number, (await self._client.invoke("SendMessage", body))["id"])
                 except HubError as error:
                     assert error.code in ("unavailable", "overloaded", "draining"), error
                     await trio.sleep(BACK)

@@ -1,4 +1,4 @@
-"""P10 under load: instances on one port are restarted one after another, and nobody notices.
+"""P10 under load: instances on one port are restarted one after another, without downtime.
 
 Short in `make test`; `make rolling-restart` takes four instances and prints what docs/operations.md shows.
 """
@@ -89,7 +89,7 @@ def _drawn(seen: Seen, start: float, end: float) -> list[str]:
 
 
 async def test_two_instances(database: str, redis_url: str) -> None:
-    """Nothing lost, nothing doubled, nobody refused; each instance ends well; its clients are back at once."""
+    """Nothing lost, nothing doubled, nothing refused; each instance ends well; its clients are back at once."""
     seen = Seen()
     async with open_fleet(database, redis_url, instances=2, shared=True, drain_seconds=1.5) as members:
         talkers = await populate(members[0].running, 15, seen)
@@ -99,7 +99,7 @@ async def test_two_instances(database: str, redis_url: str) -> None:
 
 
 async def test_four_instances(request: pytest.FixtureRequest, database: str, redis_url: str) -> None:
-    """The same with four under more load. What p99 does is told, not judged: it is the machine's business, too."""
+    """The same with four under more load. The p99 is printed, not judged: it depends on the machine, too."""
     listening = request.config.getoption("--rolling")
     if not listening:
         pytest.skip("`make rolling-restart` runs it")

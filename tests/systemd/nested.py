@@ -39,7 +39,7 @@ FailureAction=exit
 Type=oneshot
 ExecStart={PYTHON} /opt/parley/source/tests/systemd/scenario.py %PORT% %METRICS%
 """,
-    # Nobody waits twenty seconds here for a watchdog, or until half past three for a timer.
+    # No waiting of twenty seconds here for a watchdog, or until half past three for a timer.
     "etc/systemd/system/parley@.service.d/test.conf": (
         "[Service]\nWatchdogSec=10\nTimeoutAbortSec=1\nEnvironment=PARLEY_ADMIN_LISTEN=auto,127.0.0.1:%i%METRICS%\n"
     ),

@@ -93,7 +93,7 @@ class Askers:
         for thread in self._threads:
             thread.join()
 
-    def told(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         return {"answers": dict(self.counts), "longest": round(self.longest, 2)}
 
 
@@ -144,9 +144,9 @@ def reload() -> dict[str, Any]:
     before = pid("parley@1")
     SETTINGS.write_text(SETTINGS.read_text() + 'log_level = "debug"\nlanes = 3\n')
     code, said = systemctl("reload", "parley@1")
-    told = until(lambda: "reloaded, changed: LOG_LEVEL" in show("parley@1", "StatusText")["StatusText"])
+    logged = until(lambda: "reloaded, changed: LOG_LEVEL" in show("parley@1", "StatusText")["StatusText"])
     status = show("parley@1", "StatusText")["StatusText"]
-    return {"code": code, "said": said, "told": told, "status": status, "same_process": pid("parley@1") == before}
+    return {"code": code, "said": said, "logged": logged, "status": status, "same_process": pid("parley@1") == before}
 
 
 def rolling_restart() -> dict[str, Any]:
@@ -160,7 +160,7 @@ def rolling_restart() -> dict[str, Any]:
                 return {"code": code, "said": said}
             seconds.append(round(time.monotonic() - start, 2))
     after = [pid("parley@1"), pid("parley@2")]
-    return {**askers.told(), "seconds": seconds, "new": all(a != b for a, b in zip(before, after, strict=True))}
+    return {**askers.summary(), "seconds": seconds, "new": all(a != b for a, b in zip(before, after, strict=True))}
 
 
 def killed() -> dict[str, Any]:
@@ -170,7 +170,7 @@ def killed() -> dict[str, Any]:
         time.sleep(0.2)
         os.kill(before, signal.SIGKILL)
         back = until(lambda: pid("parley@1") not in (0, before) and systemctl("is-active", "parley@1")[1] == "active")
-    return {**askers.told(), "back": back, "restarts": show("parley@1", "NRestarts")["NRestarts"]}
+    return {**askers.summary(), "back": back, "restarts": show("parley@1", "NRestarts")["NRestarts"]}
 
 
 def hung() -> dict[str, Any]:
@@ -197,7 +197,7 @@ def activation() -> dict[str, Any]:
 
 
 def misconfigured() -> dict[str, Any]:
-    """A configuration that cannot be used is told once, not tried for ever. The sibling goes on."""
+    """A configuration that cannot be used is reported once, not tried for ever. The sibling goes on."""
     text = SETTINGS.read_text()
     SETTINGS.write_text(text + 'log_leve = "info"\n')
     code, _ = systemctl("start", "parley@2")

@@ -31,7 +31,7 @@ async def spend_the_day(directory: Path, services: Services, database: str) -> d
     settings = 'drain_seconds = "0.5s"\nrate_limits = "off"\nregistration = "open"\n'
     nested.build(directory, port, settings, credentials)
     async with trio.open_nursery() as nursery:
-        # Services under systemd run as nobody in particular: they may not use our Unix sockets.
+        # Services under systemd run as users made for them, who may not use our Unix sockets.
         socket = Path(parts["host"], f".s.PGSQL.{parts.get('port', '5432')}")
         await nursery.start(Proxy(postgres, socket).run)
         await nursery.start(Proxy(valkey, Path(services.redis_url.removeprefix("unix://"))).run)
@@ -47,7 +47,7 @@ async def spend_the_day(directory: Path, services: Services, database: str) -> d
 
 
 async def test_the_whole_set(tmp_path: Path, services: Services, database: str, redis_url: str) -> None:
-    """An operator's day with two instances on one socket. Nobody is refused, whatever happens to one of them."""
+    """An operator's day with two instances on one socket. No request is refused, whatever happens to one of them."""
     reason = nested.why_not()
     if reason:
         pytest.skip(reason)
@@ -73,7 +73,7 @@ async def test_the_whole_set(tmp_path: Path, services: Services, database: str, 
     assert min(visible["metrics"]) > 1000, visible
 
     reload = seen["reload"]
-    assert reload["code"] == 0 and reload["same_process"] and not math.isinf(reload["told"])
+    assert reload["code"] == 0 and reload["same_process"] and not math.isinf(reload["logged"])
     assert reload["status"].endswith("reloaded, changed: LOG_LEVEL; needs a restart: LANES")
 
     restart = seen["rolling_restart"]
@@ -81,7 +81,7 @@ async def test_the_whole_set(tmp_path: Path, services: Services, database: str, 
 
     killed = seen["killed"]
     assert not math.isinf(killed["back"]) and killed["restarts"] == "1", killed
-    # What the killed process had accepted is gone with it; nobody else noticed.
+    # What the killed process had accepted is gone with it; no other request was affected.
     assert set(killed["answers"]) <= {OK, "ConnectionResetError", "closed without an answer"}, killed
     assert sum(count for said, count in killed["answers"].items() if said != OK) <= 4, killed
 

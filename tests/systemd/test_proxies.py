@@ -106,8 +106,8 @@ async def real_address(port: int, servers: list[Running], user: User) -> None:
 
 @pytest.mark.parametrize("name", ["nginx", "haproxy"])
 async def test_in_front_of_two(name: str, tmp_path: Path, database: str, redis_url: str) -> None:
-    """Any instance serves anybody, the client's address arrives, WebSockets outlive every timeout, and when one of the
-    two goes and comes back nobody who asks meanwhile is turned away; its clients are told to come again, and do."""
+    """Any instance serves anybody, the client's address arrives, WebSockets outlive every timeout, and while one of the
+    two goes and comes back no request is refused; its clients are asked to reconnect, and do."""
     program(name)
     settings: dict[str, Any] = {"forwarded_allow_ips": "127.0.0.1", "keepalive": KEEPALIVE, "drain_seconds": "1"}
     async with running(database, redis_url, **settings) as one:
@@ -217,7 +217,7 @@ async def test_stateful_reconnect_on_pooled_connections(
     name: str, tmp_path: Path, database: str, redis_url: str
 ) -> None:
     """The proxy's connections to the instance have served other requests before, or not: the socket is cut again and
-    again in the middle of what it is told, and every message arrives once, in order."""
+    again in the middle of what is sent on it, and every message arrives once, in order."""
     program(name)
     async with running(database, redis_url, forwarded_allow_ips="127.0.0.1", keepalive=KEEPALIVE) as server:
         async with proxy(name, tmp_path, [server.port]) as port:

@@ -60,7 +60,7 @@ def test_exposure_is_judged(tmp_path: Path) -> None:
 
 
 def test_one_sandbox(installed: Path) -> None:
-    """All services have the same one: nobody hardens one and forgets the others."""
+    """All services have the same one, so that none is hardened and the others forgotten."""
     texts = [(installed / "etc/systemd/system" / service).read_text() for service in SERVICES]
     sandboxes = {text.partition(HARDENING)[2].partition("\n[Install]")[0].strip() for text in texts}
     assert len(sandboxes) == 1 and "NoNewPrivileges=yes" in sandboxes.pop()
@@ -76,7 +76,7 @@ def test_every_kernel_setting_says_why() -> None:
 
 
 def test_install_keeps_what_is_configured(installed: Path) -> None:
-    """An upgrade replaces units, not settings; nobody but root looks into the credentials."""
+    """An upgrade replaces units, not settings; only root may read the credentials."""
     settings = installed / "etc/parley/parley.toml"
     settings.write_text("lanes = 3\n")
     subprocess.run(["make", "-s", "install-units", f"DESTDIR={installed}"], cwd=ROOT, check=True)
