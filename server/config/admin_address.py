@@ -1,7 +1,8 @@
-"""Where instances can be talked to by their operators: addresses as they are written, Unix sockets as they are found.
+"""Addresses of the admin listener: as they are written, and as they are found on this machine.
 
 Owns the syntax of ADMIN_LISTEN and the runtime directory. A Unix socket is the whole admin interface, and the rights of
-its file say who may use it. An address with a port serves nothing but `/metrics`: anybody on this machine may connect.
+its file say who may use it. An address with a port serves nothing but `/metrics`: every user of this
+machine may connect.
 """
 
 import os
@@ -44,7 +45,7 @@ def parse(text: str) -> Address | None:
 
 
 def runtime_directory(environ: Mapping[str, str]) -> Path:
-    """Where sockets of instances go by themselves: what systemd made for us, the login session's, or one in /tmp."""
+    """Return where `auto` puts sockets: the directory that systemd made, the login session's, or one in /tmp."""
     given = environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     if given:
         return Path(given)
@@ -53,14 +54,14 @@ def runtime_directory(environ: Mapping[str, str]) -> Path:
 
 
 def find(environ: Mapping[str, str]) -> list[Path]:
-    """The sockets of the instances that run on this machine, as far as we may see them."""
+    """Return the sockets of the instances that run on this machine, as far as this user may see them."""
     places = [runtime_directory(environ), SYSTEM_RUNTIME]
     paths = {path for place in places for path in (*place.glob(f"*{SUFFIX}"), *place.glob(f"*/*{SUFFIX}"))}
     return sorted(path for path in paths if answers(path))
 
 
 def answers(path: Path) -> bool:
-    """Somebody listens there."""
+    """Return True if a process listens at this Unix socket."""
     with socket.socket(socket.AF_UNIX) as sock:
         try:
             sock.settimeout(1.0)

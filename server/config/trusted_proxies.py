@@ -1,7 +1,7 @@
-"""Who is really calling, behind proxies that are trusted to say so (FORWARDED_ALLOW_IPS).
+"""The address of the client behind proxies that are trusted to name it (FORWARDED_ALLOW_IPS).
 
-Owns the reading of X-Forwarded-For, X-Forwarded-Proto and X-Request-Id. Sans-I/O. Whoever is no trusted proxy is
-believed nothing.
+Owns the reading of X-Forwarded-For, X-Forwarded-Proto and X-Request-Id. These headers are ignored unless the peer is a
+trusted proxy. Sans-I/O.
 """
 
 import ipaddress
@@ -18,21 +18,21 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9_.+/=:-]{1,64}")
 ANY = "*"
 UNIX = "unix"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-HOME_PREFIX = 64  # bits of an IPv6 address that one customer has to herself, at the least
+HOME_PREFIX = 64  # bits of an IPv6 address that belong to one customer, at the least
 
 
 class Proxies:
-    """The trusted ones: addresses, networks, `unix` for all on a Unix socket, or `*` for whoever connects to us."""
+    """The trusted ones: addresses, networks, `unix` for every peer on a Unix socket, or `*` for every peer."""
 
     def __init__(self, allowed: Iterable[str]) -> None:
-        """Raises ValueError for what is neither."""
+        """Raise ValueError for an entry that is none of these."""
         entries = list(allowed)
         self._any = ANY in entries
         self._unix = UNIX in entries
         self._networks: list[_Network] = [ipaddress.ip_network(entry) for entry in entries if entry not in (ANY, UNIX)]
 
     def trusts(self, peer: str) -> bool:
-        """`peer` is empty on a Unix socket."""
+        """Return True if the headers of `peer` are believed. It is empty on a Unix socket."""
         if not peer:
             return self._any or self._unix
         if self._any or not self._networks:
@@ -41,7 +41,7 @@ class Proxies:
         return address is not None and any(address in network for network in self._networks)
 
     def client_address(self, peer: str, forwarded_for: str = "") -> str:
-        """The last address in X-Forwarded-For that no trusted proxy of ours has; `peer` where there is none."""
+        """Return the last address in X-Forwarded-For that is not a trusted proxy; `peer` if there is none."""
         if not forwarded_for or not self.trusts(peer):
             return peer
         address = peer
@@ -55,19 +55,19 @@ class Proxies:
         return address
 
     def scheme(self, peer: str, forwarded_proto: str, default: str) -> str:
-        """http or https, as the client sees it."""
+        """Return http or https, as the client sees it."""
         said = forwarded_proto.rpartition(",")[2].strip().lower()
         return said if said in ("http", "https") and self.trusts(peer) else default
 
     def request_id(self, peer: str, given: str) -> str:
-        """What a trusted proxy calls this request, or a new name for it."""
+        """Return the request id that a trusted proxy has given, or a new one."""
         return given if _REQUEST_ID.fullmatch(given) and self.trusts(peer) else new_request_id()
 
 
 def browser_origin(text: str) -> str:
     """An origin as browsers send it (RFC 6454, 6.2): lower case, no slash at the end, no port that goes without saying.
 
-    Raises ValueError for what is none.
+    Raises ValueError for anything else.
     """
     if text == "null":  # of pages without one, as in sandboxed frames
         return text
