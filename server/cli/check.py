@@ -1,7 +1,7 @@
-"""`parley check`: is everything that the configuration names there, and in the right state?
+"""`parley check`: checks that every service in the configuration can be reached and is in the right state.
 
-Owns the checks and the table that is printed. Each goes the way that `parley serve` goes: the same connections with the
-same settings, the same statements. What it writes (a key in Redis, two objects) it takes away again.
+Owns the checks and the table that is printed. Each check does what `parley serve` does: it opens the same connections
+with the same settings and uses the same statements. It removes what it writes (a key in Redis, two objects).
 """
 
 import secrets
@@ -31,7 +31,7 @@ TIMEOUT = 10.0  # seconds for each service
 
 
 async def run(settings: Settings) -> bool:
-    """Print a table; True when everything is right."""
+    """Print a table of results. Return True if every check succeeded."""
     rows: list[tuple[str, str, bool]] = []
     for check in (_configuration, _postgres, _schema, _transactions, _replica, _redis, _objects, _tls):
         try:
@@ -39,8 +39,8 @@ async def run(settings: Settings) -> bool:
                 rows.append((check.__name__.strip("_"), await check(settings), True))
         except trio.TooSlowError:
             rows.append((check.__name__.strip("_"), f"no answer within {TIMEOUT:g} s", False))
-        except Exception as error:  # whatever is wrong is what this command is there to print
-            rows.append((check.__name__.strip("_"), _told(error), False))
+        except Exception as error:  # this command reports any kind of fault
+            rows.append((check.__name__.strip("_"), _error_text(error), False))
     table = Table("", "check", "result")
     for name, result, fine in rows:
         table.add_row("[green]ok[/]" if fine else "[red]wrong[/]", name, result)
@@ -48,7 +48,7 @@ async def run(settings: Settings) -> bool:
     return all(fine for _, _, fine in rows)
 
 
-def _told(error: BaseException) -> str:
+def _error_text(error: BaseException) -> str:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     if isinstance(error, ConfigError):
@@ -79,7 +79,7 @@ async def _postgres(settings: Settings) -> str:
 
 
 def _connector(settings: Settings, conninfo: str, *, writes: bool) -> Connector:
-    """As `parley serve` has them."""
+    """Return a connector with the settings that `parley serve` uses."""
     return Connector(conninfo, name="parley-check", statement_timeout=settings.statement_timeout, writes=writes)
 
 
@@ -91,7 +91,7 @@ async def _identify(connection: Connection) -> str:
 
 
 async def _transactions(settings: Settings) -> str:
-    """The statements that write messages, prepared and run on nothing by a lane as `parley serve` has them."""
+    """Start a lane, which prepares the statements that write messages and runs them without any message."""
     source = _connector(settings, settings.database_url, writes=True)
     async with trio.open_nursery() as nursery:
         lanes = Lanes(source, count=1, on_commit=lambda changes: None, on_doubt=lambda conversations: None)
@@ -112,7 +112,7 @@ async def _schema(settings: Settings) -> str:
         names = await partitions.list_partitions(conn)
     finally:
         await conn.close()
-    this_month = datetime.now(UTC).strftime("%Ym%m")  # as partitions end
+    this_month = datetime.now(UTC).strftime("%Ym%m")  # the suffix of partition names
     ahead = [name for name in names if name[-7:] > this_month]
     if not ahead:
         raise StoreError("no partition for next month; run `parley migrate`")
@@ -158,7 +158,7 @@ async def _tls(settings: Settings) -> str:
 
 
 async def find_user(settings: Settings, id_or_name: str) -> UUID | None:
-    """The id of a user named by either."""
+    """Return the id of the user with this id or username, or None."""
     try:
         return UUID(id_or_name)
     except ValueError:

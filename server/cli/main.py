@@ -1,8 +1,7 @@
-"""The `parley` command: what operators and developers type.
+"""The `parley` command for operators and developers.
 
-Owns arguments, exit codes and what is printed: 0 when it worked, 1 when something is wrong (one clear line on
-standard error), 2 for a wrong command line or configuration. Imports the parts it runs only when it runs them,
-so that `--help` is quick.
+Owns arguments, exit codes and output: 0 on success, 1 on an error (one clear line on standard error), 2 for a wrong
+command line or configuration. Each command imports what it needs when it runs, so that `--help` is quick.
 """
 
 import os
@@ -36,8 +35,8 @@ def fail(message: str, code: int = FAILED) -> NoReturn:
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """What users can get wrong ends in one line each, never in a traceback."""
+def report_errors() -> Iterator[None]:
+    """Report errors that users can correct as one line and an exit code instead of a traceback."""
     from server.config.settings import ConfigError  # noqa: PLC0415
     from server.process.supervisor import PartLost  # noqa: PLC0415
     from store.errors import StoreError  # noqa: PLC0415
@@ -83,10 +82,10 @@ def show_version(ctx: click.Context, option: click.Parameter, wanted: bool) -> N
     is_eager=True,
     expose_value=False,
     callback=show_version,
-    help="Say which build this is.",
+    help="Print the version and commit of this build.",
 )
 def main() -> None:
-    """A real-time chat server: durable, ordered, and spoken to by SignalR clients.
+    """A real-time chat server: durable, ordered, and compatible with SignalR clients.
 
     \b
     Try it:          parley dev
@@ -113,7 +112,7 @@ def serve(config: Path | None) -> None:
     from server.config.checks import require  # noqa: PLC0415
     from server.observability import logs  # noqa: PLC0415
 
-    with told():
+    with report_errors():
         settings = load_settings(config)
         require(settings)
         logs.configure(settings.log_format, settings.log_level)
@@ -121,27 +120,27 @@ def serve(config: Path | None) -> None:
 
 
 @main.command()
-@click.option("--port", default=5000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
+@click.option("--port", default=5000, show_default=True, type=click.IntRange(0, 65535), help="0 chooses a free port.")
 @click.option(
     "--data",
     default=DEFAULT_DATA,
     show_default=True,
     type=click.Path(file_okay=False, path_type=Path),
-    help="Directory for everything that is kept.",
+    help="Directory for all data.",
 )
 @click.option(
     "--instances", default=1, show_default=True, type=click.IntRange(1, 64), help="Server processes on the one port."
 )
-@click.option("--until-eof", is_flag=True, help="Stop when standard input ends, too: with whoever holds the pipe.")
+@click.option("--until-eof", is_flag=True, help="Also stop when standard input ends, as when the parent process dies.")
 def dev(port: int, data: Path, instances: int, until_eof: bool) -> None:
     """Run everything on this machine: PostgreSQL, Valkey, schema, server.
 
-    Nothing needs to be installed. Ctrl-C stops it all; what was written stays in the data directory.
+    Nothing else needs to be installed. Ctrl-C stops everything; the data stays in the data directory.
     """
     from server.cli.dev.command import run  # noqa: PLC0415
     from server.cli.dev.services import ServiceError  # noqa: PLC0415
 
-    with told():
+    with report_errors():
         try:
             run(port, data, instances, until_eof=until_eof)
         except* ServiceError as group:
@@ -150,16 +149,16 @@ def dev(port: int, data: Path, instances: int, until_eof: bool) -> None:
 
 @main.command()
 @config_option
-@click.option("--sql", is_flag=True, help="Print what would be done, as SQL, and do nothing.")
+@click.option("--sql", is_flag=True, help="Print the SQL instead of running it.")
 def migrate(config: Path | None, sql: bool) -> None:
     """Bring the database schema up to date. Safe to run twice, on two machines at once, and while instances serve.
 
-    A lock that somebody else holds (a backup, a long query) is waited for a second at a time, so that nobody who sends
-    queues up behind; in between it says whose lock that is, and tries again.
+    If another client of PostgreSQL (a backup, a long query) holds a lock that is needed, it waits one second at a time,
+    so that sends do not queue up behind it. In between it prints who holds the lock, and tries again.
     """
     from store.postgres import migrate as schema  # noqa: PLC0415
 
-    with told():
+    with report_errors():
         if sql:
             terminal.echo(schema.sql())
             return
@@ -178,7 +177,7 @@ def check(config: Path | None) -> None:
 
     from server.cli.check import run  # noqa: PLC0415
 
-    with told():
+    with report_errors():
         settings = load_settings(config)
         if not trio.run(run, settings):
             sys.exit(FAILED)
@@ -188,28 +187,28 @@ def check(config: Path | None) -> None:
 @config_option
 @click.option("--dry-run", is_flag=True, help="Print which months would be dropped, and change nothing.")
 def purge(config: Path | None, dry_run: bool) -> None:
-    """Apply retention: drop old months of messages, and remove what nobody can see any more.
+    """Apply retention: drop old months of messages, and remove what is no longer visible to any user.
 
     \b
-    - messages older than RETENTION_DAYS, a whole month at a time, and the files that only they held
+    - messages older than RETENTION_DAYS, a whole month at a time, and files that are in no other message
     - clientMessageIds and Idempotency-Keys after 7 days; sessions that have expired
     - uploads that were never completed, and files that are in no message, after a day
 
-    Safe while instances run, and to run twice; a timer should run it daily. The time is PostgreSQL's, and this
-    machine's clock has to agree with it; this month and the last are never dropped.
+    Safe while instances run, and safe to repeat; a timer should run it daily. It uses PostgreSQL's clock, with which
+    this machine's clock has to agree. The current and the previous month are never dropped.
     """
     import trio  # noqa: PLC0415
 
     from server.cli.purge import run  # noqa: PLC0415
 
-    with told():
+    with report_errors():
         trio.run(partial(run, load_settings(config), dry=dry_run))
 
 
 @main.command()
 @config_option
 @click.option("--user", required=True, help="Id or username.")
-@click.option("--ttl", default="1h", show_default=True, help="How long it is good for: 90s, 15m, 1h, 30d.")
+@click.option("--ttl", default="1h", show_default=True, help="How long it is valid: 90s, 15m, 1h, 30d.")
 @click.option("--admin", is_flag=True, help="With the rights of an administrator.")
 @click.option(
     "--data",
@@ -230,7 +229,7 @@ def token(config: Path | None, user: str, ttl: str, admin: bool, data: Path | No
     from server.config.units import duration  # noqa: PLC0415
     from server.identity.access_tokens import mint_token  # noqa: PLC0415
 
-    with told():
+    with report_errors():
         settings = dev_settings(data) if data is not None else load_settings(config)
         if not settings.jwt_key:
             fail("JWT_KEY is not set (or give --data DIR of a `parley dev`)", MISUSED)
@@ -245,20 +244,20 @@ def token(config: Path | None, user: str, ttl: str, admin: bool, data: Path | No
 
 
 @main.command()
-@click.option("--url", default="http://127.0.0.1:5000", show_default=True, help="Where the server is.")
-@click.option("--user", required=True, help="Your username; made when it is new (a development server's registration).")
-@click.option("--with", "other", required=True, help="The username to chat with; made when new.")
-@click.option("--say", multiple=True, help="Say this and leave; may be given several times.")
-@click.option("--token", "access_token", help="Your access token, for a user that exists.")
+@click.option("--url", default="http://127.0.0.1:5000", show_default=True, help="The server's URL.")
+@click.option("--user", required=True, help="Your username. Registered if it is new, where registration is open.")
+@click.option("--with", "other", required=True, help="The username to chat with. Registered if it is new.")
+@click.option("--say", multiple=True, help="Send this message and exit. May be repeated.")
+@click.option("--token", "access_token", help="An access token of an existing user.")
 @click.option(
     "--data",
     default=DEFAULT_DATA,
     show_default=True,
     type=click.Path(file_okay=False, path_type=Path),
-    help="Without a token: be anybody of the `parley dev` in this directory.",
+    help="Without a token: sign in as any user of the `parley dev` in this directory.",
 )
 def chat(url: str, user: str, other: str, say: tuple[str, ...], access_token: str | None, data: Path) -> None:
-    """Chat in the terminal: what you type is sent, what others say appears.
+    """Chat in the terminal: send what you type, and show what others send.
 
     \b
     parley chat --user alice --with bob        # in one terminal
@@ -266,9 +265,9 @@ def chat(url: str, user: str, other: str, say: tuple[str, ...], access_token: st
     """
     from loadtest.chat import run  # noqa: PLC0415
 
-    with told():
+    with report_errors():
         token = access_token or _dev_token(data, user)
-    _run_or_tell(lambda: run(url, user, other, say, token))
+    _run_client(lambda: run(url, user, other, say, token))
 
 
 @main.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
@@ -281,7 +280,7 @@ def loadtest(arguments: tuple[str, ...]) -> None:
 
 
 def _dev_token(data: Path, user: str) -> str | None:
-    """A token for a user of the development server in `data`; None where there is none, or no such user yet."""
+    """Return a token for a user of the development server in `data`, or None without such a server or user."""
     import trio  # noqa: PLC0415
 
     from server.cli.check import find_user  # noqa: PLC0415
@@ -295,10 +294,10 @@ def _dev_token(data: Path, user: str) -> str | None:
     return mint_token(settings, user_id) if user_id else None
 
 
-def _run_or_tell(call: Callable[[], None]) -> None:
+def _run_client(call: Callable[[], None]) -> None:
     from loadtest.client import ClientError  # noqa: PLC0415
 
-    with told():
+    with report_errors():
         try:
             call()
         except* ClientError as group:

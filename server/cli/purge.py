@@ -1,8 +1,8 @@
-"""`parley purge`: retention, and what nobody can see any more.
+"""`parley purge`: applies retention, and removes what is no longer visible to any user.
 
-Owns the order: messages first, then the files that only they held. Every step may be broken off and run again, and runs
-beside the instances; of two purges at once the second waits. What time it is, PostgreSQL says, and this machine's clock
-has to agree: a clock that is a year ahead would otherwise drop what was said yesterday.
+Owns the order: messages first, then files that are in no other message. Every step can be interrupted and repeated, and
+runs beside the instances; a second purge waits for the first. The time is PostgreSQL's, and this machine's clock has to
+agree with it: with a clock that is a year ahead, a purge would drop the messages of yesterday.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -29,16 +29,16 @@ from store.redis.inbox_entries import Dismissal
 IDEMPOTENCY = timedelta(days=7)  # how long a clientMessageId or Idempotency-Key is remembered (docs/design.md P2)
 BATCH = 2000  # rows in one statement: short locks
 POOL = 3
-LOCK = "parley.purge"  # hashed to the key of the advisory lock that lets one run at a time
+LOCK = "parley.purge"  # hashed to the key of the advisory lock that allows one purge at a time
 LOCK_WAIT = 600.0  # seconds
 LOCK_POLL = 1.0  # seconds
-STATEMENT_TIMEOUT = 300.0  # seconds: a partition waits for whoever reads it
+STATEMENT_TIMEOUT = 300.0  # seconds: dropping a partition waits for the transactions that read it
 
 Step = Callable[[Connection, int], Awaitable[int]]
 
 
-class _Nobody:
-    """There is nobody to tell: purging changes no conversation."""
+class _NoSubscribers:
+    """A change publisher without receivers: purging changes no conversation."""
 
     def publish(self, changes: Sequence[Change], dismissed: Dismissal | None = None) -> None: ...
 
@@ -46,7 +46,11 @@ class _Nobody:
 
 
 async def run(settings: Settings, *, dry: bool = False) -> None:
-    """Print what will be dropped, then what was removed. With `dry`, nothing is. Raises ConfigError, StoreError."""
+    """Print what will be dropped, drop it, and print what was removed. With `dry`, remove nothing.
+
+    Raises ConfigError, StoreError. Nothing is rolled back then: each step commits in batches, and the next purge
+    continues. Files are purged last, because only then it is known which of them are in no message.
+    """
     if not settings.database_url:
         raise ConfigError("DATABASE_URL: required, for example postgresql://parley@db/parley")
     failures: list[BaseException] = []
@@ -66,7 +70,7 @@ async def _run(settings: Settings, pool: Pool, dry: bool) -> None:
     console = terminal.console()
     async with pool.connection() as conn:
         if not dry:
-            await _be_the_only_one(conn)
+            await _take_lock(conn)
         now = await fetch_agreed_now(conn)
         before = partitions.oldest_kept(now, settings.retention_days)
         months = await partitions.list_expired(conn, before)
@@ -89,8 +93,11 @@ async def _run(settings: Settings, pool: Pool, dry: bool) -> None:
     console.print(table)
 
 
-async def _be_the_only_one(conn: Connection) -> None:
-    """Hold the lock for as long as this connection lives. Raises StoreError after LOCK_WAIT."""
+async def _take_lock(conn: Connection) -> None:
+    """Take the lock, which PostgreSQL releases when this connection ends. Raises StoreError after LOCK_WAIT.
+
+    It polls instead of waiting in PostgreSQL, whose statement timeout is shorter, and so that it can say that it waits.
+    """
     waiting = False
     with trio.move_on_after(LOCK_WAIT):
         while True:
@@ -141,7 +148,7 @@ def _files(settings: Settings, pool: Pool) -> Files:
     objects = None
     if settings.objects:
         objects = open_objects(settings.objects, endpoint=settings.s3_endpoint_url, signing=signing_keys(settings))
-    transactions = Transactions(pool, _Nobody())
+    transactions = Transactions(pool, _NoSubscribers())
     return Files(
         pool,
         transactions,

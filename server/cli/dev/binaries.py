@@ -1,7 +1,7 @@
-"""Where the programs of PostgreSQL and Valkey are.
+"""Finds the programs of PostgreSQL and Valkey.
 
-Looked up in this order: the configured path, the wheel, the system. The wheels' own Python code is never
-imported: it adds users, changes permissions of parent directories or leaves servers running.
+Searched in this order: the configured path, the wheel, the system. The wheels' own Python code is never imported: it
+adds users, changes permissions of parent directories or leaves servers running.
 """
 
 import importlib.util
@@ -17,7 +17,7 @@ SYSTEM_POSTGRES = Path("/usr/lib/postgresql")
 
 
 def find_postgres(configured: Path | None = None) -> Path:
-    """The directory that holds `postgres` and `initdb`."""
+    """Return the directory that contains `postgres` and `initdb`."""
     candidates = [configured] if configured else [*_wheel_postgres(), *_system_postgres()]
     for directory in candidates:
         if _runs(directory / "postgres") and _runs(directory / "initdb"):
@@ -28,7 +28,7 @@ def find_postgres(configured: Path | None = None) -> Path:
 
 
 def find_valkey(configured: Path | None = None) -> Path:
-    """The server's program: Valkey, or else Redis."""
+    """Return the path of the server program: Valkey, or else Redis."""
     candidates = [configured] if configured else [*_wheel_valkey(), *_system_valkey()]
     for program in candidates:
         if _runs(program):
@@ -60,7 +60,7 @@ def _system_valkey() -> Iterator[Path]:
 
 
 def _package_directories(package: str) -> list[Path]:
-    spec = importlib.util.find_spec(package)  # of a top-level package: found, not imported
+    spec = importlib.util.find_spec(package)  # does not import a top-level package
     return [Path(place) for place in (spec.submodule_search_locations or ())] if spec else []
 
 

@@ -1,7 +1,7 @@
-"""`parley dev`: services, schema, key and server, all on this machine.
+"""`parley dev`: runs services, schema migration and server on this machine.
 
-Owns the order in which they start and stop: the services outlive the server, so that what it accepted is
-committed. Keeps a signing key in the data directory.
+Owns the order in which they start and stop: the services outlive the server, so that what it accepted is committed.
+Keeps a signing key in the data directory.
 """
 
 import os
@@ -23,14 +23,16 @@ from server.protocol import terminal
 from store.postgres import migrate
 
 KEY_FILE = "jwt.key"
-DRAIN = 1.0  # seconds; a developer does not want to wait
+DRAIN = 1.0  # seconds; short, so that developers need not wait
 
 
 def run(port: int, data: Path, count: int, *, until_eof: bool = False) -> None:
-    """Until SIGINT, SIGTERM or SIGHUP (the terminal is closed); `until_eof`: or until standard input ends, as it does
-    when its other end is killed."""
+    """Run until SIGINT, SIGTERM or SIGHUP (the terminal is closed); with `until_eof`, or until standard input ends.
+
+    Standard input ends when the process that holds the other end of the pipe dies, in whatever way.
+    """
     logs.configure("console", os.environ.get("PARLEY_LOG_LEVEL", "warning"))
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as it is under nohup
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup sets SIG_IGN
         signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
     trio.run(_run_tied if until_eof else _run, port, data, count)
 
@@ -43,7 +45,11 @@ async def _run_tied(port: int, data: Path, count: int) -> None:
 
 
 async def _terminate_at_eof() -> None:
-    """By a signal, which is heeded at every moment: while services start, it ends us, and they end by their pipes."""
+    """Send SIGTERM to this process when standard input ends.
+
+    A signal works at every moment: before the server handles signals it ends the process, and the services then end
+    because their pipes do.
+    """
     while await trio.to_thread.run_sync(os.read, 0, 4096, abandon_on_cancel=True):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
@@ -60,7 +66,9 @@ async def _run(port: int, data: Path, count: int) -> None:
             terminal.echo(f"ready  {url}  hub {hub}  data {data}/{several}")
 
         if _values(services, port).get("registration") == "open":
-            warning = "registration is open: anybody who reaches this port can be anybody. For development only."
+            warning = (
+                "registration is open: anyone who can reach this port can sign in as any user. For development only."
+            )
             terminal.echo(warning, err=True)
         if count == 1:
             await app.serve(load(os.environ, None, **_values(services, port)), on_ready=ready)
@@ -69,12 +77,12 @@ async def _run(port: int, data: Path, count: int) -> None:
 
 
 async def _serve_several(services: Services, port: int, count: int, ready: Callable[[str], None]) -> None:
-    """Until SIGINT or SIGTERM."""
+    """Serve with several processes until SIGINT or SIGTERM."""
     with instances.reserved(port) as shared:
         values = {**_values(services, shared), "reuse_port": "on"}
         given = {name: value for name, value in os.environ.items() if name.startswith("PARLEY_")}
         environment = {f"PARLEY_{name.upper()}": str(value) for name, value in values.items()} | given
-        # Whatever was asked for: their log is read here, and `ready` is an info line of it.
+        # Not configurable here: their log is parsed, and `ready` is one of its info lines.
         environment |= {"PARLEY_LOG_FORMAT": "json", "PARLEY_LOG_LEVEL": "info"}
         async with trio.open_nursery() as nursery:
             nursery.start_soon(instances.run, count, environment, lambda: ready(f"http://127.0.0.1:{shared}"))
@@ -85,7 +93,7 @@ async def _serve_several(services: Services, port: int, count: int, ready: Calla
 
 
 def _values(services: Services, port: int) -> dict[str, Any]:
-    """Settings that the environment does not give."""
+    """Return the settings of a development server, without those that are set in the environment."""
     values = {
         "listen": f"127.0.0.1:{port}",
         "database_url": services.database_url,
@@ -102,7 +110,7 @@ def _values(services: Services, port: int) -> dict[str, Any]:
 
 
 def signing_key(data: Path) -> str:
-    """The key kept in the data directory, made when it is not there yet; readable by its owner only."""
+    """Return the key in the data directory, after creating it if there is none. Only its owner can read it."""
     path = data / KEY_FILE
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -115,7 +123,7 @@ def signing_key(data: Path) -> str:
 
 
 def dev_settings(data: Path) -> Settings:
-    """The settings of the `parley dev` that runs in `data`, for commands beside it. Raises ConfigError."""
+    """Return the settings that connect other commands to the `parley dev` in `data`. Raises ConfigError."""
     if not (data / KEY_FILE).exists():
         raise ConfigError(f"{data}: no `parley dev` has run here")
     root = data.expanduser().resolve()

@@ -1,7 +1,7 @@
-"""Several server processes on one port, for `parley dev --instances N`: the kernel spreads connections over them.
+"""Runs several server processes on one port, for `parley dev --instances N`; the kernel distributes connections.
 
-Owns the processes, each under a supervisor of its own, so that none outlives us, whatever ends us; and what they log.
-One that dies is started again.
+Owns the processes and the display of their logs. Each process has a supervisor, so that it ends when this process
+ends in whatever way. A process that dies is restarted.
 """
 
 import json
@@ -24,10 +24,10 @@ STOP_WITHIN = supervisor.GRACE + 2.0  # seconds: the supervisor has killed it be
 
 @contextmanager
 def reserved(port: int) -> Iterator[int]:
-    """A port that our processes can share, ours until the end; 0 takes a free one. Raises OSError when it is taken."""
+    """Reserve a port that our processes can share; 0 chooses a free one. Raises OSError if it is in use."""
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(("127.0.0.1", port))  # without SO_REUSEPORT: fails when another server has it
+        sock.bind(("127.0.0.1", port))  # without SO_REUSEPORT, so this fails if another server has the port
         port = sock.getsockname()[1]
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -36,7 +36,11 @@ def reserved(port: int) -> Iterator[int]:
 
 
 async def run(count: int, environment: Mapping[str, str], ready: Callable[[], None]) -> None:
-    """Run `count` instances with these settings until cancelled; then stop them. `ready` is called when all are."""
+    """Run `count` instances with these settings until cancelled, then stop them. Call `ready` once all are ready.
+
+    An instance that ends before it was ever ready raises OSError, since a restart would fail in the same way. One that
+    ends later is restarted.
+    """
     async with trio.open_nursery() as nursery:
         async with trio.open_nursery() as starting:
             for number in range(1, count + 1):
@@ -73,7 +77,7 @@ async def _keep(number: int, environment: Mapping[str, str], *, task_status: tri
 
 
 async def _show(number: int, process: trio.Process, on_ready: Callable[[], None]) -> None:
-    """Its log lines from `warning` on, with its number before them."""
+    """Print the log lines of level `warning` and above, prefixed by the instance's number."""
     assert process.stderr is not None
     rest = b""
     async for chunk in process.stderr:
@@ -91,7 +95,7 @@ async def _show(number: int, process: trio.Process, on_ready: Callable[[], None]
 
 
 async def _stop(process: trio.Process) -> None:
-    """The supervisor stops its process at the end of its input."""
+    """Close the supervisor's input, on which it stops its process, and wait for the end."""
     with trio.CancelScope(shield=True), trio.move_on_after(STOP_WITHIN):
         assert process.stdin is not None
         await process.stdin.aclose()

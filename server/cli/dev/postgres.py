@@ -1,7 +1,7 @@
-"""PostgreSQL on a Unix socket, in a directory of its own, as whatever user we are.
+"""PostgreSQL on a Unix socket, in a directory of its own, for any user that runs `parley dev`.
 
-PostgreSQL refuses to run as root. Root starts it in a user namespace where it is nobody (65534): no user is
-added, no file changes hands, and it works inside a directory of mode 0700.
+PostgreSQL refuses to run as root. So root starts it in a user namespace, in which it has the id 65534 (`nobody`):
+no user is added, no file changes its owner, and it works inside a directory of mode 0700.
 """
 
 import os
@@ -19,18 +19,18 @@ from psycopg.conninfo import make_conninfo
 from server.cli.dev.process import POLL, Place, ServiceError, Supervised, launch, take_over
 
 DATABASE = "parley"
-PORT = "5432"  # only part of the socket's name; given everywhere, so that PGPORT says nothing
+PORT = "5432"  # only a part of the socket's name; always passed, so that PGPORT has no effect
 SOCKET_NAME = f".s.PGSQL.{PORT}"
 MAX_CONNECTIONS = 200
 READY_WITHIN = 60.0  # seconds; recovery after a crash is part of it
-STARTING_UP = (None, "57P03")  # SQLSTATE cannot_connect_now, which does not always come through libpq
+STARTING_UP = (None, "57P03")  # SQLSTATE cannot_connect_now, which libpq does not always pass on
 NOBODY = 65534
 UNSHARE = ("unshare", "--user", f"--map-user={NOBODY}", f"--map-group={NOBODY}", "--")
 
 
 @dataclass(frozen=True)
 class Account:
-    """How to become a user PostgreSQL accepts, and who must own its directories if that is another one."""
+    """A user that PostgreSQL accepts: the command prefix that switches to it, and its ids if it is another one."""
 
     prefix: tuple[str, ...] = ()
     owner: tuple[int, int] | None = None
@@ -41,7 +41,7 @@ def conninfo(sockets: Path, database: str = DATABASE) -> str:
 
 
 async def start(root: Path, sockets: Path, programs: Path) -> Supervised:
-    """Start on root/postgres, initialised if there is none; returns when the database takes queries."""
+    """Start on root/postgres, which is initialised if it is empty. Returns when the database accepts queries."""
     place = Place("postgres", root, root / "postgres" / "postmaster.pid", signal.SIGINT)
     account = await find_account(root, programs)
     lock = await take_over(place)
@@ -63,8 +63,14 @@ async def start(root: Path, sockets: Path, programs: Path) -> Supervised:
 
 
 async def find_account(root: Path, programs: Path) -> Account:
+    """Return a user as which PostgreSQL can run. Raises ServiceError.
+
+    As an ordinary user, that is this user itself. Root uses a user namespace where the kernel allows one, because that
+    leaves the machine unchanged. Otherwise root switches to the user `nobody` by setpriv: then the directories of the
+    service belong to `nobody`, and `root` gets execute permission for all.
+    """
     if os.geteuid() != 0:
-        # initdb wants its user to have a name; in a container there may be only a number.
+        # initdb requires that its user has a name, which a user in a container may not have.
         nameless = os.geteuid() not in {entry.pw_uid for entry in pwd.getpwall()}
         return Account(UNSHARE) if nameless and await _works(*UNSHARE, "true") else Account()
     if await _works(*UNSHARE, "true"):
@@ -80,7 +86,10 @@ async def find_account(root: Path, programs: Path) -> Account:
 
 
 async def _as_nobody(account: Account, root: Path, programs: Path) -> Account:
-    """Without user namespaces nobody must get at programs and data; what lies above them is not ours to open."""
+    """Make `root` accessible to the user `nobody`. Raises ServiceError if a directory above it is not.
+
+    Permissions of those directories are left alone, as they do not belong to us.
+    """
     os.chmod(root, os.stat(root).st_mode | 0o111)
     for path in (root, programs / "postgres"):
         if not await _works(*account.prefix, "test", "-x", str(path)):
@@ -106,7 +115,10 @@ def _command(place: Place, sockets: Path, programs: Path) -> list[str]:
 
 
 def _is_initialised(directory: Path) -> bool:
-    """Only a finished initdb is renamed to `directory`, so anything else in it is not ours to touch."""
+    """Return True if `directory` has a database cluster. Raises ServiceError if it has anything else.
+
+    Only a complete cluster is ever renamed to `directory` (`_initialise`), so other content was not created by us.
+    """
     if (directory / "PG_VERSION").exists():
         return True
     if directory.exists() and any(directory.iterdir()):
@@ -127,7 +139,7 @@ async def _check_version(directory: Path, programs: Path) -> None:
 
 
 async def _initialise(place: Place, programs: Path, account: Account, lock: int) -> None:
-    """initdb beside the directory, then a rename: what is half done is never taken for a cluster."""
+    """Run initdb beside the directory, then rename its result, so that an incomplete cluster is never used."""
     unfinished = place.root / "postgres.tmp"
     await trio.to_thread.run_sync(_remake, unfinished, account)
     command = [
@@ -161,7 +173,10 @@ def _remake(directory: Path, account: Account) -> None:
 
 
 def _prepare(place: Place, sockets: Path, account: Account) -> None:
-    """We hold the lock and no postmaster is left: pid files are stale, but PostgreSQL would believe a reused pid."""
+    """Remove stale pid files and sockets: PostgreSQL would not start if another process had a pid from these files.
+
+    They are stale because the caller holds the service's lock, so that no postmaster is left.
+    """
     for stale in (place.pid_file, sockets / f"{SOCKET_NAME}.lock", sockets / SOCKET_NAME):
         stale.unlink(missing_ok=True)
     if account.owner:

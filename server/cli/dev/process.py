@@ -1,7 +1,7 @@
-"""One service's process: under the supervisor, with a log, and with a lock that tells when it is really gone.
+"""Runs one service's process under a supervisor, with a log, and with a lock that is free once it has really ended.
 
-The lock's descriptor is inherited by the supervisor and by every process of the service, so it is free
-exactly when none of them is left, whoever was killed and in whatever order.
+The lock's descriptor is inherited by the supervisor and by every process of the service. So the lock is free exactly
+when none of them is left, no matter which of them were killed and in which order.
 """
 
 import fcntl
@@ -18,20 +18,20 @@ import trio
 from server.cli.dev import supervisor
 
 STOP_WITHIN = supervisor.GRACE + 2.0  # seconds: the supervisor has killed the service before that
-PREDECESSOR_WITHIN = 10.0  # seconds for a killed predecessor's services to stop
-KILLED_WITHIN = 2.0  # seconds for a process to be gone after SIGKILL
+PREDECESSOR_WITHIN = 10.0  # seconds for the services of a killed predecessor to stop
+KILLED_WITHIN = 2.0  # seconds for a process to end after SIGKILL
 POLL = 0.01  # seconds between two looks
-LOG_LIMIT = 8 * 1024 * 1024  # bytes; a longer log is begun anew at the next start
+LOG_LIMIT = 8 * 1024 * 1024  # bytes; a longer log is truncated at the next start
 LOG_TAIL = 1000  # bytes of the log in an error
 
 
 class ServiceError(Exception):
-    """An embedded service cannot be had; the text is for the person who started it."""
+    """An embedded service cannot be run; the text is for the person who started it."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """What names a service in a data directory: DIR/NAME with its data, NAME.log and NAME.lock beside it."""
+    """The paths of a service in a data directory: DIR/NAME with its data, NAME.log and NAME.lock beside it."""
 
     name: str
     root: Path
@@ -52,7 +52,7 @@ class Place:
 
 
 class Supervised:
-    """A running service. Whoever started it must `aclose` it; if we die first, the supervisor stops it."""
+    """A running service. Call `aclose` to stop it. If this process dies before that, the supervisor stops it."""
 
     def __init__(self, place: Place, process: trio.Process, log_start: int) -> None:
         self.place = place
@@ -60,15 +60,15 @@ class Supervised:
         self._log_start = log_start
 
     async def aclose(self) -> None:
-        """Stop the service and wait until it has ended. Not interrupted by cancellation, but bounded."""
+        """Stop the service and wait until it has ended. Shielded from cancellation; takes a bounded time."""
         await self.end()
         if (self._process.returncode or 0) >= 0:
             return
-        with trio.CancelScope(shield=True):  # the supervisor was killed: the service may be left
+        with trio.CancelScope(shield=True):  # the supervisor was killed, so the service may still run
             try:
                 os.close(await take_over(self.place))
             except ServiceError:
-                pass  # the next start tries again, and says so
+                pass  # the next start tries again, and reports it
 
     async def end(self) -> None:
         """Let the supervisor stop the command."""
@@ -83,7 +83,7 @@ class Supervised:
         return await self._process.wait()
 
     def check(self) -> None:
-        """Raises ServiceError if the service has ended."""
+        """Raise ServiceError if the service has ended."""
         if (code := self._process.poll()) is not None:
             raise self.error(f"ended with code {code} while it was starting")
 
@@ -115,9 +115,12 @@ async def launch(place: Place, command: Sequence[str], lock: int) -> Supervised:
 
 
 async def take_over(place: Place) -> int:
-    """The service's lock, held: no process of an earlier start is left. Stops one whose supervisor was killed.
+    """Stop what is left of an earlier start, and take the service's lock. Returns the lock's descriptor.
 
-    Returns a descriptor that the caller closes once the service has inherited it.
+    The caller closes the descriptor once the new service has inherited it; from then on the lock lasts as long as the
+    service. A process of an earlier start can only be left if its supervisor was killed. It gets the service's stop
+    signal and PREDECESSOR_WITHIN to end, then SIGKILL and KILLED_WITHIN, then ServiceError is raised. When this
+    returns, no process works on the directory: the lock proves it, while the pid file only shows whom to signal.
     """
     lock = os.open(place.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -139,7 +142,7 @@ async def _until_free(place: Place, lock: int, number: signal.Signals) -> None:
         pid = _leftover(place)
         if pid is None and try_lock(lock):
             return
-        if pid is not None and pid != signalled:  # once: a second signal can mean "at once, without saving"
+        if pid is not None and pid != signalled:  # only once, as a second signal can mean "at once, without saving"
             _signal(pid, number)
             signalled = pid
         await trio.sleep(POLL)
@@ -154,7 +157,7 @@ def try_lock(descriptor: int) -> bool:
 
 
 def _leftover(place: Place) -> int | None:
-    """The pid in the pid file, if that process is alive and works on our directory (pids are reused)."""
+    """Return the pid in the pid file if that process works on our directory; a reused pid does not."""
     try:
         pid = int(place.pid_file.read_text().split("\n", 1)[0])
     except (FileNotFoundError, ValueError):
@@ -163,7 +166,7 @@ def _leftover(place: Place) -> int | None:
 
 
 def command_line(pid: int) -> str:
-    """Empty for a process that does not exist or is a zombie."""
+    """Return the command line of a process; empty if it does not exist or is a zombie."""
     if not Path("/proc/self").exists():
         command = ["ps", "-ww", "-o", "command=", "-p", str(pid)]
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout
@@ -181,7 +184,7 @@ def _signal(pid: int, number: signal.Signals) -> None:
 
 
 def _open_log(path: Path) -> tuple[int, int]:
-    """A descriptor to append to, and where this start's lines begin."""
+    """Open a log for appending. Return its descriptor and the offset at which this start's lines begin."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
     descriptor = os.open(path, flags, 0o600)
     if os.fstat(descriptor).st_size > LOG_LIMIT:

@@ -1,4 +1,4 @@
-"""A PostgreSQL and a Valkey for one data directory: started together, stopped together, never left behind."""
+"""Runs PostgreSQL and Valkey for one data directory: starts and stops both together, and leaves neither running."""
 
 import hashlib
 import os
@@ -34,10 +34,12 @@ class Services:
 async def open_services(
     data_dir: Path, *, postgres_programs: Path | None = None, valkey_program: Path | None = None
 ) -> AsyncIterator[Services]:
-    """Both services, taking queries; stopped cleanly at the end, whatever the end is.
+    """Run both services; they accept queries when this is entered, and are stopped cleanly when it is left.
 
-    Owns `data_dir`, created if need be, for as long as it is open. Raises ServiceError when a service cannot
-    be had or the directory is in use.
+    The order: the lock of `data_dir` (created if it does not exist), so that one process at a time uses it; then the
+    directory of the sockets; then both services at the same time. If one fails, the other is stopped. Guaranteed also
+    if this process is killed: the kernel releases the lock, supervisors stop the services, and the next start waits
+    for that (`process.take_over`). Raises ServiceError if a service cannot run or the directory is in use.
     """
     root = _absolute(data_dir)
     programs, program = find_postgres(postgres_programs), find_valkey(valkey_program)
@@ -56,7 +58,7 @@ def _absolute(path: Path) -> Path:
 
 
 async def _start_both(*starts: Callable[[], Awaitable[Supervised]]) -> list[Supervised]:
-    """All or none: when one fails the others are stopped, and its error is the one that is raised."""
+    """Start all services at the same time. If one fails, stop the others and raise its error."""
     running: list[Supervised] = []
     errors: list[ServiceError] = []
 
@@ -83,7 +85,7 @@ async def _start_both(*starts: Callable[[], Awaitable[Supervised]]) -> list[Supe
 
 
 async def _stop(running: list[Supervised]) -> None:
-    with trio.CancelScope(shield=True):  # bounded: `aclose` gives up on its own
+    with trio.CancelScope(shield=True):  # bounded, as `aclose` is
         async with trio.open_nursery() as nursery:
             for service in running:
                 nursery.start_soon(service.aclose)
@@ -91,7 +93,7 @@ async def _stop(running: list[Supervised]) -> None:
 
 @contextmanager
 def _owned(root: Path) -> Iterator[None]:
-    """The directory, for us alone. The kernel frees it when we end in whatever way."""
+    """Lock the directory for this process. The kernel releases the lock when the process ends in any way."""
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -110,7 +112,7 @@ def _owned(root: Path) -> Iterator[None]:
 
 @contextmanager
 def _socket_directory(root: Path) -> Iterator[Path]:
-    """root/run, or a short directory under /tmp if a socket's path would be too long or need quoting."""
+    """Yield root/run, or a short directory in /tmp if a socket's path would be too long or need quoting."""
     directory = root / "run"
     if fits(directory):
         directory.mkdir(mode=0o700, exist_ok=True)
@@ -135,11 +137,11 @@ def short_directory(root: Path) -> Path:
 
 
 def _claim(directory: Path) -> None:
-    """/tmp is everybody's: a directory that was there before us must be our own and closed to others."""
+    """Create a directory in /tmp. If it exists, require that it is ours and closed to other users."""
     try:
         directory.mkdir(mode=0o700)
     except FileExistsError:
         found = directory.lstat()
         ours = found.st_uid == os.geteuid() or os.geteuid() == 0
         if not (stat.S_ISDIR(found.st_mode) and ours and stat.S_IMODE(found.st_mode) == 0o700):
-            raise ServiceError(f"{directory} belongs to somebody else or is open to others: remove it.") from None
+            raise ServiceError(f"{directory} belongs to another user or is open to others: remove it.") from None

@@ -1,9 +1,9 @@
-"""Keeps one service from outliving the process that wants it: `supervisor.py [--signal INT|TERM] -- COMMAND...`
+"""Runs a command that must not outlive its owner: `supervisor.py [--signal INT|TERM] -- COMMAND...`
 
-A process of its own that holds the other end of a pipe, its standard input. The pipe ends when its owner
-closes it or dies, `kill -9` included; then the command is asked to stop with the signal, and killed after
-GRACE seconds. Ends with the command's exit code (128 + signal, as a shell has it). Standard library only
-and started with `-I -S`, so that it runs within some 25 ms.
+This is a separate process whose standard input is a pipe from its owner. The pipe ends when the owner closes it or
+dies, by `kill -9`, too. The supervisor then sends the signal to the command, and kills it after GRACE seconds. It exits
+with the command's exit code (128 + signal, as in a shell). It uses the standard library only and is started with
+`-I -S`, so that it runs within some 25 ms.
 
 Not PR_SET_PDEATHSIG: that follows the thread that forked, and Trio forks from worker threads that end when idle.
 """
@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
         stop, arguments = SIGNALS[arguments[1]], arguments[2:]
     if arguments[:1] != ["--"] or not arguments[1:]:
         raise SystemExit("usage: supervisor.py [--signal INT|TERM] -- COMMAND...")
-    with contextlib.suppress(PermissionError):  # it leads a session already
+    with contextlib.suppress(PermissionError):  # it already leads a session
         os.setsid()
     wakeup = _quiet_signals()
     # Inherits what is inheritable: the service's lock (process.py) must live as long as the service.
@@ -37,7 +37,10 @@ def main(arguments: list[str]) -> int:
 
 
 def _quiet_signals() -> int:
-    """Handlers that do nothing; the command would inherit SIG_IGN. Returns what a signal makes readable."""
+    """Install handlers that do nothing, and return a descriptor that a signal makes readable.
+
+    SIG_IGN is not used, because the command would inherit it.
+    """
     readable, writable = os.pipe()
     os.set_blocking(readable, False)
     os.set_blocking(writable, False)
@@ -48,7 +51,7 @@ def _quiet_signals() -> int:
 
 
 def _wait_for_end(child: subprocess.Popen[bytes], wakeup: int) -> None:
-    """Returns when the command ended or the pipe did."""
+    """Return when the command or the pipe has ended."""
     while child.poll() is None:
         ready, _, _ = select.select([0, wakeup], [], [])
         if wakeup in ready:

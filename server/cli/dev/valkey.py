@@ -1,4 +1,4 @@
-"""Valkey (or Redis) on a Unix socket, with everything in the append-only file."""
+"""Valkey (or Redis) on a Unix socket, which keeps all data in the append-only file."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ READY_WITHIN = 60.0  # seconds; loading the append-only file is part of it
 
 
 async def start(root: Path, sockets: Path, program: Path) -> Supervised:
-    """Start on root/valkey; returns when it answers PING, with its data loaded."""
+    """Start on root/valkey. Returns when it answers PING, which it does once its data is loaded."""
     place = Place("valkey", root, root / "valkey" / "valkey.pid", signal.SIGTERM)
     place.directory.mkdir(mode=0o700, exist_ok=True)
     socket = sockets / SOCKET_NAME

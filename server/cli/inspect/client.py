@@ -1,6 +1,6 @@
-"""The operator's side of the admin socket: finds the instance that is meant, asks it, and tells what went wrong.
+"""The client of the admin socket: finds the socket of an instance, and sends requests to it.
 
-Owns the HTTP client over the Unix socket. Every fault is an AdminError with one sentence for whoever typed the command.
+Owns the HTTP client over the Unix socket. Every fault is an AdminError with one sentence for the operator.
 """
 
 import os
@@ -14,18 +14,18 @@ import msgspec
 
 from server.config.admin_address import AUTO, SUFFIX, UnixAddress, find, parse
 
-TIMEOUT = 10.0  # seconds; the other end is on this machine
+TIMEOUT = 10.0  # seconds; the instance is on this machine
 SETTING = "PARLEY_ADMIN_LISTEN"
 
 T = TypeVar("T")
 
 
 class AdminError(Exception):
-    """What is wrong, in one sentence."""
+    """An error with one sentence for the operator."""
 
 
 class Gone(AdminError):
-    """Nobody listens there (any more)."""
+    """No instance listens on the socket, or no longer."""
 
 
 class AdminClient:
@@ -34,12 +34,12 @@ class AdminClient:
         self._path = path
 
     async def ask(self, question: str, **query: str | int | None) -> bytes:
-        """The answer, as JSON. Raises AdminError."""
+        """Send a GET request; return the JSON of its answer. Raises AdminError."""
         params = {name: value for name, value in query.items() if value is not None}
         return await self._send("GET", question, params)
 
     async def order(self, order: str) -> bytes:
-        """The same for what changes something."""
+        """Send a POST request, which changes something; return the JSON of its answer. Raises AdminError."""
         return await self._send("POST", order, {})
 
     async def _send(self, method: str, path: str, params: Mapping[str, str | int]) -> bytes:
@@ -62,7 +62,7 @@ def _complaint(answer: httpx.Response, path: Path) -> str:
 
 
 def decode(answer: bytes, kind: type[T]) -> T:
-    """Raises AdminError."""
+    """Decode an answer as `kind`. Raises AdminError."""
     try:
         return msgspec.json.decode(answer, type=kind)
     except msgspec.DecodeError as error:
@@ -77,7 +77,11 @@ async def connect(path: Path) -> AsyncIterator[AdminClient]:
 
 
 def choose(given: Path | None, instance: str | None, environ: Mapping[str, str] = os.environ) -> Path:
-    """The socket that is meant: the one given, the one of that name, or the only one there is. Raises AdminError."""
+    """Return the given socket, or the one of the named instance, or the only one on this machine.
+
+    Sockets are those in PARLEY_ADMIN_LISTEN if it names any, else those in the runtime directories. Raises AdminError
+    if there is none or more than one: an order must not go to an instance that the operator did not choose.
+    """
     if given is not None:
         return given
     configured = [parse(text) for text in environ.get(SETTING, AUTO).split(",") if text]

@@ -1,7 +1,7 @@
 """`parley inspect` and `parley drain`: arguments and exit codes.
 
-Owns what operators type. 0 when it worked; 1 with one clear line when there is no such instance, connection or user;
-2 for a wrong command line. Imports what it runs only when it runs it, as `server.cli.main` does.
+Owns the command line. Exit codes are 0 on success; 1 with one clear line if there is no such instance, connection or
+user; 2 for a wrong command line. Imports are delayed as in `server.cli.main`.
 """
 
 import sys
@@ -21,7 +21,7 @@ ORDERS = ("age", "outbox", "rooms", "in", "out")  # as server.admin.snapshots ha
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _report_errors() -> Iterator[None]:
     from server.cli.inspect.client import AdminError  # noqa: PLC0415
 
     try:
@@ -30,7 +30,7 @@ def _told() -> Iterator[None]:
         terminal.echo(f"parley: {_first(group)}", err=True)
         sys.exit(1)
     except* KeyboardInterrupt:
-        pass  # how a watch ends
+        pass  # the way to end a watch
 
 
 def _first(error: BaseException) -> BaseException:
@@ -40,27 +40,27 @@ def _first(error: BaseException) -> BaseException:
 
 
 def _where(command: F) -> F:
-    """The options that say which instance."""
+    """Add the options that select an instance."""
 
     @click.option(
         "--socket", "given", type=click.Path(path_type=Path, dir_okay=False), help="The instance's admin socket."
     )
-    @click.option("--instance", help="Its name, where several run on this machine.")
+    @click.option("--instance", help="The instance's name, if several run on this machine.")
     @wraps(command)
     def run(given: Path | None, instance: str | None, **options: Any) -> None:
         from server.cli.inspect.client import choose  # noqa: PLC0415
 
-        with _told():
+        with _report_errors():
             command(path=choose(given, instance), **options)
 
     return run  # type: ignore[return-value]  # click keeps the signature in what it adds to the function
 
 
 def _how(command: F) -> F:
-    """The options that say how an answer is shown."""
+    """Add the options for output."""
 
-    @click.option("--json", "as_json", is_flag=True, help="For scripts: the answer as it is, a line each.")
-    @click.option("--watch", type=click.FloatRange(min=0.1), metavar="SECONDS", help="Again and again.")
+    @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON, one line each, for scripts.")
+    @click.option("--watch", type=click.FloatRange(min=0.1), metavar="SECONDS", help="Repeat every so many seconds.")
     @wraps(command)
     def run(**options: Any) -> None:
         command(**options)
@@ -89,7 +89,7 @@ def _order(path: Path, what: str) -> bytes:
 
 @click.group("inspect")
 def inspect() -> None:
-    """Look into a running instance, and act on it, by its admin socket.
+    """Inspect a running instance, and act on it, through its admin socket.
 
     \b
     parley inspect connections --sort outbox --limit 10
@@ -97,8 +97,8 @@ def inspect() -> None:
     parley inspect tree
     parley inspect kill-user mallory
 
-    Whoever may open the socket may do all of this. Without --socket, the one instance that runs on this machine is
-    taken.
+    Anyone who can open the socket can use all of these commands. Without --socket they go to the instance on this
+    machine, if there is only one.
     """
 
 
@@ -106,7 +106,7 @@ def inspect() -> None:
 @_where
 @_how
 def status(**options: Any) -> None:
-    """The instance in a few lines: its name, id, process, state."""
+    """Show the instance's name, id, process and state."""
     _show(question="status", **options)
 
 
@@ -114,7 +114,7 @@ def status(**options: Any) -> None:
 @_where
 @_how
 def health(**options: Any) -> None:
-    """What each check of /health says: there it is only whether it fails."""
+    """Show the result of each health check, with the reasons that /health leaves out."""
     _show(question="health", **options)
 
 
@@ -122,18 +122,18 @@ def health(**options: Any) -> None:
 @_where
 @_how
 def instances(**options: Any) -> None:
-    """All instances that are registered in Redis, the dead that are not buried yet too."""
+    """List all instances that are registered in Redis, including dead ones that are not reaped yet."""
     _show(question="instances", **options)
 
 
 @inspect.command()
-@click.option("--user", help="Only of this user: id or username.")
-@click.option("--sort", type=click.Choice(ORDERS), default="outbox", show_default=True, help="The largest first.")
+@click.option("--user", help="Only connections of this user (id or username).")
+@click.option("--sort", type=click.Choice(ORDERS), default="outbox", show_default=True, help="List the largest first.")
 @click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
 @_where
 @_how
 def connections(**options: Any) -> None:
-    """Hub connections of this instance: whose, since when, how much waits for them, what came and went."""
+    """List hub connections of this instance: user, age, bytes that wait to be sent, bytes received and sent."""
     _show(question="connections", **options)
 
 
@@ -142,7 +142,7 @@ def connections(**options: Any) -> None:
 @_where
 @_how
 def rooms(**options: Any) -> None:
-    """Conversations that are open here, the largest first."""
+    """List conversations that are open on this instance, the largest first."""
     _show(question="rooms", **options)
 
 
@@ -150,7 +150,7 @@ def rooms(**options: Any) -> None:
 @_where
 @_how
 def lanes(**options: Any) -> None:
-    """The group-commit queues: what waits, what was written."""
+    """List the group-commit queues: what waits, and what was written."""
     _show(question="lanes", **options)
 
 
@@ -158,7 +158,7 @@ def lanes(**options: Any) -> None:
 @_where
 @_how
 def pool(**options: Any) -> None:
-    """The connections to PostgreSQL."""
+    """List the pools of connections to PostgreSQL."""
     _show(question="pool", **options)
 
 
@@ -166,7 +166,7 @@ def pool(**options: Any) -> None:
 @_where
 @_how
 def tree(**options: Any) -> None:
-    """Every task of the process in its nursery, those of one name as one, and where it waits."""
+    """Show the process's tasks as a tree, tasks of one name as one, and the line in which each waits."""
     _show(question="tree", **options)
 
 
@@ -174,7 +174,7 @@ def tree(**options: Any) -> None:
 @click.argument("connection")
 @_where
 def kill(connection: str, path: Path) -> None:
-    """End a CONNECTION of this instance. Its client may connect again."""
+    """End one CONNECTION of this instance. Its client may connect again."""
     from urllib.parse import quote  # noqa: PLC0415
 
     _order(path, f"/connections/{quote(connection, safe='')}/kill")
@@ -187,7 +187,7 @@ def kill(connection: str, path: Path) -> None:
 def kill_user(user: str, path: Path) -> None:
     """End all connections of a USER (id or username) on every instance.
 
-    Her clients are told not to come back by themselves. To keep her out, delete her or end her sessions.
+    Their clients are asked not to reconnect on their own. To lock the user out, delete them or end their sessions.
     """
     from urllib.parse import quote  # noqa: PLC0415
 
@@ -196,30 +196,32 @@ def kill_user(user: str, path: Path) -> None:
 
     killed = decode(_order(path, f"/users/{quote(user, safe='')}/kill"), Killed)
     others = ", ".join(killed.others) or "no other instance"
-    terminal.echo(f"killed {killed.connections} connections here; told {others}")
+    terminal.echo(f"killed {killed.connections} connections here; notified {others}")
     if not killed.linked:
-        raise AdminError("the instance has no link to Redis now: others were not told, do it there too")
+        raise AdminError(
+            "this instance is not registered in Redis now, so other instances were not notified: repeat it there"
+        )
 
 
 @inspect.command("log-level")
 @click.argument("level", type=click.Choice(LEVELS))
 @_where
 def log_level(level: str, path: Path) -> None:
-    """Log from this LEVEL on, until the next restart or reload."""
+    """Log events of this LEVEL and above, until the next restart or reload."""
     _order(path, f"/log-level/{level}")
     terminal.echo(f"logs from {level} on")
 
 
 @click.command()
-@click.option("--wait/--no-wait", default=True, show_default=True, help="Until the process has ended.")
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until the process has ended.")
 @click.option("--timeout", type=click.FloatRange(min=0), default=300.0, show_default=True, help="Seconds to wait.")
 @_where
 def drain(path: Path, wait: bool, timeout: float) -> None:
-    """Have an instance send its clients away and end, as SIGTERM does.
+    """Drain an instance and end it, as SIGTERM does.
 
     Clients are asked to connect elsewhere, spread over DRAIN_SECONDS; what was accepted is committed and answered; then
-    the process ends with exit code 0. Our systemd unit starts it again then: a restart that nobody notices. To keep it
-    down, `systemctl stop` drains as well.
+    the process ends with exit code 0. The systemd unit starts it again, so this is a restart without an outage. To stop
+    an instance for good use `systemctl stop`, which drains as well.
     """
     import trio  # noqa: PLC0415
 

@@ -1,6 +1,6 @@
-"""What `parley inspect` and `parley drain` do: one question, or the same again and again, or an order.
+"""Implements `parley inspect` and `parley drain`: ask once, ask repeatedly, or give an order.
 
-Owns the order of question and picture. Faults are AdminErrors, for the command line to tell.
+Owns the sequence of requests and output. Faults are raised as AdminError, which the command line reports.
 """
 
 import os
@@ -17,13 +17,13 @@ from server.cli.inspect.client import AdminClient, AdminError, Gone, connect, de
 from server.cli.inspect.tables import RENDERERS
 from server.protocol import terminal
 
-POLL = 0.2  # seconds between looks at a drain
+POLL = 0.2  # seconds between two requests while a drain is watched
 
 
 async def show(
     path: Path, question: str, *, as_json: bool, watch: float | None, query: dict[str, str | int | None]
 ) -> None:
-    """Print the answer; every `watch` seconds a new one, until interrupted."""
+    """Print the answer once, or every `watch` seconds until interrupted."""
     async with connect(path) as client:
         answer = await client.ask(f"/{question}", **query)
         if as_json:
@@ -47,13 +47,17 @@ async def order(path: Path, what: str) -> bytes:
 
 
 def console() -> Console:
-    """Tables are not cut where nobody sees them: a pipe has no width."""
+    """Return a console. Into a pipe, which has no width, it writes wide lines so that tables are not cut."""
     found = terminal.console(highlight=False)
     return found if found.is_terminal else terminal.console(highlight=False, width=200)
 
 
 async def drain(path: Path, *, wait: bool, timeout: float) -> None:
-    """Have the instance send its clients away and end; with `wait`, until its process is gone."""
+    """Drain the instance; with `wait`, wait until its process has ended.
+
+    The process is held by a pidfd that is opened before the order is given. So its end cannot be missed, and a new
+    process with the same number (or the restarted instance at the same socket) is not taken for it.
+    """
     async with connect(path) as client:
         status = decode(await client.ask("/status"), Status)
         with _process(status.pid) as ended:
@@ -70,7 +74,7 @@ async def drain(path: Path, *, wait: bool, timeout: float) -> None:
 
 @contextmanager
 def _process(pid: int) -> Iterator[int]:
-    """A descriptor that becomes readable when the process ends; it is that process, whoever gets its number later."""
+    """Yield a pidfd, which becomes readable when the process ends. It never refers to a later process of that pid."""
     try:
         descriptor = os.pidfd_open(pid)
     except OSError as error:
@@ -81,14 +85,14 @@ def _process(pid: int) -> Iterator[int]:
         os.close(descriptor)
 
 
-async def _watch_drain(client: AdminClient, told: int) -> None:
-    """Say how many connections are left, whenever that changes, until nobody answers any more."""
+async def _watch_drain(client: AdminClient, printed: int) -> None:
+    """Print the number of remaining connections whenever it changes, until the instance no longer answers."""
     while True:
         try:
             left = decode(await client.ask("/status"), Status).connections
         except Gone:
             return
-        if left != told:
-            told = left
+        if left != printed:
+            printed = left
             terminal.echo(f"  {left} left")
         await trio.sleep(POLL)

@@ -1,6 +1,6 @@
-"""The answers of an instance as people read them.
+"""Renders the answers of an instance as tables.
 
-Owns columns and units. One function for each question of `parley inspect`.
+Owns columns and units. There is one function for each command of `parley inspect`.
 """
 
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def span(seconds: float) -> str:
 
 
 def _table(title: str, *columns: str) -> Table:
-    """Columns that begin with # are numbers."""
+    """Make a table. Columns whose name begins with # are numbers, and aligned to the right."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column.removeprefix("#"), justify="right" if column.startswith("#") else "left")
