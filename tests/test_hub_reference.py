@@ -2,12 +2,10 @@
 
 import ast
 import importlib
-import inspect
 import re
 import types
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
-from unittest.mock import MagicMock
+from typing import get_args, get_type_hints
 
 import msgspec
 
@@ -15,8 +13,8 @@ import handlers.model
 import store.model
 from handlers.errors import CODES
 from server.config.settings import Settings
-from server.hub import methods
-from server.hub.dispatch import Dispatcher, Method
+from server.hub.dispatch import Declaration
+from server.hub.methods import METHODS
 from store.postgres.system_messages import Event
 
 ROOT = Path(__file__).parents[1]
@@ -47,26 +45,17 @@ def camel(name: str) -> str:
     return first + "".join(part.capitalize() for part in rest)
 
 
-def signature(method: Method) -> str:
-    taken = list(inspect.signature(method.call).parameters.values())[2 if method.pipelined else 1 :]
-    return ", ".join(camel(one.name) + "?" * (one.default is not one.empty) for one in taken)
-
-
-def registered() -> list[Method]:
-    dispatcher = Dispatcher()
-    _, *wanted = inspect.signature(methods.register).parameters
-    parts: dict[str, Any] = {name: MagicMock() for name in wanted}
-    methods.register(dispatcher, **parts)
-    return dispatcher.methods
+def signature(method: Declaration) -> str:
+    return ", ".join(camel(one.name) + "?" * (one.default is not one.empty) for one in method.parameters)
 
 
 def test_methods() -> None:
     """Names, parameters and costs."""
     said = entries("Methods")
     assert {name: parameters for name, (parameters, _) in said.items()} == {
-        method.name: signature(method) for method in registered()
+        method.name: signature(method) for method in METHODS
     }
-    for method in registered():
+    for method in METHODS:
         cost = re.search(r"Cost (\d+)\.", said[method.name][1])
         assert (int(cost[1]) if cost else 1) == method.cost, method.name
 
@@ -104,7 +93,7 @@ def test_events() -> None:
         for path in (ROOT / where).glob("*.py"):
             literals.visit(ast.parse(path.read_text()))
     words = {text for text in literals.found if re.fullmatch(r"(?:[A-Z][a-z]+)+", text)}
-    assert set(entries("Events")) == words - {method.name for method in registered()}
+    assert set(entries("Events")) == words - {method.name for method in METHODS}
 
 
 def test_system_messages() -> None:

@@ -7,8 +7,8 @@ from server.assembly.handlers import Handlers
 from server.assembly.stores import Stores
 from server.config.rate_limits import RateLimits
 from server.config.settings import Settings
-from server.hub import methods
 from server.hub.dispatch import Dispatcher
+from server.hub.methods import HubMethods
 from server.hub.server import HubServer
 from server.hub.transports.forwarding import Forwarding
 from server.hub.transports.http_endpoint import HttpEndpoint
@@ -38,8 +38,7 @@ def assemble_hub(settings: Settings, stores: Stores, cluster: Cluster, handlers:
     verifier = Verifier(stores.signing, issuer=settings.jwt_issuer, audience=settings.jwt_audience, keys=keys)
     tokens = ConnectionTokens(stores.signing, stores.redis)
     dispatcher = Dispatcher()
-    methods.register(
-        dispatcher,
+    HubMethods(
         messages=handlers.messages,
         receipts=handlers.receipts,
         users=handlers.users,
@@ -48,7 +47,7 @@ def assemble_hub(settings: Settings, stores: Stores, cluster: Cluster, handlers:
         ephemeral_events=cluster.ephemeral_events,
         sync=cluster.sync,
         verifier=verifier,
-    )
+    ).register(dispatcher)
     server = HubServer(
         settings,
         rooms=cluster.rooms,

@@ -7,7 +7,8 @@ method's own annotations. Which methods there are is declared in `server.hub.met
 import inspect
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, Literal
 
 from handlers.errors import ChatError
 from server.protocol.signalr.codec import REQUIRED, HubProtocol, Signature
@@ -16,10 +17,35 @@ from store.histogram import Histogram
 
 PLAIN: Final = "plain"
 STREAM: Final = "stream"
+Kind = Literal["plain", "stream"]
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """A hub method as its decorator declares it. Clients call it by the function's name in CamelCase, with the
+    function's parameters behind its owner, the connection and (when it is pipelined) the ticket."""
+
+    function: Callable[..., Any]
+    pipelined: bool
+    cost: int
+
+    @property
+    def name(self) -> str:
+        return _pascal(self.function.__name__)
+
+    @property
+    def kind(self) -> Kind:
+        return _kind(self.function)
+
+    @property
+    def parameters(self) -> list[inspect.Parameter]:
+        return _parameters(self.function, skip=3 if self.pipelined else 2)
 
 
 class Method:
-    """One hub method. `call(connection, *arguments)` returns the result, an awaitable or an async iterator.
+    """One hub method, as an instance serves it.
+
+    `call(connection, *arguments)` returns the result, an awaitable or an async iterator.
 
     `pipelined` methods get `call(connection, ticket, *arguments)`, return at once, and report with
     `invocations.answer` when they are done; up to 32 of them run at a time, in order.
@@ -36,11 +62,10 @@ class Method:
         self.cost = cost
         self.call = call
         self.pipelined = pipelined
-        self.kind = STREAM if inspect.isasyncgenfunction(call) else PLAIN
+        self.kind = _kind(call)
         self.waits = inspect.iscoroutinefunction(call)
         self.calls = 0
         self.seconds = Histogram()
-        parameters = list(inspect.signature(call, eval_str=True).parameters.values())[2 if pipelined else 1 :]
         self.signature = Signature(
             [
                 (
@@ -48,7 +73,7 @@ class Method:
                     parameter.annotation,
                     REQUIRED if parameter.default is parameter.empty else parameter.default,
                 )
-                for parameter in parameters
+                for parameter in _parameters(call, skip=2 if pipelined else 1)
             ]
         )
 
@@ -89,6 +114,14 @@ class Dispatcher:
             return method, protocol.decode_arguments(message.arguments, method.signature)
         except ArgumentsError as error:
             raise ChatError("invalid_request", str(error)) from None
+
+
+def _kind(function: Callable[..., Any]) -> Kind:
+    return STREAM if inspect.isasyncgenfunction(function) else PLAIN
+
+
+def _parameters(function: Callable[..., Any], *, skip: int) -> list[inspect.Parameter]:
+    return list(inspect.signature(function, eval_str=True).parameters.values())[skip:]
 
 
 def _pascal(name: str) -> str:

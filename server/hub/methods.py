@@ -5,7 +5,7 @@ Touches the handlers and the connection that calls.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
 import trio
@@ -22,7 +22,7 @@ from handlers.users import Users
 from server.fanout.ephemeral_events import EphemeralEvents
 from server.hub import catch_up
 from server.hub.connection import HubConnection
-from server.hub.dispatch import Dispatcher
+from server.hub.dispatch import Declaration, Dispatcher
 from server.hub.invocations import INTERRUPTED, Ticket, answer
 from server.identity.access_tokens import Verifier
 from server.protocol.signalr.codec import UuidKey
@@ -39,57 +39,97 @@ STREAM_COST = 10  # pages at the client's pace
 SYNC_COST = 20  # up to some 1,600 cursors
 
 
-def register(
-    dispatcher: Dispatcher,
-    *,
-    messages: Messages,
-    receipts: Receipts,
-    users: Users,
-    presence: Presence,
-    connected: Connected,
-    ephemeral_events: EphemeralEvents,
-    sync: Sync,
-    verifier: Verifier,
-) -> None:
-    """Add every method to the table."""
+METHODS: list[Declaration] = []  # every hub method, in the order of this file
 
-    def ping(connection: HubConnection) -> dict[str, object]:
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def hub_method(*, cost: int = 1, pipelined: bool = False) -> Callable[[F], F]:
+    """Make a hub method of a function of HubMethods: nothing else is needed for a new one (see Declaration)."""
+
+    def declare(function: F) -> F:
+        declared = Declaration(function, pipelined=pipelined, cost=cost)
+        if declared.name.casefold() in {one.name.casefold() for one in METHODS}:
+            raise ValueError(f"two hub methods are called {declared.name}")
+        METHODS.append(declared)
+        return function
+
+    return declare
+
+
+class HubMethods:
+    def __init__(
+        self,
+        *,
+        messages: Messages,
+        receipts: Receipts,
+        users: Users,
+        presence: Presence,
+        connected: Connected,
+        ephemeral_events: EphemeralEvents,
+        sync: Sync,
+        verifier: Verifier,
+    ) -> None:
+        self._messages = messages
+        self._receipts = receipts
+        self._users = users
+        self._presence = presence
+        self._connected = connected
+        self._ephemeral_events = ephemeral_events
+        self._sync = sync
+        self._verifier = verifier
+
+    def register(self, dispatcher: Dispatcher) -> None:
+        """Add every method to the table of this instance."""
+        for declared in METHODS:
+            call = getattr(self, declared.function.__name__)
+            dispatcher.add(call, pipelined=declared.pipelined, cost=declared.cost)
+
+    @hub_method()
+    def ping(self, connection: HubConnection) -> dict[str, object]:
         return {}
 
-    def send_message(connection: HubConnection, ticket: Ticket, message: CreateMessage) -> None:
+    @hub_method(pipelined=True)
+    def send_message(self, connection: HubConnection, ticket: Ticket, message: CreateMessage) -> None:
         def done(outcome: Message | Exception) -> None:
             answer(connection, ticket, outcome, "SendMessage")
 
         try:
-            messages.send_nowait(connection.caller, message, done)
+            self._messages.send_nowait(connection.caller, message, done)
         except Exception as error:  # refused before it was queued; answered like any other
             done(error)
 
-    async def edit_message(connection: HubConnection, message_id: UUID, content: str) -> Message:
-        return await messages.edit(connection.caller, message_id, content)
+    @hub_method()
+    async def edit_message(self, connection: HubConnection, message_id: UUID, content: str) -> Message:
+        return await self._messages.edit(connection.caller, message_id, content)
 
-    async def delete_message(connection: HubConnection, message_id: UUID) -> Message:
-        return await messages.delete(connection.caller, message_id)
+    @hub_method()
+    async def delete_message(self, connection: HubConnection, message_id: UUID) -> Message:
+        return await self._messages.delete(connection.caller, message_id)
 
+    @hub_method(cost=JOIN_COST)
     async def join_conversation(
-        connection: HubConnection, conversation_id: UUID, since_seq: Seq | None = None
+        self, connection: HubConnection, conversation_id: UUID, since_seq: Seq | None = None
     ) -> Joined:
         rooms = connection.hub.rooms
         head, resync = await catch_up.join(connection, rooms, connection.hub.sync, conversation_id, since_seq)
-        shown, following = await sync.cursors(connection.caller, conversation_id)
+        shown, following = await self._sync.cursors(connection.caller, conversation_id)
         return Joined(last_seq=head, cursors=shown, next=following, resync=resync)
 
-    def leave_conversation(connection: HubConnection, conversation_id: UUID) -> None:
+    @hub_method()
+    def leave_conversation(self, connection: HubConnection, conversation_id: UUID) -> None:
         connection.leave(conversation_id)
 
-    async def sync_(connection: HubConnection, cursors: dict[UuidKey, Seq]) -> Synced:
+    @hub_method(cost=SYNC_COST)
+    async def sync(self, connection: HubConnection, cursors: dict[UuidKey, Seq]) -> Synced:
         if any(seq < 0 for seq in cursors.values()):
             raise ChatError("invalid_cursor", "A cursor is a seq: 0 or more.")
         shown = [(key.value, seq) for key, seq in cursors.items()]
         return await catch_up.sync_all(connection, connection.hub.rooms, connection.hub.sync, shown)
 
+    @hub_method(cost=STREAM_COST)
     async def stream_history(
-        connection: HubConnection, conversation_id: UUID, before_seq: Seq | None = None, limit: int | None = None
+        self, connection: HubConnection, conversation_id: UUID, before_seq: Seq | None = None, limit: int | None = None
     ) -> AsyncIterator[Message]:
         left = STREAM_LIMIT if limit is None else limit
         if not 1 <= left <= STREAM_LIMIT:
@@ -97,7 +137,7 @@ def register(
         if before_seq is not None:
             before_seq = min(before_seq, END)
         while left > 0:
-            page = await messages.page(
+            page = await self._messages.page(
                 connection.caller, conversation_id, before=before_seq, after=None, limit=min(left, STREAM_PAGE)
             )
             for message in page.messages:
@@ -107,16 +147,24 @@ def register(
             left -= len(page.messages)
             before_seq = page.messages[-1].seq
 
-    async def start_typing(connection: HubConnection, conversation_id: UUID) -> None:
+    @hub_method()
+    async def start_typing(self, connection: HubConnection, conversation_id: UUID) -> None:
         if not connection.hub.rooms.is_attached(conversation_id, connection):
-            await sync.require_member(connection.caller, conversation_id)
-        ephemeral_events.type(conversation_id, connection.user_id)
+            await self._sync.require_member(connection.caller, conversation_id)
+        self._ephemeral_events.type(conversation_id, connection.user_id)
 
-    def stop_typing(connection: HubConnection, conversation_id: UUID) -> None:
-        ephemeral_events.stop_typing(conversation_id, connection.user_id)
+    @hub_method()
+    def stop_typing(self, connection: HubConnection, conversation_id: UUID) -> None:
+        self._ephemeral_events.stop_typing(conversation_id, connection.user_id)
 
-    def mark(
-        connection: HubConnection, ticket: Ticket, conversation_id: UUID, seq: int, status: MessageStatus, name: str
+    def _mark(
+        self,
+        connection: HubConnection,
+        ticket: Ticket,
+        conversation_id: UUID,
+        seq: int,
+        status: MessageStatus,
+        name: str,
     ) -> None:
         """Who is attached is a member; of anybody else PostgreSQL is asked."""
 
@@ -125,74 +173,64 @@ def register(
 
         try:
             if connection.hub.rooms.is_attached(conversation_id, connection):
-                receipts.mark_nowait(connection.user_id, conversation_id, seq, status, done)
+                self._receipts.mark_nowait(connection.user_id, conversation_id, seq, status, done)
             else:
-                call = receipts.mark(connection.caller, conversation_id, seq, status)
-                if not connection.transport.start_soon(report, call, done):
+                call = self._receipts.mark(connection.caller, conversation_id, seq, status)
+                if not connection.transport.start_soon(_report, call, done):
                     call.close()
                     done(INTERRUPTED)
         except Exception as error:  # as above
             done(error)
 
-    async def report(call: Awaitable[None], done: Callable[[Exception | None], None]) -> None:
-        try:
-            await call
-        except trio.Cancelled:
-            done(INTERRUPTED)
-            raise
-        except Exception as error:  # as above
-            done(error)
-        else:
-            done(None)
+    @hub_method(pipelined=True)
+    def mark_read(self, connection: HubConnection, ticket: Ticket, conversation_id: UUID, seq: Seq) -> None:
+        self._mark(connection, ticket, conversation_id, seq, MessageStatus.READ, "MarkRead")
 
-    def mark_read(connection: HubConnection, ticket: Ticket, conversation_id: UUID, seq: Seq) -> None:
-        mark(connection, ticket, conversation_id, seq, MessageStatus.READ, "MarkRead")
+    @hub_method(pipelined=True)
+    def mark_delivered(self, connection: HubConnection, ticket: Ticket, conversation_id: UUID, seq: Seq) -> None:
+        self._mark(connection, ticket, conversation_id, seq, MessageStatus.DELIVERED, "MarkDelivered")
 
-    def mark_delivered(connection: HubConnection, ticket: Ticket, conversation_id: UUID, seq: Seq) -> None:
-        mark(connection, ticket, conversation_id, seq, MessageStatus.DELIVERED, "MarkDelivered")
+    @hub_method()
+    async def mark_message_as_read(self, connection: HubConnection, message_id: UUID) -> None:
+        await self._receipts.mark_message(connection.caller, message_id, MessageStatus.READ)
 
-    async def mark_message_as_read(connection: HubConnection, message_id: UUID) -> None:
-        await receipts.mark_message(connection.caller, message_id, MessageStatus.READ)
+    @hub_method()
+    async def mark_message_as_delivered(self, connection: HubConnection, message_id: UUID) -> None:
+        await self._receipts.mark_message(connection.caller, message_id, MessageStatus.DELIVERED)
 
-    async def mark_message_as_delivered(connection: HubConnection, message_id: UUID) -> None:
-        await receipts.mark_message(connection.caller, message_id, MessageStatus.DELIVERED)
+    @hub_method()
+    async def update_status(
+        self, connection: HubConnection, status: str | int, text: StatusText | None = None
+    ) -> Account:
+        return await self._users.update_status(connection.caller, UpdateStatus(status=status, status_text=text))
 
-    async def update_status(connection: HubConnection, status: str | int, text: StatusText | None = None) -> Account:
-        return await users.update_status(connection.caller, UpdateStatus(status=status, status_text=text))
+    @hub_method(cost=PRESENCE_COST)
+    async def get_presence(self, connection: HubConnection, user_ids: list[UUID]) -> Sequence[UserStatusUpdate]:
+        return await self._presence.get(self._connected, user_ids)
 
-    async def get_presence(connection: HubConnection, user_ids: list[UUID]) -> Sequence[UserStatusUpdate]:
-        return await presence.get(connected, user_ids)
-
-    async def refresh_token(connection: HubConnection, token: str) -> None:
-        caller = await verifier.verify(token)
+    @hub_method()
+    async def refresh_token(self, connection: HubConnection, token: str) -> None:
+        caller = await self._verifier.verify(token)
         if caller.user_id != connection.user_id:
             raise ChatError("forbidden", "The token belongs to another user.")
         before, connection.caller = connection.caller, caller
         try:
-            await sync.require_user(caller.user_id)
+            await self._sync.require_user(caller.user_id)
             if caller.session_id is not None:
-                await sync.require_session(caller.session_id)  # from here on its end reaches this connection
+                await self._sync.require_session(caller.session_id)  # from here on its end reaches this connection
         except BaseException:
             connection.caller = before
             raise
         connection.reschedule()
 
-    for pipelined in (send_message, mark_read, mark_delivered):
-        dispatcher.add(pipelined, pipelined=True)
-    dispatcher.add(join_conversation, cost=JOIN_COST)
-    dispatcher.add(sync_, cost=SYNC_COST)
-    dispatcher.add(stream_history, cost=STREAM_COST)
-    dispatcher.add(get_presence, cost=PRESENCE_COST)
-    for call in (
-        ping,
-        edit_message,
-        delete_message,
-        leave_conversation,
-        start_typing,
-        stop_typing,
-        mark_message_as_read,
-        mark_message_as_delivered,
-        update_status,
-        refresh_token,
-    ):
-        dispatcher.add(call)
+
+async def _report(call: Awaitable[None], done: Callable[[Exception | None], None]) -> None:
+    try:
+        await call
+    except trio.Cancelled:
+        done(INTERRUPTED)
+        raise
+    except Exception as error:  # as above
+        done(error)
+    else:
+        done(None)

@@ -10,6 +10,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from server.hub.methods import METHODS
 from tests.hostile import values
 
 CARRIERS = ("socket", "late", "sse", "polling")
@@ -152,7 +153,7 @@ REQUESTS = [
 @cache
 def _arguments() -> list[tuple[str, str, st.SearchStrategy[Any]]]:
     """By method: its name, its kind, what it may be called with."""
-    return [(method.name, method.kind, values.arguments(method)) for method in values.table()]
+    return [(method.name, method.kind, values.arguments(method)) for method in METHODS]
 
 
 @st.composite

@@ -4,7 +4,6 @@ Owns the strategies, and the two encodings of what no honest encoder writes: num
 surrogates, nesting without end. Ids are names in angle brackets (`<conversation 0>`) until the plan is played.
 """
 
-import inspect
 import json
 import struct
 from collections.abc import Callable, Mapping, Sequence
@@ -16,27 +15,12 @@ from uuid import UUID
 import msgspec
 from hypothesis import strategies as st
 
-from server.hub import methods
-from server.hub.dispatch import Dispatcher, Method
+from server.hub.dispatch import Declaration
 
 KNOWN = ("conversation", "message", "user", "token")
 FEW = 3  # of each kind: ours, a group with people who want to be left alone, one that is none of our business
 DEEP = "<deep"  # followed by a number of levels, and `>`
 NUMBERS = [0, 1, -1, 2, 7, 255, 2**31 - 1, 2**31, 2**53, 2**63 - 1, 2**63, -(2**63), 2**64, 10**30, -(10**30), 10**400]
-
-
-def table() -> list[Method]:
-    """The methods that the server registers. Their handlers are not needed for what they take."""
-    dispatcher = Dispatcher()
-    parts = inspect.signature(methods.register).parameters.values()
-    needed: dict[str, Any] = {part.name: None for part in parts if part.kind is part.KEYWORD_ONLY}
-    methods.register(dispatcher, **needed)
-    return dispatcher.methods
-
-
-def parameters(method: Method) -> list[inspect.Parameter]:
-    found = list(inspect.signature(method.call, eval_str=True).parameters.values())
-    return found[2 if method.pipelined else 1 :]
 
 
 names = st.builds(lambda kind, number: f"<{kind} {number}>", st.sampled_from(KNOWN), st.integers(0, FEW - 1))
@@ -101,9 +85,9 @@ def spoilt(good: list[Any], place: int, bad: Any, how: int) -> list[Any]:
     return [*good[:place], bad, *good[place + 1 :]]
 
 
-def arguments(method: Method) -> st.SearchStrategy[Any]:
+def arguments(method: Declaration) -> st.SearchStrategy[Any]:
     """Mostly what the method takes, so that calls reach what lies behind the decoder."""
-    right = st.tuples(*(of(one.annotation) for one in parameters(method))).map(list)
+    right = st.tuples(*(of(one.annotation) for one in method.parameters)).map(list)
     wrong = st.builds(spoilt, right, st.integers(0, 5), junk, st.integers(0, 2))
     return st.one_of(right, right, wrong, junk)
 
