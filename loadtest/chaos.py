@@ -1,7 +1,7 @@
 """Faults on a schedule, while the load runs: kill -9, SIGSTOP, restarts of services, cut connections.
 
 Owns the schedule's language and the breaking. Only a `parley dev` that this run has started is ever hurt; connections
-are cut on our own side, whoever the target is.
+are cut on the generator's side, whatever the target is.
 
 A schedule is a list of faults, one a line or separated by semicolons, each `AT KIND [TARGET [NUMBER]] [for SECONDS]`:
 
@@ -126,7 +126,7 @@ class Faults:
         self._note(f"chaos: {what}: over after {until - at:.1f} s")
 
     async def _cut(self, fault: Fault) -> None:
-        await self._worker_pool.tell(plan.Cut(fault.part))
+        await self._worker_pool.order(plan.Cut(fault.part))
 
     @property
     def _dev(self) -> DevTarget:

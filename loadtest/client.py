@@ -1,7 +1,7 @@
 """A lean SignalR hub client on Trio: what the benchmark, the tests and `parley chat` talk with.
 
 Owns one WebSocket and its reader. Black box: of the server it knows only the wire codecs. Events go to a
-callback, so that nothing is buffered for whoever does not listen.
+callback, so that nothing is buffered for a caller that does not listen.
 """
 
 import base64
@@ -256,7 +256,7 @@ async def _quietly(task: Callable[[], Any]) -> None:
     try:
         await task()
     except ClientError:
-        pass  # whoever waits for something hears of it
+        pass  # calls that wait for an answer get it as their error
 
 
 async def open_websocket(
@@ -270,7 +270,7 @@ async def open_websocket(
 ) -> trio.abc.Stream:
     """A WebSocket after its opening handshake. Raises ClientError with the server's answer when it refuses.
 
-    Over https and wss, `tls` says who is trusted; without it, whoever the system trusts (or SSL_CERT_FILE).
+    Over https and wss, `tls` has the certificates that are trusted; without it, those of the system (or SSL_CERT_FILE).
     """
     parts = urlsplit(url)
     secure = parts.scheme in ("https", "wss")

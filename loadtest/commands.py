@@ -50,8 +50,8 @@ def fail(message: str, code: int = FAILED) -> NoReturn:
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """What users can get wrong ends in one line, never in a traceback."""
+def user_errors() -> Iterator[None]:
+    """End the command with one line, and no traceback, at an error that the user can make."""
     from loadtest.results import ResultError  # noqa: PLC0415
 
     try:
@@ -145,7 +145,7 @@ def audit(run: Path) -> None:
     from loadtest import results  # noqa: PLC0415
     from loadtest.oracle.invariants import PROMISES  # noqa: PLC0415
 
-    with told():
+    with user_errors():
         result = results.read(run)
     for what, times in sorted(result.oracle.checked.items()):
         terminal.echo(f"checked   {what:16} {times:,}")
@@ -170,7 +170,7 @@ def merge(parts: tuple[Path, ...], out: Path) -> None:
     """Make one result of the shards of a run."""
     from loadtest import results, summary  # noqa: PLC0415
 
-    with told():
+    with user_errors():
         whole = summary.merge([results.read(part) for part in parts])
         try:
             results.write(whole, out)

@@ -1,7 +1,7 @@
-"""One hub connection as the players see it, whoever carries it: the lean swarm or trio-websocket.
+"""One hub connection as a virtual user sees it, over the lean client or trio-websocket.
 
-Owns the calls under way and what is told to the listener. Nothing here waits: a call is written, or left for later by
-the carrier; its outcome comes to `done`.
+Owns the calls under way and the notification of the listener. Nothing here waits: a call is written, or queued by the
+transport; `done` gets its outcome.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,15 +16,15 @@ Item = Callable[[Any], None]
 
 
 class Listener(Protocol):
-    """Whoever holds the connection."""
+    """What a connection calls: implemented by its virtual user."""
 
     def opened(self) -> None:
-        """Hands are shaken: calls may be made."""
+        """The handshake is done: calls may be made."""
 
     def event(self, target: str, payload: Any) -> None: ...
 
     def lost(self, reason: str) -> None:
-        """Once, whoever ended it. `reason` is a short code."""
+        """Called once, whichever side ended the connection. `reason` is a short code."""
 
 
 class Call:
@@ -61,11 +61,11 @@ class Connection:
         raise NotImplementedError
 
     def cut(self) -> None:
-        """End it without a word, as a network that fails does. The listener is told."""
+        """End the connection without a close frame, as a failing network does. The listener is notified."""
         raise NotImplementedError
 
     def finish(self) -> None:
-        """End it politely. The listener is told."""
+        """Close the connection in good order. The listener is notified."""
         raise NotImplementedError
 
     def pause(self) -> None:
@@ -89,8 +89,8 @@ class Connection:
         else:
             self.write_call(target, arguments, self._register(Call(Any, done, item, item_kind)), stream=True)
 
-    def tell(self, target: str, arguments: Sequence[object]) -> None:
-        """Fire and forget."""
+    def send(self, target: str, arguments: Sequence[object]) -> None:
+        """Call a method without asking for its answer."""
         self.write_call(target, arguments, None, stream=False)
 
     @property
@@ -124,7 +124,7 @@ class Connection:
             call.done(None, None if result is None else self.typed(result, call.kind))
 
     def take_end(self, reason: str) -> None:
-        """It is lost: everybody who waits is told, once."""
+        """The connection is lost: fail the calls that wait and notify the listener, once."""
         if self.is_lost:
             return
         self.is_lost = True

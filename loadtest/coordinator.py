@@ -124,7 +124,7 @@ class Coordinator:
     # -- the run ---------------------------------------------------------------------------------
 
     async def _gather(self, worker_pool: WorkerPool) -> None:
-        await worker_pool.tell(plan.Connect())
+        await worker_pool.order(plan.Connect())
         with trio.move_on_after(self.options.connect_timeout):
             connected = await worker_pool.answers(plan.Connected)
             self.view.note(f"connected: {sum(one.online for one in connected):,}")
@@ -134,7 +134,7 @@ class Coordinator:
     async def _begin(self, worker_pool: WorkerPool) -> None:
         wait = LEAD if self.options.start_at is None else max(LEAD, self.options.start_at - time.time())
         self._start = time.monotonic() + wait
-        await worker_pool.tell(plan.Begin(self._start))
+        await worker_pool.order(plan.Begin(self._start))
         self.watch.sample(-wait)
         await trio.sleep(wait)
 
@@ -151,9 +151,9 @@ class Coordinator:
                 await self._phases(worker_pool)
             self._faults = faults.done
             self.view.note("waiting until everybody has everything")
-            await worker_pool.tell(plan.Settle(self.options.settle))
+            await worker_pool.order(plan.Settle(self.options.settle))
             await worker_pool.answers(plan.Settled)
-            await worker_pool.tell(plan.Audit(self.options.settle))
+            await worker_pool.order(plan.Audit(self.options.settle))
             parts = [ended.part for ended in await worker_pool.answers(plan.Ended)]
             nursery.cancel_scope.cancel()
         return parts
@@ -161,7 +161,7 @@ class Coordinator:
     async def _phases(self, worker_pool: WorkerPool) -> None:
         last = 0.0
         for phase in self.scenario.phases():
-            await worker_pool.tell(plan.Play(phase))
+            await worker_pool.order(plan.Play(phase))
             last = phase.end
         for _ in self.scenario.phases():
             await worker_pool.answers(plan.Played)
@@ -175,7 +175,7 @@ class Coordinator:
         for number in range(1, MAX_STEPS + 1):
             start = max(start, self.now() + 0.1)
             phase = Phase(name=f"step {number}", start=start, end=start + given.step_seconds, rate=rate)
-            await worker_pool.tell(plan.Play(phase))
+            await worker_pool.order(plan.Play(phase))
             played = await worker_pool.answers(plan.Played)
             step = Step(
                 name=phase.name,

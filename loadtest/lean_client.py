@@ -205,7 +205,7 @@ class LeanConnection(Connection):
                 self.end("closed")
                 return
             self._take(data)
-            # The rest of the kernel's is told by the poll; what TLS has decrypted already is not.
+            # The poll reports what is left in the kernel, but not what TLS has decrypted already.
             more = self._lean_client.tls is not None and not self.is_lost
 
     def _write(self, data: bytes) -> None:
@@ -217,7 +217,7 @@ class LeanConnection(Connection):
         except (BlockingIOError, ssl.SSLWantWriteError):
             sent = 0
         except OSError:
-            return  # the read side will tell
+            return  # the next read fails and reports it
         if sent < len(data):
             self._out = data[sent:]
             self._lean_client.poll.modify(self._number, WRITE if self._paused else READ | WRITE)
@@ -233,7 +233,7 @@ class LeanConnection(Connection):
         self._lean_client.poll.modify(self._number, wanted | (WRITE if self._out else 0))
 
     def close(self) -> None:
-        """The socket only: nobody is told."""
+        """Close the socket only; the listener is not notified."""
         if self._lean_client.wires.pop(self._number, None) is not None:
             self._lean_client.poll.unregister(self._number)
             self._sock.close()

@@ -46,8 +46,8 @@ def parameters(struct: type[Common]) -> list[Parameter]:
         kind, description = hint, ""
         if get_origin(hint) is Annotated:
             kind, *notes = get_args(hint)
-            told = [note.description for note in notes if isinstance(note, Meta) and note.description]
-            description = told[0] if told else ""
+            descriptions = [note.description for note in notes if isinstance(note, Meta) and note.description]
+            description = descriptions[0] if descriptions else ""
         found.append(Parameter(field.name, kind, field.default, description, field.name in common))
     return sorted(found, key=lambda parameter: parameter.common)
 

@@ -56,7 +56,7 @@ class Synced(_Payload, frozen=True):
 
 
 class Cursor(_Payload, frozen=True, gc=False):
-    """A member of a conversation, and how far she has got."""
+    """A member of a conversation, with both cursors of their receipts."""
 
     user_id: str
     delivered_seq: int

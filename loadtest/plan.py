@@ -11,7 +11,7 @@ from loadtest import results
 
 
 class Person(msgspec.Struct, frozen=True):
-    """A user of the system under test. `number` is hers among all people of the run."""
+    """A user of the system under test. `number` is their number among all users of the run."""
 
     number: int
     id: str

@@ -184,7 +184,7 @@ def parse_metrics(text: str) -> dict[str, float]:
 
 
 def metrics_usage(series: dict[str, float]) -> Usage | None:
-    """None when the page does not tell."""
+    """Return the usage that a page of metrics has, or None if it has none."""
     if CPU_METRIC not in series or MEMORY_METRIC not in series:
         return None
     return Usage(series[CPU_METRIC], int(series[MEMORY_METRIC]))

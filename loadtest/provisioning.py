@@ -29,7 +29,7 @@ Progress = Callable[[str, int, int], None]  # what, how many, of how many
 
 
 class Making:
-    """One run's people. `progress` is told now and then."""
+    """Makes the users of one run. `progress` is called now and then."""
 
     def __init__(self, target: Target, run: str, progress: Progress) -> None:
         self._target = target
@@ -130,7 +130,7 @@ def check_tokens(people: Sequence[Person], seconds: float) -> None:
     try:
         claims = jwt.decode(people[0].token, options={"verify_signature": False})
     except (IndexError, jwt.InvalidTokenError):
-        return  # nobody, or no token that we can read
+        return  # no users, or no token that can be decoded here
     left = claims.get("exp", math.inf) - time.time()
     if left < seconds:
         raise TargetError(

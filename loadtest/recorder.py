@@ -14,7 +14,7 @@ LATE = GENERATOR_LATE  # the generator's own part of every latency
 
 
 class Recorder:
-    """Times are seconds since the start of the run; `now` tells it."""
+    """Times are seconds since the start of the run, as `now` returns them."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.now = now

@@ -129,7 +129,7 @@ class Chaos(msgspec.Struct, frozen=True, rename="camel"):
 class Breach(msgspec.Struct, frozen=True, rename="camel"):
     """A promise that was seen broken, with what led to it."""
 
-    promise: str  # the oracle's class: order, hole, repeat, missing, stranger, receipt, presence, ...
+    promise: str  # the oracle's class: order, gap, repeat, missing, stranger, receipt, presence, ...
     at: float
     text: str
     trace: list[str] = []
@@ -378,7 +378,7 @@ def _merged_sample(second: int, group: list[Sample]) -> Sample:
 
 
 def _merged_gauges(parts: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Connections add up. All else is what the servers said of themselves, the same to whoever asked."""
+    """Add up the connections. All other gauges are of the servers, the same in every part."""
     whole: dict[str, float] = {}
     for name, value in (item for part in parts for item in part.items()):
         known = whole.get(name, 0.0)
@@ -387,7 +387,7 @@ def _merged_gauges(parts: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def _merged_processes(processes: Iterable[Process]) -> list[Process]:
-    """A server process that several workers watched is one: whoever has more samples of it tells."""
+    """Merge the samples of a server process that several workers watched: those of the worker with most samples."""
     whole: dict[tuple[str, int], Process] = {}
     size: Callable[[Process], int] = lambda process: len(process.samples)  # noqa: E731
     for process in processes:

@@ -14,7 +14,7 @@ import click
 import trio
 
 from loadtest import chaos, parameters, profiles, results
-from loadtest.commands import FAILED, MISUSED, ending_signals, fail, told
+from loadtest.commands import FAILED, MISUSED, ending_signals, fail, user_errors
 from loadtest.coordinator import Coordinator, Options
 from loadtest.histogram import Histogram
 from loadtest.live import LiveView
@@ -70,7 +70,7 @@ class Scenarios(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         profile = profiles.Profile(cmd_name)
         if cmd_name not in SCENARIOS:
-            with told():
+            with user_errors():
                 profile = profiles.load(cmd_name)
         kind = SCENARIOS.get(profile.scenario)
         if kind is None:
@@ -111,7 +111,7 @@ def run_scenario(kind: type[Scenario], name: str, profile: profiles.Profile, giv
     if unknown:
         fail(f"{name}: there is no option {', '.join(sorted(unknown))}", MISUSED)
     chosen = {**profile.run, **options}
-    with told():
+    with user_errors():
         scenario = kind(parameters.make(kind.Parameters, own, profile.parameters))
     try:
         faults = chaos.parse(chosen["chaos"] if "chaos" in chosen else scenario.schedule(bool(chosen.get("dev"))))

@@ -49,7 +49,7 @@ def merge(parts: Sequence[Sequence[Step]]) -> list[Step]:
 
 
 def may_be_higher(parts: Sequence[Sequence[Step]]) -> bool:
-    """Whether all that everybody has played held, and somebody had not come to her end there."""
+    """Return True if every step that all shards played held, and some shard played further."""
     whole = merge(parts)
     return bool(whole) and all(step.holds for step in whole) and any(len(part) > len(whole) for part in parts)
 

@@ -157,7 +157,7 @@ async def dev(instances: int, connections: int) -> AsyncIterator[DevTarget]:
 
 
 def check_ownership(origin: Origin, *, owned: bool) -> None:
-    """Raises TargetError for a server elsewhere that nobody has claimed."""
+    """Raise TargetError for a server on another machine, unless the user owns it."""
     if not owned and not is_loopback(origin.host):
         raise TargetError(
             f"{origin.host} is not this machine. A load test can bring a server down: "

@@ -28,7 +28,7 @@ GAUGES = {  # as the report names them, and the series
     "receipts_queue": "parley_receipts_queued_entries",
 }
 BUILD = re.compile(r'(\w+)="([^"]*)"')  # labels of parley_build_info
-SAME_EVERYWHERE = {"receipts_queue"}  # every instance tells the same; the others add up
+SAME_EVERYWHERE = {"receipts_queue"}  # every instance has the same value; the others add up
 
 
 class Telemetry:

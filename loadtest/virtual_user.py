@@ -1,8 +1,8 @@
-"""One person of a load test: her connection, what she sends, and what she must see.
+"""One virtual user of a load test: its connection, what it sends, and what it must receive.
 
-Owns her wire and everything that must survive its loss: the cursors, and the sends that are not acknowledged yet, which
-are repeated with the same clientMessageId until they are. Never waits: a scenario drives thousands of players from one
-task. What comes is handed to the oracle first, then to the scenario's hooks.
+Owns the connection and everything that must survive its loss: the cursors, and the sends that are not acknowledged yet,
+which are repeated with the same clientMessageId until they are. Never waits: a scenario drives thousands of virtual
+users from one task. Every event goes to the oracle first, then to the scenario's hooks.
 """
 
 from array import array
@@ -60,7 +60,7 @@ class Send:
 
 
 class VirtualUser:
-    """`person` is who she is. Hooks of scenarios: `on_message`."""
+    """`person` is the account it uses. Hooks of scenarios: `on_message`."""
 
     __slots__ = (
         "_backoff",
@@ -91,13 +91,13 @@ class VirtualUser:
         self.conversations = conversations
         self.views: dict[str, ClientView] = {}
         self.wire: Connection | None = None
-        self.wanted = False  # she should be online
-        self.online = False  # she is, and has everything up to where she attached
+        self.wanted = False  # it should be online
+        self.online = False  # it is online, and has everything up to the seqs at which it was attached
         self.pending: dict[int, Send] = {}
         self.acknowledged: array[int] | None = None  # by number of the send: the hash of its message's id, 0 if none
         self.marked: dict[str, int] = {}  # by conversation: how far MarkRead was acknowledged
         self.peers: dict[str, str] = {}  # what UserStatusChanged said last, by user
-        self.last: Message | None = None  # that she sent, as it was acknowledged
+        self.last: Message | None = None  # the last message it sent, as it was acknowledged
         self.delivery = DELIVER  # under which name the latency of what comes is recorded
         self.on_message: Callable[[VirtualUser, Message], None] | None = None
         self.options: Mapping[str, Any] = {}  # for `Swarm.open`
@@ -130,12 +130,12 @@ class VirtualUser:
             self.wire.finish()
 
     def cut(self) -> None:
-        """The network fails. Who is wanted comes back by herself."""
+        """Cut the connection, as a failing network does. A virtual user that is `wanted` reconnects by itself."""
         if self.wire is not None:
             self.wire.cut()
 
     def opened(self) -> None:
-        """Hands are shaken: say up to where she has everything."""
+        """The handshake is done: join each conversation from the cursor up to which it has everything."""
         wire = self.wire
         assert wire is not None
         self.world.oracle.note(self.number, "opened")
@@ -200,10 +200,10 @@ class VirtualUser:
         self._backoff = min(BACKOFF_MAX, 2 * self._backoff)
         world.later(delay, self._open)
 
-    # -- what she does ---------------------------------------------------------------------------
+    # -- what it does ----------------------------------------------------------------------------
 
     def send(self, conversation: str, due: float, size: int) -> None:
-        """A message that is due at `due`. If she is offline it goes when she is back, and its time counts from then."""
+        """Send a message that is due at `due`. While offline it is kept; its latency counts from the reconnect."""
         self.repeat(self.draft(conversation, due, size))
 
     def draft(self, conversation: str, due: float, size: int) -> Send:
@@ -219,7 +219,7 @@ class VirtualUser:
         return send
 
     def repeat(self, send: Send) -> None:
-        """Send it over the hub, for the first time or once more; when she is offline, as soon as she is back."""
+        """Send a message over the hub, for the first time or again; while offline, after the reconnect."""
         if self.online and send.number in self.pending:
             self._write(send)
 
@@ -255,9 +255,9 @@ class VirtualUser:
         self.acknowledged[send.number] = hash(message.id)
         self.last = message
         oracle.checked[invariants.MISSING] += 1
-        told = (message.client_message_id, message.content, message.conversation_id)
-        if told != tuple(send.body[name] for name in ("clientMessageId", "content", "conversationId")):
-            text = f"send {send.number} of p{self.number} was answered with {told[0]} in {told[2]}"
+        answered = (message.client_message_id, message.content, message.conversation_id)
+        if answered != tuple(send.body[name] for name in ("clientMessageId", "content", "conversationId")):
+            text = f"send {send.number} of p{self.number} was answered with {answered[0]} in {answered[2]}"
             oracle.breach(invariants.ALTERED, text, virtual_user=self.number)
         if message.changed_seq == message.seq:
             self._agree(message)
@@ -266,11 +266,11 @@ class VirtualUser:
 
     def _agree(self, message: Message) -> None:
         if not self.world.oracle.ledger(message.conversation_id).agrees(message):
-            text = f"p{self.number} was told that {message.id} is message {message.seq}; others saw another there"
+            text = f"p{self.number} got {message.id} as message {message.seq}; others got another message there"
             self.world.oracle.breach(invariants.DIVERGED, text, virtual_user=self.number)
 
     def edit(self, due: float, size: int) -> None:
-        """Her last message says something else from now on. Not repeated when it fails."""
+        """Edit the last message. Not repeated if it fails."""
         message, wire = self.last, self.wire
         if message is None or message.client_message_id is None:
             return
@@ -316,7 +316,7 @@ class VirtualUser:
 
     def type(self, conversation: str) -> None:
         if self.online and self.wire is not None:
-            self.wire.tell("StartTyping", (conversation,))
+            self.wire.send("StartTyping", (conversation,))
 
     def read_history(self, conversation: str, due: float, limit: int) -> None:
         """A page over the hub, newest first; its order and its conversation are checked."""
@@ -349,7 +349,7 @@ class VirtualUser:
         if self.online and self.wire is not None:
             self.wire.call(target, arguments, lambda error, result: None if error else done(result), kind)
 
-    # -- what she sees ---------------------------------------------------------------------------
+    # -- what it receives ------------------------------------------------------------------------
 
     def event(self, target: str, payload: Any) -> None:
         if target in (RECEIVE, CHANGED):
@@ -412,5 +412,5 @@ class VirtualUser:
         self.views[conversation].resync(head)
 
     def _stranger(self, conversation: str, what: str) -> None:
-        text = f"p{self.number} got {what} of {conversation}, of which she is no member"
+        text = f"p{self.number} got {what} of {conversation}, of which it is not a member"
         self.world.oracle.breach(invariants.STRANGER, text, virtual_user=self.number)

@@ -1,7 +1,7 @@
-"""One process of the generator: `python -m loadtest.worker`, started by the conductor and told what to do on its
-standard input (`loadtest.plan`).
+"""One process of the generator: `python -m loadtest.worker`, started by the coordinator, with its orders on standard
+input (`loadtest.plan`).
 
-Owns the process. Ends when its input does, so that nothing is left when the conductor dies.
+Owns the process. Ends when its input does, so that nothing is left when the coordinator dies.
 """
 
 import gc
@@ -80,13 +80,13 @@ class Worker:
         virtual_users = list(world.virtual_users.values())
         async with trio.open_nursery() as nursery:
 
-            async def tell() -> None:
+            async def report_online() -> None:
                 while True:
                     if world.online < len(virtual_users):  # all of them is the answer, which is given once
                         self.report(plan.Connected(world.online, len(virtual_users)))
                     await trio.sleep(0.5)
 
-            nursery.start_soon(tell)
+            nursery.start_soon(report_online)
             await world.gather(virtual_users)
             await self.scenario.prepare(world)
             nursery.cancel_scope.cancel()
@@ -157,7 +157,7 @@ class Worker:
         try:
             await Audit(world, patience).run()
         except* RestError as group:  # a server that is gone for good; what was measured is kept
-            text = f"the stored messages cannot be read, so nobody knows: {group.exceptions[0]}"
+            text = f"the stored messages cannot be read, so nothing is known of them: {group.exceptions[0]}"
             world.oracle.breach(invariants.UNANSWERED, text)
         self.report(plan.Ended(self._result()))
 

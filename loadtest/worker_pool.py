@@ -1,6 +1,6 @@
-"""The workers of one run: their processes, what they are told, and what they report.
+"""The workers of one run: their processes, their orders, and their reports.
 
-Owns the processes. Each ends when its input is closed, whatever becomes of us.
+Owns the processes. Each ends when its input is closed, however this process ends.
 """
 
 import subprocess
@@ -27,7 +27,7 @@ class WorkerError(Exception):
 
 
 class WorkerPool:
-    """`on_report` hears of every Connected and Beat; answers to orders come to whoever gave them."""
+    """`on_report` gets every Connected and Beat; answers to orders go to the caller of `answers`."""
 
     def __init__(self, processes: Sequence[trio.Process], on_report: Callable[[int, plan.Report], None]) -> None:
         self._processes = processes
@@ -40,7 +40,7 @@ class WorkerPool:
     def pids(self) -> list[int]:
         return [process.pid for process in self._processes]
 
-    async def tell(self, order: plan.Order) -> None:
+    async def order(self, order: plan.Order) -> None:
         async with trio.open_nursery() as nursery:
             for process in self._processes:
                 nursery.start_soon(_write, process, order)
@@ -88,7 +88,7 @@ async def _write(process: trio.Process, message: plan.Order | plan.Plan) -> None
     try:
         await process.stdin.send_all(_encode(message) + b"\n")
     except trio.BrokenResourceError:
-        pass  # it has died: `listen` tells
+        pass  # the worker has died: `listen` raises
 
 
 @asynccontextmanager

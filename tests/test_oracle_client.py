@@ -66,8 +66,8 @@ def elsewhere(witness: Witness) -> list[Dto]:
     [
         pytest.param(story(), "", id="nothing more"),
         pytest.param(story(edited(2.0), target=CHANGED, stored=[edited(2.0), *ALL[1:]]), "", id="an edit"),
-        pytest.param(resync, invariants.HOLE, id="a resync that was not needed"),
-        pytest.param(early, invariants.HOLE, id="a replay that ends early"),
+        pytest.param(resync, invariants.GAP, id="a resync that was not needed"),
+        pytest.param(early, invariants.GAP, id="a replay that ends early"),
         pytest.param(story(message(3)), invariants.REPEAT, id="a change again"),
         pytest.param(story(message(1, 4)), invariants.REPEAT, id="a message again as a new one"),
         pytest.param(story(message(4, 4), target=CHANGED), invariants.ORDER, id="changed before it was there"),
@@ -78,7 +78,7 @@ def elsewhere(witness: Witness) -> list[Dto]:
             id="another content",
         ),
         pytest.param(story(stored=ALL[:2]), invariants.PHANTOM, id="seen, not stored"),
-        pytest.param(story(message(5), stored=[*ALL, message(5)]), invariants.HOLE, id="a hole"),
+        pytest.param(story(message(5), stored=[*ALL, message(5)]), invariants.GAP, id="a gap"),
         pytest.param(
             story(message(3, seq=4, id="x"), stored=[*ALL, message(3, seq=4, id="x")]), invariants.DOUBLED, id="doubled"
         ),

@@ -41,13 +41,13 @@ class Server:
 
 @contextmanager
 def running(command: list[str], *, port: int | None = None, environ: dict[str, str] | None = None) -> Iterator[Server]:
-    """Start `command`. Without `port` it tells one in a line that starts with `ready`."""
+    """Start `command`. Without `port`, the process writes its port in a line that starts with `ready`."""
     pipe = subprocess.DEVNULL if port else subprocess.PIPE
     process = subprocess.Popen(
         command, stdout=pipe, stderr=subprocess.DEVNULL, text=True, env={**os.environ, **(environ or {})}
     )
     try:
-        yield Server(process, port or _told_port(process))
+        yield Server(process, port or _read_port(process))
     finally:
         process.terminate()
         try:
@@ -57,7 +57,7 @@ def running(command: list[str], *, port: int | None = None, environ: dict[str, s
             process.wait()
 
 
-def _told_port(process: subprocess.Popen[str]) -> int:
+def _read_port(process: subprocess.Popen[str]) -> int:
     assert process.stdout is not None
     impatience = threading.Timer(START_TIMEOUT, process.kill)
     impatience.start()

@@ -1,4 +1,4 @@
-"""`loadtest capacity`: measures, computes, and prints both, so that nobody has to believe the result."""
+"""`loadtest capacity`: measures, computes, and prints both, so that the result can be checked."""
 
 import resource
 import sys

@@ -31,7 +31,7 @@ RECEIPTS = 200  # read marks of each pair
 PING = frame(b'{"type":6}' + SEPARATOR)
 US, KIB, MIB = 1e6, 1024, 2**20
 
-Told = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
 class Spent(NamedTuple):
@@ -66,29 +66,29 @@ class World(NamedTuple):
     room: str
 
 
-def measure(connections: int, seconds: float, told: Told) -> Costs:
+def measure(connections: int, seconds: float, progress: Progress) -> Costs:
     with tempfile.TemporaryDirectory(prefix="parley-capacity-") as directory:
         data = Path(directory, "data")
-        told("making users ...")
+        progress("making users ...")
         with parley(data) as server, Rest(server.port) as rest:
             world = _made(rest, connections + 4 * measures.PAIRS)
-        told(f"connecting {connections:,} ...")
+        progress(f"connecting {connections:,} ...")
         with parley(data) as server:
             process_mib = by_role(server.process.pid)["server"].rss_bytes / MIB
             connect, connection_kib, redis_kib = _connect(server, world.users, connections)
-        told("keeping them alive ...")
+        progress("keeping them alive ...")
         with parley(data, keepalive=f"{KEEPALIVE:g}s") as server:
             idle = _idle(server, world.users, connections)
         with parley(data) as server, Rest(server.port) as rest:
-            told("sending messages ...")
+            progress("sending messages ...")
             stored = _stored(data)
             message, sent = _messages(server, world, seconds)
             message_bytes = max(_stored(data) - stored, 0) / sent
-            told("reading, marking as read, fanning out ...")
+            progress("reading, marking as read, fanning out ...")
             receipt = _receipts(server, world)
             history = _history(server, rest, world, seconds)
             room = measures.room(server, world.users[: measures.PAIRS * 2], world.room, seconds, 1)
-        told("sending messages through two processes ...")
+        progress("sending messages through two processes ...")
         with parley(data, instances=2) as server:
             spread, _ = _messages(server, world, seconds)
     return Costs(

@@ -35,7 +35,7 @@ class Costs(msgspec.Struct, frozen=True, rename="camel"):
     message: Cost  # committed, acknowledged, delivered to two connections of the same process
     across: Cost  # more, for each other process that a message goes to
     delivery: Cost  # to one more connection
-    receipt: Cost  # a read mark, durable, told to the other side
+    receipt: Cost  # a read mark, durable, and its event to the other user
     history: Cost  # a page of 50 messages
     connection_kib: float  # memory of the server
     redis_connection_kib: float

@@ -73,8 +73,8 @@ def compare(
     """Compare the runs B with the runs A: each a result, a directory of results, or several with commas between.
 
     Exit code 0: no regression. 1: something is worse by more than its threshold, and not by chance; or a promise
-    broke that held before. 2: these cannot be compared. What is chance, only several runs of each tell: three, better
-    five.
+    broke that held before. 2: these cannot be compared. Chance can be excluded only with several runs of each: three,
+    better five.
     """
     try:
         base, other = _read(a), _read(b)

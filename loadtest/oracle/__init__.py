@@ -1,1 +1,1 @@
-"""The oracle: what clients may see, and what they may not. Told what came, it finds what breaks a promise."""
+"""The oracle: it gets what clients received and finds what breaks a promise."""

@@ -81,12 +81,12 @@ class ClientView:
 
     def synced(self, head: int) -> None:
         """A replay has ended: it goes up to the head."""
-        self._oracle.checked[invariants.HOLE] += 1
+        self._oracle.checked[invariants.GAP] += 1
         if self.cursor is None:
             self.cursor = self.base = head
         elif self.cursor < head:
             text = f"the replay of {self.conversation} ended at {self.cursor}, before its head {head}"
-            self._breach(invariants.HOLE, text)
+            self._breach(invariants.GAP, text)
 
     def resync(self, head: int) -> None:
         """The server says openly that it does not replay: what lies between is paged. It must be too much for that."""
@@ -95,12 +95,12 @@ class ClientView:
         if head - self.cursor <= REPLAYED:
             who = f"p{self.virtual_user}, who had everything up to {self.cursor}"
             text = f"resync of {self.conversation} to {head} for {who}"
-            self._breach(invariants.HOLE, text)
+            self._breach(invariants.GAP, text)
         if head > self.cursor:
             self.cursor = self.base = head
 
     def has(self, head: int) -> bool:
-        """Whether everything up to `head` has come. Who has not been told where she begins cannot wait for it."""
+        """Return True if everything up to `head` has come, or the start of this view is not known yet."""
         return self.cursor is None or self.cursor >= head
 
     def receipt(self, update: StatusUpdate) -> None:
@@ -109,7 +109,7 @@ class ClientView:
         known = self._receipts.get((update.user_id, update.status), 0)
         if update.seq < known:
             who = f"{update.status} of {update.user_id} in {self.conversation}"
-            self._breach(invariants.RECEIPT, f"p{self.virtual_user} was told {update.seq} after {known}: {who}")
+            self._breach(invariants.RECEIPT, f"p{self.virtual_user} got {update.seq} after {known}: {who}")
         else:
             self._receipts[update.user_id, update.status] = update.seq
 
@@ -133,7 +133,7 @@ class ClientView:
                 self._breach(invariants.UNSEEN, text)
             elif changed in self.gaps and changed > self.base:
                 unexplained.discard(changed)
-                self._breach(invariants.HOLE, f"{what} of {self.conversation} was left out for p{self.virtual_user}")
+                self._breach(invariants.GAP, f"{what} of {self.conversation} was left out for p{self.virtual_user}")
         for gap in sorted(unexplained):
             text = f"change {gap} of {self.conversation} was left out for p{self.virtual_user}, and overtaken by none"
-            self._breach(invariants.HOLE, text)
+            self._breach(invariants.GAP, text)

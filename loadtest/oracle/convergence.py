@@ -34,7 +34,7 @@ class Convergence:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._receipts)
             nursery.start_soon(self._presence)
-            nursery.start_soon(self._told)
+            nursery.start_soon(self._announced)
 
     async def _until(self, wrong: "Callable[[], Any]") -> list[tuple["VirtualUser", str]]:
         """What `wrong` still finds when the patience ends; nothing, as soon as it finds nothing."""
@@ -72,7 +72,7 @@ class Convergence:
     # -- presence --------------------------------------------------------------------------------
 
     async def _presence(self) -> None:
-        """P7: who asks is told the truth about everybody of ours whom she talks with."""
+        """P7: a virtual user that asks gets the true presence of all virtual users it shares a conversation with."""
         virtual_users = [virtual_user for virtual_user in self._world.virtual_users.values() if virtual_user.online]
         for virtual_user in self._world.rng.sample(virtual_users, min(ASKING, len(virtual_users))):
             truth = self._truth_for(virtual_user)
@@ -80,16 +80,16 @@ class Convergence:
 
             async def wrong(virtual_user: "VirtualUser" = virtual_user, truth: Mapping[str, str] = truth) -> Any:
                 found = await self._ask([virtual_user], "GetPresence", (list(truth),), list[UserStatus])
-                told = {one.user_id: one.status for one in found or ()}
+                answered = {one.user_id: one.status for one in found or ()}
                 if found is None:
                     return unanswered([virtual_user], "presence")
-                return [(virtual_user, text) for text in differences(told, truth)]
+                return [(virtual_user, text) for text in differences(answered, truth)]
 
             for asker, text in await self._until(wrong):
                 self._oracle.breach(invariants.PRESENCE, f"p{asker.number} asked: {text}", virtual_user=asker.number)
 
-    async def _told(self) -> None:
-        """P7: the last thing that was told of somebody is true."""
+    async def _announced(self) -> None:
+        """P7: the last status that was announced of each virtual user is true."""
         truth = self._truth()
 
         async def wrong() -> Any:
@@ -104,7 +104,7 @@ class Convergence:
 
         for virtual_user, text in await self._until(wrong):
             self._oracle.breach(
-                invariants.PRESENCE, f"p{virtual_user.number} was told: {text}", virtual_user=virtual_user.number
+                invariants.PRESENCE, f"p{virtual_user.number} was notified: {text}", virtual_user=virtual_user.number
             )
 
     def _truth(self) -> dict[str, str]:
@@ -138,16 +138,16 @@ class Convergence:
 
 
 def unanswered(virtual_users: Sequence["VirtualUser"], what: str) -> list[tuple["VirtualUser", str]]:
-    """What is not told cannot be true: only who is not there to ask is excused."""
+    """A question without an answer is a breach, unless no virtual user is online to ask it."""
     return [
-        (virtual_user, f"nobody told p{virtual_user.number} of {what}")
+        (virtual_user, f"p{virtual_user.number} got no answer about {what}")
         for virtual_user in virtual_users
         if virtual_user.online
     ][:1]
 
 
 def low(joined: Joined, conversation: str, virtual_users: Sequence["VirtualUser"]) -> list[tuple["VirtualUser", str]]:
-    """Whose stored receipt is below what was acknowledged to her, or past the end."""
+    """Return the virtual users whose stored receipt is below what was acknowledged to them, or past the end."""
     stored = {cursor.user_id: cursor.read_seq for cursor in joined.cursors}
     found = []
     for virtual_user in virtual_users:
@@ -159,5 +159,5 @@ def low(joined: Joined, conversation: str, virtual_users: Sequence["VirtualUser"
     return found
 
 
-def differences(told: Mapping[str, str], truth: Mapping[str, str]) -> list[str]:
-    return [f"{user} is {told.get(user)}, not {status}" for user, status in truth.items() if told.get(user) != status]
+def differences(found: Mapping[str, str], truth: Mapping[str, str]) -> list[str]:
+    return [f"{user} is {found.get(user)}, not {status}" for user, status in truth.items() if found.get(user) != status]

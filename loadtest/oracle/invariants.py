@@ -1,7 +1,7 @@
 """The classes of breach, by name. Data: what each one means (docs/design.md 2, P1 to P7)."""
 
 ORDER = "order"
-HOLE = "hole"
+GAP = "gap"
 REPEAT = "repeat"
 MISSING = "missing"
 DOUBLED = "doubled"
@@ -16,7 +16,7 @@ UNANSWERED = "unanswered"
 
 PROMISES: dict[str, str] = {
     ORDER: "a change came after a later one of the same conversation (P3)",
-    HOLE: "a change was left out that no later one to its message overtook, or a replay that was due (P3, P4)",
+    GAP: "a change was left out that no later one to its message overtook, or a replay that was due (P3, P4)",
     REPEAT: "a change came twice, or a message came twice as a new one (P3)",
     MISSING: "a send was acknowledged, but is not stored, or is stored as another message (P1)",
     DOUBLED: "one send is stored twice (P2)",

@@ -15,7 +15,7 @@ from loadtest.payloads import Message
 
 TRACE = 50_000  # recent events of all clients together
 SHOWN = 25  # of them, those of the client concerned, in a breach
-TEXT = "Text"  # what people of a run send; in their conversations nobody else does
+TEXT = "Text"  # what virtual users send; no other user writes in their conversations
 ALIKE = 2  # breaches of one class, at one player or in one conversation, that are kept: twenty would say no more
 
 
@@ -49,8 +49,8 @@ class Ledger:
 
 
 class Oracle:
-    """`run` is the name of this run, in every clientMessageId. `now` tells seconds since its start; `ids` are those
-    of all people, by number."""
+    """`run` is the name of this run, in every clientMessageId. `now` returns seconds since its start; `ids` are those
+    of all users of the run, by number."""
 
     def __init__(self, run: str, now: Callable[[], float], ids: Sequence[str] = ()) -> None:
         self.run = run
@@ -105,7 +105,7 @@ class Oracle:
             return None
         if key is None or message.client_message_id is None:
             if message.type == TEXT:
-                text = f"{message.id} came to p{virtual_user} with {message.client_message_id}: nobody here has sent it"
+                text = f"{message.id} came to p{virtual_user} with {message.client_message_id}: no virtual user sent it"
                 self.breach(invariants.ALTERED, text, virtual_user=virtual_user)
             return None
         due = contents.read_content(message.client_message_id, message.content)

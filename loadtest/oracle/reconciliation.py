@@ -1,6 +1,6 @@
 """The comparison of what is stored with what was sent and seen: nothing lost, doubled, made up or altered.
 
-Owns which sends were found among what is stored. Pure: whoever reads the histories calls it, with all of each.
+Owns which sends were found among what is stored. Pure: the caller reads the histories and passes each as a whole.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

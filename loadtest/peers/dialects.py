@@ -27,7 +27,7 @@ class Refused(Exception):
 
 
 class Seat(NamedTuple):
-    """A user and her one conversation, as this server knows them."""
+    """A user and their one conversation, by the ids of this server."""
 
     user: str
     conversation: str

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 WIDTH, HEIGHT = 640, 210
 LEFT, RIGHT, TOP, BOTTOM = 52, 10, 18, 24
-MOST_POINTS = 400  # of one series; more are joined, which no screen can tell
+MOST_POINTS = 400  # of one series; more are joined, which no screen can show
 TICKS = 5
 LOG_DECADES = 3.5  # up to so many decades, 2 and 5 have a line, too
 LABEL_ROOM = 48  # a band narrower than this has no label

@@ -87,13 +87,13 @@ class Scenario:
     # -- in a worker -----------------------------------------------------------------------------
 
     def enter(self, world: "World") -> None:
-        """Everybody is made, nobody connected: choose, set hooks."""
+        """Choose users and set hooks: all users are made, and none is connected yet."""
 
     async def prepare(self, world: "World") -> None:
         """Everybody is online, the run has not started."""
 
     def arrived(self, world: "World", virtual_user: "VirtualUser") -> None:
-        """She has come online, or back."""
+        """A virtual user has come online, or is online again."""
 
     def act(self, world: "World", due: float) -> None:
         """One arrival. Never waits."""

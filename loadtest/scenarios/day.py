@@ -70,4 +70,4 @@ class Day(Scenario):
                 call = rng.choice((get_messages, list_conversations))
                 world.request(lambda: call(world, virtual_user, due))
             case _:
-                virtual_user.cut()  # from one network to another: she comes back by herself
+                virtual_user.cut()  # from one network to another: it reconnects by itself

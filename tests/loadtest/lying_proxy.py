@@ -1,4 +1,4 @@
-"""A server that lies: a proxy in front of a real one, which tells each conversation's people one untruth.
+"""A server that lies: a proxy in front of a real one, which falsifies one thing in each conversation.
 
 Owns its listener and the connections through it. Speaks JSON hubs, and REST as far as the load test uses it.
 """
@@ -18,7 +18,7 @@ SEPARATOR = b"\x1e"
 
 
 class Talk:
-    """One conversation and its lie; `fooled` is the connection that is lied to: the first that is not the sender's."""
+    """One conversation and its lie; `fooled` is the connection that gets it: the first that is not the sender's."""
 
     def __init__(self, lie: str) -> None:
         self.lie = lie
@@ -29,7 +29,7 @@ class Talk:
 
 
 class Liar:
-    """`lies` are dealt out to conversations as their first messages come by; `told` says which got which."""
+    """Each conversation gets one of the `lies` with its first message; `dealt` has the conversation of each lie."""
 
     def __init__(self, target: str, lies: list[str]) -> None:
         self._target = target
@@ -39,7 +39,7 @@ class Liar:
         self.port = 0
 
     @property
-    def told(self) -> dict[str, str]:
+    def dealt(self) -> dict[str, str]:
         return {talk.lie: conversation for conversation, talk in self._talks.items()}
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -132,17 +132,17 @@ class Liar:
         while True:
             for event in decoder.receive(rest):
                 if isinstance(event, websocket.Message):
-                    await self._tell(client, event.data)
+                    await self._forward(client, event.data)
             rest = bytes(await server.receive_some(65536))
             if not rest:
                 return
 
-    async def _tell(self, client: trio.SocketStream, data: bytes) -> None:
+    async def _forward(self, client: trio.SocketStream, data: bytes) -> None:
         out = b""
         for part in data.split(SEPARATOR)[:-1]:
             message = json.loads(part)
-            for told in self._twisted(client, message) if message.get("type") in (1, 3) else [message]:
-                out += json.dumps(told).encode() + SEPARATOR
+            for sent in self._twisted(client, message) if message.get("type") in (1, 3) else [message]:
+                out += json.dumps(sent).encode() + SEPARATOR
         if out:
             await client.send_all(websocket.encode(websocket.TEXT, out))
 
@@ -207,7 +207,7 @@ def _presence(talk: Talk, message: Event) -> list[Event]:
 
 LIES: dict[str, Callable[[Talk, Event], list[Event]]] = {
     "order": _order,
-    "hole": lambda talk, message: [] if talk.count == 2 else [message],
+    "gap": lambda talk, message: [] if talk.count == 2 else [message],
     "repeat": lambda talk, message: [message, message],
     "unseen": lambda talk, message: [] if talk.count > 1 else [message],
     "diverged": lambda talk, message: [_with(message, id="f" * 36)] if talk.count == 2 else [message],

@@ -1,4 +1,4 @@
-"""Runs of the suite inside a test: short, watched by nobody."""
+"""Runs of the suite inside a test: short, and without a display."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from tests.running import JWT_KEY
 
 
 class Silent:
-    """A view for nobody. `connected` is when everybody is: the run starts half a second later."""
+    """A view that shows nothing. `connected` is set when all are connected: the run starts half a second later."""
 
     def __init__(self) -> None:
         self.connected, self.acknowledged = trio.Event(), trio.Event()

@@ -76,5 +76,5 @@ def later(seconds: float) -> datetime:
 
 
 def breached() -> Oracle:
-    breach = Breach(promise="hole", at=4.2, text="seq 18 after seq 16", trace=["ReceiveMessage seq 16", "seq 18 <b>"])
-    return Oracle(checked={"order": 10}, breached={"hole": 3}, breaches=[breach])
+    breach = Breach(promise="gap", at=4.2, text="seq 18 after seq 16", trace=["ReceiveMessage seq 16", "seq 18 <b>"])
+    return Oracle(checked={"order": 10}, breached={"gap": 3}, breaches=[breach])

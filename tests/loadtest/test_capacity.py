@@ -77,7 +77,7 @@ def test_memory_and_storage() -> None:
     assert found.reconnect_seconds == pytest.approx(400 / found.processes)
 
 
-def test_nobody_needs_almost_nothing() -> None:
+def test_no_users_need_almost_nothing() -> None:
     found = needs(COSTS, people(users=0))
     assert (found.processes, found.database_cores, found.connections) == (1, 1, 0)
 

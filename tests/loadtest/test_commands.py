@@ -110,7 +110,7 @@ def test_what_is_refused(words: list[str], says: str) -> None:
     ],
 )
 def test_a_wrong_command_line_is_exit_code_2(words: list[str]) -> None:
-    """So that scripts can tell it from a broken promise; found before anything is loaded, and said in one line."""
+    """Scripts can distinguish it from a broken promise; it is found before anything is loaded, and is one line."""
     done = call(*words)
     assert (done.exit_code, done.output.count("\n")) == (2, 1), done.output
 

@@ -30,13 +30,13 @@ async def test_a_lying_server_is_found_out(database: str, redis_url: str, tmp_pa
         url = f"http://127.0.0.1:{liar.port}"
         result = await play(url, "direct", settle=5.0, pairs=len(ALL), rate=20 * len(ALL), seconds=1, size=200)
         nursery.cancel_scope.cancel()
-    assert set(liar.told) == set(ALL)
+    assert set(liar.dealt) == set(ALL)
     for promise in PROMISES:
         found = [breach for breach in result.oracle.breaches if breach.promise == promise]
         assert found, f"{promise} was not found: {result.oracle.breached}"
         assert any(breach.trace for breach in found), promise
-    for promise in ("order", "hole", "repeat", "unseen", "diverged", "receipt"):
-        where = liar.told[promise]
+    for promise in ("order", "gap", "repeat", "unseen", "diverged", "receipt"):
+        where = liar.dealt[promise]
         assert any(breach.promise == promise and where in breach.text for breach in result.oracle.breaches), promise
     done = audit(result, tmp_path / "run.json")
     assert done.exit_code == 1
@@ -44,8 +44,8 @@ async def test_a_lying_server_is_found_out(database: str, redis_url: str, tmp_pa
 
 
 async def test_a_defect_of_the_server_is_found(database: str, redis_url: str) -> None:
-    """A server that now and then forgets to deliver a message to somebody, and never repairs it, is not believed."""
+    """A server that now and then does not deliver a message to a member, and never repairs it, is found out."""
     async with running(database, redis_url, module="tests.loadtest.amnesiac_proxy") as server:
         result = await play(server.url, "group", settle=5.0, groups=1, members=5, rate=50, seconds=1)
-    assert result.oracle.breached.keys() & {"hole", "unseen"}, result.oracle
-    assert not result.oracle.breached.keys() - {"hole", "unseen"}
+    assert result.oracle.breached.keys() & {"gap", "unseen"}, result.oracle
+    assert not result.oracle.breached.keys() - {"gap", "unseen"}

@@ -1,4 +1,4 @@
-"""Clients against servers that refuse, die, or talk nonsense: they are told once, with a short reason, and live."""
+"""Clients against servers that refuse, die, or send nonsense: `lost` is called once with a reason; the client lives."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -139,7 +139,7 @@ async def connecting(origin: Origin, listener: Listener, client: str = "lean") -
         (close, "close_1012"),
     ],
 )
-async def test_a_bad_server_is_told_once(
+async def test_a_bad_server_is_reported_once(
     behave: Behaviour, reason: str, client: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reference, "CONNECT_TIMEOUT", 3.0)  # trio-websocket waits for it when the server hangs up
@@ -152,7 +152,7 @@ async def test_a_bad_server_is_told_once(
     assert listener.reasons[0].startswith(reason)
 
 
-async def test_nobody_listening_is_told() -> None:
+async def test_no_listener_is_reported() -> None:
     async with serving(hang_up) as origin:
         pass
     listener = Listener()
@@ -197,7 +197,7 @@ async def test_what_the_kernel_does_not_take_goes_later() -> None:
         async with connecting(origin, listener) as wire:
             await listener.is_open.wait()
             for number in range(count):
-                wire.tell("Shout", (f"{number:06d}" + "x" * size,))
+                wire.send("Shout", (f"{number:06d}" + "x" * size,))
             go.set()
             while len(received) < count * size:
                 await trio.sleep(0.01)

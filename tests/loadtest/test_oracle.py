@@ -73,11 +73,9 @@ def test_what_is_promised_passes(shown: Shown, stored: dict[int, int], cursor: i
 @pytest.mark.parametrize(
     ("shown", "stored", "breach"),
     [
-        pytest.param(new(1, 3), {1: 1, 2: 2, 3: 3}, invariants.HOLE, id="a message is left out"),
-        pytest.param(
-            new(1, 2, 4), {1: 1, 2: 2, 4: 4}, invariants.HOLE, id="a change is left out that nothing explains"
-        ),
-        pytest.param([*new(1, 2), *new(4)], {1: 3, 2: 2, 4: 4}, invariants.HOLE, id="an edit that stands is left out"),
+        pytest.param(new(1, 3), {1: 1, 2: 2, 3: 3}, invariants.GAP, id="a message is left out"),
+        pytest.param(new(1, 2, 4), {1: 1, 2: 2, 4: 4}, invariants.GAP, id="a change is left out that nothing explains"),
+        pytest.param([*new(1, 2), *new(4)], {1: 3, 2: 2, 4: 4}, invariants.GAP, id="an edit that stands is left out"),
         pytest.param(new(1, 3, 2), {1: 1, 2: 2, 3: 3}, invariants.ORDER, id="two change places"),
         pytest.param(new(1, 2, 2), {1: 1, 2: 2}, invariants.REPEAT, id="one comes twice"),
         pytest.param([*new(1, 2), (1, 3, True)], {1: 3, 2: 2}, invariants.REPEAT, id="an edit comes as a new message"),
@@ -91,8 +89,8 @@ def test_what_is_not_is_named(shown: Shown, stored: dict[int, int], breach: str)
     assert set(judge(shown, stored)) == {breach}
 
 
-def test_a_replay_that_ends_early_is_a_hole() -> None:
-    assert judge(new(1, 2), {1: 1, 2: 2}, head=3) == {invariants.HOLE: 1}
+def test_a_replay_that_ends_early_is_a_gap() -> None:
+    assert judge(new(1, 2), {1: 1, 2: 2}, head=3) == {invariants.GAP: 1}
 
 
 def test_two_clients_must_see_the_same_message_at_one_place() -> None:
@@ -103,7 +101,7 @@ def test_two_clients_must_see_the_same_message_at_one_place() -> None:
     assert dict(oracle.breached) == {invariants.DIVERGED: 1}
 
 
-def test_what_another_client_saw_tells_a_hole_from_what_was_overtaken() -> None:
+def test_views_of_other_clients_distinguish_a_gap_from_an_overtaken_change() -> None:
     """Change 2 was message 2, says another client's view; that an older message was edited later excuses nothing."""
     oracle = Oracle("run", lambda: 0.0)
     one, other = ClientView(oracle, 1, TALK), ClientView(oracle, 2, TALK)
@@ -114,7 +112,7 @@ def test_what_another_client_saw_tells_a_hole_from_what_was_overtaken() -> None:
     one.take(message(1, 4), new=False)
     stored = [message(1, 4), message(3)]  # and message 2 is gone
     one.finish({1: 4, 3: 3}, Overtaken(stored, oracle.ledger(TALK)))
-    assert dict(oracle.breached) == {invariants.HOLE: 1}
+    assert dict(oracle.breached) == {invariants.GAP: 1}
 
 
 def test_resync_excuses_what_lies_between_and_nothing_else() -> None:
@@ -135,7 +133,7 @@ def test_resync_is_no_excuse_for_who_is_not_far_behind(head: int) -> None:
     view = ClientView(oracle, 1, TALK)
     view.take(message(1), new=True)
     view.resync(head)
-    assert dict(oracle.breached) == {invariants.HOLE: 1}
+    assert dict(oracle.breached) == {invariants.GAP: 1}
 
 
 def test_two_clients_must_read_the_same_there() -> None:
@@ -182,7 +180,7 @@ def test_presence_that_is_not_the_truth_is_named() -> None:
     assert len(differences({"a": "Online"}, {"a": "Offline", "b": "Online"})) == 2
 
 
-async def test_presence_that_nobody_tells_does_not_hold(autojump_clock: trio.abc.Clock) -> None:
+async def test_presence_without_an_answer_does_not_hold(autojump_clock: trio.abc.Clock) -> None:
     """A server that never answers the question is not believed; all who ask share one patience."""
     oracle = Oracle("run", lambda: 0.0)
     world = SimpleNamespace(oracle=oracle, rng=random.Random(1), conversations={TALK: Conversation(TALK, (0, 1), 0)})
@@ -287,6 +285,6 @@ def test_a_breach_has_the_trace_of_its_client() -> None:
     oracle.note(1, "opened")
     oracle.note(2, "opened")
     oracle.note(1, "ReceiveMessage", TALK, 7, "m7")
-    oracle.breach(invariants.HOLE, "something", virtual_user=1)
+    oracle.breach(invariants.GAP, "something", virtual_user=1)
     (breach,) = oracle.breaches
     assert [line.split()[1:3] for line in breach.trace] == [["p1", "opened"], ["p1", "ReceiveMessage"]]

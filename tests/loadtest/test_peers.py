@@ -102,7 +102,7 @@ def test_a_contestant_keeps_what_it_answers(services: Services) -> None:
 def test_a_broken_server_ends_its_turn(
     answer: dict[str, object] | None, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An error as answer, or none at all: no figure comes of it, and the reason is told."""
+    """An error as answer, or none at all: there is no figure, and the reason is reported."""
     monkeypatch.setattr("loadtest.peers.driver.PATIENCE", 0.3)
     with server(lambda number: answer if number == 5 else {"type": "ack"}) as port:
         pairs = Pairs(port, PlainJson(), SEATS)
@@ -111,7 +111,7 @@ def test_a_broken_server_ends_its_turn(
         pairs.close()
 
 
-def test_every_dialect_tells_answers_from_deliveries_and_errors() -> None:
+def test_every_dialect_distinguishes_answers_deliveries_and_errors() -> None:
     seat = Seat("1", "2")
     two = b'{"type":3,"invocationId":"1","result":{}}\x1e{"type":1,"target":"ReceiveMessage","arguments":[]}\x1e'
     assert Hub().answers(two) == Answers(1, 1)

@@ -97,7 +97,7 @@ def test_what_others_wrote_stays_text() -> None:
 
 def test_a_breach_is_the_first_thing_one_sees() -> None:
     text = "".join(Page(render(run(oracle=breached()))).text)
-    assert text.index("Promises were broken: hole (3)") < text.index("achieved")
+    assert text.index("Promises were broken: gap (3)") < text.index("achieved")
     assert "seq 18 <b>" in text
     assert "Nothing was checked" in "".join(Page(render(run(oracle=Oracle()))).text)
 
@@ -161,7 +161,7 @@ def test_points_stay_inside_the_picture() -> None:
         assert [point[0] for point in data["series"][0]] == [x for x, _ in places]
 
 
-def test_processor_time_of_the_warm_up_is_nobodys_cost() -> None:
+def test_processor_time_of_the_warm_up_is_not_counted() -> None:
     """Only what was spent within the measured phases is divided by what was done in them."""
     result = run(cpu=0.5)
     assert charts.spent(result.processes[0], result) == pytest.approx(0.5 * 8)

@@ -80,7 +80,7 @@ def test_merged_percentiles_are_those_of_all_the_latencies() -> None:
 
 def test_the_first_breaches_of_all_workers_are_kept() -> None:
     merged = results.merge([run(oracle=breached()) for _ in range(20)])
-    assert merged.oracle.breached == {"hole": 60}
+    assert merged.oracle.breached == {"gap": 60}
     assert len(merged.oracle.breaches) == results.BREACHES_KEPT
 
 

@@ -50,7 +50,7 @@ def test_the_knee_of_shards_is_that_of_all(tmp_path: Path) -> None:
 
 
 def test_what_the_shards_did_not_play_together_counts_for_nothing() -> None:
-    """Whoever goes on alone has less load than the step's; the note says that there may be more to find."""
+    """A shard that goes on alone has less load than the step's; the note says that there may be more to find."""
     short = shard(2, 1)
     whole = summary.merge([shard(1, 1, 1, 60), short])
     assert whole.figures["knee_per_second"] == 200 and whole.notes == [summary.HIGHER]

@@ -60,7 +60,7 @@ async def test_lag_queues_and_use_are_read_from_a_named_page(address: str) -> No
 
 
 async def test_a_page_that_does_not_answer_is_no_trouble(tmp_path: Path) -> None:
-    """Nothing listens; a socket's file that nobody has open any more."""
+    """Nothing listens; a socket's file that no process has open any more."""
     (tmp_path / "dead.sock").touch()
     telemetry, watch = Telemetry(["127.0.0.1:1"], tmp_path), Watch()
     await telemetry.read(1, watch)

@@ -29,12 +29,12 @@ class Line:
         pass
 
     def done(self, target: str) -> Any:
-        """What is told of the last call of this method."""
+        """Return the callback of the last call of this method."""
         return [done for name, _, done in self.calls if name == target][-1]
 
 
 class World:
-    """A stage with one player, at the time that the test says it is."""
+    """A world with one virtual user, at the time that the test sets."""
 
     def __init__(self) -> None:
         self.now = 0.0

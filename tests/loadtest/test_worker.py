@@ -59,7 +59,7 @@ async def test_what_is_not_answered_is_not_left_out(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
     """When the patience ends, each send under way counts with the time it has taken, a call without an answer on a
-    connection that lives is a breach, and whoever is not back is named."""
+    connection that lives is a breach, and virtual users that are not back are named."""
     reports: list[plan.Report] = []
 
     def virtual_user(

@@ -80,7 +80,7 @@ def test_a_promise_that_broke_is_a_regression_without_statistics(tmp_path: Path)
     results.write(run(), base)
     results.write(run(oracle=breached()), broken)
     done = compared(base, broken)
-    assert (done.exit_code, done.output.splitlines()[-1]) == (1, "REGRESSION: hole")
+    assert (done.exit_code, done.output.splitlines()[-1]) == (1, "REGRESSION: gap")
     assert compared(broken, broken).exit_code == 0
     assert "broken in the base" in compared(broken, base).output
 
