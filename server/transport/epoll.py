@@ -1,9 +1,9 @@
-"""Readiness of every raw socket of the process: edge-triggered, registered once for its whole life.
+"""Watch all raw sockets of the process with one epoll: edge-triggered, each registered once.
 
-Owns one epoll and the task that reads it; that task waits for the epoll itself by Trio. Trio's own `wait_readable`
-registers a socket anew for every wait: a system call for each message, and a kilobyte of frames and waiters for each
-idle connection. What readiness means is the member's business: its reader and writer are tasks that sleep in
-`trio.lowlevel.wait_task_rescheduled` and are cancelled like any other.
+Owns the epoll and the task that reads it, which waits for the epoll itself with Trio. Trio's own `wait_readable`
+registers a socket again for every wait: that costs a system call for each message, and a kilobyte of frames and
+waiters for each idle connection. The members react to readiness: their readers and writers are tasks that sleep in
+`trio.lowlevel.wait_task_rescheduled`, and are cancelled like any other.
 """
 
 import select
@@ -28,7 +28,7 @@ class Ready(Protocol):
         """The socket has become readable, writable, or has ended. Must not wait."""
 
     def abort(self, why: str) -> None:
-        """There is a defect in it: it ends."""
+        """End the member after a defect in it."""
 
 
 class Poller:
@@ -39,27 +39,27 @@ class Poller:
         self._members: dict[int, Ready] = {}
 
     def add(self, number: int, member: Ready) -> None:
-        """Watch descriptor `number`. What is ready already is told as well. Raises OSError."""
+        """Watch descriptor `number`; readiness before this call is reported too. Raise OSError."""
         self._epoll.register(number, _EVERYTHING)
         self._members[number] = member
 
     def remove(self, number: int) -> None:
-        """The kernel forgets a descriptor by itself when it is closed."""
+        """Stop watching. The kernel removes a descriptor from the epoll when it is closed."""
         self._members.pop(number, None)
 
     async def settle(self) -> None:
-        """Until everybody has been woken for whom something is there, and has had a turn."""
+        """Wait until all members that are ready now have been woken, and have run once."""
         while not self._epoll.closed:
             ready = self._epoll.poll(0, MAX_EVENTS)
             self._wake(ready)
             if len(ready) < MAX_EVENTS:
                 break
             await trio.lowlevel.checkpoint()
-        for _ in range(2):  # what is woken runs before the second one returns
+        for _ in range(2):  # woken tasks run before the second one returns
             await trio.lowlevel.checkpoint()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Wake members for as long as this is not cancelled."""
+        """Wake members until cancelled."""
         if self._epoll.closed:
             self._reopen()
         with self._epoll as epoll:
@@ -78,7 +78,7 @@ class Poller:
                     if member is not None:
                         member.on_ready(events)
                 return
-            except Exception as error:  # one member's defect: it pays, the others behind it are woken
+            except Exception as error:  # of one member: it is ended, the others are woken
                 self._give_up(members.get(number), _guard.caught(error))
 
     def _give_up(self, member: Ready | None, reference: str) -> None:
@@ -89,7 +89,7 @@ class Poller:
             _guard.caught(error)
 
     def _reopen(self) -> None:
-        """After this part has failed: the kernel tells again what is ready."""
+        """Register all members with a new epoll, after a failure. The kernel reports again what is ready."""
         self._epoll = select.epoll()
         for number in self._members:
             self._epoll.register(number, _EVERYTHING)

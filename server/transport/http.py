@@ -1,7 +1,7 @@
-"""HTTP for everything that is no WebSocket: Hypercorn's Trio server, one connection at a time.
+"""Serve HTTP connections with Hypercorn's Trio server.
 
-Owns Hypercorn's configuration and the app's lifespan. The listener hands connections in, as streams of requests that
-ask for nothing but HTTP/1.1: Hypercorn never speaks WebSocket or HTTP/2.
+Owns Hypercorn's configuration and the app's lifespan. The listener passes connections in as streams of plain HTTP/1.1
+requests, so Hypercorn never speaks WebSocket or HTTP/2.
 """
 
 import logging
@@ -26,20 +26,25 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-HANG_UP = "parley.hang_up"  # in the ASGI scope's state: ends the TCP connection at once
+HANG_UP = "parley.hang_up"  # in the ASGI scope's state: a callable that ends the TCP connection at once
 KEEP_ALIVE = 75.0  # seconds an idle HTTP connection is kept: longer than most balancers keep theirs
-DISCARD_MAX = 4 * 1024 * 1024  # bytes of a refused request that are still read, so that its answer arrives
+DISCARD_MAX = 4 * 1024 * 1024  # bytes of a refused request that are still read, so that the client gets the answer
 DISCARD_TIME = 5.0  # seconds for them
-LAST_WORDS = 30.0  # seconds for the end of an answer to be taken, whoever wants to be done with it
+FINISH_TIME = 30.0  # seconds for the client to take the end of an answer, although the request is cancelled
 
 
 def patient(app: ASGIApp, is_retired: Callable[[], bool], is_polled: Callable[[str], bool]) -> ASGIApp:
-    """An answer waits until the request has come in whole, so that one refused early is heard.
+    """Wrap `app` so that each answer waits until the whole request was received.
 
-    Otherwise the client may still be sending when the connection is closed under it, and loses the answer, or
-    sends its next request into a connection that is about to end. What is too long is not waited for.
-    With the answers of a server that `is_retired` clients learn that their next request belongs elsewhere; not so at
-    a path that `is_polled`: clients of these get a message.
+    An answer may come early, to refuse a request. If the connection were closed then, a client still sending would
+    lose the answer, or send its next request into a connection that is about to end. So the answer waits for up to
+    `DISCARD_TIME` and `DISCARD_MAX` of the rest; past either bound it is sent at once, with `Connection: close`. Once
+    the server `is_retired`, each answer closes its connection, so that the next request goes to another instance,
+    except at a path that `is_polled`: clients of these are notified by a message.
+
+    The end of an answer is sent under a shield, bounded by `FINISH_TIME`. Quart cancels the request handler as soon as
+    it has the last event, but Hypercorn still has to reset the connection for the next request, and to start its idle
+    timeout. If the bound passes, the connection is closed, since half an answer cannot be followed by another.
     """
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,12 +74,10 @@ def patient(app: ASGIApp, is_retired: Callable[[], bool], is_polled: Callable[[s
             if event["type"] != "http.response.body" or event.get("more_body"):
                 await send(event)
                 return
-            # Quart cancels whoever answers as soon as it hears that all is said. Hypercorn is not through with it then:
-            # it still has to make the connection ready for the next request, and to begin the time that it may be idle.
-            with trio.CancelScope(deadline=trio.current_time() + LAST_WORDS, shield=True) as patience:
+            with trio.CancelScope(deadline=trio.current_time() + FINISH_TIME, shield=True) as patience:
                 await send(event)
             if patience.cancelled_caught:
-                scope["state"][HANG_UP]()  # half of it is said: nothing can follow
+                scope["state"][HANG_UP]()
 
         try:
             await app(scope, receive_some, send_patiently)
@@ -87,12 +90,12 @@ def patient(app: ASGIApp, is_retired: Callable[[], bool], is_polled: Callable[[s
 
 
 class HttpConnection(TCPServer):
-    """One connection. It ends when its client has gone: Hypercorn's own may keep it for KEEP_ALIVE more."""
+    """One connection, which ends when its client has gone. Hypercorn's own may keep it for `KEEP_ALIVE` longer."""
 
     _over = False
 
     async def protocol_send(self, event: Event) -> None:
-        """Hypercorn's own shields what it sends for as long as the client likes. Our stream knows what to finish."""
+        """Send without Hypercorn's unbounded shield: the stream bounds what is finished after a cancellation."""
         if not isinstance(event, RawData):
             await super().protocol_send(event)
             if isinstance(event, Updated) and event.idle:
@@ -115,14 +118,16 @@ class HttpConnection(TCPServer):
 
 
 class HttpServer:
-    """Serve HTTP connections with `app`; `is_polled` says of a decoded path that its connections outlive a drain."""
+    """Serves HTTP connections with `app`. `is_polled`: connections with requests to this path outlive a drain."""
 
     def __init__(self, app: ASGIApp, *, is_polled: Callable[[str], bool] = lambda path: False) -> None:
         self._config = Config()
         self._config.keep_alive_timeout = KEEP_ALIVE
-        # A client may be silent while it polls, or only listens. Slow requests have limits where they are read.
+        # A client may be silent while it polls, or only receives. Slow requests are bounded by the stream.
         self._config.read_timeout = None
-        self._config.h11_max_incomplete_size = 2 * MAX_HEAD  # the stream has the limit; rewritten, a head may be longer
+        self._config.h11_max_incomplete_size = (
+            2 * MAX_HEAD
+        )  # the stream enforces the limit; a rewritten head may be longer
         self._config.errorlog = logging.getLogger("hypercorn.error")
         self._config.include_server_header = False
         self._app = ASGIWrapper(cast(ASGIFramework, patient(app, lambda: self._retired, is_polled)))
@@ -132,7 +137,7 @@ class HttpServer:
         self._streams: set[RequestStream] = set()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """The app's lifespan: started when its start-up hooks are done, shut down when cancelled."""
+        """Run the app's lifespan: started when its start-up hooks are done, shut down when cancelled."""
         lifespan = Lifespan(self._app, self._config, self._state)
         async with trio.open_nursery() as nursery:
             await nursery.start(lifespan.handle_lifespan)
@@ -149,14 +154,14 @@ class HttpServer:
             self._streams.discard(stream)
 
     def retire(self) -> None:
-        """From now on each answer is the last one on its connection."""
+        """Make each further answer the last one on its connection."""
         self._retired = True
 
     async def stop(self) -> None:
-        """Idle connections end now, the others after the request that they serve."""
+        """End idle connections now, and the others after their current request."""
         await self._context.terminated.set()
 
     def hang_up(self) -> None:
-        """On whoever is left: what is being sent cannot be cancelled, and its client may read slowly, or not at all."""
+        """Close the remaining connections: sending cannot be cancelled, and a client may read slowly, or not at all."""
         for stream in list(self._streams):
             stream.hang_up()

@@ -1,9 +1,9 @@
-"""One port for everything: accepts, reads the request head, and sends each connection its way.
+"""Accept connections, read the first request head of each, and pass it to the WebSocket or the HTTP side.
 
-Owns the listening sockets and the way of a connection: upgrades go to the raw socket path
-(`server.transport.websocket`), everything else to Hypercorn's HTTP server, by a stream that comes back here when a
-later request is an upgrade. A head is always consumed into a prefix rather than peeked at: one path for whole and
-for split heads.
+Owns the listening sockets and the routing of connections. Upgrades go to the raw socket path
+(`server.transport.websocket`), everything else to Hypercorn's HTTP server, through a stream that returns the socket
+here when a later request is an upgrade. A head is always consumed into a prefix rather than peeked at, so that whole
+and split heads take one path.
 """
 
 import errno
@@ -29,14 +29,14 @@ from store.defects import guard
 
 BACKLOG = 4096
 ACCEPT_BATCH = 64  # accepted in one scheduler step
-SHARED_BATCH = 16  # the same, where siblings would like some of them too
-COURTESY = 0.001  # seconds later for each doubling of the connections that we have: what a busy scheduler does not blur
-FULL_COURTESY = 0.25  # seconds; who is still there then is told that we are full
-ACCEPT_PAUSE = 0.5  # seconds without accepting when descriptors are out
+SHARED_BATCH = 16  # the same, where sibling processes accept from the socket too
+COURTESY = 0.001  # seconds of delay per doubling of the open connections: more than the jitter of a busy scheduler
+FULL_COURTESY = 0.25  # seconds of delay at the limit; connections that no sibling accepted by then are refused
+ACCEPT_PAUSE = 0.5  # seconds without accepting when descriptors run out
 UNSENT = 64 * 1024  # bytes not yet on the wire that the kernel holds for one connection; the rest is the send queue's
-DEFER_ACCEPT = 5  # seconds the kernel keeps a connection to itself until its first bytes are there
+DEFER_ACCEPT = 5  # seconds the kernel holds back a connection whose first bytes have not arrived
 LINGER = 2.0  # seconds to let a refused client read its answer
-USER_TIMEOUT = 30_000  # ms without an ACK after which the kernel gives a peer up (RFC 5482)
+USER_TIMEOUT = 30_000  # ms without an ACK after which the kernel ends a connection (RFC 5482)
 # Set once on the listening socket: what it accepts inherits them (Linux).
 _INHERITED = {
     socket.TCP_NODELAY: 1,
@@ -48,7 +48,7 @@ _TASK_NAME = "connection"  # one string for all of them
 _FAULTS = {408: "timeout", 429: "rate_limited", 431: "too_large"}  # codes; of all others invalid_request
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
-Service = Coroutine[Any, Any, Any]  # what serves a connection; what it returns serves it from then on, if anything
+Service = Coroutine[Any, Any, Any]  # serves a connection; what it returns, if anything, serves it from then on
 
 _guard = guard("connections")
 
@@ -56,13 +56,13 @@ log = structlog.get_logger("parley.listener")
 
 
 class Upgrades(Protocol):
-    """Whoever serves WebSockets on the raw socket."""
+    """Serves WebSockets on the raw socket (`server.hub.transports`)."""
 
     def takes(self, head: Head) -> bool:
-        """Whether a request that asks for a WebSocket is for us to answer, or is plain HTTP after all."""
+        """Return True if this side answers the upgrade request; otherwise it is served as plain HTTP."""
 
     async def admit(self, sock: AnySocket, head: Head, rest: bytes) -> Service:
-        """Answer the upgrade and return what serves the socket from then on. Raises Refusal instead of answering."""
+        """Answer the upgrade and return the coroutine that serves the socket. Raise Refusal instead of answering."""
 
 
 class Refusal(Exception):
@@ -71,13 +71,13 @@ class Refusal(Exception):
     def __init__(
         self, status: int, code: str, detail: str, extra: dict[str, str] | None = None, *, lingers: bool = True
     ) -> None:
-        """`lingers`: the client is given time to read the answer."""
+        """`lingers`: give the client time to read the answer before closing."""
         super().__init__(detail)
         self.lingers = lingers
         self.status = status
         self.code = code
         self.fields, self.body = http_head.refusal(status, code, CODES[code].title, detail, extra)
-        self.request_id = ""  # set by whoever knows one
+        self.request_id = ""  # set where it is known
 
     @property
     def answer(self) -> bytes:
@@ -86,12 +86,12 @@ class Refusal(Exception):
 
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """As ASGI has them: lower-case names."""
+        """The fields as ASGI headers, with lower-case names."""
         return [(name.lower().encode(), value.encode()) for name, value in self.fields.items()]
 
 
 def require_upgrade(head: Head) -> None:
-    """Raises Refusal for an opening handshake that is none."""
+    """Raise Refusal if `head` is not a valid opening handshake."""
     fault = http_head.upgrade_error(head)
     if fault is not None:
         raise Refusal(fault[0], "invalid_request", fault[1])
@@ -112,15 +112,17 @@ def refusal(error: ChatError, status: int) -> Refusal:
 
 
 def listen(where: tuple[str, int] | str, *, reuse_port: bool = False) -> list[socket.socket]:
-    """Listening, non-blocking sockets: bound here, or inherited (`server.transport.socket_activation`). Raises
-    OSError, ConfigError."""
+    """Return listening, non-blocking sockets: bound here, or inherited (`server.transport.socket_activation`).
+
+    Raise OSError, or ConfigError.
+    """
     if isinstance(where, str):
         return [_prepare(sock) for sock in inherited(where, os.environ)]
     return [bind(where, reuse_port=reuse_port)]
 
 
 def bind(address: tuple[str, int], *, reuse_port: bool = False) -> socket.socket:
-    """`reuse_port`: others may listen there too, each with a queue of its own."""
+    """Bind a listening socket. `reuse_port`: other processes may listen there too, each with its own queue."""
     host, port = address
     family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     sock = socket.socket(family, socket.SOCK_STREAM)
@@ -145,13 +147,13 @@ def _prepare(sock: socket.socket) -> socket.socket:
 
 
 def place(sock: socket.socket) -> tuple[str, int]:
-    """Where it listens: (host, port), or (path, 0)."""
+    """Return the address of a listening socket: (host, port), or (path, 0)."""
     name = sock.getsockname()
     return (str(name[0]), int(name[1])) if isinstance(name, tuple) else (str(name), 0)
 
 
 class Listener:
-    """Accepts for as long as it is not cancelled; the connections live on in `nursery`."""
+    """Accepts connections until cancelled; their tasks run in a nursery of the caller, and outlive it."""
 
     def __init__(
         self,
@@ -163,7 +165,7 @@ class Listener:
         certificate: Certificate | None = None,
         strangers: UnauthenticatedConnections | None = None,
     ) -> None:
-        """With a certificate, TLS is spoken. Without `strangers`, whoever connects is trusted with that."""
+        """With a `certificate`, speak TLS. Without `strangers`, unauthenticated connections have no limit."""
         self._upgrades = upgrades
         self._http = http
         self.limit = max_connections
@@ -183,7 +185,10 @@ class Listener:
         shared: bool = False,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """`sock` stays open: `close` ends it. `shared`: siblings accept from it too, and the emptiest should."""
+        """Accept connections from `sock`, which stays open until `close`.
+
+        `shared`: sibling processes accept from it too; those with fewer connections get the next ones.
+        """
         task_status.started()
         flowing = False
         while True:
@@ -203,25 +208,27 @@ class Listener:
                             "accept_paused",
                             reason=error.strerror,
                             open=self.open,
-                            advice="raise LimitNOFILE or lower MAX_CONNECTIONS; open connections live on",
+                            advice="raise LimitNOFILE or lower MAX_CONNECTIONS; open connections stay open",
                         )
                         await trio.sleep(ACCEPT_PAUSE)
                         break
-                    continue  # this one connection failed before we had it (ECONNABORTED)
+                    continue  # the connection failed before it was accepted (ECONNABORTED)
                 self.accepted += 1
                 nursery.start_soon(self._serve, client, name=_TASK_NAME)
 
     def _courtesy(self) -> float:
-        """Seconds for which a connection is left to siblings with fewer of them; when we are full, to any at all.
+        """Return the seconds for which a new connection is left to siblings with fewer of them.
 
-        The kernel wakes all who wait for the socket, and left to itself the same one would always be first.
+        At the limit it is left to any sibling. The kernel wakes all processes that wait for the socket, and without
+        this delay the same one would usually be first.
         """
         return COURTESY * math.log2(1 + self.open) if self.open < self.limit else FULL_COURTESY
 
     def close(self, sock: socket.socket, nursery: trio.Nursery) -> None:
-        """Listen no more, once `run` has ended. Who waits in the queue is served: closing it would turn them away.
+        """Close the listening socket, after `run` has ended.
 
-        With a socket that others have too, what comes later is theirs.
+        Connections in its queue are accepted and served, because closing the socket would reset them. If other
+        processes have the socket too, later connections go to them.
         """
         with suppress(OSError):
             while True:
@@ -231,16 +238,17 @@ class Listener:
         sock.close()
 
     async def wait_empty(self) -> None:
-        """Until no connection is left, of whatever kind. For a listener that accepts no more."""
+        """Wait until no connection is left, of either kind. For a listener that accepts no more."""
         while self.open:
             self._emptied = trio.Event()
             await self._emptied.wait()
 
     async def _serve(self, sock: socket.socket) -> None:
-        """The life of one TCP connection. Whatever happens in it ends here.
+        """Serve one TCP connection until it ends, and close it. Exceptions go no further: other connections go on.
 
-        What serves it is returned, not called, by the functions that find out: a connection may live for
-        days, and should not keep their frames and its request head in memory.
+        `_admit` returns the coroutine that serves the connection instead of awaiting it, and that may return another:
+        a connection may last for days, and the frames that admitted it, with the request head, should not stay in
+        memory. A refusal is answered here, in whichever step it was raised; an OSError means that the peer is gone.
         """
         self.open += 1
         client: AnySocket = sock
@@ -256,7 +264,7 @@ class Listener:
             self.refused += 1
             await _refuse(client, next(_leaves(refused)))
         except* OSError:
-            pass  # the peer went away; its connection has logged it
+            pass  # the peer has gone; its connection has logged it
         except* Exception as group:
             _guard.caught(group, "connection_failed", address=peer(client))
         finally:
@@ -267,17 +275,22 @@ class Listener:
                 self._emptied.set()
 
     async def _admit(self, client: AnySocket, stranger: Stranger) -> Service | None:
-        """Read the head and find who serves it. None when the peer left before it was complete."""
+        """Read the first request head, and return the coroutine that serves the connection.
+
+        Return None if the peer has left before the head was complete. Raise Refusal. A connection counts as a stranger
+        while its TLS handshake or its head is awaited; a head that arrived with the connection is not counted before
+        it is parsed. An admitted WebSocket is no stranger; an HTTP connection is one until a request is authenticated.
+        """
         if isinstance(client, TlsSocket):
             deadline = trio.current_time() + self._head_timeout
             if not stranger.enter() or not await _shake_hands(client, deadline):
                 return None
         else:
-            deadline = math.inf  # begins when there is something to wait for
+            deadline = math.inf  # starts below, if the head is incomplete
         if self.open > self.limit:
-            raise Refusal(503, "overloaded", "The server holds as many connections as it may.", {"Retry-After": "5"})
+            raise Refusal(503, "overloaded", "The server has reached its connection limit.", {"Retry-After": "5"})
         try:
-            data, start, end = _whole_head(client)  # most often it came with the connection
+            data, start, end = _whole_head(client)  # usually it has arrived with the connection
             if not end:
                 _welcome(stranger)
                 with trio.fail_at(min(deadline, trio.current_time() + self._head_timeout)):
@@ -286,7 +299,7 @@ class Listener:
                 return None
             head = http_head.parse_head(data[start:end])
         except trio.TooSlowError:
-            raise Refusal(408, "timeout", "The request head did not come in time.") from None
+            raise Refusal(408, "timeout", "The request head was not received in time.") from None
         except BadRequest as error:
             raise bad_request(error) from None
         if self._is_upgrade(head):
@@ -300,7 +313,7 @@ class Listener:
         return http_head.is_upgrade(head) and self._upgrades.takes(head)
 
     async def _serve_http(self, client: AnySocket, stranger: Stranger, head: Head, rest: bytes) -> Service | None:
-        """Every request up to an upgrade, or the end."""
+        """Serve requests until an upgrade, or the end of the connection."""
         kind = SecureRequestStream if isinstance(client, TlsSocket) else RequestStream
         stream = kind(
             client, head, rest, is_upgrade=self._is_upgrade, head_timeout=self._head_timeout, stranger=stranger
@@ -308,7 +321,7 @@ class Listener:
         await self._http(stream)
         if stream.is_over:
             return None
-        # What is answered now has room in the kernel's buffer, as at the beginning of a connection.
+        # The answer to the upgrade must fit into the kernel's buffer, as at the beginning of a connection.
         with trio.move_on_after(SEND_STALL) as patience:
             await trio.lowlevel.wait_writable(client)
         if patience.cancelled_caught:
@@ -323,13 +336,13 @@ class Listener:
 
 
 def _welcome(stranger: Stranger, head: Head | None = None) -> None:
-    """Raises Refusal."""
+    """Count the connection as a stranger. Raise Refusal if its address has too many."""
     if not (stranger.enter() and (head is None or stranger.ask(head.headers))):
         raise Refusal(429, "rate_limited", CROWDED, {"Retry-After": "5"}, lingers=False)
 
 
 async def _shake_hands(client: TlsSocket, deadline: float) -> bool:
-    """False when the peer does not speak TLS with us: nothing can be said to it, and there is little to log."""
+    """Complete the TLS handshake. Return False if it failed: no HTTP answer is possible."""
     reason = "it took too long"
     with trio.move_on_at(deadline):
         try:
@@ -342,7 +355,7 @@ async def _shake_hands(client: TlsSocket, deadline: float) -> bool:
 
 
 def peer(sock: AnySocket) -> str:
-    """The address at the other end; empty for a Unix socket, or when it is gone."""
+    """Return the peer's address; empty for a Unix socket, or if the peer has gone."""
     try:
         name = sock.getpeername()
     except OSError:
@@ -359,7 +372,7 @@ def _leaves(group: BaseExceptionGroup[Refusal]) -> Iterator[Refusal]:
 
 
 def _whole_head(client: AnySocket) -> tuple[bytes, int, int]:
-    """What can be read at once, and where its head begins and ends (0: it is not there yet). Raises BadRequest."""
+    """Return what can be read now, and the start and end of its head (0: incomplete). Raise BadRequest."""
     try:
         data = client.recv(http_head.MAX_HEAD)
     except BlockingIOError:
@@ -368,7 +381,7 @@ def _whole_head(client: AnySocket) -> tuple[bytes, int, int]:
 
 
 async def _read_head(client: AnySocket, data: bytes) -> tuple[bytes, int, int]:
-    """The same, when it is there; its end is 0 when the peer left before that. Raises BadRequest."""
+    """Return the same once the head is complete; its end is 0 if the peer left before. Raise BadRequest."""
     while True:
         await trio.lowlevel.wait_readable(client)
         try:
@@ -386,13 +399,13 @@ async def _read_head(client: AnySocket, data: bytes) -> tuple[bytes, int, int]:
 
 async def _refuse(client: AnySocket, refused: Refusal) -> None:
     refused.request_id = refused.request_id or new_request_id()
-    tell = log.debug if refused.status == 503 else log.info  # many, when it happens
-    tell("refused", status=refused.status, code=refused.code, address=peer(client), request=refused.request_id)
+    log_refusal = log.debug if refused.status == 503 else log.info  # at the limit there are many
+    log_refusal("refused", status=refused.status, code=refused.code, address=peer(client), request=refused.request_id)
     await _answer(client, refused.answer, LINGER if refused.lingers else 0.0)
 
 
 async def _answer(client: AnySocket, answer: bytes, patience: float) -> None:
-    """Send a final answer and wait for the peer to have read it: closing on unread input would reset it away."""
+    """Send a final answer, and wait until the peer has read it: a close with unread input would reset it."""
     with trio.move_on_after(patience):
         try:
             client.send(answer)

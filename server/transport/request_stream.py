@@ -1,8 +1,9 @@
-"""What the HTTP server reads and writes on: the requests of one connection, as we have understood them.
+"""The stream that the HTTP server reads from and writes to: the requests of one connection, parsed and rewritten.
 
-Owns the socket while HTTP is spoken on it, and the reading of every request but the first one's head: one strictness,
-and one place that notices an upgrade, whichever request it is. When one comes, or what is no HTTP, the HTTP server sees
-the end of its input as soon as it has answered what was before, lets go, and the socket goes on with the listener.
+Owns the socket while HTTP is spoken on it, and the reading of every request except the first one's head. So all
+requests are parsed equally strictly, and an upgrade is found in whichever request it is. At an upgrade, or at input
+that is not HTTP, the HTTP server sees the end of its input once it has answered the requests before; then the socket
+goes back to the listener.
 """
 
 import math
@@ -20,16 +21,17 @@ from server.transport.unauthenticated import CROWDED, Stranger
 
 RECEIVE = 65536  # bytes asked of the kernel at once
 SEND_SLICE = 65536  # bytes of an HTTP answer that a client must take
-SEND_STALL = 30.0  # within so many seconds
+SEND_STALL = 30.0  # seconds in which it must take a slice
 
 AnySocket = socket | TlsSocket
 
 
 class RequestStream(trio.abc.HalfCloseableStream):
-    """Hypercorn asks it for `socket`. After Hypercorn's end it has one of three outcomes.
+    """A stream of one connection's requests, with the attribute `socket` that Hypercorn uses.
 
-    `upgrade` is set: a WebSocket was asked for, with its head and what came behind. `fault` is set: what came is no
-    HTTP. In both cases the socket is still open, and the listener's again. Neither: it is closed.
+    After Hypercorn has finished with it, there are three outcomes. `upgrade` is set: a WebSocket was requested, with
+    this head and the data after it. `fault` is set: the input is not valid HTTP. In both cases the socket is still
+    open, and belongs to the listener again. If neither is set, it is closed.
     """
 
     def __init__(
@@ -42,7 +44,7 @@ class RequestStream(trio.abc.HalfCloseableStream):
         head_timeout: float = math.inf,
         stranger: Stranger | None = None,
     ) -> None:
-        """`head` and `rest` are of the first request, where that has been read."""
+        """`head` and `rest`: the head of the first request, if it was read already, and the data after it."""
         self.socket = sock
         self.stranger = stranger
         self.upgrade: tuple[Head, bytes] | None = None
@@ -52,17 +54,22 @@ class RequestStream(trio.abc.HalfCloseableStream):
         self._body: Body | None = None  # of the request that is being read
         self._is_upgrade = is_upgrade
         self._head_timeout = head_timeout
-        self._head_until = math.inf  # when the next head must be whole
+        self._head_until = math.inf  # when the next head must be complete
         self._patience = trio.CancelScope()  # of the read that waits for it
-        self._idle = trio.Event()  # everything that was asked is answered
+        self._idle = trio.Event()  # set while all requests are answered
         self._idle.set()
-        self._is_answering = False  # a byte of the answer is out
-        self._is_over = False  # the HTTP server is to see nothing more, and to say nothing more
+        self._is_answering = False  # a byte of the answer was sent
+        self._is_over = False  # the HTTP server may neither read nor write any more
 
     # -- reading ----------------------------------------------------------------------------------
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """The next piece of the request at hand, else the next one's head; empty when there will be none."""
+        """Return the next piece of the current request, or the next request's head; empty at the end.
+
+        Called by Hypercorn. Bodies are decoded and checked here (`server.protocol.http1.body`), and passed on as
+        received. A fault becomes `fault`, for the listener to answer, unless an answer has begun already: then the
+        connection can only end. In both cases Hypercorn sees the end of its input.
+        """
         await trio.lowlevel.checkpoint()
         try:
             while not self._is_over:
@@ -85,9 +92,9 @@ class RequestStream(trio.abc.HalfCloseableStream):
         return b""
 
     async def _next_request(self) -> bytes:
-        """Raises BadRequest."""
+        """Return the rewritten head of the next request; empty at an upgrade, or at the end. Raise BadRequest."""
         head, self._head = self._head, None
-        is_first = head is not None  # the listener has let it in
+        is_first = head is not None  # counted by the listener
         if head is None:
             head = await self._read_head()
             if head is None:
@@ -106,10 +113,13 @@ class RequestStream(trio.abc.HalfCloseableStream):
         return http_head.rewritten(head)
 
     async def _read_head(self) -> Head | None:
-        """Of a later request, once those before it are answered. None when the client has gone. Raises BadRequest."""
+        """Return the head of a later request, once those before it are answered. Raise BadRequest.
+
+        Return None if the client has gone. Reading goes on while an answer is outstanding, so that a client that goes
+        away is noticed; but a fault found meanwhile is raised only after that answer.
+        """
         seen = 0  # bytes of the buffer
         while True:
-            # Until it is whole we read on: a client that goes away before its answer is noticed.
             try:
                 start, end = http_head.find_head(self._buffer, seen)
             except BadRequest:
@@ -124,13 +134,13 @@ class RequestStream(trio.abc.HalfCloseableStream):
             with trio.CancelScope(deadline=self._head_until) as self._patience:
                 data = await self._receive()
             if self._patience.cancelled_caught:
-                raise BadRequest("The request head did not come in time.", 408)
+                raise BadRequest("The request head was not received in time.", 408)
             if not data:
                 return None
             self._buffer += data
 
     def _begin_patience(self) -> None:
-        """The time for a head runs from when its first bytes are there, and what was asked before is answered."""
+        """Start the timeout of a head, once its first bytes have arrived and earlier requests are answered."""
         if self._buffer and self._body is None and self._idle.is_set() and self._head_until == math.inf:
             self._head_until = self._patience.deadline = trio.current_time() + self._head_timeout
 
@@ -144,7 +154,7 @@ class RequestStream(trio.abc.HalfCloseableStream):
                 raise trio.BrokenResourceError(str(error)) from None
 
     def answered(self) -> None:
-        """From the HTTP server: it waits for the next request."""
+        """Note that the HTTP server has answered, and waits for the next request."""
         self._is_answering = False
         self._idle.set()
         self._begin_patience()
@@ -152,10 +162,13 @@ class RequestStream(trio.abc.HalfCloseableStream):
     # -- writing ----------------------------------------------------------------------------------
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Cancelled, it may take one slice's time more. What breaks off in the middle ends the connection."""
+        """Send data in slices, each of which the client must take within `SEND_STALL`.
+
+        A cancellation takes effect after the current slice. A send that does not complete ends the connection.
+        """
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._is_over:
-            return  # the listener has the last word
+            return  # the listener answers
         view = memoryview(data)
         self._is_answering = self._is_answering or bytes(view[:10]) != b"HTTP/1.1 1"  # not by 100 Continue
         is_whole = False
@@ -199,7 +212,7 @@ class RequestStream(trio.abc.HalfCloseableStream):
         await trio.lowlevel.checkpoint()
 
     def hang_up(self) -> None:
-        """Close the socket at once, whatever is under way."""
+        """Close the socket at once, even while something is being sent."""
         self.upgrade = self.fault = None
         self._is_over = True
         self._idle.set()
@@ -211,7 +224,7 @@ class RequestStream(trio.abc.HalfCloseableStream):
 
     @property
     def is_over(self) -> bool:
-        """The connection has ended; else, once the HTTP server has, the socket is the listener's again."""
+        """Return True if the connection has ended. Otherwise the listener gets the socket back from the HTTP server."""
         return self.upgrade is None and self.fault is None
 
     def _open(self) -> AnySocket:
@@ -221,14 +234,14 @@ class RequestStream(trio.abc.HalfCloseableStream):
 
 
 class SecureRequestStream(RequestStream):
-    """The same over TLS: what makes Hypercorn say https."""
+    """The same over TLS. Its attributes make Hypercorn use the scheme https."""
 
     @property
     def transport_stream(self) -> RequestStream:
         return self
 
     async def do_handshake(self) -> None:
-        """It is done."""
+        """Do nothing: the handshake was done by the listener."""
 
     def selected_alpn_protocol(self) -> str:
         return "http/1.1"

@@ -1,10 +1,10 @@
-"""What waits to be sent to one connection, bounded in bytes, and the flushing of many at once.
+"""The send queue of one connection, bounded in bytes, and the flushing of many at once.
 
-Owns the queue of encoded frames and the decision when it is too full (docs/design.md P8). Knows
-nothing of sockets: a transport subclasses `SendQueue` with its own non-blocking `flush`.
+Owns the queue of encoded frames, and the decision when it is too full (docs/design.md P8). It does not know sockets: a
+transport subclasses `SendQueue` with its own non-blocking `flush`.
 
-A burst costs one system call per connection, not one per frame: what is delivered to many is offered to all the send
-queues concerned, which are marked dirty and flushed once (`Flusher`).
+A burst costs one system call per connection, not one per frame: a delivery offers its frame to all send queues
+concerned, which are marked dirty and flushed once (`Flusher`).
 """
 
 import enum
@@ -23,19 +23,19 @@ _guard = guard("flusher")
 
 
 class Verdict(enum.Enum):
-    """What became of a frame that was offered."""
+    """The result of offering a frame."""
 
     QUEUED = "queued"
-    SHED = "shed"  # ephemeral, dropped on purpose
+    SHED = "shed"  # ephemeral, and dropped
     LAGGING = "lagging"  # does not fit: the caller detaches the connection and lets it catch up
 
 
 class SendQueue(ABC):
-    """A queue of encoded frames, bounded in bytes. `size` never passes `limit`, whatever happens.
+    """A queue of encoded frames, bounded in bytes: `offer` never takes `size` past `limit`.
 
-    `first` is None when nothing waits. Whoever delivers to many may then put a frame there without asking, which is
-    what keeps a fan-out cheap, and sees to it that the send queue is flushed; the rest queue behind it by `offer`, and
-    are sent together with it. While the transport is blocked, `first` is empty and `held` includes what it is sending.
+    `first` is None while the queue is empty. A fan-out may then store a frame there directly, which keeps it cheap, and
+    marks the send queue for the flusher. Further frames are queued behind it by `offer`, and sent together with it.
+    While the transport is blocked, `first` is empty, and `held` includes what is being sent.
     """
 
     __slots__ = ("blocked", "encoding", "first", "held", "limit", "more", "reserved")
@@ -45,17 +45,17 @@ class SendQueue(ABC):
         self.first: bytes | None = None
         self.more: list[bytes] | None = None
         self.held = 0  # bytes behind `first`
-        self.reserved = 0  # bytes promised to answers that are still being worked on
+        self.reserved = 0  # bytes reserved for answers to invocations in progress
         self.limit = limit
         self.blocked = False
 
     @property
     def size(self) -> int:
-        """Bytes that wait."""
+        """The number of bytes in the queue."""
         return self.held + len(self.first or b"")
 
     def offer(self, frame: bytes, *, ephemeral: bool = False) -> Verdict:
-        """Queue `frame` if it fits. When `first` was None, the caller marks the send queue for the flusher."""
+        """Queue `frame` if it fits. If `first` was None, the caller must mark the send queue for the flusher."""
         first = self.first
         size = self.held + len(frame) + (len(first) if first else 0)
         if ephemeral and size > self.limit * SHED_AT:
@@ -69,7 +69,7 @@ class SendQueue(ABC):
         return Verdict.QUEUED
 
     def push(self, frame: bytes) -> None:
-        """Queue without a look at the limit: for the last words of a connection."""
+        """Queue a frame regardless of the limit: for the last frames of a connection."""
         if self.first is None:
             self.first = frame
             return
@@ -80,7 +80,7 @@ class SendQueue(ABC):
         self.held += len(frame)
 
     def take(self) -> list[bytes]:
-        """Everything that waits, in order; the transport sends it now, or counts it as held."""
+        """Remove and return all frames, in order. The transport sends them now, or counts them as held."""
         frames = [self.first] if self.first else []
         if self.more is not None:
             frames += self.more
@@ -91,21 +91,21 @@ class SendQueue(ABC):
 
     @abstractmethod
     def flush(self) -> None:
-        """Send what is queued, without waiting. What the transport does not take stays queued."""
+        """Send what is queued, without waiting. What the kernel does not take stays queued."""
 
     @abstractmethod
     def abort(self, why: str) -> None:
         """End the connection now, without a Close."""
 
     def traffic(self) -> dict[str, object]:
-        """What the transport can say for the log when it ends: code, bytes_in, bytes_out."""
+        """Return fields for the log at the end: code, bytes_in, bytes_out."""
         return {}
 
 
 class Flusher:
-    """The send queues with something new in them. One for each process, flushed once per batch.
+    """The send queues with new frames, flushed once per batch. One for each process.
 
-    A send queue may stand in `dirty` twice: flushing what is empty does nothing.
+    A send queue may be in `dirty` twice: flushing an empty one has no effect.
     """
 
     def __init__(self) -> None:
@@ -113,13 +113,13 @@ class Flusher:
         self._wake = trio.Event()
 
     def mark(self, send_queue: SendQueue) -> None:
-        """It will be flushed in the next scheduler step at the latest, sooner when somebody calls `flush`."""
+        """Flush `send_queue` in the next scheduler step, or at the next call of `flush` if that is earlier."""
         if not self.dirty:
             self._wake.set()
         self.dirty.append(send_queue)
 
     def flush(self) -> None:
-        """Flush at once when it is quick, else begin, and leave the rest to the flusher task, which takes breaks."""
+        """Flush up to `FLUSH_CHUNK` send queues now, and leave the rest to the flusher task, which checkpoints."""
         if len(self.dirty) > FLUSH_CHUNK:
             self._wake.set()
         self._flush_some()
@@ -132,7 +132,7 @@ class Flusher:
                 for send_queue in rest:
                     send_queue.flush()
                 return
-            except Exception as error:  # one member's defect: it pays, the others behind it are flushed
+            except Exception as error:  # of one connection: it is closed, the others are flushed
                 _abort(send_queue, _guard.caught(error))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -1,7 +1,7 @@
-"""Listening sockets that the service manager made and handed over: the protocol of sd_listen_fds(3).
+"""Find listening sockets passed by the service manager: the protocol of sd_listen_fds(3).
 
-Owns finding them. They outlive this process, so that nobody is refused while it is started again, and several processes
-may have the same one: each connection goes to whoever accepts it first.
+Owns the look-up. The sockets outlive this process, so that clients are not refused while it restarts, and several
+processes may have the same one: each connection goes to the process that accepts it first.
 """
 
 import os
@@ -14,9 +14,9 @@ FIRST = 3  # the first descriptor after standard input, output and error
 
 
 def inherited(place: str, environ: Mapping[str, str]) -> list[socket.socket]:
-    """The sockets of `fd://place`: all that were handed over, those of one name, or one descriptor by number.
+    """Return the sockets of `fd://place`: all that were passed, those of one name, or one descriptor by number.
 
-    Raises ConfigError that says what is missing.
+    Raise ConfigError with what is missing.
     """
     if place.isdecimal():
         return [_adopt(int(place))]
@@ -40,5 +40,5 @@ def _adopt(number: int) -> socket.socket:
     if sock.type == socket.SOCK_STREAM and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         sock.set_inheritable(False)
         return sock
-    sock.detach()  # whoever it belongs to
+    sock.detach()  # it is not ours to close
     raise ConfigError(f"LISTEN: descriptor {number} is no listening stream socket")

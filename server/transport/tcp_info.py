@@ -1,4 +1,4 @@
-"""What the kernel counts of a TCP connection anyway: it costs no connection a byte or a cycle before somebody asks.
+"""Read the kernel's counts of a TCP connection, which cost nothing until they are read.
 
 Owns the layout of `struct tcp_info` (linux/tcp.h), as far as it is needed.
 """
@@ -13,7 +13,7 @@ _LAYOUT = struct.Struct("=68xI48xQQ")  # tcpi_rtt in microseconds, tcpi_bytes_ac
 
 
 class TcpInfo(NamedTuple):
-    """Bytes from the connection's first one, head and TLS included; `sent` is what the peer has acknowledged."""
+    """Bytes since the start of the connection, including head and TLS; `sent` counts those acknowledged."""
 
     received: int
     sent: int
@@ -21,7 +21,7 @@ class TcpInfo(NamedTuple):
 
 
 def read(sock: socket.socket | TlsSocket) -> TcpInfo | None:
-    """None for what is no TCP, or gone, or a kernel that does not count."""
+    """Return None if the socket is not TCP, or is closed, or the kernel does not count."""
     try:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAYOUT.size)
     except OSError:

@@ -1,8 +1,8 @@
 """One task for every timeout of every connection: handshake, keep-alive, idle, stall, token expiry.
 
-Owns a hashed timing wheel (Varghese and Lauck, 1987): a ring of slots, each the set of those due in
-that tick. Touches nothing else: a member says when it is next due, and is asked again then. A task
-and a deadline per connection would cost ten times the memory.
+Owns a hashed timing wheel (Varghese and Lauck, 1987): slots by tick, each the set of members due in that tick. Touches
+nothing else: a member returns when it is next due, and is called again then. A task and a deadline per connection would
+cost ten times the memory.
 """
 
 from collections import defaultdict
@@ -15,8 +15,8 @@ import trio
 from store.defects import guard
 
 TICK = 0.25  # seconds; every timeout is late by up to one tick
-LATE = 1.0  # seconds; a wheel that turns so much too late was not the only one that stood still
-GRACE = 1.0  # seconds then, at the least, for what has come meanwhile to be accepted and read
+LATE = 1.0  # seconds; if the wheel is later than this, the whole process was paused
+GRACE = 1.0  # seconds to accept and read what has arrived during a pause, before timeouts are checked
 
 _guard = guard("wheel")
 
@@ -29,17 +29,17 @@ class Due(Protocol):
     wheel_tick: int
 
     def on_due(self, now: float) -> float | None:
-        """Called when due. Returns the next time (monotonic seconds), or None to leave the wheel."""
+        """Check timeouts. Return when to call again (monotonic seconds), or None to leave the wheel."""
 
     def abort(self, why: str) -> None:
-        """It cannot be asked: there is a defect in it. It ends, as nothing would ever time it out."""
+        """End the member after a defect in its `on_due`, since it would never time out."""
 
 
 class TimerWheel:
-    """`now` is the time of the last tick: exact enough for timeouts, and free to read.
+    """Calls its members when they are due. `now` is the time of the last tick: exact enough for timeouts, and cheap.
 
-    After a pause (the process was stopped, or its machine) nobody is judged before what has come meanwhile was read:
-    `read_waiting` returns when that is so for the raw sockets; the others get GRACE.
+    After a pause of the process, or of its machine, input that arrived meanwhile is read before timeouts are checked:
+    `read_waiting` returns when the raw sockets were read; the other connections have `GRACE`.
     """
 
     def __init__(self, read_waiting: Callable[[], Awaitable[None]] | None = None) -> None:
@@ -49,14 +49,14 @@ class TimerWheel:
         self._slots: defaultdict[int, set[Due]] = defaultdict(set)
 
     def schedule(self, member: Due, when: float) -> None:
-        """Ask `member` at `when`, instead of the time it was scheduled for before."""
+        """Call `member` at `when`, instead of at the time scheduled before."""
         self.cancel(member)
         tick = max(int(when / TICK) + 1, self._tick + 1)
         member.wheel_tick = tick
         self._slots[tick].add(member)
 
     def hasten(self, member: Due, when: float) -> None:
-        """Ask `member` at `when`, unless it is asked before that anyway."""
+        """Call `member` at `when`, unless it is due earlier."""
         if member.wheel_tick < 0 or int(when / TICK) + 1 < member.wheel_tick:
             self.schedule(member, when)
 
@@ -81,7 +81,7 @@ class TimerWheel:
     def _ask(self, member: Due) -> None:
         try:
             when = member.on_due(self.now)
-        except Exception as error:  # a defect in one member must not stop everybody's timeouts
+        except Exception as error:  # of one member: it is ended, the others keep their timeouts
             self._give_up(member, _guard.caught(error, kind=type(member).__name__))
             return
         if when is not None:
@@ -99,12 +99,14 @@ class TimerWheel:
             due = (self._tick + 1) * TICK
             await trio.sleep_until(due)
             if trio.current_time() - due > LATE:
-                await self._hear_first(trio.current_time() - due)
+                await self._read_first(trio.current_time() - due)
             self._turn()
 
-    async def _hear_first(self, late: float) -> None:
-        log.warning("paused", seconds=round(late, 1), advice="timeouts wait until what came meanwhile was read")
-        self.now = trio.current_time()  # when it is heard
+    async def _read_first(self, late: float) -> None:
+        log.warning(
+            "paused", seconds=round(late, 1), advice="timeouts are checked after what arrived meanwhile was read"
+        )
+        self.now = trio.current_time()  # when the input is read
         await trio.sleep(GRACE)
         if self._read_waiting is not None:
             await self._read_waiting()

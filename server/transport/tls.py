@@ -1,8 +1,8 @@
-"""TLS on the listening port: the certificate, and a socket that speaks TLS in the manners of a plain one.
+"""TLS on the listening port: the certificate, and a TLS socket with the interface of a plain one.
 
-Owns the two files (read again when they change) and the adapter that lets `server.transport.websocket` and the HTTP
-side work on either kind of socket: non-blocking, drained to the last byte by `recv` as an edge-triggered poller
-needs it.
+Owns the two files (read again when they change), and the adapter that lets `server.transport.websocket` and the HTTP
+side work on either kind of socket: non-blocking, with a `recv` that reads to the last byte, as an edge-triggered
+poller requires.
 """
 
 import ssl
@@ -20,7 +20,7 @@ from server.config.settings import ConfigError
 from server.config.units import SECONDS
 from store.defects import guard
 
-LOOK_PERIOD = 2 * SECONDS  # between looks at the files; a change is believed when two looks have seen the same
+LOOK_PERIOD = 2 * SECONDS  # between checks of the files; a change is loaded once two checks have seen the same
 RECORD = 16384  # bytes of the longest TLS record (RFC 8446, 5.1)
 
 _MUST_WAIT = (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError)
@@ -32,7 +32,7 @@ log = structlog.get_logger("parley.tls")
 
 
 def load_context(cert: str, key: str) -> ssl.SSLContext:
-    """What new connections are greeted with. Raises ConfigError with a sentence about what is wrong."""
+    """Load the certificate and its key. Raise ConfigError with a sentence about what is wrong."""
     for name, path in (("TLS_CERT", cert), ("TLS_KEY", key)):
         try:
             Path(path).read_bytes()
@@ -40,10 +40,12 @@ def load_context(cert: str, key: str) -> ssl.SSLContext:
             raise ConfigError(f"{name}: {path}: {error.strerror}") from None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_RENEGOTIATION  # only an attacker would ask for it (RFC 8446 has none)
+    context.options |= ssl.OP_NO_RENEGOTIATION  # only attackers use it (RFC 8446 has none)
     context.set_alpn_protocols(["http/1.1"])
     try:
-        context.load_cert_chain(cert, key, password="")  # without one, an encrypted key would be asked for on the tty
+        context.load_cert_chain(
+            cert, key, password=""
+        )  # without one, OpenSSL would prompt for the password of an encrypted key on the tty
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             raise ConfigError(f"TLS_KEY: {key} is not the key of the certificate in {cert}") from None
@@ -52,7 +54,7 @@ def load_context(cert: str, key: str) -> ssl.SSLContext:
 
 
 def expiry(cert: str) -> datetime:
-    """When the certificate in this file ends. Raises ConfigError."""
+    """Return the expiry of the certificate in this file. Raise ConfigError."""
     try:
         return x509.load_pem_x509_certificate(Path(cert).read_bytes()).not_valid_after_utc
     except (OSError, ValueError) as error:
@@ -60,7 +62,7 @@ def expiry(cert: str) -> datetime:
 
 
 class Certificate:
-    """The pair of files as they are now. `context` is for new connections; old ones keep what they began with."""
+    """The certificate and key as loaded last. `context` is for new connections; open ones keep theirs."""
 
     def __init__(self, cert: str, key: str) -> None:
         """Raises ConfigError."""
@@ -68,21 +70,21 @@ class Certificate:
         self._key = key
         self._loaded = self._seen = self._stamp()
         self.context = load_context(cert, key)
-        self._tell()
+        self._log_loaded()
 
     def reload(self) -> bool:
-        """Read the files again, now. What is unusable changes nothing but for a line in the log."""
+        """Read the files again. If they are unusable, log it, keep the loaded ones, and return False."""
         self._loaded = self._seen = self._stamp()
         try:
             self.context = load_context(self._cert, self._key)
-            self._tell()
+            self._log_loaded()
         except ConfigError as error:
             log.error("certificate_not_loaded", reason=str(error), advice="the one before it stays in use")
             return False
         return True
 
     def look(self) -> None:
-        """Reload what has changed and is no longer being written."""
+        """Reload the files if they have changed, and are not being written any more."""
         stamp, seen = self._stamp(), self._seen
         self._seen = stamp
         if stamp == seen and stamp != self._loaded:
@@ -94,7 +96,7 @@ class Certificate:
             await trio.sleep(LOOK_PERIOD)
             try:
                 self.look()
-            except Exception as error:  # the pair that we have stays in use
+            except Exception as error:  # the loaded pair stays in use
                 _guard.caught(error)
 
     def _stamp(self) -> Stamp:
@@ -108,28 +110,28 @@ class Certificate:
                 found.append((stat.st_mtime_ns, stat.st_size, stat.st_ino))
         return tuple(found)
 
-    def _tell(self) -> None:
+    def _log_loaded(self) -> None:
         end = expiry(self._cert)
         level = log.info if end > datetime.now(UTC) else log.warning
         level("certificate_loaded", file=self._cert, expires=end.isoformat(), expired=end <= datetime.now(UTC))
 
 
 class TlsSocket:
-    """A non-blocking TLS socket that behaves as `server.transport.websocket` expects of a plain one.
+    """A non-blocking TLS socket with the interface that `server.transport.websocket` uses of a plain one.
 
-    `recv` and `send` raise BlockingIOError when they must wait. `recv` returns less than it was asked for only when
-    nothing is left, in the kernel or in OpenSSL. After `send` has taken a part, the next call must begin with the rest.
+    `recv` and `send` raise BlockingIOError if they would wait. `recv` returns fewer bytes than asked for only if none
+    are left, in the kernel or in OpenSSL. After `send` has taken a part, the next call must begin with the rest.
     """
 
     __slots__ = ("_socket", "family")
 
     def __init__(self, sock: socket, context: ssl.SSLContext) -> None:
-        """Takes `sock` over. Raises OSError."""
+        """Take over `sock`. Raise OSError."""
         self.family = sock.family
         self._socket = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
 
     async def do_handshake(self) -> None:
-        """Raises OSError (of which ssl.SSLError is one)."""
+        """Raise OSError, of which ssl.SSLError is a subclass."""
         while True:
             try:
                 self._socket.do_handshake()
@@ -161,12 +163,12 @@ class TlsSocket:
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def _end_reading(self) -> None:
-        """Data came together with the end: let the poller see an end too, or nobody would ask again."""
+        """Let the poller report an end: data and the end arrived together, so no further edge would come."""
         with suppress(OSError):
             socket.shutdown(self._socket, SHUT_RD)
 
     def send(self, data: bytes | memoryview) -> int:
-        """Record by record, so that what was taken can be told from what was not."""
+        """Send record by record, so that the number of bytes taken is known."""
         view = memoryview(data)
         sent = 0
         try:
@@ -178,21 +180,21 @@ class TlsSocket:
         return sent
 
     def shutdown(self, how: int) -> None:
-        """Raises OSError."""
+        """Shut down the socket. Raise OSError."""
         if how != SHUT_RD:
-            self._say_goodbye()
+            self._send_close_notify()
         socket.shutdown(self._socket, how)
 
     def close(self) -> None:
-        """Whoever waits for it gets trio.ClosedResourceError."""
+        """Close the socket. Tasks that wait for it get trio.ClosedResourceError."""
         if self._socket.fileno() >= 0:
             trio.lowlevel.notify_closing(self._socket)
-            self._say_goodbye()
+            self._send_close_notify()
             self._socket.close()
 
-    def _say_goodbye(self) -> None:
-        """`close_notify`, as far as it can be sent at once: the peer knows that nothing was cut off (RFC 8446, 6.1)."""
-        with suppress(OSError, ValueError):  # ValueError: it is said already
+    def _send_close_notify(self) -> None:
+        """Send `close_notify` if possible without waiting, so that the peer sees no truncation (RFC 8446, 6.1)."""
+        with suppress(OSError, ValueError):  # ValueError: it was sent before
             self._socket.unwrap()
 
     def fileno(self) -> int:

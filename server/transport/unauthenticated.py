@@ -1,10 +1,10 @@
-"""Connections that have not said who they are: how many of one address may wait for their client at a time.
+"""Limit the number of unauthenticated connections of one address.
 
-Owns the counts. A stranger is a socket whose request head, or TLS handshake, is awaited, or an HTTP connection that
-serves no request with a valid token: whoever opens them and says nothing would take the places of everybody else. A
-head that came with its connection is not counted, so a storm of clients that reconnect through one address is let in.
-A trusted proxy has many clients: what it connects is counted as its client's from a request's head, which says whose it
-is, until the answer is out. Heads that do not come, and connections that it keeps, it must bound itself.
+Owns the counts. A stranger is a connection whose TLS handshake or request head is awaited, or an HTTP connection that
+serves no request with a valid token. Without a limit, one address could take up all connections that the server may
+hold. A head that arrived with its connection is not counted, so that many clients can reconnect through one address.
+A trusted proxy has many clients: its connection is counted as its client's from the head of a request, which names the
+client, until the answer is sent. The proxy itself must bound heads that do not arrive, and connections that it keeps.
 """
 
 from collections import Counter
@@ -14,11 +14,11 @@ from typing import Any
 from server.config.trusted_proxies import Proxies, limited_as
 
 STRANGER = "parley.stranger"  # in the ASGI scope's state
-CROWDED = "Too many connections of this address wait without saying who they are."
+CROWDED = "Too many connections from this address are not authenticated."
 
 
 class Stranger:
-    """One connection, for as long as it lives."""
+    """One connection, while it is open."""
 
     __slots__ = ("_is_counted", "_is_exempt", "_key", "_peer", "_strangers")
 
@@ -26,11 +26,11 @@ class Stranger:
         self._strangers = strangers
         self._peer = peer
         self._is_exempt = strangers.exempts(peer)
-        self._key = "" if self._is_exempt else limited_as(peer)  # what it is counted as; empty: it is not
+        self._key = "" if self._is_exempt else limited_as(peer)  # what it is counted as; empty: not counted
         self._is_counted = False
 
     def enter(self) -> bool:
-        """It waits for its client from here on. False, and it is not counted, when its address has too many."""
+        """Count the connection as a stranger. Return False, and do not count it, if its address has too many."""
         if not self._is_counted and self._strangers.has_room(self._key):
             self._begin()
         if self._is_counted or not self._key:
@@ -39,7 +39,7 @@ class Stranger:
         return False
 
     def ask(self, headers: Mapping[bytes, bytes]) -> bool:
-        """A request has come: where a trusted proxy says whose, the same for that client."""
+        """Count a trusted proxy's connection as the client's whose request has arrived. Return as `enter` does."""
         if not self._is_exempt:
             return True
         self.leave()
@@ -47,20 +47,20 @@ class Stranger:
         return self.enter()
 
     def answered(self) -> None:
-        """Its request is. The client may have been known, and is silent again; a proxy's connection is the proxy's."""
+        """Count the connection as waiting again after an answer; a proxy's connection is not counted any more."""
         if self._is_exempt:
             self.leave()
             self._key = ""
         self._begin()
 
     def _begin(self) -> None:
-        """Without a look at the bound."""
+        """Count the connection, regardless of the limit."""
         if self._key and not self._is_counted:
             self._is_counted = True
             self._strangers.counts[self._key] += 1
 
     def leave(self) -> None:
-        """It is known who it is, or it has ended."""
+        """Stop counting the connection: it is authenticated, or has ended."""
         if self._is_counted:
             self._is_counted = False
             self._strangers.counts[self._key] -= 1
@@ -79,23 +79,23 @@ class UnauthenticatedConnections:
         return self.counts[key] < self._limit
 
     def key_behind(self, peer: str, headers: Mapping[bytes, bytes]) -> str:
-        """What the client is counted as whose request a trusted proxy hands on; empty where the proxy does not say."""
+        """Return what the client behind a trusted proxy is counted as; empty if the proxy does not name it."""
         address = self._proxies.client_address(peer, headers.get(b"x-forwarded-for", b"").decode("latin-1"))
         return "" if address == peer else limited_as(address)
 
     def exempts(self, address: str) -> bool:
-        """A Unix socket's peers have no address."""
+        """Return True for a trusted proxy, and for a peer on a Unix socket, which has no address."""
         return not address or self._proxies.trusts(address)
 
 
 def stranger_of(scope: MutableMapping[str, Any]) -> Stranger | None:
-    """The connection of this request, where the server counts them."""
+    """Return the connection of this request, if the server counts it."""
     found: Stranger | None = scope.get("state", {}).get(STRANGER)
     return found
 
 
 def known(scope: MutableMapping[str, Any]) -> None:
-    """The request has shown a valid token: until it ends, its connection is no stranger."""
+    """Stop counting the connection of a request with a valid token, until the request ends."""
     found = stranger_of(scope)
     if found is not None:
         found.leave()

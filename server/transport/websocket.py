@@ -1,8 +1,8 @@
 """One WebSocket on a raw socket: the fast transport.
 
-Owns the socket, its send queue and its nursery: the reader, a writer that exists only while the kernel
-buffer is full, and whatever children the endpoint starts. Cancelling the nursery ends them all.
-What the bytes mean is the `Endpoint`'s business (the hub connection, or an echo in conformance runs).
+Owns the socket, its send queue and its nursery: the reader, a writer that exists only while the kernel's buffer is
+full, and the child tasks that the endpoint starts. Cancelling the nursery ends them all. The `Endpoint` interprets the
+messages (the hub connection, or an echo in conformance runs).
 
 Non-blocking standard-library sockets, watched by `server.transport.epoll`: a third of the connect cost and half of
 the memory of trio.SocketStream.
@@ -24,37 +24,37 @@ from server.transport.send_queue import RESUME_AT, SendQueue
 from server.transport.timer_wheel import TimerWheel
 from server.transport.tls import TlsSocket
 
-READ_SIZE = 16384  # bytes asked of the kernel at once; what bounds the work of one scheduler step
+READ_SIZE = 16384  # bytes read at once; bounds the work of one scheduler step
 WRITE_SIZE = 262144
 CLOSE_WAIT = 5.0  # seconds for the peer to answer our Close (SignalR's default)
 STALL_TIMEOUT = 20.0  # seconds without the peer taking a byte
 ABORTED = "aborted"
-NOTICED = 0.0005  # seconds; what a step takes of less is not worth counting
+NOTICED = 0.0005  # seconds; shorter steps are not counted
 PONG_HEAD = b"\x8a"  # the first byte of a pong, and of no other frame
 
 log = structlog.get_logger("parley.connection")
 
 
 class Endpoint(Protocol):
-    """What is at our end of a WebSocket. Called by its connection only."""
+    """The server's end of a WebSocket. Called by its connection only."""
 
     def receive(self, data: bytes, *, binary: bool) -> Awaitable[None] | None:
-        """One whole message. What it returns is awaited before the next one: the backpressure on the peer."""
+        """Handle one whole message. The result is awaited before the next one, which is the backpressure."""
 
     def on_drained(self) -> None:
-        """The send queue is down to a quarter of its limit, or empty."""
+        """The send queue has drained to a quarter of its limit, or is empty."""
 
     def on_due(self, now: float) -> float:
-        """Timeouts. Returns when to ask again."""
+        """Check timeouts. Return when to check again."""
 
     def on_pong(self) -> None: ...
 
     def on_closed(self, reason: str) -> None:
-        """The transport is gone, or about to be. Called once, last."""
+        """The transport has ended, or is about to. Called once, last."""
 
 
 class Pace(Protocol):
-    """How much of the process's time reading this connection may take, with whatever shares it (`hub.shares`)."""
+    """Limits the processing time of this connection, with others that share the limit (`server.hub.user_shares`)."""
 
     def worked(self, seconds: float, now: float) -> None: ...
 
@@ -64,7 +64,7 @@ class Pace(Protocol):
 
 
 class _Sender(SendQueue):
-    """What every flush touches, side by side in memory: the slots of one class share a few cache lines."""
+    """The fields that every flush uses, adjacent in memory: the slots of one class share a few cache lines."""
 
     __slots__ = ("sent_at", "sock", "wheel")
 
@@ -118,11 +118,11 @@ class Connection(_Sender):
         self.writer: trio.lowlevel.Task | None = None  # asleep until it is writable
         self.decoder = websocket.Decoder(max_message=max_message)
         self.closing = False
-        self.gone = False  # the nursery takes no more tasks
+        self.gone = False  # the nursery accepts no more tasks
         self.violated = False
         self.close_at = 0.0
-        self.code: int | None = None  # of the Close that began the end
-        self.flushed: trio.Event | None = None  # set when the peer has closed and our answer is out
+        self.code: int | None = None  # of the Close frame that began the closing handshake
+        self.flushed: trio.Event | None = None  # set when the peer has closed and the answer is sent
         self.reason = ""
         self.sent_at = self.progress_at = wheel.now
         self.stall_timeout = stall_timeout
@@ -131,9 +131,19 @@ class Connection(_Sender):
         self.nursery: trio.Nursery
 
     async def run(self, data: bytes = b"") -> None:
-        """Serve the socket until it ends, one way or another, and close it. `data` was read with the head.
+        """Serve the socket until it ends, and close it. `data` was read with the request head.
 
-        `endpoint` must have been set. One frame on purpose: it exists once for every connection.
+        `endpoint` must have been set. This is one function on purpose: its frame exists once per connection.
+
+        Messages are handled in order; the next one waits until the endpoint has accepted the one before, and the
+        socket is not read meanwhile: that, and the pauses of `pace`, are the backpressure on the peer. What the
+        messages of one read have queued is flushed once, after them. The reader sleeps without a deadline: timeouts
+        are the timer wheel's, and readiness comes from the poller, edge-triggered, so it reads until the socket has
+        nothing left. Reading ends after the peer's Close, or when the socket has failed or ended (`over`).
+
+        At the end the order matters: `gone` is set before the nursery closes, so that no task is started in it any
+        more; the wheel and the poller forget the connection before its socket is closed, as its descriptor may be
+        reused at once; and the endpoint is notified once, before the socket is closed.
         """
         try:
             async with trio.open_nursery() as self.nursery:
@@ -182,7 +192,7 @@ class Connection(_Sender):
     # -- reading ------------------------------------------------------------------------------
 
     def _receive(self) -> bytes:
-        """What is there. Nothing more will come once `over` is set."""
+        """Read what has arrived. Sets `over` at the end of the input."""
         try:
             data = self.sock.recv(READ_SIZE)
         except BlockingIOError:
@@ -199,7 +209,7 @@ class Connection(_Sender):
         return data
 
     def on_ready(self, events: int) -> None:
-        """From the poller: wake whoever waits for this."""
+        """Wake the reader or the writer. Called by the poller."""
         if events & READABLE:
             self.readable = True
             if events & ENDED:
@@ -220,26 +230,26 @@ class Connection(_Sender):
         return trio.lowlevel.Abort.SUCCEEDED
 
     def _count(self, seconds: float) -> None:
-        """A step of reading took so long, in which nobody else was served."""
+        """Count `seconds` of processing, during which no other connection was served."""
         if seconds > NOTICED and self.pace is not None:
             self.pace.worked(seconds, self.wheel.now)
 
     def _decode(self, data: bytes) -> Iterable[websocket.Event]:
         if self.violated or not data:
-            return ()  # after a violation nothing the peer says counts; we read on so that it gets our Close
+            return ()  # after a violation the input is ignored, but read, so that the peer receives the Close
         try:
             return self.decoder.receive(data)
         except websocket.ProtocolError as error:
             return self._until_violation(error)
 
     def _until_violation(self, error: websocket.ProtocolError) -> Iterator[websocket.Event]:
-        """What came before it still counts."""
+        """Yield the events before the violation, then close."""
         yield from error.events
         self.violated = True
         self.close(error.code, error.reason, why=f"protocol error: {error.reason}")
 
     def _control(self, event: websocket.Event) -> Awaitable[None] | None:
-        """A peer that pings faster than it reads gets pongs only as long as they fit."""
+        """Handle a control frame. Pongs that do not fit into the send queue are dropped."""
         if isinstance(event, websocket.Close):
             return self._peer_closed(event)
         if isinstance(event, websocket.Pong):
@@ -249,7 +259,7 @@ class Connection(_Sender):
         return None
 
     async def _peer_closed(self, event: websocket.Close) -> None:
-        """RFC 6455, 5.5.1: answer a Close with a Close, then the server ends the TCP connection."""
+        """Answer a Close with a Close, then end the TCP connection (RFC 6455, 5.5.1)."""
         self.over = True
         self.reason = self.reason or f"closed by client ({event.code})"
         self.code = self.code or event.code
@@ -284,7 +294,7 @@ class Connection(_Sender):
             self._block(data, sent)
 
     def _flush_pongs(self) -> None:
-        """Pongs are no word of the hub's: they do not put off its next ping, which clients wait for."""
+        """Flush without counting pongs as hub traffic: they do not postpone its next ping, which clients expect."""
         sent_at = self.sent_at
         alone = self.more is None or all(frame[:1] == PONG_HEAD for frame in self.more)
         self.flush()
@@ -292,15 +302,15 @@ class Connection(_Sender):
             self.sent_at = sent_at
 
     def _block(self, data: bytes, sent: int) -> None:
-        """The kernel's buffer is full: a writer takes over until everything is out."""
+        """Start a writer: the kernel's buffer is full. Until it has sent everything, nothing else is sent."""
         self.first, self.held = b"", len(data) - sent
         self.blocked = True
         self.progress_at = self.wheel.now
         self.wheel.hasten(self, self.wheel.now + self.stall_timeout)
-        self.start_soon(self._write, memoryview(data)[sent:])  # else it stays blocked: nothing is sent any more
+        self.start_soon(self._write, memoryview(data)[sent:])  # if it is not started, the connection is ending
 
     async def _write(self, view: memoryview) -> None:
-        """Exists while the kernel does not take what we have."""
+        """Send `view`, and then what has queued up behind it, as far as `_may_go_on`."""
         try:
             while True:
                 while view:
@@ -330,7 +340,7 @@ class Connection(_Sender):
                 self.flushed.set()
 
     def _may_go_on(self) -> bool:
-        """Whether what waits may follow what was blocked."""
+        """Return True if the writer may go on with what has queued up meanwhile."""
         return True
 
     def _joined(self, frames: list[bytes]) -> bytes:
@@ -339,7 +349,7 @@ class Connection(_Sender):
     # -- for the log --------------------------------------------------------------------------
 
     def traffic(self) -> dict[str, object]:
-        """How it ended, and the kernel's count of its bytes."""
+        """Return the close code, and the kernel's counts of bytes."""
         info = tcp_info.read(self.sock)
         counts = {} if info is None else {"bytes_in": info.received, "bytes_out": info.sent}
         return {"code": self.code, **counts}
@@ -347,17 +357,17 @@ class Connection(_Sender):
     # -- ending -------------------------------------------------------------------------------
 
     def start_soon(self, task: Callable[..., Awaitable[object]], *args: object) -> bool:
-        """Run `task` for as long as the connection lives. False: it has ended, and nothing was started.
+        """Run `task` until the connection ends. Return False, and start nothing, if it has ended.
 
-        Whoever delivers may come between the end of the reader and that of the connection: a nursery that has seen
-        its last task end takes no other.
+        A delivery may happen between the end of the reader and the end of the connection, when the nursery accepts no
+        task any more.
         """
         if not self.gone:
             self.nursery.start_soon(task, *args)
         return not self.gone
 
     def close(self, code: int, reason: str = "", *, why: str = "") -> None:
-        """Begin the closing handshake: what is queued goes first. Never waits; at most CLOSE_WAIT later it is over."""
+        """Begin the closing handshake, after what is queued. Never waits. It takes `CLOSE_WAIT` at most."""
         if self.closing:
             return
         self.closing = True
@@ -369,7 +379,7 @@ class Connection(_Sender):
         self.wheel.schedule(self, self.close_at)
 
     def abort(self, why: str) -> None:
-        """End it now, without a word."""
+        """End the connection now, without a Close."""
         self.closing = True
         self.reason = self.reason or why
         self.nursery.cancel_scope.cancel()

@@ -170,7 +170,7 @@ class HttpEndpoint:
             # accept they cannot hand on. The token stays good for whoever is asked next.
             raise draining()
         if len(self._hub.connections) >= self._hub.settings.max_connections:  # a polled one may have no socket just now
-            raise Refusal(503, "overloaded", "The server holds as many connections as it may.", {"Retry-After": "5"})
+            raise Refusal(503, "overloaded", "The server has reached its connection limit.", {"Retry-After": "5"})
         try:
             comer = await self._hub.authenticate(request.query, request.headers, request.peer)
         except Used:

@@ -32,7 +32,7 @@ async def test_connection_close(database: str, redis_url: str, nursery: trio.Nur
 @pytest.mark.parametrize("is_last", [True, False])
 async def test_an_answer_that_is_cancelled(is_last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """However slowly its client reads, and however much is being said: it ends within a short time, not with it."""
-    monkeypatch.setattr(http, "LAST_WORDS", 0.2)
+    monkeypatch.setattr(http, "FINISH_TIME", 0.2)
     monkeypatch.setattr(request_stream, "SEND_STALL", 1.0)
 
     async def app(scope: dict[str, Any], receive: http.Receive, send: http.Send) -> None:
