@@ -1,4 +1,4 @@
-"""An empty database, for what brings the schema up by itself."""
+"""An empty database, for tests that apply the schema themselves."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""However much there is to see, whoever looks lets the others run meanwhile."""
+"""Snapshots and the task tree yield to the event loop while they walk over many objects."""
 
 import trio
 
@@ -9,7 +9,7 @@ from server.metrics.census import CHUNK, walk
 
 
 class Others:
-    """Everybody else's turns on the loop."""
+    """Counts the turns that other tasks get."""
 
     def __init__(self) -> None:
         self.turns = 0
@@ -21,7 +21,7 @@ class Others:
 
 
 async def test_walking_all_sessions(nursery: trio.Nursery) -> None:
-    """Others get a turn for every so many connections, and each connection is seen once."""
+    """Other tasks get a turn for every CHUNK connections, and each connection is seen once."""
     others = Others()
     nursery.start_soon(others.run)
     connections = range(20 * CHUNK)
@@ -31,7 +31,7 @@ async def test_walking_all_sessions(nursery: trio.Nursery) -> None:
 
 
 async def test_walking_the_tree(nursery: trio.Nursery) -> None:
-    """The same for tasks; those of one name under one parent are one branch, with what is below them."""
+    """The same for tasks. Tasks of one name under one parent are one branch, which contains their children."""
     others = Others()
     for _ in range(4 * CHUNK):
         nursery.start_soon(_parent, name="parent")
@@ -46,7 +46,7 @@ async def test_walking_the_tree(nursery: trio.Nursery) -> None:
 
 
 def test_the_first_of_many() -> None:
-    """The largest come first, of equals those that were met first; all are counted."""
+    """The largest come first, equal ones in the order in which they were seen; all are counted."""
     first = _First[str](3)
     for name, size in (("a", 1), ("b", 9), ("c", 5), ("d", 9), ("e", 0)):
         first.offer(size, name)

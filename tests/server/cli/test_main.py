@@ -1,4 +1,4 @@
-"""The `parley` command as people type it: help that teaches, exit codes that scripts can trust."""
+"""The `parley` command: its help, its error messages, and its exit codes."""
 
 from pathlib import Path
 from uuid import UUID
@@ -30,14 +30,14 @@ def test_help(command: str) -> None:
 
 @pytest.mark.parametrize("command", [["serve"], ["check"], ["migrate"], ["token", "--user", "x"]])
 def test_a_bad_configuration_is_exit_code_2(command: list[str]) -> None:
-    """An unknown setting is told with a hint, by whatever command reads the configuration."""
+    """Every command that reads the configuration reports an unknown setting, with a hint."""
     result = parley(*command, DATABSE_URL="x")
     assert result.exit_code == 2
     assert "PARLEY_DATABSE_URL: there is no such setting" in result.output and "DATABASE_URL" in result.output
 
 
 def test_serve_says_what_it_needs() -> None:
-    """Nothing configured: what is missing, each with an example."""
+    """Without configuration, every missing setting is listed with an example."""
     result = parley("serve")
     assert result.exit_code == 2
     assert all(name in result.output for name in ("DATABASE_URL", "REDIS_URL", "JWT_KEY", "REGISTRATION"))
@@ -55,7 +55,7 @@ def test_migrate(services_database: str) -> None:
 
 
 def test_check(database: str, redis_url: str) -> None:
-    """0 when everything answers; 1, and which, when something does not."""
+    """The exit code is 0 if everything answers, else 1, and the output names what does not."""
     usual = {"DATABASE_URL": database, "REDIS_URL": redis_url, "JWT_KEY": JWT_KEY}
     good = parley("check", **usual, REGISTRATION="closed")
     assert good.exit_code == 0, good.output
@@ -73,7 +73,7 @@ def test_check(database: str, redis_url: str) -> None:
 
 
 def test_tls_files_are_looked_at(tmp_path: Path) -> None:
-    """A certificate that cannot be used: `serve` does not start, `check` says so; an old one is worth a word."""
+    """With an unusable certificate `serve` does not start and `check` reports it; an expired one is reported."""
     cert, key = Authority().issue(tmp_path, days=-1)
     usual = {"DATABASE_URL": "host=/nowhere", "REDIS_URL": "redis://127.0.0.1:1", "JWT_KEY": JWT_KEY}
     usual["REGISTRATION"] = "closed"
@@ -84,7 +84,7 @@ def test_tls_files_are_looked_at(tmp_path: Path) -> None:
 
 
 def test_token(database: str) -> None:
-    """A token for an id or a name; without a key, or for nobody, there is none."""
+    """A token is made for an id or a username; without a key or for an unknown user there is an error."""
     user = UUID(int=5)
     minted = parley("token", "--user", str(user), "--ttl", "5m", DATABASE_URL=database, JWT_KEY=JWT_KEY)
     assert minted.exit_code in (0, 1)

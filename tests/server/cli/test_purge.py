@@ -1,4 +1,4 @@
-"""`parley purge`: retention of messages and files, and what is forgotten with time."""
+"""`parley purge`: retention of messages and files, and expiry of keys and sessions."""
 
 import os
 from collections.abc import AsyncIterator
@@ -41,7 +41,7 @@ async def insert_old_message(conn: Connection, conversation: object, sender: obj
 
 
 async def test_retention(database: str, tmp_path: Path) -> None:
-    """A month that is over goes with its files; what is young stays; keys and sessions go with their time."""
+    """An expired month is dropped with its files; newer ones stay; keys and sessions expire by their own time."""
     objects = open_objects(f"file://{tmp_path}/files", signing=SigningKeys(JWT_KEY))
     conn = await Connection.open(database)
     alice = (await users.insert_user(conn, "alice", "Alice")).id
@@ -83,14 +83,14 @@ async def count(conn: Connection, table: str) -> int:
 
 @pytest.mark.services
 async def test_out_of_reach() -> None:
-    """One line and exit code 1; a configuration without a database is 2."""
+    """Services out of reach give one line and exit code 1; a configuration without a database gives 2."""
     done = await purge("host=/nowhere dbname=x connect_timeout=1")
     assert done.code == 1 and "Traceback" not in done.err and done.err
     assert (await purge("")).code == 2
 
 
 async def expired(database: str) -> Connection:
-    """A connection to the database, in which there is a message of a hundred days ago."""
+    """A connection to a database with a message that is a hundred days old."""
     conn = await Connection.open(database)
     alice = (await users.insert_user(conn, "alice", "Alice")).id
     group, _ = await conversations.insert_group(conn, alice, "g", [])
@@ -99,7 +99,7 @@ async def expired(database: str) -> Connection:
 
 
 async def test_a_dry_run(database: str) -> None:
-    """It says which months would go, and changes nothing."""
+    """A dry run prints which months would be dropped, and changes nothing."""
     conn = await expired(database)
     before = await partitions.list_partitions(conn)
     done = await purge(database, "--dry-run", retention_days="60")
@@ -110,7 +110,7 @@ async def test_a_dry_run(database: str) -> None:
 
 @pytest.mark.parametrize("days", [400, -400, 1 / 12])
 async def test_a_clock_that_is_off(database: str, monkeypatch: pytest.MonkeyPatch, days: float) -> None:
-    """A year ahead, or two hours: nothing is dropped, and it says by how much it is off."""
+    """With a clock that is a year or two hours off nothing is dropped, and the error gives the difference."""
 
     class Wrong(datetime):
         @classmethod
@@ -128,7 +128,7 @@ async def test_a_clock_that_is_off(database: str, monkeypatch: pytest.MonkeyPatc
 
 
 async def test_two_at_once(database: str) -> None:
-    """The second waits until the first is done, and says so."""
+    """The second purge waits until the first is done, and says so."""
     conn = await Connection.open(database)
     await conn.execute("SELECT pg_advisory_lock(hashtext('parley.purge'))")
     done: list[forkserver.Ended] = []

@@ -1,4 +1,4 @@
-"""A scrape as Prometheus makes it, for the tests of what uses the metrics."""
+"""A parsed scrape, for tests of metrics and of what uses them."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests import plain_http
 
 
 class Scrape(NamedTuple):
-    """`kinds` and `helps` by family; `samples` by name and labels as they are written; `text` is all of it."""
+    """`kinds` and `helps` by family; `samples` by name and labels as they are written; `text` is the whole answer."""
 
     text: str
     kinds: dict[str, str]
@@ -24,7 +24,7 @@ class Scrape(NamedTuple):
 
     @property
     def names(self) -> set[str]:
-        """Of all series, with their suffixes."""
+        """The names of all series, with their suffixes."""
         return {re.split(r"[{]", sample)[0] for sample in self.samples}
 
 

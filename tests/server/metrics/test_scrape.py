@@ -1,4 +1,4 @@
-"""The metrics as Prometheus gets them from a real server: true, well named, bounded; and only on the admin side."""
+"""The metrics that Prometheus gets from a real server: correct, well named, bounded, and only on the admin side."""
 
 import re
 import shutil
@@ -45,30 +45,30 @@ UNITLESS = {
 
 
 async def a_chat(site: Site) -> None:
-    """Two people, one message, one error, one REST call, and away."""
-    alice, her_token = await site.user("alice")
+    """Two users chat: one message, one error, one REST request, and both disconnect."""
+    alice, alice_token = await site.user("alice")
     bob, his_token = await site.user("bob")
     made = await site.call(
-        "POST", "/api/conversations", {"type": "Direct", "memberIds": [bob]}, token=her_token, status=201
+        "POST", "/api/conversations", {"type": "Direct", "memberIds": [bob]}, token=alice_token, status=201
     )
     hub = f"{site.url}/hubs/chat"
     heard = trio.Event()
     async with (
-        connect(hub, her_token, on_event=lambda target, arguments: None) as hers,
-        connect(hub, his_token, on_event=lambda target, arguments: heard.set(), protocol="messagepack") as his,
+        connect(hub, alice_token, on_event=lambda target, arguments: None) as alice_client,
+        connect(hub, his_token, on_event=lambda target, arguments: heard.set(), protocol="messagepack") as bob_client,
     ):
-        await hers.invoke("SendMessage", {"conversationId": made["id"], "content": "hello"})
-        await hers.invoke("Ping")
+        await alice_client.invoke("SendMessage", {"conversationId": made["id"], "content": "hello"})
+        await alice_client.invoke("Ping")
         with pytest.raises(Exception, match="not_found"):
-            await his.invoke("NoSuchMethod")
-        await his.invoke("GetPresence", [alice])
+            await bob_client.invoke("NoSuchMethod")
+        await bob_client.invoke("GetPresence", [alice])
         with trio.fail_after(60):
             await heard.wait()
         await site.call("GET", "/health")
 
 
 async def test_what_happens_is_counted(database: str, redis_url: str, nursery: trio.Nursery, tmp_path: Path) -> None:
-    """Every part of the way of a message shows in the numbers, once."""
+    """Every step in the path of a message is counted once."""
     socket = tmp_path / "admin.sock"
     async with open_site(database, redis_url, nursery, admin_listen=(str(socket),)) as site:
         await a_chat(site)
@@ -104,7 +104,7 @@ async def test_what_happens_is_counted(database: str, redis_url: str, nursery: t
 async def test_what_is_refused_is_counted(
     database: str, redis_url: str, nursery: trio.Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each bound of one party shows when it holds: rates, strangers, connections, answers, requests, log lines."""
+    """Refusals by each bound are counted: rates, strangers, connections, answers, requests, log lines."""
     monkeypatch.setattr(logs, "_suppressor", Suppressor())
     monkeypatch.setattr(turns, "AT_ONCE", 1)
     monkeypatch.setattr(turns, "WAITING", 0)
@@ -167,7 +167,7 @@ async def test_what_is_refused_is_counted(
 
 
 def check_conventions(found: Scrape) -> None:
-    """Names, kinds, help and the number of series are as Prometheus wants them; no user's words are in a label."""
+    """Names, kinds, help and the number of series follow Prometheus' conventions; no label contains a user's text."""
     for family, kind in found.kinds.items():
         if family.partition("_")[0] in STANDARD:
             continue
@@ -189,7 +189,7 @@ def check_with_promtool(found: Scrape) -> None:
 
 
 def check_documentation(found: Scrape) -> None:
-    """docs/monitoring.md has every metric of ours, with its help text, and no other one."""
+    """docs/monitoring.md has every metric of ours with its help text, and no other one."""
     page = (ROOT / "docs" / "monitoring.md").read_text()
     rows = dict(re.findall(r"^\| `(parley_\w+?)(?:{[^}]*})?` \| \w+ \| (.*) \|$", page, re.MULTILINE))
     named = {"counter": "_total", "info": "_info"}
@@ -203,7 +203,7 @@ def check_documentation(found: Scrape) -> None:
 
 
 async def check_places(site: Site, socket: Path) -> None:
-    """The public port knows nothing of metrics nor of anything else that is the operator's."""
+    """The public port serves neither metrics nor any other admin route."""
     for path in ("/metrics", "/status", "/connections", "/tree"):
         assert (await site.http.get(path)).status_code == 404
     for path in ("/drain", "/log-level/debug", "/users/alice/kill"):
@@ -213,7 +213,7 @@ async def check_places(site: Site, socket: Path) -> None:
 
 
 async def test_a_port_serves_metrics_only(database: str, redis_url: str, nursery: trio.Nursery) -> None:
-    """Prometheus may come by TCP, where anybody on the machine may: so nothing can be done there."""
+    """Any process on the machine can reach the TCP port, so it serves metrics and no actions."""
     address = f"127.0.0.1:{free_port()}"
     async with open_site(database, redis_url, nursery, admin_listen=(address,)):
         async with plain_http.client(base_url=f"http://{address}", timeout=60) as http:
@@ -229,7 +229,7 @@ async def test_a_port_serves_metrics_only(database: str, redis_url: str, nursery
 async def test_many_at_a_port(
     database: str, redis_url: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever is on the machine may come by TCP, but not take the process: few connections, one scrape at a time."""
+    """Clients of the TCP port cannot use up the process: few connections, one scrape at a time."""
     under_way: list[int] = []
 
     async def slowly(parts: object, accept: str) -> tuple[bytes, str]:
@@ -272,7 +272,7 @@ async def open_tcp(address: str) -> trio.SocketStream:
 
 
 def test_reasons_are_few() -> None:
-    """Whatever a client writes into its goodbye, the label is one of ours."""
+    """Whatever reason a client gives for closing, the label is one of a fixed set."""
     assert slug_of("closed by client (1000)") == "client"
     assert slug_of("unauthenticated: The access token has expired.") == "unauthenticated"
     assert slug_of("unauthenticated: An operator has ended this connection.") == "operator"
@@ -282,7 +282,7 @@ def test_reasons_are_few() -> None:
 
 
 def test_observing_is_cheap() -> None:
-    """A histogram keeps a number for each bound, whatever it is given: no list grows with the traffic."""
+    """A histogram keeps one number for each bucket: no list grows with the traffic."""
     histogram = Histogram()
     for number in range(10_000):
         histogram.observe(number / 1000)

@@ -1,4 +1,4 @@
-"""Traces: one id from the send to the delivery on another instance, nothing when it is off, and no message held up."""
+"""Traces: one id from the send to the delivery on another instance, no cost when off, and no message is delayed."""
 
 import subprocess
 import sys
@@ -28,7 +28,7 @@ CALLER = "0af7651916cd43dd8448eb211c80319c"  # a trace id of somebody who calls 
 
 
 class Traced:
-    """An instance whose spans stay here."""
+    """An instance whose spans are kept in memory."""
 
     def __init__(self, sampler: Sampler = ALWAYS_ON) -> None:
         self.exporter = InMemorySpanExporter()
@@ -64,10 +64,14 @@ async def client(stack: AsyncExitStack, site: Site, token: str) -> HubClient:
 
 async def pair(site: Site) -> tuple[str, str, str]:
     """Two tokens and a conversation."""
-    _, hers = await site.user("alice")
-    bob, his = await site.user("bob")
+    _, alice_token = await site.user("alice")
+    bob, bob_token = await site.user("bob")
     body = {"type": "Direct", "memberIds": [bob]}
-    return hers, his, (await site.call("POST", "/api/conversations", body, token=hers, status=201))["id"]
+    return (
+        alice_token,
+        bob_token,
+        (await site.call("POST", "/api/conversations", body, token=alice_token, status=201))["id"],
+    )
 
 
 def trace_of(span: ReadableSpan) -> int:
@@ -76,15 +80,15 @@ def trace_of(span: ReadableSpan) -> int:
 
 
 async def test_one_trace_end_to_end(database: str, redis_url: str, nursery: trio.Nursery) -> None:
-    """Send, lane, commit, publish, delivery here and on another instance: one id, one parent, in order of time."""
+    """The spans of send, lane, commit, publish and both deliveries have one trace id and parent, in order."""
     async with (
         traced(database, redis_url, nursery, instance="one") as one,
         traced(database, redis_url, nursery, instance="two") as two,
         AsyncExitStack() as stack,
     ):
-        hers, his, conversation = await pair(one.site)
-        alice = await client(stack, one.site, hers)
-        await client(stack, two.site, his)
+        alice_token, bob_token, conversation = await pair(one.site)
+        alice = await client(stack, one.site, alice_token)
+        await client(stack, two.site, bob_token)
         message = await alice.invoke("SendMessage", {"conversationId": conversation, "content": "a secret"})
         there = await two.until("deliver")
         publish = await one.until("publish")
@@ -98,8 +102,8 @@ async def test_one_trace_end_to_end(database: str, redis_url: str, nursery: trio
         assert times(send)[0] <= times(lane)[0] <= times(lane)[1] <= times(commit)[0] <= times(commit)[1]
         assert times(commit)[1] <= times(here)[1] and times(commit)[1] <= times(there)[1]
         assert send.attributes and send.attributes["parley.message.seq"] == message["seq"]
-        told = "".join(span.to_json() for span in (*one.exporter.get_finished_spans(), there))
-        assert "secret" not in told and "alice" not in told
+        exported = "".join(span.to_json() for span in (*one.exporter.get_finished_spans(), there))
+        assert "secret" not in exported and "alice" not in exported
 
 
 def times(span: ReadableSpan) -> tuple[int, int]:
@@ -108,31 +112,31 @@ def times(span: ReadableSpan) -> tuple[int, int]:
 
 
 async def test_rest_sends_doubles_and_refusals(database: str, redis_url: str, nursery: trio.Nursery) -> None:
-    """REST goes on with its caller's trace; what is refused or was sent before ends its trace at the send."""
+    """A REST send continues its client's trace; the trace of a refusal or duplicate ends with the send."""
     async with traced(database, redis_url, nursery) as one:
-        hers, _, conversation = await pair(one.site)
+        alice_token, _, conversation = await pair(one.site)
         body = {"conversationId": conversation, "content": "x", "clientMessageId": "same"}
         headers = {"traceparent": f"00-{CALLER}-b7ad6b7169203331-01"}
-        await one.site.call("POST", "/api/messages", body, token=hers, status=201, headers=headers)
+        await one.site.call("POST", "/api/messages", body, token=alice_token, status=201, headers=headers)
         [send] = one.spans("send")
         request = await one.until("POST /api/messages")
         assert f"{trace_of(send):032x}" == CALLER == f"{trace_of(request):032x}"
         assert request.attributes and request.attributes["http.response.status_code"] == 201
         await one.until("deliver")
-        await one.site.call("POST", "/api/messages", body, token=hers, status=201)
+        await one.site.call("POST", "/api/messages", body, token=alice_token, status=201)
         assert one.spans("send")[1].attributes["parley.message.double_of"]  # type: ignore[index]  # it has some
         body = {"conversationId": str(UUID(int=7)), "content": "x"}
-        await one.site.call("POST", "/api/messages", body, token=hers, status=404)
+        await one.site.call("POST", "/api/messages", body, token=alice_token, status=404)
         assert one.spans("send")[2].status.status_code is StatusCode.ERROR
         assert len(one.spans("deliver")) == 1
         assert not one.spans("GET /health/live")
 
 
 async def test_what_is_not_sampled_costs_nothing(database: str, redis_url: str, nursery: trio.Nursery) -> None:
-    """Without the sampler's consent there is no span, no mark on its way, and nothing is kept."""
+    """A message that is not sampled has no span and no mark, and nothing is kept for it."""
     async with traced(database, redis_url, nursery, ALWAYS_OFF) as one, AsyncExitStack() as stack:
-        hers, _, conversation = await pair(one.site)
-        alice = await client(stack, one.site, hers)
+        alice_token, _, conversation = await pair(one.site)
+        alice = await client(stack, one.site, alice_token)
         await alice.invoke("SendMessage", {"conversationId": conversation, "content": "x"})
         with pytest.raises(HubError):
             await alice.invoke("SendMessage", {"conversationId": str(UUID(int=7)), "content": "x"})
@@ -140,7 +144,7 @@ async def test_what_is_not_sampled_costs_nothing(database: str, redis_url: str, 
 
 
 class OldEntry(msgspec.Struct, frozen=True, array_like=True):
-    """An entry as instances read it that know nothing of traces."""
+    """An entry as read by instances of a version without traces."""
 
     changes: tuple[Any, ...] = ()
     heads: tuple[tuple[UUID, int], ...] = ()
@@ -151,7 +155,7 @@ class OldEntry(msgspec.Struct, frozen=True, array_like=True):
 
 
 def test_old_and_new_instances_understand_each_other() -> None:
-    """During a deploy: the old read what the new write, and the other way round."""
+    """During a deploy, old instances read the entries of new ones and the reverse."""
     draft = Draft()
     draft.add(Head(UUID(int=1), 7))
     draft.add(TraceMark(UUID(int=1), 7, f"00-{CALLER}-b7ad6b7169203331-01"))
@@ -163,7 +167,7 @@ def test_old_and_new_instances_understand_each_other() -> None:
 
 @pytest.mark.services
 def test_off_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without OTEL_* nothing of OpenTelemetry is even imported; without the extra, one is told what to install."""
+    """Without OTEL_* nothing of OpenTelemetry is imported; without the extra, the error says what to install."""
     code = "import sys, server.app; assert not [m for m in sys.modules if m.startswith('opentelemetry')]"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
     endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}
@@ -176,7 +180,7 @@ def test_off_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_collector_that_hangs(database: str, redis_url: str) -> None:
-    """Spans are posted from a thread: whoever takes them and never answers delays no message, nor the end."""
+    """A collector that never answers delays neither messages nor the end of the process."""
     heard: list[bytes] = []
 
     async def swallow(stream: trio.SocketStream) -> None:

