@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Site:
-    """A running server and the people who use it."""
+    """A running server, with helpers to register users and send requests."""
 
     def __init__(self, url: str, process: Instance, tls: ssl.SSLContext | None = None) -> None:
         self.url = url
@@ -31,7 +31,7 @@ class Site:
     async def call(
         self, method: str, path: str, body: Any = None, *, token: str = "", status: int = 200, **options: Any
     ) -> Any:
-        """The JSON that is answered; the status must be `status`, and errors must be well-formed problems."""
+        """Send a request, check its status and the form of errors, and return the JSON of its answer."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         headers |= options.pop("headers", {})
         answer = await self.http.request(method, path, json=body, headers=headers, **options)
@@ -66,7 +66,7 @@ async def open_site(
     tracing: "Tracing | None" = None,
     **changes: Any,
 ) -> AsyncIterator[Site]:
-    """A server with these settings besides the usual ones. `tls` is the client's, for servers that speak it."""
+    """Run a server with these settings in addition to the usual ones. `tls` is the client's, for servers with TLS."""
     values: dict[str, Any] = {
         "database_url": database,
         "redis_url": redis_url,

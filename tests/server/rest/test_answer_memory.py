@@ -1,4 +1,4 @@
-"""Answers that nobody reads: pages are bounded in bytes, and what waits is bounded by user and in all."""
+"""Answers that are not read: pages are bounded in bytes, and unread answers by user and in total."""
 
 import socket
 
@@ -20,7 +20,7 @@ async def conversation(site: Site, token: str, messages: int) -> str:
 
 
 async def test_pages_are_bounded_in_bytes(site: Site) -> None:
-    """Long messages come in more pages, each below the bound, in order and once; backwards and forwards."""
+    """Long messages come in more pages, each below the bound, in order and once, in both directions."""
     _, token = await site.user("alice")
     group = await conversation(site, token, 40)
     for query, reverse in (({}, True), ({"after": "0"}, False)):
@@ -38,7 +38,7 @@ async def test_pages_are_bounded_in_bytes(site: Site) -> None:
 
 
 async def test_lists_of_conversations_are_bounded(site: Site) -> None:
-    """With the first 20 members of each; long last messages come in more pages."""
+    """With the first 20 members each, long last messages make more pages."""
     _, token = await site.user("alice")
     people = [(await site.user(f"user{number}"))[0] for number in range(30)]
     body = {"type": "Group", "name": "large", "memberIds": people}
@@ -57,11 +57,11 @@ async def test_lists_of_conversations_are_bounded(site: Site) -> None:
     assert len(found[-1]["members"]) == 20 and found[-1]["memberCount"] == 31
 
 
-async def test_answers_that_nobody_reads(
+async def test_answers_that_are_not_read(
     database: str, redis_url: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Past the bound of a user 429 with Retry-After, past that of all 503; what was read or given up counts no more."""
-    monkeypatch.setattr(listener, "SEND_STALL", 600.0)  # here nobody is hung up: what counts is what waits
+    """Past the user's bound there is 429 with Retry-After, past the total 503; answers that are read are released."""
+    monkeypatch.setattr(listener, "SEND_STALL", 600.0)  # no connection is closed here, so that unread answers stay
     one, everybody = 1024 * 1024, 2 * 1024 * 1024
     async with open_site(database, redis_url, nursery, max_user_answer_bytes=one, max_answer_bytes=everybody) as site:
         answers = site.process.answers
@@ -96,7 +96,7 @@ async def test_answers_that_nobody_reads(
 
 
 async def unread(site: Site, request: bytes) -> trio.SocketStream:
-    """A connection whose client asks and takes next to nothing."""
+    """A connection whose client sends a request and reads next to nothing of the answer."""
     sock = trio.socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     host, port = site.url.removeprefix("http://").split(":")

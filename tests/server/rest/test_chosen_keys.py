@@ -1,4 +1,4 @@
-"""Maps and sets that clients fill: their keys hash with a key of this process, or there are few of them."""
+"""Maps and sets that clients fill: their keys hash with a key of this process, or their number is small."""
 
 import inspect
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ CHOSEN = [UUID(int=1 + (number + 1) * (2**61 - 1)) for number in range(1000)]  #
 
 
 def types_in(kind: Any, seen: set[Any]) -> Iterator[Any]:
-    """It, and all that it is made of."""
+    """The type and all types that it contains."""
     if kind in seen:
         return
     seen.add(kind)
@@ -29,7 +29,7 @@ def types_in(kind: Any, seen: set[Any]) -> Iterator[Any]:
 
 
 async def test_no_input_is_keyed_by_uuids_or_numbers(site: Site) -> None:
-    """Of no hub method and no body: as keys they hash to what the client chooses."""
+    """No hub method and no body has such keys, whose hashes the client could choose."""
     inputs: list[Any] = []
     for method in site.process.hub.dispatcher.methods:
         inputs += [one.annotation for one in inspect.signature(method.call, eval_str=True).parameters.values()]
@@ -44,7 +44,7 @@ async def test_no_input_is_keyed_by_uuids_or_numbers(site: Site) -> None:
 
 
 def test_distinct(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each once, in order, without asking an id for its hash."""
+    """Each id is returned once, in order, without using its hash."""
 
     def refuse(self: UUID) -> int:
         raise AssertionError("hashed")
@@ -54,7 +54,7 @@ def test_distinct(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_many_who_do_not_exist(site: Site) -> None:
-    """A group of a thousand chosen ids is refused without making a map of them; a few are named."""
+    """A group of a thousand chosen ids is refused without building a map of them; the error names a few."""
     _, token = await site.user("alice")
     body = {"type": "Group", "memberIds": [str(one) for one in CHOSEN]}
     problem = await site.call("POST", "/api/conversations", body, token=token, status=404)

@@ -1,5 +1,4 @@
-"""The server does what its description says: Schemathesis makes requests of it, right and wrong ones, and looks at what
-comes back."""
+"""The server conforms to its description: Schemathesis sends valid and invalid requests and checks the answers."""
 
 import os
 import subprocess
@@ -17,7 +16,7 @@ from tests.running import JWT_KEY, Running, checked, running
 SEED = 20261125
 TIMEOUT = 1200.0  # seconds: only against a run that hangs; alone on the machine it takes about 40
 
-# A right request may also be refused for what there is, which no schema can tell: 410 a message that another request
+# A right request may also be refused for what there is, which no schema can express: 410 a message that another request
 # has deleted, 412 an ETag that is not the present one, 415 an upload whose content is of no allowed type, 422 an
 # Idempotency-Key that was used for another request.
 ACCEPTED = ["2xx", "3xx", "401", "403", "404", "409", "410", "412", "415", "422"]
@@ -72,9 +71,9 @@ keys = {{ values = ["{key}"] }}
 
 
 async def test_schemathesis(database: str, redis_url: str, tmp_path: Path) -> None:
-    """All checks, on every operation, with the ids of things that exist and of things that do not.
+    """All checks pass on every operation, with ids of things that exist and of things that do not.
 
-    With one worker: two would share CPython's `ast`, which is not safe in threads (3.11), and their order would differ.
+    With one worker: two would share CPython's `ast`, which is not thread-safe (3.11), and their order would differ.
     """
     async with running(database, redis_url, objects=f"file://{tmp_path}/files") as server:
         config = tmp_path / "schemathesis.toml"
@@ -93,7 +92,7 @@ async def test_schemathesis(database: str, redis_url: str, tmp_path: Path) -> No
 
 
 async def inhabit(server: Running) -> dict[str, Any]:
-    """People who talk, for the requests to find."""
+    """Create users and messages for the requests to find."""
     alice, bob, carol = [await server.register(name) for name in ("alice", "bob", "carol")]
     conversation, group = await server.direct(alice, bob), await server.group(alice, bob)
     async with server.http(alice) as http:
@@ -105,7 +104,7 @@ async def inhabit(server: Running) -> dict[str, Any]:
         "examples": 2,
         "accepted": ACCEPTED,
         "rejected": REJECTED,
-        "token": str(mint_token(load({}, None, jwt_key=JWT_KEY), UUID(alice.id))),  # of no session: nobody logs it out
+        "token": str(mint_token(load({}, None, jwt_key=JWT_KEY), UUID(alice.id))),  # without a session to log out
         "token_of_bob": bob.token,
         "token_of_carol": carol.token,
         "conversation": conversation,

@@ -1,4 +1,4 @@
-"""The REST table of the contract, a test for each row that is not another file's whole subject."""
+"""The REST table of the contract, with a test for each row that is not the subject of another file."""
 
 import re
 from typing import Any
@@ -61,7 +61,7 @@ async def test_put_status(site: Site) -> None:
 
 
 async def test_delete_users(site: Site) -> None:
-    """DELETE /api/users/{id}: oneself or by an admin; messages stay, as a deleted user's."""
+    """DELETE /api/users/{id}: by the user or an admin; messages stay, shown as a deleted user's."""
     (alice, a), (bob, b), (carol, _) = [await site.user(name) for name in ("alice", "bob", "carol")]
     group = await group_of(site, a, bob)
     message = await say(site, b, group)
@@ -92,7 +92,7 @@ async def test_conversations(site: Site) -> None:
 
 
 async def test_unread_is_counted_to_1000(site: Site) -> None:
-    """unreadCount: by others, not deleted, after my readSeq; counted to 1,000."""
+    """unreadCount: messages of others that are not deleted, after the caller's readSeq, up to 1,000."""
     (alice, a), (bob, b) = await site.user("alice"), await site.user("bob")
     group = await group_of(site, a, bob)
     gone = await say(site, a, group)
@@ -148,7 +148,7 @@ async def test_messages(site: Site) -> None:
 
 
 async def test_status_and_receipts(site: Site) -> None:
-    """PUT /api/messages/{id}/status: Delivered or Read moves my cursor; GET .../receipts: who has it."""
+    """PUT /api/messages/{id}/status: Delivered or Read moves the cursor; GET .../receipts lists the members."""
     (_, a), (bob, b), (carol, c) = [await site.user(name) for name in ("alice", "bob", "carol")]
     group = await group_of(site, a, bob, carol)
     path = f"/api/messages/{(await say(site, a, group))['id']}"

@@ -1,4 +1,4 @@
-"""What one has, and what is left when one goes: the export and the deletion of a user."""
+"""The export of a user's data, and what remains after a user is erased."""
 
 import io
 import json
@@ -18,7 +18,7 @@ from tests.server.rest.routes.test_files import upload
 
 
 async def test_export_and_erasure(tmp_path: Path, database: str, redis_url: str, nursery: trio.Nursery) -> None:
-    """The zip has everything, byte for byte. Then she is deleted: her person is gone, her conversations are whole."""
+    """The ZIP file has all data byte for byte; after erasure no personal data is left in whole conversations."""
     async with open_site(database, redis_url, nursery, objects=f"file://{tmp_path}/files") as site:
         body = {"username": "alice", "displayName": "Alice A", "email": "alice@example.org"}
         made = await site.call("POST", "/api/users", body, status=201)
@@ -65,7 +65,7 @@ OTHERS = ("sessions",)  # bob's
 
 
 async def dump(pool: Pool) -> dict[str, str]:
-    """Everything that PostgreSQL has, as text, by table; files that are given up wait for the purge."""
+    """All of PostgreSQL as text, by table; files that wait for the purge are included."""
     found = {}
     async with pool.connection() as conn:
         for table in ("users", "identities", "sessions", "sends", "creations", "members", "messages"):
@@ -75,7 +75,7 @@ async def dump(pool: Pool) -> dict[str, str]:
 
 
 async def test_leaving_many_conversations(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A deleted user leaves a few conversations in one transaction, not all: others' messages wait for its locks."""
+    """A deleted user leaves a few conversations per transaction, as others' messages wait for its locks."""
     sizes: list[int] = []
     run = Transactions.run
 

@@ -1,4 +1,4 @@
-"""ETag and If-Match on what can be edited, If-None-Match on what can be read (RFC 9110, 13)."""
+"""ETag and If-Match for editable resources, If-None-Match for readable ones (RFC 9110, 13)."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ class Reader:
 
 
 async def edits(read: Reader, path: str, one: Any, other: Any, *, at: str = "") -> str:
-    """An edit at the present ETag is made, at any other one refused; returns the ETag after it."""
+    """Check that an edit succeeds at the current ETag and fails at others; return the ETag after it."""
     before = (await read("GET", path)).headers["ETag"]
     edited = await read("PUT", at or path, one, If_Match=before)
     assert edited.status_code == 200 and edited.headers["ETag"] != before
@@ -41,7 +41,7 @@ async def unchanged(read: Reader, path: str, tag: str) -> None:
 
 
 async def test_messages(site: Site) -> None:
-    """A receipt changes what is shown, not what an edit is based on; the changedSeq itself does as a version."""
+    """A receipt changes the answer's digest, not the version that an edit is based on."""
     (_, a), (bob, b) = await site.user("alice"), await site.user("bob")
     body = {"type": "Direct", "memberIds": [bob]}
     conversation = (await site.call("POST", "/api/conversations", body, token=a, status=201))["id"]
@@ -62,7 +62,7 @@ async def test_messages(site: Site) -> None:
 
 
 async def test_conversations(site: Site) -> None:
-    """What is said in it is no edit; who is in it, and with which role, is."""
+    """New messages do not change the version; members and their roles do."""
     (_, a), (bob, _) = await site.user("alice"), await site.user("bob")
     group = (await site.call("POST", "/api/conversations", {"type": "Group", "name": "g"}, token=a, status=201))["id"]
     path, read = f"/api/conversations/{group}", Reader(site, a)
@@ -79,7 +79,7 @@ async def test_conversations(site: Site) -> None:
 
 
 async def test_me(site: Site) -> None:
-    """Profile and status are one thing with one ETag."""
+    """Profile and status share one ETag."""
     _, a = await site.user("alice")
     read = Reader(site, a)
     tag = await edits(read, "/api/users/me", {"displayName": "A"}, {"displayName": "B"})

@@ -1,4 +1,4 @@
-"""Idempotency-Key on every POST: the same request is done once, whoever crashes in between; another one is refused."""
+"""Idempotency-Key on every POST: a request is done once, even across a crash; another one with the key is refused."""
 
 from typing import Any
 from uuid import uuid4
@@ -30,7 +30,7 @@ async def at_once(site: Site, path: str, body: Any, headers: dict[str, str]) -> 
 
 
 async def test_each_is_done_once(site: Site) -> None:
-    """Conversations, members, messages: five at once with one key are one, later ones too; another request is a 422."""
+    """Five concurrent requests with one key, and later ones, are done once; another request gets 422."""
     (_, a), (bob, _), (carol, _) = [await site.user(name) for name in ("alice", "bob", "carol")]
     group = (await site.call("POST", "/api/conversations", {"type": "Group", "name": "g"}, token=a, status=201))["id"]
     for path, body, other in (
@@ -58,7 +58,7 @@ async def test_each_is_done_once(site: Site) -> None:
 
 
 async def test_key_and_client_message_id(site: Site) -> None:
-    """The clientMessageId is the body's, else the key. A message that has it is the answer if it is what was asked."""
+    """The body's clientMessageId takes precedence over the key. An existing message answers only the same request."""
     _, a = await site.user("alice")
     group = (await site.call("POST", "/api/conversations", {"type": "Group"}, token=a, status=201))["id"]
 
@@ -88,7 +88,7 @@ async def test_key_and_client_message_id(site: Site) -> None:
 
 
 async def test_what_was_there_already(site: Site) -> None:
-    """A key of a request that made nothing new answers 200 each time, as it did the first time."""
+    """A key of a request that created nothing gets 200 each time, as at first."""
     (_, a), (bob, b) = [await site.user(name) for name in ("alice", "bob")]
     body = {"type": "Direct", "memberIds": [bob]}
     made = await site.call("POST", "/api/conversations", body, token=a, status=201)
@@ -103,7 +103,7 @@ async def test_what_was_there_already(site: Site) -> None:
 
 
 async def test_a_refused_request_leaves_its_key(site: Site) -> None:
-    """What was not done may be corrected under the same key."""
+    """A request that was refused can be corrected under the same key."""
     (_, a), (bob, _) = [await site.user(name) for name in ("alice", "bob")]
     headers = keyed(a)
     await site.call("POST", "/api/conversations", {"type": "Direct"}, headers=headers, status=400)
@@ -113,7 +113,7 @@ async def test_a_refused_request_leaves_its_key(site: Site) -> None:
 
 
 async def test_registrations(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One user, with tokens for who asks again; nothing for who guesses at keys, has another name, or is late."""
+    """Repeating a registration gets tokens of one user; guessed keys, other names and late repetitions get none."""
     headers, body = keyed(), {"username": "alice"}
     answers = await at_once(site, "/api/users", body, headers)
     assert [answer.status_code for answer in answers] == [201] * 5
@@ -131,7 +131,10 @@ async def test_registrations(site: Site, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 async def test_sessions(site: Site) -> None:
-    """Refresh: the token makes it safe to repeat, the key is for one. Logout: over is over. Negotiate keeps nothing."""
+    """Refresh is repeatable by its token, with a key for one request.
+
+    Logout is repeatable. Negotiate stores nothing.
+    """
     made = await site.call("POST", "/api/users", {"username": "alice"}, status=201)
     token, key = made["accessToken"], {"Idempotency-Key": "k"}
     body = {"refreshToken": made["refreshToken"]}
@@ -148,7 +151,7 @@ async def test_sessions(site: Site) -> None:
 
 
 async def test_files(database: str, redis_url: str, nursery: trio.Nursery, tmp_path: Any) -> None:
-    """Upload, presign, complete: one file for a key; other content, or another file, is a 422."""
+    """Upload, presign and complete make one file for a key; other content or another file gets 422."""
     async with open_site(database, redis_url, nursery, objects=f"file://{tmp_path}/files") as site:
         _, a = await site.user("alice")
         headers = keyed(a)
@@ -171,7 +174,7 @@ async def test_files(database: str, redis_url: str, nursery: trio.Nursery, tmp_p
 
 
 async def test_a_crash_in_between(database: str, redis_url: str) -> None:
-    """The process is killed with the requests on their way; repeated at the next one, each is done, and once."""
+    """Requests that a killed process had are done once after they are repeated at the next one."""
     async with running(database, redis_url) as server:
         alice, bob = await server.register("alice"), await server.register("bob")
         group = await server.group(alice)

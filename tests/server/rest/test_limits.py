@@ -1,4 +1,4 @@
-"""Rate limits as clients meet them: REST, hub and connects; on one instance and on two; and browsers' origins."""
+"""Rate limits as clients meet them: REST, hub and connects, on one instance and on two; and browsers' origins."""
 
 import re
 from typing import Any
@@ -19,7 +19,7 @@ UPGRADE = {
 
 
 async def test_sends_and_requests(database: str, redis_url: str, nursery: trio.Nursery) -> None:
-    """429 with Retry-After and a problem, over REST; `rate_limited` with the wait, on the hub. Others go on."""
+    """REST answers 429 with Retry-After, the hub `rate_limited` with the wait. Other users are not affected."""
     async with open_site(
         database, redis_url, nursery, rate_limits="on", rate_sends="3/60s", rate_requests="8/60s"
     ) as site:
@@ -55,7 +55,7 @@ async def test_who_waits_is_taken(database: str, redis_url: str, nursery: trio.N
         async with connect(f"{site.url}/hubs/chat", a) as hub:
 
             async def send(number: int) -> float | None:
-                """None when it was taken, else the seconds to wait."""
+                """Send; return None if it was accepted, else the seconds to wait."""
                 body = {"conversationId": group, "content": str(number)}
                 if number % 2:
                     answer = await site.http.post("/api/messages", json=body, headers=headers)
@@ -95,7 +95,7 @@ async def test_who_waits_is_taken(database: str, redis_url: str, nursery: trio.N
 
 
 async def test_one_connection_floods(database: str, redis_url: str, nursery: trio.Nursery) -> None:
-    """Its calls are refused, then it is read slowly; a neighbour's calls are answered as ever."""
+    """Its calls are refused, then it is read more slowly; calls of another connection are answered as before."""
     async with open_site(database, redis_url, nursery, rate_limits="on", rate_invocations="20/2s") as site:
         (_, a), (_, b) = await site.user("alice"), await site.user("bob")
         async with connect(f"{site.url}/hubs/chat", a) as flood, connect(f"{site.url}/hubs/chat", b) as other:
@@ -112,7 +112,7 @@ async def test_one_connection_floods(database: str, redis_url: str, nursery: tri
 
 
 async def test_many_connections_of_one_user(database: str, redis_url: str, nursery: trio.Nursery) -> None:
-    """One more than they may have is refused with 429; when another was closed, it is let in. Others do not feel it."""
+    """One too many is refused with 429, and accepted after another was closed. Other users are not affected."""
     async with open_site(database, redis_url, nursery, max_user_connections=3) as site:
         (_, a), (_, b) = await site.user("alice"), await site.user("bob")
         url = f"{site.url}/hubs/chat"
@@ -133,7 +133,7 @@ async def test_many_connections_of_one_user(database: str, redis_url: str, nurse
 
 
 async def test_calls_over_many_connections(database: str, redis_url: str, nursery: trio.Nursery) -> None:
-    """What one connection may not, many of the same user may not either."""
+    """The limit of one connection also holds for all connections of a user together."""
     async with open_site(database, redis_url, nursery, rate_limits="on", rate_user_invocations="30/60s") as site:
         (_, a), (_, b) = await site.user("alice"), await site.user("bob")
         url = f"{site.url}/hubs/chat"
@@ -146,7 +146,7 @@ async def test_calls_over_many_connections(database: str, redis_url: str, nurser
 
 
 async def test_connects(database: str, redis_url: str, nursery: trio.Nursery) -> None:
-    """By user, and by address: as a trusted proxy says, or as the kernel does."""
+    """Connects are limited by user and by address: the one from a trusted proxy, or the kernel's."""
     async with open_site(
         database,
         redis_url,
@@ -165,13 +165,13 @@ async def test_connects(database: str, redis_url: str, nursery: trio.Nursery) ->
                     assert answer.status_code != 429 or int(answer.headers["Retry-After"]) > 0
                     return answer.status_code
 
-        assert [await upgrade(a, "203.0.113.1") for _ in range(3)] == [101, 101, 429]  # her connections
+        assert [await upgrade(a, "203.0.113.1") for _ in range(3)] == [101, 101, 429]  # the user's connections
         assert [await upgrade(b, "203.0.113.1") for _ in range(2)] == [101, 429]  # the address's
         assert await upgrade(b, "203.0.113.2") == 101
 
 
 async def test_sign_ins_count_for_all_instances(database: str, redis_url: str, nursery: trio.Nursery) -> None:
-    """Registrations and refreshes of one address, wherever they go; RATE_LIMITS=off means it."""
+    """Registrations and refreshes of one address count on all instances; RATE_LIMITS=off disables limits."""
     options: dict[str, Any] = {"rate_limits": "on", "rate_sign_ins": "4/60s"}
     async with (
         open_site(database, redis_url, nursery, **options) as one,
@@ -190,7 +190,7 @@ async def test_sign_ins_count_for_all_instances(database: str, redis_url: str, n
 
 
 async def test_browsers_origins(site: Site, database: str, redis_url: str, nursery: trio.Nursery) -> None:
-    """REST answers preflights and says who may read it; upgrades from elsewhere are refused; without a list all may."""
+    """REST answers preflights with the allowed origins; upgrades from others are refused; without a list all may."""
     preflight = {
         "Origin": "https://chat.example",
         "Access-Control-Request-Method": "PUT",
@@ -202,7 +202,7 @@ async def test_browsers_origins(site: Site, database: str, redis_url: str, nurse
             (strict, "https://evil.example", False),
             (site, "https://anything.example", True),
         ):
-            with trio.fail_after(60):  # nobody reads the body that it does not have
+            with trio.fail_after(60):  # there is no body to read
                 answer = await server.http.options("/api/users/me", headers={**preflight, "Origin": origin})
             assert (answer.headers.get("Access-Control-Allow-Origin") == origin) == fine
             assert answer.is_success == fine

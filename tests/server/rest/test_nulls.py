@@ -1,4 +1,4 @@
-"""What may be left out may be null; what no choice is, and what no text is, is refused in words: on REST and hub."""
+"""Optional values may be null; unknown choices and invalid texts get a clear error, on REST and hub."""
 
 import json
 from typing import Any
@@ -13,7 +13,7 @@ CUT = r"cut \ud83d"
 
 
 async def room(site: Site) -> tuple[str, str, str]:
-    """(a conversation, the token of its owner, the id of the other member)"""
+    """Make a conversation; return its id, the token of its owner, and the id of the other member."""
     (_, token), (bob, _) = await site.user("alice"), await site.user("bob")
     made = await site.call("POST", "/api/conversations", {"type": "Group", "memberIds": [bob]}, token=token, status=201)
     return made["id"], token, bob
@@ -21,7 +21,7 @@ async def room(site: Site) -> tuple[str, str, str]:
 
 @pytest.mark.parametrize("protocol", ["json", "messagepack"])
 async def test_null_is_left_out(site: Site, protocol: str) -> None:
-    """Every optional field and parameter given as null is as if it were not there."""
+    """Each optional field and parameter given as null is treated as absent."""
     conversation, token, _ = await room(site)
     carol, _ = await site.user("carol")
     body: Any = {"conversationId": conversation, "content": "x"}
@@ -45,7 +45,7 @@ async def test_null_is_left_out(site: Site, protocol: str) -> None:
 
 @pytest.mark.parametrize("protocol", ["json", "messagepack"])
 async def test_no_such_choice(site: Site, protocol: str) -> None:
-    """A choice that is none names those there are, whatever its type and size."""
+    """An unknown choice of any type and size gets an error that lists the valid ones."""
     conversation, token, bob = await room(site)
     body = {"conversationId": conversation, "content": "x"}
     members = f"/api/conversations/{conversation}/members"
@@ -67,7 +67,7 @@ async def test_no_such_choice(site: Site, protocol: str) -> None:
 
 
 async def test_lone_surrogates(site: Site) -> None:
-    """Half a surrogate pair in a body or a query is a 400 that names it, wherever it stands."""
+    """A lone surrogate anywhere in a body or query gets a 400 that names it."""
     conversation, token, _ = await room(site)
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
     for method, path, body, field in (
@@ -89,7 +89,7 @@ async def test_lone_surrogates(site: Site) -> None:
 
 @pytest.mark.parametrize("protocol", ["json", "messagepack"])
 async def test_lone_surrogates_on_the_hub(site: Site, protocol: str) -> None:
-    """It costs the call an error and not the connection; the calls behind it are answered."""
+    """It makes the call fail but not the connection; later calls are answered."""
     conversation, token, _ = await room(site)
     cut = Raw(b"\xa3\xed\xa0\xbd" if protocol == "messagepack" else b'"%b"' % CUT.encode())
     async with connect(f"{site.url}/hubs/chat", token, protocol=protocol) as client:

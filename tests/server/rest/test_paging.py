@@ -1,4 +1,4 @@
-"""Lists: {"items", "next"}, limit 1 to 200, 50 by default; whoever pages while others write sees all, once."""
+"""Lists: {"items", "next"}, limit 1 to 200, default 50; paging while others write lists each item once."""
 
 from collections.abc import Awaitable, Callable
 from itertools import product
@@ -12,7 +12,7 @@ Between = Callable[[int], Awaitable[object]]
 
 
 async def pages(site: Site, path: str, token: str, between: Between, **query: Any) -> list[Any]:
-    """Everything in a list, page by page; something happens between two pages."""
+    """Read a list page by page, with something happening between two pages."""
     items: list[Any] = []
     number = 0
     while True:
@@ -28,7 +28,7 @@ async def pages(site: Site, path: str, token: str, between: Between, **query: An
 
 
 async def test_conversations_keep_their_order(site: Site) -> None:
-    """Those talked in, and those begun, while one pages, are neither shown again nor passed over."""
+    """Activity in conversations, or new ones, during paging neither repeats nor skips any."""
     _, a = await site.user("alice")
     groups = []
     for number in range(7):
@@ -48,7 +48,7 @@ async def test_conversations_keep_their_order(site: Site) -> None:
 
 
 async def test_messages_of_a_talk_that_goes_on(site: Site) -> None:
-    """Backwards: those that were there. Forwards: also those that come. `next` is a cursor, and a seq."""
+    """Backwards, the messages that existed; forwards, new ones, too. `next` works as cursor and as seq."""
     _, a = await site.user("alice")
     body = {"type": "Group", "name": "g"}
     group = (await site.call("POST", "/api/conversations", body, token=a, status=201))["id"]
@@ -69,7 +69,7 @@ async def test_messages_of_a_talk_that_goes_on(site: Site) -> None:
 
 
 async def test_people(site: Site) -> None:
-    """Members past the first hundred, receipts, users, sessions: while others come."""
+    """Members past the first hundred, receipts, users and sessions are listed once while others are added."""
     _, a = await site.user("alice")
     group = (await site.call("POST", "/api/conversations", {"type": "Group", "name": "g"}, token=a, status=201))["id"]
     async with site.process.pool.connection() as conn:
@@ -107,7 +107,7 @@ async def test_people(site: Site) -> None:
 
 
 async def test_limits(site: Site) -> None:
-    """Limits and cursors that are none are refused; an empty cursor is the first page."""
+    """Invalid limits and cursors are refused; an empty cursor is the first page."""
     _, a = await site.user("alice")
     for path in ("/api/users", "/api/conversations", "/auth/sessions"):
         for query in ({"limit": 0}, {"limit": 201}, {"limit": "x"}, {"limit": ""}, {"limit": "1.0"}, {"cursor": "!"}):
@@ -116,7 +116,7 @@ async def test_limits(site: Site) -> None:
 
 
 async def test_limits_are_numbers_in_range(site: Site) -> None:
-    """However it is written: nothing past the largest page, and no number is too long to be refused."""
+    """However a limit is written, no page exceeds the maximum, and no number is too long to be refused."""
     _, token = await site.user("alice")
     numbers = ["0" * 18 + "1999999", "1" * 5000, "0" * 5000, "201", "-1", "1e2", "\u0661", " 5", "+5", "0"]
     for path in ("/api/users", "/api/conversations", "/auth/sessions"):
@@ -127,7 +127,7 @@ async def test_limits_are_numbers_in_range(site: Site) -> None:
 
 
 async def test_numbers_of_messages(site: Site) -> None:
-    """The same for every number in a query; and for cursors that are none of ours."""
+    """The same holds for each number in a query, and for cursors that are not ours."""
     _, token = await site.user("alice")
     group = (await site.call("POST", "/api/conversations", {"type": "Group", "name": "g"}, token=token, status=201))[
         "id"

@@ -1,6 +1,6 @@
-"""Who may do what: every role on every route and hub method, with the ids of things that are really there.
+"""Permissions: every role on every route and hub method, with ids of things that exist.
 
-The routes and methods are taken from the process's own tables, so that a new one without a rule here fails.
+Routes and methods are taken from the process's own tables, so that a new one without a rule fails here.
 """
 
 import re
@@ -39,9 +39,9 @@ NOBODIES = (
 
 
 class Rule(NamedTuple):
-    """What each of PEOPLE is answered: OK, or the code of an error.
+    """The expected answer for each of PEOPLE: OK, or an error code.
 
-    `ask` makes the request: for REST (path, body), for the hub the arguments, of what is in the world.
+    `ask` makes the request: (path, body) for REST, the arguments for the hub, with ids from the world.
     """
 
     answers: Mapping[str, str]
@@ -50,23 +50,23 @@ class Rule(NamedTuple):
 
 
 def who(member: str = OK, admin: str = OK, owner: str = OK, outside: str = "not_found") -> dict[str, str]:
-    """For who is no member the thing does not exist."""
+    """For users who are not members, the thing does not exist."""
     return {"stranger": outside, "removed": outside, "member": member, "admin": admin, "owner": owner}
 
 
 async def accept(world: "World", name: str) -> None:
-    """All is still there; only where the conversation stands, or its name, is another."""
+    """Everything still exists; only the head of the conversation, or its name, differs."""
     world.head = await world.look()
 
 
 async def say_again(world: "World", name: str) -> None:
-    """Two messages, one of which may be gone."""
+    """Create two messages again, one of which may be gone."""
     await world.say(name, "peer")
     world.head = await world.look()
 
 
 async def build_again(world: "World", name: str) -> None:
-    """Who is a member, and as what, is another now."""
+    """Create the group again, as its members and roles may have changed."""
     await world.build()
 
 
@@ -75,7 +75,7 @@ NO_ONE = dict.fromkeys(PEOPLE, "not_found")
 
 
 def at(path: str, body: Any = None, **options: Any) -> Callable[[Mapping[str, str]], Any]:
-    """A request: {names} in the path and in texts of the body are of the world."""
+    """Make a request: {names} in the path and in texts of the body are replaced by ids from the world."""
 
     def fill(value: Any, world: Mapping[str, str]) -> Any:
         if isinstance(value, dict):
@@ -197,7 +197,7 @@ METHODS: dict[str, list[Rule]] = {
         Rule(who(), call("{mine}"), say_again),
     ],
     "JoinConversation": [Rule(who(), call("{conversation}")), Rule(who(), call("{conversation}", 0))],
-    "LeaveConversation": [Rule(EVERYONE, call("{conversation}"))],  # says nothing: nobody to leave is left as well
+    "LeaveConversation": [Rule(EVERYONE, call("{conversation}"))],  # leaving without having joined succeeds, too
     "Sync": [Rule(EVERYONE, lambda world: [{world["conversation"]: 0}])],  # what it says is looked at below
     "StreamHistory": [Rule(who(), call("{conversation}"))],
     "StartTyping": [Rule(who(), call("{conversation}"))],
@@ -216,7 +216,7 @@ METHODS: dict[str, list[Rule]] = {
 
 
 class World:
-    """People in their roles around one group, and what each of them said there. Made over REST, as clients do it."""
+    """Users in their roles in a group, and a message of each. Made over REST, as clients do it."""
 
     def __init__(self, site: Site) -> None:
         self.site = site
@@ -236,7 +236,7 @@ class World:
         await self.build()
 
     async def build(self) -> None:
-        """Anew, after what was allowed to one of them."""
+        """Build the world again after a permitted request has changed it."""
         members = [self.ids[name] for name in ("removed", "member", "admin", "peer", "peer_admin")]
         group = self.things["conversation"] = await self._group("the group", "owner", *members)
         for name in ("admin", "peer_admin"):
@@ -258,7 +258,7 @@ class World:
         self.said["stranger"] = self.said["peer"]
 
     def of(self, name: str) -> dict[str, str]:
-        """What stands for the names in a rule, for this person."""
+        """The values of the names in a rule, for this user."""
         mine = {"me": self.ids[name], "token": self.tokens[name], "token_of_peer": self.tokens["peer"]}
         return {**self.ids, **self.things, **mine, "mine": self.said[name], "theirs": self.said["peer"]}
 
@@ -291,7 +291,7 @@ async def world(database: str, redis_url: str, nursery: trio.Nursery, tmp_path: 
 
 
 def routes_of(site: Site) -> set[str]:
-    """Every route that the process has, as the API's description writes it."""
+    """All routes of the process, as the API's description writes them."""
     found = set()
     for rule in site.process.rest.app.url_map.iter_rules():
         path = re.sub(r"<(?:\w+:)?(\w+)>", lambda name: "{" + _camel(name[1]) + "}", rule.rule)
@@ -317,14 +317,14 @@ def outcome(answer: httpx.Response) -> str:
 
 
 async def test_every_route_has_a_rule(world: World) -> None:
-    """A new route or hub method has to say who may use it."""
+    """Each route and hub method has a rule for each role."""
     assert routes_of(world.site) == set(RULES) | set(OPEN)
     methods = {method.name for method in world.site.process.hub.dispatcher.methods}
     assert methods == set(METHODS)
 
 
 async def test_routes(world: World) -> None:
-    """Each role is answered as the table says, on what is really there; what is refused changes nothing."""
+    """Each role gets the answer in the table, on things that exist; refused requests change nothing."""
     wrong = []
     for route, rules in RULES.items():
         for number, rule in enumerate(rules):
@@ -341,8 +341,8 @@ async def test_routes(world: World) -> None:
     assert wrong == []
 
 
-async def nobodies(site: Site) -> dict[str, str]:
-    """Tokens that are no good, each for one reason."""
+async def invalid_tokens(site: Site) -> dict[str, str]:
+    """Invalid tokens, each for another reason."""
     settings = site.process.settings
     ended, deleted, live = [
         await site.call("POST", "/api/users", {"username": name}, status=201) for name in ("ended", "deleted", "live")
@@ -366,12 +366,12 @@ async def nobodies(site: Site) -> dict[str, str]:
 
 
 async def test_routes_without_a_good_token(world: World) -> None:
-    """401 on every route that is not open, for each kind of bad token; parting is for sessions that have ended, too.
+    """Each route that is not open answers 401 to invalid tokens; `parting` routes accept ended sessions.
 
-    Every route is asked without a token and with one other of the bad ones in turn, each of them on several routes:
-    what is checked of a token is one function (`tests/server/identity` has it), whether it is asked is the route's.
+    Each route is called without a token and with one of the other invalid tokens in turn, each of them on several
+    routes: one function checks tokens (`tests/server/identity` tests it), but each route has to call it.
     """
-    tokens = await nobodies(world.site)
+    tokens = await invalid_tokens(world.site)
     assert set(tokens) == set(NOBODIES)
     wrong = []
     kinds = cycle([name for name in tokens if name != "no token"])
@@ -387,9 +387,9 @@ async def test_routes_without_a_good_token(world: World) -> None:
 
 
 async def test_the_hub_without_a_good_token(site: Site) -> None:
-    """Nobody of them gets as far as a call, whatever carries the connection and however it attaches."""
+    """With an invalid token no call is possible, over any transport and with any way to attach."""
     ways = product(transports.CARRIERS, ({}, {"sync": "manual"}))
-    for (carrier, query), (name, token) in product(ways, (await nobodies(site)).items()):
+    for (carrier, query), (name, token) in product(ways, (await invalid_tokens(site)).items()):
         if not token and carrier in ("sse", "polling"):
             continue  # their clients begin by negotiating: the table has it, without a token
         answer = None
@@ -419,7 +419,7 @@ async def invoke(client: HubClient, target: str, arguments: list[Any], *, is_str
 
 
 async def test_methods(world: World) -> None:
-    """As for routes: each role, each hub method; nobody outside is told where a conversation stands."""
+    """The same for each hub method and role; users outside do not learn the head of a conversation."""
     wrong = []
     kinds = {method.name: method.kind for method in world.site.process.hub.dispatcher.methods}
     for name in PEOPLE:

@@ -1,4 +1,4 @@
-"""Errors are problem+json, whoever finds them: the routes, Quart, the HTTP server, the listener."""
+"""Errors are problem+json from each layer: the routes, Quart, the HTTP server, the listener."""
 
 import json
 from itertools import product
@@ -17,7 +17,7 @@ def checked(answer: httpx.Response, status: int, code: str) -> None:
 
 
 async def test_what_routes_refuse(site: Site) -> None:
-    """404, 405 with Allow, 413, 415; malformed, ill-typed, no UTF-8, too deep: each a problem that names the field."""
+    """404, 405 with Allow, 413, 415, and bodies that are malformed, mistyped, not UTF-8 or too deep are problems."""
     alice, token = await site.user("alice")
     headers = {"Authorization": f"Bearer {token}"}
     for method, path, status, code in (
@@ -55,7 +55,7 @@ async def test_what_routes_refuse(site: Site) -> None:
 
 
 async def test_methods(site: Site) -> None:
-    """Allow names exactly the methods of the path; HEAD is GET without a body; OPTIONS asks which there are."""
+    """Allow has exactly the methods of the path; HEAD is GET without a body; OPTIONS lists the methods."""
     _, token = await site.user("alice")
     headers = {"Authorization": f"Bearer {token}"}
     for path, allowed in (
@@ -72,7 +72,7 @@ async def test_methods(site: Site) -> None:
 
 
 async def test_unknown_fields_are_passed_over(site: Site) -> None:
-    """A newer client may say more than this server knows."""
+    """Fields of newer clients that this server does not know are ignored."""
     made = await site.call("POST", "/api/users", {"username": "alice", "favouriteColour": "red"}, status=201)
     assert "favouriteColour" not in made
 
@@ -89,7 +89,7 @@ NO_REQUESTS = [
 
 
 async def test_what_never_reaches_the_app(site: Site) -> None:
-    """What is no HTTP is answered with a problem too, on a new connection and on one that has served a request."""
+    """A request that is not HTTP gets a problem, too, on new connections and on used ones."""
     for before, (request_bytes, status) in product((b"", GOOD), NO_REQUESTS):
         await refused(site, before, request_bytes, status)
 
@@ -114,7 +114,7 @@ async def refused(site: Site, before: bytes, request_bytes: bytes, status: int) 
 
 
 async def test_paths_have_no_case(site: Site) -> None:
-    """As clients of ASP.NET write them, with or without a slash at the end; ids and keys stay as they are."""
+    """Paths match in any case, with or without a slash at the end; ids and keys stay as they are."""
     alice, token = await site.user("alice")
     made = await site.call("POST", "/api/Conversations/", {"type": 1, "name": "x"}, token=token, status=201)
     assert await site.call("GET", f"/Api/CONVERSATIONS/{made['id'].upper()}", token=token) == made

@@ -1,4 +1,4 @@
-"""FORWARDED_ALLOW_IPS: what a proxy says of its client counts in addresses, limits, links and lines, if it is ours."""
+"""FORWARDED_ALLOW_IPS: a trusted proxy's report of its client counts for addresses, limits, links and log lines."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ SAID = {"X-Forwarded-For": f"6.6.6.6, {CLIENT}", "X-Forwarded-Proto": "https", "
 
 
 async def seen(site: Site, lines: list[Any]) -> dict[str, Any]:
-    """Where and how the server believes that this client has come, in every place where it matters."""
+    """Return the client's address and scheme as the server sees them in each place where they matter."""
     made = await site.http.post("/api/users", json={"username": "alice"}, headers=SAID)
     token = made.json()["accessToken"]
     bearer = {**SAID, "Authorization": f"Bearer {token}"}
@@ -52,7 +52,7 @@ async def seen(site: Site, lines: list[Any]) -> dict[str, Any]:
 async def test_who_is_believed(
     proxies: str, address: str, scheme: str, tmp_path: Path, database: str, redis_url: str, nursery: trio.Nursery
 ) -> None:
-    """A trusted peer is believed the last address and the scheme that it names; anybody else nothing at all."""
+    """The last address and the scheme from a trusted peer are used; those from others are ignored."""
     with capture_logs() as lines:
         async with open_site(
             database, redis_url, nursery, forwarded_allow_ips=proxies, objects=f"file://{tmp_path}/files"
@@ -67,7 +67,7 @@ async def test_who_is_believed(
 
 
 async def test_a_line_of_the_proxys_own(database: str, redis_url: str, nursery: trio.Nursery) -> None:
-    """Some proxies add a line below what the client said of itself: the last address of all lines counts."""
+    """Some proxies add a header line below the client's: the last address of all lines counts."""
     async with open_site(database, redis_url, nursery, forwarded_allow_ips="127.0.0.1") as site:
         for number in range(2):
             said = [("X-Forwarded-For", f"6.6.6.{number}"), ("X-Forwarded-For", CLIENT)]
@@ -78,7 +78,7 @@ async def test_a_line_of_the_proxys_own(database: str, redis_url: str, nursery: 
 
 
 async def test_lines_of_several_proxies(database: str, redis_url: str, nursery: trio.Nursery) -> None:
-    """Each proxy of ours may add a line: they are read as one list by REST, its log and every way into the hub."""
+    """Each trusted proxy may add a line: REST, its log and all transports read them as one list."""
     said = [("X-Forwarded-For", f"6.6.6.6, {CLIENT}"), ("X-Forwarded-For", "127.0.0.1")]
     with capture_logs() as lines:
         async with open_site(database, redis_url, nursery, forwarded_allow_ips="127.0.0.1") as site:
@@ -97,8 +97,7 @@ async def test_lines_of_several_proxies(database: str, redis_url: str, nursery: 
 
 
 async def test_limits_are_the_clients_own(database: str, redis_url: str, nursery: trio.Nursery) -> None:
-    """Behind our proxy each address has its own limits; whoever only says that she is somebody else shares those of
-    where she really is."""
+    """Behind a trusted proxy each address has its own limits; a forged address shares those of the real one."""
     rates = {"rate_limits": "on", "rate_requests": "4/60s", "rate_sign_ins": "2/60s"}
     for proxies, alike in (("127.0.0.1", False), ("", True)):
         options: dict[str, Any] = {**rates, "forwarded_allow_ips": proxies, "redis_url": redis_url}
@@ -113,8 +112,7 @@ async def test_limits_are_the_clients_own(database: str, redis_url: str, nursery
 
 
 async def test_origins_of_upgrades(database: str, redis_url: str, nursery: trio.Nursery) -> None:
-    """A page from elsewhere may not connect, neither on a fresh connection nor on one that served HTTP before; ours
-    may, and so may what is no browser."""
+    """Pages of other origins cannot connect, on fresh or used connections; ours and non-browsers can."""
     async with open_site(database, redis_url, nursery, allowed_origins="https://chat.example") as site:
         _, token = await site.user("alice")
         upgrade = (

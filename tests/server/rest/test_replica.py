@@ -1,4 +1,4 @@
-"""READ_URL: history from a replica, and never older than the primary's."""
+"""READ_URL: history comes from a replica, and is never older than the primary's."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ WAIT = 60.0  # seconds: long past anything but a hang
 
 
 async def test_history(database: str, redis_url: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The replica serves what it has whole; while it is behind, or away, the primary does, as it says who may read."""
+    """The replica serves what it has; if it lags or is away, the primary does, which also decides permissions."""
     hosts: list[str] = []
     read = messages.list_messages
 
@@ -38,7 +38,7 @@ async def test_history(database: str, redis_url: str, nursery: trio.Nursery, mon
         async def until_served_by_replica(contents: list[str]) -> None:
             with trio.fail_after(WAIT):
                 while not hosts or hosts[-1] == primary:
-                    assert await said() == contents  # whoever serves it
+                    assert await said() == contents  # from either server
 
         body = {"conversationId": conversation, "content": "one"}
         first = await site.call("POST", "/api/messages", body, token=a, status=201)

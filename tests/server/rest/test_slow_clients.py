@@ -1,4 +1,4 @@
-"""HTTP clients that send a byte now and then, or too much, or do not read: each is given up, at every stage."""
+"""HTTP clients that send single bytes, send too much, or do not read are closed, at every stage."""
 
 import socket
 from collections.abc import AsyncIterator
@@ -41,7 +41,7 @@ async def open_tcp(site: Site) -> trio.SocketStream:
 
 
 async def drip(stream: trio.SocketStream, whole: bytes, data: bytes) -> bytes:
-    """Send `whole` at once, then `data` byte by byte, until the server has hung up: everything it said."""
+    """Send `whole` at once, then `data` byte by byte until the server closes; return all that it answered."""
     said = b""
 
     async def send() -> None:
@@ -66,7 +66,7 @@ async def drip(stream: trio.SocketStream, whole: bytes, data: bytes) -> bytes:
 
 
 async def test_a_byte_now_and_then(hasty: Site) -> None:
-    """A head, the head after it, a body, a body nobody asked for, an upload: none holds its place by dripping."""
+    """Heads, bodies, an unexpected body and an upload: sending slowly does not keep a connection alive."""
     _, token = await hasty.user("alice")
     bearer = b"Host: x\r\nAuthorization: Bearer " + token.encode() + b"\r\n"
     endless = b"x" * 100_000
@@ -90,7 +90,7 @@ async def test_a_byte_now_and_then(hasty: Site) -> None:
 
 
 async def test_too_much(hasty: Site) -> None:
-    """Heads and bodies past the limit: 431 and 413, also on a connection that was good before, or without a length."""
+    """Heads and bodies past the limit get 431 and 413, also on a used connection or without a length."""
     _, token = await hasty.user("alice")
     big = b"X: " + b"x" * 100_000 + b"\r\n\r\n"
     stream = await open_tcp(hasty)
@@ -112,7 +112,7 @@ async def test_too_much(hasty: Site) -> None:
 
 
 async def large_file(site: Site) -> str:
-    """The path of a link to one."""
+    """The path of a link to a large file."""
     _, token = await site.user("alice")
     body = {"name": "a", "contentType": "text/plain", "size": LARGE}
     made = await site.call("POST", "/api/files/presign", body, token=token, status=201)
@@ -124,7 +124,7 @@ async def large_file(site: Site) -> str:
 
 
 async def begin_to_read(site: Site, link: str) -> trio.SocketStream:
-    """The connection of a client that reads how the answer begins, and no more."""
+    """A connection whose client reads the beginning of the answer and no more."""
     stream = await open_tcp(site)
     stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
     await stream.send_all(f"GET {link} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
@@ -133,7 +133,7 @@ async def begin_to_read(site: Site, link: str) -> trio.SocketStream:
 
 
 async def test_a_client_that_does_not_read(hasty: Site) -> None:
-    """An answer that nobody takes is given up, and told in the line of its request."""
+    """An answer that is not read is aborted, which the log line of its request shows."""
     link = await large_file(hasty)
     with capture_logs() as lines:
         stream = await begin_to_read(hasty, link)
@@ -146,7 +146,7 @@ async def test_a_client_that_does_not_read(hasty: Site) -> None:
 async def test_a_client_that_does_not_read_at_the_end(
     tmp_path: Path, database: str, redis_url: str, nursery: trio.Nursery
 ) -> None:
-    """It does not hold up the end of the process, however patient that is with clients at other times."""
+    """It does not delay the end of the process, even if its time limit is long at other times."""
     objects = f"file://{tmp_path}/files"
     async with open_site(database, redis_url, nursery, objects=objects, shutdown_timeout=SHORT) as site:
         stream = await begin_to_read(site, await large_file(site))

@@ -1,4 +1,4 @@
-"""What one user may keep and take: the quota of files, open uploads, links that are used once, exports."""
+"""Storage limits of one user: the quota of files, open uploads, links that work once, exports."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ async def post(site: Site, token: str, data: bytes, status: int) -> dict[str, st
 
 
 async def test_quota(tmp_path: Path, database: str, redis_url: str, nursery: trio.Nursery) -> None:
-    """Of all files of one user, announced ones included, also when many come at once; what is deleted makes room."""
+    """All files of a user count, announced ones, too, even with many uploads at once; deleting makes room."""
     objects = f"file://{tmp_path}/files"
     async with open_site(
         database, redis_url, nursery, objects=objects, max_upload_bytes=64 * KIB, max_user_storage_bytes=100 * KIB
@@ -52,7 +52,7 @@ async def test_quota(tmp_path: Path, database: str, redis_url: str, nursery: tri
 async def test_links_to_upload(
     tmp_path: Path, database: str, redis_url: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So many may be open; each takes one object, of the size announced, also when it is taken or refused since."""
+    """The number of open uploads is limited; a link takes one object of its size, also after a refusal."""
     monkeypatch.setattr(files, "OPEN_UPLOADS", 3)
     async with open_site(database, redis_url, nursery, objects=f"file://{tmp_path}/files") as site:
         _, token = await site.user("alice")
@@ -78,7 +78,7 @@ async def test_links_to_upload(
 async def test_exports_at_once(
     database: str, redis_url: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One of a user and two of an instance, apart from the pool; what ends, or is hung up, makes room."""
+    """One export of a user and two of an instance run at once, outside the pool; one that ends or is cut makes room."""
     begun, go_on = [trio.Event() for _ in range(2)], trio.Event()
     waiting = list(begun)
     read = export.Export._sessions

@@ -1,4 +1,4 @@
-"""server.rest.turns: so many requests of one user at once; what ends, in whatever way, gives its turn to the next."""
+"""server.rest.turns: the requests of one user are limited; each that ends in any way gives its turn to the next."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from tests.server.rest.conftest import open_site
 
 
 class Clients:
-    """Requests that take their turn and keep it until they are ended."""
+    """Requests that take a turn and keep it until they are ended."""
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self.turns = Turns()
@@ -37,7 +37,7 @@ class Clients:
 
 
 async def test_so_many_at_once(nursery: trio.Nursery) -> None:
-    """Of one user; the others wait, in the order they came. Others are not held up; nothing is kept of who left."""
+    """The others of a user wait in order of arrival; other users do not wait; nothing is kept of users who left."""
     clients = Clients(nursery)
     for number in range(AT_ONCE + 3):
         clients.ask("alice", f"a{number}")
@@ -57,7 +57,7 @@ async def test_so_many_at_once(nursery: trio.Nursery) -> None:
 
 
 async def test_so_many_wait(nursery: trio.Nursery) -> None:
-    """One more is refused, with a time to come again; who gives up makes room, and takes nobody's turn."""
+    """One more is refused, with a time to retry; a cancelled request makes room and takes no turn."""
     clients = Clients(nursery)
     waiting = [clients.ask("alice", str(number)) for number in range(AT_ONCE + WAITING)]
     await wait_all_tasks_blocked()
@@ -81,7 +81,7 @@ async def test_so_many_wait(nursery: trio.Nursery) -> None:
 async def test_requests_take_turns(
     database: str, redis_url: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Over REST: never more than so many of a user are in views; errors and clients that hang up give theirs back."""
+    """Over REST, views run at most AT_ONCE requests of a user; errors and disconnects return the turn."""
     async with open_site(database, redis_url, nursery) as site:
         (_, alice), (_, bob) = await site.user("alice"), await site.user("bob")
         inside, go_on = 0, trio.Event()

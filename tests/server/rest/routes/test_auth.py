@@ -1,4 +1,4 @@
-"""REST of sessions: refresh, reuse, the list, revocation that reaches open sockets (docs/rest.md, P9)."""
+"""REST of sessions: refresh, reuse, listing, and revocation that reaches open sockets (docs/rest.md, P9)."""
 
 import base64
 from typing import Any
@@ -25,7 +25,7 @@ async def refresh(site: Site, token: str, status: int = 200) -> Any:
 
 
 async def test_refresh_rotates(site: Site) -> None:
-    """Each refresh gives another pair; the new access token works, and the session stays the same one."""
+    """Each refresh returns another pair; the new access token works, and the session stays the same."""
     alice = await registered(site, "alice")
     assert alice["expiresIn"] == 900
     token, seen = alice["refreshToken"], set()
@@ -39,7 +39,7 @@ async def test_refresh_rotates(site: Site) -> None:
 
 
 async def test_a_lost_answer_is_given_again(site: Site) -> None:
-    """The token before the last may come again for a moment: the same refresh token is the answer, not another."""
+    """For a short time the previous token may be repeated: it gets the same refresh token, not another one."""
     alice = await registered(site, "alice")
     results: list[Any] = []
 
@@ -54,7 +54,7 @@ async def test_a_lost_answer_is_given_again(site: Site) -> None:
 
 
 async def test_reuse_ends_the_session(site: Site) -> None:
-    """A token that was spent before the last one is stolen: its session ends, with its sockets and all its tokens."""
+    """An earlier token that is used again counts as stolen: its session ends, with its sockets and all its tokens."""
     alice = await registered(site, "alice")
     first = await refresh(site, alice["refreshToken"])
     second = await refresh(site, first["refreshToken"])
@@ -69,7 +69,7 @@ async def test_reuse_ends_the_session(site: Site) -> None:
 
 
 async def test_made_up_tokens_end_nothing(site: Site) -> None:
-    """Somebody who knows a session's id, but never had a token of it, is only told no."""
+    """A client that knows a session's id, but never had a token of it, is refused and ends nothing."""
     alice = await registered(site, "alice")
     raw = bytearray(base64.urlsafe_b64decode(alice["refreshToken"]))
     for place in (20, 63):  # the secret, the seal
@@ -83,7 +83,7 @@ async def test_made_up_tokens_end_nothing(site: Site) -> None:
 
 
 async def test_sessions_are_listed_and_revoked(site: Site) -> None:
-    """One sees one's own, in pages, and ends one of them; another's does not exist."""
+    """Users list their own sessions, in pages, and end one of them; those of others do not exist for them."""
     alice, bob = await registered(site, "alice"), await registered(site, "bob")
     headers = {"User-Agent": "a phone"}
     for _ in range(2):
@@ -101,7 +101,7 @@ async def test_sessions_are_listed_and_revoked(site: Site) -> None:
 
 
 async def test_logout(site: Site) -> None:
-    """Ends the session of the token it comes with, however often; a token without one cannot be logged out."""
+    """Logout ends the session of the token, and may be repeated; a token without a session cannot log out."""
     alice = await registered(site, "alice")
     minted = mint_token(site.process.settings, UUID(alice["id"]))
     await site.call("POST", "/auth/logout", token=minted, status=409)
@@ -114,7 +114,7 @@ async def test_logout(site: Site) -> None:
 
 
 async def test_a_revoked_token_opens_no_socket(site: Site) -> None:
-    """Though it has not expired; nor does it refresh another connection of the same user."""
+    """A revoked token that has not expired cannot connect, nor refresh another connection of the user."""
     alice = await registered(site, "alice")
     minted = mint_token(site.process.settings, UUID(alice["id"]))
     await site.call("DELETE", f"/auth/sessions/{alice['sessionId']}", token=minted, status=204)
@@ -131,7 +131,7 @@ async def test_a_revoked_token_opens_no_socket(site: Site) -> None:
 async def test_revocation_reaches_every_instance(
     site: Site, database: str, redis_url: str, nursery: trio.Nursery
 ) -> None:
-    """Within a second, on an instance that did not do it; other sessions of the same user live on."""
+    """Sockets on another instance close within a second; other sessions of the user continue."""
     alice = await registered(site, "alice")
     other = mint_token(load({}, None, jwt_key=JWT_KEY), UUID(alice["id"]))
     async with (
@@ -150,7 +150,7 @@ async def test_revocation_reaches_every_instance(
 
 
 async def test_registration_is_repeated_with_a_key(site: Site) -> None:
-    """The same request with the same Idempotency-Key makes one user; another request may not have the key."""
+    """Requests with the same Idempotency-Key create one user; the key is refused for another request."""
     headers = {"Idempotency-Key": str(uuid4())}
     first = await site.call("POST", "/api/users", {"username": "alice"}, status=201, headers=headers)
     again = await site.call("POST", "/api/users", {"username": "alice"}, status=201, headers=headers)

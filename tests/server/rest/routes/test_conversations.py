@@ -1,4 +1,4 @@
-"""REST for conversations: kinds, members, roles, what others may not see."""
+"""REST for conversations: types, members, roles, and what other users cannot see."""
 
 from uuid import uuid4
 
@@ -6,7 +6,7 @@ from tests.server.rest.conftest import Site
 
 
 async def test_direct_is_made_once(site: Site) -> None:
-    """A pair has one direct conversation, whoever asks for it."""
+    """Two users have one direct conversation, no matter which of them creates it."""
     alice, a = await site.user("alice")
     bob, b = await site.user("bob")
     made = await site.call("POST", "/api/conversations", {"type": "direct", "memberIds": [bob]}, token=a, status=201)
@@ -21,7 +21,7 @@ async def test_direct_is_made_once(site: Site) -> None:
 
 
 async def test_group_life(site: Site) -> None:
-    """Create, rename, add, promote, remove, leave, delete; each by whom it may be."""
+    """Create, rename, add, promote, remove, leave and delete each need the right role."""
     alice, a = await site.user("alice")
     bob, b = await site.user("bob")
     carol, c = await site.user("carol")
@@ -53,7 +53,7 @@ async def test_group_life(site: Site) -> None:
 
 
 async def test_list_is_by_activity(site: Site) -> None:
-    """The most recently active first, with the last message, what I have not read, and pages."""
+    """The most recently active come first, with last message and unread count, in pages."""
     _, a = await site.user("alice")
     bob, b = await site.user("bob")
     groups = []

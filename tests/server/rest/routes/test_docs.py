@@ -1,4 +1,4 @@
-"""The API's description is OpenAPI 3.1, of every route; the page at /docs is made of it and asks nobody else."""
+"""The API's description is OpenAPI 3.1 and covers every route; /docs is rendered from it."""
 
 import json
 import re
@@ -57,7 +57,7 @@ async def described(site: Site) -> dict[str, Any]:
 
 
 async def test_it_is_openapi(described: dict[str, Any]) -> None:
-    """Version 3.1, valid, and of the routes of the contract."""
+    """The document is valid OpenAPI 3.1 and has the routes of the contract."""
     assert described["openapi"].startswith("3.1.")
     errors = [error.message for error in OpenAPIV31SpecValidator(described).iter_errors()]
     assert [error for error in errors if "\\p{L}" not in error] == [], "of ECMA-262, which Python's re does not know"
@@ -65,7 +65,7 @@ async def test_it_is_openapi(described: dict[str, Any]) -> None:
 
 
 async def test_every_operation_is_whole(described: dict[str, Any]) -> None:
-    """With a sentence, a tag, every parameter explained, and the errors that can happen to any."""
+    """Each operation has a summary, a tag, descriptions of its parameters, and the errors common to all."""
     names, tags = [], {tag["name"] for tag in described["tags"]}
     for path, methods in described["paths"].items():
         for method, said in methods.items():
@@ -87,7 +87,7 @@ async def test_every_operation_is_whole(described: dict[str, Any]) -> None:
 
 
 async def test_what_is_true_of_schemas(described: dict[str, Any]) -> None:
-    """Ids and times have formats, choices their names, answers every field, problems every code."""
+    """Ids and times have formats, choices their names, answers all fields, problems all codes."""
     schemas = described["components"]["schemas"]
     message = schemas["Message"]["properties"]
     assert message["id"] == {"type": "string", "format": "uuid"}
@@ -103,7 +103,7 @@ async def test_what_is_true_of_schemas(described: dict[str, Any]) -> None:
 
 
 async def test_nothing_is_left_out_silently(site: Site) -> None:
-    """A route is described, or says why it is not."""
+    """Each route is described, or states why it is not."""
     app = site.process.rest.app
     for rule in app.url_map.iter_rules():
         view = app.view_functions[rule.endpoint]
@@ -111,7 +111,7 @@ async def test_nothing_is_left_out_silently(site: Site) -> None:
 
 
 class Links(HTMLParser):
-    """What a page makes a browser fetch, and where its links lead."""
+    """Collects what a page makes a browser fetch, and the targets of its links."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class Links(HTMLParser):
 
 
 async def test_the_page_is_all_here(site: Site, described: dict[str, Any]) -> None:
-    """It names every operation, has no script, and its page and style come from this server and no other."""
+    """The page has every operation and no script, and loads its style from this server only."""
     answer = await site.http.get("/docs")
     assert answer.status_code == 200 and answer.headers["Content-Type"] == "text/html; charset=utf-8"
     assert "default-src 'none'; style-src 'self'" in answer.headers["Content-Security-Policy"]

@@ -1,4 +1,4 @@
-"""REST of files: uploads through us and directly, who may have them, what is refused; against both stores."""
+"""REST of files: uploads through the server and directly, access, and refusals; against both stores."""
 
 import hashlib
 import os
@@ -61,13 +61,13 @@ def _unfinished(root: Path) -> list[Path]:
 
 
 async def objects_left(site: Site) -> list[str]:
-    """All that hold something: an empty one says that a link was used."""
+    """The objects that are not empty; an empty one marks a used link."""
     store = site.process.handlers.files._objects
     return [key async for key in store.list_before(datetime.now(UTC) + LATER) if await store.size(key)]
 
 
 async def test_upload_and_have(shop: Site) -> None:
-    """What was uploaded is described by its content, is in a message as its file, and goes to members only."""
+    """An uploaded file is described by its content, can be attached to a message, and only members can read it."""
     (alice, a), (bob, b), (_, c) = [await shop.user(name) for name in ("alice", "bob", "carol")]
     stored = await upload(shop, a, PNG, "../my cat \U0001f431.png")
     assert stored["name"] == "my cat \U0001f431.png" and stored["contentType"] == "image/png"
@@ -80,7 +80,7 @@ async def test_upload_and_have(shop: Site) -> None:
     received: list[Any] = []
     async with connect(f"{shop.url}/hubs/chat", b, on_event=lambda name, args: received.append((name, args))):
         message = {"conversationId": made["id"], "content": "", "type": "Image", "fileId": stored["id"]}
-        await shop.call("POST", "/api/messages", message, token=b, status=404)  # not her file
+        await shop.call("POST", "/api/messages", message, token=b, status=404)  # not a file of this user
         sent = await shop.call("POST", "/api/messages", message, token=a, status=201)
         with trio.fail_after(60):
             while not any(name == "ReceiveMessage" and args[0]["id"] == sent["id"] for name, args in received):
@@ -112,7 +112,7 @@ async def test_upload_and_have(shop: Site) -> None:
 async def test_a_deleted_file_is_a_change(
     database: str, redis_url: str, nursery: trio.Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Everybody who shows a message with it hears that it is gone: live, by replay, and with a changedSeq; once."""
+    """Members are notified once that a message has lost its file: live, by replay, with a changedSeq."""
     monkeypatch.setattr(files, "HOLDERS", 2)
     async with open_site(database, redis_url, nursery, objects=f"file://{tmp_path}/files") as site:
         (_, a), (bob, b) = await site.user("alice"), await site.user("bob")
@@ -123,13 +123,13 @@ async def test_a_deleted_file_is_a_change(
             message = {"conversationId": made["id"], "content": "see", "type": "File", "fileId": stored["id"]}
             held += [await site.call("POST", "/api/messages", message, token=a, status=201) for _ in range(3)]
             heads[made["id"]] = held[-1]["seq"]
-        told: list[Any] = []
+        changes: list[Any] = []
         heard = trio.Event()
 
         def listen(target: str, arguments: list[Any]) -> None:
             if target == "MessageChanged":
-                told.append(arguments[0])
-                if len(told) == len(held):
+                changes.append(arguments[0])
+                if len(changes) == len(held):
                     heard.set()
 
         async with connect(f"{site.url}/hubs/chat", b, on_event=listen) as client:
@@ -137,7 +137,7 @@ async def test_a_deleted_file_is_a_change(
             await site.call("DELETE", f"/api/files?fileUrl={stored['url']}", token=a, status=204)
             with trio.fail_after(30):
                 await heard.wait()
-        told.sort(key=lambda message: (message["conversationId"], message["changedSeq"]))
+        changes.sort(key=lambda message: (message["conversationId"], message["changedSeq"]))
         replayed: list[Any] = []
         async with connect(
             f"{site.url}/hubs/chat",
@@ -151,18 +151,18 @@ async def test_a_deleted_file_is_a_change(
                     await client.invoke("Ping")
         assert {name for name, _ in replayed} == {"MessageChanged"}
         replayed.sort(key=lambda said: (said[1]["conversationId"], said[1]["changedSeq"]))
-        assert [message for _, message in replayed] == told
-        assert sorted(message["id"] for message in told) == sorted(message["id"] for message in held)
-        for message in told:
+        assert [message for _, message in replayed] == changes
+        assert sorted(message["id"] for message in changes) == sorted(message["id"] for message in held)
+        for message in changes:
             assert await site.call("GET", f"/api/messages/{message['id']}", token=b) == message
             assert message["file"] is None and message["editedAt"] is None and message["content"] == "see"
         for key, head in heads.items():
-            assert [m["changedSeq"] for m in told if m["conversationId"] == key] == [head + 1, head + 2, head + 3]
+            assert [m["changedSeq"] for m in changes if m["conversationId"] == key] == [head + 1, head + 2, head + 3]
         await site.call("DELETE", f"/api/files?fileUrl={stored['url']}", token=a, status=404)
 
 
 async def test_names(database: str, redis_url: str, nursery: trio.Nursery, tmp_path: Path) -> None:
-    """Names in UTF-8, in the Latin-1 of old pages, and percent-encoded; half a surrogate pair is refused in words."""
+    """Names in UTF-8, old pages' Latin-1 and percent-encoding are read; a lone surrogate gets a clear error."""
     async with open_site(database, redis_url, nursery, objects=f"file://{tmp_path}/files") as site:
         _, token = await site.user("alice")
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "multipart/form-data; boundary=b"}
@@ -186,7 +186,7 @@ async def test_names(database: str, redis_url: str, nursery: trio.Nursery, tmp_p
 
 
 async def test_refused(shop: Site) -> None:
-    """Types that are not allowed, what is too large or malformed: told clearly, with nothing left behind."""
+    """Types that are not allowed and content that is too large or malformed get an error and leave nothing."""
     _, token = await shop.user("alice")
     assert (await upload(shop, token, b"<html><script>", "cat.png", 415))["code"] == "unsupported_media_type"
     assert (await upload(shop, token, b"\x7fELF\x02\x01", "cat.png", 415))["code"] == "unsupported_media_type"
@@ -233,7 +233,7 @@ async def test_refused(shop: Site) -> None:
 
 
 async def test_a_client_that_goes_away(shop: Site) -> None:
-    """In the middle of an upload, before and after the first part went to the store: nothing stays."""
+    """If the client disconnects during an upload, before or after its first part was stored, nothing is kept."""
     _, token = await shop.user("alice")
     host, port = urlsplit(shop.url).hostname or "", urlsplit(shop.url).port or 0
     head = (
@@ -259,7 +259,7 @@ async def pending(site: Site) -> int:
 
 
 async def test_directly(shop: Site) -> None:
-    """Presign, put, complete: only what was announced is accepted, and nobody can change it afterwards."""
+    """Presign, put, complete: only announced content is accepted, and it cannot be changed afterwards."""
     (_, a), (_, b) = await shop.user("alice"), await shop.user("bob")
     body = {"name": "cat.png", "contentType": "image/png", "size": len(PNG)}
     asked = await shop.call("POST", "/api/files/presign", body, token=a, status=201)
@@ -288,7 +288,7 @@ async def test_directly(shop: Site) -> None:
 
 
 async def test_a_completion_that_is_broken_off(shop: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the object was copied: the same call completes it later; nothing has to be sent again."""
+    """If a completion stops after the object was copied, repeating it completes the upload."""
     _, token = await shop.user("alice")
     body = {"name": "a.txt", "contentType": "text/plain", "size": 5}
     asked = await shop.call("POST", "/api/files/presign", body, token=token, status=201)
@@ -311,7 +311,7 @@ async def test_a_completion_that_is_broken_off(shop: Site, monkeypatch: pytest.M
 
 
 async def test_completions_that_overtake_each_other(shop: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was looked at is what is served, whatever is uploaded and completed while the first one goes on."""
+    """The content that was checked is served, no matter what is uploaded or completed at the same time."""
     _, token = await shop.user("alice")
     body = {"name": "cat.png", "contentType": "image/png", "size": len(PNG)}
     asked = await shop.call("POST", "/api/files/presign", body, token=token, status=201)
@@ -354,7 +354,7 @@ async def away(*arguments: object) -> None:
 
 
 async def test_with_a_key(shop: Site) -> None:
-    """An upload that is sent twice with an Idempotency-Key is one file; another content under the key is refused."""
+    """An upload repeated with an Idempotency-Key is one file; other content under the key is refused."""
     _, token = await shop.user("alice")
     first = await upload(shop, token, b"hello", Idempotency_Key="k1")
     assert await upload(shop, token, b"hello", Idempotency_Key="k1") == first
@@ -369,7 +369,7 @@ async def test_with_a_key(shop: Site) -> None:
 
 
 async def test_orphans_are_purged(shop: Site) -> None:
-    """What no message took, uploads that stopped, objects without a row; never what a message holds or is young."""
+    """The purge removes files in no message, unfinished uploads and objects without a row, and nothing else."""
     (_, a), (bob, _) = await shop.user("alice"), await shop.user("bob")
     direct = {"type": "Direct", "memberIds": [bob]}
     made = await shop.call("POST", "/api/conversations", direct, token=a, status=201)
@@ -396,7 +396,7 @@ async def test_orphans_are_purged(shop: Site) -> None:
 async def test_memory_is_bounded(
     tmp_path: Path, database: str, redis_url: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A store that is slower than the client slows the client; what waits in between stays small."""
+    """A store that is slower than the client slows the client down, and little is buffered in between."""
     from store.objects.directory import DirectoryObjects  # noqa: PLC0415
 
     held = 0
@@ -438,7 +438,7 @@ async def test_memory_is_bounded(
 async def test_a_link_of_the_directory_store(
     tmp_path: Path, database: str, redis_url: str, nursery: trio.Nursery
 ) -> None:
-    """Our own signed URLs: every part of them counts; browsers may save what is behind them, and no more."""
+    """Changing any part of a signed URL makes it invalid; browsers may save its content, and not run it."""
     async with open_site(database, redis_url, nursery, objects=f"file://{tmp_path}/files") as site:
         _, token = await site.user("alice")
         stored = await upload(site, token, b"hello")

@@ -15,7 +15,7 @@ BAD_TEXT = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "secret inside")
 
 
 async def test_negotiate(site: Site) -> None:
-    """v1 separates the public id from the secret token; v0 has one; more than we know is answered with 1."""
+    """Version 1 separates the public id from the secret token; version 0 has one id; later versions get version 1."""
     _, token = await site.user("alice")
     path = "/hubs/chat/negotiate"
     one = await site.call("POST", path, token=token, params={"negotiateVersion": 1})
@@ -41,7 +41,7 @@ async def test_negotiate(site: Site) -> None:
 
 
 async def test_an_issuer_out_of_reach(database: str, redis_url: str, nursery: trio.Nursery) -> None:
-    """Whoever has its token is asked to come again, by REST, negotiate and each way into the hub; ours are good."""
+    """Tokens of the issuer are answered with `unavailable` by REST, negotiate and the hub; our own tokens work."""
     token = jwt.encode({}, ec.generate_private_key(ec.SECP256R1()), "ES256", headers={"kid": "one"})
     upgrade = {
         "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
@@ -64,7 +64,7 @@ async def test_an_issuer_out_of_reach(database: str, redis_url: str, nursery: tr
 
 
 async def test_health(site: Site) -> None:
-    """Healthy with every service; Degraded without Redis, and ready; Unhealthy without PostgreSQL, and not ready."""
+    """Healthy with every service; Degraded and ready without Redis; Unhealthy and not ready without PostgreSQL."""
     assert (await site.call("GET", "/health"))["status"] == "Healthy"
     assert (await site.call("GET", "/health/live")) == {"status": "Healthy", "checks": {}}
 
@@ -83,7 +83,7 @@ async def test_health(site: Site) -> None:
 
 
 async def test_openapi(site: Site) -> None:
-    """Every route is described, and unknown paths are problems too."""
+    """Each route is described, and unknown paths are answered with problems, too."""
     described = await site.call("GET", "/openapi.json")
     assert described["openapi"].startswith("3.1")
     paths = described["paths"]
@@ -93,7 +93,7 @@ async def test_openapi(site: Site) -> None:
 
 
 async def test_defects_are_not_shown(site: Site) -> None:
-    """A bug of ours is a 500 with a reference, and no word about its inside."""
+    """A defect is answered with 500 and a reference, without internal details."""
     _, token = await site.user("alice")
 
     async def broken() -> str:
@@ -107,7 +107,7 @@ async def test_defects_are_not_shown(site: Site) -> None:
 
 @pytest.mark.parametrize("error", [RecursionError("secret inside"), MemoryError(), BAD_TEXT], ids=type)
 async def test_defects_are_not_the_clients(site: Site, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also what a body could have been the reason of, where it was read well: a 500, and one line in the log."""
+    """A defect is a 500 with one log line, even where a body could have caused the error but was valid."""
     _, token = await site.user("alice")
 
     async def broken(*args: object, **options: object) -> None:
@@ -125,7 +125,7 @@ async def test_defects_are_not_the_clients(site: Site, error: Exception, monkeyp
 
 
 async def test_a_hung_process_says_so(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever restarts processes by /health/live hears what hangs; balancers go by /health/ready."""
+    """/health/live reports what hangs, for service managers; /health/ready is for balancers."""
     monkeypatch.setattr(site.process.liveness._parts["inbox reader"], "idle_looks", 1000)
     found = (await site.http.get("/health/live")).json()
     assert found["status"] == "Unhealthy" and "inbox reader" in found["checks"]["progress"]

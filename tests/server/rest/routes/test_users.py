@@ -4,7 +4,7 @@ from tests.server.rest.conftest import Site
 
 
 async def test_registration(site: Site) -> None:
-    """201 with the user, her email and a token that works; the name is taken from then on, in any case."""
+    """Registration answers 201 with the user, their email and a working token; the name is then taken in any case."""
     body = {"username": "alice", "displayName": "Alice A.", "email": "a@example.org"}
     made = await site.call("POST", "/api/users", body, status=201)
     me = await site.call("GET", "/api/users/me", token=made["accessToken"])
@@ -28,7 +28,7 @@ REFUSED: list[tuple[object, str]] = [
 
 
 async def test_refused_registrations(site: Site) -> None:
-    """400 with the field that is wrong."""
+    """A wrong field is answered with 400 and its name."""
     for body, field in REFUSED:
         problem = await site.call("POST", "/api/users", body, status=400)
         assert problem["code"] == "invalid_request", body
@@ -36,7 +36,7 @@ async def test_refused_registrations(site: Site) -> None:
 
 
 async def test_bodies_that_are_no_json(site: Site) -> None:
-    """Not JSON, not UTF-8, of another type, or too large: a 4xx that says so."""
+    """A body that is not JSON, not UTF-8, of another type or too large gets a 4xx that says so."""
     for content, kind, status in (
         (b"{", "application/json", 400),
         (b'{"username": "\xff"}', "application/json", 400),
@@ -50,7 +50,7 @@ async def test_bodies_that_are_no_json(site: Site) -> None:
 
 
 async def test_an_early_answer_is_heard(site: Site) -> None:
-    """A request refused before it has come in whole gets its answer, and the connection serves the next one."""
+    """A request that is refused before it has arrived in full gets its answer; the connection serves the next one."""
     for _ in range(10):
         answer = await site.http.post("/api/users", content=b'{"username":"' + b"x" * 300_000 + b'"}')
         assert answer.status_code in (400, 413, 415)
@@ -58,7 +58,7 @@ async def test_an_early_answer_is_heard(site: Site) -> None:
 
 
 async def test_profile_and_status(site: Site) -> None:
-    """What is given changes, the rest stays; a status is taken in any case or as its number."""
+    """Given fields change, others stay; a status is accepted in any case, or as its number."""
     alice, token = await site.user("alice")
     await site.call("PUT", "/api/users/me", {"displayName": "A"}, token=token)
     body = {"status": "busy", "statusText": "in a meeting"}
@@ -73,7 +73,7 @@ async def test_profile_and_status(site: Site) -> None:
 
 
 async def test_what_can_be_taken_away(site: Site) -> None:
-    """E-mail, avatar and status text: null takes them away, left out they stay."""
+    """null removes email, avatar and status text; if left out, they stay."""
     _, token = await site.user("alice")
     full = {"email": "a@example.org", "avatarUrl": "https://example.org/a.png", "statusText": "here"}
     changed = await site.call("PUT", "/api/users/me", {"displayName": "A", **full}, token=token)
@@ -89,7 +89,7 @@ async def test_what_can_be_taken_away(site: Site) -> None:
 
 
 async def test_search_is_paged(site: Site) -> None:
-    """Every match once, over pages; other people's emails are never shown."""
+    """Each match is listed once over all pages, without the emails of others."""
     token = (await site.user("zoe"))[1]
     for number in range(7):
         await site.user(f"ann{number}")
@@ -107,7 +107,7 @@ async def test_search_is_paged(site: Site) -> None:
 
 
 async def test_tokens_are_needed(site: Site) -> None:
-    """401 with WWW-Authenticate for none, a broken one, and one of a deleted user."""
+    """Requests without a token, with a broken one or one of a deleted user get 401 with WWW-Authenticate."""
     for headers in ({}, {"Authorization": "Bearer x.y.z"}, {"Authorization": "Basic eDp5"}):
         answer = await site.http.get("/api/users/me", headers=headers)
         assert answer.status_code == 401 and answer.headers["WWW-Authenticate"] == "Bearer"
@@ -142,7 +142,7 @@ PICTURES = {
 
 
 async def test_pictures(site: Site) -> None:
-    """An avatar is an https URL without a user, as it is for pictures of providers; nothing else is kept."""
+    """An avatar has to be an https URL without a user, as pictures from providers do; others are not stored."""
     _, token = await site.user("alice")
     for url, status in PICTURES.items():
         problem = await site.call("PUT", "/api/users/me", {"avatarUrl": url}, token=token, status=status)
@@ -156,7 +156,7 @@ BLANKS = (
 
 
 async def test_names_that_show_nothing(site: Site) -> None:
-    """What shows nothing is in no name; a display name of joiners is empty, a message of blanks too."""
+    """Names contain no invisible characters; a name of joiners or a message of blanks counts as empty."""
     _, token = await site.user("alice")
     for blank in BLANKS:
         for name in (f"bo{blank}b", f"bob{blank}", blank):
@@ -177,7 +177,7 @@ async def test_names_that_show_nothing(site: Site) -> None:
 
 
 async def test_names_that_look_like_another(site: Site) -> None:
-    """409 for full-width letters, letters of other scripts and digits that look like a user's name."""
+    """Full-width letters, other scripts and digits that look like a user's name get 409."""
     await site.user("boss")
     for name in ("ｂｏｓｓ", "bоss", "b0ss", "BOSS"):
         taken = await site.call("POST", "/api/users", {"username": name}, status=409)
