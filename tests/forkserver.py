@@ -45,7 +45,10 @@ _lock = threading.Lock()  # tests have servers in threads, too
 
 
 class Order(msgspec.Struct, frozen=True):
-    """What to run. With it come descriptors: its output, the pipe for its exit code, and one for each of `passed`."""
+    """A process to start.
+
+    The descriptors sent with it are its output, the pipe for its exit code, and one for each of `passed`.
+    """
 
     module: str
     environ: dict[str, str]
@@ -95,7 +98,7 @@ class Child:
 
 
 async def fork(module: str, environ: Mapping[str, str], pass_fds: Sequence[int] = ()) -> Child:
-    """`python -m MODULE serve`; the fork server is started when there is none."""
+    """Start `python -m MODULE serve` as a fork of the fork server, which is started first if need be."""
     order = Order(module, dict(environ), os.getcwd(), tuple(pass_fds))
     return Child(*await trio.to_thread.run_sync(_ask, order))
 
@@ -109,7 +112,7 @@ class Ended(NamedTuple):
 
 
 async def run(*arguments: str, environ: Mapping[str, str]) -> Ended:
-    """`parley ARGUMENTS` in a process of its own, which need not import everything first."""
+    """Run `parley ARGUMENTS` in a forked process, which need not import everything first, until it ends."""
     with tempfile.TemporaryFile() as errors:
         order = Order("server", dict(environ), os.getcwd(), (STDERR,), arguments)
         child = Child(*await trio.to_thread.run_sync(_ask, order, [errors.fileno()]))
@@ -121,7 +124,12 @@ async def run(*arguments: str, environ: Mapping[str, str]) -> Ended:
 
 
 def _ask(order: Order, descriptors: Sequence[int] | None = None) -> tuple[int, int, int, int]:
-    """`descriptors` are what is passed, when their numbers here are others than there."""
+    """Send an order to the fork server; return pid, pidfd, and the read ends of the exit code and the output.
+
+    `descriptors` are passed in place of `order.passed` when their numbers here differ from those in the child. One
+    order at a time (`_lock`), as the answer to each is the next message on the socket. Our copies of the write ends are
+    closed in any case: the read ends must see the end of file when the child, or the fork server, has ended.
+    """
     output, output_of_child = os.pipe()
     ended, exit_code_pipe = os.pipe()
     try:
@@ -181,7 +189,12 @@ class Parent:
                     return order.module
 
     def _fork(self, order: Order, output: int, exit_code_pipe: int, *passed: int) -> bool:
-        """Is this the child?"""
+        """Fork for an order; return True in the child.
+
+        The child closes all that is the fork server's: its socket, so that the tests see the end of the fork server,
+        and the pipes of other children, so that the tests see the end of these. The parent keeps the pidfd and the pipe
+        for the exit code only.
+        """
         if (pid := os.fork()) == 0:
             self._control.close()
             for descriptor in (exit_code_pipe, *self._children, *(pipe for _, pipe in self._children.values())):
@@ -205,7 +218,10 @@ class Parent:
 
 
 def become(order: Order, output: int, passed: Sequence[int]) -> None:
-    """Have what a process that is started with this order has."""
+    """Take on what a process of this order's own would have: output, descriptors, environment, directory, arguments.
+
+    Descriptors are first duplicated to high numbers, so that none is overwritten by another's wanted number.
+    """
     os.dup2(output, sys.stdout.fileno())
     os.dup2(output, sys.stderr.fileno())
     kept = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, OUT_OF_THE_WAY) for descriptor in passed]

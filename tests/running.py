@@ -46,7 +46,7 @@ class Running:
         self.protocol = "json"
 
     def kill(self) -> None:
-        """As the out-of-memory killer does it."""
+        """Send SIGKILL, as the out-of-memory killer does."""
         self.process.send_signal(signal.SIGKILL)
 
     def pause(self) -> None:
@@ -129,9 +129,9 @@ async def running(
     forked: bool = True,
     **settings: object,
 ) -> AsyncIterator[Running]:
-    """`parley serve` until the block ends. `settings` are PARLEY_* in lower case. No traceback may be logged,
-    unless the test `may_fail`. `module` is run in place of the server's own; `environment` is what it gets besides.
-    `forked` is for all to whom it does not matter what the start of a process takes."""
+    """Run `parley serve` until the block ends. `settings` are PARLEY_* in lower case. No traceback may be logged,
+    unless the test `may_fail`. `module` is run in place of the server's own, with `environment` besides. Without
+    `forked` the process is started anew, for tests in which the time of a start counts."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PARLEY_")}
     environ |= {
         **(environment or {}),

@@ -45,7 +45,7 @@ def pytest_configure(config: Any) -> None:
 
 
 def post() -> None:
-    """Have a watchman for this process and all that it starts from now on; orderly ends come before it."""
+    """Start a watchman for this process and all that it starts from now on. It acts after all orderly ends."""
     mark = os.environ[MARK] = f"{os.getpid()}-{time.time_ns()}"
     command = [sys.executable, "-I", "-S", __file__, mark]
     watchman = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
@@ -96,7 +96,7 @@ def command_line(pid: int) -> str:
 
 
 def is_supervised(pid: int) -> bool:
-    """Is it a supervisor, or below one?"""
+    """Return True if it is a supervisor, or a descendant of one."""
     try:
         while pid > 1:
             if "dev/supervisor.py" in command_line(pid):
@@ -115,7 +115,12 @@ def send_signal(pid: int, number: signal.Signals) -> None:
 
 
 def end(mark: str) -> None:
-    """Until nothing carries the mark."""
+    """End all processes that carry the mark, and return when there are none.
+
+    Unsupervised ones get SIGTERM at once and SIGKILL after SOON. Supervised ones are left to their supervisor, which
+    sees the end of its own pipe and ends them in order; SIGKILL comes after AT_LAST only. The look is repeated, as a
+    process may start others while it ends.
+    """
     begun = time.monotonic()
     named: set[int] = set()
     while left := list(marked(mark)):

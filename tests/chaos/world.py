@@ -1,4 +1,4 @@
-"""Instances, people who chat on them without pause, and what must be true afterwards.
+"""Instances, users who chat on them without pause, and the checks of what they saw.
 
 Owns the processes and the clients. Each user keeps a cursor for each conversation and, when disconnected, connects to
 any instance that accepts them and resumes with `Sync`. They send without end, repeat each message under the same
@@ -78,7 +78,7 @@ class Instance:
 
 
 class Person:
-    """Somebody who chats: one connection at a time, on any instance."""
+    """A user who chats over one connection at a time, to any instance."""
 
     def __init__(self, world: "World", user: User, witness: Witness, tamper: Tamper | None = None) -> None:
         self.world = world
@@ -95,7 +95,7 @@ class Person:
         self._tamper = tamper
 
     async def live(self) -> None:
-        """Be connected, always."""
+        """Keep a connection open: after each loss connect to any living instance and resume."""
         while True:
             instance = random.choice([one for one in self.world.instances if one.alive] or self.world.instances)
             try:
@@ -130,12 +130,12 @@ class Person:
         self.moved.set()
 
     def _look(self) -> None:
-        """The first breach counts."""
+        """Stop the writing at the first breach."""
         if self.witness.oracle.breaches:
             self.world.breached.set()
 
     async def write(self) -> None:
-        """Send, and mark as read, without end."""
+        """Send messages and mark others as read, until cancelled."""
         while True:
             await trio.sleep(self.world.pause * random.uniform(0.5, 1.5))
             await self.world.writing.wait()
@@ -150,11 +150,11 @@ class Person:
                 await self.edit(message, self._content(key))
 
     def _content(self, key: str) -> str:
-        """Another one each time."""
+        """Return a new content for each attempt."""
         return contents.make_content(key, self.witness.oracle.now(), 60)
 
     async def send(self, conversation: str, number: int, key: str) -> str:
-        """Until it is acknowledged. The message's id."""
+        """Repeat the send until it is acknowledged; return the message's id."""
         body = {"conversationId": conversation, "content": self._content(key), "clientMessageId": key}
         while True:
             message = await self.call("SendMessage", body)
@@ -168,7 +168,7 @@ class Person:
             await trio.sleep(0.05)
 
     async def call(self, target: str, *arguments: object) -> Any:
-        """The answer, True for an empty one; None when there was none and the call should be repeated."""
+        """Return the answer, True for an empty one; None when there was none and the call is to be repeated."""
         await self.online.wait()
         client = self.client
         try:
@@ -229,18 +229,21 @@ class World:
             self.nursery.start_soon(person.write)
 
     async def write_for(self, seconds: float) -> None:
-        """Let everybody write."""
+        """Let all users write for so long, or until the first breach."""
         self.writing.set()
         with trio.move_on_after(seconds):
             await self.breached.wait()
 
     def shuffle(self) -> None:
-        """Half of the people come back on another instance, or the same."""
+        """Close the connections of half of the users, who reconnect to any instance."""
         for person in random.sample(self.people, len(self.people) // 2):
             person.hang_up()
 
     async def settle(self) -> float:
-        """Stop the writing, wait until everybody has everything, check it. Seconds until then."""
+        """Stop the writing, wait until every user has every change, and compare what they saw with the database.
+
+        Return the seconds until all had arrived. Raises Breach.
+        """
         start = trio.current_time()
         found = await self.rest()
         took = trio.current_time() - start
@@ -251,12 +254,16 @@ class World:
         return took
 
     async def rest(self, *, though_breached: bool = False) -> bool:
-        """Stop the writing, wait until everybody has everything or the first breach. Whether they have."""
+        """Stop the writing; wait until every user has every change, or for the first breach. Return True if they have.
+
+        Sends that were under way may still commit, so one look is not enough: the heads in PostgreSQL must be the same
+        in three looks in a row, with every cursor at its head each time.
+        """
         self.writing = trio.Event()
         heads: dict[str, int] = {}
         quiet = 0
         with trio.move_on_after(PATIENCE):
-            # Twice the same: no last send is under way.
+            # Three times the same: no last send is under way.
             while quiet < 3 and (though_breached or not self.breached.is_set()):
                 found = await self._heads()
                 done = found == heads and all(
@@ -270,11 +277,11 @@ class World:
         return quiet >= 3
 
     async def judge(self) -> None:
-        """Hold what everybody saw against the database. Raises Breach."""
+        """Compare what every user saw with the database. Raises Breach."""
         judge(self.oracle, [person.witness for person in self.people], await self._stored())
 
     async def _diagnose(self) -> None:
-        """Somebody has waited in vain: what do the parts say?"""
+        """Print the state of services, instances and users when changes did not arrive in time."""
         for node in self.redis.nodes:
             print("redis", node.ask("PING"), node.ask("INFO", "clients")[:300])  # noqa: T201
         for instance in self.instances:
@@ -286,7 +293,7 @@ class World:
             print(person.user.name, person.at, person.online.is_set(), person.witness.cursors)  # noqa: T201
 
     async def settle_receipts(self) -> None:
-        """P6: every cursor is where it was acknowledged, or further on."""
+        """P6: wait until every stored cursor is at least where it was acknowledged."""
         for person in self.people:
             for conversation in person.conversations:
                 seq = person.witness.cursors[conversation]
@@ -300,7 +307,7 @@ class World:
                         await trio.sleep(0.1)
 
     async def settle_presence(self) -> None:
-        """P7: everybody sees everybody online, and a stranger who never came offline."""
+        """P7: wait until every user sees all users online."""
         ids = [person.user.id for person in self.people]
         with trio.fail_after(PATIENCE):
             for person in self.people:
@@ -324,7 +331,7 @@ class World:
         return (await trio.to_thread.run_sync(self.postgres.query, self.database_direct, query))[0][0]
 
     async def _stored(self) -> dict[str, list[dict[str, Any]]]:
-        """All messages by conversation, by REST, from whichever instance answers."""
+        """Return all messages by conversation, as REST shows them on a living instance."""
         readers = {conversation: person for person in self.people for conversation in person.conversations}
         return {conversation: await self._history(person, conversation) for conversation, person in readers.items()}
 
@@ -352,7 +359,7 @@ class World:
 async def open_world(
     directory: Path, redis: Single, postgres: Postgres, *, instances: int, proxied: bool = True
 ) -> AsyncIterator[World]:
-    """Services and instances, running. `proxied`: the instances reach the services through proxies."""
+    """Run services and instances. With `proxied` the instances reach the services through proxies, which can be cut."""
     redis.start()
     name = postgres.create_database()
     try:

@@ -33,7 +33,7 @@ POOLED = ("coredis.", "store.")  # tasks of connections to services: as many as 
 
 
 class Census(msgspec.Struct):
-    """What there is in a server, by what its admin socket says; memory as the kernel has it."""
+    """Counts of what a server holds, from its admin socket; memory from the kernel."""
 
     connections: int
     rooms: int
@@ -42,7 +42,7 @@ class Census(msgspec.Struct):
 
 
 class Arena:
-    """Made by `open_arena`. Its methods are called from outside its loop."""
+    """A server under attack, made by `open_arena`. Call its methods from other threads than that of its loop."""
 
     def __init__(self, server: Running, socket: Path, world: player.World, before: Census) -> None:
         self.server = server
@@ -53,7 +53,7 @@ class Arena:
         self._read = 0  # lines of the log
 
     def play(self, raid: list[Plan]) -> None:
-        """Raises AssertionError when the server did not take it well."""
+        """Carry out the plans. Raises AssertionError if the server ended or logged a fault."""
         trio.from_thread.run(player.play, self._world, raid, trio_token=self._token)
         self.check()
 
@@ -64,11 +64,11 @@ class Arena:
         assert not wrong, wrong
 
     def leftovers(self) -> Census:
-        """What is there when the attackers have been away long enough."""
+        """Return the census once it is as before the attack, or the last one after QUIET seconds."""
         return trio.from_thread.run(self._until_quiet, trio_token=self._token)
 
     def defects(self) -> float:
-        """Of the members that the server's parts were guarded from."""
+        """Return how many defects the guards of the server's parts have caught."""
         return trio.from_thread.run(self._defects, trio_token=self._token)
 
     async def _until_quiet(self) -> Census:
@@ -81,7 +81,7 @@ class Arena:
         return not self.more(found)
 
     def more(self, found: Census) -> dict[str, tuple[int, int]]:
-        """What there is more of: how many there were, and are."""
+        """Return what has grown since before the attack, as (before, now)."""
         before, now = self.before, found
         counts = {"connections": (before.connections, now.connections), "rooms": (before.rooms, now.rooms)}
         counts |= {
@@ -114,7 +114,7 @@ async def census(server: Running, socket: Path) -> Census:
 
 
 def memory_of(pid: int) -> int:
-    """Resident, in bytes."""
+    """Return the resident memory, in bytes."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
 
 
@@ -125,7 +125,7 @@ def _count(branch: dict[str, Any], tasks: Counter[str]) -> None:
 
 
 async def populate(server: Running, pause: float) -> tuple[player.World, Errand]:
-    """Attackers, the bystanders, a group of all of them and conversations that are each other's."""
+    """Register attackers and bystanders, with a group of them all and conversations of their own."""
     attackers = [await server.register(f"attacker{number}") for number in range(FEW)]
     one, other = await server.register("one"), await server.register("other")
     private = await server.direct(one, other)
@@ -153,7 +153,7 @@ async def _say(server: Running, user: User, conversation: str) -> str:
 
 @contextmanager
 def open_arena(database: str, redis_url: str, directory: Path, pause: float) -> Iterator[tuple[Arena, "Verdict"]]:
-    """The arena, and the bystanders' verdict, which is there after the block; `pause` is theirs (`Errand`)."""
+    """Run an arena; the bystanders' verdict is filled in after the block. `pause` is theirs (`Errand`)."""
     opened: Future[Arena] = Future()
     verdict = Verdict()
     done = trio.Event()
@@ -205,7 +205,7 @@ def open_arena(database: str, redis_url: str, directory: Path, pause: float) -> 
 
 
 class Verdict:
-    """`seen` is there when the bystanders have gone."""
+    """What the bystanders saw: `seen` is set when they have gone."""
 
     seen: Seen | None = None
     failed: BaseException | None = None

@@ -50,7 +50,7 @@ class Seen(msgspec.Struct):
 
 
 class Machine:
-    """What the machine, and not the server, has kept us waiting."""
+    """Measures the delays that the machine, and not the server, has caused."""
 
     def __init__(self, pid: int, beat: float) -> None:
         self._beat = beat  # seconds

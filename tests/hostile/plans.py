@@ -187,7 +187,7 @@ SHAPES: list[tuple[int, dict[str, st.SearchStrategy[Any]]]] = [
 
 @st.composite
 def messages(draw: st.DrawFn) -> Step:
-    """Of the other types, and of none that there is."""
+    """Messages of the other types, and of types that do not exist."""
     times = draw(st.sampled_from([1, 1, 1, 300]))
     number = draw(st.integers(0, len(SHAPES)))
     if number == len(SHAPES):

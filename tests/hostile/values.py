@@ -46,7 +46,7 @@ junk = st.recursive(
 
 
 def of(kind: Any) -> st.SearchStrategy[Any]:
-    """What this type takes, as JSON has it; at the edges of what it takes."""
+    """Generate JSON values that this type accepts, often at its limits."""
     origin = get_origin(kind)
     if origin is Annotated:
         return of(get_args(kind)[0])
@@ -96,7 +96,7 @@ def arguments(method: Declaration) -> st.SearchStrategy[Any]:
 
 
 def resolved(value: Any, known: Callable[[str], str]) -> Any:
-    """With ids in place of their names."""
+    """Return the value with ids in place of their names."""
     if isinstance(value, str):
         return known(value)
     if isinstance(value, list):
@@ -112,7 +112,7 @@ def levels_of(text: str) -> int | None:
 
 
 def to_json(value: Any) -> bytes:
-    """As JavaScript writes it: a lone surrogate is an escape of ASCII; NaN is what it is."""
+    """Encode as JavaScript does: lone surrogates as ASCII escapes, NaN as it is."""
     if isinstance(value, str) and (levels := levels_of(value)) is not None:
         return b"[" * levels + b"]" * levels
     if isinstance(value, list):

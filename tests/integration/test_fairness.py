@@ -60,7 +60,7 @@ async def flooding(server: Running, user: User, data: bytes, *, reads: bool) -> 
 
 
 async def test_floods(shared: Running) -> None:
-    """Somebody's calls are answered in the middle of floods of every kind: little of them is worked on for each."""
+    """A user's calls are answered amid floods of each kind: little of a flood is worked on for each call."""
     mallory, alice = await shared.register("mallory"), await shared.register("alice")
     for name, data in FLOODS.items():
         for reads in (True, False) if name == "calls" else (True,):

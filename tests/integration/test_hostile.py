@@ -24,7 +24,7 @@ SHAKE = b'{"protocol":"json","version":1}\x1e'
 
 @asynccontextmanager
 async def witness(server: Running) -> AsyncIterator[User]:
-    """Somebody whose connection must not notice anything."""
+    """Connect a user whose connection must not be affected."""
     user = await server.register(f"witness{os.urandom(4).hex()}")
     async with server.connect(user) as client:
         yield user

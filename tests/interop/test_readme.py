@@ -71,7 +71,7 @@ async def first_program(node: str, place: Path, *arguments: str) -> AsyncIterato
 
 
 class Heard:
-    """What another user's connection has received."""
+    """The events that another user's connection has received."""
 
     def __init__(self) -> None:
         self.contents: list[str] = []

@@ -11,7 +11,7 @@ from tests.running import Running, free_port, running
 
 
 class Restart(NamedTuple):
-    """When it was asked to go, when it was gone, when the next one was ready. Times are Trio's."""
+    """The times at which an instance was stopped, had ended, and its successor was ready; Trio's clock."""
 
     asked: float
     gone: float
@@ -33,7 +33,7 @@ class Member:
         self.drained: list[int] = []  # connections that each of them sent away
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Until `stop`; ready with the first instance."""
+        """Run one instance after another until `stop`; started once the first one serves."""
         started = False
         while not self._over:
             self._leave = trio.Event()
@@ -64,7 +64,7 @@ class Member:
 async def open_fleet(
     database: str, redis_url: str, *, instances: int, shared: bool, drain_seconds: float, forked: bool = True
 ) -> AsyncIterator[list[Member]]:
-    """`shared`: one listening socket for all of them, which we keep; or else each has its own on the port."""
+    """Run instances on one port: with `shared` on one listening socket that the tests keep, else each on its own."""
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         settings: dict[str, Any] = {"database": database, "redis_url": redis_url, "drain_seconds": drain_seconds}

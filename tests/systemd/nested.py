@@ -55,7 +55,7 @@ def nspawn() -> str | None:
 
 
 def why_not() -> str | None:
-    """What this machine lacks; None when it can be done."""
+    """Return what this machine lacks for it; None if nothing."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "a nested systemd needs root"
     if nspawn() is None:
@@ -72,7 +72,7 @@ UNSHARE = ["unshare", "--mount", "--pid", "--fork", "--cgroup", "--mount-proc", 
 
 
 def metrics_port() -> str:
-    """What, after the number of an instance, is a free port for each of two."""
+    """Return digits that make a free port of the number of either instance."""
     while True:
         found = f"{random.randrange(1000, 9999)}"
         with socket.socket() as one, socket.socket() as two, suppress(OSError):

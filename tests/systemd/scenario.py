@@ -68,7 +68,7 @@ def ask(path: str = "/health/live") -> str:
 
 
 class Askers:
-    """Some that ask all the time, each request on a new connection. `counts` says how that went."""
+    """Threads that send requests all the time, each on a new connection. `counts` has the outcomes."""
 
     def __init__(self, count: int = 4) -> None:
         self.counts: Counter[str] = Counter()
@@ -126,7 +126,7 @@ def sandbox() -> dict[str, Any]:
 
 
 def visible() -> dict[str, Any]:
-    """What an operator looks at: the instances by `parley inspect`, the metrics of each."""
+    """Return what an operator looks at: the instances by `parley inspect`, the metrics of each."""
     parley = "/opt/parley/current/bin/parley"
     [socket_file] = Path("/run/parley/1").glob("*.sock")
     command = [parley, "inspect", "instances", "--socket", str(socket_file)]
@@ -164,7 +164,7 @@ def rolling_restart() -> dict[str, Any]:
 
 
 def killed() -> dict[str, Any]:
-    """As the out-of-memory killer does it. What the process had in hand is lost, and nothing else."""
+    """Kill an instance as the out-of-memory killer does. Only requests that it had are lost."""
     before = pid("parley@1")
     with Askers() as askers:
         time.sleep(0.2)
