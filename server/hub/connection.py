@@ -231,7 +231,7 @@ class HubConnection:
     def _leave(self, reason: str) -> None:
         """Leave the hub for good, in one step: no timer, room or user's list refers to the connection afterwards.
 
-        Whoever waits for it is woken, and finds it closed: a `resume` by another transport, a drain, and invocations
+        All that waits for it is woken, and finds it closed: a `resume` by another transport, a drain, and invocations
         that wait for room in the send queue. Invocations that are still under way end by themselves; their answers are
         dropped (`offer`).
         """
@@ -341,8 +341,8 @@ class HubConnection:
         """Register, check that the user and their sign-in still exist, and attach to the user's rooms.
 
         In this order. Once registered, the connection is reached by the end of its sign-in, by the removal of its user
-        and by changes of membership, on whatever instance they happen; asked before that, the store could say yes, and
-        the news of the end would find nobody.
+        and by changes of membership, on whatever instance they happen. The other way round, any of these could fall
+        between the answer of the store and the registration, and find no connection to act on.
         """
         await self.hub.rooms.register(self)
         try:
@@ -430,9 +430,10 @@ class HubConnection:
     def lag(self) -> None:
         """A live event does not fit into the send queue: leave every room, and catch up when the client has read.
 
-        The cursors are those before that event, so it comes with the catch-up. Nothing is lost, and the queue of a slow
-        reader stays within its limit however much is said meanwhile. Without a transport nobody reads: then the
-        connection ends, and its client begins anew with its own cursors.
+        The cursors are those before that event, so it comes with the catch-up: nothing of a room is lost, and the queue
+        of a slow reader stays within its limit however much happens meanwhile. An event for the user that does not fit
+        is not repeated. Without a transport nothing will be read: then the connection ends, and its client begins anew
+        with its own cursors.
         """
         rooms = self.leave_rooms()
         if self.message_buffer is not None and self.message_buffer.state is State.DETACHED:
@@ -484,7 +485,7 @@ class HubConnection:
         `closed` is set first: from here on nothing that comes is dispatched, and nothing more is queued. What was
         queued before is still sent, then the Close with `error`, then the transport's own closing; the transport
         bounds how long the client may take for that, and then calls `on_closed`, which leaves the hub. Until then the
-        connection still counts as one of its user's. Without a transport there is nobody to tell: it leaves at once.
+        connection still counts as one of its user's. Without a transport it leaves the hub at once.
 
         `allow_reconnect` asks the client to come again by itself. Before the handshake no hub Close is sent: official
         clients take the first message for the handshake's answer, and the end of the transport says enough.
@@ -520,7 +521,7 @@ class HubConnection:
         self.end(f"{code}: {sentence}")
 
     def give_up(self, reference: str) -> None:
-        """End because of a defect of ours, by all means: if not even the end can be queued, without a word."""
+        """End because of a defect of ours, by all means: if not even the Close can be queued, abort the transport."""
         try:
             self.end(f"internal: An unexpected error occurred. Reference: {reference}.", allow_reconnect=True)
         except Exception as error:

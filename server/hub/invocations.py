@@ -53,6 +53,7 @@ class Invoker(Protocol):
     outstanding: int  # pipelined invocations under way
     full_at: float  # see handlers.rate_limits
     streams: dict[str, trio.CancelScope] | None  # by invocation id
+    drained: trio.Event | None  # made by whoever waits for this connection
 
     @property
     def is_resumable(self) -> bool:
@@ -202,7 +203,8 @@ def answer(connection: Invoker, ticket: Ticket, outcome: object, target: str) ->
     connection.outstanding -= 1
     connection.send_queue.reserved -= ticket.reserved
     ticket.method.seconds.observe(time.perf_counter() - ticket.began)
-    connection.on_drained()
+    if connection.drained is not None:
+        connection.on_drained()
     if isinstance(outcome, Exception):
         fail(connection, ticket.invocation_id, outcome, target)
     elif ticket.invocation_id is not None:

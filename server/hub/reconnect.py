@@ -148,8 +148,9 @@ async def resume(
     1. A transport that is still there is replaced: it is aborted, and its end detaches the connection. It may be a dead
        socket that nothing has noticed yet, and two transports would each get a part of the events.
     2. Everything after that wait is one scheduler step. What was offered while there was no transport is recorded, then
-       our Sequence and every message that is not acknowledged go into the new send queue as one piece, so that nothing
-       comes between them; only then does that queue begin to record, since these frames are in the buffer already.
+       our Sequence and every message that is not acknowledged go into the new send queue as one piece. Nothing comes
+       between them, and the queue does not record them again, as it does with all that follows: a piece that begins
+       with a Sequence is not counted.
     3. The state is now RESUMING. Until the client has sent its own Sequence nothing else of it counts (`accepts`), and
        the rooms are left alone: an event of theirs must not come before the messages that are being repeated.
        `on_resumed` brings the connection back to them, from its cursors.

@@ -241,7 +241,7 @@ async def test_nobody_waits_forever_for_a_handshake(
     )
 
 
-async def test_no_store_no_session(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_no_store_no_connection(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """While PostgreSQL is away a connection is told to come again, not left half attached."""
     world.store.away = True
     client = Client(world, nursery)

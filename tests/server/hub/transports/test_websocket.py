@@ -23,7 +23,7 @@ from tests.server.hub.test_connection import USER, World
 from tests.server.hub.test_connection import world as world
 
 WAIT = 30.0
-LIMIT = 256 * 1024  # bytes of an send queue
+LIMIT = 256 * 1024  # bytes of a send queue
 EVENT = "x" * 5000
 
 
