@@ -55,8 +55,8 @@ class Recovery:
             memberships = await self._truth.all_memberships(chunk)
             for user_id in chunk:
                 mine = set(memberships.get(user_id, ()))
-                for session in self._rooms.connections_of(user_id):
-                    for room in session.rooms:
+                for connection in self._rooms.connections_of(user_id):
+                    for room in connection.rooms:
                         if room.conversation_id not in mine:
                             self._notifier.recheck(room.conversation_id, user_id)
             await trio.lowlevel.checkpoint()

@@ -44,10 +44,10 @@ class Broadcaster:
         """
         audience = await self._audience(broadcasts)
         frames: dict[Encoding, dict[int, bytes]] = {}
-        for session, numbers in audience.items():
-            if session.rooms:
+        for connection, numbers in audience.items():
+            if connection.rooms:
                 try:
-                    self._offer(session, broadcasts, numbers, frames)
+                    self._offer(connection, broadcasts, numbers, frames)
                 except Exception as error:  # of this connection: it misses events, as one that reads slowly does
                     _guard.caught(error)
                 await self._pause(len(numbers))
@@ -57,20 +57,22 @@ class Broadcaster:
         audience: dict[Subscriber, list[int]] = {}
         for number, one in enumerate(broadcasts):
             rooms = [room for room in map(self._rooms.find, one.conversation_ids) if room is not None]
-            receivers = {session: None for room in rooms for session in room.attached if session.user_id != one.but}
-            for session in receivers:
-                audience.setdefault(session, []).append(number)
+            receivers = {
+                connection: None for room in rooms for connection in room.attached if connection.user_id != one.but
+            }
+            for connection in receivers:
+                audience.setdefault(connection, []).append(number)
             await self._pause(len(receivers))
         return audience
 
     def _offer(
         self,
-        session: Subscriber,
+        connection: Subscriber,
         broadcasts: Sequence[Broadcast],
         numbers: list[int],
         frames: dict[Encoding, dict[int, bytes]],
     ) -> None:
-        send_queue = session.send_queue
+        send_queue = connection.send_queue
         made = frames.setdefault(send_queue.encoding, {})
         if send_queue.first is None:
             self._flusher.mark(send_queue)

@@ -115,15 +115,15 @@ class Room:
             self.held = {}
         self.held[change.seq] = change
 
-    def attach(self, session: Subscriber) -> None:
-        if session not in self.attached:
-            self.attached[session] = session.send_queue
-            session.rooms[self] = None
+    def attach(self, connection: Subscriber) -> None:
+        if connection not in self.attached:
+            self.attached[connection] = connection.send_queue
+            connection.rooms[self] = None
 
-    def detach(self, session: Subscriber) -> None:
-        if session in self.attached:
-            del self.attached[session]
-            del session.rooms[self]
+    def detach(self, connection: Subscriber) -> None:
+        if connection in self.attached:
+            del self.attached[connection]
+            del connection.rooms[self]
 
     def moved(self) -> None:
         """Wake the tasks that wait for the room: its head has moved, or it is gone."""

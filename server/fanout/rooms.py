@@ -55,43 +55,47 @@ class Rooms:
         self.repair = GapRepair(
             self._rooms, history, flusher, wanted, deliver=self._deliver, drain_held=self._drain_held
         )
-        self._sessions: dict[UUID, list[Subscriber]] = {}
+        self._connections: dict[UUID, list[Subscriber]] = {}
         # Totals since the start.
         self.delivered = 0  # changes offered to connections, each counted once per connection
         self.shed = 0  # ephemeral events dropped because a send queue was half full
-        self.lagged = 0  # times a session was detached because its send queue was full
+        self.lagged = 0  # times a connection was detached because its send queue was full
         self.replays = 0  # catch-ups: after a cursor, or after lag
 
-    # -- sessions ---------------------------------------------------------------------------
+    # -- connections ---------------------------------------------------------------------------
 
-    async def register(self, session: Subscriber) -> None:
-        """Deliver the events of the session's user to it from now on.
+    async def register(self, connection: Subscriber) -> None:
+        """Deliver the events of the connection's user to it from now on.
 
         When this returns, that includes events from other instances.
         """
-        self._sessions.setdefault(session.user_id, []).append(session)
-        await self._wanted.want_user(session.user_id)
+        self._connections.setdefault(connection.user_id, []).append(connection)
+        await self._wanted.want_user(connection.user_id)
 
-    def unregister(self, session: Subscriber) -> None:
-        self.detach_all(session)
-        sessions = self._sessions.get(session.user_id)
-        if sessions is not None and session in sessions:
-            sessions.remove(session)
-            if not sessions:
-                del self._sessions[session.user_id]
-                self._wanted.drop_user(session.user_id)
+    def unregister(self, connection: Subscriber) -> None:
+        self.detach_all(connection)
+        connections = self._connections.get(connection.user_id)
+        if connections is not None and connection in connections:
+            connections.remove(connection)
+            if not connections:
+                del self._connections[connection.user_id]
+                self._wanted.drop_user(connection.user_id)
 
     def connections_of(self, user_id: UUID) -> Sequence[Subscriber]:
-        return tuple(self._sessions.get(user_id, ()))
+        return tuple(self._connections.get(user_id, ()))
 
     def signed_in(self, user_ids: Iterable[UUID]) -> dict[UUID, UUID]:
         """Return the user of each sign-in session that a local connection of these users depends on."""
-        sessions = [session for user_id in user_ids for session in self._sessions.get(user_id, ())]
-        return {session.caller.session_id: session.user_id for session in sessions if session.caller.session_id}
+        connections = [connection for user_id in user_ids for connection in self._connections.get(user_id, ())]
+        return {
+            connection.caller.session_id: connection.user_id
+            for connection in connections
+            if connection.caller.session_id
+        }
 
     def users(self) -> list[UUID]:
         """Return the users who have a connection here."""
-        return list(self._sessions)
+        return list(self._connections)
 
     def all(self) -> list[Room]:
         return list(self._rooms.values())
@@ -100,28 +104,28 @@ class Rooms:
         """Return the room of a conversation if it is open here."""
         return self._rooms.get(conversation_id)
 
-    def is_attached(self, conversation_id: UUID, session: Subscriber) -> bool:
+    def is_attached(self, conversation_id: UUID, connection: Subscriber) -> bool:
         room = self._rooms.get(conversation_id)
-        return room is not None and session in room.attached
+        return room is not None and connection in room.attached
 
-    def detach_all(self, session: Subscriber) -> dict[UUID, int]:
-        """Detach the session from every room. Return its cursors: the head of each of them."""
+    def detach_all(self, connection: Subscriber) -> dict[UUID, int]:
+        """Detach the connection from every room. Return its cursors: the head of each of them."""
         cursors = {}
-        for room in session.rooms:
-            del room.attached[session]
+        for room in connection.rooms:
+            del room.attached[connection]
             cursors[room.conversation_id] = room.head
             self._drop_if_idle(room)
-        session.rooms.clear()
+        connection.rooms.clear()
         return cursors
 
-    def detach(self, conversation_id: UUID, session: Subscriber) -> None:
+    def detach(self, conversation_id: UUID, connection: Subscriber) -> None:
         room = self._rooms.get(conversation_id)
         if room is not None:
-            room.detach(session)
+            room.detach(connection)
             self._drop_if_idle(room)
 
     def statistics(self) -> dict[str, int]:
-        return {"rooms": len(self._rooms), "users": len(self._sessions), "repaired": self.repair.repaired}
+        return {"rooms": len(self._rooms), "users": len(self._connections), "repaired": self.repair.repaired}
 
     # -- opening ----------------------------------------------------------------------------
 
@@ -223,7 +227,7 @@ class Rooms:
             self.repair.doubt((change.conversation_id,))
             for user_id in (*change.added, *change.removed):
                 notifier = self._notifier()
-                if notifier is not None and user_id in self._sessions:
+                if notifier is not None and user_id in self._connections:
                     notifier.recheck(change.conversation_id, user_id)
         except Exception as error:
             _guard.caught(error, conversation=str(change.conversation_id))
@@ -281,7 +285,7 @@ class Rooms:
         faulty = None
         while True:
             try:
-                for session, send_queue in members:
+                for connection, send_queue in members:
                     if send_queue.encoding is not encoding:
                         encoding = send_queue.encoding
                         frame = frames.get(encoding) or _encoded(encoding, change)
@@ -290,21 +294,21 @@ class Rooms:
                         send_queue.first = frame
                         mark(send_queue)
                     elif send_queue.offer(frame) is Verdict.LAGGING:
-                        lagging.append(session)
+                        lagging.append(connection)
                 break
             except Exception as error:  # of one connection: it is closed, those after it get the change
                 faulty = faulty or []
                 reference = _guard.caught(error, conversation=str(room.conversation_id))
-                faulty.append((session, reference))
+                faulty.append((connection, reference))
                 if len(faulty) > len(room.attached):  # the change itself is faulty: close all
-                    faulty = [(session, reference) for session in room.attached]
+                    faulty = [(connection, reference) for connection in room.attached]
                     break
         self.delivered += len(room.attached)
         if lagging:
             self._detach(lagging)  # before next_seq moves: their cursors must stay below this change
         if faulty:
-            for session, reference in faulty:
-                session.give_up(reference)
+            for connection, reference in faulty:
+                connection.give_up(reference)
         room.next_seq = change.seq + 1
         if room.repaired is not None:
             room.repaired.add(change.message.id)
@@ -327,76 +331,76 @@ class Rooms:
             self._change_members(room, change)
         notifier = self._notifier()
         if notifier is not None and not change.dissolved:
-            here = {session.user_id for session in room.attached}
+            here = {connection.user_id for connection in room.attached}
             notifier.notify(room.conversation_id, here if len(here) <= MAX_NOTIFIED else here & set(change.added))
 
     def _change_members(self, room: Room | None, change: Change) -> None:
-        """Attach the sessions of users who were added, and detach those of users who were removed."""
+        """Attach the connections of users who were added, and detach those of users who were removed."""
         conversation_id = change.conversation_id
         for user_id in change.removed:
             self._remove(room, change, user_id)
         for user_id in change.added:
-            sessions = self._sessions.get(user_id, ())
-            for session in sessions:
-                if session.expelled is not None:
-                    session.expelled.discard(conversation_id)
-                if session.auto_attach:
+            connections = self._connections.get(user_id, ())
+            for connection in connections:
+                if connection.expelled is not None:
+                    connection.expelled.discard(conversation_id)
+                if connection.auto_attach:
                     room = room or self._new_room(change)
-                    room.attach(session)
+                    room.attach(connection)
             notifier = self._notifier()
-            if sessions and notifier is not None:
+            if connections and notifier is not None:
                 notifier.settle(conversation_id, user_id)
                 notifier.notify(conversation_id, (user_id,))
         if room is not None and change.dissolved:
             self._notify(room.attached, REMOVED, (conversation_id, "deleted"))
-            for session in list(room.attached):
-                room.detach(session)
+            for connection in list(room.attached):
+                room.detach(connection)
         if room is not None:
             self._drop_if_idle(room)
 
     def _remove(self, room: Room | None, change: Change, user_id: UUID) -> None:
-        sessions = self._sessions.get(user_id, ())
-        for session in sessions:
-            if session.expelled is not None:
-                session.expelled.add(change.conversation_id)
+        connections = self._connections.get(user_id, ())
+        for connection in connections:
+            if connection.expelled is not None:
+                connection.expelled.add(change.conversation_id)
             if room is not None:
-                room.detach(session)
-        if sessions:
+                room.detach(connection)
+        if connections:
             notifier = self._notifier()
             if notifier is not None:
                 notifier.settle(change.conversation_id, user_id)
             reason = "deleted" if change.dissolved else "left" if change.message.sender_id == user_id else "removed"
-            self._notify(sessions, REMOVED, (change.conversation_id, reason))
+            self._notify(connections, REMOVED, (change.conversation_id, reason))
 
     def _recheck_members(self, room: Room, change: Change) -> None:
         """Verify members after a change that the room has passed: it was opened, or repaired, at a later seq."""
         for user_id in (*change.added, *change.removed):
-            sessions = self._sessions.get(user_id, ())
+            connections = self._connections.get(user_id, ())
             wrong = change.removed if user_id in change.removed else ()
-            for session in sessions:
-                if wrong and session.expelled is not None:
-                    session.expelled.add(change.conversation_id)
-            attached = [session in room.attached for session in sessions if session.auto_attach or wrong]
+            for connection in connections:
+                if wrong and connection.expelled is not None:
+                    connection.expelled.add(change.conversation_id)
+            attached = [connection in room.attached for connection in connections if connection.auto_attach or wrong]
             notifier = self._notifier()
             if notifier is not None and (any(attached) if wrong else not all(attached)):
                 notifier.recheck(change.conversation_id, user_id)
 
     def attach_user(self, conversation_id: UUID, user_id: UUID) -> None:
-        """Attach the sessions of a user who is a member, as of the head or later, if the room is open."""
+        """Attach the connections of a user who is a member, as of the head or later, if the room is open."""
         room = self._rooms.get(conversation_id)
         if room is not None and room.next_seq is not None:
-            for session in self._sessions.get(user_id, ()):
-                if session.auto_attach and session.expelled is None:
-                    room.attach(session)
+            for connection in self._connections.get(user_id, ()):
+                if connection.auto_attach and connection.expelled is None:
+                    room.attach(connection)
 
     def detach_user(self, conversation_id: UUID, user_id: UUID) -> bool:
-        """Detach the sessions of a user who is not a member. Return True if one was attached."""
+        """Detach the connections of a user who is not a member. Return True if one was attached."""
         room = self._rooms.get(conversation_id)
         if room is None:
             return False
-        found = [session for session in self._sessions.get(user_id, ()) if session in room.attached]
-        for session in found:
-            room.detach(session)
+        found = [connection for connection in self._connections.get(user_id, ()) if connection in room.attached]
+        for connection in found:
+            room.detach(connection)
         self._notify(found, REMOVED, (conversation_id, "removed"))
         self._drop_if_idle(room)
         return bool(found)
@@ -416,7 +420,7 @@ class Rooms:
 
     def notify_user(self, user_id: UUID, event: str, arguments: tuple[object, ...]) -> None:
         """Send an event to every local connection of a user."""
-        self._notify(self._sessions.get(user_id, ()), event, arguments)
+        self._notify(self._connections.get(user_id, ()), event, arguments)
 
     def notify_conversation(
         self, conversation_id: UUID, event: str, arguments: tuple[object, ...], *, but: UUID | None = None
@@ -424,38 +428,40 @@ class Rooms:
         """Send an ephemeral event to the connections attached, except those of user `but`; may be shed."""
         room = self._rooms.get(conversation_id)
         if room is not None:
-            self._offer_ephemeral((session for session in room.attached if session.user_id != but), event, arguments)
+            self._offer_ephemeral(
+                (connection for connection in room.attached if connection.user_id != but), event, arguments
+            )
 
-    def _notify(self, sessions: Iterable[Subscriber], event: str, arguments: tuple[object, ...]) -> None:
+    def _notify(self, connections: Iterable[Subscriber], event: str, arguments: tuple[object, ...]) -> None:
         frames: dict[Encoding, bytes] = {}
         lagging = []
-        for session in tuple(sessions):
+        for connection in tuple(connections):
             try:
-                if session.send_queue.first is None:
-                    self._flusher.mark(session.send_queue)
-                if session.send_queue.offer(_frame(frames, session, event, arguments)) is Verdict.LAGGING:
-                    lagging.append(session)
+                if connection.send_queue.first is None:
+                    self._flusher.mark(connection.send_queue)
+                if connection.send_queue.offer(_frame(frames, connection, event, arguments)) is Verdict.LAGGING:
+                    lagging.append(connection)
             except Exception as error:
-                session.give_up(_guard.caught(error, said=event))
+                connection.give_up(_guard.caught(error, said=event))
         self._detach(lagging)
         self._flusher.flush()
 
     def _detach(self, lagging: Collection[Subscriber]) -> None:
         self.lagged += len(lagging)
-        for session in lagging:
+        for connection in lagging:
             try:
-                session.lag()
+                connection.lag()
             except Exception as error:
-                session.give_up(_guard.caught(error))
+                connection.give_up(_guard.caught(error))
 
-    def _offer_ephemeral(self, sessions: Iterable[Subscriber], event: str, arguments: tuple[object, ...]) -> None:
+    def _offer_ephemeral(self, connections: Iterable[Subscriber], event: str, arguments: tuple[object, ...]) -> None:
         """Offer an ephemeral event, shed where it does not fit. Flushed in the next step, as often more follows."""
         frames: dict[Encoding, bytes] = {}
-        for session in sessions:
+        for connection in connections:
             try:
-                if session.send_queue.first is None:
-                    self._flusher.mark(session.send_queue)
-                verdict = session.send_queue.offer(_frame(frames, session, event, arguments), ephemeral=True)
+                if connection.send_queue.first is None:
+                    self._flusher.mark(connection.send_queue)
+                verdict = connection.send_queue.offer(_frame(frames, connection, event, arguments), ephemeral=True)
                 if verdict is Verdict.SHED:
                     self.shed += 1
             except Exception as error:
@@ -463,18 +469,18 @@ class Rooms:
 
     def give_up(self, user_id: UUID, reference: str) -> None:
         """Close all local connections of a user after a defect. Clients may connect again, and then catch up."""
-        for session in self.connections_of(user_id):
-            session.give_up(reference)
+        for connection in self.connections_of(user_id):
+            connection.give_up(reference)
 
     def dismiss(self, dismissal: Dismissal) -> None:
         """Close the local connections named by `dismissal` for good, and send them nothing more."""
-        for session in self.connections_of(dismissal.user_id):
-            if dismissal.session_id in (None, session.caller.session_id):
-                self.unregister(session)
+        for connection in self.connections_of(dismissal.user_id):
+            if dismissal.session_id in (None, connection.caller.session_id):
+                self.unregister(connection)
                 try:
-                    session.disconnect("unauthenticated", dismissal.sentence)
+                    connection.disconnect("unauthenticated", dismissal.sentence)
                 except Exception as error:
-                    session.give_up(_guard.caught(error))
+                    connection.give_up(_guard.caught(error))
 
 
 def _encoded(encoding: Encoding, change: Change) -> bytes:
@@ -486,9 +492,9 @@ def _encoded(encoding: Encoding, change: Change) -> bytes:
         return encoding.event("Resync", (Resync(conversation_id=change.conversation_id, last_seq=change.seq),))
 
 
-def _frame(frames: dict[Encoding, bytes], session: Subscriber, event: str, arguments: tuple[object, ...]) -> bytes:
+def _frame(frames: dict[Encoding, bytes], connection: Subscriber, event: str, arguments: tuple[object, ...]) -> bytes:
     """Return the encoded event, encoding it on first use for each encoding."""
-    encoding = session.send_queue.encoding
+    encoding = connection.send_queue.encoding
     frame = frames.get(encoding)
     if frame is None:
         frame = frames[encoding] = encoding.event(event, arguments)

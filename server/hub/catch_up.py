@@ -67,8 +67,8 @@ async def moving_cursors(connection: Target) -> AsyncIterator[set[UUID]]:
 
     Each catch-up has awaits between the question "is this user a member?" and the moment in which it attaches. A
     removal that is delivered in between finds no attached connection to detach. It puts the conversation into
-    `expelled` instead, and whoever is about to attach looks there, in the same scheduler step (`_attach`). One lock
-    for each connection, so that two catch-ups of the same room cannot send its changes twice.
+    `expelled` instead, and a catch-up that is about to attach looks there, in the same scheduler step (`_attach`). One
+    lock for each connection, so that two catch-ups of the same room cannot send its changes twice.
     """
     async with connection.sync_lock():
         connection.expelled = set()
@@ -97,7 +97,7 @@ async def sync_all(connection: Target, rooms: Rooms, sync: SyncSource, shown: Se
 
     A conversation is detached first and attached at the end of its own replay, so while one of many is replayed the
     others are live already, or still detached, but never both live and replayed. Conversations that are not the
-    user's go to `resync`, where REST tells the client the reason. The ids are the client's choice: they are looked
+    user's go to `resync`, and the client asks REST for the reason. The ids are the client's choice: they are looked
     up in the user's memberships, and never become keys of a table of ours.
     """
     async with moving_cursors(connection):

@@ -53,7 +53,7 @@ class Invoker(Protocol):
     outstanding: int  # pipelined invocations under way
     full_at: float  # see handlers.rate_limits
     streams: dict[str, trio.CancelScope] | None  # by invocation id
-    drained: trio.Event | None  # made by whoever waits for this connection
+    drained: trio.Event | None  # made when something waits for this connection
 
     @property
     def is_resumable(self) -> bool:
@@ -197,7 +197,7 @@ def answer(connection: Invoker, ticket: Ticket, outcome: object, target: str) ->
     """A pipelined invocation is done: `outcome` is its result, or the exception that it ended with.
 
     Called exactly once for each ticket, whatever has become of the connection: what the ticket has reserved is free
-    again, and whoever waits for that (the reader, a drain) is woken. On a connection without a transport the answer
+    again, and what waits for that (the reader, a drain) is woken. On a connection without a transport the answer
     goes into its DetachedQueue; on one that has ended it is dropped.
     """
     connection.outstanding -= 1

@@ -35,7 +35,7 @@ class Transport(Due, Protocol):
 
     kind: ClassVar[str]  # what metrics call it
     sent_at: float
-    code: int | None  # of the Close that began the end, whoever sent it
+    code: int | None  # of the Close that began the end, of either side
 
     def start_soon(self, task: Callable[..., Awaitable[object]], *args: object) -> bool:
         """Run `task` for as long as the transport lives. False: it has ended, and nothing was started."""

@@ -34,7 +34,7 @@ class Share:
         self.work_until = 0.0  # the same for the time that reading took
 
     def worked(self, seconds: float, now: float) -> None:
-        """So long was worked for this user, and for nobody else meanwhile."""
+        """Count the seconds that reading for this user took; no other user was served meanwhile."""
         if self._limits.user_invocations is not None:
             self.work_until = max(self.work_until, now) + min(seconds, MAX_STEP) / WORK_SHARE
 

@@ -27,7 +27,7 @@ TOO_BIG = 1009
 INTERNAL = 1011
 SERVICE_RESTART = 1012
 TRY_AGAIN = 1013
-# Whoever says so: what was said once would be said, and refused, again (no stateful reconnect after these).
+# From either side: what was sent once would be sent, and refused, again (no stateful reconnect after these).
 FOR_CAUSE = frozenset({PROTOCOL_ERROR, UNSUPPORTED, INVALID_DATA, POLICY, TOO_BIG, 1010, INTERNAL})
 
 MAX_CONTROL = 125  # bytes of payload in a control frame (5.5)

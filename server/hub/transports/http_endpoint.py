@@ -166,8 +166,8 @@ class HttpEndpoint:
     async def _redeem(self, request: Request, caller: Caller) -> Redeemed:
         """The connection that begins with this request. Raises Refusal."""
         if self._hub.draining and not self._forwarding.address:
-            # Nobody gets through to us with the requests that would follow: the listener is closed, and what others
-            # accept they cannot hand on. The token stays good for whoever is asked next.
+            # The requests that would follow do not reach this instance: its listener is closed, and what others accept
+            # they cannot hand on. The token stays good for the instance that is asked next.
             raise draining()
         if len(self._hub.connections) >= self._hub.settings.max_connections:  # a polled one may have no socket just now
             raise Refusal(503, "overloaded", "The server has reached its connection limit.", {"Retry-After": "5"})

@@ -14,7 +14,7 @@ from server.identity.access_tokens import Redeemed
 HEADERS = [
     (b"content-type", b"text/event-stream"),
     (b"cache-control", b"no-cache, no-store, no-transform"),
-    (b"content-encoding", b"identity"),  # whoever compresses on the way waits for more before it sends
+    (b"content-encoding", b"identity"),  # a proxy that compresses waits for more before it sends
     (b"x-accel-buffering", b"no"),  # nginx
 ]
 OPENING = b":\r\n\r\n"  # a comment: the headers go out at once

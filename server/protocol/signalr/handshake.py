@@ -16,7 +16,7 @@ MAX_REQUEST = 4096  # bytes; a real one has about 40
 
 
 class HandshakeError(Exception):
-    """The handshake cannot succeed; the message is told to the client."""
+    """The handshake cannot succeed; the message is sent to the client."""
 
 
 class Request(NamedTuple):

@@ -21,7 +21,7 @@ Number = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]  # of a message; the de
 
 
 class HubProtocolError(Exception):
-    """The peer broke the hub protocol: it is told in a Close. `messages` were complete before the violation."""
+    """The peer broke the hub protocol: a Close says so. `messages` were complete before the violation."""
 
     def __init__(self, sentence: str) -> None:
         super().__init__(sentence)

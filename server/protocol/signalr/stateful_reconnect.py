@@ -49,7 +49,7 @@ class MessageBuffer:
         self.state = State.LIVE
         self.opened = False  # the connection is attached where it belongs; else that is done after the resume
         self.received = 0  # the last message of the client that we have worked on
-        self.acked = 0  # the last one of which we have told it so
+        self.acked = 0  # the last one that we have acknowledged
         self.size = 0  # bytes in the buffer
         self._arriving = 0  # the number of the message that came last
         self._unacknowledged: deque[bytes] = (

@@ -8,7 +8,7 @@ from handlers.model import Caller
 from server.cluster.recovery import Recovery
 from server.fanout.conversation_updates import ConversationNotifier
 from store.ids import new_id
-from tests.server.fanout.test_rooms import CONVERSATION, Session, World
+from tests.server.fanout.test_rooms import CONVERSATION, Connection, World
 
 
 class Truth:
@@ -44,16 +44,16 @@ class Place:
         self.doubts = Doubts()
         self.recovery = Recovery(self.world.rooms, cast(ConversationNotifier, self.doubts), self.truth)
 
-    async def attached(self, user_id: UUID, sign_in: UUID | None = None) -> Session:
-        session = await self.world.session(user_id)
-        session.caller = Caller(user_id, float("inf"), session_id=sign_in)
+    async def attached(self, user_id: UUID, sign_in: UUID | None = None) -> Connection:
+        connection = await self.world.connection(user_id)
+        connection.caller = Caller(user_id, float("inf"), session_id=sign_in)
         async with self.world.rooms.opened([CONVERSATION]) as opened:
-            opened[CONVERSATION].attach(session)
+            opened[CONVERSATION].attach(connection)
         self.truth.members[user_id] = [CONVERSATION]
-        return session
+        return connection
 
-    def is_here(self, session: Session) -> bool:
-        return session in self.world.rooms.connections_of(session.user_id)
+    def is_here(self, connection: Connection) -> bool:
+        return connection in self.world.rooms.connections_of(connection.user_id)
 
 
 async def test_sign_ins_that_ended_meanwhile() -> None:
@@ -62,7 +62,7 @@ async def test_sign_ins_that_ended_meanwhile() -> None:
     first, second, third = [await place.attached(user, sign_in) for sign_in in (ended, live, None)]
     place.truth.over = {ended}
     await place.recovery.check_all()
-    assert [place.is_here(session) for session in (first, second, third)] == [False, True, True]
+    assert [place.is_here(connection) for connection in (first, second, third)] == [False, True, True]
     assert place.doubts.asked == []
 
 

@@ -83,7 +83,7 @@ class Sink(SendQueue):
     def abort(self, why: str) -> None: ...
 
 
-class Session:
+class Connection:
     """A subscriber that records what it receives."""
 
     def __init__(self, rooms: Rooms, user_id: UUID = USER) -> None:
@@ -115,32 +115,32 @@ class Session:
 
 
 class World:
-    """Rooms over a database, with one session attached."""
+    """Rooms over a database, with one connection attached."""
 
     def __init__(self, head: int = 10, *, database: Database | None = None, cursors: Cursors | None = None) -> None:
         self.database = database or Database(head)
         self.alone = Others(self)
         self.rooms = Rooms(self.database, Flusher(), self.alone, cursors=lambda: cursors)
 
-    async def session(self, user_id: UUID = USER) -> Session:
-        session = Session(self.rooms, user_id)
-        await self.rooms.register(session)
-        return session
+    async def connection(self, user_id: UUID = USER) -> Connection:
+        connection = Connection(self.rooms, user_id)
+        await self.rooms.register(connection)
+        return connection
 
-    async def attached(self) -> Session:
-        session = await self.session()
+    async def attached(self) -> Connection:
+        connection = await self.connection()
         async with self.rooms.opened([CONVERSATION]) as opened:
-            opened[CONVERSATION].attach(session)
-        return session
+            opened[CONVERSATION].attach(connection)
+        return connection
 
 
 async def test_in_order_at_once() -> None:
     """The next change is delivered in the same step; a duplicate is dropped."""
     world = World()
-    session = await world.attached()
+    connection = await world.attached()
     world.rooms.publish([change(11), change(12)])
     world.rooms.publish([change(12), change(9)])
-    assert session.seen == [11, 12]
+    assert connection.seen == [11, 12]
 
 
 class SentCursors:
@@ -176,64 +176,64 @@ async def test_senders_cursors(nursery: trio.Nursery, autojump_clock: MockClock)
 async def test_any_order(order: list[int], repeats: list[int]) -> None:
     """Changes are delivered once each and in order, whatever order they arrive in, repeated or not."""
     world = World()
-    session = await world.attached()
+    connection = await world.attached()
     for seq in order + repeats:
         world.rooms.publish([change(seq)])
-        assert session.seen == list(range(11, 11 + len(session.seen)))
-    assert session.seen == list(range(11, 19))
+        assert connection.seen == list(range(11, 11 + len(connection.seen)))
+    assert connection.seen == list(range(11, 19))
 
 
 async def test_a_hole_is_fetched(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """A change that does not arrive is read from PostgreSQL 50 ms later; held changes follow it."""
     world = World()
-    session = await world.attached()
+    connection = await world.attached()
     await nursery.start(world.rooms.repair.run)
     start = trio.current_time()
     world.database.head = 13
     world.rooms.publish([change(13)])
-    assert session.seen == []
+    assert connection.seen == []
     await wait_all_tasks_blocked()
-    while len(session.seen) < 3:
+    while len(connection.seen) < 3:
         await trio.sleep(0.01)
-    assert session.seen == [11, 12, 13]
+    assert connection.seen == [11, 12, 13]
     assert trio.current_time() - start < 2 * REPAIR_DELAY
 
 
 async def test_a_repair_is_tried_again(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """A gap stays while PostgreSQL is away, and is repaired when it is back."""
     world = World()
-    session = await world.attached()
+    connection = await world.attached()
     await nursery.start(world.rooms.repair.run)
     world.database.away, world.database.head = True, 12
     world.rooms.publish([change(12)])
     await trio.sleep(10 * RETRY_DELAY)
-    assert session.seen == [] and 5 < world.database.asked < 15
+    assert connection.seen == [] and 5 < world.database.asked < 15
     world.database.away = False
     await trio.sleep(2 * RETRY_DELAY)
-    assert session.seen == [11, 12]
+    assert connection.seen == [11, 12]
 
 
 async def test_doubt(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """After a commit of unknown outcome the head is compared, and what was committed is delivered."""
     world = World()
-    session = await world.attached()
+    connection = await world.attached()
     await nursery.start(world.rooms.repair.run)
     world.database.head = 12
     world.rooms.repair.doubt([CONVERSATION, new_id()])
     await trio.sleep(1)
-    assert session.seen == [11, 12]
+    assert connection.seen == [11, 12]
 
 
 async def test_nothing_falls_between_head_and_attach(nursery: trio.Nursery) -> None:
     """A change committed while a room's head is being read is held, and delivered after the attach."""
     world = World()
     world.database.gate = trio.Event()
-    session = await world.session()
+    connection = await world.connection()
     opened_room = trio.Event()
 
     async def attach() -> None:
         async with world.rooms.opened([CONVERSATION]) as opened:
-            opened[CONVERSATION].attach(session)
+            opened[CONVERSATION].attach(connection)
             opened_room.set()
 
     nursery.start_soon(attach)
@@ -242,7 +242,7 @@ async def test_nothing_falls_between_head_and_attach(nursery: trio.Nursery) -> N
     world.database.gate.set()
     await opened_room.wait()
     world.rooms.publish([change(12)])
-    assert session.seen[-1:] == [12]
+    assert connection.seen[-1:] == [12]
     room = world.rooms._rooms[CONVERSATION]
     assert room.head == 12
 
@@ -260,7 +260,7 @@ async def test_a_failed_opening_fails_all_who_wait_and_leaves_nothing(nursery: t
 
 
 async def test_lag_keeps_the_place() -> None:
-    """A session whose send queue is full is detached before the change that did not fit; the others get it."""
+    """A connection whose send queue is full is detached before the change that did not fit; the others get it."""
     world = World()
     slow, quick = await world.attached(), await world.attached()
     slow.send_queue.limit = 100
@@ -271,15 +271,15 @@ async def test_lag_keeps_the_place() -> None:
 
 
 async def test_members_come_and_go() -> None:
-    """The change that removes a user is the last they receive; the one that adds a user attaches their sessions."""
+    """The change that removes a user is the last they receive; the one that adds a user attaches their connections."""
     world = World()
-    session = await world.attached()
-    bob = await world.session(new_id())
+    connection = await world.attached()
+    bob = await world.connection(new_id())
     world.rooms.publish([change(11, added=(bob.user_id,))])
     world.rooms.publish([change(12)])
     world.rooms.publish([change(13, removed=(bob.user_id,))])
     world.rooms.publish([change(14)])
-    assert session.seen == [11, 12, 13, 14]
+    assert connection.seen == [11, 12, 13, 14]
     assert bob.seen[-1] in (12, 13) and 14 not in bob.seen
 
 
@@ -294,11 +294,11 @@ class Edited(Database):
 
 @pytest.mark.parametrize("way", ["at once", "from what was held", "not at all"])
 async def test_edited_during_a_repair(nursery: trio.Nursery, autojump_clock: MockClock, way: str) -> None:
-    """A message that arrived live during a repair, and was edited then, is sent as changed, not as new again. A session
-    without it receives its final state."""
+    """A message that arrived live during a repair, and was edited then, is sent as changed, not as new again. A
+    connection without it receives its final state."""
     database = Edited(10)
     world = World(database=database)
-    session = await world.attached()
+    connection = await world.attached()
     await nursery.start(world.rooms.repair.run)
     database.head, database.gate = 12, trio.Event()
     if way == "from what was held":
@@ -309,12 +309,12 @@ async def test_edited_during_a_repair(nursery: trio.Nursery, autojump_clock: Moc
     await trio.sleep(1)
     if way != "not at all":
         world.rooms.publish([change(11)])
-        assert session.seen == [11]
+        assert connection.seen == [11]
     database.gate.set()
     await trio.sleep(1)
-    assert isinstance(session.send_queue, Sink)
+    assert isinstance(connection.send_queue, Sink)
     received, changed = (
-        session.send_queue.sent.count(b'"%s"' % event) for event in (b"ReceiveMessage", b"MessageChanged")
+        connection.send_queue.sent.count(b'"%s"' % event) for event in (b"ReceiveMessage", b"MessageChanged")
     )
     assert (received, changed) == ((1, 0) if way == "not at all" else (1, 1))
     nursery.cancel_scope.cancel()
@@ -346,7 +346,7 @@ async def test_registered_before_the_head_is_read(nursery: trio.Nursery, moment:
     neither case is a repair needed."""
     world = World()
     others = world.alone
-    session = await world.session()
+    connection = await world.connection()
     others.gate = trio.Event()
     asked = world.database.heads
 
@@ -364,7 +364,7 @@ async def test_registered_before_the_head_is_read(nursery: trio.Nursery, moment:
     async def open_it() -> None:
         async with world.rooms.opened([CONVERSATION]) as opened:
             at.append(opened[CONVERSATION].head)
-            opened[CONVERSATION].attach(session)
+            opened[CONVERSATION].attach(connection)
 
     nursery.start_soon(open_it)
     await wait_all_tasks_blocked()
@@ -379,7 +379,7 @@ async def test_registered_before_the_head_is_read(nursery: trio.Nursery, moment:
     if moment == "opened":
         others.commit()
     assert world.database.head == 11 and world.rooms._rooms[CONVERSATION].head == 11
-    assert at[0] == 11 or session.seen == [11]
+    assert at[0] == 11 or connection.seen == [11]
 
 
 async def test_a_room_opened_by_a_change_is_registered_before_its_head_is_read(
@@ -388,51 +388,51 @@ async def test_a_room_opened_by_a_change_is_registered_before_its_head_is_read(
     """A change that adds a user opens the room at once; a repair reads what is committed before it is registered."""
     world = World()
     others = world.alone
-    session = await world.session()
+    connection = await world.connection()
     others.gate = trio.Event()
     await nursery.start(world.rooms.repair.run)
     world.database.head = 11
     world.rooms.publish([change(11, added=(USER,))])
-    assert world.rooms.is_attached(CONVERSATION, session)
+    assert world.rooms.is_attached(CONVERSATION, connection)
     others.commit()  # 12: sent to no instance, as none is registered
     await trio.sleep(10 * RETRY_DELAY)
-    assert world.database.asked == 0 and session.seen == []
+    assert world.database.asked == 0 and connection.seen == []
     others.commit()
     others.gate.set()
     await trio.sleep(0.01)
     others.commit()
     await trio.sleep(0.01)
-    assert session.seen == [12, 13, 14] and CONVERSATION in others.rooms
+    assert connection.seen == [12, 13, 14] and CONVERSATION in others.rooms
     nursery.cancel_scope.cancel()
 
 
 async def test_a_failed_registration_is_done_again(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """If PostgreSQL is away when a room opened by a change is read, it is read again, and stays registered."""
     world = World()
-    session = await world.session()
+    connection = await world.connection()
     await nursery.start(world.rooms.repair.run)
     world.database.away, world.database.head = True, 12
     world.rooms.publish([change(11, added=(USER,))])
     await trio.sleep(3 * RETRY_DELAY)
-    assert session.seen == [] and world.alone.rooms == {CONVERSATION}
+    assert connection.seen == [] and world.alone.rooms == {CONVERSATION}
     world.database.away = False
     await trio.sleep(2 * RETRY_DELAY)
-    assert session.seen == [12]
+    assert connection.seen == [12]
     nursery.cancel_scope.cancel()
 
 
 async def test_empty_rooms_go() -> None:
-    """A room with no session attached is removed; so is a user without sessions."""
+    """A room with no connection attached is removed; so is a user without connections."""
     world = World()
-    session = await world.attached()
-    world.rooms.unregister(session)
+    connection = await world.attached()
+    world.rooms.unregister(connection)
     assert world.rooms.statistics() == {"rooms": 0, "users": 0, "repaired": 0}
 
 
 async def test_leaving_one_of_thousands(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Detaching a session from one of many rooms does not iterate over the others."""
+    """Detaching a connection from one of many rooms does not iterate over the others."""
     world = World()
-    session = await world.session()
+    connection = await world.connection()
     rooms = [Room(new_id()) for _ in range(2000)]
     looks = 0
 
@@ -442,31 +442,31 @@ async def test_leaving_one_of_thousands(monkeypatch: pytest.MonkeyPatch) -> None
         return one is other
 
     for room in rooms:
-        room.attach(session)
+        room.attach(connection)
     monkeypatch.setattr(Room, "__eq__", compare)
     for room in reversed(rooms):
-        room.detach(session)
-    assert not session.rooms and looks < 100
+        room.detach(connection)
+    assert not connection.rooms and looks < 100
 
 
 async def test_dismissed_users_get_no_removals(monkeypatch: pytest.MonkeyPatch) -> None:
     """An erased user's connections end at once, without an event for each conversation; other users get the changes."""
     world = World()
-    gone, other = [await world.session() for _ in range(3)], await world.session(new_id())
+    gone, other = [await world.connection() for _ in range(3)], await world.connection(new_id())
     async with world.rooms.opened([CONVERSATION]) as opened:
-        for session in (*gone, other):
-            opened[CONVERSATION].attach(session)
+        for connection in (*gone, other):
+            opened[CONVERSATION].attach(connection)
     sent: list[str] = []
     notify = world.rooms._notify
 
-    def counted(sessions: Iterable[Subscriber], event: str, arguments: tuple[object, ...]) -> None:
-        sent.extend(event for _ in sessions)
-        notify(sessions, event, arguments)
+    def counted(connections: Iterable[Subscriber], event: str, arguments: tuple[object, ...]) -> None:
+        sent.extend(event for _ in connections)
+        notify(connections, event, arguments)
 
     monkeypatch.setattr(world.rooms, "_notify", counted)
     change_publisher = ChangePublisher(world.rooms, cast(Any, Nothing()), Nothing())
     change_publisher.publish([change(11, removed=(USER,))], dismissal(USER))
-    assert sent == [] and not any(session.rooms or session.seen for session in gone)
+    assert sent == [] and not any(connection.rooms or connection.seen for connection in gone)
     assert not world.rooms.connections_of(USER) and other.seen == [11]
 
 

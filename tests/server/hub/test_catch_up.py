@@ -15,12 +15,12 @@ from server.hub import catch_up
 from server.hub.connection import HubConnection
 from store.model import Change
 from tests.server.fanout.test_rooms import CONVERSATION, change
-from tests.server.hub.test_connection import SHAKE, USER, Nobody, Transport, World
+from tests.server.hub.test_connection import SHAKE, USER, EmptyStore, Transport, World
 
 MEMBERSHIPS, HEADS, CHANGES = "memberships", "heads", "changes"
 
 
-class Store(Nobody):
+class Store(EmptyStore):
     """One conversation. `meanwhile` happens once, while a question of that kind is answered: after it was read, or,
     with `before`, before that."""
 
@@ -86,7 +86,7 @@ class Place(World):
         self.rooms.publish([change(self.books.head)])
 
     def edit(self, seq: int) -> None:
-        """Message `seq` is edited, and everybody is told so."""
+        """Message `seq` is edited, and that is published."""
         self.books.head += 1
         message = msgspec.structs.replace(change(seq).message, changed_seq=self.books.head)
         self.books.edits[self.books.head] = edited = Change(CONVERSATION, self.books.head, message, False)
@@ -98,8 +98,8 @@ class Place(World):
         return any(self.rooms.is_attached(CONVERSATION, connection) for connection in self.connections)
 
 
-class Told:
-    """A connection, and what it was told."""
+class Reader:
+    """A connection, and what it has received."""
 
     def __init__(self, place: Place, nursery: trio.Nursery, *, manual: bool) -> None:
         self.transport = Transport(place, nursery)
@@ -115,7 +115,7 @@ class Told:
         assert waiting is not None
         await waiting
 
-    def look(self) -> "Told":
+    def look(self) -> "Reader":
         """What came since the last look."""
         self.transport.flush()
         text, self.transport.sent = self.transport.sent.decode(), b""
@@ -143,12 +143,12 @@ async def test_removed_while_it_is_opened(place: Place, nursery: trio.Nursery, m
         place.books.before[HEADS] = place.remove
     else:
         place.books.meanwhile[MEMBERSHIPS if moment == "memberships read" else HEADS] = place.remove
-    told = Told(place, nursery, manual=False)
-    await told.begin()
+    reader = Reader(place, nursery, manual=False)
+    await reader.begin()
     assert not place.is_attached
     place.say()
     await wait_all_tasks_blocked()
-    assert told.look().seqs == [] and len(told.removed) <= 1
+    assert reader.look().seqs == [] and len(reader.removed) <= 1
 
 
 @pytest.mark.parametrize("manual", [False, True])
@@ -172,13 +172,13 @@ async def test_registered_before_anything_is_read(place: Place, nursery: trio.Nu
     for name in ("memberships", "require_user", "require_session"):
         watch(name)
     place.rooms._wanted.want_user = want_user  # type: ignore[method-assign]
-    told = Told(place, nursery, manual=manual)
-    told.connection.caller = Caller(USER, told.connection.caller.expires_at, session_id=UUID(int=7))
-    nursery.start_soon(told.begin)
+    reader = Reader(place, nursery, manual=manual)
+    reader.connection.caller = Caller(USER, reader.connection.caller.expires_at, session_id=UUID(int=7))
+    nursery.start_soon(reader.begin)
     await wait_all_tasks_blocked()
     assert asked == [] and place.rooms.connections_of(USER)
     place.books.is_member = False
-    place.books.head += 1  # elsewhere, and not told to who was not registered
+    place.books.head += 1  # elsewhere, and not sent to a user who is not registered
     gate.set()
     await wait_all_tasks_blocked()
     assert asked == ["require_session", "require_user" if manual else "memberships"] and not place.is_attached
@@ -188,79 +188,79 @@ async def test_registered_before_anything_is_read(place: Place, nursery: trio.Nu
 @pytest.mark.parametrize("since", [None, 8])
 async def test_removed_while_it_is_joined(place: Place, nursery: trio.Nursery, moment: str, since: int | None) -> None:
     """The same when the client attaches by itself."""
-    told = Told(place, nursery, manual=True)
-    await told.begin()
+    reader = Reader(place, nursery, manual=True)
+    await reader.begin()
     if moment == "before the head is read":
         place.books.before[HEADS] = place.remove
     else:
         place.books.meanwhile[MEMBERSHIPS if moment == "memberships read" else HEADS] = place.remove
     try:
-        await catch_up.join(told.connection, place.rooms, place.books, CONVERSATION, since)
+        await catch_up.join(reader.connection, place.rooms, place.books, CONVERSATION, since)
     except ChatError as error:
         assert error.code == "not_found"
     assert not place.is_attached
     place.say()
     await wait_all_tasks_blocked()
-    assert told.look().seqs == []
+    assert reader.look().seqs == []
 
 
 async def test_removed_after_it_attached_by_itself(place: Place, nursery: trio.Nursery) -> None:
     """A connection with sync=manual hears no more than others of its user: nothing after the removal."""
-    told = Told(place, nursery, manual=True)
-    await told.begin()
-    await catch_up.join(told.connection, place.rooms, place.books, CONVERSATION, None)
+    reader = Reader(place, nursery, manual=True)
+    await reader.begin()
+    await catch_up.join(reader.connection, place.rooms, place.books, CONVERSATION, None)
     place.say()
     await wait_all_tasks_blocked()
-    assert told.look().seqs == [11]
+    assert reader.look().seqs == [11]
     place.remove()
     place.say()
     await wait_all_tasks_blocked()
-    assert told.look().seqs == [11, 12], "12 is the removal itself"
-    assert len(told.removed) == 1 and not place.is_attached
+    assert reader.look().seqs == [11, 12], "12 is the removal itself"
+    assert len(reader.removed) == 1 and not place.is_attached
 
 
 async def test_left_during_a_catch_up(place: Place, nursery: trio.Nursery) -> None:
     """LeaveConversation counts, however far the replay is: it does not attach afterwards."""
-    told = Told(place, nursery, manual=True)
-    await told.begin()
-    place.books.meanwhile[CHANGES] = lambda: told.connection.leave(CONVERSATION)
+    reader = Reader(place, nursery, manual=True)
+    await reader.begin()
+    place.books.meanwhile[CHANGES] = lambda: reader.connection.leave(CONVERSATION)
     with pytest.raises(ChatError, match="not_found"):
-        await catch_up.join(told.connection, place.rooms, place.books, CONVERSATION, 8)
+        await catch_up.join(reader.connection, place.rooms, place.books, CONVERSATION, 8)
     place.say()
     await wait_all_tasks_blocked()
-    assert 11 not in told.look().seqs and not place.is_attached
-    assert told.connection.expelled is None  # nothing is under way: the next one begins afresh
-    await catch_up.join(told.connection, place.rooms, place.books, CONVERSATION, 11)
+    assert 11 not in reader.look().seqs and not place.is_attached
+    assert reader.connection.expelled is None  # nothing is under way: the next one begins afresh
+    await catch_up.join(reader.connection, place.rooms, place.books, CONVERSATION, 11)
     place.say()
     await wait_all_tasks_blocked()
-    assert told.look().seqs[-1] == 12 and told.removed == []
+    assert reader.look().seqs[-1] == 12 and reader.removed == []
 
 
 async def test_left_while_lagging(place: Place, nursery: trio.Nursery) -> None:
     """The same for what was left behind because of lag."""
-    told = Told(place, nursery, manual=False)
-    await told.begin()
-    told.connection.cursors = place.rooms.detach_all(told.connection)
+    reader = Reader(place, nursery, manual=False)
+    await reader.begin()
+    reader.connection.cursors = place.rooms.detach_all(reader.connection)
     place.say()
-    place.books.meanwhile[CHANGES] = lambda: told.connection.leave(CONVERSATION)
-    await told.connection._catch_up()
+    place.books.meanwhile[CHANGES] = lambda: reader.connection.leave(CONVERSATION)
+    await reader.connection._catch_up()
     place.say()
     await wait_all_tasks_blocked()
-    assert 12 not in told.look().seqs and not place.is_attached
+    assert 12 not in reader.look().seqs and not place.is_attached
 
 
 async def test_removed_while_lagging(place: Place, nursery: trio.Nursery) -> None:
     """Removed while detached by lag, and this instance did not hear of it: the client hears so, and nothing said
     since."""
-    told = Told(place, nursery, manual=False)
-    await told.begin()
-    told.connection.cursors = place.rooms.detach_all(told.connection)
+    reader = Reader(place, nursery, manual=False)
+    await reader.begin()
+    reader.connection.cursors = place.rooms.detach_all(reader.connection)
     place.books.is_member = False
     place.books.head += 2
-    await told.connection._catch_up()
+    await reader.connection._catch_up()
     place.say()
     await wait_all_tasks_blocked()
-    assert told.look().seqs == [] and len(told.removed) == 1 and not place.is_attached
+    assert reader.look().seqs == [] and len(reader.removed) == 1 and not place.is_attached
 
 
 # -- what is replayed --------------------------------------------------------------------------------------------------
@@ -268,28 +268,28 @@ async def test_removed_while_lagging(place: Place, nursery: trio.Nursery) -> Non
 RECEIVED, CHANGED = "ReceiveMessage", "MessageChanged"
 
 
-async def joined(place: Place, told: Told, since: int) -> tuple[int, bool]:
-    await told.begin()
-    return await catch_up.join(told.connection, place.rooms, place.books, CONVERSATION, since)
+async def joined(place: Place, reader: Reader, since: int) -> tuple[int, bool]:
+    await reader.begin()
+    return await catch_up.join(reader.connection, place.rooms, place.books, CONVERSATION, since)
 
 
 @pytest.mark.parametrize("behind", [catch_up.PAGE - 1, catch_up.PAGE, catch_up.PAGE + 1, 2 * catch_up.PAGE, 250])
 async def test_pages(place: Place, nursery: trio.Nursery, behind: int) -> None:
     """However many pages it takes: each change once and in order, what is said meanwhile too, and live after that."""
-    told = Told(place, nursery, manual=True)
+    reader = Reader(place, nursery, manual=True)
     place.books.head += behind
     place.books.meanwhile[CHANGES] = place.say
-    assert await joined(place, told, 10) == (11 + behind, False)
+    assert await joined(place, reader, 10) == (11 + behind, False)
     place.say()
     await wait_all_tasks_blocked()
-    assert told.look().seqs == list(range(11, 13 + behind))
-    assert {name for name, _ in told.events} == {RECEIVED}
+    assert reader.look().seqs == list(range(11, 13 + behind))
+    assert {name for name, _ in reader.events} == {RECEIVED}
 
 
 async def test_edited_between_two_pages(place: Place, nursery: trio.Nursery) -> None:
     """A message of the first page that is edited before the second one is read: received, then changed. One that is
     edited before its page is read is received once, as it is then; an old one has changed."""
-    told = Told(place, nursery, manual=True)
+    reader = Reader(place, nursery, manual=True)
     place.books.head += 2 * catch_up.PAGE
     last = place.books.head
 
@@ -299,10 +299,10 @@ async def test_edited_between_two_pages(place: Place, nursery: trio.Nursery) -> 
         place.edit(3)
 
     place.books.meanwhile[CHANGES] = meanwhile
-    await joined(place, told, 10)
+    await joined(place, reader, 10)
     await wait_all_tasks_blocked()
     shown = [RECEIVED] * (2 * catch_up.PAGE - 1)
-    assert told.look().events == [
+    assert reader.look().events == [
         *zip(shown, range(11, last), strict=True),
         (CHANGED, 11),
         (RECEIVED, last),
@@ -314,120 +314,120 @@ async def test_edited_between_two_pages(place: Place, nursery: trio.Nursery) -> 
 @pytest.mark.parametrize("since", [4, 5])
 async def test_floors(place: Place, nursery: trio.Nursery, way: str, since: int) -> None:
     """Behind what was dropped the client is attached at the head and reads anew; at the floor it misses nothing."""
-    told = Told(place, nursery, manual=True)
+    reader = Reader(place, nursery, manual=True)
     place.books.floor = 5
-    await told.begin()
+    await reader.begin()
     resync = since < 5
     if way == "join":
-        found = await catch_up.join(told.connection, place.rooms, place.books, CONVERSATION, since)
+        found = await catch_up.join(reader.connection, place.rooms, place.books, CONVERSATION, since)
         assert found == (10, resync)
     elif way == "sync":
-        synced = await catch_up.sync_all(told.connection, place.rooms, place.books, [(CONVERSATION, since)])
+        synced = await catch_up.sync_all(reader.connection, place.rooms, place.books, [(CONVERSATION, since)])
         assert synced.heads == {CONVERSATION: 10} and synced.resync == ((CONVERSATION,) if resync else ())
     else:
-        told.connection.cursors = {CONVERSATION: since}
-        await told.connection._catch_up()
-        told.transport.flush()
-        assert (b'"Resync"' in told.transport.sent) is resync
+        reader.connection.cursors = {CONVERSATION: since}
+        await reader.connection._catch_up()
+        reader.transport.flush()
+        assert (b'"Resync"' in reader.transport.sent) is resync
     place.say()
     await wait_all_tasks_blocked()
-    assert told.look().seqs == ([11] if resync else list(range(since + 1, 12)))
+    assert reader.look().seqs == ([11] if resync else list(range(since + 1, 12)))
 
 
 @pytest.mark.parametrize("way", ["join", "sync", "lag"])
 @pytest.mark.parametrize("behind", [0, 1])
 async def test_too_far_behind(place: Place, nursery: trio.Nursery, way: str, behind: int) -> None:
     """A thousand changes are replayed; of one more the client reads the pages it wants, and is attached at the head."""
-    told = Told(place, nursery, manual=True)
-    await told.begin()
+    reader = Reader(place, nursery, manual=True)
+    await reader.begin()
     head = place.books.head = 10 + catch_up.MAX_BEHIND + behind
     if way == "join":
-        found = await catch_up.join(told.connection, place.rooms, place.books, CONVERSATION, 10)
+        found = await catch_up.join(reader.connection, place.rooms, place.books, CONVERSATION, 10)
         assert found == (head, bool(behind))
     elif way == "sync":
-        synced = await catch_up.sync_all(told.connection, place.rooms, place.books, [(CONVERSATION, 10)])
+        synced = await catch_up.sync_all(reader.connection, place.rooms, place.books, [(CONVERSATION, 10)])
         assert synced.heads == {CONVERSATION: head} and len(synced.resync) == behind
     else:
-        told.connection.cursors = {CONVERSATION: 10}
-        await told.connection._catch_up()
-        told.transport.flush()
-        assert (b'"Resync"' in told.transport.sent) is bool(behind)
+        reader.connection.cursors = {CONVERSATION: 10}
+        await reader.connection._catch_up()
+        reader.transport.flush()
+        assert (b'"Resync"' in reader.transport.sent) is bool(behind)
     place.say()
     await wait_all_tasks_blocked()
-    assert told.look().seqs == list(range(head + 1 if behind else 11, head + 2))
+    assert reader.look().seqs == list(range(head + 1 if behind else 11, head + 2))
 
 
 @pytest.mark.parametrize("way", ["join", "sync", "lag"])
 async def test_a_cursor_from_the_future(place: Place, nursery: trio.Nursery, way: str) -> None:
     """Of a database that was restored to an earlier state: the client reads anew, and waits for nothing."""
-    told = Told(place, nursery, manual=True)
-    await told.begin()
+    reader = Reader(place, nursery, manual=True)
+    await reader.begin()
     with trio.fail_after(60):
         if way == "join":
-            assert await catch_up.join(told.connection, place.rooms, place.books, CONVERSATION, 99) == (10, True)
+            assert await catch_up.join(reader.connection, place.rooms, place.books, CONVERSATION, 99) == (10, True)
         elif way == "sync":
-            synced = await catch_up.sync_all(told.connection, place.rooms, place.books, [(CONVERSATION, 99)])
+            synced = await catch_up.sync_all(reader.connection, place.rooms, place.books, [(CONVERSATION, 99)])
             assert synced.resync == (CONVERSATION,)
         else:
-            told.connection.cursors = {CONVERSATION: 99}
-            await told.connection._catch_up()
-            told.transport.flush()
-            assert b'"Resync"' in told.transport.sent
+            reader.connection.cursors = {CONVERSATION: 99}
+            await reader.connection._catch_up()
+            reader.transport.flush()
+            assert b'"Resync"' in reader.transport.sent
     place.say()
     await wait_all_tasks_blocked()
-    assert told.look().seqs == [11]
+    assert reader.look().seqs == [11]
 
 
 async def test_ahead_of_this_instance(place: Place, nursery: trio.Nursery) -> None:
     """The client has seen on another instance what has not come here yet: it gets what follows, and not that again."""
-    told = Told(place, nursery, manual=True)
-    other = Told(place, nursery, manual=False)
+    reader = Reader(place, nursery, manual=True)
+    other = Reader(place, nursery, manual=False)
     await other.begin()
-    await told.begin()
+    await reader.begin()
     place.books.head = 12  # committed, and not heard of here
     with trio.fail_after(60):
-        assert await catch_up.join(told.connection, place.rooms, place.books, CONVERSATION, 12) == (12, False)
+        assert await catch_up.join(reader.connection, place.rooms, place.books, CONVERSATION, 12) == (12, False)
     place.say()
     await wait_all_tasks_blocked()
-    assert told.look().seqs == [13] and other.look().seqs == [11, 12, 13]
+    assert reader.look().seqs == [13] and other.look().seqs == [11, 12, 13]
 
 
 @pytest.mark.parametrize("way", ["join", "sync", "lag"])
 async def test_removed_during_a_catch_up(place: Place, nursery: trio.Nursery, way: str) -> None:
     """A member who is removed while a page is read is not attached, and hears nothing that is said after it."""
-    told = Told(place, nursery, manual=True)
-    await told.begin()
+    reader = Reader(place, nursery, manual=True)
+    await reader.begin()
     place.books.meanwhile[CHANGES] = place.remove
     try:
         if way == "join":
-            await catch_up.join(told.connection, place.rooms, place.books, CONVERSATION, 8)
+            await catch_up.join(reader.connection, place.rooms, place.books, CONVERSATION, 8)
         elif way == "sync":
-            synced = await catch_up.sync_all(told.connection, place.rooms, place.books, [(CONVERSATION, 8)])
+            synced = await catch_up.sync_all(reader.connection, place.rooms, place.books, [(CONVERSATION, 8)])
             assert synced.resync == (CONVERSATION,)
         else:
-            told.connection.cursors = {CONVERSATION: 8}
-            await told.connection._catch_up()
+            reader.connection.cursors = {CONVERSATION: 8}
+            await reader.connection._catch_up()
     except ChatError as error:
         assert way == "join" and error.code == "not_found"
     place.say()
     await wait_all_tasks_blocked()
-    assert not place.is_attached and max(told.look().seqs, default=0) <= 11
+    assert not place.is_attached and max(reader.look().seqs, default=0) <= 11
 
 
 @pytest.mark.parametrize("since", [None, 8])
 async def test_joined_while_lagging(place: Place, nursery: trio.Nursery, since: int | None) -> None:
-    """Whoever joins says where it is: what lag has left behind of that conversation does not come once more."""
-    told = Told(place, nursery, manual=False)
-    await told.begin()
-    told.connection.cursors = place.rooms.detach_all(told.connection)
-    told.connection.catching_up = True
+    """A client that joins says where it is: what lag has left behind of that conversation does not come once more."""
+    reader = Reader(place, nursery, manual=False)
+    await reader.begin()
+    reader.connection.cursors = place.rooms.detach_all(reader.connection)
+    reader.connection.catching_up = True
     place.books.head = 12
-    head, _ = await catch_up.join(told.connection, place.rooms, place.books, CONVERSATION, since)
+    head, _ = await catch_up.join(reader.connection, place.rooms, place.books, CONVERSATION, since)
     assert head == 12 or since is None
-    await told.connection._catch_up()
+    await reader.connection._catch_up()
     place.say()
     await wait_all_tasks_blocked()
-    seqs = told.look().seqs
+    seqs = reader.look().seqs
     assert seqs == sorted(set(seqs)) and seqs[-1] == 13 and (since is None or seqs == [9, 10, 11, 12, 13])
 
 
@@ -439,12 +439,12 @@ async def test_joined_while_lagging(place: Place, nursery: trio.Nursery, since: 
 async def test_a_catch_up_is_cut_short(place: Place, nursery: trio.Nursery, moment: str, left: bool) -> None:
     """The socket is lost while a room is caught up with: the place in it is kept, wherever that is; unless the client
     has left it."""
-    told = Told(place, nursery, manual=False)
-    told.connection.make_resumable()
-    waiting = told.connection.receive(b'{"protocol":"json","version":2}\x1e', binary=False)
+    reader = Reader(place, nursery, manual=False)
+    reader.connection.make_resumable()
+    waiting = reader.connection.receive(b'{"protocol":"json","version":2}\x1e', binary=False)
     assert waiting is not None
     await waiting
-    connection = told.connection
+    connection = reader.connection
     connection.cursors = place.rooms.detach_all(connection)
     assert connection.cursors == {CONVERSATION: 10}
     connection.catching_up = True
@@ -460,13 +460,13 @@ async def test_a_catch_up_is_cut_short(place: Place, nursery: trio.Nursery, mome
             patch.setattr(place.rooms._wanted, "want_rooms", stop)
         elif moment == "head asked for":
             connection.cursors = {CONVERSATION: 13}  # the room is open: somebody else is in it
-            await Told(place, nursery, manual=False).begin()
+            await Reader(place, nursery, manual=False).begin()
             patch.setattr(place.books, "heads", stop)
         elif moment == "page read":
             patch.setattr(place.books, "changes_after", stop)
         async with trio.open_nursery() as transport:
             if moment == "waiting for room":
-                told.transport.blocked, told.transport.held = True, told.transport.limit
+                reader.transport.blocked, reader.transport.held = True, reader.transport.limit
             if moment == "locked":
                 await connection.sync_lock().acquire()
             transport.start_soon(connection._catch_up)
@@ -474,5 +474,5 @@ async def test_a_catch_up_is_cut_short(place: Place, nursery: trio.Nursery, mome
             if left and moment in ("waiting for room", "locked"):
                 connection.leave(CONVERSATION)
             transport.cancel_scope.cancel()
-    told.transport.blocked, told.transport.held = False, 0
+    reader.transport.blocked, reader.transport.held = False, 0
     assert (connection.cursors or {}).keys() == (set() if left else {CONVERSATION})

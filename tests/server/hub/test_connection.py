@@ -40,7 +40,7 @@ SHAKE = b'{"protocol":"json","version":1}\x1e'
 USER = new_id()
 
 
-class Nobody:
+class EmptyStore:
     """A store in which this user is in no conversation."""
 
     away = False
@@ -75,8 +75,8 @@ class Timeouts:
 class World:
     """The hub, as far as a connection sees it. Sends wait until `commit` is called."""
 
-    def __init__(self, store: "Nobody | None" = None) -> None:
-        self.store = store or Nobody()
+    def __init__(self, store: "EmptyStore | None" = None) -> None:
+        self.store = store or EmptyStore()
         self.sync: SyncSource = self.store
         self.flusher = Flusher()
         self.rooms = Rooms(self.store, self.flusher, Alone())
@@ -150,7 +150,7 @@ class Transport(SendQueue):
         return None if self.code else due
 
     def messages(self) -> list[HubMessage]:
-        """What the client has been told since the last look, the handshake's answer left out."""
+        """What the client has received since the last look, the handshake's answer left out."""
         self.flush()
         data, self.sent = self.sent.removeprefix(b"{}\x1e"), b""
         return PROTOCOLS["json"].parser(2**20).feed(data)
@@ -228,9 +228,7 @@ async def test_handshake_and_call_in_one_frame(world: World, nursery: trio.Nurse
     assert client.transport.sent == b'{}\x1e{"type":3,"invocationId":"1","result":{}}\x1e'
 
 
-async def test_nobody_waits_forever_for_a_handshake(
-    world: World, nursery: trio.Nursery, autojump_clock: MockClock
-) -> None:
+async def test_a_handshake_that_never_comes(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """After 15 s: the error of the reference server, and the end."""
     client = Client(world, nursery)
     await trio.sleep(14)
@@ -242,7 +240,7 @@ async def test_nobody_waits_forever_for_a_handshake(
 
 
 async def test_no_store_no_connection(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    """While PostgreSQL is away a connection is told to come again, not left half attached."""
+    """While PostgreSQL is away a client is asked to come again, not left half attached."""
     world.store.away = True
     client = Client(world, nursery)
     await client.send(SHAKE)
@@ -441,7 +439,7 @@ async def test_departing(client: Client, world: World, nursery: trio.Nursery, au
 
 
 async def test_departing_has_an_end(client: Client, world: World, autojump_clock: MockClock) -> None:
-    """A send that never ends holds nobody up."""
+    """A send that never ends holds nothing up."""
     await client.send(PROTOCOLS["json"].encode_invocation("Send", ("x",), "1"))
     start = trio.current_time()
     await client.connection.drain("draining: go", code=1012, patience=5)
@@ -582,7 +580,7 @@ async def test_what_happens_meanwhile(world: World, nursery: trio.Nursery, autoj
     assert "unavailable" in (answers["1"].error or "")
 
 
-async def test_nobody_comes_back(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_a_client_that_does_not_come_back(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """A connection without its client is kept for 15 s, then it is gone."""
     client = await resumable_client(world, nursery)
     lose(world, client)
@@ -647,7 +645,9 @@ async def test_a_sequence_at_no_time_for_one(world: World, nursery: trio.Nursery
     assert again.transport.code == websocket.PROTOCOL_ERROR
 
 
-async def test_an_old_socket_that_nobody_missed(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_an_old_socket_that_was_not_missed_yet(
+    world: World, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
     """The client is back before we have noticed that its old socket is lost: the old one goes, the new one goes on."""
     client = await resumable_client(world, nursery)
     old = client.transport
@@ -666,7 +666,7 @@ async def test_an_old_socket_that_nobody_missed(world: World, nursery: trio.Nurs
 async def test_it_ends_while_its_client_comes_back(
     world: World, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
-    """A drain, or a Close, in that moment: the client is told to begin anew, and nobody waits forever."""
+    """A drain, or a Close, in that moment: the client is asked to begin anew, and nothing waits forever."""
     client = await resumable_client(world, nursery)
     client.transport.abort = lambda why: client.connection.end("enough")  # type: ignore[method-assign]
     new = Transport(world, nursery)
@@ -683,7 +683,7 @@ async def test_it_ends_while_its_client_comes_back(
 async def test_more_than_is_kept_for_a_client_that_is_away(
     world: World, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
-    """What does not fit ends that connection, and nothing but it: whoever tells it goes on."""
+    """What does not fit ends that connection, and nothing but it: what sends to it goes on."""
     client, other = await resumable_client(world, nursery), await resumable_client(world, nursery)
     lose(world, client)
     for _ in range(50):
@@ -738,7 +738,7 @@ async def test_a_session_that_cannot_even_be_ended(
 async def test_what_waited_when_the_socket_was_lost(
     world: World, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
-    """What the kernel did not take any more comes over the next socket, after what it took and nobody acknowledged."""
+    """What the kernel did not take any more comes over the next socket, after what it took and was not acknowledged."""
     client = await resumable_client(world, nursery)
     world.rooms.notify_user(USER, "ConversationChanged", (1,))
     client.transport.flush()

@@ -92,7 +92,7 @@ async def test_many_connections_take_one_share(
 async def test_the_connections_of_a_user_have_one_share(
     database: str, redis_url: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each WebSocket of a user counts to what that user may take, and to nobody else's."""
+    """Each WebSocket of a user counts to what that user may take, and to no other's."""
     counted: list[Share] = []
     monkeypatch.setattr(connections, "NOTICED", -1.0)
     monkeypatch.setattr(Share, "worked", lambda share, seconds, now: counted.append(share))

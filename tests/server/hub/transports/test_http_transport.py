@@ -21,7 +21,7 @@ STEP = 0.05  # seconds that a POST takes here
 POSTS = 8  # of each connection
 
 
-class Session:
+class Endpoint:
     """Works on a POST for as long as it is not let go."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Session:
 
 
 class Transport(HttpTransport):
-    """Ends when it is told to, but not at once: something in its nursery takes its time."""
+    """Ends when it is asked to, but not at once: something in its nursery takes its time."""
 
     __slots__ = ("ending", "slow")
 
@@ -63,8 +63,8 @@ class Transport(HttpTransport):
 
 @pytest.mark.parametrize("when", ["before", "while it is read", "while it is worked on", "closed"])
 async def test_a_post_that_meets_the_end(when: str, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    """It is answered that the connection has gone, and not that it was taken; nothing is started that nobody ends."""
-    transport, connection, whole = Transport(), Session(), trio.Event()
+    """It is answered that the connection has gone, and not that it was taken; nothing is started that does not end."""
+    transport, connection, whole = Transport(), Endpoint(), trio.Event()
     nursery.start_soon(transport.run, cast(HubConnection, connection))
     await wait_all_tasks_blocked()
     gone = trio.Event()
@@ -106,7 +106,7 @@ async def test_posts_take_their_users_share(
     """POSTs that are expensive to read are read later, in turn: those of one user take a share of the loop, not all."""
     worked = 0.0
 
-    class Expensive(Session):
+    class Expensive(Endpoint):
         def receive(self, data: bytes, *, binary: bool) -> Awaitable[None] | None:
             nonlocal worked
             worked += STEP

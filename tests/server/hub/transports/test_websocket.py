@@ -102,7 +102,7 @@ class Peer:
                 return heard
             heard += some
 
-    def tell(self, count: int) -> None:
+    def notify(self, count: int) -> None:
         """Events that must not be lost, of some kilobytes each."""
         for _ in range(count):
             self.world.rooms.notify_user(USER, "ConversationChanged", (EVENT,))
@@ -128,14 +128,14 @@ async def test_more_than_the_buffer_is_not_acknowledged(
     await peer.connect()
     before = 0
     while not peer.connection.message_buffer or not peer.connection.message_buffer.full:
-        peer.tell(1)
+        peer.notify(1)
         before += 1
     await wait_all_tasks_blocked()
     assert len(counted(peer.hear())) == before  # it has them; its Ack is lost with the socket
     peer.say(PROTOCOLS["json"].encode_invocation("Send", ("x",), "send"))
     await wait_all_tasks_blocked()
     await peer.lose()
-    peer.tell(meanwhile)
+    peer.notify(meanwhile)
     world.commit(1)
     await peer.come_back()
     heard = await peer.hear_all()
@@ -155,7 +155,7 @@ async def test_pings_do_not_wait_for_acks(world: World, peer: Peer, autojump_clo
     """A client that is slow to acknowledge still hears that we live."""
     await peer.connect()
     while not peer.connection.message_buffer or not peer.connection.message_buffer.full:
-        peer.tell(1)
+        peer.notify(1)
     await peer.hear_all()
     await trio.sleep(40)
     assert len(peer.hear()) >= 2
@@ -168,7 +168,7 @@ async def test_who_reads_and_never_acknowledges(world: World, peer: Peer, autoju
     await peer.connect(send_buffer=4096)
     most = 0
     for _ in range(150):
-        peer.tell(10)
+        peer.notify(10)
         try:
             peer.sock.recv(40_000)  # never all of it
         except BlockingIOError:
