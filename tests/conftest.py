@@ -138,7 +138,7 @@ def redis_url(services: Services) -> str:
 
 @pytest.fixture(autouse=True)
 def _logs_as_before() -> Iterator[None]:
-    """A command that is run in the process of the tests configures logs for it: no later test has to live with that."""
+    """Undo the logging set-up of commands that run in the process of the tests, so that later tests do not have it."""
     yield
     if structlog.is_configured():
         structlog.reset_defaults()

@@ -43,7 +43,7 @@ class Shared(Running):
         return await super().register(f"{name}-{secrets.token_hex(4)}")
 
     async def talk(self, count: int) -> tuple[User, User, str]:
-        """Two people and their conversation with so many messages, "0", "1" and so on, which others only read."""
+        """Return two users and their conversation with so many messages, "0", "1" and so on, which others only read."""
         if count not in self.talks:
             alice, bob = await self.register("alice"), await self.register("bob")
             conversation = await self.direct(alice, bob)
@@ -57,7 +57,7 @@ class Shared(Running):
 
 @contextmanager
 def kept(services: Services, count: int) -> Iterator[list[Shared]]:
-    """So many instances, run by a Trio loop in a thread."""
+    """Run so many instances, in the Trio loop of another thread."""
     started: Future[list[Shared]] = Future()
     token: list[trio.lowlevel.TrioToken] = []
     done = trio.Event()
@@ -95,14 +95,14 @@ def kept(services: Services, count: int) -> Iterator[list[Shared]]:
 
 @pytest.fixture(scope="module")
 def shared(services: Services, template_database: str) -> Iterator[Shared]:
-    """One instance for as long as the module."""
+    """Run one instance for all tests of the module."""
     with kept(services, 1) as [found]:
         yield found
 
 
 @pytest.fixture(scope="module")
 def shared_pair(services: Services, template_database: str) -> Iterator[tuple[Shared, Shared]]:
-    """Two instances for as long as the module."""
+    """Run two instances for all tests of the module."""
     with kept(services, 2) as [one, two]:
         yield one, two
 

@@ -1,4 +1,4 @@
-"""`parley serve`, with defects: handlers that fail with what they were given in their message and their variables.
+"""`parley serve` with defects: handlers that raise errors with their arguments in message and local variables.
 
 Run as `python -m tests.integration.faulty serve`.
 """

@@ -27,7 +27,7 @@ FLOODS = {
 
 
 class Flood:
-    """Sends the same for ever, and counts what the server takes."""
+    """Sends the same bytes without end, and counts what the server takes."""
 
     def __init__(self, client: Raw, data: bytes) -> None:
         self._client = client
@@ -46,7 +46,11 @@ class Flood:
 
 @asynccontextmanager
 async def flooding(server: Running, user: User, data: bytes, *, reads: bool) -> AsyncIterator[Flood]:
-    """A flood that has filled every buffer on its way: from here on, what is taken is worked on."""
+    """Run a flood that has filled every buffer on its way.
+
+    From then on `taken` grows only as the server reads, so its growth during a call of another user shows the share of
+    the work that the flood got meanwhile, whatever the speed of the machine.
+    """
     async with raw(server, user) as client, trio.open_nursery() as nursery:
         flood = Flood(client, data)
         nursery.start_soon(flood.run)

@@ -22,7 +22,7 @@ async def people(server: Running, *names: str) -> list[User]:
 
 
 async def until(inbox: Inbox, target: str, **fields: object) -> Any:
-    """The first event of this name with these fields."""
+    """Wait for an event of this name with these fields; return the first."""
     with trio.fail_after(WAIT):
         while True:
             for value in inbox.of(target):
@@ -33,7 +33,7 @@ async def until(inbox: Inbox, target: str, **fields: object) -> Any:
 
 
 async def test_messages_and_changes(pair: Pair) -> None:
-    """Sent, edited and deleted on one, seen on the other, the same and in order."""
+    """Messages that are sent, edited and deleted on one instance are seen on the other, the same and in order."""
     one, two = pair
     alice, bob = await people(one, "alice", "bob")
     conversation = await one.direct(alice, bob)
@@ -147,7 +147,7 @@ async def test_a_flood_of_receipts(pair: Pair) -> None:
 
 
 async def test_typing(pair: Pair) -> None:
-    """Seen on the other instance, not by oneself; ends by itself when its connection ends. Members only."""
+    """Typing is seen on the other instance, not by the user; it ends with its connection. Members only."""
     one, two = pair
     alice, bob, eve = await people(one, "alice", "bob", "eve")
     conversation = await one.direct(alice, bob)
@@ -255,7 +255,7 @@ async def test_authority(pair: Pair) -> None:
 
 
 async def test_a_new_group_reaches_everybody(pair: Pair) -> None:
-    """People who are named in a new group hear of it, and what is said there at once, on all instances."""
+    """Members of a new group get it, and the messages in it, at once, on all instances."""
     one, two = pair
     alice, bob = await people(one, "alice", "bob")
     inbox = Inbox()

@@ -1,4 +1,4 @@
-"""An instance that is gone without a word: what the other one says of its people.
+"""An instance that is killed: what the other one reports about its users.
 
 A module of its own: instances that others still use would find the dead one in the same Valkey, and clean up after it.
 """

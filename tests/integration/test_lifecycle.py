@@ -21,22 +21,22 @@ NEW_KEY = "another key for tests only, long enough too"
 
 
 class Manager:
-    """What a process under systemd finds: NOTIFY_SOCKET."""
+    """Stands for systemd at the other end of NOTIFY_SOCKET."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.service_manager: list[str] = []
+        self.notifications: list[str] = []
 
     async def listen(self) -> None:
         await self._sock.bind(str(self.path))
         while True:
-            self.service_manager += (await self._sock.recv(4096)).decode().split("\n")
+            self.notifications += (await self._sock.recv(4096)).decode().split("\n")
 
     async def hear(self, beginning: str, *, after: int = 0) -> str:
         with trio.fail_after(WAIT):
             while True:
-                for notice in self.service_manager[after:]:
+                for notice in self.notifications[after:]:
                     if notice.startswith(beginning):
                         return notice
                 await trio.sleep(0.01)
@@ -84,7 +84,7 @@ async def test_a_life(database: str, redis_url: str, manager: Manager, tmp_path:
     (credentials / "rate_limits").write_text("off")
     async with managed(database, redis_url, manager, credentials) as server:
         await manager.hear("READY=1")
-        await manager.hear("WATCHDOG=1", after=manager.service_manager.index("READY=1"))
+        await manager.hear("WATCHDOG=1", after=manager.notifications.index("READY=1"))
         await manager.hear("STATUS=serving: 0 connections")
         alice = await server.register("alice")
         assert not await is_welcome(server, token(alice, NEW_KEY))
@@ -92,7 +92,7 @@ async def test_a_life(database: str, redis_url: str, manager: Manager, tmp_path:
         (credentials / "jwt_old_keys").write_text(NEW_KEY)
         (credentials / "log_level").write_text("debug")
         (credentials / "lanes").write_text("3")
-        heard = len(manager.service_manager)
+        heard = len(manager.notifications)
         server.process.send_signal(signal.SIGHUP)
         line = await logged(server, "reloaded")
         assert set(line["changed"]) == {"JWT_OLD_KEYS", "LOG_LEVEL"} and line["needs_restart"] == ["LANES"]
@@ -114,7 +114,7 @@ async def test_a_life(database: str, redis_url: str, manager: Manager, tmp_path:
 
 @asynccontextmanager
 async def connected(server: Running, user: User, count: int) -> AsyncIterator[list[HubClient]]:
-    """So many connections of one user."""
+    """Open so many connections of one user."""
     found: list[HubClient] = []
 
     async def connect(*, task_status: trio.TaskStatus[HubClient]) -> None:
@@ -130,7 +130,7 @@ async def connected(server: Running, user: User, count: int) -> AsyncIterator[li
 
 
 async def closing_times(clients: list[HubClient]) -> list[float]:
-    """Seconds until each is closed, in order."""
+    """Return the seconds until each connection is closed, in ascending order."""
     start, times = trio.current_time(), []
 
     async def wait(client: HubClient) -> None:

@@ -1,4 +1,4 @@
-"""What a whole server writes into its log, and what it must not, at its most talkative."""
+"""What a whole server writes into its log, and what it must not, at level debug."""
 
 import json
 import os
@@ -20,7 +20,7 @@ WAIT = 60.0
 
 @pytest.fixture
 async def server(database: str, redis_url: str) -> AsyncIterator[Running]:
-    """With defects, behind a proxy that is us."""
+    """Run a server with defects, which takes the test for its proxy."""
     async with running(
         database,
         redis_url,
@@ -33,7 +33,7 @@ async def server(database: str, redis_url: str) -> AsyncIterator[Running]:
 
 
 async def line(server: Running, event: str, **fields: object) -> dict[str, Any]:
-    """The one line of this event with these fields, as soon as it is there."""
+    """Wait for a line of this event with these fields, and return it; there must be only one."""
     with trio.fail_after(WAIT):
         while True:
             found = [one for one in server.events(event) if fields.items() <= one.items()]

@@ -95,7 +95,7 @@ class Dialogue:
         return Answer(int(line.split()[1]), fields, body)
 
     async def end(self) -> bytes:
-        """What is still said before the end, which must come."""
+        """Read to the end of the connection, which must come; return what was read."""
         while await self.more():
             pass
         return self.data
@@ -161,7 +161,7 @@ async def register(server: Running, tls: ssl.SSLContext | None) -> User:
 
 
 def upgrade(user: User, target: bytes = SPELLINGS[0], query: bytes = b"") -> bytes:
-    """With everything that a client may ask for besides, and must not get."""
+    """Return an upgrade request that also asks for everything a client may ask for and must not get."""
     target += (b"&" if b"?" in target else b"?") + query
     headers = {
         "Authorization": f"Bearer {user.token}",
@@ -174,7 +174,7 @@ def upgrade(user: User, target: bytes = SPELLINGS[0], query: bytes = b"") -> byt
 
 
 def alike(answer: Answer) -> Answer:
-    """Without what is different each time."""
+    """Return the answer without the fields that differ each time."""
     return answer._replace(fields={k: v for k, v in answer.fields.items() if k not in (b"date", b"x-request-id")})
 
 
@@ -217,13 +217,13 @@ async def a_websocket_is_a_websocket(place: Place) -> None:
 
 
 def opened(server: Running) -> int:
-    """Connections, by the log, with the lines that were too many for it."""
+    """Return how many connections were opened, by the log, with the lines that its limit left out."""
     left_out = [int(line["count"]) for line in server.events("log_suppressed") if line["of"] == "connection_opened"]
     return len(server.events("connection_opened")) + sum(left_out)
 
 
 async def refusals_are_the_same(place: Place, name: str) -> None:
-    """The same status, headers and body; then the connection ends, and nothing is in the log but a line."""
+    """Refusals have the same status, headers and body; then the connection ends, and the log has one line for each."""
     before, after, status = REFUSED[name]
     answers = []
     for order, spelling in place.some:
@@ -245,7 +245,7 @@ async def refusals_are_the_same(place: Place, name: str) -> None:
 
 
 async def violations_are_the_same(place: Place, name: str) -> None:
-    """The same Close with the same reason, and the end."""
+    """Violations are answered with the same Close and reason, and end the connection."""
     data, code = VIOLATIONS[name]
     said: dict[tuple[str, bytes], list[websocket.Event]] = {}
 
@@ -319,7 +319,7 @@ FAULTS = {
 
 
 async def faults_are_the_same(place: Place, name: str) -> None:
-    """Refused with the same problem, which ends the connection."""
+    """Requests are refused with the same problem, and the connection ends."""
     request, status = FAULTS[name]
     answers = []
     for order in ORDERS:

@@ -29,7 +29,7 @@ class Socket:
         await self.stream.send_all(websocket.encode_masked(websocket.TEXT, data))
 
     async def until(self, count: int, *kinds: int | None) -> list[dict[str, Any]]:
-        """So many messages of these types; all others are passed over."""
+        """Read until there are so many messages of these types, and return them; others are skipped."""
         with trio.fail_after(WAIT):
             while len(found := [m for m in self.heard if m.get("type") in kinds]) < count:
                 for event in self._decoder.receive(bytes(await self.stream.receive_some(65536))):
@@ -182,7 +182,7 @@ async def test_resuming_is_paced(database: str, redis_url: str) -> None:
 
 
 async def test_a_used_id(shared: Running) -> None:
-    """It is in use as long as its connection lives (409), and unknown after that (404): its client negotiates again."""
+    """A connection token is in use while its connection lives (409), and unknown later (404)."""
     user = await shared.register("alice")
     async with shared.http(user) as http:
         token = await negotiate(http, shared.hub_url)
@@ -197,8 +197,8 @@ async def test_a_used_id(shared: Running) -> None:
 
 
 async def test_a_server_that_stood_still(database: str, redis_url: str) -> None:
-    """Stopped for longer than any client may be silent, it reads what came meanwhile before it judges anybody: who has
-    pinged all the time stays."""
+    """A server that was stopped for longer than a client may be silent reads what came meanwhile before it times out
+    connections: a client that has pinged all the time stays."""
     silence = 5.0
     async with running(database, redis_url, client_timeout=silence) as server:
         user = await server.register("alice")

@@ -1,4 +1,4 @@
-"""What only Server-Sent Events and long polling have: requests, their order, their answers; clients that go away."""
+"""Server-Sent Events and long polling: requests, their order and answers; clients that go away."""
 
 import json
 from collections.abc import AsyncIterator, Callable
@@ -40,7 +40,7 @@ class Door:
 
     @asynccontextmanager
     async def stream(self) -> AsyncIterator[Callable[[bytes], Any]]:
-        """Server-Sent Events; what is yielded waits until something has been said, and returns everything so far."""
+        """Open the event stream; yield a function that waits for these bytes, and returns all that came so far."""
         request = self.http.stream("GET", self.url, params={"id": self.id}, headers=STREAM)
         async with request as response:
             assert response.status_code == 200, response.status_code
@@ -58,7 +58,7 @@ class Door:
             yield until
 
     async def polled(self, wanted: bytes) -> bytes:
-        """Poll until something has been said."""
+        """Poll until these bytes have come; return all that came."""
         said = b""
         with trio.fail_after(WAIT):
             while wanted not in said:
@@ -121,7 +121,7 @@ async def test_who_may_ask(shared: Shared) -> None:
 
 
 async def test_origins(database: str, redis_url: str) -> None:
-    """Pages of other origins open no connection and say nothing on one."""
+    """Pages of other origins can neither open a connection nor send on one."""
     async with running(database, redis_url, allowed_origins="https://good.example") as server:
         alice = await server.register("alice")
         async with of(server, alice) as a:
@@ -132,8 +132,8 @@ async def test_origins(database: str, redis_url: str) -> None:
 
 
 async def test_polls_take_turns(shared: Shared) -> None:
-    """A second poll sends the first away with 204; one waits until there is something; after the end there is 204, the
-    DELETE is 202 once and more, and nothing can be posted."""
+    """A second poll ends the first one with 204; a poll waits until there is something to send. After the end polls are
+    answered 204 and each DELETE 202, and a POST is refused."""
     alice = await shared.register("alice")
     async with of(shared, alice) as a, trio.open_nursery() as nursery:
         assert await a.ask("GET") == b""  # the first poll only opens the connection
@@ -300,8 +300,8 @@ async def _until_gone(site: Site) -> None:
 
 
 async def test_posts_wait_their_turn(database: str, redis_url: str, nursery: trio.Nursery) -> None:
-    """A POST is answered when its messages were taken: with 32 sends outstanding the next one waits, and no more is
-    read; they go on in their order."""
+    """A POST is answered when its messages are taken up: with 32 sends outstanding the next one waits, and no more is
+    read; then they go on in order."""
     held = psycopg.connect(database)
     async with open_site(database, redis_url, nursery) as site:
         _, token = await site.user("alice")

@@ -52,7 +52,7 @@ class Program:
 
 @asynccontextmanager
 async def first_program(node: str, place: Path, *arguments: str) -> AsyncIterator[Program]:
-    """As a reader would have it: in a file, with the client installed beside it."""
+    """Run the program as a reader would: in a file, with the client installed beside it."""
     [text] = re.findall(r"^```js\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
     (place / "first.mjs").write_text(text)
     (place / "node_modules").symlink_to(HERE / "node_modules")
@@ -135,5 +135,5 @@ async def again_and_on(server: Running, alice: User, bob: User, conversation: st
 
 
 def test_the_readme_is_short() -> None:
-    """What is longer belongs on a page of its own."""
+    """The README keeps to its length; more belongs on a page of its own."""
     assert len(README.read_text().splitlines()) <= MAX_LINES

@@ -74,7 +74,7 @@ class Person:
         self._more.set()
 
     async def expect(self, event: str) -> Any:
-        """The next `event`, taken out; what else happened stays."""
+        """Wait for the next `event`, and take it out; other events stay."""
         return (await self.expect_one_of(event))[1]
 
     async def expect_one_of(self, *events: str) -> tuple[str, Any]:
@@ -88,7 +88,7 @@ class Person:
                 await self._more.wait()
 
     async def expect_text(self) -> dict[str, Any]:
-        """The next message that a person wrote."""
+        """Return the next message that a user wrote."""
         while True:
             [message] = await self.expect("ReceiveMessage")
             if message["type"] != "System":

@@ -82,7 +82,7 @@ def metrics_port() -> str:
 
 
 def build(directory: Path, port: int, settings: str, credentials: dict[str, str]) -> None:
-    """Its root directory, with Parley installed as the page for operators says."""
+    """Build the root directory, with Parley installed as docs/operations.md says."""
     for name in ("proc", "sys", "dev", "run", "tmp", "var", "root", "usr", "results", "opt/parley/current/bin"):
         (directory / name).mkdir(parents=True)
     for name in ("source", "site-packages"):
@@ -106,7 +106,7 @@ def build(directory: Path, port: int, settings: str, credentials: dict[str, str]
 
 
 def command(directory: Path) -> list[str]:
-    """Boots it; ends when the scenario has."""
+    """Return the command that boots it, and ends when the scenario has ended."""
     packages = next(path for path in sys.path if path.endswith("site-packages"))
     program = nspawn()
     assert program is not None

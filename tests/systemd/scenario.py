@@ -45,7 +45,7 @@ def pid(unit: str) -> int:
 
 
 def until(condition: Callable[[], bool]) -> float:
-    """Seconds until then; infinite when it never came."""
+    """Wait for the condition; return the seconds, infinite if it did not come true in time."""
     start = time.monotonic()
     while time.monotonic() < start + WAIT:
         if condition():
@@ -55,7 +55,7 @@ def until(condition: Callable[[], bool]) -> float:
 
 
 def ask(path: str = "/health/live") -> str:
-    """The status of one request on a connection of its own, or what went wrong."""
+    """Send one request on a new connection; return the status line, or the name of the error."""
     try:
         with socket.create_connection(("127.0.0.1", PORT), timeout=WAIT) as sock:
             sock.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
@@ -174,7 +174,7 @@ def killed() -> dict[str, Any]:
 
 
 def hung() -> dict[str, Any]:
-    """A process that does nothing at all. Its siblings take what comes meanwhile."""
+    """Stop a process until the watchdog ends it. Its siblings take new connections meanwhile."""
     before, restarts = pid("parley@2"), show("parley@2", "NRestarts")["NRestarts"]
     os.kill(before, signal.SIGSTOP)
     results: set[str] = set()
@@ -189,7 +189,7 @@ def hung() -> dict[str, Any]:
 
 
 def activation() -> dict[str, Any]:
-    """No instance runs, the socket does: who comes is not refused, and starts the first one."""
+    """Connect while only the socket unit runs: the request is not refused, and starts the first instance."""
     systemctl("stop", "parley@1", "parley@2")
     stopped = {unit: show(unit, "Result", "ExecMainStatus", "ActiveState") for unit in ("parley@1", "parley@2")}
     answer = ask()
@@ -197,7 +197,7 @@ def activation() -> dict[str, Any]:
 
 
 def misconfigured() -> dict[str, Any]:
-    """A configuration that cannot be used is reported once, not tried for ever. The sibling goes on."""
+    """Start with an invalid configuration: reported once, not retried without end. The sibling goes on."""
     text = SETTINGS.read_text()
     SETTINGS.write_text(text + 'log_leve = "info"\n')
     code, _ = systemctl("start", "parley@2")
@@ -209,7 +209,7 @@ def misconfigured() -> dict[str, Any]:
 
 
 def purge() -> dict[str, Any]:
-    """The timer is set to a second after its start here."""
+    """Wait for the timer, which is set to a second after its start here."""
     systemctl("restart", "parley-purge.timer")
     ran = until(lambda: show("parley-purge", "ExecMainExitTimestampMonotonic")["ExecMainExitTimestampMonotonic"] != "0")
     return {"ran": ran, **show("parley-purge", "Result", "ExecMainStatus")}

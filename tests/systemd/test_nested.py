@@ -20,7 +20,7 @@ OK = "HTTP/1.1 200 "
 
 
 async def spend_the_day(directory: Path, services: Services, database: str) -> dict[str, Any]:
-    """Boot, live through the scenario, and give what it saw."""
+    """Boot, run the scenario, and return its results."""
     port, postgres, valkey = free_port(), free_port(), free_port()
     parts = dict(part.split("=", 1) for part in database.split())
     credentials = {

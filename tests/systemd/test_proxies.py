@@ -44,7 +44,7 @@ def program(name: str) -> str:
 
 
 def configuration(name: str, port: int, servers: list[int]) -> str:
-    """The example, with our addresses in place of its own."""
+    """Return the example with the addresses of the test in place of its own."""
     text = (EXAMPLES / {"nginx": "nginx.conf", "haproxy": "haproxy.cfg"}[name]).read_text()
     changes = {
         "listen 80;": f"listen 127.0.0.1:{port};",
@@ -63,7 +63,7 @@ def configuration(name: str, port: int, servers: list[int]) -> str:
 
 @asynccontextmanager
 async def proxy(name: str, place: Path, servers: list[int]) -> AsyncIterator[int]:
-    """Its port, once it answers. With one server, it stands for both."""
+    """Run the proxy; yield its port once it answers. One server stands for both of the example."""
     path, port = program(name), free_port()
     file = place / "proxy.conf"
     file.write_text(configuration(name, port, servers))
@@ -79,7 +79,7 @@ async def proxy(name: str, place: Path, servers: list[int]) -> AsyncIterator[int
 
 
 async def ask(port: int, user: User | None = None) -> str:
-    """What a user's request is answered with; without one, whether there is somebody to ask."""
+    """Return the status of a user's request; without a user, that of the readiness check."""
     path, headers = ("/api/users/me", {"Authorization": f"Bearer {user.token}"}) if user else ("/health/ready", {})
     try:
         async with plain_http.client(base_url=f"http://127.0.0.1:{port}", timeout=WAIT) as http:

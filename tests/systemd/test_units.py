@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason=
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `make install-units` leaves, with a program that is there."""
+    """Run `make install-units`; return the directory, with a program that exists in the units."""
     directory = tmp_path_factory.mktemp("units")
     subprocess.run(["make", "-s", "install-units", f"DESTDIR={directory}"], cwd=ROOT, check=True)
     units = directory / "etc/systemd/system"
@@ -35,7 +35,7 @@ def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_verify(installed: Path, tmp_path: Path) -> None:
-    """Not a word from systemd about any of them, together; about a slip there is one, although it exits with 0."""
+    """systemd-analyze has no remark on the units together; on a mistyped name it has one, although it exits with 0."""
     units = sorted((installed / "etc/systemd/system").iterdir())
     assert len(units) == 6
     found = analyze("verify", "--man=no", *units)
@@ -47,14 +47,14 @@ def test_verify(installed: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_exposure(installed: Path, service: str) -> None:
-    """At most 1.5; without the sandbox it would be far above."""
+    """The exposure of each service is at most 1.5; without the sandbox it would be far above."""
     path = installed / "etc/systemd/system" / service
     found = analyze("security", "--offline=true", f"--threshold={THRESHOLD}", path)
     assert found.returncode == 0, found.stdout
 
 
 def test_exposure_is_judged(tmp_path: Path) -> None:
-    """The threshold is one that a service without a sandbox does not pass."""
+    """A service without a sandbox fails the threshold."""
     (tmp_path / "open.service").write_text("[Service]\nExecStart=/bin/true\n")
     assert analyze("security", "--offline=true", f"--threshold={THRESHOLD}", tmp_path / "open.service").returncode
 
@@ -67,7 +67,7 @@ def test_one_sandbox(installed: Path) -> None:
 
 
 def test_every_kernel_setting_says_why() -> None:
-    """No line of the sysctl file without a reason above it."""
+    """Each paragraph of the sysctl file begins with its reason."""
     paragraphs = (ROOT / "systemd/sysctl.d/60-parley.conf").read_text().strip().split("\n\n")
     for paragraph in paragraphs[1:]:
         lines = paragraph.splitlines()
@@ -86,7 +86,7 @@ def test_install_keeps_what_is_configured(installed: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("systemd-socket-activate") is None, reason="systemd-socket-activate is not there")
 async def test_a_socket_handed_over(database: str, redis_url: str) -> None:
-    """By name, out of several: who has connected before the server was there is served by it."""
+    """The server takes its socket by name, out of several, and serves connections from before its start."""
     port = free_port()
     settings = {
         "PARLEY_LISTEN": "fd://http",
