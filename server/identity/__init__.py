@@ -1,1 +1,1 @@
-"""Who is calling: access tokens, connection tokens, keys, and signing in with a provider."""
+"""Authentication: access tokens, connection tokens, keys, and sign-in with a provider."""

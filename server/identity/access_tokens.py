@@ -1,4 +1,4 @@
-"""Who is calling: access tokens (JWT) and the signed, single-use connection tokens of negotiate.
+"""Verify access tokens (JWT), and issue the signed, single-use connection tokens of negotiate.
 
 Owns the rules of verification (RFC 7519, RFC 8725). The algorithm is never taken from the token: HS256
 goes with our key only, anything else with a key of the JWKS, by that key's own type. Keys from a URL
@@ -24,14 +24,16 @@ from store.outage import Outage
 from store.redis import keys
 from store.signing import SigningKeys
 
-LEEWAY = 5  # seconds of clock difference that is forgiven, when a token is shown and while a connection lives on it
-ACCESS_TTL = 15 * 60  # seconds an access token of ours lives
+LEEWAY = 5  # seconds of clock difference that is tolerated, at verification and while a connection depends on the token
+ACCESS_TTL = 15 * 60  # seconds for which an access token of this service is valid
 CONNECTION_TTL = 30  # seconds between negotiate and connect
 CONNECTION_AUDIENCE = "parley-connection"
 WRONG_SIGNATURE = "The signature of the access token is wrong."
 USED_MAX = 100_000  # connection tokens remembered as used; each for CONNECTION_TTL
-VERIFIED_MAX = 10_000  # access tokens remembered as good: a client shows the same one to negotiate, connect and ask
-_MAX_HEADER = 1024  # characters of a token's header that are remembered; no honest one has more
+VERIFIED_MAX = (
+    10_000  # access tokens remembered as valid: clients use the same one to negotiate, to connect and over REST
+)
+_MAX_HEADER = 1024  # characters of a token's header that is cached; genuine ones are shorter
 
 _OPTIONS: Any = {"require": ["exp", "sub"], "verify_aud": True}
 
@@ -44,7 +46,7 @@ def mint_token(
     admin: bool = False,
     session_id: UUID | None = None,
 ) -> str:
-    """An access token of ours for `user_id`; it ends with the sign-in session, if it is from one."""
+    """Return an access token for `user_id`, which ends with the sign-in session `session_id`, if given."""
     now = int(time.time())
     claims: dict[str, Any] = {
         "iss": settings.jwt_issuer,
@@ -78,11 +80,18 @@ class Verifier:
         self._issuer = issuer
         self._audience = audience
         self._keys = keys
-        self._verified: dict[str, Caller] = {}  # ours only, by token: for as long as these keys are accepted
+        self._verified: dict[str, Caller] = {}  # of this service, by token, while these keys are accepted
         self._verified_by: tuple[str, ...] = ()
 
     async def verify(self, token: str) -> Caller:
-        """Raises ChatError("unauthenticated") that says what is wrong. Waits only for a key not seen before."""
+        """Return the caller of a valid token. Raise ChatError("unauthenticated") with what is wrong.
+
+        The algorithm of the header only selects the kind of key: HS256 is verified with a key of this service, and
+        anything else with a key of the JWKS, by that key's own type. So a token signed by HS256 with a public key is
+        never accepted (RFC 8725, 3.1). Tokens of this service are remembered until they expire or the keys change;
+        those of others are verified each time, since their keys may be withdrawn. Waits only to fetch unknown or
+        stale keys.
+        """
         known = self._recall(token)
         if known is not None:
             return known
@@ -101,7 +110,7 @@ class Verifier:
         return self._decode(token, key, key.algorithm_name)
 
     def _recall(self, token: str) -> Caller | None:
-        """Who showed this token before; None when nobody did, it has expired, or the keys are others now."""
+        """Return the caller of a token verified before; None if it was not, has expired, or the keys have changed."""
         if self._verified_by is not self._signing.accepted:
             self._verified_by = self._signing.accepted
             self._verified.clear()
@@ -109,7 +118,7 @@ class Verifier:
         return caller if caller is not None and caller.expires_at > time.time() else None
 
     def _decode_ours(self, token: str) -> Caller:
-        """With whichever of our keys it was signed."""
+        """Verify a token of this service with each accepted key in turn."""
         *others, last = self._signing.accepted
         for key in others:
             try:
@@ -151,7 +160,12 @@ class Verifier:
             raise unauthenticated(WRONG_SIGNATURE) from None
         except jwt.DecodeError:
             raise _malformed() from None
-        except (jwt.PyJWTError, ValueError, TypeError, AttributeError):  # UUID's words for a number, a list, null
+        except (
+            jwt.PyJWTError,
+            ValueError,
+            TypeError,
+            AttributeError,
+        ):  # the last three from UUID, for a number, a list, null
             raise unauthenticated("The access token is not acceptable.") from None
 
 
@@ -160,7 +174,7 @@ def _malformed() -> ChatError:
 
 
 def _header(token: str) -> dict[str, Any]:
-    """What a token says of itself. Raises ChatError("unauthenticated")."""
+    """Return the unverified header of a token. Raise ChatError("unauthenticated")."""
     header = token.partition(".")[0]
     try:
         return _decoded_header(header) if len(header) <= _MAX_HEADER else jwts.header(token)
@@ -170,7 +184,7 @@ def _header(token: str) -> dict[str, Any]:
 
 @lru_cache(maxsize=256)
 def _decoded_header(header: str) -> dict[str, Any]:
-    """Tokens of one issuer differ in the rest."""
+    """Decode a header. Cached, since the tokens of one issuer have the same one."""
     return jwts.header(f"{header}..")
 
 
@@ -180,7 +194,7 @@ def _is_admin(claims: dict[str, Any]) -> bool:
 
 
 class Claimer(Protocol):
-    """What makes a token single-use across instances (`store.redis.client`)."""
+    """Makes a token single-use across instances (`store.redis.client`)."""
 
     async def claim(self, key: str, ttl: float) -> bool: ...
 
@@ -188,11 +202,11 @@ class Claimer(Protocol):
 class Redeemed(NamedTuple):
     caller: Caller
     connection_id: str
-    stateful: bool = False  # stateful reconnect was asked for and granted
+    stateful: bool = False  # stateful reconnect was requested and granted
 
 
 def new_connection_id() -> str:
-    """The public name of a connection: nobody can guess another's. A dash in front would be an option to a command."""
+    """Return a random public id. It does not begin with a dash, which commands would read as an option."""
     made = secrets.token_urlsafe(16)
     return f"_{made[1:]}" if made.startswith("-") else made
 
@@ -202,17 +216,17 @@ class UsedToken(Exception):
 
 
 class ConnectionTokens:
-    """Issues what negotiate gives out, and takes it back once. Any instance with the same key can."""
+    """Issues connection tokens at negotiate, and redeems each once, on any instance with the same key."""
 
     def __init__(self, signing: SigningKeys, claimer: Claimer) -> None:
-        # Keys of their own, so that no connection token is ever an access token or the other way round.
+        # Derived keys, so that a connection token is never valid as an access token, or the reverse.
         self._keys = signing.derive(b"parley connection token v1")
         self._claimer = claimer
         self.outage = Outage("parley.auth", "connection_tokens_unchecked", advice="Redis is out of reach")
         self._used: dict[str, float] = {}
 
     def issue(self, caller: Caller, *, stateful: bool = False) -> tuple[str, str]:
-        """(public connection id, secret connection token)."""
+        """Return a public connection id, and the secret connection token for it."""
         connection_id = new_connection_id()
         claims = {
             "aud": CONNECTION_AUDIENCE,
@@ -227,9 +241,12 @@ class ConnectionTokens:
         return connection_id, jwt.encode(claims, self._keys.current, algorithm="HS256")
 
     async def redeem(self, token: str, require: Callable[[UUID], Awaitable[None]] | None = None) -> Redeemed | None:
-        """Who negotiated, or None for a token that is not ours or has expired. Raises UsedToken.
+        """Return the caller who negotiated; None for an invalid or expired token. Raise UsedToken.
 
-        `require` may raise for the user who negotiated: the token then stays good.
+        `require` may raise for that user; the token is not used up then. The token is marked as used on this instance
+        first, and then in Redis for the others. Without Redis it is accepted nevertheless: for the `CONNECTION_TTL` of
+        a token, another instance might accept it too. A used token of stateful reconnect gives None, not UsedToken:
+        its connection has ended, or is on another instance, and the client starts a new one.
         """
         claims = self._claims(token)
         if claims is None:
@@ -241,7 +258,7 @@ class ConnectionTokens:
             await self._claim(claims["jti"])
         except UsedToken:
             if stateful:
-                return None  # its session is gone, or on another instance: the client begins anew
+                return None
             raise
         caller = Caller(
             user_id=UUID(claims["sub"]),
@@ -252,7 +269,7 @@ class ConnectionTokens:
         return Redeemed(caller, claims["jti"], stateful)
 
     def identify(self, token: str) -> str:
-        """The connection id of a token of ours, however old; empty for any other."""
+        """Return the connection id of a token of this service, even an expired one; empty for any other."""
         claims = self._claims(token, verify_exp=False)
         return "" if claims is None else str(claims["jti"])
 
@@ -275,7 +292,6 @@ class ConnectionTokens:
         try:
             fresh = await self._claimer.claim(keys.claim("connection", connection_id), CONNECTION_TTL + 1)
         except StoreError as error:
-            # Better to let people in for the half minute in which only another instance could be fooled.
             self.outage.failed(str(error))
             return
         self.outage.over()

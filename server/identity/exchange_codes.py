@@ -1,7 +1,7 @@
-"""The code that an application exchanges for tokens once a browser has come back to it.
+"""The code that an application exchanges for tokens after a sign-in in the browser.
 
-Owns its format: signed, for one minute, bound to the challenge that the application gave when it sent the browser away
-(RFC 7636, with S256 only). That it is good once is decided where the session is begun. Sans-I/O.
+Owns its format: signed, valid for one minute, bound to the challenge that the application gave at the start (RFC 7636,
+with S256 only). Its single use is enforced where the session is created. Sans-I/O.
 """
 
 import base64
@@ -26,7 +26,7 @@ _challenge = re.compile(CHALLENGE)
 
 
 class Grant(msgspec.Struct, frozen=True):
-    """What a code stands for. `session_id` is of the token that asked to add an identity."""
+    """The contents of a code. `session_id`: of the access token with which adding an identity was requested."""
 
     user_id: UUID
     provider: str
@@ -40,7 +40,7 @@ def is_challenge(text: str) -> bool:
 
 
 class Codes:
-    """Signs grants with a key of their own, derived from the process's."""
+    """Signs grants with a key derived from the signing key."""
 
     def __init__(self, keys: SigningKeys) -> None:
         self._keys = keys.derive(b"parley sign-in code v1")
@@ -50,7 +50,7 @@ class Codes:
         return jwt.encode(claims, self._keys.current, algorithm="HS256")
 
     def redeem(self, code: str, verifier: str | None) -> Grant | None:
-        """None for what is not ours, too old, or shown by somebody else than who asked for it."""
+        """Return the grant of a code; None if it is invalid or expired, or if the verifier does not match."""
         for key in self._keys.accepted:
             try:
                 claims = jwts.decode(
@@ -64,7 +64,7 @@ class Codes:
 
 
 def _fits(challenge: str, verifier: str | None) -> bool:
-    """A verifier that nobody asked for is refused, too: its application believes to be protected (RFC 9700, 2.1.1)."""
+    """Return True if the verifier matches. One without a challenge is refused (RFC 9700, 2.1.1)."""
     if not challenge or verifier is None:
         return not challenge and verifier is None
     digest = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=")

@@ -1,8 +1,8 @@
 """The keys of an identity provider, fetched from its JWKS URL (RFC 7517) and kept fresh.
 
-Owns the cache. A key id not seen before triggers one refetch, shared by all who wait for it and at most
-every `MIN_INTERVAL`; between times a background task refreshes. While the provider is away its keys stay good, but
-not for longer than `TRUSTED_FOR`: one that it withdrew meanwhile must end. Speaks HTTP through httpx, on Trio.
+Owns the cache. An unknown key id causes one refetch, shared by all callers that wait for it, and at most once every
+`MIN_INTERVAL`; a background task refreshes in between. While the provider is unreachable its keys stay valid, but not
+for longer than `TRUSTED_FOR`, because it may have withdrawn one. Speaks HTTP through httpx, on Trio.
 """
 
 import json
@@ -19,16 +19,16 @@ from store.defects import guard
 from store.reasons import cut, reason
 
 REFRESH = 300.0  # seconds between background refreshes
-STALE = 3600.0  # seconds after which they are asked for anew before they are used, where nobody refreshes them
-TRUSTED_FOR = 24 * 3600.0  # seconds after the last successful fetch; past it no key of theirs is good
-MIN_INTERVAL = 10.0  # seconds between refetches that tokens can cause
-TIMEOUT = 5.0  # seconds for one fetch, all in all
+STALE = 3600.0  # seconds after which keys are refetched before use, where no background task refreshes them
+TRUSTED_FOR = 24 * 3600.0  # seconds after the last successful fetch; after it none of its keys is valid
+MIN_INTERVAL = 10.0  # seconds between refetches caused by tokens
+TIMEOUT = 5.0  # seconds for one whole fetch
 MAX_BYTES = 1024 * 1024
-MAX_KEYS = 100  # of one document that are looked at; the largest providers have about ten
+MAX_KEYS = 100  # read from one document; the largest providers have about ten
 RSA_BITS = range(2048, 16384 + 1)  # RFC 7518, 3.3; OpenSSL verifies with nothing longer
 ALGORITHMS = frozenset({"RS256", "ES256", "EdDSA"})
 
-# Of the way to the provider, and of what it sent: whatever that is, it costs no more than the keys that were in it.
+# In the transport and in the document: either leaves the keys as they are.
 _FAULTS = (httpx.HTTPError, httpx.InvalidURL, trio.TooSlowError, ValueError, KeyError, TypeError, RecursionError)
 
 _guard = guard("keys")
@@ -49,9 +49,10 @@ class KeySet:
         self._tls = httpx.create_ssl_context()  # once: it reads every root certificate
 
     async def find(self, key_id: str | None) -> jwt.PyJWK | None:
-        """The key, refetching at most once for one not known. A token without a key id fits a lone key.
+        """Return a key, after one refetch if it is unknown. A token without a key id matches a lone key.
 
-        None when the provider has no such key; while it is away nobody can tell: raises ChatError("unavailable").
+        Return None if the provider has no such key. Raise ChatError("unavailable") if the provider is unreachable, so
+        that this is not known.
         """
         key = self._lookup(key_id)
         if key is None or trio.current_time() - self._tried_at > STALE:
@@ -82,7 +83,7 @@ class KeySet:
                 await self._fetch()
 
     async def _fetch(self) -> None:
-        """Replace the keys. A failure leaves the ones we have. The log has a line when they go away or come back."""
+        """Replace the keys. A failure leaves them as they are; its beginning and its end are logged."""
         self._tried_at = trio.current_time()
         try:
             with trio.fail_after(TIMEOUT):
@@ -105,7 +106,7 @@ class KeySet:
         ):
             response.raise_for_status()
             if response.headers.get("Content-Encoding", "identity") != "identity":
-                raise ValueError("the key set is compressed, which was not asked for")  # it may unfold without end
+                raise ValueError("the key set is compressed, which was not requested")  # it may expand without bound
             async for chunk in response.aiter_raw():
                 body += chunk
                 if len(body) > MAX_BYTES:
@@ -120,13 +121,13 @@ class KeySet:
                 async with self._lock:
                     await self._fetch()
                     self._expire()
-            except Exception as error:  # the keys that we have stay good
+            except Exception as error:  # the keys stay as they are
                 _guard.caught(error, url=self._url)
             await trio.sleep(REFRESH)
 
 
 async def _parse_all(entries: Any) -> dict[str | None, jwt.PyJWK]:
-    """By key id. Raises TypeError."""
+    """Return the usable keys by key id. Raise TypeError."""
     keys = {}
     for entry in entries[:MAX_KEYS]:
         key = _parse(entry)
@@ -137,14 +138,14 @@ async def _parse_all(entries: Any) -> dict[str | None, jwt.PyJWK]:
 
 
 def _parse(entry: Any) -> jwt.PyJWK | None:
-    """A signature key of a kind we accept, by its own type and never by what a token says."""
+    """Return a signature key of an accepted kind, by its own type and never by the header of a token."""
     if not isinstance(entry, dict) or entry.get("use", "sig") != "sig" or entry.get("kty") == "oct":
         return None
     if "d" in entry or not isinstance(entry.get("kid"), str | None):
-        return None  # a private key is nobody's to publish, and may take long to work out
+        return None  # a private key, published by mistake, which may also take long to load
     try:
         key = jwt.PyJWK.from_dict(entry)
-    except (jwt.PyJWTError, ValueError, TypeError, ArithmeticError):  # one key that is none does not cost the others
+    except (jwt.PyJWTError, ValueError, TypeError, ArithmeticError):  # an invalid key does not affect the others
         return None
     if isinstance(key.key, RSAPublicKey) and key.key.key_size not in RSA_BITS:
         return None
@@ -152,5 +153,5 @@ def _parse(entry: Any) -> jwt.PyJWK | None:
 
 
 def _why(error: Exception) -> str:
-    """HTTP errors quote the URL, which may have a key in it."""
+    """Return the reason without the URL, which may contain a secret, and which HTTP errors quote."""
     return reason(error) if isinstance(error, httpx.HTTPError) else cut(str(error)) or type(error).__name__

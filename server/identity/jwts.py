@@ -1,7 +1,7 @@
-"""Reading JSON Web Tokens, ours and others': whatever stands in one, a fault of it is a `jwt.PyJWTError`.
+"""Read JSON Web Tokens of any issuer, and raise `jwt.PyJWTError` for every fault in one.
 
-Owns what PyJWT leaves open: numbers and nesting without end (OverflowError, RecursionError), and dates that are none. A
-date of a claim is a finite number (RFC 7519, 2), no text and no truth value, and no later than MAX_DATE.
+Owns the checks that PyJWT lacks: unbounded numbers and nesting (OverflowError, RecursionError), and invalid dates. The
+date of a claim is a finite number (RFC 7519, 2), neither a string nor a boolean, and no later than `MAX_DATE`.
 """
 
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ from typing import Any
 
 import jwt
 
-MAX_DATE = 2**53  # seconds since 1970: beyond it no float is exact, and nobody means it
+MAX_DATE = 2**53  # seconds since 1970: the largest range in which floats are exact
 DATES = ("exp", "nbf", "iat")
 
-_UNREADABLE = (ValueError, TypeError, ArithmeticError, RecursionError)  # of what PyJWT does not expect
+_UNREADABLE = (ValueError, TypeError, ArithmeticError, RecursionError)  # raised by PyJWT for unexpected contents
 
 
 def decode(token: str, key: Any, *, algorithms: Sequence[str], options: Any, **checks: Any) -> dict[str, Any]:
-    """The claims of a good token. Raises jwt.PyJWTError, and nothing else."""
+    """Return the claims of a valid token. Raise jwt.PyJWTError, and nothing else."""
     try:
         claims: dict[str, Any] = jwt.decode(token, key, algorithms=list(algorithms), options=options, **checks)
     except jwt.PyJWTError:
@@ -30,7 +30,7 @@ def decode(token: str, key: Any, *, algorithms: Sequence[str], options: Any, **c
 
 
 def header(token: str) -> dict[str, Any]:
-    """What a token says of itself. Raises jwt.PyJWTError, and nothing else."""
+    """Return the unverified header of a token. Raise jwt.PyJWTError, and nothing else."""
     try:
         return jwt.get_unverified_header(token)
     except jwt.PyJWTError:

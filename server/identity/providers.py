@@ -1,7 +1,7 @@
-"""Identity providers: where they send the browser, and what they say of whoever comes back.
+"""Identity providers: build authorization requests, and verify the identity of the user who returns.
 
-Owns the conversation with a provider and every check of what it says (OpenID Connect Core 3.1.3.7, Discovery 4.3,
-RFC 9207). Speaks HTTP through httpx, on Trio. Nothing of what a provider sent is told to clients or logged as it is.
+Owns the requests to a provider, and every check of its answers (OpenID Connect Core 3.1.3.7, Discovery 4.3, RFC 9207).
+Speaks HTTP through httpx, on Trio. Text from a provider is never passed on to clients or logged as it is.
 """
 
 import re
@@ -24,11 +24,11 @@ from server.identity.sign_in_state import Attempt
 TIMEOUT = 10.0  # seconds for one request to a provider
 MAX_BYTES = 1024 * 1024
 DISCOVERY_AGE = 3600.0  # seconds a provider's metadata is kept
-LEEWAY = 60  # seconds of clock difference to a provider that is forgiven
+LEEWAY = 60  # seconds of clock difference to a provider that are tolerated
 MAX_SUBJECT = 255  # characters (OpenID Connect Core 2)
 
 
-# Of the way to a provider, and of what it sent.
+# In the transport, and in the answer.
 _FAULTS = (httpx.HTTPError, httpx.InvalidURL, msgspec.DecodeError, UnicodeError, RecursionError, trio.TooSlowError)
 
 
@@ -38,10 +38,10 @@ class Provider(Protocol):
     name: str
 
     async def authorization_url(self, attempt: Attempt) -> str:
-        """Where the browser goes. Raises ChatError("unavailable")."""
+        """Return the URL to redirect the browser to. Raise ChatError("unavailable")."""
 
     async def identify(self, attempt: Attempt, code: str, issuer: str | None) -> Identity:
-        """Who came back with `code`. `issuer` is what the callback said (RFC 9207). Raises ChatError."""
+        """Return the identity for `code`. `issuer`: as in the callback (RFC 9207). Raise ChatError."""
 
 
 def make_provider(config: OAuthProvider) -> Provider:
@@ -53,14 +53,14 @@ def failed(sentence: str) -> ChatError:
 
 
 class Web:
-    """Requests to one provider: bounded in time and size, never redirected."""
+    """Makes requests to one provider, bounded in time and size, without following redirects."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._tls = httpx.create_ssl_context()
 
     async def json(self, method: str, url: str, **options: Any) -> tuple[int, dict[str, Any]]:
-        """(status, the JSON object). Raises ChatError("unavailable") when there is none to be had."""
+        """Return the status and the JSON object. Raise ChatError("unavailable") if there is none."""
         headers = {"Accept": "application/json", **options.pop("headers", {})}
         try:
             with trio.fail_after(TIMEOUT):
@@ -87,7 +87,7 @@ class Web:
 
 
 class Metadata(msgspec.Struct, frozen=True):
-    """What we need of a provider's discovery document."""
+    """The required part of a provider's discovery document."""
 
     issuer: str
     authorization_endpoint: str
@@ -106,7 +106,7 @@ class OpenIdProvider:
         self._lock = trio.Lock()
         self._metadata: Metadata | None = None
         self._read_at = float("-inf")
-        self._failures = 0  # to discover
+        self._failures = 0  # of discovery
         self._keys: dict[str, KeySet] = {}
 
     async def authorization_url(self, attempt: Attempt) -> str:
@@ -125,7 +125,7 @@ class OpenIdProvider:
         return _identity(self.name, await self._verify(token, attempt, metadata))
 
     async def _discover(self) -> Metadata:
-        """Who waits while another finds out that the provider is away is told so too, and does not ask in turn."""
+        """Return the metadata. Tasks that wait while another one's request fails share its failure."""
         failures = self._failures
         async with self._lock:
             if self._failures != failures:
@@ -152,7 +152,11 @@ class OpenIdProvider:
         return self._metadata
 
     async def _verify(self, token: str, attempt: Attempt, metadata: Metadata) -> dict[str, Any]:
-        """The claims of a good id token: our audience, that issuer, this nonce, a key of theirs by its own type."""
+        """Return the claims of a valid id token. Raise ChatError.
+
+        The key comes from the provider's JWKS, and the algorithm from the key's own type. Signature, audience, issuer
+        and dates are checked by PyJWT; the nonce and the rest by `_check`.
+        """
         keys = self._keys.get(metadata.jwks_uri)
         if keys is None:
             keys = self._keys[metadata.jwks_uri] = KeySet(metadata.jwks_uri)
@@ -177,7 +181,7 @@ class OpenIdProvider:
 
 
 def _check(claims: dict[str, Any], attempt: Attempt, client_id: str) -> None:
-    """What no library checks for us (OpenID Connect Core 3.1.3.7, 4 to 11)."""
+    """Check what no library checks (OpenID Connect Core 3.1.3.7, 4 to 11). Raise ChatError."""
     several = isinstance(claims["aud"], list) and len(claims["aud"]) > 1
     if claims.get("azp", None if several else client_id) != client_id:
         raise failed("The id token was made for another party.")
@@ -191,7 +195,7 @@ def _check(claims: dict[str, Any], attempt: Attempt, client_id: str) -> None:
 
 
 class OAuth2Provider:
-    """A provider with OAuth 2.0 only, as GitHub: who it is says its API, over TLS, for the token it gave us."""
+    """A provider with OAuth 2.0 only, as GitHub: its API returns the identity for the access token."""
 
     def __init__(self, config: OAuthProvider) -> None:
         self.name = config.name
@@ -240,7 +244,7 @@ def _with_query(url: str, query: dict[str, str]) -> str:
 async def _exchange(
     web: Web, config: OAuthProvider, url: str, attempt: Attempt, code: str, *, basic: bool
 ) -> dict[str, Any]:
-    """The token response for `code` (RFC 6749, 4.1.3)."""
+    """Return the token response for `code` (RFC 6749, 4.1.3). Raise ChatError."""
     form = {
         "grant_type": "authorization_code",
         "code": code,

@@ -1,4 +1,4 @@
-"""Sign-in from the redirect to the provider to the identity of whoever came back.
+"""Sign-in, from the redirect to the provider to the identity of the user who returns.
 
 Owns the configured providers and the single use of each attempt. Touches Redis (through `Claimer`) and the providers.
 """
@@ -29,13 +29,13 @@ class SignIn:
         self.outage = Outage("parley.sign_in", "sign_ins_unchecked", advice="Redis is out of reach")
 
     def find(self, name: str) -> Provider:
-        """Raises ChatError("not_found")."""
+        """Return the provider of this name. Raise ChatError("not_found")."""
         if name not in self._providers:
             raise permissions.not_found("identity provider")
         return self._providers[name]
 
     async def finish(self, attempt: Attempt, state: str, query: Mapping[str, str]) -> Identity:
-        """Who came back to the callback with `query`. Raises ChatError."""
+        """Return the identity of the user whose browser returned with `query`. Raise ChatError."""
         if not hmac.compare_digest(attempt.state.encode(), state.encode()):
             raise failed("The state is not that of this sign-in.")
         if not await self._spend(attempt.state):
@@ -48,11 +48,11 @@ class SignIn:
         return await self.find(attempt.provider).identify(attempt, query["code"], query.get("iss"))
 
     async def _spend(self, state: str) -> bool:
-        """True once for each state, on all instances together."""
+        """Return True once for each state, across all instances."""
         try:
             fresh = await self._claimer.claim(keys.claim("sign-in", state), TTL)
         except StoreError as error:
-            # The provider's code is single-use too; and without Redis nobody else could sign in.
+            # Sign-in must work without Redis, and the provider's code is single-use too.
             self.outage.failed(str(error))
             return True
         self.outage.over()

@@ -1,7 +1,7 @@
-"""A sign-in under way: what must be the same when the browser comes back from the provider.
+"""The state of a sign-in in progress, which must match when the browser returns from the provider.
 
-Owns the sealed cookie that carries it, so that no instance needs to remember anything and only the browser that began
-can finish. Sans-I/O. RFC 7636 (PKCE), RFC 6749 10.12 (state), OpenID Connect Core 3.1.2.1 (nonce).
+Owns the sealed cookie that carries it, so that instances keep no state, and only the browser that began a sign-in can
+finish it. Sans-I/O. RFC 7636 (PKCE), RFC 6749 10.12 (state), OpenID Connect Core 3.1.2.1 (nonce).
 """
 
 import base64
@@ -19,12 +19,12 @@ from store.signing import SigningKeys
 
 TTL = 600  # seconds a user may take at the provider
 AUDIENCE = "parley-sign-in"
-COOKIE = "parley_sign_in_"  # and the start of the state: two windows may be at it at once
+COOKIE = "parley_sign_in_"  # followed by the start of the state, since two windows may sign in at once
 COOKIE_KEY_LENGTH = 16
 
 
 class Attempt(msgspec.Struct, frozen=True):
-    """`link_to` is the user who wants to add an identity to her own; `return_url` where the browser goes at the end."""
+    """One attempt. `link_to`: the user who adds an identity to their account; `return_url`: where it ends."""
 
     provider: str
     state: str
@@ -32,13 +32,13 @@ class Attempt(msgspec.Struct, frozen=True):
     verifier: str
     redirect_uri: str
     return_url: str = ""
-    challenge_of_app: str = ""  # whoever exchanges the code shows the verifier of it
+    challenge_of_app: str = ""  # the application shows its verifier when it exchanges the code
     link_to: UUID | None = None
-    session_id: UUID | None = None  # of her token
+    session_id: UUID | None = None  # of the access token of `link_to`
 
     @property
     def challenge(self) -> str:
-        """S256 (RFC 7636, 4.2)."""
+        """The S256 challenge of `verifier` (RFC 7636, 4.2)."""
         digest = hashlib.sha256(self.verifier.encode()).digest()
         return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
@@ -46,7 +46,7 @@ class Attempt(msgspec.Struct, frozen=True):
 def begin(
     provider: str, redirect_uri: str, *, return_url: str = "", challenge: str = "", caller: Caller | None = None
 ) -> Attempt:
-    """`challenge` is the application's; `caller` wants to add an identity."""
+    """Return a new attempt. `challenge`: of the application; `caller`: the user who adds an identity, if any."""
     return Attempt(
         provider=provider,
         state=secrets.token_urlsafe(24),
@@ -65,7 +65,7 @@ def cookie_name(state: str) -> str:
 
 
 class Sealer:
-    """Signs attempts with a key of their own, derived from the process's."""
+    """Signs attempts with a key derived from the signing key."""
 
     def __init__(self, keys: SigningKeys) -> None:
         self._keys = keys.derive(b"parley sign-in v1")
@@ -75,7 +75,7 @@ class Sealer:
         return jwt.encode(claims, self._keys.current, algorithm="HS256")
 
     def open(self, sealed: str) -> Attempt | None:
-        """None for what is not ours, or too old."""
+        """Return the attempt; None if it is invalid or expired."""
         for key in self._keys.accepted:
             try:
                 claims = jwts.decode(

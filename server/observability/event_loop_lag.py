@@ -1,7 +1,7 @@
-"""How promptly this process gets to its work: the lag of its event loop and the pauses of its garbage collector.
+"""Measure the lag of the event loop, and the pauses of the garbage collector.
 
-Owns one task, which sleeps and looks how late it was woken, and one callback of the collector. Everything in this
-process waits for the one loop: whatever holds it for 100 ms delays every message by 100 ms, and shows here.
+Owns one task, which sleeps and measures how late it was woken, and one callback of the collector. All work of the
+process shares one loop: a step that holds it for 100 ms delays every message by 100 ms, and is measured here.
 """
 
 import gc
@@ -27,7 +27,7 @@ class EventLoopLag:
 
     @property
     def lag(self) -> float:
-        """Seconds by which each of the last beats was late, at least: one slow step is forgiven, a jam is not."""
+        """The least lateness of the last beats, in seconds: one slow step does not count, a lasting delay does."""
         return min(self._late, default=0.0)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

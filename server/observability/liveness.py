@@ -1,8 +1,8 @@
-"""Whether this process still does its work, or hangs and should be started again.
+"""Decide whether this process still works, or hangs and should be restarted.
 
-Owns the verdict that feeds systemd's watchdog and `/health/live`. It is about this process only: PostgreSQL or Redis
-being away is no reason to restart it, and the parts watched here go on failing and trying at such times, which is
-progress. Looks are counted, not seconds: a process that was paused as a whole (a suspended VM) has not hung.
+Owns the verdict that feeds systemd's watchdog and `/health/live`. It is about this process only: an outage of
+PostgreSQL or Redis is no reason to restart it, and the parts watched here keep failing and retrying meanwhile, which
+counts as progress. Checks are counted, not seconds: a process that was paused as a whole (a suspended VM) has not hung.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import trio
 from server.observability.event_loop_lag import EventLoopLag
 from store.defects import guard
 
-LOOK = 1.0  # seconds between looks
+LOOK = 1.0  # seconds between checks
 MAX_LAG = 5.0  # seconds by which several beats in a row are late: clients are timed out by then
 
 _guard = guard("liveness")
@@ -21,7 +21,7 @@ Progress = Callable[[], int | None]  # a number that changes while the part work
 
 
 class _Part:
-    """One thing that must go on, and since how many looks it has not."""
+    """A part that must make progress, and the number of checks since it last did."""
 
     __slots__ = ("idle_looks", "last", "patience", "progress")
 
@@ -43,11 +43,11 @@ class Liveness:
         self._parts: dict[str, _Part] = {}
 
     def watch(self, what: str, progress: Progress, *, patience: float) -> None:
-        """`patience`: seconds without progress after which the part hangs. Longer than whatever it may wait for."""
+        """Watch a part. `patience`: seconds without progress after which it hangs; more than it ever waits."""
         self._parts[what] = _Part(progress, patience)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Look at every part now and then, until cancelled."""
+        """Check every part once every `LOOK` seconds, until cancelled."""
         task_status.started()
         while True:
             await trio.sleep(LOOK)
@@ -58,9 +58,9 @@ class Liveness:
                     _guard.caught(error)
 
     def verdict(self) -> str | None:
-        """None while the process is alive, else what hangs. Cheap; never waits.
+        """Return None while the process is alive, else what hangs. Cheap; never waits.
 
-        When the loop itself stands still nobody can call this, and the watchdog hears nothing: the same verdict.
+        If the loop itself stands still, this is not called, and the watchdog is not fed, which has the same effect.
         """
         if self._event_loop_lag.lag > MAX_LAG:
             return f"the event loop is late by {self._event_loop_lag.lag:.1f} s again and again"

@@ -1,8 +1,9 @@
-"""How often the same line may be logged: what a client can cause over and over is counted instead.
+"""Limit how often the same line is logged, since clients can cause many; count the rest instead.
 
-Owns the counts of the second that runs. A line is the same when its event is, and whoever it is about (user, else
-address): ten a second, then they are left out, and one `log_suppressed` says how many and, of errors of ours, under
-which references, so that what a client was told is still found. Whatever it is about, an event has a bound in all.
+Owns the counts of the current second. Lines are the same if they have the same event and subject (user, else address).
+Ten of them are logged in a second; further ones are left out, and one `log_suppressed` line gives their number and,
+for defects, their references, so that a reference that a client reports is found. Each event also has a limit for all
+subjects together.
 """
 
 import logging
@@ -14,11 +15,11 @@ from structlog.typing import EventDict, WrappedLogger
 
 PERIOD = 1.0  # seconds
 OF_ONE = 10  # lines of one event about one user or address, in a period
-OF_EVENT = 1000  # of one event about anybody: a restart of thousands of clients is logged whole
+OF_EVENT = 1000  # of one event about all subjects: a restart of thousands of clients is logged in full
 MAX_KEYS = 20_000  # counted apart in a period; beyond it only by event
 MAX_REFERENCES = 50  # named by one summary
 SUPPRESSED = "log_suppressed"
-EVERYBODY, NOBODY = "", "-"  # in place of whom a line is about
+ALL_SUBJECTS, NO_SUBJECT = "", "-"  # in place of a subject
 
 Key = tuple[str, str]
 
@@ -33,7 +34,7 @@ class _Count:
 
 
 class Suppressor:
-    """A processor of structlog's: drops what is too much. `report` is called with the summaries of a period."""
+    """A structlog processor that drops lines over the limits, and logs a summary after each period."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -47,7 +48,7 @@ class Suppressor:
             return event
         self.turn()
         name = _name(event)
-        for key, bound in (((name, _subject(event)), OF_ONE), ((name, EVERYBODY), OF_EVENT)):
+        for key, bound in (((name, _subject(event)), OF_ONE), ((name, ALL_SUBJECTS), OF_EVENT)):
             count = self._counts.get(key)
             if count is None:
                 if len(self._counts) >= MAX_KEYS and key[1]:
@@ -60,7 +61,7 @@ class Suppressor:
         return event
 
     def takes(self, record: logging.LogRecord) -> bool:
-        """The same as a filter of the standard library's, for what libraries log."""
+        """Return True if a record of the standard library's logging is within the limits."""
         try:
             self(None, "", {"event": record.msg})
         except structlog.DropEvent:
@@ -68,7 +69,7 @@ class Suppressor:
         return True
 
     def turn(self) -> None:
-        """When the period is over: say what was left out of it, and begin the next one."""
+        """If the period is over, log a summary of what was left out, and begin the next one."""
         now = self._clock()
         if now - self._began < PERIOD:
             return
@@ -85,7 +86,7 @@ class Suppressor:
             count.references.append(str(event["reference"]))
 
     def _report(self, left_out: Iterable[tuple[Key, _Count]], seconds: float) -> None:
-        """One line for each event: with the subject where it is one, with the number of them where they are many."""
+        """Log one line for each event, with its first subject and their number."""
         log = structlog.get_logger("parley.logs")
         summaries: dict[str, tuple[list[str], _Count]] = {}
         for (name, subject), count in left_out:
@@ -105,10 +106,10 @@ class Suppressor:
 
 
 def _name(event: EventDict) -> str:
-    """Of a library's line it is the text before the values are put in: the same, however often it comes."""
+    """Return the event; for a line of a library, its format string, which is the same for all values."""
     return str(event.get("event", ""))[:200]
 
 
 def _subject(event: EventDict) -> str:
-    """Whom it is about, where it says so; else all lines of this event are about the same."""
-    return str(event.get("user") or event.get("address") or NOBODY)
+    """Return the user or address that a line is about; lines without either share one subject."""
+    return str(event.get("user") or event.get("address") or NO_SUBJECT)

@@ -1,8 +1,8 @@
-"""Logging for the whole process: structlog, as JSON lines or for people, on standard error.
+"""Logging for the whole process: structlog, as JSON lines or as text, on standard error.
 
-Owns the processors. Events are snake_case slugs with fields; libraries that use the standard
-library's logging come out the same way, and so does an exception that ends the process. Secrets and message content are
-taken out here, once more, whatever a call site did.
+Owns the processors. Events are snake_case slugs with fields. The standard library's logging, and an exception that ends
+the process, are written in the same format. Secrets and message content are removed here as a second safeguard, if a
+call site has logged them.
 """
 
 import json
@@ -35,7 +35,7 @@ def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
 
 
 def printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """What others wrote stays on its line and does nothing to a terminal that shows it. Tracebacks keep their lines."""
+    """Escape line breaks and control characters in values, so that they do not affect a terminal; not in tracebacks."""
     for name, value in event.items():
         if isinstance(value, str) and not value.isprintable():
             event[name] = shown(value) if name in ("exception", "stack") else line(value)
@@ -43,7 +43,7 @@ def printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDi
 
 
 class Threshold:
-    """Drops what is below the level, which may change while the process runs: loggers are made once and kept."""
+    """Drops lines below the level, which may change later, although structlog caches its loggers."""
 
     def __init__(self) -> None:
         self.level = logging.INFO
@@ -59,20 +59,20 @@ _suppressor = Suppressor()
 
 
 def suppressed() -> int:
-    """Lines left out since the start."""
+    """Return the number of lines left out since the start."""
     return _suppressor.suppressed
 
 
 def set_level(level: str) -> None:
-    """One of LEVELS, from now on."""
+    """Set the level to one of `LEVELS`."""
     _threshold.level = _NUMBERS[level]
-    # Libraries are quieter than we are: their "info" is our "debug".
+    # Libraries log less: their "info" is logged at "debug" only.
     quieter = max(_threshold.level, logging.WARNING) if _threshold.level > logging.DEBUG else logging.INFO
     logging.getLogger().setLevel(quieter)
 
 
 async def report_suppressed(*, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-    """Say what was left out, also when nothing more is logged after it. For as long as it is not cancelled."""
+    """Log the summaries of what was left out, even if no line follows, until cancelled."""
     task_status.started()
     while True:
         await trio.sleep(PERIOD)
@@ -80,7 +80,7 @@ async def report_suppressed(*, task_status: trio.TaskStatus[None] = trio.TASK_ST
 
 
 def serialize(event: EventDict, default: Callable[[Any], Any]) -> str:
-    """A third of the time of `json.dumps`, which comes in for the odd case: half a surrogate, an enormous number."""
+    """Encode with msgspec, in a third of the time of `json.dumps`, which handles what msgspec does not accept."""
     try:
         return msgspec.json.encode(event, enc_hook=default).decode()
     except (UnicodeEncodeError, OverflowError, TypeError):
@@ -88,7 +88,7 @@ def serialize(event: EventDict, default: Callable[[Any], Any]) -> str:
 
 
 def configure(log_format: str, level: str) -> None:
-    """`log_format` is json or console, `level` one of LEVELS."""
+    """Configure logging. `log_format` is json or console, `level` one of `LEVELS`."""
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -116,13 +116,15 @@ def configure(log_format: str, level: str) -> None:
     handler.addFilter(_suppressor.takes)
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    logging.getLogger("coredis").setLevel(logging.CRITICAL)  # it raises too, and whoever gets it says what it means
+    logging.getLogger("coredis").setLevel(
+        logging.CRITICAL
+    )  # its errors are raised too, and logged where they are handled
     set_level(level)
     sys.excepthook = _on_crash
 
 
 def _on_crash(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """Python's own word at the end of a process would quote whatever the exception does."""
+    """Log an exception that ends the process. Python's own traceback would quote its message."""
     if issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error, traceback)
     else:

@@ -1,7 +1,7 @@
-"""Tracebacks as they may be logged: where it happened, but not with what. No local variables, no quoted values.
+"""Render tracebacks for the log without local variables and quoted values.
 
-Owns the rule. What people write ends up in the messages of exceptions ("not a number: 'dear Bob'"),
-so of a message the first line is kept, up to a quotation mark, unless its kind only ever names code or constraints.
+Owns the rule. User content may occur in the messages of exceptions ("not a number: 'dear Bob'"). So of a message only
+the first line is kept, up to a quotation mark, unless its type names nothing but code or constraints.
 """
 
 import re
@@ -21,7 +21,7 @@ _QUOTE = re.compile("[\"'`“‘]")
 
 
 class Discreet(ExceptionDictTransformer):
-    """What structlog makes of an exception, cut down."""
+    """The exceptions that structlog extracts, redacted."""
 
     def __init__(self) -> None:
         super().__init__(show_locals=False, use_rich=False)
@@ -34,7 +34,7 @@ render = ExceptionRenderer(Discreet())
 
 
 def render_text(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    """For the console: the same, as lines under the event."""
+    """Render the same as lines of text under the event, for the console."""
     event = render(logger, method, event)
     found = event.get("exception")
     if isinstance(found, list):
@@ -54,7 +54,7 @@ def _cut(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def discreet(message: str, *, about_code: bool = False) -> str:
-    """The first line, without what is quoted in it."""
+    """Return the first line of `message`, without what is quoted in it."""
     line = message.strip().partition("\n")[0]
     if about_code:
         return line

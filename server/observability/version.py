@@ -1,8 +1,8 @@
-"""Which build this is: the installed version and, in a checkout, the commit that is checked out now.
+"""The version of this build: the installed one and, in a checkout, the commit that is checked out.
 
-Owns the question to git. An installed package has its commit in the version already (setuptools-scm, when it was
-built). A checkout that is installed as editable goes on changing after that: there git is asked, once a process.
-Touches the directory above the package, and runs one program.
+Owns the call of git. An installed package has its commit in the version (from setuptools-scm, when it was built). A
+checkout installed as editable changes later, so git is called for it, once per process. Touches the directory above the
+package, and runs one program.
 """
 
 import re
@@ -18,12 +18,12 @@ _DEVELOPMENT = re.compile(r"(\.dev\d+)?(\+.*)?")
 
 @cache
 def version() -> str:
-    """`0.1.0`, or `0.1.1+g1a2b3c4d5` (`.dirty` with changes that are in no commit). The first call blocks for git."""
+    """Return `0.1.0`, or `0.1.1+g1a2b3c4d5` (`.dirty` with uncommitted changes). The first call waits for git."""
     return version_of(ROOT, metadata.version("parley"))
 
 
 def version_of(root: Path, installed: str) -> str:
-    """`installed` with the commit of the checkout at `root`; as it is where there is none, or git cannot say."""
+    """Return `installed` with the commit of the checkout at `root`, if there is one and git is available."""
     if not (root / ".git").exists():  # a directory, or the file of a worktree
         return installed
     command = ["git", "-C", str(root), "describe", "--always", "--dirty=.dirty", "--abbrev=9", "--exclude=*"]

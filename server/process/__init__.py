@@ -1,1 +1,1 @@
-"""The process and its surroundings: signals, the service manager, and the parts that are kept running."""
+"""The process: signals, the service manager, and the supervisor of its parts."""

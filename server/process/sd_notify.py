@@ -1,7 +1,7 @@
-"""What this process tells its service manager: the protocol of sd_notify(3), and its watchdog.
+"""Notify the service manager of the state of this process: the protocol of sd_notify(3), and its watchdog.
 
-Owns one datagram socket. Nothing here ever waits or fails: a manager that does not listen misses what is said. Without
-NOTIFY_SOCKET nothing is said at all.
+Owns one datagram socket. Nothing here waits or fails: a notification that the manager does not receive is lost. Without
+NOTIFY_SOCKET nothing is sent.
 """
 
 import os
@@ -14,8 +14,8 @@ import trio
 
 from store.defects import guard
 
-BEATS = 2  # watchdog notices in one watchdog period, as sd_watchdog_enabled(3) advises
-STATUS_PERIOD = 5.0  # seconds between looks at the status where no watchdog asks for more
+BEATS = 2  # watchdog notifications in one watchdog period, as sd_watchdog_enabled(3) advises
+STATUS_PERIOD = 5.0  # seconds between updates of the status, without a watchdog
 
 _guard = guard("sd_notify")
 
@@ -23,7 +23,7 @@ log = structlog.get_logger("parley.notices")
 
 
 class ServiceManager:
-    """`status` is asked for the line that `systemctl status` shows; None while there is nothing to add."""
+    """Sends notifications. `status` returns the line that `systemctl status` shows, or None for no change."""
 
     def __init__(
         self,
@@ -51,32 +51,36 @@ class ServiceManager:
         self._send("READY=1")
 
     def reloading(self) -> None:
-        """`ready` ends it. The time is asked for by managers that have Type=notify-reload (systemd 253)."""
+        """Begin a reload, which `ready` ends. Type=notify-reload requires the time (systemd 253)."""
         self._send("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
     def stopping(self, seconds: float) -> None:
-        """It will take this long: the manager's own patience counts from the end of it."""
+        """Begin the shutdown, which takes `seconds`: the manager's own timeout starts after it."""
         self._send("STOPPING=1", f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
 
     def say(self, status: str) -> None:
-        """Shown by `systemctl status`; once, however often it is said in a row."""
+        """Send the line that `systemctl status` shows, unless it is the one sent last."""
         if status != self._said:
             self._said = status
             self._send(f"STATUS={status}")
 
     async def run(self, verdict: Callable[[], str | None]) -> None:
-        """Feed the watchdog for as long as `verdict` has no complaint, and keep the status up to date."""
+        """Feed the watchdog while `verdict` returns None, and keep the status up to date, until cancelled."""
         if self._sock is None:
             return
         period = self.watchdog_seconds / BEATS if self.watchdog_seconds else STATUS_PERIOD
         while True:
             try:
                 complaint = verdict()
-            except Exception as error:  # no reason to start it again
+            except Exception as error:  # no reason to restart the process
                 _guard.caught(error)
                 complaint = None
             if complaint is not None:
-                log.error("hung", reason=complaint, advice="the watchdog is not fed: the manager starts us again")
+                log.error(
+                    "hung",
+                    reason=complaint,
+                    advice="the watchdog is not fed, so that the manager restarts this instance",
+                )
                 self.say(f"hung: {complaint}")
             else:
                 if self.watchdog_seconds:
@@ -96,12 +100,12 @@ class ServiceManager:
             return
         try:
             self._sock.sendto("\n".join(lines).encode(), self._address)
-        except OSError as error:  # nobody is there, or does not read: nothing that serving depends on
+        except OSError as error:  # the manager does not read: service does not depend on it
             log.debug("notice_not_sent", notice=lines[0], reason=error.strerror)
 
 
 def _watchdog_seconds(environ: Mapping[str, str]) -> float | None:
-    """None when no watchdog is meant for this process."""
+    """Return the watchdog period; None if there is no watchdog for this process."""
     pid = environ.get("WATCHDOG_PID")
     if pid and pid != str(os.getpid()):
         return None

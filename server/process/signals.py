@@ -1,7 +1,7 @@
-"""From outside: signals. To outside: what the service manager is told.
+"""React to signals, and notify the service manager of the life cycle.
 
-Owns the two events that end a process (`stop` begins its drain, `hurry` cuts it short) and the order of the notices.
-SIGTERM and SIGINT stop, a second one hurries, SIGHUP reloads.
+Owns the two events that end a process (`stop` begins its drain, `hurry` cuts it short) and the order of notifications.
+SIGTERM and SIGINT set `stop`, and a second one `hurry`; SIGHUP reloads the configuration.
 """
 
 import signal
@@ -22,7 +22,7 @@ log = structlog.get_logger("parley.lifecycle")
 
 
 class Lifecycle:
-    """`reload` applies the configuration as it is now and says what that did (ConfigError: why it cannot)."""
+    """The life cycle of a process. `reload` applies the current configuration, and returns what has changed."""
 
     def __init__(self, service_manager: ServiceManager, reload: Callable[[], str] | None = None) -> None:
         self.stop, self.hurry = trio.Event(), trio.Event()
@@ -37,7 +37,7 @@ class Lifecycle:
         self._service_manager.ready()
 
     def status(self, connections: int) -> str:
-        """One line for `systemctl status`."""
+        """Return one line for `systemctl status`."""
         doing = "draining" if self.stop.is_set() else "serving"
         after = f"; reloaded, {self._reloaded}" if trio.current_time() < self._shown_until else ""
         return f"{doing}: {connections} connections{after}"
@@ -54,7 +54,7 @@ class Lifecycle:
                 log.info("signal", name=signal.Signals(number).name, hurry=self.hurry.is_set())
 
     def reload(self) -> None:
-        """One line in the log says what changed and what did not."""
+        """Reload the configuration. If that fails, log it, and keep what was configured before."""
         if self._reload is None:
             return
         if self._is_ready:

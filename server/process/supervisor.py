@@ -1,9 +1,9 @@
-"""Keeps the parts of the process running: one that fails as a whole is started again, under a nursery of its own.
+"""Keep the parts of the process running: one that fails as a whole is restarted, in a nursery of its own.
 
-Owns which parts are down. The second line of defence: the first is in each part, around the work for one member
-(`store.defects`). A part that fails before it was ever ready fails the start. Later it is started anew after a while
-that doubles; health says so meanwhile. One that fails again and again is given up, and only then the process ends: in
-good order, as at SIGTERM, with an exit code that makes the service manager start another.
+Owns the set of parts that are down. This is the second line of defence; the first is in each part, around the work for
+one member (`store.defects`). A part that fails before it was ever ready fails the start of the process. Later it is
+restarted after a delay that doubles; health reports it meanwhile. After `MAX_FAILURES` in a row a part is given up, and
+only then the process ends: with a drain, as at SIGTERM, and an exit code that makes the service manager restart it.
 """
 
 from collections.abc import Awaitable, Callable
@@ -36,11 +36,11 @@ class Supervisor:
         self.give_up = trio.Event()
 
     async def keep(self, part: str, run: Run, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep `run` running until cancelled. Ready when it is; raises what it raises before that."""
+        """Run a part until cancelled, and restart it when it fails. Ready when it is; raises what it raises before."""
         self.kept.append(part)
         of, failures, was_ready = guard(part), 0, False
         while True:
-            error: BaseException = RuntimeError("it ended by itself")
+            error: BaseException = RuntimeError("the part has ended")
             began = trio.current_time()
             try:
                 async with trio.open_nursery() as nursery:
@@ -62,7 +62,7 @@ class Supervisor:
             await trio.sleep(min(FIRST_DELAY * 2 ** (failures - 1), MAX_DELAY))
 
     async def _lose(self, part: str, reference: str) -> None:
-        """Ends when the process does."""
+        """Give up a part: begin the end of the process, and wait for it."""
         self.lost = self.lost or part
         advice = "this instance drains and ends; the service manager should start another"
         log.error("part_lost", part=part, reference=reference, advice=advice)
