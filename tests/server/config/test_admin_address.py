@@ -1,4 +1,4 @@
-"""The sockets of the admin interface: whose they are, and what is taken over from the dead."""
+"""The sockets of the admin interface: their owners, and the reuse of those of dead processes."""
 
 import stat
 from pathlib import Path
@@ -20,7 +20,7 @@ async def test_a_name_that_is_taken(tmp_path: Path) -> None:
     with pytest.raises(InUse):
         open_unix(path)
     await first.aclose()
-    third, again = open_named(directory, "one")  # what the first one left behind is nobody's
+    third, again = open_named(directory, "one")  # the one that the first left behind is reused
     assert again == path
     await second.aclose()
     await third.aclose()
@@ -28,7 +28,7 @@ async def test_a_name_that_is_taken(tmp_path: Path) -> None:
 
 
 def test_a_directory_of_somebody_else(tmp_path: Path) -> None:
-    """In /tmp anybody may have made it before us: a link, or a directory that others may write to, is not used."""
+    """In /tmp, a link, or a directory that others may write to, is not used: other users may have made it."""
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     (tmp_path / "open").mkdir()
@@ -40,7 +40,7 @@ def test_a_directory_of_somebody_else(tmp_path: Path) -> None:
 
 
 def test_addresses() -> None:
-    """Paths, with or without `unix:`, host and port, and `auto`; all else is told."""
+    """Paths, with or without `unix:`, host and port, and `auto` are accepted; all else is refused with the reason."""
     assert parse("/run/x.sock") == parse("unix:/run/x.sock") == UnixAddress(Path("/run/x.sock"))
     assert parse("[::1]:9100") == TcpAddress("::1", 9100) and parse("auto") is None
     for wrong in ("x.sock", "9100", "host:", ":9100", "host:70000", "/" + "x" * 120):

@@ -13,7 +13,7 @@ KEY = "k" * 32
 
 
 def test_what_serving_needs() -> None:
-    """Without database, Redis, a way to check tokens, or a word on who may register, nothing is served."""
+    """`serve` requires a database, Redis, a way to verify tokens, and REGISTRATION."""
     with pytest.raises(ConfigError, match=r"DATABASE_URL(.|\n)*REDIS_URL(.|\n)*REGISTRATION(.|\n)*JWT_KEY or JWKS_URL"):
         require(Settings())
     given = {"database_url": "postgresql://x", "redis_url": "redis://x", "jwt_key": KEY}
@@ -38,7 +38,7 @@ def test_connection_tokens_need_a_key() -> None:
     ],
 )
 def test_what_does_not_go_together(given: dict[str, object], fault: str, tmp_path: Path) -> None:
-    """Each is found where the settings are loaded, too."""
+    """Each fault is found when settings are loaded, too."""
     [found] = faults_of(replace(Settings(), **given))  # type: ignore[arg-type]  # names are from the table above
     assert found.startswith(fault)
     with pytest.raises(ConfigError, match=fault):

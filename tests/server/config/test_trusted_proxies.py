@@ -32,8 +32,8 @@ def test_client_address(peer: str, forwarded: str, client: str) -> None:
     assert TRUSTED.client_address(peer, forwarded) == client
 
 
-def test_nobody_and_everybody() -> None:
-    """Without the setting nobody is believed; with `*` whoever connects, and the first hop before it."""
+def test_none_and_all() -> None:
+    """Without the setting no peer is trusted; with `*` each is, and the first address in the header counts."""
     assert Proxies([]).client_address("10.1.2.3", "203.0.113.9") == "10.1.2.3"
     assert Proxies(["*"]).client_address("1.2.3.4", "6.6.6.6, 203.0.113.9") == "203.0.113.9"
     assert Proxies(["*"]).client_address("", "203.0.113.9") == "203.0.113.9"
@@ -92,7 +92,7 @@ def test_origins_as_browsers_send_them(text: str, origin: str) -> None:
     ],
 )
 def test_what_is_no_origin(text: str) -> None:
-    """Refused with a sentence, instead of never being equal to what a browser sends."""
+    """An entry that no browser could send is refused with a sentence."""
     with pytest.raises(ValueError, match=r"\w+ .*"):
         trusted_proxies.browser_origin(text)
     with pytest.raises(ConfigError, match="ALLOWED_ORIGINS: "):
@@ -110,7 +110,7 @@ def test_any_origin() -> None:
 
 
 def test_who_comes_by_a_unix_socket() -> None:
-    """Has no address: it is believed where `unix` is listed."""
+    """A peer on a Unix socket has no address, and is trusted if `unix` is listed."""
     assert Proxies(["unix"]).client_address("", "203.0.113.7") == "203.0.113.7"
     assert Proxies(["127.0.0.1", "unix"]).client_address("", "203.0.113.7, 127.0.0.1") == "203.0.113.7"
     assert Proxies(["127.0.0.1"]).client_address("", "203.0.113.7") == ""

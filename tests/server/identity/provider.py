@@ -1,4 +1,4 @@
-"""An identity provider that says what a test wants it to say. It checks what it is asked, and nothing it answers."""
+"""An identity provider whose answers a test controls. It checks the requests, and none of its answers."""
 
 import base64
 import hashlib
@@ -22,7 +22,7 @@ CODE = "a-code"
 
 
 class FakeProvider:
-    """`claims` and `header` are changed by tests; `key` signs, `published` is what the JWKS says."""
+    """Tests change `claims` and `header`; `key` signs, and `published` is the JWKS."""
 
     def __init__(self, port: int) -> None:
         self.issuer = f"http://localhost:{port}"

@@ -44,7 +44,7 @@ def verifier(keys: KeySet | None = None) -> Verifier:
 
 
 async def test_our_own_tokens() -> None:
-    """What we mint we accept, with the caller's id, rights and expiry."""
+    """A token of this service is accepted, with the caller's id, rights and expiry."""
     caller = await verifier().verify(mint_token(SETTINGS, USER, 60, admin=True))
     assert caller.user_id == USER and caller.is_admin
     assert abs(caller.expires_at - LEEWAY - time.time() - 60) < 2
@@ -69,7 +69,7 @@ async def test_our_own_tokens() -> None:
         (jwt.encode(claims(iss="other"), KEY, "HS256"), "another issuer"),
         (jwt.encode(claims(aud="other"), KEY, "HS256"), "another audience"),
         (jwt.encode(claims(aud=None), KEY, "HS256"), "aud"),
-        (jwt.encode(claims(sub="nobody"), KEY, "HS256"), "not acceptable"),
+        (jwt.encode(claims(sub="unknown"), KEY, "HS256"), "not acceptable"),
         (jwt.encode(claims(sub=["x"]), KEY, "HS256"), "not acceptable"),
         (jwt.encode(claims(aud=5), KEY, "HS256"), "another audience"),
         (jwt.encode(claims(aud=["other", {"x": 1}]), KEY, "HS256"), "another audience"),
@@ -79,7 +79,7 @@ async def test_our_own_tokens() -> None:
     ],
 )
 async def test_refused_tokens(token: str, sentence: str) -> None:
-    """Each is `unauthenticated`, with the reason."""
+    """Each fault is `unauthenticated`, with the reason."""
     with pytest.raises(ChatError, match=sentence) as caught:
         await verifier().verify(token)
     assert caught.value.code == "unauthenticated"
@@ -102,7 +102,7 @@ async def test_dates_that_are_none(claim: str, value: Any) -> None:
 
 
 async def test_tokens_nested_without_end() -> None:
-    """In the header, where anybody may write it, and in claims that an issuer signed: refused like other nonsense."""
+    """Unbounded numbers and nesting are refused, in the header, which is not signed, and in signed claims."""
     encoded = jwt.utils.base64url_encode(DEEP.encode()).decode()
     tokens = ConnectionTokens(SigningKeys(KEY), Claims())
     for token in (f"{encoded}.{encoded}.x", jwt.api_jws.encode(DEEP.encode(), KEY, "HS256")):
@@ -153,7 +153,7 @@ class _At:
 
 
 async def test_leeway() -> None:
-    """Clocks differ a little."""
+    """A small difference of clocks is tolerated."""
     await verifier().verify(
         jwt.encode(claims(exp=time.time() - LEEWAY + 3, nbf=time.time() + LEEWAY - 2), KEY, "HS256")
     )
@@ -209,7 +209,7 @@ async def issuing() -> AsyncIterator[tuple[Issuer, Verifier]]:
 
 
 async def test_keys_of_every_kind() -> None:
-    """RS256, ES256 and EdDSA by the JWKS; our own HS256 beside them; the keys are fetched once."""
+    """RS256, ES256 and EdDSA are verified by the JWKS, HS256 by our key beside them; keys are fetched once."""
     async with issuing() as (issuer, check):
         for kid in issuer.keys:
             assert (await check.verify(issuer.token(kid))).user_id == USER
@@ -236,7 +236,7 @@ async def test_another_issuers_tokens_for_others() -> None:
 
 
 async def test_a_document_with_nonsense(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is no key is passed over; a document that is none, or never ends, is an issuer out of reach."""
+    """Invalid keys are skipped; after an invalid or endless document the issuer counts as unreachable."""
     async with issuing() as (issuer, check):
         good = json.loads(issuer.document())["keys"]
         values: tuple[Any, ...] = (5, [], "=", "")
@@ -258,7 +258,7 @@ async def test_a_document_with_nonsense(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 async def test_a_document_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a document makes us do is bounded: no private keys, nothing unpacked, keys one by one and not many."""
+    """The work for a key set is bounded: no private keys, no decompression, a limited number of keys."""
     async with issuing() as (issuer, check):
         good = json.loads(issuer.document())["keys"]
         rsa_key = jwt.algorithms.RSAAlgorithm
@@ -290,7 +290,7 @@ async def test_a_document_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 async def test_a_compressed_document() -> None:
-    """A document is not unpacked: a thousandfold of it would be there before its size is known."""
+    """A compressed document is refused: it could expand a thousandfold before its size is known."""
 
     async def serve(stream: trio.SocketStream) -> None:
         asked = await stream.receive_some(65536)
@@ -308,7 +308,7 @@ async def test_a_compressed_document() -> None:
 
 
 async def test_algorithm_confusion() -> None:
-    """A public key is no HMAC secret, and a key serves its own algorithm only (RFC 8725, 3.1)."""
+    """A public key is not accepted as an HMAC secret, nor a key for another algorithm (RFC 8725, 3.1)."""
     async with issuing() as (issuer, check):
         public = (
             issuer.keys["rsa"]
@@ -327,7 +327,7 @@ async def test_algorithm_confusion() -> None:
 
 
 async def test_unknown_kid_is_fetched_once() -> None:
-    """A new key is found by one refetch; a flood of invented ones does not become a flood of fetches."""
+    """A new key is found by one refetch; many invented key ids do not cause many fetches."""
     async with issuing() as (issuer, check):
         await check.verify(issuer.token("ec"))
         for number in range(20):
@@ -338,7 +338,7 @@ async def test_unknown_kid_is_fetched_once() -> None:
 
 
 async def test_keys_of_an_issuer_that_is_away_end(mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are good for TRUSTED_FOR after the last fetch, not for ever; one log line when it goes, ends, comes back."""
+    """Keys of an unreachable issuer are valid for `TRUSTED_FOR`; outage, expiry and return are logged once each."""
     async with issuing() as (issuer, check):
         token, document = issuer.token("ec", exp=time.time() + 9e5), issuer.document
         await check.verify(token)
@@ -359,7 +359,7 @@ async def test_keys_of_an_issuer_that_is_away_end(mock_clock: MockClock, monkeyp
 
 
 async def test_keys_that_never_came(mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody is told that her token is wrong while nobody can tell: it is `unavailable`, with a time to wait."""
+    """While the keys are unreachable, an unknown key id is `unavailable` with a time to wait, not a wrong token."""
     async with issuing() as (issuer, check):
         monkeypatch.setattr(issuer, "document", lambda: b"nonsense")
         for _ in range(2):  # the second one while no fetch is due
@@ -391,7 +391,7 @@ class Claims:
 
 
 async def test_connection_tokens_are_redeemed_once() -> None:
-    """On whichever instance: the second use is known as such; without Redis an instance still knows its own."""
+    """A second use is detected on every instance; without Redis, on the instance of the first use."""
     shared = Claims()
     one, two = ConnectionTokens(SigningKeys(KEY), shared), ConnectionTokens(SigningKeys(KEY), shared)
     caller = Caller(user_id=UUID(int=7), expires_at=9e9)
@@ -409,7 +409,7 @@ async def test_connection_tokens_are_redeemed_once() -> None:
 
 
 async def test_connection_tokens_are_no_access_tokens() -> None:
-    """Neither does the other's work, nor does another key's."""
+    """Access and connection tokens are not interchangeable, and a token of another key is refused."""
     tokens = ConnectionTokens(SigningKeys(KEY), Claims())
     _, token = tokens.issue(Caller(user_id=USER, expires_at=9e9))
     with pytest.raises(ChatError):
@@ -419,6 +419,6 @@ async def test_connection_tokens_are_no_access_tokens() -> None:
 
 
 def test_connection_ids_can_be_typed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`parley inspect kill ID` takes each of them for an id: none begins like an option."""
+    """No id begins like an option, so that `parley inspect kill ID` takes each."""
     monkeypatch.setattr("secrets.token_urlsafe", lambda size: "-hA0")
     assert new_connection_id() == "_hA0"

@@ -14,7 +14,7 @@ SECRET = "the client's secret"
 
 
 def add_client(iam_server: Any, redirect_uri: str) -> Any:
-    """Register us with the provider."""
+    """Register the service with the provider."""
     with iam_server.app.app_context():
         client = iam_server.models.Client(
             client_id="parley",
@@ -37,7 +37,7 @@ def add_client(iam_server: Any, redirect_uri: str) -> Any:
 async def test_sign_in(
     iam_server: Any, database: str, redis_url: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From the login link to a chat connection, through the provider's own pages; the code is good once."""
+    """A user signs in through the provider's own pages and connects; the code is valid once."""
     monkeypatch.setenv("AUTHLIB_INSECURE_TRANSPORT", "1")
     config = {"issuer": iam_server.url.rstrip("/"), "client_id": "parley", "client_secret": SECRET}
     async with open_site(database, redis_url, nursery, registration="oauth", oauth={"iam": config}) as site:

@@ -1,4 +1,4 @@
-"""Signing in with a provider: what is asked of it, and everything that it may say wrong."""
+"""Sign-in with a provider: the requests to it, and every fault that its answers may have."""
 
 import base64
 import hashlib
@@ -36,7 +36,7 @@ class World:
         return plain_http.client(base_url=self.site.url, timeout=60)
 
     async def begin(self, browser: httpx.AsyncClient, name: str = "fake", **options: Any) -> dict[str, str]:
-        """To the provider's door; what it was asked for."""
+        """Begin a sign-in; return the provider's authorization request."""
         answer = await browser.get(f"/auth/login/{name}", **options)
         assert answer.status_code == 302, answer.text
         query = {key: values[0] for key, values in parse_qs(urlsplit(answer.headers["Location"]).query).items()}
@@ -48,7 +48,7 @@ class World:
         return await browser.get(f"/auth/callback/{name}", params={"code": CODE, **query})
 
     async def sign_in(self, name: str = "fake", **options: Any) -> httpx.Response:
-        """The whole way; the callback's answer. `claims` overrule what the provider says."""
+        """Sign in, and return the callback's answer. `claims` override those of the provider."""
         async with self.browser() as browser:
             asked = await self.begin(browser, name, **options)
             return await self.finish(browser, name, state=asked["state"])
@@ -72,7 +72,7 @@ async def world(database: str, redis_url: str, nursery: trio.Nursery) -> AsyncIt
 
 
 async def test_the_whole_way(world: World) -> None:
-    """A new user for a new identity, the same one the next time; nothing of hers is her e-mail's doing."""
+    """A new identity makes a new user, and signs in the same one later; users are never matched by e-mail."""
     world.provider.claims = {
         "preferred_username": "Zoë K", "name": "Zoë\x07 King", "email": "zoe@example.org", "email_verified": True,
         "picture": "https://x.example/zoe.png",
@@ -90,7 +90,7 @@ async def test_the_whole_way(world: World) -> None:
 
 
 async def test_what_is_asked(world: World) -> None:
-    """PKCE with S256, a state and a nonce that nobody can guess, our redirect; the cookie is for this path alone."""
+    """The request has PKCE with S256, a random state and nonce, and our redirect; the cookie is for this path only."""
     async with world.browser() as browser:
         asked = await world.begin(browser)
         assert asked["response_type"] == "code" and asked["client_id"] == CLIENT and asked["prompt"] == "login"
@@ -101,8 +101,8 @@ async def test_what_is_asked(world: World) -> None:
         assert again.json()["authorizationUrl"].startswith(f"{world.provider.issuer}/authorize?")
         cookie = again.headers["Set-Cookie"]
         assert "HttpOnly" in cookie and "SameSite=Lax" in cookie and "Path=/auth/callback/fake" in cookie
-        assert (await browser.get("/auth/login/nobody")).status_code == 404
-        assert (await browser.get("/auth/callback/nobody")).status_code == 404
+        assert (await browser.get("/auth/login/unknown")).status_code == 404
+        assert (await browser.get("/auth/callback/unknown")).status_code == 404
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
@@ -122,7 +122,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 
 
 async def test_a_wrong_id_token(world: World) -> None:
-    """Nobody is signed in, nobody is made, and the reason is told."""
+    """After a fault no user is signed in or created, and the answer has the reason."""
     for case, (claims, reason) in WRONG.items():
         world.provider.claims = claims
         answer = await world.sign_in()
@@ -134,7 +134,7 @@ async def test_a_wrong_id_token(world: World) -> None:
 
 
 async def test_wrong_keys_and_algorithms(world: World) -> None:
-    """Only a key of the JWKS, by its own type: not ours, not HMAC with the public key, not none."""
+    """Only a key of the JWKS is accepted, by its own type: not ours, not HMAC with the public key, not `none`."""
     provider = world.provider
     good = provider.key
     provider.key = rsa.generate_private_key(65537, 2048)
@@ -152,7 +152,7 @@ async def test_wrong_keys_and_algorithms(world: World) -> None:
 
 
 async def test_keys_rotate(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key not seen before is looked for once; ES256 is as good as RS256."""
+    """An unknown key causes one refetch; ES256 is accepted like RS256."""
     monkeypatch.setattr("server.identity.jwks.MIN_INTERVAL", 0.0)
     assert (await world.sign_in()).status_code == 200
     world.provider.rotate()
@@ -164,7 +164,7 @@ async def test_keys_rotate(world: World, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 async def test_sign_in_races_with_erasure(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever is erased while she signs in is not signed in, and nothing of her is kept; the next time she is new."""
+    """A user erased during their sign-in is not signed in, nothing is kept, and the next sign-in makes a new user."""
     token = (await world.sign_in()).json()["accessToken"]
     me = (await world.site.call("GET", "/api/users/me", token=token))["id"]
     fetch = store.fetch_identity
@@ -184,7 +184,7 @@ async def test_sign_in_races_with_erasure(world: World, monkeypatch: pytest.Monk
 
 
 async def test_wrong_state_and_verifier(world: World) -> None:
-    """Only the browser that began finishes, once, and with the verifier that only it has."""
+    """Only the browser that began a sign-in can finish it, once, with the verifier in its cookie."""
     async with world.browser() as browser, world.browser() as other:
         asked = await world.begin(browser)
         answers = [
@@ -206,7 +206,7 @@ async def test_wrong_state_and_verifier(world: World) -> None:
 
 
 async def test_the_provider_says_no_or_nothing(world: World) -> None:
-    """Declined is told as such; a mix-up of providers is seen; one that is away can be tried again."""
+    """A declined sign-in is answered as such; a mix-up of providers is detected; an outage can be retried."""
     async with world.browser() as browser:
         asked = await world.begin(browser)
         declined = await browser.get("/auth/callback/fake", params={"error": "access_denied", "state": asked["state"]})
@@ -225,7 +225,7 @@ async def test_the_provider_says_no_or_nothing(world: World) -> None:
 
 
 async def test_a_provider_under_another_name(world: World) -> None:
-    """Discovery must name the issuer that is configured."""
+    """A discovery document must name the configured issuer."""
     world.provider.named = "https://evil.example"
     async with world.browser() as browser:
         answer = await browser.get("/auth/login/fake")
@@ -270,7 +270,7 @@ def returned(answer: httpx.Response) -> tuple[str, dict[str, list[str]]]:
 
 
 async def test_back_to_the_application(world: World) -> None:
-    """A browser comes back with a code, no token, and only to origins that are allowed; the code is good once."""
+    """The browser returns with a code and no token, and only to allowed origins; the code is valid once."""
     answer = await world.sign_in(params={"returnUrl": "HTTPS://Chat.Example:443/a/../in?x=1"})
     assert answer.headers["Referrer-Policy"] == "no-referrer"
     place, fields = returned(answer)
@@ -290,7 +290,7 @@ async def test_back_to_the_application(world: World) -> None:
 
 
 async def test_a_code_is_for_who_asked(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a challenge only its verifier gets the tokens; an old, changed or foreign code gets none."""
+    """With a challenge, only its verifier gets the tokens; an old, changed or foreign code gets none."""
     verifier = "v" * 43
     challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
     goal = {"returnUrl": "https://chat.example/in"}
@@ -319,7 +319,7 @@ async def test_a_code_is_for_who_asked(world: World, monkeypatch: pytest.MonkeyP
 
 
 async def test_who_was_signed_out_exchanges_nothing(world: World) -> None:
-    """A code that a session asked for, to add an identity, ends with that session; one of a deleted user, too."""
+    """A code for adding an identity is invalid once the session that requested it has ended, or the user is erased."""
     mine = (await world.sign_in()).json()
     headers = {"Authorization": f"Bearer {mine['accessToken']}"}
     goal = {"returnUrl": "https://chat.example/in"}
@@ -361,7 +361,7 @@ async def test_where_it_may_return_by_setting(database: str, redis_url: str, nur
 
 
 async def test_another_identity_for_the_same_user(world: World) -> None:
-    """Who is signed in links one more; never by e-mail, and never somebody else's."""
+    """A signed-in user links another identity; never by e-mail, and never one of another user."""
     first = await world.sign_in()
     me = await world.me(first)
     token = {"Authorization": f"Bearer {first.json()['accessToken']}"}
@@ -377,8 +377,8 @@ async def test_another_identity_for_the_same_user(world: World) -> None:
         assert (await browser.get("/auth/login/fake", headers={"Authorization": "Bearer x"})).status_code == 401
 
 
-async def test_whoever_was_signed_out_links_nothing(world: World) -> None:
-    """A token of a session that has ended is no way to an identity that signs in again."""
+async def test_a_signed_out_user_links_nothing(world: World) -> None:
+    """A token of an ended session cannot link an identity, which could sign in again."""
     mine = (await world.sign_in()).json()
     headers = {"Authorization": f"Bearer {mine['accessToken']}"}
     async with world.browser() as browser:
@@ -390,7 +390,7 @@ async def test_whoever_was_signed_out_links_nothing(world: World) -> None:
 
 
 async def test_a_provider_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock) -> None:
-    """Whoever comes meanwhile waits for the same answer, and not in turn for one of her own."""
+    """Sign-ins that begin during a discovery share its result, and do not repeat it in turn."""
     provider = OpenIdProvider(OAuthProvider(name="fake", client_id=CLIENT, issuer="https://id.example"))
     asked = 0
 
@@ -414,16 +414,16 @@ async def test_a_provider_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, 
 
 
 async def test_a_provider_without_openid(world: World) -> None:
-    """Who it is, its API says; what it says is checked."""
+    """The provider's API returns the identity, which is checked."""
     me = await world.me(await world.sign_in("plain"))
     assert (me["username"], me["displayName"]) == ("octo", "Octo Cat")
-    for user in ({"login": "nobody"}, {"id": "x" * 300}, {"id": ["list"] * 99}):
+    for user in ({"login": "without-id"}, {"id": "x" * 300}, {"id": ["list"] * 99}):
         world.provider.user = user
         assert (await world.sign_in("plain")).json()["code"] == "sign_in_failed"
 
 
 async def test_registration_is_by_a_provider(world: World) -> None:
-    """With sign-in by providers nobody registers otherwise, an administrator neither."""
+    """With sign-in by providers there is no other registration, not even by an administrator."""
     admin = mint_token(world.site.process.settings, uuid4(), admin=True)
     for token in ("", admin):
         refused = await world.site.call("POST", "/api/users", {"username": "bot"}, token=token, status=403)
@@ -433,7 +433,7 @@ async def test_registration_is_by_a_provider(world: World) -> None:
 
 
 async def test_registration_is_closed(database: str, redis_url: str, nursery: trio.Nursery) -> None:
-    """Nobody new: not by registering, not by a provider; only an administrator makes users, and gets no tokens."""
+    """When registration is closed, only an administrator creates users, and gets no tokens of theirs."""
     async with open_provider(nursery) as provider:
         oauth = {"fake": {"issuer": provider.issuer, "client_id": CLIENT, "client_secret": SECRET}}
         async with open_site(database, redis_url, nursery, registration="closed", oauth=oauth) as site:

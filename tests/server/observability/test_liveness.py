@@ -1,4 +1,4 @@
-"""The verdict that restarts a process: hung parts are named, idle, failing and paused ones are not."""
+"""The verdict that restarts a process names parts that hang, not those that are idle, failing or paused."""
 
 import gc
 import time
@@ -35,7 +35,7 @@ async def watching(nursery: trio.Nursery, part: Part) -> Liveness:
 
 
 async def test_a_part_that_hangs_is_named(nursery: trio.Nursery, part: Part, autojump_clock: MockClock) -> None:
-    """Work is there, and for longer than its patience nothing of it gets done; progress makes it alive again."""
+    """A part with work and no progress for longer than its patience hangs, until it makes progress again."""
     liveness = await watching(nursery, part)
     part.done = 7
     await trio.sleep(29)
@@ -48,7 +48,7 @@ async def test_a_part_that_hangs_is_named(nursery: trio.Nursery, part: Part, aut
 
 
 async def test_idle_is_not_hung(nursery: trio.Nursery, part: Part, autojump_clock: MockClock) -> None:
-    """Nothing to do for hours is fine, and so is a part that goes on failing."""
+    """A part with nothing to do for hours does not hang, nor does one that keeps failing."""
     liveness = await watching(nursery, part)
     await trio.sleep(3600)
     assert liveness.verdict() is None
@@ -59,7 +59,7 @@ async def test_idle_is_not_hung(nursery: trio.Nursery, part: Part, autojump_cloc
 
 
 async def test_a_pause_is_not_a_hang(nursery: trio.Nursery, part: Part, autojump_clock: MockClock) -> None:
-    """The whole process stood still for an hour (a suspended VM): it gets time to go on."""
+    """A process that was paused for an hour (a suspended VM) does not count as hung."""
     liveness = await watching(nursery, part)
     part.done = 1
     await trio.sleep(2)
@@ -69,7 +69,7 @@ async def test_a_pause_is_not_a_hang(nursery: trio.Nursery, part: Part, autojump
 
 
 async def test_a_jammed_loop(nursery: trio.Nursery, part: Part) -> None:
-    """One late beat is forgiven; beat after beat late by seconds is a verdict."""
+    """One late beat does not matter; several in a row that are late by seconds do."""
     event_loop_lag = EventLoopLag()
     liveness = Liveness(event_loop_lag)
     for late in (30.0, 0.0, 0.0):
@@ -80,7 +80,7 @@ async def test_a_jammed_loop(nursery: trio.Nursery, part: Part) -> None:
 
 
 async def test_the_pulse_feels_what_holds_the_loop(nursery: trio.Nursery) -> None:
-    """A step of 300 ms is seen as lag of that size, and a collection as a pause."""
+    """A step of 300 ms is measured as lag of that size, and a collection as a pause."""
     event_loop_lag = EventLoopLag()
     await nursery.start(event_loop_lag.run)
     with trio.fail_after(60):

@@ -18,7 +18,7 @@ class Clock:
 
 
 def count(suppressor: Suppressor, times: int, **event: object) -> int:
-    """How many of so many lines pass."""
+    """Return how many of these lines pass."""
     passed = 0
     for _ in range(times):
         try:
@@ -30,7 +30,7 @@ def count(suppressor: Suppressor, times: int, **event: object) -> int:
 
 
 def test_ten_a_second_about_one() -> None:
-    """Of one event about one user or address; others, and other events, are logged as ever; the next second too."""
+    """The limit is for one event and one user or address in a second; other lines are not affected."""
     clock = Clock()
     suppressor = Suppressor(clock)
     assert count(suppressor, 500, event="request", user="alice") == OF_ONE
@@ -42,7 +42,7 @@ def test_ten_a_second_about_one() -> None:
 
 
 def test_in_all() -> None:
-    """However many it is about, an event has a bound, and so has what is counted."""
+    """An event has a limit for all subjects together, and the number of counts is bounded."""
     suppressor = Suppressor(Clock())
     assert sum(count(suppressor, 1, event="request", user=str(number)) for number in range(3 * OF_EVENT)) == OF_EVENT
     for number in range(2 * MAX_KEYS):
@@ -51,7 +51,7 @@ def test_in_all() -> None:
 
 
 def test_what_was_left_out_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """How many of what, and under which references; also of what libraries log."""
+    """The summary has the number and the references of each event, including those of libraries."""
     clock = Clock()
     suppressor = Suppressor(clock)
     monkeypatch.setattr(logs, "_suppressor", suppressor)

@@ -12,7 +12,7 @@ from server.observability.redaction import discreet
 
 
 def test_secrets_and_content_are_hidden(capsys: pytest.CaptureFixture[str]) -> None:
-    """Whatever is passed by mistake under such a name never reaches the line."""
+    """A value passed by mistake under a secret's name is not logged."""
     logs.configure("json", "info")
     try:
         structlog.get_logger("x").info("event", token="geheim", content="geheim", access_token="geheim", user="alice")
@@ -27,7 +27,7 @@ def test_secrets_and_content_are_hidden(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_the_level_may_change(capsys: pytest.CaptureFixture[str]) -> None:
-    """A logger that is in use already follows, up and down; so do the libraries' loggers."""
+    """A change of level applies to loggers in use, and to those of libraries."""
     logs.configure("json", "warning")
     log = structlog.get_logger("x")
     try:
@@ -46,7 +46,7 @@ def test_the_level_may_change(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_tracebacks_are_discreet(capsys: pytest.CaptureFixture[str]) -> None:
-    """Whatever the format, and from libraries too: which error, where; not the values it quotes, nor variables."""
+    """In each format, and from libraries too, an error is logged with its place, without quoted values or variables."""
     for log_format in ("json", "console"):
         logs.configure(log_format, "info")
         try:
@@ -73,14 +73,14 @@ def test_tracebacks_are_discreet(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_what_only_names_code_is_kept() -> None:
-    """Of errors about code or constraints the whole first line stays: it is what one looks for."""
+    """The whole first line of errors about code or constraints is kept."""
     assert discreet("f() got an unexpected keyword argument 'x'\nmore", about_code=True).endswith("'x'")
     assert discreet("nothing is quoted here") == "nothing is quoted here"
     assert discreet('duplicate "x"') == "duplicate …"
 
 
 def test_odd_values(capsys: pytest.CaptureFixture[str]) -> None:
-    """A line comes out whatever is in it."""
+    """Every line is written, whatever its fields are."""
     logs.configure("json", "info")
     try:
         structlog.get_logger("x").info("event", text="\ud800", number=2**70, thing=object())
@@ -91,7 +91,7 @@ def test_odd_values(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
 def test_what_others_wrote_stays_on_its_line(capsys: pytest.CaptureFixture[str], log_format: str) -> None:
-    """No control character, no turn of direction and no further line comes out of a field or a name."""
+    """Control characters, changes of text direction and line breaks in a field or a name are escaped."""
     logs.configure(log_format, "info")
     try:
         structlog.get_logger("x").info("event", client="a\x1b]52;c;x\x07\x9b2J\r\nforged\u202e\x7f", user="Zoë")

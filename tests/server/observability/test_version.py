@@ -25,7 +25,7 @@ def commit(place: Path, content: str) -> str:
 
 
 def test_every_commit_of_a_checkout_is_a_version(tmp_path: Path) -> None:
-    """With or without tags; a worktree is a checkout, too; what is in no commit shows."""
+    """The commit is found with or without tags, and in a worktree; uncommitted changes are marked."""
     git(tmp_path, "init", "--quiet")
     first = commit(tmp_path, "one")
     git(tmp_path, "tag", "v0.1.0")

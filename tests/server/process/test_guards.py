@@ -1,4 +1,4 @@
-"""One rule for all service tasks (`store.defects`): the process goes on, one member pays, the others see nothing."""
+"""One rule for all service tasks (`store.defects`): a defect affects one member, and neither process nor others."""
 
 import ast
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -65,7 +65,7 @@ class Here(Running):
 
 
 class Stage:
-    """Alice and Bob, who must notice nothing; Carol, who may pay; and a conversation of the three."""
+    """Alice and Bob, who must not be affected; Carol, who may be; and a conversation of the three."""
 
     def __init__(self, site: Site) -> None:
         self.process: Instance = site.process
@@ -105,7 +105,7 @@ class Stage:
         return cast(Connection, found[-1])
 
     async def chat(self) -> None:
-        """Alice says some things at once; each arrives at both, in one order, and Bob's receipt comes back."""
+        """Send some messages at once; both receive all in one order, and Alice receives Bob's receipt."""
 
         async def say(text: str) -> None:
             body = {"conversationId": self.conversation, "content": text, "clientMessageId": str(uuid4())}
@@ -133,13 +133,13 @@ class Stage:
                 await inbox.until(len(inbox.of("MessageStatusUpdated")) + 1, "MessageStatusUpdated")
 
     async def until_whole(self) -> None:
-        """Every part is back, and the link to the other instances: what is made to fail next is at work."""
+        """Wait until every part and the link are back, so that the next fault hits a working one."""
         with trio.fail_after(WAIT):
             while self.process.supervisor.down or not self.process.membership.established:
                 await trio.sleep(0.05)
 
     async def attempt(self, call: Callable[[], Awaitable[Any]]) -> None:
-        """Something that may fail: whoever does it is the one to pay."""
+        """Run a call that may fail, as the injected fault may affect its caller."""
         with trio.move_on_after(WAIT), suppress(ClientError, httpx.HTTPError, trio.BrokenResourceError):
             await call()
 
@@ -156,7 +156,7 @@ async def ping(stage: Stage) -> None:
 
 
 async def nothing(stage: Stage) -> None:
-    """It runs by itself."""
+    """Do nothing: the part runs by itself."""
 
 
 async def time_out(stage: Stage) -> None:
@@ -169,7 +169,7 @@ async def repair(stage: Stage) -> None:
 
 
 async def rename(stage: Stage) -> None:
-    """And everybody is told the new name."""
+    """Rename the conversation, and wait until every member has the new name."""
     before = [len(inbox.of("ConversationChanged")) for inbox in stage.inboxes.values()]
     async with stage.server.http(stage.alice) as http:
         answer = await http.put(f"/api/conversations/{stage.conversation}", json={"name": str(uuid4())})
@@ -248,7 +248,7 @@ async def look_at_certificate(stage: Stage) -> None:
 async def feed_watchdog(stage: Stage) -> None:
     async def run(*, task_status: trio.TaskStatus[None]) -> None:
         task_status.started()
-        await ServiceManager("@parley-nobody").run(stage.process.liveness.verdict)
+        await ServiceManager("@parley-no-manager").run(stage.process.liveness.verdict)
 
     await until_noted("sd_notify", run)
 
@@ -265,7 +265,7 @@ async def ask_admin(stage: Stage) -> None:
 
 
 async def chat_together(stage: Stage) -> None:
-    """The first two messages get to their lane at once, however slow the machine is: they are one batch."""
+    """The first two messages reach their lane together, on any machine, and become one batch."""
     offer, held = Lanes.offer, list[Append]()
 
     def hold(self: Lanes, append: Append) -> None:
@@ -283,7 +283,7 @@ async def chat_together(stage: Stage) -> None:
 
 
 class Fault(NamedTuple):
-    """`where.name` raises once, when `when` says so of its arguments; `trigger` makes it run."""
+    """`where.name` raises once, if `when` is true of its arguments; `trigger` makes it run."""
 
     part: str
     where: Any
@@ -360,7 +360,7 @@ def raise_once(monkeypatch: pytest.MonkeyPatch, fault: Fault, error: type[Except
 
 
 def one_ghost() -> Callable[[Instances], Awaitable[list[str]]]:
-    """In place of `list_dead`: an instance to be buried, once."""
+    """Stands in for `list_dead`: returns one instance to be reaped, once."""
     ghosts = ["ghost~0"]
 
     async def list_dead(instances: Instances) -> list[str]:
@@ -370,7 +370,7 @@ def one_ghost() -> Callable[[Instances], Awaitable[list[str]]]:
 
 
 def error_of(number: int, fault: Fault) -> type[Exception]:
-    """Each kind in turn: every guard catches `Exception`, which a test below reads in the code."""
+    """The types in turn: every guard catches `Exception`, which a test below reads in the code."""
     if fault.part == "rest":  # there a RecursionError is a body nested too deep
         return OverflowError
     return ERRORS[number % len(ERRORS)]
@@ -379,7 +379,7 @@ def error_of(number: int, fault: Fault) -> type[Exception]:
 async def test_a_defect_in_each_part(
     database: str, redis_url: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The unit of work of every part raises once while people chat: it is counted, and Alice and Bob notice nothing."""
+    """The unit of work of every part raises once during a chat: it is counted, and Alice and Bob are not affected."""
 
     with capture_logs() as lines:  # rendering them takes longer than all else
         await inject(database, redis_url, nursery, monkeypatch)
@@ -419,7 +419,7 @@ async def inject(database: str, redis_url: str, nursery: trio.Nursery, monkeypat
 async def test_each_part_fails_as_a_whole(
     database: str, redis_url: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is started again, under everybody who is connected: they go on chatting, and health says nothing any more."""
+    """A part that fails is restarted while clients stay connected and go on chatting, and health recovers."""
     triggers: dict[str, trio.Event] = {}
     services = Instance.services
 
@@ -455,7 +455,7 @@ async def test_each_part_fails_as_a_whole(
 
 
 def lose(monkeypatch: pytest.MonkeyPatch, part: str, when: trio.Event) -> None:
-    """A part that cannot come back from then on."""
+    """Make a part fail for good."""
     services = Instance.services
 
     async def broken(
@@ -476,7 +476,7 @@ def lose(monkeypatch: pytest.MonkeyPatch, part: str, when: trio.Event) -> None:
 async def test_a_part_that_cannot_come_back(
     database: str, redis_url: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The process ends by itself, in good order: its clients hear that they should connect anew."""
+    """When a part is lost, the process drains and ends: its clients are asked to reconnect."""
     now = trio.Event()
     lose(monkeypatch, "outbox_relay", now)
     with capture_logs():
@@ -493,7 +493,7 @@ async def test_a_part_that_cannot_come_back(
 async def test_a_part_that_is_lost_during_a_drain(
     database: str, redis_url: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A drain that would wait for it has a bound from then on."""
+    """A drain that would wait for a lost part is bounded."""
     now = trio.Event()
 
     async def drain(process: Instance, hurry: trio.Event) -> None:
@@ -512,7 +512,7 @@ async def test_a_part_that_is_lost_during_a_drain(
 
 
 async def test_every_part_is_in_the_tables(database: str, redis_url: str, nursery: trio.Nursery) -> None:
-    """A new guard, or a new service task, has a fault above."""
+    """Every guard and every service task has a fault above."""
     async with open_site(database, redis_url, nursery) as site:
         kept = set(site.process.supervisor.kept)
     known = {fault.part for fault in FAULTS} | WHOLE | ABSENT | OTHERS
@@ -547,7 +547,7 @@ def calls(body: list[ast.stmt]) -> set[str]:
 
 
 def test_whatever_is_caught_is_handed_to_a_guard() -> None:
-    """Nothing swallows an exception that it does not know: it is raised again, counted, or the answer of its call."""
+    """No code swallows an unknown exception: it is raised again, counted, or the answer of its call."""
     for path, tree in trees("server", "store"):
         if path.startswith("server/cli/dev/"):
             continue
@@ -565,7 +565,7 @@ def test_whatever_is_caught_is_handed_to_a_guard() -> None:
 
 
 def test_service_tasks_are_started_by_the_supervisor() -> None:
-    """In the composition root nothing that serves the process runs without it."""
+    """In the composition root no service task runs without the supervisor."""
     [run] = [
         node
         for _, tree in trees("server")

@@ -14,7 +14,7 @@ from server.process.sd_notify import ServiceManager
 
 
 class Manager:
-    """Hears. `address` as NOTIFY_SOCKET has it."""
+    """Receives notifications. `address`: as in NOTIFY_SOCKET."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -42,7 +42,7 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]
 
 
 def test_the_order_of_a_life(manager: Manager) -> None:
-    """Ready, reloading and ready again, stopping; the same status is said once."""
+    """The order is ready, reloading, ready, stopping; an unchanged status is sent once."""
     service_manager = ServiceManager.from_environment({"NOTIFY_SOCKET": manager.address})
     service_manager.ready()
     service_manager.say("fine")
@@ -59,7 +59,7 @@ def test_the_order_of_a_life(manager: Manager) -> None:
 
 
 async def test_watchdog(manager: Manager, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery) -> None:
-    """Fed twice a period while the verdict is good; not once while it is not."""
+    """The watchdog is fed twice a period while the verdict is good, and not at all while it is not."""
     environ = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "10000000", "WATCHDOG_PID": str(os.getpid())}
     service_manager = ServiceManager.from_environment(environ, status=lambda: "serving")
     verdicts: list[str | None] = [None]
@@ -79,12 +79,12 @@ async def test_watchdog(manager: Manager, autojump_clock: trio.testing.MockClock
     "environ", [{"WATCHDOG_PID": "1", "WATCHDOG_USEC": "10"}, {"WATCHDOG_USEC": "soon"}, {"WATCHDOG_USEC": "0"}, {}]
 )
 def test_no_watchdog(environ: dict[str, str]) -> None:
-    """Meant for another process, or not at all."""
+    """A watchdog for another process, or none, is not fed."""
     assert ServiceManager.from_environment(environ).watchdog_seconds is None
 
 
 def test_a_manager_that_does_not_listen(tmp_path: Path) -> None:
-    """Its queue is full, or it is gone, or there is none: nothing waits, nothing fails."""
+    """A manager with a full queue, or gone, or absent, neither delays nor fails anything."""
     manager = Manager(str(tmp_path / "notify"))
     service_manager = ServiceManager(manager.address)
     for number in range(10_000):

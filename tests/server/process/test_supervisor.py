@@ -10,7 +10,7 @@ from server.process.supervisor import CALM, FIRST_DELAY, MAX_FAILURES, Superviso
 
 
 class Part:
-    """Fails so often after it was ready, `life` seconds later."""
+    """A part that fails some times, `life` seconds after it was ready."""
 
     def __init__(self, failures: int, life: float = 1.0) -> None:
         self.failures = failures
@@ -27,7 +27,7 @@ class Part:
 
 
 async def test_it_is_started_again(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    """After a while that doubles; until then it is down. What ends by itself has failed as well."""
+    """A failed part is restarted after a delay that doubles, and is down until then; a part that ends has failed."""
     supervisor, part = Supervisor(), Part(3)
     with capture_logs() as lines:
         await nursery.start(supervisor.keep, "test", part.run)
@@ -37,11 +37,11 @@ async def test_it_is_started_again(nursery: trio.Nursery, autojump_clock: MockCl
     assert not supervisor.down and len(part.starts) == 4 and supervisor.restarts == 3
     gaps = [later - sooner - part.life for sooner, later in zip(part.starts, part.starts[1:], strict=False)]
     assert gaps == pytest.approx([FIRST_DELAY, 2 * FIRST_DELAY, 4 * FIRST_DELAY])
-    assert [line["event"] for line in lines] == ["part_failed"]  # the same one, told once
+    assert [line["event"] for line in lines] == ["part_failed"]  # the same defect, logged once
 
 
 async def test_one_that_cannot_be_kept(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    """After so many failures in a row it is given up, with one line, and whoever owns the process hears of it."""
+    """After `MAX_FAILURES` in a row a part is given up, with one line in the log, and the process is notified."""
     supervisor, part = Supervisor(), Part(100, life=0.0)
     with capture_logs() as lines:
         await nursery.start(supervisor.keep, "test", part.run)
@@ -53,7 +53,7 @@ async def test_one_that_cannot_be_kept(nursery: trio.Nursery, autojump_clock: Mo
 
 
 async def test_failures_long_ago_do_not_count(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    """A part that worked for a while is as good as new."""
+    """Failures are forgotten after a part has worked for a while."""
     supervisor, part = Supervisor(), Part(3 * MAX_FAILURES, life=CALM + 1)
     with capture_logs():
         await nursery.start(supervisor.keep, "test", part.run)
@@ -62,7 +62,7 @@ async def test_failures_long_ago_do_not_count(nursery: trio.Nursery, autojump_cl
 
 
 async def test_the_start_fails_with_what_cannot_start(nursery: trio.Nursery) -> None:
-    """Before it was ever ready, nothing is tried again: an address in use is for the operator."""
+    """A part that fails before it was ever ready is not restarted: an address in use is for the operator."""
 
     async def run(*, task_status: trio.TaskStatus[None]) -> None:
         raise OSError("in use")

@@ -22,7 +22,7 @@ async def port(nursery: trio.Nursery) -> AsyncIterator[int]:
 
 
 async def test_an_independent_peer(port: int) -> None:
-    """Text, binary, empty, a mebibyte, ping and close: trio-websocket finds nothing to complain about."""
+    """Text, binary, empty and large messages, ping and close satisfy trio-websocket."""
     async with trio_websocket.open_websocket("127.0.0.1", port, "/", use_ssl=False, max_message_size=2**24) as client:
         for message in ("hello 👋", b"\x00\xff", "", "x" * 2**20, b"y" * (2**20 + 1)):
             await client.send_message(message)
@@ -58,7 +58,7 @@ async def test_ten_mebibytes_in_fragments(port: int) -> None:
 
 
 async def test_byte_by_byte(port: int) -> None:
-    """Octets that arrive one by one make the same messages; the close handshake ends with the server's end of TCP."""
+    """Octets that arrive one by one make the same messages; after the close handshake the server ends TCP."""
     stream = await _open(port)
     data = (
         websocket.encode_masked(websocket.TEXT, b"one")
@@ -75,8 +75,8 @@ async def test_byte_by_byte(port: int) -> None:
     await stream.aclose()
 
 
-async def test_violation_is_answered_and_harms_nobody(port: int) -> None:
-    """The violator gets what came before, then a Close with the code; the others go on."""
+async def test_violation_is_answered_and_affects_no_other(port: int) -> None:
+    """A violator gets what was sent before, then a Close with the code; the others are not affected."""
     async with trio_websocket.open_websocket("127.0.0.1", port, "/", use_ssl=False) as witness:
         stream = await _open(port)
         await stream.send_all(websocket.encode_masked(websocket.TEXT, b"fine") + b"\xff\xff" + b"junk" * 1000)
@@ -93,7 +93,7 @@ async def test_violation_is_answered_and_harms_nobody(port: int) -> None:
 
 
 async def test_broadcast_does_not_wait_for_a_sleeper(port: int) -> None:
-    """A reader that sleeps delays nobody: the others get each message at once, the sleeper gets them in order later."""
+    """A reader that sleeps delays no other: these get each message at once, and it gets them in order later."""
     sleeper = await _open(port)
     async with trio_websocket.open_websocket("127.0.0.1", port, "/", use_ssl=False) as client:
         big = "B" + "x" * 200_000

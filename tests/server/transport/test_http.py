@@ -17,7 +17,7 @@ REQUEST = b"GET /health/live HTTP/1.1\r\nHost: x\r\n"
 
 
 async def test_connection_close(database: str, redis_url: str, nursery: trio.Nursery) -> None:
-    """Who asks for the end of the connection gets it after the answer, as proxies that speak HTTP/1.0 rely on."""
+    """`Connection: close` ends the connection after the answer, as proxies that speak HTTP/1.0 require."""
     async with open_site(database, redis_url, nursery) as site:
         for version in (b"HTTP/1.1", b"HTTP/1.0"):
             async with await trio.open_tcp_stream("127.0.0.1", int(site.url.rpartition(":")[2])) as stream:
@@ -31,7 +31,7 @@ async def test_connection_close(database: str, redis_url: str, nursery: trio.Nur
 
 @pytest.mark.parametrize("is_last", [True, False])
 async def test_an_answer_that_is_cancelled(is_last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However slowly its client reads, and however much is being said: it ends within a short time, not with it."""
+    """A cancelled answer ends in bounded time, however slowly its client reads and however long it is."""
     monkeypatch.setattr(http, "FINISH_TIME", 0.2)
     monkeypatch.setattr(request_stream, "SEND_STALL", 1.0)
 
@@ -67,7 +67,7 @@ async def test_an_answer_that_is_cancelled(is_last: bool, monkeypatch: pytest.Mo
 
 
 async def test_large_messages_on_a_late_upgrade(database: str, redis_url: str, nursery: trio.Nursery) -> None:
-    """MAX_MESSAGE_BYTES is the limit there too, however large it is."""
+    """MAX_MESSAGE_BYTES is the limit of a body too, however large it is."""
     sizes: dict[str, Any] = {"max_message_bytes": 512 * 1024, "outbox_bytes": 2 * 1024 * 1024}
     async with open_site(database, redis_url, nursery, **sizes) as site:
         _, token = await site.user("alice")

@@ -41,7 +41,7 @@ async def open_tcp(site: Site, tls: ssl.SSLContext | None = None) -> trio.abc.St
 
 
 async def everything(stream: trio.abc.Stream) -> bytes:
-    """What the server says until it ends the connection."""
+    """Return what the server sends until it ends the connection."""
     said = b""
     with trio.fail_after(WAIT):
         try:
@@ -53,7 +53,7 @@ async def everything(stream: trio.abc.Stream) -> bytes:
 
 
 def answers(said: bytes, *methods: bytes) -> list[int]:
-    """The statuses of all that was said, as a client reads it that has asked with these methods; nothing is left."""
+    """Return the statuses of all answers, as a client reads them that has sent these methods."""
     found = []
     client = h11.Connection(h11.CLIENT)
     client.receive_data(said)
@@ -144,7 +144,7 @@ async def tls(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[ssl.SSLCo
 async def test_what_is_smuggled(
     tls: tuple[ssl.SSLContext | None, dict[str, Any]], database: str, redis_url: str, nursery: trio.Nursery
 ) -> None:
-    """Each request is answered once, in its order, and what only looks like one is not: sent whole, or in bytes."""
+    """Each request is answered once, in order, and text that looks like one is not, sent whole or byte by byte."""
     client, settings = tls
     async with open_site(database, redis_url, nursery, client, **settings) as site:
         for name, (request, methods, statuses) in DIALOGUES.items():
@@ -168,8 +168,8 @@ async def send_in_pieces(stream: trio.abc.Stream, data: bytes, size: int) -> Non
 
 
 async def test_many_pipelined_requests(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is answered out of order or twice, and others are served meanwhile; the connection ends after a bounded
-    number of requests."""
+    """Nothing is answered out of order or twice, other connections are served meanwhile, and the connection ends after
+    a bounded number of requests."""
     monkeypatch.setattr(Config, "keep_alive_max_requests", ANSWERED)
     async with await open_tcp(site) as stream:
         async with trio.open_nursery() as sending:
@@ -183,7 +183,7 @@ async def test_many_pipelined_requests(site: Site, monkeypatch: pytest.MonkeyPat
 
 
 def processor_time(head: bytes) -> float:
-    """The best of three: what else the machine does is left out."""
+    """Return the best time of three, to exclude other load of the machine."""
     best = float("inf")
     for _ in range(3):
         began = time.process_time()
@@ -216,7 +216,7 @@ def test_a_head_is_read_in_linear_time(before: bytes, filling: bytes, after: byt
 
 
 def test_a_head_in_single_bytes() -> None:
-    """However it is cut, it is found where it is, and what is wrong with it as soon as it is there."""
+    """A head is found in input split anywhere, and its faults as soon as they have arrived."""
     for head in (LIVE, b"\r\n\r\n" + LIVE, b"\r\n" + LIVE[:-2] + b"X: y\r\nZ:\r\n\r\n"):
         for size in range(1, 9):
             seen = 0
@@ -236,7 +236,7 @@ def test_a_head_in_single_bytes() -> None:
 async def test_a_slow_head_after_a_fast_one(
     database: str, redis_url: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its time runs from when the answer before it is out, also when no byte of it comes after that."""
+    """The timeout of a head begins after the answer before it, even if no further byte arrives."""
     async with open_site(database, redis_url, nursery, handshake_timeout=1.0) as site:
         for piece in (b"G", b"GET / HTTP/1.1\r\nHost:"):
             async with await open_tcp(site) as stream:
@@ -245,7 +245,7 @@ async def test_a_slow_head_after_a_fast_one(
 
 
 async def test_half_closed(site: Site) -> None:
-    """A client that says no more is gone, whatever it asked for: the connection ends, and no line is an error."""
+    """A connection whose client has ended its side ends, whatever was requested, without an error in the log."""
     for request in (LIVE, LIVE + LIVE, LIVE + UPGRADE, POST + b"Content-Length: 9\r\n\r\n{}", LIVE + b"GET"):
         stream = await open_tcp(site)
         assert isinstance(stream, trio.SocketStream)
@@ -256,8 +256,8 @@ async def test_half_closed(site: Site) -> None:
 
 
 async def test_counts_are_even(database: str, redis_url: str, nursery: trio.Nursery) -> None:
-    """Whatever a connection did, and however it ended, it is counted no more after it: not as open, not as a stranger,
-    not in its user's share."""
+    """After its end a connection is not counted any more, as open, as a stranger, or in its user's share, whatever it
+    did and however it ended."""
     async with open_site(database, redis_url, nursery, max_user_connections=1000) as site:
         _, token = await site.user("alice")
         await site.http.aclose()
@@ -306,7 +306,7 @@ async def test_counts_are_even(database: str, redis_url: str, nursery: trio.Nurs
 
 
 async def test_upgrades_elsewhere_are_paced(database: str, redis_url: str, nursery: trio.Nursery) -> None:
-    """By address, as those at the path of the hub are, and with them: first or late, whoever asks."""
+    """Upgrades at other paths are limited by address together with those to the hub, first or later in a connection."""
     limits: dict[str, Any] = {"rate_limits": "on", "rate_connects": "6/600s"}
     async with open_site(database, redis_url, nursery, **limits) as site:
         statuses = []

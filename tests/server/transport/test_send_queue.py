@@ -10,7 +10,7 @@ from server.transport.send_queue import FLUSH_CHUNK, Flusher, SendQueue, Verdict
 
 
 class Sink(SendQueue):
-    """Takes everything, and remembers each send."""
+    """Accepts everything, and records each send."""
 
     def __init__(self, limit: int = 1000) -> None:
         super().__init__(limit)
@@ -25,7 +25,7 @@ class Sink(SendQueue):
 
 
 def test_the_limit_holds() -> None:
-    """P8: what does not fit is LAGGING and leaves no trace; ephemera are shed from half of it on."""
+    """P8: a frame that does not fit is LAGGING, without effect; ephemeral ones are shed from half the limit on."""
     send_queue = Sink(100)
     assert send_queue.offer(b"x" * 60) is Verdict.QUEUED
     assert send_queue.offer(b"e", ephemeral=True) is Verdict.SHED
@@ -38,7 +38,7 @@ def test_the_limit_holds() -> None:
 
 
 def test_room_is_kept_for_answers() -> None:
-    """What is reserved for completions is not given to events."""
+    """Bytes reserved for completions are not available to events."""
     send_queue = Sink(100)
     send_queue.reserved = 50
     assert send_queue.offer(b"x" * 51) is Verdict.LAGGING
@@ -48,7 +48,7 @@ def test_room_is_kept_for_answers() -> None:
 
 @given(st.lists(st.one_of(st.integers(1, 60), st.none()), max_size=40))
 def test_size_is_what_waits(steps: list[int | None]) -> None:
-    """Whatever is offered and flushed, `size` is the sum of what waits, never past the limit, nothing lost."""
+    """`size` is the sum of the queued frames and never passes the limit, and no frame is lost."""
     send_queue, accepted = Sink(100), b""
     for number, step in enumerate(steps):
         if step is None:
@@ -79,7 +79,7 @@ async def test_a_burst_is_one_send_each(nursery: trio.Nursery) -> None:
 
 
 async def test_marked_is_flushed_without_being_asked(nursery: trio.Nursery) -> None:
-    """A mark alone is enough: it goes out in the next scheduler step."""
+    """A marked send queue is flushed in the next scheduler step."""
     flusher, send_queue = Flusher(), Sink()
     await nursery.start(flusher.run)
     flusher.mark(send_queue)

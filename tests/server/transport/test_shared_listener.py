@@ -1,4 +1,4 @@
-"""server.transport.listener: siblings that accept from one socket."""
+"""server.transport.listener: sibling processes that accept from one socket."""
 
 import os
 import socket
@@ -31,7 +31,7 @@ def listener(*, connections: int, limit: int = 1000) -> Listener:
 
 
 async def comers(count: int, one: Listener, other: Listener) -> bytes:
-    """What so many get who come one after another, with both listening."""
+    """Return the answers to some clients that connect one after another, while both listen."""
     data = b""
     sock = bind(("127.0.0.1", 0))
     async with trio.open_nursery() as connections, trio.open_nursery() as nursery:
@@ -55,7 +55,7 @@ async def comers(count: int, one: Listener, other: Listener) -> bytes:
 
 
 async def test_the_emptier_one_takes_it() -> None:
-    """Whichever the kernel wakes first: connections go where there are fewer."""
+    """Connections go to the sibling with fewer, whichever the kernel wakes first."""
     for order in (1, -1):
         full, empty = listener(connections=500), listener(connections=0)
         assert await comers(30, *[full, empty][::order]) == b"x" * 30
@@ -64,14 +64,14 @@ async def test_the_emptier_one_takes_it() -> None:
 
 
 async def test_who_is_full_leaves_it() -> None:
-    """Nobody is told that this one is full as long as a sibling is not; when all are, somebody says so."""
+    """A full sibling refuses no connection while another has room; when all are full, connections are refused."""
     full, other = listener(connections=11, limit=10), listener(connections=900)
     assert await comers(3, full, other) == b"xxx"
     assert await comers(1, full, listener(connections=11, limit=10)) == b"HTTP/1.1 503"
 
 
 async def test_who_waits_in_the_queue_is_served() -> None:
-    """P10: connected, and not accepted yet when listening ends: closing the socket alone would turn them away."""
+    """P10: connections not accepted yet when listening ends are served; closing the socket would reset them."""
     found, sock = listener(connections=0), bind(("127.0.0.1", 0))
     streams = [await trio.open_tcp_stream(*sock.getsockname()) for _ in range(3)]
     for stream in streams:

@@ -1,5 +1,4 @@
-"""server.transport.socket_activation: which sockets were handed over. Real ones, handed over by systemd, are in
-tests/systemd."""
+"""server.transport.socket_activation: sockets from the service manager. tests/systemd has real ones from systemd."""
 
 import os
 import socket
@@ -11,7 +10,7 @@ from server.transport.socket_activation import inherited
 
 
 def test_by_number() -> None:
-    """A descriptor that listens is taken as it is, and not passed on to children."""
+    """A listening descriptor is used as it is, and not inherited by children."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         number = os.dup(server.fileno())
         os.set_inheritable(number, True)
@@ -21,7 +20,7 @@ def test_by_number() -> None:
 
 
 def test_what_is_no_listening_socket() -> None:
-    """Something else under that number is left alone, and the error says what is wrong."""
+    """Another kind of descriptor is left open, and the error names the fault."""
     one, two = socket.socketpair()
     with one, two:
         with pytest.raises(ConfigError, match=f"descriptor {one.fileno()} is no listening stream socket"):
@@ -41,13 +40,13 @@ def test_what_is_no_listening_socket() -> None:
     ],
 )
 def test_nothing_was_handed_over(environ: dict[str, str]) -> None:
-    """To us: what is meant for another process (LISTEN_PID) is not ours."""
+    """Sockets for another process (LISTEN_PID) are not used."""
     with pytest.raises(ConfigError, match="no sockets were handed over"):
         inherited("http", environ)
 
 
 def test_another_name() -> None:
-    """The error says which names there are."""
+    """The error lists the names that exist."""
     environ = {"LISTEN_FDS": "2", "LISTEN_PID": str(os.getpid()), "LISTEN_FDNAMES": "admin:https"}
     with pytest.raises(ConfigError, match="there are sockets named admin, https, but not this"):
         inherited("http", environ)

@@ -8,7 +8,7 @@ from server.transport.timer_wheel import GRACE, TICK, TimerWheel
 
 
 class Member:
-    """Notes when it is asked, and what it answers."""
+    """Records when it is called, and returns what a test wants."""
 
     def __init__(self, *answers: float | None) -> None:
         self.wheel_tick = -1
@@ -35,7 +35,7 @@ async def wheel(nursery: trio.Nursery, autojump_clock: MockClock) -> TimerWheel:
 
 
 async def test_asked_when_due(wheel: TimerWheel, autojump_clock: MockClock) -> None:
-    """Never before its time, at most one tick after; again when it says so, not again when it does not."""
+    """A member is called at its time or up to a tick later, and again only if it returns a time."""
     member, start = Member(10, None), trio.current_time()
     wheel.schedule(member, start + 5)
     await trio.sleep(60)
@@ -46,7 +46,7 @@ async def test_asked_when_due(wheel: TimerWheel, autojump_clock: MockClock) -> N
 
 
 async def test_moved_and_cancelled(wheel: TimerWheel, autojump_clock: MockClock) -> None:
-    """The last schedule counts; a cancelled member is left alone."""
+    """The last schedule counts; a cancelled member is not called."""
     moved, cancelled, now = Member(), Member(), trio.current_time()
     wheel.schedule(moved, now + 1)
     wheel.schedule(moved, now + 20)
@@ -60,7 +60,7 @@ async def test_moved_and_cancelled(wheel: TimerWheel, autojump_clock: MockClock)
 
 
 async def test_hastened(wheel: TimerWheel, autojump_clock: MockClock) -> None:
-    """Whoever hurries is asked sooner, and never later than she would have been."""
+    """A hastened member is called sooner, and never later than scheduled before."""
     sooner, as_before, alone, now = Member(), Member(), Member(), trio.current_time()
     wheel.schedule(sooner, now + 20)
     wheel.hasten(sooner, now + 1)
@@ -72,8 +72,8 @@ async def test_hastened(wheel: TimerWheel, autojump_clock: MockClock) -> None:
     assert len(sooner.asked) == len(as_before.asked) == len(alone.asked) == 1
 
 
-async def test_a_defect_stops_nobody_elses_timeouts(wheel: TimerWheel, autojump_clock: MockClock) -> None:
-    """A member that raises ends: nothing would ever time it out."""
+async def test_a_defect_stops_no_other_timeouts(wheel: TimerWheel, autojump_clock: MockClock) -> None:
+    """A member that raises is ended, since it would never time out; the others keep their timeouts."""
     bad, good = Member(-1), Member()
     wheel.schedule(bad, trio.current_time() + 1)
     wheel.schedule(good, trio.current_time() + 2)
@@ -82,8 +82,8 @@ async def test_a_defect_stops_nobody_elses_timeouts(wheel: TimerWheel, autojump_
     assert "reference" in bad.aborted and not good.aborted
 
 
-async def test_late_turns_skip_nobody(wheel: TimerWheel, autojump_clock: MockClock) -> None:
-    """When the loop was held up, everybody who became due meanwhile is asked."""
+async def test_late_turns_skip_no_member(wheel: TimerWheel, autojump_clock: MockClock) -> None:
+    """After a delay of the loop, all members that became due meanwhile are called."""
     members = [Member() for _ in range(20)]
     for number, member in enumerate(members):
         wheel.schedule(member, trio.current_time() + number)
@@ -93,7 +93,7 @@ async def test_late_turns_skip_nobody(wheel: TimerWheel, autojump_clock: MockClo
 
 
 async def test_what_waits_is_read_first(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    """When the loop stood still, what came meanwhile is read, as of now, before anybody is asked."""
+    """After a pause, what arrived meanwhile is read before any member is called."""
     heard_at: list[float] = []
     asked: list[bool] = []
 

@@ -1,4 +1,4 @@
-"""server.transport.tls: the same service over TLS; certificates that change; peers that do not speak it."""
+"""server.transport.tls: the same service over TLS, changed certificates, and peers that do not speak TLS."""
 
 import json
 import os
@@ -41,8 +41,8 @@ async def secure_site(
 async def test_everything_over_tls(
     authority: Authority, tmp_path: Path, database: str, redis_url: str, nursery: trio.Nursery
 ) -> None:
-    """REST over https, the hub over wss with our client and an independent one; links are https; strangers are
-    shown a certificate that they can refuse."""
+    """REST works over https, and the hub over wss with our client and an independent one; links are https; a client
+    that does not trust the certificate refuses it."""
     objects = f"file://{tmp_path}/objects"
     async with secure_site(authority, tmp_path, database, redis_url, nursery, objects=objects) as site:
         (_, a), (bob, b) = await site.user("alice"), await site.user("bob")
@@ -80,7 +80,7 @@ async def test_everything_over_tls(
 
 
 async def test_bulk_in_both_directions(authority: Authority, tmp_path: Path, nursery: trio.Nursery) -> None:
-    """More than the kernel and a TLS record hold, to readers that pause: every byte comes back, none waits for ever."""
+    """Data beyond the kernel's buffer and a TLS record reaches readers that pause, complete and without a stall."""
     echo = EchoServer(broadcast=False, certificate=Certificate(*authority.issue(tmp_path)))
     port = await nursery.start(echo.run, 0)
 
@@ -113,8 +113,8 @@ async def test_bulk_in_both_directions(authority: Authority, tmp_path: Path, nur
 async def test_a_new_certificate(
     authority: Authority, tmp_path: Path, database: str, redis_url: str, nursery: trio.Nursery
 ) -> None:
-    """Changed files are for new connections; old ones live on. What is half-written, gone or does not match changes
-    nothing, and is told once."""
+    """Changed files apply to new connections; open ones go on. Files that are incomplete, missing or do not match have
+    no effect, and are logged once."""
     async with secure_site(authority, tmp_path, database, redis_url, nursery) as site:
         certificate = site.process.certificate
         assert certificate is not None
@@ -142,8 +142,8 @@ async def test_a_new_certificate(
 async def test_peers_that_do_not_speak_tls(
     authority: Authority, tmp_path: Path, database: str, redis_url: str, nursery: trio.Nursery
 ) -> None:
-    """Plain HTTP, noise, silence, and those who leave half-way are let go, with a line for those who debug; nobody
-    else notices."""
+    """Peers that send plain HTTP or noise, or nothing, or leave half-way are disconnected, with a line at debug level;
+    others are not affected."""
     with capture_logs() as lines:
         async with secure_site(authority, tmp_path, database, redis_url, nursery, handshake_timeout="0.5") as site:
             hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + os.urandom(100)
@@ -178,19 +178,19 @@ async def test_peers_that_do_not_speak_tls(
 
 
 def test_files_that_cannot_be_used(authority: Authority, tmp_path: Path) -> None:
-    """At start: which file, and why; an encrypted key is not asked about on the terminal."""
+    """Unusable files are refused at start with the file and the reason; there is no prompt for an encrypted key."""
     cert, key = authority.issue(tmp_path)
     other = tmp_path / "other"
     other.mkdir()
     _, foreign = authority.issue(other)
-    for files, told in (
+    for files, reason in (
         ((f"{tmp_path}/none.pem", key), "TLS_CERT: .*No such file"),
         ((cert, str(tmp_path)), "TLS_KEY: .*Is a directory"),
         ((cert, foreign), "is not the key of"),
         ((key, key), "no PEM certificate"),
         ((cert, cert), "no PEM certificate"),
     ):
-        with pytest.raises(ConfigError, match=told):
+        with pytest.raises(ConfigError, match=reason):
             Certificate(*files)
 
 
@@ -199,7 +199,7 @@ async def _tcp(site: Site) -> trio.SocketStream:
 
 
 async def _shown(site: Site, authority: Authority) -> bytes:
-    """The certificate that a new connection is shown."""
+    """Return the certificate that a new connection gets."""
     stream = trio.SSLStream(await _tcp(site), authority.client, server_hostname="127.0.0.1")
     await stream.do_handshake()
     found = stream.getpeercert(binary_form=True)
@@ -211,7 +211,7 @@ async def _shown(site: Site, authority: Authority) -> bytes:
 async def test_a_slow_reader_over_tls(
     authority: Authority, tmp_path: Path, database: str, redis_url: str, nursery: trio.Nursery
 ) -> None:
-    """P8 holds there too: who stops reading is left behind, delays nobody, and gets everything when she reads again."""
+    """P8 over TLS: a client that stops reading lags, delays no other, and gets everything when it reads again."""
     limits = {"outbox_bytes": "64KiB", "max_message_bytes": "8KiB"}
     async with secure_site(authority, tmp_path, database, redis_url, nursery, **limits) as site:
         (_, a), (bob, b) = await site.user("alice"), await site.user("bob")
@@ -236,7 +236,7 @@ async def test_a_slow_reader_over_tls(
                     assert isinstance(event, websocket.Message)
                     text += event.data
                 *whole, text = text.split(b"\x1e")
-                told = [json.loads(line) for line in whole]
-                seqs += [one["arguments"][0]["seq"] for one in told if one.get("target") == "ReceiveMessage"]
+                messages = [json.loads(line) for line in whole]
+                seqs += [one["arguments"][0]["seq"] for one in messages if one.get("target") == "ReceiveMessage"]
         assert seqs == sent
         await trio.aclose_forcefully(slow)

@@ -1,4 +1,4 @@
-"""server.transport.unauthenticated: who says nothing of who it is takes a bounded number of places."""
+"""server.transport.unauthenticated: the number of unauthenticated connections of an address is limited."""
 
 import trio
 
@@ -11,7 +11,7 @@ WAIT = 60.0
 
 
 def test_counted_by_address() -> None:
-    """Up to the bound, each once; who has left, or is known, makes room; proxies and Unix sockets are not counted."""
+    """Connections count once each, until they end or are authenticated; proxies and Unix sockets do not count."""
     strangers = UnauthenticatedConnections(2, Proxies(["10.0.0.0/8"]))
     one, two, three = (Stranger(strangers, "192.0.2.1") for _ in range(3))
     assert one.enter() and one.enter() and two.enter() and not three.enter()
@@ -29,7 +29,7 @@ def test_counted_by_address() -> None:
 
 
 def test_counted_behind_a_proxy() -> None:
-    """A proxy's connection is its client's for as long as the request: each client has the bound to itself."""
+    """A proxy's connection counts as its client's during a request, and each client has its own limit."""
     strangers = UnauthenticatedConnections(2, Proxies(["10.0.0.0/8"]))
     one, two, three, four = (Stranger(strangers, "10.1.2.3") for _ in range(4))
     said = {b"x-forwarded-for": b"6.6.6.6, 192.0.2.1"}
@@ -48,8 +48,8 @@ def test_counted_behind_a_proxy() -> None:
 
 
 async def test_clients_of_a_proxy(database: str, redis_url: str, nursery: trio.Nursery) -> None:
-    """So many of one client's requests may be under way without a token, whichever they are of their connections; what
-    the proxy keeps open is not held against anybody, and others are served."""
+    """A limited number of one client's requests without a token may be in progress, first or later in a connection.
+    Connections that the proxy keeps open do not count, and other clients are served."""
     async with open_site(
         database, redis_url, nursery, max_address_strangers=2, forwarded_allow_ips=("127.0.0.1",)
     ) as site:
@@ -96,7 +96,7 @@ async def test_clients_of_a_proxy(database: str, redis_url: str, nursery: trio.N
 
 
 async def test_idle_sockets_of_one_address(database: str, redis_url: str, nursery: trio.Nursery) -> None:
-    """One more than it may have is refused with 429; a client that says who it is is let in all the while."""
+    """A connection over the limit is refused with 429; a client with a token is admitted all the while."""
     async with open_site(database, redis_url, nursery, max_address_strangers=4) as site:
         _, token = await site.user("alice")
         await site.http.aclose()  # its connection is kept alive: one of them

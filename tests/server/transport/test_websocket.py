@@ -1,4 +1,4 @@
-"""server.transport.websocket: one socket's end is its own affair, whatever is delivered to it in that moment."""
+"""server.transport.websocket: the end of one socket affects no other, even during a delivery to it."""
 
 import socket
 from collections.abc import Awaitable
@@ -20,7 +20,7 @@ ROUNDS = 20  # tasks of one scheduler step run in either order
 
 
 class Silent:
-    """An endpoint that says nothing by itself."""
+    """An endpoint that sends nothing by itself."""
 
     reason = ""
 
@@ -47,7 +47,7 @@ async def parts(nursery: trio.Nursery) -> tuple[TimerWheel, Poller]:
 
 
 async def deliver(connection: Connection) -> None:
-    """In every scheduler step, for as long as it takes anything."""
+    """Deliver in every scheduler step, until cancelled."""
     frame = websocket.encode(websocket.TEXT, b"x" * 1000)
     while True:
         connection.offer(frame)
@@ -57,7 +57,7 @@ async def deliver(connection: Connection) -> None:
 
 @pytest.mark.parametrize("how", ["left", "closed", "cancelled", "aborted"])
 async def test_a_slow_reader_ends_while_something_is_delivered(parts: tuple[TimerWheel, Poller], how: str) -> None:
-    """However its connection ends, whoever delivers to it goes on; nothing is started for a connection that is over."""
+    """A delivery goes on however the connection ends meanwhile, and starts no task in an ended one."""
     for _ in range(ROUNDS):
         ours, peer = socket.socketpair()
         ours.setblocking(False)
@@ -97,7 +97,7 @@ async def test_a_slow_reader_ends_while_something_is_delivered(parts: tuple[Time
 async def test_a_peer_that_neither_reads_nor_answers_our_close(
     queued: int, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """It is gone when its time to answer is over, also when it has not taken what was said before; and not earlier."""
+    """A peer that does not answer a Close is disconnected after `CLOSE_WAIT`, not earlier, even if it did not read."""
     wheel, poller, endpoint = TimerWheel(), Poller(), Silent()
     await nursery.start(wheel.run)
     await nursery.start(poller.run)
