@@ -78,10 +78,14 @@ class Limiter(Generic[K]):
         self._prune_at = PRUNE_AT
 
     def require(self, key: K, name: str | None = None) -> None:
-        """Take one of this key's. Raises ChatError("rate_limited").
+        """Take one token of this key's bucket. Raises ChatError("rate_limited") with the time to wait.
 
-        What has a `name`, by which it is known when it comes again, has its appointment to itself: others of the same
-        key do not take its place, until GRACE after its time.
+        A refused request gets an appointment: the time at which it will be accepted, after those refused before it, so
+        that a burst that waits is spread over the rate. A request with a `name`, by which it is recognised when it is
+        repeated, has the appointment to itself: until GRACE after its time no other request of the key takes its token
+        (`_reserved`), and repeating it early does not change the time. The token of a request without a name is not
+        reserved: another request may take it. No appointment is further away than QUEUE periods; beyond that a request
+        that has waited may be refused again.
         """
         if self.rate is None:
             return

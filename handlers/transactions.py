@@ -1,4 +1,4 @@
-"""Writes outside the lanes: one transaction each, never left committed and untold.
+"""Writes outside the lanes: one transaction each, never left committed and unpublished.
 
 Owns the shield around a transaction. A caller may be cancelled while it waits for a connection, not
 between the start of its transaction and the publishing of what it changed; the shield ends by a deadline.
@@ -33,12 +33,15 @@ class Transactions:
         self.committed = 0
 
     async def run(self, write: Write[T], *, touches: Collection[UUID] = (), dismisses: Dismissal | None = None) -> T:
-        """Run `write` in one transaction and publish its changes. `touches`: conversations to check in doubt;
-        `dismisses`: whose connections end with it.
+        """Run `write` in one transaction and publish its changes. `touches` are the conversations to check in doubt;
+        `dismisses` the user whose connections end with it.
 
-        What is published is noted in the outbox by the same transaction: should this process die before everybody has
-        it, the relay of another carries on. Raises whatever `write` raises, then nothing was written; Unavailable
-        when that is not known.
+        Guaranteed: if the transaction commits, its changes are published, at least once. The same transaction writes
+        them to the outbox, so that the relay of another instance publishes them if this process dies; here they are
+        published directly after the commit, within the shield, so that a caller who is cancelled cannot come in
+        between. If `write` raises, its error is raised and nothing was written. If the outcome is unknown (after the
+        deadline or a lost connection), the caller gets an error, and the heads of `touches` are compared with the
+        database. Not guaranteed: that changes are published in the order of their seqs; rooms put them in order.
         """
         async with self._pool.connection() as conn:
             try:

@@ -33,7 +33,13 @@ class ClientView:
     # -- live ------------------------------------------------------------------------------------
 
     def take(self, message: Message, *, new: bool) -> None:
-        """ReceiveMessage, or MessageChanged."""
+        """Take in a ReceiveMessage (`new`) or MessageChanged, and report what it breaks.
+
+        The next seq moves the cursor; a higher one also records the seqs in between as gaps, which `finish` judges,
+        because a change may be left out only if a later one to its message replaced it, and that is known only from
+        what is stored. A seq at or below the cursor is a change out of order if it was a gap, else a repetition. A
+        message must come as new once: with its first change or, if that was left out, with a later one.
+        """
         seq = message.changed_seq
         if not self._ledger.agrees(message):
             text = (
@@ -119,8 +125,12 @@ class ClientView:
     # -- at the end ------------------------------------------------------------------------------
 
     def finish(self, stored: Mapping[int, int], overtaken: Callable[[int], bool]) -> None:
-        """`stored` is the changedSeq of each stored message by its seq; `overtaken` says of a change whether a later
-        one to the same message has replaced it."""
+        """Compare the view with what is stored: every message's last change must have been seen, and every gap must
+        be of a change that was replaced.
+
+        `stored` is the changedSeq of each stored message by its seq; `overtaken` returns True for a change that a
+        later one to the same message has replaced.
+        """
         if self.cursor is None:  # nothing ever came, and nothing says from where on it should have
             return
         self._oracle.checked[invariants.UNSEEN] += 1

@@ -154,7 +154,14 @@ class Connection(psycopg.AsyncConnection[TupleRow]):
         raise psycopg.errors.ConnectionTimeout(f"PostgreSQL did not accept the connection within {timeout:g} s")
 
     async def wait(self, gen: Generator[Any, Any, RV], interval: float = 0.0, timeout: float | None = None) -> RV:
-        """Drive one of psycopg's generators to its end, waiting by Trio."""
+        """Drive one of psycopg's generators to its end, waiting by Trio.
+
+        Afterwards the connection is either at rest, so that the next query can use it, or closed; it is never left in
+        an exchange whose answer a later query would read as its own. On success the exchange has been read to its end.
+        On cancellation `_abandon` ends it, shielded, within CANCEL_TIMEOUT. If it takes longer than `patience`, or the
+        connection is lost, the connection is closed. Whether the server has done what it was asked is not known after
+        cancellation, timeout or loss.
+        """
         patience = self.patience if timeout is None else timeout
         try:
             with trio.move_on_after(patience):
@@ -170,7 +177,11 @@ class Connection(psycopg.AsyncConnection[TupleRow]):
         raise psycopg.OperationalError(f"PostgreSQL did not answer within {patience:g} s; the connection was closed")
 
     async def _abandon(self, gen: Generator[Any, Any, object]) -> None:
-        """Stop an exchange whose caller was cancelled: cancel it in the server and read to its end, or hang up."""
+        """Stop an exchange whose caller was cancelled: cancel it in the server and read to its end, or hang up.
+
+        The cancel request travels on a connection of its own, and the exchange ends with an error, or with its result
+        if that was faster. Both are read here, so that the connection can be used again.
+        """
         if self.pgconn.status == BAD or self.pgconn.transaction_status != ACTIVE:
             return
         settled = False

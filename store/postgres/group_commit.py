@@ -303,7 +303,17 @@ class _Lane:
     # -- writing ------------------------------------------------------------------------------
 
     async def _write(self, appends: Sequence[Append]) -> None:
-        """Commit these and answer them. A message that PostgreSQL rejects is found by halving, and fails alone."""
+        """Commit a batch and answer each of its messages.
+
+        A batch stands or falls as a whole, so one bad message fails all of them. Where the error names the content as
+        the cause (REJECTED, or a defect of ours before anything was sent), nothing was written, and the batch is
+        written again in halves, first half first, so that messages keep their order; a half of one message is
+        refused. An unknown outcome is never repeated here: these senders get Unavailable and may send again with the
+        same clientMessageId, and `on_doubt` gets the conversations, so that their rooms compare the head. If
+        PostgreSQL is out of reach, the rest of the batch and all of the queue fail with it: they would only wait as
+        long for the same error. `writing` always has all messages that are taken and not answered; `_abandon` and `run`
+        answer them if this is cancelled or fails.
+        """
         parts = [appends]
         while parts:
             part = parts.pop()
@@ -388,6 +398,12 @@ class _Lane:
         return None
 
     async def _commit(self, appends: Sequence[Append]) -> list[Row]:
+        """Write and commit one part of a batch, with a new attempt only where nothing can have been written.
+
+        These are deadlocks and serialization failures (PostgreSQL has rolled back), a missing partition (made here
+        once, if the role may), and a prepared statement that is gone or outdated (once, on a new connection). Raises
+        one of REJECTED, _Faulty, OutcomeUnknown, another psycopg.Error, or Unavailable; see `_write`.
+        """
         try:
             columns = self._pack(appends)
         except REJECTED:
@@ -481,7 +497,13 @@ class _Lane:
     # -- answering ----------------------------------------------------------------------------
 
     async def _settle(self, appends: Sequence[Append], rows: Sequence[Row]) -> None:
-        """Give every sender the outcome of their message, then publish the new messages."""
+        """Give every sender the outcome of their message, then publish the new messages.
+
+        The batch is committed: nothing that fails here can take it back. So messages of which no Message can be
+        built, and all of them if `on_commit` fails, go to `on_doubt`, and their rooms read them from the database.
+        Duplicates are resolved before the first answer, so that answers come in the order of the batch; `on_commit` is
+        called after all of them.
+        """
         made_ms, made_at = -1, ""  # messages of a batch share few milliseconds
         answers: list[Message | AppendError | StoreError | None] = []
         changes: list[Change] = []
@@ -531,9 +553,11 @@ class _Lane:
     async def _resolve_doubles(
         self, appends: Sequence[Append], answers: list[Message | AppendError | StoreError | None]
     ) -> None:
-        """Fill in the first message for each double: from this batch, or as it stands in the database now.
+        """Fill in the first message for each duplicate: from this batch, or as it stands in the database now.
 
-        The batch is committed: whatever goes wrong here concerns the doubles only.
+        If it cannot be read, the duplicate's sender gets Unavailable, though the message is stored: the answer to a
+        repeated request has to be the same message, so the sender repeats it later. Other messages of the batch are
+        not affected.
         """
         first = {
             (append.sender_id, append.client_message_id): answer

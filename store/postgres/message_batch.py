@@ -69,10 +69,11 @@ async def prepare(conn: Connection) -> None:
 
 
 async def write(conn: Connection, columns: Sequence[bytes | None]) -> list[Row]:
-    """Write a packed batch and commit it. One row for each message, in their order.
+    """Write a packed batch and commit it. Return one row for each message, in their order.
 
-    Raises psycopg.Error when nothing was written, OutcomeUnknown when that cannot be known. After either the
-    connection may be closed.
+    Guaranteed: when this returns, the batch is committed, as a whole. When it raises psycopg.Error, nothing of it was
+    written. When it raises OutcomeUnknown, the batch was committed as a whole or not at all, and only the database
+    knows which. After either error the connection may be closed. Cancellation has the meaning of OutcomeUnknown.
     """
     conversation_ids = columns[1]
     try:
@@ -111,7 +112,17 @@ def _prepare(pgconn: Any, name: bytes, sql: bytes, types: list[int]) -> Generato
 
 
 def _exchange(pgconn: Any, lock: Sequence[bytes | None], write: Sequence[bytes | None]) -> Generator[Any, Any, Any]:
-    """Both statements and the Sync that commits them, in one go; then their results."""
+    """Send both statements and the Sync that commits them in one go, then read their results.
+
+    The pipeline is one implicit transaction. LOCK comes first and by itself, because each statement takes its own
+    snapshot: WRITE starts after the locks are held and so sees everything that was committed while LOCK waited.
+    The rows of WRITE are no acknowledgement. PostgreSQL sends them before it executes the Sync, and the commit can
+    still fail, or the server end, in between. So the results are read up to that of the Sync, and the outcome follows
+    from where an error stands. In place of a statement's result: nothing was committed, whatever happens to the
+    connection afterwards. In place of the Sync's: nothing was committed, unless it is an operational error such as
+    that of a server that shuts down, which may come after the commit; then the outcome is unknown. A connection that
+    is lost before any error leaves it unknown, too.
+    """
     pgconn.enter_pipeline_mode()
     pgconn.send_query_prepared(LOCK, lock, param_formats=[BINARY], result_format=BINARY)
     pgconn.send_query_prepared(WRITE, write, param_formats=FORMATS, result_format=BINARY)

@@ -226,6 +226,10 @@ async def delete_user(conn: Connection, user_id: UUID) -> tuple[Change, ...] | N
 
     One transaction. Returns the changes of the conversations that the user was in: the user left and, where they were
     the only owner, another member owns it now. None if there is no such user.
+
+    All writes lock conversations before users, so the conversations are locked first, in id order; then the user,
+    which keeps other transactions from adding them anywhere; then the conversations once more, for those to which
+    they were added between the first lock and the second. No conversation can keep a deleted member.
     """
     async with conn.atomic():
         await _lock_conversations(conn, user_id, None)

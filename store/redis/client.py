@@ -141,10 +141,17 @@ class Redis:
 
     @asynccontextmanager
     async def bounded(self) -> AsyncIterator[Client]:
-        """The client, for commands that must all be done within the timeout. Raises Unavailable.
+        """Lend the client, for commands that must all be done within the timeout. Raises Unavailable.
 
-        A client whose commands time out again and again is replaced: what was cancelled under it, or the
-        network, may have left it with connections on which nothing comes any more.
+        Guaranteed: the block ends within the timeout, or sooner when the client is replaced, and every failure of the
+        server or the network arrives as Unavailable. Not guaranteed: that the commands of a block that failed were not
+        done. They are not retried here: callers know what may be done twice.
+
+        Each block has a cancel scope in `_under_way`. `_send_away` cancels these scopes, and waits for the blocks,
+        before the client is closed, so that nothing waits on a client that is gone. After the block `self._client is
+        client` distinguishes a timeout from such a replacement. A client is replaced if the server is the wrong one,
+        or if STUCK commands time out within STUCK_WITHIN: cancelled commands, or the network, may have left
+        it with connections on which nothing comes any more.
         """
         client = self._client
         if client is None:

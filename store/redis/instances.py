@@ -150,11 +150,13 @@ class Instances:
     async def list_interested(
         self, conversation_ids: Collection[UUID], user_ids: Collection[UUID] = (), *, but: str = ""
     ) -> tuple[dict[UUID, list[str]], dict[UUID, list[str]]]:
-        """The instances with an interest in each conversation, and those that each user is on. Of one, `but`, nothing
-        is asked: it may be in the answer or not.
+        """Return the instances registered for each conversation, and those that each user is on.
 
-        One question for each instance, or one for each conversation and user, whichever are fewer. Both find all
-        instances that had registered when this was called: an instance is listed before it registers anything.
+        The instance `but` is not asked about: it may be in the answer or not. There is one question for each instance,
+        or one for each conversation and user, whichever are fewer. Both ways find every instance that had registered
+        when this was called: an instance is listed before it registers anything, and its own lists are written before
+        the sets of conversations and users. An instance that registers or leaves meanwhile may be in the answer or
+        not; one that is dead and not reaped yet is.
         """
         ids = [*conversation_ids, *user_ids]
         if self._count <= len(ids):

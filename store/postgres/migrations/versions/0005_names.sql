@@ -10,7 +10,7 @@ ALTER TABLE users
     -- The two that reserve a name. NULL where an older user has what is the same, or looks the same.
     ADD COLUMN username_key        text COLLATE "C",
     ADD COLUMN username_skeleton   text COLLATE "C";
--- Nobody registers what is the same as another's name. Serves insert_user.
+-- No name that is the same as another user's can be registered. Serves insert_user.
 CREATE UNIQUE INDEX users_username_key ON users (username_key) WHERE username_key IS NOT NULL;
 -- Nor what looks the same.
 CREATE UNIQUE INDEX users_username_skeleton ON users (username_skeleton) WHERE username_skeleton IS NOT NULL;
