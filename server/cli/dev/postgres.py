@@ -1,6 +1,6 @@
 """PostgreSQL on a Unix socket, in a directory of its own, for any user that runs `parley dev`.
 
-PostgreSQL refuses to run as root. So root starts it in a user namespace, in which it has the id 65534 (`nobody`):
+PostgreSQL refuses to run as root. So root starts it in a user namespace, in which it has the unprivileged id 65534:
 no user is added, no file changes its owner, and it works inside a directory of mode 0700.
 """
 
@@ -24,8 +24,8 @@ SOCKET_NAME = f".s.PGSQL.{PORT}"
 MAX_CONNECTIONS = 200
 READY_WITHIN = 60.0  # seconds; recovery after a crash is part of it
 STARTING_UP = (None, "57P03")  # SQLSTATE cannot_connect_now, which libpq does not always pass on
-NOBODY = 65534
-UNSHARE = ("unshare", "--user", f"--map-user={NOBODY}", f"--map-group={NOBODY}", "--")
+UNPRIVILEGED = 65534
+UNSHARE = ("unshare", "--user", f"--map-user={UNPRIVILEGED}", f"--map-group={UNPRIVILEGED}", "--")
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ async def find_account(root: Path, programs: Path) -> Account:
     """Return a user as which PostgreSQL can run. Raises ServiceError.
 
     As an ordinary user, that is this user itself. Root uses a user namespace where the kernel allows one, because that
-    leaves the machine unchanged. Otherwise root switches to the user `nobody` by setpriv: then the directories of the
-    service belong to `nobody`, and `root` gets execute permission for all.
+    leaves the machine unchanged. Otherwise root switches to the Unix user nobody by setpriv: then the directories
+    of the service belong to that user, and `root` gets execute permission for all.
     """
     if os.geteuid() != 0:
         # initdb requires that its user has a name, which a user in a container may not have.
@@ -75,18 +75,18 @@ async def find_account(root: Path, programs: Path) -> Account:
         return Account(UNSHARE) if nameless and await _works(*UNSHARE, "true") else Account()
     if await _works(*UNSHARE, "true"):
         return Account(UNSHARE)
-    nobody = pwd.getpwnam("nobody")
-    setpriv = ("setpriv", f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups", "--")
+    user = pwd.getpwnam("nobody")
+    setpriv = ("setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups", "--")
     if await _works(*setpriv, "true"):
-        return await _as_nobody(Account(setpriv, (nobody.pw_uid, nobody.pw_gid)), root, programs)
+        return await _as_unprivileged(Account(setpriv, (user.pw_uid, user.pw_gid)), root, programs)
     raise ServiceError(
         "PostgreSQL does not run as root, and neither unshare (user namespaces) nor setpriv works here:"
         " start parley as an ordinary user."
     )
 
 
-async def _as_nobody(account: Account, root: Path, programs: Path) -> Account:
-    """Make `root` accessible to the user `nobody`. Raises ServiceError if a directory above it is not.
+async def _as_unprivileged(account: Account, root: Path, programs: Path) -> Account:
+    """Make `root` accessible to the unprivileged account. Raises ServiceError if a directory above it is not.
 
     Permissions of those directories are left alone, as they do not belong to us.
     """

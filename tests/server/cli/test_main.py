@@ -88,7 +88,7 @@ def test_token(database: str) -> None:
     user = UUID(int=5)
     minted = parley("token", "--user", str(user), "--ttl", "5m", DATABASE_URL=database, JWT_KEY=JWT_KEY)
     assert minted.exit_code in (0, 1)
-    assert parley("token", "--user", "nobody", DATABASE_URL=database, JWT_KEY=JWT_KEY).exit_code == 1
+    assert parley("token", "--user", "unknown", DATABASE_URL=database, JWT_KEY=JWT_KEY).exit_code == 1
     assert parley("token", "--user", str(user)).exit_code == 2
     assert parley("token", "--user", str(user), "--ttl", "long", JWT_KEY=JWT_KEY).exit_code == 2
     if minted.exit_code == 0:

@@ -184,7 +184,7 @@ async def test_sign_ins_count_for_all_instances(database: str, redis_url: str, n
         await two.user("a3")
         await one.call("POST", "/api/users", {"username": "a4"}, status=429)
         await two.call("POST", "/auth/refresh", {"refreshToken": "x"}, status=429)
-        await two.call("GET", "/auth/login/nobody", status=429)
+        await two.call("GET", "/auth/login/unknown", status=429)
         for n in range(3):
             await free.user(f"free{n}")
 

@@ -34,7 +34,7 @@ async def test_what_routes_refuse(site: Site) -> None:
         ("GET", f"/api/messages?conversationId={alice}&before=" + "9" * 5000, 400, "invalid_request"),
         ("GET", f"/api/messages?conversationId={alice}&before=-1", 400, "invalid_request"),
         ("GET", f"/api/messages?conversationId={alice}&before=1e400", 400, "invalid_request"),
-        ("GET", "/auth/login/nobody", 404, "not_found"),
+        ("GET", "/auth/login/unknown", 404, "not_found"),
     ):
         checked(await site.http.request(method, path, headers=headers), status, code)
     for content, kind, status, field in (

@@ -119,7 +119,7 @@ async def test_what_is_shown_is_true(post: Post) -> None:
                 drawn = Console(width=200, file=io.StringIO(), record=True)
                 drawn.print(render((await http.get(f"/{question}")).content))
                 assert len(drawn.export_text().splitlines()) > 1, question
-            for wrong in ("sort=beauty", "limit=0", "limit=x", "user=nobody", "user=a%00", "user=%ED%A0%80"):
+            for wrong in ("sort=beauty", "limit=0", "limit=x", "user=unknown", "user=a%00", "user=%ED%A0%80"):
                 problem = (await http.get(f"/connections?{wrong}")).json()
                 assert problem["status"] in (400, 404) and problem["detail"], wrong
 
@@ -182,7 +182,7 @@ async def test_kill_user_everywhere(post: Post, database: str, redis_url: str, n
         for client in here:
             await ended(client)
         assert await alice_client.invoke("Ping") == {}
-    assert (await post.inspect("kill-user", "nobody")).code == 1
+    assert (await post.inspect("kill-user", "unknown")).code == 1
 
 
 async def test_garbage_at_the_socket(post: Post) -> None:
