@@ -1,6 +1,6 @@
 """server.cluster.publisher: each instance gets what concerns its rooms and users, and nothing else."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import cast
 from uuid import UUID
 
@@ -15,7 +15,7 @@ from store.ids import new_id
 from store.model import Change, Message, MessageStatus, MessageType, UserStatus
 from store.postgres import outbox
 from store.postgres.pool import Pool
-from store.redis.inbox_entries import Entry, Receipt, Seen, Typing, dismissal, unpack
+from store.redis.inbox_entries import Entry, Receipt, Seen, Typing, dismissal, entry_of, unpack
 from store.redis.instances import Instances
 
 ROOM, OTHER, ALICE, BOB = new_id(), new_id(), new_id(), new_id()
@@ -32,6 +32,7 @@ class World:
         self.unregistered: list[tuple[str, list[UUID]]] = []
         self.gone: set[str] = set()
         self.away = False
+        self.is_defective: Callable[[Entry], object] = lambda entry: False
         self.instance = "me"
         self.publisher = Publisher(cast(Instances, self), cast(Subscriptions, self), cast(Pool, self))
 
@@ -47,7 +48,10 @@ class World:
         )
 
     async def deliver(self, parcels: Sequence[tuple[str, bytes]]) -> set[str]:
-        self.delivered += ((name, unpack(data)) for name, data in parcels)
+        entries = [(name, unpack(data)) for name, data in parcels]
+        if any(self.is_defective(entry) for _, entry in entries):
+            raise ArithmeticError("a defect")
+        self.delivered += entries
         return {name for name, _ in parcels} & self.gone
 
     async def unregister(self, name: str, conversation_ids: list[UUID], user_ids: Collection[UUID]) -> None:
@@ -179,3 +183,27 @@ async def test_bounds(world: World, autojump_clock: MockClock) -> None:
     world.publisher.publish([change(OTHER, 1)])
     await trio.sleep(1)
     assert len(world.cleared) == MAX_WAITING and world.publisher.dropped == 10
+
+
+async def test_a_defect_in_one_message(world: World, autojump_clock: MockClock) -> None:
+    """What was to be sent with it is sent without it, and is not sent again."""
+    world.interested, world.present = {ROOM: ["a"]}, {BOB: ["a"]}
+    world.is_defective = lambda entry: entry.typing
+    receipt, said = Receipt(ROOM, ALICE, 2, 1, "t"), change(ROOM, 1)
+    world.publisher.publish([said], dismissal(BOB))
+    world.publisher.send([Typing(ROOM, ALICE, True), receipt])
+    await trio.sleep(1)
+    got = [entry for _, entry in world.delivered]
+    assert got == [entry_of((), [said]), entry_of([dismissal(BOB)]), entry_of([receipt])]
+    assert world.cleared == [(ROOM, 1)]
+
+
+async def test_a_defect_in_a_dismissal(world: World, autojump_clock: MockClock) -> None:
+    """The rows of the outbox stay: one of them has it, and the relay announces it."""
+    world.interested, world.present = {ROOM: ["a"]}, {BOB: ["a"]}
+    world.is_defective = lambda entry: entry.dismissals
+    world.publisher.publish([change(ROOM, 1)], dismissal(BOB))
+    world.publisher.send([Typing(ROOM, ALICE, True)])
+    await trio.sleep(1)
+    assert [entry.typing for _, entry in world.delivered] == [(), (Typing(ROOM, ALICE, True),)]
+    assert world.cleared == []
