@@ -1,7 +1,8 @@
-"""Buries instances that have died: their users go offline (P7), their inboxes and interest go.
+"""Clear up after dead instances: announce their users as offline (P7), delete their inboxes and registrations.
 
-Owns one task while the link holds. Every instance looks; one of them does it. Should that one die too, another
-carries on: the dead one's own lists of users and rooms say what is left to do, and its name goes last.
+Owns one task in each epoch. Every instance checks for dead ones; one of them claims and reaps each. If that one dies
+too, another continues: the dead instance's own lists of users and rooms contain what is left to do, and the instance is
+removed from the list of instances last.
 """
 
 import random
@@ -14,7 +15,7 @@ from store.defects import guard
 from store.errors import StoreError
 from store.redis.instances import Instances
 
-PERIOD = 1.0  # seconds between looks
+PERIOD = 1.0  # seconds between checks
 
 _guard = guard("reaper")
 
@@ -27,19 +28,25 @@ class Reaper:
         self._watcher = watcher
 
     async def run(self) -> None:
-        """Raises Unavailable."""
+        """Reap dead instances until the link fails. Raise Unavailable."""
         while True:
             await trio.sleep(PERIOD * random.uniform(0.75, 1.25))
             for dead in await self._instances.list_dead():
                 try:
                     if await self._instances.claim_reaping(dead):
-                        await self._bury(dead)
+                        await self._reap(dead)
                 except StoreError:
                     raise
-                except Exception as error:  # with this one; its claim runs out, and another instance tries
+                except Exception as error:  # with this one: the claim expires, and another instance tries
                     _guard.caught(error, instance=dead)
 
-    async def _bury(self, dead: str) -> None:
+    async def _reap(self, dead: str) -> None:
+        """Remove the users, the rooms, and then the name of a dead instance. Raise Unavailable.
+
+        Users come first, in steps, because clients should see them offline soon. A step takes some users from the dead
+        instance's own list, unregisters them, and deletes them from that list last; those who are on no other instance
+        are announced. If this instance dies in a step, the users are still on the list, and another one repeats it.
+        """
         users, rooms = await self._instances.count_left(dead)
         log.warning("instance_dead", instance=dead, users=users, rooms=rooms)
         while users:

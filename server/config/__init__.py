@@ -1,1 +1,1 @@
-"""What operators configure: settings, limits, addresses, and what of it may change in a running process."""
+"""The configuration by operators: settings, limits, addresses, and their reload in a running process."""

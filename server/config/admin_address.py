@@ -1,8 +1,8 @@
-"""Addresses of the admin listener: as they are written, and as they are found on this machine.
+"""Parse the addresses of the admin listener, and find the sockets of instances on this machine.
 
-Owns the syntax of ADMIN_LISTEN and the runtime directory. A Unix socket is the whole admin interface, and the rights of
-its file say who may use it. An address with a port serves nothing but `/metrics`: every user of this
-machine may connect.
+Owns the syntax of ADMIN_LISTEN and the runtime directory. A Unix socket serves the whole admin interface, protected by
+the permissions of its file. An address with a port serves `/metrics` only, since every user of this machine may
+connect.
 """
 
 import os
@@ -30,7 +30,7 @@ Address = UnixAddress | TcpAddress
 
 
 def parse(text: str) -> Address | None:
-    """One entry of ADMIN_LISTEN: a path, or host:port; None for `auto`. Raises ValueError."""
+    """Parse one entry of ADMIN_LISTEN: a path, or host:port; None for `auto`. Raise ValueError."""
     if text == AUTO:
         return None
     path = text.removeprefix("unix:")

@@ -1,13 +1,13 @@
-"""What concerns several settings at once, and what `parley serve` cannot start without.
+"""Check combinations of settings, and the settings that `parley serve` requires.
 
-Owns these rules; what one setting may be is declared with it, in `server.config.settings`. Touches nothing.
+Owns these rules; the rules of a single setting are declared with it, in `server.config.settings`. Touches nothing.
 """
 
 from server.config.settings import ConfigError, Settings
 
 
 def faults_of(settings: Settings) -> list[str]:
-    """Sentences about settings that do not go together."""
+    """Return a sentence about each invalid combination of settings."""
     faults = []
     if settings.outbox_bytes < 2 * settings.max_message_bytes:
         faults.append("OUTBOX_BYTES: expected at least twice MAX_MESSAGE_BYTES, or one message may never fit")
@@ -19,7 +19,7 @@ def faults_of(settings: Settings) -> list[str]:
 
 
 def require(settings: Settings) -> None:
-    """Raise ConfigError for what `parley serve` cannot start without."""
+    """Raise ConfigError if a setting that `parley serve` requires is missing."""
     faults = []
     if not settings.database_url:
         faults.append("DATABASE_URL: required, for example postgresql://parley@db/parley")

@@ -1,4 +1,4 @@
-"""How a setting is declared: one field of a dataclass, with all that is known about it.
+"""Declare settings: each is one field of a dataclass, with its metadata.
 
 Owns the kinds of settings (how each is read, shown and hidden) and what is kept for each field. `settings` declares
 with it; loading, the reload list, `parley serve --help` and docs/settings.md read it back with `settings_of`. Touches
@@ -18,7 +18,7 @@ HIDDEN = "***"
 
 
 class Secret(str):
-    """A string that does not show itself."""
+    """A string whose repr hides it."""
 
     __slots__ = ()
 
@@ -28,7 +28,7 @@ class Secret(str):
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """What a value is: `name` for the documents, `parse` for what was given (ValueError: what is expected)."""
+    """A kind of value: `name` for the documents; `parse` reads it, or raises ValueError with what is expected."""
 
     name: str
     parse: Callable[[Any], Any]
@@ -88,7 +88,7 @@ SERVICE_URL = Kind(name="URL, secret", parse=_secret, redact=_without_password)
 
 @dataclass(frozen=True, kw_only=True)
 class Declaration:
-    """What is known about one setting beside its name and type."""
+    """The metadata of one setting, beside its name and type."""
 
     section: "Section"
     kind: Kind
@@ -116,30 +116,30 @@ class Declaration:
         return value if self.then is None else self.then(value)
 
     def redact(self, value: Any) -> Any:
-        """`value` as it may be shown: keys hidden, URLs without their password."""
+        """Return `value` without secrets: keys hidden, URLs without their password."""
         return value if self.kind.redact is None or not value else self.kind.redact(value)
 
     @property
     def default_text(self) -> str:
-        """The default as it is written; empty for none."""
+        """The default as text; empty for none."""
         return self.shown_default or self.kind.show(self.default)
 
 
 class Section:
-    """Settings that belong together; a heading of the page."""
+    """Settings under one heading of the page."""
 
     def __init__(self, title: str) -> None:
         self.title = title
 
     def setting(self, kind: Kind, default: Any, about: str, **rest: Any) -> Any:
-        """A field of a dataclass. `rest` is as in `Declaration`."""
+        """Return a field of a dataclass. `rest`: as in `Declaration`."""
         declared = Declaration(section=self, kind=kind, default=default, about=about, **rest)
         return field(default=default, metadata={"declaration": declared})
 
 
 @cache
 def settings_of(settings: type) -> Mapping[str, Declaration]:
-    """Every declared field of a dataclass by its name, in the order of declaration."""
+    """Return the declared fields of a dataclass by name, in the order of declaration."""
     return {each.name: each.metadata["declaration"] for each in fields(settings) if "declaration" in each.metadata}
 
 

@@ -1,4 +1,4 @@
-"""Where an instance listens: LISTEN and PEER_LISTEN as they are written. Owns their syntax; touches nothing."""
+"""Parse LISTEN and PEER_LISTEN. Owns their syntax; touches nothing."""
 
 import re
 
@@ -6,8 +6,10 @@ _DESCRIPTOR = re.compile(r"[A-Za-z0-9_.-]*")
 
 
 def parse_listen(text: str) -> tuple[str, int] | str:
-    """(host, port), or which of the sockets that the service manager hands over: see
-    `server.transport.socket_activation`. Raises ValueError."""
+    """Return (host, port), or the name of sockets from the service manager. Raise ValueError.
+
+    `server.transport.socket_activation` looks the latter up.
+    """
     if text.startswith("fd://"):
         if not _DESCRIPTOR.fullmatch(text[5:]):
             raise ValueError("expected fd://, fd://NAME of a socket handed over, or fd://N of a descriptor")

@@ -1,4 +1,4 @@
-"""Where the settings of an instance come from: the environment, files of credentials, a TOML file.
+"""Load the settings of an instance from the environment, files of credentials, and a TOML file.
 
 Owns their order (environment over credentials over file) and the names in each: `PARLEY_NAME`, `name` or `parley_name`,
 `name`. Touches the environment it is given and these files. An error names the setting and what is expected, never what
@@ -40,7 +40,7 @@ def load(environ: Mapping[str, str], file: Path | None = None, **overrides: Any)
 
 
 class _Given:
-    """What was found so far, by name of its setting, and what is wrong about the names."""
+    """The values found so far, by name of the setting, and the faults of names."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
@@ -116,7 +116,7 @@ def _providers(given: Mapping[str, Mapping[str, Any]]) -> tuple[OAuthProvider, .
 
 
 def _provider(name: str, given: Mapping[str, Any]) -> OAuthProvider:
-    """Raises ValueError that names the setting."""
+    """Raise ValueError with the name of the setting."""
     prefix = f"OAUTH_{name.upper()}_"
     values: dict[str, Any] = {}
     for field, value in {**OAUTH_DEFAULTS.get(name, {}), **given}.items():

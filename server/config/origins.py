@@ -1,7 +1,7 @@
-"""Where a browser may be sent with what signs its user in.
+"""Check the URLs to which a browser may be redirected after a sign-in.
 
-Owns the rules. A URL is read once, as browsers read it (the WHATWG URL standard), and put together again from the parts
-that were checked: what is sent to the browser can mean nothing else than what was allowed. Sans-I/O.
+Owns the rules. A URL is parsed once, as browsers do (the WHATWG URL standard), and put together again from the checked
+parts, so that the browser cannot interpret it differently. Sans-I/O.
 """
 
 import re
@@ -18,7 +18,7 @@ _PLAIN = re.compile(r"https?://(?:[a-z0-9._-]+|\[::1\])(?::[0-9]{1,5})?(?:[/?][!
 
 
 def origin(url: str) -> str | None:
-    """Of an http(s) URL that is nothing but an origin, as browsers write it; None for anything else."""
+    """Return the origin of an http(s) URL without a path, as browsers write it; None for any other text."""
     found = _parse(url)
     if found is None or found.pathname != "/" or found.search or found.host.endswith("."):
         return None
@@ -26,7 +26,7 @@ def origin(url: str) -> str | None:
 
 
 def checked(url: str, allowed: Collection[str], *, loopback: bool) -> str | None:
-    """`url` as it may be sent to a browser; None when it may not. `allowed` are origins as `origin` writes them."""
+    """Return `url`, normalized; None if it is not allowed. `allowed`: origins as `origin` returns them."""
     found = _parse(url)
     if found is None:
         return None
@@ -37,7 +37,7 @@ def checked(url: str, allowed: Collection[str], *, loopback: bool) -> str | None
 
 
 def with_query(url: str, field: str) -> str:
-    """`field`, encoded already, at the end of its query."""
+    """Return the URL with `field`, already encoded, at the end of its query."""
     return f"{url}{'&' if '?' in url else '?'}{field}"
 
 

@@ -37,7 +37,7 @@ OpenTelemetry is configured by its own `OTEL_*` variables: see [monitoring](moni
 
 
 def page() -> str:
-    """docs/settings.md."""
+    """Return the text of docs/settings.md."""
     return "".join([INTRODUCTION, *_sections(settings_of(Settings).items(), ""), *_providers(), TRACING])
 
 
@@ -67,7 +67,7 @@ def _cell(text: str) -> str:
 
 
 def help_rows() -> list[tuple[str, str]]:
-    """Name and sentence of every setting, as the end of `--help` shows them."""
+    """Return the name and sentence of every setting, for the end of `--help`."""
     return [
         (f"{ENVIRONMENT_PREFIX}{name.upper()}", f"{each.about.replace('`', '')} [{each.default_text or 'empty'}]")
         for name, each in settings_of(Settings).items()

@@ -1,7 +1,7 @@
-"""The rate limits of one process, as configured. Owns which there are; the arithmetic is in `handlers.rate_limits`.
+"""The configured rate limits of one process. Owns their list; the arithmetic is in `handlers.rate_limits`.
 
-Shared with the other instances is what protects people (sign-in, uploads). What protects an instance is counted by each
-for itself: it costs no question to Redis on the way of every connection and message.
+Limits that protect users (sign-in, uploads) are shared with the other instances. Those that protect an instance are
+counted by each for itself, without a request to Redis for every connection and message.
 """
 
 from uuid import UUID
@@ -11,7 +11,7 @@ from server.config.settings import Settings
 
 
 class RateLimits:
-    """`configure` may be called again while they are in use: the buckets stay, the rates change."""
+    """All limiters. `configure` may be called again while they are in use: it keeps the buckets."""
 
     def __init__(self, settings: Settings, counter: Counter) -> None:
         self.invocations: Rate | None = None  # buckets are with the sessions
@@ -28,7 +28,7 @@ class RateLimits:
         self.configure(settings)
 
     def refusals(self) -> dict[str, int]:
-        """So far, by what was limited; calls of hub methods are counted with the errors they are answered with."""
+        """Return the number of refusals by limit; those of hub methods are counted as errors of their calls."""
         return {
             "connects": self.connects.refused,
             "user_connects": self.user_connects.refused,

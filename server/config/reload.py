@@ -1,7 +1,7 @@
-"""What of the configuration may change in a running process, and the comparison of two.
+"""Compare two configurations, and select the changes that a running process can apply.
 
-Which settings those are is declared with them (`server.config.settings`). `server.instance` applies what changed; the
-rest waits for a restart, and the answer to a reload names it.
+Reloadable settings are declared as such (`server.config.settings`). `server.instance` applies them; the other changes
+need a restart, and the answer to a reload names them.
 """
 
 from dataclasses import replace
@@ -14,7 +14,7 @@ RELOADABLE = frozenset(name for name, declared in settings_of(Settings).items() 
 
 
 class Difference(NamedTuple):
-    """Names of settings, as operators write them."""
+    """The names of changed settings, as operators write them."""
 
     changed: tuple[str, ...]
     needs_restart: tuple[str, ...]
@@ -28,7 +28,7 @@ class Difference(NamedTuple):
 
 
 def merge(now: Settings, wanted: Settings) -> tuple[Settings, Difference]:
-    """The settings to go on with: `now`, with all of `wanted` that can be had without a restart."""
+    """Return `now` with all changes of `wanted` that need no restart."""
     moved = [name for name in Settings.__dataclass_fields__ if getattr(now, name) != getattr(wanted, name)]
     changed = [name for name in moved if name in RELOADABLE]
     merged = replace(now, **{name: getattr(wanted, name) for name in changed})

@@ -1,7 +1,7 @@
-"""Every setting of an instance: one field says its default, its bounds, whether it can be reloaded, and what it is for.
+"""All settings of an instance: each field declares the default, the bounds, the reload, and the purpose of one.
 
 Owns the declarations, and nothing else has to be changed for a new one: loading (`server.config.loading`), the reload
-list, `parley serve --help` and docs/settings.md (`make docs`) read them. What concerns two settings at once is in
+list, `parley serve --help` and docs/settings.md (`make docs`) read them. Rules for several settings are in
 `server.config.checks`. Touches nothing; a secret does not appear in a repr.
 """
 
@@ -65,7 +65,7 @@ def _long_enough(keys: Any) -> Any:
 
 
 def _browser_origins(given: tuple[str, ...]) -> tuple[str, ...]:
-    """As browsers send them; none when any may come."""
+    """Return origins as browsers send them; none if all are allowed."""
     found = tuple(dict.fromkeys(browser_origin(each) for each in given if each != ANY))
     return () if ANY in given else found
 
@@ -441,6 +441,6 @@ class Settings:
 
 
 def redact(name: str, value: object) -> object:
-    """`value` of a setting as it may be shown: keys hidden, URLs without their password."""
+    """Return the value of a setting without secrets: keys hidden, URLs without their password."""
     declared = settings_of(Settings).get(name)
     return value if declared is None else declared.redact(value)

@@ -1,7 +1,7 @@
-"""Durations, sizes and rates as people write them: `15m`, `32KiB`, `60/1m`.
+"""Parse and format durations, sizes and rates: `15m`, `32KiB`, `60/1m`.
 
-Owns the reading of these texts and the writing of them. Each function raises ValueError with a sentence that says what
-is expected, never what was given: it may be a secret in the wrong place. Touches nothing.
+Owns their syntax. Each function raises ValueError with a sentence about what is expected, never with the given text,
+which may be a secret in the wrong place. Touches nothing.
 """
 
 import math
@@ -35,7 +35,7 @@ def duration(given: object) -> float:
 
 
 def show_duration(seconds: float) -> str:
-    """The shortest text that `duration` reads as `seconds`."""
+    """Return the shortest text that `duration` reads as `seconds`."""
     for unit, factor in (("m", MINUTES), ("s", 1.0)):
         if seconds >= factor and seconds % factor == 0:
             return f"{int(seconds // factor)}{unit}"
@@ -53,7 +53,7 @@ def size(given: object) -> int:
 
 
 def show_size(count: int) -> str:
-    """The shortest text that `size` reads as `count` bytes."""
+    """Return the shortest text that `size` reads as `count` bytes."""
     for unit, factor in (("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):
         if count and count % factor == 0:
             return f"{count // factor}{unit}"
@@ -61,7 +61,7 @@ def show_size(count: int) -> str:
 
 
 def rate(given: object) -> Rate:
-    """Return so many in so long: `60/1m`."""
+    """Return a rate: a number in a duration, as `60/1m`."""
     if isinstance(given, Rate):
         return given
     count, _, period = str(given).partition("/")

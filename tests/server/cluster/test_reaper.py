@@ -1,4 +1,4 @@
-"""server.cluster.reaper: a dead instance is buried whole, and everybody who was only there has left (P7)."""
+"""server.cluster.reaper: a dead instance is removed completely, and users who were only there have left (P7)."""
 
 from collections.abc import Collection
 from uuid import UUID
@@ -18,13 +18,13 @@ from tests.store.world import WAIT
 
 
 class Watcher:
-    """Remembers who left."""
+    """Records the users who have left."""
 
     def __init__(self) -> None:
         self.gone: list[UUID] = []
 
     def arrived(self, user_ids: Collection[UUID]) -> None:
-        raise AssertionError("nobody arrives by a burial")
+        raise AssertionError("no user arrives when an instance is reaped")
 
     def left(self, user_ids: Collection[UUID]) -> None:
         self.gone += user_ids
@@ -45,7 +45,7 @@ async def instances(redis: Redis) -> Instances:
 
 
 async def traces(redis: Redis, name: str) -> set[str]:
-    """The keys that name an instance, and those in which its name stands."""
+    """Return the keys whose name or members contain the name of an instance."""
     async with redis.bounded() as client:
         found = {key.decode() for key in await client.keys("parley:*")}
         named = {key for key in found if name in key}
@@ -58,14 +58,14 @@ async def traces(redis: Redis, name: str) -> set[str]:
     return named
 
 
-async def until_buried(instances: Instances, name: str) -> None:
+async def until_reaped(instances: Instances, name: str) -> None:
     with trio.fail_after(WAIT):
         while any(known.instance == name for known in await instances.list_all()):
             await trio.sleep(0.01)
 
 
 async def make_dead(instances: Instances) -> tuple[list[UUID], list[UUID]]:
-    """More users and rooms than one step of a burial takes; the first user is on another instance as well."""
+    """A dead instance with more users and rooms than one step removes; the first user is on another one as well."""
     users, rooms = [new_id() for _ in range(2 * MEMBERS + 3)], [new_id() for _ in range(MEMBERS + 3)]
     await instances.enlist("dead~1", 0.001)
     await instances.enlist("alive~1", 60)
@@ -75,11 +75,11 @@ async def make_dead(instances: Instances) -> tuple[list[UUID], list[UUID]]:
 
 
 async def test_all_of_it(redis: Redis, instances: Instances, nursery: trio.Nursery) -> None:
-    """However many users it had, each who is nowhere else has left, once; none of its interest stays, and no key."""
+    """Each user who is on no other instance has left, once, and no registration and no key is left."""
     users, rooms = await make_dead(instances)
     watcher = Watcher()
     nursery.start_soon(Reaper(instances, watcher).run)
-    await until_buried(instances, "dead~1")
+    await until_reaped(instances, "dead~1")
     assert sorted(watcher.gone) == sorted(users[1:])
     assert await traces(redis, "dead~1") - {keys.reaping("dead~1")} == set()
     interested, present = await instances.list_interested(rooms[:1], users[:1])
@@ -91,7 +91,7 @@ async def test_all_of_it(redis: Redis, instances: Instances, nursery: trio.Nurse
 async def test_the_reaping_instance_dies_too(
     redis: Redis, instances: Instances, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    """Another instance carries on where the first one stopped: the name goes last, so that it is found."""
+    """If the reaping instance dies, another one continues where it stopped."""
     users, _ = await make_dead(instances)
     first, second = Watcher(), Watcher()
     reap, calls = getattr(Instances, f"reap_{when}"), 0
@@ -110,35 +110,35 @@ async def test_the_reaping_instance_dies_too(
     assert len(first.gone) < len(users) - 1 or when == "rooms"
     assert await instances.list_dead() == ["dead~1"]
     async with redis.bounded() as client:
-        await client.unlink([keys.reaping("dead~1")])  # its time is over
+        await client.unlink([keys.reaping("dead~1")])  # the claim expires
     nursery.start_soon(Reaper(instances, second).run)
-    await until_buried(instances, "dead~1")
+    await until_reaped(instances, "dead~1")
     assert sorted(first.gone + second.gone) == sorted(users[1:])
     assert await traces(redis, "dead~1") - {keys.reaping("dead~1")} == set()
     nursery.cancel_scope.cancel()
 
 
-async def test_one_buries(instances: Instances, nursery: trio.Nursery) -> None:
-    """Of many who see it, one does it: everybody has left once."""
+async def test_one_instance_reaps(instances: Instances, nursery: trio.Nursery) -> None:
+    """One of several instances reaps a dead one, and each user has left once."""
     users, _ = await make_dead(instances)
     watchers = [Watcher() for _ in range(3)]
     for watcher in watchers:
         nursery.start_soon(Reaper(instances, watcher).run)
-    await until_buried(instances, "dead~1")
+    await until_reaped(instances, "dead~1")
     assert sorted(user for watcher in watchers for user in watcher.gone) == sorted(users[1:])
     assert sum(1 for watcher in watchers if watcher.gone) == 1
     nursery.cancel_scope.cancel()
 
 
 async def test_the_living_are_left_alone(instances: Instances, nursery: trio.Nursery) -> None:
-    """An instance whose lease holds is not buried, while others are; one that left without users is."""
+    """An instance with a valid lease is not reaped; one that left without users is."""
     users, rooms = [new_id()], [new_id()]
     await instances.enlist("alive~1", 60)
     await instances.register("alive~1", rooms, users)
     await instances.enlist("empty~1", 0.001)
     watcher = Watcher()
     nursery.start_soon(Reaper(instances, watcher).run)
-    await until_buried(instances, "empty~1")
+    await until_reaped(instances, "empty~1")
     assert watcher.gone == [] and [known.instance for known in await instances.list_all()] == ["alive~1"]
     assert (await instances.list_interested(rooms, users))[1] == {users[0]: ["alive~1"]}
     nursery.cancel_scope.cancel()

@@ -183,7 +183,7 @@ async def test_any_order(order: list[int], repeats: list[int]) -> None:
     assert connection.seen == list(range(11, 19))
 
 
-async def test_a_hole_is_fetched(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_a_gap_is_repaired(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """A change that does not arrive is read from PostgreSQL 50 ms later; held changes follow it."""
     world = World()
     connection = await world.attached()
