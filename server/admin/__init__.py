@@ -1,1 +1,1 @@
-"""The admin interface of an instance: its listener, what it shows to operators, and what they can do with it."""
+"""The admin interface of an instance: its listener, and the snapshots and actions for operators."""

@@ -109,7 +109,7 @@ async def _serve(http: HttpServer, stream: trio.SocketStream) -> None:
         if requests.fault is not None:
             sock.send(bad_request(requests.fault).answer)
     except* OSError:
-        pass  # the peer went away
+        pass  # the client disconnected
     except* Exception as group:
         _guard.caught(group, "admin_connection_failed")
     finally:

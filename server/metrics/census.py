@@ -23,12 +23,12 @@ T = TypeVar("T")
 class Condition(str, Enum):  # noqa: UP042 - msgspec writes it as its value
     """The condition of a hub connection."""
 
-    HANDSHAKE = "handshake"  # has not said which protocol it speaks
+    HANDSHAKE = "handshake"  # has not sent its handshake
     OPEN = "open"
     BLOCKED = "blocked"  # the kernel's buffer is full: the client reads slowly, or not
     CATCHING_UP = "catching_up"  # left its rooms because its send queue was full; returns to them after its catch-up
     DORMANT = "dormant"  # without a socket, waits for its client (stateful reconnect)
-    CLOSING = "closing"  # has said goodbye, waits for the answer
+    CLOSING = "closing"  # has sent a close, waits for the client's
 
 
 class Census(Struct):

@@ -87,7 +87,7 @@ def _hub(parts: Parts) -> Iterable[Metric]:
     hub = parts.hub
     yield counters(
         "parley_hub_endings_total",
-        "Connections that have ended, by reason; docs/monitoring.md says what each means.",
+        "Connections that have ended, by reason; docs/monitoring.md explains each reason.",
         "reason",
         {slug: hub.endings[slug] for slug in sorted(SLUGS)},
     )
@@ -100,17 +100,17 @@ def _hub(parts: Parts) -> Iterable[Metric]:
     )
     yield histograms(
         "parley_hub_invocation_seconds",
-        "Time from reading a call to its answer, of methods that wait for something; the others are loop lag.",
+        "Time from reading a call to its answer, for methods that wait for something; others take only loop lag.",
         "method",
         [(method.name, method.seconds) for method in methods if method.kind is not STREAM],
     )
     yield counters(
         "parley_hub_errors_total",
-        "Calls answered with an error, by code; `internal` is a defect of ours, with a line in the log.",
+        "Calls answered with an error, by code; `internal` is a defect of the server, with a line in the log.",
         "code",
         {code: hub.dispatcher.failures[code] for code in CODES},
     )
-    yield gauge("parley_hub_draining", "1 while this instance sends its clients away.", int(hub.draining))
+    yield gauge("parley_hub_draining", "1 while this instance drains.", int(hub.draining))
     requests = parts.requests
     yield counters(
         "parley_rest_requests_total",
@@ -127,11 +127,11 @@ def _hub(parts: Parts) -> Iterable[Metric]:
 
 
 def _bounds(parts: Parts) -> Iterable[Metric]:
-    """Yield what was refused to one party so that the others are served; docs/operations.md has the bounds."""
+    """Yield refusals by the bounds of one user, address or connection; docs/operations.md lists the bounds."""
     answers = parts.answers
     yield counters(
         "parley_limits_refusals_total",
-        "What a RATE_ setting refused, by what it is of; calls of hub methods are in parley_hub_errors_total.",
+        "Refusals by the RATE_ settings, by limit; calls of hub methods are counted in parley_hub_errors_total.",
         "limit",
         parts.limits.refusals(),
     )
@@ -145,16 +145,16 @@ def _bounds(parts: Parts) -> Iterable[Metric]:
         "Connections refused because their user had MAX_USER_CONNECTIONS already.",
         parts.hub.shares.refused,
     )
-    yield gauge("parley_rest_held_bytes", "REST answers that wait to be read, of all users.", answers.held)
+    yield gauge("parley_rest_held_bytes", "Bytes of REST answers that wait to be read, of all users.", answers.held)
     yield counters(
         "parley_rest_refusals_total",
-        "Requests refused for what waits: requests or unread answers of one user (429), unread answers of all (503).",
+        "Requests refused because of waiting requests or unread answers of one user (429), or of all (503).",
         "waiting",
         {"requests": answers.turns.refused, "answers": answers.refused, "all_answers": answers.refused_all},
     )
     yield counter(
         "parley_logs_suppressed_total",
-        "Lines of the log that were left out because the same came too often; log_suppressed lines say which.",
+        "Log lines that were left out because the same line came too often; log_suppressed lines say which.",
         logs.suppressed(),
     )
 
@@ -166,12 +166,12 @@ def _census(census: Census) -> Iterable[Metric]:
         "condition",
         {condition.value: census.conditions[condition.value] for condition in Condition},
     )
-    yield gauges("parley_hub_transports", "Hub connections by what carries them.", "transport", dict(census.transports))
+    yield gauges("parley_hub_transports", "Hub connections by transport.", "transport", dict(census.transports))
     yield gauges("parley_hub_protocols", "Hub connections by hub protocol.", "protocol", dict(census.protocols))
     yield gauge("parley_hub_streams", "Streams to clients that are under way.", census.streams)
     yield gauge(
         "parley_outbox_queued_bytes",
-        "What waits in this process to be sent, of all connections. Each is bounded by OUTBOX_BYTES.",
+        "Bytes in the send queues of all connections. Each queue is bounded by OUTBOX_BYTES.",
         census.send_queue_bytes,
     )
 
@@ -202,7 +202,7 @@ def _rooms(parts: Parts) -> Iterable[Metric]:
     )
     yield counter(
         "parley_rooms_repairs_total",
-        "Changes that did not come by themselves and were read from PostgreSQL. Many: the link is bad.",
+        "Changes that did not arrive from another instance and were read from PostgreSQL. Many: the link is bad.",
         rooms.repair.repaired,
     )
 
@@ -218,14 +218,14 @@ def _lanes(parts: Parts) -> Iterable[Metric]:
     total = parts.lanes.statistics()
     yield counters(
         "parley_lanes_messages_total",
-        "Messages by outcome: accepted, double (sent before), refused, failed (PostgreSQL is away).",
+        "Messages by outcome: accepted, double (sent before), refused, failed (PostgreSQL is out of reach).",
         "outcome",
         {"accepted": total.accepted, "double": total.doubles, "refused": total.refused, "failed": total.failed},
     )
     times = parts.lanes.times
     yield histogram(
         "parley_lanes_batch_messages",
-        "Messages in one group commit. Grows with the load; that is as it should be.",
+        "Messages in one group commit. Grows with the load, as it should.",
         times.sizes,
     )
     yield histogram(
@@ -252,7 +252,7 @@ def _instances(parts: Parts) -> Iterable[Metric]:
     yield counter("parley_inbox_changes_total", "Changes that came from other instances.", membership.received)
     yield histogram(
         "parley_inbox_delay_seconds",
-        "Stream lag: from an entry's being written to our inbox to our reading it, by Redis' clock and ours.",
+        "Stream lag: from the writing of an entry to our inbox until we read it, by Redis' clock and ours.",
         membership.delays,
     )
     yield counter("parley_publisher_changes_total", "Changes published to other instances.", publisher.sent)
@@ -330,7 +330,7 @@ def _pools(parts: Parts) -> Iterable[Metric]:
     )
     yield counters(
         "parley_pool_connect_failures_total",
-        "Attempts at a connection that PostgreSQL did not take.",
+        "Attempts to connect that PostgreSQL refused.",
         "pool",
         of_each(lambda pool: pool.connect_failures),
     )
@@ -357,14 +357,14 @@ def _process(parts: Parts) -> Iterable[Metric]:
     )
     yield counters(
         "parley_defects_total",
-        "Exceptions that no code foresaw, by the part that caught them; each kind has a line in the log.",
+        "Unexpected exceptions, by the part that caught them; each kind has a line in the log.",
         "part",
         counts(),
     )
     yield gauge("parley_process_tasks", "Tasks of the event loop.", trio.lowlevel.current_statistics().tasks_living)
     yield gauge(
         "parley_process_alive",
-        "0 when the process hangs by its own account; systemd's watchdog restarts it then.",
+        "0 if the process reports that it hangs; systemd's watchdog then restarts it.",
         int(parts.liveness.verdict() is None),
     )
     build = {"version": version(), "python": platform.python_version(), "trio": trio.__version__}

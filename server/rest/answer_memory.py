@@ -34,8 +34,8 @@ class AnswerBudget:
 
     def __init__(self, *, of_one: int, of_all: int) -> None:
         self.held = 0
-        self.refused = 0  # for what their user holds
-        self.refused_all = 0  # for what all hold
+        self.refused = 0  # because of the holder's own answers
+        self.refused_all = 0  # because of the answers of all
         self._of_one = of_one
         self._of_all = of_all
         self._by_holder: Counter[str] = Counter()

@@ -1,6 +1,6 @@
 """The REST side as one Quart-Trio app: blueprints, authentication, OpenAPI, errors.
 
-Owns what all routes share. The composition root hands it the handlers.
+Owns what all routes share. The handlers are passed in.
 """
 
 import time

@@ -252,7 +252,7 @@ def if_match() -> frozenset[str] | None:
     if "If-Match" not in request.headers or request.if_match.star_tag:
         return None
     tags = request.if_match.as_set()
-    return frozenset((tag or "").partition("-")[0] for tag in tags)  # Werkzeug says None for an empty one
+    return frozenset((tag or "").partition("-")[0] for tag in tags)  # Werkzeug returns None for an empty tag
 
 
 def idempotency_key() -> str | None:
@@ -272,5 +272,5 @@ async def once() -> Once | None:
     key = idempotency_key()
     if key is None:
         return None
-    body = bytes(await request.get_data(as_text=False))  # type: ignore[arg-type]  # bytes, as asked for
+    body = bytes(await request.get_data(as_text=False))  # type: ignore[arg-type]  # bytes, because of `as_text`
     return Once(key, hashlib.sha256(f"{request.method} {request.path}\n".encode() + body).digest())

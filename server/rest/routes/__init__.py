@@ -1,1 +1,1 @@
-"""The routes of the REST API, one module per noun. `handlers` has what the operations mean."""
+"""The routes of the REST API, one module per noun. `handlers` implements the operations."""

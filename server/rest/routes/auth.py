@@ -242,7 +242,7 @@ def _set_cookie(response: Response, attempt: Attempt, value: str, max_age: int) 
         path=CALLBACK + attempt.provider,
         secure=attempt.redirect_uri.startswith("https:"),
         httponly=True,
-        samesite="Lax",  # it comes with the top-level redirect back from the provider, and with nothing else
+        samesite="Lax",  # sent with the top-level redirect from the provider, and with no other cross-site request
     )
 
 

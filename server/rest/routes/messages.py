@@ -127,7 +127,7 @@ def blueprint(messages: Messages, receipts: Receipts) -> Blueprint:
     @routes.get("/<id:message_id>/receipts")
     @operation(Answer(200, ReceiptPage, "A page of members."), parameters=PAGE)
     async def list_receipts(message_id: str) -> Response:
-        """List the members to whom a message was delivered, and who of them has read it."""
+        """List the members to whom a message was delivered, and which of them have read it."""
         items, following = await receipts.list(caller(), path_id(message_id), limit(), cursor())
         return page(items, following)
 

@@ -252,7 +252,7 @@ async def test_many_at_a_port(
         silent = [await stack.enter_async_context(await open_tcp(address)) for _ in range(3 * MAX_SCRAPERS)]
         closed = 0
         with trio.fail_after(60):
-            for stream in silent[MAX_SCRAPERS + 10 :]:  # the connections of before may not all be gone
+            for stream in silent[MAX_SCRAPERS + 10 :]:  # earlier connections may not all be closed yet
                 closed += await stream.receive_some(1) == b""
         assert closed == len(silent) - MAX_SCRAPERS - 10
         for stream in silent:

@@ -16,11 +16,11 @@ from tests.running import JWT_KEY, Running, checked, running
 SEED = 20261125
 TIMEOUT = 1200.0  # seconds: only against a run that hangs; alone on the machine it takes about 40
 
-# A right request may also be refused for what there is, which no schema can express: 410 a message that another request
-# has deleted, 412 an ETag that is not the present one, 415 an upload whose content is of no allowed type, 422 an
-# Idempotency-Key that was used for another request.
+# A valid request may also be refused because of the state, which no schema can express: 410 for a message that another
+# request has deleted, 412 for an ETag that is not the current one, 415 for an upload whose content is not of an allowed
+# type, 422 for an Idempotency-Key that was used for another request.
 ACCEPTED = ["2xx", "3xx", "401", "403", "404", "409", "410", "412", "415", "422"]
-# 413 is how we refuse what is longer than its schema allows.
+# 413 is the answer to values that are longer than their schema allows.
 REJECTED = ["400", "401", "403", "404", "405", "409", "413", "415", "422"]
 
 CONFIG = """

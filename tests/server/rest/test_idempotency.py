@@ -73,14 +73,14 @@ async def test_key_and_client_message_id(site: Site) -> None:
     assert await post("k2", clientMessageId="c1") == first  # sent again by a client that has lost the key
     assert (await post("k1", 422, clientMessageId="c2"))["code"] == "idempotency_mismatch"
     assert (await post("k1", 422))["code"] == "idempotency_mismatch"
-    # An id that another message has, in either place, is never an answer to what was not sent.
+    # An id of another message, as key or in the body, never gets that message as its answer.
     assert (await post("k3", 422, clientMessageId="c1", content="y"))["code"] == "idempotency_mismatch"
     assert (await post("c1", 422, content="y"))["code"] == "idempotency_mismatch"
-    # Both left their keys free, as does what is refused for any other reason.
+    # Both keys can be used again, as after any other refusal.
     assert (await post("k3", content="y"))["clientMessageId"] == "k3"
     await post("k4", 404, replyToId=str(uuid4()))
     assert (await post("k4", replyToId=first["id"]))["replyToId"] == first["id"]
-    # What was edited or deleted since is still what was asked for.
+    # A message that was edited or deleted since is still the answer.
     await site.call("PUT", f"/api/messages/{first['id']}", {"content": "z"}, token=a)
     assert (await post("k1", clientMessageId="c1"))["content"] == "z"
     said = await site.call("GET", "/api/messages", token=a, params={"conversationId": group})

@@ -46,8 +46,11 @@ async def test_sends_and_requests(database: str, redis_url: str, nursery: trio.N
 
 
 async def test_who_waits_is_taken(database: str, redis_url: str, nursery: trio.Nursery) -> None:
-    """Of a burst of sends past the limit, by hub and REST, each is taken at the time it was given to come again. Only
-    what is taken of the burst itself after others were refused, on a slow machine, can send one of these away again."""
+    """Each send of a burst past the limit, by hub and REST, is accepted at the time given for its retry.
+
+    Only sends of the burst that are accepted after others were refused, on a slow machine, can delay one of these
+    again.
+    """
     async with open_site(database, redis_url, nursery, rate_limits="on", rate_sends="10/2s") as site:
         _, a = await site.user("alice")
         group = (await site.call("POST", "/api/conversations", {"type": "Group"}, token=a, status=201))["id"]

@@ -36,7 +36,7 @@ async def test_conversations_keep_their_order(site: Site) -> None:
         groups.append((await site.call("POST", "/api/conversations", body, token=a, status=201))["id"])
 
     async def talk(number: int) -> None:
-        for group in (groups[0], groups[6 - number]):  # one that is to come, one that was shown
+        for group in (groups[0], groups[6 - number]):  # one that is still to be listed, one that was listed
             said = {"conversationId": group, "content": "x"}
             await site.call("POST", "/api/messages", said, token=a, status=201)
         await site.call("POST", "/api/conversations", {"type": "Group", "name": "new"}, token=a, status=201)
@@ -102,7 +102,9 @@ async def test_people(site: Site) -> None:
 
     path = f"/api/messages/{sent['id']}/receipts"
     receipts = await pages(site, path, a, nothing, limit=50)
-    assert len({receipt["userId"] for receipt in receipts}) == len(receipts) == 110  # who joined later has not got it
+    assert (
+        len({receipt["userId"] for receipt in receipts}) == len(receipts) == 110
+    )  # members who joined later have no receipt
     assert {receipt["status"] for receipt in receipts} == {"Read"}
 
 

@@ -26,8 +26,8 @@ from tests.server.rest.conftest import Site, open_site
 
 OK = "ok"
 PEOPLE = ("stranger", "removed", "member", "admin", "owner")
-# Whose tokens are no good: each is answered 401, whatever is asked for.
-NOBODIES = (
+# Kinds of invalid tokens: each is answered 401 on every route.
+INVALID_TOKENS = (
     "no token",
     "expired",
     "another audience",
@@ -46,7 +46,7 @@ class Rule(NamedTuple):
 
     answers: Mapping[str, str]
     ask: Callable[[Mapping[str, str]], Any]
-    changes: Callable[["World", str], Awaitable[None]] | None = None  # when it was allowed, what it takes for the next
+    changes: Callable[["World", str], Awaitable[None]] | None = None  # restores the world after a permitted request
 
 
 def who(member: str = OK, admin: str = OK, owner: str = OK, outside: str = "not_found") -> dict[str, str]:
@@ -87,7 +87,7 @@ def at(path: str, body: Any = None, **options: Any) -> Callable[[Mapping[str, st
     return lambda world: (path.format(**world), fill(body, world), {k: fill(v, world) for k, v in options.items()})
 
 
-# No token needed: why. Everything else is asked by NOBODIES, too.
+# Routes that need no token, with the reason. All others are tested with INVALID_TOKENS, too.
 OPEN = {
     "POST /api/users": "registration, by the setting",
     "GET /auth/login/{provider}": "the way in",
@@ -198,10 +198,10 @@ METHODS: dict[str, list[Rule]] = {
     ],
     "JoinConversation": [Rule(who(), call("{conversation}")), Rule(who(), call("{conversation}", 0))],
     "LeaveConversation": [Rule(EVERYONE, call("{conversation}"))],  # leaving without having joined succeeds, too
-    "Sync": [Rule(EVERYONE, lambda world: [{world["conversation"]: 0}])],  # what it says is looked at below
+    "Sync": [Rule(EVERYONE, lambda world: [{world["conversation"]: 0}])],  # its answer is checked below
     "StreamHistory": [Rule(who(), call("{conversation}"))],
     "StartTyping": [Rule(who(), call("{conversation}"))],
-    "StopTyping": [Rule(EVERYONE, call("{conversation}"))],  # says nothing
+    "StopTyping": [Rule(EVERYONE, call("{conversation}"))],  # has no effect
     "MarkMessageAsRead": [Rule(who(), call("{theirs}"))],
     "MarkMessageAsDelivered": [Rule(who(), call("{theirs}"))],
     "MarkRead": [Rule(who(), call("{conversation}", 1))],
@@ -372,7 +372,7 @@ async def test_routes_without_a_good_token(world: World) -> None:
     routes: one function checks tokens (`tests/server/identity` tests it), but each route has to call it.
     """
     tokens = await invalid_tokens(world.site)
-    assert set(tokens) == set(NOBODIES)
+    assert set(tokens) == set(INVALID_TOKENS)
     wrong = []
     kinds = cycle([name for name in tokens if name != "no token"])
     for route, rules in RULES.items():

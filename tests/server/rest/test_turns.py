@@ -52,7 +52,9 @@ async def test_so_many_at_once(nursery: trio.Nursery) -> None:
         assert clients.names[-1] == f"a{AT_ONCE + number}"
     for _, request in clients.working:
         clients.turns.end(request)
-        clients.turns.end(request)  # again, as when the client goes after the answer: nothing is given twice
+        clients.turns.end(
+            request
+        )  # a second time, as when the client disconnects after the answer: no turn is returned twice
     assert not clients.turns._queues
 
 

@@ -24,7 +24,7 @@ from store.redis.inbox_entries import Draft, Entry, Head, TraceMark, unpack
 from tests.running import running
 from tests.server.rest.conftest import Site, open_site
 
-CALLER = "0af7651916cd43dd8448eb211c80319c"  # a trace id of somebody who calls us
+CALLER = "0af7651916cd43dd8448eb211c80319c"  # the trace id of a client
 
 
 class Traced:

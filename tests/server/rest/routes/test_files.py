@@ -207,9 +207,9 @@ async def test_refused(shop: Site) -> None:
         (b"", 400),
         (b"--b--\r\n", 400),
         (b"garbage", 400),
-        (bytes(MIB) + FORM, 400),  # what stands before the first part is not gathered without end,
+        (bytes(MIB) + FORM, 400),  # text before the first part is not buffered without a limit,
         (FORM.replace(b"\r\n\r\n", b"\r\nX: " + b"x" * MIB + b"\r\n\r\n", 1), 400),  # nor the head of one,
-        (FORM + b"x" * MIB, 400),  # nor what follows the last
+        (FORM + b"x" * MIB, 400),  # nor text after the last part
         (b'--b\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\ncut off', 400),
         (b'--b\r\nContent-Disposition: form-data; name="other"; filename="x"\r\n\r\nx\r\n--b--\r\n', 400),
     ):
@@ -491,7 +491,7 @@ async def test_parts_one_by_one(nursery: trio.Nursery) -> None:
 async def test_one_upload_to_a_link_at_a_time(
     tmp_path: Path, database: str, redis_url: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of several uploads to one link of the directory store the newest goes on, and the ones before it end."""
+    """Of several uploads to one link of the directory store the newest continues, and earlier ones are cancelled."""
     monkeypatch.setattr(upload_backpressure, "PATIENCE", 1e6)
     async with open_site(database, redis_url, nursery, objects=f"file://{tmp_path}/files") as site:
         _, token = await site.user("alice")
@@ -517,7 +517,7 @@ async def test_one_upload_to_a_link_at_a_time(
                 content = b"b" * 100_000
                 answer = await site.http.put(made["uploadUrl"], content=content, headers=made["headers"])
                 assert answer.status_code == 200
-                while _unfinished(tmp_path):  # the first is thrown away while its client waits
+                while _unfinished(tmp_path):  # the first upload is discarded while its client waits
                     await trio.sleep(0.01)
                 uploads.cancel_scope.cancel()
         stored = await site.call("POST", f"/api/files/{made['id']}/complete", token=token)
