@@ -24,6 +24,7 @@ EXEMPT = {
 # (file, text, reason): the words in this text are meant. Each text must occur in its file.
 MEANT: list[tuple[str, str, str]] = [
     ("CHANGELOG.md", "`conversations_not_told`", "a former name"),
+    ("CHANGELOG.md", "class of breach `hole` is", "a former name"),
     ("docs/glossary.md", "· burial, bury ", "words that are not used"),
     ("docs/glossary.md", "| hole ", "words that are not used"),
     ("docs/glossary.md", "| tell ", "words that are not used"),
@@ -34,11 +35,7 @@ MEANT: list[tuple[str, str, str]] = [
 ]
 # How often the words occur otherwise. A number may fall, and never rise: a file that is not here has none of them.
 KNOWN: dict[str, int] = {
-    "CHANGELOG.md": 1,
     "server/hub/transports/forwarding.py": 2,
-    "store/postgres/migrations/versions/0002_instances.sql": 1,
-    "store/postgres/migrations/versions/0004_floors.sql": 1,
-    "store/postgres/migrations/versions/0005_names.sql": 1,
     "store/redis/keys.py": 1,
     "tests/mutants/faults.toml": 2,
     "tests/server/protocol/signalr/test_codec.py": 1,
