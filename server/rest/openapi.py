@@ -42,20 +42,20 @@ PATH_PARAMETERS: dict[str, tuple[Schema, str]] = {
 }
 ALWAYS = ("rate_limited", "internal", "unavailable", "overloaded")
 DESCRIPTION = """\
-Errors are `application/problem+json` (RFC 9457) with a stable `code`, and `errors` for each field that is at fault.
-Lists answer `{"items", "next"}`: ask again with `cursor` set to `next`, until that is null. Ids are UUIDs, times
-RFC 3339 in UTC with milliseconds. Names of choices are taken in any case, or as their index. Fields that are not known
-are ignored, and more may be added to answers. Paths are matched without case. What is live (new messages, receipts,
-presence) comes over the SignalR hub at `/hubs/chat`.
+Errors are `application/problem+json` (RFC 9457) with a stable `code`, and `errors` for each invalid field. Lists are
+answered as `{"items", "next"}`: repeat the request with `cursor` set to `next` until that is null. Ids are UUIDs, times
+RFC 3339 in UTC with milliseconds. Names of choices are accepted in any case, or as their index. Unknown fields are
+ignored, and answers may get more fields. Paths are case-insensitive. New messages, receipts and presence are delivered
+by the SignalR hub at `/hubs/chat`.
 """
 TAGS = {
-    "users": "People: registration, profiles, status.",
+    "users": "Users: registration, profiles, status.",
     "conversations": "Direct conversations and groups, their members and roles.",
     "messages": "Sending, reading and editing messages, and their receipts.",
-    "files": "Uploads, through the server or directly into the store.",
-    "auth": "Signing in with a provider, sessions.",
-    "hub": "The way into the SignalR hub.",
-    "health": "For load balancers.",
+    "files": "Files: uploads through the server or directly into the store, and links.",
+    "auth": "Sign-in with a provider, and sessions.",
+    "hub": "Negotiation of connections to the SignalR hub.",
+    "health": "Health checks for load balancers.",
 }
 
 
@@ -75,7 +75,7 @@ def _choice(name: str, kind: type[WireEnum], *members: WireEnum) -> Schema:
     return {name: {"anyOf": [{"type": "string", "pattern": f"^(?:{names})$"}, {"enum": indices}]}}
 
 
-# What a field must be depends on another one.
+# Alternatives where the valid values of a field depend on another field.
 _DIRECT = _choice("type", ConversationType, ConversationType.DIRECT)
 _GROUP = _choice("type", ConversationType, ConversationType.GROUP)
 _SPOKEN = _choice("type", MessageType, *SPOKEN_TYPES)
@@ -101,7 +101,7 @@ _ALTERNATIVES: Mapping[type, list[Schema]] = {
 
 
 class Provider(OpenAPIProvider):
-    """`settings` give the limits and types of this server."""
+    """Makes the document from the app's routes. `settings` has the limits and file types of this server."""
 
     settings: Settings
 
@@ -126,7 +126,7 @@ class Provider(OpenAPIProvider):
                         "type": "apiKey",
                         "in": "query",
                         "name": "access_token",
-                        "description": "For browsers, which cannot set headers everywhere.",
+                        "description": "For browsers, which cannot set headers on all requests.",
                     },
                 },
             },
@@ -134,7 +134,7 @@ class Provider(OpenAPIProvider):
         }
 
     def encoded(self) -> bytes:
-        """The document, made once."""
+        """Return the document as JSON. It is made once."""
         if self._encoded is None:
             self._encoded = msgspec.json.encode(self.schema())
         return self._encoded
@@ -296,17 +296,21 @@ def _problem_schema() -> Schema:
     texts = {name: {"type": "string"} for name in ("type", "title", "detail")}
     return {
         "type": "object",
-        "description": "What went wrong (RFC 9457).",
+        "description": "An error (RFC 9457).",
         "properties": {
             "type": {**texts["type"], "format": "uri", "pattern": "^urn:parley:error:"},
             "title": texts["title"],
             "status": {"type": "integer", "minimum": 400, "maximum": 599},
             "detail": texts["detail"],
             "code": {"enum": list(CODES), "type": "string"},
-            "instance": {"type": "string", "format": "uri", "description": "The request, to find it in the log."},
+            "instance": {
+                "type": "string",
+                "format": "uri",
+                "description": "The request's id, which is also in the log.",
+            },
             "errors": {
                 "type": "object",
-                "description": "What is wrong with each field.",
+                "description": "The invalid fields, with what is wrong.",
                 "additionalProperties": {"type": "string"},
             },
         },
