@@ -120,7 +120,7 @@ ACROSS = {
 
 @pytest.mark.parametrize("tree", TREES)
 def test_tests_stand_where_their_modules_do(tree: str) -> None:
-    """`tests/PACKAGE/test_NAME.py` tests the module or package `PACKAGE/NAME`."""
+    """A file test_NAME.py in tests/PACKAGE tests the module or package NAME of PACKAGE."""
     across = set().union(*ACROSS.values())
     names = {name.removeprefix("tests/") for name in tracked(f"tests/{tree}/*test_*.py")}
     lost = {name for name in names - across if not is_mirror(name)}
