@@ -21,7 +21,7 @@ def parse_listen(text: str) -> tuple[str, int] | str:
 
 
 def parse_peer_listen(text: str) -> tuple[str, int] | None:
-    """Where other instances reach this one; None for nowhere. It is announced to them, so it must be one address.
+    """Parse the address at which other instances reach this one; None for none. It is announced, so it must be one.
 
     Raises ValueError.
     """

@@ -58,7 +58,7 @@ class _Given:
             self.faults.append(f"{file}: {error}")
 
     def take_credentials(self, directory: str | None) -> None:
-        """What systemd hands over (LoadCredential=): files named like settings, with `parley_` before or without.
+        """Read credentials from systemd (LoadCredential=): files named like settings, with or without `parley_`.
 
         Others may be meant for another program; but not what begins like ours.
         """

@@ -166,7 +166,7 @@ class GapRepair:
                 room.conversation_id, room.head, limit=REPAIR_PAGE, max_bytes=REPAIR_BYTES
             )
             for change in changes:
-                if change.seq > room.head:  # it may have come live while we read
+                if change.seq > room.head:  # otherwise it arrived live during the query
                     created = change.message.seq > start and change.message.id not in seen
                     # It is not known any more whether its sender has read up to it: the receipt is announced again.
                     catches_up = created and change.message.type is not MessageType.SYSTEM

@@ -233,6 +233,11 @@ class Rooms:
             _guard.caught(error, conversation=str(change.conversation_id))
 
     def _receive(self, room: Room, change: Change) -> None:
+        """Deliver a change if it is the next of its room, hold it if it is ahead, and ignore a duplicate.
+
+        While a room is opening, all changes are held. A gap is repaired after `REPAIR_DELAY`, unless the missing change
+        arrives before. A change of members that the room has passed is not delivered, but the members are rechecked.
+        """
         if room.next_seq is None:
             room.hold(change)
         elif change.seq == room.next_seq:
@@ -247,6 +252,7 @@ class Rooms:
         # below next_seq: a duplicate
 
     def _drain_held(self, room: Room) -> None:
+        """Deliver held changes in order up to the next gap, and schedule its repair; drop duplicates."""
         assert room.next_seq is not None
         while room.held:
             change = room.held.pop(room.next_seq, None)

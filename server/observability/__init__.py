@@ -1,1 +1,1 @@
-"""What a process says of its own state: the log, what must not stand in it, and how promptly it works."""
+"""The observation of a process: its log, the redaction of it, liveness, and event-loop lag."""

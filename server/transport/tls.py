@@ -142,6 +142,12 @@ class TlsSocket:
                 await trio.lowlevel.wait_writable(self._socket)
 
     def recv(self, size: int) -> bytes:
+        """Read up to `size` bytes, record by record, until none are left.
+
+        OpenSSL returns one record a call, and may hold decrypted data that the kernel does not know of, for which no
+        edge would be reported. So this reads on until OpenSSL would wait. An error or an end after some data is kept
+        for the next call; an end is reported to the poller, so that there is one.
+        """
         chunks: list[bytes] = []
         while size > 0:
             try:
