@@ -313,10 +313,10 @@ class Connection(_Sender):
         """Send `view`, and then what has queued up behind it, as far as `_may_go_on`.
 
         While this task exists the queue is `blocked`: `flush` does nothing, and `held` counts what is being sent, so
-        that the bound of the queue includes it. Each byte taken by the kernel is progress; without any for `stall_timeout` the
-        timer wheel ends the connection. The endpoint is notified when the rest is small enough to catch up. At the end
-        of the connection the queue stays blocked, so that nothing is sent out of order; otherwise what is left is
-        queued again for the next flush.
+        that the bound of the queue includes it. Each byte taken by the kernel is progress; without any for
+        `stall_timeout` the timer wheel ends the connection. The endpoint is notified when the rest is small enough to
+        catch up. At the end of the connection the queue stays blocked, so that nothing is sent out of order; otherwise
+        what is left is queued again for the next flush.
         """
         try:
             while True:
