@@ -25,7 +25,7 @@ Write = Callable[[Connection], Awaitable[tuple[T, Sequence[Change]]]]
 
 
 class Transactions:
-    """Runs writes on the pool and hands their changes to the feed."""
+    """Runs writes on the pool and passes their changes to the publisher."""
 
     def __init__(self, pool: Pool, change_publisher: ChangePublisher) -> None:
         self._pool = pool

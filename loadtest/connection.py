@@ -38,7 +38,7 @@ class Call:
 
 
 class Connection:
-    """The part that every carrier shares. Carriers implement the four methods below it."""
+    """The part that all clients share. Each implements the methods that raise NotImplementedError."""
 
     __slots__ = ("_calls", "_last_id", "is_lost", "listener")
 
@@ -48,7 +48,7 @@ class Connection:
         self._calls: dict[str, Call] = {}
         self._last_id = 0
 
-    # -- what a carrier implements ---------------------------------------------------------------
+    # -- what a client implements ----------------------------------------------------------------
 
     def write_call(self, target: str, arguments: Sequence[object], call_id: str | None, *, stream: bool) -> None:
         raise NotImplementedError

@@ -122,7 +122,7 @@ class LeanClient:
 
 
 class LeanConnection(Connection):
-    """A connection of the swarm, from the first SYN on. The state says what the next bytes are."""
+    """A connection of the lean client, from the first SYN on. The state says what the next bytes are."""
 
     __slots__ = (
         "_decoder",

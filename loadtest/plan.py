@@ -1,4 +1,4 @@
-"""What the conductor and its workers say to each other: one JSON object a line, over the worker's standard streams.
+"""Messages between the coordinator and its workers: one JSON object a line, over the worker's standard streams.
 
 Owns these messages. A worker gets its plan first, then orders; it answers with reports.
 """

@@ -1,4 +1,4 @@
-"""The reference client: the same players on trio-websocket and the standard library's JSON.
+"""The reference client: the same virtual users on trio-websocket and the standard library's JSON.
 
 Owns a task for each connection. Nothing of ours reads or writes its frames or hub messages, so a bug that both sides of
 our codec share cannot hide. It costs ten times as much as the lean path: for correctness, not for rates.
@@ -36,7 +36,7 @@ def require() -> None:
 
 
 class Opener:
-    """In place of the swarm. JSON only."""
+    """In place of the lean client. JSON only."""
 
     def __init__(self, origin: Origin) -> None:
         scheme = "wss" if origin.scheme == "https" else "ws"

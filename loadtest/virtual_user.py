@@ -100,7 +100,7 @@ class VirtualUser:
         self.last: Message | None = None  # the last message it sent, as it was acknowledged
         self.delivery = DELIVER  # under which name the latency of what comes is recorded
         self.on_message: Callable[[VirtualUser, Message], None] | None = None
-        self.options: Mapping[str, Any] = {}  # for `Swarm.open`
+        self.options: Mapping[str, Any] = {}  # for `LeanClient.open`
         self._due = 0.0
         self._synced_once = False
         self._backoff = BACKOFF

@@ -1,4 +1,4 @@
-"""What one worker plays on: its players, its connections, its clock, its meter and its oracle.
+"""What one worker has for its run: virtual users, connections, clock, recorder and oracle.
 
 Owns the nursery in which everything of the worker runs.
 """

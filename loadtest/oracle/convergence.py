@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 POLL = 0.25  # seconds
 CALL = 10.0  # seconds for an answer
 ASKED = 200  # users in one GetPresence: the server's limit
-ASKING = 50  # players who ask for the presence of others
+ASKING = 50  # virtual users that ask for the presence of others
 ONLINE, OFFLINE = "Online", "Offline"
 
 

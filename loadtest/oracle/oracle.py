@@ -16,7 +16,7 @@ from loadtest.payloads import Message
 TRACE = 50_000  # recent events of all clients together
 SHOWN = 25  # of them, those of the client concerned, in a breach
 TEXT = "Text"  # what virtual users send; no other user writes in their conversations
-ALIKE = 2  # breaches of one class, at one player or in one conversation, that are kept: twenty would say no more
+ALIKE = 2  # breaches of one class, at one virtual user or in one conversation, that are kept: more would not help
 
 
 class Ledger:
@@ -74,7 +74,7 @@ class Oracle:
         return found
 
     def breach(self, promise: str, text: str, *, virtual_user: int | None = None, conversation: str = "") -> None:
-        """The trace is that of the player, or without one, of the conversation."""
+        """Record a breach. Its trace is that of the virtual user or, without one, of the conversation."""
         self.breached[promise] += 1
         like, alike = (promise,), (promise, conversation or f"p{virtual_user}")
         if self._kept[alike] < ALIKE and self._kept[like] < results.BREACHES_KEPT:

@@ -52,7 +52,7 @@ class Cast(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Scenario:
-    """A scenario with its parameters. The conductor asks for the cast and the phases; each worker enters and acts."""
+    """A scenario with its parameters. The coordinator asks for cast and phases; each worker enters and acts."""
 
     name: ClassVar[str]
     stresses: ClassVar[str]
@@ -69,7 +69,7 @@ class Scenario:
         raise NotImplementedError
 
     def phases(self) -> list[Phase]:
-        """All of them; with shape `step` only the warm-up, the conductor goes on from there."""
+        """Return all phases; with shape `step` only the warm-up, from which the coordinator goes on."""
         given: Common = self.parameters
         first = arrivals.warmup(given.rate, given.warmup)
         if given.shape == "ramp":

@@ -51,7 +51,7 @@ ROOM = (
     "CREATE TEMPORARY TABLE parley_room ON COMMIT DROP AS SELECT md5(i::text) AS t FROM generate_series(1, 4096) AS i"
 )
 
-ACCEPTED, DOUBLE = 0, 1
+ACCEPTED, DUPLICATE = 0, 1
 REFUSALS = {2: "no_conversation", 3: "not_a_member", 4: "muted", 5: "no_reply_target", 6: "no_file"}
 SENT = MessageStatus.SENT
 REJECTED = (psycopg.DataError, psycopg.IntegrityError, UnicodeEncodeError)  # the message is at fault
@@ -507,7 +507,7 @@ class _Lane:
         made_ms, made_at = -1, ""  # messages of a batch share few milliseconds
         answers: list[Message | AppendError | StoreError | None] = []
         changes: list[Change] = []
-        doubles, several = False, len(appends) > 1
+        has_duplicates, several = False, len(appends) > 1
         read: dict[tuple[UUID, UUID], int] = {}
         for append, (outcome, seq, read_seq, file_key, *file) in zip(appends, rows, strict=True):
             if seq is not None:
@@ -532,14 +532,14 @@ class _Lane:
                     read_seq, read[sender] = read.get(sender, read_seq), seq
                 catches_up = read_seq is not None and read_seq < seq - 1
                 changes.append(Change(append.conversation_id, seq, message, True, (), (), False, catches_up))
-            elif outcome == DOUBLE:
+            elif outcome == DUPLICATE:
                 answers.append(None)
-                doubles = True
+                has_duplicates = True
             else:
                 answers.append(AppendError(REFUSALS[outcome]))
                 self.refused += 1
-        if doubles:
-            await self._resolve_doubles(appends, answers)
+        if has_duplicates:
+            await self._resolve_duplicates(appends, answers)
         self.accepted += len(changes)
         for append, answer in zip(appends, answers, strict=True):
             self._answer(append, answer or StoreError("no answer"))
@@ -550,7 +550,7 @@ class _Lane:
                 _guard.caught(error, "on_commit_failed", changes=len(changes))
                 self._doubt(appends)
 
-    async def _resolve_doubles(
+    async def _resolve_duplicates(
         self, appends: Sequence[Append], answers: list[Message | AppendError | StoreError | None]
     ) -> None:
         """Fill in the first message for each duplicate: from this batch, or as it stands in the database now.

@@ -220,20 +220,20 @@ class Instances:
 
     # -- inboxes --------------------------------------------------------------------------------
 
-    async def deliver(self, parcels: Sequence[tuple[str, bytes]]) -> set[str]:
-        """Put each parcel into the inbox of the instance named. Returns the instances that have no inbox (any more)."""
+    async def deliver(self, entries: Sequence[tuple[str, bytes]]) -> set[str]:
+        """Append each entry to the inbox of its instance. Return the instances that have no inbox (any more)."""
         ids = await self._redis.for_each(
-            parcels,
-            lambda pipe, parcel: pipe.xadd(
-                keys.inbox(parcel[0]),
-                {_FIELD: parcel[1]},
+            entries,
+            lambda pipe, entry: pipe.xadd(
+                keys.inbox(entry[0]),
+                {_FIELD: entry[1]},
                 nomkstream=True,
                 trim_strategy=PureToken.MAXLEN,
                 trim_operator=PureToken.APPROXIMATELY,
                 threshold=INBOX_LENGTH,
             ),
         )
-        return {instance for (instance, _), entry_id in zip(parcels, ids, strict=True) if entry_id is None}
+        return {instance for (instance, _), entry_id in zip(entries, ids, strict=True) if entry_id is None}
 
     async def read(self, instance: str, after: bytes, block: float) -> list[Delivery]:
         """What has come into the inbox after the entry `after`; waits up to `block` seconds for something."""

@@ -25,7 +25,7 @@ TOUCHED = new_id()
 
 
 class World:
-    """A pool and a feed. `at_commit` is raised when the transaction ends; `commit` is what happens in it."""
+    """A pool and a publisher. `at_commit` is raised when the transaction ends; `commit` is what happens in it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.published: list[tuple[list[int], Dismissal | None]] = []

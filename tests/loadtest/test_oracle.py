@@ -160,7 +160,7 @@ def test_a_receipt_may_not_fall() -> None:
 
 
 class Reader:
-    """As much of a player as is asked for."""
+    """As much of a virtual user as the oracle needs."""
 
     number = 1
     person = Person(1, "u", "")

@@ -132,7 +132,7 @@ def test_repeated_once_for_each_connection() -> None:
     retry = world.laters.pop()
     sent[2][2]("lost", None)
     world.virtual_user.lost("reset")
-    retry()  # while offline: it goes when the player is back
+    retry()  # while offline: it goes after the reconnect
     world.laters.pop()()
     line = world.arrive()
     again = [call[1][0]["clientMessageId"] for call in line.calls if call[0] == "SendMessage"]
@@ -171,7 +171,7 @@ def test_answered_with_something_else(name: str) -> None:
 
 
 def test_who_left_stays_away() -> None:
-    """A player who was cut off comes back; one who left does not."""
+    """A virtual user that was cut off reconnects; one that left does not."""
     world = World()
     world.virtual_user.connect()
     world.arrive()

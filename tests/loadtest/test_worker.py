@@ -1,4 +1,4 @@
-"""loadtest.worker: what a worker reports to the conductor."""
+"""loadtest.worker: the reports of a worker to the coordinator."""
 
 import random
 from types import SimpleNamespace

@@ -8,7 +8,7 @@ SELECT FROM conversations WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE
 
 -- name: lane_write
 -- conversations_pkey, members_pkey, sends_pkey, files_pkey, messages_pkey; a look-up of each per message at most.
--- Outcomes: 0 accepted, 1 double, then the reasons in the order of lanes.REFUSALS.
+-- Outcomes: 0 accepted, 1 duplicate, then the reasons in the order of group_commit.REFUSALS.
 WITH input AS MATERIALIZED (
     SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::uuid[], $7::uuid[], $8::text[])
         WITH ORDINALITY AS i (id, conversation_id, sender_id, kind, body, file_id, reply_to, key, position)
@@ -32,7 +32,7 @@ WITH input AS MATERIALIZED (
     LEFT JOIN messages AS r ON r.id = i.reply_to AND r.conversation_id = i.conversation_id
 ), claimed AS (
     -- The first of each key that passed the checks takes it. Inserted in key order, so that two processes wait for
-    -- each other one way only; a key that another transaction is taking is waited for, then counts as a double.
+    -- each other one way only; a key that another transaction is taking is waited for, then counts as a duplicate.
     INSERT INTO sends (sender_id, client_message_id, message_id)
     SELECT DISTINCT ON (sender_id, key) sender_id, key, id FROM checked
     WHERE problem = 0 AND NOT is_double AND key IS NOT NULL

@@ -165,7 +165,7 @@ async def test_who_writes_has_read(writer: Writer, conn: Connection, other: Conn
     assert await catches_up(alice) == [False]
 
 
-# -- P2: no doubles ---------------------------------------------------------------------------
+# -- P2: no duplicates ------------------------------------------------------------------------
 
 
 async def test_doubles_within_a_batch(writer: Writer, conn: Connection) -> None:
@@ -291,7 +291,7 @@ async def test_edit_while_the_batch_waits(writer: Writer, conn: Connection, othe
 
 
 async def test_key_in_flight_elsewhere(writer: Writer, conn: Connection, other: Connection) -> None:
-    """A key that another transaction is taking is waited for: a double when it commits, ours when it does not."""
+    """A key that another transaction is taking is waited for: a duplicate if that commits, ours if it does not."""
     [alice] = await make_users(conn, 1)
     group = await make_group(conn, [alice])
     first = await writer.send(group, alice).message()

@@ -107,7 +107,7 @@ CREATE TABLE sends (
     sender_id         uuid NOT NULL,
     client_message_id text NOT NULL CHECK (char_length(client_message_id) BETWEEN 1 AND 128),
     message_id        uuid NOT NULL,
-    PRIMARY KEY (sender_id, client_message_id) -- the promise of no doubles
+    PRIMARY KEY (sender_id, client_message_id) -- the promise of no duplicates
 );
 -- Serves the purge: what is older than the idempotency window.
 CREATE INDEX sends_message ON sends (message_id);
