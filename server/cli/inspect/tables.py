@@ -77,7 +77,7 @@ def instances(answer: bytes) -> RenderableType:
 
 def connections(answer: bytes) -> RenderableType:
     total, views = _listing(answer, list[ConnectionView])
-    columns = ("connection", "user", "state", "carrier", "#age", "#rooms", "#outbox", "#in", "#out", "#rtt")
+    columns = ("connection", "user", "state", "transport", "#age", "#rooms", "#outbox", "#in", "#out", "#rtt")
     table = _table(_of("connections", len(views), total), *columns)
     for one in views:
         table.add_row(
