@@ -69,7 +69,7 @@ class Forwarding:
         try:
             await self._owners.insert(connection_ids, self.address)
         except Unavailable as error:
-            log.debug("owner_not_told", reason=str(error))  # it is recorded again
+            log.debug("connection_owner_not_recorded", reason=str(error))  # it is recorded again
         except Exception as error:
             _guard.caught(error)
 
@@ -78,7 +78,7 @@ class Forwarding:
             try:
                 await self._owners.delete(connection_id)
             except Unavailable as error:
-                log.debug("owner_not_told", reason=str(error))  # it is forgotten by itself
+                log.debug("connection_owner_not_removed", reason=str(error))  # its record expires
             except Exception as error:
                 _guard.caught(error)
 

@@ -261,7 +261,7 @@ def test_typed_arguments(protocol: HubProtocol) -> None:
 
 
 @both
-def test_keys_whose_hash_nobody_chooses(protocol: HubProtocol) -> None:
+def test_keys_whose_hash_cannot_be_chosen(protocol: HubProtocol) -> None:
     """UUIDs hash as integers modulo 2**61 - 1; as keys of a map that a client sends, they do not."""
     chosen = [UUID(int=1 + (number + 1) * (2**61 - 1)) for number in range(500)]
     assert len({hash(key) for key in chosen}) == 1
