@@ -192,7 +192,7 @@ class Accounts:
             try:
                 await self._end(found.user_id, session_id)
             except ChatError:
-                return  # somebody else was quicker
+                return  # another request was quicker
             log.warning(
                 "refresh_token_reused",
                 user=str(found.user_id),

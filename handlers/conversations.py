@@ -124,7 +124,7 @@ class Conversations:
         return await self.get(caller, conversation_id)
 
     async def delete(self, caller: Caller, conversation_id: UUID, *, if_match: Collection[str] | None = None) -> None:
-        """For everybody. A direct conversation may be deleted by either of the two."""
+        """Delete the conversation for all members. Either of its two users may delete a direct one."""
 
         async def write(conn: Connection) -> tuple[None, Sequence[Change]]:
             head, member = await self._locked(conn, caller, conversation_id)
@@ -138,7 +138,7 @@ class Conversations:
     async def add_member(
         self, caller: Caller, conversation_id: UUID, request: AddMember, once: Once | None = None
     ) -> tuple[Conversation, bool]:
-        """(the conversation, whether somebody was added): adding a member again changes nothing."""
+        """Return (the conversation, whether a member was added). Adding a member again changes nothing."""
         role = Role.MEMBER if request.role is None else _parse(Role, request.role, "role")
 
         async def write(conn: Connection) -> tuple[bool, Sequence[Change]]:

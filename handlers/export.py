@@ -32,7 +32,7 @@ PAGE = 200  # messages or sessions read at once
 CONVERSATIONS = 20
 AT_ONCE = 2  # exports of this process: one connection to PostgreSQL each, apart from everybody else's
 RETRY_AFTER = 30.0  # seconds
-EXPORT_SECONDS = 3600.0  # for a whole export: who reads too slowly for that keeps others waiting
+EXPORT_SECONDS = 3600.0  # for a whole export: a client that reads more slowly would keep others waiting
 PIECE = 64 * 1024  # bytes of the zip that are sent at once, about
 
 README = """Your account, sessions, conversations and files, as of the time of this export.

@@ -63,7 +63,7 @@ Title = Annotated[str, Meta(min_length=1, max_length=256), _pattern(text_rules.N
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """Who is asking: from a verified token. `expires_at` is in seconds since the epoch."""
+    """The caller of a request, from a verified token. `expires_at` is in seconds since 1970."""
 
     user_id: UUID
     expires_at: float
@@ -124,7 +124,7 @@ class ExchangeRequest(Wire, frozen=True):
 
 
 class UpdateUser(Wire, frozen=True):
-    """What is left out stays as it is. Null takes it away; a display name, which everybody has, stays then, too."""
+    """Fields that are left out stay as they are. Null clears a field, except the display name, which every user has."""
 
     display_name: Annotated[str, Meta(min_length=1, max_length=128), _pattern(text_rules.NAME)] | None = None
     avatar_url: Annotated[str, Meta(max_length=2048), _pattern(text_rules.PICTURE)] | UnsetType | None = UNSET

@@ -36,7 +36,7 @@ def may_add(member: Member, role: Role) -> None:
 
 
 def may_remove(member: Member, target: Member, owners: int) -> None:
-    """One may leave, unless as the last owner; admins remove members, owners anybody."""
+    """A member may leave, unless they are the last owner; admins may remove members, owners may remove any user."""
     if member.user_id != target.user_id:
         require_role(member, Role.ADMIN if target.role is Role.MEMBER else Role.OWNER)
     if target.role is Role.OWNER and owners == 1:

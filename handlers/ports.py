@@ -28,7 +28,7 @@ class Receipts(Protocol):
 
 
 class Presence(Protocol):
-    """Who is connected, on whichever instance."""
+    """The users who are connected, on any instance."""
 
     async def online(self, user_ids: Collection[UUID]) -> set[UUID]:
         """Those of these users who are. Raises Unavailable."""

@@ -44,7 +44,7 @@ class Receipts:
         self._durable.offer(Receipt(conversation_id, user_id, seq, read), finished)
 
     async def mark(self, caller: Caller, conversation_id: UUID, seq: int, status: MessageStatus) -> None:
-        """The same for somebody who may not be a member. Returns when it is durable. Raises ChatError."""
+        """Do the same for a user who may not be a member. Return when it is durable. Raises ChatError."""
         async with self._pool.connection() as conn:
             permissions.require_member(await conversations.fetch_member(conn, conversation_id, caller.user_id))
         await self._wait(caller.user_id, conversation_id, seq, status)

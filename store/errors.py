@@ -28,4 +28,4 @@ class Overloaded(StoreError):
 
 
 class Unfit(Unavailable):
-    """A service that answers, but cannot be used as it is set up: somebody has to change it; see the text."""
+    """A service that answers, but cannot be used as it is set up: an operator has to change it; see the text."""

@@ -172,7 +172,7 @@ def _taken(shard: int, entries: Sequence[Any]) -> Taken:
 
 
 async def write_receipts(conn: Connection, receipts: Collection[Receipt]) -> list[Moved]:
-    """Raise the cursors of these members. Who is no member (any more) is passed over."""
+    """Raise the cursors of these members. Users who are not members (any more) are passed over."""
     parameters = {
         "conversation_ids": [receipt.conversation_id for receipt in receipts],
         "user_ids": [receipt.user_id for receipt in receipts],

@@ -33,7 +33,7 @@ async def fetch_identity(conn: Connection, provider: str, subject: str) -> UUID 
 
 
 async def insert_identity(conn: Connection, provider: str, subject: str, user_id: UUID) -> bool:
-    """False when it is somebody's already."""
+    """Return False if the identity belongs to a user already."""
     parameters = {"provider": provider, "subject": subject, "user_id": user_id}
     return await (await conn.execute(queries.insert_identity, parameters)).fetchone() is not None
 

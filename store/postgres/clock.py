@@ -1,4 +1,4 @@
-"""What time it is: PostgreSQL says so, for everybody.
+"""The time, by PostgreSQL's clock, which is the same for all instances.
 
 Owns the comparison. A machine's own clock may be off; what decides about data goes by the database's.
 """

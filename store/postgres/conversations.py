@@ -2,7 +2,7 @@
 
 Owns the rows of `conversations` and `members`, except the head (raised where a message is written) and the
 cursors. Writes take part in the caller's transaction, or run in one of their own (`Connection.atomic`), and lock the
-conversation before anything else. Who may do what is decided by the caller, in the same transaction:
+conversation before anything else. The caller checks permissions, in the same transaction:
 
     async with conn.transaction():
         head = await lock_conversation(conn, conversation_id)
@@ -83,14 +83,14 @@ async def lock_conversation(conn: Connection, conversation_id: UUID) -> Head | N
 
 
 async def fetch_conversation(conn: Connection, conversation_id: UUID, viewer_id: UUID) -> Conversation | None:
-    """The conversation as a member sees it, with its first 100 members; None to everybody else."""
+    """Return the conversation as this member sees it, with its first 100 members; None for other users."""
     cursor = await conn.execute(queries.fetch_conversation, {"id": conversation_id, "viewer_id": viewer_id})
     found = await _complete(conn, await cursor.fetchall())
     return found[0] if found else None
 
 
 async def list_views(conn: Connection, conversation_id: UUID, viewer_ids: Collection[UUID]) -> dict[UUID, Conversation]:
-    """The conversation as each of these members sees it; who is no member is left out."""
+    """Return the conversation as each of these members sees it; users who are not members are left out."""
     cursor = await conn.execute(queries.list_views, {"id": conversation_id, "viewer_ids": list(viewer_ids)})
     rows = await cursor.fetchall()
     return dict(zip([row[0] for row in rows], await _complete(conn, [row[1:] for row in rows]), strict=True))
@@ -214,7 +214,7 @@ async def insert_group(
 ) -> tuple[Conversation, Change]:
     """A new group, owned by its creator; the id is made here unless one is given.
 
-    Raises UnknownUser when somebody named does not exist.
+    Raises UnknownUser if one of the users does not exist.
     """
     conversation_id = conversation_id or new_id()
     async with conn.atomic():

@@ -45,7 +45,7 @@ SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500)  # messages: bounds of the histogra
 RECONNECT_DELAY = 0.1  # seconds; doubles up to a second
 LOOK = 2.0  # seconds between looks of idle lanes whether they could write
 LOOK_WITHIN = 2.0  # seconds for one; a message that comes meanwhile waits for it
-TOO_LONG = 3.0  # seconds: who waits longer for a commit says that the lane is in trouble
+TOO_LONG = 3.0  # seconds: a message that waits longer for its commit means that the lane is in trouble
 # Writes a temporary table of a quarter of a megabyte, to find out whether the disk has room.
 ROOM = (
     "CREATE TEMPORARY TABLE parley_room ON COMMIT DROP AS SELECT md5(i::text) AS t FROM generate_series(1, 4096) AS i"
@@ -526,7 +526,7 @@ class _Lane:
                     self._doubt((append,))
                     continue
                 answers.append(message)
-                # Who writes has read what is there: something of others, unless all from the cursor on is its own.
+                # A sender has read what is there: messages of others, unless all from the cursor on are their own.
                 if several:
                     sender = append.conversation_id, append.sender_id
                     read_seq, read[sender] = read.get(sender, read_seq), seq

@@ -82,7 +82,7 @@ def _fold_names(conninfo: str) -> None:
                     if rows:
                         connection.execute(queries.fold_names, folded(rows))
             except psycopg.errors.UniqueViolation:
-                continue  # somebody has registered one of them meanwhile: that is seen now
+                continue  # one of them was registered meanwhile: the next attempt sees it
             if len(rows) < BATCH:
                 return
 
@@ -152,7 +152,7 @@ def _holder(connection: sqlalchemy.Connection) -> str:
 
 
 def sql() -> str:
-    """The SQL that makes the schema from nothing, for somebody to read and run."""
+    """Return the SQL that makes the schema from nothing, for an operator to read and run."""
     buffer = io.StringIO()
     context = MigrationContext.configure(
         dialect_name="postgresql",

@@ -97,7 +97,7 @@ class Connector:
         self._shares_sessions: bool | None = None  # whether a pooler does; None: not looked yet
 
     async def connect(self) -> Connection:
-        """Raises Unavailable; Unfit when somebody has to change something first."""
+        """Open a connection. Raises Unavailable; Unfit if an operator has to change something first."""
         try:
             connection = await Connection.open(self.conninfo, application_name=self._name)
         except TRANSIENT as error:

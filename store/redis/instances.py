@@ -194,7 +194,7 @@ class Instances:
     async def _ask(
         self, names: Sequence[str], conversation_ids: Collection[UUID], user_ids: Collection[UUID]
     ) -> tuple[list[str], dict[str, list[bool]]]:
-        """Who is listed; and which of these conversations, then users, each of those named has registered."""
+        """Return the listed instances, and by name which of these conversations, then users, each has registered."""
         if not names:  # alone, as far as one knows
             async with self._redis.bounded() as client:
                 found: Any = await client.zrange(keys.INSTANCES, 0, -1)

@@ -1,4 +1,4 @@
-"""Who is the primary, by Sentinel's word.
+"""The address of the primary, as Sentinel knows it.
 
 Owns the question. All sentinels are asked at once, each for at most `ASK`, so one that hangs or is gone with its host
 costs nothing; what most of those that answer say is taken.
