@@ -14,7 +14,7 @@ from tests.running import JWT_KEY, free_port
 ROOT = Path(__file__).parents[2]
 THRESHOLD = "15"  # tenths: an exposure of at most 1.5
 SERVICES = ("parley@.service", "parley-migrate.service", "parley-purge.service")
-HARDENING = "# What the process cannot do"
+HARDENING = "# Restrictions of the process"
 
 pytestmark = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
 
