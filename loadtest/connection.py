@@ -4,6 +4,7 @@ Owns the calls under way and the notification of the listener. Nothing here wait
 transport; `done` gets its outcome.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -37,8 +38,8 @@ class Call:
         self.item_kind = item_kind
 
 
-class Connection:
-    """The part that all clients share. Each implements the methods that raise NotImplementedError."""
+class Connection(ABC):
+    """The part that all clients share: calls under way and their outcomes. How bytes come and go is each one's own."""
 
     __slots__ = ("_calls", "_last_id", "is_lost", "listener")
 
@@ -50,30 +51,30 @@ class Connection:
 
     # -- what a client implements ----------------------------------------------------------------
 
-    def write_call(self, target: str, arguments: Sequence[object], call_id: str | None, *, stream: bool) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def write_call(self, target: str, arguments: Sequence[object], call_id: str | None, *, stream: bool) -> None: ...
 
-    def ping(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def ping(self) -> None: ...
 
+    @abstractmethod
     def typed(self, value: Any, kind: Any) -> Any:
         """A value as it came, as this type. Raises msgspec.ValidationError or DecodeError."""
-        raise NotImplementedError
 
+    @abstractmethod
     def cut(self) -> None:
         """End the connection without a close frame, as a failing network does. The listener is notified."""
-        raise NotImplementedError
 
+    @abstractmethod
     def finish(self) -> None:
         """Close the connection in good order. The listener is notified."""
-        raise NotImplementedError
 
+    @abstractmethod
     def pause(self) -> None:
         """Read nothing until `resume`."""
-        raise NotImplementedError
 
-    def resume(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def resume(self) -> None: ...
 
     # -- calls -----------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 Owns the parameters that every scenario has. A scenario is a small file: its parameters, its cast, its `act`.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -51,7 +52,7 @@ class Cast(msgspec.Struct, frozen=True, kw_only=True):
     actors: Sequence[int] = ()
 
 
-class Scenario:
+class Scenario(ABC):
     """A scenario with its parameters. The coordinator asks for cast and phases; each worker enters and acts."""
 
     name: ClassVar[str]
@@ -65,8 +66,9 @@ class Scenario:
     def __init__(self, parameters: Any) -> None:
         self.parameters = parameters
 
+    @abstractmethod
     def cast(self) -> Cast:
-        raise NotImplementedError
+        """Who takes part, in which conversations."""
 
     def phases(self) -> list[Phase]:
         """Return all phases; with shape `step` only the warm-up, from which the coordinator goes on."""
