@@ -29,12 +29,12 @@ import trio
 
 PRELOADED = (
     "server.app",
-    "server.cli.check",
+    "server.cli.checks",
     "server.cli.inspect.client",
     "server.cli.inspect.questions",
     "server.cli.inspect.tables",
     "server.cli.main",
-    "server.cli.purge",
+    "server.cli.retention",
 )
 STDERR = 2
 ORDER_BYTES = 128 << 10  # of the longest order: mostly the environment

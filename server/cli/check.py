@@ -1,171 +1,23 @@
-"""`parley check`: checks that every service in the configuration can be reached and is in the right state.
+"""`parley check`: whether an instance could serve with this configuration (`server.cli.checks`)."""
 
-Owns the checks and the table that is printed. Each check does what `parley serve` does: it opens the same connections
-with the same settings and uses the same statements. It removes what it writes (a key in Redis, two objects).
-"""
+import sys
+from pathlib import Path
 
-import secrets
-from datetime import UTC, datetime
-from uuid import UUID
+import click
 
-import trio
-from rich.table import Table
-
-from server.config.checks import require
-from server.config.settings import ConfigError, Settings
-from server.identity.access_tokens import signing_keys
-from server.protocol import terminal
-from server.transport.tls import expiry, load_context
-from store.errors import StoreError
-from store.objects import open_objects
-from store.postgres import migrate, partitions, users
-from store.postgres.clock import MAX_SKEW, fetch_skew
-from store.postgres.connection import Connection
-from store.postgres.group_commit import Lanes
-from store.postgres.sessions import Connector
-from store.reasons import cut, reason
-from store.redis import keys
-from store.redis.client import Redis
-
-TIMEOUT = 10.0  # seconds for each service
+from server.cli.errors import FAILED, report_errors
+from server.cli.options import config_option, load_settings
 
 
-async def run(settings: Settings) -> bool:
-    """Print a table of results. Return True if every check succeeded."""
-    rows: list[tuple[str, str, bool]] = []
-    for check in (_configuration, _postgres, _schema, _transactions, _replica, _redis, _objects, _tls):
-        try:
-            with trio.fail_after(TIMEOUT):
-                rows.append((check.__name__.strip("_"), await check(settings), True))
-        except trio.TooSlowError:
-            rows.append((check.__name__.strip("_"), f"no answer within {TIMEOUT:g} s", False))
-        except Exception as error:  # this command reports any kind of fault
-            rows.append((check.__name__.strip("_"), _error_text(error), False))
-    table = Table("", "check", "result")
-    for name, result, fine in rows:
-        table.add_row("[green]ok[/]" if fine else "[red]wrong[/]", name, result)
-    terminal.console().print(table)
-    return all(fine for _, _, fine in rows)
+@click.command()
+@config_option
+def check(config: Path | None) -> None:
+    """Check the configuration and every service it names; exit 1 when something is wrong."""
+    import trio  # noqa: PLC0415
 
+    from server.cli import checks  # noqa: PLC0415
 
-def _error_text(error: BaseException) -> str:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    if isinstance(error, ConfigError):
-        return str(error)
-    if isinstance(error, ValueError):
-        return cut(str(error)) or type(error).__name__
-    return reason(error)
-
-
-async def _configuration(settings: Settings) -> str:
-    try:
-        require(settings)
-    except ConfigError as error:
-        raise StoreError(str(error)) from None
-    return "complete"
-
-
-async def _postgres(settings: Settings) -> str:
-    connection = await _connector(settings, settings.database_url, writes=True).connect()
-    try:
-        here = await _identify(connection)
-        skew = await fetch_skew(connection)
-    finally:
-        connection.finish()
-    if abs(skew) > MAX_SKEW:
-        raise StoreError(f"{here}; but this machine's clock is off by {abs(skew).total_seconds():.0f} s against it")
-    return here
-
-
-def _connector(settings: Settings, conninfo: str, *, writes: bool) -> Connector:
-    """Return a connector with the settings that `parley serve` uses."""
-    return Connector(conninfo, name="parley-check", statement_timeout=settings.statement_timeout, writes=writes)
-
-
-async def _identify(connection: Connection) -> str:
-    query = "SELECT current_setting('server_version'), current_database(), current_schema()"
-    row = await (await connection.execute(query)).fetchone()
-    assert row is not None
-    return f"PostgreSQL {row[0]}, database {row[1]}, schema {row[2]}"
-
-
-async def _transactions(settings: Settings) -> str:
-    """Start a lane, which prepares the statements that write messages and runs them without any message."""
-    source = _connector(settings, settings.database_url, writes=True)
-    async with trio.open_nursery() as nursery:
-        lanes = Lanes(source, count=1, on_commit=lambda changes: None, on_doubt=lambda conversations: None)
-        await nursery.start(lanes.run)
-        trouble = lanes.trouble()
-        nursery.cancel_scope.cancel()
-    if trouble:
-        raise StoreError(trouble)
-    return "messages can be written"
-
-
-async def _schema(settings: Settings) -> str:
-    waiting = await trio.to_thread.run_sync(migrate.pending, settings.database_url)
-    if waiting:
-        raise StoreError(f"{', '.join(waiting)} not applied; run `parley migrate`")
-    conn = await Connection.open(settings.database_url)
-    try:
-        names = await partitions.list_partitions(conn)
-    finally:
-        await conn.close()
-    this_month = datetime.now(UTC).strftime("%Ym%m")  # the suffix of partition names
-    ahead = [name for name in names if name[-7:] > this_month]
-    if not ahead:
-        raise StoreError("no partition for next month; run `parley migrate`")
-    return f"up to date, {len(ahead)} months of partitions ahead"
-
-
-async def _replica(settings: Settings) -> str:
-    if not settings.read_url:
-        return "not configured: history is read from the primary"
-    connection = await _connector(settings, settings.read_url, writes=False).connect()
-    try:
-        row = await (await connection.execute("SELECT pg_is_in_recovery()")).fetchone()
-        here = await _identify(connection)
-    finally:
-        connection.finish()
-    return here + ("" if row and row[0] else ": no replica, but a primary")
-
-
-async def _redis(settings: Settings) -> str:
-    redis = Redis(settings.redis_url, name="parley-check")
-    async with trio.open_nursery() as nursery:
-        await nursery.start(redis.run)
-        await redis.claim(keys.claim("check", secrets.token_hex(8)), 1)  # a write: a replica refuses it
-        nursery.cancel_scope.cancel()
-    return "answers, and takes writes"
-
-
-async def _objects(settings: Settings) -> str:
-    if not settings.objects:
-        return "not configured: files cannot be uploaded"
-    await open_objects(settings.objects, endpoint=settings.s3_endpoint_url, signing=signing_keys(settings)).check()
-    return settings.objects
-
-
-async def _tls(settings: Settings) -> str:
-    if not settings.tls_cert:
-        return "not configured: plain HTTP, for a proxy or for development"
-    load_context(settings.tls_cert, settings.tls_key)
-    end = expiry(settings.tls_cert)
-    if end <= datetime.now(UTC):
-        raise ConfigError(f"{settings.tls_cert} ended on {end:%Y-%m-%d}")
-    return f"valid until {end:%Y-%m-%d}"
-
-
-async def find_user(settings: Settings, id_or_name: str) -> UUID | None:
-    """Return the id of the user with this id or username, or None."""
-    try:
-        return UUID(id_or_name)
-    except ValueError:
-        pass
-    conn = await Connection.open(settings.database_url)
-    try:
-        user = await users.fetch_user_by_name(conn, id_or_name)
-    finally:
-        await conn.close()
-    return user.id if user else None
+    with report_errors():
+        settings = load_settings(config)
+        if not trio.run(checks.run, settings):
+            sys.exit(FAILED)

@@ -1,5 +1,7 @@
 """The `parley` command: its help, its error messages, and its exit codes."""
 
+import subprocess
+import sys
 from pathlib import Path
 from uuid import UUID
 
@@ -26,6 +28,15 @@ def test_help(command: str) -> None:
     """Every command explains itself."""
     result = parley(*filter(None, [command]), "--help")
     assert result.exit_code == 0 and len(result.output.splitlines()) > 4
+
+
+def test_the_list_of_commands_loads_none_of_what_they_need() -> None:
+    """`parley --help` imports click, and of ours only the command line: each command imports the rest when it runs."""
+    code = "import sys; old = {*sys.modules}; import server.cli.main; print(*({*sys.modules} - old))"
+    loaded = set(subprocess.check_output([sys.executable, "-c", code], text=True).split())
+    assert {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names <= {"click", "colorama", "server"}
+    ours = {name for name in loaded if name.startswith("server.") and not name.startswith("server.cli")}
+    assert ours == {"server.protocol", "server.protocol.terminal"}
 
 
 @pytest.mark.parametrize("command", [["serve"], ["check"], ["migrate"], ["token", "--user", "x"]])

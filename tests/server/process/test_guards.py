@@ -526,7 +526,7 @@ async def test_every_part_is_in_the_tables(database: str, redis_url: str, nurser
 ANSWERED = {
     ("server/hub/invocations.py", "fail"),
     ("server/hub/methods.py", "done"),
-    ("server/cli/check.py", ""),
+    ("server/cli/checks.py", ""),
 }
 
 

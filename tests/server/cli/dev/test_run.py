@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from loadtest.processes import family
-from server.cli.dev import command
+from server.cli.dev import run
 from server.cli.dev.process import command_line
 from server.observability import logs
 from tests.watchman import FROM_A_TERMINAL, Killed
@@ -48,10 +48,10 @@ def test_nohup(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trio, "run", lambda *_: None)
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        command.run(0, data_dir, 1)
+        run.run(0, data_dir, 1)
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
-        command.run(0, data_dir, 1)
+        run.run(0, data_dir, 1)
         assert callable(signal.getsignal(signal.SIGHUP))
     finally:
         signal.signal(signal.SIGHUP, before)

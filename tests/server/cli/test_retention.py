@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from server.cli.purge import run
+from server.cli.retention import run
 from server.config.settings import Settings
 from store.errors import StoreError
 from store.ids import id_floor, new_id

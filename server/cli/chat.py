@@ -1,0 +1,46 @@
+"""`parley chat`: the client for the terminal (`loadtest.chat`)."""
+
+from pathlib import Path
+
+import click
+
+from server.cli.errors import fail, report_errors
+from server.cli.options import DATA_TYPE, DEFAULT_DATA
+
+
+@click.command()
+@click.option("--url", default="http://127.0.0.1:5000", show_default=True, help="The server's URL.")
+@click.option("--user", required=True, help="Your username. Registered if it is new, where registration is open.")
+@click.option("--with", "other", required=True, help="The username to chat with. Registered if it is new.")
+@click.option("--say", multiple=True, help="Send this message and exit. May be repeated.")
+@click.option("--token", "access_token", help="An access token of an existing user.")
+@click.option(
+    "--data",
+    default=DEFAULT_DATA,
+    show_default=True,
+    type=DATA_TYPE,
+    help="Without a token: sign in as any user of the `parley dev` in this directory.",
+)
+def chat(url: str, user: str, other: str, say: tuple[str, ...], access_token: str | None, data: Path) -> None:
+    """Chat in the terminal: send what you type, and show what others send.
+
+    \b
+    parley chat --user alice --with bob        # in one terminal
+    parley chat --user bob --with alice        # in another
+    """
+    from loadtest.chat import run  # noqa: PLC0415
+    from loadtest.client import ClientError  # noqa: PLC0415
+
+    with report_errors():
+        try:
+            run(url, user, other, say, access_token or _dev_token(data, user))
+        except* ClientError as group:
+            fail(str(group.exceptions[0]))
+        except* KeyboardInterrupt:
+            pass
+
+
+def _dev_token(data: Path, user: str) -> str | None:
+    from server.cli.minting import dev_token  # noqa: PLC0415 - it needs much of the server
+
+    return dev_token(data, user)

@@ -1,0 +1,26 @@
+"""Options that several commands have, and what they are for: the configuration, the directory of a `parley dev`.
+
+Owns how a command reads its settings: from the environment and the file that `--config` names.
+"""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from server.config.settings import Settings
+
+DEFAULT_DATA = Path(".parley")
+DATA_TYPE = click.Path(file_okay=False, path_type=Path)
+
+config_option = click.option(
+    "--config", "config", type=click.Path(dir_okay=False, path_type=Path), help="TOML file; the environment wins."
+)
+
+
+def load_settings(config: Path | None, **overrides: Any) -> "Settings":
+    from server.config.loading import load  # noqa: PLC0415
+
+    return load(os.environ, config, **overrides)

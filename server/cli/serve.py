@@ -1,0 +1,42 @@
+"""`parley serve`: one production instance."""
+
+from functools import partial
+from pathlib import Path
+
+import click
+
+from server.cli.errors import report_errors
+from server.cli.options import config_option, load_settings
+
+
+class ListsSettings(click.Command):
+    """A command whose `--help` ends with every setting."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from server.config.page import help_rows  # noqa: PLC0415
+
+        with formatter.section("Settings (docs/settings.md has more)"):
+            formatter.write_dl(help_rows())
+
+
+@click.command(cls=ListsSettings)
+@config_option
+def serve(config: Path | None) -> None:
+    """Run one production instance until SIGTERM.
+
+    \b
+    PARLEY_DATABASE_URL=postgresql://parley@db/parley \\
+    PARLEY_REDIS_URL=redis://cache:6379 PARLEY_JWT_KEY=... \\
+    PARLEY_REGISTRATION=closed parley serve
+    """
+    import trio  # noqa: PLC0415
+
+    from server import app  # noqa: PLC0415
+    from server.config.checks import require  # noqa: PLC0415
+    from server.observability import logs  # noqa: PLC0415
+
+    with report_errors():
+        settings = load_settings(config)
+        require(settings)
+        logs.configure(settings.log_format, settings.log_level)
+        trio.run(partial(app.serve, settings, reread=partial(load_settings, config)))
