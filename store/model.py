@@ -141,6 +141,17 @@ class Message(Wire, frozen=True):
     status: MessageStatus
 
 
+class Cursor(msgspec.Struct, frozen=True, gc=False):
+    """Everything up to change `seq`, which is proved by the message that was changed (`store.postgres.cursors`).
+
+    `changed_ms` is the time of that message's last edit or deletion (0 for none), in milliseconds. None: not known.
+    """
+
+    seq: int
+    message_id: UUID | None = None
+    changed_ms: int | None = None
+
+
 class Member(Wire, frozen=True, gc=False):  # thousands are made for one answer, and none can be in a cycle
     """The cursors say what a member has of what came after it joined: what was before it has neither got nor read."""
 

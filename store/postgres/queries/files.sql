@@ -67,7 +67,12 @@ WITH held AS MATERIALIZED (
     WHERE c.id = h.conversation_id AND c.deleted_at IS NULL
     RETURNING c.id, c.last_seq - h.number AS base
 )
-UPDATE messages AS m SET file_id = NULL, changed_seq = coalesce(a.base + h.number, m.changed_seq)
+UPDATE messages AS m SET file_id = NULL, changed_seq = coalesce(a.base + h.number, m.changed_seq),
+    -- As `kept` in messages.sql.
+    earlier_changes = CASE WHEN a.id IS NULL THEN m.earlier_changes WHEN m.changed_seq > m.seq THEN
+        m.earlier_changes[cardinality(m.earlier_changes) - 61:] || ARRAY[
+            m.changed_seq, coalesce((extract(epoch FROM coalesce(m.deleted_at, m.edited_at)) * 1000)::bigint, 0)
+        ] END
 FROM held AS h LEFT JOIN advanced AS a ON a.id = h.conversation_id
 WHERE m.id = h.id
 RETURNING m.id, a.id IS NOT NULL

@@ -108,11 +108,19 @@ WITH target AS (
     RETURNING t.id, c.last_seq AS seq
 )
 
+-- fragment: kept
+-- What the message's last change was, for cursors that name it; of the last 32. The one that made it is known by seq.
+earlier_changes = CASE WHEN m.changed_seq > m.seq THEN
+    m.earlier_changes[cardinality(m.earlier_changes) - 61:] || ARRAY[
+        m.changed_seq, coalesce((extract(epoch FROM coalesce(m.deleted_at, m.edited_at)) * 1000)::bigint, 0)
+    ] END
+
 -- name: update_message
 -- messages_pkey, conversations_pkey.
 {advance}
 UPDATE messages AS m
-SET body = %(content)s, changed_seq = a.seq, edited_at = date_trunc('milliseconds', clock_timestamp())
+SET body = %(content)s, changed_seq = a.seq, edited_at = date_trunc('milliseconds', clock_timestamp()),
+    {kept}
 FROM advanced AS a WHERE m.id = a.id AND m.id = %(id)s
 RETURNING a.seq
 
@@ -120,7 +128,8 @@ RETURNING a.seq
 -- messages_pkey, conversations_pkey. The content goes; the row stays, so that everybody hears of it.
 {advance}
 UPDATE messages AS m
-SET body = '', file_id = NULL, changed_seq = a.seq, deleted_at = date_trunc('milliseconds', clock_timestamp())
+SET body = '', file_id = NULL, changed_seq = a.seq, deleted_at = date_trunc('milliseconds', clock_timestamp()),
+    {kept}
 FROM advanced AS a WHERE m.id = a.id AND m.id = %(id)s
 RETURNING a.seq
 

@@ -1,0 +1,67 @@
+"""How far somebody has got in a conversation: the head of each, and whether a cursor is of this history.
+
+Owns the proof of cursors (docs/design.md, P11). PostgreSQL may come back with less than it acknowledged: a backup is
+restored, a replica is promoted. Then the seqs of what was lost are given out a second time, and a seq alone does not
+say which of the two changes its holder has seen. So a cursor also names the message that was changed. Reads only.
+"""
+
+from collections.abc import Collection, Sequence
+from uuid import UUID
+
+from store.model import Cursor
+from store.postgres import queries
+from store.postgres.connection import Connection
+
+
+async def fetch_positions(conn: Connection, conversation_ids: Collection[UUID]) -> dict[UUID, Cursor]:
+    """The head of each conversation that exists or existed, with the message of its last change."""
+    cursor = await conn.execute(queries.list_positions, {"ids": list(conversation_ids)})
+    return {conversation_id: Cursor(seq, message_id) for conversation_id, seq, message_id in await cursor.fetchall()}
+
+
+async def list_diverged(conn: Connection, cursors: Sequence[tuple[UUID, Cursor]]) -> dict[int, int]:
+    """Those of these cursors that are not of this history, by their index, with the head of the conversation.
+
+    One that retention has passed is not among them, nor is one of a conversation that does not exist. A cursor without
+    a message is only compared with the head.
+    """
+    found = await conn.execute(
+        queries.list_evidence,
+        {
+            "conversation_ids": [conversation_id for conversation_id, _ in cursors],
+            "message_ids": [cursor.message_id for _, cursor in cursors],
+        },
+    )
+    return {
+        position - 1: head
+        for position, head, floor, *evidence in await found.fetchall()
+        if not _is_proved(cursors[position - 1][1], head, floor, *evidence)
+    }
+
+
+def _is_proved(
+    cursor: Cursor,
+    head: int,
+    floor: int,
+    made: int | None,
+    changed: int | None,
+    changed_ms: int | None,
+    earlier: Sequence[int] | None,
+) -> bool:
+    """Whether the change that the cursor names is in the history that PostgreSQL has.
+
+    A message is made once in all histories, as its id is random: if it was made by this change, the history up to there
+    is the same. It may be edited in two histories, though, and at the same seq: an edit is told by its time, when the
+    cursor has that.
+    """
+    if cursor.seq > head:
+        return False
+    if cursor.seq <= floor or cursor.seq == 0 or cursor.message_id is None:
+        return True
+    if made is None or changed is None:
+        return False
+    if cursor.seq <= made:
+        return cursor.seq == made
+    edits = [*(earlier or ()), changed, changed_ms or 0]
+    times = dict(zip(edits[::2], edits[1::2], strict=True))
+    return cursor.seq in times and cursor.changed_ms in (None, times[cursor.seq])
