@@ -33,7 +33,7 @@ class Watcher:
 @pytest.fixture
 async def redis(redis_url: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> Redis:
     monkeypatch.setattr(reaper, "PERIOD", 0.01)
-    redis = Redis(redis_url, name="test")
+    redis = Redis(redis_url, name="test", timeout=WAIT)
     await nursery.start(redis.run)
     await wait_reachable(redis)
     return redis

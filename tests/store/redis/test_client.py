@@ -73,7 +73,7 @@ async def wait_reachable(redis: Redis) -> None:
 
 async def test_claim(valkey: Valkey, nursery: trio.Nursery) -> None:
     """A key can be claimed once within its time to live, and again after it."""
-    redis = Redis(f"unix://{valkey.socket}", name="test")
+    redis = Redis(f"unix://{valkey.socket}", name="test", timeout=WAIT)
     await nursery.start(redis.run)
     await wait_reachable(redis)
     key = keys.claim("test", str(new_id()))
@@ -87,7 +87,7 @@ async def test_claim(valkey: Valkey, nursery: trio.Nursery) -> None:
 
 async def test_claim_race(valkey: Valkey, nursery: trio.Nursery) -> None:
     """Of many who claim a key at once, one has it."""
-    redis = Redis(f"unix://{valkey.socket}", name="test")
+    redis = Redis(f"unix://{valkey.socket}", name="test", timeout=WAIT)
     await nursery.start(redis.run)
     await wait_reachable(redis)
     results: list[bool] = []
@@ -103,7 +103,7 @@ async def test_claim_race(valkey: Valkey, nursery: trio.Nursery) -> None:
 
 async def test_down_and_back(valkey: Valkey, nursery: trio.Nursery) -> None:
     """Down: Unavailable, in bounded time. Back: it works again by itself."""
-    redis = Redis(f"unix://{valkey.socket}", name="test")
+    redis = Redis(f"unix://{valkey.socket}", name="test", timeout=WAIT)
     await nursery.start(redis.run)
     await wait_reachable(redis)
     valkey.stop()
@@ -118,7 +118,7 @@ async def test_down_and_back(valkey: Valkey, nursery: trio.Nursery) -> None:
 
 async def test_starts_without_redis(tmp_path: Path, nursery: trio.Nursery) -> None:
     """No server there at the start: run() is ready, and commands raise Unavailable."""
-    redis = Redis(f"unix://{tmp_path}/s", name="test")
+    redis = Redis(f"unix://{tmp_path}/s", name="test", timeout=WAIT)
     await nursery.start(redis.run)
     with trio.fail_after(WAIT), pytest.raises(Unavailable):
         await redis.ping()
@@ -137,7 +137,7 @@ async def test_silent_redis(tmp_path: Path, nursery: trio.Nursery) -> None:
 
 async def test_a_pipeline_that_is_refused(valkey: Valkey, nursery: trio.Nursery) -> None:
     """What Redis refuses is not quoted, though coredis would: a message, for as long as it is."""
-    redis = Redis(f"unix://{valkey.socket}", name="test")
+    redis = Redis(f"unix://{valkey.socket}", name="test", timeout=WAIT)
     await nursery.start(redis.run)
     async with redis.bounded() as client:
         await client.set("not a stream", "x")
@@ -222,7 +222,7 @@ async def test_the_wrong_server_is_left(tmp_path: Path, nursery: trio.Nursery, e
     """A server that will not serve us any more, on connections that stay open: it is looked up anew; said once."""
     name = Name(tmp_path / "s")
     await nursery.start(name.run)
-    redis = Redis(f"unix://{name.place}", name="test")
+    redis = Redis(f"unix://{name.place}", name="test", timeout=WAIT)
     with capture_logs() as lines:
         await nursery.start(redis.run)
         assert await redis.claim("k", 60)

@@ -26,7 +26,7 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
 
 @pytest.fixture
 async def redis(valkey: Valkey, nursery: trio.Nursery) -> Redis:
-    redis = Redis(f"unix://{valkey.socket}", name="test")
+    redis = Redis(f"unix://{valkey.socket}", name="test", timeout=WAIT)
     await nursery.start(redis.run)
     await wait_reachable(redis)
     return redis

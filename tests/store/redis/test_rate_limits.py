@@ -4,11 +4,12 @@ import trio
 
 from store.redis.client import Redis
 from store.redis.rate_limits import SharedRateLimits
+from tests.store.world import WAIT
 
 
 async def test_two_share_a_bucket(redis_url: str, nursery: trio.Nursery) -> None:
     """What one takes the other has not got; it comes back with time; the key goes by itself."""
-    one, other = Redis(redis_url, name="one"), Redis(redis_url, name="other")
+    one, other = Redis(redis_url, name="one", timeout=WAIT), Redis(redis_url, name="other", timeout=WAIT)
     for redis in (one, other):
         await nursery.start(redis.run)
     with trio.fail_after(60):
