@@ -30,7 +30,7 @@ from server.hub.dispatch import Dispatcher
 from server.hub.ports import Transport
 from server.hub.transports.websocket import StatefulWebSocket
 from server.hub.user_shares import Shares
-from server.identity.access_tokens import ConnectionTokens, Redeemed, UsedToken, Verifier, new_connection_id
+from server.identity.access_tokens import ConnectionTokens, Redeemed, UsedToken, Verifier, new_connection_id, presented
 from server.protocol import websocket
 from server.protocol.http1 import head as http_head
 from server.protocol.http1.head import Head
@@ -160,10 +160,12 @@ class HubServer:
 
     async def _require_owner(self, user_id: UUID, query: Mapping[str, str], authorization: str) -> None:
         """A client that negotiated may show an access token, often one that has expired: the id is its secret. A good
-        token of another user shows that it is not that client. Raises Refusal."""
+        token of another user shows that it is not that client. Raises Refusal, ChatError."""
         try:
             caller = await self._verify(query, authorization)
-        except ChatError:
+        except ChatError as error:
+            if error.code == "invalid_request":
+                raise  # two tokens, and it is not known whose request this is
             return
         if caller.user_id != user_id:
             raise Refusal(403, "forbidden", "The connection with that id is another user's.")
@@ -175,8 +177,7 @@ class HubServer:
         return Used(404, "not_found", "No connection with that id. Negotiate again.")
 
     async def _verify(self, query: Mapping[str, str], authorization: str) -> Caller:
-        scheme, _, bearer = authorization.partition(" ")
-        token = bearer.strip() if scheme.lower() == "bearer" else query.get("access_token", "")
+        token = presented(authorization, query.get("access_token", ""))
         if not token:
             raise ChatError("unauthenticated", "An access token is required.")
         return await self._verifier.verify(token)

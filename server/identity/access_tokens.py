@@ -7,7 +7,7 @@ are in `server.identity.jwks`.
 
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
@@ -72,6 +72,19 @@ def unauthenticated(sentence: str) -> ChatError:
     return ChatError("unauthenticated", sentence)
 
 
+def presented(authorization: str, in_query: str) -> str:
+    """Return the access token that a request of the hub shows: in its header, or in the query; empty if in neither.
+
+    Raise ChatError if it shows two different ones: it is not known which of them is meant (RFC 6750, 2 and 3.1).
+    """
+    scheme, _, bearer = authorization.partition(" ")
+    in_header = bearer.strip() if scheme.lower() == "bearer" else ""
+    if in_header and in_query and in_header != in_query:
+        sentence = "The header and the query have different access tokens. Send one, in one place."
+        raise ChatError("invalid_request", sentence)
+    return in_header or in_query
+
+
 class Verifier:
     """Checks access tokens. `keys` is None where no JWKS URL is configured."""
 
@@ -96,6 +109,8 @@ class Verifier:
         if known is not None:
             return known
         header = _header(token)
+        if not jwts.is_of_kind(header, jwts.ACCESS_TOKENS):
+            raise unauthenticated("The token is of another kind than an access token (see its header's typ).")
         if header.get("alg") == "HS256" and self._signing.current:
             caller = self._decode_ours(token)
             if len(self._verified) >= VERIFIED_MAX:
@@ -104,10 +119,10 @@ class Verifier:
             return caller
         if self._keys is None or header.get("alg") in (None, "none", "HS256", "HS384", "HS512"):
             raise unauthenticated("The access token is signed in a way that is not accepted.")
-        key = await self._keys.find(header.get("kid"))
-        if key is None:
+        keys = await self._keys.find(header.get("kid"), header.get("alg"))
+        if not keys:
             raise unauthenticated("The access token is signed with an unknown key.")
-        return self._decode(token, key, key.algorithm_name)
+        return self._decode_with(token, [(key, key.algorithm_name) for key in keys])
 
     def _recall(self, token: str) -> Caller | None:
         """Return the caller of a token verified before; None if it was not, has expired, or the keys have changed."""
@@ -118,15 +133,18 @@ class Verifier:
         return caller if caller is not None and caller.expires_at > time.time() else None
 
     def _decode_ours(self, token: str) -> Caller:
-        """Verify a token of this service with each accepted key in turn."""
-        *others, last = self._signing.accepted
-        for key in others:
+        return self._decode_with(token, [(key, "HS256") for key in self._signing.accepted], is_ours=True)
+
+    def _decode_with(self, token: str, keys: Sequence[tuple[Any, str]], *, is_ours: bool = False) -> Caller:
+        """Verify a token with each of these keys, for its algorithm, in turn."""
+        *others, last = keys
+        for key, algorithm in others:
             try:
-                return self._decode(token, key, "HS256", is_ours=True)
+                return self._decode(token, key, algorithm, is_ours=is_ours)
             except ChatError as error:
                 if error.sentence != WRONG_SIGNATURE:
                     raise
-        return self._decode(token, last, "HS256", is_ours=True)
+        return self._decode(token, *last, is_ours=is_ours)
 
     def _decode(self, token: str, key: Any, algorithm: str, *, is_ours: bool = False) -> Caller:
         try:

@@ -6,6 +6,8 @@ for longer than `TRUSTED_FOR`, because it may have withdrawn one. Speaks HTTP th
 """
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
@@ -24,6 +26,7 @@ TRUSTED_FOR = 24 * 3600.0  # seconds after the last successful fetch; after it n
 MIN_INTERVAL = 10.0  # seconds between refetches caused by tokens
 TIMEOUT = 5.0  # seconds for one whole fetch
 MAX_BYTES = 1024 * 1024
+MAX_SAME = 2  # keys of one id and algorithm that are tried: a key and its successor
 MAX_KEYS = 100  # read from one document; the largest providers have about ten
 RSA_BITS = range(2048, 16384 + 1)  # RFC 7518, 3.3; OpenSSL verifies with nothing longer
 ALGORITHMS = frozenset({"RS256", "ES256", "EdDSA"})
@@ -37,38 +40,43 @@ log = structlog.get_logger("parley.jwks")
 
 
 class KeySet:
-    """Signing keys by key id."""
+    """Signing keys by key id.
+
+    Key ids should be distinct (RFC 7517, 4.5), but a document may list a key of another type, or a successor, under the
+    same one. All of them are kept, up to `MAX_SAME`: the issuer published each, so a token may be signed with any.
+    """
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._keys: dict[str | None, jwt.PyJWK] = {}
+        self._keys: dict[str | None, list[jwt.PyJWK]] = {}
+        self._shared: set[str] = set()  # key ids, as logged last, that have too many keys
         self._fetched_at = float("-inf")
         self._tried_at = float("-inf")
         self._is_away = False  # the last fetch failed
         self._lock = trio.Lock()
         self._tls = httpx.create_ssl_context()  # once: it reads every root certificate
 
-    async def find(self, key_id: str | None) -> jwt.PyJWK | None:
-        """Return a key, after one refetch if it is unknown. A token without a key id matches a lone key.
+    async def find(self, key_id: str | None, algorithm: object = None) -> Sequence[jwt.PyJWK]:
+        """Return the keys with this id, after one refetch if there is none. A token without an id matches a lone key.
 
-        Return None if the provider has no such key. Raise ChatError("unavailable") if the provider is unreachable, so
-        that this is not known.
+        Of several keys only those for `algorithm`, if there are any. Return none if the provider has no such key. Raise
+        ChatError("unavailable") if the provider is unreachable, so that this is not known.
         """
-        key = self._lookup(key_id)
-        if key is None or trio.current_time() - self._tried_at > STALE:
+        found = self._lookup(key_id)
+        if not found or trio.current_time() - self._tried_at > STALE:
             await self._refetch(key_id)
-            key = self._lookup(key_id)
-        if key is None and self._is_away:
+            found = self._lookup(key_id)
+        if not found and self._is_away:
             wait = self._tried_at + MIN_INTERVAL - trio.current_time()
             sentence = "The keys of the identity provider are out of reach; try the same request again."
             raise ChatError("unavailable", sentence, retry_after=max(1.0, wait))
-        return key
+        return [key for key in found if key.algorithm_name == algorithm] or found
 
-    def _lookup(self, key_id: str | None) -> jwt.PyJWK | None:
+    def _lookup(self, key_id: str | None) -> Sequence[jwt.PyJWK]:
         self._expire()
         if key_id is None and len(self._keys) == 1:
             return next(iter(self._keys.values()))
-        return self._keys.get(key_id)
+        return self._keys.get(key_id, ())
 
     def _expire(self) -> None:
         if self._keys and trio.current_time() - self._fetched_at > TRUSTED_FOR:
@@ -79,7 +87,7 @@ class KeySet:
     async def _refetch(self, key_id: str | None) -> None:
         async with self._lock:
             age = trio.current_time() - self._tried_at
-            if age > STALE or (age >= MIN_INTERVAL and self._lookup(key_id) is None):
+            if age > STALE or (age >= MIN_INTERVAL and not self._lookup(key_id)):
                 await self._fetch()
 
     async def _fetch(self) -> None:
@@ -89,14 +97,30 @@ class KeySet:
             with trio.fail_after(TIMEOUT):
                 body = await self._read()
             self._keys = await _parse_all(json.loads(body)["keys"])
+            self._bound()
         except _FAULTS as error:
             if not self._is_away:
                 log.warning("jwks_unreachable", url=self._url, reason=_why(error))
             self._is_away = True
         else:
             if self._is_away:
-                log.info("jwks_reachable", url=self._url, keys=len(self._keys))
+                log.info("jwks_reachable", url=self._url, keys=sum(map(len, self._keys.values())))
             self._is_away, self._fetched_at = False, self._tried_at
+
+    def _bound(self) -> None:
+        """Keep the last `MAX_SAME` keys for one id and algorithm: a token costs a verification with each."""
+        shared = set()
+        for key_id, found in self._keys.items():
+            counts: Counter[str] = Counter()
+            for key in reversed(list(found)):
+                counts[key.algorithm_name] += 1
+                if counts[key.algorithm_name] > MAX_SAME:
+                    found.remove(key)
+                    shared.add(cut(str(key_id)))
+        if shared - self._shared:
+            advice = "the provider should give each key an id of its own (RFC 7517, 4.5); the others are not used"
+            log.warning("jwks_keys_left_out", url=self._url, key_ids=sorted(shared)[:5], kept=MAX_SAME, advice=advice)
+        self._shared = shared
 
     async def _read(self) -> bytes:
         body = b""
@@ -126,13 +150,13 @@ class KeySet:
             await trio.sleep(REFRESH)
 
 
-async def _parse_all(entries: Any) -> dict[str | None, jwt.PyJWK]:
+async def _parse_all(entries: Any) -> dict[str | None, list[jwt.PyJWK]]:
     """Return the usable keys by key id. Raise TypeError."""
-    keys = {}
+    keys: dict[str | None, list[jwt.PyJWK]] = {}
     for entry in entries[:MAX_KEYS]:
         key = _parse(entry)
         if key is not None:
-            keys[key.key_id] = key
+            keys.setdefault(key.key_id, []).append(key)
         await trio.lowlevel.checkpoint()
     return keys
 

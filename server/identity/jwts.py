@@ -1,16 +1,19 @@
 """Read JSON Web Tokens of any issuer, and raise `jwt.PyJWTError` for every fault in one.
 
 Owns the checks that PyJWT lacks: unbounded numbers and nesting (OverflowError, RecursionError), and invalid dates. The
-date of a claim is a finite number (RFC 7519, 2), neither a string nor a boolean, and no later than `MAX_DATE`.
+date of a claim is a finite number (RFC 7519, 2), neither a string nor a boolean, and no later than `MAX_DATE`. Also
+the kinds of token that a header may name (RFC 8725, 3.11): one of another kind is refused, however it is signed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jwt
 
 MAX_DATE = 2**53  # seconds since 1970: the largest range in which floats are exact
 DATES = ("exp", "nbf", "iat")
+ACCESS_TOKENS = frozenset({"jwt", "at+jwt"})  # kinds of an access token (RFC 9068, 2.1)
+ID_TOKENS = frozenset({"jwt"})
 
 _UNREADABLE = (ValueError, TypeError, ArithmeticError, RecursionError)  # raised by PyJWT for unexpected contents
 
@@ -37,6 +40,15 @@ def header(token: str) -> dict[str, Any]:
         raise
     except _UNREADABLE:
         raise jwt.DecodeError("the header is not what it should be") from None
+
+
+def is_of_kind(head: dict[str, Any], kinds: Collection[str]) -> bool:
+    """Return True if the header names one of these kinds of token, or none.
+
+    The name is a media type: its case does not matter, and `application/` may be left out (RFC 7515, 4.1.9).
+    """
+    kind = head.get("typ")
+    return kind is None or (isinstance(kind, str) and kind.lower().removeprefix("application/") in kinds)
 
 
 def _is_date(value: object) -> bool:

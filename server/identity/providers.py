@@ -6,6 +6,7 @@ Speaks HTTP through httpx, on Trio. Text from a provider is never passed on to c
 
 import re
 import time
+from collections.abc import Sequence
 from typing import Any, Protocol
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
@@ -162,22 +163,34 @@ class OpenIdProvider:
             keys = self._keys[metadata.jwks_uri] = KeySet(metadata.jwks_uri)
         try:
             header = jwts.header(token)
-            key = await keys.find(header.get("kid"))
-            if key is None:
+            if not jwts.is_of_kind(header, jwts.ID_TOKENS):
+                raise failed("What the provider gave as id token is a token of another kind.")
+            found = await keys.find(header.get("kid"), header.get("alg"))
+            if not found:
                 raise failed("The id token is signed with an unknown key.")
-            claims = jwts.decode(
-                token,
-                key,
-                algorithms=[key.algorithm_name],
-                audience=self._config.client_id,
-                issuer=metadata.issuer,
-                leeway=LEEWAY,
-                options={"require": ["exp", "iat", "iss", "aud", "sub"]},
-            )
+            claims = self._decode(token, found, metadata)
         except jwt.PyJWTError as error:
             raise failed(f"The id token is not acceptable ({type(error).__name__}).") from None
         _check(claims, attempt, self._config.client_id)
         return claims
+
+    def _decode(self, token: str, keys: Sequence[jwt.PyJWK], metadata: Metadata) -> dict[str, Any]:
+        """Return the claims of a token that one of these keys has signed. Raise jwt.PyJWTError."""
+        for number, key in enumerate(keys, 1):
+            try:
+                return jwts.decode(
+                    token,
+                    key,
+                    algorithms=[key.algorithm_name],
+                    audience=self._config.client_id,
+                    issuer=metadata.issuer,
+                    leeway=LEEWAY,
+                    options={"require": ["exp", "iat", "iss", "aud", "sub"]},
+                )
+            except jwt.InvalidSignatureError:
+                if number == len(keys):
+                    raise
+        raise jwt.InvalidKeyError("there is no key")
 
 
 def _check(claims: dict[str, Any], attempt: Attempt, client_id: str) -> None:

@@ -126,7 +126,7 @@ class Provider(OpenAPIProvider):
                         "type": "apiKey",
                         "in": "query",
                         "name": "access_token",
-                        "description": "For browsers, which cannot set headers on all requests.",
+                        "description": "For browsers, which cannot set headers on all requests. Not beside a header.",
                     },
                 },
             },

@@ -13,7 +13,7 @@ from handlers import text_rules
 from handlers.errors import ChatError
 from handlers.users import Users
 from server.hub.server import PATH
-from server.identity.access_tokens import ConnectionTokens, Verifier
+from server.identity.access_tokens import ConnectionTokens, Verifier, presented
 from server.rest.operations import IDEMPOTENCY_KEY, Answer, operation, query
 from server.rest.requests import answer, bearer, idempotency_key, open_route
 from server.transport.unauthenticated import known
@@ -71,7 +71,8 @@ def blueprint(
         if origin and allowed_origins and origin not in allowed_origins:
             raise ChatError("forbidden", "Connections from this origin are not allowed.")
         query = {name.lower(): value for name, value in request.args.items()}
-        caller = await verifier.verify(query["access_token"] if "access_token" in query else bearer())
+        in_query = query.get("access_token", "")
+        caller = await verifier.verify(presented(request.headers.get("Authorization", ""), in_query) or bearer())
         known(cast(dict[str, Any], request.scope))
         await users.require(caller)
         version = _version(query.get("negotiateversion"))

@@ -30,6 +30,7 @@ class FakeProvider:
         self.key: Any = rsa.generate_private_key(65537, 2048)
         self.kid = "one"
         self.algorithm = "RS256"
+        self.kind = "JWT"
         self.published = [(self.kid, self.key)]
         self.claims: dict[str, Any] = {}
         self.nonce = ""
@@ -52,7 +53,9 @@ class FakeProvider:
         claims = {"iss": self.issuer, "aud": CLIENT, "sub": "subject-1", "iat": now, "exp": now + 60,
                   "nonce": self.nonce, **self.claims}  # fmt: skip
         claims = {name: value for name, value in claims.items() if value is not None}
-        return jwt.encode(claims, self.key, self.algorithm, headers={"kid": self.kid} if self.kid else None)
+        return jwt.encode(
+            claims, self.key, self.algorithm, headers={"typ": self.kind, **({"kid": self.kid} if self.kid else {})}
+        )
 
     def jwks(self) -> dict[str, Any]:
         keys = []

@@ -21,7 +21,7 @@ from handlers.errors import ChatError
 from handlers.model import Caller
 from server.config.loading import load
 from server.identity.access_tokens import LEEWAY, ConnectionTokens, UsedToken, Verifier, mint_token, new_connection_id
-from server.identity.jwks import MAX_KEYS, MIN_INTERVAL, TRUSTED_FOR, KeySet, _parse_all
+from server.identity.jwks import MAX_KEYS, MAX_SAME, MIN_INTERVAL, TRUSTED_FOR, KeySet, _parse_all
 from server.identity.sign_in_state import Sealer
 from store.errors import Unavailable
 from store.ids import new_id
@@ -305,6 +305,54 @@ async def test_a_compressed_document() -> None:
             await KeySet(f"http://127.0.0.1:{listener.socket.getsockname()[1]}/jwks").find("rsa")
         assert "compressed" in lines[0]["reason"]
         nursery.cancel_scope.cancel()
+
+
+async def test_two_keys_of_one_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys that share an id are all good: one of each type, and a key beside its successor, whichever comes first.
+
+    Past `MAX_SAME` the last ones are kept, and one line says so.
+    """
+    algorithm = jwt.algorithms.RSAAlgorithm
+    async with issuing() as (issuer, check):
+        rsa_key, ec_key, _ = json.loads(issuer.document())["keys"]
+        successor = rsa.generate_private_key(65537, 2048)
+        second = {**algorithm.to_jwk(successor.public_key(), as_dict=True), "kid": "one"}
+        tokens = [
+            jwt.encode(claims(), key, alg, headers={"kid": "one"})
+            for key, alg in ((issuer.keys["rsa"], "RS256"), (issuer.keys["ec"], "ES256"), (successor, "RS256"))
+        ]
+        both = [{**rsa_key, "kid": "one"}, {**ec_key, "kid": "one"}, second]
+        for document in (both, both[::-1]):
+            monkeypatch.setattr(issuer, "document", lambda keys=document: json.dumps({"keys": keys}).encode())
+            fresh = verifier(KeySet(check._keys._url))  # type: ignore[union-attr]  # it has them
+            for token in tokens:
+                assert (await fresh.verify(token)).user_id == USER
+            forged = jwt.encode(claims(), rsa.generate_private_key(65537, 2048), "RS256", headers={"kid": "one"})
+            with pytest.raises(ChatError, match="signature"):
+                await fresh.verify(forged)
+        many = [both[0], *[second] * MAX_SAME]
+        monkeypatch.setattr(issuer, "document", lambda: json.dumps({"keys": many}).encode())
+        fresh = verifier(KeySet(check._keys._url))  # type: ignore[union-attr]
+        with capture_logs() as lines:
+            assert (await fresh.verify(tokens[2])).user_id == USER
+        assert [line["event"] for line in lines] == ["jwks_keys_left_out"]
+        with pytest.raises(ChatError, match="signature"):
+            await fresh.verify(tokens[0])
+
+
+async def test_tokens_of_another_kind() -> None:
+    """A token whose header says that it is no access token is refused, from any issuer (RFC 8725, 3.11)."""
+    async with issuing() as (issuer, check):
+        for key, algorithm, kid in ((KEY, "HS256", None), (issuer.keys["rsa"], "RS256", "rsa")):
+            named = {"kid": kid} if kid else {}
+            for kind in (None, "JWT", "jwt", "at+jwt", "AT+JWT", "application/at+jwt"):
+                token = jwt.encode(claims(), key, algorithm, headers={**named, "typ": kind})
+                assert (await check.verify(token)).user_id == USER
+            for other in ("logout+jwt", "application/logout+jwt", "secevent+jwt", "dpop+jwt", "id_token", "at"):
+                token = jwt.encode(claims(), key, algorithm, headers={**named, "typ": other})
+                with pytest.raises(ChatError, match="another kind") as caught:
+                    await check.verify(token)
+                assert caught.value.code == "unauthenticated"
 
 
 async def test_algorithm_confusion() -> None:

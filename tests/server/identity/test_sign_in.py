@@ -147,7 +147,9 @@ async def test_wrong_keys_and_algorithms(world: World) -> None:
     assert (await world.sign_in()).json()["code"] == "sign_in_failed"
     provider.algorithm, provider.key = "RS384", good
     assert (await world.sign_in()).json()["code"] == "sign_in_failed"
-    provider.algorithm = "RS256"
+    provider.algorithm, provider.kind = "RS256", "logout+jwt"
+    assert "another kind" in (await world.sign_in()).json()["detail"]
+    provider.kind = "JWT"
     assert (await world.sign_in()).status_code == 200
 
 

@@ -40,6 +40,38 @@ async def test_negotiate(site: Site) -> None:
     assert browser.status_code == 200
 
 
+async def test_two_tokens(site: Site) -> None:
+    """With a token in the header and another one in the query a request is refused, in every place that takes both."""
+    (_, alice), (_, bob) = await site.user("alice"), await site.user("bob")
+    upgrade = {
+        "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+    }  # fmt: skip
+    negotiated = await site.call("POST", "/hubs/chat/negotiate", token=alice, params={"negotiateVersion": 1})
+    one = {"id": negotiated["connectionToken"]}
+    for method, path, params, headers in (
+        ("POST", "/hubs/chat/negotiate", {}, {}),
+        ("GET", "/hubs/chat", one, {}),
+        ("GET", "/hubs/chat", one, {"Accept": "text/event-stream"}),
+        ("GET", "/hubs/chat", {}, upgrade),
+        ("GET", "/hubs/chat", one, upgrade),
+    ):
+        for other in (bob, "expired or not ours"):
+            answer = await site.http.request(
+                method,
+                path,
+                params={**params, "access_token": other},
+                headers={"Authorization": f"Bearer {alice}", **headers},
+            )
+            assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request"), (path, params, headers)
+    twice = {"access_token": alice, "negotiateVersion": 1}
+    assert "connectionToken" in await site.call("POST", "/hubs/chat/negotiate", token=alice, params=twice)
+    await site.call("GET", "/hubs/chat", token=alice, params=one | {"access_token": alice})
+    basic = {"Authorization": "Basic QWxhZGRpbjpvcGVu"}  # for a proxy on the way
+    answer = await site.http.post("/hubs/chat/negotiate", params={"access_token": alice}, headers=basic)
+    assert answer.status_code == 200
+
+
 async def test_an_issuer_out_of_reach(database: str, redis_url: str, nursery: trio.Nursery) -> None:
     """Tokens of the issuer are answered with `unavailable` by REST, negotiate and the hub; our own tokens work."""
     token = jwt.encode({}, ec.generate_private_key(ec.SECP256R1()), "ES256", headers={"kid": "one"})
