@@ -4,6 +4,7 @@ Owns the sockets and the tasks of their connections until it is cancelled. That 
 that a drain can be observed to its end. The addresses determine who can connect (`server.config.admin_address`).
 """
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -43,7 +44,7 @@ class AdminListener:
         self._name = name
         self._http = HttpServer(paced(admin_app(parts, Control(parts, drain, pid=os.getpid()))))
         self._metrics = HttpServer(paced(metrics_app(parts)))
-        self._scrapers = trio.Semaphore(MAX_SCRAPERS)
+        self._scrapers: set[RequestStream] = set()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled. Raises OSError if a configured address cannot be used.
@@ -61,7 +62,7 @@ class AdminListener:
                         continue
                     if path is not None:
                         paths.append(path)
-                    handler = self._serve_scraper if isinstance(address, TcpAddress) else partial(_serve, self._http)
+                    handler = self._serve_scraper if isinstance(address, TcpAddress) else self._serve_admin
                     serve = partial(trio.serve_listeners, handler, [listener])
                     nursery.start_soon(serve, name="admin listener")
                 task_status.started()
@@ -70,17 +71,29 @@ class AdminListener:
                 path.unlink(missing_ok=True)
 
     async def _serve_scraper(self, stream: trio.SocketStream) -> None:
-        """Serve one connection to `/metrics`, or close it at once if there are too many. Idle ones are closed."""
+        """Serve one connection to `/metrics`. Idle ones are closed.
+
+        If there are too many, the one that has been silent for longest makes room, so that silent clients cannot keep
+        the monitoring out; if none is silent, this one is closed at once.
+        """
+        requests = _requests(stream)
+        if len(self._scrapers) >= MAX_SCRAPERS:
+            advice = "silent ones are closed for new ones; see who else connects here"
+            log.warning("metrics_crowded", connections=MAX_SCRAPERS, advice=advice)
+            silent = min(self._scrapers, key=lambda one: one.waiting_since)
+            if silent.waiting_since == math.inf:
+                requests.hang_up()
+                return
+            self._scrapers.discard(silent)
+            silent.hang_up()
+        self._scrapers.add(requests)
         try:
-            self._scrapers.acquire_nowait()
-        except trio.WouldBlock:
-            log.warning("metrics_refused", connections=MAX_SCRAPERS, advice="see who else asks for /metrics here")
-            await stream.aclose()
-            return
-        try:
-            await _serve(self._metrics, stream)
+            await _serve(self._metrics, requests)
         finally:
-            self._scrapers.release()
+            self._scrapers.discard(requests)
+
+    async def _serve_admin(self, stream: trio.SocketStream) -> None:
+        await _serve(self._http, _requests(stream))
 
     def _open(self, address: Address | None) -> tuple[trio.SocketListener | None, Path | None]:
         if isinstance(address, TcpAddress):
@@ -99,18 +112,21 @@ class AdminListener:
         return listener, path
 
 
-async def _serve(http: HttpServer, stream: trio.SocketStream) -> None:
-    """Serve one connection. Its errors do not propagate."""
+def _requests(stream: trio.SocketStream) -> RequestStream:
     sock = socket(fileno=stream.socket.detach())
     sock.setblocking(False)
+    return RequestStream(sock)
+
+
+async def _serve(http: HttpServer, requests: RequestStream) -> None:
+    """Serve one connection. Its errors do not propagate."""
     try:
-        requests = RequestStream(sock)
         await http.serve(requests)
         if requests.fault is not None:
-            sock.send(bad_request(requests.fault).answer)
+            requests.socket.send(bad_request(requests.fault).answer)
     except* OSError:
         pass  # the client disconnected
     except* Exception as group:
         _guard.caught(group, "admin_connection_failed")
     finally:
-        sock.close()
+        requests.socket.close()

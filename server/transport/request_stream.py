@@ -47,6 +47,7 @@ class RequestStream(trio.abc.HalfCloseableStream):
         """`head` and `rest`: the head of the first request, if it was read already, and the data after it."""
         self.socket = sock
         self.stranger = stranger
+        self.waiting_since = trio.current_time()  # for a request to be complete; infinite while one is being answered
         self.upgrade: tuple[Head, bytes] | None = None
         self.fault: BadRequest | None = None
         self._head = head
@@ -106,7 +107,7 @@ class RequestStream(trio.abc.HalfCloseableStream):
         if not is_first and self.stranger is not None and not self.stranger.ask(head.headers):
             raise BadRequest(CROWDED, 429)
         self._idle = trio.Event()
-        self._head_until = math.inf
+        self.waiting_since = self._head_until = math.inf
         self._is_answering = False
         body = Body(head)
         self._body = None if body.done else body
@@ -156,6 +157,7 @@ class RequestStream(trio.abc.HalfCloseableStream):
     def answered(self) -> None:
         """Note that the HTTP server has answered, and waits for the next request."""
         self._is_answering = False
+        self.waiting_since = trio.current_time()
         self._idle.set()
         self._begin_patience()
 

@@ -261,7 +261,7 @@ async def ask_admin(stage: Stage) -> None:
     http = HttpServer.__new__(HttpServer)
     ours, theirs = trio.socket.socketpair()
     with theirs:
-        await server.admin.listener._serve(http, trio.SocketStream(ours))
+        await server.admin.listener._serve(http, server.admin.listener._requests(trio.SocketStream(ours)))
 
 
 async def chat_together(stage: Stage) -> None:
