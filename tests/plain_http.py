@@ -6,11 +6,12 @@ from typing import Any
 
 import httpx
 
+WAIT = 60.0  # seconds for a connection or a part of an answer: long past anything but a hang
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts no authority: it connects to nothing
 
 
 def client(**options: Any) -> httpx.AsyncClient:
-    return httpx.AsyncClient(verify=NO_TLS, **options)
+    return httpx.AsyncClient(verify=NO_TLS, **{"timeout": WAIT} | options)
 
 
 def over(socket: object) -> httpx.AsyncHTTPTransport:

@@ -73,7 +73,7 @@ class World:
 
 @pytest.fixture
 async def pool(database: str, nursery: trio.Nursery) -> Pool:
-    pool = Pool(database, name="test", size=2, acquire_timeout=1.0)
+    pool = Pool(database, name="test", size=2, acquire_timeout=WAIT)
     await nursery.start(pool.run)
     return pool
 
