@@ -15,6 +15,7 @@ from handlers import text_rules
 from store.model import (
     ConversationType,
     MemberCursor,
+    Message,
     MessageStatus,
     MessageType,
     Role,
@@ -181,6 +182,20 @@ class PresignFile(Wire, frozen=True):
 
 class EditMessage(Wire, frozen=True):
     content: Annotated[str, _pattern(text_rules.CONTENT)]
+
+
+class SentMessage(Message, frozen=True):
+    """A message that the caller has sent, edited or deleted, or had sent before.
+
+    `after`: a client whose cursor is this seq, or a higher one, lacks nothing before `changed_seq`.
+    """
+
+    after: int
+
+
+def sent(message: Message) -> SentMessage:
+    """Seqs are without gaps, so the change before is known without asking. For every send: built of what is there."""
+    return SentMessage(*msgspec.structs.astuple(message), message.changed_seq - 1)
 
 
 class Joined(Wire, frozen=True):

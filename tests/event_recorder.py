@@ -7,6 +7,13 @@ import trio
 WAIT = 300.0  # seconds: long past anything but a hang
 
 
+def event_of(answer: dict[str, Any]) -> dict[str, Any]:
+    """The message of an answer to a send, an edit or a deletion, as its event has it."""
+    message = dict(answer)
+    assert message.pop("after") == message["changedSeq"] - 1
+    return message
+
+
 class Inbox:
     """Records the events that a client receives, in order."""
 

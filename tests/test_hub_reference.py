@@ -111,7 +111,10 @@ def test_objects() -> None:
             f"`{field.encode_name}`" + "?" * (types.NoneType in get_args(hints[field.name]))
             for field in msgspec.structs.fields(kind)
         ]
-        assert fields.split(", ") == ours, name
+        whole = re.fullmatch(r"all of `(\w+)`, and (.*)", fields)
+        if whole:  # its fields stand there
+            ours = ours[len(msgspec.structs.fields(getattr(store.model, whole[1]))) :]
+        assert (whole[2] if whole else fields).split(", ") == ours, name
 
 
 def test_errors() -> None:

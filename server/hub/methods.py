@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from handlers.errors import ChatError
 from handlers.messages import Messages
-from handlers.model import CreateMessage, Joined, Synced, UpdateStatus, UserStatusUpdate
+from handlers.model import CreateMessage, Joined, SentMessage, Synced, UpdateStatus, UserStatusUpdate, sent
 from handlers.ports import Presence as Connected
 from handlers.presence import Presence
 from handlers.receipts import Receipts
@@ -92,7 +92,7 @@ class HubMethods:
     @hub_method(pipelined=True)
     def send_message(self, connection: HubConnection, ticket: Ticket, message: CreateMessage) -> None:
         def done(outcome: Message | Exception) -> None:
-            answer(connection, ticket, outcome, "SendMessage")
+            answer(connection, ticket, sent(outcome) if isinstance(outcome, Message) else outcome, "SendMessage")
 
         try:
             self._messages.send_nowait(connection.caller, message, done)
@@ -100,12 +100,12 @@ class HubMethods:
             done(error)
 
     @hub_method()
-    async def edit_message(self, connection: HubConnection, message_id: UUID, content: str) -> Message:
-        return await self._messages.edit(connection.caller, message_id, content)
+    async def edit_message(self, connection: HubConnection, message_id: UUID, content: str) -> SentMessage:
+        return sent(await self._messages.edit(connection.caller, message_id, content))
 
     @hub_method()
-    async def delete_message(self, connection: HubConnection, message_id: UUID) -> Message:
-        return await self._messages.delete(connection.caller, message_id)
+    async def delete_message(self, connection: HubConnection, message_id: UUID) -> SentMessage:
+        return sent(await self._messages.delete(connection.caller, message_id))
 
     @hub_method(cost=JOIN_COST)
     async def join_conversation(

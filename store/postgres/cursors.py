@@ -51,8 +51,8 @@ def _is_proved(
     """Whether the change that the cursor names is in the history that PostgreSQL has.
 
     A message is made once in all histories, as its id is random: if it was made by this change, the history up to there
-    is the same. It may be edited in two histories, though, and at the same seq: an edit is told by its time, when the
-    cursor has that.
+    is the same. It may be edited in two histories, though, and at the same seq: an edit is recognised by its time, when
+    the cursor has that.
     """
     if cursor.seq > head:
         return False

@@ -4,7 +4,7 @@ import psycopg
 import trio
 
 from loadtest.client import ClientError, HubError
-from tests.event_recorder import WAIT, Inbox
+from tests.event_recorder import WAIT, Inbox, event_of
 from tests.running import Running, running
 
 
@@ -23,9 +23,9 @@ async def test_history_that_is_gone_is_a_resync(server: Running, database: str) 
                 assert (await b.invoke("Sync", {conversation: cursor}))["resync"] == resync
                 live = await a.invoke("SendMessage", {"conversationId": conversation, "content": "now"})
                 await inbox.until(1)
-                while not inbox.messages or inbox.messages[-1] != live:
+                while not inbox.messages or inbox.messages[-1] != event_of(live):
                     await inbox.until(len(inbox.messages) + 1)
-                assert inbox.messages[0] == (live if resync else sent[2])
+                assert inbox.messages[0] == event_of(live if resync else sent[2])
 
 
 async def test_kill_in_the_middle_of_two_hundred_sends(database: str, redis_url: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from loadtest.client import HubClient, HubError
-from tests.event_recorder import WAIT, Inbox
+from tests.event_recorder import WAIT, Inbox, event_of
 from tests.integration.test_instances import until
 from tests.running import Running, User
 
@@ -52,13 +52,13 @@ class Scene:
 async def send_message(scene: Scene) -> None:
     """SendMessage(CreateMessage): the Message, after the commit; repeated clientMessageId: the same Message"""
     first = await scene.say("hello", type="text", clientMessageId="k")
-    assert set(first) == MESSAGE and first["type"] == "Text" and first["status"] == "Sent"
+    assert set(event_of(first)) == MESSAGE and first["type"] == "Text" and first["status"] == "Sent"
     made = datetime.fromisoformat(first["createdAt"])
     assert first["createdAt"].endswith("Z") and made.utcoffset() is not None and len(first["createdAt"]) == 24
     assert await scene.say("hello", type=0, clientMessageId="k") == first  # enums also by their index
     reply = await scene.say("and", replyToId=first["id"], type="EMOJI")
     assert reply["replyToId"] == first["id"] and reply["type"] == "Emoji"
-    assert await until(scene.to_bob, "ReceiveMessage", id=reply["id"]) == reply
+    assert await until(scene.to_bob, "ReceiveMessage", id=reply["id"]) == event_of(reply)
 
 
 async def change_message(scene: Scene) -> None:
@@ -69,7 +69,7 @@ async def change_message(scene: Scene) -> None:
     deleted = await scene.a.invoke("DeleteMessage", sent["id"])
     assert deleted["deletedAt"] and deleted["content"] == ""
     for changed in (edited, deleted):
-        assert await until(scene.to_bob, "MessageChanged", changedSeq=changed["changedSeq"]) == changed
+        assert await until(scene.to_bob, "MessageChanged", changedSeq=changed["changedSeq"]) == event_of(changed)
 
 
 async def join_and_leave(scene: Scene) -> None:
@@ -97,7 +97,7 @@ async def sync(scene: Scene) -> None:
         assert synced["heads"] == {scene.group: sent[-1]["seq"]} and len(synced["resync"]) == 1
         live = await scene.say("live")
         await until(inbox, "ReceiveMessage", id=live["id"])
-        assert inbox.messages == [*sent, live]
+        assert inbox.messages == [event_of(one) for one in (*sent, live)]
 
 
 async def coming_back(scene: Scene) -> None:
@@ -110,7 +110,7 @@ async def coming_back(scene: Scene) -> None:
         said = await scene.a.invoke("SendMessage", {"conversationId": group, "content": "new"})
         assert await b.invoke("Ping") == {} and not inbox.of("ReceiveMessage")
         assert (await b.invoke("JoinConversation", group, 0))["resync"] is False
-        assert await until(inbox, "ReceiveMessage", id=said["id"]) == said
+        assert await until(inbox, "ReceiveMessage", id=said["id"]) == event_of(said)
         assert [message["seq"] for message in inbox.of("ReceiveMessage")] == list(range(1, said["seq"] + 1))
         assert await b.invoke("Sync", {group: 10**6}) == {"heads": {group: said["seq"]}, "resync": [group]}
         live = await scene.a.invoke("SendMessage", {"conversationId": group, "content": "live"})

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from loadtest.client import ClientError, HubError
-from tests.event_recorder import WAIT, Inbox
+from tests.event_recorder import WAIT, Inbox, event_of
 from tests.integration.conftest import Shared
 
 
@@ -27,15 +27,15 @@ async def test_two_people_chat(everywhere: Shared) -> None:
     ):
         first = await a.invoke("SendMessage", {"conversationId": conversation, "content": "hello 👋"})
         second = await b.invoke("sendmessage", {"conversationId": conversation, "content": "hello yourself"})
-        assert (await bobs.until(2))[:2] == [first, second]
-        assert (await alices.until(2))[:2] == [first, second]
+        both = [event_of(first), event_of(second)]
+        assert (await bobs.until(2))[:2] == (await alices.until(2))[:2] == both
         assert [first["seq"], second["seq"]] == [first["seq"], first["seq"] + 1]
         assert first["content"] == "hello 👋" and first["senderId"] == alice.id and first["status"] == "Sent"
         edited = await a.invoke("EditMessage", first["id"], "hello")
-        assert (await bobs.until(1, "MessageChanged"))[0] == edited
+        assert (await bobs.until(1, "MessageChanged"))[0] == event_of(edited)
         assert edited["seq"] == first["seq"] and edited["changedSeq"] > second["seq"]
         deleted = await b.invoke("DeleteMessage", second["id"])
-        assert (await alices.until(2, "MessageChanged"))[1] == deleted
+        assert (await alices.until(2, "MessageChanged"))[1] == event_of(deleted)
         assert deleted["deletedAt"] and not deleted["content"]
     assert (await server.history(bob, conversation))[0]["content"] == "hello"
     with trio.fail_after(WAIT):
@@ -126,7 +126,7 @@ async def test_resume_by_cursor(server: Shared) -> None:
             await b.invoke("LeaveConversation", conversation)
             await a.invoke("SendMessage", {"conversationId": conversation, "content": "not for bob"})
             await b.invoke("Ping")
-            assert inbox.messages[-1] == live
+            assert inbox.messages[-1] == event_of(live)
             late = await b.invoke("Sync", {conversation: 10**9, str(uuid4()): 0})
             assert len(late["resync"]) == 2
 
@@ -141,7 +141,7 @@ async def test_too_far_behind_is_a_resync(server: Shared) -> None:
             assert synced["resync"] == [conversation]
             live = await a.invoke("SendMessage", {"conversationId": conversation, "content": "now"})
             assert synced["heads"] == {conversation: live["seq"] - 1}
-            assert await inbox.until(1) == [live]
+            assert await inbox.until(1) == [event_of(live)]
 
 
 async def test_history_streams_at_the_clients_pace(server: Shared) -> None:
@@ -176,7 +176,7 @@ async def test_removal_is_live(server: Shared) -> None:
         await carols.until(1, "ConversationChanged")
         said = await a.invoke("SendMessage", {"conversationId": group, "content": "secret"})
         with trio.fail_after(WAIT):
-            while said not in carols.messages:
+            while event_of(said) not in carols.messages:
                 await c.invoke("Ping")
         await b.invoke("Ping")
         assert bobs.messages == []

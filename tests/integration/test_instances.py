@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from loadtest.client import HubClient, HubError
-from tests.event_recorder import WAIT, Inbox
+from tests.event_recorder import WAIT, Inbox, event_of
 from tests.running import Running, User, checked, running
 
 Pair = tuple[Running, Running]
@@ -42,8 +42,8 @@ async def test_messages_and_changes(pair: Pair) -> None:
         sent = [await a.invoke("SendMessage", {"conversationId": conversation, "content": str(n)}) for n in range(50)]
         edited = await a.invoke("EditMessage", sent[3]["id"], "three")
         deleted = await a.invoke("DeleteMessage", sent[4]["id"])
-        assert await inbox.until(50) == sent
-        assert await inbox.until(2, "MessageChanged") == [edited, deleted]
+        assert await inbox.until(50) == [event_of(one) for one in sent]
+        assert await inbox.until(2, "MessageChanged") == [event_of(edited), event_of(deleted)]
 
 
 async def test_receipts(pair: Pair) -> None:
@@ -205,7 +205,7 @@ async def test_presence(pair: Pair) -> None:
 
 async def hears(client: HubClient, inbox: Inbox, said: dict[str, Any]) -> None:
     with trio.fail_after(WAIT):
-        while said not in inbox.messages:
+        while event_of(said) not in inbox.messages:
             await client.invoke("Ping")
 
 
@@ -239,7 +239,7 @@ async def test_authority(pair: Pair) -> None:
         said = await a.invoke("SendMessage", {"conversationId": group, "content": "among us"})
         await hears(c, carols, said)
         await b.invoke("Ping")
-        assert said not in bobs.messages
+        assert event_of(said) not in bobs.messages
         with pytest.raises(HubError, match="not_found"):
             await b.invoke("JoinConversation", group)
         assert (await http.delete(path)).is_success
@@ -278,7 +278,7 @@ async def test_without_redis(database: str) -> None:
         inbox = Inbox()
         async with one.connect(alice) as a, two.connect(bob, inbox) as b, one.http() as http:
             said = await a.invoke("SendMessage", {"conversationId": conversation, "content": "anybody?"})
-            assert (await inbox.until(1))[0] == said
+            assert (await inbox.until(1))[0] == event_of(said)
             await b.invoke("MarkRead", conversation, said["seq"])  # kept in PostgreSQL
             with pytest.raises(HubError, match="unavailable"):
                 await b.invoke("GetPresence", [alice.id])

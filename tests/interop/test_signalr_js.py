@@ -17,6 +17,7 @@ import trio
 
 from server.config.loading import load
 from server.identity.access_tokens import LEEWAY, mint_token
+from tests.event_recorder import event_of
 from tests.proxy import Proxy
 from tests.running import JWT_KEY, Running, User, free_port, running
 
@@ -171,7 +172,7 @@ async def _chat(people: Node, server: Running, number: int, transport: str, prot
         assert bool(await a.expect("connected")) == (negotiate == "negotiate")  # the id comes with negotiate
         await b.expect("connected")
         sent = await a.invoke("SendMessage", {"conversationId": conversation, "content": "hello 👋"})
-        assert await b.expect_text() == await a.expect_text() == sent
+        assert await b.expect_text() == await a.expect_text() == event_of(sent)
         assert sent["content"] == "hello 👋" and sent["type"] == "Text" and sent["senderId"] == alice.id
         await b.command("send", "SENDMESSAGE", {"conversationId": conversation, "content": "fire and forget"})
         assert (await a.expect_text())["content"] == "fire and forget"
@@ -211,7 +212,7 @@ async def test_reconnects_after_kill(people: Node, database: str, redis_url: str
                 first = await a.invoke("SendMessage", {"conversationId": conversation, "content": "before"})
                 synced = await b.invoke("Sync", {conversation: first["seq"] - 1})
                 assert synced["heads"] == {conversation: first["seq"]}
-                assert await b.expect_text() == first
+                assert await b.expect_text() == event_of(first)
                 bobs.append((b, conversation, first["seq"]))
         server.kill()
         await server.wait()
@@ -223,7 +224,7 @@ async def test_reconnects_after_kill(people: Node, database: str, redis_url: str
                 await b.expect("reconnected")
                 await b.invoke("Sync", {conversation: seq})
                 live = await a.invoke("SendMessage", {"conversationId": conversation, "content": "live"})
-                assert [await b.expect_text(), await b.expect_text()] == [missed, live]
+                assert [await b.expect_text(), await b.expect_text()] == [event_of(missed), event_of(live)]
                 await b.invoke("Ping")
                 assert not b.happened("ReceiveMessage")
 

@@ -3,7 +3,7 @@
 from quart import Blueprint, Response
 
 from handlers.messages import Messages
-from handlers.model import CreateMessage, EditMessage, MessageReceipt, SetMessageStatus
+from handlers.model import CreateMessage, EditMessage, MessageReceipt, SentMessage, SetMessageStatus, sent
 from handlers.receipts import Receipts, parse_status
 from server.rest.operations import (
     IDEMPOTENCY_KEY,
@@ -41,6 +41,7 @@ PAGING = (
     query("cursor", SEQ, "The `next` of the previous page. It replaces `before` or `after`."),
 )
 SHOWN = Answer(200, Message, "The message.", ("ETag",))
+WRITTEN = Answer(200, SentMessage, "The message, committed.", ("ETag",))
 
 
 class MessagePage(Wire, frozen=True):
@@ -72,7 +73,7 @@ def blueprint(messages: Messages, receipts: Receipts) -> Blueprint:
 
     @routes.post("")
     @operation(
-        Answer(201, Message, "The message, committed.", ("ETag", "Location")),
+        Answer(201, SentMessage, "The message, committed.", ("ETag", "Location")),
         takes=CreateMessage,
         parameters=(IDEMPOTENCY_KEY,),
         refuses=("invalid_content", "forbidden", "not_found"),
@@ -84,7 +85,7 @@ def blueprint(messages: Messages, receipts: Receipts) -> Blueprint:
         send one message, and all of them are answered with it.
         """
         message = await messages.send_once(caller(), data, await once())
-        response = answer(message, 201, version=str(message.changed_seq))
+        response = answer(sent(message), 201, version=str(message.changed_seq))
         response.headers["Location"] = f"/api/messages/{message.id}"
         return response
 
@@ -97,7 +98,7 @@ def blueprint(messages: Messages, receipts: Receipts) -> Blueprint:
 
     @routes.put("/<id:message_id>")
     @operation(
-        SHOWN,
+        WRITTEN,
         takes=EditMessage,
         parameters=(IF_MATCH,),
         refuses=("invalid_content", "forbidden", "gone"),
@@ -105,17 +106,17 @@ def blueprint(messages: Messages, receipts: Receipts) -> Blueprint:
     async def edit(message_id: str, data: EditMessage) -> Response:
         """Edit a message of the caller."""
         message = await messages.edit(caller(), path_id(message_id), data.content, if_match=if_match())
-        return answer(message, version=str(message.changed_seq))
+        return answer(sent(message), version=str(message.changed_seq))
 
     @routes.delete("/<id:message_id>")
-    @operation(SHOWN, parameters=(IF_MATCH,), refuses=("forbidden", "gone"))
+    @operation(WRITTEN, parameters=(IF_MATCH,), refuses=("forbidden", "gone"))
     async def delete(message_id: str) -> Response:
         """Delete a message of the caller, or, as an admin of the group, of any member.
 
         The message keeps its place without content and with `deletedAt`, so that all members see that it was deleted.
         """
         message = await messages.delete(caller(), path_id(message_id), if_match=if_match())
-        return answer(message, version=str(message.changed_seq))
+        return answer(sent(message), version=str(message.changed_seq))
 
     @routes.put("/<id:message_id>/status")
     @operation(done("The receipt is durable."), takes=SetMessageStatus)

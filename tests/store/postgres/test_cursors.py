@@ -43,7 +43,7 @@ async def forget_after(conn: Connection, conversation_id: UUID, seq: int) -> Non
 
 async def test_history_that_goes_back(conn: Connection, writer: Writer) -> None:
     """From head 11 back to 6, and on to 11 and further with others: what was lost is not proved, by whatever head; what
-    was kept is. A bare seq is only compared with the head: at 11 it cannot be told from the other 11."""
+    was kept is. A bare seq is only compared with the head: at 11 it looks like the other 11."""
     [alice] = await make_users(conn, 1)
     group = await make_group(conn, [alice])
     sent = {n: await writer.send(group, alice, str(n)).message() for n in range(2, 12)}
@@ -97,8 +97,8 @@ async def test_edits(conn: Connection, writer: Writer) -> None:
     assert not any([await is_proved(conn, group, cursor) for cursor in between[:-1]])
 
 
-async def test_an_edit_is_told_by_its_time(conn: Connection, writer: Writer) -> None:
-    """The same message edited at the same seq in another history: a cursor that says when is told from it."""
+async def test_an_edit_is_recognised_by_its_time(conn: Connection, writer: Writer) -> None:
+    """The same message edited at the same seq in another history: a cursor that says when is not proved by it."""
     [alice] = await make_users(conn, 1)
     group = await make_group(conn, [alice])
     message = await writer.send(group, alice).message()

@@ -24,7 +24,8 @@ async def test_a_message_and_its_changes(site: Site) -> None:
     body = {"conversationId": conversation, "content": "hello", "clientMessageId": "1"}
     sent = await site.call("POST", "/api/messages", body, token=a, status=201)
     path = f"/api/messages/{sent['id']}"
-    assert set(sent) == FIELDS and sent["status"] == "Sent" and sent["seq"] == sent["changedSeq"]
+    assert sent["status"] == "Sent" and sent["seq"] == sent["changedSeq"] == sent.pop("after") + 1
+    assert set(sent) == FIELDS
     assert await site.call("GET", path, token=b) == sent
     await site.call("PUT", path, {"content": "mine now"}, token=b, status=403)
     stale = {"If-Match": '"999"'}
@@ -33,9 +34,10 @@ async def test_a_message_and_its_changes(site: Site) -> None:
     fresh = {"If-Match": f'"{sent["changedSeq"]}"'}
     edited = await site.call("PUT", path, {"content": "hullo"}, token=a, headers=fresh)
     assert edited["editedAt"] and edited["changedSeq"] > edited["seq"] == sent["seq"]
+    assert edited["after"] == edited["changedSeq"] - 1
     await site.call("DELETE", path, token=b, status=403)
     deleted = await site.call("DELETE", path, token=a)
-    assert deleted["deletedAt"] and not deleted["content"]
+    assert deleted["deletedAt"] and not deleted["content"] and deleted["after"] == edited["changedSeq"]
     assert (await site.call("PUT", path, {"content": "back"}, token=a, status=410))["code"] == "gone"
 
 
