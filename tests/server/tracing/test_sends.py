@@ -37,8 +37,9 @@ class Traced:
         self.tracing = Tracing(made)
         self.site: Site
 
-    def spans(self, name: str) -> list[ReadableSpan]:
-        return [span for span in self.exporter.get_finished_spans() if span.name == name]
+    def spans(self, name: str, trace: int | None = None) -> list[ReadableSpan]:
+        found = [span for span in self.exporter.get_finished_spans() if span.name == name]
+        return [span for span in found if trace in (None, trace_of(span))]
 
     async def until(self, name: str) -> ReadableSpan:
         with trio.fail_after(60):
@@ -89,20 +90,27 @@ async def test_one_trace_end_to_end(database: str, redis_url: str, nursery: trio
         alice_token, bob_token, conversation = await pair(one.site)
         alice = await client(stack, one.site, alice_token)
         await client(stack, two.site, bob_token)
-        message = await alice.invoke("SendMessage", {"conversationId": conversation, "content": "a secret"})
-        there = await two.until("deliver")
-        publish = await one.until("publish")
-        [send] = one.spans("send")
-        [lane], [commit], [here] = one.spans("lane"), one.spans("commit"), one.spans("deliver")
-        assert {trace_of(span) for span in (send, lane, commit, here, publish, there)} == {trace_of(send)}
-        for span in (lane, commit, here, publish, there):
+        published: list[ReadableSpan] = []
+        there: list[ReadableSpan] = []
+        with trio.fail_after(300):
+            # After a pause of the machine the two find each other anew, and a message arrives by the repair, untraced.
+            while not (published and there):
+                message = await alice.invoke("SendMessage", {"conversationId": conversation, "content": "a secret"})
+                trace = trace_of(one.spans("send")[-1])
+                with trio.move_on_after(5):
+                    while not (published and there):
+                        published, there = one.spans("publish", trace), two.spans("deliver", trace)
+                        await trio.sleep(0.02)
+        [send], [publish], [arrival] = one.spans("send", trace), published, there
+        [lane], [commit], [here] = (one.spans(name, trace) for name in ("lane", "commit", "deliver"))
+        for span in (lane, commit, here, publish, arrival):
             assert span.parent is not None and send.context is not None
             assert span.parent.span_id == send.context.span_id
-        assert there.parent is not None and there.parent.is_remote and there.kind is SpanKind.CONSUMER
+        assert arrival.parent is not None and arrival.parent.is_remote and arrival.kind is SpanKind.CONSUMER
         assert times(send)[0] <= times(lane)[0] <= times(lane)[1] <= times(commit)[0] <= times(commit)[1]
-        assert times(commit)[1] <= times(here)[1] and times(commit)[1] <= times(there)[1]
+        assert times(commit)[1] <= times(here)[1] and times(commit)[1] <= times(arrival)[1]
         assert send.attributes and send.attributes["parley.message.seq"] == message["seq"]
-        exported = "".join(span.to_json() for span in (*one.exporter.get_finished_spans(), there))
+        exported = "".join(span.to_json() for span in (*one.exporter.get_finished_spans(), arrival))
         assert "secret" not in exported and "alice" not in exported
 
 
