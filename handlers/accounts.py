@@ -17,6 +17,7 @@ from handlers import page_cursors, text_rules
 from handlers.errors import ChatError
 from handlers.idempotency import claim
 from handlers.model import Caller, Client, Identity, Once, Tokens
+from handlers.ports import Connections
 from handlers.refresh_tokens import RefreshTokens
 from handlers.transactions import Transactions
 from store.ids import new_id
@@ -24,7 +25,6 @@ from store.model import Change, Session
 from store.postgres import accounts as store
 from store.postgres import users
 from store.postgres.connection import Connection
-from store.postgres.pool import Pool
 from store.redis.inbox_entries import dismissal
 
 REFRESH_TTL = 30 * 86400.0  # seconds a session lives without being refreshed
@@ -39,7 +39,7 @@ log = structlog.get_logger("parley.accounts")
 
 class Accounts:
     def __init__(
-        self, pool: Pool, transactions: Transactions, tokens: RefreshTokens, mint: Mint, *, admits: bool = True
+        self, pool: Connections, transactions: Transactions, tokens: RefreshTokens, mint: Mint, *, admits: bool = True
     ) -> None:
         """`mint(user_id, session_id)` makes an access token and says how many seconds it lives. `admits`: an identity
         not seen before makes a user."""

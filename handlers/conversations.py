@@ -13,18 +13,18 @@ from handlers import page_cursors, permissions, preconditions, text_rules
 from handlers.errors import ChatError
 from handlers.idempotency import claim
 from handlers.model import AddMember, Caller, ChangeRole, CreateConversation, Once, UpdateConversation
+from handlers.ports import Connections
 from handlers.transactions import Transactions
 from store.ids import distinct, new_id
 from store.model import Change, Conversation, ConversationType, Member, Role, WireEnum
 from store.postgres import conversations as store
 from store.postgres.connection import Connection
-from store.postgres.pool import Pool
 
 Choice = TypeVar("Choice", bound=WireEnum)
 
 
 class Conversations:
-    def __init__(self, pool: Pool, transactions: Transactions) -> None:
+    def __init__(self, pool: Connections, transactions: Transactions) -> None:
         self._pool = pool
         self._transactions = transactions
 

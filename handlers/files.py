@@ -19,6 +19,7 @@ from handlers import file_types, permissions
 from handlers.errors import ChatError
 from handlers.idempotency import bind, claim
 from handlers.model import Caller, Once, PresignFile
+from handlers.ports import Connections
 from handlers.transactions import Transactions
 from store.errors import StoreError, Unavailable
 from store.ids import id_floor, new_id
@@ -27,7 +28,6 @@ from store.objects import Objects, UploadUrl
 from store.postgres import files as store
 from store.postgres.connection import Connection
 from store.postgres.files import Facts, File
-from store.postgres.pool import Pool
 
 URL_SECONDS = 300  # a download link is good for so long
 UPLOAD_SECONDS = 900  # and a link to upload to: it must be begun by then
@@ -53,7 +53,7 @@ class Purged(NamedTuple):
 class Files:
     def __init__(
         self,
-        pool: Pool,
+        pool: Connections,
         transactions: Transactions,
         objects: Objects | None,
         *,

@@ -8,10 +8,10 @@ from uuid import UUID
 
 from handlers.errors import ChatError
 from handlers.model import Once
+from handlers.ports import Connections
 from store.errors import Overloaded, Unavailable
 from store.postgres import idempotency
 from store.postgres.connection import Connection
-from store.postgres.pool import Pool
 
 
 async def claim(conn: Connection, scope: UUID, once: Once | None, resource_id: UUID) -> UUID | None:
@@ -27,7 +27,7 @@ async def claim(conn: Connection, scope: UUID, once: Once | None, resource_id: U
         raise ChatError("idempotency_mismatch", "This Idempotency-Key was used for a different request.") from None
 
 
-async def bind(pool: Pool, scope: UUID, once: Once | None) -> bool:
+async def bind(pool: Connections, scope: UUID, once: Once | None) -> bool:
     """The key is for this request from now on; whether it is the first.
 
     Raises ChatError("idempotency_mismatch") when it was for another.
@@ -38,7 +38,7 @@ async def bind(pool: Pool, scope: UUID, once: Once | None) -> bool:
         return await claim(conn, scope, once, scope) is None
 
 
-async def release(pool: Pool, scope: UUID, once: Once) -> None:
+async def release(pool: Connections, scope: UUID, once: Once) -> None:
     """What the key was bound to was refused: it may be used again. Best effort, else it is bound until it is purged."""
     try:
         async with pool.connection() as conn:

@@ -16,6 +16,7 @@ from handlers import permissions, preconditions, text_rules
 from handlers.errors import ChatError, from_store
 from handlers.idempotency import bind, release
 from handlers.model import FILE_TYPES, SENDABLE_TYPES, SPOKEN_TYPES, Caller, CreateMessage, Once
+from handlers.ports import Connections
 from handlers.rate_limits import Limiter
 from handlers.transactions import Transactions
 from store.errors import Overloaded, StoreError, Unavailable
@@ -25,7 +26,6 @@ from store.postgres import conversations as conversation_store
 from store.postgres import messages as store
 from store.postgres.connection import Connection
 from store.postgres.group_commit import Append, AppendError
-from store.postgres.pool import Pool
 
 MAX_CLIENT_ID = 128  # characters of a clientMessageId
 UNCERTAIN = frozenset({"unavailable", "internal"})  # codes after which a message may have been written
@@ -53,13 +53,13 @@ class Queue(Protocol):
 class Messages:
     def __init__(
         self,
-        pool: Pool,
+        pool: Connections,
         lanes: Queue,
         transactions: Transactions,
         sends: Limiter[UUID],
         *,
         max_message_bytes: int,
-        replica: Pool | None = None,
+        replica: Connections | None = None,
     ) -> None:
         """`replica` is read for history wherever it is as new as `pool`."""
         self._pool = pool

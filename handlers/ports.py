@@ -1,12 +1,25 @@
 """The seams that handlers call and the server implements. Owns the protocols, touches nothing."""
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 from uuid import UUID
 
 from store.errors import StoreError
 from store.model import Change
+from store.postgres.connection import Connection
 from store.redis.inbox_entries import Dismissal, Receipt
+
+
+class Connections(Protocol):
+    """Where connections to a database are borrowed (`store.postgres.pool.Pool`)."""
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether the last attempt to connect, if there was one, succeeded."""
+
+    def connection(self) -> AbstractAsyncContextManager[Connection]:
+        """One, for as long as the block runs. Raises Unavailable, Overloaded."""
 
 
 class ChangePublisher(Protocol):

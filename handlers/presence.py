@@ -10,12 +10,12 @@ from uuid import UUID
 
 from handlers.errors import ChatError
 from handlers.model import UserStatusUpdate
+from handlers.ports import Connections
 from handlers.ports import Presence as Connected
 from store.errors import Unavailable
 from store.ids import distinct
 from store.model import User, UserStatus
 from store.postgres import conversations, users
-from store.postgres.pool import Pool
 from store.redis.inbox_entries import Seen
 
 MAX_ASKED = 200  # users in one GetPresence
@@ -23,7 +23,7 @@ MAX_AUDIENCE = 200  # members of a conversation in which people hear of each oth
 
 
 class Presence:
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Connections) -> None:
         self._pool = pool
 
     async def get(self, connected: Connected, user_ids: Collection[UUID]) -> Sequence[UserStatusUpdate]:

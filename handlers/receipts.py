@@ -11,20 +11,20 @@ import trio
 from handlers import page_cursors, permissions
 from handlers.errors import ChatError, from_store
 from handlers.model import Caller, MessageReceipt
+from handlers.ports import Connections
 from handlers.ports import Receipts as Durable
 from store import receipts as store
 from store.errors import Overloaded, StoreError, Unavailable
 from store.model import Message, MessageStatus
 from store.postgres import conversations, messages
 from store.postgres.conversations import LOWEST_ID
-from store.postgres.pool import Pool
 from store.redis.inbox_entries import Receipt
 
 Done = Callable[[ChatError | None], None]
 
 
 class Receipts:
-    def __init__(self, pool: Pool, durable: Durable) -> None:
+    def __init__(self, pool: Connections, durable: Durable) -> None:
         self._pool = pool
         self._durable = durable
 

@@ -12,16 +12,16 @@ from handlers import page_cursors as cursors
 from handlers import permissions
 from handlers.errors import ChatError
 from handlers.model import Caller
+from handlers.ports import Connections
 from store.model import Change, MemberCursor
 from store.postgres import accounts, conversations, messages, users
 from store.postgres.batch_loader import BatchLoader
-from store.postgres.pool import Pool
 
 
 class Sync:
     """`run` answers what every connect asks: many together, when many come together."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Connections) -> None:
         self._pool = pool
         self._memberships: BatchLoader[UUID, list[UUID]] = BatchLoader(self._fetch_memberships)
         self._heads: BatchLoader[UUID, int] = BatchLoader(self._fetch_heads)

@@ -10,12 +10,11 @@ from uuid import UUID
 
 import trio
 
-from handlers.ports import ChangePublisher
+from handlers.ports import ChangePublisher, Connections
 from store.errors import Unavailable
 from store.model import Change
 from store.postgres.connection import Connection
 from store.postgres.outbox import insert_outbox
-from store.postgres.pool import Pool
 from store.redis.inbox_entries import Dismissal
 
 T = TypeVar("T")
@@ -27,7 +26,7 @@ Write = Callable[[Connection], Awaitable[tuple[T, Sequence[Change]]]]
 class Transactions:
     """Runs writes on the pool and passes their changes to the publisher."""
 
-    def __init__(self, pool: Pool, change_publisher: ChangePublisher) -> None:
+    def __init__(self, pool: Connections, change_publisher: ChangePublisher) -> None:
         self._pool = pool
         self._change_publisher = change_publisher
         self.committed = 0

@@ -13,7 +13,7 @@ from handlers import page_cursors, permissions, preconditions, text_rules
 from handlers.errors import ChatError
 from handlers.idempotency import claim
 from handlers.model import Caller, CreateUser, Once, UpdateStatus, UpdateUser
-from handlers.ports import Presence
+from handlers.ports import Connections, Presence
 from handlers.transactions import Transactions
 from store import names
 from store.errors import Unavailable
@@ -22,7 +22,6 @@ from store.model import Account, Change, User, UserStatus
 from store.postgres import users as store
 from store.postgres.connection import Connection
 from store.postgres.idempotency import REGISTRATION_SCOPE
-from store.postgres.pool import Pool
 from store.redis.inbox_entries import dismissal
 
 REGISTRATION_KEY = 22  # characters an Idempotency-Key must have: 128 random bits in base64
@@ -35,7 +34,7 @@ LEAVE_ROUNDS = 1000  # such transactions; the rest is left in the last one
 
 
 class Users:
-    def __init__(self, pool: Pool, transactions: Transactions, presence: Presence) -> None:
+    def __init__(self, pool: Connections, transactions: Transactions, presence: Presence) -> None:
         self._pool = pool
         self._transactions = transactions
         self._presence = presence

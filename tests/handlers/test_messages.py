@@ -1,15 +1,22 @@
 """handlers.messages: what is decided before anything is written."""
 
+from collections.abc import Awaitable
 from typing import Any
 from uuid import uuid4
 
 import pytest
 import trio
+from msgspec.structs import replace
 
 from handlers.errors import ChatError
 from handlers.messages import MAX_CLIENT_ID, Messages
-from handlers.model import Caller, CreateMessage
+from handlers.model import Caller, CreateMessage, Once
 from handlers.rate_limits import Limiter, Rate
+from store.errors import Overloaded, StoreError, Unavailable
+from store.ids import new_id
+from store.model import Message, Role
+from store.postgres.group_commit import AppendError
+from tests.handlers.memory import Act, Database, Memory, nothing_half_done, refused
 
 UNUSED: Any = None
 
@@ -65,9 +72,9 @@ async def test_edits_and_deletions_keep_theirs() -> None:
     caller, one, two = Caller(user_id=uuid4(), expires_at=1e12), uuid4(), uuid4()
     await messages.edit(caller, uuid4(), "x")
     waits = []
-    for refused in (messages.edit(caller, one, "x"), messages.delete(caller, two)):
+    for too_soon in (messages.edit(caller, one, "x"), messages.delete(caller, two)):
         with pytest.raises(ChatError) as caught:
-            await refused
+            await too_soon
         waits.append(caught.value.retry_after)
     assert waits == pytest.approx([10.0, 20.0])
     for now[0], again in ((10.0, messages.edit(caller, one, "x")), (20.0, messages.delete(caller, two))):
@@ -89,3 +96,297 @@ def test_absurd_names_are_not_remembered() -> None:
         with pytest.raises(ChatError, match="At most 1 messages"):
             messages.send_nowait(caller, request, lambda outcome: None)
     assert not sends._appointments
+
+
+# -- what may be sent -------------------------------------------------------------------------
+
+LIMIT = 100  # bytes, of Memory's
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        ("a" * LIMIT, ""),
+        ("a" * (LIMIT + 1), "too_large"),
+        ("é" * (LIMIT // 2), ""),
+        ("é" * (LIMIT // 2) + "a", "too_large"),
+        ("a\ud800", "invalid_content"),
+        ("a\0", "invalid_content"),
+        ("", "invalid_content"),
+        (" \n\u200d\u3164", "invalid_content"),
+        ("\n👩\u200d👧\n", ""),
+    ],
+)
+async def test_content(memory: Memory, content: str, code: str) -> None:
+    """In bytes, to the last one; text that can be stored and seen. The same for an edit. What is refused is not
+    offered, and costs no statement."""
+    caller = memory.user()
+    group = memory.group((caller, Role.MEMBER))
+    said = memory.say(group, caller)
+    for call in (memory.send(caller, group, content), memory.messages.edit(caller, said.id, content)):
+        if code:
+            assert (await refused(memory, call)).code == code
+        else:
+            assert (await call).content == content
+    assert bool(memory.lanes.offered) is not bool(code)
+    assert not code or memory.database.steps == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "empty", "words"),
+    [
+        *((kind, "invalid_content", "") for kind in ("Text", "emoji", 0, 3)),
+        *((kind, "invalid_request", "invalid_request") for kind in ("IMAGE", "File", 1, 2)),
+        *((kind, "forbidden", "forbidden") for kind in ("System", "system", 4)),
+        *((kind, "invalid_request", "invalid_request") for kind in ("Sticker", "", "\ud800", -1, 5, 2**63)),
+    ],
+)
+async def test_types(memory: Memory, kind: str | int, empty: str, words: str) -> None:
+    """Each needs what it is about: words to see, or a file; System is the server's; others do not exist."""
+    caller, group = memory.user(), new_id()
+    for content, code in (("", empty), ("words", words)):
+        request = CreateMessage(group, content, kind)
+        if code:
+            error = await refused(memory, memory.messages.send(caller, request))
+            assert error.code == code and "System" not in str(error.errors)
+        else:
+            memory.messages.prepare(caller, request, lambda outcome: None)
+
+
+@pytest.mark.parametrize("kind", ["Image", "File"])
+def test_a_file_needs_no_words(memory: Memory, kind: str) -> None:
+    """It may be all that a message has."""
+    request = CreateMessage(new_id(), "", kind, file_id=new_id())
+    assert memory.messages.prepare(memory.user(), request, lambda outcome: None).file_id == request.file_id
+
+
+@pytest.mark.parametrize(
+    ("name", "is_good"),
+    [("a" * MAX_CLIENT_ID, True), ("a" * (MAX_CLIENT_ID + 1), False), ("", False), ("a\nb", False), (" ", True)],
+)
+async def test_client_message_ids(memory: Memory, name: str, is_good: bool) -> None:
+    """Of printable characters, to the bound."""
+    caller = memory.user()
+    group = memory.group((caller, Role.MEMBER))
+    call = memory.send(caller, group, client_message_id=name)
+    if is_good:
+        assert (await call).client_message_id == name
+    else:
+        assert (await refused(memory, call)).code == "invalid_request" and memory.lanes.offered == []
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code"),
+    [
+        (AppendError("not_a_member"), "not_found"),
+        (AppendError("no_conversation"), "not_found"),
+        (AppendError("no_reply_target"), "not_found"),
+        (AppendError("no_file"), "not_found"),
+        (AppendError("muted"), "forbidden"),
+        (AppendError("invalid_content"), "invalid_content"),
+        (Unavailable("secret"), "unavailable"),
+        (Overloaded("secret"), "overloaded"),
+        (StoreError("secret"), "unavailable"),
+        (ValueError("secret"), "internal"),
+    ],
+)
+async def test_refused_by_the_lanes(memory: Memory, outcome: Exception, code: str) -> None:
+    """Each reason has its code, the caller is answered once, and none of our words is in it. A conversation of others
+    is the same as none."""
+    memory.lanes.refusals = [outcome]
+    heard: list[Message | ChatError] = []
+    memory.messages.send_nowait(memory.user(), CreateMessage(new_id(), "x"), heard.append)
+    [error] = heard
+    assert isinstance(error, ChatError) and error.code == code and "secret" not in error.sentence
+    if code == "not_found" and "conversation" in str(outcome):
+        assert error.sentence == "There is no such conversation, or you are not a member of it."
+
+
+# -- once -------------------------------------------------------------------------------------
+
+ONE, OTHER = Once("a key", b"one"), Once("a key", b"other")
+
+
+async def test_sent_once(memory: Memory) -> None:
+    """The key is the clientMessageId where the body has none; the repeated request has the same message; another
+    request with the key writes nothing."""
+    caller = memory.user()
+    group = memory.group((caller, Role.MEMBER))
+    request = CreateMessage(group, "x")
+    sent = await memory.messages.send_once(caller, request, ONE)
+    assert sent.client_message_id == "a key"
+    assert await memory.messages.send_once(caller, request, ONE) == sent
+    for once in (OTHER, Once("a key", b"third")):
+        error = await refused(memory, memory.messages.send_once(caller, CreateMessage(group, "y"), once))
+        assert error.code == "idempotency_mismatch"
+    assert (await memory.messages.send_once(caller, request, None)).id != sent.id
+
+
+@pytest.mark.parametrize("field", ["content", "conversation_id", "reply_to_id", "type"])
+async def test_the_id_of_another_message(memory: Memory, field: str) -> None:
+    """A clientMessageId that a different message has is refused with the key freed, whatever the difference."""
+    caller = memory.user()
+    group, elsewhere = (memory.group((caller, Role.MEMBER)) for _ in range(2))
+    request = CreateMessage(group, "x", client_message_id="id")
+    await memory.messages.send(caller, request)
+    values = {"content": "y", "conversation_id": elsewhere, "reply_to_id": new_id(), "type": "Emoji"}
+    other = replace(request, **{field: values[field]})
+    assert (await refused(memory, memory.messages.send_once(caller, other, ONE))).code == "idempotency_mismatch"
+    assert memory.tables.creations == {}
+    await memory.messages.send_once(caller, request, ONE)
+
+
+async def test_repeated_after_an_edit(memory: Memory) -> None:
+    """The message is the answer, as it is now."""
+    caller = memory.user()
+    group = memory.group((caller, Role.MEMBER))
+    sent = await memory.messages.send_once(caller, CreateMessage(group, "x"), ONE)
+    edited = await memory.messages.edit(caller, sent.id, "y")
+    assert await memory.messages.send_once(caller, CreateMessage(group, "x"), ONE) == edited
+
+
+@pytest.mark.parametrize(
+    ("outcome", "is_bound"),
+    [(AppendError("muted"), False), (Overloaded("x"), False), (Unavailable("x"), True), (ValueError("x"), True)],
+)
+async def test_the_key_of_a_message_that_failed(memory: Memory, outcome: Exception, is_bound: bool) -> None:
+    """Freed when nothing was written for certain; kept while it may have been, so that no other request has it."""
+    caller = memory.user()
+    group = memory.group((caller, Role.MEMBER))
+    memory.lanes.refusals = [outcome]
+    with pytest.raises(ChatError):
+        await memory.messages.send_once(caller, CreateMessage(group, "x"), ONE)
+    assert bool(memory.tables.creations) is is_bound
+    assert (await memory.messages.send_once(caller, CreateMessage(group, "x"), ONE)).content == "x"
+
+
+async def test_a_key_is_not_freed_by_the_second(memory: Memory) -> None:
+    """Who comes with a key that is bound already does not free it when refused."""
+    caller = memory.user()
+    group = memory.group((caller, Role.MEMBER))
+    await memory.messages.send_once(caller, CreateMessage(group, "x"), ONE)
+    memory.lanes.refusals = [AppendError("muted")]
+    with pytest.raises(ChatError, match="forbidden"):
+        await memory.messages.send_once(caller, CreateMessage(group, "x"), ONE)
+    assert memory.tables.creations
+
+
+# -- changing and reading ---------------------------------------------------------------------
+
+
+async def said_in(memory: Memory) -> tuple[Message, dict[str, Caller]]:
+    people = {name: memory.user() for name in ("sender", "admin", "member", "stranger")}
+    group = memory.group(
+        (people["sender"], Role.MEMBER), (people["admin"], Role.ADMIN), (people["member"], Role.MEMBER)
+    )
+    return memory.say(group, people["sender"]), people
+
+
+@pytest.mark.parametrize("who", ["sender", "admin", "member", "stranger"])
+@pytest.mark.parametrize("action", ["edit", "delete", "get", "page"])
+async def test_who_may(memory: Memory, who: str, action: str) -> None:
+    """Members read; senders edit and delete, admins delete; for all others there is no message."""
+    said, people = await said_in(memory)
+    call: Awaitable[object]
+    if action == "edit":
+        call = memory.messages.edit(people[who], said.id, "y")
+    elif action == "delete":
+        call = memory.messages.delete(people[who], said.id)
+    elif action == "get":
+        call = memory.messages.get(people[who], said.id)
+    else:
+        call = memory.messages.page(people[who], said.conversation_id, before=None, after=None, limit=10)
+    if who == "stranger":
+        assert (await refused(memory, call)).code == "not_found"
+    elif (action == "edit" and who != "sender") or (action == "delete" and who == "member"):
+        assert (await refused(memory, call)).code == "forbidden"
+    else:
+        await call
+        assert len(memory.publisher.changes) == (action in ("edit", "delete"))
+
+
+async def test_a_removed_sender(memory: Memory) -> None:
+    """Their own message is not there for them any more: no member sees a change of it."""
+    said, people = await said_in(memory)
+    del memory.tables.members[said.conversation_id, people["sender"].user_id]
+    for call in (
+        memory.messages.edit(people["sender"], said.id, "y"),
+        memory.messages.delete(people["sender"], said.id),
+        memory.messages.get(people["sender"], said.id),
+    ):
+        assert (await refused(memory, call)).code == "not_found"
+
+
+async def test_a_deleted_message(memory: Memory) -> None:
+    """Is gone for its members, and not there for others; in a conversation that is gone it is not there."""
+    said, people = await said_in(memory)
+    await memory.messages.delete(people["sender"], said.id)
+    memory.publisher.published.clear()
+    for who, code in (("sender", "gone"), ("stranger", "not_found")):
+        assert (await refused(memory, memory.messages.edit(people[who], said.id, "y"))).code == code
+        assert (await refused(memory, memory.messages.delete(people[who], said.id))).code == code
+    memory.tables.dissolved[said.conversation_id] = None
+    assert (await refused(memory, memory.messages.edit(people["sender"], said.id, "y"))).code == "not_found"
+
+
+async def test_an_outdated_etag(memory: Memory) -> None:
+    """Changed since: nothing is done, by edit or deletion; a stranger learns nothing of it."""
+    said, people = await said_in(memory)
+    edited = await memory.messages.edit(people["sender"], said.id, "y")
+    memory.publisher.published.clear()
+    for who, code in (("sender", "precondition_failed"), ("stranger", "not_found")):
+        seen = [str(said.changed_seq)]
+        for call in (
+            memory.messages.edit(people[who], said.id, "z", if_match=seen),
+            memory.messages.delete(people[who], said.id, if_match=seen),
+        ):
+            assert (await refused(memory, call)).code == code
+    await memory.messages.delete(people["sender"], said.id, if_match=[str(edited.changed_seq)])
+
+
+@pytest.mark.parametrize("action", ["edit", "delete"])
+async def test_nothing_half_done(memory: Memory, action: str) -> None:
+    """Wherever the database goes away: it is changed and published, or neither."""
+
+    async def arrange(world: Memory) -> Act:
+        said, people = await said_in(world)
+        if action == "edit":
+            return lambda: world.messages.edit(people["sender"], said.id, "y", if_match=[str(said.changed_seq)])
+        return lambda: world.messages.delete(people["sender"], said.id)
+
+    await nothing_half_done(arrange)
+
+
+@pytest.mark.parametrize(
+    ("state", "is_asked"),
+    [("as new", True), ("behind", False), ("without it", False), ("down", False), ("away", False)],
+)
+async def test_read_from_the_replica(memory: Memory, state: str, is_asked: bool) -> None:
+    """History is read there only while it has all that the primary has, else from the primary; and membership is never
+    asked of it, so that who was removed reads no more."""
+    caller = memory.user()
+    group = memory.group((caller, Role.MEMBER))
+    for _ in range(3):
+        memory.say(group, caller)
+    replica = Database()
+    replica.tables.restore(memory.tables.copy())
+    replica.tables.members.clear()
+    if state == "behind":
+        memory.say(group, caller)
+    elif state == "without it":
+        replica.tables.conversations.clear()
+    elif state == "down":
+        replica.is_reachable = False
+    elif state == "away":
+        replica.fails_at = 3
+    messages = Messages(
+        memory.database, memory.lanes, memory.transactions, memory.sends, max_message_bytes=10, replica=replica
+    )
+    page = await messages.page(caller, group, before=None, after=0, limit=10)
+    assert [message.seq for message in page.messages] == list(range(1, 4 + (state == "behind")))
+    assert ("list_messages" in memory.database.steps) is not is_asked
+    memory.tables.members.clear()
+    replica.steps.clear()
+    with pytest.raises(ChatError, match="not_found"):
+        await messages.page(caller, group, before=None, after=0, limit=10)
+    assert replica.steps == []

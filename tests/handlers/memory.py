@@ -1,0 +1,1062 @@
+"""A database in memory for the handlers, which need no PostgreSQL to decide who may do what.
+
+Owns the tables, transactions over them, and the moment at which the database goes away. A function with
+`@stands_for` has the parameters of the one of `store.postgres` in whose place it is called (looked at when this module
+is imported), and each call of it is a step at which a test can let the database fail.
+"""
+
+import inspect
+import sys
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from copy import copy
+from datetime import datetime
+from typing import Any, NamedTuple, TypeVar, cast
+from uuid import UUID
+
+import msgspec
+import pytest
+import trio
+from msgspec import UNSET, Struct, UnsetType
+from msgspec.structs import replace
+
+from handlers.accounts import Accounts
+from handlers.conversations import Conversations
+from handlers.errors import ChatError
+from handlers.files import Files
+from handlers.messages import Messages
+from handlers.model import Caller, CreateMessage
+from handlers.ports import Connections
+from handlers.presence import Presence
+from handlers.rate_limits import Limiter
+from handlers.receipts import Receipts
+from handlers.refresh_tokens import RefreshTokens
+from handlers.sync import Sync
+from handlers.transactions import Transactions
+from handlers.users import Users
+from store import names
+from store import receipts as receipt_store
+from store.errors import StoreError, Unavailable
+from store.ids import id_floor, new_id
+from store.model import (
+    Account,
+    Change,
+    Conversation,
+    ConversationType,
+    FileInfo,
+    Member,
+    MemberCursor,
+    Message,
+    MessageStatus,
+    MessageType,
+    Role,
+    Session,
+    User,
+    UserStatus,
+)
+from store.objects import UploadUrl
+from store.postgres import accounts, conversations, files, idempotency, messages, outbox, users
+from store.postgres.connection import Connection
+from store.postgres.conversations import Head
+from store.postgres.files import Facts, File, Storage
+from store.postgres.group_commit import Append
+from store.redis.inbox_entries import Dismissal, Receipt
+from store.signing import SigningKeys
+
+NOW = "2026-01-01T00:00:00.000Z"
+EXPIRES = 1e12
+F = TypeVar("F", bound=Callable[..., object])
+
+
+class SessionRow(Struct, frozen=True):
+    session: Session
+    user_id: UUID
+    token_hash: bytes
+    rotated_ago: float | None = None
+    is_live: bool = True
+
+
+class Tables:
+    """Rows are immutable, so that a copy of the tables is what they were."""
+
+    def __init__(self) -> None:
+        self.users: dict[UUID, Account] = {}
+        self.deleted: dict[UUID, None] = {}
+        self.identities: dict[tuple[str, str], UUID] = {}
+        self.sessions: dict[UUID, SessionRow] = {}
+        self.creations: dict[tuple[UUID, str], tuple[bytes, UUID]] = {}
+        self.conversations: dict[UUID, Head] = {}  # those dissolved stay, without members
+        self.dissolved: dict[UUID, None] = {}
+        self.floors: dict[UUID, int] = {}
+        self.members: dict[tuple[UUID, UUID], Member] = {}
+        self.messages: dict[UUID, Message] = {}
+        self.files: dict[UUID, File] = {}
+        self.outbox: tuple[tuple[tuple[Change, ...], Dismissal | None], ...] = ()
+
+    def copy(self) -> dict[str, Any]:
+        return {name: copy(table) for name, table in vars(self).items()}
+
+    def restore(self, before: Mapping[str, Any]) -> None:
+        vars(self).update({name: copy(table) for name, table in before.items()})
+
+    def members_of(self, conversation_id: UUID) -> list[Member]:
+        found = [member for (its, _), member in self.members.items() if its == conversation_id]
+        return sorted(found, key=lambda member: member.user_id.bytes)
+
+    def say(self, conversation_id: UUID, by: UUID, content: str, kind: MessageType = MessageType.TEXT) -> Message:
+        head = self.conversations[conversation_id]
+        self.conversations[conversation_id] = replace(head, last_seq=head.last_seq + 1)
+        said = message_at(head.last_seq + 1, conversation_id, by, content, kind)
+        self.messages[said.id] = said
+        return said
+
+    def announce(
+        self, conversation_id: UUID, by: UUID, added: Collection[UUID] = (), removed: Collection[UUID] = ()
+    ) -> Change:
+        said = self.say(conversation_id, by, "", MessageType.SYSTEM)
+        return Change(conversation_id, said.seq, said, created=True, added=tuple(added), removed=tuple(removed))
+
+    def change(self, message: Message) -> Change:
+        head = self.conversations[message.conversation_id]
+        self.conversations[head.id] = replace(head, last_seq=head.last_seq + 1)
+        self.messages[message.id] = changed = replace(message, changed_seq=head.last_seq + 1)
+        return Change(head.id, changed.changed_seq, changed, created=False)
+
+    def join(self, conversation_id: UUID, user_id: UUID, role: Role) -> None:
+        if user_id not in self.users:
+            raise conversations.UnknownUser(str(user_id))
+        self.members[conversation_id, user_id] = Member(user_id, role, NOW, 0, 0)
+
+    def view(self, conversation_id: UUID, viewer_id: UUID, shown: int = 100) -> Conversation | None:
+        head = self.conversations.get(conversation_id)
+        if head is None or (conversation_id, viewer_id) not in self.members:
+            return None
+        found = self.members_of(conversation_id)
+        return Conversation(
+            head.id,
+            head.type,
+            head.name,
+            head.created_by,
+            NOW,
+            head.last_seq,
+            None,
+            0,
+            len(found),
+            tuple(found[:shown]),
+        )
+
+
+def message_at(
+    seq: int,
+    conversation_id: UUID,
+    by: UUID,
+    content: str,
+    kind: MessageType = MessageType.TEXT,
+    deleted: str | None = None,
+) -> Message:
+    return Message(
+        id=new_id(),
+        conversation_id=conversation_id,
+        seq=seq,
+        changed_seq=seq,
+        sender_id=by,
+        type=kind,
+        content=content,
+        file=None,
+        reply_to_id=None,
+        client_message_id=None,
+        created_at=NOW,
+        edited_at=None,
+        deleted_at=deleted,
+        status=MessageStatus.SENT,
+    )
+
+
+class Database:
+    """A pool of it. From step number `fails_at` on it is away, or only in that step if it comes back (`blinks`)."""
+
+    is_reachable = True
+
+    def __init__(self) -> None:
+        self.tables = Tables()
+        self.steps: list[str] = []
+        self.fails_at = 0
+        self.blinks = False
+        self.error: StoreError = Unavailable("away")
+
+    async def step(self, name: str) -> None:
+        await trio.lowlevel.checkpoint()
+        self.steps.append(name)
+        at = len(self.steps)
+        if self.fails_at and (at == self.fails_at if self.blinks else at >= self.fails_at):
+            raise self.error
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        await self.step("connection")
+        yield cast(Connection, Lent(self))
+
+
+class Lent:
+    """A connection, as far as handlers use it themselves."""
+
+    closed = False
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[None]:
+        before = self.database.tables.copy()
+        try:
+            yield
+            await self.database.step("commit")
+        except BaseException:
+            self.database.tables.restore(before)
+            raise
+
+
+_fakes: list[tuple[Callable[..., object], Callable[..., Awaitable[object]]]] = []
+
+
+def stands_for(real: Callable[..., object]) -> Callable[[F], F]:
+    """Call this one, with the tables in place of the connection."""
+
+    def register(fake: F) -> F:
+        theirs, ours = (list(inspect.signature(one).parameters.values())[1:] for one in (real, fake))
+        shapes = [[(one.name, one.kind, one.default) for one in found] for found in (theirs, ours)]
+        assert shapes[0] == shapes[1], f"{real.__module__}.{real.__name__} has other parameters: {shapes[0]}"
+
+        async def call(conn: Lent, *args: Any, **options: Any) -> object:
+            await conn.database.step(real.__name__)
+            return fake(conn.database.tables, *args, **options)
+
+        _fakes.append((real, call))
+        return fake
+
+    return register
+
+
+def install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the fakes in the place of the functions, wherever handlers have them."""
+    for real, fake in _fakes:
+        for name, module in list(sys.modules.items()):
+            if (name == real.__module__ or name.startswith("handlers.")) and vars(module).get(real.__name__) is real:
+                monkeypatch.setattr(module, real.__name__, fake)
+
+
+class Publisher:
+    def __init__(self) -> None:
+        self.published: list[tuple[tuple[Change, ...], Dismissal | None]] = []
+        self.doubts: list[UUID] = []
+
+    def publish(self, changes: Sequence[Change], dismissed: Dismissal | None = None) -> None:
+        self.published.append((tuple(changes), dismissed))
+
+    def doubt(self, conversation_ids: Collection[UUID]) -> None:
+        self.doubts += conversation_ids
+
+    @property
+    def changes(self) -> list[Change]:
+        return [change for changes, _ in self.published for change in changes]
+
+
+class Connected:
+    """Who is connected. Redis may be away."""
+
+    def __init__(self) -> None:
+        self.there: set[UUID] = set()
+        self.is_away = False
+        self.changed: list[UUID] = []
+
+    async def online(self, user_ids: Collection[UUID]) -> set[UUID]:
+        await trio.lowlevel.checkpoint()
+        if self.is_away:
+            raise Unavailable("away")
+        return self.there & set(user_ids)
+
+    def status_changed(self, user_id: UUID) -> None:
+        self.changed.append(user_id)
+
+
+class DurableReceipts:
+    """Receipts are durable at once, or refused with `error`."""
+
+    def __init__(self) -> None:
+        self.offered: list[Receipt] = []
+        self.error: StoreError | None = None
+
+    def offer(self, receipt: Receipt, done: Callable[[StoreError | None], None] | None = None) -> None:
+        self.offered.append(receipt)
+        if done is not None:
+            done(self.error)
+
+
+class ObjectStore:
+    """Objects by key. Each method is a step of the database's, so that it goes away with it."""
+
+    def __init__(self, database: Database) -> None:
+        self.kept: dict[str, bytes] = {}
+        self.used_up: list[str] = []
+        self._database = database
+
+    async def write(self, key: str, chunks: AsyncIterable[bytes], content_type: str) -> None:
+        await self._database.step("write")
+        self.kept[key] = b"".join([chunk async for chunk in chunks])
+
+    async def size(self, key: str) -> int | None:
+        await self._database.step("size")
+        return len(self.kept[key]) if key in self.kept else None
+
+    async def read(self, key: str, start: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+        await self._database.step("read")
+        if key not in self.kept:
+            raise FileNotFoundError(key)
+        yield self.kept[key][start:][:length]
+
+    async def copy(self, source: str, target: str) -> None:
+        await self._database.step("copy")
+        if source not in self.kept:
+            raise FileNotFoundError(source)
+        self.kept[target] = self.kept[source]
+
+    async def delete(self, key: str) -> None:
+        await self._database.step("delete")
+        self.kept.pop(key, None)
+
+    async def use_up(self, key: str) -> None:
+        await self._database.step("use_up")
+        self.kept.pop(key, None)
+        self.used_up.append(key)
+
+    async def list_before(self, when: datetime) -> AsyncIterator[str]:
+        await self._database.step("list_before")
+        for key in list(self.kept):
+            yield key
+
+    async def upload_url(self, key: str, *, content_type: str, size: int, seconds: int) -> UploadUrl:
+        await self._database.step("upload_url")
+        return UploadUrl(f"/put/{key}", {"Content-Type": content_type, "Content-Length": str(size)})
+
+    async def download_url(self, key: str, *, name: str, content_type: str, seconds: int) -> str:
+        await self._database.step("download_url")
+        return f"/get/{key}"
+
+    async def check(self) -> None:
+        await self._database.step("check")
+
+
+class Lanes:
+    """Writes each message at once; `refusals` are answered instead, one each."""
+
+    def __init__(self, database: Database) -> None:
+        self.offered: list[Append] = []
+        self.refusals: list[Exception] = []
+        self._database = database
+
+    def offer(self, append: Append) -> None:
+        self.offered.append(append)
+        if self.refusals:
+            append.done(self.refusals.pop(0))  # type: ignore[arg-type]  # any outcome, also what no lane gives
+            return
+        tables = self._database.tables
+        for found in tables.messages.values():
+            same = append.client_message_id is not None and found.client_message_id == append.client_message_id
+            if same and found.sender_id == append.sender_id:
+                append.done(found)
+                return
+        said = tables.say(append.conversation_id, append.sender_id, append.content, append.type)
+        kept = replace(said, client_message_id=append.client_message_id, reply_to_id=append.reply_to_id)
+        tables.messages[kept.id] = kept
+        append.done(kept)
+
+
+class Memory:
+    """Handlers over a database of their own, and people in it."""
+
+    def __init__(
+        self, *, admits: bool = True, max_bytes: int = 1000, quota: int = 10_000, max_message_bytes: int = 100
+    ) -> None:
+        self.database = Database()
+        self.publisher = Publisher()
+        self.connected = Connected()
+        self.durable = DurableReceipts()
+        self.objects = ObjectStore(self.database)
+        self.lanes = Lanes(self.database)
+        self.keys = SigningKeys("a key")
+        pool: Connections = self.database
+        self.transactions = Transactions(pool, self.publisher)
+        self.conversations = Conversations(pool, self.transactions)
+        self.users = Users(pool, self.transactions, self.connected)
+        self.refresh_tokens = RefreshTokens(self.keys)
+        self.accounts = Accounts(
+            pool, self.transactions, self.refresh_tokens, lambda user, session: (f"{user}.{session}", 60), admits=admits
+        )
+        self.sends: Limiter[UUID] = Limiter(None, "messages")
+        self.messages = Messages(pool, self.lanes, self.transactions, self.sends, max_message_bytes=max_message_bytes)
+        self.files = Files(
+            pool,
+            self.transactions,
+            self.objects,
+            max_bytes=max_bytes,
+            quota=quota,
+            types=("text/plain", "image/png"),
+        )
+        self.receipts = Receipts(pool, self.durable)
+        self.presence = Presence(pool)
+        self.sync = Sync(pool)
+
+    @property
+    def tables(self) -> Tables:
+        return self.database.tables
+
+    def user(self, name: str = "") -> Caller:
+        user_id = new_id()
+        name = name or f"user-{len(self.tables.users)}"
+        self.tables.users[user_id] = Account(user_id, name, name, None, UserStatus.ONLINE, None, None, NOW, email=None)
+        return Caller(user_id, EXPIRES)
+
+    def group(self, *members: tuple[Caller, Role], kind: ConversationType = ConversationType.GROUP) -> UUID:
+        conversation_id = new_id()
+        self.tables.conversations[conversation_id] = Head(conversation_id, kind, "a name", None, 0, 0)
+        for member, role in members:
+            self.tables.join(conversation_id, member.user_id, role)
+        return conversation_id
+
+    def direct(self, one: Caller, other: Caller) -> UUID:
+        return self.group((one, Role.MEMBER), (other, Role.MEMBER), kind=ConversationType.DIRECT)
+
+    def say(self, conversation_id: UUID, by: Caller, content: str = "hello") -> Message:
+        return self.tables.say(conversation_id, by.user_id, content)
+
+    async def send(self, caller: Caller, conversation_id: UUID, content: str = "hello", **options: Any) -> Message:
+        return await self.messages.send(caller, CreateMessage(conversation_id, content, **options))
+
+
+async def refused(memory: Memory, act: Awaitable[object]) -> ChatError:
+    """It is refused, nothing is written, and no instance hears of anything."""
+    before = memory.tables.copy()
+    with pytest.raises(ChatError) as caught:
+        await act
+    assert memory.tables.copy() == before and memory.publisher.published == []
+    return caught.value
+
+
+Act = Callable[[], Awaitable[object]]
+Arrange = Callable[["Memory"], Awaitable[Act]]
+
+
+class Failed(NamedTuple):
+    """At which step, what is left, what was there before; and `act` does it again."""
+
+    step: str
+    memory: Memory
+    before: dict[str, Any]
+    act: Act
+
+
+async def at_every_step(arrange: Arrange) -> list[Failed]:
+    """Do it as often as it has steps: the database is away at the first, at the second, and so on; then once more each,
+    and it is back at the next step. Return those that failed."""
+    found = []
+    for blinks in (False, True):
+        for number in range(1, 1000):
+            memory = Memory()
+            act = await arrange(memory)
+            before = memory.tables.copy()
+            memory.database.steps.clear()
+            memory.database.fails_at, memory.database.blinks = number, blinks
+            try:
+                await act()
+            except Exception as error:  # noqa: BLE001  # which one it is, is looked at below
+                assert isinstance(error, StoreError) or getattr(error, "code", "") == "unavailable", repr(error)
+                found.append(Failed(memory.database.steps[number - 1], memory, before, act))
+            else:
+                if len(memory.database.steps) < number:
+                    break
+    assert found
+    return found
+
+
+async def nothing_half_done(arrange: Arrange) -> None:
+    """Wherever it fails: all of it is there and published, or nothing."""
+    for step, memory, before, _ in await at_every_step(arrange):
+        if memory.tables.copy() == before:
+            assert memory.publisher.published == [], step
+        else:
+            assert memory.tables.outbox[len(before["outbox"]) :] == tuple(memory.publisher.published) != (), step
+
+
+# -- in place of store.postgres.conversations -------------------------------------------------
+
+
+@stands_for(conversations.lock_conversation)
+def _lock_conversation(tables: Tables, conversation_id: UUID) -> Head | None:
+    return None if conversation_id in tables.dissolved else tables.conversations.get(conversation_id)
+
+
+@stands_for(conversations.fetch_conversation)
+def _fetch_conversation(tables: Tables, conversation_id: UUID, viewer_id: UUID) -> Conversation | None:
+    return tables.view(conversation_id, viewer_id)
+
+
+@stands_for(conversations.list_views)
+def _list_views(tables: Tables, conversation_id: UUID, viewer_ids: Collection[UUID]) -> dict[UUID, Conversation]:
+    views = {viewer_id: tables.view(conversation_id, viewer_id) for viewer_id in viewer_ids}
+    return {viewer_id: view for viewer_id, view in views.items() if view}
+
+
+@stands_for(conversations.list_conversations)
+def _list_conversations(
+    tables: Tables,
+    viewer_id: UUID,
+    *,
+    limit: int = 50,
+    place: conversations.Place | None = None,
+    members: int = conversations.MEMBERS_LISTED,
+) -> tuple[list[Conversation], conversations.Place | None]:
+    found = [view for one in reversed(tables.conversations) if (view := tables.view(one, viewer_id, members))]
+    start = place.number if place else 0
+    end = start + limit
+    more = conversations.Place(end, found[end - 1].id, 0) if len(found) > end else None
+    return found[start:end], more
+
+
+@stands_for(conversations.fetch_member)
+def _fetch_member(tables: Tables, conversation_id: UUID, user_id: UUID) -> Member | None:
+    return tables.members.get((conversation_id, user_id))
+
+
+@stands_for(conversations.list_members)
+def _list_members(
+    tables: Tables, conversation_id: UUID, *, after: UUID | None = None, limit: int = 100
+) -> list[Member]:
+    found = [one for one in tables.members_of(conversation_id) if after is None or one.user_id.bytes > after.bytes]
+    return found[:limit]
+
+
+@stands_for(conversations.list_cursors)
+def _list_cursors(tables: Tables, conversation_id: UUID, limit: int = 100) -> tuple[MemberCursor, ...]:
+    found = tables.members_of(conversation_id)[:limit]
+    return tuple(MemberCursor(one.user_id, one.delivered_seq, one.read_seq) for one in found)
+
+
+@stands_for(conversations.list_memberships)
+def _list_memberships(tables: Tables, user_ids: Collection[UUID]) -> dict[UUID, list[UUID]]:
+    found: dict[UUID, list[UUID]] = {}
+    for conversation_id, user_id in tables.members:
+        if user_id in user_ids:
+            found.setdefault(user_id, []).append(conversation_id)
+    return found
+
+
+@stands_for(conversations.list_audiences)
+def _list_audiences(tables: Tables, user_ids: Collection[UUID], most: int) -> dict[UUID, list[UUID]]:
+    found = _list_memberships(tables, user_ids)
+    return {
+        user_id: [one for one in found.get(user_id, []) if len(tables.members_of(one)) <= most] for user_id in user_ids
+    }
+
+
+@stands_for(conversations.fetch_floor)
+def _fetch_floor(tables: Tables, conversation_id: UUID) -> int:
+    return tables.floors.get(conversation_id, 0)
+
+
+@stands_for(conversations.fetch_heads)
+def _fetch_heads(tables: Tables, conversation_ids: Collection[UUID]) -> dict[UUID, int]:
+    return {one: tables.conversations[one].last_seq for one in conversation_ids if one in tables.conversations}
+
+
+@stands_for(conversations.count_owners)
+def _count_owners(tables: Tables, conversation_id: UUID) -> int:
+    return sum(member.role is Role.OWNER for member in tables.members_of(conversation_id))
+
+
+@stands_for(conversations.insert_direct)
+def _insert_direct(
+    tables: Tables, creator_id: UUID, other_id: UUID, *, conversation_id: UUID | None = None
+) -> tuple[Conversation, Change | None]:
+    pair = {creator_id, other_id}
+    for head in tables.conversations.values():
+        members = {member.user_id for member in tables.members_of(head.id)}
+        if head.type is ConversationType.DIRECT and members == pair and (view := tables.view(head.id, creator_id)):
+            return view, None
+    return _insert_conversation(tables, ConversationType.DIRECT, creator_id, None, [other_id], conversation_id)
+
+
+@stands_for(conversations.insert_group)
+def _insert_group(
+    tables: Tables,
+    creator_id: UUID,
+    name: str | None,
+    member_ids: Collection[UUID],
+    *,
+    conversation_id: UUID | None = None,
+) -> tuple[Conversation, Change]:
+    return _insert_conversation(tables, ConversationType.GROUP, creator_id, name, member_ids, conversation_id)
+
+
+def _insert_conversation(
+    tables: Tables,
+    kind: ConversationType,
+    creator_id: UUID,
+    name: str | None,
+    others: Collection[UUID],
+    conversation_id: UUID | None,
+) -> tuple[Conversation, Change]:
+    before = tables.copy()
+    made = conversation_id or new_id()
+    tables.conversations[made] = Head(made, kind, name, creator_id, 0, 0)
+    try:
+        for user_id in others:
+            tables.join(made, user_id, Role.MEMBER)
+        tables.join(made, creator_id, Role.OWNER if kind is ConversationType.GROUP else Role.MEMBER)
+    except conversations.UnknownUser:
+        tables.restore(before)
+        raise
+    change = tables.announce(made, creator_id, added=[creator_id, *others])
+    view = tables.view(made, creator_id)
+    assert view is not None
+    return view, change
+
+
+@stands_for(conversations.update_title)
+def _update_title(tables: Tables, conversation_id: UUID, name: str, *, by: UUID) -> Change:
+    tables.conversations[conversation_id] = replace(tables.conversations[conversation_id], name=name)
+    return tables.announce(conversation_id, by)
+
+
+@stands_for(conversations.delete_conversation)
+def _delete_conversation(tables: Tables, conversation_id: UUID, *, by: UUID) -> Change:
+    gone = [member.user_id for member in tables.members_of(conversation_id)]
+    for user_id in gone:
+        del tables.members[conversation_id, user_id]
+    tables.dissolved[conversation_id] = None
+    return replace(tables.announce(conversation_id, by, removed=gone), dissolved=True)
+
+
+@stands_for(conversations.insert_member)
+def _insert_member(tables: Tables, conversation_id: UUID, user_id: UUID, role: Role, *, by: UUID) -> Change:
+    if (conversation_id, user_id) in tables.members:
+        raise conversations.AlreadyMember
+    tables.join(conversation_id, user_id, role)
+    return tables.announce(conversation_id, by, added=[user_id])
+
+
+@stands_for(conversations.delete_member)
+def _delete_member(tables: Tables, conversation_id: UUID, user_id: UUID, *, by: UUID) -> Change:
+    del tables.members[conversation_id, user_id]
+    return tables.announce(conversation_id, by, removed=[user_id])
+
+
+@stands_for(conversations.update_role)
+def _update_role(tables: Tables, conversation_id: UUID, user_id: UUID, role: Role, *, by: UUID) -> Change:
+    tables.members[conversation_id, user_id] = replace(tables.members[conversation_id, user_id], role=role)
+    return tables.announce(conversation_id, by)
+
+
+# -- in place of store.postgres.messages ------------------------------------------------------
+
+
+@stands_for(messages.fetch_message)
+def _fetch_message(tables: Tables, message_id: UUID) -> Message | None:
+    return tables.messages.get(message_id)
+
+
+@stands_for(messages.lock_message)
+def _lock_message(tables: Tables, message_id: UUID) -> Message | None:
+    return tables.messages.get(message_id)
+
+
+@stands_for(messages.update_message)
+def _update_message(tables: Tables, message_id: UUID, content: str) -> Change | None:
+    return tables.change(replace(tables.messages[message_id], content=content, edited_at=NOW))
+
+
+@stands_for(messages.delete_message)
+def _delete_message(tables: Tables, message_id: UUID) -> Change | None:
+    return tables.change(replace(tables.messages[message_id], content="", deleted_at=NOW))
+
+
+@stands_for(messages.list_messages)
+def _list_messages(
+    tables: Tables,
+    conversation_id: UUID,
+    *,
+    before: int | None = None,
+    after: int | None = None,
+    limit: int = 50,
+    max_bytes: int = messages.PAGE_BYTES,
+) -> messages.Page:
+    bounds = (0 if after is None else after, messages.END if before is None else before)
+    found = [
+        one
+        for one in tables.messages.values()
+        if one.conversation_id == conversation_id and bounds[0] < one.seq < bounds[1]
+    ]
+    found.sort(key=lambda one: one.seq, reverse=after is None)
+    return messages.Page(found[:limit], len(found) > limit)
+
+
+@stands_for(messages.list_changes)
+def _list_changes(
+    tables: Tables, conversation_id: UUID, after: int, *, limit: int = 200, max_bytes: int = 256 * 1024
+) -> list[Change]:
+    found = [
+        Change(conversation_id, one.changed_seq, one, created=one.seq > after)
+        for one in tables.messages.values()
+        if one.conversation_id == conversation_id and one.changed_seq > after
+    ]
+    return sorted(found, key=lambda change: change.seq)[:limit]
+
+
+@stands_for(receipt_store.list_receipts)
+def _list_receipts(
+    tables: Tables, conversation_id: UUID, seq: int, *, sender_id: UUID, after: UUID, limit: int
+) -> list[tuple[UUID, bool]]:
+    found = [
+        (one.user_id, one.read_seq >= seq)
+        for one in tables.members_of(conversation_id)
+        if one.user_id not in (sender_id,) and one.user_id.bytes > after.bytes and one.delivered_seq >= seq
+    ]
+    return found[:limit]
+
+
+# -- in place of store.postgres.users and accounts --------------------------------------------
+
+
+@stands_for(users.insert_user)
+def _insert_user(
+    tables: Tables,
+    username: str,
+    display_name: str,
+    *,
+    email: str | None = None,
+    avatar_url: str | None = None,
+    user_id: UUID | None = None,
+) -> Account:
+    if any(names.fold(one.username) == names.fold(username) for one in tables.users.values()):
+        raise users.UsernameTaken
+    made = Account(
+        user_id or new_id(), username, display_name, avatar_url, UserStatus.ONLINE, None, None, NOW, email=email
+    )
+    tables.users[made.id] = made
+    return made
+
+
+@stands_for(users.fetch_user)
+def _fetch_user(tables: Tables, user_id: UUID) -> User | None:
+    found = tables.users.get(user_id)
+    return None if found is None else User(**{name: getattr(found, name) for name in User.__struct_fields__})
+
+
+@stands_for(users.fetch_account)
+def _fetch_account(tables: Tables, user_id: UUID) -> Account | None:
+    return tables.users.get(user_id)
+
+
+@stands_for(users.lock_account)
+def _lock_account(tables: Tables, user_id: UUID) -> Account | None:
+    return tables.users.get(user_id)
+
+
+@stands_for(users.fetch_standing)
+def _fetch_standing(tables: Tables, user_id: UUID, session_id: UUID | None) -> tuple[bool, bool]:
+    session = None if session_id is None else tables.sessions.get(session_id)
+    return user_id in tables.users, session_id is None or (session is not None and session.is_live)
+
+
+@stands_for(users.list_users)
+def _list_users(
+    tables: Tables, prefix: str, *, limit: int = 50, place: users.Place | None = None
+) -> tuple[list[User], users.Place | None]:
+    found = sorted(names.fold(one.username) for one in tables.users.values())
+    by_name = {names.fold(one.username): one for one in tables.users.values()}
+    names_left = [one for one in found if one.startswith(names.fold(prefix)) and (place is None or one > place.after)]
+    page = names_left[:limit]
+    more = users.Place(page[-1], by_name[page[-1]].id) if len(names_left) > limit else None
+    return [user for one in page if (user := _fetch_user(tables, by_name[one].id))], more
+
+
+@stands_for(users.list_users_by_id)
+def _list_users_by_id(tables: Tables, user_ids: Collection[UUID]) -> list[User]:
+    return [user for one in sorted(set(user_ids)) if (user := _fetch_user(tables, one))]
+
+
+@stands_for(users.list_present)
+def _list_present(tables: Tables, user_ids: Collection[UUID]) -> list[UUID]:
+    return [one for one in user_ids if one in tables.users]
+
+
+@stands_for(users.list_deleted)
+def _list_deleted(tables: Tables, user_ids: Collection[UUID]) -> list[UUID]:
+    return [one for one in user_ids if one in tables.deleted]
+
+
+@stands_for(users.update_user)
+def _update_user(
+    tables: Tables,
+    user_id: UUID,
+    *,
+    display_name: str | None = None,
+    avatar_url: str | UnsetType | None = UNSET,
+    email: str | UnsetType | None = UNSET,
+    status_text: str | UnsetType | None = UNSET,
+) -> Account | None:
+    found = tables.users.get(user_id)
+    if found is None:
+        return None
+    given = {"avatar_url": avatar_url, "email": email, "status_text": status_text}
+    given = {name: value for name, value in given.items() if value is not UNSET}
+    changed = replace(found, display_name=display_name or found.display_name, **given)
+    tables.users[user_id] = changed
+    return changed
+
+
+@stands_for(users.update_status)
+def _update_status(tables: Tables, user_id: UUID, status: UserStatus, status_text: str | None) -> Account | None:
+    found = tables.users.get(user_id)
+    if found is None:
+        return None
+    tables.users[user_id] = changed = replace(found, status=status, status_text=status_text)
+    return changed
+
+
+@stands_for(users.update_last_seen)
+def _update_last_seen(tables: Tables, user_ids: Collection[UUID], at: datetime) -> None:
+    for one in user_ids:
+        tables.users[one] = replace(tables.users[one], last_seen_at=at.isoformat())
+
+
+@stands_for(users.leave_some)
+def _leave_some(tables: Tables, user_id: UUID, limit: int) -> tuple[list[Change], bool]:
+    left = [conversation_id for conversation_id, member in tables.members if member == user_id][:limit]
+    return [_delete_member(tables, one, user_id, by=user_id) for one in left], len(left) == limit
+
+
+@stands_for(users.delete_user)
+def _delete_user(tables: Tables, user_id: UUID) -> tuple[Change, ...] | None:
+    if user_id not in tables.users:
+        return None
+    changes, _ = _leave_some(tables, user_id, 10**6)
+    del tables.users[user_id]
+    tables.deleted[user_id] = None
+    for one in [one for one, session in tables.sessions.items() if session.user_id == user_id]:
+        del tables.sessions[one]
+    for identity in [identity for identity, its in tables.identities.items() if its == user_id]:
+        del tables.identities[identity]
+    return tuple(changes)
+
+
+@stands_for(accounts.fetch_identity)
+def _fetch_identity(tables: Tables, provider: str, subject: str) -> UUID | None:
+    return tables.identities.get((provider, subject))
+
+
+@stands_for(accounts.insert_identity)
+def _insert_identity(tables: Tables, provider: str, subject: str, user_id: UUID) -> bool:
+    is_new = (provider, subject) not in tables.identities
+    tables.identities.setdefault((provider, subject), user_id)
+    return is_new
+
+
+@stands_for(accounts.insert_session)
+def _insert_session(
+    tables: Tables,
+    session_id: UUID,
+    user_id: UUID,
+    token_hash: bytes,
+    *,
+    client: str,
+    address: str,
+    ttl: float,
+) -> Session | None:
+    if user_id not in tables.users:
+        return None
+    made = Session(session_id, client, address, NOW, NOW, NOW)
+    tables.sessions[session_id] = SessionRow(made, user_id, token_hash)
+    return made
+
+
+@stands_for(accounts.lock_session)
+def _lock_session(tables: Tables, session_id: UUID) -> accounts.LockedSession | None:
+    found = tables.sessions.get(session_id)
+    if found is None:
+        return None
+    return accounts.LockedSession(found.session, found.user_id, found.token_hash, found.rotated_ago, found.is_live)
+
+
+@stands_for(accounts.rotate_session)
+def _rotate_session(
+    tables: Tables,
+    session_id: UUID,
+    *,
+    token_hash: bytes,
+    previous_hash: bytes,
+    client: str,
+    address: str,
+    ttl: float,
+) -> Session:
+    found = tables.sessions[session_id]
+    session = replace(found.session, client=client, address=address)
+    tables.sessions[session_id] = replace(found, session=session, token_hash=token_hash, rotated_ago=0.0)
+    return session
+
+
+@stands_for(accounts.list_sessions)
+def _list_sessions(tables: Tables, user_id: UUID, *, limit: int, before: UUID | None = None) -> list[Session]:
+    found = [one.session for one in tables.sessions.values() if one.user_id == user_id and one.is_live]
+    found = [one for one in found if before is None or one.id.bytes < before.bytes]
+    return sorted(found, key=lambda one: one.id.bytes, reverse=True)[:limit]
+
+
+@stands_for(accounts.revoke_session)
+def _revoke_session(tables: Tables, user_id: UUID, session_id: UUID) -> bool:
+    found = tables.sessions.get(session_id)
+    if found is None or found.user_id != user_id or not found.is_live:
+        return False
+    tables.sessions[session_id] = replace(found, is_live=False)
+    return True
+
+
+@stands_for(accounts.list_ended)
+def _list_ended(tables: Tables, session_ids: Collection[UUID]) -> list[UUID]:
+    return [one for one in session_ids if one not in tables.sessions or not tables.sessions[one].is_live]
+
+
+# -- in place of store.postgres.idempotency and outbox ----------------------------------------
+
+
+@stands_for(idempotency.claim)
+def _claim(tables: Tables, scope: UUID, key: str, fingerprint: bytes, resource_id: UUID) -> UUID | None:
+    found = tables.creations.get((scope, key))
+    if found is None:
+        tables.creations[scope, key] = (fingerprint, resource_id)
+        return None
+    if found[0] != fingerprint:
+        raise idempotency.Mismatch
+    return found[1]
+
+
+@stands_for(idempotency.release)
+def _release(tables: Tables, scope: UUID, key: str, fingerprint: bytes) -> None:
+    if tables.creations.get((scope, key), (b"",))[0] == fingerprint:
+        del tables.creations[scope, key]
+
+
+@stands_for(outbox.insert_outbox)
+def _insert_outbox(tables: Tables, changes: Sequence[Change], dismissed: Dismissal | None = None) -> None:
+    tables.outbox += ((tuple(changes), dismissed),)
+
+
+# -- in place of store.postgres.files ---------------------------------------------------------
+
+
+@stands_for(files.insert_file)
+def _insert_file(
+    tables: Tables, file_id: UUID, owner_id: UUID, key: str, name: str, *, content_type: str, size: int
+) -> File:
+    made = File(file_id, owner_id, key, name, content_type, size, None, "Pending", None, None)
+    tables.files[file_id] = made
+    return made
+
+
+@stands_for(files.lock_storage)
+def _lock_storage(tables: Tables, owner_id: UUID, since: datetime) -> Storage:
+    found = [one for one in tables.files.values() if one.owner_id == owner_id and one.state != "Deleted"]
+    return Storage(sum(one.size for one in found), sum(one.state == "Pending" for one in found))
+
+
+@stands_for(files.fetch_file)
+def _fetch_file(tables: Tables, file_id: UUID) -> File | None:
+    return tables.files.get(file_id)
+
+
+@stands_for(files.lock_file)
+def _lock_file(tables: Tables, file_id: UUID) -> File | None:
+    return tables.files.get(file_id)
+
+
+@stands_for(files.fetch_by_key)
+def _fetch_by_key(tables: Tables, key: str, reader_id: UUID) -> tuple[File, bool] | None:
+    found = next((one for one in tables.files.values() if one.key == key and one.state == files.READY), None)
+    if found is None:
+        return None
+    shown = {one.conversation_id for one in tables.messages.values() if one.file and one.file.id == found.id}
+    return found, found.owner_id == reader_id or any((one, reader_id) in tables.members for one in shown)
+
+
+@stands_for(files.finish_file)
+def _finish_file(tables: Tables, file_id: UUID, key: str, facts: Facts) -> File | None:
+    found = tables.files.get(file_id)
+    if found is None or found.state != "Pending":
+        return None
+    done = replace(found, key=key, state=files.READY, **msgspec.structs.asdict(facts))
+    tables.files[file_id] = done
+    return done
+
+
+@stands_for(files.give_up_file)
+def _give_up_file(tables: Tables, file_id: UUID) -> bool:
+    found = tables.files.get(file_id)
+    if found is None or found.state == "Deleted":
+        return False
+    tables.files[file_id] = replace(found, state="Deleted")
+    return True
+
+
+@stands_for(files.release_file)
+def _release_file(tables: Tables, file_id: UUID, limit: int) -> tuple[list[Change], bool]:
+    holders = [one for one in tables.messages.values() if one.file and one.file.id == file_id]
+    changes = [tables.change(replace(one, file=None)) for one in holders[:limit]]
+    is_free = len(holders) <= limit
+    if is_free:
+        _give_up_file(tables, file_id)
+    return changes, is_free
+
+
+@stands_for(files.delete_row)
+def _delete_row(tables: Tables, file_id: UUID) -> None:
+    tables.files.pop(file_id, None)
+
+
+@stands_for(files.list_files_of)
+def _list_files_of(tables: Tables, owner_id: UUID, *, after: UUID, limit: int) -> list[File]:
+    found = [one for one in tables.files.values() if one.owner_id == owner_id and one.state == files.READY]
+    return sorted((one for one in found if one.id.bytes > after.bytes), key=lambda one: one.id.bytes)[:limit]
+
+
+@stands_for(files.list_given_up)
+def _list_given_up(tables: Tables, before: datetime, limit: int) -> list[File]:
+    bound = id_floor(int(before.timestamp() * 1000))
+    found = [
+        one
+        for one in tables.files.values()
+        if one.state == "Deleted" or (one.state == "Pending" and one.id.bytes < bound.bytes)
+    ]
+    return found[:limit]
+
+
+@stands_for(files.retire_files)
+def _retire_files(tables: Tables, after: UUID, before: datetime, limit: int) -> tuple[UUID | None, int]:
+    bound = id_floor(int(before.timestamp() * 1000))
+    held = {one.file.id for one in tables.messages.values() if one.file}
+    old = [
+        one for one in tables.files.values() if one.state == files.READY and after.bytes < one.id.bytes < bound.bytes
+    ]
+    page = sorted(old, key=lambda one: one.id.bytes)[:limit]
+    unheld = [one for one in page if one.id not in held]
+    for one in unheld:
+        _give_up_file(tables, one.id)
+    return (page[-1].id if len(page) == limit else None), len(unheld)
+
+
+@stands_for(files.list_known_keys)
+def _list_known_keys(tables: Tables, keys: Collection[str]) -> set[str]:
+    return {one.key for one in tables.files.values()} & set(keys)
+
+
+def info(file: File) -> FileInfo:
+    """The file, as a message shows it."""
+    return FileInfo(file.id, file.key, f"/api/files/{file.key}", file.name, file.size, file.content_type)

@@ -1,0 +1,119 @@
+"""handlers.export: everything one has, and nothing of others', few at a time."""
+
+import io
+import json
+import zipfile
+
+import pytest
+from msgspec.structs import replace
+
+from handlers import export
+from handlers.errors import ChatError
+from handlers.export import AT_ONCE, Export
+from handlers.model import Caller, Client
+from store.errors import Unavailable
+from store.ids import new_id
+from store.model import Role
+from tests.handlers.memory import EXPIRES, Memory, refused
+from tests.handlers.test_files import upload
+
+
+@pytest.fixture
+def exports(memory: Memory) -> Export:
+    return Export(memory.users, memory.accounts, memory.conversations, memory.messages, memory.files)
+
+
+async def taken(exports: Export, caller: Caller) -> zipfile.ZipFile:
+    pieces, done = await exports.begin(caller)
+    content = b"".join([piece async for piece in pieces])
+    done()
+    archive = zipfile.ZipFile(io.BytesIO(content))
+    assert archive.testzip() is None
+    return archive
+
+
+async def test_all_that_one_has(memory: Memory, exports: Export, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The account, each session, conversation, message and file, each once, over any number of pages; none of what
+    others have, nor a conversation they are not in."""
+    monkeypatch.setattr(export, "PAGE", 2)
+    monkeypatch.setattr(export, "CONVERSATIONS", 2)
+    caller, other = memory.user("caller"), memory.user("other")
+    groups = [memory.group((caller, Role.OWNER), (other, Role.MEMBER)) for _ in range(5)]
+    memory.group((other, Role.OWNER))
+    said = [memory.say(groups[0], other, f"{number}\nline") for number in range(5)]
+    sessions = [await memory.accounts.begin(caller.user_id, Client()) for _ in range(3)]
+    mine, _ = await upload(memory, caller, b"mine"), await upload(memory, other, b"theirs")
+    archive = await taken(exports, caller)
+    assert json.loads(archive.read("account.json"))["username"] == "caller"
+    assert {one["id"] for one in json.loads(archive.read("sessions.json"))} == {str(one.session_id) for one in sessions}
+    expected = {"README.txt", "account.json", "sessions.json", f"files/{mine.id}-a.txt"}
+    expected |= {f"conversations/{group}.json{lines}" for group in groups for lines in ("", "l")}
+    assert sorted(archive.namelist()) == sorted(expected)
+    lines = archive.read(f"conversations/{groups[0]}.jsonl").splitlines()
+    assert [json.loads(line)["content"] for line in lines] == [one.content for one in said]
+    assert archive.read(f"files/{mine.id}-a.txt") == b"mine"
+
+
+async def test_a_name_with_a_path(memory: Memory, exports: Export) -> None:
+    """A file lands in its directory, whatever its name is."""
+    caller = memory.user()
+    file = await upload(memory, caller)
+    memory.tables.files[file.id] = replace(file, name="../../etc/passwd")
+    archive = await taken(exports, caller)
+    assert f"files/{file.id}-.._.._etc_passwd" in archive.namelist()
+
+
+async def test_a_conversation_left_meanwhile(memory: Memory, exports: Export) -> None:
+    """What it had until then is in it, and the rest of the export goes on."""
+    caller, other = memory.user(), memory.user()
+    first, second = (memory.group((caller, Role.MEMBER), (other, Role.OWNER)) for _ in range(2))
+    memory.say(first, other)
+    pieces, _ = await exports.begin(caller)
+    content = await anext(pieces)
+    async for piece in pieces:
+        content += piece
+        memory.tables.members.pop((first, caller.user_id), None)
+    names = zipfile.ZipFile(io.BytesIO(content)).namelist()
+    assert f"conversations/{first}.json" in names and f"conversations/{second}.json" in names
+
+
+async def test_one_of_a_user_at_once(memory: Memory, exports: Export) -> None:
+    """The next begins when the last one has ended, in whatever way; an error before the first piece ends it too."""
+    caller = memory.user()
+    _, done = await exports.begin(caller)
+    error = await refused(memory, exports.begin(caller))
+    assert error.code == "rate_limited" and error.retry_after
+    done()
+    done()
+    memory.database.fails_at, memory.database.blinks = len(memory.database.steps) + 1, True
+    with pytest.raises(Unavailable):
+        await exports.begin(caller)
+    gone = Caller(new_id(), EXPIRES)
+    for _ in range(AT_ONCE + 1):
+        assert (await refused(memory, exports.begin(gone))).code == "unauthenticated"
+    await exports.begin(caller)
+
+
+async def test_so_many_at_once(memory: Memory, exports: Export) -> None:
+    """Others wait for their turn, and are advised when to ask again; one that ends makes room for one."""
+    ends = [(await exports.begin(memory.user()))[1] for _ in range(AT_ONCE)]
+    late = memory.user()
+    error = await refused(memory, exports.begin(late))
+    assert error.code == "overloaded" and error.retry_after
+    ends[0]()
+    await exports.begin(late)
+    assert (await refused(memory, exports.begin(memory.user()))).code == "overloaded"
+
+
+async def test_it_breaks_off(memory: Memory, exports: Export) -> None:
+    """Without its end, so that no program takes it for whole."""
+    caller = memory.user()
+    memory.group((caller, Role.OWNER))
+    pieces, _ = await exports.begin(caller)
+    content = await anext(pieces)
+    memory.database.fails_at = len(memory.database.steps) + 1
+    with pytest.raises((Unavailable, ChatError)):
+        async for piece in pieces:
+            content += piece
+    with pytest.raises(zipfile.BadZipFile):
+        zipfile.ZipFile(io.BytesIO(content))

@@ -1,0 +1,142 @@
+"""handlers.sync: what a client resumes with, which is a member's to have."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+import trio
+from msgspec.structs import replace
+
+from handlers.errors import ChatError
+from handlers.model import Caller, Client
+from store.ids import new_id
+from store.model import Role
+from store.postgres.conversations import MEMBERS_SHOWN
+from tests.handlers.memory import EXPIRES, Memory, refused
+
+
+@pytest.fixture
+async def running(memory: Memory) -> AsyncIterator[Memory]:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(memory.sync.run)
+        yield memory
+        nursery.cancel_scope.cancel()
+
+
+async def test_memberships(running: Memory) -> None:
+    """A user's own conversations; a user in none has none, and one who is gone is not authenticated any more."""
+    one, other, gone = running.user(), running.user(), new_id()
+    mine = [running.group((one, Role.MEMBER)) for _ in range(2)]
+    assert list(await running.sync.memberships(one.user_id)) == mine
+    assert list(await running.sync.memberships(other.user_id)) == []
+    assert await running.sync.all_memberships([one.user_id, gone]) == {one.user_id: mine}
+    for call in (running.sync.memberships(gone), running.sync.require_user(gone)):
+        assert (await refused(running, call)).code == "unauthenticated"
+    await running.sync.require_user(other.user_id)
+
+
+async def test_sessions_that_have_ended(running: Memory) -> None:
+    """Are those ended and those that never were; a live one is none of them."""
+    user = running.user()
+    live, ended = [await running.accounts.begin(user.user_id, Client()) for _ in range(2)]
+    await running.accounts.revoke(user, ended.session_id)
+    running.publisher.published.clear()
+    await running.sync.require_session(live.session_id)
+    unknown = new_id()
+    for session_id in (ended.session_id, unknown):
+        assert (await refused(running, running.sync.require_session(session_id))).code == "unauthenticated"
+    assert set(await running.sync.ended([live.session_id, ended.session_id, unknown])) == {ended.session_id, unknown}
+
+
+async def test_heads(running: Memory) -> None:
+    """Of conversations that are or were; none of one that never was."""
+    user = running.user()
+    group = running.group((user, Role.OWNER))
+    running.say(group, user)
+    await running.conversations.delete(user, group)
+    assert await running.sync.heads([group, new_id()]) == {group: 2}
+
+
+async def test_users_who_are_gone(memory: Memory) -> None:
+    """Only those deleted, not those unknown."""
+    user, other = memory.user(), memory.user()
+    await memory.users.delete(user, user.user_id)
+    assert await memory.sync.deleted([user.user_id, other.user_id, new_id()]) == [user.user_id]
+
+
+async def test_a_replay_is_a_members(memory: Memory) -> None:
+    """Strangers, and who was removed, get not_found and no change, whatever the cursor."""
+    member, gone, stranger = memory.user(), memory.user(), memory.user()
+    group = memory.group((member, Role.OWNER), (gone, Role.MEMBER))
+    memory.say(group, member)
+    await memory.conversations.remove_member(member, group, gone.user_id)
+    memory.publisher.published.clear()
+    for caller in (gone, stranger):
+        for call in (
+            memory.sync.changes_after(caller, group, 0, limit=10, max_bytes=1000),
+            memory.sync.cursors(caller, group),
+            memory.sync.require_member(caller, group),
+        ):
+            assert (await refused(memory, call)).code == "not_found"
+    await memory.sync.require_member(member, group)
+    found = await memory.sync.changes_after(member, group, 0, limit=10, max_bytes=1000)
+    assert found is not None and [change.seq for change in found] == [1, 2]
+    assert [change.seq for change in await memory.sync.changes(group, 1, limit=10, max_bytes=1000)] == [2]
+
+
+@pytest.mark.parametrize(("cursor", "is_whole"), [(0, False), (1, False), (2, True), (3, True), (2**63 - 1, True)])
+async def test_what_retention_has_dropped(memory: Memory, cursor: int, is_whole: bool) -> None:
+    """A cursor below the floor cannot be served whole: None, so that the client reads anew; at the floor it can."""
+    member = memory.user()
+    group = memory.group((member, Role.OWNER))
+    for _ in range(3):
+        memory.say(group, member)
+    memory.tables.floors[group] = 2
+    found = await memory.sync.changes_after(member, group, cursor, limit=10, max_bytes=1000)
+    assert (found is not None) is is_whole
+    assert [change.seq for change in found or ()] == [seq for seq in (3,) if is_whole and seq > cursor]
+
+
+async def test_the_floor_is_asked_last(memory: Memory) -> None:
+    """It is raised before anything is dropped: asked after the changes, none that was dropped meanwhile is missing."""
+    member = memory.user()
+    group = memory.group((member, Role.OWNER))
+    await memory.sync.changes_after(member, group, 0, limit=10, max_bytes=1000)
+    steps = memory.database.steps
+    assert steps.index("list_changes") < steps.index("fetch_floor")
+
+
+@pytest.mark.parametrize("members", [1, MEMBERS_SHOWN, MEMBERS_SHOWN + 1])
+async def test_cursors_of_the_first_members(memory: Memory, members: int) -> None:
+    """All of them, and where the list goes on when there are more: no member twice, none left out."""
+    people = [memory.user() for _ in range(members)]
+    group = memory.group(*[(one, Role.MEMBER) for one in people])
+    found, cursor = await memory.sync.cursors(people[0], group)
+    seen = [one.user_id for one in found]
+    assert (cursor is not None) is (members > MEMBERS_SHOWN)
+    if cursor is not None:
+        rest, end = await memory.conversations.list_members(people[0], group, 10, cursor)
+        assert end is None
+        seen += [one.user_id for one in rest]
+    assert seen == sorted((one.user_id for one in people), key=lambda one: one.bytes)
+
+
+async def test_the_database_is_away(running: Memory) -> None:
+    """A connect is refused as something to try again, never as a user who is gone or a session that has ended."""
+    user = running.user()
+    tokens = await running.accounts.begin(user.user_id, Client())
+    caller = replace(Caller(user.user_id, EXPIRES), session_id=tokens.session_id)
+    running.database.fails_at = 1
+    assert caller.session_id is not None
+    for call in (
+        running.sync.memberships(user.user_id),
+        running.sync.require_user(user.user_id),
+        running.sync.require_session(caller.session_id),
+    ):
+        try:
+            await call
+        except ChatError as error:
+            raise AssertionError("it says more than is known") from error
+        except Exception as error:  # noqa: BLE001  # which one is looked at
+            assert "away" in str(error)
+        else:
+            raise AssertionError("it says more than is known")
