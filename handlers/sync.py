@@ -13,9 +13,13 @@ from handlers import permissions
 from handlers.errors import ChatError
 from handlers.model import Caller
 from handlers.ports import Connections
-from store.model import Change, MemberCursor
+from store import receipts
+from store.model import Change, Cursor, MemberCursor
 from store.postgres import accounts, conversations, messages, users
+from store.postgres import cursors as positions
 from store.postgres.batch_loader import BatchLoader
+
+LOWERED = 100  # conversations whose receipts are lowered in one transaction, which locks them
 
 
 class Sync:
@@ -25,6 +29,7 @@ class Sync:
         self._pool = pool
         self._memberships: BatchLoader[UUID, list[UUID]] = BatchLoader(self._fetch_memberships)
         self._heads: BatchLoader[UUID, int] = BatchLoader(self._fetch_heads)
+        self._positions: BatchLoader[UUID, Cursor] = BatchLoader(self._fetch_positions)
         self._ended: BatchLoader[UUID, None] = BatchLoader(self._fetch_ended)
         self._present: BatchLoader[UUID, None] = BatchLoader(self._fetch_present)
 
@@ -32,6 +37,7 @@ class Sync:
         async with trio.open_nursery() as nursery:
             await nursery.start(self._memberships.run)
             await nursery.start(self._heads.run)
+            await nursery.start(self._positions.run)
             await nursery.start(self._ended.run)
             await nursery.start(self._present.run)
             task_status.started()
@@ -63,6 +69,28 @@ class Sync:
     async def heads(self, conversation_ids: Collection[UUID]) -> dict[UUID, int]:
         """The last seq of each conversation that exists or existed."""
         return await self._heads.get(conversation_ids)
+
+    async def positions(self, conversation_ids: Collection[UUID]) -> dict[UUID, Cursor]:
+        """The head of each conversation that exists or existed, with the message of its last change."""
+        return await self._positions.get(conversation_ids)
+
+    async def diverged(self, shown: Sequence[tuple[UUID, Cursor]]) -> Collection[int]:
+        """The indexes of those of these cursors that are not of the history that PostgreSQL has."""
+        if not shown:
+            return ()
+        async with self._pool.connection() as conn:
+            return await positions.list_diverged(conn, shown)
+
+    async def lower_receipts(self, conversation_ids: Collection[UUID]) -> None:
+        """Lower members' receipts that are above the head, as what they were about is lost. For the process."""
+        ids = sorted(conversation_ids)
+        for start in range(0, len(ids), LOWERED):
+            async with self._pool.connection() as conn:
+                await receipts.lower_receipts(conn, ids[start : start + LOWERED])
+
+    async def _fetch_positions(self, conversation_ids: Collection[UUID]) -> dict[UUID, Cursor]:
+        async with self._pool.connection() as conn:
+            return await positions.fetch_positions(conn, conversation_ids)
 
     async def _fetch_memberships(self, user_ids: Collection[UUID]) -> dict[UUID, list[UUID]]:
         async with self._pool.connection() as conn:

@@ -123,6 +123,7 @@ class Instance:
             ("wheel", self.hub_parts.wheel.run),
             ("poller", self.hub_parts.poller.run),
             ("repairs", self.rooms.repair.run),
+            ("histories", self.rooms.history.run),
             ("conversation_updates", self.cluster.notifier.run),
             ("ephemeral_events", self.cluster.ephemeral_events.run),
             ("presence", self.cluster.announcer.run),

@@ -46,5 +46,10 @@ def timestamp(ms: int) -> str:
     return (_EPOCH + timedelta(milliseconds=ms)).isoformat(timespec="milliseconds") + "Z"
 
 
+def timestamp_ms(value: str) -> int:
+    """Milliseconds since the epoch of a time that `timestamp` has written."""
+    return (datetime.fromisoformat(value.removesuffix("Z")) - _EPOCH) // timedelta(milliseconds=1)
+
+
 def now_timestamp() -> str:
     return timestamp(time.time_ns() // 1_000_000)

@@ -183,6 +183,18 @@ async def write_receipts(conn: Connection, receipts: Collection[Receipt]) -> lis
     return [Moved(*row) for row in rows]
 
 
+async def lower_receipts(conn: Connection, conversation_ids: Collection[UUID]) -> None:
+    """Lower the cursors of members that are above the head: PostgreSQL has lost what they were about (P11).
+
+    Otherwise a new message with such a seq would count as read. No other code lowers a cursor. The conversations are
+    locked first, so that no head rises meanwhile.
+    """
+    parameters = {"ids": list(conversation_ids)}
+    async with conn.transaction():
+        await conn.execute(queries.lock_heads, parameters)
+        await conn.execute(queries.lower_receipts, parameters)
+
+
 async def list_receipts(
     conn: Connection, conversation_id: UUID, seq: int, *, sender_id: UUID, after: UUID, limit: int
 ) -> list[tuple[UUID, bool]]:

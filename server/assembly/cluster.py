@@ -1,6 +1,6 @@
 """Assembles the parts that carry a change from the lanes to local rooms and other instances, and ephemeral events.
 
-Circular references are resolved by callables: rooms need the notifiers and cursors, which in turn need the rooms.
+Circular references are resolved by callables: rooms need notifiers, cursors and recovery, which in turn need the rooms.
 """
 
 import secrets
@@ -63,7 +63,14 @@ def assemble_cluster(settings: Settings, stores: Stores, tracing: "Tracing | Non
     sync = Sync(stores.pool)
     instances = stores.instances
     subscriptions = Subscriptions(instances, grace=settings.presence_grace, watcher=lambda: announcer)
-    rooms = Rooms(sync, flusher, subscriptions, notifier=lambda: notifier, cursors=lambda: ephemeral_events)
+    rooms = Rooms(
+        sync,
+        flusher,
+        subscriptions,
+        notifier=lambda: notifier,
+        cursors=lambda: ephemeral_events,
+        recovery=lambda: recovery,
+    )
     publisher = Publisher(instances, subscriptions, stores.pool, on_sent=tracing.sends.published if tracing else None)
     ephemeral_events = EphemeralEvents(rooms, publisher, Broadcaster(rooms, flusher))
     change_publisher = (tracing.change_publisher if tracing else ChangePublisher)(rooms, ephemeral_events, publisher)
@@ -80,6 +87,7 @@ def assemble_cluster(settings: Settings, stores: Stores, tracing: "Tracing | Non
     transactions = Transactions(stores.pool, change_publisher)
     conversations = Conversations(stores.pool, transactions)
     notifier = ConversationNotifier(conversations, rooms)
+    recovery = Recovery(rooms, notifier, sync)
     return Cluster(
         name=name,
         flusher=flusher,
@@ -107,6 +115,6 @@ def assemble_cluster(settings: Settings, stores: Stores, tracing: "Tracing | Non
             Reaper(instances, announcer),
             change_publisher,
             name=name,
-            recovery=Recovery(rooms, notifier, sync),
+            recovery=recovery,
         ),
     )

@@ -37,6 +37,9 @@ def assemble_checks(stores: Stores, cluster: Cluster, hub: Hub, supervisor: Supe
             return str(error) or "out of reach"
         return None if cluster.membership.established else "not registered: other instances are not reached"
 
+    async def history() -> str | None:
+        return cluster.rooms.history.trouble()
+
     async def lifecycle() -> str | None:
         return "draining" if hub.server.draining else None
 
@@ -48,6 +51,7 @@ def assemble_checks(stores: Stores, cluster: Cluster, hub: Hub, supervisor: Supe
         "postgres": postgres,
         "lanes": lanes,
         "redis": redis,
+        "history": history,
         "lifecycle": lifecycle,
         "core": partial(down, essential=True),
         "parts": partial(down, essential=False),

@@ -36,15 +36,23 @@ class Recovery:
     async def check_all(self) -> None:
         """Compare heads, users, sign-in sessions and memberships. Raise StoreError."""
         await self.check_heads()
-        await self._check_people()
+        await self.check_people()
 
     async def check_heads(self) -> None:
-        """Schedule a repair of every room that lacks a committed change. Raise StoreError."""
-        await self._rooms.repair.check_heads()
+        """Compare every room with PostgreSQL. Raise StoreError.
 
-    async def _check_people(self) -> None:
-        """Close connections of erased users and ended sessions, and recheck lost memberships (P9). Raise StoreError."""
+        Those that lack a committed change are scheduled for repair, those of a history that is lost start over.
+        """
+        await self._rooms.history.check_heads()
+
+    async def check_people(self, went_back: Collection[UUID] = ()) -> None:
+        """Close connections of erased users and ended sessions, and recheck lost memberships (P9). Raise StoreError.
+
+        `went_back` are conversations of which a part of the history is lost. Somebody may be a member of them whom that
+        part had removed: they are attached again, with a `Resync`.
+        """
         users = self._rooms.users()
+        again = set(went_back)
         for start in range(0, len(users), CHUNK):
             chunk = users[start : start + CHUNK]
             for user_id in await self._truth.deleted(chunk):
@@ -59,4 +67,7 @@ class Recovery:
                     for room in connection.rooms:
                         if room.conversation_id not in mine:
                             self._notifier.recheck(room.conversation_id, user_id)
+                    if again and connection.auto_attach:
+                        for conversation_id in (again & mine) - {room.conversation_id for room in connection.rooms}:
+                            connection.resync(conversation_id)
             await trio.lowlevel.checkpoint()

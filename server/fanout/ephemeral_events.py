@@ -88,6 +88,15 @@ class EphemeralEvents:
         seq = message.seq
         self._gather((Receipt(message.conversation_id, message.sender_id, seq, seq, message.created_at),))
 
+    def forget(self, conversation_id: UUID) -> None:
+        """Forget which receipts were announced: the history went back, and the same seqs are announced again.
+
+        Those of all conversations, as this is rare: at worst an older receipt is announced once more.
+        """
+        self._receipts.pop(conversation_id, None)
+        self._announced.clear()
+        self._announced_before = {}
+
     def type(self, conversation_id: UUID, user_id: UUID) -> None:
         """Note that a user types. Clients repeat it for as long as the user goes on."""
         self._start((conversation_id, user_id), TYPING_TTL, is_here=True)

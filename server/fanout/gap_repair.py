@@ -5,14 +5,17 @@ it is given. `Rooms` holds one; it knows nothing else of them.
 
 A gap is a committed change that has not arrived. A room is scheduled for repair for one of four reasons: a change
 arrived ahead of its turn; the outcome of a commit is unknown (`doubt`); another instance or a client names a later
-head (`reached`, `expect`); or all heads are compared after the connection to Redis was lost (`check_heads`). Each of
-them only marks the room as due. One task takes due rooms, up to `REPAIRS` at once, and reads what PostgreSQL has after
+head (`reached`, `expect`); or all heads are compared after a disturbance (`server.fanout.history_check`). Each of them
+only marks the room as due. One task takes due rooms, up to `REPAIRS` at once, and reads what PostgreSQL has after
 the room's head. A change that arrives live during the repair is delivered once, because both paths deliver a change
 only if it is the next one. Repairs read final states: a message that was made and edited since appears once, as new.
 After an error the room is due again after `RETRY_DELAY`, for as long as it is open.
+
+What is read continues a room only if PostgreSQL's history is the one that the room has delivered so far. So the room's
+cursor is proved after each page was read, and nothing is delivered without that (docs/design.md, P11).
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from uuid import UUID
 
 import msgspec
@@ -30,7 +33,7 @@ RETRY_DELAY = 1.0  # seconds between attempts while PostgreSQL is out of reach
 REPAIR_PAGE = 200  # changes fetched at once to fill a gap
 REPAIR_BYTES = 1024 * 1024
 REPAIRS = 4  # gaps being filled at once
-CHECKED = 1000  # heads compared with one query
+KNOWN = 32  # changes of a repair that a room remembers, as they may still arrive by themselves
 
 _guard = guard("repairs")
 
@@ -47,10 +50,14 @@ class GapRepair:
         *,
         deliver: Callable[[Room, Change], None],
         drain_held: Callable[[Room], None],
+        suspect: Callable[[Room], None],
+        stray: Callable[[UUID, int, int], None],
     ) -> None:
         """Repair the rooms in `rooms`, a live view of the open ones.
 
         `deliver` is called with the next change of a room. `drain_held` delivers held changes whose turn has come.
+        `suspect` is called with a room that PostgreSQL's history does not continue, and `stray` with a conversation,
+        the seq of a change that has arrived, and the head, which is below.
         """
         self._rooms = rooms
         self._history = history
@@ -58,6 +65,8 @@ class GapRepair:
         self._wanted = wanted
         self._deliver = deliver
         self._drain_held = drain_held
+        self._suspect = suspect
+        self._stray = stray
         self._due: dict[Room, float] = {}  # due times, nearly in their order
         self._wake = trio.Event()
         self.outage = Outage("parley.rooms", "repairs_postponed", advice="they are retried automatically")
@@ -69,14 +78,6 @@ class GapRepair:
             room = self._rooms.get(conversation_id)
             if room is not None:
                 self.schedule(room, 0.0)
-
-    async def check_heads(self) -> None:
-        """Compare every room's head with PostgreSQL, and schedule a repair of those behind it. Raise StoreError."""
-        ids = [room.conversation_id for room in self._rooms.values() if room.next_seq is not None]
-        for start in range(0, len(ids), CHECKED):
-            heads = await self._history.heads(ids[start : start + CHECKED])
-            for conversation_id, head in heads.items():
-                self.reached(conversation_id, head)
 
     def reached(self, conversation_id: UUID, seq: int) -> None:
         """Schedule a repair if change `seq`, which was committed long enough ago to have arrived, is missing."""
@@ -150,6 +151,7 @@ class GapRepair:
         So `start` and `seen` decide whether a message is new to the connections attached: it is if it was made after
         the repair began, and was not delivered since, live or by an earlier page. Each change is delivered only if it
         is beyond the room's head at that moment; one that arrives live between two pages is not repeated. If the
+        room's cursor is not of the history that was read, nothing is delivered, and the room is suspected. If the
         database has a head but no changes up to it, retention has dropped them, and the room moves on to that head.
         """
         if room.fresh:
@@ -157,14 +159,21 @@ class GapRepair:
             await self._wanted.want_rooms([room.conversation_id])
         start = room.head  # connections attached have seen every message made up to here
         seen = room.repaired = set()  # and these, made or changed after it
+        generation = room.generation
         while True:
-            heads = await self._history.heads([room.conversation_id])
-            head = heads.get(room.conversation_id, 0)
-            if head <= room.head:
-                break
-            changes = await self._history.changes(
-                room.conversation_id, room.head, limit=REPAIR_PAGE, max_bytes=REPAIR_BYTES
-            )
+            held = tuple(room.held or ())
+            head = (await self._history.heads([room.conversation_id])).get(room.conversation_id)
+            changes: Sequence[Change] = ()
+            if head is not None and head > room.head:
+                changes = await self._history.changes(
+                    room.conversation_id, room.head, limit=REPAIR_PAGE, max_bytes=REPAIR_BYTES
+                )
+            is_lost = await self._history.diverged([(room.conversation_id, room.cursor)])  # after the page was read
+            if room.generation != generation:
+                return False  # it was begun anew meanwhile
+            if is_lost or head is None:
+                self._suspect(room)
+                return True  # what is missing is read when that is known
             for change in changes:
                 if change.seq > room.head:  # otherwise it arrived live during the query
                     created = change.message.seq > start and change.message.id not in seen
@@ -172,9 +181,31 @@ class GapRepair:
                     catches_up = created and change.message.type is not MessageType.SYSTEM
                     self._deliver(room, msgspec.structs.replace(change, created=created, catches_up=catches_up))
                     self.repaired += 1
+                    _remember(room, change)
             if not changes and room.head < head:
                 room.next_seq = head + 1  # retention has dropped what was before
+                room.last_id = room.last_changed_at = None
                 room.moved()
             self._drain_held(room)
             self._flusher.flush()
+            if head <= room.head and not changes:
+                break
+        self._drop_strays(room, held, head)
         return room.held is None
+
+    def _drop_strays(self, room: Room, held: Iterable[int], head: int) -> None:
+        """Drop those of these changes, held before `head` was read, that are above it: they are not committed."""
+        strays = [seq for seq in held if seq > head and room.held and seq in room.held]
+        if strays and room.held:
+            for seq in strays:
+                del room.held[seq]
+            room.held = room.held or None
+            self._stray(room.conversation_id, max(strays), head)
+
+
+def _remember(room: Room, change: Change) -> None:
+    if room.known is None:
+        room.known = {}
+    elif len(room.known) >= KNOWN:
+        del room.known[next(iter(room.known))]
+    room.known[change.seq] = change.message.id

@@ -1,6 +1,9 @@
 """The state of one conversation on this instance: connections attached, the next change, and changes ahead of it.
 
 Owns the state of one room, and the protocols of what rooms need: the store, subscriptions, notifiers, connections.
+
+A room knows which change was its last: its seq, and the message that was changed (`cursor`). PostgreSQL may come back
+with less than it acknowledged, and give the same seq to another change. `server.fanout.history_check` compares the two.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -11,7 +14,8 @@ import trio
 
 from handlers.model import Caller
 from server.transport.send_queue import SendQueue
-from store.model import Change, Message
+from store.ids import timestamp, timestamp_ms
+from store.model import Change, Cursor, Message, Timestamp
 
 
 class History(Protocol):
@@ -19,6 +23,15 @@ class History(Protocol):
 
     async def heads(self, conversation_ids: Collection[UUID]) -> dict[UUID, int]:
         """Return the head of each of these conversations that exists."""
+
+    async def positions(self, conversation_ids: Collection[UUID]) -> dict[UUID, Cursor]:
+        """Return the head of each of these conversations that exists, with the message of its last change."""
+
+    async def diverged(self, cursors: Sequence[tuple[UUID, Cursor]]) -> Collection[int]:
+        """Return the indexes of those of these cursors that are not of the history that PostgreSQL has."""
+
+    async def lower_receipts(self, conversation_ids: Collection[UUID]) -> None:
+        """Lower the members' receipts to the heads of these conversations where they are above."""
 
     async def changes(self, conversation_id: UUID, after: int, *, limit: int, max_bytes: int) -> Sequence[Change]:
         """Return what changed after seq `after`: each message once, in its final state, by rising seq."""
@@ -50,11 +63,21 @@ class ConversationNotifier(Protocol):
         """Cancel a pending `recheck`: a change just delivered decides it."""
 
 
+class Recovery(Protocol):
+    """Compares users with PostgreSQL (`server.cluster.recovery`)."""
+
+    async def check_people(self, conversation_ids: Collection[UUID]) -> None:
+        """Compare who is a member with who is attached. The history of these conversations went back."""
+
+
 class Cursors(Protocol):
     """Announces the receipts implied by messages (`server.fanout.ephemeral_events`)."""
 
     def sent(self, message: Message) -> None:
         """Announce that the sender of `message` has read everything before it."""
+
+    def forget(self, conversation_id: UUID) -> None:
+        """Forget which receipts were announced: the history went back, and the same seqs are announced again."""
 
 
 class Subscriber(Protocol):
@@ -70,11 +93,21 @@ class Subscriber(Protocol):
     def lag(self) -> None:
         """The send queue is full: leave every room, remember the cursors, and catch up when it has drained."""
 
+    def resync(self, conversation_id: UUID) -> None:
+        """Send `Resync` when the send queue has room for it, and attach at the head then."""
+
     def disconnect(self, code: str, sentence: str) -> None:
         """Close the connection for good: the client should not reconnect."""
 
     def give_up(self, reference: str) -> None:
         """Close the connection after a defect in work for it; the client may connect again. Never raises."""
+
+
+def cursor_at(change: Change) -> Cursor:
+    """The cursor of a client that has this change, and all before it."""
+    message = change.message
+    changed_at = message.deleted_at or message.edited_at
+    return Cursor(change.seq, message.id, None if changed_at is None else timestamp_ms(changed_at))
 
 
 class Room:
@@ -85,22 +118,32 @@ class Room:
         "attached",
         "conversation_id",
         "fresh",
+        "generation",
         "held",
+        "known",
+        "last_changed_at",
+        "last_id",
         "next_seq",
         "pins",
         "repaired",
         "repairing",
+        "suspicions",
     )
 
     def __init__(self, conversation_id: UUID) -> None:
         self.conversation_id = conversation_id
         self.next_seq: int | None = None
+        self.last_id: UUID | None = None  # the message of the last change; None if that is not known
+        self.last_changed_at: Timestamp | None = None  # when it was edited or deleted last
         self.attached: dict[Subscriber, SendQueue] = {}  # a delivery reads nothing else
         self.held: dict[int, Change] | None = None  # arrived ahead of its turn
         self.pins = 0  # tasks that keep the room open even while no connection is attached
         self.repairing = False
         self.repaired: set[UUID] | None = None  # during a repair: the messages delivered since it began
         self.fresh = False  # opened by a change, and not registered yet
+        self.known: dict[int, UUID] | None = None  # changes that a repair has read: they may still arrive by themselves
+        self.suspicions = 0  # signs, not looked into yet, that the history went back: until then nothing is delivered
+        self.generation = 0  # how often the room has started over, because the history went back
         self.advanced: trio.Event | None = None  # set when the head moves; made by the first task that waits for it
 
     @property
@@ -109,6 +152,25 @@ class Room:
         if self.next_seq is None:
             raise RuntimeError("the room is still opening")
         return self.next_seq - 1
+
+    @property
+    def cursor(self) -> Cursor:
+        """The head, with what proves it."""
+        changed_at = self.last_changed_at
+        return Cursor(self.head, self.last_id, None if changed_at is None else timestamp_ms(changed_at))
+
+    def place(self, position: Cursor) -> None:
+        """Go on from this head."""
+        self.next_seq = position.seq + 1
+        self.last_id = position.message_id
+        self.last_changed_at = timestamp(position.changed_ms) if position.changed_ms else None
+
+    def has(self, change: Change) -> bool:
+        """Whether it is known, without a query, that a change which the room has passed was delivered here."""
+        message = change.message
+        if change.seq == self.head:
+            return message.id == self.last_id and (message.deleted_at or message.edited_at) == self.last_changed_at
+        return self.known is not None and self.known.get(change.seq) == message.id
 
     def hold(self, change: Change) -> None:
         if self.held is None:

@@ -7,6 +7,10 @@ gaps; `server.fanout.room` holds the state of one room.
 
 A connection is *attached* to a room (receives live events) or not; `server.hub.catch_up` brings it from a cursor to
 the point where it can be attached. A room exists while a connection is attached or a task holds it open.
+
+A change that a room has passed and does not know, or a comparison with PostgreSQL, may show that the history went back
+(`server.fanout.history_check`). Then the room starts over at the head that PostgreSQL has, and all who are attached are
+sent `Resync` before anything else (P11).
 """
 
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
@@ -19,15 +23,18 @@ from handlers.errors import ChatError
 from handlers.model import Resync
 from server.fanout.delivery import encode_change
 from server.fanout.gap_repair import REPAIR_DELAY, GapRepair
-from server.fanout.room import ConversationNotifier, Cursors, History, Room, Subscriber, Subscriptions
+from server.fanout.history_check import HistoryCheck
+from server.fanout.room import ConversationNotifier, Cursors, History, Recovery, Room, Subscriber, Subscriptions
 from server.protocol.signalr.encoding import Encoding
 from server.transport.send_queue import Flusher, Verdict
 from store.defects import guard
-from store.model import Change, MessageType
+from store.model import Change, Cursor, MessageType
 from store.redis.inbox_entries import Dismissal
 
+MAX_HELD = 1000  # changes that a room holds while it is compared with PostgreSQL; what comes on top is read from there
 MAX_NOTIFIED = 200  # users of a room who are sent their own view after a change; in larger ones, only those added
 REMOVED = "ConversationRemoved"
+RESYNC = "Resync"
 SYSTEM = MessageType.SYSTEM
 
 _guard = guard("rooms")
@@ -44,16 +51,33 @@ class Rooms:
         *,
         notifier: Callable[[], ConversationNotifier | None] = lambda: None,
         cursors: Callable[[], Cursors | None] = lambda: None,
+        recovery: Callable[[], Recovery | None] = lambda: None,
     ) -> None:
-        """`notifier` and `cursors` are callables because both need the rooms: they are called at each notification."""
+        """`notifier`, `cursors` and `recovery` are callables because these need the rooms: called at each use."""
         self._history = history
         self._flusher = flusher
         self._wanted = wanted
         self._notifier = notifier
         self._cursors = cursors
+        self._recovery = recovery
         self._rooms: dict[UUID, Room] = {}
         self.repair = GapRepair(
-            self._rooms, history, flusher, wanted, deliver=self._deliver, drain_held=self._drain_held
+            self._rooms,
+            history,
+            flusher,
+            wanted,
+            deliver=self._deliver,
+            drain_held=self._drain_held,
+            suspect=lambda room: self.history.suspect(room),
+            stray=lambda conversation_id, seen, found: self.history.stray(conversation_id, seen, found),
+        )
+        self.history = HistoryCheck(
+            self._rooms,
+            history,
+            self.repair,
+            start_over=self._start_over,
+            release=self._release,
+            follow_up=self._follow_up,
         )
         self._connections: dict[UUID, list[Subscriber]] = {}
         # Totals since the start.
@@ -108,12 +132,12 @@ class Rooms:
         room = self._rooms.get(conversation_id)
         return room is not None and connection in room.attached
 
-    def detach_all(self, connection: Subscriber) -> dict[UUID, int]:
-        """Detach the connection from every room. Return its cursors: the head of each of them."""
+    def detach_all(self, connection: Subscriber) -> dict[UUID, Cursor]:
+        """Detach the connection from every room. Return its cursors: the head of each of them, and what proves it."""
         cursors = {}
         for room in connection.rooms:
             del room.attached[connection]
-            cursors[room.conversation_id] = room.head
+            cursors[room.conversation_id] = room.cursor
             self._drop_if_idle(room)
         connection.rooms.clear()
         return cursors
@@ -160,16 +184,16 @@ class Rooms:
         ids = [room.conversation_id for room in fresh]
         try:
             await self._wanted.want_rooms(ids)  # before the head is read: no change is lost between the two
-            heads = await self._history.heads(ids)
+            positions = await self._history.positions(ids)
         except BaseException:
             self._forget(fresh)
             raise
         for room in fresh:
-            head = heads.get(room.conversation_id)
-            if head is None:
+            position = positions.get(room.conversation_id)
+            if position is None:
                 self._forget([room])
                 continue
-            room.next_seq = head + 1
+            room.place(position)
             room.moved()
             self._drain_held(room)
 
@@ -197,6 +221,7 @@ class Rooms:
         if not room.attached and not room.pins and self._rooms.get(room.conversation_id) is room:
             del self._rooms[room.conversation_id]
             self.repair.drop(room)
+            self.history.drop(room)
             self._wanted.drop_room(room.conversation_id)
 
     # -- delivery -----------------------------------------------------------------------------
@@ -236,24 +261,41 @@ class Rooms:
         """Deliver a change if it is the next of its room, hold it if it is ahead, and ignore a duplicate.
 
         While a room is opening, all changes are held. A gap is repaired after `REPAIR_DELAY`, unless the missing change
-        arrives before. A change of members that the room has passed is not delivered, but the members are rechecked.
+        arrives before. What the room has passed is a duplicate if the room knows the change. If not, it may still be
+        one (the room was opened, or repaired, past it), or the history went back: the room is compared with PostgreSQL,
+        and holds what arrives until then. A change of members that the room has passed is not delivered, but the
+        members are rechecked.
         """
         if room.next_seq is None:
             room.hold(change)
-        elif change.seq == room.next_seq:
-            self._deliver(room, change)
-            if room.held:
-                self._drain_held(room)
-        elif change.seq > room.next_seq:
+        elif change.seq >= room.next_seq:
+            if room.suspicions:
+                self._hold_back(room, change)
+            elif change.seq == room.next_seq:
+                self._deliver(room, change)
+                if room.held:
+                    self._drain_held(room)
+            else:
+                room.hold(change)
+                self.repair.schedule(room, REPAIR_DELAY)
+        else:
+            if not room.has(change):
+                self.history.suspect(room)
+            if change.added or change.removed:
+                self._recheck_members(room, change)
+
+    def _hold_back(self, room: Room, change: Change) -> None:
+        """Hold a change while the room is compared with PostgreSQL."""
+        if room.held is None or len(room.held) < MAX_HELD:
             room.hold(change)
+        else:
             self.repair.schedule(room, REPAIR_DELAY)
-        elif change.added or change.removed:
-            self._recheck_members(room, change)
-        # below next_seq: a duplicate
 
     def _drain_held(self, room: Room) -> None:
         """Deliver held changes in order up to the next gap, and schedule its repair; drop duplicates."""
         assert room.next_seq is not None
+        if room.suspicions:
+            return
         while room.held:
             change = room.held.pop(room.next_seq, None)
             if change is None:
@@ -315,16 +357,19 @@ class Rooms:
         if faulty:
             for connection, reference in faulty:
                 connection.give_up(reference)
+        message = change.message
         room.next_seq = change.seq + 1
+        room.last_id = message.id
+        room.last_changed_at = message.deleted_at or message.edited_at
         if room.repaired is not None:
-            room.repaired.add(change.message.id)
+            room.repaired.add(message.id)
         if room.advanced is not None:
             room.moved()
         if change.catches_up:
             cursors = self._cursors()
             if cursors is not None:
-                cursors.sent(change.message)
-        if change.message.type is SYSTEM:
+                cursors.sent(message)
+        if message.type is SYSTEM:
             try:
                 self._announced(room, change)
             except Exception as error:  # delivered; its effect on members is read anew
@@ -417,10 +462,69 @@ class Rooms:
         The repair registers the room first. So it also finds later changes that were committed before that.
         """
         room = self._rooms[change.conversation_id] = Room(change.conversation_id)
+        message = change.message
         room.next_seq = change.seq + 1
+        room.last_id, room.last_changed_at = message.id, message.deleted_at or message.edited_at
         room.fresh = True
         self.repair.schedule(room, 0.0)
         return room
+
+    # -- when the history went back ----------------------------------------------------------------
+
+    async def check_all(self) -> None:
+        """Deliver nothing more before every room was compared with PostgreSQL. Raise StoreError.
+
+        For parts that see a sign that PostgreSQL's history may have gone back. Rooms that have diverged start over, and
+        all who are attached are sent `Resync`. After an error nothing is delivered until PostgreSQL answers again.
+        """
+        await self.history.check_all()
+
+    def _start_over(self, room: Room, position: Cursor) -> None:
+        """Go on from `position`: what the room has delivered is not in PostgreSQL's history any more.
+
+        In one step, all who are attached are sent `Resync`, behind what is queued for them already, and the room
+        forgets what it holds, as that may be of the lost history too; a repair reads what is committed by now. A
+        connection whose send queue is full leaves its rooms as always, and is sent the `Resync` when it has read.
+        Catch-ups that are under way see the new `generation`, and end with a `Resync`.
+        """
+        conversation_id = room.conversation_id
+        room.held = room.repaired = room.known = None
+        room.suspicions = 0
+        room.generation += 1
+        frames: dict[Encoding, bytes] = {}
+        arguments = (Resync(conversation_id=conversation_id, last_seq=position.seq),)
+        lagging = []
+        for connection, send_queue in tuple(room.attached.items()):
+            try:
+                if send_queue.first is None:
+                    self._flusher.mark(send_queue)
+                if send_queue.offer(_frame(frames, connection, RESYNC, arguments)) is Verdict.LAGGING:
+                    lagging.append(connection)
+            except Exception as error:
+                connection.give_up(_guard.caught(error, conversation=str(conversation_id)))
+        self._detach(lagging)
+        for connection in lagging:
+            connection.resync(conversation_id)
+        room.place(position)
+        room.moved()
+        cursors = self._cursors()
+        if cursors is not None:
+            cursors.forget(conversation_id)
+        self.repair.schedule(room, 0.0)
+        self._flusher.flush()
+
+    def _release(self, room: Room) -> None:
+        """Deliver what a room has held while it was compared with PostgreSQL: it has not diverged."""
+        if self._rooms.get(room.conversation_id) is room and room.next_seq is not None:
+            self._drain_held(room)
+            self._flusher.flush()
+
+    async def _follow_up(self, conversation_ids: Collection[UUID]) -> None:
+        """Put right receipts and memberships after the history of these conversations went back. Raise StoreError."""
+        await self._history.lower_receipts(conversation_ids)
+        recovery = self._recovery()
+        if recovery is not None:
+            await recovery.check_people(conversation_ids)
 
     # -- events outside the order of changes ----------------------------------------------------
 
@@ -495,7 +599,7 @@ def _encoded(encoding: Encoding, change: Change) -> bytes:
         return encode_change(encoding, change, created=change.created)
     except Exception as error:
         _guard.caught(error, conversation=str(change.conversation_id), seq=change.seq)
-        return encoding.event("Resync", (Resync(conversation_id=change.conversation_id, last_seq=change.seq),))
+        return encoding.event(RESYNC, (Resync(conversation_id=change.conversation_id, last_seq=change.seq),))
 
 
 def _frame(frames: dict[Encoding, bytes], connection: Subscriber, event: str, arguments: tuple[object, ...]) -> bytes:

@@ -5,7 +5,7 @@ scheduler step in which the cursor equals the head. Live events are never buffer
 rooms, and the store through `SyncSource`.
 """
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Protocol
 from uuid import UUID
@@ -14,13 +14,14 @@ import trio
 
 from handlers.errors import ChatError
 from handlers.model import Caller, Resync, Synced
-from server.fanout.room import Room, Subscriber
+from server.fanout.room import Room, Subscriber, cursor_at
 from server.fanout.rooms import Rooms, no_such_conversation
-from store.model import Change
+from store.model import Change, Cursor
 
 MAX_BEHIND = 1000  # changes; further behind, paging with REST is cheaper for everybody (docs/hub.md)
 PAGE = 100  # changes read at once
 PAGE_BYTES = 128 * 1024
+LOST = Cursor(2**63 - 1)  # above every head: of a client that may have seen a history that is lost
 
 
 class SyncSource(Protocol):
@@ -36,6 +37,12 @@ class SyncSource(Protocol):
 
     async def heads(self, conversation_ids: Collection[UUID]) -> dict[UUID, int]: ...
 
+    async def diverged(self, cursors: Sequence[tuple[UUID, Cursor]]) -> Collection[int]:
+        """Return the indexes of those of these cursors that are not of the history that PostgreSQL has."""
+
+    async def require_member(self, caller: Caller, conversation_id: UUID) -> None:
+        """Raises ChatError("not_found")."""
+
     async def changes_after(
         self, caller: Caller, conversation_id: UUID, cursor: int, *, limit: int, max_bytes: int
     ) -> Sequence[Change] | None:
@@ -46,7 +53,7 @@ class Target(Subscriber, Protocol):
     """What catching up needs of a hub connection."""
 
     closed: bool
-    cursors: dict[UUID, int] | None
+    cursors: dict[UUID, Cursor] | None
 
     @property
     def is_resumable(self) -> bool:
@@ -104,14 +111,16 @@ async def sync_all(connection: Target, rooms: Rooms, sync: SyncSource, shown: Se
         mine = set(await sync.memberships(connection.user_id))
         heads: dict[UUID, int] = {}
         resync = [conversation_id for conversation_id, _ in shown if conversation_id not in mine]
-        cursors = {conversation_id: seq for conversation_id, seq in shown if conversation_id in mine}
+        cursors = {conversation_id: Cursor(seq) for conversation_id, seq in shown if conversation_id in mine}
         async with rooms.opened(cursors) as opened:
+            generations = {room: room.generation for room in opened.values()}
+            proved = await _prove(sync, cursors)
             for conversation_id, room in opened.items():
                 room.detach(connection)
                 if connection.cursors is not None:
                     connection.cursors.pop(conversation_id, None)
                 try:
-                    caught_up = await _follow(connection, rooms, sync, room, cursors[conversation_id])
+                    caught_up = await _follow(connection, rooms, sync, room, proved[conversation_id], generations[room])
                 except ChatError as error:
                     if error.code != "not_found":
                         raise
@@ -120,7 +129,11 @@ async def sync_all(connection: Target, rooms: Rooms, sync: SyncSource, shown: Se
                 heads[conversation_id] = room.head
                 if not caught_up:
                     resync.append(conversation_id)
-        return Synced(heads=heads, resync=tuple(resync))
+            for room, generation in generations.items():
+                if room.generation != generation and room.conversation_id in heads:
+                    heads[room.conversation_id] = room.head  # its history went back while others were replayed
+                    resync.append(room.conversation_id)
+        return Synced(heads=heads, resync=tuple(dict.fromkeys(resync)))
 
 
 async def join(
@@ -147,12 +160,17 @@ async def join(
                 room.attach(connection)
                 return room.head, False
             room.detach(connection)
-            caught_up = await _follow(connection, rooms, sync, room, since)
+            generation = room.generation
+            proved = await _prove(sync, {conversation_id: Cursor(since)})
+            caught_up = await _follow(connection, rooms, sync, room, proved[conversation_id], generation)
             return room.head, not caught_up
 
 
-async def resume_room(connection: Target, rooms: Rooms, sync: SyncSource, conversation_id: UUID, cursor: int) -> None:
-    """After lag, or on another transport: replay from `cursor` to the head, or send Resync when that is too far.
+async def resume_room(
+    connection: Target, rooms: Rooms, sync: SyncSource, conversation_id: UUID, cursor: Cursor
+) -> None:
+    """After lag, or on another transport: replay from `cursor` to the head, or send Resync when that is too far, or the
+    cursor is not of PostgreSQL's history any more.
 
     The caller has taken `cursor` out of `connection.cursors`. When this is cancelled (the transport is lost) the
     position reached so far is put back, wherever the cancellation came: while the room was opened by the handler
@@ -163,8 +181,12 @@ async def resume_room(connection: Target, rooms: Rooms, sync: SyncSource, conver
             room = opened.get(conversation_id)
             if room is None:
                 return
+            generation = room.generation
             try:
-                caught_up = await _follow(connection, rooms, sync, room, cursor)
+                proved = await _prove(sync, {conversation_id: cursor})
+                if proved[conversation_id] is None:
+                    await sync.require_member(connection.caller, conversation_id)  # nothing is replayed, which asks it
+                caught_up = await _follow(connection, rooms, sync, room, proved[conversation_id], generation)
             except ChatError as error:
                 if error.code != "not_found":
                     raise
@@ -178,16 +200,26 @@ async def resume_room(connection: Target, rooms: Rooms, sync: SyncSource, conver
         raise
 
 
-async def _follow(connection: Target, rooms: Rooms, sync: SyncSource, room: Room, cursor: int) -> bool:
+async def _prove(sync: SyncSource, cursors: Mapping[UUID, Cursor]) -> dict[UUID, Cursor | None]:
+    """Return the cursors, with None in place of those that are not of the history that PostgreSQL has."""
+    shown = list(cursors.items())
+    lost = set(await sync.diverged(shown))
+    return {conversation_id: None if index in lost else cursor for index, (conversation_id, cursor) in enumerate(shown)}
+
+
+async def _follow(
+    connection: Target, rooms: Rooms, sync: SyncSource, room: Room, proved: Cursor | None, generation: int
+) -> bool:
     """Replay until the cursor equals the head, then attach. Return False when it attached at the head without a replay.
 
     Guaranteed: the client gets every change after `cursor` in order, each message at least in its final state, and
     goes on with live events without a gap and without a repeat. The head moves while pages are read, so the end is
     decided by comparing cursor and head with no await between that and the attaching: from that step on the room
     delivers the next change itself. Three cases end without a replay, and the caller sends the client to REST: more
-    than MAX_BEHIND changes behind, changes that retention has deleted, and a cursor from the future (the database
-    was restored to an earlier state). A cursor that is ahead of this room but not of the database is none of these:
-    the change is committed and has not been delivered here yet, so this waits for it.
+    than MAX_BEHIND changes behind, changes that retention has deleted, and a history that went back: the cursor is not
+    of it (`proved` is None), or the room has started over since the cursor was looked up, in its `generation`. A cursor
+    that is ahead of this room but not of the database is none of these: the change is committed and has not been
+    delivered here yet, so this waits for it.
 
     Not guaranteed: intermediate states. A message that was created and edited after `cursor` comes once, as it is
     now. It is announced as created only if the client cannot have seen it: its seq is after `start`, and no earlier
@@ -198,13 +230,15 @@ async def _follow(connection: Target, rooms: Rooms, sync: SyncSource, room: Room
     """
     conversation_id = room.conversation_id
     rooms.replays += 1
-    start = cursor  # the client has seen every message made up to here
+    reached = proved or LOST
+    start = reached.seq  # the client has seen every message made up to here
     seen: set[UUID] = set()  # and these: one that is edited between two pages is in both
     try:
-        if cursor > room.head and cursor > (await sync.heads([conversation_id])).get(conversation_id, 0):
-            cursor = -MAX_BEHIND - 1  # a seq from the future: the database was restored to an earlier state
         while not connection.closed:
-            head = room.head
+            head, cursor = room.head, reached.seq
+            if proved is None or room.generation != generation or head - cursor > MAX_BEHIND:
+                _attach(connection, room)
+                return False
             if cursor == head:
                 _attach(connection, room)
                 return True
@@ -212,9 +246,6 @@ async def _follow(connection: Target, rooms: Rooms, sync: SyncSource, room: Room
                 rooms.repair.expect(room, cursor)
                 await rooms.wait_moved(room)
                 continue
-            if head - cursor > MAX_BEHIND:
-                _attach(connection, room)
-                return False
             changes = await sync.changes_after(
                 connection.caller, conversation_id, cursor, limit=PAGE, max_bytes=PAGE_BYTES
             )
@@ -223,16 +254,18 @@ async def _follow(connection: Target, rooms: Rooms, sync: SyncSource, room: Room
                 return False  # its messages are gone (retention)
             for change in changes:
                 await connection.wait_room()
+                if room.generation != generation:
+                    break
                 connection.send_change(change, created=change.message.seq > start and change.message.id not in seen)
                 seen.add(change.message.id)
-                cursor = change.seq
+                reached = cursor_at(change)
         return True
     except trio.Cancelled:
-        _keep(connection, conversation_id, cursor)
+        _keep(connection, conversation_id, reached)
         raise
 
 
-def _keep(connection: Target, conversation_id: UUID, cursor: int) -> None:
+def _keep(connection: Target, conversation_id: UUID, cursor: Cursor) -> None:
     """Remember the position of a catch-up that was cut short, for when the client is back, unless it is no member."""
     if connection.is_resumable and conversation_id not in (connection.expelled or ()):
         connection.cursors = {**(connection.cursors or {}), conversation_id: cursor}

@@ -40,7 +40,7 @@ from server.protocol.signalr.stateful_reconnect import State
 from server.transport.send_queue import SendQueue, Verdict
 from store.defects import guard
 from store.errors import Overloaded, StoreError, Unavailable
-from store.model import Change
+from store.model import Change, Cursor
 
 STEP = 128  # hub messages worked on in one scheduler step: a WebSocket message may hold thousands
 STATEFUL_VERSION = 2  # the handshake version of clients that speak stateful reconnect
@@ -125,7 +125,7 @@ class HubConnection:
         self.streams: dict[str, trio.CancelScope] | None = None
         self.rooms: dict[Room, None] = {}
         self.catching_up = False
-        self.cursors: dict[UUID, int] | None = None  # rooms left because of lag, and where we were
+        self.cursors: dict[UUID, Cursor] | None = None  # rooms left because of lag, and where we were
         self.expelled: set[UUID] | None = None  # removed from, while a catch-up is under way
         self.syncing: trio.Lock | None = None
         self.message_buffer: ReconnectBuffer | None = None  # with stateful reconnect
@@ -438,9 +438,22 @@ class HubConnection:
         rooms = self.leave_rooms()
         if self.message_buffer is not None and self.message_buffer.state is State.DETACHED:
             self.end("slow_reader: More was said than is kept for a client that is away.", allow_reconnect=True)
-        elif not self.catching_up and not self.closed:
-            self.catching_up = self.transport.start_soon(self._catch_up)
+        else:
+            self._start_catch_up()
         log.debug("lagging", connection=self.connection_id, user=str(self.user_id), rooms=rooms)
+
+    def resync(self, conversation_id: UUID) -> None:
+        """Send `Resync` as soon as the client reads, and attach then: it may have seen a history that is lost.
+
+        Without a transport that waits for the next one, as all cursors do.
+        """
+        self.cursors = {**(self.cursors or {}), conversation_id: catch_up.LOST}
+        if self.message_buffer is None or self.message_buffer.state is State.LIVE:
+            self._start_catch_up()
+
+    def _start_catch_up(self) -> None:
+        if not self.catching_up and not self.closed:
+            self.catching_up = self.transport.start_soon(self._catch_up)
 
     def leave(self, conversation_id: UUID) -> None:
         """Hear no more of a conversation, not even when a catch-up of it is under way."""

@@ -205,6 +205,21 @@ def _rooms(parts: Parts) -> Iterable[Metric]:
         "Changes that did not arrive from another instance and were read from PostgreSQL. Many: the link is bad.",
         rooms.repair.repaired,
     )
+    yield counter(
+        "parley_rooms_diverged_total",
+        "Rooms begun anew because PostgreSQL came back with less than it had acknowledged; their clients got Resync.",
+        rooms.history.diverged,
+    )
+    yield counter(
+        "parley_rooms_strays_total",
+        "Changes from other instances that PostgreSQL does not have: it came back with less than it had acknowledged.",
+        rooms.history.strays,
+    )
+    yield counter(
+        "parley_rooms_suspicions_total",
+        "Changes that a room had passed and did not know, so that it was compared with PostgreSQL. Mostly duplicates.",
+        rooms.history.suspected,
+    )
 
 
 def _lanes(parts: Parts) -> Iterable[Metric]:

@@ -23,6 +23,23 @@ WHERE m.conversation_id = l.conversation_id AND m.user_id = l.user_id
   AND (l.delivered > m.delivered_seq OR l.read > m.read_seq)
 RETURNING m.conversation_id, m.user_id, l.delivered_seq, l.read_seq, m.delivered_seq, m.read_seq
 
+-- name: lock_heads
+-- conversations_pkey, in id order.
+SELECT FROM conversations WHERE id = ANY(%(ids)s::uuid[]) ORDER BY id FOR NO KEY UPDATE
+
+-- name: lower_receipts
+-- members_pkey, a range for each conversation. The conversations are locked. Members in the order in which lanes lock them.
+WITH above AS MATERIALIZED (
+    SELECT m.conversation_id, m.user_id, c.last_seq
+    FROM members AS m JOIN conversations AS c ON c.id = m.conversation_id
+    WHERE c.id = ANY(%(ids)s::uuid[]) AND greatest(m.joined_seq, m.delivered_seq, m.read_seq) > c.last_seq
+    ORDER BY m.conversation_id, m.user_id FOR NO KEY UPDATE OF m
+)
+UPDATE members AS m
+SET joined_seq = least(m.joined_seq, a.last_seq), delivered_seq = least(m.delivered_seq, a.last_seq),
+    read_seq = least(m.read_seq, a.last_seq)
+FROM above AS a WHERE m.conversation_id = a.conversation_id AND m.user_id = a.user_id
+
 -- name: list_receipts
 -- members_pkey, as a range. Who joined later has not got it, although its cursors begin above it.
 SELECT user_id, read_seq >= %(seq)s FROM members

@@ -49,6 +49,8 @@ class Person:
     def lag(self) -> None:
         raise AssertionError("an ephemeral event never makes a connection lag")
 
+    def resync(self, conversation_id: UUID) -> None: ...
+
     def disconnect(self, code: str, sentence: str) -> None: ...
 
 

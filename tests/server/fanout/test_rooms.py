@@ -20,7 +20,7 @@ from server.protocol.signalr.encoding import FRAMED
 from server.transport.send_queue import Flusher, SendQueue
 from store.errors import Unavailable
 from store.ids import new_id
-from store.model import Change, Message, MessageStatus, MessageType
+from store.model import Change, Cursor, Message, MessageStatus, MessageType
 from store.redis.inbox_entries import dismissal
 from tests.server.fake_cluster import Alone
 
@@ -55,6 +55,24 @@ class Database:
         self.away = False
         self.gate: trio.Event | None = None
         self.asked = 0
+        self.lost: set[UUID] = set()  # messages that are in no history any more
+        self.lowered: list[UUID] = []
+
+    async def positions(self, conversation_ids: Collection[UUID]) -> dict[UUID, Cursor]:
+        heads = await self.heads(conversation_ids)
+        return {conversation_id: Cursor(head, UUID(int=head)) for conversation_id, head in heads.items()}
+
+    async def diverged(self, cursors: Sequence[tuple[UUID, Cursor]]) -> Collection[int]:
+        head = self.head
+        await trio.lowlevel.checkpoint()
+        if self.away:
+            raise Unavailable("away")
+        return [
+            index for index, (_, cursor) in enumerate(cursors) if cursor.seq > head or cursor.message_id in self.lost
+        ]
+
+    async def lower_receipts(self, conversation_ids: Collection[UUID]) -> None:
+        self.lowered += conversation_ids
 
     async def heads(self, conversation_ids: Collection[UUID]) -> dict[UUID, int]:
         self.asked += 1
@@ -93,12 +111,16 @@ class Connection:
         self.rooms: dict[Room, None] = {}
         self.auto_attach = True
         self.expelled: set[UUID] | None = None
-        self.lagged: dict[UUID, int] = {}
+        self.lagged: dict[UUID, Cursor] = {}
+        self.resynced: list[UUID] = []
         self.given_up = ""
         self._all = rooms
 
     def lag(self) -> None:
         self.lagged |= self._all.detach_all(self)
+
+    def resync(self, conversation_id: UUID) -> None:
+        self.resynced.append(conversation_id)
 
     def disconnect(self, code: str, sentence: str) -> None:
         self._all.unregister(self)
@@ -148,6 +170,10 @@ class SentCursors:
 
     def __init__(self) -> None:
         self.seqs: list[int] = []
+        self.forgotten: list[UUID] = []
+
+    def forget(self, conversation_id: UUID) -> None:
+        self.forgotten.append(conversation_id)
 
     def sent(self, message: Message) -> None:
         self.seqs.append(message.seq)
@@ -267,7 +293,7 @@ async def test_lag_keeps_the_place() -> None:
     slow.send_queue.push(b"x" * 90)
     slow.send_queue.blocked = True
     world.rooms.publish([change(11)])
-    assert slow.lagged == {CONVERSATION: 10} and quick.seen == [11]
+    assert slow.lagged == {CONVERSATION: Cursor(10, UUID(int=10))} and quick.seen == [11]
 
 
 async def test_members_come_and_go() -> None:

@@ -13,7 +13,7 @@ from handlers.errors import ChatError
 from handlers.model import Caller
 from server.hub import catch_up
 from server.hub.connection import HubConnection
-from store.model import Change
+from store.model import Change, Cursor
 from tests.server.fanout.test_rooms import CONVERSATION, change
 from tests.server.hub.test_connection import SHAKE, USER, EmptyStore, Transport, World
 
@@ -48,6 +48,14 @@ class Store(EmptyStore):
         heads = dict.fromkeys(conversation_ids, self.head)
         await self._answer(HEADS)
         return heads
+
+    async def diverged(self, cursors: Sequence[tuple[UUID, Cursor]]) -> Collection[int]:
+        heads = await self.heads([conversation_id for conversation_id, _ in cursors])
+        return [index for index, (key, cursor) in enumerate(cursors) if cursor.seq > heads[key]]
+
+    async def require_member(self, caller: Caller, conversation_id: UUID) -> None:
+        if not self.is_member:
+            raise ChatError("not_found", "none of yours")
 
     async def changes(self, conversation_id: UUID, after: int, *, limit: int, max_bytes: int) -> Sequence[Change]:
         return self._after(after)[:limit]
@@ -325,7 +333,7 @@ async def test_floors(place: Place, nursery: trio.Nursery, way: str, since: int)
         synced = await catch_up.sync_all(reader.connection, place.rooms, place.books, [(CONVERSATION, since)])
         assert synced.heads == {CONVERSATION: 10} and synced.resync == ((CONVERSATION,) if resync else ())
     else:
-        reader.connection.cursors = {CONVERSATION: since}
+        reader.connection.cursors = {CONVERSATION: Cursor(since)}
         await reader.connection._catch_up()
         reader.transport.flush()
         assert (b'"Resync"' in reader.transport.sent) is resync
@@ -348,7 +356,7 @@ async def test_too_far_behind(place: Place, nursery: trio.Nursery, way: str, beh
         synced = await catch_up.sync_all(reader.connection, place.rooms, place.books, [(CONVERSATION, 10)])
         assert synced.heads == {CONVERSATION: head} and len(synced.resync) == behind
     else:
-        reader.connection.cursors = {CONVERSATION: 10}
+        reader.connection.cursors = {CONVERSATION: Cursor(10)}
         await reader.connection._catch_up()
         reader.transport.flush()
         assert (b'"Resync"' in reader.transport.sent) is bool(behind)
@@ -369,7 +377,7 @@ async def test_a_cursor_from_the_future(place: Place, nursery: trio.Nursery, way
             synced = await catch_up.sync_all(reader.connection, place.rooms, place.books, [(CONVERSATION, 99)])
             assert synced.resync == (CONVERSATION,)
         else:
-            reader.connection.cursors = {CONVERSATION: 99}
+            reader.connection.cursors = {CONVERSATION: Cursor(99)}
             await reader.connection._catch_up()
             reader.transport.flush()
             assert b'"Resync"' in reader.transport.sent
@@ -405,7 +413,7 @@ async def test_removed_during_a_catch_up(place: Place, nursery: trio.Nursery, wa
             synced = await catch_up.sync_all(reader.connection, place.rooms, place.books, [(CONVERSATION, 8)])
             assert synced.resync == (CONVERSATION,)
         else:
-            reader.connection.cursors = {CONVERSATION: 8}
+            reader.connection.cursors = {CONVERSATION: Cursor(8)}
             await reader.connection._catch_up()
     except ChatError as error:
         assert way == "join" and error.code == "not_found"
@@ -446,7 +454,7 @@ async def test_a_catch_up_is_cut_short(place: Place, nursery: trio.Nursery, mome
     await waiting
     connection = reader.connection
     connection.cursors = place.rooms.detach_all(connection)
-    assert connection.cursors == {CONVERSATION: 10}
+    assert connection.cursors == {CONVERSATION: Cursor(10, UUID(int=10))}
     connection.catching_up = True
     place.books.head = 12
 
@@ -459,7 +467,7 @@ async def test_a_catch_up_is_cut_short(place: Place, nursery: trio.Nursery, mome
         if moment == "opening the room":
             patch.setattr(place.rooms._wanted, "want_rooms", stop)
         elif moment == "head asked for":
-            connection.cursors = {CONVERSATION: 13}  # the room is open: somebody else is in it
+            connection.cursors = {CONVERSATION: Cursor(13)}  # the room is open: somebody else is in it
             await Reader(place, nursery, manual=False).begin()
             patch.setattr(place.books, "heads", stop)
         elif moment == "page read":

@@ -32,7 +32,7 @@ from server.transport.send_queue import Flusher, SendQueue
 from server.transport.timer_wheel import TimerWheel
 from store.errors import StoreError, Unavailable
 from store.ids import new_id
-from store.model import Change
+from store.model import Change, Cursor
 from store.redis.inbox_entries import Receipt
 from tests.server.fake_cluster import Alone
 
@@ -56,6 +56,17 @@ class EmptyStore:
 
     async def heads(self, conversation_ids: Collection[UUID]) -> dict[UUID, int]:
         return {}
+
+    async def positions(self, conversation_ids: Collection[UUID]) -> dict[UUID, Cursor]:
+        heads = await self.heads(conversation_ids)
+        return {conversation_id: Cursor(head, UUID(int=head)) for conversation_id, head in heads.items()}
+
+    async def diverged(self, cursors: Sequence[tuple[UUID, Cursor]]) -> Collection[int]:
+        return ()
+
+    async def lower_receipts(self, conversation_ids: Collection[UUID]) -> None: ...
+
+    async def require_member(self, caller: Caller, conversation_id: UUID) -> None: ...
 
     async def changes(self, conversation_id: UUID, after: int, *, limit: int, max_bytes: int) -> Sequence[Change]:
         return ()
@@ -703,7 +714,7 @@ async def test_lag_in_the_moment_in_which_the_socket_ends(
     """Nothing is started for a transport that takes no more; a client that may come back keeps its cursors."""
     client = await resumable_client(world, nursery, version=2 if stateful else 1)
     client.transport.gone = True
-    client.connection.cursors = {new_id(): 7}
+    client.connection.cursors = {new_id(): Cursor(7)}
     client.connection.lag()
     assert not client.connection.catching_up and len(client.connection.cursors or {}) == 1
     lose(world, client)

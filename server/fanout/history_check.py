@@ -1,0 +1,233 @@
+"""Notice that PostgreSQL's history went back, and begin the rooms concerned anew (docs/design.md, P11).
+
+Owns the comparison of rooms with PostgreSQL, the rooms under suspicion and the task that looks into them, and the
+memory of what was noticed. Reads the store through `History` only. `Rooms` holds one, and gives it what begins a room
+anew.
+
+PostgreSQL may come back with less than it acknowledged: an asynchronous replica is promoted, a backup is restored.
+Then the same seqs are given out a second time, and a room that has seen more takes what is new for duplicates. A room
+knows the message of its last change (`Room.cursor`), and that change is either in the history that PostgreSQL has, or
+the room has *diverged*. Rooms are compared
+
+- all of them, now and then and after every disturbance (`check_heads`);
+- all of them at once, with deliveries stopped until it is known (`check_all`), by parts that see signs of a fault;
+- one of them, when a change arrives that it has passed and that it does not know (`suspect`). Duplicates are no
+  fault, and often known (`Room.has`); for the others one query at a time compares up to `COMPARED` rooms, `PERIOD`
+  after the one before. Until then the room holds what arrives.
+"""
+
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from uuid import UUID
+
+import structlog
+import trio
+
+from server.fanout.gap_repair import GapRepair
+from server.fanout.room import History, Room
+from store.defects import divided, guard
+from store.errors import StoreError
+from store.model import Cursor
+from store.outage import Outage
+
+COMPARED = 1000  # rooms compared with one query
+PERIOD = 0.05  # seconds between queries about rooms under suspicion
+RETRY = 1.0  # seconds between attempts while PostgreSQL is out of reach
+SHOWN = 600.0  # seconds for which health is Degraded after a history went back
+NOWHERE = Cursor(0)  # the head of a conversation that does not exist: it was made in what is lost
+
+_guard = guard("histories")
+
+log = structlog.get_logger("parley.rooms")
+
+
+class HistoryCheck:
+    """Compares rooms with PostgreSQL, and remembers what was found."""
+
+    def __init__(
+        self,
+        rooms: Mapping[UUID, Room],
+        history: History,
+        repair: GapRepair,
+        *,
+        start_over: Callable[[Room, Cursor], None],
+        release: Callable[[Room], None],
+        follow_up: Callable[[Collection[UUID]], Awaitable[None]],
+    ) -> None:
+        """Compare the rooms in `rooms`, a live view of the open ones.
+
+        `start_over` begins a room anew at a head, `release` delivers what it has held under suspicion. `follow_up` is
+        called with conversations whose history went back, and may raise StoreError: then it is called again.
+        """
+        self._rooms = rooms
+        self._history = history
+        self._repair = repair
+        self._start_over = start_over
+        self._release = release
+        self._follow_up = follow_up
+        self._due: dict[Room, None] = {}  # under suspicion
+        self._changed: set[UUID] = set()  # conversations to be followed up
+        self._wake = trio.Event()
+        self._lock = trio.Lock()
+        self._noticed_at = float("-inf")
+        self._noticed = 0  # conversations, until it was quiet for SHOWN
+        self._last = ""
+        self.outage = Outage("parley.rooms", "histories_unchecked", advice="they are compared when PostgreSQL is back")
+        # Totals since the start.
+        self.diverged = 0  # rooms begun anew
+        self.strays = 0  # changes that arrived and are not in the history that PostgreSQL has
+        self.suspected = 0  # changes that arrived, that the room had passed and did not know
+        self.queries = 0  # comparisons of rooms under suspicion
+
+    # -- comparing --------------------------------------------------------------------------------
+
+    async def check_heads(self) -> None:
+        """Compare every room with PostgreSQL. Raise StoreError.
+
+        Those that have diverged begin anew; those that are behind are scheduled for repair.
+        """
+        rooms = [room for room in self._rooms.values() if room.next_seq is not None]
+        for start in range(0, len(rooms), COMPARED):
+            some = rooms[start : start + COMPARED]
+            await self._compare(some)
+            for room in some:
+                room.known = None  # what a repair has read has come by itself meanwhile, or will be asked about
+
+    async def check_all(self) -> None:
+        """Hold the deliveries of all rooms until each was compared with PostgreSQL. Raise StoreError.
+
+        From the call on, nothing is delivered in a room that may have diverged. When this returns, those that have
+        are begun anew. After an error the rooms are held still, and compared when PostgreSQL is back.
+        """
+        for room in self._rooms.values():
+            if room.next_seq is not None:
+                self._mark(room)
+        await self._look_into()
+
+    def suspect(self, room: Room) -> None:
+        """Hold the deliveries of a room, and compare it with PostgreSQL soon: it got a change that it does not know."""
+        self.suspected += 1
+        self._mark(room)
+
+    def drop(self, room: Room) -> None:
+        """Forget the room: it is closed."""
+        self._due.pop(room, None)
+
+    def _mark(self, room: Room) -> None:
+        room.suspicions += 1
+        self._due[room] = None
+        self._wake.set()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Compare rooms under suspicion, until cancelled."""
+        task_status.started()
+        while True:
+            if not self._due and not self._changed:
+                self._wake = trio.Event()
+                await self._wake.wait()
+            try:
+                await self._look_into()
+                await self._go_after()
+            except StoreError as error:
+                self.outage.failed(str(error))
+                await trio.sleep(RETRY)
+            except Exception as error:  # of one room: they are compared again
+                _guard.caught(error)
+                await trio.sleep(RETRY)
+            else:
+                self.outage.over()
+            await trio.sleep(PERIOD)
+
+    async def _look_into(self) -> None:
+        """Compare the rooms under suspicion, and release those that have not diverged. Raise StoreError.
+
+        A room for which there was another sign meanwhile stays under suspicion: the query may have been before.
+        """
+        async with self._lock:
+            due = list(self._due)
+            for start in range(0, len(due), COMPARED):
+                signs = {room: (room.suspicions, room.generation) for room in due[start : start + COMPARED]}
+                for room in signs:
+                    self._due.pop(room, None)
+                self.queries += 1
+                try:
+                    await divided(_guard, list(signs), self._compare, lambda room, reference: None)
+                except BaseException:
+                    self._due.update(dict.fromkeys(signs))
+                    raise
+                for room, seen in signs.items():
+                    if (room.suspicions, room.generation) == seen:
+                        room.suspicions = 0
+                        self._release(room)
+                    elif room.suspicions:
+                        self._due[room] = None
+
+    async def _compare(self, rooms: Sequence[Room]) -> None:
+        """Begin anew the rooms that have diverged, and schedule the repair of those behind. Raise StoreError."""
+        shown = [(room.conversation_id, room.cursor) for room in rooms]
+        generations = [room.generation for room in rooms]
+        diverged = set(await self._history.diverged(shown))
+        heads = await self._history.heads([conversation_id for conversation_id, _ in shown])
+        diverged.update(index for index, (conversation_id, _) in enumerate(shown) if conversation_id not in heads)
+        for index, (conversation_id, _) in enumerate(shown):
+            if index not in diverged:
+                self._repair.reached(conversation_id, heads[conversation_id])
+        if not diverged:
+            return
+        positions = await self._history.positions([shown[index][0] for index in diverged])
+        for index in sorted(diverged):
+            room = rooms[index]
+            if self._rooms.get(room.conversation_id) is room and room.generation == generations[index]:
+                self._begin_anew(room, positions.get(room.conversation_id, NOWHERE))
+                await trio.lowlevel.checkpoint()  # a room may have thousands attached
+
+    def _begin_anew(self, room: Room, position: Cursor) -> None:
+        seen = room.head
+        self._start_over(room, position)
+        self.diverged += 1
+        self._note(room.conversation_id, seen, position.seq)
+        self._changed.add(room.conversation_id)
+        self._wake.set()
+
+    async def _go_after(self) -> None:
+        """Put right what else was made of the history that is lost. Raise StoreError."""
+        if self._changed:
+            changed, self._changed = self._changed, set()
+            try:
+                await self._follow_up(changed)
+            except BaseException:
+                self._changed |= changed
+                raise
+
+    # -- what was noticed -------------------------------------------------------------------------
+
+    def stray(self, conversation_id: UUID, seen: int, found: int) -> None:
+        """Note a change that arrived, and is above the head that PostgreSQL has: another instance has seen more."""
+        self.strays += 1
+        self._note(conversation_id, seen, found)
+
+    def _note(self, conversation_id: UUID, seen: int, found: int) -> None:
+        """Say it in the log, once for each conversation and fault."""
+        log.warning(
+            "history_went_back",
+            conversation=str(conversation_id),
+            head_seen=seen,
+            head_found=found,
+            advice="PostgreSQL has lost acknowledged messages: see docs/operations.md; clients were sent Resync",
+        )
+        now = time.monotonic()
+        if now - self._noticed_at > SHOWN:
+            self._noticed = 0
+        self._noticed += 1
+        self._noticed_at = now
+        self._last = f"{conversation_id} from {seen} to {found}"
+
+    def trouble(self) -> str | None:
+        """Describe a history that went back within `SHOWN`, or return None."""
+        ago = time.monotonic() - self._noticed_at
+        if ago > SHOWN:
+            return None
+        return (
+            f"PostgreSQL has lost acknowledged messages: {self._noticed} conversations went back, the last one "
+            f"{round(ago)} s ago ({self._last})"
+        )

@@ -1,0 +1,417 @@
+"""server.fanout.history_check: a history that went back is noticed, and hides nothing (P11).
+
+PostgreSQL here is a list of messages, which is cut and goes on otherwise. A client believes what it is sent, and reads
+the conversation anew when it is sent `Resync`.
+"""
+
+import re
+from collections.abc import Collection, Sequence
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import pytest
+import trio
+from trio.testing import MockClock
+
+from server.fanout import history_check
+from server.fanout import rooms as rooms_module
+from server.fanout.gap_repair import REPAIR_DELAY, RETRY_DELAY
+from server.fanout.history_check import COMPARED, PERIOD, SHOWN
+from server.fanout.rooms import Rooms
+from server.protocol.signalr.encoding import BARE
+from server.transport.send_queue import Flusher
+from store.errors import Unavailable
+from store.ids import new_id
+from store.model import Change, Cursor
+from tests.server.fake_cluster import Alone
+from tests.server.fanout.test_rooms import CONVERSATION, Connection, SentCursors, Sink, change
+
+EVENT = re.compile(r'"target":"(\w+)".*?"(?:seq|lastSeq)":(\d+)')
+ID = re.compile(r'"arguments":\[\{"id":"([^"]+)"')
+
+
+class Books:
+    """One conversation in PostgreSQL: message n of the list has seq n + 1."""
+
+    def __init__(self, head: int) -> None:
+        self.ids = [new_id() for _ in range(head)]
+        self.away = False
+        self.queries = 0
+        self.compared: list[int] = []  # rooms compared with each query
+        self.lowered: set[UUID] = set()
+        self.gate: trio.Event | None = None
+        self.others: set[UUID] = set()  # conversations with the same head and no messages known
+
+    async def _ask(self) -> list[UUID]:
+        """What the database has when the query is run, some time after it was sent and before the answer is here."""
+        self.queries += 1
+        await trio.lowlevel.checkpoint()
+        ids = list(self.ids)
+        if self.gate is not None:
+            await self.gate.wait()
+        await trio.lowlevel.checkpoint()
+        if self.away:
+            raise Unavailable("away")
+        return ids
+
+    async def heads(self, conversation_ids: Collection[UUID]) -> dict[UUID, int]:
+        ids = await self._ask()
+        return {key: len(ids) for key in conversation_ids if key == CONVERSATION or key in self.others}
+
+    async def positions(self, conversation_ids: Collection[UUID]) -> dict[UUID, Cursor]:
+        ids = await self._ask()
+        return {
+            key: Cursor(len(ids), ids[-1] if ids else None)
+            for key in conversation_ids
+            if key == CONVERSATION or key in self.others
+        }
+
+    async def diverged(self, cursors: Sequence[tuple[UUID, Cursor]]) -> Collection[int]:
+        self.compared.append(len(cursors))
+        ids = await self._ask()
+        return [
+            index
+            for index, (_, cursor) in enumerate(cursors)
+            if cursor.seq > len(ids)
+            or (cursor.seq and cursor.message_id is not None and ids[cursor.seq - 1] != cursor.message_id)
+        ]
+
+    async def changes(self, conversation_id: UUID, after: int, *, limit: int, max_bytes: int) -> Sequence[Change]:
+        ids = await self._ask()
+        return [made(seq, ids) for seq in range(after + 1, len(ids) + 1)][:limit]
+
+    async def lower_receipts(self, conversation_ids: Collection[UUID]) -> None:
+        await self._ask()
+        self.lowered.update(conversation_ids)
+
+    def commit(self, count: int = 1) -> list[Change]:
+        changes = []
+        for _ in range(count):
+            self.ids.append(new_id())
+            changes.append(made(len(self.ids), self.ids))
+        return changes
+
+    def go_back(self, head: int) -> None:
+        del self.ids[head:]
+
+
+def made(seq: int, ids: Sequence[UUID]) -> Change:
+    """The change that made the message of this seq."""
+    one = change(seq)
+    return msgspec.structs.replace(one, message=msgspec.structs.replace(one.message, id=ids[seq - 1]))
+
+
+class Client(Connection):
+    """Believes what it is sent, and reads the conversation anew after a `Resync`."""
+
+    def __init__(self, rooms: Rooms, books: Books) -> None:
+        super().__init__(rooms)
+        self.send_queue.encoding = BARE["json"]
+        self.books = books
+        self.view = list(books.ids)
+        self.resyncs: list[int] = []
+        self.got: list[int] = []
+        self.hidden: list[str] = []
+
+    def look(self) -> None:
+        """Take in what was sent since the last look."""
+        assert isinstance(self.send_queue, Sink)
+        text, self.send_queue.sent = self.send_queue.sent.decode(), b""
+        for frame in text.split("\x1e"):
+            found = EVENT.search(frame)
+            if found is None:
+                continue
+            name, seq = found[1], int(found[2])
+            if name == "Resync":
+                self.resyncs.append(seq)
+                self.view = list(self.books.ids)
+                continue
+            message = ID.search(frame)
+            assert name == "ReceiveMessage" and message is not None
+            self.got.append(seq)
+            self._take(seq, UUID(message[1]))
+
+    def _take(self, seq: int, message_id: UUID) -> None:
+        if seq <= len(self.view) and self.view[seq - 1] == message_id:
+            return  # it was read already
+        if seq != len(self.view) + 1:
+            self.hidden.append(f"{seq} after {len(self.view)}")
+        true = self.books.ids
+        if seq <= len(true) and true[seq - 1] == message_id and self.view[: seq - 1] != true[: seq - 1]:
+            self.hidden.append(f"{seq} goes on a history that is lost")
+        self.view.append(message_id)
+
+
+class World:
+    """Rooms of one instance with one client attached, and their tasks."""
+
+    def __init__(self, head: int = 11) -> None:
+        self.books = Books(head)
+        self.cursors = SentCursors()
+        self.people: list[set[UUID]] = []
+        self.rooms = Rooms(self.books, Flusher(), Alone(), cursors=lambda: self.cursors, recovery=lambda: self)
+
+    async def check_people(self, went_back: Collection[UUID] = ()) -> None:
+        self.people.append(set(went_back))
+
+    async def client(self) -> Client:
+        client = Client(self.rooms, self.books)
+        await self.rooms.register(client)
+        async with self.rooms.opened([CONVERSATION]) as opened:
+            opened[CONVERSATION].attach(client)
+        return client
+
+    async def start(self, nursery: trio.Nursery) -> Client:
+        await nursery.start(self.rooms.repair.run)
+        await nursery.start(self.rooms.history.run)
+        return await self.client()
+
+    async def settle(self) -> None:
+        await trio.sleep(10 * (PERIOD + REPAIR_DELAY) + 2 * RETRY_DELAY)
+
+
+async def test_a_lower_head(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """The look at all heads finds a room that has seen more: clients get Resync, then what is committed from there."""
+    world = World()
+    client = await world.start(nursery)
+    world.books.go_back(6)
+    await world.rooms.history.check_heads()
+    client.look()
+    assert client.resyncs == [6]
+    world.rooms.publish(world.books.commit(5))
+    client.look()
+    assert client.got == [7, 8, 9, 10, 11] and client.view == world.books.ids and client.resyncs == [6]
+    await world.settle()
+    client.look()
+    assert client.resyncs == [6] and world.rooms.history.diverged == 1
+    assert world.books.lowered == {CONVERSATION} and world.people == [{CONVERSATION}]
+    assert world.cursors.forgotten == [CONVERSATION]
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("head", [11, 14])
+async def test_the_same_head_or_a_later_one(nursery: trio.Nursery, autojump_clock: MockClock, head: int) -> None:
+    """It is not the number that counts: other messages up to the same head are noticed."""
+    world = World()
+    client = await world.start(nursery)
+    world.books.go_back(6)
+    world.books.commit(head - 6)
+    await world.rooms.history.check_heads()
+    client.look()
+    assert client.resyncs == [head] and client.view == world.books.ids
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_commit_shows_it(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """A message with a seq that the room has passed is looked into: no look at all heads is needed for that."""
+    world = World()
+    client = await world.start(nursery)
+    world.books.go_back(6)
+    for _ in range(3):
+        world.rooms.publish(world.books.commit())
+    await world.settle()
+    client.look()
+    assert client.resyncs and client.view == world.books.ids and not client.hidden
+    nursery.cancel_scope.cancel()
+
+
+async def test_nothing_is_delivered_under_suspicion(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """What continues the seqs of a lost history waits until the room was compared, and comes behind the Resync."""
+    world = World()
+    client = await world.start(nursery)
+    world.books.go_back(10)
+    world.books.gate = trio.Event()
+    other = world.books.commit(3)
+    world.rooms.publish(other)
+    await trio.sleep(1)
+    client.look()
+    assert client.got == [] and client.resyncs == []
+    world.books.gate.set()
+    await world.settle()
+    client.look()
+    assert client.resyncs and client.view == world.books.ids and not client.hidden
+    nursery.cancel_scope.cancel()
+
+
+async def test_duplicates_are_no_fault(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """What the room knows it has delivered costs no query; what it does not know costs one, and then life goes on."""
+    world = World()
+    client = await world.start(nursery)
+    [first] = world.books.commit()
+    world.rooms.publish([first])
+    queries = world.books.queries
+    world.rooms.publish([first])
+    await world.settle()
+    assert world.books.queries == queries and world.rooms.history.suspected == 0
+    for seq in range(1, 12):
+        world.rooms.publish([made(seq, world.books.ids)])
+    [last] = world.books.commit()
+    world.rooms.publish([last])
+    await world.settle()
+    client.look()
+    assert client.got == [12, 13] and client.resyncs == [] and world.rooms.history.diverged == 0
+    assert world.rooms.history.queries == 1 and world.rooms.history.suspected == 11
+    nursery.cancel_scope.cancel()
+
+
+async def test_what_a_repair_has_read_is_known(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """Changes that arrive after a repair has read them are duplicates, without a query."""
+    world = World()
+    client = await world.start(nursery)
+    late = world.books.commit(5)
+    world.rooms.repair.doubt([CONVERSATION])
+    await world.settle()
+    world.rooms.publish(late)
+    await world.settle()
+    client.look()
+    assert client.got == [12, 13, 14, 15, 16] and world.rooms.history.suspected == 0
+    nursery.cancel_scope.cancel()
+
+
+async def test_many_duplicates_in_many_rooms(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """A storm of duplicates costs one query for COMPARED rooms, and no more than one every PERIOD."""
+    world = World()
+    await world.start(nursery)
+    ids = [new_id() for _ in range(COMPARED + 10)]
+    world.books.others = set(ids)
+    async with world.rooms.opened(ids):
+        before = len(world.books.compared)
+        began = trio.current_time()
+        for _ in range(20):
+            for number in ids:
+                one = made(3, world.books.ids)
+                message = msgspec.structs.replace(one.message, conversation_id=number)
+                world.rooms.publish([msgspec.structs.replace(one, conversation_id=number, message=message)])
+            await trio.sleep(0.01)
+        await world.settle()
+        assert sum(world.books.compared[before:]) < 20 * len(ids)
+        rounds = (20 * 0.01 / PERIOD) + 2
+        assert len(world.books.compared) - before <= 2 * rounds, trio.current_time() - began
+        assert all(room.suspicions == 0 for room in world.rooms.all())
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_gap_is_not_filled_from_another_history(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """The relay names a later head: what PostgreSQL has behind the room's seq does not continue what the room has."""
+    world = World()
+    client = await world.start(nursery)
+    world.books.go_back(6)
+    world.books.commit(7)
+    world.rooms.repair.reached(CONVERSATION, 13)
+    await world.settle()
+    client.look()
+    assert client.resyncs and client.view == world.books.ids and not client.hidden
+    nursery.cancel_scope.cancel()
+
+
+async def test_history_goes_back_during_a_repair(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """A page that was read before that is not delivered as if it were committed."""
+    world = World()
+    client = await world.start(nursery)
+    world.books.commit(3)
+    world.books.gate = trio.Event()
+    world.rooms.repair.doubt([CONVERSATION])
+    await trio.sleep(0.5)
+    world.books.go_back(6)
+    world.books.gate.set()
+    await world.settle()
+    client.look()
+    assert client.resyncs and client.view == world.books.ids and not client.hidden
+    nursery.cancel_scope.cancel()
+
+
+async def test_an_entry_of_the_lost_history_that_comes_late(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """A change above the head that PostgreSQL has is dropped, not held for its seq to come."""
+    world = World(6)
+    lost = world.books.commit(3)
+    world.books.go_back(6)
+    client = await world.start(nursery)
+    world.rooms.publish(lost[1:])
+    await world.settle()
+    assert world.rooms.history.strays == 1 and world.rooms.find(CONVERSATION).held is None  # type: ignore[union-attr]
+    world.rooms.publish(world.books.commit(3))
+    await world.settle()
+    client.look()
+    assert client.got == [7, 8, 9] and client.view == world.books.ids and not client.hidden
+    nursery.cancel_scope.cancel()
+
+
+async def test_check_all_holds_deliveries(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """From the call on nothing is delivered before the answer, even if PostgreSQL is away for long; then all is."""
+    world = World()
+    client = await world.start(nursery)
+    other, same = await world.client(), world.books.commit()
+    world.books.away = True
+    with pytest.raises(Unavailable):
+        await world.rooms.check_all()
+    world.rooms.publish(same)
+    await trio.sleep(60)
+    client.look()
+    assert client.got == []
+    world.books.away = False
+    await world.settle()
+    client.look()
+    other.look()
+    assert client.got == other.got == [12] and client.resyncs == []
+    world.books.go_back(3)
+    await world.rooms.check_all()
+    client.look()
+    assert client.resyncs == [3]
+    nursery.cancel_scope.cancel()
+
+
+async def test_more_than_is_held(
+    nursery: trio.Nursery, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A room under suspicion holds a bounded number of changes; those on top are read from PostgreSQL."""
+    monkeypatch.setattr(rooms_module, "MAX_HELD", 3)
+    world = World()
+    client = await world.start(nursery)
+    world.books.away = True
+    with pytest.raises(Unavailable):
+        await world.rooms.check_all()
+    world.rooms.publish(world.books.commit(10))
+    room = world.rooms.find(CONVERSATION)
+    assert room is not None and room.held is not None and len(room.held) == 3
+    world.books.away = False
+    await world.settle()
+    client.look()
+    assert client.got == list(range(12, 22)) and client.view == world.books.ids
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_full_send_queue(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """A connection that has no room for the Resync leaves its rooms, and is sent it later."""
+    world = World()
+    client = await world.start(nursery)
+    client.send_queue.offer(b"x" * 9_900)
+    world.books.go_back(6)
+    await world.rooms.history.check_heads()
+    assert client.resynced == [CONVERSATION] and not client.rooms
+    nursery.cancel_scope.cancel()
+
+
+async def test_it_is_said(
+    nursery: trio.Nursery,
+    autojump_clock: MockClock,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Once for each conversation and fault in the log, and in health for SHOWN seconds."""
+    lines: list[dict[str, Any]] = []
+    monkeypatch.setattr(history_check.log, "warning", lambda event, **fields: lines.append({"event": event, **fields}))
+    world = World()
+    await world.start(nursery)
+    assert world.rooms.history.trouble() is None
+    world.books.go_back(6)
+    for _ in range(3):
+        await world.rooms.history.check_heads()
+    [line] = lines
+    assert line["event"] == "history_went_back" and (line["head_seen"], line["head_found"]) == (11, 6)
+    assert line["conversation"] == str(CONVERSATION)
+    trouble = world.rooms.history.trouble()
+    assert trouble is not None and str(CONVERSATION) in trouble
+    world.rooms.history._noticed_at -= SHOWN + 1
+    assert world.rooms.history.trouble() is None
+    nursery.cancel_scope.cancel()
