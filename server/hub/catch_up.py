@@ -6,7 +6,7 @@ rooms, and the store through `SyncSource`.
 """
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
 from uuid import UUID
 
@@ -59,7 +59,7 @@ class Target(Subscriber, Protocol):
     def is_resumable(self) -> bool:
         """Whether it can outlive its transport: then a catch-up that is cut short goes on later."""
 
-    def sync_lock(self) -> trio.Lock: ...
+    def sync_lock(self) -> AbstractAsyncContextManager[None]: ...
 
     async def wait_room(self) -> None: ...
 

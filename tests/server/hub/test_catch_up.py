@@ -439,6 +439,38 @@ async def test_joined_while_lagging(place: Place, nursery: trio.Nursery, since: 
     assert seqs == sorted(set(seqs)) and seqs[-1] == 13 and (since is None or seqs == [9, 10, 11, 12, 13])
 
 
+async def hold_lock(connection: HubConnection) -> None:
+    async with connection.sync_lock():
+        await trio.sleep_forever()
+
+
+async def test_one_moves_cursors_at_a_time(place: Place, nursery: trio.Nursery) -> None:
+    """Whatever moves a connection's cursors waits for its turn, in order; an idle connection carries no lock."""
+    reader = Reader(place, nursery, manual=False)
+    await reader.begin()
+    connection = reader.connection
+    assert connection.syncing is None
+    done: list[int] = []
+
+    async def move(number: int, cancelled: trio.CancelScope) -> None:
+        with cancelled:
+            async with connection.sync_lock():
+                before = len(done)
+                await trio.sleep(1)
+                assert len(done) == before
+                done.append(number)
+
+    scopes = [trio.CancelScope() for _ in range(4)]
+    async with trio.open_nursery() as movers:
+        for number, scope in enumerate(scopes):
+            movers.start_soon(move, number, scope)
+            await wait_all_tasks_blocked()
+        scopes[2].cancel()  # while it waits
+        await trio.sleep(0.5)
+        scopes[0].cancel()  # while it has the lock
+    assert done == [1, 3] and connection.syncing is None
+
+
 # -- cut short: the client comes back on another socket ---------------------------------------------------------------
 
 
@@ -476,7 +508,8 @@ async def test_a_catch_up_is_cut_short(place: Place, nursery: trio.Nursery, mome
             if moment == "waiting for room":
                 reader.transport.blocked, reader.transport.held = True, reader.transport.limit
             if moment == "locked":
-                await connection.sync_lock().acquire()
+                transport.start_soon(hold_lock, connection)
+                await wait_all_tasks_blocked()
             transport.start_soon(connection._catch_up)
             await wait_all_tasks_blocked()
             if left and moment in ("waiting for room", "locked"):
