@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ import boto3
 
 from server.cli.dev import supervisor
 from tests.running import free_port
+from tests.waiting import block_until
 
 BUCKET = "parley"
 START = 60.0  # seconds
@@ -62,13 +62,12 @@ def gateway(binary: Path) -> Iterator[dict[str, str]]:
 
 
 def _wait(port: int, process: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + START
-    while time.monotonic() < deadline and process.poll() is None:
+    def is_listening() -> bool:
+        assert process.poll() is None, "the S3 gateway did not start"
         with socket.socket() as sock:
-            if sock.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    raise RuntimeError("the S3 gateway did not start")
+            return sock.connect_ex(("127.0.0.1", port)) == 0
+
+    block_until(is_listening)
 
 
 def _make_bucket(found: dict[str, str]) -> None:

@@ -64,7 +64,7 @@ class Proxy:
         try:
             async for data in source:
                 if self.delay:
-                    await trio.sleep(self.delay)
+                    await trio.sleep(self.delay)  # the slow way that it stands for
                 await sink.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass

@@ -1,6 +1,7 @@
 """The shape of the tree: no circle of imports, and tests that stand where their modules do."""
 
 import ast
+import re
 import subprocess
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -126,6 +127,41 @@ def test_tests_stand_where_their_modules_do(tree: str) -> None:
     lost = {name for name in names - across if not is_mirror(name)}
     assert lost == set()
     assert not {name for name in across if name.startswith(f"{tree}/") and (name not in names or is_mirror(name))}
+
+
+CLOCKS = {"autojump_clock", "mock_clock"}  # under these, time passes at once
+
+
+def sleeps(name: str) -> Iterator[str]:
+    """Where a file sleeps with neither a mock clock nor a reason behind the call."""
+    lines = (ROOT / name).read_text().splitlines()
+    virtual: set[int] = set()
+    found = set()
+    for node in ast.walk(ast.parse("\n".join(lines))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and CLOCKS & {a.arg for a in node.args.args}:
+            virtual.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+        elif isinstance(node, ast.Call) and re.fullmatch(r"(trio|time)\.sleep(_until)?", ast.unparse(node.func)):
+            found.add(node.end_lineno or node.lineno)
+    for number in sorted(found - virtual):
+        if not re.search(r"\)  # (?!noqa)|# noqa: \w+  # ", lines[number - 1]):
+            yield f"{name}:{number}"
+
+
+def test_tests_wait_for_what_happens() -> None:
+    """A test that sleeps until something will have happened fails on a busy machine, or is slow on all: there is
+    `tests.waiting`, and there are events. A sleep that is meant says why, behind the call."""
+    assert [place for name in tracked("tests/*.py") for place in sleeps(name)] == []
+
+
+def test_sleeps_are_found(tmp_path: Path) -> None:
+    """Those without a reason: a directive is none, nor is the clock of another test."""
+    file = tmp_path / "test_it.py"
+    file.write_text(
+        "async def a(autojump_clock):\n    trio.sleep(1)\n"
+        "def b():\n    time.sleep(1)\n    time.sleep(1)  # the slow client\n    time.sleep(1)  # noqa: X1\n"
+        "    time.sleep(1)  # noqa: X1  # it is meant\n    trio.sleep_until(2)\n    trio.sleep_forever()\n"
+    )
+    assert list(sleeps(str(file))) == [f"{file}:{number}" for number in (4, 6, 8)]
 
 
 def is_mirror(name: str) -> bool:

@@ -4,12 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from loadtest.processes import family
+from tests.waiting import block_until
 from tests.watchman import FROM_A_TERMINAL, Killed, command_line, status
 
 pytestmark = pytest.mark.services  # processes of their own
@@ -79,19 +79,18 @@ def is_left(pid: int, begun: str) -> bool:
 
 
 def until_hanging(run: "subprocess.Popen[bytes]", ready: Path) -> dict[int, str]:
-    give_up = time.monotonic() + 2 * WAIT
-    while not ready.exists():
-        assert run.poll() is None and time.monotonic() < give_up, (ready.parent / "said").read_text()
-        time.sleep(0.05)
+    said = (ready.parent / "said").read_text
+    assert block_until(lambda: ready.exists() or run.poll() is not None, said) and ready.exists(), said()
     return known(run.pid)
 
 
 def assert_nothing_left(run: "subprocess.Popen[bytes]", begun: dict[int, str]) -> None:
     run.wait(WAIT)
-    give_up = time.monotonic() + WAIT
-    while left := [pid for pid, since in begun.items() if is_left(pid, since)]:
-        assert time.monotonic() < give_up, [command_line(pid) for pid in left]
-        time.sleep(0.05)
+
+    def left() -> list[int]:
+        return [pid for pid, since in begun.items() if is_left(pid, since)]
+
+    block_until(lambda: not left(), lambda: [command_line(pid) for pid in left()])
 
 
 def test_everything_ends_with_the_run(tmp_path: Path) -> None:

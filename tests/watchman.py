@@ -133,7 +133,7 @@ def end(mark: str) -> None:
                 send_signal(pid, signal.SIGTERM)
             if late > (AT_LAST if supervised else SOON):
                 send_signal(pid, signal.SIGKILL)
-        time.sleep(LOOK)
+        time.sleep(LOOK)  # the watchman looks for as long as the run lasts
 
 
 def main() -> None:

@@ -9,12 +9,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from server.cli.dev import supervisor
 from server.cli.dev.binaries import find_valkey
+from tests.waiting import block_until
 
 START_WITHIN = 60.0  # seconds
 SLOTS = 16384
@@ -48,10 +48,7 @@ class Node:
         ]
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
-        deadline = time.monotonic() + START_WITHIN
-        while self.ask("PING") != b"+PONG\r\n":
-            assert time.monotonic() < deadline, (self.directory / "log").read_text()[-2000:]
-            time.sleep(0.01)
+        block_until(lambda: self.ask("PING") == b"+PONG\r\n", lambda: (self.directory / "log").read_text()[-2000:])
 
     def ask(self, *words: str) -> bytes:
         """Send one command; return the raw answer, empty when the service does not answer."""
@@ -127,10 +124,10 @@ class Cluster(Single):
         super().start()
         if not self._formed:
             self._form()
-        deadline = time.monotonic() + START_WITHIN
-        while not all(b"cluster_state:ok" in node.ask("CLUSTER", "INFO") for node in self.nodes):
-            assert time.monotonic() < deadline, self.nodes[0].ask("CLUSTER", "NODES")
-            time.sleep(0.02)
+        block_until(
+            lambda: all(b"cluster_state:ok" in node.ask("CLUSTER", "INFO") for node in self.nodes),
+            lambda: self.nodes[0].ask("CLUSTER", "NODES"),
+        )
 
     def _form(self) -> None:
         share = SLOTS // 3 + 1

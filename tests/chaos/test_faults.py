@@ -13,6 +13,7 @@ from tests.chaos.services import Cluster, Single, system_redis
 from tests.chaos.world import World, open_world
 from tests.oracle_client import Breach
 from tests.store.cluster import Cluster as Postgres
+from tests.waiting import wait_until
 
 # Each fault once, and what differs between the kinds of Redis on each: its end, with its data and without it. Faults of
 # PostgreSQL and of the connections know nothing of the kind; a killed instance leaves keys in all slots of a Cluster.
@@ -128,10 +129,7 @@ async def test_the_oracle_sees_it(place: Path, breakable: Postgres) -> None:
     async with open_world(place, make_redis("valkey", place), breakable, instances=1, proxied=False) as world:
         await world.populate(6, tampering)
         world.writing.set()
-        with trio.fail_after(60):
-            # What was dropped shows by what comes after it.
-            while not all(each.is_done for each in tampering.values()) or not world.people[3].witness.gaps:
-                await trio.sleep(0.05)
+        await wait_until(lambda: all(each.is_done for each in tampering.values()) and world.people[3].witness.gaps)
         assert await world.rest(though_breached=True)
         with pytest.raises(Breach):
             await world.judge()

@@ -25,6 +25,7 @@ from tests.proxy import Proxy
 from tests.running import Running, User, free_port, running
 from tests.store.cluster import Cluster as Postgres
 from tests.store.proxy import SOCKET as POSTGRES_SOCKET
+from tests.waiting import wait_until
 
 PAUSE = 0.1  # seconds between one's messages, at random around it
 PATIENCE = 60.0  # seconds for everybody to have everything: long past the promise, which is printed
@@ -104,7 +105,7 @@ class Person:
                 pass
             self.client = None
             self.online = trio.Event()
-            await trio.sleep(random.uniform(0.05, 0.3))
+            await trio.sleep(random.uniform(0.05, 0.3))  # a client's pause before it connects again
 
     async def _connect(self, instance: Instance) -> None:
         url = f"http://127.0.0.1:{instance.port}/hubs/chat"
@@ -137,7 +138,7 @@ class Person:
     async def write(self) -> None:
         """Send messages and mark others as read, until cancelled."""
         while True:
-            await trio.sleep(self.world.pause * random.uniform(0.5, 1.5))
+            await trio.sleep(self.world.pause * random.uniform(0.5, 1.5))  # how often people write
             await self.world.writing.wait()
             conversation = random.choice(self.conversations)
             number, key = self.witness.draft()
@@ -161,11 +162,11 @@ class Person:
             if message is not None:
                 self.witness.acknowledge(number, message["id"])
                 return str(message["id"])
-            await trio.sleep(0.05)
+            await trio.sleep(0.05)  # a client's pause before it repeats
 
     async def edit(self, message: str, content: str) -> None:
         while await self.call("EditMessage", message, content) is None:
-            await trio.sleep(0.05)
+            await trio.sleep(0.05)  # a client's pause before it repeats
 
     async def call(self, target: str, *arguments: object) -> Any:
         """Return the answer, True for an empty one; None when there was none and the call is to be repeated."""
@@ -273,7 +274,7 @@ class World:
                 )
                 quiet = quiet + 1 if done else 0
                 heads = found
-                await trio.sleep(0.1)
+                await trio.sleep(0.1)  # between looks, of which three in a row must be quiet
         return quiet >= 3
 
     async def judge(self) -> None:
@@ -298,24 +299,26 @@ class World:
             for conversation in person.conversations:
                 seq = person.witness.cursors[conversation]
                 while await person.call("MarkRead", conversation, seq) is None:
-                    await trio.sleep(0.05)
+                    await trio.sleep(0.05)  # a client's pause before it repeats
                 person.read[conversation] = seq
-        with trio.fail_after(PATIENCE):
-            for person in self.people:
-                for conversation in person.conversations:
-                    while await self._read_seq(person, conversation) < person.read[conversation]:
-                        await trio.sleep(0.1)
+        for person in self.people:
+            for conversation in person.conversations:
+
+                async def has_read() -> bool:
+                    return await self._read_seq(person, conversation) >= person.read[conversation]
+
+                await wait_until(has_read)
 
     async def settle_presence(self) -> None:
         """P7: wait until every user sees all users online."""
         ids = [person.user.id for person in self.people]
-        with trio.fail_after(PATIENCE):
-            for person in self.people:
-                while True:
-                    found = await person.call("GetPresence", ids)
-                    if found is not None and all(one["status"] == "Online" for one in found) and len(found) == len(ids):
-                        break
-                    await trio.sleep(0.1)
+        for person in self.people:
+
+            async def sees_all() -> bool:
+                found = await person.call("GetPresence", ids)
+                return found is not None and [one["status"] for one in found] == ["Online"] * len(ids)
+
+            await wait_until(sees_all)
 
     async def _heads(self) -> dict[str, int]:
         return {

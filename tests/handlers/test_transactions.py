@@ -49,7 +49,7 @@ class World:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
         yield
-        await trio.sleep(self.commit_takes)
+        await trio.sleep(self.commit_takes)  # under a mock clock
         if self.at_commit is not None:
             raise self.at_commit
         self.committed += 1
@@ -63,7 +63,7 @@ class World:
 
     async def run(self, takes: float = 0.0, raises: Exception | None = None, **options: object) -> str:
         async def write(conn: Connection) -> tuple[str, Sequence[Change]]:
-            await trio.sleep(takes)
+            await trio.sleep(takes)  # under a mock clock
             if raises is not None:
                 raise raises
             return "done", [] if "dismisses" in options else [change(11)]

@@ -73,7 +73,10 @@ class Arena:
 
     async def _until_quiet(self) -> Census:
         with trio.move_on_after(QUIET):
-            while not self.is_as_before(found := await census(self.server, self._socket)):
+            while True:
+                found = await census(self.server, self._socket)
+                if self.is_as_before(found):
+                    break
                 await trio.sleep(1)  # a census is work for the server, too
         return found
 

@@ -19,6 +19,7 @@ import msgspec
 import trio
 
 from loadtest.client import ClientError, connect
+from tests.waiting import wait_until
 
 BEATS = 5  # between two pings
 SHOWN = 10  # of the slowest pings
@@ -70,7 +71,7 @@ class Machine:
     async def beat(self) -> None:
         while True:
             due = time.monotonic() + self._beat
-            await trio.sleep(self._beat)
+            await trio.sleep(self._beat)  # how late it wakes is what is measured
             now = time.monotonic()
             self._late.append((now, now - due))
 
@@ -118,7 +119,7 @@ class Bystanders:
             self.seen.pings += 1
             self.seen.slowest.append(Slow(max(0.0, took - machine), took, time.time(), protocol))
             self.seen.slowest = sorted(self.seen.slowest, reverse=True)[:SHOWN]
-            await trio.sleep(self.errand.pause)
+            await trio.sleep(self.errand.pause)  # how often people ask
 
     async def _talk(self, client: Any) -> None:
         while not self.over:
@@ -126,7 +127,7 @@ class Bystanders:
                 body = {"conversationId": conversation, "content": f"word {self.said[conversation] + 1}"}
                 await client.invoke("SendMessage", body)
                 self.said[conversation] += 1
-            await trio.sleep(2 * self.errand.pause)
+            await trio.sleep(2 * self.errand.pause)  # how often people write
 
     def _hear(self, target: str, arguments: list[Any]) -> None:
         if target == "ReceiveMessage" and arguments[0]["content"].startswith("word "):
@@ -138,8 +139,9 @@ class Bystanders:
     async def _check(self) -> None:
         """Everything that was said has come, in order."""
         with trio.move_on_after(60):
-            while any(len(self.heard[one]) < count for one, count in self.said.items()) and not self.seen.wrong:
-                await trio.sleep(0.05)
+            await wait_until(
+                lambda: self.seen.wrong or all(len(self.heard[one]) >= count for one, count in self.said.items())
+            )
         for conversation, count in self.said.items():
             self.seen.messages += count
             heard = self.heard[conversation]

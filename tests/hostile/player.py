@@ -78,7 +78,7 @@ class Player:
             case Cut():
                 self.cut = step.size
             case Stall():
-                await trio.sleep(step.millis / 1000)
+                await trio.sleep(step.millis / 1000)  # a client that stalls
             case Deaf():
                 self.deaf = trio.Event()
                 if not step.is_deaf:

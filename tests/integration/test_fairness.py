@@ -11,6 +11,7 @@ from loadtest.client import HubClient
 from server.protocol import websocket
 from tests.integration.test_hostile import INVOKE, Raw, frame, raw
 from tests.running import Running, User
+from tests.waiting import wait_until
 
 WAIT = 60.0
 TRIPS = 20
@@ -56,9 +57,7 @@ async def flooding(server: Running, user: User, data: bytes, *, reads: bool) -> 
         nursery.start_soon(flood.run)
         if reads:
             nursery.start_soon(flood.read)
-            with trio.fail_after(WAIT):
-                while flood.taken < 2**21:
-                    await trio.sleep(0.01)
+            await wait_until(lambda: flood.taken >= 2**21)
         yield flood
         nursery.cancel_scope.cancel()
 
@@ -97,8 +96,7 @@ async def test_sends(shared: Running) -> None:
         nursery.start_soon(send_always, busy)
         shares = []
         with trio.fail_after(WAIT):
-            while done < 200:
-                await trio.sleep(0.01)
+            await wait_until(lambda: done >= 200)
             for _ in range(TRIPS):
                 before = done
                 await hub.invoke("SendMessage", {"conversationId": quiet_group, "content": "hello"})

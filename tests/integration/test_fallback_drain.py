@@ -11,6 +11,7 @@ from server.hub.server import HubServer
 from tests.event_recorder import WAIT
 from tests.integration.test_transports import PING, PONG, SHAKE, STREAM, Door, door
 from tests.server.rest.conftest import Site, open_site
+from tests.waiting import wait_until
 
 ways_in = pytest.mark.parametrize("headers", [{}, STREAM], ids=["polling", "sse"])
 
@@ -115,16 +116,12 @@ async def test_the_close_is_not_lost(site: Site) -> None:
         }
         async with trio.open_nursery() as nursery:
             nursery.start_soon(site.process.http_endpoint.serve, scope, _nothing, send)
-            with trio.fail_after(WAIT):
-                while not site.process.http_endpoint._transports:
-                    await trio.sleep(0.01)
+            await wait_until(lambda: site.process.http_endpoint._transports)
             await a.ask("POST", SHAKE + PING)
             [connection] = site.process.hub.connections
             connection.end("draining: go", allow_reconnect=True)
             go_on.set()
-            with trio.fail_after(WAIT):
-                while site.process.hub.connections:
-                    await trio.sleep(0.01)
+            await wait_until(lambda: not site.process.hub.connections)
         said = b"".join(sent)
         assert b"{}\x1e" + PONG in said and b'{"type":7,"error":"draining: go","allowReconnect":true}' in said
 
@@ -142,9 +139,7 @@ async def test_between_two_polls(site: Site) -> None:
         await a.ask("POST", SHAKE + PING)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(drained, hub)
-            with trio.fail_after(WAIT):
-                while not all(connection.closed for connection in hub.connections):
-                    await trio.sleep(0.01)
+            await wait_until(lambda: all(connection.closed for connection in hub.connections))
             answer = await a.http.get(a.url, params={"id": a.id})
         assert answer.content.startswith(b"{}\x1e" + PONG) and b'"type":7' in answer.content
         assert answer.headers["Connection"] == "close"
@@ -167,8 +162,6 @@ async def test_while_a_poll_waits(site: Site) -> None:
 
             nursery.start_soon(poll)
             [connection] = site.process.http_endpoint._transports.values()
-            with trio.fail_after(WAIT):
-                while not connection._turn.locked():  # type: ignore[attr-defined]  # of LongPolling
-                    await trio.sleep(0.01)
+            await wait_until(lambda: connection._turn.locked())  # type: ignore[attr-defined]  # of LongPolling
             await drained(site.process.hub)
         assert b'"type":7' in said[0] and b'"allowReconnect":true' in said[0]

@@ -8,6 +8,7 @@ import trio
 from loadtest.client import ClientError, HubError
 from tests.event_recorder import WAIT, Inbox, event_of
 from tests.integration.conftest import Shared
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -38,9 +39,7 @@ async def test_two_people_chat(everywhere: Shared) -> None:
         assert (await alices.until(2, "MessageChanged"))[1] == event_of(deleted)
         assert deleted["deletedAt"] and not deleted["content"]
     assert (await server.history(bob, conversation))[0]["content"] == "hello"
-    with trio.fail_after(WAIT):
-        while not (closed := [line for line in server.events("connection_closed") if line["user"] == alice.id]):
-            await trio.sleep(0.01)
+    closed = await wait_until(lambda: [line for line in server.events("connection_closed") if line["user"] == alice.id])
     assert closed[0]["reason"] and closed[0]["seconds"] >= 0
     assert closed[0]["bytes_in"] > 100 and closed[0]["bytes_out"] > 1000
 

@@ -8,6 +8,7 @@ import trio
 from loadtest.client import HubClient, HubError
 from tests.event_recorder import WAIT, Inbox, event_of
 from tests.running import Running, User, checked, running
+from tests.waiting import wait_until
 
 Pair = tuple[Running, Running]
 
@@ -193,10 +194,8 @@ async def test_presence(pair: Pair) -> None:
                 assert checked(await http.get(f"/api/users/{bob.id}"))["status"] == "Offline"
             await b.invoke("UpdateStatus", "Online")
             await until(inbox, "UserStatusChanged", userId=bob.id, status="Online", statusText=None)
-        with trio.fail_after(WAIT):
-            while not (changed := inbox.of("UserStatusChanged")[-1])["lastSeenAt"]:
-                await a.invoke("Ping")
-                await trio.sleep(0.1)
+        await wait_until(lambda: inbox.of("UserStatusChanged")[-1]["lastSeenAt"])
+        changed = inbox.of("UserStatusChanged")[-1]
         assert (changed["userId"], changed["status"]) == (bob.id, "Offline")
         everybody = await a.invoke("GetPresence", [bob.id, alice.id, eve.id])
         assert [one["status"] for one in everybody] == ["Offline", "Online", "Online"]

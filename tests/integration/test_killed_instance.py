@@ -24,7 +24,7 @@ async def test_a_killed_instance(database: str, redis_url: str) -> None:
             start = trio.current_time()
             two.kill()
             async with one.connect(carol):
-                await trio.sleep(LEASE / 3)
+                await trio.sleep(LEASE / 3)  # well within the lease nothing may be known of it yet
                 assert {one["status"] for one in await a.invoke("GetPresence", [bob.id, carol.id])} == {"Online"}
                 await until(inbox, "UserStatusChanged", userId=bob.id, status="Offline")
                 assert LEASE / 2 < trio.current_time() - start < 15 + WAIT

@@ -15,6 +15,7 @@ from loadtest.client import ClientError, HubClient, HubError
 from server.config.loading import load
 from server.identity.access_tokens import mint_token
 from tests.running import Running, User, checked, running
+from tests.waiting import wait_until
 
 WAIT = 60.0  # seconds
 NEW_KEY = "another key for tests only, long enough too"
@@ -34,12 +35,10 @@ class Manager:
             self.notifications += (await self._sock.recv(4096)).decode().split("\n")
 
     async def hear(self, beginning: str, *, after: int = 0) -> str:
-        with trio.fail_after(WAIT):
-            while True:
-                for notice in self.notifications[after:]:
-                    if notice.startswith(beginning):
-                        return notice
-                await trio.sleep(0.01)
+        def heard() -> list[str]:
+            return [notice for notice in self.notifications[after:] if notice.startswith(beginning)]
+
+        return (await wait_until(heard))[0]
 
 
 @pytest.fixture
@@ -61,9 +60,7 @@ async def managed(database: str, redis_url: str, manager: Manager, credentials: 
 
 
 async def logged(server: Running, event: str, count: int = 1) -> dict[str, Any]:
-    with trio.fail_after(WAIT):
-        while len(server.events(event)) < count:
-            await trio.sleep(0.01)
+    await wait_until(lambda: len(server.events(event)) >= count)
     return server.events(event)[count - 1]
 
 

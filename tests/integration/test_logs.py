@@ -12,6 +12,7 @@ import trio
 from loadtest.client import ClientError, HubError, connect, open_websocket
 from server.protocol import websocket
 from tests.running import Running, running
+from tests.waiting import wait_until
 
 MARKER = "geheimnisvoll"
 EMAIL = f"{MARKER}@example.org"
@@ -34,13 +35,9 @@ async def server(database: str, redis_url: str) -> AsyncIterator[Running]:
 
 async def line(server: Running, event: str, **fields: object) -> dict[str, Any]:
     """Wait for a line of this event with these fields, and return it; there must be only one."""
-    with trio.fail_after(WAIT):
-        while True:
-            found = [one for one in server.events(event) if fields.items() <= one.items()]
-            if found:
-                assert len(found) == 1, found
-                return found[0]
-            await trio.sleep(0.01)
+    found = await wait_until(lambda: [one for one in server.events(event) if fields.items() <= one.items()])
+    assert len(found) == 1, found
+    return found[0]
 
 
 async def test_requests_and_connections(server: Running) -> None:

@@ -15,6 +15,7 @@ from server.protocol.http1 import head as http_head
 from tests import plain_http
 from tests.certificates import Authority
 from tests.running import Running, User, running
+from tests.waiting import wait_until
 
 WAIT = 60.0  # seconds
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
@@ -209,9 +210,7 @@ async def a_websocket_is_a_websocket(place: Place) -> None:
             assert said in client.data, (order, spelling)
             await client.say(websocket.encode_masked(websocket.CLOSE, websocket.close_payload(1000)))
             assert (await client.end()).endswith(websocket.encode_close(1000)), (order, spelling)
-    with trio.fail_after(WAIT):
-        while opened(place.server) < len(place.every):
-            await trio.sleep(0.05)
+    await wait_until(lambda: opened(place.server) >= len(place.every))
     assert {line["transport"] for line in place.server.events("connection_opened")} == {"websocket"}
     assert opened(place.server) == len(place.every)
 

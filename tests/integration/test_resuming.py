@@ -16,6 +16,7 @@ from tests import plain_http
 from tests.event_recorder import WAIT, Inbox
 from tests.server.rest.conftest import open_site
 from tests.transports import negotiate
+from tests.waiting import wait_until
 
 COUNTED = (Invocation, StreamItem, Completion)
 CUTS = 12  # times the network fails
@@ -104,7 +105,7 @@ class Lasting(HubClient):
 
     async def keep_acknowledging(self) -> None:
         while True:
-            await trio.sleep(0.05)
+            await trio.sleep(0.05)  # how often this client acknowledges
             if self.acked < self._received:
                 self.acked = self._received
                 try:
@@ -144,7 +145,7 @@ async def test_a_network_that_fails_again_and_again(
                 answered = await hub.invoke("SendMessage", {"conversationId": talk, "content": text})
                 assert answered["content"] == text
                 answers.append(text)
-                await trio.sleep(0.01)
+                await trio.sleep(0.01)  # how often people write
 
         async with connect(url, a) as hub, trio.open_nursery() as talking:
             talking.start_soon(client.run)
@@ -154,14 +155,11 @@ async def test_a_network_that_fails_again_and_again(
                     both.start_soon(say, hub, "alice")
                     both.start_soon(say, client, "bob")
                     for cut in range(CUTS):
-                        while len(answers) < (cut + 1) * SENDS // CUTS:
-                            await trio.sleep(0.005)
+                        await wait_until(lambda: len(answers) >= (cut + 1) * SENDS // CUTS)
                         before = client.resumed
                         await client.cut()
-                        while client.resumed == before:
-                            await trio.sleep(0.005)
-                while len(client.inbox.of("ReceiveMessage")) < 2 * SENDS:
-                    await trio.sleep(0.01)
+                        await wait_until(lambda: client.resumed != before)
+                await wait_until(lambda: len(client.inbox.of("ReceiveMessage")) >= 2 * SENDS)
             talking.cancel_scope.cancel()
         received = [message["seq"] for message in client.inbox.of("ReceiveMessage")]
         assert received == list(range(2, 2 * SENDS + 2))

@@ -14,6 +14,7 @@ from server.protocol.signalr import handshake
 from tests.event_recorder import WAIT
 from tests.running import Running, User, running
 from tests.transports import negotiate, upgrade_later
+from tests.waiting import wait_until
 
 
 class Socket:
@@ -190,9 +191,7 @@ async def test_a_used_id(shared: Running) -> None:
         await socket.say(handshake.encode_request("json", 1))
         await socket.until(1, None)
         assert await refused(shared, token) == 409
-    with trio.fail_after(WAIT):
-        while user.id not in [line["user"] for line in shared.events("connection_closed")]:
-            await trio.sleep(0.02)
+    await wait_until(lambda: user.id in [line["user"] for line in shared.events("connection_closed")])
     assert await refused(shared, token) == 404
 
 
@@ -211,15 +210,13 @@ async def test_a_server_that_stood_still(database: str, redis_url: str) -> None:
             async def ping() -> None:
                 while True:
                     await socket.say({"type": 6})
-                    await trio.sleep(0.2)
+                    await trio.sleep(0.2)  # how often a client pings
 
             nursery.start_soon(ping)
             server.pause()
-            await trio.sleep(2 * silence)
+            await trio.sleep(2 * silence)  # how long the server hangs
             server.resume()
-            with trio.fail_after(WAIT):
-                while not server.events("paused"):
-                    await trio.sleep(0.02)
+            await wait_until(lambda: server.events("paused"))
             await trio.sleep(2)  # when it judges
             await socket.say({"type": 1, "invocationId": "1", "target": "Ping", "arguments": []})
             [answer] = await socket.until(1, 3)

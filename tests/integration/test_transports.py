@@ -18,6 +18,7 @@ from tests.integration.conftest import Shared
 from tests.running import Running, User, running
 from tests.server.rest.conftest import Site, open_site
 from tests.transports import TIMEOUT, negotiate
+from tests.waiting import wait_until
 
 SHAKE = b'{"protocol":"json","version":1}\x1e'
 PING = b'{"type":1,"invocationId":"1","target":"Ping","arguments":[]}\x1e'
@@ -146,21 +147,17 @@ async def test_polls_take_turns(shared: Shared) -> None:
         await nursery.start(_started, poll, 204)
         await trio.sleep(0.2)  # both are there: nothing shows it from outside
         await nursery.start(_started, poll)
-        await trio.sleep(0.1)
+        await trio.sleep(0.1)  # it is there: nothing shows it from outside
         await a.ask("POST", SHAKE)
-        with trio.fail_after(WAIT):
-            while len(said) < 3:
-                await trio.sleep(0.01)
+        await wait_until(lambda: len(said) >= 3)
         assert sorted(said) == [b"", b"", b"{}\x1e"]
         await nursery.start(_started, poll, 204)
-        await trio.sleep(0.1)
+        await trio.sleep(0.1)  # the same
         await a.ask("DELETE", status=202)
         await a.ask("GET", status=204)
         await a.ask("DELETE", status=202)
         await a.ask("POST", PING, status=404)
-        with trio.fail_after(WAIT):
-            while len(said) < 4:
-                await trio.sleep(0.01)
+        await wait_until(lambda: len(said) >= 4)
     ends = [line["reason"] for line in shared.events("connection_closed") if line["user"] == alice.id]
     assert ends == ["ended by client"]
 
@@ -198,9 +195,9 @@ async def test_drain_and_pings(database: str, redis_url: str) -> None:
         for number, carrier in enumerate(("sse", "polling")):
             async with server.connect(alice, carrier=carrier):
                 pass
-            with trio.fail_after(WAIT):
-                while len([line for line in server.events("connection_closed") if line["user"] == alice.id]) <= number:
-                    await trio.sleep(0.01)
+            await wait_until(
+                lambda: len([line for line in server.events("connection_closed") if line["user"] == alice.id]) > number
+            )
         async with of(server, bob) as b, b.stream() as until:
             await b.ask("POST", SHAKE)
             await until(b'{"type":6}\x1e')
@@ -257,9 +254,7 @@ async def test_slow_readers_cost_only_themselves(database: str, redis_url: str) 
             while len(seqs) < len(sent):
                 await poll()
             assert seqs == sent
-            with trio.fail_after(WAIT):
-                while not any("stalled" in line["reason"] for line in server.events("connection_closed")):
-                    await trio.sleep(0.05)
+            await wait_until(lambda: any("stalled" in line["reason"] for line in server.events("connection_closed")))
             await stuck.aclose()
 
 
@@ -295,8 +290,7 @@ async def test_a_client_that_stops_polling_is_gone(
 
 
 async def _until_gone(site: Site) -> None:
-    while site.process.hub.connections:
-        await trio.sleep(0.05)
+    await wait_until(lambda: not site.process.hub.connections)
 
 
 async def test_posts_wait_their_turn(database: str, redis_url: str, nursery: trio.Nursery) -> None:
@@ -342,6 +336,4 @@ async def test_posts_wait_their_turn(database: str, redis_url: str, nursery: tri
 
 
 async def _until_waiting(transport: HttpTransport, posts: int) -> None:
-    with trio.fail_after(WAIT):
-        while transport._posts.statistics().tasks_waiting + transport._posts.locked() < posts:
-            await trio.sleep(0.01)
+    await wait_until(lambda: transport._posts.statistics().tasks_waiting + transport._posts.locked() >= posts)

@@ -20,6 +20,7 @@ from server.identity.access_tokens import LEEWAY, mint_token
 from tests.event_recorder import event_of
 from tests.proxy import Proxy
 from tests.running import JWT_KEY, Running, User, free_port, running
+from tests.waiting import wait_until
 
 SCRIPT = Path(__file__).parent / "chat.mjs"
 WAIT = 120.0  # seconds: long past anything but a hang
@@ -250,13 +251,13 @@ async def test_reconnects_after_a_drain(node: str, people: Node, database: str, 
         async with running(database, redis_url, port=port):
             for b in found:
                 await b.expect("reconnected")
-                answer: tuple[str, Any] = ("failed", None)
-                with trio.fail_after(WAIT):
-                    while answer[0] == "failed":  # it may have been to the one that drains first
-                        await b.command("invoke", "Ping")
-                        answer = await b.expect_one_of("result", "failed")
-                        await trio.sleep(0.1)
-                assert answer == ("result", {})
+
+                async def answered() -> Any:
+                    await b.command("invoke", "Ping")
+                    answer = await b.expect_one_of("result", "failed")
+                    return answer if answer[0] == "result" else None
+
+                assert await wait_until(answered) == ("result", {})  # it may have been to the one that drains first
 
 
 async def test_refusals(people: Node, database: str, redis_url: str) -> None:
@@ -336,10 +337,7 @@ async def _lose_sockets(proxy: Proxy, server: Running, b: Person, bob: User, pro
         assert received == [message["content"] for message in stored] and len(received) == 20
         assert not b.happened("reconnecting") and not b.happened("ReceiveMessage")
         last = await a.invoke("SendMessage", {"conversationId": conversation, "content": "last"})
-        with trio.fail_after(WAIT):
-            while not updates or updates[-1]["seq"] < last["seq"]:
-                await a.invoke("Ping")
-                await trio.sleep(0.1)
+        await wait_until(lambda: updates and updates[-1]["seq"] >= last["seq"])
         own = {message["seq"] for message in stored if message["senderId"] == bob.id}  # who writes has read
         assert all(update["status"] == "Delivered" or update["seq"] in own for update in updates)
         assert updates[-1]["status"] == "Delivered"

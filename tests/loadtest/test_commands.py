@@ -4,7 +4,6 @@ import errno
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from loadtest.scenarios import SCENARIOS
 from server.cli.dev.process import command_line
 from server.cli.main import main as parley
 from tests.loadtest.runs import run
+from tests.waiting import block_until
 
 README = Path(__file__).parents[2] / "loadtest" / "README.md"
 
@@ -168,10 +168,7 @@ def test_a_run_that_is_ended_leaves_nothing_behind(number: signal.Signals, tmp_p
     if number != signal.SIGKILL:
         assert "interrupted" in said and process.returncode == 1
         assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
-    give_up = time.monotonic() + 60
-    while left := [pid for pid in started if command_line(pid)]:
-        assert time.monotonic() < give_up, left
-        time.sleep(0.05)
+    block_until(lambda: not any(map(command_line, started)), lambda: [pid for pid in started if command_line(pid)])
 
 
 def test_a_run_that_outlives_its_tokens_is_refused() -> None:

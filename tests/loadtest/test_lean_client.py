@@ -15,6 +15,7 @@ from loadtest.reference import Opener
 from loadtest.rest import Rest, RestError
 from server.protocol import websocket
 from server.protocol.http1 import head as http_head
+from tests.waiting import wait_until
 
 Behaviour = Callable[[trio.SocketStream], Awaitable[None]]
 
@@ -199,8 +200,7 @@ async def test_what_the_kernel_does_not_take_goes_later() -> None:
             for number in range(count):
                 wire.send("Shout", (f"{number:06d}" + "x" * size,))
             go.set()
-            while len(received) < count * size:
-                await trio.sleep(0.01)
+            await wait_until(lambda: len(received) >= count * size)
             found = [
                 event.data[:60]
                 for event in websocket.Decoder().receive(bytes(received))

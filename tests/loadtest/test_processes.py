@@ -2,9 +2,9 @@
 
 import subprocess
 import sys
-import time
 
 from loadtest.processes import Watch, family, joint_usage, metrics_usage, parse_metrics, usage
+from tests.waiting import block_until
 
 BUSY = (
     "import time\nb = bytearray(b'x' * 30_000_000)\nwhile time.process_time() < 0.3: pass\nprint(flush=True)\ninput()"
@@ -36,10 +36,7 @@ def test_a_tree_is_watched_through_its_servers() -> None:
 def test_shared_memory_counts_once() -> None:
     """Two processes of one program weigh less than twice one of them."""
     children = [subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) for _ in range(2)]
-    give_up = time.monotonic() + 60
-    while any((usage(child.pid) or (0, 0))[1] < 5_000_000 for child in children):
-        assert time.monotonic() < give_up
-        time.sleep(0.01)
+    block_until(lambda: all((usage(child.pid) or (0, 0))[1] >= 5_000_000 for child in children))
     alone = [usage(child.pid) for child in children]
     assert joint_usage(child.pid for child in children).rss_bytes < sum(each.rss_bytes for each in alone if each)
     for child in children:

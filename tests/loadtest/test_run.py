@@ -64,10 +64,10 @@ async def test_a_stalled_server_shows_in_the_percentiles(database: str, redis_ur
 
         async def stall() -> None:
             await view.connected.wait()
-            await trio.sleep(1.0)
+            await trio.sleep(1.0)  # into the run
             server.pause()
             try:
-                await trio.sleep(0.8)
+                await trio.sleep(0.8)  # the stall that is to be seen
             finally:
                 server.resume()
 

@@ -15,6 +15,7 @@ from loadtest.client import ClientError, HubClient, HubError, connect
 from loadtest.oracle import contents
 from tests.oracle_client import Witness, judge, make_oracle
 from tests.running import Running, User
+from tests.waiting import wait_until
 
 BACK = 0.1  # seconds after a connection that could not be made
 PATIENCE = 60.0  # seconds for everything to arrive in the end
@@ -70,7 +71,7 @@ class Talker:
                 while isinstance(error, BaseExceptionGroup):
                     error = error.exceptions[0]
                 self._seen.refused[str(error)] += 1
-                await trio.sleep(BACK)
+                await trio.sleep(BACK)  # a client's pause before it connects again
 
     async def _connect(self) -> None:
         """Raises ClientError, OSError, alone or in a group, when there is no way in."""
@@ -105,7 +106,7 @@ class Talker:
         """Say something so many times a second, at random moments, until cancelled."""
         async with trio.open_nursery() as nursery:
             while True:
-                await trio.sleep(random.expovariate(rate))
+                await trio.sleep(random.expovariate(rate))  # how often people write
                 nursery.start_soon(self._say, self.witness.oracle.now())
 
     async def _say(self, due: float) -> None:
@@ -120,7 +121,7 @@ class Talker:
                     self.witness.acknowledge(number, (await self._client.invoke("SendMessage", body))["id"])
                 except HubError as error:
                     assert error.code in ("unavailable", "overloaded", "draining"), error
-                    await trio.sleep(BACK)
+                    await trio.sleep(BACK)  # a client's pause before it repeats
                 except ClientError:
                     await trio.lowlevel.checkpoint()  # the connection is lost: say it again on the next one
 
@@ -152,7 +153,7 @@ async def ask(port: int, seen: Seen, pause: float) -> None:
             seen.requests[f"{error.strerror or error}"] += 1
         except trio.BrokenResourceError as error:
             seen.requests[f"{error.__cause__ or error}"] += 1
-        await trio.sleep(pause)
+        await trio.sleep(pause)  # how often it is asked
 
 
 async def settle(talkers: list[Talker], server: Running) -> None:
@@ -161,7 +162,5 @@ async def settle(talkers: list[Talker], server: Running) -> None:
     for one, other in zip(talkers[::2], talkers[1::2], strict=True):
         stored = found[one.conversation] = await server.history(one.user, one.conversation, system=True)
         head = max((message["changedSeq"] for message in stored), default=0)
-        with trio.fail_after(PATIENCE):
-            while min(talker.witness.cursors[one.conversation] for talker in (one, other)) < head:
-                await trio.sleep(0.05)
+        await wait_until(lambda: min(talker.witness.cursors[one.conversation] for talker in (one, other)) >= head)
     judge(talkers[0].witness.oracle, [talker.witness for talker in talkers], found)

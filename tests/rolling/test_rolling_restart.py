@@ -11,6 +11,7 @@ import trio
 
 from tests.rolling.fleet import Member, Restart, open_fleet
 from tests.rolling.load import Seen, Talker, ask, populate, settle
+from tests.waiting import wait_until
 
 ASKERS = 2
 PAUSE = 2.0  # seconds between two restarts
@@ -20,7 +21,7 @@ async def restart_all(members: list[Member], pause: float) -> list[Restart]:
     took = []
     for member in members:
         took.append(await member.restart())
-        await trio.sleep(pause)
+        await trio.sleep(pause)  # between two restarts
     return took
 
 
@@ -29,9 +30,7 @@ async def roll(members: list[Member], talkers: list[Talker], seen: Seen, *, rate
     async with trio.open_nursery() as people:
         for talker in talkers:
             people.start_soon(talker.live)
-        with trio.fail_after(60):
-            while seen.online < len(talkers):
-                await trio.sleep(0.05)
+        await wait_until(lambda: seen.online >= len(talkers))
         async with trio.open_nursery() as load:
             for talker in talkers:
                 load.start_soon(talker.talk, rate)
@@ -39,7 +38,7 @@ async def roll(members: list[Member], talkers: list[Talker], seen: Seen, *, rate
                 load.start_soon(ask, members[0].running.port, seen, 0.02)
             await trio.sleep(min(PAUSE, calm))  # caches and code are warm
             start = trio.current_time()
-            await trio.sleep(calm)
+            await trio.sleep(calm)  # what is compared: a time without restarts
             middle = trio.current_time()
             took = await restart_all(members, min(PAUSE, calm))
             end = trio.current_time()

@@ -8,13 +8,14 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
 from server.cli.dev import supervisor
+from tests.waiting import block_until
 
 TEMPLATE = "parley_template"
 START_TIMEOUT = 60.0  # seconds
@@ -72,14 +73,8 @@ class Cluster:
                 stderr=log,
                 stdout=log,
             )
-        deadline = time.monotonic() + START_TIMEOUT
-        while True:
-            try:
-                psycopg.connect(self.dsn()).close()
-                return
-            except psycopg.OperationalError:
-                assert time.monotonic() < deadline, (self.directory / "log").read_text()
-                time.sleep(0.02)
+        connect, log_text = partial(psycopg.connect, self.dsn()), (self.directory / "log").read_text
+        block_until(connect, log_text, despite=psycopg.OperationalError).close()
 
     def stop(self) -> None:
         """Shut PostgreSQL down fast: it ends all sessions with an error."""

@@ -3,7 +3,6 @@
 from uuid import UUID
 
 import pytest
-import trio
 
 from store import receipts
 from store.ids import new_id
@@ -15,6 +14,7 @@ from store.redis.client import Redis
 from store.redis.inbox_entries import Receipt
 from tests.store.redis.test_instances import redis, valkey  # noqa: F401
 from tests.store.world import make_group, make_users
+from tests.waiting import wait_until
 
 
 async def cursors(conn: Connection, group: UUID) -> dict[UUID, tuple[int, int]]:
@@ -94,8 +94,7 @@ async def test_claimed_from_the_dead(redis: Redis, monkeypatch: pytest.MonkeyPat
     await streams.prepare()
     await streams.append([Receipt(new_id(), new_id(), 1, 1)])
     [dead] = await streams.take("dead")
-    await trio.sleep(0.1)
-    [claimed] = await streams.claim("alive")
+    [claimed] = await wait_until(lambda: streams.claim("alive"))
     assert claimed == dead
     await streams.finish([claimed])
     assert await streams.claim("other") == []

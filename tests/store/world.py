@@ -11,6 +11,7 @@ from store.model import Change, Message, MessageType
 from store.postgres import conversations, users
 from store.postgres.connection import Connection
 from store.postgres.group_commit import Append, AppendError, Lanes
+from tests.waiting import wait_until
 
 WAIT = 60.0  # seconds before a test that waits in vain fails
 
@@ -98,13 +99,14 @@ class Writer:
 async def wait_for_lock(watcher: Connection, count: int = 1) -> None:
     """Until `count` sessions of this database wait for a lock. The server has no event for it, so this polls."""
     query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    await wait_until(watcher, query, count)
+    await wait_for_value(watcher, query, count)
 
 
-async def wait_until(watcher: Connection, query: str, expected: object) -> None:
-    with trio.fail_after(WAIT):
-        while (await (await watcher.execute(query.encode())).fetchall())[0][0] != expected:
-            await trio.sleep(0.005)
+async def wait_for_value(watcher: Connection, query: str, expected: object) -> None:
+    async def is_there() -> bool:
+        return await fetch_value(watcher, query) == expected
+
+    await wait_until(is_there)
 
 
 async def fetch_value(conn: Connection, query: str, *parameters: object) -> object:

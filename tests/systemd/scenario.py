@@ -50,7 +50,7 @@ def until(condition: Callable[[], bool]) -> float:
     while time.monotonic() < start + WAIT:
         if condition():
             return round(time.monotonic() - start, 2)
-        time.sleep(0.05)
+        time.sleep(0.05)  # this file runs by itself in a sandbox, without tests.waiting
     return float("inf")
 
 
@@ -81,7 +81,7 @@ class Askers:
             start = time.monotonic()
             self.counts[ask()] += 1
             self.longest = max(self.longest, time.monotonic() - start)
-            time.sleep(PAUSE)
+            time.sleep(PAUSE)  # how often it is asked
 
     def __enter__(self) -> "Askers":
         for thread in self._threads:
@@ -167,7 +167,7 @@ def killed() -> dict[str, Any]:
     """Kill an instance as the out-of-memory killer does. Only requests that it had are lost."""
     before = pid("parley@1")
     with Askers() as askers:
-        time.sleep(0.2)
+        time.sleep(0.2)  # so that requests are under way
         os.kill(before, signal.SIGKILL)
         back = until(lambda: pid("parley@1") not in (0, before) and systemctl("is-active", "parley@1")[1] == "active")
     return {**askers.summary(), "back": back, "restarts": show("parley@1", "NRestarts")["NRestarts"]}

@@ -18,6 +18,7 @@ from tests import plain_http
 from tests.integration.test_stateful import Socket
 from tests.running import Running, User, checked, free_port, running
 from tests.transports import negotiate
+from tests.waiting import wait_until
 
 EXAMPLES = Path(__file__).parents[2] / "systemd/proxies"
 # Seconds, for the 100 and the 15 of the examples, and as far apart: pings keep a WebSocket open, also where the machine
@@ -70,10 +71,12 @@ async def proxy(name: str, place: Path, servers: list[int]) -> AsyncIterator[int
     command = [path, *(part.format(place=place, file=file) for part in COMMANDS[name][1:])]
     async with trio.open_nursery() as nursery:
         process = await nursery.start(trio.run_process, command)
-        with trio.fail_after(WAIT):
-            while await ask(port) != "200":
-                assert process.returncode is None, "it has ended"
-                await trio.sleep(0.05)
+
+        async def is_ready() -> bool:
+            assert process.returncode is None, "it has ended"
+            return await ask(port) == "200"
+
+        await wait_until(is_ready)
         yield port
         nursery.cancel_scope.cancel()
 
@@ -94,14 +97,12 @@ async def real_address(port: int, servers: list[Running], user: User) -> None:
     headers = {"Authorization": f"Bearer {user.token}", "X-Forwarded-For": "1.2.3.4"}
     async with plain_http.client(base_url=f"http://127.0.0.1:{port}", transport=transport, headers=headers) as http:
         checked(await http.get("/api/users/me"))
-    with trio.fail_after(WAIT):
-        while True:
-            lines = [line for server in servers for line in server.events("request")]
-            found = {line["address"] for line in lines if line.get("route") == "/api/users/me"}
-            if found:
-                break
-            await trio.sleep(0.02)
-    assert found == {ELSEWHERE}
+
+    def addresses() -> set[str]:
+        lines = [line for server in servers for line in server.events("request")]
+        return {line["address"] for line in lines if line.get("route") == "/api/users/me"}
+
+    assert await wait_until(addresses) == {ELSEWHERE}
 
 
 @pytest.mark.parametrize("name", ["nginx", "haproxy"])
@@ -146,7 +147,7 @@ async def go_and_come_back(
     async def keep_asking() -> None:
         while True:
             answers[await ask(port, users[0])] += 1
-            await trio.sleep(0.05)
+            await trio.sleep(0.05)  # how often it is asked
 
     async with trio.open_nursery() as nursery:
         for user in users:

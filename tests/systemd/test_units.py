@@ -4,12 +4,14 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 
 from tests.running import JWT_KEY, free_port
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 THRESHOLD = "15"  # tenths: an exposure of at most 1.5
@@ -101,13 +103,8 @@ async def test_a_socket_handed_over(database: str, redis_url: str) -> None:
     command += [sys.executable, "-m", "server", "serve"]
     async with trio.open_nursery() as nursery:
         process = await nursery.start(trio.run_process, command)
+        stream = await wait_until(partial(trio.open_tcp_stream, "127.0.0.1", port), despite=OSError)
         with trio.fail_after(60):
-            while True:
-                try:
-                    stream = await trio.open_tcp_stream("127.0.0.1", port)
-                    break
-                except OSError:
-                    await trio.sleep(0.02)
             async with stream:
                 await stream.send_all(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
                 assert (await stream.receive_some()).startswith(b"HTTP/1.1 200")

@@ -18,6 +18,7 @@ from store.postgres.connection import Connection
 from store.signing import SigningKeys
 from tests import forkserver
 from tests.running import JWT_KEY
+from tests.waiting import wait_until
 
 OLD = datetime.now(UTC) - timedelta(days=100)
 
@@ -139,9 +140,11 @@ async def test_two_at_once(database: str) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(second)
         query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'parley-purge' AND query LIKE %s"
-        with trio.fail_after(60):
-            while (await (await conn.execute(query, ("%pg_try_advisory_lock%",))).fetchall())[0][0] == 0:
-                await trio.sleep(0.05)
+
+        async def waits() -> bool:
+            return await (await conn.execute(query, ("%pg_try_advisory_lock%",))).fetchall() != [(0,)]
+
+        await wait_until(waits)
         assert done == []
         await conn.execute("SELECT pg_advisory_unlock(hashtext('parley.purge'))")
     assert done[0].code == 0 and "another purge is running" in done[0].err

@@ -40,14 +40,14 @@ class World:
             raise Unavailable("away")
 
     async def enlist(self, instance: str, ttl: float) -> None:
-        await trio.sleep(0.01)
+        await trio.sleep(0.01)  # under a mock clock
         self._pass()
         assert ttl > 2 * RENEWAL
         self.log.append(f"enlist {len(self.registered)}")
         self.registered[instance] = set()
 
     async def register(self, instance: str, rooms: Collection[UUID], users: Collection[UUID]) -> dict[UUID, int]:
-        await trio.sleep(0.01)
+        await trio.sleep(0.01)  # under a mock clock
         self._pass()
         self.registered[instance].update(rooms, users)
         self.log.append("register")
@@ -60,7 +60,7 @@ class World:
 
     async def read(self, instance: str, after: bytes, block: float) -> list[Delivery]:
         self.asked_after.append(after)
-        await trio.sleep(0.1)
+        await trio.sleep(0.1)  # under a mock clock
         self._pass()
         found, self.inbox = self.inbox, []
         return found

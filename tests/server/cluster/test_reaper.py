@@ -15,6 +15,7 @@ from store.redis.client import Redis
 from store.redis.instances import MEMBERS, Instances
 from tests.store.redis.test_client import wait_reachable
 from tests.store.world import WAIT
+from tests.waiting import wait_until
 
 
 class Watcher:
@@ -59,9 +60,10 @@ async def traces(redis: Redis, name: str) -> set[str]:
 
 
 async def until_reaped(instances: Instances, name: str) -> None:
-    with trio.fail_after(WAIT):
-        while any(known.instance == name for known in await instances.list_all()):
-            await trio.sleep(0.01)
+    async def is_gone() -> bool:
+        return name not in [known.instance for known in await instances.list_all()]
+
+    await wait_until(is_gone)
 
 
 async def make_dead(instances: Instances) -> tuple[list[UUID], list[UUID]]:

@@ -17,6 +17,7 @@ from store.postgres.pool import Pool
 from store.receipts import Moved, ReceiptStreams, Taken
 from store.redis.inbox_entries import Receipt
 from tests.store.world import WAIT, make_group, make_users
+from tests.waiting import wait_until
 
 
 class Streams:
@@ -66,9 +67,7 @@ class World:
         self.announced += receipts
 
     async def until(self, done: Any) -> None:
-        with trio.fail_after(WAIT):
-            while not done():
-                await trio.sleep(0.01)
+        await wait_until(lambda: done())
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from store.ids import new_id
 from store.model import Change, Cursor, Message, MessageStatus, MessageType
 from store.redis.inbox_entries import dismissal
 from tests.server.fake_cluster import Alone
+from tests.waiting import wait_until
 
 CONVERSATION, USER = new_id(), new_id()
 
@@ -219,8 +220,7 @@ async def test_a_gap_is_repaired(nursery: trio.Nursery, autojump_clock: MockCloc
     world.rooms.publish([change(13)])
     assert connection.seen == []
     await wait_all_tasks_blocked()
-    while len(connection.seen) < 3:
-        await trio.sleep(0.01)
+    await wait_until(lambda: len(connection.seen) >= 3)
     assert connection.seen == [11, 12, 13]
     assert trio.current_time() - start < 2 * REPAIR_DELAY
 

@@ -24,6 +24,7 @@ from tests import plain_http
 from tests.running import free_port
 from tests.server.metrics.samples import Scrape, admin, scrape
 from tests.server.rest.conftest import Site, open_site
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
 NAME = re.compile(r"parley_[a-z]+(_[a-z]+)*")
@@ -71,9 +72,12 @@ async def test_what_happens_is_counted(database: str, redis_url: str, nursery: t
     socket = tmp_path / "admin.sock"
     async with open_site(database, redis_url, nursery, admin_listen=(str(socket),)) as site:
         await a_chat(site)
-        with trio.fail_after(60):
-            while (found := await scrape(socket)).value("parley_hub_endings_total", reason="lost") < 2:
-                await trio.sleep(0.05)
+
+        async def settled() -> Scrape | None:
+            found = await scrape(socket)
+            return found if found.value("parley_hub_endings_total", reason="lost") >= 2 else None
+
+        found = await wait_until(settled)
         value = found.value
         assert value("parley_hub_invocations_total", method="SendMessage") == 1
         assert value("parley_hub_invocation_seconds_count", method="SendMessage") == 1
@@ -145,9 +149,7 @@ async def test_what_is_refused_is_counted(
         idle = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(2)]
         for stream in idle:
             await stream.send_all(b"GET")
-        with trio.fail_after(60):
-            while not site.process.listener.strangers.refused:
-                await trio.sleep(0.01)
+        await wait_until(lambda: site.process.listener.strangers.refused)
         for _ in range(OF_ONE + 3):
             with suppress(structlog.DropEvent):
                 logs._suppressor(None, "", {"event": "the same"})
@@ -235,7 +237,7 @@ async def test_many_at_a_port(
         under_way.append(1)
         assert sum(under_way) == 1
         for _ in range(10):
-            await trio.sleep(0.001)
+            await trio.sleep(0.001)  # the slow scrape that others wait for
         under_way.append(-1)
         return b"done", "text/plain"
 

@@ -86,7 +86,7 @@ async def test_the_pulse_feels_what_holds_the_loop(nursery: trio.Nursery) -> Non
     with trio.fail_after(60):
         while not event_loop_lag.lags.count:
             await trio.testing.wait_all_tasks_blocked()
-            time.sleep(PERIOD + 0.3)  # noqa: ASYNC251 - holding the loop is the point
+            time.sleep(PERIOD + 0.3)  # noqa: ASYNC251  # holding the loop is the point
     assert event_loop_lag.lags.sum >= 0.25
     before = event_loop_lag.pauses[2].count
     gc.collect()

@@ -47,6 +47,7 @@ from store.redis.instances import Instances
 from tests.event_recorder import Inbox
 from tests.running import Running, User
 from tests.server.rest.conftest import Site, open_site
+from tests.waiting import wait_until
 
 WAIT = 300.0  # seconds: long past anything but a hang, on however busy a machine
 AGAIN = 1.0  # seconds after which people chat once more, when the fault was not met
@@ -134,9 +135,7 @@ class Stage:
 
     async def until_whole(self) -> None:
         """Wait until every part and the link are back, so that the next fault hits a working one."""
-        with trio.fail_after(WAIT):
-            while self.process.supervisor.down or not self.process.membership.established:
-                await trio.sleep(0.05)
+        await wait_until(lambda: not (self.process.supervisor.down or not self.process.membership.established))
 
     async def attempt(self, call: Callable[[], Awaitable[Any]]) -> None:
         """Run a call that may fail, as the injected fault may affect its caller."""
@@ -227,9 +226,7 @@ async def until_noted(part: str, run: Callable[..., Awaitable[Any]]) -> None:
     before = guard(part).count
     async with trio.open_nursery() as nursery:
         await nursery.start(run)
-        with trio.fail_after(WAIT):
-            while guard(part).count == before:
-                await trio.sleep(0.01)
+        await wait_until(lambda: guard(part).count != before)
         nursery.cancel_scope.cancel()
 
 
@@ -407,8 +404,7 @@ async def inject(database: str, redis_url: str, nursery: trio.Nursery, monkeypat
                                     break
                                 await chat(stage)
                             await raised.wait()
-                            while counts()[fault.part] == before:
-                                await trio.sleep(0.01)
+                            await wait_until(lambda: counts()[fault.part] != before)
                         assert raised.is_set() and counts()[fault.part] > before, fault
                         await stage.chat()
         assert not stage.a.closed.is_set() and not stage.b.closed.is_set()
@@ -441,17 +437,17 @@ async def test_each_part_fails_as_a_whole(
             for part in list(triggers):
                 before, restarts = triggers[part], stage.process.supervisor.restarts
                 before.set()
-                with trio.fail_after(WAIT):
-                    while triggers[part] is before:
-                        await trio.sleep(0.01)
+                await wait_until(lambda: triggers[part] is not before)
                 assert stage.process.supervisor.restarts > restarts
                 await stage.chat()
                 async with stage.server.connect(stage.carol) as newcomer:
                     assert await newcomer.invoke("Ping") == {}
             assert not stage.a.closed.is_set() and not stage.b.closed.is_set()
-            with trio.fail_after(WAIT):
-                while (await site.call("GET", "/health"))["status"] != "Healthy":
-                    await trio.sleep(0.1)
+
+            async def is_healthy() -> bool:
+                return bool((await site.call("GET", "/health"))["status"] == "Healthy")
+
+            await wait_until(is_healthy)
 
 
 def lose(monkeypatch: pytest.MonkeyPatch, part: str, when: trio.Event) -> None:

@@ -21,7 +21,7 @@ class Part:
         self.starts.append(trio.current_time())
         task_status.started()
         if len(self.starts) <= self.failures:
-            await trio.sleep(self.life)
+            await trio.sleep(self.life)  # under a mock clock
             raise OverflowError
         await trio.sleep_forever()
 

@@ -7,6 +7,7 @@ import trio
 
 from server.transport import listener
 from tests.server.rest.conftest import Site, open_site
+from tests.waiting import wait_until
 
 LONG = 30_000
 
@@ -74,9 +75,7 @@ async def test_answers_that_are_not_read(
             for _ in range(6):
                 before = answers.held, answers.refused, answers.refused_all
                 sockets.append(await unread(site, request.encode()))
-                with trio.fail_after(30):
-                    while (answers.held, answers.refused, answers.refused_all) == before:
-                        await trio.sleep(0.01)
+                await wait_until(lambda: (answers.held, answers.refused, answers.refused_all) != before)
                 assert answers.held <= everybody
             assert answers.refused_all if expected == b"503" else answers.refused
             with trio.fail_after(30):
@@ -86,13 +85,9 @@ async def test_answers_that_are_not_read(
                 assert (await site.call("GET", "/health/live"))["status"]
         for stream in sockets:
             await trio.aclose_forcefully(stream)
-        with trio.fail_after(60):
-            while answers.held:
-                await trio.sleep(0.01)
+        await wait_until(lambda: not answers.held)
         await site.call("GET", "/api/messages", token=token, params={"conversationId": group, "limit": 200})
-        with trio.fail_after(60):
-            while answers.held:
-                await trio.sleep(0.01)
+        await wait_until(lambda: not answers.held)
 
 
 async def unread(site: Site, request: bytes) -> trio.SocketStream:

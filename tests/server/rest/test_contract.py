@@ -4,10 +4,9 @@ import re
 from typing import Any
 from uuid import UUID
 
-import trio
-
 from server.identity.access_tokens import mint_token
 from tests.server.rest.conftest import Site
+from tests.waiting import wait_until
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 USER = {"id", "username", "displayName", "avatarUrl", "status", "statusText", "lastSeenAt", "createdAt"}
@@ -161,9 +160,10 @@ async def test_status_and_receipts(site: Site) -> None:
         items = (await site.call("GET", f"{path}/receipts", token=a))["items"]
         return {item["userId"]: item["status"] for item in items}
 
-    with trio.fail_after(60):
-        while await receipts() != {bob: "Read", carol: "Delivered"}:
-            await trio.sleep(0.05)
+    async def are_there() -> bool:
+        return await receipts() == {bob: "Read", carol: "Delivered"}
+
+    await wait_until(are_there)
     assert (await site.call("GET", path, token=a))["status"] == "Delivered"
     shown = await site.call("GET", f"/api/conversations/{group}", token=b)
     assert shown["unreadCount"] == 0

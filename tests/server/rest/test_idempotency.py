@@ -187,7 +187,7 @@ async def test_a_crash_in_between(database: str, redis_url: str) -> None:
         async with trio.open_nursery() as nursery:
             for path, body, headers in requests:
                 nursery.start_soon(_post_to_the_dying, server, path, body, headers)
-            await trio.sleep(0.01)
+            await trio.sleep(0.01)  # so that some have been begun: whichever, all are to end well
             server.kill()
             await server.wait()
     async with running(database, redis_url) as server, server.http() as http:

@@ -9,6 +9,7 @@ import trio
 from loadtest.client import ClientError, connect
 from tests import plain_http
 from tests.server.rest.conftest import Site, open_site
+from tests.waiting import wait_until
 
 UPGRADE = {
     "Upgrade": "websocket",
@@ -79,10 +80,10 @@ async def test_who_waits_is_taken(database: str, redis_url: str, nursery: trio.N
                     waits[number] = trio.current_time() + wait
 
             async def again(number: int, when: float) -> None:
-                await trio.sleep_until(when)
+                await trio.sleep_until(when)  # as long as the answer says
                 while (wait := await send(number)) is not None:
                     displaced.append(number)
-                    await trio.sleep(wait)
+                    await trio.sleep(wait)  # as long as the answer says
 
             displaced: list[int] = []
             async with trio.open_nursery() as senders:
@@ -127,9 +128,7 @@ async def test_many_connections_of_one_user(database: str, redis_url: str, nurse
                 assert refused.json()["code"] == "rate_limited"
                 async with connect(url, b) as other:
                     assert await other.invoke("Ping") == {}
-            with trio.fail_after(30):
-                while len(site.process.hub.connections) > 2:
-                    await trio.sleep(0.01)
+            await wait_until(lambda: len(site.process.hub.connections) <= 2)
             async with connect(url, a) as hub:
                 assert await hub.invoke("Ping") == {}
         assert not site.process.hub.endings["defect"]

@@ -11,6 +11,7 @@ from loadtest.client import connect, open_websocket
 from tests.server.rest.conftest import Site, open_site
 from tests.transports import CARRIERS
 from tests.transports import connect as connect_by
+from tests.waiting import wait_until
 
 WAIT = 60.0
 CLIENT = "203.0.113.9"
@@ -27,9 +28,7 @@ async def seen(site: Site, lines: list[Any]) -> dict[str, Any]:
     link = (await site.http.post("/api/files/presign", json=file, headers=bearer)).json()["uploadUrl"]
     async with connect(f"{site.url}/hubs/chat", token, headers=SAID) as hub:
         assert await hub.invoke("Ping") == {}
-    with trio.fail_after(WAIT):
-        while not any(line["event"] == "connection_closed" for line in lines):
-            await trio.sleep(0.01)
+    await wait_until(lambda: any(line["event"] == "connection_closed" for line in lines))
     [opened] = [line for line in lines if line["event"] == "connection_opened"]
     requests = {line["address"] for line in lines if line["event"] == "request"}
     return {

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from server.rest import app, upload_backpressure
 from server.transport import http, listener
 from tests.server.rest.conftest import Site, open_site
+from tests.waiting import wait_until
 
 WAIT = 300.0
 SHORT = 0.5  # seconds of patience in these tests, for everything
@@ -48,7 +49,7 @@ async def drip(stream: trio.SocketStream, whole: bytes, data: bytes) -> bytes:
         try:
             await stream.send_all(whole)
             for byte in data:
-                await trio.sleep(DRIP)
+                await trio.sleep(DRIP)  # the slow client
                 await stream.send_all(bytes([byte]))
         except trio.BrokenResourceError:
             pass  # given up, as it should be
@@ -137,9 +138,7 @@ async def test_a_client_that_does_not_read(hasty: Site) -> None:
     link = await large_file(hasty)
     with capture_logs() as lines:
         stream = await begin_to_read(hasty, link)
-        with trio.fail_after(WAIT):
-            while not [line for line in lines if line.get("route") == "/objects/{key}"]:
-                await trio.sleep(0.01)
+        await wait_until(lambda: [line for line in lines if line.get("route") == "/objects/{key}"])
         assert len(await drip(stream, b"", b"")) < LARGE
 
 

@@ -8,6 +8,7 @@ import trio
 from handlers import export, files
 from handlers.model import Caller
 from tests.server.rest.conftest import Site, open_site
+from tests.waiting import wait_until
 
 KIB = 1024
 
@@ -112,6 +113,8 @@ async def test_exports_at_once(
             assert (await site.call("GET", "/api/users/me", token=tokens[2]))["username"] == "carol"
             hung_up.cancel_scope.cancel()
         go_on.set()
-        with trio.fail_after(60):
-            while await take(tokens[0]) != 200 or await take(tokens[2]) != 200:
-                await trio.sleep(0.05)
+
+        async def are_given() -> bool:
+            return await take(tokens[0]) == 200 and await take(tokens[2]) == 200
+
+        await wait_until(are_given)

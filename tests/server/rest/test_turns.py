@@ -10,6 +10,7 @@ from handlers.errors import ChatError
 from server.rest import turns
 from server.rest.turns import AT_ONCE, WAITING, Turns
 from tests.server.rest.conftest import open_site
+from tests.waiting import wait_until
 
 
 class Clients:
@@ -111,22 +112,18 @@ async def test_requests_take_turns(
         async with trio.open_nursery() as hung_up:
             for _ in range(AT_ONCE + 2):
                 hung_up.start_soon(ask)
-            await until(lambda: sum(queue.requests for queue in queues.values()) == AT_ONCE + 2 and inside == AT_ONCE)
+            await wait_until(
+                lambda: sum(queue.requests for queue in queues.values()) == AT_ONCE + 2 and inside == AT_ONCE
+            )
             assert await site.call("GET", "/api/conversations", token=bob)
             hung_up.cancel_scope.cancel()
-        await until(lambda: not queues and not inside)
+        await wait_until(lambda: not queues and not inside)
         async with trio.open_nursery() as requests:
             for _ in range(3 * AT_ONCE):
                 requests.start_soon(ask)
-            await until(lambda: inside == AT_ONCE)
+            await wait_until(lambda: inside == AT_ONCE)
             go_on.set()
         assert done == ["alice"] * 3 * AT_ONCE and most == AT_ONCE
         for _ in range(2 * AT_ONCE):
             await site.call("GET", f"/api/conversations/{'0' * 32}", token=alice, status=404)
-        await until(lambda: not queues)
-
-
-async def until(is_so: Any) -> None:
-    with trio.fail_after(60):
-        while not is_so():
-            await trio.sleep(0.01)
+        await wait_until(lambda: not queues)

@@ -8,6 +8,7 @@ import trio_websocket
 
 from server.protocol import websocket
 from tests.echo_server import EchoServer
+from tests.waiting import wait_until
 
 WAIT = 60.0
 
@@ -16,9 +17,7 @@ WAIT = 60.0
 async def port(nursery: trio.Nursery) -> AsyncIterator[int]:
     server = EchoServer(broadcast=True)
     yield await nursery.start(server.run, 0)
-    with trio.fail_after(WAIT):
-        while server.connections:  # each ends by itself when its client is gone
-            await trio.sleep(0.01)
+    await wait_until(lambda: not server.connections)  # each ends by itself when its client is gone
 
 
 async def test_an_independent_peer(port: int) -> None:

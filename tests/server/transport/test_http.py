@@ -51,7 +51,7 @@ async def test_an_answer_that_is_cancelled(is_last: bool, monkeypatch: pytest.Mo
     async def read_slowly() -> None:
         while await client.receive_some(2048):
             said.set()
-            await trio.sleep(0.01)
+            await trio.sleep(0.01)  # the slow client
 
     async def cancel_later(serving: trio.CancelScope) -> None:
         await said.wait()

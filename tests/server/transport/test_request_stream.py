@@ -16,6 +16,7 @@ from hypercorn.config import Config
 from server.protocol.http1 import head as http_head
 from tests.certificates import Authority
 from tests.server.rest.conftest import Site, open_site
+from tests.waiting import wait_until
 
 WAIT = 300.0
 PIPELINED = 10_000  # requests at once
@@ -298,9 +299,7 @@ async def test_counts_are_even(database: str, redis_url: str, nursery: trio.Nurs
                 for _ in range(12):
                     visitors.start_soon(visit, said)
             seen.update(listener.strangers.counts)
-        with trio.fail_after(WAIT):
-            while listener.open or listener.strangers.counts or site.process.hub.connections:
-                await trio.sleep(0.02)
+        await wait_until(lambda: not (listener.open or listener.strangers.counts or site.process.hub.connections))
         assert not site.process.hub.shares._shares
         assert not site.process.http._streams
 

@@ -19,6 +19,7 @@ from server.transport.tls import Certificate
 from tests.certificates import Authority
 from tests.echo_server import EchoServer
 from tests.server.rest.conftest import Site, open_site
+from tests.waiting import wait_until
 
 WAIT = 60.0
 
@@ -106,8 +107,7 @@ async def test_bulk_in_both_directions(authority: Authority, tmp_path: Path, nur
         async with trio.open_nursery() as talks:
             for number in range(4):
                 talks.start_soon(talk, number)
-        while echo.connections:
-            await trio.sleep(0.01)
+        await wait_until(lambda: not echo.connections)
 
 
 async def test_a_new_certificate(

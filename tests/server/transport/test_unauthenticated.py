@@ -6,6 +6,7 @@ from loadtest.client import connect
 from server.config.trusted_proxies import Proxies
 from server.transport.unauthenticated import Stranger, UnauthenticatedConnections
 from tests.server.rest.conftest import open_site
+from tests.waiting import wait_until
 
 WAIT = 60.0
 
@@ -72,14 +73,10 @@ async def test_clients_of_a_proxy(database: str, redis_url: str, nursery: trio.N
         for stream in pooled:
             await stream.send_all(request("192.0.2.7") + b"{}")
             assert await status(stream) == b"400"
-        with trio.fail_after(WAIT):
-            while strangers.counts:
-                await trio.sleep(0.01)
+        await wait_until(lambda: not strangers.counts)
         for stream in pooled[:2]:
             await stream.send_all(request("192.0.2.7"))
-        with trio.fail_after(WAIT):
-            while strangers.counts["192.0.2.7"] < 2:
-                await trio.sleep(0.01)
+        await wait_until(lambda: strangers.counts["192.0.2.7"] >= 2)
         new = await trio.open_tcp_stream("127.0.0.1", port)
         for stream in (new, pooled[2]):
             await stream.send_all(request("192.0.2.7") + b"{}")
@@ -90,9 +87,7 @@ async def test_clients_of_a_proxy(database: str, redis_url: str, nursery: trio.N
         assert await status(pooled[0]) == b"400"
         for stream in (*pooled, new):
             await stream.aclose()
-        with trio.fail_after(WAIT):
-            while strangers.counts:
-                await trio.sleep(0.01)
+        await wait_until(lambda: not strangers.counts)
 
 
 async def test_idle_sockets_of_one_address(database: str, redis_url: str, nursery: trio.Nursery) -> None:
@@ -101,17 +96,14 @@ async def test_idle_sockets_of_one_address(database: str, redis_url: str, nurser
         _, token = await site.user("alice")
         await site.http.aclose()  # its connection is kept alive: one of them
         strangers = site.process.listener.strangers
-        with trio.fail_after(WAIT):
-            while strangers.counts:
-                await trio.sleep(0.01)
+        await wait_until(lambda: not strangers.counts)
         port = int(site.url.rpartition(":")[2])
         idle = []
         for number in range(4):
             idle.append(await trio.open_tcp_stream("127.0.0.1", port))
             await idle[-1].send_all(b"GET" if number % 2 else b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
         with trio.fail_after(WAIT):
-            while strangers.counts["127.0.0.1"] < 4:
-                await trio.sleep(0.01)
+            await wait_until(lambda: strangers.counts["127.0.0.1"] >= 4)
             refused = await trio.open_tcp_stream("127.0.0.1", port)
             await refused.send_all(b"GET")
             answer = bytes(await refused.receive_some(4096))
@@ -121,6 +113,4 @@ async def test_idle_sockets_of_one_address(database: str, redis_url: str, nurser
             assert strangers.counts["127.0.0.1"] == 4
         for stream in (*idle, refused):
             await stream.aclose()
-        with trio.fail_after(WAIT):
-            while strangers.counts:
-                await trio.sleep(0.01)
+        await wait_until(lambda: not strangers.counts)

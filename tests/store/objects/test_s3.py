@@ -15,6 +15,7 @@ import trio.lowlevel
 
 from store.errors import ObjectsUnavailable
 from store.objects.s3 import S3Objects
+from tests.waiting import wait_until
 
 REGION = "eu-central-1"
 WAIT = 60.0  # seconds
@@ -129,9 +130,7 @@ async def test_others_go_on_while_credentials_are_asked_for(monkeypatch: pytest.
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ask)
             try:
-                with trio.fail_after(WAIT):
-                    while not asked.is_set():
-                        await trio.sleep(0.01)
+                await wait_until(asked.is_set)
                 await trio.lowlevel.checkpoint()
                 assert links == []
             finally:

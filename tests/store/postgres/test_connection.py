@@ -12,7 +12,7 @@ import trio
 from store.postgres.connection import Connection
 from tests.store.cluster import Cluster
 from tests.store.proxy import Proxy
-from tests.store.world import fetch_value, wait_until
+from tests.store.world import fetch_value, wait_for_value
 
 SLEEPING = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)' AND state = 'active'"
 
@@ -28,7 +28,7 @@ async def test_cancelled_query_is_gone_from_the_server(conn: Connection, other: 
     """Cancelling the scope cancels the query in the server, and the connection can be used at once."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(conn.execute, "SELECT pg_sleep(60)")
-        await wait_until(other, SLEEPING, 1)
+        await wait_for_value(other, SLEEPING, 1)
         nursery.cancel_scope.cancel()
     assert conn.is_idle
     assert await fetch_value(other, SLEEPING) == 0
@@ -46,7 +46,7 @@ async def test_cancelled_transaction_is_rolled_back(conn: Connection, other: Con
                 await conn.execute("SELECT pg_sleep(60)")
 
         nursery.start_soon(work)
-        await wait_until(other, SLEEPING, 1)
+        await wait_for_value(other, SLEEPING, 1)
         nursery.cancel_scope.cancel()
     assert conn.is_idle
     assert await fetch_value(other, "SELECT count(*) FROM t") == 0
@@ -122,7 +122,7 @@ async def test_closed_under_a_query(conn: Connection, other: Connection) -> None
                 await conn.execute("SELECT pg_sleep(60)")
 
         nursery.start_soon(work)
-        await wait_until(other, SLEEPING, 1)
+        await wait_for_value(other, SLEEPING, 1)
         conn.finish()
 
 

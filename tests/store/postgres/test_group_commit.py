@@ -26,6 +26,7 @@ from store.redis.inbox_entries import Receipt
 from tests.store.cluster import Cluster
 from tests.store.proxy import Proxy
 from tests.store.world import WAIT, Sent, Writer, fetch_value, make_append, make_group, make_users, wait_for_lock
+from tests.waiting import wait_until
 
 StartWriter = Callable[..., Awaitable[Writer]]
 
@@ -570,12 +571,12 @@ async def test_cancelled_lane_answers_everybody(pool: Pool, conn: Connection, ot
 
 async def until_trouble(writer: Writer, text: str | None) -> None:
     """Until the lanes say that this is wrong; None: that all is well."""
-    with trio.fail_after(3 * WAIT):
-        while True:
-            trouble = writer.lanes.trouble()
-            if trouble is None if text is None else trouble is not None and text in trouble:
-                return
-            await trio.sleep(0.02)
+
+    def is_said() -> bool:
+        trouble = writer.lanes.trouble()
+        return trouble is None if text is None else trouble is not None and text in trouble
+
+    await wait_until(is_said)
 
 
 async def test_trouble_without_a_message(writer: Writer, conn: Connection) -> None:
@@ -585,7 +586,7 @@ async def test_trouble_without_a_message(writer: Writer, conn: Connection) -> No
         async with conn.transaction():
             await conn.execute("LOCK TABLE messages IN ACCESS EXCLUSIVE MODE")
             await until_trouble(writer, "empty batch")
-            await trio.sleep(lanes.LOOK + lanes.LOOK_WITHIN)
+            await trio.sleep(lanes.LOOK + lanes.LOOK_WITHIN)  # the longest until it looks once more
         await until_trouble(writer, None)
     events = [line["event"] for line in lines if line["event"].startswith("commits_fail")]
     assert events.count("commits_fail") <= 2 and len(events) <= 4  # of each lane

@@ -12,7 +12,8 @@ from store.postgres import outbox
 from store.postgres.connection import Connection
 from store.postgres.pool import Pool
 from tests.store.cluster import Cluster
-from tests.store.world import WAIT, fetch_value, make_users, wait_for_lock, wait_until
+from tests.store.world import WAIT, fetch_value, make_users, wait_for_lock, wait_for_value
+from tests.waiting import wait_until
 
 SLEEPING = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)' AND state = 'active'"
 
@@ -121,7 +122,7 @@ async def test_cancel_leaves_a_clean_connection(pool: Pool, other: Connection) -
                 await conn.execute("SELECT pg_sleep(60)")
 
         nursery.start_soon(work)
-        await wait_until(other, SLEEPING, 1)
+        await wait_for_value(other, SLEEPING, 1)
         nursery.cancel_scope.cancel()
     assert await fetch_value(other, SLEEPING) == 0
     statistics = pool.statistics()
@@ -250,12 +251,10 @@ async def test_health_check(database: str, other: Connection, monkeypatch: pytes
         async with pool.connection() as first, pool.connection():
             pass
         query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'test' AND query = 'SELECT 1'"
-        await wait_until(other, query, 2)
+        await wait_for_value(other, query, 2)
         assert pool.statistics().discarded == 0
         first.opened_at -= 4000
-        with trio.fail_after(60):
-            while not first.closed:
-                await trio.sleep(0.005)
+        await wait_until(lambda: first.closed)
         nursery.cancel_scope.cancel()
 
 

@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +21,8 @@ from store.postgres.group_commit import Lanes
 from store.postgres.sessions import Connector
 from tests.running import free_port
 from tests.store.cluster import Cluster, unprivileged
-from tests.store.world import WAIT, Sent, fetch_value, make_append, make_group, make_users
+from tests.store.world import Sent, fetch_value, make_append, make_group, make_users
+from tests.waiting import block_until
 
 # Defaults that somebody may have given to a database or a role, each of which something of ours would stumble over.
 HOSTILE = {
@@ -157,14 +157,7 @@ def pgbouncer(directory: Path, cluster: Cluster, mode: str) -> Iterator[str]:
     )
     conninfo = f"host=127.0.0.1 port={port} user=postgres"
     try:
-        deadline = time.monotonic() + WAIT
-        while True:
-            try:
-                psycopg.connect(conninfo, dbname="postgres").close()
-                break
-            except psycopg.OperationalError:
-                assert time.monotonic() < deadline and process.poll() is None, process.stderr and process.stderr.read()
-                time.sleep(0.02)
+        block_until(lambda: psycopg.connect(conninfo, dbname="postgres"), despite=psycopg.OperationalError).close()
         yield conninfo
     finally:
         process.terminate()

@@ -18,6 +18,7 @@ from store.ids import new_id
 from store.redis import keys
 from store.redis.client import Redis
 from tests.store.world import WAIT
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.services  # Valkeys of their own
 
@@ -63,12 +64,11 @@ def valkey() -> Iterator[Valkey]:
 
 
 async def wait_reachable(redis: Redis) -> None:
-    with trio.fail_after(WAIT):
-        while True:
-            try:
-                return await redis.ping()
-            except Unavailable:
-                await trio.sleep(0.01)
+    async def is_reached() -> bool:
+        await redis.ping()
+        return True
+
+    await wait_until(is_reached, despite=Unavailable)
 
 
 async def test_claim(valkey: Valkey, nursery: trio.Nursery) -> None:
@@ -80,9 +80,7 @@ async def test_claim(valkey: Valkey, nursery: trio.Nursery) -> None:
     assert await redis.claim(key, 60)
     assert not await redis.claim(key, 60)
     assert await redis.claim(key + "x", 0.01)
-    with trio.fail_after(WAIT):
-        while not await redis.claim(key + "x", 60):
-            await trio.sleep(0.005)
+    await wait_until(lambda: redis.claim(key + "x", 60))
 
 
 async def test_claim_race(valkey: Valkey, nursery: trio.Nursery) -> None:
@@ -229,13 +227,7 @@ async def test_the_wrong_server_is_left(tmp_path: Path, nursery: trio.Nursery, e
         name.move(error)
         with pytest.raises(Unavailable):
             await redis.claim("k", 60)
-        with trio.fail_after(WAIT):
-            while True:
-                try:
-                    assert await redis.claim("k", 60)
-                    break
-                except Unavailable:
-                    await trio.sleep(0.01)
+        await wait_until(lambda: redis.claim("k", 60), despite=Unavailable)
     events = [line["event"] for line in lines]
     assert events.count("redis_unreachable") == 1 and events.count("redis_unreachable_over") == 1, lines
 

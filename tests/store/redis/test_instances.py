@@ -12,6 +12,7 @@ from store.redis.client import Redis
 from store.redis.instances import MEMBERS, Instances
 from tests.store.redis.test_client import Valkey, wait_reachable
 from tests.store.world import WAIT
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.services  # Valkeys of their own
 
@@ -104,15 +105,15 @@ async def test_lease(instances: Instances) -> None:
     """A lease that is renewed holds; one that has run out cannot be, and its instance is dead until it is forgotten."""
     await instances.enlist("a", 0.05)
     await instances.enlist("b", 60)
-    with trio.fail_after(WAIT):
-        while await instances.list_dead() != ["a"]:
-            await trio.sleep(0.01)
+    assert await wait_until(instances.list_dead) == ["a"]
     assert not await instances.renew("a", 10)
     assert await instances.renew("b", 10)
     await instances.leave("b", 0.01)
-    with trio.fail_after(WAIT):
-        while sorted(await instances.list_dead()) != ["a", "b"]:
-            await trio.sleep(0.01)
+
+    async def are_dead() -> bool:
+        return sorted(await instances.list_dead()) == ["a", "b"]
+
+    await wait_until(are_dead)
     await instances.forget("a")
     assert await instances.list_dead() == ["b"]
     await instances.enlist("c", 60)

@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from store.redis import sentinel
 from store.redis.client import Redis
 from tests.running import free_port
 from tests.store.redis.test_client import binary
+from tests.waiting import block_until, wait_until
 
 pytestmark = pytest.mark.services  # processes of their own
 WAIT = 60.0  # seconds: a failover takes a few
@@ -40,10 +40,7 @@ class Server:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        deadline = time.monotonic() + WAIT
-        while self.ask("PING") != b"+PONG\r\n":
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        block_until(lambda: self.ask("PING") == b"+PONG\r\n")
 
     def ask(self, *words: str) -> bytes:
         try:
@@ -79,10 +76,7 @@ class Installation:
             one.ask("SENTINEL", "SET", SERVICE, "failover-timeout", "5000")
         places = ",".join(f"127.0.0.1:{one.port}" for one in self.sentinels)
         self.url = f"redis+sentinel://{places}/{SERVICE}"
-        deadline = time.monotonic() + WAIT
-        while not all(self._knows_all(one) for one in self.sentinels):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        block_until(lambda: all(map(self._knows_all, self.sentinels)))
 
     def watch_closely(self) -> None:
         """Who is silent for half a second is taken to be down. Not before: it may be the machine that is busy."""
@@ -126,13 +120,12 @@ def test_urls(url: str, sentinels: object, service: str, login: object) -> None:
 
 async def _claims(redis: Redis, key: str) -> None:
     """Until a write is taken; Unavailable is the only thing that may be said meanwhile."""
-    with trio.fail_after(WAIT):
-        while True:
-            try:
-                await redis.claim(key, 60)
-                return
-            except Unavailable:
-                await trio.sleep(0.05)
+
+    async def is_taken() -> bool:
+        await redis.claim(key, 60)
+        return True
+
+    await wait_until(is_taken, despite=Unavailable)
 
 
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL], ids=["hangs", "is gone"])
@@ -155,18 +148,20 @@ async def test_the_first_sentinel_goes_with_the_primary(
             try:
                 await redis.together(lambda pipe: [pipe.get("before"), pipe.set("other", "1")])
             except RedisUnavailable:
-                await trio.sleep(0.01)
+                await trio.sleep(0.01)  # a client's pause before it repeats
 
     async with trio.open_nursery() as users:
         for _ in range(40):  # more than the client has connections
             users.start_soon(use)
-        await trio.sleep(0.1)
+        await trio.sleep(0.1)  # so that commands are under way
         installation.watch_closely()
         installation.sentinels[0].send(number)
         installation.primary.send(number)
-        with trio.fail_after(WAIT):
-            while await _primary(group) != ("127.0.0.1", installation.replica.port):
-                await trio.sleep(0.05)
+
+        async def is_switched() -> bool:
+            return await _primary(group) == ("127.0.0.1", installation.replica.port)
+
+        await wait_until(is_switched)
         await _claims(redis, "after")
         over.set()
     assert b"after" in installation.replica.ask("KEYS", "after")
@@ -193,9 +188,10 @@ async def test_a_switch_while_all_are_well(installation: Installation, nursery: 
     redis = Redis(installation.url, name="test")
     await nursery.start(redis.run)
     await _claims(redis, "before")
-    with trio.fail_after(WAIT):
-        while not installation.sentinels[1].ask("SENTINEL", "FAILOVER", SERVICE).startswith(b"+OK"):
-            await trio.sleep(0.2)
-        while b"after" not in installation.replica.ask("KEYS", "after"):
-            await _claims(redis, "after")
-            await trio.sleep(0.05)
+    await wait_until(lambda: installation.sentinels[1].ask("SENTINEL", "FAILOVER", SERVICE).startswith(b"+OK"))
+
+    async def is_there() -> bool:
+        await _claims(redis, "after")
+        return b"after" in installation.replica.ask("KEYS", "after")
+
+    await wait_until(is_there)

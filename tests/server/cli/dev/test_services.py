@@ -9,7 +9,7 @@ import sys
 import sysconfig
 import tempfile
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import coredis
@@ -20,6 +20,7 @@ import trio
 from server.cli.dev import binaries, postgres, process, services, supervisor
 from server.cli.dev.process import ServiceError, command_line
 from server.cli.dev.services import Services, open_services
+from tests.waiting import wait_until
 
 pytestmark = [
     pytest.mark.services,
@@ -103,13 +104,6 @@ def all_gone(data_dir: Path) -> bool:
     return is_free(data_dir / "postgres.lock") and is_free(data_dir / "valkey.lock") and not processes(data_dir)
 
 
-async def eventually(holds: Callable[[], bool]) -> None:
-    """Poll until it is true, as the processes are not our children."""
-    with trio.fail_after(WAIT):
-        while not holds():
-            await trio.sleep(0.02)
-
-
 def query(found: Services, statement: str) -> list[tuple[object, ...]]:
     with psycopg.connect(found.database_url) as connection:
         cursor = connection.execute(statement.encode())
@@ -191,7 +185,7 @@ async def test_killed_holder_leaves_nothing_and_a_restart_works(used_dir: Path) 
     assert len(processes(used_dir)) >= 5  # the holder, two supervisors, two services
     holder.kill()
     holder.wait()
-    await eventually(lambda: all_gone(used_dir))
+    await wait_until(lambda: all_gone(used_dir))
     async with open_services(used_dir) as found:
         assert query(found, "SELECT 1") == [(1,)]
     assert "database system was not properly shut down" not in (used_dir / "postgres.log").read_text()
@@ -209,7 +203,7 @@ async def test_restart_right_after_a_kill_waits_for_the_predecessor(used_dir: Pa
 async def test_killed_holder_during_initdb(data_dir: Path) -> None:
     """An initdb whose holder was killed does not interfere with that of the next holder."""
     with spawn_holder(data_dir) as holder:
-        await eventually((data_dir / "postgres.tmp" / "PG_VERSION").exists)
+        await wait_until((data_dir / "postgres.tmp" / "PG_VERSION").exists)
         holder.kill()
     async with open_services(data_dir) as found:
         assert query(found, "SELECT 1") == [(1,)]
@@ -235,7 +229,7 @@ async def test_killed_supervisors_do_not_leave_services_at_the_end(used_dir: Pat
     async with open_services(used_dir):
         for pid in processes(used_dir, "supervisor.py"):
             os.kill(pid, signal.SIGKILL)
-        await eventually(lambda: not processes(used_dir, "supervisor.py"))
+        await wait_until(lambda: not processes(used_dir, "supervisor.py"))
     assert all_gone(used_dir)
 
 
@@ -402,7 +396,7 @@ async def test_unprivileged_user(data_dir: Path) -> None:
     assert (data_dir / "postgres").stat().st_uid == 65534
     holder.kill()
     holder.wait()
-    await eventually(lambda: all_gone(data_dir))
+    await wait_until(lambda: all_gone(data_dir))
 
 
 async def test_root_without_user_namespaces_uses_setpriv(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from tests import forkserver
 from tests.running import running
 from tests.server.metrics.samples import admin, scrape
 from tests.server.rest.conftest import Site, open_site
+from tests.waiting import wait_until
 
 # Ctrl-C is ignored by what a shell has started in the background, the tests among it.
 INTERRUPTIBLE = (
@@ -79,10 +80,8 @@ async def post(database: str, redis_url: str, nursery: trio.Nursery, tmp_path: P
 
 async def ended(client: HubClient) -> None:
     """The server has closed this connection."""
-    with trio.fail_after(WAIT), pytest.raises(ClientError):
-        while True:
-            await client.invoke("Ping")
-            await trio.sleep(0.02)
+    with trio.fail_after(WAIT):
+        await client.closed.wait()
 
 
 async def test_what_is_shown_is_true(post: Post) -> None:
@@ -150,9 +149,12 @@ async def test_kill(post: Post) -> None:
         victim, other = [view["connection"] for view in (await post.ask("connections"))["items"]]
         killed = await post.inspect("kill", victim)
         assert killed.code == 0, killed
-        with trio.fail_after(WAIT):
-            while len(left := (await post.ask("connections"))["items"]) > 1:
-                await trio.sleep(0.02)
+
+        async def remaining() -> Any:
+            items = (await post.ask("connections"))["items"]
+            return items if len(items) == 1 else None
+
+        left = await wait_until(remaining)
         assert [view["connection"] for view in left] == [other]
         alive = [client for client in clients if await answers(client)]
         assert len(alive) == 1

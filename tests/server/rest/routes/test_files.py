@@ -23,6 +23,7 @@ from tests import plain_http
 from tests.gateway import BUCKET
 from tests.handlers.test_file_types import PNG
 from tests.server.rest.conftest import Site, open_site
+from tests.waiting import wait_until
 
 LATER = timedelta(days=2)
 MIB = 1024 * 1024
@@ -82,9 +83,9 @@ async def test_upload_and_have(shop: Site) -> None:
         message = {"conversationId": made["id"], "content": "", "type": "Image", "fileId": stored["id"]}
         await shop.call("POST", "/api/messages", message, token=b, status=404)  # not a file of this user
         sent = await shop.call("POST", "/api/messages", message, token=a, status=201)
-        with trio.fail_after(60):
-            while not any(name == "ReceiveMessage" and args[0]["id"] == sent["id"] for name, args in received):
-                await trio.sleep(0.01)
+        await wait_until(
+            lambda: any(name == "ReceiveMessage" and args[0]["id"] == sent["id"] for name, args in received)
+        )
     fields = ("id", "key", "url", "name", "size", "contentType", "width", "height")
     assert sent["file"] == {name: stored[name] for name in fields}
     assert (await shop.call("GET", f"/api/messages/{sent['id']}", token=b))["file"] == sent["file"]
@@ -244,11 +245,13 @@ async def test_a_client_that_goes_away(shop: Site) -> None:
     for size in (1000, 5_500_000):
         stream = await trio.open_tcp_stream(host, port)
         await stream.send_all(head + b"x" * size)
-        await trio.sleep(0.2)
+        await trio.sleep(0.2)  # so that the server may have begun: either is to end well
         await stream.aclose()
-    with trio.fail_after(60):
-        while await objects_left(shop) or await pending(shop):
-            await trio.sleep(0.05)
+
+    async def is_cleared() -> bool:
+        return not (await objects_left(shop) or await pending(shop))
+
+    await wait_until(is_cleared)
 
 
 async def pending(site: Site) -> int:
@@ -339,8 +342,7 @@ async def test_completions_that_overtake_each_other(shop: Site, monkeypatch: pyt
             await came[0].wait()
             await web.put(asked["uploadUrl"], content=PNG[:-9] + b"different", headers=asked["headers"])
             nursery.start_soon(complete)
-            while not answers:
-                await trio.sleep(0.01)
+            await wait_until(lambda: answers)
         go_on.set()
     assert answers[0] == answers[1] and answers[0]["sha256"] == hashlib.sha256(PNG).hexdigest()
     link = await shop.call("GET", f"/api/files/presigned-url?fileKey={answers[0]['key']}", token=token)
@@ -406,7 +408,7 @@ async def test_memory_is_bounded(
         async def paced() -> AsyncIterator[bytes]:
             nonlocal held
             async for chunk in chunks:
-                await trio.sleep(0.001)
+                await trio.sleep(0.001)  # the slow store
                 held = max(held, tracemalloc.get_traced_memory()[0])
                 yield chunk
 
@@ -501,8 +503,7 @@ async def test_one_upload_to_a_link_at_a_time(
 
         async def stalled() -> AsyncIterator[bytes]:
             yield b"a" * 70_000
-            while not _unfinished(tmp_path):
-                await trio.sleep(0.01)
+            await wait_until(lambda: _unfinished(tmp_path))
             begun.set()
             await trio.sleep_forever()
 
@@ -517,8 +518,8 @@ async def test_one_upload_to_a_link_at_a_time(
                 content = b"b" * 100_000
                 answer = await site.http.put(made["uploadUrl"], content=content, headers=made["headers"])
                 assert answer.status_code == 200
-                while _unfinished(tmp_path):  # the first upload is discarded while its client waits
-                    await trio.sleep(0.01)
+                # The first upload is discarded while its client waits.
+                await wait_until(lambda: not _unfinished(tmp_path))
                 uploads.cancel_scope.cancel()
         stored = await site.call("POST", f"/api/files/{made['id']}/complete", token=token)
         assert stored["sha256"] == hashlib.sha256(content).hexdigest()
