@@ -21,7 +21,7 @@ from server.observability.version import version
 from server.process.sd_notify import ServiceManager
 from server.process.signals import Lifecycle
 from server.process.supervisor import PartLost
-from server.tracing.provider import open_tracing
+from server.tracing import open_tracing
 from server.transport.listener import listen, place
 from store.errors import StoreError, Unfit
 from store.postgres import sessions

@@ -3,7 +3,7 @@
 Owns the tracer of the provider, and the state that the traced parts share.
 """
 
-from typing import TYPE_CHECKING
+from opentelemetry.sdk.trace import TracerProvider
 
 from handlers.messages import Queue
 from server.cluster.publisher import Publisher
@@ -15,12 +15,9 @@ from server.tracing import provider
 from server.tracing.http import spanned
 from server.tracing.sends import Sends, TracedPublisher, TracedQueue
 
-if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import TracerProvider
-
 
 class Tracing:
-    def __init__(self, provider: "TracerProvider") -> None:
+    def __init__(self, provider: TracerProvider) -> None:
         self._provider = provider
         self._tracer = provider.get_tracer("parley")
         self.sends = Sends(self._tracer)

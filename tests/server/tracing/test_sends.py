@@ -1,7 +1,5 @@
 """Traces: one id from the send to the delivery on another instance, no cost when off, and no message is delayed."""
 
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -17,8 +15,6 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 from opentelemetry.trace import SpanKind, StatusCode
 
 from loadtest.client import HubClient, HubError, connect
-from server.config.settings import ConfigError
-from server.tracing import provider
 from server.tracing.instance import Tracing
 from store.redis.inbox_entries import Draft, Entry, Head, TraceMark, unpack
 from tests.running import running
@@ -170,20 +166,6 @@ def test_old_and_new_instances_understand_each_other() -> None:
     assert unpack(draft.pack()).traces[0].seq == 7
     old = msgspec.msgpack.encode(OldEntry(heads=((UUID(int=1), 7),)))
     assert unpack(old) == Entry(heads=(Head(UUID(int=1), 7),))
-
-
-@pytest.mark.services
-def test_off_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without OTEL_* nothing of OpenTelemetry is imported; without the extra, the error says what to install."""
-    code = "import sys, server.app; assert not [m for m in sys.modules if m.startswith('opentelemetry')]"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
-    endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}
-    assert provider.is_on(endpoint) and not provider.is_on({})
-    for off in ({"OTEL_SDK_DISABLED": "true"}, {"OTEL_TRACES_EXPORTER": "none"}):
-        assert not provider.is_on({**endpoint, **off})
-    monkeypatch.setattr(provider, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"pip install 'parley\[otel\]'"):
-        provider.open_tracing(endpoint, "one")
 
 
 async def test_a_collector_that_hangs(database: str, redis_url: str) -> None:
