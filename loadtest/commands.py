@@ -14,7 +14,8 @@ from typing import NoReturn
 
 import click
 
-from loadtest import parameters, profiles
+from loadtest import parameters, profiles, results, summary
+from loadtest.oracle.invariants import PROMISES
 from loadtest.scenarios import SCENARIOS
 from loadtest.scenarios.base import Common, Scenario
 from server.protocol import terminal
@@ -52,13 +53,11 @@ def fail(message: str, code: int = FAILED) -> NoReturn:
 @contextmanager
 def user_errors() -> Iterator[None]:
     """End the command with one line, and no traceback, at an error that the user can make."""
-    from loadtest.results import ResultError  # noqa: PLC0415
-
     try:
         yield
     except (profiles.ProfileError, parameters.ParameterError) as error:
         fail(str(error), MISUSED)
-    except ResultError as error:
+    except results.ResultError as error:
         fail(str(error))
 
 
@@ -142,9 +141,6 @@ def described(kind: type[Scenario]) -> str:
 @click.argument("run", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def audit(run: Path) -> None:
     """Exit 1 if the oracle saw a promise broken in this run, and print the first offending trace."""
-    from loadtest import results  # noqa: PLC0415
-    from loadtest.oracle.invariants import PROMISES  # noqa: PLC0415
-
     with user_errors():
         result = results.read(run)
     for what, times in sorted(result.oracle.checked.items()):
@@ -168,8 +164,6 @@ def audit(run: Path) -> None:
 @click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The whole, as JSON.")
 def merge(parts: tuple[Path, ...], out: Path) -> None:
     """Make one result of the shards of a run."""
-    from loadtest import results, summary  # noqa: PLC0415
-
     with user_errors():
         whole = summary.merge([results.read(part) for part in parts])
         try:

@@ -5,14 +5,16 @@ which are repeated with the same clientMessageId until they are. Never waits: a 
 users from one task. Every event goes to the oracle first, then to the scenario's hooks.
 """
 
+import random
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple, Protocol
 
 from loadtest import results
-from loadtest.connection import LOST, Connection
+from loadtest.connection import LOST, Connection, Listener
 from loadtest.oracle import contents, invariants
 from loadtest.oracle.client_view import ClientView
+from loadtest.oracle.oracle import Oracle
 from loadtest.payloads import (
     CHANGED,
     ERROR,
@@ -29,10 +31,8 @@ from loadtest.payloads import (
     Typing,
     UserStatus,
 )
-from loadtest.plan import Person
-
-if TYPE_CHECKING:
-    from loadtest.world import World
+from loadtest.plan import Conversation, Person
+from loadtest.recorder import Recorder
 
 RETRYABLE = (LOST, "unavailable", "overloaded", "draining", "rate_limited")
 RETRY_AFTER = 0.1  # seconds
@@ -48,6 +48,52 @@ def code_of(error: str) -> str:
     return error.partition(":")[0]
 
 
+class Manner(NamedTuple):
+    """How a virtual user connects, and under which name the latency of what it receives is recorded."""
+
+    delivery: str = DELIVER
+    options: Mapping[str, Any] = {}  # for `LeanClient.open`
+
+
+USUAL = Manner()
+
+
+class Surroundings(Protocol):
+    """What a virtual user needs of the world that it is in."""
+
+    @property
+    def run(self) -> str:
+        """The name of the run, which is in the key of every message."""
+
+    @property
+    def attach(self) -> str: ...
+
+    @property
+    def conversations(self) -> Mapping[str, Conversation]: ...
+
+    @property
+    def oracle(self) -> Oracle: ...
+
+    @property
+    def recorder(self) -> Recorder: ...
+
+    @property
+    def rng(self) -> random.Random: ...
+
+    def now(self) -> float:
+        """Seconds since the start of the run."""
+
+    def open(self, listener: Listener, query: dict[str, str], options: Mapping[str, Any], token: str) -> Connection: ...
+
+    def later(self, delay: float, call: Callable[[], None]) -> None: ...
+
+    def arrived(self, virtual_user: "VirtualUser") -> None:
+        """It is online, for the first time or again."""
+
+    def departed(self, virtual_user: "VirtualUser") -> None:
+        """It was online, and has lost its connection."""
+
+
 class Send:
     """A message under way, from when it was due until it is acknowledged."""
 
@@ -60,7 +106,7 @@ class Send:
 
 
 class VirtualUser:
-    """`person` is the account it uses. Hooks of scenarios: `on_message`."""
+    """`person` is the account it uses."""
 
     __slots__ = (
         "_backoff",
@@ -72,7 +118,6 @@ class VirtualUser:
         "last",
         "marked",
         "number",
-        "on_message",
         "online",
         "options",
         "peers",
@@ -84,7 +129,9 @@ class VirtualUser:
         "world",
     )
 
-    def __init__(self, world: "World", person: Person, conversations: Sequence[str]) -> None:
+    def __init__(
+        self, world: Surroundings, person: Person, conversations: Sequence[str], manner: Manner = USUAL
+    ) -> None:
         self.world = world
         self.person = person
         self.number = person.number
@@ -98,9 +145,7 @@ class VirtualUser:
         self.marked: dict[str, int] = {}  # by conversation: how far MarkRead was acknowledged
         self.peers: dict[str, str] = {}  # what UserStatusChanged said last, by user
         self.last: Message | None = None  # the last message it sent, as it was acknowledged
-        self.delivery = DELIVER  # under which name the latency of what comes is recorded
-        self.on_message: Callable[[VirtualUser, Message], None] | None = None
-        self.options: Mapping[str, Any] = {}  # for `LeanClient.open`
+        self.delivery, self.options = manner
         self._due = 0.0
         self._synced_once = False
         self._backoff = BACKOFF
@@ -128,6 +173,10 @@ class VirtualUser:
         self.wanted = False
         if self.wire is not None:
             self.wire.finish()
+
+    def retire(self) -> None:
+        """Stay away once the connection is lost: the run has ended."""
+        self.wanted = False
 
     def cut(self) -> None:
         """Cut the connection, as a failing network does. A virtual user that is `wanted` reconnects by itself."""
@@ -379,8 +428,6 @@ class VirtualUser:
         world.recorder.count(results.DELIVERED)
         if due is not None and new and message.sender_id != self.person.id:
             world.recorder.record(self.delivery, due)
-        if self.on_message is not None:
-            self.on_message(self, message)
 
     def _status(self, update: StatusUpdate) -> None:
         self.world.recorder.count("status_updates")

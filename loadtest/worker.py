@@ -22,7 +22,8 @@ from loadtest.oracle.audit import Audit
 from loadtest.recorder import LATE
 from loadtest.rest import RestError
 from loadtest.scenarios import SCENARIOS
-from loadtest.scenarios.base import Scenario
+from loadtest.scenarios.base import Enters, HasBackground, Prepares, Scenario
+from loadtest.virtual_user import VirtualUser
 from loadtest.world import World
 
 BEAT = 1.0  # seconds
@@ -57,7 +58,8 @@ class Worker:
                     case plan.Begin(at=at):
                         self._begin(at)
                         nursery.start_soon(self._beat)
-                        nursery.start_soon(self.scenario.background, self.world)
+                        if isinstance(self.scenario, HasBackground):
+                            nursery.start_soon(self.scenario.background, self.world)
                     case plan.Play(phase=phase):
                         self.world.recorder.begin(phase)
                         nursery.start_soon(self._play, phase)
@@ -88,16 +90,16 @@ class Worker:
 
             nursery.start_soon(report_online)
             await world.gather(virtual_users)
-            await self.scenario.prepare(world)
+            if isinstance(self.scenario, Prepares):
+                await self.scenario.prepare(world)
             nursery.cancel_scope.cancel()
         self.report(plan.Connected(world.online, len(virtual_users)))
 
     def _begin(self, at: float) -> None:
         gc.collect()
         gc.freeze()  # people and connections stay: looking through them again and again costs pauses
-        self.world.start = at
         self._started_at = datetime.now(UTC)
-        self.world.recorder.restart()
+        self.world.begin(at)
 
     async def _beat(self) -> None:
         number = 1
@@ -187,6 +189,19 @@ class Worker:
         )
 
 
+def populate(world: World, given: plan.Plan, scenario: Scenario) -> None:
+    """Add the virtual users of this worker, each with its own conversations."""
+    conversations: dict[int, list[str]] = {person.number: [] for person in given.people}
+    for conversation in given.conversations:
+        for member in conversation.members:
+            if member in conversations:
+                conversations[member].append(conversation.id)
+    acting = frozenset(given.actors)
+    for person in given.people:
+        acts = person.number in acting
+        world.add(VirtualUser(world, person, conversations[person.number], scenario.manner(acts=acts)), acts=acts)
+
+
 async def _lines(stream: trio.abc.ReceiveStream) -> AsyncGenerator[bytes, None]:
     pending = b""
     async for chunk in stream:
@@ -202,12 +217,14 @@ async def run() -> None:
         scenario = kind(msgspec.convert(given.parameters, kind.Parameters))
         async with trio.open_nursery() as nursery:
             world = World(given, scenario, nursery)
+            populate(world, given, scenario)
             await nursery.start(world.opener.run)
             nursery.start_soon(world.keep_alive)
-            scenario.enter(world)
+            if isinstance(scenario, Enters):
+                scenario.enter(world)
             await Worker(given, scenario, world).follow(orders)
             for virtual_user in world.virtual_users.values():
-                virtual_user.wanted = False
+                virtual_user.retire()
             nursery.cancel_scope.cancel()
 
 

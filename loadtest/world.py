@@ -1,6 +1,6 @@
 """What one worker has for its run: virtual users, connections, clock, recorder and oracle.
 
-Owns the nursery in which everything of the worker runs.
+Owns the nursery in which everything of the worker runs. The worker builds it, and adds the virtual users.
 """
 
 import random
@@ -19,7 +19,7 @@ from loadtest.plan import Conversation, Plan
 from loadtest.recorder import Recorder
 from loadtest.reference import Opener
 from loadtest.rest import Answer, Rest, RestError
-from loadtest.scenarios.base import Common, Scenario
+from loadtest.scenarios.base import Common, NoticesArrivals, Scenario
 from loadtest.virtual_user import VirtualUser
 
 REFERENCE = "reference"
@@ -33,7 +33,7 @@ class World:
 
     def __init__(self, plan: Plan, scenario: Scenario, nursery: trio.Nursery) -> None:
         parameters: Common = scenario.parameters
-        self.scenario = scenario
+        self._noticing = scenario if isinstance(scenario, NoticesArrivals) else None
         self.plan = plan
         self.run = plan.run
         self.parameters = parameters
@@ -47,13 +47,8 @@ class World:
         self.rest = Rest(self.origin)
         self.opener = self._opener()
         self.conversations: dict[str, Conversation] = {one.id: one for one in plan.conversations}
-        mine: dict[int, list[str]] = {person.number: [] for person in plan.people}
-        for conversation in plan.conversations:
-            for member in conversation.members:
-                if member in mine:
-                    mine[member].append(conversation.id)
-        self.virtual_users = {person.number: VirtualUser(self, person, mine[person.number]) for person in plan.people}
-        self.actors = [self.virtual_users[number] for number in plan.actors if number in self.virtual_users]
+        self.virtual_users: dict[int, VirtualUser] = {}
+        self.actors: list[VirtualUser] = []
         self.online = 0
         self.requests = 0  # of REST, under way
         self._changed = trio.Event()
@@ -63,12 +58,23 @@ class World:
             return Opener(self.origin)
         return LeanClient(self.origin, protocol=self.parameters.protocol, part=self.plan.part)
 
+    def add(self, virtual_user: VirtualUser, *, acts: bool) -> None:
+        """One more user, who connects later. `acts`: one of those whom the scenario has do something."""
+        self.virtual_users[virtual_user.number] = virtual_user
+        if acts:
+            self.actors.append(virtual_user)
+
+    def begin(self, at: float) -> None:
+        """The run starts at this time of the machine's monotonic clock; what was before it does not count."""
+        self.start = at
+        self.recorder.restart()
+
     def now(self) -> float:
         """Seconds since the start of the run."""
         return time.monotonic() - self.start
 
-    def open(self, virtual_user: Listener, query: dict[str, str], options: Mapping[str, int], token: str) -> Connection:
-        return self.opener.open(virtual_user, token, query, **options)
+    def open(self, listener: Listener, query: dict[str, str], options: Mapping[str, int], token: str) -> Connection:
+        return self.opener.open(listener, token, query, **options)
 
     # -- REST ------------------------------------------------------------------------------------
 
@@ -114,7 +120,8 @@ class World:
     def arrived(self, virtual_user: VirtualUser) -> None:
         self.online += 1
         self._move()
-        self.scenario.arrived(self, virtual_user)
+        if self._noticing is not None:
+            self._noticing.arrived(self, virtual_user)
 
     def departed(self, virtual_user: VirtualUser) -> None:
         self.online -= 1

@@ -1,6 +1,7 @@
 """What a scenario is: who takes part, what is due when, and what an arrival does.
 
 Owns the parameters that every scenario has. A scenario is a small file: its parameters, its cast, its `act`.
+What only some of them do they declare with a further base class, so the worker knows what there is to call.
 """
 
 from abc import ABC, abstractmethod
@@ -12,9 +13,9 @@ from msgspec import Meta
 
 from loadtest import arrivals, results
 from loadtest.results import Phase
+from loadtest.virtual_user import USUAL, Manner, VirtualUser
 
 if TYPE_CHECKING:
-    from loadtest.virtual_user import VirtualUser
     from loadtest.world import World
 
 Attach = Annotated[
@@ -88,26 +89,46 @@ class Scenario(ABC):
 
     # -- in a worker -----------------------------------------------------------------------------
 
-    def enter(self, world: "World") -> None:
-        """Choose users and set hooks: all users are made, and none is connected yet."""
+    def manner(self, *, acts: bool) -> Manner:
+        """How a user connects that `acts`, and how one that does not."""
+        return USUAL
 
-    async def prepare(self, world: "World") -> None:
-        """Everybody is online, the run has not started."""
-
-    def arrived(self, world: "World", virtual_user: "VirtualUser") -> None:
-        """A virtual user has come online, or is online again."""
-
+    @abstractmethod
     def act(self, world: "World", due: float) -> None:
         """One arrival. Never waits."""
-
-    async def background(self, world: "World") -> None:
-        """What goes on besides the arrivals, until cancelled."""
 
     # -- afterwards ------------------------------------------------------------------------------
 
     def figures(self, result: results.Result) -> dict[str, float]:
         """Single numbers that only this scenario finds; the name says the unit."""
         return {}
+
+
+# -- what some scenarios do besides: declared as a further base class, else it is not called -------------------------
+
+
+class Enters(ABC):
+    @abstractmethod
+    def enter(self, world: "World") -> None:
+        """Choose users: all are made, and none is connected yet."""
+
+
+class Prepares(ABC):
+    @abstractmethod
+    async def prepare(self, world: "World") -> None:
+        """Everybody is online, the run has not started."""
+
+
+class NoticesArrivals(ABC):
+    @abstractmethod
+    def arrived(self, world: "World", virtual_user: VirtualUser) -> None:
+        """A virtual user has come online, or is online again."""
+
+
+class HasBackground(ABC):
+    @abstractmethod
+    async def background(self, world: "World") -> None:
+        """What goes on besides the arrivals, until cancelled."""
 
 
 def pairs_of(people: int) -> Cast:

@@ -6,10 +6,10 @@ from msgspec import Meta
 
 from loadtest import results
 from loadtest.results import Phase
-from loadtest.scenarios.base import Attach, Cast, Common, Scenario, Size, pairs_of
+from loadtest.scenarios.base import Attach, Cast, Common, Enters, NoticesArrivals, Scenario, Size, pairs_of
+from loadtest.virtual_user import VirtualUser
 
 if TYPE_CHECKING:
-    from loadtest.virtual_user import VirtualUser
     from loadtest.world import World
 
 KIB = 1024
@@ -22,7 +22,7 @@ class ConnectParameters(Common, frozen=True, kw_only=True):
     rate: Annotated[float, Meta(ge=0, description="connects per second, in all")] = 200.0
 
 
-class Connect(Scenario):
+class Connect(Scenario, Enters, NoticesArrivals):
     name = "connect"
     stresses = "accepting, upgrading, authenticating and attaching, as fast as they come"
     example = "parley loadtest run connect --dev --rate 300 --seconds 20"
@@ -43,10 +43,10 @@ class Connect(Scenario):
         else:
             world.recorder.error("everybody_online_already")
 
-    def arrived(self, world: "World", virtual_user: "VirtualUser") -> None:
+    def arrived(self, world: "World", virtual_user: VirtualUser) -> None:
         world.later(self.parameters.stay, lambda: self._go(virtual_user))
 
-    def _go(self, virtual_user: "VirtualUser") -> None:
+    def _go(self, virtual_user: VirtualUser) -> None:
         virtual_user.leave()
         self._offline.insert(0, virtual_user)
 
@@ -63,7 +63,7 @@ class IdleParameters(Common, frozen=True, kw_only=True):
     attach: Attach = "auto"
 
 
-class Idle(Scenario):
+class Idle(Scenario, Enters):
     name = "idle"
     stresses = "what a connection costs that does nothing: memory of the server, at several levels"
     example = "parley loadtest run idle --dev --levels 1000,5000,15000"

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
-from loadtest.scenarios.base import Cast, Common, Scenario, Share, Size, pairs_of
+from loadtest.scenarios.base import Cast, Common, Prepares, Scenario, Share, Size, pairs_of
 
 if TYPE_CHECKING:
     from loadtest.world import World
@@ -19,7 +19,7 @@ class Parameters(Common, frozen=True, kw_only=True):
     rate: Annotated[float, Meta(ge=0, description="pages per second, in all")] = 50.0
 
 
-class History(Scenario):
+class History(Scenario, Prepares):
     name = "history"
     stresses = "reading: pages of history streamed over the hub, among messages"
     example = "parley loadtest run history --dev --rate 100 --page 50"

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 import trio
 from msgspec import Meta
 
-from loadtest.scenarios.base import Cast, Common, Scenario, Share, Size
+from loadtest.scenarios.base import Cast, Common, HasBackground, Scenario, Share, Size
+from loadtest.virtual_user import USUAL, Manner, VirtualUser
 
 if TYPE_CHECKING:
-    from loadtest.virtual_user import VirtualUser
     from loadtest.world import World
 
 RECEIVE_BUFFER = 4096  # bytes: little is hidden in the client's kernel
-SLOW = "deliver_slow"
+SLOW = Manner("deliver_slow", {"receive_buffer": RECEIVE_BUFFER})
 
 
 class Parameters(Common, frozen=True, kw_only=True):
@@ -24,7 +24,7 @@ class Parameters(Common, frozen=True, kw_only=True):
     rate: Annotated[float, Meta(ge=0, description="messages per second, in all")] = 40.0
 
 
-class Slow(Scenario):
+class Slow(Scenario, HasBackground):
     name = "slow"
     stresses = "backpressure: a client that does not read gets a catch-up, and costs the others no time"
     example = "parley loadtest run slow --dev --slow 0.2 --rate 100"
@@ -35,14 +35,8 @@ class Slow(Scenario):
         slow = round(len(everybody) * self.parameters.slow)
         return Cast(people=len(everybody), groups=[everybody], actors=everybody[: len(everybody) - slow] or everybody)
 
-    def enter(self, world: "World") -> None:
-        acting = {virtual_user.number for virtual_user in world.actors}
-        self._slow = [
-            virtual_user for virtual_user in world.virtual_users.values() if virtual_user.number not in acting
-        ]
-        for virtual_user in self._slow:
-            virtual_user.delivery = SLOW
-            virtual_user.options = {"receive_buffer": RECEIVE_BUFFER}
+    def manner(self, *, acts: bool) -> Manner:
+        return USUAL if acts else SLOW
 
     def act(self, world: "World", due: float) -> None:
         virtual_user = world.rng.choice(world.actors)
@@ -50,10 +44,11 @@ class Slow(Scenario):
 
     async def background(self, world: "World") -> None:
         async with trio.open_nursery() as nursery:
-            for virtual_user in self._slow:
-                nursery.start_soon(self._dawdle, world, virtual_user)
+            for virtual_user in world.virtual_users.values():
+                if virtual_user.delivery == SLOW.delivery:
+                    nursery.start_soon(self._dawdle, world, virtual_user)
 
-    async def _dawdle(self, world: "World", virtual_user: "VirtualUser") -> None:
+    async def _dawdle(self, world: "World", virtual_user: VirtualUser) -> None:
         await trio.sleep(world.rng.uniform(0, self.parameters.pause))
         while True:
             wire = virtual_user.wire

@@ -11,7 +11,21 @@ import trio.testing
 from loadtest import plan
 from loadtest.oracle import invariants
 from loadtest.oracle.oracle import Oracle
-from loadtest.worker import Worker
+from loadtest.plan import Conversation, Person
+from loadtest.scenarios.base import Prepares
+from loadtest.scenarios.slow import SLOW, Parameters, Slow
+from loadtest.virtual_user import DELIVER
+from loadtest.worker import Worker, populate
+from loadtest.world import World
+
+
+class Slowly(Prepares):
+    """A scenario that takes its time when all are connected."""
+
+    gathers = True
+
+    async def prepare(self, world: World) -> None:
+        await trio.sleep(5)
 
 
 async def test_all_connected_is_said_once(
@@ -24,15 +38,13 @@ async def test_all_connected_is_said_once(
         await trio.sleep(2)
         world.online = len(virtual_users)
 
-    async def prepare(_: object) -> None:
-        await trio.sleep(5)
-
     world: Any = SimpleNamespace(virtual_users={0: "p0", 1: "p1"}, actors=["p0"], online=0, gather=gather)
-    scenario: Any = SimpleNamespace(gathers=True, prepare=prepare)
+    scenario: Any = Slowly()
     given: Any = SimpleNamespace(parts=1, workers=1, actors=["p0"])
     monkeypatch.setattr(Worker, "report", lambda _, report: reports.append(report))
-    worker = Worker(given, scenario, world)
-    await worker._connect()
+    began = trio.current_time()
+    await Worker(given, scenario, world)._connect()
+    assert trio.current_time() - began > 5
     assert reports[0] == plan.Connected(0, 2)
     assert reports.count(plan.Connected(2, 2)) == 1 and reports[-1] == plan.Connected(2, 2)
 
@@ -107,3 +119,19 @@ async def test_only_who_is_online_is_cut(part: float, cut: int) -> None:
     given: Any = SimpleNamespace(parts=1, workers=1, actors=[])
     Worker(given, SimpleNamespace(), world)._cut(part)  # type: ignore[arg-type]
     assert len(gone) == len(set(gone)) == cut and all(number < 4 for number in gone)
+
+
+def test_each_worker_has_users_of_its_own() -> None:
+    """With the conversations that each is in, and as the scenario wants those who act, and those who do not."""
+    added: dict[int, tuple[Any, bool]] = {}
+    world: Any = SimpleNamespace(add=lambda user, *, acts: added.update({user.number: (user, acts)}))
+    given: Any = SimpleNamespace(
+        people=(Person(0, "u0", ""), Person(2, "u2", "")),
+        conversations=(Conversation("a", (0, 1)), Conversation("b", (2, 0))),
+        actors=(0, 1),
+    )
+    populate(world, given, Slow(Parameters()))
+    (first, first_acts), (second, second_acts) = added[0], added[2]
+    assert (first.conversations, first.delivery, first_acts) == (["a", "b"], DELIVER, True)
+    assert (second.conversations, second.delivery, second_acts) == (["b"], SLOW.delivery, False)
+    assert second.options == SLOW.options and not first.options

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import click
 
@@ -175,8 +176,6 @@ def tree(**options: Any) -> None:
 @_where
 def kill(connection: str, path: Path) -> None:
     """End one CONNECTION of this instance. Its client may connect again."""
-    from urllib.parse import quote  # noqa: PLC0415
-
     _order(path, f"/connections/{quote(connection, safe='')}/kill")
     terminal.echo(f"killed {connection}")
 
@@ -189,8 +188,6 @@ def kill_user(user: str, path: Path) -> None:
 
     Their clients are asked not to reconnect on their own. To lock the user out, delete them or end their sessions.
     """
-    from urllib.parse import quote  # noqa: PLC0415
-
     from server.admin.schemas import Killed  # noqa: PLC0415
     from server.cli.inspect.client import AdminError, decode  # noqa: PLC0415
 
