@@ -77,6 +77,10 @@ class Limiter(Generic[K]):
         self._appointments: dict[K, dict[str, float]] = {}  # by name, of those refused; in the order of their times
         self._prune_at = PRUNE_AT
 
+    def limit_to(self, rate: Rate | None) -> None:
+        """Go on with another rate, or without any; the buckets stay as they are."""
+        self.rate = rate
+
     def require(self, key: K, name: str | None = None) -> None:
         """Take one token of this key's bucket. Raises ChatError("rate_limited") with the time to wait.
 

@@ -64,7 +64,10 @@ class Instance:
         self.cluster = cluster = assemble_cluster(settings, stores, tracing)
         self.limits = RateLimits(settings, SharedRateLimits(stores.redis))
         self.handlers = assemble_handlers(settings, stores, cluster, self.limits, current=lambda: self.settings)
-        self.hub_parts = hub = assemble_hub(settings, stores, cluster, self.handlers, self.limits)
+        self.peer_address = ""  # where other instances reach this one, once it listens there
+        self.hub_parts = hub = assemble_hub(
+            settings, stores, cluster, self.handlers, self.limits, peer_address=lambda: self.peer_address
+        )
         self.liveness = assemble_liveness(settings, cluster, self.event_loop_lag)
         self.checks = assemble_checks(stores, cluster, hub, self.supervisor)
         self.rest = rest = assemble_rest(
@@ -177,7 +180,7 @@ class Instance:
                         await listeners.start(self.supervisor.keep, "listener", accept)
                     ready()
                     await stop.wait()
-                    self.hub.draining = True  # not ready from here on
+                    self.hub.begin_drain()
                     listeners.cancel_scope.cancel()
                 for sock in socks:
                     self.listener.close(sock, connections)
@@ -198,7 +201,7 @@ class Instance:
         sock = bind(where)
         try:
             host, port = place(sock)
-            self.forwarding.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            self.peer_address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             await self.rest.peer_listener.run(sock, connections, task_status=task_status)
         finally:
             sock.close()

@@ -17,7 +17,7 @@ from server.transport.listener import Listener, Service, bind, require_upgrade
 from server.transport.request_stream import AnySocket, RequestStream
 from server.transport.send_queue import Flusher, Verdict
 from server.transport.timer_wheel import TimerWheel
-from server.transport.tls import Certificate, TlsSocket
+from server.transport.tls import Certificate
 from server.transport.websocket import Connection
 
 MAX_MESSAGE = 64 * 1024 * 1024
@@ -80,9 +80,7 @@ class EchoServer:
         connection = Connection(
             sock, self._wheel, self._poller, send_queue_bytes=2 * MAX_MESSAGE, max_message=MAX_MESSAGE
         )
-        connection.readable = isinstance(sock, TlsSocket)
-        connection.endpoint = Echo(self, connection)
-        return connection.run(rest)
+        return connection.run(Echo(self, connection), rest)
 
     def send_all(self, frame: bytes) -> None:
         for connection in self.connections:

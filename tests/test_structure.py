@@ -1,4 +1,4 @@
-"""The shape of the tree: no circle of imports, and tests that stand where their modules do."""
+"""The shape of the tree: imports without circles and late ones, objects that are whole, tests beside their modules."""
 
 import ast
 import re
@@ -87,6 +87,128 @@ def test_no_circle_of_packages() -> None:
     assert found.keys() <= ONE_PART, found
     assert not (gone := ONE_PART - found.keys()), f"these are in order now: {gone}"
 
+
+# -- imports inside functions ------------------------------------------------------------------------------------------
+
+# Packages that need not be installed.
+OPTIONAL = {
+    "server/tracing/__init__.py": {"server.tracing.instance", "server.tracing.provider"},  # OpenTelemetry
+    "loadtest/reference.py": {"trio_websocket"},
+}
+
+
+def late_imports(name: str) -> set[str]:
+    """The modules that functions of this file import when they are called."""
+    found = set()
+    for function in functions(ast.parse((ROOT / name).read_text())):
+        for node in ast.walk(function):
+            if isinstance(node, ast.Import):
+                found.update(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                found.add(node.module or "")
+    return found
+
+
+def functions(tree: ast.Module) -> Iterator[ast.AST]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda))
+
+
+def test_modules_import_at_their_top() -> None:
+    """But for what `parley --help` loads, which imports the rest when a command runs, and for optional packages."""
+    edges = imports()
+    waiting, lists_commands = ["server.cli.main"], {"server.cli.main"}
+    while waiting:
+        new = edges[waiting.pop()] - lists_commands
+        lists_commands |= new
+        waiting += new
+    assert all(name.startswith("server.cli.") for name in lists_commands - {"server.protocol.terminal"})
+    found = {
+        name: late for module, name in FILES.items() if module not in lists_commands and (late := late_imports(name))
+    }
+    assert found == OPTIONAL
+
+
+# -- objects are whole when they are made ------------------------------------------------------------------------------
+
+# Attributes that a module sets on objects of classes which are not its own. What one object needs of another is no
+# reason: it is passed when the object is made, or as a callable where two need each other.
+SET_FROM_OUTSIDE: dict[str, dict[str, set[str]]] = {
+    "one part in several modules: a hub connection with its buffer and queues, the rooms of an instance": {
+        "server/hub/connection.py": {"encoding", "sent_at", "opened"},
+        "server/hub/reconnect.py": {"acked", "reserved", "state", "detached", "encoding"},
+        "server/hub/catch_up.py": {"expelled"},
+        "server/hub/methods.py": {"caller"},
+        "server/hub/server.py": {"share"},
+        "server/fanout/gap_repair.py": {"repairing", "fresh", "next_seq"},
+        "server/fanout/rooms.py": {"pins", "next_seq", "advanced", "held", "fresh", "first"},  # `first`: a fan-out's
+        "store/postgres/pool.py": {"last_used"},
+        "store/postgres/sessions.py": {"patience"},
+    },
+    "counts, on the objects that metrics read": {
+        "server/admin/task_tree.py": {"tasks"},
+        "server/fanout/broadcaster.py": {"shed"},
+        "server/hub/catch_up.py": {"replays"},
+        "server/hub/invocations.py": {"calls"},
+    },
+    "of one request or view: on Quart's `g`, its response, the trace of the request, the function of the view": {
+        "server/rest/app.py": {"began", "caller", "route", "user"},
+        "server/rest/requests.py": {"open_route", "sign_in_route", "parting_route", "upload_route"},
+        "server/rest/routes/signed_urls.py": {"timeout"},
+        "server/rest/routes/users.py": {"timeout"},
+    },
+    "an error on its way gets what is known further out": {
+        "server/protocol/signalr/json_codec.py": {"messages"},
+        "server/protocol/signalr/msgpack_codec.py": {"messages"},
+    },
+    "what libraries are configured with": {
+        "loadtest/live.py": {"caption", "caption_justify"},
+        "server/instance.py": {"deadline"},
+        "server/observability/logs.py": {"excepthook"},
+        "server/rest/app.py": {"request_class", "strict_slashes"},
+        "server/rest/converters.py": {"converters"},
+        "server/rest/routes/docs.py": {"filters"},
+        "server/transport/http.py": {
+            "keep_alive_timeout",
+            "read_timeout",
+            "h11_max_incomplete_size",
+            "errorlog",
+            "include_server_header",
+        },
+        "server/transport/request_stream.py": {"deadline"},
+        "server/transport/tls.py": {"minimum_version", "options"},
+        "store/names/make_confusables.py": {"restype", "value"},
+        "store/postgres/migrate.py": {"autocommit"},
+    },
+}
+
+
+def set_from_outside(name: str) -> set[str]:
+    """Attributes that this file sets on other objects than `self`, and that none of its own classes declares.
+
+    A Protocol of the file declares them, too: it says what the file changes of objects that are made elsewhere.
+    """
+    own, others = set(), set()
+    for node in ast.walk(ast.parse((ROOT / name).read_text())):
+        if isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load):
+            is_own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            (own if is_own else others).add(node.attr)
+        elif isinstance(node, ast.ClassDef):
+            for each in node.body:
+                if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name):
+                    own.add(each.target.id)
+    return others - own
+
+
+def test_nothing_is_set_into_an_object_that_was_made_elsewhere() -> None:
+    """Objects are whole when they are made: what is changed later belongs to their own module, or is known here."""
+    known: dict[str, set[str]] = defaultdict(set)
+    for files in SET_FROM_OUTSIDE.values():
+        for name, attributes in files.items():
+            known[name] |= attributes
+    assert {name: found for name in FILES.values() if (found := set_from_outside(name))} == known
+
+
+# -- tests beside their modules ----------------------------------------------------------------------------------------
 
 # Tests of no one module: what they hold is a behaviour of several, and the only place to see it.
 ACROSS = {

@@ -1,5 +1,6 @@
 """Assembles the hub: its methods, the verification of tokens, the timer wheel and the poller of its connections."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from server.assembly.cluster import Cluster
@@ -31,7 +32,16 @@ class Hub:
     http_endpoint: HttpEndpoint
 
 
-def assemble_hub(settings: Settings, stores: Stores, cluster: Cluster, handlers: Handlers, limits: RateLimits) -> Hub:
+def assemble_hub(
+    settings: Settings,
+    stores: Stores,
+    cluster: Cluster,
+    handlers: Handlers,
+    limits: RateLimits,
+    *,
+    peer_address: Callable[[], str],
+) -> Hub:
+    """`peer_address` returns where other instances reach this one: empty until it listens there."""
     poller = Poller()
     wheel = TimerWheel(poller.settle)
     keys = KeySet(settings.jwks_url) if settings.jwks_url else None
@@ -62,7 +72,7 @@ def assemble_hub(settings: Settings, stores: Stores, cluster: Cluster, handlers:
         tokens=tokens,
         limits=limits,
     )
-    forwarding = Forwarding(ConnectionOwners(stores.redis))
+    forwarding = Forwarding(ConnectionOwners(stores.redis), peer_address)
     return Hub(
         poller=poller,
         wheel=wheel,

@@ -43,10 +43,10 @@ class RateLimits:
         on = settings.rate_limits == "on"
         self.invocations = settings.rate_invocations if on else None
         self.user_invocations = settings.rate_user_invocations if on else None
-        self.connects.rate = settings.rate_connects if on else None
-        self.user_connects.rate = settings.rate_user_connects if on else None
-        self.sends.rate = settings.rate_sends if on else None
-        self.requests.rate = settings.rate_requests if on else None
-        self.hub_requests.rate = self.requests.rate
-        self._uploads.rate = settings.rate_uploads if on else None
-        self._sign_ins.rate = settings.rate_sign_ins if on else None
+        self.connects.limit_to(settings.rate_connects if on else None)
+        self.user_connects.limit_to(settings.rate_user_connects if on else None)
+        self.sends.limit_to(settings.rate_sends if on else None)
+        self.requests.limit_to(settings.rate_requests if on else None)
+        self.hub_requests.limit_to(settings.rate_requests if on else None)
+        self._uploads.limit_to(settings.rate_uploads if on else None)
+        self._sign_ins.limit_to(settings.rate_sign_ins if on else None)

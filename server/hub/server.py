@@ -40,7 +40,6 @@ from server.transport.listener import Refusal, Service, peer, refusal, require_u
 from server.transport.request_stream import AnySocket
 from server.transport.send_queue import Flusher, SendQueue
 from server.transport.timer_wheel import TimerWheel
-from server.transport.tls import TlsSocket
 from server.transport.websocket import Connection
 from store.defects import guard
 
@@ -226,7 +225,7 @@ class HubServer:
             require_upgrade(head)
             comer = await self._authenticate(query, headers)
         except Refusal as refused:
-            refused.request_id = self._proxies.request_id(address, _text(headers, b"x-request-id"))
+            refused.belongs_to(self._proxies.request_id(address, _text(headers, b"x-request-id")))
             raise
         stateful = isinstance(comer, HubConnection) or comer.stateful
         transport = (StatefulWebSocket if stateful else Connection)(
@@ -237,16 +236,14 @@ class HubServer:
             max_message=self.max_frame(),
             stall_timeout=self.settings.stall_timeout,
         )
-        transport.readable = isinstance(sock, TlsSocket)  # OpenSSL may hold what the poller does not see
         client = self.client(headers, address)
         connection = await self.connection_for(comer, transport, transport, query, client=client)
-        transport.endpoint, transport.pace = connection, connection.share
         try:
             sock.send(http_head.accept_response(headers[b"sec-websocket-key"]))  # always fits: the buffer is empty
         except OSError as error:
-            transport.endpoint.on_closed(f"connection lost ({error.strerror})")
+            connection.on_closed(f"connection lost ({error.strerror})")
             raise
-        return transport.run(rest)
+        return transport.run(connection, rest, pace=connection.share)
 
     async def connection_for(
         self,
@@ -309,13 +306,17 @@ class HubServer:
 
     # -- leaving --------------------------------------------------------------------------------------
 
+    def begin_drain(self) -> None:
+        """From here on the instance is not ready: balancers send clients elsewhere, and readiness says why."""
+        self.draining = True
+
     async def drain(self, seconds: float, force: trio.Event) -> None:
         """Ask every client to connect again (elsewhere), spread over `seconds` so that they do not come all at once.
 
         Clients that are about to connect when it begins are still let in, for another instance may not be there to take
         them. Set `force` to end all the rest at once.
         """
-        self.draining = True
+        self.begin_drain()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_cancel_when, force, nursery.cancel_scope)
             await self._send_away(seconds)

@@ -61,11 +61,15 @@ TAGS = {
 
 def install(app: Quart, settings: Settings) -> "Provider":
     """Install the provider. Its document is complete once all routes are registered."""
-    schema = QuartSchema(openapi_path=None, conversion_preference="msgspec", openapi_provider_class=Provider)
+
+    class OfThisServer(Provider):  # the extension makes the provider, from its class
+        def __init__(self, app: Quart, extension: QuartSchema) -> None:
+            super().__init__(app, extension, settings)
+
+    schema = QuartSchema(openapi_path=None, conversion_preference="msgspec", openapi_provider_class=OfThisServer)
     schema.init_app(app)
     provider = schema.openapi_provider
     assert isinstance(provider, Provider)
-    provider.settings = settings
     return provider
 
 
@@ -103,10 +107,9 @@ _ALTERNATIVES: Mapping[type, list[Schema]] = {
 class Provider(OpenAPIProvider):
     """Makes the document from the app's routes. `settings` has the limits and file types of this server."""
 
-    settings: Settings
-
-    def __init__(self, app: Quart, extension: QuartSchema) -> None:
+    def __init__(self, app: Quart, extension: QuartSchema, settings: Settings) -> None:
         super().__init__(app, extension)
+        self.settings = settings
         self._encoded: bytes | None = None
 
     def schema(self) -> Schema:

@@ -77,7 +77,11 @@ class Refusal(Exception):
         self.status = status
         self.code = code
         self.fields, self.body = http_head.refusal(status, code, CODES[code].title, detail, extra)
-        self.request_id = ""  # set where it is known
+        self.request_id = ""
+
+    def belongs_to(self, request_id: str) -> None:
+        """Answer with the id of the request, which is known further out than where it was refused."""
+        self.request_id = request_id
 
     @property
     def answer(self) -> bytes:

@@ -10,8 +10,8 @@ the memory of trio.SocketStream.
 
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from typing import ClassVar, Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from typing import Any, ClassVar, Protocol
 
 import structlog
 import trio
@@ -113,7 +113,8 @@ class Connection(_Sender):
         self.wheel = wheel
         self.wheel_tick = -1
         self.poller = poller
-        self.readable = self.ended = self.over = False
+        self.readable = isinstance(sock, TlsSocket)  # OpenSSL may hold what the poller does not see
+        self.ended = self.over = False
         self.reader: trio.lowlevel.Task | None = None  # asleep until the socket is readable
         self.writer: trio.lowlevel.Task | None = None  # asleep until it is writable
         self.decoder = websocket.Decoder(max_message=max_message)
@@ -130,10 +131,16 @@ class Connection(_Sender):
         self.endpoint: Endpoint
         self.nursery: trio.Nursery
 
-    async def run(self, data: bytes = b"") -> None:
+    def run(self, endpoint: Endpoint, data: bytes = b"", *, pace: Pace | None = None) -> Coroutine[Any, Any, None]:
         """Serve the socket until it ends, and close it. `data` was read with the request head.
 
-        `endpoint` must have been set. This is one function on purpose: its frame exists once per connection.
+        The endpoint, which is made with its transport, is known from this call on, and not only once it is awaited.
+        """
+        self.endpoint, self.pace = endpoint, pace
+        return self._run(data)
+
+    async def _run(self, data: bytes) -> None:
+        """As `run`. This is one function on purpose: its frame exists once per connection.
 
         Messages are handled in order; the next one waits until the endpoint has accepted the one before, and the
         socket is not read meanwhile: that, and the pauses of `pace`, are the backpressure on the peer. What the

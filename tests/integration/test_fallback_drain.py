@@ -41,11 +41,11 @@ async def test_before_the_first_request(site: Site, headers: dict[str, str]) -> 
     Its token is not used up: another instance takes it. Where others forward requests, the client is let in."""
     async with door_of(site, "alice") as a:
         site.process.hub.draining = True
-        address, site.process.forwarding.address = site.process.forwarding.address, ""
+        address, site.process.peer_address = site.process.peer_address, ""
         refused = await a.http.get(a.url, params={"id": a.id}, headers=headers)
         assert refused.status_code == 503 and refused.json()["code"] == "draining"
         assert refused.headers["Connection"] == "close" and not site.process.hub.connections
-        site.process.forwarding.address = address
+        site.process.peer_address = address
         if headers:
             async with a.stream():
                 pass

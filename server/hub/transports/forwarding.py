@@ -6,7 +6,7 @@ other instance answers itself, or 404, and the client negotiates again.
 """
 
 import ssl
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import httpx
 import structlog
@@ -39,13 +39,17 @@ class OwnerGone(Exception):
 
 
 class Forwarding:
-    """`address` is where other instances reach this one; empty as long as nothing is handed through."""
+    """`address` returns where other instances reach this one; empty as long as nothing is handed through."""
 
-    def __init__(self, owners: ConnectionOwners) -> None:
-        self.address = ""
+    def __init__(self, owners: ConnectionOwners, address: Callable[[], str]) -> None:
+        self._address = address
         self._owners = owners
         self._http: httpx.AsyncClient
         self._under_way = 0
+
+    @property
+    def address(self) -> str:
+        return self._address()
 
     async def run(
         self, held: Collection[str], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

@@ -3,6 +3,7 @@
 import socket
 import time
 from collections.abc import Awaitable
+from functools import partial
 
 import pytest
 import trio
@@ -78,9 +79,8 @@ async def test_many_connections_take_one_share(
         connection = Connection(
             ours, wheel, poller, send_queue_bytes=65536, max_message=READ_SIZE, stall_timeout=FOREVER
         )
-        connection.endpoint, connection.pace = Expensive(), share
         peer.sendall(websocket.encode_masked(websocket.BINARY, b"x" * READ_SIZE) * MESSAGES)
-        nursery.start_soon(connection.run)
+        nursery.start_soon(partial(connection.run, Expensive(), pace=share))
     await trio.sleep(2.0)
     assert 0 < worked <= WORK_BURST + (trio.current_time() - began) * WORK_SHARE + 2 * STEP
     await trio.sleep(10 * MESSAGES * STEP / WORK_SHARE + 10)

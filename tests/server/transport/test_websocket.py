@@ -63,11 +63,13 @@ async def test_a_slow_reader_ends_while_something_is_delivered(parts: tuple[Time
         ours.setblocking(False)
         with peer:
             connection = Connection(ours, *parts, send_queue_bytes=65536, max_message=1000)
-            connection.endpoint = endpoint = Silent()
+            endpoint = Silent()
             ended = trio.Event()
 
-            async def serve(connection: Connection = connection, ended: trio.Event = ended) -> None:
-                await connection.run()
+            async def serve(
+                connection: Connection = connection, endpoint: Silent = endpoint, ended: trio.Event = ended
+            ) -> None:
+                await connection.run(endpoint)
                 ended.set()
 
             with trio.fail_after(WAIT):
@@ -107,9 +109,8 @@ async def test_a_peer_that_neither_reads_nor_answers_our_close(
         connection = Connection(
             ours, wheel, poller, send_queue_bytes=2 * LARGE, max_message=1000, stall_timeout=FOREVER
         )
-        connection.endpoint = endpoint
         async with trio.open_nursery() as serving:
-            serving.start_soon(connection.run)
+            serving.start_soon(connection.run, endpoint)
             await trio.testing.wait_all_tasks_blocked()
             if queued:
                 connection.offer(websocket.encode(websocket.TEXT, b"x" * queued))

@@ -62,8 +62,7 @@ class Peer:
         assert len(self.hear(handshake=True)) == 0
 
     async def _serve(self) -> None:
-        self.transport.endpoint = self.connection
-        self._nursery.start_soon(self.transport.run)
+        self._nursery.start_soon(self.transport.run, self.connection)
         await wait_all_tasks_blocked()
 
     async def lose(self) -> None:
