@@ -174,16 +174,18 @@ def _refuse(text: str) -> None:
     raise msgspec.DecodeError(f"{text} is no JSON")
 
 
-def answer(value: object, status: int = 200, *, version: str | None = None) -> Response:
+def answer(value: object, status: int = 200, *, version: str | None = None, resource: object | None = None) -> Response:
     """Return `value` as JSON. With `version` it gets an ETag, and 304 if If-None-Match contains that ETag.
 
     The ETag is the version, which is what If-Match of an edit is compared with (`if_match`), and a digest of the
-    content, so that a cached answer is renewed whenever anything in it differs.
+    content, so that a cached answer is renewed whenever anything in it differs. An answer that says more than the
+    `resource` has its ETag, the one that GET answers with.
     """
     encoded = msgspec.json.encode(value)
     response = Response(encoded, status=status, content_type="application/json")
     if version is not None:
-        response.set_etag(f"{version}-{hashlib.sha256(encoded).hexdigest()[:16]}")
+        content = encoded if resource is None else msgspec.json.encode(resource)
+        response.set_etag(f"{version}-{hashlib.sha256(content).hexdigest()[:16]}")
         if request.method in ("GET", "HEAD") and _has(response):
             return Response("", status=304, headers={"ETag": response.headers["ETag"]})
     return response

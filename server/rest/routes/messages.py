@@ -85,7 +85,7 @@ def blueprint(messages: Messages, receipts: Receipts) -> Blueprint:
         send one message, and all of them are answered with it.
         """
         message = await messages.send_once(caller(), data, await once())
-        response = answer(sent(message), 201, version=str(message.changed_seq))
+        response = answer(sent(message), 201, version=str(message.changed_seq), resource=message)
         response.headers["Location"] = f"/api/messages/{message.id}"
         return response
 
@@ -106,7 +106,7 @@ def blueprint(messages: Messages, receipts: Receipts) -> Blueprint:
     async def edit(message_id: str, data: EditMessage) -> Response:
         """Edit a message of the caller."""
         message = await messages.edit(caller(), path_id(message_id), data.content, if_match=if_match())
-        return answer(sent(message), version=str(message.changed_seq))
+        return answer(sent(message), version=str(message.changed_seq), resource=message)
 
     @routes.delete("/<id:message_id>")
     @operation(WRITTEN, parameters=(IF_MATCH,), refuses=("forbidden", "gone"))
@@ -116,7 +116,7 @@ def blueprint(messages: Messages, receipts: Receipts) -> Blueprint:
         The message keeps its place without content and with `deletedAt`, so that all members see that it was deleted.
         """
         message = await messages.delete(caller(), path_id(message_id), if_match=if_match())
-        return answer(sent(message), version=str(message.changed_seq))
+        return answer(sent(message), version=str(message.changed_seq), resource=message)
 
     @routes.put("/<id:message_id>/status")
     @operation(done("The receipt is durable."), takes=SetMessageStatus)
