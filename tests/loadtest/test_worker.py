@@ -25,7 +25,7 @@ class Slowly(Prepares):
     gathers = True
 
     async def prepare(self, world: World) -> None:
-        await trio.sleep(5)  # of the mock clock
+        await trio.sleep(5)  # under a mock clock
 
 
 async def test_all_connected_is_said_once(

@@ -168,7 +168,7 @@ class World:
         return await self.client()
 
     async def settle(self) -> None:
-        await trio.sleep(10 * (PERIOD + REPAIR_DELAY) + 2 * RETRY_DELAY)
+        await trio.sleep(10 * (PERIOD + REPAIR_DELAY) + 2 * RETRY_DELAY)  # under a mock clock
 
 
 async def test_a_lower_head(nursery: trio.Nursery, autojump_clock: MockClock) -> None:

@@ -456,7 +456,7 @@ async def test_one_moves_cursors_at_a_time(place: Place, nursery: trio.Nursery) 
         with cancelled:
             async with connection.sync_lock():
                 before = len(done)
-                await trio.sleep(1)
+                await trio.sleep(1)  # under the mock clock of `place`
                 assert len(done) == before
                 done.append(number)
 
@@ -466,7 +466,7 @@ async def test_one_moves_cursors_at_a_time(place: Place, nursery: trio.Nursery) 
             movers.start_soon(move, number, scope)
             await wait_all_tasks_blocked()
         scopes[2].cancel()  # while it waits
-        await trio.sleep(0.5)
+        await trio.sleep(0.5)  # under the mock clock of `place`
         scopes[0].cancel()  # while it has the lock
     assert done == [1, 3] and connection.syncing is None
 
