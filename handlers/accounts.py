@@ -25,7 +25,7 @@ from store.model import Change, Session
 from store.postgres import accounts as store
 from store.postgres import users
 from store.postgres.connection import Connection
-from store.redis.inbox_entries import dismissal
+from store.redis.inbox_entries import disconnection_of
 
 REFRESH_TTL = 30 * 86400.0  # seconds a session lives without being refreshed
 GRACE = 10.0  # seconds in which the token before the last is still taken: the answer may have been lost on its way
@@ -235,7 +235,7 @@ class Accounts:
                 raise ChatError("not_found", "You have no such session (any more).")
             return None, ()
 
-        await self._transactions.run(write, dismisses=dismissal(user_id, session_id))
+        await self._transactions.run(write, disconnects=disconnection_of(user_id, session_id))
 
 
 def _is_recent(found: store.LockedSession) -> bool:

@@ -46,12 +46,12 @@ class Conversations:
         self, caller: Caller, limit: int, cursor: str | None, *, members: int = store.MEMBERS_LISTED
     ) -> tuple[Sequence[Conversation], str | None]:
         """Mine, the most recently active first, as they were at the first page; of each the first members."""
-        place = page_cursors.decode_place(cursor)
+        position = page_cursors.decode_position(cursor)
         async with self._pool.connection() as conn:
             items, following = await store.list_conversations(
-                conn, caller.user_id, limit=limit, place=place, members=members
+                conn, caller.user_id, limit=limit, position=position, members=members
             )
-        return items, page_cursors.encode_place(following) if following else None
+        return items, page_cursors.encode_position(following) if following else None
 
     async def list_members(
         self, caller: Caller, conversation_id: UUID, limit: int, cursor: str | None

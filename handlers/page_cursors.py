@@ -10,9 +10,9 @@ import struct
 from uuid import UUID
 
 from handlers.errors import ChatError
-from store.postgres.conversations import Place
+from store.postgres.conversations import Position
 
-_PLACE = struct.Struct("!q16sq")
+_POSITION = struct.Struct("!q16sq")
 
 MAX_TEXT = 1024  # characters of a cursor; the longest names are far below
 
@@ -31,21 +31,21 @@ def decode_id(text: str | None) -> UUID | None:
         raise ChatError("invalid_cursor", "The cursor is not one of ours.") from None
 
 
-def encode_place(place: Place) -> str:
-    raw = _PLACE.pack(place.number, place.last_id.bytes, place.as_of)
+def encode_position(position: Position) -> str:
+    raw = _POSITION.pack(position.number, position.last_id.bytes, position.as_of)
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
-def decode_place(text: str | None) -> Place | None:
+def decode_position(text: str | None) -> Position | None:
     """Raises ChatError("invalid_cursor")."""
     if text is None:
         return None
     try:
         raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-        number, last_id, as_of = _PLACE.unpack(raw)
+        number, last_id, as_of = _POSITION.unpack(raw)
     except (binascii.Error, ValueError, struct.error):
         raise ChatError("invalid_cursor", "The cursor is not one of ours.") from None
-    return Place(number, UUID(bytes=last_id), as_of)
+    return Position(number, UUID(bytes=last_id), as_of)
 
 
 def encode_text(text: str) -> str:

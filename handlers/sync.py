@@ -134,8 +134,8 @@ class Sync:
         async with self._pool.connection() as conn:
             permissions.require_member(await conversations.fetch_member(conn, conversation_id, caller.user_id))
             found = await messages.list_changes(conn, conversation_id, cursor, limit=limit, max_bytes=max_bytes)
-            # Asked afterwards: the floor is raised before anything is dropped.
-            return found if cursor >= await conversations.fetch_floor(conn, conversation_id) else None
+            # Asked afterwards: the retention watermark is raised before anything is dropped.
+            return found if cursor >= await conversations.fetch_watermark(conn, conversation_id) else None
 
     async def cursors(self, caller: Caller, conversation_id: UUID) -> tuple[tuple[MemberCursor, ...], str | None]:
         """(of the first members by id, where the list of members goes on): a group has any number of them."""

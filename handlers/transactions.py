@@ -15,7 +15,7 @@ from store.errors import Unavailable
 from store.model import Change
 from store.postgres.connection import Connection
 from store.postgres.outbox import insert_outbox
-from store.redis.inbox_entries import Dismissal
+from store.redis.inbox_entries import Disconnection
 
 T = TypeVar("T")
 DEADLINE = 15.0  # seconds; statements have their own, shorter timeout
@@ -31,9 +31,11 @@ class Transactions:
         self._change_publisher = change_publisher
         self.committed = 0
 
-    async def run(self, write: Write[T], *, touches: Collection[UUID] = (), dismisses: Dismissal | None = None) -> T:
+    async def run(
+        self, write: Write[T], *, touches: Collection[UUID] = (), disconnects: Disconnection | None = None
+    ) -> T:
         """Run `write` in one transaction and publish its changes. `touches` are the conversations to check in doubt;
-        `dismisses` the user whose connections end with it.
+        `disconnects` the user whose connections end with it.
 
         Guaranteed: if the transaction commits, its changes are published, at least once. The same transaction writes
         them to the outbox, so that the relay of another instance publishes them if this process dies; here they are
@@ -47,10 +49,10 @@ class Transactions:
                 with trio.CancelScope(shield=True), trio.fail_after(DEADLINE):
                     async with conn.transaction():
                         result, changes = await write(conn)
-                        if changes or dismisses:
-                            await insert_outbox(conn, changes, dismisses)
-                    if changes or dismisses:
-                        self._change_publisher.publish(changes, dismisses)
+                        if changes or disconnects:
+                            await insert_outbox(conn, changes, disconnects)
+                    if changes or disconnects:
+                        self._change_publisher.publish(changes, disconnects)
             except trio.TooSlowError:
                 self._change_publisher.doubt(touches)
                 raise Unavailable("the transaction did not end in time") from None

@@ -22,7 +22,7 @@ from store.model import Account, Change, User, UserStatus
 from store.postgres import users as store
 from store.postgres.connection import Connection
 from store.postgres.idempotency import REGISTRATION_SCOPE
-from store.redis.inbox_entries import dismissal
+from store.redis.inbox_entries import disconnection_of
 
 REGISTRATION_KEY = 22  # characters an Idempotency-Key must have: 128 random bits in base64
 REGISTRATION_WINDOW = 600.0  # seconds in which such a request may come again
@@ -99,11 +99,11 @@ class Users:
         if "\0" in q or len(q) > MAX_QUERY:
             sentence = f"at most {MAX_QUERY} characters, none of them NUL"
             raise ChatError("invalid_request", f"The parameter q has {sentence}.", errors={"q": sentence})
-        place = _place(page_cursors.decode_text(cursor))
+        position = _decode_position(page_cursors.decode_text(cursor))
         async with self._pool.connection() as conn:
-            users, following = await store.list_users(conn, q, limit=limit, place=place)
+            users, following = await store.list_users(conn, q, limit=limit, position=position)
         return await shown(users, self._presence), None if following is None else page_cursors.encode_text(
-            _placed(following)
+            _encode_position(following)
         )
 
     async def update(self, caller: Caller, request: UpdateUser, *, if_match: Collection[str] | None = None) -> Account:
@@ -179,7 +179,7 @@ class Users:
         for _ in range(LEAVE_ROUNDS):
             if not await self._transactions.run(leave):
                 break
-        await self._transactions.run(write, dismisses=dismissal(user_id))
+        await self._transactions.run(write, disconnects=disconnection_of(user_id))
 
 
 async def shown(users: Sequence[User], presence: Presence) -> list[User]:
@@ -192,19 +192,19 @@ async def shown(users: Sequence[User], presence: Presence) -> list[User]:
     return [user if user.id in online else msgspec.structs.replace(user, status=UserStatus.OFFLINE) for user in users]
 
 
-def _placed(place: store.Place) -> str:
-    return f"{'d' if place.by_display_name else 'u'}{place.after}\n{place.after_id.hex}"
+def _encode_position(position: store.Position) -> str:
+    return f"{'d' if position.by_display_name else 'u'}{position.after}\n{position.after_id.hex}"
 
 
-def _place(text: str | None) -> store.Place | None:
+def _decode_position(text: str | None) -> store.Position | None:
     """Raises ChatError("invalid_cursor")."""
     if text is None:
         return None
     after, newline, user_id = text.rpartition("\n")
     if not newline:  # of an instance that listed by username alone
-        return store.Place(names.fold(text))
+        return store.Position(names.fold(text))
     try:
-        return store.Place(after[1:], UUID(hex=user_id), {"u": False, "d": True}[after[:1]])
+        return store.Position(after[1:], UUID(hex=user_id), {"u": False, "d": True}[after[:1]])
     except (KeyError, ValueError):
         raise ChatError("invalid_cursor", "The cursor is not one of ours.") from None
 

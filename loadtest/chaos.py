@@ -68,9 +68,9 @@ def _fault(line: str) -> Fault:
     seconds = 0.0
     try:
         if "for" in words:
-            place = words.index("for")
-            seconds = float(words[place + 1])
-            words = words[:place]
+            position = words.index("for")
+            seconds = float(words[position + 1])
+            words = words[:position]
         at, kind, *rest = words
         if kind == "cut":
             return Fault(float(at), kind, part=float(rest[0]) if rest else 1.0)

@@ -104,7 +104,7 @@ class Connection(ABC):
         self._calls[call_id] = call
         return call_id
 
-    # -- what carriers hand in -------------------------------------------------------------------
+    # -- what transports hand in ------------------------------------------------------------------
 
     def take_event(self, target: str, arguments: Any) -> None:
         kind = EVENTS.get(target)

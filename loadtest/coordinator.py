@@ -24,7 +24,7 @@ from loadtest.scenarios.base import Cast, Scenario
 from loadtest.steps import Step
 from loadtest.targets import Target, TargetError, check_files
 from loadtest.telemetry import INTERVAL, Telemetry
-from loadtest.worker_pool import WorkerPool, open_crew
+from loadtest.worker_pool import WorkerPool, open_worker_pool
 
 LEAD = 0.5  # seconds from the order to begin until the start
 MAX_STEPS = 40
@@ -82,7 +82,7 @@ class Coordinator:
         length = max((phase.end for phase in self.scenario.phases()), default=0.0)
         check_tokens(people, length + 2 * self.options.settle)  # everybody settles, and is audited
         plans = self._plans(cast, people, conversations)
-        async with open_crew(plans, self._on_report) as worker_pool:
+        async with open_worker_pool(plans, self._on_report) as worker_pool:
             self._watch_roots()
             for number, pid in enumerate(worker_pool.pids):
                 self.watch.add(pid, f"worker {number + 1}", "generator")
@@ -262,7 +262,7 @@ def shard_of(cast: Cast, index: int, count: int) -> Cast:
     in_some = {number for group in groups for number in group}
     alone = [number for number in range(cast.people) if number not in in_some]
     numbers = sorted({number for group in mine for number in group} | set(alone[index - 1 :: count]))
-    anew = {number: place for place, number in enumerate(numbers)}
+    anew = {number: index for index, number in enumerate(numbers)}
     direct = len(cast.pairs[index - 1 :: count])
     dealt = [tuple(anew[number] for number in group) for group in mine]
     return Cast(

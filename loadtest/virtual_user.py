@@ -90,7 +90,7 @@ class Surroundings(Protocol):
     def arrived(self, virtual_user: "VirtualUser") -> None:
         """It is online, for the first time or again."""
 
-    def departed(self, virtual_user: "VirtualUser") -> None:
+    def left(self, virtual_user: "VirtualUser") -> None:
         """It was online, and has lost its connection."""
 
 
@@ -238,7 +238,7 @@ class VirtualUser:
         world.oracle.note(self.number, "lost", key=reason)
         if was_online:
             world.recorder.count(results.DISCONNECTS)
-            world.departed(self)
+            world.left(self)
         if not self.wanted:
             return
         if reason != "cut":
@@ -299,7 +299,7 @@ class VirtualUser:
         if self.pending.pop(send.number, None) is None:
             if self.acknowledged[send.number] != hash(message.id):
                 text = f"send {send.number} of p{self.number} was answered with two messages, the second {message.id}"
-                oracle.breach(invariants.DOUBLED, text, virtual_user=self.number)
+                oracle.breach(invariants.DUPLICATED, text, virtual_user=self.number)
             return
         self.acknowledged[send.number] = hash(message.id)
         self.last = message

@@ -92,7 +92,7 @@ async def _write(process: trio.Process, message: plan.Order | plan.Plan) -> None
 
 
 @asynccontextmanager
-async def open_crew(
+async def open_worker_pool(
     plans: Sequence[plan.Plan], on_report: Callable[[int, plan.Report], None]
 ) -> AsyncIterator[WorkerPool]:
     """Workers that have their plans. Raises WorkerError when one dies."""

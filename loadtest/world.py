@@ -123,7 +123,7 @@ class World:
         if self._noticing is not None:
             self._noticing.arrived(self, virtual_user)
 
-    def departed(self, virtual_user: VirtualUser) -> None:
+    def left(self, virtual_user: VirtualUser) -> None:
         self.online -= 1
         self._move()
 

@@ -22,7 +22,7 @@ from server.process.sd_notify import ServiceManager
 from server.process.signals import Lifecycle
 from server.process.supervisor import PartLost
 from server.tracing import open_tracing
-from server.transport.listener import listen, place
+from server.transport.listener import address_of, listen
 from store.errors import StoreError, Unfit
 from store.postgres import sessions
 
@@ -83,7 +83,7 @@ async def serve(
     life = Lifecycle(service_manager, reload if reread is not None else None)
 
     def ready() -> None:
-        host, port = place(socks[0])
+        host, port = address_of(socks[0])
         scheme = "https" if instance.certificate is not None else "http"
         url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}" if port else f"unix:{host}"
         if not port and not {UNIX, ANY} & set(settings.forwarded_allow_ips):
@@ -109,7 +109,7 @@ async def serve(
             await nursery.start(life.watch_signals)
             nursery.start_soon(service_manager.run, instance.liveness.verdict)
             nursery.start_soon(notify_stopping)
-            await instance.run(socks, stop=life.stop, hurry=life.hurry, ready=ready)
+            await instance.run(socks, stop=life.stop, force=life.force, ready=ready)
             if tracing is not None:
                 await tracing.aclose()
             nursery.cancel_scope.cancel()

@@ -33,7 +33,7 @@ from server.config.units import DAYS, SECONDS
 from server.observability import logs
 from server.observability.event_loop_lag import EventLoopLag
 from server.process.supervisor import Run, Supervisor
-from server.transport.listener import bind, place
+from server.transport.listener import address_of, bind
 from store.defects import guard
 from store.errors import StoreError
 from store.postgres.partitions import ensure_partitions
@@ -121,11 +121,11 @@ class Instance:
             ("pool", self.pool.run),
             ("export_pool", self.stores.export_pool.run),
             ("lanes", self.lanes.run),
-            ("sync", self.cluster.sync.run),
+            ("batch_loader", self.cluster.sync.run),
             ("flusher", self.cluster.flusher.run),
-            ("wheel", self.hub_parts.wheel.run),
+            ("timer_wheel", self.hub_parts.wheel.run),
             ("poller", self.hub_parts.poller.run),
-            ("repairs", self.rooms.repair.run),
+            ("gap_repair", self.rooms.repair.run),
             ("histories", self.rooms.history.run),
             ("conversation_updates", self.cluster.notifier.run),
             ("ephemeral_events", self.cluster.ephemeral_events.run),
@@ -133,7 +133,7 @@ class Instance:
             ("receipts", self.receipts.run),
             ("membership", self.membership.run),
             ("outbox_relay", self.relay.run),
-            ("fallbacks", self.http_endpoint.run),
+            ("http_endpoint", self.http_endpoint.run),
             ("http", self.http.run),
             ("event_loop_lag", self.event_loop_lag.run),
             ("liveness", self.liveness.run),
@@ -143,15 +143,15 @@ class Instance:
         if self.stores.read_pool is not None:
             found.append(("read_pool", self.stores.read_pool.run))
         if self.hub_parts.keys is not None:
-            found.append(("keys", self.hub_parts.keys.run))
+            found.append(("jwks", self.hub_parts.keys.run))
         if self.certificate is not None:
             found.append(("certificate", self.certificate.run))
         return found
 
     async def run(
-        self, socks: Sequence[socket.socket], *, stop: trio.Event, hurry: trio.Event, ready: Callable[[], None]
+        self, socks: Sequence[socket.socket], *, stop: trio.Event, force: trio.Event, ready: Callable[[], None]
     ) -> None:
-        """Serve `socks` until `stop`, then drain (at once when `hurry` is set), then end. Closes the sockets.
+        """Serve `socks` until `stop`, then drain (at once when `force` is set), then end. Closes the sockets.
 
         Starting: each part is awaited before the next one starts, and the listeners come last, so a client is accepted
         only when everything that it needs is running. `ready` is called after that.
@@ -165,7 +165,7 @@ class Instance:
             services.start_soon(_pass_on, self.supervisor.give_up, stop)
             for part, run in self.services():
                 await services.start(self.supervisor.keep, part, run)
-            where, port = place(socks[0])
+            where, port = address_of(socks[0])
             name = self.settings.instance or (str(port) if port else Path(where).stem)
             admin = AdminListener(self, self.settings.admin_listen, stop.set, name=name)
             await services.start(self.supervisor.keep, "admin", admin.run)
@@ -186,7 +186,7 @@ class Instance:
                     self.listener.close(sock, connections)
                 async with trio.open_nursery() as drain:
                     drain.start_soon(self._bound, drain.cancel_scope)
-                    await self._drain(hurry)
+                    await self._drain(force)
                     drain.cancel_scope.cancel()
                 self.http.hang_up()
                 connections.cancel_scope.cancel()
@@ -200,7 +200,7 @@ class Instance:
         assert where is not None  # it is called only if the setting is not empty
         sock = bind(where)
         try:
-            host, port = place(sock)
+            host, port = address_of(sock)
             self.peer_address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             await self.rest.peer_listener.run(sock, connections, task_status=task_status)
         finally:
@@ -211,7 +211,7 @@ class Instance:
         await self.supervisor.give_up.wait()
         drain.deadline = trio.current_time() + self.settings.drain_seconds + STOP_SLACK
 
-    async def _drain(self, hurry: trio.Event) -> None:
+    async def _drain(self, force: trio.Event) -> None:
         """Ask clients to connect elsewhere; commit and answer what was accepted; leave the cluster.
 
         The order follows the flow of a message, so that no step produces work for one that is finished:
@@ -231,10 +231,10 @@ class Instance:
         log.info("draining", connections=len(self.hub.connections), seconds=seconds)
         end = trio.current_time() + seconds
         self.http.retire()
-        await self.hub.drain(seconds, hurry)
+        await self.hub.drain(seconds, force)
         async with trio.open_nursery() as nursery:
             nursery.cancel_scope.deadline = end
-            nursery.start_soon(_cancel_when, hurry, nursery.cancel_scope)
+            nursery.start_soon(_cancel_when, force, nursery.cancel_scope)
             await self.listener.wait_empty()
             nursery.cancel_scope.cancel()
         await self.http.stop()

@@ -13,7 +13,7 @@ class LaneStatistics(Struct, frozen=True):
     writing: int
     batches: int
     accepted: int
-    doubles: int
+    duplicates: int
     refused: int
     failed: int
 
@@ -22,7 +22,7 @@ class LaneStatistics(Struct, frozen=True):
         """Changes while the lane works, be it in vain; None while it has nothing to do."""
         if not self.queued and not self.writing:
             return None
-        return self.batches + self.accepted + self.doubles + self.refused + self.failed
+        return self.batches + self.accepted + self.duplicates + self.refused + self.failed
 
 
 class PoolStatistics(Struct, frozen=True):

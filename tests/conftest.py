@@ -1,6 +1,7 @@
 """Real services for the tests that are about their use: one PostgreSQL and one Valkey per test run.
 
-`database` is a fresh, migrated database; `redis_url` an empty Valkey.
+`database` is a fresh, migrated database; `redis_url` an empty Valkey. What is opened on them has one name in all tests:
+`conn` and `pool`, `redis` and `instances`, and `site` for a whole server in this process.
 """
 
 import importlib
@@ -11,7 +12,7 @@ import os
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,11 +25,18 @@ from hypothesis import HealthCheck, settings
 from psycopg.conninfo import make_conninfo
 
 from server.cli.dev.services import Services, open_services
+from store.postgres.connection import Connection
+from store.postgres.pool import Pool
+from store.redis.client import Redis
+from store.redis.instances import Instances
 from tests.gateway import gateway, program
+from tests.site import Site, open_site
+from tests.store.valkey import wait_reachable
+from tests.store.world import WAIT
 from tests.watchman import pytest_configure as pytest_configure  # a hook: pytest calls it
 
 TEMPLATE = "parley_template"
-SERVICES = {"services", "cluster", "s3", "node"}  # fixtures that start one
+SERVICES = {"services", "cluster", "valkey", "s3", "node"}  # fixtures that start one
 # How long an example takes says how busy the machine is.
 settings.register_profile("parley", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("parley")
@@ -134,6 +142,47 @@ def redis_url(services: Services) -> str:
     """The URL of the Valkey, emptied before the test: keys and functions."""
     flush(services)
     return services.redis_url
+
+
+@pytest.fixture
+def short_dir() -> Iterator[Path]:
+    """A directory whose name is short enough for sockets, which that of pytest's tmp_path is not."""
+    with tempfile.TemporaryDirectory(prefix="parley-", dir="/tmp") as directory:
+        yield Path(directory)
+
+
+@pytest.fixture
+async def conn(database: str) -> AsyncIterator[Connection]:
+    connection = await Connection.open(database)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def pool(database: str, nursery: trio.Nursery) -> Pool:
+    pool = Pool(database, name="test", size=4, acquire_timeout=WAIT, statement_timeout=30.0)
+    await nursery.start(pool.run)
+    return pool
+
+
+@pytest.fixture
+async def redis(redis_url: str, nursery: trio.Nursery) -> Redis:
+    redis = Redis(redis_url, name="test", timeout=WAIT)
+    await nursery.start(redis.run)
+    await wait_reachable(redis)
+    return redis
+
+
+@pytest.fixture
+def instances(redis: Redis) -> Instances:
+    return Instances(redis)
+
+
+@pytest.fixture
+async def site(database: str, redis_url: str, nursery: trio.Nursery) -> AsyncIterator[Site]:
+    """A server with the usual settings. Tests that need others have a `site` of their own."""
+    async with open_site(database, redis_url, nursery) as found:
+        yield found
 
 
 @pytest.fixture(autouse=True)

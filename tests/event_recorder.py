@@ -14,7 +14,7 @@ def event_of(answer: dict[str, Any]) -> dict[str, Any]:
     return message
 
 
-class Inbox:
+class EventRecorder:
     """Records the events that a client receives, in order."""
 
     def __init__(self) -> None:

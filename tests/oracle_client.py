@@ -24,7 +24,7 @@ class Breach(AssertionError):
 
 
 def make_oracle(user_ids: Sequence[str]) -> Oracle:
-    """`user_ids` are those of all witnesses, by number."""
+    """`user_ids` are those of all clients, by number."""
     start = trio.current_time()
     return Oracle(RUN, lambda: trio.current_time() - start, user_ids)
 
@@ -36,20 +36,22 @@ def require(oracle: Oracle) -> None:
         raise Breach("\n  ".join([f"{first.promise}: {first.text} (in all: {counts})", *first.trace]))
 
 
-def judge(oracle: Oracle, witnesses: Iterable["Witness"], stored: Mapping[str, Sequence[dict[str, Any]]]) -> None:
+def judge(
+    oracle: Oracle, oracle_clients: Iterable["OracleClient"], stored: Mapping[str, Sequence[dict[str, Any]]]
+) -> None:
     """At the end. `stored` is everything there is, by conversation, as REST shows it. Raises Breach."""
-    people = {witness.number: witness for witness in witnesses}
-    books = Reconciliation(oracle, people)
+    people = {oracle_client.number: oracle_client for oracle_client in oracle_clients}
+    reconciliation = Reconciliation(oracle, people)
     for conversation, messages in stored.items():
-        views = (witness.views.get(conversation) for witness in people.values())
-        books.compare(
+        views = (oracle_client.views.get(conversation) for oracle_client in people.values())
+        reconciliation.compare(
             conversation, msgspec.convert(messages, list[Message]), [view for view in views if view is not None]
         )
-    books.missing()
+    reconciliation.missing()
     require(oracle)
 
 
-class Witness:
+class OracleClient:
     def __init__(self, oracle: Oracle, number: int, user_id: str, conversations: Iterable[str]) -> None:
         self.oracle = oracle
         self.number = number

@@ -42,7 +42,7 @@ class Running:
         self.lines = lines
         self.url = f"http://127.0.0.1:{port}"
         self.hub_url = f"{self.url}/hubs/chat"
-        self.carrier = "socket"
+        self.transport = "socket"
         self.protocol = "json"
 
     def kill(self) -> None:
@@ -74,7 +74,7 @@ class Running:
     ) -> AbstractAsyncContextManager[HubClient]:
         options = {"protocol": self.protocol, **options}
         return transports.connect(
-            options.pop("carrier", self.carrier), self.hub_url, user.token, on_event=on_event, **options
+            options.pop("transport", self.transport), self.hub_url, user.token, on_event=on_event, **options
         )
 
     async def register(self, name: str) -> User:

@@ -12,13 +12,13 @@ import pytest
 import trio
 
 from tests.server.metrics.samples import Scrape, scrape
-from tests.server.rest.conftest import open_site
+from tests.site import open_site
 
 MONITORING = Path(__file__).parents[1] / "monitoring"
 SERIES = re.compile(r"\b(?:parley|process)_\w+")
 SELECTORS = re.compile(r"\b((?:parley|process)_\w+)(?:\{([^}]*)\})?")
 GIVEN = {"instance", "job"}  # labels that Prometheus adds
-ENDINGS = {"histogram": ("_bucket", "_sum", "_count"), "counter": ("_total",), "gauge": ("",), "info": ("_info",)}
+SUFFIXES = {"histogram": ("_bucket", "_sum", "_count"), "counter": ("_total",), "gauge": ("",), "info": ("_info",)}
 
 
 def dashboard() -> dict[str, Any]:
@@ -38,7 +38,7 @@ def queries() -> list[str]:
 
 def series(found: Scrape) -> set[str]:
     """What may be asked for, whether or not it has a value yet."""
-    return {family + ending for family, kind in found.kinds.items() for ending in ENDINGS.get(kind, ("",))}
+    return {family + suffix for family, kind in found.kinds.items() for suffix in SUFFIXES.get(kind, ("",))}
 
 
 def labels() -> dict[str, set[str]]:

@@ -7,7 +7,7 @@ import pytest
 
 from loadtest.oracle import contents, invariants
 from loadtest.oracle.oracle import Oracle
-from tests.oracle_client import RUN, Breach, Witness, judge
+from tests.oracle_client import RUN, Breach, OracleClient, judge
 
 TALK = "talk"
 RECEIVE, CHANGED = "ReceiveMessage", "MessageChanged"
@@ -24,40 +24,40 @@ def message(number: int, changed: int | None = None, *, seq: int | None = None, 
     return found | other
 
 
-def shown(witness: Witness, *messages: Dto, target: str = RECEIVE) -> None:
+def shown(oracle_client: OracleClient, *messages: Dto, target: str = RECEIVE) -> None:
     for each in messages:
-        witness.event(target, [each])
+        oracle_client.event(target, [each])
 
 
 def edited(due: float) -> Dto:
     return message(1, 4, due=due)
 
 
-# What is done to a witness that was shown 1, 2 and 3, of which p0 has sent all; and what is stored then.
-Story = Callable[[Witness], list[Dto]]
+# What is done to a client that was shown 1, 2 and 3, of which p0 has sent all; and what is stored then.
+Story = Callable[[OracleClient], list[Dto]]
 ALL = [message(1), message(2), message(3)]
 
 
 def story(*messages: Dto, target: str = RECEIVE, stored: list[Dto] = ALL) -> Story:
-    def act(witness: Witness) -> list[Dto]:
-        shown(witness, *messages, target=target)
+    def act(oracle_client: OracleClient) -> list[Dto]:
+        shown(oracle_client, *messages, target=target)
         return stored
 
     return act
 
 
-def resync(witness: Witness) -> list[Dto]:
-    witness.synced({"heads": {TALK: 4}, "resync": [TALK]})
+def resync(oracle_client: OracleClient) -> list[Dto]:
+    oracle_client.synced({"heads": {TALK: 4}, "resync": [TALK]})
     return ALL
 
 
-def early(witness: Witness) -> list[Dto]:
-    witness.synced({"heads": {TALK: 4}, "resync": []})
+def early(oracle_client: OracleClient) -> list[Dto]:
+    oracle_client.synced({"heads": {TALK: 4}, "resync": []})
     return ALL
 
 
-def elsewhere(witness: Witness) -> list[Dto]:
-    witness.acknowledge(2, "another")
+def elsewhere(oracle_client: OracleClient) -> list[Dto]:
+    oracle_client.acknowledge(2, "another")
     return ALL
 
 
@@ -80,7 +80,9 @@ def elsewhere(witness: Witness) -> list[Dto]:
         pytest.param(story(stored=ALL[:2]), invariants.PHANTOM, id="seen, not stored"),
         pytest.param(story(message(5), stored=[*ALL, message(5)]), invariants.GAP, id="a gap"),
         pytest.param(
-            story(message(3, seq=4, id="x"), stored=[*ALL, message(3, seq=4, id="x")]), invariants.DOUBLED, id="doubled"
+            story(message(3, seq=4, id="x"), stored=[*ALL, message(3, seq=4, id="x")]),
+            invariants.DUPLICATED,
+            id="duplicated",
         ),
         pytest.param(elsewhere, invariants.MISSING, id="acknowledged as another"),
         pytest.param(story(message(4, conversationId="x")), invariants.STRANGER, id="of a conversation of others"),
@@ -89,16 +91,16 @@ def elsewhere(witness: Witness) -> list[Dto]:
 )
 def test_what_is_noticed(act: Story, breach: str) -> None:
     oracle = Oracle(RUN, lambda: 0.0, ["u0"])
-    witness = Witness(oracle, 0, "u0", [TALK])
+    oracle_client = OracleClient(oracle, 0, "u0", [TALK])
     for number in range(5):
-        witness.draft()
+        oracle_client.draft()
         if number < 3:
-            witness.acknowledge(number, f"m{number + 1}")
-    shown(witness, *ALL)
-    stored = act(witness)
+            oracle_client.acknowledge(number, f"m{number + 1}")
+    shown(oracle_client, *ALL)
+    stored = act(oracle_client)
     if not breach:
-        judge(oracle, [witness], {TALK: stored})
+        judge(oracle, [oracle_client], {TALK: stored})
         return
     with pytest.raises(Breach, match=r"p0|talk"):
-        judge(oracle, [witness], {TALK: stored})
+        judge(oracle, [oracle_client], {TALK: stored})
     assert breach in oracle.breached

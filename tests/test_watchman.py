@@ -45,17 +45,17 @@ IGNORING = (
 
 def started(test: str, ready: Path, *options: str, ignoring: bool = False) -> "subprocess.Popen[bytes]":
     """A run of pytest that hangs in this test."""
-    place = ready.parent
-    (place / "test_inner.py").write_text(f"READY = {str(ready)!r}\n{test}")
-    (place / "conftest.py").write_text(f"from tests.{'conftest' if test == EVERYTHING else 'watchman'} import *\n")
-    (place / "pytest.ini").write_text("[pytest]\n" + ("trio_mode = true\n" if test == EVERYTHING else ""))
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(place)]
-    command += ["-c", str(place / "pytest.ini"), *options, str(place / "test_inner.py")]
+    directory = ready.parent
+    (directory / "test_inner.py").write_text(f"READY = {str(ready)!r}\n{test}")
+    (directory / "conftest.py").write_text(f"from tests.{'conftest' if test == EVERYTHING else 'watchman'} import *\n")
+    (directory / "pytest.ini").write_text("[pytest]\n" + ("trio_mode = true\n" if test == EVERYTHING else ""))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(directory)]
+    command += ["-c", str(directory / "pytest.ini"), *options, str(directory / "test_inner.py")]
     command = [sys.executable, "-c", IGNORING, *command] if ignoring else [*FROM_A_TERMINAL, *command]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     if test == LITTLE:
         environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # they take longer than all the rest
-    said = (place / "said").open("wb")
+    said = (directory / "said").open("wb")
     return Killed(command, cwd=ROOT, env=environment, stdout=said, stderr=said, start_new_session=True)
 
 

@@ -1,4 +1,4 @@
-"""Clients for every carrier of the hub, so that one suite runs over all of them.
+"""Clients for every transport of the hub, so that one suite runs over all of them.
 
 Owns how a hub client's bytes travel: a WebSocket on a fresh connection, one upgraded later on a kept-alive connection,
 Server-Sent Events, long polling. What they mean is `loadtest.client`'s business.
@@ -20,8 +20,8 @@ from server.protocol import websocket
 from server.protocol.http1 import head as http_head
 from tests import plain_http
 
-CARRIERS = ("socket", "late", "sse", "polling")
-FORMATS = [(carrier, protocol) for carrier in CARRIERS for protocol in ("json", "messagepack")]
+TRANSPORTS = ("socket", "late", "sse", "polling")
+FORMATS = [(transport, protocol) for transport in TRANSPORTS for protocol in ("json", "messagepack")]
 FORMATS.remove(("sse", "messagepack"))  # text only
 TIMEOUT = httpx.Timeout(60, read=150)  # seconds; a poll takes 90
 
@@ -35,7 +35,7 @@ async def negotiate(http: httpx.AsyncClient, url: str, query: dict[str, str] | N
 
 
 class HttpClient(HubClient):
-    """What the two carriers over HTTP requests have in common: saying something is a POST."""
+    """What the two transports over HTTP requests have in common: saying something is a POST."""
 
     def __init__(self, http: httpx.AsyncClient, url: str, protocol: str, on_event: OnEvent) -> None:
         super().__init__(_NoStream(), PROTOCOLS[protocol], on_event)
@@ -96,7 +96,7 @@ class PollingClient(HttpClient):
 
 @asynccontextmanager
 async def connect(
-    carrier: str,
+    transport: str,
     url: str,
     token: str,
     *,
@@ -105,12 +105,12 @@ async def connect(
     query: dict[str, str] | None = None,
     headers: Sequence[tuple[str, str]] = (),
 ) -> AsyncIterator[HubClient]:
-    """As `loadtest.client.connect`, over any carrier. `headers` may have several lines of one name."""
+    """As `loadtest.client.connect`, over any transport. `headers` may have several lines of one name."""
     options: Any = {"protocol": protocol, "on_event": on_event, "query": query, "headers": _lines(headers)}
-    if carrier == "socket":
+    if transport == "socket":
         async with websockets.connect(url, token, **options) as client:
             yield client
-    elif carrier == "late":
+    elif transport == "late":
         async with await upgrade_later(url, token, query, _lines(headers)) as stream:
             async with attended(HubClient(stream, PROTOCOLS[protocol], on_event)) as client:
                 yield client
@@ -119,7 +119,7 @@ async def connect(
         async with plain_http.client(headers=said, timeout=TIMEOUT) as http:
             connection = await negotiate(http, url)
             address = f"{url}?{urlencode({'id': connection, **(query or {})})}"
-            opened = _event_stream if carrier == "sse" else _polling
+            opened = _event_stream if transport == "sse" else _polling
             async with opened(http, address, protocol, on_event) as client:
                 yield client
 

@@ -50,12 +50,12 @@ def post() -> None:
     command = [sys.executable, "-I", "-S", __file__, mark]
     watchman = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
 
-    def dismiss() -> None:
+    def release() -> None:
         assert watchman.stdin is not None
         watchman.stdin.close()
         watchman.wait()
 
-    atexit.register(dismiss)  # the first to be registered is the last to be called
+    atexit.register(release)  # the first to be registered is the last to be called
 
 
 def end_in_order_when_asked() -> None:

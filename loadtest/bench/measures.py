@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from loadtest.bench.people import Rest, User
 from loadtest.bench.process import Server
-from loadtest.bench.sockets import SEPARATOR, Swarm, call, frame
+from loadtest.bench.sockets import SEPARATOR, Sockets, call, frame
 
 FAN = 2000  # sockets in the room
 ECHOERS = 100  # sockets that echo at a time, each with
@@ -37,7 +37,7 @@ def _units(data: bytes) -> int:
 
 def echo(server: Server, seconds: float) -> float:
     """A plain echo of 100 bytes."""
-    lean_client = Swarm(server.port)
+    lean_client = Sockets(server.port)
     lean_client.connect(ECHOERS)
     request = frame(b"E" + PAYLOAD)
     return _ping_pong(server, lean_client, request, answer=len(PAYLOAD) + 3, seconds=seconds)
@@ -45,13 +45,13 @@ def echo(server: Server, seconds: float) -> float:
 
 def invocation(server: Server, users: list[User], seconds: float) -> float:
     """The hub's no-op, with its completion."""
-    lean_client = Swarm(server.port)
+    lean_client = Sockets(server.port)
     lean_client.connect(ECHOERS, [user.token for user in users])
     answer = len(b'xx{"type":3,"invocationId":"1","result":{}}\x1e')
     return _ping_pong(server, lean_client, frame(call("1", "Ping")), answer=answer, seconds=seconds)
 
 
-def _ping_pong(server: Server, lean_client: Swarm, request: bytes, *, answer: int, seconds: float) -> float:
+def _ping_pong(server: Server, lean_client: Sockets, request: bytes, *, answer: int, seconds: float) -> float:
     pending: dict[socket.socket, int] = dict.fromkeys(lean_client.sockets, 0)
     done = 0
 
@@ -74,7 +74,7 @@ def _ping_pong(server: Server, lean_client: Swarm, request: bytes, *, answer: in
 
 def fan_out(server: Server, seconds: float) -> float:
     """A plain broadcast of 100 bytes to `FAN` sockets, one after the other."""
-    lean_client = Swarm(server.port)
+    lean_client = Sockets(server.port)
     lean_client.connect(FAN)
     request = frame(b"B" + PAYLOAD)
     expected = FAN * (len(PAYLOAD) + 3)
@@ -90,7 +90,7 @@ def fan_out(server: Server, seconds: float) -> float:
 
 def room(server: Server, members: list[User], conversation: str, seconds: float, burst: int) -> float:
     """Messages to a conversation with `FAN` sockets in it, `burst` at a time, in all its cost but the database's."""
-    lean_client = Swarm(server.port)
+    lean_client = Sockets(server.port)
     lean_client.connect(FAN, [member.token for member in members])
     lean_client.quiet()
     message = {"conversationId": conversation, "content": PAYLOAD.decode()}
@@ -108,11 +108,11 @@ def room(server: Server, members: list[User], conversation: str, seconds: float,
 
 def idle(server: Server, users: list[User], count: int) -> tuple[float, float]:
     """Connecting `count` times, authenticated and attached: us of processor and KiB of memory for each."""
-    warm = Swarm(server.port)
+    warm = Sockets(server.port)
     warm.connect(50, [user.token for user in users])  # what is allocated once is not a connection's
     warm.quiet()
     memory, spent = server.memory(), server.cpu()
-    lean_client = Swarm(server.port)
+    lean_client = Sockets(server.port)
     lean_client.connect(count, [user.token for user in users])
     lean_client.quiet()
     cost, size = (server.cpu() - spent) / count * US, (server.memory() - memory) / count
@@ -123,7 +123,7 @@ def idle(server: Server, users: list[User], count: int) -> tuple[float, float]:
 
 def durable(server: Server, pairs: list[tuple[User, User, str]], seconds: float) -> Durable:
     """Direct messages: send, commit, completion, both sides' deliveries."""
-    lean_client = Swarm(server.port)
+    lean_client = Sockets(server.port)
     lean_client.connect(2 * len(pairs), [user.token for one, other, _ in pairs for user in (one, other)])
     lean_client.quiet()
     cost, rate = _saturate(server, lean_client, pairs, seconds)
@@ -139,7 +139,7 @@ def _message(conversation: str) -> bytes:
 
 
 def _saturate(
-    server: Server, lean_client: Swarm, pairs: list[tuple[User, User, str]], seconds: float
+    server: Server, lean_client: Sockets, pairs: list[tuple[User, User, str]], seconds: float
 ) -> tuple[float, float]:
     """Each sender sends the next when it has its completion and its own copy."""
     senders = {lean_client.sockets[2 * index]: pair[2] for index, pair in enumerate(pairs)}
@@ -163,7 +163,7 @@ def _saturate(
     return (server.cpu() - spent) / done * US, done / (time.monotonic() - start)
 
 
-def _paced(lean_client: Swarm, pairs: list[tuple[User, User, str]], rate: float, seconds: float) -> float:
+def _paced(lean_client: Sockets, pairs: list[tuple[User, User, str]], rate: float, seconds: float) -> float:
     """The 99th percentile of the time from when a message was due to its arrival at the other side, in ms."""
     receivers = {lean_client.sockets[2 * index + 1]: index for index in range(len(pairs))}
     under_way: list[deque[float]] = [deque() for _ in pairs]
@@ -193,7 +193,7 @@ def history(server: Server, rest: Rest, user: User, conversation: str, seconds: 
     """A page of 50 messages, streamed over the hub."""
     for _ in range(50):
         rest.post("/api/messages", {"conversationId": conversation, "content": PAYLOAD.decode()}, user.token)
-    lean_client = Swarm(server.port)
+    lean_client = Sockets(server.port)
     lean_client.connect(1, [user.token])
     lean_client.quiet()
     spent, until, done = server.cpu(), time.monotonic() + seconds, 0

@@ -32,7 +32,7 @@ def call(invocation_id: str, target: str, *arguments: object, kind: int = 1) -> 
     return json.dumps(message).encode() + SEPARATOR
 
 
-class Swarm:
+class Sockets:
     """Open sockets and the poll over them."""
 
     def __init__(self, port: int) -> None:

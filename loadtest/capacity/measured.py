@@ -16,7 +16,7 @@ import psycopg
 from loadtest.bench import measures
 from loadtest.bench.people import Rest, User
 from loadtest.bench.process import Server, parley
-from loadtest.bench.sockets import SEPARATOR, Swarm, call, frame
+from loadtest.bench.sockets import SEPARATOR, Sockets, call, frame
 from loadtest.capacity.population import Cost, Costs
 from loadtest.peers.dialects import Hub, Seat
 from loadtest.peers.driver import CONTENT, Pairs
@@ -39,7 +39,7 @@ class Spent(NamedTuple):
     memory: dict[str, int]  # bytes more than before, by role
 
 
-class Meter:
+class CostRecorder:
     """What all processes of one `parley dev` have used since it was made."""
 
     def __init__(self, server: Server) -> None:
@@ -114,8 +114,8 @@ def _made(rest: Rest, count: int) -> World:
 
 
 @contextmanager
-def _lean_client(server: Server, users: Sequence[User], count: int) -> Iterator[Swarm]:
-    lean_client = Swarm(server.port)
+def _lean_client(server: Server, users: Sequence[User], count: int) -> Iterator[Sockets]:
+    lean_client = Sockets(server.port)
     try:
         lean_client.connect(count, [user.token for user in users])
         lean_client.quiet()
@@ -128,7 +128,7 @@ def _connect(server: Server, users: Sequence[User], count: int) -> tuple[Cost, f
     """One connect; KiB of the server and of Redis for each connection."""
     outside = users[measures.PAIRS * 2 :]  # who is not in the room: one conversation each
     with _lean_client(server, outside, WARM):
-        recorder = Meter(server)
+        recorder = CostRecorder(server)
         with _lean_client(server, outside, count):
             cost, memory = recorder.spent()
             redis = max(memory.get("redis", 0), 0)
@@ -138,7 +138,7 @@ def _connect(server: Server, users: Sequence[User], count: int) -> tuple[Cost, f
 def _idle(server: Server, users: Sequence[User], count: int) -> Cost:
     """A second of one connection: pings in both directions, as often as they are served."""
     with _lean_client(server, users, count) as lean_client:
-        recorder = Meter(server)
+        recorder = CostRecorder(server)
         start = time.monotonic()
         for number in range(1, ROUNDS + 1):
             for sock in lean_client.sockets:
@@ -158,7 +158,7 @@ def _messages(server: Server, world: World, seconds: float) -> tuple[Cost, int]:
     pairs = Pairs(server.port, Hub(), _seats(world))
     try:
         warm = pairs.saturate(seconds / 5)
-        recorder = Meter(server)
+        recorder = CostRecorder(server)
         full = pairs.saturate(seconds)
         return recorder.each(full.sent), warm.sent + full.sent
     finally:
@@ -183,7 +183,7 @@ def _receipts(server: Server, world: World) -> Cost:
     tokens = [user for one, other, _ in pairs for user in (one, other)]
     done = b'"type":3'
     with _lean_client(server, tokens, len(tokens)) as lean_client:
-        recorder = Meter(server)
+        recorder = CostRecorder(server)
         for seq in range(1, RECEIPTS + 1):
             for (_, _, conversation), reader in zip(pairs, lean_client.sockets[1::2], strict=True):
                 reader.send(frame(call(str(seq), "MarkRead", conversation, seq)))
@@ -197,7 +197,7 @@ def _history(server: Server, rest: Rest, world: World, seconds: float) -> Cost:
     for _ in range(PAGE):
         rest.post("/api/messages", {"conversationId": conversation, "content": CONTENT}, one.token)
     with _lean_client(server, [one], 1) as lean_client:
-        recorder, until, pages = Meter(server), time.monotonic() + seconds, 0
+        recorder, until, pages = CostRecorder(server), time.monotonic() + seconds, 0
         while time.monotonic() < until:
             lean_client.sockets[0].send(frame(call(str(pages), "StreamHistory", conversation, None, PAGE, kind=4)))
             lean_client.collect(PAGE + 1, lambda data: data.count(SEPARATOR))

@@ -32,14 +32,14 @@ class Audit:
         self._world = world
         self._oracle = world.oracle
         self._patience = patience
-        self._books = Reconciliation(world.oracle, world.virtual_users)
+        self._reconciliation = Reconciliation(world.oracle, world.virtual_users)
 
     async def run(self) -> None:
         world, limit = self._world, trio.CapacityLimiter(AT_ONCE)
         async with trio.open_nursery() as nursery:
             for conversation in world.conversations:
                 nursery.start_soon(self._conversation, conversation, limit)
-        self._books.missing()
+        self._reconciliation.missing()
         await Convergence(world, self._patience).run()
 
     async def _conversation(self, conversation: str, limit: trio.CapacityLimiter) -> None:
@@ -52,7 +52,7 @@ class Audit:
             stored = await self._history(conversation, members)
             self._oracle.checked["stored messages"] += len(stored)
             views = (virtual_user.views.get(conversation) for virtual_user in members if virtual_user.online)
-            self._books.compare(conversation, stored, [view for view in views if view is not None])
+            self._reconciliation.compare(conversation, stored, [view for view in views if view is not None])
 
     def _members(self, conversation: str) -> list["VirtualUser"]:
         numbers = self._world.conversations[conversation].members

@@ -1,4 +1,4 @@
-"""What one client sees of one conversation: a cursor, and the few places that it has left out.
+"""What one client sees of one conversation: a cursor, and the few changes that it has left out.
 
 The state machine of P3 and P4. A replay (from Sync until its answer) shows each changed message in its final state,
 by rising changedSeq; live, each change is the next one. A repair inside the server is a small replay, so a live client,
@@ -69,12 +69,12 @@ class ClientView:
             self._breach(invariants.ORDER, text)
 
     def _late(self, seq: int, cursor: int) -> None:
-        place = f"change {seq} of {self.conversation} came to p{self.virtual_user} after {cursor}"
+        event = f"change {seq} of {self.conversation} came to p{self.virtual_user} after {cursor}"
         if seq in self.gaps:
             self.gaps.discard(seq)
-            self._breach(invariants.ORDER, place)
+            self._breach(invariants.ORDER, event)
         else:
-            self._breach(invariants.REPEAT, f"{place}, for the second time")
+            self._breach(invariants.REPEAT, f"{event}, for the second time")
 
     def _made_before(self, seq: int) -> None:
         """A message that was changed since comes as a new one: right when its making was left out."""

@@ -1,7 +1,7 @@
 """What the load test writes into messages, and how it knows its own again.
 
 A message says by whom and when it was due, and how long it is: `KEY DUE LENGTH filler`. The key is the clientMessageId,
-`RUN-PLAYER-NUMBER`. So a receiver in any process of this machine knows the latency, and whether a byte was changed.
+`RUN-USER-NUMBER`. So a receiver in any process of this machine knows the latency, and whether a byte was changed.
 """
 
 from typing import NamedTuple

@@ -4,7 +4,7 @@ ORDER = "order"
 GAP = "gap"
 REPEAT = "repeat"
 MISSING = "missing"
-DOUBLED = "doubled"
+DUPLICATED = "duplicated"
 UNSEEN = "unseen"
 PHANTOM = "phantom"
 DIVERGED = "diverged"
@@ -19,10 +19,10 @@ PROMISES: dict[str, str] = {
     GAP: "a change was left out that no later one to its message overtook, or a replay that was due (P3, P4)",
     REPEAT: "a change came twice, or a message came twice as a new one (P3)",
     MISSING: "a send was acknowledged, but is not stored, or is stored as another message (P1)",
-    DOUBLED: "one send is stored twice (P2)",
+    DUPLICATED: "one send is stored twice (P2)",
     UNSEEN: "a stored message never came to a member who was online, or had come back (P4, P5)",
     PHANTOM: "a message was seen or acknowledged that is not stored (P1)",
-    DIVERGED: "two clients saw different messages or contents at the same place of a conversation (P3)",
+    DIVERGED: "two clients saw different messages or contents under the same number of a conversation (P3)",
     ALTERED: "a message does not say what was sent, or who sent it",
     STRANGER: "a user heard of a conversation that they are not a member of",
     RECEIPT: "a receipt fell, or a stored one is below what was acknowledged (P6)",

@@ -1,4 +1,4 @@
-"""The comparison of what is stored with what was sent and seen: nothing lost, doubled, made up or altered.
+"""The comparison of what is stored with what was sent and seen: nothing lost, duplicated, made up or altered.
 
 Owns which sends were found among what is stored. Pure: the caller reads the histories and passes each as a whole.
 """
@@ -62,7 +62,7 @@ class Reconciliation:
         found = self._found.setdefault(key.virtual_user, set())
         if key.number in found:
             text = f"send {key.number} of p{key.virtual_user} is stored twice, the second time as {message.id}"
-            self._oracle.breach(invariants.DOUBLED, text, virtual_user=key.virtual_user)
+            self._oracle.breach(invariants.DUPLICATED, text, virtual_user=key.virtual_user)
         found.add(key.number)
         acknowledged = person.acknowledged
         if acknowledged is None or key.number >= len(acknowledged):

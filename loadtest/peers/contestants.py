@@ -40,32 +40,32 @@ def _node(cache: Path) -> list[str]:
         raise Unavailable("Node and npm are not installed")
     pins = SERVERS / "package.json"
 
-    def fill(place: Path) -> list[Sequence[str | Path]]:
-        shutil.copy(pins, place)
-        return [[npm, "install", "--silent", "--no-audit", "--no-fund", "--prefix", place]]
+    def fill(directory: Path) -> list[Sequence[str | Path]]:
+        shutil.copy(pins, directory)
+        return [[npm, "install", "--silent", "--no-audit", "--no-fund", "--prefix", directory]]
 
-    place = _filled(cache / "node", pins, fill)
-    shutil.copy(SERVERS / "socketio.js", place)  # beside node_modules, where Node looks for them
-    return [node, str(place / "socketio.js")]
+    directory = _filled(cache / "node", pins, fill)
+    shutil.copy(SERVERS / "socketio.js", directory)  # beside node_modules, where Node looks for them
+    return [node, str(directory / "socketio.js")]
 
 
 def _python(script: str) -> Callable[[Path], list[str]]:
     def install(cache: Path) -> list[str]:
         pins = SERVERS / "requirements.txt"
 
-        def fill(place: Path) -> list[Sequence[str | Path]]:
+        def fill(directory: Path) -> list[Sequence[str | Path]]:
             pip: list[str | Path] = [
-                place / "bin" / "python",
+                directory / "bin" / "python",
                 "-m",
                 "pip",
                 "install",
                 "--quiet",
                 "--disable-pip-version-check",
             ]
-            return [[sys.executable, "-m", "venv", place], [*pip, "--requirement", pins]]
+            return [[sys.executable, "-m", "venv", directory], [*pip, "--requirement", pins]]
 
-        place = _filled(cache / "python", pins, fill)
-        return [str(place / "bin" / "python"), str(SERVERS / script)]
+        directory = _filled(cache / "python", pins, fill)
+        return [str(directory / "bin" / "python"), str(SERVERS / script)]
 
     return install
 
@@ -77,14 +77,14 @@ CONTESTANTS = (
 )
 
 
-def _filled(place: Path, pins: Path, fill: Callable[[Path], list[Sequence[str | Path]]]) -> Path:
+def _filled(directory: Path, pins: Path, fill: Callable[[Path], list[Sequence[str | Path]]]) -> Path:
     """The directory with exactly these pins installed: made anew when they have changed. Raises Unavailable."""
-    mark, wanted = place / ".pins", hashlib.sha256(pins.read_bytes() + sys.version.encode()).hexdigest()
+    mark, wanted = directory / ".pins", hashlib.sha256(pins.read_bytes() + sys.version.encode()).hexdigest()
     if mark.exists() and mark.read_text() == wanted:
-        return place
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
-    for command in fill(place):
+        return directory
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    for command in fill(directory):
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_TIMEOUT)
         except subprocess.TimeoutExpired:
@@ -93,4 +93,4 @@ def _filled(place: Path, pins: Path, fill: Callable[[Path], list[Sequence[str | 
             said = (done.stderr or done.stdout).strip().splitlines() or ["nothing"]
             raise Unavailable(f"its packages cannot be installed: {said[-1]}")
     mark.write_text(wanted)
-    return place
+    return directory

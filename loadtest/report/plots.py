@@ -207,17 +207,17 @@ def _mark(mark: Mark, scale: _Scale) -> str:
 
 
 def _line(series: Series, scale: _Scale) -> str:
-    places = [f"{scale.x(x)},{scale.y(y)}" for x, y in series.points]
+    points = [f"{scale.x(x)},{scale.y(y)}" for x, y in series.points]
     kind = f"{series.colour}{' dashed' if series.dashed else ''}"
-    if len(places) == 1:
-        x, y = places[0].split(",")
+    if len(points) == 1:
+        x, y = points[0].split(",")
         return f'<circle class="dot {kind}" cx="{x}" cy="{y}" r="2.5"/>'
-    line = f'<path class="line {kind}" d="M{" ".join(places)}"/>'
+    line = f'<path class="line {kind}" d="M{" ".join(points)}"/>'
     if not series.area:
         return line
     floor = HEIGHT - BOTTOM
-    first, last = places[0].split(",")[0], places[-1].split(",")[0]
-    return f'<path class="area {series.colour}" d="M{first},{floor} {" ".join(places)} {last},{floor}Z"/>{line}'
+    first, last = points[0].split(",")[0], points[-1].split(",")[0]
+    return f'<path class="area {series.colour}" d="M{first},{floor} {" ".join(points)} {last},{floor}Z"/>{line}'
 
 
 def _data(chart: Chart) -> str:

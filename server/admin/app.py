@@ -85,7 +85,7 @@ def _questions(parts: Parts, control: Control) -> Blueprint:
 
     @routes.get("/connections")
     async def connections() -> Response:
-        order = request.args.get("sort", "outbox")
+        order = request.args.get("sort", "send_queue")
         if order not in snapshots.ORDERS:
             raise ChatError("invalid_request", f"Sort by one of {', '.join(snapshots.ORDERS)}.")
         user = request.args.get("user")

@@ -23,11 +23,11 @@ from server.observability.liveness import Liveness
 from server.observability.version import version
 from store.postgres.pool import Pool
 from store.postgres.users import fetch_user_by_name
-from store.redis.inbox_entries import Dismissal
+from store.redis.inbox_entries import Disconnection
 from store.redis.instances import Instances
 
 KILLED = "unavailable: An operator has ended this connection; connect again."
-DISMISSED = "An operator has ended this connection."
+DISCONNECTED = "An operator has ended this connection."
 
 log = structlog.get_logger("parley.admin")
 
@@ -110,20 +110,21 @@ class Control:
         """End every connection of a user, on every instance. Raises Unavailable.
 
         The user's sessions are not ended: with a valid token they may connect again. Connections here end before this
-        returns; other instances get the dismissal through their inboxes, and end theirs when they read it. Without a
-        link to Redis only the connections here are ended, which `linked` in the answer shows. The user's instances are
-        looked up before anything is ended, so that if Redis fails, nothing is done and the operator may repeat it.
+        returns; other instances get the message through their inboxes, and end theirs when they read it. While this
+        instance is not registered in Redis only the connections here are ended, which `registered` in the answer shows.
+        The user's instances are looked up before anything is ended, so that if Redis fails, nothing is done and the
+        operator may repeat it.
         """
         here = len(self._parts.rooms.connections_of(user_id))
-        dismissal = Dismissal(user_id, DISMISSED)
+        disconnection = Disconnection(user_id, DISCONNECTED)
         mine = self._parts.subscriptions.instance
         others: Iterable[str] = ()
         if mine:
             _, present = await self._parts.instances.list_interested((), (user_id,))
             others = (name for name in present[user_id] if name != mine)
-            self._parts.publisher.send((dismissal,))
+            self._parts.publisher.send((disconnection,))
         log.warning("user_killed", user=str(user_id), connections=here)
-        self._parts.rooms.dismiss(dismissal)
+        self._parts.rooms.disconnect(disconnection)
         return Killed(user_id, here, sorted(others), bool(mine))
 
     def set_log_level(self, level: str) -> None:

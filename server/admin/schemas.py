@@ -52,7 +52,7 @@ class ConnectionView(Struct):
     protocol: str
     seconds: float
     rooms: int
-    outbox: int
+    send_queue: int
     bytes_in: int | None
     bytes_out: int | None
     rtt: float | None  # seconds
@@ -64,7 +64,7 @@ class Killed(Struct):
     user: UUID
     connections: int
     others: list[str]
-    linked: bool  # False: other instances could not be notified
+    registered: bool  # False: other instances could not be notified
 
 
 class RoomView(Struct):

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 ORDERS: dict[str, Callable[[ConnectionView], float]] = {
     "age": lambda view: view.seconds,
-    "outbox": lambda view: view.outbox,
+    "send_queue": lambda view: view.send_queue,
     "rooms": lambda view: view.rooms,
     "in": lambda view: view.bytes_in or 0,
     "out": lambda view: view.bytes_out or 0,
@@ -60,7 +60,7 @@ def view_connection(connection: HubConnection, now: float) -> ConnectionView:
         protocol=connection.send_queue.encoding.protocol.name,
         seconds=round(now - connection.opened_at, 1),
         rooms=len(connection.rooms),
-        outbox=connection.send_queue.size,
+        send_queue=connection.send_queue.size,
         bytes_in=info and info.received,
         bytes_out=info and info.sent,
         rtt=info and info.rtt,

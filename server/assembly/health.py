@@ -15,7 +15,9 @@ from store.errors import StoreError
 
 LIVENESS_SLACK = 60 * SECONDS  # time without progress, beyond that of a statement, after which a part counts as hung
 # Parts without which no message is accepted or delivered: while one of them is down, the instance is not ready.
-ESSENTIAL = frozenset({"pool", "lanes", "sync", "flusher", "wheel", "poller", "http", "listener", "receipts"})
+ESSENTIAL = frozenset(
+    {"pool", "lanes", "batch_loader", "flusher", "timer_wheel", "poller", "http", "listener", "receipts"}
+)
 
 
 def assemble_checks(stores: Stores, cluster: Cluster, hub: Hub, supervisor: Supervisor) -> dict[str, Check]:

@@ -33,12 +33,12 @@ RENEWAL = 3.0  # seconds between renewals
 BLOCK = 1.0  # seconds one read of the inbox waits; below the timeout of a command
 TRIM_EVERY = 200  # entries
 RECHECK = 30.0  # seconds between comparisons of all heads with PostgreSQL, in case a change was missed
-ALONE = 2.0  # seconds between the same comparisons while there is no link
+UNREGISTERED_PERIOD = 2.0  # seconds between these comparisons while it is not registered
 FIRST_RETRY, MAX_RETRY = 0.1, 1.0  # seconds
 
 _guard = guard("membership")
 
-log = structlog.get_logger("parley.link")
+log = structlog.get_logger("parley.membership")
 
 
 class LeaseLost(Exception):
@@ -65,10 +65,10 @@ class Membership:
         self._name = name
         self._recovery = recovery
         self.epochs = 0
-        self.outage = Outage("parley.link", "recovery_postponed", advice="it is retried automatically")
+        self.outage = Outage("parley.membership", "recovery_postponed", advice="it is retried automatically")
         self.received = 0
         self.delays = Histogram()  # seconds from the writing of an entry, by Redis' clock, to its reading here
-        self.turns = 0  # reads of the inbox and attempts at a link, for liveness
+        self.turns = 0  # reads of the inbox and attempts to register, for liveness
 
     @property
     def established(self) -> bool:
@@ -85,7 +85,7 @@ class Membership:
         attempt = trio.Event()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_report_ready, attempt, task_status)
-            nursery.start_soon(self._poll_without_link)
+            nursery.start_soon(self._poll_unregistered)
             while True:
                 before = self.epochs
                 self.turns += 1
@@ -94,10 +94,10 @@ class Membership:
                 except* (StoreError, LeaseLost) as group:
                     is_logged = is_logged and self.epochs == before
                     if not is_logged:
-                        log.warning("link_lost", reason=_first(group), advice="the link is retried automatically")
+                        log.warning("membership_lost", reason=_first(group), advice="it registers again automatically")
                         is_logged = True
                 except* Exception as group:
-                    _guard.caught(group, "link_failed", advice="a defect: report it; the link is retried automatically")
+                    _guard.caught(group, "membership_failed", advice="a defect: report it; registering is retried")
                 attempt.set()
                 delay = FIRST_RETRY if self.epochs > before else min(2 * delay, MAX_RETRY)
                 await trio.sleep(delay * random.uniform(0.5, 1.0))
@@ -123,7 +123,7 @@ class Membership:
                 nursery.start_soon(self._read, instance)
                 nursery.start_soon(self._reaper.run)
                 nursery.start_soon(self._keep_up)
-                log.info("link_established", instance=instance, **self._subscriptions.statistics())
+                log.info("membership_established", instance=instance, **self._subscriptions.statistics())
                 attempt.set()
         finally:
             self._subscriptions.end()
@@ -152,7 +152,7 @@ class Membership:
             except StoreError as error:
                 self.outage.failed(str(error))
                 await trio.sleep(MAX_RETRY)
-            except Exception as error:  # the link is not affected
+            except Exception as error:  # the membership is not affected
                 _guard.caught(error)
                 await trio.sleep(RECHECK)
             else:
@@ -160,10 +160,10 @@ class Membership:
                 check = self._recovery.check_heads
                 await trio.sleep(RECHECK * random.uniform(0.75, 1.25))
 
-    async def _poll_without_link(self) -> None:
-        """Compare the heads periodically while there is no link, to find what other instances have written."""
+    async def _poll_unregistered(self) -> None:
+        """Compare the heads periodically while it is not registered, to find what other instances have written."""
         while True:
-            await trio.sleep(ALONE * random.uniform(0.75, 1.25))
+            await trio.sleep(UNREGISTERED_PERIOD * random.uniform(0.75, 1.25))
             if not self.established:
                 try:
                     await self._recovery.check_heads()

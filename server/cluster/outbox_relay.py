@@ -1,4 +1,4 @@
-"""Announce committed changes whose publisher died or had no link: the reading end of the transactional outbox (P5).
+"""Announce committed changes that their publisher did not send: the reading end of the transactional outbox (P5).
 
 Owns one task. It sends heads, not messages: an instance that lacks a change reads it from PostgreSQL. Only changes of
 members and titles are sent themselves, because they may concern users who do not have the conversation open.
@@ -28,7 +28,7 @@ LIMIT = 1000  # batches announced at once
 
 _guard = guard("outbox_relay")
 
-log = structlog.get_logger("parley.relay")
+log = structlog.get_logger("parley.outbox_relay")
 
 
 class OutboxRelay:
@@ -40,7 +40,7 @@ class OutboxRelay:
         self._publisher = publisher
         self._change_publisher = change_publisher
         self.announced = 0
-        self.outage = Outage("parley.relay", "relay_postponed", advice="it is retried automatically")
+        self.outage = Outage("parley.outbox_relay", "relay_postponed", advice="it is retried automatically")
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Announce stuck batches until cancelled. Every instance does this; each batch is announced by one of them."""
@@ -80,7 +80,7 @@ class OutboxRelay:
             entry = Entry(
                 changes=tuple(await outbox.list_system_changes(conn, first)),
                 heads=tuple(Head(conversation_id, seq) for conversation_id, seq in heads.items()),
-                dismissals=tuple(dismissal for batch in stale for dismissal in batch.dismissed),
+                disconnections=tuple(disconnection for batch in stale for disconnection in batch.disconnections),
             )
             self._change_publisher.receive(entry)
             await self._publisher.deliver(entry)

@@ -22,7 +22,7 @@ from store.model import Change
 from store.outage import Outage
 from store.postgres import outbox
 from store.postgres.pool import Pool
-from store.redis.inbox_entries import Dismissal, Draft, Entry, InstanceMessage, TraceMark, entry_of, pack_change
+from store.redis.inbox_entries import Disconnection, Draft, Entry, InstanceMessage, TraceMark, entry_of, pack_change
 from store.redis.instances import Instances
 
 MAX_WAITING = 20_000  # changes in the queue; further ones are left to the relay
@@ -87,15 +87,15 @@ class Publisher:
 
     # -- queueing: never waits --------------------------------------------------------------------
 
-    def publish(self, changes: Sequence[Change], dismissed: Dismissal | None = None) -> None:
-        """Queue the changes of one committed batch, and the dismissal of the user whose connections it ends."""
+    def publish(self, changes: Sequence[Change], disconnection: Disconnection | None = None) -> None:
+        """Queue the changes of one committed batch, and the disconnection of the user whose connections it ends."""
         if not self._subscriptions.instance or self._waiting >= MAX_WAITING:
             self.dropped += len(changes)
             return
         self._waiting += len(changes)
-        self._batches.append(_Published(outbox.key_of(changes, dismissed), changes))
-        if dismissed is not None:
-            self._messages.append(dismissed)
+        self._batches.append(_Published(outbox.key_of(changes, disconnection), changes))
+        if disconnection is not None:
+            self._messages.append(disconnection)
         self._wake.set()
 
     def send(self, messages: Iterable[InstanceMessage]) -> None:
@@ -107,7 +107,7 @@ class Publisher:
     # -- sending ----------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Send what is queued until the link fails. Raise Unavailable."""
+        """Send what is queued until the membership ends. Raise Unavailable."""
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._clear)
@@ -158,17 +158,17 @@ class Publisher:
         """Send each batch and each message separately, after a defect in sending all of them. Raise Unavailable.
 
         Return the batches that were sent. The relay announces the others; ephemeral messages that fail are dropped. If
-        a dismissal failed, return none: its row belongs to one of the batches, and it is not known here to which.
+        a disconnection failed, return none: its row belongs to one of the batches, and it is not known here to which.
         """
         went = []
         for published in batches:
             if await self._sent(entry_of((), published.changes)):
                 went.append(published)
-        all_dismissed = True
+        all_disconnected = True
         for message in messages:
             is_sent = await self._sent(entry_of((message,)))
-            all_dismissed = all_dismissed and (is_sent or not isinstance(message, Dismissal))
-        return went if all_dismissed else []
+            all_disconnected = all_disconnected and (is_sent or not isinstance(message, Disconnection))
+        return went if all_disconnected else []
 
     async def _sent(self, entry: Entry) -> bool:
         """Deliver an entry. Return False after a defect in it. Raise Unavailable."""
@@ -182,7 +182,7 @@ class Publisher:
         return True
 
     async def drain(self) -> None:
-        """Wait until the queue is empty, or there is no link."""
+        """Wait until the queue is empty, or this instance is not registered."""
         while self._subscriptions.instance and (self._batches or self._sending or self._messages):
             await self._tried.wait()
 

@@ -28,7 +28,7 @@ class Reaper:
         self._watcher = watcher
 
     async def run(self) -> None:
-        """Reap dead instances until the link fails. Raise Unavailable."""
+        """Reap dead instances until the membership ends. Raise Unavailable."""
         while True:
             await trio.sleep(PERIOD * random.uniform(0.75, 1.25))
             for dead in await self._instances.list_dead():

@@ -12,7 +12,7 @@ import trio
 
 from server.fanout.conversation_updates import ConversationNotifier
 from server.fanout.rooms import Rooms
-from store.redis.inbox_entries import dismissal
+from store.redis.inbox_entries import disconnection_of
 
 CHUNK = 500  # users in one query
 
@@ -56,10 +56,10 @@ class Recovery:
         for start in range(0, len(users), CHUNK):
             chunk = users[start : start + CHUNK]
             for user_id in await self._truth.deleted(chunk):
-                self._rooms.dismiss(dismissal(user_id))
+                self._rooms.disconnect(disconnection_of(user_id))
             signed_in = self._rooms.signed_in(chunk)
             for session_id in await self._truth.ended(signed_in):
-                self._rooms.dismiss(dismissal(signed_in[session_id], session_id))
+                self._rooms.disconnect(disconnection_of(signed_in[session_id], session_id))
             memberships = await self._truth.all_memberships(chunk)
             for user_id in chunk:
                 mine = set(memberships.get(user_id, ()))

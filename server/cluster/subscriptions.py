@@ -1,9 +1,9 @@
 """Register in Redis the conversations and users whose changes this instance should receive.
 
 Owns the sets of wanted conversations and users, and the one task that writes their registration, in batches and in
-order. After every disruption of the link an instance has a new id (`server.cluster.membership`), and registers
-everything anew under it, so that reaping the old id never affects the new one. While there is no link, registering
-succeeds without effect: conversations work locally, and are registered when the link is back.
+order. After every disruption of its membership an instance has a new id (`server.cluster.membership`), and registers
+everything anew under it, so that reaping the old id never affects the new one. While it has none, registering
+succeeds without effect: conversations work locally, and are registered with the next membership.
 
 What is not wanted any more stays registered for a while (`LINGER`, and a user's grace period), because clients often
 come back.
@@ -48,7 +48,7 @@ class Subscriptions:
         `watcher` returns the watcher to notify. It is a callable because the watcher needs the rooms, which need this.
         """
         self._watcher = watcher
-        self.instance = ""  # the id of this instance in this epoch; empty while there is no link
+        self.instance = ""  # the id of this instance in this epoch; empty while it is not registered
         self._instances = instances
         self._grace = grace
         self._rooms: set[UUID] = set()
@@ -62,7 +62,7 @@ class Subscriptions:
     # -- wanting --------------------------------------------------------------------------------
 
     async def want_rooms(self, conversation_ids: Iterable[UUID]) -> None:
-        """Register conversations. On return, changes committed from now on reach the inbox, or there is no link."""
+        """Register conversations. On return, changes committed from now on reach the inbox, if there is one."""
         for conversation_id in conversation_ids:
             self._leaving_rooms.pop(conversation_id, None)
             if conversation_id not in self._rooms:
@@ -128,7 +128,7 @@ class Subscriptions:
         self._batch = _Batch()
 
     async def run(self) -> None:
-        """Write registrations as they are requested, until the link fails. Raise Unavailable."""
+        """Write registrations as they are requested, until the membership ends. Raise Unavailable."""
         while True:
             due = min(
                 next(iter(self._leaving_rooms.values()), float("inf")),

@@ -55,8 +55,10 @@ def runtime_directory(environ: Mapping[str, str]) -> Path:
 
 def find(environ: Mapping[str, str]) -> list[Path]:
     """Return the sockets of the instances that run on this machine, as far as this user may see them."""
-    places = [runtime_directory(environ), SYSTEM_RUNTIME]
-    paths = {path for place in places for path in (*place.glob(f"*{SUFFIX}"), *place.glob(f"*/*{SUFFIX}"))}
+    directories = [runtime_directory(environ), SYSTEM_RUNTIME]
+    paths = {
+        path for directory in directories for path in (*directory.glob(f"*{SUFFIX}"), *directory.glob(f"*/*{SUFFIX}"))
+    }
     return sorted(path for path in paths if answers(path))
 
 

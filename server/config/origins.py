@@ -30,9 +30,9 @@ def checked(url: str, allowed: Collection[str], *, loopback: bool) -> str | None
     found = _parse(url)
     if found is None:
         return None
-    place = f"{found.protocol}//{found.host}"
-    if place in allowed or (loopback and found.hostname in _LOOPBACK_HOSTS):
-        return f"{place}{found.pathname}{found.search}"
+    site = f"{found.protocol}//{found.host}"
+    if site in allowed or (loopback and found.hostname in _LOOPBACK_HOSTS):
+        return f"{site}{found.pathname}{found.search}"
     return None
 
 

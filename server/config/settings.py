@@ -312,7 +312,7 @@ class Settings:
     max_user_connections: int = BOUNDS.setting(
         COUNT, 50, "Hub connections of one user to this instance; one more is refused with 429.", minimum=1
     )
-    outbox_bytes: int = BOUNDS.setting(SIZE, 256 * KIB, "What one connection may have unsent.", minimum=1)
+    send_queue_bytes: int = BOUNDS.setting(SIZE, 256 * KIB, "What one connection may have unsent.", minimum=1)
     max_user_answer_bytes: int = BOUNDS.setting(
         SIZE, 8 * MIB, "REST answers of one user (or address without one) that wait to be read; then 429.", minimum=1
     )
@@ -349,14 +349,14 @@ class Settings:
     rate_invocations: Rate = RATES.setting(
         RATE,
         Rate(400, 10 * SECONDS),
-        "Hub calls of one connection, by what they cost.",
+        "Hub invocations of one connection, by what they cost.",
         more="A `Sync` counts for 20 calls, `StreamHistory` and `GetPresence` for 10, `JoinConversation` for 2.",
         reloadable=True,
     )
     rate_user_invocations: Rate = RATES.setting(
         RATE,
         Rate(2000, 10 * SECONDS),
-        "Hub calls of all connections of one user to one instance, by what they cost.",
+        "Hub invocations of all connections of one user to one instance, by what they cost.",
         reloadable=True,
     )
     rate_sends: Rate = RATES.setting(

@@ -12,13 +12,13 @@ from uuid import UUID
 from server.fanout.ephemeral_events import EphemeralEvents
 from server.fanout.rooms import Rooms
 from store.model import Change
-from store.redis.inbox_entries import Dismissal, Entry
+from store.redis.inbox_entries import Disconnection, Entry
 
 
 class OtherInstances(Protocol):
     """Sends to the other instances (`server.cluster.publisher`)."""
 
-    def publish(self, changes: Sequence[Change], dismissed: Dismissal | None = None) -> None: ...
+    def publish(self, changes: Sequence[Change], disconnection: Disconnection | None = None) -> None: ...
 
 
 class ChangePublisher:
@@ -29,16 +29,16 @@ class ChangePublisher:
 
     # -- local changes ----------------------------------------------------------------------------------
 
-    def publish(self, changes: Sequence[Change], dismissed: Dismissal | None = None) -> None:
+    def publish(self, changes: Sequence[Change], disconnection: Disconnection | None = None) -> None:
         """Deliver the changes of one committed batch here, and queue them for the other instances. Never waits.
 
-        The connections named by `dismissed` are closed first, so that an erased user's connections do not receive
+        The connections named by `disconnection` are closed first, so that an erased user's connections do not receive
         an event for each conversation that the user leaves.
         """
-        if dismissed is not None:
-            self._rooms.dismiss(dismissed)
+        if disconnection is not None:
+            self._rooms.disconnect(disconnection)
         self._rooms.publish(changes)
-        self._others.publish(changes, dismissed)
+        self._others.publish(changes, disconnection)
 
     def doubt(self, conversation_ids: Collection[UUID]) -> None:
         """Compare these conversations with PostgreSQL: the outcome of a commit is unknown.
@@ -51,8 +51,8 @@ class ChangePublisher:
 
     def receive(self, entry: Entry) -> None:
         """Deliver to local connections only. Never waits."""
-        for dismissal in entry.dismissals:
-            self._rooms.dismiss(dismissal)
+        for disconnection in entry.disconnections:
+            self._rooms.disconnect(disconnection)
         self._rooms.publish(entry.changes)
         for head in entry.heads:
             self._rooms.repair.reached(head.conversation_id, head.seq)

@@ -35,7 +35,7 @@ REPAIR_BYTES = 1024 * 1024
 REPAIRS = 4  # gaps being filled at once
 KNOWN = 32  # changes of a repair that a room remembers, as they may still arrive by themselves
 
-_guard = guard("repairs")
+_guard = guard("gap_repair")
 
 
 class GapRepair:

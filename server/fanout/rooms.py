@@ -29,7 +29,7 @@ from server.protocol.signalr.encoding import Encoding
 from server.transport.send_queue import Flusher, Verdict
 from store.defects import guard
 from store.model import Change, Cursor, MessageType
-from store.redis.inbox_entries import Dismissal
+from store.redis.inbox_entries import Disconnection
 
 MAX_HELD = 1000  # changes that a room holds while it is compared with PostgreSQL; what comes on top is read from there
 MAX_NOTIFIED = 200  # users of a room who are sent their own view after a change; in larger ones, only those added
@@ -582,13 +582,13 @@ class Rooms:
         for connection in self.connections_of(user_id):
             connection.give_up(reference)
 
-    def dismiss(self, dismissal: Dismissal) -> None:
-        """Close the local connections named by `dismissal` for good, and send them nothing more."""
-        for connection in self.connections_of(dismissal.user_id):
-            if dismissal.session_id in (None, connection.caller.session_id):
+    def disconnect(self, disconnection: Disconnection) -> None:
+        """Close the local connections named by `disconnection` for good, and send them nothing more."""
+        for connection in self.connections_of(disconnection.user_id):
+            if disconnection.session_id in (None, connection.caller.session_id):
                 self.unregister(connection)
                 try:
-                    connection.disconnect("unauthenticated", dismissal.sentence)
+                    connection.disconnect("unauthenticated", disconnection.sentence)
                 except Exception as error:
                     connection.give_up(_guard.caught(error))
 

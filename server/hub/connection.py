@@ -46,7 +46,7 @@ from store.model import Change, Cursor
 STEP = 128  # hub messages worked on in one scheduler step: a WebSocket message may hold thousands
 STATEFUL_VERSION = 2  # the handshake version of clients that speak stateful reconnect
 
-_guard = guard("sessions")
+_guard = guard("hub_connections")
 
 log = structlog.get_logger("parley.hub")
 
@@ -225,7 +225,7 @@ class HubConnection:
         is_final = self.closed or self.hub.draining or self.transport.code in websocket.FOR_CAUSE
         if self.message_buffer is not None and self.parser is not None and not is_final:
             reconnect.detach(self, self.message_buffer)
-            self._log_ended("connection_dormant", reason)
+            self._log_ended("connection_detached", reason)
         else:
             self._leave(reason)
 
@@ -279,7 +279,7 @@ class HubConnection:
             self.catching_up = True
             await self._catch_up()
 
-    def expire(self, why: str = "dormant: the client did not come back") -> None:
+    def expire(self, why: str = "detached: the client did not come back") -> None:
         """It has had no transport for too long, or is not to be kept."""
         self._leave(why)
 

@@ -18,7 +18,7 @@ _BEGINNINGS = {
     "handshake refused": "handshake_refused",
     "handshake timeout": "handshake_timeout",
     "Client has not been heard of": "silent",
-    "dormant": "not_resumed",
+    "detached": "not_resumed",
     "replaced by a new socket": "replaced",
     "unavailable: An operator": "operator",
     "unauthenticated: An operator": "operator",

@@ -28,7 +28,7 @@ MAX_PAUSE = 0.25  # seconds without reading after an invocation too many: the cl
 INTERRUPTED = ChatError("unavailable", "The connection was lost in the middle of this; try the same again.")
 ANSWER_OVERHEAD = 1024  # bytes by which the answer to a send may be longer than the send
 
-_guard = guard("calls")
+_guard = guard("invocations")
 
 
 class Ticket(NamedTuple):

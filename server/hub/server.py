@@ -51,7 +51,7 @@ FAREWELL_REASON = "draining: The server is shutting down."
 
 CLIENT_MAX = 120  # characters of what a client calls itself
 
-_guard = guard("sessions")
+_guard = guard("hub_connections")
 
 log = structlog.get_logger("parley.hub")
 
@@ -92,7 +92,7 @@ class HubServer:
         self.encodings = FRAMED
         self.max_message = settings.max_message_bytes
         self.connections: set[HubConnection] = set()
-        self.endings: Counter[str] = Counter()  # of connections, by slug
+        self.disconnects: Counter[str] = Counter()  # of connections, by slug
         self.draining = False
         self._closed = False  # the end of a drain: no connection is taken any more
         self._deserted: trio.Event | None = None
@@ -232,7 +232,7 @@ class HubServer:
             sock,
             self.wheel,
             self.poller,
-            send_queue_bytes=self.settings.outbox_bytes,
+            send_queue_bytes=self.settings.send_queue_bytes,
             max_message=self.max_frame(),
             stall_timeout=self.settings.stall_timeout,
         )
@@ -296,7 +296,7 @@ class HubServer:
         if connection.share is not None:
             connection.share = None
             self.shares.give_back(connection.user_id)
-        self.endings[slug_of(reason)] += 1
+        self.disconnects[slug_of(reason)] += 1
         self._resumable.pop(connection.connection_id, None)
         self.rooms.unregister(connection)
         if not self.rooms.connections_of(connection.user_id):

@@ -34,7 +34,7 @@ ALGORITHMS = frozenset({"RS256", "ES256", "EdDSA"})
 # In the transport and in the document: either leaves the keys as they are.
 _FAULTS = (httpx.HTTPError, httpx.InvalidURL, trio.TooSlowError, ValueError, KeyError, TypeError, RecursionError)
 
-_guard = guard("keys")
+_guard = guard("jwks")
 
 log = structlog.get_logger("parley.jwks")
 

@@ -27,7 +27,7 @@ class Condition(str, Enum):  # noqa: UP042 - msgspec writes it as its value
     OPEN = "open"
     BLOCKED = "blocked"  # the kernel's buffer is full: the client reads slowly, or not
     CATCHING_UP = "catching_up"  # left its rooms because its send queue was full; returns to them after its catch-up
-    DORMANT = "dormant"  # without a socket, waits for its client (stateful reconnect)
+    DETACHED = "detached"  # without a socket, waits for its client (stateful reconnect)
     CLOSING = "closing"  # has sent a close, waits for the client's
 
 
@@ -41,7 +41,7 @@ class Census(Struct):
 
 def condition_of(connection: HubConnection) -> Condition:
     if connection.message_buffer is not None and connection.message_buffer.state is State.DETACHED:
-        return Condition.DORMANT
+        return Condition.DETACHED
     if connection.closed:
         return Condition.CLOSING
     if connection.parser is None:

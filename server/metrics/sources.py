@@ -86,27 +86,27 @@ def _listener(parts: Parts) -> Iterable[Metric]:
 def _hub(parts: Parts) -> Iterable[Metric]:
     hub = parts.hub
     yield counters(
-        "parley_hub_endings_total",
+        "parley_hub_disconnects_total",
         "Connections that have ended, by reason; docs/monitoring.md explains each reason.",
         "reason",
-        {slug: hub.endings[slug] for slug in sorted(SLUGS)},
+        {slug: hub.disconnects[slug] for slug in sorted(SLUGS)},
     )
     methods = sorted(hub.dispatcher.methods, key=lambda method: method.name)
     yield counters(
         "parley_hub_invocations_total",
-        "Calls of hub methods, by method, whether they succeeded or failed.",
+        "Invocations of hub methods, by method, whether they succeeded or failed.",
         "method",
         {method.name: method.calls for method in methods},
     )
     yield histograms(
         "parley_hub_invocation_seconds",
-        "Time from reading a call to its answer, for methods that wait for something; others take only loop lag.",
+        "Time from reading an invocation to its answer, for methods that wait for something; others take loop lag.",
         "method",
         [(method.name, method.seconds) for method in methods if method.kind is not STREAM],
     )
     yield counters(
         "parley_hub_errors_total",
-        "Calls answered with an error, by code; `internal` is a defect of the server, with a line in the log.",
+        "Invocations answered with an error, by code; `internal` is a defect of the server, with a line in the log.",
         "code",
         {code: hub.dispatcher.failures[code] for code in CODES},
     )
@@ -131,7 +131,7 @@ def _bounds(parts: Parts) -> Iterable[Metric]:
     answers = parts.answers
     yield counters(
         "parley_limits_refusals_total",
-        "Refusals by the RATE_ settings, by limit; calls of hub methods are counted in parley_hub_errors_total.",
+        "Refusals by the RATE_ settings, by limit; invocations are counted in parley_hub_errors_total.",
         "limit",
         parts.limits.refusals(),
     )
@@ -170,8 +170,8 @@ def _census(census: Census) -> Iterable[Metric]:
     yield gauges("parley_hub_protocols", "Hub connections by hub protocol.", "protocol", dict(census.protocols))
     yield gauge("parley_hub_streams", "Streams to clients that are under way.", census.streams)
     yield gauge(
-        "parley_outbox_queued_bytes",
-        "Bytes in the send queues of all connections. Each queue is bounded by OUTBOX_BYTES.",
+        "parley_send_queue_bytes",
+        "Bytes in the send queues of all connections. Each queue is bounded by SEND_QUEUE_BYTES.",
         census.send_queue_bytes,
     )
 
@@ -202,7 +202,7 @@ def _rooms(parts: Parts) -> Iterable[Metric]:
     )
     yield counter(
         "parley_rooms_repairs_total",
-        "Changes that did not arrive from another instance and were read from PostgreSQL. Many: the link is bad.",
+        "Changes that did not arrive from another instance and were read from PostgreSQL. Many: look at Redis.",
         rooms.repair.repaired,
     )
     yield counter(
@@ -233,9 +233,9 @@ def _lanes(parts: Parts) -> Iterable[Metric]:
     total = parts.lanes.statistics()
     yield counters(
         "parley_lanes_messages_total",
-        "Messages by outcome: accepted, double (sent before), refused, failed (PostgreSQL is out of reach).",
+        "Messages by outcome: accepted, duplicate (sent before), refused, failed (PostgreSQL is out of reach).",
         "outcome",
-        {"accepted": total.accepted, "double": total.doubles, "refused": total.refused, "failed": total.failed},
+        {"accepted": total.accepted, "duplicate": total.duplicates, "refused": total.refused, "failed": total.failed},
     )
     times = parts.lanes.times
     yield histogram(
@@ -250,7 +250,7 @@ def _lanes(parts: Parts) -> Iterable[Metric]:
         "parley_lanes_commit_seconds", "Time of one group commit in PostgreSQL, network included.", times.commits
     )
     yield counter(
-        "parley_commits_transactions_total",
+        "parley_transactions_total",
         "Transactions besides the lanes': edits, deletions, membership, titles, accounts.",
         parts.transactions.committed,
     )
@@ -259,11 +259,15 @@ def _lanes(parts: Parts) -> Iterable[Metric]:
 def _instances(parts: Parts) -> Iterable[Metric]:
     membership, publisher = parts.membership, parts.publisher
     yield gauge(
-        "parley_link_up",
+        "parley_membership_up",
         "1 while this instance is registered in Redis; 0: messages reach other instances late.",
         int(membership.established),
     )
-    yield counter("parley_link_epochs_total", "Links begun; each but the first follows a fault.", membership.epochs)
+    yield counter(
+        "parley_membership_epochs_total",
+        "Registrations in Redis; each but the first follows a fault.",
+        membership.epochs,
+    )
     yield counter("parley_inbox_changes_total", "Changes that came from other instances.", membership.received)
     yield histogram(
         "parley_inbox_delay_seconds",
@@ -273,13 +277,13 @@ def _instances(parts: Parts) -> Iterable[Metric]:
     yield counter("parley_publisher_changes_total", "Changes published to other instances.", publisher.sent)
     yield counter(
         "parley_publisher_dropped_total",
-        "Changes left to the relay: no link, or too much was waiting. They come late, none is lost.",
+        "Changes left to the outbox relay: not registered, or too much was waiting. They come late, none is lost.",
         publisher.dropped,
     )
     yield gauge("parley_publisher_queued_changes", "Changes that wait to be published.", publisher.waiting)
     yield counter(
-        "parley_relay_batches_total",
-        "Committed batches whose publisher died or had no link, announced by this instance.",
+        "parley_outbox_relay_batches_total",
+        "Committed batches whose publisher died or was not registered, announced by this instance.",
         parts.relay.announced,
     )
 
@@ -360,7 +364,7 @@ def _pools(parts: Parts) -> Iterable[Metric]:
 def _process(parts: Parts) -> Iterable[Metric]:
     event_loop_lag = parts.event_loop_lag
     yield histogram(
-        "parley_loop_lag_seconds",
+        "parley_event_loop_lag_seconds",
         "How late a task is woken, sampled four times a second. Everything this process does waits as long.",
         event_loop_lag.lags,
     )

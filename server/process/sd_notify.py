@@ -19,7 +19,7 @@ STATUS_PERIOD = 5.0  # seconds between updates of the status, without a watchdog
 
 _guard = guard("sd_notify")
 
-log = structlog.get_logger("parley.notices")
+log = structlog.get_logger("parley.sd_notify")
 
 
 class ServiceManager:
@@ -101,7 +101,7 @@ class ServiceManager:
         try:
             self._sock.sendto("\n".join(lines).encode(), self._address)
         except OSError as error:  # the manager does not read: service does not depend on it
-            log.debug("notice_not_sent", notice=lines[0], reason=error.strerror)
+            log.debug("notification_not_sent", notification=lines[0], reason=error.strerror)
 
 
 def _watchdog_seconds(environ: Mapping[str, str]) -> float | None:

@@ -1,7 +1,7 @@
 """React to signals, and notify the service manager of the life cycle.
 
-Owns the two events that end a process (`stop` begins its drain, `hurry` cuts it short) and the order of notifications.
-SIGTERM and SIGINT set `stop`, and a second one `hurry`; SIGHUP reloads the configuration.
+Owns the two events that end a process (`stop` begins its drain, `force` cuts it short) and the order of notifications.
+SIGTERM and SIGINT set `stop`, and a second one `force`; SIGHUP reloads the configuration.
 """
 
 import signal
@@ -16,7 +16,7 @@ from store.defects import guard
 
 RELOADED_SHOWN = 60.0  # seconds for which the status shows what a reload did
 
-_guard = guard("lifecycle")
+_guard = guard("signals")
 
 log = structlog.get_logger("parley.lifecycle")
 
@@ -25,7 +25,7 @@ class Lifecycle:
     """The life cycle of a process. `reload` applies the current configuration, and returns what has changed."""
 
     def __init__(self, service_manager: ServiceManager, reload: Callable[[], str] | None = None) -> None:
-        self.stop, self.hurry = trio.Event(), trio.Event()
+        self.stop, self.force = trio.Event(), trio.Event()
         self._service_manager = service_manager
         self._reload = reload
         self._is_ready = False
@@ -50,8 +50,8 @@ class Lifecycle:
                 if number == signal.SIGHUP:
                     self.reload()
                     continue
-                (self.hurry if self.stop.is_set() else self.stop).set()
-                log.info("signal", name=signal.Signals(number).name, hurry=self.hurry.is_set())
+                (self.force if self.stop.is_set() else self.stop).set()
+                log.info("signal", name=signal.Signals(number).name, force=self.force.is_set())
 
     def reload(self) -> None:
         """Reload the configuration. If that fails, log it, and keep what was configured before."""

@@ -18,9 +18,9 @@ def spanned(app: App, tracer: Tracer) -> App:
         if scope["type"] != "http" or CHATTY.fullmatch(scope["path"]):
             await app(scope, receive, send)
             return
-        carrier = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         method = str(scope["method"])
-        with tracer.start_as_current_span(method, _propagator.extract(carrier), kind=SpanKind.SERVER) as span:
+        with tracer.start_as_current_span(method, _propagator.extract(headers), kind=SpanKind.SERVER) as span:
 
             async def send_seen(message: Message) -> None:
                 if message["type"] == "http.response.start":

@@ -22,7 +22,7 @@ from server.fanout.rooms import Rooms
 from store.errors import StoreError
 from store.model import Change, Message
 from store.postgres.group_commit import Append, AppendError
-from store.redis.inbox_entries import Dismissal, Entry, TraceMark
+from store.redis.inbox_entries import Disconnection, Entry, TraceMark
 
 PARENT = "traceparent"  # W3C Trace Context
 _propagator = TraceContextTextMapPropagator()
@@ -73,7 +73,7 @@ class Sends:
         if isinstance(outcome, Message):
             send.span.set_attribute("parley.message.seq", outcome.seq)
             if outcome.id != append.message_id:
-                send.span.set_attribute("parley.message.double_of", str(outcome.id))
+                send.span.set_attribute("parley.message.duplicate_of", str(outcome.id))
                 self.forget(append.message_id)
         else:
             code = outcome.code if isinstance(outcome, AppendError) else type(outcome).__name__
@@ -100,9 +100,9 @@ class Sends:
         for change in changes:
             send = self._under_way.pop(change.message.id, None) if change.created else None
             if send is not None:
-                carrier: dict[str, str] = {}
-                _propagator.inject(carrier, send.context)
-                found.append((TraceMark(change.conversation_id, change.seq, carrier[PARENT]), send.context))
+                injected: dict[str, str] = {}
+                _propagator.inject(injected, send.context)
+                found.append((TraceMark(change.conversation_id, change.seq, injected[PARENT]), send.context))
         return found
 
     def published(self, marks: Collection[TraceMark], began: float, ended: float) -> None:
@@ -174,10 +174,10 @@ class TracedPublisher(ChangePublisher):
         self._publisher = publisher
         self._sends = sends
 
-    def publish(self, changes: Sequence[Change], dismissed: Dismissal | None = None) -> None:
+    def publish(self, changes: Sequence[Change], disconnection: Disconnection | None = None) -> None:
         began = time.perf_counter()
         taken = self._sends.take(changes)
-        super().publish(changes, dismissed)
+        super().publish(changes, disconnection)
         if taken:
             self._publisher.send([mark for mark, _ in taken])
             self._sends.delivered([context for _, context in taken], began, origin="here")

@@ -22,7 +22,7 @@ from server.config.trusted_proxies import Proxies, new_request_id
 from server.protocol.http1 import head as http_head
 from server.protocol.http1.head import BadRequest, Head
 from server.transport.request_stream import SEND_STALL, AnySocket, RequestStream, SecureRequestStream
-from server.transport.socket_activation import inherited
+from server.transport.socket_activation import passed_sockets
 from server.transport.tls import Certificate, TlsSocket
 from server.transport.unauthenticated import CROWDED, Stranger, UnauthenticatedConnections
 from store.defects import guard
@@ -50,7 +50,7 @@ _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 Service = Coroutine[Any, Any, Any]  # serves a connection; what it returns, if anything, serves it from then on
 
-_guard = guard("connections")
+_guard = guard("listener")
 
 log = structlog.get_logger("parley.listener")
 
@@ -121,7 +121,7 @@ def listen(where: tuple[str, int] | str, *, reuse_port: bool = False) -> list[so
     Raise OSError, or ConfigError.
     """
     if isinstance(where, str):
-        return [_prepare(sock) for sock in inherited(where, os.environ)]
+        return [_prepare(sock) for sock in passed_sockets(where, os.environ)]
     return [bind(where, reuse_port=reuse_port)]
 
 
@@ -150,7 +150,7 @@ def _prepare(sock: socket.socket) -> socket.socket:
     return sock
 
 
-def place(sock: socket.socket) -> tuple[str, int]:
+def address_of(sock: socket.socket) -> tuple[str, int]:
     """Return the address of a listening socket: (host, port), or (path, 0)."""
     name = sock.getsockname()
     return (str(name[0]), int(name[1])) if isinstance(name, tuple) else (str(name), 0)

@@ -13,22 +13,22 @@ from server.config.settings import ConfigError
 FIRST = 3  # the first descriptor after standard input, output and error
 
 
-def inherited(place: str, environ: Mapping[str, str]) -> list[socket.socket]:
-    """Return the sockets of `fd://place`: all that were passed, those of one name, or one descriptor by number.
+def passed_sockets(which: str, environ: Mapping[str, str]) -> list[socket.socket]:
+    """Return the sockets of `fd://which`: all that were passed, those of one name, or one descriptor by number.
 
     Raise ConfigError with what is missing.
     """
-    if place.isdecimal():
-        return [_adopt(int(place))]
+    if which.isdecimal():
+        return [_adopt(int(which))]
     pid, count = environ.get("LISTEN_PID", ""), environ.get("LISTEN_FDS", "")
     if pid != str(os.getpid()) or not count.isdecimal() or int(count) < 1:
         raise ConfigError(
-            f"LISTEN: fd://{place}: no sockets were handed over (LISTEN_FDS); is the socket unit running?"
+            f"LISTEN: fd://{which}: no sockets were handed over (LISTEN_FDS); is the socket unit running?"
         )
     names = environ.get("LISTEN_FDNAMES", "").split(":")
-    found = [FIRST + index for index in range(int(count)) if not place or place in names[index : index + 1]]
+    found = [FIRST + index for index in range(int(count)) if not which or which in names[index : index + 1]]
     if not found:
-        raise ConfigError(f"LISTEN: fd://{place}: there are sockets named {', '.join(names) or '(none)'}, but not this")
+        raise ConfigError(f"LISTEN: fd://{which}: there are sockets named {', '.join(names) or '(none)'}, but not this")
     return [_adopt(number) for number in found]
 
 

@@ -18,9 +18,9 @@ TICK = 0.25  # seconds; every timeout is late by up to one tick
 LATE = 1.0  # seconds; if the wheel is later than this, the whole process was paused
 GRACE = 1.0  # seconds to accept and read what has arrived during a pause, before timeouts are checked
 
-_guard = guard("wheel")
+_guard = guard("timer_wheel")
 
-log = structlog.get_logger("parley.wheel")
+log = structlog.get_logger("parley.timer_wheel")
 
 
 class Due(Protocol):

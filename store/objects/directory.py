@@ -60,7 +60,7 @@ class DirectoryObjects:
 
     async def write(self, key: str, chunks: AsyncIterable[bytes], content_type: str, *, is_first: bool = False) -> None:
         """`is_first`: Raises FileExistsError, instead of taking its place, when an object is there by the end."""
-        place = self._place(key)
+        path = self._path(key)
         unfinished = self._root / UNFINISHED / secrets.token_hex(16)
         try:
             file = await self._run(_create, unfinished)
@@ -71,7 +71,7 @@ class DirectoryObjects:
                     if len(buffer) >= BUFFER:
                         await self._run(file.write, buffer)
                         buffer = bytearray()
-                await self._run(_finish, file, buffer, unfinished, place, is_first)
+                await self._run(_finish, file, buffer, unfinished, path, is_first)
             finally:
                 file.close()
         except BaseException:
@@ -81,12 +81,12 @@ class DirectoryObjects:
 
     async def size(self, key: str) -> int | None:
         try:
-            return (await self._run(self._place(key).stat)).st_size
+            return (await self._run(self._path(key).stat)).st_size
         except FileNotFoundError:
             return None
 
     async def read(self, key: str, start: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
-        file = await self._run(lambda: self._place(key).open("rb"))
+        file = await self._run(lambda: self._path(key).open("rb"))
         try:
             file.seek(start)
             left = length
@@ -102,10 +102,10 @@ class DirectoryObjects:
             file.close()
 
     async def copy(self, source: str, target: str) -> None:
-        await self._run(_copy, self._place(source), self._place(target))
+        await self._run(_copy, self._path(source), self._path(target))
 
     async def delete(self, key: str) -> None:
-        await self._run(self._place(key).unlink, True)
+        await self._run(self._path(key).unlink, True)
 
     async def use_up(self, key: str) -> None:
         """An empty object takes its place: `server.rest.routes.signed_urls` takes nothing where there is one."""
@@ -138,7 +138,7 @@ class DirectoryObjects:
         if found != PROBE:
             raise ObjectsUnavailable("the object store: what was read is not what was written")
 
-    def _place(self, key: str) -> Path:
+    def _path(self, key: str) -> Path:
         """Raises FileNotFoundError for what is no key: nothing outside the directory has a name here."""
         if not KEY.fullmatch(key):
             raise FileNotFoundError(key)
@@ -214,17 +214,17 @@ class _Writer:
         os.close(self._descriptor)
 
 
-def _finish(file: "_Writer", rest: bytearray, unfinished: Path, place: Path, is_first: bool) -> None:
+def _finish(file: "_Writer", rest: bytearray, unfinished: Path, path: Path, is_first: bool) -> None:
     """On the disk, then in its place: a crash leaves the whole file or none."""
     file.write(rest)
     os.fsync(file.fileno())
-    place.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(exist_ok=True)
     if is_first:
-        place.hardlink_to(unfinished)  # of two at once, one
+        path.hardlink_to(unfinished)  # of two at once, one
         unfinished.unlink()
     else:
-        unfinished.rename(place)
-    directory = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY)
+        unfinished.rename(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)
     finally:

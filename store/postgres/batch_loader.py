@@ -18,7 +18,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 WORKERS = 2  # queries under way at once
-_guard = guard("sync")
+_guard = guard("batch_loader")
 
 MAX_KEYS = 2000  # in one query; one request is never divided
 

@@ -114,7 +114,7 @@ class Connection(psycopg.AsyncConnection[TupleRow]):
         self._adapters = AdaptersMap(ADAPTERS)
         self._autocommit = True
         self.prepare_threshold = PREPARE_THRESHOLD
-        self._dismissed = False  # the server has said goodbye, though it may not have hung up yet
+        self._is_ended = False  # the server has said goodbye, though it may not have hung up yet
         self.add_notice_handler(partial(_hear, weakref.ref(self)))
 
     @classmethod
@@ -247,7 +247,7 @@ class Connection(psycopg.AsyncConnection[TupleRow]):
             self.pgconn.is_busy()  # parses what came in, and so calls _hear
         except psycopg.Error:
             return False
-        return self.pgconn.status != BAD and not self._dismissed
+        return self.pgconn.status != BAD and not self._is_ended
 
     async def close(self) -> None:
         """Hang up. Never waits."""
@@ -276,7 +276,7 @@ def _hear(connection: "weakref.ref[Connection]", notice: psycopg.errors.Diagnost
     """A FATAL error on an idle connection comes as a notice: the server's last words."""
     listener = connection()
     if listener is not None and notice.severity_nonlocalized in ("FATAL", "PANIC"):
-        listener._dismissed = True
+        listener._is_ended = True
 
 
 async def _resolve(attempt: ConnDict) -> list[ConnDict]:

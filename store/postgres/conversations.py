@@ -26,7 +26,7 @@ from store.postgres.connection import Connection
 from store.postgres.messages import message_of
 from store.postgres.system_messages import Announcement, Event, insert_announcements
 
-MAX_PLACE = 2**63 - 1
+MAX_POSITION = 2**63 - 1
 MEMBERS_SHOWN = 100  # in a Conversation; list_members has the rest
 MEMBERS_LISTED = 20  # in a Conversation of a list
 LIST_STEP = 20  # conversations of a list that are put together in one scheduler step: a few milliseconds
@@ -51,7 +51,7 @@ class NotAMember(StoreError):
     """The user is not a member of this conversation."""
 
 
-class Place(NamedTuple):
+class Position(NamedTuple):
     """In a list of conversations: the number and the last message of the last one shown, and the first one's number."""
 
     number: int
@@ -97,16 +97,21 @@ async def list_views(conn: Connection, conversation_id: UUID, viewer_ids: Collec
 
 
 async def list_conversations(
-    conn: Connection, viewer_id: UUID, *, limit: int = 50, place: Place | None = None, members: int = MEMBERS_LISTED
-) -> tuple[list[Conversation], Place | None]:
-    """A user's conversations, the most recently active first, and the `place` of the next page (None: no more).
+    conn: Connection,
+    viewer_id: UUID,
+    *,
+    limit: int = 50,
+    position: Position | None = None,
+    members: int = MEMBERS_LISTED,
+) -> tuple[list[Conversation], Position | None]:
+    """A user's conversations, the most recently active first, and the `position` of the next page (None: no more).
 
     At most `limit`, and fewer when their last messages are long; of each, the first so many `members`. Put together a
     few at a time, so that others get their turn.
 
-    All pages are in the order of the first one's moment: a conversation that becomes active meanwhile keeps its place.
+    All pages are in the order of the first one's moment: a conversation that becomes active meanwhile stays.
     """
-    number, last_id, as_of = place or (None, None, MAX_PLACE)
+    number, last_id, as_of = position or (None, None, MAX_POSITION)
     parameters = {"viewer_id": viewer_id, "place": number, "last_id": last_id, "as_of": as_of, "limit": limit + 1}
     rows = await (await conn.execute(queries.list_conversations, parameters)).fetchall()
     found: list[Conversation] = []
@@ -119,7 +124,7 @@ async def list_conversations(
     if len(rows) <= len(found):
         return found, None
     number, last_id, *_ = rows[len(found) - 1]
-    return found, Place(number, last_id, as_of if place else rows[0][0])
+    return found, Position(number, last_id, as_of if position else rows[0][0])
 
 
 async def fetch_member(conn: Connection, conversation_id: UUID, user_id: UUID) -> Member | None:
@@ -165,9 +170,9 @@ async def list_audiences(conn: Connection, user_ids: Collection[UUID], most: int
     return found
 
 
-async def fetch_floor(conn: Connection, conversation_id: UUID) -> int:
+async def fetch_watermark(conn: Connection, conversation_id: UUID) -> int:
     """The highest changed_seq that retention has dropped; 0 when there is all."""
-    row = await (await conn.execute(queries.fetch_floor, {"id": conversation_id})).fetchone()
+    row = await (await conn.execute(queries.fetch_watermark, {"id": conversation_id})).fetchone()
     return int(row[0]) if row else 0
 
 

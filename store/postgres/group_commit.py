@@ -231,7 +231,7 @@ class _Lane:
         self._on_doubt = on_doubt
         self._outbox = b"\x01" if outbox else b"\x00"
         self._conn: Connection | None = None
-        self.batches = self.accepted = self.doubles = self.refused = self.failed = 0
+        self.batches = self.accepted = self.duplicates = self.refused = self.failed = 0
 
     def statistics(self) -> LaneStatistics:
         return LaneStatistics(
@@ -239,7 +239,7 @@ class _Lane:
             writing=len(self.writing),
             batches=self.batches,
             accepted=self.accepted,
-            doubles=self.doubles,
+            duplicates=self.duplicates,
             refused=self.refused,
             failed=self.failed,
         )
@@ -565,7 +565,7 @@ class _Lane:
             if isinstance(answer, Message)
         }
         open_ = [i for i, answer in enumerate(answers) if answer is None]
-        self.doubles += len(open_)
+        self.duplicates += len(open_)
         wanted = {(appends[i].sender_id, appends[i].client_message_id) for i in open_} - first.keys()
         if wanted:
             first |= await self._fetch_first(wanted)
@@ -579,7 +579,7 @@ class _Lane:
             conn = await self._connected()
             rows = await (await conn.execute(queries.list_first_messages, parameters)).fetchall()
         except (psycopg.OperationalError, Unavailable) as error:
-            log.warning("doubles_unresolved", doubles=len(keys), reason=reason(error))
+            log.warning("duplicates_unresolved", duplicates=len(keys), reason=reason(error))
             return {}
         messages = [message_of(row) for row in rows]
         return {(message.sender_id, message.client_message_id): message for message in messages}

@@ -16,7 +16,7 @@ from store.postgres.connection import Connection
 from store.postgres.conversations import list_member_ids
 from store.postgres.messages import message_of
 from store.postgres.system_messages import Event, change_of, read
-from store.redis.inbox_entries import Dismissal, dismissal
+from store.redis.inbox_entries import Disconnection, disconnection_of
 
 Key = tuple[UUID, int]  # conversation and seq of a batch's first change
 
@@ -27,30 +27,32 @@ class Unpublished(Struct, frozen=True):
 
     key: Key
     first: dict[UUID, int]
-    dismissed: tuple[Dismissal, ...] = ()
+    disconnections: tuple[Disconnection, ...] = ()
 
 
-def key_of(changes: Sequence[Change], dismissed: Dismissal | None = None) -> Key:
+def key_of(changes: Sequence[Change], disconnection: Disconnection | None = None) -> Key:
     """The name of a batch: its first change's, or the user's or session's that it ends where nothing else changed."""
     if changes:
         return changes[0].conversation_id, changes[0].seq
-    assert dismissed is not None
-    return dismissed.session_id or dismissed.user_id, 0
+    assert disconnection is not None
+    return disconnection.session_id or disconnection.user_id, 0
 
 
-async def insert_outbox(conn: Connection, changes: Sequence[Change], dismissed: Dismissal | None = None) -> None:
+async def insert_outbox(
+    conn: Connection, changes: Sequence[Change], disconnection: Disconnection | None = None
+) -> None:
     """Note a batch, in the transaction that makes its changes."""
     first: dict[UUID, int] = {}
     for change in changes:
         first[change.conversation_id] = min(change.seq, first.get(change.conversation_id, change.seq))
-    conversation_id, seq = key_of(changes, dismissed)
+    conversation_id, seq = key_of(changes, disconnection)
     parameters = {
         "conversation_id": conversation_id,
         "seq": seq,
         "conversation_ids": list(first),
         "seqs": list(first.values()),
-        "dismissed": [] if dismissed is None else [dismissed.user_id],
-        "dismissed_sessions": [] if dismissed is None else [dismissed.session_id],
+        "dismissed": [] if disconnection is None else [disconnection.user_id],
+        "dismissed_sessions": [] if disconnection is None else [disconnection.session_id],
     }
     await conn.execute(queries.insert_outbox, parameters)
 
@@ -68,7 +70,7 @@ async def list_stale(conn: Connection, age: float, limit: int = 100) -> list[Unp
         Unpublished(
             (conversation_id, seq),
             dict(zip(conversation_ids, seqs, strict=True)),
-            tuple(dismissal(*both) for both in zip_longest(users, sessions)),
+            tuple(disconnection_of(*both) for both in zip_longest(users, sessions)),
         )
         for conversation_id, seq, conversation_ids, seqs, users, sessions in await cursor.fetchall()
     ]

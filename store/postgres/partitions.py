@@ -16,7 +16,7 @@ from store.postgres.connection import Connection
 
 MONTHS_AHEAD = 3
 LOCK_TIMEOUT = 2.0  # seconds
-FLOORS = 500  # conversations locked at once
+WATERMARKS = 500  # conversations locked at once
 
 
 async def ensure_partitions(conn: Connection, now: datetime, ahead: int = MONTHS_AHEAD) -> list[str]:
@@ -75,7 +75,7 @@ async def drop_partitions(conn: Connection, before: datetime) -> list[str]:
     bound = id_floor(int(before.timestamp() * 1000))
     rows = await (await conn.execute(queries.list_expired_partitions, {"bound": str(bound)})).fetchall()
     if rows:
-        await _raise_floors(conn, max(upper for _, _, upper in rows))
+        await _raise_watermarks(conn, max(upper for _, _, upper in rows))
     for name, detaching, _ in rows:
         table = sql.Identifier(name)
         how = sql.SQL("FINALIZE" if detaching else "CONCURRENTLY")
@@ -84,11 +84,11 @@ async def drop_partitions(conn: Connection, before: datetime) -> list[str]:
     return [name for name, *_ in (*left, *rows)]
 
 
-async def _raise_floors(conn: Connection, bound: UUID) -> None:
+async def _raise_watermarks(conn: Connection, bound: UUID) -> None:
     """For every conversation with messages below `bound`."""
     after: UUID | None = UUID(int=0)
     while after is not None:
         row = await (
-            await conn.execute(queries.raise_floors, {"bound": bound, "after": after, "limit": FLOORS})
+            await conn.execute(queries.raise_watermarks, {"bound": bound, "after": after, "limit": WATERMARKS})
         ).fetchone()
         after = row[0] if row else None

@@ -115,7 +115,7 @@ async def fetch_user_by_name(conn: Connection, username: str) -> User | None:
     return _user_of(row) if row else None
 
 
-class Place(Struct, frozen=True):
+class Position(Struct, frozen=True):
     """In a search: past this user, among those found by username, or among those by display name after them."""
 
     after: str = ""  # the folded name
@@ -124,50 +124,50 @@ class Place(Struct, frozen=True):
 
 
 async def list_users(
-    conn: Connection, prefix: str, *, limit: int = 50, place: Place | None = None
-) -> tuple[list[User], Place | None]:
+    conn: Connection, prefix: str, *, limit: int = 50, position: Position | None = None
+) -> tuple[list[User], Position | None]:
     """Users whose username starts with `prefix` in any case, by username; then those whose display name does, by that.
 
     (the users, where to go on; None at the end). Each list is a range of an index, and at most SEARCHED rows of it are
     read, whatever the prefix: a page may have fewer users than `limit`, or none, and not be the last one. An empty
     prefix lists everybody by username.
     """
-    place = place or Place()
+    position = position or Position()
     found: list[User] = []
     for _ in range(SEARCHED // SEARCH_STEP):
-        page, place, is_over = await _search(conn, names.fold(prefix), place, limit - len(found))
+        page, position, is_over = await _search(conn, names.fold(prefix), position, limit - len(found))
         found += page
-        if is_over and (place.by_display_name or not prefix):
+        if is_over and (position.by_display_name or not prefix):
             return found, None
         if is_over:
-            place = Place(by_display_name=True)
+            position = Position(by_display_name=True)
         if len(found) == limit:
             break
-    return found, place
+    return found, position
 
 
-def search_parameters(prefix: str, place: Place, limit: int) -> dict[str, Any]:
+def search_parameters(prefix: str, position: Position, limit: int) -> dict[str, Any]:
     """Of either list. It begins at the prefix: PostgreSQL would walk from `after` to it, through everybody before."""
-    after = place if place.after >= prefix else Place(prefix)
+    after = position if position.after >= prefix else Position(prefix)
     return {"prefix": prefix, "top": TOP, "after": after.after, "after_id": after.after_id, "limit": limit}
 
 
-async def _search(conn: Connection, prefix: str, place: Place, wanted: int) -> tuple[list[User], Place, bool]:
+async def _search(conn: Connection, prefix: str, position: Position, wanted: int) -> tuple[list[User], Position, bool]:
     """(at most so many, past whom the search has come, whether this list is over)"""
-    query = queries.list_users_by_display_name if place.by_display_name else queries.list_users_by_username
-    limit = SEARCH_STEP if place.by_display_name else wanted + 1
-    parameters = search_parameters(prefix, place, limit)
+    query = queries.list_users_by_display_name if position.by_display_name else queries.list_users_by_username
+    limit = SEARCH_STEP if position.by_display_name else wanted + 1
+    parameters = search_parameters(prefix, position, limit)
     rows = await (await conn.execute(query, parameters)).fetchall()
     found: list[User] = []
-    for position, row in enumerate(rows):
+    for number, row in enumerate(rows, 1):
         if len(found) == wanted:
-            return found, place, False
-        if not (place.by_display_name and row[10]):
+            return found, position, False
+        if not (position.by_display_name and row[10]):
             found.append(_user_of(row[:9]))
-        place = Place(row[9], row[0], place.by_display_name)
-        if position == limit - 1 and place.by_display_name:
-            return found, place, False
-    return found, place, True
+        position = Position(row[9], row[0], position.by_display_name)
+        if number == limit and position.by_display_name:
+            return found, position, False
+    return found, position, True
 
 
 async def list_users_by_id(conn: Connection, user_ids: Collection[UUID]) -> list[User]:

@@ -115,7 +115,7 @@ class Redis:
             await _check_primary(client, self._timeout)
             async with trio.open_nursery() as nursery:
                 if self._url.startswith("redis+sentinel"):
-                    nursery.start_soon(sentinel.watch, self._url, _place(client))
+                    nursery.start_soon(sentinel.watch, self._url, _address(client))
                 try:
                     self._client = client
                     self._timeouts.clear()
@@ -246,7 +246,7 @@ async def _check_primary(client: Client, timeout: float) -> None:
     raise Unavailable(f"no answer within {timeout:g} s")
 
 
-def _place(client: Client) -> tuple[str, int]:
+def _address(client: Client) -> tuple[str, int]:
     where: Any = client.connection_pool.location
     return where.host, where.port
 

@@ -84,7 +84,7 @@ class Seen(InstanceMessage, frozen=True, array_like=True):
         return self.conversation_ids
 
 
-class Dismissal(InstanceMessage, frozen=True, array_like=True):
+class Disconnection(InstanceMessage, frozen=True, array_like=True):
     """Connections of this user end, for good: those of one sign-in session, or all."""
 
     user_id: UUID
@@ -103,9 +103,11 @@ class TraceMark(_OfConversation, frozen=True, array_like=True):
     parent: str
 
 
-def dismissal(user_id: UUID, session_id: UUID | None = None) -> Dismissal:
+def disconnection_of(user_id: UUID, session_id: UUID | None = None) -> Disconnection:
     """Of a user who was deleted, or of a sign-in session that was ended."""
-    return Dismissal(user_id, "The user was deleted." if session_id is None else "The session was ended.", session_id)
+    return Disconnection(
+        user_id, "The user was deleted." if session_id is None else "The session was ended.", session_id
+    )
 
 
 class Entry(Struct, frozen=True, array_like=True):
@@ -116,7 +118,7 @@ class Entry(Struct, frozen=True, array_like=True):
     receipts: tuple[Receipt, ...] = ()
     typing: tuple[Typing, ...] = ()
     seen: tuple[Seen, ...] = ()
-    dismissals: tuple[Dismissal, ...] = ()
+    disconnections: tuple[Disconnection, ...] = ()
     traces: tuple[TraceMark, ...] = ()  # of some of the changes
 
     def messages(self) -> Iterator[InstanceMessage]:
@@ -128,7 +130,7 @@ class Entry(Struct, frozen=True, array_like=True):
 _FIELDS: dict[type[InstanceMessage], str] = {
     get_args(field.type)[0]: field.name for field in msgspec.structs.fields(Entry)[1:]
 }
-_PLACES = {kind: place for place, kind in enumerate(_FIELDS, 1)}
+_POSITIONS = {kind: position for position, kind in enumerate(_FIELDS, 1)}
 _encode: Any = msgspec.msgpack.Encoder().encode
 _decoder = msgspec.msgpack.Decoder(Entry)
 
@@ -153,7 +155,7 @@ class Draft:
         self._fields[0].append(packed)
 
     def add(self, message: InstanceMessage) -> None:
-        self._fields[_PLACES[type(message)]].append(message)
+        self._fields[_POSITIONS[type(message)]].append(message)
 
     def pack(self) -> bytes:
         packed: bytes = _encode(self._fields)

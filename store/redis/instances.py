@@ -186,9 +186,9 @@ class Instances:
             held |= (await self._ask(new, conversation_ids, user_ids))[1]
         found: list[list[str]] = [[] for _ in range(len(conversation_ids) + len(user_ids))]
         for name in names:
-            for place, is_held in zip(found, held[name], strict=True):
+            for interested, is_held in zip(found, held[name], strict=True):
                 if is_held:
-                    place.append(name)
+                    interested.append(name)
         return found
 
     async def _ask(

@@ -21,13 +21,13 @@ LOOK = 1 * SECONDS  # between looks whether the primary is another by now
 DEFAULT_PORT = 26379
 DEFAULT_SERVICE = "mymaster"
 
-Place = tuple[str, int]
+Address = tuple[str, int]
 
 
 class Group(Struct, frozen=True):
     """Where the sentinels are, what they call the service, and what its servers want to know."""
 
-    sentinels: tuple[Place, ...]
+    sentinels: tuple[Address, ...]
     service: str
     login: dict[str, Any]
 
@@ -35,12 +35,12 @@ class Group(Struct, frozen=True):
 def parse(url: str) -> Group:
     """redis+sentinel://[user:password@]host[:port][,host[:port]...][/service][?db=n]. Raises ValueError."""
     parts = urlsplit(url)
-    places = []
-    for place in parts.netloc.rpartition("@")[2].split(","):
-        host, colon, port = place.rpartition(":")
+    addresses = []
+    for address in parts.netloc.rpartition("@")[2].split(","):
+        host, colon, port = address.rpartition(":")
         if not colon or port.endswith("]"):
-            host, port = place, str(DEFAULT_PORT)
-        places.append((host.strip("[]"), int(port)))
+            host, port = address, str(DEFAULT_PORT)
+        addresses.append((host.strip("[]"), int(port)))
     login: dict[str, Any] = {"db": int(dict(parse_qsl(parts.query)).get("db", 0))}
     credentials = parts.netloc.rpartition("@")[0]
     username, _, password = credentials.partition(":")
@@ -48,10 +48,10 @@ def parse(url: str) -> Group:
         login["password"] = unquote(password)
     if username:
         login["username"] = unquote(username)
-    return Group(tuple(places), parts.path.strip("/") or DEFAULT_SERVICE, login)
+    return Group(tuple(addresses), parts.path.strip("/") or DEFAULT_SERVICE, login)
 
 
-async def find_primary(group: Group) -> Place:
+async def find_primary(group: Group) -> Address:
     """The address that most of the sentinels give that answer within ASK. Raises Unavailable."""
     answers = await _ask_all(group)
     if not answers:
@@ -59,13 +59,13 @@ async def find_primary(group: Group) -> Place:
     return answers.most_common(1)[0][0]
 
 
-async def watch(url: str, primary: Place) -> None:
+async def watch(url: str, primary: Address) -> None:
     """Never returns. Raises Unavailable when most of the sentinels name another primary; silence changes nothing."""
     group = parse(url)
     while True:
         await trio.sleep(LOOK)
-        for place, votes in (await _ask_all(group)).items():
-            if place != primary and votes >= _majority(group):
+        for address, votes in (await _ask_all(group)).items():
+            if address != primary and votes >= _majority(group):
                 raise Unavailable("Sentinel names another primary")
 
 
@@ -73,11 +73,11 @@ def _majority(group: Group) -> int:
     return len(group.sentinels) // 2 + 1
 
 
-async def _ask_all(group: Group) -> Counter[Place]:
+async def _ask_all(group: Group) -> Counter[Address]:
     """How many name whom. Ends as soon as most of all name the same."""
-    answers: Counter[Place] = Counter()
+    answers: Counter[Address] = Counter()
 
-    async def ask(sentinel: Place, enough: trio.CancelScope) -> None:
+    async def ask(sentinel: Address, enough: trio.CancelScope) -> None:
         answer = await _ask(sentinel, group.service)
         if answer is not None:
             answers[answer] += 1
@@ -90,7 +90,7 @@ async def _ask_all(group: Group) -> Counter[Place]:
     return answers
 
 
-async def _ask(sentinel: Place, service: str) -> Place | None:
+async def _ask(sentinel: Address, service: str) -> Address | None:
     """None: it does not answer in time, or does not know."""
     found: Any = None
     with trio.move_on_after(ASK):

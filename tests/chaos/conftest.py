@@ -1,13 +1,10 @@
 """A PostgreSQL of its own to break, and a table of how long the faults took to heal."""
 
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from store.postgres import migrate
-from tests.store.cluster import TEMPLATE, Cluster
+from tests.store.cluster import Cluster, migrated_cluster
 
 healed: list[tuple[str, str, float]] = []  # backend, fault, seconds
 
@@ -19,27 +16,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(f"{backend:10} {fault:32} {seconds:5.1f} s")
 
 
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A directory whose name is short enough for sockets."""
-    with tempfile.TemporaryDirectory(prefix="chaos-", dir="/tmp") as directory:
-        yield Path(directory)
-
-
 @pytest.fixture(scope="module")
-def postgres() -> Iterator[Cluster]:
-    cluster = Cluster()
-    cluster.start()
-    try:
-        cluster.execute(f"CREATE DATABASE {TEMPLATE}")
-        migrate.upgrade(cluster.dsn(TEMPLATE))
-        yield cluster
-    finally:
-        cluster.close()
+def cluster() -> Iterator[Cluster]:
+    with migrated_cluster() as found:
+        yield found
 
 
 @pytest.fixture
-def breakable(postgres: Cluster) -> Cluster:
+def breakable(cluster: Cluster) -> Cluster:
     """The same for all tests; it runs, also after a test that failed while it was stopped."""
-    postgres.start()
-    return postgres
+    cluster.start()
+    return cluster

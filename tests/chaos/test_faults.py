@@ -59,12 +59,12 @@ def test_each_fault_has_its_turn() -> None:
 
 
 @pytest.mark.parametrize("backend", FAULTS)
-async def test_every_fault(backend: str, place: Path, breakable: Postgres) -> None:
+async def test_every_fault(backend: str, short_dir: Path, breakable: Postgres) -> None:
     """After each fault in turn: one order everywhere, no repeat, no gap, nothing acknowledged lost; at the end
     receipts and presence are right, and no defect was logged."""
-    redis = make_redis(backend, place)
+    redis = make_redis(backend, short_dir)
     instances = 3 if backend == "valkey" else 2
-    async with open_world(place, redis, breakable, instances=instances, proxied=backend == "valkey") as world:
+    async with open_world(short_dir, redis, breakable, instances=instances, proxied=backend == "valkey") as world:
         world.pause = PAUSE
         await world.populate(6)
         for fault in FAULTS[backend]:
@@ -74,14 +74,14 @@ async def test_every_fault(backend: str, place: Path, breakable: Postgres) -> No
     assert not world.logs, world.logs[0]
 
 
-async def test_long(request: pytest.FixtureRequest, place: Path, breakable: Postgres) -> None:
+async def test_long(request: pytest.FixtureRequest, short_dir: Path, breakable: Postgres) -> None:
     """The same with four instances, for minutes, in random order."""
     minutes = request.config.getoption("--chaos-minutes")
     if not minutes:
         pytest.skip("`make test-chaos` runs it")
     seed = request.config.getoption("--chaos-seed") or random.randrange(10**6)
     choice = random.Random(seed)
-    async with open_world(place, make_redis("valkey", place), breakable, instances=4) as world:
+    async with open_world(short_dir, make_redis("valkey", short_dir), breakable, instances=4) as world:
         await world.populate(16)
         start = trio.current_time()
         while trio.current_time() < start + 60 * minutes:
@@ -116,20 +116,22 @@ class Tampering:
         if self._seen == 10:
             if self._how == "drop":
                 return []
-            if self._how == "double":
+            if self._how == "duplicate":
                 return [event, event]
             self._kept = [event]
             return []
         return [event]
 
 
-async def test_the_oracle_sees_it(place: Path, breakable: Postgres) -> None:
-    """A message dropped, doubled or reordered on purpose is found, and at whom."""
-    tampering = {3: Tampering("drop"), 4: Tampering("double"), 5: Tampering("reorder")}
-    async with open_world(place, make_redis("valkey", place), breakable, instances=1, proxied=False) as world:
+async def test_the_oracle_sees_it(short_dir: Path, breakable: Postgres) -> None:
+    """A message dropped, duplicated or reordered on purpose is found, and at whom."""
+    tampering = {3: Tampering("drop"), 4: Tampering("duplicate"), 5: Tampering("reorder")}
+    async with open_world(short_dir, make_redis("valkey", short_dir), breakable, instances=1, proxied=False) as world:
         await world.populate(6, tampering)
         world.writing.set()
-        await wait_until(lambda: all(each.is_done for each in tampering.values()) and world.people[3].witness.gaps)
+        await wait_until(
+            lambda: all(each.is_done for each in tampering.values()) and world.people[3].oracle_client.gaps
+        )
         assert await world.rest(though_breached=True)
         with pytest.raises(Breach):
             await world.judge()

@@ -20,7 +20,7 @@ from loadtest.oracle import contents
 from loadtest.oracle.oracle import Oracle
 from tests import plain_http
 from tests.chaos.services import Single
-from tests.oracle_client import Witness, judge, make_oracle, require
+from tests.oracle_client import OracleClient, judge, make_oracle, require
 from tests.proxy import Proxy
 from tests.running import Running, User, free_port, running
 from tests.store.cluster import Cluster as Postgres
@@ -81,11 +81,11 @@ class Instance:
 class Person:
     """A user who chats over one connection at a time, to any instance."""
 
-    def __init__(self, world: "World", user: User, witness: Witness, tamper: Tamper | None = None) -> None:
+    def __init__(self, world: "World", user: User, oracle_client: OracleClient, tamper: Tamper | None = None) -> None:
         self.world = world
         self.user = user
-        self.conversations = list(witness.views)
-        self.witness = witness
+        self.conversations = list(oracle_client.views)
+        self.oracle_client = oracle_client
         self.read: dict[str, int] = {}  # marked as read, and acknowledged
         self.client: HubClient | None = None
         self.at = -1  # the instance that the user is connected to
@@ -109,13 +109,13 @@ class Person:
 
     async def _connect(self, instance: Instance) -> None:
         url = f"http://127.0.0.1:{instance.port}/hubs/chat"
-        self.witness.connected()
+        self.oracle_client.connected()
         with trio.move_on_after(CALL) as patience:
             self.hang_up = patience.cancel
             async with self.world.connect(url, self.user, self._on_event, query={"sync": "manual"}) as client:
-                answer = await client.invoke("Sync", self.witness.cursors)
+                answer = await client.invoke("Sync", self.oracle_client.cursors)
                 patience.deadline = math.inf
-                self.witness.synced(answer)
+                self.oracle_client.synced(answer)
                 self._look()
                 self.client, self.at = client, instance.number
                 self.online.set()
@@ -124,7 +124,7 @@ class Person:
     def _on_event(self, target: str, arguments: list[Any]) -> None:
         events = [(target, arguments)] if self._tamper is None else self._tamper(target, arguments)
         for name, values in events:
-            self.witness.event(name, values)
+            self.oracle_client.event(name, values)
         self._look()
         if target == "UserStatusChanged":
             self.presence[arguments[0]["userId"]] = arguments[0]["status"]
@@ -132,7 +132,7 @@ class Person:
 
     def _look(self) -> None:
         """Stop the writing at the first breach."""
-        if self.witness.oracle.breaches:
+        if self.oracle_client.oracle.breaches:
             self.world.breached.set()
 
     async def write(self) -> None:
@@ -141,10 +141,10 @@ class Person:
             await trio.sleep(self.world.pause * random.uniform(0.5, 1.5))  # how often people write
             await self.world.writing.wait()
             conversation = random.choice(self.conversations)
-            number, key = self.witness.draft()
+            number, key = self.oracle_client.draft()
             message = await self.send(conversation, number, key)
             if number % 5 == 0:
-                seq = self.witness.cursors[conversation]
+                seq = self.oracle_client.cursors[conversation]
                 if await self.call("MarkRead", conversation, seq) is not None:
                     self.read[conversation] = max(seq, self.read.get(conversation, 0))
             if number % 7 == 0:
@@ -152,7 +152,7 @@ class Person:
 
     def _content(self, key: str) -> str:
         """Return a new content for each attempt."""
-        return contents.make_content(key, self.witness.oracle.now(), 60)
+        return contents.make_content(key, self.oracle_client.oracle.now(), 60)
 
     async def send(self, conversation: str, number: int, key: str) -> str:
         """Repeat the send until it is acknowledged; return the message's id."""
@@ -160,7 +160,7 @@ class Person:
         while True:
             message = await self.call("SendMessage", body)
             if message is not None:
-                self.witness.acknowledge(number, message["id"])
+                self.oracle_client.acknowledge(number, message["id"])
                 return str(message["id"])
             await trio.sleep(0.05)  # a client's pause before it repeats
 
@@ -220,8 +220,8 @@ class World:
         self.oracle = make_oracle([user.id for user in users])
         for number, user in enumerate(users):
             mine = [*groups, *(direct for pair, direct in directs if user in pair)]
-            witness = Witness(self.oracle, number, user.id, mine)
-            person = Person(self, user, witness, (tampering or {}).get(number))
+            oracle_client = OracleClient(self.oracle, number, user.id, mine)
+            person = Person(self, user, oracle_client, (tampering or {}).get(number))
             self.people.append(person)
             self.nursery.start_soon(person.live)
         for person in self.people:
@@ -268,7 +268,7 @@ class World:
             while quiet < 3 and (though_breached or not self.breached.is_set()):
                 found = await self._heads()
                 done = found == heads and all(
-                    person.online.is_set() and person.witness.cursors[key] == heads[key]
+                    person.online.is_set() and person.oracle_client.cursors[key] == heads[key]
                     for person in self.people
                     for key in person.conversations
                 )
@@ -279,7 +279,7 @@ class World:
 
     async def judge(self) -> None:
         """Compare what every user saw with the database. Raises Breach."""
-        judge(self.oracle, [person.witness for person in self.people], await self._stored())
+        judge(self.oracle, [person.oracle_client for person in self.people], await self._stored())
 
     async def _diagnose(self) -> None:
         """Print the state of services, instances and users when changes did not arrive in time."""
@@ -291,13 +291,13 @@ class World:
                     answer = await http.get(f"http://127.0.0.1:{instance.port}/health")
                     print(instance.number, instance.port, answer.text)  # noqa: T201
         for person in self.people:
-            print(person.user.name, person.at, person.online.is_set(), person.witness.cursors)  # noqa: T201
+            print(person.user.name, person.at, person.online.is_set(), person.oracle_client.cursors)  # noqa: T201
 
     async def settle_receipts(self) -> None:
         """P6: wait until every stored cursor is at least where it was acknowledged."""
         for person in self.people:
             for conversation in person.conversations:
-                seq = person.witness.cursors[conversation]
+                seq = person.oracle_client.cursors[conversation]
                 while await person.call("MarkRead", conversation, seq) is None:
                     await trio.sleep(0.05)  # a client's pause before it repeats
                 person.read[conversation] = seq

@@ -60,7 +60,7 @@ from store.postgres.connection import Connection
 from store.postgres.conversations import Head
 from store.postgres.files import Facts, File, Storage
 from store.postgres.group_commit import Append
-from store.redis.inbox_entries import Dismissal, Receipt
+from store.redis.inbox_entries import Disconnection, Receipt
 from store.signing import SigningKeys
 
 NOW = "2026-01-01T00:00:00.000Z"
@@ -91,7 +91,7 @@ class Tables:
         self.members: dict[tuple[UUID, UUID], Member] = {}
         self.messages: dict[UUID, Message] = {}
         self.files: dict[UUID, File] = {}
-        self.outbox: tuple[tuple[tuple[Change, ...], Dismissal | None], ...] = ()
+        self.outbox: tuple[tuple[tuple[Change, ...], Disconnection | None], ...] = ()
 
     def copy(self) -> dict[str, Any]:
         return {name: copy(table) for name, table in vars(self).items()}
@@ -247,11 +247,11 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
 
 class Publisher:
     def __init__(self) -> None:
-        self.published: list[tuple[tuple[Change, ...], Dismissal | None]] = []
+        self.published: list[tuple[tuple[Change, ...], Disconnection | None]] = []
         self.doubts: list[UUID] = []
 
-    def publish(self, changes: Sequence[Change], dismissed: Dismissal | None = None) -> None:
-        self.published.append((tuple(changes), dismissed))
+    def publish(self, changes: Sequence[Change], disconnection: Disconnection | None = None) -> None:
+        self.published.append((tuple(changes), disconnection))
 
     def doubt(self, conversation_ids: Collection[UUID]) -> None:
         self.doubts += conversation_ids
@@ -512,13 +512,13 @@ def _list_conversations(
     viewer_id: UUID,
     *,
     limit: int = 50,
-    place: conversations.Place | None = None,
+    position: conversations.Position | None = None,
     members: int = conversations.MEMBERS_LISTED,
-) -> tuple[list[Conversation], conversations.Place | None]:
+) -> tuple[list[Conversation], conversations.Position | None]:
     found = [view for one in reversed(tables.conversations) if (view := tables.view(one, viewer_id, members))]
-    start = place.number if place else 0
+    start = position.number if position else 0
     end = start + limit
-    more = conversations.Place(end, found[end - 1].id, 0) if len(found) > end else None
+    more = conversations.Position(end, found[end - 1].id, 0) if len(found) > end else None
     return found[start:end], more
 
 
@@ -558,7 +558,7 @@ def _list_audiences(tables: Tables, user_ids: Collection[UUID], most: int) -> di
     }
 
 
-@stands_for(conversations.fetch_floor)
+@stands_for(conversations.fetch_watermark)
 def _fetch_floor(tables: Tables, conversation_id: UUID) -> int:
     return tables.floors.get(conversation_id, 0)
 
@@ -769,13 +769,15 @@ def _fetch_standing(tables: Tables, user_id: UUID, session_id: UUID | None) -> t
 
 @stands_for(users.list_users)
 def _list_users(
-    tables: Tables, prefix: str, *, limit: int = 50, place: users.Place | None = None
-) -> tuple[list[User], users.Place | None]:
+    tables: Tables, prefix: str, *, limit: int = 50, position: users.Position | None = None
+) -> tuple[list[User], users.Position | None]:
     found = sorted(names.fold(one.username) for one in tables.users.values())
     by_name = {names.fold(one.username): one for one in tables.users.values()}
-    names_left = [one for one in found if one.startswith(names.fold(prefix)) and (place is None or one > place.after)]
+    names_left = [
+        one for one in found if one.startswith(names.fold(prefix)) and (position is None or one > position.after)
+    ]
     page = names_left[:limit]
-    more = users.Place(page[-1], by_name[page[-1]].id) if len(names_left) > limit else None
+    more = users.Position(page[-1], by_name[page[-1]].id) if len(names_left) > limit else None
     return [user for one in page if (user := _fetch_user(tables, by_name[one].id))], more
 
 
@@ -946,8 +948,8 @@ def _release(tables: Tables, scope: UUID, key: str, fingerprint: bytes) -> None:
 
 
 @stands_for(outbox.insert_outbox)
-def _insert_outbox(tables: Tables, changes: Sequence[Change], dismissed: Dismissal | None = None) -> None:
-    tables.outbox += ((tuple(changes), dismissed),)
+def _insert_outbox(tables: Tables, changes: Sequence[Change], disconnection: Disconnection | None = None) -> None:
+    tables.outbox += ((tuple(changes), disconnection),)
 
 
 # -- in place of store.postgres.files ---------------------------------------------------------

@@ -214,9 +214,9 @@ async def test_the_answer_was_lost(memory: Memory, ago: float, is_taken: bool) -
     with pytest.raises(ChatError, match="unauthenticated"):
         await memory.accounts.refresh(tokens.refresh_token, CLIENT)
     assert not is_live(memory, tokens)
-    [(_, dismissed)] = memory.publisher.published
-    assert dismissed is not None
-    assert (dismissed.user_id, dismissed.session_id) == (caller.user_id, tokens.session_id)
+    [(_, disconnection)] = memory.publisher.published
+    assert disconnection is not None
+    assert (disconnection.user_id, disconnection.session_id) == (caller.user_id, tokens.session_id)
 
 
 async def test_the_last_but_one_comes_again(memory: Memory) -> None:
@@ -281,8 +281,8 @@ async def test_ended_with_its_connections(memory: Memory) -> None:
     for session_id in (theirs.session_id, new_id()):
         assert (await refused(memory, memory.accounts.revoke(caller, session_id))).code == "not_found"
     await memory.accounts.revoke(caller, tokens.session_id)
-    [(changes, dismissed)] = memory.publisher.published
-    assert changes == () and dismissed is not None and dismissed.session_id == tokens.session_id
+    [(changes, disconnection)] = memory.publisher.published
+    assert changes == () and disconnection is not None and disconnection.session_id == tokens.session_id
     with pytest.raises(ChatError, match="not_found"):
         await memory.accounts.revoke(caller, tokens.session_id)
     await memory.accounts.logout(caller)  # it has ended already, which is what is wanted

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from handlers import page_cursors
 from handlers.errors import ChatError
 from handlers.page_cursors import MAX_TEXT
-from store.postgres.conversations import Place
+from store.postgres.conversations import Position
 
 LONG = st.integers(-(2**63), 2**63 - 1)
 DECODERS: list[Callable[[str | None], object]] = [
     page_cursors.decode_id,
-    page_cursors.decode_place,
+    page_cursors.decode_position,
     page_cursors.decode_text,
 ]
 
@@ -31,9 +31,9 @@ def test_ids(value: UUID) -> None:
 
 @given(LONG, st.uuids(), LONG)
 def test_places(number: int, last_id: UUID, as_of: int) -> None:
-    """Any place, to the ends of what the database counts."""
-    place = Place(number, last_id, as_of)
-    assert page_cursors.decode_place(page_cursors.encode_place(place)) == place
+    """Any position, to the ends of what the database counts."""
+    position = Position(number, last_id, as_of)
+    assert page_cursors.decode_position(page_cursors.encode_position(position)) == position
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=100))
@@ -59,7 +59,7 @@ def test_what_is_no_base64(decode: Callable[[str | None], object], text: str) ->
 @given(st.text(max_size=60) | st.text("ABCabc019-_=", max_size=60))
 @pytest.mark.parametrize("decode", DECODERS)
 def test_whatever_comes(decode: Callable[[str | None], object], text: str) -> None:
-    """It is a place or invalid_cursor, never another error."""
+    """It is a position or invalid_cursor, never another error."""
     try:
         decode(text)
     except ChatError as error:
@@ -68,8 +68,8 @@ def test_whatever_comes(decode: Callable[[str | None], object], text: str) -> No
 
 def test_cursors_of_one_list_in_another() -> None:
     """Are of another length: refused."""
-    of_id, of_place = page_cursors.encode_id(UUID(int=1)), page_cursors.encode_place(Place(1, UUID(int=1), 1))
-    for decode, text in ((page_cursors.decode_id, of_place), (page_cursors.decode_place, of_id)):
+    of_id, of_place = page_cursors.encode_id(UUID(int=1)), page_cursors.encode_position(Position(1, UUID(int=1), 1))
+    for decode, text in ((page_cursors.decode_id, of_place), (page_cursors.decode_position, of_id)):
         with pytest.raises(ChatError, match="invalid_cursor"):
             decode(text)
 
@@ -86,6 +86,6 @@ def test_texts_are_bounded(length: int, is_good: bool) -> None:
 
 
 def test_what_the_database_cannot_hold() -> None:
-    """A text with NUL, or bytes that are no text, is a place all the same, that the database can compare."""
+    """A text with NUL, or bytes that are no text, is a position all the same, that the database can compare."""
     assert page_cursors.decode_text(page_cursors.encode_text("a\0b")) == "ab"
     assert page_cursors.decode_text("_w") == "\ufffd"

@@ -13,15 +13,9 @@ from hypothesis import strategies as st
 from handlers.errors import ChatError
 from handlers.rate_limits import GRACE, PRUNE_AT, QUEUE, Limiter, Rate, SharedLimiter, spend
 from store.errors import Unavailable
+from tests.clock import Clock
 
 RATE = Rate(10, 5.0)
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def test_a_burst_then_the_rate() -> None:

@@ -28,11 +28,11 @@ def test_issued() -> None:
     assert len({token for token, _ in made}) == 10
 
 
-@given(place=st.integers(0, LENGTH - 1), bit=st.integers(0, 7))
-def test_one_bit_of_another(place: int, bit: int) -> None:
+@given(position=st.integers(0, LENGTH - 1), bit=st.integers(0, 7))
+def test_one_bit_of_another(position: int, bit: int) -> None:
     """A token changed in any one bit has no seal: it is not taken for a token that was spent."""
     raw = bytearray(base64.urlsafe_b64decode(TOKENS.issue(new_id())[0]))
-    raw[place] ^= 1 << bit
+    raw[position] ^= 1 << bit
     found = TOKENS.read(base64.urlsafe_b64encode(raw).decode())
     assert found is not None and not found.is_sealed
 

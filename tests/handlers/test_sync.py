@@ -102,7 +102,7 @@ async def test_the_floor_is_asked_last(memory: Memory) -> None:
     group = memory.group((member, Role.OWNER))
     await memory.sync.changes_after(member, group, 0, limit=10, max_bytes=1000)
     steps = memory.database.steps
-    assert steps.index("list_changes") < steps.index("fetch_floor")
+    assert steps.index("list_changes") < steps.index("fetch_watermark")
 
 
 @pytest.mark.parametrize("members", [1, MEMBERS_SHOWN, MEMBERS_SHOWN + 1])

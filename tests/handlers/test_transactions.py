@@ -18,7 +18,7 @@ from store.ids import new_id
 from store.model import Change
 from store.postgres.connection import Connection
 from store.postgres.pool import Pool
-from store.redis.inbox_entries import Dismissal, dismissal
+from store.redis.inbox_entries import Disconnection, disconnection_of
 from tests.server.fanout.test_rooms import CONVERSATION, change
 
 TOUCHED = new_id()
@@ -28,7 +28,7 @@ class World:
     """A pool and a publisher. `at_commit` is raised when the transaction ends; `commit` is what happens in it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.published: list[tuple[list[int], Dismissal | None]] = []
+        self.published: list[tuple[list[int], Disconnection | None]] = []
         self.doubts: list[UUID] = []
         self.noted: list[int] = []
         self.at_commit: Exception | None = None
@@ -38,7 +38,7 @@ class World:
         self.transactions = Transactions(cast(Pool, self), cast(ChangePublisher, self))
         monkeypatch.setattr(transactions, "insert_outbox", self._note)
 
-    async def _note(self, conn: object, changes: Sequence[Change], dismissed: Dismissal | None) -> None:
+    async def _note(self, conn: object, changes: Sequence[Change], disconnection: Disconnection | None) -> None:
         await trio.lowlevel.checkpoint()
         self.noted += [one.seq for one in changes]
 
@@ -54,9 +54,9 @@ class World:
             raise self.at_commit
         self.committed += 1
 
-    def publish(self, changes: Sequence[Change], dismissed: Dismissal | None = None) -> None:
+    def publish(self, changes: Sequence[Change], disconnection: Disconnection | None = None) -> None:
         assert self.committed, "published before it was committed"
-        self.published.append(([one.seq for one in changes], dismissed))
+        self.published.append(([one.seq for one in changes], disconnection))
 
     def doubt(self, conversation_ids: Sequence[UUID]) -> None:
         self.doubts += conversation_ids
@@ -66,7 +66,7 @@ class World:
             await trio.sleep(takes)  # under a mock clock
             if raises is not None:
                 raise raises
-            return "done", [] if "dismisses" in options else [change(11)]
+            return "done", [] if "disconnects" in options else [change(11)]
 
         return await self.transactions.run(write, touches=[CONVERSATION, TOUCHED], **options)  # type: ignore[arg-type]
 
@@ -80,8 +80,8 @@ async def test_committed_noted_published(world: World, autojump_clock: MockClock
     """In this order; nothing is doubted. Whose connections end is published though nothing else has changed."""
     assert await world.run() == "done"
     assert world.noted == [11] and world.published == [([11], None)] and world.doubts == []
-    gone = dismissal(new_id())
-    await world.run(dismisses=gone)
+    gone = disconnection_of(new_id())
+    await world.run(disconnects=gone)
     assert world.published[1:] == [([], gone)] and world.transactions.committed == 2
 
 

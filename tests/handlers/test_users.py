@@ -14,7 +14,7 @@ from store.errors import Unavailable
 from store.ids import new_id
 from store.model import Role, UserStatus
 from store.postgres.idempotency import REGISTRATION_SCOPE
-from store.postgres.users import Place
+from store.postgres.users import Position
 from tests.handlers.memory import EXPIRES, Act, Memory, at_every_step, refused
 
 LONG_KEY = "k" * REGISTRATION_KEY
@@ -186,8 +186,11 @@ async def test_a_search_in_pages(memory: Memory) -> None:
 @given(after=st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=40), by_display_name=st.booleans())
 def test_a_place_in_a_search(after: str, by_display_name: bool) -> None:
     """It comes back as it was written, whatever the name has in it, newlines too."""
-    place = Place(after, new_id(), by_display_name)
-    assert users._place(page_cursors.decode_text(page_cursors.encode_text(users._placed(place)))) == place
+    position = Position(after, new_id(), by_display_name)
+    assert (
+        users._decode_position(page_cursors.decode_text(page_cursors.encode_text(users._encode_position(position))))
+        == position
+    )
 
 
 @pytest.mark.parametrize("text", ["x\n" + "0" * 32, "u\nno id", "u\n", "\n" + "0" * 32, "uname\n" + "g" * 32])
@@ -320,8 +323,8 @@ async def test_erased_everywhere(memory: Memory, groups: int) -> None:
     assert not [one for _, one in memory.tables.members if one == user.user_id]
     assert len({change.conversation_id for change in memory.publisher.changes}) == groups
     assert all(len(changes) <= LEAVE_AT_ONCE for changes, _ in memory.publisher.published)
-    *earlier, (_, dismissed) = memory.publisher.published
-    assert dismissed is not None and dismissed.user_id == user.user_id and dismissed.session_id is None
+    *earlier, (_, disconnection) = memory.publisher.published
+    assert disconnection is not None and disconnection.user_id == user.user_id and disconnection.session_id is None
     assert all(said is None for _, said in earlier)
 
 

@@ -15,17 +15,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import httpx
 import msgspec
 import trio
 
-from tests import plain_http
-from tests.hostile import player
+from tests.hostile import attacker
 from tests.hostile.bystander import Errand, Seen
 from tests.hostile.plans import Plan
 from tests.hostile.values import FEW
 from tests.running import Running, User, running
-from tests.server.metrics.samples import read
+from tests.server.metrics.samples import admin, read
 
 QUIET = 120.0  # seconds for everything of the attackers to be gone: a connection that is not resumed is kept for 15
 PAGE = 4096
@@ -44,7 +42,7 @@ class Census(msgspec.Struct):
 class Arena:
     """A server under attack, made by `open_arena`. Call its methods from other threads than that of its loop."""
 
-    def __init__(self, server: Running, socket: Path, world: player.World, before: Census) -> None:
+    def __init__(self, server: Running, socket: Path, world: attacker.World, before: Census) -> None:
         self.server = server
         self.before = before
         self._socket = socket
@@ -54,7 +52,7 @@ class Arena:
 
     def play(self, raid: list[Plan]) -> None:
         """Carry out the plans. Raises AssertionError if the server ended or logged a fault."""
-        trio.from_thread.run(player.play, self._world, raid, trio_token=self._token)
+        trio.from_thread.run(attacker.play, self._world, raid, trio_token=self._token)
         self.check()
 
     def check(self) -> None:
@@ -93,7 +91,7 @@ class Arena:
         return {name: (was, is_now) for name, (was, is_now) in counts.items() if is_now > was}
 
     async def _defects(self) -> float:
-        async with _admin(self._socket) as http:
+        async with admin(self._socket) as http:
             samples = read((await http.get("/metrics")).text).samples
         return sum(value for name, value in samples.items() if name.startswith("parley_defects_total"))
 
@@ -102,12 +100,8 @@ def is_fault(line: dict[str, Any]) -> bool:
     return line.get("level") in ("error", "critical") or "exception" in line or "Traceback" in str(line)
 
 
-def _admin(socket: Path) -> httpx.AsyncClient:
-    return plain_http.client(transport=plain_http.over(socket), base_url="http://x", timeout=60)
-
-
 async def census(server: Running, socket: Path) -> Census:
-    async with _admin(socket) as http:
+    async with admin(socket) as http:
         connections = (await http.get("/connections?limit=1")).json()["total"]
         rooms = (await http.get("/rooms?limit=1")).json()["total"]
         tree = (await http.get("/tree")).json()
@@ -127,7 +121,7 @@ def _count(branch: dict[str, Any], tasks: Counter[str]) -> None:
         _count(child, tasks)
 
 
-async def populate(server: Running, pause: float) -> tuple[player.World, Errand]:
+async def populate(server: Running, pause: float) -> tuple[attacker.World, Errand]:
     """Register attackers and bystanders, with a group of them all and conversations of their own."""
     attackers = [await server.register(f"attacker{number}") for number in range(FEW)]
     one, other = await server.register("one"), await server.register("other")
@@ -144,7 +138,7 @@ async def populate(server: Running, pause: float) -> tuple[player.World, Errand]
     ids |= {f"<message {number}>": one for number, one in enumerate(messages)}
     ids |= {f"<user {number}>": user.id for number, user in enumerate([attackers[0], attackers[1], one])}
     ids |= {f"<token {number}>": user.token for number, user in enumerate(attackers)}
-    world = player.World(server.port, [user.token for user in attackers], ids)
+    world = attacker.World(server.port, [user.token for user in attackers], ids)
     return world, Errand(server.hub_url, server.pid, [one.token, other.token], private, shared, pause)
 
 

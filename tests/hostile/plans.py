@@ -1,7 +1,7 @@
 """What a hostile client does, from the first byte of its handshake to the way it leaves: plans, made by hypothesis.
 
 Owns the kinds of steps and how likely each is. A plan is plain data: the same plan is the same attack, whenever it is
-played (`tests.hostile.player`).
+played (`tests.hostile.attacker`).
 """
 
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from server.hub.methods import METHODS
 from tests.hostile import values
 
-CARRIERS = ("socket", "late", "sse", "polling")
+TRANSPORTS = ("socket", "late", "sse", "polling")
 PROTOCOLS = ("json", "messagepack")
 
 
@@ -39,7 +39,7 @@ class HubMessage:
 
 @dataclass(frozen=True)
 class Noise:
-    """A WebSocket frame of anything, or bytes without a frame. On HTTP carriers: the body of a POST."""
+    """A WebSocket frame of anything, or bytes without a frame. On HTTP transports: the body of a POST."""
 
     data: bytes
     opcode: int | None
@@ -71,7 +71,7 @@ class Deaf:
 
 @dataclass(frozen=True)
 class Rename:
-    """Our group gets another title, so often: what a session that is dormant must keep."""
+    """Our group gets another title, so often: what a connection that is detached must keep."""
 
     times: int
 
@@ -108,7 +108,7 @@ Step = Call | HubMessage | Noise | Cut | Stall | Deaf | Rename | Leave | Return 
 @dataclass(frozen=True)
 class Plan:
     user: int
-    carrier: str
+    transport: str
     protocol: str
     is_stateful: bool
     is_negotiated: bool
@@ -242,11 +242,11 @@ def plans(draw: st.DrawFn) -> Plan:
         # Away, much is said meanwhile, and back: what chance alone comes upon too rarely.
         away = [*draw(st.lists(calls(), max_size=4)), draw(leaving), Rename(draw(st.sampled_from([5, 45])))]
         back = [draw(returning), *draw(st.lists(steps(), max_size=5))]
-        carrier, query = draw(st.sampled_from(["socket", "late"])), draw(st.sampled_from(["", "&sync=manual"]))
-        return Plan(user, carrier, protocol, True, True, query, None, [*away, *back])
+        transport, query = draw(st.sampled_from(["socket", "late"])), draw(st.sampled_from(["", "&sync=manual"]))
+        return Plan(user, transport, protocol, True, True, query, None, [*away, *back])
     return Plan(
         user,
-        draw(st.sampled_from(["socket", *CARRIERS])),
+        draw(st.sampled_from(["socket", *TRANSPORTS])),
         protocol,
         draw(st.booleans()),
         draw(st.sampled_from([True, True, True, False])),

@@ -100,7 +100,7 @@ def timed(what: str) -> Iterator[None]:
 
 
 def test_a_few_raids(ground: Ground) -> None:
-    """Each method of the hub with arguments right and wrong, in both protocols and on every carrier, cut, stalled, away
+    """Each method of the hub with arguments right and wrong, in both protocols, on every transport, cut, stalled, away
     and back: no end, no traceback, nothing left; people who talk meanwhile miss nothing. How long their pings took is
     said, and judged in the long run only: this one shares the machine with the rest of the suite."""
     arena = ground.fresh()

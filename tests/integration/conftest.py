@@ -17,7 +17,7 @@ from tests.forkserver import Child
 from tests.running import Running, User, running
 from tests.transports import FORMATS
 
-# Each carrier once and each protocol twice: for what is the same for all carriers but for how the bytes travel.
+# Each transport once and each protocol twice: for what is the same for all transports but for how the bytes travel.
 PAIRS = [("socket", "json"), ("late", "messagepack"), ("sse", "json"), ("polling", "messagepack")]
 
 
@@ -34,9 +34,9 @@ class Shared(Running):
         super().__init__(process, port, lines)
         self.talks: dict[int, tuple[User, User, str]] = {}
 
-    def over(self, carrier: str, protocol: str) -> "Shared":
+    def over(self, transport: str, protocol: str) -> "Shared":
         found = copy.copy(self)
-        found.carrier, found.protocol = carrier, protocol
+        found.transport, found.protocol = transport, protocol
         return found
 
     async def register(self, name: str) -> User:
@@ -47,7 +47,7 @@ class Shared(Running):
         if count not in self.talks:
             alice, bob = await self.register("alice"), await self.register("bob")
             conversation = await self.direct(alice, bob)
-            async with self.connect(alice, carrier="socket") as client:
+            async with self.connect(alice, transport="socket") as client:
                 bodies = [{"conversationId": conversation, "content": str(n)} for n in range(count)]
                 for call in [await client.start("SendMessage", body) for body in bodies]:
                     await client.result(call)
@@ -109,11 +109,11 @@ def shared_pair(services: Services, template_database: str) -> Iterator[tuple[Sh
 
 @pytest.fixture(params=FORMATS, ids="-".join)
 def everywhere(shared: Shared, request: pytest.FixtureRequest) -> Shared:
-    """The shared server, reached over each carrier in each hub protocol that it takes."""
+    """The shared server, reached over each transport in each hub protocol that it takes."""
     return shared.over(*request.param)
 
 
 @pytest.fixture(params=PAIRS, ids="-".join)
-def every_carrier(shared: Shared, request: pytest.FixtureRequest) -> Shared:
-    """The shared server, reached over each carrier."""
+def every_transport(shared: Shared, request: pytest.FixtureRequest) -> Shared:
+    """The shared server, reached over each transport."""
     return shared.over(*request.param)

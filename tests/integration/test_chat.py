@@ -4,7 +4,7 @@ import psycopg
 import trio
 
 from loadtest.client import ClientError, HubError
-from tests.event_recorder import WAIT, Inbox, event_of
+from tests.event_recorder import WAIT, EventRecorder, event_of
 from tests.running import Running, running
 
 
@@ -18,14 +18,14 @@ async def test_history_that_is_gone_is_a_resync(server: Running, database: str) 
             admin.execute("DELETE FROM messages WHERE id = ANY(%s)", [[m["id"] for m in sent[:2]]])
             admin.execute("UPDATE conversations SET floor_seq = %s", [sent[1]["seq"]])  # as `parley purge` does it
         for cursor, resync in ((sent[0]["seq"], [conversation]), (sent[1]["seq"], [])):
-            inbox = Inbox()
-            async with server.connect(bob, inbox, query={"sync": "manual"}) as b:
+            recorder = EventRecorder()
+            async with server.connect(bob, recorder, query={"sync": "manual"}) as b:
                 assert (await b.invoke("Sync", {conversation: cursor}))["resync"] == resync
                 live = await a.invoke("SendMessage", {"conversationId": conversation, "content": "now"})
-                await inbox.until(1)
-                while not inbox.messages or inbox.messages[-1] != event_of(live):
-                    await inbox.until(len(inbox.messages) + 1)
-                assert inbox.messages[0] == event_of(live if resync else sent[2])
+                await recorder.until(1)
+                while not recorder.messages or recorder.messages[-1] != event_of(live):
+                    await recorder.until(len(recorder.messages) + 1)
+                assert recorder.messages[0] == event_of(live if resync else sent[2])
 
 
 async def test_kill_in_the_middle_of_two_hundred_sends(database: str, redis_url: str) -> None:
@@ -35,7 +35,7 @@ async def test_kill_in_the_middle_of_two_hundred_sends(database: str, redis_url:
         alice, bob = await server.register("alice"), await server.register("bob")
         group = await server.group(alice, bob)
         acknowledged: dict[str, int] = {}
-        inbox = Inbox()
+        recorder = EventRecorder()
         enough = trio.Event()
         people = [alice, bob]
 
@@ -51,14 +51,14 @@ async def test_kill_in_the_middle_of_two_hundred_sends(database: str, redis_url:
             except* ClientError:
                 pass  # killed
 
-        async with server.connect(bob, inbox), trio.open_nursery() as nursery:
+        async with server.connect(bob, recorder), trio.open_nursery() as nursery:
             for number in range(200):
                 nursery.start_soon(send, number)
             with trio.fail_after(60):
                 await enough.wait()
             server.kill()
             await server.wait()
-        seen = inbox.messages
+        seen = recorder.messages
     assert [m["seq"] for m in seen] == list(range(seen[0]["seq"], seen[0]["seq"] + len(seen)))
 
     async with running(database, redis_url) as server:
@@ -67,7 +67,7 @@ async def test_kill_in_the_middle_of_two_hundred_sends(database: str, redis_url:
         assert len(by_content) == len(stored), "a message is there twice"
         assert acknowledged.items() <= by_content.items()
         assert [m["seq"] for m in stored] == list(range(stored[0]["seq"], stored[0]["seq"] + len(stored)))
-        resumed = Inbox()
+        resumed = EventRecorder()
         async with server.connect(bob, resumed, query={"sync": "manual"}) as b, server.connect(alice) as a:
             await b.invoke("Sync", {group: seen[-1]["seq"]})
             repeated = next(iter(acknowledged))
@@ -107,9 +107,9 @@ async def test_postgres_drops_every_connection(server: Running, database: str) -
     """When PostgreSQL ends our sessions, sends fail clearly or succeed, sockets stay, and it heals by itself."""
     alice, bob = await server.register("alice"), await server.register("bob")
     conversation = await server.direct(alice, bob)
-    inbox = Inbox()
+    recorder = EventRecorder()
     acknowledged: list[str] = []
-    async with server.connect(alice) as a, server.connect(bob, inbox):
+    async with server.connect(alice) as a, server.connect(bob, recorder):
         for turn in range(60):
             if turn in (10, 30):
                 with psycopg.connect(database, autocommit=True) as conn:
@@ -126,8 +126,8 @@ async def test_postgres_drops_every_connection(server: Running, database: str) -
                         acknowledged.append(key)
                     except HubError as error:
                         assert error.code in ("unavailable", "overloaded")
-        await inbox.until(60)
-    assert [m["content"] for m in inbox.messages] == acknowledged
+        await recorder.until(60)
+    assert [m["content"] for m in recorder.messages] == acknowledged
     assert [m["content"] for m in await server.history(bob, conversation)] == acknowledged
 
 

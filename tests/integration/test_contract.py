@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from loadtest.client import HubClient, HubError
-from tests.event_recorder import WAIT, Inbox, event_of
+from tests.event_recorder import WAIT, EventRecorder, event_of
 from tests.integration.test_instances import until
 from tests.running import Running, User
 
@@ -35,7 +35,7 @@ class Scene:
         self.server = server
         self.alice, self.bob, self.carol = alice, bob, carol
         self.group = group
-        self.to_alice, self.to_bob = Inbox(), Inbox()
+        self.to_alice, self.to_bob = EventRecorder(), EventRecorder()
 
     async def say(self, content: str, **more: object) -> dict[str, Any]:
         body = {"conversationId": self.group, "content": content, **more}
@@ -89,32 +89,32 @@ async def join_and_leave(scene: Scene) -> None:
 
 async def sync(scene: Scene) -> None:
     """Sync({conversationId: seq, ...}): replays each in order and attaches; answers {heads, resync: [ids]}"""
-    inbox = Inbox()
+    recorder = EventRecorder()
     sent = [await scene.say(str(n)) for n in range(3)]
-    async with scene.server.connect(scene.bob, inbox, query={"sync": "manual"}) as b:
-        assert await b.invoke("Ping") == {} and not inbox.messages
+    async with scene.server.connect(scene.bob, recorder, query={"sync": "manual"}) as b:
+        assert await b.invoke("Ping") == {} and not recorder.messages
         synced = await b.invoke("Sync", {scene.group: sent[0]["seq"] - 1, str(uuid4()): 5})
         assert synced["heads"] == {scene.group: sent[-1]["seq"]} and len(synced["resync"]) == 1
         live = await scene.say("live")
-        await until(inbox, "ReceiveMessage", id=live["id"])
-        assert inbox.messages == [event_of(one) for one in (*sent, live)]
+        await until(recorder, "ReceiveMessage", id=live["id"])
+        assert recorder.messages == [event_of(one) for one in (*sent, live)]
 
 
 async def coming_back(scene: Scene) -> None:
     """With sync=manual: a new conversation is announced and not attached; joined from 0, all of it comes. A cursor that
     cannot be is a resync, and the connection is attached all the same; one below 0 is refused."""
-    inbox = Inbox()
-    async with scene.server.connect(scene.bob, inbox, query={"sync": "manual"}) as b:
+    recorder = EventRecorder()
+    async with scene.server.connect(scene.bob, recorder, query={"sync": "manual"}) as b:
         group = await scene.server.group(scene.alice, scene.bob)
-        await until(inbox, "ConversationChanged", id=group)
+        await until(recorder, "ConversationChanged", id=group)
         said = await scene.a.invoke("SendMessage", {"conversationId": group, "content": "new"})
-        assert await b.invoke("Ping") == {} and not inbox.of("ReceiveMessage")
+        assert await b.invoke("Ping") == {} and not recorder.of("ReceiveMessage")
         assert (await b.invoke("JoinConversation", group, 0))["resync"] is False
-        assert await until(inbox, "ReceiveMessage", id=said["id"]) == event_of(said)
-        assert [message["seq"] for message in inbox.of("ReceiveMessage")] == list(range(1, said["seq"] + 1))
+        assert await until(recorder, "ReceiveMessage", id=said["id"]) == event_of(said)
+        assert [message["seq"] for message in recorder.of("ReceiveMessage")] == list(range(1, said["seq"] + 1))
         assert await b.invoke("Sync", {group: 10**6}) == {"heads": {group: said["seq"]}, "resync": [group]}
         live = await scene.a.invoke("SendMessage", {"conversationId": group, "content": "live"})
-        await until(inbox, "ReceiveMessage", id=live["id"])
+        await until(recorder, "ReceiveMessage", id=live["id"])
         with pytest.raises(HubError, match=r"^invalid_cursor: "):
             await b.invoke("Sync", {group: -1})
 
@@ -183,18 +183,18 @@ async def errors(scene: Scene) -> None:
 
 async def conversations(scene: Scene) -> None:
     """ConversationChanged · ConversationRemoved: Conversation; id and reason (also to the one added or removed)"""
-    inbox = Inbox()
-    async with scene.server.connect(scene.carol, inbox):
+    recorder = EventRecorder()
+    async with scene.server.connect(scene.carol, recorder):
         await scene.rest(scene.alice, "POST", f"/api/conversations/{scene.group}/members", {"userId": scene.carol.id})
-        changed = await until(inbox, "ConversationChanged", id=scene.group)
+        changed = await until(recorder, "ConversationChanged", id=scene.group)
         assert set(changed) == CONVERSATION and changed["memberCount"] == 3
         assert {"userId", "role", "joinedAt", "deliveredSeq", "readSeq"} <= set(changed["members"][0])
         await until(scene.to_bob, "ConversationChanged", id=scene.group, memberCount=3)
         heard = await scene.say("to three")
-        await until(inbox, "ReceiveMessage", id=heard["id"])
+        await until(recorder, "ReceiveMessage", id=heard["id"])
         await scene.rest(scene.alice, "DELETE", f"/api/conversations/{scene.group}/members/{scene.carol.id}")
-        await inbox.until(1, "ConversationRemoved")
-        [gone] = [arguments for name, arguments in inbox.events if name == "ConversationRemoved"]
+        await recorder.until(1, "ConversationRemoved")
+        [gone] = [arguments for name, arguments in recorder.events if name == "ConversationRemoved"]
         assert gone == [scene.group, "removed"]
 
 

@@ -24,9 +24,9 @@ SHAKE = b'{"protocol":"json","version":1}\x1e'
 
 
 @asynccontextmanager
-async def witness(server: Running) -> AsyncIterator[User]:
+async def bystander(server: Running) -> AsyncIterator[User]:
     """Connect a user whose connection must not be affected."""
-    user = await server.register(f"witness{os.urandom(4).hex()}")
+    user = await server.register(f"bystander{os.urandom(4).hex()}")
     async with server.connect(user) as client:
         yield user
         with trio.fail_after(WAIT):
@@ -123,7 +123,7 @@ VIOLATIONS: list[tuple[str, bytes, int, bytes]] = [
 
 async def test_violations_get_a_clear_close(shared: Running) -> None:
     """Each violation ends its own connection with the right code; a call before it in the same bytes is answered."""
-    async with witness(shared) as user:
+    async with bystander(shared) as user:
         for name, data, code, said in VIOLATIONS:
             async with raw(shared, user) as client:
                 await client.send(frame(INVOKE) + data)
@@ -135,7 +135,7 @@ async def test_violations_get_a_clear_close(shared: Running) -> None:
 
 async def test_bad_handshakes(shared: Running) -> None:
     """A handshake that cannot succeed is answered with an error in the handshake's own form, then closed."""
-    async with witness(shared) as user:
+    async with bystander(shared) as user:
         for first in (
             b"hello\x1e",
             b"[]\x1e",
@@ -159,7 +159,7 @@ async def test_bad_handshakes(shared: Running) -> None:
 async def test_random_bytes(shared: Running) -> None:
     """Noise in every place where bytes are read: the connection ends, or is still useful; the process lives on."""
     noise = random.Random(7)
-    async with witness(shared) as user:
+    async with bystander(shared) as user:
         for turn in range(60):
             async with raw(shared, user, shake=turn % 2 == 0) as client:
                 payload = noise.randbytes(noise.randrange(1, 300))
@@ -182,7 +182,7 @@ async def test_bad_http(shared: Running) -> None:
     """What is not HTTP, or no good upgrade, gets an HTTP error that says why."""
     key = base64.b64encode(os.urandom(16))
     good = head.client_request("x", "/hubs/chat", key)
-    async with witness(shared):
+    async with bystander(shared):
         for data, status in (
             (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
             (b"GET / HTTP/1.1\r\n\r\n", 400),
@@ -259,11 +259,11 @@ async def test_slow_reader_costs_only_itself(database: str, redis_url: str) -> N
     """P8: a client that stops reading delays no other, holds bounded memory, and when it reads again gets every
     message, once, in order."""
     async with running(
-        database, redis_url, outbox_bytes="64KiB", max_message_bytes="8KiB", log_level="debug"
+        database, redis_url, send_queue_bytes="64KiB", max_message_bytes="8KiB", log_level="debug"
     ) as server:
         alice, bob = await server.register("alice"), await server.register("bob")
         conversation = await server.direct(alice, bob)
-        async with witness(server), raw(server, bob) as slow, server.connect(alice) as a:
+        async with bystander(server), raw(server, bob) as slow, server.connect(alice) as a:
             await slow.stream.receive_some(5)  # the handshake's answer: it is attached
             assert isinstance(slow.stream, trio.SocketStream)
             slow.stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
@@ -305,10 +305,10 @@ async def received_by(client: "Raw") -> AsyncIterator[dict[str, Any]]:
                 yield message["arguments"][0]
 
 
-async def test_a_burst_larger_than_the_outbox(database: str, redis_url: str) -> None:
+async def test_a_burst_larger_than_the_send_queue(database: str, redis_url: str) -> None:
     """P3, P8: a client that reads, and is sent more than its send queue holds in one commit, is caught up at once."""
     async with running(
-        database, redis_url, outbox_bytes="64KiB", max_message_bytes="8KiB", log_level="debug"
+        database, redis_url, send_queue_bytes="64KiB", max_message_bytes="8KiB", log_level="debug"
     ) as server:
         alice, bob = await server.register("alice"), await server.register("bob")
         conversation = await server.direct(alice, bob)
@@ -337,7 +337,9 @@ async def test_a_burst_larger_than_the_outbox(database: str, redis_url: str) -> 
 
 async def test_a_reader_that_never_comes_back(database: str, redis_url: str) -> None:
     """P8: a reader stalled past the limit is disconnected; the line in the log says why."""
-    async with running(database, redis_url, outbox_bytes="64KiB", max_message_bytes="8KiB", stall_timeout=1) as server:
+    async with running(
+        database, redis_url, send_queue_bytes="64KiB", max_message_bytes="8KiB", stall_timeout=1
+    ) as server:
         alice, bob = await server.register("alice"), await server.register("bob")
         conversation = await server.direct(alice, bob)
         async with raw(server, bob), server.connect(alice) as a:
@@ -350,7 +352,7 @@ async def test_a_reader_that_never_comes_back(database: str, redis_url: str) -> 
 
 async def test_who_takes_no_part_does_not_hold_up_a_drain(database: str, redis_url: str) -> None:
     """Clients that neither read nor answer our Close are gone when their time is over: the process ends in order."""
-    settings: dict[str, Any] = {"outbox_bytes": "64KiB", "max_message_bytes": "8KiB", "log_level": "debug"}
+    settings: dict[str, Any] = {"send_queue_bytes": "64KiB", "max_message_bytes": "8KiB", "log_level": "debug"}
     async with running(database, redis_url, **settings) as server:
         alice, bob = await server.register("alice"), await server.register("bob")
         conversation = await server.direct(alice, bob)
@@ -369,8 +371,8 @@ async def test_who_takes_no_part_does_not_hold_up_a_drain(database: str, redis_u
 
 
 async def test_flood_of_pings_and_calls(shared: Running) -> None:
-    """A client that sends without ever reading is slowed down, not buffered for; the witness notices nothing."""
-    async with witness(shared) as user, raw(shared, user) as client:
+    """A client that sends without ever reading is slowed down, not buffered for; the bystander notices nothing."""
+    async with bystander(shared) as user, raw(shared, user) as client:
         pings = b"".join(websocket.encode_masked(websocket.PING, b"x" * 100) for _ in range(200))
         calls = frame(INVOKE * 200)
         with trio.fail_after(WAIT):

@@ -1,4 +1,4 @@
-"""The hub as its clients see it: one suite over every carrier, and its beginnings in every protocol that each takes."""
+"""The hub as its clients see it: one suite over every transport, and its beginning in each protocol."""
 
 from uuid import uuid4
 
@@ -6,14 +6,14 @@ import pytest
 import trio
 
 from loadtest.client import ClientError, HubError
-from tests.event_recorder import WAIT, Inbox, event_of
+from tests.event_recorder import WAIT, EventRecorder, event_of
 from tests.integration.conftest import Shared
 from tests.waiting import wait_until
 
 
 @pytest.fixture
-def server(every_carrier: Shared) -> Shared:
-    return every_carrier
+def server(every_transport: Shared) -> Shared:
+    return every_transport
 
 
 async def test_two_people_chat(everywhere: Shared) -> None:
@@ -21,7 +21,7 @@ async def test_two_people_chat(everywhere: Shared) -> None:
     server = everywhere
     alice, bob = await server.register("alice"), await server.register("bob")
     conversation = await server.direct(alice, bob)
-    alices, bobs = Inbox(), Inbox()
+    alices, bobs = EventRecorder(), EventRecorder()
     async with (
         server.connect(alice, alices) as a,
         server.connect(bob, bobs) as b,
@@ -48,31 +48,31 @@ async def test_a_repeated_send_is_one_message(server: Shared) -> None:
     """P2: the same clientMessageId gives the same message back, over hub and REST, at once and later."""
     alice, bob = await server.register("alice"), await server.register("bob")
     conversation = await server.direct(alice, bob)
-    inbox = Inbox()
+    recorder = EventRecorder()
     body = {"conversationId": conversation, "content": "once", "clientMessageId": "c-1"}
-    async with server.connect(alice) as a, server.connect(bob, inbox):
+    async with server.connect(alice) as a, server.connect(bob, recorder):
         calls = [await a.start("SendMessage", body) for _ in range(5)]
         answers = [await a.result(call) for call in calls]
         async with server.http(alice) as http:
             over_rest = (await http.post("/api/messages", json=body)).json()
         last = await a.invoke("SendMessage", {**body, "clientMessageId": "c-2", "content": "twice"})
-        await inbox.until(2)
+        await recorder.until(2)
     assert all(answer["id"] == over_rest["id"] for answer in answers)
-    assert [message["id"] for message in inbox.messages] == [over_rest["id"], last["id"]]
+    assert [message["id"] for message in recorder.messages] == [over_rest["id"], last["id"]]
 
 
 async def test_pipelined_sends_keep_their_order(server: Shared) -> None:
     """P3: 100 sends without waiting are committed, completed and delivered in the order of sending."""
     alice, bob = await server.register("alice"), await server.register("bob")
     conversation = await server.direct(alice, bob)
-    inbox = Inbox()
-    async with server.connect(alice) as a, server.connect(bob, inbox):
+    recorder = EventRecorder()
+    async with server.connect(alice) as a, server.connect(bob, recorder):
         calls = [await a.start("SendMessage", {"conversationId": conversation, "content": str(n)}) for n in range(100)]
         with trio.fail_after(WAIT):
             seqs = [(await a.result(call))["seq"] for call in calls]
-        await inbox.until(100)
+        await recorder.until(100)
     assert seqs == list(range(seqs[0], seqs[0] + 100))
-    assert [message["content"] for message in inbox.messages] == [str(n) for n in range(100)]
+    assert [message["content"] for message in recorder.messages] == [str(n) for n in range(100)]
 
 
 async def test_each_refusal_has_its_code(everywhere: Shared) -> None:
@@ -108,24 +108,24 @@ async def test_resume_by_cursor(server: Shared) -> None:
     """P4: Sync replays what changed after the cursor, each message once in its final state, then goes on live."""
     alice, bob = await server.register("alice"), await server.register("bob")
     conversation = await server.direct(alice, bob)
-    async with server.connect(alice, carrier="socket") as a:
+    async with server.connect(alice, transport="socket") as a:
         sent = [await a.invoke("SendMessage", {"conversationId": conversation, "content": str(n)}) for n in range(70)]
         await a.invoke("EditMessage", sent[3]["id"], "three")
         cursor = sent[20]["seq"]
-        inbox = Inbox()
-        async with server.connect(bob, inbox, query={"sync": "manual"}) as b:
+        recorder = EventRecorder()
+        async with server.connect(bob, recorder, query={"sync": "manual"}) as b:
             await a.invoke("SendMessage", {"conversationId": conversation, "content": "unheard"})
             assert (await b.invoke("Sync", {conversation: cursor}))["resync"] == []
             live = await a.invoke("SendMessage", {"conversationId": conversation, "content": "live"})
-            received = await inbox.until(51)
+            received = await recorder.until(51)
             assert [m["content"] for m in received] == [str(n) for n in range(21, 70)] + ["unheard", "live"]
-            assert [m["content"] for m in inbox.of("MessageChanged")] == ["three"]
+            assert [m["content"] for m in recorder.of("MessageChanged")] == ["three"]
             joined = await b.invoke("JoinConversation", conversation, live["seq"])
             assert joined["lastSeq"] == live["seq"]
             await b.invoke("LeaveConversation", conversation)
             await a.invoke("SendMessage", {"conversationId": conversation, "content": "not for bob"})
             await b.invoke("Ping")
-            assert inbox.messages[-1] == event_of(live)
+            assert recorder.messages[-1] == event_of(live)
             late = await b.invoke("Sync", {conversation: 10**9, str(uuid4()): 0})
             assert len(late["resync"]) == 2
 
@@ -133,14 +133,14 @@ async def test_resume_by_cursor(server: Shared) -> None:
 async def test_too_far_behind_is_a_resync(server: Shared) -> None:
     """P4: more than 1,000 changes behind is an explicit resync, with live events from the head on."""
     alice, bob, conversation = await server.talk(1100)
-    async with server.connect(alice, carrier="socket") as a:
-        inbox = Inbox()
-        async with server.connect(bob, inbox, query={"sync": "manual"}) as b:
+    async with server.connect(alice, transport="socket") as a:
+        recorder = EventRecorder()
+        async with server.connect(bob, recorder, query={"sync": "manual"}) as b:
             synced = await b.invoke("Sync", {conversation: 0})
             assert synced["resync"] == [conversation]
             live = await a.invoke("SendMessage", {"conversationId": conversation, "content": "now"})
             assert synced["heads"] == {conversation: live["seq"] - 1}
-            assert await inbox.until(1) == [event_of(live)]
+            assert await recorder.until(1) == [event_of(live)]
 
 
 async def test_history_streams_at_the_clients_pace(server: Shared) -> None:
@@ -162,7 +162,7 @@ async def test_removal_is_live(server: Shared) -> None:
     """P9: who is removed hears nothing more at once; who is added hears all from then on."""
     alice, bob, carol = [await server.register(name) for name in ("alice", "bob", "carol")]
     group = await server.group(alice, bob)
-    bobs, carols = Inbox(), Inbox()
+    bobs, carols = EventRecorder(), EventRecorder()
     async with (
         server.connect(alice) as a,
         server.connect(bob, bobs) as b,

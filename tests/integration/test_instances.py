@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from loadtest.client import HubClient, HubError
-from tests.event_recorder import WAIT, Inbox, event_of
+from tests.event_recorder import WAIT, EventRecorder, event_of
 from tests.running import Running, User, checked, running
 from tests.waiting import wait_until
 
@@ -22,15 +22,15 @@ async def people(server: Running, *names: str) -> list[User]:
     return [await server.register(name) for name in names]
 
 
-async def until(inbox: Inbox, target: str, **fields: object) -> Any:
+async def until(recorder: EventRecorder, target: str, **fields: object) -> Any:
     """Wait for an event of this name with these fields; return the first."""
     with trio.fail_after(WAIT):
         while True:
-            for value in inbox.of(target):
+            for value in recorder.of(target):
                 if all(value[name] == field for name, field in fields.items()):
                     return value
-            count = len(inbox.of(target))
-            await inbox.until(count + 1, target)
+            count = len(recorder.of(target))
+            await recorder.until(count + 1, target)
 
 
 async def test_messages_and_changes(pair: Pair) -> None:
@@ -38,13 +38,13 @@ async def test_messages_and_changes(pair: Pair) -> None:
     one, two = pair
     alice, bob = await people(one, "alice", "bob")
     conversation = await one.direct(alice, bob)
-    inbox = Inbox()
-    async with one.connect(alice) as a, two.connect(bob, inbox, protocol="messagepack"):
+    recorder = EventRecorder()
+    async with one.connect(alice) as a, two.connect(bob, recorder, protocol="messagepack"):
         sent = [await a.invoke("SendMessage", {"conversationId": conversation, "content": str(n)}) for n in range(50)]
         edited = await a.invoke("EditMessage", sent[3]["id"], "three")
         deleted = await a.invoke("DeleteMessage", sent[4]["id"])
-        assert await inbox.until(50) == [event_of(one) for one in sent]
-        assert await inbox.until(2, "MessageChanged") == [event_of(edited), event_of(deleted)]
+        assert await recorder.until(50) == [event_of(one) for one in sent]
+        assert await recorder.until(2, "MessageChanged") == [event_of(edited), event_of(deleted)]
 
 
 async def test_receipts(pair: Pair) -> None:
@@ -52,24 +52,24 @@ async def test_receipts(pair: Pair) -> None:
     one, two = pair
     alice, bob, eve = await people(one, "alice", "bob", "eve")
     group = await one.group(alice, bob)
-    inbox = Inbox()
-    async with one.connect(alice, inbox) as a, two.connect(bob) as b, two.connect(eve) as e, two.http(bob) as http:
+    recorder = EventRecorder()
+    async with one.connect(alice, recorder) as a, two.connect(bob) as b, two.connect(eve) as e, two.http(bob) as http:
         sent = [await a.invoke("SendMessage", {"conversationId": group, "content": str(n)}) for n in range(6)]
         assert (await http.get(f"/api/conversations/{group}")).json()["unreadCount"] == 6
         assert await b.invoke("MarkDelivered", group, sent[0]["seq"]) is None
-        receipt = await until(inbox, "MessageStatusUpdated", seq=sent[0]["seq"])
+        receipt = await until(recorder, "MessageStatusUpdated", seq=sent[0]["seq"])
         assert (receipt["conversationId"], receipt["userId"], receipt["status"]) == (group, bob.id, "Delivered")
         await b.invoke("MarkMessageAsDelivered", sent[1]["id"])
-        await until(inbox, "MessageStatusUpdated", seq=sent[1]["seq"], status="Delivered")
+        await until(recorder, "MessageStatusUpdated", seq=sent[1]["seq"], status="Delivered")
         await b.invoke("MarkMessageAsRead", sent[2]["id"])
-        await until(inbox, "MessageStatusUpdated", seq=sent[2]["seq"], status="Read")
+        await until(recorder, "MessageStatusUpdated", seq=sent[2]["seq"], status="Read")
         answer = await http.put(f"/api/messages/{sent[3]['id']}/status", json={"status": "delivered"})
         assert answer.status_code == 204
-        await until(inbox, "MessageStatusUpdated", seq=sent[3]["seq"], status="Delivered")
+        await until(recorder, "MessageStatusUpdated", seq=sent[3]["seq"], status="Delivered")
         history = (await http.get(f"/api/messages?conversationId={group}&after=1")).json()["items"]
         assert [m["status"] for m in history] == ["Read"] * 3 + ["Delivered"] + ["Sent"] * 2
         await b.invoke("MarkRead", group, 10**6)  # never past the head
-        await until(inbox, "MessageStatusUpdated", seq=sent[5]["seq"], status="Read")
+        await until(recorder, "MessageStatusUpdated", seq=sent[5]["seq"], status="Read")
         await b.invoke("MarkRead", group, 1)
         view = (await http.get(f"/api/conversations/{group}")).json()
         assert view["unreadCount"] == 0
@@ -97,16 +97,16 @@ async def test_who_answers_has_read(pair: Pair) -> None:
     one, two = pair
     alice, bob, carol = await people(one, "alice", "bob", "carol")
     group = await one.group(alice, bob, carol)
-    here, there = Inbox(), Inbox()
+    here, there = EventRecorder(), EventRecorder()
     async with one.connect(alice, here) as a, two.connect(bob, there) as b, two.http(carol) as http:
         asked = await a.invoke("SendMessage", {"conversationId": group, "content": "well?"})
         answer = await b.invoke("SendMessage", {"conversationId": group, "content": "yes", "replyToId": asked["id"]})
-        for inbox in (here, there):
-            receipt = await until(inbox, "MessageStatusUpdated", userId=bob.id)
+        for recorder in (here, there):
+            receipt = await until(recorder, "MessageStatusUpdated", userId=bob.id)
             assert (receipt["status"], receipt["seq"], receipt["conversationId"]) == ("Read", answer["seq"], group)
         sent = await http.post("/api/messages", json={"conversationId": group, "content": "no"})
-        for inbox in (here, there):
-            receipt = await until(inbox, "MessageStatusUpdated", userId=carol.id)
+        for recorder in (here, there):
+            receipt = await until(recorder, "MessageStatusUpdated", userId=carol.id)
             assert (receipt["status"], receipt["seq"]) == ("Read", checked(sent)["seq"])
         page = checked(await http.get(f"/api/messages?conversationId={group}&after={asked['seq'] - 1}"))["items"]
         assert [message["status"] for message in page] == ["Read", "Sent", "Sent"]
@@ -118,9 +118,9 @@ async def test_a_flood_of_receipts(pair: Pair) -> None:
     one, _ = pair
     users = await people(one, *(f"u{n}" for n in range(6)))
     group = await one.group(users[0], *users[1:])
-    inbox = Inbox()
+    recorder = EventRecorder()
     total = 0
-    async with one.connect(users[0], inbox) as owner:
+    async with one.connect(users[0], recorder) as owner:
         for n in range(40):
             last = await owner.invoke("SendMessage", {"conversationId": group, "content": str(n)})
         start = trio.current_time()
@@ -139,9 +139,9 @@ async def test_a_flood_of_receipts(pair: Pair) -> None:
                 nursery.start_soon(flood, pair[number % 2], user)
         seconds = trio.current_time() - start
         for user in users[1:]:
-            await until(inbox, "MessageStatusUpdated", userId=user.id, seq=last["seq"], status="Read")
+            await until(recorder, "MessageStatusUpdated", userId=user.id, seq=last["seq"], status="Read")
         for user in users[1:]:
-            mine = [update for update in inbox.of("MessageStatusUpdated") if update["userId"] == user.id]
+            mine = [update for update in recorder.of("MessageStatusUpdated") if update["userId"] == user.id]
             assert len(mine) <= 10 * (seconds + 1) + 2
             assert [update["seq"] for update in mine] == sorted(update["seq"] for update in mine)
     assert total == 1600
@@ -152,7 +152,7 @@ async def test_typing(pair: Pair) -> None:
     one, two = pair
     alice, bob, eve = await people(one, "alice", "bob", "eve")
     conversation = await one.direct(alice, bob)
-    alices, bobs = Inbox(), Inbox()
+    alices, bobs = EventRecorder(), EventRecorder()
     async with one.connect(alice, alices) as a, two.connect(eve) as e:
         async with two.connect(bob, bobs) as b:
             await b.invoke("StartTyping", conversation)
@@ -175,36 +175,36 @@ async def test_presence(pair: Pair) -> None:
     one, two = pair
     alice, bob, eve = await people(one, "alice", "bob", "eve")
     await one.direct(alice, bob)
-    inbox, stranger = Inbox(), Inbox()
-    async with one.connect(alice, inbox) as a, one.connect(eve, stranger):
+    recorder, stranger = EventRecorder(), EventRecorder()
+    async with one.connect(alice, recorder) as a, one.connect(eve, stranger):
         async with two.connect(bob) as b:
-            await until(inbox, "UserStatusChanged", userId=bob.id, status="Online")
+            await until(recorder, "UserStatusChanged", userId=bob.id, status="Online")
             async with one.connect(bob):
                 await b.invoke("UpdateStatus", "Busy", "in a meeting")
-                changed = await until(inbox, "UserStatusChanged", userId=bob.id, status="Busy")
+                changed = await until(recorder, "UserStatusChanged", userId=bob.id, status="Busy")
                 assert changed["statusText"] == "in a meeting"
         async with one.connect(bob) as b:  # both were gone for a moment
             [shown] = await a.invoke("GetPresence", [bob.id])
             assert shown["status"] == "Busy"
             async with one.http(bob) as http:
                 checked(await http.put("/api/users/status", json={"status": "Offline"}))
-                await until(inbox, "UserStatusChanged", userId=bob.id, status="Offline")
+                await until(recorder, "UserStatusChanged", userId=bob.id, status="Offline")
                 assert checked(await http.get("/api/users/me"))["status"] == "Offline"
             async with one.http(alice) as http:
                 assert checked(await http.get(f"/api/users/{bob.id}"))["status"] == "Offline"
             await b.invoke("UpdateStatus", "Online")
-            await until(inbox, "UserStatusChanged", userId=bob.id, status="Online", statusText=None)
-        await wait_until(lambda: inbox.of("UserStatusChanged")[-1]["lastSeenAt"])
-        changed = inbox.of("UserStatusChanged")[-1]
+            await until(recorder, "UserStatusChanged", userId=bob.id, status="Online", statusText=None)
+        await wait_until(lambda: recorder.of("UserStatusChanged")[-1]["lastSeenAt"])
+        changed = recorder.of("UserStatusChanged")[-1]
         assert (changed["userId"], changed["status"]) == (bob.id, "Offline")
         everybody = await a.invoke("GetPresence", [bob.id, alice.id, eve.id])
         assert [one["status"] for one in everybody] == ["Offline", "Online", "Online"]
         assert stranger.of("UserStatusChanged") == []
 
 
-async def hears(client: HubClient, inbox: Inbox, said: dict[str, Any]) -> None:
+async def hears(client: HubClient, recorder: EventRecorder, said: dict[str, Any]) -> None:
     with trio.fail_after(WAIT):
-        while event_of(said) not in inbox.messages:
+        while event_of(said) not in recorder.messages:
             await client.invoke("Ping")
 
 
@@ -213,7 +213,7 @@ async def test_authority(pair: Pair) -> None:
     one, two = pair
     alice, bob, carol = await people(one, "alice", "bob", "carol")
     group = await one.group(alice, bob)
-    bobs, carols = Inbox(), Inbox()
+    bobs, carols = EventRecorder(), EventRecorder()
     async with (
         one.connect(alice) as a,
         two.connect(bob, bobs) as b,
@@ -257,13 +257,13 @@ async def test_a_new_group_reaches_everybody(pair: Pair) -> None:
     """Members of a new group get it, and the messages in it, at once, on all instances."""
     one, two = pair
     alice, bob = await people(one, "alice", "bob")
-    inbox = Inbox()
-    async with one.connect(alice) as a, two.connect(bob, inbox) as b:
+    recorder = EventRecorder()
+    async with one.connect(alice) as a, two.connect(bob, recorder) as b:
         for n in range(10):
             group = await one.group(alice, bob)
             said = await a.invoke("SendMessage", {"conversationId": group, "content": str(n)})
-            await hears(b, inbox, said)
-        assert len(inbox.messages) == 10
+            await hears(b, recorder, said)
+        assert len(recorder.messages) == 10
 
 
 async def test_without_redis(database: str) -> None:
@@ -274,10 +274,10 @@ async def test_without_redis(database: str) -> None:
     ):
         alice, bob = await people(one, "alice", "bob")
         conversation = await one.direct(alice, bob)
-        inbox = Inbox()
-        async with one.connect(alice) as a, two.connect(bob, inbox) as b, one.http() as http:
+        recorder = EventRecorder()
+        async with one.connect(alice) as a, two.connect(bob, recorder) as b, one.http() as http:
             said = await a.invoke("SendMessage", {"conversationId": conversation, "content": "anybody?"})
-            assert (await inbox.until(1))[0] == event_of(said)
+            assert (await recorder.until(1))[0] == event_of(said)
             await b.invoke("MarkRead", conversation, said["seq"])  # kept in PostgreSQL
             with pytest.raises(HubError, match="unavailable"):
                 await b.invoke("GetPresence", [alice.id])
@@ -290,17 +290,17 @@ async def test_removed_where_it_is_not_open(pair: Pair) -> None:
     one, two = pair
     alice, bob = await people(one, "alice", "bob")
     closed, joined = await one.group(alice, bob), await one.group(alice, bob)
-    inbox = Inbox()
+    recorder = EventRecorder()
     async with (
         one.connect(alice) as a,
-        two.connect(bob, inbox, query={"sync": "manual"}) as b,
+        two.connect(bob, recorder, query={"sync": "manual"}) as b,
         one.http(alice) as http,
     ):
         await b.invoke("JoinConversation", joined)
         for group in (closed, joined):
             assert (await http.delete(f"/api/conversations/{group}/members/{bob.id}")).is_success
-        await inbox.until(2, "ConversationRemoved")
-        assert {arguments[0] for target, arguments in inbox.events if target == "ConversationRemoved"} == {
+        await recorder.until(2, "ConversationRemoved")
+        assert {arguments[0] for target, arguments in recorder.events if target == "ConversationRemoved"} == {
             closed,
             joined,
         }
@@ -309,4 +309,4 @@ async def test_removed_where_it_is_not_open(pair: Pair) -> None:
         with pytest.raises(HubError, match="not_found"):
             await b.invoke("JoinConversation", joined)
         await b.invoke("Ping")
-        assert inbox.messages == []
+        assert recorder.messages == []

@@ -5,7 +5,7 @@ A module of its own: instances that others still use would find the dead one in 
 
 import trio
 
-from tests.event_recorder import WAIT, Inbox
+from tests.event_recorder import WAIT, EventRecorder
 from tests.integration.test_instances import people, until
 from tests.running import running
 
@@ -17,16 +17,16 @@ async def test_a_killed_instance(database: str, redis_url: str) -> None:
     async with running(database, redis_url) as one, running(database, redis_url) as two:
         alice, bob, carol = await people(one, "alice", "bob", "carol")
         await one.group(alice, bob, carol)
-        inbox = Inbox()
-        async with one.connect(alice, inbox) as a, two.connect(bob), two.connect(carol):
-            await until(inbox, "UserStatusChanged", userId=bob.id, status="Online")
-            await until(inbox, "UserStatusChanged", userId=carol.id, status="Online")
+        recorder = EventRecorder()
+        async with one.connect(alice, recorder) as a, two.connect(bob), two.connect(carol):
+            await until(recorder, "UserStatusChanged", userId=bob.id, status="Online")
+            await until(recorder, "UserStatusChanged", userId=carol.id, status="Online")
             start = trio.current_time()
             two.kill()
             async with one.connect(carol):
                 await trio.sleep(LEASE / 3)  # well within the lease nothing may be known of it yet
                 assert {one["status"] for one in await a.invoke("GetPresence", [bob.id, carol.id])} == {"Online"}
-                await until(inbox, "UserStatusChanged", userId=bob.id, status="Offline")
+                await until(recorder, "UserStatusChanged", userId=bob.id, status="Offline")
                 assert LEASE / 2 < trio.current_time() - start < 15 + WAIT
-                updates = [update for update in inbox.of("UserStatusChanged") if update["userId"] == carol.id]
+                updates = [update for update in recorder.of("UserStatusChanged") if update["userId"] == carol.id]
                 assert {update["status"] for update in updates} == {"Online"}

@@ -1,7 +1,6 @@
 """A server process and its service manager: ready, watched, reloaded, drained. The manager's socket is real."""
 
 import signal
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,43 +14,26 @@ from loadtest.client import ClientError, HubClient, HubError
 from server.config.loading import load
 from server.identity.access_tokens import mint_token
 from tests.running import Running, User, checked, running
+from tests.service_manager import FakeServiceManager
 from tests.waiting import wait_until
 
 WAIT = 60.0  # seconds
 NEW_KEY = "another key for tests only, long enough too"
 
 
-class Manager:
-    """Stands for systemd at the other end of NOTIFY_SOCKET."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.notifications: list[str] = []
-
-    async def listen(self) -> None:
-        await self._sock.bind(str(self.path))
-        while True:
-            self.notifications += (await self._sock.recv(4096)).decode().split("\n")
-
-    async def hear(self, beginning: str, *, after: int = 0) -> str:
-        def heard() -> list[str]:
-            return [notice for notice in self.notifications[after:] if notice.startswith(beginning)]
-
-        return (await wait_until(heard))[0]
-
-
 @pytest.fixture
-async def manager(tmp_path: Path, nursery: trio.Nursery) -> Manager:
-    found = Manager(tmp_path / "notify")
+async def manager(tmp_path: Path, nursery: trio.Nursery) -> FakeServiceManager:
+    found = FakeServiceManager(str(tmp_path / "notify"))
     nursery.start_soon(found.listen)
     return found
 
 
 @asynccontextmanager
-async def managed(database: str, redis_url: str, manager: Manager, credentials: Path) -> AsyncIterator[Running]:
+async def managed(
+    database: str, redis_url: str, manager: FakeServiceManager, credentials: Path
+) -> AsyncIterator[Running]:
     environment = {
-        "NOTIFY_SOCKET": str(manager.path),
+        "NOTIFY_SOCKET": manager.address,
         "WATCHDOG_USEC": "200000",
         "CREDENTIALS_DIRECTORY": str(credentials),
     }
@@ -73,7 +55,7 @@ async def is_welcome(server: Running, user: User) -> bool:
         return (await http.get("/api/users/me")).status_code == 200
 
 
-async def test_a_life(database: str, redis_url: str, manager: Manager, tmp_path: Path) -> None:
+async def test_a_life(database: str, redis_url: str, manager: FakeServiceManager, tmp_path: Path) -> None:
     """Ready when it serves, watched while it lives, reloaded by SIGHUP with one line about what that did, stopping at
     SIGTERM; the status says what it is doing."""
     credentials = tmp_path / "credentials"
@@ -172,7 +154,7 @@ async def test_a_drain_is_spread(database: str, redis_url: str) -> None:
     assert set(answered) <= set(stored) and len(stored) == len(set(stored))
 
 
-async def test_a_second_signal_hurries(database: str, redis_url: str) -> None:
+async def test_a_second_signal_forces_the_end(database: str, redis_url: str) -> None:
     """All that are left get their Close at once, and the process ends with exit code 0."""
     async with running(database, redis_url, drain_seconds=60) as server:
         alice = await server.register("alice")

@@ -24,14 +24,14 @@ async def code_of(client: Any, target: str, *arguments: Any) -> str:
     return ""
 
 
-async def test_seqs_that_no_conversation_has(every_carrier: Shared) -> None:
+async def test_seqs_that_no_conversation_has(every_transport: Shared) -> None:
     """Refused where they are decoded, in every method that takes one; the largest that fits counts as the head."""
-    alice, bob = await every_carrier.register("alice"), await every_carrier.register("bob")
-    conversation = await every_carrier.direct(alice, bob)
-    async with every_carrier.connect(alice) as a, every_carrier.connect(bob) as b:
+    alice, bob = await every_transport.register("alice"), await every_transport.register("bob")
+    conversation = await every_transport.direct(alice, bob)
+    async with every_transport.connect(alice) as a, every_transport.connect(bob) as b:
         await a.invoke("SendMessage", {"conversationId": conversation, "content": "hello"})
         for value in HUGE:
-            if every_carrier.protocol == "messagepack" and type(value) is int and not -(2**63) <= value < 2**64:
+            if every_transport.protocol == "messagepack" and type(value) is int and not -(2**63) <= value < 2**64:
                 continue  # it cannot be said
             for target in ("MarkRead", "MarkDelivered"):
                 assert await code_of(b, target, conversation, value) == "invalid_request", (target, value)
@@ -44,7 +44,7 @@ async def test_seqs_that_no_conversation_has(every_carrier: Shared) -> None:
             assert await code_of(b, target, str(uuid4()), 2**63 - 1) == "not_found"
         assert await code_of(b, "JoinConversation", conversation, 2**63 - 1) == ""
         assert await a.invoke("Ping") == {}
-    async with every_carrier.http(alice) as http:
+    async with every_transport.http(alice) as http:
         shown = (await http.get(f"/api/conversations/{conversation}")).json()
         [cursor] = [member["readSeq"] for member in shown["members"] if member["userId"] == bob.id]
         assert cursor <= shown["lastSeq"]
@@ -54,11 +54,11 @@ async def test_seqs_that_no_conversation_has(every_carrier: Shared) -> None:
 async def test_counters_of_stateful_reconnect(shared: Shared, number: str) -> None:
     """An Ack or a Sequence that no counter reaches ends its own connection at most."""
     alice = await shared.register("alice")
-    async with shared.connect(alice) as witness:
+    async with shared.connect(alice) as other:
         for kind in (8, 9):
             async with shared.connect(alice) as client:
                 said = b'{"type":%d,"sequenceId":%b}\x1e' % (kind, number.encode())
                 await client.send_raw(websocket.encode_masked(websocket.TEXT, said))
                 with suppress(ClientError):
                     await client.invoke("Ping")  # the connection has come to it, or ended
-        assert await witness.invoke("Ping") == {}
+        assert await other.invoke("Ping") == {}

@@ -102,7 +102,7 @@ class Dialogue:
         return self.data
 
     async def ask(self, order: str, request: bytes) -> Answer:
-        """The answer to `request` in its place on the connection."""
+        """The answer to `request` in its turn on the connection."""
         if order == "pipelined":
             await self.say(BEFORE + request)
         elif order == "later":
@@ -114,7 +114,7 @@ class Dialogue:
         return await self.answer()
 
 
-class Place(NamedTuple):
+class Entrance(NamedTuple):
     """Where requests come in. Over TLS they are the same but for the stream: fewer of them show that."""
 
     server: Running
@@ -140,7 +140,9 @@ class Place(NamedTuple):
 
 
 @pytest.fixture(params=["plain", "TLS"])
-async def place(request: pytest.FixtureRequest, database: str, redis_url: str, tmp_path: Path) -> AsyncIterator[Place]:
+async def entrance(
+    request: pytest.FixtureRequest, database: str, redis_url: str, tmp_path: Path
+) -> AsyncIterator[Entrance]:
     """`running` looks for tracebacks in the log."""
     settings: dict[str, Any] = {"max_user_connections": 1000}
     tls = None
@@ -151,7 +153,7 @@ async def place(request: pytest.FixtureRequest, database: str, redis_url: str, t
     async with running(database, redis_url, **settings) as server:
         if tls is not None:
             server.url = server.url.replace("http:", "https:")
-        found = Place(server, await register(server, tls), tls)
+        found = Entrance(server, await register(server, tls), tls)
         yield found
 
 
@@ -179,29 +181,29 @@ def alike(answer: Answer) -> Answer:
     return answer._replace(fields={k: v for k, v in answer.fields.items() if k not in (b"date", b"x-request-id")})
 
 
-async def test_every_request_is_the_same(place: Place) -> None:
+async def test_every_request_is_the_same(entrance: Entrance) -> None:
     """A WebSocket is the same whichever request of its connection it is, and however its path is spelled: so are the
     answers when it is fine, when it is refused, and when its client breaks the protocol. What is no HTTP is refused as
     strictly, whichever request it is."""
-    await a_websocket_is_a_websocket(place)
+    await a_websocket_is_a_websocket(entrance)
     for name in REFUSED:
-        await refusals_are_the_same(place, name)
+        await refusals_are_the_same(entrance, name)
     async with trio.open_nursery() as nursery:
         for name in VIOLATIONS:
-            nursery.start_soon(violations_are_the_same, place, name)
-    for name in FAULTS if place.tls is None else list(FAULTS)[::5]:
-        await faults_are_the_same(place, name)
+            nursery.start_soon(violations_are_the_same, entrance, name)
+    for name in FAULTS if entrance.tls is None else list(FAULTS)[::5]:
+        await faults_are_the_same(entrance, name)
 
 
-async def a_websocket_is_a_websocket(place: Place) -> None:
+async def a_websocket_is_a_websocket(entrance: Entrance) -> None:
     """101 with nothing negotiated, and the same conversation on it, to the last byte."""
     accept = {b"upgrade": b"websocket", b"connection": b"Upgrade", b"sec-websocket-accept": http_head.accept_key(KEY)}
     ping = websocket.encode_masked(websocket.PING, b"there?")
     call = b'{"type":1,"invocationId":"1","target":"Ping","arguments":[]}\x1e'
-    for order, spelling in place.every:
-        async with place.dialogue() as client:
+    for order, spelling in entrance.every:
+        async with entrance.dialogue() as client:
             early = websocket.encode_masked(websocket.TEXT, SHAKE) + ping  # with the head: nothing gets lost
-            answer = await client.ask(order, upgrade(place.user, spelling) + early)
+            answer = await client.ask(order, upgrade(entrance.user, spelling) + early)
             assert (answer.status, answer.fields) == (101, accept), (order, spelling)
             await client.say(websocket.encode_masked(websocket.TEXT, call))
             said = websocket.encode(websocket.TEXT, b"{}\x1e") + websocket.encode(websocket.PONG, b"there?")
@@ -210,9 +212,9 @@ async def a_websocket_is_a_websocket(place: Place) -> None:
             assert said in client.data, (order, spelling)
             await client.say(websocket.encode_masked(websocket.CLOSE, websocket.close_payload(1000)))
             assert (await client.end()).endswith(websocket.encode_close(1000)), (order, spelling)
-    await wait_until(lambda: opened(place.server) >= len(place.every))
-    assert {line["transport"] for line in place.server.events("connection_opened")} == {"websocket"}
-    assert opened(place.server) == len(place.every)
+    await wait_until(lambda: opened(entrance.server) >= len(entrance.every))
+    assert {line["transport"] for line in entrance.server.events("connection_opened")} == {"websocket"}
+    assert opened(entrance.server) == len(entrance.every)
 
 
 def opened(server: Running) -> int:
@@ -221,19 +223,19 @@ def opened(server: Running) -> int:
     return len(server.events("connection_opened")) + sum(left_out)
 
 
-async def refusals_are_the_same(place: Place, name: str) -> None:
+async def refusals_are_the_same(entrance: Entrance, name: str) -> None:
     """Refusals have the same status, headers and body; then the connection ends, and the log has one line for each."""
     before, after, status = REFUSED[name]
     answers = []
-    for order, spelling in place.some:
-        asked = upgrade(place.user, spelling)
+    for order, spelling in entrance.some:
+        asked = upgrade(entrance.user, spelling)
         if name == "an unknown id":
-            asked = upgrade(place.user, spelling, b"id=nonsense")
+            asked = upgrade(entrance.user, spelling, b"id=nonsense")
         elif name == "another path":
-            asked = upgrade(place.user, spelling.replace(b"hubs", b"hobs").replace(b"Hubs", b"Hobs"))
+            asked = upgrade(entrance.user, spelling.replace(b"hubs", b"hobs").replace(b"Hubs", b"Hobs"))
         else:
             asked = asked.replace(before, after)
-        async with place.dialogue() as client:
+        async with entrance.dialogue() as client:
             answers.append(alike(await client.ask(order, asked)))
             assert await client.end() == b"", (order, spelling)
     assert answers[0].status == status, (name, answers[0])
@@ -243,20 +245,20 @@ async def refusals_are_the_same(place: Place, name: str) -> None:
         assert answers[0].fields[b"sec-websocket-version"] == b"13"
 
 
-async def violations_are_the_same(place: Place, name: str) -> None:
+async def violations_are_the_same(entrance: Entrance, name: str) -> None:
     """Violations are answered with the same Close and reason, and end the connection."""
     data, code = VIOLATIONS[name]
     said: dict[tuple[str, bytes], list[websocket.Event]] = {}
 
     async def violate(order: str, spelling: bytes) -> None:
-        async with place.dialogue() as client:
-            assert (await client.ask(order, upgrade(place.user, spelling))).status == 101
+        async with entrance.dialogue() as client:
+            assert (await client.ask(order, upgrade(entrance.user, spelling))).status == 101
             await client.say(websocket.encode_masked(websocket.TEXT, SHAKE) + data)
             left = await client.end()  # it waits a while for our Close
             said[order, spelling] = websocket.Decoder(client=True).receive(left)
 
     async with trio.open_nursery() as nursery:
-        for order, spelling in place.some:
+        for order, spelling in entrance.some:
             nursery.start_soon(violate, order, spelling)
     one = said[SOME[0]]
     assert isinstance(one[-1], websocket.Close) and one[-1].code == code, (name, one)
@@ -317,12 +319,12 @@ FAULTS = {
 }
 
 
-async def faults_are_the_same(place: Place, name: str) -> None:
+async def faults_are_the_same(entrance: Entrance, name: str) -> None:
     """Requests are refused with the same problem, and the connection ends."""
     request, status = FAULTS[name]
     answers = []
     for order in ORDERS:
-        async with place.dialogue() as client:
+        async with entrance.dialogue() as client:
             answers.append(alike(await client.ask(order, request)))
             assert await client.end() == b"", (name, order)
     assert answers[0].status == status, (name, answers[0])
@@ -344,7 +346,7 @@ async def test_what_is_read_kindly(shared: Running, order: str) -> None:
         (BEFORE[:-2] + b"Upgrade: websocket\r\n\r\n", 200),  # which a proxy passed on by mistake: nothing asks for it
         (chunked, 400),  # as JSON
     ):
-        async with Place(shared, User("", "", ""), None).dialogue() as client:
+        async with Entrance(shared, User("", "", ""), None).dialogue() as client:
             answer = await client.ask(order, request)
             assert answer.status == status and b"upgrade" not in answer.fields, (request, answer)
             await client.say(BEFORE)  # and the connection is still good

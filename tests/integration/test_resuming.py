@@ -1,4 +1,4 @@
-"""Stateful reconnect with a client of our own, whose network fails again and again: nothing is lost or doubled."""
+"""Stateful reconnect with a client of our own, whose network fails again and again: nothing is lost or duplicated."""
 
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -13,8 +13,8 @@ from server.protocol.signalr.encoding import BARE
 from server.protocol.signalr.messages import Ack, Completion, Invocation, StreamItem
 from server.protocol.signalr.messages import Sequence as Sequence_
 from tests import plain_http
-from tests.event_recorder import WAIT, Inbox
-from tests.server.rest.conftest import open_site
+from tests.event_recorder import WAIT, EventRecorder
+from tests.site import open_site
 from tests.transports import negotiate
 from tests.waiting import wait_until
 
@@ -27,8 +27,8 @@ class Lasting(HubClient):
     """One connection over several sockets: counts what comes, repeats what is not acknowledged."""
 
     def __init__(self, dial: Callable[[], Awaitable[trio.abc.Stream]], stream: trio.abc.Stream, protocol: str) -> None:
-        self.inbox = Inbox()
-        super().__init__(stream, PROTOCOLS[protocol], self.inbox)
+        self.recorder = EventRecorder()
+        super().__init__(stream, PROTOCOLS[protocol], self.recorder)
         self._dial = dial
         self._bare = BARE[protocol]
         self._order = trio.Lock()  # what is counted goes out in the order in which it is counted
@@ -159,9 +159,9 @@ async def test_a_network_that_fails_again_and_again(
                         before = client.resumed
                         await client.cut()
                         await wait_until(lambda: client.resumed != before)
-                await wait_until(lambda: len(client.inbox.of("ReceiveMessage")) >= 2 * SENDS)
+                await wait_until(lambda: len(client.recorder.of("ReceiveMessage")) >= 2 * SENDS)
             talking.cancel_scope.cancel()
-        received = [message["seq"] for message in client.inbox.of("ReceiveMessage")]
+        received = [message["seq"] for message in client.recorder.of("ReceiveMessage")]
         assert received == list(range(2, 2 * SENDS + 2))
         assert sorted(answers) == sorted(f"{name} {n}" for name in ("alice", "bob") for n in range(SENDS))
         assert client.resumed == CUTS and len(site.process.hub.connections) <= 2

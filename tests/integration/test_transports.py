@@ -13,10 +13,10 @@ import trio
 from server.hub.transports import http_endpoint, long_polling
 from server.hub.transports.http_transport import HttpTransport
 from tests import plain_http
-from tests.event_recorder import WAIT, Inbox
+from tests.event_recorder import WAIT, EventRecorder
 from tests.integration.conftest import Shared
 from tests.running import Running, User, running
-from tests.server.rest.conftest import Site, open_site
+from tests.site import Site, open_site
 from tests.transports import TIMEOUT, negotiate
 from tests.waiting import wait_until
 
@@ -192,8 +192,8 @@ async def test_drain_and_pings(database: str, redis_url: str) -> None:
     leaves is noticed at once (its stream), or says goodbye."""
     async with running(database, redis_url, keepalive=0.5) as server:
         alice, bob = await server.register("alice"), await server.register("bob")
-        for number, carrier in enumerate(("sse", "polling")):
-            async with server.connect(alice, carrier=carrier):
+        for number, transport in enumerate(("sse", "polling")):
+            async with server.connect(alice, transport=transport):
                 pass
             await wait_until(
                 lambda: len([line for line in server.events("connection_closed") if line["user"] == alice.id]) > number
@@ -201,7 +201,7 @@ async def test_drain_and_pings(database: str, redis_url: str) -> None:
         async with of(server, bob) as b, b.stream() as until:
             await b.ask("POST", SHAKE)
             await until(b'{"type":6}\x1e')
-        async with server.connect(bob, carrier="sse") as one, server.connect(bob, carrier="polling") as other:
+        async with server.connect(bob, transport="sse") as one, server.connect(bob, transport="polling") as other:
             for client in (one, other):
                 assert await client.invoke("Ping") == {}
             server.terminate()
@@ -217,14 +217,14 @@ async def test_slow_readers_cost_only_themselves(database: str, redis_url: str) 
     """P8: a client that does not read its stream, or does not poll, holds one send queue, delays no other, and gets
     everything once and in order when it reads again; one that never does is disconnected, though its answer hangs in
     the socket."""
-    settings: dict[str, Any] = {"outbox_bytes": "64KiB", "max_message_bytes": "8KiB", "log_level": "debug"}
+    settings: dict[str, Any] = {"send_queue_bytes": "64KiB", "max_message_bytes": "8KiB", "log_level": "debug"}
     settings["stall_timeout"] = 10  # seconds: between two polls there is less, on any machine
     async with running(database, redis_url, **settings) as server:
         alice, bob, carol = [await server.register(name) for name in ("alice", "bob", "carol")]
         group = await server.group(alice, bob, carol)
         body = {"conversationId": group, "content": "x" * 7000}
-        inbox = Inbox()
-        async with of(server, bob) as b, server.connect(alice, inbox) as a:
+        recorder = EventRecorder()
+        async with of(server, bob) as b, server.connect(alice, recorder) as a:
             await b.ask("GET")
             await b.ask("POST", SHAKE)
             await b.polled(b"{}")

@@ -51,12 +51,12 @@ class Program:
 
 
 @asynccontextmanager
-async def first_program(node: str, place: Path, *arguments: str) -> AsyncIterator[Program]:
+async def first_program(node: str, directory: Path, *arguments: str) -> AsyncIterator[Program]:
     """Run the program as a reader would: in a file, with the client installed beside it."""
     [text] = re.findall(r"^```js\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
-    (place / "first.mjs").write_text(text)
-    (place / "node_modules").symlink_to(HERE / "node_modules")
-    command = [node, str(place / "first.mjs"), *arguments]
+    (directory / "first.mjs").write_text(text)
+    (directory / "node_modules").symlink_to(HERE / "node_modules")
+    command = [node, str(directory / "first.mjs"), *arguments]
     async with trio.open_nursery() as nursery:
         process = await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         program = Program(process)

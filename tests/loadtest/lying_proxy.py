@@ -28,7 +28,7 @@ class Talk:
         self.done = False
 
 
-class Liar:
+class LyingProxy:
     """Each conversation gets one of the `lies` with its first message; `dealt` has the conversation of each lie."""
 
     def __init__(self, target: str, lies: list[str]) -> None:
@@ -97,7 +97,7 @@ class Liar:
             items.remove(sent[len(sent) // 2])
         elif talk.lie == "phantom":
             items.remove(sent[-1])
-        elif talk.lie == "doubled":
+        elif talk.lie == "duplicated":
             seq = items[-1]["seq"] + 1
             items.append({**sent[0], "id": "0" * 36, "seq": seq, "changedSeq": seq})
 
@@ -216,5 +216,5 @@ LIES: dict[str, Callable[[Talk, Event], list[Event]]] = {
     "receipt": _receipt,
     "presence": _presence,
 }
-REST_LIES = ("missing", "phantom", "doubled", "unanswered")
+REST_LIES = ("missing", "phantom", "duplicated", "unanswered")
 ALL = [*LIES, *REST_LIES]

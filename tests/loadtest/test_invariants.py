@@ -8,7 +8,7 @@ from click.testing import CliRunner, Result
 from loadtest import results
 from loadtest.commands import main
 from loadtest.oracle.invariants import PROMISES
-from tests.loadtest.lying_proxy import ALL, Liar
+from tests.loadtest.lying_proxy import ALL, LyingProxy
 from tests.loadtest.playing import play
 from tests.running import running
 
@@ -25,18 +25,18 @@ def test_there_is_a_lie_for_every_promise() -> None:
 async def test_a_lying_server_is_found_out(database: str, redis_url: str, tmp_path: Path) -> None:
     """Between a sound server and its clients each conversation is lied to in one way: each way is found, and where."""
     async with running(database, redis_url) as server, trio.open_nursery() as nursery:
-        liar = Liar(server.url, ALL)
-        await nursery.start(liar.run)
-        url = f"http://127.0.0.1:{liar.port}"
+        proxy = LyingProxy(server.url, ALL)
+        await nursery.start(proxy.run)
+        url = f"http://127.0.0.1:{proxy.port}"
         result = await play(url, "direct", settle=5.0, pairs=len(ALL), rate=20 * len(ALL), seconds=1, size=200)
         nursery.cancel_scope.cancel()
-    assert set(liar.dealt) == set(ALL)
+    assert set(proxy.dealt) == set(ALL)
     for promise in PROMISES:
         found = [breach for breach in result.oracle.breaches if breach.promise == promise]
         assert found, f"{promise} was not found: {result.oracle.breached}"
         assert any(breach.trace for breach in found), promise
     for promise in ("order", "gap", "repeat", "unseen", "diverged", "receipt"):
-        where = liar.dealt[promise]
+        where = proxy.dealt[promise]
         assert any(breach.promise == promise and where in breach.text for breach in result.oracle.breaches), promise
     done = audit(result, tmp_path / "run.json")
     assert done.exit_code == 1

@@ -144,8 +144,8 @@ def test_two_clients_must_read_the_same_there() -> None:
         view.take(message(1, content="before"), new=True)
         view.take(message(1, 2, content=content), new=False)
     assert dict(oracle.breached) == {invariants.DIVERGED: 1}
-    books = Reconciliation(oracle, {})
-    books.compare(TALK, [message(1, 2, content="before")], [])
+    reconciliation = Reconciliation(oracle, {})
+    reconciliation.compare(TALK, [message(1, 2, content="before")], [])
     assert oracle.breached[invariants.DIVERGED] == 2
 
 
@@ -202,7 +202,7 @@ async def test_presence_without_an_answer_does_not_hold(autojump_clock: trio.abc
     assert trio.current_time() <= 5.0 + 3 * CALL
 
 
-async def test_all_sends_of_one_player_lost_is_a_breach() -> None:
+async def test_all_sends_of_one_user_lost_is_a_breach() -> None:
     """Every acknowledged send of somebody is gone, or the only one is: nothing stored is theirs, and each is missed."""
     oracle = Oracle("run", lambda: 0.0, ("u0", "u1", "u2"))
     said = msgspec.structs.replace(
@@ -213,9 +213,9 @@ async def test_all_sends_of_one_player_lost_is_a_breach() -> None:
         number: SimpleNamespace(number=number, user_id=f"u{number}", acknowledged=sent)
         for number, sent in enumerate(acknowledged)
     }
-    books = Reconciliation(oracle, people)
-    books.compare(TALK, [said], [])
-    books.missing()
+    reconciliation = Reconciliation(oracle, people)
+    reconciliation.compare(TALK, [said], [])
+    reconciliation.missing()
     assert dict(oracle.breached) == {invariants.MISSING: 3}
     assert {breach.text.split(" of ")[1].split()[0] for breach in oracle.breaches} == {"p1", "p2"}
 

@@ -58,7 +58,7 @@ class World:
             open=self._open,
             later=lambda delay, what: self.laters.append(what),
             arrived=lambda virtual_user: None,
-            departed=lambda virtual_user: None,
+            left=lambda virtual_user: None,
         )
         self.virtual_user = VirtualUser(world, Person(0, "u0", ""), [TALK])
 
@@ -141,11 +141,11 @@ def test_repeated_once_for_each_connection() -> None:
 
 @pytest.mark.parametrize(
     ("second", "breach"),
-    [({}, None), ({"id": "m2", "seq": 2, "changedSeq": 2}, invariants.DOUBLED)],
+    [({}, None), ({"id": "m2", "seq": 2, "changedSeq": 2}, invariants.DUPLICATED)],
     ids=["the same", "another"],
 )
 def test_answered_twice(second: dict[str, object], breach: str | None) -> None:
-    """A repeat is answered with the first message: with another one, the send was doubled. It counts once."""
+    """A repeat is answered with the first message: with another one, the send was duplicated. It counts once."""
     world = World()
     world.virtual_user.connect()
     line = world.arrive()

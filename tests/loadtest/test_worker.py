@@ -49,7 +49,7 @@ async def test_all_connected_is_said_once(
     assert reports.count(plan.Connected(2, 2)) == 1 and reports[-1] == plan.Connected(2, 2)
 
 
-class Meter:
+class FakeRecorder:
     """What was counted."""
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ async def test_what_is_not_answered_is_not_left_out(
         virtual_user(2, online=False, under_way=0, due=(3.0,)),
         virtual_user(3, online=False, under_way=0, wanted=False),
     ]
-    recorder, oracle = Meter(), Oracle("run", lambda: 0.0)
+    recorder, oracle = FakeRecorder(), Oracle("run", lambda: 0.0)
     world: Any = SimpleNamespace(
         virtual_users=dict(enumerate(virtual_users)),
         actors=virtual_users,

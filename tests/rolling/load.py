@@ -1,7 +1,7 @@
 """People who talk all the time while instances come and go, and what they notice.
 
 Each has one connection, comes back at once when it ends (as SignalR's clients do), and shows its cursors. The oracle
-of the load test says whether anything was lost, doubled or out of order.
+of the load test says whether anything was lost, duplicated or out of order.
 """
 
 import random
@@ -13,7 +13,7 @@ import trio.lowlevel
 
 from loadtest.client import ClientError, HubClient, HubError, connect
 from loadtest.oracle import contents
-from tests.oracle_client import Witness, judge, make_oracle
+from tests.oracle_client import OracleClient, judge, make_oracle
 from tests.running import Running, User
 from tests.waiting import wait_until
 
@@ -51,10 +51,10 @@ class Seen:
 
 
 class Talker:
-    def __init__(self, url: str, user: User, witness: Witness, seen: Seen) -> None:
+    def __init__(self, url: str, user: User, oracle_client: OracleClient, seen: Seen) -> None:
         self.user = user
-        self.witness = witness
-        (self.conversation,) = witness.views
+        self.oracle_client = oracle_client
+        (self.conversation,) = oracle_client.views
         self._url = url
         self._seen = seen
         self._client: HubClient | None = None
@@ -75,17 +75,17 @@ class Talker:
 
     async def _connect(self) -> None:
         """Raises ClientError, OSError, alone or in a group, when there is no way in."""
-        self.witness.connected()
+        self.oracle_client.connected()
         query = {"sync": "manual"}
         async with connect(self._url, self.user.token, on_event=self._on_event, query=query) as client:
             try:
-                answer = await client.invoke("Sync", self.witness.cursors)
+                answer = await client.invoke("Sync", self.oracle_client.cursors)
             except ClientError:
                 if client.close_message is None or not client.close_message.allow_reconnect:
                     raise
                 self._seen.sent_on += 1
                 return
-            self.witness.synced(answer)
+            self.oracle_client.synced(answer)
             if self._left_at is not None:
                 self._seen.reconnects.append((self._left_at, trio.current_time() - self._left_at))
             self._client = client
@@ -97,9 +97,9 @@ class Talker:
             self._online = trio.Event()
 
     def _on_event(self, target: str, arguments: list[Any]) -> None:
-        message, due = self.witness.event(target, arguments) or (None, None)
+        message, due = self.oracle_client.event(target, arguments) or (None, None)
         if message is not None and due is not None and message.sender_id != self.user.id:
-            now = self.witness.oracle.now()
+            now = self.oracle_client.oracle.now()
             self._seen.deliveries.append((trio.current_time() - now + due, now - due))
 
     async def talk(self, rate: float) -> None:
@@ -107,18 +107,18 @@ class Talker:
         async with trio.open_nursery() as nursery:
             while True:
                 await trio.sleep(random.expovariate(rate))  # how often people write
-                nursery.start_soon(self._say, self.witness.oracle.now())
+                nursery.start_soon(self._say, self.oracle_client.oracle.now())
 
     async def _say(self, due: float) -> None:
-        number, key = self.witness.draft()
+        number, key = self.oracle_client.draft()
         content = contents.make_content(key, due, 60)
         body = {"conversationId": self.conversation, "content": content, "clientMessageId": key}
         with trio.CancelScope(shield=True), trio.fail_after(PATIENCE):
-            while not self.witness.acknowledged[number]:
+            while not self.oracle_client.acknowledged[number]:
                 await self._online.wait()
                 assert self._client is not None
                 try:
-                    self.witness.acknowledge(number, (await self._client.invoke("SendMessage", body))["id"])
+                    self.oracle_client.acknowledge(number, (await self._client.invoke("SendMessage", body))["id"])
                 except HubError as error:
                     assert error.code in ("unavailable", "overloaded", "draining"), error
                     await trio.sleep(BACK)  # a client's pause before it repeats
@@ -134,7 +134,7 @@ async def populate(server: Running, pairs: int, seen: Seen) -> list[Talker]:
         talking += [(user, conversation) for user in (one, other)]
     oracle = make_oracle([user.id for user, _ in talking])
     return [
-        Talker(server.hub_url, user, Witness(oracle, number, user.id, [conversation]), seen)
+        Talker(server.hub_url, user, OracleClient(oracle, number, user.id, [conversation]), seen)
         for number, (user, conversation) in enumerate(talking)
     ]
 
@@ -157,10 +157,10 @@ async def ask(port: int, seen: Seen, pause: float) -> None:
 
 
 async def settle(talkers: list[Talker], server: Running) -> None:
-    """Wait until everybody has everything, and check it: nothing lost, nothing doubled, one order."""
+    """Wait until everybody has everything, and check it: nothing lost, nothing duplicated, one order."""
     found = {}
     for one, other in zip(talkers[::2], talkers[1::2], strict=True):
         stored = found[one.conversation] = await server.history(one.user, one.conversation, system=True)
         head = max((message["changedSeq"] for message in stored), default=0)
-        await wait_until(lambda: min(talker.witness.cursors[one.conversation] for talker in (one, other)) >= head)
-    judge(talkers[0].witness.oracle, [talker.witness for talker in talkers], found)
+        await wait_until(lambda: min(talker.oracle_client.cursors[one.conversation] for talker in (one, other)) >= head)
+    judge(talkers[0].oracle_client.oracle, [talker.oracle_client for talker in talkers], found)

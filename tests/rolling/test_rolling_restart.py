@@ -54,7 +54,7 @@ async def roll(members: list[Member], talkers: list[Talker], seen: Seen, *, rate
             f"instances restarted: {len(took)}; gone after {_listed(one.gone - one.asked for one in took)} s, "
             f"the next one ready after another {_listed(one.ready - one.gone for one in took)} s",
             f"connections each sent away: {', '.join(str(member.drained[0]) for member in members)}",
-            f"messages delivered: {len(seen.deliveries)}; lost 0, doubled 0 (or the run would have failed)",
+            f"messages delivered: {len(seen.deliveries)}; lost 0, duplicated 0 (or the run would have failed)",
             f"connections that came back: {len(seen.reconnects)}; refused {sum(seen.refused.values())} "
             f"{dict(seen.refused) or ''}; asked to go on once more {seen.sent_on}",
             f"requests on new connections: {dict(seen.requests)}",
@@ -88,7 +88,7 @@ def _drawn(seen: Seen, start: float, end: float) -> list[str]:
 
 
 async def test_two_instances(database: str, redis_url: str) -> None:
-    """Nothing lost, nothing doubled, nothing refused; each instance ends well; its clients are back at once."""
+    """Nothing lost, nothing duplicated, nothing refused; each instance ends well; its clients are back at once."""
     seen = Seen()
     async with open_fleet(database, redis_url, instances=2, shared=True, drain_seconds=1.5) as members:
         talkers = await populate(members[0].running, 15, seen)

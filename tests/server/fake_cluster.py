@@ -6,7 +6,7 @@ from uuid import UUID
 import trio
 
 
-class Alone:
+class FakeCluster:
     """`server.fanout.room.Subscriptions`: records what is wanted, and takes a scheduler step like the real one."""
 
     def __init__(self) -> None:

@@ -8,6 +8,8 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 import psycopg
 
 from server.cli.dev import supervisor
+from store.postgres import migrate
 from tests.waiting import block_until
 
 TEMPLATE = "parley_template"
@@ -105,3 +108,16 @@ class Cluster:
 
     def drop_database(self, name: str) -> None:
         self.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@contextmanager
+def migrated_cluster() -> Iterator[Cluster]:
+    """Run one with a database to be cloned, at the newest migration."""
+    cluster = Cluster()
+    cluster.start()
+    try:
+        cluster.execute(f"CREATE DATABASE {TEMPLATE}")
+        migrate.upgrade(cluster.dsn(TEMPLATE))
+        yield cluster
+    finally:
+        cluster.close()

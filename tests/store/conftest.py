@@ -1,24 +1,20 @@
-"""Fixtures of the store's tests: a cluster per session, a fresh migrated database per test, a pool on it."""
+"""Fixtures of the store's tests: a cluster per session with a fresh migrated database per test, and a Valkey."""
 
+import tempfile
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
-import trio
 
-from store.postgres import migrate
 from store.postgres.connection import Connection
-from store.postgres.pool import Pool
-from tests.store.cluster import TEMPLATE, Cluster
+from tests.store.cluster import Cluster, migrated_cluster
+from tests.store.valkey import Valkey
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    cluster = Cluster()
-    cluster.start()
-    cluster.execute(f"CREATE DATABASE {TEMPLATE}")
-    migrate.upgrade(cluster.dsn(TEMPLATE))
-    yield cluster
-    cluster.close()
+    with migrated_cluster() as found:
+        yield found
 
 
 @pytest.fixture
@@ -38,13 +34,6 @@ def database(cluster: Cluster) -> Iterator[str]:
 
 
 @pytest.fixture
-async def conn(database: str) -> AsyncIterator[Connection]:
-    connection = await Connection.open(database)
-    yield connection
-    await connection.close()
-
-
-@pytest.fixture
 async def other(database: str) -> AsyncIterator[Connection]:
     """A second connection, to look from outside or to get in the way."""
     connection = await Connection.open(database)
@@ -53,7 +42,15 @@ async def other(database: str) -> AsyncIterator[Connection]:
 
 
 @pytest.fixture
-async def pool(database: str, nursery: trio.Nursery) -> Pool:
-    pool = Pool(database, name="test", size=4, acquire_timeout=60.0, statement_timeout=5.0)
-    await nursery.start(pool.run)
-    return pool
+def valkey() -> Iterator[Valkey]:
+    with tempfile.TemporaryDirectory(prefix="parley-") as directory:
+        server = Valkey(Path(directory))
+        server.start()
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+def redis_url(valkey: Valkey) -> str:
+    """The URL of a Valkey of one's own."""
+    return f"unix://{valkey.socket}"

@@ -12,7 +12,6 @@ from store.receipts import ReceiptStreams, list_receipts, write_receipts
 from store.redis import keys
 from store.redis.client import Redis
 from store.redis.inbox_entries import Receipt
-from tests.store.redis.test_instances import redis, valkey  # noqa: F401
 from tests.store.world import make_group, make_users
 from tests.waiting import wait_until
 
@@ -71,7 +70,7 @@ async def test_who_has_it(conn: Connection) -> None:
     assert await list_receipts(conn, group, 3, sender_id=people[0], after=people[1], limit=10) == [(people[2], False)]
 
 
-async def test_taken_and_finished(redis: Redis) -> None:  # noqa: F811
+async def test_taken_and_finished(redis: Redis) -> None:
     """What is taken is taken once; what is finished is gone."""
     streams = ReceiptStreams(redis)
     await streams.prepare()
@@ -87,7 +86,7 @@ async def test_taken_and_finished(redis: Redis) -> None:  # noqa: F811
     await streams.forget_consumers()
 
 
-async def test_claimed_from_the_dead(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+async def test_claimed_from_the_dead(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a consumer took and did not finish goes to another one after a while."""
     monkeypatch.setattr(receipts, "CLAIM_AFTER", 0.05)
     streams = ReceiptStreams(redis)
@@ -100,7 +99,7 @@ async def test_claimed_from_the_dead(redis: Redis, monkeypatch: pytest.MonkeyPat
     assert await streams.claim("other") == []
 
 
-async def test_not_ours(redis: Redis) -> None:  # noqa: F811
+async def test_not_ours(redis: Redis) -> None:
     """An entry that cannot be read is logged, and does not hold up the others."""
     streams = ReceiptStreams(redis)
     await streams.prepare()

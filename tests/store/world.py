@@ -10,7 +10,7 @@ from store.ids import new_id
 from store.model import Change, Message, MessageType
 from store.postgres import conversations, users
 from store.postgres.connection import Connection
-from store.postgres.group_commit import Append, AppendError, Lanes
+from store.postgres.group_commit import Append, AppendError, Lanes, Source
 from tests.waiting import wait_until
 
 WAIT = 60.0  # seconds before a test that waits in vain fails
@@ -112,3 +112,17 @@ async def wait_for_value(watcher: Connection, query: str, expected: object) -> N
 async def fetch_value(conn: Connection, query: str, *parameters: object) -> object:
     [[value]] = await (await conn.execute(query.encode(), parameters)).fetchall()
     return value
+
+
+def make_writer(pool: Source, *, count: int = 1, max_queue: int = 10_000, outbox: bool = False) -> Writer:
+    changes: list[Change] = []
+    doubts: list[UUID] = []
+    made = Lanes(
+        pool,
+        count=count,
+        max_queue=max_queue,
+        on_commit=changes.extend,
+        on_doubt=doubts.extend,
+        outbox=outbox,
+    )
+    return Writer(made, changes, doubts)

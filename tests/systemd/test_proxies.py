@@ -29,7 +29,7 @@ KEY = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\
 TWICE = "websocket\r\nUpgrade: h2c"
 ELSEWHERE = "127.0.0.77"  # where a client is
 COMMANDS = {
-    "nginx": ["nginx", "-p", "{place}", "-c", "{file}", "-g", "daemon off; user root; pid {place}/pid;"],
+    "nginx": ["nginx", "-p", "{directory}", "-c", "{file}", "-g", "daemon off; user root; pid {directory}/pid;"],
     "haproxy": ["haproxy", "-db", "-f", "{file}"],
 }
 
@@ -63,12 +63,12 @@ def configuration(name: str, port: int, servers: list[int]) -> str:
 
 
 @asynccontextmanager
-async def proxy(name: str, place: Path, servers: list[int]) -> AsyncIterator[int]:
+async def proxy(name: str, directory: Path, servers: list[int]) -> AsyncIterator[int]:
     """Run the proxy; yield its port once it answers. One server stands for both of the example."""
     path, port = program(name), free_port()
-    file = place / "proxy.conf"
+    file = directory / "proxy.conf"
     file.write_text(configuration(name, port, servers))
-    command = [path, *(part.format(place=place, file=file) for part in COMMANDS[name][1:])]
+    command = [path, *(part.format(directory=directory, file=file) for part in COMMANDS[name][1:])]
     async with trio.open_nursery() as nursery:
         process = await nursery.start(trio.run_process, command)
 

@@ -61,7 +61,7 @@ def _system_valkey() -> Iterator[Path]:
 
 def _package_directories(package: str) -> list[Path]:
     spec = importlib.util.find_spec(package)  # does not import a top-level package
-    return [Path(place) for place in (spec.submodule_search_locations or ())] if spec else []
+    return [Path(directory) for directory in (spec.submodule_search_locations or ())] if spec else []
 
 
 def _runs(program: Path) -> bool:

@@ -16,7 +16,7 @@ import psycopg
 import trio
 from psycopg.conninfo import make_conninfo
 
-from server.cli.dev.process import POLL, Place, ServiceError, Supervised, launch, take_over
+from server.cli.dev.process import POLL, ServiceError, ServiceFiles, Supervised, launch, take_over
 
 DATABASE = "parley"
 PORT = "5432"  # only a part of the socket's name; always passed, so that PGPORT has no effect
@@ -42,16 +42,16 @@ def conninfo(sockets: Path, database: str = DATABASE) -> str:
 
 async def start(root: Path, sockets: Path, programs: Path) -> Supervised:
     """Start on root/postgres, which is initialised if it is empty. Returns when the database accepts queries."""
-    place = Place("postgres", root, root / "postgres" / "postmaster.pid", signal.SIGINT)
+    files = ServiceFiles("postgres", root, root / "postgres" / "postmaster.pid", signal.SIGINT)
     account = await find_account(root, programs)
-    lock = await take_over(place)
+    lock = await take_over(files)
     try:
-        if _is_initialised(place.directory):
-            await _check_version(place.directory, programs)
+        if _is_initialised(files.directory):
+            await _check_version(files.directory, programs)
         else:
-            await _initialise(place, programs, account, lock)
-        _prepare(place, sockets, account)
-        service = await launch(place, [*account.prefix, *_command(place, sockets, programs)], lock)
+            await _initialise(files, programs, account, lock)
+        _prepare(files, sockets, account)
+        service = await launch(files, [*account.prefix, *_command(files, sockets, programs)], lock)
     finally:
         os.close(lock)
     try:
@@ -107,9 +107,9 @@ async def _works(*command: str) -> bool:
     return done.returncode == 0
 
 
-def _command(place: Place, sockets: Path, programs: Path) -> list[str]:
+def _command(files: ServiceFiles, sockets: Path, programs: Path) -> list[str]:
     return [
-        *(str(programs / "postgres"), "-D", str(place.directory), "-k", str(sockets), "-h", "", "-p", PORT),
+        *(str(programs / "postgres"), "-D", str(files.directory), "-k", str(sockets), "-h", "", "-p", PORT),
         *("-c", "unix_socket_permissions=0700", "-c", f"max_connections={MAX_CONNECTIONS}"),
     ]
 
@@ -138,9 +138,9 @@ async def _check_version(directory: Path, programs: Path) -> None:
         )
 
 
-async def _initialise(place: Place, programs: Path, account: Account, lock: int) -> None:
+async def _initialise(files: ServiceFiles, programs: Path, account: Account, lock: int) -> None:
     """Run initdb beside the directory, then rename its result, so that an incomplete cluster is never used."""
-    unfinished = place.root / "postgres.tmp"
+    unfinished = files.root / "postgres.tmp"
     await trio.to_thread.run_sync(_remake, unfinished, account)
     command = [
         *(
@@ -154,14 +154,14 @@ async def _initialise(place: Place, programs: Path, account: Account, lock: int)
         ),
         *("-E", "UTF8", "--locale=C.UTF-8", "--no-sync"),
     ]
-    initdb = await launch(place, [*account.prefix, *command], lock)
+    initdb = await launch(files, [*account.prefix, *command], lock)
     try:
         code = await initdb.wait()
     finally:
         await initdb.end()
     if code != 0:
         raise initdb.error(f"could not be initialised (initdb ended with code {code})")
-    await trio.Path(unfinished).rename(place.directory)
+    await trio.Path(unfinished).rename(files.directory)
 
 
 def _remake(directory: Path, account: Account) -> None:
@@ -172,12 +172,12 @@ def _remake(directory: Path, account: Account) -> None:
         os.chown(directory, *account.owner)
 
 
-def _prepare(place: Place, sockets: Path, account: Account) -> None:
+def _prepare(files: ServiceFiles, sockets: Path, account: Account) -> None:
     """Remove stale pid files and sockets: PostgreSQL would not start if another process had a pid from these files.
 
     They are stale because the caller holds the service's lock, so that no postmaster is left.
     """
-    for stale in (place.pid_file, sockets / f"{SOCKET_NAME}.lock", sockets / SOCKET_NAME):
+    for stale in (files.pid_file, sockets / f"{SOCKET_NAME}.lock", sockets / SOCKET_NAME):
         stale.unlink(missing_ok=True)
     if account.owner:
         os.chown(sockets, *account.owner)

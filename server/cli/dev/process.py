@@ -30,7 +30,7 @@ class ServiceError(Exception):
 
 
 @dataclass(frozen=True)
-class Place:
+class ServiceFiles:
     """The paths of a service in a data directory: DIR/NAME with its data, NAME.log and NAME.lock beside it."""
 
     name: str
@@ -54,8 +54,8 @@ class Place:
 class Supervised:
     """A running service. Call `aclose` to stop it. If this process dies before that, the supervisor stops it."""
 
-    def __init__(self, place: Place, process: trio.Process, log_start: int) -> None:
-        self.place = place
+    def __init__(self, files: ServiceFiles, process: trio.Process, log_start: int) -> None:
+        self.files = files
         self._process = process
         self._log_start = log_start
 
@@ -66,7 +66,7 @@ class Supervised:
             return
         with trio.CancelScope(shield=True):  # the supervisor was killed, so the service may still run
             try:
-                os.close(await take_over(self.place))
+                os.close(await take_over(self.files))
             except ServiceError:
                 pass  # the next start tries again, and reports it
 
@@ -88,16 +88,16 @@ class Supervised:
             raise self.error(f"ended with code {code} while it was starting")
 
     def error(self, what: str) -> ServiceError:
-        tail = _tail(self.place.log, self._log_start)
-        return ServiceError(f"{self.place.name} {what}; its log {self.place.log} ends with: {tail or '(nothing)'}")
+        tail = _tail(self.files.log, self._log_start)
+        return ServiceError(f"{self.files.name} {what}; its log {self.files.log} ends with: {tail or '(nothing)'}")
 
 
-async def launch(place: Place, command: Sequence[str], lock: int) -> Supervised:
+async def launch(files: ServiceFiles, command: Sequence[str], lock: int) -> Supervised:
     """Start the command under a supervisor that inherits `lock` (see `take_over`)."""
-    name = place.stop.name.removeprefix("SIG")
+    name = files.stop.name.removeprefix("SIG")
     script = [sys.executable, "-I", "-S", supervisor.__file__, "--signal", name, "--", *command]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
-    log, start = _open_log(place.log)
+    log, start = _open_log(files.log)
     try:
         process = await trio.lowlevel.open_process(
             script,
@@ -106,15 +106,15 @@ async def launch(place: Place, command: Sequence[str], lock: int) -> Supervised:
             stderr=log,
             pass_fds=[lock],
             start_new_session=True,
-            cwd=place.root,
+            cwd=files.root,
             env=environment,
         )
     finally:
         os.close(log)
-    return Supervised(place, process, start)
+    return Supervised(files, process, start)
 
 
-async def take_over(place: Place) -> int:
+async def take_over(files: ServiceFiles) -> int:
     """Stop what is left of an earlier start, and take the service's lock. Returns the lock's descriptor.
 
     The caller closes the descriptor once the new service has inherited it; from then on the lock lasts as long as the
@@ -122,24 +122,24 @@ async def take_over(place: Place) -> int:
     signal and PREDECESSOR_WITHIN to end, then SIGKILL and KILLED_WITHIN, then ServiceError is raised. When this
     returns, no process works on the directory: the lock proves it, while the pid file only shows whom to signal.
     """
-    lock = os.open(place.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = os.open(files.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         with trio.move_on_after(PREDECESSOR_WITHIN):
-            await _until_free(place, lock, place.stop)
+            await _until_free(files, lock, files.stop)
             return lock
         with trio.move_on_after(KILLED_WITHIN):
-            await _until_free(place, lock, signal.SIGKILL)
+            await _until_free(files, lock, signal.SIGKILL)
             return lock
-        raise ServiceError(f"{place.name} of an earlier start still runs on {place.directory} and cannot be stopped.")
+        raise ServiceError(f"{files.name} of an earlier start still runs on {files.directory} and cannot be stopped.")
     except BaseException:
         os.close(lock)
         raise
 
 
-async def _until_free(place: Place, lock: int, number: signal.Signals) -> None:
+async def _until_free(files: ServiceFiles, lock: int, number: signal.Signals) -> None:
     signalled = None
     while True:
-        pid = _leftover(place)
+        pid = _leftover(files)
         if pid is None and try_lock(lock):
             return
         if pid is not None and pid != signalled:  # only once, as a second signal can mean "at once, without saving"
@@ -156,13 +156,13 @@ def try_lock(descriptor: int) -> bool:
     return True
 
 
-def _leftover(place: Place) -> int | None:
+def _leftover(files: ServiceFiles) -> int | None:
     """Return the pid in the pid file if that process works on our directory; a reused pid does not."""
     try:
-        pid = int(place.pid_file.read_text().split("\n", 1)[0])
+        pid = int(files.pid_file.read_text().split("\n", 1)[0])
     except (FileNotFoundError, ValueError):
         return None
-    return pid if pid > 0 and str(place.directory) in command_line(pid) else None
+    return pid if pid > 0 and str(files.directory) in command_line(pid) else None
 
 
 def command_line(pid: int) -> str:

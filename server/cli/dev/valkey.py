@@ -6,7 +6,7 @@ from pathlib import Path
 
 import trio
 
-from server.cli.dev.process import POLL, Place, Supervised, launch, take_over
+from server.cli.dev.process import POLL, ServiceFiles, Supervised, launch, take_over
 
 SOCKET_NAME = "valkey.sock"
 READY_WITHIN = 60.0  # seconds; loading the append-only file is part of it
@@ -14,13 +14,13 @@ READY_WITHIN = 60.0  # seconds; loading the append-only file is part of it
 
 async def start(root: Path, sockets: Path, program: Path) -> Supervised:
     """Start on root/valkey. Returns when it answers PING, which it does once its data is loaded."""
-    place = Place("valkey", root, root / "valkey" / "valkey.pid", signal.SIGTERM)
-    place.directory.mkdir(mode=0o700, exist_ok=True)
+    files = ServiceFiles("valkey", root, root / "valkey" / "valkey.pid", signal.SIGTERM)
+    files.directory.mkdir(mode=0o700, exist_ok=True)
     socket = sockets / SOCKET_NAME
-    lock = await take_over(place)
+    lock = await take_over(files)
     try:
         socket.unlink(missing_ok=True)
-        service = await launch(place, _command(place, socket, program), lock)
+        service = await launch(files, _command(files, socket, program), lock)
     finally:
         os.close(lock)
     try:
@@ -31,10 +31,10 @@ async def start(root: Path, sockets: Path, program: Path) -> Supervised:
     return service
 
 
-def _command(place: Place, socket: Path, program: Path) -> list[str]:
+def _command(files: ServiceFiles, socket: Path, program: Path) -> list[str]:
     return [
         *(str(program), "--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "700"),
-        *("--dir", str(place.directory), "--pidfile", str(place.pid_file), "--daemonize", "no"),
+        *("--dir", str(files.directory), "--pidfile", str(files.pid_file), "--daemonize", "no"),
         *("--appendonly", "yes", "--save", ""),
         *("--set-proc-title", "no"),  # keeps the directory in the command line: process.py looks for it
     ]

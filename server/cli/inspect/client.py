@@ -93,5 +93,5 @@ def choose(given: Path | None, instance: str | None, environ: Mapping[str, str] 
     if not paths:
         named = f" by the name of {instance!r}" if instance else ""
         raise AdminError(f"no instance{named} was found on this machine; give --socket PATH")
-    places = "".join(f"\n  {path}" for path in paths)
-    raise AdminError(f"several instances run here; give --instance NAME or --socket PATH:{places}")
+    listed = "".join(f"\n  {path}" for path in paths)
+    raise AdminError(f"several instances run here; give --instance NAME or --socket PATH:{listed}")

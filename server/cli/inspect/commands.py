@@ -18,7 +18,7 @@ from server.protocol import terminal
 
 F = TypeVar("F", bound=Callable[..., None])
 LEVELS = ("debug", "info", "warning", "error")  # as server.observability.logs has them
-ORDERS = ("age", "outbox", "rooms", "in", "out")  # as server.admin.snapshots has them
+ORDERS = ("age", "send_queue", "rooms", "in", "out")  # as server.admin.snapshots has them
 
 
 @contextmanager
@@ -93,7 +93,7 @@ def inspect() -> None:
     """Inspect a running instance, and act on it, through its admin socket.
 
     \b
-    parley inspect connections --sort outbox --limit 10
+    parley inspect connections --sort send_queue --limit 10
     parley inspect connections --user alice --watch 1
     parley inspect tree
     parley inspect kill-user mallory
@@ -129,7 +129,9 @@ def instances(**options: Any) -> None:
 
 @inspect.command()
 @click.option("--user", help="Only connections of this user (id or username).")
-@click.option("--sort", type=click.Choice(ORDERS), default="outbox", show_default=True, help="List the largest first.")
+@click.option(
+    "--sort", type=click.Choice(ORDERS), default="send_queue", show_default=True, help="List the largest first."
+)
 @click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
 @_where
 @_how
@@ -194,7 +196,7 @@ def kill_user(user: str, path: Path) -> None:
     killed = decode(_order(path, f"/users/{quote(user, safe='')}/kill"), Killed)
     others = ", ".join(killed.others) or "no other instance"
     terminal.echo(f"killed {killed.connections} connections here; notified {others}")
-    if not killed.linked:
+    if not killed.registered:
         raise AdminError(
             "this instance is not registered in Redis now, so other instances were not notified: repeat it there"
         )

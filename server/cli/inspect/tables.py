@@ -50,7 +50,7 @@ def _table(title: str, *columns: str) -> Table:
 def status(answer: bytes) -> RenderableType:
     found = decode(answer, Status)
     table = _table(f"instance {found.name}", "what", "value")
-    table.add_row("id", found.instance or "no link to Redis")
+    table.add_row("id", found.instance or "not registered in Redis")
     table.add_row("pid", str(found.pid))
     table.add_row("version", found.version)
     table.add_row("up", span(found.seconds))
@@ -77,7 +77,7 @@ def instances(answer: bytes) -> RenderableType:
 
 def connections(answer: bytes) -> RenderableType:
     total, views = _listing(answer, list[ConnectionView])
-    columns = ("connection", "user", "state", "transport", "#age", "#rooms", "#outbox", "#in", "#out", "#rtt")
+    columns = ("connection", "user", "state", "transport", "#age", "#rooms", "#send queue", "#in", "#out", "#rtt")
     table = _table(_of("connections", len(views), total), *columns)
     for one in views:
         table.add_row(
@@ -87,7 +87,7 @@ def connections(answer: bytes) -> RenderableType:
             f"{one.transport} {one.protocol}",
             span(one.seconds),
             str(one.rooms),
-            size(one.outbox),
+            size(one.send_queue),
             size(one.bytes_in),
             size(one.bytes_out),
             "-" if one.rtt is None else f"{one.rtt * 1000:.1f} ms",
@@ -105,7 +105,7 @@ def rooms(answer: bytes) -> RenderableType:
 
 
 def lanes(answer: bytes) -> RenderableType:
-    names = ("queued", "writing", "batches", "accepted", "doubles", "refused", "failed")
+    names = ("queued", "writing", "batches", "accepted", "duplicates", "refused", "failed")
     table = _table("lanes", "#lane", *(f"#{name}" for name in names))
     for number, one in enumerate(decode(answer, list[LaneStatistics])):
         table.add_row(str(number), *(str(getattr(one, name)) for name in names))
@@ -133,8 +133,8 @@ def tree(answer: bytes) -> RenderableType:
 
 def _label(branch: Branch) -> str:
     count = f" [bold]x{branch.tasks}[/]" if branch.tasks > 1 else ""
-    place = f"  [dim]{branch.waits_at}[/]" if branch.waits_at else ""
-    return branch.name + count + place
+    line = f"  [dim]{branch.waits_at}[/]" if branch.waits_at else ""
+    return branch.name + count + line
 
 
 def _listing(answer: bytes, kind: Any) -> tuple[int, Any]:

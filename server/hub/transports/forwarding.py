@@ -29,9 +29,9 @@ CLEAN_UP = 2.0  # seconds for ending a request to the owner
 MAX_HANDED = 2000  # requests on their way at once
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # instances speak http://; the default reads every certificate
 
-_guard = guard("fallbacks")
+_guard = guard("http_endpoint")
 
-log = structlog.get_logger("parley.peers")
+log = structlog.get_logger("parley.forwarding")
 
 
 class OwnerGone(Exception):

@@ -38,7 +38,7 @@ ENDED_FOR = 15.0  # seconds; the last poll, or the DELETE, comes after the end
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_guard = guard("fallbacks")
+_guard = guard("http_endpoint")
 
 log = structlog.get_logger("parley.hub")
 

@@ -24,7 +24,7 @@ class HttpTransport(AsgiTransport):
     __slots__ = ("_posts", "connection_id", "over", "user_id")
 
     def __init__(self, wheel: TimerWheel, settings: Settings, connection_id: str, user_id: UUID) -> None:
-        super().__init__(wheel, send_queue_bytes=settings.outbox_bytes, stall_timeout=settings.stall_timeout)
+        super().__init__(wheel, send_queue_bytes=settings.send_queue_bytes, stall_timeout=settings.stall_timeout)
         self.connection_id = connection_id
         self.user_id = user_id  # whose requests are taken
         self.over = False

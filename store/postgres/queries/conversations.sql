@@ -9,7 +9,7 @@ WHERE id = %(id)s AND deleted_at IS NULL FOR NO KEY UPDATE
 -- conversations_pkey. Dissolved ones included: their last change says so.
 SELECT id, last_seq FROM conversations WHERE id = ANY(%(ids)s::uuid[])
 
--- name: fetch_floor
+-- name: fetch_watermark
 -- conversations_pkey.
 SELECT floor_seq FROM conversations WHERE id = %(id)s
 

@@ -16,7 +16,7 @@ WITH input AS MATERIALIZED (
     -- Until the commit no other transaction can decide that no message holds these files (files.sql, retire_files).
     SELECT * FROM files WHERE id = ANY($6) AND state = 'Ready' FOR SHARE
 ), checked AS MATERIALIZED (
-    SELECT i.*, c.last_seq, m.read_seq, s.message_id IS NOT NULL AS is_double,
+    SELECT i.*, c.last_seq, m.read_seq, s.message_id IS NOT NULL AS is_duplicate,
            f.key AS file_key, f.name, f.size, f.content_type, f.width, f.height,
            CASE WHEN c.id IS NULL THEN 2
                 WHEN m.user_id IS NULL THEN 3
@@ -35,14 +35,14 @@ WITH input AS MATERIALIZED (
     -- each other one way only; a key that another transaction is taking is waited for, then counts as a duplicate.
     INSERT INTO sends (sender_id, client_message_id, message_id)
     SELECT DISTINCT ON (sender_id, key) sender_id, key, id FROM checked
-    WHERE problem = 0 AND NOT is_double AND key IS NOT NULL
+    WHERE problem = 0 AND NOT is_duplicate AND key IS NOT NULL
     ORDER BY sender_id, key, position
     ON CONFLICT DO NOTHING
     RETURNING message_id AS id
 ), accepted AS MATERIALIZED (
     SELECT c.*, c.last_seq + row_number() OVER (PARTITION BY c.conversation_id ORDER BY c.position) AS seq
     FROM checked AS c
-    WHERE c.problem = 0 AND NOT c.is_double AND (c.key IS NULL OR c.id IN (SELECT id FROM claimed))
+    WHERE c.problem = 0 AND NOT c.is_duplicate AND (c.key IS NULL OR c.id IN (SELECT id FROM claimed))
 ), advanced AS (
     UPDATE conversations AS c SET last_seq = a.seq, last_message_id = a.id
     FROM (
@@ -72,7 +72,7 @@ WITH input AS MATERIALIZED (
     HAVING $9::boolean AND count(*) > 0
 )
 SELECT CASE WHEN a.seq IS NOT NULL THEN 0
-            WHEN c.problem = 0 OR c.is_double THEN 1
+            WHEN c.problem = 0 OR c.is_duplicate THEN 1
             WHEN EXISTS (SELECT FROM accepted AS e
                          WHERE e.sender_id = c.sender_id AND e.key = c.key AND e.position < c.position) THEN 1
             ELSE c.problem END,

@@ -38,7 +38,7 @@ WHERE c.relkind = 'r' AND c.relname ~ '^messages_y\d\d\d\dm\d\d$'
     AND (to_date(substr(c.relname, 11), 'YYYY"m"MM') + interval '1 month') AT TIME ZONE 'UTC' <= %(before)s
 ORDER BY c.relname
 
--- name: raise_floors
+-- name: raise_watermarks
 -- messages_seq of the partitions below the bound, in order; conversations_pkey. Each call locks few conversations, in
 -- id order. Returns the last of them; NULL when there are no more.
 WITH dropped AS MATERIALIZED (

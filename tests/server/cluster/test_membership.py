@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from server.cluster.membership import ALONE, RECHECK, RENEWAL, Membership
+from server.cluster.membership import RECHECK, RENEWAL, UNREGISTERED_PERIOD, Membership
 from server.cluster.subscriptions import Subscriptions
 from store.errors import Unavailable
 from store.ids import new_id
@@ -160,11 +160,11 @@ async def test_compared_until_it_was(world: World, nursery: trio.Nursery, autoju
     nursery.cancel_scope.cancel()
 
 
-async def test_alone(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    """Without a link the process becomes ready, and polls PostgreSQL for what others have written."""
+async def test_unregistered(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """Without membership the process becomes ready, and polls PostgreSQL for what others have written."""
     world.away = True
     await start(world, nursery)
-    await trio.sleep(10 * ALONE)
+    await trio.sleep(10 * UNREGISTERED_PERIOD)
     assert 7 <= world.log.count("check heads") <= 15 and "check all" not in world.log
     nursery.cancel_scope.cancel()
 

@@ -17,8 +17,8 @@ from store.model import Role
 from store.postgres import conversations, outbox
 from store.postgres.connection import Connection
 from store.postgres.pool import Pool
-from store.redis.inbox_entries import Entry, Head, dismissal
-from tests.store.world import WAIT, fetch_value, make_group, make_users, wait_for_value
+from store.redis.inbox_entries import Entry, Head, disconnection_of
+from tests.store.world import fetch_value, make_group, make_users, wait_for_value
 
 
 class World:
@@ -46,13 +46,10 @@ class World:
         return sorted((head.conversation_id, head.seq) for entry in self.sent for head in entry.heads)
 
 
-@pytest.fixture
-async def pool(database: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> Pool:
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbox_relay, "PERIOD", 0.01)
     monkeypatch.setattr(outbox_relay, "AGE", 0.0)
-    pool = Pool(database, name="test", size=3, acquire_timeout=WAIT)
-    await nursery.start(pool.run)
-    return pool
 
 
 async def strand(conn: Connection, groups: list[UUID], by: UUID) -> None:
@@ -99,11 +96,11 @@ async def test_more_than_one_look_takes(pool: Pool, nursery: trio.Nursery, monke
     nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("trouble", ["no link", "Redis away"])
+@pytest.mark.parametrize("trouble", ["not registered", "Redis away"])
 async def test_nothing_is_forgotten_that_was_not_sent(pool: Pool, nursery: trio.Nursery, trouble: str) -> None:
-    """Rows stay while there is no link, or if it fails meanwhile; they are deleted once the announcement is sent."""
+    """Rows stay without membership, or if Redis fails meanwhile; they are deleted once the announcement is sent."""
     world = World(pool)
-    world.away, world.subscriptions.instance = trouble == "Redis away", "" if trouble == "no link" else "me~1"
+    world.away, world.subscriptions.instance = trouble == "Redis away", "" if trouble == "not registered" else "me~1"
     async with pool.connection() as conn:
         [alice] = await make_users(conn, 1)
         group = await make_group(conn, [alice])
@@ -134,7 +131,7 @@ async def test_two_instances(pool: Pool, nursery: trio.Nursery) -> None:
 
 
 async def test_who_came_and_went(pool: Pool, nursery: trio.Nursery) -> None:
-    """Changes of membership are sent themselves, and dismissals are, even in a batch without changes."""
+    """Changes of membership are sent themselves, and disconnections are, even in a batch without changes."""
     world = World(pool)
     async with pool.connection() as conn:
         alice, bob, carol = await make_users(conn, 3)
@@ -142,12 +139,14 @@ async def test_who_came_and_went(pool: Pool, nursery: trio.Nursery) -> None:
         async with conn.transaction():
             added = await conversations.insert_member(conn, group, carol, Role.MEMBER, by=alice)
             removed = await conversations.delete_member(conn, group, bob, by=alice)
-            await outbox.insert_outbox(conn, [added, removed], dismissal(bob))
-            await outbox.insert_outbox(conn, [], dismissal(carol, alice))
+            await outbox.insert_outbox(conn, [added, removed], disconnection_of(bob))
+            await outbox.insert_outbox(conn, [], disconnection_of(carol, alice))
         await nursery.start(world.relay.run)
         await until_empty(conn)
-        [mail] = world.sent
-        assert [(one.seq, one.added, one.removed) for one in mail.changes] == [(2, (carol,), ()), (3, (), (bob,))]
-        assert mail.heads == (Head(group, 3),)
-        assert sorted(map(str, mail.dismissals)) == sorted(map(str, [dismissal(bob), dismissal(carol, alice)]))
+        [entry] = world.sent
+        assert [(one.seq, one.added, one.removed) for one in entry.changes] == [(2, (carol,), ()), (3, (), (bob,))]
+        assert entry.heads == (Head(group, 3),)
+        assert sorted(map(str, entry.disconnections)) == sorted(
+            map(str, [disconnection_of(bob), disconnection_of(carol, alice)])
+        )
     nursery.cancel_scope.cancel()

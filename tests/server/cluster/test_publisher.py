@@ -15,7 +15,7 @@ from store.ids import new_id
 from store.model import Change, Message, MessageStatus, MessageType, UserStatus
 from store.postgres import outbox
 from store.postgres.pool import Pool
-from store.redis.inbox_entries import Entry, Receipt, Seen, Typing, dismissal, entry_of, unpack
+from store.redis.inbox_entries import Entry, Receipt, Seen, Typing, disconnection_of, entry_of, unpack
 from store.redis.instances import Instances
 
 ROOM, OTHER, ALICE, BOB = new_id(), new_id(), new_id(), new_id()
@@ -47,12 +47,12 @@ class World:
             {key: self.present.get(key, []) for key in user_ids},
         )
 
-    async def deliver(self, parcels: Sequence[tuple[str, bytes]]) -> set[str]:
-        entries = [(name, unpack(data)) for name, data in parcels]
+    async def deliver(self, packed: Sequence[tuple[str, bytes]]) -> set[str]:
+        entries = [(name, unpack(data)) for name, data in packed]
         if any(self.is_defective(entry) for _, entry in entries):
             raise ArithmeticError("a defect")
         self.delivered += entries
-        return {name for name, _ in parcels} & self.gone
+        return {name for name, _ in packed} & self.gone
 
     async def unregister(self, name: str, conversation_ids: list[UUID], user_ids: Collection[UUID]) -> None:
         self.unregistered.append((name, conversation_ids))
@@ -127,10 +127,10 @@ async def test_people_who_come_and_go(world: World, autojump_clock: MockClock) -
     """A change of membership is sent to the instances of the users concerned, interested or not."""
     world.present = {ALICE: ["a", "me"], BOB: ["b"]}
     world.publisher.publish([change(ROOM, 1, added=(ALICE,), removed=(BOB,))])
-    world.publisher.publish([], dismissal(BOB))
+    world.publisher.publish([], disconnection_of(BOB))
     await trio.sleep(1)
     assert world.names() == ["a", "b"]
-    assert dict(world.delivered)["b"].dismissals == (dismissal(BOB),)
+    assert dict(world.delivered)["b"].disconnections == (disconnection_of(BOB),)
     assert world.cleared == [(ROOM, 1), (BOB, 0)]
 
 
@@ -175,7 +175,7 @@ async def test_a_reaped_instance(world: World, autojump_clock: MockClock) -> Non
 
 
 async def test_bounds(world: World, autojump_clock: MockClock) -> None:
-    """Without a link, or past the bound of the queue, changes are left to the relay: their outbox rows stay."""
+    """Without membership, or past the bound of the queue, changes are left to the relay: their outbox rows stay."""
     batch = change(ROOM, 1)
     for _ in range(MAX_WAITING + 9):
         world.publisher.publish([batch])
@@ -190,19 +190,19 @@ async def test_a_defect_in_one_message(world: World, autojump_clock: MockClock) 
     world.interested, world.present = {ROOM: ["a"]}, {BOB: ["a"]}
     world.is_defective = lambda entry: entry.typing
     receipt, said = Receipt(ROOM, ALICE, 2, 1, "t"), change(ROOM, 1)
-    world.publisher.publish([said], dismissal(BOB))
+    world.publisher.publish([said], disconnection_of(BOB))
     world.publisher.send([Typing(ROOM, ALICE, True), receipt])
     await trio.sleep(1)
     got = [entry for _, entry in world.delivered]
-    assert got == [entry_of((), [said]), entry_of([dismissal(BOB)]), entry_of([receipt])]
+    assert got == [entry_of((), [said]), entry_of([disconnection_of(BOB)]), entry_of([receipt])]
     assert world.cleared == [(ROOM, 1)]
 
 
-async def test_a_defect_in_a_dismissal(world: World, autojump_clock: MockClock) -> None:
+async def test_a_defect_in_a_disconnection(world: World, autojump_clock: MockClock) -> None:
     """The rows of the outbox stay: one of them has it, and the relay announces it."""
     world.interested, world.present = {ROOM: ["a"]}, {BOB: ["a"]}
-    world.is_defective = lambda entry: entry.dismissals
-    world.publisher.publish([change(ROOM, 1)], dismissal(BOB))
+    world.is_defective = lambda entry: entry.disconnections
+    world.publisher.publish([change(ROOM, 1)], disconnection_of(BOB))
     world.publisher.send([Typing(ROOM, ALICE, True)])
     await trio.sleep(1)
     assert [entry.typing for _, entry in world.delivered] == [(), (Typing(ROOM, ALICE, True),)]

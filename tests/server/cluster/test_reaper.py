@@ -13,8 +13,6 @@ from store.ids import new_id
 from store.redis import keys
 from store.redis.client import Redis
 from store.redis.instances import MEMBERS, Instances
-from tests.store.redis.test_client import wait_reachable
-from tests.store.world import WAIT
 from tests.waiting import wait_until
 
 
@@ -31,18 +29,9 @@ class Watcher:
         self.gone += user_ids
 
 
-@pytest.fixture
-async def redis(redis_url: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> Redis:
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reaper, "PERIOD", 0.01)
-    redis = Redis(redis_url, name="test", timeout=WAIT)
-    await nursery.start(redis.run)
-    await wait_reachable(redis)
-    return redis
-
-
-@pytest.fixture
-async def instances(redis: Redis) -> Instances:
-    return Instances(redis)
 
 
 async def traces(redis: Redis, name: str) -> set[str]:

@@ -1,4 +1,4 @@
-"""server.cluster.recovery: after a lost link no user keeps access that was withdrawn meanwhile (P9)."""
+"""server.cluster.recovery: after a lost membership no user keeps access that was withdrawn meanwhile (P9)."""
 
 from collections.abc import Collection
 from typing import cast
@@ -37,7 +37,9 @@ class Doubts:
         self.asked.append((conversation_id, user_id))
 
 
-class Place:
+class Cluster:
+    """An instance that was away from the others, and what is true meanwhile."""
+
     def __init__(self) -> None:
         self.world = World()
         self.truth = Truth()
@@ -58,28 +60,28 @@ class Place:
 
 async def test_sign_ins_that_ended_meanwhile() -> None:
     """Their connections are closed; another of the same user, and those of no sign-in session, stay."""
-    place, user, ended, live = Place(), new_id(), new_id(), new_id()
-    first, second, third = [await place.attached(user, sign_in) for sign_in in (ended, live, None)]
-    place.truth.over = {ended}
-    await place.recovery.check_all()
-    assert [place.is_here(connection) for connection in (first, second, third)] == [False, True, True]
-    assert place.doubts.asked == []
+    cluster, user, ended, live = Cluster(), new_id(), new_id(), new_id()
+    first, second, third = [await cluster.attached(user, sign_in) for sign_in in (ended, live, None)]
+    cluster.truth.over = {ended}
+    await cluster.recovery.check_all()
+    assert [cluster.is_here(connection) for connection in (first, second, third)] == [False, True, True]
+    assert cluster.doubts.asked == []
 
 
 async def test_users_who_were_deleted_meanwhile() -> None:
     """All connections of an erased user are closed, and no others."""
-    place = Place()
-    gone, other = await place.attached(new_id()), await place.attached(new_id())
-    place.truth.gone = {gone.user_id}
-    await place.recovery.check_all()
-    assert not place.is_here(gone) and place.is_here(other)
+    cluster = Cluster()
+    gone, other = await cluster.attached(new_id()), await cluster.attached(new_id())
+    cluster.truth.gone = {gone.user_id}
+    await cluster.recovery.check_all()
+    assert not cluster.is_here(gone) and cluster.is_here(other)
 
 
 async def test_members_who_were_removed_meanwhile() -> None:
     """Users who are attached but not members are rechecked; members are not."""
-    place = Place()
-    removed, member = await place.attached(new_id()), await place.attached(new_id())
-    place.truth.members[removed.user_id] = []
-    await place.recovery.check_all()
-    assert place.doubts.asked == [(CONVERSATION, removed.user_id)]
-    assert place.is_here(removed) and place.is_here(member)
+    cluster = Cluster()
+    removed, member = await cluster.attached(new_id()), await cluster.attached(new_id())
+    cluster.truth.members[removed.user_id] = []
+    await cluster.recovery.check_all()
+    assert cluster.doubts.asked == [(CONVERSATION, removed.user_id)]
+    assert cluster.is_here(removed) and cluster.is_here(member)

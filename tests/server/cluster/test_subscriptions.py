@@ -149,8 +149,8 @@ async def test_coming_and_going(world: World, autojump_clock: MockClock) -> None
     assert world.redis.users == set()
 
 
-async def test_without_a_link(autojump_clock: MockClock) -> None:
-    """Without a link wanting returns at once; what is still wanted is registered when the link is back."""
+async def test_without_membership(autojump_clock: MockClock) -> None:
+    """Without membership wanting returns at once; what is still wanted is registered with the next one."""
     world = World()
     room, gone, user = new_id(), new_id(), new_id()
     await world.subscriptions.want_rooms([room, gone])
@@ -161,8 +161,8 @@ async def test_without_a_link(autojump_clock: MockClock) -> None:
     assert world.redis.rooms == {room} and world.watcher.seen == [("arrived", user)]
 
 
-async def test_the_link_is_lost(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    """The end of a link releases tasks that wait for a registration; the next link registers it."""
+async def test_the_membership_is_lost(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """The end of a membership releases tasks that wait for a registration; the next one registers it."""
     world = World()
     await world.subscriptions.begin("me~1")
     world.redis.away = True

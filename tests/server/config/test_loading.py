@@ -15,8 +15,8 @@ def test_environment_wins_over_file_and_both_over_defaults(tmp_path: Path) -> No
     """The environment wins over the file, the file over the defaults; units are understood in both."""
     file = tmp_path / "parley.toml"
     file.write_text('max_connections = 5\nkeepalive = "20s"\nallowed_origins = ["https://a", "https://b"]\n')
-    settings = load({"PARLEY_MAX_CONNECTIONS": "7", "PARLEY_OUTBOX_BYTES": "1MiB", "HOME": "/"}, file)
-    assert (settings.max_connections, settings.keepalive, settings.outbox_bytes) == (7, 20.0, 1024 * 1024)
+    settings = load({"PARLEY_MAX_CONNECTIONS": "7", "PARLEY_SEND_QUEUE_BYTES": "1MiB", "HOME": "/"}, file)
+    assert (settings.max_connections, settings.keepalive, settings.send_queue_bytes) == (7, 20.0, 1024 * 1024)
     assert settings.allowed_origins == ("https://a", "https://b") and settings.lanes == 2
 
 
@@ -29,8 +29,8 @@ def test_environment_wins_over_file_and_both_over_defaults(tmp_path: Path) -> No
         ({"PARLEY_LANES": "0"}, "LANES: expected at least 1"),
         ({"PARLEY_KEEPALIVE": "soon"}, "KEEPALIVE: expected a duration"),
         ({"PARLEY_KEEPALIVE": "0"}, "KEEPALIVE: expected more than 0"),
-        ({"PARLEY_OUTBOX_BYTES": "4 parsecs"}, "OUTBOX_BYTES: expected a size"),
-        ({"PARLEY_OUTBOX_BYTES": "1KiB"}, "OUTBOX_BYTES: expected at least twice"),
+        ({"PARLEY_SEND_QUEUE_BYTES": "4 parsecs"}, "SEND_QUEUE_BYTES: expected a size"),
+        ({"PARLEY_SEND_QUEUE_BYTES": "1KiB"}, "SEND_QUEUE_BYTES: expected at least twice"),
         ({"PARLEY_JWT_KEY": "short"}, "JWT_KEY: expected at least 32 bytes"),
         ({"PARLEY_JWT_OLD_KEYS": f"{KEY}\nshort"}, "JWT_OLD_KEYS: expected at least 32 bytes"),
         ({"PARLEY_LISTEN": "nowhere"}, "LISTEN: expected host:port"),

@@ -24,7 +24,7 @@ from server.transport.send_queue import Flusher
 from store.errors import Unavailable
 from store.ids import new_id
 from store.model import Change, Cursor
-from tests.server.fake_cluster import Alone
+from tests.server.fake_cluster import FakeCluster
 from tests.server.fanout.test_rooms import CONVERSATION, Connection, SentCursors, Sink, change
 
 EVENT = re.compile(r'"target":"(\w+)".*?"(?:seq|lastSeq)":(\d+)')
@@ -150,7 +150,7 @@ class World:
         self.books = Books(head)
         self.cursors = SentCursors()
         self.people: list[set[UUID]] = []
-        self.rooms = Rooms(self.books, Flusher(), Alone(), cursors=lambda: self.cursors, recovery=lambda: self)
+        self.rooms = Rooms(self.books, Flusher(), FakeCluster(), cursors=lambda: self.cursors, recovery=lambda: self)
 
     async def check_people(self, went_back: Collection[UUID] = ()) -> None:
         self.people.append(set(went_back))

@@ -16,7 +16,7 @@ from store.postgres.connection import Connection
 from store.postgres.pool import Pool
 from store.receipts import Moved, ReceiptStreams, Taken
 from store.redis.inbox_entries import Receipt
-from tests.store.world import WAIT, make_group, make_users
+from tests.store.world import make_group, make_users
 from tests.waiting import wait_until
 
 
@@ -68,13 +68,6 @@ class World:
 
     async def until(self, done: Any) -> None:
         await wait_until(lambda: done())
-
-
-@pytest.fixture
-async def pool(database: str, nursery: trio.Nursery) -> Pool:
-    pool = Pool(database, name="test", size=2, acquire_timeout=WAIT)
-    await nursery.start(pool.run)
-    return pool
 
 
 @pytest.fixture
@@ -197,7 +190,7 @@ class Pending(Streams):
         await self._pass()
 
 
-class Books:
+class Database:
     """PostgreSQL, as far as receipts are concerned: what was written. `away` makes it fail."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,10 +210,10 @@ class Books:
                 moved.append(Moved(one.conversation_id, one.user_id, before, before, one.read_seq, one.read_seq))
         return moved
 
-    def connection(self) -> "Books":
+    def connection(self) -> "Database":
         return self
 
-    async def __aenter__(self) -> "Books":
+    async def __aenter__(self) -> "Database":
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -231,10 +224,10 @@ class Office(World):
     """A writer over both; records what it announces."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.books = Books(monkeypatch)
-        super().__init__(cast(Pool, self.books))
+        self.database = Database(monkeypatch)
+        super().__init__(cast(Pool, self.database))
         self.pending = self.streams = Pending()
-        self.writer = ReceiptWriter(cast(ReceiptStreams, self.streams), cast(Pool, self.books), self, consumer="me")
+        self.writer = ReceiptWriter(cast(ReceiptStreams, self.streams), cast(Pool, self.database), self, consumer="me")
 
 
 @pytest.fixture
@@ -247,17 +240,17 @@ async def office(nursery: trio.Nursery, autojump_clock: MockClock, monkeypatch: 
 async def test_nothing_is_finished_that_is_not_written(office: Office, autojump_clock: MockClock) -> None:
     """Entries taken while PostgreSQL is away stay in the stream; when it is back, each is written, finished and
     announced once."""
-    office.books.away = True
+    office.database.away = True
     group, users = UUID(int=1), [UUID(int=number) for number in range(2, 5)]
     for seq, user in enumerate(users, 1):
         office.writer.offer(Receipt(group, user, seq, seq), office.answers.append)
         await trio.sleep(10)
     assert office.answers == [None] * 3, "they are durable, in the stream"
-    assert office.streams.finished == 0 and office.announced == [] and office.books.read == {}
+    assert office.streams.finished == 0 and office.announced == [] and office.database.read == {}
     assert office.pending.pending
-    office.books.away = False
+    office.database.away = False
     await trio.sleep(10)
-    assert office.books.read == {user: seq for seq, user in enumerate(users, 1)}
+    assert office.database.read == {user: seq for seq, user in enumerate(users, 1)}
     assert office.pending.pending == [] and office.streams.entries == []
     assert sorted(receipt.read_seq for receipt in office.announced) == [1, 2, 3]
 
@@ -265,7 +258,7 @@ async def test_nothing_is_finished_that_is_not_written(office: Office, autojump_
 async def test_written_and_not_finished(office: Office, autojump_clock: MockClock) -> None:
     """If Redis fails after the write, the entry is finished when it is back, and announced once. The groups, which may
     be gone, are created again."""
-    written = office.books._write
+    written = office.database._write
 
     async def write(conn: object, found: Collection[Receipt]) -> list[Moved]:
         office.streams.away = True
@@ -289,7 +282,7 @@ async def test_what_the_dead_have_left(office: Office, autojump_clock: MockClock
     office.pending.left = [Taken(0, [b"%d" % number], [Receipt(UUID(int=1), user, 3, 3)]) for number, user in
                            enumerate(users)]  # fmt: skip
     await trio.sleep(2 * CLAIM_PERIOD)
-    assert office.books.read == dict.fromkeys(users, 3) and office.streams.finished == len(users)
+    assert office.database.read == dict.fromkeys(users, 3) and office.streams.finished == len(users)
     claims = office.pending.claims
     await trio.sleep(10 * CLAIM_PERIOD)
     assert 9 <= office.pending.claims - claims <= 11

@@ -21,8 +21,8 @@ from server.transport.send_queue import Flusher, SendQueue
 from store.errors import Unavailable
 from store.ids import new_id
 from store.model import Change, Cursor, Message, MessageStatus, MessageType
-from store.redis.inbox_entries import dismissal
-from tests.server.fake_cluster import Alone
+from store.redis.inbox_entries import disconnection_of
+from tests.server.fake_cluster import FakeCluster
 from tests.waiting import wait_until
 
 CONVERSATION, USER = new_id(), new_id()
@@ -142,8 +142,8 @@ class World:
 
     def __init__(self, head: int = 10, *, database: Database | None = None, cursors: Cursors | None = None) -> None:
         self.database = database or Database(head)
-        self.alone = Others(self)
-        self.rooms = Rooms(self.database, Flusher(), self.alone, cursors=lambda: cursors)
+        self.others = Others(self)
+        self.rooms = Rooms(self.database, Flusher(), self.others, cursors=lambda: cursors)
 
     async def connection(self, user_id: UUID = USER) -> Connection:
         connection = Connection(self.rooms, user_id)
@@ -346,7 +346,7 @@ async def test_edited_during_a_repair(nursery: trio.Nursery, autojump_clock: Moc
     nursery.cancel_scope.cancel()
 
 
-class Others(Alone):
+class Others(FakeCluster):
     """Other instances, which send what they commit to the instances registered by then. `gate` delays registration."""
 
     def __init__(self, world: "World") -> None:
@@ -371,7 +371,7 @@ async def test_registered_before_the_head_is_read(nursery: trio.Nursery, moment:
     """A change committed elsewhere while a room is being opened is below the head that was read, or arrives live; in
     neither case is a repair needed."""
     world = World()
-    others = world.alone
+    others = world.others
     connection = await world.connection()
     others.gate = trio.Event()
     asked = world.database.heads
@@ -413,7 +413,7 @@ async def test_a_room_opened_by_a_change_is_registered_before_its_head_is_read(
 ) -> None:
     """A change that adds a user opens the room at once; a repair reads what is committed before it is registered."""
     world = World()
-    others = world.alone
+    others = world.others
     connection = await world.connection()
     others.gate = trio.Event()
     await nursery.start(world.rooms.repair.run)
@@ -440,7 +440,7 @@ async def test_a_failed_registration_is_done_again(nursery: trio.Nursery, autoju
     world.database.away, world.database.head = True, 12
     world.rooms.publish([change(11, added=(USER,))])
     await trio.sleep(3 * RETRY_DELAY)
-    assert connection.seen == [] and world.alone.rooms == {CONVERSATION}
+    assert connection.seen == [] and world.others.rooms == {CONVERSATION}
     world.database.away = False
     await trio.sleep(2 * RETRY_DELAY)
     assert connection.seen == [12]
@@ -475,7 +475,7 @@ async def test_leaving_one_of_thousands(monkeypatch: pytest.MonkeyPatch) -> None
     assert not connection.rooms and looks < 100
 
 
-async def test_dismissed_users_get_no_removals(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_disconnected_users_get_no_removals(monkeypatch: pytest.MonkeyPatch) -> None:
     """An erased user's connections end at once, without an event for each conversation; other users get the changes."""
     world = World()
     gone, other = [await world.connection() for _ in range(3)], await world.connection(new_id())
@@ -491,7 +491,7 @@ async def test_dismissed_users_get_no_removals(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(world.rooms, "_notify", counted)
     change_publisher = ChangePublisher(world.rooms, cast(Any, Nothing()), Nothing())
-    change_publisher.publish([change(11, removed=(USER,))], dismissal(USER))
+    change_publisher.publish([change(11, removed=(USER,))], disconnection_of(USER))
     assert sent == [] and not any(connection.rooms or connection.seen for connection in gone)
     assert not world.rooms.connections_of(USER) and other.seen == [11]
 

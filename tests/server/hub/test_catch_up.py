@@ -29,7 +29,7 @@ class Store(EmptyStore):
         self.is_member = True
         self.meanwhile: dict[str, Callable[[], None]] = {}
         self.before: dict[str, Callable[[], None]] = {}
-        self.floor = 0  # what was changed before it, or at it, is gone
+        self.watermark = 0  # what was changed before it, or at it, is gone
         self.edits: dict[int, Change] = {}
         self.overtaken: set[int] = set()
         self.asked: list[int] = []  # after which cursors
@@ -61,7 +61,7 @@ class Store(EmptyStore):
         return self._after(after)[:limit]
 
     def _after(self, cursor: int) -> list[Change]:
-        """As the database shows it: an edited message has its place only where it was changed last."""
+        """As the database shows it: an edited message has a place only where it was changed last."""
         found = [change(seq) for seq in range(cursor + 1, self.head + 1)]
         return [self.edits.get(one.seq, one) for one in found if one.seq not in self.overtaken]
 
@@ -73,32 +73,32 @@ class Store(EmptyStore):
         found = self._after(cursor)[:limit]
         self.asked.append(cursor)
         await self._answer(CHANGES)
-        return None if cursor < self.floor else found
+        return None if cursor < self.watermark else found
 
 
-class Place(World):
+class Hub(World):
     """A hub with that store."""
 
     def __init__(self) -> None:
-        self.books = Store()
-        super().__init__(self.books)
+        self.database = Store()
+        super().__init__(self.database)
 
     def remove(self) -> None:
         """As an admin does, on whichever instance; a message follows."""
-        self.books.is_member = False
-        self.books.head += 1
-        self.rooms.publish([change(self.books.head, removed=(USER,))])
+        self.database.is_member = False
+        self.database.head += 1
+        self.rooms.publish([change(self.database.head, removed=(USER,))])
 
     def say(self) -> None:
-        self.books.head += 1
-        self.rooms.publish([change(self.books.head)])
+        self.database.head += 1
+        self.rooms.publish([change(self.database.head)])
 
     def edit(self, seq: int) -> None:
         """Message `seq` is edited, and that is published."""
-        self.books.head += 1
-        message = msgspec.structs.replace(change(seq).message, changed_seq=self.books.head)
-        self.books.edits[self.books.head] = edited = Change(CONVERSATION, self.books.head, message, False)
-        self.books.overtaken.add(seq)
+        self.database.head += 1
+        message = msgspec.structs.replace(change(seq).message, changed_seq=self.database.head)
+        self.database.edits[self.database.head] = edited = Change(CONVERSATION, self.database.head, message, False)
+        self.database.overtaken.add(seq)
         self.rooms.publish([edited])
 
     @property
@@ -109,10 +109,10 @@ class Place(World):
 class Reader:
     """A connection, and what it has received."""
 
-    def __init__(self, place: Place, nursery: trio.Nursery, *, manual: bool) -> None:
-        self.transport = Transport(place, nursery)
+    def __init__(self, hub: Hub, nursery: trio.Nursery, *, manual: bool) -> None:
+        self.transport = Transport(hub, nursery)
         caller = Caller(user_id=USER, expires_at=time.time() + 3600)
-        self.connection = HubConnection(place, self.transport, self.transport, caller, "connection", manual_sync=manual)
+        self.connection = HubConnection(hub, self.transport, self.transport, caller, "connection", manual_sync=manual)
         self.transport.connection = self.connection
         self.seqs: list[int] = []
         self.removed: list[str] = []
@@ -137,30 +137,30 @@ class Reader:
 
 
 @pytest.fixture
-async def place(nursery: trio.Nursery, autojump_clock: MockClock) -> AsyncIterator[Place]:
-    found = Place()
+async def hub(nursery: trio.Nursery, autojump_clock: MockClock) -> AsyncIterator[Hub]:
+    found = Hub()
     await nursery.start(found.flusher.run)
     await nursery.start(found.rooms.repair.run)
     yield found
 
 
 @pytest.mark.parametrize("moment", ["memberships read", "head read", "before the head is read"])
-async def test_removed_while_it_is_opened(place: Place, nursery: trio.Nursery, moment: str) -> None:
+async def test_removed_while_it_is_opened(hub: Hub, nursery: trio.Nursery, moment: str) -> None:
     """A user who is removed between the reading of their memberships and the opening of the rooms is not attached."""
     if moment == "before the head is read":
-        place.books.before[HEADS] = place.remove
+        hub.database.before[HEADS] = hub.remove
     else:
-        place.books.meanwhile[MEMBERSHIPS if moment == "memberships read" else HEADS] = place.remove
-    reader = Reader(place, nursery, manual=False)
+        hub.database.meanwhile[MEMBERSHIPS if moment == "memberships read" else HEADS] = hub.remove
+    reader = Reader(hub, nursery, manual=False)
     await reader.begin()
-    assert not place.is_attached
-    place.say()
+    assert not hub.is_attached
+    hub.say()
     await wait_all_tasks_blocked()
     assert reader.look().seqs == [] and len(reader.removed) <= 1
 
 
 @pytest.mark.parametrize("manual", [False, True])
-async def test_registered_before_anything_is_read(place: Place, nursery: trio.Nursery, manual: bool) -> None:
+async def test_registered_before_anything_is_read(hub: Hub, nursery: trio.Nursery, manual: bool) -> None:
     """Until other instances know that the user is here, nothing is read of what they may do or hear: a removal, or the
     end of their sign-in, that does not come is then seen."""
     gate, asked = trio.Event(), list[str]()
@@ -169,106 +169,106 @@ async def test_registered_before_anything_is_read(place: Place, nursery: trio.Nu
         await gate.wait()
 
     def watch(name: str) -> None:
-        ask = getattr(place.books, name)
+        ask = getattr(hub.database, name)
 
         async def watched(*given: UUID) -> object:
             asked.append(name)
             return await ask(*given)
 
-        setattr(place.books, name, watched)
+        setattr(hub.database, name, watched)
 
     for name in ("memberships", "require_user", "require_session"):
         watch(name)
-    place.rooms._wanted.want_user = want_user  # type: ignore[method-assign]
-    reader = Reader(place, nursery, manual=manual)
+    hub.rooms._wanted.want_user = want_user  # type: ignore[method-assign]
+    reader = Reader(hub, nursery, manual=manual)
     reader.connection.caller = Caller(USER, reader.connection.caller.expires_at, session_id=UUID(int=7))
     nursery.start_soon(reader.begin)
     await wait_all_tasks_blocked()
-    assert asked == [] and place.rooms.connections_of(USER)
-    place.books.is_member = False
-    place.books.head += 1  # elsewhere, and not sent to a user who is not registered
+    assert asked == [] and hub.rooms.connections_of(USER)
+    hub.database.is_member = False
+    hub.database.head += 1  # elsewhere, and not sent to a user who is not registered
     gate.set()
     await wait_all_tasks_blocked()
-    assert asked == ["require_session", "require_user" if manual else "memberships"] and not place.is_attached
+    assert asked == ["require_session", "require_user" if manual else "memberships"] and not hub.is_attached
 
 
 @pytest.mark.parametrize("moment", ["memberships read", "head read", "before the head is read"])
 @pytest.mark.parametrize("since", [None, 8])
-async def test_removed_while_it_is_joined(place: Place, nursery: trio.Nursery, moment: str, since: int | None) -> None:
+async def test_removed_while_it_is_joined(hub: Hub, nursery: trio.Nursery, moment: str, since: int | None) -> None:
     """The same when the client attaches by itself."""
-    reader = Reader(place, nursery, manual=True)
+    reader = Reader(hub, nursery, manual=True)
     await reader.begin()
     if moment == "before the head is read":
-        place.books.before[HEADS] = place.remove
+        hub.database.before[HEADS] = hub.remove
     else:
-        place.books.meanwhile[MEMBERSHIPS if moment == "memberships read" else HEADS] = place.remove
+        hub.database.meanwhile[MEMBERSHIPS if moment == "memberships read" else HEADS] = hub.remove
     try:
-        await catch_up.join(reader.connection, place.rooms, place.books, CONVERSATION, since)
+        await catch_up.join(reader.connection, hub.rooms, hub.database, CONVERSATION, since)
     except ChatError as error:
         assert error.code == "not_found"
-    assert not place.is_attached
-    place.say()
+    assert not hub.is_attached
+    hub.say()
     await wait_all_tasks_blocked()
     assert reader.look().seqs == []
 
 
-async def test_removed_after_it_attached_by_itself(place: Place, nursery: trio.Nursery) -> None:
+async def test_removed_after_it_attached_by_itself(hub: Hub, nursery: trio.Nursery) -> None:
     """A connection with sync=manual hears no more than others of its user: nothing after the removal."""
-    reader = Reader(place, nursery, manual=True)
+    reader = Reader(hub, nursery, manual=True)
     await reader.begin()
-    await catch_up.join(reader.connection, place.rooms, place.books, CONVERSATION, None)
-    place.say()
+    await catch_up.join(reader.connection, hub.rooms, hub.database, CONVERSATION, None)
+    hub.say()
     await wait_all_tasks_blocked()
     assert reader.look().seqs == [11]
-    place.remove()
-    place.say()
+    hub.remove()
+    hub.say()
     await wait_all_tasks_blocked()
     assert reader.look().seqs == [11, 12], "12 is the removal itself"
-    assert len(reader.removed) == 1 and not place.is_attached
+    assert len(reader.removed) == 1 and not hub.is_attached
 
 
-async def test_left_during_a_catch_up(place: Place, nursery: trio.Nursery) -> None:
+async def test_left_during_a_catch_up(hub: Hub, nursery: trio.Nursery) -> None:
     """LeaveConversation counts, however far the replay is: it does not attach afterwards."""
-    reader = Reader(place, nursery, manual=True)
+    reader = Reader(hub, nursery, manual=True)
     await reader.begin()
-    place.books.meanwhile[CHANGES] = lambda: reader.connection.leave(CONVERSATION)
+    hub.database.meanwhile[CHANGES] = lambda: reader.connection.leave(CONVERSATION)
     with pytest.raises(ChatError, match="not_found"):
-        await catch_up.join(reader.connection, place.rooms, place.books, CONVERSATION, 8)
-    place.say()
+        await catch_up.join(reader.connection, hub.rooms, hub.database, CONVERSATION, 8)
+    hub.say()
     await wait_all_tasks_blocked()
-    assert 11 not in reader.look().seqs and not place.is_attached
+    assert 11 not in reader.look().seqs and not hub.is_attached
     assert reader.connection.expelled is None  # nothing is under way: the next one begins afresh
-    await catch_up.join(reader.connection, place.rooms, place.books, CONVERSATION, 11)
-    place.say()
+    await catch_up.join(reader.connection, hub.rooms, hub.database, CONVERSATION, 11)
+    hub.say()
     await wait_all_tasks_blocked()
     assert reader.look().seqs[-1] == 12 and reader.removed == []
 
 
-async def test_left_while_lagging(place: Place, nursery: trio.Nursery) -> None:
+async def test_left_while_lagging(hub: Hub, nursery: trio.Nursery) -> None:
     """The same for what was left behind because of lag."""
-    reader = Reader(place, nursery, manual=False)
+    reader = Reader(hub, nursery, manual=False)
     await reader.begin()
-    reader.connection.cursors = place.rooms.detach_all(reader.connection)
-    place.say()
-    place.books.meanwhile[CHANGES] = lambda: reader.connection.leave(CONVERSATION)
+    reader.connection.cursors = hub.rooms.detach_all(reader.connection)
+    hub.say()
+    hub.database.meanwhile[CHANGES] = lambda: reader.connection.leave(CONVERSATION)
     await reader.connection._catch_up()
-    place.say()
+    hub.say()
     await wait_all_tasks_blocked()
-    assert 12 not in reader.look().seqs and not place.is_attached
+    assert 12 not in reader.look().seqs and not hub.is_attached
 
 
-async def test_removed_while_lagging(place: Place, nursery: trio.Nursery) -> None:
+async def test_removed_while_lagging(hub: Hub, nursery: trio.Nursery) -> None:
     """Removed while detached by lag, and this instance did not hear of it: the client hears so, and nothing said
     since."""
-    reader = Reader(place, nursery, manual=False)
+    reader = Reader(hub, nursery, manual=False)
     await reader.begin()
-    reader.connection.cursors = place.rooms.detach_all(reader.connection)
-    place.books.is_member = False
-    place.books.head += 2
+    reader.connection.cursors = hub.rooms.detach_all(reader.connection)
+    hub.database.is_member = False
+    hub.database.head += 2
     await reader.connection._catch_up()
-    place.say()
+    hub.say()
     await wait_all_tasks_blocked()
-    assert reader.look().seqs == [] and len(reader.removed) == 1 and not place.is_attached
+    assert reader.look().seqs == [] and len(reader.removed) == 1 and not hub.is_attached
 
 
 # -- what is replayed --------------------------------------------------------------------------------------------------
@@ -276,38 +276,38 @@ async def test_removed_while_lagging(place: Place, nursery: trio.Nursery) -> Non
 RECEIVED, CHANGED = "ReceiveMessage", "MessageChanged"
 
 
-async def joined(place: Place, reader: Reader, since: int) -> tuple[int, bool]:
+async def joined(hub: Hub, reader: Reader, since: int) -> tuple[int, bool]:
     await reader.begin()
-    return await catch_up.join(reader.connection, place.rooms, place.books, CONVERSATION, since)
+    return await catch_up.join(reader.connection, hub.rooms, hub.database, CONVERSATION, since)
 
 
 @pytest.mark.parametrize("behind", [catch_up.PAGE - 1, catch_up.PAGE, catch_up.PAGE + 1, 2 * catch_up.PAGE, 250])
-async def test_pages(place: Place, nursery: trio.Nursery, behind: int) -> None:
+async def test_pages(hub: Hub, nursery: trio.Nursery, behind: int) -> None:
     """However many pages it takes: each change once and in order, what is said meanwhile too, and live after that."""
-    reader = Reader(place, nursery, manual=True)
-    place.books.head += behind
-    place.books.meanwhile[CHANGES] = place.say
-    assert await joined(place, reader, 10) == (11 + behind, False)
-    place.say()
+    reader = Reader(hub, nursery, manual=True)
+    hub.database.head += behind
+    hub.database.meanwhile[CHANGES] = hub.say
+    assert await joined(hub, reader, 10) == (11 + behind, False)
+    hub.say()
     await wait_all_tasks_blocked()
     assert reader.look().seqs == list(range(11, 13 + behind))
     assert {name for name, _ in reader.events} == {RECEIVED}
 
 
-async def test_edited_between_two_pages(place: Place, nursery: trio.Nursery) -> None:
+async def test_edited_between_two_pages(hub: Hub, nursery: trio.Nursery) -> None:
     """A message of the first page that is edited before the second one is read: received, then changed. One that is
     edited before its page is read is received once, as it is then; an old one has changed."""
-    reader = Reader(place, nursery, manual=True)
-    place.books.head += 2 * catch_up.PAGE
-    last = place.books.head
+    reader = Reader(hub, nursery, manual=True)
+    hub.database.head += 2 * catch_up.PAGE
+    last = hub.database.head
 
     def meanwhile() -> None:
-        place.edit(11)
-        place.edit(last)
-        place.edit(3)
+        hub.edit(11)
+        hub.edit(last)
+        hub.edit(3)
 
-    place.books.meanwhile[CHANGES] = meanwhile
-    await joined(place, reader, 10)
+    hub.database.meanwhile[CHANGES] = meanwhile
+    await joined(hub, reader, 10)
     await wait_all_tasks_blocked()
     shown = [RECEIVED] * (2 * catch_up.PAGE - 1)
     assert reader.look().events == [
@@ -320,120 +320,120 @@ async def test_edited_between_two_pages(place: Place, nursery: trio.Nursery) -> 
 
 @pytest.mark.parametrize("way", ["join", "sync", "lag"])
 @pytest.mark.parametrize("since", [4, 5])
-async def test_floors(place: Place, nursery: trio.Nursery, way: str, since: int) -> None:
-    """Behind what was dropped the client is attached at the head and reads anew; at the floor it misses nothing."""
-    reader = Reader(place, nursery, manual=True)
-    place.books.floor = 5
+async def test_watermarks(hub: Hub, nursery: trio.Nursery, way: str, since: int) -> None:
+    """Behind what was dropped the client is attached at the head and reads anew; at the watermark it misses nothing."""
+    reader = Reader(hub, nursery, manual=True)
+    hub.database.watermark = 5
     await reader.begin()
     resync = since < 5
     if way == "join":
-        found = await catch_up.join(reader.connection, place.rooms, place.books, CONVERSATION, since)
+        found = await catch_up.join(reader.connection, hub.rooms, hub.database, CONVERSATION, since)
         assert found == (10, resync)
     elif way == "sync":
-        synced = await catch_up.sync_all(reader.connection, place.rooms, place.books, [(CONVERSATION, since)])
+        synced = await catch_up.sync_all(reader.connection, hub.rooms, hub.database, [(CONVERSATION, since)])
         assert synced.heads == {CONVERSATION: 10} and synced.resync == ((CONVERSATION,) if resync else ())
     else:
         reader.connection.cursors = {CONVERSATION: Cursor(since)}
         await reader.connection._catch_up()
         reader.transport.flush()
         assert (b'"Resync"' in reader.transport.sent) is resync
-    place.say()
+    hub.say()
     await wait_all_tasks_blocked()
     assert reader.look().seqs == ([11] if resync else list(range(since + 1, 12)))
 
 
 @pytest.mark.parametrize("way", ["join", "sync", "lag"])
 @pytest.mark.parametrize("behind", [0, 1])
-async def test_too_far_behind(place: Place, nursery: trio.Nursery, way: str, behind: int) -> None:
+async def test_too_far_behind(hub: Hub, nursery: trio.Nursery, way: str, behind: int) -> None:
     """A thousand changes are replayed; of one more the client reads the pages it wants, and is attached at the head."""
-    reader = Reader(place, nursery, manual=True)
+    reader = Reader(hub, nursery, manual=True)
     await reader.begin()
-    head = place.books.head = 10 + catch_up.MAX_BEHIND + behind
+    head = hub.database.head = 10 + catch_up.MAX_BEHIND + behind
     if way == "join":
-        found = await catch_up.join(reader.connection, place.rooms, place.books, CONVERSATION, 10)
+        found = await catch_up.join(reader.connection, hub.rooms, hub.database, CONVERSATION, 10)
         assert found == (head, bool(behind))
     elif way == "sync":
-        synced = await catch_up.sync_all(reader.connection, place.rooms, place.books, [(CONVERSATION, 10)])
+        synced = await catch_up.sync_all(reader.connection, hub.rooms, hub.database, [(CONVERSATION, 10)])
         assert synced.heads == {CONVERSATION: head} and len(synced.resync) == behind
     else:
         reader.connection.cursors = {CONVERSATION: Cursor(10)}
         await reader.connection._catch_up()
         reader.transport.flush()
         assert (b'"Resync"' in reader.transport.sent) is bool(behind)
-    place.say()
+    hub.say()
     await wait_all_tasks_blocked()
     assert reader.look().seqs == list(range(head + 1 if behind else 11, head + 2))
 
 
 @pytest.mark.parametrize("way", ["join", "sync", "lag"])
-async def test_a_cursor_from_the_future(place: Place, nursery: trio.Nursery, way: str) -> None:
+async def test_a_cursor_from_the_future(hub: Hub, nursery: trio.Nursery, way: str) -> None:
     """Of a database that was restored to an earlier state: the client reads anew, and waits for nothing."""
-    reader = Reader(place, nursery, manual=True)
+    reader = Reader(hub, nursery, manual=True)
     await reader.begin()
     with trio.fail_after(60):
         if way == "join":
-            assert await catch_up.join(reader.connection, place.rooms, place.books, CONVERSATION, 99) == (10, True)
+            assert await catch_up.join(reader.connection, hub.rooms, hub.database, CONVERSATION, 99) == (10, True)
         elif way == "sync":
-            synced = await catch_up.sync_all(reader.connection, place.rooms, place.books, [(CONVERSATION, 99)])
+            synced = await catch_up.sync_all(reader.connection, hub.rooms, hub.database, [(CONVERSATION, 99)])
             assert synced.resync == (CONVERSATION,)
         else:
             reader.connection.cursors = {CONVERSATION: Cursor(99)}
             await reader.connection._catch_up()
             reader.transport.flush()
             assert b'"Resync"' in reader.transport.sent
-    place.say()
+    hub.say()
     await wait_all_tasks_blocked()
     assert reader.look().seqs == [11]
 
 
-async def test_ahead_of_this_instance(place: Place, nursery: trio.Nursery) -> None:
+async def test_ahead_of_this_instance(hub: Hub, nursery: trio.Nursery) -> None:
     """The client has seen on another instance what has not come here yet: it gets what follows, and not that again."""
-    reader = Reader(place, nursery, manual=True)
-    other = Reader(place, nursery, manual=False)
+    reader = Reader(hub, nursery, manual=True)
+    other = Reader(hub, nursery, manual=False)
     await other.begin()
     await reader.begin()
-    place.books.head = 12  # committed, and not heard of here
+    hub.database.head = 12  # committed, and not heard of here
     with trio.fail_after(60):
-        assert await catch_up.join(reader.connection, place.rooms, place.books, CONVERSATION, 12) == (12, False)
-    place.say()
+        assert await catch_up.join(reader.connection, hub.rooms, hub.database, CONVERSATION, 12) == (12, False)
+    hub.say()
     await wait_all_tasks_blocked()
     assert reader.look().seqs == [13] and other.look().seqs == [11, 12, 13]
 
 
 @pytest.mark.parametrize("way", ["join", "sync", "lag"])
-async def test_removed_during_a_catch_up(place: Place, nursery: trio.Nursery, way: str) -> None:
+async def test_removed_during_a_catch_up(hub: Hub, nursery: trio.Nursery, way: str) -> None:
     """A member who is removed while a page is read is not attached, and hears nothing that is said after it."""
-    reader = Reader(place, nursery, manual=True)
+    reader = Reader(hub, nursery, manual=True)
     await reader.begin()
-    place.books.meanwhile[CHANGES] = place.remove
+    hub.database.meanwhile[CHANGES] = hub.remove
     try:
         if way == "join":
-            await catch_up.join(reader.connection, place.rooms, place.books, CONVERSATION, 8)
+            await catch_up.join(reader.connection, hub.rooms, hub.database, CONVERSATION, 8)
         elif way == "sync":
-            synced = await catch_up.sync_all(reader.connection, place.rooms, place.books, [(CONVERSATION, 8)])
+            synced = await catch_up.sync_all(reader.connection, hub.rooms, hub.database, [(CONVERSATION, 8)])
             assert synced.resync == (CONVERSATION,)
         else:
             reader.connection.cursors = {CONVERSATION: Cursor(8)}
             await reader.connection._catch_up()
     except ChatError as error:
         assert way == "join" and error.code == "not_found"
-    place.say()
+    hub.say()
     await wait_all_tasks_blocked()
-    assert not place.is_attached and max(reader.look().seqs, default=0) <= 11
+    assert not hub.is_attached and max(reader.look().seqs, default=0) <= 11
 
 
 @pytest.mark.parametrize("since", [None, 8])
-async def test_joined_while_lagging(place: Place, nursery: trio.Nursery, since: int | None) -> None:
+async def test_joined_while_lagging(hub: Hub, nursery: trio.Nursery, since: int | None) -> None:
     """A client that joins says where it is: what lag has left behind of that conversation does not come once more."""
-    reader = Reader(place, nursery, manual=False)
+    reader = Reader(hub, nursery, manual=False)
     await reader.begin()
-    reader.connection.cursors = place.rooms.detach_all(reader.connection)
+    reader.connection.cursors = hub.rooms.detach_all(reader.connection)
     reader.connection.catching_up = True
-    place.books.head = 12
-    head, _ = await catch_up.join(reader.connection, place.rooms, place.books, CONVERSATION, since)
+    hub.database.head = 12
+    head, _ = await catch_up.join(reader.connection, hub.rooms, hub.database, CONVERSATION, since)
     assert head == 12 or since is None
     await reader.connection._catch_up()
-    place.say()
+    hub.say()
     await wait_all_tasks_blocked()
     seqs = reader.look().seqs
     assert seqs == sorted(set(seqs)) and seqs[-1] == 13 and (since is None or seqs == [9, 10, 11, 12, 13])
@@ -444,9 +444,9 @@ async def hold_lock(connection: HubConnection) -> None:
         await trio.sleep_forever()
 
 
-async def test_one_moves_cursors_at_a_time(place: Place, nursery: trio.Nursery) -> None:
+async def test_one_moves_cursors_at_a_time(hub: Hub, nursery: trio.Nursery) -> None:
     """Whatever moves a connection's cursors waits for its turn, in order; an idle connection carries no lock."""
-    reader = Reader(place, nursery, manual=False)
+    reader = Reader(hub, nursery, manual=False)
     await reader.begin()
     connection = reader.connection
     assert connection.syncing is None
@@ -476,19 +476,19 @@ async def test_one_moves_cursors_at_a_time(place: Place, nursery: trio.Nursery) 
 
 @pytest.mark.parametrize("moment", ["opening the room", "head asked for", "page read", "waiting for room", "locked"])
 @pytest.mark.parametrize("left", [False, True])
-async def test_a_catch_up_is_cut_short(place: Place, nursery: trio.Nursery, moment: str, left: bool) -> None:
-    """The socket is lost while a room is caught up with: the place in it is kept, wherever that is; unless the client
+async def test_a_catch_up_is_cut_short(hub: Hub, nursery: trio.Nursery, moment: str, left: bool) -> None:
+    """The socket is lost while a room is caught up with: the hub in it is kept, wherever that is; unless the client
     has left it."""
-    reader = Reader(place, nursery, manual=False)
+    reader = Reader(hub, nursery, manual=False)
     reader.connection.make_resumable()
     waiting = reader.connection.receive(b'{"protocol":"json","version":2}\x1e', binary=False)
     assert waiting is not None
     await waiting
     connection = reader.connection
-    connection.cursors = place.rooms.detach_all(connection)
+    connection.cursors = hub.rooms.detach_all(connection)
     assert connection.cursors == {CONVERSATION: Cursor(10, UUID(int=10))}
     connection.catching_up = True
-    place.books.head = 12
+    hub.database.head = 12
 
     async def stop(*_: object, **__: object) -> None:
         if left:
@@ -497,13 +497,13 @@ async def test_a_catch_up_is_cut_short(place: Place, nursery: trio.Nursery, mome
 
     with pytest.MonkeyPatch.context() as patch:
         if moment == "opening the room":
-            patch.setattr(place.rooms._wanted, "want_rooms", stop)
+            patch.setattr(hub.rooms._wanted, "want_rooms", stop)
         elif moment == "head asked for":
             connection.cursors = {CONVERSATION: Cursor(13)}  # the room is open: somebody else is in it
-            await Reader(place, nursery, manual=False).begin()
-            patch.setattr(place.books, "heads", stop)
+            await Reader(hub, nursery, manual=False).begin()
+            patch.setattr(hub.database, "heads", stop)
         elif moment == "page read":
-            patch.setattr(place.books, "changes_after", stop)
+            patch.setattr(hub.database, "changes_after", stop)
         async with trio.open_nursery() as transport:
             if moment == "waiting for room":
                 reader.transport.blocked, reader.transport.held = True, reader.transport.limit

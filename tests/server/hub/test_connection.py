@@ -34,7 +34,7 @@ from store.errors import StoreError, Unavailable
 from store.ids import new_id
 from store.model import Change, Cursor
 from store.redis.inbox_entries import Receipt
-from tests.server.fake_cluster import Alone
+from tests.server.fake_cluster import FakeCluster
 
 SHAKE = b'{"protocol":"json","version":1}\x1e'
 USER = new_id()
@@ -90,7 +90,7 @@ class World:
         self.store = store or EmptyStore()
         self.sync: SyncSource = self.store
         self.flusher = Flusher()
-        self.rooms = Rooms(self.store, self.flusher, Alone())
+        self.rooms = Rooms(self.store, self.flusher, FakeCluster())
         self.wheel = TimerWheel()
         self.dispatcher = Dispatcher()
         self.timeouts = Timeouts()
@@ -429,7 +429,7 @@ async def test_nothing_stays_reserved(client: Client, world: World, autojump_clo
     assert len(client.transport.messages()) == 3 * MAX_OUTSTANDING
 
 
-async def test_departing(client: Client, world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_draining(client: Client, world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """P10: who is asked to go gets the answers to what is under way, and then the Close; nothing new is taken."""
     calls = b"".join(PROTOCOLS["json"].encode_invocation("Send", ("x",), str(n)) for n in range(3))
     await client.send(calls)
@@ -449,7 +449,7 @@ async def test_departing(client: Client, world: World, nursery: trio.Nursery, au
     assert isinstance(close, Close) and close.allow_reconnect and client.transport.code == 1012
 
 
-async def test_departing_has_an_end(client: Client, world: World, autojump_clock: MockClock) -> None:
+async def test_draining_has_an_end(client: Client, world: World, autojump_clock: MockClock) -> None:
     """A send that never ends holds nothing up."""
     await client.send(PROTOCOLS["json"].encode_invocation("Send", ("x",), "1"))
     start = trio.current_time()

@@ -18,8 +18,8 @@ from server.transport import websocket as connections
 from server.transport.epoll import Poller
 from server.transport.timer_wheel import TimerWheel
 from server.transport.websocket import READ_SIZE, Connection
-from tests.server.rest.conftest import open_site
 from tests.server.transport.test_websocket import FOREVER, Silent
+from tests.site import open_site
 
 STEP = 0.05  # seconds that one message takes here
 MESSAGES = 8  # of each connection: what the buffers of a socket pair hold

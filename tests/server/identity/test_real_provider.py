@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from loadtest.client import connect
-from tests.server.rest.conftest import open_site
+from tests.site import open_site
 
 SECRET = "the client's secret"
 

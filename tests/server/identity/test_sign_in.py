@@ -23,7 +23,7 @@ from store.postgres import accounts as store
 from store.postgres import users
 from tests import plain_http
 from tests.server.identity.provider import CLIENT, CODE, SECRET, FakeProvider, open_provider
-from tests.server.rest.conftest import Site, open_site
+from tests.site import Site, open_site
 from tests.store.world import fetch_value
 
 

@@ -23,7 +23,7 @@ from store.histogram import Histogram
 from tests import plain_http
 from tests.running import free_port
 from tests.server.metrics.samples import Scrape, admin, scrape
-from tests.server.rest.conftest import Site, open_site
+from tests.site import Site, open_site
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
@@ -38,7 +38,7 @@ UNITLESS = {
     "parley_hub_draining",
     "parley_rooms_open",
     "parley_rooms_users",
-    "parley_link_up",
+    "parley_membership_up",
     "parley_process_tasks",
     "parley_process_alive",
 }
@@ -75,7 +75,7 @@ async def test_what_happens_is_counted(database: str, redis_url: str, nursery: t
 
         async def settled() -> Scrape | None:
             found = await scrape(socket)
-            return found if found.value("parley_hub_endings_total", reason="lost") >= 2 else None
+            return found if found.value("parley_hub_disconnects_total", reason="lost") >= 2 else None
 
         found = await wait_until(settled)
         value = found.value
@@ -91,12 +91,12 @@ async def test_what_happens_is_counted(database: str, redis_url: str, nursery: t
         assert value("parley_rooms_deliveries_total") == 2
         assert value("parley_listener_accepts_total") >= 3
         assert value("parley_hub_connections", condition="open") == 0
-        assert value("parley_link_up") == 1 and value("parley_process_alive") == 1
+        assert value("parley_membership_up") == 1 and value("parley_process_alive") == 1
         assert value("parley_pool_size_connections", pool="main") == 8
         assert value("parley_rest_requests_total", status="2xx") >= 4
         assert value("parley_rest_request_seconds_count", route="conversations.create") == 1
         assert value("parley_receipts_queued_entries") == 0
-        assert value("parley_commits_transactions_total") >= 1
+        assert value("parley_transactions_total") >= 1
         assert value("process_open_fds") > 0
         check_conventions(found)
         check_with_promtool(found)

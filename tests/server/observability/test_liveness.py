@@ -79,7 +79,7 @@ async def test_a_jammed_loop(nursery: trio.Nursery, part: Part) -> None:
     assert "event loop" in (liveness.verdict() or "")
 
 
-async def test_the_pulse_feels_what_holds_the_loop(nursery: trio.Nursery) -> None:
+async def test_the_lag_shows_what_holds_the_loop(nursery: trio.Nursery) -> None:
     """A step of 300 ms is measured as lag of that size, and a collection as a pause."""
     event_loop_lag = EventLoopLag()
     await nursery.start(event_loop_lag.run)

@@ -8,13 +8,7 @@ import structlog
 
 from server.observability import logs
 from server.observability.log_limits import MAX_KEYS, OF_EVENT, OF_ONE, PERIOD, SUPPRESSED, Suppressor
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.clock import Clock
 
 
 def count(suppressor: Suppressor, times: int, **event: object) -> int:

@@ -10,18 +10,20 @@ from server.cli.main import main
 from server.observability.version import version, version_of
 
 
-def git(place: Path, *command: str) -> str:
+def git(directory: Path, *command: str) -> str:
     identity = ["-c", "user.name=x", "-c", "user.email=x@example.com"]
-    done = subprocess.run(["git", "-C", str(place), *identity, *command], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["git", "-C", str(directory), *identity, *command], capture_output=True, text=True, check=True
+    )
     return done.stdout.strip()
 
 
-def commit(place: Path, content: str) -> str:
+def commit(directory: Path, content: str) -> str:
     """The name of a commit with one file of this content, as short as versions have it."""
-    (place / "file").write_text(content)
-    git(place, "add", "file")
-    git(place, "commit", "--quiet", "--message", content)
-    return git(place, "rev-parse", "--short=9", "HEAD")
+    (directory / "file").write_text(content)
+    git(directory, "add", "file")
+    git(directory, "commit", "--quiet", "--message", content)
+    return git(directory, "rev-parse", "--short=9", "HEAD")
 
 
 def test_every_commit_of_a_checkout_is_a_version(tmp_path: Path) -> None:

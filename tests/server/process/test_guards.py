@@ -44,9 +44,9 @@ from store.postgres.pool import Pool
 from store.receipts import ReceiptStreams
 from store.redis.client import Redis
 from store.redis.instances import Instances
-from tests.event_recorder import Inbox
+from tests.event_recorder import EventRecorder
 from tests.running import Running, User
-from tests.server.rest.conftest import Site, open_site
+from tests.site import Site, open_site
 from tests.waiting import wait_until
 
 WAIT = 300.0  # seconds: long past anything but a hang, on however busy a machine
@@ -62,7 +62,7 @@ class Here(Running):
 
     def __init__(self, site: Site) -> None:
         self.url, self.hub_url = site.url, f"{site.url}/hubs/chat"
-        self.carrier, self.protocol = "socket", "json"
+        self.transport, self.protocol = "socket", "json"
 
 
 class Stage:
@@ -71,7 +71,7 @@ class Stage:
     def __init__(self, site: Site) -> None:
         self.process: Instance = site.process
         self.server = Here(site)
-        self.inboxes = {"alice": Inbox(), "bob": Inbox()}
+        self.recorders = {"alice": EventRecorder(), "bob": EventRecorder()}
         self.alice, self.bob, self.carol = (User("", name, "") for name in ("alice", "bob", "carol"))
         self.a: HubClient
         self.b: HubClient
@@ -84,8 +84,8 @@ class Stage:
         self.alice, self.bob, self.carol = [await self.server.register(name) for name in ("alice", "bob", "carol")]
         self.conversation = await self.server.group(self.alice, self.bob, self.carol)
         async with (
-            self.server.connect(self.alice, self.inboxes["alice"]) as self.a,
-            self.server.connect(self.bob, self.inboxes["bob"]) as self.b,
+            self.server.connect(self.alice, self.recorders["alice"]) as self.a,
+            self.server.connect(self.bob, self.recorders["bob"]) as self.b,
         ):
             yield self
 
@@ -97,7 +97,7 @@ class Stage:
     def is_carols(self, connection: Any, *rest: Any) -> bool:
         return getattr(connection.endpoint, "user_id", None) == UUID(self.carol.id)
 
-    def is_of_the_pulse(self, histogram: Any, value: float) -> bool:
+    def is_of_the_loop(self, histogram: Any, value: float) -> bool:
         return histogram is self.process.event_loop_lag.lags
 
     @property
@@ -118,23 +118,23 @@ class Stage:
                 nursery.start_soon(say, text)
         self.sent += said
         with trio.fail_after(WAIT):
-            for inbox in self.inboxes.values():
-                while len(inbox.messages) < len(self.sent):
-                    await inbox.until(len(inbox.of("ReceiveMessage")) + 1)
-        one, other = [[(m["seq"], m["content"]) for m in inbox.messages] for inbox in self.inboxes.values()]
+            for recorder in self.recorders.values():
+                while len(recorder.messages) < len(self.sent):
+                    await recorder.until(len(recorder.of("ReceiveMessage")) + 1)
+        one, other = [[(m["seq"], m["content"]) for m in recorder.messages] for recorder in self.recorders.values()]
         assert one == other == sorted(one) and sorted(text for _, text in one) == sorted(self.sent)
         last = one[-1][0]
         await self.b.invoke("MarkRead", self.conversation, last)
         with trio.fail_after(WAIT):
-            inbox = self.inboxes["alice"]
+            recorder = self.recorders["alice"]
             while not any(
                 update["userId"] == self.bob.id and update["status"] == "Read" and update["seq"] >= last
-                for update in inbox.of("MessageStatusUpdated")
+                for update in recorder.of("MessageStatusUpdated")
             ):
-                await inbox.until(len(inbox.of("MessageStatusUpdated")) + 1, "MessageStatusUpdated")
+                await recorder.until(len(recorder.of("MessageStatusUpdated")) + 1, "MessageStatusUpdated")
 
     async def until_whole(self) -> None:
-        """Wait until every part and the link are back, so that the next fault hits a working one."""
+        """Wait until every part and the membership are back, so that the next fault hits a working one."""
         await wait_until(lambda: not (self.process.supervisor.down or not self.process.membership.established))
 
     async def attempt(self, call: Callable[[], Awaitable[Any]]) -> None:
@@ -169,12 +169,12 @@ async def repair(stage: Stage) -> None:
 
 async def rename(stage: Stage) -> None:
     """Rename the conversation, and wait until every member has the new name."""
-    before = [len(inbox.of("ConversationChanged")) for inbox in stage.inboxes.values()]
+    before = [len(recorder.of("ConversationChanged")) for recorder in stage.recorders.values()]
     async with stage.server.http(stage.alice) as http:
         answer = await http.put(f"/api/conversations/{stage.conversation}", json={"name": str(uuid4())})
         assert answer.is_success
-    for inbox, count in zip(stage.inboxes.values(), before, strict=True):
-        await inbox.until(count + 1, "ConversationChanged")
+    for recorder, count in zip(stage.recorders.values(), before, strict=True):
+        await recorder.until(count + 1, "ConversationChanged")
 
 
 async def come_and_go(stage: Stage) -> None:
@@ -199,7 +199,7 @@ async def renew_redis(stage: Stage) -> None:
 
 async def poll(stage: Stage) -> None:
     async def connect() -> None:
-        async with stage.server.connect(stage.carol, carrier="polling") as client:
+        async with stage.server.connect(stage.carol, transport="polling") as client:
             await client.invoke("Ping")
 
     await stage.attempt(connect)
@@ -235,7 +235,7 @@ async def keep_partitions(stage: Stage) -> None:
 
 
 async def refresh_keys(stage: Stage) -> None:
-    await until_noted("keys", KeySet("http://127.0.0.1:1/keys").run)
+    await until_noted("jwks", KeySet("http://127.0.0.1:1/keys").run)
 
 
 async def look_at_certificate(stage: Stage) -> None:
@@ -300,51 +300,49 @@ def several(lane: Any, appends: Any) -> bool:
 
 FAULTS = [
     Fault("flusher", Connection, "flush", chat, of_carol=True),
-    Fault("wheel", Connection, "on_due", time_out, of_carol=True),
+    Fault("timer_wheel", Connection, "on_due", time_out, of_carol=True),
     Fault("poller", Connection, "on_ready", ping, of_carol=True),
     Fault("rooms", server.fanout.rooms, "encode_change", chat, is_binary),
     Fault("lanes", Rooms, "publish", chat),
     Fault("lanes", _Lane, "_pack", chat_together, several),
-    Fault("repairs", GapRepair, "_fill", repair),
+    Fault("gap_repair", GapRepair, "_fill", repair),
     Fault("conversation_updates", Conversations, "views", rename),
     Fault("ephemeral_events", Broadcaster, "broadcast", chat),
     Fault("presence", Presence, "seen", come_and_go),
     Fault("receipts", ReceiptStreams, "append", chat),
     Fault("receipts", ReceiptStreams, "take", nothing),
     Fault("receipts", server.fanout.receipts, "write_receipts", chat),
-    Fault("sync", store.postgres.conversations, "list_memberships", connect_again),
+    Fault("batch_loader", store.postgres.conversations, "list_memberships", connect_again),
     Fault("pool", Pool, "connect", lose_idle_connections),
     Fault("redis", Redis, "_serve", renew_redis),
     Fault("membership", Instances, "read", nothing),
     Fault("publisher", Publisher, "deliver", chat),
     Fault("outbox_relay", store.postgres.outbox, "list_stale", nothing),
     Fault("reaper", Instances, "claim_reaping", nothing),
-    Fault("fallbacks", LongPolling, "_expect_a_poll", poll),
-    Fault("connections", Listener, "_admit", knock),
-    Fault("calls", Users, "update_status", update_status),
+    Fault("http_endpoint", LongPolling, "_expect_a_poll", poll),
+    Fault("listener", Listener, "_admit", knock),
+    Fault("invocations", Users, "update_status", update_status),
     Fault("rest", Users, "update_status", put_status),
     Fault("event_loop_lag", Histogram, "observe", nothing),
     Fault("liveness", server.observability.liveness._Part, "look", nothing),
     Fault("partitions", server.instance, "ensure_partitions", keep_partitions),
-    Fault("keys", KeySet, "_fetch", refresh_keys),
+    Fault("jwks", KeySet, "_fetch", refresh_keys),
     Fault("certificate", Certificate, "look", look_at_certificate),
     Fault("sd_notify", server.observability.liveness.Liveness, "verdict", feed_watchdog),
-    Fault("lifecycle", Instance, "apply", reload),
+    Fault("signals", Instance, "apply", reload),
     Fault("admin", HttpServer, "serve", ask_admin),
 ]
 # Parts in which no member has work of its own: they fail as a whole, which the second test makes each of them do.
-WHOLE = {"export_pool", "http", "listener", "logs", "peer_listener"}
+WHOLE = {"export_pool", "http", "logs", "peer_listener"}
 # Settings that this server does not have make these; they share their code with another part.
 ABSENT = {"read_pool"}
 # What their guard sees is tested in tests/server/hub/test_connection.py.
-OTHERS = {"sessions"}
+OTHERS = {"hub_connections"}
 
 
 def raise_once(monkeypatch: pytest.MonkeyPatch, fault: Fault, error: type[Exception], stage: Stage) -> trio.Event:
     original, raised = getattr(fault.where, fault.name), trio.Event()
-    when = (
-        stage.is_carols if fault.of_carol else stage.is_of_the_pulse if fault.part == "event_loop_lag" else fault.when
-    )
+    when = stage.is_carols if fault.of_carol else stage.is_of_the_loop if fault.part == "event_loop_lag" else fault.when
 
     def faulty(*arguments: Any, **options: Any) -> Any:
         if not raised.is_set() and when(*arguments, **options):
@@ -398,7 +396,7 @@ async def inject(database: str, redis_url: str, nursery: trio.Nursery, monkeypat
                         with trio.move_on_after(WAIT):
                             await fault.trigger(stage)
                             while fault.trigger is chat and not raised.is_set():
-                                # The link was away in between, say: what was said then is not published.
+                                # The instance was not registered in between, say: what was said then is not published.
                                 with trio.move_on_after(AGAIN):
                                     await raised.wait()
                                     break
@@ -492,11 +490,11 @@ async def test_a_part_that_is_lost_during_a_drain(
     """A drain that would wait for a lost part is bounded."""
     now = trio.Event()
 
-    async def drain(process: Instance, hurry: trio.Event) -> None:
+    async def drain(process: Instance, force: trio.Event) -> None:
         now.set()
         await trio.sleep_forever()
 
-    lose(monkeypatch, "wheel", now)
+    lose(monkeypatch, "timer_wheel", now)
     monkeypatch.setattr(Instance, "_drain", drain)
     monkeypatch.setattr(server.instance, "STOP_SLACK", 0.1)
     with capture_logs():
@@ -504,7 +502,7 @@ async def test_a_part_that_is_lost_during_a_drain(
             assert site.process.supervisor.lost is None
         with trio.fail_after(WAIT):
             await site.ended.wait()
-    assert site.process.supervisor.lost == "wheel"
+    assert site.process.supervisor.lost == "timer_wheel"
 
 
 async def test_every_part_is_in_the_tables(database: str, redis_url: str, nursery: trio.Nursery) -> None:
@@ -580,7 +578,7 @@ def test_service_tasks_are_started_by_the_supervisor() -> None:
 
 
 def test_nothing_is_started_in_a_nursery_of_somebody_else() -> None:
-    """Whose life another owner ends: the owner is asked (`start_soon` of a carrier), and may say no."""
+    """Whose life another owner ends: the owner is asked (`start_soon` of a transport), and may say no."""
     for path, tree in trees("server", "store", "handlers"):
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and "start" in node.func.attr:

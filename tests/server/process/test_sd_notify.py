@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,37 +10,18 @@ import trio
 import trio.testing
 
 from server.process.sd_notify import ServiceManager
-
-
-class Manager:
-    """Receives notifications. `address`: as in NOTIFY_SOCKET."""
-
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        self._sock.bind("\0" + address[1:] if address.startswith("@") else address)
-
-    def heard(self) -> list[str]:
-        found = []
-        while True:
-            try:
-                found.append(self._sock.recv(4096).decode())
-            except BlockingIOError:
-                return found
-
-    def close(self) -> None:
-        self._sock.close()
+from tests.service_manager import FakeServiceManager
 
 
 @pytest.fixture(params=["path", "abstract"])
-def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]:
+def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FakeServiceManager]:
     address = str(tmp_path / "notify") if request.param == "path" else f"@parley-test-{secrets.token_hex(8)}"
-    found = Manager(address)
+    found = FakeServiceManager(address)
     yield found
     found.close()
 
 
-def test_the_order_of_a_life(manager: Manager) -> None:
+def test_the_order_of_a_life(manager: FakeServiceManager) -> None:
     """The order is ready, reloading, ready, stopping; an unchanged status is sent once."""
     service_manager = ServiceManager.from_environment({"NOTIFY_SOCKET": manager.address})
     service_manager.ready()
@@ -58,7 +38,9 @@ def test_the_order_of_a_life(manager: Manager) -> None:
     assert manager.heard() == []
 
 
-async def test_watchdog(manager: Manager, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery) -> None:
+async def test_watchdog(
+    manager: FakeServiceManager, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
     """The watchdog is fed twice a period while the verdict is good, and not at all while it is not."""
     environ = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "10000000", "WATCHDOG_PID": str(os.getpid())}
     service_manager = ServiceManager.from_environment(environ, status=lambda: "serving")
@@ -85,7 +67,7 @@ def test_no_watchdog(environ: dict[str, str]) -> None:
 
 def test_a_manager_that_does_not_listen(tmp_path: Path) -> None:
     """A manager with a full queue, or gone, or absent, neither delays nor fails anything."""
-    manager = Manager(str(tmp_path / "notify"))
+    manager = FakeServiceManager(str(tmp_path / "notify"))
     service_manager = ServiceManager(manager.address)
     for number in range(10_000):
         service_manager.say(f"status {number}")

@@ -25,6 +25,7 @@ from server.protocol.websocket import (
     Pong,
     ProtocolError,
 )
+from tests.server.protocol.pieces import split
 
 MASK = b"\x37\xfa\x21\x3d"
 KAPPA = "Hello-µ@ßöäüàá-UTF-8!!".encode()
@@ -60,10 +61,6 @@ def decode(chunks: Iterable[bytes], **options: bool | int) -> tuple[list[Event],
         except ProtocolError as error:
             return events + error.events, error.code
     return events, 0
-
-
-def split(data: bytes, size: int) -> list[bytes]:
-    return [data[start : start + size] for start in range(0, len(data), size)]
 
 
 # -- the Autobahn test suite's cases: number, what the client sends, the events, the violation's code ----------------

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from server.transport import listener
-from tests.server.rest.conftest import Site, open_site
+from tests.site import Site, open_site
 from tests.waiting import wait_until
 
 LONG = 30_000

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from server.rest.operations import OPERATION
 from store.ids import distinct
-from tests.server.rest.conftest import Site
+from tests.site import Site
 
 CHOSEN = [UUID(int=1 + (number + 1) * (2**61 - 1)) for number in range(1000)]  # the same hash for all of them
 

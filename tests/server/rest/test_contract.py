@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from server.identity.access_tokens import mint_token
-from tests.server.rest.conftest import Site
+from tests.site import Site
 from tests.waiting import wait_until
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")

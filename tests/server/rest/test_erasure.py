@@ -13,8 +13,8 @@ from handlers.transactions import Transactions
 from handlers.users import LEAVE_AT_ONCE
 from store.postgres.pool import Pool
 from tests.handlers.test_file_types import PNG
-from tests.server.rest.conftest import Site, open_site
 from tests.server.rest.routes.test_files import upload
+from tests.site import Site, open_site
 
 
 async def test_export_and_erasure(tmp_path: Path, database: str, redis_url: str, nursery: trio.Nursery) -> None:

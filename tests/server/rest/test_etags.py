@@ -4,7 +4,7 @@ from typing import Any
 
 import httpx
 
-from tests.server.rest.conftest import Site
+from tests.site import Site
 from tests.waiting import wait_until
 
 

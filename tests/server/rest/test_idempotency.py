@@ -9,7 +9,7 @@ import trio
 
 from handlers import users
 from tests.running import Running, running
-from tests.server.rest.conftest import Site, open_site
+from tests.site import Site, open_site
 
 
 def keyed(token: str = "", key: str = "") -> dict[str, str]:

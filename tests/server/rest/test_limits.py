@@ -8,7 +8,7 @@ import trio
 
 from loadtest.client import ClientError, connect
 from tests import plain_http
-from tests.server.rest.conftest import Site, open_site
+from tests.site import Site, open_site
 from tests.waiting import wait_until
 
 UPGRADE = {
@@ -131,7 +131,7 @@ async def test_many_connections_of_one_user(database: str, redis_url: str, nurse
             await wait_until(lambda: len(site.process.hub.connections) <= 2)
             async with connect(url, a) as hub:
                 assert await hub.invoke("Ping") == {}
-        assert not site.process.hub.endings["defect"]
+        assert not site.process.hub.disconnects["defect"]
 
 
 async def test_calls_over_many_connections(database: str, redis_url: str, nursery: trio.Nursery) -> None:

@@ -7,7 +7,7 @@ import pytest
 from msgspec import Raw
 
 from loadtest.client import HubError, connect
-from tests.server.rest.conftest import Site
+from tests.site import Site
 
 CUT = r"cut \ud83d"
 

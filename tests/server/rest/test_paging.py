@@ -6,7 +6,7 @@ from typing import Any
 
 from store.model import Role
 from store.postgres import conversations, users
-from tests.server.rest.conftest import Site
+from tests.site import Site
 
 Between = Callable[[int], Awaitable[object]]
 

@@ -22,7 +22,7 @@ from server.hub.dispatch import STREAM
 from server.identity.access_tokens import mint_token
 from tests import transports
 from tests.running import JWT_KEY
-from tests.server.rest.conftest import Site, open_site
+from tests.site import Site, open_site
 
 OK = "ok"
 PEOPLE = ("stranger", "removed", "member", "admin", "owner")
@@ -388,18 +388,18 @@ async def test_routes_without_a_good_token(world: World) -> None:
 
 async def test_the_hub_without_a_good_token(site: Site) -> None:
     """With an invalid token no call is possible, over any transport and with any way to attach."""
-    ways = product(transports.CARRIERS, ({}, {"sync": "manual"}))
-    for (carrier, query), (name, token) in product(ways, (await invalid_tokens(site)).items()):
-        if not token and carrier in ("sse", "polling"):
+    ways = product(transports.TRANSPORTS, ({}, {"sync": "manual"}))
+    for (transport, query), (name, token) in product(ways, (await invalid_tokens(site)).items()):
+        if not token and transport in ("sse", "polling"):
             continue  # their clients begin by negotiating: the table has it, without a token
         answer = None
         try:
-            async with transports.connect(carrier, f"{site.url}/hubs/chat", token, query=query) as client:
+            async with transports.connect(transport, f"{site.url}/hubs/chat", token, query=query) as client:
                 with trio.fail_after(60):
                     answer = await client.invoke("GetPresence", [str(uuid4())])
         except* (ClientError, HubError):
             pass
-        assert answer is None, (carrier, query, name)
+        assert answer is None, (transport, query, name)
 
 
 @asynccontextmanager

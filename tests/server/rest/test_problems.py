@@ -6,7 +6,7 @@ from itertools import product
 import httpx
 import trio
 
-from tests.server.rest.conftest import Site
+from tests.site import Site
 
 
 def checked(answer: httpx.Response, status: int, code: str) -> None:

@@ -8,8 +8,8 @@ import trio
 from structlog.testing import capture_logs
 
 from loadtest.client import connect, open_websocket
-from tests.server.rest.conftest import Site, open_site
-from tests.transports import CARRIERS
+from tests.site import Site, open_site
+from tests.transports import TRANSPORTS
 from tests.transports import connect as connect_by
 from tests.waiting import wait_until
 
@@ -88,11 +88,11 @@ async def test_lines_of_several_proxies(database: str, redis_url: str, nursery: 
             assert session["address"] == CLIENT
             assert {line["address"] for line in lines if line["event"] == "request"} == {CLIENT}
             address = f"{site.url}/hubs/chat"
-            for carrier in CARRIERS:
-                async with connect_by(carrier, address, token, headers=said):
+            for transport in TRANSPORTS:
+                async with connect_by(transport, address, token, headers=said):
                     opened = [line["address"] for line in lines if line["event"] == "connection_opened"]
-                    assert opened[-1] == CLIENT, carrier
-            assert len(opened) == len(CARRIERS)
+                    assert opened[-1] == CLIENT, transport
+            assert len(opened) == len(TRANSPORTS)
 
 
 async def test_limits_are_the_clients_own(database: str, redis_url: str, nursery: trio.Nursery) -> None:

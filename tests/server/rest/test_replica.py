@@ -10,8 +10,8 @@ from psycopg.conninfo import conninfo_to_dict
 from store.errors import Unavailable
 from store.postgres import messages
 from store.postgres.connection import Connection
-from tests.server.rest.conftest import open_site
 from tests.server.rest.routes.test_messages import talk
+from tests.site import open_site
 from tests.store.replica import open_replica
 
 WAIT = 60.0  # seconds: long past anything but a hang

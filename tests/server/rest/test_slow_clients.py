@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from server.rest import app, upload_backpressure
 from server.transport import http, listener
-from tests.server.rest.conftest import Site, open_site
+from tests.site import Site, open_site
 from tests.waiting import wait_until
 
 WAIT = 300.0
@@ -21,7 +21,7 @@ HEAD = b"GET /health/live HTTP/1.1\r\nHost: x\r\n"
 
 
 @pytest.fixture
-async def hasty(
+async def site(
     tmp_path: Path, database: str, redis_url: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Site]:
     for module, name in (
@@ -33,12 +33,8 @@ async def hasty(
     ):
         monkeypatch.setattr(module, name, SHORT)
     objects = f"file://{tmp_path}/files"
-    async with open_site(database, redis_url, nursery, objects=objects, handshake_timeout=SHORT) as site:
-        yield site
-
-
-async def open_tcp(site: Site) -> trio.SocketStream:
-    return await trio.open_tcp_stream("127.0.0.1", int(site.url.rpartition(":")[2]))
+    async with open_site(database, redis_url, nursery, objects=objects, handshake_timeout=SHORT) as found:
+        yield found
 
 
 async def drip(stream: trio.SocketStream, whole: bytes, data: bytes) -> bytes:
@@ -66,9 +62,9 @@ async def drip(stream: trio.SocketStream, whole: bytes, data: bytes) -> bytes:
     return said
 
 
-async def test_a_byte_now_and_then(hasty: Site) -> None:
+async def test_a_byte_now_and_then(site: Site) -> None:
     """Heads, bodies, an unexpected body and an upload: sending slowly does not keep a connection alive."""
-    _, token = await hasty.user("alice")
+    _, token = await site.user("alice")
     bearer = b"Host: x\r\nAuthorization: Bearer " + token.encode() + b"\r\n"
     endless = b"x" * 100_000
     post = b"POST /api/conversations HTTP/1.1\r\n" + bearer + b"Content-Type: application/json\r\n"
@@ -84,23 +80,23 @@ async def test_a_byte_now_and_then(hasty: Site) -> None:
         ("body of a bad path", b"PUT /no HTTP/1.1\r\nHost: x\r\n" + length, endless, b"HTTP/1.1 404 ", b""),
         ("upload", upload + length + part, endless, b"HTTP/1.1 400 ", b""),
     ):
-        said = await drip(await open_tcp(hasty), whole, slow)
+        said = await drip(await site.open_tcp(), whole, slow)
         assert said.startswith(first) and said.endswith(last), (stage, said)
         assert b'"status":408' in said or b" 408 " not in said, stage
-    assert (await hasty.http.get("/health/live")).status_code == 200
+    assert (await site.http.get("/health/live")).status_code == 200
 
 
-async def test_too_much(hasty: Site) -> None:
+async def test_too_much(site: Site) -> None:
     """Heads and bodies past the limit get 431 and 413, also on a used connection or without a length."""
-    _, token = await hasty.user("alice")
+    _, token = await site.user("alice")
     big = b"X: " + b"x" * 100_000 + b"\r\n\r\n"
-    stream = await open_tcp(hasty)
+    stream = await site.open_tcp()
     await stream.send_all(HEAD + b"\r\n")
     said = b""
     while not said.endswith(b"}}"):
         said += await stream.receive_some(65536)
     assert (await drip(stream, HEAD + big, b"")).startswith(b"HTTP/1.1 431 ")
-    assert (await drip(await open_tcp(hasty), HEAD + big, b"")).startswith(b"HTTP/1.1 431 ")
+    assert (await drip(await site.open_tcp(), HEAD + big, b"")).startswith(b"HTTP/1.1 431 ")
 
     async def pieces() -> AsyncIterator[bytes]:
         for _ in range(40):
@@ -108,7 +104,7 @@ async def test_too_much(hasty: Site) -> None:
 
     for content in (b" " * 400_000, pieces()):
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-        answer = await hasty.http.post("/api/conversations", content=content, headers=headers)
+        answer = await site.http.post("/api/conversations", content=content, headers=headers)
         assert answer.status_code == 413 and answer.json()["code"] == "too_large"
 
 
@@ -126,18 +122,18 @@ async def large_file(site: Site) -> str:
 
 async def begin_to_read(site: Site, link: str) -> trio.SocketStream:
     """A connection whose client reads the beginning of the answer and no more."""
-    stream = await open_tcp(site)
+    stream = await site.open_tcp()
     stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
     await stream.send_all(f"GET {link} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     assert b" 200 " in await stream.receive_some(1000)
     return stream
 
 
-async def test_a_client_that_does_not_read(hasty: Site) -> None:
+async def test_a_client_that_does_not_read(site: Site) -> None:
     """An answer that is not read is aborted, which the log line of its request shows."""
-    link = await large_file(hasty)
+    link = await large_file(site)
     with capture_logs() as lines:
-        stream = await begin_to_read(hasty, link)
+        stream = await begin_to_read(site, link)
         await wait_until(lambda: [line for line in lines if line.get("route") == "/objects/{key}"])
         assert len(await drip(stream, b"", b"")) < LARGE
 

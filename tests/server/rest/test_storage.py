@@ -7,7 +7,7 @@ import trio
 
 from handlers import export, files
 from handlers.model import Caller
-from tests.server.rest.conftest import Site, open_site
+from tests.site import Site, open_site
 from tests.waiting import wait_until
 
 KIB = 1024

@@ -9,7 +9,7 @@ from trio.testing import wait_all_tasks_blocked
 from handlers.errors import ChatError
 from server.rest import turns
 from server.rest.turns import AT_ONCE, WAITING, Turns
-from tests.server.rest.conftest import open_site
+from tests.site import open_site
 from tests.waiting import wait_until
 
 

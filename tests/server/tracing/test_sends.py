@@ -18,7 +18,7 @@ from loadtest.client import HubClient, HubError, connect
 from server.tracing.instance import Tracing
 from store.redis.inbox_entries import Draft, Entry, Head, TraceMark, unpack
 from tests.running import running
-from tests.server.rest.conftest import Site, open_site
+from tests.site import Site, open_site
 from tests.waiting import wait_until
 
 CALLER = "0af7651916cd43dd8448eb211c80319c"  # the trace id of a client
@@ -114,7 +114,7 @@ def times(span: ReadableSpan) -> tuple[int, int]:
     return span.start_time, span.end_time
 
 
-async def test_rest_sends_doubles_and_refusals(database: str, redis_url: str, nursery: trio.Nursery) -> None:
+async def test_rest_sends_duplicates_and_refusals(database: str, redis_url: str, nursery: trio.Nursery) -> None:
     """A REST send continues its client's trace; the trace of a refusal or duplicate ends with the send."""
     async with traced(database, redis_url, nursery) as one:
         alice_token, _, conversation = await pair(one.site)
@@ -127,7 +127,7 @@ async def test_rest_sends_doubles_and_refusals(database: str, redis_url: str, nu
         assert request.attributes and request.attributes["http.response.status_code"] == 201
         await one.until("deliver")
         await one.site.call("POST", "/api/messages", body, token=alice_token, status=201)
-        assert one.spans("send")[1].attributes["parley.message.double_of"]  # type: ignore[index]  # it has some
+        assert one.spans("send")[1].attributes["parley.message.duplicate_of"]  # type: ignore[index]  # it has some
         body = {"conversationId": str(UUID(int=7)), "content": "x"}
         await one.site.call("POST", "/api/messages", body, token=alice_token, status=404)
         assert one.spans("send")[2].status.status_code is StatusCode.ERROR
@@ -154,7 +154,7 @@ class OldEntry(msgspec.Struct, frozen=True, array_like=True):
     receipts: tuple[Any, ...] = ()
     typing: tuple[Any, ...] = ()
     seen: tuple[Any, ...] = ()
-    dismissals: tuple[Any, ...] = ()
+    disconnections: tuple[Any, ...] = ()
 
 
 def test_old_and_new_instances_understand_each_other() -> None:

@@ -76,7 +76,7 @@ async def test_byte_by_byte(port: int) -> None:
 
 async def test_violation_is_answered_and_affects_no_other(port: int) -> None:
     """A violator gets what was sent before, then a Close with the code; the others are not affected."""
-    async with trio_websocket.open_websocket("127.0.0.1", port, "/", use_ssl=False) as witness:
+    async with trio_websocket.open_websocket("127.0.0.1", port, "/", use_ssl=False) as other:
         stream = await _open(port)
         await stream.send_all(websocket.encode_masked(websocket.TEXT, b"fine") + b"\xff\xff" + b"junk" * 1000)
         decoder, got = websocket.Decoder(client=True), list[websocket.Event]()
@@ -86,9 +86,9 @@ async def test_violation_is_answered_and_affects_no_other(port: int) -> None:
         assert got[0] == websocket.Message(b"fine", binary=False)
         assert isinstance(got[1], websocket.Close) and got[1].code == 1002 and got[1].reason
         await stream.aclose()
-        await witness.send_message("still here")
+        await other.send_message("still here")
         with trio.fail_after(WAIT):
-            assert await witness.get_message() == "still here"
+            assert await other.get_message() == "still here"
 
 
 async def test_broadcast_does_not_wait_for_a_sleeper(port: int) -> None:

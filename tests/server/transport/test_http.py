@@ -10,7 +10,7 @@ from loadtest.client import HubError
 from server.transport import http, request_stream
 from server.transport.request_stream import RequestStream
 from tests import transports
-from tests.server.rest.conftest import open_site
+from tests.site import open_site
 
 LARGE = 24 * 1024 * 1024  # bytes; more than sockets hold
 REQUEST = b"GET /health/live HTTP/1.1\r\nHost: x\r\n"
@@ -68,11 +68,11 @@ async def test_an_answer_that_is_cancelled(is_last: bool, monkeypatch: pytest.Mo
 
 async def test_large_messages_on_a_late_upgrade(database: str, redis_url: str, nursery: trio.Nursery) -> None:
     """MAX_MESSAGE_BYTES is the limit of a body too, however large it is."""
-    sizes: dict[str, Any] = {"max_message_bytes": 512 * 1024, "outbox_bytes": 2 * 1024 * 1024}
+    sizes: dict[str, Any] = {"max_message_bytes": 512 * 1024, "send_queue_bytes": 2 * 1024 * 1024}
     async with open_site(database, redis_url, nursery, **sizes) as site:
         _, token = await site.user("alice")
-        for carrier in ("late", "socket"):
-            async with transports.connect(carrier, f"{site.url}/hubs/chat", token) as hub:
+        for transport in ("late", "socket"):
+            async with transports.connect(transport, f"{site.url}/hubs/chat", token) as hub:
                 with pytest.raises(HubError, match="argument"):
                     await hub.invoke("Ping", "x" * 400_000)
                 assert await hub.invoke("Ping") == {}

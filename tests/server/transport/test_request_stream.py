@@ -4,7 +4,6 @@ one connection."""
 import ssl
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from hypercorn.config import Config
 
 from server.protocol.http1 import head as http_head
 from tests.certificates import Authority
-from tests.server.rest.conftest import Site, open_site
+from tests.site import Site, open_site
 from tests.waiting import wait_until
 
 WAIT = 300.0
@@ -28,14 +27,8 @@ UPGRADE = http_head.client_request("x", "/hubs/chat", KEY)
 ELSEWHERE = UPGRADE.replace(b"/chat", b"/other")
 
 
-@pytest.fixture
-async def site(database: str, redis_url: str, nursery: trio.Nursery) -> AsyncIterator[Site]:
-    async with open_site(database, redis_url, nursery) as found:
-        yield found
-
-
-async def open_tcp(site: Site, tls: ssl.SSLContext | None = None) -> trio.abc.Stream:
-    stream = await trio.open_tcp_stream("127.0.0.1", int(site.url.rpartition(":")[2]))
+async def open_stream(site: Site, tls: ssl.SSLContext | None = None) -> trio.abc.Stream:
+    stream = await site.open_tcp()
     if tls is None:
         return stream
     return trio.SSLStream(stream, tls, server_hostname="127.0.0.1", https_compatible=True)
@@ -150,7 +143,7 @@ async def test_what_is_smuggled(
     async with open_site(database, redis_url, nursery, client, **settings) as site:
         for name, (request, methods, statuses) in DIALOGUES.items():
             for size in (len(request), 1):
-                async with await open_tcp(site, client) as stream:
+                async with await open_stream(site, client) as stream:
                     async with trio.open_nursery() as sending:
                         sending.start_soon(send_in_pieces, stream, request, size)
                         said = await everything(stream)
@@ -172,7 +165,7 @@ async def test_many_pipelined_requests(site: Site, monkeypatch: pytest.MonkeyPat
     """Nothing is answered out of order or twice, other connections are served meanwhile, and the connection ends after
     a bounded number of requests."""
     monkeypatch.setattr(Config, "keep_alive_max_requests", ANSWERED)
-    async with await open_tcp(site) as stream:
+    async with await site.open_tcp() as stream:
         async with trio.open_nursery() as sending:
             sending.start_soon(send_in_pieces, stream, LIVE * PIPELINED, 65536)
             first = bytes(await stream.receive_some(1000))
@@ -240,7 +233,7 @@ async def test_a_slow_head_after_a_fast_one(
     """The timeout of a head begins after the answer before it, even if no further byte arrives."""
     async with open_site(database, redis_url, nursery, handshake_timeout=1.0) as site:
         for piece in (b"G", b"GET / HTTP/1.1\r\nHost:"):
-            async with await open_tcp(site) as stream:
+            async with await site.open_tcp() as stream:
                 await stream.send_all(LIVE + piece)
                 assert answers(await everything(stream), b"GET", b"GET") == [200, 408]
 
@@ -248,7 +241,7 @@ async def test_a_slow_head_after_a_fast_one(
 async def test_half_closed(site: Site) -> None:
     """A connection whose client has ended its side ends, whatever was requested, without an error in the log."""
     for request in (LIVE, LIVE + LIVE, LIVE + UPGRADE, POST + b"Content-Length: 9\r\n\r\n{}", LIVE + b"GET"):
-        stream = await open_tcp(site)
+        stream = await site.open_tcp()
         assert isinstance(stream, trio.SocketStream)
         async with stream:
             await stream.send_all(request)
@@ -286,7 +279,7 @@ async def test_counts_are_even(database: str, redis_url: str, nursery: trio.Nurs
         }
 
         async def visit(said: tuple[bytes, ...]) -> None:
-            async with await open_tcp(site) as stream:
+            async with await site.open_tcp() as stream:
                 for request in said:
                     await stream.send_all(request)
                     if request.endswith(b"\r\n\r\n") and b"Content-Length" not in request:
@@ -311,7 +304,7 @@ async def test_upgrades_elsewhere_are_paced(database: str, redis_url: str, nurse
         statuses = []
         for number in range(9):
             request = (ELSEWHERE, LIVE + ELSEWHERE, UPGRADE)[number % 3]
-            async with await open_tcp(site) as stream:
+            async with await site.open_tcp() as stream:
                 await stream.send_all(request)
                 said = await everything(stream)
             statuses.append(answers(said, b"GET", b"GET")[-1])

@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from server.config.settings import ConfigError
-from server.transport.socket_activation import inherited
+from server.transport.socket_activation import passed_sockets
 
 
 def test_by_number() -> None:
@@ -14,7 +14,7 @@ def test_by_number() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         number = os.dup(server.fileno())
         os.set_inheritable(number, True)
-        [sock] = inherited(str(number), {})
+        [sock] = passed_sockets(str(number), {})
         assert sock.getsockname() == server.getsockname() and not sock.get_inheritable()
         sock.close()
 
@@ -24,10 +24,10 @@ def test_what_is_no_listening_socket() -> None:
     one, two = socket.socketpair()
     with one, two:
         with pytest.raises(ConfigError, match=f"descriptor {one.fileno()} is no listening stream socket"):
-            inherited(str(one.fileno()), {})
+            passed_sockets(str(one.fileno()), {})
         assert one.send(b"x") == 1
     with pytest.raises(ConfigError, match="descriptor 9999: Bad file descriptor"):
-        inherited("9999", {})
+        passed_sockets("9999", {})
 
 
 @pytest.mark.parametrize(
@@ -42,11 +42,11 @@ def test_what_is_no_listening_socket() -> None:
 def test_nothing_was_handed_over(environ: dict[str, str]) -> None:
     """Sockets for another process (LISTEN_PID) are not used."""
     with pytest.raises(ConfigError, match="no sockets were handed over"):
-        inherited("http", environ)
+        passed_sockets("http", environ)
 
 
 def test_another_name() -> None:
     """The error lists the names that exist."""
     environ = {"LISTEN_FDS": "2", "LISTEN_PID": str(os.getpid()), "LISTEN_FDNAMES": "admin:https"}
     with pytest.raises(ConfigError, match="there are sockets named admin, https, but not this"):
-        inherited("http", environ)
+        passed_sockets("http", environ)

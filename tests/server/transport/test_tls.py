@@ -18,7 +18,7 @@ from server.protocol import websocket
 from server.transport.tls import Certificate
 from tests.certificates import Authority
 from tests.echo_server import EchoServer
-from tests.server.rest.conftest import Site, open_site
+from tests.site import Site, open_site
 from tests.waiting import wait_until
 
 WAIT = 60.0
@@ -154,7 +154,7 @@ async def test_peers_that_do_not_speak_tls(
                 (hello, True),
                 (b"\x16", False),
             ):
-                stream = await _tcp(site)
+                stream = await site.open_tcp()
                 await stream.send_all(data)
                 if leaves:
                     await stream.send_eof()
@@ -165,7 +165,7 @@ async def test_peers_that_do_not_speak_tls(
                     except trio.BrokenResourceError:
                         pass
                 await stream.aclose()
-            slow = trio.SSLStream(await _tcp(site), authority.client, server_hostname="127.0.0.1")
+            slow = trio.SSLStream(await site.open_tcp(), authority.client, server_hostname="127.0.0.1")
             await slow.send_all(b"GET / HT")  # the deadline is for handshake and head together
             with trio.fail_after(WAIT):
                 assert b" 408 " in await slow.receive_some(1000)
@@ -194,13 +194,9 @@ def test_files_that_cannot_be_used(authority: Authority, tmp_path: Path) -> None
             Certificate(*files)
 
 
-async def _tcp(site: Site) -> trio.SocketStream:
-    return await trio.open_tcp_stream("127.0.0.1", int(site.url.rpartition(":")[2]))
-
-
 async def _shown(site: Site, authority: Authority) -> bytes:
     """Return the certificate that a new connection gets."""
-    stream = trio.SSLStream(await _tcp(site), authority.client, server_hostname="127.0.0.1")
+    stream = trio.SSLStream(await site.open_tcp(), authority.client, server_hostname="127.0.0.1")
     await stream.do_handshake()
     found = stream.getpeercert(binary_form=True)
     await trio.aclose_forcefully(stream)
@@ -212,7 +208,7 @@ async def test_a_slow_reader_over_tls(
     authority: Authority, tmp_path: Path, database: str, redis_url: str, nursery: trio.Nursery
 ) -> None:
     """P8 over TLS: a client that stops reading lags, delays no other, and gets everything when it reads again."""
-    limits = {"outbox_bytes": "64KiB", "max_message_bytes": "8KiB"}
+    limits = {"send_queue_bytes": "64KiB", "max_message_bytes": "8KiB"}
     async with secure_site(authority, tmp_path, database, redis_url, nursery, **limits) as site:
         (_, a), (bob, b) = await site.user("alice"), await site.user("bob")
         body = {"type": "Direct", "memberIds": [bob]}

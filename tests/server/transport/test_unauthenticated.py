@@ -5,7 +5,7 @@ import trio
 from loadtest.client import connect
 from server.config.trusted_proxies import Proxies
 from server.transport.unauthenticated import Stranger, UnauthenticatedConnections
-from tests.server.rest.conftest import open_site
+from tests.site import open_site
 from tests.waiting import wait_until
 
 WAIT = 60.0

@@ -72,10 +72,10 @@ def store(objects: dict[str, bytes]) -> type[Handler]:
     class Store(Handler):
         def serve(self) -> None:
             content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            place = urlsplit(self.path)
-            signed = self.headers.get("Authorization", "") + unquote(place.query)
+            url = urlsplit(self.path)
+            signed = self.headers.get("Authorization", "") + unquote(url.query)
             region = re.search(r"Credential=[^/]+/\d+/([^/]+)/s3", signed)
-            key = place.path.strip("/").partition("/")[2]
+            key = url.path.strip("/").partition("/")[2]
             if region is None or region[1] != REGION:
                 error = f"<Error><Code>AuthorizationHeaderMalformed</Code><Region>{REGION}</Region></Error>"
                 self.say(400, error.encode(), Content_Type="application/xml", x_amz_bucket_region=REGION)
@@ -119,8 +119,8 @@ async def test_others_go_on_while_credentials_are_asked_for(monkeypatch: pytest.
         asked.set()
         return release.wait(WAIT)
 
-    with serving(credentials(answer)) as place:
-        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", place)
+    with serving(credentials(answer)) as url:
+        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", url)
         objects = S3Objects("bucket", endpoint="http://127.0.0.1:1")
         links: list[str] = []
 
@@ -144,9 +144,9 @@ async def test_no_credentials(monkeypatch: pytest.MonkeyPatch, kind: str) -> Non
     """An endpoint that has none, or takes for ever, or nothing that would have any: the file store is out of reach."""
     over = threading.Event()
     monkeypatch.setattr("store.objects.s3.SIGN_WITHIN", 0.2 if kind == "slow" else WAIT)
-    with serving(credentials(lambda: over.wait(WAIT) and False if kind == "slow" else False)) as place:
+    with serving(credentials(lambda: over.wait(WAIT) and False if kind == "slow" else False)) as url:
         if kind != "none":
-            monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", place)
+            monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", url)
         monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
         objects = S3Objects("bucket", endpoint="http://127.0.0.1:1")
         try:
@@ -162,9 +162,9 @@ async def test_check_follows_links(monkeypatch: pytest.MonkeyPatch) -> None:
     kept: dict[str, bytes] = {}
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
-    with serving(store(kept)) as place:
-        await S3Objects("bucket", endpoint=place).check()
+    with serving(store(kept)) as url:
+        await S3Objects("bucket", endpoint=url).check()
         assert kept == {}
         monkeypatch.setenv("AWS_REGION", "us-west-2")
         with pytest.raises(ObjectsUnavailable, match=REGION):
-            await S3Objects("bucket", endpoint=place).check()
+            await S3Objects("bucket", endpoint=url).check()

@@ -13,19 +13,9 @@ from store.model import Change, ConversationType, MessageType, Role
 from store.postgres import conversations, messages, users
 from store.postgres.connection import Connection
 from store.postgres.conversations import AlreadyMember, NoConversation, NotAMember, UnknownUser
-from store.postgres.group_commit import Lanes
 from store.postgres.pool import Pool
 from store.postgres.system_messages import Announcement, Event, read
 from tests.store.world import Sent, Writer, make_append, make_group, make_users
-
-
-@pytest.fixture
-async def writer(pool: Pool, nursery: trio.Nursery) -> Writer:
-    changes: list[Change] = []
-    doubts: list[UUID] = []
-    lanes = Lanes(pool, on_commit=changes.extend, on_doubt=doubts.extend)
-    await nursery.start(lanes.run)
-    return Writer(lanes, changes, doubts)
 
 
 async def test_group(conn: Connection) -> None:
@@ -187,7 +177,7 @@ async def test_list_is_by_activity(conn: Connection, writer: Writer) -> None:
     assert found[0].last_message == last
     assert (found[0].unread_count, found[0].last_seq, found[1].unread_count) == (2, 3, 0)
     assert found[0] == await conversations.fetch_conversation(conn, groups[1], alice)
-    rest, end = await conversations.list_conversations(conn, alice, limit=3, place=following)
+    rest, end = await conversations.list_conversations(conn, alice, limit=3, position=following)
     assert [conversation.id for conversation in rest] == [groups[2], groups[0]]
     assert end is None
     memberships = await conversations.list_memberships(conn, [alice, bob])
@@ -203,15 +193,15 @@ async def test_list_with_clocks_apart(conn: Connection, writer: Writer) -> None:
     ahead = Sent()
     writer.lanes.offer(make_append(groups[5], alice, ahead, message_id=id_floor(int(time.time() * 1000) + hour)))
     await ahead.message()
-    page, place = await conversations.list_conversations(conn, alice, limit=2)
+    page, position = await conversations.list_conversations(conn, alice, limit=2)
     shown = [one.id for one in page]
     assert shown == [groups[5], groups[4]]
     for group, off in ((groups[0], -hour), (groups[1], -3000), (groups[2], 2 * hour), (groups[4], -hour)):
         sent = Sent()
         writer.lanes.offer(make_append(group, alice, sent, message_id=id_floor(int(time.time() * 1000) + off)))
         await sent.message()
-    while place is not None:
-        page, place = await conversations.list_conversations(conn, alice, limit=2, place=place)
+    while position is not None:
+        page, position = await conversations.list_conversations(conn, alice, limit=2, position=position)
         shown += [one.id for one in page]
     assert shown == groups[::-1]
     page, _ = await conversations.list_conversations(conn, alice, limit=9)
@@ -225,9 +215,9 @@ async def test_list_of_messages_without_a_number(conn: Connection, writer: Write
     await conn.execute("UPDATE messages SET place = NULL")
     await writer.send(groups[1], alice).message()
     shown: list[UUID] = []
-    place = None
-    while place is not None or not shown:
-        page, place = await conversations.list_conversations(conn, alice, limit=2, place=place)
+    position = None
+    while position is not None or not shown:
+        page, position = await conversations.list_conversations(conn, alice, limit=2, position=position)
         shown += [one.id for one in page]
     assert shown == [groups[number] for number in (1, 4, 3, 2, 0)]
 

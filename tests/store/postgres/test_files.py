@@ -4,27 +4,15 @@ gone."""
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-import pytest
 import trio
 
 from store.ids import new_id
 from store.model import Change
 from store.postgres import conversations, files, messages, queries
 from store.postgres.connection import Connection
-from store.postgres.group_commit import Lanes
-from store.postgres.pool import Pool
 from tests.store.postgres.test_group_commit import insert_file
 from tests.store.postgres.test_users import explained
 from tests.store.world import Writer, fetch_value, make_group, make_users, wait_for_lock
-
-
-@pytest.fixture
-async def writer(pool: Pool, nursery: trio.Nursery) -> Writer:
-    changes: list[Change] = []
-    doubts: list[UUID] = []
-    lanes = Lanes(pool, on_commit=changes.extend, on_doubt=doubts.extend)
-    await nursery.start(lanes.run)
-    return Writer(lanes, changes, doubts)
 
 
 async def test_what_the_files_of_a_user_take(conn: Connection) -> None:

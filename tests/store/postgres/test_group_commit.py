@@ -19,37 +19,26 @@ from store.model import Change, FileInfo, Message, MessageStatus
 from store.postgres import conversations, message_batch, messages
 from store.postgres import group_commit as lanes
 from store.postgres.connection import Connection
-from store.postgres.group_commit import Lanes, Source
+from store.postgres.group_commit import Lanes
 from store.postgres.pool import Pool
 from store.postgres.sessions import Connector
 from store.redis.inbox_entries import Receipt
 from tests.store.cluster import Cluster
 from tests.store.proxy import Proxy
-from tests.store.world import WAIT, Sent, Writer, fetch_value, make_append, make_group, make_users, wait_for_lock
+from tests.store.world import (
+    WAIT,
+    Sent,
+    Writer,
+    fetch_value,
+    make_append,
+    make_group,
+    make_users,
+    make_writer,
+    wait_for_lock,
+)
 from tests.waiting import wait_until
 
 StartWriter = Callable[..., Awaitable[Writer]]
-
-
-def make_writer(pool: Source, *, count: int = 1, max_queue: int = 10_000, outbox: bool = False) -> Writer:
-    changes: list[Change] = []
-    doubts: list[UUID] = []
-    made = Lanes(
-        pool,
-        count=count,
-        max_queue=max_queue,
-        on_commit=changes.extend,
-        on_doubt=doubts.extend,
-        outbox=outbox,
-    )
-    return Writer(made, changes, doubts)
-
-
-@pytest.fixture
-async def writer(pool: Pool, nursery: trio.Nursery) -> Writer:
-    writer = make_writer(pool, outbox=True)
-    await nursery.start(writer.lanes.run)
-    return writer
 
 
 @pytest.fixture
@@ -169,7 +158,7 @@ async def test_who_writes_has_read(writer: Writer, conn: Connection, other: Conn
 # -- P2: no duplicates ------------------------------------------------------------------------
 
 
-async def test_doubles_within_a_batch(writer: Writer, conn: Connection) -> None:
+async def test_duplicates_within_a_batch(writer: Writer, conn: Connection) -> None:
     """The first of a key in a batch wins, whatever the conversation; the others get its message."""
     [alice] = await make_users(conn, 1)
     one, two = await make_group(conn, [alice]), await make_group(conn, [alice])
@@ -182,7 +171,7 @@ async def test_doubles_within_a_batch(writer: Writer, conn: Connection) -> None:
     assert await conversations.fetch_heads(conn, [two]) == {two: 1}
 
 
-async def test_double_after_a_refused_one(writer: Writer, conn: Connection) -> None:
+async def test_duplicate_after_a_refused_one(writer: Writer, conn: Connection) -> None:
     """A key whose first use was refused in the same batch goes to the next use."""
     [alice] = await make_users(conn, 1)
     group = await make_group(conn, [alice])
@@ -193,7 +182,7 @@ async def test_double_after_a_refused_one(writer: Writer, conn: Connection) -> N
     assert (await accepted.message()) == (await late.message())
 
 
-async def test_double_shows_the_latest_state(writer: Writer, conn: Connection) -> None:
+async def test_duplicate_shows_the_latest_state(writer: Writer, conn: Connection) -> None:
     """A repeat is answered with the first message as it is now, even to somebody who has left since."""
     [alice, bob] = await make_users(conn, 2)
     group = await make_group(conn, [alice, bob])
@@ -206,7 +195,7 @@ async def test_double_shows_the_latest_state(writer: Writer, conn: Connection) -
     assert len(writer.changes) == 1
 
 
-async def test_doubles_across_processes(pool: Pool, conn: Connection, nursery: trio.Nursery) -> None:
+async def test_duplicates_across_processes(pool: Pool, conn: Connection, nursery: trio.Nursery) -> None:
     """The same keys through two processes at once: one message for each, and both processes say the same."""
     writers = [make_writer(pool), make_writer(pool)]
     for writer in writers:

@@ -2,7 +2,6 @@
 
 from uuid import UUID
 
-import pytest
 import trio
 
 from store import receipts
@@ -10,19 +9,8 @@ from store.ids import new_id
 from store.model import Change, MessageStatus, Role
 from store.postgres import conversations, messages
 from store.postgres.connection import Connection
-from store.postgres.group_commit import Lanes
-from store.postgres.pool import Pool
 from store.redis.inbox_entries import Receipt
 from tests.store.world import Writer, make_group, make_users, wait_for_lock
-
-
-@pytest.fixture
-async def writer(pool: Pool, nursery: trio.Nursery) -> Writer:
-    changes: list[Change] = []
-    doubts: list[UUID] = []
-    lanes = Lanes(pool, on_commit=changes.extend, on_doubt=doubts.extend)
-    await nursery.start(lanes.run)
-    return Writer(lanes, changes, doubts)
 
 
 async def test_pages(conn: Connection, writer: Writer) -> None:

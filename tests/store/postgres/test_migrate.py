@@ -162,6 +162,6 @@ def test_a_new_file_is_all(empty_database: str, tmp_path: Path, monkeypatch: pyt
     ],
 )
 def test_wrong_files(tmp_path: Path, files: dict[str, str], fault: str) -> None:
-    """Gaps, doubles, names that are none and revisions that do not say what they are for are refused, all at once."""
+    """Gaps, duplicates, names that are none and revisions that do not say what they are for are refused at once."""
     with pytest.raises(StoreError, match=fault):
         migrations.load(write(tmp_path, **files))

@@ -3,7 +3,7 @@
 from store.model import Role
 from store.postgres import conversations, outbox
 from store.postgres.connection import Connection
-from store.redis.inbox_entries import dismissal
+from store.redis.inbox_entries import disconnection_of
 from tests.store.world import make_group, make_users
 
 
@@ -41,12 +41,12 @@ async def test_what_the_relay_announces(conn: Connection) -> None:
     async with conn.transaction():
         added = await conversations.insert_member(conn, old, carol, Role.MEMBER, by=alice)
         removed = await conversations.delete_member(conn, old, bob, by=alice)
-        await outbox.insert_outbox(conn, [added, removed], dismissal(carol))
-        await outbox.insert_outbox(conn, [], dismissal(bob, alice))
+        await outbox.insert_outbox(conn, [added, removed], disconnection_of(carol))
+        await outbox.insert_outbox(conn, [], disconnection_of(bob, alice))
     stale = {batch.key: batch for batch in await outbox.list_stale(conn, 0.0)}
     assert stale == {
-        (old, 2): outbox.Unpublished((old, 2), {old: 2}, (dismissal(carol),)),
-        (alice, 0): outbox.Unpublished((alice, 0), {}, (dismissal(bob, alice),)),
+        (old, 2): outbox.Unpublished((old, 2), {old: 2}, (disconnection_of(carol),)),
+        (alice, 0): outbox.Unpublished((alice, 0), {}, (disconnection_of(bob, alice),)),
     }
     changes = await outbox.list_system_changes(conn, {new: 1, old: 2})
     assert sorted((c.conversation_id, c.seq, c.added, c.removed) for c in changes) == sorted(

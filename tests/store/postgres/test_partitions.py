@@ -76,7 +76,7 @@ async def test_dropping(conn: Connection, monkeypatch: pytest.MonkeyPatch) -> No
     before = datetime(2031, 12, 15, tzinfo=UTC)
     alice = (await users.insert_user(conn, "alice", "Alice")).id
     groups = [(await conversations.insert_group(conn, alice, "g", []))[0].id for _ in range(3)]
-    monkeypatch.setattr(partitions, "FLOORS", 1)
+    monkeypatch.setattr(partitions, "WATERMARKS", 1)
     for group, seq, changed, day in ((0, 2, 9, 10), (0, 3, 3, 11), (1, 2, 2, 10), (2, 2, 2, 40)):
         at = datetime(2031, 11, 1, tzinfo=UTC) + timedelta(days=day, seconds=group)
         await conn.execute(
@@ -89,7 +89,7 @@ async def test_dropping(conn: Connection, monkeypatch: pytest.MonkeyPatch) -> No
     assert await partitions.list_partitions(conn) == MADE[1:]
     assert await partitions.drop_partitions(conn, before) == []
     assert await fetch_value(conn, "SELECT count(*) FROM messages WHERE kind = 'Text'") == 2
-    assert [await conversations.fetch_floor(conn, group) for group in groups] == [9, 2, 1]  # 1: it was made
+    assert [await conversations.fetch_watermark(conn, group) for group in groups] == [9, 2, 1]  # 1: it was made
 
 
 async def test_dropping_what_was_only_detached(conn: Connection) -> None:

@@ -22,7 +22,7 @@ async def test_settings_of_a_connection(pool: Pool) -> None:
     """The server knows our name and our limits; options of the conninfo are kept."""
     async with pool.connection() as conn:
         assert await fetch_value(conn, "SHOW application_name") == "test"
-        assert await fetch_value(conn, "SHOW statement_timeout") == "5s"
+        assert await fetch_value(conn, "SHOW statement_timeout") == "30s"
         assert await fetch_value(conn, "SHOW idle_in_transaction_session_timeout") == "30s"
         assert conn.autocommit
 
@@ -273,7 +273,7 @@ async def test_closing(pool: Pool) -> None:
 async def test_connection_of_ones_own(pool: Pool) -> None:
     """connect() makes a connection set up alike, that the pool does not count."""
     conn = await pool.connect()
-    assert await fetch_value(conn, "SHOW statement_timeout") == "5s"
+    assert await fetch_value(conn, "SHOW statement_timeout") == "30s"
     await conn.close()
 
 

@@ -56,9 +56,9 @@ async def test_search(conn: Connection) -> None:
         await users.insert_user(conn, username, display_name)
 
     async def names(prefix: str, limit: int = 50) -> list[str]:
-        found, place = await users.list_users(conn, prefix, limit=limit)
-        while place is not None:
-            page, place = await users.list_users(conn, prefix, limit=limit, place=place)
+        found, position = await users.list_users(conn, prefix, limit=limit)
+        while position is not None:
+            page, position = await users.list_users(conn, prefix, limit=limit, position=position)
             assert len(page) <= limit
             found += page
         return [user.username for user in found]
@@ -101,15 +101,15 @@ async def test_a_search_reads_a_page_of_a_million(conn: Connection) -> None:
                 "zzz",
                 "\U0001f600",
             ):
-                nodes = await explained(conn, query, users.search_parameters(prefix, users.Place(), 51))
+                nodes = await explained(conn, query, users.search_parameters(prefix, users.Position(), 51))
                 assert [node["Node Type"] for node in nodes] == ["Limit", "Index Scan"]
                 scan = nodes[1]
                 assert scan["Index Name"] == index and scan["Actual Rows"] <= 51
                 assert not scan.get("Rows Removed by Filter") and "Filter" not in scan
                 read = scan["Shared Hit Blocks"] + scan["Shared Read Blocks"]
                 assert read <= 2 * 51 + 10, (prefix, read)
-    found, place = await users.list_users(conn, "same", limit=3)
-    assert len(found) == 3 and place is not None
+    found, position = await users.list_users(conn, "same", limit=3)
+    assert len(found) == 3 and position is not None
     assert (await users.list_users(conn, "zzz", limit=3)) == ([], None)
 
 

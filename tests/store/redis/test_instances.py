@@ -1,8 +1,5 @@
 """store.redis.instances: leases, subscriptions, inboxes and reaping, on a real Valkey."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 import trio
 
@@ -10,32 +7,10 @@ from store.ids import new_id
 from store.redis import keys
 from store.redis.client import Redis
 from store.redis.instances import MEMBERS, Instances
-from tests.store.redis.test_client import Valkey, wait_reachable
 from tests.store.world import WAIT
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.services  # Valkeys of their own
-
-
-@pytest.fixture
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    server = Valkey(Path(tmp_path_factory.mktemp("v")))
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-async def redis(valkey: Valkey, nursery: trio.Nursery) -> Redis:
-    redis = Redis(f"unix://{valkey.socket}", name="test", timeout=WAIT)
-    await nursery.start(redis.run)
-    await wait_reachable(redis)
-    return redis
-
-
-@pytest.fixture
-async def instances(redis: Redis) -> Instances:
-    return Instances(redis)
 
 
 async def test_interest(instances: Instances) -> None:

@@ -16,7 +16,7 @@ from store.errors import RedisUnavailable, Unavailable
 from store.redis import sentinel
 from store.redis.client import Redis
 from tests.running import free_port
-from tests.store.redis.test_client import binary
+from tests.store.valkey import binary
 from tests.waiting import block_until, wait_until
 
 pytestmark = pytest.mark.services  # processes of their own
@@ -74,8 +74,8 @@ class Installation:
         for one in self.sentinels:
             one.ask("SENTINEL", "MONITOR", SERVICE, "127.0.0.1", str(self.primary.port), "2")
             one.ask("SENTINEL", "SET", SERVICE, "failover-timeout", "5000")
-        places = ",".join(f"127.0.0.1:{one.port}" for one in self.sentinels)
-        self.url = f"redis+sentinel://{places}/{SERVICE}"
+        addresses = ",".join(f"127.0.0.1:{one.port}" for one in self.sentinels)
+        self.url = f"redis+sentinel://{addresses}/{SERVICE}"
         block_until(lambda: all(map(self._knows_all, self.sentinels)))
 
     def watch_closely(self) -> None:
@@ -167,7 +167,7 @@ async def test_the_first_sentinel_goes_with_the_primary(
     assert b"after" in installation.replica.ask("KEYS", "after")
 
 
-async def _primary(group: sentinel.Group) -> sentinel.Place | None:
+async def _primary(group: sentinel.Group) -> sentinel.Address | None:
     try:
         return await sentinel.find_primary(group)
     except Unavailable:

@@ -4,8 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,13 +17,6 @@ from tests.watchman import FROM_A_TERMINAL, Killed
 
 pytestmark = pytest.mark.services  # processes of their own
 SETTINGS = {name: value for name, value in os.environ.items() if not name.startswith("PARLEY_")}
-
-
-@pytest.fixture
-def data_dir() -> Iterator[Path]:
-    """Not pytest's tmp_path: its name is too long for sockets."""
-    with tempfile.TemporaryDirectory(prefix="pd-", dir="/tmp") as directory:
-        yield Path(directory, "data")
 
 
 def test_a_closed_terminal_ends_everything(data_dir: Path) -> None:

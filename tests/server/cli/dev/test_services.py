@@ -20,6 +20,7 @@ import trio
 from server.cli.dev import binaries, postgres, process, services, supervisor
 from server.cli.dev.process import ServiceError, command_line
 from server.cli.dev.services import Services, open_services
+from tests.server.cli.dev.processes import processes
 from tests.waiting import wait_until
 
 pytestmark = [
@@ -48,18 +49,6 @@ HOLDER = """
 """
 
 
-@pytest.fixture
-def data_dir() -> Iterator[Path]:
-    """A data directory.
-
-    Not pytest's tmp_path, whose name is too long for sockets. Processes that a failed test left are killed.
-    """
-    with tempfile.TemporaryDirectory(prefix="pd-", dir="/tmp") as directory:
-        yield Path(directory, "data")
-        for pid in processes(Path(directory)):
-            os.kill(pid, signal.SIGKILL)
-
-
 @pytest.fixture(scope="module")
 def initialised() -> Iterator[Path]:
     """A data directory in which the services have run once."""
@@ -80,13 +69,6 @@ def used_dir(data_dir: Path, initialised: Path) -> Path:
     data_dir.mkdir(mode=0o700)
     shutil.copytree(initialised / "postgres", data_dir / "postgres")
     return data_dir
-
-
-def processes(directory: Path, word: str = "") -> list[int]:
-    """The processes whose command line names the directory (this process's never does)."""
-    pids = (int(entry) for entry in os.listdir("/proc") if entry.isdigit())
-    lines = {pid: command_line(pid) for pid in pids}
-    return [pid for pid, line in lines.items() if str(directory) in line and word in line]
 
 
 def is_free(lock: Path) -> bool:

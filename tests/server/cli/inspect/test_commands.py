@@ -21,7 +21,7 @@ from server.cli.inspect.tables import RENDERERS
 from tests import forkserver
 from tests.running import running
 from tests.server.metrics.samples import admin, scrape
-from tests.server.rest.conftest import Site, open_site
+from tests.site import Site, open_site
 from tests.waiting import wait_until
 
 # Ctrl-C is ignored by what a shell has started in the background, the tests among it.
@@ -99,7 +99,7 @@ async def test_what_is_shown_is_true(post: Post) -> None:
         mine = (await post.inspect("connections", "--json", "--user", "alice")).json
         [one] = mine["items"]
         assert (mine["total"], one["user"], one["condition"], one["rooms"]) == (1, alice, "open", 1)
-        assert (one["transport"], one["protocol"], one["outbox"]) == ("websocket", "json", 0)
+        assert (one["transport"], one["protocol"], one["send_queue"]) == ("websocket", "json", 0)
         assert one["bytes_in"] > 300 and one["bytes_out"] > 300 and one["rtt"] < 1 and one["seconds"] < 60
         assert len((await post.ask("connections", limit="1"))["items"]) == 1
         [room] = (await post.ask("rooms"))["items"]
@@ -161,7 +161,7 @@ async def test_kill(post: Post) -> None:
         again = await post.inspect("kill", victim)
         assert again.code == 1 and "no such connection" in again.err
         assert (await post.inspect("kill", "../users/alice")).code == 1
-        assert (await scrape(post.socket)).value("parley_hub_endings_total", reason="operator") == 1
+        assert (await scrape(post.socket)).value("parley_hub_disconnects_total", reason="operator") == 1
 
 
 async def answers(client: HubClient) -> bool:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from server.protocol.http1.body import STEP, TRAILERS_MAX, Body
 from server.protocol.http1.head import BadRequest, parse_head, rewritten
+from tests.server.protocol.pieces import split
 
 HEAD = b"POST / HTTP/1.1\r\nHost: x\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -44,10 +45,6 @@ def read(data: bytes) -> tuple[bytes, bool]:
             return content, True
         elif event is h11.NEED_DATA:
             return content, False
-
-
-def split(data: bytes, size: int) -> list[bytes]:
-    return [data[start : start + size] for start in range(0, len(data), size)]
 
 
 @given(

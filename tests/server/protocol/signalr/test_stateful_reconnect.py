@@ -42,7 +42,7 @@ def came_back(reliable: MessageBuffer, before: Encoding, after: Encoding | None 
 
 
 @pytest.mark.parametrize("protocol", ["json", "messagepack"])
-def test_framing_is_the_carriers(protocol: str) -> None:
+def test_framing_is_the_transports(protocol: str) -> None:
     """What was sent on one transport and not acknowledged comes in the frames of the next one, whatever these are."""
     framed, bare = FRAMED[protocol], BARE[protocol]
 

@@ -12,7 +12,7 @@ from server.config.loading import load
 from server.identity.access_tokens import mint_token
 from store.ids import new_id
 from tests.running import JWT_KEY
-from tests.server.rest.conftest import Site, open_site
+from tests.site import Site, open_site
 
 
 async def registered(site: Site, name: str) -> dict[str, Any]:

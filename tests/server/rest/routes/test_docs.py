@@ -9,7 +9,7 @@ import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from handlers.errors import CODES
-from tests.server.rest.conftest import Site
+from tests.site import Site
 
 ROUTES = {
     "/api/users": "get post",

@@ -22,7 +22,7 @@ from store.postgres.files import Facts, File
 from tests import plain_http
 from tests.gateway import BUCKET
 from tests.handlers.test_file_types import PNG
-from tests.server.rest.conftest import Site, open_site
+from tests.site import Site, open_site
 from tests.waiting import wait_until
 
 LATER = timedelta(days=2)
@@ -44,9 +44,9 @@ FORM = b'--b\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\
 
 
 @pytest.fixture
-async def shop(options: dict[str, Any], database: str, redis_url: str, nursery: trio.Nursery) -> AsyncIterator[Site]:
-    async with open_site(database, redis_url, nursery, max_upload_bytes=6 * MIB, **options) as site:
-        yield site
+async def site(options: dict[str, Any], database: str, redis_url: str, nursery: trio.Nursery) -> AsyncIterator[Site]:
+    async with open_site(database, redis_url, nursery, max_upload_bytes=6 * MIB, **options) as found:
+        yield found
 
 
 async def upload(site: Site, token: str, data: bytes, name: str = "a.txt", status: int = 201, **headers: str) -> Any:
@@ -67,47 +67,47 @@ async def objects_left(site: Site) -> list[str]:
     return [key async for key in store.list_before(datetime.now(UTC) + LATER) if await store.size(key)]
 
 
-async def test_upload_and_have(shop: Site) -> None:
+async def test_upload_and_have(site: Site) -> None:
     """An uploaded file is described by its content, can be attached to a message, and only members can read it."""
-    (alice, a), (bob, b), (_, c) = [await shop.user(name) for name in ("alice", "bob", "carol")]
-    stored = await upload(shop, a, PNG, "../my cat \U0001f431.png")
+    (alice, a), (bob, b), (_, c) = [await site.user(name) for name in ("alice", "bob", "carol")]
+    stored = await upload(site, a, PNG, "../my cat \U0001f431.png")
     assert stored["name"] == "my cat \U0001f431.png" and stored["contentType"] == "image/png"
     assert (stored["width"], stored["height"], stored["size"]) == (640, 480, len(PNG))
     assert stored["sha256"] == hashlib.sha256(PNG).hexdigest() and stored["url"] == f"/api/files/{stored['key']}"
     direct = {"type": "Direct", "memberIds": [bob]}
-    made = await shop.call("POST", "/api/conversations", direct, token=a, status=201)
+    made = await site.call("POST", "/api/conversations", direct, token=a, status=201)
     link = f"/api/files/presigned-url?fileKey={stored['key']}"
-    await shop.call("GET", link, token=b, status=404)  # no message holds it yet
+    await site.call("GET", link, token=b, status=404)  # no message holds it yet
     received: list[Any] = []
-    async with connect(f"{shop.url}/hubs/chat", b, on_event=lambda name, args: received.append((name, args))):
+    async with connect(f"{site.url}/hubs/chat", b, on_event=lambda name, args: received.append((name, args))):
         message = {"conversationId": made["id"], "content": "", "type": "Image", "fileId": stored["id"]}
-        await shop.call("POST", "/api/messages", message, token=b, status=404)  # not a file of this user
-        sent = await shop.call("POST", "/api/messages", message, token=a, status=201)
+        await site.call("POST", "/api/messages", message, token=b, status=404)  # not a file of this user
+        sent = await site.call("POST", "/api/messages", message, token=a, status=201)
         await wait_until(
             lambda: any(name == "ReceiveMessage" and args[0]["id"] == sent["id"] for name, args in received)
         )
     fields = ("id", "key", "url", "name", "size", "contentType", "width", "height")
     assert sent["file"] == {name: stored[name] for name in fields}
-    assert (await shop.call("GET", f"/api/messages/{sent['id']}", token=b))["file"] == sent["file"]
-    await shop.call("GET", link, token=c, status=404)
+    assert (await site.call("GET", f"/api/messages/{sent['id']}", token=b))["file"] == sent["file"]
+    await site.call("GET", link, token=c, status=404)
     async with plain_http.client() as web:
         for token in (a, b):
-            found = await shop.call("GET", link, token=token)
+            found = await site.call("GET", link, token=token)
             answer = await web.get(found["url"])
             assert answer.content == PNG and answer.headers["Content-Type"] == "image/png"
             assert "attachment" in answer.headers["Content-Disposition"]
             assert "my%20cat" in answer.headers["Content-Disposition"]
-        redirect = await shop.http.get(stored["url"], headers={"Authorization": f"Bearer {b}"})
+        redirect = await site.http.get(stored["url"], headers={"Authorization": f"Bearer {b}"})
         assert redirect.status_code == 302
         part = await web.get(redirect.headers["Location"], headers={"Range": "bytes=1-3"})
         assert part.status_code == 206 and part.content == PNG[1:4]
-    where = f"/api/files?fileUrl={shop.url}{stored['url']}"
-    await shop.call("DELETE", where, token=c, status=404)
-    await shop.call("DELETE", where, token=b, status=403)
-    await shop.call("DELETE", where, token=a, status=204)
-    assert (await shop.call("GET", f"/api/messages/{sent['id']}", token=b))["file"] is None
-    await shop.call("GET", link, token=a, status=404)
-    assert await objects_left(shop) == [] and alice
+    where = f"/api/files?fileUrl={site.url}{stored['url']}"
+    await site.call("DELETE", where, token=c, status=404)
+    await site.call("DELETE", where, token=b, status=403)
+    await site.call("DELETE", where, token=a, status=204)
+    assert (await site.call("GET", f"/api/messages/{sent['id']}", token=b))["file"] is None
+    await site.call("GET", link, token=a, status=404)
+    assert await objects_left(site) == [] and alice
 
 
 async def test_a_deleted_file_is_a_change(
@@ -186,14 +186,14 @@ async def test_names(database: str, redis_url: str, nursery: trio.Nursery, tmp_p
                 assert answer.status_code == 201 and answer.json()["name"] == name, answer.text
 
 
-async def test_refused(shop: Site) -> None:
+async def test_refused(site: Site) -> None:
     """Types that are not allowed and content that is too large or malformed get an error and leave nothing."""
-    _, token = await shop.user("alice")
-    assert (await upload(shop, token, b"<html><script>", "cat.png", 415))["code"] == "unsupported_media_type"
-    assert (await upload(shop, token, b"\x7fELF\x02\x01", "cat.png", 415))["code"] == "unsupported_media_type"
-    assert (await upload(shop, token, bytes(7 * MIB), status=413))["code"] == "too_large"
-    assert (await upload(shop, token, b"x" * (6 * MIB + 1), status=413))["code"] == "too_large"
-    await upload(shop, token, b"x" * (6 * MIB))
+    _, token = await site.user("alice")
+    assert (await upload(site, token, b"<html><script>", "cat.png", 415))["code"] == "unsupported_media_type"
+    assert (await upload(site, token, b"\x7fELF\x02\x01", "cat.png", 415))["code"] == "unsupported_media_type"
+    assert (await upload(site, token, bytes(7 * MIB), status=413))["code"] == "too_large"
+    assert (await upload(site, token, b"x" * (6 * MIB + 1), status=413))["code"] == "too_large"
+    await upload(site, token, b"x" * (6 * MIB))
     headers = {"Authorization": f"Bearer {token}"}
     form = {"Content-Type": "multipart/form-data; boundary=b"}
 
@@ -202,7 +202,7 @@ async def test_refused(shop: Site) -> None:
         for _ in range(100):
             yield b"x" * 100_000
 
-    chunked = await shop.http.post("/api/files/upload", content=endless(), headers={**headers, **form})
+    chunked = await site.http.post("/api/files/upload", content=endless(), headers={**headers, **form})
     assert chunked.status_code == 413 and chunked.json()["code"] == "too_large"
     for body, status in (
         (b"", 400),
@@ -214,29 +214,29 @@ async def test_refused(shop: Site) -> None:
         (b'--b\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\ncut off', 400),
         (b'--b\r\nContent-Disposition: form-data; name="other"; filename="x"\r\n\r\nx\r\n--b--\r\n', 400),
     ):
-        answer = await shop.http.post("/api/files/upload", content=body, headers={**headers, **form})
+        answer = await site.http.post("/api/files/upload", content=body, headers={**headers, **form})
         assert answer.status_code == status and answer.json()["code"] == "invalid_request", body
     field = FORM.partition(b"--b--")[0].replace(b'"file"', b'"x"')
     for body, many in ((field * 99 + FORM, 201), (field * 100 + FORM, 413), (FORM[:-7] + field * 100 + FORM, 413)):
-        answer = await shop.http.post("/api/files/upload", content=body, headers={**headers, **form})
+        answer = await site.http.post("/api/files/upload", content=body, headers={**headers, **form})
         assert answer.status_code == many, answer.text  # parts of one form are counted, wherever they stand
     for size, status in ((6_000, 201), (10_000, 413)):  # and their heads have a length
         body = FORM.replace(b"\r\n\r\n", b"\r\nX: " + b"x" * size + b"\r\n\r\n", 1)
-        answer = await shop.http.post("/api/files/upload", content=body, headers={**headers, **form})
+        answer = await site.http.post("/api/files/upload", content=body, headers={**headers, **form})
         assert answer.status_code == status, answer.text
-    answer = await shop.http.post("/api/files/upload", content=b"x", headers=headers)
+    answer = await site.http.post("/api/files/upload", content=b"x", headers=headers)
     assert answer.status_code == 415
-    assert (await shop.http.post("/api/files/upload", content=b"x")).status_code == 401
-    await shop.call("GET", "/api/files/presigned-url", token=token, status=400)
-    await shop.call("DELETE", "/api/files", token=token, status=400)
-    await shop.call("DELETE", "/api/files?fileUrl=..%2f..%2fx", token=token, status=404)
-    assert len(await objects_left(shop)) == 3
+    assert (await site.http.post("/api/files/upload", content=b"x")).status_code == 401
+    await site.call("GET", "/api/files/presigned-url", token=token, status=400)
+    await site.call("DELETE", "/api/files", token=token, status=400)
+    await site.call("DELETE", "/api/files?fileUrl=..%2f..%2fx", token=token, status=404)
+    assert len(await objects_left(site)) == 3
 
 
-async def test_a_client_that_goes_away(shop: Site) -> None:
+async def test_a_client_that_goes_away(site: Site) -> None:
     """If the client disconnects during an upload, before or after its first part was stored, nothing is kept."""
-    _, token = await shop.user("alice")
-    host, port = urlsplit(shop.url).hostname or "", urlsplit(shop.url).port or 0
+    _, token = await site.user("alice")
+    host, port = urlsplit(site.url).hostname or "", urlsplit(site.url).port or 0
     head = (
         f"POST /api/files/upload HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: 6000000\r\n"
         'Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\nContent-Disposition: form-data; name="file"; '
@@ -249,7 +249,7 @@ async def test_a_client_that_goes_away(shop: Site) -> None:
         await stream.aclose()
 
     async def is_cleared() -> bool:
-        return not (await objects_left(shop) or await pending(shop))
+        return not (await objects_left(site) or await pending(site))
 
     await wait_until(is_cleared)
 
@@ -261,12 +261,12 @@ async def pending(site: Site) -> int:
         return int(row[0])
 
 
-async def test_directly(shop: Site) -> None:
+async def test_directly(site: Site) -> None:
     """Presign, put, complete: only announced content is accepted, and it cannot be changed afterwards."""
-    (_, a), (_, b) = await shop.user("alice"), await shop.user("bob")
+    (_, a), (_, b) = await site.user("alice"), await site.user("bob")
     body = {"name": "cat.png", "contentType": "image/png", "size": len(PNG)}
-    asked = await shop.call("POST", "/api/files/presign", body, token=a, status=201)
-    await shop.call("POST", f"/api/files/{asked['id']}/complete", token=a, status=409)  # not there yet
+    asked = await site.call("POST", "/api/files/presign", body, token=a, status=201)
+    await site.call("POST", f"/api/files/{asked['id']}/complete", token=a, status=409)  # not there yet
     async with plain_http.client() as web:
         headers = asked["headers"]
         for wrong in (PNG + b"x", PNG[:-1]):
@@ -274,50 +274,50 @@ async def test_directly(shop: Site) -> None:
         other = {**headers, "Content-Type": "text/html"}
         assert (await web.put(asked["uploadUrl"], content=PNG, headers=other)).status_code >= 400
         assert (await web.put(asked["uploadUrl"], content=PNG, headers=headers)).status_code == 200
-        await shop.call("POST", f"/api/files/{asked['id']}/complete", token=b, status=404)
-        done = await shop.call("POST", f"/api/files/{asked['id']}/complete", token=a)
+        await site.call("POST", f"/api/files/{asked['id']}/complete", token=b, status=404)
+        done = await site.call("POST", f"/api/files/{asked['id']}/complete", token=a)
         assert (done["width"], done["sha256"]) == (640, hashlib.sha256(PNG).hexdigest())
-        assert await shop.call("POST", f"/api/files/{asked['id']}/complete", token=a) == done
+        assert await site.call("POST", f"/api/files/{asked['id']}/complete", token=a) == done
         evil = b"x" * len(PNG)
         await web.put(asked["uploadUrl"], content=evil, headers=headers)  # the link is still good
-        link = await shop.call("GET", f"/api/files/presigned-url?fileKey={done['key']}", token=a)
+        link = await site.call("GET", f"/api/files/presigned-url?fileKey={done['key']}", token=a)
         assert (await web.get(link["url"])).content == PNG
-        lie = await shop.call("POST", "/api/files/presign", {**body, "name": "x"}, token=a, status=201)
+        lie = await site.call("POST", "/api/files/presign", {**body, "name": "x"}, token=a, status=201)
         assert (await web.put(lie["uploadUrl"], content=evil, headers=lie["headers"])).status_code == 200
-        await shop.call("POST", f"/api/files/{lie['id']}/complete", token=a, status=415)
-        await shop.call("POST", f"/api/files/{lie['id']}/complete", token=a, status=404)
+        await site.call("POST", f"/api/files/{lie['id']}/complete", token=a, status=415)
+        await site.call("POST", f"/api/files/{lie['id']}/complete", token=a, status=404)
     for change, status in (({"size": 7 * MIB}, 413), ({"contentType": "text/html"}, 415), ({"size": -1}, 400)):
-        await shop.call("POST", "/api/files/presign", {**body, **change}, token=a, status=status)
+        await site.call("POST", "/api/files/presign", {**body, **change}, token=a, status=status)
 
 
-async def test_a_completion_that_is_broken_off(shop: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_completion_that_is_broken_off(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """If a completion stops after the object was copied, repeating it completes the upload."""
-    _, token = await shop.user("alice")
+    _, token = await site.user("alice")
     body = {"name": "a.txt", "contentType": "text/plain", "size": 5}
-    asked = await shop.call("POST", "/api/files/presign", body, token=token, status=201)
+    asked = await site.call("POST", "/api/files/presign", body, token=token, status=201)
     async with plain_http.client() as web:
         await web.put(asked["uploadUrl"], content=b"hello", headers=asked["headers"])
     path = f"/api/files/{asked['id']}/complete"
     with monkeypatch.context() as patch:
         patch.setattr("store.postgres.files.finish_file", away)
-        assert (await shop.call("POST", path, token=token, status=503))["code"] == "unavailable"
+        assert (await site.call("POST", path, token=token, status=503))["code"] == "unavailable"
     done: list[Any] = []
 
     async def complete() -> None:
-        done.append(await shop.call("POST", path, token=token))
+        done.append(await site.call("POST", path, token=token))
 
     async with trio.open_nursery() as nursery:
         for _ in range(3):  # by three impatient windows
             nursery.start_soon(complete)
     assert done[0] == done[1] == done[2] and done[0]["sha256"] == hashlib.sha256(b"hello").hexdigest()
-    assert len(await objects_left(shop)) == 1
+    assert len(await objects_left(site)) == 1
 
 
-async def test_completions_that_overtake_each_other(shop: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_completions_that_overtake_each_other(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """The content that was checked is served, no matter what is uploaded or completed at the same time."""
-    _, token = await shop.user("alice")
+    _, token = await site.user("alice")
     body = {"name": "cat.png", "contentType": "image/png", "size": len(PNG)}
-    asked = await shop.call("POST", "/api/files/presign", body, token=token, status=201)
+    asked = await site.call("POST", "/api/files/presign", body, token=token, status=201)
     path = f"/api/files/{asked['id']}/complete"
     inspect, calls, came, go_on = files.Files._inspect, iter((0, 1)), [trio.Event(), trio.Event()], trio.Event()
 
@@ -333,7 +333,7 @@ async def test_completions_that_overtake_each_other(shop: Site, monkeypatch: pyt
     answers: list[Any] = []
 
     async def complete() -> None:
-        answers.append(await shop.call("POST", path, token=token))
+        answers.append(await site.call("POST", path, token=token))
 
     async with plain_http.client() as web, trio.open_nursery() as nursery:
         assert (await web.put(asked["uploadUrl"], content=PNG, headers=asked["headers"])).status_code == 200
@@ -345,53 +345,53 @@ async def test_completions_that_overtake_each_other(shop: Site, monkeypatch: pyt
             await wait_until(lambda: answers)
         go_on.set()
     assert answers[0] == answers[1] and answers[0]["sha256"] == hashlib.sha256(PNG).hexdigest()
-    link = await shop.call("GET", f"/api/files/presigned-url?fileKey={answers[0]['key']}", token=token)
+    link = await site.call("GET", f"/api/files/presigned-url?fileKey={answers[0]['key']}", token=token)
     async with plain_http.client() as web:
         assert (await web.get(link["url"])).content == PNG
-    assert len(await objects_left(shop)) == 1
+    assert len(await objects_left(site)) == 1
 
 
 async def away(*arguments: object) -> None:
     raise Unavailable("PostgreSQL: away")
 
 
-async def test_with_a_key(shop: Site) -> None:
+async def test_with_a_key(site: Site) -> None:
     """An upload repeated with an Idempotency-Key is one file; other content under the key is refused."""
-    _, token = await shop.user("alice")
-    first = await upload(shop, token, b"hello", Idempotency_Key="k1")
-    assert await upload(shop, token, b"hello", Idempotency_Key="k1") == first
-    assert (await upload(shop, token, b"other", status=422, Idempotency_Key="k1"))["code"] == "idempotency_mismatch"
-    assert len(await objects_left(shop)) == await pending(shop) == 1
+    _, token = await site.user("alice")
+    first = await upload(site, token, b"hello", Idempotency_Key="k1")
+    assert await upload(site, token, b"hello", Idempotency_Key="k1") == first
+    assert (await upload(site, token, b"other", status=422, Idempotency_Key="k1"))["code"] == "idempotency_mismatch"
+    assert len(await objects_left(site)) == await pending(site) == 1
     body = {"name": "x", "contentType": "text/plain", "size": 5}
     headers = {"Idempotency-Key": "k2"}
     asked = [
-        await shop.call("POST", "/api/files/presign", body, token=token, status=201, headers=headers) for _ in "ab"
+        await site.call("POST", "/api/files/presign", body, token=token, status=201, headers=headers) for _ in "ab"
     ]
     assert asked[0]["id"] == asked[1]["id"]
 
 
-async def test_orphans_are_purged(shop: Site) -> None:
+async def test_orphans_are_purged(site: Site) -> None:
     """The purge removes files in no message, unfinished uploads and objects without a row, and nothing else."""
-    (_, a), (bob, _) = await shop.user("alice"), await shop.user("bob")
+    (_, a), (bob, _) = await site.user("alice"), await site.user("bob")
     direct = {"type": "Direct", "memberIds": [bob]}
-    made = await shop.call("POST", "/api/conversations", direct, token=a, status=201)
-    kept, orphan = await upload(shop, a, b"kept"), await upload(shop, a, b"orphan")
+    made = await site.call("POST", "/api/conversations", direct, token=a, status=201)
+    kept, orphan = await upload(site, a, b"kept"), await upload(site, a, b"orphan")
     message = {"conversationId": made["id"], "content": "x", "fileId": kept["id"]}
-    await shop.call("POST", "/api/messages", message, token=a, status=201)
+    await site.call("POST", "/api/messages", message, token=a, status=201)
     stopped = {"name": "x", "contentType": "text/plain", "size": 5}
-    await shop.call("POST", "/api/files/presign", stopped, token=a, status=201)
+    await site.call("POST", "/api/files/presign", stopped, token=a, status=201)
 
     async def stray() -> AsyncIterator[bytes]:
         yield b"stray"
 
-    files = shop.process.handlers.files
+    files = site.process.handlers.files
     await files._objects.write("s" * 32, stray(), "text/plain")
     assert sum(await files.purge(datetime.now(UTC))) == 0
     purged = await files.purge(datetime.now(UTC) + LATER)
     assert (purged.retired, purged.strays) == (1, 1) and purged.objects == 2
-    assert await objects_left(shop) == [kept["key"]] and await pending(shop) == 1
+    assert await objects_left(site) == [kept["key"]] and await pending(site) == 1
     message["fileId"] = orphan["id"]
-    refused = await shop.call("POST", "/api/messages", message, token=a, status=404)
+    refused = await site.call("POST", "/api/messages", message, token=a, status=404)
     assert "no such file" in refused["detail"]
 
 

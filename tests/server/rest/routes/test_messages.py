@@ -2,7 +2,7 @@
 
 from uuid import uuid4
 
-from tests.server.rest.conftest import Site
+from tests.site import Site
 
 FIELDS = {
     "id", "conversationId", "seq", "changedSeq", "senderId", "type", "content", "file", "replyToId",

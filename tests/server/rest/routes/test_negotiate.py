@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from handlers.conversations import Conversations
 from store.defects import counts
 from tests.running import free_port
-from tests.server.rest.conftest import Site, open_site
+from tests.site import Site, open_site
 
 BAD_TEXT = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "secret inside")
 

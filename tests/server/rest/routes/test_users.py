@@ -1,6 +1,6 @@
 """REST for users: registration, profiles, search, deletion."""
 
-from tests.server.rest.conftest import Site
+from tests.site import Site
 
 
 async def test_registration(site: Site) -> None:

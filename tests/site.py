@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import httpx
-import pytest
 import trio
 
 from server.config.loading import load
@@ -44,16 +43,13 @@ class Site:
             return problem
         return answer.json() if answer.content else None
 
+    async def open_tcp(self) -> trio.SocketStream:
+        return await trio.open_tcp_stream("127.0.0.1", int(self.url.rpartition(":")[2]))
+
     async def user(self, name: str) -> tuple[str, str]:
         """(id, token)"""
         made = await self.call("POST", "/api/users", {"username": name}, status=201)
         return made["id"], made["accessToken"]
-
-
-@pytest.fixture
-async def site(database: str, redis_url: str, nursery: trio.Nursery) -> AsyncIterator[Site]:
-    async with open_site(database, redis_url, nursery) as found:
-        yield found
 
 
 @asynccontextmanager
@@ -79,12 +75,12 @@ async def open_site(
     }
     process = Instance(load({}, None, **{**values, **changes}), tracing)
     sock = bind(("127.0.0.1", 0))
-    stop, hurry, ready = trio.Event(), trio.Event(), trio.Event()
+    stop, force, ready = trio.Event(), trio.Event(), trio.Event()
     scheme = "http" if process.certificate is None else "https"
     found = Site(f"{scheme}://127.0.0.1:{sock.getsockname()[1]}", process, tls)
 
     async def run() -> None:
-        await process.run([sock], stop=stop, hurry=hurry, ready=ready.set)
+        await process.run([sock], stop=stop, force=force, ready=ready.set)
         found.ended.set()
 
     nursery.start_soon(run)
@@ -93,7 +89,7 @@ async def open_site(
     yield found
     await found.http.aclose()
     stop.set()
-    hurry.set()
+    force.set()
     with trio.move_on_after(15):
         await found.ended.wait()
     sock.close()

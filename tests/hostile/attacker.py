@@ -1,4 +1,4 @@
-"""Plays plans against a server: sockets that are cut, stall, do not read and come back, on every carrier.
+"""Plays plans against a server: sockets that are cut, stall, do not read and come back, on every transport.
 
 Owns the bytes on the wire and nothing of what they mean. Expects nothing of the server: whatever it answers is read and
 forgotten, except for its connection tokens. What is judged is judged from outside (`tests.hostile.arena`).
@@ -40,7 +40,7 @@ class World:
         return self._ids.get(text, text)
 
 
-class Player:
+class Attacker:
     """One hostile client. `nursery` outlives its connections, and ends with the plan."""
 
     def __init__(self, world: World, plan: Plan, nursery: trio.Nursery) -> None:
@@ -49,7 +49,7 @@ class Player:
         self.nursery = nursery
         self.token = world.tokens[plan.user]
         self.id = ""
-        self.carrier = plan.carrier
+        self.transport = plan.transport
         self.cut = 0
         self.stream: trio.SocketStream | None = None
         self.deaf = trio.Event()  # set: it hears
@@ -117,7 +117,7 @@ class Player:
         return values.varint(len(body)) + body
 
     async def _make_noise(self, step: Noise) -> None:
-        if step.opcode is None or self.carrier in ("sse", "polling"):
+        if step.opcode is None or self.transport in ("sse", "polling"):
             await self.send(step.data)
             return
         length = len(step.data) if step.pretended is None else step.pretended
@@ -139,7 +139,7 @@ class Player:
 
     async def _leave(self, how: str) -> None:
         stream, self.stream = self.stream, None
-        if self.carrier == "polling" and how == "close":
+        if self.transport == "polling" and how == "close":
             await self.ask("DELETE", self._address())
         if stream is None:
             return
@@ -156,14 +156,14 @@ class Player:
 
     async def _return(self, step: Return) -> None:
         await self._leave("rst")
-        if self.carrier in ("socket", "late"):
-            self.carrier = "late" if step.is_late else "socket"
+        if self.transport in ("socket", "late"):
+            self.transport = "late" if step.is_late else "socket"
         await self._connect()
         for kind, number in ((9, step.sequence), (8, step.acknowledged)):
             if number is not None:
                 await self.say(self._framed(kind, {"sequenceId": number}, [number]))
 
-    # -- carriers -------------------------------------------------------------------------------
+    # -- transports -------------------------------------------------------------------------------
 
     async def _open(self) -> None:
         with suppress(*LOST):
@@ -187,10 +187,10 @@ class Player:
         return f"{PATH}?{f'id={quote(self.id)}' if self.id else ''}{self.plan.query}"
 
     async def _connect(self) -> None:
-        if self.carrier in ("socket", "late"):
-            self.stream = await self._upgrade(is_late=self.carrier == "late")
+        if self.transport in ("socket", "late"):
+            self.stream = await self._upgrade(is_late=self.transport == "late")
             self.nursery.start_soon(self._hear, self.stream)
-        elif self.carrier == "sse":
+        elif self.transport == "sse":
             self.stream = await self._begin("GET", self._address(), ("Accept", "text/event-stream"))
             self.nursery.start_soon(self._hear, self.stream)
         else:
@@ -230,11 +230,11 @@ class Player:
                     return
 
     async def say(self, message: bytes) -> None:
-        """Hub messages, in a frame where the carrier has frames."""
+        """Hub messages, in a frame where the transport has frames."""
         await self.send(message, websocket.TEXT if self.plan.protocol == "json" else websocket.BINARY)
 
     async def send(self, data: bytes, opcode: int | None = None) -> None:
-        if self.carrier in ("sse", "polling"):
+        if self.transport in ("sse", "polling"):
             await self.ask("POST", self._address(), body=data)
         else:
             await self.write(data if opcode is None else websocket.encode_masked(opcode, data))
@@ -302,7 +302,7 @@ async def _head(stream: trio.SocketStream) -> bytes:
 async def play(world: World, raid: list[Plan]) -> None:
     """All of these at the same time, until all have left."""
     async with trio.open_nursery() as nursery:
-        async with trio.open_nursery() as players:
+        async with trio.open_nursery() as attackers:
             for plan in raid:
-                players.start_soon(Player(world, plan, nursery).play)
+                attackers.start_soon(Attacker(world, plan, nursery).play)
         nursery.cancel_scope.cancel()

@@ -10,16 +10,10 @@ import trio
 from server.hub.server import HubServer
 from tests.event_recorder import WAIT
 from tests.integration.test_transports import PING, PONG, SHAKE, STREAM, Door, door
-from tests.server.rest.conftest import Site, open_site
+from tests.site import Site
 from tests.waiting import wait_until
 
 ways_in = pytest.mark.parametrize("headers", [{}, STREAM], ids=["polling", "sse"])
-
-
-@pytest.fixture
-async def site(database: str, redis_url: str, nursery: trio.Nursery) -> AsyncIterator[Site]:
-    async with open_site(database, redis_url, nursery) as found:
-        yield found
 
 
 async def drained(hub: HubServer) -> None:
