@@ -75,6 +75,8 @@ constraints: $(VENV)/.made ## constraints.txt anew: the newest versions that set
 	@mv $(VENV)/constraints constraints.txt && rm -rf $(VENV)/fresh
 
 clean: ## forget the environment (not the data in .parley)
+	find server store handlers loadtest tests -name __pycache__ -prune -exec rm -rf {} + # they would keep folders that are gone
+	find server store handlers loadtest tests -type d -empty -delete
 	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis node_modules tests/interop/node_modules
 
 $(VENV)/.made:

@@ -16,7 +16,7 @@ from store.errors import Unavailable
 from store.ids import distinct
 from store.model import User, UserStatus
 from store.postgres import conversations, users
-from store.redis.inbox_entries import Seen
+from store.redis.inbox_entries import StatusNotice
 
 MAX_ASKED = 200  # users in one GetPresence
 MAX_AUDIENCE = 200  # members of a conversation in which people hear of each other's presence (docs/hub.md)
@@ -38,9 +38,9 @@ class Presence:
             raise ChatError("unavailable", "Presence is paused: Redis is out of reach.") from None
         return [_update(found[user_id], user_id in online) for user_id in distinct(user_ids) if user_id in found]
 
-    async def seen(
+    async def status_notices(
         self, user_ids: Collection[UUID], online: Collection[UUID], chosen: Mapping[UUID, bool]
-    ) -> list[Seen]:
+    ) -> list[StatusNotice]:
         """Return how each of these users is to be shown now, and in which conversations.
 
         Users who chose to appear offline connect and disconnect unseen: they are left out, unless the choice itself
@@ -49,15 +49,15 @@ class Presence:
         async with self._pool.connection() as conn:
             found = await users.list_users_by_id(conn, user_ids)
             audiences = await conversations.list_audiences(conn, user_ids, MAX_AUDIENCE)
-        seen = []
+        notices = []
         for user in found:
             if user.status is UserStatus.OFFLINE and not chosen.get(user.id):
                 continue
             update = _update(user, user.id in online)
-            seen.append(
-                Seen(user.id, update.status, update.status_text, update.last_seen_at, tuple(audiences[user.id]))
+            notices.append(
+                StatusNotice(user.id, update.status, update.status_text, update.last_seen_at, tuple(audiences[user.id]))
             )
-        return seen
+        return notices
 
     async def keep_last_seen(self, user_ids: Collection[UUID]) -> None:
         """These have just left."""

@@ -27,7 +27,7 @@ from store.redis.inbox_entries import disconnection_of
 REGISTRATION_KEY = 22  # characters an Idempotency-Key must have: 128 random bits in base64
 REGISTRATION_WINDOW = 600.0  # seconds in which such a request may come again
 MAX_QUERY = 128  # characters of a search
-USERNAME_RULE = "1 to 64 letters, digits and any of . _ - @ + or inner spaces, with a letter or digit at both ends"
+USERNAME_RULE = "1 to 64 letters, digits and any of . _ - @ + or inner spaces, with a letter, digit or _ at both ends"
 
 LEAVE_AT_ONCE = 50  # conversations that a deleted user leaves in one transaction: what others wait for
 LEAVE_ROUNDS = 1000  # such transactions; the rest is left in the last one

@@ -55,7 +55,7 @@ CHANGES = {
         )
     ],
     "a type of message": [
-        Change("store/model.py", '    SYSTEM = "System"', '    EXAMPLE = "Example"\n'),
+        Change("store/model.py", "\n\n\nclass MessageStatus", '\n    EXAMPLE = "Example"'),
         Change("handlers/model.py", "MessageType.TEXT, MessageType.EMOJI)", "MessageType.EXAMPLE, "),
         Change(
             f"store/postgres/migrations/versions/{NEXT:04}_example_type.sql",

@@ -18,11 +18,11 @@ from server.fanout.broadcaster import Broadcast
 from server.fanout.rooms import Rooms
 from store.defects import divided, guard
 from store.model import Message, MessageStatus
-from store.redis.inbox_entries import Entry, InstanceMessage, Receipt, Seen, Typing, merged
+from store.redis.inbox_entries import Entry, InstanceMessage, Receipt, StatusNotice, Typing, merged
 
 TICK = 0.1  # seconds: at most one MessageStatusUpdated per member and tick
 MAX_PER_TICK = 50  # receipts announced in one conversation and tick; the others wait, and go on coalescing
-MAX_SEEN = 200  # users whose presence is announced in one tick, likewise
+MAX_STATUSES = 200  # users whose presence is announced in one tick, likewise
 MEMORY = 30.0  # seconds for which no cursor below an announced one is announced
 TYPING_TTL = 6.0  # seconds after the last sign of typing at which it has stopped (docs/hub.md)
 REPEAT = 2.0  # seconds after which other instances are notified again that a user still types
@@ -32,7 +32,7 @@ SLACK = 1.0  # seconds longer that another instance waits for the next sign of t
 
 _guard = guard("ephemeral_events")
 
-UPDATED, STARTED, STOPPED, SHOWN = (
+UPDATED, STARTED, STOPPED, STATUS = (
     "MessageStatusUpdated",
     "UserStartedTyping",
     "UserStoppedTyping",
@@ -63,7 +63,7 @@ class EphemeralEvents:
         self._rooms = rooms
         self._others = others
         self._broadcaster = broadcaster
-        self._seen: dict[UUID, Seen] = {}  # to be announced, by user
+        self._statuses: dict[UUID, StatusNotice] = {}  # to be announced, by user
         self._receipts: dict[UUID, dict[UUID, Receipt]] = {}  # to be announced, by conversation and member
         self._typists: dict[tuple[UUID, UUID], _Typist] = {}
         self._turned: dict[tuple[UUID, UUID], bool] = {}  # began or stopped since the last tick; True: received here
@@ -109,10 +109,10 @@ class EphemeralEvents:
         for conversation_id in [key[0] for key in self._typists if key[1] == user_id]:
             self.stop_typing(conversation_id, user_id)
 
-    def show(self, seen: list[Seen]) -> None:
+    def announce_statuses(self, notices: list[StatusNotice]) -> None:
         """Announce the presence of these users, here and on the other instances."""
-        self._others.send(seen)
-        self._show(seen)
+        self._others.send(notices)
+        self._announce_statuses(notices)
 
     # -- from other instances -----------------------------------------------------------------------------
 
@@ -124,7 +124,7 @@ class EphemeralEvents:
                 self._start(key, TYPING_TTL + SLACK, is_here=False)
             else:
                 self._stop(key, is_here=False)
-        self._show(entry.seen)
+        self._announce_statuses(entry.statuses)
 
     # -- announcing --------------------------------------------------------------------------------------
 
@@ -152,16 +152,16 @@ class EphemeralEvents:
             self._turned[key] = is_here or self._turned.get(key, False)
             self._wake.set()
 
-    def _show(self, seen: Iterable[Seen]) -> None:
-        for one in seen:
-            self._seen[one.user_id] = one
+    def _announce_statuses(self, notices: Iterable[StatusNotice]) -> None:
+        for one in notices:
+            self._statuses[one.user_id] = one
             self._wake.set()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Announce what has gathered, once a tick, and expire typing, until cancelled."""
         task_status.started()
         while True:
-            if not self._receipts and not self._typists and not self._seen and not self._turned:
+            if not self._receipts and not self._typists and not self._statuses and not self._turned:
                 self._wake = trio.Event()
                 await self._wake.wait()
             try:
@@ -216,11 +216,11 @@ class EphemeralEvents:
         return broadcasts
 
     def _take_seen(self) -> list[Broadcast]:
-        taken = [self._seen.pop(user_id) for user_id in list(self._seen)[:MAX_SEEN]]
+        taken = [self._statuses.pop(user_id) for user_id in list(self._statuses)[:MAX_STATUSES]]
         return [
             Broadcast(
                 one.conversation_ids,
-                SHOWN,
+                STATUS,
                 (UserStatusUpdate(one.user_id, one.status, one.status_text, one.last_seen_at),),
                 but=one.user_id,
             )

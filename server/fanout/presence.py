@@ -20,7 +20,7 @@ from server.fanout.ephemeral_events import EphemeralEvents
 from server.fanout.rooms import Rooms
 from store.defects import divided, guard
 from store.errors import StoreError
-from store.redis.inbox_entries import Seen
+from store.redis.inbox_entries import StatusNotice
 from store.redis.instances import Instances
 
 ROUND = 0.1  # seconds between rounds: what happens meanwhile is announced together
@@ -44,7 +44,7 @@ class PresenceAnnouncer:
         self._ephemeral_events = ephemeral_events
         self._moved: dict[UUID, bool] = {}  # to be announced; True: even a user who appears offline
         self._gone: set[UUID] = set()  # those of them whose last connection has ended
-        self._announced: dict[UUID, Seen] = {}  # in the last round
+        self._announced: dict[UUID, StatusNotice] = {}  # in the last round
         self._wake = trio.Event()
 
     # -- reports: never wait --------------------------------------------------------------------
@@ -110,16 +110,18 @@ class PresenceAnnouncer:
                 self._moved[user_id] = self._moved.get(user_id, False) or always
             raise
 
-    async def _evaluate(self, user_ids: Sequence[UUID], moved: dict[UUID, bool], announced: dict[UUID, Seen]) -> None:
+    async def _evaluate(
+        self, user_ids: Sequence[UUID], moved: dict[UUID, bool], announced: dict[UUID, StatusNotice]
+    ) -> None:
         gone = self._gone.intersection(user_ids)
         if gone:
             await self._presence.keep_last_seen(gone)
             self._gone -= gone
-        found = await self._presence.seen(user_ids, await self.online(user_ids), moved)
-        changed = [seen for seen in found if moved.get(seen.user_id) or _differs(announced.get(seen.user_id), seen)]
-        self._announced |= {seen.user_id: seen for seen in changed}
-        self._ephemeral_events.show(changed)
+        found = await self._presence.status_notices(user_ids, await self.online(user_ids), moved)
+        changed = [one for one in found if moved.get(one.user_id) or _differs(announced.get(one.user_id), one)]
+        self._announced |= {one.user_id: one for one in changed}
+        self._ephemeral_events.announce_statuses(changed)
 
 
-def _differs(before: Seen | None, now: Seen) -> bool:
+def _differs(before: StatusNotice | None, now: StatusNotice) -> bool:
     return before is None or (before.status, before.status_text) != (now.status, now.status_text)

@@ -70,8 +70,8 @@ class Typing(_OfConversation, frozen=True, array_like=True):
     typing: bool
 
 
-class Seen(InstanceMessage, frozen=True, array_like=True):
-    """How a user is to be shown, to people in these conversations."""
+class StatusNotice(InstanceMessage, frozen=True, array_like=True):
+    """A user's status, for the members of these conversations: `UserStatusChanged` on its way to instances."""
 
     user_id: UUID
     status: UserStatus
@@ -117,7 +117,7 @@ class Entry(Struct, frozen=True, array_like=True):
     heads: tuple[Head, ...] = ()
     receipts: tuple[Receipt, ...] = ()
     typing: tuple[Typing, ...] = ()
-    seen: tuple[Seen, ...] = ()
+    statuses: tuple[StatusNotice, ...] = ()
     disconnections: tuple[Disconnection, ...] = ()
     traces: tuple[TraceMark, ...] = ()  # of some of the changes
 

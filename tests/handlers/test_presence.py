@@ -60,7 +60,7 @@ async def test_announced(memory: Memory, status: UserStatus, is_there: bool, cho
     caller = memory.user()
     chooses(memory, caller, status)
     options: Any = {} if chosen is None else {caller.user_id: chosen}
-    found = await memory.presence.seen([caller.user_id], {caller.user_id} if is_there else (), options)
+    found = await memory.presence.status_notices([caller.user_id], {caller.user_id} if is_there else (), options)
     if status is OFFLINE and not chosen:
         assert found == []
     else:
@@ -73,7 +73,7 @@ async def test_to_whom(memory: Memory, members: int, is_shown: bool) -> None:
     people = [memory.user() for _ in range(members)]
     group = memory.group(*[(one, Role.MEMBER) for one in people])
     memory.group((memory.user(), Role.OWNER))
-    [seen] = await memory.presence.seen([people[0].user_id], {people[0].user_id}, {})
+    [seen] = await memory.presence.status_notices([people[0].user_id], {people[0].user_id}, {})
     assert seen.conversation_ids == ((group,) if is_shown else ())
 
 

@@ -15,7 +15,7 @@ from store.ids import new_id
 from store.model import Change, Message, MessageStatus, MessageType, UserStatus
 from store.postgres import outbox
 from store.postgres.pool import Pool
-from store.redis.inbox_entries import Entry, Receipt, Seen, Typing, disconnection_of, entry_of, unpack
+from store.redis.inbox_entries import Entry, Receipt, StatusNotice, Typing, disconnection_of, entry_of, unpack
 from store.redis.instances import Instances
 
 ROOM, OTHER, ALICE, BOB = new_id(), new_id(), new_id(), new_id()
@@ -148,12 +148,12 @@ async def test_the_rest(world: World, autojump_clock: MockClock) -> None:
     """Receipts, typing and presence are sent to the instances on which the conversation is open."""
     world.interested = {ROOM: ["a"], OTHER: ["a", "b"]}
     receipt, typing = Receipt(ROOM, ALICE, 2, 1, "t"), Typing(OTHER, ALICE, True)
-    seen = Seen(ALICE, UserStatus.BUSY, "x", None, (ROOM, OTHER))
-    world.publisher.send([receipt, typing, seen])
+    status = StatusNotice(ALICE, UserStatus.BUSY, "x", None, (ROOM, OTHER))
+    world.publisher.send([receipt, typing, status])
     await trio.sleep(1)
     assert dict(world.delivered) == {
-        "a": Entry((), (), (receipt,), (typing,), (seen,)),
-        "b": Entry((), (), (), (typing,), (seen,)),
+        "a": Entry((), (), (receipt,), (typing,), (status,)),
+        "b": Entry((), (), (), (typing,), (status,)),
     }
 
 

@@ -15,7 +15,7 @@ from server.fanout.rooms import Rooms
 from store.errors import Unavailable
 from store.ids import new_id
 from store.model import UserStatus
-from store.redis.inbox_entries import Seen
+from store.redis.inbox_entries import StatusNotice
 from store.redis.instances import Instances
 
 ALICE = new_id()
@@ -45,15 +45,15 @@ class World:
             raise Unavailable("away")
         return {user_id: int(user_id in self.here) for user_id in user_ids}
 
-    async def seen(
+    async def status_notices(
         self, user_ids: Collection[UUID], online: Collection[UUID], chosen: Mapping[UUID, bool]
-    ) -> list[Seen]:
+    ) -> list[StatusNotice]:
         await trio.lowlevel.checkpoint()
         if self.meanwhile is not None:
             meanwhile, self.meanwhile = self.meanwhile, None
             meanwhile()
         return [
-            Seen(user_id, self.chosen.get(user_id, ONLINE) if user_id in online else OFFLINE, None, None, ())
+            StatusNotice(user_id, self.chosen.get(user_id, ONLINE) if user_id in online else OFFLINE, None, None, ())
             for user_id in user_ids
             if self.chosen.get(user_id) is not OFFLINE or chosen.get(user_id)
         ]
@@ -63,8 +63,8 @@ class World:
             raise Unavailable("away")
         self.last_seen += user_ids
 
-    def show(self, seen: list[Seen]) -> None:
-        self.announced += ((one.user_id, one.status) for one in seen)
+    def announce_statuses(self, notices: list[StatusNotice]) -> None:
+        self.announced += ((one.user_id, one.status) for one in notices)
 
 
 @pytest.fixture

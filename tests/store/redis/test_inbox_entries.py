@@ -13,7 +13,7 @@ from store.redis.inbox_entries import (
     Head,
     InstanceMessage,
     Receipt,
-    Seen,
+    StatusNotice,
     TraceMark,
     Typing,
     disconnection_of,
@@ -26,7 +26,7 @@ MESSAGES: list[InstanceMessage] = [
     Head(ROOM, 7),
     Receipt(ROOM, USER, 3, 2, "t"),
     Typing(ROOM, USER, True),
-    Seen(USER, UserStatus.BUSY, "x", None, (ROOM,)),
+    StatusNotice(USER, UserStatus.BUSY, "x", None, (ROOM,)),
     disconnection_of(USER),
     TraceMark(ROOM, 7, "00-1"),
 ]
