@@ -5,6 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from server.identity.access_tokens import mint_token
+from tests.event_recorder import event_of
 from tests.site import Site
 from tests.waiting import wait_until
 
@@ -83,7 +84,7 @@ async def test_conversations(site: Site) -> None:
     await say(site, b, await group_of(site, b), "elsewhere")
     [group, mine] = (await site.call("GET", "/api/conversations", token=b))["items"]
     assert (group["type"], mine["type"], mine["unreadCount"]) == ("Group", "Direct", 3)
-    assert mine["lastMessage"] == last and mine["lastSeq"] == last["seq"]
+    assert mine["lastMessage"] == event_of(last) and mine["lastSeq"] == last["seq"]
     await site.call("PUT", f"/api/messages/{last['id']}/status", {"status": "read"}, token=b, status=204)
     await site.call("PUT", f"/api/conversations/{direct['id']}", {"name": "x"}, token=a, status=409)
     await site.call("DELETE", f"/api/conversations/{direct['id']}", token=b, status=204)
@@ -143,7 +144,7 @@ async def test_messages(site: Site) -> None:
     deleted = await site.call("DELETE", f"/api/messages/{first['id']}", token=a)
     assert TIME.fullmatch(edited["editedAt"]) and TIME.fullmatch(deleted["deletedAt"]) and deleted["content"] == ""
     page = await site.call("GET", "/api/messages", token=b, params={"conversationId": group, "limit": 2})
-    assert page["items"] == [edited, deleted] and page["next"] == str(first["seq"])
+    assert page["items"] == [event_of(edited), event_of(deleted)] and page["next"] == str(first["seq"])
 
 
 async def test_status_and_receipts(site: Site) -> None:
