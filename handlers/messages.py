@@ -4,6 +4,7 @@ Owns the checks that need no database, and the composition of those that do. New
 the lanes; edits and deletes are transactions of their own (`handlers.transactions`).
 """
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 from uuid import UUID
@@ -22,12 +23,15 @@ from handlers.transactions import Transactions
 from store.errors import Overloaded, StoreError, Unavailable
 from store.ids import new_id
 from store.model import Change, Message, MessageType
+from store.outage import Outage
 from store.postgres import conversations as conversation_store
 from store.postgres import messages as store
 from store.postgres.connection import Connection
 from store.postgres.group_commit import Append, AppendError
 
 MAX_CLIENT_ID = 128  # characters of a clientMessageId
+REPLICA_PATIENCE = 1.0  # seconds for a page of history from a replica: then the primary is asked
+REPLICA_PAUSE = 5.0  # seconds for which a replica that failed is not asked again
 UNCERTAIN = frozenset({"unavailable", "internal"})  # codes after which a message may have been written
 
 _REFUSED = {
@@ -64,6 +68,10 @@ class Messages:
         """`replica` is read for history wherever it is as new as `pool`."""
         self._pool = pool
         self._replica = replica
+        self._replica_after = -math.inf  # it is not asked before
+        self._replica_outage = Outage(
+            "parley.messages", "replica_passed_over", action="history is read from the primary"
+        )
         self._lanes = lanes
         self._transactions = transactions
         self._sends = sends
@@ -230,19 +238,30 @@ class Messages:
         async with self._pool.connection() as conn:
             permissions.require_member(await conversation_store.fetch_member(conn, conversation_id, caller.user_id))
             replica = self._replica
-            if replica is None or not replica.is_reachable:
+            if replica is None or not replica.is_reachable or trio.current_time() < self._replica_after:
                 return await store.list_messages(conn, conversation_id, before=before, after=after, limit=limit)
             head = (await conversation_store.fetch_heads(conn, [conversation_id])).get(conversation_id, 0)
+        scope = trio.CancelScope(deadline=trio.current_time() + REPLICA_PATIENCE)
         try:
-            async with replica.connection() as conn:
-                # Every change has a seq, so a replica that has this one has all that the primary had just now.
-                replicated = await conversation_store.fetch_heads(conn, [conversation_id])
-                if replicated.get(conversation_id, -1) >= head:
-                    return await store.list_messages(conn, conversation_id, before=before, after=after, limit=limit)
+            with scope:
+                async with replica.connection() as conn:
+                    # Every change has a seq, so a replica that has this one has all that the primary had just now.
+                    replicated = await conversation_store.fetch_heads(conn, [conversation_id])
+                    if replicated.get(conversation_id, -1) >= head:
+                        page = await store.list_messages(conn, conversation_id, before=before, after=after, limit=limit)
+                        self._replica_outage.over()
+                        return page
         except (Unavailable, Overloaded) as error:
-            log.debug("replica_passed_over", reason=str(error))
+            self._pass_over_replica(str(error))
+        if scope.cancelled_caught:
+            self._pass_over_replica(f"no answer within {REPLICA_PATIENCE:g} s")
         async with self._pool.connection() as conn:
             return await store.list_messages(conn, conversation_id, before=before, after=after, limit=limit)
+
+    def _pass_over_replica(self, why: str) -> None:
+        """History comes from the primary for a while: each caller would wait for the replica only to learn the same."""
+        self._replica_after = trio.current_time() + REPLICA_PAUSE
+        self._replica_outage.failed(why)
 
 
 def _is_same(message: Message, asked: Append) -> bool:

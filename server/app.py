@@ -24,7 +24,7 @@ from server.process.supervisor import PartLost
 from server.tracing import open_tracing
 from server.transport.listener import address_of, listen
 from store.errors import StoreError, Unfit
-from store.postgres import sessions
+from store.postgres import clock, sessions
 
 FIT_WITHIN = 5 * SECONDS  # for the check of PostgreSQL at the start
 
@@ -32,10 +32,13 @@ log = structlog.get_logger("parley.app")
 
 
 async def _refuse_unfit(settings: Settings) -> None:
-    """Raise Unfit if PostgreSQL has to be configured differently. If it is out of reach, start anyway."""
+    """Raise Unfit if PostgreSQL has to be configured differently, or a clock to be set.
+
+    If PostgreSQL is out of reach, start anyway.
+    """
     with trio.move_on_after(FIT_WITHIN):
         try:
-            await sessions.check(settings.database_url)
+            clock.require(await sessions.check(settings.database_url))
         except Unfit:
             raise
         except StoreError:

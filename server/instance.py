@@ -60,7 +60,7 @@ class Instance:
         self.settings = settings
         self.supervisor = Supervisor()
         self.event_loop_lag = EventLoopLag()
-        self.stores = stores = assemble_stores(settings)
+        self.stores = stores = assemble_stores(settings, on_other_history=self._compare_rooms)
         self.cluster = cluster = assemble_cluster(settings, stores, tracing)
         self.limits = RateLimits(settings, SharedRateLimits(stores.redis))
         self.handlers = assemble_handlers(settings, stores, cluster, self.limits, current=lambda: self.settings)
@@ -83,6 +83,7 @@ class Instance:
         )
         self.name = cluster.name
         self.pool, self.redis, self.instances = stores.pool, stores.redis, stores.instances
+        self.timelines, self.clock = stores.timelines, stores.clock
         self.rooms, self.lanes, self.publisher = cluster.rooms, cluster.lanes, cluster.publisher
         self.subscriptions, self.relay, self.membership = cluster.subscriptions, cluster.relay, cluster.membership
         self.transactions, self.receipts = cluster.transactions, cluster.receipts
@@ -93,6 +94,10 @@ class Instance:
     @property
     def pools(self) -> dict[str, Pool]:
         return self.stores.pools
+
+    def _compare_rooms(self) -> None:
+        """PostgreSQL may have another history than the rooms have delivered."""
+        self.rooms.repair.doubt([room.conversation_id for room in self.rooms.all()])
 
     # -- running ----------------------------------------------------------------------------------
 
@@ -118,7 +123,9 @@ class Instance:
         """
         found: list[tuple[str, Run]] = [
             ("redis", self.redis.run),
+            ("timelines", self.timelines.run),
             ("pool", self.pool.run),
+            ("clock", self.clock.run),
             ("export_pool", self.stores.export_pool.run),
             ("lanes", self.lanes.run),
             ("batch_loader", self.cluster.sync.run),

@@ -2,6 +2,8 @@
 
 from functools import partial
 
+import trio
+
 from server.assembly.cluster import Cluster
 from server.assembly.hub import Hub
 from server.assembly.stores import Stores
@@ -10,9 +12,11 @@ from server.config.units import SECONDS
 from server.observability.event_loop_lag import EventLoopLag
 from server.observability.liveness import Liveness
 from server.process.supervisor import Supervisor
-from server.rest.routes.health import Check
+from server.rest.routes.health import Check, Note
 from store.errors import StoreError
+from store.postgres.durability import describe, fetch_waits
 
+ASK_WITHIN = 1 * SECONDS  # for what is only worth knowing: less than a check may take
 LIVENESS_SLACK = 60 * SECONDS  # time without progress, beyond that of a statement, after which a part counts as hung
 # Parts without which no message is accepted or delivered: while one of them is down, the instance is not ready.
 ESSENTIAL = frozenset(
@@ -29,8 +33,25 @@ def assemble_checks(stores: Stores, cluster: Cluster, hub: Hub, supervisor: Supe
             return str(error) or "out of reach"
         return None
 
+    async def timeline() -> str | None:
+        return stores.timelines.refused.reason or None
+
     async def lanes() -> str | None:
         return cluster.lanes.trouble()
+
+    async def clock() -> str | None:
+        return stores.clock.trouble()
+
+    async def durability() -> str | None:
+        try:
+            with trio.move_on_after(ASK_WITHIN):
+                async with stores.pool.connection() as conn:
+                    waits = await fetch_waits(conn)
+                stores.durability.observe(waits)
+                return Note(describe(waits))
+        except StoreError:
+            pass
+        return Note("not known: PostgreSQL is out of reach")
 
     async def redis() -> str | None:
         try:
@@ -51,7 +72,10 @@ def assemble_checks(stores: Stores, cluster: Cluster, hub: Hub, supervisor: Supe
 
     return {
         "postgres": postgres,
+        "timeline": timeline,
         "lanes": lanes,
+        "durability": durability,
+        "clock": clock,
         "redis": redis,
         "history": history,
         "lifecycle": lifecycle,

@@ -1,15 +1,22 @@
 """Assembles the stores: pools for PostgreSQL, the Redis client, the object store, and the signing keys."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from handlers.export import AT_ONCE as EXPORTS_AT_ONCE
+from handlers.messages import REPLICA_PATIENCE
 from server.config.settings import Settings
 from server.identity.access_tokens import signing_keys
 from store.objects import Objects, open_objects
+from store.postgres.clock import Clock
+from store.postgres.connection import Connection
+from store.postgres.durability import Durability
 from store.postgres.pool import Pool
 from store.postgres.sessions import Connector
+from store.postgres.timelines import Timelines
 from store.redis.client import Redis
 from store.redis.instances import Instances
+from store.redis.timelines import SharedTimelines
 from store.signing import SigningKeys
 
 APPLICATION = "parley"  # the application name of connections; a suffix says what they are used for
@@ -21,6 +28,9 @@ class Stores:
     export_pool: Pool
     read_pool: Pool | None
     lane_connector: Connector
+    timelines: Timelines
+    clock: Clock
+    durability: Durability
     redis: Redis
     instances: Instances
     objects: Objects | None
@@ -33,24 +43,52 @@ class Stores:
         return {"main": self.pool, "exports": self.export_pool, **reads}
 
 
-def assemble_stores(settings: Settings) -> Stores:
+def assemble_stores(settings: Settings, *, on_other_history: Callable[[], None]) -> Stores:
+    """`on_other_history` is called when PostgreSQL may have another history than before; see `Timelines`."""
     timeout = settings.statement_timeout
+    redis = Redis(settings.redis_url, name=APPLICATION)
+    timelines = Timelines(SharedTimelines(redis), on_other_history)
+    durability = Durability(settings.database_url)
+
+    async def admit(connection: Connection) -> None:
+        clock.observe(connection.clock_skew)
+        await timelines.admit(connection)
+        durability.observe(connection.waits_for_standby)
 
     def pool(url: str, name: str, size: int) -> Pool:
-        return Pool(url, name=name, size=size, statement_timeout=timeout)
+        return Pool(url, name=name, size=size, statement_timeout=timeout, admit=admit)
 
-    redis = Redis(settings.redis_url, name=APPLICATION)
+    def read_pool() -> Pool:
+        return Pool(
+            settings.read_url,
+            name=f"{APPLICATION}-reads",
+            size=settings.pool_size,
+            statement_timeout=min(timeout, REPLICA_PATIENCE),
+            acquire_timeout=REPLICA_PATIENCE,
+            cancel_timeout=0.0,
+            admit=timelines.admit_replica,
+        )
+
+    main_pool = pool(settings.database_url, APPLICATION, settings.pool_size)
+    clock = Clock(main_pool)
     signing = signing_keys(settings)
     objects = None
     if settings.objects:
         objects = open_objects(settings.objects, endpoint=settings.s3_endpoint_url, signing=signing)
     return Stores(
-        pool=pool(settings.database_url, APPLICATION, settings.pool_size),
+        pool=main_pool,
         export_pool=pool(settings.database_url, f"{APPLICATION}-exports", EXPORTS_AT_ONCE),
-        read_pool=pool(settings.read_url, f"{APPLICATION}-reads", settings.pool_size) if settings.read_url else None,
+        read_pool=read_pool() if settings.read_url else None,
         lane_connector=Connector(
-            settings.database_url, name=f"{APPLICATION}-lanes", statement_timeout=timeout, writes=True
+            settings.database_url,
+            name=f"{APPLICATION}-lanes",
+            statement_timeout=timeout,
+            writes=True,
+            admit=admit,
         ),
+        timelines=timelines,
+        clock=clock,
+        durability=durability,
         redis=redis,
         instances=Instances(redis),
         objects=objects,

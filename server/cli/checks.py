@@ -17,22 +17,27 @@ from server.protocol import terminal
 from server.transport.tls import expiry, load_context
 from store.errors import StoreError
 from store.objects import open_objects
-from store.postgres import migrate, partitions
-from store.postgres.clock import MAX_SKEW, fetch_skew
+from store.postgres import clock, durability, migrate, partitions, timelines
 from store.postgres.connection import Connection
 from store.postgres.group_commit import Lanes
 from store.postgres.sessions import Connector
 from store.reasons import cut, reason
 from store.redis import keys
 from store.redis.client import Redis
+from store.redis.timelines import SharedTimelines
 
 TIMEOUT = 10.0  # seconds for each service
+
+
+class Warned(str):
+    """A result that is no failure, and that an operator should know."""
 
 
 async def run(settings: Settings) -> bool:
     """Print a table of results. Return True if every check succeeded."""
     rows: list[tuple[str, str, bool]] = []
-    for check in (_configuration, _postgres, _schema, _transactions, _replica, _redis, _objects, _tls):
+    checks = _configuration, _postgres, _schema, _timeline, _transactions, _durability, _replica, _redis, _objects, _tls
+    for check in checks:
         try:
             with trio.fail_after(TIMEOUT):
                 rows.append((check.__name__.strip("_"), await check(settings), True))
@@ -42,7 +47,8 @@ async def run(settings: Settings) -> bool:
             rows.append((check.__name__.strip("_"), _error_text(error), False))
     table = Table("", "check", "result")
     for name, result, fine in rows:
-        table.add_row("[green]ok[/]" if fine else "[red]wrong[/]", name, result)
+        word = "[red]wrong[/]" if not fine else "[yellow]note[/]" if isinstance(result, Warned) else "[green]ok[/]"
+        table.add_row(word, name, result)
     terminal.console().print(table)
     return all(fine for _, _, fine in rows)
 
@@ -69,12 +75,40 @@ async def _postgres(settings: Settings) -> str:
     connection = await _connector(settings, settings.database_url, writes=True).connect()
     try:
         here = await _identify(connection)
-        skew = await fetch_skew(connection)
     finally:
         connection.finish()
-    if abs(skew) > MAX_SKEW:
-        raise StoreError(f"{here}; but this machine's clock is off by {abs(skew).total_seconds():.0f} s against it")
-    return here
+    skew = connection.clock_skew
+    assert skew is not None
+    try:
+        clock.require(skew)
+    except StoreError as error:
+        raise StoreError(f"{here}; but {error}") from None
+    return here if abs(skew.ahead) - skew.error <= clock.NOTED else Warned(f"{here}; but {clock.describe(skew)}")
+
+
+async def _timeline(settings: Settings) -> str:
+    """Whether instances would take this server, or refuse it as an old primary."""
+    connection = await _connector(settings, settings.database_url, writes=True).connect()
+    try:
+        here, _ = await timelines.fetch(connection)
+    finally:
+        connection.finish()
+    redis = Redis(settings.redis_url, name="parley-check")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(redis.run)
+        highest = await SharedTimelines(redis).highest(here.place)
+        nursery.cancel_scope.cancel()
+    if highest > here.rank:
+        raise StoreError(f"{timelines.describe_refusal(here, highest)}. {timelines.ADVICE}")
+    return f"{here.number} of system {here.system}, as instances have seen"
+
+
+async def _durability(settings: Settings) -> str:
+    connection = await _connector(settings, settings.database_url, writes=True).connect()
+    connection.finish()
+    text = durability.describe(connection.waits_for_standby)
+    several = durability.has_several_hosts(settings.database_url)
+    return Warned(text) if several and not connection.waits_for_standby else text
 
 
 def _connector(settings: Settings, conninfo: str, *, writes: bool) -> Connector:

@@ -32,8 +32,10 @@ from server.rest.answer_memory import AnswerBudget
 from server.rest.request_metrics import RequestMetrics
 from server.transport.listener import Listener
 from store.defects import counts
+from store.postgres.clock import Clock
 from store.postgres.group_commit import Lanes
 from store.postgres.pool import Pool
+from store.postgres.timelines import Timelines
 from store.statistics import PoolStatistics
 
 
@@ -54,6 +56,8 @@ class Parts(Protocol):
     liveness: Liveness
     limits: RateLimits
     answers: AnswerBudget
+    timelines: Timelines
+    clock: Clock
 
     @property
     def pools(self) -> Mapping[str, Pool]: ...
@@ -358,6 +362,21 @@ def _pools(parts: Parts) -> Iterable[Metric]:
         "Time that callers waited who did not get a connection at once.",
         "pool",
         [(name, pool.waits) for name, pool in parts.pools.items()],
+    )
+    yield counter(
+        "parley_timeline_changes_total",
+        "Times that PostgreSQL was on another timeline than before: a standby was promoted, or a backup restored.",
+        parts.timelines.changes,
+    )
+    yield gauge(
+        "parley_timeline_refused",
+        "1 while PostgreSQL is refused because it is on an older timeline than was seen; messages are not accepted.",
+        int(bool(parts.timelines.refused)),
+    )
+    yield gauge(
+        "parley_clock_ahead_seconds",
+        "How far this machine's clock is ahead of PostgreSQL's, as last compared; negative if it is behind.",
+        parts.clock.ahead,
     )
 
 

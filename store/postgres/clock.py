@@ -1,14 +1,29 @@
 """The time, by PostgreSQL's clock, which is the same for all instances.
 
-Owns the comparison. A machine's own clock may be off; what decides about data goes by the database's.
+Owns the comparison, and `Clock`, which watches this machine's. A machine's own clock may be off; what decides about
+data goes by the database's. What does not is named at `REFUSED`.
 """
 
+import time
 from datetime import UTC, datetime, timedelta
 
-from store.errors import StoreError
-from store.postgres.connection import Connection
+import trio
 
-MAX_SKEW = timedelta(minutes=1)
+from store.defects import guard
+from store.errors import StoreError, Unfit
+from store.outage import Outage
+from store.postgres.connection import Connection, Skew
+from store.postgres.pool import Pool
+
+MAX_SKEW = timedelta(minutes=1)  # for commands that remove what is old
+NOTED = 2.0  # seconds of difference that are said in the log and by health
+# Seconds of difference with which an instance does not start. Tokens carry the time of the instance that signs them,
+# and others allow this much (`server.identity.access_tokens.LEEWAY`): beyond it they refuse them, or take them for too
+# long. Ids carry it, too: the month in which a message is kept, and how long its clientMessageId is remembered.
+REFUSED = 5.0
+WATCH = 30.0  # seconds between comparisons, besides the one with each new connection
+
+_guard = guard("clock")
 
 
 async def fetch_now(conn: Connection) -> datetime:
@@ -38,7 +53,65 @@ async def fetch_agreed_now(conn: Connection) -> datetime:
     return await fetch_now(conn)
 
 
+class Clock:
+    """This machine's clock, compared with PostgreSQL's."""
+
+    def __init__(self, pool: Pool) -> None:
+        """`pool` is asked now and then, besides what connections find when they are made (`observe`)."""
+        self._pool = pool
+        self.ahead = 0.0  # seconds, as of the last comparison; negative: behind
+        self.outage = Outage("parley.clock", "clock_differs", advice="set the clock that is wrong (chrony, ntpd)")
+
+    def observe(self, skew: Skew | None) -> None:
+        if skew is None:
+            return
+        self.ahead = skew.ahead
+        if abs(skew.ahead) - skew.error > NOTED:
+            self.outage.failed(describe(skew), seconds=round(skew.ahead, 1))
+        else:
+            self.outage.over()
+
+    def trouble(self) -> str | None:
+        return self.outage.reason or None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Compare now and then, until cancelled."""
+        task_status.started()
+        while True:
+            await trio.sleep(WATCH)
+            try:
+                async with self._pool.connection() as conn:
+                    self.observe(await measure(conn))
+            except StoreError:
+                pass  # the pool says it
+            except Exception as error:  # this comparison only
+                _guard.caught(error)
+
+
+async def measure(conn: Connection) -> Skew:
+    before = time.time()
+    now = await fetch_now(conn)
+    after = time.time()
+    return Skew((before + after) / 2 - now.timestamp(), (after - before) / 2)
+
+
+def require(skew: Skew) -> None:
+    """Raises Unfit if an instance may not start with this clock."""
+    if abs(skew.ahead) - skew.error > REFUSED:
+        raise Unfit(
+            f"{describe(skew)}, which is more than {REFUSED:g} s: its tokens would be refused by other instances, or "
+            "be good for too long. Set the clock that is wrong"
+        )
+
+
+def describe(skew: Skew) -> str:
+    where = "ahead of" if skew.ahead > 0 else "behind"
+    return f"this machine's clock is {_words(timedelta(seconds=abs(skew.ahead)))} {where} PostgreSQL's"
+
+
 def _words(difference: timedelta) -> str:
+    if difference < timedelta(minutes=1):
+        return f"{difference.total_seconds():.1f} s"
     if difference >= timedelta(days=2):
         return f"{difference.days} days"
     minutes = difference.total_seconds() / 60

@@ -13,7 +13,7 @@ import weakref
 from collections.abc import AsyncIterator, Generator
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 from uuid import UUID
 
 import psycopg
@@ -27,6 +27,7 @@ from psycopg.rows import TupleRow
 from psycopg.types.uuid import UUIDBinaryDumper
 
 CONNECT_TIMEOUT = 5.0  # seconds for one address, unless the conninfo says connect_timeout
+CONNECT_TIMEOUT_OF_SEVERAL = 2.0  # the same, where there are several hosts
 CANCEL_TIMEOUT = 2.0  # seconds for the server to give up a query whose caller was cancelled
 FULL_BUFFER_POLL = 0.01  # seconds between looks at a socket that neither takes nor gives
 PREPARE_THRESHOLD = 2  # executions before a statement is prepared: ours are few and repeat
@@ -69,6 +70,13 @@ class Cursor(AsyncCursor[TupleRow]):
         self.format = pq.Format.BINARY
 
 
+class Skew(NamedTuple):
+    """How far this machine's clock is ahead of PostgreSQL's (negative: behind), in seconds, to within `error`."""
+
+    ahead: float
+    error: float
+
+
 class _Lock:
     """Mutual exclusion on a connection. Unlike trio.Lock, taking it when it is free does not switch tasks:
     every query waits for the socket anyway, and that wait is the checkpoint."""
@@ -106,6 +114,9 @@ class Connection(psycopg.AsyncConnection[TupleRow]):
     patience: float = float("inf")
     last_used: float = 0.0  # trio's clock; kept by the pool
     opened_at: float = 0.0
+    cancel_timeout: float = CANCEL_TIMEOUT  # 0: a query whose caller was cancelled ends with its connection, at once
+    clock_skew: Skew | None = None  # of this machine, as it was found when the connection was made
+    waits_for_standby = False  # whether a commit is on two machines when it is answered
 
     def __init__(self, pgconn: Any, row_factory: Any = psycopg.rows.tuple_row) -> None:
         super().__init__(pgconn, row_factory)
@@ -124,9 +135,12 @@ class Connection(psycopg.AsyncConnection[TupleRow]):
         Raises OperationalError when none answers, ProgrammingError when the conninfo makes no sense.
         """
         settings = {**KEEPALIVES, "gssencmode": "disable", **conninfo_to_dict(conninfo), **params}
-        timeout = float(settings.get("connect_timeout") or CONNECT_TIMEOUT)
         failure: psycopg.Error | None = None
-        for attempt in split_attempts(settings):
+        attempts = list(split_attempts(settings))
+        # Callers wait for a connection as long as for one host: of several, the next one has to have its turn before.
+        usual = CONNECT_TIMEOUT if len(attempts) == 1 else CONNECT_TIMEOUT_OF_SEVERAL
+        timeout = float(settings.get("connect_timeout") or usual)
+        for attempt in attempts:
             try:
                 addresses = await _resolve(attempt)
             except OSError as error:
@@ -185,7 +199,7 @@ class Connection(psycopg.AsyncConnection[TupleRow]):
         if self.pgconn.status == BAD or self.pgconn.transaction_status != ACTIVE:
             return
         settled = False
-        with trio.move_on_after(CANCEL_TIMEOUT, shield=True):
+        with trio.move_on_after(self.cancel_timeout, shield=True):
             try:
                 await _wait_connecting(self._cancel_gen())
                 await _wait(gen, self.pgconn.socket)

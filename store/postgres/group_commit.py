@@ -31,7 +31,7 @@ from store.histogram import Histogram
 from store.ids import timestamp
 from store.model import Change, Message, MessageStatus, MessageType
 from store.outage import Outage
-from store.postgres import message_batch, queries
+from store.postgres import durability, message_batch, queries
 from store.postgres.connection import Connection
 from store.postgres.message_batch import OutcomeUnknown, Row
 from store.postgres.messages import file_info, message_of
@@ -358,6 +358,7 @@ class _Lane:
             with scope:
                 conn = await self._connected()
                 await message_batch.write(conn, self._pack(()))
+                await conn.execute(durability.PROBE)  # an empty batch waits for no standby
                 if self._disk_was_full:
                     await conn.execute(ROOM)
         except (psycopg.Error, Unavailable) as error:

@@ -20,8 +20,8 @@ from store.defects import guard
 from store.errors import Overloaded, Unavailable, Unfit
 from store.histogram import Histogram
 from store.outage import Outage
-from store.postgres.connection import Connection
-from store.postgres.sessions import NOT_OURS, NOT_THE_PRIMARY, TRANSIENT, Connector
+from store.postgres.connection import CANCEL_TIMEOUT, Connection
+from store.postgres.sessions import NOT_OURS, NOT_THE_PRIMARY, TRANSIENT, Admit, Connector
 from store.reasons import reason
 from store.statistics import PoolStatistics
 
@@ -60,9 +60,14 @@ class Pool:
         acquire_timeout: float = 5.0,
         statement_timeout: float = 10.0,
         max_waiting: int = 1000,
+        admit: Admit | None = None,
+        cancel_timeout: float = CANCEL_TIMEOUT,
     ) -> None:
-        """`name` becomes the application_name; timeouts are in seconds; `size` connections at most."""
-        self._connector = Connector(conninfo, name=name, statement_timeout=statement_timeout)
+        """`name` becomes the application_name; timeouts are in seconds; `size` connections at most. `admit` and
+        `cancel_timeout` are those of `Connector`."""
+        self._connector = Connector(
+            conninfo, name=name, statement_timeout=statement_timeout, admit=admit, cancel_timeout=cancel_timeout
+        )
         self.acquire_timeout = acquire_timeout
         self.statement_timeout = statement_timeout
         self._size = size

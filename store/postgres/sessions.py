@@ -7,13 +7,14 @@ commands all get theirs here, so what one of them finds holds for all.
 Settings are set by a statement and not by startup options: a pooler refuses those, or drops them without a word.
 """
 
-from collections.abc import Mapping
+import time
+from collections.abc import Awaitable, Callable, Mapping
 
 import psycopg
 import structlog
 
 from store.errors import Unavailable, Unfit
-from store.postgres.connection import Connection
+from store.postgres.connection import CANCEL_TIMEOUT, Connection, Skew
 from store.reasons import reason
 
 SECONDS = 1.0
@@ -53,7 +54,9 @@ _DURABLE = """set_config('synchronous_commit',
     false)"""
 _LOOK = """pg_backend_pid(), current_setting('server_version_num')::int, current_setting('server_version'),
     current_setting('server_encoding'), lower('I') = 'i' AND upper('i') = 'I',
-    pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'"""
+    pg_is_in_recovery(), current_setting('transaction_read_only') = 'on',
+    extract(epoch FROM clock_timestamp())::float8,
+    current_setting('synchronous_standby_names') <> '' AND current_setting('synchronous_commit') <> 'local'"""
 
 # What psycopg raises when the server is not there, not ready, or not ours to write to, or gave up on us.
 # All else that means "try again" (timeouts, shutdown, deadlock, serialization) is an OperationalError.
@@ -75,6 +78,9 @@ NOT_OURS = (
 )
 
 
+Admit = Callable[[Connection], Awaitable[None]]
+
+
 class Connector:
     """Opens connections of one kind. The caller keeps and closes them."""
 
@@ -86,14 +92,19 @@ class Connector:
         statement_timeout: float = 10.0,
         acquire_timeout: float = 5.0,
         writes: bool = False,
+        admit: Admit | None = None,
+        cancel_timeout: float = CANCEL_TIMEOUT,
     ) -> None:
         """`name` becomes the application_name; timeouts are in seconds, `acquire_timeout` is for a task that waits for
-        a connection. With `writes`, a server that accepts no writes counts as unreachable."""
+        a connection, `cancel_timeout` as in `Connection`. With `writes`, a server that accepts no writes counts as
+        unreachable; so does one that `admit` refuses, which is called with each connection before its first use."""
         self.conninfo = conninfo
         self.statement_timeout = statement_timeout
         self.acquire_timeout = acquire_timeout
         self._name = name
         self._writes = writes
+        self._admit = admit
+        self._cancel_timeout = cancel_timeout
         self._shares_sessions: bool | None = None  # whether a pooler does; None: not looked yet
 
     async def connect(self) -> Connection:
@@ -104,21 +115,28 @@ class Connector:
             if "unsupported startup parameter" in str(error):
                 raise Unfit(f"a pooler refuses the connection: {reason(error)}") from error
             raise Unavailable(f"PostgreSQL: {reason(error)}") from error
+        connection.cancel_timeout = self._cancel_timeout
         try:
             await self._set_up(connection)
+            connection.patience = 2 * self.statement_timeout + 5 * SECONDS
+            if self._admit is not None:
+                await self._admit(connection)
         except TRANSIENT as error:
             connection.finish()
             raise Unavailable(f"PostgreSQL: {reason(error)}") from error
         except BaseException:
             connection.finish()
             raise
-        connection.patience = 2 * self.statement_timeout + 5 * SECONDS
         return connection
 
     async def _set_up(self, connection: Connection) -> None:
+        before = time.time()
         row = await (await connection.execute(set_up(self.statement_timeout))).fetchone()
+        after = time.time()
         assert row is not None
-        pid, number, version, encoding, plain_letters, is_standby, is_read_only = row[-7:]
+        pid, number, version, encoding, plain_letters, is_standby, is_read_only, now, is_synchronous = row[-9:]
+        connection.clock_skew = Skew((before + after) / 2 - now, (after - before) / 2)
+        connection.waits_for_standby = is_synchronous
         if number < MIN_VERSION:
             raise Unfit(f"PostgreSQL {version} is too old: {MIN_VERSION // 10000} or newer is needed")
         if encoding != "UTF8":
@@ -140,10 +158,12 @@ class Connector:
             raise Unfit(POOLED)
 
 
-async def check(conninfo: str) -> None:
-    """Raises Unavailable, or Unfit when PostgreSQL cannot be used as it is."""
+async def check(conninfo: str) -> Skew:
+    """Return the difference of the clocks. Raises Unavailable, or Unfit when PostgreSQL cannot be used as it is."""
     connection = await Connector(conninfo, name="parley-check", writes=True).connect()
     connection.finish()
+    assert connection.clock_skew is not None
+    return connection.clock_skew
 
 
 def set_up(statement_timeout: float) -> str:

@@ -18,9 +18,15 @@ from store.model import Wire
 CHECK_TIMEOUT = 2.0  # seconds for all checks together
 
 Verdict = Literal["Healthy", "Degraded", "Unhealthy"]
-Check = Callable[[], Awaitable[str | None]]  # returns None if all is well, else what is wrong
+Check = Callable[[], Awaitable[str | None]]  # returns None or a Note if all is well, else what is wrong
+
+
+class Note(str):
+    """What a check returns to say something that is worth knowing and no failure."""
+
+
 FINE_WORD, WRONG_WORD = "ok", "failing"
-REQUIRED = frozenset({"postgres", "lanes", "lifecycle", "core"})
+REQUIRED = frozenset({"postgres", "timeline", "lanes", "lifecycle", "core"})
 
 
 async def run_checks(checks: Mapping[str, Check]) -> tuple[Verdict, dict[str, str]]:
@@ -37,7 +43,7 @@ async def run_checks(checks: Mapping[str, Check]) -> tuple[Verdict, dict[str, st
         async with trio.open_nursery() as nursery:
             for name, check in checks.items():
                 nursery.start_soon(run, name, check)
-    failed = {name for name, result in results.items() if result != "ok"}
+    failed = {name for name, result in results.items() if not _is_fine(result)}
     if failed & REQUIRED:
         return "Unhealthy", results
     return ("Degraded" if failed else "Healthy"), results
@@ -45,7 +51,11 @@ async def run_checks(checks: Mapping[str, Check]) -> tuple[Verdict, dict[str, st
 
 def public(results: Mapping[str, str]) -> dict[str, str]:
     """Return which checks fail, without reasons: these may contain addresses, and the route needs no token."""
-    return {name: FINE_WORD if result == FINE_WORD else WRONG_WORD for name, result in results.items()}
+    return {name: FINE_WORD if _is_fine(result) else WRONG_WORD for name, result in results.items()}
+
+
+def _is_fine(result: str) -> bool:
+    return result == FINE_WORD or isinstance(result, Note)
 
 
 class Report(Wire, frozen=True):

@@ -1,17 +1,19 @@
 """READ_URL: history comes from a replica, and is never older than the primary's."""
 
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 import trio
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from store.errors import Unavailable
 from store.postgres import messages
 from store.postgres.connection import Connection
 from tests.server.rest.routes.test_messages import talk
 from tests.site import open_site
+from tests.store.proxy import Proxy
 from tests.store.replica import open_replica
 
 WAIT = 60.0  # seconds: long past anything but a hang
@@ -58,6 +60,44 @@ async def test_history(database: str, redis_url: str, nursery: trio.Nursery, mon
         assert await said() == ["edited"] and hosts[-1] == primary
         assert not site.process.stores.read_pool.is_reachable
         assert await said() == ["edited"] and hosts[-1] == primary
+
+
+async def test_a_replica_that_hangs(
+    database: str, redis_url: str, nursery: trio.Nursery, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """It takes the queries and never answers: history comes from the primary long before any timeout of a statement,
+    the replica is not asked again for a while, and served from again when it answers."""
+    directory = tmp_path_factory.mktemp("r")
+    proxy = Proxy(directory, Path(str(conninfo_to_dict(database)["host"])))  # the primary itself, by another way
+    await nursery.start(proxy.run)
+    read_url = make_conninfo(database, host=str(directory))
+    async with open_site(database, redis_url, nursery, read_url=read_url, statement_timeout=10 * WAIT) as site:
+        conversation, a, b = await talk(site)
+        path = f"/api/messages?conversationId={conversation}"
+        await site.call(
+            "POST", "/api/messages", {"conversationId": conversation, "content": "one"}, token=a, status=201
+        )
+        reads = site.process.stores.read_pool
+        assert reads is not None
+
+        async def read() -> int:
+            """Return how often the replica was asked."""
+            before = reads.statistics().acquired
+            with trio.fail_after(WAIT):
+                items = (await site.call("GET", path, token=b))["items"]
+            assert "one" in [message["content"] for message in items]
+            return reads.statistics().acquired - before
+
+        with trio.fail_after(WAIT):
+            while not await read():
+                await trio.sleep(0.05)
+        proxy.hold_answers = True
+        assert await read() == 1 and reads.statistics().discarded >= 1
+        assert await read() == 0
+        proxy.hold_answers = False
+        with trio.fail_after(WAIT):
+            while not await read():
+                await trio.sleep(0.05)
 
 
 async def _fail() -> Connection:

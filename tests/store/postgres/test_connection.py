@@ -1,6 +1,7 @@
 """store.postgres.connection: psycopg waited on by Trio."""
 
 import asyncio
+import socket
 import sys
 from pathlib import Path
 from uuid import uuid4
@@ -9,10 +10,11 @@ import psycopg
 import pytest
 import trio
 
+from store.postgres import connection
 from store.postgres.connection import Connection
 from tests.store.cluster import Cluster
 from tests.store.proxy import Proxy
-from tests.store.world import fetch_value, wait_for_value
+from tests.store.world import WAIT, fetch_value, wait_for_value
 
 SLEEPING = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)' AND state = 'active'"
 
@@ -222,3 +224,19 @@ def test_asyncio_is_never_entered(database: str) -> None:
         sys.setprofile(None)
     # Making an asyncio.Lock (replaced at once) is all that psycopg does with it.
     assert set(entered) <= {"Lock.__init__", "_LoopBoundMixin.__init__", "mixins._LoopBoundMixin.__init__"}
+
+
+async def test_the_next_host_has_its_turn(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several hosts one takes connections and never answers: it does not have all the time there is for one."""
+    monkeypatch.setattr(connection, "CONNECT_TIMEOUT", 1000.0)
+    monkeypatch.setattr(connection, "CONNECT_TIMEOUT_OF_SEVERAL", 0.2)
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        ports = f"{mute.getsockname()[1]},5432"
+        with trio.fail_after(WAIT):
+            opened = await Connection.open(
+                f"host=127.0.0.1,{cluster.directory} port={ports} user=postgres dbname=postgres sslmode=disable"
+            )
+    assert opened.info.host == str(cluster.directory)
+    opened.finish()

@@ -1,0 +1,69 @@
+"""store.postgres.clock: a machine's clock that is off is said, and beyond a bound not served with."""
+
+import time
+
+import pytest
+import trio
+from structlog.testing import capture_logs
+
+from server.identity.access_tokens import LEEWAY
+from store.errors import Unfit
+from store.postgres import clock
+from store.postgres.clock import Clock
+from store.postgres.connection import Connection, Skew
+from store.postgres.pool import Pool
+from store.postgres.sessions import Connector, check
+
+
+def test_what_is_refused() -> None:
+    """What others tolerate in a token, and no more, as far as that is certain; the text says by how much it is off."""
+    assert clock.REFUSED <= LEEWAY
+    clock.require(Skew(4.9, 0.0))
+    clock.require(Skew(-9.0, 5.0))  # a slow answer is no proof
+    with pytest.raises(Unfit, match=r"this machine's clock is 10\.0 minutes ahead of PostgreSQL's, .* more than 5 s"):
+        clock.require(Skew(600.0, 0.1))
+    with pytest.raises(Unfit, match=r"24\.0 hours behind"):
+        clock.require(Skew(-86400.0, 0.1))
+
+
+async def test_what_is_said(pool: Pool) -> None:
+    """Health and one line, while the clock is off."""
+    watched = Clock(pool)
+    with capture_logs() as lines:
+        for ahead in (1.9, 3.0, 3.1, -2.5, 0.1):
+            watched.observe(Skew(ahead, 0.01))
+            assert (watched.trouble() is not None) is (abs(ahead) > 2)
+    assert [line["event"] for line in lines] == ["clock_differs", "clock_differs_over"]
+    assert "3.0 s ahead of PostgreSQL's" in lines[0]["reason"]
+
+
+async def test_it_is_compared(
+    pool: Pool, database: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With each new connection, at the start, and now and then."""
+    monkeypatch.setattr(clock, "WATCH", 0.01)
+    real = time.time
+
+    class Off:
+        @staticmethod
+        def time() -> float:
+            return real() - 600
+
+    monkeypatch.setattr("store.postgres.sessions.time", Off)
+    found: list[Connection] = []
+
+    async def admit(connection: Connection) -> None:
+        found.append(connection)
+
+    connection = await Connector(database, name="test", admit=admit).connect()
+    assert found == [connection] and connection.clock_skew is not None
+    assert connection.clock_skew.ahead == pytest.approx(-600, abs=60)
+    assert (await check(database)).ahead < -500
+    connection.finish()
+    monkeypatch.setattr(clock, "time", Off)
+    watched = Clock(pool)
+    await nursery.start(watched.run)
+    with trio.fail_after(60):
+        while watched.trouble() is None:
+            await trio.sleep(0.01)
+    assert "10.0 minutes behind" in (watched.trouble() or "")
