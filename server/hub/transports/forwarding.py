@@ -5,6 +5,7 @@ address of its own, PEER_LISTEN, with the same hub and the same authentication).
 other instance answers itself, or 404, and the client negotiates again.
 """
 
+import socket
 import ssl
 from collections.abc import Callable, Collection, Iterable
 
@@ -25,6 +26,15 @@ KEPT = (b"authorization", b"origin", b"accept", b"content-type", b"user-agent", 
 DROPPED = (b"connection", b"transfer-encoding", b"keep-alive", b"date")  # of one hop (RFC 9110, 7.6.1), or set again
 CONNECT_TIMEOUT = 2.0  # seconds
 ANSWER_TIMEOUT = 100.0  # seconds; a poll takes 90
+# A host that vanished without a word is noticed within this many seconds, also while its answer is awaited.
+VANISHED_WITHIN = 10
+NOTICED = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 4),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 2),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, VANISHED_WITHIN * 1000),
+)
 CLEAN_UP = 2.0  # seconds for ending a request to the owner
 MAX_HANDED = 2000  # requests on their way at once
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # instances speak http://; the default reads every certificate
@@ -57,7 +67,8 @@ class Forwarding:
         """Record again and again what is `held` here, a view that changes: a record expires by itself."""
         timeout = httpx.Timeout(ANSWER_TIMEOUT, connect=CONNECT_TIMEOUT)
         limits = httpx.Limits(max_connections=MAX_HANDED, max_keepalive_connections=100)
-        async with httpx.AsyncClient(timeout=timeout, limits=limits, trust_env=False, verify=_NO_TLS) as self._http:
+        transport = httpx.AsyncHTTPTransport(verify=_NO_TLS, trust_env=False, limits=limits, socket_options=NOTICED)
+        async with httpx.AsyncClient(timeout=timeout, transport=transport, trust_env=False) as self._http:
             task_status.started()
             while True:
                 await trio.sleep(TTL / 3)
