@@ -13,6 +13,7 @@ from server.cli.inspect.commands import drain, inspect
 from server.cli.loadtest import loadtest
 from server.cli.migrate import migrate
 from server.cli.purge import purge
+from server.cli.restored import restored
 from server.cli.serve import serve
 from server.cli.token import token
 from server.protocol import terminal
@@ -47,5 +48,5 @@ def main() -> None:
     """
 
 
-for command in (chat, check, dev, drain, inspect, loadtest, migrate, purge, serve, token):
+for command in (chat, check, dev, drain, inspect, loadtest, migrate, purge, restored, serve, token):
     main.add_command(command)

@@ -22,7 +22,7 @@ def parley(*arguments: str, **environ: str) -> Result:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "serve", "dev", "migrate", "check", "purge", "token", "chat", "inspect", "drain"]
+    "command", ["", "serve", "dev", "migrate", "check", "purge", "restored", "token", "chat", "inspect", "drain"]
 )
 def test_help(command: str) -> None:
     """Every command explains itself."""
