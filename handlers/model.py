@@ -195,7 +195,7 @@ class SentMessage(Message, frozen=True):
 
 def sent(message: Message) -> SentMessage:
     """Seqs are without gaps, so the change before is known without asking. For every send: built of what is there."""
-    return SentMessage(*(*msgspec.structs.astuple(message), message.changed_seq - 1))
+    return SentMessage(*msgspec.structs.astuple(message), message.changed_seq - 1)
 
 
 class Joined(Wire, frozen=True):

@@ -48,6 +48,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--chaos-seed", type=int, default=0, help="Which faults, in which order; 0 takes a new one.")
     parser.addoption("--hostile-minutes", type=float, default=0.0, help="Minutes of hostile clients; 0: a few raids.")
     parser.addoption("--hostile-seed", type=int, default=0, help="Of the first round; 0 takes a new one.")
+    parser.addoption("--failover-minutes", type=float, default=0.0, help="Minutes of failovers; 0 leaves them out.")
+    parser.addoption("--failover-seed", type=int, default=0, help="Which, in which order; 0 takes a new one.")
     parser.addoption("--rolling", choices=["shared", "reuse-port"], help="Restart four instances that listen so.")
 
 

@@ -1,0 +1,44 @@
+"""A primary and its standby, which the tests of this directory kill and promote; and a table of what was seen."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from store.postgres import migrate
+from tests.failover.postgres import Pair
+
+DATABASE = "parley"
+rows: list[Any] = []  # tests.failover.scenarios.Row
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if rows:
+        terminalreporter.section("failovers: seconds refused and until healed; messages accepted and lost; resyncs")
+        for row in rows:
+            terminalreporter.write_line(
+                f"{row.name:42} {row.refused:6.2f} s {row.healed:6.2f} s {row.accepted:5} {row.lost:4} {row.resyncs:4}"
+            )
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory whose name is short enough for sockets."""
+    with tempfile.TemporaryDirectory(prefix="failover-", dir="/tmp") as directory:
+        yield Path(directory)
+
+
+@pytest.fixture
+def pair(place: Path) -> Iterator[Pair]:
+    """A migrated database `DATABASE` on a primary, and an asynchronous standby that has it."""
+    found = Pair(place)
+    try:
+        found.start()
+        found.primary.execute(f"CREATE DATABASE {DATABASE}")
+        migrate.upgrade(found.primary.dsn(DATABASE))
+        found.primary.wait_followed()
+        yield found
+    finally:
+        found.stop()
