@@ -39,6 +39,7 @@ UNITLESS = {
     "parley_rooms_open",
     "parley_rooms_users",
     "parley_membership_up",
+    "parley_timeline_refused",
     "parley_process_tasks",
     "parley_process_alive",
 }
