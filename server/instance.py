@@ -97,7 +97,7 @@ class Instance:
 
     def _compare_rooms(self) -> None:
         """PostgreSQL may have another history than the rooms have delivered."""
-        self.rooms.repair.doubt([room.conversation_id for room in self.rooms.all()])
+        self.rooms.history.suspect_all()
 
     # -- running ----------------------------------------------------------------------------------
 

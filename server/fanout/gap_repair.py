@@ -25,7 +25,7 @@ from server.fanout.room import History, Room, Subscriptions
 from server.transport.send_queue import Flusher
 from store.defects import guard
 from store.errors import StoreError
-from store.model import Change, MessageType
+from store.model import Change, Cursor, MessageType
 from store.outage import Outage
 
 REPAIR_DELAY = 0.05  # seconds a gap may last before it is fetched: the change is usually on its way
@@ -52,12 +52,14 @@ class GapRepair:
         drain_held: Callable[[Room], None],
         suspect: Callable[[Room], None],
         stray: Callable[[UUID, int, int], None],
+        start_over: Callable[[Room, Cursor], None],
     ) -> None:
         """Repair the rooms in `rooms`, a live view of the open ones.
 
         `deliver` is called with the next change of a room. `drain_held` delivers held changes whose turn has come.
         `suspect` is called with a room that PostgreSQL's history does not continue, and `stray` with a conversation,
-        the seq of a change that has arrived, and the head, which is below.
+        the seq of a change that has arrived, and the head, which is below. `start_over` is called with a room whose
+        head is below the retention watermark, and the head from which it can go on.
         """
         self._rooms = rooms
         self._history = history
@@ -67,6 +69,7 @@ class GapRepair:
         self._drain_held = drain_held
         self._suspect = suspect
         self._stray = stray
+        self._start_over = start_over
         self._due: dict[Room, float] = {}  # due times, nearly in their order
         self._wake = trio.Event()
         self.outage = Outage("parley.rooms", "repairs_postponed", advice="they are retried automatically")
@@ -152,7 +155,8 @@ class GapRepair:
         the repair began, and was not delivered since, live or by an earlier page. Each change is delivered only if it
         is beyond the room's head at that moment; one that arrives live between two pages is not repeated. If the
         room's cursor is not of the history that was read, nothing is delivered, and the room is suspected. If the
-        database has a head but no changes up to it, retention has dropped them, and the room moves on to that head.
+        database has a head but no changes up to it, retention has dropped them, and the room moves on to that head. If
+        the watermark was lifted past the room's own head (`parley restored`), everybody attached has to read anew.
         """
         if room.fresh:
             room.fresh = False
@@ -174,6 +178,11 @@ class GapRepair:
             if is_lost or head is None:
                 self._suspect(room)
                 return True  # what is missing is read when that is known
+            is_jump = head > room.head and (changes[0].seq if changes else head + 1) > room.head + 1
+            if is_jump and room.head < await self._history.watermark(room.conversation_id):
+                if room.generation == generation:
+                    self._start_over(room, Cursor(head))
+                return True
             for change in changes:
                 if change.seq > room.head:  # otherwise it arrived live during the query
                     created = change.message.seq > start and change.message.id not in seen

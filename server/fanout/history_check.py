@@ -99,10 +99,14 @@ class HistoryCheck:
         From the call on, nothing is delivered in a room that may have diverged. When this returns, those that have
         are begun anew. After an error the rooms are held still, and compared when PostgreSQL is back.
         """
+        self.suspect_all()
+        await self._look_into()
+
+    def suspect_all(self) -> None:
+        """Hold the deliveries of all rooms, and compare each with PostgreSQL soon. Never waits."""
         for room in self._rooms.values():
             if room.next_seq is not None:
                 self._mark(room)
-        await self._look_into()
 
     def suspect(self, room: Room) -> None:
         """Hold the deliveries of a room, and compare it with PostgreSQL soon: it got a change that it does not know."""

@@ -70,6 +70,7 @@ class Rooms:
             drain_held=self._drain_held,
             suspect=lambda room: self.history.suspect(room),
             stray=lambda conversation_id, seen, found: self.history.stray(conversation_id, seen, found),
+            start_over=self._start_over,
         )
         self.history = HistoryCheck(
             self._rooms,

@@ -67,6 +67,9 @@ class Books:
             if key == CONVERSATION or key in self.others
         }
 
+    async def watermark(self, conversation_id: UUID) -> int:
+        return 0
+
     async def diverged(self, cursors: Sequence[tuple[UUID, Cursor]]) -> Collection[int]:
         self.compared.append(len(cursors))
         ids = await self._ask()

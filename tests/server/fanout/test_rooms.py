@@ -56,12 +56,16 @@ class Database:
         self.away = False
         self.gate: trio.Event | None = None
         self.asked = 0
+        self.floor = 0  # what was changed up to here is not kept
         self.lost: set[UUID] = set()  # messages that are in no history any more
         self.lowered: list[UUID] = []
 
     async def positions(self, conversation_ids: Collection[UUID]) -> dict[UUID, Cursor]:
         heads = await self.heads(conversation_ids)
         return {conversation_id: Cursor(head, UUID(int=head)) for conversation_id, head in heads.items()}
+
+    async def watermark(self, conversation_id: UUID) -> int:
+        return self.floor
 
     async def diverged(self, cursors: Sequence[tuple[UUID, Cursor]]) -> Collection[int]:
         head = self.head
@@ -87,7 +91,7 @@ class Database:
 
     async def changes(self, conversation_id: UUID, after: int, *, limit: int, max_bytes: int) -> Sequence[Change]:
         await trio.lowlevel.checkpoint()
-        return [change(seq) for seq in range(after + 1, self.head + 1)][:limit]
+        return [change(seq) for seq in range(max(after, self.floor) + 1, self.head + 1)][:limit]
 
 
 class Sink(SendQueue):
@@ -248,6 +252,26 @@ async def test_doubt(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     world.rooms.repair.doubt([CONVERSATION, new_id()])
     await trio.sleep(1)
     assert connection.seen == [11, 12]
+
+
+@pytest.mark.parametrize("since", [0, 2], ids=["nothing since", "messages since"])
+async def test_a_lifted_head(nursery: trio.Nursery, autojump_clock: MockClock, since: int) -> None:
+    """`parley restored` has lifted head and watermark: everybody attached gets Resync once, and then what comes."""
+    world = World()
+    connection = await world.attached()
+    await nursery.start(world.rooms.repair.run)
+    await nursery.start(world.rooms.history.run)
+    world.database.floor, world.database.head = 1000, 1000 + since
+    world.rooms.history.suspect_all()
+    await trio.sleep(1)
+    assert isinstance(connection.send_queue, Sink)
+    assert connection.send_queue.sent.count(b'"Resync"') == 1
+    assert f'"lastSeq":{1000 + since}'.encode() in connection.send_queue.sent and connection.seen == []
+    world.database.head += 1
+    world.rooms.publish([change(world.database.head)])
+    await trio.sleep(1)
+    assert connection.seen == [world.database.head]
+    assert connection.send_queue.sent.count(b'"Resync"') == 1
 
 
 async def test_nothing_falls_between_head_and_attach(nursery: trio.Nursery) -> None:
