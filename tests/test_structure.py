@@ -141,7 +141,7 @@ SET_FROM_OUTSIDE: dict[str, dict[str, set[str]]] = {
         "server/hub/server.py": {"share"},
         "server/fanout/rooms.py": {"first"},
         "store/postgres/pool.py": {"last_used"},
-        "store/postgres/sessions.py": {"patience"},
+        "store/postgres/sessions.py": {"patience", "cancel_timeout", "clock_skew", "waits_for_standby"},
     },
     "counts, on the objects that metrics read": {
         "server/admin/task_tree.py": {"tasks"},

@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,8 @@ import trio
 from server.cli.dev.binaries import find_postgres
 from tests.proxy import Proxy
 from tests.store.cluster import SUPERVISED, unprivileged
+from tests.waiting import block_until
 
-START_WITHIN = 120.0  # seconds; the recovery after a kill is part of it
-POLL = 0.02
 SOCKET = ".s.PGSQL.5432"
 OPTIONS = (
     *("fsync=off", "full_page_writes=off", "unix_socket_permissions=0700", "max_connections=80", "jit=off"),
@@ -158,16 +156,11 @@ class Server:
         self._until(lambda: self.query(sql) == [(True,)])
 
     def _until(self, holds: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + START_WITHIN
-        while True:
-            try:
-                if holds():
-                    return
-            except psycopg.OperationalError:
-                pass
+        def is_so() -> bool:
             assert self._process is not None and self._process.poll() is None, self._log()
-            assert time.monotonic() < deadline, self._log()
-            time.sleep(POLL)
+            return holds()
+
+        block_until(is_so, self._log, despite=psycopg.OperationalError)
 
     def _log(self) -> str:
         return (self.directory / "log").read_text()[-4000:]

@@ -10,8 +10,9 @@ import trio
 from tests import forkserver
 from tests.failover.conftest import DATABASE
 from tests.failover.postgres import Server, in_thread, run_program
-from tests.failover.world import World, health, until
+from tests.failover.world import World, health
 from tests.running import JWT_KEY, Running
+from tests.waiting import wait_until
 
 BACKLOG = 15  # messages of each sender that the new primary lacks
 
@@ -82,8 +83,8 @@ async def the_old_primary_comes_back(world: World) -> None:
     before = await world.stored(pair.standby)
     world.name.move(pair.standby)
     for server in world.servers:
-        await until(partial(_is_refused, server))
-    await trio.sleep(1.0)  # senders go on trying
+        await wait_until(partial(_is_refused, server))
+    await trio.sleep(1.0)  # in which senders go on trying
     assert await world.stored(pair.standby) == before
     world.name.move(pair.primary)
 
@@ -104,7 +105,7 @@ async def half_of_the_instances_on_the_old_primary(world: World) -> None:
     await in_thread(partial(_end_one_session, old))
     await world.send_for(5)
     stored = await world.stored(old)
-    await trio.sleep(1.0)
+    await trio.sleep(1.0)  # in which senders go on
     assert await world.stored(old) == stored
 
 

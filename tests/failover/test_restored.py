@@ -4,13 +4,11 @@ import os
 from functools import partial
 from typing import Any
 
-import trio
-
 from loadtest.client import HubError
 from tests import forkserver
 from tests.event_recorder import Inbox
-from tests.failover.world import until
 from tests.running import running
+from tests.waiting import wait_until
 
 LIFTED = 1_000_000_000
 
@@ -33,7 +31,7 @@ async def test_beside_a_running_instance(database: str, redis_url: str) -> None:
             await inbox.until(1, "Resync")
             [notice] = inbox.of("Resync")
             assert notice["lastSeq"] > LIFTED
-            await until(partial(_accepted, a, talk, "three"))
+            await wait_until(partial(_accepted, a, talk, "three"))
             [*_, last] = await inbox.until(3)
             assert last["seq"] == notice["lastSeq"] + 1
             async with server.connect(carol, query={"sync": "manual"}) as c:
@@ -50,6 +48,5 @@ async def _accepted(client: Any, talk: str, text: str) -> bool:
     try:
         await client.invoke("SendMessage", body)
     except HubError:  # PostgreSQL is connected to anew
-        await trio.sleep(0.1)
         return False
     return True

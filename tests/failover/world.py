@@ -6,7 +6,7 @@ was lost there is taken back here, because the client got a `resync` and has rea
 """
 
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +19,7 @@ from loadtest.client import ClientError, HubClient, HubError
 from tests.failover.conftest import DATABASE
 from tests.failover.postgres import Name, Pair, Server
 from tests.running import Running, User, running
+from tests.waiting import wait_until
 
 WAIT = 180.0  # seconds: long past anything but a hang
 PAUSE = 0.05  # seconds between a sender's messages
@@ -60,7 +61,7 @@ class Reader:
                 except* (ClientError, OSError, trio.TooSlowError):
                     pass
                 self.online = trio.Event()
-                await trio.sleep(random.uniform(0.05, 0.2))
+                await trio.sleep(random.uniform(0.05, 0.2))  # a client's pause before it comes back
 
     def hang_up(self) -> None:
         """Lose the connection; another one resumes."""
@@ -106,7 +107,7 @@ class Reader:
                 found = await self.world.servers[self.instance].history(self.user, self.world.conversation)
             except (AssertionError, OSError, trio.TooSlowError, ValueError):  # refused: PostgreSQL is away
                 self._stale.set()
-                await trio.sleep(0.2)
+                await trio.sleep(0.2)  # a client's pause before it asks again
             else:
                 for message in found:
                     self._keep(message)
@@ -132,9 +133,9 @@ class Sender:
                         await self.world.sending.wait()
                         if await self._send(client, f"{self.user.name} {number}"):
                             number += 1
-                        await trio.sleep(PAUSE)
+                        await trio.sleep(PAUSE)  # the pace
             except* (ClientError, OSError, trio.TooSlowError):
-                await trio.sleep(0.1)
+                await trio.sleep(0.1)  # a client's pause before it comes back
 
     async def _send(self, client: HubClient, text: str) -> bool:
         body = {"conversationId": self.world.conversation, "content": text, "clientMessageId": text}
@@ -193,16 +194,14 @@ class World:
         """Until each sender had so many more accepted."""
         self.sending.set()
         wanted = [len(sender.times) + messages for sender in self.senders]
-        with trio.fail_after(WAIT):
-            while any(len(sender.times) < count for sender, count in zip(self.senders, wanted, strict=True)):
-                await trio.sleep(0.02)
+        await wait_until(
+            lambda: all(len(sender.times) >= count for sender, count in zip(self.senders, wanted, strict=True))
+        )
 
     async def quiet(self) -> None:
         """Send no more; nothing is under way then."""
         self.sending = trio.Event()
-        with trio.fail_after(WAIT):
-            while self.under_way:
-                await trio.sleep(0.02)
+        await wait_until(lambda: not self.under_way)
 
     def shuffle(self) -> None:
         """Those who resume lose their connections."""
@@ -228,10 +227,11 @@ class World:
         await self.quiet()
         start = trio.current_time()
         stored = await self.stored()
-        with trio.move_on_after(WAIT):
-            while [reader for reader in self.readers if reader.view != stored]:
-                await trio.sleep(0.05)
+        try:
+            await wait_until(lambda: all(reader.view == stored for reader in self.readers))
             return trio.current_time() - start
+        except trio.TooSlowError:
+            pass
         wrong = {
             str(reader): {
                 "believes": sorted(set(reader.view.values()) - set(stored.values())),
@@ -251,16 +251,10 @@ class World:
 
     async def ready(self) -> None:
         """Until both instances take messages."""
-        await until(self._are_ready)
+        await wait_until(self._are_ready)
 
     async def _are_ready(self) -> bool:
         return all([(await health(server))[0] == 200 for server in self.servers])
-
-
-async def until(holds: Callable[[], Awaitable[bool]]) -> None:
-    with trio.fail_after(WAIT):
-        while not await holds():
-            await trio.sleep(0.05)
 
 
 async def health(server: Running) -> tuple[int, dict[str, str]]:

@@ -15,6 +15,7 @@ from tests.server.rest.routes.test_messages import talk
 from tests.site import open_site
 from tests.store.proxy import Proxy
 from tests.store.replica import open_replica
+from tests.waiting import wait_until
 
 WAIT = 60.0  # seconds: long past anything but a hang
 
@@ -88,16 +89,12 @@ async def test_a_replica_that_hangs(
             assert "one" in [message["content"] for message in items]
             return reads.statistics().acquired - before
 
-        with trio.fail_after(WAIT):
-            while not await read():
-                await trio.sleep(0.05)
+        await wait_until(read)
         proxy.hold_answers = True
         assert await read() == 1 and reads.statistics().discarded >= 1
         assert await read() == 0
         proxy.hold_answers = False
-        with trio.fail_after(WAIT):
-            while not await read():
-                await trio.sleep(0.05)
+        await wait_until(read)
 
 
 async def _fail() -> Connection:

@@ -9,7 +9,8 @@ from store.postgres.durability import Durability
 from store.postgres.group_commit import Lanes
 from store.postgres.sessions import Connector
 from tests.store.cluster import Cluster
-from tests.store.world import WAIT, Sent, make_append, make_group, make_users
+from tests.store.world import Sent, make_append, make_group, make_users
+from tests.waiting import wait_until
 
 
 @pytest.mark.parametrize(
@@ -50,22 +51,15 @@ async def test_a_standby_that_is_away(
     try:
         cluster.execute("ALTER SYSTEM SET synchronous_standby_names = 'away'")
         cluster.execute("SELECT pg_reload_conf()")
-        await until(lambda: lanes.trouble() is not None)
+        await wait_until(lambda: lanes.trouble() is not None)
         other = await source.connect()
         assert other.waits_for_standby and await durability.fetch_waits(other)
         other.finish()
     finally:
         cluster.execute("ALTER SYSTEM RESET synchronous_standby_names")
         cluster.execute("SELECT pg_reload_conf()")
-    await until(lambda: lanes.trouble() is None)
+    await wait_until(lambda: lanes.trouble() is None)
     sent = Sent()
     lanes.offer(make_append(group, alice, sent))
     assert (await sent.message()).seq == 2
     conn.finish()
-
-
-async def until(holds: object) -> None:
-    assert callable(holds)
-    with trio.fail_after(WAIT):
-        while not holds():
-            await trio.sleep(0.02)
