@@ -20,7 +20,7 @@ async def test_a_host_that_vanishes_is_noticed(nursery: trio.Nursery) -> None:
 
     listeners = await nursery.start(trio.serve_tcp, serve, 0)
     port = listeners[0].socket.getsockname()[1]
-    forwarding = Forwarding(ConnectionOwners(Redis("redis://127.0.0.1:1", name="test")))
+    forwarding = Forwarding(ConnectionOwners(Redis("redis://127.0.0.1:1", name="test")), lambda: "")
     await nursery.start(forwarding.run, ())
     request = forwarding._http.build_request("GET", f"http://127.0.0.1:{port}/")
     response = await forwarding._http.send(request, stream=True)
