@@ -81,10 +81,10 @@ class Sync:
         async with self._pool.connection() as conn:
             return await positions.list_diverged(conn, shown)
 
-    async def watermark(self, conversation_id: UUID) -> int:
+    async def fetch_watermark(self, conversation_id: UUID) -> int:
         """The seq up to which changes of the conversation are not kept. For the process."""
         async with self._pool.connection() as conn:
-            return await conversations.fetch_floor(conn, conversation_id)
+            return await conversations.fetch_watermark(conn, conversation_id)
 
     async def lower_receipts(self, conversation_ids: Collection[UUID]) -> None:
         """Lower members' receipts that are above the head, as what they were about is lost. For the process."""

@@ -179,7 +179,7 @@ class GapRepair:
                 self._suspect(room)
                 return True  # what is missing is read when that is known
             is_jump = head > room.head and (changes[0].seq if changes else head + 1) > room.head + 1
-            if is_jump and room.head < await self._history.watermark(room.conversation_id):
+            if is_jump and room.head < await self._history.fetch_watermark(room.conversation_id):
                 if room.generation == generation:
                     self._start_over(room, Cursor(head))
                 return True

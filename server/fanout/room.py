@@ -30,7 +30,7 @@ class History(Protocol):
     async def diverged(self, cursors: Sequence[tuple[UUID, Cursor]]) -> Collection[int]:
         """Return the indexes of those of these cursors that are not of the history that PostgreSQL has."""
 
-    async def watermark(self, conversation_id: UUID) -> int:
+    async def fetch_watermark(self, conversation_id: UUID) -> int:
         """Return the seq up to which the conversation's changes are not kept: a cursor below cannot be caught up."""
 
     async def lower_receipts(self, conversation_ids: Collection[UUID]) -> None:

@@ -1,6 +1,5 @@
 """A primary and its standby, which the tests of this directory kill and promote; and a table of what was seen."""
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,16 +23,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture
-def place() -> Iterator[Path]:
-    """A directory whose name is short enough for sockets."""
-    with tempfile.TemporaryDirectory(prefix="failover-", dir="/tmp") as directory:
-        yield Path(directory)
-
-
-@pytest.fixture
-def pair(place: Path) -> Iterator[Pair]:
+def pair(short_dir: Path) -> Iterator[Pair]:
     """A migrated database `DATABASE` on a primary, and an asynchronous standby that has it."""
-    found = Pair(place)
+    found = Pair(short_dir)
     try:
         found.start()
         found.primary.execute(f"CREATE DATABASE {DATABASE}")

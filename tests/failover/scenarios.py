@@ -116,7 +116,7 @@ def _end_one_session(server: Server) -> None:
 async def promoted_twice(world: World) -> None:
     """Two standbys are promoted, one after the other, to the same number: the second lacks what the first took."""
     pair = world.pair
-    third = Server(world.place / f"c{len(os.listdir(world.place))}")
+    third = Server(world.directory / f"c{len(os.listdir(world.directory))}")
     await in_thread(partial(third.clone, pair.primary))
     await in_thread(third.start)
     await in_thread(pair.primary.wait_followed)

@@ -29,10 +29,10 @@ async def _play(world: World, name: str) -> Row:
     return row
 
 
-async def test_short(place: Path, pair: Pair, redis_url: str) -> None:
+async def test_short(short_dir: Path, pair: Pair, redis_url: str) -> None:
     """A failover to a synchronous standby loses nothing that was accepted. An old primary that comes back is refused by
     both instances, in one line of each, and nothing is written there. Every client sees what the database has."""
-    async with open_world(place, pair, redis_url) as world:
+    async with open_world(short_dir, pair, redis_url) as world:
         for scenario in SHORT:
             await _play(world, scenario.__name__)
         for server in world.servers:
@@ -41,7 +41,7 @@ async def test_short(place: Path, pair: Pair, redis_url: str) -> None:
             assert not [line for line in server.lines if "exception" in line]
 
 
-async def test_long(request: pytest.FixtureRequest, place: Path, pair: Pair, redis_url: str) -> None:
+async def test_long(request: pytest.FixtureRequest, short_dir: Path, pair: Pair, redis_url: str) -> None:
     """Each of them in turn, then in random order, for minutes."""
     minutes = request.config.getoption("--failover-minutes")
     if not minutes:
@@ -49,7 +49,7 @@ async def test_long(request: pytest.FixtureRequest, place: Path, pair: Pair, red
     seed = request.config.getoption("--failover-seed") or random.randrange(10**6)
     choice = random.Random(seed)
     names = list(SCENARIOS)
-    async with open_world(place, pair, redis_url) as world:
+    async with open_world(short_dir, pair, redis_url) as world:
         start = trio.current_time()
         count = 0
         while count < len(names) or trio.current_time() < start + 60 * minutes:

@@ -161,8 +161,8 @@ class Sender:
 class World:
     """Made by `open_world`. `servers` are two instances; `name` is what they call PostgreSQL."""
 
-    def __init__(self, place: Path, pair: Pair, name: Name, servers: list[Running]) -> None:
-        self.place = place
+    def __init__(self, directory: Path, pair: Pair, name: Name, servers: list[Running]) -> None:
+        self.directory = directory
         self.pair = pair
         self.name = name
         self.servers = servers
@@ -264,9 +264,9 @@ async def health(server: Running) -> tuple[int, dict[str, str]]:
 
 
 @asynccontextmanager
-async def open_world(place: Path, pair: Pair, redis_url: str) -> AsyncIterator[World]:
+async def open_world(directory: Path, pair: Pair, redis_url: str) -> AsyncIterator[World]:
     async with trio.open_nursery() as nursery:
-        name = Name(place / "n", pair.primary)
+        name = Name(directory / "n", pair.primary)
         await nursery.start(name.run)
         options: dict[str, Any] = {"may_fail": True, "statement_timeout": 10, "log_level": "info"}
         async with (
@@ -274,7 +274,7 @@ async def open_world(place: Path, pair: Pair, redis_url: str) -> AsyncIterator[W
             running(name.dsn(DATABASE), redis_url, instance="two", **options) as two,
             trio.open_nursery() as clients,
         ):
-            world = World(place, pair, name, [one, two])
+            world = World(directory, pair, name, [one, two])
             await world.populate(clients)
             yield world
             clients.cancel_scope.cancel()

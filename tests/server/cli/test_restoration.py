@@ -34,7 +34,7 @@ async def make_groups(conn: Connection, count: int) -> list[UUID]:
 async def heads(conn: Connection, groups: Sequence[UUID]) -> set[tuple[int, int]]:
     """What there is of (head, retention watermark)."""
     found = await conversations.fetch_heads(conn, groups)
-    return {(found[group], await conversations.fetch_floor(conn, group)) for group in groups}
+    return {(found[group], await conversations.fetch_watermark(conn, group)) for group in groups}
 
 
 async def test_the_command(database: str, redis_url: str) -> None:

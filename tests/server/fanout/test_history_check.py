@@ -67,7 +67,7 @@ class Books:
             if key == CONVERSATION or key in self.others
         }
 
-    async def watermark(self, conversation_id: UUID) -> int:
+    async def fetch_watermark(self, conversation_id: UUID) -> int:
         return 0
 
     async def diverged(self, cursors: Sequence[tuple[UUID, Cursor]]) -> Collection[int]:

@@ -56,7 +56,7 @@ class Database:
         self.away = False
         self.gate: trio.Event | None = None
         self.asked = 0
-        self.floor = 0  # what was changed up to here is not kept
+        self.watermark = 0  # what was changed up to here is not kept
         self.lost: set[UUID] = set()  # messages that are in no history any more
         self.lowered: list[UUID] = []
 
@@ -64,8 +64,8 @@ class Database:
         heads = await self.heads(conversation_ids)
         return {conversation_id: Cursor(head, UUID(int=head)) for conversation_id, head in heads.items()}
 
-    async def watermark(self, conversation_id: UUID) -> int:
-        return self.floor
+    async def fetch_watermark(self, conversation_id: UUID) -> int:
+        return self.watermark
 
     async def diverged(self, cursors: Sequence[tuple[UUID, Cursor]]) -> Collection[int]:
         head = self.head
@@ -91,7 +91,7 @@ class Database:
 
     async def changes(self, conversation_id: UUID, after: int, *, limit: int, max_bytes: int) -> Sequence[Change]:
         await trio.lowlevel.checkpoint()
-        return [change(seq) for seq in range(max(after, self.floor) + 1, self.head + 1)][:limit]
+        return [change(seq) for seq in range(max(after, self.watermark) + 1, self.head + 1)][:limit]
 
 
 class Sink(SendQueue):
@@ -261,7 +261,7 @@ async def test_a_lifted_head(nursery: trio.Nursery, autojump_clock: MockClock, s
     connection = await world.attached()
     await nursery.start(world.rooms.repair.run)
     await nursery.start(world.rooms.history.run)
-    world.database.floor, world.database.head = 1000, 1000 + since
+    world.database.watermark, world.database.head = 1000, 1000 + since
     world.rooms.history.suspect_all()
     await trio.sleep(1)
     assert isinstance(connection.send_queue, Sink)

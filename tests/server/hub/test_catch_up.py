@@ -49,8 +49,8 @@ class Store(EmptyStore):
         await self._answer(HEADS)
         return heads
 
-    async def watermark(self, conversation_id: UUID) -> int:
-        return self.floor
+    async def fetch_watermark(self, conversation_id: UUID) -> int:
+        return self.watermark
 
     async def diverged(self, cursors: Sequence[tuple[UUID, Cursor]]) -> Collection[int]:
         heads = await self.heads([conversation_id for conversation_id, _ in cursors])

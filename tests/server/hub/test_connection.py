@@ -61,7 +61,7 @@ class EmptyStore:
         heads = await self.heads(conversation_ids)
         return {conversation_id: Cursor(head, UUID(int=head)) for conversation_id, head in heads.items()}
 
-    async def watermark(self, conversation_id: UUID) -> int:
+    async def fetch_watermark(self, conversation_id: UUID) -> int:
         return 0
 
     async def diverged(self, cursors: Sequence[tuple[UUID, Cursor]]) -> Collection[int]:

@@ -1,13 +1,7 @@
 """store.redis.timelines: the highest rank that anybody has seen."""
 
-import pytest
-
 from store.redis.client import Redis
 from store.redis.timelines import SharedTimelines
-from tests.store.redis.test_instances import redis as redis
-from tests.store.redis.test_instances import valkey as valkey
-
-pytestmark = pytest.mark.services  # a Valkey of its own
 
 
 async def test_raise_to(redis: Redis) -> None:
