@@ -26,6 +26,7 @@ MISUSED = 2
 # Commands that live in modules of their own, imported when they are called: name, where, and what help says of them.
 ELSEWHERE: dict[str, tuple[str, str]] = {
     "capacity": ("loadtest.capacity.command:capacity", "What a population needs, from measured costs."),
+    "check": ("loadtest.check_command:check", "Is what the clients of a run saw one history?"),
     "compare": ("loadtest.compare.command:compare", "Compare two versions by their runs."),
     "peers": ("loadtest.peers.command:peers", "Parley beside servers on other libraries, doing the same."),
     "report": ("loadtest.report.command:report", "Write the HTML report of a run."),

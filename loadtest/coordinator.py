@@ -43,6 +43,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     start_at: float | None = None  # of the wall clock: shards start together
     metrics: tuple[str, ...] = ()  # Prometheus pages of the servers
     profile: str = ""
+    record: str = ""  # a directory, for the history checker
     notes: tuple[str, ...] = ()
 
 
@@ -117,6 +118,7 @@ class Coordinator:
                     people=tuple(people[number] for number in sorted(mine)),
                     conversations=tuple(one for one in conversations if not mine.isdisjoint(one.members)),
                     ids=tuple(person.id for person in people),
+                    record=self.options.record,
                 )
             )
         return found

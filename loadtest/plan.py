@@ -44,6 +44,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     people: tuple[Person, ...]
     conversations: tuple[Conversation, ...]
     ids: tuple[str, ...]  # of everybody, by number
+    record: str = ""  # the directory of the record for the history checker; none without
 
 
 # -- orders ---------------------------------------------------------------------------------------

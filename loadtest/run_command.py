@@ -33,6 +33,7 @@ KEY_FILE = "jwt.key"
 
 _FLAG = {"is_flag": True, "default": None}
 _PATH = click.Path(dir_okay=False, path_type=Path)
+_NEW = click.Path(file_okay=False, path_type=Path)
 _EXISTING = click.Path(exists=True, path_type=Path)
 _CLIENTS = click.Choice(["lean", "reference"])
 _OPTIONS: list[tuple[str, str, dict[str, Any]]] = [
@@ -50,6 +51,7 @@ _OPTIONS: list[tuple[str, str, dict[str, Any]]] = [
     ("--chaos", 'Faults while it runs: "5 kill instance; 9 cut 0.5", or a file.', {}),
     ("--settle", "Seconds to wait until everybody has everything.  [default: 30]", {"type": float}),
     ("--out", f"The result.  [default: {RUNS}/...json]", {"type": _PATH}),
+    ("--record", "Keep what every client did and saw, for `check`, in this new directory.", {"type": _NEW}),
     ("--metrics", "HOST:PORT or URL of a server's metrics, for CPU, memory and lag. Several.", {"multiple": True}),
     ("--plain", "No live view: a line now and then.", _FLAG),
 ]
@@ -122,6 +124,9 @@ def run_scenario(kind: type[Scenario], name: str, profile: profiles.Profile, giv
         out.parent.mkdir(parents=True, exist_ok=True)  # said now, not after the run
     except OSError as error:
         fail(f"{out.parent}: {error.strerror}", MISUSED)
+    record = chosen.get("record")
+    if record is not None:
+        _make_record(Path(record))
     try:
         result = trio.run(_run_interruptibly, scenario, chosen, faults, name if name not in SCENARIOS else "")
     except* Misused as group:
@@ -137,8 +142,20 @@ def run_scenario(kind: type[Scenario], name: str, profile: profiles.Profile, giv
         fail(f"the result cannot be written: {out}: {error.strerror}")
     terminal.echo(f"result    {data}")
     terminal.echo(f"report    {page}")
+    if record is not None:
+        terminal.echo(f"record    {record}: `parley loadtest check {record}`")
     if not result.oracle.holds:
         sys.exit(FAILED)
+
+
+def _make_record(path: Path) -> None:
+    """A record of two runs would be none."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if any(path.iterdir()):
+            fail(f"--record {path}: there is something in this directory; it takes a new one", MISUSED)
+    except OSError as error:
+        fail(f"--record {path}: {error.strerror}", MISUSED)
 
 
 def name_of(name: str) -> str:
@@ -179,6 +196,7 @@ async def _run(scenario: Scenario, chosen: dict[str, Any], faults: list[chaos.Fa
         start_at=chosen.get("start_at"),
         metrics=tuple(chosen.get("metrics", ())),
         profile=profile,
+        record=str(chosen.get("record") or ""),
     )
     if options.client == REFERENCE:
         require()

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple, Protocol
 
 from loadtest import results
 from loadtest.connection import LOST, Connection, Listener
+from loadtest.history_checker.recording import Recording, now
+from loadtest.history_record import Call, ClientRecord
 from loadtest.oracle import contents, invariants
 from loadtest.oracle.client_view import ClientView
 from loadtest.oracle.oracle import Oracle
@@ -78,6 +80,10 @@ class Surroundings(Protocol):
     def recorder(self) -> Recorder: ...
 
     @property
+    def recording(self) -> Recording | None:
+        """The record for the history checker, where one is kept."""
+
+    @property
     def rng(self) -> random.Random: ...
 
     def now(self) -> float:
@@ -123,6 +129,7 @@ class VirtualUser:
         "peers",
         "pending",
         "person",
+        "record",
         "views",
         "wanted",
         "wire",
@@ -146,6 +153,8 @@ class VirtualUser:
         self.peers: dict[str, str] = {}  # what UserStatusChanged said last, by user
         self.last: Message | None = None  # the last message it sent, as it was acknowledged
         self.delivery, self.options = manner
+        recording = world.recording
+        self.record = ClientRecord(recording, f"p{self.number}") if recording is not None else None
         self._due = 0.0
         self._synced_once = False
         self._backoff = BACKOFF
@@ -188,21 +197,35 @@ class VirtualUser:
         wire = self.wire
         assert wire is not None
         self.world.oracle.note(self.number, "opened")
+        record = self.record
+        if record is not None:
+            record.connected()
         wire.ping()
         if self.world.attach == "auto" and not self._synced_once:
             for conversation in self.conversations:
                 self.views.setdefault(conversation, ClientView(self.world.oracle, self.number, conversation, None))
+                if record is not None:
+                    record.resuming(conversation, None)
             wire.call("Ping", (), self._attached)
             return
         for conversation in self.conversations:
             if conversation not in self.views:
                 head = self.world.conversations[conversation].head
                 self.views[conversation] = ClientView(self.world.oracle, self.number, conversation, head)
-        cursors = {key: view.cursor or 0 for key, view in self.views.items() if key in self.conversations}
+        mine = {key: view for key, view in self.views.items() if key in self.conversations}
+        for view in mine.values():
+            view.resuming()
+        cursors = {key: view.cursor or 0 for key, view in mine.items()}
+        if record is not None:
+            for conversation, cursor in cursors.items():
+                record.resuming(conversation, cursor)
         wire.call("Sync", (cursors,), self._synced, Synced)
 
     def _attached(self, error: str | None, result: Any) -> None:
         if error is None:
+            if self.record is not None:
+                for conversation in self.conversations:
+                    self.record.attached(conversation, None)
             self._arrived()
         elif error != LOST:
             self.world.recorder.error(code_of(error))
@@ -216,9 +239,11 @@ class VirtualUser:
             return
         self.world.oracle.note(self.number, "synced")
         for conversation in synced.resync:
-            self._resync(conversation, synced.heads.get(conversation, 0))
+            self._resync(conversation, synced.heads.get(conversation, 0), answered=True)
         for conversation, head in synced.heads.items():
             self.views[conversation].synced(head)
+            if self.record is not None and conversation not in synced.resync:
+                self.record.attached(conversation, head)
         self._arrived()
 
     def _arrived(self) -> None:
@@ -236,6 +261,8 @@ class VirtualUser:
         was_online, self.online, self.wire = self.online, False, None
         world = self.world
         world.oracle.note(self.number, "lost", key=reason)
+        if self.record is not None:
+            self.record.disconnected(reason)
         if was_online:
             world.recorder.count(results.DISCONNECTS)
             world.left(self)
@@ -275,24 +302,38 @@ class VirtualUser:
     def _write(self, send: Send) -> None:
         assert self.wire is not None
         self.world.recorder.count(results.SENT)
-        self.wire.call("SendMessage", (send.body,), lambda error, message: self._sent(send, error, message), Message)
+        call = self.sending(send)
+        self.wire.call(
+            "SendMessage", (send.body,), lambda error, message: self._sent(send, call, error, message), Message
+        )
 
-    def _sent(self, send: Send, error: str | None, message: Message) -> None:
+    def sending(self, send: Send) -> Call | None:
+        """Note that it is about to be sent, where a record is kept."""
+        if self.record is None:
+            return None
+        body = send.body
+        return self.record.sent(str(body["conversationId"]), str(body["clientMessageId"]), str(body["content"]))
+
+    def _sent(self, send: Send, call: Call | None, error: str | None, message: Message) -> None:
         if error is None:
-            self.acknowledge(send, message)
+            self.acknowledge(send, message, call)
             return
         if error == LOST:
             return  # `_arrived` repeats it
         code = code_of(error)
         self.world.recorder.error(code)
+        if self.record is not None and call is not None:
+            self.record.refused(call, code)
         if code in RETRYABLE:
             self.world.later(RETRY_AFTER, lambda: self.repeat(send))
         else:
             self.pending.pop(send.number, None)
 
-    def acknowledge(self, send: Send, message: Message) -> None:
-        """The server says that it is stored."""
+    def acknowledge(self, send: Send, message: Message, call: Call | None) -> None:
+        """The server says that it is stored. `call` is what `sending` returned."""
         world = self.world
+        if self.record is not None and call is not None:
+            self.record.acknowledged(call, message)
         oracle = world.oracle
         assert self.acknowledged is not None
         oracle.note(self.number, "acknowledged", message.conversation_id, message.seq, str(send.number))
@@ -308,15 +349,11 @@ class VirtualUser:
         if answered != tuple(send.body[name] for name in ("clientMessageId", "content", "conversationId")):
             text = f"send {send.number} of p{self.number} was answered with {answered[0]} in {answered[2]}"
             oracle.breach(invariants.ALTERED, text, virtual_user=self.number)
-        if message.changed_seq == message.seq:
-            self._agree(message)
+        view = self.views.get(message.conversation_id)
+        if message.changed_seq == message.seq and view is not None:
+            view.compare(message)
         world.recorder.count(results.ACKNOWLEDGED)
         world.recorder.record(SEND, send.due)
-
-    def _agree(self, message: Message) -> None:
-        if not self.world.oracle.ledger(message.conversation_id).agrees(message):
-            text = f"p{self.number} got {message.id} as message {message.seq}; others got another message there"
-            self.world.oracle.breach(invariants.DIVERGED, text, virtual_user=self.number)
 
     def edit(self, due: float, size: int) -> None:
         """Edit the last message. Not repeated if it fails."""
@@ -327,13 +364,22 @@ class VirtualUser:
             self.world.recorder.count(results.DROPPED)
             return
 
-        def done(error: str | None, _: Any) -> None:
+        content = contents.make_content(message.client_message_id, due, size)
+        record = self.record
+        call = record.edited(message.conversation_id, message.id, content) if record is not None else None
+
+        def done(error: str | None, edited: Any) -> None:
             if error is None:
                 self.world.recorder.record(EDIT, due)
             else:
                 self._failed(error)
+            if record is not None and call is not None and error != LOST:
+                if error is None:
+                    record.acknowledged(call, edited)
+                else:
+                    record.refused(call, code_of(error))
 
-        wire.call("EditMessage", (message.id, contents.make_content(message.client_message_id, due, size)), done)
+        wire.call("EditMessage", (message.id, content), done, Any if record is None else Message)
 
     def seen(self, conversation: str) -> int:
         view = self.views.get(conversation)
@@ -374,6 +420,8 @@ class VirtualUser:
             self.world.recorder.count(results.DROPPED)
             return
         before = 1 << 60
+        record, called = self.record, now()
+        shown: list[Message] = []  # where a record is kept
 
         def item(message: Message) -> None:
             nonlocal before
@@ -383,11 +431,15 @@ class VirtualUser:
                 text = f"history of {conversation} has {message.seq} after {before}"
                 self.world.oracle.breach(invariants.ORDER, text, virtual_user=self.number)
             before = message.seq
+            if record is not None:
+                shown.append(message)
             self.world.recorder.count("history_items")
 
         def done(error: str | None, _: Any) -> None:
             if error is None:
                 self.world.recorder.record(HISTORY, due)
+                if record is not None:
+                    record.page(conversation, called, shown, after=before - 1 if len(shown) == limit else 0)
             else:
                 self._failed(error)
 
@@ -417,6 +469,8 @@ class VirtualUser:
     def _message(self, message: Message, *, new: bool) -> None:
         world = self.world
         view = self.views.get(message.conversation_id)
+        if self.record is not None:
+            self.record.received(message, new=new)
         world.oracle.note(
             self.number, RECEIVE if new else CHANGED, message.conversation_id, message.changed_seq, message.id
         )
@@ -449,14 +503,16 @@ class VirtualUser:
 
     def _resynced(self, resync: Resync) -> None:
         if resync.conversation_id in self.views:
-            self._resync(resync.conversation_id, resync.last_seq)
+            self._resync(resync.conversation_id, resync.last_seq, answered=False)
         else:
             self._stranger(resync.conversation_id, RESYNC)
 
-    def _resync(self, conversation: str, head: int) -> None:
+    def _resync(self, conversation: str, head: int, *, answered: bool) -> None:
+        if self.record is not None:
+            self.record.resynced(conversation, head, answered=answered)
         self.world.recorder.count("resyncs")
         self.world.oracle.note(self.number, "resync", conversation, head)
-        self.views[conversation].resync(head)
+        self.views[conversation].resync(head, answered=answered)
 
     def _stranger(self, conversation: str, what: str) -> None:
         text = f"p{self.number} got {what} of {conversation}, of which it is not a member"

@@ -225,6 +225,8 @@ async def run() -> None:
             await Worker(given, scenario, world).follow(orders)
             for virtual_user in world.virtual_users.values():
                 virtual_user.retire()
+            if world.recording is not None:
+                world.recording.close()
             nursery.cancel_scope.cancel()
 
 

@@ -6,12 +6,14 @@ Owns the nursery in which everything of the worker runs. The worker builds it, a
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 
 import msgspec
 import trio
 
 from loadtest import results
 from loadtest.connection import Connection, Listener
+from loadtest.history_checker.recording import Recording
 from loadtest.lean_client import LeanClient, Origin
 from loadtest.oracle.oracle import Oracle
 from loadtest.payloads import StoredFile
@@ -42,6 +44,7 @@ class World:
         self.rng = random.Random(f"{plan.seed}-{plan.part}")
         self.start = time.monotonic()
         self.recorder = Recorder(self.now)
+        self.recording = Recording(Path(plan.record) / f"worker-{plan.part}.jsonl") if plan.record else None
         self.oracle = Oracle(plan.run, self.now, plan.ids)
         self.origin = Origin.parse(plan.url)
         self.rest = Rest(self.origin)

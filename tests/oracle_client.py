@@ -10,11 +10,13 @@ from typing import Any
 import msgspec
 import trio
 
+from loadtest.history_checker.recording import Recording
+from loadtest.history_record import Call, ClientRecord
 from loadtest.oracle import contents, invariants
 from loadtest.oracle.client_view import ClientView
 from loadtest.oracle.oracle import Oracle
 from loadtest.oracle.reconciliation import Reconciliation
-from loadtest.payloads import CHANGED, RECEIVE, Message, Synced
+from loadtest.payloads import CHANGED, RECEIVE, RESYNC, Message, Resync, Synced
 
 RUN = "test"
 
@@ -52,7 +54,17 @@ def judge(
 
 
 class OracleClient:
-    def __init__(self, oracle: Oracle, number: int, user_id: str, conversations: Iterable[str]) -> None:
+    """With a `recording` it also writes the record for the history checker."""
+
+    def __init__(
+        self,
+        oracle: Oracle,
+        number: int,
+        user_id: str,
+        conversations: Iterable[str],
+        recording: Recording | None = None,
+    ) -> None:
+        self.record = ClientRecord(recording, f"p{number}") if recording is not None else None
         self.oracle = oracle
         self.number = number
         self.user_id = user_id
@@ -71,21 +83,44 @@ class OracleClient:
     def connected(self) -> None:
         """A new connection, on which Sync(cursors) is called first."""
         self.oracle.note(self.number, "connected")
+        for view in self.views.values():
+            view.resuming()
+        if self.record is not None:
+            self.record.connected()
+            for conversation, cursor in self.cursors.items():
+                self.record.resuming(conversation, cursor)
+
+    def disconnected(self) -> None:
+        if self.record is not None:
+            self.record.disconnected()
 
     def synced(self, answer: dict[str, Any]) -> None:
         """The answer to Sync."""
         self.oracle.note(self.number, "synced")
         synced = msgspec.convert(answer, Synced)
         for conversation in synced.resync:
-            self.views[conversation].resync(synced.heads.get(conversation, 0))
+            self._resync(conversation, synced.heads.get(conversation, 0), answered=True)
         for conversation, head in synced.heads.items():
             self.views[conversation].synced(head)
+            if self.record is not None and conversation not in synced.resync:
+                self.record.attached(conversation, head)
+
+    def _resync(self, conversation: str, head: int, *, answered: bool) -> None:
+        if self.record is not None:
+            self.record.resynced(conversation, head, answered=answered)
+        self.views[conversation].resync(head, answered=answered)
 
     def event(self, target: str, arguments: list[Any]) -> tuple[Message, float | None] | None:
         """The message that came with it, and when it was due; None for all other events."""
+        if target == RESYNC:
+            notice = msgspec.convert(arguments[0], Resync)
+            self.oracle.note(self.number, RESYNC, notice.conversation_id, notice.last_seq)
+            self._resync(notice.conversation_id, notice.last_seq, answered=False)
         if target not in (RECEIVE, CHANGED):
             return None
         message = msgspec.convert(arguments[0], Message)
+        if self.record is not None:
+            self.record.received(message, new=target == RECEIVE)
         self.oracle.note(self.number, target, message.conversation_id, message.changed_seq, message.id)
         view = self.views.get(message.conversation_id)
         if view is None:
@@ -100,6 +135,26 @@ class OracleClient:
         self.acknowledged.append(0)
         number = len(self.acknowledged) - 1
         return number, contents.make_key(RUN, self.number, number)
+
+    def sending(self, body: Mapping[str, str]) -> Call | None:
+        """An attempt to send this is about to begin; its answer goes to `answered`."""
+        if self.record is None:
+            return None
+        return self.record.sent(body["conversationId"], body["clientMessageId"], body["content"])
+
+    def editing(self, conversation: str, message_id: str, content: str) -> Call | None:
+        """The same for an edit."""
+        return self.record.edited(conversation, message_id, content) if self.record is not None else None
+
+    def answered(self, call: Call | None, message: dict[str, Any]) -> None:
+        if self.record is not None and call is not None:
+            self.record.acknowledged(call, msgspec.convert(message, Message))
+
+    def settled(self) -> None:
+        """The run is over, and everything has had the time to come."""
+        if self.record is not None:
+            for conversation in self.views:
+                self.record.settled(conversation)
 
     def acknowledge(self, number: int, message_id: str) -> None:
         """Record that the send was acknowledged, and as which message."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from loadtest.history_record import write_stored
 from loadtest.oracle import invariants
 from loadtest.oracle.convergence import Convergence
 from loadtest.oracle.reconciliation import Reconciliation
@@ -41,6 +42,13 @@ class Audit:
                 nursery.start_soon(self._conversation, conversation, limit)
         self._reconciliation.missing()
         await Convergence(world, self._patience).run()
+        self._settled()
+
+    def _settled(self) -> None:
+        for virtual_user in self._world.virtual_users.values():
+            if virtual_user.record is not None and virtual_user.online:
+                for conversation in virtual_user.views:
+                    virtual_user.record.settled(conversation)
 
     async def _conversation(self, conversation: str, limit: trio.CapacityLimiter) -> None:
         async with limit:
@@ -51,6 +59,8 @@ class Audit:
                 return  # nothing was ever said there
             stored = await self._history(conversation, members)
             self._oracle.checked["stored messages"] += len(stored)
+            if self._world.recording is not None:
+                write_stored(self._world.recording, conversation, stored)
             views = (virtual_user.views.get(conversation) for virtual_user in members if virtual_user.online)
             self._reconciliation.compare(conversation, stored, [view for view in views if view is not None])
 

@@ -4,20 +4,47 @@ The state machine of P3 and P4. A replay (from Sync until its answer) shows each
 by rising changedSeq; live, each change is the next one. A repair inside the server is a small replay, so a live client,
 too, may be shown n+2 after n when n+1 was overtaken by a later change to the same message. So what is left out is kept
 as a gap, and at the end each gap must be explained by a stored message with seq <= gap < changedSeq. A cursor and its
-gaps say exactly what was seen; nothing else has to be remembered.
+gaps say exactly what was seen; nothing else has to be remembered, but where a client was shown something else than the
+first one was (`differing`). A Resync takes back all that was seen: what comes then may be of another history (P11).
+Whether it was due, and who of two is right, is judged at the end, by what is stored.
 """
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from loadtest.oracle import invariants
-from loadtest.oracle.oracle import Ledger, Oracle
+from loadtest.oracle.oracle import Ledger, Oracle, Shown, Suspicion, seen_as
 from loadtest.payloads import Message, StatusUpdate
 
 REPLAYED = 1000  # changes that a client may be behind and still get each of them
 
 
+class Left(NamedTuple):
+    """What a view was before a Resync to a client that was not far behind, and what it is if that was not due."""
+
+    base: int
+    cursor: int
+    gaps: set[int]
+    differing: dict[int, Shown]
+    suspicion: Suspicion
+
+
 class ClientView:
-    __slots__ = ("_ledger", "_oracle", "_receipts", "base", "conversation", "cursor", "gaps", "virtual_user")
+    __slots__ = (
+        "_early",
+        "_ledger",
+        "_oracle",
+        "_receipts",
+        "_resumed",
+        "base",
+        "conversation",
+        "cursor",
+        "differing",
+        "gaps",
+        "left",
+        "suspicion",
+        "virtual_user",
+    )
 
     def __init__(self, oracle: Oracle, virtual_user: int, conversation: str, cursor: int | None = 0) -> None:
         """`cursor` is where the client begins; None when the server decides: then the first event says it."""
@@ -28,6 +55,11 @@ class ClientView:
         self.cursor = cursor
         self.base = cursor or 0  # what is up to here was before our time
         self.gaps: set[int] = set()
+        self.differing: dict[int, Shown] = {}  # by place: what was shown here, where others were shown something else
+        self.suspicion: Suspicion | None = None  # of the first of these
+        self.left: list[Left] = []
+        self._resumed = cursor or 0  # the cursor that the last Sync began at
+        self._early: list[tuple[Message, bool]] | None = None  # what came before its answer and is not after it
         self._receipts: dict[tuple[str, str], int] | None = None
 
     # -- live ------------------------------------------------------------------------------------
@@ -41,11 +73,10 @@ class ClientView:
         message must come as new once: with its first change or, if that was left out, with a later one.
         """
         seq = message.changed_seq
-        if not self._ledger.agrees(message):
-            text = (
-                f"p{self.virtual_user} saw {message.id} as change {seq} of {self.conversation}, others something else"
-            )
-            self._breach(invariants.DIVERGED, text)
+        if self._early is not None and seq <= self._resumed:
+            self._early.append((message, new))
+            return
+        self.compare(message)
         cursor = self.cursor
         if cursor is None:
             self.base = cursor = seq - 1
@@ -64,6 +95,8 @@ class ClientView:
                 )
         elif new:
             self._made_before(message.seq)
+        elif message.seq in self.gaps and message.seq <= self._resumed:
+            self.gaps.discard(message.seq)  # the replay that left it out was cut short; the next one takes it for known
         elif message.seq in self.gaps:
             text = f"message {message.seq} of {self.conversation} was changed before p{self.virtual_user} had seen it"
             self._breach(invariants.ORDER, text)
@@ -85,8 +118,29 @@ class ClientView:
                 invariants.REPEAT, f"message {seq} of {self.conversation} came to p{self.virtual_user} twice as new"
             )
 
+    def compare(self, message: Message) -> None:
+        """Note where this client is shown something else than others are."""
+        if self._ledger.agrees(message):
+            if self.differing:
+                self.differing.pop(message.changed_seq, None)
+            return
+        self.differing[message.changed_seq] = seen_as(message)
+        if self.suspicion is None:
+            what = f"{message.id} as change {message.changed_seq} of {self.conversation}"
+            text = f"p{self.virtual_user} saw {what}, others something else"
+            self.suspicion = self._oracle.suspect(invariants.DIVERGED, text, virtual_user=self.virtual_user)
+
+    def resuming(self) -> None:
+        """Sync is called with the cursor. Until its answer, what is not after the cursor is kept: it is a repetition,
+        or live already after a Resync that the answer is going to name."""
+        self._resumed = self.cursor or 0
+        self._early = []
+
     def synced(self, head: int) -> None:
         """A replay has ended: it goes up to the head."""
+        early, self._early = self._early or [], None
+        for message, new in early:
+            self.take(message, new=new)
         self._oracle.checked[invariants.GAP] += 1
         if self.cursor is None:
             self.cursor = self.base = head
@@ -94,16 +148,33 @@ class ClientView:
             text = f"the replay of {self.conversation} ended at {self.cursor}, before its head {head}"
             self._breach(invariants.GAP, text)
 
-    def resync(self, head: int) -> None:
-        """The server says openly that it does not replay: what lies between is paged. It must be too much for that."""
+    def resync(self, head: int, *, answered: bool = False) -> None:
+        """The server says openly that it does not replay: what lies between is paged. It must be too much for that, or
+        what was seen must not be what is stored (any more). `answered` by the answer to Sync: what has come since it
+        was called, above the head, is live already."""
+        early, self._early = self._early or [], None
         if self.cursor is None:
             return
+        self._ledger.note_resync()
         if head - self.cursor <= REPLAYED:
             who = f"p{self.virtual_user}, who had everything up to {self.cursor}"
-            text = f"resync of {self.conversation} to {head} for {who}"
-            self._breach(invariants.GAP, text)
-        if head > self.cursor:
-            self.cursor = self.base = head
+            suspicion = self._oracle.suspect(
+                invariants.GAP, f"resync of {self.conversation} to {head} for {who}", virtual_user=self.virtual_user
+            )
+            self.left.append(Left(self.base, self.cursor, self.gaps, self.differing, suspicion))
+        is_live = answered and self.cursor > max(head, self._resumed)
+        self.base = head
+        self.cursor = self.cursor if is_live else head
+        self.gaps = {gap for gap in self.gaps if is_live and gap > head}
+        self.differing = {seq: one for seq, one in self.differing.items() if is_live and seq > head}
+        self.suspicion = self.suspicion if self.differing else None
+        for message, new in early:
+            if message.changed_seq > head:
+                self.take(message, new=new)
+
+    def holds(self, seq: int) -> bool:
+        """Whether this client was shown at this place, since its last Resync, what the ledger has there."""
+        return self.base < seq <= (self.cursor or 0) and seq not in self.gaps and seq not in self.differing
 
     def has(self, head: int) -> bool:
         """Return True if everything up to `head` has come, or the start of this view is not known yet."""

@@ -1,4 +1,4 @@
-"""The classes of breach, by name. Data: what each one means (docs/design.md 2, P1 to P7)."""
+"""The classes of breach, by name. Data: what each one means (docs/design.md 2)."""
 
 ORDER = "order"
 GAP = "gap"
@@ -22,7 +22,7 @@ PROMISES: dict[str, str] = {
     DUPLICATED: "one send is stored twice (P2)",
     UNSEEN: "a stored message never came to a member who was online, or had come back (P4, P5)",
     PHANTOM: "a message was seen or acknowledged that is not stored (P1)",
-    DIVERGED: "two clients saw different messages or contents under the same number of a conversation (P3)",
+    DIVERGED: "two messages or contents under one number, and no Resync between those who saw them (P3, P11)",
     ALTERED: "a message does not say what was sent, or who sent it",
     STRANGER: "a user heard of a conversation that they are not a member of",
     RECEIPT: "a receipt fell, or a stored one is below what was acknowledged (P6)",

@@ -2,12 +2,13 @@
 
 Owns the breaches, the trace of recent events (one ring for all clients, so that 15,000 of them cost nothing), and for
 each conversation the ledger: which message stands at which place and what it says there, as the first client saw it.
-All others must see the same.
+All others must see the same, until a Resync takes back what they saw.
 """
 
 from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from loadtest import results
 from loadtest.oracle import contents, invariants
@@ -23,15 +24,16 @@ class Ledger:
     """The messages of one conversation by changedSeq, as hashes of their ids and of what they say: eight bytes each.
     0 is unknown."""
 
-    __slots__ = ("_contents", "ids")
+    __slots__ = ("_contents", "ids", "resyncs")
 
     def __init__(self) -> None:
+        self.resyncs = 0
         self.ids = array("q", [0])
         self._contents = array("q", [0])
 
     def agrees(self, message: Message) -> bool:
-        """False when another client saw another message there, or with another content. The first one to ask writes
-        it down."""
+        """Return False if another client saw another message there, or with another content. The first one to ask
+        writes it down."""
         ids, seq = self.ids, message.changed_seq
         if seq >= len(ids):
             more = [0] * (seq + 1 - len(ids))
@@ -43,9 +45,29 @@ class Ledger:
         ids[seq], self._contents[seq] = shown, hash(message.content)
         return True
 
+    def note_resync(self) -> None:
+        """Some client was notified that what it has seen may not be what is stored."""
+        self.resyncs += 1
+
+    def at(self, seq: int) -> "Shown":
+        """What the first client saw there; zeros when none did."""
+        return (self.ids[seq], self._contents[seq]) if seq < len(self.ids) else (0, 0)
+
     @property
     def head(self) -> int:
         return len(self.ids) - 1
+
+
+Shown = tuple[int, int]  # a message and what it says, as hashes
+
+
+def seen_as(message: Message) -> Shown:
+    return hash(message.id), hash(message.content)
+
+
+class Suspicion(NamedTuple):
+    alike: tuple[str, ...]  # breaches that would not say more
+    breach: results.Breach
 
 
 class Oracle:
@@ -75,14 +97,25 @@ class Oracle:
 
     def breach(self, promise: str, text: str, *, virtual_user: int | None = None, conversation: str = "") -> None:
         """Record a breach. Its trace is that of the virtual user or, without one, of the conversation."""
-        self.breached[promise] += 1
+        self.confirm(self.suspect(promise, text, virtual_user=virtual_user, conversation=conversation))
+
+    def suspect(
+        self, promise: str, text: str, *, virtual_user: int | None = None, conversation: str = ""
+    ) -> "Suspicion":
+        """What may be a breach, with its trace as of now: what comes later decides."""
         like, alike = (promise,), (promise, conversation or f"p{virtual_user}")
+        keeps = self._kept[alike] < ALIKE and self._kept[like] < results.BREACHES_KEPT
+        trace = self._lines(virtual_user, conversation)[-SHOWN:] if keeps else []
+        return Suspicion(alike, results.Breach(promise=promise, at=round(self.now(), 3), text=text, trace=trace))
+
+    def confirm(self, suspicion: "Suspicion") -> None:
+        """It is a breach."""
+        alike, breach = suspicion
+        like = (breach.promise,)
+        self.breached[breach.promise] += 1
         if self._kept[alike] < ALIKE and self._kept[like] < results.BREACHES_KEPT:
             self._kept.update((alike, like))
-            trace = self._lines(virtual_user, conversation)
-            self.breaches.append(
-                results.Breach(promise=promise, at=round(self.now(), 3), text=text, trace=trace[-SHOWN:])
-            )
+            self.breaches.append(breach)
 
     def _lines(self, virtual_user: int | None, conversation: str) -> list[str]:
         found = (

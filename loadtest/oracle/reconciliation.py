@@ -8,7 +8,7 @@ from typing import Protocol
 
 from loadtest.oracle import contents, invariants
 from loadtest.oracle.client_view import ClientView
-from loadtest.oracle.oracle import Ledger, Oracle
+from loadtest.oracle.oracle import Ledger, Oracle, Shown, seen_as
 from loadtest.payloads import Message
 
 
@@ -34,14 +34,11 @@ class Reconciliation:
     def compare(self, conversation: str, stored: Sequence[Message], views: Iterable[ClientView]) -> None:
         """Everything that is stored there, with what all have seen of it and what these views ended with."""
         self._oracle.checked["stored messages"] += len(stored)
-        ledger = self._oracle.ledger(conversation)
+        ledger, views = self._oracle.ledger(conversation), list(views)
         for message in stored:
             self._oracle.read(message, -1)
             if not ledger.agrees(message):
-                text = (
-                    f"{message.id} is stored as change {message.changed_seq} of {conversation}; something else was seen"
-                )
-                self._oracle.breach(invariants.DIVERGED, text, conversation=conversation)
+                self._replaced(conversation, message, views)
             self._stored(conversation, message)
         there = {hash(message.id) for message in stored}
         for seq, shown in enumerate(ledger.ids):
@@ -50,8 +47,52 @@ class Reconciliation:
                 self._oracle.breach(invariants.PHANTOM, text, conversation=conversation)
         changed = {message.seq: message.changed_seq for message in stored}
         overtaken = Overtaken(stored, ledger)
+        truth = {message.changed_seq: seen_as(message) for message in stored}
         for view in views:
+            self._differs(view, truth, views)
+            self._left(view, truth)
             view.finish(changed, overtaken)
+
+    def _replaced(self, conversation: str, message: Message, views: Iterable[ClientView]) -> None:
+        """What clients saw there is not what is stored: right for those only who were notified by a Resync."""
+        seq = message.changed_seq
+        text = f"{message.id} is stored as change {seq} of {conversation}; something else was seen"
+        holder = next((view for view in views if view.holds(seq)), None)
+        if holder is not None:
+            text = f"{text}, by p{holder.virtual_user} without a Resync since"
+            self._oracle.breach(invariants.DIVERGED, text, virtual_user=holder.virtual_user)
+        elif not self._oracle.ledger(conversation).resyncs:
+            self._oracle.breach(invariants.DIVERGED, text, conversation=conversation)
+
+    def _differs(self, view: ClientView, truth: Mapping[int, Shown], views: Iterable[ClientView]) -> None:
+        """What this client was shown, and others were not, is what is stored; where nothing is stored any more, no one
+        else is left who was shown something else."""
+        if view.suspicion is None:
+            return
+        for seq, seen in view.differing.items():
+            known = truth.get(seq)
+            others = (other for other in views if other is not view)
+            if known is None:
+                is_wrong = any(other.holds(seq) or other.differing.get(seq, seen) != seen for other in others)
+            else:
+                is_wrong = known != seen
+            if is_wrong:
+                self._oracle.confirm(view.suspicion)
+                return
+
+    def _left(self, view: ClientView, truth: Mapping[int, Shown]) -> None:
+        """A Resync to a client that was not far behind is due when what it had seen is not what is stored."""
+        ledger = self._oracle.ledger(view.conversation)
+        head, there = max(truth, default=0), {message for message, _ in truth.values()}
+        for left in view.left:
+            seen = {seq: left.differing.get(seq, ledger.at(seq)) for seq in range(left.base + 1, left.cursor + 1)}
+            went_back = left.cursor > head or any(
+                seq not in left.gaps and one[0] and (one[0] not in there or truth.get(seq, one) != one)
+                for seq, one in seen.items()
+            )
+            if not went_back:
+                self._oracle.confirm(left.suspicion)
+        view.left.clear()
 
     def _stored(self, conversation: str, message: Message) -> None:
         """A send of one of ours, or of somebody else's."""
@@ -99,6 +140,6 @@ class Overtaken:
 
     def __call__(self, change: int) -> bool:
         known = self._ledger.ids[change] if change < len(self._ledger.ids) else 0
-        if known:
+        if known and (known in self._last or not self._ledger.resyncs):  # else it may be of a history that is gone
             return self._last.get(known, 0) > change
         return any(seq <= change < changed for seq, changed in self._edited)

@@ -70,6 +70,7 @@ async def search_users(world: "World", virtual_user: VirtualUser, due: float) ->
 async def post_message(world: "World", virtual_user: VirtualUser, due: float, size: int = 100) -> None:
     """Over REST; if it fails it is repeated over the hub, with the same clientMessageId."""
     send = virtual_user.draft(virtual_user.conversations[0], due, size)
+    call = virtual_user.sending(send)
     try:
         message = await world.rest.post("/api/messages", virtual_user.person.token, send.body, Message)
     except RestError as error:
@@ -77,7 +78,7 @@ async def post_message(world: "World", virtual_user: VirtualUser, due: float, si
         virtual_user.repeat(send)
         return
     world.recorder.record("post_message", due)
-    virtual_user.acknowledge(send, message)
+    virtual_user.acknowledge(send, message, call)
 
 
 CALLS: list[Any] = [get_messages, list_conversations, get_conversation, get_me, search_users, post_message]

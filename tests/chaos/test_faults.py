@@ -53,6 +53,13 @@ async def survive(world: World, backend: str, name: str, fault: faults.Fault) ->
     conftest.healed.append((backend, name, seconds))
 
 
+async def require_one_history(world: World) -> None:
+    """The history checker, which knows nothing of the server, finds nothing wrong with the record of the whole run."""
+    verdict = await world.check_history()
+    assert verdict.holds, "\n".join(verdict.lines())
+    assert verdict.changes >= sum(len(person.oracle_client.acknowledged) for person in world.people)
+
+
 def test_each_fault_has_its_turn() -> None:
     """None is left to the long run alone."""
     assert {fault for found in FAULTS.values() for fault in found} == {*ALL.values()}
@@ -71,6 +78,7 @@ async def test_every_fault(backend: str, short_dir: Path, breakable: Postgres) -
             await survive(world, backend, fault.__name__, fault)
         await world.settle_receipts()
         await world.settle_presence()
+        await require_one_history(world)
     assert not world.logs, world.logs[0]
 
 
@@ -90,6 +98,7 @@ async def test_long(request: pytest.FixtureRequest, short_dir: Path, breakable: 
             await survive(world, "valkey", name, ALL[name])
         await world.settle_receipts()
         await world.settle_presence()
+        await require_one_history(world)
     assert not world.logs, world.logs[0]
 
 
@@ -124,7 +133,7 @@ class Tampering:
 
 
 async def test_the_oracle_sees_it(short_dir: Path, breakable: Postgres) -> None:
-    """A message dropped, duplicated or reordered on purpose is found, and at whom."""
+    """A message dropped, duplicated or reordered on purpose is found, and at whom; also by the history checker."""
     tampering = {3: Tampering("drop"), 4: Tampering("duplicate"), 5: Tampering("reorder")}
     async with open_world(short_dir, make_redis("valkey", short_dir), breakable, instances=1, proxied=False) as world:
         await world.populate(6, tampering)
@@ -135,6 +144,9 @@ async def test_the_oracle_sees_it(short_dir: Path, breakable: Postgres) -> None:
         assert await world.rest(though_breached=True)
         with pytest.raises(Breach):
             await world.judge()
+        counts = (await world.check_history()).counts
+    assert counts.keys() <= {"repeat", "order", "gap"}, counts
+    assert counts["repeat"] and counts["order"] and counts["gap"] + counts["order"] > 1, counts
     texts = [breach.text for breach in world.oracle.breaches]
     assert any("left out for p3" in text or "changed before p3 had seen it" in text for text in texts), texts
     assert any("came to p4" in text and text.endswith("for the second time") for text in texts), texts

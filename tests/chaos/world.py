@@ -3,7 +3,8 @@
 Owns the processes and the clients. Each user keeps a cursor for each conversation and, when disconnected, connects to
 any instance that accepts them and resumes with `Sync`. They send without end, repeat each message under the same
 clientMessageId until it is acknowledged, and mark what they have read. `settle` stops the writing, waits until every
-user has every message, and checks the record of each against the database.
+user has every message, and checks what each saw against the database. All of it is also written into a record, which
+`check_history` gives to the history checker: a second judge, which shares nothing with the first.
 """
 
 import math
@@ -13,11 +14,16 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import trio
 
 from loadtest.client import ClientError, HubClient, HubError, connect
+from loadtest.history_checker.check import Verdict, check
+from loadtest.history_checker.recording import Recording
+from loadtest.history_record import write_stored
 from loadtest.oracle import contents
 from loadtest.oracle.oracle import Oracle
+from loadtest.payloads import Message
 from tests import plain_http
 from tests.chaos.services import Single
 from tests.oracle_client import OracleClient, judge, make_oracle, require
@@ -105,6 +111,7 @@ class Person:
                 pass
             self.client = None
             self.online = trio.Event()
+            self.oracle_client.disconnected()
             await trio.sleep(random.uniform(0.05, 0.3))  # a client's pause before it connects again
 
     async def _connect(self, instance: Instance) -> None:
@@ -148,7 +155,7 @@ class Person:
                 if await self.call("MarkRead", conversation, seq) is not None:
                     self.read[conversation] = max(seq, self.read.get(conversation, 0))
             if number % 7 == 0:
-                await self.edit(message, self._content(key))
+                await self.edit(conversation, message, self._content(key))
 
     def _content(self, key: str) -> str:
         """Return a new content for each attempt."""
@@ -158,14 +165,21 @@ class Person:
         """Repeat the send until it is acknowledged; return the message's id."""
         body = {"conversationId": conversation, "content": self._content(key), "clientMessageId": key}
         while True:
+            call = self.oracle_client.sending(body)
             message = await self.call("SendMessage", body)
             if message is not None:
+                self.oracle_client.answered(call, message)
                 self.oracle_client.acknowledge(number, message["id"])
                 return str(message["id"])
             await trio.sleep(0.05)  # a client's pause before it repeats
 
-    async def edit(self, message: str, content: str) -> None:
-        while await self.call("EditMessage", message, content) is None:
+    async def edit(self, conversation: str, message: str, content: str) -> None:
+        while True:
+            call = self.oracle_client.editing(conversation, message, content)
+            edited = await self.call("EditMessage", message, content)
+            if edited is not None:
+                self.oracle_client.answered(call, edited)
+                return
             await trio.sleep(0.05)  # a client's pause before it repeats
 
     async def call(self, target: str, *arguments: object) -> Any:
@@ -202,6 +216,7 @@ class World:
         self.pause = PAUSE
         self.writing = trio.Event()
         self.breached = trio.Event()
+        self.recording = Recording(directory / "record" / "people.jsonl")
         self.oracle: Oracle  # of all that these people see; from `populate` on
         self.logs: list[dict[str, Any]] = []  # lines with tracebacks
 
@@ -220,7 +235,7 @@ class World:
         self.oracle = make_oracle([user.id for user in users])
         for number, user in enumerate(users):
             mine = [*groups, *(direct for pair, direct in directs if user in pair)]
-            oracle_client = OracleClient(self.oracle, number, user.id, mine)
+            oracle_client = OracleClient(self.oracle, number, user.id, mine, self.recording)
             person = Person(self, user, oracle_client, (tampering or {}).get(number))
             self.people.append(person)
             self.nursery.start_soon(person.live)
@@ -280,6 +295,15 @@ class World:
     async def judge(self) -> None:
         """Compare what every user saw with the database. Raises Breach."""
         judge(self.oracle, [person.oracle_client for person in self.people], await self._stored())
+
+    async def check_history(self) -> Verdict:
+        """At the end, when everything has come: what the checker makes of the record of the whole run."""
+        for person in self.people:
+            person.oracle_client.settled()
+        for conversation, messages in (await self._stored()).items():
+            write_stored(self.recording, conversation, msgspec.convert(messages, list[Message]))
+        self.recording.close()
+        return await trio.to_thread.run_sync(check, [self.directory / "record"])
 
     async def _diagnose(self) -> None:
         """Print the state of services, instances and users when changes did not arrive in time."""

@@ -39,11 +39,12 @@ async def play(
     chaos: str = "",
     shard: tuple[int, int] = (1, 1),
     view: Silent | None = None,
+    record: str = "",
     **given: object,
 ) -> Result:
     """One run of a scenario, without a warm-up unless it is given."""
     kind = SCENARIOS[name]
     scenario = kind(make(kind.Parameters, {"warmup": 0.0, "seconds": 1.5, **given}))
-    options = Options(workers=workers, client=client, settle=settle, shard=shard)
+    options = Options(workers=workers, client=client, settle=settle, shard=shard, record=record)
     where = Target(target, key=key) if isinstance(target, str) else target
     return await Coordinator(scenario, where, options, view or Silent(), parse(chaos)).run()

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from loadtest import results
 from loadtest.commands import main
+from loadtest.history_checker.check import check
 from tests.certificates import Authority
 from tests.loadtest.playing import Silent, play
 from tests.running import running
@@ -21,10 +22,26 @@ def counted(result: results.Result, counter: str) -> int:
     return int(sum(sample.counters.get(counter, 0) for sample in result.samples))
 
 
-async def test_direct_messages_by_two_workers(database: str, redis_url: str) -> None:
-    """What was due was sent, acknowledged and delivered, the oracle looked at all of it and found nothing wrong."""
+async def test_direct_messages_by_two_workers(database: str, redis_url: str, tmp_path: Path) -> None:
+    """What was due was sent, acknowledged and delivered, the oracle looked at all of it and found nothing wrong; and
+    neither does the history checker in the record of both workers."""
+    record = tmp_path / "record"
     async with running(database, redis_url) as server:
-        result = await play(server.url, "direct", workers=2, key="", pairs=4, rate=100, warmup=0.5, arrivals="fixed")
+        result = await play(
+            server.url,
+            "direct",
+            workers=2,
+            key="",
+            record=str(record),
+            pairs=4,
+            rate=100,
+            warmup=0.5,
+            arrivals="fixed",
+        )
+    verdict = check([record])
+    assert verdict.holds, "\n".join(verdict.lines())
+    assert sorted(path.name for path in record.iterdir()) == ["worker-0.jsonl", "worker-1.jsonl"]
+    assert verdict.changes >= counted(result, results.ACKNOWLEDGED)
     assert result.oracle.holds, result.oracle.breaches
     whole = counted(result, results.ACKNOWLEDGED)
     assert abs(whole - 200) <= 2
@@ -37,10 +54,11 @@ async def test_direct_messages_by_two_workers(database: str, redis_url: str) -> 
 @pytest.mark.services
 def test_the_command_breaks_things_and_no_promise_is_broken(tmp_path: Path) -> None:
     """`run --dev --chaos`: a server of its own; kill -9, SIGSTOP, a restarted Redis and cut connections on schedule;
-    a result that `audit` accepts."""
+    a result that `audit` accepts, and a record that `check` does."""
     out = tmp_path / "run.json"
     command = [sys.executable, "-m", "loadtest", "run", "direct", "--dev", "--instances", "2", "--rate", "60"]
-    command += ["--edits", "0.2", "--seconds", "3", "--warmup", "0", "--pairs", "6", "--out", str(out), "--chaos"]
+    command += ["--edits", "0.2", "--seconds", "3", "--warmup", "0", "--pairs", "6", "--out", str(out)]
+    command += ["--record", str(tmp_path / "record"), "--chaos"]
     command += ["0.5 kill instance 1; 0.7 cut 0.5; 1 restart redis; 1.2 stop instance 2 for 0.5"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -52,6 +70,8 @@ def test_the_command_breaks_things_and_no_promise_is_broken(tmp_path: Path) -> N
     assert result.histogram("resume").count >= 6
     audit = CliRunner().invoke(main, ["audit", str(out)])
     assert audit.exit_code == 0, audit.output
+    checked = CliRunner().invoke(main, ["check", str(tmp_path / "record")])
+    assert checked.exit_code == 0, checked.output
 
 
 async def test_a_stalled_server_shows_in_the_percentiles(database: str, redis_url: str) -> None:

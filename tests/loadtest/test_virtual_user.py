@@ -49,6 +49,7 @@ class World:
         )
         world: Any = SimpleNamespace(
             run="run",
+            recording=None,
             oracle=Oracle("run", lambda: self.now, ("u0",)),
             recorder=recorder,
             attach="sync",
