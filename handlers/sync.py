@@ -14,7 +14,7 @@ from handlers.errors import ChatError
 from handlers.model import Caller
 from handlers.ports import Connections
 from store import receipts
-from store.model import Change, Cursor, MemberCursor
+from store.model import Change, Conversation, Cursor, MemberCursor
 from store.postgres import accounts, conversations, messages, users
 from store.postgres import cursors as positions
 from store.postgres.batch_loader import BatchLoader
@@ -97,6 +97,11 @@ class Sync:
         async with self._pool.connection() as conn:
             return await positions.fetch_positions(conn, conversation_ids)
 
+    async def view(self, user_id: UUID, conversation_id: UUID) -> Conversation | None:
+        """The conversation as this user sees it; None when they are no member (any more)."""
+        async with self._pool.connection() as conn:
+            return (await conversations.list_views(conn, conversation_id, [user_id])).get(user_id)
+
     async def _fetch_memberships(self, user_ids: Collection[UUID]) -> dict[UUID, list[UUID]]:
         async with self._pool.connection() as conn:
             return await conversations.list_memberships(conn, user_ids)
@@ -131,6 +136,11 @@ class Sync:
     async def all_memberships(self, user_ids: Collection[UUID]) -> dict[UUID, list[UUID]]:
         """The conversations of each of these users. For the process."""
         return await self._memberships.get(user_ids)
+
+    async def joined(self, user_ids: Collection[UUID], seconds: float) -> Sequence[tuple[UUID, UUID]]:
+        """The users among these who have joined a conversation in the last `seconds`, each with its id."""
+        async with self._pool.connection() as conn:
+            return await conversations.list_joined(conn, user_ids, seconds)
 
     async def changes_after(
         self, caller: Caller, conversation_id: UUID, cursor: int, *, limit: int, max_bytes: int

@@ -26,7 +26,7 @@ from store.histogram import Histogram
 from store.outage import Outage
 from store.reasons import reason
 from store.redis.inbox_entries import unpack
-from store.redis.instances import Delivery, Instances
+from store.redis.instances import READ_COUNT, Delivery, Instances
 
 LEASE = 10.0  # seconds: if this process is killed, its users are offline within 15 s (P7)
 RENEWAL = 3.0  # seconds between renewals
@@ -68,6 +68,9 @@ class Membership:
         self.outage = Outage("parley.membership", "recovery_postponed", advice="it is retried automatically")
         self.received = 0
         self.delays = Histogram()  # seconds from the writing of an entry, by Redis' clock, to its reading here
+        self._heard_at = 0.0  # when the last read began that has brought everything until then
+        self._doubted_since: float | None = None  # from when on changes may be missing, other than of open rooms
+        self._doubted = trio.Event()
         self.turns = 0  # reads of the inbox and attempts to register, for liveness
 
     @property
@@ -82,6 +85,7 @@ class Membership:
         """
         delay = FIRST_RETRY
         is_logged = False
+        self._heard_at = trio.current_time()
         attempt = trio.Event()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_report_ready, attempt, task_status)
@@ -118,6 +122,7 @@ class Membership:
                 nursery.start_soon(self._keep_lease, instance)
                 await self._subscriptions.begin(instance)
                 self.epochs += 1
+                self._doubt(self._heard_at)
                 nursery.start_soon(self._subscriptions.run)
                 nursery.start_soon(self._publisher.run)
                 nursery.start_soon(self._read, instance)
@@ -144,21 +149,35 @@ class Membership:
                 raise LeaseLost("the lease ran out: this process was paused, or Redis has lost its data")
 
     async def _keep_up(self) -> None:
-        """Compare everything with PostgreSQL once, retrying until it succeeds, and then the heads periodically."""
-        check = self._recovery.check_all
+        """Compare everything with PostgreSQL once, retrying until it succeeds, and then the heads periodically.
+
+        Everything once more when entries of the inbox were lost (`_doubt`).
+        """
         while True:
+            since, self._doubted_since, self._doubted = self._doubted_since, None, trio.Event()
             try:
-                await check()
+                if since is None:
+                    await self._recovery.check_heads()
+                else:
+                    await self._recovery.check_all(trio.current_time() - since)
             except StoreError as error:
                 self.outage.failed(str(error))
+                self._doubt(since)
                 await trio.sleep(MAX_RETRY)
             except Exception as error:  # the membership is not affected
                 _guard.caught(error)
+                self._doubt(since)
                 await trio.sleep(RECHECK)
             else:
                 self.outage.over()
-                check = self._recovery.check_heads
-                await trio.sleep(RECHECK * random.uniform(0.75, 1.25))
+                with trio.move_on_after(RECHECK * random.uniform(0.75, 1.25)):
+                    await self._doubted.wait()
+
+    def _doubt(self, since: float | None) -> None:
+        """Compare everything soon: changes that were sent to this instance after `since` may not have been received."""
+        if since is not None:
+            self._doubted_since = since if self._doubted_since is None else min(since, self._doubted_since)
+            self._doubted.set()
 
     async def _poll_unregistered(self) -> None:
         """Compare the heads periodically while it is not registered, to find what other instances have written."""
@@ -175,12 +194,19 @@ class Membership:
     async def _read(self, instance: str) -> None:
         last, read = b"0-0", 0
         while True:
-            for delivery in await self._instances.read(instance, last, BLOCK):
+            began = trio.current_time()
+            found = await self._instances.read(instance, last, BLOCK)
+            if len(found) >= READ_COUNT and last != b"0-0" and not await self._instances.has_entry(instance, last):
+                log.warning("inbox_overrun", instance=instance, advice="what was lost is read from PostgreSQL")
+                self._doubt(self._heard_at)
+            for delivery in found:
                 self._take(delivery)
                 last = delivery.id
                 read += 1
                 await trio.lowlevel.checkpoint()
             self.turns += 1
+            if len(found) < READ_COUNT:
+                self._heard_at = began
             if read >= TRIM_EVERY:
                 await self._instances.trim(instance, last)
                 read = 0
@@ -192,7 +218,8 @@ class Membership:
             entry = unpack(delivery.data)
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             log.error("inbox_entry_unreadable", entry=delivery.id.decode(), reason=str(error))
-            return  # the gap is repaired, at the latest by the next comparison of heads
+            self._doubt(self._heard_at)
+            return
         self.received += len(entry.changes)
         self.delays.observe(max(0.0, time.time() - int(delivery.id.partition(b"-")[0]) / 1000))
         try:
@@ -200,6 +227,7 @@ class Membership:
         except Exception as error:  # every instance may have got this entry: it must not end their epochs
             _guard.caught(error, "inbox_entry_failed", entry=delivery.id.decode())
             self._change_publisher.doubt({change.conversation_id for change in entry.changes})
+            self._doubt(self._heard_at)
 
 
 async def _report_ready(attempt: trio.Event, task_status: trio.TaskStatus[None]) -> None:

@@ -1,10 +1,11 @@
 """Compare the state of this instance with PostgreSQL, after it may have missed changes (docs/design.md 6 and 7).
 
 Owns no state. `server.fanout.gap_repair` repairs rooms that are behind; `server.fanout.conversation_updates` verifies
-memberships.
+memberships. A change of members that was missed shows in no head if its conversation is not open here: who has joined
+one meanwhile is read by time, and who has left one is found by what they are attached to.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Protocol
 from uuid import UUID
 
@@ -15,12 +16,16 @@ from server.fanout.rooms import Rooms
 from store.redis.inbox_entries import disconnection_of
 
 CHUNK = 500  # users in one query
+SLACK = 30.0  # seconds that a change may have taken to be sent, and clocks may differ
 
 
 class Truth(Protocol):
     """Reads memberships, erased users and ended sessions (`handlers.sync`)."""
 
     async def all_memberships(self, user_ids: Collection[UUID]) -> dict[UUID, list[UUID]]: ...
+
+    async def joined(self, user_ids: Collection[UUID], seconds: float) -> Sequence[tuple[UUID, UUID]]:
+        """The users among these who have joined a conversation in the last `seconds`, each with its id."""
 
     async def deleted(self, user_ids: Collection[UUID]) -> list[UUID]: ...
 
@@ -33,10 +38,10 @@ class Recovery:
         self._notifier = notifier
         self._truth = truth
 
-    async def check_all(self) -> None:
-        """Compare heads, users, sign-in sessions and memberships. Raise StoreError."""
+    async def check_all(self, seconds: float) -> None:
+        """Compare heads, users, sign-in sessions and memberships, after `seconds` without contact. Raise StoreError."""
         await self.check_heads()
-        await self.check_people()
+        await self.check_people(seconds=seconds)
 
     async def check_heads(self) -> None:
         """Compare every room with PostgreSQL. Raise StoreError.
@@ -45,11 +50,12 @@ class Recovery:
         """
         await self._rooms.history.check_heads()
 
-    async def check_people(self, went_back: Collection[UUID] = ()) -> None:
-        """Close connections of erased users and ended sessions, and recheck lost memberships (P9). Raise StoreError.
+    async def check_people(self, went_back: Collection[UUID] = (), *, seconds: float | None = None) -> None:
+        """Close connections of erased users and ended sessions, and recheck memberships lost or won (P4, P9).
 
         `went_back` are conversations of which a part of the history is lost. Somebody may be a member of them whom that
-        part had removed: they are attached again, with a `Resync`.
+        part had removed: they are attached again, with a `Resync`. Users who joined a conversation in the last
+        `seconds` are notified on all connections, and attached. Raise StoreError.
         """
         users = self._rooms.users()
         again = set(went_back)
@@ -70,4 +76,7 @@ class Recovery:
                     if again and connection.auto_attach:
                         for conversation_id in (again & mine) - {room.conversation_id for room in connection.rooms}:
                             connection.resync(conversation_id)
+            if seconds is not None:
+                for user_id, conversation_id in await self._truth.joined(chunk, seconds + SLACK):
+                    self._notifier.recheck(conversation_id, user_id)
             await trio.lowlevel.checkpoint()

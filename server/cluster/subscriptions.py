@@ -5,10 +5,13 @@ order. After every disruption of its membership an instance has a new id (`serve
 everything anew under it, so that reaping the old id never affects the new one. While it has none, registering
 succeeds without effect: conversations work locally, and are registered with the next membership.
 
+Users who came or went without membership are announced when the other instances have had time to come back.
+
 What is not wanted any more stays registered for a while (`LINGER`, and a user's grace period), because clients often
 come back.
 """
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Protocol
 from uuid import UUID
@@ -17,6 +20,7 @@ import trio
 
 from store.redis.instances import Instances
 
+SETTLING = 3.0  # seconds after the begin of an epoch until users who came or went before it are announced
 LINGER = 5.0  # seconds a conversation stays registered after its room has closed
 
 
@@ -53,6 +57,8 @@ class Subscriptions:
         self._grace = grace
         self._rooms: set[UUID] = set()
         self._users: set[UUID] = set()
+        self._unannounced: set[UUID] = set()  # users who came or went while this instance was not a member
+        self._settled_at = math.inf  # when they are announced
         self._leaving_rooms: dict[UUID, float] = {}  # when each is to be unregistered, in the order of time
         self._leaving_users: dict[UUID, float] = {}
         self._batch = _Batch()  # gathers while the one before is being written
@@ -82,6 +88,8 @@ class Subscriptions:
                 self._batch.user_ids.append(user_id)
                 self._unconfirmed[user_id] = self._batch
                 self._wake.set()
+            else:
+                self._unannounced.add(user_id)
         await self._confirmed((user_id,))
 
     async def _confirmed(self, ids: Iterable[UUID]) -> None:
@@ -104,6 +112,7 @@ class Subscriptions:
             self._wake.set()
         else:
             self._users.discard(user_id)
+            self._unannounced.add(user_id)
 
     def statistics(self) -> dict[str, int]:
         return {"rooms": len(self._rooms), "users": len(self._users), "unconfirmed": len(self._unconfirmed)}
@@ -114,12 +123,15 @@ class Subscriptions:
         """Begin an epoch: register everything wanted under the id `instance`. Raise Unavailable."""
         self.instance = instance  # what is wanted from here on waits for `run`
         self._arrived(await self._instances.register(instance, list(self._rooms), list(self._users)))
+        self._settled_at = trio.current_time() + SETTLING
 
     def end(self) -> None:
         """End the epoch: release all tasks that wait for a registration."""
         self.instance = ""
         self._rooms.difference_update(self._leaving_rooms)
         self._users.difference_update(self._leaving_users)
+        self._unannounced.update(self._leaving_users)
+        self._settled_at = math.inf
         self._leaving_rooms.clear()
         self._leaving_users.clear()
         for batch in {*self._unconfirmed.values(), self._batch}:
@@ -133,12 +145,15 @@ class Subscriptions:
             due = min(
                 next(iter(self._leaving_rooms.values()), float("inf")),
                 next(iter(self._leaving_users.values()), float("inf")),
+                self._settled_at,
             )
             with trio.move_on_at(due):
                 await self._wake.wait()
             self._wake = trio.Event()
             await self._register()
             await self._unregister()
+            if trio.current_time() >= self._settled_at:
+                self._announce()
 
     async def _register(self) -> None:
         batch, self._batch = self._batch, _Batch()
@@ -161,6 +176,14 @@ class Subscriptions:
             watcher = self._watcher()
             if watcher is not None:
                 watcher.left([user_id for user_id, count in counts.items() if count == 0])
+
+    def _announce(self) -> None:
+        """Announce users who came or went without membership: nothing else does, if Redis has lost its data."""
+        turned, self._unannounced, self._settled_at = self._unannounced, set(), math.inf
+        watcher = self._watcher()
+        if watcher is not None and turned:
+            watcher.arrived(turned & self._users)
+            watcher.left(turned - self._users)
 
     def _arrived(self, counts: Mapping[UUID, int]) -> None:
         watcher = self._watcher()

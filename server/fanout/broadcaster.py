@@ -2,15 +2,15 @@
 
 Owns the order of this work: connection by connection, so that each is flushed once for all its events, and with a
 checkpoint after every `STEP` events, so that a thousand users who connect at once delay no other task. Touches rooms
-and send queues. An event that does not fit into a send queue is shed.
+and send queues. An event that does not fit into a send queue is shed; its connection is sent the latest state when the
+queue has drained (`server.fanout.recent_events`).
 """
 
-from collections.abc import Collection, Sequence
-from typing import NamedTuple
-from uuid import UUID
+from collections.abc import Sequence
 
 import trio
 
+from server.fanout.recent_events import Broadcast
 from server.fanout.room import Subscriber
 from server.fanout.rooms import Rooms
 from server.protocol.signalr.encoding import Encoding
@@ -22,15 +22,6 @@ _guard = guard("ephemeral_events")
 STEP = 1000  # events offered to connections in one scheduler step: some 3 ms
 
 
-class Broadcast(NamedTuple):
-    """An event for all connections that have one of these conversations open, except those of the user `but`."""
-
-    conversation_ids: Collection[UUID]
-    event: str
-    arguments: tuple[object, ...]
-    but: UUID | None = None
-
-
 class Broadcaster:
     def __init__(self, rooms: Rooms, flusher: Flusher) -> None:
         self._rooms = rooms
@@ -40,17 +31,22 @@ class Broadcaster:
     async def broadcast(self, broadcasts: Sequence[Broadcast]) -> None:
         """Offer each event once to each connection concerned, in the given order.
 
-        A connection that has left all its rooms by the time its turn comes receives nothing.
+        A connection that has left all its rooms by the time its turn comes receives nothing now: it has ended, or is
+        sent the latest state when it is back.
         """
-        audience = await self._audience(broadcasts)
-        frames: dict[Encoding, dict[int, bytes]] = {}
-        for connection, numbers in audience.items():
-            if connection.rooms:
-                try:
-                    self._offer(connection, broadcasts, numbers, frames)
-                except Exception as error:  # of this connection: it misses events, as one that reads slowly does
-                    _guard.caught(error)
-                await self._pause(len(numbers))
+        self._rooms.recent.begin(broadcasts)
+        try:
+            audience = await self._audience(broadcasts)
+            frames: dict[Encoding, dict[int, bytes]] = {}
+            for connection, numbers in audience.items():
+                if connection.rooms:
+                    try:
+                        self._offer(connection, broadcasts, numbers, frames)
+                    except Exception as error:  # of this connection: it misses events, as one that reads slowly does
+                        _guard.caught(error)
+                    await self._pause(len(numbers))
+        finally:
+            self._rooms.recent.end()
 
     async def _audience(self, broadcasts: Sequence[Broadcast]) -> dict[Subscriber, list[int]]:
         """Return, for each connection, the indexes of the broadcasts that it should receive."""
@@ -76,12 +72,16 @@ class Broadcaster:
         made = frames.setdefault(send_queue.encoding, {})
         if send_queue.first is None:
             self._flusher.mark(send_queue)
+        is_shed = False
         for number in numbers:
             frame = made.get(number)
             if frame is None:
                 frame = made[number] = send_queue.encoding.event(broadcasts[number].event, broadcasts[number].arguments)
             if send_queue.offer(frame, ephemeral=True) is Verdict.SHED:
                 self._rooms.shed += 1
+                is_shed = is_shed or broadcasts[number].about is not None
+        if is_shed:
+            connection.shed()
 
     async def _pause(self, done: int) -> None:
         self._done += done

@@ -21,7 +21,6 @@ from store.outage import Outage
 CHANGED = "ConversationChanged"
 RETRY = 1.0  # seconds, while PostgreSQL is out of reach
 STEP = 25  # users notified with one query, with up to 100 members in the view of each: a few milliseconds
-MAX_TRIES = 30  # attempts, one a RETRY; after that the notification is out of date and is dropped
 
 _guard = guard("conversation_updates")
 
@@ -42,8 +41,8 @@ class ConversationNotifier:
         self._wake = trio.Event()
         self.outage = Outage(
             "parley.conversation_updates",
-            "conversation_updates_dropped",
-            advice="clients see the change when they read the conversation again",
+            "conversation_updates_postponed",
+            advice="they are retried automatically",
         )
 
     def notify(self, conversation_id: UUID, user_ids: Collection[UUID]) -> None:
@@ -62,8 +61,12 @@ class ConversationNotifier:
         self._doubts.discard((conversation_id, user_id))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Read and send what is pending, until cancelled. What fails is tried again, after what else is pending.
+
+        Nothing is dropped: a client that is not notified would go on showing what is not true any more. At most every
+        user here is pending in every conversation of theirs, as ids.
+        """
         task_status.started()
-        tries = 0
         while True:
             if not self._waiting:
                 self._wake = trio.Event()
@@ -73,19 +76,16 @@ class ConversationNotifier:
             try:
                 await self._notify_all(conversation_id, user_ids)
             except StoreError as error:
-                tries += 1
-                if tries < MAX_TRIES:
-                    self._waiting.setdefault(conversation_id, set()).update(user_ids)
-                else:
-                    self.outage.failed(str(error), conversation=str(conversation_id))
+                self._waiting.setdefault(conversation_id, set()).update(user_ids)
+                self.outage.failed(str(error), conversation=str(conversation_id))
                 await trio.sleep(RETRY)
             else:
-                tries = 0
                 self.outage.over()
 
     async def _notify_all(self, conversation_id: UUID, user_ids: Collection[UUID]) -> None:
         """Read and send the views of these users. Raise StoreError.
 
+        Where a membership is in doubt, the room is open meanwhile, so that a member's connections can be attached.
         If a defect prevents the verification of a user's membership, the user's connections are closed rather than
         left attached to a conversation that may not be theirs any more.
         """
@@ -100,7 +100,9 @@ class ConversationNotifier:
                 self._doubts.discard((conversation_id, user_id))
                 self._rooms.give_up(user_id, reference)
 
-        await divided(_guard, list(user_ids), notify, refuse)
+        is_doubted = any((conversation_id, user_id) in self._doubts for user_id in user_ids)
+        async with self._rooms.opened([conversation_id] if is_doubted else ()):
+            await divided(_guard, list(user_ids), notify, refuse)
 
     def _take(self, conversation_id: UUID) -> set[UUID]:
         """Remove and return up to `STEP` pending users of a conversation: each view costs an encoding of its own."""
@@ -113,9 +115,11 @@ class ConversationNotifier:
     def _notify(self, conversation_id: UUID, user_id: UUID, view: Conversation | None) -> None:
         if (conversation_id, user_id) in self._doubts:
             self._doubts.discard((conversation_id, user_id))
+            room = self._rooms.find(conversation_id)
             if view is None:
                 self._rooms.detach_user(conversation_id, user_id)
-            else:
-                self._rooms.attach_user(conversation_id, user_id)
+            elif room is not None and room.next_seq is not None and self._rooms.attach_user(room, user_id):
+                self.notify(conversation_id, (user_id,))  # with what was said until now: this view may lack some of it
+                return
         if view is not None:
-            self._rooms.notify_user(user_id, CHANGED, (view,))
+            self._rooms.notify_user(user_id, CHANGED, (view,), conversation_id)

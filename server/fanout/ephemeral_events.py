@@ -2,7 +2,7 @@
 
 Owns the pending announcements of receipts and presence, coalesced per user, and who is typing where. Every instance
 expires typing by itself: if the instance that received the start dies, the others announce the end. These events are
-the first to be shed when a connection reads slowly.
+the first to be shed when a connection reads slowly; the latest of each is sent to it afterwards.
 """
 
 from collections import Counter
@@ -14,7 +14,7 @@ import trio
 from msgspec import Struct
 
 from handlers.model import StatusUpdate, TypingUpdate, UserStatusUpdate
-from server.fanout.broadcaster import Broadcast
+from server.fanout.recent_events import Broadcast
 from server.fanout.rooms import Rooms
 from store.defects import divided, guard
 from store.model import Message, MessageStatus
@@ -208,9 +208,8 @@ class EphemeralEvents:
                 if is_here:
                     notices.append(Typing(conversation_id, user_id, False))
             event = STOPPED if typist is None else STARTED
-            broadcasts.append(
-                Broadcast((conversation_id,), event, (TypingUpdate(conversation_id, user_id),), but=user_id)
-            )
+            update = TypingUpdate(conversation_id, user_id)
+            broadcasts.append(Broadcast((conversation_id,), event, (update,), but=user_id, about=("typing", *key)))
         if notices:
             self._others.send(notices)
         return broadcasts
@@ -223,6 +222,7 @@ class EphemeralEvents:
                 STATUS,
                 (UserStatusUpdate(one.user_id, one.status, one.status_text, one.last_seen_at),),
                 but=one.user_id,
+                about=("presence", one.user_id),
             )
             for one in taken
         ]
@@ -244,7 +244,8 @@ class EphemeralEvents:
                     seq=receipt.read_seq if read else receipt.delivered_seq,
                     at=receipt.at,
                 )
-                broadcasts.append(Broadcast((conversation_id,), UPDATED, (update,)))
+                about = (update.status, conversation_id, user_id)
+                broadcasts.append(Broadcast((conversation_id,), UPDATED, (update,), about=about))
             if not waiting:
                 del self._receipts[conversation_id]
         return broadcasts

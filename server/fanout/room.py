@@ -17,6 +17,9 @@ from server.transport.send_queue import SendQueue
 from store.ids import timestamp, timestamp_ms
 from store.model import Change, Cursor, Message, Timestamp
 
+CHANGED = "changed"  # news of a conversation: its view has changed
+JOINED = "joined"  # the user is a member, and the connection is not attached
+
 
 class History(Protocol):
     """Reads conversations from the store."""
@@ -92,12 +95,22 @@ class Subscriber(Protocol):
     rooms: dict["Room", None]  # in order; a dict, so that leaving one takes the same time among thousands
     auto_attach: bool
     expelled: set[UUID] | None
+    cursors: dict[UUID, Cursor] | None  # of rooms that it has left, to catch up with
 
     def lag(self) -> None:
         """The send queue is full: leave every room, remember the cursors, and catch up when it has drained."""
 
     def resync(self, conversation_id: UUID) -> None:
         """Send `Resync` when the send queue has room for it, and attach at the head then."""
+
+    def owe(self, conversation_id: UUID, news: str) -> None:
+        """An event about a conversation had no room: send what is true of it when the send queue has drained.
+
+        `news` is why the user is not a member any more, or `CHANGED` or `JOINED`. Comes after `lag`, if at all.
+        """
+
+    def shed(self) -> None:
+        """An ephemeral event had no room: send the latest of its kind when the send queue has drained."""
 
     def disconnect(self, code: str, sentence: str) -> None:
         """Close the connection for good: the client should not reconnect."""

@@ -24,7 +24,18 @@ from handlers.model import Resync
 from server.fanout.delivery import encode_change
 from server.fanout.gap_repair import REPAIR_DELAY, GapRepair
 from server.fanout.history_check import HistoryCheck
-from server.fanout.room import ConversationNotifier, Cursors, History, Recovery, Room, Subscriber, Subscriptions
+from server.fanout.recent_events import RecentEvents
+from server.fanout.room import (
+    CHANGED,
+    JOINED,
+    ConversationNotifier,
+    Cursors,
+    History,
+    Recovery,
+    Room,
+    Subscriber,
+    Subscriptions,
+)
 from server.protocol.signalr.encoding import Encoding
 from server.transport.send_queue import Flusher, Verdict
 from store.defects import guard
@@ -81,6 +92,7 @@ class Rooms:
             follow_up=self._follow_up,
         )
         self._connections: dict[UUID, list[Subscriber]] = {}
+        self.recent = RecentEvents()
         # Totals since the start.
         self.delivered = 0  # changes offered to connections, each counted once per connection
         self.shed = 0  # ephemeral events dropped because a send queue was half full
@@ -99,6 +111,7 @@ class Rooms:
 
     def unregister(self, connection: Subscriber) -> None:
         self.detach_all(connection)
+        self.recent.forget(connection)
         connections = self._connections.get(connection.user_id)
         if connections is not None and connection in connections:
             connections.remove(connection)
@@ -389,28 +402,33 @@ class Rooms:
     def _change_members(self, room: Room | None, change: Change) -> None:
         """Attach the connections of users who were added, and detach those of users who were removed."""
         conversation_id = change.conversation_id
+        removed: dict[str, list[Subscriber]] = {}  # by reason
         for user_id in change.removed:
-            self._remove(room, change, user_id)
+            reason = "deleted" if change.dissolved else "left" if change.message.sender_id == user_id else "removed"
+            removed.setdefault(reason, []).extend(self._expel(room, change, user_id))
+        for reason, expelled in removed.items():  # together: a group that is deleted may have any number of members
+            self._notify(expelled, REMOVED, (conversation_id, reason), conversation_id, reason)
         for user_id in change.added:
             connections = self._connections.get(user_id, ())
             for connection in connections:
                 if connection.expelled is not None:
                     connection.expelled.discard(conversation_id)
-                if connection.auto_attach:
+                if connection.auto_attach and conversation_id not in (connection.cursors or ()):
                     room = room or self._new_room(change)
-                    room.attach(connection)
+                    room.attach(connection)  # otherwise its catch-up attaches it, from an earlier cursor
             notifier = self._notifier()
             if connections and notifier is not None:
                 notifier.settle(conversation_id, user_id)
                 notifier.notify(conversation_id, (user_id,))
         if room is not None and change.dissolved:
-            self._notify(room.attached, REMOVED, (conversation_id, "deleted"))
+            self._notify(room.attached, REMOVED, (conversation_id, "deleted"), conversation_id, "deleted")
             for connection in list(room.attached):
                 room.detach(connection)
         if room is not None:
             self._drop_if_idle(room)
 
-    def _remove(self, room: Room | None, change: Change, user_id: UUID) -> None:
+    def _expel(self, room: Room | None, change: Change, user_id: UUID) -> Sequence[Subscriber]:
+        """Detach the connections of a user who was removed, and return them."""
         connections = self._connections.get(user_id, ())
         for connection in connections:
             if connection.expelled is not None:
@@ -421,8 +439,7 @@ class Rooms:
             notifier = self._notifier()
             if notifier is not None:
                 notifier.settle(change.conversation_id, user_id)
-            reason = "deleted" if change.dissolved else "left" if change.message.sender_id == user_id else "removed"
-            self._notify(connections, REMOVED, (change.conversation_id, reason))
+        return connections
 
     def _recheck_members(self, room: Room, change: Change) -> None:
         """Verify members after a change that the room has passed: it was opened, or repaired, at a later seq."""
@@ -437,13 +454,22 @@ class Rooms:
             if notifier is not None and (any(attached) if wrong else not all(attached)):
                 notifier.recheck(change.conversation_id, user_id)
 
-    def attach_user(self, conversation_id: UUID, user_id: UUID) -> None:
-        """Attach the connections of a user who is a member, as of the head or later, if the room is open."""
-        room = self._rooms.get(conversation_id)
-        if room is not None and room.next_seq is not None:
-            for connection in self._connections.get(user_id, ()):
-                if connection.auto_attach and connection.expelled is None:
-                    room.attach(connection)
+    def attach_user(self, room: Room, user_id: UUID) -> bool:
+        """Attach the connections of a user who is a member, as of the head or later. Return True if one was not.
+
+        Those that will catch up with the room from a cursor are left to that. Those that are catching up just now may
+        be about to attach, and look again afterwards (`Subscriber.owe`).
+        """
+        is_new = False
+        for connection in self._connections.get(user_id, ()):
+            if not connection.auto_attach or connection in room.attached:
+                continue
+            if connection.expelled is not None:
+                connection.owe(room.conversation_id, JOINED)
+            elif room.conversation_id not in (connection.cursors or ()):
+                room.attach(connection)
+                is_new = True
+        return is_new
 
     def detach_user(self, conversation_id: UUID, user_id: UUID) -> bool:
         """Detach the connections of a user who is not a member. Return True if one was attached."""
@@ -453,7 +479,7 @@ class Rooms:
         found = [connection for connection in self._connections.get(user_id, ()) if connection in room.attached]
         for connection in found:
             room.detach(connection)
-        self._notify(found, REMOVED, (conversation_id, "removed"))
+        self._notify(found, REMOVED, (conversation_id, "removed"), conversation_id, "removed")
         self._drop_if_idle(room)
         return bool(found)
 
@@ -529,21 +555,24 @@ class Rooms:
 
     # -- events outside the order of changes ----------------------------------------------------
 
-    def notify_user(self, user_id: UUID, event: str, arguments: tuple[object, ...]) -> None:
-        """Send an event to every local connection of a user."""
-        self._notify(self._connections.get(user_id, ()), event, arguments)
-
-    def notify_conversation(
-        self, conversation_id: UUID, event: str, arguments: tuple[object, ...], *, but: UUID | None = None
+    def notify_user(
+        self, user_id: UUID, event: str, arguments: tuple[object, ...], conversation_id: UUID, news: str = CHANGED
     ) -> None:
-        """Send an ephemeral event to the connections attached, except those of user `but`; may be shed."""
-        room = self._rooms.get(conversation_id)
-        if room is not None:
-            self._offer_ephemeral(
-                (connection for connection in room.attached if connection.user_id != but), event, arguments
-            )
+        """Send an event about a conversation to every local connection of a user."""
+        self._notify(self._connections.get(user_id, ()), event, arguments, conversation_id, news)
 
-    def _notify(self, connections: Iterable[Subscriber], event: str, arguments: tuple[object, ...]) -> None:
+    def _notify(
+        self,
+        connections: Iterable[Subscriber],
+        event: str,
+        arguments: tuple[object, ...],
+        conversation_id: UUID,
+        news: str,
+    ) -> None:
+        """Send an event about a conversation. A connection whose send queue is full owes it, and lags.
+
+        A catch-up from its cursors would not repeat it: it is not one of the changes that they count (P4).
+        """
         frames: dict[Encoding, bytes] = {}
         lagging = []
         for connection in tuple(connections):
@@ -555,6 +584,8 @@ class Rooms:
             except Exception as error:
                 connection.give_up(_guard.caught(error, said=event))
         self._detach(lagging)
+        for connection in lagging:
+            connection.owe(conversation_id, news)
         self._flusher.flush()
 
     def _detach(self, lagging: Collection[Subscriber]) -> None:
@@ -564,19 +595,6 @@ class Rooms:
                 connection.lag()
             except Exception as error:
                 connection.give_up(_guard.caught(error))
-
-    def _offer_ephemeral(self, connections: Iterable[Subscriber], event: str, arguments: tuple[object, ...]) -> None:
-        """Offer an ephemeral event, shed where it does not fit. Flushed in the next step, as often more follows."""
-        frames: dict[Encoding, bytes] = {}
-        for connection in connections:
-            try:
-                if connection.send_queue.first is None:
-                    self._flusher.mark(connection.send_queue)
-                verdict = connection.send_queue.offer(_frame(frames, connection, event, arguments), ephemeral=True)
-                if verdict is Verdict.SHED:
-                    self.shed += 1
-            except Exception as error:
-                _guard.caught(error, said=event)  # the connection stays: the event is ephemeral
 
     def give_up(self, user_id: UUID, reference: str) -> None:
         """Close all local connections of a user after a defect. Clients may connect again, and then catch up."""

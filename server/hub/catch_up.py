@@ -1,8 +1,9 @@
 """Bring a connection from a cursor to the head of a room: on connect, on resume, and after it read too slowly.
 
 Owns the one mechanism for all three (docs/design.md 4): read changes from PostgreSQL up to the head, and attach in the
-scheduler step in which the cursor equals the head. Live events are never buffered meanwhile. Touches connections and
-rooms, and the store through `SyncSource`.
+scheduler step in which the cursor equals the head. Live events are never buffered meanwhile. Afterwards comes what no
+cursor counts and the connection had no room for: the state of conversations (`settle`), and the latest receipts,
+presence and typing (`repeat_missed`). Touches connections and rooms, and the store through `SyncSource`.
 """
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
@@ -14,13 +15,16 @@ import trio
 
 from handlers.errors import ChatError
 from handlers.model import Caller, Resync, Synced
-from server.fanout.room import Room, Subscriber, cursor_at
-from server.fanout.rooms import Rooms, no_such_conversation
-from store.model import Change, Cursor
+from server.fanout.conversation_updates import CHANGED
+from server.fanout.recent_events import Broadcast
+from server.fanout.room import JOINED, Room, Subscriber, cursor_at
+from server.fanout.rooms import REMOVED, Rooms, no_such_conversation
+from store.model import Change, Conversation, Cursor
 
 MAX_BEHIND = 1000  # changes; further behind, paging with REST is cheaper for everybody (docs/hub.md)
 PAGE = 100  # changes read at once
 PAGE_BYTES = 128 * 1024
+STEP = 200  # ephemeral events looked at in one scheduler step
 LOST = Cursor(2**63 - 1)  # above every head: of a client that may have seen a history that is lost
 
 
@@ -43,6 +47,9 @@ class SyncSource(Protocol):
     async def require_member(self, caller: Caller, conversation_id: UUID) -> None:
         """Raises ChatError("not_found")."""
 
+    async def view(self, user_id: UUID, conversation_id: UUID) -> Conversation | None:
+        """The conversation as this user sees it; None when they are no member (any more)."""
+
     async def changes_after(
         self, caller: Caller, conversation_id: UUID, cursor: int, *, limit: int, max_bytes: int
     ) -> Sequence[Change] | None:
@@ -54,6 +61,7 @@ class Target(Subscriber, Protocol):
 
     closed: bool
     cursors: dict[UUID, Cursor] | None
+    owed: dict[UUID, str] | None
 
     @property
     def is_resumable(self) -> bool:
@@ -190,7 +198,8 @@ async def resume_room(
             except ChatError as error:
                 if error.code != "not_found":
                     raise
-                connection.send_event("ConversationRemoved", (conversation_id, "removed"))  # while it did not read
+                reason = None if connection.owed is None else connection.owed.pop(conversation_id, None)
+                _send_removed(connection, conversation_id, reason)  # while it did not read
                 return
             if not caught_up:
                 connection.send_event("Resync", (Resync(conversation_id=conversation_id, last_seq=room.head),))
@@ -198,6 +207,65 @@ async def resume_room(
         if conversation_id not in (connection.cursors or {}):  # while the room was opened
             _keep(connection, conversation_id, cursor)
         raise
+
+
+async def settle(connection: Target, rooms: Rooms, sync: SyncSource, conversation_id: UUID, news: str) -> None:
+    """Send what is true of a conversation by now, after an event about it for the user had no place in the send queue.
+
+    Not the event itself: several of them are one, and it may be out of date. A connection that should have been
+    attached (`JOINED`) is, at the head, before the view is read, so that the client finds what it was not sent.
+    The caller has taken the conversation out of `connection.owed`. When this is cancelled, it is put back.
+    """
+    try:
+        async with rooms.opened([conversation_id] if news == JOINED else ()) as opened:
+            view = await sync.view(connection.user_id, conversation_id)
+            room = opened.get(conversation_id)
+            if view is not None and room is not None and connection not in room.attached:
+                if conversation_id not in (connection.expelled or ()) and not connection.closed:
+                    room.attach(connection)
+                view = await sync.view(connection.user_id, conversation_id)
+        await connection.wait_room()
+        if view is None:
+            _send_removed(connection, conversation_id, news)
+        else:
+            connection.send_event(CHANGED, (view,))
+    except trio.Cancelled:
+        if connection.is_resumable:
+            connection.owed = {conversation_id: news, **(connection.owed or {})}
+        raise
+
+
+def _send_removed(connection: Target, conversation_id: UUID, news: str | None) -> None:
+    reason = news if news in ("left", "deleted") else "removed"
+    connection.send_event(REMOVED, (conversation_id, reason))
+
+
+async def repeat_missed(connection: Target, rooms: Rooms) -> bool:
+    """Send the latest of the ephemeral events that the connection has missed in its rooms (P6, P7).
+
+    An event that it has received may be among them: it says the same again. Return False if some are not kept any more.
+    """
+    found = rooms.recent.missed(connection)
+    if found is None:
+        return False
+    number, missed = found
+    for index, about in enumerate(missed, 1):
+        await connection.wait_room()
+        broadcast = rooms.recent.latest(about)  # as of this step: nothing newer can overtake it
+        if connection.closed:
+            return True
+        if broadcast is not None and _concerns(broadcast, connection, rooms):
+            connection.send_event(broadcast.event, broadcast.arguments)
+        if index % STEP == 0:
+            await trio.lowlevel.checkpoint()
+    rooms.recent.caught_up(connection, number)
+    return True
+
+
+def _concerns(broadcast: Broadcast, connection: Target, rooms: Rooms) -> bool:
+    return broadcast.but != connection.user_id and any(
+        rooms.is_attached(conversation_id, connection) for conversation_id in broadcast.conversation_ids
+    )
 
 
 async def _prove(sync: SyncSource, cursors: Mapping[UUID, Cursor]) -> dict[UUID, Cursor | None]:

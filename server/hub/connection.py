@@ -18,7 +18,7 @@ import trio
 from handlers.errors import ChatError, from_store
 from handlers.model import Caller, Client
 from server.fanout.delivery import encode_change
-from server.fanout.room import Room
+from server.fanout.room import CHANGED, JOINED, Room
 from server.hub import catch_up, invocations, reconnect
 from server.hub.detached_queue import ReconnectBuffer, RecordingQueue
 from server.hub.ports import Hub, Transport
@@ -44,6 +44,7 @@ from store.errors import Overloaded, StoreError, Unavailable
 from store.model import Change, Cursor
 
 STEP = 128  # hub messages worked on in one scheduler step: a WebSocket message may hold thousands
+MAX_OWED = 256  # conversations; a client that has not heard of more is better off beginning anew
 STATEFUL_VERSION = 2  # the handshake version of clients that speak stateful reconnect
 
 _guard = guard("hub_connections")
@@ -74,6 +75,7 @@ class HubConnection:
         "message_buffer",
         "opened_at",
         "outstanding",
+        "owed",
         "parser",
         "pinged",
         "rooms",
@@ -127,6 +129,7 @@ class HubConnection:
         self.rooms: dict[Room, None] = {}
         self.catching_up = False
         self.cursors: dict[UUID, Cursor] | None = None  # rooms left because of lag, and where we were
+        self.owed: dict[UUID, str] | None = None  # conversations of which an event had no room, and what is new
         self.expelled: set[UUID] | None = None  # removed from, while a catch-up is under way
         self.syncing: trio.Lock | None = None
         self.message_buffer: ReconnectBuffer | None = None  # with stateful reconnect
@@ -275,7 +278,7 @@ class HubConnection:
         if not buffer.opened:
             await self._open()
             buffer.opened = True
-        if self.cursors and not self.catching_up:
+        if self._is_behind() and not self.catching_up:
             self.catching_up = True
             await self._catch_up()
 
@@ -424,6 +427,8 @@ class HubConnection:
 
     def leave_rooms(self) -> int:
         """Detach from every room, and remember a cursor for each. Returns how many they were."""
+        if not self.closed:
+            self.hub.rooms.recent.miss(self)
         cursors = self.hub.rooms.detach_all(self)
         self.cursors = {**(self.cursors or {}), **cursors}
         return len(cursors)
@@ -432,9 +437,9 @@ class HubConnection:
         """A live event does not fit into the send queue: leave every room, and catch up when the client has read.
 
         The cursors are those before that event, so it comes with the catch-up: nothing of a room is lost, and the queue
-        of a slow reader stays within its limit however much happens meanwhile. An event for the user that does not fit
-        is not repeated. Without a transport nothing will be read: then the connection ends, and its client begins anew
-        with its own cursors.
+        of a slow reader stays within its limit however much happens meanwhile. For an event that no cursor counts,
+        `owe` or `shed` follows. Without a transport nothing will be read: then the connection ends, and its client
+        begins anew with its own cursors.
         """
         rooms = self.leave_rooms()
         if self.message_buffer is not None and self.message_buffer.state is State.DETACHED:
@@ -449,35 +454,71 @@ class HubConnection:
         Without a transport that waits for the next one, as all cursors do.
         """
         self.cursors = {**(self.cursors or {}), conversation_id: catch_up.LOST}
-        if self.message_buffer is None or self.message_buffer.state is State.LIVE:
+        self._start_catch_up()
+
+    def owe(self, conversation_id: UUID, news: str) -> None:
+        """See `Subscriber`. One note for a conversation, whatever happens in it meanwhile; up to `MAX_OWED` of them."""
+        if self.closed:
+            return
+        if self.owed is None:
+            self.owed = {}
+        if self.owed.get(conversation_id) != JOINED or news != CHANGED:
+            self.owed[conversation_id] = news
+        if news not in (CHANGED, JOINED) and self.cursors is not None:
+            self.cursors.pop(conversation_id, None)  # not a member any more: there is nothing to catch up with
+        if len(self.owed) > MAX_OWED:
+            self.end("slow_reader: More has happened than is kept for a slow reader.", allow_reconnect=True)
+        else:
             self._start_catch_up()
 
-    def _start_catch_up(self) -> None:
-        if not self.catching_up and not self.closed:
-            self.catching_up = self.transport.start_soon(self._catch_up)
+    def shed(self) -> None:
+        """See `Subscriber`."""
+        if not self.closed:
+            self.hub.rooms.recent.miss(self)
+            self._start_catch_up()
 
     def leave(self, conversation_id: UUID) -> None:
         """Hear no more of a conversation, not even when a catch-up of it is under way."""
         if self.cursors is not None:
             self.cursors.pop(conversation_id, None)
+        if self.owed is not None and self.owed.get(conversation_id) == JOINED:
+            self.owed[conversation_id] = CHANGED
         if self.expelled is not None:
             self.expelled.add(conversation_id)
         self.hub.rooms.detach(conversation_id, self)
+
+    def _is_behind(self) -> bool:
+        return bool(self.cursors or self.owed) or self.hub.rooms.recent.has_missed(self)
+
+    def _start_catch_up(self) -> None:
+        """Start a catch-up unless one is running, or the client has yet to say where it goes on (`on_resumed`)."""
+        is_live = self.message_buffer is None or self.message_buffer.state is State.LIVE
+        if is_live and not self.catching_up and not self.closed:
+            self.catching_up = self.transport.start_soon(self._catch_up)
 
     async def _catch_up(self) -> None:
         """After lag, or on another transport: bring every room from its cursor to where it can be attached.
 
         One room after the other, each as fast as the client reads. A room that lags again meanwhile puts its cursor
-        back into the same table and is taken once more, so this ends when there is none left. If the transport is lost
-        in the middle, what was not reached yet stays in the table for the next one (`catch_up.resume_room`).
+        back into the same table and is taken once more, so this ends when there is none left. Then comes what is owed
+        besides: the state of conversations, and ephemeral events. If the transport is lost in the middle, what was not
+        reached yet stays in the tables for the next one (`catch_up.resume_room`, `catch_up.settle`).
         """
+        rooms, sync = self.hub.rooms, self.hub.sync
         try:
-            await self.wait_room()
-            async with catch_up.moving_cursors(self):
-                while self.cursors and not self.closed:
-                    conversation_id, cursor = self.cursors.popitem()
-                    await catch_up.resume_room(self, self.hub.rooms, self.hub.sync, conversation_id, cursor)
-            self.cursors = None
+            while self._is_behind() and not self.closed:
+                await self.wait_room()
+                if self.cursors or self.owed:
+                    async with catch_up.moving_cursors(self):
+                        while self.cursors and not self.closed:
+                            conversation_id, cursor = self.cursors.popitem()
+                            await catch_up.resume_room(self, rooms, sync, conversation_id, cursor)
+                        while self.owed and not self.cursors and not self.closed:
+                            conversation_id, news = self.owed.popitem()
+                            await catch_up.settle(self, rooms, sync, conversation_id, news)
+                elif not await catch_up.repeat_missed(self, rooms):
+                    self.end("slow_reader: More has happened than is kept for a slow reader.", allow_reconnect=True)
+            self.cursors = self.owed = None
             self.catching_up = False
         except ChatError as error:
             self.end(str(error), allow_reconnect=True)

@@ -191,7 +191,7 @@ def _rooms(parts: Parts) -> Iterable[Metric]:
     )
     yield counter(
         "parley_rooms_shed_total",
-        "Typing and presence dropped because the reader's send queue was half full.",
+        "Ephemeral events dropped because the reader's send queue was half full; the latest of each is sent later.",
         rooms.shed,
     )
     yield counter(

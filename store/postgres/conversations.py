@@ -161,6 +161,12 @@ async def list_memberships(conn: Connection, user_ids: Collection[UUID]) -> dict
     return found
 
 
+async def list_joined(conn: Connection, user_ids: Collection[UUID], seconds: float) -> list[tuple[UUID, UUID]]:
+    """The users among these who have joined a conversation in the last `seconds`, each with its id."""
+    cursor = await conn.execute(queries.list_joined, {"user_ids": list(user_ids), "seconds": seconds})
+    return [(user_id, conversation_id) for user_id, conversation_id in await cursor.fetchall()]
+
+
 async def list_audiences(conn: Connection, user_ids: Collection[UUID], most: int) -> dict[UUID, list[UUID]]:
     """The conversations of at most `most` members that each of these users is in."""
     found: dict[UUID, list[UUID]] = {user_id: [] for user_id in user_ids}

@@ -244,6 +244,11 @@ class Instances:
         entries = [entry for some in (found or {}).values() for entry in some]
         return [Delivery(entry.identifier, entry.field_values[_FIELD]) for entry in entries]
 
+    async def has_entry(self, instance: str, entry_id: bytes) -> bool:
+        """Whether this entry is still in the inbox: if so, none after it was dropped for want of room."""
+        async with self._redis.bounded() as client:
+            return bool(await client.xrange(keys.inbox(instance), start=entry_id, end=entry_id, count=1))
+
     async def trim(self, instance: str, before: bytes) -> None:
         """Forget the entries before this one."""
         await self._redis.together(

@@ -1,12 +1,16 @@
 """Two instances and the people on them: what one does, the others see."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
 from loadtest.client import HubClient, HubError
+from server.cli.dev.services import Services
+from tests.conftest import flush
 from tests.event_recorder import WAIT, EventRecorder, event_of
+from tests.proxy import Proxy
 from tests.running import Running, User, checked, running
 from tests.waiting import wait_until
 
@@ -310,3 +314,46 @@ async def test_removed_where_it_is_not_open(pair: Pair) -> None:
             await b.invoke("JoinConversation", joined)
         await b.invoke("Ping")
         assert recorder.messages == []
+
+
+async def test_what_happened_without_membership(
+    database: str, services: Services, redis_url: str, tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    """P4, P7: an instance loses its membership, and Redis its data. When it is back, clients that stayed connected hear
+    that they were added to a conversation and removed from another, and who has gone; new messages reach them."""
+    redis = Proxy(tmp_path / "redis", Path(redis_url.removeprefix("unix://")))
+    await nursery.start(redis.run)
+    async with running(database, redis_url) as one, running(database, f"unix://{tmp_path / 'redis'}") as two:
+        alice, bob, eve = await people(one, "alice", "bob", "eve")
+        lost, kept = await one.group(alice, bob), await one.group(alice, bob, eve)
+        recorders = {query: EventRecorder() for query in ("", "manual")}
+        async with (
+            two.connect(bob, recorders[""]) as b,
+            two.connect(bob, recorders["manual"], query={"sync": "manual"}) as manual,
+            one.connect(alice) as a,
+            one.http(alice) as http,
+        ):
+            await manual.invoke("Sync", {lost: 0, kept: 0})
+            async with two.connect(eve) as e:
+                await e.invoke("Ping")
+                await until(recorders[""], "UserStatusChanged", userId=eve.id, status="Online")
+                earlier = len(two.events("membership_lost"))
+                redis.refusing = True
+                redis.cut()
+                await wait_until(lambda: len(two.events("membership_lost")) > earlier)
+            added = await one.group(alice, bob)
+            assert (await http.delete(f"/api/conversations/{lost}/members/{bob.id}")).is_success
+            flush(services)
+            for recorder in recorders.values():
+                assert added not in {change["id"] for change in recorder.of("ConversationChanged")}
+            redis.refusing = False
+            for recorder in recorders.values():
+                await until(recorder, "ConversationChanged", id=added)
+                await recorder.until(1, "ConversationRemoved")
+                assert {arguments[0] for target, arguments in recorder.events if target == "ConversationRemoved"} == {
+                    lost
+                }
+                await until(recorder, "UserStatusChanged", userId=eve.id, status="Offline")
+            said = await a.invoke("SendMessage", {"conversationId": added, "content": "hello"})
+            await until(recorders[""], "ReceiveMessage", id=said["id"])
+            await b.invoke("Ping")

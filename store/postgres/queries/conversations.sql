@@ -108,6 +108,11 @@ ORDER BY user_id LIMIT %(limit)s
 -- members_user.
 SELECT user_id, conversation_id FROM members WHERE user_id = ANY(%(user_ids)s)
 
+-- name: list_joined
+-- members_user, and each membership's row: after a lost membership only.
+SELECT user_id, conversation_id FROM members
+WHERE user_id = ANY(%(user_ids)s::uuid[]) AND joined_at > now() - make_interval(secs => %(seconds)s)
+
 -- name: list_audiences
 -- members_user, conversations_pkey: the conversations small enough to hear of their members' presence.
 SELECT m.user_id, m.conversation_id FROM members AS m JOIN conversations AS c ON c.id = m.conversation_id

@@ -14,7 +14,7 @@ from server.cluster.subscriptions import Subscriptions
 from store.errors import Unavailable
 from store.ids import new_id
 from store.redis.inbox_entries import Draft, Entry, pack_change
-from store.redis.instances import Delivery, Instances
+from store.redis.instances import READ_COUNT, Delivery, Instances
 from tests.server.fanout.test_rooms import change
 
 
@@ -28,7 +28,8 @@ class World:
         self.asked_after: list[bytes] = []
         self.received: list[int] = []
         self.doubted: list[UUID] = []
-        self.away = self.is_lost = False
+        self.away = self.is_lost = self.is_overrun = False
+        self.away_for = 0.0
         self.defect: Exception | None = None
         self.trouble: Exception | None = None  # of the comparison with PostgreSQL
         self.subscriptions = Subscriptions(cast(Instances, self))
@@ -77,7 +78,12 @@ class World:
     def doubt(self, conversation_ids: Collection[UUID]) -> None:
         self.doubted += conversation_ids
 
-    async def check_all(self) -> None:
+    async def has_entry(self, instance: str, entry_id: bytes) -> bool:
+        await trio.lowlevel.checkpoint()
+        return not self.is_overrun
+
+    async def check_all(self, seconds: float) -> None:
+        self.away_for = seconds
         await self._check("check all")
 
     async def check_heads(self) -> None:
@@ -157,6 +163,37 @@ async def test_compared_until_it_was(world: World, nursery: trio.Nursery, autoju
     world.log.clear()
     await trio.sleep(4 * RECHECK)
     assert set(world.log) == {"check heads"} and 2 <= len(world.log) <= 6
+    nursery.cancel_scope.cancel()
+
+
+async def test_entries_that_were_lost(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """After a gap in the inbox everything is compared, as after a lost membership, since it was last complete."""
+    await start(world, nursery)
+    await trio.sleep(5)
+    for lose in ("overrun", "unreadable", "a defect"):
+        world.log.clear()
+        if lose == "overrun":
+            world.send(1)
+            await trio.sleep(0.5)
+            world.is_overrun = True
+            world.send(*range(2, READ_COUNT + 2))
+        elif lose == "unreadable":
+            world.inbox.append(Delivery(b"1-1", b"\xc1"))
+        else:
+            world.defect = RuntimeError("a defect")
+            world.send(3)
+        await trio.sleep(1)
+        assert world.log.count("check all") == 1 and world.away_for < 1, lose
+        world.is_overrun = False
+    world.send(*range(READ_COUNT))
+    world.log.clear()
+    await trio.sleep(1)
+    assert "check all" not in world.log  # many entries are no gap
+    world.away = True
+    await trio.sleep(60)
+    world.away = False
+    await trio.sleep(5)
+    assert "check all" in world.log and 55 < world.away_for < 70
     nursery.cancel_scope.cancel()
 
 

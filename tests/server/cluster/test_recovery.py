@@ -1,11 +1,11 @@
 """server.cluster.recovery: after a lost membership no user keeps access that was withdrawn meanwhile (P9)."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import cast
 from uuid import UUID
 
 from handlers.model import Caller
-from server.cluster.recovery import Recovery
+from server.cluster.recovery import SLACK, Recovery
 from server.fanout.conversation_updates import ConversationNotifier
 from store.ids import new_id
 from tests.server.fanout.test_rooms import CONVERSATION, Connection, World
@@ -18,6 +18,7 @@ class Truth:
         self.members: dict[UUID, list[UUID]] = {}
         self.gone: set[UUID] = set()
         self.over: set[UUID] = set()
+        self.late: list[tuple[UUID, UUID]] = []
 
     async def all_memberships(self, user_ids: Collection[UUID]) -> dict[UUID, list[UUID]]:
         return {user_id: self.members[user_id] for user_id in user_ids if user_id in self.members}
@@ -27,6 +28,10 @@ class Truth:
 
     async def ended(self, session_ids: Collection[UUID]) -> Collection[UUID]:
         return [session_id for session_id in session_ids if session_id in self.over]
+
+    async def joined(self, user_ids: Collection[UUID], seconds: float) -> Sequence[tuple[UUID, UUID]]:
+        assert seconds == 5 + SLACK
+        return [(user_id, conversation_id) for user_id, conversation_id in self.late if user_id in user_ids]
 
 
 class Doubts:
@@ -63,7 +68,7 @@ async def test_sign_ins_that_ended_meanwhile() -> None:
     cluster, user, ended, live = Cluster(), new_id(), new_id(), new_id()
     first, second, third = [await cluster.attached(user, sign_in) for sign_in in (ended, live, None)]
     cluster.truth.over = {ended}
-    await cluster.recovery.check_all()
+    await cluster.recovery.check_all(5)
     assert [cluster.is_here(connection) for connection in (first, second, third)] == [False, True, True]
     assert cluster.doubts.asked == []
 
@@ -73,7 +78,7 @@ async def test_users_who_were_deleted_meanwhile() -> None:
     cluster = Cluster()
     gone, other = await cluster.attached(new_id()), await cluster.attached(new_id())
     cluster.truth.gone = {gone.user_id}
-    await cluster.recovery.check_all()
+    await cluster.recovery.check_all(5)
     assert not cluster.is_here(gone) and cluster.is_here(other)
 
 
@@ -82,6 +87,16 @@ async def test_members_who_were_removed_meanwhile() -> None:
     cluster = Cluster()
     removed, member = await cluster.attached(new_id()), await cluster.attached(new_id())
     cluster.truth.members[removed.user_id] = []
-    await cluster.recovery.check_all()
+    await cluster.recovery.check_all(5)
     assert cluster.doubts.asked == [(CONVERSATION, removed.user_id)]
     assert cluster.is_here(removed) and cluster.is_here(member)
+
+
+async def test_members_who_were_added_meanwhile() -> None:
+    """Users who have joined a conversation are rechecked, although no connection of theirs is attached to it."""
+    cluster, conversation = Cluster(), new_id()
+    added, other = await cluster.attached(new_id()), await cluster.attached(new_id())
+    cluster.truth.members[added.user_id].append(conversation)
+    cluster.truth.late = [(added.user_id, conversation), (new_id(), conversation)]
+    await cluster.recovery.check_all(5)
+    assert cluster.doubts.asked == [(conversation, added.user_id)] and cluster.is_here(other)

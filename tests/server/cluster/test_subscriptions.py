@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from server.cluster.subscriptions import LINGER, Subscriptions
+from server.cluster.subscriptions import LINGER, SETTLING, Subscriptions
 from store.errors import Unavailable
 from store.ids import new_id
 from store.redis.instances import Instances
@@ -181,3 +181,30 @@ async def test_the_membership_is_lost(nursery: trio.Nursery, autojump_clock: Moc
     world.redis.away = False
     await world.subscriptions.begin("me~2")
     assert world.redis.rooms == {room}
+
+
+async def test_those_who_came_or_went_without_membership(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """Users who came or went without membership are announced once it is back: Redis may know of neither."""
+    world, came, went, stayed, both = World(), *(new_id() for _ in range(4))
+    world.redis.elsewhere = {came}  # so that its registration says nothing new
+    await world.subscriptions.begin("me~1")
+    async with trio.open_nursery() as epoch:
+        epoch.start_soon(world.subscriptions.run)
+        for user in (went, stayed, both):
+            await world.subscriptions.want_user(user)
+        world.subscriptions.drop_user(both)  # in its grace period when the link is lost
+        await trio.sleep(GRACE / 2)
+        epoch.cancel_scope.cancel()
+    world.subscriptions.end()
+    world.subscriptions.drop_user(went)
+    await world.subscriptions.want_user(came)
+    world.redis.users.clear()
+    world.watcher.seen.clear()
+    await world.subscriptions.begin("me~2")
+    world.watcher.seen.clear()
+    nursery.start_soon(world.subscriptions.run)
+    await trio.sleep(2 * SETTLING)
+    assert sorted(world.watcher.seen) == sorted([("arrived", came), ("left", went), ("left", both)])
+    world.watcher.seen.clear()
+    await trio.sleep(10 * SETTLING)
+    assert world.watcher.seen == []

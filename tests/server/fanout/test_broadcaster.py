@@ -7,12 +7,14 @@ from uuid import UUID
 import trio
 
 from handlers.model import Caller
-from server.fanout.broadcaster import STEP, Broadcast, Broadcaster
+from server.fanout.broadcaster import STEP, Broadcaster
+from server.fanout.recent_events import Broadcast, RecentEvents
 from server.fanout.room import Room
 from server.fanout.rooms import Rooms
 from server.protocol.signalr.encoding import FRAMED
 from server.transport.send_queue import Flusher, SendQueue
 from store.ids import new_id
+from store.model import Cursor
 
 
 class Ear(SendQueue):
@@ -34,11 +36,13 @@ class Person:
 
     auto_attach = True
     expelled: set[UUID] | None = None
+    cursors: dict[UUID, Cursor] | None = None
 
     def __init__(self, *rooms: Room, limit: int = 256 * 1024) -> None:
         self.user_id = new_id()
         self.caller = Caller(self.user_id, float("inf"))
         self.ear = Ear(limit)
+        self.sheds = 0
         self.send_queue: SendQueue = self.ear
         self.rooms: dict[Room, None] = {}
         for room in rooms:
@@ -51,6 +55,12 @@ class Person:
 
     def resync(self, conversation_id: UUID) -> None: ...
 
+    def owe(self, conversation_id: UUID, news: str) -> None:
+        raise AssertionError("an ephemeral event is about no conversation")
+
+    def shed(self) -> None:
+        self.sheds += 1
+
     def disconnect(self, code: str, sentence: str) -> None: ...
 
 
@@ -60,6 +70,7 @@ class World:
     def __init__(self) -> None:
         self.one, self.two = Room(new_id()), Room(new_id())
         self.shed = 0
+        self.recent = RecentEvents()
         self.flusher = Flusher()
         self.broadcaster = Broadcaster(cast(Rooms, self), self.flusher)
 
@@ -97,6 +108,10 @@ async def test_shed() -> None:
     slow.ear.flush()
     heard = received(slow.ear.flushes[0])
     assert heard == list(range(len(heard))) and 0 < len(heard) < 50 and world.shed == 50 - len(heard)
+    assert slow.sheds == 0  # of events that need not be repeated
+    update = Broadcast((world.one.conversation_id,), "Counted", ("x" * 1000,), about="the same")
+    await world.broadcaster.broadcast([update, update])
+    assert slow.sheds == 1
 
 
 async def test_breaks() -> None:

@@ -1,6 +1,7 @@
 """server.fanout.conversation_updates: each user's view of a conversation, and rechecks of memberships."""
 
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
 from typing import Any, cast
 from uuid import UUID
 
@@ -9,6 +10,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from server.fanout.conversation_updates import CHANGED, RETRY, ConversationNotifier
+from server.fanout.room import Room
 from server.fanout.rooms import Rooms
 from store.errors import Unavailable
 from store.ids import new_id
@@ -23,6 +25,9 @@ class World:
         self.away = False
         self.gate: trio.Event | None = None
         self.asked = 0
+        self.room = Room(ROOM)
+        self.room.next_seq = 1
+        self.is_open = False
         self.done: list[tuple[str, UUID]] = []
         self.notifier = ConversationNotifier(self, cast(Rooms, self))
 
@@ -38,12 +43,27 @@ class World:
             raise Unavailable("away")
         return found
 
-    def notify_user(self, user_id: UUID, event: str, arguments: tuple[Any, ...]) -> None:
+    def find(self, conversation_id: UUID) -> Room | None:
+        return self.room if self.is_open else None
+
+    @asynccontextmanager
+    async def opened(self, conversation_ids: Collection[UUID]) -> AsyncIterator[None]:
+        assert not self.is_open
+        self.is_open = bool(conversation_ids)
+        try:
+            yield
+        finally:
+            self.is_open = False
+
+    def notify_user(self, user_id: UUID, event: str, arguments: tuple[Any, ...], conversation_id: UUID) -> None:
+        assert conversation_id == ROOM
         assert arguments == (f"as {user_id} sees it",)
         self.done.append((event, user_id))
 
-    def attach_user(self, conversation_id: UUID, user_id: UUID) -> None:
+    def attach_user(self, room: Room, user_id: UUID) -> bool:
+        assert room is self.room
         self.done.append(("attached", user_id))
+        return True
 
     def detach_user(self, conversation_id: UUID, user_id: UUID) -> bool:
         self.done.append(("detached", user_id))
@@ -85,10 +105,10 @@ async def test_a_doubt_that_is_settled(world: World, autojump_clock: MockClock) 
 
 
 async def test_tried_again(world: World, autojump_clock: MockClock) -> None:
-    """Notifications are retried while PostgreSQL is away."""
+    """Notifications are retried while PostgreSQL is away, for as long as that takes."""
     world.away = True
     world.notifier.recheck(ROOM, ALICE)
-    await trio.sleep(3 * RETRY)
+    await trio.sleep(600 * RETRY)
     world.away = False
     await trio.sleep(2 * RETRY)
     assert world.done == [("attached", ALICE), (CHANGED, ALICE)]

@@ -9,7 +9,6 @@ import trio
 from trio.testing import MockClock
 
 from handlers.model import StatusUpdate
-from server.fanout.broadcaster import Broadcast
 from server.fanout.ephemeral_events import (
     MAX_PER_TICK,
     MAX_TYPING,
@@ -22,6 +21,7 @@ from server.fanout.ephemeral_events import (
     UPDATED,
     EphemeralEvents,
 )
+from server.fanout.recent_events import Broadcast
 from server.fanout.rooms import Rooms
 from store.ids import new_id
 from store.model import MessageStatus

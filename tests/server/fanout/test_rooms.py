@@ -14,7 +14,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from handlers.model import Caller
 from server.fanout.change_publisher import ChangePublisher
 from server.fanout.gap_repair import REPAIR_DELAY, RETRY_DELAY
-from server.fanout.room import Cursors, Room, Subscriber
+from server.fanout.room import CHANGED, JOINED, Cursors, Room, Subscriber
 from server.fanout.rooms import Rooms
 from server.protocol.signalr.encoding import FRAMED
 from server.transport.send_queue import Flusher, SendQueue
@@ -116,6 +116,8 @@ class Connection:
         self.rooms: dict[Room, None] = {}
         self.auto_attach = True
         self.expelled: set[UUID] | None = None
+        self.cursors: dict[UUID, Cursor] | None = None
+        self.owed: dict[UUID, str] = {}
         self.lagged: dict[UUID, Cursor] = {}
         self.resynced: list[UUID] = []
         self.given_up = ""
@@ -126,6 +128,11 @@ class Connection:
 
     def resync(self, conversation_id: UUID) -> None:
         self.resynced.append(conversation_id)
+
+    def owe(self, conversation_id: UUID, news: str) -> None:
+        self.owed[conversation_id] = news
+
+    def shed(self) -> None: ...
 
     def disconnect(self, code: str, sentence: str) -> None:
         self._all.unregister(self)
@@ -499,6 +506,36 @@ async def test_leaving_one_of_thousands(monkeypatch: pytest.MonkeyPatch) -> None
     assert not connection.rooms and looks < 100
 
 
+async def test_added_again_while_it_lags() -> None:
+    """A connection that has a cursor to catch up from is not attached besides: it would get the same changes twice."""
+    world = World()
+    connection = await world.attached()
+    connection.cursors = world.rooms.detach_all(connection)
+    async with world.rooms.opened([CONVERSATION]) as opened:
+        world.rooms.publish([change(11, removed=(USER,)), change(12, added=(USER,)), change(13)])
+        assert not world.rooms.attach_user(opened[CONVERSATION], USER)
+        assert not connection.rooms and connection.seen == []
+        connection.cursors, connection.expelled = None, set()
+        assert not world.rooms.attach_user(opened[CONVERSATION], USER)
+        assert not connection.rooms and connection.owed == {CONVERSATION: JOINED}  # it may be about to attach
+        connection.expelled = None
+        assert world.rooms.attach_user(opened[CONVERSATION], USER) and connection.rooms
+        assert not world.rooms.attach_user(opened[CONVERSATION], USER)
+
+
+async def test_news_without_room() -> None:
+    """What is said of a conversation to a connection whose send queue is full is owed, with the reason."""
+    world = World()
+    connection = await world.attached()
+    send_queue = connection.send_queue
+    send_queue.reserved = send_queue.limit
+    world.rooms.notify_user(USER, "ConversationChanged", ("x",), CONVERSATION)
+    assert connection.owed == {CONVERSATION: CHANGED}
+    connection.owed.clear()
+    world.rooms.publish([change(11, removed=(USER,))])
+    assert connection.owed == {CONVERSATION: "left"}
+
+
 async def test_disconnected_users_get_no_removals(monkeypatch: pytest.MonkeyPatch) -> None:
     """An erased user's connections end at once, without an event for each conversation; other users get the changes."""
     world = World()
@@ -509,9 +546,11 @@ async def test_disconnected_users_get_no_removals(monkeypatch: pytest.MonkeyPatc
     sent: list[str] = []
     notify = world.rooms._notify
 
-    def counted(connections: Iterable[Subscriber], event: str, arguments: tuple[object, ...]) -> None:
+    def counted(
+        connections: Iterable[Subscriber], event: str, arguments: tuple[object, ...], about: UUID, news: str
+    ) -> None:
         sent.extend(event for _ in connections)
-        notify(connections, event, arguments)
+        notify(connections, event, arguments, about, news)
 
     monkeypatch.setattr(world.rooms, "_notify", counted)
     change_publisher = ChangePublisher(world.rooms, cast(Any, Nothing()), Nothing())

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from typing import cast
 from uuid import UUID
 
 import msgspec
@@ -11,9 +12,13 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from handlers.errors import ChatError
 from handlers.model import Caller
-from server.hub import catch_up
-from server.hub.connection import HubConnection
-from store.model import Change, Cursor
+from server.fanout.broadcaster import Broadcaster
+from server.fanout.recent_events import Broadcast, RecentEvents
+from server.hub import catch_up, reconnect
+from server.hub.connection import MAX_OWED, HubConnection
+from server.protocol.signalr.encoding import BARE
+from store.ids import new_id
+from store.model import Change, Conversation, Cursor, MessageType
 from tests.server.fanout.test_rooms import CONVERSATION, change
 from tests.server.hub.test_connection import SHAKE, USER, EmptyStore, Transport, World
 
@@ -42,6 +47,10 @@ class Store(EmptyStore):
         mine = (CONVERSATION,) if self.is_member else ()
         await self._answer(MEMBERSHIPS)
         return mine
+
+    async def view(self, user_id: UUID, conversation_id: UUID) -> Conversation | None:
+        await trio.lowlevel.checkpoint()
+        return cast(Conversation, f"as of {self.head}") if self.is_member else None
 
     async def heads(self, conversation_ids: Collection[UUID]) -> dict[UUID, int]:
         self.before.pop(HEADS, lambda: None)()
@@ -119,6 +128,8 @@ class Reader:
         self.transport.connection = self.connection
         self.seqs: list[int] = []
         self.removed: list[str] = []
+        self.changed: list[str] = []  # views of the conversation
+        self.updates: list[str] = []  # ephemeral events
         self.events: list[tuple[str, int]] = []  # of messages: the name, and which one
 
     async def begin(self) -> None:
@@ -136,7 +147,21 @@ class Reader:
             if name is not None:
                 self.events.append((name, int(part.partition('"content":"<')[2].partition(">")[0])))
         self.removed += text.split('"ConversationRemoved"')[1:]
+        self.changed += [part.partition('"')[0] for part in text.split('"ConversationChanged","arguments":["')[1:]]
+        self.updates += [part.partition("]")[0] for part in text.split('"UserStatusChanged","arguments":[')[1:]]
         return self
+
+    def block(self) -> None:
+        """The client takes nothing, and the send queue is full."""
+        self.transport.flush()
+        self.transport.blocked, self.transport.held = True, self.transport.limit
+
+    async def read(self) -> "Reader":
+        """It takes all of it."""
+        self.transport.blocked, self.transport.held = False, 0
+        self.connection.on_drained()
+        await wait_all_tasks_blocked()
+        return self.look()
 
 
 @pytest.fixture
@@ -472,6 +497,125 @@ async def test_one_moves_cursors_at_a_time(hub: Hub, nursery: trio.Nursery) -> N
         await trio.sleep(0.5)  # under the mock clock of `place`
         scopes[0].cancel()  # while it has the lock
     assert done == [1, 3] and connection.syncing is None
+
+
+# -- what no cursor counts ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", ["removed", "left", "deleted"])
+async def test_a_removal_that_had_no_room(hub: Hub, nursery: trio.Nursery, ending: str) -> None:
+    """A client that reads slowly hears that it was removed, and why; it hears nothing more of that conversation."""
+    reader = Reader(hub, nursery, manual=False)
+    await reader.begin()
+    reader.block()
+    hub.database.is_member = False
+    hub.database.head += 1
+    if ending == "deleted":
+        message = msgspec.structs.replace(change(11).message, type=MessageType.SYSTEM)
+        hub.rooms.publish([Change(CONVERSATION, 11, message, True, dissolved=True)])
+    else:
+        gone = change(11, removed=(reader.connection.user_id,))
+        sender = reader.connection.user_id if ending == "left" else new_id()
+        hub.rooms.publish(
+            [msgspec.structs.replace(gone, message=msgspec.structs.replace(gone.message, sender_id=sender))]
+        )
+    await wait_all_tasks_blocked()
+    await reader.read()
+    assert len(reader.removed) == 1 and f'"{ending}"' in reader.removed[0] and not hub.is_attached
+    hub.say()
+    assert 12 not in reader.look().seqs and not reader.connection.closed and not reader.connection.owed
+
+
+async def test_a_view_that_had_no_room(hub: Hub, nursery: trio.Nursery) -> None:
+    """A client that reads slowly gets one view of a conversation that has changed meanwhile: the one of then."""
+    reader = Reader(hub, nursery, manual=True)
+    await reader.begin()
+    reader.block()
+    for _ in range(3):
+        hub.rooms.notify_user(USER, "ConversationChanged", ("old",), CONVERSATION)
+    hub.database.head = 12
+    await reader.read()
+    assert reader.changed == ["as of 12"] and not hub.is_attached and not reader.removed
+
+
+async def test_added_during_a_catch_up(hub: Hub, nursery: trio.Nursery) -> None:
+    """A recheck that finds a connection catching up leaves it to that: then it is attached, once, and has a view."""
+    reader = Reader(hub, nursery, manual=False)
+    hub.database.is_member = False
+    await reader.begin()
+    assert not hub.is_attached
+    hub.database.is_member = True
+    async with catch_up.moving_cursors(reader.connection), hub.rooms.opened([CONVERSATION]) as opened:
+        assert not hub.rooms.attach_user(opened[CONVERSATION], USER)
+        await wait_all_tasks_blocked()
+        assert not hub.is_attached
+    await wait_all_tasks_blocked()
+    hub.say()
+    assert hub.is_attached and reader.look().changed == ["as of 10"] and reader.seqs == [11]
+
+
+async def test_more_news_than_are_kept(hub: Hub, nursery: trio.Nursery) -> None:
+    """What a connection owes is bounded: past that it ends, and the client connects again and asks."""
+    reader = Reader(hub, nursery, manual=True)
+    await reader.begin()
+    reader.block()
+    for _ in range(MAX_OWED):
+        hub.rooms.notify_user(USER, "ConversationChanged", ("x",), new_id())
+    assert not reader.connection.closed
+    hub.rooms.notify_user(USER, "ConversationChanged", ("x",), new_id())
+    assert reader.connection.closed and reader.transport.why.startswith("slow_reader")
+
+
+def status(value: str, *, of: UUID) -> Broadcast:
+    return Broadcast((CONVERSATION,), "UserStatusChanged", (value,), but=of, about=of)
+
+
+@pytest.mark.parametrize("way", ["shed", "lag", "lost"])
+async def test_ephemeral_events_that_had_no_room(hub: Hub, nursery: trio.Nursery, way: str) -> None:
+    """A client that read slowly, or was away, gets the latest of each event that it has missed (P6, P7)."""
+    broadcaster = Broadcaster(hub.rooms, hub.flusher)
+    reader, other = Reader(hub, nursery, manual=False), Reader(hub, nursery, manual=False)
+    reader.connection.make_resumable()
+    waiting = reader.connection.receive(b'{"protocol":"json","version":2}\x1e', binary=False)
+    assert waiting is not None
+    await waiting
+    await other.begin()
+    one, two = new_id(), new_id()
+    await broadcaster.broadcast([status("before", of=one)])
+    if way == "shed":
+        reader.transport.blocked, reader.transport.held = True, reader.transport.limit * 3 // 4
+    elif way == "lag":
+        reader.block()
+        hub.say()
+    else:
+        reader.transport.gone = True
+        reader.connection.on_closed("connection lost")
+    for value in ("a", "b", "c"):
+        await broadcaster.broadcast([status(value, of=one), status(f"of two: {value}", of=two)])
+    await broadcaster.broadcast([status("of me", of=USER)])
+    if way == "lost":
+        reader.transport = Transport(hub, nursery)
+        reader.transport.connection = reader.connection
+        await reconnect.resume(reader.connection, reader.transport, reader.transport, hub.encodings)
+        assert reader.connection.receive(BARE["json"].sequence(1), binary=False) is None
+    await reader.read()
+    assert reader.updates[-2:] == ['"c"', '"of two: c"'] and len(reader.updates) <= 3, reader.updates
+    assert len(other.look().updates) == 7 and not reader.connection.closed
+    await broadcaster.broadcast([status("after", of=one)])
+    assert reader.look().updates[-1] == '"after"' and len(hub.rooms.recent) == 0
+
+
+async def test_more_ephemeral_events_than_are_kept(hub: Hub, nursery: trio.Nursery) -> None:
+    """Past the bound of what is kept, the connection ends, and the client connects again and asks."""
+    hub.rooms.recent = RecentEvents(limit=5)
+    broadcaster = Broadcaster(hub.rooms, hub.flusher)
+    reader = Reader(hub, nursery, manual=False)
+    await reader.begin()
+    reader.block()
+    for _ in range(7):
+        await broadcaster.broadcast([status("x", of=new_id())])
+    await reader.read()
+    assert reader.connection.closed and reader.transport.why.startswith("slow_reader")
 
 
 # -- cut short: the client comes back on another socket ---------------------------------------------------------------

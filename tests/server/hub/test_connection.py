@@ -32,7 +32,7 @@ from server.transport.send_queue import Flusher, SendQueue
 from server.transport.timer_wheel import TimerWheel
 from store.errors import StoreError, Unavailable
 from store.ids import new_id
-from store.model import Change, Cursor
+from store.model import Change, Conversation, Cursor
 from store.redis.inbox_entries import Receipt
 from tests.server.fake_cluster import FakeCluster
 
@@ -70,6 +70,9 @@ class EmptyStore:
     async def lower_receipts(self, conversation_ids: Collection[UUID]) -> None: ...
 
     async def require_member(self, caller: Caller, conversation_id: UUID) -> None: ...
+
+    async def view(self, user_id: UUID, conversation_id: UUID) -> Conversation | None:
+        return None
 
     async def changes(self, conversation_id: UUID, after: int, *, limit: int, max_bytes: int) -> Sequence[Change]:
         return ()
@@ -701,7 +704,7 @@ async def test_more_than_is_kept_for_a_client_that_is_away(
     client, other = await resumable_client(world, nursery), await resumable_client(world, nursery)
     lose(world, client)
     for _ in range(50):
-        world.rooms.notify_user(USER, "ConversationChanged", ("x" * 8000,))
+        world.rooms.notify_user(USER, "ConversationChanged", ("x" * 8000,), new_id())
         other.transport.messages()
     assert client.connection.closed and client.connection not in world.connections
     assert not other.connection.closed
@@ -754,11 +757,11 @@ async def test_what_waited_when_the_socket_was_lost(
 ) -> None:
     """What the kernel did not take any more comes over the next socket, after what it took and was not acknowledged."""
     client = await resumable_client(world, nursery)
-    world.rooms.notify_user(USER, "ConversationChanged", (1,))
+    world.rooms.notify_user(USER, "ConversationChanged", (1,), new_id())
     client.transport.flush()
     client.transport.blocked = True
     for number in (2, 3):
-        world.rooms.notify_user(USER, "ConversationChanged", (number,))
+        world.rooms.notify_user(USER, "ConversationChanged", (number,), new_id())
     lose(world, client)
     messages = await come_back(world, nursery, client)
     heard = [bytes(message.arguments) for message in messages if isinstance(message, Invocation)]

@@ -19,6 +19,7 @@ from server.protocol.signalr.messages import Completion, HubMessage, Invocation
 from server.protocol.signalr.messages import Sequence as Sequence_
 from server.protocol.signalr.stateful_reconnect import BUFFER
 from server.transport.epoll import Poller
+from store.ids import new_id
 from tests.server.hub.test_connection import USER, World
 from tests.server.hub.test_connection import world as world
 
@@ -104,7 +105,7 @@ class Peer:
     def notify(self, count: int) -> None:
         """Events that must not be lost, of some kilobytes each."""
         for _ in range(count):
-            self.world.rooms.notify_user(USER, "ConversationChanged", (EVENT,))
+            self.world.rooms.notify_user(USER, "ConversationChanged", (EVENT,), new_id())
 
 
 def counted(messages: Sequence[HubMessage]) -> list[HubMessage]:

@@ -1,0 +1,106 @@
+"""The latest ephemeral event about each thing, kept while a connection may have missed it (docs/design.md P6, P7).
+
+Owns these events, and for each connection that has missed some the number of the last one before them. So a connection
+costs one number however many events it misses, and all of them share one table, which is bounded, and empty while none
+has missed any. A connection is sent the latest state only: what came in between does not matter.
+"""
+
+from collections.abc import Hashable, Iterable, Sequence
+from typing import NamedTuple
+from uuid import UUID
+
+from server.fanout.room import Subscriber
+
+KEPT = 20_000  # events; a connection that has missed an older one has to begin anew
+
+
+class Broadcast(NamedTuple):
+    """An event for all connections that have one of these conversations open, except those of the user `but`."""
+
+    conversation_ids: Sequence[UUID]
+    event: str
+    arguments: tuple[object, ...]
+    but: UUID | None = None
+    about: Hashable = None  # a later event about the same thing replaces it; None: it need not be repeated
+
+
+class _Kept(NamedTuple):
+    number: int
+    broadcast: Broadcast
+
+
+class RecentEvents:
+    def __init__(self, limit: int = KEPT) -> None:
+        self._limit = limit
+        self._events: dict[Hashable, _Kept] = {}  # by what they are about, the oldest first
+        self._number = 0  # of the last event
+        self._begun = 0  # of the last event before those that are being sent now
+        self._forgotten = 0  # of the newest event that was dropped for want of room
+        self._missed: dict[Subscriber, int] = {}  # the last event before those that a connection has missed
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    # -- events ---------------------------------------------------------------------------------
+
+    def begin(self, broadcasts: Iterable[Broadcast]) -> None:
+        """Keep these events, which are about to be sent. What a connection misses from now on is one of them."""
+        self._begun = self._number
+        for broadcast in broadcasts:
+            if broadcast.about is None:
+                continue
+            self._number += 1
+            self._events.pop(broadcast.about, None)
+            self._events[broadcast.about] = _Kept(self._number, broadcast)
+            if len(self._events) > self._limit:
+                self._forgotten = self._events.pop(next(iter(self._events))).number
+
+    def end(self) -> None:
+        """All of them were sent, or missed."""
+        self._begun = self._number
+        self._release()
+
+    def _release(self) -> None:
+        if not self._missed and self._begun == self._number:
+            self._events.clear()
+
+    # -- connections ----------------------------------------------------------------------------
+
+    def miss(self, connection: Subscriber) -> None:
+        """Note that a connection may miss events from now on, those that are being sent now included."""
+        self._missed.setdefault(connection, self._begun)
+
+    def has_missed(self, connection: Subscriber) -> bool:
+        return connection in self._missed
+
+    def forget(self, connection: Subscriber) -> None:
+        """The connection has ended."""
+        if self._missed.pop(connection, None) is not None:
+            self._release()
+
+    def missed(self, connection: Subscriber) -> tuple[int, list[Hashable]] | None:
+        """Return what the events are about that this connection may have missed, the oldest first, and the last number.
+
+        Return None if some of them are not kept any more. `caught_up` is called with the number after all were sent.
+        """
+        since = self._missed.get(connection, self._number)
+        if since < self._forgotten:
+            return None
+        found = []
+        for about, kept in reversed(self._events.items()):
+            if kept.number <= since:
+                break
+            found.append(about)
+        return self._number, found[::-1]
+
+    def latest(self, about: Hashable) -> Broadcast | None:
+        """Return the latest event about this."""
+        kept = self._events.get(about)
+        return None if kept is None else kept.broadcast
+
+    def caught_up(self, connection: Subscriber, number: int) -> None:
+        """Note that the connection was sent what it had missed, up to the event with this number."""
+        if number >= self._number:
+            self.forget(connection)
+        elif connection in self._missed:
+            self._missed[connection] = number
