@@ -31,15 +31,18 @@ async def door_of(site: Site, name: str) -> AsyncIterator[Door]:
 
 @ways_in
 async def test_before_the_first_request(site: Site, headers: dict[str, str]) -> None:
-    """A client that has negotiated before a drain is refused at once: its next request could not reach the connection.
-    Its token is not used up: another instance takes it. Where others forward requests, the client is let in."""
+    """A client that has negotiated before a drain and comes over a kept connection is refused at once, whether or not
+    others forward requests: it would be sent away before its handshake. The connection ends, so that the next request
+    goes elsewhere, and the token is not used up: another instance takes it."""
     async with door_of(site, "alice") as a:
         site.process.hub.draining = True
-        address, site.process.peer_address = site.process.peer_address, ""
-        refused = await a.http.get(a.url, params={"id": a.id}, headers=headers)
-        assert refused.status_code == 503 and refused.json()["code"] == "draining"
-        assert refused.headers["Connection"] == "close" and not site.process.hub.connections
-        site.process.peer_address = address
+        for address in (site.process.peer_address, ""):
+            site.process.peer_address = address
+            refused = await a.http.get(a.url, params={"id": a.id}, headers=headers)
+            assert refused.status_code == 503 and refused.json()["code"] == "draining"
+            assert refused.headers["Connection"] == "close" and int(refused.headers["Retry-After"]) >= 1
+            assert not site.process.hub.connections
+        site.process.hub.draining = False
         if headers:
             async with a.stream():
                 pass

@@ -165,9 +165,11 @@ class HttpEndpoint:
 
     async def _redeem(self, request: Request, caller: Caller) -> Redeemed:
         """The connection that begins with this request. Raises Refusal."""
-        if self._hub.draining and not self._forwarding.address:
-            # The requests that would follow do not reach this instance: its listener is closed, and what others accept
-            # they cannot hand on. The token stays good for the instance that is asked next.
+        if self._hub.draining:
+            # It came over an HTTP connection that was kept, which ends with this answer: the next one goes elsewhere,
+            # and the token stays good for it. Let in, it would be sent away soon; and if a stream's beginning and end
+            # arrive together, the official JavaScript client raises an error in an event handler, which ends a Node
+            # process. A refusal fails its start, or its attempt to reconnect, and it tries again.
             raise draining()
         if len(self._hub.connections) >= self._hub.settings.max_connections:  # a polled one may have no socket just now
             raise Refusal(503, "overloaded", "The server has reached its connection limit.", {"Retry-After": "5"})
