@@ -206,6 +206,7 @@ class Settings:
         SERVICE_URL,
         "",
         "Redis 7 or Valkey: `redis://`, `rediss://`, `unix://`, `redis+sentinel://` or `redis+cluster://`.",
+        more="Sentinels, or nodes of a Cluster, are separated by commas: name several.",
         shown_default="required",
     )
     pool_size: int = SERVICES.setting(COUNT, 8, "Connections to PostgreSQL beside those of the lanes.", minimum=1)

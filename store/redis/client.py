@@ -5,8 +5,10 @@ Owns the client and the task that keeps it; translates its errors to `Unavailabl
 
 The client is replaced, and the server looked up anew (by name, by Sentinel, by the Cluster's layout), when its server
 turns out to be the wrong one: it answers that it is a replica, is loading, has lost its primary, or wants other
-credentials; it answers nothing; or Sentinel names another. What was under way then ends with Unavailable first, and the
-client is closed after that: nothing ever waits on a client that is gone.
+credentials; it answers nothing; Sentinel names another; or a node of the Cluster is gone. What was under way then ends
+with Unavailable first, and the client is closed after that: nothing ever waits on a client that is gone.
+
+A Cluster is taken as a whole: while one of its parts has no primary there is no client, so nothing is half done.
 """
 
 import logging
@@ -21,16 +23,17 @@ from urllib.parse import urlsplit
 import coredis
 import structlog
 import trio
+from coredis.connection import TCPLocation
 from coredis.exceptions import (
     AuthenticationError,
-    AuthorizationError,
     BusyLoadingError,
     ClusterDownError,
     MovedError,
     ReadOnlyError,
+    RedisClusterError,
     RedisError,
     ResponseError,
-    UnknownCommandError,
+    UnblockedError,
 )
 from coredis.retry import NoRetryPolicy
 
@@ -38,7 +41,8 @@ from store.defects import guard
 from store.errors import RedisUnavailable, Unavailable
 from store.outage import Outage
 from store.reasons import reason
-from store.redis import sentinel
+from store.redis import cluster, sentinel
+from store.redis.urls import Address
 
 SECONDS = 1.0
 TIMEOUT = 2 * SECONDS  # for one command
@@ -51,9 +55,13 @@ CLEAN_UP = 2 * SECONDS  # for commands under way to hear that their client goes
 CHUNK = 500  # items whose commands go into one pipeline
 
 # What coredis and anyio raise when the other side is gone, is not ready, or never answered.
-FAILURES = (RedisError, OSError, trio.BrokenResourceError, trio.ClosedResourceError, TimeoutError)
+CONNECTION_FAILURES = (coredis.exceptions.ConnectionError, OSError, trio.BrokenResourceError, trio.ClosedResourceError)
+FAILURES = (RedisError, TimeoutError, *CONNECTION_FAILURES)
 # What a server says that will not serve us however often we ask: another one may.
-WRONG_SERVER = (ReadOnlyError, BusyLoadingError, MovedError, ClusterDownError, AuthenticationError)
+WRONG_SERVER = (
+    *(ReadOnlyError, BusyLoadingError, MovedError, ClusterDownError, AuthenticationError),
+    UnblockedError,  # it was the primary until now
+)
 _WRONG_SERVER_CODES = ("MASTERDOWN", "NOREPLICAS", "MISCONF")  # coredis has no classes of their own for these
 
 T = TypeVar("T")
@@ -69,7 +77,7 @@ Client = coredis.Redis[bytes] | coredis.RedisCluster[bytes]
 class Redis:
     """A client of one server, a Sentinel group or a Cluster, by the URL's scheme:
 
-    redis://, rediss://, unix:// · redis+sentinel://host:port[,host:port]/service · redis+cluster://host:port
+    redis://, rediss://, unix:// · redis+sentinel://host:port[,host:port]/service · redis+cluster://host:port[,host:port]
     """
 
     def __init__(self, url: str, *, name: str, timeout: float = TIMEOUT) -> None:
@@ -78,6 +86,7 @@ class Redis:
         self._name = name
         self._timeout = timeout
         self._client: Client | None = None
+        self._nodes: list[Address] = []  # of the Cluster, as of the last time that it was whole
         self._timeouts: deque[float] = deque(maxlen=STUCK)  # when the last commands were not answered in time
         self._under_way: set[trio.CancelScope] = set()  # of callers in `bounded`, with the client that is open
         self._idle = trio.Event()  # set when the last of them is gone
@@ -111,8 +120,11 @@ class Redis:
 
     async def _serve(self, task_status: trio.TaskStatus[None]) -> None:
         """Open a client and lend it until it has to be replaced; then raises why."""
-        async with connect(self._url, name=self._name, timeout=self._timeout) as client:
-            await _check_primary(client, self._timeout)
+        async with connect(self._url, name=self._name, timeout=self._timeout, nodes=self._nodes) as client:
+            if isinstance(client, coredis.RedisCluster):
+                self._nodes = await cluster.check(client)
+            else:
+                await _check_primary(client, self._timeout)
             async with trio.open_nursery() as nursery:
                 if self._url.startswith("redis+sentinel"):
                     nursery.start_soon(sentinel.watch, self._url, _address(client))
@@ -165,7 +177,7 @@ class Redis:
             self._count_timeout(client)
             raise RedisUnavailable(f"Redis: no answer within {self._timeout:g} s") from None
         except FAILURES as error:
-            if is_wrong_server(error):
+            if is_wrong_server(error) or (isinstance(client, coredis.RedisCluster) and _is_of_a_node(error)):
                 self._replace(client, reason(error))
             raise RedisUnavailable(f"Redis: {reason(error)}") from error
         except RuntimeError as error:
@@ -228,32 +240,34 @@ def is_wrong_server(error: BaseException) -> bool:
     return isinstance(error, ResponseError) and str(error.args[0] if error.args else "").startswith(_WRONG_SERVER_CODES)
 
 
-async def _check_primary(client: Client, timeout: float) -> None:
+def _is_of_a_node(error: BaseException) -> bool:
+    """Whether a node of the Cluster is gone, or the layout is wrong. A client that goes on asks the same node again."""
+    return isinstance(error, (RedisClusterError, *CONNECTION_FAILURES))
+
+
+async def _check_primary(client: coredis.Redis[bytes], timeout: float) -> None:
     """Raises Unavailable when a single server says that it is a replica, or nothing; what it raises else means that
     it is of no use now."""
     with trio.move_on_after(timeout):
-        if isinstance(client, coredis.RedisCluster):
-            await client.ping()
-            return
-        try:
-            role: Any = await client.role()
-        except (AuthorizationError, UnknownCommandError):
-            await client.ping()  # a proxy, or a role without the right to ask: a write will show it
-            return
-        if role.role != "master":
+        if not await cluster.is_primary(client):
             raise Unavailable("it is a replica, not the primary")
         return
     raise Unavailable(f"no answer within {timeout:g} s")
 
 
-def _address(client: Client) -> tuple[str, int]:
+def _address(client: Client) -> Address:
     where: Any = client.connection_pool.location
     return where.host, where.port
 
 
 @asynccontextmanager
-async def connect(url: str, *, name: str, timeout: float = TIMEOUT) -> AsyncIterator[Client]:
-    """A client for as long as the block runs. Commands are not retried: callers know what may be done twice."""
+async def connect(
+    url: str, *, name: str, timeout: float = TIMEOUT, nodes: Collection[Address] = ()
+) -> AsyncIterator[Client]:
+    """A client for as long as the block runs. Commands are not retried: callers know what may be done twice.
+
+    `nodes` are asked besides those that the URL of a Cluster names.
+    """
     scheme = urlsplit(url).scheme
     settings: dict[str, Any] = {
         "stream_timeout": timeout,
@@ -269,9 +283,12 @@ async def connect(url: str, *, name: str, timeout: float = TIMEOUT) -> AsyncIter
             yield primary
     elif scheme == "redis+cluster":
         del settings["client_name"]
-        plain = "redis" + url.removeprefix("redis+cluster")
-        async with coredis.RedisCluster.from_url(plain, **settings) as cluster:
-            yield cluster
+        seeds = cluster.parse(url)
+        found = await cluster.find_nodes((*seeds.nodes, *nodes), seeds.login)
+        locations = [TCPLocation(*address) for address in found]
+        settings |= {"startup_nodes": locations, "skip_full_coverage_check": True}  # `cluster.check` does it, at once
+        async with coredis.RedisCluster(**seeds.login, **settings) as whole:
+            yield whole
     else:
         async with coredis.Redis.from_url(url, **settings) as single:
             yield single

@@ -6,7 +6,6 @@ costs nothing; what most of those that answer say is taken.
 
 from collections import Counter
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 import coredis
 import trio
@@ -14,14 +13,14 @@ from coredis.exceptions import RedisError
 from msgspec import Struct
 
 from store.errors import Unavailable
+from store.redis import urls
+from store.redis.urls import Address
 
 SECONDS = 1.0
 ASK = 1 * SECONDS  # for one sentinel; all are asked at once, and a command may take two
 LOOK = 1 * SECONDS  # between looks whether the primary is another by now
 DEFAULT_PORT = 26379
 DEFAULT_SERVICE = "mymaster"
-
-Address = tuple[str, int]
 
 
 class Group(Struct, frozen=True):
@@ -34,21 +33,9 @@ class Group(Struct, frozen=True):
 
 def parse(url: str) -> Group:
     """redis+sentinel://[user:password@]host[:port][,host[:port]...][/service][?db=n]. Raises ValueError."""
-    parts = urlsplit(url)
-    addresses = []
-    for address in parts.netloc.rpartition("@")[2].split(","):
-        host, colon, port = address.rpartition(":")
-        if not colon or port.endswith("]"):
-            host, port = address, str(DEFAULT_PORT)
-        addresses.append((host.strip("[]"), int(port)))
-    login: dict[str, Any] = {"db": int(dict(parse_qsl(parts.query)).get("db", 0))}
-    credentials = parts.netloc.rpartition("@")[0]
-    username, _, password = credentials.partition(":")
-    if password:
-        login["password"] = unquote(password)
-    if username:
-        login["username"] = unquote(username)
-    return Group(tuple(addresses), parts.path.strip("/") or DEFAULT_SERVICE, login)
+    servers = urls.parse(url, DEFAULT_PORT)
+    login = {**servers.login, "db": int(servers.query.get("db", 0))}
+    return Group(servers.addresses, servers.path or DEFAULT_SERVICE, login)
 
 
 async def find_primary(group: Group) -> Address:

@@ -161,6 +161,8 @@ def _command(data: bytes) -> tuple[bytes, bytes] | None:
         b"NOAUTH Authentication required.",
         b"MOVED 1 127.0.0.1:1",
         b"MISCONF Redis is configured to save RDB snapshots",
+        b"CLUSTERDOWN The cluster is down",
+        b"UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)",
     ],
     ids=lambda error: error.split()[0].decode(),
 )

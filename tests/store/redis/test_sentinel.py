@@ -1,103 +1,27 @@
 """store.redis.sentinel and store.redis.client: who is the primary, by three real sentinels."""
 
-import os
 import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import trio
 
-from server.cli.dev import supervisor
 from store.errors import RedisUnavailable, Unavailable
 from store.redis import sentinel
 from store.redis.client import Redis
+from store.redis.urls import Address
 from tests.running import free_port
-from tests.store.valkey import binary
-from tests.waiting import block_until, wait_until
+from tests.store.redis_groups import SERVICE, SentinelGroup
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.services  # processes of their own
 WAIT = 60.0  # seconds: a failover takes a few
-SERVICE = "parley"
-
-
-class Server:
-    """One valkey-server or sentinel on a port of the loopback, under the supervisor of `parley dev`."""
-
-    def __init__(self, directory: Path, *arguments: str) -> None:
-        directory.mkdir(exist_ok=True)
-        self.port = free_port()
-        self._pid = directory / "pid"
-        common = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(directory), "--pidfile", str(self._pid)]
-        file = directory / "conf"
-        file.write_text("")
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", supervisor.__file__, "--", binary(), str(file), *common, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        block_until(lambda: self.ask("PING") == b"+PONG\r\n")
-
-    def ask(self, *words: str) -> bytes:
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=5) as client:
-                client.sendall(" ".join(words).encode() + b"\r\n")
-                return client.recv(65536)
-        except OSError:
-            return b""
-
-    def send(self, number: signal.Signals) -> None:
-        os.kill(int(self._pid.read_text()), number)
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        try:
-            self.send(signal.SIGCONT)
-        except (OSError, ValueError):
-            pass  # it is gone already
-        self._process.stdin.close()
-        self._process.wait(WAIT)
-
-
-class Installation:
-    """A primary, its replica, and three sentinels that watch them."""
-
-    def __init__(self, directory: Path) -> None:
-        plain = ["--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0"]
-        self.primary = Server(directory / "primary", *plain)
-        self.replica = Server(directory / "replica", *plain, "--replicaof", "127.0.0.1", str(self.primary.port))
-        self.sentinels = [Server(directory / f"sentinel{i}", "--sentinel") for i in range(3)]
-        for one in self.sentinels:
-            one.ask("SENTINEL", "MONITOR", SERVICE, "127.0.0.1", str(self.primary.port), "2")
-            one.ask("SENTINEL", "SET", SERVICE, "failover-timeout", "5000")
-        addresses = ",".join(f"127.0.0.1:{one.port}" for one in self.sentinels)
-        self.url = f"redis+sentinel://{addresses}/{SERVICE}"
-        block_until(lambda: all(map(self._knows_all, self.sentinels)))
-
-    def watch_closely(self) -> None:
-        """Who is silent for half a second is taken to be down. Not before: it may be the machine that is busy."""
-        for one in self.sentinels:
-            one.ask("SENTINEL", "SET", SERVICE, "down-after-milliseconds", "500")
-
-    @staticmethod
-    def _knows_all(one: Server) -> bool:
-        said = one.ask("SENTINEL", "MASTER", SERVICE)
-        words = said.split(b"\r\n")
-        facts = dict(zip(words[2::4], words[4::4], strict=False))
-        return facts.get(b"num-other-sentinels") == b"2" and facts.get(b"num-slaves") == b"1"
-
-    def close(self) -> None:
-        for one in (*self.sentinels, self.replica, self.primary):
-            one.close()
 
 
 @pytest.fixture
-def installation(tmp_path: Path) -> Iterator[Installation]:
-    made = Installation(tmp_path)
+def installation(tmp_path: Path) -> Iterator[SentinelGroup]:
+    made = SentinelGroup(tmp_path)
     yield made
     made.close()
 
@@ -130,7 +54,7 @@ async def _claims(redis: Redis, key: str) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL], ids=["hangs", "is gone"])
 async def test_the_first_sentinel_goes_with_the_primary(
-    installation: Installation, nursery: trio.Nursery, number: signal.Signals
+    installation: SentinelGroup, nursery: trio.Nursery, number: signal.Signals
 ) -> None:
     """The host with the primary and the sentinel that is named first: the others are asked, within the bound of one.
 
@@ -167,7 +91,7 @@ async def test_the_first_sentinel_goes_with_the_primary(
     assert b"after" in installation.replica.ask("KEYS", "after")
 
 
-async def _primary(group: sentinel.Group) -> sentinel.Address | None:
+async def _primary(group: sentinel.Group) -> Address | None:
     try:
         return await sentinel.find_primary(group)
     except Unavailable:
@@ -183,7 +107,7 @@ async def test_no_sentinel_answers(nursery: trio.Nursery) -> None:
         await redis.ping()
 
 
-async def test_a_switch_while_all_are_well(installation: Installation, nursery: trio.Nursery) -> None:
+async def test_a_switch_while_all_are_well(installation: SentinelGroup, nursery: trio.Nursery) -> None:
     """The sentinels name another primary (SENTINEL FAILOVER): it is gone to, though the old one would answer."""
     redis = Redis(installation.url, name="test")
     await nursery.start(redis.run)
