@@ -5,6 +5,7 @@ Enums in requests are `str | int` on the wire; handlers parse them (`WireEnum.pa
 which means the same (but for `UpdateUser`).
 """
 
+from collections.abc import Callable
 from typing import Annotated
 from uuid import UUID
 
@@ -195,7 +196,11 @@ class SentMessage(Message, frozen=True):
 
 def sent(message: Message) -> SentMessage:
     """Seqs are without gaps, so the change before is known without asking. For every send: built of what is there."""
-    return SentMessage(*msgspec.structs.astuple(message), message.changed_seq - 1)
+    return _sent_message(*msgspec.structs.astuple(message), message.changed_seq - 1)
+
+
+# mypy finds the inherited fields of a struct, or not, by the order in which it reads the modules.
+_sent_message: Callable[..., SentMessage] = SentMessage
 
 
 class Joined(Wire, frozen=True):
