@@ -58,7 +58,11 @@ def assemble_checks(stores: Stores, cluster: Cluster, hub: Hub, supervisor: Supe
             await stores.redis.ping()
         except StoreError as error:
             return str(error) or "out of reach"
-        return None if cluster.membership.established else "not registered: other instances are not reached"
+        if not cluster.membership.established:
+            return "not registered: other instances are not reached"
+        if cluster.subscriptions.outage:
+            return "keys were evicted or deleted, and written again: maxmemory-policy must be noeviction"
+        return None
 
     async def history() -> str | None:
         return cluster.rooms.history.trouble()

@@ -24,6 +24,7 @@ from store.postgres.sessions import Connector
 from store.reasons import cut, reason
 from store.redis import keys
 from store.redis.client import Redis
+from store.redis.eviction import find_evicting
 from store.redis.timelines import SharedTimelines
 
 TIMEOUT = 10.0  # seconds for each service
@@ -169,8 +170,11 @@ async def _redis(settings: Settings) -> str:
     async with trio.open_nursery() as nursery:
         await nursery.start(redis.run)
         await redis.claim(keys.claim("check", secrets.token_hex(8)), 1)  # a write: a replica refuses it
+        evicting = await find_evicting(redis)
         nursery.cancel_scope.cancel()
-    return "answers, and takes writes"
+    if evicting is not None:
+        raise StoreError(evicting)
+    return "answers, takes writes, evicts nothing"
 
 
 async def _objects(settings: Settings) -> str:

@@ -1,12 +1,13 @@
 """Keep this instance a member among the others, in one epoch after another.
 
 Owns the nursery of an epoch: the lease, the registration, the inbox reader, the publisher, the reaper. An epoch
-begins with a new instance id, and ends at the first sign that the connection to Redis or the lease is lost. In the
-next one everything is registered anew, and after that the heads of all rooms are compared with PostgreSQL, so that
+begins with an instance id of its own, and ends at the first sign that the connection to Redis or the lease is lost. In
+the next one everything is registered anew, and after that the heads of all rooms are compared with PostgreSQL, so that
 changes missed in between are repaired (docs/design.md 6 and 7). Between epochs, conversations continue locally, and
 PostgreSQL is polled for what other instances have written.
 """
 
+import math
 import random
 import secrets
 import time
@@ -26,7 +27,7 @@ from store.histogram import Histogram
 from store.outage import Outage
 from store.reasons import reason
 from store.redis.inbox_entries import unpack
-from store.redis.instances import READ_COUNT, Delivery, Instances
+from store.redis.instances import READ_COUNT, Delivery, Instances, make_id
 
 LEASE = 10.0  # seconds: if this process is killed, its users are offline within 15 s (P7)
 RENEWAL = 3.0  # seconds between renewals
@@ -62,7 +63,10 @@ class Membership:
         self._publisher = publisher
         self._reaper = reaper
         self._change_publisher = change_publisher
-        self._name = name
+        self._process = f"{name}~{secrets.token_hex(4)}"
+        self._number = 0  # of epochs under an id of their own
+        self._instance = ""  # the last of these ids
+        self._usable_until = -math.inf  # when another instance may begin to reap it
         self._recovery = recovery
         self.epochs = 0
         self.outage = Outage("parley.membership", "recovery_postponed", advice="it is retried automatically")
@@ -115,15 +119,17 @@ class Membership:
         PostgreSQL, which finds the changes committed before. Each epoch has a new id, so that an instance that reaps
         the old one does not affect the new one.
         """
-        instance = f"{self._name}~{secrets.token_hex(4)}"
-        await self._instances.enlist(instance, LEASE)
+        instance = await self._enlist()
+        is_established = False
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._keep_lease, instance)
                 await self._subscriptions.begin(instance)
+                is_established = True
+                self._usable_until = -math.inf
                 self.epochs += 1
                 self._doubt(self._heard_at)
-                nursery.start_soon(self._subscriptions.run)
+                nursery.start_soon(self._subscriptions.run, self._doubt)
                 nursery.start_soon(self._publisher.run)
                 nursery.start_soon(self._read, instance)
                 nursery.start_soon(self._reaper.run)
@@ -131,7 +137,26 @@ class Membership:
                 log.info("membership_established", instance=instance, **self._subscriptions.statistics())
                 attempt.set()
         finally:
-            self._subscriptions.end()
+            registered = self._subscriptions.end()
+            if is_established:
+                self._reaper.abandon(instance, *registered)
+
+    async def _enlist(self) -> str:
+        """Return the id of the epoch that begins.
+
+        One that did not come to be established is tried again under its id, for as long as its lease cannot have run
+        out and it cannot have been reaped: or else every attempt would leave a name, and all that it has registered.
+        """
+        now = trio.current_time()
+        if now >= self._usable_until:
+            if self._instance:
+                self._reaper.abandon(self._instance)
+            self._number += 1
+            self._instance = make_id(self._process, self._number)
+            self._usable_until = now + LEASE / 2
+        await self._instances.enlist(self._instance, LEASE)
+        self._usable_until = now + LEASE / 2
+        return self._instance
 
     async def leave(self, grace: float) -> None:
         """Leave at shutdown: users here count as online for `grace` seconds more, to reconnect to another instance."""
@@ -143,10 +168,16 @@ class Membership:
                 pass  # the lease runs out
 
     async def _keep_lease(self, instance: str) -> None:
+        renewed_at = trio.current_time()
         while True:
             await trio.sleep(RENEWAL)
+            now = trio.current_time()
             if not await self._instances.renew(instance, LEASE):
-                raise LeaseLost("the lease ran out: this process was paused, or Redis has lost its data")
+                self._heard_at = min(self._heard_at, renewed_at)  # an inbox that is gone has nothing to read
+                raise LeaseLost("the lease ran out: this process was paused, or Redis has lost or evicted its data")
+            renewed_at = now
+            if self._usable_until > -math.inf:  # it is not established yet
+                self._usable_until = now + LEASE / 2
 
     async def _keep_up(self) -> None:
         """Compare everything with PostgreSQL once, retrying until it succeeds, and then the heads periodically.

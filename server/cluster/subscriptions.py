@@ -9,6 +9,9 @@ Users who came or went without membership are announced when the other instances
 
 What is not wanted any more stays registered for a while (`LINGER`, and a user's grace period), because clients often
 come back.
+
+What is registered is written again from time to time, a few at a time, so that it lasts. If something of it was
+missing, Redis has evicted or lost keys: then all of it is written again.
 """
 
 import math
@@ -18,10 +21,14 @@ from uuid import UUID
 
 import trio
 
-from store.redis.instances import Instances
+from store.outage import Outage
+from store.redis.instances import LIFE, Instances
 
 SETTLING = 3.0  # seconds after the begin of an epoch until users who came or went before it are announced
 LINGER = 5.0  # seconds a conversation stays registered after its room has closed
+REFRESH = 3.0  # seconds between refreshes
+REFRESHED = 200  # registrations in one refresh, or as many as it takes to see each four times in its life
+LOST_FOR = 60.0  # seconds for which a loss is reported in health
 
 
 class Watcher(Protocol):
@@ -64,6 +71,19 @@ class Subscriptions:
         self._batch = _Batch()  # gathers while the one before is being written
         self._unconfirmed: dict[UUID, _Batch] = {}
         self._wake = trio.Event()
+        self._tried_rooms: set[UUID] = set()  # of an epoch that did not begin, under the id `_tried`
+        self._tried_users: set[UUID] = set()
+        self._tried = ""
+        self._refresh_at = math.inf
+        self._round: list[UUID] = []  # what remains to be refreshed in this round
+        self._round_size = 0
+        self._round_began = self._round_before = 0.0  # what was found missing since then cannot have gone earlier
+        self._lost_at = 0.0
+        self.outage = Outage(
+            "parley.membership",
+            "registrations_lost",
+            advice="Redis has evicted or lost keys; they are written again. Set maxmemory-policy to noeviction",
+        )
 
     # -- wanting --------------------------------------------------------------------------------
 
@@ -122,12 +142,28 @@ class Subscriptions:
     async def begin(self, instance: str) -> None:
         """Begin an epoch: register everything wanted under the id `instance`. Raise Unavailable."""
         self.instance = instance  # what is wanted from here on waits for `run`
-        self._arrived(await self._instances.register(instance, list(self._rooms), list(self._users)))
-        self._settled_at = trio.current_time() + SETTLING
+        rooms, users = list(self._rooms), list(self._users)
+        if instance != self._tried:
+            self._tried, self._tried_rooms, self._tried_users = instance, set(), set()
+        stale_rooms, stale_users = self._tried_rooms.difference(rooms), self._tried_users.difference(users)
+        self._tried_rooms.update(rooms)
+        self._tried_users.update(users)
+        self._arrived(await self._instances.register(instance, rooms, users))
+        if stale_rooms or stale_users:  # an earlier attempt under this id may have written them
+            stale_rooms -= self._rooms
+            stale_users -= self._users
+            await self._unregister_now(list(stale_rooms), list(stale_users))
+        self._tried, self._tried_rooms, self._tried_users = "", set(), set()
+        now = trio.current_time()
+        self._settled_at = now + SETTLING
+        self._refresh_at = now + REFRESH
+        self._round, self._round_began, self._round_before = [], now, now
 
-    def end(self) -> None:
-        """End the epoch: release all tasks that wait for a registration."""
+    def end(self) -> tuple[list[UUID], list[UUID]]:
+        """End the epoch: release all tasks that wait for a registration. Return what may be registered."""
+        registered = list(self._rooms), list(self._users)
         self.instance = ""
+        self._refresh_at = math.inf
         self._rooms.difference_update(self._leaving_rooms)
         self._users.difference_update(self._leaving_users)
         self._unannounced.update(self._leaving_users)
@@ -138,14 +174,19 @@ class Subscriptions:
             batch.done.set()
         self._unconfirmed.clear()
         self._batch = _Batch()
+        return registered
 
-    async def run(self) -> None:
-        """Write registrations as they are requested, until the membership ends. Raise Unavailable."""
+    async def run(self, on_loss: Callable[[float], None] = lambda since: None) -> None:
+        """Write registrations as they are requested, until the membership ends. Raise Unavailable.
+
+        `on_loss` is called when some were missing, and are written again, with a time at which they were there.
+        """
         while True:
             due = min(
                 next(iter(self._leaving_rooms.values()), float("inf")),
                 next(iter(self._leaving_users.values()), float("inf")),
                 self._settled_at,
+                self._refresh_at,
             )
             with trio.move_on_at(due):
                 await self._wake.wait()
@@ -154,6 +195,9 @@ class Subscriptions:
             await self._unregister()
             if trio.current_time() >= self._settled_at:
                 self._announce()
+            if trio.current_time() >= self._refresh_at:
+                await self._refresh(on_loss)
+                self._refresh_at = trio.current_time() + REFRESH
 
     async def _register(self) -> None:
         batch, self._batch = self._batch, _Batch()
@@ -172,10 +216,32 @@ class Subscriptions:
         if rooms or users:
             self._rooms.difference_update(rooms)  # wanted from here on, they are registered again after this
             self._users.difference_update(users)
-            counts = await self._instances.unregister(self.instance, rooms, users)
-            watcher = self._watcher()
-            if watcher is not None:
-                watcher.left([user_id for user_id, count in counts.items() if count == 0])
+            await self._unregister_now(rooms, users)
+
+    async def _unregister_now(self, rooms: Collection[UUID], users: Collection[UUID]) -> None:
+        counts = await self._instances.unregister(self.instance, rooms, users)
+        watcher = self._watcher()
+        if watcher is not None:
+            watcher.left([user_id for user_id, count in counts.items() if count == 0])
+
+    async def _refresh(self, on_loss: Callable[[float], None]) -> None:
+        """Let the next few registrations last. If one of them was missing, write all again. Raise Unavailable."""
+        now = trio.current_time()
+        if not self._round:
+            self._round = [*self._rooms, *self._users]
+            self._round_size = max(REFRESHED, int(len(self._round) * 4 * REFRESH / LIFE))
+            self._round_before, self._round_began = self._round_began, now
+        chosen = {self._round.pop() for _ in range(min(self._round_size, len(self._round)))} - self._unconfirmed.keys()
+        if await self._instances.refresh(self.instance, list(chosen & self._rooms), list(chosen & self._users)):
+            if self.outage and now > self._lost_at + LOST_FOR:
+                self.outage.over()
+            return
+        self._lost_at = now
+        since = self._round_before
+        self.outage.failed("registrations are missing in Redis", rooms=len(self._rooms), users=len(self._users))
+        self._arrived(await self._instances.register(self.instance, list(self._rooms), list(self._users)))
+        self._round_before = self._round_began = now
+        on_loss(since)
 
     def _announce(self) -> None:
         """Announce users who came or went without membership: nothing else does, if Redis has lost its data."""

@@ -7,9 +7,13 @@ Unavailable.
 
 An instance also keeps two lists of its own, of the conversations and users it has registered, so that the instance
 that reaps it (`reap_users`, `reap_rooms`) knows which keys have its name.
+
+Nothing stays for ever that is not renewed: an inbox ends a minute after its instance, registrations after a day
+(`refresh`), and the lists that lead to them an hour later.
 """
 
 import math
+import re
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, NamedTuple
@@ -24,9 +28,24 @@ INBOX_LENGTH = 10_000  # entries kept for an instance that does not read; the re
 READ_COUNT = 200  # entries read at once
 MEMBERS = 500  # members of a set in one command
 REAPING = 10.0  # seconds for which one instance has the task of reaping another
+INBOX_LIFE = 60.0  # seconds without a renewal: much longer than a lease
+LIFE = 86_400.0  # seconds without a refresh, of registrations
+LISTS_LIFE = LIFE + 3600  # seconds; the lists say where registrations are, so they stay longer
 _FIELD = b"e"
+_EPOCH = re.compile(r"(.*~[0-9a-f]{8})\.\d+")
 
 Command = Callable[[Any], Awaitable[Any]]  # queues itself on a pipeline
+
+
+def make_id(process: str, epoch: int) -> str:
+    """The id of an instance: of one epoch of a process, `process` being NAME~NONCE with eight hexadecimal digits."""
+    return f"{process}.{epoch}"
+
+
+def process_of(instance: str) -> str:
+    """What all epochs of one process have in common. Of an id made otherwise, by older code: all of it."""
+    found = _EPOCH.fullmatch(instance)
+    return found[1] if found else instance
 
 
 class Delivery(NamedTuple):
@@ -55,36 +74,46 @@ class Instances:
     # -- being alive ----------------------------------------------------------------------------
 
     async def enlist(self, instance: str, ttl: float) -> None:
-        """Be an instance from now on: a lease for `ttl` seconds and an empty inbox."""
+        """Be an instance from now on: a lease for `ttl` seconds and an inbox. May be repeated.
+
+        What ends by itself comes first: an attempt that fails leaves no name.
+        """
         await self._redis.together(
             lambda pipe: [
-                pipe.zadd(keys.INSTANCES, {instance: time.time()}),
                 pipe.set(keys.lease(instance), b"1", px=int(ttl * 1000)),
                 pipe.xadd(keys.inbox(instance), {_FIELD: b""}),
+                pipe.pexpire(keys.inbox(instance), int(INBOX_LIFE * 1000)),
             ]
         )
+        await self._redis.together(lambda pipe: [pipe.zadd(keys.INSTANCES, {instance: time.time()})])
 
     async def renew(self, instance: str, ttl: float) -> bool:
         """Renew the lease for `ttl` seconds. Return False if it has run out, so that the instance may have been reaped,
-        or if the instance is not listed any more."""
-        held, listed = await self._redis.together(
+        or if the instance is not listed any more, or has no inbox."""
+        held, listed, has_inbox = await self._redis.together(
             lambda pipe: [
                 pipe.set(keys.lease(instance), b"1", px=int(ttl * 1000), condition=PureToken.XX),
                 pipe.zadd(keys.INSTANCES, {instance: time.time()}, condition=PureToken.XX, change=True),
+                pipe.pexpire(keys.inbox(instance), int(INBOX_LIFE * 1000)),
             ]
         )
-        return bool(held and listed)
+        return bool(held and listed and has_inbox)
 
     async def leave(self, instance: str, ttl: float) -> None:
         """The lease ends in `ttl` seconds; until then the instance's users count as online."""
         await self._redis.together(lambda pipe: [pipe.pexpire(keys.lease(instance), max(1, int(ttl * 1000)))])
 
-    async def list_dead(self) -> list[str]:
-        """Return the instances whose lease has run out and that are not reaped yet."""
+    async def list_alive_and_dead(self) -> tuple[list[str], list[str]]:
+        """Return the instances that have a lease, and those whose lease has run out and that are not reaped yet."""
         [names] = await self._redis.together(lambda pipe: [pipe.zrange(keys.INSTANCES, 0, -1)])
         instances = [name.decode() for name in names]
-        alive = await self._redis.for_each(instances, lambda pipe, name: pipe.exists([keys.lease(name)]))
-        return [name for name, lease in zip(instances, alive, strict=True) if not lease]
+        leases = await self._redis.for_each(instances, lambda pipe, name: pipe.exists([keys.lease(name)]))
+        each = list(zip(instances, leases, strict=True))
+        return [name for name, lease in each if lease], [name for name, lease in each if not lease]
+
+    async def list_dead(self) -> list[str]:
+        """Return the instances whose lease has run out and that are not reaped yet."""
+        return (await self.list_alive_and_dead())[1]
 
     async def list_all(self) -> list[Known]:
         """Return every instance that is listed, including dead ones that are not reaped yet."""
@@ -112,9 +141,27 @@ class Instances:
         The instance's own lists are written first: the instance that reaps it finds all other keys through them.
         """
         rooms, users = keys.rooms(instance), keys.users(instance)
-        own = [_adding(key, run) for key, ids in ((rooms, conversation_ids), (users, user_ids)) for run in _runs(ids)]
+        each = ((rooms, conversation_ids), (users, user_ids))
+        own = [_adding(key, run) for key, ids in each for run in _runs(ids)]
+        own += [_lasting(key, LISTS_LIFE) for key, ids in each if ids]
         await self._redis.for_each(own, _issue)
         return await self._stand(_adding, instance, conversation_ids, user_ids)
+
+    async def refresh(self, instance: str, conversation_ids: Collection[UUID], user_ids: Collection[UUID]) -> bool:
+        """Let these registrations last, and both lists. Return False if some of them were missing; they are there now.
+
+        The lists, too, are then only as complete as what was given.
+        """
+        rooms, users = keys.rooms(instance), keys.users(instance)
+        adding = [
+            _adding(key, run) for key, ids in ((rooms, conversation_ids), (users, user_ids)) for run in _runs(ids)
+        ]
+        lasting = [_lasting(rooms, LISTS_LIFE), _lasting(users, LISTS_LIFE)]
+        for key in (*map(keys.interest, conversation_ids), *map(keys.sessions, user_ids)):
+            adding.append(_adding(key, [instance]))
+            lasting.append(_lasting(key, LIFE))
+        answers = await self._redis.for_each([*adding, *lasting], _issue)
+        return not any(answers[: len(adding)])
 
     async def unregister(
         self, instance: str, conversation_ids: Collection[UUID], user_ids: Collection[UUID]
@@ -290,6 +337,7 @@ class Instances:
                 pipe.unlink([keys.inbox(dead)]),
                 pipe.unlink([keys.users(dead)]),
                 pipe.unlink([keys.rooms(dead)]),
+                pipe.unlink([keys.lease(dead)]),  # of a former epoch it may hold
                 pipe.zrem(keys.INSTANCES, [dead]),
             ]
         )
@@ -305,6 +353,10 @@ def _issue(pipe: Any, command: Command) -> Awaitable[Any]:
 
 def _adding(key: str, members: list[Any]) -> Command:
     return lambda pipe: pipe.sadd(key, members)
+
+
+def _lasting(key: str, seconds: float) -> Command:
+    return lambda pipe: pipe.pexpire(key, int(seconds * 1000))
 
 
 def _removing(key: str, members: list[Any]) -> Command:

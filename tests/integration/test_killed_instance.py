@@ -3,11 +3,15 @@
 A module of its own: instances that others still use would find the dead one in the same Valkey, and clean up after it.
 """
 
+from functools import partial
+
 import trio
 
+from store.redis.client import Redis
 from tests.event_recorder import WAIT, EventRecorder
 from tests.integration.test_instances import people, until
-from tests.running import running
+from tests.running import Running, running
+from tests.waiting import wait_until
 
 LEASE = 10.0  # seconds (server.cluster.membership)
 
@@ -30,3 +34,50 @@ async def test_a_killed_instance(database: str, redis_url: str) -> None:
                 assert LEASE / 2 < trio.current_time() - start < 15 + WAIT
                 updates = [update for update in recorder.of("UserStatusChanged") if update["userId"] == carol.id]
                 assert {update["status"] for update in updates} == {"Online"}
+
+
+REGISTRATIONS = "rooms", "users", "interest", "sessions"
+
+
+async def test_keys_that_are_gone(database: str, redis_url: str, nursery: trio.Nursery) -> None:
+    """All that instances keep in Redis is evicted or deleted while they live: it is written again, and health says what
+    was wrong. What is sent reaches the other one, and users of an instance that is killed then go offline."""
+    redis = Redis(redis_url, name="test")
+    await nursery.start(redis.run)
+
+    async def delete(*kinds: str) -> None:
+        async with redis.bounded() as client:
+            found = [key for kind in kinds for key in await client.keys(f"parley:{kind}:*")]
+            assert len(found) >= len(kinds)
+            await client.delete(found)
+
+    async with (
+        running(database, redis_url, log_level="info") as one,
+        running(database, redis_url, log_level="info") as two,
+    ):
+        alice, bob = await people(one, "alice", "bob")
+        group = await one.group(alice, bob)
+        at_alice, at_bob = EventRecorder(), EventRecorder()
+        async with one.connect(alice, at_alice) as a, two.connect(bob, at_bob):
+            await until(at_alice, "UserStatusChanged", userId=bob.id, status="Online")
+            await delete(*REGISTRATIONS)
+            for server in (one, two):
+                await wait_until(partial(server.events, "registrations_lost"))
+            async with one.http() as http:
+                assert (await http.get("/health")).json()["checks"]["redis"] == "failing"
+            await a.invoke("SendMessage", {"conversationId": group, "content": "one"})
+            await until(at_bob, "ReceiveMessage", content="one")
+            await delete("inbox")
+            for server in (one, two):
+                await wait_until(partial(_has_registered_again, server))
+            await a.invoke("SendMessage", {"conversationId": group, "content": "two"})
+            await until(at_bob, "ReceiveMessage", content="two")
+            two.kill()
+            await until(at_alice, "UserStatusChanged", userId=bob.id, status="Offline")
+            statuses = [update["status"] for update in at_alice.of("UserStatusChanged") if update["userId"] == bob.id]
+            assert statuses.count("Offline") == 1
+        nursery.cancel_scope.cancel()
+
+
+def _has_registered_again(server: Running) -> bool:
+    return len(server.events("membership_established")) == 2

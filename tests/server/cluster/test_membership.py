@@ -29,12 +29,15 @@ class World:
         self.received: list[int] = []
         self.doubted: list[UUID] = []
         self.away = self.is_lost = self.is_overrun = False
+        self.refuses = False  # to register
+        self.is_complete = True  # what is registered
         self.away_for = 0.0
         self.defect: Exception | None = None
         self.trouble: Exception | None = None  # of the comparison with PostgreSQL
         self.subscriptions = Subscriptions(cast(Instances, self))
         part = cast(Any, self)
-        self.membership = Membership(part, self.subscriptions, Part(), Part(), part, name="me", recovery=part)  # type: ignore[arg-type]
+        self.reaper = Part()
+        self.membership = Membership(part, self.subscriptions, Part(), self.reaper, part, name="me", recovery=part)  # type: ignore[arg-type]
 
     def _pass(self) -> None:
         if self.away:
@@ -50,6 +53,8 @@ class World:
     async def register(self, instance: str, rooms: Collection[UUID], users: Collection[UUID]) -> dict[UUID, int]:
         await trio.sleep(0.01)  # under a mock clock
         self._pass()
+        if self.refuses:
+            raise Unavailable("no answer")
         self.registered[instance].update(rooms, users)
         self.log.append("register")
         return dict.fromkeys(users, 1)
@@ -58,6 +63,11 @@ class World:
         await trio.lowlevel.checkpoint()
         self._pass()
         return not self.is_lost
+
+    async def refresh(self, instance: str, rooms: Collection[UUID], users: Collection[UUID]) -> bool:
+        await trio.lowlevel.checkpoint()
+        is_complete, self.is_complete = self.is_complete, True
+        return is_complete
 
     async def read(self, instance: str, after: bytes, block: float) -> list[Delivery]:
         self.asked_after.append(after)
@@ -104,6 +114,12 @@ class World:
 
 class Part:
     """The publisher, or the reaper: runs until the epoch ends."""
+
+    def __init__(self) -> None:
+        self.abandoned: list[str] = []
+
+    def abandon(self, instance: str, rooms: Collection[UUID] = (), users: Collection[UUID] = ()) -> None:
+        self.abandoned.append(instance)
 
     async def run(self) -> None:
         await trio.sleep_forever()
@@ -222,4 +238,50 @@ async def test_the_inbox(world: World, nursery: trio.Nursery, autojump_clock: Mo
     world.send(*range(5, 210))
     await trio.sleep(0.5)
     assert "trim" in world.log and world.received[-1] == 209
+    nursery.cancel_scope.cancel()
+
+
+async def test_attempts_that_fail(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """Attempts that fail while the instance is registered leave one name, not one each. The next epoch has a new one,
+    and that of before is cleared up."""
+    world.refuses = True
+    await start(world, nursery)
+    await trio.sleep(60)
+    [first] = world.registered
+    assert sum(line.startswith("enlist") for line in world.log) > 20
+    world.refuses = False
+    await trio.sleep(5)
+    assert world.membership.established and world.subscriptions.instance == first and not world.reaper.abandoned
+    world.is_lost = True
+    await trio.sleep(RENEWAL)
+    world.is_lost = False
+    await trio.sleep(5)
+    assert world.reaper.abandoned[0] == first != world.subscriptions.instance
+    nursery.cancel_scope.cancel()
+
+
+async def test_attempts_that_do_not_get_so_far(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """An id whose lease may have run out meanwhile is not used again."""
+    await start(world, nursery)
+    world.away = True
+    await trio.sleep(60)
+    world.away = False
+    await trio.sleep(5)
+    assert len(world.reaper.abandoned) < 20 and world.subscriptions.instance not in world.reaper.abandoned
+    nursery.cancel_scope.cancel()
+
+
+async def test_registrations_are_missing(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """If keys were deleted in Redis all is registered anew, in the same epoch, and then compared with PostgreSQL."""
+    room = new_id()
+    await start(world, nursery)
+    await world.subscriptions.want_rooms([room])
+    await trio.sleep(1)
+    [name] = world.registered
+    world.registered[name].clear()
+    world.log.clear()
+    world.is_complete = False
+    await trio.sleep(10)
+    assert world.registered == {name: {room}} and world.log[:2] == ["register", "check all"]
+    assert world.membership.epochs == 1
     nursery.cancel_scope.cancel()

@@ -1,10 +1,13 @@
 """server.cluster.reaper: a dead instance is removed completely, and users who were only there have left (P7)."""
 
 from collections.abc import Collection
+from typing import cast
 from uuid import UUID
 
 import pytest
 import trio
+from structlog.testing import capture_logs
+from trio.testing import MockClock
 
 from server.cluster import reaper
 from server.cluster.reaper import Reaper
@@ -12,7 +15,7 @@ from store.errors import Unavailable
 from store.ids import new_id
 from store.redis import keys
 from store.redis.client import Redis
-from store.redis.instances import MEMBERS, Instances
+from store.redis.instances import MEMBERS, Instances, make_id
 from tests.waiting import wait_until
 
 
@@ -32,6 +35,7 @@ class Watcher:
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reaper, "PERIOD", 0.01)
+    monkeypatch.setattr(reaper, "PATIENCE", 0.01)
 
 
 async def traces(redis: Redis, name: str) -> set[str]:
@@ -132,4 +136,72 @@ async def test_the_living_are_left_alone(instances: Instances, nursery: trio.Nur
     await until_reaped(instances, "empty~1")
     assert watcher.gone == [] and [known.instance for known in await instances.list_all()] == ["alive~1"]
     assert (await instances.list_interested(rooms, users))[1] == {users[0]: ["alive~1"]}
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_former_epoch_of_its_own(redis: Redis, instances: Instances, nursery: trio.Nursery) -> None:
+    """A process clears up its former epochs itself, with nothing in the log, though their lists are lost and their
+    leases hold. Users who have left meanwhile go offline, those who are registered anew do not."""
+    users, rooms = [new_id() for _ in range(MEMBERS + 3)], [new_id() for _ in range(3)]
+    former, now = make_id("me~00000000", 1), make_id("me~00000000", 2)
+    for name, who in ((former, users), (now, users[1:])):
+        await instances.enlist(name, 60)
+        await instances.register(name, rooms, who)
+    async with redis.bounded() as client:
+        await client.delete([keys.users(former)])
+    watcher = Watcher()
+    reaper = Reaper(instances, watcher)
+    reaper.abandon(former, rooms, users)
+    with capture_logs() as lines:
+        nursery.start_soon(reaper.run)
+        await until_reaped(instances, former)
+    assert watcher.gone == users[:1] and lines == []
+    assert await traces(redis, former) - {keys.reaping(former)} == set()
+    assert (await instances.list_interested(rooms, ()))[0] == {room: [now] for room in rooms}
+    nursery.cancel_scope.cancel()
+
+
+async def test_many_dead_epochs(instances: Instances, nursery: trio.Nursery) -> None:
+    """A process that leaves many epochs behind is one line in the log."""
+    for number in range(100):
+        await instances.enlist(make_id("dead~00000000", number), 0.001)
+    with capture_logs() as lines:
+        nursery.start_soon(Reaper(instances, Watcher()).run)
+        for number in range(100):
+            await until_reaped(instances, make_id("dead~00000000", number))
+    [line] = lines
+    assert line["event"] == "instance_dead" and line["epochs"] == 100
+    nursery.cancel_scope.cancel()
+
+
+class _Several:
+    """Instances, as a reaper sees them. Records which it claims."""
+
+    def __init__(self, alive: list[str], dead: list[str]) -> None:
+        self.alive, self.dead = alive, dead
+        self.claimed: dict[str, float] = {}
+
+    async def list_alive_and_dead(self) -> tuple[list[str], list[str]]:
+        await trio.lowlevel.checkpoint()
+        return self.alive, self.dead
+
+    async def claim_reaping(self, dead: str) -> bool:
+        await trio.lowlevel.checkpoint()
+        self.claimed.setdefault(dead, trio.current_time())
+        return False
+
+
+async def test_patience(monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """When Redis comes back all leases have run out: nothing is reaped before the others had time to register anew.
+    A former epoch of a process that lives is left to it, for a while; a process that is dead is not waited for."""
+    monkeypatch.undo()
+    former, dead, old = make_id("a~00000000", 1), make_id("b~00000000", 1), "c~00000000"
+    several = _Several([make_id("a~00000000", 2), "d~00000000"], [former, dead, old])
+    nursery.start_soon(Reaper(cast(Instances, several), Watcher()).run)
+    await trio.sleep(reaper.PATIENCE - 0.1)
+    assert several.claimed == {}
+    await trio.sleep(2 * reaper.PERIOD)
+    assert set(several.claimed) == {dead, old}
+    await trio.sleep(reaper.OWN_AFFAIR)
+    assert set(several.claimed) == {former, dead, old}
     nursery.cancel_scope.cancel()

@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from server.cluster.subscriptions import LINGER, SETTLING, Subscriptions
+from server.cluster.subscriptions import LINGER, LOST_FOR, REFRESH, REFRESHED, SETTLING, Subscriptions
 from store.errors import Unavailable
 from store.ids import new_id
 from store.redis.instances import Instances
@@ -25,12 +25,16 @@ class Redis:
         self.elsewhere: set[UUID] = set()  # users who are on another instance as well
         self.gate: trio.Event | None = None
         self.away = False
+        self.fails_after_writing = False
         self.calls = 0
+        self.refreshed: list[UUID] = []
 
     async def register(self, instance: str, rooms: Collection[UUID], users: Collection[UUID]) -> dict[UUID, int]:
         await self._pass()
         self.rooms.update(rooms)
         self.users.update(users)
+        if self.fails_after_writing:
+            raise Unavailable("no answer")
         return {user: 1 + (user in self.elsewhere) for user in users}
 
     async def unregister(self, instance: str, rooms: Collection[UUID], users: Collection[UUID]) -> dict[UUID, int]:
@@ -38,6 +42,11 @@ class Redis:
         self.rooms.difference_update(rooms)
         self.users.difference_update(users)
         return {user: int(user in self.elsewhere) for user in users}
+
+    async def refresh(self, instance: str, rooms: Collection[UUID], users: Collection[UUID]) -> bool:
+        await trio.lowlevel.checkpoint()
+        self.refreshed += [*rooms, *users]
+        return self.rooms >= set(rooms) and self.users >= set(users)
 
     async def _pass(self) -> None:
         self.calls += 1
@@ -208,3 +217,58 @@ async def test_those_who_came_or_went_without_membership(nursery: trio.Nursery, 
     world.watcher.seen.clear()
     await trio.sleep(10 * SETTLING)
     assert world.watcher.seen == []
+
+
+async def test_all_is_refreshed(world: World, autojump_clock: MockClock) -> None:
+    """Everything that is registered is written again, a few at a time and in turn, and nothing else."""
+    rooms = [new_id() for _ in range(2 * REFRESHED + 3)]
+    user = new_id()
+    await world.subscriptions.want_rooms(rooms)
+    await world.subscriptions.want_user(user)
+    world.subscriptions.drop_room(rooms[0])
+    await trio.sleep(LINGER + 4 * REFRESH)
+    world.redis.refreshed.clear()
+    await trio.sleep(REFRESH)
+    assert 0 < len(world.redis.refreshed) <= REFRESHED
+    await trio.sleep(4 * REFRESH)
+    assert set(world.redis.refreshed) == {*rooms[1:], user}
+    assert world.redis.rooms == set(rooms[1:])
+
+
+async def test_missing(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """One registration that is missing has all written again, in time, and is reported for a while. What may have been
+    missed since is compared from a time at which it was there."""
+    world = World()
+    rooms, user = [new_id() for _ in range(3 * REFRESHED)], new_id()
+    losses: list[float] = []
+    await world.subscriptions.begin("me~1")
+    nursery.start_soon(world.subscriptions.run, losses.append)
+    await world.subscriptions.want_rooms(rooms)
+    await world.subscriptions.want_user(user)
+    await trio.sleep(30)
+    lost_at = trio.current_time()
+    world.redis.rooms -= set(rooms[:5])
+    world.redis.users.clear()
+    await trio.sleep(8 * REFRESH)
+    assert world.redis.rooms == set(rooms) and world.redis.users == {user}
+    [since] = losses
+    assert since <= lost_at and world.subscriptions.outage
+    await trio.sleep(LOST_FOR + REFRESH)
+    assert not world.subscriptions.outage
+
+
+async def test_what_an_attempt_has_left(autojump_clock: MockClock) -> None:
+    """What an attempt may have written that failed, and is not wanted any more, is removed under the same id."""
+    world = World()
+    room, user = new_id(), new_id()
+    await world.subscriptions.want_rooms([room])
+    await world.subscriptions.want_user(user)
+    world.redis.fails_after_writing = True
+    with pytest.raises(Unavailable):
+        await world.subscriptions.begin("me~1")
+    world.subscriptions.end()
+    world.subscriptions.drop_user(user)
+    world.redis.fails_after_writing = False
+    await world.subscriptions.begin("me~1")
+    assert world.redis.rooms == {room} and world.redis.users == set()
+    assert ("left", user) in world.watcher.seen

@@ -6,7 +6,7 @@ import trio
 from store.ids import new_id
 from store.redis import keys
 from store.redis.client import Redis
-from store.redis.instances import MEMBERS, Instances
+from store.redis.instances import INBOX_LIFE, LIFE, LISTS_LIFE, MEMBERS, Instances, make_id, process_of
 from tests.store.world import WAIT
 from tests.waiting import wait_until
 
@@ -120,3 +120,49 @@ async def test_reaping(instances: Instances, redis: Redis) -> None:
     async with redis.bounded() as client:
         left = {key.decode() for key in await client.keys("parley:*")}
     assert not {key for key in left if "dead" in key} - {keys.reaping("dead")}
+
+
+async def test_lifetimes(instances: Instances, redis: Redis) -> None:
+    """Nothing of an instance stays for ever: not its inbox, not its lists, and not what was refreshed. The lists, which
+    lead to the rest, stay longest."""
+    room, user = new_id(), new_id()
+    await instances.enlist("a", 60)
+    await instances.register("a", [room], [user])
+    assert await instances.refresh("a", [room], [user])
+    names = keys.inbox("a"), keys.rooms("a"), keys.users("a"), keys.interest(room), keys.sessions(user)
+    left = await redis.for_each(names, lambda pipe, key: pipe.pttl(key))
+    for milliseconds, life in zip(left, (INBOX_LIFE, LISTS_LIFE, LISTS_LIFE, LIFE, LIFE), strict=True):
+        assert 0 < milliseconds <= life * 1000
+    assert min(left[1:3]) > max(left[3:])
+
+
+@pytest.mark.parametrize("key", ["rooms", "users", "interest", "sessions"])
+async def test_a_key_is_gone(instances: Instances, redis: Redis, key: str) -> None:
+    """Each key that is evicted or deleted is noticed when it is refreshed, and written again."""
+    room, user = new_id(), new_id()
+    await instances.enlist("a", 60)
+    await instances.register("a", [room], [user])
+    assert await instances.refresh("a", [room], [user])
+    argument: object = {"rooms": "a", "users": "a", "interest": room, "sessions": user}[key]
+    async with redis.bounded() as client:
+        assert await client.delete([getattr(keys, key)(argument)]) == 1
+    assert not await instances.refresh("a", [room], [user])
+    assert await instances.refresh("a", [room], [user])
+    assert await instances.list_interested([room], [user]) == ({room: ["a"]}, {user: ["a"]})
+
+
+async def test_an_inbox_is_gone(instances: Instances, redis: Redis) -> None:
+    """A lease is not renewed without an inbox: what others send would go nowhere. Enlisted once more, there is one."""
+    await instances.enlist("a", 60)
+    assert await instances.renew("a", 60)
+    async with redis.bounded() as client:
+        await client.delete([keys.inbox("a")])
+    assert not await instances.renew("a", 60)
+    await instances.enlist("a", 60)
+    assert await instances.renew("a", 60)
+
+
+def test_ids() -> None:
+    """Epochs of one process have that in common. Of an id that older code made nothing is guessed."""
+    assert process_of(make_id("10.0.0.1:5000~0123abcd", 7)) == "10.0.0.1:5000~0123abcd"
+    assert process_of("10.0.0.1:5000~0123abcd") == "10.0.0.1:5000~0123abcd"
