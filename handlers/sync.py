@@ -14,7 +14,7 @@ from handlers.errors import ChatError
 from handlers.model import Caller
 from handlers.ports import Connections
 from store import receipts
-from store.model import Change, Conversation, Cursor, MemberCursor
+from store.model import Change, Conversation, Cursor, MemberCursor, Position
 from store.postgres import accounts, conversations, messages, users
 from store.postgres import cursors as positions
 from store.postgres.batch_loader import BatchLoader
@@ -29,7 +29,7 @@ class Sync:
         self._pool = pool
         self._memberships: BatchLoader[UUID, list[UUID]] = BatchLoader(self._fetch_memberships)
         self._heads: BatchLoader[UUID, int] = BatchLoader(self._fetch_heads)
-        self._positions: BatchLoader[UUID, Cursor] = BatchLoader(self._fetch_positions)
+        self._positions: BatchLoader[UUID, Position] = BatchLoader(self._fetch_positions)
         self._ended: BatchLoader[UUID, None] = BatchLoader(self._fetch_ended)
         self._present: BatchLoader[UUID, None] = BatchLoader(self._fetch_present)
 
@@ -70,7 +70,7 @@ class Sync:
         """The last seq of each conversation that exists or existed."""
         return await self._heads.get(conversation_ids)
 
-    async def positions(self, conversation_ids: Collection[UUID]) -> dict[UUID, Cursor]:
+    async def positions(self, conversation_ids: Collection[UUID]) -> dict[UUID, Position]:
         """The head of each conversation that exists or existed, with the message of its last change."""
         return await self._positions.get(conversation_ids)
 
@@ -93,7 +93,7 @@ class Sync:
             async with self._pool.connection() as conn:
                 await receipts.lower_receipts(conn, ids[start : start + LOWERED])
 
-    async def _fetch_positions(self, conversation_ids: Collection[UUID]) -> dict[UUID, Cursor]:
+    async def _fetch_positions(self, conversation_ids: Collection[UUID]) -> dict[UUID, Position]:
         async with self._pool.connection() as conn:
             return await positions.fetch_positions(conn, conversation_ids)
 

@@ -32,7 +32,9 @@ from server.config.settings import Settings
 from server.config.units import DAYS, SECONDS
 from server.observability import logs
 from server.observability.event_loop_lag import EventLoopLag
+from server.observability.health_checks import HealthChecks
 from server.process.supervisor import Run, Supervisor
+from server.rest.routes.health import CHECK_TIMEOUT
 from server.transport.listener import address_of, bind
 from store.defects import guard
 from store.errors import StoreError
@@ -69,7 +71,8 @@ class Instance:
             settings, stores, cluster, self.handlers, self.limits, peer_address=lambda: self.peer_address
         )
         self.liveness = assemble_liveness(settings, cluster, self.event_loop_lag)
-        self.checks = assemble_checks(stores, cluster, hub, self.supervisor)
+        self.health = HealthChecks(CHECK_TIMEOUT)
+        self.checks = assemble_checks(stores, cluster, hub, self.supervisor, self.health)
         self.rest = rest = assemble_rest(
             settings,
             stores,
@@ -133,7 +136,7 @@ class Instance:
             ("timer_wheel", self.hub_parts.wheel.run),
             ("poller", self.hub_parts.poller.run),
             ("gap_repair", self.rooms.repair.run),
-            ("histories", self.rooms.history.run),
+            ("history_check", self.rooms.history.run),
             ("conversation_updates", self.cluster.notifier.run),
             ("ephemeral_events", self.cluster.ephemeral_events.run),
             ("presence", self.cluster.announcer.run),
@@ -144,6 +147,7 @@ class Instance:
             ("http", self.http.run),
             ("event_loop_lag", self.event_loop_lag.run),
             ("liveness", self.liveness.run),
+            ("health_checks", self.health.run),
             ("partitions", self._keep_partitions),
             ("logs", logs.report_suppressed),
         ]

@@ -152,6 +152,13 @@ class Cursor(msgspec.Struct, frozen=True, gc=False):
     changed_ms: int | None = None
 
 
+class Position(msgspec.Struct, frozen=True, gc=False):
+    """The head of a conversation, with what proves it, and the message made last up to there."""
+
+    cursor: Cursor
+    newest_id: UUID | None = None
+
+
 class Member(Wire, frozen=True, gc=False):  # thousands are made for one answer, and none can be in a cycle
     """The cursors say what a member has of what came after it joined: what was before it has neither got nor read."""
 
@@ -191,6 +198,8 @@ class Change(msgspec.Struct, frozen=True):
     `added` and `removed` are users whose membership this change starts or ends, `dissolved`
     that the conversation is gone: rooms act on them when they deliver the change. `catches_up`: by writing the
     message its sender has read what others wrote before it, and the others are notified of this receipt.
+    `previous` is the message made last before this change, None if that is not known: a room that has another one there
+    has seen a history that is lost (P11).
     """
 
     conversation_id: UUID
@@ -201,3 +210,4 @@ class Change(msgspec.Struct, frozen=True):
     removed: tuple[UUID, ...] = ()
     dissolved: bool = False
     catches_up: bool = False
+    previous: UUID | None = None

@@ -19,8 +19,9 @@ from server.fanout.rooms import Rooms
 from server.hub.server import HubServer
 from server.metrics import sources
 from server.metrics.scrape import scrape
+from server.observability.health_checks import Check
 from server.rest import problems
-from server.rest.routes.health import Check, run_checks
+from server.rest.routes.health import run_checks
 from store.postgres.group_commit import Lanes
 from store.postgres.pool import Pool
 

@@ -10,9 +10,10 @@ from server.assembly.stores import Stores
 from server.config.settings import Settings
 from server.config.units import SECONDS
 from server.observability.event_loop_lag import EventLoopLag
+from server.observability.health_checks import Check, HealthChecks
 from server.observability.liveness import Liveness
 from server.process.supervisor import Supervisor
-from server.rest.routes.health import Check, Note
+from server.rest.routes.health import Note
 from store.errors import StoreError
 from store.postgres.durability import describe, fetch_waits
 
@@ -24,7 +25,9 @@ ESSENTIAL = frozenset(
 )
 
 
-def assemble_checks(stores: Stores, cluster: Cluster, hub: Hub, supervisor: Supervisor) -> dict[str, Check]:
+def assemble_checks(
+    stores: Stores, cluster: Cluster, hub: Hub, supervisor: Supervisor, health: HealthChecks
+) -> dict[str, Check]:
     async def postgres() -> str | None:
         try:
             async with stores.pool.connection() as conn:
@@ -75,12 +78,12 @@ def assemble_checks(stores: Stores, cluster: Cluster, hub: Hub, supervisor: Supe
         return f"failed, and being started again: {', '.join(parts)}" if parts else None
 
     return {
-        "postgres": postgres,
+        "postgres": health.add(postgres),
         "timeline": timeline,
         "lanes": lanes,
-        "durability": durability,
+        "durability": health.add(durability),
         "clock": clock,
-        "redis": redis,
+        "redis": health.add(redis),
         "history": history,
         "lifecycle": lifecycle,
         "core": partial(down, essential=True),

@@ -16,6 +16,7 @@ from server.config.trusted_proxies import Proxies
 from server.hub.server import is_hub
 from server.hub.transports.http_endpoint import route
 from server.identity.sign_in import SignIn
+from server.observability.health_checks import Check
 from server.observability.liveness import Liveness
 from server.rest.answer_memory import AnswerBudget
 from server.rest.app import create_app
@@ -23,7 +24,6 @@ from server.rest.case_insensitive import any_case
 from server.rest.cors import allow_origins
 from server.rest.request_log import traced
 from server.rest.request_metrics import RequestMetrics
-from server.rest.routes.health import Check
 from server.rest.upload_backpressure import paced
 from server.transport.http import HttpServer
 from server.transport.listener import Listener

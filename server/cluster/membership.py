@@ -69,6 +69,7 @@ class Membership:
         self._usable_until = -math.inf  # when another instance may begin to reap it
         self._recovery = recovery
         self.epochs = 0
+        self.lost = Outage("parley.membership", "membership_lost", advice="it registers again automatically")
         self.outage = Outage("parley.membership", "recovery_postponed", advice="it is retried automatically")
         self.received = 0
         self.delays = Histogram()  # seconds from the writing of an entry, by Redis' clock, to its reading here
@@ -85,10 +86,10 @@ class Membership:
         """Run epochs, one after another, until cancelled. Ready after the first attempt, even if it failed.
 
         An epoch that fails is followed by the next one after `FIRST_RETRY`, or up to `MAX_RETRY` if it did not come
-        to be established. The loss is logged once, until an epoch is established again.
+        to be established. The loss is logged once, until an epoch is established again, and so is a link that is lost
+        and established in turns.
         """
         delay = FIRST_RETRY
-        is_logged = False
         self._heard_at = trio.current_time()
         attempt = trio.Event()
         async with trio.open_nursery() as nursery:
@@ -100,10 +101,7 @@ class Membership:
                 try:
                     await self._epoch(attempt)
                 except* (StoreError, LeaseLost) as group:
-                    is_logged = is_logged and self.epochs == before
-                    if not is_logged:
-                        log.warning("membership_lost", reason=_first(group), advice="it registers again automatically")
-                        is_logged = True
+                    self.lost.failed(_first(group))
                 except* Exception as group:
                     _guard.caught(group, "membership_failed", advice="a defect: report it; registering is retried")
                 attempt.set()
@@ -134,6 +132,7 @@ class Membership:
                 nursery.start_soon(self._read, instance)
                 nursery.start_soon(self._reaper.run)
                 nursery.start_soon(self._keep_up)
+                self.lost.over()
                 log.info("membership_established", instance=instance, **self._subscriptions.statistics())
                 attempt.set()
         finally:

@@ -25,7 +25,7 @@ from server.fanout.room import History, Room, Subscriptions
 from server.transport.send_queue import Flusher
 from store.defects import guard
 from store.errors import StoreError
-from store.model import Change, Cursor, MessageType
+from store.model import Change, Cursor, MessageType, Position
 from store.outage import Outage
 
 REPAIR_DELAY = 0.05  # seconds a gap may last before it is fetched: the change is usually on its way
@@ -34,6 +34,8 @@ REPAIR_PAGE = 200  # changes fetched at once to fill a gap
 REPAIR_BYTES = 1024 * 1024
 REPAIRS = 4  # gaps being filled at once
 KNOWN = 32  # changes of a repair that a room remembers, as they may still arrive by themselves
+
+NOWHERE = Position(Cursor(0))  # of a conversation that does not exist: it was made in a history that is lost
 
 _guard = guard("gap_repair")
 
@@ -52,7 +54,7 @@ class GapRepair:
         drain_held: Callable[[Room], None],
         suspect: Callable[[Room], None],
         stray: Callable[[UUID, int, int], None],
-        start_over: Callable[[Room, Cursor], None],
+        start_over: Callable[[Room, Position], None],
     ) -> None:
         """Repair the rooms in `rooms`, a live view of the open ones.
 
@@ -71,6 +73,7 @@ class GapRepair:
         self._stray = stray
         self._start_over = start_over
         self._due: dict[Room, float] = {}  # due times, nearly in their order
+        self._again: set[Room] = set()  # in repair, and scheduled once more meanwhile
         self._wake = trio.Event()
         self.outage = Outage("parley.rooms", "repairs_postponed", advice="they are retried automatically")
         self.repaired = 0  # changes read from PostgreSQL because they did not come by themselves
@@ -94,8 +97,10 @@ class GapRepair:
             self.schedule(room, REPAIR_DELAY)
 
     def schedule(self, room: Room, delay: float) -> None:
-        """Repair the room in `delay` seconds, unless a repair is scheduled or running already."""
-        if room not in self._due and not room.repairing:
+        """Repair the room in `delay` seconds, unless it is scheduled already; once more if a repair is running."""
+        if room.repairing:
+            self._again.add(room)  # it may have read already
+        elif room not in self._due:
             self._due[room] = trio.current_time() + delay
             self._wake.set()
 
@@ -142,8 +147,14 @@ class GapRepair:
             room.repairing = False
             room.repaired = None
             limit.release()
-        if not complete and self._rooms.get(room.conversation_id) is room:
+        again = room in self._again
+        self._again.discard(room)
+        if self._rooms.get(room.conversation_id) is not room:
+            return
+        if not complete:
             self.schedule(room, RETRY_DELAY)
+        elif again:
+            self.schedule(room, REPAIR_DELAY)
 
     async def _fill(self, room: Room) -> bool:
         """Deliver what PostgreSQL has after the room's head. Return True if no gap is left.
@@ -166,22 +177,23 @@ class GapRepair:
         generation = room.generation
         while True:
             held = tuple(room.held or ())
-            head = (await self._history.heads([room.conversation_id])).get(room.conversation_id)
+            position = (await self._history.positions([room.conversation_id])).get(room.conversation_id, NOWHERE)
+            head = position.cursor.seq
             changes: Sequence[Change] = ()
-            if head is not None and head > room.head:
+            if head > room.head:
                 changes = await self._history.changes(
                     room.conversation_id, room.head, limit=REPAIR_PAGE, max_bytes=REPAIR_BYTES
                 )
             is_lost = await self._history.diverged([(room.conversation_id, room.cursor)])  # after the page was read
             if room.generation != generation:
                 return False  # it was begun anew meanwhile
-            if is_lost or head is None:
+            if is_lost or position is NOWHERE:
                 self._suspect(room)
                 return True  # what is missing is read when that is known
             is_jump = head > room.head and (changes[0].seq if changes else head + 1) > room.head + 1
             if is_jump and room.head < await self._history.fetch_watermark(room.conversation_id):
                 if room.generation == generation:
-                    self._start_over(room, Cursor(head))
+                    self._start_over(room, position)
                 return True
             for change in changes:
                 if change.seq > room.head:  # otherwise it arrived live during the query
@@ -191,10 +203,13 @@ class GapRepair:
                     self._deliver(room, msgspec.structs.replace(change, created=created, catches_up=catches_up))
                     self.repaired += 1
                     _remember(room, change)
+                    if change.message.seq != change.seq:
+                        room.newest_id = None  # an older message may have been changed since the newest was made
             if not changes and room.head < head:
-                room.next_seq = head + 1  # retention has dropped what was before
-                room.last_id = room.last_changed_at = None
+                room.place(position)  # retention has dropped what was before
                 room.moved()
+            elif room.head == head:
+                room.note_newest(position)
             self._drain_held(room)
             self._flusher.flush()
             if head <= room.head and not changes:

@@ -14,6 +14,9 @@ the room has *diverged*. Rooms are compared
 - one of them, when a change arrives that it has passed and that it does not know (`suspect`). Duplicates are no
   fault, and often known (`Room.has`); for the others one query at a time compares up to `COMPARED` rooms, `PERIOD`
   after the one before. Until then the room holds what arrives.
+
+A change that has the room's next seq and names another message before it (`Room.continues`) is not delivered: gap
+repair reads what comes next in the history that PostgreSQL has, and proves the room's cursor by it.
 """
 
 import time
@@ -23,20 +26,19 @@ from uuid import UUID
 import structlog
 import trio
 
-from server.fanout.gap_repair import GapRepair
+from server.fanout.gap_repair import NOWHERE, GapRepair
 from server.fanout.room import History, Room
 from store.defects import divided, guard
 from store.errors import StoreError
-from store.model import Cursor
+from store.model import Position
 from store.outage import Outage
 
 COMPARED = 1000  # rooms compared with one query
 PERIOD = 0.05  # seconds between queries about rooms under suspicion
 RETRY = 1.0  # seconds between attempts while PostgreSQL is out of reach
 SHOWN = 600.0  # seconds for which health is Degraded after a history went back
-NOWHERE = Cursor(0)  # the head of a conversation that does not exist: it was made in what is lost
 
-_guard = guard("histories")
+_guard = guard("history_check")
 
 log = structlog.get_logger("parley.rooms")
 
@@ -50,7 +52,7 @@ class HistoryCheck:
         history: History,
         repair: GapRepair,
         *,
-        start_over: Callable[[Room, Cursor], None],
+        start_over: Callable[[Room, Position], None],
         release: Callable[[Room], None],
         follow_up: Callable[[Collection[UUID]], Awaitable[None]],
     ) -> None:
@@ -185,11 +187,11 @@ class HistoryCheck:
                 self._begin_anew(room, positions.get(room.conversation_id, NOWHERE))
                 await trio.lowlevel.checkpoint()  # a room may have thousands attached
 
-    def _begin_anew(self, room: Room, position: Cursor) -> None:
+    def _begin_anew(self, room: Room, position: Position) -> None:
         seen = room.head
         self._start_over(room, position)
         self.diverged += 1
-        self._note(room.conversation_id, seen, position.seq)
+        self._note(room.conversation_id, seen, position.cursor.seq)
         self._changed.add(room.conversation_id)
         self._wake.set()
 

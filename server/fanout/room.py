@@ -15,7 +15,7 @@ import trio
 from handlers.model import Caller
 from server.transport.send_queue import SendQueue
 from store.ids import timestamp, timestamp_ms
-from store.model import Change, Cursor, Message, Timestamp
+from store.model import Change, Cursor, Message, Position, Timestamp
 
 CHANGED = "changed"  # news of a conversation: its view has changed
 JOINED = "joined"  # the user is a member, and the connection is not attached
@@ -27,8 +27,8 @@ class History(Protocol):
     async def heads(self, conversation_ids: Collection[UUID]) -> dict[UUID, int]:
         """Return the head of each of these conversations that exists."""
 
-    async def positions(self, conversation_ids: Collection[UUID]) -> dict[UUID, Cursor]:
-        """Return the head of each of these conversations that exists, with the message of its last change."""
+    async def positions(self, conversation_ids: Collection[UUID]) -> dict[UUID, Position]:
+        """Return the head of each of these conversations that exists, with its last messages."""
 
     async def diverged(self, cursors: Sequence[tuple[UUID, Cursor]]) -> Collection[int]:
         """Return the indexes of those of these cursors that are not of the history that PostgreSQL has."""
@@ -139,6 +139,7 @@ class Room:
         "known",
         "last_changed_at",
         "last_id",
+        "newest_id",
         "next_seq",
         "pins",
         "repaired",
@@ -149,8 +150,10 @@ class Room:
     def __init__(self, conversation_id: UUID) -> None:
         self.conversation_id = conversation_id
         self.next_seq: int | None = None
-        self.last_id: UUID | None = None  # the message of the last change; None if that is not known
+        # Ids of messages as integers, which take half the memory. None: not known.
+        self.last_id: int | None = None  # the message of the last change
         self.last_changed_at: Timestamp | None = None  # when it was edited or deleted last
+        self.newest_id: int | None = None  # the message that was made last
         self.attached: dict[Subscriber, SendQueue] = {}  # a delivery reads nothing else
         self.held: dict[int, Change] | None = None  # arrived ahead of its turn
         self.pins = 0  # tasks that keep the room open even while no connection is attached
@@ -173,19 +176,34 @@ class Room:
     def cursor(self) -> Cursor:
         """The head, with what proves it."""
         changed_at = self.last_changed_at
-        return Cursor(self.head, self.last_id, None if changed_at is None else timestamp_ms(changed_at))
+        last_id = None if self.last_id is None else UUID(int=self.last_id)
+        return Cursor(self.head, last_id, None if changed_at is None else timestamp_ms(changed_at))
 
-    def place(self, position: Cursor) -> None:
+    def place(self, position: Position) -> None:
         """Go on from this head."""
-        self.next_seq = position.seq + 1
-        self.last_id = position.message_id
-        self.last_changed_at = timestamp(position.changed_ms) if position.changed_ms else None
+        cursor = position.cursor
+        self.next_seq = cursor.seq + 1
+        self.last_id = None if cursor.message_id is None else cursor.message_id.int
+        self.last_changed_at = timestamp(cursor.changed_ms) if cursor.changed_ms else None
+        self.note_newest(position)
+
+    def note_newest(self, position: Position) -> None:
+        """Take the newest message from the head, at which the room is."""
+        newest_id = position.newest_id
+        if newest_id is None or newest_id == position.cursor.message_id:
+            self.newest_id = None if newest_id is None else self.last_id  # one object for both
+        else:
+            self.newest_id = newest_id.int
+
+    def continues(self, change: Change) -> bool:
+        """Whether the change goes on what the room has, as far as is known: after the same message."""
+        return change.previous is None or self.newest_id is None or change.previous.int == self.newest_id
 
     def has(self, change: Change) -> bool:
         """Whether it is known, without a query, that a change which the room has passed was delivered here."""
         message = change.message
         if change.seq == self.head:
-            return message.id == self.last_id and (message.deleted_at or message.edited_at) == self.last_changed_at
+            return message.id.int == self.last_id and (message.deleted_at or message.edited_at) == self.last_changed_at
         return self.known is not None and self.known.get(change.seq) == message.id
 
     def hold(self, change: Change) -> None:

@@ -39,7 +39,7 @@ from server.fanout.room import (
 from server.protocol.signalr.encoding import Encoding
 from server.transport.send_queue import Flusher, Verdict
 from store.defects import guard
-from store.model import Change, Cursor, MessageType
+from store.model import Change, Cursor, MessageType, Position
 from store.redis.inbox_entries import Disconnection
 
 MAX_HELD = 1000  # changes that a room holds while it is compared with PostgreSQL; what comes on top is read from there
@@ -286,6 +286,10 @@ class Rooms:
             if room.suspicions:
                 self._hold_back(room, change)
             elif change.seq == room.next_seq:
+                previous = change.previous
+                if previous is not None and room.newest_id is not None and previous.int != room.newest_id:
+                    self.repair.schedule(room, 0.0)  # it goes on another history: PostgreSQL has the true one
+                    return
                 self._deliver(room, change)
                 if room.held:
                     self._drain_held(room)
@@ -313,6 +317,9 @@ class Rooms:
         while room.held:
             change = room.held.pop(room.next_seq, None)
             if change is None:
+                break
+            if not room.continues(change):
+                self.repair.schedule(room, 0.0)
                 break
             self._deliver(room, change)
         if room.held:
@@ -373,8 +380,10 @@ class Rooms:
                 connection.give_up(reference)
         message = change.message
         room.next_seq = change.seq + 1
-        room.last_id = message.id
+        room.last_id = message_id = message.id.int
         room.last_changed_at = message.deleted_at or message.edited_at
+        if message.seq == change.seq:
+            room.newest_id = message_id
         if room.repaired is not None:
             room.repaired.add(message.id)
         if room.advanced is not None:
@@ -491,7 +500,7 @@ class Rooms:
         room = self._rooms[change.conversation_id] = Room(change.conversation_id)
         message = change.message
         room.next_seq = change.seq + 1
-        room.last_id, room.last_changed_at = message.id, message.deleted_at or message.edited_at
+        room.last_id = room.newest_id = message.id.int  # members are added by a message
         room.fresh = True
         self.repair.schedule(room, 0.0)
         return room
@@ -506,7 +515,7 @@ class Rooms:
         """
         await self.history.check_all()
 
-    def _start_over(self, room: Room, position: Cursor) -> None:
+    def _start_over(self, room: Room, position: Position) -> None:
         """Go on from `position`: what the room has delivered is not in PostgreSQL's history any more.
 
         In one step, all who are attached are sent `Resync`, behind what is queued for them already, and the room
@@ -519,7 +528,7 @@ class Rooms:
         room.suspicions = 0
         room.generation += 1
         frames: dict[Encoding, bytes] = {}
-        arguments = (Resync(conversation_id=conversation_id, last_seq=position.seq),)
+        arguments = (Resync(conversation_id=conversation_id, last_seq=position.cursor.seq),)
         lagging = []
         for connection, send_queue in tuple(room.attached.items()):
             try:

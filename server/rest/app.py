@@ -23,6 +23,7 @@ from server.config.settings import Settings
 from server.config.trusted_proxies import Proxies, limited_as
 from server.identity.access_tokens import ConnectionTokens, Verifier
 from server.identity.sign_in import SignIn
+from server.observability.health_checks import Check
 from server.rest import converters, openapi, problems
 from server.rest.answer_memory import AnswerBudget
 from server.rest.request_log import current_trace, template
@@ -51,7 +52,7 @@ def create_app(
     objects_store: Objects | None,
     verifier: Verifier,
     tokens: ConnectionTokens,
-    checks: Mapping[str, health.Check],
+    checks: Mapping[str, Check],
     hangs: Callable[[], str | None],
     limits: RateLimits,
     request_metrics: RequestMetrics,

@@ -8,15 +8,18 @@ say which of the two changes its holder has seen. So a cursor also names the mes
 from collections.abc import Collection, Sequence
 from uuid import UUID
 
-from store.model import Cursor
+from store.model import Cursor, Position
 from store.postgres import queries
 from store.postgres.connection import Connection
 
 
-async def fetch_positions(conn: Connection, conversation_ids: Collection[UUID]) -> dict[UUID, Cursor]:
-    """The head of each conversation that exists or existed, with the message of its last change."""
+async def fetch_positions(conn: Connection, conversation_ids: Collection[UUID]) -> dict[UUID, Position]:
+    """The head of each conversation that exists or existed, with the message of its last change, and the newest one."""
     cursor = await conn.execute(queries.list_positions, {"ids": list(conversation_ids)})
-    return {conversation_id: Cursor(seq, message_id) for conversation_id, seq, message_id in await cursor.fetchall()}
+    return {
+        conversation_id: Position(Cursor(seq, message_id, changed_ms), newest_id)
+        for conversation_id, seq, message_id, changed_ms, newest_id in await cursor.fetchall()
+    }
 
 
 async def list_diverged(conn: Connection, cursors: Sequence[tuple[UUID, Cursor]]) -> dict[int, int]:

@@ -223,6 +223,7 @@ class _Lane:
         self._idle = trio.Event()
         self._writing_since = 0.0
         self.outage = Outage("parley.lanes", "commits_fail", lane=number, advice="messages are refused meanwhile")
+        self.unresolved = Outage("parley.lanes", "duplicates_unresolved", lane=number, advice="senders repeat them")
         self._looked = False  # whether it was ever known that this lane can write
         self._disk_was_full = False
         self._source = source
@@ -510,7 +511,7 @@ class _Lane:
         changes: list[Change] = []
         has_duplicates, several = False, len(appends) > 1
         read: dict[tuple[UUID, UUID], int] = {}
-        for append, (outcome, seq, read_seq, file_key, *file) in zip(appends, rows, strict=True):
+        for append, (outcome, seq, read_seq, file_key, *file, previous) in zip(appends, rows, strict=True):
             if seq is not None:
                 message_id = append.message_id
                 ms = message_id.int >> 80
@@ -532,7 +533,7 @@ class _Lane:
                     sender = append.conversation_id, append.sender_id
                     read_seq, read[sender] = read.get(sender, read_seq), seq
                 catches_up = read_seq is not None and read_seq < seq - 1
-                changes.append(Change(append.conversation_id, seq, message, True, (), (), False, catches_up))
+                changes.append(Change(append.conversation_id, seq, message, True, (), (), False, catches_up, previous))
             elif outcome == DUPLICATE:
                 answers.append(None)
                 has_duplicates = True
@@ -580,8 +581,9 @@ class _Lane:
             conn = await self._connected()
             rows = await (await conn.execute(queries.list_first_messages, parameters)).fetchall()
         except (psycopg.OperationalError, Unavailable) as error:
-            log.warning("duplicates_unresolved", duplicates=len(keys), reason=reason(error))
+            self.unresolved.failed(reason(error), duplicates=len(keys))
             return {}
+        self.unresolved.over()
         messages = [message_of(row) for row in rows]
         return {(message.sender_id, message.client_message_id): message for message in messages}
 

@@ -48,7 +48,7 @@ class OutcomeUnknown(psycopg.OperationalError):
 
 class Row(NamedTuple):
     """What became of one message: its outcome (see lane_write), its seq, how far its sender had read before this batch,
-    and its file as it stands."""
+    its file as it stands, and the message before the batch (for the first of a conversation)."""
 
     outcome: int
     seq: int | None
@@ -59,6 +59,7 @@ class Row(NamedTuple):
     file_type: str
     width: int | None
     height: int | None
+    previous: UUID | None
 
 
 async def prepare(conn: Connection) -> None:

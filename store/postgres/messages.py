@@ -146,10 +146,11 @@ async def _change(conn: Connection, message_id: UUID, query: Any, values: dict[s
     async with conn.atomic():
         if await (await conn.execute(queries.lock_message, {"id": message_id})).fetchone() is None:
             return None
-        if await (await conn.execute(query, {"id": message_id, **values})).fetchone() is None:
+        row = await (await conn.execute(query, {"id": message_id, **values})).fetchone()
+        if row is None:
             return None
         message = await fetch_message(conn, message_id)
-    return change_of(message, created=False) if message else None
+    return change_of(message, created=False, previous=row[0]) if message else None
 
 
 async def delete_old_sends(conn: Connection, before: datetime, limit: int) -> int:

@@ -54,8 +54,11 @@ def read(message: Message) -> Announcement | None:
     return _decoder.decode(message.content)
 
 
-def change_of(message: Message, *, created: bool, members: tuple[UUID, ...] = ()) -> Change:
-    """The change that brought `message` to its state. `members` are those a new conversation starts with."""
+def change_of(
+    message: Message, *, created: bool, members: tuple[UUID, ...] = (), previous: UUID | None = None
+) -> Change:
+    """The change that brought `message` to its state. `members` are those a new conversation starts with, `previous` is
+    the message made last before."""
     announcement = read(message)
     added: tuple[UUID, ...] = ()
     removed: tuple[UUID, ...] = ()
@@ -73,6 +76,7 @@ def change_of(message: Message, *, created: bool, members: tuple[UUID, ...] = ()
         added=members if event is Event.CREATED else added,
         removed=removed,
         dissolved=event is Event.DELETED,
+        previous=previous,
     )
 
 
@@ -100,9 +104,14 @@ async def _insert(
         queries.insert_announcements,
         {"ids": ids, "conversation_ids": [key for key, _ in entries], "bodies": bodies, "sender_id": by},
     )
-    seqs: dict[UUID, int] = dict(await cursor.fetchall())
+    seqs: dict[UUID, tuple[int, UUID | None]] = {key: (seq, previous) for key, seq, previous in await cursor.fetchall()}
     return [
-        change_of(_message(message_id, conversation_id, seqs[message_id], by, body), created=True, members=members)
+        change_of(
+            _message(message_id, conversation_id, seqs[message_id][0], by, body),
+            created=True,
+            members=members,
+            previous=seqs[message_id][1],
+        )
         for message_id, (conversation_id, _), body in zip(ids, entries, bodies, strict=True)
     ]
 

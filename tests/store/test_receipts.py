@@ -42,6 +42,19 @@ async def test_only_up(conn: Connection) -> None:
     assert await write_receipts(conn, [Receipt(new_id(), bob, 1, 1)]) == []
 
 
+async def test_lowered(conn: Connection) -> None:
+    """Above the head, of which PostgreSQL has lost a part, cursors are lowered to it; others are not, nor elsewhere."""
+    alice, bob = await make_users(conn, 2)
+    group, other = [await make_group(conn, [alice, bob]) for _ in range(2)]
+    for one in (group, other):
+        await grow(conn, one, alice, 9)
+        await write_receipts(conn, [Receipt(one, alice, 10, 4), Receipt(one, bob, 3, 2)])
+    await conn.execute("UPDATE conversations SET last_seq = 6 WHERE id IN (%s, %s)", (group, other))
+    await receipts.lower_receipts(conn, [group])
+    assert await cursors(conn, group) == {alice: (6, 4), bob: (3, 2)}
+    assert await cursors(conn, other) == {alice: (10, 4), bob: (3, 2)}
+
+
 async def test_each_cursor_for_itself(conn: Connection) -> None:
     """Delivered 7, then read 4, is (7, 4), in one write or in two; read 7, then delivered 9, is (9, 7)."""
     alice, bob, carol = await make_users(conn, 3)

@@ -5,12 +5,13 @@ requests. Healthy: everything answers. Degraded: messages are accepted, but some
 Unhealthy: no message can be accepted, so the instance is not ready.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import trio
 from quart import Blueprint, Response
 
+from server.observability.health_checks import Check
 from server.rest.operations import Answer, operation
 from server.rest.requests import answer, open_route
 from store.model import Wire
@@ -18,7 +19,6 @@ from store.model import Wire
 CHECK_TIMEOUT = 2.0  # seconds for all checks together
 
 Verdict = Literal["Healthy", "Degraded", "Unhealthy"]
-Check = Callable[[], Awaitable[str | None]]  # returns None or a Note if all is well, else what is wrong
 
 
 class Note(str):
@@ -32,7 +32,8 @@ REQUIRED = frozenset({"postgres", "timeline", "lanes", "lifecycle", "core"})
 async def run_checks(checks: Mapping[str, Check]) -> tuple[Verdict, dict[str, str]]:
     """Run all checks at once; return the verdict and the result of each check.
 
-    A check that has not answered within CHECK_TIMEOUT counts as failed, so this always returns in that time.
+    A check that has not answered within CHECK_TIMEOUT counts as failed. This returns in that time if the checks can be
+    left at once, as those of `HealthChecks` can.
     """
     results = dict.fromkeys(checks, f"no answer within {CHECK_TIMEOUT:g} s")
 

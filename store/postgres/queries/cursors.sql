@@ -3,13 +3,13 @@
 -- name: list_positions
 -- conversations_pkey; messages_pkey where the last message is the last change, else messages_changed_seq. The message is
 -- NULL where retention has dropped it. Dissolved conversations included: their last change says so.
-SELECT c.id, c.last_seq, coalesce(made.id, changed.id)
+SELECT c.id, c.last_seq, coalesce(made.id, changed.id), coalesce(made.changed_ms, changed.changed_ms), c.last_message_id
 FROM conversations AS c
 LEFT JOIN LATERAL (
-    SELECT m.id FROM messages AS m WHERE m.id = c.last_message_id AND m.changed_seq = c.last_seq LIMIT 1
+    SELECT m.id, (extract(epoch FROM coalesce(m.deleted_at, m.edited_at)) * 1000)::bigint AS changed_ms FROM messages AS m WHERE m.id = c.last_message_id AND m.changed_seq = c.last_seq LIMIT 1
 ) AS made ON true
 LEFT JOIN LATERAL (
-    SELECT m.id FROM messages AS m
+    SELECT m.id, (extract(epoch FROM coalesce(m.deleted_at, m.edited_at)) * 1000)::bigint AS changed_ms FROM messages AS m
     WHERE made.id IS NULL
         AND m.conversation_id = c.id AND m.changed_seq = c.last_seq AND m.changed_seq > m.seq LIMIT 1
 ) AS changed ON true

@@ -16,7 +16,7 @@ WITH input AS MATERIALIZED (
     -- Until the commit no other transaction can decide that no message holds these files (files.sql, retire_files).
     SELECT * FROM files WHERE id = ANY($6) AND state = 'Ready' FOR SHARE
 ), checked AS MATERIALIZED (
-    SELECT i.*, c.last_seq, m.read_seq, s.message_id IS NOT NULL AS is_duplicate,
+    SELECT i.*, c.last_seq, c.last_message_id, m.read_seq, s.message_id IS NOT NULL AS is_duplicate,
            f.key AS file_key, f.name, f.size, f.content_type, f.width, f.height,
            CASE WHEN c.id IS NULL THEN 2
                 WHEN m.user_id IS NULL THEN 3
@@ -76,6 +76,7 @@ SELECT CASE WHEN a.seq IS NOT NULL THEN 0
             WHEN EXISTS (SELECT FROM accepted AS e
                          WHERE e.sender_id = c.sender_id AND e.key = c.key AND e.position < c.position) THEN 1
             ELSE c.problem END,
-       a.seq, c.read_seq, c.file_key, c.name, c.size, c.content_type, c.width, c.height
+       a.seq, c.read_seq, c.file_key, c.name, c.size, c.content_type, c.width, c.height,
+       CASE WHEN a.seq = c.last_seq + 1 THEN c.last_message_id END
 FROM checked AS c LEFT JOIN accepted AS a ON a.position = c.position
 ORDER BY c.position

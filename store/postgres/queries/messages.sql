@@ -105,7 +105,7 @@ WITH target AS (
 ), advanced AS (
     UPDATE conversations AS c SET last_seq = c.last_seq + 1
     FROM target AS t WHERE c.id = t.conversation_id
-    RETURNING t.id, c.last_seq AS seq
+    RETURNING t.id, c.last_seq AS seq, c.last_message_id AS previous
 )
 
 -- fragment: kept
@@ -122,7 +122,7 @@ UPDATE messages AS m
 SET body = %(content)s, changed_seq = a.seq, edited_at = date_trunc('milliseconds', clock_timestamp()),
     {kept}
 FROM advanced AS a WHERE m.id = a.id AND m.id = %(id)s
-RETURNING a.seq
+RETURNING a.previous
 
 -- name: delete_message
 -- messages_pkey, conversations_pkey. The content goes; the row stays, so that everybody hears of it.
@@ -131,7 +131,7 @@ UPDATE messages AS m
 SET body = '', file_id = NULL, changed_seq = a.seq, deleted_at = date_trunc('milliseconds', clock_timestamp()),
     {kept}
 FROM advanced AS a WHERE m.id = a.id AND m.id = %(id)s
-RETURNING a.seq
+RETURNING a.previous
 
 -- name: list_first_messages
 -- sends_pkey, messages_pkey: the messages that took these idempotency keys.

@@ -100,3 +100,16 @@ async def test_members_who_were_added_meanwhile() -> None:
     cluster.truth.late = [(added.user_id, conversation), (new_id(), conversation)]
     await cluster.recovery.check_all(5)
     assert cluster.doubts.asked == [(conversation, added.user_id)] and cluster.is_here(other)
+
+
+async def test_members_whom_a_lost_history_had_removed() -> None:
+    """They are attached again, with a Resync, where the history went back; others are left as they are."""
+    cluster = Cluster()
+    connection, manual = await cluster.attached(new_id()), await cluster.attached(new_id())
+    manual.auto_attach = False
+    for one in (connection, manual):
+        cluster.world.rooms.detach(CONVERSATION, one)
+    await cluster.recovery.check_people()
+    assert connection.resynced == []
+    await cluster.recovery.check_people([CONVERSATION, new_id()])
+    assert connection.resynced == [CONVERSATION] and manual.resynced == []

@@ -176,3 +176,18 @@ async def test_no_room_open(world: tuple[Recorder, EphemeralEvents], autojump_cl
     ephemeral_events.receive(entry_of([Receipt(new_id(), ALICE, 1, 1, "t")]))
     await trio.sleep(1.0)
     assert recorder.announced == []
+
+
+async def test_the_same_seqs_again(world: tuple[Recorder, EphemeralEvents]) -> None:
+    """After a history went back, receipts for seqs that were announced before are announced again; those that still
+    waited are dropped."""
+    recorder, events = world
+    events.announce_receipts([Receipt(ROOM, ALICE, 11, 11)])
+    await trio.sleep(2 * TICK)  # virtual time
+    events.announce_receipts([Receipt(ROOM, BOB, 11, 11)])
+    events.forget(ROOM)
+    await trio.sleep(2 * TICK)  # virtual time
+    assert recorder.events() == [UPDATED]
+    events.announce_receipts([Receipt(ROOM, ALICE, 7, 7)])
+    await trio.sleep(2 * TICK)  # virtual time
+    assert recorder.events() == [UPDATED]

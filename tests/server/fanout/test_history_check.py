@@ -12,6 +12,8 @@ from uuid import UUID
 import msgspec
 import pytest
 import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from server.fanout import history_check
@@ -23,7 +25,7 @@ from server.protocol.signalr.encoding import BARE
 from server.transport.send_queue import Flusher
 from store.errors import Unavailable
 from store.ids import new_id
-from store.model import Change, Cursor
+from store.model import Change, Cursor, Position
 from tests.server.fake_cluster import FakeCluster
 from tests.server.fanout.test_rooms import CONVERSATION, Connection, SentCursors, Sink, change
 
@@ -59,10 +61,11 @@ class Books:
         ids = await self._ask()
         return {key: len(ids) for key in conversation_ids if key == CONVERSATION or key in self.others}
 
-    async def positions(self, conversation_ids: Collection[UUID]) -> dict[UUID, Cursor]:
+    async def positions(self, conversation_ids: Collection[UUID]) -> dict[UUID, Position]:
         ids = await self._ask()
+        newest = ids[-1] if ids else None
         return {
-            key: Cursor(len(ids), ids[-1] if ids else None)
+            key: Position(Cursor(len(ids), newest), newest)
             for key in conversation_ids
             if key == CONVERSATION or key in self.others
         }
@@ -102,7 +105,8 @@ class Books:
 def made(seq: int, ids: Sequence[UUID]) -> Change:
     """The change that made the message of this seq."""
     one = change(seq)
-    return msgspec.structs.replace(one, message=msgspec.structs.replace(one.message, id=ids[seq - 1]))
+    message = msgspec.structs.replace(one.message, id=ids[seq - 1])
+    return msgspec.structs.replace(one, message=message, previous=ids[seq - 2] if seq > 1 else None)
 
 
 class Client(Connection):
@@ -308,6 +312,37 @@ async def test_a_gap_is_not_filled_from_another_history(nursery: trio.Nursery, a
     nursery.cancel_scope.cancel()
 
 
+async def test_a_change_that_goes_on_another_history(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """Other instances have committed 7 to 11 anew, and nothing of that came here. 12, which is the room's next seq, is
+    not delivered behind the lost 11: it names the message before it."""
+    world = World()
+    client = await world.start(nursery)
+    world.books.go_back(6)
+    world.rooms.publish(world.books.commit(6)[-1:])
+    client.look()
+    assert client.got == []
+    await world.settle()
+    client.look()
+    assert client.resyncs == [12] and client.view == world.books.ids and not client.hidden
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_held_change_that_goes_on_another_history(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """The same for one that came ahead of its turn, when the seq before it comes from the lost history."""
+    world = World()
+    client = await world.start(nursery)
+    lost = world.books.commit()
+    world.books.go_back(11)
+    world.rooms.publish(world.books.commit(2)[-1:])
+    world.rooms.publish(lost)
+    client.look()
+    assert client.got == [12]
+    await world.settle()
+    client.look()
+    assert client.resyncs and client.view == world.books.ids and not client.hidden
+    nursery.cancel_scope.cancel()
+
+
 async def test_history_goes_back_during_a_repair(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """A page that was read before that is not delivered as if it were committed."""
     world = World()
@@ -418,3 +453,67 @@ async def test_it_is_said(
     world.rooms.history._noticed_at -= SHOWN + 1
     assert world.rooms.history.trouble() is None
     nursery.cancel_scope.cancel()
+
+
+# -- every order of events ---------------------------------------------------------------------
+
+STEPS = st.one_of(
+    st.tuples(st.just("commit"), st.integers(1, 3)),
+    st.tuples(st.just("go back"), st.integers(1, 4)),
+    st.tuples(st.just("arrive"), st.integers(0, 5)),
+    st.tuples(st.just("lose"), st.integers(0, 5)),
+    st.tuples(st.just("repeat"), st.integers(0, 30)),
+    st.tuples(st.just("relay"), st.just(0)),
+    st.tuples(st.just("look"), st.just(0)),
+    st.tuples(st.just("look hard"), st.just(0)),
+    st.tuples(st.just("wait"), st.integers(0, 20)),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(STEPS, max_size=25))
+def test_every_order_of_events(steps: list[tuple[str, int]]) -> None:
+    """Whatever is committed, lost, repeated, and arrives in whatever order: in the end, after a look at all heads, a
+    client has what PostgreSQL has, and nothing was sent to it that would hide a message from it."""
+
+    async def play() -> None:
+        world = World(3)
+        async with trio.open_nursery() as nursery:
+            client = await world.start(nursery)
+            on_the_way: list[Change] = []  # committed here or elsewhere; not given to the rooms yet
+            ever: list[Change] = []
+            for step, number in steps:
+                if step == "commit":
+                    on_the_way += world.books.commit(number)
+                    ever += on_the_way[-number:]
+                elif step == "go back":
+                    world.books.go_back(max(1, len(world.books.ids) - number))
+                elif step in ("arrive", "lose") and on_the_way:
+                    one = on_the_way.pop(number % len(on_the_way))
+                    if step == "arrive":
+                        world.rooms.publish([one])
+                elif step == "repeat" and ever:
+                    one = ever[number % len(ever)]
+                    if one not in on_the_way:
+                        world.rooms.publish([one])
+                elif step == "relay":
+                    world.rooms.repair.reached(CONVERSATION, len(world.books.ids))
+                elif step == "look":
+                    nursery.start_soon(world.rooms.history.check_heads)
+                elif step == "look hard":
+                    nursery.start_soon(world.rooms.check_all)
+                elif step == "wait":
+                    for _ in range(number):
+                        await trio.lowlevel.checkpoint()
+                        client.look()
+                client.look()
+            await world.settle()
+            await world.rooms.history.check_heads()
+            await world.settle()
+            client.look()
+            assert client.view == world.books.ids
+            assert not client.hidden
+            assert all(room.suspicions == 0 and not room.held for room in world.rooms.all())
+            nursery.cancel_scope.cancel()
+
+    trio.run(play, clock=MockClock(autojump_threshold=0))

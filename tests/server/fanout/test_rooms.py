@@ -20,7 +20,7 @@ from server.protocol.signalr.encoding import FRAMED
 from server.transport.send_queue import Flusher, SendQueue
 from store.errors import Unavailable
 from store.ids import new_id
-from store.model import Change, Cursor, Message, MessageStatus, MessageType
+from store.model import Change, Cursor, Message, MessageStatus, MessageType, Position
 from store.redis.inbox_entries import disconnection_of
 from tests.server.fake_cluster import FakeCluster
 from tests.waiting import wait_until
@@ -60,9 +60,9 @@ class Database:
         self.lost: set[UUID] = set()  # messages that are in no history any more
         self.lowered: list[UUID] = []
 
-    async def positions(self, conversation_ids: Collection[UUID]) -> dict[UUID, Cursor]:
+    async def positions(self, conversation_ids: Collection[UUID]) -> dict[UUID, Position]:
         heads = await self.heads(conversation_ids)
-        return {conversation_id: Cursor(head, UUID(int=head)) for conversation_id, head in heads.items()}
+        return {key: Position(Cursor(head, UUID(int=head)), UUID(int=head)) for key, head in heads.items()}
 
     async def fetch_watermark(self, conversation_id: UUID) -> int:
         return self.watermark

@@ -18,7 +18,7 @@ from server.hub import catch_up, reconnect
 from server.hub.connection import MAX_OWED, HubConnection
 from server.protocol.signalr.encoding import BARE
 from store.ids import new_id
-from store.model import Change, Conversation, Cursor, MessageType
+from store.model import Change, Conversation, Cursor, MessageType, Position
 from tests.server.fanout.test_rooms import CONVERSATION, change
 from tests.server.hub.test_connection import SHAKE, USER, EmptyStore, Transport, World
 
@@ -38,6 +38,7 @@ class Store(EmptyStore):
         self.edits: dict[int, Change] = {}
         self.overtaken: set[int] = set()
         self.asked: list[int] = []  # after which cursors
+        self.lost: set[UUID] = set()  # messages that are in no history any more
 
     async def _answer(self, kind: str) -> None:
         await trio.lowlevel.checkpoint()
@@ -63,7 +64,11 @@ class Store(EmptyStore):
 
     async def diverged(self, cursors: Sequence[tuple[UUID, Cursor]]) -> Collection[int]:
         heads = await self.heads([conversation_id for conversation_id, _ in cursors])
-        return [index for index, (key, cursor) in enumerate(cursors) if cursor.seq > heads[key]]
+        return [
+            index
+            for index, (key, cursor) in enumerate(cursors)
+            if cursor.seq > heads[key] or cursor.message_id in self.lost
+        ]
 
     async def require_member(self, caller: Caller, conversation_id: UUID) -> None:
         if not self.is_member:
@@ -412,6 +417,87 @@ async def test_a_cursor_from_the_future(hub: Hub, nursery: trio.Nursery, way: st
     hub.say()
     await wait_all_tasks_blocked()
     assert reader.look().seqs == [11]
+
+
+@pytest.mark.parametrize("way", ["lag", "resync"])
+async def test_a_cursor_of_a_lost_history(hub: Hub, nursery: trio.Nursery, way: str) -> None:
+    """A connection that left its rooms comes back when as much was said again: its place is not of this history."""
+    reader = Reader(hub, nursery, manual=False)
+    await reader.begin()
+    reader.connection.cursors = hub.rooms.detach_all(reader.connection)
+    if way == "resync":
+        reader.connection.resync(CONVERSATION)  # its room has started over
+    else:
+        hub.database.lost.add(UUID(int=10))
+    hub.database.head = 14
+    await reader.connection._catch_up()
+    reader.transport.flush()
+    assert b'"Resync"' in reader.transport.sent and b'"lastSeq":14' in reader.transport.sent
+    hub.say()
+    await wait_all_tasks_blocked()
+    assert reader.look().seqs == [15]
+
+
+async def test_resync_of_a_conversation_left_meanwhile(hub: Hub, nursery: trio.Nursery) -> None:
+    """Who is no member any more is not attached again."""
+    reader = Reader(hub, nursery, manual=False)
+    await reader.begin()
+    hub.database.is_member = False
+    hub.rooms.detach_all(reader.connection)
+    reader.connection.resync(CONVERSATION)
+    await wait_all_tasks_blocked()
+    assert len(reader.look().removed) == 1 and not hub.is_attached
+
+
+@pytest.mark.parametrize("way", ["join", "sync", "lag"])
+async def test_history_goes_back_during_a_replay(hub: Hub, nursery: trio.Nursery, way: str) -> None:
+    """The room starts over while a page is read: nothing of the page is sent, and the client reads anew."""
+    reader, other = [Reader(hub, nursery, manual=manual) for manual in (True, False)]
+    await other.begin()
+    await reader.begin()
+    room = hub.rooms.find(CONVERSATION)
+    assert room is not None
+
+    def go_back() -> None:
+        hub.database.head = 6
+        hub.rooms._start_over(room, Position(Cursor(6, UUID(int=6)), UUID(int=6)))
+
+    hub.database.meanwhile[CHANGES] = go_back
+    if way == "join":
+        assert await catch_up.join(reader.connection, hub.rooms, hub.database, CONVERSATION, 8) == (6, True)
+    elif way == "sync":
+        synced = await catch_up.sync_all(reader.connection, hub.rooms, hub.database, [(CONVERSATION, 8)])
+        assert synced.resync == (CONVERSATION,) and synced.heads == {CONVERSATION: 6}
+    else:
+        reader.connection.cursors = {CONVERSATION: Cursor(8, UUID(int=8))}
+        await reader.connection._catch_up()
+        reader.transport.flush()
+        assert b'"Resync"' in reader.transport.sent
+    hub.say()
+    await wait_all_tasks_blocked()
+    assert reader.look().seqs == [7]
+
+
+async def test_history_goes_back_while_others_are_replayed(hub: Hub, nursery: trio.Nursery) -> None:
+    """Sync brings one conversation to its head, and its history goes back before the answer: the answer says so."""
+    second = new_id()
+    reader = Reader(hub, nursery, manual=True)
+    await reader.begin()
+
+    async def memberships(user_id: UUID) -> Sequence[UUID]:
+        return (CONVERSATION, second)
+
+    hub.database.memberships = memberships  # type: ignore[method-assign]
+
+    def go_back() -> None:
+        room = hub.rooms.find(CONVERSATION)
+        assert room is not None
+        hub.rooms._start_over(room, Position(Cursor(6, UUID(int=6)), UUID(int=6)))
+
+    hub.database.meanwhile[CHANGES] = go_back
+    shown = [(CONVERSATION, 10), (second, 8)]
+    synced = await catch_up.sync_all(reader.connection, hub.rooms, hub.database, shown)
+    assert synced.heads == {CONVERSATION: 6, second: 10} and synced.resync == (CONVERSATION,)
 
 
 async def test_ahead_of_this_instance(hub: Hub, nursery: trio.Nursery) -> None:

@@ -32,7 +32,7 @@ from server.transport.send_queue import Flusher, SendQueue
 from server.transport.timer_wheel import TimerWheel
 from store.errors import StoreError, Unavailable
 from store.ids import new_id
-from store.model import Change, Conversation, Cursor
+from store.model import Change, Conversation, Cursor, Position
 from store.redis.inbox_entries import Receipt
 from tests.server.fake_cluster import FakeCluster
 
@@ -57,9 +57,9 @@ class EmptyStore:
     async def heads(self, conversation_ids: Collection[UUID]) -> dict[UUID, int]:
         return {}
 
-    async def positions(self, conversation_ids: Collection[UUID]) -> dict[UUID, Cursor]:
+    async def positions(self, conversation_ids: Collection[UUID]) -> dict[UUID, Position]:
         heads = await self.heads(conversation_ids)
-        return {conversation_id: Cursor(head, UUID(int=head)) for conversation_id, head in heads.items()}
+        return {key: Position(Cursor(head, UUID(int=head)), UUID(int=head)) for key, head in heads.items()}
 
     async def fetch_watermark(self, conversation_id: UUID) -> int:
         return 0

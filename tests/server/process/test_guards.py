@@ -26,6 +26,7 @@ from loadtest.client import ClientError, HubClient
 from server.cluster.publisher import Publisher
 from server.fanout.broadcaster import Broadcaster
 from server.fanout.gap_repair import GapRepair
+from server.fanout.history_check import HistoryCheck
 from server.fanout.rooms import Rooms
 from server.hub.transports.long_polling import LongPolling
 from server.identity.jwks import KeySet
@@ -167,6 +168,17 @@ async def repair(stage: Stage) -> None:
     stage.process.rooms.repair.doubt([UUID(stage.conversation)])
 
 
+async def suspect(stage: Stage) -> None:
+    room = stage.process.rooms.find(UUID(stage.conversation))
+    assert room is not None
+    stage.process.rooms.history.suspect(room)
+
+
+async def ask_for_health(stage: Stage) -> None:
+    async with stage.server.http() as http:
+        await http.get("/health")
+
+
 async def rename(stage: Stage) -> None:
     """Rename the conversation, and wait until every member has the new name."""
     before = [len(recorder.of("ConversationChanged")) for recorder in stage.recorders.values()]
@@ -306,9 +318,11 @@ FAULTS = [
     Fault("lanes", Rooms, "publish", chat),
     Fault("lanes", _Lane, "_pack", chat_together, several),
     Fault("gap_repair", GapRepair, "_fill", repair),
+    Fault("history_check", HistoryCheck, "_look_into", suspect),
+    Fault("health_checks", Redis, "ping", ask_for_health),
     Fault("conversation_updates", Conversations, "views", rename),
     Fault("ephemeral_events", Broadcaster, "broadcast", chat),
-    Fault("presence", Presence, "seen", come_and_go),
+    Fault("presence", Presence, "status_notices", come_and_go),
     Fault("receipts", ReceiptStreams, "append", chat),
     Fault("receipts", ReceiptStreams, "take", nothing),
     Fault("receipts", server.fanout.receipts, "write_receipts", chat),

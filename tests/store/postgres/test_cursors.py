@@ -4,6 +4,7 @@ import copy
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import pytest
 import trio
 from hypothesis import given
@@ -51,7 +52,7 @@ async def test_history_that_goes_back(conn: Connection, writer: Writer) -> None:
     assert all([await is_proved(conn, group, cursor) for cursor in old.values()])
     await forget_after(conn, group, 6)
     for head in range(6, 14):
-        assert (await cursors.fetch_positions(conn, [group]))[group].seq == head
+        assert (await cursors.fetch_positions(conn, [group]))[group].cursor.seq == head
         assert [seq for seq, cursor in old.items() if await is_proved(conn, group, cursor)] == [2, 3, 4, 5, 6]
         assert await is_proved(conn, group, Cursor(11)) is (head >= 11)
         assert await cursors.list_diverged(conn, [(group, old[3]), (group, old[11])]) == {1: head}
@@ -138,7 +139,11 @@ async def test_positions(conn: Connection, writer: Writer) -> None:
     first, second = [await writer.send(group, alice).message() for _ in range(2)]
 
     async def position() -> Cursor:
-        return (await cursors.fetch_positions(conn, [group, new_id()]))[group]
+        found = (await cursors.fetch_positions(conn, [group, new_id()]))[group]
+        newest.append(found.newest_id)
+        return msgspec.structs.replace(found.cursor, changed_ms=None)
+
+    newest: list[UUID | None] = []  # the message made last, each time
 
     assert await position() == Cursor(3, second.id)
     await messages.update_message(conn, second.id, "x")
