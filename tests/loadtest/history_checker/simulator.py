@@ -75,6 +75,7 @@ class Client:
         self.name = f"p{number}"
         self.events: list[records.Event] = []
         self.cursor = self.shown = 0
+        self.is_unanswered = False
         self.queue: list[Queued] = []
         self.live: list[int] = []  # changes that came over this connection
         self.skipped: set[int] = set()  # changes that were left out, as overtaken
@@ -89,7 +90,7 @@ class Client:
 
     def connect(self) -> None:
         self.online, self.connection, self.live = True, self.connection + 1, []
-        self.shown = self.cursor
+        self.shown, self.is_unanswered = self.cursor, False
         self.note(records.Connected)
         self.note(records.Resuming, conversation=TALK, cursor=self.cursor)
         server, rng = self.run.server, self.run.rng
@@ -97,6 +98,7 @@ class Client:
             self.queue = [("resync", server.head, False), ("attached", server.head, False)]
         elif server.head - self.cursor > REPLAYED or rng.random() < 0.1:
             self.queue = [("answer", server.head, True)]
+            self.is_unanswered = True
         else:
             self.queue = [*server.replay(self.cursor), ("attached", server.head, False)]
 
@@ -109,7 +111,7 @@ class Client:
     def disconnect(self) -> None:
         if self.online:
             self.online = False
-            if any(what == "answer" for what, _, _ in self.queue):
+            if self.is_unanswered:
                 self.cursor = self.shown  # what came before the answer is not known to follow it
             self.queue = []
             self.note(records.Disconnected)
@@ -128,6 +130,7 @@ class Client:
             self.note(records.Attached, conversation=TALK, head=shown)
         else:
             self.cursor = max([shown, *self.live]) if new else shown
+            self.is_unanswered = False
             self.run.forked.discard(self.name)
             self.skipped.clear()
             self.note(records.Resynced, conversation=TALK, head=shown, answered=new)
