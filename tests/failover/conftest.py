@@ -15,10 +15,11 @@ rows: list[Any] = []  # tests.failover.scenarios.Row
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if rows:
-        terminalreporter.section("failovers: seconds refused and until healed; messages accepted and lost; resyncs")
+        terminalreporter.section("refused, accepted again after, healed after; messages accepted, lost; resyncs")
         for row in rows:
             terminalreporter.write_line(
-                f"{row.name:42} {row.refused:6.2f} s {row.healed:6.2f} s {row.accepted:5} {row.lost:4} {row.resyncs:4}"
+                f"{row.name:42} {row.refused:6.2f} s {row.again:6.2f} s {row.healed:6.2f} s"
+                f" {row.accepted:5} {row.lost:4} {row.resyncs:4}"
             )
 
 

@@ -24,6 +24,7 @@ class Row(NamedTuple):
 
     name: str
     refused: float  # seconds for which no message was accepted, at the sender who waited longest
+    again: float  # seconds from the end of the fault, when the name leads to a good primary, until one was
     healed: float  # seconds until every view was what the database has, from the moment that it took messages again
     accepted: int
     lost: int
@@ -40,12 +41,14 @@ async def play(world: World, scenario: Scenario) -> Row:
     await world.all_online()
     since = trio.current_time()
     await scenario(world)
+    mended = trio.current_time()
     await world.ready()
     await world.send_for(5)
     healed = await world.settle()
     row = Row(
         scenario.__name__,
         max(sender.refused_for(since) for sender in world.senders),
+        max(sender.first_after(mended) for sender in world.senders) - mended,
         healed,
         sum(len(sender.accepted) for sender in world.senders) - accepted,
         len(await world.lost()) - lost,
@@ -90,7 +93,10 @@ async def the_old_primary_comes_back(world: World) -> None:
 
 
 async def half_of_the_instances_on_the_old_primary(world: World) -> None:
-    """The old primary was only out of reach: connections to it stay open, while new ones lead to the new primary."""
+    """The old primary was only out of reach: connections to it stay open, while new ones lead to the new primary.
+
+    What it takes until the first instance has seen the new one is lost, and noticed.
+    """
     pair = world.pair
     await in_thread(pair.primary.wait_followed)
     old, new = pair.primary, pair.standby

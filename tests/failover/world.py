@@ -152,6 +152,10 @@ class Sender:
         self.times.append(trio.current_time())
         return True
 
+    def first_after(self, since: float) -> float:
+        """When the first message after `since` was accepted."""
+        return next(time for time in self.times if time >= since)
+
     def refused_for(self, since: float) -> float:
         """The longest time between two messages accepted, from the last one before `since` on."""
         times = [time for time in self.times if time <= since][-1:] + [time for time in self.times if time > since]
