@@ -66,8 +66,8 @@ async def test_long_price(request: pytest.FixtureRequest, short_dir: Path, redis
     if not request.config.getoption("--failover-minutes"):
         pytest.skip("`make test-failover` runs it")
     pair = Pair(short_dir)
-    for server in (pair.primary, pair.standby):
-        server.options |= {"fsync": "on", "full_page_writes": "on"}
+    for one in (pair.primary, pair.standby):
+        one.options |= {"fsync": "on", "full_page_writes": "on"}
     try:
         await in_thread(partial(_prepare, pair))
         async with running(pair.primary.dsn(conftest.DATABASE), redis_url) as server:
