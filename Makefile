@@ -27,7 +27,7 @@ test: lint ## everything: style, types, import contracts, the whole suite (WORKE
 test-chaos: $(TESTABLE) ## ten minutes of faults on four instances (MINUTES=, SEED=)
 	@$(BIN)/pytest -q -s tests/chaos -k long --chaos-minutes $(or $(MINUTES),10) --chaos-seed $(or $(SEED),0)
 
-test-failover: $(TESTABLE) ## ten minutes of failovers of PostgreSQL under load, and a table of what clients saw (MINUTES=, SEED=)
+test-failover: $(TESTABLE) ## failovers of Redis, and ten minutes of those of PostgreSQL, under load, and a table of what clients saw (MINUTES=, SEED=)
 	@$(BIN)/pytest -q -s tests/failover -k long --failover-minutes $(or $(MINUTES),10) --failover-seed $(or $(SEED),0)
 
 test-hostile: $(TESTABLE) ## ten minutes of hostile clients, and people who must not notice (MINUTES=, SEED=)
