@@ -1,6 +1,6 @@
 """Redis fails over under two instances with clients: Sentinel, a Cluster, a name that moves. `make test-failover`.
 
-Nothing that was accepted is missing at anybody or comes twice, sends go on, and no user who is connected all the time
+Nothing that was accepted is missing at any client or comes twice, sends go on, and no user who is connected all the time
 is announced as offline.
 """
 
@@ -73,7 +73,7 @@ async def _observed(world: World) -> AsyncIterator[list[Observer]]:
 
 
 async def _play(world: World, fault: str, switch: Switch) -> None:
-    """Load, the fault, load; then everybody has everything, and nobody was announced as offline."""
+    """Load, the fault, load; then every client has everything, and no user was announced as offline."""
     async with _observed(world) as observers:
         world.sending.set()
         await trio.sleep(STEADY)
