@@ -1,7 +1,7 @@
 """Redis fails over under two instances with clients: Sentinel, a Cluster, a name that moves. `make test-failover`.
 
-Nothing that was accepted is missing at any client or comes twice, sends go on, and no user who is connected all the time
-is announced as offline.
+Nothing that was accepted is missing at any client or comes twice, sends go on, and no user who is connected
+all the time is announced as offline.
 """
 
 import signal
