@@ -20,6 +20,7 @@ from store.model import (
     MessageStatus,
     MessageType,
     Role,
+    Seq,
     Timestamp,
     UserStatus,
     Wire,
@@ -203,6 +204,43 @@ def sent(message: Message) -> SentMessage:
 _sent_message: Callable[..., SentMessage] = SentMessage
 
 
+class CursorProof(Wire, frozen=True):
+    """A cursor that can be proved: a message, and its `changedSeq`.
+
+    `changed_at` is the message's `deletedAt`, or else its `editedAt`. What is no UUID, or no time, is the handlers' to
+    refuse: one bad cursor among many is no reason to refuse the others.
+    """
+
+    seq: Seq
+    message_id: str | None = None
+    changed_at: str | None = None
+
+
+class Others(WireEnum):
+    """What becomes of conversations of the user that a Sync does not name."""
+
+    REPLAY = "replay"
+    ATTACH = "attach"
+    IGNORE = "ignore"
+
+
+class SyncOptions(Wire, frozen=True):
+    """`after`: the `next` of the answer before, which lists the user's conversations up to there."""
+
+    others: str | int | None = Others.REPLAY.value
+    after: UUID | None = None
+
+
+class SyncOutcome(WireEnum):
+    """What a Sync has done about a conversation."""
+
+    REPLAYED = "replayed"
+    ATTACHED = "attached"
+    RESYNC = "resync"
+    GONE = "gone"
+    IGNORED = "ignored"
+
+
 class Joined(Wire, frozen=True):
     """Result of JoinConversation: the cursors of the first members by id.
 
@@ -210,21 +248,40 @@ class Joined(Wire, frozen=True):
     """
 
     last_seq: int
+    message_id: UUID | None
     cursors: tuple[MemberCursor, ...]
     resync: bool = False
     next: str | None = None
 
 
+class SyncedConversation(Wire, frozen=True, gc=False):
+    """A conversation in the result of Sync: its head as of its attaching, and what was done."""
+
+    conversation_id: UUID
+    last_seq: int
+    message_id: UUID | None
+    unread_count: int
+    outcome: SyncOutcome
+
+
 class Synced(Wire, frozen=True):
-    """Result of Sync: where each conversation stands, and the ones that must be paged with REST."""
+    """Result of Sync: where each conversation stands, and the ones that must be paged with REST.
+
+    `conversations` is a page of all conversations of the user; `next` goes into the options of the next call.
+    """
 
     heads: dict[UUID, int]
     resync: tuple[UUID, ...]
+    conversations: tuple[SyncedConversation, ...] = ()
+    next: UUID | None = None
 
 
 class Resync(Wire, frozen=True):
+    """The head at which the connection is attached now, and the message of that change."""
+
     conversation_id: UUID
     last_seq: int
+    message_id: UUID | None
 
 
 class StatusUpdate(Wire, frozen=True):

@@ -4,22 +4,29 @@ Owns the membership check of replays. Reads only; also serves the rooms of this 
 """
 
 from collections.abc import Collection, Sequence
+from datetime import datetime
 from uuid import UUID
 
+import msgspec
 import trio
 
 from handlers import page_cursors as cursors
 from handlers import permissions
 from handlers.errors import ChatError
-from handlers.model import Caller
+from handlers.model import Caller, CursorProof
 from handlers.ports import Connections
 from store import receipts
+from store.ids import epoch_ms
 from store.model import Change, Conversation, Cursor, MemberCursor, Position
 from store.postgres import accounts, conversations, messages, users
 from store.postgres import cursors as positions
 from store.postgres.batch_loader import BatchLoader
 
 LOWERED = 100  # conversations whose receipts are lowered in one transaction, which locks them
+COUNTED = 200  # conversations whose unread messages are counted with one query: up to 1,000 entries of an index each
+PROVED = 500  # cursors looked up with one query
+
+Proof = tuple[UUID, int, bytes, int]  # the conversation and the cursor, as a key that hashes with a key of this process
 
 
 class Sync:
@@ -30,6 +37,8 @@ class Sync:
         self._memberships: BatchLoader[UUID, list[UUID]] = BatchLoader(self._fetch_memberships)
         self._heads: BatchLoader[UUID, int] = BatchLoader(self._fetch_heads)
         self._positions: BatchLoader[UUID, Position] = BatchLoader(self._fetch_positions)
+        self._diverged: BatchLoader[Proof, None] = BatchLoader(self._fetch_diverged, PROVED)
+        self._unread: BatchLoader[tuple[UUID, UUID], int] = BatchLoader(self._fetch_unread, COUNTED)
         self._ended: BatchLoader[UUID, None] = BatchLoader(self._fetch_ended)
         self._present: BatchLoader[UUID, None] = BatchLoader(self._fetch_present)
 
@@ -38,6 +47,8 @@ class Sync:
             await nursery.start(self._memberships.run)
             await nursery.start(self._heads.run)
             await nursery.start(self._positions.run)
+            await nursery.start(self._diverged.run)
+            await nursery.start(self._unread.run)
             await nursery.start(self._ended.run)
             await nursery.start(self._present.run)
             task_status.started()
@@ -76,10 +87,19 @@ class Sync:
 
     async def diverged(self, shown: Sequence[tuple[UUID, Cursor]]) -> Collection[int]:
         """The indexes of those of these cursors that are not of the history that PostgreSQL has."""
-        if not shown:
-            return ()
-        async with self._pool.connection() as conn:
-            return await positions.list_diverged(conn, shown)
+        keys = [_key(conversation_id, cursor) for conversation_id, cursor in shown]
+        lost: set[Proof] = set()
+        for start in range(0, len(keys), PROVED):
+            lost.update(await self._diverged.get(keys[start : start + PROVED]))
+        return [index for index, key in enumerate(keys) if key in lost]
+
+    async def unread(self, user_id: UUID, conversation_ids: Sequence[UUID]) -> dict[UUID, int]:
+        """How many messages of each conversation that is the user's they have not read, counted to 1,000."""
+        found: dict[UUID, int] = {}
+        for start in range(0, len(conversation_ids), COUNTED):
+            some = [(user_id, conversation_id) for conversation_id in conversation_ids[start : start + COUNTED]]
+            found |= {key: count for (_, key), count in (await self._unread.get(some)).items()}
+        return found
 
     async def fetch_watermark(self, conversation_id: UUID) -> int:
         """The seq up to which changes of the conversation are not kept. For the process."""
@@ -101,6 +121,16 @@ class Sync:
         """The conversation as this user sees it; None when they are no member (any more)."""
         async with self._pool.connection() as conn:
             return (await conversations.list_views(conn, conversation_id, [user_id])).get(user_id)
+
+    async def _fetch_diverged(self, keys: Collection[Proof]) -> dict[Proof, None]:
+        asked = list(keys)
+        async with self._pool.connection() as conn:
+            lost = await positions.list_diverged(conn, [(key[0], _cursor(key)) for key in asked])
+        return {asked[index]: None for index in lost}
+
+    async def _fetch_unread(self, views: Collection[tuple[UUID, UUID]]) -> dict[tuple[UUID, UUID], int]:
+        async with self._pool.connection() as conn:
+            return await conversations.list_unread(conn, views)
 
     async def _fetch_memberships(self, user_ids: Collection[UUID]) -> dict[UUID, list[UUID]]:
         async with self._pool.connection() as conn:
@@ -159,3 +189,30 @@ class Sync:
             found = await conversations.list_cursors(conn, conversation_id, conversations.MEMBERS_SHOWN + 1)
         shown = found[: conversations.MEMBERS_SHOWN]
         return shown, cursors.encode_id(shown[-1].user_id) if len(found) > len(shown) else None
+
+
+def _key(conversation_id: UUID, cursor: Cursor) -> Proof:
+    message_id = b"" if cursor.message_id is None else cursor.message_id.bytes
+    return conversation_id, cursor.seq, message_id, -1 if cursor.changed_ms is None else cursor.changed_ms
+
+
+def _cursor(key: Proof) -> Cursor:
+    _, seq, message_id, changed_ms = key
+    return Cursor(seq, UUID(bytes=message_id) if message_id else None, None if changed_ms < 0 else changed_ms)
+
+
+def read_cursor(shown: int | CursorProof) -> Cursor | None:
+    """The cursor that a client shows; None if its id or its time is none. Raises ChatError("invalid_cursor")."""
+    seq = shown if isinstance(shown, int) else shown.seq
+    if seq < 0:
+        raise ChatError("invalid_cursor", "A cursor is a seq: 0 or more.")
+    if isinstance(shown, int) or shown.message_id is None:
+        return Cursor(seq)
+    try:
+        message_id = msgspec.convert(shown.message_id, UUID)
+        if shown.changed_at is None:
+            return Cursor(seq, message_id)
+        changed_at = msgspec.convert(shown.changed_at, datetime)
+    except msgspec.ValidationError:
+        return None
+    return None if changed_at.tzinfo is None else Cursor(seq, message_id, max(epoch_ms(changed_at), 0))

@@ -6,7 +6,7 @@ Reads the clock and the system's randomness, nothing else.
 import os
 import time
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 _EPOCH = datetime(1970, 1, 1)  # UTC, like all times here
@@ -49,6 +49,11 @@ def timestamp(ms: int) -> str:
 def timestamp_ms(value: str) -> int:
     """Milliseconds since the epoch of a time that `timestamp` has written."""
     return (datetime.fromisoformat(value.removesuffix("Z")) - _EPOCH) // timedelta(milliseconds=1)
+
+
+def epoch_ms(value: datetime) -> int:
+    """Milliseconds since the epoch of a time that has a time zone."""
+    return (value.astimezone(UTC).replace(tzinfo=None) - _EPOCH) // timedelta(milliseconds=1)
 
 
 def now_timestamp() -> str:

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import trio
 
-from handlers.model import Caller
+from handlers.model import Caller, Resync
 from server.transport.send_queue import SendQueue
 from store.ids import timestamp, timestamp_ms
 from store.model import Change, Cursor, Message, Position, Timestamp
@@ -126,6 +126,11 @@ def cursor_at(change: Change) -> Cursor:
     return Cursor(change.seq, message.id, None if changed_at is None else timestamp_ms(changed_at))
 
 
+def resync_at(conversation_id: UUID, head: Cursor) -> Resync:
+    """The word to a client that begins anew at this head."""
+    return Resync(conversation_id=conversation_id, last_seq=head.seq, message_id=head.message_id)
+
+
 class Room:
     """A conversation on this instance: the connections attached, and the next seq (None while it is opening)."""
 
@@ -178,6 +183,10 @@ class Room:
         changed_at = self.last_changed_at
         last_id = None if self.last_id is None else UUID(int=self.last_id)
         return Cursor(self.head, last_id, None if changed_at is None else timestamp_ms(changed_at))
+
+    def has_at_head(self, cursor: Cursor) -> bool:
+        """Whether a client that has got to the room's head has the same change there, as far as is known."""
+        return None in (self.last_id, cursor.message_id) or self.cursor.message_id == cursor.message_id
 
     def place(self, position: Position) -> None:
         """Go on from this head."""

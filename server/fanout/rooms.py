@@ -20,7 +20,6 @@ from uuid import UUID
 import trio
 
 from handlers.errors import ChatError
-from handlers.model import Resync
 from server.fanout.delivery import encode_change
 from server.fanout.gap_repair import REPAIR_DELAY, GapRepair
 from server.fanout.history_check import HistoryCheck
@@ -35,6 +34,8 @@ from server.fanout.room import (
     Room,
     Subscriber,
     Subscriptions,
+    cursor_at,
+    resync_at,
 )
 from server.protocol.signalr.encoding import Encoding
 from server.transport.send_queue import Flusher, Verdict
@@ -528,7 +529,7 @@ class Rooms:
         room.suspicions = 0
         room.generation += 1
         frames: dict[Encoding, bytes] = {}
-        arguments = (Resync(conversation_id=conversation_id, last_seq=position.cursor.seq),)
+        arguments = (resync_at(conversation_id, position.cursor),)
         lagging = []
         for connection, send_queue in tuple(room.attached.items()):
             try:
@@ -627,7 +628,7 @@ def _encoded(encoding: Encoding, change: Change) -> bytes:
         return encode_change(encoding, change, created=change.created)
     except Exception as error:
         _guard.caught(error, conversation=str(change.conversation_id), seq=change.seq)
-        return encoding.event(RESYNC, (Resync(conversation_id=change.conversation_id, last_seq=change.seq),))
+        return encoding.event(RESYNC, (resync_at(change.conversation_id, cursor_at(change)),))
 
 
 def _frame(frames: dict[Encoding, bytes], connection: Subscriber, event: str, arguments: tuple[object, ...]) -> bytes:

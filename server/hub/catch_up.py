@@ -14,17 +14,28 @@ from uuid import UUID
 import trio
 
 from handlers.errors import ChatError
-from handlers.model import Caller, Resync, Synced
+from handlers.model import Caller, Others, Synced, SyncedConversation, SyncOutcome
 from server.fanout.conversation_updates import CHANGED
 from server.fanout.recent_events import Broadcast
-from server.fanout.room import JOINED, Room, Subscriber, cursor_at
+from server.fanout.room import JOINED, Room, Subscriber, cursor_at, resync_at
 from server.fanout.rooms import REMOVED, Rooms, no_such_conversation
-from store.model import Change, Conversation, Cursor
+from store.model import Change, Conversation, Cursor, Position
 
 MAX_BEHIND = 1000  # changes; further behind, paging with REST is cheaper for everybody (docs/hub.md)
 PAGE = 100  # changes read at once
 PAGE_BYTES = 128 * 1024
 STEP = 200  # ephemeral events looked at in one scheduler step
+MISSING = 1.0  # seconds that this waits for a change which is committed, before it is asked whether it still is
+MAX_LISTED = 400  # conversations in one answer to Sync
+LISTED_BYTES = 300  # of an answer, for each conversation that it lists, at most
+NAMED_BYTES = 90  # for each that is named and not listed
+START = UUID(int=0)  # below every conversation's id
+BEGINNING = Cursor(0)  # of a client that has nothing
+BY_DEFAULT = {
+    Others.REPLAY: SyncOutcome.REPLAYED,
+    Others.ATTACH: SyncOutcome.ATTACHED,
+    Others.IGNORE: SyncOutcome.IGNORED,
+}
 LOST = Cursor(2**63 - 1)  # above every head: of a client that may have seen a history that is lost
 
 
@@ -41,8 +52,14 @@ class SyncSource(Protocol):
 
     async def heads(self, conversation_ids: Collection[UUID]) -> dict[UUID, int]: ...
 
+    async def positions(self, conversation_ids: Collection[UUID]) -> dict[UUID, Position]:
+        """Return the head of each of these conversations, with the message of its last change."""
+
     async def diverged(self, cursors: Sequence[tuple[UUID, Cursor]]) -> Collection[int]:
         """Return the indexes of those of these cursors that are not of the history that PostgreSQL has."""
+
+    async def unread(self, user_id: UUID, conversation_ids: Sequence[UUID]) -> dict[UUID, int]:
+        """How many messages of each conversation the user has not read, counted to 1,000."""
 
     async def require_member(self, caller: Caller, conversation_id: UUID) -> None:
         """Raises ChatError("not_found")."""
@@ -107,46 +124,114 @@ async def attach_all(connection: Target, rooms: Rooms, sync: SyncSource) -> None
                     room.attach(connection)
 
 
-async def sync_all(connection: Target, rooms: Rooms, sync: SyncSource, shown: Sequence[tuple[UUID, int]]) -> Synced:
-    """Replay after each cursor, in order, and attach. What is too far behind is attached at its head and named.
+async def sync_all(
+    connection: Target,
+    rooms: Rooms,
+    sync: SyncSource,
+    shown: Sequence[tuple[UUID, Cursor | None]],
+    others: Others = Others.REPLAY,
+    listed_after: UUID | None = None,
+) -> Synced:
+    """Replay after each cursor, in order, and attach; do with the user's `others` what is asked; list them all.
 
-    A conversation is detached first and attached at the end of its own replay, so while one of many is replayed the
-    others are live already, or still detached, but never both live and replayed. Conversations that are not the
-    user's go to `resync`, and the client asks REST for the reason. The ids are the client's choice: they are looked
-    up in the user's memberships, and never become keys of a table of ours.
+    What is too far behind is attached at its head and named in `resync`. So is a conversation whose cursor cannot be
+    proved, or cannot be read at all (None). Those that are not the user's are gone, and the client asks REST for the
+    reason. The ids are the client's choice: they are looked up in the user's memberships, and never become keys of a
+    table of ours.
+
+    Others are those that are not named, and to which the connection is not attached. So a client with more cursors
+    than one call takes names them in several calls, the last one of which says what becomes of the others. They are
+    worked on in the order of their ids, as many as the answer has room to list, and the next call goes on after them.
+
+    From here on the connection is attached to what its user is added to, whatever it began with.
     """
+    connection.auto_attach = True
     async with moving_cursors(connection):
         mine = set(await sync.memberships(connection.user_id))
-        heads: dict[UUID, int] = {}
-        resync = [conversation_id for conversation_id, _ in shown if conversation_id not in mine]
-        cursors = {conversation_id: Cursor(seq) for conversation_id, seq in shown if conversation_id in mine}
-        async with rooms.opened(cursors) as opened:
-            generations = {room: room.generation for room in opened.values()}
-            proved = await _prove(sync, cursors)
-            for conversation_id, room in opened.items():
-                room.detach(connection)
-                if connection.cursors is not None:
-                    connection.cursors.pop(conversation_id, None)
-                try:
-                    caught_up = await _follow(connection, rooms, sync, room, proved[conversation_id], generations[room])
-                except ChatError as error:
-                    if error.code != "not_found":
-                        raise
-                    resync.append(conversation_id)  # removed meanwhile: REST says so too
-                    continue
-                heads[conversation_id] = room.head
-                if not caught_up:
-                    resync.append(conversation_id)
-            for room, generation in generations.items():
-                if room.generation != generation and room.conversation_id in heads:
-                    heads[room.conversation_id] = room.head  # its history went back while others were replayed
-                    resync.append(room.conversation_id)
-        return Synced(heads=heads, resync=tuple(dict.fromkeys(resync)))
+        named = {conversation_id: cursor for conversation_id, cursor in shown if conversation_id in mine}
+        gone = [conversation_id for conversation_id, _ in shown if conversation_id not in mine]
+        most = (connection.send_queue.limit // 2 - NAMED_BYTES * len(shown)) // LISTED_BYTES
+        most = max(1, min(most, MAX_LISTED))
+        start = START if listed_after is None else listed_after
+        rest = sorted(conversation_id for conversation_id in mine - named.keys() if conversation_id > start)
+        page = rest[: max(0, most - len(shown))]
+        outcomes = dict.fromkeys(named, SyncOutcome.REPLAYED)
+        lagging = connection.cursors or {}
+        for key in page:
+            is_attached = key in lagging or rooms.is_attached(key, connection)
+            outcomes[key] = SyncOutcome.ATTACHED if is_attached else BY_DEFAULT[others]
+        cursors = dict.fromkeys(outcomes, BEGINNING) | named
+        heads = await _carry_out(connection, rooms, sync, cursors, outcomes)
+        ignored = await sync.positions([key for key in outcomes if outcomes[key] is SyncOutcome.IGNORED])
+        shown_heads = heads | {key: position.cursor for key, position in ignored.items()}
+        gone += [key for key in outcomes if outcomes[key] is SyncOutcome.GONE]
+        listed = [*(conversation_id for conversation_id, _ in shown[:most]), *page]
+        unread = await sync.unread(connection.user_id, [key for key in listed if key in shown_heads])
+        return Synced(
+            heads={conversation_id: head.seq for conversation_id, head in heads.items()},
+            resync=(*gone, *(key for key in outcomes if outcomes[key] is SyncOutcome.RESYNC)),
+            conversations=tuple(
+                SyncedConversation(
+                    conversation_id=conversation_id,
+                    last_seq=(head := shown_heads.get(conversation_id, BEGINNING)).seq,
+                    message_id=head.message_id,
+                    unread_count=unread.get(conversation_id, 0),
+                    outcome=outcomes.get(conversation_id, SyncOutcome.GONE),
+                )
+                for conversation_id in listed
+            ),
+            next=None if len(page) == len(rest) and len(shown) <= most else page[-1] if page else start,
+        )
+
+
+async def _carry_out(
+    connection: Target,
+    rooms: Rooms,
+    sync: SyncSource,
+    cursors: Mapping[UUID, Cursor | None],
+    outcomes: dict[UUID, SyncOutcome],
+) -> dict[UUID, Cursor]:
+    """Replay and attach as `outcomes` says, and write there what has come of it. Return the heads of what is attached.
+
+    A conversation is detached first and attached at the end of its own replay, so while one of many is replayed the
+    others are live already, or still detached, but never both live and replayed.
+    """
+    heads: dict[UUID, Cursor] = {}
+    wanted = [key for key, outcome in outcomes.items() if outcome is not SyncOutcome.IGNORED]
+    async with rooms.opened(wanted) as opened:
+        generations = {room: room.generation for room in opened.values()}
+        proved = await _prove(sync, cursors)
+        for conversation_id in wanted:
+            room = opened.get(conversation_id)
+            left = (connection.cursors or {}).get(conversation_id)
+            if room is None:
+                outcomes[conversation_id] = SyncOutcome.GONE
+                continue
+            try:
+                if outcomes[conversation_id] is SyncOutcome.REPLAYED:
+                    room.detach(connection)
+                    if left is not None and connection.cursors is not None:
+                        del connection.cursors[conversation_id]
+                    if not await _follow(connection, rooms, sync, room, proved[conversation_id], generations[room]):
+                        outcomes[conversation_id] = SyncOutcome.RESYNC
+                elif left is None:
+                    _attach(connection, room)
+            except ChatError as error:
+                if error.code != "not_found":
+                    raise
+                outcomes[conversation_id] = SyncOutcome.GONE  # removed meanwhile: REST says so too
+            else:
+                heads[conversation_id] = room.cursor
+        for room, generation in generations.items():
+            if room.generation != generation and room.conversation_id in heads:
+                heads[room.conversation_id] = room.cursor  # its history went back while others were replayed
+                outcomes[room.conversation_id] = SyncOutcome.RESYNC
+    return heads
 
 
 async def join(
-    connection: Target, rooms: Rooms, sync: SyncSource, conversation_id: UUID, since: int | None
-) -> tuple[int, bool]:
+    connection: Target, rooms: Rooms, sync: SyncSource, conversation_id: UUID, since: Cursor | None
+) -> tuple[Cursor, bool]:
     """Attach to one conversation, after `since` or at its head. Returns the head and whether to resync.
 
     Raises ChatError("not_found") when the user is not a member, also when that becomes so during the replay. A cursor
@@ -166,12 +251,12 @@ async def join(
                 if conversation_id in expelled:
                     raise no_such_conversation()
                 room.attach(connection)
-                return room.head, False
+                return room.cursor, False
             room.detach(connection)
             generation = room.generation
-            proved = await _prove(sync, {conversation_id: Cursor(since)})
+            proved = await _prove(sync, {conversation_id: since})
             caught_up = await _follow(connection, rooms, sync, room, proved[conversation_id], generation)
-            return room.head, not caught_up
+            return room.cursor, not caught_up
 
 
 async def resume_room(
@@ -187,7 +272,7 @@ async def resume_room(
     try:
         async with rooms.opened([conversation_id]) as opened:
             room = opened.get(conversation_id)
-            if room is None:
+            if room is None or connection in room.attached:
                 return
             generation = room.generation
             try:
@@ -202,7 +287,7 @@ async def resume_room(
                 _send_removed(connection, conversation_id, reason)  # while it did not read
                 return
             if not caught_up:
-                connection.send_event("Resync", (Resync(conversation_id=conversation_id, last_seq=room.head),))
+                connection.send_event("Resync", (resync_at(conversation_id, room.cursor),))
     except trio.Cancelled:
         if conversation_id not in (connection.cursors or {}):  # while the room was opened
             _keep(connection, conversation_id, cursor)
@@ -268,11 +353,13 @@ def _concerns(broadcast: Broadcast, connection: Target, rooms: Rooms) -> bool:
     )
 
 
-async def _prove(sync: SyncSource, cursors: Mapping[UUID, Cursor]) -> dict[UUID, Cursor | None]:
+async def _prove(sync: SyncSource, cursors: Mapping[UUID, Cursor | None]) -> dict[UUID, Cursor | None]:
     """Return the cursors, with None in place of those that are not of the history that PostgreSQL has."""
-    shown = list(cursors.items())
-    lost = set(await sync.diverged(shown))
-    return {conversation_id: None if index in lost else cursor for index, (conversation_id, cursor) in enumerate(shown)}
+    proved = dict(cursors)
+    shown = [(conversation_id, cursor) for conversation_id, cursor in cursors.items() if cursor and cursor.seq]
+    for index in await sync.diverged(shown):
+        proved[shown[index][0]] = None
+    return proved
 
 
 async def _follow(
@@ -309,10 +396,13 @@ async def _follow(
                 return False
             if cursor == head:
                 _attach(connection, room)
-                return True
+                return room.has_at_head(reached)
             if cursor > head:  # committed, not yet delivered here: it comes at once, or is fetched
                 rooms.repair.expect(room, cursor)
-                await rooms.wait_moved(room)
+                with trio.move_on_after(MISSING) as patience:
+                    await rooms.wait_moved(room)
+                if patience.cancelled_caught and await sync.diverged([(conversation_id, reached)]):
+                    proved = None
                 continue
             changes = await sync.changes_after(
                 connection.caller, conversation_id, cursor, limit=PAGE, max_bytes=PAGE_BYTES

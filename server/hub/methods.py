@@ -13,11 +13,22 @@ from msgspec import Meta
 
 from handlers.errors import ChatError
 from handlers.messages import Messages
-from handlers.model import CreateMessage, Joined, SentMessage, Synced, UpdateStatus, UserStatusUpdate, sent
+from handlers.model import (
+    CreateMessage,
+    CursorProof,
+    Joined,
+    Others,
+    SentMessage,
+    Synced,
+    SyncOptions,
+    UpdateStatus,
+    UserStatusUpdate,
+    sent,
+)
 from handlers.ports import Presence as Connected
 from handlers.presence import Presence
 from handlers.receipts import Receipts
-from handlers.sync import Sync
+from handlers.sync import Sync, read_cursor
 from handlers.users import Users
 from server.fanout.ephemeral_events import EphemeralEvents
 from server.hub import catch_up
@@ -109,23 +120,36 @@ class HubMethods:
 
     @hub_method(cost=JOIN_COST)
     async def join_conversation(
-        self, connection: HubConnection, conversation_id: UUID, since_seq: Seq | None = None
+        self, connection: HubConnection, conversation_id: UUID, since_seq: Seq | CursorProof | None = None
     ) -> Joined:
         rooms = connection.hub.rooms
-        head, resync = await catch_up.join(connection, rooms, connection.hub.sync, conversation_id, since_seq)
+        since = None
+        if since_seq is not None:
+            since = read_cursor(max(since_seq, 0) if isinstance(since_seq, int) else since_seq)
+            if since is None:
+                raise ChatError("invalid_cursor", "messageId is a message's id, changedAt a time with a time zone.")
+        head, resync = await catch_up.join(connection, rooms, connection.hub.sync, conversation_id, since)
         shown, following = await self._sync.cursors(connection.caller, conversation_id)
-        return Joined(last_seq=head, cursors=shown, next=following, resync=resync)
+        return Joined(last_seq=head.seq, message_id=head.message_id, cursors=shown, next=following, resync=resync)
 
     @hub_method()
     def leave_conversation(self, connection: HubConnection, conversation_id: UUID) -> None:
         connection.leave(conversation_id)
 
     @hub_method(cost=SYNC_COST)
-    async def sync(self, connection: HubConnection, cursors: dict[UuidKey, Seq]) -> Synced:
-        if any(seq < 0 for seq in cursors.values()):
-            raise ChatError("invalid_cursor", "A cursor is a seq: 0 or more.")
-        shown = [(key.value, seq) for key, seq in cursors.items()]
-        return await catch_up.sync_all(connection, connection.hub.rooms, connection.hub.sync, shown)
+    async def sync(
+        self, connection: HubConnection, cursors: dict[UuidKey, Seq | CursorProof], options: SyncOptions | None = None
+    ) -> Synced:
+        shown = [(key.value, read_cursor(cursor)) for key, cursor in cursors.items()]
+        options = options or SyncOptions()
+        try:
+            others = Others.REPLAY if options.others is None else Others.parse(options.others)
+        except ValueError:
+            names = ", ".join(member.value for member in Others)
+            raise ChatError("invalid_request", f"options.others is one of {names}.") from None
+        return await catch_up.sync_all(
+            connection, connection.hub.rooms, connection.hub.sync, shown, others, options.after
+        )
 
     @hub_method(cost=STREAM_COST)
     async def stream_history(

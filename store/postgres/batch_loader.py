@@ -20,7 +20,7 @@ V = TypeVar("V")
 WORKERS = 2  # queries under way at once
 _guard = guard("batch_loader")
 
-MAX_KEYS = 2000  # in one query; one request is never divided
+MAX_KEYS = 2000
 
 
 class _Request(Generic[K, V]):
@@ -36,8 +36,10 @@ class _Request(Generic[K, V]):
 class BatchLoader(Generic[K, V]):
     """`fetch` maps keys to what was found; a key that is not found is left out."""
 
-    def __init__(self, fetch: Callable[[Collection[K]], Awaitable[Mapping[K, V]]]) -> None:
+    def __init__(self, fetch: Callable[[Collection[K]], Awaitable[Mapping[K, V]]], max_keys: int = MAX_KEYS) -> None:
+        """`max_keys` go into one query; one request is never divided."""
         self._fetch = fetch
+        self._max_keys = max_keys
         self._waiting: list[_Request[K, V]] = []
         self._idle = trio.lowlevel.ParkingLot()
 
@@ -82,7 +84,7 @@ class BatchLoader(Generic[K, V]):
         batch: list[_Request[K, V]] = []
         keys: set[K] = set()
         for request in self._waiting:
-            if batch and len(keys) + len(request.keys) > MAX_KEYS:
+            if batch and len(keys) + len(request.keys) > self._max_keys:
                 break
             batch.append(request)
             keys.update(request.keys)

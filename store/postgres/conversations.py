@@ -187,6 +187,13 @@ async def fetch_heads(conn: Connection, conversation_ids: Collection[UUID]) -> d
     return dict(await (await conn.execute(queries.fetch_heads, {"ids": list(conversation_ids)})).fetchall())
 
 
+async def list_unread(conn: Connection, views: Collection[tuple[UUID, UUID]]) -> dict[tuple[UUID, UUID], int]:
+    """How many messages each user has not read of a conversation, by (user, conversation), counted to 1,000."""
+    parameters = {"user_ids": [user for user, _ in views], "conversation_ids": [key for _, key in views]}
+    rows = await (await conn.execute(queries.list_unread, parameters)).fetchall()
+    return {(user_id, conversation_id): count for user_id, conversation_id, count in rows}
+
+
 async def count_owners(conn: Connection, conversation_id: UUID) -> int:
     row = await (await conn.execute(queries.count_owners, {"conversation_id": conversation_id})).fetchone()
     return int(row[0]) if row else 0

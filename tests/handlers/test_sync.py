@@ -7,9 +7,10 @@ import trio
 from msgspec.structs import replace
 
 from handlers.errors import ChatError
-from handlers.model import Caller, Client
+from handlers.model import Caller, Client, CursorProof
+from handlers.sync import read_cursor
 from store.ids import new_id
-from store.model import Role
+from store.model import Cursor, Role
 from store.postgres.conversations import MEMBERS_SHOWN
 from tests.handlers.memory import EXPIRES, Memory, refused
 
@@ -140,3 +141,20 @@ async def test_the_database_is_away(running: Memory) -> None:
             assert "away" in str(error)
         else:
             raise AssertionError("it says more than is known")
+
+
+def test_cursors_that_are_shown() -> None:
+    """A seq, or a position with a message and the time of its change; None where these are none; never below 0."""
+    message_id, at = new_id(), "2026-11-28T12:00:00.250Z"
+    ms = 1795867200250
+    assert read_cursor(7) == read_cursor(CursorProof(7)) == Cursor(7)
+    assert read_cursor(CursorProof(7, str(message_id))) == Cursor(7, message_id)
+    assert read_cursor(CursorProof(7, str(message_id), at)) == Cursor(7, message_id, ms)
+    assert read_cursor(CursorProof(7, str(message_id), "2026-11-28T13:00:00.25+01:00")) == Cursor(7, message_id, ms)
+    for wrong in ("", "garbage", "0", str(message_id)[:-1]):
+        assert read_cursor(CursorProof(7, wrong)) is None
+    for wrong in ("", "noon", "2026-11-28", "2026-11-28T12:00:00"):
+        assert read_cursor(CursorProof(7, str(message_id), wrong)) is None
+    for below in (-1, CursorProof(-1, str(message_id))):
+        with pytest.raises(ChatError, match="invalid_cursor"):
+            read_cursor(below)

@@ -30,8 +30,9 @@ async def server(database: str, redis_url: str) -> AsyncIterator[Running]:
 class Shared(Running):
     """A server that other tests use too: all users in it have names of their own."""
 
-    def __init__(self, process: Child | trio.Process, port: int, lines: list[dict[str, Any]]) -> None:
+    def __init__(self, process: Child | trio.Process, port: int, lines: list[dict[str, Any]], database: str) -> None:
         super().__init__(process, port, lines)
+        self.database = database
         self.talks: dict[int, tuple[User, User, str]] = {}
 
     def over(self, transport: str, protocol: str) -> "Shared":
@@ -66,7 +67,7 @@ def kept(services: Services, count: int) -> Iterator[list[Shared]]:
         token.append(trio.lowlevel.current_trio_token())
         async with AsyncExitStack() as stack:
             found = [await stack.enter_async_context(running(database, services.redis_url)) for _ in range(count)]
-            started.set_result([Shared(one.process, one.port, one.lines) for one in found])
+            started.set_result([Shared(one.process, one.port, one.lines, database) for one in found])
             await done.wait()
 
     failed: list[BaseException] = []

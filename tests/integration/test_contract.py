@@ -88,13 +88,17 @@ async def join_and_leave(scene: Scene) -> None:
 
 
 async def sync(scene: Scene) -> None:
-    """Sync({conversationId: seq, ...}): replays each in order and attaches; answers {heads, resync: [ids]}"""
+    """Sync({conversationId: cursor, ...}, options?): replays each in order and attaches; answers {heads, resync: [ids],
+    conversations, next}"""
     recorder = EventRecorder()
     sent = [await scene.say(str(n)) for n in range(3)]
     async with scene.server.connect(scene.bob, recorder, query={"sync": "manual"}) as b:
         assert await b.invoke("Ping") == {} and not recorder.messages
         synced = await b.invoke("Sync", {scene.group: sent[0]["seq"] - 1, str(uuid4()): 5})
         assert synced["heads"] == {scene.group: sent[-1]["seq"]} and len(synced["resync"]) == 1
+        one = {"conversationId": scene.group, "lastSeq": sent[-1]["seq"], "messageId": sent[-1]["id"]}
+        assert synced["conversations"][0].items() >= one.items() and synced["next"] is None
+        assert [listed["outcome"] for listed in synced["conversations"]] == ["replayed", "gone"]
         live = await scene.say("live")
         await until(recorder, "ReceiveMessage", id=live["id"])
         assert recorder.messages == [event_of(one) for one in (*sent, live)]
@@ -112,7 +116,8 @@ async def coming_back(scene: Scene) -> None:
         assert (await b.invoke("JoinConversation", group, 0))["resync"] is False
         assert await until(recorder, "ReceiveMessage", id=said["id"]) == event_of(said)
         assert [message["seq"] for message in recorder.of("ReceiveMessage")] == list(range(1, said["seq"] + 1))
-        assert await b.invoke("Sync", {group: 10**6}) == {"heads": {group: said["seq"]}, "resync": [group]}
+        synced = await b.invoke("Sync", {group: 10**6}, {"others": "ignore"})
+        assert synced["heads"] == {group: said["seq"]} and synced["resync"] == [group]
         live = await scene.a.invoke("SendMessage", {"conversationId": group, "content": "live"})
         await until(recorder, "ReceiveMessage", id=live["id"])
         with pytest.raises(HubError, match=r"^invalid_cursor: "):

@@ -122,10 +122,8 @@ WHERE m.user_id = ANY(%(user_ids)s::uuid[]) AND c.member_count <= %(most)s
 -- members_pkey.
 SELECT count(*) FROM members WHERE conversation_id = %(conversation_id)s AND role = 'Owner'
 
--- fragment: conversation
--- unread: messages_seq, at most 1,000 entries of it, and nothing at all when the viewer has read up to the head.
-c.id, c.kind, c.title, c.created_by, (extract(epoch FROM c.created_at) * 1000)::bigint, c.last_seq, c.last_message_id,
-c.member_count,
+-- fragment: unread
+-- messages_seq, at most 1,000 entries of it, and nothing at all when the viewer has read up to the head.
 CASE WHEN c.last_seq > v.read_seq THEN (
     SELECT count(*) FROM (
         SELECT FROM messages AS u
@@ -133,6 +131,17 @@ CASE WHEN c.last_seq > v.read_seq THEN (
         LIMIT 1000
     ) AS unread
 ) ELSE 0 END
+
+-- fragment: conversation
+c.id, c.kind, c.title, c.created_by, (extract(epoch FROM c.created_at) * 1000)::bigint, c.last_seq, c.last_message_id,
+c.member_count, {unread}
+
+-- name: list_unread
+-- members_pkey, conversations_pkey.
+SELECT v.user_id, c.id, {unread}
+FROM unnest(%(user_ids)s::uuid[], %(conversation_ids)s::uuid[]) AS k (user_id, conversation_id)
+JOIN members AS v ON v.conversation_id = k.conversation_id AND v.user_id = k.user_id
+JOIN conversations AS c ON c.id = k.conversation_id
 
 -- name: fetch_conversation
 -- conversations_pkey, members_pkey.

@@ -8,15 +8,18 @@ from uuid import UUID
 import msgspec
 import pytest
 import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from handlers.errors import ChatError
-from handlers.model import Caller
+from handlers.model import Caller, Others, Synced, SyncedConversation, SyncOutcome
 from server.fanout.broadcaster import Broadcaster
 from server.fanout.recent_events import Broadcast, RecentEvents
 from server.hub import catch_up, reconnect
 from server.hub.connection import MAX_OWED, HubConnection
 from server.protocol.signalr.encoding import BARE
+from server.protocol.signalr.messages import Invocation
 from store.ids import new_id
 from store.model import Change, Conversation, Cursor, MessageType, Position
 from tests.server.fanout.test_rooms import CONVERSATION, change
@@ -169,6 +172,13 @@ class Reader:
         return self.look()
 
 
+async def join(hub: Hub, reader: Reader, since: int | None) -> tuple[int, bool]:
+    """The head that is answered, and whether the client is to read anew."""
+    cursor = None if since is None else Cursor(since)
+    head, resync = await catch_up.join(reader.connection, hub.rooms, hub.database, CONVERSATION, cursor)
+    return head.seq, resync
+
+
 @pytest.fixture
 async def hub(nursery: trio.Nursery, autojump_clock: MockClock) -> AsyncIterator[Hub]:
     found = Hub()
@@ -236,7 +246,7 @@ async def test_removed_while_it_is_joined(hub: Hub, nursery: trio.Nursery, momen
     else:
         hub.database.meanwhile[MEMBERSHIPS if moment == "memberships read" else HEADS] = hub.remove
     try:
-        await catch_up.join(reader.connection, hub.rooms, hub.database, CONVERSATION, since)
+        await join(hub, reader, since)
     except ChatError as error:
         assert error.code == "not_found"
     assert not hub.is_attached
@@ -249,7 +259,7 @@ async def test_removed_after_it_attached_by_itself(hub: Hub, nursery: trio.Nurse
     """A connection with sync=manual hears no more than others of its user: nothing after the removal."""
     reader = Reader(hub, nursery, manual=True)
     await reader.begin()
-    await catch_up.join(reader.connection, hub.rooms, hub.database, CONVERSATION, None)
+    await join(hub, reader, None)
     hub.say()
     await wait_all_tasks_blocked()
     assert reader.look().seqs == [11]
@@ -266,12 +276,12 @@ async def test_left_during_a_catch_up(hub: Hub, nursery: trio.Nursery) -> None:
     await reader.begin()
     hub.database.meanwhile[CHANGES] = lambda: reader.connection.leave(CONVERSATION)
     with pytest.raises(ChatError, match="not_found"):
-        await catch_up.join(reader.connection, hub.rooms, hub.database, CONVERSATION, 8)
+        await join(hub, reader, 8)
     hub.say()
     await wait_all_tasks_blocked()
     assert 11 not in reader.look().seqs and not hub.is_attached
     assert reader.connection.expelled is None  # nothing is under way: the next one begins afresh
-    await catch_up.join(reader.connection, hub.rooms, hub.database, CONVERSATION, 11)
+    await join(hub, reader, 11)
     hub.say()
     await wait_all_tasks_blocked()
     assert reader.look().seqs[-1] == 12 and reader.removed == []
@@ -311,7 +321,7 @@ RECEIVED, CHANGED = "ReceiveMessage", "MessageChanged"
 
 async def joined(hub: Hub, reader: Reader, since: int) -> tuple[int, bool]:
     await reader.begin()
-    return await catch_up.join(reader.connection, hub.rooms, hub.database, CONVERSATION, since)
+    return await join(hub, reader, since)
 
 
 @pytest.mark.parametrize("behind", [catch_up.PAGE - 1, catch_up.PAGE, catch_up.PAGE + 1, 2 * catch_up.PAGE, 250])
@@ -360,10 +370,10 @@ async def test_watermarks(hub: Hub, nursery: trio.Nursery, way: str, since: int)
     await reader.begin()
     resync = since < 5
     if way == "join":
-        found = await catch_up.join(reader.connection, hub.rooms, hub.database, CONVERSATION, since)
+        found = await join(hub, reader, since)
         assert found == (10, resync)
     elif way == "sync":
-        synced = await catch_up.sync_all(reader.connection, hub.rooms, hub.database, [(CONVERSATION, since)])
+        synced = await catch_up.sync_all(reader.connection, hub.rooms, hub.database, [(CONVERSATION, Cursor(since))])
         assert synced.heads == {CONVERSATION: 10} and synced.resync == ((CONVERSATION,) if resync else ())
     else:
         reader.connection.cursors = {CONVERSATION: Cursor(since)}
@@ -383,10 +393,10 @@ async def test_too_far_behind(hub: Hub, nursery: trio.Nursery, way: str, behind:
     await reader.begin()
     head = hub.database.head = 10 + catch_up.MAX_BEHIND + behind
     if way == "join":
-        found = await catch_up.join(reader.connection, hub.rooms, hub.database, CONVERSATION, 10)
+        found = await join(hub, reader, 10)
         assert found == (head, bool(behind))
     elif way == "sync":
-        synced = await catch_up.sync_all(reader.connection, hub.rooms, hub.database, [(CONVERSATION, 10)])
+        synced = await catch_up.sync_all(reader.connection, hub.rooms, hub.database, [(CONVERSATION, Cursor(10))])
         assert synced.heads == {CONVERSATION: head} and len(synced.resync) == behind
     else:
         reader.connection.cursors = {CONVERSATION: Cursor(10)}
@@ -405,9 +415,9 @@ async def test_a_cursor_from_the_future(hub: Hub, nursery: trio.Nursery, way: st
     await reader.begin()
     with trio.fail_after(60):
         if way == "join":
-            assert await catch_up.join(reader.connection, hub.rooms, hub.database, CONVERSATION, 99) == (10, True)
+            assert await join(hub, reader, 99) == (10, True)
         elif way == "sync":
-            synced = await catch_up.sync_all(reader.connection, hub.rooms, hub.database, [(CONVERSATION, 99)])
+            synced = await catch_up.sync_all(reader.connection, hub.rooms, hub.database, [(CONVERSATION, Cursor(99))])
             assert synced.resync == (CONVERSATION,)
         else:
             reader.connection.cursors = {CONVERSATION: Cursor(99)}
@@ -464,9 +474,9 @@ async def test_history_goes_back_during_a_replay(hub: Hub, nursery: trio.Nursery
 
     hub.database.meanwhile[CHANGES] = go_back
     if way == "join":
-        assert await catch_up.join(reader.connection, hub.rooms, hub.database, CONVERSATION, 8) == (6, True)
+        assert await join(hub, reader, 8) == (6, True)
     elif way == "sync":
-        synced = await catch_up.sync_all(reader.connection, hub.rooms, hub.database, [(CONVERSATION, 8)])
+        synced = await catch_up.sync_all(reader.connection, hub.rooms, hub.database, [(CONVERSATION, Cursor(8))])
         assert synced.resync == (CONVERSATION,) and synced.heads == {CONVERSATION: 6}
     else:
         reader.connection.cursors = {CONVERSATION: Cursor(8, UUID(int=8))}
@@ -495,7 +505,7 @@ async def test_history_goes_back_while_others_are_replayed(hub: Hub, nursery: tr
         hub.rooms._start_over(room, Position(Cursor(6, UUID(int=6)), UUID(int=6)))
 
     hub.database.meanwhile[CHANGES] = go_back
-    shown = [(CONVERSATION, 10), (second, 8)]
+    shown = [(CONVERSATION, Cursor(10)), (second, Cursor(8))]
     synced = await catch_up.sync_all(reader.connection, hub.rooms, hub.database, shown)
     assert synced.heads == {CONVERSATION: 6, second: 10} and synced.resync == (CONVERSATION,)
 
@@ -508,7 +518,7 @@ async def test_ahead_of_this_instance(hub: Hub, nursery: trio.Nursery) -> None:
     await reader.begin()
     hub.database.head = 12  # committed, and not heard of here
     with trio.fail_after(60):
-        assert await catch_up.join(reader.connection, hub.rooms, hub.database, CONVERSATION, 12) == (12, False)
+        assert await join(hub, reader, 12) == (12, False)
     hub.say()
     await wait_all_tasks_blocked()
     assert reader.look().seqs == [13] and other.look().seqs == [11, 12, 13]
@@ -522,9 +532,9 @@ async def test_removed_during_a_catch_up(hub: Hub, nursery: trio.Nursery, way: s
     hub.database.meanwhile[CHANGES] = hub.remove
     try:
         if way == "join":
-            await catch_up.join(reader.connection, hub.rooms, hub.database, CONVERSATION, 8)
+            await join(hub, reader, 8)
         elif way == "sync":
-            synced = await catch_up.sync_all(reader.connection, hub.rooms, hub.database, [(CONVERSATION, 8)])
+            synced = await catch_up.sync_all(reader.connection, hub.rooms, hub.database, [(CONVERSATION, Cursor(8))])
             assert synced.resync == (CONVERSATION,)
         else:
             reader.connection.cursors = {CONVERSATION: Cursor(8)}
@@ -544,7 +554,7 @@ async def test_joined_while_lagging(hub: Hub, nursery: trio.Nursery, since: int 
     reader.connection.cursors = hub.rooms.detach_all(reader.connection)
     reader.connection.catching_up = True
     hub.database.head = 12
-    head, _ = await catch_up.join(reader.connection, hub.rooms, hub.database, CONVERSATION, since)
+    head, _ = await join(hub, reader, since)
     assert head == 12 or since is None
     await reader.connection._catch_up()
     hub.say()
@@ -750,3 +760,344 @@ async def test_a_catch_up_is_cut_short(hub: Hub, nursery: trio.Nursery, moment: 
             transport.cancel_scope.cancel()
     reader.transport.blocked, reader.transport.held = False, 0
     assert (connection.cursors or {}).keys() == (set() if left else {CONVERSATION})
+
+
+# -- Sync --------------------------------------------------------------------------------------------------------------
+
+
+class Archive(EmptyStore):
+    """Conversations of one user. Message n of each has seq n + 1; histories go back."""
+
+    def __init__(self, count: int = 1, head: int = 3) -> None:
+        self.ids = {new_id(): [new_id() for _ in range(head)] for _ in range(count)}
+        self.mine = set(self.ids)
+        self.asked: list[int] = []  # cursors to be proved, by query
+
+    async def memberships(self, user_id: UUID) -> Sequence[UUID]:
+        return list(self.mine)
+
+    async def heads(self, conversation_ids: Collection[UUID]) -> dict[UUID, int]:
+        return {key: len(self.ids[key]) for key in conversation_ids}
+
+    async def positions(self, conversation_ids: Collection[UUID]) -> dict[UUID, Position]:
+        return {key: Position(self.cursor(key)) for key in conversation_ids}
+
+    async def diverged(self, cursors: Sequence[tuple[UUID, Cursor]]) -> Collection[int]:
+        self.asked.append(len(cursors))
+        return [index for index, (key, cursor) in enumerate(cursors) if not self.has(key, cursor)]
+
+    def has(self, key: UUID, cursor: Cursor) -> bool:
+        ids = self.ids[key]
+        return cursor.seq <= len(ids) and cursor.message_id in (None, ids[cursor.seq - 1])
+
+    async def unread(self, user_id: UUID, conversation_ids: Sequence[UUID]) -> dict[UUID, int]:
+        return {key: len(self.ids[key]) for key in conversation_ids}
+
+    async def changes_after(
+        self, caller: Caller, conversation_id: UUID, cursor: int, *, limit: int, max_bytes: int
+    ) -> Sequence[Change] | None:
+        return [self.change(conversation_id, seq) for seq in range(cursor + 1, len(self.ids[conversation_id]) + 1)][
+            :limit
+        ]
+
+    def change(self, key: UUID, seq: int) -> Change:
+        message = msgspec.structs.replace(change(seq).message, id=self.ids[key][seq - 1], conversation_id=key)
+        return Change(key, seq, message, True)
+
+    def cursor(self, key: UUID) -> Cursor:
+        return Cursor(len(self.ids[key]), self.ids[key][-1] if self.ids[key] else None)
+
+    def say(self, key: UUID, count: int = 1) -> list[Change]:
+        self.ids[key] += [new_id() for _ in range(count)]
+        return [self.change(key, len(self.ids[key]) - count + n) for n in range(1, count + 1)]
+
+
+class Device:
+    """A client with its views, which survive its connections. It believes what it is sent."""
+
+    def __init__(self, archive: Archive) -> None:
+        self.archive = archive
+        self.views: dict[UUID, list[UUID]] = {}
+        self.world: World | None = None
+        self.reader: Reader | None = None
+
+    async def connect(self, nursery: trio.Nursery, *, manual: bool = True) -> HubConnection:
+        """To an instance of its own."""
+        self.world = World(self.archive)
+        await nursery.start(self.world.flusher.run)
+        await nursery.start(self.world.rooms.repair.run)
+        self.reader = Reader(cast(Hub, self.world), nursery, manual=manual)
+        await self.reader.begin()
+        return self.reader.connection
+
+    async def sync(
+        self, others: Others = Others.REPLAY, after: UUID | None = None, *, bare: bool = False, only: int | None = None
+    ) -> Synced:
+        """Come back with its cursors. `only`: so many events arrive, and the answer does not."""
+        assert self.world is not None and self.reader is not None
+        shown = [(key, Cursor(len(ids), None if bare or not ids else ids[-1])) for key, ids in self.views.items()]
+        synced = await catch_up.sync_all(
+            self.reader.connection, self.world.rooms, self.archive, [] if after else shown, others, after
+        )
+        self.take(only)
+        if only is None:
+            for key in synced.resync:
+                if key in self.archive.mine:
+                    self.views[key] = list(self.archive.ids[key])
+        return synced
+
+    def take(self, only: int | None = None) -> None:
+        """The events that have come since."""
+        assert self.reader is not None
+        for message in [one for one in self.reader.transport.messages() if isinstance(one, Invocation)][:only]:
+            [one] = msgspec.json.decode(message.arguments)
+            assert message.target == RECEIVED
+            view = self.views.setdefault(UUID(one["conversationId"]), [])
+            assert one["changedSeq"] == len(view) + 1, "each change follows the one before"
+            view.append(UUID(one["id"]))
+
+    def disconnect(self) -> None:
+        assert self.reader is not None
+        self.reader.connection.on_closed("lost")
+
+
+def outcomes(synced: Synced) -> dict[UUID, SyncOutcome]:
+    return {one.conversation_id: one.outcome for one in synced.conversations}
+
+
+STEPS = st.tuples(st.sampled_from(["say", "say", "back", "sync", "cut"]), st.integers(0, 2), st.integers(0, 6))
+
+
+@given(st.lists(STEPS, max_size=30))
+@settings(max_examples=60, deadline=None)
+def test_any_history(steps: list[tuple[str, int, int]]) -> None:
+    """Whatever is said and lost, wherever the client's connections end: after each Sync it has what PostgreSQL has, or
+    was answered `resync`; and it is so answered only where it had seen what is lost (P11)."""
+
+    async def play() -> None:
+        archive = Archive(3, head=0)
+        keys = list(archive.ids)
+        device = Device(archive)
+        async with trio.open_nursery() as nursery:
+            for step, which, number in [*steps, ("sync", 0, 0)]:
+                if step == "say":
+                    archive.say(keys[which], number)
+                elif step == "back":
+                    del archive.ids[keys[which]][number:]
+                else:
+                    seen = {key: list(view) for key, view in device.views.items()}
+                    await device.connect(nursery)
+                    synced = await device.sync(only=number if step == "cut" else None)
+                    lost = {key for key, view in seen.items() if view != archive.ids[key][: len(view)]}
+                    assert set(synced.resync) == lost
+                    if step == "sync":
+                        assert device.views == {key: ids for key, ids in archive.ids.items() if ids or key in seen}
+                    device.disconnect()
+            nursery.cancel_scope.cancel()
+
+    trio.run(play)
+
+
+async def test_a_bare_cursor_is_less(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """From head 11 to 6, and on with others to 11: above the head it is noticed, at the same head it cannot be."""
+    archive = Archive(1, head=11)
+    [key] = archive.ids
+    seen = list(archive.ids[key])
+    for bare in (True, False):
+        archive.ids[key] = seen[:6]
+        for head in range(6, 14):
+            device = Device(archive)
+            device.views[key] = list(seen)
+            await device.connect(nursery)
+            is_noticed = (await device.sync(bare=bare)).resync == (key,)
+            assert is_noticed is (head < 11 or not bare), head
+            assert (device.views[key] == archive.ids[key]) is is_noticed
+            kept = Device(archive)
+            kept.views[key] = seen[:5]
+            await kept.connect(nursery)
+            assert (await kept.sync(bare=bare)).resync == () and kept.views == archive.ids
+            archive.say(key)
+
+
+@pytest.mark.parametrize("others", Others)
+async def test_others(nursery: trio.Nursery, autojump_clock: MockClock, others: Others) -> None:
+    """Conversations that are not named: replayed from the start, attached at the head, or left. All are listed, with
+    their heads and what is unread; and those that the user is added to later are attached."""
+    archive = Archive(3)
+    named, *rest = archive.ids
+    device = Device(archive)
+    device.views[named] = archive.ids[named][:2]
+    connection = await device.connect(nursery)
+    synced = await device.sync(others)
+    outcome = catch_up.BY_DEFAULT[others]
+    assert outcomes(synced) == {named: SyncOutcome.REPLAYED} | dict.fromkeys(rest, outcome)
+    assert [one.conversation_id for one in synced.conversations] == [named, *sorted(rest)] and synced.next is None
+    for one in synced.conversations:
+        assert (one.last_seq, one.message_id) == (3, archive.ids[one.conversation_id][2]) and one.unread_count == 3
+    is_ignored = others is Others.IGNORE
+    assert synced.heads == dict.fromkeys([named] if is_ignored else archive.ids, 3) and synced.resync == ()
+    assert set(device.views) == ({named, *rest} if others is Others.REPLAY else {named})
+    assert device.world is not None
+    attached = {room.conversation_id for room in connection.rooms}
+    assert attached == ({named} if is_ignored else set(archive.ids))
+    again = await device.sync(others)  # what is attached is left alone
+    assert (
+        outcomes(again)
+        == {named: SyncOutcome.REPLAYED}
+        | dict.fromkeys(rest, SyncOutcome.IGNORED if is_ignored else SyncOutcome.ATTACHED)
+        or others is Others.REPLAY
+    )
+    made = new_id()
+    archive.ids[made] = [new_id()]
+    archive.mine.add(made)
+    device.world.rooms.publish([msgspec.structs.replace(archive.change(made, 1), added=(USER,))])
+    device.world.rooms.publish(archive.say(made))
+    device.views[made] = archive.ids[made][:1]  # the change that added the user is for those who were there
+    device.take()
+    assert device.views[made] == archive.ids[made]
+
+
+async def test_many_cursors(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """Hundreds are proved together; a bad one among them is a resync of its own conversation and of no other. What is
+    not the user's is gone, and nothing of it is shown."""
+    archive = Archive(500, head=2)
+    keys = list(archive.ids)
+    strange, taken = keys.pop(), keys.pop()
+    archive.mine -= {strange, taken}
+    shown: list[tuple[UUID, Cursor | None]] = [(key, Cursor(1, archive.ids[key][0])) for key in keys]
+    shown[7] = keys[7], None  # no id, or no time
+    shown[8] = keys[8], Cursor(1, new_id())
+    shown[9] = keys[9], Cursor(1, archive.ids[keys[10]][0])  # of another conversation
+    shown[10] = keys[10], Cursor(2, archive.ids[keys[10]][0])
+    shown[11] = keys[11], Cursor(3, archive.ids[keys[11]][1])
+    shown += [(strange, Cursor(1, archive.ids[strange][0])), (taken, None), (new_id(), Cursor(1, new_id()))]
+    device = Device(archive)
+    connection = await device.connect(nursery)
+    assert device.world is not None
+    synced = await catch_up.sync_all(connection, device.world.rooms, archive, shown)
+    assert set(synced.resync) == {key for key, _ in shown[-3:]} | set(keys[7:12])
+    assert synced.heads == dict.fromkeys(keys, 2) and len(connection.rooms) == len(keys)
+    assert archive.asked == [len(keys) - 1]
+    listed = outcomes(synced)
+    assert len(listed) < len(shown) and synced.next == catch_up.START, "the next call lists those"
+    assert {key for key, outcome in listed.items() if outcome is SyncOutcome.RESYNC} == set(keys[7:12])
+    rest = await catch_up.sync_all(connection, device.world.rooms, archive, (), listed_after=synced.next)
+    assert outcomes(rest).keys() <= set(keys) and set(outcomes(rest).values()) == {SyncOutcome.ATTACHED}
+
+
+async def test_gone_is_listed_and_says_nothing(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """A conversation of others looks as one that never was."""
+    archive = Archive(2)
+    mine, strange = archive.ids
+    archive.mine = {mine}
+    device = Device(archive)
+    connection = await device.connect(nursery)
+    assert device.world is not None
+    shown = [(strange, Cursor(3, archive.ids[strange][2])), (unknown := new_id(), Cursor(3))]
+    synced = await catch_up.sync_all(connection, device.world.rooms, archive, shown)
+    gone = [
+        SyncedConversation(conversation_id=key, last_seq=0, message_id=None, unread_count=0, outcome=SyncOutcome.GONE)
+        for key in (strange, unknown)
+    ]
+    assert list(synced.conversations[:2]) == gone and synced.heads == {mine: 3}
+
+
+async def test_thousands_of_conversations(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """They are worked on and listed in pages, each of which fits into an answer: every one once, the named first."""
+    archive = Archive(1500, head=1)
+    keys = list(archive.ids)
+    device = Device(archive)
+    device.views = {key: list(archive.ids[key]) for key in keys[:250]}
+    connection = await device.connect(nursery)
+    listed: list[UUID] = []
+    after: UUID | None = None
+    for _ in range(10):
+        synced = await device.sync(after=after)
+        assert len(msgspec.json.encode(synced)) < connection.send_queue.limit // 2
+        listed += [one.conversation_id for one in synced.conversations if after is None or one.outcome != "attached"]
+        after = synced.next
+        if after is None:
+            break
+    assert listed[:250] == keys[:250] and sorted(listed[250:]) == sorted(keys[250:])
+    assert after is None and device.views == archive.ids and len(connection.rooms) == 1500
+
+
+async def test_cursors_in_several_calls(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """What an earlier call has named is attached: no later one replays it from the start."""
+    archive = Archive(3)
+    first, second, third = archive.ids
+    device = Device(archive)
+    await device.connect(nursery)
+    device.views = {first: archive.ids[first][:1]}
+    await device.sync(Others.IGNORE)
+    assert device.views == {first: archive.ids[first]}
+    kept, device.views = device.views, {second: archive.ids[second][:2]}
+    synced = await device.sync()
+    expected = {second: SyncOutcome.REPLAYED, first: SyncOutcome.ATTACHED, third: SyncOutcome.REPLAYED}
+    assert outcomes(synced) == expected
+    assert device.views | kept == archive.ids
+
+
+async def test_lag_before_a_sync(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """A conversation that lag has left behind is neither replayed from the start nor attached past what it lacks."""
+    archive = Archive(1)
+    [key] = archive.ids
+    device = Device(archive)
+    connection = await device.connect(nursery)
+    await device.sync()
+    assert device.world is not None
+    connection.cursors = device.world.rooms.detach_all(connection)
+    archive.say(key, 2)
+    device.views, kept = {}, device.views
+    for others in Others:
+        assert outcomes(await device.sync(others)) == {key: SyncOutcome.ATTACHED}
+    device.views = kept
+    await connection._catch_up()
+    device.take()
+    assert device.views == archive.ids
+
+
+async def test_attached_before_its_catch_up(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """A conversation that was attached meanwhile is not replayed beside its live events."""
+    archive = Archive(1)
+    [key] = archive.ids
+    device = Device(archive)
+    connection = await device.connect(nursery)
+    await device.sync()
+    connection.cursors = {key: Cursor(1, archive.ids[key][0])}
+    await connection._catch_up()
+    device.take()
+    assert device.views == archive.ids
+
+
+@pytest.mark.parametrize("way", ["others take its place", "nothing more is said"])
+async def test_it_goes_back_during_a_catch_up(nursery: trio.Nursery, autojump_clock: MockClock, way: str) -> None:
+    """The client is proved at a change that has not come here, and then that is lost: it waits for it in vain, or for
+    another one with its seq. Either way it reads anew."""
+    archive = Archive(1, head=6)
+    [key] = archive.ids
+    device, other = Device(archive), Device(archive)
+    await device.connect(nursery)
+    assert device.world is not None and device.reader is not None
+    await catch_up.join(device.reader.connection, device.world.rooms, archive, key, None)  # the room is at 6
+    archive.say(key, 5)
+    other.world = device.world
+    other.reader = Reader(cast(Hub, device.world), nursery, manual=True)
+    await other.reader.begin()
+    other.views[key] = list(archive.ids[key])
+    done: list[Synced] = []
+    is_done = trio.Event()
+
+    async def come_back() -> None:
+        done.append(await other.sync())
+        is_done.set()
+
+    nursery.start_soon(come_back)
+    await wait_all_tasks_blocked()
+    assert archive.asked == [1] and not done
+    del archive.ids[key][6:]
+    if way == "others take its place":
+        device.world.rooms.publish(archive.say(key, 5))
+    with trio.fail_after(60):
+        await is_done.wait()
+    assert done[0].resync == (key,) and other.views == archive.ids

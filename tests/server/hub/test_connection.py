@@ -67,6 +67,9 @@ class EmptyStore:
     async def diverged(self, cursors: Sequence[tuple[UUID, Cursor]]) -> Collection[int]:
         return ()
 
+    async def unread(self, user_id: UUID, conversation_ids: Sequence[UUID]) -> dict[UUID, int]:
+        return {}
+
     async def lower_receipts(self, conversation_ids: Collection[UUID]) -> None: ...
 
     async def require_member(self, caller: Caller, conversation_id: UUID) -> None: ...

@@ -72,6 +72,7 @@ async def test_what_is_no_proof(conn: Connection, writer: Writer) -> None:
     for message_id in wrong:
         assert not await is_proved(conn, group, Cursor(second.seq, message_id)), message_id
     assert not await is_proved(conn, group, Cursor(first.seq, second.id))
+    assert elsewhere.seq == first.seq and not await is_proved(conn, group, Cursor(first.seq, elsewhere.id))
     assert await is_proved(conn, group, Cursor(0, new_id()))
     assert not await is_proved(conn, group, Cursor(2**63 - 1, second.id))
     assert await cursors.list_diverged(conn, [(new_id(), Cursor(5, new_id()))]) == {}
