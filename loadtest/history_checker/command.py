@@ -6,8 +6,9 @@ are.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from loadtest.history_checker.check import check
 from loadtest.history_checker.conversation import Allowed
@@ -78,8 +79,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not verdict.conversations:
             raise RecordError("there is no conversation in this record")
         if not verdict.holds or not given.quiet:
-            sys.stdout.write("\n".join(verdict.lines()) + "\n")
+            _print(verdict.lines(), sys.stdout)
     except RecordError as error:
-        sys.stderr.write(f"check: {error}\n")
+        _print([f"check: {error}"], sys.stderr)
         return UNREADABLE
     return HELD if verdict.holds else BROKEN
+
+
+def _print(lines: Iterable[str], stream: TextIO) -> None:
+    """The rule of `server.protocol.terminal`, without what it needs: nothing of a record controls the terminal."""
+    for line in lines:
+        stream.write("".join(one if one.isprintable() else f"\\u{ord(one):04x}" for one in line) + "\n")

@@ -78,7 +78,7 @@ def _questions(parts: Parts, control: Control) -> Blueprint:
     @routes.get("/health")
     async def health() -> Response:
         verdict, results = await run_checks(parts.checks)
-        return _answer(HealthView(verdict, results))
+        return _answer(HealthView(verdict, {name: str(result) for name, result in results.items()}))  # Note is a str
 
     @routes.get("/instances")
     async def instances() -> Response:

@@ -63,7 +63,13 @@ class Reaper:
         await trio.sleep(PATIENCE)
         while True:
             while self._formers:
-                await self._clear(self._formers[0])
+                former = self._formers[0]
+                try:
+                    await self._clear(former)
+                except StoreError:
+                    raise
+                except Exception as error:  # with this one: another instance reaps it
+                    _guard.caught(error, instance=former.instance)
                 self._formers.popleft()
             await self._look()
             await trio.sleep(PERIOD * random.uniform(0.75, 1.25))

@@ -109,6 +109,13 @@ def test_it_needs_nothing_but_the_record() -> None:
     assert not tops & {"trio", "click", "structlog", "psycopg"}
 
 
+def test_nothing_of_a_record_controls_the_terminal(tmp_path: Path) -> None:
+    """Control characters of a path or of a record are written out."""
+    refused = call(tmp_path / "no\x1b[31m\u202esuch")
+    assert refused.returncode == 2 and "\\u001b" in refused.stderr and "\\u202e" in refused.stderr
+    assert refused.stderr.replace("\n", "").isprintable()
+
+
 def call(*words: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "loadtest.history_checker", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, check=False)

@@ -17,6 +17,7 @@ import server.admin.listener
 import server.fanout.receipts
 import server.fanout.rooms
 import server.instance
+import store.postgres.clock
 import store.postgres.conversations
 import store.postgres.outbox
 from handlers.conversations import Conversations
@@ -45,6 +46,7 @@ from store.postgres.pool import Pool
 from store.receipts import ReceiptStreams
 from store.redis.client import Redis
 from store.redis.instances import Instances
+from store.redis.timelines import SharedTimelines
 from tests.event_recorder import EventRecorder
 from tests.running import Running, User
 from tests.site import Site, open_site
@@ -254,6 +256,14 @@ async def look_at_certificate(stage: Stage) -> None:
     await until_noted("certificate", Certificate.__new__(Certificate).run)
 
 
+async def compare_clocks(stage: Stage) -> None:
+    usual, store.postgres.clock.WATCH = store.postgres.clock.WATCH, 0.01
+    try:
+        await until_noted("clock", stage.process.clock.run)
+    finally:
+        store.postgres.clock.WATCH = usual
+
+
 async def feed_watchdog(stage: Stage) -> None:
     async def run(*, task_status: trio.TaskStatus[None]) -> None:
         task_status.started()
@@ -339,6 +349,8 @@ FAULTS = [
     Fault("rest", Users, "update_status", put_status),
     Fault("event_loop_lag", Histogram, "observe", nothing),
     Fault("liveness", server.observability.liveness._Part, "look", nothing),
+    Fault("timelines", SharedTimelines, "raise_to", nothing),
+    Fault("clock", store.postgres.clock, "measure", compare_clocks),
     Fault("partitions", server.instance, "ensure_partitions", keep_partitions),
     Fault("jwks", KeySet, "_fetch", refresh_keys),
     Fault("certificate", Certificate, "look", look_at_certificate),

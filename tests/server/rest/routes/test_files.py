@@ -461,10 +461,11 @@ async def test_a_link_of_the_directory_store(
         assert (await site.http.put(url, content=b"evil")).status_code == 403
 
 
-async def test_without_a_store(site: Site) -> None:
+async def test_without_a_store(database: str, redis_url: str, nursery: trio.Nursery) -> None:
     """A server without OBJECTS says so."""
-    _, token = await site.user("alice")
-    assert (await upload(site, token, b"x", status=503))["code"] == "unavailable"
+    async with open_site(database, redis_url, nursery) as site:
+        _, token = await site.user("alice")
+        assert (await upload(site, token, b"x", status=503))["code"] == "unavailable"
 
 
 async def test_parts_one_by_one(nursery: trio.Nursery) -> None:
