@@ -76,7 +76,7 @@ async def _play(world: World, fault: str, switch: Switch) -> None:
     """Load, the fault, load; then every client has everything, and no user was announced as offline."""
     async with _observed(world) as observers:
         world.sending.set()
-        await trio.sleep(STEADY)
+        await trio.sleep(STEADY)  # messages before the fault
         known = [set(sender.accepted) for sender in world.senders]
         since = trio.current_time()
         await switch()
@@ -84,7 +84,7 @@ async def _play(world: World, fault: str, switch: Switch) -> None:
         for server in world.servers:
             await wait_until(partial(_is_well, server))
         healed = trio.current_time()
-        await trio.sleep(AFTERWARDS)
+        await trio.sleep(AFTERWARDS)  # and after it
         await world.settle()
         slowest, accepted = 0.0, 0
         for sender, before in zip(world.senders, known, strict=True):
