@@ -99,7 +99,8 @@ class OracleClient:
         self.oracle.note(self.number, "synced")
         synced = msgspec.convert(answer, Synced)
         for conversation in synced.resync:
-            self._resync(conversation, synced.heads.get(conversation, 0), answered=True)
+            if self.views[conversation].is_resuming:  # no Resync has said it before the answer
+                self._resync(conversation, synced.heads.get(conversation, 0), answered=True)
         for conversation, head in synced.heads.items():
             self.views[conversation].synced(head)
             if self.record is not None and conversation not in synced.resync:

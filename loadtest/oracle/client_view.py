@@ -136,6 +136,11 @@ class ClientView:
         self._resumed = self.cursor or 0
         self._early = []
 
+    @property
+    def is_resuming(self) -> bool:
+        """Whether Sync was called, and neither its answer nor a Resync has come since."""
+        return self._early is not None
+
     def synced(self, head: int) -> None:
         """A replay has ended: it goes up to the head."""
         early, self._early = self._early or [], None

@@ -18,7 +18,7 @@ from handlers.model import Caller, Others, Synced, SyncedConversation, SyncOutco
 from server.fanout.conversation_updates import CHANGED
 from server.fanout.recent_events import Broadcast
 from server.fanout.room import JOINED, Room, Subscriber, cursor_at, resync_at
-from server.fanout.rooms import REMOVED, Rooms, no_such_conversation
+from server.fanout.rooms import REMOVED, RESYNC, Rooms, no_such_conversation
 from store.model import Change, Conversation, Cursor, Position
 
 MAX_BEHIND = 1000  # changes; further behind, paging with REST is cheaper for everybody (docs/hub.md)
@@ -212,7 +212,7 @@ async def _carry_out(
                     room.detach(connection)
                     if left is not None and connection.cursors is not None:
                         del connection.cursors[conversation_id]
-                    if not await _follow(connection, rooms, sync, room, proved[conversation_id], generations[room]):
+                    if not await _replay(connection, rooms, sync, room, proved[conversation_id], generations[room]):
                         outcomes[conversation_id] = SyncOutcome.RESYNC
                 elif left is None:
                     _attach(connection, room)
@@ -255,7 +255,7 @@ async def join(
             room.detach(connection)
             generation = room.generation
             proved = await _prove(sync, {conversation_id: since})
-            caught_up = await _follow(connection, rooms, sync, room, proved[conversation_id], generation)
+            caught_up = await _replay(connection, rooms, sync, room, proved[conversation_id], generation)
             return room.cursor, not caught_up
 
 
@@ -279,15 +279,13 @@ async def resume_room(
                 proved = await _prove(sync, {conversation_id: cursor})
                 if proved[conversation_id] is None:
                     await sync.require_member(connection.caller, conversation_id)  # nothing is replayed, which asks it
-                caught_up = await _follow(connection, rooms, sync, room, proved[conversation_id], generation)
+                await _replay(connection, rooms, sync, room, proved[conversation_id], generation)
             except ChatError as error:
                 if error.code != "not_found":
                     raise
                 reason = None if connection.owed is None else connection.owed.pop(conversation_id, None)
                 _send_removed(connection, conversation_id, reason)  # while it did not read
                 return
-            if not caught_up:
-                connection.send_event("Resync", (resync_at(conversation_id, room.cursor),))
     except trio.Cancelled:
         if conversation_id not in (connection.cursors or {}):  # while the room was opened
             _keep(connection, conversation_id, cursor)
@@ -362,6 +360,21 @@ async def _prove(sync: SyncSource, cursors: Mapping[UUID, Cursor | None]) -> dic
     return proved
 
 
+async def _replay(
+    connection: Target, rooms: Rooms, sync: SyncSource, room: Room, proved: Cursor | None, generation: int
+) -> bool:
+    """Replay and attach (`_follow`), or send `Resync` in the step in which it attached at the head without a replay.
+
+    The answer to `Sync` or `JoinConversation` names the conversation as well, but comes later. Without the event, live
+    events that come before the answer would look as if they followed on the client's cursor; cut off then, the client
+    would show a cursor that hides what it has not got (P4).
+    """
+    caught_up = await _follow(connection, rooms, sync, room, proved, generation)
+    if not caught_up:
+        connection.send_event(RESYNC, (resync_at(room.conversation_id, room.cursor),))
+    return caught_up
+
+
 async def _follow(
     connection: Target, rooms: Rooms, sync: SyncSource, room: Room, proved: Cursor | None, generation: int
 ) -> bool:
@@ -370,7 +383,7 @@ async def _follow(
     Guaranteed: the client gets every change after `cursor` in order, each message at least in its final state, and
     goes on with live events without a gap and without a repeat. The head moves while pages are read, so the end is
     decided by comparing cursor and head with no await between that and the attaching: from that step on the room
-    delivers the next change itself. Three cases end without a replay, and the caller sends the client to REST: more
+    delivers the next change itself. Three cases end without a replay, and `_replay` sends the client to REST: more
     than MAX_BEHIND changes behind, changes that retention has deleted, and a history that went back: the cursor is not
     of it (`proved` is None), or the room has started over since the cursor was looked up, in its `generation`. A cursor
     that is ahead of this room but not of the database is none of these: the change is committed and has not been
@@ -389,6 +402,7 @@ async def _follow(
     start = reached.seq  # the client has seen every message made up to here
     seen: set[UUID] = set()  # and these: one that is edited between two pages is in both
     try:
+        await connection.wait_room()
         while not connection.closed:
             head, cursor = room.head, reached.seq
             if proved is None or room.generation != generation or head - cursor > MAX_BEHIND:

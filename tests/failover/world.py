@@ -73,9 +73,7 @@ class Reader:
             self._hang_up = scope.cancel
             async with server.connect(self.user, self._on_event, query={"sync": "manual"}) as client:
                 with trio.fail_after(CALL):
-                    answer = await client.invoke("Sync", {self.world.conversation: self.cursor})
-                if self.world.conversation in answer["resync"]:
-                    self._resync(answer["heads"][self.world.conversation])
+                    await client.invoke("Sync", {self.world.conversation: self.cursor})
                 self.online.set()
                 await client.closed.wait()
 

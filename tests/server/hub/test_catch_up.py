@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from typing import cast
+from typing import Any, cast
 from uuid import UUID
 
 import msgspec
@@ -16,6 +16,7 @@ from handlers.errors import ChatError
 from handlers.model import Caller, Others, Synced, SyncedConversation, SyncOutcome
 from server.fanout.broadcaster import Broadcaster
 from server.fanout.recent_events import Broadcast, RecentEvents
+from server.fanout.rooms import RESYNC
 from server.hub import catch_up, reconnect
 from server.hub.connection import MAX_OWED, HubConnection
 from server.protocol.signalr.encoding import BARE
@@ -378,8 +379,8 @@ async def test_watermarks(hub: Hub, nursery: trio.Nursery, way: str, since: int)
     else:
         reader.connection.cursors = {CONVERSATION: Cursor(since)}
         await reader.connection._catch_up()
-        reader.transport.flush()
-        assert (b'"Resync"' in reader.transport.sent) is resync
+    reader.transport.flush()
+    assert (b'"Resync"' in reader.transport.sent) is resync
     hub.say()
     await wait_all_tasks_blocked()
     assert reader.look().seqs == ([11] if resync else list(range(since + 1, 12)))
@@ -401,11 +402,55 @@ async def test_too_far_behind(hub: Hub, nursery: trio.Nursery, way: str, behind:
     else:
         reader.connection.cursors = {CONVERSATION: Cursor(10)}
         await reader.connection._catch_up()
-        reader.transport.flush()
-        assert (b'"Resync"' in reader.transport.sent) is bool(behind)
+    reader.transport.flush()
+    assert (b'"Resync"' in reader.transport.sent) is bool(behind)
     hub.say()
     await wait_all_tasks_blocked()
     assert reader.look().seqs == list(range(head + 1 if behind else 11, head + 2))
+
+
+@pytest.mark.parametrize("way", ["join", "sync"])
+async def test_resync_comes_before_what_is_live(hub: Hub, nursery: trio.Nursery, way: str) -> None:
+    """A conversation that is not replayed says so before its first live event, which may come before the answer."""
+    reader = Reader(hub, nursery, manual=True)
+    await reader.begin()
+    hub.database.head = 11 + catch_up.MAX_BEHIND
+    follow = catch_up._follow
+
+    async def followed(*arguments: Any) -> bool:
+        caught_up = await follow(*arguments)
+        nursery.start_soon(say)
+        return caught_up
+
+    async def say() -> None:
+        hub.say()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(catch_up, "_follow", followed)
+        if way == "join":
+            await join(hub, reader, 10)
+        else:
+            await catch_up.sync_all(reader.connection, hub.rooms, hub.database, [(CONVERSATION, Cursor(10))])
+        await wait_all_tasks_blocked()
+    reader.transport.flush()
+    text = reader.transport.sent
+    assert 0 < text.index(b'"Resync"') < text.index(b'"ReceiveMessage"')
+    assert reader.look().seqs == [hub.database.head]
+
+
+async def test_many_resyncs_at_once(hub: Hub, nursery: trio.Nursery) -> None:
+    """A client that syncs, and does not read, is waited for: what it is sent never passes its send queue's limit."""
+    reader = Reader(hub, nursery, manual=True)
+    await reader.begin()
+    hub.database.head = 11 + catch_up.MAX_BEHIND
+    reader.transport.blocked, reader.transport.held = True, reader.transport.limit
+    async with trio.open_nursery() as callers:
+        callers.start_soon(join, hub, reader, 10)
+        await wait_all_tasks_blocked()
+        assert not hub.is_attached and not reader.connection.closed
+        reader.transport.blocked, reader.transport.held = False, 0
+        reader.connection.on_drained()
+    assert hub.is_attached and not reader.connection.closed
 
 
 @pytest.mark.parametrize("way", ["join", "sync", "lag"])
@@ -851,6 +896,10 @@ class Device:
         assert self.reader is not None
         for message in [one for one in self.reader.transport.messages() if isinstance(one, Invocation)][:only]:
             [one] = msgspec.json.decode(message.arguments)
+            if message.target == RESYNC:
+                key = UUID(one["conversationId"])
+                self.views[key] = self.archive.ids[key][: one["lastSeq"]]
+                continue
             assert message.target == RECEIVED
             view = self.views.setdefault(UUID(one["conversationId"]), [])
             assert one["changedSeq"] == len(view) + 1, "each change follows the one before"
