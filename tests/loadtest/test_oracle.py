@@ -213,6 +213,21 @@ def test_what_is_live_before_the_answer_to_sync(is_resync: bool) -> None:
     assert (view.cursor, dict(oracle.breached)) == ((2, {}) if is_resync else (3, {invariants.REPEAT: 1}))
 
 
+def test_a_resync_that_came_before_the_answer_to_sync() -> None:
+    """The event has said it: live changes follow on its head, and what the answer repeats takes nothing back."""
+    oracle = Oracle("run", lambda: 0.0)
+    view = ClientView(oracle, 1, TALK)
+    for seq in (1, 2, 3):
+        view.take(message(seq), new=True)
+    view.resuming()
+    assert view.is_resuming
+    view.resync(2000)
+    assert not view.is_resuming
+    view.take(message(2001), new=True)
+    view.synced(2000)
+    assert (view.cursor, view.base, dict(oracle.breached)) == (2001, 2000, {})
+
+
 def test_views_of_other_clients_distinguish_a_gap_from_an_overtaken_change() -> None:
     """Change 2 was message 2, says another client's view; that an older message was edited later excuses nothing."""
     oracle = Oracle("run", lambda: 0.0)
