@@ -7,7 +7,7 @@ are in `server.identity.jwks`.
 
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
@@ -28,7 +28,6 @@ LEEWAY = 5  # seconds of clock difference that is tolerated, at verification and
 ACCESS_TTL = 15 * 60  # seconds for which an access token of this service is valid
 CONNECTION_TTL = 30  # seconds between negotiate and connect
 CONNECTION_AUDIENCE = "parley-connection"
-WRONG_SIGNATURE = "The signature of the access token is wrong."
 USED_MAX = 100_000  # connection tokens remembered as used; each for CONNECTION_TTL
 VERIFIED_MAX = (
     10_000  # access tokens remembered as valid: clients use the same one to negotiate, to connect and over REST
@@ -122,7 +121,7 @@ class Verifier:
         keys = await self._keys.find(header.get("kid"), header.get("alg"))
         if not keys:
             raise unauthenticated("The access token is signed with an unknown key.")
-        return self._decode_with(token, [(key, key.algorithm_name) for key in keys])
+        return self._decode(token, [(key, key.algorithm_name) for key in keys])
 
     def _recall(self, token: str) -> Caller | None:
         """Return the caller of a token verified before; None if it was not, has expired, or the keys have changed."""
@@ -133,25 +132,13 @@ class Verifier:
         return caller if caller is not None and caller.expires_at > time.time() else None
 
     def _decode_ours(self, token: str) -> Caller:
-        return self._decode_with(token, [(key, "HS256") for key in self._signing.accepted], is_ours=True)
+        return self._decode(token, [(key, "HS256") for key in self._signing.accepted], is_ours=True)
 
-    def _decode_with(self, token: str, keys: Sequence[tuple[Any, str]], *, is_ours: bool = False) -> Caller:
-        """Verify a token with each of these keys, for its algorithm, in turn."""
-        *others, last = keys
-        for key, algorithm in others:
-            try:
-                return self._decode(token, key, algorithm, is_ours=is_ours)
-            except ChatError as error:
-                if error.sentence != WRONG_SIGNATURE:
-                    raise
-        return self._decode(token, *last, is_ours=is_ours)
-
-    def _decode(self, token: str, key: Any, algorithm: str, *, is_ours: bool = False) -> Caller:
+    def _decode(self, token: str, keys: Iterable[tuple[Any, str]], *, is_ours: bool = False) -> Caller:
         try:
             claims = jwts.decode(
                 token,
-                key,
-                algorithms=[algorithm],
+                keys,
                 audience=self._audience,
                 issuer=self._issuer,
                 leeway=LEEWAY,
@@ -175,7 +162,7 @@ class Verifier:
         except jwt.MissingRequiredClaimError as error:
             raise unauthenticated(f"The access token lacks the claim '{error.claim}'.") from None
         except jwt.InvalidSignatureError:
-            raise unauthenticated(WRONG_SIGNATURE) from None
+            raise unauthenticated("The signature of the access token is wrong.") from None
         except jwt.DecodeError:
             raise _malformed() from None
         except (
@@ -293,12 +280,11 @@ class ConnectionTokens:
 
     def _claims(self, token: str, *, verify_exp: bool = True) -> dict[str, Any] | None:
         options: Any = {"require": ["exp", "jti"], "verify_exp": verify_exp}
-        for key in self._keys.accepted:
-            try:
-                return jwts.decode(token, key, algorithms=["HS256"], audience=CONNECTION_AUDIENCE, options=options)
-            except jwt.PyJWTError:
-                continue
-        return None
+        accepted = [(key, "HS256") for key in self._keys.accepted]
+        try:
+            return jwts.decode(token, accepted, audience=CONNECTION_AUDIENCE, options=options)
+        except jwt.PyJWTError:
+            return None
 
     async def _claim(self, connection_id: str) -> None:
         now = time.monotonic()

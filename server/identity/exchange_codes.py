@@ -51,16 +51,13 @@ class Codes:
 
     def redeem(self, code: str, verifier: str | None) -> Grant | None:
         """Return the grant of a code; None if it is invalid or expired, or if the verifier does not match."""
-        for key in self._keys.accepted:
-            try:
-                claims = jwts.decode(
-                    code, key, algorithms=["HS256"], audience=AUDIENCE, options={"require": ["exp", "grt"]}
-                )
-                grant = msgspec.convert(claims["grt"], Grant)
-            except (jwt.PyJWTError, msgspec.ValidationError):
-                continue
-            return grant if _fits(grant.challenge, verifier) else None
-        return None
+        keys = [(key, "HS256") for key in self._keys.accepted]
+        try:
+            claims = jwts.decode(code, keys, audience=AUDIENCE, options={"require": ["exp", "grt"]})
+            grant = msgspec.convert(claims["grt"], Grant)
+        except (jwt.PyJWTError, msgspec.ValidationError):
+            return None
+        return grant if _fits(grant.challenge, verifier) else None
 
 
 def _fits(challenge: str, verifier: str | None) -> bool:

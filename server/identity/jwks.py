@@ -92,12 +92,15 @@ class KeySet:
 
     async def _fetch(self) -> None:
         """Replace the keys. A failure leaves them as they are; its beginning and its end are logged."""
-        self._tried_at = trio.current_time()
+        before, self._tried_at = self._tried_at, trio.current_time()
         try:
             with trio.fail_after(TIMEOUT):
                 body = await self._read()
             self._keys = await _parse_all(json.loads(body)["keys"])
             self._bound()
+        except trio.Cancelled:  # the one who asked has gone: this says nothing of the provider
+            self._tried_at = before
+            raise
         except _FAULTS as error:
             if not self._is_away:
                 log.warning("jwks_unreachable", url=self._url, reason=_why(error))

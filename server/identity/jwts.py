@@ -5,7 +5,7 @@ date of a claim is a finite number (RFC 7519, 2), neither a string nor a boolean
 the kinds of token that a header may name (RFC 8725, 3.11): one of another kind is refused, however it is signed.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import jwt
@@ -18,10 +18,22 @@ ID_TOKENS = frozenset({"jwt"})
 _UNREADABLE = (ValueError, TypeError, ArithmeticError, RecursionError)  # raised by PyJWT for unexpected contents
 
 
-def decode(token: str, key: Any, *, algorithms: Sequence[str], options: Any, **checks: Any) -> dict[str, Any]:
-    """Return the claims of a valid token. Raise jwt.PyJWTError, and nothing else."""
+def decode(token: str, keys: Iterable[tuple[Any, str]], *, options: Any, **checks: Any) -> dict[str, Any]:
+    """Return the claims of a token that is valid with one of these keys, each with its algorithm.
+
+    The next key is tried after a wrong signature only. Raise jwt.PyJWTError, and nothing else.
+    """
+    for key, algorithm in keys:
+        try:
+            return _decode(token, key, algorithms=[algorithm], options=options, **checks)
+        except jwt.InvalidSignatureError:
+            continue
+    raise jwt.InvalidSignatureError("none of the keys has signed it")
+
+
+def _decode(token: str, key: Any, **checks: Any) -> dict[str, Any]:
     try:
-        claims: dict[str, Any] = jwt.decode(token, key, algorithms=list(algorithms), options=options, **checks)
+        claims: dict[str, Any] = jwt.decode(token, key, **checks)
     except jwt.PyJWTError:
         raise
     except _UNREADABLE:

@@ -6,7 +6,6 @@ Speaks HTTP through httpx, on Trio. Text from a provider is never passed on to c
 
 import re
 import time
-from collections.abc import Sequence
 from typing import Any, Protocol
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
@@ -168,29 +167,18 @@ class OpenIdProvider:
             found = await keys.find(header.get("kid"), header.get("alg"))
             if not found:
                 raise failed("The id token is signed with an unknown key.")
-            claims = self._decode(token, found, metadata)
+            claims = jwts.decode(
+                token,
+                [(key, key.algorithm_name) for key in found],
+                audience=self._config.client_id,
+                issuer=metadata.issuer,
+                leeway=LEEWAY,
+                options={"require": ["exp", "iat", "iss", "aud", "sub"]},
+            )
         except jwt.PyJWTError as error:
             raise failed(f"The id token is not acceptable ({type(error).__name__}).") from None
         _check(claims, attempt, self._config.client_id)
         return claims
-
-    def _decode(self, token: str, keys: Sequence[jwt.PyJWK], metadata: Metadata) -> dict[str, Any]:
-        """Return the claims of a token that one of these keys has signed. Raise jwt.PyJWTError."""
-        for number, key in enumerate(keys, 1):
-            try:
-                return jwts.decode(
-                    token,
-                    key,
-                    algorithms=[key.algorithm_name],
-                    audience=self._config.client_id,
-                    issuer=metadata.issuer,
-                    leeway=LEEWAY,
-                    options={"require": ["exp", "iat", "iss", "aud", "sub"]},
-                )
-            except jwt.InvalidSignatureError:
-                if number == len(keys):
-                    raise
-        raise jwt.InvalidKeyError("there is no key")
 
 
 def _check(claims: dict[str, Any], attempt: Attempt, client_id: str) -> None:

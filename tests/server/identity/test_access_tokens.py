@@ -385,6 +385,29 @@ async def test_unknown_kid_is_fetched_once() -> None:
         assert issuer.asked <= 3
 
 
+async def test_who_asked_for_the_keys_leaves(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A caller that leaves while the keys are fetched does not make the next one wait for the next interval."""
+    async with issuing() as (issuer, check):
+        scope, asked, whole = trio.CancelScope(), trio.Event(), KeySet._read
+
+        async def read(keys: KeySet) -> bytes:
+            if not asked.is_set():
+                asked.set()
+                await trio.sleep_forever()
+            return await whole(keys)
+
+        monkeypatch.setattr(KeySet, "_read", read)
+
+        async def leave() -> None:
+            with scope:
+                await check.verify(issuer.token("ec"))
+
+        nursery.start_soon(leave)
+        await asked.wait()
+        scope.cancel()
+        await check.verify(issuer.token("ec"))
+
+
 async def test_keys_of_an_issuer_that_is_away_end(mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys of an unreachable issuer are valid for `TRUSTED_FOR`; outage, expiry and return are logged once each."""
     async with issuing() as (issuer, check):
