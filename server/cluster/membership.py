@@ -124,7 +124,7 @@ class Membership:
                 nursery.start_soon(self._keep_lease, instance)
                 await self._subscriptions.begin(instance)
                 is_established = True
-                self._usable_until = -math.inf
+                self._instance, self._usable_until = "", -math.inf  # it is abandoned at its end, below
                 self.epochs += 1
                 self._doubt(self._heard_at)
                 nursery.start_soon(self._subscriptions.run, self._doubt)
@@ -190,6 +190,9 @@ class Membership:
                     await self._recovery.check_heads()
                 else:
                     await self._recovery.check_all(trio.current_time() - since)
+            except trio.Cancelled:  # the epoch has ended: the next one compares what this one has not
+                self._doubt(since)
+                raise
             except StoreError as error:
                 self.outage.failed(str(error))
                 self._doubt(since)

@@ -10,7 +10,7 @@ knows the message of its last change (`Room.cursor`), and that change is either 
 the room has *diverged*. Rooms are compared
 
 - all of them, now and then and after every disturbance (`check_heads`);
-- all of them at once, with deliveries stopped until it is known (`check_all`), by parts that see signs of a fault;
+- all of them at once, with deliveries stopped until it is known (`suspect_all`), when PostgreSQL has another timeline;
 - one of them, when a change arrives that it has passed and that it does not know (`suspect`). Duplicates are no
   fault, and often known (`Room.has`); for the others one query at a time compares up to `COMPARED` rooms, `PERIOD`
   after the one before. Until then the room holds what arrives.
@@ -70,7 +70,7 @@ class HistoryCheck:
         self._due: dict[Room, None] = {}  # under suspicion
         self._changed: set[UUID] = set()  # conversations to be followed up
         self._wake = trio.Event()
-        self._lock = trio.Lock()
+        self._went_back = trio.Event()
         self._noticed_at = float("-inf")
         self._noticed = 0  # conversations, until it was quiet for SHOWN
         self._last = ""
@@ -95,17 +95,12 @@ class HistoryCheck:
             for room in some:
                 room.known = None  # what a repair has read has come by itself meanwhile, or will be asked about
 
-    async def check_all(self) -> None:
-        """Hold the deliveries of all rooms until each was compared with PostgreSQL. Raise StoreError.
-
-        From the call on, nothing is delivered in a room that may have diverged. When this returns, those that have
-        are begun anew. After an error the rooms are held still, and compared when PostgreSQL is back.
-        """
-        self.suspect_all()
-        await self._look_into()
-
     def suspect_all(self) -> None:
-        """Hold the deliveries of all rooms, and compare each with PostgreSQL soon. Never waits."""
+        """Hold the deliveries of all rooms, and compare each with PostgreSQL soon. Never waits.
+
+        From the call on, nothing is delivered in a room that may have diverged. Those that have are begun anew. While
+        PostgreSQL is out of reach, the rooms are held still.
+        """
         for room in self._rooms.values():
             if room.next_seq is not None:
                 self._mark(room)
@@ -125,48 +120,64 @@ class HistoryCheck:
         self._wake.set()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Compare rooms under suspicion, until cancelled."""
-        task_status.started()
-        while True:
-            if not self._due and not self._changed:
-                self._wake = trio.Event()
-                await self._wake.wait()
-            try:
-                await self._look_into()
-                await self._go_after()
-            except StoreError as error:
-                self.outage.failed(str(error))
-                await trio.sleep(RETRY)
-            except Exception as error:  # of one room: they are compared again
-                _guard.caught(error)
-                await trio.sleep(RETRY)
-            else:
-                self.outage.over()
-            await trio.sleep(PERIOD)
+        """Compare rooms under suspicion, and follow up what was found, until cancelled.
 
-    async def _look_into(self) -> None:
+        The two are tasks of their own: to follow up takes queries about all users here, and rooms under suspicion
+        deliver nothing meanwhile.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._follow)
+            task_status.started()
+            while True:
+                if not self._due:
+                    self._wake = trio.Event()
+                    await self._wake.wait()
+                await trio.sleep(PERIOD if await self._attempt(self._look_into) else RETRY)
+
+    async def _follow(self) -> None:
+        while True:
+            if not self._changed:
+                self._went_back = trio.Event()
+                await self._went_back.wait()
+            await trio.sleep(PERIOD if await self._attempt(self._go_after) else RETRY)
+
+    async def _attempt(self, work: Callable[[], Awaitable[bool]]) -> bool:
+        try:
+            done = await work()
+        except StoreError as error:
+            self.outage.failed(str(error))
+            return False
+        except Exception as error:  # it is tried again
+            _guard.caught(error)
+            return False
+        self.outage.over()
+        return done
+
+    async def _look_into(self) -> bool:
         """Compare the rooms under suspicion, and release those that have not diverged. Raise StoreError.
 
-        A room for which there was another sign meanwhile stays under suspicion: the query may have been before.
+        A room for which there was another sign meanwhile stays under suspicion: the query may have been before. So
+        does one that could not be compared because of a defect: then False is returned.
         """
-        async with self._lock:
-            due = list(self._due)
-            for start in range(0, len(due), COMPARED):
-                signs = {room: (room.suspicions, room.generation) for room in due[start : start + COMPARED]}
-                for room in signs:
-                    self._due.pop(room, None)
-                self.queries += 1
-                try:
-                    await divided(_guard, list(signs), self._compare, lambda room, reference: None)
-                except BaseException:
-                    self._due.update(dict.fromkeys(signs))
-                    raise
-                for room, seen in signs.items():
-                    if (room.suspicions, room.generation) == seen:
-                        room.suspicions = 0
-                        self._release(room)
-                    elif room.suspicions:
-                        self._due[room] = None
+        refused: set[Room] = set()
+        due = list(self._due)
+        for start in range(0, len(due), COMPARED):
+            signs = {room: (room.suspicions, room.generation) for room in due[start : start + COMPARED]}
+            for room in signs:
+                self._due.pop(room, None)
+            self.queries += 1
+            try:
+                await divided(_guard, list(signs), self._compare, lambda room, reference: refused.add(room))
+            except BaseException:
+                self._due.update(dict.fromkeys(signs))
+                raise
+            for room, seen in signs.items():
+                if room not in refused and (room.suspicions, room.generation) == seen:
+                    room.suspicions = 0
+                    self._release(room)
+                elif room.suspicions and self._rooms.get(room.conversation_id) is room:
+                    self._due[room] = None
+        return not refused
 
     async def _compare(self, rooms: Sequence[Room]) -> None:
         """Begin anew the rooms that have diverged, and schedule the repair of those behind. Raise StoreError."""
@@ -193,9 +204,9 @@ class HistoryCheck:
         self.diverged += 1
         self._note(room.conversation_id, seen, position.cursor.seq)
         self._changed.add(room.conversation_id)
-        self._wake.set()
+        self._went_back.set()
 
-    async def _go_after(self) -> None:
+    async def _go_after(self) -> bool:
         """Put right what else was made of the history that is lost. Raise StoreError."""
         if self._changed:
             changed, self._changed = self._changed, set()
@@ -204,6 +215,7 @@ class HistoryCheck:
             except BaseException:
                 self._changed |= changed
                 raise
+        return True
 
     # -- what was noticed -------------------------------------------------------------------------
 

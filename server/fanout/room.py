@@ -138,6 +138,7 @@ class Room:
         "advanced",
         "attached",
         "conversation_id",
+        "failure",
         "fresh",
         "generation",
         "held",
@@ -162,6 +163,7 @@ class Room:
         self.attached: dict[Subscriber, SendQueue] = {}  # a delivery reads nothing else
         self.held: dict[int, Change] | None = None  # arrived ahead of its turn
         self.pins = 0  # tasks that keep the room open even while no connection is attached
+        self.failure: BaseException | None = None  # with which its opening ended, if it did not open
         self.repairing = False
         self.repaired: set[UUID] | None = None  # during a repair: the messages delivered since it began
         self.fresh = False  # opened by a change, and not registered yet

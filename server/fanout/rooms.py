@@ -40,6 +40,7 @@ from server.fanout.room import (
 from server.protocol.signalr.encoding import Encoding
 from server.transport.send_queue import Flusher, Verdict
 from store.defects import guard
+from store.errors import StoreError, Unavailable
 from store.model import Change, Cursor, MessageType, Position
 from store.redis.inbox_entries import Disconnection
 
@@ -174,9 +175,33 @@ class Rooms:
 
         Conversations that do not exist are left out. Raise Unavailable if the heads cannot be read. While the head of
         a new room is being read, changes that arrive are held, so none is lost between reading it and going live.
+
+        A room that another task is opening is waited for. If PostgreSQL or Redis fails that task, it fails this one;
+        if that task is cancelled, or has a defect, this one opens the room itself.
         """
         pinned: dict[UUID, Room] = {}
-        fresh: list[Room] = []
+        try:
+            missing: Collection[UUID] = conversation_ids
+            while missing:
+                fresh = self._pin(missing, pinned)
+                if fresh:
+                    await self._open(fresh)
+                for conversation_id in missing:
+                    await self._wait_open(pinned[conversation_id])
+                missing = [key for key in missing if pinned[key].failure is not None]
+                for conversation_id in missing:
+                    failure = pinned.pop(conversation_id).failure
+                    if isinstance(failure, StoreError):
+                        raise Unavailable(str(failure)) from failure
+            yield {key: room for key, room in pinned.items() if room.next_seq is not None}
+        finally:
+            for room in pinned.values():
+                room.pins -= 1
+                self._drop_if_idle(room)
+
+    def _pin(self, conversation_ids: Collection[UUID], pinned: dict[UUID, Room]) -> list[Room]:
+        """Keep the rooms of these conversations. Return those that are made by this, and have to be opened."""
+        fresh = []
         for conversation_id in conversation_ids:
             room = self._rooms.get(conversation_id)
             if room is None:
@@ -184,24 +209,15 @@ class Rooms:
                 fresh.append(room)
             room.pins += 1
             pinned[conversation_id] = room
-        try:
-            if fresh:
-                await self._open(fresh)
-            for room in pinned.values():
-                await self._wait_open(room)
-            yield {key: room for key, room in pinned.items() if room.next_seq is not None}
-        finally:
-            for room in pinned.values():
-                room.pins -= 1
-                self._drop_if_idle(room)
+        return fresh
 
     async def _open(self, fresh: list[Room]) -> None:
         ids = [room.conversation_id for room in fresh]
         try:
             await self._wanted.want_rooms(ids)  # before the head is read: no change is lost between the two
             positions = await self._history.positions(ids)
-        except BaseException:
-            self._forget(fresh)
+        except BaseException as error:
+            self._forget(fresh, error)
             raise
         for room in fresh:
             position = positions.get(room.conversation_id)
@@ -210,11 +226,13 @@ class Rooms:
                 continue
             room.place(position)
             room.moved()
-            self._drain_held(room)
+            self._drain_guarded(room)
 
-    def _forget(self, rooms: Iterable[Room]) -> None:
-        """Remove rooms that could not be opened, and wake the tasks that wait for them."""
+    def _forget(self, rooms: Iterable[Room], failure: BaseException | None = None) -> None:
+        """Remove rooms that could not be opened, and wake the tasks that wait for them. Without a `failure` their
+        conversations do not exist."""
         for room in rooms:
+            room.failure = failure
             if self._rooms.pop(room.conversation_id, None) is not None:
                 self._wanted.drop_room(room.conversation_id)
             room.moved()
@@ -287,8 +305,7 @@ class Rooms:
             if room.suspicions:
                 self._hold_back(room, change)
             elif change.seq == room.next_seq:
-                previous = change.previous
-                if previous is not None and room.newest_id is not None and previous.int != room.newest_id:
+                if not room.continues(change):
                     self.repair.schedule(room, 0.0)  # it goes on another history: PostgreSQL has the true one
                     return
                 self._deliver(room, change)
@@ -309,6 +326,14 @@ class Rooms:
             room.hold(change)
         else:
             self.repair.schedule(room, REPAIR_DELAY)
+
+    def _drain_guarded(self, room: Room) -> None:
+        """Drain one of many rooms. After a defect what is held is read from PostgreSQL instead."""
+        try:
+            self._drain_held(room)
+        except Exception as error:  # of this room: the others go on
+            _guard.caught(error, conversation=str(room.conversation_id))
+            self.repair.schedule(room, 0.0)
 
     def _drain_held(self, room: Room) -> None:
         """Deliver held changes in order up to the next gap, and schedule its repair; drop duplicates."""
@@ -477,7 +502,7 @@ class Rooms:
             if connection.expelled is not None:
                 connection.owe(room.conversation_id, JOINED)
             elif room.conversation_id not in (connection.cursors or ()):
-                room.attach(connection)
+                connection.resync(room.conversation_id)  # what was said since they were added has not come
                 is_new = True
         return is_new
 
@@ -507,14 +532,6 @@ class Rooms:
         return room
 
     # -- when the history went back ----------------------------------------------------------------
-
-    async def check_all(self) -> None:
-        """Deliver nothing more before every room was compared with PostgreSQL. Raise StoreError.
-
-        For parts that see a sign that PostgreSQL's history may have gone back. Rooms that have diverged start over, and
-        all who are attached are sent `Resync`. After an error nothing is delivered until PostgreSQL answers again.
-        """
-        await self.history.check_all()
 
     def _start_over(self, room: Room, position: Position) -> None:
         """Go on from `position`: what the room has delivered is not in PostgreSQL's history any more.
@@ -553,7 +570,7 @@ class Rooms:
     def _release(self, room: Room) -> None:
         """Deliver what a room has held while it was compared with PostgreSQL: it has not diverged."""
         if self._rooms.get(room.conversation_id) is room and room.next_seq is not None:
-            self._drain_held(room)
+            self._drain_guarded(room)
             self._flusher.flush()
 
     async def _follow_up(self, conversation_ids: Collection[UUID]) -> None:

@@ -272,7 +272,10 @@ async def resume_room(
     try:
         async with rooms.opened([conversation_id]) as opened:
             room = opened.get(conversation_id)
-            if room is None or connection in room.attached:
+            if room is None:  # it does not exist any more, or PostgreSQL has lost that it was ever made
+                _send_gone(connection, conversation_id)
+                return
+            if connection in room.attached:
                 return
             generation = room.generation
             try:
@@ -283,8 +286,7 @@ async def resume_room(
             except ChatError as error:
                 if error.code != "not_found":
                     raise
-                reason = None if connection.owed is None else connection.owed.pop(conversation_id, None)
-                _send_removed(connection, conversation_id, reason)  # while it did not read
+                _send_gone(connection, conversation_id)
                 return
     except trio.Cancelled:
         if conversation_id not in (connection.cursors or {}):  # while the room was opened
@@ -316,6 +318,12 @@ async def settle(connection: Target, rooms: Rooms, sync: SyncSource, conversatio
         if connection.is_resumable:
             connection.owed = {conversation_id: news, **(connection.owed or {})}
         raise
+
+
+def _send_gone(connection: Target, conversation_id: UUID) -> None:
+    """Send that it is not among the user's conversations any more: with the reason, if the event had no room."""
+    reason = None if connection.owed is None else connection.owed.pop(conversation_id, None)
+    _send_removed(connection, conversation_id, reason)
 
 
 def _send_removed(connection: Target, conversation_id: UUID, news: str | None) -> None:

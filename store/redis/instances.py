@@ -111,10 +111,6 @@ class Instances:
         each = list(zip(instances, leases, strict=True))
         return [name for name, lease in each if lease], [name for name, lease in each if not lease]
 
-    async def list_dead(self) -> list[str]:
-        """Return the instances whose lease has run out and that are not reaped yet."""
-        return (await self.list_alive_and_dead())[1]
-
     async def list_all(self) -> list[Known]:
         """Return every instance that is listed, including dead ones that are not reaped yet."""
         [listed] = await self._redis.together(lambda pipe: [pipe.zrange(keys.INSTANCES, 0, -1, withscores=True)])

@@ -32,6 +32,7 @@ class World:
         self.refuses = False  # to register
         self.is_complete = True  # what is registered
         self.away_for = 0.0
+        self.comparing_takes = 0.0
         self.defect: Exception | None = None
         self.trouble: Exception | None = None  # of the comparison with PostgreSQL
         self.subscriptions = Subscriptions(cast(Instances, self))
@@ -102,6 +103,7 @@ class World:
     async def _check(self, what: str) -> None:
         await trio.lowlevel.checkpoint()
         self.log.append(what)
+        await trio.sleep(self.comparing_takes)  # under a mock clock
         if self.trouble is not None:
             raise self.trouble
 
@@ -179,6 +181,42 @@ async def test_compared_until_it_was(world: World, nursery: trio.Nursery, autoju
     world.log.clear()
     await trio.sleep(4 * RECHECK)
     assert set(world.log) == {"check heads"} and 2 <= len(world.log) <= 6
+    nursery.cancel_scope.cancel()
+
+
+async def test_an_epoch_ends_during_the_comparison(
+    world: World, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """What an epoch did not come to compare is compared by the next one, as far back as the first one had to."""
+    await start(world, nursery)
+    await trio.sleep(5)
+    world.away = True
+    await trio.sleep(60)
+    world.comparing_takes = 3 * RENEWAL
+    world.away = False
+    await trio.sleep(RENEWAL)
+    assert world.log[-1] == "check all" and 55 < world.away_for < 70  # it is comparing
+    world.away_for = 0.0
+    world.is_lost = True
+    await trio.sleep(RENEWAL)
+    world.is_lost = False
+    await trio.sleep(RENEWAL)
+    assert world.log.count("check all") == 3 and 55 < world.away_for < 80
+    nursery.cancel_scope.cancel()
+
+
+async def test_an_instance_is_abandoned_once(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """The registrations of an epoch that was established are cleared up once, with what was registered."""
+    room = new_id()
+    await start(world, nursery)
+    await world.subscriptions.want_rooms([room])
+    for _ in range(3):
+        await trio.sleep(5)
+        world.is_lost = True
+        await trio.sleep(RENEWAL)
+        world.is_lost = False
+    await trio.sleep(5)
+    assert len(world.reaper.abandoned) == len(set(world.reaper.abandoned)) >= 3
     nursery.cancel_scope.cancel()
 
 

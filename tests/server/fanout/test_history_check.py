@@ -20,6 +20,7 @@ from server.fanout import history_check
 from server.fanout import rooms as rooms_module
 from server.fanout.gap_repair import REPAIR_DELAY, RETRY_DELAY
 from server.fanout.history_check import COMPARED, PERIOD, SHOWN
+from server.fanout.room import Room
 from server.fanout.rooms import Rooms
 from server.protocol.signalr.encoding import BARE
 from server.transport.send_queue import Flusher
@@ -375,14 +376,13 @@ async def test_an_entry_of_the_lost_history_that_comes_late(nursery: trio.Nurser
     nursery.cancel_scope.cancel()
 
 
-async def test_check_all_holds_deliveries(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_suspecting_all_holds_deliveries(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """From the call on nothing is delivered before the answer, even if PostgreSQL is away for long; then all is."""
     world = World()
     client = await world.start(nursery)
     other, same = await world.client(), world.books.commit()
     world.books.away = True
-    with pytest.raises(Unavailable):
-        await world.rooms.check_all()
+    world.rooms.history.suspect_all()
     world.rooms.publish(same)
     await trio.sleep(60)
     client.look()
@@ -393,9 +393,89 @@ async def test_check_all_holds_deliveries(nursery: trio.Nursery, autojump_clock:
     other.look()
     assert client.got == other.got == [12] and client.resyncs == []
     world.books.go_back(3)
-    await world.rooms.check_all()
+    world.rooms.history.suspect_all()
+    await world.settle()
     client.look()
     assert client.resyncs == [3]
+    nursery.cancel_scope.cancel()
+
+
+class Held(World):
+    """Four rooms under suspicion, their conversations all at the same head."""
+
+    async def start_all(self, nursery: trio.Nursery) -> list[Room]:
+        await self.start(nursery)
+        others = [new_id() for _ in range(3)]
+        self.books.others.update(others)
+        for conversation_id in others:
+            async with self.rooms.opened([conversation_id]) as opened:
+                opened[conversation_id].attach(Client(self.rooms, self.books))
+        found = [self.rooms.find(key) for key in (CONVERSATION, *others)]
+        return [room for room in found if room is not None]
+
+
+async def test_a_defect_in_a_release(
+    nursery: trio.Nursery, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A defect while one room is released does not keep the others held, and that room is read from PostgreSQL."""
+    world = Held()
+    rooms = await world.start_all(nursery)
+    whole, broken = Rooms._drain_held, [RuntimeError("a defect")]
+
+    def drain(these: Rooms, room: Room) -> None:
+        if room.conversation_id == CONVERSATION and broken:
+            raise broken.pop()
+        whole(these, room)
+
+    monkeypatch.setattr(Rooms, "_drain_held", drain)
+    world.rooms.history.suspect_all()
+    world.rooms.publish(world.books.commit())
+    await world.settle()
+    assert not broken and not any(room.suspicions for room in rooms) and rooms[0].head == 12
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_room_that_cannot_be_compared(
+    nursery: trio.Nursery, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A defect while one room is compared leaves it held, not released without a comparison; the others go on."""
+    world = Held()
+    rooms = await world.start_all(nursery)
+    whole = world.books.diverged
+
+    async def diverged(cursors: Sequence[tuple[UUID, Cursor]]) -> Collection[int]:
+        if any(key == CONVERSATION for key, _ in cursors):
+            raise RuntimeError("a defect")
+        return await whole(cursors)
+
+    monkeypatch.setattr(world.books, "diverged", diverged)
+    world.rooms.history.suspect_all()
+    world.rooms.publish(world.books.commit())
+    await world.settle()
+    assert [bool(room.suspicions) for room in rooms] == [True, False, False, False] and rooms[0].head == 11
+    monkeypatch.undo()
+    await world.settle()
+    assert not rooms[0].suspicions and rooms[0].head == 12
+    nursery.cancel_scope.cancel()
+
+
+async def test_following_up_stops_no_comparison(
+    nursery: trio.Nursery, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While what else was made of a lost history is put right, rooms under suspicion do not wait for that."""
+    world = Held()
+    rooms = await world.start_all(nursery)
+
+    async def check_people(went_back: Collection[UUID] = ()) -> None:
+        await trio.sleep(3600)
+
+    monkeypatch.setattr(world, "check_people", check_people)
+    world.books.go_back(6)
+    await world.rooms.history.check_heads()
+    await world.settle()
+    world.rooms.history.suspect(rooms[1])
+    await world.settle()
+    assert not rooms[1].suspicions
     nursery.cancel_scope.cancel()
 
 
@@ -407,8 +487,7 @@ async def test_more_than_is_held(
     world = World()
     client = await world.start(nursery)
     world.books.away = True
-    with pytest.raises(Unavailable):
-        await world.rooms.check_all()
+    world.rooms.history.suspect_all()
     world.rooms.publish(world.books.commit(10))
     room = world.rooms.find(CONVERSATION)
     assert room is not None and room.held is not None and len(room.held) == 3
@@ -501,7 +580,7 @@ def test_every_order_of_events(steps: list[tuple[str, int]]) -> None:
                 elif step == "look":
                     nursery.start_soon(world.rooms.history.check_heads)
                 elif step == "look hard":
-                    nursery.start_soon(world.rooms.check_all)
+                    world.rooms.history.suspect_all()
                 elif step == "wait":
                     for _ in range(number):
                         await trio.lowlevel.checkpoint()

@@ -55,6 +55,7 @@ class Database:
         self.head = head
         self.away = False
         self.gate: trio.Event | None = None
+        self.defect: Exception | None = None  # of the next answer
         self.asked = 0
         self.watermark = 0  # what was changed up to here is not kept
         self.lost: set[UUID] = set()  # messages that are in no history any more
@@ -87,6 +88,9 @@ class Database:
         await trio.lowlevel.checkpoint()
         if self.away:
             raise Unavailable("away")
+        if self.defect is not None:
+            defect, self.defect = self.defect, None
+            raise defect
         return dict.fromkeys(set(conversation_ids) & {CONVERSATION}, head)
 
     async def changes(self, conversation_id: UUID, after: int, *, limit: int, max_bytes: int) -> Sequence[Change]:
@@ -316,6 +320,63 @@ async def test_a_failed_opening_fails_all_who_wait_and_leaves_nothing(nursery: t
     assert (await world.attached()).rooms
 
 
+@pytest.mark.parametrize("end", ["cancelled", "a defect", "PostgreSQL is away"])
+async def test_a_room_that_another_task_is_opening(nursery: trio.Nursery, end: str) -> None:
+    """The end of the task that opens a room is not taken by those who wait for "there is no such conversation".
+
+    After a cancellation or a defect the next of them opens it. Without PostgreSQL, all of them are Unavailable.
+    """
+    world, outcomes, scope = World(), dict[str, object](), trio.CancelScope()
+    world.database.gate = gate = trio.Event()
+
+    async def attach(name: str, scope: trio.CancelScope) -> None:
+        with scope:
+            try:
+                async with world.rooms.opened([CONVERSATION]) as opened:
+                    outcomes[name] = list(opened)
+            except (ZeroDivisionError, Unavailable) as error:
+                outcomes[name] = type(error)
+
+    for name, its_scope in {"first": scope, "second": trio.CancelScope(), "third": trio.CancelScope()}.items():
+        nursery.start_soon(attach, name, its_scope)
+        await wait_all_tasks_blocked()
+    if end == "cancelled":
+        scope.cancel()
+    elif end == "a defect":
+        world.database.defect = ZeroDivisionError()
+    else:
+        world.database.away = True
+    gate.set()
+    await wait_all_tasks_blocked()
+    assert (
+        outcomes
+        == {
+            "cancelled": {"second": [CONVERSATION], "third": [CONVERSATION]},
+            "a defect": {"first": ZeroDivisionError, "second": [CONVERSATION], "third": [CONVERSATION]},
+            "PostgreSQL is away": dict.fromkeys(("first", "second", "third"), Unavailable),
+        }[end]
+    )
+    assert world.rooms.statistics()["rooms"] == 0 and not world.others.rooms
+
+
+async def test_a_conversation_that_another_task_does_not_find(nursery: trio.Nursery) -> None:
+    """A conversation that does not exist is left out for all who wait."""
+    world, outcomes = World(), list[object]()
+    world.database.gate = gate = trio.Event()
+
+    async def attach() -> None:
+        async with world.rooms.opened([new, CONVERSATION]) as opened:
+            outcomes.append(list(opened))
+
+    new = new_id()
+    nursery.start_soon(attach)
+    nursery.start_soon(attach)
+    await wait_all_tasks_blocked()
+    gate.set()
+    await wait_all_tasks_blocked()
+    assert outcomes == [[CONVERSATION], [CONVERSATION]] and world.database.asked == 1
+
+
 async def test_lag_keeps_the_place() -> None:
     """A connection whose send queue is full is detached before the change that did not fit; the others get it."""
     world = World()
@@ -519,8 +580,8 @@ async def test_added_again_while_it_lags() -> None:
         assert not world.rooms.attach_user(opened[CONVERSATION], USER)
         assert not connection.rooms and connection.owed == {CONVERSATION: JOINED}  # it may be about to attach
         connection.expelled = None
-        assert world.rooms.attach_user(opened[CONVERSATION], USER) and connection.rooms
-        assert not world.rooms.attach_user(opened[CONVERSATION], USER)
+        assert world.rooms.attach_user(opened[CONVERSATION], USER)
+        assert connection.resynced == [CONVERSATION]  # what was said since they were added has not come
 
 
 async def test_news_without_room() -> None:

@@ -315,6 +315,28 @@ async def test_removed_while_lagging(hub: Hub, nursery: trio.Nursery) -> None:
     assert reader.look().seqs == [] and len(reader.removed) == 1 and not hub.is_attached
 
 
+@pytest.mark.parametrize("news", [None, "deleted"])
+async def test_lost_while_lagging(
+    hub: Hub, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, news: str | None
+) -> None:
+    """The conversation does not exist any more when the client can take something again: it hears so, and why."""
+    reader = Reader(hub, nursery, manual=False)
+    await reader.begin()
+    reader.connection.cursors = hub.rooms.detach_all(reader.connection)
+    hub.database.is_member = False
+    if news:
+        reader.connection.owe(CONVERSATION, news)
+
+    async def heads(conversation_ids: Collection[UUID]) -> dict[UUID, int]:
+        await trio.lowlevel.checkpoint()
+        return {}
+
+    monkeypatch.setattr(hub.database, "heads", heads)
+    await reader.connection._catch_up()
+    [removed] = reader.look().removed
+    assert f'"{news or "removed"}"' in removed and not hub.is_attached
+
+
 # -- what is replayed --------------------------------------------------------------------------------------------------
 
 RECEIVED, CHANGED = "ReceiveMessage", "MessageChanged"

@@ -380,14 +380,14 @@ def raise_once(monkeypatch: pytest.MonkeyPatch, fault: Fault, error: type[Except
     return raised
 
 
-def one_ghost() -> Callable[[Instances], Awaitable[list[str]]]:
-    """Stands in for `list_dead`: returns one instance to be reaped, once."""
-    ghosts = ["ghost~0"]
+def one_ghost() -> Callable[[Instances], Awaitable[tuple[list[str], list[str]]]]:
+    """Stands in for `list_alive_and_dead`: one instance is to be reaped, once."""
+    ghosts = ["ghost~0.1"]
 
-    async def list_dead(instances: Instances) -> list[str]:
-        return [ghosts.pop()] if ghosts else []
+    async def list_alive_and_dead(instances: Instances) -> tuple[list[str], list[str]]:
+        return [], [ghosts.pop()] if ghosts else []
 
-    return list_dead
+    return list_alive_and_dead
 
 
 def error_of(number: int, fault: Fault) -> type[Exception]:
@@ -418,7 +418,7 @@ async def inject(database: str, redis_url: str, nursery: trio.Nursery, monkeypat
                         before = counts()[fault.part]
                         raised = raise_once(patch, fault, error_of(number, fault), stage)
                         if fault.part == "reaper":
-                            patch.setattr(Instances, "list_dead", one_ghost())
+                            patch.setattr(Instances, "list_alive_and_dead", one_ghost())
                         with trio.move_on_after(WAIT):
                             await fault.trigger(stage)
                             while fault.trigger is chat and not raised.is_set():

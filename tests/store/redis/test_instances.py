@@ -80,17 +80,21 @@ async def test_lease(instances: Instances) -> None:
     """A lease that is renewed holds; one that has run out cannot be, and its instance is dead until it is forgotten."""
     await instances.enlist("a", 0.05)
     await instances.enlist("b", 60)
-    assert await wait_until(instances.list_dead) == ["a"]
+
+    async def dead() -> list[str]:
+        return sorted((await instances.list_alive_and_dead())[1])
+
+    assert await wait_until(dead) == ["a"]
     assert not await instances.renew("a", 10)
     assert await instances.renew("b", 10)
     await instances.leave("b", 0.01)
 
     async def are_dead() -> bool:
-        return sorted(await instances.list_dead()) == ["a", "b"]
+        return await dead() == ["a", "b"]
 
     await wait_until(are_dead)
     await instances.forget("a")
-    assert await instances.list_dead() == ["b"]
+    assert await dead() == ["b"]
     await instances.enlist("c", 60)
     assert await instances.renew("c", 60)
     await instances.forget("c")  # a Redis that has lost the list and not the lease
