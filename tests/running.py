@@ -32,38 +32,15 @@ class User(NamedTuple):
     token: str
 
 
-class Running:
-    """A server process that is ready. `lines` are its log lines so far, as dicts."""
+class Server:
+    """A server at a port of this machine, as its clients see it."""
 
-    def __init__(self, process: Child | trio.Process, port: int, lines: list[dict[str, Any]]) -> None:
-        self.process = process
-        self.pid = process.pid
+    def __init__(self, port: int) -> None:
         self.port = port
-        self.lines = lines
         self.url = f"http://127.0.0.1:{port}"
         self.hub_url = f"{self.url}/hubs/chat"
         self.transport = "socket"
         self.protocol = "json"
-
-    def kill(self) -> None:
-        """Send SIGKILL, as the out-of-memory killer does."""
-        self.process.send_signal(signal.SIGKILL)
-
-    def pause(self) -> None:
-        self.process.send_signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        self.process.send_signal(signal.SIGCONT)
-
-    def terminate(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
-
-    async def wait(self) -> int:
-        with trio.fail_after(STOP_TIMEOUT):
-            return await self.process.wait()
-
-    def events(self, name: str) -> list[dict[str, Any]]:
-        return [line for line in self.lines if line.get("event") == name]
 
     def http(self, user: User | None = None) -> httpx.AsyncClient:
         headers = {"Authorization": f"Bearer {user.token}"} if user else {}
@@ -102,6 +79,36 @@ class Running:
                 found += page["items"]
                 if page["next"] is None:
                     return [message for message in found if system or message["type"] != "System"]
+
+
+class Running(Server):
+    """A server process that is ready. `lines` are its log lines so far, as dicts."""
+
+    def __init__(self, process: Child | trio.Process, port: int, lines: list[dict[str, Any]]) -> None:
+        super().__init__(port)
+        self.process = process
+        self.pid = process.pid
+        self.lines = lines
+
+    def kill(self) -> None:
+        """Send SIGKILL, as the out-of-memory killer does."""
+        self.process.send_signal(signal.SIGKILL)
+
+    def pause(self) -> None:
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+    def terminate(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+    async def wait(self) -> int:
+        with trio.fail_after(STOP_TIMEOUT):
+            return await self.process.wait()
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        return [line for line in self.lines if line.get("event") == name]
 
 
 def checked(answer: httpx.Response) -> dict[str, Any]:

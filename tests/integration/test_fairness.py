@@ -1,16 +1,21 @@
-"""One abusive connection does not slow another: measured by what the server does for it meanwhile, not by the clock."""
+"""One abusive connection does not slow another: measured by what the server does for it meanwhile, not by the clock.
+
+Server and clients are one process here. In two, one of them may stand still while the other goes on.
+"""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from statistics import mean
 from typing import Any
 
+import pytest
 import trio
 
 from loadtest.client import HubClient
 from server.protocol import websocket
 from tests.integration.test_hostile import INVOKE, Raw, frame, raw
-from tests.running import Running, User
+from tests.running import Server, User
+from tests.site import Site
 from tests.waiting import wait_until
 
 WAIT = 60.0
@@ -46,7 +51,7 @@ class Flood:
 
 
 @asynccontextmanager
-async def flooding(server: Running, user: User, data: bytes, *, reads: bool) -> AsyncIterator[Flood]:
+async def flooding(server: Server, user: User, data: bytes, *, reads: bool) -> AsyncIterator[Flood]:
     """Run a flood that has filled every buffer on its way.
 
     From then on `taken` grows only as the server reads, so its growth during a call of another user shows the share of
@@ -62,12 +67,17 @@ async def flooding(server: Running, user: User, data: bytes, *, reads: bool) -> 
         nursery.cancel_scope.cancel()
 
 
-async def test_floods(shared: Running) -> None:
+@pytest.fixture
+async def server(site: Site) -> Server:
+    return Server(int(site.url.rpartition(":")[2]))
+
+
+async def test_floods(server: Server) -> None:
     """A user's calls are answered amid floods of each kind: little of a flood is worked on for each call."""
-    mallory, alice = await shared.register("mallory"), await shared.register("alice")
+    mallory, alice = await server.register("mallory"), await server.register("alice")
     for name, data in FLOODS.items():
         for reads in (True, False) if name == "calls" else (True,):
-            async with shared.connect(alice) as hub, flooding(shared, mallory, data, reads=reads) as flood:
+            async with server.connect(alice) as hub, flooding(server, mallory, data, reads=reads) as flood:
                 shares = []
                 with trio.fail_after(WAIT):
                     for _ in range(TRIPS):
@@ -77,10 +87,10 @@ async def test_floods(shared: Running) -> None:
                 assert mean(shares) < SHARE, (name, reads, shares)
 
 
-async def test_sends(shared: Running) -> None:
+async def test_sends(server: Server) -> None:
     """A user who always has as many messages under way as they may does not delay those of others."""
-    mallory, alice = await shared.register("mallory"), await shared.register("alice")
-    busy_group, quiet_group = await shared.group(mallory), await shared.group(alice)
+    mallory, alice = await server.register("mallory"), await server.register("alice")
+    busy_group, quiet_group = await server.group(mallory), await server.group(alice)
     done = 0
 
     async def send_always(client: HubClient) -> None:
@@ -92,7 +102,7 @@ async def test_sends(shared: Running) -> None:
             done += 1
             calls.append(await client.start("SendMessage", body))
 
-    async with shared.connect(mallory) as busy, shared.connect(alice) as hub, trio.open_nursery() as nursery:
+    async with server.connect(mallory) as busy, server.connect(alice) as hub, trio.open_nursery() as nursery:
         nursery.start_soon(send_always, busy)
         shares = []
         with trio.fail_after(WAIT):

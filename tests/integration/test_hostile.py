@@ -16,7 +16,7 @@ import trio
 from loadtest.client import ClientError, open_websocket
 from server.protocol import websocket
 from server.protocol.http1 import head
-from tests.running import Running, User, running
+from tests.running import Running, Server, User, running
 from tests.waiting import wait_until
 
 WAIT = 60.0
@@ -86,7 +86,7 @@ async def test_web_socket_pings_do_not_starve_the_hubs(database: str, redis_url:
 
 
 @asynccontextmanager
-async def raw(server: Running, user: User, *, shake: bool = True) -> AsyncIterator[Raw]:
+async def raw(server: Server, user: User, *, shake: bool = True) -> AsyncIterator[Raw]:
     stream = await open_websocket(server.hub_url, user.token)
     async with stream:
         client = Raw(stream)
