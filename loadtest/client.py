@@ -287,19 +287,23 @@ async def open_websocket(
     fields = dict(headers or {})
     if token:
         fields["Authorization"] = f"Bearer {token}"
-    await stream.send_all(http_head.client_request(f"{host}:{port}", target, key, fields))
-    data = b""
-    while b"\r\n\r\n" not in data:
-        chunk = await stream.receive_some(65536)
-        if not chunk:
-            break
-        data += bytes(chunk)
-    head, _, rest = data.partition(b"\r\n\r\n")
     try:
+        await stream.send_all(http_head.client_request(f"{host}:{port}", target, key, fields))
+        data = b""
+        while b"\r\n\r\n" not in data:
+            chunk = await stream.receive_some(65536)
+            if not chunk:
+                break
+            data += bytes(chunk)
+        head, _, rest = data.partition(b"\r\n\r\n")
         http_head.check_accept(head, key)
-    except http_head.BadRequest as error:
+    except BaseException as error:
         await trio.aclose_forcefully(stream)
-        raise ClientError(f"{error} {rest.decode('utf-8', 'replace')}") from None
+        if isinstance(error, trio.BrokenResourceError):
+            raise ClientError(f"{host}:{port} ended the connection before it answered") from None
+        if isinstance(error, http_head.BadRequest):
+            raise ClientError(f"{error} {rest.decode('utf-8', 'replace')}") from None
+        raise
     return Rest(stream, rest) if rest else stream
 
 
