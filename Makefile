@@ -12,7 +12,7 @@ TESTABLE := $(VENV)/.testable
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run install-units rolling-restart test test-chaos test-failover test-hostile check coverage fix mutants lint bench docs constraints clean
+.PHONY: help run install-units rolling-restart test test-chaos test-failover test-together test-hostile check coverage fix mutants lint bench docs constraints clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -29,6 +29,9 @@ test-chaos: $(TESTABLE) ## ten minutes of faults on four instances (MINUTES=, SE
 
 test-failover: $(TESTABLE) ## failovers of Redis, and ten minutes of those of PostgreSQL, under load, and a table of what clients saw (MINUTES=, SEED=)
 	@$(BIN)/pytest -q -s tests/failover -k long --failover-minutes $(or $(MINUTES),10) --failover-seed $(or $(SEED),0)
+
+test-together: $(TESTABLE) ## half an hour in which PostgreSQL fails over while instances and Redis die (MINUTES=, SEED=)
+	@$(BIN)/pytest -q -s tests/failover/test_together.py --together-minutes $(or $(MINUTES),30) --together-seed $(or $(SEED),0)
 
 test-hostile: $(TESTABLE) ## ten minutes of hostile clients, and people who must not notice (MINUTES=, SEED=)
 	@$(BIN)/pytest -q -s tests/hostile -k long --hostile-minutes $(or $(MINUTES),10) --hostile-seed $(or $(SEED),0)

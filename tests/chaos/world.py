@@ -12,7 +12,7 @@ import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import trio
@@ -40,10 +40,19 @@ CALL = 15.0  # seconds for one call: an instance that is paused does not answer
 Tamper = Callable[[str, list[Any]], list[tuple[str, list[Any]]]]
 
 
+class Surroundings(Protocol):
+    """Where an instance runs, and where what went wrong in it is kept."""
+
+    nursery: trio.Nursery
+    database: str
+    redis_url: str
+    logs: list[dict[str, Any]]
+
+
 class Instance:
     """A server process on a port of its own, which may be killed and started again."""
 
-    def __init__(self, world: "World", number: int) -> None:
+    def __init__(self, world: Surroundings, number: int) -> None:
         self.world = world
         self.number = number
         self.port = free_port()

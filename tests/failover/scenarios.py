@@ -31,7 +31,7 @@ class Row(NamedTuple):
     resyncs: int
 
 
-async def play(world: World, scenario: Scenario) -> Row:
+async def play(world: World, scenario: Scenario, name: str = "") -> Row:
     """Load, the fault, load; then every view is what the database has. Raises AssertionError."""
     resyncs = sum(reader.resyncs for reader in world.readers)
     accepted = sum(len(sender.accepted) for sender in world.senders)
@@ -46,7 +46,7 @@ async def play(world: World, scenario: Scenario) -> Row:
     await world.send_for(5)
     healed = await world.settle()
     row = Row(
-        scenario.__name__,
+        name or scenario.__name__,
         max(sender.refused_for(since) for sender in world.senders),
         max(sender.first_after(mended) for sender in world.senders) - mended,
         healed,
@@ -104,10 +104,9 @@ async def half_of_the_instances_on_the_old_primary(world: World) -> None:
     world.name.move(new, cut=False)  # who is connected stays with the old primary
     pair.swap()
     # The next connection of either instance leads to the new primary; the other one hears of it by Redis.
-    async with world.servers[0].http() as http:
-        async with trio.open_nursery() as nursery:
-            for _ in range(20):
-                nursery.start_soon(http.get, "/health/ready")
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(health, world.servers[0])
     await in_thread(partial(_end_one_session, old))
     await world.send_for(5)
     stored = await world.stored(old)
@@ -183,7 +182,7 @@ async def _restored(world: World) -> None:
 
 async def _is_refused(server: Running) -> bool:
     status, checks = await health(server)
-    return status == 503 and checks["timeline"] == "failing"
+    return status == 503 and checks.get("timeline") == "failing"
 
 
 SCENARIOS: dict[str, Scenario] = {

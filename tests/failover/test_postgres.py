@@ -13,7 +13,7 @@ from store.postgres import migrate
 from tests.failover import conftest, scenarios
 from tests.failover.postgres import STANDBY_NAME, Pair, in_thread
 from tests.failover.scenarios import SCENARIOS, Row, play
-from tests.failover.world import World, open_world
+from tests.failover.world import World, open_world, require_one_history
 from tests.running import running
 
 SHORT = (scenarios.synchronous, scenarios.the_old_primary_comes_back)
@@ -32,7 +32,8 @@ async def _play(world: World, name: str) -> Row:
 
 async def test_short(short_dir: Path, pair: Pair, redis_url: str) -> None:
     """A failover to a synchronous standby loses nothing that was accepted. An old primary that comes back is refused by
-    both instances, in one line of each, and nothing is written there. Every client sees what the database has."""
+    both instances, in one line of each, and nothing is written there. Every client sees what the database has, and the
+    record of all of them is one history."""
     async with open_world(short_dir, pair, redis_url) as world:
         for scenario in SHORT:
             await _play(world, scenario.__name__)
@@ -40,6 +41,7 @@ async def test_short(short_dir: Path, pair: Pair, redis_url: str) -> None:
             assert len(server.events("timeline_changed")) == len(SHORT)
             assert len(server.events("old_timeline_refused")) == 1
             assert not [line for line in server.lines if "exception" in line]
+        await require_one_history(world)
 
 
 async def test_long(request: pytest.FixtureRequest, short_dir: Path, pair: Pair, redis_url: str) -> None:
@@ -58,6 +60,7 @@ async def test_long(request: pytest.FixtureRequest, short_dir: Path, pair: Pair,
             count += 1
             print(f"{trio.current_time() - start:5.0f} s  {name} (seed {seed})", flush=True)  # noqa: T201
             print(f"         {await _play(world, name)}", flush=True)  # noqa: T201
+        await require_one_history(world)
 
 
 async def test_long_price(request: pytest.FixtureRequest, short_dir: Path, redis_url: str) -> None:

@@ -2,7 +2,8 @@
 
 Owns the instances, the name under which they reach PostgreSQL, and the clients. Each client has a view: the messages of
 one conversation, as it believes them to be. After a fault each view must come to equal what the database has: so what
-was lost there is taken back here, because the client got a `resync` and has read anew.
+was lost there is taken back here, because the client got a `resync` and has read anew. All of it is also written into a
+record, for the history checker: a second judge, which shares nothing with the views.
 """
 
 import random
@@ -10,47 +11,79 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import httpx
+import msgspec
 import psycopg
 import trio
 
 from loadtest.client import ClientError, HubClient, HubError
+from loadtest.history_checker.check import Verdict, check
+from loadtest.history_checker.conversation import Allowed
+from loadtest.history_checker.recording import Recording, now
+from loadtest.history_record import ClientRecord, write_stored
+from loadtest.payloads import Message
 from tests.failover.conftest import DATABASE
-from tests.failover.postgres import Name, Pair, Server
-from tests.running import Running, User, running
+from tests.failover.postgres import Name, Pair
+from tests.failover.postgres import Server as Postgres
+from tests.running import Running, Server, User, checked, running
 from tests.waiting import wait_until
 
 WAIT = 180.0  # seconds: long past anything but a hang
 PAUSE = 0.05  # seconds between a sender's messages
 CALL = 20.0  # seconds for one call
-RETRYABLE = {"unavailable", "overloaded"}
+LOST = (ClientError, OSError, httpx.HTTPError, trio.TooSlowError)  # what a client sees of a connection that ends
+
+PAGE = 200  # messages
 
 Views = dict[str, str]  # contents by message id
 
 
+class Kind(NamedTuple):
+    """What a reader is like. One that resumes loses its connection now and then, and comes back with its cursor; the
+    others stay, as long as the server keeps them. A cursor that is checked names the message of its change."""
+
+    instance: int
+    resumes: bool
+    transport: str = "socket"
+    protocol: str = "json"
+    checked: bool = True
+
+    def __str__(self) -> str:
+        habit = "comes back with a cursor" if self.resumes else "stays connected"
+        cursor = "" if self.checked else ", whose cursor is a bare number"
+        return f"{habit}, instance {self.instance}, {self.transport}, {self.protocol}{cursor}"
+
+
+KINDS = (
+    Kind(0, resumes=False),
+    Kind(1, resumes=False, transport="sse"),
+    Kind(0, resumes=True, protocol="messagepack"),
+    Kind(1, resumes=True, transport="polling"),
+    Kind(1, resumes=True, checked=False),
+)
+SENDERS = 2
+
+
 class Reader:
-    """A member who keeps a view of one conversation, over one connection after another.
+    """A member who keeps a view of one conversation, over one connection after another."""
 
-    With `resumes`, the connection is closed now and then, and made again with the cursor; without, it stays open
-    through the fault, as long as the server keeps it.
-    """
-
-    def __init__(self, world: "World", user: User, instance: int, *, resumes: bool) -> None:
+    def __init__(self, world: "World", user: User, kind: Kind) -> None:
         self.world = world
         self.user = user
-        self.instance = instance
-        self.resumes = resumes
+        self.kind = kind
         self.view: Views = {}
-        self.cursor = 0
+        self.cursor: dict[str, Any] = {"seq": 0}
         self.resyncs = 0
         self.online = trio.Event()
+        self.record = ClientRecord(world.recording, user.name)
+        self._is_resuming = False  # the answer to Sync has not come, and no Resync
         self._stale = trio.Event()  # set when the view has to be read anew
         self._hang_up: Callable[[], None] = lambda: None
 
     def __str__(self) -> str:
-        kind = "comes back with a cursor" if self.resumes else "stays connected"
-        return f"{self.user.name} ({kind}, instance {self.instance})"
+        return f"{self.user.name} ({self.kind})"
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -58,7 +91,7 @@ class Reader:
             while True:
                 try:
                     await self._connect()
-                except* (ClientError, OSError, trio.TooSlowError):
+                except* LOST:
                     pass
                 self.online = trio.Event()
                 await trio.sleep(random.uniform(0.05, 0.2))  # a client's pause before it comes back
@@ -68,27 +101,49 @@ class Reader:
         self._hang_up()
 
     async def _connect(self) -> None:
-        server = self.world.servers[self.instance]
+        server, conversation = self.world.servers[self.kind.instance], self.world.conversation
+        options: dict[str, Any] = {"transport": self.kind.transport, "protocol": self.kind.protocol}
         with trio.CancelScope() as scope:
             self._hang_up = scope.cancel
-            async with server.connect(self.user, self._on_event, query={"sync": "manual"}) as client:
-                with trio.fail_after(CALL):
-                    await client.invoke("Sync", {self.world.conversation: self.cursor})
-                self.online.set()
-                await client.closed.wait()
+            self.record.connected()
+            try:
+                async with server.connect(self.user, self._on_event, query={"sync": "manual"}, **options) as client:
+                    self._is_resuming = True
+                    self.record.resuming(conversation, self.cursor["seq"])
+                    cursor = self.cursor if self.kind.checked else self.cursor["seq"]
+                    with trio.fail_after(CALL):
+                        self._synced(await client.invoke("Sync", {conversation: cursor}))
+                    self.online.set()
+                    await client.closed.wait()
+            finally:
+                self.record.disconnected()
+
+    def _synced(self, answer: dict[str, Any]) -> None:
+        conversation = self.world.conversation
+        [found] = [one for one in answer["conversations"] if one["conversationId"] == conversation]
+        assert found["outcome"] in ("replayed", "resync"), found
+        if found["outcome"] == "replayed":
+            self.record.attached(conversation, found["lastSeq"])
+        elif self._is_resuming:
+            self._resync(found, answered=True)
+        self._is_resuming = False
 
     def _on_event(self, target: str, arguments: list[Any]) -> None:
         if target in ("ReceiveMessage", "MessageChanged"):
             message = arguments[0]
             if message["conversationId"] == self.world.conversation:
-                self.cursor = max(self.cursor, message["changedSeq"])
+                self.record.received(msgspec.convert(message, Message), new=target == "ReceiveMessage")
+                if message["changedSeq"] > self.cursor["seq"]:
+                    self.cursor = {"seq": message["changedSeq"], "messageId": message["id"]}
                 self._keep(message)
         elif target == "Resync" and arguments[0]["conversationId"] == self.world.conversation:
-            self._resync(arguments[0]["lastSeq"])
+            self._resync(arguments[0], answered=False)
 
-    def _resync(self, head: int) -> None:
+    def _resync(self, head: dict[str, Any], *, answered: bool) -> None:
         self.resyncs += 1
-        self.cursor = head
+        self.record.resynced(self.world.conversation, head["lastSeq"], answered=answered)
+        self._is_resuming = False
+        self.cursor = {"seq": head["lastSeq"], "messageId": head["messageId"]}
         self.view = {}
         self._stale.set()
 
@@ -102,13 +157,26 @@ class Reader:
             await self._stale.wait()
             self._stale = trio.Event()
             try:
-                found = await self.world.servers[self.instance].history(self.user, self.world.conversation)
-            except (AssertionError, OSError, trio.TooSlowError, ValueError):  # refused: PostgreSQL is away
+                async with self.world.servers[self.kind.instance].http(self.user) as http:
+                    await self._read_all(http)
+            except (AssertionError, ValueError, *LOST):  # PostgreSQL is away
                 self._stale.set()
                 await trio.sleep(0.2)  # a client's pause before it asks again
-            else:
-                for message in found:
-                    self._keep(message)
+
+    async def _read_all(self, http: httpx.AsyncClient) -> None:
+        conversation, after, is_whole = self.world.conversation, 0, False
+        while not is_whole:
+            called, resyncs = now(), self.resyncs
+            query = {"conversationId": conversation, "after": str(after), "limit": str(PAGE)}
+            page = checked(await http.get("/api/messages", params=query))["items"]
+            if resyncs != self.resyncs:
+                return  # it is stale again, and may be of what is lost
+            is_whole = len(page) < PAGE
+            before = None if is_whole else page[-1]["seq"] + 1
+            self.record.page(conversation, called, msgspec.convert(page, list[Message]), after=after, before=before)
+            for message in page:
+                self._keep(message)
+            after = page[-1]["seq"] if page else after
 
 
 class Sender:
@@ -121,6 +189,7 @@ class Sender:
         self.accepted: dict[str, str] = {}  # contents by message id, as they were answered
         self.times: list[float] = []  # at which messages were accepted
         self.codes: set[str] = set()
+        self.record = ClientRecord(world.recording, user.name)
 
     async def run(self) -> None:
         number = 0
@@ -132,20 +201,23 @@ class Sender:
                         if await self._send(client, f"{self.user.name} {number}"):
                             number += 1
                         await trio.sleep(PAUSE)  # the pace
-            except* (ClientError, OSError, trio.TooSlowError):
+            except* LOST:
                 await trio.sleep(0.1)  # a client's pause before it comes back
 
     async def _send(self, client: HubClient, text: str) -> bool:
         body = {"conversationId": self.world.conversation, "content": text, "clientMessageId": text}
         self.world.under_way += 1
+        call = self.record.sent(self.world.conversation, text, text)
         try:
             with trio.fail_after(CALL):
                 message = await client.invoke("SendMessage", body)
         except HubError as error:
             self.codes.add(error.code)
+            self.record.refused(call, error.code)
             return False
         finally:
             self.world.under_way -= 1
+        self.record.acknowledged(call, msgspec.convert(message, Message))
         self.accepted[message["id"]] = text
         self.times.append(trio.current_time())
         return True
@@ -173,17 +245,17 @@ class World:
         self.senders: list[Sender] = []
         self.sending = trio.Event()
         self.under_way = 0
+        self.recording = Recording(directory / "record" / "members.jsonl")
 
     async def populate(self, nursery: trio.Nursery) -> None:
         one = self.servers[0]
-        users = [await one.register(f"m{number}") for number in range(6)]
+        users = [await one.register(f"m{number}") for number in range(len(KINDS) + SENDERS)]
         self.conversation = await one.group(users[0], *users[1:])
-        kinds = [(0, False), (1, False), (0, True), (1, True)]
-        for user, (instance, resumes) in zip(users, kinds, strict=False):
-            self.readers.append(Reader(self, user, instance, resumes=resumes))
+        for user, kind in zip(users, KINDS, strict=False):
+            self.readers.append(Reader(self, user, kind))
             nursery.start_soon(self.readers[-1].run)
-        for instance, user in enumerate(users[4:]):
-            self.senders.append(Sender(self, user, instance))
+        for number, user in enumerate(users[len(KINDS) :]):
+            self.senders.append(Sender(self, user, number % len(self.servers)))
             nursery.start_soon(self.senders[-1].run)
         await self.all_online()
 
@@ -208,10 +280,10 @@ class World:
     def shuffle(self) -> None:
         """Those who resume lose their connections."""
         for reader in self.readers:
-            if reader.resumes:
+            if reader.kind.resumes:
                 reader.hang_up()
 
-    async def stored(self, server: Server | None = None) -> Views:
+    async def stored(self, server: Postgres | None = None) -> Views:
         dsn = (server or self.pair.primary).dsn(DATABASE)
 
         def read() -> Views:
@@ -244,6 +316,16 @@ class World:
         }
         raise AssertionError(wrong)
 
+    async def check_history(self, *, may_go_back: bool) -> Verdict:
+        """At the end, when every view is what the database has: what the checker makes of the whole record."""
+        for reader in self.readers:
+            reader.record.settled(self.conversation)
+        stored = await self.servers[0].history(self.readers[0].user, self.conversation, system=True)
+        write_stored(self.recording, self.conversation, msgspec.convert(stored, list[Message]))
+        self.recording.close()
+        allowed = Allowed(may_go_back=may_go_back)
+        return await trio.to_thread.run_sync(check, [self.directory / "record"], allowed)
+
     async def lost(self) -> list[str]:
         """Messages that were accepted, and are not in the database."""
         stored = await self.stored()
@@ -259,10 +341,22 @@ class World:
         return all([(await health(server))[0] == 200 for server in self.servers])
 
 
-async def health(server: Running) -> tuple[int, dict[str, str]]:
-    async with server.http() as http:
-        answer = await http.get("/health/ready")
-        return answer.status_code, answer.json()["checks"]
+async def require_one_history(world: World, *, may_go_back: bool = True) -> None:
+    """The history checker, which knows nothing of the server, finds nothing wrong with the record of the whole run."""
+    await world.all_online()
+    verdict = await world.check_history(may_go_back=may_go_back)
+    assert verdict.holds, "\n".join(verdict.lines())
+    assert verdict.changes >= len(await world.stored())
+
+
+async def health(server: Server) -> tuple[int, dict[str, str]]:
+    """The status of the answer, and the checks; 0 and none when there is no answer."""
+    try:
+        async with server.http() as http:
+            answer = await http.get("/health/ready")
+            return answer.status_code, answer.json()["checks"]
+    except httpx.TransportError:
+        return 0, {}
 
 
 @asynccontextmanager
