@@ -103,6 +103,7 @@ async def _open(directory: Path, pair: Pair, choice: random.Random) -> AsyncIter
             async with trio.open_nursery() as clients:
                 servers = [instance.running for instance in storm.instances if instance.running is not None]
                 world = World(directory, pair, name, servers)  # clients know their ports, which do not change
+                world.is_calm = False
                 await world.populate(clients)
                 yield world, storm
                 clients.cancel_scope.cancel()

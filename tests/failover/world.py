@@ -245,6 +245,7 @@ class World:
         self.senders: list[Sender] = []
         self.sending = trio.Event()
         self.under_way = 0
+        self.is_calm = True  # nothing breaks but PostgreSQL
         self.recording = Recording(directory / "record" / "members.jsonl")
 
     async def populate(self, nursery: trio.Nursery) -> None:
