@@ -5,7 +5,7 @@ from collections.abc import Collection
 from store.redis import keys
 from store.redis.client import Redis
 
-TTL = 60  # seconds for which an entry is kept unless it is written again
+TTL = 30  # seconds for which an entry is kept unless it is written again
 
 
 class ConnectionOwners:

@@ -18,11 +18,12 @@ def faked(offset: str) -> dict[str, str]:
 
 
 @needs_faketime
-async def test_it_does_not_start(database: str, redis_url: str) -> None:
-    """Ten minutes ahead: it ends with one sentence that says by how much, and exit code 1."""
+@pytest.mark.parametrize(("offset", "said"), [("+600s", "10.0 minutes ahead of"), ("-86400s", "24.0 hours behind")])
+async def test_it_does_not_start(database: str, redis_url: str, offset: str, said: str) -> None:
+    """Ten minutes ahead, or a day behind: it ends with one sentence that says by how much, and exit code 1."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PARLEY_")}
     environ |= {
-        **faked("+600s"),
+        **faked(offset),
         "PARLEY_DATABASE_URL": database,
         "PARLEY_REDIS_URL": redis_url,
         "PARLEY_JWT_KEY": JWT_KEY,
@@ -35,7 +36,7 @@ async def test_it_does_not_start(database: str, redis_url: str) -> None:
         )
     [sentence] = [line for line in done.stderr.decode().splitlines() if line.startswith("parley: ")]
     assert done.returncode == 1, done
-    assert "this machine's clock is 10.0 minutes ahead of PostgreSQL's" in sentence
+    assert f"this machine's clock is {said} PostgreSQL's" in sentence
 
 
 @needs_faketime

@@ -35,6 +35,7 @@ NOTICED = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
     (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, VANISHED_WITHIN * 1000),
 )
+LOOK = TTL / 3  # seconds between looks whether the owner, whose answer is awaited, still says that it is the owner
 CLEAN_UP = 2.0  # seconds for ending a request to the owner
 MAX_HANDED = 2000  # requests on their way at once
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # instances speak http://; the default reads every certificate
@@ -100,7 +101,11 @@ class Forwarding:
     # -- handing through --------------------------------------------------------------------------
 
     async def hand_over(self, connection_id: str, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let the owner answer. Raises OwnerGone when there is none, Refusal when too much is under way."""
+        """Let the owner answer. Raises OwnerGone when there is none, Refusal when too much is under way.
+
+        One that stands still, or whose host does, keeps its connections to this instance: it is given up when it has
+        not said for `TTL` that it holds this one, which ends the request.
+        """
         headers = joined(scope["headers"])
         address = None if not self.address or HANDED in headers else await self._find(connection_id)
         if address is None or address == self.address:
@@ -114,16 +119,34 @@ class Forwarding:
             content=body,
         )
         self._under_way += 1
-        is_answered = True
+        is_answered, begun = True, trio.Event()
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_cancel_when_gone, receive, nursery.cancel_scope)
-                is_answered = await self._pass_on(request, send)
+                with trio.CancelScope() as patience:
+                    nursery.start_soon(self._cancel_when_silent, connection_id, patience)
+                    is_answered = await self._pass_on(request, send, begun)
+                if patience.cancelled_caught and not begun.is_set():
+                    is_answered = False
                 nursery.cancel_scope.cancel()
         finally:
             self._under_way -= 1
         if not is_answered:
             raise OwnerGone
+
+    async def _cancel_when_silent(self, connection_id: str, scope: trio.CancelScope) -> None:
+        """Cancel when no owner is recorded in two looks: at the first one its answer may be on its way."""
+        missed = 0
+        while missed < 2:
+            await trio.sleep(LOOK)
+            try:
+                missed = 0 if await self._owners.fetch(connection_id) else missed + 1
+            except Unavailable:
+                pass  # this says nothing of the owner
+            except Exception as error:
+                _guard.caught(error)
+        log.info("owner_gone", reason="it stands still")
+        scope.cancel()
 
     async def _find(self, connection_id: str) -> str | None:
         try:
@@ -132,13 +155,14 @@ class Forwarding:
             shown = from_store(error)
             raise Refusal(503, shown.code, shown.sentence, {"Retry-After": "1"}) from None
 
-    async def _pass_on(self, request: httpx.Request, send: Send) -> bool:
-        """Whether there was an answer. One that breaks off in its middle breaks off for the client too."""
+    async def _pass_on(self, request: httpx.Request, send: Send, begun: trio.Event) -> bool:
+        """Whether there was an answer, which sets `begun`. One that breaks off in its middle does so for the client."""
         try:
             response = await self._http.send(request, stream=True)
         except httpx.TransportError as error:
             log.info("owner_gone", reason=type(error).__name__)
             return False
+        begun.set()
         try:
             await send(
                 {

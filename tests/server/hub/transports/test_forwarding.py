@@ -1,10 +1,13 @@
 """server.hub.transports.forwarding: requests on their way to another instance."""
 
 import socket
+from typing import Any, cast
 
+import pytest
 import trio
+from trio.testing import MockClock
 
-from server.hub.transports.forwarding import VANISHED_WITHIN, Forwarding
+from server.hub.transports.forwarding import LOOK, VANISHED_WITHIN, Forwarding, OwnerGone
 from store.redis.client import Redis
 from store.redis.connection_owners import ConnectionOwners
 
@@ -34,4 +37,66 @@ async def test_a_host_that_vanishes_is_noticed(nursery: trio.Nursery) -> None:
     assert option(socket.TCP_KEEPIDLE) + probes <= VANISHED_WITHIN
     assert option(socket.TCP_USER_TIMEOUT) == 1000 * VANISHED_WITHIN
     await response.aclose()
+    nursery.cancel_scope.cancel()
+
+
+class Owners:
+    """Redis: says who the owner is, until it is `silent`."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.silent = False
+
+    async def fetch(self, connection_id: str) -> str | None:
+        await trio.lowlevel.checkpoint()
+        return None if self.silent else self.address
+
+
+@pytest.mark.parametrize("has_begun", [False, True])
+async def test_an_owner_that_stands_still(nursery: trio.Nursery, mock_clock: MockClock, has_begun: bool) -> None:
+    """An owner that keeps the connection open and does nothing is given up when its record has expired: the client is
+    answered that there is no such connection, or what had begun breaks off. While it is recorded it is waited for."""
+    arrived = trio.Event()
+
+    async def serve(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        if has_begun:
+            await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")
+        arrived.set()
+        await trio.sleep_forever()
+
+    async def receive() -> dict[str, Any]:
+        await trio.sleep_forever()
+        return {}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message["type"])
+        begun.set()
+
+    async def ask() -> None:
+        scope = {"headers": [], "method": "GET", "path": "/hubs/chat", "query_string": b""}
+        try:
+            await forwarding.hand_over("id", b"", scope, receive, send)
+        except OwnerGone:
+            sent.append("gone")
+        ended.set()
+
+    sent: list[str] = []
+    begun, ended = trio.Event(), trio.Event()
+    listeners = await nursery.start(trio.serve_tcp, serve, 0)
+    owners = Owners(f"127.0.0.1:{listeners[0].socket.getsockname()[1]}")
+    forwarding = Forwarding(cast(ConnectionOwners, owners), lambda: "10.0.0.1:1")
+    await nursery.start(forwarding.run, ())
+    nursery.start_soon(ask)
+    await (begun if has_begun else arrived).wait()
+    for _ in range(5):
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        mock_clock.jump(LOOK)
+    assert not ended.is_set()
+    owners.silent = True
+    for _ in range(2):
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        mock_clock.jump(LOOK)
+    await ended.wait()
+    assert sent == (["http.response.start"] if has_begun else ["gone"])
     nursery.cancel_scope.cancel()
