@@ -70,7 +70,10 @@ def assemble_stores(settings: Settings, *, on_other_history: Callable[[], None])
         )
 
     main_pool = pool(settings.database_url, APPLICATION, settings.pool_size)
-    clock = Clock(main_pool)
+    lane_connector = Connector(
+        settings.database_url, name=f"{APPLICATION}-lanes", statement_timeout=timeout, writes=True, admit=admit
+    )
+    clock = Clock(lane_connector.connect)
     signing = signing_keys(settings)
     objects = None
     if settings.objects:
@@ -79,13 +82,7 @@ def assemble_stores(settings: Settings, *, on_other_history: Callable[[], None])
         pool=main_pool,
         export_pool=pool(settings.database_url, f"{APPLICATION}-exports", EXPORTS_AT_ONCE),
         read_pool=read_pool() if settings.read_url else None,
-        lane_connector=Connector(
-            settings.database_url,
-            name=f"{APPLICATION}-lanes",
-            statement_timeout=timeout,
-            writes=True,
-            admit=admit,
-        ),
+        lane_connector=lane_connector,
         timelines=timelines,
         clock=clock,
         durability=durability,

@@ -4,7 +4,8 @@ Owns the comparison, and `Clock`, which watches this machine's. A machine's own 
 data goes by the database's. What does not is named at `REFUSED`.
 """
 
-import time
+import random
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
 import trio
@@ -13,7 +14,6 @@ from store.defects import guard
 from store.errors import StoreError, Unfit
 from store.outage import Outage
 from store.postgres.connection import Connection, Skew
-from store.postgres.pool import Pool
 
 MAX_SKEW = timedelta(minutes=1)  # for commands that remove what is old
 NOTED = 2.0  # seconds of difference that are said in the log and by health
@@ -21,7 +21,7 @@ NOTED = 2.0  # seconds of difference that are said in the log and by health
 # and others allow this much (`server.identity.access_tokens.LEEWAY`): beyond it they refuse them, or take them for too
 # long. Ids carry it, too: the month in which a message is kept, and how long its clientMessageId is remembered.
 REFUSED = 5.0
-WATCH = 30.0  # seconds between comparisons, besides the one with each new connection
+WATCH = 10.0  # seconds between comparisons, at random around it, besides the one with each new connection
 
 _guard = guard("clock")
 
@@ -56,9 +56,9 @@ async def fetch_agreed_now(conn: Connection) -> datetime:
 class Clock:
     """This machine's clock, compared with PostgreSQL's."""
 
-    def __init__(self, pool: Pool) -> None:
-        """`pool` is asked now and then, besides what connections find when they are made (`observe`)."""
-        self._pool = pool
+    def __init__(self, connect: Callable[[], Awaitable[Connection]]) -> None:
+        """`connect` makes a connection that is looked at as each new one is, which calls `observe`."""
+        self._connect = connect
         self.ahead = 0.0  # seconds, as of the last comparison; negative: behind
         self.outage = Outage("parley.clock", "clock_differs", advice="set the clock that is wrong (chrony, ntpd)")
 
@@ -75,24 +75,24 @@ class Clock:
         return self.outage.reason or None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Compare now and then, until cancelled."""
+        """Compare now and then, until cancelled.
+
+        With a new connection each time: so it is also noticed within `WATCH` that the name of PostgreSQL leads to
+        another server by now, while those that are open go on with the old one (`store.postgres.timelines`).
+        """
         task_status.started()
         while True:
-            await trio.sleep(WATCH)
+            await trio.sleep(WATCH * random.uniform(0.75, 1.25))
             try:
-                async with self._pool.connection() as conn:
-                    self.observe(await measure(conn))
+                await self.compare()
             except StoreError:
                 pass  # the pool says it
             except Exception as error:  # this comparison only
                 _guard.caught(error)
 
-
-async def measure(conn: Connection) -> Skew:
-    before = time.time()
-    now = await fetch_now(conn)
-    after = time.time()
-    return Skew((before + after) / 2 - now.timestamp(), (after - before) / 2)
+    async def compare(self) -> None:
+        """Make a connection for this alone. Raises StoreError."""
+        (await self._connect()).finish()
 
 
 def require(skew: Skew) -> None:

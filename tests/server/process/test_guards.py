@@ -350,7 +350,7 @@ FAULTS = [
     Fault("event_loop_lag", Histogram, "observe", nothing),
     Fault("liveness", server.observability.liveness._Part, "look", nothing),
     Fault("timelines", SharedTimelines, "raise_to", nothing),
-    Fault("clock", store.postgres.clock, "measure", compare_clocks),
+    Fault("clock", store.postgres.clock.Clock, "compare", compare_clocks),
     Fault("partitions", server.instance, "ensure_partitions", keep_partitions),
     Fault("jwks", KeySet, "_fetch", refresh_keys),
     Fault("certificate", Certificate, "look", look_at_certificate),

@@ -1,17 +1,18 @@
 """store.postgres.clock: a machine's clock that is off is said, and beyond a bound not served with."""
 
 import time
+from typing import Any
 
 import pytest
 import trio
 from structlog.testing import capture_logs
+from trio.testing import MockClock
 
 from server.identity.access_tokens import LEEWAY
-from store.errors import Unfit
+from store.errors import Unavailable, Unfit
 from store.postgres import clock
 from store.postgres.clock import Clock
 from store.postgres.connection import Connection, Skew
-from store.postgres.pool import Pool
 from store.postgres.sessions import Connector, check
 from tests.waiting import wait_until
 
@@ -27,9 +28,13 @@ def test_what_is_refused() -> None:
         clock.require(Skew(-86400.0, 0.1))
 
 
-async def test_what_is_said(pool: Pool) -> None:
+async def nothing() -> Connection:
+    raise Unavailable("away")
+
+
+async def test_what_is_said() -> None:
     """Health and one line, while the clock is off."""
-    watched = Clock(pool)
+    watched = Clock(nothing)
     with capture_logs() as lines:
         for ahead in (1.9, 3.0, 3.1, -2.5, 0.1):
             watched.observe(Skew(ahead, 0.01))
@@ -38,9 +43,7 @@ async def test_what_is_said(pool: Pool) -> None:
     assert "3.0 s ahead of PostgreSQL's" in lines[0]["reason"]
 
 
-async def test_it_is_compared(
-    pool: Pool, database: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_it_is_compared(database: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
     """With each new connection, at the start, and now and then."""
     monkeypatch.setattr(clock, "WATCH", 0.01)
     real = time.time
@@ -56,12 +59,42 @@ async def test_it_is_compared(
     async def admit(connection: Connection) -> None:
         found.append(connection)
 
+    async def observe(connection: Connection) -> None:
+        watched.observe(connection.clock_skew)
+
     connection = await Connector(database, name="test", admit=admit).connect()
     assert found == [connection] and connection.clock_skew is not None
     assert connection.clock_skew.ahead == pytest.approx(-600, abs=60)
     assert (await check(database)).ahead < -500
     connection.finish()
-    monkeypatch.setattr(clock, "time", Off)
-    watched = Clock(pool)
+    watched = Clock(Connector(database, name="test", admit=observe).connect)
     await nursery.start(watched.run)
     assert "10.0 minutes behind" in await wait_until(watched.trouble)
+    nursery.cancel_scope.cancel()
+
+
+class Connected:
+    def __init__(self) -> None:
+        self.is_open = True
+
+    def finish(self) -> None:
+        self.is_open = False
+
+
+async def test_a_new_connection_each_time(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """So a name of PostgreSQL that leads to another server by now is noticed, however long the pools keep theirs; and
+    one that is away is asked again."""
+    made: list[Connected] = []
+    refused: list[Unavailable] = []
+
+    async def connect() -> Any:
+        if made and not refused:
+            refused.append(Unavailable("away"))
+            raise refused[0]
+        made.append(Connected())
+        return made[-1]
+
+    await nursery.start(Clock(connect).run)
+    await trio.sleep(5 * clock.WATCH)
+    assert refused and 3 <= len(made) <= 6 and not any(one.is_open for one in made)
+    nursery.cancel_scope.cancel()
