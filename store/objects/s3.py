@@ -21,6 +21,7 @@ import trio
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from store import tcp
 from store.errors import ObjectsUnavailable
 from store.objects import CHUNK, KEY, PROBE, Objects, UploadUrl, attachment, new_key
 from store.reasons import cut, reason
@@ -31,6 +32,7 @@ SIGNERS = 4  # threads for links: what hangs there keeps no upload waiting
 SIGN_WITHIN = 10.0  # seconds
 PART = 5 * 1024 * 1024  # bytes: the least that S3 takes for a part that is not the last
 CONNECT_TIMEOUT, READ_TIMEOUT = 5, 20  # seconds
+LINK_TIMEOUT = 10.0  # seconds for a step on the way of a link
 CLEAN_UP = 15.0  # seconds for aborting an upload
 MISSING = ("404", "NoSuchKey", "NotFound", "NoSuchUpload")
 
@@ -61,7 +63,7 @@ class S3Objects:
         """Made at the first use, in a thread: boto3 looks for credentials then, and that may be a network call."""
         with self._making:
             if self._made is None:
-                self._made = boto3.session.Session(region_name=_region()).client(
+                made = boto3.session.Session(region_name=_region()).client(
                     "s3",
                     endpoint_url=self._endpoint or None,
                     config=Config(
@@ -76,6 +78,8 @@ class S3Objects:
                         s3={"addressing_style": "path" if self._endpoint else "auto"},
                     ),
                 )
+                _keep_alive(made)
+                self._made = made
             return self._made
 
     def _at(self, key: str) -> dict[str, str]:
@@ -253,6 +257,12 @@ class S3Objects:
         )
 
 
+def _keep_alive(client: Any) -> None:
+    """The TCP options of all our connections. botocore has none but SO_KEEPALIVE, with the kernel's two hours; they are
+    added to those that it hands to urllib3, before the first connection."""
+    client._endpoint.http_session._socket_options.extend(tcp.SOCKET_OPTIONS)
+
+
 def _region() -> str | None:
     """Other programs read AWS_REGION, and machines of Amazon's set it; boto3 does not. None: as the profile says."""
     return os.environ.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_REGION") or None
@@ -261,7 +271,7 @@ def _region() -> str | None:
 async def _follow(method: str, url: str, headers: Mapping[str, str], content: bytes) -> bytes:
     """What a link of ours gives, asked as a browser would."""
     try:
-        async with httpx.AsyncClient(timeout=READ_TIMEOUT) as client:
+        async with httpx.AsyncClient(timeout=LINK_TIMEOUT) as client:
             answer = await client.request(method, url, headers=dict(headers), content=content)
     except httpx.HTTPError as error:
         raise ObjectsUnavailable(f"S3: a link cannot be followed: {reason(error)}") from error

@@ -26,14 +26,21 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import TupleRow
 from psycopg.types.uuid import UUIDBinaryDumper
 
-CONNECT_TIMEOUT = 5.0  # seconds for one address, unless the conninfo says connect_timeout
+from store import tcp
+
+CONNECT_TIMEOUT = 5.0  # seconds for a name, and for one address, unless the conninfo says connect_timeout
 CONNECT_TIMEOUT_OF_SEVERAL = 2.0  # the same, where there are several hosts
 CANCEL_TIMEOUT = 2.0  # seconds for the server to give up a query whose caller was cancelled
 FULL_BUFFER_POLL = 0.01  # seconds between looks at a socket that neither takes nor gives
 PREPARE_THRESHOLD = 2  # executions before a statement is prepared: ours are few and repeat
 
-# A peer that vanished without a word is noticed within half a minute (TCP only).
-KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000}
+# As libpq names them (TCP only). The conninfo may say otherwise.
+KEEPALIVES = {
+    "keepalives_idle": tcp.IDLE,
+    "keepalives_interval": tcp.INTERVAL,
+    "keepalives_count": tcp.COUNT,
+    "tcp_user_timeout": 1000 * tcp.USER_TIMEOUT,
+}
 
 RV = TypeVar("RV")
 READ, WRITE, READ_WRITE = psycopg.waiting.Wait.R, psycopg.waiting.Wait.W, psycopg.waiting.Wait.RW
@@ -142,9 +149,11 @@ class Connection(psycopg.AsyncConnection[TupleRow]):
         timeout = float(settings.get("connect_timeout") or usual)
         for attempt in attempts:
             try:
-                addresses = await _resolve(attempt)
-            except OSError as error:
-                failure = psycopg.OperationalError(f"cannot resolve {attempt.get('host')!r}: {error}")
+                with trio.fail_after(timeout):
+                    addresses = await _resolve(attempt)
+            except (OSError, trio.TooSlowError) as error:
+                why = f"no answer within {timeout:g} s" if isinstance(error, trio.TooSlowError) else error
+                failure = psycopg.OperationalError(f"cannot resolve {attempt.get('host')!r}: {why}")
                 continue
             for address in addresses:
                 try:

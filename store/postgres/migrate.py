@@ -16,9 +16,11 @@ import psycopg
 import sqlalchemy
 import trio
 from alembic.runtime.migration import MigrationContext, RevisionStep
+from psycopg.conninfo import conninfo_to_dict
 
 from store.errors import StoreError, Unavailable
 from store.postgres import migrations, queries, sessions
+from store.postgres.connection import CONNECT_TIMEOUT, KEEPALIVES
 from store.postgres.migrations import Migration
 from store.postgres.partitions import MONTHS_AHEAD
 from store.postgres.users import folded
@@ -187,7 +189,8 @@ def _connected(conninfo: str) -> Iterator[sqlalchemy.Connection]:
 
 def _connect(conninfo: str) -> psycopg.Connection[tuple[Any, ...]]:
     """A session like those of an instance, without bounds on statements: DDL may take its time."""
-    connection = psycopg.connect(conninfo, application_name="parley-migrate")
+    settings = {**KEEPALIVES, "connect_timeout": int(CONNECT_TIMEOUT), **conninfo_to_dict(conninfo)}
+    connection = psycopg.connect("", **{**settings, "application_name": "parley-migrate"})
     try:
         connection.execute(sessions.set_up(0).encode())
         connection.commit()

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 import psycopg
 import structlog
 
+from store import tcp
 from store.errors import Unavailable, Unfit
 from store.postgres.connection import CANCEL_TIMEOUT, Connection, Skew
 from store.reasons import reason
@@ -38,6 +39,11 @@ PINNED: Mapping[str, str] = {
     "idle_in_transaction_session_timeout": str(int(IDLE_IN_TRANSACTION * 1000)),
     "idle_session_timeout": "0",  # an idle connection is a connection in reserve
     "lock_timeout": "0",  # the statement timeout bounds it; DDL sets its own
+    # The server's own side: an instance whose host has vanished in a transaction must not keep its locks for long.
+    "tcp_keepalives_idle": str(tcp.IDLE),
+    "tcp_keepalives_interval": str(tcp.INTERVAL),
+    "tcp_keepalives_count": str(tcp.COUNT),
+    "tcp_user_timeout": str(1000 * tcp.USER_TIMEOUT),
 }
 # Where the server knows them: newer than the oldest that we take.
 PINNED_IF_KNOWN: Mapping[str, str] = {"transaction_timeout": "0"}

@@ -37,6 +37,7 @@ from coredis.exceptions import (
 )
 from coredis.retry import NoRetryPolicy
 
+from store import tcp
 from store.defects import guard
 from store.errors import RedisUnavailable, Unavailable
 from store.outage import Outage
@@ -276,6 +277,8 @@ async def connect(
         "client_name": name,
         "retry_policy": NoRetryPolicy(),
     }
+    if scheme != "unix":
+        settings |= {"socket_keepalive": True, "socket_keepalive_options": tcp.OPTIONS}
     if scheme == "redis+sentinel":
         group = sentinel.parse(url)
         host, port = await sentinel.find_primary(group)

@@ -5,7 +5,6 @@ address of its own, PEER_LISTEN, with the same hub and the same authentication).
 other instance answers itself, or 404, and the client negotiates again.
 """
 
-import socket
 import ssl
 from collections.abc import Callable, Collection, Iterable
 
@@ -17,6 +16,7 @@ from handlers.errors import from_store
 from server.hub.transports.base import Receive, Scope, Send
 from server.protocol.http1.head import joined
 from server.transport.listener import Refusal
+from store import tcp
 from store.defects import guard
 from store.errors import Unavailable
 from store.redis.connection_owners import TTL, ConnectionOwners
@@ -28,13 +28,7 @@ CONNECT_TIMEOUT = 2.0  # seconds
 ANSWER_TIMEOUT = 100.0  # seconds; a poll takes 90
 # A host that vanished without a word is noticed within this many seconds, also while its answer is awaited.
 VANISHED_WITHIN = 10
-NOTICED = (
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 4),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 2),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
-    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, VANISHED_WITHIN * 1000),
-)
+NOTICED = tcp.SOCKET_OPTIONS
 LOOK = TTL / 3  # seconds between looks whether the owner, whose answer is awaited, still says that it is the owner
 CLEAN_UP = 2.0  # seconds for ending a request to the owner
 MAX_HANDED = 2000  # requests on their way at once
