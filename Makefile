@@ -12,7 +12,7 @@ TESTABLE := $(VENV)/.testable
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run install-units rolling-restart test test-chaos test-failover test-together test-hostile check coverage fix mutants lint bench docs constraints clean
+.PHONY: help run install-units rolling-restart test test-chaos test-failover test-together test-hosts test-hostile check coverage fix mutants lint bench docs constraints clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -32,6 +32,9 @@ test-failover: $(TESTABLE) ## failovers of Redis, and ten minutes of those of Po
 
 test-together: $(TESTABLE) ## half an hour in which PostgreSQL fails over while instances and Redis die (MINUTES=, SEED=)
 	@$(BIN)/pytest -q -s tests/failover/test_together.py --together-minutes $(or $(MINUTES),30) --together-seed $(or $(SEED),0)
+
+test-hosts: $(TESTABLE) ## five minutes of links between three hosts that are cut, slow and lossy; needs root (MINUTES=, SEED=)
+	@$(BIN)/pytest -q -s tests/hosts --hosts-minutes $(or $(MINUTES),5) --hosts-seed $(or $(SEED),0)
 
 test-hostile: $(TESTABLE) ## ten minutes of hostile clients, and people who must not notice (MINUTES=, SEED=)
 	@$(BIN)/pytest -q -s tests/hostile -k long --hostile-minutes $(or $(MINUTES),10) --hostile-seed $(or $(SEED),0)

@@ -46,6 +46,8 @@ _numbers = itertools.count(1)
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--chaos-minutes", type=float, default=0.0, help="Minutes of faults; 0 leaves the long run out.")
     parser.addoption("--chaos-seed", type=int, default=0, help="Which faults, in which order; 0 takes a new one.")
+    parser.addoption("--hosts-minutes", type=float, default=0.0, help="Minutes of broken links; 0: none.")
+    parser.addoption("--hosts-seed", type=int, default=0, help="Of the packets that are lost; 0 takes a new one.")
     parser.addoption("--hostile-minutes", type=float, default=0.0, help="Minutes of hostile clients; 0: a few raids.")
     parser.addoption("--hostile-seed", type=int, default=0, help="Of the first round; 0 takes a new one.")
     parser.addoption("--failover-minutes", type=float, default=0.0, help="Minutes of failovers; 0 leaves them out.")

@@ -29,7 +29,19 @@ def system_redis() -> Path | None:
 class Node:
     """One server process with an append-only file, on a Unix socket, or a port of the loopback."""
 
-    def __init__(self, program: Path, directory: Path, *, port: int = 0, cluster: bool = False) -> None:
+    def __init__(
+        self,
+        program: Path,
+        directory: Path,
+        *,
+        port: int = 0,
+        cluster: bool = False,
+        address: str = "127.0.0.1",
+        within: Sequence[str] = (),
+    ) -> None:
+        """`within` goes before the command, to run it on the host that has the `address`."""
+        self.address = address
+        self.within = within
         self.program = program
         self.directory = directory
         self.port = port
@@ -41,8 +53,9 @@ class Node:
         self.directory.mkdir(exist_ok=True)
         self.socket.unlink(missing_ok=True)
         command = [
-            *(sys.executable, "-I", "-S", supervisor.__file__, "--", str(self.program)),
-            *("--port", str(self.port), "--bind", "127.0.0.1", "--unixsocket", str(self.socket)),
+            *(sys.executable, "-I", "-S", supervisor.__file__, "--", *self.within, str(self.program)),
+            *("--port", str(self.port), "--bind", self.address, "--protected-mode", "no"),
+            *("--unixsocket", str(self.socket)),
             *("--dir", str(self.directory), "--pidfile", str(self.directory / "pid"), "--daemonize", "no"),
             *("--appendonly", "yes", "--save", "", "--cluster-enabled", "yes" if self.cluster else "no"),
         ]

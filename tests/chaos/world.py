@@ -80,6 +80,10 @@ class Instance:
                 if self.running is not None:
                     self.world.logs += [line for line in self.running.lines if "exception" in line]
 
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
     async def kill(self) -> None:
         assert self.running is not None
         self.running.kill()
@@ -124,7 +128,7 @@ class Person:
             await trio.sleep(random.uniform(0.05, 0.3))  # a client's pause before it connects again
 
     async def _connect(self, instance: Instance) -> None:
-        url = f"http://127.0.0.1:{instance.port}/hubs/chat"
+        url = f"{instance.url}/hubs/chat"
         self.oracle_client.connected()
         with trio.move_on_after(CALL) as patience:
             self.hang_up = patience.cancel
@@ -321,8 +325,8 @@ class World:
         for instance in self.instances:
             with trio.move_on_after(3):
                 async with plain_http.client() as http:
-                    answer = await http.get(f"http://127.0.0.1:{instance.port}/health")
-                    print(instance.number, instance.port, answer.text)  # noqa: T201
+                    answer = await http.get(f"{instance.url}/health")
+                    print(instance.number, instance.url, answer.text)  # noqa: T201
         for person in self.people:
             print(person.user.name, person.at, person.online.is_set(), person.oracle_client.cursors)  # noqa: T201
 
@@ -375,7 +379,7 @@ class World:
         headers = {"Authorization": f"Bearer {person.user.token}"}
         found: list[dict[str, Any]] = []
         instance = next(one for one in self.instances if one.alive)
-        async with plain_http.client(base_url=f"http://127.0.0.1:{instance.port}", headers=headers, timeout=60) as http:
+        async with plain_http.client(base_url=instance.url, headers=headers, timeout=60) as http:
             while True:
                 after = found[-1]["seq"] if found else 0
                 query = {"conversationId": conversation, "after": after, "limit": 200}

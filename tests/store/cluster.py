@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -40,9 +40,12 @@ def unprivileged(command: list[str]) -> list[str]:
 
 
 class Cluster:
-    """One PostgreSQL server on a Unix socket."""
+    """One PostgreSQL server on a Unix socket; with an `address`, there as well, on the host that has it: `within` goes
+    before a command that is to run there."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "", within: Sequence[str] = ()) -> None:
+        self._address = address
+        self._within = within
         self._directory = tempfile.TemporaryDirectory(prefix="parley-")
         self.directory = Path(self._directory.name)
         self._databases = 0
@@ -50,6 +53,9 @@ class Cluster:
         initdb = [str(binaries() / "initdb"), "-D", str(self.directory / "data"), "-U", "postgres", "--no-sync"]
         initdb += ["--auth-local=trust", "--auth-host=reject", "-E", "UTF8", "--locale=C.UTF-8"]
         subprocess.run(unprivileged(initdb), check=True, stdout=subprocess.DEVNULL)
+        if address:
+            with (self.directory / "data" / "pg_hba.conf").open("w") as file:
+                file.write("local all all trust\nhost all all samenet trust\n")
 
     def dsn(self, database: str = "postgres") -> str:
         return f"host={self.directory} user=postgres dbname={database}"
@@ -65,13 +71,13 @@ class Cluster:
             "-k",
             str(self.directory),
             "-h",
-            "",
+            self._address,
         ]
         for option in OPTIONS:
             command += ["-c", option]
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*SUPERVISED, *unprivileged(command)],
+                [*SUPERVISED, *self._within, *unprivileged(command)],
                 stdin=subprocess.PIPE,
                 stderr=log,
                 stdout=log,
@@ -111,9 +117,9 @@ class Cluster:
 
 
 @contextmanager
-def migrated_cluster() -> Iterator[Cluster]:
+def migrated_cluster(address: str = "", within: Sequence[str] = ()) -> Iterator[Cluster]:
     """Run one with a database to be cloned, at the newest migration."""
-    cluster = Cluster()
+    cluster = Cluster(address, within)
     cluster.start()
     try:
         cluster.execute(f"CREATE DATABASE {TEMPLATE}")
