@@ -16,7 +16,7 @@ import psycopg
 import sqlalchemy
 import trio
 from alembic.runtime.migration import MigrationContext, RevisionStep
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from store.errors import StoreError, Unavailable
 from store.postgres import migrations, queries, sessions
@@ -190,7 +190,7 @@ def _connected(conninfo: str) -> Iterator[sqlalchemy.Connection]:
 def _connect(conninfo: str) -> psycopg.Connection[tuple[Any, ...]]:
     """A session like those of an instance, without bounds on statements: DDL may take its time."""
     settings = {**KEEPALIVES, "connect_timeout": int(CONNECT_TIMEOUT), **conninfo_to_dict(conninfo)}
-    connection = psycopg.connect("", **{**settings, "application_name": "parley-migrate"})
+    connection = psycopg.connect(make_conninfo("", **settings), application_name="parley-migrate")
     try:
         connection.execute(sessions.set_up(0).encode())
         connection.commit()
