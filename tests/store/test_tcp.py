@@ -2,6 +2,7 @@
 
 import os
 import socket
+import stat
 from contextlib import closing
 
 import pytest
@@ -33,10 +34,11 @@ def assert_noticed(port: int) -> None:
     found = 0
     for number in map(int, os.listdir("/proc/self/fd")):
         try:
-            sock = socket.socket(fileno=os.dup(number))
+            if not stat.S_ISSOCK(os.fstat(number).st_mode):
+                continue
         except OSError:
-            continue  # it is no socket
-        with closing(sock):
+            continue  # the list's own descriptor
+        with closing(socket.socket(fileno=os.dup(number))) as sock:
             try:
                 is_it = sock.family == socket.AF_INET and sock.getpeername()[1] == port
             except OSError:
