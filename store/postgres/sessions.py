@@ -25,6 +25,14 @@ LOOKS = 5  # at who serves a session, to find out whether it is the same backend
 
 log = structlog.get_logger("parley.sessions")
 
+# The server's own side: an instance whose host has vanished in a transaction must not keep its locks for long. On a
+# Unix socket they are taken, and do nothing: the server says 0 there.
+PINNED_ON_TCP: Mapping[str, str] = {
+    "tcp_keepalives_idle": str(tcp.IDLE),
+    "tcp_keepalives_interval": str(tcp.INTERVAL),
+    "tcp_keepalives_count": str(tcp.COUNT),
+    "tcp_user_timeout": str(1000 * tcp.USER_TIMEOUT),
+}
 # Ours to choose: the code relies on each of them.
 PINNED: Mapping[str, str] = {
     "client_encoding": "UTF8",
@@ -39,11 +47,7 @@ PINNED: Mapping[str, str] = {
     "idle_in_transaction_session_timeout": str(int(IDLE_IN_TRANSACTION * 1000)),
     "idle_session_timeout": "0",  # an idle connection is a connection in reserve
     "lock_timeout": "0",  # the statement timeout bounds it; DDL sets its own
-    # The server's own side: an instance whose host has vanished in a transaction must not keep its locks for long.
-    "tcp_keepalives_idle": str(tcp.IDLE),
-    "tcp_keepalives_interval": str(tcp.INTERVAL),
-    "tcp_keepalives_count": str(tcp.COUNT),
-    "tcp_user_timeout": str(1000 * tcp.USER_TIMEOUT),
+    **PINNED_ON_TCP,
 }
 # Where the server knows them: newer than the oldest that we take.
 PINNED_IF_KNOWN: Mapping[str, str] = {"transaction_timeout": "0"}

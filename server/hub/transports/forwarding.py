@@ -26,9 +26,7 @@ KEPT = (b"authorization", b"origin", b"accept", b"content-type", b"user-agent", 
 DROPPED = (b"connection", b"transfer-encoding", b"keep-alive", b"date")  # of one hop (RFC 9110, 7.6.1), or set again
 CONNECT_TIMEOUT = 2.0  # seconds
 ANSWER_TIMEOUT = 100.0  # seconds; a poll takes 90
-# A host that vanished without a word is noticed within this many seconds, also while its answer is awaited.
-VANISHED_WITHIN = 10
-NOTICED = tcp.SOCKET_OPTIONS
+NOTICED = tcp.SOCKET_OPTIONS  # so that a host that vanished is noticed also while its answer is awaited
 LOOK = TTL / 3  # seconds between looks whether the owner, whose answer is awaited, still says that it is the owner
 CLEAN_UP = 2.0  # seconds for ending a request to the owner
 MAX_HANDED = 2000  # requests on their way at once
