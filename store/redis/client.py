@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import coredis
 import structlog
 import trio
-from coredis.connection import TCPLocation
+from coredis.connection import TCPConnection, TCPLocation
 from coredis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
@@ -35,6 +35,7 @@ from coredis.exceptions import (
     ResponseError,
     UnblockedError,
 )
+from coredis.pool import ClusterConnectionPool, ConnectionPool
 from coredis.retry import NoRetryPolicy
 
 from store import tcp
@@ -270,28 +271,31 @@ async def connect(
     `nodes` are asked besides those that the URL of a Cluster names.
     """
     scheme = urlsplit(url).scheme
-    settings: dict[str, Any] = {
+    settings: dict[str, Any] = {  # of the pool and its connections
         "stream_timeout": timeout,
         "connect_timeout": CONNECT_TIMEOUT,
         "max_connections": MAX_CONNECTIONS,
         "client_name": name,
-        "retry_policy": NoRetryPolicy(),
     }
     if scheme != "unix":
         settings |= {"socket_keepalive": True, "socket_keepalive_options": tcp.OPTIONS}
+    retries = NoRetryPolicy()
     if scheme == "redis+sentinel":
         group = sentinel.parse(url)
-        host, port = await sentinel.find_primary(group)
-        async with coredis.Redis(host, port, **group.login, **settings) as primary:
+        location = TCPLocation(*await sentinel.find_primary(group))
+        # The clients' own constructors do not take all of these settings; those of the pools, and `from_url`, do.
+        pool = ConnectionPool[TCPConnection](location=location, **group.login, **settings)
+        async with coredis.Redis(connection_pool=pool, retry_policy=retries) as primary:
             yield primary
     elif scheme == "redis+cluster":
         del settings["client_name"]
         seeds = cluster.parse(url)
         found = await cluster.find_nodes((*seeds.nodes, *nodes), seeds.login)
         locations = [TCPLocation(*address) for address in found]
-        settings |= {"startup_nodes": locations, "skip_full_coverage_check": True}  # `cluster.check` does it, at once
-        async with coredis.RedisCluster(**seeds.login, **settings) as whole:
+        settings["skip_full_coverage_check"] = True  # `cluster.check` does it, at once
+        nodes_pool = ClusterConnectionPool(locations, **seeds.login, **settings)
+        async with coredis.RedisCluster(connection_pool=nodes_pool, retry_policy=retries) as whole:
             yield whole
     else:
-        async with coredis.Redis.from_url(url, **settings) as single:
+        async with coredis.Redis.from_url(url, retry_policy=retries, **settings) as single:
             yield single

@@ -163,7 +163,7 @@ class Network:
 
     async def _write_later(self, packets: "trio.MemoryReceiveChannel[tuple[float, int, bytes]]") -> None:
         async for due, target, packet in packets:
-            await trio.sleep_until(due)
+            await trio.sleep_until(due)  # the delay of the link
             self._write(target, packet)
 
     def _write(self, target: int, packet: bytes) -> None:

@@ -42,7 +42,7 @@ def cut_both(one: str, other: str, network: Network) -> None:
 
 
 def vanish(host: str, network: Network) -> None:
-    """A host without its network, which nothing of it is told."""
+    """A host without its network, and nothing says so."""
     for other in {A, B, SERVICES, PEOPLE} - {host}:
         cut_both(host, other, network)
 

@@ -21,6 +21,7 @@ from store.postgres import migrate
 from tests.waiting import block_until
 
 TEMPLATE = "parley_template"
+PORT = 5432
 START_TIMEOUT = 60.0  # seconds
 OPTIONS = "fsync=off", "full_page_writes=off", "unix_socket_permissions=0700", "max_connections=60", "jit=off"
 SUPERVISED = [sys.executable, "-I", "-S", supervisor.__file__, "--signal", "INT", "--"]
@@ -43,8 +44,9 @@ class Cluster:
     """One PostgreSQL server on a Unix socket; with an `address`, there as well, on the host that has it: `within` goes
     before a command that is to run there."""
 
-    def __init__(self, address: str = "", within: Sequence[str] = ()) -> None:
+    def __init__(self, address: str = "", within: Sequence[str] = (), port: int = PORT) -> None:
         self._address = address
+        self.port = port
         self._within = within
         self._directory = tempfile.TemporaryDirectory(prefix="parley-")
         self.directory = Path(self._directory.name)
@@ -58,7 +60,8 @@ class Cluster:
                 file.write("local all all trust\nhost all all samenet trust\n")
 
     def dsn(self, database: str = "postgres") -> str:
-        return f"host={self.directory} user=postgres dbname={database}"
+        port = "" if self.port == PORT else f" port={self.port}"
+        return f"host={self.directory} user=postgres dbname={database}{port}"
 
     def start(self) -> None:
         """Does nothing when it runs."""
@@ -72,6 +75,8 @@ class Cluster:
             str(self.directory),
             "-h",
             self._address,
+            "-p",
+            str(self.port),
         ]
         for option in OPTIONS:
             command += ["-c", option]
