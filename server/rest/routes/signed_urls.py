@@ -55,7 +55,7 @@ def blueprint(objects: DirectoryObjects) -> Blueprint:
             except FileExistsError:
                 raise ChatError("conflict", "The link was used.") from None
             finally:
-                if uploads[key] is scope:
+                if uploads.get(key) is scope:  # one that took its place may have ended before this one
                     del uploads[key]
         if scope.cancelled_caught:
             raise ChatError("conflict", "Another upload to this link took the place of this one.")
