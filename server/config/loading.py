@@ -131,7 +131,15 @@ def _provider(name: str, given: Mapping[str, Any]) -> OAuthProvider:
     if not provider.issuer and not all(getattr(provider, field) for field in endpoints):
         raise ValueError(f"{prefix}ISSUER: required (or, without OpenID Connect, {', '.join(endpoints).upper()})")
     for field in ("issuer", *endpoints):
-        parts = urlsplit(getattr(provider, field))
-        if getattr(provider, field) and parts.scheme != "https" and parts.hostname not in _LOCAL_HOSTS:
+        if getattr(provider, field) and not _is_safe(getattr(provider, field)):
             raise ValueError(f"{prefix}{field.upper()}: expected an https URL")
     return provider
+
+
+def _is_safe(url: str) -> bool:
+    """Return True for an https URL, and for one of this machine."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme == "https" or parts.hostname in _LOCAL_HOSTS

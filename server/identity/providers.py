@@ -144,7 +144,7 @@ class OpenIdProvider:
                 metadata = msgspec.convert(found, Metadata)
             except msgspec.ValidationError:
                 metadata = None
-            if status != 200 or metadata is None:
+            if status != 200 or metadata is None or not _is_url(metadata.authorization_endpoint):
                 raise ChatError("unavailable", f"The identity provider {self.name} does not say how to be used.")
             if metadata.issuer.rstrip("/") != self._config.issuer.rstrip("/"):
                 raise failed("The provider calls itself by another name than the configured one.")
@@ -235,6 +235,14 @@ def _query(config: OAuthProvider, attempt: Attempt, **more: str) -> dict[str, st
         "code_challenge_method": "S256",
         **more,
     }
+
+
+def _is_url(text: str) -> bool:
+    try:
+        urlsplit(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _with_query(url: str, query: dict[str, str]) -> str:

@@ -29,6 +29,7 @@ MAX_BODY = 256 * 1024  # bytes of a JSON body; uploads have a limit of their own
 
 F = TypeVar("F", bound=Callable[..., Awaitable[Response]])
 T = TypeVar("T")
+_Place = tuple["_Place | None", str | int]  # where a value is: in what, and under which name or number
 
 _key = re.compile(KEY)
 _field = re.compile(r"field `(\w+)`")
@@ -140,19 +141,32 @@ def _loosely(raw: str | bytes) -> object:
         return None
 
 
-def _require_text(value: object, path: str = "") -> None:
-    """Raise ChatError if any string contains a lone surrogate. The error names the innermost field."""
-    if isinstance(value, str):
-        if not is_text(value):
-            where = path or "body"
-            raise ChatError("invalid_request", f"{NO_TEXT} (at {where}).", errors={where: NO_TEXT})
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            _require_text(item, f"{path}[{index}]")
-    elif isinstance(value, dict):
-        for name, item in value.items():
-            _require_text(name, path)
-            _require_text(item, f"{path}.{name}" if path else name)
+def _require_text(value: object) -> None:
+    """Raise ChatError if any string contains a lone surrogate. The error names the innermost field.
+
+    How deep a body is nested, and how long its names are, is up to the client: this does not recurse, and spells out
+    the place of a string only for the error.
+    """
+    waiting: list[tuple[object, _Place | None]] = [(value, None)]
+    while waiting:
+        item, place = waiting.pop()
+        if isinstance(item, str):
+            if not is_text(item):
+                where = _spelled(place) or "body"
+                raise ChatError("invalid_request", f"{NO_TEXT} (at {where}).", errors={where: NO_TEXT})
+        elif isinstance(item, list):
+            waiting += [(one, (place, index)) for index, one in enumerate(item)][::-1]
+        elif isinstance(item, dict):
+            for name, one in reversed(item.items()):
+                waiting += ((one, (place, name)), (name, place))
+
+
+def _spelled(place: _Place | None) -> str:
+    parts = []
+    while place is not None:
+        place, part = place
+        parts.append(f"[{part}]" if isinstance(part, int) else f".{part}")
+    return "".join(reversed(parts)).removeprefix(".")
 
 
 def check_query() -> None:

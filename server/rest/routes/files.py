@@ -159,8 +159,7 @@ def blueprint(files: Files, max_bytes: int) -> Blueprint:
     )
     async def delete() -> Response:
         """Delete a file of the caller."""
-        path = urlsplit(_required("fileUrl")).path
-        await files.delete(caller(), path.removeprefix(FILE_PATH))
+        await files.delete(caller(), _path_of("fileUrl").removeprefix(FILE_PATH))
         return nothing()
 
     async def _link(key: str) -> tuple[str, int]:
@@ -287,6 +286,14 @@ def _shown(file: store.File) -> StoredFile:
 
 def _in(seconds: int) -> str:
     return timestamp(int((time.time() + seconds) * 1000))
+
+
+def _path_of(name: str) -> str:
+    """Return the path of the URL in this parameter. Raises ChatError."""
+    try:
+        return urlsplit(_required(name)).path
+    except ValueError:  # brackets that do not close, or a host that normalizes to something else
+        raise ChatError("invalid_request", f"The parameter {name} is not a URL.", errors={name: "not a URL"}) from None
 
 
 def _required(name: str) -> str:

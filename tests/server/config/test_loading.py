@@ -50,6 +50,10 @@ def test_environment_wins_over_file_and_both_over_defaults(tmp_path: Path) -> No
             {"PARLEY_OAUTH_IAM_CLIENT_ID": "us", "PARLEY_OAUTH_IAM_ISSUER": "http://iam"},
             "^OAUTH_IAM_ISSUER: expected an https URL",
         ),
+        (
+            {"PARLEY_OAUTH_IAM_CLIENT_ID": "us", "PARLEY_OAUTH_IAM_ISSUER": "https://[x"},
+            "^OAUTH_IAM_ISSUER: expected an https URL",
+        ),
     ],
 )
 def test_faults_are_named(environ: dict[str, str], sentence: str) -> None:

@@ -27,6 +27,7 @@ class FakeProvider:
     def __init__(self, port: int) -> None:
         self.issuer = f"http://localhost:{port}"
         self.named = self.issuer
+        self.authorization_endpoint = f"{self.issuer}/authorize?prompt=login"
         self.key: Any = rsa.generate_private_key(65537, 2048)
         self.kid = "one"
         self.algorithm = "RS256"
@@ -71,7 +72,7 @@ class FakeProvider:
         async def discovery() -> Any:
             return {
                 "issuer": self.named,
-                "authorization_endpoint": f"{self.issuer}/authorize?prompt=login",
+                "authorization_endpoint": self.authorization_endpoint,
                 "token_endpoint": f"{self.issuer}/token",
                 "jwks_uri": f"{self.issuer}/jwks",
             }

@@ -234,6 +234,14 @@ async def test_a_provider_under_another_name(world: World) -> None:
         assert answer.status_code == 400 and answer.json()["code"] == "sign_in_failed"
 
 
+async def test_a_provider_whose_endpoint_is_not_a_url(world: World) -> None:
+    """A discovery document with an address that cannot be read is the provider's fault: 503."""
+    world.provider.authorization_endpoint = "https://[x/authorize"
+    async with world.browser() as browser:
+        answer = await browser.get("/auth/login/fake")
+        assert answer.status_code == 503 and answer.json()["code"] == "unavailable"
+
+
 ELSEWHERE = (
     "https://evil.example/",
     "https://chat.example@evil.example/",

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 from msgspec import Raw
 
+from handlers.errors import ChatError
 from loadtest.client import HubError, connect
+from server.rest.requests import _require_text
 from tests.site import Site
 
 CUT = r"cut \ud83d"
@@ -85,6 +87,21 @@ async def test_lone_surrogates(site: Site) -> None:
         problem = await site.call("GET", f"/api/users?{query}", token=token, status=400)
         assert problem["code"] == "invalid_request" and "UTF-8" in problem["detail"]
     assert await site.call("GET", "/api/users?q=%F0%9F%98%80", token=token) == {"items": [], "next": None}
+
+
+def test_a_lone_surrogate_far_within() -> None:
+    """However deep a body is nested, a lone surrogate in it is found, and its place named."""
+    deep: object = ["x", "\ud83d"]
+    for _ in range(100_000):
+        deep = [deep]
+    for value, place in (
+        (deep, "a" + "[0]" * 100_000 + "[1]"),
+        ({"b": [{"c": 1}, {"d": "\ud83d"}], "e": "\ud83d"}, "a.b[1].d"),
+        ({"\ud83d": 1}, "a"),
+    ):
+        with pytest.raises(ChatError) as caught:
+            _require_text({"x": "y", "a": value})
+        assert list(caught.value.errors) == [place]
 
 
 @pytest.mark.parametrize("protocol", ["json", "messagepack"])

@@ -17,7 +17,8 @@ from handlers import files
 from loadtest.client import connect
 from server.rest import upload_backpressure
 from server.rest.routes.files import _Form
-from store.errors import Unavailable
+from store.errors import ObjectsUnavailable, Unavailable
+from store.objects.directory import DirectoryObjects
 from store.postgres.files import Facts, File
 from tests import plain_http
 from tests.gateway import BUCKET
@@ -230,6 +231,9 @@ async def test_refused(site: Site) -> None:
     await site.call("GET", "/api/files/presigned-url", token=token, status=400)
     await site.call("DELETE", "/api/files", token=token, status=400)
     await site.call("DELETE", "/api/files?fileUrl=..%2f..%2fx", token=token, status=404)
+    for broken in ("http://[x", "http://[x]y/", "//\u2100.com"):
+        problem = await site.call("DELETE", "/api/files", params={"fileUrl": broken}, token=token, status=400)
+        assert (problem["code"], problem["errors"]) == ("invalid_request", {"fileUrl": "not a URL"})
     assert len(await objects_left(site)) == 3
 
 
@@ -524,3 +528,37 @@ async def test_one_upload_to_a_link_at_a_time(
                 uploads.cancel_scope.cancel()
         stored = await site.call("POST", f"/api/files/{made['id']}/complete", token=token)
         assert stored["sha256"] == hashlib.sha256(content).hexdigest()
+
+
+async def test_an_upload_that_ends_after_the_one_that_took_its_place(
+    tmp_path: Path, database: str, redis_url: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An upload that was cancelled in the middle of a disk operation gets its answer, even if the newer one failed."""
+    begun, go_on, answers = trio.Event(), trio.Event(), []
+
+    async def write(self: DirectoryObjects, *arguments: object, **options: object) -> None:
+        if begun.is_set():
+            raise ObjectsUnavailable("the disk is full")
+        begun.set()
+        with trio.CancelScope(shield=True):  # as a thread is
+            await go_on.wait()
+        await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(DirectoryObjects, "write", write)
+    async with open_site(database, redis_url, nursery, objects=f"file://{tmp_path}/files") as site:
+        _, token = await site.user("alice")
+        announced = {"name": "x", "size": 1, "contentType": "text/plain"}
+        made = await site.call("POST", "/api/files/presign", announced, token=token, status=201)
+
+        async def put() -> None:
+            answers.append(await site.http.put(made["uploadUrl"], content=b"x", headers=made["headers"]))
+
+        async with trio.open_nursery() as uploads:
+            uploads.start_soon(put)
+            await begun.wait()
+            await put()
+            go_on.set()
+        assert [(answer.status_code, answer.json()["code"]) for answer in answers] == [
+            (503, "unavailable"),
+            (409, "conflict"),
+        ]
