@@ -5,10 +5,11 @@ callback, so that nothing is buffered for a caller that does not listen.
 """
 
 import base64
+import math
 import os
 import ssl
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -92,17 +93,19 @@ class HubClient:
         """Fire and forget."""
         await self._send(self._protocol.encode_invocation(target, arguments))
 
-    async def stream(self, target: str, *arguments: object) -> AsyncIterator[Any]:
-        """The items of a stream; leaving it early cancels it."""
-        sender, receiver = trio.open_memory_channel[Any](1000)
+    async def stream(self, target: str, *arguments: object) -> AsyncGenerator[Any, None]:
+        """The items of a stream; leaving it early cancels it. What comes faster than it is taken waits in memory: the
+        reader has to go on, for the sake of all other calls."""
+        sender, receiver = trio.open_memory_channel[Any](math.inf)
         invocation_id, call = self._register(_Call(sender))
         await self._send(self._protocol.encode_stream_invocation(target, arguments, invocation_id))
         try:
             async for item in receiver:
                 yield item
         finally:
+            call.items = None  # what still comes is passed over
             if not call.done.is_set():
-                with trio.move_on_after(1, shield=True):
+                with trio.move_on_after(1, shield=True), suppress(ClientError):
                     await self._send(self._protocol.encode_cancel(invocation_id))
         if call.error is not None:
             raise call.error

@@ -152,7 +152,7 @@ async def test_history_streams_at_the_clients_pace(server: Shared) -> None:
         assert len([m async for m in a.stream("StreamHistory", conversation, None, 7)]) == 7
         items = a.stream("StreamHistory", conversation)
         assert (await anext(items))["content"] == "119"
-        await items.aclose()  # type: ignore[attr-defined]
+        await items.aclose()
         assert await a.invoke("Ping") == {}
         with pytest.raises(HubError, match="invalid_request"):
             await anext(a.stream("StreamHistory", conversation, None, 0))
