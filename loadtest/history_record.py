@@ -9,7 +9,7 @@ from typing import NamedTuple
 from loadtest.history_checker import records
 from loadtest.history_checker.recording import Recording, now
 from loadtest.history_checker.records import State, digest
-from loadtest.payloads import Message
+from loadtest.payloads import SYSTEM, Message
 
 OPEN = ("unavailable", "internal", "draining", "timeout")  # codes of errors after which a call may have been done
 STORED_AT_ONCE = 500  # messages in one line
@@ -25,6 +25,7 @@ def state(message: Message) -> State:
         deleted=deleted,
         key=message.client_message_id,
         sender=message.sender_id,
+        system=message.type == SYSTEM,
     )
 
 

@@ -105,6 +105,8 @@ class MessagePage(_Payload, frozen=True):
     next: str | None = None
 
 
+SYSTEM = "System"  # the type of messages that the server writes itself
+
 RECEIVE, CHANGED = "ReceiveMessage", "MessageChanged"
 STATUS, PRESENCE = "MessageStatusUpdated", "UserStatusChanged"
 TYPING, TYPED = "UserStartedTyping", "UserStoppedTyping"

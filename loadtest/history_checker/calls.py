@@ -3,13 +3,17 @@
 Owns which calls may have made which change.
 """
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import NamedTuple
 
 from loadtest.history_checker import records, violations
 from loadtest.history_checker.order import Order
 from loadtest.history_checker.reading import Referred
+from loadtest.history_checker.records import State
 from loadtest.history_checker.violations import Findings
+
+_NONE: Counter[int] = Counter()
 
 
 class Call(NamedTuple):
@@ -33,6 +37,8 @@ class Calls:
         self._findings = findings
         self.attempts: dict[str, list[Call]] = {}  # by clientMessageId
         self.answers: list[Answer] = []
+        self._sent: dict[str, set[int]] = {}  # the contents of these, by clientMessageId
+        self._edits: dict[str, Counter[int]] = {}  # by message: for each content how many edits may have written it
         self._refused: dict[str, int] = {}  # by clientMessageId: how many attempts surely did nothing
 
     def take(self, client: str, clock: int, events: Iterable[Referred]) -> None:
@@ -43,14 +49,18 @@ class Calls:
                 case records.Sent():
                     calls[event.call] = Call(clock, event.at, reference, event)
                     self.attempts.setdefault(event.key, []).append(calls[event.call])
+                    self._sent.setdefault(event.key, set()).add(event.content)
                 case records.Edited():
                     calls[event.call] = Call(clock, event.at, reference, event)
+                    self._edits.setdefault(event.id, Counter())[event.content] += 1
                 case records.Acknowledged() if event.call in calls:
                     self.answers.append(Answer(client, reference, calls[event.call], event))
                 case records.Refused() if not event.unknown and event.call in calls:
                     call = calls[event.call].event
                     if isinstance(call, records.Sent):
                         self._refused[call.key] = self._refused.get(call.key, 0) + 1
+                    else:
+                        self._edits[call.id][call.content] -= 1
                 case _:
                     pass
 
@@ -63,15 +73,16 @@ class Calls:
         for answer in self.answers:
             asked, message = answer.call.event, answer.event.message
             if isinstance(asked, records.Edited):
-                same = message.id == asked.id and message.deleted >= asked.deleted
-                if not same:
-                    text = f"a change to {asked.id} was answered with {message.id}"
+                text = _differs(asked, message)
+                if text:
                     self._findings.add(violations.ALTERED, text, answer.call.reference, answer.reference)
                 continue
             if message.key != asked.key:
                 text = f"the send {asked.key} was answered with {message.key}"
                 self._findings.add(violations.ALTERED, text, answer.call.reference, answer.reference)
                 continue
+            if message.changed_seq == message.seq:
+                self._says(asked.key, message, answer.reference)
             if there is not None and message.id not in there:
                 continue
             known = first.setdefault(asked.key, answer)
@@ -99,6 +110,9 @@ class Calls:
             state, reference = order.states[message, order.last[message]]
             key = state.key
             if key is None:
+                if not (state.system or others):
+                    text = f"message {message} has no clientMessageId, and is none of the server's own"
+                    self._findings.add(violations.UNKNOWN, text, reference)
                 continue
             other = owners.setdefault(key, message)
             if other != message:
@@ -116,12 +130,30 @@ class Calls:
                 self._findings.add(violations.PHANTOM, text, attempts[-1].reference, reference)
             original = order.states.get((message, seq))
             if original is not None and not original[0].deleted:
-                self._says(message, original[0].content, original[1], attempts)
+                self._says(key, *original)
 
-    def _says(self, message: str, content: int, reference: int, attempts: Sequence[Call]) -> None:
-        if all(isinstance(call.event, records.Sent) and call.event.content != content for call in attempts):
-            text = f"message {message} does not say what was sent"
-            self._findings.add(violations.ALTERED, text, attempts[0].reference, reference)
+    def changed(self, order: Order, *, others: bool) -> None:
+        """Each message remains the same one, and says what its send or an edit asked for. `others` as in `made`."""
+        for (message, change), (state, reference) in order.states.items():
+            seq = order.made[message]
+            if change == seq:
+                continue
+            first = order.states.get((message, seq), (state, reference))
+            if (state.key, state.system) != (first[0].key, first[0].system):
+                text = f"message {message} is another one since change {change}: by its clientMessageId, or its type"
+                self._findings.add(violations.ALTERED, text, first[1], reference)
+            sent = self._sent.get(state.key or "")
+            if sent is None or others or state.deleted or state.content in sent:
+                continue
+            if self._edits.get(message, _NONE)[state.content] <= 0:
+                text = f"message {message} says since change {change} what was neither sent nor asked for by an edit"
+                self._findings.add(violations.ALTERED, text, self.attempts[state.key or ""][0].reference, reference)
+
+    def _says(self, key: str, message: State, reference: int) -> None:
+        """A message that was not changed yet says what was sent under this key."""
+        if message.content not in self._sent[key]:
+            text = f"message {message.id} does not say what was sent"
+            self._findings.add(violations.ALTERED, text, self.attempts[key][0].reference, reference)
 
     def real_time(self, order: Order) -> None:
         """No change stands before one that was known before it was asked for. One pass along the order: of all calls
@@ -154,3 +186,14 @@ class Calls:
                 if known is None or answer.call.at < known.at:
                     found[message_.changed_seq] = answer.call
         return found
+
+
+def _differs(asked: records.Edited, message: State) -> str:
+    """What is wrong with the answer to an edit. It is the outcome of the edit itself, whatever comes after it."""
+    if message.id != asked.id:
+        return f"a change to {asked.id} was answered with {message.id}"
+    if message.deleted != asked.deleted:
+        return f"an edit of {asked.id} and its deletion were taken for each other"
+    if not asked.deleted and message.content != asked.content:
+        return f"an edit of {asked.id} was answered as change {message.changed_seq} with another content"
+    return ""

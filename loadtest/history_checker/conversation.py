@@ -64,6 +64,7 @@ class Conversation:
         self._learn()
         self._order.resurrected(self._findings)
         self._calls.made(self._order, others=self._allowed.others)
+        self._calls.changed(self._order, others=self._allowed.others)
         kept = self._kept()
         if kept is not None:
             self._calls.kept(kept, self._excuse(kept))
@@ -215,7 +216,7 @@ class Conversation:
         """What was left out was overtaken; and who was there to the end has everything."""
         order = self._order
         for gap in epoch.gaps if self._is_of_this_history(epoch) else ():
-            lost = next((change for change in range(gap.first, gap.last + 1) if not order.overtaken(change)), None)
+            lost = order.lost(gap.first, gap.last)
             if lost is not None:
                 place = order.places.get(lost)
                 seen = [place.reference] if place is not None else []

@@ -31,6 +31,7 @@ class Order:
         self.last: dict[str, int] = {}  # the last change of each message
         self.changes: dict[str, list[int]] = {}  # of messages that were changed: all that are known, as they came
         self.known: list[dict[int, Known]] = [{} for _ in range(clocks)]  # by change: when it was first known
+        self._sorted: list[int] | None = None  # the places, when all is known
         self._spans: tuple[list[int], list[int]] | None = None
 
     def conflict(self, message: State) -> Place | None:
@@ -88,14 +89,29 @@ class Order:
     def head(self) -> int:
         return max(self.last.values(), default=0)
 
-    def overtaken(self, change: int) -> bool:
-        """Whether a later change to the same message replaced this one, or may have."""
-        place = self.places.get(change)
-        if place is not None:
-            return self.last[place.id] > change
+    def lost(self, first: int, last: int) -> int | None:
+        """The first of these changes that no later change to its message replaced, or may have. Goes from one that is
+        known to the next: numbers may jump by 1,000,000,000."""
+        change = first
+        while change <= last:
+            place = self.places.get(change)
+            reach = self.last[place.id] if place is not None else self._reach(change)
+            if reach <= change:
+                return change
+            change = change + 1 if place is not None else min(reach, self._next(change))
+        return None
+
+    def _reach(self, change: int) -> int:
+        """How far the changes to messages that are before this change reach."""
         starts, reaches = self._edited()
         index = bisect_right(starts, change) - 1
-        return index >= 0 and reaches[index] > change
+        return reaches[index] if index >= 0 else 0
+
+    def _next(self, change: int) -> int:
+        """The next change that is known."""
+        if self._sorted is None:
+            self._sorted = sorted(self.places)
+        return self._sorted[bisect_right(self._sorted, change)]
 
     def _edited(self) -> tuple[list[int], list[int]]:
         """The seqs of messages that were changed, rising, and how far the changes to them and those before reach."""

@@ -9,11 +9,12 @@ import zlib
 
 import msgspec
 
-FORMAT = 1
+FORMAT = 2  # 1 did not say which messages are the server's own
 
 
 class State(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
-    """A message as it was shown. `content` is a digest of what it says; `key` its clientMessageId."""
+    """A message as it was shown. `content` is a digest of what it says; `key` its clientMessageId; `system` marks one
+    that the server wrote itself: no client sent it, and it has no key."""
 
     id: str
     seq: int
@@ -22,6 +23,7 @@ class State(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults
     deleted: bool = False
     key: str | None = None
     sender: str | None = None
+    system: bool = False
 
 
 class _Event(

@@ -38,8 +38,8 @@ CLASSES: dict[str, str] = {
     RESURRECTED: "a deleted message was shown again",
     STALE: "a page shows a message in an older state than was known before the page was asked for",
     BEHIND: "a page lacks a message that was known before the page was asked for, or is covered by a Resync",
-    ALTERED: "one state of a message was shown in two ways, or not as it was sent",
-    UNKNOWN: "a message has a clientMessageId that no client sent (allowed by --others)",
+    ALTERED: "one state of a message was shown in two ways, or not as it was sent or edited",
+    UNKNOWN: "a message that no client sent, nor the server of its own accord (allowed by --others)",
     PHANTOM: "a message was seen that is not stored, or whose sends were all refused",
     UNSEEN: "a message, or its last change, never came to a client that was there to the end",
 }

@@ -18,10 +18,11 @@ from loadtest.commands import main
 from loadtest.history_checker import records
 from loadtest.history_checker.check import check
 from loadtest.history_checker.conversation import Allowed
+from loadtest.history_checker.order import Order
 from loadtest.history_checker.reading import Record, RecordError
 from loadtest.history_checker.recording import BUFFER, Recording
 from loadtest.history_checker.records import Event, State
-from loadtest.history_checker.violations import CLASSES, REWOUND, Violation
+from loadtest.history_checker.violations import CLASSES, REWOUND, Findings, Violation
 from tests.loadtest.history_checker.faults import FAULTS, Story
 from tests.loadtest.history_checker.simulator import Run, write
 
@@ -145,7 +146,7 @@ def test_the_command_says_what_is_wrong_and_where(tmp_path: Path) -> None:
     assert CliRunner().invoke(main, ["check", "--help"]).exit_code == 0
 
 
-BEGUN = b'{"event":"begun","format":1,"clock":"c"}\n'
+BEGUN = b'{"event":"begun","format":%d,"clock":"c"}\n' % records.FORMAT
 
 
 @pytest.mark.parametrize(
@@ -155,7 +156,8 @@ BEGUN = b'{"event":"begun","format":1,"clock":"c"}\n'
         ({"a.jsonl": b""}, "a.jsonl: it is empty"),
         ({"a.jsonl": BEGUN}, "no conversation"),
         ({"a.jsonl": b'{"event":"settled","client":"p","conversation":"t","at":1}\n'}, "a.jsonl:1: the first line"),
-        ({"a.jsonl": BEGUN.replace(b"1", b"9")}, "format 9"),
+        ({"a.jsonl": BEGUN.replace(b"2", b"1")}, "format 1"),
+        ({"a.jsonl": BEGUN.replace(b"2", b"9")}, "format 9"),
         ({"a.jsonl": BEGUN + b"{}\n"}, "a.jsonl:2"),
         ({"a.jsonl": BEGUN + b'{"event":"received","client":"p","conversation":"t","at":1}\n'}, "a.jsonl:2"),
         ({"a.jsonl": BEGUN + BEGUN.replace(b'"c"', b'"d"')}, "another clock"),
@@ -190,6 +192,16 @@ def test_a_large_record_is_dealt_out(tmp_path: Path) -> None:
     write(tmp_path, story.clients, story.stored)
     whole, dealt = Record([tmp_path]), Record([tmp_path])
     assert dict(dealt.conversations(part=1000)) == dict(whole.conversations())
+
+
+def test_a_jump_of_the_numbers_is_passed_over_at_once() -> None:
+    """What is asked of a gap follows what is known of it, and not how long it is."""
+    order, findings = Order(1), Findings()
+    for state in (State("m1", 1, 1), State("m1", 1, 10**12), State("m2", 7, 7)):
+        order.add(0, state, findings)
+    assert order.lost(2, 10**12 - 1) == 7
+    assert order.lost(8, 10**12) == 10**12
+    assert order.lost(8, 10**12 - 1) is None
 
 
 def test_times_of_two_clocks_are_not_compared(tmp_path: Path) -> None:

@@ -80,6 +80,27 @@ class Story:
                 for event in kept
             ]
 
+    def rewrite(self, one: State, **fields: object) -> None:
+        """Wherever this state of a message was shown or is stored, it is another one."""
+
+        def read(state: State) -> State:
+            same = (state.id, state.changed_seq) == (one.id, one.changed_seq)
+            return replace(state, **fields) if same else state
+
+        self.stored = [read(state) for state in self.stored]
+        for events in self.clients:
+            for index, event in enumerate(events):
+                if isinstance(event, records.Received | records.Acknowledged):
+                    events[index] = replace(event, message=read(event.message))
+                elif isinstance(event, records.Page):
+                    events[index] = replace(event, messages=tuple(map(read, event.messages)))
+
+    def is_edited(self, client: int, index: int) -> bool:
+        """Whether this is the answer to an edit, which is not a deletion."""
+        call = self.clients[client][index].call  # type: ignore[union-attr]  # of an answer
+        asked = (one for one in self.clients[client] if isinstance(one, records.Edited) and one.call == call)
+        return any(not one.deleted for one in asked)
+
 
 Plant = Callable[[Story], bool]
 
@@ -107,6 +128,52 @@ def store_twice(story: Story) -> bool:
             head = max(one.changed_seq for one in story.stored) + 1
             story.stored.append(replace(state, id="again", seq=head, changed_seq=head, deleted=False))
             return True
+    return False
+
+
+def store_without_key(story: Story) -> bool:
+    """The second one of a send that was repeated has lost its clientMessageId."""
+    return store_twice(story) and _lose_key(story)
+
+
+def _lose_key(story: Story) -> bool:
+    story.stored[-1] = replace(story.stored[-1], key=None)
+    return True
+
+
+def lose_edit(story: Story) -> bool:
+    """An edit is acknowledged, stored and shown to all, with the content that was there before."""
+    for client, index in story.find(records.Acknowledged):
+        event = story.clients[client][index]
+        assert isinstance(event, records.Acknowledged)
+        before = story.before(event.message)
+        if story.is_edited(client, index) and before is not None and not before.deleted:
+            story.rewrite(event.message, content=before.content)
+            return True
+    return False
+
+
+def edit_otherwise(story: Story) -> bool:
+    """An edit without an answer is done, and writes something else."""
+    answered = {
+        story.clients[client][index].message.changed_seq  # type: ignore[union-attr]
+        for client, index in story.find(records.Acknowledged)
+    }
+    for state in story.stored:
+        if state.changed_seq > state.seq and not state.deleted and state.changed_seq not in answered:
+            story.rewrite(state, content=state.content + 100_000)
+            return True
+    return False
+
+
+def change_key(story: Story) -> bool:
+    """A message has lost its clientMessageId with an edit."""
+    for state in story.stored:
+        if state.changed_seq > state.seq and state.key is not None:
+            made = (one for one in story.find(records.Received) if story.received(*one).changed_seq == state.seq)
+            if next(made, None) is not None:
+                story.rewrite(state, key=None, system=True)
+                return True
     return False
 
 
@@ -333,6 +400,10 @@ def refuse(story: Story) -> bool:
 FAULTS: dict[str, Fault] = {
     "a send that was acknowledged is lost": Fault(lose_acknowledged, violations.MISSING),
     "a send is stored twice": Fault(store_twice, violations.DUPLICATED),
+    "a send is stored again without a key": Fault(store_without_key, violations.UNKNOWN),
+    "an edit is lost": Fault(lose_edit, violations.ALTERED),
+    "an edit writes something else": Fault(edit_otherwise, violations.ALTERED),
+    "an edit takes the key away": Fault(change_key, violations.ALTERED),
     "two live events change places": Fault(swap_live, violations.ORDER),
     "two events of a replay change places": Fault(swap_replayed, violations.ORDER),
     "a live event is left out": Fault(leave_out, violations.GAP),

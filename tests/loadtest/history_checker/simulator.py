@@ -42,6 +42,12 @@ class Server:
         self.log.append(State(f"m{number}", seq, seq, content, False, key, sender))
         return self.log[-1]
 
+    def announce(self, number: int) -> State:
+        """A message of the server's own."""
+        seq = self.head + 1
+        self.log.append(State(f"m{number}", seq, seq, number, system=True))
+        return self.log[-1]
+
     def change(self, message: str, content: int, *, deleted: bool) -> State | None:
         now = self.messages().get(message)
         if now is None or now.deleted:
@@ -167,7 +173,7 @@ class Run:
             client.connect()
         actions = [self._send] * 6 + [self._commit] * 8 + [self._answer] * 7 + [self._deliver] * 14
         actions += [self._edit, self._edit, self._delete, self._page, self._repair, self._lag, self._lose, self._retry]
-        actions += [self._cut, self._come, self._come, self._crash]
+        actions += [self._cut, self._come, self._come, self._crash, self._announce]
         for step in range(steps):
             rng.choice(actions)()
             if goes_back and step in (steps // 3, 2 * steps // 3):
@@ -221,10 +227,16 @@ class Run:
         else:
             call.outcome = self.server.change(call.event.id, call.event.content, deleted=call.event.deleted)
         if self.server.head > before:
-            shown = self.server.log[-1]
-            for other in self.clients:
-                if other.online:
-                    other.queue.append(("event", shown, shown.seq == shown.changed_seq))
+            self._show(self.server.log[-1])
+
+    def _announce(self) -> None:
+        self.made += 1
+        self._show(self.server.announce(self.made))
+
+    def _show(self, shown: State) -> None:
+        for client in self.clients:
+            if client.online:
+                client.queue.append(("event", shown, shown.seq == shown.changed_seq))
 
     def _answer(self) -> None:
         done = [call for call in self.calls if call.is_done]
