@@ -16,6 +16,7 @@ from loadtest.history_checker.recording import Recording, now
 from loadtest.history_record import Call, ClientRecord
 from loadtest.oracle import contents, invariants
 from loadtest.oracle.client_view import ClientView
+from loadtest.oracle.edits import Edits
 from loadtest.oracle.oracle import Oracle
 from loadtest.payloads import (
     CHANGED,
@@ -121,6 +122,7 @@ class VirtualUser:
         "acknowledged",
         "conversations",
         "delivery",
+        "edits",
         "last",
         "marked",
         "number",
@@ -149,6 +151,7 @@ class VirtualUser:
         self.online = False  # it is online, and has everything up to the seqs at which it was attached
         self.pending: dict[int, Send] = {}
         self.acknowledged: array[int] | None = None  # by number of the send: the hash of its message's id, 0 if none
+        self.edits = Edits(world.oracle, person.number)
         self.marked: dict[str, int] = {}  # by conversation: how far MarkRead was acknowledged
         self.peers: dict[str, str] = {}  # what UserStatusChanged said last, by user
         self.last: Message | None = None  # the last message it sent, as it was acknowledged
@@ -369,8 +372,9 @@ class VirtualUser:
         record = self.record
         call = record.edited(message.conversation_id, message.id, content) if record is not None else None
 
-        def done(error: str | None, edited: Any) -> None:
+        def done(error: str | None, edited: Message) -> None:
             if error is None:
+                self._edited(message.id, content, edited)
                 self.world.recorder.record(EDIT, due)
             else:
                 self._failed(error)
@@ -380,7 +384,12 @@ class VirtualUser:
                 else:
                     record.refused(call, code_of(error))
 
-        wire.call("EditMessage", (message.id, content), done, Any if record is None else Message)
+        wire.call("EditMessage", (message.id, content), done, Message)
+
+    def _edited(self, message_id: str, content: str, answer: Message) -> None:
+        view = self.views.get(answer.conversation_id)
+        if self.edits.acknowledge(message_id, content, answer) and view is not None:
+            view.compare(answer)
 
     def seen(self, conversation: str) -> int:
         view = self.views.get(conversation)

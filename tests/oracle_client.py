@@ -14,6 +14,7 @@ from loadtest.history_checker.recording import Recording
 from loadtest.history_record import Call, ClientRecord
 from loadtest.oracle import contents, invariants
 from loadtest.oracle.client_view import ClientView
+from loadtest.oracle.edits import Edits
 from loadtest.oracle.oracle import Oracle
 from loadtest.oracle.reconciliation import Reconciliation
 from loadtest.payloads import CHANGED, RECEIVE, RESYNC, Message, Resync, Synced
@@ -69,6 +70,7 @@ class OracleClient:
         self.number = number
         self.user_id = user_id
         self.views = {conversation: ClientView(oracle, number, conversation) for conversation in conversations}
+        self.edits = Edits(oracle, number)
         self.acknowledged: list[int] = []  # by number of the send: the hash of its message's id, 0 while there is none
 
     @property
@@ -76,9 +78,9 @@ class OracleClient:
         return {conversation: view.cursor or 0 for conversation, view in self.views.items()}
 
     @property
-    def gaps(self) -> set[int]:
-        """Changes that were left out, in any of the conversations."""
-        return set().union(*(view.gaps for view in self.views.values()))
+    def has_gaps(self) -> bool:
+        """Whether changes were left out, in any of the conversations."""
+        return any(view.gaps for view in self.views.values())
 
     def connected(self) -> None:
         """A new connection, on which Sync(cursors) is called first."""
@@ -150,6 +152,11 @@ class OracleClient:
     def answered(self, call: Call | None, message: dict[str, Any]) -> None:
         if self.record is not None and call is not None:
             self.record.acknowledged(call, msgspec.convert(message, Message))
+
+    def edited(self, call: Call | None, message_id: str, content: str, message: dict[str, Any]) -> None:
+        """The edit was answered with this message."""
+        self.answered(call, message)
+        self.edits.acknowledge(message_id, content, msgspec.convert(message, Message))
 
     def settled(self) -> None:
         """The run is over, and everything has had the time to come."""

@@ -61,9 +61,32 @@ def elsewhere(oracle_client: OracleClient) -> list[Dto]:
     return ALL
 
 
+def lost(oracle_client: OracleClient) -> list[Dto]:
+    """An edit is acknowledged and shown, and what is stored is the message as it was before."""
+    shown(oracle_client, edited(2.0), target=CHANGED)
+    oracle_client.edited(None, "m1", edited(2.0)["content"], edited(2.0))
+    return ALL
+
+
+def in_vain(oracle_client: OracleClient) -> list[Dto]:
+    """An edit is acknowledged, shown and stored, with the content of before."""
+    shown(oracle_client, edited(1.0), target=CHANGED)
+    oracle_client.edited(None, "m1", edited(2.0)["content"], edited(1.0))
+    return [edited(1.0), *ALL[1:]]
+
+
+def kept(oracle_client: OracleClient) -> list[Dto]:
+    shown(oracle_client, edited(2.0), target=CHANGED)
+    oracle_client.edited(None, "m1", edited(2.0)["content"], edited(2.0))
+    return [edited(2.0), *ALL[1:]]
+
+
 @pytest.mark.parametrize(
     ("act", "breach"),
     [
+        pytest.param(kept, "", id="an acknowledged edit"),
+        pytest.param(lost, invariants.MISSING, id="an acknowledged edit is lost"),
+        pytest.param(in_vain, invariants.ALTERED, id="an edit wrote nothing"),
         pytest.param(story(), "", id="nothing more"),
         pytest.param(story(edited(2.0), target=CHANGED, stored=[edited(2.0), *ALL[1:]]), "", id="an edit"),
         pytest.param(resync, invariants.GAP, id="a resync that was not needed"),

@@ -13,10 +13,13 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from loadtest.oracle import invariants
-from loadtest.oracle.oracle import Ledger, Oracle, Shown, Suspicion, seen_as
+from loadtest.oracle.gaps import Gaps
+from loadtest.oracle.ledger import Ledger, Shown, seen_as
+from loadtest.oracle.oracle import Oracle, Suspicion
 from loadtest.payloads import Message, StatusUpdate
 
 REPLAYED = 1000  # changes that a client may be behind and still get each of them
+LONGEST = 10 * REPLAYED  # changes: a gap that is longer is none that a replay leaves
 
 
 class Left(NamedTuple):
@@ -24,7 +27,7 @@ class Left(NamedTuple):
 
     base: int
     cursor: int
-    gaps: set[int]
+    gaps: Gaps
     differing: dict[int, Shown]
     suspicion: Suspicion
 
@@ -54,7 +57,7 @@ class ClientView:
         self.conversation = conversation
         self.cursor = cursor
         self.base = cursor or 0  # what is up to here was before our time
-        self.gaps: set[int] = set()
+        self.gaps = Gaps()
         self.differing: dict[int, Shown] = {}  # by place: what was shown here, where others were shown something else
         self.suspicion: Suspicion | None = None  # of the first of these
         self.left: list[Left] = []
@@ -83,7 +86,7 @@ class ClientView:
         if seq == cursor + 1:
             self.cursor = seq
         elif seq > cursor:
-            self.gaps.update(range(cursor + 1, seq))
+            self.gaps.add(cursor + 1, seq - 1)
             self.cursor = seq
         else:
             self._late(seq, cursor)
@@ -170,7 +173,7 @@ class ClientView:
         is_live = answered and self.cursor > max(head, self._resumed)
         self.base = head
         self.cursor = self.cursor if is_live else head
-        self.gaps = {gap for gap in self.gaps if is_live and gap > head}
+        self.gaps = self.gaps.above(head) if is_live else Gaps()
         self.differing = {seq: one for seq, one in self.differing.items() if is_live and seq > head}
         self.suspicion = self.suspicion if self.differing else None
         for message, new in early:
@@ -210,7 +213,7 @@ class ClientView:
         if self.cursor is None:  # nothing ever came, and nothing says from where on it should have
             return
         self._oracle.checked[invariants.UNSEEN] += 1
-        unexplained = {gap for gap in self.gaps if not overtaken(gap)}
+        left_out = set()
         for seq, changed in stored.items():
             what = f"message {seq}" if seq == changed else f"change {changed} of message {seq}"
             if changed > self.cursor:
@@ -218,8 +221,15 @@ class ClientView:
                 text = f"{what} of {self.conversation} never came to {who}"
                 self._breach(invariants.UNSEEN, text)
             elif changed in self.gaps and changed > self.base:
-                unexplained.discard(changed)
+                left_out.add(changed)
                 self._breach(invariants.GAP, f"{what} of {self.conversation} was left out for p{self.virtual_user}")
-        for gap in sorted(unexplained):
-            text = f"change {gap} of {self.conversation} was left out for p{self.virtual_user}, and overtaken by none"
-            self._breach(invariants.GAP, text)
+        for gap in self.gaps:
+            if len(gap) > LONGEST:
+                what = f"changes {gap.start} to {gap.stop - 1} of {self.conversation}"
+                self._breach(invariants.GAP, f"{what} were left out for p{self.virtual_user}, without a Resync")
+                continue
+            for change in gap:
+                if change not in left_out and not overtaken(change):
+                    what = f"change {change} of {self.conversation}"
+                    text = f"{what} was left out for p{self.virtual_user}, and overtaken by none"
+                    self._breach(invariants.GAP, text)

@@ -5,64 +5,19 @@ each conversation the ledger: which message stands at which place and what it sa
 All others must see the same, until a Resync takes back what they saw.
 """
 
-from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from loadtest import results
 from loadtest.oracle import contents, invariants
+from loadtest.oracle.ledger import Ledger
 from loadtest.payloads import Message
 
 TRACE = 50_000  # recent events of all clients together
 SHOWN = 25  # of them, those of the client concerned, in a breach
 TEXT = "Text"  # what virtual users send; no other user writes in their conversations
 ALIKE = 2  # breaches of one class, at one virtual user or in one conversation, that are kept: more would not help
-
-
-class Ledger:
-    """The messages of one conversation by changedSeq, as hashes of their ids and of what they say: eight bytes each.
-    0 is unknown."""
-
-    __slots__ = ("_contents", "ids", "resyncs")
-
-    def __init__(self) -> None:
-        self.resyncs = 0
-        self.ids = array("q", [0])
-        self._contents = array("q", [0])
-
-    def agrees(self, message: Message) -> bool:
-        """Return False if another client saw another message there, or with another content. The first one to ask
-        writes it down."""
-        ids, seq = self.ids, message.changed_seq
-        if seq >= len(ids):
-            more = [0] * (seq + 1 - len(ids))
-            ids.extend(more)
-            self._contents.extend(more)
-        known, shown = ids[seq], hash(message.id)
-        if known:
-            return known == shown and self._contents[seq] == hash(message.content)
-        ids[seq], self._contents[seq] = shown, hash(message.content)
-        return True
-
-    def note_resync(self) -> None:
-        """Some client was notified that what it has seen may not be what is stored."""
-        self.resyncs += 1
-
-    def at(self, seq: int) -> "Shown":
-        """What the first client saw there; zeros when none did."""
-        return (self.ids[seq], self._contents[seq]) if seq < len(self.ids) else (0, 0)
-
-    @property
-    def head(self) -> int:
-        return len(self.ids) - 1
-
-
-Shown = tuple[int, int]  # a message and what it says, as hashes
-
-
-def seen_as(message: Message) -> Shown:
-    return hash(message.id), hash(message.content)
 
 
 class Suspicion(NamedTuple):

@@ -8,7 +8,9 @@ from typing import Protocol
 
 from loadtest.oracle import contents, invariants
 from loadtest.oracle.client_view import ClientView
-from loadtest.oracle.oracle import Ledger, Oracle, Shown, seen_as
+from loadtest.oracle.edits import Edits
+from loadtest.oracle.ledger import Ledger, Shown, seen_as
+from loadtest.oracle.oracle import Oracle
 from loadtest.payloads import Message
 
 
@@ -21,6 +23,8 @@ class Sender(Protocol):
     def number(self) -> int: ...
     @property
     def acknowledged(self) -> Sequence[int] | None: ...
+    @property
+    def edits(self) -> Edits: ...
 
 
 class Reconciliation:
@@ -41,8 +45,8 @@ class Reconciliation:
                 self._replaced(conversation, message, views)
             self._stored(conversation, message)
         there = {hash(message.id) for message in stored}
-        for seq, shown in enumerate(ledger.ids):
-            if shown and shown not in there:
+        for seq, (shown, _) in ledger.places():
+            if shown not in there:
                 text = f"the message of change {seq} of {conversation} was seen, but is not stored"
                 self._oracle.breach(invariants.PHANTOM, text, conversation=conversation)
         changed = {message.seq: message.changed_seq for message in stored}
@@ -85,10 +89,9 @@ class Reconciliation:
         ledger = self._oracle.ledger(view.conversation)
         head, there = max(truth, default=0), {message for message, _ in truth.values()}
         for left in view.left:
-            seen = {seq: left.differing.get(seq, ledger.at(seq)) for seq in range(left.base + 1, left.cursor + 1)}
+            seen = {seq: one for seq, one in ledger.places() if left.base < seq <= left.cursor and seq not in left.gaps}
             went_back = left.cursor > head or any(
-                seq not in left.gaps and one[0] and (one[0] not in there or truth.get(seq, one) != one)
-                for seq, one in seen.items()
+                one[0] not in there or truth.get(seq, one) != one for seq, one in {**seen, **left.differing}.items()
             )
             if not went_back:
                 self._oracle.confirm(left.suspicion)
@@ -112,6 +115,7 @@ class Reconciliation:
         elif acknowledged[key.number] not in (0, hash(message.id)):
             text = f"send {key.number} of p{key.virtual_user} was acknowledged as another message than {message.id}"
             self._oracle.breach(invariants.MISSING, text, virtual_user=key.virtual_user)
+        person.edits.check(message)
         if message.sender_id != person.user_id:
             text = f"send {key.number} of p{key.virtual_user} is stored as sent by {message.sender_id}"
             self._oracle.breach(invariants.ALTERED, text, virtual_user=key.virtual_user)
@@ -139,7 +143,7 @@ class Overtaken:
         self._ledger = ledger
 
     def __call__(self, change: int) -> bool:
-        known = self._ledger.ids[change] if change < len(self._ledger.ids) else 0
+        known, _ = self._ledger.at(change)
         if known and (known in self._last or not self._ledger.resyncs):  # else it may be of a history that is gone
             return self._last.get(known, 0) > change
         return any(seq <= change < changed for seq, changed in self._edited)

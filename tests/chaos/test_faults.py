@@ -139,7 +139,7 @@ async def test_the_oracle_sees_it(short_dir: Path, breakable: Postgres) -> None:
         await world.populate(6, tampering)
         world.writing.set()
         await wait_until(
-            lambda: all(each.is_done for each in tampering.values()) and world.people[3].oracle_client.gaps
+            lambda: all(each.is_done for each in tampering.values()) and world.people[3].oracle_client.has_gaps
         )
         assert await world.rest(though_breached=True)
         with pytest.raises(Breach):

@@ -191,7 +191,7 @@ class Person:
             call = self.oracle_client.editing(conversation, message, content)
             edited = await self.call("EditMessage", message, content)
             if edited is not None:
-                self.oracle_client.answered(call, edited)
+                self.oracle_client.edited(call, message, content, edited)
                 return
             await trio.sleep(0.05)  # a client's pause before it repeats
 

@@ -4,6 +4,7 @@ import random
 import re
 from collections.abc import Iterable
 from html import escape
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +20,9 @@ from loadtest.oracle import contents, invariants
 from loadtest.oracle.audit import Audit
 from loadtest.oracle.client_view import REPLAYED, ClientView
 from loadtest.oracle.convergence import CALL, Convergence, differences, low
+from loadtest.oracle.edits import Edits
+from loadtest.oracle.gaps import Gaps
+from loadtest.oracle.ledger import seen_as
 from loadtest.oracle.oracle import Oracle
 from loadtest.oracle.reconciliation import Overtaken, Reconciliation
 from loadtest.payloads import Cursor, Joined, Message, MessagePage, StatusUpdate
@@ -228,6 +232,40 @@ def test_a_resync_that_came_before_the_answer_to_sync() -> None:
     assert (view.cursor, view.base, dict(oracle.breached)) == (2001, 2000, {})
 
 
+@pytest.mark.parametrize("is_resync", [True, False])
+def test_numbers_that_jump_take_no_memory(is_resync: bool) -> None:
+    """`parley restored` lifts them: with a Resync before it nothing is wrong; without, one gap, however long it is."""
+    oracle, far = Oracle("run", lambda: 0.0), 10**12
+    view = ClientView(oracle, 1, TALK)
+    view.take(message(1), new=True)
+    if is_resync:
+        view.resync(far)
+    for seq in (far + 1, far + 2):
+        view.take(message(seq), new=True)
+    stored = [message(1), message(far + 1), message(far + 2)]
+    compare(oracle, stored, [view])
+    assert list(oracle.ledger(TALK).places()) == [(one.seq, seen_as(one)) for one in stored]
+    assert dict(oracle.breached) == ({} if is_resync else {invariants.GAP: 1})
+
+
+def test_gaps_are_what_a_set_would_be() -> None:
+    rng = random.Random(5)
+    for _ in range(50):
+        gaps, plain, last = Gaps(), set[int](), 0
+        for _ in range(30):
+            first = last + rng.randint(2, 4)
+            last = first + rng.randint(0, 5)
+            gaps.add(first, last)
+            plain.update(range(first, last + 1))
+            for _ in range(3):
+                change = rng.randint(0, last + 1)
+                gaps.discard(change)
+                plain.discard(change)
+        head = rng.randint(0, last + 1)
+        assert {change for change in range(last + 2) if change in gaps} == plain == {*chain.from_iterable(gaps)}
+        assert {*chain.from_iterable(gaps.above(head))} == {change for change in plain if change > head}
+
+
 def test_views_of_other_clients_distinguish_a_gap_from_an_overtaken_change() -> None:
     """Change 2 was message 2, says another client's view; that an older message was edited later excuses nothing."""
     oracle = Oracle("run", lambda: 0.0)
@@ -337,7 +375,7 @@ async def test_all_sends_of_one_user_lost_is_a_breach() -> None:
     )
     acknowledged = ([hash(said.id)], [hash("m8"), 0, hash("m9")], [hash("m7")])
     people = {
-        number: SimpleNamespace(number=number, user_id=f"u{number}", acknowledged=sent)
+        number: SimpleNamespace(number=number, user_id=f"u{number}", acknowledged=sent, edits=Edits(oracle, number))
         for number, sent in enumerate(acknowledged)
     }
     reconciliation = Reconciliation(oracle, people)
@@ -360,6 +398,7 @@ async def test_who_has_nothing_yet_is_waited_for(wait: float, fine: bool, autoju
         online=True,
         views={TALK: view},
         acknowledged=[hash(said.id)],
+        edits=Edits(oracle, 0),
         user_id="u0",
     )
 

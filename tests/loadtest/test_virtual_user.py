@@ -171,6 +171,22 @@ def test_answered_with_something_else(name: str) -> None:
     assert world.virtual_user.world.oracle.breached[invariants.ALTERED] == 1
 
 
+@pytest.mark.parametrize("differs", [{"content": "old"}, {"id": "m2"}, {"changedSeq": 1}, {"deletedAt": "now"}, {}])
+def test_an_edit_is_answered_with_what_it_wrote(differs: dict[str, object]) -> None:
+    """Another content, another message, one that was not changed, or a deleted one: the edit was not done."""
+    world = World()
+    world.virtual_user.connect()
+    line = world.arrive()
+    world.virtual_user.send(TALK, DUE, 60)
+    _, (body,), done = line.calls[-1]
+    done(None, world.answer(body))
+    world.virtual_user.edit(2.0, 60)
+    target, (_, content), done = line.calls[-1]
+    assert target == "EditMessage"
+    done(None, world.answer({**body, "content": content, "changedSeq": 2, **differs}))
+    assert dict(world.virtual_user.world.oracle.breached) == ({invariants.ALTERED: 1} if differs else {})
+
+
 def test_who_left_stays_away() -> None:
     """A virtual user that was cut off reconnects; one that left does not."""
     world = World()
