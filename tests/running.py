@@ -13,16 +13,20 @@ import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import httpx
 import trio
 
 from loadtest.client import HubClient, OnEvent
+from server.config.loading import load
+from server.identity.access_tokens import mint_token
 from tests import plain_http, transports
 from tests.forkserver import Child, fork
 
 START_TIMEOUT = 300.0  # seconds
 STOP_TIMEOUT = 300.0
+TOKEN_TTL = 24 * 3600.0  # seconds
 JWT_KEY = "a key for tests only, and long enough for HS256"
 
 
@@ -30,6 +34,12 @@ class User(NamedTuple):
     id: str
     name: str
     token: str
+
+
+def lasting(user: User) -> User:
+    """With a token that is good for longer than the longest test: those of the server are for 15 minutes."""
+    settings = load({}, None, jwt_key=JWT_KEY)
+    return user._replace(token=mint_token(settings, UUID(user.id), TOKEN_TTL))
 
 
 class Server:

@@ -28,7 +28,7 @@ from tests import plain_http
 from tests.chaos.services import Single
 from tests.oracle_client import OracleClient, judge, make_oracle, require
 from tests.proxy import Proxy
-from tests.running import Running, User, free_port, running
+from tests.running import Running, User, free_port, lasting, running
 from tests.store.cluster import Cluster as Postgres
 from tests.store.proxy import SOCKET as POSTGRES_SOCKET
 from tests.waiting import wait_until
@@ -241,7 +241,7 @@ class World:
         numbers."""
         server = self.instances[0].running
         assert server is not None
-        users = [await server.register(f"p{number}") for number in range(people)]
+        users = [lasting(await server.register(f"p{number}")) for number in range(people)]
         groups = [await server.group(users[number], *users) for number in range(2)]
         directs = [(pair, await server.direct(*pair)) for pair in zip(users[::2], users[1::2], strict=True)]
         self.conversations = [*groups, *(direct for _, direct in directs)]

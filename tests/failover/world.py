@@ -27,7 +27,7 @@ from loadtest.payloads import Message
 from tests.failover.conftest import DATABASE
 from tests.failover.postgres import Name, Pair
 from tests.failover.postgres import Server as Postgres
-from tests.running import Running, Server, User, checked, running
+from tests.running import Running, Server, User, checked, lasting, running
 from tests.waiting import wait_until
 
 WAIT = 180.0  # seconds: long past anything but a hang
@@ -250,7 +250,7 @@ class World:
 
     async def populate(self, nursery: trio.Nursery) -> None:
         one = self.servers[0]
-        users = [await one.register(f"m{number}") for number in range(len(KINDS) + SENDERS)]
+        users = [lasting(await one.register(f"m{number}")) for number in range(len(KINDS) + SENDERS)]
         self.conversation = await one.group(users[0], *users[1:])
         for user, kind in zip(users, KINDS, strict=False):
             self.readers.append(Reader(self, user, kind))
