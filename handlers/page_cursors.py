@@ -1,7 +1,8 @@
 """Page cursors: where a list goes on, as an opaque string.
 
-Owns their form. They name a position by key, never by offset, so pages are stable under inserts. A cursor
-is only ever a key that the caller may see, so it needs no signature, only a check of its form.
+Owns their form. They name a position by key, never by offset, so pages are stable under inserts. They are not
+signed: a client can make any. So the form is checked here, a list shows only what the caller may see, whatever the
+position, and its query reads a bounded number of rows for every position that there can be.
 """
 
 import base64
@@ -43,6 +44,8 @@ def decode_position(text: str | None) -> Position | None:
     try:
         raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         number, last_id, as_of = _POSITION.unpack(raw)
+        if min(number, as_of) < 0:
+            raise ValueError
     except (binascii.Error, ValueError, struct.error):
         raise ChatError("invalid_cursor", "The cursor is not one of ours.") from None
     return Position(number, UUID(bytes=last_id), as_of)

@@ -12,7 +12,7 @@ from handlers.errors import ChatError
 from handlers.page_cursors import MAX_TEXT
 from store.postgres.conversations import Position
 
-LONG = st.integers(-(2**63), 2**63 - 1)
+PLACE = st.integers(0, 2**63 - 1)
 DECODERS: list[Callable[[str | None], object]] = [
     page_cursors.decode_id,
     page_cursors.decode_position,
@@ -29,11 +29,18 @@ def test_ids(value: UUID) -> None:
     assert page_cursors.decode_id(text) == value and text.replace("-", "").replace("_", "").isalnum()
 
 
-@given(LONG, st.uuids(), LONG)
+@given(PLACE, st.uuids(), PLACE)
 def test_places(number: int, last_id: UUID, as_of: int) -> None:
     """Any position, to the ends of what the database counts."""
     position = Position(number, last_id, as_of)
     assert page_cursors.decode_position(page_cursors.encode_position(position)) == position
+
+
+@pytest.mark.parametrize(("number", "as_of"), [(-1, 5), (5, -1), (-(2**63), 0), (0, -(2**63))])
+def test_places_that_there_are_not(number: int, as_of: int) -> None:
+    """A position below the first is of no list of ours."""
+    with pytest.raises(ChatError, match="invalid_cursor"):
+        page_cursors.decode_position(page_cursors.encode_position(Position(number, UUID(int=1), as_of)))
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=100))

@@ -156,7 +156,8 @@ WHERE c.id = %(id)s AND v.user_id = ANY(%(viewer_ids)s::uuid[])
 -- name: list_conversations
 -- members_user, conversations_pkey, messages_pkey for each; sorted here, as one user is in hundreds of conversations at most.
 -- The order is that of places (NULL, of old messages: 0, and then by id), as of one of them: where others came later, that
--- of the last message up to it (messages_seq, backwards over what came since), or of the beginning.
+-- of the last message up to it, or of the beginning. That message is searched by halves, from the end in growing steps, as
+-- places rise with seq (messages_seq): as_of is whatever a client says, so none may make us walk a whole history.
 SELECT v.place, v.last_id, {conversation} FROM (
     SELECT c.id, v.read_seq, v.user_id, p.place, p.last_id
     FROM members AS v JOIN conversations AS c ON c.id = v.conversation_id
@@ -164,9 +165,25 @@ SELECT v.place, v.last_id, {conversation} FROM (
         SELECT coalesce((SELECT m.place FROM messages AS m WHERE m.id = c.last_message_id), 0) AS place
     ) AS now
     LEFT JOIN LATERAL (
-        SELECT coalesce(m.place, 0) AS place, m.id FROM messages AS m
-        WHERE m.conversation_id = c.id AND now.place > %(as_of)s::bigint AND coalesce(m.place, 0) <= %(as_of)s
-        ORDER BY m.seq DESC LIMIT 1
+        -- All messages from `high` on came later, none up to `low` did; the last of these is `id`.
+        WITH RECURSIVE search (low, high, step, id, place) AS (
+            SELECT 0::bigint, c.last_seq + 1, 1::bigint, NULL::uuid, NULL::bigint WHERE now.place > %(as_of)s::bigint
+            UNION ALL
+            SELECT CASE WHEN hit.place > %(as_of)s THEN s.low ELSE middle.seq END,
+                   CASE WHEN hit.place > %(as_of)s THEN hit.seq ELSE s.high END,
+                   least(2 * s.step, s.high),
+                   CASE WHEN hit.place <= %(as_of)s THEN hit.id ELSE s.id END,
+                   CASE WHEN hit.place <= %(as_of)s THEN hit.place ELSE s.place END
+            FROM search AS s
+            CROSS JOIN LATERAL (SELECT greatest((s.low + s.high) / 2, s.high - s.step) AS seq) AS middle
+            LEFT JOIN LATERAL (
+                SELECT m.seq, m.id, coalesce(m.place, 0) AS place FROM messages AS m
+                WHERE m.conversation_id = c.id AND m.seq > s.low AND m.seq <= middle.seq
+                ORDER BY m.seq DESC LIMIT 1
+            ) AS hit ON true
+            WHERE s.high - s.low > 1
+        )
+        SELECT s.place, s.id FROM search AS s WHERE s.high - s.low <= 1
     ) AS earlier ON true
     CROSS JOIN LATERAL (
         SELECT CASE WHEN now.place > %(as_of)s THEN coalesce(earlier.place, 0) ELSE now.place END AS place,

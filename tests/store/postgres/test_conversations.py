@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -10,11 +12,12 @@ import trio
 
 from store.ids import id_floor, new_id
 from store.model import Change, ConversationType, MessageType, Role
-from store.postgres import conversations, messages, users
+from store.postgres import conversations, messages, queries, users
 from store.postgres.connection import Connection
 from store.postgres.conversations import AlreadyMember, NoConversation, NotAMember, UnknownUser
 from store.postgres.pool import Pool
 from store.postgres.system_messages import Announcement, Event, read
+from tests.store.postgres.test_users import explained
 from tests.store.world import Sent, Writer, make_append, make_group, make_users
 
 
@@ -220,6 +223,66 @@ async def test_list_of_messages_without_a_number(conn: Connection, writer: Write
         page, position = await conversations.list_conversations(conn, alice, limit=2, position=position)
         shown += [one.id for one in page]
     assert shown == [groups[number] for number in (1, 4, 3, 2, 0)]
+
+
+async def fill(conn: Connection, group: UUID, sender: UUID, count: int, *, apart: int = 1, head: int = 0) -> None:
+    """So many messages in a group, by age in partitions of three months, with seqs so far `apart`; the head at least so
+    high. All are read."""
+    month = timedelta(days=31)
+    bounds = [id_floor(int((datetime.now(UTC) + (number - 1) * month).timestamp() * 1000)) for number in range(3)]
+    await conn.execute(
+        "INSERT INTO messages (id, conversation_id, seq, changed_seq, sender_id, kind, body)"
+        " SELECT (left(bounds[1 + n * 3 / (count + 1)]::text, 15) || substr(gen_random_uuid()::text, 16))::uuid,"
+        "  conversation_id, 1 + n * apart, 1 + n * apart, sender_id, 'Text', ''"
+        " FROM (SELECT %s::uuid[], %s::uuid, %s::uuid, %s::bigint, %s::bigint)"
+        "  AS given (bounds, conversation_id, sender_id, count, apart), LATERAL generate_series(1, count) AS n",
+        [bounds, group, sender, count, apart],
+    )
+    await conn.execute(
+        "UPDATE conversations SET last_seq = greatest(last.seq, %s), last_message_id = last.id"
+        " FROM (SELECT id, seq FROM messages WHERE conversation_id = %s ORDER BY seq DESC LIMIT 1) AS last"
+        " WHERE conversations.id = %s",
+        [head, group, group],
+    )
+    await conn.execute("UPDATE members SET read_seq = %s WHERE conversation_id = %s", [2**62, group])
+    await conn.execute("ANALYZE messages")
+
+
+def rows_read(nodes: list[dict[str, Any]], relation: str = "messages") -> float:
+    """How many rows of a table a query has read, whether it used them or not."""
+    scans = [node for node in nodes if node.get("Relation Name", "").startswith(relation)]
+    assert scans
+    return sum((node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"] for node in scans)
+
+
+async def test_any_cursor_reads_little(conn: Connection) -> None:
+    """Whatever a cursor names as the moment of its first page, the query does not walk the history since."""
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+    await fill(conn, group, alice, 20_000)
+    [[lowest, highest]] = await (await conn.execute("SELECT min(place), max(place) FROM messages")).fetchall()
+    top = {"place": conversations.MAX_POSITION, "last_id": UUID(int=2**128 - 1)}
+    for as_of in (-1, 0, lowest, (lowest + highest) // 2, highest - 1, highest, conversations.MAX_POSITION):
+        parameters = {"as_of": as_of, "viewer_id": alice, **top, "limit": 51}
+        nodes = await explained(conn, queries.list_conversations, parameters)
+        assert rows_read(nodes) < 200, as_of
+
+
+@pytest.mark.parametrize(("count", "apart", "head"), [(40, 1, 0), (40, 7, 0), (1, 1, 0), (12, 1, 10**9 + 3)])
+async def test_the_order_of_any_moment(conn: Connection, count: int, apart: int, head: int) -> None:
+    """As of each message, a conversation stands where that message has put it, whatever came later and whatever seqs
+    edits, deletions or a restoration have taken."""
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+    await fill(conn, group, alice, count, apart=apart, head=head)
+    await conn.execute("UPDATE messages SET place = NULL WHERE seq < 3")
+    found = await conn.execute("SELECT coalesce(place, 0), id, seq FROM messages ORDER BY seq")
+    in_order = [(place, message_id) for place, message_id, _ in await found.fetchall()]
+    for as_of in range(in_order[-1][0] + 2):
+        expected = [one for one in in_order if one[0] <= as_of][-1:]
+        parameters = {"as_of": as_of, "viewer_id": alice, "place": None, "last_id": None, "limit": 9}
+        rows = await (await conn.execute(queries.list_conversations, parameters)).fetchall()
+        assert [row[:2] for row in rows] == expected
 
 
 async def test_unread_counts(conn: Connection, writer: Writer) -> None:
