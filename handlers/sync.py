@@ -94,7 +94,7 @@ class Sync:
         return [index for index, key in enumerate(keys) if key in lost]
 
     async def unread(self, user_id: UUID, conversation_ids: Sequence[UUID]) -> dict[UUID, int]:
-        """How many messages of each conversation that is the user's they have not read, counted to 1,000."""
+        """How many messages of each conversation that is the user's they have not read, of its newest 1,000."""
         found: dict[UUID, int] = {}
         for start in range(0, len(conversation_ids), COUNTED):
             some = [(user_id, conversation_id) for conversation_id in conversation_ids[start : start + COUNTED]]

@@ -170,7 +170,7 @@ class Member(Wire, frozen=True, gc=False):  # thousands are made for one answer,
 
 
 class Conversation(Wire, frozen=True):
-    """A conversation as one of its members sees it (`unread_count` is this member's, counted to 1,000)."""
+    """A conversation as one of its members sees it (`unread_count` is this member's, of the newest 1,000)."""
 
     id: UUID
     type: ConversationType

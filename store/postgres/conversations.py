@@ -31,6 +31,8 @@ MEMBERS_SHOWN = 100  # in a Conversation; list_members has the rest
 MEMBERS_LISTED = 20  # in a Conversation of a list
 LIST_STEP = 20  # conversations of a list that are put together in one scheduler step: a few milliseconds
 LIST_BYTES = 256 * 1024  # octets of last messages after which a page of a list ends; LIST_STEP of them may come on top
+SETTLE = 0.5  # seconds in which messages on their way are committed before a list begins that has several pages
+SETTLE_POLL = 0.005  # seconds
 UNKNOWN_NAMED = 10  # users who do not exist, in an error
 LOWEST_ID = UUID(int=0)  # below every user id
 
@@ -52,7 +54,8 @@ class NotAMember(StoreError):
 
 
 class Position(NamedTuple):
-    """In a list of conversations: the number and the last message of the last one shown, and the first one's number."""
+    """In a list of conversations: the number and the last message of the last one shown, and the highest number that
+    there was at the first page."""
 
     number: int
     last_id: UUID
@@ -111,9 +114,11 @@ async def list_conversations(
 
     All pages are in the order of the first one's moment: a conversation that becomes active meanwhile stays.
     """
-    number, last_id, as_of = position or (None, None, MAX_POSITION)
-    parameters = {"viewer_id": viewer_id, "place": number, "last_id": last_id, "as_of": as_of, "limit": limit + 1}
-    rows = await (await conn.execute(queries.list_conversations, parameters)).fetchall()
+    as_of = position.as_of if position else MAX_POSITION
+    rows = await _list_rows(conn, viewer_id, limit, position, as_of)
+    if position is None and len(rows) > min(limit, LIST_STEP):  # there will be other pages
+        as_of = await _settle(conn)
+        rows = await _list_rows(conn, viewer_id, limit, position, as_of)
     found: list[Conversation] = []
     size = 0
     while len(found) < min(len(rows), limit) and size < LIST_BYTES:
@@ -124,7 +129,32 @@ async def list_conversations(
     if len(rows) <= len(found):
         return found, None
     number, last_id, *_ = rows[len(found) - 1]
-    return found, Position(number, last_id, as_of if position else rows[0][0])
+    return found, Position(number, last_id, as_of)
+
+
+async def _list_rows(
+    conn: Connection, viewer_id: UUID, limit: int, position: Position | None, as_of: int
+) -> list[tuple[Any, ...]]:
+    """Place, last message and columns of the conversations of a page as of a place, and of one more."""
+    number, last_id, _ = position or (None, None, None)
+    parameters = {"viewer_id": viewer_id, "place": number, "last_id": last_id, "as_of": as_of, "limit": limit + 1}
+    return await (await conn.execute(queries.list_conversations, parameters)).fetchall()
+
+
+async def _settle(conn: Connection) -> int:
+    """Return the last place that was drawn, when all messages that have drawn one up to it are committed or given up.
+
+    A message draws its place before it is committed, so one may become visible between two pages, with a place from
+    before the first. It would look like one that was there, and its conversation be on neither page. What takes longer
+    than SETTLE is not waited for.
+    """
+    [[place, drawing]] = await (await conn.execute(queries.fetch_last_place)).fetchall()
+    deadline = trio.current_time() + SETTLE
+    while drawing and trio.current_time() < deadline:
+        await trio.sleep(SETTLE_POLL)
+        rows = await (await conn.execute(queries.list_drawing, {"transactions": drawing})).fetchall()
+        drawing = [transaction for (transaction,) in rows]
+    return int(place)
 
 
 async def fetch_member(conn: Connection, conversation_id: UUID, user_id: UUID) -> Member | None:
@@ -188,7 +218,7 @@ async def fetch_heads(conn: Connection, conversation_ids: Collection[UUID]) -> d
 
 
 async def list_unread(conn: Connection, views: Collection[tuple[UUID, UUID]]) -> dict[tuple[UUID, UUID], int]:
-    """How many messages each user has not read of a conversation, by (user, conversation), counted to 1,000."""
+    """How many messages each user has not read of a conversation, by (user, conversation), of its newest 1,000."""
     parameters = {"user_ids": [user for user, _ in views], "conversation_ids": [key for _, key in views]}
     rows = await (await conn.execute(queries.list_unread, parameters)).fetchall()
     return {(user_id, conversation_id): count for user_id, conversation_id, count in rows}

@@ -123,13 +123,14 @@ WHERE m.user_id = ANY(%(user_ids)s::uuid[]) AND c.member_count <= %(most)s
 SELECT count(*) FROM members WHERE conversation_id = %(conversation_id)s AND role = 'Owner'
 
 -- fragment: unread
--- messages_seq, at most 1,000 entries of it, and nothing at all when the viewer has read up to the head.
+-- messages_seq, backwards, at most 1,000 entries of it whatever they are: what was deleted is read, too. Nothing at all
+-- when the viewer has read up to the head.
 CASE WHEN c.last_seq > v.read_seq THEN (
-    SELECT count(*) FROM (
-        SELECT FROM messages AS u
-        WHERE u.conversation_id = c.id AND u.seq > v.read_seq AND u.sender_id <> v.user_id AND u.deleted_at IS NULL
-        LIMIT 1000
-    ) AS unread
+    SELECT count(*) FILTER (WHERE newest.sender_id <> v.user_id AND newest.deleted_at IS NULL) FROM (
+        SELECT u.sender_id, u.deleted_at FROM messages AS u
+        WHERE u.conversation_id = c.id AND u.seq > v.read_seq
+        ORDER BY u.seq DESC LIMIT 1000
+    ) AS newest
 ) ELSE 0 END
 
 -- fragment: conversation
@@ -152,6 +153,22 @@ WHERE c.id = %(id)s AND v.user_id = %(viewer_id)s
 -- conversations_pkey, members_pkey.
 SELECT v.user_id, {conversation} FROM conversations AS c JOIN members AS v ON v.conversation_id = c.id
 WHERE c.id = %(id)s AND v.user_id = ANY(%(viewer_ids)s::uuid[])
+
+-- fragment: drawing
+-- What draws a number from a sequence holds this lock on it until it is committed or rolled back.
+FROM pg_locks AS l
+WHERE l.locktype = 'relation' AND l.mode = 'RowExclusiveLock' AND l.relation = 'message_places'::regclass
+    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND l.pid IS DISTINCT FROM pg_backend_pid()
+
+-- name: fetch_last_place
+-- Shared memory only. The number is read first: a transaction that has drawn one up to it is among these, or has ended.
+WITH last AS MATERIALIZED (SELECT coalesce(pg_sequence_last_value('message_places'), 0) AS place)
+SELECT last.place, ARRAY(SELECT l.virtualtransaction {drawing} AND last.place IS NOT NULL) FROM last
+
+-- name: list_drawing
+-- Shared memory only. Those of these transactions that have not ended.
+SELECT l.virtualtransaction {drawing} AND l.virtualtransaction = ANY(%(transactions)s::text[])
 
 -- name: list_conversations
 -- members_user, conversations_pkey, messages_pkey for each; sorted here, as one user is in hundreds of conversations at most.

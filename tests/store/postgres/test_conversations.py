@@ -18,7 +18,10 @@ from store.postgres.conversations import AlreadyMember, NoConversation, NotAMemb
 from store.postgres.pool import Pool
 from store.postgres.system_messages import Announcement, Event, read
 from tests.store.postgres.test_users import explained
-from tests.store.world import Sent, Writer, make_append, make_group, make_users
+from tests.store.world import WAIT, Sent, Writer, fetch_value, make_append, make_group, make_users
+from tests.waiting import wait_until
+
+PARTITIONS = 5  # of messages, in a new database: a scan in order looks at one row of each more than it needs
 
 
 async def test_group(conn: Connection) -> None:
@@ -225,6 +228,59 @@ async def test_list_of_messages_without_a_number(conn: Connection, writer: Write
     assert shown == [groups[number] for number in (1, 4, 3, 2, 0)]
 
 
+async def page_through(conn: Connection, viewer: UUID, position: conversations.Position | None) -> list[UUID]:
+    shown: list[UUID] = []
+    while position is not None:
+        page, position = await conversations.list_conversations(conn, viewer, limit=1, position=position)
+        shown += [one.id for one in page]
+    return shown
+
+
+async def test_list_beside_a_message_on_its_way(
+    conn: Connection, other: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has its number before the first page and is committed after it leaves its conversation in the list, once."""
+    monkeypatch.setattr(conversations, "SETTLE", WAIT)
+    [alice] = await make_users(conn, 1)
+    groups = [await make_group(conn, [alice]) for _ in range(4)]
+    first: list[tuple[UUID, conversations.Position | None]] = []
+
+    async def list_first() -> None:
+        [found], position = await conversations.list_conversations(conn, alice, limit=1)
+        first.append((found.id, position))
+
+    async def is_listed_or_waits() -> bool:
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND query LIKE '%%pg_locks%%'"
+        return bool(first) or await fetch_value(watcher, waiting, conn.info.backend_pid) == 1
+
+    watcher = await Connection.open(conn.info.dsn)
+    async with trio.open_nursery() as nursery:
+        async with other.transaction():
+            await conversations.update_title(other, groups[0], "drawn first", by=alice)
+            await conversations.update_title(conn, groups[3], "committed first", by=alice)
+            nursery.start_soon(list_first)
+            await wait_until(is_listed_or_waits)
+    await watcher.close()
+    [(top, position)] = first
+    assert [top, *await page_through(conn, alice, position)] == [groups[number] for number in (3, 0, 2, 1)]
+
+
+async def test_list_beside_a_transaction_that_hangs(
+    conn: Connection, other: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list does not wait for it for ever, and what one draws itself is not waited for."""
+    monkeypatch.setattr(conversations, "SETTLE", 0.05)
+    [alice] = await make_users(conn, 1)
+    groups = [await make_group(conn, [alice]) for _ in range(3)]
+    async with other.transaction():
+        await conversations.update_title(other, groups[0], "hangs", by=alice)
+        [found], position = await conversations.list_conversations(conn, alice, limit=1)
+        assert [found.id, *await page_through(conn, alice, position)] == groups[::-1]
+        monkeypatch.setattr(conversations, "SETTLE", WAIT * 1000)
+        [found], _ = await conversations.list_conversations(other, alice, limit=1)
+        assert found.id == groups[0]
+
+
 async def fill(conn: Connection, group: UUID, sender: UUID, count: int, *, apart: int = 1, head: int = 0) -> None:
     """So many messages in a group, by age in partitions of three months, with seqs so far `apart`; the head at least so
     high. All are read."""
@@ -252,7 +308,10 @@ def rows_read(nodes: list[dict[str, Any]], relation: str = "messages") -> float:
     """How many rows of a table a query has read, whether it used them or not."""
     scans = [node for node in nodes if node.get("Relation Name", "").startswith(relation)]
     assert scans
-    return sum((node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"] for node in scans)
+    rows: list[float] = [
+        (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"] for node in scans
+    ]
+    return sum(rows)
 
 
 async def test_any_cursor_reads_little(conn: Connection) -> None:
@@ -286,7 +345,7 @@ async def test_the_order_of_any_moment(conn: Connection, count: int, apart: int,
 
 
 async def test_unread_counts(conn: Connection, writer: Writer) -> None:
-    """By others, not deleted, after what I read; counted to 1,000."""
+    """By others, not deleted, after what I read; counted among the newest 1,000."""
     [alice, bob] = await make_users(conn, 2)
     group = await make_group(conn, [alice, bob])
 
@@ -306,6 +365,20 @@ async def test_unread_counts(conn: Connection, writer: Writer) -> None:
     many = [writer.send(group, bob) for _ in range(1010)]
     await many[-1].message()
     assert await unread(alice) == 1000
+
+
+async def test_counting_reads_little(conn: Connection) -> None:
+    """However many messages were deleted, or are the viewer's own, since they have read: 1,000 are looked at."""
+    [alice, bob] = await make_users(conn, 2)
+    group = await make_group(conn, [alice, bob])
+    await fill(conn, group, bob, 9000)
+    await conn.execute("UPDATE messages SET deleted_at = now() WHERE seq BETWEEN 2 AND 8900")
+    await conn.execute("UPDATE members SET read_seq = 1")
+    await conn.execute("VACUUM ANALYZE messages")
+    for viewer, unread in ((alice, 101), (bob, 0)):
+        assert await conversations.list_unread(conn, [(viewer, group)]) == {(viewer, group): unread}
+        parameters = {"id": group, "viewer_id": viewer}
+        assert rows_read(await explained(conn, queries.fetch_conversation, parameters)) <= 1000 + PARTITIONS
 
 
 async def test_members_past_a_hundred(conn: Connection) -> None:
