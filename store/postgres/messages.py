@@ -83,16 +83,16 @@ async def list_messages(
     found = [message_of(row) for row in await cursor.fetchall()]
     if len(found) > limit or not found:
         return Page(found[:limit], len(found) > limit)
-    if len(found) == 1 or 2 * sum(len(message.content.encode()) for message in found) > max_bytes:
-        return Page(found, await _has_more(conn, conversation_id, found[-1].seq, before=before, after=after))
-    return Page(found, False)
+    return Page(found, await _has_more(conn, conversation_id, found[-1].seq, before=before, after=after))
 
 
 async def _has_more(
     conn: Connection, conversation_id: UUID, last: int, *, before: int | None, after: int | None
 ) -> bool:
-    """Past `last`: the page may have ended there for its size."""
+    """Past `last`: the page may have ended there for its size, however short it is: the next message may be long."""
     bounds = (0, last) if after is None else (last, END if before is None else before)
+    if bounds[1] - bounds[0] <= 1:
+        return False  # nothing is between: the usual case of a conversation's first page
     parameters = {"conversation_id": conversation_id, "after": bounds[0], "before": bounds[1]}
     row = await (await conn.execute(queries.has_messages_between, parameters)).fetchone()
     return bool(row and row[0])

@@ -64,15 +64,20 @@ SELECT EXISTS (
 )
 
 -- fragment: changes
--- Rows changed after a seq, from two indexes that do not overlap: messages_seq for the ones never changed since they
--- were made, messages_changed_seq (partial) for the others.
-    (SELECT * FROM messages
-     WHERE conversation_id = %(conversation_id)s AND seq > %(after)s AND changed_seq = seq
-     ORDER BY seq LIMIT %(limit)s)
+-- Rows changed after a seq, from two indexes that do not overlap: messages_changed_seq (partial) for the ones changed since
+-- they were made, messages_seq for the others, and only as far as the page can go: messages_seq has the first kind, too,
+-- and would be walked past all of them, for each page.
+    WITH changed AS MATERIALIZED (
+        SELECT * FROM messages
+        WHERE conversation_id = %(conversation_id)s AND changed_seq > %(after)s AND changed_seq > seq
+        ORDER BY changed_seq LIMIT %(limit)s
+    )
+    SELECT * FROM changed
     UNION ALL
     (SELECT * FROM messages
-     WHERE conversation_id = %(conversation_id)s AND changed_seq > %(after)s AND changed_seq > seq
-     ORDER BY changed_seq LIMIT %(limit)s)
+     WHERE conversation_id = %(conversation_id)s AND seq > %(after)s AND changed_seq = seq
+       AND seq <= (SELECT CASE WHEN count(*) < %(limit)s THEN 9223372036854775807 ELSE max(changed_seq) END FROM changed)
+     ORDER BY seq LIMIT %(limit)s)
 
 -- name: list_changes
 -- Stops before the row that would bring the bodies past max_bytes, but never before the first.

@@ -8,9 +8,11 @@ import trio
 from store import receipts
 from store.ids import new_id
 from store.model import Change, MessageStatus, Role
-from store.postgres import conversations, messages
+from store.postgres import conversations, messages, queries
 from store.postgres.connection import Connection
 from store.redis.inbox_entries import Receipt
+from tests.store.postgres.test_conversations import PARTITIONS, fill, rows_read
+from tests.store.postgres.test_users import explained
 from tests.store.world import Writer, make_group, make_users, wait_for_lock
 
 
@@ -31,6 +33,27 @@ async def test_pages(conn: Connection, writer: Writer) -> None:
     assert await seqs(after=0) == [1, 2, 3]
     assert await seqs(after=9) == [10]
     assert await seqs(after=2, before=5, limit=50) == [3, 4]
+
+
+async def test_a_page_that_ends_before_a_long_message(conn: Connection, writer: Writer) -> None:
+    """It says that there is more, however short it is itself; and the last page that there is not."""
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+    for content in ("a", "b", "x" * 600, "c", "y" * 600):
+        await writer.send(group, alice, content).message()
+
+    async def pages(**given: int) -> list[list[int]]:
+        found: list[list[int]] = []
+        while True:
+            page = await messages.list_messages(conn, group, limit=10, max_bytes=500, **given)
+            found.append([message.seq for message in page.messages])
+            if not page.has_more:
+                return found
+            given["before" if "after" not in given else "after"] = found[-1][-1]
+
+    assert await pages(after=0) == [[1, 2, 3], [4], [5], [6]]
+    assert await pages() == [[6], [5], [4], [3, 2, 1]]
+    assert await pages(after=1, before=5) == [[2, 3], [4]]
 
 
 async def test_edit(conn: Connection, writer: Writer) -> None:
@@ -221,6 +244,19 @@ async def test_status_is_of_who_was_there(conn: Connection, writer: Writer) -> N
     await conversations.delete_member(conn, group, bob, by=bob)
     await conversations.insert_member(conn, group, bob, Role.MEMBER, by=alice)
     assert (await have_it(second.seq), await have_it(third.seq)) == ([], [(carl, True)])
+
+
+async def test_changes_read_what_they_answer(conn: Connection) -> None:
+    """A page of a replay does not walk the messages that were edited or deleted since and belong to later pages."""
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+    await fill(conn, group, alice, 9000, apart=2)
+    await conn.execute("UPDATE messages SET changed_seq = seq + 1, edited_at = now() WHERE seq > 2")
+    await conn.execute("VACUUM ANALYZE messages")
+    for after, seqs in ((1, [4, 6, 8]), (9000, [9002, 9004, 9006])):
+        parameters = {"conversation_id": group, "after": after, "limit": 200, "max_bytes": 256 * 1024}
+        assert rows_read(await explained(conn, queries.list_changes, parameters)) <= 2 * 200 + 2 * PARTITIONS
+        assert [change.seq for change in await messages.list_changes(conn, group, after, limit=3)] == seqs
 
 
 async def test_history_is_by_index(conn: Connection) -> None:
