@@ -24,8 +24,8 @@ def new_id() -> UUID:
 
 
 def id_floor(ms: int) -> UUID:
-    """The smallest UUIDv7 of millisecond `ms` since the epoch: the bound of a partition."""
-    return UUID(int=(ms << 80) | _VERSION_AND_VARIANT)
+    """The smallest UUIDv7 of millisecond `ms` since the epoch, or of the epoch: the bound of a partition."""
+    return UUID(int=(max(ms, 0) << 80) | _VERSION_AND_VARIANT)
 
 
 def id_ms(value: UUID) -> int:

@@ -14,9 +14,25 @@ from store.ids import id_floor
 from store.postgres import queries
 from store.postgres.connection import Connection
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MOST_DAYS = 365 * 1000  # that a date can have behind it, and more than since the epoch
 MONTHS_AHEAD = 3
 LOCK_TIMEOUT = 2.0  # seconds
 WATERMARKS = 500  # conversations locked at once
+# messages_changed_seq (partial) of one partition, conversations_pkey. Here, as the table is one of many.
+RAISE_LATE = """
+WITH changed AS MATERIALIZED (
+    SELECT m.conversation_id, max(m.changed_seq) AS seq
+    FROM {} AS m JOIN conversations AS c ON c.id = m.conversation_id
+    WHERE m.changed_seq > m.seq AND m.changed_seq > c.floor_seq
+    GROUP BY m.conversation_id ORDER BY m.conversation_id LIMIT %(limit)s
+), locked AS MATERIALIZED (
+    SELECT c.id FROM conversations AS c JOIN changed AS d ON d.conversation_id = c.id
+    ORDER BY c.id FOR NO KEY UPDATE OF c
+)
+UPDATE conversations AS c SET floor_seq = greatest(c.floor_seq, d.seq)
+FROM locked AS l JOIN changed AS d ON d.conversation_id = l.id WHERE c.id = l.id
+"""
 
 
 async def ensure_partitions(conn: Connection, now: datetime, ahead: int = MONTHS_AHEAD) -> list[str]:
@@ -46,10 +62,13 @@ class Expired(Struct, frozen=True):
 
 
 def oldest_kept(now: datetime, days: int) -> datetime:
-    """Before when messages are dropped: what is older than so many days, but nothing of this month and the last."""
+    """Before when messages are dropped: what is older than so many days, but nothing of this month and the last.
+
+    Never before the epoch, from which the ids of messages count: more days than that keep everything.
+    """
     this_month = now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     last_month = (this_month - timedelta(days=1)).replace(day=1)
-    return min(now - timedelta(days=days), last_month)
+    return min(now - min(timedelta(days=min(days, MOST_DAYS)), now - EPOCH), last_month)
 
 
 async def list_expired(conn: Connection, before: datetime) -> list[Expired]:
@@ -67,10 +86,13 @@ async def drop_partitions(conn: Connection, before: datetime) -> list[str]:
 
     First the retention watermarks of the conversations are raised, so that a client that resumes from further back
     gets a resync and no silent gap. Each partition is then detached concurrently, so readers and writers do not stop.
+    That takes minutes, in which somebody may edit or delete a message in it: the watermarks are raised again, before it
+    goes out of sight and when nothing more can come. A cursor at such a change would not be proved otherwise.
     Call it outside a transaction; if it is interrupted, it may be called again.
     """
     left = await (await conn.execute(queries.list_detached_partitions, {"before": before})).fetchall()
     for (name,) in left:
+        await _raise_watermarks_late(conn, name)
         await conn.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(name)))
     bound = id_floor(int(before.timestamp() * 1000))
     rows = await (await conn.execute(queries.list_expired_partitions, {"bound": str(bound)})).fetchall()
@@ -79,7 +101,9 @@ async def drop_partitions(conn: Connection, before: datetime) -> list[str]:
     for name, detaching, _ in rows:
         table = sql.Identifier(name)
         how = sql.SQL("FINALIZE" if detaching else "CONCURRENTLY")
+        await _raise_watermarks_late(conn, name)
         await conn.execute(sql.SQL("ALTER TABLE messages DETACH PARTITION {} {}").format(table, how))
+        await _raise_watermarks_late(conn, name)
         await conn.execute(sql.SQL("DROP TABLE {}").format(table))
     return [name for name, *_ in (*left, *rows)]
 
@@ -92,3 +116,11 @@ async def _raise_watermarks(conn: Connection, bound: UUID) -> None:
             await conn.execute(queries.raise_watermarks, {"bound": bound, "after": after, "limit": WATERMARKS})
         ).fetchone()
         after = row[0] if row else None
+
+
+async def _raise_watermarks_late(conn: Connection, partition: str) -> None:
+    """For every conversation of which a message in this partition was changed since they were raised."""
+    raised = WATERMARKS
+    query = sql.SQL(RAISE_LATE).format(sql.Identifier(partition))
+    while raised == WATERMARKS:
+        raised = (await conn.execute(query, {"limit": WATERMARKS})).rowcount

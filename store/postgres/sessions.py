@@ -49,6 +49,7 @@ PINNED: Mapping[str, str] = {
     "lock_timeout": "0",  # the statement timeout bounds it; DDL sets its own
     **PINNED_ON_TCP,
 }
+MAX_TIMEOUT = 2**31 - 1  # milliseconds: more than that PostgreSQL does not take, and 0 is no bound at all
 # Where the server knows them: newer than the oldest that we take.
 PINNED_IF_KNOWN: Mapping[str, str] = {"transaction_timeout": "0"}
 
@@ -178,7 +179,7 @@ async def check(conninfo: str) -> Skew:
 
 def set_up(statement_timeout: float) -> str:
     """The statement that makes a session ours. Its last columns say what the server is."""
-    pinned = {**PINNED, "statement_timeout": str(int(statement_timeout * 1000))}
+    pinned = {**PINNED, "statement_timeout": str(min(max(int(statement_timeout * 1000), 1), MAX_TIMEOUT))}
     columns = [f"set_config('{name}', '{value}', false)" for name, value in pinned.items()]
     columns += [
         f"CASE WHEN current_setting('{name}', true) IS NOT NULL THEN set_config('{name}', '{value}', false) END"

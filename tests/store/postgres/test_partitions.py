@@ -1,15 +1,17 @@
 """store.postgres.partitions: a month of messages each."""
 
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import psycopg
 import pytest
 import trio
 
 from store.ids import id_floor
-from store.postgres import conversations, partitions, users
+from store.model import Cursor
+from store.postgres import conversations, cursors, messages, partitions, users
 from store.postgres.connection import Connection
-from tests.store.world import fetch_value
+from tests.store.world import fetch_value, make_group, make_users
 
 NOW = datetime(2031, 12, 31, 23, 59, 59, 999_000, tzinfo=UTC)
 MADE = ["messages_y2031m11", "messages_y2031m12", "messages_y2032m01", "messages_y2032m02", "messages_y2032m03"]
@@ -111,11 +113,57 @@ async def test_dropping_what_was_only_detached(conn: Connection) -> None:
         (datetime(2031, 3, 31, 12, tzinfo=UTC), 7, datetime(2031, 2, 1, tzinfo=UTC)),
         (datetime(2031, 3, 1, tzinfo=UTC), 7, datetime(2031, 2, 1, tzinfo=UTC)),
         (datetime(2031, 1, 15, tzinfo=UTC), 7, datetime(2030, 12, 1, tzinfo=UTC)),
+        *((datetime(2031, 1, 15, tzinfo=UTC), days, partitions.EPOCH) for days in (36_500, 10**6, 10**9, 10**100)),
     ],
 )
 def test_this_month_and_the_last_are_kept(now: datetime, days: int, kept: datetime) -> None:
     """Whatever retention says."""
     assert partitions.oldest_kept(now, days) == kept
+
+
+async def test_to_keep_everything(conn: Connection) -> None:
+    """Any number of days: what is older than any message can be drops none."""
+    names = await partitions.list_partitions(conn)
+    for days in (36_500, 10**6, 10**100):
+        before = partitions.oldest_kept(datetime.now(UTC), days)
+        assert await partitions.list_expired(conn, before) == [] == await partitions.drop_partitions(conn, before)
+    assert await partitions.list_partitions(conn) == names
+    assert id_floor(-1) == id_floor(0)
+
+
+@pytest.mark.parametrize("moment", ["beside a purge", "beside one that was interrupted"])
+async def test_an_old_message_that_is_changed_meanwhile(
+    conn: Connection, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """An edit after the watermarks were raised is below them when its message is gone: a cursor at it is good."""
+    await partitions.ensure_partitions(conn, NOW)
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+    message_id = id_floor(int(datetime(2031, 11, 5, tzinfo=UTC).timestamp() * 1000))
+    await conn.execute(
+        "INSERT INTO messages (id, conversation_id, seq, changed_seq, sender_id, kind, body)"
+        " VALUES (%s, %s, 2, 2, %s, 'Text', '')",
+        [message_id, group, alice],
+    )
+    await conn.execute("UPDATE conversations SET last_seq = 2, last_message_id = %s WHERE id = %s", [message_id, group])
+    before = datetime(2031, 12, 1, tzinfo=UTC)
+    raise_watermarks = partitions._raise_watermarks
+    made: list[Cursor] = []
+
+    async def raise_and_edit(conn: Connection, bound: UUID) -> None:
+        await raise_watermarks(conn, bound)
+        change = await messages.update_message(conn, message_id, "late")
+        assert change is not None
+        made.append(Cursor(change.seq, message_id))
+
+    if moment == "beside a purge":
+        monkeypatch.setattr(partitions, "_raise_watermarks", raise_and_edit)
+    else:
+        await raise_and_edit(conn, id_floor(int(before.timestamp() * 1000)))
+        await conn.execute(f"ALTER TABLE messages DETACH PARTITION {MADE[0]}")
+    assert MADE[0] in await partitions.drop_partitions(conn, before)
+    assert made[0].seq == 3 == await conversations.fetch_watermark(conn, group)
+    assert await cursors.list_diverged(conn, [(group, made[0])]) == {}
 
 
 async def test_a_month_is_not_made_at_everybodys_cost(conn: Connection, other: Connection) -> None:

@@ -76,6 +76,12 @@ async def test_hostile_defaults(cluster: Cluster, database: str, nursery: trio.N
     conn.finish()
 
 
+@pytest.mark.parametrize(("seconds", "milliseconds"), [(1e-9, 1), (0.5, 500), (30 * 86400.0, 2**31 - 1)])
+def test_any_statement_timeout(seconds: float, milliseconds: int) -> None:
+    """Of more days than PostgreSQL takes it is the longest; of next to nothing it is not none."""
+    assert f"'statement_timeout', '{milliseconds}'" in sessions.set_up(seconds)
+
+
 def test_hostile_defaults_for_a_migration(cluster: Cluster, empty_database: str) -> None:
     """The schema is made as on any database."""
     alter(cluster, empty_database, **HOSTILE)
