@@ -77,14 +77,22 @@ class OutboxRelay:
                 for conversation_id, seq in batch.first.items():
                     first[conversation_id] = min(seq, first.get(conversation_id, seq))
             heads = await fetch_heads(conn, list(first))
+            changes, rest = await outbox.list_system_changes(conn, first)
+            while rest:  # all of them before the rows are deleted that say so
+                await self._send(Entry(changes=tuple(changes)))
+                changes, rest = await outbox.list_system_changes(conn, rest)
             entry = Entry(
-                changes=tuple(await outbox.list_system_changes(conn, first)),
+                changes=tuple(changes),
                 heads=tuple(Head(conversation_id, seq) for conversation_id, seq in heads.items()),
                 disconnections=tuple(disconnection for batch in stale for disconnection in batch.disconnections),
             )
-            self._change_publisher.receive(entry)
-            await self._publisher.deliver(entry)
+            await self._send(entry)
             await outbox.delete_outbox(conn, [batch.key for batch in stale])
         self.announced += len(stale)
         log.info("relayed", batches=len(stale), conversations=len(first))
         return len(stale) == limit
+
+    async def _send(self, entry: Entry) -> None:
+        """To this instance and the others. Raises StoreError."""
+        self._change_publisher.receive(entry)
+        await self._publisher.deliver(entry)

@@ -76,8 +76,11 @@ async def list_stale(conn: Connection, age: float, limit: int = 100) -> list[Unp
     ]
 
 
-async def list_system_changes(conn: Connection, first: Mapping[UUID, int], limit: int = 10_000) -> list[Change]:
-    """What happened to members and titles at or after these seqs, in order within each conversation."""
+async def list_system_changes(
+    conn: Connection, first: Mapping[UUID, int], limit: int = 10_000
+) -> tuple[list[Change], dict[UUID, int]]:
+    """What happened to members and titles at or after these seqs, in order within each conversation; and from which
+    seqs there may be more, past `limit`."""
     parameters = {"conversation_ids": list(first), "seqs": list(first.values()), "limit": limit}
     cursor = await conn.execute(queries.list_system_changes, parameters)
     changes = []
@@ -86,4 +89,8 @@ async def list_system_changes(conn: Connection, first: Mapping[UUID, int], limit
         created = said is not None and said.event is Event.CREATED
         members = await list_member_ids(conn, message.conversation_id) if created else ()
         changes.append(change_of(message, created=True, members=members))
-    return changes
+    if len(changes) < limit:
+        return changes, {}
+    last = changes[-1]
+    rest = {conversation_id: seq for conversation_id, seq in first.items() if conversation_id > last.conversation_id}
+    return changes, {last.conversation_id: last.seq + 1, **rest}

@@ -17,11 +17,12 @@ WHERE created_at < clock_timestamp() - make_interval(secs => %(age)s)
 ORDER BY created_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 
 -- name: list_system_changes
--- messages_seq: the System messages at or after a seq of each of these conversations, oldest first.
+-- messages_seq: the System messages at or after a seq of each of these conversations, in order: what was not read begins
+-- behind the last one.
 WITH page AS MATERIALIZED (
     SELECT m.* FROM unnest(%(conversation_ids)s::uuid[], %(seqs)s::bigint[]) AS k (conversation_id, seq)
     JOIN messages AS m ON m.conversation_id = k.conversation_id AND m.seq >= k.seq AND m.kind = 'System'
-    LIMIT %(limit)s
+    ORDER BY m.conversation_id, m.seq LIMIT %(limit)s
 )
 SELECT m.id, m.conversation_id, m.seq, m.changed_seq, m.sender_id, m.kind, m.body,
        NULL::uuid, NULL::text, NULL::text, NULL::bigint, NULL::text, NULL::integer, NULL::integer, NULL::uuid, NULL::text, NULL::bigint, NULL::bigint, 0

@@ -150,3 +150,24 @@ async def test_who_came_and_went(pool: Pool, nursery: trio.Nursery) -> None:
             map(str, [disconnection_of(bob), disconnection_of(carol, alice)])
         )
     nursery.cancel_scope.cancel()
+
+
+async def test_more_members_than_one_query_takes(
+    pool: Pool, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All changes of members and titles are announced before what says that they are to be is deleted."""
+    monkeypatch.setattr(outbox.list_system_changes, "__defaults__", (2,))
+    world = World(pool)
+    async with pool.connection() as conn:
+        [alice] = await make_users(conn, 1)
+        groups = [await make_group(conn, [alice]) for _ in range(3)]
+        async with conn.transaction():
+            changes = [await conversations.update_title(conn, group, "x", by=alice) for group in groups + groups]
+            await outbox.insert_outbox(conn, changes)
+        await nursery.start(world.relay.run)
+        await until_empty(conn)
+    announced = [(change.conversation_id, change.seq) for entry in world.sent for change in entry.changes]
+    assert announced == sorted((group, seq) for group in groups for seq in (2, 3))
+    assert world.heads() == sorted((group, 3) for group in groups)
+    assert world.received == world.sent
+    nursery.cancel_scope.cancel()

@@ -1,5 +1,9 @@
 """store.postgres.outbox: what was committed and not yet published."""
 
+from uuid import UUID
+
+import pytest
+
 from store.model import Role
 from store.postgres import conversations, outbox
 from store.postgres.connection import Connection
@@ -48,9 +52,27 @@ async def test_what_the_relay_announces(conn: Connection) -> None:
         (old, 2): outbox.Unpublished((old, 2), {old: 2}, (disconnection_of(carol),)),
         (alice, 0): outbox.Unpublished((alice, 0), {}, (disconnection_of(bob, alice),)),
     }
-    changes = await outbox.list_system_changes(conn, {new: 1, old: 2})
+    changes, rest = await outbox.list_system_changes(conn, {new: 1, old: 2})
+    assert rest == {}
     assert sorted((c.conversation_id, c.seq, c.added, c.removed) for c in changes) == sorted(
         [(new, 1, tuple(sorted([alice, bob])), ()), (old, 2, (carol,), ()), (old, 3, (), (bob,))]
     )
     await outbox.delete_outbox(conn, list(stale))
     assert await outbox.list_stale(conn, 0.0) == []
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 100])
+async def test_system_changes_in_pages(conn: Connection, limit: int) -> None:
+    """However few are read at once, each is, once and in order, and nothing from before the seqs."""
+    [alice] = await make_users(conn, 1)
+    groups = [await make_group(conn, [alice]) for _ in range(3)]
+    for group in (*groups, *groups, groups[1]):
+        await conversations.update_title(conn, group, "x", by=alice)
+    rest = dict(zip(groups, (1, 2, 3), strict=True))
+    found: list[tuple[UUID, int]] = []
+    while rest:
+        changes, rest = await outbox.list_system_changes(conn, rest, limit)
+        assert len(changes) <= limit
+        found += [(change.conversation_id, change.seq) for change in changes]
+    expected = {groups[0]: (1, 2, 3), groups[1]: (2, 3, 4), groups[2]: (3,)}
+    assert found == sorted((group, seq) for group, seqs in expected.items() for seq in seqs)
