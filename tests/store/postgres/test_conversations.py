@@ -243,11 +243,11 @@ async def test_list_beside_a_message_on_its_way(
     monkeypatch.setattr(conversations, "SETTLE", WAIT)
     [alice] = await make_users(conn, 1)
     groups = [await make_group(conn, [alice]) for _ in range(4)]
-    first: list[tuple[UUID, conversations.Position | None]] = []
+    first: list[tuple[list[UUID], conversations.Position | None]] = []
 
     async def list_first() -> None:
-        [found], position = await conversations.list_conversations(conn, alice, limit=1)
-        first.append((found.id, position))
+        found, position = await conversations.list_conversations(conn, alice, limit=2)
+        first.append(([one.id for one in found], position))
 
     async def is_listed_or_waits() -> bool:
         waiting = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND query LIKE '%%pg_locks%%'"
@@ -261,8 +261,8 @@ async def test_list_beside_a_message_on_its_way(
             nursery.start_soon(list_first)
             await wait_until(is_listed_or_waits)
     await watcher.close()
-    [(top, position)] = first
-    assert [top, *await page_through(conn, alice, position)] == [groups[number] for number in (3, 0, 2, 1)]
+    [(shown, position)] = first
+    assert [*shown, *await page_through(conn, alice, position)] == [groups[number] for number in (3, 0, 2, 1)]
 
 
 async def test_list_beside_a_transaction_that_hangs(
