@@ -6,7 +6,7 @@ row as RFC 9457 problem+json, the hub as ``"code: sentence"``; the slugs are the
 
 from typing import NamedTuple
 
-from store.errors import ObjectsUnavailable, Overloaded, RedisUnavailable, Unavailable
+from store.errors import NoRoom, ObjectsFull, ObjectsUnavailable, Overloaded, RedisUnavailable, Unavailable
 
 
 class ErrorCode(NamedTuple):
@@ -43,9 +43,11 @@ CODES: dict[str, ErrorCode] = {
     "unavailable": ErrorCode(503, "A service is out of reach", "Send the same request again after a moment."),
     "overloaded": ErrorCode(503, "The server is too busy", "Send the same request again after a moment."),
     "draining": ErrorCode(503, "The server is shutting down", "Connect again."),
+    "storage_full": ErrorCode(507, "There is no room for files", "Try again later, as Retry-After says."),
 }
 
 RETRY_AFTER_SECONDS = 1  # what 503 answers suggest; clients add their own jitter
+NO_ROOM_SECONDS = 60  # what 507 answers suggest: a person has to make room, and each attempt sends the whole file
 
 
 class ChatError(Exception):
@@ -68,6 +70,11 @@ def from_store(error: Unavailable | Overloaded) -> ChatError:
     """The client's view of a fault in the store."""
     if isinstance(error, Overloaded):
         return ChatError("overloaded", "Too much is waiting to be written; nothing was done, try again.")
+    if isinstance(error, ObjectsFull):
+        sentence = "The file store has no room; nothing was kept, try again later."
+        return ChatError("storage_full", sentence, retry_after=NO_ROOM_SECONDS)
+    if isinstance(error, NoRoom):
+        return ChatError("unavailable", "The database has no room; nothing was done, try the same request again.")
     what = "The database"
     if isinstance(error, ObjectsUnavailable):
         what = "The file store"

@@ -13,7 +13,7 @@ import trio
 from handlers.ports import ChangePublisher, Connections
 from store.errors import Unavailable
 from store.model import Change
-from store.postgres.connection import Connection
+from store.postgres.connection import Connection, ends_session
 from store.postgres.outbox import insert_outbox
 from store.redis.inbox_entries import Disconnection
 
@@ -60,7 +60,7 @@ class Transactions:
                 self._change_publisher.doubt(touches)
                 raise
             except Exception as error:
-                if conn.closed or getattr(error, "sqlstate", "") is None:
+                if conn.closed or ends_session(error):
                     self._change_publisher.doubt(touches)  # the connection was lost: the commit may have happened
                 raise
         self.committed += 1

@@ -62,7 +62,9 @@ class Instance:
         self.settings = settings
         self.supervisor = Supervisor()
         self.event_loop_lag = EventLoopLag()
-        self.stores = stores = assemble_stores(settings, on_other_history=self._compare_rooms)
+        self.stores = stores = assemble_stores(
+            settings, on_other_history=self._compare_rooms, on_no_room=self._suspect_disk
+        )
         self.cluster = cluster = assemble_cluster(settings, stores, tracing)
         self.limits = RateLimits(settings, SharedRateLimits(stores.redis))
         self.handlers = assemble_handlers(settings, stores, cluster, self.limits, current=lambda: self.settings)
@@ -101,6 +103,10 @@ class Instance:
     def _compare_rooms(self) -> None:
         """PostgreSQL may have another history than the rooms have delivered."""
         self.rooms.history.suspect_all()
+
+    def _suspect_disk(self) -> None:
+        """A statement met a full disk: the lanes find out whether messages would, too, and health says so."""
+        self.lanes.suspect_disk()
 
     # -- running ----------------------------------------------------------------------------------
 

@@ -15,12 +15,20 @@ class Unavailable(StoreError):
     """
 
 
+class NoRoom(Unavailable):
+    """PostgreSQL's disk is full: nothing was done."""
+
+
 class RedisUnavailable(Unavailable):
     """Redis is."""
 
 
 class ObjectsUnavailable(Unavailable):
     """The store of files is."""
+
+
+class ObjectsFull(ObjectsUnavailable):
+    """It has no room: nothing is kept of what was written."""
 
 
 class Overloaded(StoreError):

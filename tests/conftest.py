@@ -29,6 +29,7 @@ from store.postgres.connection import Connection
 from store.postgres.pool import Pool
 from store.redis.client import Redis
 from store.redis.instances import Instances
+from tests.disks import MIB, Disk, mounted, why_no_mount
 from tests.gateway import gateway, program
 from tests.site import Site, open_site
 from tests.store.valkey import wait_reachable
@@ -155,6 +156,15 @@ def short_dir() -> Iterator[Path]:
     """A directory whose name is short enough for sockets, which that of pytest's tmp_path is not."""
     with tempfile.TemporaryDirectory(prefix="parley-", dir="/tmp") as directory:
         yield Path(directory)
+
+
+@pytest.fixture
+def disk(short_dir: Path) -> Iterator[Disk]:
+    """A small file system that can be filled up."""
+    if why := why_no_mount():
+        pytest.skip(why)
+    with mounted(short_dir / "disk", 16 * MIB) as found:
+        yield found
 
 
 @pytest.fixture

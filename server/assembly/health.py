@@ -15,6 +15,7 @@ from server.observability.liveness import Liveness
 from server.process.supervisor import Supervisor
 from server.rest.routes.health import Note
 from store.errors import StoreError
+from store.objects import find_trouble
 from store.postgres.durability import describe, fetch_waits
 
 ASK_WITHIN = 1 * SECONDS  # for what is only worth knowing: less than a check may take
@@ -42,6 +43,9 @@ def assemble_checks(
     async def lanes() -> str | None:
         return cluster.lanes.trouble()
 
+    async def commits() -> str | None:
+        return cluster.lanes.slowness()
+
     async def clock() -> str | None:
         return stores.clock.trouble()
 
@@ -67,6 +71,9 @@ def assemble_checks(
             return "keys were evicted or deleted, and written again: maxmemory-policy must be noeviction"
         return None
 
+    async def files() -> str | None:
+        return None if stores.objects is None else await find_trouble(stores.objects)
+
     async def history() -> str | None:
         return cluster.rooms.history.trouble()
 
@@ -81,9 +88,11 @@ def assemble_checks(
         "postgres": health.add(postgres),
         "timeline": timeline,
         "lanes": lanes,
+        "commits": commits,
         "durability": health.add(durability),
         "clock": clock,
         "redis": health.add(redis),
+        "files": health.add(files),
         "history": history,
         "lifecycle": lifecycle,
         "core": partial(down, essential=True),

@@ -43,8 +43,11 @@ class Stores:
         return {"main": self.pool, "exports": self.export_pool, **reads}
 
 
-def assemble_stores(settings: Settings, *, on_other_history: Callable[[], None]) -> Stores:
-    """`on_other_history` is called when PostgreSQL may have another history than before; see `Timelines`."""
+def assemble_stores(
+    settings: Settings, *, on_other_history: Callable[[], None], on_no_room: Callable[[], None]
+) -> Stores:
+    """`on_other_history` is called when PostgreSQL may have another history than before; see `Timelines`. `on_no_room`
+    is called when a statement meets a full disk."""
     timeout = settings.statement_timeout
     redis = Redis(settings.redis_url, name=APPLICATION)
     timelines = Timelines(SharedTimelines(redis), on_other_history)
@@ -56,7 +59,7 @@ def assemble_stores(settings: Settings, *, on_other_history: Callable[[], None])
         durability.observe(connection.waits_for_standby)
 
     def pool(url: str, name: str, size: int) -> Pool:
-        return Pool(url, name=name, size=size, statement_timeout=timeout, admit=admit)
+        return Pool(url, name=name, size=size, statement_timeout=timeout, admit=admit, on_no_room=on_no_room)
 
     def read_pool() -> Pool:
         return Pool(

@@ -254,9 +254,9 @@ def _problems() -> Schema:
         }
         if status == 401:
             row["headers"] = {"WWW-Authenticate": _header({"type": "string"}, "`Bearer`.", is_required=True)}
-        if status in (429, 503):
+        if status in (429, 503, 507):
             seconds = {"type": "integer", "minimum": 0}
-            row["headers"] = {"Retry-After": _header(seconds, "Seconds to wait.", is_required=status == 429)}
+            row["headers"] = {"Retry-After": _header(seconds, "Seconds to wait.", is_required=status != 503)}
         found[_problem_name(status)] = row
     return found
 

@@ -7,7 +7,8 @@ changed.
 
 import re
 import secrets
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from importlib import import_module
 from typing import Protocol
@@ -15,11 +16,15 @@ from urllib.parse import SplitResult, quote, urlsplit
 
 from msgspec import Struct
 
+from store.errors import ObjectsUnavailable
+from store.outage import Outage
+from store.reasons import reason
 from store.signing import SigningKeys
 
 KEY = re.compile(r"[A-Za-z0-9_-]{32}")  # nothing of a user's is in it
 CHUNK = 256 * 1024  # bytes read at once
 PROBE = b"parley check"  # what `check` writes
+ROOM = 1024 * 1024  # bytes that `find_trouble` writes to find out whether there is room again
 
 
 class UploadUrl(Struct, frozen=True):
@@ -31,7 +36,12 @@ class UploadUrl(Struct, frozen=True):
 
 
 class Objects(Protocol):
-    """Every method may raise ObjectsUnavailable. URLs that begin with "/" are paths on this server."""
+    """Every method may raise ObjectsUnavailable; those that write, ObjectsFull. URLs that begin with "/" are paths on
+    this server."""
+
+    @property
+    def trouble(self) -> Outage:
+        """Whether the last `write` failed, and why."""
 
     async def write(self, key: str, chunks: AsyncIterable[bytes], content_type: str) -> None:
         """Store what `chunks` give. Whatever ends it early (an error of theirs, a cancellation) leaves nothing."""
@@ -97,6 +107,40 @@ def open_objects(url: str, *, endpoint: str = "", signing: SigningKeys) -> Objec
     """The store that `url` names, by its scheme. Raises ValueError."""
     opener: Opener = import_module(scheme_of(url).module).open_store
     return opener(urlsplit(url), endpoint=endpoint, signing=signing)
+
+
+def new_trouble() -> Outage:
+    """Return what a store has as its `trouble`."""
+    return Outage("parley.objects", "files_fail", advice="uploads are refused meanwhile")
+
+
+@contextmanager
+def noted(trouble: Outage) -> Iterator[None]:
+    """Around each write: take note of whether it failed, and not of what its source raises."""
+    try:
+        yield
+    except ObjectsUnavailable as error:
+        trouble.failed(reason(error))
+        raise
+    trouble.over()
+
+
+async def find_trouble(objects: Objects) -> str | None:
+    """Return why no file can be stored, as far as is known; None when all is well. If the last write failed, another
+    one is tried, of ROOM bytes, so that the trouble ends without an upload."""
+    if not objects.trouble:
+        return None
+
+    async def room() -> AsyncIterator[bytes]:
+        yield bytes(ROOM)
+
+    key = new_key()
+    try:
+        await objects.write(key, room(), "text/plain")
+        await objects.delete(key)
+    except ObjectsUnavailable as error:
+        return reason(error)
+    return None
 
 
 def new_key() -> str:

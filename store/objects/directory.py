@@ -6,6 +6,7 @@ serves them.
 """
 
 import contextlib
+import errno
 import hmac
 import os
 import secrets
@@ -19,8 +20,8 @@ from urllib.parse import SplitResult, unquote, urlencode
 import trio
 from msgspec import Struct
 
-from store.errors import ObjectsUnavailable
-from store.objects import CHUNK, KEY, PROBE, Objects, UploadUrl, new_key
+from store.errors import ObjectsFull, ObjectsUnavailable
+from store.objects import CHUNK, KEY, PROBE, Objects, UploadUrl, new_key, new_trouble, noted
 from store.reasons import reason
 from store.signing import SigningKeys
 
@@ -29,6 +30,7 @@ THREADS = 8  # file operations at once
 BUFFER = 1024 * 1024  # bytes gathered for one write
 CLEAN_UP = 5.0  # seconds for throwing away what was begun
 UNFINISHED = "unfinished"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 T = TypeVar("T")
 
@@ -55,11 +57,16 @@ class DirectoryObjects:
         self._root = root
         self._keys = keys.derive(b"parley object url v1")
         self._limiter = trio.CapacityLimiter(THREADS)
+        self.trouble = new_trouble()
 
     # -- objects --------------------------------------------------------------------------------
 
     async def write(self, key: str, chunks: AsyncIterable[bytes], content_type: str, *, is_first: bool = False) -> None:
         """`is_first`: Raises FileExistsError, instead of taking its place, when an object is there by the end."""
+        with noted(self.trouble):
+            await self._write(key, chunks, is_first)
+
+    async def _write(self, key: str, chunks: AsyncIterable[bytes], is_first: bool) -> None:
         path = self._path(key)
         unfinished = self._root / UNFINISHED / secrets.token_hex(16)
         try:
@@ -150,7 +157,8 @@ class DirectoryObjects:
         except (FileNotFoundError, FileExistsError):
             raise
         except OSError as error:
-            raise ObjectsUnavailable(f"the object store: {reason(error)}") from error
+            kind = ObjectsFull if error.errno in NO_ROOM else ObjectsUnavailable
+            raise kind(f"the object store: {reason(error)}") from error
 
     # -- signed URLs ----------------------------------------------------------------------------
 
@@ -211,7 +219,8 @@ class _Writer:
             view = view[os.write(self._descriptor, view) :]
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        with contextlib.suppress(OSError):  # what matters was synced before; the rest is thrown away
+            os.close(self._descriptor)
 
 
 def _finish(file: "_Writer", rest: bytearray, unfinished: Path, path: Path, is_first: bool) -> None:
@@ -227,6 +236,10 @@ def _finish(file: "_Writer", rest: bytearray, unfinished: Path, path: Path, is_f
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)
+    except OSError:
+        if is_first:
+            path.unlink(missing_ok=True)  # what is refused is not there: the same link takes it again
+        raise
     finally:
         os.close(directory)
 

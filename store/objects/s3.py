@@ -22,8 +22,8 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from store import tcp
-from store.errors import ObjectsUnavailable
-from store.objects import CHUNK, KEY, PROBE, Objects, UploadUrl, attachment, new_key
+from store.errors import ObjectsFull, ObjectsUnavailable
+from store.objects import CHUNK, KEY, PROBE, Objects, UploadUrl, attachment, new_key, new_trouble, noted
 from store.reasons import cut, reason
 from store.signing import SigningKeys
 
@@ -35,6 +35,8 @@ CONNECT_TIMEOUT, READ_TIMEOUT = 5, 20  # seconds
 LINK_TIMEOUT = 10.0  # seconds for a step on the way of a link
 CLEAN_UP = 15.0  # seconds for aborting an upload
 MISSING = ("404", "NoSuchKey", "NotFound", "NoSuchUpload")
+INSUFFICIENT_STORAGE = 507
+NO_ROOM = ("QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded")
 
 T = TypeVar("T")
 
@@ -55,6 +57,7 @@ class S3Objects:
         self._endpoint = endpoint
         self._limiter = trio.CapacityLimiter(THREADS)
         self._signers = trio.CapacityLimiter(SIGNERS)
+        self.trouble = new_trouble()
         self._made: Any = None
         self._making = threading.Lock()
 
@@ -91,7 +94,8 @@ class S3Objects:
         except ClientError as error:
             if error.response.get("Error", {}).get("Code") in MISSING:
                 raise FileNotFoundError from None
-            raise ObjectsUnavailable(f"S3: {reason(error)}") from error
+            kind = ObjectsFull if _has_no_room(error) else ObjectsUnavailable
+            raise kind(f"S3: {reason(error)}") from error
         except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is no URL
             raise ObjectsUnavailable(f"S3: {reason(error)}") from error
 
@@ -108,6 +112,10 @@ class S3Objects:
     # -- objects --------------------------------------------------------------------------------
 
     async def write(self, key: str, chunks: AsyncIterable[bytes], content_type: str) -> None:
+        with noted(self.trouble):
+            await self._write(key, chunks, content_type)
+
+    async def _write(self, key: str, chunks: AsyncIterable[bytes], content_type: str) -> None:
         upload: _Multipart | None = None
         buffer = bytearray()
         try:
@@ -261,6 +269,12 @@ def _keep_alive(client: Any) -> None:
     """The TCP options of all our connections. botocore has none but SO_KEEPALIVE, with the kernel's two hours; they are
     added to those that it hands to urllib3, before the first connection."""
     client._endpoint.http_session._socket_options.extend(tcp.SOCKET_OPTIONS)
+
+
+def _has_no_room(error: ClientError) -> bool:
+    """HTTP 507, or the code of one of the makers that have a quota."""
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return status == INSUFFICIENT_STORAGE or error.response.get("Error", {}).get("Code") in NO_ROOM
 
 
 def _region() -> str | None:

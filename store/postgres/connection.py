@@ -295,6 +295,14 @@ class Connection(psycopg.AsyncConnection[TupleRow]):
         raise psycopg.errors.CancellationTimeout("the server did not take the cancellation in time")
 
 
+def ends_session(error: BaseException) -> bool:
+    """Whether the session ended with it: the connection was lost, or the server said FATAL, or PANIC, as when the disk
+    under its log is full. Of a commit that was under way nothing is known then; an ERROR means that it was undone."""
+    if not isinstance(error, psycopg.Error):
+        return False
+    return error.sqlstate is None or error.diag.severity_nonlocalized in ("FATAL", "PANIC")
+
+
 def _hear(connection: "weakref.ref[Connection]", notice: psycopg.errors.Diagnostic) -> None:
     """A FATAL error on an idle connection comes as a notice: the server's last words."""
     listener = connection()

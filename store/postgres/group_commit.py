@@ -11,6 +11,7 @@ A conversation always has the same lane, so its messages are committed in the or
 
 A lane that has nothing to do looks now and then whether it could write: it keeps its connection, and sends an empty
 batch through the very statements. So `trouble` knows what a message would meet, also where none has come for an hour.
+A full disk lasts until room was found (`store.postgres.disk`), whatever small messages it still takes.
 """
 
 import time
@@ -26,12 +27,12 @@ import trio
 from msgspec import Struct
 
 from store.defects import guard
-from store.errors import Overloaded, StoreError, Unavailable, Unfit
+from store.errors import NoRoom, Overloaded, StoreError, Unavailable, Unfit
 from store.histogram import Histogram
 from store.ids import timestamp
 from store.model import Change, Message, MessageStatus, MessageType
 from store.outage import Outage
-from store.postgres import durability, message_batch, queries
+from store.postgres import disk, durability, message_batch, queries
 from store.postgres.connection import Connection
 from store.postgres.message_batch import OutcomeUnknown, Row
 from store.postgres.messages import file_info, message_of
@@ -40,16 +41,21 @@ from store.reasons import reason
 from store.statistics import LaneStatistics
 
 MAX_BATCH_BYTES = 4 * 1024 * 1024  # content in one transaction, roughly
+MAX_QUEUE_BYTES = 32 * 1024 * 1024  # content that waits in one lane: some seconds' worth, if a commit takes one
 MAX_ATTEMPTS = 4  # at one batch, when PostgreSQL breaks a deadlock or has no partition
 SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500)  # messages: bounds of the histogram
 RECONNECT_DELAY = 0.1  # seconds; doubles up to a second
 LOOK = 2.0  # seconds between looks of idle lanes whether they could write
 LOOK_WITHIN = 2.0  # seconds for one; a message that comes meanwhile waits for it
 TOO_LONG = 3.0  # seconds: a message that waits longer for its commit means that the lane is in trouble
-# Writes a temporary table of a quarter of a megabyte, to find out whether the disk has room.
-ROOM = (
-    "CREATE TEMPORARY TABLE parley_room ON COMMIT DROP AS SELECT md5(i::text) AS t FROM generate_series(1, 4096) AS i"
-)
+# A disk that takes 2 s for each commit is slow, and no trouble: messages are written. So what is too long is so many
+# times as long as the last commit took, up to LONGEST.
+TIMES = 3
+LONGEST = 10.0  # seconds
+SLOW = 1.0  # seconds: a commit that takes longer is worth knowing
+SLOW_MEMORY = 60.0  # seconds for which it is, where no other commit follows
+ROOM_PERIOD = 30.0  # seconds between looks of an idle lane whether the disk has room
+ROOM_PAUSE = 1.0  # the same while it has not, be the lane idle or not
 
 ACCEPTED, DUPLICATE = 0, 1
 REFUSALS = {2: "no_conversation", 3: "not_a_member", 4: "muted", 5: "no_reply_target", 6: "no_file"}
@@ -121,16 +127,19 @@ class Lanes:
         *,
         count: int = 2,
         max_queue: int = 10_000,
+        max_queue_bytes: int = MAX_QUEUE_BYTES,
         max_batch: int = 500,
         on_commit: Callable[[Sequence[Change]], None],
         on_doubt: Callable[[Collection[UUID]], None],
         outbox: bool = False,
         on_batch: OnBatch | None = None,
     ) -> None:
-        """`max_queue` is for each lane. `on_commit` gets the new messages of a batch, after each `done`;
-        `on_doubt` the conversations of a batch whose outcome is unknown. With `outbox`, each batch leaves a row there
-        under its first change's conversation and seq, which its publisher deletes (`store.postgres.outbox`)."""
+        """`max_queue` and `max_queue_bytes` (of content) are for each lane. `on_commit` gets the new messages of a
+        batch, after each `done`; `on_doubt` the conversations of a batch whose outcome is unknown. With `outbox`, each
+        batch leaves a row there under its first change's conversation and seq, which its publisher deletes
+        (`store.postgres.outbox`)."""
         self._max_queue = max_queue
+        self._max_queue_bytes = max_queue_bytes
         self._closed = False
         self.times = LaneTimes()
         self._lanes = [
@@ -156,13 +165,14 @@ class Lanes:
     def offer(self, append: Append) -> None:
         """Queue a message. Never waits. Raises Overloaded, or Unavailable once the lanes have ended."""
         lane = self._lanes[append.conversation_id.int % len(self._lanes)]
-        if len(lane.queue) >= self._max_queue:
+        if len(lane.queue) >= self._max_queue or lane.queued_bytes >= self._max_queue_bytes:
             raise Overloaded("too many messages wait to be written")
         if self._closed:
             raise Unavailable("the server is shutting down")
         if not lane.queue:
             lane.waits_since = time.perf_counter()
         lane.queue.append(append)
+        lane.queued_bytes += len(append.content)
         if lane.wake is not None:
             lane.wake.set()
             lane.wake = None
@@ -185,6 +195,15 @@ class Lanes:
     def trouble(self) -> str | None:
         """Why a message would not be committed soon, as far as is known; None when all is well. Never waits."""
         return next((trouble for lane in self._lanes if (trouble := lane.trouble())), None)
+
+    def slowness(self) -> str | None:
+        """What the last commits took, if that was long."""
+        return next((lane.slow.reason for lane in self._lanes if lane.slow), None)
+
+    def suspect_disk(self) -> None:
+        """Another statement met a full disk: lanes look whether they would, too."""
+        for lane in self._lanes:
+            lane.look_for_room()
 
     def statistics(self) -> LaneStatistics:
         """Of all lanes together."""
@@ -218,6 +237,7 @@ class _Lane:
         self._on_batch = on_batch
         self.waits_since = 0.0  # of the oldest message in the queue
         self.queue: list[Append] = []
+        self.queued_bytes = 0  # of content in the queue
         self.writing: Sequence[Append] = ()  # taken from the queue and not answered yet
         self.wake: trio.Event | None = None  # there while the task has nothing to do
         self._idle = trio.Event()
@@ -225,7 +245,11 @@ class _Lane:
         self.outage = Outage("parley.lanes", "commits_fail", lane=number, advice="messages are refused meanwhile")
         self.unresolved = Outage("parley.lanes", "duplicates_unresolved", lane=number, advice="senders repeat them")
         self._looked = False  # whether it was ever known that this lane can write
-        self._disk_was_full = False
+        self.slow = Outage("parley.lanes", "commits_slow", lane=number, advice="a slow disk, or locks that are held")
+        self._slow_at = 0.0
+        self._last_commit = 0.0  # seconds that it took
+        self._has_no_room = False  # the disk was full, and no room was found since
+        self._room_due = 0.0  # when to look for it
         self._source = source
         self._max_batch = max_batch
         self._on_commit = on_commit
@@ -262,6 +286,8 @@ class _Lane:
                         await self._try_out()
                         continue
                     self._idle = trio.Event()
+                if self._has_no_room and time.perf_counter() >= self._room_due:
+                    await self._try_out()
                 appends = self._take()
                 try:
                     await self._write(appends)
@@ -278,10 +304,12 @@ class _Lane:
         """The next batch: everything that waits, within the limits. It is being written from now on."""
         size = taken = 0
         for append in self.queue[: self._max_batch]:
-            size += len(append.content)
-            if size > MAX_BATCH_BYTES and taken:
+            more = len(append.content)
+            if size + more > MAX_BATCH_BYTES and taken:
                 break
+            size += more
             taken += 1
+        self.queued_bytes -= size
         appends = self.queue[:taken]
         del self.queue[:taken]
         self.writing = appends
@@ -295,8 +323,7 @@ class _Lane:
         """The task ends: whatever was not answered is answered now."""
         if self.writing:
             self._doubt(self.writing)
-        self._fail([*self.writing, *self.queue], Unavailable("the server is shutting down"))
-        self.queue.clear()
+        self._fail([*self.writing, *self._take_all()], Unavailable("the server is shutting down"))
         self.writing = ()
         self._hang_up()
         self._idle.set()
@@ -341,7 +368,10 @@ class _Lane:
                 self._doubt(part)
             except psycopg.Error as error:  # a server that takes no writes, has no room, lacks a table, ...
                 self._failed(error, messages=len(part))
-                self._fail(part, Unavailable("PostgreSQL did not take the message"))
+                if isinstance(error, psycopg.errors.DiskFull):
+                    self._fail(part, NoRoom("PostgreSQL has no room for the message"))
+                else:
+                    self._fail(part, Unavailable("PostgreSQL did not take the message"))
             except Unavailable as error:
                 # Those behind would wait as long only to hear the same.
                 self._failed(error, messages=len(part) + len(self.queue))
@@ -354,14 +384,18 @@ class _Lane:
 
     async def _try_out(self) -> None:
         """Nothing to write: find out whether it could be. A message that comes meanwhile waits for that."""
-        scope = trio.CancelScope(deadline=trio.current_time() + LOOK_WITHIN)
+        now = time.perf_counter()
+        within = self._patience(LOOK_WITHIN)
+        scope = trio.CancelScope(deadline=trio.current_time() + within)
         try:
             with scope:
                 conn = await self._connected()
                 await message_batch.write(conn, self._pack(()))
                 await conn.execute(durability.PROBE)  # an empty batch waits for no standby
-                if self._disk_was_full:
-                    await conn.execute(ROOM)
+                if now >= self._room_due:
+                    await disk.require_room(conn)
+                    self._has_no_room = False
+                    self._room_due = now + ROOM_PERIOD
         except (psycopg.Error, Unavailable) as error:
             self._failed(error)
             return
@@ -371,23 +405,42 @@ class _Lane:
             return
         if scope.cancelled_caught:
             self._hang_up()
-            self._failed(Unavailable(f"PostgreSQL did not take an empty batch within {LOOK_WITHIN:g} s"))
+            self._failed(Unavailable(f"PostgreSQL did not take an empty batch within {within:g} s"))
         else:
             self._succeeded()
+            if self.slow and now - self._slow_at > SLOW_MEMORY:
+                self.slow.over()
 
     def _failed(self, error: Exception, **fields: object) -> None:
         """Nothing could be written: said once, and known to `trouble` until something can."""
         if isinstance(error, psycopg.errors.DiskFull):
-            self._disk_was_full = True
+            self._has_no_room = True
+            self._room_due = time.perf_counter() + ROOM_PAUSE
         if not isinstance(error, psycopg.OperationalError):
             self._hang_up()  # it works, but may lead to the wrong server: the next one is looked up
         self.outage.failed(reason(error), **fields)
 
     def _succeeded(self) -> None:
         self._looked = True
-        self._disk_was_full = False
-        if self.outage:
+        if self.outage and not self._has_no_room:
             self.outage.over()
+
+    def _time(self, seconds: float) -> None:
+        """A batch was committed in that time."""
+        self.times.commits.observe(seconds)
+        self._last_commit = seconds
+        if seconds > SLOW:
+            self._slow_at = time.perf_counter()
+            self.slow.failed(f"a commit took {seconds:.1f} s")
+        elif self.slow:
+            self.slow.over()
+
+    def _patience(self, least: float) -> float:
+        return max(least, min(TIMES * self._last_commit, LONGEST))
+
+    def look_for_room(self) -> None:
+        """At the next look."""
+        self._room_due = min(self._room_due, time.perf_counter())
 
     def trouble(self) -> str | None:
         if self.outage:
@@ -395,7 +448,7 @@ class _Lane:
         if not self._looked:
             return "not connected to PostgreSQL yet"
         since = self._writing_since if self.writing else self.waits_since if self.queue else None
-        if since is not None and (waited := time.perf_counter() - since) > TOO_LONG:
+        if since is not None and (waited := time.perf_counter() - since) > self._patience(TOO_LONG):
             return f"messages wait for their commit, the oldest for {waited:.0f} s"
         return None
 
@@ -419,7 +472,7 @@ class _Lane:
             try:
                 rows = await message_batch.write(conn, columns)
                 ended = time.perf_counter()
-                self.times.commits.observe(ended - began)
+                self._time(ended - began)
                 if self._on_batch is not None:
                     try:
                         self._on_batch(appends, began, ended)
@@ -494,6 +547,7 @@ class _Lane:
 
     def _take_all(self) -> list[Append]:
         queued, self.queue = self.queue, []
+        self.queued_bytes = 0
         return queued
 
     # -- answering ----------------------------------------------------------------------------

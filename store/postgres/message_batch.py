@@ -18,7 +18,7 @@ from psycopg import generators, pq
 from psycopg.adapt import Transformer
 
 from store.postgres import queries
-from store.postgres.connection import Connection
+from store.postgres.connection import Connection, ends_session
 
 UUID_OID, TEXT_OID, BOOL_OID = 2950, 25, 16
 UUID_ARRAY, TEXT_ARRAY = 2951, 1009
@@ -121,8 +121,9 @@ def _exchange(pgconn: Any, lock: Sequence[bytes | None], write: Sequence[bytes |
     still fail, or the server end, in between. So the results are read up to that of the Sync, and the outcome follows
     from where an error stands. In place of a statement's result: nothing was committed, whatever happens to the
     connection afterwards. In place of the Sync's: nothing was committed, unless it is an operational error such as
-    that of a server that shuts down, which may come after the commit; then the outcome is unknown. A connection that
-    is lost before any error leaves it unknown, too.
+    that of a server that shuts down, which may come after the commit, or one with which the server or the session
+    ends (a full disk under its log); then the outcome is unknown. A connection that is lost before any error leaves it
+    unknown, too.
     """
     pgconn.enter_pipeline_mode()
     pgconn.send_query_prepared(LOCK, lock, param_formats=[BINARY], result_format=BINARY)
@@ -141,7 +142,7 @@ def _exchange(pgconn: Any, lock: Sequence[bytes | None], write: Sequence[bytes |
         while (results := (yield from generators.fetch_many(pgconn)))[0].status != PIPELINE_SYNC:
             if results[0].status == FATAL_ERROR and failure is None:
                 failure = psycopg.errors.error_from_result(results[0])
-                if isinstance(failure, psycopg.OperationalError):
+                if isinstance(failure, psycopg.OperationalError) or ends_session(failure):
                     raise OutcomeUnknown(str(failure))  # shut down: before it committed, or after?
         pgconn.exit_pipeline_mode()
     except (psycopg.Error, LookupError, ValueError) as error:

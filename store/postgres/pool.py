@@ -9,7 +9,7 @@ taken, so a restart of PostgreSQL is noticed before a query is lost to it.
 """
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import psycopg
@@ -17,10 +17,10 @@ import structlog
 import trio
 
 from store.defects import guard
-from store.errors import Overloaded, Unavailable, Unfit
+from store.errors import NoRoom, Overloaded, Unavailable, Unfit
 from store.histogram import Histogram
 from store.outage import Outage
-from store.postgres.connection import CANCEL_TIMEOUT, Connection
+from store.postgres.connection import CANCEL_TIMEOUT, Connection, ends_session
 from store.postgres.sessions import NOT_OURS, NOT_THE_PRIMARY, TRANSIENT, Admit, Connector
 from store.reasons import reason
 from store.statistics import PoolStatistics
@@ -62,14 +62,16 @@ class Pool:
         max_waiting: int = 1000,
         admit: Admit | None = None,
         cancel_timeout: float = CANCEL_TIMEOUT,
+        on_no_room: Callable[[], None] = lambda: None,
     ) -> None:
         """`name` becomes the application_name; timeouts are in seconds; `size` connections at most. `admit` and
-        `cancel_timeout` are those of `Connector`."""
+        `cancel_timeout` are those of `Connector`. `on_no_room` is called when a statement meets a full disk."""
         self._connector = Connector(
             conninfo, name=name, statement_timeout=statement_timeout, admit=admit, cancel_timeout=cancel_timeout
         )
         self.acquire_timeout = acquire_timeout
         self.statement_timeout = statement_timeout
+        self._on_no_room = on_no_room
         self._size = size
         self._max_waiting = max_waiting
         self._idle: list[Connection] = []
@@ -91,7 +93,8 @@ class Pool:
         """A connection in autocommit mode, for as long as the block runs.
 
         Raises Overloaded when too many wait already, Unavailable when none is to be had within
-        `acquire_timeout`, and Unavailable in place of every psycopg error that means "not now".
+        `acquire_timeout`, and Unavailable in place of every psycopg error that means "not now": NoRoom when the disk is
+        full.
         """
         try:
             connection = self._pop_idle() or await self._wait_for_one()
@@ -104,6 +107,10 @@ class Pool:
             finally:
                 self._give_back(connection)
         except TRANSIENT as error:
+            if isinstance(error, psycopg.errors.DiskFull):
+                self._on_no_room()
+                if not ends_session(error):
+                    raise NoRoom(f"PostgreSQL: {reason(error)}") from error
             raise Unavailable(f"PostgreSQL: {reason(error)}") from error
         except NOT_OURS as error:
             raise Unfit(f"PostgreSQL: {reason(error)}; has `parley migrate` been run, by a role that may?") from error

@@ -54,7 +54,7 @@ from store.model import (
     User,
     UserStatus,
 )
-from store.objects import UploadUrl
+from store.objects import UploadUrl, new_trouble
 from store.postgres import accounts, conversations, files, idempotency, messages, outbox, users
 from store.postgres.connection import Connection
 from store.postgres.conversations import Head
@@ -298,6 +298,7 @@ class ObjectStore:
     def __init__(self, database: Database) -> None:
         self.kept: dict[str, bytes] = {}
         self.used_up: list[str] = []
+        self.trouble = new_trouble()
         self._database = database
 
     async def write(self, key: str, chunks: AsyncIterable[bytes], content_type: str) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from handlers.errors import from_store
-from store.errors import ObjectsUnavailable, RedisUnavailable, Unavailable
+from store.errors import NoRoom, ObjectsUnavailable, RedisUnavailable, Unavailable
 
 
 @pytest.mark.parametrize(
@@ -12,6 +12,7 @@ from store.errors import ObjectsUnavailable, RedisUnavailable, Unavailable
         (Unavailable("x"), "The database is out of reach"),
         (RedisUnavailable("x"), "What the servers share is out of reach"),
         (ObjectsUnavailable("x"), "The file store is out of reach"),
+        (NoRoom("x"), "The database has no room; nothing was done"),
     ],
 )
 def test_whose_fault(error: Unavailable, said: str) -> None:

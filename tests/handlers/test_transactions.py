@@ -105,8 +105,17 @@ async def test_the_shield_ends(world: World, autojump_clock: MockClock, moment: 
     assert world.doubts == [CONVERSATION, TOUCHED] and world.published == [] and world.transactions.committed == 0
 
 
+PANIC: dict[int, bytes | None] = {psycopg.pq.DiagnosticField.SEVERITY_NONLOCALIZED: b"PANIC"}
+
+
 @pytest.mark.parametrize(
-    "error", [psycopg.OperationalError("the connection is lost"), OSError("gone"), Unavailable("no answer")]
+    "error",
+    [
+        psycopg.OperationalError("the connection is lost"),
+        psycopg.errors.DiskFull("the server ends: no room for its log", info=PANIC),
+        OSError("gone"),
+        Unavailable("no answer"),
+    ],
 )
 async def test_the_outcome_is_unknown(world: World, autojump_clock: MockClock, error: Exception) -> None:
     """The connection is lost in the commit: raised, doubted, not published."""

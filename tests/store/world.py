@@ -10,7 +10,7 @@ from store.ids import new_id
 from store.model import Change, Message, MessageType
 from store.postgres import conversations, users
 from store.postgres.connection import Connection
-from store.postgres.group_commit import Append, AppendError, Lanes, Source
+from store.postgres.group_commit import MAX_QUEUE_BYTES, Append, AppendError, Lanes, Source
 from tests.waiting import wait_until
 
 WAIT = 60.0  # seconds before a test that waits in vain fails
@@ -114,13 +114,21 @@ async def fetch_value(conn: Connection, query: str, *parameters: object) -> obje
     return value
 
 
-def make_writer(pool: Source, *, count: int = 1, max_queue: int = 10_000, outbox: bool = False) -> Writer:
+def make_writer(
+    pool: Source,
+    *,
+    count: int = 1,
+    max_queue: int = 10_000,
+    max_queue_bytes: int = MAX_QUEUE_BYTES,
+    outbox: bool = False,
+) -> Writer:
     changes: list[Change] = []
     doubts: list[UUID] = []
     made = Lanes(
         pool,
         count=count,
         max_queue=max_queue,
+        max_queue_bytes=max_queue_bytes,
         on_commit=changes.extend,
         on_doubt=doubts.extend,
         outbox=outbox,

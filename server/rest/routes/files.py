@@ -88,6 +88,7 @@ def blueprint(files: Files, max_bytes: int) -> Blueprint:
         Answer(201, StoredFile, "The file.", ("Location",)),
         form=FORM,
         parameters=(IDEMPOTENCY_KEY,),
+        refuses=("storage_full",),
     )
     @upload_route
     async def upload() -> Response:
@@ -124,7 +125,7 @@ def blueprint(files: Files, max_bytes: int) -> Blueprint:
     @operation(
         Answer(200, StoredFile, "The file."),
         parameters=(IDEMPOTENCY_KEY,),
-        refuses=("conflict", "gone", "unsupported_media_type"),
+        refuses=("conflict", "gone", "unsupported_media_type", "storage_full"),
     )
     async def complete(file_id: str) -> Response:
         """Complete an upload: check the stored content against the announced size and type.

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from handlers import export, files
 from handlers.model import Caller
+from tests.disks import MIB, Disk
 from tests.site import Site, open_site
 from tests.waiting import wait_until
 
@@ -118,3 +120,46 @@ async def test_exports_at_once(
             return await take(tokens[0]) == 200 and await take(tokens[2]) == 200
 
         await wait_until(are_given)
+
+
+async def test_full_disk(disk: Disk, database: str, redis_url: str, nursery: trio.Nursery) -> None:
+    """A full disk under the files: each upload ends with one clear error and leaves nothing, neither on the disk nor in
+    the quota; the log says it once, health says it, and both say when there is room again, without an upload."""
+    root = disk.path / "files"
+    async with open_site(
+        database, redis_url, nursery, objects=f"file://{root}", max_user_storage_bytes=7 * MIB // 2
+    ) as site:
+        _, token = await site.user("alice")
+        auth = {"Authorization": f"Bearer {token}"}
+        await post(site, token, b"x" * MIB, 201)
+        presigned = {"name": "a.txt", "contentType": "text/plain", "size": MIB}
+        link = await site.call("POST", "/api/files/presign", presigned, token=token, status=201)
+
+        def kept() -> int:
+            return sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+
+        async def health() -> tuple[str, str]:
+            found = await site.call("GET", "/health/ready")
+            return found["status"], found["checks"]["files"]
+
+        assert await health() == ("Healthy", "ok")
+        disk.fill()
+        with capture_logs() as lines:
+            for _ in range(5):  # more than the quota, were they charged
+                data = {"file": ("a.txt", b"x" * MIB)}
+                refused = await site.http.post("/api/files/upload", files=data, headers=auth)
+                assert (refused.status_code, refused.json()["code"]) == (507, "storage_full"), refused.text
+                assert refused.headers["Retry-After"] == "60"
+                put = await site.http.put(link["uploadUrl"], content=b"x" * MIB, headers=link["headers"])
+                assert (put.status_code, put.json()["code"]) == (507, "storage_full"), put.text
+                assert kept() == MIB
+                assert await health() == ("Degraded", "failing")
+            disk.free()
+            assert await health() == ("Healthy", "ok")
+        events = [line["event"] for line in lines if line["event"].startswith("files_fail")]
+        assert events == ["files_fail", "files_fail_over"], lines
+        assert "exception" not in str(lines) and "No space left" in str(lines)
+        assert (await site.http.put(link["uploadUrl"], content=b"x" * MIB, headers=link["headers"])).status_code == 200
+        await site.call("POST", f"/api/files/{link['id']}/complete", token=token)
+        await post(site, token, b"x" * (MIB - 4 * KIB), 201)
+        assert kept() == 3 * MIB - 4 * KIB

@@ -5,7 +5,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from urllib.parse import unquote, urlsplit
 
@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.lowlevel
 
-from store.errors import ObjectsUnavailable
+from store.errors import ObjectsFull, ObjectsUnavailable
 from store.objects.s3 import S3Objects
 from tests.waiting import wait_until
 
@@ -168,3 +168,29 @@ async def test_check_follows_links(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AWS_REGION", "us-west-2")
         with pytest.raises(ObjectsUnavailable, match=REGION):
             await S3Objects("bucket", endpoint=url).check()
+
+
+@pytest.mark.usefixtures("role")
+@pytest.mark.parametrize(("status", "code"), [(507, "StorageFull"), (403, "QuotaExceeded"), (403, "AccessDenied")])
+async def test_no_room(monkeypatch: pytest.MonkeyPatch, status: int, code: str) -> None:
+    """A full store, or a quota that is used up, is ObjectsFull, whatever it says of it; other refusals are not."""
+
+    class Full(Handler):
+        def do_PUT(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.say(status, f"<Error><Code>{code}</Code></Error>".encode(), Content_Type="application/xml")
+
+        def do_DELETE(self) -> None:
+            self.say(204)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"x"
+
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    with serving(Full) as url:
+        objects = S3Objects("bucket", endpoint=url)
+        with pytest.raises(ObjectsUnavailable, match=code) as caught:
+            await objects.write("k" * 32, pieces(), "text/plain")
+        assert isinstance(caught.value, ObjectsFull) is (code != "AccessDenied")
+        assert code in objects.trouble.reason

@@ -1,6 +1,7 @@
 """store.postgres.group_commit: group commit. The promises P1, P2 and P3 where they are made."""
 
 import random
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
@@ -13,7 +14,7 @@ import trio
 from structlog.testing import capture_logs
 
 from store import receipts
-from store.errors import Overloaded, StoreError, Unavailable
+from store.errors import NoRoom, Overloaded, StoreError, Unavailable
 from store.ids import new_id
 from store.model import Change, FileInfo, Message, MessageStatus
 from store.postgres import conversations, message_batch, messages
@@ -357,6 +358,7 @@ async def test_outcome_unknown(start_proxied: tuple[Writer, Proxy], conn: Connec
 
 
 SHUT_DOWN = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection\0\0"
+PANIC = b"SPANIC\0VPANIC\0CXX000\0Mcould not write to the log\0\0"
 
 
 @pytest.mark.parametrize(
@@ -364,6 +366,7 @@ SHUT_DOWN = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection\0\0"
     [
         pytest.param(b"", id="lost"),
         pytest.param(b"E" + (4 + len(SHUT_DOWN)).to_bytes(4, "big") + SHUT_DOWN, id="shut down"),
+        pytest.param(b"E" + (4 + len(PANIC)).to_bytes(4, "big") + PANIC, id="panic"),
     ],
 )
 async def test_lost_between_the_rows_and_the_end(
@@ -611,7 +614,82 @@ async def test_a_full_disk(writer: Writer, conn: Connection) -> None:
     assert "secret" not in str(lines) and "exception" not in str(lines)
     await conn.execute("DROP TRIGGER full_disk ON messages")
     assert isinstance(await writer.send(group, alice).answer(), Message)
-    assert writer.lanes.trouble() is None
+    await until_trouble(writer, None)
+
+
+async def test_a_disk_that_is_nearly_full(writer: Writer, conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk lasts until there is room: what small messages it still takes is no end of it. It is found without a
+    message, when any other statement has met it, and its end, too; both are said once."""
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+    full = True
+
+    async def require_room(connection: Connection) -> None:
+        if full:
+            said: dict[int, bytes | None] = {psycopg.pq.DiagnosticField.MESSAGE_PRIMARY: b"could not write to file"}
+            raise psycopg.errors.DiskFull("ERROR:  could not write to file", info=said)
+
+    monkeypatch.setattr("store.postgres.disk.require_room", require_room)
+    with capture_logs() as lines:
+        writer.lanes.suspect_disk()
+        await until_trouble(writer, "could not write to file")
+        for _ in range(5):
+            await writer.send(group, alice).message()
+            assert "could not write to file" in (writer.lanes.trouble() or "")
+        full = False
+        await until_trouble(writer, None)
+    events = [line["event"] for line in lines]
+    assert events == ["commits_fail", "commits_fail_over"], lines
+
+
+async def test_no_room_is_what_it_is_called(writer: Writer, conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch that a full disk refuses is NoRoom: nothing was done. A server that ends with it is not."""
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+
+    async def write(connection: Connection, columns: Sequence[bytes | None]) -> list[message_batch.Row]:
+        raise psycopg.errors.DiskFull("could not extend file")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(message_batch, "write", write)
+        assert isinstance(await writer.send(group, alice).answer(), NoRoom)
+    await writer.send(group, alice).message()
+
+
+async def test_slow_commits(writer: Writer, conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commits that take long are known and said, and no trouble: a message may wait for some times as long as the last
+    one took. They are over with the first that is quick."""
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+    lane = writer.lanes._lanes[0]
+    with capture_logs() as lines:
+        monkeypatch.setattr(lanes, "SLOW", 0.0)
+        await writer.send(group, alice).message()
+        assert "a commit took" in (writer.lanes.slowness() or "") and writer.lanes.trouble() is None
+        monkeypatch.setattr(lanes, "SLOW", 1e9)
+        await writer.send(group, alice).message()
+        assert writer.lanes.slowness() is None
+    assert [line["event"] for line in lines] == ["commits_slow", "commits_slow_over"], lines
+    lane._last_commit, lane.writing = 2.0, [make_append(group, alice, Sent())]
+    for waited, trouble in ((4.0, None), (7.0, "wait for their commit")):
+        lane._writing_since = time.perf_counter() - waited
+        assert (trouble or "") in (writer.lanes.trouble() or "") and bool(writer.lanes.trouble()) is bool(trouble)
+    lane.writing = ()
+
+
+async def test_content_that_waits_is_bounded(conn: Connection, pool: Pool, nursery: trio.Nursery) -> None:
+    """However few messages it is: beyond so many bytes a lane takes no more, until it has written some."""
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+    writer = make_writer(pool, max_queue_bytes=100_000)
+    sent = [writer.send(group, alice, "x" * 30_000) for _ in range(4)]
+    with pytest.raises(Overloaded):
+        writer.send(group, alice)
+    await nursery.start(writer.lanes.run)
+    for one in sent:
+        await one.message()
+    await writer.send(group, alice).message()
+    assert writer.lanes._lanes[0].queued_bytes == 0
 
 
 async def test_read_only(database: str, conn: Connection, other: Connection, nursery: trio.Nursery) -> None:

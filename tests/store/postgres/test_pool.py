@@ -7,7 +7,7 @@ import psycopg
 import pytest
 import trio
 
-from store.errors import Overloaded, Unavailable, Unfit
+from store.errors import NoRoom, Overloaded, Unavailable, Unfit
 from store.postgres import outbox
 from store.postgres.connection import Connection
 from store.postgres.pool import Pool
@@ -296,3 +296,14 @@ async def test_not_migrated(empty_database: str, nursery: trio.Nursery) -> None:
     with pytest.raises(Unfit, match="parley migrate"):
         async with pool.connection() as conn:
             await outbox.list_stale(conn, 1.0, 1)
+
+
+async def test_no_room(database: str, nursery: trio.Nursery) -> None:
+    """A statement that meets a full disk is NoRoom, and said to those who want to know; the connection is kept."""
+    met: list[None] = []
+    pool = Pool(database, name="test", acquire_timeout=WAIT, on_no_room=lambda: met.append(None))
+    await nursery.start(pool.run)
+    with pytest.raises(NoRoom, match="could not extend file"):
+        async with pool.connection() as conn:
+            await conn.execute("DO $$ BEGIN RAISE 'could not extend file' USING ERRCODE = '53100'; END $$")
+    assert met == [None] and pool.statistics().discarded == 0
