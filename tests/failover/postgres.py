@@ -36,6 +36,7 @@ class Server:
         self.directory = directory
         self.data = directory / "data"
         self.options: dict[str, str] = {}  # set at the next start, over OPTIONS
+        self.environment: dict[str, str] = {}  # of its processes, besides that of the tests
         self._process: subprocess.Popen[bytes] | None = None
         directory.mkdir()
         if os.geteuid() == 0:
@@ -46,8 +47,8 @@ class Server:
 
     # -- its data -------------------------------------------------------------------------------------
 
-    def initialise(self) -> None:
-        run_program("initdb", "-D", str(self.data), "-U", "postgres", "--no-sync", *_AUTHENTICATION, *_LOCALE)
+    def initialise(self, *options: str) -> None:
+        run_program("initdb", "-D", str(self.data), "-U", "postgres", "--no-sync", *_AUTHENTICATION, *_LOCALE, *options)
 
     def clone(self, source: "Server", *, standby: bool = True) -> None:
         """Replace the data by a copy of that server's, made by pg_basebackup; the server must not run.
@@ -75,6 +76,8 @@ class Server:
         command = [str(find_postgres() / "postgres"), "-D", str(self.data), "-k", str(self.directory), "-h", ""]
         for option in (*OPTIONS, *(f"{name}={value}" for name, value in self.options.items())):
             command += ["-c", option]
+        if self.environment:
+            command = ["env", *(f"{name}={value}" for name, value in self.environment.items()), *command]
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [*SUPERVISED, *unprivileged(command)], stdin=subprocess.PIPE, stdout=log, stderr=log

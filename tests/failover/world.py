@@ -33,6 +33,7 @@ from tests.waiting import wait_until
 WAIT = 180.0  # seconds: long past anything but a hang
 PAUSE = 0.05  # seconds between a sender's messages
 CALL = 20.0  # seconds for one call
+LONG = 6000  # characters of a long message: it fits into no page that is there
 LOST = (ClientError, OSError, httpx.HTTPError, trio.TooSlowError)  # what a client sees of a connection that ends
 
 PAGE = 200  # messages
@@ -180,12 +181,18 @@ class Reader:
 
 
 class Sender:
-    """A member who sends without pause, each message until it is accepted, under one clientMessageId."""
+    """A member who sends without pause, each message until it is accepted, under one clientMessageId.
 
-    def __init__(self, world: "World", user: User, instance: int) -> None:
+    One that gives up sends long messages, which take room, and none of them a second time.
+    """
+
+    def __init__(self, world: "World", user: User, instance: int, *, gives_up: bool = False) -> None:
         self.world = world
         self.user = user
         self.instance = instance
+        self.gives_up = gives_up
+        self.refusals = 0
+        self.refused: dict[str, str] = {}  # the sentence of the last error, by the content of what was not accepted
         self.accepted: dict[str, str] = {}  # contents by message id, as they were answered
         self.times: list[float] = []  # at which messages were accepted
         self.codes: set[str] = set()
@@ -198,26 +205,33 @@ class Sender:
                 async with self.world.servers[self.instance].connect(self.user, query={"sync": "manual"}) as client:
                     while not client.closed.is_set():
                         await self.world.sending.wait()
-                        if await self._send(client, f"{self.user.name} {number}"):
+                        key = f"{self.user.name} {number}"
+                        if self.gives_up:
+                            number += 1  # whatever comes of it, also when no answer does
+                            await self._send(client, key, f"{key} {random.randbytes(LONG // 2).hex()}")
+                        elif await self._send(client, key, key):
                             number += 1
                         await trio.sleep(PAUSE)  # the pace
             except* LOST:
                 await trio.sleep(0.1)  # a client's pause before it comes back
 
-    async def _send(self, client: HubClient, text: str) -> bool:
-        body = {"conversationId": self.world.conversation, "content": text, "clientMessageId": text}
+    async def _send(self, client: HubClient, key: str, text: str) -> bool:
+        body = {"conversationId": self.world.conversation, "content": text, "clientMessageId": key}
         self.world.under_way += 1
-        call = self.record.sent(self.world.conversation, text, text)
+        call = self.record.sent(self.world.conversation, key, text)
         try:
             with trio.fail_after(CALL):
                 message = await client.invoke("SendMessage", body)
         except HubError as error:
             self.codes.add(error.code)
+            self.refusals += 1
+            self.refused[text] = str(error)
             self.record.refused(call, error.code)
             return False
         finally:
             self.world.under_way -= 1
         self.record.acknowledged(call, msgspec.convert(message, Message))
+        self.refused.pop(text, None)
         self.accepted[message["id"]] = text
         self.times.append(trio.current_time())
         return True
@@ -248,15 +262,15 @@ class World:
         self.is_calm = True  # nothing breaks but PostgreSQL
         self.recording = Recording(directory / "record" / "members.jsonl")
 
-    async def populate(self, nursery: trio.Nursery) -> None:
+    async def populate(self, nursery: trio.Nursery, *, giving_up: int = 0) -> None:
         one = self.servers[0]
-        users = [lasting(await one.register(f"m{number}")) for number in range(len(KINDS) + SENDERS)]
+        users = [lasting(await one.register(f"m{number}")) for number in range(len(KINDS) + SENDERS + giving_up)]
         self.conversation = await one.group(users[0], *users[1:])
         for user, kind in zip(users, KINDS, strict=False):
             self.readers.append(Reader(self, user, kind))
             nursery.start_soon(self.readers[-1].run)
         for number, user in enumerate(users[len(KINDS) :]):
-            self.senders.append(Sender(self, user, number % len(self.servers)))
+            self.senders.append(Sender(self, user, number % len(self.servers), gives_up=number >= SENDERS))
             nursery.start_soon(self.senders[-1].run)
         await self.all_online()
 
@@ -361,7 +375,8 @@ async def health(server: Server) -> tuple[int, dict[str, str]]:
 
 
 @asynccontextmanager
-async def open_world(directory: Path, pair: Pair, redis_url: str) -> AsyncIterator[World]:
+async def open_world(directory: Path, pair: Pair, redis_url: str, *, giving_up: int = 0) -> AsyncIterator[World]:
+    """With so many senders who give up, besides those who do not."""
     async with trio.open_nursery() as nursery:
         name = Name(directory / "n", pair.primary)
         await nursery.start(name.run)
@@ -372,7 +387,7 @@ async def open_world(directory: Path, pair: Pair, redis_url: str) -> AsyncIterat
             trio.open_nursery() as clients,
         ):
             world = World(directory, pair, name, [one, two])
-            await world.populate(clients)
+            await world.populate(clients, giving_up=giving_up)
             yield world
             clients.cancel_scope.cancel()
         nursery.cancel_scope.cancel()
