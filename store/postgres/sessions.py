@@ -178,8 +178,9 @@ async def check(conninfo: str) -> Skew:
 
 
 def set_up(statement_timeout: float) -> str:
-    """The statement that makes a session ours. Its last columns say what the server is."""
-    pinned = {**PINNED, "statement_timeout": str(min(max(int(statement_timeout * 1000), 1), MAX_TIMEOUT))}
+    """The statement that makes a session ours. Its last columns say what the server is. With 0 there is no timeout."""
+    milliseconds = min(max(int(statement_timeout * 1000), 1), MAX_TIMEOUT) if statement_timeout else 0
+    pinned = {**PINNED, "statement_timeout": str(milliseconds)}
     columns = [f"set_config('{name}', '{value}', false)" for name, value in pinned.items()]
     columns += [
         f"CASE WHEN current_setting('{name}', true) IS NOT NULL THEN set_config('{name}', '{value}', false) END"

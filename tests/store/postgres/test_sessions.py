@@ -76,9 +76,9 @@ async def test_hostile_defaults(cluster: Cluster, database: str, nursery: trio.N
     conn.finish()
 
 
-@pytest.mark.parametrize(("seconds", "milliseconds"), [(1e-9, 1), (0.5, 500), (30 * 86400.0, 2**31 - 1)])
+@pytest.mark.parametrize(("seconds", "milliseconds"), [(0, 0), (1e-9, 1), (0.5, 500), (30 * 86400.0, 2**31 - 1)])
 def test_any_statement_timeout(seconds: float, milliseconds: int) -> None:
-    """Of more days than PostgreSQL takes it is the longest; of next to nothing it is not none."""
+    """Of more days than PostgreSQL takes it is the longest; of next to nothing it is not none. A migration has none."""
     assert f"'statement_timeout', '{milliseconds}'" in sessions.set_up(seconds)
 
 
