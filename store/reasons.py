@@ -53,8 +53,9 @@ def _words(error: BaseException) -> str:
 def _of_postgres(error: psycopg.Error) -> str:
     """What the server said; without its DETAIL and CONTEXT, which quote rows and statements."""
     state = error.sqlstate
-    if state is None:
-        return str(error)  # libpq's: that the connection failed, and why
+    if state is None:  # said by libpq or psycopg: only of the connection, for the rest quotes a conninfo or a value
+        said = isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
+        return str(error) if said else type(error).__name__
     if state.startswith(_QUOTING):
         return f"{type(error).__name__} ({state})"
     return error.diag.message_primary or f"{type(error).__name__} ({state})"

@@ -1,13 +1,19 @@
 """The documents: every link leads somewhere, names in them are names in the code, and none needs what is not here."""
 
 import ast
+import contextlib
 import functools
+import os
 import re
+import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
+
+from server.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("server", "handlers", "store", "loadtest", "tests")
@@ -155,3 +161,53 @@ def test_nothing_outside_is_named() -> None:
         named = {one for line in text.splitlines() if ".md" in line for one in A_DOCUMENT.findall(line)}
         found += [f"{name}: {one}" for one in named - documents]
     assert not found
+
+
+PROGRAM = "/opt/parley/current/bin/parley"
+STUB = """#!/bin/sh
+echo "${0##*/} $*" >> "$CALLS"
+case "${0##*/} $*" in *"$FAILING"*) exit 1;; esac
+"""
+CONFIGURED = ("serve", "migrate", "check", "token", "purge", "restored")
+
+
+def printed(document: str) -> list[str]:
+    """Lines of code in a page, without their comments."""
+    return [line.split("  #")[0].strip() for line in INDENTED.findall(read(document))]
+
+
+@pytest.mark.parametrize("document", ["docs/operations.md", "docs/monitoring.md"])
+def test_printed_commands_can_be_typed(document: str) -> None:
+    """A shell knows neither the program nor the configuration of the units: a command of ours has both, and its
+    options are there."""
+    ours = re.compile(rf"\bparley (?:{'|'.join(main.commands)})\b")
+    commands = list(filter(ours.search, printed(document)))
+    assert commands or document != "docs/operations.md"
+    for line in commands:
+        before, found, after = line.partition(f"{PROGRAM} ")
+        assert found, f"{line}: without {PROGRAM}"
+        name, *arguments = shlex.split(after.removesuffix("&&"))
+        if name in CONFIGURED:
+            assert before == "CREDENTIALS_DIRECTORY=/etc/parley/credentials ", line
+            assert arguments[-2:] == ["--config", "/etc/parley/parley.toml"], line
+        command = main.commands[name]
+        with contextlib.suppress(click.exceptions.Exit):
+            command.make_context(name, arguments).close()
+
+
+@pytest.mark.parametrize("failing", ["", "dropdb", "createdb", "pg_restore", "redis-cli", "parley-migrate", "restored"])
+def test_restore_as_printed(failing: str, tmp_path: Path) -> None:
+    """The last step, which starts the instances, is taken only if all before it worked."""
+    section = read("docs/operations.md").split("### Restore from a backup\n")[1].split("\n## ")[0]
+    stub = tmp_path / "stub"
+    stub.write_text(STUB)
+    stub.chmod(0o755)
+    for name in ("systemctl", "dropdb", "createdb", "pg_restore", "redis-cli", "parley"):
+        (tmp_path / name).symlink_to(stub)
+    script = "\n".join(INDENTED.findall(section)).replace(PROGRAM, f"{tmp_path}/parley")
+    environ = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CALLS": str(tmp_path / "calls")}
+    environ["FAILING"] = failing or "nothing of this name"
+    subprocess.run(["sh", "-c", script], env=environ, check=False, capture_output=True)
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert ("systemctl start parley.target" in calls) == (not failing), calls
+    assert failing or len(calls) == 8

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from server.cli.errors import fail, report_errors
+from server.cli.errors import report_errors
 from server.cli.options import DATA_TYPE, DEFAULT_DATA
 
 
@@ -31,11 +31,9 @@ def chat(url: str, user: str, other: str, say: tuple[str, ...], access_token: st
     from loadtest.chat import run  # noqa: PLC0415
     from loadtest.client import ClientError  # noqa: PLC0415
 
-    with report_errors():
+    with report_errors(ClientError):
         try:
             run(url, user, other, say, access_token or _dev_token(data, user))
-        except* ClientError as group:
-            fail(str(group.exceptions[0]))
         except* KeyboardInterrupt:
             pass
 

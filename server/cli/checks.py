@@ -5,14 +5,18 @@ with the same settings and uses the same statements. It removes what it writes (
 """
 
 import secrets
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
 import trio
 from rich.table import Table
 
+from handlers.errors import ChatError
 from server.config.checks import require
 from server.config.settings import ConfigError, Settings
 from server.identity.access_tokens import signing_keys
+from server.identity.jwks import KeySet
+from server.identity.providers import make_provider
 from server.protocol import terminal
 from server.transport.tls import expiry, load_context
 from store.errors import StoreError
@@ -37,7 +41,10 @@ class Warned(str):
 async def run(settings: Settings) -> bool:
     """Print a table of results. Return True if every check succeeded."""
     rows: list[tuple[str, str, bool]] = []
-    checks = _configuration, _postgres, _schema, _timeline, _transactions, _durability, _replica, _redis, _objects, _tls
+    checks = (
+        *(_configuration, _postgres, _schema, _timeline, _transactions, _durability),
+        *(_replica, _redis, _objects, _issuers, _tls),
+    )
     for check in checks:
         try:
             with trio.fail_after(TIMEOUT):
@@ -138,19 +145,22 @@ async def _transactions(settings: Settings) -> str:
 
 
 async def _schema(settings: Settings) -> str:
-    waiting = await trio.to_thread.run_sync(migrate.pending, settings.database_url)
-    if waiting:
-        raise StoreError(f"{', '.join(waiting)} not applied; run `parley migrate`")
-    conn = await Connection.open(settings.database_url)
+    state = await trio.to_thread.run_sync(migrate.look, settings.database_url, abandon_on_cancel=True)
+    if state.pending:
+        raise StoreError(f"{', '.join(state.pending)} not applied; run `parley migrate`")
+    conn = await _connector(settings, settings.database_url, writes=False).connect()
     try:
         names = await partitions.list_partitions(conn)
     finally:
-        await conn.close()
+        conn.finish()
     this_month = datetime.now(UTC).strftime("%Ym%m")  # the suffix of partition names
     ahead = [name for name in names if name[-7:] > this_month]
     if not ahead:
         raise StoreError("no partition for next month; run `parley migrate`")
-    return f"up to date, {len(ahead)} months of partitions ahead"
+    months = f"{len(ahead)} months of partitions ahead"
+    if state.is_newer:
+        return Warned(f"{state.current}: newer than the {state.newest} of this build, which works with it; {months}")
+    return f"up to date, {months}"
 
 
 async def _replica(settings: Settings) -> str:
@@ -160,6 +170,13 @@ async def _replica(settings: Settings) -> str:
     try:
         row = await (await connection.execute("SELECT pg_is_in_recovery()")).fetchone()
         here = await _identify(connection)
+        primary = await _connector(settings, settings.database_url, writes=True).connect()
+        try:
+            timeline, _ = await timelines.fetch(primary)
+        finally:
+            primary.finish()
+        if row and row[0]:
+            await timelines.require_follower(connection, timeline)
     finally:
         connection.finish()
     return here + ("" if row and row[0] else ": no replica, but a primary")
@@ -182,6 +199,30 @@ async def _objects(settings: Settings) -> str:
         return "not configured: files cannot be uploaded"
     await open_objects(settings.objects, endpoint=settings.s3_endpoint_url, signing=signing_keys(settings)).check()
     return settings.objects
+
+
+async def _issuers(settings: Settings) -> str:
+    """Ask everybody whose tokens would be taken for their keys, all at once. Providers without OpenID Connect publish
+    nothing: of these it is only seen whether they answer."""
+    if not (settings.jwks_url or settings.oauth):
+        return "not configured: only tokens of this service are taken"
+    found: dict[str, str] = {}
+    faults: dict[str, str] = {}
+
+    async def ask(name: str, check: Callable[[], Awaitable[str]]) -> None:
+        try:
+            found[name] = await check()
+        except (ChatError, StoreError) as error:
+            faults[name] = str(error)
+
+    async with trio.open_nursery() as nursery:
+        if settings.jwks_url:
+            nursery.start_soon(ask, "JWKS_URL", KeySet(settings.jwks_url).check)
+        for provider in settings.oauth:
+            nursery.start_soon(ask, provider.name, make_provider(provider).check)
+    if faults:
+        raise StoreError("; ".join(f"{name}: {fault}" for name, fault in sorted(faults.items())))
+    return ", ".join(f"{name}: {text}" for name, text in sorted(found.items()))
 
 
 async def _tls(settings: Settings) -> str:

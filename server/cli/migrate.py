@@ -28,4 +28,10 @@ def migrate(config: Path | None, sql: bool) -> None:
         if not settings.database_url:
             fail("DATABASE_URL is not set", MISUSED)
         before, after = schema.upgrade(settings.database_url, progress=terminal.echo)
-        terminal.echo(f"schema {before or '(empty)'} -> {after}" if before != after else f"schema {after}: up to date")
+        newest = schema.newest()
+        if after > newest:
+            terminal.echo(f"schema {after}: newer than the {newest} of this build, which works with it; nothing to do")
+        elif before != after:
+            terminal.echo(f"schema {before or '(empty)'} -> {after}")
+        else:
+            terminal.echo(f"schema {after}: up to date")

@@ -9,10 +9,10 @@ from uuid import UUID
 import trio
 
 from server.cli.dev.run import KEY_FILE, dev_settings
-from server.config.settings import Settings
+from server.config.settings import ConfigError, Settings
 from server.identity.access_tokens import ACCESS_TTL, mint_token
 from store.postgres import users
-from store.postgres.connection import Connection
+from store.postgres.sessions import Connector
 
 
 def mint(settings: Settings, user: str, seconds: float = ACCESS_TTL, *, admin: bool = False) -> str | None:
@@ -32,9 +32,11 @@ async def _find_user(settings: Settings, id_or_name: str) -> UUID | None:
         return UUID(id_or_name)
     except ValueError:
         pass
-    conn = await Connection.open(settings.database_url)
+    if not settings.database_url:
+        raise ConfigError("DATABASE_URL: required to find a user by name, for example postgresql://parley@db/parley")
+    conn = await Connector(settings.database_url, name="parley-token").connect()
     try:
         user = await users.fetch_user_by_name(conn, id_or_name)
     finally:
-        await conn.close()
+        conn.finish()
     return user.id if user else None

@@ -5,16 +5,13 @@ with it; loading, the reload list, `parley serve --help` and docs/settings.md re
 nothing.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
-from server.config import units
-
-HIDDEN = "***"
+from server.config import units, urls
+from server.config.urls import HIDDEN
 
 
 class Secret(str):
@@ -62,14 +59,6 @@ def _secrets(given: object) -> tuple[Secret, ...]:
     return tuple(map(Secret, _items(given, "\n")))
 
 
-def _without_password(value: str) -> str:
-    text = re.sub(r"(password\s*=\s*)('[^']*'|\S+)", rf"\1{HIDDEN}", value)
-    parts = urlsplit(text)
-    if parts.password is None:
-        return str(text)
-    return urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", f":{HIDDEN}@")))
-
-
 def _hide(value: object) -> str:
     return HIDDEN
 
@@ -83,7 +72,8 @@ SIZE = Kind(name="size", parse=units.size, show=units.show_size)
 RATE = Kind(name="rate", parse=units.rate, show=units.show_rate)
 KEY = Kind(name="secret text", parse=_secret, redact=_hide)
 KEYS = Kind(name="secret texts, one a line", parse=_secrets, redact=_hide, show="\n".join)
-SERVICE_URL = Kind(name="URL, secret", parse=_secret, redact=_without_password)
+SERVICE_URL = Kind(name="URL, secret", parse=_secret, redact=urls.without_password)
+HTTP_URL = Kind(name="URL", parse=_text, redact=urls.without_query)
 
 
 @dataclass(frozen=True, kw_only=True)

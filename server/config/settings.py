@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from handlers.rate_limits import Rate
-from server.config import admin_address
+from server.config import admin_address, urls
 from server.config.declaration import (
     COUNT,
     DURATION,
     FILE,
+    HTTP_URL,
     KEY,
     KEYS,
     RATE,
@@ -99,12 +100,19 @@ class OAuthProvider:
         KEY, Secret(""), "The secret that belongs to it.", shown_default="none: a public client, by PKCE alone"
     )
     issuer: str = OAUTH.setting(
-        TEXT, "", "The issuer of a provider that speaks OpenID Connect: the rest is found by discovery."
+        HTTP_URL,
+        "",
+        "The issuer of a provider that speaks OpenID Connect: the rest is found by discovery.",
+        then=urls.base,
     )
     scopes: str = OAUTH.setting(TEXT, "openid profile email", "What is asked for.")
-    authorize_url: str = OAUTH.setting(TEXT, "", "Where browsers go, of a provider without OpenID Connect.")
-    token_url: str = OAUTH.setting(TEXT, "", "Where codes are exchanged, of such a provider.")
-    user_url: str = OAUTH.setting(TEXT, "", "What says who the user is, as JSON with an `id`, of such a provider.")
+    authorize_url: str = OAUTH.setting(
+        HTTP_URL, "", "Where browsers go, of a provider without OpenID Connect.", then=urls.http
+    )
+    token_url: str = OAUTH.setting(HTTP_URL, "", "Where codes are exchanged, of such a provider.", then=urls.http)
+    user_url: str = OAUTH.setting(
+        HTTP_URL, "", "What says who the user is, as JSON with an `id`, of such a provider.", then=urls.http
+    )
 
 
 OAUTH_DEFAULTS: Mapping[str, Mapping[str, str]] = {
@@ -145,7 +153,11 @@ class Settings:
         choices=ON_OFF,
     )
     public_url: str = LISTENING.setting(
-        TEXT, "", "How clients reach the service, for the links it hands out.", shown_default="from the request"
+        HTTP_URL,
+        "",
+        "How clients reach the service, for the links it hands out.",
+        shown_default="from the request",
+        then=urls.base,
     )
     allowed_origins: tuple[str, ...] = LISTENING.setting(
         TEXTS,
@@ -195,12 +207,14 @@ class Settings:
         "PostgreSQL 14 or newer, as a libpq URL or key=value string.",
         more="PostgreSQL itself: no pooler in transaction mode.",
         shown_default="required",
+        then=urls.postgres,
     )
     read_url: str = SERVICES.setting(
         SERVICE_URL,
         "",
         "A replica: history is read from it where it is as new as the primary.",
         shown_default="the primary",
+        then=urls.postgres,
     )
     redis_url: str = SERVICES.setting(
         SERVICE_URL,
@@ -208,6 +222,7 @@ class Settings:
         "Redis 7 or Valkey: `redis://`, `rediss://`, `unix://`, `redis+sentinel://` or `redis+cluster://`.",
         more="Sentinels, or nodes of a Cluster, are separated by commas: name several.",
         shown_default="required",
+        then=urls.redis,
     )
     pool_size: int = SERVICES.setting(COUNT, 8, "Connections to PostgreSQL beside those of the lanes.", minimum=1)
     lanes: int = SERVICES.setting(
@@ -239,11 +254,12 @@ class Settings:
         then=_long_enough,
     )
     jwks_url: str = SIGN_IN.setting(
-        TEXT,
+        HTTP_URL,
         "",
         "Keys of an issuer of RS256, ES256 or EdDSA tokens.",
         more="They are good for 24 h after the last time they could be fetched.",
         shown_default="none",
+        then=urls.http,
     )
     jwt_issuer: str = SIGN_IN.setting(TEXT, "ChatBackend", "The issuer that tokens must name.")
     jwt_audience: str = SIGN_IN.setting(TEXT, "ChatBackendUsers", "The audience that tokens must name.")
@@ -281,11 +297,12 @@ class Settings:
         then=_object_store,
     )
     s3_endpoint_url: str = FILES.setting(
-        TEXT,
+        HTTP_URL,
         "",
         "Address of an S3 that is not Amazon's.",
         more="Its keys and region are read as boto3 reads them (`AWS_*`), and from `AWS_REGION`.",
         shown_default="Amazon's",
+        then=urls.base,
     )
     upload_types: tuple[str, ...] = FILES.setting(
         TEXTS, UPLOAD_TYPES, "Content types that may be uploaded; the content decides."

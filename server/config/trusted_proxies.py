@@ -71,18 +71,19 @@ def browser_origin(text: str) -> str:
     """
     if text == "null":  # of pages without one, as in sandboxed frames
         return text
-    parts = urlsplit(text)
-    host = parts.hostname or ""
-    if not parts.scheme or not host or "*" in text:
-        raise ValueError(f"{text!r} is no origin: expected one such as https://chat.example.com")
-    if parts.path not in ("", "/") or parts.query or parts.fragment or "@" in parts.netloc:
-        raise ValueError(f"{text!r} is more than an origin: expected only the beginning, such as https://{host}")
+    shown = "an entry" if "@" in text else repr(text)  # what is before an @ may be a password
     try:
-        host = f"[{host}]" if ":" in host else host.encode("idna").decode()
+        parts = urlsplit(text)
+        host = parts.hostname or ""
+        written = f"[{host}]" if ":" in host else host.encode("idna").decode()
         port = "" if parts.port in (None, _DEFAULT_PORTS.get(parts.scheme)) else f":{parts.port}"
     except ValueError:
-        raise ValueError(f"{text!r} is no origin: its host or port is malformed") from None
-    return f"{parts.scheme}://{host}{port}"
+        raise ValueError(f"{shown} is no origin: its host or port is malformed") from None
+    if not parts.scheme or not host or "*" in text:
+        raise ValueError(f"{shown} is no origin: expected one such as https://chat.example.com")
+    if parts.path not in ("", "/") or parts.query or parts.fragment or "@" in parts.netloc:
+        raise ValueError(f"{shown} is more than an origin: expected only the beginning, such as https://{host}")
+    return f"{parts.scheme}://{written}{port}"
 
 
 def new_request_id() -> str:

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from handlers.errors import ChatError
 from store.defects import guard
+from store.errors import Unavailable
 from store.reasons import cut, reason
 
 REFRESH = 300.0  # seconds between background refreshes
@@ -48,6 +49,7 @@ class KeySet:
 
     def __init__(self, url: str) -> None:
         self._url = url
+        self._shown = url.partition("?")[0]  # a query may have a key in it
         self._keys: dict[str | None, list[jwt.PyJWK]] = {}
         self._shared: set[str] = set()  # key ids, as logged last, that have too many keys
         self._fetched_at = float("-inf")
@@ -82,7 +84,7 @@ class KeySet:
         if self._keys and trio.current_time() - self._fetched_at > TRUSTED_FOR:
             self._keys = {}
             advice = "tokens of this issuer are refused until its keys can be fetched"
-            log.error("jwks_expired", url=self._url, hours=TRUSTED_FOR / 3600, advice=advice)
+            log.error("jwks_expired", url=self._shown, hours=TRUSTED_FOR / 3600, advice=advice)
 
     async def _refetch(self, key_id: str | None) -> None:
         async with self._lock:
@@ -90,24 +92,39 @@ class KeySet:
             if age > STALE or (age >= MIN_INTERVAL and not self._lookup(key_id)):
                 await self._fetch()
 
+    async def check(self) -> str:
+        """Return how many usable keys there are. Raises StoreError with the reason."""
+        try:
+            keys = await self._load()
+        except trio.TooSlowError:
+            raise Unavailable(f"no answer within {TIMEOUT:g} s") from None
+        except _FAULTS as error:
+            raise Unavailable(_why(error)) from None
+        if not keys:
+            raise Unavailable("there is no usable key in its key set")
+        return f"{sum(map(len, keys.values()))} keys"
+
+    async def _load(self) -> dict[str | None, list[jwt.PyJWK]]:
+        with trio.fail_after(TIMEOUT):
+            body = await self._read()
+        return await _parse_all(json.loads(body)["keys"])
+
     async def _fetch(self) -> None:
         """Replace the keys. A failure leaves them as they are; its beginning and its end are logged."""
         before, self._tried_at = self._tried_at, trio.current_time()
         try:
-            with trio.fail_after(TIMEOUT):
-                body = await self._read()
-            self._keys = await _parse_all(json.loads(body)["keys"])
+            self._keys = await self._load()
             self._bound()
         except trio.Cancelled:  # the one who asked has gone: this says nothing of the provider
             self._tried_at = before
             raise
         except _FAULTS as error:
             if not self._is_away:
-                log.warning("jwks_unreachable", url=self._url, reason=_why(error))
+                log.warning("jwks_unreachable", url=self._shown, reason=_why(error))
             self._is_away = True
         else:
             if self._is_away:
-                log.info("jwks_reachable", url=self._url, keys=sum(map(len, self._keys.values())))
+                log.info("jwks_reachable", url=self._shown, keys=sum(map(len, self._keys.values())))
             self._is_away, self._fetched_at = False, self._tried_at
 
     def _bound(self) -> None:
@@ -122,7 +139,7 @@ class KeySet:
                     shared.add(cut(str(key_id)))
         if shared - self._shared:
             advice = "the provider should give each key an id of its own (RFC 7517, 4.5); the others are not used"
-            log.warning("jwks_keys_left_out", url=self._url, key_ids=sorted(shared)[:5], kept=MAX_SAME, advice=advice)
+            log.warning("jwks_keys_left_out", url=self._shown, key_ids=sorted(shared)[:5], kept=MAX_SAME, advice=advice)
         self._shared = shared
 
     async def _read(self) -> bytes:
@@ -149,7 +166,7 @@ class KeySet:
                     await self._fetch()
                     self._expire()
             except Exception as error:  # the keys stay as they are
-                _guard.caught(error, url=self._url)
+                _guard.caught(error, url=self._shown)
             await trio.sleep(REFRESH)
 
 

@@ -43,6 +43,9 @@ class Provider(Protocol):
     async def identify(self, attempt: Attempt, code: str, issuer: str | None) -> Identity:
         """Return the identity for `code`. `issuer`: as in the callback (RFC 9207). Raise ChatError."""
 
+    async def check(self) -> str:
+        """Ask the provider what can be asked without a user, and say what was found. Raise ChatError, StoreError."""
+
 
 def make_provider(config: OAuthProvider) -> Provider:
     return OpenIdProvider(config) if config.issuer else OAuth2Provider(config)
@@ -123,6 +126,9 @@ class OpenIdProvider:
         if not isinstance(token, str):
             raise failed("The provider gave no id token.")
         return _identity(self.name, await self._verify(token, attempt, metadata))
+
+    async def check(self) -> str:
+        return await KeySet((await self._discover()).jwks_uri).check()
 
     async def _discover(self) -> Metadata:
         """Return the metadata. Tasks that wait while another one's request fails share its failure."""
@@ -222,6 +228,10 @@ class OAuth2Provider:
             name=_text(found.get("name")),
             picture=_text(found.get("avatar_url")),
         )
+
+    async def check(self) -> str:
+        status, _ = await self._web.json("GET", self._config.user_url)
+        return f"answers (HTTP {status} without a token)"
 
 
 def _query(config: OAuthProvider, attempt: Attempt, **more: str) -> dict[str, str]:

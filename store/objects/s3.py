@@ -88,9 +88,10 @@ class S3Objects:
     def _at(self, key: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": self._prefix + key}
 
-    async def _run(self, call: Callable[[], T]) -> T:
+    async def _run(self, call: Callable[[], T], *, abandon: bool = False) -> T:
+        """With `abandon`, a cancelled caller does not wait for the thread, whose work may be done or not."""
         try:
-            return await trio.to_thread.run_sync(call, limiter=self._limiter)
+            return await trio.to_thread.run_sync(call, limiter=self._limiter, abandon_on_cancel=abandon)
         except ClientError as error:
             if error.response.get("Error", {}).get("Code") in MISSING:
                 raise FileNotFoundError from None
@@ -231,7 +232,8 @@ class S3Objects:
         """By every way that users' files take: through us, and through links to put and to get."""
         keys = new_key(), new_key()
         try:
-            await self._run(lambda: self._client.put_object(**self._at(keys[0]), Body=PROBE, ContentType="text/plain"))
+            first = {**self._at(keys[0]), "Body": PROBE, "ContentType": "text/plain"}
+            await self._run(lambda: self._client.put_object(**first), abandon=True)
             put = await self.upload_url(keys[1], content_type="text/plain", size=len(PROBE), seconds=60)
             await _follow(put.method, put.url, put.headers, PROBE)
             for key in keys:

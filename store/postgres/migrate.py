@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 import sqlalchemy
@@ -28,11 +28,12 @@ from store.reasons import reason
 
 LOCK = "parley.migrate"  # hashed to the key of the advisory lock that lets one run at a time
 BATCH = 2000  # rows in one statement: short locks
-LOCK_TIMEOUT = "5min"  # how long to wait for another run to end
+LOCK_TIMEOUT = "65min"  # how long to wait for another run to end: it gives up after GIVE_UP
 PATIENCE = 1.5  # seconds in which one attempt has to get all its locks: sends queue up behind it meanwhile
 LEAST_PATIENCE = 0.1  # seconds for each lock after that
 GIVE_UP = 3600.0  # seconds: a backup may take that long
 FIRST_BACKOFF, MAX_BACKOFF = 1.0, 10.0  # seconds between attempts
+LOCK_LOST = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)  # another attempt may get the locks
 # The session that has held a table's lock for longest, as far as this role may see.
 HOLDER = """SELECT a.pid, coalesce(nullif(a.application_name, ''), 'a client'),
         extract(epoch FROM clock_timestamp() - a.xact_start)::int
@@ -40,6 +41,8 @@ HOLDER = """SELECT a.pid, coalesce(nullif(a.application_name, ''), 'a client'),
     WHERE l.locktype = 'relation' AND l.granted AND a.pid <> pg_backend_pid() AND a.datname = current_database()
         AND a.xact_start IS NOT NULL
     ORDER BY a.xact_start LIMIT 1"""
+
+WORKS_FROM = "works with code from "  # the comment on Alembic's table goes on with the number of a revision
 
 Progress = Callable[[str], object]
 
@@ -49,27 +52,41 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 def upgrade(conninfo: str, *, progress: Progress = lambda line: None) -> tuple[str | None, str]:
     """Bring the schema to the newest revision, and make the coming months' partitions.
 
-    Returns the revision before (None: there was nothing) and the one after. Two runs at once are fine:
-    the second waits, then finds nothing to do. Raises StoreError (Unavailable when PostgreSQL is out of reach);
-    nothing has changed then, as all revisions run in one transaction. What older code has written is brought up to
-    the new schema afterwards (FILL_INS), in short transactions beside running instances.
+    Returns the revision before (None: there was nothing) and the one after. Two runs at once are fine: the second
+    waits, then finds nothing to do; where there is nothing to do, it does not wait. Raises StoreError (Unavailable when
+    PostgreSQL is out of reach); nothing has changed then, as all revisions run in one transaction. What older code has
+    written is brought up to the new schema afterwards (FILL_INS), in short transactions beside running instances.
 
     Safe while instances serve: an attempt that does not get its locks within PATIENCE lets go of them all, and is made
-    again later. `progress` gets a line then.
+    again later. `progress` gets a line then. A newer schema that this code works with is left as it is.
     """
     known = migrations.load()
     trio.run(sessions.check, conninfo)
     with _connected(conninfo) as connection:
         connection.exec_driver_sql(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
-        connection.exec_driver_sql("SELECT pg_advisory_lock(hashtext(%s))", (LOCK,))
+        if not connection.exec_driver_sql("SELECT pg_try_advisory_lock(hashtext(%s))", (LOCK,)).scalar_one():
+            now = _revision(connection)
+            if now is not None and not migrations.after(known, now, _works_from(connection)):
+                return now, now  # the other run makes the partitions
+            progress("another run is at work: waiting until it is done")
+            connection.exec_driver_sql("SELECT pg_advisory_lock(hashtext(%s))", (LOCK,))
         before = _revision(connection)
         connection.commit()
-        _retried(connection, partial(_upgrade, known=known), progress)
-        _retried(connection, _make_partitions, progress)
+        give_up_at = time.monotonic() + GIVE_UP
+        _retried(connection, partial(_upgrade, known=known), progress, give_up_at)
+        _retried(connection, _make_partitions, progress, give_up_at)
         after = _revision(connection)
     assert after is not None
-    for fill_in in FILL_INS:
-        fill_in(conninfo)
+    if migrations.is_newer(known, after):
+        return before, after  # what is to be filled in is for the newer code to say
+    try:
+        for fill_in in FILL_INS:
+            fill_in(conninfo)
+    except psycopg.Error as error:
+        kind = Unavailable if isinstance(error, sessions.TRANSIENT) else StoreError
+        raise kind(
+            f"{reason(error)}; the schema is at {after}: run it again for what older code has written"
+        ) from error
     return before, after
 
 
@@ -94,13 +111,29 @@ FILL_INS: tuple[Callable[[str], None], ...] = (_fold_names,)  # 0005
 
 
 def _upgrade(connection: sqlalchemy.Connection, *, known: list[Migration]) -> None:
-    context = MigrationContext.configure(connection, opts={"fn": partial(_steps, known)})
+    works_from = _works_from(connection)
+    connection.commit()  # Alembic commits only a transaction that it has begun
+    context = MigrationContext.configure(connection, opts={"fn": partial(_steps, known, works_from)})
     with context.begin_transaction():
         context.run_migrations()
+        if not migrations.is_newer(known, _revision(connection)):
+            context.execute(_say_works_from(known))
 
 
-def _steps(known: list[Migration], heads: tuple[str, ...], context: MigrationContext) -> list[RevisionStep]:
-    return migrations.steps(known, context, *heads or (None,))
+def _steps(
+    known: list[Migration], works_from: str | None, heads: tuple[str, ...], context: MigrationContext
+) -> list[RevisionStep]:
+    return migrations.steps(known, context, heads[0] if heads else None, works_from)
+
+
+def _say_works_from(known: list[Migration]) -> str:
+    return f"COMMENT ON TABLE alembic_version IS '{WORKS_FROM}{migrations.oldest(known)}'"
+
+
+def _works_from(connection: sqlalchemy.Connection) -> str | None:
+    """What the database says: the oldest revision whose code works with it."""
+    said = connection.exec_driver_sql("SELECT obj_description(to_regclass('alembic_version'), 'pg_class')").scalar()
+    return str(said).removeprefix(WORKS_FROM) if said and str(said).startswith(WORKS_FROM) else None
 
 
 def _make_partitions(connection: sqlalchemy.Connection) -> None:
@@ -109,20 +142,22 @@ def _make_partitions(connection: sqlalchemy.Connection) -> None:
 
 
 def _retried(
-    connection: sqlalchemy.Connection, attempt: Callable[[sqlalchemy.Connection], None], progress: Progress
+    connection: sqlalchemy.Connection,
+    attempt: Callable[[sqlalchemy.Connection], None],
+    progress: Progress,
+    give_up_at: float,
 ) -> None:
-    """Make attempts until one gets all its locks. Raises StoreError after GIVE_UP."""
-    began = time.monotonic()
+    """Make attempts until one gets all its locks. Raises StoreError after `give_up_at`."""
     delay = FIRST_BACKOFF
     while True:
         try:
             with _impatient(connection):
                 return attempt(connection)
         except sqlalchemy.exc.OperationalError as error:
-            if not isinstance(error.orig, psycopg.errors.LockNotAvailable):
+            if not isinstance(error.orig, LOCK_LOST):
                 raise
             connection.rollback()
-        if time.monotonic() - began > GIVE_UP:
+        if time.monotonic() > give_up_at:
             raise StoreError(f"{_holder(connection)}: given up after {GIVE_UP / 60:g} minutes; nothing was changed")
         progress(f"{_holder(connection)}: let go of everything, and trying again in {delay:g} s")
         time.sleep(delay)
@@ -156,22 +191,48 @@ def _holder(connection: sqlalchemy.Connection) -> str:
 def sql() -> str:
     """Return the SQL that makes the schema from nothing, for an operator to read and run."""
     buffer = io.StringIO()
+    known = migrations.load()
     context = MigrationContext.configure(
         dialect_name="postgresql",
         dialect_opts={"paramstyle": "named"},  # any other style would double every % of the SQL it prints
-        opts={"as_sql": True, "output_buffer": buffer, "fn": partial(_steps, migrations.load())},
+        opts={"as_sql": True, "output_buffer": buffer, "fn": partial(_steps, known, None)},
     )
     with context.begin_transaction():
         context.run_migrations()
+        context.execute(_say_works_from(known))
     return buffer.getvalue()
+
+
+class State(NamedTuple):
+    """At which revision a database is, the newest of this code, and those that it lacks, oldest first."""
+
+    current: str | None
+    newest: str
+    pending: list[str]
+
+    @property
+    def is_newer(self) -> bool:
+        """Newer code has migrated it, and this code works with it."""
+        return self.current is not None and self.current > self.newest
+
+
+def look(conninfo: str) -> State:
+    """Return how the schema is. Raises StoreError, also if newer code has made it one that this code cannot use."""
+    known = migrations.load()
+    with _connected(conninfo) as connection:
+        current, works_from = _revision(connection), _works_from(connection)
+    missing = [migration.revision for migration in migrations.after(known, current, works_from)]
+    return State(current, known[-1].revision, missing)
 
 
 def pending(conninfo: str) -> list[str]:
     """The revisions that the database lacks, oldest first; empty when it is up to date. Raises StoreError."""
-    known = migrations.load()
-    with _connected(conninfo) as connection:
-        current = _revision(connection)
-    return [migration.revision for migration in migrations.after(known, current)]
+    return look(conninfo).pending
+
+
+def newest() -> str:
+    """Return the newest revision that this code has."""
+    return migrations.load()[-1].revision
 
 
 @contextmanager

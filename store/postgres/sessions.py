@@ -21,6 +21,7 @@ from store.reasons import reason
 SECONDS = 1.0
 MIN_VERSION = 140000  # DETACH PARTITION CONCURRENTLY and its catalogue
 IDLE_IN_TRANSACTION = 30 * SECONDS  # the server's own guard against a transaction that we forgot
+SET_UP_WITHIN = 20 * SECONDS  # for the first exchange; a server may accept the login and then hang
 LOOKS = 5  # at who serves a session, to find out whether it is the same backend each time
 
 log = structlog.get_logger("parley.sessions")
@@ -126,7 +127,10 @@ class Connector:
             if "unsupported startup parameter" in str(error):
                 raise Unfit(f"a pooler refuses the connection: {reason(error)}") from error
             raise Unavailable(f"PostgreSQL: {reason(error)}") from error
+        except psycopg.ProgrammingError:  # psycopg's own words quote it, password and all
+            raise Unfit("the URL or key=value string of the database cannot be read") from None
         connection.cancel_timeout = self._cancel_timeout
+        connection.patience = SET_UP_WITHIN
         try:
             await self._set_up(connection)
             connection.patience = 2 * self.statement_timeout + 5 * SECONDS
@@ -193,6 +197,7 @@ async def _shares_sessions(one: Connection, conninfo: str) -> bool:
     """Whether two sessions at once are ever served by the same backend, or one by two."""
     first = await _backend(one)
     other = await Connection.open(conninfo)
+    other.patience = one.patience
     try:
         async with other.transaction():  # a pooler gives it a backend now: as a rule the one that was used last
             if await _backend(other) == first:

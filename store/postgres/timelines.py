@@ -133,12 +133,7 @@ class Timelines:
         The seqs that it has could be those of other messages.
         """
         if self.current is not None and self.current.mark is not None:
-            try:
-                row = await (await connection.execute(queries.fetch_last_mark)).fetchone()
-            except NOT_OURS:
-                row = None
-            if row is None or row[0] != self.current.mark:
-                raise Unavailable(f"the replica does not follow timeline {self.current.number} (yet)")
+            await require_follower(connection, self.current)
         self._admitted.add(connection)
 
     # -- one server -----------------------------------------------------------------------------------
@@ -221,6 +216,16 @@ def describe_refusal(found: Timeline, highest: int) -> str:
         f"PostgreSQL is on timeline {found.number}, but {highest % GENERATION} has been seen{generation}: "
         "an old primary that came back, or a standby of one"
     )
+
+
+async def require_follower(replica: Connection, timeline: Timeline) -> None:
+    """Raises Unavailable if this replica does not have the last mark of the primary's timeline."""
+    try:
+        row = await (await replica.execute(queries.fetch_last_mark)).fetchone()
+    except NOT_OURS:
+        row = None
+    if timeline.mark is not None and (row is None or row[0] != timeline.mark):
+        raise Unavailable(f"the replica does not follow timeline {timeline.number} (yet)")
 
 
 async def fetch(connection: Connection) -> tuple[Timeline, int | None]:

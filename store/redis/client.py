@@ -297,5 +297,5 @@ async def connect(
         async with coredis.RedisCluster(connection_pool=nodes_pool, retry_policy=retries) as whole:
             yield whole
     else:
-        async with coredis.Redis.from_url(url, retry_policy=retries, **settings) as single:
+        async with coredis.Redis.from_url(url, decode_components=True, retry_policy=retries, **settings) as single:
             yield single

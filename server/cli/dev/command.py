@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from server.cli.errors import fail, report_errors
+from server.cli.errors import report_errors
 from server.cli.options import DATA_TYPE, DEFAULT_DATA
 
 
@@ -23,8 +23,5 @@ def dev(port: int, data: Path, instances: int, until_eof: bool) -> None:
     from server.cli.dev.run import run  # noqa: PLC0415
     from server.cli.dev.services import ServiceError  # noqa: PLC0415
 
-    with report_errors():
-        try:
-            run(port, data, instances, until_eof=until_eof)
-        except* ServiceError as group:
-            fail(str(group.exceptions[0]))
+    with report_errors(ServiceError):
+        run(port, data, instances, until_eof=until_eof)

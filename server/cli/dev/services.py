@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import trio
 
@@ -48,7 +49,7 @@ async def open_services(
             lambda: postgres.start(root, sockets, programs), lambda: valkey.start(root, sockets, program)
         )
         try:
-            yield Services(postgres.conninfo(sockets), f"unix://{sockets / valkey.SOCKET_NAME}", root)
+            yield Services(postgres.conninfo(sockets), f"unix://{quote(str(sockets / valkey.SOCKET_NAME))}", root)
         finally:
             await _stop(running)
 

@@ -4,7 +4,6 @@ Owns the command line. Exit codes are 0 on success; 1 with one clear line if the
 user; 2 for a wrong command line. Imports are delayed as in `server.cli.main`.
 """
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -14,6 +13,7 @@ from urllib.parse import quote
 
 import click
 
+from server.cli.errors import report_errors
 from server.protocol import terminal
 
 F = TypeVar("F", bound=Callable[..., None])
@@ -25,19 +25,11 @@ ORDERS = ("age", "send_queue", "rooms", "in", "out")  # as server.admin.snapshot
 def _report_errors() -> Iterator[None]:
     from server.cli.inspect.client import AdminError  # noqa: PLC0415
 
-    try:
-        yield
-    except* AdminError as group:
-        terminal.echo(f"parley: {_first(group)}", err=True)
-        sys.exit(1)
-    except* KeyboardInterrupt:
-        pass  # the way to end a watch
-
-
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+    with report_errors(AdminError):
+        try:
+            yield
+        except* KeyboardInterrupt:
+            pass  # the way to end a watch
 
 
 def _where(command: F) -> F:

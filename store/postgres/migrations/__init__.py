@@ -6,8 +6,10 @@ cannot do, such as folding names, is a function in `store.postgres.migrate.FILL_
 after the schema is there, beside running instances.
 
 Expand, then contract: old and new servers run side by side during a deploy, so a revision only adds
-what the old code can ignore, and a later one removes what no running code uses. A revision that was released is not
-changed any more, and its number stays: databases are at it.
+what the old code can ignore, and a later one removes what no running code uses. The later one says `-- Contract: NNNN`
+at its top: NNNN is the oldest revision whose code works with it. The database keeps the highest of these as a comment
+on Alembic's table, so that older code can tell whether a newer schema is one that it works with. A revision that was
+released is not changed any more, and its number stays: databases are at it.
 """
 
 import re
@@ -24,6 +26,8 @@ from msgspec import Struct
 
 from store.errors import StoreError
 
+CONTRACT = re.compile(r"^-- Contract: (\d{4})$", re.MULTILINE)
+_CONTRACTS = re.compile(r"\bDROP\s+(?:TABLE|COLUMN|FUNCTION)\b|\bRENAME\b", re.IGNORECASE)  # what old code may use
 VERSIONS = resources.files(__name__) / "versions"
 NAME = re.compile(r"(\d{4})_[a-z][a-z0-9_]*\.sql")
 
@@ -33,6 +37,7 @@ class Migration(Struct, frozen=True):
     name: str  # of the file
     doc: str  # the first paragraph of the comment at its top
     sql: str
+    contract: str  # the oldest revision whose code works with it; empty: it only adds
 
 
 def load(folder: Traversable = VERSIONS) -> list[Migration]:
@@ -43,6 +48,11 @@ def load(folder: Traversable = VERSIONS) -> list[Migration]:
     wrong = [f"{file.name} is not named like 0001_name.sql" for file in files if not NAME.fullmatch(file.name)]
     found = [_read(file) for file in files if NAME.fullmatch(file.name)]
     wrong += [f"{one.name} does not begin with a comment that says what it is for" for one in found if not one.doc]
+    wrong += [
+        f"{one.name} removes or renames, and does not say `-- Contract: NNNN` at its top"
+        for one in found
+        if not one.contract and _CONTRACTS.search(re.sub(r"--[^\n]*", "", one.sql))
+    ]
     numbers = Counter(int(one.revision) for one in found)
     wrong += [f"{number:04} is there {count} times" for number, count in numbers.items() if count > 1]
     lacking = set(range(1, max(numbers, default=1) + 1)) - set(numbers)
@@ -58,23 +68,44 @@ def _read(file: Traversable) -> Migration:
     head = re.match(r"(?:--[^\n]*\n)*", text)
     paragraph = re.split(r"^--\s*$", head[0] if head else "", flags=re.MULTILINE)[0]
     doc = " ".join(line.removeprefix("--").strip() for line in paragraph.splitlines())
-    return Migration(revision=file.name[:4], name=file.name, doc=doc, sql=text)
+    contract = CONTRACT.search(head[0] if head else "")
+    return Migration(
+        revision=file.name[:4], name=file.name, doc=doc, sql=text, contract=contract[1] if contract else ""
+    )
 
 
-def steps(migrations: list[Migration], context: MigrationContext, current: str | None) -> list[RevisionStep]:
-    """Return what Alembic has to run on a database that is at `current`. Raises StoreError when that is not ours."""
+def oldest(migrations: list[Migration]) -> str:
+    """Return the oldest revision whose code works with the schema that these make."""
+    return max(one.contract or migrations[0].revision for one in migrations)
+
+
+def is_newer(migrations: list[Migration], current: str | None) -> bool:
+    """Whether newer code has migrated a database that is at `current`."""
+    return current is not None and re.fullmatch(r"\d{4}", current) is not None and current > migrations[-1].revision
+
+
+def steps(
+    migrations: list[Migration], context: MigrationContext, current: str | None, works_from: str | None
+) -> list[RevisionStep]:
+    """Return what Alembic has to run on a database that is at `current`. Raises StoreError as `after`."""
     scripts = [_script(one, before, context) for before, one in zip([None, *migrations], migrations, strict=False)]
     revisions = RevisionMap(lambda: scripts)
     assert revisions.heads == (migrations[-1].revision,)  # which also resolves who follows whom
-    missing = {one.revision for one in after(migrations, current)}
+    missing = {one.revision for one in after(migrations, current, works_from)}
     return [MigrationStep.upgrade_from_script(revisions, one) for one in scripts if one.revision in missing]
 
 
-def after(migrations: list[Migration], current: str | None) -> list[Migration]:
-    """Return those that a database at `current` lacks. Raises StoreError when that is none of them."""
+def after(migrations: list[Migration], current: str | None, works_from: str | None) -> list[Migration]:
+    """Return those that a database at `current` lacks: none if newer code has migrated it and this code works with it.
+
+    `works_from` is what the database says of itself: the oldest revision whose code does. Raises StoreError if the
+    database is at a revision that this code does not know, and does not say that this code works with it.
+    """
     if current is None:
         return migrations
     known = [one.revision for one in migrations]
+    if is_newer(migrations, current) and works_from is not None and works_from <= known[-1]:
+        return []
     if current not in known:
         raise StoreError(f"the schema is at {current}, which this version does not have: a newer one has migrated it")
     return migrations[known.index(current) + 1 :]

@@ -65,6 +65,43 @@ def test_migrate(services_database: str) -> None:
     assert unreachable.exit_code == 1 and "Traceback" not in unreachable.output
 
 
+@pytest.mark.parametrize(
+    "command", [["token", "--user", "x"], ["migrate"], ["purge"], ["restored"], ["restored", "--yes"]], ids=" ".join
+)
+def test_postgres_away_or_empty(command: list[str], services_database: str) -> None:
+    """One line and exit code 1 from every command that needs it: out of reach, and before `parley migrate`."""
+    given = {"JWT_KEY": JWT_KEY}
+    away = parley(*command, **given, DATABASE_URL="host=/nowhere dbname=x")
+    assert away.exit_code == 1 and "parley: " in away.output and "Postgre" in away.output, away.output
+    if command != ["migrate"]:
+        empty = parley(*command, **given, DATABASE_URL=services_database)
+        assert empty.exit_code == 1 and "has `parley migrate` been run" in empty.output, empty.output
+
+
+def test_token_needs_a_database_for_a_name() -> None:
+    """And says so, instead of asking whatever libpq finds."""
+    result = parley("token", "--user", "somebody", JWT_KEY=JWT_KEY)
+    assert result.exit_code == 2 and "DATABASE_URL: required" in result.output
+
+
+@pytest.mark.parametrize("command", ["serve", "check", "migrate", "purge", "restored", "token"])
+def test_an_unreadable_url_is_exit_code_2(command: str) -> None:
+    """Every command names the setting, and none shows the password."""
+    arguments = [command, "--user", "x"] if command == "token" else [command]
+    result = parley(*arguments, DATABASE_URL="postgres:/parley:S3CRET@db/parley", JWT_KEY=JWT_KEY)
+    assert result.exit_code == 2 and "DATABASE_URL: expected postgresql://" in result.output
+    assert "S3CRET" not in result.output
+
+
+@pytest.mark.parametrize("setting", ["PEER_LISTEN", "ADMIN_LISTEN"])
+def test_an_address_that_is_not_ours(setting: str, database: str, redis_url: str) -> None:
+    """What is wrong with it in one line, also from deep within an instance that starts."""
+    given = {"DATABASE_URL": database, "REDIS_URL": redis_url, "JWT_KEY": JWT_KEY, "REGISTRATION": "closed"}
+    given |= {"LISTEN": "127.0.0.1:0", "ADMIN_LISTEN": "", setting: "192.0.2.1:9"}
+    result = parley("serve", **given)
+    assert result.exit_code == 1 and "parley: Cannot assign requested address" in result.output
+
+
 def test_check(database: str, redis_url: str) -> None:
     """The exit code is 0 if everything answers, else 1, and the output names what does not."""
     usual = {"DATABASE_URL": database, "REDIS_URL": redis_url, "JWT_KEY": JWT_KEY}

@@ -24,7 +24,8 @@ def test_what_serving_needs() -> None:
 
 def test_connection_tokens_need_a_key() -> None:
     """Keys of another issuer check access tokens; what this service signs itself needs a key of its own."""
-    settings = load({}, None, database_url="x", redis_url="x", registration="closed", jwks_url="https://issuer/keys")
+    given = {"database_url": "postgresql://x", "redis_url": "redis://x", "jwks_url": "https://issuer/keys"}
+    settings = load({}, None, **given, registration="closed")
     with pytest.raises(ConfigError, match=r"^JWT_KEY: required with JWKS_URL"):
         require(settings)
 

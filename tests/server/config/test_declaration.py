@@ -74,7 +74,7 @@ def test_what_is_refused(name: str, given: object, sentence: str) -> None:
     ("kind", "shown"),
     [
         (KEY, ["***", "***"]),
-        (SERVICE_URL, ["redis://:***@cache:6379/0", "host=db password=*** user=x"]),
+        (SERVICE_URL, ["redis://:***@cache:6379/0", "user=x password=*** host=db"]),
         (TEXT, ["redis://:geheim@cache:6379/0", "host=db password='geheim' user=x"]),
     ],
 )

@@ -1,12 +1,15 @@
 """store.postgres.migrate: the schema from nothing to the newest revision."""
 
+import re
 import shutil
 import threading
+import time
 from importlib import resources
 from pathlib import Path
 
 import psycopg
 import pytest
+import sqlalchemy
 from psycopg.conninfo import conninfo_to_dict
 
 from store.errors import StoreError, Unavailable
@@ -104,9 +107,75 @@ def test_a_newer_schema(empty_database: str) -> None:
     migrate.upgrade(empty_database)
     with psycopg.connect(empty_database) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
+        connection.execute(f"COMMENT ON TABLE alembic_version IS '{migrate.WORKS_FROM}9999'")
     for look in (migrate.pending, migrate.upgrade):
         with pytest.raises(StoreError, match="at 9999, which this version does not have"):
             look(empty_database)
+
+
+def test_what_a_database_says_of_itself(empty_database: str) -> None:
+    """The oldest code that works with it: that of the last contract. Where it says nothing, a newer one is refused."""
+    migrate.upgrade(empty_database)
+    with migrate._connected(empty_database) as connection:
+        assert migrate._works_from(connection) == migrations.oldest(migrations.load())
+    with psycopg.connect(empty_database) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    assert migrate.look(empty_database) == migrate.State("9999", NEWEST, [])
+    assert migrate.upgrade(empty_database) == ("9999", "9999")
+    with psycopg.connect(empty_database) as connection:
+        connection.execute("COMMENT ON TABLE alembic_version IS NULL")
+    with pytest.raises(StoreError, match="at 9999, which this version does not have"):
+        migrate.upgrade(empty_database)
+
+
+def test_beside_a_run_that_waits(empty_database: str) -> None:
+    """A run that finds nothing to do does not wait for one that holds the lock."""
+    migrate.upgrade(empty_database)
+    with psycopg.connect(empty_database, autocommit=True) as other:
+        other.execute("SELECT pg_advisory_lock(hashtext(%s))", (migrate.LOCK,))
+        results: list[object] = []
+        thread = threading.Thread(target=lambda: results.append(migrate.upgrade(empty_database)))
+        thread.start()
+        thread.join(60)
+        assert results == [(NEWEST, NEWEST)]
+    thread.join(60)
+
+
+def test_a_deadlock_is_tried_again(empty_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever takes the locks away from an attempt: another one may get them."""
+    monkeypatch.setattr(migrate, "FIRST_BACKOFF", 0.0)
+    errors: list[psycopg.Error] = [psycopg.errors.DeadlockDetected("x"), psycopg.errors.LockNotAvailable("x")]
+    lines: list[str] = []
+
+    def attempt(connection: sqlalchemy.Connection) -> None:
+        if errors:
+            raise sqlalchemy.exc.OperationalError("ALTER", {}, errors.pop())
+
+    with migrate._connected(empty_database) as connection:
+        migrate._retried(connection, attempt, lines.append, time.monotonic() + migrate.GIVE_UP)
+    assert len(lines) == 2
+
+
+def test_a_fill_in_that_fails(empty_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection goes after the schema is there: the error is the store's, and says that the schema stays."""
+
+    def fail(conninfo: str) -> None:
+        raise psycopg.OperationalError("the connection is lost")
+
+    monkeypatch.setattr(migrate, "FILL_INS", (fail,))
+    with pytest.raises(Unavailable, match=f"the connection is lost; the schema is at {NEWEST}"):
+        migrate.upgrade(empty_database)
+
+
+def test_bounds_agree() -> None:
+    """A second run waits longer than the first may take, the unit longer than both, and the page says the same."""
+    root = Path(__file__).parents[3]
+    unit = re.search(r"^TimeoutStartSec=(\d+)min$", (root / "systemd/parley-migrate.service").read_text(), re.MULTILINE)
+    page = " ".join((root / "docs/operations.md").read_text().split())
+    assert unit is not None and migrate.GIVE_UP == 3600 and "for an hour at most" in page
+    wait = int(migrate.LOCK_TIMEOUT.removesuffix("min"))
+    assert wait > migrate.GIVE_UP / 60 and wait + migrate.GIVE_UP / 60 < int(unit[1])
+    assert f"this one for {wait} minutes at most" in page and f"the unit ends it after {unit[1]}" in page
 
 
 # -- the files --------------------------------------------------------------------------------------------------------
@@ -159,6 +228,7 @@ def test_a_new_file_is_all(empty_database: str, tmp_path: Path, monkeypatch: pyt
         ({"_1_a": "-- A.\n"}, "1_a.sql is not named like"),
         ({"_0001_a": "SELECT 1;\n"}, "0001_a.sql does not begin with a comment"),
         ({}, "0001 is missing"),
+        ({"_0001_a": "-- A.\nALTER TABLE users DROP COLUMN name;\n"}, "0001_a.sql removes or renames"),
     ],
 )
 def test_wrong_files(tmp_path: Path, files: dict[str, str], fault: str) -> None:

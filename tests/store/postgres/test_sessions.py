@@ -21,7 +21,7 @@ from store.postgres.group_commit import Lanes
 from store.postgres.sessions import Connector
 from tests.running import free_port
 from tests.store.cluster import Cluster, unprivileged
-from tests.store.world import Sent, fetch_value, make_append, make_group, make_users
+from tests.store.world import WAIT, Sent, fetch_value, make_append, make_group, make_users
 from tests.waiting import block_until
 
 # Defaults that somebody may have given to a database or a role, each of which something of ours would stumble over.
@@ -228,3 +228,21 @@ async def test_direct_connections_cost_no_second_look(database: str, monkeypatch
 
     monkeypatch.setattr(sessions, "_shares_sessions", never)
     (await Connector(database, name="test").connect()).finish()
+
+
+async def test_a_server_that_hangs_after_the_login(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first exchange has a bound of its own: an attempt that nothing ends would keep the pool from others."""
+    monkeypatch.setattr(sessions, "SET_UP_WITHIN", 0.2)
+
+    async def serve(stream: trio.SocketStream) -> None:
+        await stream.receive_some(4096)
+        await stream.send_all(b"R\0\0\0\x08\0\0\0\0" + b"Z\0\0\0\x05I")  # logged in, ready for a query
+        await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(trio.serve_tcp, serve, 0)
+        port = listeners[0].socket.getsockname()[1]
+        connector = Connector(f"host=127.0.0.1 port={port} user=x sslmode=disable connect_timeout=60", name="test")
+        with trio.fail_after(WAIT), pytest.raises(Unavailable, match="did not answer within"):
+            await connector.connect()
+        nursery.cancel_scope.cancel()

@@ -1,0 +1,56 @@
+"""server.cli.checks: what the configuration names is asked, within a bound, and newer schemas are told apart."""
+
+import socket
+
+import psycopg
+import pytest
+import trio
+
+from server.cli import checks
+from server.config.loading import load
+from server.config.settings import Settings
+from store.errors import StoreError
+from store.postgres import migrate, migrations
+from tests.server.identity.provider import open_provider
+from tests.store.world import WAIT
+
+
+async def test_issuers(nursery: trio.Nursery) -> None:
+    """Keys are fetched from JWKS_URL and by each issuer's discovery; each fault is named."""
+    assert "not configured" in await checks._issuers(Settings())
+    async with open_provider(nursery) as provider:
+        given = {"iam": {"client_id": "us", "issuer": provider.issuer}}
+        settings = load({}, None, jwks_url=f"{provider.issuer}/jwks", oauth=given)
+        assert await checks._issuers(settings) == "JWKS_URL: 1 keys, iam: 1 keys"
+        provider.published = []
+        with pytest.raises(StoreError, match=r"JWKS_URL: there is no usable key.*; iam: there is no usable key"):
+            await checks._issuers(settings)
+    with pytest.raises(StoreError, match=r"JWKS_URL: .*; iam: .*out of reach"):
+        await checks._issuers(settings)
+
+
+async def test_schema_of_a_newer_build(database: str) -> None:
+    """One that only adds is noted, and left as it is; one whose contract leaves this build out is wrong."""
+    settings = Settings(database_url=database)
+    newest = migrations.load()[-1].revision
+    assert not isinstance(await checks._schema(settings), checks.Warned)
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9998'")
+    found = await checks._schema(settings)
+    assert isinstance(found, checks.Warned) and found.startswith(f"9998: newer than the {newest} of this build")
+    assert await trio.to_thread.run_sync(migrate.upgrade, database) == ("9998", "9998")
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(f"COMMENT ON TABLE alembic_version IS '{migrate.WORKS_FROM}9998'")
+    with pytest.raises(StoreError, match="at 9998, which this version does not have"):
+        await checks._schema(settings)
+
+
+async def test_a_host_that_swallows_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check ends when its time is over, though the thread that connects still waits."""
+    monkeypatch.setattr(checks, "TIMEOUT", 0.2)
+    with socket.socket() as mute:  # connections are completed by the kernel, and never answered
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        url = f"postgresql://parley@127.0.0.1:{mute.getsockname()[1]}/x?sslmode=disable&connect_timeout=90"
+        with trio.fail_after(WAIT):
+            assert not await checks.run(Settings(database_url=url, redis_url="redis://127.0.0.1:1"))
