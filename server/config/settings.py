@@ -224,7 +224,12 @@ class Settings:
         shown_default="required",
         then=urls.redis,
     )
-    pool_size: int = SERVICES.setting(COUNT, 8, "Connections to PostgreSQL beside those of the lanes.", minimum=1)
+    pool_size: int = SERVICES.setting(
+        COUNT,
+        8,
+        "Connections to PostgreSQL beside those of the lanes and two of exports; as many again to `READ_URL`.",
+        minimum=1,
+    )
     lanes: int = SERVICES.setting(
         COUNT,
         2,
