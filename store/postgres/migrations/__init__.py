@@ -8,7 +8,7 @@ after the schema is there, beside running instances.
 Expand, then contract: old and new servers run side by side during a deploy, so a revision only adds
 what the old code can ignore, and a later one removes what no running code uses. The later one says `-- Contract: NNNN`
 at its top: NNNN is the oldest revision whose code works with it. The database keeps the highest of these as a comment
-on Alembic's table, so that older code can tell whether a newer schema is one that it works with. A revision that was
+on Alembic's table, so that older code sees whether a newer schema is one that it works with. A revision that was
 released is not changed any more, and its number stays: databases are at it.
 """
 

@@ -1,4 +1,4 @@
-"""server.cli.checks: what the configuration names is asked, within a bound, and newer schemas are told apart."""
+"""server.cli.checks: what the configuration names is asked, within a bound, and newer schemas are distinguished."""
 
 import socket
 

@@ -52,7 +52,7 @@ def test_environment_wins_over_file_and_both_over_defaults(tmp_path: Path) -> No
         ),
         (
             {"PARLEY_OAUTH_IAM_CLIENT_ID": "us", "PARLEY_OAUTH_IAM_ISSUER": "https://[x"},
-            "^OAUTH_IAM_ISSUER: expected an https URL",
+            "^OAUTH_IAM_ISSUER: expected a URL such as",
         ),
     ],
 )
