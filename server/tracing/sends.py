@@ -25,6 +25,7 @@ from store.postgres.group_commit import Append, AppendError
 from store.redis.inbox_entries import Disconnection, Entry, TraceMark
 
 PARENT = "traceparent"  # W3C Trace Context
+CLOCK_STEP = 100_000  # ns: a larger difference means that the wall clock was set
 _propagator = TraceContextTextMapPropagator()
 
 
@@ -51,6 +52,7 @@ class Sends:
 
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
+        self._zero = 0
         self._under_way: dict[UUID, _Send] = {}
 
     # -- from the send to its commit ----------------------------------------------------------------
@@ -132,10 +134,21 @@ class Sends:
         **attributes: str | int,
     ) -> None:
         """Create a span for an interval in the past. Times are of `time.perf_counter`, converted to the wall clock."""
-        epoch = time.time_ns() - int(time.perf_counter() * 1e9)
+        epoch = self._epoch()
         named = {f"parley.{key}": value for key, value in attributes.items()}
         span = self._tracer.start_span(name, context, kind=kind, attributes=named, start_time=epoch + int(began * 1e9))
         span.end(epoch + int(ended * 1e9))
+
+    def _epoch(self) -> int:
+        """Return the time of the wall clock, in ns, at which `perf_counter` was 0.
+
+        The same for all spans, so that their order is kept, until the wall clock is set. A look during which the
+        process has to wait finds too little.
+        """
+        found = max(time.time_ns() - time.perf_counter_ns() for _ in range(3))
+        if abs(found - self._zero) > CLOCK_STEP:
+            self._zero = found
+        return self._zero
 
 
 def _context_of(mark: TraceMark) -> Context:

@@ -1,5 +1,7 @@
 """Traces: one id from the send to the delivery on another instance, no cost when off, and no message is delayed."""
 
+import itertools
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -8,6 +10,7 @@ from uuid import UUID
 import msgspec
 import pytest
 import trio
+from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -16,6 +19,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from loadtest.client import HubClient, HubError, connect
 from server.tracing.instance import Tracing
+from server.tracing.sends import Sends
 from store.redis.inbox_entries import Draft, Entry, Head, TraceMark, unpack
 from tests.running import running
 from tests.site import Site, open_site
@@ -107,6 +111,23 @@ async def test_one_trace_end_to_end(database: str, redis_url: str, nursery: trio
         assert send.attributes and send.attributes["parley.message.seq"] == message["seq"]
         exported = "".join(span.to_json() for span in (*one.exporter.get_finished_spans(), arrival))
         assert "secret" not in exported and "alice" not in exported
+
+
+def test_spans_of_the_past_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that ends when the next begins ends at the same nanosecond, though the process waited between two clocks."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    sends = Sends(provider.get_tracer("test"))
+    waits = itertools.cycle([0, 900, 0, 70_000, 30_000, 0, 5_000])
+    real = time.perf_counter_ns
+    monkeypatch.setattr(time, "perf_counter_ns", lambda: real() + next(waits))
+    moments = [time.perf_counter() + number / 1000 for number in range(20)]
+    for began, ended in itertools.pairwise(moments):
+        sends._record("span", Context(), began, ended)
+    spans = [times(span) for span in exporter.get_finished_spans()]
+    assert all(one[1] == other[0] for one, other in itertools.pairwise(spans))
+    assert abs(spans[0][0] - time.time_ns()) < 60e9
 
 
 def times(span: ReadableSpan) -> tuple[int, int]:
