@@ -124,7 +124,9 @@ async def test_only_who_is_online_is_cut(part: float, cut: int) -> None:
 def test_each_worker_has_users_of_its_own() -> None:
     """With the conversations that each is in, and as the scenario wants those who act, and those who do not."""
     added: dict[int, tuple[Any, bool]] = {}
-    world: Any = SimpleNamespace(recording=None, add=lambda user, *, acts: added.update({user.number: (user, acts)}))
+    world: Any = SimpleNamespace(
+        recording=None, oracle=None, add=lambda user, *, acts: added.update({user.number: (user, acts)})
+    )
     given: Any = SimpleNamespace(
         people=(Person(0, "u0", ""), Person(2, "u2", "")),
         conversations=(Conversation("a", (0, 1)), Conversation("b", (2, 0))),
