@@ -2,6 +2,7 @@
 
 import errno
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -119,9 +120,12 @@ async def test_a_vanished_host_is_noticed(network: Network, nursery: trio.Nurser
 def test_what_a_killed_run_left_is_removed() -> None:
     """Its namespaces, and what runs in them, before new ones are made; and nothing remains after those."""
     subprocess.run(["ip", "netns", "add", f"{PREFIX}old"], check=True)
-    left = subprocess.Popen([*Network.command("old"), "sleep", "1000"])
-    with open_network([A, PEOPLE]):
-        assert left.wait() < 0
+    command = [*Network.command("old"), "sh", "-c", "echo inside && exec sleep 1000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as left:
+        assert left.stdout is not None
+        assert left.stdout.readline() == "inside\n"  # nobody is found in there before they have entered it
+        with open_network([A, PEOPLE]):
+            assert left.wait() == -signal.SIGKILL
     listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
     assert PREFIX not in listed
     assert not any(PREFIX in name for _, name in socket.if_nameindex())
