@@ -123,7 +123,7 @@ def test_what_a_killed_run_left_is_removed() -> None:
     command = [*Network.command("old"), "sh", "-c", "echo inside && exec sleep 1000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as left:
         assert left.stdout is not None
-        assert left.stdout.readline() == "inside\n"  # nobody is found in there before they have entered it
+        assert left.stdout.readline() == "inside\n"  # no process is found in there before it has entered
         with open_network([A, PEOPLE]):
             assert left.wait() == -signal.SIGKILL
     listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
