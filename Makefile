@@ -1,7 +1,7 @@
 # Parley. `make run` and `make test` set everything up by themselves: Python >= 3.11, git and make are enough.
 PYTHON ?= python3
 VENV := .venv
-WORKERS ?= 3
+WORKERS ?= 4
 # Versions that were tested together. Those that a Python cannot have (no wheel for it, no compiler) are not insisted on:
 # then the newest that setup.cfg allows are taken. `make CONSTRAINTS=` takes these from the beginning.
 CONSTRAINTS ?= constraints.txt

@@ -4,6 +4,7 @@
 `conn` and `pool`, `redis` and `instances`, and `site` for a whole server in this process.
 """
 
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -17,6 +18,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 
+import botocore.session
 import psycopg
 import pytest
 import structlog
@@ -41,6 +43,8 @@ SERVICES = {"services", "cluster", "valkey", "s3", "node"}  # fixtures that star
 # How long an example takes says how busy the machine is.
 settings.register_profile("parley", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("parley")
+# A client of S3 reads the description of S3 from disk, a third of a second of CPU; the clients of all tests share one.
+botocore.session.create_loader = functools.cache(botocore.session.create_loader)
 _numbers = itertools.count(1)
 
 

@@ -15,7 +15,7 @@ WAIT = 400.0  # seconds: long past anything but a hang
 
 async def test_signalrcore(database: str, redis_url: str) -> None:
     """It connects, with version 0 in its handshake where it does not negotiate, sends, and hears its own message."""
-    async with running(database, redis_url) as server:
+    async with running(database, redis_url, keepalive="1s") as server:  # its stop() waits for a frame
         alice = await server.register("alice")
         group = await server.group(alice)
         command = [sys.executable, str(SCRIPT), server.hub_url, alice.token, group]
