@@ -27,6 +27,7 @@ from hypothesis import HealthCheck, settings
 from psycopg.conninfo import make_conninfo
 
 from server.cli.dev.services import Services, open_services
+from server.observability import logs
 from store.postgres.connection import Connection
 from store.postgres.pool import Pool
 from store.redis.client import Redis
@@ -43,6 +44,7 @@ SERVICES = {"services", "cluster", "valkey", "s3", "node"}  # fixtures that star
 # How long an example takes says how busy the machine is.
 settings.register_profile("parley", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("parley")
+logs.KEEP_LOGGERS = False  # or one that a command used in this process would never be captured again
 # A client of S3 reads the description of S3 from disk, a third of a second of CPU; the clients of all tests share one.
 botocore.session.create_loader = functools.cache(botocore.session.create_loader)
 _numbers = itertools.count(1)

@@ -18,7 +18,7 @@ from store.postgres import migrations
 ROOT = Path(__file__).parents[1]
 # Nothing is declared for these beside the code itself: which routes there are, and which events are sent, is read from
 # the process and from the code by tests/server/rest/routes/test_docs.py and tests/test_hub_reference.py.
-WITHOUT_REGISTRY = {"a REST route", "an event within the process"}
+WITHOUT_REGISTRY = {"a REST route", "an event to clients of this process"}
 NEXT = len(migrations.load()) + 1
 
 
@@ -53,6 +53,35 @@ CHANGES = {
             '    "invalid_request":',
             '    "example": ErrorCode(418, "An example", "Drink it."),\n',
         )
+    ],
+    "a rate limit": [
+        Change(
+            "server/config/settings.py",
+            "    rate_uploads: Rate = ",
+            '    rate_examples: Rate = RATES.setting(RATE, Rate(5, 60.0), "Examples of one user.")\n',
+        ),
+        Change(
+            "server/config/rate_limits.py",
+            "        self.uploads = ",
+            '        self.examples = self._limiter("examples", "examples", lambda to: to.rate_examples)\n',
+        ),
+    ],
+    "a check of `parley check`": [
+        Change(
+            "server/cli/checks.py",
+            "\n\nCHECKS: ",
+            '\n\nasync def _example(settings: Settings) -> str:\n    return "as it should be"\n',
+        ),
+        Change("server/cli/checks.py", '    "tls": _tls,', '    "example": _example,\n'),
+    ],
+    "a command": [
+        Change("server/cli/main.py", "from server.cli.inspect.commands", "from server.cli.example import example\n"),
+        Change("server/cli/main.py", "restored, serve, token):", "example, "),
+        Change(
+            "server/cli/example.py",
+            "",
+            "import click\n\n\n@click.command()\ndef example():\n    'Do it.'\n    click.echo('done')\n",
+        ),
     ],
     "a type of message": [
         Change("store/model.py", "\n\n\nclass MessageStatus", '\n    EXAMPLE = "Example"'),
@@ -157,6 +186,23 @@ from server.rest import openapi, problems
 status = problems.CODES["example"].status
 found["an error code"] = [ChatError("example", "x").code, status, openapi.CODES is problems.CODES]
 
+import dataclasses
+from handlers.rate_limits import Rate
+from server.config.rate_limits import RateLimits
+
+limits = RateLimits(Settings(), None)
+limits.configure(dataclasses.replace(Settings(), rate_examples=Rate(9, 1.0)))
+found["a rate limit"] = [limits.examples.rate.count, limits.refusals()["examples"]]
+
+from server.cli import checks
+
+found["a check of `parley check`"] = trio.run(checks.CHECKS["example"], Settings())
+
+from click.testing import CliRunner
+from server.cli.main import main
+
+found["a command"] = [CliRunner().invoke(main, ["example"]).output.strip(), "Do it." in CliRunner().invoke(main).output]
+
 from handlers.messages import Messages
 from handlers.model import CreateMessage
 
@@ -212,6 +258,9 @@ EXPECTED: dict[str, object] = {
     "a setting": [7, "expected at least 3", True, True],
     "a hub method": [3, "stream", 3, ["from_seq"]],
     "an error code": ["example", 418, True],
+    "a rate limit": [9, 0],
+    "a check of `parley check`": "as it should be",
+    "a command": ["done", True],
     "a type of message": ["Example", True],
     "an event across instances": ["a", ["hello"]],
     "a migration": [["Messages may be examples.", "Examples."], True],

@@ -1,7 +1,8 @@
 """`parley check`: checks that every service in the configuration can be reached and is in the right state.
 
 Owns the checks and the table that is printed. Each check does what `parley serve` does: it opens the same connections
-with the same settings and uses the same statements. It removes what it writes (a key in Redis, two objects).
+with the same settings and uses the same statements. It removes what it writes (a key in Redis, two objects). A check is
+its function and its name in `CHECKS`, at the end.
 """
 
 import secrets
@@ -41,18 +42,14 @@ class Warned(str):
 async def run(settings: Settings) -> bool:
     """Print a table of results. Return True if every check succeeded."""
     rows: list[tuple[str, str, bool]] = []
-    checks = (
-        *(_configuration, _postgres, _schema, _timeline, _transactions, _durability),
-        *(_replica, _redis, _objects, _issuers, _tls),
-    )
-    for check in checks:
+    for name, check in CHECKS.items():
         try:
             with trio.fail_after(TIMEOUT):
-                rows.append((check.__name__.strip("_"), await check(settings), True))
+                rows.append((name, await check(settings), True))
         except trio.TooSlowError:
-            rows.append((check.__name__.strip("_"), f"no answer within {TIMEOUT:g} s", False))
+            rows.append((name, f"no answer within {TIMEOUT:g} s", False))
         except Exception as error:  # this command reports any kind of fault
-            rows.append((check.__name__.strip("_"), _error_text(error), False))
+            rows.append((name, _error_text(error), False))
     table = Table("", "check", "result")
     for name, result, fine in rows:
         word = "[red]wrong[/]" if not fine else "[yellow]note[/]" if isinstance(result, Warned) else "[green]ok[/]"
@@ -233,3 +230,18 @@ async def _tls(settings: Settings) -> str:
     if end <= datetime.now(UTC):
         raise ConfigError(f"{settings.tls_cert} ended on {end:%Y-%m-%d}")
     return f"valid until {end:%Y-%m-%d}"
+
+
+CHECKS: dict[str, Callable[[Settings], Awaitable[str]]] = {  # in this order: the first that is wrong explains the rest
+    "configuration": _configuration,
+    "postgres": _postgres,
+    "schema": _schema,
+    "timeline": _timeline,
+    "transactions": _transactions,
+    "durability": _durability,
+    "replica": _replica,
+    "redis": _redis,
+    "objects": _objects,
+    "issuers": _issuers,
+    "tls": _tls,
+}

@@ -1,6 +1,7 @@
 """Converts our numbers into metric families of Prometheus: name, kind, help text, labels.
 
-Owns nothing. Label values come from sets that the code bounds (methods, routes, slugs), never from users' texts or ids.
+Owns nothing: the metrics themselves are in `sources`. Label values come from sets that the code bounds
+(methods, routes, slugs), never from users' texts or ids.
 """
 
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,8 @@
 """The metrics of an instance, part by part, with the attribute that each is read from.
 
-Owns names and help texts. Reads plain attributes and `statistics()` of the parts at scrape time. Between scrapes
-nothing here runs: a metric costs no more than its counting.
+Owns names and help texts; a new metric is a line in the function of its part here. Reads plain attributes
+and `statistics()` of the parts at scrape time. Between scrapes nothing here runs: a metric costs no more than its
+counting.
 """
 
 import platform

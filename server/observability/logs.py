@@ -21,6 +21,7 @@ from server.observability import redaction
 from server.observability.log_limits import PERIOD, Suppressor
 from server.protocol.terminal import line, shown
 
+KEEP_LOGGERS = True  # a logger stays as it was configured at its first line: cheap. Tests configure more than once
 LEVELS = ("debug", "info", "warning", "error")
 _NUMBERS = {name.lower(): number for name, number in logging.getLevelNamesMapping().items()}  # by structlog's method
 HIDDEN = frozenset(
@@ -104,7 +105,7 @@ def configure(log_format: str, level: str) -> None:
         processors=[_threshold, _suppressor, *shared, *final],
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
+        cache_logger_on_first_use=KEEP_LOGGERS,
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(

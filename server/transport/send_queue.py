@@ -1,7 +1,8 @@
 """The send queue of one connection, bounded in bytes, and the flushing of many at once.
 
-Owns the queue of encoded frames, and the decision when it is too full (docs/design.md P8). It does not know sockets: a
-transport subclasses `SendQueue` with its own non-blocking `flush`.
+Owns the queue of encoded frames, and the decision when it is too full (docs/design.md P8): `fanout.rooms` and
+`HubConnection.lag` act on it. It does not know sockets: a transport subclasses `SendQueue` with its own
+non-blocking `flush`.
 
 A burst costs one system call per connection, not one per frame: a delivery offers its frame to all send queues
 concerned, which are marked dirty and flushed once (`Flusher`).

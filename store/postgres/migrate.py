@@ -1,6 +1,7 @@
 """Bringing the schema up: `parley migrate`. Owns nothing but the advisory lock it takes.
 
-Blocking (Alembic over synchronous psycopg): a command of its own, never called on the event loop.
+The files and their rules are in `store.postgres.migrations`. Blocking (Alembic over
+synchronous psycopg): a command of its own, never called on the event loop.
 A conninfo is a URL or a key=value string, as libpq takes it.
 """
 

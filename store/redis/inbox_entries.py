@@ -4,7 +4,7 @@ Owns the format (MessagePack arrays: fields may be added at the end, old and new
 deploy). Touches nothing. Changes are encoded once, however many instances get them (`pack_change`).
 
 A new kind of message is a subclass of InstanceMessage and a field at the end of Entry: `server.cluster.publisher` sends
-it to the instances of its `conversations` and `users`. Older code ignores it.
+it to the instances of its `conversations` and `users`; there is none to all instances. Older code ignores it.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,6 +1,7 @@
 """A WebSocket under a connection with stateful reconnect: it records what it sends until that is acknowledged.
 
-Owns no state of its own. A class apart, so that all other connections pay nothing for it.
+Owns no state of its own. A class apart, so that all other connections pay nothing for it: theirs is
+`server.transport.websocket.Connection` as it is.
 """
 
 from typing import Any

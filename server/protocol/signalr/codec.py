@@ -1,6 +1,6 @@
 """What both hub protocols have in common: their interface, and the typed signatures of hub methods.
 
-Owns `HubProtocol` (the seam to `protocol_json` and `protocol_msgpack`) and `Signature`, which
+Owns `HubProtocol` (the seam to `json_codec` and `msgpack_codec`) and `Signature`, which
 turns encoded arguments into typed values in one msgspec pass. Sans-I/O.
 """
 

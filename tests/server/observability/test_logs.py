@@ -72,6 +72,19 @@ def test_tracebacks_are_discreet(capsys: pytest.CaptureFixture[str]) -> None:
         assert len(printed.splitlines()) == 3 or log_format == "console"
 
 
+def test_a_logger_that_was_in_use_is_captured(capsys: pytest.CaptureFixture[str]) -> None:
+    """A command that a test runs in its process leaves no logger behind that later tests cannot capture."""
+    logs.configure("json", "info")
+    log = structlog.get_logger("x")
+    try:
+        log.info("printed")
+    finally:
+        structlog.reset_defaults()
+    with structlog.testing.capture_logs() as lines:
+        log.info("captured")
+    assert [line["event"] for line in lines] == ["captured"] and "printed" in "".join(capsys.readouterr())
+
+
 def test_what_only_names_code_is_kept() -> None:
     """The whole first line of errors about code or constraints is kept."""
     assert discreet("f() got an unexpected keyword argument 'x'\nmore", about_code=True).endswith("'x'")

@@ -1,0 +1,51 @@
+"""The limiters that are made of the settings."""
+
+import dataclasses
+
+import pytest
+
+from handlers.rate_limits import Rate
+from server.config.rate_limits import RateLimits
+from server.config.settings import Settings
+
+RATES = [field.name for field in dataclasses.fields(Settings) if isinstance(field.default, Rate)]
+
+
+class Nothing:
+    """A counter of all instances that is not asked."""
+
+    async def spend(self, key: str, count: int, seconds: float) -> float:
+        raise AssertionError(key)
+
+
+def values(limits: RateLimits) -> list[Rate | None]:
+    by_string = [limits.connects, limits.requests, limits.hub_requests]
+    by_user = [limits.user_connects, limits.sends]
+    shared = [limits.uploads._local, limits.sign_ins._local]
+    return [
+        limits.invocations,
+        limits.user_invocations,
+        *(limiter.rate for limiter in (*by_string, *shared)),
+        *(limiter.rate for limiter in by_user),
+    ]
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_each_setting_limits_something(name: str) -> None:
+    """Its value is that of a limiter, from the start and after a reload; with RATE_LIMITS off nothing is limited."""
+    assert len(RATES) == 8
+    first, second = Rate(1234567, 1.0), Rate(7654321, 2.0)
+    limits = RateLimits(Settings(**{name: first}), Nothing())  # type: ignore[arg-type]
+    assert first in values(limits)
+    limits.configure(Settings(**{name: second}))  # type: ignore[arg-type]
+    assert second in values(limits) and first not in values(limits)
+    limits.configure(Settings(rate_limits="off"))
+    assert set(values(limits)) == {None}
+
+
+def test_refusals() -> None:
+    """Each limiter has a name of its own in the metric."""
+    limits = RateLimits(Settings(), Nothing())
+    assert sorted(limits.refusals()) == [
+        "connects", "hub_requests", "requests", "sends", "sign_ins", "uploads", "user_connects",
+    ]  # fmt: skip
