@@ -51,14 +51,14 @@ class GapRepair:
         wanted: Subscriptions,
         *,
         deliver: Callable[[Room, Change], None],
-        drain_held: Callable[[Room], None],
+        deliver_held: Callable[[Room], None],
         suspect: Callable[[Room], None],
         stray: Callable[[UUID, int, int], None],
         start_over: Callable[[Room, Position], None],
     ) -> None:
         """Repair the rooms in `rooms`, a live view of the open ones.
 
-        `deliver` is called with the next change of a room. `drain_held` delivers held changes whose turn has come.
+        `deliver` is called with the next change of a room. `deliver_held` delivers held changes whose turn has come.
         `suspect` is called with a room that PostgreSQL's history does not continue, and `stray` with a conversation,
         the seq of a change that has arrived, and the head, which is below. `start_over` is called with a room whose
         head is below the retention watermark, and the head from which it can go on.
@@ -68,7 +68,7 @@ class GapRepair:
         self._flusher = flusher
         self._wanted = wanted
         self._deliver = deliver
-        self._drain_held = drain_held
+        self._deliver_held = deliver_held
         self._suspect = suspect
         self._stray = stray
         self._start_over = start_over
@@ -210,7 +210,7 @@ class GapRepair:
                 room.moved()
             elif room.head == head:
                 room.note_newest(position)
-            self._drain_held(room)
+            self._deliver_held(room)
             self._flusher.flush()
             if head <= room.head and not changes:
                 break

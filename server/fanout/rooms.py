@@ -80,7 +80,7 @@ class Rooms:
             flusher,
             wanted,
             deliver=self._deliver,
-            drain_held=self._drain_held,
+            deliver_held=self._deliver_held,
             suspect=lambda room: self.history.suspect(room),
             stray=lambda conversation_id, seen, found: self.history.stray(conversation_id, seen, found),
             start_over=self._start_over,
@@ -226,7 +226,7 @@ class Rooms:
                 continue
             room.place(position)
             room.moved()
-            self._drain_guarded(room)
+            self._deliver_held_guarded(room)
 
     def _forget(self, rooms: Iterable[Room], failure: BaseException | None = None) -> None:
         """Remove rooms that could not be opened, and wake the tasks that wait for them. Without a `failure` their
@@ -310,7 +310,7 @@ class Rooms:
                     return
                 self._deliver(room, change)
                 if room.held:
-                    self._drain_held(room)
+                    self._deliver_held(room)
             else:
                 room.hold(change)
                 self.repair.schedule(room, REPAIR_DELAY)
@@ -327,15 +327,15 @@ class Rooms:
         else:
             self.repair.schedule(room, REPAIR_DELAY)
 
-    def _drain_guarded(self, room: Room) -> None:
-        """Drain one of many rooms. After a defect what is held is read from PostgreSQL instead."""
+    def _deliver_held_guarded(self, room: Room) -> None:
+        """Deliver what one of many rooms holds. After a defect what is held is read from PostgreSQL instead."""
         try:
-            self._drain_held(room)
+            self._deliver_held(room)
         except Exception as error:  # of this room: the others go on
             _guard.caught(error, conversation=str(room.conversation_id))
             self.repair.schedule(room, 0.0)
 
-    def _drain_held(self, room: Room) -> None:
+    def _deliver_held(self, room: Room) -> None:
         """Deliver held changes in order up to the next gap, and schedule its repair; drop duplicates."""
         assert room.next_seq is not None
         if room.suspicions:
@@ -570,7 +570,7 @@ class Rooms:
     def _release(self, room: Room) -> None:
         """Deliver what a room has held while it was compared with PostgreSQL: it has not diverged."""
         if self._rooms.get(room.conversation_id) is room and room.next_seq is not None:
-            self._drain_guarded(room)
+            self._deliver_held_guarded(room)
             self._flusher.flush()
 
     async def _follow_up(self, conversation_ids: Collection[UUID]) -> None:

@@ -420,14 +420,14 @@ async def test_a_defect_in_a_release(
     """A defect while one room is released does not keep the others held, and that room is read from PostgreSQL."""
     world = Held()
     rooms = await world.start_all(nursery)
-    whole, broken = Rooms._drain_held, [RuntimeError("a defect")]
+    whole, broken = Rooms._deliver_held, [RuntimeError("a defect")]
 
     def drain(these: Rooms, room: Room) -> None:
         if room.conversation_id == CONVERSATION and broken:
             raise broken.pop()
         whole(these, room)
 
-    monkeypatch.setattr(Rooms, "_drain_held", drain)
+    monkeypatch.setattr(Rooms, "_deliver_held", drain)
     world.rooms.history.suspect_all()
     world.rooms.publish(world.books.commit())
     await world.settle()
