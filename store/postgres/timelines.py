@@ -92,6 +92,7 @@ class Timelines:
         self.refused = Outage("parley.timelines", "old_timeline_refused", advice=ADVICE)
         self._highest: dict[str, int] = {}  # by place: seen by this process, or by another
         self._admitted: WeakSet[Connection] = WeakSet()
+        self._replicas: WeakSet[Connection] = WeakSet()  # of those that were admitted
         self._is_unknown_logged = False
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -124,6 +125,8 @@ class Timelines:
             raise self._refuse(found)
         if self.current is None or not self.current.is_same(found) or self.current.started_at != found.started_at:
             self._move(found)
+        elif self.current.mark is None and found.mark is not None:
+            self._know_mark(found)
         self.refused.over()
         self._admitted.add(connection)
 
@@ -132,9 +135,13 @@ class Timelines:
 
         The seqs that it has could be those of other messages.
         """
-        if self.current is not None and self.current.mark is not None:
-            await require_follower(connection, self.current)
+        checked: Timeline | None = None
+        while self.current is not checked:  # it may change while the replica is asked
+            checked = self.current
+            assert checked is not None
+            await require_follower(connection, checked)
         self._admitted.add(connection)
+        self._replicas.add(connection)
 
     # -- one server -----------------------------------------------------------------------------------
 
@@ -192,6 +199,12 @@ class Timelines:
                 action="all rooms are compared with it before anything more is delivered",
             )
         self._on_change()
+
+    def _know_mark(self, found: Timeline) -> None:
+        """The server takes writes by now, so the mark of its timeline is known: replicas have to show it."""
+        self.current = found
+        for replica in list(self._replicas):
+            replica.finish()
 
     def _refuse(self, found: Timeline) -> Unavailable:
         text = describe_refusal(found, self._highest[found.place])

@@ -19,8 +19,9 @@ async def open_replica(primary: str) -> AsyncIterator[str]:
     programs = find_postgres()
     with tempfile.TemporaryDirectory(prefix="parley-", dir="/tmp") as directory:  # short: socket paths are
         root = Path(directory)
+        postgres._ensure_database(Path(str(given["host"])))  # which `start` looks for, and a replica cannot make
         account = await postgres.find_account(root, programs)
-        source = make_conninfo(host=str(given["host"]), port=str(given["port"]), user="postgres")
+        source = make_conninfo(host=str(given["host"]), port=str(given.get("port", postgres.PORT)), user="postgres")
         copy = [str(programs / "pg_basebackup"), "-d", source, "-D", str(root / "postgres"), "-R", "-c", "fast"]
         await trio.run_process([*account.prefix, *copy], capture_stderr=True)
         service = await postgres.start(root, root, programs)

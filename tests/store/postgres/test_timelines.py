@@ -15,9 +15,12 @@ from store.errors import RedisUnavailable, Unavailable
 from store.postgres import timelines
 from store.postgres.connection import Connection
 from store.postgres.pool import Pool
-from store.postgres.sessions import Connector
+from store.postgres.sessions import Admit, Connector
 from store.postgres.timelines import GENERATION, Timeline, Timelines
+from tests.store.cluster import Cluster
+from tests.store.replica import open_replica
 from tests.store.world import WAIT, fetch_value
+from tests.waiting import wait_until
 
 MARK = uuid4()
 FIRST = Timeline(system=7, database=5, relation=1, generation=0, number=1, mark=MARK, started_at=1.0)
@@ -71,6 +74,11 @@ class Process:
         await self.timelines.admit(connection)
         return connection
 
+    async def connect_replica(self, timeline: Timeline) -> FakeConnection:
+        connection = FakeConnection(timeline)
+        await self.timelines.admit_replica(connection)
+        return connection
+
 
 @pytest.fixture
 def shared(monkeypatch: pytest.MonkeyPatch) -> Iterator[Shared]:
@@ -78,7 +86,13 @@ def shared(monkeypatch: pytest.MonkeyPatch) -> Iterator[Shared]:
         await trio.lowlevel.checkpoint()
         return connection.timeline, None
 
+    async def require_follower(replica: FakeConnection, timeline: Timeline) -> None:
+        await trio.lowlevel.checkpoint()
+        if timeline.mark not in (None, replica.timeline.mark):
+            raise Unavailable("the replica does not follow")
+
     monkeypatch.setattr(timelines, "fetch", fetch)
+    monkeypatch.setattr(timelines, "require_follower", require_follower)
     yield Shared()
 
 
@@ -166,6 +180,52 @@ async def test_the_same_again(shared: Shared) -> None:
     assert not process.compared and not old.is_hung_up
 
 
+async def test_a_replica_of_the_timeline_of_before(shared: Shared) -> None:
+    """Once there is another timeline it is hung up, and not taken again until it follows that one."""
+    process = Process(shared)
+    await process.connect(FIRST)
+    replica = await process.connect_replica(FIRST)
+    await process.connect(SECOND)
+    assert replica.is_hung_up
+    with pytest.raises(Unavailable):
+        await process.connect_replica(FIRST)
+    assert not (await process.connect_replica(SECOND)).is_hung_up
+
+
+async def test_the_timeline_changes_while_a_replica_is_asked(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it answered was about the timeline of before: it is asked again."""
+    process = Process(shared)
+    await process.connect(FIRST)
+    require_follower, asked = timelines.require_follower, 0
+
+    async def change_meanwhile(replica: Connection, timeline: Timeline) -> None:
+        nonlocal asked
+        asked += 1
+        await require_follower(replica, timeline)
+        if asked == 1:
+            await process.connect(SECOND)
+
+    monkeypatch.setattr(timelines, "require_follower", change_meanwhile)
+    with pytest.raises(Unavailable):
+        await process.connect_replica(FIRST)
+    assert asked == 2
+
+
+async def test_a_replica_before_the_mark_is_known(shared: Shared) -> None:
+    """Of a primary that was read-only nothing could be recorded: as soon as it is, replicas have to show the mark, and
+    those that were taken without it are hung up; connections to the primary stay, and nothing is compared."""
+    process = Process(shared)
+    primary = await process.connect(msgspec.structs.replace(FIRST, mark=None))
+    unknown = await process.connect_replica(SECOND)
+    await process.connect(FIRST)
+    assert unknown.is_hung_up and not primary.is_hung_up and not process.compared
+    with pytest.raises(Unavailable):
+        await process.connect_replica(SECOND)
+    assert not (await process.connect_replica(FIRST)).is_hung_up
+    await process.connect(msgspec.structs.replace(FIRST, mark=uuid4()))  # promoted from the same server
+    assert primary.is_hung_up and process.compared == 1
+
+
 async def test_a_restoration_counts_more_than_the_timeline(shared: Shared) -> None:
     """With `parley restored` the operator says which server to go on with: the other one is refused from then on."""
     process = Process(shared)
@@ -234,6 +294,41 @@ async def test_a_schema_of_before(database: str) -> None:
     with capture_logs() as lines:
         (await Connector(database, name="test", admit=one.admit).connect()).finish()
     assert [line["event"] for line in lines] == ["timeline_unknown"]
+
+
+async def test_a_real_replica(database: str, empty_database: str, cluster: Cluster) -> None:
+    """It is taken as soon as it has replayed the row of the primary's timeline, and not any more when it has a timeline
+    of its own, as a primary. What has the rows of another place, or none, is never taken."""
+    here, there, elsewhere = (Timelines(Shared(), lambda: None) for _ in range(3))
+
+    async def connect(conninfo: str, admit: Admit) -> None:
+        (await Connector(conninfo, name="test", admit=admit).connect()).finish()
+
+    async with open_replica(database) as replica:
+        execute(replica, "SELECT pg_wal_replay_pause()")
+        await connect(database, here.admit)
+        with pytest.raises(Unavailable, match=r"does not follow timeline 1 \(yet\)"):
+            await connect(replica, here.admit_replica)
+        execute(replica, "SELECT pg_wal_replay_resume()")
+
+        async def is_taken() -> bool:
+            try:
+                await connect(replica, here.admit_replica)
+            except Unavailable:
+                return False
+            return True
+
+        await wait_until(is_taken)
+        another = cluster.dsn(cluster.create_database())
+        await connect(another, elsewhere.admit)
+        for other in (another, empty_database):
+            with pytest.raises(Unavailable, match="does not follow"):
+                await connect(other, here.admit_replica)
+        execute(replica, "SELECT pg_promote()")
+        await connect(replica, there.admit)
+        assert there.current is not None and there.current.number == 2
+        with pytest.raises(Unavailable, match="does not follow timeline 1"):
+            await connect(replica, here.admit_replica)
 
 
 async def test_a_pool_is_hung_up(database: str, nursery: trio.Nursery) -> None:
