@@ -172,11 +172,10 @@ async def _replica(settings: Settings) -> str:
             timeline, _ = await timelines.fetch(primary)
         finally:
             primary.finish()
-        if row and row[0]:
-            await timelines.require_follower(connection, timeline)
+        await timelines.require_follower(connection, timeline)
     finally:
         connection.finish()
-    return here + ("" if row and row[0] else ": no replica, but a primary")
+    return here if row and row[0] else Warned(f"{here}: no replica, but a primary")
 
 
 async def _redis(settings: Settings) -> str:

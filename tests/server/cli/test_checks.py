@@ -5,12 +5,17 @@ import socket
 import psycopg
 import pytest
 import trio
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from server.cli import checks
+from server.cli.dev.services import Services
 from server.config.loading import load
 from server.config.settings import Settings
 from store.errors import StoreError
-from store.postgres import migrate, migrations
+from store.postgres import durability, migrate, migrations, sessions
+from store.postgres.sessions import Connector
+from store.postgres.timelines import Timelines
+from tests.conftest import cloned
 from tests.server.identity.provider import open_provider
 from tests.store.world import WAIT
 
@@ -43,6 +48,40 @@ async def test_schema_of_a_newer_build(database: str) -> None:
         connection.execute(f"COMMENT ON TABLE alembic_version IS '{migrate.WORKS_FROM}9998'")
     with pytest.raises(StoreError, match="at 9998, which this version does not have"):
         await checks._schema(settings)
+
+
+async def test_commits_that_wait_for_a_standby(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are on two machines, which is no note; that they wait for none is one where there are several servers."""
+    place = conninfo_to_dict(database)
+    several = Settings(database_url=make_conninfo(database, host=f"{place['host']},{place['host']}"))
+    found = await checks._durability(several)
+    assert isinstance(found, checks.Warned) and found == durability.ONE_MACHINE
+    found = await checks._durability(Settings(database_url=database))
+    assert not isinstance(found, checks.Warned) and found == durability.ONE_MACHINE
+    set_up = sessions.set_up
+
+    def as_with_a_standby(statement_timeout: float) -> str:
+        return set_up(statement_timeout).replace("current_setting('synchronous_standby_names') <> ''", "true")
+
+    monkeypatch.setattr(sessions, "set_up", as_with_a_standby)
+    found = await checks._durability(several)
+    assert not isinstance(found, checks.Warned) and found == durability.TWO_MACHINES
+
+
+async def test_a_replica_of_something_else(database: str, services: Services) -> None:
+    """A READ_URL that instances would pass over is wrong, also where it leads to a primary."""
+    one = Timelines(Alone(), lambda: None)
+    (await Connector(database, name="test", admit=one.admit).connect()).finish()
+    with cloned(services) as another, pytest.raises(StoreError, match="does not follow timeline 1"):
+        await checks._replica(Settings(database_url=database, read_url=another))
+
+
+class Alone:
+    """No other instance."""
+
+    async def raise_to(self, place: str, rank: int) -> int:
+        await trio.lowlevel.checkpoint()
+        return rank
 
 
 async def test_a_host_that_swallows_everything(monkeypatch: pytest.MonkeyPatch) -> None:

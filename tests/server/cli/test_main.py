@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from click.testing import CliRunner, Result
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from server.cli.main import main
 from tests.certificates import Authority
@@ -118,6 +119,29 @@ def test_check(database: str, redis_url: str) -> None:
             conn.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(name)))
     bad = parley("check", **usual, REGISTRATION="closed")
     assert bad.exit_code == 1 and "no partition for next month" in bad.output
+
+
+def test_notes_of_check(database: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an operator should know, and is no failure, stands in a row of its own kind, and the exit code is 0: with
+    several servers, that an accepted message is on one machine; a READ_URL that leads to a primary."""
+    monkeypatch.setenv("COLUMNS", "250")  # for the table: no line is broken
+    place = conninfo_to_dict(database)
+    several = make_conninfo(database, host=f"{place['host']},{place['host']}")
+    usual = {"REDIS_URL": redis_url, "JWT_KEY": JWT_KEY, "REGISTRATION": "closed"}
+
+    def rows(**given: str) -> dict[str, tuple[str, str]]:
+        found = parley("check", **usual, **given)
+        assert found.exit_code == 0, found.output
+        cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in found.output.splitlines()]
+        return {name: (word, result) for word, name, result in (row for row in cells if len(row) == 3)}
+
+    alone = rows(DATABASE_URL=database)
+    assert {word for word, _ in alone.values()} == {"ok"}
+    assert "is on one machine" in alone["durability"][1] and "not configured" in alone["replica"][1]
+    both = rows(DATABASE_URL=several, READ_URL=database)
+    assert both["durability"] == ("note", alone["durability"][1])
+    assert both["replica"][0] == "note" and both["replica"][1].endswith(": no replica, but a primary")
+    assert {word for name, (word, _) in both.items() if name not in ("durability", "replica")} == {"ok"}
 
 
 def test_tls_files_are_looked_at(tmp_path: Path) -> None:
