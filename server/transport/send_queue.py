@@ -10,6 +10,7 @@ concerned, which are marked dirty and flushed once (`Flusher`).
 
 import enum
 from abc import ABC, abstractmethod
+from typing import Protocol
 
 import trio
 
@@ -29,6 +30,24 @@ class Verdict(enum.Enum):
     QUEUED = "queued"
     SHED = "shed"  # ephemeral, and dropped
     LAGGING = "lagging"  # does not fit: the caller detaches the connection and lets it catch up
+
+
+class Stallable(Protocol):
+    """A send queue with the times of what its client takes; all in seconds of the timer wheel."""
+
+    blocked: bool  # something is being sent
+    progress_at: float  # when the client last took a byte of it
+    stall_timeout: float
+
+    def abort(self, why: str) -> None: ...
+
+
+def end_if_stalled(queue: Stallable, now: float) -> bool:
+    """End a connection whose client takes no byte of what is being sent, and return True."""
+    if not queue.blocked or now - queue.progress_at < queue.stall_timeout:
+        return False
+    queue.abort("stalled: the client does not read")
+    return True
 
 
 class SendQueue(ABC):

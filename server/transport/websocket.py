@@ -20,7 +20,7 @@ from server.protocol import websocket
 from server.protocol.websocket import Message
 from server.transport import tcp_info
 from server.transport.epoll import ENDED, READABLE, WRITABLE, Poller
-from server.transport.send_queue import RESUME_AT, SendQueue
+from server.transport.send_queue import RESUME_AT, SendQueue, end_if_stalled
 from server.transport.timer_wheel import TimerWheel
 from server.transport.tls import TlsSocket
 
@@ -406,8 +406,7 @@ class Connection(_Sender):
             return self.close_at
         due = self.endpoint.on_due(now)
         if self.blocked:
-            if now - self.progress_at >= self.stall_timeout:
-                self.abort("stalled: the client does not read")
+            if end_if_stalled(self, now):
                 return None
             due = min(due, self.progress_at + self.stall_timeout)
         return None if self.closing else due

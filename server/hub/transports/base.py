@@ -13,7 +13,7 @@ import trio
 from server.hub.connection import HubConnection
 from server.protocol import websocket
 from server.transport.http import HANG_UP
-from server.transport.send_queue import RESUME_AT, SendQueue
+from server.transport.send_queue import RESUME_AT, SendQueue, end_if_stalled
 from server.transport.timer_wheel import TimerWheel
 
 Scope = dict[str, Any]
@@ -120,8 +120,7 @@ class AsgiTransport(SendQueue):
                 self.abort("closed, but the client did not take it")
                 return None
             return self._close_at
-        if self.blocked and now - self.progress_at >= self.stall_timeout:
-            self.abort("stalled: the client does not read")
+        if end_if_stalled(self, now):
             return None
         due = self.connection.on_due(now)
         if self.blocked:

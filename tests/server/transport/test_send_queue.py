@@ -6,7 +6,8 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.transport.send_queue import FLUSH_CHUNK, Flusher, SendQueue, Verdict
+from server.hub.disconnect_reasons import slug_of
+from server.transport.send_queue import FLUSH_CHUNK, Flusher, SendQueue, Verdict, end_if_stalled
 
 
 class Sink(SendQueue):
@@ -92,3 +93,24 @@ def test_a_transport_must_say_how_to_send() -> None:
     """The queue itself touches no socket."""
     with pytest.raises(TypeError, match=r"abort.*flush"):
         SendQueue(1)  # type: ignore[abstract]
+
+
+class Taken:
+    """What is being sent to a client, and how its connection ended."""
+
+    def __init__(self, *, blocked: bool) -> None:
+        self.blocked = blocked
+        self.progress_at, self.stall_timeout = 100.0, 20.0
+        self.ended: list[str] = []
+
+    def abort(self, why: str) -> None:
+        self.ended.append(why)
+
+
+def test_a_client_that_takes_nothing_is_ended() -> None:
+    """Not before its time is over, and not where nothing is being sent; what it is called is a known reason."""
+    reading, idle = Taken(blocked=True), Taken(blocked=False)
+    assert not end_if_stalled(reading, 119.9) and not end_if_stalled(idle, 1000.0)
+    assert not reading.ended and not idle.ended
+    assert end_if_stalled(reading, 120.0)
+    assert [slug_of(why) for why in reading.ended] == ["stalled"]
