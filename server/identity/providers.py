@@ -16,6 +16,7 @@ import trio
 
 from handlers.errors import ChatError
 from handlers.model import Identity
+from handlers.text_rules import is_text
 from server.config.settings import OAuthProvider
 from server.identity import jwts
 from server.identity.jwks import KeySet
@@ -195,7 +196,8 @@ def _check(claims: dict[str, Any], attempt: Attempt, client_id: str) -> None:
     if claims.get("nonce") != attempt.nonce:
         raise failed("The id token is not from this sign-in (wrong nonce).")
     subject = claims["sub"]
-    if not isinstance(subject, str) or not 0 < len(subject) <= MAX_SUBJECT or "\0" in subject:
+    is_one = isinstance(subject, str) and 0 < len(subject) <= MAX_SUBJECT and "\0" not in subject and is_text(subject)
+    if not is_one:
         raise failed("The id token does not say who it is.")
     if claims["iat"] > time.time() + LEEWAY:
         raise failed("The id token is from the future.")

@@ -116,6 +116,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no expiry": ({"exp": None}, "MissingRequiredClaimError"),
     "no subject": ({"sub": None}, "MissingRequiredClaimError"),
     "an empty subject": ({"sub": ""}, "who it is"),
+    "a subject that is no text": ({"sub": "\ud83d"}, "who it is"),
     "a subject that is too long": ({"sub": "x" * 256}, "who it is"),
     "from the future": ({"iat": 4_000_000_000}, "ImmatureSignatureError"),
 }
