@@ -89,6 +89,7 @@ class Instance:
         self.name = cluster.name
         self.pool, self.redis, self.instances = stores.pool, stores.redis, stores.instances
         self.timelines, self.clock = stores.timelines, stores.clock
+        self.damage, self.objects = stores.damage, stores.objects
         self.rooms, self.lanes, self.publisher = cluster.rooms, cluster.lanes, cluster.publisher
         self.subscriptions, self.relay, self.membership = cluster.subscriptions, cluster.relay, cluster.membership
         self.transactions, self.receipts = cluster.transactions, cluster.receipts

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import structlog
 
-from store.errors import StoreError
+from store.errors import Damaged, StoreError
 
 QUIET = 60.0  # seconds for which the same defect (type and line) of a part is counted but not logged again
 
@@ -83,17 +83,21 @@ async def divided(
 
     An item that fails alone, twice, is refused: `refuse` gets it and the reference of the log line. So an item that
     `work` cannot handle costs the others nothing but repetitions. `work` must allow being repeated on the same items.
-    Raises StoreError as `work` does, and then leaves the rest undone.
+    Raises StoreError as `work` does, and then leaves the rest undone; but for Damaged, which may concern one item only.
     """
     parts: list[tuple[Sequence[T], bool]] = [(items, False)]
     while parts:
         part, again = parts.pop()
         try:
             await work(part)
-        except StoreError:
-            raise
         except Exception as error:  # whatever it is, it concerns one of these
-            reference = of.caught(error, items=len(part))
+            is_known = isinstance(error, Damaged)
+            if isinstance(error, StoreError) and not is_known:
+                raise
+            if is_known and len(part) > 1:
+                reference = ""  # PostgreSQL's fault, which is said elsewhere
+            else:
+                reference = of.caught(error, items=len(part))
             if len(part) > 1:
                 middle = len(part) // 2
                 parts += [(part[middle:], False), (part[:middle], False)]

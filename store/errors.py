@@ -19,6 +19,10 @@ class NoRoom(Unavailable):
     """PostgreSQL's disk is full: nothing was done."""
 
 
+class Damaged(Unavailable):
+    """PostgreSQL found damage in what it has stored. Perhaps only in what this was about: others may be served."""
+
+
 class RedisUnavailable(Unavailable):
     """Redis is."""
 

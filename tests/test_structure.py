@@ -230,6 +230,7 @@ ACROSS = {
         "server/rest/test_chosen_keys.py",
         "server/rest/test_conformance.py",
         "server/rest/test_contract.py",
+        "server/rest/test_damage.py",
         "server/rest/test_erasure.py",
         "server/rest/test_etags.py",
         "server/rest/test_idempotency.py",

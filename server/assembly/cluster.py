@@ -81,6 +81,7 @@ def assemble_cluster(settings: Settings, stores: Stores, tracing: "Tracing | Non
         on_doubt=change_publisher.doubt,
         outbox=True,
         on_batch=tracing.sends.committed if tracing else None,
+        on_fault=stores.damage.observe,
     )
     presence = Presence(stores.pool)
     announcer = PresenceAnnouncer(presence, instances, rooms, ephemeral_events)

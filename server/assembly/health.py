@@ -49,6 +49,9 @@ def assemble_checks(
     async def clock() -> str | None:
         return stores.clock.trouble()
 
+    async def damage() -> str | None:
+        return stores.damage.trouble()
+
     async def durability() -> str | None:
         try:
             with trio.move_on_after(ASK_WITHIN):
@@ -89,6 +92,7 @@ def assemble_checks(
         "timeline": timeline,
         "lanes": lanes,
         "commits": commits,
+        "damage": damage,
         "durability": health.add(durability),
         "clock": clock,
         "redis": health.add(redis),

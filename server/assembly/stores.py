@@ -10,6 +10,7 @@ from server.identity.access_tokens import signing_keys
 from store.objects import Objects, open_objects
 from store.postgres.clock import Clock
 from store.postgres.connection import Connection
+from store.postgres.damage import Damage
 from store.postgres.durability import Durability
 from store.postgres.pool import Pool
 from store.postgres.sessions import Connector
@@ -30,6 +31,7 @@ class Stores:
     lane_connector: Connector
     timelines: Timelines
     clock: Clock
+    damage: Damage
     durability: Durability
     redis: Redis
     instances: Instances
@@ -52,6 +54,7 @@ def assemble_stores(
     redis = Redis(settings.redis_url, name=APPLICATION)
     timelines = Timelines(SharedTimelines(redis), on_other_history)
     durability = Durability(settings.database_url)
+    damage = Damage()
 
     async def admit(connection: Connection) -> None:
         clock.observe(connection.clock_skew)
@@ -59,7 +62,15 @@ def assemble_stores(
         durability.observe(connection.waits_for_standby)
 
     def pool(url: str, name: str, size: int) -> Pool:
-        return Pool(url, name=name, size=size, statement_timeout=timeout, admit=admit, on_no_room=on_no_room)
+        return Pool(
+            url,
+            name=name,
+            size=size,
+            statement_timeout=timeout,
+            admit=admit,
+            on_no_room=on_no_room,
+            on_fault=damage.observe,
+        )
 
     def read_pool() -> Pool:
         return Pool(
@@ -88,6 +99,7 @@ def assemble_stores(
         lane_connector=lane_connector,
         timelines=timelines,
         clock=clock,
+        damage=damage,
         durability=durability,
         redis=redis,
         instances=Instances(redis),

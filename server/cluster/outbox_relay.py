@@ -14,7 +14,7 @@ from server.cluster.publisher import Publisher
 from server.cluster.subscriptions import Subscriptions
 from server.fanout.change_publisher import ChangePublisher
 from store.defects import guard
-from store.errors import StoreError
+from store.errors import Damaged, StoreError
 from store.outage import Outage
 from store.postgres import outbox
 from store.postgres.conversations import fetch_heads
@@ -23,12 +23,17 @@ from store.redis.inbox_entries import Entry, Head
 
 PERIOD = 0.5  # seconds between queries
 AGE = 2.0  # seconds a batch may be on its way before it counts as stuck
-MAX_PAUSE = 10.0  # seconds, while there is a defect
+MAX_PAUSE = 10.0  # seconds, while there is a defect, or damage
 LIMIT = 1000  # batches announced at once
 
 _guard = guard("outbox_relay")
 
 log = structlog.get_logger("parley.outbox_relay")
+
+
+def _fewer(limit: int, pause: float) -> tuple[int, float]:
+    """Return how many batches to take next, and after which pause, when one of them cannot be announced."""
+    return max(limit // 2, 1), min(2 * pause, MAX_PAUSE)
 
 
 class OutboxRelay:
@@ -56,9 +61,11 @@ class OutboxRelay:
                 limit, pause = LIMIT, PERIOD
             except StoreError as error:
                 self.outage.failed(str(error))
+                if isinstance(error, Damaged):  # what one of the batches is about, perhaps
+                    limit, pause = _fewer(limit, pause)
             except Exception as error:  # in one of the batches: fewer at a time let the others pass
                 _guard.caught(error)
-                limit, pause = max(limit // 2, 1), min(2 * pause, MAX_PAUSE)
+                limit, pause = _fewer(limit, pause)
             else:
                 self.outage.over()
 

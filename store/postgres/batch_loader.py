@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 import trio
 
 from store.defects import divided, guard
-from store.errors import StoreError, Unavailable
+from store.errors import Damaged, StoreError, Unavailable
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -75,7 +75,13 @@ class BatchLoader(Generic[K, V]):
                 _fail(batch, Unavailable("the server is shutting down"))  # no more than was left without an answer
 
     async def _answer(self, batch: Sequence[_Request[K, V]]) -> None:
-        found = await self._fetch({key for request in batch for key in request.keys})
+        try:
+            found = await self._fetch({key for request in batch for key in request.keys})
+        except Damaged as error:
+            if len(batch) > 1:
+                raise
+            _fail(batch, error)
+            return
         for request in batch:
             request.found = {key: found[key] for key in request.keys if key in found}
             request.done.set()

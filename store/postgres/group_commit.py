@@ -11,7 +11,9 @@ A conversation always has the same lane, so its messages are committed in the or
 
 A lane that has nothing to do looks now and then whether it could write: it keeps its connection, and sends an empty
 batch through the very statements. So `trouble` knows what a message would meet, also where none has come for an hour.
-A full disk lasts until room was found (`store.postgres.disk`), whatever small messages it still takes.
+A full disk lasts until room was found (`store.postgres.disk`), whatever small messages it still takes. A fault of a
+page or a file (`store.postgres.damage`) costs the message that needs it; only where several conversations in a row met
+one is the lane in trouble.
 """
 
 import time
@@ -32,8 +34,8 @@ from store.histogram import Histogram
 from store.ids import timestamp
 from store.model import Change, Message, MessageStatus, MessageType
 from store.outage import Outage
-from store.postgres import disk, durability, message_batch, queries
-from store.postgres.connection import Connection
+from store.postgres import damage, disk, durability, message_batch, queries
+from store.postgres.connection import Connection, ends_session
 from store.postgres.message_batch import OutcomeUnknown, Row
 from store.postgres.messages import file_info, message_of
 from store.postgres.partitions import ensure_partitions
@@ -42,6 +44,9 @@ from store.statistics import LaneStatistics
 
 MAX_BATCH_BYTES = 4 * 1024 * 1024  # content in one transaction, roughly
 MAX_QUEUE_BYTES = 32 * 1024 * 1024  # content that waits in one lane: some seconds' worth, if a commit takes one
+MAX_DIVISIONS = 32  # of one batch, while PostgreSQL fails with a fault of its own; then the rest fails with it
+SEVERAL = 3  # conversations that met a fault, and no message was written meanwhile: it is more than a page
+FAULT_MEMORY = 10.0  # seconds after the last one for which the lane is in trouble then
 MAX_ATTEMPTS = 4  # at one batch, when PostgreSQL breaks a deadlock or has no partition
 SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500)  # messages: bounds of the histogram
 RECONNECT_DELAY = 0.1  # seconds; doubles up to a second
@@ -98,6 +103,7 @@ class Append(Struct, frozen=True):
 
 # Called with a committed batch and when its transaction began and ended (`time.perf_counter`), before any answer.
 OnBatch = Callable[[Sequence[Append], float, float], None]
+OnFault = Callable[[psycopg.Error], None]
 
 
 class Source(Protocol):
@@ -133,17 +139,18 @@ class Lanes:
         on_doubt: Callable[[Collection[UUID]], None],
         outbox: bool = False,
         on_batch: OnBatch | None = None,
+        on_fault: OnFault = lambda error: None,
     ) -> None:
         """`max_queue` and `max_queue_bytes` (of content) are for each lane. `on_commit` gets the new messages of a
         batch, after each `done`; `on_doubt` the conversations of a batch whose outcome is unknown. With `outbox`, each
         batch leaves a row there under its first change's conversation and seq, which its publisher deletes
-        (`store.postgres.outbox`)."""
+        (`store.postgres.outbox`). `on_fault` is called with each of `damage.FAULTS`."""
         self._max_queue = max_queue
         self._max_queue_bytes = max_queue_bytes
         self._closed = False
         self.times = LaneTimes()
         self._lanes = [
-            _Lane(number, source, max_batch, on_commit, on_doubt, outbox, self.times, on_batch)
+            _Lane(number, source, max_batch, on_commit, on_doubt, outbox, self.times, on_batch, on_fault)
             for number in range(count)
         ]
 
@@ -200,6 +207,11 @@ class Lanes:
         """What the last commits took, if that was long."""
         return next((lane.slow.reason for lane in self._lanes if lane.slow), None)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether PostgreSQL's disk has, as far as is known."""
+        return not any(lane.has_no_room for lane in self._lanes)
+
     def suspect_disk(self) -> None:
         """Another statement met a full disk: lanes look whether they would, too."""
         for lane in self._lanes:
@@ -231,10 +243,15 @@ class _Lane:
         outbox: bool,
         times: LaneTimes,
         on_batch: OnBatch | None,
+        on_fault: OnFault,
     ) -> None:
         self._number = number
         self.times = times
         self._on_batch = on_batch
+        self._on_fault = on_fault
+        self._faulty: set[UUID] = set()  # conversations that met a fault since a message was written
+        self._fault = ""  # the last one
+        self._fault_at = 0.0
         self.waits_since = 0.0  # of the oldest message in the queue
         self.queue: list[Append] = []
         self.queued_bytes = 0  # of content in the queue
@@ -248,7 +265,7 @@ class _Lane:
         self.slow = Outage("parley.lanes", "commits_slow", lane=number, advice="a slow disk, or locks that are held")
         self._slow_at = 0.0
         self._last_commit = 0.0  # seconds that it took
-        self._has_no_room = False  # the disk was full, and no room was found since
+        self.has_no_room = False  # the disk was full, and no room was found since
         self._room_due = 0.0  # when to look for it
         self._source = source
         self._max_batch = max_batch
@@ -286,7 +303,7 @@ class _Lane:
                         await self._try_out()
                         continue
                     self._idle = trio.Event()
-                if self._has_no_room and time.perf_counter() >= self._room_due:
+                if self.has_no_room and time.perf_counter() >= self._room_due:
                     await self._try_out()
                 appends = self._take()
                 try:
@@ -336,13 +353,15 @@ class _Lane:
         A batch stands or falls as a whole, so one bad message fails all of them. Where the error names the content as
         the cause (REJECTED, or a defect of ours before anything was sent), nothing was written, and the batch is
         written again in halves, first half first, so that messages keep their order; a half of one message is
-        refused. An unknown outcome is never repeated here: these senders get Unavailable and may send again with the
-        same clientMessageId, and `on_doubt` gets the conversations, so that their rooms compare the head. If
-        PostgreSQL is out of reach, the rest of the batch and all of the queue fail with it: they would only wait as
-        long for the same error. `writing` always has all messages that are taken and not answered; `_abandon` and `run`
-        answer them if this is cancelled or fails.
+        refused. So it is, up to a bound, with a fault of PostgreSQL's own, but the senders may repeat. An unknown
+        outcome is never repeated here: these senders get Unavailable and may send again with the same
+        clientMessageId, and `on_doubt` gets the conversations, so that their rooms compare the head. If PostgreSQL is
+        out of reach, the rest of the batch and all of the queue fail with it: they would only wait as long for the
+        same error. `writing` always has all messages that are taken and not answered; `_abandon` and `run` answer them
+        if this is cancelled or fails.
         """
         parts = [appends]
+        divisions = 0
         while parts:
             part = parts.pop()
             if self.writing is not part:
@@ -366,6 +385,16 @@ class _Lane:
                 self._failed(error, messages=len(part))
                 self._fail(part, Unavailable("the connection to PostgreSQL was lost in a commit"))
                 self._doubt(part)
+            except damage.FAULTS as error:
+                divisions += 1
+                if ends_session(error):
+                    self._failed(error, messages=len(part))
+                elif len(part) > 1 and divisions <= MAX_DIVISIONS:
+                    middle = len(part) // 2
+                    parts += [part[middle:], part[:middle]]
+                    continue
+                self._met(error, part)
+                self._fail(part, Unavailable("PostgreSQL could not write the message"))
             except psycopg.Error as error:  # a server that takes no writes, has no room, lacks a table, ...
                 self._failed(error, messages=len(part))
                 if isinstance(error, psycopg.errors.DiskFull):
@@ -380,6 +409,8 @@ class _Lane:
                 return
             else:
                 self._succeeded()
+                if self._faulty:
+                    self._faulty.clear()
                 await self._settle(part, rows)
 
     async def _try_out(self) -> None:
@@ -394,9 +425,11 @@ class _Lane:
                 await conn.execute(durability.PROBE)  # an empty batch waits for no standby
                 if now >= self._room_due:
                     await disk.require_room(conn)
-                    self._has_no_room = False
+                    self.has_no_room = False
                     self._room_due = now + ROOM_PERIOD
         except (psycopg.Error, Unavailable) as error:
+            if isinstance(error, damage.FAULTS):
+                self._on_fault(error)
             self._failed(error)
             return
         except Exception as error:
@@ -414,15 +447,21 @@ class _Lane:
     def _failed(self, error: Exception, **fields: object) -> None:
         """Nothing could be written: said once, and known to `trouble` until something can."""
         if isinstance(error, psycopg.errors.DiskFull):
-            self._has_no_room = True
+            self.has_no_room = True
             self._room_due = time.perf_counter() + ROOM_PAUSE
         if not isinstance(error, psycopg.OperationalError):
             self._hang_up()  # it works, but may lead to the wrong server: the next one is looked up
         self.outage.failed(reason(error), **fields)
 
+    def _met(self, error: psycopg.Error, appends: Sequence[Append]) -> None:
+        """PostgreSQL failed with a fault of its own, when it was to write these."""
+        self._faulty.update(append.conversation_id for append in appends)
+        self._fault, self._fault_at = reason(error), time.perf_counter()
+        self._on_fault(error)
+
     def _succeeded(self) -> None:
         self._looked = True
-        if self.outage and not self._has_no_room:
+        if self.outage and not self.has_no_room:
             self.outage.over()
 
     def _time(self, seconds: float) -> None:
@@ -447,6 +486,8 @@ class _Lane:
             return self.outage.reason
         if not self._looked:
             return "not connected to PostgreSQL yet"
+        if len(self._faulty) >= SEVERAL and time.perf_counter() - self._fault_at < FAULT_MEMORY:
+            return self._fault
         since = self._writing_since if self.writing else self.waits_since if self.queue else None
         if since is not None and (waited := time.perf_counter() - since) > self._patience(TOO_LONG):
             return f"messages wait for their commit, the oldest for {waited:.0f} s"
@@ -532,7 +573,7 @@ class _Lane:
                 except Unfit:
                     self._hang_up()
                     raise  # it will not be otherwise in a second
-                except (Unavailable, psycopg.OperationalError) as error:
+                except (Unavailable, psycopg.OperationalError, *damage.DAMAGED) as error:
                     why = reason(error)
                     self._hang_up()
                 await trio.sleep(delay)
@@ -634,7 +675,9 @@ class _Lane:
         try:
             conn = await self._connected()
             rows = await (await conn.execute(queries.list_first_messages, parameters)).fetchall()
-        except (psycopg.OperationalError, Unavailable) as error:
+        except (psycopg.OperationalError, *damage.DAMAGED, Unavailable) as error:
+            if isinstance(error, damage.FAULTS):
+                self._on_fault(error)
             self.unresolved.failed(reason(error), duplicates=len(keys))
             return {}
         self.unresolved.over()

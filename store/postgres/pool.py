@@ -17,10 +17,11 @@ import structlog
 import trio
 
 from store.defects import guard
-from store.errors import NoRoom, Overloaded, Unavailable, Unfit
+from store.errors import Damaged, NoRoom, Overloaded, Unavailable, Unfit
 from store.histogram import Histogram
 from store.outage import Outage
 from store.postgres.connection import CANCEL_TIMEOUT, Connection, ends_session
+from store.postgres.damage import DAMAGED, FAULTS
 from store.postgres.sessions import NOT_OURS, NOT_THE_PRIMARY, TRANSIENT, Admit, Connector
 from store.reasons import reason
 from store.statistics import PoolStatistics
@@ -63,15 +64,18 @@ class Pool:
         admit: Admit | None = None,
         cancel_timeout: float = CANCEL_TIMEOUT,
         on_no_room: Callable[[], None] = lambda: None,
+        on_fault: Callable[[psycopg.Error], None] = lambda error: None,
     ) -> None:
         """`name` becomes the application_name; timeouts are in seconds; `size` connections at most. `admit` and
-        `cancel_timeout` are those of `Connector`. `on_no_room` is called when a statement meets a full disk."""
+        `cancel_timeout` are those of `Connector`. `on_no_room` is called when a statement meets a full disk,
+        `on_fault` with each of `damage.FAULTS`."""
         self._connector = Connector(
             conninfo, name=name, statement_timeout=statement_timeout, admit=admit, cancel_timeout=cancel_timeout
         )
         self.acquire_timeout = acquire_timeout
         self.statement_timeout = statement_timeout
         self._on_no_room = on_no_room
+        self._on_fault = on_fault
         self._size = size
         self._max_waiting = max_waiting
         self._idle: list[Connection] = []
@@ -94,7 +98,7 @@ class Pool:
 
         Raises Overloaded when too many wait already, Unavailable when none is to be had within
         `acquire_timeout`, and Unavailable in place of every psycopg error that means "not now": NoRoom when the disk is
-        full.
+        full, Damaged when it found its own data damaged.
         """
         try:
             connection = self._pop_idle() or await self._wait_for_one()
@@ -111,6 +115,10 @@ class Pool:
                 self._on_no_room()
                 if not ends_session(error):
                     raise NoRoom(f"PostgreSQL: {reason(error)}") from error
+            if isinstance(error, FAULTS):
+                self._on_fault(error)
+                if isinstance(error, DAMAGED):
+                    raise Damaged(f"PostgreSQL: {reason(error)}") from error
             raise Unavailable(f"PostgreSQL: {reason(error)}") from error
         except NOT_OURS as error:
             raise Unfit(f"PostgreSQL: {reason(error)}; has `parley migrate` been run, by a role that may?") from error

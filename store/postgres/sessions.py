@@ -16,6 +16,7 @@ import structlog
 from store import tcp
 from store.errors import Unavailable, Unfit
 from store.postgres.connection import CANCEL_TIMEOUT, Connection, Skew
+from store.postgres.damage import DAMAGED
 from store.reasons import reason
 
 SECONDS = 1.0
@@ -78,6 +79,7 @@ TRANSIENT = (
     psycopg.InterfaceError,
     NOT_THE_PRIMARY,
     psycopg.errors.IdleInTransactionSessionTimeout,
+    *DAMAGED,  # no defect of ours, and the same statement works once it is mended
 )
 
 

@@ -6,7 +6,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from store.defects import QUIET, Guard, divided
-from store.errors import Unavailable
+from store.errors import Damaged, Unavailable
 
 
 def fail(kind: type[Exception]) -> Exception:
@@ -50,6 +50,21 @@ async def test_the_one_at_fault_is_alone_refused() -> None:
         await divided(Guard("test"), list(range(40)), work, lambda item, reference: refused.append(item))
     assert sorted(done) == [number for number in range(40) if number not in (7, 30)]
     assert sorted(refused) == [7, 30]
+
+
+async def test_damage_concerns_one() -> None:
+    """What PostgreSQL finds damaged is looked for as a defect is, and only the item alone with it is counted."""
+    guard, done, refused = Guard("test"), list[int](), list[int]()
+
+    async def work(items: Sequence[int]) -> None:
+        if 7 in items:
+            raise Damaged("invalid page")
+        done.extend(items)
+
+    with capture_logs() as lines:
+        await divided(guard, list(range(40)), work, lambda item, reference: refused.append(item))
+    assert sorted(done) == [number for number in range(40) if number != 7] and refused == [7]
+    assert guard.count == 2 and len(lines) == 1
 
 
 async def test_what_is_raised_on_purpose_is_no_defect() -> None:

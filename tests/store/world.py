@@ -1,8 +1,9 @@
 """People, conversations and messages for tests, and what to wait for in the server."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
+import psycopg
 import trio
 
 from store.errors import StoreError
@@ -121,6 +122,7 @@ def make_writer(
     max_queue: int = 10_000,
     max_queue_bytes: int = MAX_QUEUE_BYTES,
     outbox: bool = False,
+    on_fault: Callable[[psycopg.Error], None] = lambda error: None,
 ) -> Writer:
     changes: list[Change] = []
     doubts: list[UUID] = []
@@ -132,5 +134,6 @@ def make_writer(
         on_commit=changes.extend,
         on_doubt=doubts.extend,
         outbox=outbox,
+        on_fault=on_fault,
     )
     return Writer(made, changes, doubts)

@@ -12,7 +12,7 @@ from server.cluster.outbox_relay import OutboxRelay
 from server.cluster.publisher import Publisher
 from server.cluster.subscriptions import Subscriptions
 from server.fanout.change_publisher import ChangePublisher
-from store.errors import Unavailable
+from store.errors import Damaged, Unavailable
 from store.model import Role
 from store.postgres import conversations, outbox
 from store.postgres.connection import Connection
@@ -93,6 +93,31 @@ async def test_more_than_one_look_takes(pool: Pool, nursery: trio.Nursery, monke
         await nursery.start(world.relay.run)
         await until_empty(conn)
         assert world.heads() == sorted((group, 2) for group in groups) and len(world.sent) == 3
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("error", [Damaged("invalid page"), LookupError("a defect")], ids=["damage", "defect"])
+async def test_one_that_cannot_be_announced(
+    error: Exception, pool: Pool, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fewer at a time let those before it pass."""
+    monkeypatch.setattr(outbox_relay, "LIMIT", 4)
+    monkeypatch.setattr(outbox_relay, "MAX_PAUSE", 0.05)
+    world, read = World(pool), conversations.fetch_heads
+
+    async def fetch_heads(conn: Connection, conversation_ids: list[UUID]) -> dict[UUID, int]:
+        if groups[-1] in conversation_ids:
+            raise error
+        return await read(conn, conversation_ids)
+
+    monkeypatch.setattr(outbox_relay, "fetch_heads", fetch_heads)
+    async with pool.connection() as conn:
+        [alice] = await make_users(conn, 1)
+        groups = [await make_group(conn, [alice]) for _ in range(4)]
+        await strand(conn, groups, alice)
+        await nursery.start(world.relay.run)
+        await wait_for_value(conn, "SELECT count(*) FROM outbox", 1)
+        assert world.heads() == sorted((group, 2) for group in groups[:-1])
     nursery.cancel_scope.cancel()
 
 

@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from store.errors import Unavailable
+from store.errors import Damaged, Unavailable
 from store.postgres.batch_loader import MAX_KEYS, BatchLoader
 
 
@@ -17,12 +17,15 @@ class Table:
         self.asked: list[set[int]] = []
         self.gate = trio.Event()
         self.fails = False
+        self.damaged: int | None = None
 
     async def fetch(self, keys: Collection[int]) -> dict[int, str]:
         self.asked.append(set(keys))
         await self.gate.wait()
         if self.fails:
             raise Unavailable("PostgreSQL is away")
+        if self.damaged in keys:
+            raise Damaged("invalid page")
         return {key: str(key) for key in keys if key >= 0}
 
 
@@ -45,6 +48,26 @@ async def test_one_query_for_all_who_come_meanwhile(nursery: trio.Nursery) -> No
     await trio.testing.wait_all_tasks_blocked()
     assert answers == {number: {number: str(number)} for number in range(50)}
     assert len(table.asked) == 3
+
+
+async def test_damage_reaches_only_who_asked_for_it(nursery: trio.Nursery) -> None:
+    """Of the callers that share a query, the one whose rows cannot be read gets that error, others their answers."""
+    table, answers = Table(), dict[int, object]()
+    gather: BatchLoader[int, str] = BatchLoader(table.fetch)
+    await nursery.start(gather.run)
+    table.damaged = 7
+
+    async def ask(number: int) -> None:
+        try:
+            answers[number] = await gather.get([number])
+        except Damaged as error:
+            answers[number] = str(error)
+
+    for number in range(20):
+        nursery.start_soon(ask, number)
+    table.gate.set()
+    await trio.testing.wait_all_tasks_blocked()
+    assert answers == {number: {number: str(number)} for number in range(20)} | {7: "invalid page"}
 
 
 async def test_an_error_reaches_the_callers_of_one_query(nursery: trio.Nursery) -> None:

@@ -17,7 +17,7 @@ from store import receipts
 from store.errors import NoRoom, Overloaded, StoreError, Unavailable
 from store.ids import new_id
 from store.model import Change, FileInfo, Message, MessageStatus
-from store.postgres import conversations, message_batch, messages
+from store.postgres import conversations, message_batch, messages, queries
 from store.postgres import group_commit as lanes
 from store.postgres.connection import Connection
 from store.postgres.group_commit import Lanes
@@ -654,6 +654,76 @@ async def test_no_room_is_what_it_is_called(writer: Writer, conn: Connection, mo
         patch.setattr(message_batch, "write", write)
         assert isinstance(await writer.send(group, alice).answer(), NoRoom)
     await writer.send(group, alice).message()
+
+
+@pytest.mark.parametrize("state", ["58030", "58P01", "53200", "XX000", "XX001", "XX002"])
+async def test_a_fault_of_postgres(state: str, pool: Pool, conn: Connection, nursery: trio.Nursery) -> None:
+    """A page that cannot be read, memory that is not given: it costs the messages that need it, which may be repeated,
+    and no other one of their batch. Where it is several conversations and nothing else is written, the lane is in
+    trouble, until something is. All of it is handed to who remembers it, and is no line here."""
+    met: list[str | None] = []
+    [alice] = await make_users(conn, 1)
+    groups = [await make_group(conn, [alice]) for _ in range(lanes.SEVERAL + 1)]
+    await conn.execute(
+        "CREATE FUNCTION fault() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.body LIKE 'secret%' THEN"
+        f" RAISE 'could not read block 7' USING ERRCODE = '{state}'; END IF; RETURN NEW; END $$"
+    )
+    await conn.execute("CREATE TRIGGER fault BEFORE INSERT ON messages FOR EACH ROW EXECUTE FUNCTION fault()")
+    writer = make_writer(pool, on_fault=lambda error: met.append(error.sqlstate))
+    contents = [f"secret {number}" if number in (3, 11) else str(number) for number in range(20)]
+    with capture_logs() as lines:
+        sent = [writer.send(groups[0], alice, content) for content in contents]  # one batch, as nothing runs yet
+        await nursery.start(writer.lanes.run)
+        answers = [await one.answer() for one in sent]
+        assert [type(answer) for answer in answers] == [
+            Unavailable if "secret" in content else Message for content in contents
+        ]
+        assert met == [state] * 2 and writer.lanes.trouble() is None
+        for group in groups[: lanes.SEVERAL]:
+            assert type(await writer.send(group, alice, "secret").answer()) is Unavailable
+        assert "could not read block 7" in (writer.lanes.trouble() or "")
+        await writer.send(groups[-1], alice).message()
+        assert writer.lanes.trouble() is None
+    assert [line["event"] for line in lines] == [], lines
+
+
+async def test_faults_of_a_whole_batch_are_bounded(pool: Pool, conn: Connection, nursery: trio.Nursery) -> None:
+    """Where every message meets one, so many attempts are made at a batch, and the rest fails together."""
+    met: list[psycopg.Error] = []
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+    await conn.execute(
+        "CREATE FUNCTION fault() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'x' USING ERRCODE = '58030'; END $$"
+    )
+    await conn.execute("CREATE TRIGGER fault BEFORE INSERT ON messages FOR EACH ROW EXECUTE FUNCTION fault()")
+    writer = make_writer(pool, on_fault=met.append)
+    sent = [writer.send(group, alice) for _ in range(300)]
+    await nursery.start(writer.lanes.run)
+    assert {type(await one.answer()) for one in sent} == {Unavailable}
+    assert writer.lanes.statistics().batches <= 2 * lanes.MAX_DIVISIONS and len(met) <= 2 * lanes.MAX_DIVISIONS
+    await conn.execute("DROP TRIGGER fault ON messages")
+    await writer.send(group, alice).message()
+
+
+async def test_a_duplicate_that_cannot_be_read(
+    writer: Writer, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page of the first message is damaged: the duplicate's sender may repeat it, others of the batch have their
+    answers, and what the lane does is no defect."""
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+    first = await writer.send(group, alice, key="k").message()
+    await conn.execute(
+        "CREATE FUNCTION fault(uuid[], text[]) RETURNS int LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE 'invalid page' USING ERRCODE = 'XX001'; END $$"
+    )
+    with capture_logs() as lines, monkeypatch.context() as patch:
+        patch.setattr(queries, "list_first_messages", "SELECT fault(%(sender_ids)s, %(keys)s)")
+        again, other = writer.send(group, alice, key="k"), writer.send(group, alice)
+        assert type(await again.answer()) is Unavailable
+        await other.message()
+    assert [line["event"] for line in lines] == ["duplicates_unresolved"]
+    assert await writer.send(group, alice, key="k").message() == first
 
 
 async def test_slow_commits(writer: Writer, conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:

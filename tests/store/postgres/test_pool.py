@@ -7,7 +7,7 @@ import psycopg
 import pytest
 import trio
 
-from store.errors import NoRoom, Overloaded, Unavailable, Unfit
+from store.errors import Damaged, NoRoom, Overloaded, Unavailable, Unfit
 from store.postgres import outbox
 from store.postgres.connection import Connection
 from store.postgres.pool import Pool
@@ -296,6 +296,20 @@ async def test_not_migrated(empty_database: str, nursery: trio.Nursery) -> None:
     with pytest.raises(Unfit, match="parley migrate"):
         async with pool.connection() as conn:
             await outbox.list_stale(conn, 1.0, 1)
+
+
+@pytest.mark.parametrize("state", ["58030", "58P01", "53200", "XX000", "XX001", "XX002"])
+async def test_a_fault_of_postgres(state: str, database: str, nursery: trio.Nursery) -> None:
+    """It is Unavailable, as the same may work later; Damaged where it may be only what this was about. It is handed to
+    who remembers it, and the connection is kept."""
+    met: list[str | None] = []
+    pool = Pool(database, name="test", acquire_timeout=WAIT, on_fault=lambda error: met.append(error.sqlstate))
+    await nursery.start(pool.run)
+    with pytest.raises(Unavailable, match="could not read block 7") as caught:
+        async with pool.connection() as conn:
+            await conn.execute(f"DO $$ BEGIN RAISE 'could not read block 7' USING ERRCODE = '{state}'; END $$".encode())
+    assert type(caught.value) is (Damaged if state.startswith("XX") else Unavailable)
+    assert met == [state] and pool.statistics().discarded == 0
 
 
 async def test_no_room(database: str, nursery: trio.Nursery) -> None:
