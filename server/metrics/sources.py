@@ -33,7 +33,9 @@ from server.rest.answer_memory import AnswerBudget
 from server.rest.request_metrics import RequestMetrics
 from server.transport.listener import Listener
 from store.defects import counts
+from store.objects import Objects
 from store.postgres.clock import Clock
+from store.postgres.damage import Damage
 from store.postgres.group_commit import Lanes
 from store.postgres.pool import Pool
 from store.postgres.timelines import Timelines
@@ -59,6 +61,8 @@ class Parts(Protocol):
     answers: AnswerBudget
     timelines: Timelines
     clock: Clock
+    damage: Damage
+    objects: Objects | None
 
     @property
     def pools(self) -> Mapping[str, Pool]: ...
@@ -66,7 +70,7 @@ class Parts(Protocol):
 
 def families(parts: Parts, census: Census, receipts_waiting: int | None) -> Iterator[Metric]:
     """Yield all metrics. `receipts_waiting` is None if Redis did not answer; its metric is then left out."""
-    for source in (_listener, _hub, _bounds, _rooms, _lanes, _instances, _pools, _process):
+    for source in (_listener, _hub, _bounds, _rooms, _lanes, _instances, _pools, _disks, _process):
         yield from source(parts)
     yield from _census(census)
     yield from _receipts(parts, receipts_waiting)
@@ -378,6 +382,24 @@ def _pools(parts: Parts) -> Iterable[Metric]:
         "parley_clock_ahead_seconds",
         "How far this machine's clock is ahead of PostgreSQL's, as last compared; negative if it is behind.",
         parts.clock.ahead,
+    )
+
+
+def _disks(parts: Parts) -> Iterable[Metric]:
+    yield gauge(
+        "parley_postgres_full",
+        "1 while PostgreSQL has no room on its disk, as far as is known: messages are not accepted.",
+        int(not parts.lanes.has_room),
+    )
+    yield counter(
+        "parley_postgres_faults_total",
+        "Statements that ended with a fault of PostgreSQL's own: damaged data, errors of its file system, no memory.",
+        parts.damage.count,
+    )
+    yield gauge(
+        "parley_files_failing",
+        "1 while no file can be stored, as far as is known: uploads are refused.",
+        int(parts.objects is not None and bool(parts.objects.trouble)),
     )
 
 

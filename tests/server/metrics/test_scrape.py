@@ -3,9 +3,11 @@
 import re
 import shutil
 import subprocess
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
+import psycopg
 import pytest
 import structlog
 import trio
@@ -19,7 +21,9 @@ from server.observability import logs
 from server.observability.log_limits import OF_ONE, Suppressor
 from server.observability.version import version
 from server.rest import turns
+from store.errors import Damaged
 from store.histogram import Histogram
+from store.postgres.connection import Connection
 from tests import plain_http
 from tests.running import free_port
 from tests.server.metrics.samples import Scrape, admin, scrape
@@ -40,6 +44,8 @@ UNITLESS = {
     "parley_rooms_users",
     "parley_membership_up",
     "parley_timeline_refused",
+    "parley_postgres_full",
+    "parley_files_failing",
     "parley_process_tasks",
     "parley_process_alive",
 }
@@ -103,6 +109,46 @@ async def test_what_happens_is_counted(database: str, redis_url: str, nursery: t
         check_with_promtool(found)
         check_documentation(found)
         await check_places(site, socket)
+
+
+async def test_full_disks(
+    database: str, redis_url: str, nursery: trio.Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Disks without room, under PostgreSQL and under the files, are metrics, until there is room; so is damage."""
+    socket, full = tmp_path / "admin.sock", True
+
+    async def require_room(conn: Connection) -> None:
+        if full:
+            raise psycopg.errors.DiskFull("no room")
+
+    monkeypatch.setattr("store.postgres.disk.require_room", require_room)
+
+    async def shown() -> tuple[float, ...]:
+        found = await scrape(socket)
+        return tuple(found.value(name) for name in ("parley_postgres_full", "parley_files_failing"))
+
+    async with open_site(
+        database, redis_url, nursery, admin_listen=(str(socket),), objects=f"file://{tmp_path}/files"
+    ) as site:
+        objects = site.process.objects
+        assert objects is not None
+        site.process.lanes.suspect_disk()
+        objects.trouble.failed("no room")
+        with pytest.raises(Damaged):
+            async with site.process.pool.connection() as conn:
+                await conn.execute("DO $$ BEGIN RAISE 'invalid page' USING ERRCODE = 'XX001'; END $$")
+        await wait_until(_is(shown, (1, 1)))
+        assert (await scrape(socket)).value("parley_postgres_faults_total") == 1
+        full = False
+        await site.http.get("/health")  # it looks whether a file can be stored
+        await wait_until(_is(shown, (0, 0)))
+
+
+def _is(look: Callable[[], Awaitable[object]], expected: object) -> Callable[[], Awaitable[bool]]:
+    async def check() -> bool:
+        return await look() == expected
+
+    return check
 
 
 async def test_what_is_refused_is_counted(
