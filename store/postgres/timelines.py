@@ -174,6 +174,8 @@ class Timelines:
                 return await self._shared.raise_to(found.place, found.rank)
             except Unavailable:
                 pass
+            except Exception as error:  # this look only: what this process has seen itself decides
+                _guard.caught(error)
         return found.rank
 
     # -- this process ---------------------------------------------------------------------------------

@@ -89,6 +89,10 @@ class Instance:
         self.running.kill()
         await self._gone.wait()
 
+    @property
+    def is_gone(self) -> bool:
+        return self._gone.is_set()
+
     async def wait_gone(self) -> None:
         await self._gone.wait()
 

@@ -286,7 +286,8 @@ async def test_a_client_that_stops_polling_is_gone(
             async with trio.open_nursery() as crowd:
                 for _ in range(40):
                     crowd.start_soon(poll)
-            assert codes == {404, 429}
+            # 503: where a machine stood still, it is not known for the moment whether another instance has it.
+            assert codes - {503} == {404, 429}
 
 
 async def _until_gone(site: Site) -> None:

@@ -11,6 +11,7 @@ import trio
 from psycopg.conninfo import make_conninfo
 from structlog.testing import capture_logs
 
+from store.defects import counts
 from store.errors import RedisUnavailable, Unavailable
 from store.postgres import timelines
 from store.postgres.connection import Connection
@@ -94,6 +95,22 @@ def shared(monkeypatch: pytest.MonkeyPatch) -> Iterator[Shared]:
     monkeypatch.setattr(timelines, "fetch", fetch)
     monkeypatch.setattr(timelines, "require_follower", require_follower)
     yield Shared()
+
+
+async def test_a_defect_in_the_look(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new connection is taken all the same, by what this process has seen itself; the defect is counted."""
+    process, before = Process(shared), counts()["timelines"]
+
+    async def broken(place: str, rank: int) -> int:
+        await trio.lowlevel.checkpoint()
+        raise RuntimeError("a defect")
+
+    await process.connect(SECOND)
+    monkeypatch.setattr(shared, "raise_to", broken)
+    await process.connect(SECOND)
+    with capture_logs(), pytest.raises(Unavailable):
+        await process.connect(FIRST)
+    assert counts()["timelines"] == before + 2
 
 
 async def test_a_standby_is_promoted(shared: Shared) -> None:

@@ -100,7 +100,7 @@ async def test_health(site: Site) -> None:
     """Healthy with every service; Degraded and ready without Redis; Unhealthy and not ready without PostgreSQL."""
 
     async def is_healthy() -> bool:
-        return bool((await site.call("GET", "/health"))["status"] == "Healthy")
+        return bool((await site.http.get("/health")).json()["status"] == "Healthy")
 
     await wait_until(is_healthy)  # a machine that stood still for a while may have cost it its registration
     assert (await site.call("GET", "/health/live")) == {"status": "Healthy", "checks": {}}
