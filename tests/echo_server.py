@@ -56,6 +56,9 @@ class Echo:
     def on_pong(self) -> None:
         pass
 
+    def on_violation(self, code: int, reason: str) -> None:
+        pass
+
     def on_closed(self, reason: str) -> None:
         del self._server.connections[self._connection]
 

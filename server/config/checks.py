@@ -9,8 +9,8 @@ from server.config.settings import ConfigError, Settings
 def faults_of(settings: Settings) -> list[str]:
     """Return a sentence about each invalid combination of settings."""
     faults = []
-    if settings.send_queue_bytes < 2 * settings.max_message_bytes:
-        faults.append("SEND_QUEUE_BYTES: expected at least twice MAX_MESSAGE_BYTES, or one message may never fit")
+    if settings.send_queue_bytes < 4 * settings.max_message_bytes:
+        faults.append("SEND_QUEUE_BYTES: expected at least four times MAX_MESSAGE_BYTES, or one message may never fit")
     if settings.registration == "oauth" and not settings.oauth:
         faults.append("REGISTRATION: oauth needs a provider: OAUTH_<NAME>_CLIENT_ID and so on")
     if bool(settings.tls_cert) != bool(settings.tls_key):

@@ -346,7 +346,13 @@ class Settings:
         more="As Python holds them they take about twice that.",
         minimum=1,
     )
-    max_message_bytes: int = BOUNDS.setting(SIZE, 32 * KIB, "One hub message; SignalR has this default.", minimum=1)
+    max_message_bytes: int = BOUNDS.setting(
+        SIZE,
+        32 * KIB,
+        "The content of one message, in UTF-8, over the hub and REST alike.",
+        more="A hub message may have four times that, less 2 KiB, and at most half of `SEND_QUEUE_BYTES`.",
+        minimum=1,
+    )
 
     rate_limits: str = RATES.setting(
         TEXT,

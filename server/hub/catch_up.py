@@ -26,9 +26,10 @@ PAGE = 100  # changes read at once
 PAGE_BYTES = 128 * 1024
 STEP = 200  # ephemeral events looked at in one scheduler step
 MISSING = 1.0  # seconds that this waits for a change which is committed, before it is asked whether it still is
+MAX_NAMED = 1000  # conversations in one call of Sync
 MAX_LISTED = 400  # conversations in one answer to Sync
 LISTED_BYTES = 300  # of an answer, for each conversation that it lists, at most
-NAMED_BYTES = 90  # for each that is named and not listed
+NAMED_BYTES = 90  # for each that is named, at most
 START = UUID(int=0)  # below every conversation's id
 BEGINNING = Cursor(0)  # of a client that has nothing
 BY_DEFAULT = {
@@ -144,7 +145,12 @@ async def sync_all(
     worked on in the order of their ids, as many as the answer has room to list, and the next call goes on after them.
 
     From here on the connection is attached to what its user is added to, whatever it began with.
+
+    Raises ChatError("too_large"), and does nothing, when more are named than the answer has room for.
     """
+    most_named = min(MAX_NAMED, connection.send_queue.limit // 2 // NAMED_BYTES)
+    if len(shown) > most_named:
+        raise ChatError("too_large", f"At most {most_named} conversations may be named at once.")
     connection.auto_attach = True
     async with moving_cursors(connection):
         mine = set(await sync.memberships(connection.user_id))

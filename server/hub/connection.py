@@ -34,8 +34,10 @@ from server.protocol.signalr.messages import (
     HubMessage,
     HubProtocolError,
     Invocation,
+    Oversized,
     Ping,
     StreamInvocation,
+    TooBig,
 )
 from server.protocol.signalr.stateful_reconnect import State
 from server.transport.send_queue import SendQueue, Verdict
@@ -181,7 +183,11 @@ class HubConnection:
     async def _refuse(self, error: HubProtocolError) -> None:
         """What was whole before the violation still counts."""
         await self._go_on(None, error.messages)
-        self.end(str(error), code=websocket.PROTOCOL_ERROR)
+        self.end(str(error), code=websocket.TOO_BIG if isinstance(error, TooBig) else websocket.PROTOCOL_ERROR)
+
+    def on_violation(self, code: int, reason: str) -> None:
+        """What the client has done to its WebSocket it would do again: it is not asked to come back."""
+        self.end(f"The client broke the WebSocket protocol: {reason}.", code=code)
 
     def on_pong(self) -> None:
         self.heard_at = self.hub.wheel.now
@@ -375,6 +381,8 @@ class HubConnection:
             self.pinged = True
         elif isinstance(message, StreamInvocation):
             return invocations.start_stream(self, message)
+        elif isinstance(message, Oversized):
+            return invocations.refuse_oversized(self, message)
         elif isinstance(message, CancelInvocation):
             invocations.cancel_stream(self, message)
         elif isinstance(message, Close):
@@ -562,7 +570,7 @@ class HubConnection:
         if self.parser is not None:
             self.send_queue.push(self.send_queue.encoding.close(error, allow_reconnect=allow_reconnect))
         why = error or "server closed"
-        self.transport.close(code, why=f"protocol error: {why}" if code == websocket.PROTOCOL_ERROR else why)
+        self.transport.close(code, why=f"protocol error: {why}" if code in websocket.FOR_CAUSE else why)
         if self.drained is not None:
             self.drained.set()
 

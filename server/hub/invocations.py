@@ -17,7 +17,7 @@ from handlers.rate_limits import refusal, spend
 from server.hub.dispatch import PLAIN, STREAM, Method
 from server.hub.ports import Hub, Transport
 from server.hub.user_shares import Share
-from server.protocol.signalr.messages import CancelInvocation, Invocation, StreamInvocation
+from server.protocol.signalr.messages import CancelInvocation, Invocation, Oversized, StreamInvocation
 from server.transport.send_queue import SendQueue
 from store.defects import guard
 from store.errors import Overloaded, Unavailable
@@ -112,7 +112,18 @@ def invoke(connection: Invoker, message: Invocation) -> Awaitable[None] | None:
     return None
 
 
-def _too_many(connection: Invoker, message: Invocation | StreamInvocation) -> Awaitable[None] | None:
+def refuse_oversized(connection: Invoker, message: Oversized) -> Awaitable[None] | None:
+    """Answer an invocation that is over the size limit. It counts as any other."""
+    refused = _too_many(connection, message)
+    if refused is None:
+        most = connection.hub.max_message
+        sentence = f"The message to the hub has {message.size} bytes; at most {most} are allowed."
+        fail(connection, message.invocation_id, ChatError("too_large", sentence), message.target)
+        connection.send_queue.flush()
+    return refused
+
+
+def _too_many(connection: Invoker, message: Invocation | StreamInvocation | Oversized) -> Awaitable[None] | None:
     """Count an invocation by what it costs. One too many is refused, and nothing more is read for a while."""
     rate = connection.hub.invocations
     if rate is None:

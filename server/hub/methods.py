@@ -47,7 +47,7 @@ STREAM_PAGE = 50  # read at once; what one connection's stream holds in memory
 JOIN_COST = 2  # four look-ups and a page of cursors; clients of hundreds of conversations join each
 PRESENCE_COST = 10  # of up to 200 users
 STREAM_COST = 10  # pages at the client's pace
-SYNC_COST = 20  # up to some 1,600 cursors
+SYNC_COST = 20  # up to 1,000 cursors
 
 
 METHODS: list[Declaration] = []  # every hub method, in the order of this file

@@ -35,6 +35,7 @@ from server.protocol import websocket
 from server.protocol.http1 import head as http_head
 from server.protocol.http1.head import Head
 from server.protocol.signalr.encoding import FRAMED, Encoding
+from server.protocol.signalr.messages import SKIPPED
 from server.transport.epoll import Poller
 from server.transport.listener import Refusal, Service, peer, refusal, require_upgrade
 from server.transport.request_stream import AnySocket
@@ -49,6 +50,9 @@ ON_THE_WAY = 0.3  # seconds for those who have connected when a drain begins, an
 FAREWELL = 5.0  # seconds for the invocations of a connection that are under way when it is to end
 FAREWELL_REASON = "draining: The server is shutting down."
 
+ESCAPED = 4  # times MAX_MESSAGE_BYTES: what a hub message may have, see `most_of_a_message`
+ANSWER_ROOM = 2048  # bytes by which the answer to a send may be longer than the send, and some more
+LEAST_MESSAGE = 4096  # bytes of a hub message, however short contents have to be
 CLIENT_MAX = 120  # characters of what a client calls itself
 
 _guard = guard("hub_connections")
@@ -58,6 +62,15 @@ log = structlog.get_logger("parley.hub")
 
 class Used(Refusal):
     """Of a connection token that has begun a connection before."""
+
+
+def most_of_a_message(settings: Settings) -> int:
+    """Return how many bytes a hub message may have: every content within its own limit fits into one.
+
+    A client may escape a content to several times its size: quotes twofold in JavaScript, all but ASCII up to threefold
+    in .NET. The answer to a send, which has the content as well, must fit into half of the send queue.
+    """
+    return max(min(ESCAPED * settings.max_message_bytes, settings.send_queue_bytes // 2) - ANSWER_ROOM, LEAST_MESSAGE)
 
 
 class HubServer:
@@ -90,7 +103,7 @@ class HubServer:
         self.dispatcher = dispatcher
         self.sync = sync
         self.encodings = FRAMED
-        self.max_message = settings.max_message_bytes
+        self.max_message = most_of_a_message(settings)
         self.connections: set[HubConnection] = set()
         self.disconnects: Counter[str] = Counter()  # of connections, by slug
         self.draining = False
@@ -234,6 +247,7 @@ class HubServer:
             self.poller,
             send_queue_bytes=self.settings.send_queue_bytes,
             max_message=self.max_frame(),
+            max_held=self.max_message,
             stall_timeout=self.settings.stall_timeout,
         )
         client = self.client(headers, address)
@@ -289,7 +303,7 @@ class HubServer:
 
     def max_frame(self) -> int:
         """Several hub messages may share a WebSocket message, so that may be larger than one of them."""
-        return 4 * self.max_message + 4096
+        return SKIPPED * self.max_message + 4096
 
     def left(self, connection: HubConnection, reason: str) -> None:
         self.connections.discard(connection)

@@ -46,7 +46,7 @@ class ProtocolError(Exception):
 
 
 class Message(Struct, frozen=True, gc=False):
-    """A whole message. Text has been checked to be UTF-8 and stays encoded."""
+    """A whole message, or a piece of one (see `Decoder`). Text has been checked to be UTF-8 and stays encoded."""
 
     data: bytes
     binary: bool
@@ -103,6 +103,7 @@ class _Partial:
         "buffer",
         "control",
         "fin",
+        "held",
         "left",
         "mask",
         "message_opcode",
@@ -122,7 +123,8 @@ class _Partial:
         self.offset = 0
         self.message_opcode = -1
         self.parts: list[bytes] = []
-        self.size = 0
+        self.size = 0  # of the message so far
+        self.held = 0  # of that, what is in `parts`
         self.control: list[bytes] = []
         self.utf8: codecs.IncrementalDecoder | None = None
 
@@ -135,14 +137,16 @@ class Decoder:
     """One direction of one connection. Holds nothing while no message is incomplete.
 
     `client` is True when we are the client: then frames must not be masked (5.1), else they must be.
-    `max_message` is in bytes and is enforced as soon as a frame header announces too much.
+    `max_message` is in bytes and is enforced as soon as a frame header announces too much. A message of which more
+    than `max_held` bytes have come before its end is handed on in pieces, for those who need not have it whole.
     """
 
-    __slots__ = ("_client", "_closed", "_max", "_partial")
+    __slots__ = ("_client", "_closed", "_max", "_max_held", "_partial")
 
-    def __init__(self, *, client: bool = False, max_message: int = MAX_MESSAGE) -> None:
+    def __init__(self, *, client: bool = False, max_message: int = MAX_MESSAGE, max_held: int | None = None) -> None:
         self._client = client
         self._max = max_message
+        self._max_held = max_message if max_held is None else max_held
         self._partial: _Partial | None = None
         self._closed = False
 
@@ -252,6 +256,10 @@ class Decoder:
             chunk = data[pos : pos + state.left]
             pos += len(chunk)
             self._payload(state, chunk)
+            if state.held > self._max_held:
+                events.append(Message(b"".join(state.parts), state.message_opcode == BINARY))
+                state.parts.clear()
+                state.held = 0
             if state.left:
                 return
             state.left = -1
@@ -347,6 +355,7 @@ class Decoder:
         if chunk:
             state.parts.append(chunk)
             state.size += len(chunk)
+            state.held += len(chunk)
 
     @staticmethod
     def _frame_done(state: _Partial) -> Event | None:
@@ -360,7 +369,7 @@ class Decoder:
             return None
         message = Message(b"".join(state.parts), state.message_opcode == BINARY)
         state.parts.clear()
-        state.size, state.message_opcode, state.utf8 = 0, -1, None
+        state.size, state.held, state.message_opcode, state.utf8 = 0, 0, -1, None
         return message
 
 

@@ -28,7 +28,7 @@ from server.rest import converters, openapi, problems
 from server.rest.answer_memory import AnswerBudget
 from server.rest.request_log import current_trace, template
 from server.rest.request_metrics import RequestMetrics
-from server.rest.requests import MAX_BODY, address, bearer, check_query
+from server.rest.requests import ESCAPED, MAX_BODY, address, bearer, check_query
 from server.rest.routes import auth, conversations, docs, files, health, messages, negotiate, signed_urls, users
 from server.rest.upload_backpressure import PacedRequest, let_in
 from server.transport.unauthenticated import known
@@ -61,7 +61,7 @@ def create_app(
     turns = answers.turns
     app = QuartTrio("server.rest", static_folder=None)
     app.request_class = PacedRequest
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    app.config["MAX_CONTENT_LENGTH"] = max(MAX_BODY, ESCAPED * settings.max_message_bytes)
     app.config["PUBLIC_URL"] = settings.public_url.rstrip("/")
     app.config["PROXIES"] = Proxies(settings.forwarded_allow_ips)
     app.config["BODY_TIMEOUT"] = BODY_TIMEOUT

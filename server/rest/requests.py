@@ -26,6 +26,7 @@ KEY = "[!-~](?:[ -~]*[!-~])?"
 MAX_LIMIT = 200
 DEFAULT_LIMIT = 50
 MAX_BODY = 256 * 1024  # bytes of a JSON body; uploads have a limit of their own
+ESCAPED = 8  # times MAX_MESSAGE_BYTES, if that is more: a content within its limit fits, however it is escaped
 
 F = TypeVar("F", bound=Callable[..., Awaitable[Response]])
 T = TypeVar("T")

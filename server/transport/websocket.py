@@ -39,7 +39,7 @@ class Endpoint(Protocol):
     """The server's end of a WebSocket. Called by its connection only."""
 
     def receive(self, data: bytes, *, binary: bool) -> Awaitable[None] | None:
-        """Handle one whole message. The result is awaited before the next one, which is the backpressure."""
+        """Handle a message, or a piece of one. The result is awaited before the next, which is the backpressure."""
 
     def on_drained(self) -> None:
         """The send queue has drained to a quarter of its limit, or is empty."""
@@ -48,6 +48,9 @@ class Endpoint(Protocol):
         """Check timeouts. Return when to check again."""
 
     def on_pong(self) -> None: ...
+
+    def on_violation(self, code: int, reason: str) -> None:
+        """The peer broke the protocol. The transport closes with this code next, and hands nothing on any more."""
 
     def on_closed(self, reason: str) -> None:
         """The transport has ended, or is about to. Called once, last."""
@@ -106,8 +109,10 @@ class Connection(_Sender):
         *,
         send_queue_bytes: int,
         max_message: int,
+        max_held: int | None = None,
         stall_timeout: float = STALL_TIMEOUT,
     ) -> None:
+        """`max_message` and `max_held` as in `Decoder`."""
         super().__init__(send_queue_bytes)
         self.sock = sock
         self.wheel = wheel
@@ -117,7 +122,7 @@ class Connection(_Sender):
         self.ended = self.over = False
         self.reader: trio.lowlevel.Task | None = None  # asleep until the socket is readable
         self.writer: trio.lowlevel.Task | None = None  # asleep until it is writable
-        self.decoder = websocket.Decoder(max_message=max_message)
+        self.decoder = websocket.Decoder(max_message=max_message, max_held=max_held)
         self.closing = False
         self.gone = False  # the nursery accepts no more tasks
         self.violated = False
@@ -253,6 +258,7 @@ class Connection(_Sender):
         """Yield the events before the violation, then close."""
         yield from error.events
         self.violated = True
+        self.endpoint.on_violation(error.code, error.reason)
         self.close(error.code, error.reason, why=f"protocol error: {error.reason}")
 
     def _control(self, event: websocket.Event) -> Awaitable[None] | None:

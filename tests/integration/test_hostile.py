@@ -17,6 +17,7 @@ from loadtest.client import ClientError, open_websocket
 from server.protocol import websocket
 from server.protocol.http1 import head
 from tests.running import Running, Server, User, running
+from tests.server.protocol.pieces import split
 from tests.waiting import wait_until
 
 WAIT = 60.0
@@ -102,13 +103,14 @@ def frame(payload: bytes, opcode: int = websocket.TEXT) -> bytes:
 INVOKE = b'{"type":1,"invocationId":"1","target":"Ping","arguments":[]}\x1e'
 
 VIOLATIONS: list[tuple[str, bytes, int, bytes]] = [
-    ("unmasked", websocket.encode(websocket.TEXT, INVOKE), 1002, b""),
+    ("unmasked", websocket.encode(websocket.TEXT, INVOKE), 1002, b'"type":7,"error":'),
     ("reserved bit", b"\xf1\x80\x00\x00\x00\x00", 1002, b""),
     ("reserved opcode", b"\x83\x80\x00\x00\x00\x00", 1002, b""),
-    ("bad utf-8", frame(b"\xff\xfe"), 1007, b""),
-    ("frame too big", b"\x81\xff" + (2**40).to_bytes(8) + b"abcd", 1009, b""),
-    ("hub message too big", frame(b'"' + b"x" * 33000 + b'"\x1e'), 1002, b'"type":7,"error":'),
-    ("endless hub message", frame(b"x" * 33000), 1002, b'"type":7,"error":'),
+    ("bad utf-8", frame(b"\xff\xfe"), 1007, b'"type":7,"error":'),
+    ("frame too big", b"\x81\xff" + (2**40).to_bytes(8) + b"abcd", 1009, b'"type":7,"error":'),
+    ("hub message too big", frame(b'"' + b"x" * 130_000 + b'"\x1e'), 1009, b'"type":7,"error":'),
+    ("endless hub message", frame(b"x" * 130_000), 1009, b'"type":7,"error":'),
+    ("endless call", frame(b'{"type":1,"x":"' + b"x" * 500_000) + frame(b"x" * 20_000), 1009, b'"type":7,"error":'),
     ("not json", frame(b"hello\x1e"), 1002, b'"type":7,"error":'),
     ("an empty message", frame(b"\x1e"), 1002, b'"type":7,"error":'),
     ("json, but no object", frame(b"[1,2]\x1e"), 1002, b'"type":7,"error":'),
@@ -130,7 +132,23 @@ async def test_violations_get_a_clear_close(shared: Running) -> None:
                 received, closed = await client.until_closed()
                 assert closed == code, name
                 assert b'"invocationId":"1","result":{}' in received, name
-                assert said in received, name
+                assert said in received and b"allowReconnect" not in received, name
+
+
+async def test_a_fragmented_call_over_the_limit(shared: Running) -> None:
+    """It fails alone, however its WebSocket message is cut; the calls around it are answered."""
+    long = b'{"arguments":["' + b"x" * 200_000 + b'"],"invocationId":"2","target":"Ping","type":1}\x1e'
+    pieces = [INVOKE + long[:100], *split(long[100:], 30_000), INVOKE.replace(b'"1"', b'"3"')]
+    async with bystander(shared) as user, raw(shared, user) as client:
+        for number, piece in enumerate(pieces):
+            opcode = websocket.CONT if number else websocket.TEXT
+            await client.send(websocket.encode_masked(opcode, piece, fin=number == len(pieces) - 1))
+            await client.send(websocket.encode_masked(websocket.PING, b"x"))
+        await client.send(websocket.encode_masked(websocket.CLOSE, websocket.close_payload(1000)))
+        received, code = await client.until_closed()
+    first, second, third = [json.loads(text) for text in received.split(b"\x1e") if b'"type":3' in text]
+    assert (first["invocationId"], second["invocationId"], third["invocationId"], code) == ("1", "2", "3", 1000)
+    assert second["error"].startswith("too_large: ")
 
 
 async def test_bad_handshakes(shared: Running) -> None:

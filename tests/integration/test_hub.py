@@ -8,7 +8,10 @@ import trio
 from loadtest.client import ClientError, HubError
 from tests.event_recorder import WAIT, EventRecorder, event_of
 from tests.integration.conftest import Shared
+from tests.running import checked
 from tests.waiting import wait_until
+
+LIMIT = 32 * 1024  # bytes of a content
 
 
 @pytest.fixture
@@ -102,6 +105,55 @@ async def test_each_refusal_has_its_code(everywhere: Shared) -> None:
         with pytest.raises(HubError):
             await a.invoke("SendMessage", {"conversationId": conversation, "content": ""})
         assert (await a.invoke("SendMessage", {"conversationId": conversation, "content": "fine"}))["content"] == "fine"
+
+
+async def test_what_is_too_large(everywhere: Shared) -> None:
+    """A content at its limit passes, however long the hub message is by then; one over it, and a call over the limit of
+    a hub message, fail with `too_large` and nothing else; past four times that the connection ends for good."""
+    alice = await everywhere.register("alice")
+    conversation = await everywhere.direct(alice, await everywhere.register("bob"))
+    async with everywhere.connect(alice) as a:
+        for content in ('"' * LIMIT, "é" * (LIMIT // 2)):
+            sent = await a.invoke("SendMessage", {"conversationId": conversation, "content": content})
+            assert sent["content"] == content
+        for length in (LIMIT + 1, 200_000):
+            with pytest.raises(HubError, match="too_large: "):
+                await a.invoke("SendMessage", {"conversationId": conversation, "content": "x" * length})
+        assert await a.invoke("Ping") == {}
+        with pytest.raises(ClientError):
+            await a.invoke("Ping", "x" * 600_000)
+        with trio.fail_after(WAIT):
+            await a.closed.wait()
+        assert a.close_message is not None and not a.close_message.allow_reconnect
+
+
+async def test_one_limit_of_content(server: Shared) -> None:
+    """REST and the hub take the same contents, counted in bytes of UTF-8, for new messages and for edits."""
+    alice = await server.register("alice")
+    conversation = await server.direct(alice, await server.register("bob"))
+    async with server.connect(alice) as a, server.http(alice) as http:
+        contents = {
+            "é" * (LIMIT // 2): True,
+            "é" * (LIMIT // 2) + "a": False,
+            "x" * LIMIT: True,
+            "x" * (LIMIT + 1): False,
+        }
+        for content, taken in contents.items():
+            body = {"conversationId": conversation, "content": content}
+            posted = await http.post("/api/messages", json=body)
+            assert posted.status_code == (201 if taken else 413), posted.text
+            call = await a.start("SendMessage", body)
+            small = checked(await http.post("/api/messages", json={**body, "content": "small"}))
+            edit = await a.start("EditMessage", small["id"], content)
+            put = await http.put(f"/api/messages/{small['id']}", json={"content": content})
+            assert put.status_code == (200 if taken else 413), put.text
+            for one in (call, edit):
+                if taken:
+                    assert (await a.result(one))["content"] == content
+                else:
+                    with pytest.raises(HubError) as refused:
+                        await a.result(one)
+                    assert str(refused.value) == f"too_large: {posted.json()['detail']}"
 
 
 async def test_resume_by_cursor(server: Shared) -> None:

@@ -6,7 +6,7 @@ other instance answers itself, or 404, and the client negotiates again.
 """
 
 import ssl
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 
 import httpx
 import structlog
@@ -29,6 +29,7 @@ ANSWER_TIMEOUT = 100.0  # seconds; a poll takes 90
 NOTICED = tcp.SOCKET_OPTIONS  # so that a host that vanished is noticed also while its answer is awaited
 LOOK = TTL / 3  # seconds between looks whether the owner, whose answer is awaited, still says that it is the owner
 CLEAN_UP = 2.0  # seconds for ending a request to the owner
+BODY_PIECE = 128 * 1024  # bytes of a request's body in memory
 MAX_HANDED = 2000  # requests on their way at once
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # instances speak http://; the default reads every certificate
 
@@ -92,8 +93,11 @@ class Forwarding:
 
     # -- handing through --------------------------------------------------------------------------
 
-    async def hand_over(self, connection_id: str, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let the owner answer. Raises OwnerGone when there is none, Refusal when too much is under way.
+    async def hand_over(
+        self, connection_id: str, body: AsyncIterator[bytes] | None, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Let the owner answer. Raises OwnerGone when there is none, Refusal when too much is under way, and whatever
+        `body` raises.
 
         One that stands still, or whose host does, keeps its connections to this instance: it is given up when it has
         not said for `TTL` that it holds this one, which ends the request.
@@ -104,17 +108,20 @@ class Forwarding:
             raise OwnerGone
         if self._under_way >= MAX_HANDED:
             raise Refusal(503, "overloaded", "Too many requests are handed through.", {"Retry-After": "1"})
+        sent = _Body(body)
+        await sent.begin()
         request = self._http.build_request(
             scope["method"],
             f"http://{address}{scope['path']}?{scope['query_string'].decode()}",
             headers=[*((name, headers[name]) for name in KEPT if name in headers), (HANDED, b"1")],
-            content=body,
+            content=sent.pieces() if sent.is_long else sent.first,
         )
         self._under_way += 1
         is_answered, begun = True, trio.Event()
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_cancel_when_gone, receive, nursery.cancel_scope)
+                sent.scope = nursery.cancel_scope
+                nursery.start_soon(_cancel_when_gone, receive, sent, nursery.cancel_scope)
                 with trio.CancelScope() as patience:
                     nursery.start_soon(self._cancel_when_silent, connection_id, patience)
                     is_answered = await self._pass_on(request, send, begun)
@@ -123,6 +130,8 @@ class Forwarding:
                 nursery.cancel_scope.cancel()
         finally:
             self._under_way -= 1
+        if sent.error is not None:
+            raise sent.error
         if not is_answered:
             raise OwnerGone
 
@@ -184,7 +193,39 @@ def _passed(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]
     ]
 
 
-async def _cancel_when_gone(receive: Receive, scope: trio.CancelScope) -> None:
+class _Body:
+    """What a request has besides its head: handed on in pieces where there is more than one."""
+
+    def __init__(self, pieces: AsyncIterator[bytes] | None) -> None:
+        self._pieces = pieces
+        self.first = b""
+        self.is_long = False
+        self.read = trio.Event()  # all of it: what is received next is the client's end
+        self.error: Exception | None = None  # in the middle of it
+        self.scope: trio.CancelScope
+
+    async def begin(self) -> None:
+        if self._pieces is not None:
+            self.first = await anext(self._pieces)
+            self.is_long = len(self.first) >= BODY_PIECE
+        if not self.is_long:
+            self.read.set()
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        assert self._pieces is not None
+        yield self.first
+        try:
+            async for piece in self._pieces:
+                yield piece
+        except Exception as error:
+            self.error = error
+            self.scope.cancel()  # and with it the request, which the owner sees break off
+            await trio.lowlevel.checkpoint()
+        self.read.set()
+
+
+async def _cancel_when_gone(receive: Receive, body: _Body, scope: trio.CancelScope) -> None:
+    await body.read.wait()
     while (await receive())["type"] != "http.disconnect":
         pass
     scope.cancel()

@@ -5,8 +5,8 @@ the user who negotiated, with an access token each time. GET opens or polls, POS
 connection (SignalR TransportProtocols).
 """
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from typing import NamedTuple
 from urllib.parse import parse_qsl
 
@@ -18,7 +18,7 @@ from handlers.model import Caller
 from handlers.rate_limits import Limiter
 from server.hub.server import HubServer, Used, draining, is_hub
 from server.hub.transports.base import Receive, Scope, Send
-from server.hub.transports.forwarding import Forwarding, OwnerGone
+from server.hub.transports.forwarding import BODY_PIECE, Forwarding, OwnerGone
 from server.hub.transports.http_transport import Gone, HttpTransport
 from server.hub.transports.long_polling import LongPolling, send_answer
 from server.hub.transports.server_sent_events import ServerSentEvents
@@ -30,7 +30,7 @@ from server.transport.unauthenticated import known
 from store.defects import guard
 
 METHODS = ("GET", "POST", "DELETE")
-BODY_TIMEOUT = 30.0  # seconds for the body of a POST
+BODY_TIMEOUT = 30.0  # seconds for a piece of the body of a POST
 PACE_STEP = 0.1  # seconds; a client that asks too often is answered later
 PACE_MAX = 5.0  # and refused, when it has not become slower in this time
 ENDED_MAX = 10_000  # connections remembered as ended
@@ -102,7 +102,7 @@ class HttpEndpoint:
         try:
             await self._serve_here(connection_id, caller, request, scope, receive, send)
         except NotHere:
-            body = await _read(receive, self._hub.max_frame()) if request.method == "POST" else b""
+            body = _body(receive) if request.method == "POST" else None
             try:
                 await self._forwarding.hand_over(connection_id, body, scope, receive, send)
             except OwnerGone:
@@ -250,11 +250,9 @@ class HttpEndpoint:
                 raise Refusal(405, "invalid_request", "This connection is a WebSocket: nothing is posted to it.")
             raise NotHere
 
-        async def read() -> bytes:
-            return await _read(receive, self._hub.max_frame())
-
         try:
-            await transport.post(read)
+            async with aclosing(_body(receive)) as body:
+                await transport.post(body)
         except Gone:
             raise _unknown() from None
 
@@ -329,6 +327,27 @@ async def _read(receive: Receive, most: int) -> bytes:
                     return b"".join(chunks)
     except trio.TooSlowError:
         raise Refusal(408, "invalid_request", "The body did not come in time.") from None
+
+
+async def _body(receive: Receive) -> AsyncGenerator[bytes, None]:
+    """The body of a request, in pieces of at least BODY_PIECE bytes, and the last one. Raises Refusal, ClientGone."""
+    chunks: list[bytes] = []
+    size = 0
+    is_whole = False
+    while not is_whole:
+        try:
+            with trio.fail_after(BODY_TIMEOUT):
+                while not is_whole and size < BODY_PIECE:
+                    event = await receive()
+                    if event["type"] == "http.disconnect":
+                        raise ClientGone
+                    chunks.append(event.get("body", b""))
+                    size += len(chunks[-1])
+                    is_whole = not event.get("more_body")
+        except trio.TooSlowError:
+            raise Refusal(408, "invalid_request", "The body did not come in time.") from None
+        yield b"".join(chunks)
+        chunks, size = [], 0
 
 
 async def _refuse(refused: Refusal, receive: Receive, send: Send) -> None:

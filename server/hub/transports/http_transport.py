@@ -5,7 +5,7 @@ its messages were taken. That is the backpressure on the client; nothing of the 
 """
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
 from uuid import UUID
 
 import trio
@@ -37,21 +37,35 @@ class HttpTransport(AsgiTransport):
             self.over = True
             self._wake.set()
 
-    async def post(self, read: Callable[[], Awaitable[bytes]]) -> None:
-        """Take the body of a POST, whole. Raises Gone, and whatever `read` raises."""
+    async def post(self, body: AsyncIterator[bytes]) -> None:
+        """Take the body of a POST, in pieces that are nearly always all of it. Raises Gone, and whatever `body` raises.
+
+        A body that breaks off behind its first piece may have cut a hub message in two: nothing can follow it, and the
+        client begins anew.
+        """
         async with self._posts:
             if self._is_ending:
                 raise Gone
-            data = await read()
-            self.bytes_in += len(data)
-            if self._is_ending:
-                raise Gone
-            post = _Post()
-            if not self.start_soon(self._work, data, post):
-                raise Gone
-            await post.done.wait()
-            if not post.taken:
-                raise Gone
+            is_cut = False
+            try:
+                async for data in body:
+                    await self._take(data)
+                    is_cut = True
+                is_cut = False
+            finally:
+                if is_cut:
+                    self.connection.end("unavailable: A request broke off in the middle.", allow_reconnect=True)
+
+    async def _take(self, data: bytes) -> None:
+        self.bytes_in += len(data)
+        if self._is_ending:
+            raise Gone
+        post = _Post()
+        if not self.start_soon(self._work, data, post):
+            raise Gone
+        await post.done.wait()
+        if not post.taken:
+            raise Gone
 
     @property
     def _is_ending(self) -> bool:

@@ -20,9 +20,11 @@ from server.protocol.signalr.messages import (
     CLOSE,
     COMPLETION,
     INVOCATION,
+    KEPT,
     MAX_INVOCATION_ID,
     PING,
     SEQUENCE,
+    SKIPPED,
     STREAM_INVOCATION,
     STREAM_ITEM,
     Ack,
@@ -33,12 +35,14 @@ from server.protocol.signalr.messages import (
     HubProtocolError,
     Invocation,
     Number,
+    Oversized,
     Ping,
     Sequence,
     StreamInvocation,
     StreamItem,
     checked_id,
     optional_id,
+    too_big,
 )
 
 SEPARATOR = b"\x1e"
@@ -87,36 +91,145 @@ REPLACEMENT = rb"\ufffd"  # as long as the escape it stands for
 
 
 class JsonParser:
-    __slots__ = ("_max", "_rest")
+    __slots__ = ("_max", "_partial")
 
     def __init__(self, max_message: int) -> None:
         self._max = max_message
-        self._rest = b""
+        self._partial: _Partial | None = None
 
     def feed(self, data: bytes) -> list[HubMessage]:
-        if self._rest:
-            data = self._rest + data
-            self._rest = b""
-        elif len(data) <= self._max and data.find(SEPARATOR) == len(data) - 1:  # one, and whole: the usual case
-            message = _parse(data[:-1]) if data else None
+        if self._partial is None and len(data) <= self._max and data.find(SEPARATOR) == len(data) - 1:
+            message = _parse(data[:-1]) if data else None  # one, and whole: the usual case
             return [] if message is None else [message]
-        parts = data.split(SEPARATOR)
-        rest = parts.pop()
+        *whole, rest = data.split(SEPARATOR)
         messages: list[HubMessage] = []
         try:
-            for part in parts:
-                if len(part) > self._max:
-                    raise HubProtocolError(f"A message is longer than {self._max} bytes.")
-                message = _parse(part)
+            for part in whole:
+                message = self._end(part)
                 if message is not None:
                     messages.append(message)
-            if len(rest) > self._max:
-                raise HubProtocolError(f"A message is longer than {self._max} bytes.")
+            if rest:
+                self._partial = self._partial or _Partial(self._max)
+                self._partial.add(rest)
         except HubProtocolError as error:
             error.messages = messages
             raise
-        self._rest = rest
         return messages
+
+    def _end(self, part: bytes) -> HubMessage | None:
+        """The message that ends with this part."""
+        if self._partial is None and len(part) <= self._max:
+            return _parse(part)
+        partial, self._partial = self._partial or _Partial(self._max), None
+        partial.add(part)
+        return partial.message()
+
+
+class _Partial:
+    """The beginning of a message: all of it within the limit, past that its outline (see `_Outline`)."""
+
+    __slots__ = ("_data", "_max", "_outline", "_size")
+
+    def __init__(self, max_message: int) -> None:
+        self._max = max_message
+        self._data = bytearray()  # not a list of parts: a client may send them byte by byte
+        self._outline: _Outline | None = None
+        self._size = 0
+
+    def add(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._size > SKIPPED * self._max:
+            raise too_big(SKIPPED * self._max)
+        if self._outline is not None:
+            self._outline.add(data)
+            return
+        self._data += data
+        if self._size > self._max:
+            self._outline = _Outline()
+            self._outline.add(bytes(self._data))
+            self._data.clear()
+        if self._outline is not None and not self._outline.is_message:
+            raise too_big(self._max)
+
+    def message(self) -> HubMessage | None:
+        if self._outline is None:
+            return _parse(bytes(self._data))
+        text = bytes(self._outline.text)
+        try:
+            envelope = _decode_envelope(text)
+        except _UNREADABLE:
+            if _is_unknown_type(text):
+                return None
+            raise too_big(self._max) from None
+        message = _message_of(envelope)
+        if message is None:
+            return None
+        if not isinstance(message, (Invocation, StreamInvocation)):
+            raise too_big(self._max)
+        return Oversized(message.invocation_id, message.target, self._size)
+
+
+class _Outline:
+    """A JSON object in the course of coming, with whatever is nested in it left empty: `{"type":1,"arguments":[]}`.
+
+    Clients write the id and the target of an invocation behind its arguments, too. Knows no more of JSON than where its
+    strings end and what is open; `text` is to be decoded. More than KEPT bytes of it are not kept, which shows then.
+    """
+
+    __slots__ = ("_depth", "_escape", "_in_string", "text")
+
+    def __init__(self) -> None:
+        self.text = bytearray()
+        self._depth = 0
+        self._in_string = False
+        self._escape = b""  # the first half of one that is cut
+
+    @property
+    def is_message(self) -> bool:
+        """Return False if no JSON object begins here."""
+        return bytes(self.text).lstrip()[:1] in (b"", b"{")
+
+    def add(self, data: bytes) -> None:
+        data, self._escape = self._escape + data, b""
+        pos, end = 0, len(data)
+        while pos < end:
+            start = pos
+            if self._in_string:
+                pos = _STRING.match(data, pos).end()  # type: ignore[union-attr]  # it matches the empty string
+                if data[pos : pos + 1] == b'"':
+                    self._in_string = False
+                    pos += 1
+                elif pos < end:  # a backslash is the last byte
+                    self._escape, end = data[pos:], pos
+                self._keep(data[start:pos])
+                continue
+            mark = _MARK.search(data, pos)
+            pos = end if mark is None else mark.start()
+            self._keep(data[start:pos])
+            if mark is not None:
+                pos = mark.end()
+                self._open_or_close(mark[0])
+
+    def _open_or_close(self, mark: bytes) -> None:
+        if mark == b'"':
+            self._in_string = True
+            self._keep(mark)
+        elif mark in b"[{":
+            self._depth += 1
+            if self._depth <= 2:
+                self.text += mark
+        else:
+            if self._depth <= 2:
+                self.text += mark
+            self._depth -= 1
+
+    def _keep(self, data: bytes) -> None:
+        if self._depth <= 1:
+            self.text += data[: max(KEPT - len(self.text), 0)]
+
+
+_MARK = re.compile(rb'["\[\]{}]')
+_STRING = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)  # what is left of a string, without its end
 
 
 def _parse(data: bytes) -> HubMessage | None:

@@ -14,7 +14,8 @@ INVOCATION, STREAM_ITEM, COMPLETION, STREAM_INVOCATION, CANCEL_INVOCATION = 1, 2
 PING, CLOSE, ACK, SEQUENCE = 6, 7, 8, 9
 
 MAX_INVOCATION_ID = 128  # characters; ids are chosen by the peer and kept while a call runs
-MAX_MESSAGE = 32 * 1024  # bytes of one hub message (the reference server's default)
+SKIPPED = 4  # times the limit of a hub message: as long as that, it is skipped and its invocation fails
+KEPT = 4096  # bytes of what stands beside the arguments of a message that is skipped
 
 
 Number = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]  # of a message; the decoder refuses what has more bits
@@ -26,6 +27,10 @@ class HubProtocolError(Exception):
     def __init__(self, sentence: str) -> None:
         super().__init__(sentence)
         self.messages: list[HubMessage] = []
+
+
+class TooBig(HubProtocolError):
+    """A message is so long that it is not even skipped, or is over the limit and cannot be told apart."""
 
 
 class ArgumentsError(Exception):
@@ -46,6 +51,14 @@ class StreamInvocation(msgspec.Struct, frozen=True, gc=False):
     target: str
     arguments: Raw
     stream_ids: tuple[str, ...] = ()
+
+
+class Oversized(msgspec.Struct, frozen=True, gc=False):
+    """An invocation, plain or streamed, that is over the size limit: what was kept of it, to answer it."""
+
+    invocation_id: str | None
+    target: str
+    size: int
 
 
 class StreamItem(msgspec.Struct, frozen=True, gc=False):
@@ -82,7 +95,22 @@ class Sequence(msgspec.Struct, frozen=True, gc=False):
     sequence_id: int
 
 
-HubMessage = Invocation | StreamItem | Completion | StreamInvocation | CancelInvocation | Ping | Close | Ack | Sequence
+HubMessage = (
+    Invocation
+    | Oversized
+    | StreamItem
+    | Completion
+    | StreamInvocation
+    | CancelInvocation
+    | Ping
+    | Close
+    | Ack
+    | Sequence
+)
+
+
+def too_big(most: int) -> TooBig:
+    return TooBig(f"A message is longer than {most} bytes.")
 
 
 def checked_id(value: str | None) -> str:

@@ -17,8 +17,10 @@ from server.protocol.signalr.messages import (
     CLOSE,
     COMPLETION,
     INVOCATION,
+    KEPT,
     PING,
     SEQUENCE,
+    SKIPPED,
     STREAM_INVOCATION,
     STREAM_ITEM,
     Ack,
@@ -29,12 +31,14 @@ from server.protocol.signalr.messages import (
     HubProtocolError,
     Invocation,
     Number,
+    Oversized,
     Ping,
     Sequence,
     StreamInvocation,
     StreamItem,
     checked_id,
     optional_id,
+    too_big,
 )
 
 ERROR_RESULT, VOID_RESULT, RESULT = 1, 2, 3
@@ -94,39 +98,128 @@ _decode_cancel = msgspec.msgpack.Decoder(_Cancel).decode
 _decode_close = msgspec.msgpack.Decoder(_Close).decode
 _decode_count = msgspec.msgpack.Decoder(_Count).decode
 _decode_str = msgspec.msgpack.Decoder(str).decode
+_decode_optional = msgspec.msgpack.Decoder(str | None).decode
 _encode = msgspec.msgpack.Encoder().encode
 _PING = Ping()
 
 
 class MsgpackParser:
-    __slots__ = ("_max", "_rest")
+    __slots__ = ("_cut", "_max", "_partial")
 
     def __init__(self, max_message: int) -> None:
         self._max = max_message
-        self._rest = b""
+        self._cut = b""  # a length prefix that is not whole
+        self._partial: _Partial | None = None
 
     def feed(self, data: bytes) -> list[HubMessage]:
-        if self._rest:
-            data = self._rest + data
-            self._rest = b""
+        if self._cut:
+            data, self._cut = self._cut + data, b""
         messages: list[HubMessage] = []
         pos, end = 0, len(data)
         try:
+            if self._partial is not None:
+                pos = self._go_on(self._partial, data, 0, messages)
             while pos < end:
                 start, size = _prefix(data, pos)
-                if size > self._max:
-                    raise HubProtocolError(f"A message is longer than {self._max} bytes.")
-                if start < 0 or start + size > end:
+                if start < 0:
+                    self._cut = data[pos:]
                     break
                 pos = start + size
+                if pos > end or size > self._max:
+                    self._partial = _Partial(size, self._max)
+                    pos = self._go_on(self._partial, data, start, messages)
+                    continue
                 message = _parse(data[start:pos])
                 if message is not None:
                     messages.append(message)
         except HubProtocolError as error:
             error.messages = messages
             raise
-        self._rest = data[pos:]
         return messages
+
+    def _go_on(self, partial: "_Partial", data: bytes, pos: int, messages: list[HubMessage]) -> int:
+        """Take what belongs to it, and return where that ends."""
+        after = min(pos + partial.left, len(data))
+        partial.add(data[pos:after])
+        if not partial.left:
+            self._partial = None
+            message = partial.message()
+            if message is not None:
+                messages.append(message)
+        return after
+
+
+class _Partial:
+    """The beginning of a message of a known size: all of it within the limit, past that its first bytes."""
+
+    __slots__ = ("_data", "_max", "_size", "left")
+
+    def __init__(self, size: int, max_message: int) -> None:
+        if size > SKIPPED * max_message:
+            raise too_big(SKIPPED * max_message)
+        self._max = max_message
+        self._size = self.left = size
+        self._data = bytearray()
+
+    def add(self, data: bytes) -> None:
+        self.left -= len(data)
+        self._data += data if self._size <= self._max else data[: max(KEPT - len(self._data), 0)]
+
+    def message(self) -> HubMessage | None:
+        data = bytes(self._data)
+        if self._size <= self._max:
+            return _parse(data)
+        call = _read_call(data)
+        if call is None:
+            raise too_big(self._max)
+        invocation_id, target = call
+        return Oversized(invocation_id, target, self._size)
+
+
+def _read_call(head: bytes) -> tuple[str | None, str] | None:
+    """Id and target of the invocation that begins so, or None if it is none: a decoder wants all of a message."""
+    count, pos = _count(head, 0, 0x90, 0xDC)
+    kind = head[pos : pos + 1]
+    if count < 5 or kind not in (bytes((INVOCATION,)), bytes((STREAM_INVOCATION,))):
+        return None
+    fields, pos = _count(head, pos + 1, 0x80, 0xDE)
+    if fields < 0:
+        return None
+    texts: list[str | None] = []
+    for _ in range(2 * fields + 2):  # names and values of headers, the id, the target
+        end = _end_of_text(head, pos)
+        if end > len(head):
+            return None
+        try:
+            texts.append(_decode_optional(head[pos:end]))
+        except (msgspec.DecodeError, UnicodeError):
+            return None
+        pos = end
+    invocation_id, target = texts[-2:]
+    if not target:
+        return None
+    return (checked_id(invocation_id) if kind[0] == STREAM_INVOCATION else optional_id(invocation_id)), target
+
+
+def _count(head: bytes, pos: int, short: int, long: int) -> tuple[int, int]:
+    """How many items the array or map at `pos` has, and where they begin; -1 when there is none."""
+    first = head[pos] if pos < len(head) else 0
+    if first & 0xF0 == short:
+        return first & 0x0F, pos + 1
+    return (int.from_bytes(head[pos + 1 : pos + 3]), pos + 3) if first == long else (-1, pos)
+
+
+def _end_of_text(head: bytes, pos: int) -> int:
+    """Behind the text or nil at `pos`; past the end of `head` when there is none."""
+    first = head[pos] if pos < len(head) else 0
+    if first == 0xC0:
+        return pos + 1
+    if first & 0xE0 == 0xA0:
+        return pos + 1 + (first & 0x1F)
+    width = {0xD9: 1, 0xDA: 2}.get(first)
+    if width is None:
+        return len(head) + 1
+    return pos + 1 + width + int.from_bytes(head[pos + 1 : pos + 1 + width])
 
 
 def _prefix(data: bytes, pos: int) -> tuple[int, int]:

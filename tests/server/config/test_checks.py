@@ -33,7 +33,7 @@ def test_connection_tokens_need_a_key() -> None:
 @pytest.mark.parametrize(
     ("given", "fault"),
     [
-        ({"send_queue_bytes": 1024}, "SEND_QUEUE_BYTES: expected at least twice MAX_MESSAGE_BYTES"),
+        ({"send_queue_bytes": 1024}, "SEND_QUEUE_BYTES: expected at least four times MAX_MESSAGE_BYTES"),
         ({"registration": "oauth"}, "REGISTRATION: oauth needs a provider"),
         ({"tls_cert": "cert.pem"}, "TLS_CERT and TLS_KEY: both or neither"),
     ],

@@ -362,6 +362,56 @@ async def test_an_answer_too_large(client: Client, world: World, autojump_clock:
     assert len(await client.call("Ping")) == 1 and not client.transport.code
 
 
+async def test_an_invocation_over_the_limit(client: Client, world: World, autojump_clock: MockClock) -> None:
+    """It fails with `too_large`, in its turn; what comes before and behind it is answered, and the connection lives."""
+    much = "x" * (2 * world.max_message)
+    calls = {"1": (), "2": (much,), "3": ()}
+    await client.send(b"".join(PROTOCOLS["json"].encode_invocation("Ping", calls[number], number) for number in calls))
+    before, refused, behind = client.transport.messages()
+    assert isinstance(before, Completion) and isinstance(behind, Completion) and behind.invocation_id == "3"
+    assert isinstance(refused, Completion) and refused.invocation_id == "2"
+    assert (refused.error or "").startswith("too_large: ") and str(world.max_message) in (refused.error or "")
+    await client.send(PROTOCOLS["json"].encode_invocation("Ping", (much,)))
+    [event] = client.transport.messages()
+    assert isinstance(event, Invocation) and event.target == "Error" and b"too_large" in bytes(event.arguments)
+    await client.send(PROTOCOLS["json"].encode_stream_invocation("Count", (much,), "4"))
+    [refused] = client.transport.messages()
+    assert isinstance(refused, Completion) and refused.invocation_id == "4"
+    assert world.dispatcher.failures["too_large"] == 3 and not client.transport.code
+
+
+async def test_invocations_over_the_limit_are_counted(client: Client, world: World, autojump_clock: MockClock) -> None:
+    """They cost what the others cost: who makes too many of them is refused, and read later."""
+    world.invocations = Rate(2, 10)
+    much = "x" * (2 * world.max_message)
+    answers = [answer for _ in range(3) for answer in await client.call("Ping", much)]
+    codes = [(answer.error or "").partition(":")[0] for answer in answers if isinstance(answer, Completion)]
+    assert codes == ["too_large", "too_large", "rate_limited"]
+
+
+@pytest.mark.parametrize("stateful", [False, True])
+async def test_a_message_that_is_too_big(
+    client: Client, world: World, autojump_clock: MockClock, stateful: bool
+) -> None:
+    """Over four times the limit, or of no invocation: Close without allowReconnect, and 1009: the end for good."""
+    if stateful:
+        client.connection.make_resumable()
+    await client.send(PROTOCOLS["json"].encode_invocation("Ping", ("x" * (5 * world.max_message),), "1"))
+    [close] = client.transport.messages()
+    assert isinstance(close, Close) and not close.allow_reconnect and "longer than" in (close.error or "")
+    assert client.transport.code == websocket.TOO_BIG
+    client.connection.on_closed("closed")
+    assert client.connection not in world.connections
+
+
+async def test_a_broken_web_socket(client: Client, world: World, autojump_clock: MockClock) -> None:
+    """The hub's Close comes before the WebSocket's, without allowReconnect: the client would do it again."""
+    client.connection.on_violation(websocket.TOO_BIG, "a message is longer than 5 bytes")
+    [close] = client.transport.messages()
+    assert isinstance(close, Close) and not close.allow_reconnect and "longer than 5 bytes" in (close.error or "")
+    assert client.transport.code == websocket.TOO_BIG
+
+
 async def test_thousands_of_messages_at_once(
     client: Client, world: World, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:

@@ -175,6 +175,26 @@ def test_size_limit(fragments: int) -> None:
     assert decode(split(announced, 1), max_message=999)[1] == 1009
 
 
+def test_long_messages_come_in_pieces() -> None:
+    """With `max_held` a message of more than that comes in pieces, checked as a whole; others come whole. No piece is
+    much longer, and what is wrong behind it is a violation."""
+    long, short = "é".encode() * 2500, b"x" * 1000
+    stream = client(TEXT, short) + client(TEXT, long[:2001], fin=False) + client(PING, A) + client(CONT, long[2001:])
+    for size in (1, 100, 10**6):
+        decoder = Decoder(max_message=5000, max_held=1000)
+        events = [event for data in split(stream + client(BINARY, short), size) for event in decoder.receive(data)]
+        first, *pieces, last = [event for event in events if isinstance(event, Message)]
+        assert (first, last) == (text(short), binary(short))
+        assert b"".join(piece.data for piece in pieces) == long and not any(piece.binary for piece in pieces)
+        assert size > 1000 or max(len(piece.data) for piece in pieces) <= 1000 + size
+        assert len(events) == len(pieces) + 3 and decoder._partial is None
+    for wrong, code in ((client(CONT, b"\xff"), 1007), (client(CONT, b"x" * 3000), 1009)):
+        decoder = Decoder(max_message=5000, max_held=1000)
+        with pytest.raises(ProtocolError) as caught:
+            decoder.receive(client(TEXT, long[:2002], fin=False) + wrong)
+        assert caught.value.code == code and caught.value.events == [text(long[:2002])]
+
+
 def test_masking_rules() -> None:
     """5.1: clients must mask, servers must not; either violation is 1002."""
     assert decode([websocket.encode(TEXT, b"x")]) == ([], 1002)

@@ -34,6 +34,8 @@ class Silent:
 
     def on_pong(self) -> None: ...
 
+    def on_violation(self, code: int, reason: str) -> None: ...
+
     def on_closed(self, reason: str) -> None:
         self.reason = reason
 

@@ -77,7 +77,7 @@ async def test_an_owner_that_stands_still(nursery: trio.Nursery, mock_clock: Moc
     async def ask() -> None:
         scope = {"headers": [], "method": "GET", "path": "/hubs/chat", "query_string": b""}
         try:
-            await forwarding.hand_over("id", b"", scope, receive, send)
+            await forwarding.hand_over("id", None, scope, receive, send)
         except OwnerGone:
             sent.append("gone")
         ended.set()

@@ -1,7 +1,7 @@
 """server.hub.transports.http_transport: POSTs that meet the end of their connection."""
 
 import time
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
 from typing import ClassVar, cast
 
 import pytest
@@ -69,13 +69,13 @@ async def test_a_post_that_meets_the_end(when: str, nursery: trio.Nursery, autoj
     await wait_all_tasks_blocked()
     gone = trio.Event()
 
-    async def read() -> bytes:
+    async def read() -> AsyncIterator[bytes]:
         await whole.wait()
-        return b"x"
+        yield b"x"
 
     async def post() -> None:
         with pytest.raises(Gone):
-            await transport.post(read)
+            await transport.post(read())
         gone.set()
 
     if when == "before":
@@ -112,12 +112,12 @@ async def test_posts_take_their_users_share(
             worked += STEP
             return None
 
-    async def read() -> bytes:
-        return b"x"
+    async def read() -> AsyncIterator[bytes]:
+        yield b"x"
 
     async def send(transport: Transport) -> None:
         for _ in range(POSTS):
-            await transport.post(read)
+            await transport.post(read())
 
     monkeypatch.setattr(time, "perf_counter", lambda: worked)
     wheel, share, transports = TimerWheel(), Share(ON), [Transport() for _ in range(5)]
