@@ -1,10 +1,14 @@
 """Every error a client can meet, as data: one slug, its HTTP status, and what the client should do.
 
 Owns the table and the exception that carries one of its rows. Touches nothing. REST shows a
-row as RFC 9457 problem+json, the hub as ``"code: sentence"``; the slugs are the same and stable.
+row as RFC 9457 problem+json, the hub as ``"code: sentence"`` with the detail behind a line break; the slugs are the
+same and stable, and so are the names of what is in the detail.
 """
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
+
+import msgspec
 
 from store.errors import NoRoom, ObjectsFull, ObjectsUnavailable, Overloaded, RedisUnavailable, Unavailable
 
@@ -13,6 +17,7 @@ class ErrorCode(NamedTuple):
     status: int
     title: str
     advice: str
+    retry_after: float | None = None  # seconds that are suggested; clients add their own jitter
 
 
 CODES: dict[str, ErrorCode] = {
@@ -40,14 +45,12 @@ CODES: dict[str, ErrorCode] = {
     "rate_limited": ErrorCode(429, "Too many requests", "Wait as long as Retry-After says."),
     # The server is at fault: the same request may work later.
     "internal": ErrorCode(500, "Something went wrong here", "Report the reference it names."),
-    "unavailable": ErrorCode(503, "A service is out of reach", "Send the same request again after a moment."),
-    "overloaded": ErrorCode(503, "The server is too busy", "Send the same request again after a moment."),
-    "draining": ErrorCode(503, "The server is shutting down", "Connect again."),
-    "storage_full": ErrorCode(507, "There is no room for files", "Try again later, as Retry-After says."),
+    "unavailable": ErrorCode(503, "A service is out of reach", "Send the same request again after a moment.", 1),
+    "overloaded": ErrorCode(503, "The server is too busy", "Send the same request again after a moment.", 1),
+    "draining": ErrorCode(503, "The server is shutting down", "Connect again.", 1),
+    # A person has to make room, and each attempt sends the whole file.
+    "storage_full": ErrorCode(507, "There is no room for files", "Try again later, as Retry-After says.", 60),
 }
-
-RETRY_AFTER_SECONDS = 1  # what 503 answers suggest; clients add their own jitter
-NO_ROOM_SECONDS = 60  # what 507 answers suggest: a person has to make room, and each attempt sends the whole file
 
 
 class ChatError(Exception):
@@ -56,14 +59,39 @@ class ChatError(Exception):
     def __init__(
         self, code: str, sentence: str, *, errors: dict[str, str] | None = None, retry_after: float | None = None
     ) -> None:
-        """`errors` names fields that are at fault; `retry_after` is in seconds."""
+        """`errors` names fields that are at fault; `retry_after` is in seconds, as the table has it if not given."""
         if code not in CODES:
             raise ValueError(f"{code!r} is not in the table of error codes")
         super().__init__(f"{code}: {sentence}")
         self.code = code
         self.sentence = sentence
         self.errors = errors or {}
-        self.retry_after = retry_after
+        self.retry_after = CODES[code].retry_after if retry_after is None else retry_after
+
+    @property
+    def detail(self) -> dict[str, Any]:
+        """What a program needs besides the code, as REST's problems and the hub's errors have it."""
+        return detail(self.retry_after, self.errors)
+
+    def for_hub(self) -> str:
+        """Return `code: sentence`, in one line; behind a line break the detail as JSON, where there is some.
+
+        An official client passes on this one text: who shows it to people, or looks for the code in it, needs its first
+        line, which is never anything else.
+        """
+        line = " ".join(str(self).splitlines())  # it may quote what the client has said
+        more = self.detail
+        return f"{line}\n{msgspec.json.encode(more).decode()}" if more else line
+
+
+def detail(retry_after: float | None, errors: dict[str, str] | None = None) -> dict[str, Any]:
+    """The members of that name in a problem, and in an error of the hub. `retry_after` is in seconds."""
+    found: dict[str, Any] = {}
+    if retry_after is not None:
+        found["retryAfterMs"] = math.ceil(retry_after * 1000)
+    if errors:
+        found["fields"] = errors
+    return found
 
 
 def from_store(error: Unavailable | Overloaded) -> ChatError:
@@ -72,7 +100,7 @@ def from_store(error: Unavailable | Overloaded) -> ChatError:
         return ChatError("overloaded", "Too much is waiting to be written; nothing was done, try again.")
     if isinstance(error, ObjectsFull):
         sentence = "The file store has no room; nothing was kept, try again later."
-        return ChatError("storage_full", sentence, retry_after=NO_ROOM_SECONDS)
+        return ChatError("storage_full", sentence)
     if isinstance(error, NoRoom):
         return ChatError("unavailable", "The database has no room; nothing was done, try the same request again.")
     what = "The database"

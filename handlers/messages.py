@@ -84,12 +84,13 @@ class Messages:
         kind = self._type(request)
         self._check_content(request.content)
         if kind in SPOKEN_TYPES and not text_rules.is_visible(request.content):
-            raise ChatError("invalid_content", "The content is empty.")
+            raise ChatError("invalid_content", "The content is empty.", errors={"content": "empty"})
         client_id = request.client_message_id
         if client_id is not None and not (
             text_rules.fits(text_rules.KEY, client_id) and len(client_id) <= MAX_CLIENT_ID
         ):
-            raise ChatError("invalid_request", f"clientMessageId is 1 to {MAX_CLIENT_ID} printable characters.")
+            sentence = f"1 to {MAX_CLIENT_ID} printable characters"
+            raise ChatError("invalid_request", f"clientMessageId is {sentence}.", errors={"clientMessageId": sentence})
         return Append(
             message_id=new_id(),
             conversation_id=request.conversation_id,
@@ -161,18 +162,21 @@ class Messages:
         if kind not in SENDABLE_TYPES:
             raise ChatError("forbidden", "System messages are made by the server only.")
         if kind in FILE_TYPES and request.file_id is None:
-            raise ChatError("invalid_request", f"A message of type {kind.value} needs a fileId.")
+            sentence = f"A message of type {kind.value} needs a fileId."
+            raise ChatError("invalid_request", sentence, errors={"fileId": "required"})
         return kind
 
     def _check_content(self, content: str) -> None:
         try:
             size = len(content) if content.isascii() else len(content.encode())
         except UnicodeEncodeError:
-            raise ChatError("invalid_content", "The content has a lone surrogate: it is no Unicode text.") from None
+            sentence = "The content has a lone surrogate: it is no Unicode text."
+            raise ChatError("invalid_content", sentence, errors={"content": "no Unicode text"}) from None
         if size > self._max:
-            raise ChatError("too_large", f"The content has {size} bytes; at most {self._max} are allowed.")
+            sentence = f"The content has {size} bytes; at most {self._max} are allowed."
+            raise ChatError("too_large", sentence, errors={"content": f"at most {self._max} bytes"})
         if "\0" in content:
-            raise ChatError("invalid_content", "The content has a NUL character.")
+            raise ChatError("invalid_content", "The content has a NUL character.", errors={"content": "NUL"})
 
     # -- changing -------------------------------------------------------------------------------
 
@@ -181,7 +185,8 @@ class Messages:
     ) -> Message:
         self._check_content(content)
         if not text_rules.is_visible(content):
-            raise ChatError("invalid_content", "The content is empty; delete the message instead.")
+            sentence = "The content is empty; delete the message instead."
+            raise ChatError("invalid_content", sentence, errors={"content": "empty"})
         self._sends.require(caller.user_id, f"edit {message_id}")
 
         async def write(conn: Connection) -> tuple[Message, Sequence[Change]]:

@@ -29,7 +29,8 @@ class Presence:
     async def get(self, connected: Connected, user_ids: Collection[UUID]) -> Sequence[UserStatusUpdate]:
         """In the order asked; users who do not exist are left out. Raises ChatError."""
         if len(user_ids) > MAX_ASKED:
-            raise ChatError("too_large", f"At most {MAX_ASKED} users may be asked for at once.")
+            sentence = f"At most {MAX_ASKED} users may be asked for at once."
+            raise ChatError("too_large", sentence, errors={"userIds": f"at most {MAX_ASKED}"})
         async with self._pool.connection() as conn:
             found = {user.id: user for user in await users.list_users_by_id(conn, user_ids)}
         try:

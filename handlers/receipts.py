@@ -33,7 +33,7 @@ class Receipts:
     ) -> None:
         """Move the cursor of a member up to `seq`, never past the head. The caller has checked the membership."""
         if seq < 0:
-            raise ChatError("invalid_cursor", "A cursor is a seq: 0 or more.")
+            raise ChatError("invalid_cursor", "A cursor is a seq: 0 or more.", errors={"seq": "0 or more"})
 
         def finished(error: StoreError | None) -> None:
             if done is not None:

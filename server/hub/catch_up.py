@@ -150,7 +150,8 @@ async def sync_all(
     """
     most_named = min(MAX_NAMED, connection.send_queue.limit // 2 // NAMED_BYTES)
     if len(shown) > most_named:
-        raise ChatError("too_large", f"At most {most_named} conversations may be named at once.")
+        sentence = f"At most {most_named} conversations may be named at once."
+        raise ChatError("too_large", sentence, errors={"cursors": f"at most {most_named}"})
     connection.auto_attach = True
     async with moving_cursors(connection):
         mine = set(await sync.memberships(connection.user_id))

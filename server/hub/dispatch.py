@@ -113,7 +113,7 @@ class Dispatcher:
         try:
             return method, protocol.decode_arguments(message.arguments, method.signature)
         except ArgumentsError as error:
-            raise ChatError("invalid_request", str(error)) from None
+            raise ChatError("invalid_request", str(error), errors=error.fields) from None
 
 
 def _kind(function: Callable[..., Any]) -> Kind:

@@ -101,7 +101,7 @@ def invoke(connection: Invoker, message: Invocation) -> Awaitable[None] | None:
     except ChatError as error:
         connection.hub.dispatcher.failures[error.code] += 1
         if message.invocation_id is not None:  # else there is no answer, as in the reference server
-            connection.offer(connection.send_queue.encoding.error(message.invocation_id, str(error)))
+            connection.offer(connection.send_queue.encoding.error(message.invocation_id, error.for_hub()))
         return None
     try:
         if (connection.outstanding or connection.send_queue.held) and _must_wait(connection, message, method):
@@ -241,7 +241,7 @@ def start_stream(connection: Invoker, message: StreamInvocation) -> Awaitable[No
             raise ChatError("overloaded", f"At most {MAX_STREAMS} streams may run on one connection.")
     except ChatError as error:
         connection.hub.dispatcher.failures[error.code] += 1
-        connection.offer(connection.send_queue.encoding.error(message.invocation_id, str(error)))
+        connection.offer(connection.send_queue.encoding.error(message.invocation_id, error.for_hub()))
         return None
     method.calls += 1
     streams[message.invocation_id] = trio.CancelScope()
@@ -291,7 +291,7 @@ def complete(connection: Invoker, invocation_id: str, result: object) -> None:
     if len(frame) > connection.send_queue.limit // 2:
         connection.hub.dispatcher.failures["too_large"] += 1
         sentence = f"The answer has {len(frame)} bytes; ask for less at once, or page with REST."
-        frame = connection.send_queue.encoding.error(invocation_id, str(ChatError("too_large", sentence)))
+        frame = connection.send_queue.encoding.error(invocation_id, ChatError("too_large", sentence).for_hub())
     connection.offer(frame)
 
 
@@ -314,15 +314,15 @@ def fail(connection: Invoker, invocation_id: str | None, error: Exception, targe
         )
     connection.hub.dispatcher.failures[shown.code] += 1
     if invocation_id is not None:
-        connection.offer(connection.send_queue.encoding.error(invocation_id, str(shown)))
+        connection.offer(connection.send_queue.encoding.error(invocation_id, shown.for_hub()))
     else:
-        connection.send_event("Error", (str(shown),))
+        connection.send_event("Error", (shown.for_hub(),))
 
 
 def _interrupted(connection: Invoker, invocation_id: str | None) -> None:
     """Answer what was cancelled with its transport, if the client may come back for it."""
     if connection.is_resumable and invocation_id is not None and not connection.closed:
-        connection.offer(connection.send_queue.encoding.error(invocation_id, str(INTERRUPTED)))
+        connection.offer(connection.send_queue.encoding.error(invocation_id, INTERRUPTED.for_hub()))
 
 
 def _answer_size(message: Invocation) -> int:

@@ -146,7 +146,9 @@ class HubMethods:
             others = Others.REPLAY if options.others is None else Others.parse(options.others)
         except ValueError:
             names = ", ".join(member.value for member in Others)
-            raise ChatError("invalid_request", f"options.others is one of {names}.") from None
+            raise ChatError(
+                "invalid_request", f"options.others is one of {names}.", errors={"options.others": names}
+            ) from None
         return await catch_up.sync_all(
             connection, connection.hub.rooms, connection.hub.sync, shown, others, options.after
         )
@@ -157,7 +159,8 @@ class HubMethods:
     ) -> AsyncIterator[Message]:
         left = STREAM_LIMIT if limit is None else limit
         if not 1 <= left <= STREAM_LIMIT:
-            raise ChatError("invalid_request", f"The limit is between 1 and {STREAM_LIMIT}.")
+            sentence = f"between 1 and {STREAM_LIMIT}"
+            raise ChatError("invalid_request", f"The limit is {sentence}.", errors={"limit": sentence})
         if before_seq is not None:
             before_seq = min(before_seq, END)
         while left > 0:

@@ -376,7 +376,7 @@ def is_hub(path: str) -> bool:
 
 
 def draining() -> Refusal:
-    return Refusal(503, "draining", CODES["draining"].title, {"Retry-After": "1"})
+    return Refusal(503, "draining", CODES["draining"].title)
 
 
 async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:

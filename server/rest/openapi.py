@@ -311,9 +311,20 @@ def _problem_schema() -> Schema:
                 "format": "uri",
                 "description": "The request's id, which is also in the log.",
             },
-            "errors": {
+            "retryAfterMs": {
+                "type": "integer",
+                "minimum": 0,
+                "description": "The same again may work after so many milliseconds.",
+            },
+            "fields": {
                 "type": "object",
                 "description": "The invalid fields, with what is wrong.",
+                "additionalProperties": {"type": "string"},
+            },
+            "errors": {
+                "type": "object",
+                "description": "The same as `fields`, for clients of before.",
+                "deprecated": True,
                 "additionalProperties": {"type": "string"},
             },
         },

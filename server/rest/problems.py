@@ -13,7 +13,7 @@ from quart_schema import RequestSchemaValidationError
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
-from handlers.errors import CODES, RETRY_AFTER_SECONDS, ChatError, from_store
+from handlers.errors import CODES, ChatError, detail, from_store
 from server.rest.request_log import current_trace
 from store.defects import guard
 from store.errors import Overloaded, StoreError, Unavailable
@@ -35,7 +35,7 @@ _guard = guard("rest")
 
 def problem(
     code: str,
-    detail: str,
+    sentence: str,
     *,
     status: int | None = None,
     errors: dict[str, str] | None = None,
@@ -43,21 +43,21 @@ def problem(
 ) -> Response:
     row = CODES[code]
     status = status or row.status
+    retry_after = row.retry_after if retry_after is None else retry_after
     body: dict[str, Any] = {
         "type": f"urn:parley:error:{code}",
         "title": row.title,
         "status": status,
-        "detail": detail,
+        "detail": sentence,
         "code": code,
     }
     trace = current_trace()
     if trace is not None:
         body["instance"] = f"urn:parley:request:{trace.request_id}"
+    body |= detail(retry_after, errors)
     if errors:
-        body["errors"] = errors
+        body["errors"] = errors  # for clients of before `fields`
     response = Response(msgspec.json.encode(body), status=status, content_type="application/problem+json")
-    if status == 503:
-        response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     if retry_after is not None:
         response.headers["Retry-After"] = str(math.ceil(retry_after))
     if status == 401:

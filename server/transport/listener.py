@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import structlog
 import trio
 
-from handlers.errors import CODES, RETRY_AFTER_SECONDS, ChatError
+from handlers.errors import CODES, ChatError, detail
 from server.config.trusted_proxies import Proxies, new_request_id
 from server.protocol.http1 import head as http_head
 from server.protocol.http1.head import BadRequest, Head
@@ -69,14 +69,27 @@ class Refusal(Exception):
     """An upgrade that is answered with an HTTP error."""
 
     def __init__(
-        self, status: int, code: str, detail: str, extra: dict[str, str] | None = None, *, lingers: bool = True
+        self,
+        status: int,
+        code: str,
+        sentence: str,
+        extra: dict[str, str] | None = None,
+        *,
+        retry_after: float | None = None,
+        lingers: bool = True,
     ) -> None:
-        """`lingers`: give the client time to read the answer before closing."""
-        super().__init__(detail)
+        """`retry_after` is in seconds, as the code has it if not given. `lingers`: give the client time to read the
+        answer before closing."""
+        super().__init__(sentence)
+        retry_after = CODES[code].retry_after if retry_after is None else retry_after
+        if retry_after is not None:
+            extra = {**(extra or {}), "Retry-After": str(math.ceil(retry_after))}
         self.lingers = lingers
         self.status = status
         self.code = code
-        self.fields, self.body = http_head.refusal(status, code, CODES[code].title, detail, extra)
+        self.fields, self.body = http_head.refusal(
+            status, code, CODES[code].title, sentence, extra, detail(retry_after)
+        )
         self.request_id = ""
 
     def belongs_to(self, request_id: str) -> None:
@@ -102,17 +115,13 @@ def require_upgrade(head: Head) -> None:
 
 
 def bad_request(fault: BadRequest) -> Refusal:
-    extra = {"Retry-After": "5"} if fault.status == 429 else None
-    return Refusal(fault.status, _FAULTS.get(fault.status, "invalid_request"), str(fault), extra)
+    retry_after = 5 if fault.status == 429 else None
+    return Refusal(fault.status, _FAULTS.get(fault.status, "invalid_request"), str(fault), retry_after=retry_after)
 
 
 def refusal(error: ChatError, status: int) -> Refusal:
-    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status == 503 else None
-    if error.retry_after is not None:
-        headers = {"Retry-After": str(math.ceil(error.retry_after))}
-    if status == 401:
-        headers = {"WWW-Authenticate": "Bearer"}
-    return Refusal(status, error.code, error.sentence, headers)
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+    return Refusal(status, error.code, error.sentence, headers, retry_after=error.retry_after)
 
 
 def listen(where: tuple[str, int] | str, *, reuse_port: bool = False) -> list[socket.socket]:
@@ -292,7 +301,7 @@ class Listener:
         else:
             deadline = math.inf  # starts below, if the head is incomplete
         if self.open > self.limit:
-            raise Refusal(503, "overloaded", "The server has reached its connection limit.", {"Retry-After": "5"})
+            raise Refusal(503, "overloaded", "The server has reached its connection limit.", retry_after=5)
         try:
             data, start, end = _whole_head(client)  # usually it has arrived with the connection
             if not end:
@@ -342,7 +351,7 @@ class Listener:
 def _welcome(stranger: Stranger, head: Head | None = None) -> None:
     """Count the connection as a stranger. Raise Refusal if its address has too many."""
     if not (stranger.enter() and (head is None or stranger.ask(head.headers))):
-        raise Refusal(429, "rate_limited", CROWDED, {"Retry-After": "5"}, lingers=False)
+        raise Refusal(429, "rate_limited", CROWDED, retry_after=5, lingers=False)
 
 
 async def _shake_hands(client: TlsSocket, deadline: float) -> bool:

@@ -181,7 +181,8 @@ async def _chat(people: Node, server: Running, number: int, transport: str, prot
         await b.command("invoke", "NoSuchMethod")
         assert "not_found: Unknown hub method 'NoSuchMethod'" in await b.expect("failed")
         await b.command("invoke", "SendMessage", {"conversationId": conversation})
-        assert "invalid_request: " in await b.expect("failed")
+        sentence, detail = (await b.expect("failed")).split("\n")
+        assert "invalid_request: " in sentence and list(json.loads(detail)["fields"]) == ["message"]
         for n in range(20):
             await a.invoke("SendMessage", {"conversationId": conversation, "content": str(n)})
         await b.command("stream", 0, "StreamHistory", conversation, None, 5)

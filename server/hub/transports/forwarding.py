@@ -107,7 +107,7 @@ class Forwarding:
         if address is None or address == self.address:
             raise OwnerGone
         if self._under_way >= MAX_HANDED:
-            raise Refusal(503, "overloaded", "Too many requests are handed through.", {"Retry-After": "1"})
+            raise Refusal(503, "overloaded", "Too many requests are handed through.")
         sent = _Body(body)
         await sent.begin()
         request = self._http.build_request(
@@ -154,7 +154,7 @@ class Forwarding:
             return await self._owners.fetch(connection_id)
         except Unavailable as error:
             shown = from_store(error)
-            raise Refusal(503, shown.code, shown.sentence, {"Retry-After": "1"}) from None
+            raise Refusal(503, shown.code, shown.sentence) from None
 
     async def _pass_on(self, request: httpx.Request, send: Send, begun: trio.Event) -> bool:
         """Whether there was an answer, which sets `begun`. One that breaks off in its middle does so for the client."""

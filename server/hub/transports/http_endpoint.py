@@ -172,7 +172,7 @@ class HttpEndpoint:
             # process. A refusal fails its start, or its attempt to reconnect, and it tries again.
             raise draining()
         if len(self._hub.connections) >= self._hub.settings.max_connections:  # a polled one may have no socket just now
-            raise Refusal(503, "overloaded", "The server has reached its connection limit.", {"Retry-After": "5"})
+            raise Refusal(503, "overloaded", "The server has reached its connection limit.", retry_after=5)
         try:
             comer = await self._hub.authenticate(request.query, request.headers, request.peer)
         except Used:

@@ -230,9 +230,15 @@ def accept_response(key: bytes) -> bytes:
 
 
 def refusal(
-    status: int, code: str, title: str, detail: str, extra: dict[str, str] | None = None
+    status: int,
+    code: str,
+    title: str,
+    detail: str,
+    extra: dict[str, str] | None = None,
+    members: dict[str, object] | None = None,
 ) -> tuple[dict[str, str], bytes]:
-    """Headers and body of a problem+json answer (RFC 9457) after which the connection ends."""
+    """Headers and body of a problem+json answer (RFC 9457) after which the connection ends. `extra` are more headers,
+    `members` more of the body."""
     body = msgspec.json.encode(
         {
             "type": f"urn:parley:error:{code}",
@@ -240,6 +246,7 @@ def refusal(
             "status": status,
             "detail": detail,
             "code": code,
+            **(members or {}),
         }
     )
     headers = {

@@ -4,6 +4,7 @@ Owns `HubProtocol` (the seam to `json_codec` and `msgpack_codec`) and `Signature
 turns encoded arguments into typed values in one msgspec pass. Sans-I/O.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 from uuid import UUID
@@ -124,13 +125,13 @@ class Signature:
         except _UNDECODABLE as error:
             count = self._count(raw, items)
             if count == full:
-                raise ArgumentsError(self._explain(error)) from None
+                raise self._fault(error) from None
         if count < self.required or count > full:
             raise ArgumentsError(f"Invocation provides {count} argument(s) but target expects {self._expected()}.")
         try:
             values = decoders[count].decode(raw)
         except _UNDECODABLE as error:
-            raise ArgumentsError(self._explain(error)) from None
+            raise self._fault(error) from None
         return values + self.defaults[count:]
 
     def _count(self, raw: Raw, items: Any) -> int:
@@ -138,23 +139,31 @@ class Signature:
             return len(items.decode(raw))
         except _UNDECODABLE as error:
             if _is_no_text(error):
-                raise ArgumentsError(self._explain(error)) from None
+                raise self._fault(error) from None
             raise ArgumentsError("The arguments are not a well-formed list.") from None
 
     def _expected(self) -> str:
         full = len(self.defaults)
         return str(full) if self.required == full else f"{self.required} to {full}"
 
-    def _explain(self, error: Exception) -> str:
+    def _fault(self, error: Exception) -> ArgumentsError:
         """msgspec names the place as `$[0].content`; people know parameters by name."""
         if _is_no_text(error):
-            return (
+            return ArgumentsError(
                 "The arguments do not fit: text with a lone surrogate, or bytes that are not UTF-8, is no Unicode text."
             )
         text = str(error) or type(error).__name__
         for index, name in enumerate(self._names):
-            text = text.replace(f"`$[{index}]", f"`{name}")
-        return f"The arguments do not fit: {text}."
+            text = re.sub(rf"(`(?:key in )?)\$\[{index}\]", rf"\g<1>{camel(name)}", text)
+        what, found, where = text.rpartition(" - at ")
+        fields = {where.strip("`").removeprefix("key in "): what} if found else None
+        return ArgumentsError(f"The arguments do not fit: {text}.", fields)
+
+
+def camel(name: str) -> str:
+    """As clients know a parameter."""
+    first, *rest = name.split("_")
+    return first + "".join(part.capitalize() for part in rest)
 
 
 def _is_no_text(error: Exception) -> bool:

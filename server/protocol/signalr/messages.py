@@ -34,7 +34,11 @@ class TooBig(HubProtocolError):
 
 
 class ArgumentsError(Exception):
-    """The arguments do not fit the method: this call fails, the connection lives."""
+    """The arguments do not fit the method: this call fails, the connection lives. `fields` says which, and why."""
+
+    def __init__(self, sentence: str, fields: dict[str, str] | None = None) -> None:
+        super().__init__(sentence)
+        self.fields = fields
 
 
 class Invocation(msgspec.Struct, frozen=True, gc=False):

@@ -1,9 +1,10 @@
 """server.hub.connection: one hub connection on a transport that only remembers, in virtual time."""
 
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 from uuid import UUID
 
 import msgspec
@@ -330,6 +331,30 @@ async def test_calls_that_cannot_be_made(
     await client.send(b'{"type":1,"invocationId":"1","target":"Ping","arguments":[],"streamIds":["s"]}\x1e')
     assert client.transport.messages() == [Completion("1", error="invalid_request: 'Ping' takes no streams.")]
     assert len(await client.call("ping")) == 1
+
+
+async def test_errors_have_their_detail(client: Client, world: World, autojump_clock: MockClock) -> None:
+    """Behind the sentence stand the fields at fault, and when to come again: in answers, of streams, and in `Error`."""
+
+    def details(count: int) -> list[dict[str, Any]]:
+        found = []
+        for message in client.transport.messages():
+            assert isinstance(message, (Completion, Invocation))
+            text = message.error if isinstance(message, Completion) else msgspec.json.decode(message.arguments)[0]
+            [_, detail] = str(text).split("\n")
+            found.append(json.loads(detail))
+        assert len(found) == count
+        return found
+
+    json_ = PROTOCOLS["json"]
+    await client.send(json_.encode_invocation("Send", (5,), "1") + json_.encode_stream_invocation("Count", ("x",), "2"))
+    first, second = details(2)
+    assert first == {"fields": {"text": "Expected `str`, got `int`"}}
+    assert second == {"fields": {"limit": "Expected `int`, got `str`"}}
+    world.invocations = Rate(1, 10)
+    await client.call("Ping")
+    await client.send(json_.encode_invocation("Ping", (), "1") + json_.encode_invocation("Ping", ()))
+    assert all(0 < detail["retryAfterMs"] <= 20_000 for detail in details(2))
 
 
 @pytest.mark.parametrize(
