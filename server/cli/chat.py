@@ -5,11 +5,11 @@ from pathlib import Path
 import click
 
 from server.cli.errors import report_errors
-from server.cli.options import DATA_TYPE, DEFAULT_DATA
+from server.cli.options import DATA_TYPE, DEFAULT_DATA, DEFAULT_URL
 
 
 @click.command()
-@click.option("--url", default="http://127.0.0.1:5000", show_default=True, help="The server's URL.")
+@click.option("--url", default=DEFAULT_URL, show_default=True, help="The server's URL.")
 @click.option("--user", required=True, help="Your username. Registered if it is new, where registration is open.")
 @click.option("--with", "other", required=True, help="The username to chat with. Registered if it is new.")
 @click.option("--say", multiple=True, help="Send this message and exit. May be repeated.")

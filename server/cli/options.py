@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from server.config.settings import Settings
 
 DEFAULT_DATA = Path(".parley")
+DEFAULT_URL = "http://127.0.0.1:5000"  # of a `parley dev` without options
 DATA_TYPE = click.Path(file_okay=False, path_type=Path)
 
 config_option = click.option(

@@ -6,7 +6,9 @@ Keeps a signing key in the data directory.
 
 import os
 import secrets
+import shlex
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ import trio
 
 from server import app
 from server.cli.dev import instances, postgres
-from server.cli.dev.services import Services, fits, open_services, short_directory
+from server.cli.dev.services import ServiceError, Services, fits, open_services, short_directory
+from server.cli.options import DEFAULT_DATA, DEFAULT_URL
 from server.config.loading import load
 from server.config.settings import ConfigError, Settings
 from server.observability import logs
@@ -55,7 +58,29 @@ async def _terminate_at_eof() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def require_free(port: int) -> None:
+    """Raise ServiceError if another program listens on the port: before anything is started."""
+    if port == 0 or not _is_taken(port):
+        return
+    free = next((other for other in range(port + 1, min(port + 100, 65536)) if not _is_taken(other)), 0)
+    raise ServiceError(
+        f"Port {port} of 127.0.0.1 is in use by another program. Choose another one: parley dev --port {free}"
+    )
+
+
+def _is_taken(port: int) -> bool:
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
+
+
 async def _run(port: int, data: Path, count: int) -> None:
+    if "PARLEY_LISTEN" not in os.environ:
+        require_free(port)
     terminal.echo(f"starting PostgreSQL and Valkey in {data}/ ...", err=True)
     async with open_services(data) as services:
         await trio.to_thread.run_sync(migrate.upgrade, services.database_url)
@@ -64,6 +89,8 @@ async def _run(port: int, data: Path, count: int) -> None:
             hub = url.replace("http", "ws", 1) + "/hubs/chat"
             several = f"  instances {count}" if count > 1 else ""
             terminal.echo(f"ready  {url}  hub {hub}  data {data}/{several}")
+            terminal.echo(f"docs   {url}/docs")
+            terminal.echo(f"next   {chat_command(url, data)}")
 
         if _values(services, port).get("registration") == "open":
             warning = (
@@ -74,6 +101,13 @@ async def _run(port: int, data: Path, count: int) -> None:
             await app.serve(load(os.environ, None, **_values(services, port)), on_ready=ready)
         else:
             await _serve_several(services, port, count, ready)
+
+
+def chat_command(url: str, data: Path) -> str:
+    """The command with which one goes on in another terminal."""
+    elsewhere = "" if url == DEFAULT_URL else f" --url {url}"
+    elsewhere += "" if data == DEFAULT_DATA else f" --data {shlex.quote(str(data))}"
+    return f"parley chat --user alice --with bob{elsewhere}"
 
 
 async def _serve_several(services: Services, port: int, count: int, ready: Callable[[str], None]) -> None:

@@ -1,7 +1,9 @@
 """`parley dev` as a process: it ends cleanly in each of the ways in which it can be ended."""
 
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +27,9 @@ def test_a_closed_terminal_ends_everything(data_dir: Path) -> None:
     words += ["--instances", "2"]
     with Killed(words, env=SETTINGS, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        assert process.stdout.readline().startswith(b"ready")
+        first, docs, following = [process.stdout.readline().split() for _ in range(3)]
+        assert first[0] == b"ready" and docs == [b"docs", first[1] + b"/docs"]
+        assert following[:3] == [b"next", b"parley", b"chat"] and first[1] in following
         started = list(family(process.pid))
         process.send_signal(signal.SIGHUP)
         assert process.wait(300) == 0
@@ -46,3 +50,23 @@ def test_nohup(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert callable(signal.getsignal(signal.SIGHUP))
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_taken_port(data_dir: Path) -> None:
+    """A port that another program has is said at once, with a free one to take instead, before anything is started."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        words = [sys.executable, "-m", "server", "dev", "--port", str(port), "--data", str(data_dir)]
+        done = subprocess.run(
+            words, env=SETTINGS, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300
+        )
+    assert done.returncode == 1 and not data_dir.exists()
+    said = re.fullmatch(rf"parley: Port {port} of 127.0.0.1 is in use .* parley dev --port (\d+)\n", done.stderr)
+    assert said and int(said[1]) != port
+
+
+def test_the_next_command(tmp_path: Path) -> None:
+    """It finds the server and its data, wherever they are."""
+    assert run.chat_command("http://127.0.0.1:5000", Path(".parley")) == "parley chat --user alice --with bob"
+    said = run.chat_command("http://127.0.0.1:5001", tmp_path / "a b")
+    assert said.endswith(f" --url http://127.0.0.1:5001 --data '{tmp_path}/a b'")
