@@ -34,10 +34,8 @@ def _pattern(pattern: str) -> Meta:
 
 
 def _name_of(kind: type[WireEnum], *members: WireEnum) -> Meta:
-    """The same for a choice by its name, in any case."""
-    names = [member.value for member in members or kind]
-    any_case = "|".join("".join(f"[{c.upper()}{c.lower()}]" for c in name) for name in names)
-    return Meta(extra_json_schema={"anyOf": [{"enum": names}, {"pattern": f"^(?:{any_case})$"}]})
+    """The same for a choice by its name, which is taken in any case."""
+    return Meta(extra_json_schema={"enum": [member.value for member in members or kind]})
 
 
 def _index_of(kind: type[WireEnum], *members: WireEnum) -> Meta:
@@ -224,10 +222,13 @@ class Others(WireEnum):
     IGNORE = "ignore"
 
 
+OthersChoice = Annotated[str, _name_of(Others)] | Annotated[int, _index_of(Others)]
+
+
 class SyncOptions(Wire, frozen=True):
     """`after`: the `next` of the answer before, which lists the user's conversations up to there."""
 
-    others: str | int | None = Others.REPLAY.value
+    others: OthersChoice | None = Others.REPLAY.value
     after: UUID | None = None
 
 

@@ -14,7 +14,8 @@ import store.model
 from handlers.errors import CODES
 from server.config.settings import Settings
 from server.hub.dispatch import Declaration
-from server.hub.methods import METHODS
+from server.hub.events import EVENTS
+from server.hub.methods import ALWAYS, METHODS
 from store.postgres.system_messages import Event
 
 ROOT = Path(__file__).parents[1]
@@ -94,6 +95,8 @@ def test_events() -> None:
             literals.visit(ast.parse(path.read_text()))
     words = {text for text in literals.found if re.fullmatch(r"(?:[A-Z][a-z]+)+", text)}
     assert set(entries("Events")) == words - {method.name for method in METHODS}
+    carried = {name: ", ".join(argument for argument, _ in event.arguments) for name, event in EVENTS.items()}
+    assert {name: parameters for name, (parameters, _) in entries("Events").items()} == carried
 
 
 def test_system_messages() -> None:
@@ -118,11 +121,14 @@ def test_objects() -> None:
 
 
 def test_errors() -> None:
-    """Every code, in the table's order; and no method is said to end with another one."""
+    """Every code, in the table's order; and of each method those that it declares."""
+    declared = {method.name: method for method in METHODS}
     assert [row[0].strip("`") for row in rows(section("Errors"))] == list(CODES)
     for name, (_, text) in entries("Methods").items():
+        said = set()
         for codes in re.findall(r"^Errors: (.*?)\.$", text, re.MULTILINE | re.DOTALL):
-            assert set(re.findall(r"`([a-z_]+)`", codes)) <= set(CODES), name
+            said |= set(re.findall(r"`([a-z_]+)`", codes))
+        assert said <= set(CODES) and said - set(ALWAYS) == set(declared[name].errors), name
 
 
 def test_limits() -> None:

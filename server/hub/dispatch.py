@@ -8,7 +8,7 @@ import inspect
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from handlers.errors import ChatError
 from server.protocol.signalr.codec import REQUIRED, HubProtocol, Signature
@@ -28,6 +28,8 @@ class Declaration:
     function: Callable[..., Any]
     pipelined: bool
     cost: int
+    errors: tuple[str, ...] = ()  # codes, besides those that every method may end with
+    answers: Any = None  # the type of the answer, where the function does not return it
 
     @property
     def name(self) -> str:
@@ -40,6 +42,14 @@ class Declaration:
     @property
     def parameters(self) -> list[inspect.Parameter]:
         return _parameters(self.function, skip=3 if self.pipelined else 2)
+
+    @property
+    def result(self) -> Any:
+        """The type of the answer, or of each item of a stream."""
+        if self.answers is not None:
+            return self.answers
+        found = inspect.signature(self.function, eval_str=True).return_annotation
+        return get_args(found)[0] if self.kind is STREAM else found
 
 
 class Method:

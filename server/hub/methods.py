@@ -22,6 +22,7 @@ from handlers.model import (
     Synced,
     SyncOptions,
     UpdateStatus,
+    UserStatusChoice,
     UserStatusUpdate,
     sent,
 )
@@ -50,16 +51,20 @@ STREAM_COST = 10  # pages at the client's pace
 SYNC_COST = 20  # up to 1,000 cursors
 
 
+ALWAYS = ("invalid_request", "rate_limited", "unavailable", "overloaded", "too_large", "internal")
 METHODS: list[Declaration] = []  # every hub method, in the order of this file
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def hub_method(*, cost: int = 1, pipelined: bool = False) -> Callable[[F], F]:
-    """Make a hub method of a function of HubMethods: nothing else is needed for a new one (see Declaration)."""
+def hub_method(*errors: str, cost: int = 1, pipelined: bool = False, answers: Any = None) -> Callable[[F], F]:
+    """Make a hub method of a function of HubMethods: nothing else is needed for a new one (see Declaration).
+
+    Its docstring is for clients, as are the errors: codes besides those that every method may end with (`ALWAYS`).
+    """
 
     def declare(function: F) -> F:
-        declared = Declaration(function, pipelined=pipelined, cost=cost)
+        declared = Declaration(function, pipelined=pipelined, cost=cost, errors=errors, answers=answers)
         if declared.name.casefold() in {one.name.casefold() for one in METHODS}:
             raise ValueError(f"two hub methods are called {declared.name}")
         METHODS.append(declared)
@@ -98,10 +103,13 @@ class HubMethods:
 
     @hub_method()
     def ping(self, connection: HubConnection) -> dict[str, object]:
+        """Measure latency. It does not replace the pings of the protocol."""
         return {}
 
-    @hub_method(pipelined=True)
+    @hub_method("not_found", "forbidden", "invalid_content", pipelined=True, answers=SentMessage)
     def send_message(self, connection: HubConnection, ticket: Ticket, message: CreateMessage) -> None:
+        """Send a message. It is answered when it is committed; with the same `clientMessageId` it is sent once."""
+
         def done(outcome: Message | Exception) -> None:
             answer(connection, ticket, sent(outcome) if isinstance(outcome, Message) else outcome, "SendMessage")
 
@@ -110,18 +118,21 @@ class HubMethods:
         except Exception as error:  # refused before it was queued; answered like any other
             done(error)
 
-    @hub_method()
+    @hub_method("not_found", "forbidden", "gone", "invalid_content")
     async def edit_message(self, connection: HubConnection, message_id: UUID, content: str) -> SentMessage:
+        """Replace the content of one's own message."""
         return sent(await self._messages.edit(connection.caller, message_id, content))
 
-    @hub_method()
+    @hub_method("not_found", "forbidden", "gone")
     async def delete_message(self, connection: HubConnection, message_id: UUID) -> SentMessage:
+        """Delete a message: it stays in its place, with empty content."""
         return sent(await self._messages.delete(connection.caller, message_id))
 
-    @hub_method(cost=JOIN_COST)
+    @hub_method("not_found", "invalid_cursor", cost=JOIN_COST)
     async def join_conversation(
         self, connection: HubConnection, conversation_id: UUID, since_seq: Seq | CursorProof | None = None
     ) -> Joined:
+        """Attach to one conversation, after a replay of what has changed since a cursor, if one is given."""
         rooms = connection.hub.rooms
         since = None
         if since_seq is not None:
@@ -134,12 +145,14 @@ class HubMethods:
 
     @hub_method()
     def leave_conversation(self, connection: HubConnection, conversation_id: UUID) -> None:
+        """Detach from a conversation. The user stays a member."""
         connection.leave(conversation_id)
 
-    @hub_method(cost=SYNC_COST)
+    @hub_method("invalid_cursor", "unauthenticated", cost=SYNC_COST)
     async def sync(
         self, connection: HubConnection, cursors: dict[UuidKey, Seq | CursorProof], options: SyncOptions | None = None
     ) -> Synced:
+        """Receive what was missed in each conversation, and attach to all. The one call after connecting."""
         shown = [(key.value, read_cursor(cursor)) for key, cursor in cursors.items()]
         options = options or SyncOptions()
         try:
@@ -153,10 +166,11 @@ class HubMethods:
             connection, connection.hub.rooms, connection.hub.sync, shown, others, options.after
         )
 
-    @hub_method(cost=STREAM_COST)
+    @hub_method("not_found", "conflict", cost=STREAM_COST)
     async def stream_history(
         self, connection: HubConnection, conversation_id: UUID, before_seq: Seq | None = None, limit: int | None = None
     ) -> AsyncIterator[Message]:
+        """Stream the messages of a conversation, newest first, at the pace of the client."""
         left = STREAM_LIMIT if limit is None else limit
         if not 1 <= left <= STREAM_LIMIT:
             sentence = f"between 1 and {STREAM_LIMIT}"
@@ -174,14 +188,16 @@ class HubMethods:
             left -= len(page.messages)
             before_seq = page.messages[-1].seq
 
-    @hub_method()
+    @hub_method("not_found")
     async def start_typing(self, connection: HubConnection, conversation_id: UUID) -> None:
+        """Say that the user is typing. It ends by itself after 6 seconds."""
         if not connection.hub.rooms.is_attached(conversation_id, connection):
             await self._sync.require_member(connection.caller, conversation_id)
         self._ephemeral_events.type(conversation_id, connection.user_id)
 
     @hub_method()
     def stop_typing(self, connection: HubConnection, conversation_id: UUID) -> None:
+        """Say that the user has stopped typing."""
         self._ephemeral_events.stop_typing(conversation_id, connection.user_id)
 
     def _mark(
@@ -209,34 +225,41 @@ class HubMethods:
         except Exception as error:  # as above
             done(error)
 
-    @hub_method(pipelined=True)
+    @hub_method("not_found", "invalid_cursor", pipelined=True)
     def mark_read(self, connection: HubConnection, ticket: Ticket, conversation_id: UUID, seq: Seq) -> None:
+        """Say that the user has read everything up to `seq`."""
         self._mark(connection, ticket, conversation_id, seq, MessageStatus.READ, "MarkRead")
 
-    @hub_method(pipelined=True)
+    @hub_method("not_found", "invalid_cursor", pipelined=True)
     def mark_delivered(self, connection: HubConnection, ticket: Ticket, conversation_id: UUID, seq: Seq) -> None:
+        """Say that the user has received everything up to `seq`."""
         self._mark(connection, ticket, conversation_id, seq, MessageStatus.DELIVERED, "MarkDelivered")
 
-    @hub_method()
+    @hub_method("not_found")
     async def mark_message_as_read(self, connection: HubConnection, message_id: UUID) -> None:
+        """Say that the user has read everything up to this message."""
         await self._receipts.mark_message(connection.caller, message_id, MessageStatus.READ)
 
-    @hub_method()
+    @hub_method("not_found")
     async def mark_message_as_delivered(self, connection: HubConnection, message_id: UUID) -> None:
+        """Say that the user has received everything up to this message."""
         await self._receipts.mark_message(connection.caller, message_id, MessageStatus.DELIVERED)
 
     @hub_method()
     async def update_status(
-        self, connection: HubConnection, status: str | int, text: StatusText | None = None
+        self, connection: HubConnection, status: UserStatusChoice, text: StatusText | None = None
     ) -> Account:
+        """Choose how the user is shown while they are connected."""
         return await self._users.update_status(connection.caller, UpdateStatus(status=status, status_text=text))
 
     @hub_method(cost=PRESENCE_COST)
     async def get_presence(self, connection: HubConnection, user_ids: list[UUID]) -> Sequence[UserStatusUpdate]:
+        """Ask who is online, and how they are shown; at most 200 users."""
         return await self._presence.get(self._connected, user_ids)
 
-    @hub_method()
+    @hub_method("unauthenticated", "forbidden")
     async def refresh_token(self, connection: HubConnection, token: str) -> None:
+        """Go on with another access token of the same user, before the first one expires."""
         caller = await self._verifier.verify(token)
         if caller.user_id != connection.user_id:
             raise ChatError("forbidden", "The token belongs to another user.")

@@ -6,7 +6,6 @@ Owns the document. Every route is in it, or states why it is not (`left_out`). I
 import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -42,11 +41,12 @@ PATH_PARAMETERS: dict[str, tuple[Schema, str]] = {
 }
 ALWAYS = ("rate_limited", "internal", "unavailable", "overloaded")
 DESCRIPTION = """\
-Errors are `application/problem+json` (RFC 9457) with a stable `code`, and `errors` for each invalid field. Lists are
-answered as `{"items", "next"}`: repeat the request with `cursor` set to `next` until that is null. Ids are UUIDs, times
-RFC 3339 in UTC with milliseconds. Names of choices are accepted in any case, or as their index. Unknown fields are
-ignored, and answers may get more fields. Paths are case-insensitive. New messages, receipts and presence are delivered
-by the SignalR hub at `/hubs/chat`.
+Errors are `application/problem+json` (RFC 9457) with a stable `code`, `fields` for each invalid field, and
+`retryAfterMs` where the same again may work later. Lists are answered as `{"items", "next"}`: repeat the request with
+`cursor` set to `next` until that is null. Ids are UUIDs, times RFC 3339 in UTC with milliseconds. Names of choices are
+accepted in any case, or as their index. Unknown fields are ignored, and answers may get more fields. Paths are
+case-insensitive. New messages, receipts and presence are delivered by the SignalR hub at `/hubs/chat`, which
+`/asyncapi.json` describes.
 """
 TAGS = {
     "users": "Users: registration, profiles, status.",
@@ -73,31 +73,39 @@ def install(app: Quart, settings: Settings) -> "Provider":
     return provider
 
 
-def _choice(name: str, kind: type[WireEnum], *members: WireEnum) -> Schema:
-    names = "|".join("".join(f"[{c.upper()}{c.lower()}]" for c in member.value) for member in members)
+def _choice(kind: type[WireEnum], *members: WireEnum) -> Schema:
     indices = [list(kind).index(member) for member in members]
-    return {name: {"anyOf": [{"type": "string", "pattern": f"^(?:{names})$"}, {"enum": indices}]}}
+    return {"anyOf": [{"type": "string", "enum": [member.value for member in members]}, {"enum": indices}]}
 
 
-# Alternatives where the valid values of a field depend on another field.
-_DIRECT = _choice("type", ConversationType, ConversationType.DIRECT)
-_GROUP = _choice("type", ConversationType, ConversationType.GROUP)
-_SPOKEN = _choice("type", MessageType, *SPOKEN_TYPES)
-_FILED = _choice("type", MessageType, *FILE_TYPES)
+# Alternatives where the valid values of a field depend on another field: what is different in each, and what it needs.
 _ALTERNATIVES: Mapping[type, list[Schema]] = {
     CreateConversation: [
         {
             "title": "Direct",
-            "properties": {**_DIRECT, "memberIds": {"minItems": 1, "maxItems": 1}},
+            "properties": {
+                "type": _choice(ConversationType, ConversationType.DIRECT),
+                "memberIds": {"type": "array", "items": UUID_SCHEMA, "minItems": 1, "maxItems": 1},
+            },
             "required": ["memberIds"],
         },
-        {"title": "Group", "properties": _GROUP},
+        {"title": "Group", "properties": {"type": _choice(ConversationType, ConversationType.GROUP)}},
     ],
     CreateMessage: [
-        {"title": "Text", "properties": {**_SPOKEN, "content": {"pattern": f"^{texts.CONTENT}$"}}},
+        {
+            "title": "Text",
+            "properties": {
+                "type": {"anyOf": [*_choice(MessageType, *SPOKEN_TYPES)["anyOf"], {"type": "null"}]},
+                "content": {"pattern": f"^{texts.CONTENT}$"},
+            },
+        },
         {
             "title": "File",
-            "properties": {**_FILED, "fileId": UUID_SCHEMA, "content": {"pattern": f"^{texts.STORABLE}$"}},
+            "properties": {
+                "type": _choice(MessageType, *FILE_TYPES),
+                "fileId": UUID_SCHEMA,
+                "content": {"pattern": f"^{texts.STORABLE}$"},
+            },
             "required": ["fileId", "type"],
         },
     ],
@@ -122,7 +130,6 @@ class Provider(OpenAPIProvider):
             "paths": _paths(operations),
             "components": {
                 "schemas": _schemas([said for _, _, said in operations], self.settings),
-                "responses": _problems(),
                 "securitySchemes": {
                     BEARER: {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
                     IN_QUERY: {
@@ -197,8 +204,9 @@ def _parameter(said: Parameter) -> Schema:
 
 
 def _responses(rule: Rule, said: Operation, is_open: bool) -> Schema:
-    refused = {CODES[code].status for code in _refusals(rule, said, is_open)}
-    found: Schema = {str(status): {"$ref": f"#/components/responses/{_problem_name(status)}"} for status in refused}
+    refused = dict.fromkeys(_refusals(rule, said, is_open))
+    statuses = {CODES[code].status for code in refused}
+    found: Schema = {str(status): _problem(status, refused) for status in statuses}
     found |= {str(int(answer.status)): _success(answer) for answer in said.answers}
     if IF_NONE_MATCH in said.parameters:
         headers = {"ETag": _header(*HEADERS["ETag"], is_required=True)}
@@ -230,7 +238,7 @@ def _success(answer: Answer) -> Schema:
     if answer.body is not None:
         found["content"] = {answer.media: {"schema": _ref(answer.body)}}
     elif answer.media != JSON:
-        found["content"] = {answer.media: {}}
+        found["content"] = {answer.media: {"schema": {"type": "string", "format": "binary"}}}
     return found
 
 
@@ -238,26 +246,18 @@ def _header(schema: Schema, description: str, *, is_required: bool) -> Schema:
     return {"schema": schema, "description": description, "required": is_required}
 
 
-def _problem_name(status: int) -> str:
-    return "".join(word.title() for word in re.findall(r"[A-Za-z]+", HTTPStatus(status).phrase))
-
-
-def _problems() -> Schema:
-    """Build one response for each status that an error code has."""
-    found: Schema = {}
-    for status in sorted({row.status for row in CODES.values()}):
-        codes = {code: row for code, row in CODES.items() if row.status == status}
-        lines = [f"- `{code}`: {row.title}. {row.advice}" for code, row in codes.items()]
-        row: Schema = {
-            "description": "\n".join(lines),
-            "content": {PROBLEM: {"schema": {"$ref": REF.format(name="Problem")}}},
-        }
-        if status == 401:
-            row["headers"] = {"WWW-Authenticate": _header({"type": "string"}, "`Bearer`.", is_required=True)}
-        if status in (429, 503, 507):
-            seconds = {"type": "integer", "minimum": 0}
-            row["headers"] = {"Retry-After": _header(seconds, "Seconds to wait.", is_required=status != 503)}
-        found[_problem_name(status)] = row
+def _problem(status: int, codes: Iterable[str]) -> Schema:
+    """The answer of this status where an operation may end with these codes."""
+    rows = {code: CODES[code] for code in CODES if code in codes and CODES[code].status == status}
+    found: Schema = {
+        "description": "\n".join(f"- `{code}`: {row.title}. {row.advice}" for code, row in rows.items()),
+        "content": {PROBLEM: {"schema": {"$ref": REF.format(name="Problem")}}},
+    }
+    if status == 401:
+        found["headers"] = {"WWW-Authenticate": _header({"type": "string"}, "`Bearer`.", is_required=True)}
+    if status in (429, 503, 507):
+        seconds = {"type": "integer", "minimum": 0}
+        found["headers"] = {"Retry-After": _header(seconds, "Seconds to wait.", is_required=status != 503)}
     return found
 
 
@@ -269,12 +269,38 @@ def _schemas(operations: Iterable[Operation], settings: Settings) -> Schema:
     for schema in answers.values():
         _always_whole(schema)
     found = {**answers, **requests, "Problem": _problem_schema()}
-    for kind, alternatives in _ALTERNATIVES.items():
-        found[_name(kind)]["anyOf"] = alternatives
     for kind, changes in _of_this_server(settings).items():
         for name, change in changes.items():
             found[_name(kind)]["properties"][name] |= change
+    for schema in requests.values():
+        _optional_where_it_may_be_left_out(schema)
+    for schema in found.values():
+        for one in (schema, *schema.get("properties", {}).values()):
+            if "enum" in one:
+                one.setdefault("type", "string")  # generators ask for it
+    for kind, alternatives in _ALTERNATIVES.items():
+        found[_name(kind)] = _alternatives(found[_name(kind)], alternatives)
     return dict(sorted(found.items()))
+
+
+def _optional_where_it_may_be_left_out(schema: Schema) -> None:
+    """Say in words what stands for a field that is left out: generators take `default` for "is always there"."""
+    for field in schema.get("properties", {}).values():
+        default = field.pop("default", None)
+        if default:
+            field["description"] = f"`{default}` when it is left out."
+
+
+def _alternatives(schema: Schema, alternatives: list[Schema]) -> Schema:
+    """Each alternative as a whole object: a generator makes a union of types of them, and cannot intersect schemas."""
+    whole = []
+    for one in alternatives:
+        properties = dict(schema["properties"])
+        for name, change in one["properties"].items():
+            properties[name] = change if "type" in change or "anyOf" in change else {**properties[name], **change}
+        required = [name for name in properties if name in (*schema["required"], *one.get("required", ()))]
+        whole.append({"title": one["title"], "type": "object", "properties": properties, "required": required})
+    return {**{name: schema[name] for name in ("title", "description") if name in schema}, "anyOf": whole}
 
 
 def _of_this_server(settings: Settings) -> Mapping[type, Schema]:

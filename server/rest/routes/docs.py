@@ -1,10 +1,9 @@
-"""The API's description: as an OpenAPI document at /openapi.json, as a page at /docs.
+"""The API's description: as documents at /openapi.json and /asyncapi.json (the hub), as a page at /docs.
 
 Owns the routes. The page is rendered here from the same document. It has no script and loads nothing from other hosts.
 """
 
 import html
-import json
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -15,19 +14,16 @@ from typing import NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from quart import Blueprint, Response, request
+from werkzeug.exceptions import NotFound
 
+from server.rest import asyncapi
 from server.rest.openapi import PROBLEM, Provider
 from server.rest.operations import JSON, Schema, left_out
 from server.rest.requests import open_route
 
 POLICY = "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 MAX_AGE = "public, max-age=300"  # it changes with the program
-EXAMPLES = {
-    "uuid": "0192f0c1-7a10-7c3e-9d51-2f8f3a6b1c44",
-    "date-time": "2026-01-31T12:00:00.000Z",
-    "uri": "https://example.org/",
-    "binary": "(the content)",
-}
+MARK = re.compile(r"^(?:#|//): (\w+)\n", re.MULTILINE)  # before each piece of a tour
 
 
 def blueprint(described: Provider) -> Blueprint:
@@ -35,17 +31,41 @@ def blueprint(described: Provider) -> Blueprint:
 
     @cache
     def page() -> bytes:
-        return render(described.schema()).encode()
+        return render(described.schema(), asyncapi.document(described.settings)).encode()
+
+    @cache
+    def of_hub() -> bytes:
+        return asyncapi.encoded(described.settings)
+
+    @cache
+    def entrance() -> bytes:
+        return resources.files("server.rest").joinpath("pages/root.html").read_bytes()
 
     @cache
     def style() -> bytes:
         return resources.files("server.rest").joinpath("pages/docs.css").read_bytes()
+
+    @routes.get("/")
+    @left_out("it shows people where to go")
+    @open_route
+    async def root() -> Response:
+        if "text/html" not in request.headers.get("Accept", ""):
+            raise NotFound
+        response = _cached(entrance(), "text/html; charset=utf-8")
+        response.headers["Vary"] = "Accept"
+        return response
 
     @routes.get("/openapi.json")
     @left_out("it is the description")
     @open_route
     async def openapi() -> Response:
         return _cached(described.encoded(), JSON)
+
+    @routes.get("/asyncapi.json")
+    @left_out("it is the description of the hub")
+    @open_route
+    async def asyncapi_document() -> Response:
+        return _cached(of_hub(), JSON)
 
     @routes.get("/docs")
     @left_out("it is the description, for people")
@@ -75,7 +95,8 @@ def _cached(content: bytes, kind: str) -> Response:
 # -- the page ---------------------------------------------------------------------------------
 
 
-def render(document: Schema) -> str:
+def render(document: Schema, hub: Schema) -> str:
+    """Return the page of both documents. Its examples are pieces of programs that the tests run from end to end."""
     pages = Environment(
         loader=PackageLoader("server.rest", "pages"),
         autoescape=True,
@@ -83,11 +104,30 @@ def render(document: Schema) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.filters |= {"prose": _prose, "kind": _kind, "rules": _rules, "pretty": _pretty, "lines": _lines}
-    reader = _Reader(document)
+    pages.filters |= {"prose": _prose, "kind": _kind, "rules": _rules, "lines": _lines}
+    reader = _Reader(document, hub)
     return pages.get_template("docs.html").render(
-        document=document, groups=list(reader.groups()), schemas=document["components"]["schemas"], reader=reader
+        document=document,
+        hub=hub,
+        groups=list(reader.groups()),
+        methods=list(reader.methods()),
+        events=list(reader.events()),
+        schemas=dict(sorted({**hub["components"]["schemas"], **document["components"]["schemas"]}.items())),
+        reader=reader,
+        curl=pieces("tour.sh"),
+        javascript=pieces("tour.mjs"),
+        python=source("start.py.txt"),
     )
+
+
+def source(name: str) -> str:
+    return resources.files("server.rest").joinpath(f"pages/{name}").read_text().strip()
+
+
+def pieces(name: str) -> dict[str, str]:
+    """The pieces of a tour, by what they show."""
+    _, *found = MARK.split(source(name) + "\n")
+    return {shown: text.strip() for shown, text in zip(found[::2], found[1::2], strict=True)}
 
 
 class Row(NamedTuple):
@@ -101,10 +141,38 @@ class Row(NamedTuple):
 
 
 class _Reader:
-    """Reads an OpenAPI document for the page: groups operations by tag, follows references, makes example bodies."""
+    """Reads both documents for the page: groups operations by tag, follows references, knows fields and arguments."""
 
-    def __init__(self, document: Schema) -> None:
+    def __init__(self, document: Schema, hub: Schema) -> None:
         self._document = document
+        self._hub = hub
+
+    def methods(self) -> Iterator[Schema]:
+        for name, said in self._hub["operations"].items():
+            if said["action"] == "receive":
+                messages = self._hub["components"]["messages"]
+                answer = messages.get(f"{name}Answer") or messages[f"{name}Item"]
+                fields = answer["payload"]["properties"]
+                yield {
+                    **said,
+                    "name": name,
+                    "rows": self._arguments(name),
+                    "is_stream": "item" in fields,
+                    "result": fields.get("result") or fields["item"],
+                    "errors": {code: self._hub["x-error-codes"][code] for code in said["x-errors"]},
+                }
+
+    def events(self) -> Iterator[Schema]:
+        for name, said in self._hub["operations"].items():
+            if said["action"] == "send":
+                yield {**said, "name": name, "rows": self._arguments(name)}
+
+    def _arguments(self, name: str) -> list[Row]:
+        payload = self._hub["components"]["messages"][name]["payload"]["properties"]["arguments"]
+        return [
+            Row(schema["title"], "", schema, schema.get("description", ""), number < payload["minItems"])
+            for number, schema in enumerate(payload.get("items", ()))
+        ]
 
     def groups(self) -> Iterator[tuple[Schema, list[Schema]]]:
         operations = [
@@ -143,27 +211,6 @@ class _Reader:
             if media != PROBLEM:
                 yield media, said.get("schema", {})
 
-    def example(self, schema: Schema, depth: int = 0) -> object:
-        schema = self.resolved(schema)
-        if "default" in schema and schema["default"] is not None:
-            return schema["default"]
-        if "enum" in schema:
-            return schema["enum"][0]
-        if "properties" in schema:
-            return {name: self.example(field, depth + 1) for name, field in schema["properties"].items()}
-        if "anyOf" in schema:
-            return None if depth > 2 else self.example(schema["anyOf"][0], depth)
-        match schema.get("type"):
-            case "array":
-                return [self.example(schema["items"], depth + 1)]
-            case "integer":
-                return schema.get("minimum", 0)
-            case "boolean":
-                return True
-            case "object":
-                return {}
-        return EXAMPLES.get(schema.get("format", ""), "text")
-
 
 def _prose(text: str) -> Markup:
     """Render the one mark of CommonMark that occurs in descriptions, `code`."""
@@ -183,6 +230,8 @@ def _kind(schema: Schema) -> str:
         return " or ".join(dict.fromkeys(map(_kind, schema["anyOf"])))
     if schema.get("type") == "array":
         return f"list of {_kind(schema['items'])}"
+    if isinstance(schema.get("additionalProperties"), dict):
+        return f"map to {_kind(schema['additionalProperties'])}"
     return str(schema.get("format") or schema.get("type") or "anything")
 
 
@@ -204,7 +253,3 @@ def _rules(schema: Schema) -> Iterator[str]:
         yield from _rules(alternative)
     if schema.get("default") is not None:
         yield f"default {schema['default']}"
-
-
-def _pretty(value: object) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False)

@@ -9,6 +9,8 @@ import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from handlers.errors import CODES
+from server.hub.events import EVENTS
+from server.hub.methods import METHODS
 from tests.site import Site
 
 ROUTES = {
@@ -96,7 +98,8 @@ async def test_what_is_true_of_schemas(described: dict[str, Any]) -> None:
     assert set(schemas["MessageStatus"]["enum"]) == {"Sent", "Delivered", "Read"}
     role = json.dumps(schemas["ChangeRole"]["properties"]["role"])
     assert '["Owner", "Admin", "Member"]' in role and "[0, 1, 2]" in role
-    assert schemas["CreateMessage"]["properties"]["content"]["maxLength"] == 32768
+    for alternative in schemas["CreateMessage"]["anyOf"]:
+        assert alternative["properties"]["content"]["maxLength"] == 32768
     assert set(schemas["Problem"]["properties"]["code"]["enum"]) == set(CODES)
     [limit] = [p for p in described["paths"]["/api/users"]["get"]["parameters"] if p["name"] == "limit"]
     assert limit["schema"] == {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}
@@ -137,13 +140,58 @@ async def test_the_page_is_all_here(site: Site, described: dict[str, Any]) -> No
     links.feed(answer.text)
     assert not links.tags & {"script", "iframe", "img", "object", "base", "form"}
     operations = {said["operationId"] for methods in described["paths"].values() for said in methods.values()}
-    shown = operations | {f"schema-{name}" for name in described["components"]["schemas"]}
+    shown = (
+        operations
+        | {method.name for method in METHODS}
+        | set(EVENTS)
+        | {f"schema-{name}" for name in described["components"]["schemas"]}
+    )
     assert shown - links.ids == set()
     for tag, target in links.found:
-        assert target in ("/docs/style.css", "/openapi.json") or target.removeprefix("#") in links.ids, (tag, target)
+        assert (
+            target in ("/docs/style.css", "/openapi.json", "/asyncapi.json") or target.removeprefix("#") in links.ids
+        ), (tag, target)
     style = await site.http.get("/docs/style.css")
     assert style.status_code == 200 and style.headers["Content-Type"].startswith("text/css")
     assert not re.search(r"url\(|@import|https?:", style.text)
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", answer.text)
     again = await site.http.get("/docs", headers={"If-None-Match": answer.headers["ETag"]})
     assert again.status_code == 304
+
+
+async def test_the_errors_of_each_operation(described: dict[str, Any]) -> None:
+    """An operation lists those codes that it may end with, and no others of the same status."""
+    conflicts = {
+        said["operationId"]: re.findall(r"`(\w+)`:", said["responses"]["409"]["description"])
+        for methods in described["paths"].values()
+        for said in methods.values()
+        if "409" in said["responses"]
+    }
+    assert "username_taken" in conflicts["usersCreate"] and "last_owner" not in conflicts["usersCreate"]
+    assert "username_taken" not in conflicts["conversationsRemoveMember"]
+
+
+async def test_a_browser_is_shown_where_to_go(site: Site) -> None:
+    """`/` is a page for a browser, without a script or another host; for everything else there is nothing there."""
+    page = await site.http.get("/", headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
+    assert page.status_code == 200 and page.headers["Content-Type"].startswith("text/html")
+    assert 'href="/docs"' in page.text and "script" not in page.text and "//" not in page.text
+    assert page.headers["Vary"] == "Accept" and "default-src 'none'" in page.headers["Content-Security-Policy"]
+    assert (await site.call("GET", "/", status=404))["code"] == "not_found"
+
+
+async def test_the_hub_is_described(site: Site) -> None:
+    """/asyncapi.json has every method and event with its arguments, and the errors of each."""
+    described = await site.call("GET", "/asyncapi.json")
+    said = {name: one["action"] for name, one in described["operations"].items()}
+    assert said == {**{method.name: "receive" for method in METHODS}, **dict.fromkeys(EVENTS, "send")}
+    messages = described["components"]["messages"]
+    arguments = {}
+    for name in said:
+        items = messages[name]["payload"]["properties"]["arguments"].get("items", ())
+        arguments[name] = [one["title"] for one in items]
+    assert arguments["JoinConversation"] == ["conversationId", "sinceSeq"]
+    assert arguments["ConversationRemoved"] == ["conversationId", "reason"]
+    assert "forbidden" in described["operations"]["SendMessage"]["x-errors"]
+    assert "forbidden" not in described["operations"]["MarkRead"]["x-errors"]
+    assert messages["SendMessageAnswer"]["payload"]["properties"]["result"]["$ref"].endswith("/SentMessage")

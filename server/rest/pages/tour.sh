@@ -1,0 +1,96 @@
+#: start
+URL=http://localhost:5000
+json='Content-Type: application/json'
+#: usersCreate
+alice=$(curl -sf "$URL/api/users" -H "$json" -d '{"username": "alice"}')
+TOKEN=$(jq -r .accessToken <<< "$alice")
+auth="Authorization: Bearer $TOKEN"
+#: conversationsCreate
+bob=$(curl -sf "$URL/api/users" -H "$json" -d '{"username": "bob"}' | jq -r .id)
+group=$(curl -sf "$URL/api/conversations" -H "$auth" -H "$json" -H 'Idempotency-Key: lunch-1' \
+  -d "{\"type\": \"Group\", \"name\": \"Lunch\", \"memberIds\": [\"$bob\"]}" | jq -r .id)
+#: messagesCreate
+message=$(curl -sf "$URL/api/messages" -H "$auth" -H "$json" -d "{
+  \"conversationId\": \"$group\", \"content\": \"Noon?\", \"clientMessageId\": \"lunch-1-noon\"}" | jq -r .id)
+#: messagesListPage
+curl -sf "$URL/api/messages?conversationId=$group&limit=20" -H "$auth" | jq '.items[].content'
+#: messagesGet
+curl -sf "$URL/api/messages/$message" -H "$auth"
+#: messagesEdit
+curl -sf -X PUT "$URL/api/messages/$message" -H "$auth" -H "$json" -d '{"content": "Half past?"}'
+#: messagesSetStatus
+seq=$(curl -sf "$URL/api/messages/$message" -H "$auth" | jq .seq)
+curl -sf -X PUT "$URL/api/messages/$message/status" -H "$auth" -H "$json" -d '{"status": "Read"}'
+#: messagesListReceipts
+curl -sf "$URL/api/messages/$message/receipts" -H "$auth"
+#: messagesDelete
+curl -sf -X DELETE "$URL/api/messages/$message" -H "$auth"
+#: usersMe
+curl -sf "$URL/api/users/me" -H "$auth"
+#: usersUpdate
+curl -sf -X PUT "$URL/api/users/me" -H "$auth" -H "$json" -d '{"displayName": "Alice L."}'
+#: usersUpdateStatus
+curl -sf -X PUT "$URL/api/users/status" -H "$auth" -H "$json" -d '{"status": "Away", "statusText": "Lunch"}'
+#: usersSearch
+curl -sf "$URL/api/users?q=bo" -H "$auth" | jq '.items[].username'
+#: usersGet
+curl -sf "$URL/api/users/$bob" -H "$auth"
+#: usersExportMine
+curl -sf "$URL/api/users/me/export" -H "$auth" -o export.json
+#: conversationsListMine
+curl -sf "$URL/api/conversations" -H "$auth" | jq '.items[] | {name, unreadCount}'
+#: conversationsGet
+curl -sf "$URL/api/conversations/$group" -H "$auth"
+#: conversationsUpdate
+curl -sf -X PUT "$URL/api/conversations/$group" -H "$auth" -H "$json" -d '{"name": "Late lunch"}'
+#: conversationsListMembers
+curl -sf "$URL/api/conversations/$group/members" -H "$auth" | jq '.items[].role'
+#: conversationsAddMember
+carol=$(curl -sf "$URL/api/users" -H "$json" -d '{"username": "carol"}' | jq -r .id)
+curl -sf "$URL/api/conversations/$group/members" -H "$auth" -H "$json" -d "{\"userId\": \"$carol\"}"
+#: conversationsChangeRole
+curl -sf -X PUT "$URL/api/conversations/$group/members/$bob/role" -H "$auth" -H "$json" -d '{"role": "Admin"}'
+#: conversationsRemoveMember
+curl -sf -X DELETE "$URL/api/conversations/$group/members/$carol" -H "$auth"
+#: filesUpload
+echo 'bread, cheese' > list.txt
+file=$(curl -sf "$URL/api/files/upload" -H "$auth" -F file=@list.txt)
+key=$(jq -r .key <<< "$file")
+curl -sf "$URL/api/messages" -H "$auth" -H "$json" \
+  -d "{\"conversationId\": \"$group\", \"content\": \"\", \"type\": \"File\", \"fileId\": $(jq .id <<< "$file")}"
+#: filesPresign
+upload=$(curl -sf "$URL/api/files/presign" -H "$auth" -H "$json" \
+  -d '{"name": "list.txt", "contentType": "text/plain", "size": 14}')
+curl -sf -X PUT "$(jq -r .uploadUrl <<< "$upload")" -H 'Content-Type: text/plain' -T list.txt
+#: filesComplete
+curl -sf -X POST "$URL/api/files/$(jq -r .id <<< "$upload")/complete" -H "$auth"
+#: filesPresignedUrl
+curl -sf "$URL/api/files/presigned-url?fileKey=$key" -H "$auth" | jq -r .url
+#: filesDownload
+curl -sfL "$URL/api/files/$key" -H "$auth"
+#: filesDelete
+curl -sf -X DELETE "$URL/api/files?fileUrl=$(jq -r .url <<< "$file" | jq -sRr '@uri')" -H "$auth"
+#: conversationsDelete
+curl -sf -X DELETE "$URL/api/conversations/$group" -H "$auth"
+#: authListSessions
+session=$(curl -sf "$URL/auth/sessions" -H "$auth" | jq -r '.items[0].id')
+#: authRefresh
+refreshed=$(curl -sf "$URL/auth/refresh" -H "$json" -d "{\"refreshToken\": $(jq .refreshToken <<< "$alice")}")
+auth="Authorization: Bearer $(jq -r .accessToken <<< "$refreshed")"
+#: hubNegotiate
+curl -sf -X POST "$URL/hubs/chat/negotiate?negotiateVersion=1" -H "$auth" | jq .availableTransports
+#: authRevoke
+dave=$(curl -sf "$URL/api/users" -H "$json" -d '{"username": "dave"}' | jq -r .accessToken)
+one=$(curl -sf "$URL/auth/sessions" -H "Authorization: Bearer $dave" | jq -r '.items[0].id')
+curl -sf -X DELETE "$URL/auth/sessions/$one" -H "Authorization: Bearer $dave"
+#: authLogout
+erin=$(curl -sf "$URL/api/users" -H "$json" -d '{"username": "erin"}' | jq -r .accessToken)
+curl -sf -X POST "$URL/auth/logout" -H "Authorization: Bearer $erin"
+#: usersDelete
+curl -sf -X DELETE "$URL/api/users/$(jq -r .id <<< "$alice")" -H "$auth"
+#: healthHealth
+curl -s "$URL/health" | jq .status
+#: healthLive
+curl -sf "$URL/health/live"
+#: healthReady
+curl -sf "$URL/health/ready"
