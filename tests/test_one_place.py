@@ -207,7 +207,7 @@ from handlers.messages import Messages
 from handlers.model import CreateMessage
 
 kind = Messages._type(None, CreateMessage(conversation_id=UUID(int=1), content="x", type="example"))
-found["a type of message"] = [kind.value, "[Ee][Xx]" in str(openapi._ALTERNATIVES)]
+found["a type of message"] = [kind.value, "Example" in str(openapi._ALTERNATIVES)]
 
 from server.cluster.publisher import Publisher
 from server.fanout.change_publisher import ChangePublisher

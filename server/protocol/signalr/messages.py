@@ -30,7 +30,7 @@ class HubProtocolError(Exception):
 
 
 class TooBig(HubProtocolError):
-    """A message is so long that it is not even skipped, or is over the limit and cannot be told apart."""
+    """A message is so long that it is not even skipped, or is over the limit and no invocation is recognised in it."""
 
 
 class ArgumentsError(Exception):

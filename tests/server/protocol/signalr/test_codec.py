@@ -258,7 +258,7 @@ def test_what_is_over_the_limit_is_not_kept(protocol: HubProtocol) -> None:
 
 @both
 def test_what_is_too_big(protocol: HubProtocol) -> None:
-    """Past four times the limit, and where no invocation can be told apart: a violation, and the messages before it."""
+    """Past four times the limit, and where no invocation is recognised: a violation, and the messages before it."""
     long = "x" * 4 * LIMIT
     others = [protocol.encode_completion("1", "x" * LIMIT), protocol.encode_stream_item("1", "x" * LIMIT)]
     if protocol is JSON:

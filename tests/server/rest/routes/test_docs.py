@@ -176,7 +176,7 @@ async def test_a_browser_is_shown_where_to_go(site: Site) -> None:
     page = await site.http.get("/", headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
     assert page.status_code == 200 and page.headers["Content-Type"].startswith("text/html")
     assert 'href="/docs"' in page.text and "script" not in page.text and "//" not in page.text
-    assert page.headers["Vary"] == "Accept" and "default-src 'none'" in page.headers["Content-Security-Policy"]
+    assert "Accept" in page.headers["Vary"] and "default-src 'none'" in page.headers["Content-Security-Policy"]
     assert (await site.call("GET", "/", status=404))["code"] == "not_found"
 
 
