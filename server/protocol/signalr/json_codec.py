@@ -174,26 +174,31 @@ class _Outline:
 
     Clients write the id and the target of an invocation behind its arguments, too. Knows no more of JSON than where its
     strings end and what is open; `text` is to be decoded. More than KEPT bytes of it are not kept, which shows then.
+    How much is in it is up to the client: past MARKS steps it is no message (a few ms in all).
     """
 
-    __slots__ = ("_depth", "_escape", "_in_string", "text")
+    __slots__ = ("_depth", "_escape", "_in_string", "_steps", "text")
 
     def __init__(self) -> None:
         self.text = bytearray()
-        self._depth = 0
+        self._depth = self._steps = 0
         self._in_string = False
         self._escape = b""  # the first half of one that is cut
 
     @property
     def is_message(self) -> bool:
-        """Return False if no JSON object begins here."""
-        return bytes(self.text).lstrip()[:1] in (b"", b"{")
+        """Return False if no JSON object begins here, or it is too much to look through."""
+        return self._steps <= MARKS and bytes(self.text).lstrip()[:1] in (b"", b"{")
 
     def add(self, data: bytes) -> None:
         data, self._escape = self._escape + data, b""
         pos, end = 0, len(data)
-        while pos < end:
+        while pos < end and self._steps <= MARKS:
             start = pos
+            self._steps += 1
+            if not self._in_string and self._depth > 1:
+                pos = self._skip(data, pos)
+                continue
             if self._in_string:
                 pos = _STRING.match(data, pos).end()  # type: ignore[union-attr]  # it matches the empty string
                 if data[pos : pos + 1] == b'"':
@@ -209,6 +214,21 @@ class _Outline:
             if mark is not None:
                 pos = mark.end()
                 self._open_or_close(mark[0])
+
+    def _skip(self, data: bytes, pos: int) -> int:
+        """Go on in what is nested, to behind its next bracket. Return where."""
+        pos = _NO_BRACKET.match(data, pos).end()  # type: ignore[union-attr]  # it matches the empty string
+        mark = data[pos : pos + 1]
+        if mark == b'"':  # of a string that is cut
+            self._in_string = True
+        elif mark in (b"[", b"{"):
+            opened = _OPEN.match(data, pos)
+            assert opened is not None
+            self._depth += len(opened[0])
+            return opened.end()
+        elif mark:
+            self._open_or_close(mark)
+        return pos + 1
 
     def _open_or_close(self, mark: bytes) -> None:
         if mark == b'"':
@@ -228,6 +248,9 @@ class _Outline:
             self.text += data[: max(KEPT - len(self.text), 0)]
 
 
+MARKS = 8_000
+_OPEN = re.compile(rb"[\[{]++")
+_NO_BRACKET = re.compile(rb'(?:[^"\[\]{}]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
 _MARK = re.compile(rb'["\[\]{}]')
 _STRING = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)  # what is left of a string, without its end
 

@@ -267,6 +267,7 @@ def test_what_is_too_big(protocol: HubProtocol) -> None:
             b" \n[" + b"1," * LIMIT,
             text({"invocationId": "x" * 5000, "target": "x" * LIMIT, "type": 1}),
         ]
+        others += [text('{"type":1,"invocationId":"1","target":"T","arguments":[' + "[[]]," * (LIMIT // 2) + "0]}")]
         others += [text('{"type":1,"invocationId":"1","target":"T","arguments":[[1,2], ' + "3" * LIMIT + "]")]
     else:
         others += [pack(1, {"a": "x" * LIMIT}, "1", "T", []), pack(1, {}, "1", 5, "x" * LIMIT), pack("x" * LIMIT)]
