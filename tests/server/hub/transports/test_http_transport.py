@@ -26,6 +26,7 @@ class Endpoint:
 
     def __init__(self) -> None:
         self.heard: list[bytes] = []
+        self.ends: list[tuple[str, bool]] = []
         self.go_on = trio.Event()
         self.share: Share | None = None
 
@@ -38,6 +39,9 @@ class Endpoint:
 
     def on_closed(self, reason: str) -> None:
         pass
+
+    def end(self, error: str | None, *, allow_reconnect: bool = False) -> None:
+        self.ends.append((error or "", allow_reconnect))
 
 
 class Transport(HttpTransport):
@@ -96,6 +100,36 @@ async def test_a_post_that_meets_the_end(when: str, nursery: trio.Nursery, autoj
     with trio.fail_after(1):
         await gone.wait()
     assert connection.heard == ([b"x"] if when == "while it is worked on" else [])
+    transport.ending.set()
+    transport.slow.set()
+
+
+async def test_a_long_post_comes_in_pieces(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """Each piece is worked on before the next is read. One that breaks off behind its first piece ends the connection,
+    as half a hub message may be in it, and the client may come again; one that breaks off before that does no harm."""
+    transport, connection = Transport(), Endpoint()
+    connection.go_on.set()
+    nursery.start_soon(transport.run, cast(HubConnection, connection))
+    await wait_all_tasks_blocked()
+
+    async def body(*said: bytes, whole: bool) -> AsyncIterator[bytes]:
+        for number, piece in enumerate(said):
+            assert len(connection.heard) == number
+            yield piece
+        if not whole:
+            raise ConnectionError
+
+    await transport.post(body(b"a", b"b", whole=True))
+    assert connection.heard == [b"a", b"b"] and not connection.ends
+    connection.heard.clear()
+    with pytest.raises(ConnectionError):
+        await transport.post(body(whole=False))
+    assert not connection.ends
+    with pytest.raises(ConnectionError):
+        await transport.post(body(b"c", whole=False))
+    assert connection.heard == [b"c"]
+    [(sentence, allow_reconnect)] = connection.ends
+    assert sentence.startswith("unavailable: ") and allow_reconnect
     transport.ending.set()
     transport.slow.set()
 
