@@ -20,16 +20,14 @@ CHOICES: list[tuple[Any, Any, set[WireEnum]]] = [
 
 @pytest.mark.parametrize(("choice", "kind", "members"), CHOICES)
 def test_choices(choice: Any, kind: type[WireEnum], members: set[WireEnum]) -> None:
-    """Each name in any case and each number that is described leads to a member that users may choose, and every one of
-    these is described both ways."""
-    described = {key: found for one in msgspec.json.schema(choice)["anyOf"] for key, found in one.items()}
-    names, pattern = described["anyOf"][0]["enum"], described["anyOf"][1]["pattern"]
-    assert {kind.parse(name) for name in names} == members
-    assert {kind.parse(number) for number in described["enum"]} == members
-    for member in kind:
-        for text in (member.value, member.value.lower(), member.value.upper(), member.value.swapcase()):
-            assert bool(re.search(pattern, text)) is (member in members)
-    assert not re.search(pattern, names[0] + "x") and not re.search(pattern, "x" + names[0])
+    """Each name and each number that is described leads to a member that users may choose, every one of these is
+    described both ways, as a plain choice, and names are taken in any case."""
+    names, numbers = [one["enum"] for one in msgspec.json.schema(choice)["anyOf"]]
+    assert {kind.parse(name) for name in names} == {kind.parse(number) for number in numbers} == members
+    assert len(names) == len(numbers) == len(members)
+    for name in names:
+        for text in (name.lower(), name.upper(), name.swapcase()):
+            assert kind.parse(text) is kind.parse(name)
 
 
 @pytest.mark.parametrize("kind", [UserStatus, ConversationType, Role, MessageType, MessageStatus])

@@ -1,13 +1,14 @@
 """server.hub.transports.forwarding: requests on their way to another instance."""
 
 import socket
+from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from server.hub.transports.forwarding import LOOK, Forwarding, OwnerGone
+from server.hub.transports.forwarding import BODY_PIECE, LOOK, Forwarding, OwnerGone
 from store import tcp
 from store.redis.client import Redis
 from store.redis.connection_owners import ConnectionOwners
@@ -101,3 +102,48 @@ async def test_an_owner_that_stands_still(nursery: trio.Nursery, mock_clock: Moc
     await ended.wait()
     assert sent == (["http.response.start"] if has_begun else ["gone"])
     nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+async def test_a_long_body_is_handed_on_in_pieces(is_whole: bool, nursery: trio.Nursery) -> None:
+    """The owner gets all of a body that is longer than one piece. One that breaks off ends the request to the owner,
+    and is the end of its client here."""
+    heard = b""
+    over = trio.Event()
+
+    async def serve(stream: trio.SocketStream) -> None:
+        nonlocal heard
+        async for data in stream:
+            heard += data
+            if heard.endswith(b"\r\n0\r\n\r\n"):
+                await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        over.set()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"a" * BODY_PIECE
+        if not is_whole:
+            raise ConnectionError
+        yield b"b" * 10
+
+    async def receive() -> dict[str, Any]:
+        await trio.sleep_forever()
+        return {}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message.get("status"))
+
+    sent: list[int | None] = []
+    listeners = await nursery.start(trio.serve_tcp, serve, 0)
+    owners = Owners(f"127.0.0.1:{listeners[0].socket.getsockname()[1]}")
+    forwarding = Forwarding(cast(ConnectionOwners, owners), lambda: "10.0.0.1:1")
+    await nursery.start(forwarding.run, ())
+    scope = {"headers": [], "method": "POST", "path": "/hubs/chat", "query_string": b""}
+    with trio.fail_after(60):
+        if is_whole:
+            await forwarding.hand_over("id", body(), scope, receive, send)
+            assert sent[0] == 200 and heard.count(b"a") >= BODY_PIECE and b"b" * 10 in heard
+        else:
+            with pytest.raises(ConnectionError):
+                await forwarding.hand_over("id", body(), scope, receive, send)
+            await over.wait()
+            assert not sent and not heard.endswith(b"\r\n0\r\n\r\n")
