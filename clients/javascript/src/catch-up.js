@@ -1,0 +1,140 @@
+/**
+ * Coming back: one round of `Sync` calls on a new connection (docs/hub.md, "Coming back"), and what their answers mean
+ * for each conversation. Events of conversations that are not known wait here until the answer says from where on.
+ * @module
+ */
+import { asParleyError } from "./errors.js";
+import { sleep } from "./waiting.js";
+
+const NAMED = 60; // cursors in one call: a hub message has at most 32 KiB
+const PATIENCE = 600_000; // ms for one answer: all that was missed comes before it
+
+/**
+ * @typedef {import("./conversation.js").Conversation} Conversation
+ * @typedef {import("./timeline.js").WireMessage} WireMessage
+ * @typedef {{conversationId: string, lastSeq: number, messageId: string | null, unreadCount: number,
+ *   outcome: "replayed" | "attached" | "resync" | "gone" | "ignored"}} Outcome
+ *
+ * @typedef {object} Owner
+ * @property {() => Iterable<Conversation>} known
+ * @property {(id: string) => Conversation | undefined} find
+ * @property {(id: string) => Conversation} make
+ * @property {(conversation: Conversation, reason: string) => void} forget
+ */
+
+export class CatchUp {
+  #owner;
+  /** @type {Map<string, {wire: WireMessage, isNew: boolean}[]>} */
+  #waiting = new Map();
+  /** @type {Set<string>} */
+  #resynced = new Set();
+
+  /** @param {Owner} owner */
+  constructor(owner) {
+    this.#owner = owner;
+  }
+
+  /**
+   * @param {import("./connection.js").Connection} connection
+   * @param {AbortSignal} life
+   */
+  async run(connection, life) {
+    /** @type {Map<string, import("./timeline.js").Cursor>} */
+    const cursors = new Map();
+    for (const conversation of this.#owner.known())
+      if (conversation.isAttached && conversation.cursor) cursors.set(conversation.id, conversation.cursor);
+    const names = [...cursors.keys()];
+    // Of a client that comes back, what began meanwhile is news, too. One that is new has seen nothing, and reads pages.
+    const others = names.length ? "replay" : "attach";
+    const named = (/** @type {string[]} */ ids) => Object.fromEntries(ids.map((id) => [id, cursors.get(id)]));
+    while (names.length > NAMED) {
+      const some = new Set(names.splice(0, NAMED));
+      const { conversations } = await sync(connection, named([...some]), { others: "ignore" }, life);
+      this.#settle(conversations.filter(({ conversationId }) => some.has(conversationId)));
+    }
+    let rest = named(names);
+    let after = null;
+    do {
+      /** @type {{conversations: Outcome[], next: string | null}} */
+      const answer = await sync(connection, rest, { others, after }, life);
+      this.#settle(answer.conversations);
+      rest = {};
+      after = answer.next;
+    } while (after !== null);
+    for (const [id, events] of this.#waiting) this.#deliver(this.#owner.make(id), events); // the user was added just now
+  }
+
+  /**
+   * Whether an event has to wait for the answer.
+   * @param {WireMessage} wire
+   * @param {boolean} isNew
+   */
+  keeps(wire, isNew) {
+    if (this.#owner.find(wire.conversationId)?.isAttached) return false;
+    const waiting = this.#waiting.get(wire.conversationId);
+    if (waiting) waiting.push({ wire, isNew });
+    else this.#waiting.set(wire.conversationId, [{ wire, isNew }]);
+    return true;
+  }
+
+  /** @param {string} id of a conversation that the event Resync was about */
+  noteResync(id) {
+    this.#resynced.add(id);
+  }
+
+  /** @param {Outcome[]} outcomes */
+  #settle(outcomes) {
+    for (const outcome of outcomes) {
+      const known = this.#owner.find(outcome.conversationId);
+      if (outcome.outcome === "ignored") continue;
+      if (outcome.outcome === "gone") {
+        if (known) this.#owner.forget(known, "gone");
+        continue;
+      }
+      this.#settleOne(known ?? this.#owner.make(outcome.conversationId), outcome);
+    }
+  }
+
+  /**
+   * @param {Conversation} conversation
+   * @param {Outcome} outcome
+   */
+  #settleOne(conversation, { outcome, lastSeq, messageId, unreadCount }) {
+    const events = this.#waiting.get(conversation.id) ?? [];
+    this.#waiting.delete(conversation.id);
+    const cursor = { seq: lastSeq, messageId };
+    if (!conversation.isAttached) {
+      if (outcome === "replayed") conversation.attach({ seq: 0 }, 1);
+      else conversation.attach(cursor, lastSeq + 1);
+    } else if (outcome === "resync" && !this.#resynced.has(conversation.id)) conversation.onResync(cursor);
+    this.#deliver(conversation, events);
+    conversation.onCaughtUp(unreadCount, lastSeq);
+  }
+
+  /**
+   * @param {Conversation} conversation
+   * @param {{wire: WireMessage, isNew: boolean}[]} events
+   */
+  #deliver(conversation, events) {
+    for (const { wire, isNew } of events) conversation.onMessage(wire, isNew);
+  }
+}
+
+/**
+ * @param {import("./connection.js").Connection} connection
+ * @param {Record<string, unknown>} cursors
+ * @param {Record<string, unknown>} options
+ * @param {AbortSignal} life
+ * @returns {Promise<{conversations: Outcome[], next: string | null}>}
+ */
+async function sync(connection, cursors, options, life) {
+  for (;;) {
+    try {
+      return await connection.invoke("Sync", [cursors, options], life, PATIENCE);
+    } catch (error) {
+      const known = asParleyError(error);
+      if (known.code !== "rate_limited") throw known;
+      await sleep(known.retryAfterMs ?? 1000, life);
+    }
+  }
+}

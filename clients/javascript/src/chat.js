@@ -1,0 +1,570 @@
+/**
+ * The chat of one user: its conversations, presence, users and files, over a link that comes back for ever. Owns what
+ * belongs together: it hands what comes from the server to conversations and outbox, and what they want to the link.
+ * @module
+ */
+import { CatchUp } from "./catch-up.js";
+import { Conversation } from "./conversation.js";
+import { ParleyError, abortedBy, asParleyError, closed } from "./errors.js";
+import { Emitter } from "./events.js";
+import { Files } from "./files.js";
+import { Link } from "./link.js";
+import { complete } from "./options.js";
+import { Outbox } from "./outbox.js";
+import { Persistence } from "./persistence.js";
+import { Rest } from "./rest.js";
+import { MemoryStore } from "./stores/memory.js";
+import { Tabs } from "./tabs.js";
+import { Tokens } from "./tokens.js";
+import { Backoff, sleep } from "./waiting.js";
+
+const ASKED = 200; // users in one GetPresence
+const LISTED = 200; // conversations in one page
+
+/**
+ * @typedef {import("./link.js").State} State
+ * @typedef {import("./message.js").Message} Message
+ * @typedef {import("./conversation.js").ConversationEvents} ConversationEvents
+ * @typedef {import("./conversation.js").WireConversation} WireConversation
+ *
+ * @typedef {object} User
+ * @property {string} id
+ * @property {string} username
+ * @property {string} displayName
+ * @property {string | null} avatarUrl
+ * @property {UserStatus} status
+ * @property {string | null} statusText
+ * @property {string | null} lastSeenAt
+ * @property {string} createdAt
+ *
+ * @typedef {User & {email: string | null}} Account
+ * @typedef {"Online" | "Away" | "Busy" | "Offline"} UserStatus
+ * @typedef {{userId: string, status: UserStatus, statusText: string | null, lastSeenAt: string | null}} Presence
+ *
+ * @typedef {object} OwnEvents
+ * @property {{state: State, previous: State, reason: ParleyError | null}} state
+ * @property {Presence} presence
+ * @property {{error: ParleyError}} error something is wrong that no call was there to hear of
+ * @property {{chat: Chat}} list `conversations` are others, or in another order
+ *
+ * @typedef {ConversationEvents & OwnEvents} ChatEvents those of all conversations, and of the chat
+ */
+
+/** @extends {Emitter<ChatEvents>} */
+export class Chat extends Emitter {
+  #settings;
+  #life = new AbortController();
+  #tokens;
+  #rest;
+  #persistence;
+  #tabs;
+  #outbox;
+  #link;
+  #me = "";
+  /** @type {State} */
+  #state = "connecting";
+  /** @type {ParleyError | null} */
+  #reason = null;
+  /** @type {Map<string, Conversation>} */
+  #byId = new Map();
+  /** @type {readonly Conversation[] | null} */
+  #list = null;
+  #isListing = false;
+  #isListed = false;
+  /** @type {CatchUp | null} */
+  #catchUp = null;
+  /** @type {Map<string, Presence>} */
+  #presence = new Map();
+  /** @type {Set<string>} users whose presence the application wants to know */
+  #wanted = new Set();
+
+  /** @internal Use `Parley.connect`. */
+  constructor(/** @type {import("./options.js").Options} */ options) {
+    super();
+    const settings = (this.#settings = complete(options));
+    /** @type {import("./stores/store.js").Store} */
+    const store = options.store ?? new MemoryStore();
+    const life = this.#life.signal;
+    this.#tokens = new Tokens(settings.token);
+    this.#rest = new Rest(settings.url, this.#tokens, settings.fetch, settings.timing);
+    this.#persistence = new Persistence(store, settings.timing.gather, (error) => this.#onError(error));
+    this.#tabs = new Tabs(store.scope, life);
+    this.#link = new Link(settings, this.#rest, this.#tokens, {
+      onState: (state, reason) => this.#onState(state, reason),
+      onEvent: (target, args) => this.#onEvent(target, args),
+      onError: (error) => this.#onError(error),
+      catchUp: (connection) => this.#comeBack(connection),
+    });
+    this.#outbox = new Outbox({
+      tab: this.#tabs.id,
+      isLive: () => this.#link.isLive,
+      call: (method, args) => this.#link.call(method, args),
+      rest: this.#rest,
+      persistence: this.#persistence,
+      timing: settings.timing,
+      life,
+      onSent: (entry) => this.#byId.get(entry.draft.conversationId)?.onSent(entry),
+      onFailed: (entry, error) => this.#byId.get(entry.draft.conversationId)?.onFailed(entry, error),
+      onChange: (id) => this.#byId.get(id)?.onOutbox(),
+    });
+    this.files = new Files(this.#rest);
+  }
+
+  /**
+   * @internal
+   * @param {AbortSignal} [signal]
+   * @returns {Promise<Chat>}
+   */
+  async start(signal) {
+    const stop = () => void this.close(abortedBy(signal));
+    signal?.addEventListener("abort", stop, { once: true });
+    this.#life.signal.addEventListener("abort", () => signal?.removeEventListener("abort", stop));
+    try {
+      if (signal?.aborted) throw abortedBy(signal);
+      await this.#identify();
+      const isRestored = await this.#restore();
+      if (this.#life.signal.aborted) throw abortedBy(signal);
+      this.#link.start();
+      if (!isRestored) await this.whenLive();
+      return this;
+    } catch (error) {
+      await this.close(asParleyError(error));
+      throw asParleyError(error);
+    }
+  }
+
+  // -- what is shown ------------------------------------------------------------------------------
+
+  /** One's own user id. */
+  get userId() {
+    return this.#me;
+  }
+
+  /**
+   * `connecting`: a connection is being made; `catching_up`: it is there, and what was missed comes; `live`; `offline`:
+   * there is none, and the next attempt is to come; `closed`: for good.
+   */
+  get state() {
+    return this.#state;
+  }
+
+  /** Why it is `offline` or `closed`. */
+  get reason() {
+    return this.#reason;
+  }
+
+  /** The conversations, the most recently active first. The same array until something changes. */
+  get conversations() {
+    return (this.#list ??= Object.freeze(
+      [...this.#byId.values()]
+        .filter(({ isGone }) => !isGone)
+        .map((conversation) => ({ conversation, at: conversation.lastMessage?.createdAt ?? conversation.createdAt ?? "" }))
+        .sort((one, other) => (one.at < other.at ? 1 : one.at > other.at ? -1 : one.conversation.id < other.conversation.id ? -1 : 1))
+        .map(({ conversation }) => conversation),
+    ));
+  }
+
+  /** Messages of others that one has not read, in all conversations. */
+  get unreadCount() {
+    return this.conversations.reduce((sum, { unreadCount }) => sum + unreadCount, 0);
+  }
+
+  /** How many messages wait to be sent. */
+  get pendingCount() {
+    return this.#outbox.size;
+  }
+
+  /** @param {string} id */
+  conversation(id) {
+    return this.#byId.get(id.toLowerCase());
+  }
+
+  /**
+   * Wait until everything that was missed is there. Raises the reason when the chat is closed.
+   * @param {{signal?: AbortSignal}} [options]
+   * @returns {Promise<void>}
+   */
+  whenLive({ signal } = {}) {
+    return new Promise((resolve, reject) => {
+      const off = this.on("state", () => look());
+      const look = () => {
+        if (this.#state !== "live" && this.#state !== "closed" && !signal?.aborted) return;
+        off();
+        signal?.removeEventListener("abort", look);
+        if (this.#state === "live") resolve();
+        else reject(this.#state === "closed" ? (this.#reason ?? closed()) : abortedBy(signal));
+      };
+      signal?.addEventListener("abort", look);
+      look();
+    });
+  }
+
+  /**
+   * New messages in any conversation, from now on: `for await (const message of chat.messages())`.
+   * @param {{signal?: AbortSignal}} [options]
+   * @returns {AsyncGenerator<{conversation: Conversation, message: Message}>}
+   */
+  async *messages(options = {}) {
+    yield* this.events("message", options);
+  }
+
+  // -- conversations and users --------------------------------------------------------------------
+
+  /**
+   * The conversation with one other user; it is made if there is none.
+   * @param {string} userId
+   * @param {{signal?: AbortSignal}} [options]
+   */
+  createDirect(userId, options = {}) {
+    return this.#create({ type: "Direct", memberIds: [userId] }, options);
+  }
+
+  /**
+   * @param {{name?: string, memberIds?: string[]}} group
+   * @param {{signal?: AbortSignal}} [options]
+   */
+  createGroup({ name, memberIds = [] }, options = {}) {
+    return this.#create({ type: "Group", memberIds, name }, options);
+  }
+
+  /**
+   * @param {object} body
+   * @param {{signal?: AbortSignal}} options
+   */
+  async #create(body, { signal }) {
+    const key = crypto.randomUUID();
+    /** @type {WireConversation} */
+    const details = await this.#rest.request("POST", "/api/conversations", { body, key, signal });
+    const conversation = this.#make(details.id);
+    conversation.onDetails(details);
+    return conversation;
+  }
+
+  /**
+   * Users whose name begins so.
+   * @param {string} text
+   * @param {{limit?: number, cursor?: string | null, signal?: AbortSignal}} [options]
+   * @returns {Promise<{items: User[], next: string | null}>}
+   */
+  searchUsers(text, { limit = 20, cursor = null, signal } = {}) {
+    return this.#rest.get("/api/users", { query: { q: text, limit, cursor }, signal });
+  }
+
+  /**
+   * @param {string} id
+   * @param {{signal?: AbortSignal}} [options]
+   * @returns {Promise<User>}
+   */
+  user(id, { signal } = {}) {
+    return this.#rest.get(`/api/users/${id}`, { signal });
+  }
+
+  /**
+   * One's own account.
+   * @param {{signal?: AbortSignal}} [options]
+   * @returns {Promise<Account>}
+   */
+  me({ signal } = {}) {
+    return this.#rest.get("/api/users/me", { signal });
+  }
+
+  /**
+   * Change one's own account; what is left out stays.
+   * @param {{displayName?: string, avatarUrl?: string | null, email?: string | null, statusText?: string | null}} changes
+   * @param {{signal?: AbortSignal}} [options]
+   * @returns {Promise<Account>}
+   */
+  updateMe(changes, { signal } = {}) {
+    return this.#rest.request("PUT", "/api/users/me", { body: changes, signal });
+  }
+
+  /**
+   * How one is shown while one is connected.
+   * @param {UserStatus} status
+   * @param {{text?: string, signal?: AbortSignal}} [options]
+   * @returns {Promise<Account>}
+   */
+  setStatus(status, { text, signal } = {}) {
+    return this.#rest.request("PUT", "/api/users/status", { body: { status, statusText: text ?? null }, signal });
+  }
+
+  /**
+   * How these users are shown. From then on that is kept current: see `presenceOf`, and the event `presence`.
+   * @param {string[]} userIds
+   * @param {{signal?: AbortSignal}} [options]
+   * @returns {Promise<Presence[]>}
+   */
+  async presence(userIds, { signal } = {}) {
+    for (const id of userIds) this.#wanted.add(id);
+    await this.#askPresence(userIds, signal);
+    return userIds.flatMap((id) => this.#presence.get(id) ?? []);
+  }
+
+  /**
+   * @param {string} userId
+   * @returns {Presence | null} null when it is not known
+   */
+  presenceOf(userId) {
+    return this.#presence.get(userId) ?? null;
+  }
+
+  /**
+   * Any other request of the REST interface, with the access token.
+   * @param {string} method
+   * @param {string} path
+   * @param {import("./rest.js").RequestOptions} [options]
+   * @returns {Promise<any>}
+   */
+  request(method, path, options) {
+    return this.#rest.request(method, path, options);
+  }
+
+  /** Try now to connect, whatever the pause between two attempts. */
+  reconnect() {
+    this.#link.tryNow();
+  }
+
+  /**
+   * The end. What is not sent stays in the store.
+   * @param {ParleyError} [reason]
+   */
+  async close(reason = closed()) {
+    this.#link.close(reason);
+    await this.#persistence.close();
+  }
+
+  // -- the beginning ------------------------------------------------------------------------------
+
+  async #identify() {
+    await this.#tokens.get();
+    this.#me = this.#tokens.userId ?? (await this.me({ signal: this.#life.signal })).id;
+  }
+
+  /** @returns {Promise<boolean>} whether there was something in the store */
+  async #restore() {
+    const { conversations, drafts, sent } = await this.#persistence.load(this.#me, this.#settings.url);
+    this.#outbox.restore([], sent);
+    for (const [id, kept] of conversations) this.#make(id, kept);
+    if (!this.#tabs.areKnown) this.#outbox.adopt(drafts);
+    else for (const tab of new Set(drafts.map(({ owner }) => owner))) this.#tabs.whenGone(tab, () => this.#takeOver(tab));
+    return conversations.size > 0;
+  }
+
+  /** @param {string} tab that is gone */
+  async #takeOver(tab) {
+    const left = await this.#persistence.drafts();
+    this.#outbox.adopt(left.filter(({ owner }) => owner === tab));
+    await this.#persistence.flush();
+  }
+
+  // -- the link -----------------------------------------------------------------------------------
+
+  /**
+   * @param {State} state
+   * @param {ParleyError | null} reason
+   */
+  #onState(state, reason) {
+    const previous = this.#state;
+    if (previous === "closed") return;
+    this.#state = state;
+    this.#reason = reason;
+    if (state === "closed") {
+      this.#life.abort(reason);
+      this.#outbox.close();
+      for (const conversation of this.#byId.values()) conversation.stop();
+      void this.#persistence.close();
+    }
+    if (state !== previous || state === "offline") this.emit("state", { state, previous, reason });
+    if (state === "live") this.#outbox.resume();
+    if (state === "closed") for (const each of [...this.#byId.values(), this]) each.dispatchEvent(new Event("over"));
+  }
+
+  /** @param {import("./connection.js").Connection} connection */
+  async #comeBack(connection) {
+    const life = this.#life.signal;
+    const catchUp = (this.#catchUp = new CatchUp({
+      known: () => this.#byId.values(),
+      find: (id) => this.#byId.get(id),
+      make: (id) => this.#make(id),
+      forget: (conversation, reason) => this.#forget(conversation, reason),
+    }));
+    try {
+      await catchUp.run(connection, life);
+    } finally {
+      if (this.#catchUp === catchUp) this.#catchUp = null;
+    }
+    if (this.#isListed) void this.#refreshAll();
+    else await this.#listPage(null).then((next) => void this.#refreshAll(next));
+  }
+
+  /**
+   * @param {string} target
+   * @param {any[]} args
+   */
+  #onEvent(target, [detail, reason]) {
+    switch (target) {
+      case "ReceiveMessage":
+      case "MessageChanged":
+        return this.#onMessage(detail, target === "ReceiveMessage");
+      case "Resync":
+        return this.#onResync(detail);
+      case "ConversationChanged":
+        return this.#make(detail.id).onDetails(detail);
+      case "ConversationRemoved": {
+        const conversation = this.#byId.get(detail);
+        if (conversation) this.#forget(conversation, reason);
+        return;
+      }
+      case "MessageStatusUpdated":
+        return this.#byId.get(detail.conversationId)?.onReceipt(detail);
+      case "UserStatusChanged":
+        this.#presence.set(detail.userId, detail);
+        return this.emit("presence", detail);
+      case "UserStartedTyping":
+      case "UserStoppedTyping":
+        return this.#byId.get(detail.conversationId)?.onTyping(detail.userId, target === "UserStartedTyping");
+      case "Error":
+        return this.#onError(new ParleyError("internal", String(detail)));
+    }
+  }
+
+  /**
+   * @param {import("./timeline.js").WireMessage} wire
+   * @param {boolean} isNew
+   */
+  #onMessage(wire, isNew) {
+    if (this.#catchUp?.keeps(wire, isNew)) return;
+    const isKnown = this.#byId.has(wire.conversationId);
+    const conversation = this.#make(wire.conversationId);
+    conversation.onMessage(wire, isNew);
+    if (!isKnown) void conversation.refresh();
+  }
+
+  /** @param {{conversationId: string, lastSeq: number, messageId: string | null}} notice */
+  #onResync({ conversationId, lastSeq, messageId }) {
+    this.#catchUp?.noteResync(conversationId);
+    const conversation = this.#byId.get(conversationId);
+    if (conversation?.isAttached) conversation.onResync({ seq: lastSeq, messageId });
+  }
+
+  // -- conversations ------------------------------------------------------------------------------
+
+  /**
+   * @param {string} id
+   * @param {import("./conversation.js").Kept} [kept]
+   */
+  #make(id, kept) {
+    const known = this.#byId.get(id);
+    if (known) return known;
+    const conversation = new Conversation(
+      id,
+      {
+        me: this.#me,
+        rest: this.#rest,
+        outbox: this.#outbox,
+        persistence: this.#persistence,
+        settings: this.#settings,
+        life: this.#life.signal,
+        isLive: () => this.#link.isLive,
+        call: (method, args, signal) => this.#link.call(method, args, signal),
+        tell: (type, detail) => this.#tell(type, detail),
+        forget: (each, reason) => this.#forget(each, reason),
+        onError: (error) => this.#onError(asParleyError(error)),
+      },
+      kept,
+    );
+    this.#byId.set(id, conversation);
+    this.#relist();
+    return conversation;
+  }
+
+  /**
+   * @param {Conversation} conversation
+   * @param {string} reason
+   */
+  #forget(conversation, reason) {
+    this.#byId.delete(conversation.id);
+    this.#relist();
+    conversation.onRemoved(reason);
+  }
+
+  /**
+   * @param {keyof ConversationEvents} type
+   * @param {any} detail
+   */
+  #tell(type, detail) {
+    this.emit(type, detail);
+    if (type === "update") this.#relist();
+  }
+
+  #relist() {
+    const before = this.#list;
+    this.#list = null;
+    if (this.#isListing) return;
+    this.#isListing = true;
+    queueMicrotask(() => {
+      this.#isListing = false;
+      const list = this.conversations;
+      if (before?.length === list.length && list.every((one, index) => one === before[index])) this.#list = before;
+      else this.emit("list", { chat: this });
+    });
+  }
+
+  /** @param {string | null} cursor */
+  async #listPage(cursor) {
+    /** @type {{items: WireConversation[], next: string | null}} */
+    const page = await this.#rest.get("/api/conversations", { query: { limit: LISTED, cursor }, signal: this.#life.signal });
+    for (const details of page.items) this.#make(details.id).onDetails(details);
+    return page.next;
+  }
+
+  /**
+   * Read all that events do not repeat: names, members, receipts, presence. Does not raise.
+   * @param {string | null} [next] where the list goes on
+   */
+  async #refreshAll(next) {
+    const { timing } = this.#settings;
+    const pauses = new Backoff(timing.minPause, timing.maxPause);
+    let isPresent = false;
+    let cursor = next === undefined ? null : next;
+    let isDone = next === null;
+    while (this.#link.isLive || this.#state === "catching_up") {
+      try {
+        while (!isDone) {
+          cursor = await this.#listPage(cursor);
+          isDone = cursor === null;
+        }
+        this.#isListed = true;
+        if (!isPresent && this.#wanted.size) await this.#askPresence([...this.#wanted]);
+        isPresent = true;
+        return;
+      } catch (error) {
+        const known = asParleyError(error);
+        if (this.#life.signal.aborted) return;
+        if (!known.isPassing) return this.#onError(known);
+        await sleep(pauses.next(known.retryAfterMs), this.#life.signal).catch(() => {});
+      }
+    }
+  }
+
+  /**
+   * @param {string[]} userIds
+   * @param {AbortSignal} [signal]
+   */
+  async #askPresence(userIds, signal) {
+    for (let start = 0; start < userIds.length; start += ASKED) {
+      /** @type {Presence[]} */
+      const found = await this.#link.call("GetPresence", [userIds.slice(start, start + ASKED)], signal);
+      for (const one of found) {
+        const before = this.#presence.get(one.userId);
+        this.#presence.set(one.userId, one);
+        if (before?.status !== one.status || before.statusText !== one.statusText) this.emit("presence", one);
+      }
+    }
+  }
+
+  /** @param {ParleyError} error */
+  #onError(error) {
+    if (!this.#life.signal.aborted) this.emit("error", { error });
+  }
+}

@@ -1,0 +1,891 @@
+/**
+ * One conversation: its messages, members, receipts and typing as applications see them, and what can be done in it.
+ * Owns how its view is read anew when it could not be caught up with. What comes from the server is given to it by
+ * `chat.js`.
+ * @module
+ */
+import { ParleyError, abortedBy, asParleyError } from "./errors.js";
+import { Emitter } from "./events.js";
+import { Members } from "./members.js";
+import { Message } from "./message.js";
+import { errorOf } from "./outbox.js";
+import { keyOf } from "./persistence.js";
+import { Timeline } from "./timeline.js";
+import { Backoff, sleep } from "./waiting.js";
+
+const PAGE = 200; // messages that are read at once, to read anew
+const IN_ADDITION = 1000; // messages that are read anew beyond the number that was shown
+const TYPING_ENDS = 7_000; // ms
+const COUNTED = 1000; // unread messages are counted among the newest of these
+
+/**
+ * @typedef {import("./timeline.js").WireMessage} WireMessage
+ * @typedef {import("./timeline.js").Cursor} Cursor
+ * @typedef {import("./members.js").Member} Member
+ * @typedef {import("./outbox.js").Entry} Entry
+ *
+ * @typedef {object} WireConversation
+ * @property {string} id
+ * @property {"Direct" | "Group"} type
+ * @property {string | null} [name]
+ * @property {string | null} [createdBy]
+ * @property {string} createdAt
+ * @property {number} lastSeq
+ * @property {WireMessage | null} [lastMessage]
+ * @property {number} unreadCount
+ * @property {number} memberCount
+ * @property {Member[]} members
+ *
+ * @typedef {object} Kept what the store keeps of it
+ * @property {WireConversation | null} details
+ * @property {{cursor: Cursor, floor: number, messages: WireMessage[]} | null} timeline
+ * @property {boolean} isStale whether what is kept must be read anew
+ * @property {number} read up to where one has read, if the server does not know it yet
+ *
+ * @typedef {object} ConversationEvents
+ * @property {{conversation: Conversation, message: Message}} message a new message, unless this client has sent it
+ * @property {{conversation: Conversation, message: Message}} change a message that was edited or deleted
+ * @property {{conversation: Conversation, message: Message}} sent a message of this client
+ * @property {{conversation: Conversation, message: Message, error: ParleyError}} failed
+ * @property {{conversation: Conversation}} conversation its name, members or roles
+ * @property {{conversation: Conversation}} reset it was read anew: look at `messages` as if for the first time
+ * @property {{conversation: Conversation, reason: string}} removed
+ * @property {{conversation: Conversation, userId: string, status: "Delivered" | "Read", seq: number, at: string}} receipt
+ * @property {{conversation: Conversation, userId: string, isTyping: boolean}} typing
+ * @property {{conversation: Conversation}} update something that is shown has changed, whatever; once for many changes
+ *
+ * @typedef {object} SendOptions
+ * @property {"Text" | "Image" | "File" | "Emoji"} [type]
+ * @property {string} [fileId] of a file that was uploaded
+ * @property {string} [replyToId]
+ * @property {string} [clientMessageId] a UUID is made when it is left out
+ *
+ * @typedef {object} Host what it needs of the chat
+ * @property {string} me
+ * @property {import("./rest.js").Rest} rest
+ * @property {import("./outbox.js").Outbox} outbox
+ * @property {import("./persistence.js").Persistence} persistence
+ * @property {import("./options.js").Settings} settings
+ * @property {AbortSignal} life
+ * @property {() => boolean} isLive
+ * @property {(method: string, args: any[], signal?: AbortSignal) => Promise<any>} call
+ * @property {(type: keyof ConversationEvents, detail: any) => void} tell
+ * @property {(conversation: Conversation, reason: string) => void} forget
+ * @property {(error: unknown) => void} onError
+ */
+
+/** @extends {Emitter<ConversationEvents>} */
+export class Conversation extends Emitter {
+  #host;
+  /** @type {WireConversation | null} */
+  #details = null;
+  #members;
+  /** @type {Timeline | null} what is shown */
+  #shown = null;
+  /** @type {Timeline | null} what is being read anew */
+  #next = null;
+  /** @type {(() => void)[]} events that belong to what is being read anew */
+  #deferred = [];
+  #generation = 0;
+  /** @type {Map<string, ReturnType<typeof setTimeout>>} */
+  #typing = new Map();
+  #typedAt = 0;
+  #delivered = 0;
+  #deliveredSaid = 0;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #deliveredTimer;
+  #read = 0;
+  #isReading = false;
+  #isGone = false;
+  #isUpdating = false;
+  /** @type {readonly Message[] | null} */
+  #messages = null;
+  /** @type {Map<string, {wire: WireMessage, message: Message}>} */
+  #snapshots = new Map();
+  /** @type {import("./message.js").Actions} */
+  #actions;
+
+  /**
+   * @param {string} id
+   * @param {Host} host
+   * @param {Kept} [kept]
+   */
+  constructor(id, host, kept) {
+    super();
+    this.id = id;
+    this.#host = host;
+    this.#members = new Members(host.me);
+    this.#actions = {
+      retry: (message) => this.#withEntry(message, (entry) => host.outbox.retry(entry)),
+      discard: (message) => this.#withEntry(message, (entry) => host.outbox.discard(entry)) ?? false,
+      whenSent: (message) => this.#whenSent(message),
+      edit: (message, content, signal) => this.#edit(message, content, signal),
+      delete: (message, signal) => this.#delete(message, signal),
+    };
+    if (!kept) return;
+    if (kept.details) this.setDetails(kept.details);
+    this.#read = kept.read;
+    if (!kept.timeline) return;
+    this.#shown = Timeline.from(kept.timeline);
+    if (kept.isStale) this.#readAnew(new Timeline(kept.timeline.cursor, kept.timeline.cursor.seq + 1));
+  }
+
+  // -- what is shown ------------------------------------------------------------------------------
+
+  /** `Direct` or `Group`; null until it is known. */
+  get type() {
+    return this.#details?.type ?? null;
+  }
+
+  get name() {
+    return this.#details?.name ?? null;
+  }
+
+  get createdBy() {
+    return this.#details?.createdBy ?? null;
+  }
+
+  get createdAt() {
+    return this.#details?.createdAt ?? null;
+  }
+
+  /** Those that are known: of a large group the first 100, until `loadMembers` has read the others. */
+  get members() {
+    return this.#members.list;
+  }
+
+  get memberCount() {
+    return this.#members.count;
+  }
+
+  /** One's own role; null when it is not known. */
+  get role() {
+    return this.#members.list.find(({ userId }) => userId === this.#host.me)?.role ?? null;
+  }
+
+  /** Whether one is no member any more. */
+  get isGone() {
+    return this.#isGone;
+  }
+
+  /** Whether it is being read anew; what is shown is what was there before. */
+  get isResetting() {
+    return this.#next !== null;
+  }
+
+  /** Whether there are no messages before those in `messages`. */
+  get isComplete() {
+    return this.#shown?.isComplete ?? false;
+  }
+
+  /** The last change that has come. */
+  get cursor() {
+    return this.#target?.cursor ?? null;
+  }
+
+  /** The seq of the last change that is known. */
+  get head() {
+    return Math.max(this.#target?.cursor.seq ?? 0, this.#details?.lastSeq ?? 0);
+  }
+
+  /** Those who type: user ids. */
+  get typing() {
+    return [...this.#typing.keys()];
+  }
+
+  /** Up to where one has read. */
+  get readSeq() {
+    return Math.max(this.#members.ownRead, this.#read);
+  }
+
+  /**
+   * The newest message, shown or not; null when there is none.
+   * @returns {Message | null}
+   */
+  get lastMessage() {
+    const newest = this.messages.at(-1);
+    const listed = this.#details?.lastMessage;
+    if (newest && (!listed || newest.seq === 0 || newest.seq >= listed.seq)) return newest;
+    return listed ? this.#snapshot(listed) : null;
+  }
+
+  /** How many messages of others one has not read. */
+  get unreadCount() {
+    const { readSeq } = this;
+    const messages = this.#shown?.messages ?? [];
+    const base = this.#details;
+    const isCovered = this.#isReadCovered;
+    const from = isCovered || !base ? Math.max(readSeq, 0) : Math.max(base.lastSeq, readSeq);
+    let count = isCovered || !base || readSeq >= base.lastSeq ? 0 : base.unreadCount;
+    for (let index = messages.length - 1; index >= 0 && index >= messages.length - COUNTED; index--) {
+      const message = /** @type {WireMessage} */ (messages[index]);
+      if (message.seq <= from) break;
+      if (message.senderId !== this.#host.me && !message.deletedAt) count++;
+    }
+    return count;
+  }
+
+  /**
+   * The messages that are loaded: all from the first of them on, by `seq`, each once; then one's own that are on their
+   * way. The same array until something changes.
+   * @returns {readonly Message[]}
+   */
+  get messages() {
+    return (this.#messages ??= this.#compose());
+  }
+
+  // -- reading ------------------------------------------------------------------------------------
+
+  /**
+   * Load the page before the messages that are there. Returns how many have come; with none, and `isComplete`, there are
+   * no more.
+   * @param {{limit?: number, signal?: AbortSignal}} [options]
+   * @returns {Promise<number>}
+   */
+  async loadOlder({ limit = 50, signal } = {}) {
+    if (this.#members.list.length < Math.min(this.#members.count, 100)) void this.refresh(); // lists name the first 20
+    for (;;) {
+      await this.#untilAttached(signal);
+      const timeline = /** @type {Timeline} */ (this.#shown);
+      if (timeline.isComplete) return 0;
+      const count = await this.#load(timeline, limit, signal);
+      if (timeline !== this.#shown) continue; // it was read anew meanwhile
+      this.#changed();
+      if (count || timeline.isComplete) return count;
+    }
+  }
+
+  /**
+   * Load older messages until this one is there, to jump to it. Returns it, or null when it is not there to be loaded.
+   * @param {string} messageId
+   * @param {{signal?: AbortSignal}} [options]
+   * @returns {Promise<Message | null>}
+   */
+  async loadTo(messageId, { signal } = {}) {
+    for (;;) {
+      const found = this.messages.find(({ id }) => id === messageId);
+      if (found || this.isComplete) return found ?? null;
+      await this.loadOlder({ limit: PAGE, signal });
+    }
+  }
+
+  /**
+   * A page of the history, which does not become part of `messages`: newest first before a seq, oldest first after one.
+   * @param {{before?: number, after?: number, limit?: number, signal?: AbortSignal}} [options]
+   * @returns {Promise<{messages: Message[], next: number | null}>} `next` is the next `before`, or `after`
+   */
+  async page({ before, after, limit = 50, signal } = {}) {
+    const { items, next } = await this.#page({ before, after, limit }, signal);
+    const messages = items.map((/** @type {WireMessage} */ wire) => this.#snapshot(wire));
+    return { messages, next: next === null ? null : Number(next) };
+  }
+
+  /**
+   * Load the members that are not known yet.
+   * @param {{signal?: AbortSignal}} [options]
+   */
+  async loadMembers({ signal } = {}) {
+    let cursor = null;
+    do {
+      /** @type {{items: Member[], next: string | null}} */
+      const page = await this.#host.rest.get(`${this.#path}/members`, { query: { limit: 200, cursor }, signal });
+      this.#members.add(page.items);
+      cursor = page.next;
+    } while (cursor !== null);
+    this.#changed();
+    return this.members;
+  }
+
+  // -- writing ------------------------------------------------------------------------------------
+
+  /**
+   * Send a message. It is in `messages` at once, and is sent as soon as that is possible, whatever happens to the
+   * connection, or to this page if there is a store. `whenSent` of what is returned waits for it.
+   * @param {string} content
+   * @param {SendOptions} [options]
+   * @returns {Message}
+   */
+  send(content, { type = "Text", fileId, replyToId, clientMessageId = crypto.randomUUID() } = {}) {
+    const entry = this.#host.outbox.add({
+      conversationId: this.id,
+      clientMessageId,
+      content,
+      type,
+      fileId: fileId ?? null,
+      replyToId: replyToId ?? null,
+    });
+    this.stopTyping();
+    this.#changed();
+    return this.#pending(entry);
+  }
+
+  /**
+   * Say that one has read everything up to `seq`: of a message, or all that is there. Said as soon as it can be.
+   * @param {number} [seq]
+   */
+  markRead(seq = this.#shown?.cursor.seq ?? 0) {
+    if (seq <= this.readSeq) return;
+    this.#read = seq;
+    this.#members.receipt(this.#host.me, "Read", seq);
+    this.#changed();
+    void this.#sayRead();
+  }
+
+  /** Say that one types; to be called at each key. */
+  startTyping() {
+    if (!this.#host.isLive() || Date.now() - this.#typedAt < this.#host.settings.timing.typing) return;
+    this.#typedAt = Date.now();
+    this.#host.call("StartTyping", [this.id]).catch(() => {});
+  }
+
+  /** Say that one has stopped; sending says so, too. */
+  stopTyping() {
+    if (!this.#typedAt) return;
+    this.#typedAt = 0;
+    if (this.#host.isLive()) this.#host.call("StopTyping", [this.id]).catch(() => {});
+  }
+
+  /**
+   * Give a group another name.
+   * @param {string} name
+   * @param {{signal?: AbortSignal}} [options]
+   */
+  async rename(name, { signal } = {}) {
+    this.setDetails(await this.#host.rest.request("PUT", this.#path, { body: { name }, signal }));
+  }
+
+  /**
+   * @param {string} userId
+   * @param {{role?: "Owner" | "Admin" | "Member", signal?: AbortSignal}} [options]
+   */
+  async addMember(userId, { role = "Member", signal } = {}) {
+    const key = crypto.randomUUID();
+    this.setDetails(await this.#host.rest.request("POST", `${this.#path}/members`, { body: { userId, role }, key, signal }));
+  }
+
+  /**
+   * @param {string} userId
+   * @param {{signal?: AbortSignal}} [options]
+   */
+  async removeMember(userId, { signal } = {}) {
+    await this.#host.rest.request("DELETE", `${this.#path}/members/${userId}`, { signal });
+  }
+
+  /**
+   * @param {string} userId
+   * @param {"Owner" | "Admin" | "Member"} role
+   * @param {{signal?: AbortSignal}} [options]
+   */
+  async setRole(userId, role, { signal } = {}) {
+    this.setDetails(await this.#host.rest.request("PUT", `${this.#path}/members/${userId}/role`, { body: { role }, signal }));
+  }
+
+  /** @param {{signal?: AbortSignal}} [options] */
+  leave(options = {}) {
+    return this.removeMember(this.#host.me, options);
+  }
+
+  /**
+   * Delete the conversation for all its members.
+   * @param {{signal?: AbortSignal}} [options]
+   */
+  async delete({ signal } = {}) {
+    await this.#host.rest.request("DELETE", this.#path, { signal });
+  }
+
+  /**
+   * Who has received a message, and who has read it.
+   * @param {string} messageId
+   * @param {{cursor?: string | null, limit?: number, signal?: AbortSignal}} [options]
+   * @returns {Promise<{items: {userId: string, status: "Delivered" | "Read"}[], next: string | null}>}
+   */
+  receipts(messageId, { cursor = null, limit = 200, signal } = {}) {
+    return this.#host.rest.get(`/api/messages/${messageId}/receipts`, { query: { cursor, limit }, signal });
+  }
+
+  // -- what comes from the server: for chat.js ----------------------------------------------------
+
+  /** @internal */
+  get isAttached() {
+    return this.#shown !== null;
+  }
+
+  /**
+   * Where it was attached for the first time: older messages are to be loaded.
+   * @internal
+   * @param {Cursor} cursor
+   * @param {number} floor
+   */
+  attach(cursor, floor) {
+    if (!this.#shown) this.#shown = new Timeline(cursor, floor);
+    this.#changed();
+    this.dispatchEvent(new Event("attached"));
+  }
+
+  /**
+   * @internal
+   * @param {WireMessage} wire
+   * @param {boolean} isNew
+   */
+  onMessage(wire, isNew) {
+    if (!this.#shown) this.attach({ seq: 0 }, isNew ? wire.seq : wire.changedSeq);
+    const timeline = /** @type {Timeline} */ (this.#target);
+    const isFromHere = wire.senderId === this.#host.me && this.#isOnItsWay(wire);
+    const news = timeline.apply(wire);
+    if (wire.senderId === this.#host.me) {
+      this.#host.outbox.confirm(wire);
+      this.#members.receipt(wire.senderId, "Read", wire.seq);
+    } else if (this.#typing.has(wire.senderId) && isNew) this.onTyping(wire.senderId, false);
+    if (isNew && this.#host.settings.markDelivered && wire.senderId !== this.#host.me) this.#sayDelivered(wire.seq);
+    this.#onLast(wire);
+    if (wire.type === "System") this.#onSystem(wire);
+    // What is unread but not loaded was counted by the server.
+    if (wire.deletedAt && wire.seq < timeline.floor && wire.seq > this.readSeq) void this.refresh();
+    this.#changed();
+    if (!news || (news === "new" && isFromHere)) return;
+    const type = news === "new" ? "message" : "change";
+    const detail = { conversation: this, message: this.#snapshot(wire) };
+    if (this.#next) this.#deferred.push(() => this.#emit(type, detail));
+    else this.#emit(type, detail);
+  }
+
+  /**
+   * It could not be caught up with, and goes on from here.
+   * @internal
+   * @param {Cursor} cursor
+   */
+  onResync(cursor) {
+    this.#members.lower(cursor.seq);
+    if (this.#details) this.#details = { ...this.#details, lastSeq: Math.min(this.#details.lastSeq, cursor.seq), lastMessage: null };
+    const next = new Timeline(cursor, cursor.seq + 1);
+    if (this.#shown?.messages.length || this.#host.outbox.lowestSent(this.id) < Infinity) {
+      this.#shown ??= next;
+      return this.#readAnew(next);
+    }
+    this.#generation++;
+    this.#shown = next;
+    this.#changed();
+    this.#emit("reset", { conversation: this });
+    this.#sendLostAgain(true);
+    void this.refresh();
+  }
+
+  /**
+   * It was caught up with: what one has sent before, on other connections, has come by now, or was lost.
+   * @internal
+   * @param {number} unreadCount
+   * @param {number} lastSeq
+   */
+  onCaughtUp(unreadCount, lastSeq) {
+    if (this.#details) this.#details = { ...this.#details, unreadCount, lastSeq };
+    if (!this.#next) this.#sendLostAgain(false);
+    if (this.#read > 0) void this.#sayRead();
+    this.#deliveredSaid = 0;
+    if (this.#delivered) this.#sayDelivered(this.#delivered);
+    this.#changed();
+  }
+
+  /**
+   * @internal
+   * @param {WireConversation} details
+   */
+  setDetails(details) {
+    const before = this.#details;
+    if (before && details.lastSeq < before.lastSeq) return; // it is older than what is known
+    this.#details = details;
+    this.#members.replace(details.members, details.memberCount);
+    this.#changed();
+  }
+
+  /**
+   * @internal
+   * @param {WireConversation} details
+   */
+  onDetails(details) {
+    this.setDetails(details);
+    this.#emit("conversation", { conversation: this });
+  }
+
+  /**
+   * @internal
+   * @param {{userId: string, status: "Delivered" | "Read", seq: number, at: string}} update
+   */
+  onReceipt({ userId, status, seq, at }) {
+    if (!this.#members.receipt(userId, status, seq) && userId !== this.#host.me) return;
+    if (userId === this.#host.me && status === "Read" && !this.#isReadCovered) void this.refresh();
+    this.#changed();
+    this.#emit("receipt", { conversation: this, userId, status, seq, at });
+  }
+
+  /**
+   * @internal
+   * @param {string} userId
+   * @param {boolean} isTyping
+   */
+  onTyping(userId, isTyping) {
+    clearTimeout(this.#typing.get(userId));
+    const was = this.#typing.delete(userId);
+    if (isTyping) this.#typing.set(userId, setTimeout(() => this.onTyping(userId, false), TYPING_ENDS));
+    if (was === isTyping) return;
+    this.#update();
+    this.#emit("typing", { conversation: this, userId, isTyping });
+  }
+
+  /**
+   * @internal
+   * @param {string} reason
+   */
+  onRemoved(reason) {
+    if (this.#isGone) return;
+    this.#isGone = true;
+    this.stop();
+    this.#host.persistence.soon(keyOf.conversation(this.id), () => null);
+    this.#host.outbox.drop(this.id);
+    this.#emit("removed", { conversation: this, reason });
+    this.dispatchEvent(new Event("over"));
+  }
+
+  /**
+   * @internal
+   * @param {Entry} entry
+   */
+  onSent(entry) {
+    const wire = /** @type {WireMessage} */ (entry.answer);
+    const isBelow = (this.#target?.floor ?? 0) > wire.seq;
+    if (this.#target?.get(wire.id) || (isBelow && !this.#next)) this.#host.outbox.confirm(wire);
+    this.#changed();
+    this.#emit("sent", { conversation: this, message: this.#snapshot(wire) });
+  }
+
+  /**
+   * @internal
+   * @param {Entry} entry
+   * @param {ParleyError} error
+   */
+  onFailed(entry, error) {
+    this.#changed();
+    this.#emit("failed", { conversation: this, message: this.#pending(entry), error });
+  }
+
+  /**
+   * The messages on their way have changed.
+   * @internal
+   */
+  onOutbox() {
+    this.#changed();
+  }
+
+  /** @internal */
+  stop() {
+    this.#generation++;
+    clearTimeout(this.#deliveredTimer);
+    for (const timer of this.#typing.values()) clearTimeout(timer);
+    this.#typing.clear();
+  }
+
+  /**
+   * Read name, members and receipts once more. Does not raise.
+   * @internal
+   */
+  async refresh() {
+    try {
+      this.onDetails(await this.#host.rest.get(this.#path, { signal: this.#host.life }));
+    } catch (error) {
+      const known = asParleyError(error);
+      if (!known.isPassing && !this.#host.life.aborted && known.code !== "not_found") this.#host.onError(known);
+    }
+  }
+
+  /** @param {WireMessage} wire */
+  #onLast(wire) {
+    const last = this.#details?.lastMessage;
+    if (this.#details && (!last || wire.seq > last.seq || (wire.id === last.id && wire.changedSeq > last.changedSeq)))
+      this.#details = { ...this.#details, lastMessage: wire };
+  }
+
+  /** @param {WireMessage} wire */
+  #onSystem({ content }) {
+    try {
+      const { event, userId } = JSON.parse(content);
+      if (event === "memberRemoved") this.#members.remove(userId);
+    } catch {
+      // of a newer server
+    }
+  }
+
+  // -- within -------------------------------------------------------------------------------------
+
+  get #path() {
+    return `/api/conversations/${this.id}`;
+  }
+
+  /** The timeline to which events belong. */
+  get #target() {
+    return this.#next ?? this.#shown;
+  }
+
+  /** Whether all that is unread is loaded, or known to be nothing. */
+  get #isReadCovered() {
+    const { readSeq } = this;
+    return readSeq >= 0 && ((this.#shown?.floor ?? Infinity) <= readSeq + 1 || readSeq >= this.head);
+  }
+
+  /** @param {WireMessage} wire */
+  #isOnItsWay({ clientMessageId }) {
+    return this.#host.outbox.of(this.id).some(({ draft }) => draft.clientMessageId === clientMessageId);
+  }
+
+  #compose() {
+    const { reached } = this.#members;
+    const shown = (this.#shown?.messages ?? []).map((wire) => this.#snapshot(wire, reached));
+    const pending = this.#host.outbox.of(this.id).map((entry) => this.#pending(entry));
+    const sent = pending.filter(({ seq }) => seq > 0).sort((one, other) => one.seq - other.seq);
+    return Object.freeze([...shown, ...sent, ...pending.filter(({ seq }) => seq === 0)]);
+  }
+
+  /**
+   * @param {WireMessage} wire
+   * @param {{delivered: number, read: number}} [reached]
+   * @returns {Message}
+   */
+  #snapshot(wire, reached = this.#members.reached) {
+    /** @type {import("./message.js").Status} */
+    let status = wire.status === "Read" ? "read" : wire.status === "Delivered" ? "delivered" : "sent";
+    if (status !== "read" && wire.senderId === this.#host.me) {
+      if (reached.read >= wire.seq) status = "read";
+      else if (reached.delivered >= wire.seq) status = "delivered";
+    }
+    const known = this.#snapshots.get(wire.id);
+    if (known?.wire === wire && known.message.status === status) return known.message;
+    const message = new Message(wire, status, this.#host.me, this.#actions);
+    if (this.#shown?.get(wire.id) === wire) this.#snapshots.set(wire.id, { wire, message });
+    return message;
+  }
+
+  /**
+   * @param {Entry} entry
+   * @returns {Message}
+   */
+  #pending({ draft, answer }) {
+    if (answer) return this.#snapshot(answer);
+    const error = draft.error && errorOf(draft);
+    return new Message(
+      {
+        ...draft,
+        id: "",
+        seq: 0,
+        changedSeq: 0,
+        senderId: this.#host.me,
+        type: /** @type {WireMessage["type"]} */ (draft.type),
+      },
+      error ? "failed" : "pending",
+      this.#host.me,
+      this.#actions,
+      error,
+    );
+  }
+
+  /**
+   * @template Result
+   * @param {Message} message
+   * @param {(entry: Entry) => Result} use
+   * @returns {Result | undefined}
+   */
+  #withEntry({ clientMessageId }, use) {
+    const entry = this.#host.outbox.of(this.id).find(({ draft }) => draft.clientMessageId === clientMessageId);
+    return entry && use(entry);
+  }
+
+  /** @param {Message} message */
+  async #whenSent(message) {
+    const wire = await this.#withEntry(message, (entry) => this.#host.outbox.whenSent(entry));
+    return wire ? this.#snapshot(wire) : (this.messages.find(({ key }) => key === message.key) ?? message);
+  }
+
+  /**
+   * @param {Message} message
+   * @param {string} content
+   * @param {AbortSignal} [signal]
+   */
+  async #edit({ id }, content, signal) {
+    requireSent(id);
+    this.#onAnswer(await this.#host.rest.request("PUT", `/api/messages/${id}`, { body: { content }, signal }));
+  }
+
+  /**
+   * @param {Message} message
+   * @param {AbortSignal} [signal]
+   */
+  async #delete({ id }, signal) {
+    requireSent(id);
+    try {
+      this.#onAnswer(await this.#host.rest.request("DELETE", `/api/messages/${id}`, { signal }));
+    } catch (error) {
+      if (asParleyError(error).code !== "gone") throw error; // it is what was wanted
+    }
+  }
+
+  /** @param {WireMessage} wire of an edit; does not move the cursor */
+  #onAnswer(wire) {
+    const timeline = this.#target;
+    if (!timeline?.get(wire.id) || !timeline.merge(wire)) return;
+    this.#host.outbox.confirm(wire);
+    this.#changed();
+    this.#emit("change", { conversation: this, message: this.#snapshot(wire) });
+  }
+
+  /**
+   * @param {{before?: number | undefined, after?: number | undefined, limit: number}} query
+   * @param {AbortSignal} [signal]
+   * @returns {Promise<{items: WireMessage[], next: string | null}>}
+   */
+  #page(query, signal) {
+    return this.#host.rest.get("/api/messages", { query: { conversationId: this.id, ...query }, signal });
+  }
+
+  /**
+   * @param {Timeline} timeline
+   * @param {number} limit
+   * @param {AbortSignal} [signal]
+   */
+  async #load(timeline, limit, signal) {
+    return timeline.loadOlder(async (before) => {
+      const page = await this.#page({ before, limit }, signal);
+      for (const wire of page.items) if (wire.senderId === this.#host.me) this.#host.outbox.confirm(wire);
+      return page;
+    });
+  }
+
+  /** @param {AbortSignal} [signal] */
+  async #untilAttached(signal) {
+    while (!this.#shown) {
+      if (signal?.aborted) throw abortedBy(signal);
+      if (this.#isGone) throw new ParleyError("not_found", "The conversation is gone.");
+      if (this.#host.life.aborted) throw new ParleyError("closed", "The chat is closed.");
+      await new Promise((resolve) => {
+        for (const type of ["attached", "over"]) this.addEventListener(type, resolve, { once: true });
+        signal?.addEventListener("abort", resolve, { once: true });
+      });
+    }
+  }
+
+  /** @param {Timeline} next */
+  #readAnew(next) {
+    this.#next = next;
+    this.#deferred = [];
+    this.#changed();
+    void this.#readUntilDone(++this.#generation);
+  }
+
+  /** @param {number} generation */
+  async #readUntilDone(generation) {
+    const { timing } = this.#host.settings;
+    const { life } = this.#host;
+    const pauses = new Backoff(timing.minPause, timing.maxPause);
+    const isWanted = () => generation === this.#generation && !life.aborted;
+    const most = (this.#shown?.messages.length ?? 0) + IN_ADDITION;
+    const lowest = Math.min(this.#shown?.floor ?? 1, this.#host.outbox.lowestSent(this.id));
+    while (isWanted()) {
+      const next = /** @type {Timeline} */ (this.#next);
+      try {
+        while (isWanted() && !next.isComplete && next.floor > lowest && next.messages.length < most)
+          await this.#load(next, PAGE, life);
+        if (isWanted()) return this.#show(next);
+      } catch (error) {
+        const known = asParleyError(error);
+        if (!isWanted()) return;
+        if (known.code === "not_found") return this.#host.forget(this, "gone");
+        if (!known.isPassing) this.#host.onError(known);
+        await sleep(pauses.next(known.retryAfterMs), life).catch(() => {});
+      }
+    }
+  }
+
+  /** @param {Timeline} next */
+  #show(next) {
+    this.#shown = next;
+    this.#next = null;
+    this.#snapshots.clear();
+    this.#sendLostAgain(true);
+    this.#changed();
+    this.#emit("reset", { conversation: this });
+    for (const emit of this.#deferred.splice(0)) emit();
+    void this.refresh();
+  }
+
+  /** @param {boolean} all */
+  #sendLostAgain(all) {
+    const timeline = /** @type {Timeline} */ (this.#shown);
+    const ids = new Set(timeline.messages.map(({ clientMessageId, senderId }) => (senderId === this.#host.me ? clientMessageId : null)));
+    this.#host.outbox.sendLostAgain(this.id, (id, clientMessageId) => Boolean(timeline.get(id)) || ids.has(clientMessageId), { all });
+  }
+
+  async #sayRead() {
+    if (this.#isReading || !this.#host.isLive()) return;
+    this.#isReading = true;
+    try {
+      for (let said = 0; this.#read > said && this.#host.isLive(); ) {
+        said = this.#read;
+        await this.#host.call("MarkRead", [this.id, said]);
+        if (this.#read === said) this.#read = 0;
+      }
+      if (!this.#isReadCovered) void this.refresh();
+    } catch (error) {
+      const known = asParleyError(error);
+      if (!known.isPassing) this.#read = 0; // it is none of what can be read
+    } finally {
+      this.#isReading = false;
+    }
+  }
+
+  /** @param {number} seq */
+  #sayDelivered(seq) {
+    this.#delivered = Math.max(this.#delivered, seq);
+    this.#deliveredTimer ??= setTimeout(() => {
+      this.#deliveredTimer = undefined;
+      if (!this.#host.isLive() || this.#delivered <= this.#deliveredSaid || this.#delivered <= this.readSeq) return;
+      this.#deliveredSaid = this.#delivered;
+      this.#host.call("MarkDelivered", [this.id, this.#deliveredSaid]).catch(() => {});
+    }, this.#host.settings.timing.delivered);
+  }
+
+  /** What is shown has changed, and is written to the store. */
+  #changed() {
+    this.#messages = null;
+    this.#update();
+    if (!this.#isGone) this.#host.persistence.soon(keyOf.conversation(this.id), () => this.#kept());
+  }
+
+  #update() {
+    if (this.#isUpdating) return;
+    this.#isUpdating = true;
+    queueMicrotask(() => {
+      this.#isUpdating = false;
+      this.#emit("update", { conversation: this });
+    });
+  }
+
+  /** @returns {Kept | null} */
+  #kept() {
+    if (this.#isGone) return null;
+    const timeline = this.#shown?.snapshot(this.#host.settings.keep) ?? null;
+    const details = this.#details && { ...this.#details, members: this.members.slice(0, 100) };
+    if (timeline && this.#next) timeline.cursor = this.#next.cursor;
+    return { details, timeline, isStale: this.#next !== null, read: this.#read };
+  }
+
+  /**
+   * @template {keyof ConversationEvents} Type
+   * @param {Type} type
+   * @param {ConversationEvents[Type]} detail
+   */
+  #emit(type, detail) {
+    this.emit(type, detail);
+    this.#host.tell(type, detail);
+  }
+}
+
+/** @param {string} id */
+function requireSent(id) {
+  if (!id) throw new ParleyError("not_found", "The message is not sent yet.");
+}

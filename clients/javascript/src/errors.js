@@ -1,0 +1,106 @@
+/**
+ * The one error of this library, and the rules about its codes: how an error is read from the hub and from REST, and
+ * which of them pass by themselves.
+ * @module
+ */
+
+/**
+ * @typedef {object} ErrorDetails
+ * @property {number} [retryAfterMs] When to come again.
+ * @property {Record<string, string>} [fields] What is wrong with which field.
+ * @property {number} [status] The HTTP status.
+ * @property {unknown} [cause]
+ */
+
+/** Codes of errors that say nothing about the request: the same request may succeed a moment later. */
+const PASSING = new Set([
+  "unavailable", "overloaded", "rate_limited", "internal", "draining", "timeout", "network", "storage_full",
+]);
+
+/** An error with a stable `code`: those of the server (docs/hub.md), and `closed`, `aborted` and `network`. */
+export class ParleyError extends Error {
+  /**
+   * @param {string} code
+   * @param {string} message
+   * @param {ErrorDetails} [details]
+   */
+  constructor(code, message, { retryAfterMs, fields, status, cause } = {}) {
+    super(message, cause === undefined ? undefined : { cause });
+    this.name = "ParleyError";
+    this.code = code;
+    this.retryAfterMs = retryAfterMs;
+    this.fields = fields;
+    this.status = status;
+  }
+
+  /** Whether the same request may succeed later, as nothing is wrong with it. */
+  get isPassing() {
+    return PASSING.has(this.code);
+  }
+}
+
+/**
+ * @param {unknown} error
+ * @param {string} [code] of what is no ParleyError
+ * @returns {ParleyError}
+ */
+export function asParleyError(error, code = "network") {
+  if (error instanceof ParleyError) return error;
+  const isAbort = error instanceof Error && error.name === "AbortError";
+  const message = error instanceof Error ? error.message : String(error);
+  return new ParleyError(isAbort ? "aborted" : code, message || code, { cause: error });
+}
+
+/**
+ * Read the error of a completion or of a Close: `code: sentence`.
+ * @param {string} text
+ */
+export function errorOfHub(text) {
+  const [, code = "internal", sentence = text] = /^([a-z_]+): ([^]*)$/.exec(text) ?? [];
+  return new ParleyError(code, sentence, { retryAfterMs: waitIn(code, sentence) });
+}
+
+/**
+ * Read the problem document of an HTTP answer that is not good.
+ * @param {Response} response
+ */
+export async function errorOfAnswer(response) {
+  /** @type {any} */
+  let problem = null;
+  try {
+    problem = await response.json();
+  } catch {
+    // a proxy's page, or the connection is lost: the status says enough
+  }
+  const { status } = response;
+  const code = typeof problem?.code === "string" ? problem.code : codeOf(status);
+  const sentence = String(problem?.detail ?? problem?.title ?? `The server answered ${status}.`);
+  const header = Number(response.headers.get("Retry-After") || NaN) * 1000;
+  const retryAfterMs = waitIn(code, sentence) ?? (header >= 0 ? header : undefined);
+  return new ParleyError(code, sentence, { status, fields: problem?.errors, retryAfterMs });
+}
+
+/** @param {AbortSignal} [signal] */
+export function abortedBy(signal) {
+  return new ParleyError("aborted", "The operation was aborted.", { cause: signal?.reason });
+}
+
+export const closed = () => new ParleyError("closed", "The chat is closed.");
+
+/** @param {number} status */
+function codeOf(status) {
+  if (status === 401) return "unauthenticated";
+  if (status === 403) return "forbidden";
+  if (status === 413) return "too_large";
+  if (status === 429) return "rate_limited";
+  return status >= 500 || status === 408 || status === 404 ? "unavailable" : "invalid_request";
+}
+
+/**
+ * @param {string} code
+ * @param {string} sentence
+ */
+function waitIn(code, sentence) {
+  const found = code === "rate_limited" && /wait ([\d.]+?) s\b/.exec(sentence);
+  return found ? Math.ceil(Number(found[1]) * 1000) : undefined;
+}

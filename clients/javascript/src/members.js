@@ -1,0 +1,114 @@
+/**
+ * The members of one conversation and how far each has got: receipts only rise, until the history is read anew.
+ * @module
+ */
+
+/**
+ * @typedef {object} Member
+ * @property {string} userId
+ * @property {"Owner" | "Admin" | "Member"} role
+ * @property {string} joinedAt
+ * @property {number} deliveredSeq
+ * @property {number} readSeq
+ */
+
+export class Members {
+  /** @type {Map<string, Member>} */
+  #byId = new Map();
+  #me;
+  count = 0;
+
+  /** @param {string} me */
+  constructor(me) {
+    this.#me = me;
+  }
+
+  /** @returns {Member[]} */
+  get list() {
+    return [...this.#byId.values()];
+  }
+
+  /** Up to where one has read oneself; -1 when it is not known. */
+  get ownRead() {
+    return this.#byId.get(this.#me)?.readSeq ?? this.#ownRead;
+  }
+  #ownRead = -1;
+
+  /**
+   * Up to where all others have received, and read. 0 when not all of them are known.
+   * @returns {{delivered: number, read: number}}
+   */
+  get reached() {
+    let [delivered, read, others] = [Infinity, Infinity, 0];
+    for (const { userId, deliveredSeq, readSeq } of this.#byId.values()) {
+      if (userId === this.#me) continue;
+      others++;
+      delivered = Math.min(delivered, Math.max(deliveredSeq, readSeq));
+      read = Math.min(read, readSeq);
+    }
+    return others > 0 && this.#byId.size >= this.count ? { delivered, read } : { delivered: 0, read: 0 };
+  }
+
+  /**
+   * @param {Member[]} members
+   * @param {number} count of all members, of whom these are the first
+   */
+  replace(members, count) {
+    const before = this.#byId;
+    this.count = count;
+    this.#byId = new Map();
+    for (const member of members) this.#byId.set(member.userId, risen(member, before.get(member.userId)));
+    // A list of the first members says nothing about the others.
+    if (members.length < count) for (const [id, one] of before) if (!this.#byId.has(id)) this.#byId.set(id, one);
+  }
+
+  /** @param {Member[]} members a further page */
+  add(members) {
+    for (const member of members) this.#byId.set(member.userId, risen(member, this.#byId.get(member.userId)));
+  }
+
+  /** @param {string} userId */
+  remove(userId) {
+    if (this.#byId.delete(userId)) this.count--;
+  }
+
+  /**
+   * Returns whether it is news.
+   * @param {string} userId
+   * @param {"Delivered" | "Read"} status
+   * @param {number} seq
+   */
+  receipt(userId, status, seq) {
+    if (userId === this.#me && status === "Read") this.#ownRead = Math.max(this.#ownRead, seq);
+    const member = this.#byId.get(userId);
+    if (!member) return false;
+    const deliveredSeq = Math.max(member.deliveredSeq, seq);
+    const readSeq = status === "Read" ? Math.max(member.readSeq, seq) : member.readSeq;
+    if (deliveredSeq === member.deliveredSeq && readSeq === member.readSeq) return false;
+    this.#byId.set(userId, { ...member, deliveredSeq, readSeq });
+    return true;
+  }
+
+  /**
+   * The history goes only up to here.
+   * @param {number} head
+   */
+  lower(head) {
+    this.#ownRead = Math.min(this.#ownRead, head);
+    for (const [id, member] of this.#byId)
+      this.#byId.set(id, { ...member, deliveredSeq: Math.min(member.deliveredSeq, head), readSeq: Math.min(member.readSeq, head) });
+  }
+}
+
+/**
+ * @param {Member} member
+ * @param {Member | undefined} before
+ */
+function risen(member, before) {
+  if (!before || before.joinedAt !== member.joinedAt) return member;
+  return {
+    ...member,
+    deliveredSeq: Math.max(member.deliveredSeq, before.deliveredSeq),
+    readSeq: Math.max(member.readSeq, before.readSeq),
+  };
+}

@@ -1,0 +1,96 @@
+/**
+ * A message as applications see it: a snapshot that does not change. What has changed is another object with the same
+ * `key`.
+ * @module
+ */
+import { ParleyError } from "./errors.js";
+
+/**
+ * @typedef {"pending" | "failed" | "sent" | "delivered" | "read"} Status
+ * @typedef {import("./timeline.js").WireMessage} WireMessage
+ * @typedef {import("./timeline.js").FileInfo} FileInfo
+ *
+ * @typedef {object} Actions what a message can be asked to do
+ * @property {(message: Message) => void} retry
+ * @property {(message: Message) => boolean} discard
+ * @property {(message: Message) => Promise<Message>} whenSent
+ * @property {(message: Message, content: string, signal?: AbortSignal) => Promise<void>} edit
+ * @property {(message: Message, signal?: AbortSignal) => Promise<void>} delete
+ */
+
+export class Message {
+  #actions;
+
+  /**
+   * @param {Omit<WireMessage, "status">} wire `seq` is 0 of what is not yet sent
+   * @param {Status} status
+   * @param {string} me
+   * @param {Actions} actions
+   * @param {ParleyError | null} [error]
+   */
+  constructor(wire, status, me, actions, error = null) {
+    this.#actions = actions;
+    this.isOwn = wire.senderId === me;
+    /** The same for ever, also before and after it was sent. */
+    this.key = (this.isOwn && wire.clientMessageId) || wire.id;
+    /** Empty of what is not yet sent. */
+    this.id = wire.id;
+    this.conversationId = wire.conversationId;
+    /** 0 of what is not yet sent. */
+    this.seq = wire.seq;
+    this.changedSeq = wire.changedSeq;
+    this.senderId = wire.senderId;
+    this.type = wire.type;
+    this.content = wire.content;
+    this.file = wire.file ?? null;
+    this.replyToId = wire.replyToId ?? null;
+    this.clientMessageId = wire.clientMessageId ?? null;
+    this.createdAt = wire.createdAt;
+    this.editedAt = wire.editedAt ?? null;
+    this.deletedAt = wire.deletedAt ?? null;
+    this.status = status;
+    /** Why it has failed. */
+    this.error = error;
+  }
+
+  /**
+   * What a message of the type System says: `event`, and fields that depend on it.
+   * @returns {Record<string, string> | null}
+   */
+  get system() {
+    if (this.type !== "System") return null;
+    try {
+      return JSON.parse(this.content);
+    } catch {
+      return null;
+    }
+  }
+
+  /** Send it once more, as the last one, when it has failed. */
+  retry() {
+    this.#actions.retry(this);
+  }
+
+  /** Do not send it. False when it is under way already, or sent. */
+  discard() {
+    return this.#actions.discard(this);
+  }
+
+  /** The message as it was sent. Raises ParleyError if it fails. */
+  whenSent() {
+    return this.#actions.whenSent(this);
+  }
+
+  /**
+   * @param {string} content
+   * @param {{signal?: AbortSignal}} [options]
+   */
+  edit(content, { signal } = {}) {
+    return this.#actions.edit(this, content, signal);
+  }
+
+  /** @param {{signal?: AbortSignal}} [options] */
+  delete({ signal } = {}) {
+    return this.#actions.delete(this, signal);
+  }
+}

@@ -1,0 +1,176 @@
+/**
+ * What is kept in the store, and when it is written: conversations a moment after they have changed, messages that are
+ * to be sent at once. A store that is not usable is cleared and the application hears of it once; it never fails a chat.
+ * @module
+ */
+import { ParleyError, asParleyError } from "./errors.js";
+
+const FORMAT = 1;
+const META = "meta";
+
+/**
+ * @typedef {import("./outbox.js").Draft} Draft
+ * @typedef {import("./outbox.js").Sent} Sent
+ * @typedef {import("./conversation.js").Kept} Kept
+ *
+ * @typedef {object} Loaded
+ * @property {Map<string, Kept>} conversations
+ * @property {Draft[]} drafts
+ * @property {Sent[]} sent
+ */
+
+export class Persistence {
+  #store;
+  #gather;
+  #warn;
+  /** @type {Map<string, () => unknown>} */
+  #dirty = new Map();
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #timer;
+  #writing = Promise.resolve();
+  #hasWarned = false;
+  #isOpen = false;
+  /** @type {string | null} */
+  #userId = null;
+
+  /**
+   * @param {import("./stores/store.js").Store} store
+   * @param {number} gather ms
+   * @param {(error: ParleyError) => void} warn
+   */
+  constructor(store, gather, warn) {
+    this.#store = store;
+    this.#gather = gather;
+    this.#warn = warn;
+  }
+
+  /**
+   * @param {string} userId whose it must be
+   * @param {string} url
+   * @returns {Promise<Loaded>}
+   */
+  async load(userId, url) {
+    this.#userId = userId;
+    /** @type {Loaded} */
+    let found = { conversations: new Map(), drafts: [], sent: [] };
+    /** @type {string | null} */
+    let why = null;
+    try {
+      const entries = await this.#store.load();
+      const meta = /** @type {any} */ (entries.get(META));
+      if (entries.size && meta?.format !== FORMAT) why = "It is of another version.";
+      else if (entries.size && (meta.userId !== userId || meta.url !== url)) await this.#store.clear();
+      else found = read(entries);
+    } catch (error) {
+      why = asParleyError(error).message;
+    }
+    if (why !== null) {
+      this.#warnOnce(`The store could not be read, and begins anew: ${why}`);
+      try {
+        await this.#store.clear();
+      } catch {
+        // it is said already that it is not usable
+      }
+    }
+    this.#isOpen = true;
+    this.soon(META, () => ({ format: FORMAT, userId, url }));
+    return found;
+  }
+
+  /**
+   * The drafts as they are by now, for one that takes over those of another tab.
+   * @returns {Promise<Draft[]>}
+   */
+  async drafts() {
+    try {
+      await this.#writing;
+      const entries = await this.#store.load();
+      const meta = /** @type {any} */ (entries.get(META));
+      return meta?.userId === this.#userId ? read(entries).drafts : [];
+    } catch {
+      return [];
+    }
+  }
+
+  /**
+   * Write an entry before long.
+   * @param {string} key
+   * @param {() => unknown} value as it will be then; null deletes it
+   */
+  soon(key, value) {
+    if (!this.#isOpen) return;
+    this.#dirty.set(key, value);
+    this.#timer ??= setTimeout(() => void this.flush(), this.#gather);
+  }
+
+  /**
+   * Write an entry, and all that has gathered, at once.
+   * @param {string} key
+   * @param {() => unknown} value
+   */
+  now(key, value) {
+    if (!this.#isOpen) return;
+    this.#dirty.set(key, value);
+    void this.flush();
+  }
+
+  /** Never raises. */
+  async flush() {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    this.#writing = this.#writing.then(() => this.#write());
+    await this.#writing;
+  }
+
+  async close() {
+    await this.flush();
+    this.#isOpen = false;
+  }
+
+  async #write() {
+    if (!this.#dirty.size) return;
+    const changes = new Map([...this.#dirty].map(([key, value]) => [key, value()]));
+    this.#dirty.clear();
+    try {
+      await this.#store.write(changes);
+    } catch (error) {
+      this.#warnOnce(`The store could not be written: ${asParleyError(error).message}`);
+    }
+  }
+
+  /** @param {string} sentence */
+  #warnOnce(sentence) {
+    if (this.#hasWarned) return;
+    this.#hasWarned = true;
+    this.#warn(new ParleyError("storage", sentence));
+  }
+}
+
+export const keyOf = {
+  conversation: (/** @type {string} */ id) => `c/${id}`,
+  draft: (/** @type {string} */ id) => `q/${id}`,
+  sent: (/** @type {string} */ id) => `r/${id}`,
+};
+
+/**
+ * @param {Map<string, any>} entries
+ * @returns {Loaded} Raises an Error when something has not the form that it should have.
+ */
+function read(entries) {
+  /** @type {Loaded} */
+  const found = { conversations: new Map(), drafts: [], sent: [] };
+  for (const [key, value] of entries) {
+    const kind = key.slice(0, 2);
+    if (kind === "c/") {
+      if (value.timeline && !(Array.isArray(value.timeline.messages) && value.timeline.cursor.seq >= 0))
+        throw new Error("A conversation is not whole.");
+      found.conversations.set(key.slice(2), value);
+    } else if (kind === "q/" || kind === "r/") {
+      if (typeof value.clientMessageId !== "string" || typeof value.conversationId !== "string")
+        throw new Error("A message is not whole.");
+      if (kind === "q/") found.drafts.push(value);
+      else found.sent.push(value);
+    }
+  }
+  return found;
+}

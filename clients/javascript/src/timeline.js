@@ -1,0 +1,184 @@
+/**
+ * The exact view of one conversation: the messages from some point on, all of them, each once, in its last state, and
+ * the cursor that says up to which change that holds. Pure: events, pages and answers come in, nothing goes out.
+ * @module
+ */
+
+/**
+ * A message as the server says it (docs/hub.md, Objects).
+ * @typedef {object} WireMessage
+ * @property {string} id
+ * @property {string} conversationId
+ * @property {number} seq
+ * @property {number} changedSeq
+ * @property {string} senderId
+ * @property {"Text" | "Image" | "File" | "Emoji" | "System"} type
+ * @property {string} content
+ * @property {FileInfo | null} [file]
+ * @property {string | null} [replyToId]
+ * @property {string | null} [clientMessageId]
+ * @property {string} createdAt
+ * @property {string | null} [editedAt]
+ * @property {string | null} [deletedAt]
+ * @property {"Sent" | "Delivered" | "Read"} status
+ *
+ * @typedef {object} FileInfo
+ * @property {string} id
+ * @property {string} key
+ * @property {string} url
+ * @property {string} name
+ * @property {number} size
+ * @property {string} contentType
+ * @property {number | null} [width]
+ * @property {number | null} [height]
+ *
+ * @typedef {object} Cursor
+ * @property {number} seq
+ * @property {string | null} [messageId]
+ * @property {string | null} [changedAt]
+ */
+
+const RANK = { Sent: 0, Delivered: 1, Read: 2 };
+
+export class Timeline {
+  /** @type {WireMessage[]} by rising seq */
+  #messages = [];
+  /** @type {Map<string, WireMessage>} */
+  #byId = new Map();
+  /** @type {Map<string, WireMessage>} what has changed below the floor while pages are on their way */
+  #changedBelow = new Map();
+  #loading = 0;
+
+  /**
+   * @param {Cursor} cursor
+   * @param {number} floor Every message with this seq or a higher one, up to the cursor, is here; or will be by events.
+   */
+  constructor(cursor, floor) {
+    this.cursor = cursor;
+    this.floor = floor;
+  }
+
+  /** @returns {readonly WireMessage[]} */
+  get messages() {
+    return this.#messages;
+  }
+
+  /** Whether there is nothing before what is here. */
+  get isComplete() {
+    return this.floor <= 1;
+  }
+
+  /** @param {string} id */
+  get(id) {
+    return this.#byId.get(id);
+  }
+
+  /**
+   * A change that has come as an event. Only these move the cursor.
+   * @param {WireMessage} message
+   * @returns {"new" | "changed" | null} what it is to those who look
+   */
+  apply(message) {
+    if (message.changedSeq <= this.cursor.seq) return this.merge(message); // it came twice
+    const changedAt = message.deletedAt ?? message.editedAt;
+    this.cursor = { seq: message.changedSeq, messageId: message.id, ...(changedAt ? { changedAt } : {}) };
+    return this.merge(message);
+  }
+
+  /**
+   * The state of a message, from wherever.
+   * @param {WireMessage} message
+   * @returns {"new" | "changed" | null}
+   */
+  merge(message) {
+    const known = this.#byId.get(message.id);
+    if (known) {
+      if (!isNewer(message, known)) return null;
+      this.#byId.set(message.id, message);
+      this.#messages[this.#indexOf(message.seq)] = message;
+      return message.changedSeq > known.changedSeq ? "changed" : null;
+    }
+    if (message.seq < this.floor) {
+      if (this.#loading) this.#changedBelow.set(message.id, message);
+      return null;
+    }
+    this.#insert(message);
+    return "new";
+  }
+
+  /**
+   * Read the page before what is here.
+   * @param {(before: number) => Promise<{items: WireMessage[], next: string | null}>} read newest first
+   * @returns {Promise<number>} how many messages have come
+   */
+  async loadOlder(read) {
+    const { floor } = this;
+    this.#loading++;
+    try {
+      const { items, next } = await read(floor);
+      if (this.floor !== floor) return 0; // another page was faster
+      const lowest = items.at(-1);
+      this.floor = next !== null && lowest ? lowest.seq : 1;
+      const added = items.filter((item) => item.seq < floor && !this.#byId.has(item.id)).reverse();
+      const current = added.map((item) => {
+        const changed = this.#changedBelow.get(item.id);
+        return changed && isNewer(changed, item) ? changed : item;
+      });
+      this.#messages = [...current, ...this.#messages];
+      for (const item of current) {
+        this.#byId.set(item.id, item);
+        this.#changedBelow.delete(item.id);
+      }
+      return added.length;
+    } finally {
+      if (--this.#loading === 0) this.#changedBelow.clear();
+    }
+  }
+
+  /**
+   * What the store keeps.
+   * @param {number} most messages
+   */
+  snapshot(most) {
+    const messages = this.#messages.slice(-most);
+    const first = messages[0];
+    const floor = messages.length < this.#messages.length && first ? first.seq : this.floor;
+    return { cursor: this.cursor, floor: most > 0 ? floor : this.cursor.seq + 1, messages };
+  }
+
+  /** @param {{cursor: Cursor, floor: number, messages: WireMessage[]}} snapshot */
+  static from({ cursor, floor, messages }) {
+    const found = new Timeline(cursor, floor);
+    for (const message of messages) found.merge(message);
+    return found;
+  }
+
+  /** @param {WireMessage} message */
+  #insert(message) {
+    this.#byId.set(message.id, message);
+    const last = this.#messages.at(-1);
+    if (!last || last.seq < message.seq) this.#messages.push(message);
+    else this.#messages.splice(this.#indexOf(message.seq), 0, message);
+  }
+
+  /** @param {number} seq */
+  #indexOf(seq) {
+    let low = 0;
+    let high = this.#messages.length;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (/** @type {WireMessage} */ (this.#messages[middle]).seq < seq) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
+}
+
+/**
+ * @param {WireMessage} one
+ * @param {WireMessage} other
+ */
+function isNewer(one, other) {
+  if (one.changedSeq !== other.changedSeq) return one.changedSeq > other.changedSeq;
+  return RANK[one.status] > RANK[other.status];
+}
