@@ -43,6 +43,7 @@ export class CatchUp {
     const cursors = new Map();
     for (const conversation of this.#owner.known())
       if (conversation.isAttached && conversation.cursor) cursors.set(conversation.id, conversation.cursor);
+    const unattached = [...this.#owner.known()].filter(({ isAttached }) => !isAttached);
     const names = [...cursors.keys()];
     // Of a client that comes back, what began meanwhile is news, too. One that is new has seen nothing, and reads pages.
     const others = names.length ? "replay" : "attach";
@@ -62,6 +63,8 @@ export class CatchUp {
       after = answer.next;
     } while (after !== null);
     for (const [id, events] of this.#waiting) this.#deliver(this.#owner.make(id), events); // the user was added just now
+    // The answers have named all that are the user's.
+    for (const conversation of unattached) if (!conversation.isAttached) this.#owner.forget(conversation, "gone");
   }
 
   /**

@@ -69,10 +69,13 @@ export class Chat extends Emitter {
   #byId = new Map();
   /** @type {readonly Conversation[] | null} */
   #list = null;
+  /** @type {Set<string>} conversations that one has left */
+  #left = new Set();
   #isListing = false;
   #isListed = false;
   /** @type {CatchUp | null} */
   #catchUp = null;
+  #round = 0; // of catching up
   /** @type {Map<string, Presence>} */
   #presence = new Map();
   /** @type {Set<string>} users whose presence the application wants to know */
@@ -375,13 +378,17 @@ export class Chat extends Emitter {
       void this.#persistence.close();
     }
     if (state !== previous || state === "offline") this.emit("state", { state, previous, reason });
-    if (state === "live") this.#outbox.resume();
+    if (state === "live") {
+      this.#outbox.resume();
+      for (const conversation of this.#byId.values()) conversation.resume();
+    }
     if (state === "closed") for (const each of [...this.#byId.values(), this]) each.dispatchEvent(new Event("over"));
   }
 
   /** @param {import("./connection.js").Connection} connection */
   async #comeBack(connection) {
     const life = this.#life.signal;
+    this.#round++;
     const catchUp = (this.#catchUp = new CatchUp({
       known: () => this.#byId.values(),
       find: (id) => this.#byId.get(id),
@@ -474,6 +481,7 @@ export class Chat extends Emitter {
       kept,
     );
     this.#byId.set(id, conversation);
+    this.#left.delete(id);
     this.#relist();
     return conversation;
   }
@@ -484,6 +492,7 @@ export class Chat extends Emitter {
    */
   #forget(conversation, reason) {
     this.#byId.delete(conversation.id);
+    this.#left.add(conversation.id);
     this.#relist();
     conversation.onRemoved(reason);
   }
@@ -512,9 +521,12 @@ export class Chat extends Emitter {
 
   /** @param {string | null} cursor */
   async #listPage(cursor) {
+    const round = this.#round;
     /** @type {{items: WireConversation[], next: string | null}} */
     const page = await this.#rest.get("/api/conversations", { query: { limit: LISTED, cursor }, signal: this.#life.signal });
-    for (const details of page.items) this.#make(details.id).onDetails(details);
+    if (round !== this.#round) throw new ParleyError("network", "The connection was lost."); // it knows less than the next
+    // A page may be older than what events have said.
+    for (const details of page.items) if (!this.#left.has(details.id)) this.#make(details.id).onDetails(details);
     return page.next;
   }
 
@@ -528,7 +540,8 @@ export class Chat extends Emitter {
     let isPresent = false;
     let cursor = next === undefined ? null : next;
     let isDone = next === null;
-    while (this.#link.isLive || this.#state === "catching_up") {
+    const round = this.#round;
+    while (round === this.#round && !this.#life.signal.aborted) {
       try {
         while (!isDone) {
           cursor = await this.#listPage(cursor);

@@ -86,6 +86,7 @@ export class Connection {
       this.hasNegotiated = true;
       this.#transport = await TRANSPORTS[name](way);
       await this.#shakeHands(limit.signal);
+      if (this.#end) throw /** @type {End} */ (this.#end).error; // it ended just now
       this.#heardAt = Date.now();
       this.#timer = setInterval(() => this.#tick(), Math.min(timing.ping, timing.silence / 4));
     } catch (error) {

@@ -97,6 +97,8 @@ export class Conversation extends Emitter {
   #read = 0;
   #isReading = false;
   #isGone = false;
+  #isRefreshing = false;
+  #isRefreshWanted = false;
   #isUpdating = false;
   /** @type {readonly Message[] | null} */
   #messages = null;
@@ -455,7 +457,8 @@ export class Conversation extends Emitter {
    * @param {Cursor} cursor
    */
   onResync(cursor) {
-    this.#members.lower(cursor.seq);
+    this.#members.forgetReceipts();
+    this.#read = 0;
     if (this.#details) this.#details = { ...this.#details, lastSeq: Math.min(this.#details.lastSeq, cursor.seq), lastMessage: null };
     const next = new Timeline(cursor, cursor.seq + 1);
     if (this.#shown?.messages.length || this.#host.outbox.lowestSent(this.id) < Infinity) {
@@ -479,10 +482,17 @@ export class Conversation extends Emitter {
   onCaughtUp(unreadCount, lastSeq) {
     if (this.#details) this.#details = { ...this.#details, unreadCount, lastSeq };
     if (!this.#next) this.#sendLostAgain(false);
+    this.#changed();
+  }
+
+  /**
+   * There is a connection: say what could not be said.
+   * @internal
+   */
+  resume() {
     if (this.#read > 0) void this.#sayRead();
     this.#deliveredSaid = 0;
     if (this.#delivered) this.#sayDelivered(this.#delivered);
-    this.#changed();
   }
 
   /**
@@ -584,16 +594,28 @@ export class Conversation extends Emitter {
   }
 
   /**
-   * Read name, members and receipts once more. Does not raise.
+   * Read name, members and receipts once more, until that succeeds. Does not raise.
    * @internal
    */
   async refresh() {
-    try {
-      this.onDetails(await this.#host.rest.get(this.#path, { signal: this.#host.life }));
-    } catch (error) {
-      const known = asParleyError(error);
-      if (!known.isPassing && !this.#host.life.aborted && known.code !== "not_found") this.#host.onError(known);
+    this.#isRefreshWanted = true;
+    if (this.#isRefreshing) return;
+    this.#isRefreshing = true;
+    const { life, settings, onError } = this.#host;
+    const pauses = new Backoff(settings.timing.minPause, settings.timing.maxPause);
+    while (this.#isRefreshWanted && !life.aborted && !this.#isGone) {
+      this.#isRefreshWanted = false;
+      try {
+        this.onDetails(await this.#host.rest.get(this.#path, { signal: life, attempts: 1 }));
+      } catch (error) {
+        const known = asParleyError(error);
+        if (known.isPassing) {
+          this.#isRefreshWanted = true;
+          await sleep(pauses.next(known.retryAfterMs), life).catch(() => {});
+        } else if (!life.aborted && known.code !== "not_found") onError(known);
+      }
     }
+    this.#isRefreshing = false;
   }
 
   /** @param {WireMessage} wire */
@@ -709,7 +731,8 @@ export class Conversation extends Emitter {
    */
   async #edit({ id }, content, signal) {
     requireSent(id);
-    this.#onAnswer(await this.#host.rest.request("PUT", `/api/messages/${id}`, { body: { content }, signal }));
+    const generation = this.#generation;
+    this.#onAnswer(generation, await this.#host.rest.request("PUT", `/api/messages/${id}`, { body: { content }, signal }));
   }
 
   /**
@@ -718,17 +741,22 @@ export class Conversation extends Emitter {
    */
   async #delete({ id }, signal) {
     requireSent(id);
+    const generation = this.#generation;
     try {
-      this.#onAnswer(await this.#host.rest.request("DELETE", `/api/messages/${id}`, { signal }));
+      this.#onAnswer(generation, await this.#host.rest.request("DELETE", `/api/messages/${id}`, { signal }));
     } catch (error) {
       if (asParleyError(error).code !== "gone") throw error; // it is what was wanted
     }
   }
 
-  /** @param {WireMessage} wire of an edit; does not move the cursor */
-  #onAnswer(wire) {
+  /**
+   * The answer to an edit. Does not move the cursor. What was read anew meanwhile may be of another history.
+   * @param {number} generation
+   * @param {WireMessage} wire
+   */
+  #onAnswer(generation, wire) {
     const timeline = this.#target;
-    if (!timeline?.get(wire.id) || !timeline.merge(wire)) return;
+    if (generation !== this.#generation || !timeline?.get(wire.id) || !timeline.merge(wire)) return;
     this.#host.outbox.confirm(wire);
     this.#changed();
     this.#emit("change", { conversation: this, message: this.#snapshot(wire) });

@@ -89,14 +89,10 @@ export class Members {
     return true;
   }
 
-  /**
-   * The history goes only up to here.
-   * @param {number} head
-   */
-  lower(head) {
-    this.#ownRead = Math.min(this.#ownRead, head);
-    for (const [id, member] of this.#byId)
-      this.#byId.set(id, { ...member, deliveredSeq: Math.min(member.deliveredSeq, head), readSeq: Math.min(member.readSeq, head) });
+  /** Of the history that has gone back, nothing is known of how far anybody has got. */
+  forgetReceipts() {
+    this.#ownRead = -1;
+    for (const [id, member] of this.#byId) this.#byId.set(id, { ...member, deliveredSeq: -1, readSeq: -1 });
   }
 }
 

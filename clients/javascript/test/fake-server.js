@@ -66,6 +66,7 @@ export class FakeServer {
     this.connections = new Set();
     this.negotiated = new Map();
     this.sends = new Map();
+    this.versions = new Map(); // all states of each message, by its id
     this.calls = []; // [user, method, args]
     this.requests = []; // [method, path]
     this.refused = new Set(); // access tokens
@@ -118,6 +119,7 @@ export class FakeServer {
       clientMessageId: null, createdAt: now(), editedAt: null, deletedAt: null, status: "Sent", ...fields,
     };
     conversation.messages.push(wire);
+    this.versions.set(wire.id, [wire]);
     this.publish(conversation, wire, "ReceiveMessage");
     return wire;
   }
@@ -125,6 +127,7 @@ export class FakeServer {
   change(conversation, wire, fields) {
     const changed = { ...wire, ...fields, changedSeq: ++conversation.lastSeq };
     conversation.messages[conversation.messages.indexOf(wire)] = changed;
+    this.versions.set(wire.id, [...this.versions.get(wire.id).filter(({ changedSeq }) => changedSeq < changed.changedSeq), changed]);
     this.publish(conversation, changed, "MessageChanged");
     return changed;
   }
@@ -137,6 +140,7 @@ export class FakeServer {
     const known = before && this.conversations.get(before.conversationId)?.messages.find(({ id }) => id === before.id);
     const wire = known ?? this.commit(conversation, { senderId: user, content, clientMessageId, type, replyToId });
     if (clientMessageId) this.sends.set(key, wire);
+    if (!known) this.receipt(user, conversation, "Read", wire.seq); // who writes has read
     return { ...wire, after: wire.changedSeq - 1 };
   }
 
@@ -158,7 +162,9 @@ export class FakeServer {
   /** PostgreSQL comes back with less: changes above `head` have never been. Noticed with the next change. */
   goBack(conversation, head) {
     if (head >= conversation.lastSeq) return;
-    conversation.messages = conversation.messages.filter(({ seq }) => seq <= head).map((wire) => (wire.changedSeq <= head ? wire : wire.first ?? { ...wire, changedSeq: wire.seq, editedAt: null, deletedAt: null, content: wire.content || "as before" }));
+    conversation.messages = conversation.messages
+      .filter(({ seq }) => seq <= head)
+      .map((wire) => this.versions.get(wire.id).findLast(({ changedSeq }) => changedSeq <= head));
     for (const [key, wire] of this.sends) if (wire.conversationId === conversation.id && wire.seq > head) this.sends.delete(key);
     for (const member of conversation.members.values()) {
       member.deliveredSeq = Math.min(member.deliveredSeq, head);
