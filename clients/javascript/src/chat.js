@@ -205,10 +205,10 @@ export class Chat extends Emitter {
   /**
    * New messages in any conversation, from now on: `for await (const message of chat.messages())`.
    * @param {{signal?: AbortSignal}} [options]
-   * @returns {AsyncGenerator<{conversation: Conversation, message: Message}>}
+   * @returns {AsyncIterableIterator<{conversation: Conversation, message: Message}>}
    */
-  async *messages(options = {}) {
-    yield* this.events("message", options);
+  messages(options = {}) {
+    return this.events("message", options);
   }
 
   // -- conversations and users --------------------------------------------------------------------

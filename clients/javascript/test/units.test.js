@@ -1,0 +1,367 @@
+/**
+ * What each part promises, one by one, against the model of a server on a calm network.
+ */
+import assert from "node:assert/strict";
+import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { test } from "node:test";
+import { FileStore, LocalStorageStore, MemoryStore, Parley, ParleyError } from "../src/index.js";
+import { errorOfHub } from "../src/errors.js";
+import { decode, encode } from "../src/protocol.js";
+import { Timeline } from "../src/timeline.js";
+import { FakeServer, tokenOf } from "./fake-server.js";
+import { VirtualTime } from "./virtual-time.js";
+
+const time = new VirtualTime();
+time.install();
+const nap = (ms = 50) => new Promise((resolve) => setTimeout(resolve, ms));
+const unhandled = [];
+process.on("unhandledRejection", (error) => unhandled.push(error));
+
+/** A test in virtual time, with chats that are closed at its end. */
+function promise(name, body) {
+  test(name, () =>
+    time.run(
+      (async () => {
+        const server = new FakeServer();
+        const chats = [];
+        const connect = async (user, options = {}) => {
+          const timing = { minPause: 5, maxPause: 50, gather: 1, delivered: 5 };
+          const chat = await Parley.connect({
+            url: "http://server/", token: () => tokenOf(user), fetch: server.fetch, WebSocket: server.WebSocket, timing, ...options,
+          });
+          chats.push(chat);
+          return chat;
+        };
+        try {
+          await body(server, connect);
+        } finally {
+          await Promise.all(chats.map((chat) => chat.close()));
+        }
+        await nap(1);
+        assert.deepEqual(unhandled, []);
+      })(),
+    ),
+  );
+}
+
+async function until(condition) {
+  for (let n = 0; n < 2000; n++) {
+    if (condition()) return;
+    await nap(5);
+  }
+  assert.fail(`never: ${condition}`);
+}
+
+const contents = ({ messages }) => messages.filter(({ type }) => type === "Text").map(({ content }) => content);
+const wire = (seq, changedSeq = seq, fields = {}) => ({ id: `m${seq}`, seq, changedSeq, status: "Sent", content: "", ...fields });
+
+test("hub messages are split and joined by their end", () => {
+  assert.deepEqual(decode(encode({ type: 6 }) + encode({ type: 7 })), [{ type: 6 }, { type: 7 }]);
+  assert.throws(() => decode('{"type":6}'));
+});
+
+test("an error of the hub has its code, its sentence and when to come again", () => {
+  const error = errorOfHub("rate_limited: At most 5 messages in 1 s; wait 0.25 s.");
+  assert.deepEqual([error.code, error.retryAfterMs, error.isPassing], ["rate_limited", 250, true]);
+  assert.equal(errorOfHub("An unexpected error occurred.").code, "internal");
+  assert.equal(errorOfHub("forbidden: No.").isPassing, false);
+});
+
+test("the cursor moves with events only, and what comes twice changes nothing", () => {
+  const timeline = new Timeline({ seq: 0 }, 1);
+  assert.equal(timeline.apply(wire(1)), "new");
+  assert.equal(timeline.apply(wire(1)), null);
+  assert.equal(timeline.apply(wire(1, 2, { editedAt: "then" })), "changed");
+  assert.deepEqual(timeline.cursor, { seq: 2, messageId: "m1", changedAt: "then" });
+  assert.equal(timeline.merge(wire(1, 3)), "changed");
+  assert.equal(timeline.cursor.seq, 2);
+});
+
+test("a page that was read before a change does not undo it", async () => {
+  const timeline = new Timeline({ seq: 5 }, 6);
+  await timeline.loadOlder(async () => {
+    timeline.apply(wire(3, 6, { content: "edited" }));
+    return { items: [wire(5), wire(3, 3, { content: "before" })], next: "3" };
+  });
+  assert.deepEqual(timeline.messages.map(({ seq, content }) => [seq, content]), [[3, "edited"], [5, ""]]);
+  assert.equal(timeline.floor, 3);
+});
+
+for (const transport of ["websocket", "sse", "polling"])
+  promise(`two people chat over ${transport}`, async (server, connect) => {
+    server.isStreaming = transport === "sse";
+    server.create("a", ["b"]);
+    const [a, b] = [await connect("a", { transports: [transport] }), await connect("b", { transports: [transport] })];
+    const [here, there] = [a.conversations[0], b.conversations[0]];
+    const heard = there.events("message");
+    const sent = here.send("hello");
+    assert.equal(sent.status, "pending");
+    assert.equal(here.messages.at(-1), here.messages.at(-1));
+    assert.equal((await sent.whenSent()).status, "sent");
+    assert.equal((await heard.next()).value.message.content, "hello");
+    assert.equal(there.unreadCount, 1);
+    await until(() => here.messages.at(-1).status === "delivered");
+    there.markRead();
+    await until(() => here.messages.at(-1).status === "read");
+    assert.equal(there.unreadCount, 0);
+    assert.deepEqual(here.messages.map(({ key }) => key), [sent.key]);
+    await there.loadOlder();
+    assert.equal(there.isComplete, true);
+    assert.equal(there.messages[0].system.event, "conversationCreated");
+  });
+
+promise("without a WebSocket the next transport is tried", async (server, connect) => {
+  server.create("a", ["b"]);
+  server.isStreaming = true;
+  const chat = await connect("a", { WebSocket: undefined });
+  assert.equal(chat.state, "live");
+  class Broken {
+    constructor() {
+      setTimeout(() => this.onclose?.({}), 1);
+    }
+    close() {}
+  }
+  assert.equal((await connect("a", { WebSocket: Broken })).state, "live");
+});
+
+promise("one's own order is kept, what is refused fails, and those behind it go on", async (server, connect) => {
+  const room = server.create("a", []);
+  const chat = await connect("a");
+  const [conversation] = chat.conversations;
+  const failed = conversation.events("failed");
+  for (const content of ["1", " ", "2", "3"]) conversation.send(content);
+  const { message, error } = (await failed.next()).value;
+  assert.deepEqual([message.status, error.code, message.error.code], ["failed", "invalid_content", "invalid_content"]);
+  await until(() => chat.pendingCount === 0);
+  assert.deepEqual(room.messages.filter(({ type }) => type === "Text").map(({ content }) => content), ["1", "2", "3"]);
+  await assert.rejects(message.whenSent(), { code: "invalid_content" });
+  message.retry();
+  await until(() => conversation.messages.at(-1).status === "failed");
+  assert.equal(conversation.messages.at(-1).discard(), true);
+  assert.deepEqual(contents(conversation), ["1", "2", "3"]);
+});
+
+promise("an answer that is lost, a cut and a drain: each message is there once", async (server, connect) => {
+  const room = server.create("a", ["b"]);
+  const chat = await connect("a");
+  const [conversation] = chat.conversations;
+  const original = server.send.bind(server);
+  server.send = (...args) => {
+    const done = original(...args);
+    server.send = original;
+    server.cut();
+    return done;
+  };
+  conversation.send("whose answer is lost");
+  conversation.send("the next");
+  await until(() => chat.pendingCount === 0);
+  server.drain();
+  conversation.send("after the drain");
+  await until(() => chat.pendingCount === 0 && chat.state === "live");
+  const wanted = ["whose answer is lost", "the next", "after the drain"];
+  await until(() => String(contents(conversation)) === String(wanted));
+  assert.deepEqual(room.messages.slice(1).map(({ content }) => content), wanted);
+});
+
+promise("a Close that does not allow to reconnect closes the chat", async (server, connect) => {
+  server.create("a", []);
+  const chat = await connect("a");
+  const pending = chat.conversations[0].messages;
+  for (const one of server.connections) one.write({ type: 7, error: "unauthenticated: The session was ended." });
+  await until(() => chat.state === "closed");
+  assert.equal(chat.reason.code, "unauthenticated");
+  assert.equal(pending.length, 0);
+  await assert.rejects(chat.whenLive(), { code: "unauthenticated" });
+});
+
+promise("a token that is refused is asked for once more, then the chat is closed", async (server, connect) => {
+  server.create("a", []);
+  const tokens = [tokenOf("a", 100), tokenOf("a", 200), tokenOf("a", 300)];
+  server.refused.add(tokens[0]);
+  let asked = 0;
+  const chat = await connect("a", { token: () => tokens[asked++] ?? tokens[2] });
+  assert.deepEqual([chat.state, asked], ["live", 2]);
+  for (const token of tokens) server.refused.add(token);
+  server.cut();
+  await until(() => chat.state === "closed");
+  assert.equal(chat.reason.code, "unauthenticated");
+});
+
+promise("the token is renewed on the connection before it ends", async (server, connect) => {
+  server.create("a", []);
+  const chat = await connect("a", { token: () => tokenOf("a", 60) });
+  await nap(50_000);
+  assert.equal(chat.state, "live");
+  assert.ok(server.calls.some(([, name]) => name === "RefreshToken"));
+});
+
+promise("messages on their way, cursors and messages survive a reload", async (server, connect) => {
+  const room = server.create("a", ["b"]);
+  const store = new MemoryStore();
+  const first = await connect("a", { store });
+  server.send("b", { conversationId: room.id, content: "seen" });
+  await until(() => contents(first.conversations[0]).length === 1);
+  server.network.refuse = 1;
+  server.cut();
+  first.conversations[0].send("on its way");
+  await nap(20);
+  await first.close();
+  const second = await connect("a", { store });
+  assert.notEqual(second.state, "live");
+  assert.deepEqual(second.conversations[0].messages.map(({ content, status }) => [content, status]), [["seen", "sent"], ["on its way", "pending"]]);
+  server.send("b", { conversationId: room.id, content: "missed" });
+  server.network.refuse = 0;
+  await until(() => second.pendingCount === 0 && second.state === "live");
+  await until(() => String(contents(second.conversations[0])) === "seen,missed,on its way");
+  const other = await connect("b", { store });
+  assert.equal(other.userId, "b");
+});
+
+promise("what was sent lately and is lost with the history is sent again", async (server, connect) => {
+  const room = server.create("a", ["b"]);
+  const chat = await connect("a");
+  const [conversation] = chat.conversations;
+  for (const content of ["1", "2", "3"]) await conversation.send(content).whenSent();
+  server.goBack(room, 2);
+  const reset = conversation.events("reset");
+  server.send("b", { conversationId: room.id, content: "after it" });
+  await reset.next();
+  await until(() => chat.pendingCount === 0);
+  await until(() => String(contents(conversation)) === "1,after it,2,3");
+  assert.deepEqual(room.messages.slice(1).map(({ content }) => content), ["1", "after it", "2", "3"]);
+});
+
+promise("a conversation that is too far behind is read anew, and says so", async (server, connect) => {
+  const room = server.create("a", ["b"]);
+  const chat = await connect("a");
+  const [conversation] = chat.conversations;
+  await conversation.loadOlder();
+  server.network.refuse = 1;
+  server.cut();
+  for (let n = 0; n < 40; n++) server.send("b", { conversationId: room.id, content: String(n) });
+  const reset = conversation.events("reset");
+  server.network.refuse = 0;
+  await reset.next();
+  assert.deepEqual(conversation.messages.map(({ id }) => id), room.messages.map(({ id }) => id));
+  assert.equal(conversation.unreadCount, 40);
+});
+
+promise("edits, deletions, members, names, typing and presence are seen by others", async (server, connect) => {
+  server.create("a", ["b"]);
+  const [a, b] = [await connect("a"), await connect("b")];
+  const [here, there] = [a.conversations[0], b.conversations[0]];
+  const sent = await here.send("hello").whenSent();
+  await sent.edit("hello, edited");
+  await until(() => contents(there)[0] === "hello, edited");
+  await here.messages.at(-1).delete();
+  await here.messages.at(-1).delete();
+  await until(() => there.messages.at(-1).deletedAt);
+  here.startTyping();
+  here.startTyping();
+  await until(() => there.typing.length === 1);
+  await until(() => there.typing.length === 0);
+  assert.equal(server.calls.filter(([, name]) => name === "StartTyping").length, 1);
+  await here.rename("a room");
+  await until(() => there.name === "a room");
+  await here.addMember("c");
+  await until(() => there.members.length === 3);
+  assert.deepEqual([here.role, there.role], ["Owner", "Member"]);
+  assert.equal((await b.presence(["a", "z"]))[0].status, "Online");
+  const removed = there.events("removed");
+  await here.removeMember("b");
+  assert.equal((await removed.next()).value.reason, "removed");
+  assert.equal(b.conversations.length, 0);
+  assert.deepEqual(await removed.next(), { done: true, value: undefined });
+});
+
+promise("a conversation that is made is there for all its members", async (server, connect) => {
+  const [a, b] = [await connect("a"), await connect("b")];
+  const heard = b.messages();
+  const conversation = await a.createGroup({ name: "new", memberIds: ["b"] });
+  conversation.send("first");
+  assert.equal((await heard.next()).value.message.system.event, "conversationCreated");
+  assert.equal((await heard.next()).value.message.content, "first");
+  assert.equal(b.conversations[0].name, "new");
+  await b.conversations[0].loadOlder();
+  assert.equal(b.conversations[0].messages.length, 2);
+});
+
+promise("signals end what waits, and closing ends all of it", async (server, connect) => {
+  server.create("a", []);
+  const chat = await connect("a");
+  await assert.rejects(chat.events("message", { signal: AbortSignal.abort() }).next(), { code: "aborted" });
+  const waiting = chat.messages().next();
+  server.network.refuse = 1;
+  server.cut();
+  const message = chat.conversations[0].send("never");
+  const lost = message.whenSent();
+  lost.catch(() => {});
+  await chat.close();
+  assert.equal((await waiting).done, true);
+  await assert.rejects(lost, { code: "closed" });
+  assert.throws(() => chat.conversations[0].send("x"), { code: "closed" });
+  const stop = new AbortController();
+  const connecting = connect("a", { signal: stop.signal });
+  await nap(10);
+  stop.abort();
+  await assert.rejects(connecting, { code: "aborted" });
+});
+
+promise("a store that is corrupt or of another version begins anew, with one warning", async (server, connect) => {
+  server.create("a", []);
+  const broken = { ...memory(), load: async () => new Map([["c/1", { timeline: 7 }]]) };
+  const chat = await connect("a", { store: broken });
+  assert.equal(chat.conversations.length, 1);
+  const full = { ...memory(), write: async () => Promise.reject(new Error("full")) };
+  const other = await connect("a", { store: full });
+  const errors = [];
+  other.on("error", ({ error }) => errors.push(error.code));
+  other.conversations[0].send("1");
+  other.conversations[0].send("2");
+  await nap();
+  assert.ok(errors.length <= 1);
+});
+
+function memory() {
+  const store = new MemoryStore();
+  return { load: () => store.load(), write: (changes) => store.write(changes), clear: () => store.clear() };
+}
+
+test("a file is always whole, and local storage keeps to its names", async () => {
+  const path = join(mkdtempSync(join(tmpdir(), "parley-")), "store.json");
+  const file = new FileStore(path);
+  assert.equal((await file.load()).size, 0);
+  await Promise.all([file.write(new Map([["a", 1]])), file.write(new Map([["b", 2], ["a", null]]))]);
+  assert.deepEqual(await new FileStore(path).load(), new Map([["b", 2]]));
+  assert.deepEqual(JSON.parse(readFileSync(path, "utf8")), { b: 2 });
+  writeFileSync(path, "{");
+  await assert.rejects(new FileStore(path).load());
+  await file.clear();
+  assert.equal((await new FileStore(path).load()).size, 0);
+
+  const items = new Map([["other", "1"]]);
+  const storage = {
+    get length() {
+      return items.size;
+    },
+    key: (index) => [...items.keys()][index],
+    getItem: (key) => items.get(key) ?? null,
+    setItem(key, value) {
+      if (value.length > 20) throw new Error("full");
+      items.set(key, value);
+    },
+    removeItem: (key) => items.delete(key),
+  };
+  const local = new LocalStorageStore("mine", storage);
+  await local.write(new Map([["a", 1]]));
+  await assert.rejects(local.write(new Map([["a", 2], ["b", "x".repeat(30)]])));
+  assert.deepEqual(await local.load(), new Map([["a", 1]]));
+  await local.clear();
+  assert.deepEqual([...items.keys()], ["other"]);
+});
+
+test("errors are typed", () => {
+  assert.ok(new ParleyError("network", "x") instanceof Error);
+});

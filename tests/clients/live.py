@@ -1,0 +1,247 @@
+"""Instances that die and come back, and people who chat through it with the JavaScript client, in a process of Node.
+
+Owns both. At the end what each person is shown is compared with what PostgreSQL has.
+"""
+
+import json
+import random
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import trio
+
+from tests.clients.conftest import JAVASCRIPT
+from tests.running import Running, User, free_port, lasting, running
+
+WAIT = 600.0  # seconds: long past anything but a hang
+TRANSPORTS = ("websocket", "sse", "polling")
+
+
+class Node:
+    """The process in which the people are. One command at a time."""
+
+    def __init__(self, process: trio.Process) -> None:
+        self._process = process
+        self._rest = b""
+
+    async def call(self, name: str, **options: object) -> Any:
+        assert self._process.stdin is not None
+        await self._process.stdin.send_all(json.dumps([name, options]).encode() + b"\n")
+        with trio.fail_after(WAIT):
+            line = json.loads(await self._line())
+        assert "defect" not in line, line["defect"]
+        return line["answer"]
+
+    async def _line(self) -> bytes:
+        assert self._process.stdout is not None
+        while b"\n" not in self._rest:
+            chunk = await self._process.stdout.receive_some()
+            assert chunk, "Node has ended"
+            self._rest += chunk
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line
+
+
+@asynccontextmanager
+async def started(node: str) -> AsyncIterator[Node]:
+    command = [node, "--experimental-websocket", "--no-warnings", str(JAVASCRIPT / "test" / "live.mjs")]
+    process = await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        yield Node(process)
+    finally:
+        process.kill()
+        with trio.move_on_after(5, shield=True):
+            await process.wait()
+
+
+class Instances:
+    """Several instances, each at a port of its own for good."""
+
+    def __init__(self, database: str, redis_url: str, count: int) -> None:
+        self._where = database, redis_url
+        self.ports = [free_port() for _ in range(count)]
+        self.running: list[Running | None] = [None] * count
+        self._stacks = [AsyncExitStack() for _ in range(count)]
+
+    async def start(self, number: int) -> Running:
+        server = running(*self._where, port=self.ports[number], may_fail=True)
+        found = self.running[number] = await self._stacks[number].enter_async_context(server)
+        return found
+
+    async def kill(self, number: int) -> None:
+        """End it with SIGKILL, and start another one in its place."""
+        server = self.running[number]
+        assert server is not None
+        server.kill()
+        await self._replace(number)
+
+    async def drain(self, number: int) -> None:
+        server = self.running[number]
+        assert server is not None
+        server.terminate()
+        await self._replace(number)
+
+    async def pause(self, number: int, seconds: float) -> None:
+        server = self.running[number]
+        assert server is not None
+        server.pause()
+        await trio.sleep(seconds)  # the fault itself
+        server.resume()
+
+    async def _replace(self, number: int) -> None:
+        server = self.running[number]
+        assert server is not None
+        await server.wait()
+        await self._stacks[number].aclose()
+        self._stacks[number] = AsyncExitStack()
+        await self.start(number)
+
+    async def stop(self) -> None:
+        for stack in self._stacks:
+            await stack.aclose()
+
+
+@asynccontextmanager
+async def instances(database: str, redis_url: str, count: int) -> AsyncIterator[Instances]:
+    found = Instances(database, redis_url, count)
+    try:
+        for number in range(count):
+            await found.start(number)
+        yield found
+    finally:
+        with trio.CancelScope(shield=True):
+            await found.stop()
+
+
+class World:
+    """The people, their conversations and the instances."""
+
+    def __init__(self, node: Node, servers: Instances, database: str, directory: Path) -> None:
+        self.node = node
+        self.servers = servers
+        self.database = database
+        self.directory = directory
+        self.users: list[User] = []
+        self.groups: list[str] = []
+
+    async def settle_in(self, people: int, groups: int) -> None:
+        server = self.servers.running[0]
+        assert server is not None
+        self.users = [lasting(await server.register(f"person{number}")) for number in range(people)]
+        for number in range(groups):
+            members = [user for index, user in enumerate(self.users) if number == 0 or (index + number) % 2 == 0]
+            self.groups.append(await server.group(members[0], *members[1:]))
+        asked = [
+            {
+                "id": user.id,
+                "token": user.token,
+                "transport": TRANSPORTS[number % len(TRANSPORTS)],
+                "store": str(self.directory / f"store{number}.json"),
+            }
+            for number, user in enumerate(self.users)
+        ]
+        await self.node.call("open", people=asked, ports=self.servers.ports)
+
+    async def have_sent(self, count: int) -> None:
+        """Wait until people have sent so many messages more."""
+        before = await self.node.call("count")
+        while await self.node.call("count") < before + count:
+            await trio.sleep(0.1)  # people write at their own pace
+
+    def lose_history(self, dice: random.Random) -> None:
+        """PostgreSQL has less than it has acknowledged, of one conversation."""
+        group = dice.choice(self.groups)
+        with psycopg.connect(self.database) as conn:
+            [head] = conn.execute("SELECT last_seq FROM conversations WHERE id = %s", [group]).fetchone() or [0]
+        go_back(self.database, group, max(head - dice.randint(1, 6), 2))
+
+    async def quiet(self) -> list[dict[str, Any]]:
+        """All faults are over, and the last word in each conversation is said: what each person is shown then."""
+        await self.node.call("hush")
+        server = self.servers.running[0]
+        assert server is not None
+        for group in self.groups:
+            await self._last_word(server, group)
+        reports: list[dict[str, Any]] = await self.node.call("report")
+        return reports
+
+    async def _last_word(self, server: Running, group: str) -> None:
+        async with server.http(self.users[0]) as http:
+            if (await http.get(f"/api/conversations/{group}")).is_success:
+                body = {"conversationId": group, "content": "the last word"}
+                assert (await http.post("/api/messages", json=body)).is_success
+                return
+        for user in self.users[1:]:
+            async with server.http(user) as http:
+                body = {"conversationId": group, "content": "the last word"}
+                if (await http.post("/api/messages", json=body)).is_success:
+                    return
+        raise AssertionError("nothing could be said")
+
+    def stored(self) -> dict[str, list[tuple[str, int, str]]]:
+        """What PostgreSQL has of each conversation: ids, seqs and contents, in order."""
+        with psycopg.connect(self.database) as conn:
+            rows = conn.execute("SELECT conversation_id, id, seq, content FROM messages ORDER BY conversation_id, seq")
+            found: dict[str, list[tuple[str, int, str]]] = {}
+            for conversation, message, seq, content in rows:
+                found.setdefault(str(conversation), []).append((str(message), seq, content))
+            return found
+
+    def compare(self, reports: list[dict[str, Any]]) -> list[str]:
+        """What is not as it should be."""
+        wrong: list[str] = []
+        true = self.stored()
+        for report in reports:
+            user = report["user"]
+            wrong += [f"{user}: {problem}" for problem in report["problems"]]
+            if report["pending"]:
+                wrong.append(f"{user}: {report['pending']} are pending")
+            for conversation, shown in report["lists"].items():
+                found = [(one, seq, content) for one, seq, content, *_ in shown]
+                if found != true[conversation]:
+                    wrong.append(f"{user}: {conversation} shows {_difference(found, true[conversation])}")
+            keys: dict[str, list[list[Any]]] = {}
+            for shown in report["lists"].values():
+                for message in shown:
+                    keys.setdefault(message[4], []).append(message)
+            for sent in report["sent"]:
+                [*times] = keys.get(sent["key"], [])
+                if len(times) != 1 or times[0][3] not in ("sent", "delivered", "read"):
+                    wrong.append(f"{user}: {sent['content']} is shown {len(times)} times: {times}")
+                elif not times[0][2].startswith(sent["content"]):
+                    wrong.append(f"{user}: {sent['content']} is shown as {times[0][2]}")
+        return wrong
+
+
+def _difference(found: list[tuple[str, int, str]], true: list[tuple[str, int, str]]) -> str:
+    return f"{[one for one in found if one not in true]} and not {[one for one in true if one not in found]}"
+
+
+def go_back(database: str, conversation: str, head: int) -> None:
+    """Lose what came after this head. What was only edited after it keeps its text, at its first place."""
+    key = {"id": conversation, "head": head}
+    with psycopg.connect(database) as conn:
+        conn.execute("SELECT FROM conversations WHERE id = %(id)s FOR UPDATE", key)
+        conn.execute(
+            """DELETE FROM sends WHERE message_id IN (
+                SELECT id FROM messages WHERE conversation_id = %(id)s AND seq > %(head)s
+            )""",
+            key,
+        )
+        conn.execute("DELETE FROM outbox WHERE conversation_id = %(id)s AND seq > %(head)s", key)
+        conn.execute("DELETE FROM messages WHERE conversation_id = %(id)s AND seq > %(head)s", key)
+        conn.execute(
+            """UPDATE messages SET changed_seq = seq, edited_at = NULL
+            WHERE conversation_id = %(id)s AND changed_seq > %(head)s""",
+            key,
+        )
+        conn.execute(
+            """UPDATE conversations SET last_seq = %(head)s, last_message_id = (
+                SELECT id FROM messages WHERE conversation_id = %(id)s ORDER BY seq DESC LIMIT 1
+            ) WHERE id = %(id)s""",
+            key,
+        )

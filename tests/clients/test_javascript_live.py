@@ -1,0 +1,66 @@
+"""The JavaScript client and real servers: people chat while instances are killed, drained and paused, and while
+history goes back. At the end what each of them is shown equals what PostgreSQL has."""
+
+import random
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.clients.live import World, instances, started
+
+
+async def test_people_chat_through_it_all(node: str, database: str, redis_url: str, tmp_path: Path) -> None:
+    """Over each transport: kill -9, a drain, a reload, a history that goes back. Each message is there once, as it was
+    sent, nothing is pending."""
+    dice = random.Random(1)
+    async with instances(database, redis_url, 2) as servers, started(node) as process:
+        world = World(process, servers, database, tmp_path)
+        await world.settle_in(people=6, groups=3)
+        await process.call("talk", pause=100)
+        await world.have_sent(30)
+        await servers.kill(0)
+        await world.have_sent(20)
+        await trio.to_thread.run_sync(world.lose_history, dice)
+        await process.call("reload", which=4)
+        await world.have_sent(20)
+        await servers.drain(1)
+        await world.have_sent(20)
+        reports = await world.quiet()
+        assert len(reports) == 6 and all(report["lists"] for report in reports)
+        assert await trio.to_thread.run_sync(world.compare, reports) == []
+
+
+async def test_long(
+    node: str, database: str, redis_url: str, tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    """For minutes: 50 people on three instances, one fault after another."""
+    minutes = pytestconfig.getoption("--clients-minutes")
+    if not minutes:
+        pytest.skip("--clients-minutes is not given: make test-clients")
+    seed = pytestconfig.getoption("--clients-seed") or random.randrange(1, 10**6)
+    print(f"seed {seed}")  # noqa: T201
+    dice = random.Random(seed)
+    async with instances(database, redis_url, 3) as servers, started(node) as process:
+        world = World(process, servers, database, tmp_path)
+        await world.settle_in(people=50, groups=6)
+        await process.call("talk", pause=1000)
+        end = trio.current_time() + minutes * 60
+        while trio.current_time() < end:
+            await trio.sleep(dice.uniform(1, 8))  # the pace of faults
+            number = dice.randrange(3)
+            match dice.randrange(5):
+                case 0:
+                    await servers.kill(number)
+                case 1:
+                    await servers.drain(number)
+                case 2:
+                    await servers.pause(number, dice.uniform(1, 12))
+                case 3:
+                    await process.call("reload", which=dice.randrange(50))
+                case 4:
+                    await trio.to_thread.run_sync(world.lose_history, dice)
+        reports = await world.quiet()
+        count = sum(len(report["sent"]) for report in reports)
+        print(f"{count} messages sent by {len(reports)} people")  # noqa: T201
+        assert await trio.to_thread.run_sync(world.compare, reports) == []
