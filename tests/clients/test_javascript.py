@@ -1,0 +1,73 @@
+"""The JavaScript client by itself: its own tests, its types, its size, and what its package has. No server is needed."""
+
+import gzip
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.clients.conftest import JAVASCRIPT
+
+MAX_SIZE = 20 * 1024  # bytes, of all of it, as an application ships it: minified and compressed
+WAIT = 600.0  # seconds: long past anything but a hang
+
+
+def run(*command: str, where: Path = JAVASCRIPT, **environment: str) -> str:
+    done = subprocess.run(
+        command, cwd=where, env={**os.environ, **environment}, capture_output=True, text=True, timeout=WAIT
+    )
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-8000:]
+    return done.stdout
+
+
+def test_each_part(node: str) -> None:
+    """What each part promises, against the model of a server."""
+    run(node, "--test", "test/units.test.js")
+
+
+def test_hostile_networks(node: str, pytestconfig: pytest.Config) -> None:
+    """Whatever the network does, after quiet every client's lists equal the truth."""
+    seed, seeds = pytestconfig.getoption("--clients-seed"), pytestconfig.getoption("--clients-seeds")
+    print(run(node, "test/hostile.test.js", SEED=str(seed), SEEDS=str(seeds)))  # noqa: T201
+
+
+@pytest.fixture(scope="module")
+def package(npm: str, installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package as it would be published. Packing it checks the types, and writes their declarations."""
+    where = tmp_path_factory.mktemp("package")
+    run(npm, "pack", "--silent", "--pack-destination", str(where))
+    [found] = where.iterdir()
+    return found
+
+
+def test_types_and_contents(npm: str, node: str, package: Path, tmp_path: Path) -> None:
+    """The code is right by its types. The package has modules, declarations and the README, nothing else, needs no
+    other, and an application that uses it is checked by its declarations."""
+    names = subprocess.check_output(["tar", "tzf", str(package)], text=True).split()
+    modules = {str(path.relative_to(JAVASCRIPT)) for path in (JAVASCRIPT / "src").rglob("*.js")}
+    declarations = {f"types/{name.removeprefix('src/').removesuffix('.js')}.d.ts" for name in modules}
+    assert {name.removeprefix("package/") for name in names} == {"package.json", "README.md", *modules, *declarations}
+    (tmp_path / "package.json").write_text('{"type": "module", "private": true}')
+    run(npm, "install", "--offline", "--no-fund", "--no-audit", "--silent", str(package), where=tmp_path)
+    [only] = [path.name for path in (tmp_path / "node_modules").iterdir() if not path.name.startswith(".")]
+    assert only == "@parley" and "dependencies" not in json.loads((JAVASCRIPT / "package.json").read_text())
+    (tmp_path / "app.mts").write_text(
+        'import { Parley, MemoryStore, type Message } from "@parley/client";\n'
+        'const chat = await Parley.connect({ url: "http://x", token: () => "t", store: new MemoryStore() });\n'
+        'const sent: Message = chat.conversations[0]!.send("hello", { type: "Text" });\n'
+        'chat.on("state", ({ state }) => { const known: "live" | "offline" | "closed" | "connecting" | "catching_up" = state; });\n'
+        "for await (const { message } of chat.messages()) console.log(message.content, sent.status);\n"
+    )
+    options = ["--strict", "--noEmit", "--module", "nodenext", "--target", "es2022", "--lib", "es2022,dom,dom.asynciterable"]
+    run(node, str(JAVASCRIPT / "node_modules/typescript/bin/tsc"), *options, "--types", "", "app.mts", where=tmp_path)
+
+
+def test_size(installed: Path) -> None:
+    """All of it, with every transport and store, is small."""
+    bundled = run(
+        str(installed / "node_modules/.bin/esbuild"), "src/index.js", "--bundle", "--minify", "--format=esm"
+    )
+    size = len(gzip.compress(bundled.encode(), 9))
+    assert size < MAX_SIZE, f"{size} bytes"
