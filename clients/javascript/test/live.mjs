@@ -69,7 +69,7 @@ class Person {
     while (this.isTalking) {
       const list = this.chat.conversations;
       const conversation = list[Math.floor(Math.random() * list.length)];
-      if (conversation && this.chat.pendingCount < 20) {
+      if (conversation && this.chat.state !== "closed" && this.chat.pendingCount < 20) {
         const content = `${this.id.slice(-4)} ${++this.number}`;
         this.sent.push({ conversation: conversation.id, key: conversation.send(content).key, content });
         if (this.number % 10 === 0) await this.editOne(conversation);
