@@ -12,7 +12,7 @@ TESTABLE := $(VENV)/.testable
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run install-units rolling-restart test test-chaos test-failover test-together test-hosts test-hostile check coverage fix mutants lint bench docs constraints clean
+.PHONY: help run install-units rolling-restart test test-chaos test-failover test-together test-hosts test-hostile test-clients check coverage fix mutants lint bench docs constraints clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -35,6 +35,9 @@ test-together: $(TESTABLE) ## half an hour in which PostgreSQL fails over while 
 
 test-hosts: $(TESTABLE) ## five minutes of links between three hosts that are cut, slow and lossy; needs root (MINUTES=, SEED=)
 	@$(BIN)/pytest -q -s tests/hosts --hosts-minutes $(or $(MINUTES),5) --hosts-seed $(or $(SEED),0)
+
+test-clients: $(TESTABLE) ## five minutes of faults under 50 people with the JavaScript client, and many hostile networks (MINUTES=, SEED=, SEEDS=)
+	@$(BIN)/pytest -q -s tests/clients -k "long or hostile" --clients-minutes $(or $(MINUTES),5) --clients-seed $(or $(SEED),0) --clients-seeds $(or $(SEEDS),300)
 
 test-hostile: $(TESTABLE) ## ten minutes of hostile clients, and people who must not notice (MINUTES=, SEED=)
 	@$(BIN)/pytest -q -s tests/hostile -k long --hostile-minutes $(or $(MINUTES),10) --hostile-seed $(or $(SEED),0)
@@ -86,7 +89,7 @@ constraints: $(VENV)/.made ## constraints.txt anew: the newest versions that set
 clean: ## forget the environment (not the data in .parley)
 	find server store handlers loadtest tests -name __pycache__ -prune -exec rm -rf {} + # they would keep folders that are gone
 	find server store handlers loadtest tests -type d -empty -delete
-	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis node_modules tests/interop/node_modules
+	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis node_modules tests/interop/node_modules clients/javascript/node_modules clients/javascript/types
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -35,6 +35,17 @@ def installed(npm: str) -> Path:
     return JAVASCRIPT
 
 
+@pytest.fixture(scope="session")
+def package(npm: str, installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package as it would be published. Packing it checks the types, and writes their declarations."""
+    where = tmp_path_factory.mktemp("package")
+    command = [npm, "pack", "--silent", "--pack-destination", str(where)]
+    done = subprocess.run(command, cwd=installed, capture_output=True, text=True)
+    assert done.returncode == 0, f"npm pack failed: {done.stdout}{done.stderr}"
+    [found] = where.iterdir()
+    return found
+
+
 def _required(program: str) -> str:
     found = shutil.which(program)
     if found is None:

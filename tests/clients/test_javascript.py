@@ -33,15 +33,6 @@ def test_hostile_networks(node: str, pytestconfig: pytest.Config) -> None:
     print(run(node, "test/hostile.test.js", SEED=str(seed), SEEDS=str(seeds)))  # noqa: T201
 
 
-@pytest.fixture(scope="module")
-def package(npm: str, installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package as it would be published. Packing it checks the types, and writes their declarations."""
-    where = tmp_path_factory.mktemp("package")
-    run(npm, "pack", "--silent", "--pack-destination", str(where))
-    [found] = where.iterdir()
-    return found
-
-
 def test_types_and_contents(npm: str, node: str, package: Path, tmp_path: Path) -> None:
     """The code is right by its types. The package has modules, declarations and the README, nothing else, needs no
     other, and an application that uses it is checked by its declarations."""

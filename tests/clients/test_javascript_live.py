@@ -2,12 +2,17 @@
 history goes back. At the end what each of them is shown equals what PostgreSQL has."""
 
 import random
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
 import trio
 
+from tests.clients.conftest import JAVASCRIPT
 from tests.clients.live import World, instances, started
+from tests.interop.test_readme import Program
+from tests.running import free_port, running
 
 
 async def test_people_chat_through_it_all(node: str, database: str, redis_url: str, tmp_path: Path) -> None:
@@ -60,3 +65,41 @@ async def test_long(node: str, database: str, redis_url: str, tmp_path: Path, py
         reports = await world.quiet()
         count = sum(len(report["sent"]) for report in reports)
         print(f"{count} messages sent by {len(reports)} people")  # noqa: T201
+
+
+async def test_the_readme_as_printed(
+    node: str, npm: str, package: Path, database: str, redis_url: str, tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    """The first example, in an empty folder with the package installed: what is typed arrives once, what others say is
+    shown, through a kill -9."""
+    [text] = re.findall(r"^```js\n(.*?)^```", (JAVASCRIPT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    (tmp_path / "package.json").write_text('{"type": "module", "private": true}')
+    (tmp_path / "chat.mjs").write_text(text)
+    install = [npm, "install", "--offline", "--no-fund", "--no-audit", "--silent", str(package)]
+    await trio.run_process(install, cwd=tmp_path)
+    port = free_port()
+    async with running(database, redis_url, port=port) as server:
+        alice, bob = await server.register("alice"), await server.register("bob")
+        command = [node, "chat.mjs", server.url, alice.token, bob.id]
+        process = await trio.lowlevel.open_process(command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        program = Program(process)
+        nursery.start_soon(program.run)
+        try:
+            await program.type("hello, bob")
+            await program.has_shown("hello, bob")
+            conversation = await server.direct(alice, bob)
+            async with server.connect(bob) as b:
+                await b.invoke("SendMessage", {"conversationId": conversation, "content": "hello, alice"})
+            await program.has_shown("hello, alice")
+            server.kill()
+            await server.wait()
+            await program.type("while it is gone")
+            async with running(database, redis_url, port=port) as again:
+                await program.has_shown("while it is gone")
+                assert await program.end() == 0
+                said = [message["content"] for message in await again.history(bob, conversation)]
+        finally:
+            process.kill()
+    assert said == ["hello, bob", "hello, alice", "while it is gone"]
+    shown = [line for line in program.lines if not line.startswith("(")]
+    assert shown == ["> hello, bob", "< hello, alice", "> while it is gone"]

@@ -474,7 +474,7 @@ export class Chat extends Emitter {
         life: this.#life.signal,
         isLive: () => this.#link.isLive,
         call: (method, args, signal) => this.#link.call(method, args, signal),
-        tell: (type, detail) => this.#tell(type, detail),
+        announce: (type, detail) => this.#announce(type, detail),
         forget: (each, reason) => this.#forget(each, reason),
         onError: (error) => this.#onError(asParleyError(error)),
       },
@@ -501,7 +501,7 @@ export class Chat extends Emitter {
    * @param {keyof ConversationEvents} type
    * @param {any} detail
    */
-  #tell(type, detail) {
+  #announce(type, detail) {
     this.emit(type, detail);
     if (type === "update") this.#relist();
   }

@@ -149,10 +149,9 @@ export class Connection {
     });
   }
 
-  /** Ends it, without a word to `onEnd`. */
+  /** Ends it in good order. */
   close() {
     if (this.#end) return;
-    this.#onEnd = () => {};
     this.#transport?.send(encode({ type: CLOSE }));
     this.#over({ error: new ParleyError("closed", "The connection was closed."), isFinal: false, isDrain: false });
   }

@@ -69,7 +69,7 @@ const COUNTED = 1000; // unread messages are counted among the newest of these
  * @property {AbortSignal} life
  * @property {() => boolean} isLive
  * @property {(method: string, args: any[], signal?: AbortSignal) => Promise<any>} call
- * @property {(type: keyof ConversationEvents, detail: any) => void} tell
+ * @property {(type: keyof ConversationEvents, detail: any) => void} announce
  * @property {(conversation: Conversation, reason: string) => void} forget
  * @property {(error: unknown) => void} onError
  */
@@ -909,7 +909,7 @@ export class Conversation extends Emitter {
    */
   #emit(type, detail) {
     this.emit(type, detail);
-    this.#host.tell(type, detail);
+    this.#host.announce(type, detail);
   }
 }
 
