@@ -28,6 +28,8 @@ export class CatchUp {
   #waiting = new Map();
   /** @type {Set<string>} */
   #resynced = new Set();
+  /** @type {Set<string>} */
+  #removed = new Set();
 
   /** @param {Owner} owner */
   constructor(owner) {
@@ -80,6 +82,12 @@ export class CatchUp {
     return true;
   }
 
+  /** @param {string} id of a conversation that one was removed from meanwhile, whatever the answer will say */
+  noteRemoved(id) {
+    this.#waiting.delete(id);
+    this.#removed.add(id);
+  }
+
   /** @param {string} id of a conversation that the event Resync was about */
   noteResync(id) {
     this.#resynced.add(id);
@@ -89,7 +97,7 @@ export class CatchUp {
   #settle(outcomes) {
     for (const outcome of outcomes) {
       const known = this.#owner.find(outcome.conversationId);
-      if (outcome.outcome === "ignored") continue;
+      if (outcome.outcome === "ignored" || this.#removed.has(outcome.conversationId)) continue;
       if (outcome.outcome === "gone") {
         if (known) this.#owner.forget(known, "gone");
         continue;

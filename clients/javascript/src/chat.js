@@ -419,6 +419,8 @@ export class Chat extends Emitter {
         return this.#make(detail.id).onDetails(detail);
       case "ConversationRemoved": {
         const conversation = this.#byId.get(detail);
+        this.#catchUp?.noteRemoved(detail);
+        this.#left.add(detail);
         if (conversation) this.#forget(conversation, reason);
         return;
       }

@@ -501,7 +501,8 @@ export class Conversation extends Emitter {
    */
   setDetails(details) {
     const before = this.#details;
-    if (before && details.lastSeq < before.lastSeq) return; // it is older than what is known
+    // It is older than what has come. (What was only listed may be lost with the history.)
+    if (before && details.lastSeq < before.lastSeq && details.lastSeq < (this.cursor?.seq ?? 0)) return;
     this.#details = details;
     this.#members.replace(details.members, details.memberCount);
     this.#changed();
@@ -605,8 +606,11 @@ export class Conversation extends Emitter {
     const pauses = new Backoff(settings.timing.minPause, settings.timing.maxPause);
     while (this.#isRefreshWanted && !life.aborted && !this.#isGone) {
       this.#isRefreshWanted = false;
+      const generation = this.#generation;
       try {
-        this.onDetails(await this.#host.rest.get(this.#path, { signal: life, attempts: 1 }));
+        const details = await this.#host.rest.get(this.#path, { signal: life, attempts: 1 });
+        if (generation === this.#generation) this.onDetails(details);
+        else this.#isRefreshWanted = true; // it may be of another history
       } catch (error) {
         const known = asParleyError(error);
         if (known.isPassing) {
@@ -661,8 +665,10 @@ export class Conversation extends Emitter {
     const { reached } = this.#members;
     const shown = (this.#shown?.messages ?? []).map((wire) => this.#snapshot(wire, reached));
     const pending = this.#host.outbox.of(this.id).map((entry) => this.#pending(entry));
-    const sent = pending.filter(({ seq }) => seq > 0).sort((one, other) => one.seq - other.seq);
-    return Object.freeze([...shown, ...sent, ...pending.filter(({ seq }) => seq === 0)]);
+    const sent = pending.filter(({ seq }) => seq > 0);
+    const known = [...shown, ...sent];
+    if (sent.length) known.sort((one, other) => one.seq - other.seq); // others' may have come before one's own events
+    return Object.freeze([...known, ...pending.filter(({ seq }) => seq === 0)]);
   }
 
   /**

@@ -101,7 +101,8 @@ export class Members {
  * @param {Member | undefined} before
  */
 function risen(member, before) {
-  if (!before || before.joinedAt !== member.joinedAt) return member;
+  if (!before || before.joinedAt < member.joinedAt) return member;
+  if (before.joinedAt > member.joinedAt) return before; // one who has come back meanwhile
   return {
     ...member,
     deliveredSeq: Math.max(member.deliveredSeq, before.deliveredSeq),

@@ -162,9 +162,10 @@ export class FakeServer {
   /** PostgreSQL comes back with less: changes above `head` have never been. Noticed with the next change. */
   goBack(conversation, head) {
     if (head >= conversation.lastSeq) return;
+    for (const { id } of conversation.messages) this.versions.set(id, this.versions.get(id).filter(({ changedSeq }) => changedSeq <= head));
     conversation.messages = conversation.messages
       .filter(({ seq }) => seq <= head)
-      .map((wire) => this.versions.get(wire.id).findLast(({ changedSeq }) => changedSeq <= head));
+      .map(({ id }) => this.versions.get(id).at(-1));
     for (const [key, wire] of this.sends) if (wire.conversationId === conversation.id && wire.seq > head) this.sends.delete(key);
     for (const member of conversation.members.values()) {
       member.deliveredSeq = Math.min(member.deliveredSeq, head);
