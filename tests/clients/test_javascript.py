@@ -28,7 +28,7 @@ def test_each_part(node: str) -> None:
 
 
 def test_hostile_networks(node: str, pytestconfig: pytest.Config) -> None:
-    """Whatever the network does, after quiet every client's lists equal the truth. A few known ones; others by option."""
+    """Whatever the network does, after quiet every client's lists equal the truth. Others by option."""
     seeds = pytestconfig.getoption("--clients-seeds")
     seed = pytestconfig.getoption("--clients-seed") if seeds else 1
     seeds = seeds or 3
