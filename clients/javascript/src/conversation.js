@@ -737,8 +737,8 @@ export class Conversation extends Emitter {
    */
   async #edit({ id }, content, signal) {
     requireSent(id);
-    const generation = this.#generation;
-    this.#onAnswer(generation, await this.#host.rest.request("PUT", `/api/messages/${id}`, { body: { content }, signal }));
+    // Shown when its event comes: the answer may be of a history that is lost.
+    await this.#host.rest.request("PUT", `/api/messages/${id}`, { body: { content }, signal });
   }
 
   /**
@@ -747,25 +747,11 @@ export class Conversation extends Emitter {
    */
   async #delete({ id }, signal) {
     requireSent(id);
-    const generation = this.#generation;
     try {
-      this.#onAnswer(generation, await this.#host.rest.request("DELETE", `/api/messages/${id}`, { signal }));
+      await this.#host.rest.request("DELETE", `/api/messages/${id}`, { signal });
     } catch (error) {
       if (asParleyError(error).code !== "gone") throw error; // it is what was wanted
     }
-  }
-
-  /**
-   * The answer to an edit. Does not move the cursor. What was read anew meanwhile may be of another history.
-   * @param {number} generation
-   * @param {WireMessage} wire
-   */
-  #onAnswer(generation, wire) {
-    const timeline = this.#target;
-    if (generation !== this.#generation || !timeline?.get(wire.id) || !timeline.merge(wire)) return;
-    this.#host.outbox.confirm(wire);
-    this.#changed();
-    this.#emit("change", { conversation: this, message: this.#snapshot(wire) });
   }
 
   /**
