@@ -8,11 +8,11 @@ import re
 
 # Controls, spaces other than U+0020, line separators, Bidi_Control, what shows nothing (Default_Ignorable_Code_Point,
 # and the few blanks that count as letters or symbols): they make one name look like another, or break a line where it
-# is shown. And halves of surrogate pairs, which are no text: nothing can store or send them. Characters past U+FFFF
-# stand for themselves: patterns of JSON Schema are of Unicode's characters, too.
+# is shown. Characters past U+FFFF stand for themselves: patterns of JSON Schema are of Unicode's characters, too.
+# Halves of surrogate pairs are no characters: `fits` refuses them beside the pattern.
 _HIDDEN = (
     r"\u0000-\u001f\u007f-\u00a0\u00ad\u034f\u061c\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f\u2000-\u200b\u200e\u200f"
-    r"\u2028-\u202f\u205f-\u206f\u2800\u3000\u3164\ud800-\udfff\ufeff\uffa0\ufff0-\ufffb"
+    r"\u2028-\u202f\u205f-\u206f\u2800\u3000\u3164\ufeff\uffa0\ufff0-\ufffb"
     "\U00013430-\U0001343f\U00013441\U00013442\U0001bca0-\U0001bca3\U0001d159\U0001d173-\U0001d17a"
     "\U000e0000-\U000e00ff\U000e01f0-\U000e0fff"
 )
@@ -43,7 +43,7 @@ _visible = re.compile(_SEEN)
 
 def fits(pattern: str, text: str) -> bool:
     """Whether all of `text` is of one of the patterns above."""
-    return _compiled[pattern].fullmatch(text) is not None
+    return _compiled[pattern].fullmatch(text) is not None and is_text(text)
 
 
 def is_text(text: str) -> bool:

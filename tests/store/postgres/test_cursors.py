@@ -31,6 +31,29 @@ async def is_proved(conn: Connection, conversation_id: UUID, cursor: Cursor) -> 
     return not await cursors.list_diverged(conn, [(conversation_id, cursor)])
 
 
+@pytest.mark.parametrize(
+    ("cursor", "proved"),
+    [
+        ((4, None), False),  # before it was made
+        ((5, None), True),  # as it was made
+        ((6, None), False),  # no change of it
+        ((7, None), True),  # edited
+        ((7, 70), True),
+        ((7, 71), False),  # at another time: in another history
+        ((8, None), False),
+        ((9, 90), True),  # the last change
+        ((9, 91), False),
+        ((10, None), False),
+        ((13, None), False),  # above the head
+    ],
+)
+def test_which_changes_prove_a_cursor(cursor: tuple[int, int | None], proved: bool) -> None:
+    """Its message was made at 5, edited at 7 and 9, the head is 12: a cursor is proved by exactly these changes, and
+    by the time of an edit where it names one."""
+    seq, changed_ms = cursor
+    assert cursors._is_proved(Cursor(seq, new_id(), changed_ms), 12, 0, 5, 9, 90, [7, 70]) is proved
+
+
 async def forget_after(conn: Connection, conversation_id: UUID, seq: int) -> None:
     """As a backup or a replica that lacks what came after `seq`. Edits that are lost are not played here."""
     parameters = {"id": conversation_id, "seq": seq}
