@@ -1,0 +1,391 @@
+"""The chat of one user: what an application holds.
+
+Owns the public face, and the way in and out (`connect`). Everything that goes on behind it is the engine's.
+"""
+
+import ssl
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+
+import anyio
+import anyio.to_thread
+import httpx
+import msgspec
+
+from parley_client.conversation import Conversation, Outgoing
+from parley_client.engine import PAGE, Engine
+from parley_client.errors import ParleyError, from_response
+from parley_client.events import Broadcaster, Event, MessageReceived, State, Subscription
+from parley_client.groups import single
+from parley_client.model import (
+    ConversationInfo,
+    FileInfo,
+    Member,
+    MemberPage,
+    Message,
+    MessageType,
+    Presence,
+    Registration,
+    Role,
+    User,
+    UserPage,
+    UserStatus,
+)
+from parley_client.replica import KEPT, Replica
+from parley_client.rest import Rest
+from parley_client.store import MemoryStore, Store
+from parley_client.tokens import TokenGiver, TokenSource
+
+TYPING_AGAIN = 3.0  # seconds after which it is said again that one is typing
+
+
+class Chat:
+    """One signed-in user. Made by `connect`."""
+
+    def __init__(
+        self,
+        url: str,
+        token: TokenSource,
+        store: Store,
+        *,
+        keep: int,
+        gives_delivered: bool,
+        ssl_context: ssl.SSLContext | None,
+    ) -> None:
+        self.url = url
+        self._tokens = TokenGiver(token)
+        self._rest = Rest(url, self._tokens, ssl_context=ssl_context)
+        self._broadcaster = Broadcaster()
+        self._first_messages = self._broadcaster.unclaimed(_message_of)
+        self._first_events = self._broadcaster.unclaimed(_itself)
+        self._engine = Engine(
+            url,
+            self._tokens,
+            self._rest,
+            store,
+            self._broadcaster,
+            lambda wake: Replica(self, self._emit, wake, keep=keep),
+            gives_delivered=gives_delivered,
+            ssl_context=ssl_context,
+        )
+        self._replica = self._engine.replica
+        self._said_typing: dict[str, float] = {}
+        self._users: dict[str, User] = {}
+
+    # -- what there is -------------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        """`connecting`, `catching_up`, `live`, `offline` or `closed`."""
+        return self._engine.state
+
+    @property
+    def reason(self) -> ParleyError | None:
+        """Why the chat is offline, or closed."""
+        return self._engine.reason
+
+    @property
+    def me(self) -> User:
+        """The user. Raises ParleyError before the first connection."""
+        if self._engine.me is None:
+            raise ParleyError("network", "there was no connection yet: who the user is is not known")
+        return self._engine.me
+
+    @property
+    def conversations(self) -> Sequence[Conversation]:
+        """All conversations of the user, the most recently active first."""
+
+        def activity(one: Conversation) -> tuple[str, str]:
+            last = one.last_message
+            return (last.created_at if last else one.info.created_at, one.id)
+
+        return sorted(self._replica.conversations.values(), key=activity, reverse=True)
+
+    def conversation(self, conversation_id: str) -> Conversation:
+        """Return a conversation of the user. Raises ParleyError (`not_found`) if there is none with this id."""
+        found = self._replica.conversations.get(conversation_id)
+        if found is None:
+            raise ParleyError("not_found", f"there is no conversation {conversation_id}")
+        return found
+
+    @property
+    def presence(self) -> dict[str, Presence]:
+        """How other users are to be shown, of those that something was heard of."""
+        return dict(self._replica.presence)
+
+    # -- what happens --------------------------------------------------------------------------------------------------
+
+    def messages(self) -> Subscription[Message]:
+        """Iterate over every message that this client had not seen: in each conversation each once, by rising seq;
+        one's own too. It goes on through lost connections, and raises what has closed the chat. The first such
+        iterator also has what was missed until it was made, while the program did not run."""
+        return self._first_messages.claim()
+
+    def events(self) -> Subscription[Event]:
+        """Iterate over everything that happens; the first such iterator also has what was missed until it was made."""
+        return self._first_events.claim()
+
+    def subscribe(self, choose: Callable[[Event], Event | None]) -> Subscription[Event]:
+        """Iterate over the events that a function chooses."""
+        return self._broadcaster.subscribe(choose)
+
+    async def wait_live(self) -> None:
+        """Wait until everything that was missed is there. Raises what has closed the chat."""
+        await self._engine.until(lambda: self._engine.state == "live")
+
+    async def flush(self) -> None:
+        """Wait until everything that was sent is committed or refused."""
+        for conversation_id in self._replica.outbox.conversations():
+            while (entry := self._replica.outbox.waiting(conversation_id)) is not None:
+                try:
+                    await Outgoing.of(entry, self).committed()
+                except ParleyError:
+                    if self.state == "closed":
+                        raise
+
+    def connect_now(self) -> None:
+        """Make the next attempt at once: for applications that hear of the network being back."""
+        self._engine.connect_now()
+
+    # -- conversations and users ---------------------------------------------------------------------------------------
+
+    async def direct(self, user: User | str) -> Conversation:
+        """Return the conversation with another user: the one that there is, or a new one."""
+        user_id = user if isinstance(user, str) else user.id
+        body = {"type": "Direct", "memberIds": [user_id]}
+        return self._replica.take_info(await self._rest.post("/api/conversations", body, ConversationInfo))
+
+    async def group(self, name: str, users: Sequence[User | str] = ()) -> Conversation:
+        """Begin a group."""
+        ids = [user if isinstance(user, str) else user.id for user in users]
+        body = {"type": "Group", "name": name, "memberIds": ids}
+        return self._replica.take_info(await self._rest.post("/api/conversations", body, ConversationInfo))
+
+    async def user(self, user_id: str) -> User:
+        """Return a user. It is asked for once."""
+        if user_id == self.me.id:
+            return self.me
+        if user_id not in self._users:
+            self._users[user_id] = await self._rest.get(f"/api/users/{user_id}", User)
+        return self._users[user_id]
+
+    async def find_user(self, username: str) -> User | None:
+        """Return the user with this name, in any case, or None."""
+        for user in await self.search_users(username, limit=PAGE):
+            if user.username.casefold() == username.casefold():
+                return user
+        return None
+
+    async def search_users(self, text: str, *, limit: int = 50) -> list[User]:
+        page = await self._rest.get("/api/users", UserPage, q=text, limit=limit)
+        self._users.update({user.id: user for user in page.items})
+        return list(page.items)
+
+    async def get_presence(self, user_ids: Sequence[str]) -> list[Presence]:
+        """Ask how users are to be shown, at most 200. From then on `presence` has them."""
+        found: list[Presence] = await self._engine.call("GetPresence", list(user_ids), kind=list[Presence])
+        for one in found:
+            self._replica.presence[one.user_id] = one
+        return found
+
+    async def set_status(self, status: UserStatus, text: str | None = None) -> None:
+        await self._engine.call("UpdateStatus", status.value, text, kind=Any)
+
+    # -- files ---------------------------------------------------------------------------------------------------------
+
+    async def upload(self, path: str | Path, *, name: str | None = None) -> FileInfo:
+        """Upload a file, to be sent with a message."""
+        path = Path(path)
+        try:
+            file: BinaryIO = await anyio.to_thread.run_sync(open, path, "rb")
+        except OSError as error:
+            raise ParleyError("invalid_request", f"{path} cannot be read: {error.strerror or error}") from None
+        try:
+            content = await anyio.to_thread.run_sync(file.read)
+        finally:
+            file.close()
+        return await self.upload_bytes(content, name or path.name)
+
+    async def upload_bytes(self, content: bytes, name: str) -> FileInfo:
+        answer = await self._rest.request(
+            "POST", "/api/files/upload", key=_key(), files={"file": (name, content)}, timeout=300
+        )
+        return msgspec.json.decode(answer.content, type=FileInfo)
+
+    async def download(self, file: FileInfo | str) -> bytes:
+        """Return the content of a file."""
+        key = file if isinstance(file, str) else file.key
+        answer = await self._rest.request("GET", f"/api/files/{key}", follow_redirects=True)
+        return answer.content
+
+    # -- what conversations ask for (see `conversation.Actions`) -------------------------------------------------------
+
+    def send(
+        self, conversation_id: str, content: str, type: MessageType, file_id: str | None, reply_to_id: str | None
+    ) -> Outgoing:
+        self._require_open()
+        entry = self._replica.outbox.add(
+            conversation_id, content, type=type.value, file_id=file_id, reply_to_id=reply_to_id
+        )
+        self._replica.touch_outbox()
+        return Outgoing.of(entry, self)
+
+    def retry(self, outgoing: Outgoing) -> None:
+        self._replica.outbox.retry(outgoing._entry)
+        self._replica.touch_outbox()
+
+    def discard(self, outgoing: Outgoing) -> None:
+        self._replica.outbox.discard(outgoing._entry)
+        self._replica.touch_outbox()
+
+    def mark_read(self, conversation_id: str, seq: int) -> None:
+        self._replica.mark_read(self.conversation(conversation_id), seq)
+
+    def say_typing(self, conversation_id: str, is_typing: bool) -> None:
+        now = anyio.current_time()
+        if not is_typing:
+            if self._said_typing.pop(conversation_id, None) is not None:
+                self._engine.say("StopTyping", conversation_id)
+        elif now - self._said_typing.get(conversation_id, -TYPING_AGAIN) >= TYPING_AGAIN:
+            self._said_typing[conversation_id] = now
+            self._engine.say("StartTyping", conversation_id)
+
+    async def load_older(self, conversation_id: str, limit: int) -> int:
+        return await self._engine.load_older(self.conversation(conversation_id), limit)
+
+    async def edit(self, message_id: str, content: str) -> Message:
+        found: Message = await self._engine.call("EditMessage", message_id, content, kind=Message)
+        return found
+
+    async def delete_message(self, message_id: str) -> Message:
+        found = await self._engine.call("DeleteMessage", message_id, kind=Message, done_already="gone")
+        return found if found is not None else await self._rest.get(f"/api/messages/{message_id}", Message)
+
+    async def rename(self, conversation_id: str, name: str) -> None:
+        path = f"/api/conversations/{conversation_id}"
+        self._replica.take_info(await self._rest.put(path, {"name": name}, ConversationInfo))
+
+    async def add_member(self, conversation_id: str, user_id: str, role: Role) -> None:
+        path = f"/api/conversations/{conversation_id}/members"
+        body = {"userId": user_id, "role": role.value}
+        self._replica.take_info(await self._rest.post(path, body, ConversationInfo))
+
+    async def remove_member(self, conversation_id: str, user_id: str) -> None:
+        await self._rest.delete(f"/api/conversations/{conversation_id}/members/{user_id}")
+
+    async def change_role(self, conversation_id: str, user_id: str, role: Role) -> None:
+        path = f"/api/conversations/{conversation_id}/members/{user_id}/role"
+        self._replica.take_info(await self._rest.put(path, {"role": role.value}, ConversationInfo))
+
+    async def all_members(self, conversation_id: str) -> list[Member]:
+        found: list[Member] = []
+        cursor: str | None = None
+        while True:
+            path = f"/api/conversations/{conversation_id}/members"
+            page = await self._rest.get(path, MemberPage, limit=PAGE, cursor=cursor)
+            found += page.items
+            cursor = page.next
+            if cursor is None:
+                return found
+
+    async def delete_conversation(self, conversation_id: str) -> None:
+        await self._rest.delete(f"/api/conversations/{conversation_id}")
+
+    def _emit(self, event: Event) -> None:
+        self._broadcaster.emit(event)
+        self._first_messages.forget()
+        self._first_events.forget()
+
+    def _require_open(self) -> None:
+        if self.state == "closed":
+            raise self.reason or ParleyError("closed", "the chat was closed")
+
+
+def _message_of(event: Event) -> Message | None:
+    return event.message if isinstance(event, MessageReceived) else None
+
+
+def _itself(event: Event) -> Event:
+    return event
+
+
+@asynccontextmanager
+async def connect(
+    url: str,
+    *,
+    token: TokenSource,
+    store: Store | None = None,
+    wait: bool = True,
+    keep: int = KEPT,
+    delivered: bool = True,
+    ssl_context: ssl.SSLContext | None = None,
+) -> AsyncIterator[Chat]:
+    """The chat of the user whose access token this is, for as long as the block runs.
+
+    `token` is a token, or a function (async or not) that gives one: it is called again whenever another is needed.
+    `store` keeps what must outlive the process (`FileStore`); in memory when left out. The block begins when everything
+    is there, and not before; with `wait=False` at once. `keep` limits the messages of each conversation that stay in
+    memory. `delivered`: say of messages that come that they have come.
+
+    Raises ParleyError when the server refuses the user, or there is none at this URL; one that is out of reach is
+    waited for. An error in the block comes out as it is, not in an exception group.
+    """
+    used = store or MemoryStore()
+    chat = Chat(server_url(url), token, used, keep=keep, gives_delivered=delivered, ssl_context=ssl_context)
+    try:
+        with single():
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(chat._engine.run)
+                try:
+                    if wait:
+                        await chat.wait_live()
+                    yield chat
+                finally:
+                    tasks.cancel_scope.cancel()
+    finally:
+        with anyio.move_on_after(2, shield=True):
+            await chat._rest.aclose()
+            await used.aclose()
+
+
+async def register(
+    url: str, username: str, *, display_name: str | None = None, ssl_context: ssl.SSLContext | None = None
+) -> Registration:
+    """Make a user, where registration is open."""
+    body = {"username": username} | ({"displayName": display_name} if display_name else {})
+    verify = ssl_context if ssl_context is not None else True
+    async with httpx.AsyncClient(base_url=server_url(url), timeout=30, verify=verify) as http:
+        try:
+            answer = await http.post("/api/users", json=body, headers={"Idempotency-Key": _key()})
+        except httpx.TransportError as error:
+            raise ParleyError("network", f"{server_url(url)} cannot be reached: {error}") from None
+    if answer.is_error:
+        raise from_response(answer.status_code, answer.headers, answer.content)
+    return msgspec.json.decode(answer.content, type=Registration)
+
+
+def server_url(url: str) -> str:
+    """Return the URL of a server as it was meant: `localhost:5000` is http://, `chat.example` https://."""
+    text = url.strip().rstrip("/")
+    if "://" not in text:
+        host = urlsplit(f"//{text}").hostname or ""
+        is_here = host in ("localhost", "::1") or host.startswith("127.")
+        text = f"{'http' if is_here else 'https'}://{text}"
+    scheme, _, rest = text.partition("://")
+    scheme = {"ws": "http", "wss": "https"}.get(scheme.lower(), scheme.lower())
+    try:
+        parts = urlsplit(f"{scheme}://{rest}")
+        is_good = scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        is_good = False
+    if not is_good:
+        raise ParleyError("invalid_request", f"{url!r} is no URL of a server: it looks like https://chat.example")
+    return f"{scheme}://{rest}".removesuffix("/hubs/chat")
+
+
+def _key() -> str:
+    return str(uuid.uuid4())

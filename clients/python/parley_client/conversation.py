@@ -1,0 +1,339 @@
+"""A conversation, and a message of one's own, as an application sees them.
+
+Owns what is known of one conversation (its list, members, receipts, who is typing), and the few calculations on it.
+What needs a connection is asked of `Actions`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import anyio
+
+from parley_client.errors import ParleyError
+from parley_client.events import Event, Subscription
+from parley_client.model import (
+    ConversationInfo,
+    ConversationType,
+    Cursor,
+    FileInfo,
+    Member,
+    Message,
+    MessageStatus,
+    MessageType,
+    Role,
+    User,
+)
+from parley_client.outbox import Entry, Outbox, Status
+from parley_client.view import View
+
+COUNTED = 1000  # the server counts unread messages among so many of the newest
+_STATUS: dict[MessageStatus, Status] = {
+    MessageStatus.SENT: "sent",
+    MessageStatus.DELIVERED: "delivered",
+    MessageStatus.READ: "read",
+}
+
+
+class Actions(Protocol):
+    """What conversations ask of the connection."""
+
+    @property
+    def me(self) -> User: ...
+
+    def subscribe(self, choose: Callable[[Event], Event | None]) -> Subscription[Event]: ...
+    def send(
+        self, conversation_id: str, content: str, type: MessageType, file_id: str | None, reply_to_id: str | None
+    ) -> "Outgoing": ...
+    def retry(self, outgoing: "Outgoing") -> None: ...
+    def discard(self, outgoing: "Outgoing") -> None: ...
+    def mark_read(self, conversation_id: str, seq: int) -> None: ...
+    def say_typing(self, conversation_id: str, is_typing: bool) -> None: ...
+    async def load_older(self, conversation_id: str, limit: int) -> int: ...
+    async def edit(self, message_id: str, content: str) -> Message: ...
+    async def delete_message(self, message_id: str) -> Message: ...
+    async def rename(self, conversation_id: str, name: str) -> None: ...
+    async def add_member(self, conversation_id: str, user_id: str, role: Role) -> None: ...
+    async def remove_member(self, conversation_id: str, user_id: str) -> None: ...
+    async def change_role(self, conversation_id: str, user_id: str, role: Role) -> None: ...
+    async def all_members(self, conversation_id: str) -> list[Member]: ...
+    async def delete_conversation(self, conversation_id: str) -> None: ...
+
+
+class Receipt:
+    """How far a member has got."""
+
+    __slots__ = ("delivered", "read")
+
+    def __init__(self) -> None:
+        self.delivered = 0
+        self.read = 0
+
+    def rise(self, status: MessageStatus, seq: int) -> bool:
+        before = (self.delivered, self.read)
+        self.delivered = max(self.delivered, seq)
+        if status is MessageStatus.READ:
+            self.read = max(self.read, seq)
+        return before != (self.delivered, self.read)
+
+
+class Conversation:
+    """One conversation of the user. It is made by the library, and changes as events come."""
+
+    def __init__(self, info: ConversationInfo, view: View, outbox: Outbox, actions: Actions) -> None:
+        self._info = info
+        self._view = view
+        self._outbox = outbox
+        self._actions = actions
+        self._receipts: dict[str, Receipt] = {}
+        self._typing: dict[str, float] = {}
+        self._mark_read = 0  # what is to be said to the server, and was not yet
+        self._mark_delivered = 0
+        self.is_removed = False
+
+    def __repr__(self) -> str:
+        return f"<Conversation {self.id} {self._info.name or self._info.type.value}>"
+
+    # -- what there is -------------------------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        return self._info.id
+
+    @property
+    def type(self) -> ConversationType:
+        return self._info.type
+
+    @property
+    def name(self) -> str | None:
+        """The title of a group."""
+        return self._info.name
+
+    @property
+    def info(self) -> ConversationInfo:
+        """What the server said last; the rest of this object is newer."""
+        return self._info
+
+    @property
+    def messages(self) -> Sequence[Message]:
+        """What is committed, oldest first: without a gap from as far back as it was loaded. Do not change it."""
+        return self._view.messages
+
+    @property
+    def outgoing(self) -> list["Outgoing"]:
+        """What one has sent and is not committed yet, or has failed: to be shown below `messages`."""
+        return [Outgoing.of(entry, self._actions) for entry in self._outbox.shown(self.id)]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether `messages` reaches back to the beginning."""
+        return self._view.is_whole
+
+    @property
+    def cursor(self) -> Cursor | None:
+        return self._view.cursor
+
+    @property
+    def head(self) -> int:
+        """The number of the last change."""
+        return max(self._info.last_seq, self._view.cursor.seq if self._view.cursor else 0)
+
+    @property
+    def last_message(self) -> Message | None:
+        return self._view.messages[-1] if self._view.messages else self._info.last_message
+
+    @property
+    def members(self) -> Sequence[Member]:
+        """The members, of a large group the first ones: `all_members` reads the others."""
+        return self._info.members
+
+    @property
+    def typing(self) -> set[str]:
+        """The ids of the other users who are typing."""
+        return set(self._typing)
+
+    @property
+    def read_seq(self) -> int:
+        """How far one has read, on any device."""
+        mine = self._receipts.get(self._actions.me.id)
+        return max(mine.read if mine else 0, self._mark_read)
+
+    @property
+    def unread_count(self) -> int:
+        """How many messages of others one has not read, among the newest 1,000."""
+        mine = self._receipts.get(self._actions.me.id)
+        read = self.read_seq
+        if mine is not None and self._view.floor <= read:
+            return sum(map(self._is_unread, self._view.messages[-COUNTED:]))
+        if read >= self.head:
+            return 0
+        later = (message for message in self._view.messages[-COUNTED:] if message.seq > self._info.last_seq)
+        return min(COUNTED, self._info.unread_count + sum(map(self._is_unread, later)))
+
+    def _is_unread(self, message: Message) -> bool:
+        is_others = message.sender_id != self._actions.me.id
+        return is_others and message.seq > self.read_seq and message.deleted_at is None
+
+    def get(self, message_id: str) -> Message | None:
+        """Return a message that is loaded."""
+        return self._view.get(message_id)
+
+    def status(self, message: Message) -> Status:
+        """Return what all others have reached with a message, as far as it is known by now."""
+        known = _STATUS.get(message.status, "sent")
+        others = [member.user_id for member in self._info.members if member.user_id != message.sender_id]
+        if known == "read" or not others or self._info.member_count > len(self._info.members):
+            return known
+        receipts = [self._receipts.get(user_id) or Receipt() for user_id in others]
+        if min(receipt.read for receipt in receipts) >= message.seq:
+            return "read"
+        if min(receipt.delivered for receipt in receipts) >= message.seq:
+            return "delivered"
+        return known
+
+    def events(self) -> Subscription[Event]:
+        """Iterate over what happens in this conversation from now on."""
+        return self._actions.subscribe(self._is_here)
+
+    def _is_here(self, event: Event) -> Event | None:
+        where = getattr(event, "conversation", None)
+        if where is self or getattr(event, "conversation_id", None) == self.id:
+            return event
+        outgoing = getattr(event, "outgoing", None)
+        return event if outgoing is not None and outgoing.conversation_id == self.id else None
+
+    # -- what one does -------------------------------------------------------------------------------------------------
+
+    def send(
+        self,
+        content: str,
+        *,
+        type: MessageType = MessageType.TEXT,
+        file: FileInfo | str | None = None,
+        reply_to: Message | str | None = None,
+    ) -> "Outgoing":
+        """Send a message. It is queued at once, and sent until it is committed or refused: see `Outgoing`.
+
+        `file` is one that was uploaded (`Chat.upload`); the type is then Image or File, as it is.
+        """
+        file_id = file.id if isinstance(file, FileInfo) else file
+        if isinstance(file, FileInfo) and type is MessageType.TEXT:
+            type = MessageType.IMAGE if file.content_type.startswith("image/") else MessageType.FILE
+        reply_to_id = reply_to.id if isinstance(reply_to, Message) else reply_to
+        return self._actions.send(self.id, content, type, file_id, reply_to_id)
+
+    def mark_read(self, seq: int | None = None) -> None:
+        """Say that everything up to a seq was read; all there is when it is left out. It is repeated until durable."""
+        self._actions.mark_read(self.id, self.head if seq is None else seq)
+
+    def start_typing(self) -> None:
+        """Say that one is typing: with each key, for it is passed on every few seconds at most."""
+        self._actions.say_typing(self.id, True)
+
+    def stop_typing(self) -> None:
+        self._actions.say_typing(self.id, False)
+
+    async def load_older(self, limit: int = 50) -> int:
+        """Read further back. Returns how many messages have been added at the front of `messages`; 0 at the end."""
+        return await self._actions.load_older(self.id, limit)
+
+    async def edit(self, message: Message | str, content: str) -> Message:
+        return await self._actions.edit(message if isinstance(message, str) else message.id, content)
+
+    async def delete(self, message: Message | str) -> Message:
+        """Delete a message: it keeps its place, without content."""
+        return await self._actions.delete_message(message if isinstance(message, str) else message.id)
+
+    async def rename(self, name: str) -> None:
+        await self._actions.rename(self.id, name)
+
+    async def add_member(self, user: User | str, role: Role = Role.MEMBER) -> None:
+        await self._actions.add_member(self.id, user if isinstance(user, str) else user.id, role)
+
+    async def remove_member(self, user: User | str) -> None:
+        await self._actions.remove_member(self.id, user if isinstance(user, str) else user.id)
+
+    async def change_role(self, user: User | str, role: Role) -> None:
+        await self._actions.change_role(self.id, user if isinstance(user, str) else user.id, role)
+
+    async def all_members(self) -> list[Member]:
+        return await self._actions.all_members(self.id)
+
+    async def leave(self) -> None:
+        await self._actions.remove_member(self.id, self._actions.me.id)
+
+    async def delete_for_all(self) -> None:
+        await self._actions.delete_conversation(self.id)
+
+
+class Outgoing:
+    """A message of one's own, from `send` on. The same object for as long as anybody holds it."""
+
+    def __init__(self, entry: Entry, actions: Actions) -> None:
+        self._entry = entry
+        self._actions = actions
+        self._waiters: list[anyio.Event] = []
+        entry.changed = self._has_changed
+
+    @classmethod
+    def of(cls, entry: Entry, actions: Actions) -> "Outgoing":
+        """Return the object of an entry: the one that there is, or a new one."""
+        known = getattr(entry.changed, "__self__", None)
+        return known if isinstance(known, Outgoing) else cls(entry, actions)
+
+    def __repr__(self) -> str:
+        return f"<Outgoing {self.id} {self.status}>"
+
+    @property
+    def id(self) -> str:
+        """Its `clientMessageId`."""
+        return self._entry.draft.id
+
+    @property
+    def conversation_id(self) -> str:
+        return self._entry.draft.conversation_id
+
+    @property
+    def content(self) -> str:
+        return self._entry.draft.content
+
+    @property
+    def status(self) -> Status:
+        """`pending`, `sent`, `delivered`, `read`, or `failed`."""
+        return self._entry.status
+
+    @property
+    def error(self) -> ParleyError | None:
+        """Why it has failed."""
+        return self._entry.error
+
+    @property
+    def message(self) -> Message | None:
+        """The message, once it is committed."""
+        return self._entry.message
+
+    def retry(self) -> None:
+        """Send a message that failed again, as the same message."""
+        self._actions.retry(self)
+
+    def discard(self) -> None:
+        """Give up a message that failed."""
+        self._actions.discard(self)
+
+    async def committed(self) -> Message:
+        """Wait until it is committed, through whatever happens to the connection. Raises the error if it is refused."""
+        while True:
+            if self._entry.status == "failed":
+                assert self._entry.error is not None
+                raise self._entry.error
+            if self._entry.message is not None and self._entry.status != "pending":
+                return self._entry.message
+            event = anyio.Event()
+            self._waiters.append(event)
+            try:
+                await event.wait()
+            finally:
+                self._waiters.remove(event)
+
+    def _has_changed(self) -> None:
+        for event in self._waiters:
+            event.set()

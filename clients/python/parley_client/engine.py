@@ -1,0 +1,475 @@
+"""The connection, for as long as the chat is open: made, caught up, kept, lost, and made anew.
+
+Owns every task of a chat: the loop that connects, and, for each connection, what catches up, sends, reads anew, gives
+receipts and renews the token; beside them what writes to the store. What they change is the replica.
+"""
+
+import logging
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import anyio.abc
+import msgspec
+
+from parley_client.backoff import Backoff
+from parley_client.conversation import Conversation
+from parley_client.errors import Lost, ParleyError
+from parley_client.events import Broadcaster, ErrorOccurred, State, StateChanged
+from parley_client.groups import single
+from parley_client.hub import Closed, Hub, decoded, open_hub
+from parley_client.model import ConversationPage, Cursor, Message, MessagePage, Presence, Synced, User
+from parley_client.replica import Replica
+from parley_client.rest import Rest
+from parley_client.store import Store
+from parley_client.tokens import TokenGiver
+
+PAGE = 200  # the most that the server gives at once
+NAMED = 100  # cursors in one call: a hub message has 32 KiB
+SAVE_PAUSE = 0.25  # seconds in which changes are gathered for the store
+MARK_PAUSE = 0.2  # the same for receipts
+CLOSE_TIMEOUT = 5.0  # seconds for the last write to the store
+SETTLED = 10.0  # seconds for which a connection has to last before the next wait is short again
+_log = logging.getLogger("parley_client")
+
+
+class Engine:
+    """Runs until it is cancelled, or the server says that coming back is of no use."""
+
+    def __init__(
+        self,
+        url: str,
+        tokens: TokenGiver,
+        rest: Rest,
+        store: Store,
+        broadcaster: Broadcaster,
+        make_replica: Callable[[Callable[[], None]], Replica],
+        *,
+        gives_delivered: bool,
+        ssl_context: ssl.SSLContext | None,
+    ) -> None:
+        self._url = url
+        self._tokens = tokens
+        self._rest = rest
+        self._store = store
+        self._broadcaster = broadcaster
+        self.replica = make_replica(self.wake)
+        self._gives_delivered = gives_delivered
+        self._ssl_context = ssl_context
+        self.state: State = "connecting"
+        self.reason: ParleyError | None = None
+        self.me: User | None = None
+        self._hub: Hub | None = None
+        self._work = anyio.Event()
+        self._to_save = anyio.Event()
+        self._changed = anyio.Event()  # the state, or what is read anew
+        self._at_once = anyio.Event()
+        self._busy: set[str] = set()  # conversations in which something is sent, or that are read anew
+        self._store_failed = False
+
+    # -- for the application -------------------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """There is something to do."""
+        self._work.set()
+        self._to_save.set()
+
+    def connect_now(self) -> None:
+        """Do not wait for the next attempt any longer."""
+        self._at_once.set()
+
+    async def until(self, is_so: Callable[[], bool]) -> None:
+        """Wait until something is so. Raises what has closed the chat."""
+        while not is_so():
+            if self.state == "closed":
+                raise self.reason or ParleyError("closed", "the chat was closed")
+            await self._changed.wait()
+
+    async def call(self, target: str, *arguments: object, kind: Any, done_already: str | None = None) -> Any:
+        """Call a hub method that may be repeated, on this connection or a later one, until it is answered.
+
+        `done_already` is the code of the error that a repetition gets if the first call was carried out.
+        """
+        backoff, was_lost = Backoff(), False
+        while True:
+            await self.until(lambda: self._hub is not None)
+            hub = self._hub
+            assert hub is not None
+            try:
+                return decoded(await hub.invoke(target, *arguments), kind)
+            except Lost:
+                was_lost = True
+                await self.until(lambda: self._hub is not hub)  # noqa: B023 (it is awaited here)
+            except ParleyError as error:
+                if was_lost and error.code == done_already:
+                    return None
+                if not error.is_retryable:
+                    raise
+                await anyio.sleep(backoff.next(error.retry_after))
+
+    def say(self, target: str, *arguments: object) -> None:
+        """Call a hub method if there is a connection, and forget it."""
+        if self._hub is not None:
+            try:
+                self._hub.send(target, *arguments)
+            except Lost:
+                pass
+
+    # -- the loop ------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        try:
+            with single():
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._save_always)
+                    tasks.start_soon(self._expire)
+                    await self._connect_always()
+                    tasks.cancel_scope.cancel()
+        finally:
+            with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
+                await self._save()
+            self._close(None)
+
+    async def _connect_always(self) -> None:
+        backoff, has_renewed = Backoff(), False
+        while True:
+            self._become("connecting")
+            began = anyio.current_time()
+            try:
+                await self._connect_once()
+                raise AssertionError("a connection ends with an error")
+            except ParleyError as error:
+                if self.state == "live" and anyio.current_time() - began > SETTLED:
+                    backoff.reset()
+                if self.state in ("catching_up", "live"):
+                    has_renewed = False
+                if isinstance(error, Closed) and error.has_expired and self._tokens.can_renew:
+                    pass  # the next attempt takes a new one
+                elif error.code == "unauthenticated" and self._tokens.can_renew and not has_renewed:
+                    has_renewed = True
+                    if await self._renew():
+                        continue
+                elif self._is_final(error):
+                    self._close(error)
+                    return
+                self._become("offline", error)
+                await self._pause(backoff.next(error.retry_after))
+
+    def _is_final(self, error: ParleyError) -> bool:
+        """Whether the next attempt would end as this one did."""
+        if isinstance(error, Closed):
+            return not error.may_return
+        if error.is_retryable:
+            return False
+        # A balancer in front of instances that come and go says many things: at first they are the user's to see.
+        return self.me is None or error.code in ("unauthenticated", "forbidden")
+
+    async def _pause(self, seconds: float) -> None:
+        self._at_once = anyio.Event()
+        with anyio.move_on_after(seconds):
+            await self._at_once.wait()
+
+    async def _renew(self) -> bool:
+        try:
+            await self._tokens.renew(await self._tokens.current())
+        except ParleyError as error:
+            if not error.is_retryable:
+                raise
+            return False
+        return True
+
+    async def _connect_once(self) -> None:
+        """One connection, from its beginning to the error that it ends with."""
+        token = await self._tokens.current()
+        if self.me is None:
+            await self._begin(await self._rest.get("/api/users/me", User))
+        try:
+            async with open_hub(self._url, token, self._take, ssl_context=self._ssl_context) as hub:
+                self._become("catching_up")
+                await self._sync(hub)
+                with single():
+                    async with anyio.create_task_group() as tasks:
+                        self._hub = hub
+                        self._notify()
+                        tasks.start_soon(self._keep_token, hub)
+                        tasks.start_soon(self._work_on, hub, tasks)
+                        await self._refresh()
+                        await self.until(lambda: not self.replica.stale())
+                        self._become("live")
+                        await anyio.sleep_forever()
+        finally:
+            self._hub = None
+            self._busy.clear()
+            self.replica.lost()
+            self._notify()
+        raise Lost("the connection was lost")
+
+    async def _begin(self, me: User) -> None:
+        """It is known who the user is: go on from what the store has of them."""
+        try:
+            records = await self._store.load()
+        except ParleyError as error:
+            self._no_store(error)
+            records = {}
+        self.me = me
+        try:
+            if not self.replica.restore(records, me.id, self._url) and records:
+                _log.warning("the store is another user's, or another server's: it is begun anew")
+                await self._store.clear()
+        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+            _log.warning("the store cannot be read, and is begun anew: %s", error)
+            await self._store.clear()
+
+    def _take(self, target: str, arguments: msgspec.Raw) -> None:
+        try:
+            self.replica.take(target, arguments)
+        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+            # Passing it over could hide a message: the connection ends, and what it was is asked for again.
+            raise ParleyError("internal", f"{target} is not understood: {error}") from None
+
+    # -- catching up ---------------------------------------------------------------------------------------------------
+
+    async def _sync(self, hub: Hub) -> None:
+        cursors, others = self.replica.begin_sync()
+        named = list(cursors.items())
+        while len(named) > NAMED:
+            part, named = named[:NAMED], named[NAMED:]
+            self.replica.take_synced(await self._sync_call(hub, dict(part), {"others": "ignore"}))
+        after: str | None = None
+        while True:
+            answer = await self._sync_call(hub, dict(named), {"others": others, "after": after})
+            self.replica.take_synced(answer)
+            named, after = [], answer.next
+            if after is None:
+                break
+        self.replica.end_sync()
+
+    async def _sync_call(self, hub: Hub, cursors: dict[str, Cursor], options: dict[str, str | None]) -> Synced:
+        found = await self._until_answered(lambda: hub.invoke("Sync", cursors, options))
+        synced: Synced = decoded(found, Synced)
+        return synced
+
+    async def _until_answered(self, call: Callable[[], Awaitable[msgspec.Raw]]) -> msgspec.Raw:
+        """Repeat a call on this connection while that may help. Raises Lost, and errors that are for good."""
+        backoff = Backoff()
+        while True:
+            try:
+                return await call()
+            except Lost:
+                raise
+            except ParleyError as error:
+                if not error.is_retryable:
+                    raise
+                await anyio.sleep(backoff.next(error.retry_after))
+
+    async def _refresh(self) -> None:
+        """Read what events do not repeat: titles, members, receipts, unread counts; and who is there."""
+        cursor: str | None = None
+        while True:
+            page = await self._rest.get("/api/conversations", ConversationPage, limit=PAGE, cursor=cursor)
+            for info in page.items:
+                self.replica.take_info(info)
+            cursor = page.next
+            if cursor is None:
+                break
+        asked = list(self.replica.presence)[:PAGE]
+        if asked:
+            try:
+                found = decoded(await self._on_hub("GetPresence", asked), list[Presence])
+            except ParleyError:
+                return  # they will be heard of
+            for presence in found:
+                self.replica.presence[presence.user_id] = presence
+
+    async def _on_hub(self, target: str, *arguments: object) -> msgspec.Raw:
+        if self._hub is None:
+            raise Lost
+        return await self._hub.invoke(target, *arguments)
+
+    # -- work on a connection ------------------------------------------------------------------------------------------
+
+    async def _work_on(self, hub: Hub, tasks: anyio.abc.TaskGroup) -> None:
+        """Begin what is to be done, each conversation by itself."""
+        tasks.start_soon(self._give_receipts, hub)
+        while True:
+            self._work = anyio.Event()
+            for conversation_id in self.replica.outbox.conversations():
+                self._start(tasks, f"send {conversation_id}", self._send_all, hub, conversation_id)
+            for found in self.replica.stale():
+                self._start(tasks, f"read {found.id}", self._read_anew, found)
+            await self._work.wait()
+
+    def _start(self, tasks: anyio.abc.TaskGroup, name: str, work: Callable[..., Awaitable[None]], *what: Any) -> None:
+        if name in self._busy:
+            return
+        self._busy.add(name)
+
+        async def run() -> None:
+            try:
+                await work(*what)
+            except Lost:
+                pass  # the connection ends by itself
+            finally:
+                self._busy.discard(name)
+
+        tasks.start_soon(run)
+
+    async def _send_all(self, hub: Hub, conversation_id: str) -> None:
+        """Send what waits in one conversation, in order, one after the other."""
+        outbox, backoff = self.replica.outbox, Backoff()
+        while (entry := outbox.waiting(conversation_id)) is not None:
+            try:
+                message: Message = decoded(await hub.invoke("SendMessage", entry.draft.request()), Message)
+            except Lost:
+                raise
+            except ParleyError as error:
+                if error.is_retryable or error.code == "unauthenticated":
+                    await anyio.sleep(backoff.next(error.retry_after))
+                else:
+                    self.replica.refused(entry, error)
+            else:
+                backoff.reset()
+                self.replica.answered(entry, message)
+
+    async def _read_anew(self, found: Conversation) -> None:
+        """Read the history of a conversation until it is as it should be, or the conversation gone."""
+        backoff = Backoff()
+        while found._view.is_stale and not found.is_removed:
+            try:
+                if await self._read_history(found):
+                    self._notify()
+            except Lost:
+                raise
+            except ParleyError as error:
+                if error.code in ("not_found", "forbidden"):
+                    self.replica.conversation_gone(found.id)
+                    self._notify()
+                    return
+                self._broadcaster.emit(ErrorOccurred(error))
+                await anyio.sleep(backoff.next(error.retry_after))
+
+    async def _read_history(self, found: Conversation) -> bool:
+        view = found._view
+        generation, wants_more = view.generation, view.read_before > 1
+        while wants_more:
+            page, floor = await self._page(found.id, view.read_before, PAGE)
+            wants_more = view.take_anew(generation, page, floor)
+        return self.replica.end_anew(found, generation)
+
+    async def _page(self, conversation_id: str, before: int, limit: int) -> tuple[tuple[Message, ...], int]:
+        """Return messages before a seq, and the seq down to which nothing is left out."""
+        page = await self._rest.get(
+            "/api/messages", MessagePage, conversationId=conversation_id, before=before, limit=limit
+        )
+        return page.items, 0 if page.next is None or not page.items else page.items[-1].seq - 1
+
+    async def load_older(self, found: Conversation, limit: int) -> int:
+        view = found._view
+        while True:
+            await self.until(lambda: not view.is_stale)
+            if view.is_whole:
+                return 0
+            generation, floor = view.begin_older(), view.floor
+            try:
+                page, new_floor = await self._page(found.id, floor + 1, min(limit, PAGE))
+                if view.floor == floor and view.take_older(generation, page, new_floor):
+                    self.wake()
+                    return len(page)
+            finally:
+                view.end_older()
+
+    async def _give_receipts(self, hub: Hub) -> None:
+        backoff = Backoff()
+        while True:
+            work = self._work
+            for found in self.replica.marks():
+                try:
+                    await self._mark(hub, found)
+                except Lost:
+                    return
+                except ParleyError as error:
+                    if error.is_retryable:
+                        await anyio.sleep(backoff.next(error.retry_after))
+                        work.set()
+                    else:  # of a conversation that is gone, say
+                        found._mark_read = found._mark_delivered = 0
+            await work.wait()
+            await anyio.sleep(MARK_PAUSE)
+
+    async def _mark(self, hub: Hub, found: Conversation) -> None:
+        read, delivered = found._mark_read, found._mark_delivered
+        if read:
+            await hub.invoke("MarkRead", found.id, read)
+            self.replica.marked(found, read)
+        elif delivered and self._gives_delivered:
+            await hub.invoke("MarkDelivered", found.id, delivered)
+        if found._mark_delivered <= max(read, delivered):
+            found._mark_delivered = 0
+
+    async def _keep_token(self, hub: Hub) -> None:
+        """Renew the token of the connection before it ends."""
+        backoff = Backoff(first=1.0)
+        while (seconds := self._tokens.seconds_left()) is not None:
+            await anyio.sleep(seconds)
+            try:
+                token = await self._tokens.renew(await self._tokens.current())
+                await hub.invoke("RefreshToken", token)
+            except Lost:
+                return
+            except ParleyError as error:
+                self._broadcaster.emit(ErrorOccurred(error))
+                if not error.is_retryable:
+                    return  # the connection ends with its token
+                await anyio.sleep(backoff.next(error.retry_after))
+            else:
+                backoff.reset()
+                await anyio.sleep(1)  # a source that gives tokens without a life is not asked in a circle
+
+    # -- beside the connections ----------------------------------------------------------------------------------------
+
+    async def _save_always(self) -> None:
+        while True:
+            await self._to_save.wait()
+            self._to_save = anyio.Event()
+            await anyio.sleep(SAVE_PAUSE)
+            await self._save()
+
+    async def _save(self) -> None:
+        if self.me is None:
+            return
+        records = self.replica.records()
+        if not records or self._store_failed:
+            return
+        try:
+            await self._store.save(records)
+        except ParleyError as error:
+            self._no_store(error)
+
+    def _no_store(self, error: ParleyError) -> None:
+        """Go on in memory: what the store has by now is what the next process begins with."""
+        self._store_failed = True
+        _log.warning("the store cannot be used, and is left as it is: %s", error)
+        self._broadcaster.emit(ErrorOccurred(error))
+
+    async def _expire(self) -> None:
+        while True:
+            await anyio.sleep(1)
+            self.replica.expire_typing()
+
+    # -- state ---------------------------------------------------------------------------------------------------------
+
+    def _become(self, state: State, reason: ParleyError | None = None) -> None:
+        if self.state == "closed" or (self.state == state and state != "offline"):
+            return
+        self.state, self.reason = state, reason
+        self._broadcaster.emit(StateChanged(state, reason))
+        self._notify()
+
+    def _close(self, error: ParleyError | None) -> None:
+        self._become("closed", error)
+        self._broadcaster.end(error)
+
+    def _notify(self) -> None:
+        changed, self._changed = self._changed, anyio.Event()
+        changed.set()

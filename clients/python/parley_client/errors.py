@@ -1,0 +1,106 @@
+"""The one error that this library raises, and what its codes mean for a caller that would try again.
+
+Owns the table of codes that are worth repeating, and how an error is read from a sentence, a problem document or the
+fault of a network. Touches nothing.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+# Nothing is wrong with the request itself: the same again may work.
+RETRYABLE = frozenset({"unavailable", "overloaded", "rate_limited", "internal", "draining", "timeout", "network"})
+
+_CODED = re.compile(r"([a-z][a-z_]+): (.*)", re.DOTALL)
+_WAIT = re.compile(r"\bwait ([0-9.]+) s\b")
+_DEFECT = "An unexpected error occurred invoking"
+
+
+class ParleyError(Exception):
+    """What did not work. `code` is stable, `message` is for people.
+
+    The codes are those of the server (docs/hub.md), and of this library: `network` (the server is out of reach, or the
+    connection was lost before the answer), `closed` (the chat was closed), `lagging` (an iterator was left unread),
+    `store` (the store cannot be used). `retry_after` is in seconds, `fields` says which fields are at fault.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        fields: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+        self.retry_after = retry_after
+        self.fields = dict(fields or {})
+
+    @property
+    def is_retryable(self) -> bool:
+        return self.code in RETRYABLE
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _made_anew, (type(self), self.code, self.message, self.retry_after, self.fields)
+
+
+class Lost(ParleyError):
+    """The connection ended before the answer came: what was asked for may have been done."""
+
+    def __init__(self, message: str = "the connection was lost before the answer came") -> None:
+        super().__init__("network", message)
+
+
+def _made_anew(
+    kind: type[ParleyError], code: str, message: str, retry_after: float | None, fields: dict[str, str]
+) -> ParleyError:
+    error = kind.__new__(kind)
+    ParleyError.__init__(error, code, message, retry_after=retry_after, fields=fields)
+    return error
+
+
+class _Problem(msgspec.Struct, rename="camel"):
+    code: str = ""
+    detail: str = ""
+    title: str = ""
+    errors: dict[str, str] | None = None
+    retry_after_ms: float | None = None
+
+
+def from_sentence(sentence: str) -> ParleyError:
+    """Return the error of a hub's answer: `code: sentence`, or the sentence that a defect has."""
+    match = _CODED.fullmatch(sentence)
+    if match is None:
+        return ParleyError("internal" if sentence.startswith(_DEFECT) else "invalid_request", sentence)
+    code, text = match.groups()
+    wait = _WAIT.search(text) if code == "rate_limited" else None
+    return ParleyError(code, text, retry_after=float(wait[1]) if wait else None)
+
+
+def from_response(status: int, headers: Mapping[str, str], body: bytes) -> ParleyError:
+    """Return the error of an HTTP response: a problem document, or what its status says."""
+    try:
+        problem = msgspec.json.decode(body, type=_Problem)
+    except (msgspec.DecodeError, msgspec.ValidationError):
+        problem = _Problem()
+    retry_after = None if problem.retry_after_ms is None else problem.retry_after_ms / 1000
+    if retry_after is None:
+        try:
+            retry_after = float(headers.get("Retry-After", ""))
+        except ValueError:
+            pass
+    code = problem.code or _code_of(status)
+    sentence = problem.detail or problem.title or f"the server answered with status {status}"
+    return ParleyError(code, sentence, retry_after=retry_after, fields=problem.errors)
+
+
+def _code_of(status: int) -> str:
+    """Return the code for a status whose body is not Parley's: a balancer's, or of another server altogether."""
+    known = {401: "unauthenticated", 403: "forbidden", 404: "not_found", 408: "timeout", 413: "too_large"}
+    if status == 429:
+        return "rate_limited"
+    return known.get(status, "unavailable" if status >= 500 else "invalid_request")

@@ -1,0 +1,233 @@
+"""What travels between a server and this library, typed.
+
+Owns the shape of messages, conversations, users and events as they are on the wire. Touches nothing. Names are
+snake_case here and camelCase there. What a newer server adds is passed over; a choice that is not known is UNKNOWN.
+"""
+
+from enum import StrEnum
+from typing import Self
+
+import msgspec
+
+
+class Choice(StrEnum):
+    """PascalCase on the wire."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Self | None:
+        folded = str(value).casefold()
+        return next((member for member in cls if member.value.casefold() == folded), cls("Unknown"))
+
+
+class MessageType(Choice):
+    TEXT = "Text"
+    IMAGE = "Image"
+    FILE = "File"
+    EMOJI = "Emoji"
+    SYSTEM = "System"
+    UNKNOWN = "Unknown"
+
+
+class MessageStatus(Choice):
+    """What all other members have reached who were there when the message was sent."""
+
+    SENT = "Sent"
+    DELIVERED = "Delivered"
+    READ = "Read"
+    UNKNOWN = "Unknown"
+
+
+class ConversationType(Choice):
+    DIRECT = "Direct"
+    GROUP = "Group"
+    UNKNOWN = "Unknown"
+
+
+class Role(Choice):
+    OWNER = "Owner"
+    ADMIN = "Admin"
+    MEMBER = "Member"
+    UNKNOWN = "Unknown"
+
+
+class UserStatus(Choice):
+    ONLINE = "Online"
+    AWAY = "Away"
+    BUSY = "Busy"
+    OFFLINE = "Offline"
+    UNKNOWN = "Unknown"
+
+
+class Outcome(Choice):
+    """What a Sync has done about a conversation."""
+
+    REPLAYED = "replayed"
+    ATTACHED = "attached"
+    RESYNC = "resync"
+    GONE = "gone"
+    IGNORED = "ignored"
+    UNKNOWN = "Unknown"
+
+
+class Wire(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+    """Base of all that travels."""
+
+
+class FileInfo(Wire, frozen=True, kw_only=True):
+    """A file as messages show it. `key` names it to `Chat.download`; a picture's size is in pixels."""
+
+    id: str
+    key: str
+    url: str
+    name: str
+    size: int
+    content_type: str
+    width: int | None = None
+    height: int | None = None
+
+
+class Message(Wire, frozen=True, kw_only=True):
+    """A message in its latest state. `seq` is the change that made it, `changed_seq` the last one to it."""
+
+    id: str
+    conversation_id: str
+    seq: int
+    changed_seq: int
+    sender_id: str
+    type: MessageType = MessageType.TEXT
+    content: str = ""
+    file: FileInfo | None = None
+    reply_to_id: str | None = None
+    client_message_id: str | None = None
+    created_at: str = ""
+    edited_at: str | None = None
+    deleted_at: str | None = None
+    status: MessageStatus = MessageStatus.SENT
+
+    @property
+    def changed_at(self) -> str | None:
+        """When it was last edited or deleted."""
+        return self.deleted_at or self.edited_at
+
+
+class Member(Wire, frozen=True, kw_only=True):
+    """A member, and how far what came after joining has reached them."""
+
+    user_id: str
+    role: Role = Role.MEMBER
+    joined_at: str = ""
+    delivered_seq: int = 0
+    read_seq: int = 0
+
+
+class ConversationInfo(Wire, frozen=True, kw_only=True):
+    """A conversation as REST and `ConversationChanged` show it. `members` are the first ones only."""
+
+    id: str
+    type: ConversationType = ConversationType.GROUP
+    name: str | None = None
+    created_by: str | None = None
+    created_at: str = ""
+    last_seq: int = 0
+    last_message: Message | None = None
+    unread_count: int = 0
+    member_count: int = 0
+    members: tuple[Member, ...] = ()
+
+
+class User(Wire, frozen=True, kw_only=True):
+    id: str
+    username: str
+    display_name: str = ""
+    avatar_url: str | None = None
+    status: UserStatus = UserStatus.OFFLINE
+    status_text: str | None = None
+    last_seen_at: str | None = None
+    created_at: str = ""
+    email: str | None = None
+
+
+class Cursor(Wire, frozen=True, kw_only=True):
+    """Everything up to change `seq` was received; the message of that change proves it."""
+
+    seq: int
+    message_id: str | None = None
+    changed_at: str | None = None
+
+
+class SyncedConversation(Wire, frozen=True, kw_only=True):
+    conversation_id: str
+    last_seq: int
+    message_id: str | None = None
+    unread_count: int = 0
+    outcome: Outcome = Outcome.UNKNOWN
+
+
+class Synced(Wire, frozen=True, kw_only=True):
+    conversations: tuple[SyncedConversation, ...] = ()
+    next: str | None = None
+
+
+class Resync(Wire, frozen=True, kw_only=True):
+    conversation_id: str
+    last_seq: int
+    message_id: str | None = None
+
+
+class StatusUpdate(Wire, frozen=True, kw_only=True):
+    """A member has received, or read, everything up to `seq`."""
+
+    conversation_id: str
+    user_id: str
+    status: MessageStatus
+    seq: int
+    at: str = ""
+
+
+class TypingUpdate(Wire, frozen=True, kw_only=True):
+    conversation_id: str
+    user_id: str
+
+
+class Presence(Wire, frozen=True, kw_only=True):
+    """How a user is to be shown."""
+
+    user_id: str
+    status: UserStatus
+    status_text: str | None = None
+    last_seen_at: str | None = None
+
+
+class MessagePage(Wire, frozen=True, kw_only=True):
+    items: tuple[Message, ...]
+    next: str | None = None
+
+
+class ConversationPage(Wire, frozen=True, kw_only=True):
+    items: tuple[ConversationInfo, ...]
+    next: str | None = None
+
+
+class MemberPage(Wire, frozen=True, kw_only=True):
+    items: tuple[Member, ...]
+    next: str | None = None
+
+
+class UserPage(Wire, frozen=True, kw_only=True):
+    items: tuple[User, ...]
+    next: str | None = None
+
+
+class Registration(Wire, frozen=True, kw_only=True):
+    """A new user with the tokens of a first session."""
+
+    id: str
+    username: str
+    access_token: str = ""
+    refresh_token: str = ""
+
+
+class Tokens(Wire, frozen=True, kw_only=True):
+    access_token: str
+    refresh_token: str
+    expires_in: int = 0

@@ -1,0 +1,229 @@
+"""The messages that one sends, sans I/O: what waits, in which order, and what became of it.
+
+Owns the queue of each conversation (one message under way at a time, so that they keep their order), and the memory of
+what was sent lately, from which it is sent again when PostgreSQL comes back without it. A message keeps its
+`clientMessageId` for ever, so whatever is sent twice is one message. Touches nothing.
+"""
+
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from parley_client.errors import ParleyError
+from parley_client.model import Message, MessageType
+
+REMEMBERED = 600.0  # seconds for which a message that was sent is kept, should the history go back
+MAX_REMEMBERED = 10_000  # messages: the oldest are forgotten before their time
+
+Status: TypeAlias = Literal["pending", "sent", "delivered", "read", "failed"]
+_ORDER: dict[str, int] = {"pending": 0, "failed": 0, "sent": 1, "delivered": 2, "read": 3}
+
+
+class Draft(msgspec.Struct, frozen=True, kw_only=True):
+    """What is sent, as it is kept in a store."""
+
+    id: str
+    conversation_id: str
+    content: str
+    type: str = MessageType.TEXT.value
+    file_id: str | None = None
+    reply_to_id: str | None = None
+    created: float = 0.0  # seconds since 1970
+    error_code: str | None = None
+    error_message: str = ""
+    sent: float | None = None  # seconds since 1970
+    message_id: str | None = None
+    seq: int = 0  # of the message
+
+    def request(self) -> dict[str, object]:
+        """Return it as the server takes it."""
+        found: dict[str, object] = {
+            "conversationId": self.conversation_id,
+            "content": self.content,
+            "type": self.type,
+            "clientMessageId": self.id,
+        }
+        if self.file_id is not None:
+            found["fileId"] = self.file_id
+        if self.reply_to_id is not None:
+            found["replyToId"] = self.reply_to_id
+        return found
+
+
+class Entry:
+    """One message that is sent, was sent, or failed. `draft` changes as a whole."""
+
+    __slots__ = ("__weakref__", "changed", "draft", "error", "message", "status")
+
+    def __init__(self, draft: Draft, status: Status, error: ParleyError | None = None) -> None:
+        self.draft = draft
+        self.status: Status = status
+        self.error = error
+        self.message: Message | None = None
+        self.changed: Callable[[], None] | None = None
+
+    def become(self, status: Status) -> bool:
+        """Rise to a status. Returns whether that is news."""
+        if self.status == status or (status != "failed" and _ORDER[status] < _ORDER[self.status]):
+            return False
+        self.status = status
+        if self.changed is not None:
+            self.changed()
+        return True
+
+
+class Outbox:
+    """All of it, for one user."""
+
+    def __init__(self, drafts: Iterable[Draft] = (), clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._entries: dict[str, Entry] = {}  # by clientMessageId, oldest first
+        self._waiting: dict[str, deque[Entry]] = {}  # by conversation, the first may be under way
+        self._sent: deque[Entry] = deque()
+        self.take_over(drafts)
+
+    def take_over(self, drafts: Iterable[Draft]) -> None:
+        """Take what a store has kept: it was there before what is in here."""
+        later, self._entries = self._entries, {}
+        queued, self._waiting = self._waiting, {}
+        for draft in drafts:
+            if draft.error_code is not None:
+                entry = Entry(draft, "failed", ParleyError(draft.error_code, draft.error_message))
+            elif draft.sent is not None:
+                entry = Entry(draft, "sent")
+                self._sent.append(entry)
+            else:
+                entry = Entry(draft, "pending")
+                self._waiting.setdefault(draft.conversation_id, deque()).append(entry)
+            self._entries[draft.id] = entry
+        self._entries.update(later)
+        for conversation_id, queue in queued.items():
+            self._waiting.setdefault(conversation_id, deque()).extend(queue)
+
+    # -- what there is -------------------------------------------------------------------------------------------------
+
+    def drafts(self) -> list[Draft]:
+        """Return all that a store has to keep."""
+        return [entry.draft for entry in self._entries.values()]
+
+    def get(self, client_message_id: str | None) -> Entry | None:
+        return self._entries.get(client_message_id or "")
+
+    def waiting(self, conversation_id: str) -> Entry | None:
+        """Return the message that is to be sent next, or is under way."""
+        queue = self._waiting.get(conversation_id)
+        return queue[0] if queue else None
+
+    def conversations(self) -> list[str]:
+        """Return the conversations in which something waits."""
+        return list(self._waiting)
+
+    def shown(self, conversation_id: str) -> list[Entry]:
+        """Return what is in no history yet: what waits and what failed, oldest first."""
+        return [
+            entry
+            for entry in self._entries.values()
+            if entry.draft.conversation_id == conversation_id and entry.status in ("pending", "failed")
+        ]
+
+    # -- what happens --------------------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        conversation_id: str,
+        content: str,
+        *,
+        type: str = MessageType.TEXT.value,
+        file_id: str | None = None,
+        reply_to_id: str | None = None,
+    ) -> Entry:
+        draft = Draft(
+            id=str(uuid.uuid4()),
+            conversation_id=conversation_id,
+            content=content,
+            type=type,
+            file_id=file_id,
+            reply_to_id=reply_to_id,
+            created=self._clock(),
+        )
+        entry = self._entries[draft.id] = Entry(draft, "pending")
+        self._waiting.setdefault(conversation_id, deque()).append(entry)
+        return entry
+
+    def sent(self, entry: Entry, message: Message) -> bool:
+        """It is committed: its answer says so, or its event. Returns whether that is news."""
+        entry.message = message
+        if entry.status != "pending":
+            return False
+        self._leave_queue(entry)
+        entry.draft = msgspec.structs.replace(entry.draft, sent=self._clock(), message_id=message.id, seq=message.seq)
+        self._sent.append(entry)
+        entry.become("sent")
+        self._forget()
+        return True
+
+    def failed(self, entry: Entry, error: ParleyError) -> None:
+        """It is refused for good. What waits behind it goes on."""
+        self._leave_queue(entry)
+        entry.draft = msgspec.structs.replace(entry.draft, error_code=error.code, error_message=error.message)
+        entry.error = error
+        entry.become("failed")
+
+    def retry(self, entry: Entry) -> None:
+        """Put a message that failed at the end of its queue, as the same message."""
+        if entry.status == "failed":
+            self._again(entry)
+            self._waiting.setdefault(entry.draft.conversation_id, deque()).append(entry)
+
+    def discard(self, entry: Entry) -> None:
+        """Forget a message that failed."""
+        if entry.status == "failed":
+            self._entries.pop(entry.draft.id, None)
+
+    def drop(self, conversation_id: str, error: ParleyError) -> list[Entry]:
+        """The conversation is gone. Returns the messages that fail with it."""
+        found = list(self._waiting.get(conversation_id, ()))
+        for entry in found:
+            self.failed(entry, error)
+        return found
+
+    def missing(self, conversation_id: str, is_there: Callable[[Entry], bool]) -> list[Entry]:
+        """Queue anew, before what waits, what was sent lately and is in the history no more. Returns it.
+
+        Too much does no harm: for the server they are the messages that it has.
+        """
+        self._forget()
+        lost = [entry for entry in self._sent if entry.draft.conversation_id == conversation_id and not is_there(entry)]
+        for entry in lost:
+            self._sent.remove(entry)
+            self._again(entry)
+        if lost:
+            self._waiting.setdefault(conversation_id, deque()).extendleft(reversed(lost))
+        return lost
+
+    def _again(self, entry: Entry) -> None:
+        entry.draft = msgspec.structs.replace(
+            entry.draft, error_code=None, error_message="", sent=None, message_id=None, seq=0
+        )
+        entry.error = None
+        entry.status = "pending"
+        if entry.changed is not None:
+            entry.changed()
+
+    def _leave_queue(self, entry: Entry) -> None:
+        queue = self._waiting.get(entry.draft.conversation_id)
+        if queue is not None and entry in queue:
+            queue.remove(entry)
+            if not queue:
+                del self._waiting[entry.draft.conversation_id]
+
+    def _forget(self) -> None:
+        """Let go of what was sent too long ago."""
+        oldest = self._clock() - REMEMBERED
+        while self._sent and ((self._sent[0].draft.sent or 0) < oldest or len(self._sent) > MAX_REMEMBERED):
+            entry = self._sent.popleft()
+            self._entries.pop(entry.draft.id, None)

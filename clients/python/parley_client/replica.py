@@ -1,0 +1,484 @@
+"""A user's chat as this client has it, sans I/O: what events, answers and lists make of it.
+
+Owns the conversations and the outbox, which events the application hears of, and what a store keeps. The rule for all
+of it: cursors move with events only, what was had before is passed over, and what the server cannot replay is read
+anew. Touches nothing: `server` events come in by `take`, and what is to be done stands in `work`.
+"""
+
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import msgspec
+
+from parley_client import events
+from parley_client.conversation import Actions, Conversation, Outgoing, Receipt
+from parley_client.errors import ParleyError, from_sentence
+from parley_client.events import Event
+from parley_client.model import (
+    ConversationInfo,
+    Cursor,
+    Message,
+    MessageStatus,
+    Outcome,
+    Presence,
+    Resync,
+    StatusUpdate,
+    Synced,
+    SyncedConversation,
+    TypingUpdate,
+)
+from parley_client.outbox import Draft, Entry, Outbox
+from parley_client.view import View, joined_at
+
+STORED = 100  # messages of each conversation in the store: the newest
+KEPT = 10_000  # messages of each conversation in memory
+TYPING = 7.0  # seconds after which typing has ended, when nothing was heard of it
+
+Others: TypeAlias = Literal["replay", "attach"]
+
+
+class _Meta(msgspec.Struct):
+    user_id: str
+    url: str
+    has_synced: bool = False
+
+
+class _Stored(msgspec.Struct):
+    """A conversation in a store."""
+
+    info: ConversationInfo
+    cursor: Cursor | None
+    floor: int
+    seen_to: int
+    is_stale: bool
+    messages: list[Message]
+    mark_read: int = 0
+
+
+class Replica:
+    """All of it, for one user. `emit` is given every event, `work` is called when there is something to do."""
+
+    def __init__(
+        self, actions: Actions, emit: Callable[[Event], None], work: Callable[[], None], *, keep: int = KEPT
+    ) -> None:
+        self._actions = actions
+        self._emit = emit
+        self._work = work
+        self._keep = keep
+        self.conversations: dict[str, Conversation] = {}
+        self.outbox = Outbox()
+        self.presence: dict[str, Presence] = {}
+        self.has_synced = False  # once: what is new to this client then came while it was away
+        self.dirty: set[str] = set()  # names of records
+        self._user_id = ""
+        self._url = ""
+        # While the connection catches up:
+        self._others: Others | None = None
+        self._early: dict[str, list[tuple[Message, bool]]] = {}  # of conversations about which nothing is known yet
+        self._held: list[tuple[Conversation, Message]] | None = None  # not shown yet: they are put into order first
+        self._anew: set[str] = set()  # in which a Resync has come on this connection
+        self._watched: weakref.WeakSet[Entry] = weakref.WeakSet()
+
+    # -- the store -----------------------------------------------------------------------------------------------------
+
+    def restore(self, records: Mapping[str, bytes], user_id: str, url: str) -> bool:
+        """Go on from what a store has. Returns False if it is another user's, or nobody's. Raises msgspec errors."""
+        self._user_id, self._url = user_id, url
+        self.dirty.add("meta")
+        if "meta" not in records:
+            return False
+        meta = msgspec.json.decode(records["meta"], type=_Meta)
+        if meta.user_id != user_id:
+            return False
+        drafts = msgspec.json.decode(records.get("outbox", b"[]"), type=list[Draft])
+        stored = [
+            msgspec.json.decode(record, type=_Stored) for name, record in records.items() if name.startswith("in ")
+        ]
+        added = self.outbox.drafts()
+        self.outbox.take_over(drafts)
+        if added:
+            self._touch("outbox")
+        self.has_synced = meta.has_synced
+        for one in stored:
+            view = View(one.cursor, one.floor, one.messages, seen_to=one.seen_to, is_stale=one.is_stale)
+            found = self._made(one.info, view)
+            found._mark_read = one.mark_read
+        return True
+
+    def records(self) -> dict[str, bytes | None]:
+        """Return what has changed since the last time, as a store keeps it. Empty while the client catches up."""
+        if self._held is not None:
+            return {}
+        names, self.dirty = self.dirty, set()
+        return {name: self._record(name) for name in names}
+
+    def _record(self, name: str) -> bytes | None:
+        if name == "meta":
+            return msgspec.json.encode(_Meta(self._user_id, self._url, self.has_synced))
+        if name == "outbox":
+            return msgspec.json.encode(self.outbox.drafts())
+        found = self.conversations.get(name.removeprefix("in "))
+        if found is None:
+            return None
+        view = found._view
+        messages = view.messages
+        is_cut = len(messages) > STORED
+        return msgspec.json.encode(
+            _Stored(
+                info=found._info,
+                cursor=view.cursor,
+                floor=messages[-STORED - 1].seq if is_cut else view.floor,
+                seen_to=view.seen_to,
+                is_stale=view.is_stale,
+                messages=messages[-STORED:],
+                mark_read=found._mark_read,
+            )
+        )
+
+    def _touch(self, name: str) -> None:
+        self.dirty.add(name)
+        self._work()
+
+    # -- catching up ---------------------------------------------------------------------------------------------------
+
+    def begin_sync(self) -> tuple[dict[str, Cursor], Others]:
+        """A connection was made. Returns the cursors to say, and what is to become of the other conversations."""
+        self._others = "replay" if self.has_synced else "attach"
+        self._early.clear()
+        self._anew.clear()
+        self._held = [] if self._held is None else self._held
+        cursors = {id_: one.cursor for id_, one in self.conversations.items() if one.cursor is not None}
+        return cursors, self._others
+
+    def take_synced(self, answer: Synced) -> None:
+        for one in answer.conversations:
+            self._take_outcome(one)
+
+    def end_sync(self) -> None:
+        """Everything was answered: what came is shown, and what follows is live."""
+        early, self._early, self._others = self._early, {}, None
+        for id_, came in early.items():
+            self._begin_with(self._known(id_), came)
+        if not self.has_synced:
+            self.has_synced = True
+            self.dirty.add("meta")
+        self._show_held()
+        for found in self.conversations.values():
+            if not found._view.is_stale:
+                self._send_missing(found, found._view.floor)
+
+    def lost(self) -> None:
+        """The connection is gone. What came is shown: the cursors have moved with it."""
+        self._early.clear()
+        self._others = None
+        self._show_held()
+        for found in self.conversations.values():
+            for user_id in list(found._typing):
+                self._end_typing(found, user_id)
+
+    def _take_outcome(self, one: SyncedConversation) -> None:
+        id_, head = one.conversation_id, Cursor(seq=one.last_seq, message_id=one.message_id)
+        if one.outcome is Outcome.GONE:
+            self._remove(id_, "gone")
+            return
+        if one.outcome not in (Outcome.REPLAYED, Outcome.ATTACHED, Outcome.RESYNC):
+            return
+        found = self._known(id_)
+        early = self._early.pop(id_, [])
+        if one.outcome is Outcome.RESYNC:
+            if id_ not in self._anew:
+                self._read_anew(found, head)
+        elif found.cursor is None:
+            if one.outcome is Outcome.REPLAYED and early:
+                self._discover(found, early)
+            elif self._others == "attach" or not early:
+                found._view.attach(head)
+                for message, _ in early:
+                    self._apply(found, message)
+            else:
+                self._begin_with(found, early)
+        self._touch(f"in {id_}")
+
+    def _discover(self, found: Conversation, came: list[tuple[Message, bool]]) -> None:
+        """A conversation that the user was added to meanwhile, from its beginning: what was said before is no news."""
+        since = joined_at((message for message, _ in came), self._user_id) or 0
+        for message, _ in came:
+            self._apply(found, message, is_news=message.seq >= since)
+
+    def _begin_with(self, found: Conversation, came: list[tuple[Message, bool]]) -> None:
+        """A conversation that is live from the change that added the user."""
+        for message, created in came:
+            found._view.begin_at(message.seq if created else message.changed_seq + 1)
+            self._apply(found, message)
+
+    def _show_held(self) -> None:
+        held, self._held = self._held, None
+        in_order: dict[Conversation, list[Message]] = {}
+        for found, message in held or ():
+            in_order.setdefault(found, []).append(message)
+        for found, messages in in_order.items():
+            for message in sorted(messages, key=lambda one: one.seq):
+                self._emit(events.MessageReceived(found, found._view.get(message.id) or message))
+
+    # -- events of the server ------------------------------------------------------------------------------------------
+
+    def take(self, target: str, arguments: msgspec.Raw) -> None:
+        """Take an event as it came. One that is not known is passed over. Raises msgspec errors."""
+        take = self._TAKES.get(target.casefold())
+        if take is not None:
+            kind, method = take
+            values = msgspec.json.decode(arguments, type=kind)
+            method(self, *values)
+
+    def _take_new(self, message: Message) -> None:
+        self._take_message(message, True)
+
+    def _take_changed(self, message: Message) -> None:
+        self._take_message(message, False)
+
+    def _take_message(self, message: Message, created: bool) -> None:
+        found = self.conversations.get(message.conversation_id)
+        if found is not None and found.cursor is not None:
+            self._apply(found, message)
+        elif self._others is not None:
+            self._early.setdefault(message.conversation_id, []).append((message, created))
+        else:
+            self._begin_with(self._known(message.conversation_id), [(message, created)])
+
+    def _apply(self, found: Conversation, message: Message, *, is_news: bool = True) -> None:
+        applied = found._view.apply(message)
+        if applied is None:
+            return
+        me = self._user_id
+        if message.sender_id == me:
+            entry = self.outbox.get(message.client_message_id)
+            if entry is not None:
+                self._committed(entry, message)
+        elif applied.is_new:
+            self._end_typing(found, message.sender_id)
+            found._mark_delivered = max(found._mark_delivered, message.seq)
+        if self._receipt(found, message.sender_id).rise(MessageStatus.READ, message.seq):
+            self._raise_own(found)
+        found._view.trim(self._keep)
+        self._touch(f"in {found.id}")
+        if found._view.is_stale:
+            return  # the application hears of it with the reset
+        if applied.is_new:
+            if not is_news:
+                return
+            if self._held is not None:
+                self._held.append((found, message))
+            else:
+                self._emit(events.MessageReceived(found, message))
+        elif applied.previous is None or applied.previous.changed_seq < message.changed_seq:
+            self._emit(events.MessageChanged(found, message, applied.previous))
+
+    def _take_resync(self, notice: Resync) -> None:
+        self._anew.add(notice.conversation_id)
+        self._early.pop(notice.conversation_id, None)
+        head = Cursor(seq=notice.last_seq, message_id=notice.message_id)
+        self._read_anew(self._known(notice.conversation_id), head)
+
+    def _read_anew(self, found: Conversation, head: Cursor) -> None:
+        found._view.begin_anew(head)
+        found._receipts.clear()
+        self._touch(f"in {found.id}")
+
+    def end_anew(self, found: Conversation, generation: int) -> bool:
+        """The history was read, and is shown. Returns False if it was read for nothing."""
+        is_first = not found._view.messages and found._view.seen_to == 0
+        new = found._view.end_anew(generation)
+        if new is None:
+            return False
+        self._touch(f"in {found.id}")
+        self._emit(events.ConversationReset(found))
+        since = (joined_at(new, self._user_id) or 0) if is_first else 0
+        for message in new:
+            entry = self.outbox.get(message.client_message_id) if message.sender_id == self._user_id else None
+            if entry is not None:
+                self._committed(entry, message)
+            if message.seq >= since:
+                self._emit(events.MessageReceived(found, message))
+        others = [message.seq for message in new if message.sender_id != self._user_id]
+        if others:
+            found._mark_delivered = max(found._mark_delivered, others[-1])
+        self._send_missing(found, 0)
+        found._view.trim(self._keep)
+        return True
+
+    def _send_missing(self, found: Conversation, floor: int) -> None:
+        """Send again what was sent lately and is in the history no more, but for what lies below this seq."""
+        holds = found._view.holds
+
+        def is_there(entry: Entry) -> bool:
+            seq = entry.message.seq if entry.message is not None else entry.draft.seq
+            return holds(entry.draft.message_id or "") or seq <= floor
+
+        if self.outbox.missing(found.id, is_there):
+            self._touch("outbox")
+
+    def _take_conversation(self, info: ConversationInfo) -> None:
+        self.take_info(info)
+        self._emit(events.ConversationChanged(self.conversations[info.id]))
+
+    def take_info(self, info: ConversationInfo) -> Conversation:
+        """Take what the server says of a conversation, from wherever."""
+        found = self._known(info.id)
+        if len(info.members) < len(found._info.members) and info.member_count == found._info.member_count:
+            # Lists have fewer members than there may be.
+            later = {member.user_id: member for member in info.members}
+            members = tuple(later.get(member.user_id, member) for member in found._info.members)
+            info = msgspec.structs.replace(info, members=members)
+        found._info = info
+        for member in info.members:
+            receipt = self._receipt(found, member.user_id)
+            receipt.rise(MessageStatus.DELIVERED, member.delivered_seq)
+            receipt.rise(MessageStatus.READ, member.read_seq)
+        self._raise_own(found)
+        self._touch(f"in {info.id}")
+        return found
+
+    def conversation_gone(self, conversation_id: str) -> None:
+        """It turned out that there is no such conversation (any more)."""
+        self._remove(conversation_id, "gone")
+
+    def _take_removed(self, conversation_id: str, reason: str) -> None:
+        self._remove(conversation_id, reason)
+
+    def _remove(self, conversation_id: str, reason: str) -> None:
+        self._early.pop(conversation_id, None)
+        found = self.conversations.pop(conversation_id, None)
+        if found is None:
+            return
+        found.is_removed = True
+        self._touch(f"in {conversation_id}")
+        error = ParleyError("not_found", f"the conversation is gone ({reason})")
+        for entry in self.outbox.drop(conversation_id, error):
+            self._touch("outbox")
+            self._emit(events.MessageFailed(Outgoing.of(entry, self._actions)))
+        self._emit(events.ConversationRemoved(conversation_id, reason))
+
+    def _take_receipt(self, update: StatusUpdate) -> None:
+        found = self.conversations.get(update.conversation_id)
+        if found is not None and self._receipt(found, update.user_id).rise(update.status, update.seq):
+            self._raise_own(found)
+            self._touch(f"in {found.id}")
+            self._emit(events.ReceiptChanged(found, update))
+
+    def _take_presence(self, presence: Presence) -> None:
+        self.presence[presence.user_id] = presence
+        self._emit(events.PresenceChanged(presence))
+
+    def _take_typing(self, update: TypingUpdate) -> None:
+        found = self.conversations.get(update.conversation_id)
+        if found is not None and update.user_id != self._user_id:
+            is_news = update.user_id not in found._typing
+            found._typing[update.user_id] = time.monotonic() + TYPING
+            if is_news:
+                self._emit(events.TypingChanged(found, update.user_id, True))
+
+    def _take_not_typing(self, update: TypingUpdate) -> None:
+        found = self.conversations.get(update.conversation_id)
+        if found is not None:
+            self._end_typing(found, update.user_id)
+
+    def _end_typing(self, found: Conversation, user_id: str) -> None:
+        if found._typing.pop(user_id, None) is not None:
+            self._emit(events.TypingChanged(found, user_id, False))
+
+    def expire_typing(self) -> None:
+        """End the typing of which nothing was heard for long."""
+        now = time.monotonic()
+        for found in self.conversations.values():
+            for user_id, until in list(found._typing.items()):
+                if until <= now:
+                    self._end_typing(found, user_id)
+
+    def _take_error(self, sentence: str) -> None:
+        self._emit(events.ErrorOccurred(from_sentence(sentence)))
+
+    _TAKES: ClassVar[dict[str, tuple[Any, Callable[..., None]]]] = {
+        "receivemessage": (tuple[Message], _take_new),
+        "messagechanged": (tuple[Message], _take_changed),
+        "resync": (tuple[Resync], _take_resync),
+        "conversationchanged": (tuple[ConversationInfo], _take_conversation),
+        "conversationremoved": (tuple[str, str], _take_removed),
+        "messagestatusupdated": (tuple[StatusUpdate], _take_receipt),
+        "userstatuschanged": (tuple[Presence], _take_presence),
+        "userstartedtyping": (tuple[TypingUpdate], _take_typing),
+        "userstoppedtyping": (tuple[TypingUpdate], _take_not_typing),
+        "error": (tuple[str], _take_error),
+    }
+
+    # -- one's own messages --------------------------------------------------------------------------------------------
+
+    def answered(self, entry: Entry, message: Message) -> None:
+        """The answer to a send: it is committed, and its event shows where in the list it stands."""
+        self._committed(entry, message)
+
+    def refused(self, entry: Entry, error: ParleyError) -> None:
+        if entry.status == "pending":
+            self.outbox.failed(entry, error)
+            self._touch("outbox")
+            self._emit(events.MessageFailed(Outgoing.of(entry, self._actions)))
+
+    def _committed(self, entry: Entry, message: Message) -> None:
+        if self.outbox.sent(entry, message):
+            self._watched.add(entry)
+            found = self.conversations.get(message.conversation_id)
+            if found is not None:
+                entry.become(found.status(message))
+            self._touch("outbox")
+            self._emit(events.MessageSent(Outgoing.of(entry, self._actions)))
+
+    def _raise_own(self, found: Conversation) -> None:
+        """The receipts have changed: so may the status of what was sent."""
+        for entry in list(self._watched):
+            if entry.message is not None and entry.draft.conversation_id == found.id:
+                entry.become(found.status(entry.message))
+                if entry.status == "read":
+                    self._watched.discard(entry)
+
+    def touch_outbox(self) -> None:
+        """Something was put into the outbox, or taken out."""
+        self._touch("outbox")
+
+    # -- conversations -------------------------------------------------------------------------------------------------
+
+    def stale(self) -> list[Conversation]:
+        """Return the conversations whose history is to be read anew."""
+        return [found for found in self.conversations.values() if found._view.is_stale]
+
+    def marks(self) -> list[Conversation]:
+        """Return the conversations in which a receipt is to be given."""
+        return [found for found in self.conversations.values() if found._mark_read or found._mark_delivered]
+
+    def mark_read(self, found: Conversation, seq: int) -> None:
+        """Remember to say that this was read."""
+        if seq > found.read_seq:
+            found._mark_read = seq
+            self._touch(f"in {found.id}")
+
+    def marked(self, found: Conversation, seq: int) -> None:
+        """It was said, and is durable."""
+        self._receipt(found, self._user_id).rise(MessageStatus.READ, seq)
+        if found._mark_read <= seq:
+            found._mark_read = 0
+        self._touch(f"in {found.id}")
+
+    def _known(self, conversation_id: str) -> Conversation:
+        return self.conversations.get(conversation_id) or self._made(ConversationInfo(id=conversation_id), View())
+
+    def _made(self, info: ConversationInfo, view: View) -> Conversation:
+        found = self.conversations[info.id] = Conversation(info, view, self.outbox, self._actions)
+        for member in info.members:
+            receipt = self._receipt(found, member.user_id)
+            receipt.rise(MessageStatus.DELIVERED, member.delivered_seq)
+            receipt.rise(MessageStatus.READ, member.read_seq)
+        return found
+
+    @staticmethod
+    def _receipt(found: Conversation, user_id: str) -> Receipt:
+        return found._receipts.setdefault(user_id, Receipt())

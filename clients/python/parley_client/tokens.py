@@ -1,0 +1,100 @@
+"""Access tokens: where they come from, and until when one is good.
+
+Owns the application's way of giving tokens, and the session of a refresh token. What a token says of itself is only
+read to renew it in time; it is the server's to check.
+"""
+
+import base64
+import binascii
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+import anyio
+import httpx
+import msgspec
+
+from parley_client.errors import ParleyError, from_response
+from parley_client.model import Tokens
+
+TokenSource: TypeAlias = "str | Callable[[], str] | Callable[[], Awaitable[str]]"
+MARGIN = 60.0  # seconds before its end at which a token is renewed, or a fifth of its life if that is less
+
+
+class _Claims(msgspec.Struct):
+    exp: float | None = None
+
+
+def expires_at(token: str) -> float | None:
+    """Return when a JWT ends, in seconds since 1970; None if it does not say."""
+    try:
+        body = token.split(".")[1]
+        return msgspec.json.decode(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)), type=_Claims).exp
+    except (IndexError, binascii.Error, ValueError, msgspec.MsgspecError):
+        return None
+
+
+class TokenGiver:
+    """The token that is in use, and the next one when that is needed."""
+
+    def __init__(self, source: TokenSource) -> None:
+        self._source = source
+        self._token: str | None = source if isinstance(source, str) else None
+        self._lock: anyio.Lock | None = None
+        self.can_renew = not isinstance(source, str)
+
+    async def current(self) -> str:
+        """Return the token in use, or a new one where there is none or it has ended."""
+        token = self._token
+        ends = None if token is None else expires_at(token)
+        if token is None or (self.can_renew and ends is not None and ends <= time.time()):
+            return await self.renew(token)
+        return token
+
+    async def renew(self, old: str | None) -> str:
+        """Ask the application for another token than this one. Several that ask at once share the answer."""
+        if self._lock is None:
+            self._lock = anyio.Lock()
+        async with self._lock:
+            if self._token is not None and (self._token != old or not self.can_renew):
+                return self._token
+            if not callable(self._source):
+                return self._source
+            found = self._source()
+            self._token = await found if inspect.isawaitable(found) else str(found)
+            return self._token
+
+    def seconds_left(self) -> float | None:
+        """Return the seconds until the token should be renewed; None: it need not be, or cannot."""
+        ends = expires_at(self._token) if self._token is not None and self.can_renew else None
+        if ends is None:
+            return None
+        left = ends - time.time()
+        return max(0.0, left - min(MARGIN, left / 5))
+
+
+class Session:
+    """Access tokens of a sign-in session, from its refresh token: `token=Session(url, refresh_token)`.
+
+    Each refresh gives a new refresh token, which the application keeps (`on_refresh`) to go on in its next process.
+    """
+
+    def __init__(self, url: str, refresh_token: str, *, on_refresh: Callable[[str], object] | None = None) -> None:
+        self._url = url
+        self._on_refresh = on_refresh
+        self.refresh_token = refresh_token
+
+    async def __call__(self) -> str:
+        async with httpx.AsyncClient(base_url=self._url, timeout=30) as http:
+            try:
+                answer = await http.post("/auth/refresh", json={"refreshToken": self.refresh_token})
+            except httpx.TransportError as error:
+                raise ParleyError("network", str(error) or type(error).__name__) from None
+        if answer.is_error:
+            raise from_response(answer.status_code, answer.headers, answer.content)
+        tokens = msgspec.json.decode(answer.content, type=Tokens)
+        self.refresh_token = tokens.refresh_token
+        if self._on_refresh is not None:
+            self._on_refresh(tokens.refresh_token)
+        return tokens.access_token

@@ -1,0 +1,344 @@
+"""The Python client's view and outbox against a hostile transport, without I/O: after quiet the lists are the truth."""
+
+from collections import Counter
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from parley_client import events
+from parley_client.errors import ParleyError, from_sentence
+from parley_client.model import Cursor, Message, MessagePage, Synced, User
+from parley_client.outbox import Entry
+from parley_client.replica import Replica
+
+from tests.clients.fake_server import Connection, Truth
+
+ME, OTHER = "me", "other"
+PAGE = 3  # messages: small, so that reading anew takes several
+
+
+class Client:
+    """What the engine does, one step at a time, and with every step under the test's control."""
+
+    def __init__(self, truth: Truth, records: dict[str, bytes] | None = None) -> None:
+        self.truth = truth
+        self.me = User(id=ME, username=ME)
+        self.events: list[events.Event] = []
+        self.replica = Replica(self, self.events.append, lambda: None)  # type: ignore[arg-type] # only `me` is asked
+        self.store = records or {}
+        self.replica.restore(self.store, ME, "url")
+        self.connection: Connection | None = None
+        self.under_way: dict[str, Entry] = {}
+        self.calls: dict[str, Any] = {}
+        self.last_id = 0
+
+    @property
+    def new(self) -> list[Message]:
+        return [event.message for event in self.events if isinstance(event, events.MessageReceived)]
+
+    def _call(self, what: Any, target: str, *arguments: Any) -> None:
+        assert self.connection is not None
+        self.last_id += 1
+        self.calls[str(self.last_id)] = what
+        plain = msgspec.json.decode(msgspec.json.encode(arguments))
+        self.truth.call(self.connection, str(self.last_id), target, plain)
+
+    def connect(self) -> None:
+        if self.connection is None:
+            self.connection = Connection(ME)
+            self.truth.connections.append(self.connection)
+            cursors, others = self.replica.begin_sync()
+            self._call("sync", "Sync", cursors, {"others": others})
+
+    def cut(self) -> None:
+        """Whatever is on its way is lost; what has reached the server was done."""
+        if self.connection is not None:
+            self.truth.connections.remove(self.connection)
+            self.connection = None
+            self.under_way.clear()
+            self.calls.clear()
+            self.replica.lost()
+
+    def receive(self, count: int = 1, *, twice: bool = False) -> None:
+        for _ in range(count):
+            if self.connection is None or not self.connection.queue:
+                return
+            message = self.connection.queue.popleft()
+            for _ in range(1 + twice):
+                self._take(message)
+
+    def _take(self, message: dict[str, Any]) -> None:
+        if message["type"] == 1:
+            self.replica.take(message["target"], msgspec.Raw(msgspec.json.encode(message["arguments"])))
+            return
+        what = self.calls.pop(message["invocationId"], None)
+        if what == "sync":
+            self.replica.take_synced(msgspec.convert(message["result"], Synced))
+            self.replica.end_sync()
+            self.is_live = True
+        elif isinstance(what, Entry):
+            del self.under_way[what.draft.conversation_id]
+            if "error" in message:
+                self.replica.refused(what, from_sentence(message["error"]))
+            else:
+                self.replica.answered(what, msgspec.convert(message["result"], Message))
+
+    def send(self, conversation: str, content: str) -> Entry:
+        entry = self.replica.outbox.add(conversation, content)
+        self.replica.touch_outbox()
+        return entry
+
+    def work(self) -> bool:
+        """Begin to send what waits, and read a page of what is to be read anew. Returns whether there was anything."""
+        if self.connection is None or "sync" in self.calls.values():
+            return False
+        did = False
+        for id_ in self.replica.outbox.conversations():
+            entry = self.replica.outbox.waiting(id_)
+            if entry is not None and id_ not in self.under_way:
+                did = True
+                self.under_way[id_] = entry
+                self._call(entry, "SendMessage", entry.draft.request())
+        for found in self.replica.stale():
+            did = True
+            view = found._view
+            generation = view.generation
+            if view.read_before > 1:
+                page = msgspec.convert(self.truth.page(found.id, view.read_before, PAGE), MessagePage)
+                floor = 0 if page.next is None else page.items[-1].seq - 1
+                if view.take_anew(generation, page.items, floor):
+                    continue
+            self.replica.end_anew(found, generation)
+        return did
+
+    def settle(self) -> None:
+        """Quiet: whatever is on its way arrives, and whatever is to be done is done."""
+        self.connect()
+        while True:
+            self.receive(10_000)
+            if not self.work() and not (self.connection and self.connection.queue):
+                return
+
+    def again(self) -> "Client":
+        """The next process, from what the store has."""
+        self.cut()
+        kept: dict[str, bytes | None] = {**self.store, **self.replica.records()}
+        return Client(self.truth, {name: record for name, record in kept.items() if record is not None})
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(
+            [
+                *("say", "say", "say", "send", "send", "work", "work", "receive", "receive", "receive", "twice"),
+                *("cut", "connect", "edit", "create", "back", "again", "older"),
+            ]
+        ),
+        st.integers(0, 7),
+    ),
+    max_size=60,
+)
+
+
+@given(STEPS)
+@settings(max_examples=150)
+def test_after_quiet_the_lists_are_the_truth(steps: list[tuple[str, int]]) -> None:
+    """Cut, doubled, delayed, edited, begun anew from a store, with histories that go back: each list is exactly what is
+    committed, as far as it reaches; what was sent is there once, and no message is shown as new twice."""
+    truth = Truth()
+    talks = [truth.create(OTHER, ME), truth.create(OTHER, ME)]
+    client = Client(truth)
+    client.settle()
+    sent: list[Entry] = []
+    shown: Counter[str] = Counter()
+    went_back = False
+    for number, (step, n) in enumerate(steps):
+        talk = talks[n % len(talks)]
+        if step == "say":
+            truth.send(OTHER, talk, f"other {number}")
+        elif step == "send":
+            sent.append(client.send(talk, f"mine {number}"))
+        elif step == "work":
+            client.work()
+        elif step in ("receive", "twice"):
+            client.receive(n + 1, twice=step == "twice")
+        elif step == "cut":
+            client.cut()
+        elif step == "connect":
+            client.connect()
+        elif step == "edit":
+            truth.edit(truth.talks[talk].in_order()[n % len(truth.talks[talk].messages)]["id"], f"edited {number}")
+        elif step == "create":
+            talks.append(truth.create(OTHER, ME))
+        elif step == "back":
+            went_back = True
+            truth.go_back(talk, truth.talks[talk].in_order()[max(0, len(truth.talks[talk].messages) - 1 - n)]["seq"])
+        elif step == "again":
+            shown.update(message.id for message in client.new)
+            client = client.again()
+    client.settle()
+    for talk in talks:
+        truth.send(OTHER, talk, "the last")  # a history that went back shows with the next message
+    client.settle()
+    client.cut()
+    client.settle()
+    shown.update(message.id for message in client.new)
+    for talk in talks:
+        found = client.replica.conversations[talk]
+        true = [one for one in truth.talks[talk].in_order() if one["seq"] > found._view.floor]
+        assert [(m.seq, m.id, m.content) for m in found.messages] == [(m["seq"], m["id"], m["content"]) for m in true]
+        assert found.cursor is not None and found.cursor.seq == truth.talks[talk].head
+        mine = [one["content"] for one in truth.talks[talk].in_order() if one["senderId"] == ME]
+        mine = [content for content in mine if content.startswith("mine")]
+        assert len(mine) == len({*mine})
+        if not went_back:
+            queued = [one.draft.content for one in sent if one.draft.conversation_id == talk]
+            assert [one for one in queued if one in mine] == mine  # in the order in which they were sent
+    committed = {
+        one["clientMessageId"]
+        for talk in talks
+        for one in truth.talks[talk].messages.values()
+        if one.get("clientMessageId")
+    }
+    assert {entry.draft.id for entry in sent} <= committed
+    assert not client.replica.outbox.conversations()
+    if not went_back:
+        assert max(shown.values(), default=1) == 1
+
+
+def test_missed_messages_are_new_once() -> None:
+    """What was said while the client was away comes as new, once, in order, also what was edited since."""
+    truth = Truth()
+    talk = truth.create(OTHER, ME)
+    client = Client(truth)
+    client.settle()
+    first = truth.send(OTHER, talk, "one")
+    client.settle()
+    client.cut()
+    second = truth.send(OTHER, talk, "two")
+    truth.send(OTHER, talk, "three")
+    truth.edit(second["id"], "two, edited")
+    truth.edit(first["id"], "one, edited")
+    client.settle()
+    assert [message.content for message in client.new] == ["one", "two, edited", "three"]
+    [changed] = [event for event in client.events if isinstance(event, events.MessageChanged)]
+    assert changed.message.content == "one, edited" and changed.previous is not None
+
+
+def test_an_answer_moves_no_cursor() -> None:
+    """The answer to a send comes before what another sender has written before it; the connection is lost then."""
+    truth = Truth()
+    talk = truth.create(OTHER, ME)
+    client = Client(truth)
+    client.settle()
+    client.send(talk, "mine")
+    truth.send(OTHER, talk, "before it")
+    client.work()
+    assert client.connection is not None
+    answer = client.connection.queue.pop()
+    client.connection.queue.clear()
+    client._take(answer)
+    found = client.replica.conversations[talk]
+    assert found.cursor is not None and found.cursor.seq == 1
+    client.cut()
+    client.settle()
+    assert [message.content for message in client.new] == ["before it", "mine"]
+
+
+def test_a_history_that_goes_back() -> None:
+    """What was sent lately and is lost is sent again as the same message; the application sees one reset, and then
+    what is new to it."""
+    truth = Truth()
+    talk = truth.create(OTHER, ME)
+    client = Client(truth)
+    client.settle()
+    mine = client.send(talk, "mine")
+    client.settle()
+    truth.send(OTHER, talk, "theirs")
+    client.settle()
+    truth.go_back(talk, 1)
+    truth.send(OTHER, talk, "instead")
+    client.events.clear()
+    client.settle()
+    contents = [message.content for message in client.replica.conversations[talk].messages[1:]]
+    assert contents == ["instead", "mine"]
+    assert [one["clientMessageId"] for one in truth.talks[talk].in_order()[2:]] == [mine.draft.id]
+    kinds = [event.kind for event in client.events if event.kind in ("reset", "message", "sent")]
+    assert kinds[0] == "reset" and kinds.count("reset") == 1 and sorted(kinds[1:]) == ["message", "message", "sent"]
+
+
+def test_a_thousand_behind() -> None:
+    """What no replay covers is read anew, page by page, and shown as new all the same."""
+    truth = Truth()
+    talk = truth.create(OTHER, ME)
+    client = Client(truth)
+    client.settle()
+    client.cut()
+    for number in range(1100):
+        truth.send(OTHER, talk, str(number))
+    client.settle()
+    assert [message.content for message in client.new] == [str(number) for number in range(1100)]
+    assert sum(isinstance(event, events.ConversationReset) for event in client.events) == 1
+
+
+def test_a_refused_message_does_not_hold_up_the_next() -> None:
+    """It fails with its reason; a retry puts it behind what waits, as the same message."""
+    truth = Truth()
+    talk = truth.create(OTHER, ME)
+    client = Client(truth)
+    client.settle()
+    first, second = client.send(talk, "first"), client.send(talk, "second")
+    client.replica.refused(first, ParleyError("invalid_content", "it is empty"))
+    client.settle()
+    assert (first.status, second.status) == ("failed", "sent") and first.error is not None
+    assert [entry.draft.content for entry in client.replica.outbox.shown(talk)] == ["first"]
+    client.replica.outbox.retry(first)
+    client.settle()
+    assert (first.status, first.error) == ("sent", None)
+    assert [one["content"] for one in truth.talks[talk].in_order()[1:]] == ["second", "first"]
+
+
+def test_a_store_of_somebody_else_is_not_used() -> None:
+    """Nothing of it is shown, nothing of it is sent."""
+    truth = Truth()
+    talk = truth.create(OTHER, ME)
+    client = Client(truth)
+    client.settle()
+    client.send(talk, "mine")
+    records = {name: record for name, record in client.replica.records().items() if record is not None}
+    replica = Replica(client, client.events.append, lambda: None)  # type: ignore[arg-type] # only `me` is asked
+    assert not replica.restore(records, "eve", "url")
+    assert not replica.conversations and not replica.outbox.drafts()
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_joining_while_away(is_there: bool) -> None:
+    """Of a group that the user was added to, what was said before is no news; it can be read."""
+    truth = Truth()
+    group = truth.create(OTHER, "third")
+    client = Client(truth)
+    client.settle()
+    if not is_there:
+        client.cut()
+    truth.send(OTHER, group, "before")
+    truth.add(group, ME)
+    truth.send(OTHER, group, "after")
+    client.settle()
+    assert [message.content for message in client.new][1:] == ["after"]
+    assert client.replica.conversations[group].messages[-1].content == "after"
+
+
+def test_the_cursor_is_a_proof() -> None:
+    """It names the message of the last change, and when that was changed."""
+    truth = Truth()
+    talk = truth.create(OTHER, ME)
+    client = Client(truth)
+    client.settle()
+    message = truth.send(OTHER, talk, "one")
+    truth.edit(message["id"], "edited")
+    client.settle()
+    changed_at = truth.talks[talk].messages[message["id"]]["editedAt"]
+    cursor = Cursor(seq=3, message_id=message["id"], changed_at=changed_at)
+    assert client.replica.conversations[talk].cursor == cursor
