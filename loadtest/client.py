@@ -1,4 +1,4 @@
-"""A lean SignalR hub client on Trio: what the benchmark, the tests and `parley chat` talk with.
+"""A lean SignalR hub client on Trio: what the benchmark and the tests talk with.
 
 Owns one WebSocket and its reader. Black box: of the server it knows only the wire codecs. Events go to a
 callback, so that nothing is buffered for a caller that does not listen.

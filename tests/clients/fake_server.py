@@ -40,6 +40,7 @@ class Talk:
         self.members = members
         self.head = 0
         self.messages: dict[str, Json] = {}
+        self.log: list[Json] = []  # every state that a message had, in the order of the changes
         self.went_back = False  # and those who are attached do not know
 
     def in_order(self) -> list[Json]:
@@ -56,6 +57,7 @@ class Truth:
         self.talks: dict[str, Talk] = {}
         self.connections: list[Connection] = []
         self._sent: dict[tuple[str, str], str] = {}
+        self._clock = 0
 
     # -- what people do ------------------------------------------------------------------------------------------------
 
@@ -91,18 +93,21 @@ class Truth:
     def edit(self, message_id: str, content: str) -> None:
         for talk in self.talks.values():
             if message_id in talk.messages:
-                changed = {**talk.messages[message_id], "content": content, "editedAt": f"{talk.head:024}"}
+                changed = {**talk.messages[message_id], "content": content, "editedAt": self._now()}
                 self._commit(talk, changed, "MessageChanged")
 
     def go_back(self, conversation_id: str, head: int) -> None:
-        """Lose every message that was made after this head; none of the others was changed since."""
+        """Lose every change after this head."""
         talk = self.talks[conversation_id]
-        lost = [one for one in talk.messages.values() if one["seq"] > head]
-        for one in lost:
-            del talk.messages[one["id"]]
-            self._sent = {key: value for key, value in self._sent.items() if value != one["id"]}
-        talk.head = max((one["changedSeq"] for one in talk.messages.values()), default=0)
-        talk.went_back = True
+        talk.log = [state for state in talk.log if state["changedSeq"] <= head]
+        kept = {state["id"]: state for state in talk.log}
+        lost = talk.messages.keys() - kept.keys()
+        self._sent = {key: value for key, value in self._sent.items() if value not in lost}
+        talk.messages, talk.head, talk.went_back = kept, head, True
+
+    def _now(self) -> str:
+        self._clock += 1
+        return f"{self._clock:024}"
 
     def _say(self, talk: Talk, content: Json) -> None:
         message = self._message(talk, talk.members[0], json.dumps(content), type="System")
@@ -111,13 +116,14 @@ class Truth:
     def _message(self, talk: Talk, user: str, content: str, **more: Any) -> Json:
         seq = talk.head + 1
         named = {"id": str(uuid.uuid4()), "conversationId": talk.id, "seq": seq, "senderId": user, "content": content}
-        return {"type": "Text", "createdAt": f"{seq:024}", "status": "Sent", "changedSeq": seq, **named, **more}
+        return {"type": "Text", "createdAt": self._now(), "status": "Sent", "changedSeq": seq, **named, **more}
 
     def _commit(self, talk: Talk, message: Json, event: str) -> None:
         before, proof = talk.head, talk.proof()
         talk.head += 1
         message = {**message, "changedSeq": talk.head}
         talk.messages[message["id"]] = message
+        talk.log.append(message)
         for connection in self.connections:
             if talk.id in connection.attached:
                 if talk.went_back:
@@ -180,9 +186,9 @@ class Truth:
         seq = cursor["seq"]
         changes = sorted((m for m in talk.messages.values() if m["changedSeq"] > seq), key=lambda m: m["changedSeq"])
         proved = seq == 0 or any(
-            one["id"] == cursor.get("messageId")
-            and (one["changedSeq"] == seq or (one["changedSeq"] > seq >= one["seq"]))
-            for one in talk.messages.values()
+            (state["id"], state["changedSeq"]) == (cursor.get("messageId"), seq)
+            and cursor.get("changedAt") in (None, state.get("editedAt"))
+            for state in talk.log
         )
         if talk.head < seq or not proved or len(changes) > MAX_BEHIND:
             connection.event("Resync", {"conversationId": id_, "lastSeq": talk.head, "messageId": talk.proof()})

@@ -78,12 +78,13 @@ class Client:
             self.replica.take_synced(msgspec.convert(message["result"], Synced))
             self.replica.end_sync()
             self.is_live = True
-        elif isinstance(what, Entry):
-            del self.under_way[what.draft.conversation_id]
+        elif what is not None:
+            entry, attempt = what
+            del self.under_way[entry.draft.conversation_id]
             if "error" in message:
-                self.replica.refused(what, from_sentence(message["error"]))
+                self.replica.refused(entry, attempt, from_sentence(message["error"]))
             else:
-                self.replica.answered(what, msgspec.convert(message["result"], Message))
+                self.replica.answered(entry, attempt, msgspec.convert(message["result"], Message))
 
     def send(self, conversation: str, content: str) -> Entry:
         entry = self.replica.outbox.add(conversation, content)
@@ -100,7 +101,7 @@ class Client:
             if entry is not None and id_ not in self.under_way:
                 did = True
                 self.under_way[id_] = entry
-                self._call(entry, "SendMessage", entry.draft.request())
+                self._call((entry, entry.attempt), "SendMessage", entry.draft.request())
         for found in self.replica.stale():
             did = True
             view = found._view
@@ -112,6 +113,16 @@ class Client:
                     continue
             self.replica.end_anew(found, generation)
         return did
+
+    def older(self, conversation: str) -> None:
+        """Read a page further back; what happens meanwhile stays on its way."""
+        found = self.replica.conversations.get(conversation)
+        if found is not None and not found._view.is_stale and not found.is_whole:
+            view = found._view
+            generation = view.begin_older()
+            page = msgspec.convert(self.truth.page(conversation, view.floor + 1, PAGE), MessagePage)
+            view.take_older(generation, page.items, 0 if page.next is None else page.items[-1].seq - 1)
+            view.end_older()
 
     def settle(self) -> None:
         """Quiet: whatever is on its way arrives, and whatever is to be done is done."""
@@ -172,9 +183,11 @@ def test_after_quiet_the_lists_are_the_truth(steps: list[tuple[str, int]]) -> No
             truth.edit(truth.talks[talk].in_order()[n % len(truth.talks[talk].messages)]["id"], f"edited {number}")
         elif step == "create":
             talks.append(truth.create(OTHER, ME))
+        elif step == "older":
+            client.older(talk)
         elif step == "back":
             went_back = True
-            truth.go_back(talk, truth.talks[talk].in_order()[max(0, len(truth.talks[talk].messages) - 1 - n)]["seq"])
+            truth.go_back(talk, max(1, truth.talks[talk].head - n))
         elif step == "again":
             shown.update(message.id for message in client.new)
             client = client.again()
@@ -290,7 +303,7 @@ def test_a_refused_message_does_not_hold_up_the_next() -> None:
     client = Client(truth)
     client.settle()
     first, second = client.send(talk, "first"), client.send(talk, "second")
-    client.replica.refused(first, ParleyError("invalid_content", "it is empty"))
+    client.replica.refused(first, first.attempt, ParleyError("invalid_content", "it is empty"))
     client.settle()
     assert (first.status, second.status) == ("failed", "sent") and first.error is not None
     assert [entry.draft.content for entry in client.replica.outbox.shown(talk)] == ["first"]

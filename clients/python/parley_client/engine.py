@@ -319,6 +319,7 @@ class Engine:
         """Send what waits in one conversation, in order, one after the other."""
         outbox, backoff = self.replica.outbox, Backoff()
         while (entry := outbox.waiting(conversation_id)) is not None:
+            attempt = entry.attempt
             try:
                 message: Message = decoded(await hub.invoke("SendMessage", entry.draft.request()), Message)
             except Lost:
@@ -327,10 +328,10 @@ class Engine:
                 if error.is_retryable or error.code == "unauthenticated":
                     await anyio.sleep(backoff.next(error.retry_after))
                 else:
-                    self.replica.refused(entry, error)
+                    self.replica.refused(entry, attempt, error)
             else:
                 backoff.reset()
-                self.replica.answered(entry, message)
+                self.replica.answered(entry, attempt, message)
 
     async def _read_anew(self, found: Conversation) -> None:
         """Read the history of a conversation until it is as it should be, or the conversation gone."""

@@ -57,13 +57,14 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
 class Entry:
     """One message that is sent, was sent, or failed. `draft` changes as a whole."""
 
-    __slots__ = ("__weakref__", "changed", "draft", "error", "message", "status")
+    __slots__ = ("__weakref__", "attempt", "changed", "draft", "error", "message", "status")
 
     def __init__(self, draft: Draft, status: Status, error: ParleyError | None = None) -> None:
         self.draft = draft
         self.status: Status = status
         self.error = error
         self.message: Message | None = None
+        self.attempt = 0  # rises when it is queued anew: answers to what was asked before do not count
         self.changed: Callable[[], None] | None = None
 
     def become(self, status: Status) -> bool:
@@ -209,7 +210,8 @@ class Outbox:
         entry.draft = msgspec.structs.replace(
             entry.draft, error_code=None, error_message="", sent=None, message_id=None, seq=0
         )
-        entry.error = None
+        entry.error = entry.message = None
+        entry.attempt += 1
         entry.status = "pending"
         if entry.changed is not None:
             entry.changed()

@@ -5,6 +5,7 @@ of it: cursors move with events only, what was had before is passed over, and wh
 anew. Touches nothing: `server` events come in by `take`, and what is to be done stands in `work`.
 """
 
+import sys
 import time
 import weakref
 from collections.abc import Callable, Mapping
@@ -199,6 +200,8 @@ class Replica:
                     self._apply(found, message)
             else:
                 self._begin_with(found, early)
+        elif found._view.is_doubtful(one.last_seq):
+            self._read_anew(found, found.cursor)
         self._touch(f"in {id_}")
 
     def _discover(self, found: Conversation, came: list[tuple[Message, bool]]) -> None:
@@ -263,6 +266,8 @@ class Replica:
             self._raise_own(found)
         found._view.trim(self._keep)
         self._touch(f"in {found.id}")
+        if found._view.is_doubtful(sys.maxsize):
+            self._read_anew(found, found._view.cursor)
         if found._view.is_stale:
             return  # the application hears of it with the reset
         if applied.is_new:
@@ -272,7 +277,7 @@ class Replica:
                 self._held.append((found, message))
             else:
                 self._emit(events.MessageReceived(found, message))
-        elif applied.previous is None or applied.previous.changed_seq < message.changed_seq:
+        elif applied.previous != message:
             self._emit(events.MessageChanged(found, message, applied.previous))
 
     def _take_resync(self, notice: Resync) -> None:
@@ -281,7 +286,8 @@ class Replica:
         head = Cursor(seq=notice.last_seq, message_id=notice.message_id)
         self._read_anew(self._known(notice.conversation_id), head)
 
-    def _read_anew(self, found: Conversation, head: Cursor) -> None:
+    def _read_anew(self, found: Conversation, head: Cursor | None) -> None:
+        assert head is not None
         found._view.begin_anew(head)
         found._receipts.clear()
         self._touch(f"in {found.id}")
@@ -414,12 +420,13 @@ class Replica:
 
     # -- one's own messages --------------------------------------------------------------------------------------------
 
-    def answered(self, entry: Entry, message: Message) -> None:
+    def answered(self, entry: Entry, attempt: int, message: Message) -> None:
         """The answer to a send: it is committed, and its event shows where in the list it stands."""
-        self._committed(entry, message)
+        if entry.attempt == attempt:
+            self._committed(entry, message)
 
-    def refused(self, entry: Entry, error: ParleyError) -> None:
-        if entry.status == "pending":
+    def refused(self, entry: Entry, attempt: int, error: ParleyError) -> None:
+        if entry.status == "pending" and entry.attempt == attempt:
             self.outbox.failed(entry, error)
             self._touch("outbox")
             self._emit(events.MessageFailed(Outgoing.of(entry, self._actions)))

@@ -6,7 +6,7 @@ ahead of what others wrote before them, and of a history that was replaced. Touc
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -47,12 +47,11 @@ class Window:
         return self._by_id.get(message_id)
 
     def put(self, message: Message) -> Message | None:
-        """Put a message in its place, or in place of an older state of it, which is returned."""
+        """Put a message in its place, or in place of another state of it, which is returned."""
         previous = self._by_id.get(message.id)
         if previous is not None:
-            if previous.changed_seq < message.changed_seq:
-                self._by_id[message.id] = message
-                self._order[self._index(previous.seq)] = message
+            self._by_id[message.id] = message
+            self._order[self._index(previous.seq)] = message
             return previous
         if message.seq <= self.floor:
             if self.is_loading:
@@ -119,8 +118,12 @@ class View:
         self._window = Window(floor, messages)
         self._fresh: Window | None = None
         self._came_with_reset: set[str] = set()
+        # States of messages that a page has shown before their events came, by the seq of their change. If those do not
+        # come, the page was read from a history that is lost.
+        self._ahead: dict[str, int] = {}
         self._seen_to = floor if seen_to is None else seen_to
         self.generation = 0  # of the history: what was read for an earlier one is of no use
+        self._expect(self._window.messages)
         if is_stale and cursor is not None:
             self.begin_anew(cursor)
 
@@ -181,11 +184,23 @@ class View:
             return None
         self.cursor = Cursor(seq=message.changed_seq, message_id=message.id, changed_at=message.changed_at)
         window = self._newest
+        if self._ahead.get(message.id, message.changed_seq + 1) <= message.changed_seq:
+            del self._ahead[message.id]
         previous = window.put(message)
         is_new = previous is None and message.seq > window.floor
         if self._fresh is not None and is_new:
             self._came_with_reset.add(message.id)
         return Applied(message, previous, is_new)
+
+    def is_doubtful(self, head: int) -> bool:
+        """Whether a page has shown what no event has confirmed, up to the cursor or beyond this head."""
+        if not self._ahead or self.cursor is None:
+            return False
+        return any(seq <= self.cursor.seq or seq > head for seq in self._ahead.values())
+
+    def _expect(self, page: Iterable[Message]) -> None:
+        seq = self.cursor.seq if self.cursor is not None else 0
+        self._ahead.update({message.id: message.changed_seq for message in page if message.changed_seq > seq})
 
     # -- reading it anew -----------------------------------------------------------------------------------------------
 
@@ -198,6 +213,7 @@ class View:
         self._fresh = Window(head.seq)
         self._fresh.begin_loading()
         self._came_with_reset.clear()
+        self._ahead.clear()
         self.generation += 1
         return self.generation
 
@@ -206,11 +222,12 @@ class View:
         """The seq before which the next page is to be read."""
         return self._newest.floor + 1
 
-    def take_anew(self, generation: int, page: Iterable[Message], floor: int) -> bool:
+    def take_anew(self, generation: int, page: Sequence[Message], floor: int) -> bool:
         """Take a page of the history that is being read anew, which reaches down to `floor`. Returns whether more is
         wanted."""
         if self._fresh is None or generation != self.generation:
             return False
+        self._expect(page)
         self._fresh.put_older(page, floor)
         return floor > self.seen_to and len(self._fresh) < MAX_READ_ANEW
 
@@ -229,6 +246,7 @@ class View:
         ]
         self._came_with_reset.clear()
         self._seen_to = self._window.floor
+        self._prove()
         return new
 
     # -- reading further back ------------------------------------------------------------------------------------------
@@ -237,12 +255,21 @@ class View:
         self._window.begin_loading()
         return self.generation
 
-    def take_older(self, generation: int, page: Iterable[Message], floor: int) -> bool:
+    def take_older(self, generation: int, page: Sequence[Message], floor: int) -> bool:
         """Take a page from below the list. Returns False if the list was replaced meanwhile."""
         if generation != self.generation:
             return False
+        self._expect(page)
         self._window.put_older(page, floor)
+        self._prove()
         return True
+
+    def _prove(self) -> None:
+        """A head that the server gave names a message, but not when that was changed: the message itself does."""
+        cursor = self.cursor
+        message = None if cursor is None else self._window.get(cursor.message_id or "")
+        if cursor is not None and message is not None and message.changed_seq == cursor.seq:
+            self.cursor = msgspec.structs.replace(cursor, changed_at=message.changed_at)
 
     def end_older(self) -> None:
         self._window.end_loading()

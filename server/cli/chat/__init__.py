@@ -1,4 +1,8 @@
-"""`parley chat`: the client for the terminal (`loadtest.chat`)."""
+"""`parley chat`: the client for the terminal, on the client library that applications use.
+
+Owns the command line of it. The client runs on asyncio, in this process alone, because the line editor does; nothing of
+the server is run here.
+"""
 
 from pathlib import Path
 
@@ -9,9 +13,11 @@ from server.cli.options import DATA_TYPE, DEFAULT_DATA, DEFAULT_URL
 
 
 @click.command()
-@click.option("--url", default=DEFAULT_URL, show_default=True, help="The server's URL.")
+@click.option("--url", default=DEFAULT_URL, show_default=True, help="The server: a URL, or localhost:5000.")
 @click.option("--user", required=True, help="Your username. Registered if it is new, where registration is open.")
-@click.option("--with", "other", required=True, help="The username to chat with. Registered if it is new.")
+@click.option(
+    "--with", "other", required=True, help="The username to chat with. A terminal asks before registering it."
+)
 @click.option("--say", multiple=True, help="Send this message and exit. May be repeated.")
 @click.option("--token", "access_token", help="An access token of an existing user.")
 @click.option(
@@ -27,11 +33,13 @@ def chat(url: str, user: str, other: str, say: tuple[str, ...], access_token: st
     \b
     parley chat --user alice --with bob        # in one terminal
     parley chat --user bob --with alice        # in another
-    """
-    from loadtest.chat import run  # noqa: PLC0415
-    from loadtest.client import ClientError  # noqa: PLC0415
 
-    with report_errors(ClientError):
+    Lines that begin with a slash are commands: /help lists them. What is piped in is sent line by line.
+    """
+    from server.cli.chat.people import ChatError  # noqa: PLC0415
+    from server.cli.chat.run import run  # noqa: PLC0415
+
+    with report_errors(ChatError):
         try:
             run(url, user, other, say, access_token or _dev_token(data, user))
         except* KeyboardInterrupt:

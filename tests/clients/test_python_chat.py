@@ -1,0 +1,251 @@
+"""The Python client on both event loops against a server that fails: what an application sees, and what it must not."""
+
+import base64
+import copy
+import json
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import parley_client
+import pytest
+from parley_client import ParleyError
+from parley_client.backoff import Backoff
+from parley_client.tokens import expires_at
+
+from tests.clients.fake_network import Network, network
+from tests.clients.fake_server import Truth
+
+WAIT = 60  # seconds: long past anything but a hang
+ME, OTHER = "me", "other"
+LOOPS = pytest.mark.parametrize("loop", ["trio", "asyncio"])
+
+
+def run(loop: str, scenario: Callable[[Network, Truth], Awaitable[None]]) -> None:
+    async def main() -> None:
+        truth = Truth()
+        with anyio.fail_after(WAIT):
+            async with network(truth) as found:
+                await scenario(found, truth)
+
+    anyio.run(main, backend=loop)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Look until it is so: for what has no event."""
+    while not condition():
+        await anyio.sleep(0.01)
+
+
+async def until_shown(messages: parley_client.Subscription[parley_client.Message], last: str) -> list[str]:
+    found: list[str] = []
+    async for message in messages:
+        if message.type is not parley_client.MessageType.SYSTEM:
+            found.append(message.content)
+        if message.content == last:
+            break
+    return found
+
+
+@LOOPS
+def test_nothing_is_lost_or_doubled(loop: str) -> None:
+    """Answers that are lost after their messages were committed, cuts, a server that is away: everything is there once,
+    in order, and the iterator goes on."""
+
+    async def scenario(net: Network, truth: Truth) -> None:
+        talk = truth.create(OTHER, ME)
+        async with parley_client.connect(net.url, token=ME) as chat:
+            messages, conversation = chat.messages(), chat.conversation(talk)
+            net.loses_answers = True
+            first = conversation.send("its answer is lost")
+            second = conversation.send("and the next")
+            await until(lambda: chat.state != "live")
+            assert chat.reason is not None and chat.reason.code == "network"
+            net.loses_answers = False
+            assert (await first.committed()).content == "its answer is lost"
+            await second.committed()
+            net.refuses = True
+            net.cut()
+            truth.send(OTHER, talk, "missed")
+            third = conversation.send("while it is away")
+            await until(lambda: chat.state == "offline")
+            net.refuses = False
+            chat.connect_now()
+            await third.committed()
+            shown = await until_shown(messages, "while it is away")
+            assert shown == ["its answer is lost", "and the next", "missed", "while it is away"]
+            assert [one.seq for one in conversation.messages] == [2, 3, 4, 5]
+            assert await conversation.load_older() == 1 and conversation.is_whole
+            assert [one.seq for one in conversation.messages] == [1, 2, 3, 4, 5]
+
+    run(loop, scenario)
+
+
+@LOOPS
+def test_errors_come_as_they_are(loop: str) -> None:
+    """One error is one error: a refused token, the application's own, a chat that is closed, a cancellation."""
+
+    async def scenario(net: Network, truth: Truth) -> None:
+        net.tokens = {ME}
+        with pytest.raises(ParleyError) as refused:
+            async with parley_client.connect(net.url, token="somebody's"):
+                pass
+        assert refused.value.code == "unauthenticated" and refused.value.message == "The token is not good."
+        with pytest.raises(ZeroDivisionError):
+            async with parley_client.connect(net.url, token=ME):
+                raise ZeroDivisionError
+        with anyio.move_on_after(0.05) as scope:
+            async with parley_client.connect("http://127.0.0.1:1", token=ME):
+                pass
+        assert scope.cancelled_caught
+        with pytest.raises(ParleyError, match="looks like https://"):
+            async with parley_client.connect("ftp://chat.example", token=ME):
+                pass
+        async with parley_client.connect(net.url, token=ME) as chat:
+            messages = chat.messages()
+            net.close_hubs("unauthenticated: The sign-in session has ended.", may_return=False)
+            with pytest.raises(ParleyError) as closed:
+                async for _ in messages:
+                    pass
+            assert closed.value.code == "unauthenticated" and chat.state == "closed"
+            with pytest.raises(ParleyError):
+                await chat.wait_live()
+
+    run(loop, scenario)
+
+
+@LOOPS
+def test_a_drain_is_no_end(loop: str) -> None:
+    """A Close that allows to come back: the states say what happens, and it goes on."""
+
+    async def scenario(net: Network, truth: Truth) -> None:
+        truth.create(OTHER, ME)
+        async with parley_client.connect(net.url, token=ME, wait=False) as chat:
+            events = chat.events()
+            await chat.wait_live()
+            net.close_hubs("draining: The server is shutting down.", may_return=True)
+            states: list[str] = []
+            async for event in events:
+                if isinstance(event, parley_client.StateChanged):
+                    states.append(event.state)
+                    if event.state == "offline":
+                        assert event.reason is not None and event.reason.code == "draining"
+                    if states.count("live") == 2:
+                        break
+            assert states == ["catching_up", "live", "offline", "connecting", "catching_up", "live"]
+
+    run(loop, scenario)
+
+
+@LOOPS
+def test_a_file_outlives_the_process(loop: str, tmp_path: Path) -> None:
+    """What was unsent is sent by the next process, what it missed is new to it, and the list is there at once."""
+
+    async def scenario(net: Network, truth: Truth) -> None:
+        talk = truth.create(OTHER, ME)
+        path = tmp_path / "chat.db"
+        async with parley_client.connect(net.url, token=ME, store=parley_client.FileStore(path)) as chat:
+            await chat.conversation(talk).send("one").committed()
+            await until_shown(chat.messages(), "one")
+            net.refuses = True
+            net.cut()
+            chat.conversation(talk).send("unsent")
+            with pytest.raises(ParleyError, match="in use by another process"):
+                await parley_client.FileStore(path).load()
+        net.refuses = False
+        truth.send(OTHER, talk, "missed")
+        async with parley_client.connect(net.url, token=ME, store=parley_client.FileStore(path)) as chat:
+            assert await until_shown(chat.messages(), "unsent") == ["missed", "unsent"]
+            assert [one.content for one in chat.conversation(talk).messages] == ["one", "missed", "unsent"]
+        async with parley_client.connect(net.url, token=OTHER, store=parley_client.FileStore(path)) as chat:
+            assert not chat.conversation(talk).messages
+
+    run(loop, scenario)
+
+
+@LOOPS
+def test_a_damaged_file_is_begun_anew(loop: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One warning, and no crash: neither for what is no database, nor for another format, nor for another content."""
+
+    async def load(path: Path) -> dict[str, bytes]:
+        store = parley_client.FileStore(path)
+        try:
+            await store.save({"meta": b"x"}) if await store.load() else None
+            return await store.load()
+        finally:
+            await store.aclose()
+
+    path = tmp_path / "chat.db"
+    path.write_bytes(b"this is no database" * 1000)
+    assert anyio.run(load, path, backend=loop) == {}
+    other = sqlite3.connect(tmp_path / "other.db")
+    other.execute("PRAGMA user_version = 99")
+    other.close()
+    assert anyio.run(load, tmp_path / "other.db", backend=loop) == {}
+    assert [record.levelname for record in caplog.records if record.name == "parley_client"] == ["WARNING"] * 2
+
+
+@LOOPS
+def test_a_token_is_renewed_on_the_socket(loop: str) -> None:
+    """Before it ends, and without another connection; one that is refused is asked for anew once."""
+
+    async def scenario(net: Network, truth: Truth) -> None:
+        truth.create(OTHER, ME)
+        given: list[str] = []
+
+        async def token() -> str:
+            body = base64.urlsafe_b64encode(json.dumps({"exp": time.time() + 1}).encode()).decode().rstrip("=")
+            given.append(f"{ME}/{len(given)}.{body}.x")
+            return given[-1]
+
+        async with parley_client.connect(net.url, token=token) as chat:
+            await until(lambda: len(net.renewed) >= 2)
+            assert chat.state == "live" and len(net.shown) == 1 and net.renewed == given[1:3]
+            net.tokens = {ME}
+            net.cut()
+            messages = chat.messages()
+            with pytest.raises(ParleyError) as refused:
+                await anext(messages)
+            assert refused.value.code == "unauthenticated"
+
+    run(loop, scenario)
+
+
+def test_waits_grow_with_jitter() -> None:
+    """Each wait is between nothing and its limit, which doubles up to half a minute; never less than was asked for."""
+    backoff = Backoff()
+    waits = [[one.next() for _ in range(12)] for one in [Backoff() for _ in range(200)]]
+    for number, limit in enumerate([0.5, 1, 2, 4, 8, 16, 30, 30]):
+        found = [wait[number] for wait in waits]
+        assert min(found) >= 0 and max(found) <= limit and max(found) - min(found) > limit / 2
+    assert backoff.next(5.0) >= 5.0
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("localhost:5000", "http://localhost:5000"),
+        ("127.0.0.1:5000/", "http://127.0.0.1:5000"),
+        ("chat.example", "https://chat.example"),
+        ("wss://chat.example/hubs/chat", "https://chat.example"),
+        ("http://[::1]:5000", "http://[::1]:5000"),
+    ],
+)
+def test_urls(given: str, meant: str) -> None:
+    """A URL is taken as it was meant."""
+    assert parley_client.server_url(given) == meant
+
+
+@pytest.mark.parametrize("token", ["", "x", "x.y.z", "a.eyJleHAiOiJ4In0.b"])
+def test_tokens_that_say_nothing(token: str) -> None:
+    """A token that is no JWT is good until the server says otherwise."""
+    assert expires_at(token) is None
+
+
+def test_an_error_survives_pickling() -> None:
+    """It can be handed to another process, as pools of workers do."""
+    error: Any = copy.copy(ParleyError("rate_limited", "wait", retry_after=1.5, fields={"a": "b"}))
+    assert (error.code, error.message, error.retry_after, error.fields) == ("rate_limited", "wait", 1.5, {"a": "b"})
