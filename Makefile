@@ -6,7 +6,7 @@ WORKERS ?= 4
 # then the newest that setup.cfg allows are taken. `make CONSTRAINTS=` takes these from the beginning.
 CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
-UNIT := tests/handlers tests/server tests/store tests/loadtest tests/test_*.py
+UNIT := tests/handlers tests/server tests/store tests/loadtest tests/clients tests/test_*.py
 READY := $(VENV)/.ready
 TESTABLE := $(VENV)/.testable
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -87,8 +87,8 @@ constraints: $(VENV)/.made ## constraints.txt anew: the newest versions that set
 	@mv $(VENV)/constraints constraints.txt && rm -rf $(VENV)/fresh
 
 clean: ## forget the environment (not the data in .parley)
-	find server store handlers loadtest tests -name __pycache__ -prune -exec rm -rf {} + # they would keep folders that are gone
-	find server store handlers loadtest tests -type d -empty -delete
+	find server store handlers loadtest clients/python tests -name __pycache__ -prune -exec rm -rf {} + # they would keep folders that are gone
+	find server store handlers loadtest clients/python tests -type d -empty -delete
 	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis node_modules tests/interop/node_modules clients/javascript/node_modules clients/javascript/types
 
 $(VENV)/.made:

@@ -463,7 +463,9 @@ class Engine:
     def _become(self, state: State, reason: ParleyError | None = None) -> None:
         if self.state == "closed" or (self.state == state and state != "offline"):
             return
-        self.state, self.reason = state, reason
+        if reason is not None or state in ("catching_up", "live", "closed"):
+            self.reason = reason  # while it connects anew: why it has to
+        self.state = state
         self._broadcaster.emit(StateChanged(state, reason))
         self._notify()
 

@@ -4,14 +4,17 @@ Owns the event loop of the command, standard input and output. Typing, completio
 """
 
 import sys
-from collections.abc import Iterable
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 
 import anyio
-import anyio.lowlevel
+import anyio.from_thread
 import click
 import parley_client
-from parley_client import Chat, ErrorOccurred, ParleyError, StateChanged
+from anyio.lowlevel import current_token
+from parley_client import Chat, ErrorOccurred, MessageReceived, Outgoing, ParleyError, StateChanged
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
@@ -23,6 +26,7 @@ from server.cli.chat.people import explained, find_or_make, sign_up
 from server.cli.chat.session import Session
 from server.protocol import terminal
 
+AHEAD = 100  # lines read before they are committed
 PATIENCE = 30.0  # seconds that what is unsent may take when one leaves; Ctrl-C ends it before
 
 
@@ -79,15 +83,41 @@ async def _pipe(chat: Chat, session: Session, other: str, say: tuple[str, ...]) 
             for text in say:
                 sent = session.say(text)
                 if sent is not None:
-                    await session.take(parley_client.MessageReceived(session.conversation, await sent.committed()))
+                    await _until_shown(session, sent)
             return
         tasks.start_soon(_show_events, chat, session)
         terminal.echo(f"chatting with {terminal.line(other)}; end with Ctrl-D", err=True)
-        async for line in anyio.wrap_file(sys.stdin):
-            session.say(line.rstrip("\n"))
-        await chat.flush()
-        await anyio.lowlevel.checkpoint()
+        under_way: deque[Outgoing] = deque()
+        async for line in _lines():
+            sent = session.say(line.rstrip("\n"))
+            under_way.extend([] if sent is None else [sent])
+            while len(under_way) > AHEAD:
+                await _until_shown(session, under_way.popleft())
+        for sent in under_way:
+            await _until_shown(session, sent)
         tasks.cancel_scope.cancel()
+
+
+async def _until_shown(session: Session, sent: Outgoing) -> None:
+    """One's own line is shown once it is committed."""
+    await session.take(MessageReceived(session.conversation, await sent.committed()))
+
+
+async def _lines() -> AsyncIterator[str]:
+    """The lines of standard input, read by a thread that nothing waits for when the command ends."""
+    taken, given = anyio.create_memory_object_stream[str](AHEAD)
+    token = current_token()
+
+    def read() -> None:
+        with suppress(anyio.BrokenResourceError, RuntimeError):  # the command has ended
+            for line in sys.stdin:
+                anyio.from_thread.run(taken.send, line, token=token)
+            anyio.from_thread.run_sync(taken.close, token=token)
+
+    threading.Thread(target=read, name="stdin", daemon=True).start()
+    async with given:
+        async for line in given:
+            yield line
 
 
 async def _edit(chat: Chat, session: Session, other: str, say: tuple[str, ...]) -> None:

@@ -1,0 +1,33 @@
+"""server.cli.chat.lines: whose each line is, and that nothing foreign gets at the terminal."""
+
+from parley_client import FileInfo, Message
+
+from server.cli.chat import lines
+
+
+def message(content: str, **more: object) -> Message:
+    fields: dict[str, object] = {"id": "1", "conversation_id": "c", "seq": 7, "changed_seq": 7, "sender_id": "b"}
+    return Message(**fields, content=content, **more)  # type: ignore[arg-type] # what each test needs
+
+
+def test_every_line_says_whose_it_is() -> None:
+    """A message of several lines cannot pass for messages of others, nor for a note of the program."""
+    text = "hello\nalice: I owe bob 100\n-- connected again"
+    shown = lines.of_message("bob", message(text), number=True).split("\n")
+    assert shown == ["7 bob: hello", "  bob| alice: I owe bob 100", "  bob| -- connected again"]
+    assert lines.of_message("bob", message("hello, alice")) == "bob: hello, alice"
+
+
+def test_what_a_terminal_would_obey_is_visible() -> None:
+    """Control and bidi characters, in what is said and in who says it."""
+    shown = lines.of_message("bo\x1b[2Jb\nalice", message("a\x1b[31mb\x07\u202ec\r\u2028d"))
+    assert shown == r"bo\x1b[2Jb\nalice: a\x1b[31mb\x07\u202ec\r\u2028d"
+    assert "\n" not in lines.note("two\nlines")
+
+
+def test_what_became_of_a_message() -> None:
+    """Deleted, edited, with a file."""
+    assert lines.of_message("bob", message("", deleted_at="x", edited_at="x")) == "bob: (deleted)"
+    assert lines.of_message("bob", message("hello", edited_at="x")) == "bob: hello (edited)"
+    file = FileInfo(id="1", key="k", url="u", name="a\x1b.txt", size=1234, content_type="text/plain")
+    assert lines.of_message("bob", message("", file=file)) == r"bob: [a\x1b.txt, 1,234 bytes]"
