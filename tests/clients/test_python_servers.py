@@ -47,7 +47,7 @@ class Person(threading.Thread):
                 tasks.start_soon(self._listen, chat.messages())
                 while not self.is_done.is_set():
                     self._say(found, f"{self.user.name} {len(self.sent)}")
-                    await anyio.sleep(0.05)  # at the pace of people, in a hurry
+                    await anyio.sleep(0.05)  # at the pace of a quick talk
                 self._say(found, f"{LAST} {self.user.name}")
                 await chat.flush()
                 while not self._has_all(chat, found):  # noqa: ASYNC110 (two conditions, of two parts)

@@ -183,7 +183,7 @@ class Engine:
         """One connection, from its beginning to the error that it ends with."""
         token = await self._tokens.current()
         if self.me is None:
-            await self._begin(await self._rest.get("/api/users/me", User))
+            await self._begin(await self._rest.get("/api/users/me", User, attempts=1))
         try:
             async with open_hub(self._url, token, self._take, ssl_context=self._ssl_context) as hub:
                 self._become("catching_up")

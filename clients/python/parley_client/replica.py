@@ -80,12 +80,13 @@ class Replica:
         self._early: dict[str, list[tuple[Message, bool]]] = {}  # of conversations about which nothing is known yet
         self._held: list[tuple[Conversation, Message]] | None = None  # not shown yet: they are put into order first
         self._anew: set[str] = set()  # in which a Resync has come on this connection
-        self._watched: weakref.WeakSet[Entry] = weakref.WeakSet()
+        self._watched: dict[str, weakref.WeakSet[Entry]] = {}  # what was sent and may be read yet, by conversation
+        self._stale: set[str] = set()
 
     # -- the store -----------------------------------------------------------------------------------------------------
 
     def restore(self, records: Mapping[str, bytes], user_id: str, url: str) -> bool:
-        """Go on from what a store has. Returns False if it is another user's, or nobody's. Raises msgspec errors."""
+        """Go on from what a store has. Returns False if it is another user's, or empty. Raises msgspec errors."""
         self._user_id, self._url = user_id, url
         self.dirty.add("meta")
         if "meta" not in records:
@@ -290,6 +291,7 @@ class Replica:
         assert head is not None
         found._view.begin_anew(head)
         found._receipts.clear()
+        self._stale.add(found.id)
         self._touch(f"in {found.id}")
 
     def end_anew(self, found: Conversation, generation: int) -> bool:
@@ -298,6 +300,7 @@ class Replica:
         new = found._view.end_anew(generation)
         if new is None:
             return False
+        self._stale.discard(found.id)
         self._touch(f"in {found.id}")
         self._emit(events.ConversationReset(found))
         since = (joined_at(new, self._user_id) or 0) if is_first else 0
@@ -355,6 +358,8 @@ class Replica:
 
     def _remove(self, conversation_id: str, reason: str) -> None:
         self._early.pop(conversation_id, None)
+        self._stale.discard(conversation_id)
+        self._watched.pop(conversation_id, None)
         found = self.conversations.pop(conversation_id, None)
         if found is None:
             return
@@ -433,7 +438,7 @@ class Replica:
 
     def _committed(self, entry: Entry, message: Message) -> None:
         if self.outbox.sent(entry, message):
-            self._watched.add(entry)
+            self._watched.setdefault(message.conversation_id, weakref.WeakSet()).add(entry)
             found = self.conversations.get(message.conversation_id)
             if found is not None:
                 entry.become(found.status(message))
@@ -442,11 +447,12 @@ class Replica:
 
     def _raise_own(self, found: Conversation) -> None:
         """The receipts have changed: so may the status of what was sent."""
-        for entry in list(self._watched):
-            if entry.message is not None and entry.draft.conversation_id == found.id:
+        watched = self._watched.get(found.id)
+        for entry in list(watched or ()):
+            if entry.message is not None:
                 entry.become(found.status(entry.message))
-                if entry.status == "read":
-                    self._watched.discard(entry)
+                if entry.status == "read" and watched is not None:
+                    watched.discard(entry)
 
     def touch_outbox(self) -> None:
         """Something was put into the outbox, or taken out."""
@@ -456,7 +462,7 @@ class Replica:
 
     def stale(self) -> list[Conversation]:
         """Return the conversations whose history is to be read anew."""
-        return [found for found in self.conversations.values() if found._view.is_stale]
+        return [self.conversations[id_] for id_ in self._stale]
 
     def marks(self) -> list[Conversation]:
         """Return the conversations in which a receipt is to be given."""
@@ -480,6 +486,8 @@ class Replica:
 
     def _made(self, info: ConversationInfo, view: View) -> Conversation:
         found = self.conversations[info.id] = Conversation(info, view, self.outbox, self._actions)
+        if view.is_stale:
+            self._stale.add(info.id)
         for member in info.members:
             receipt = self._receipt(found, member.user_id)
             receipt.rise(MessageStatus.DELIVERED, member.delivered_seq)

@@ -34,8 +34,8 @@ class Rest:
     async def aclose(self) -> None:
         await self.http.aclose()
 
-    async def get(self, path: str, kind: type[T], **query: Any) -> T:
-        return self._decoded(await self.request("GET", path, params=_given(query)), kind)
+    async def get(self, path: str, kind: type[T], *, attempts: int = ATTEMPTS, **query: Any) -> T:
+        return self._decoded(await self.request("GET", path, attempts=attempts, params=_given(query)), kind)
 
     async def post(self, path: str, body: Mapping[str, Any], kind: type[T]) -> T:
         return self._decoded(await self.request("POST", path, json=_given(body), key=str(uuid.uuid4())), kind)

@@ -61,8 +61,13 @@ class TokenGiver:
                 return self._token
             if not callable(self._source):
                 return self._source
-            found = self._source()
-            self._token = await found if inspect.isawaitable(found) else str(found)
+            try:
+                found = self._source()
+                self._token = await found if inspect.isawaitable(found) else str(found)
+            except (OSError, httpx.TransportError) as error:
+                raise ParleyError(
+                    "network", f"no access token could be had: {error or type(error).__name__}"
+                ) from error
             return self._token
 
     def seconds_left(self) -> float | None:
