@@ -42,6 +42,9 @@ test-clients: $(TESTABLE) ## five minutes of faults under 50 people with the Jav
 test-hostile: $(TESTABLE) ## ten minutes of hostile clients, and people who must not notice (MINUTES=, SEED=)
 	@$(BIN)/pytest -q -s tests/hostile -k long --hostile-minutes $(or $(MINUTES),10) --hostile-seed $(or $(SEED),0)
 
+test-clients: $(TESTABLE) ## five minutes of faults under 50 people who use the client libraries (MINUTES=, SEED=)
+	@$(BIN)/pytest -q -s tests/clients -k long --clients-minutes $(or $(MINUTES),5) --clients-seed $(or $(SEED),0)
+
 mutants: $(TESTABLE) ## plant faults one by one, and see the tests nearest to each catch it (WORDS=)
 	@$(BIN)/python -m tests.mutants $(WORDS)
 

@@ -8,7 +8,7 @@ from parley_client import Message, MessageType
 from server.protocol import terminal
 
 MARKS = {"pending": "…", "sent": "✓", "delivered": "✓✓", "read": "✓✓ read", "failed": "✗"}
-NOTE = "-- "  # before what is said by the program; names have no blanks, so nobody is called so
+NOTE = "-- "  # before what is said by the program; names have no blanks, so no user is called so
 
 
 def of_message(who: str, message: Message, *, number: bool = False) -> str:
