@@ -19,7 +19,7 @@ from parley_client.tokens import expires_at
 from tests.clients.fake_network import Network, network
 from tests.clients.fake_server import Truth
 
-WAIT = 60  # seconds: long past anything but a hang
+WAIT = 600  # seconds: long past anything but a hang
 ME, OTHER = "me", "other"
 LOOPS = pytest.mark.parametrize("loop", ["trio", "asyncio"])
 

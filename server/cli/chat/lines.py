@@ -7,7 +7,7 @@ from parley_client import Message, MessageType
 
 from server.protocol import terminal
 
-MARKS = {"pending": "…", "sent": "✓", "delivered": "✓✓", "read": "✓✓ read", "failed": "✗"}
+MARKS = {"pending": "…", "sent": "✓", "delivered": "✓✓", "read": "✓✓", "failed": "✗"}
 NOTE = "-- "  # before what is said by the program; names have no blanks, so no user is called so
 
 

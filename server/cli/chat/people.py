@@ -3,7 +3,7 @@
 Owns the questions that this takes, and the errors that the command reports.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from parley_client import Chat, ParleyError, User, register
 
@@ -21,12 +21,12 @@ async def sign_up(url: str, username: str) -> str:
     return made.access_token
 
 
-async def find_or_make(chat: Chat, username: str, may_make: Callable[[str], bool]) -> User:
+async def find_or_make(chat: Chat, username: str, may_make: Callable[[str], Awaitable[bool]]) -> User:
     """Return the user with this name: one that is not there yet is registered, if that is wanted."""
     found = await chat.find_user(username)
     if found is not None:
         return found
-    if not may_make(username):
+    if not await may_make(username):
         raise ChatError(f"there is no user {username!r}")
     try:
         await register(chat.url, username)

@@ -11,10 +11,11 @@ from contextlib import suppress
 
 import anyio
 import anyio.from_thread
+import anyio.to_thread
 import click
 import parley_client
 from anyio.lowlevel import current_token
-from parley_client import Chat, ErrorOccurred, MessageReceived, Outgoing, ParleyError, StateChanged
+from parley_client import Chat, ErrorOccurred, Event, MessageReceived, Outgoing, ParleyError, StateChanged, Subscription
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
@@ -41,27 +42,33 @@ async def _run(url: str, user: str, other: str, say: tuple[str, ...], token: str
         url = parley_client.server_url(url)
         token = token or await sign_up(url, user)
         async with parley_client.connect(url, token=token, wait=False) as chat:
-            await _first_connection(chat, url)
+            events = chat.events()
+            await _first_connection(events, url)
 
-            def may_make(name: str) -> bool:
-                return not is_interactive or click.confirm(f"there is no user {name!r}; register them?")
+            async def may_make(name: str) -> bool:
+                question = f"there is no user {terminal.line(name)}; register them?"
+                return not is_interactive or await anyio.to_thread.run_sync(click.confirm, question)
 
             peer = await find_or_make(chat, other, may_make)
             conversation = await chat.direct(peer)
             names = {chat.me.id: chat.me.username, peer.id: peer.username}
             session = Session(chat, conversation, names, terminal.echo, _no_questions, is_interactive=is_interactive)
-            await (_edit if is_interactive else _pipe)(chat, session, peer.username, say)
+            if is_interactive:
+                await _edit(chat, session, events, peer.username)
+            else:
+                await _pipe(session, events, peer.username, say)
     except ParleyError as error:
         raise explained(error, url) from None
 
 
-def _no_questions(name: str) -> bool:
+async def _no_questions(name: str) -> bool:
+    """Below the prompt nothing can be asked: a name that is not there is an error."""
     return False
 
 
-async def _first_connection(chat: Chat, url: str) -> None:
+async def _first_connection(events: Subscription[Event], url: str) -> None:
     """Wait for it; what is in the way at first is for the person to see, and not waited for."""
-    async for event in chat.events():
+    async for event in events:
         if isinstance(event, StateChanged):
             if event.state == "offline" and event.reason is not None:
                 raise explained(event.reason, url)
@@ -69,13 +76,13 @@ async def _first_connection(chat: Chat, url: str) -> None:
                 return
 
 
-async def _show_events(chat: Chat, session: Session) -> None:
-    async for event in chat.events():
+async def _show_events(events: Subscription[Event], session: Session) -> None:
+    async for event in events:
         if not isinstance(event, ErrorOccurred):
             await session.take(event)
 
 
-async def _pipe(chat: Chat, session: Session, other: str, say: tuple[str, ...]) -> None:
+async def _pipe(session: Session, events: Subscription[Event], other: str, say: tuple[str, ...]) -> None:
     """Send what comes in line by line, or only what is to be said; show what others say on the way."""
     await session.begin()
     async with anyio.create_task_group() as tasks:
@@ -85,7 +92,7 @@ async def _pipe(chat: Chat, session: Session, other: str, say: tuple[str, ...]) 
                 if sent is not None:
                     await _until_shown(session, sent)
             return
-        tasks.start_soon(_show_events, chat, session)
+        tasks.start_soon(_show_events, events, session)
         terminal.echo(f"chatting with {terminal.line(other)}; end with Ctrl-D", err=True)
         under_way: deque[Outgoing] = deque()
         async for line in _lines():
@@ -120,7 +127,7 @@ async def _lines() -> AsyncIterator[str]:
             yield line
 
 
-async def _edit(chat: Chat, session: Session, other: str, say: tuple[str, ...]) -> None:
+async def _edit(chat: Chat, session: Session, events: Subscription[Event], other: str) -> None:
     """Edit lines below what is said."""
     prompt: PromptSession[str] = PromptSession(
         f"{terminal.line(chat.me.username)}> ",
@@ -141,7 +148,7 @@ async def _edit(chat: Chat, session: Session, other: str, say: tuple[str, ...]) 
         terminal.echo(lines.note(f"chatting with {other}; /help lists what can be done, Ctrl-D leaves"))
         await session.begin()
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_show_events, chat, session)
+            tasks.start_soon(_show_events, events, session)
             while not session.has_left:
                 try:
                     line = await prompt.prompt_async()

@@ -4,7 +4,7 @@ Owns which conversation is in sight, what of it was shown, and the commands. Whe
 caller's.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import anyio
 from parley_client import (
@@ -42,7 +42,7 @@ class Session:
         conversation: Conversation,
         names: dict[str, str],
         show: Callable[[str], None],
-        may_make: Callable[[str], bool],
+        may_make: Callable[[str], Awaitable[bool]],
         *,
         is_interactive: bool,
     ) -> None:
