@@ -143,7 +143,7 @@ async def _edit(chat: Chat, session: Session, events: Subscription[Event], other
         if text and not text.startswith("/"):
             session.conversation.start_typing()
 
-    prompt.default_buffer.on_text_changed += is_typing
+    prompt.default_buffer.on_text_changed.add_handler(is_typing)
     with patch_stdout():
         terminal.echo(lines.note(f"chatting with {other}; /help lists what can be done, Ctrl-D leaves"))
         await session.begin()
