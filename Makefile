@@ -109,7 +109,7 @@ define install
 	fi
 endef
 
-$(READY): $(VENV)/.made setup.cfg pyproject.toml $(CONSTRAINTS)
+$(READY): $(VENV)/.made setup.cfg setup.py pyproject.toml $(CONSTRAINTS)
 	@echo "installing Parley into $(VENV) (a minute or two the first time) ..."
 	$(call install,.)
 	@touch $@

@@ -78,7 +78,7 @@ async def answers_everything(python: str, directory: Path, database: str, redis_
 
     async def answered(server: Running, count: int) -> bool:
         history = await server.history(robot, conversation)
-        return sum(one["senderId"] == robot.id for one in history) >= count
+        return len([one for one in history if one["senderId"] == robot.id]) >= count
 
     async with running(database, redis_url, port=port) as server:
         alice, robot = await server.register("alice"), await server.register("robot")
