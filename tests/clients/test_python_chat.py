@@ -51,7 +51,7 @@ async def until_shown(messages: parley_client.Subscription[parley_client.Message
 
 
 @LOOPS
-def test_nothing_is_lost_or_doubled(loop: str) -> None:
+def test_nothing_is_lost_or_repeated(loop: str) -> None:
     """Answers that are lost after their messages were committed, cuts, a server that is away: everything is there once,
     in order, and the iterator goes on."""
 
