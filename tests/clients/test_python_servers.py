@@ -5,7 +5,7 @@ import random
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import partial
 
 import anyio
@@ -91,12 +91,13 @@ class Crowd(threading.Thread):
 class World:
     """The crowds, and the instances to which they talk."""
 
-    def __init__(self, database: str, redis_url: str, count: int) -> None:
+    def __init__(self, database: str, redis_url: str, count: int, nursery: trio.Nursery) -> None:
         self._open = partial(running, database, redis_url, may_fail=True)
+        self._nursery = nursery
         self.database = database
         self.ports = [free_port() for _ in range(count)]
-        self.servers: list[Running] = []
-        self._stacks = [AsyncExitStack() for _ in range(count)]
+        self.servers: dict[int, Running] = {}
+        self._ends = [trio.Event() for _ in range(count)]
         self.crowds: list[Crowd] = []
         self.conversation = ""
 
@@ -105,11 +106,11 @@ class World:
         return [person for crowd in self.crowds for person in crowd.people]
 
     async def begin(self, count: int, pause: float) -> None:
-        for number, port in enumerate(self.ports):
-            self.servers.append(await self._stacks[number].enter_async_context(self._open(port=port)))
+        for number in range(len(self.ports)):
+            await self._nursery.start(self._serve, number)
         users = [lasting(await self.servers[0].register(f"person{number}")) for number in range(count)]
         self.conversation = await self.servers[0].group(*users)
-        urls = [server.url for server in self.servers]
+        urls = [server.url for server in self.servers.values()]
         people = [Person(urls[number % len(urls)], user, self.conversation) for number, user in enumerate(users)]
         lasts = {f"{LAST} {user.name}" for user in users}
         self.crowds = [Crowd(loop, people[half::2], lasts, pause) for half, loop in enumerate(["trio", "asyncio"])]
@@ -131,9 +132,15 @@ class World:
         server = self.servers[number]
         server.kill() if kill else server.terminate()
         await server.wait()
-        await self._stacks[number].aclose()
-        self._stacks[number] = AsyncExitStack()
-        self.servers[number] = await self._stacks[number].enter_async_context(self._open(port=self.ports[number]))
+        self._ends[number].set()
+        self._ends[number] = trio.Event()
+        await self._nursery.start(self._serve, number)
+
+    async def _serve(self, number: int, *, task_status: trio.TaskStatus[None]) -> None:
+        end = self._ends[number]
+        async with self._open(port=self.ports[number]) as self.servers[number]:
+            task_status.started()
+            await end.wait()
 
     async def lose(self, changes: int) -> None:
         """PostgreSQL has so many changes less than it has acknowledged."""
@@ -155,19 +162,17 @@ class World:
             assert all(times[content] == 1 for content in person.sent)
             assert max(Counter(one.id for one in person.shown).values()) == 1
 
-    async def end(self) -> None:
-        for stack in self._stacks:
-            await stack.aclose()
+    def end(self) -> None:
+        for event in self._ends:
+            event.set()
 
 
 @asynccontextmanager
 async def world(database: str, redis_url: str, count: int) -> AsyncIterator[World]:
-    found = World(database, redis_url, count)
-    try:
+    async with trio.open_nursery() as nursery:
+        found = World(database, redis_url, count, nursery)
         yield found
-    finally:
-        with trio.CancelScope(shield=True):
-            await found.end()
+        found.end()
 
 
 async def test_after_quiet_every_list_is_the_database(database: str, redis_url: str) -> None:
