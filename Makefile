@@ -12,7 +12,7 @@ TESTABLE := $(VENV)/.testable
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run install-units rolling-restart test test-chaos test-failover test-together test-hosts test-hostile test-clients check coverage fix mutants lint bench docs constraints clean
+.PHONY: help run install-units rolling-restart test test-chaos test-failover test-together test-hosts test-hostile test-clients test-web check coverage fix mutants lint bench docs constraints clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -41,6 +41,9 @@ test-clients: $(TESTABLE) ## five minutes of faults under 50 people with each cl
 
 test-hostile: $(TESTABLE) ## ten minutes of hostile clients, and people who must not notice (MINUTES=, SEED=)
 	@$(BIN)/pytest -q -s tests/hostile -k long --hostile-minutes $(or $(MINUTES),10) --hostile-seed $(or $(SEED),0)
+
+test-web: $(TESTABLE) ## the page in a real Chromium, with ten thousand messages and a hundred a second, in numbers (MESSAGES=)
+	@$(BIN)/pytest -q -s tests/web --web-messages $(or $(MESSAGES),10000)
 
 mutants: $(TESTABLE) ## plant faults one by one, and see the tests nearest to each catch it (WORDS=)
 	@$(BIN)/python -m tests.mutants $(WORDS)
@@ -89,7 +92,7 @@ constraints: $(VENV)/.made ## constraints.txt anew: the newest versions that set
 clean: ## forget the environment (not the data in .parley)
 	find server store handlers loadtest clients/python tests -name __pycache__ -prune -exec rm -rf {} + # they would keep folders that are gone
 	find server store handlers loadtest clients/python tests -type d -empty -delete
-	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis node_modules tests/interop/node_modules clients/javascript/node_modules clients/javascript/types
+	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis node_modules tests/interop/node_modules tests/web/node_modules tests/web/shots clients/javascript/node_modules clients/javascript/types
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

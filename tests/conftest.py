@@ -40,7 +40,7 @@ from tests.store.world import WAIT
 from tests.watchman import pytest_configure as pytest_configure  # a hook: pytest calls it
 
 TEMPLATE = "parley_template"
-SERVICES = {"services", "cluster", "valkey", "s3", "node"}  # fixtures that start one
+SERVICES = {"services", "cluster", "valkey", "s3", "node", "chromium"}  # fixtures that start one
 # How long an example takes says how busy the machine is.
 settings.register_profile("parley", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("parley")
@@ -61,6 +61,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--failover-seed", type=int, default=0, help="Which, in which order; 0 takes a new one.")
     parser.addoption("--together-minutes", type=float, default=0.0, help="Minutes of all at once; 0 leaves them out.")
     parser.addoption("--together-seed", type=int, default=0, help="Which faults, and when; 0 takes a new one.")
+    parser.addoption("--web-messages", type=int, default=0, help="Messages in the page's long run; 0 leaves it out.")
     parser.addoption("--clients-minutes", type=float, default=0.0, help="Minutes of faults; 0 leaves the long run out.")
     parser.addoption("--clients-seeds", type=int, default=0, help="How many hostile networks; 0: three known ones.")
     parser.addoption("--clients-seed", type=int, default=0, help="Which faults, and when; 0 takes a new one.")

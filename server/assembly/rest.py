@@ -29,6 +29,7 @@ from server.transport.http import HttpServer
 from server.transport.listener import Listener
 from server.transport.tls import Certificate
 from server.transport.unauthenticated import UnauthenticatedConnections
+from server.web import routes as web
 
 if TYPE_CHECKING:
     from server.tracing.instance import Tracing
@@ -78,6 +79,7 @@ def assemble_rest(
         limits=limits,
         request_metrics=requests,
     )
+    web.install(app, settings)
     proxies = Proxies(settings.forwarded_allow_ips)
     routed = any_case(route(hub.http_endpoint, paced(answers.released(app))), app.url_map)
     routed = allow_origins(routed, settings.allowed_origins)

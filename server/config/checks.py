@@ -3,6 +3,9 @@
 Owns these rules; the rules of a single setting are declared with it, in `server.config.settings`. Touches nothing.
 """
 
+from urllib.parse import urlsplit
+
+from server.config.origins import origin
 from server.config.settings import ConfigError, Settings
 
 
@@ -15,7 +18,14 @@ def faults_of(settings: Settings) -> list[str]:
         faults.append("REGISTRATION: oauth needs a provider: OAUTH_<NAME>_CLIENT_ID and so on")
     if bool(settings.tls_cert) != bool(settings.tls_key):
         faults.append("TLS_CERT and TLS_KEY: both or neither")
+    if settings.web == "on" and settings.allowed_origins and _site(settings.public_url) not in settings.allowed_origins:
+        faults.append("WEB: the page may not connect, as the origin of PUBLIC_URL is not among the ALLOWED_ORIGINS")
     return faults
+
+
+def _site(url: str) -> str | None:
+    parts = urlsplit(url)
+    return origin(f"{parts.scheme}://{parts.netloc}")
 
 
 def require(settings: Settings) -> None:

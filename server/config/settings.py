@@ -167,6 +167,14 @@ class Settings:
         shown_default="any",
         then=_browser_origins,
     )
+    web: str = LISTENING.setting(
+        TEXT,
+        "off",
+        "`on`: the chat page is at `/`, for people with a browser; `parley dev` has it on.",
+        more="It is a client as any other, and can do no more than the API allows. Without it a browser is shown "
+        "where the documentation is.",
+        choices=ON_OFF,
+    )
     forwarded_allow_ips: tuple[str, ...] = LISTENING.setting(
         TEXTS,
         (),

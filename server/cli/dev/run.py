@@ -138,6 +138,7 @@ def _values(services: Services, port: int) -> dict[str, Any]:
         "log_level": "warning",
         "registration": "open",
         "return_origins": "loopback",
+        "web": "on",
         "objects": f"file://{services.data_dir / 'files'}",
     }
     return {name: value for name, value in values.items() if f"PARLEY_{name.upper()}" not in os.environ}

@@ -45,15 +45,17 @@ def blueprint(described: Provider) -> Blueprint:
     def style() -> bytes:
         return resources.files("server.rest").joinpath("pages/docs.css").read_bytes()
 
-    @routes.get("/")
-    @left_out("it shows people where to go")
-    @open_route
-    async def root() -> Response:
-        if "text/html" not in request.headers.get("Accept", ""):
-            raise NotFound
-        response = _cached(entrance(), "text/html; charset=utf-8")
-        response.headers["Vary"] = "Accept"
-        return response
+    if described.settings.web != "on":  # else the chat page is there (`server.web.routes`)
+
+        @routes.get("/")
+        @left_out("it shows people where to go")
+        @open_route
+        async def root() -> Response:
+            if "text/html" not in request.headers.get("Accept", ""):
+                raise NotFound
+            response = _cached(entrance(), "text/html; charset=utf-8")
+            response.headers["Vary"] = "Accept"
+            return response
 
     @routes.get("/openapi.json")
     @left_out("it is the description")

@@ -36,6 +36,7 @@ def test_connection_tokens_need_a_key() -> None:
         ({"send_queue_bytes": 1024}, "SEND_QUEUE_BYTES: expected at least four times MAX_MESSAGE_BYTES"),
         ({"registration": "oauth"}, "REGISTRATION: oauth needs a provider"),
         ({"tls_cert": "cert.pem"}, "TLS_CERT and TLS_KEY: both or neither"),
+        ({"web": "on", "allowed_origins": ("https://app.example",)}, "WEB: the page may not connect"),
     ],
 )
 def test_what_does_not_go_together(given: dict[str, object], fault: str, tmp_path: Path) -> None:

@@ -1,0 +1,312 @@
+/**
+ * The whole chat of somebody who is signed in: the list, the conversation that is open, what is beside it, and the
+ * state of the connection, said as it is.
+ * @module
+ */
+import { attribute, h, iconButton, replace, setText, throttled } from "./dom.js";
+import { startConversation } from "./choose-people.js";
+import { Composer } from "./composer.js";
+import { Details, showReceipts } from "./details.js";
+import { ask, openMenu } from "./dialog.js";
+import { summaryOf } from "./message-view.js";
+import { Notifier } from "./notify.js";
+import { People, avatar, setAvatar } from "./people.js";
+import { Pictures } from "./pictures.js";
+import { STATUSES, openSettings, openShortcuts } from "./settings.js";
+import { Sidebar, typingText } from "./sidebar.js";
+import { plural } from "./text.js";
+import { Timeline } from "./timeline.js";
+import { toggleTheme } from "./theme.js";
+
+const SAID_FOR = 5000; // ms
+const QUIET = 700; // ms for which a lost connection is not mentioned: most are back by then
+
+export class ChatView {
+  #chat;
+  #root;
+  #stop = new AbortController();
+  #conversation = null;
+  #opened = null;
+  #uploads = 0;
+  #sayTimer;
+  #stateTimer;
+
+  constructor({ chat, me, root, onSignOut }) {
+    this.#chat = chat;
+    this.#root = root;
+    const people = (this.people = new People(chat, me));
+    const say = (text) => this.say(text);
+    const pictures = new Pictures(chat, say);
+    const actions = {
+      say,
+      open: (id) => this.open(id),
+      focusComposer: () => this.composer.focus(),
+      startConversation: (start) => startConversation({ chat, people, start, onDone: ({ id }) => this.open(id) }),
+      talkTo: (id) => chat.createDirect(id).then((conversation) => this.open(conversation.id), (error) => say(error.message)),
+      openSelfMenu: (button) => this.#selfMenu(button, onSignOut),
+      onDetails: (isOpen) => this.#onDetails(isOpen),
+      onSent: () => this.timeline.onSent(),
+      onUploads: (change) => (this.#uploads += change),
+      reply: (message) => this.composer.reply(message),
+      edit: (message) => this.composer.edit(message),
+      remove: (message) => this.#remove(message),
+      copy: (message) => navigator.clipboard?.writeText(message.content).then(() => say("Copied."), () => say("The browser does not let it be copied.")),
+      info: (message) => showReceipts({ people, conversation: this.#conversation, message }),
+    };
+    this.notifier = new Notifier({ chat, people, open: (id) => this.open(id) });
+    this.sidebar = new Sidebar({ chat, people, actions });
+    this.timeline = new Timeline({ chat, people, files: pictures, actions });
+    this.composer = new Composer({ chat, people, pictures, actions });
+    this.details = new Details({ chat, people, actions });
+    this.notice = h("div", { class: "toast", role: "status", "aria-live": "polite" });
+    this.#build();
+    this.#listen();
+    this.#paintState();
+    this.#route();
+  }
+
+  get #isNarrow() {
+    return matchMedia("(max-width: 760px)").matches;
+  }
+
+  #build() {
+    this.avatar = avatar("", "0", { presence: true });
+    this.title = h("h1", {}, h("bdi"));
+    this.standing = h("p", { class: "standing" });
+    this.aboutButton = iconButton("info", "About this conversation", () => this.details.toggle(), { "aria-expanded": "false", "aria-keyshortcuts": "Alt+I" });
+    this.narrowStatus = h("div", { class: "connection narrow" });
+    this.typing = h("p", { class: "typing-line", role: "status" });
+    this.conversationArea = h("div", { class: "conversation", hidden: true },
+      h("header", { class: "conversation-head" },
+        iconButton("back", "All conversations", () => this.open(null), { class: "only-narrow" }),
+        h("div", { class: "conversation-title", on: { click: () => this.details.toggle() } }, this.avatar, h("div", { class: "option-text" }, this.title, this.standing)),
+        this.aboutButton),
+      this.narrowStatus, this.timeline.element, this.typing, this.composer.element);
+    this.nothing = h("div", { class: "nothing" }, h("span", { class: "brand large", "aria-hidden": true }), h("p", { text: "Choose a conversation, or start one." }),
+      h("button", { type: "button", class: "primary", text: "New conversation", on: { click: () => startConversation({ chat: this.#chat, people: this.people, onDone: ({ id }) => this.open(id) }) } }));
+    this.dropZone = h("div", { class: "drop-zone", hidden: true, "aria-hidden": true }, h("p", { text: "Drop files to send them" }));
+    this.main = h("main", { class: "main" }, this.nothing, this.conversationArea, this.dropZone);
+    replace(this.#root, this.sidebar.element, this.main, this.details.element, this.notice);
+    this.#root.className = "chat";
+  }
+
+  #listen() {
+    const { signal } = this.#stop;
+    const chat = this.#chat;
+    this.paintHead = throttled(() => this.#paintHead());
+    chat.on("state", () => this.#onState());
+    chat.on("removed", ({ conversation, reason }) => this.#onRemoved(conversation, reason));
+    chat.on("conversation", this.paintHead);
+    chat.on("typing", this.paintHead);
+    chat.on("update", throttled(() => this.#paintState()));
+    chat.on("list", () => !this.#conversation && this.#opened && this.#route());
+    chat.on("error", ({ error }) => error.code !== "closed" && console.warn(`${error.code}: ${error.message}`));
+    for (const type of ["change", "presence"]) this.people.addEventListener(type, this.paintHead);
+    addEventListener("hashchange", () => this.#route(), { signal });
+    addEventListener("resize", () => this.#nameLandmarks(), { signal });
+    addEventListener("keydown", (event) => this.#onKey(event), { signal });
+    for (const type of ["online", "offline"]) addEventListener(type, () => this.#paintState(), { signal });
+    addEventListener("beforeunload", (event) => this.#uploads > 0 && event.preventDefault(), { signal });
+    this.#listenForDrops(signal);
+  }
+
+  /** The end of this view; the root is another's. */
+  close() {
+    this.#stop.abort();
+    clearTimeout(this.#stateTimer);
+    clearTimeout(this.#sayTimer);
+    this.timeline.open(null);
+    this.#root.className = "";
+    for (const dialog of document.querySelectorAll("dialog, .menu")) dialog.remove();
+  }
+
+  // -- which conversation -----------------------------------------------------------------------------------------
+
+  open(id) {
+    const address = id ? `#/c/${id}` : "#/";
+    if (location.hash === address) this.#route();
+    else location.hash = address;
+  }
+
+  #route() {
+    const id = /^#\/c\/([0-9a-f-]{36})$/i.exec(location.hash)?.[1]?.toLowerCase() ?? null;
+    this.#opened = id;
+    const conversation = id ? (this.#chat.conversation(id) ?? null) : null;
+    if (conversation === this.#conversation && this.#root.dataset.open === String(Boolean(id))) return conversation && this.#isNarrow === false && this.composer.focus();
+    this.#conversation = conversation;
+    this.#root.dataset.open = String(Boolean(conversation));
+    this.conversationArea.hidden = !conversation;
+    this.nothing.hidden = Boolean(conversation);
+    this.details.open(conversation);
+    this.composer.open(conversation);
+    this.timeline.open(conversation);
+    this.sidebar.select(conversation?.id ?? null);
+    this.#nameLandmarks();
+    this.#paintHead();
+    if (conversation && !matchMedia("(pointer: coarse)").matches) this.composer.focus();
+    else if (!conversation && this.#isNarrow) this.sidebar.list.querySelector("a[tabindex='0']")?.focus();
+  }
+
+  /** On a phone the list is all there is, and so the main part. */
+  #nameLandmarks() {
+    attribute(this.sidebar.element, "role", this.#isNarrow && !this.#conversation ? "main" : "navigation");
+  }
+
+  #onRemoved(conversation, reason) {
+    const title = this.people.titleOf(conversation);
+    this.say({ left: `You have left ${title}.`, removed: `You were removed from ${title}.`, deleted: `${title} was deleted.` }[reason] ?? `${title} is gone.`);
+    localStorage.removeItem(`parley.draft/${conversation.id}`);
+    if (this.#conversation === conversation) this.open(null);
+  }
+
+  #paintHead() {
+    const conversation = this.#conversation;
+    const people = this.people;
+    this.notifier.title = conversation ? people.titleOf(conversation) : "";
+    this.notifier.paint();
+    if (!conversation) return;
+    const title = people.titleOf(conversation);
+    const other = people.otherOf(conversation);
+    if (other) people.watch([other]);
+    setText(this.title.firstChild, title);
+    setAvatar(this.avatar, title, other ?? conversation.id, other ? people.statusOf(other) : "");
+    const standing = conversation.type === "Direct" ? (other ? people.standingOf(other) : "") : plural(conversation.memberCount, "member");
+    setText(this.standing, standing);
+    const typing = conversation.typing.filter((id) => id !== people.me.id);
+    setText(this.typing, typing.length ? typingText(typing, people) : "");
+    attribute(this.composer.input, "placeholder", `Message ${title}`);
+    attribute(this.composer.input, "aria-label", `Message ${title}`);
+  }
+
+  #onDetails(isOpen) {
+    this.#root.dataset.details = String(isOpen);
+    attribute(this.aboutButton, "aria-expanded", String(isOpen));
+    if (!isOpen) this.aboutButton.focus();
+  }
+
+  // -- the connection ---------------------------------------------------------------------------------------------
+
+  #onState() {
+    clearTimeout(this.#stateTimer);
+    if (this.#chat.state === "live") this.#paintState();
+    else this.#stateTimer = setTimeout(() => this.#paintState(), this.sidebar.status.textContent ? 0 : QUIET);
+    this.sidebar.paint();
+  }
+
+  #paintState() {
+    const { state, reason, pendingCount } = this.#chat;
+    const element = this.sidebar.status;
+    const waiting = pendingCount ? ` ${plural(pendingCount, "message waits", "messages wait")} to be sent.` : "";
+    let [kind, text] = ["", ""];
+    if (!navigator.onLine) [kind, text] = ["offline", `You are offline.${waiting}`];
+    else if (state === "catching_up") [kind, text] = ["busy", "Catching up …"];
+    else if (state === "connecting") [kind, text] = ["busy", `Connecting …${waiting}`];
+    else if (state === "offline" && reason?.code === "draining") [kind, text] = ["busy", `The server is restarting. Connecting again …${waiting}`];
+    else if (state === "offline" && reason?.code === "rate_limited") [kind, text] = ["offline", `The server asks to wait a moment.${waiting}`];
+    else if (state === "offline") [kind, text] = ["offline", `The server cannot be reached.${waiting}`];
+    const isSame = element.dataset.kind === kind && element.dataset.text === text;
+    if (isSame || (kind && !element.dataset.kind && state !== "live" && this.#stateIsYoung())) return;
+    element.dataset.kind = kind;
+    element.dataset.text = text;
+    this.#root.dataset.connection = kind || "live";
+    for (const each of [element, this.narrowStatus]) {
+      each.dataset.kind = kind;
+      replace(each, text && h("span", { text }), kind === "offline" && navigator.onLine && h("button", { type: "button", class: "link", text: "Try now", on: { click: () => this.#chat.reconnect() } }));
+    }
+  }
+
+  /** Whether it is too early to mention that the connection is lost. */
+  #lostAt = 0;
+  #stateIsYoung() {
+    if (this.#chat.state === "live") this.#lostAt = 0;
+    else this.#lostAt ||= Date.now();
+    return Date.now() - this.#lostAt < QUIET - 50 && navigator.onLine;
+  }
+
+  // -- acting -----------------------------------------------------------------------------------------------------
+
+  #remove(message) {
+    const isOwn = message.isOwn;
+    ask({
+      title: "Delete this message",
+      text: [h("span", { class: "quoted", dir: "auto", text: summaryOf(message, this.people) }), h("br"), isOwn ? "It is deleted for everybody." : "It is another member's. It is deleted for everybody."],
+      action: "Delete",
+      run: () => message.delete(),
+    });
+  }
+
+  say(text) {
+    clearTimeout(this.#sayTimer);
+    setText(this.notice, text);
+    this.notice.classList.toggle("shown", Boolean(text));
+    this.#sayTimer = setTimeout(() => {
+      this.notice.classList.remove("shown");
+      setText(this.notice, "");
+    }, SAID_FOR);
+  }
+
+  #selfMenu(button, onSignOut) {
+    const { people } = this;
+    const status = people.get(people.me.id)?.status ?? "Online";
+    openMenu(button, [
+      ...STATUSES.map(([value, text]) => ({ text, isChecked: value === status, run: () => this.#setStatus(value) })),
+      { text: "Settings", run: () => openSettings({ chat: this.#chat, people, notifier: this.notifier, say: (said) => this.say(said) }) },
+      { text: "Light or dark", run: toggleTheme },
+      { text: "Keyboard", run: openShortcuts },
+      { text: "Sign out", isDanger: true, run: onSignOut },
+    ]);
+  }
+
+  async #setStatus(status) {
+    try {
+      const account = await this.#chat.setStatus(status, { text: this.people.me.statusText ?? undefined });
+      Object.assign(this.people.me, account, { status });
+      this.people.learn(this.people.me);
+    } catch (error) {
+      this.say(error.message);
+    }
+  }
+
+  #onKey(event) {
+    if (document.querySelector("dialog[open]") || event.isComposing) return;
+    const isCommand = event.ctrlKey || event.metaKey;
+    const isWriting = event.target.closest?.("input, textarea, select");
+    const run = () => {
+      if (isCommand && !event.shiftKey && !event.altKey && event.key.toLowerCase() === "k") return () => this.sidebar.search.focus();
+      if (event.altKey && !isCommand) {
+        if (event.code === "KeyN") return () => startConversation({ chat: this.#chat, people: this.people, onDone: ({ id }) => this.open(id) });
+        if (event.code === "KeyM" && this.#conversation) return () => this.timeline.focusNewest();
+        if (event.code === "KeyI" && this.#conversation) return () => this.details.toggle();
+        if (event.key === "ArrowUp" || event.key === "ArrowDown") return () => this.open(this.sidebar.neighbour(event.key === "ArrowUp" ? -1 : 1));
+      }
+      if (event.key === "?" && !isWriting && !isCommand) return openShortcuts;
+      if (event.key === "Escape" && this.details.isOpen && !isWriting) return () => this.details.close();
+      return null;
+    };
+    const found = run();
+    if (!found) return;
+    event.preventDefault();
+    found();
+  }
+
+  #listenForDrops(signal) {
+    const hasFiles = (event) => this.#conversation && event.dataTransfer?.types.includes("Files");
+    let depth = 0;
+    const show = (isShown) => (this.dropZone.hidden = !isShown);
+    addEventListener("dragenter", (event) => {
+      if (!hasFiles(event)) return;
+      event.preventDefault();
+      depth++;
+      show(true);
+    }, { signal });
+    addEventListener("dragleave", (event) => hasFiles(event) && --depth <= 0 && show(false), { signal });
+    addEventListener("dragover", (event) => event.dataTransfer?.types.includes("Files") && event.preventDefault(), { signal });
+    addEventListener("drop", (event) => {
+      if (!event.dataTransfer?.types.includes("Files")) return;
+      event.preventDefault(); // a file that misses would be opened in place of this page
+      depth = 0;
+      show(false);
+      if (this.#conversation) this.composer.add([...event.dataTransfer.files]);
+    }, { signal });
+  }
+}

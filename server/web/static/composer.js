@@ -1,0 +1,310 @@
+/**
+ * Where one writes: text, what it answers or edits, files on their way. What is written stays with its conversation,
+ * also over a reload; files are uploaded while one still writes.
+ * @module
+ */
+import { debounced, h, icon, iconButton, replace, setText } from "./dom.js";
+import { summaryOf } from "./message-view.js";
+import { offer } from "./session.js";
+import { fileName, sizeOf } from "./text.js";
+
+const DRAFT = "parley.draft/";
+const WARN_AT = 0.9; // of the longest message
+const encoder = new TextEncoder();
+
+export class Composer {
+  #chat;
+  #people;
+  #pictures;
+  #actions;
+  #conversation = null;
+  #reply = null;
+  #edited = null;
+  #kept = new Map(); // what belongs to conversations that are not open: files and replies
+
+  constructor({ chat, people, pictures, actions }) {
+    this.#chat = chat;
+    this.#people = people;
+    this.#pictures = pictures;
+    this.#actions = actions;
+    this.files = [];
+    this.input = h("textarea", { rows: 1, placeholder: "Write a message", "aria-label": "Message", dir: "auto", enterkeyhint: "send", on: {
+      input: () => this.#onInput(), keydown: (event) => this.#onKey(event), paste: (event) => this.#onPaste(event) } });
+    this.picker = h("input", { type: "file", multiple: true, hidden: true, accept: offer.uploadTypes.join(","), on: { change: () => this.#onPicked() } });
+    this.context = h("div", { class: "composer-context", hidden: true });
+    this.tray = h("ul", { class: "tray", "aria-label": "Files to send", hidden: true });
+    this.note = h("p", { class: "composer-note", role: "status" });
+    this.button = iconButton("send", "Send", () => this.submit(), { class: "send" });
+    this.attach = offer.hasFiles ? iconButton("attach", "Attach files", () => this.picker.click()) : null;
+    this.element = h("form", { class: "composer", "aria-label": "Write a message", on: { submit: (event) => (event.preventDefault(), this.submit()) } },
+      this.context, this.tray, h("div", { class: "composer-row" }, this.attach, this.picker, this.input, this.button), this.note);
+    this.#save = debounced((id, text) => this.#keepDraft(id, text), 300);
+  }
+
+  #save;
+
+  open(conversation) {
+    if (this.#conversation === conversation) return;
+    if (this.#conversation) {
+      this.#conversation.stopTyping();
+      if (this.#edited) this.#leaveEdit();
+      this.#keepDraft(this.#conversation.id, this.input.value);
+      this.#kept.set(this.#conversation.id, { files: this.files, reply: this.#reply });
+    }
+    this.#conversation = conversation;
+    const kept = conversation ? this.#kept.get(conversation.id) : null;
+    this.files = kept?.files ?? [];
+    this.#reply = kept?.reply ?? null;
+    this.#edited = null;
+    this.input.value = conversation ? this.#draft(conversation.id) : "";
+    this.#paint();
+  }
+
+  focus() {
+    this.input.focus();
+  }
+
+  reply(message) {
+    if (this.#edited) this.#leaveEdit();
+    this.#reply = message;
+    this.#paint();
+    this.focus();
+  }
+
+  edit(message) {
+    if (!this.#edited) this.#keepDraft(this.#conversation.id, this.input.value);
+    this.#edited = message;
+    this.input.value = message.content;
+    this.#paint();
+    this.focus();
+    this.input.setSelectionRange(this.input.value.length, this.input.value.length);
+  }
+
+  #leaveEdit() {
+    this.#edited = null;
+    this.input.value = this.#draft(this.#conversation.id);
+    this.#paint();
+  }
+
+  // -- text -------------------------------------------------------------------------------------------------------
+
+  #draft(id) {
+    return localStorage.getItem(DRAFT + id) ?? "";
+  }
+
+  #keepDraft(id, text) {
+    try {
+      if (text) localStorage.setItem(DRAFT + id, text);
+      else localStorage.removeItem(DRAFT + id);
+    } catch {
+      // the storage is full: the text stays in the field
+    }
+  }
+
+  #onInput() {
+    this.#fit();
+    this.#paintNote();
+    if (this.#edited || !this.#conversation) return;
+    this.#save(this.#conversation.id, this.input.value);
+    if (this.input.value.trim()) this.#conversation.startTyping();
+    else this.#conversation.stopTyping();
+  }
+
+  #fit() {
+    const { input } = this;
+    input.style.setProperty("height", "auto");
+    input.style.setProperty("height", `${Math.min(input.scrollHeight, 240)}px`);
+    this.button.classList.toggle("ready", Boolean(input.value.trim() || this.files.length));
+  }
+
+  #onKey(event) {
+    if (event.isComposing || event.keyCode === 229) return; // an input method is at work
+    const isTouch = matchMedia("(pointer: coarse)").matches;
+    if (event.key === "Enter" && !event.shiftKey && !event.altKey && (!isTouch || event.ctrlKey || event.metaKey)) {
+      event.preventDefault();
+      this.submit();
+    } else if (event.key === "Escape" && (this.#edited || this.#reply)) {
+      event.preventDefault();
+      event.stopPropagation();
+      if (this.#edited) this.#leaveEdit();
+      this.#reply = null;
+      this.#paint();
+    } else if (event.key === "ArrowUp" && !this.input.value && !event.shiftKey) {
+      event.preventDefault();
+      const last = this.#conversation.messages.findLast(({ isOwn, deletedAt, type, seq }) => isOwn && !deletedAt && type === "Text" && seq > 0);
+      if (last && event.ctrlKey === false) this.edit(last);
+    }
+  }
+
+  submit() {
+    const conversation = this.#conversation;
+    if (!conversation || conversation.isGone) return;
+    const text = this.input.value.trim();
+    if (encoder.encode(text).length > offer.maxMessageBytes) return this.#paintNote();
+    if (this.#edited) return void this.#submitEdit(text);
+    if (!text && !this.files.length) return;
+    const replyToId = this.#reply?.id;
+    if (this.files.length) this.#submitFiles(conversation, text, replyToId);
+    else conversation.send(text, { replyToId });
+    this.input.value = "";
+    this.#save(conversation.id, "");
+    this.#keepDraft(conversation.id, "");
+    this.#reply = null;
+    this.#paint();
+    this.#actions.onSent();
+    this.focus();
+  }
+
+  async #submitEdit(text) {
+    const message = this.#edited;
+    if (!text) return this.#actions.remove(message);
+    this.#leaveEdit();
+    if (text === message.content) return;
+    try {
+      await message.edit(text);
+    } catch (error) {
+      this.#actions.say(`The message was not changed: ${error.message}`);
+      if (this.#conversation?.id === message.conversationId) {
+        this.edit(message);
+        this.input.value = text;
+        this.#fit();
+      }
+    }
+  }
+
+  // -- files ------------------------------------------------------------------------------------------------------
+
+  #onPaste(event) {
+    const files = [...(event.clipboardData?.files ?? [])];
+    if (!files.length || !offer.hasFiles) return;
+    event.preventDefault();
+    this.add(files);
+  }
+
+  #onPicked() {
+    this.add([...this.picker.files]);
+    this.picker.value = "";
+  }
+
+  add(files) {
+    if (!offer.hasFiles || !this.#conversation || this.#edited) return;
+    for (const blob of files.slice(0, 20)) {
+      const name = blob.name || "picture.png";
+      const item = { blob, name, sent: 0, stored: null, error: null, abort: null, preview: blob.type.startsWith("image/") ? URL.createObjectURL(blob) : null };
+      this.files.push(item);
+      if (blob.size > offer.maxUploadBytes) item.error = `It is larger than ${sizeOf(offer.maxUploadBytes)}.`;
+      else item.ready = this.#upload(item);
+    }
+    this.#paint();
+    this.focus();
+  }
+
+  /** @returns {Promise<boolean>} whether it is there */
+  async #upload(item) {
+    item.abort = new AbortController();
+    item.error = null;
+    const { files } = this;
+    try {
+      item.stored = await this.#chat.files.upload(item.blob, {
+        name: item.name,
+        signal: item.abort.signal,
+        onProgress: (sent, size) => {
+          item.sent = size ? sent / size : 1;
+          if (files === this.files) this.#paintProgress(item);
+        },
+      });
+      if (item.preview) this.#pictures.keep(item.stored.id, item.blob);
+      return true;
+    } catch (error) {
+      item.error = error.code === "aborted" ? "Cancelled" : error.code === "unsupported_media_type" ? "Files of this kind are not taken here." : error.message;
+      return false;
+    } finally {
+      if (files === this.files) this.#paintTray();
+    }
+  }
+
+  #removeFile(item) {
+    item.abort?.abort();
+    this.files.splice(this.files.indexOf(item), 1);
+    if (item.preview) URL.revokeObjectURL(item.preview);
+    this.#paint();
+    this.focus();
+  }
+
+  /** Send them one after the other, as soon as each is there; the text goes with the first. Those that fail stay. */
+  async #submitFiles(conversation, text, replyToId) {
+    const items = this.files.filter(({ error }) => !error);
+    this.files = this.files.filter(({ error }) => error);
+    if (!items.length) {
+      if (text) conversation.send(text, { replyToId });
+      return;
+    }
+    this.#actions.onUploads(1);
+    let said = text;
+    for (const item of items) {
+      if (!(await item.ready)) {
+        if (this.#conversation === conversation) this.files.push(item);
+        else this.#kept.get(conversation.id)?.files.push(item);
+        continue;
+      }
+      const type = item.stored.contentType.startsWith("image/") ? "Image" : "File";
+      conversation.send(said, { type, fileId: item.stored.id, replyToId });
+      said = "";
+      replyToId = undefined;
+    }
+    this.#actions.onUploads(-1);
+    if (said) conversation.send(said, { replyToId });
+    if (this.#conversation === conversation) this.#paint();
+  }
+
+  // -- paint ------------------------------------------------------------------------------------------------------
+
+  #paint() {
+    this.#paintContext();
+    this.#paintTray();
+    this.#paintNote();
+    this.#fit();
+  }
+
+  #paintContext() {
+    const message = this.#edited ?? this.#reply;
+    this.context.hidden = !message;
+    this.element.classList.toggle("editing", Boolean(this.#edited));
+    if (!message) return replace(this.context);
+    const what = this.#edited ? "Editing" : "Replying to ";
+    replace(this.context, h("span", { class: "context-icon", "aria-hidden": true }, icon(this.#edited ? "edit" : "reply")),
+      h("span", { class: "context-text" }, h("strong", {}, what, this.#edited ? "" : h("bdi", { text: message.isOwn ? "yourself" : this.#people.nameOf(message.senderId) })), " ", h("span", { dir: "auto", text: summaryOf(message, this.#people) })),
+      iconButton("close", this.#edited ? "Stop editing" : "Do not reply", () => {
+        if (this.#edited) this.#leaveEdit();
+        this.#reply = null;
+        this.#paint();
+        this.focus();
+      }));
+  }
+
+  #paintTray() {
+    this.tray.hidden = !this.files.length;
+    replace(this.tray, this.files.map((item) => {
+      item.bar = h("progress", { max: 1, value: item.stored ? 1 : item.sent, "aria-label": `Upload of ${fileName(item.name)}` });
+      return h("li", { class: `tray-item${item.error ? " failed" : ""}` },
+        item.preview ? h("img", { src: item.preview, alt: "" }) : h("span", { class: "file-icon", "aria-hidden": true }, icon("file")),
+        h("span", { class: "file-text" }, h("bdi", { class: "file-name", text: fileName(item.name) }),
+          item.error ? h("small", { class: "trouble", text: item.error }) : h("small", { text: item.stored ? sizeOf(item.blob.size) : `Uploading ${sizeOf(item.blob.size)}` }),
+          !item.error && !item.stored && item.bar),
+        item.error && item.error !== "Cancelled" && item.blob.size <= offer.maxUploadBytes && h("button", { type: "button", class: "link", text: "Again", on: { click: () => { item.ready = this.#upload(item); this.#paintTray(); } } }),
+        iconButton("close", `Remove ${fileName(item.name)}`, () => this.#removeFile(item)));
+    }));
+    this.button.classList.toggle("ready", Boolean(this.input.value.trim() || this.files.length));
+  }
+
+  #paintProgress(item) {
+    if (item.bar) item.bar.value = item.sent;
+  }
+
+  #paintNote() {
+    const bytes = this.input.value.length * 3 < offer.maxMessageBytes * WARN_AT ? 0 : encoder.encode(this.input.value.trim()).length;
+    const isTooLong = bytes > offer.maxMessageBytes;
+    this.note.classList.toggle("problem", isTooLong);
+    setText(this.note, isTooLong ? `Too long: ${sizeOf(bytes)} of ${sizeOf(offer.maxMessageBytes)}.` : bytes > offer.maxMessageBytes * WARN_AT ? `${sizeOf(offer.maxMessageBytes - bytes)} left` : "");
+  }
+}

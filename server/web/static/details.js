@@ -1,0 +1,172 @@
+/**
+ * What is beside a conversation: who is in it, in which role, what one may do there.
+ * @module
+ */
+import { h, icon, iconButton, replace, throttled } from "./dom.js";
+import { addMembers } from "./choose-people.js";
+import { ask, openDialog, openMenu } from "./dialog.js";
+import { avatar, setAvatar } from "./people.js";
+import { agoOf, momentOf, plural } from "./text.js";
+
+const RANK = { Owner: 0, Admin: 1, Member: 2 };
+const SHOWN = 200;
+
+export class Details {
+  #chat;
+  #people;
+  #actions;
+  #conversation = null;
+  #stop = null;
+  #isWhole = false;
+
+  constructor({ chat, people, actions }) {
+    this.#chat = chat;
+    this.#people = people;
+    this.#actions = actions;
+    this.body = h("div", { class: "details-body" });
+    this.element = h("aside", { class: "details", "aria-label": "About this conversation", hidden: true },
+      h("header", {}, h("h2", { text: "About" }), iconButton("close", "Close", () => this.close())), this.body);
+    this.paint = throttled(() => this.#paint());
+    for (const type of ["change", "presence"]) people.addEventListener(type, this.paint);
+  }
+
+  get isOpen() {
+    return !this.element.hidden;
+  }
+
+  toggle() {
+    if (this.isOpen) this.close();
+    else {
+      this.element.hidden = false;
+      this.#paint();
+      this.element.querySelector("button")?.focus();
+    }
+    this.#actions.onDetails(this.isOpen);
+  }
+
+  close() {
+    if (!this.isOpen) return;
+    this.element.hidden = true;
+    this.#actions.onDetails(false);
+  }
+
+  open(conversation) {
+    this.#stop?.abort();
+    this.#stop = new AbortController();
+    this.#conversation = conversation;
+    this.#isWhole = false;
+    for (const type of ["conversation", "reset"]) conversation?.on(type, this.paint, { signal: this.#stop.signal });
+    if (!conversation) this.close();
+    this.#paint();
+  }
+
+  #paint() {
+    const conversation = this.#conversation;
+    if (!conversation || !this.isOpen) return;
+    const people = this.#people;
+    const hadFocus = this.body.contains(document.activeElement) ? document.activeElement.dataset.focus : null;
+    people.watch(conversation.members.slice(0, SHOWN).map(({ userId }) => userId));
+    replace(this.body, conversation.type === "Direct" ? this.#direct(conversation) : this.#group(conversation));
+    if (hadFocus) this.body.querySelector(`[data-focus="${CSS.escape(hadFocus)}"]`)?.focus();
+  }
+
+  #direct(conversation) {
+    const people = this.#people;
+    const id = people.otherOf(conversation);
+    const user = id ? people.get(id) : null;
+    const name = people.titleOf(conversation);
+    const picture = avatar(name, id ?? conversation.id, { presence: true, size: "large" });
+    setAvatar(picture, name, id ?? conversation.id, id ? people.statusOf(id) : "");
+    return [
+      h("div", { class: "profile" }, picture, h("h3", {}, h("bdi", { text: name })), user?.username && h("p", { class: "muted" }, "@", h("bdi", { text: user.username })),
+        id && h("p", { dir: "auto", text: people.standingOf(id) })),
+      user?.createdAt && h("p", { class: "muted", text: `Here since ${new Date(user.createdAt).toLocaleDateString(undefined, { dateStyle: "long" })}` }),
+    ];
+  }
+
+  #group(conversation) {
+    const people = this.#people;
+    const { role } = conversation;
+    const mayManage = role === "Owner" || role === "Admin";
+    const members = [...conversation.members].sort((one, other) => RANK[one.role] - RANK[other.role] || people.nameOf(one.userId).localeCompare(people.nameOf(other.userId)));
+    if (members.length < conversation.memberCount && !this.#isWhole) {
+      this.#isWhole = true;
+      conversation.loadMembers().then(this.paint, () => (this.#isWhole = false));
+    }
+    const title = people.titleOf(conversation);
+    return [
+      h("div", { class: "profile" }, avatar(title, conversation.id, { size: "large" }), h("h3", {}, h("bdi", { text: title })),
+        h("p", { class: "muted", text: plural(conversation.memberCount, "member") }),
+        mayManage && h("button", { type: "button", class: "link", text: "Rename", data: { focus: "rename" }, on: { click: () => this.#rename(conversation) } })),
+      h("section", { "aria-label": "Members" },
+        h("div", { class: "section-head" }, h("h3", { text: "Members" }), mayManage && h("button", { type: "button", data: { focus: "add" }, on: { click: () => addMembers({ chat: this.#chat, people, conversation, say: this.#actions.say }) } }, icon("plus"), "Add")),
+        h("ul", { class: "members" }, members.slice(0, SHOWN).map((member) => this.#member(conversation, member, role))),
+        members.length > SHOWN && h("p", { class: "muted", text: `and ${members.length - SHOWN} more` })),
+      h("div", { class: "stack" },
+        h("button", { type: "button", class: "danger-text", text: "Leave this group", data: { focus: "leave" }, on: { click: () => this.#leave(conversation) } }),
+        role === "Owner" && h("button", { type: "button", class: "danger-text", text: "Delete this group", data: { focus: "delete" }, on: { click: () => this.#delete(conversation) } })),
+    ];
+  }
+
+  #member(conversation, { userId, role }, mine) {
+    const people = this.#people;
+    const isMe = userId === people.me.id;
+    const name = people.nameOf(userId);
+    const picture = avatar(name, userId, { presence: true });
+    setAvatar(picture, name, userId, isMe ? "Online" : people.statusOf(userId));
+    const items = [
+      !isMe && { text: "Send a message", run: () => this.#actions.talkTo(userId) },
+      ...(mine === "Owner" ? ["Member", "Admin", "Owner"].map((each) => ({ text: `Make ${each === "Member" ? "a member" : each === "Admin" ? "an admin" : "an owner"}`, isChecked: each === role, run: () => each !== role && this.#do(conversation.setRole(userId, each)) })) : []),
+      !isMe && (mine === "Owner" || (mine === "Admin" && role === "Member")) && { text: "Remove from the group", isDanger: true, run: () => ask({ title: "Remove from the group", text: [h("bdi", { text: name }), " will no longer see what is written here."], action: "Remove", run: () => conversation.removeMember(userId) }) },
+    ].filter(Boolean);
+    const button = items.length ? iconButton("more", `What to do with ${name}`, () => openMenu(button, items), { "aria-haspopup": "menu", "aria-expanded": "false", data: { focus: `m-${userId}` } }) : null;
+    return h("li", { class: "member" }, picture, h("span", { class: "option-text" }, h("bdi", { text: name }), h("small", { dir: "auto", text: isMe ? "You" : people.standingOf(userId) })), role !== "Member" && h("span", { class: "role", text: role }), button);
+  }
+
+  async #do(promise) {
+    try {
+      await promise;
+    } catch (error) {
+      this.#actions.say(error.code === "last_owner" ? "A group keeps an owner: make somebody else an owner first." : error.message);
+    }
+  }
+
+  #rename(conversation) {
+    const input = h("input", { id: "new-name", value: conversation.name ?? "", maxLength: 256, required: true, dir: "auto", autocomplete: "off" });
+    const problem = h("p", { class: "problem", role: "alert" });
+    const dialog = openDialog({ title: "Rename the group", content: h("form", { class: "stack", on: { submit: async (event) => {
+      event.preventDefault();
+      try {
+        await conversation.rename(input.value.trim());
+        dialog.close();
+      } catch (error) {
+        problem.textContent = error.message;
+      }
+    } } }, h("label", { for: "new-name", text: "Name" }), input, problem, h("footer", {}, h("button", { type: "submit", class: "primary", text: "Rename" }))) });
+    input.select();
+  }
+
+  #leave(conversation) {
+    ask({ title: "Leave this group", text: "You will no longer see what is written here. Somebody who manages the group can add you again.", action: "Leave", run: () => conversation.leave() });
+  }
+
+  #delete(conversation) {
+    ask({ title: "Delete this group", text: "It is deleted for all its members, with everything that was written. This cannot be taken back.", action: "Delete for all", run: () => conversation.delete() });
+  }
+}
+
+/** Who has received a message, and who has read it. */
+export async function showReceipts({ people, conversation, message }) {
+  const list = h("div", {}, h("p", { class: "muted", text: "Looking …" }));
+  openDialog({ title: "Who has read it", content: [h("p", { class: "muted", text: `Sent ${momentOf(message.createdAt)}` }), list] });
+  try {
+    const { items } = await conversation.receipts(message.id);
+    const of = (status) => items.filter((item) => item.status === status && item.userId !== people.me.id);
+    const section = (title, found) => found.length > 0 && h("section", {}, h("h3", { text: title }), h("ul", { class: "members" }, found.map(({ userId, at }) => h("li", { class: "member" }, avatar(people.nameOf(userId), userId), h("bdi", { text: people.nameOf(userId) }), at && h("small", { text: agoOf(at) })))));
+    const read = of("Read");
+    const delivered = of("Delivered");
+    replace(list, section("Read by", read), section("Delivered to", delivered), !read.length && !delivered.length && h("p", { text: "It has reached no one yet." }));
+  } catch (error) {
+    replace(list, h("p", { class: "problem", text: error.message }));
+  }
+}

@@ -1,0 +1,107 @@
+// A real browser that a test drives: one command a line on standard input, as JSON; one answer a line on standard output.
+//     node browser.mjs CHROMIUM
+// With TRACE in the environment, each command is printed on standard error as it begins.
+// Each page belongs to a person of its own, with storage and cookies of their own. What a page complains about (errors,
+// violations of its policy) is kept and asked for at the end.
+import { readFileSync } from "node:fs";
+import { createInterface } from "node:readline";
+import { createRequire } from "node:module";
+import { chromium } from "playwright-core";
+
+const WITHIN = Number(process.env.WITHIN ?? 300_000); // ms: long past anything but a hang
+const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+const browser = await chromium.launch({
+  executablePath: process.argv[2],
+  timeout: WITHIN,
+  args: ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-extensions", "--force-color-profile=srgb"],
+});
+const pages = new Map();
+
+async function open({ name, url, width = 1280, height = 800, dark = false, phone = false, scale = 1 }) {
+  const context = await browser.newContext({
+    viewport: { width, height },
+    colorScheme: dark ? "dark" : "light",
+    deviceScaleFactor: scale,
+    hasTouch: phone,
+    isMobile: phone,
+    locale: "en-GB",
+    timezoneId: "UTC",
+  });
+  context.setDefaultTimeout(WITHIN);
+  context.setDefaultNavigationTimeout(WITHIN);
+  const page = await context.newPage();
+  const faults = [];
+  page.on("pageerror", (error) => faults.push(`error: ${error.stack ?? error}`));
+  page.on("console", (message) => {
+    if (message.type() !== "error" && message.type() !== "warning") return;
+    // The browser itself says so of every request that an instance which was killed did not answer.
+    if (/Failed to load resource|WebSocket connection to|net::ERR_/.test(message.text())) return;
+    faults.push(`${message.type()}: ${message.text()}`);
+  });
+  pages.set(name, { page, context, faults, session: await context.newCDPSession(page) });
+  if (url) await page.goto(url, { waitUntil: "domcontentloaded" });
+}
+
+const commands = {
+  open,
+  close: async ({ name }) => {
+    await pages.get(name).context.close();
+    pages.delete(name);
+  },
+  goto: ({ page, url }) => page.goto(url, { waitUntil: "domcontentloaded" }).then(() => null),
+  reload: ({ page }) => page.reload({ waitUntil: "domcontentloaded" }).then(() => null),
+  click: ({ page, selector }) => page.locator(selector).first().click(),
+  hover: ({ page, selector }) => page.locator(selector).first().hover(),
+  fill: ({ page, selector, text }) => page.locator(selector).first().fill(text),
+  press: ({ page, selector, key }) => (selector ? page.locator(selector).first().press(key) : page.keyboard.press(key)),
+  wait: ({ page, selector, state = "visible" }) => page.locator(selector).first().waitFor({ state }),
+  until: ({ session, expression }) => until(session, expression),
+  evaluate: ({ session, expression }) => look(session, expression),
+  texts: ({ page, selector }) => page.locator(selector).allInnerTexts(),
+  files: ({ page, selector, paths }) => page.locator(selector).setInputFiles(paths),
+  offline: ({ context, is }) => context.setOffline(is),
+  media: ({ page, dark }) => page.emulateMedia({ colorScheme: dark ? "dark" : "light" }),
+  size: ({ page, width, height }) => page.setViewportSize({ width, height }),
+  shot: ({ page, path }) => page.screenshot({ path, animations: "disabled" }).then(() => null),
+  front: ({ page }) => page.bringToFront(),
+  faults: ({ faults }) => faults.splice(0),
+  axe: async ({ session }) => {
+    await look(session, axe);
+    return look(session, `axe.run(document, { resultTypes: ["violations"] }).then(({ violations }) => violations.map(({ id, help, nodes }) =>
+      id + ": " + help + ": " + nodes.slice(0, 3).map(({ html, failureSummary }) => html.slice(0, 160) + " (" + failureSummary.replace(/\\s+/g, " ").slice(0, 200) + ")").join(" | ")))`);
+  },
+};
+
+// By the debugger, which the page's policy does not concern.
+async function look(session, expression) {
+  const { result, exceptionDetails } = await session.send("Runtime.evaluate", { expression, awaitPromise: true, returnByValue: true });
+  if (exceptionDetails) throw new Error(exceptionDetails.exception?.description ?? exceptionDetails.text);
+  return result.value;
+}
+
+async function until(session, expression) {
+  const end = Date.now() + WITHIN;
+  for (;;) {
+    if (await look(session, `Boolean(${expression})`).catch(() => false)) return null;
+    if (Date.now() > end) throw new Error("it did not become true");
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const { id, command, ...given } = JSON.parse(line);
+  if (process.env.TRACE) console.error(new Date().toISOString().slice(11, 19), command, JSON.stringify(given));
+  // Commands of different pages run beside each other; those of one are asked for one after the other.
+  void Promise.resolve()
+    .then(() => commands[command]({ ...pages.get(given.name), ...given }))
+    .then(
+      (value) => ({ id, value: value ?? null }),
+      async (error) => {
+        // What everybody saw then says more than what was waited for.
+        for (const [name, { page }] of pages) await page.screenshot({ path: `shots/failed-${name}.png`, timeout: 60_000 }).catch(() => {});
+        return { id, error: String(error.message ?? error) };
+      },
+    )
+    .then((answer) => process.stdout.write(`${JSON.stringify(answer)}\n`));
+}
+await browser.close();

@@ -1,0 +1,129 @@
+"""A real Chromium for tests of the page: one process for a test, a page for each person in it.
+
+Owns the process (Node with Playwright, which has the browser as its child) and the commands that it takes. Both end
+with the block, also when the test fails.
+"""
+
+import json
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import trio
+
+HERE = Path(__file__).parent
+SHOTS = HERE / "shots"
+STOP_TIMEOUT = 60.0  # seconds
+
+
+class Browser:
+    def __init__(self, process: trio.Process) -> None:
+        self._process = process
+        self._ids = count(1)
+        self._answers: dict[int, trio.MemorySendChannel[dict[str, Any]]] = {}
+        self._writing = trio.Lock()
+
+    async def read(self) -> None:
+        assert self._process.stdout is not None
+        rest = b""
+        async for chunk in self._process.stdout:
+            *lines, rest = (rest + chunk).split(b"\n")
+            for answer in map(json.loads, lines):
+                self._answers.pop(answer["id"]).send_nowait(answer)
+        for waiting in self._answers.values():
+            waiting.close()
+
+    async def call(self, command: str, **given: Any) -> Any:
+        """Run a command of browser.mjs. Raises AssertionError with what it could not do."""
+        number = next(self._ids)
+        self._answers[number], receive = trio.open_memory_channel[dict[str, Any]](1)
+        assert self._process.stdin is not None
+        async with self._writing:
+            await self._process.stdin.send_all(json.dumps({"id": number, "command": command, **given}).encode() + b"\n")
+        answer = await receive.receive()
+        assert "error" not in answer, f"{command} {given}: {answer['error']}"
+        return answer["value"]
+
+    async def open(self, name: str, url: str, **options: Any) -> "Page":
+        await self.call("open", name=name, url=url, **options)
+        return Page(self, name)
+
+
+class Page:
+    """The page of one person."""
+
+    def __init__(self, browser: Browser, name: str) -> None:
+        self._browser = browser
+        self.name = name
+
+    async def do(self, command: str, **given: Any) -> Any:
+        return await self._browser.call(command, name=self.name, **given)
+
+    async def click(self, selector: str) -> None:
+        await self.do("click", selector=selector)
+
+    async def hover(self, selector: str) -> None:
+        await self.do("hover", selector=selector)
+
+    async def fill(self, selector: str, text: str) -> None:
+        await self.do("fill", selector=selector, text=text)
+
+    async def press(self, key: str, selector: str = "") -> None:
+        await self.do("press", key=key, selector=selector)
+
+    async def see(self, selector: str) -> None:
+        """Wait until it is there to be seen."""
+        await self.do("wait", selector=selector)
+
+    async def gone(self, selector: str) -> None:
+        await self.do("wait", selector=selector, state="hidden")
+
+    async def until(self, expression: str) -> None:
+        await self.do("until", expression=expression)
+
+    async def evaluate(self, expression: str) -> Any:
+        return await self.do("evaluate", expression=expression)
+
+    async def texts(self, selector: str) -> list[str]:
+        found: list[str] = await self.do("texts", selector=selector)
+        return found
+
+    async def shot(self, title: str) -> None:
+        """Keep a picture of it, in a folder that git ignores."""
+        SHOTS.mkdir(exist_ok=True)
+        await self.do("shot", path=str(SHOTS / f"{title}.png"))
+
+    async def check(self) -> None:
+        """It is accessible as far as axe can say, and nothing went wrong in it."""
+        for what in ("axe", "faults"):
+            found = await self.do(what)
+            assert not found, f"{self.name}, {what}: {found}"
+
+
+@asynccontextmanager
+async def open_browser(node: str, chromium: str) -> AsyncIterator[Browser]:
+    process = await trio.lowlevel.open_process(
+        [node, str(HERE / "browser.mjs"), chromium], cwd=HERE, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    browser = Browser(process)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(browser.read)
+            yield browser
+            assert process.stdin is not None
+            await process.stdin.aclose()  # it closes the browser then
+            with trio.move_on_after(STOP_TIMEOUT):
+                await process.wait()
+            nursery.cancel_scope.cancel()
+    finally:
+        with trio.CancelScope(shield=True):
+            if process.returncode is None:
+                process.terminate()  # Playwright kills its browser when it is asked to end
+            with trio.move_on_after(STOP_TIMEOUT):
+                await process.wait()
+            if process.returncode is None:
+                process.kill()
+                await process.wait()

@@ -1,0 +1,44 @@
+"""Node with Playwright, installed once for each machine, and the Chromium of the system."""
+
+import fcntl
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="session")
+def node() -> str:
+    """The path of `node`, with what drives the browser installed. Missing, it skips, or fails where CI=true."""
+    found, npm = shutil.which("node"), shutil.which("npm")
+    if found is None or npm is None:
+        _missing("node and npm")
+    with (HERE / "package-lock.json").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one of the test processes installs
+        marker = HERE / "node_modules" / ".package-lock.json"
+        if not marker.exists() or marker.stat().st_mtime < (HERE / "package-lock.json").stat().st_mtime:
+            done = subprocess.run(
+                [npm, "ci", "--no-fund", "--no-audit", "--silent"], cwd=HERE, capture_output=True, text=True
+            )
+            assert done.returncode == 0, f"npm ci failed: {done.stdout}{done.stderr}"
+    return found
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    found = shutil.which("chromium") or shutil.which("google-chrome")
+    if found is None:
+        _missing("chromium")
+    return found
+
+
+def _missing(what: str) -> NoReturn:
+    reason = f"tests of the page need {what}, which is not installed"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)

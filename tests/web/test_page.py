@@ -1,0 +1,336 @@
+"""The page at `/` in a real Chromium: two people on two instances of one address, through all that may happen.
+
+Pictures of what they saw are left in tests/web/shots, which git ignores.
+"""
+
+import json
+import struct
+import time
+import zlib
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.running import Running, free_port, running
+from tests.web.browser import Browser, Page, open_browser
+
+ATTACKS = (
+    '<img src=x onerror="globalThis.attacked = 1">',
+    "<script>globalThis.attacked = 2</script>",
+    'javascript:globalThis.attacked=3 https://a.example/"onmouseover="globalThis.attacked=4',
+    "`<svg onload=globalThis.attacked=5>` ```</code><iframe srcdoc='<script>parent.attacked=6</script>'>```",
+    "https://user:secret@example.com/ data:text/html,<script>globalThis.attacked=7</script>",
+)
+ARABIC = "مرحبا، كيف حالك؟ https://example.com/a?b=1"
+
+
+@pytest.fixture
+async def browser(node: str, chromium: str) -> AsyncIterator[Browser]:
+    async with open_browser(node, chromium) as found:
+        yield found
+
+
+class Site:
+    """Instances on one port, among which the kernel spreads connections."""
+
+    def __init__(self, stack: AsyncExitStack, database: str, redis_url: str, folder: Path) -> None:
+        self._stack = stack
+        self._arguments = (database, redis_url)
+        self._settings = {"port": free_port(), "reuse_port": "on", "web": "on", "objects": f"file://{folder}"}
+        self.instances: list[Running] = []
+
+    @property
+    def url(self) -> str:
+        return self.instances[-1].url
+
+    async def start(self) -> None:
+        # The instances are killed: what they were at is in their log, and no fault.
+        opened = running(*self._arguments, may_fail=True, **self._settings)  # type: ignore[arg-type]
+        self.instances.append(await self._stack.enter_async_context(opened))
+
+    async def kill_oldest(self) -> None:
+        oldest = self.instances.pop(0)
+        oldest.kill()
+        await oldest.wait()
+
+
+@asynccontextmanager
+async def two_instances(database: str, redis_url: str, folder: Path) -> AsyncIterator[Site]:
+    async with AsyncExitStack() as stack:
+        site = Site(stack, database, redis_url, folder)
+        await site.start()
+        await site.start()
+        yield site
+
+
+async def join(browser: Browser, site: Site, name: str, **options: object) -> Page:
+    page = await browser.open(name, site.url, **options)
+    await page.fill("#username", name)
+    await page.click("button[type=submit]")
+    await page.see("text=No conversations yet.")
+    return page
+
+
+async def say(page: Page, text: str) -> None:
+    await page.fill(".composer textarea", text)
+    await page.press("Enter", ".composer textarea")
+
+
+def shown(text: str, more: str = "") -> str:
+    return f".message:has(:text-is({json.dumps(text)})){more}"
+
+
+async def contents(page: Page) -> list[str]:
+    return await page.texts(".message .content")
+
+
+async def talk(one: Page, other: Page) -> None:
+    """The first begins a conversation with the second, by the name that was searched for."""
+    await one.click("text=Start one")
+    await one.fill("[role=combobox]", other.name)
+    await one.click(f"[role=option]:has-text({json.dumps(other.name)})")
+    await one.click("dialog button[type=submit]")
+    await one.see(".composer textarea")
+
+
+def picture(path: Path) -> Path:
+    """A PNG of 320 by 200: a sky that becomes darker."""
+    rows = b"".join(b"\0" + bytes((40 + y // 2, 90 + y // 2, 255 - y)) * 320 for y in range(200))
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    head = struct.pack(">IIBBBBB", 320, 200, 8, 2, 0, 0, 0)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )
+    return path
+
+
+async def test_two_people(database: str, redis_url: str, tmp_path: Path, browser: Browser) -> None:
+    """They find each other, see what is unread, delivered and read, answer, edit, delete and send a picture; nothing
+    that one writes becomes markup; both instances are killed one after the other while they write, and one is offline
+    for a while: at the end both see all of it, in one order, each once, and as sent. The page is accessible as far as
+    axe can say: light, dark and on a phone."""
+    async with two_instances(database, redis_url, tmp_path / "files") as site:
+        alice = await browser.open("alice", site.url)
+        await alice.see("#username")
+        await alice.shot("sign-in")
+        await alice.check()
+        await alice.fill("#username", "alice")
+        await alice.click("button[type=submit]")
+        await alice.see("text=No conversations yet.")
+        bob = await join(browser, site, "bob")
+        await talk(alice, bob)
+
+        await say(alice, "hello, bob")
+        await alice.see(shown("hello, bob", " .mark.delivered"))
+        await bob.see(".conversations .unread .badge:text-is('1')")
+        await bob.until("document.title.startsWith('(1)')")
+        await bob.do("front")
+        await bob.click(".conversations a")
+        await bob.see(shown("hello, bob"))
+        await alice.see(shown("hello, bob", " .mark.read"))
+        await bob.gone(".conversations .badge")
+
+        await reply_edit_delete(alice, bob)
+        await send_picture(alice, bob, picture(tmp_path / "sky.png"))
+        await nothing_becomes_markup(alice, bob)
+        await alice.shot("light")
+        await alice.check()
+        await bob.check()
+
+        said = await survive_kills(site, alice, bob)
+        said += await offline_and_back(alice, bob)
+        for page in (alice, bob):
+            await page.until("document.querySelectorAll('.message .mark:is(.pending, .failed)').length === 0")
+            await page.evaluate("document.querySelector('.timeline').scrollTo(0, 1e9)")
+        both = [[text for text in await contents(page) if text in said] for page in (alice, bob)]
+        assert both[0] == both[1] and sorted(both[0]) == sorted(said)
+
+        await alice.do("media", dark=True)
+        await alice.shot("dark")
+        await alice.check()
+        await bob.do("size", width=390, height=780)
+        await bob.shot("phone")
+        await bob.check()
+        await bob.click("[aria-label='All conversations']")
+        await bob.see(".conversations a")
+        await bob.shot("phone-list")
+        await bob.check()
+        assert await bob.evaluate("document.documentElement.scrollWidth") == 390
+
+
+async def reply_edit_delete(alice: Page, bob: Page) -> None:
+    await bob.hover(shown("hello, bob"))
+    await bob.click(".toolbar [aria-label=Reply]")
+    await say(bob, "hello, alice")
+    await alice.see(shown("hello, alice", ":has(.quote-text:text-is('hello, bob'))"))
+
+    await say(alice, "I am lat")
+    await alice.see(shown("I am lat", " .mark:not(.pending)"))
+    await alice.press("ArrowUp", ".composer textarea")
+    await say(alice, "I am late")
+    await bob.see(".message:has-text('I am late'):has(.edited)")
+
+    await say(bob, "wrong window")
+    await alice.see(shown("wrong window"))
+    await bob.hover(shown("wrong window"))
+    await bob.click(".toolbar [aria-label=Delete]")
+    await bob.click("dialog button.danger")
+    await alice.see(".message .deleted")
+    assert "wrong window" not in await contents(alice)
+
+
+async def send_picture(alice: Page, bob: Page, path: Path) -> None:
+    await alice.do("files", selector=".composer input[type=file]", paths=[str(path)])
+    await alice.see(".tray-item:has-text('sky.png')")
+    await say(alice, "the sky, just now")
+    for page in (alice, bob):
+        await page.see(shown("the sky, just now", " .picture img"))
+        await page.until("document.querySelector('.picture img')?.naturalWidth === 320")
+
+
+async def nothing_becomes_markup(alice: Page, bob: Page) -> None:
+    for attack in ATTACKS:
+        await say(alice, attack)
+    await say(bob, ARABIC)
+    await alice.see(shown("https://example.com/a?b=1", " a"))
+    await bob.until(f"document.querySelectorAll('.message .content').length >= {len(ATTACKS)}")
+    for page in (alice, bob):
+        assert await page.evaluate("globalThis.attacked ?? null") is None
+        made = "document.querySelectorAll('.messages :is(script, iframe, [onload], [onerror], [onmouseover])').length"
+        assert await page.evaluate(made) == 0
+        links = await page.evaluate("[...document.querySelectorAll('.messages a')].map(({ href }) => href)")
+        assert all(link.startswith(("https://a.example/", "https://example.com/")) for link in links), links
+        assert ATTACKS[0] in await contents(page)
+    direction = "getComputedStyle(document.querySelector('.message:has(a[href*=\"b=1\"]) .content')).direction"
+    assert await alice.evaluate(direction) == "rtl"
+
+
+async def survive_kills(site: Site, alice: Page, bob: Page) -> list[str]:
+    """One instance is killed and followed by another, then all of them are, while both write."""
+    said = []
+    for number, what in enumerate(("one instance is", "all instances are")):
+        for _ in range(number + 1):
+            await site.kill_oldest()
+        for page in (alice, bob):
+            for part in range(3):
+                said.append(f"{page.name} writes {part + 1} of 3 while {what} dead")
+                await say(page, said[-1])
+        if number == 1:
+            for page in (alice, bob):
+                await page.see(".connection:has-text('3 messages wait to be sent')")
+                await page.gone(".dot.online")
+                await page.shot(f"kill-{page.name}")
+        for _ in range(number + 1):
+            await site.start()
+        for page in (alice, bob):
+            await page.until(f"{json.dumps(said)}.every((text) => document.body.innerText.includes(text))")
+    return said
+
+
+async def offline_and_back(alice: Page, bob: Page) -> list[str]:
+    await bob.do("offline", **{"is": True})
+    await bob.see(".connection:has-text('You are offline')")
+    said = ["bob, on a train", "alice, meanwhile"]
+    await say(bob, said[0])
+    await say(alice, said[1])
+    await bob.see(shown(said[0], " .mark.pending"))
+    await bob.see(".connection:has-text('1 message waits to be sent')")
+    await bob.shot("offline")
+    await bob.do("offline", **{"is": False})
+    await bob.see(shown(said[1]))
+    await alice.see(shown(said[0]))
+    await bob.see(shown(said[0], " .mark:not(.pending)"))
+    await bob.gone(".sidebar .connection")
+    return said
+
+
+# -- the long run --------------------------------------------------------------------------------
+
+LOAD = """
+new Promise((resolve) => {
+  const tasks = [];
+  const observer = new PerformanceObserver((list) => {
+    for (const { duration } of list.getEntries()) tasks.push(Math.round(duration));
+  });
+  observer.observe({ type: "longtask" });
+  setTimeout(() => (observer.disconnect(), resolve(tasks)), %d);
+})
+"""
+FLING = """
+new Promise((resolve) => {
+  const timeline = document.querySelector(".timeline");
+  const frames = [];
+  let last = performance.now();
+  const step = (now) => {
+    frames.push(now - last);
+    last = now;
+    timeline.scrollTop -= 240;
+    if (frames.length < 240) requestAnimationFrame(step);
+    else resolve(frames.slice(1).sort((one, other) => one - other));
+  };
+  requestAnimationFrame(step);
+})
+"""
+
+
+async def test_long(
+    request: pytest.FixtureRequest, database: str, redis_url: str, tmp_path: Path, browser: Browser
+) -> None:
+    """Many messages: printed is when the first was to be seen, how long frames take while one scrolls through all of
+    them, and how long the page was busy while a hundred a second came. Only elements near the window exist."""
+    count = request.config.getoption("--web-messages")
+    if not count:
+        pytest.skip("`make test-web` runs it")
+    async with AsyncExitStack() as stack:
+        site = Site(stack, database, redis_url, tmp_path / "files")
+        await site.start()
+        server = site.instances[0]
+        alice = await join(browser, site, "alice")
+        me = await alice.evaluate("JSON.parse(localStorage['parley.me']).id")
+        bob = await server.register("bob")
+        async with server.http(bob) as http:
+            made = await http.post("/api/conversations", json={"type": "Direct", "memberIds": [me]})
+        conversation = made.json()["id"]
+        async with server.connect(bob) as hub:
+
+            async def send(number: int) -> None:
+                text = f"message {number} " + "and some more words of it " * (number % 7)
+                await hub.invoke("SendMessage", {"conversationId": conversation, "content": text})
+
+            for number in range(count):
+                await send(number)
+            await alice.see(".conversations a")
+            await alice.click(".conversations a")
+            await alice.see(f".message:has-text('message {count - 1} ')")
+
+            begun = time.monotonic()
+            await alice.do("reload")
+            await alice.see(".message .content")
+            print(f"first message after a reload: {1000 * (time.monotonic() - begun):.0f} ms")  # noqa: T201
+
+            await alice.until("!document.querySelector('[aria-busy=true]')")
+            for _ in range(20):
+                frames = await alice.evaluate(FLING)
+            print(f"frames while scrolling: median {frames[len(frames) // 2]:.0f}, worst {frames[-1]:.0f} ms")  # noqa: T201
+            await alice.evaluate("document.querySelector('.timeline').scrollTo(0, 1e9)")
+            assert await alice.evaluate("document.querySelectorAll('.message').length") < 200
+
+            async with trio.open_nursery() as nursery:
+
+                async def load() -> None:
+                    begin = trio.current_time()
+                    for number in range(1000):
+                        await trio.sleep_until(begin + number / 100)  # a hundred a second
+                        nursery.start_soon(send, count + number)
+
+                nursery.start_soon(load)
+                tasks = await alice.evaluate(LOAD % 10_000)
+            await alice.see(f".message:has-text('message {count + 999} ')")
+            print(f"tasks over 50 ms at 100 messages/s: {sorted(tasks, reverse=True)[:10]} of {len(tasks)}")  # noqa: T201
+        await alice.check()
