@@ -1,4 +1,4 @@
-"""The README's first program, run as printed."""
+"""The recipe for a stock client, of docs/hub.md, run as printed; and the README's own first program."""
 
 import re
 import subprocess
@@ -13,7 +13,8 @@ from tests.interop.conftest import HERE
 from tests.proxy import Proxy
 from tests.running import Running, User, free_port, running
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
 WAIT = 60.0  # seconds: long past anything but a hang
 LATENCY = 1.0  # seconds; as long as an answer is on its way, it can be lost
 MAX_LINES = 120
@@ -50,10 +51,14 @@ class Program:
             return await self._process.wait()
 
 
+def programs(page: Path) -> list[str]:
+    return re.findall(r"^```js\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
 @asynccontextmanager
 async def first_program(node: str, directory: Path, *arguments: str) -> AsyncIterator[Program]:
     """Run the program as a reader would: in a file, with the client installed beside it."""
-    [text] = re.findall(r"^```js\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
+    [text] = [found for found in programs(ROOT / "docs/hub.md") if "HubConnectionBuilder" in found]
     (directory / "first.mjs").write_text(text)
     (directory / "node_modules").symlink_to(HERE / "node_modules")
     command = [node, str(directory / "first.mjs"), *arguments]
@@ -132,6 +137,11 @@ async def again_and_on(server: Running, alice: User, bob: User, conversation: st
     mine = [message["content"] for message in stored if message["senderId"] == bob.id and message["type"] == "Text"]
     assert mine == ["whose answer is lost", "on the next connection", "while the server is gone", "the last"]
     assert await program.end() == 0
+
+
+def test_the_readme_has_the_library_s_program() -> None:
+    """Which is run as printed by tests/clients/test_javascript_live.py."""
+    assert programs(README) == programs(ROOT / "clients/javascript/README.md")[:1]
 
 
 def test_the_readme_is_short() -> None:

@@ -89,6 +89,8 @@ async def _run(port: int, data: Path, count: int) -> None:
             hub = url.replace("http", "ws", 1) + "/hubs/chat"
             several = f"  instances {count}" if count > 1 else ""
             terminal.echo(f"ready  {url}  hub {hub}  data {data}/{several}")
+            if os.environ.get("PARLEY_WEB", "on") == "on":
+                terminal.echo(f"page   {url}/")
             terminal.echo(f"docs   {url}/docs")
             terminal.echo(f"next   {chat_command(url, data)}")
 
