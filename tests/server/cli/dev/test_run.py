@@ -27,8 +27,9 @@ def test_a_closed_terminal_ends_everything(data_dir: Path) -> None:
     words += ["--instances", "2"]
     with Killed(words, env=SETTINGS, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        first, docs, following = [process.stdout.readline().split() for _ in range(3)]
-        assert first[0] == b"ready" and docs == [b"docs", first[1] + b"/docs"]
+        first, page, docs, following = [process.stdout.readline().split() for _ in range(4)]
+        assert first[0] == b"ready" and page == [b"page", first[1] + b"/"]
+        assert docs == [b"docs", first[1] + b"/docs"]
         assert following[:3] == [b"next", b"parley", b"chat"] and first[1] in following
         started = list(family(process.pid))
         process.send_signal(signal.SIGHUP)
