@@ -63,7 +63,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--together-seed", type=int, default=0, help="Which faults, and when; 0 takes a new one.")
     parser.addoption("--web-messages", type=int, default=0, help="Messages in the page's long run; 0 leaves it out.")
     parser.addoption("--clients-minutes", type=float, default=0.0, help="Minutes of faults; 0 leaves the long run out.")
-    parser.addoption("--clients-seeds", type=int, default=0, help="How many hostile networks; 0: three known ones.")
+    parser.addoption("--clients-seeds", type=int, default=0, help="How many hostile networks; 0: some known ones.")
     parser.addoption("--clients-seed", type=int, default=0, help="Which faults, and when; 0 takes a new one.")
     parser.addoption("--rolling", choices=["shared", "reuse-port"], help="Restart four instances that listen so.")
 

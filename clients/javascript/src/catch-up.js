@@ -12,6 +12,7 @@ const PATIENCE = 600_000; // ms for one answer: all that was missed comes before
 /**
  * @typedef {import("./conversation.js").Conversation} Conversation
  * @typedef {import("./timeline.js").WireMessage} WireMessage
+ * @typedef {import("./timeline.js").Cursor} Cursor
  * @typedef {{conversationId: string, lastSeq: number, messageId: string | null, unreadCount: number,
  *   outcome: "replayed" | "attached" | "resync" | "gone" | "ignored"}} Outcome
  *
@@ -24,7 +25,7 @@ const PATIENCE = 600_000; // ms for one answer: all that was missed comes before
 
 export class CatchUp {
   #owner;
-  /** @type {Map<string, {wire: WireMessage, isNew: boolean}[]>} */
+  /** @type {Map<string, {from: Cursor | null, events: {wire: WireMessage, isNew: boolean}[]}>} */
   #waiting = new Map();
   /** @type {Set<string>} */
   #resynced = new Set();
@@ -64,7 +65,7 @@ export class CatchUp {
       rest = {};
       after = answer.next;
     } while (after !== null);
-    for (const [id, events] of this.#waiting) this.#deliver(this.#owner.make(id), events); // the user was added just now
+    for (const id of [...this.#waiting.keys()]) this.#deliver(this.#owner.make(id)); // the user was added just now
     // The answers have named all that are the user's.
     for (const conversation of unattached) if (!conversation.isAttached) this.#owner.forget(conversation, "gone");
   }
@@ -77,8 +78,8 @@ export class CatchUp {
   keeps(wire, isNew) {
     if (this.#owner.find(wire.conversationId)?.isAttached) return false;
     const waiting = this.#waiting.get(wire.conversationId);
-    if (waiting) waiting.push({ wire, isNew });
-    else this.#waiting.set(wire.conversationId, [{ wire, isNew }]);
+    if (waiting) waiting.events.push({ wire, isNew });
+    else this.#waiting.set(wire.conversationId, { from: null, events: [{ wire, isNew }] });
     return true;
   }
 
@@ -88,9 +89,16 @@ export class CatchUp {
     this.#removed.add(id);
   }
 
-  /** @param {string} id of a conversation that the event Resync was about */
-  noteResync(id) {
+  /**
+   * Whether an event Resync has to wait for the answer: what comes after it goes on from there, whatever came before.
+   * @param {string} id of the conversation
+   * @param {Cursor} cursor
+   */
+  keepsResync(id, cursor) {
     this.#resynced.add(id);
+    if (this.#owner.find(id)?.isAttached) return false;
+    this.#waiting.set(id, { from: cursor, events: [] });
+    return true;
   }
 
   /** @param {Outcome[]} outcomes */
@@ -111,22 +119,20 @@ export class CatchUp {
    * @param {Outcome} outcome
    */
   #settleOne(conversation, { outcome, lastSeq, messageId, unreadCount }) {
-    const events = this.#waiting.get(conversation.id) ?? [];
-    this.#waiting.delete(conversation.id);
     const cursor = { seq: lastSeq, messageId };
-    if (!conversation.isAttached) {
+    if (!conversation.isAttached && !this.#waiting.get(conversation.id)?.from) {
       if (outcome === "replayed") conversation.attach({ seq: 0 }, 1);
       else conversation.attach(cursor, lastSeq + 1);
     } else if (outcome === "resync" && !this.#resynced.has(conversation.id)) conversation.onResync(cursor);
-    this.#deliver(conversation, events);
+    this.#deliver(conversation);
     conversation.onCaughtUp(unreadCount, lastSeq);
   }
 
-  /**
-   * @param {Conversation} conversation
-   * @param {{wire: WireMessage, isNew: boolean}[]} events
-   */
-  #deliver(conversation, events) {
+  /** @param {Conversation} conversation */
+  #deliver(conversation) {
+    const { from, events } = this.#waiting.get(conversation.id) ?? { from: null, events: [] };
+    this.#waiting.delete(conversation.id);
+    if (from) conversation.attach(from, from.seq + 1);
     for (const { wire, isNew } of events) conversation.onMessage(wire, isNew);
   }
 }

@@ -451,9 +451,13 @@ export class Chat extends Emitter {
 
   /** @param {{conversationId: string, lastSeq: number, messageId: string | null}} notice */
   #onResync({ conversationId, lastSeq, messageId }) {
-    this.#catchUp?.noteResync(conversationId);
-    const conversation = this.#byId.get(conversationId);
-    if (conversation?.isAttached) conversation.onResync({ seq: lastSeq, messageId });
+    const cursor = { seq: lastSeq, messageId };
+    if (this.#catchUp?.keepsResync(conversationId, cursor)) return;
+    const isKnown = this.#byId.has(conversationId);
+    const conversation = this.#make(conversationId);
+    if (conversation.isAttached) return conversation.onResync(cursor);
+    conversation.attach(cursor, lastSeq + 1);
+    if (!isKnown) void conversation.refresh();
   }
 
   // -- conversations ------------------------------------------------------------------------------
@@ -524,11 +528,17 @@ export class Chat extends Emitter {
   /** @param {string | null} cursor */
   async #listPage(cursor) {
     const round = this.#round;
+    const rounds = new Map([...this.#byId.values()].map((conversation) => [conversation.id, conversation.round]));
     /** @type {{items: WireConversation[], next: string | null}} */
     const page = await this.#rest.get("/api/conversations", { query: { limit: LISTED, cursor }, signal: this.#life.signal });
     if (round !== this.#round) throw new ParleyError("network", "The connection was lost."); // it knows less than the next
     // A page may be older than what events have said.
-    for (const details of page.items) if (!this.#left.has(details.id)) this.#make(details.id).onDetails(details);
+    for (const details of page.items) {
+      if (this.#left.has(details.id)) continue;
+      const conversation = this.#make(details.id);
+      const isOfNow = conversation.round === (rounds.get(details.id) ?? 0); // else its history may be another
+      if (!isOfNow || !conversation.onDetails(details)) void conversation.refresh();
+    }
     return page.next;
   }
 

@@ -16,6 +16,7 @@ import { Backoff, sleep } from "./waiting.js";
 const PAGE = 200; // messages that are read at once, to read anew
 const IN_ADDITION = 1000; // messages that are read anew beyond the number that was shown
 const TYPING_ENDS = 7_000; // ms
+const OVERTAKEN = 8; // answers that are older than what has come, until no other is asked for
 const COUNTED = 1000; // unread messages are counted among the newest of these
 
 /**
@@ -38,7 +39,7 @@ const COUNTED = 1000; // unread messages are counted among the newest of these
  *
  * @typedef {object} Kept what the store keeps of it
  * @property {WireConversation | null} details
- * @property {{cursor: Cursor, floor: number, messages: WireMessage[]} | null} timeline
+ * @property {import("./timeline.js").Snapshot | null} timeline
  * @property {boolean} isStale whether what is kept must be read anew
  * @property {number} read up to where one has read, if the server does not know it yet
  *
@@ -87,6 +88,7 @@ export class Conversation extends Emitter {
   /** @type {(() => void)[]} events that belong to what is being read anew */
   #deferred = [];
   #generation = 0;
+  #round = 0;
   /** @type {Map<string, ReturnType<typeof setTimeout>>} */
   #typing = new Map();
   #typedAt = 0;
@@ -353,7 +355,7 @@ export class Conversation extends Emitter {
    * @param {{signal?: AbortSignal}} [options]
    */
   async rename(name, { signal } = {}) {
-    this.setDetails(await this.#host.rest.request("PUT", this.#path, { body: { name }, signal }));
+    await this.#answer(this.#host.rest.request("PUT", this.#path, { body: { name }, signal }));
   }
 
   /**
@@ -362,7 +364,7 @@ export class Conversation extends Emitter {
    */
   async addMember(userId, { role = "Member", signal } = {}) {
     const key = crypto.randomUUID();
-    this.setDetails(await this.#host.rest.request("POST", `${this.#path}/members`, { body: { userId, role }, key, signal }));
+    await this.#answer(this.#host.rest.request("POST", `${this.#path}/members`, { body: { userId, role }, key, signal }));
   }
 
   /**
@@ -379,7 +381,7 @@ export class Conversation extends Emitter {
    * @param {{signal?: AbortSignal}} [options]
    */
   async setRole(userId, role, { signal } = {}) {
-    this.setDetails(await this.#host.rest.request("PUT", `${this.#path}/members/${userId}/role`, { body: { role }, signal }));
+    await this.#answer(this.#host.rest.request("PUT", `${this.#path}/members/${userId}/role`, { body: { role }, signal }));
   }
 
   /** @param {{signal?: AbortSignal}} [options] */
@@ -406,6 +408,14 @@ export class Conversation extends Emitter {
   }
 
   // -- what comes from the server: for chat.js ----------------------------------------------------
+
+  /**
+   * Another one when the history may be another: what was asked for before may be of one that is lost.
+   * @internal
+   */
+  get round() {
+    return this.#round;
+  }
 
   /** @internal */
   get isAttached() {
@@ -457,6 +467,7 @@ export class Conversation extends Emitter {
    * @param {Cursor} cursor
    */
   onResync(cursor) {
+    this.#round++;
     this.#members.forgetReceipts();
     this.#read = 0;
     if (this.#details) this.#details = { ...this.#details, lastSeq: Math.min(this.#details.lastSeq, cursor.seq), lastMessage: null };
@@ -480,7 +491,11 @@ export class Conversation extends Emitter {
    * @param {number} lastSeq
    */
   onCaughtUp(unreadCount, lastSeq) {
+    this.#round++;
+    this.#members.renew();
     if (this.#details) this.#details = { ...this.#details, unreadCount, lastSeq };
+    const timeline = this.#target;
+    if (timeline && !timeline.caughtUp()) this.#readAnew(new Timeline(timeline.cursor, timeline.cursor.seq + 1));
     if (!this.#next) this.#sendLostAgain(false);
     this.#changed();
   }
@@ -498,23 +513,27 @@ export class Conversation extends Emitter {
   /**
    * @internal
    * @param {WireConversation} details
+   * @returns {boolean} whether they are not older than what has come
    */
   setDetails(details) {
     const before = this.#details;
     // It is older than what has come. (What was only listed may be lost with the history.)
-    if (before && details.lastSeq < before.lastSeq && details.lastSeq < (this.cursor?.seq ?? 0)) return;
+    if (before && details.lastSeq < before.lastSeq && details.lastSeq < (this.cursor?.seq ?? 0)) return false;
     this.#details = details;
     this.#members.replace(details.members, details.memberCount);
     this.#changed();
+    return true;
   }
 
   /**
    * @internal
    * @param {WireConversation} details
+   * @returns {boolean}
    */
   onDetails(details) {
-    this.setDetails(details);
+    const isTaken = this.setDetails(details);
     this.#emit("conversation", { conversation: this });
+    return isTaken;
   }
 
   /**
@@ -604,13 +623,17 @@ export class Conversation extends Emitter {
     this.#isRefreshing = true;
     const { life, settings, onError } = this.#host;
     const pauses = new Backoff(settings.timing.minPause, settings.timing.maxPause);
+    let attempts = 0;
     while (this.#isRefreshWanted && !life.aborted && !this.#isGone) {
       this.#isRefreshWanted = false;
-      const generation = this.#generation;
+      const round = this.#round;
       try {
         const details = await this.#host.rest.get(this.#path, { signal: life, attempts: 1 });
-        if (generation === this.#generation) this.onDetails(details);
-        else this.#isRefreshWanted = true; // it may be of another history
+        if (round === this.#round) {
+          if (this.onDetails(details) || ++attempts === OVERTAKEN) continue;
+          this.#isRefreshWanted = true;
+          await sleep(pauses.next(), life).catch(() => {});
+        } else this.#isRefreshWanted = true; // it may be of another history
       } catch (error) {
         const known = asParleyError(error);
         if (known.isPassing) {
@@ -620,6 +643,13 @@ export class Conversation extends Emitter {
       }
     }
     this.#isRefreshing = false;
+  }
+
+  /** @param {Promise<WireConversation>} details the answer to a request */
+  async #answer(details) {
+    const round = this.#round;
+    const known = await details;
+    if (round !== this.#round || !this.setDetails(known)) void this.refresh();
   }
 
   /** @param {WireMessage} wire */

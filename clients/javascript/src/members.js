@@ -15,6 +15,8 @@
 export class Members {
   /** @type {Map<string, Member>} */
   #byId = new Map();
+  /** @type {Map<string, Member>} what has been said since `renew` */
+  #heard = new Map();
   #me;
   count = 0;
 
@@ -57,18 +59,23 @@ export class Members {
     const before = this.#byId;
     this.count = count;
     this.#byId = new Map();
-    for (const member of members) this.#byId.set(member.userId, risen(member, before.get(member.userId)));
+    this.add(members);
     // A list of the first members says nothing about the others.
     if (members.length < count) for (const [id, one] of before) if (!this.#byId.has(id)) this.#byId.set(id, one);
   }
 
   /** @param {Member[]} members a further page */
   add(members) {
-    for (const member of members) this.#byId.set(member.userId, risen(member, this.#byId.get(member.userId)));
+    for (const member of members) {
+      const known = risen(member, this.#heard.get(member.userId));
+      this.#byId.set(member.userId, known);
+      this.#heard.set(member.userId, known);
+    }
   }
 
   /** @param {string} userId */
   remove(userId) {
+    this.#heard.delete(userId);
     if (this.#byId.delete(userId)) this.count--;
   }
 
@@ -82,16 +89,26 @@ export class Members {
     if (userId === this.#me && status === "Read") this.#ownRead = Math.max(this.#ownRead, seq);
     const member = this.#byId.get(userId);
     if (!member) return false;
-    const deliveredSeq = Math.max(member.deliveredSeq, seq);
-    const readSeq = status === "Read" ? Math.max(member.readSeq, seq) : member.readSeq;
-    if (deliveredSeq === member.deliveredSeq && readSeq === member.readSeq) return false;
-    this.#byId.set(userId, { ...member, deliveredSeq, readSeq });
+    const update = { ...member, deliveredSeq: seq, readSeq: status === "Read" ? seq : -1 };
+    this.#heard.set(userId, risen(update, this.#heard.get(userId)));
+    const known = risen(update, member);
+    if (known.deliveredSeq === member.deliveredSeq && known.readSeq === member.readSeq) return false;
+    this.#byId.set(userId, known);
     return true;
+  }
+
+  /**
+   * There is another connection: the history may have gone back meanwhile, and receipts with it. What is known is shown
+   * until it is said anew.
+   */
+  renew() {
+    this.#heard.clear();
   }
 
   /** Of the history that has gone back, nothing is known of how far anybody has got. */
   forgetReceipts() {
     this.#ownRead = -1;
+    this.#heard.clear();
     for (const [id, member] of this.#byId) this.#byId.set(id, { ...member, deliveredSeq: -1, readSeq: -1 });
   }
 }

@@ -36,6 +36,12 @@
  * @property {number} seq
  * @property {string | null} [messageId]
  * @property {string | null} [changedAt]
+ *
+ * @typedef {object} Snapshot what the store keeps
+ * @property {Cursor} cursor
+ * @property {number} floor
+ * @property {WireMessage[]} messages
+ * @property {string[]} [ahead] those of which a page has shown more than events
  */
 
 const RANK = { Sent: 0, Delivered: 1, Read: 2 };
@@ -48,6 +54,9 @@ export class Timeline {
   /** @type {Map<string, WireMessage>} what has changed below the floor while pages are on their way */
   #changedBelow = new Map();
   #loading = 0;
+  #round = 0;
+  /** @type {Map<string, number>} the changes, by message, that a page has shown and no event as yet */
+  #ahead = new Map();
 
   /**
    * @param {Cursor} cursor
@@ -82,6 +91,8 @@ export class Timeline {
     if (message.changedSeq <= this.cursor.seq) return this.merge(message); // it came twice
     const changedAt = message.deletedAt ?? message.editedAt;
     this.cursor = { seq: message.changedSeq, messageId: message.id, ...(changedAt ? { changedAt } : {}) };
+    const ahead = this.#ahead.get(message.id);
+    if (ahead !== undefined && ahead <= message.changedSeq) this.#ahead.delete(message.id);
     return this.merge(message);
   }
 
@@ -107,6 +118,16 @@ export class Timeline {
   }
 
   /**
+   * All events up to the head have come, by a cursor that the server has found in its history. Pages that were asked for
+   * before may be of one that is lost.
+   * @returns {boolean} whether what is here is known to be of this history; else it has to be read anew
+   */
+  caughtUp() {
+    this.#round++;
+    return this.#ahead.size === 0;
+  }
+
+  /**
    * Read the page before what is here.
    * @param {(before: number) => Promise<{items: WireMessage[], next: string | null}>} read newest first
    * @returns {Promise<number>} how many messages have come
@@ -115,8 +136,12 @@ export class Timeline {
     const { floor } = this;
     this.#loading++;
     try {
-      const { items, next } = await read(floor);
-      if (this.floor !== floor) return 0; // another page was faster
+      let round, items, next;
+      do {
+        round = this.#round;
+        ({ items, next } = await read(floor));
+        if (this.floor !== floor) return 0; // another page was faster
+      } while (round !== this.#round);
       const lowest = items.at(-1);
       this.floor = next !== null && lowest ? lowest.seq : 1;
       const added = items.filter((item) => item.seq < floor && !this.#byId.has(item.id)).reverse();
@@ -127,6 +152,7 @@ export class Timeline {
       this.#messages = [...current, ...this.#messages];
       for (const item of current) {
         this.#byId.set(item.id, item);
+        if (item.changedSeq > this.cursor.seq) this.#ahead.set(item.id, item.changedSeq);
         this.#changedBelow.delete(item.id);
       }
       return added.length;
@@ -143,13 +169,15 @@ export class Timeline {
     const messages = this.#messages.slice(-most);
     const first = messages[0];
     const floor = messages.length < this.#messages.length && first ? first.seq : this.floor;
-    return { cursor: this.cursor, floor: most > 0 ? floor : this.cursor.seq + 1, messages };
+    const ahead = messages.flatMap(({ id }) => (this.#ahead.has(id) ? id : []));
+    return { cursor: this.cursor, floor: most > 0 ? floor : this.cursor.seq + 1, messages, ahead };
   }
 
-  /** @param {{cursor: Cursor, floor: number, messages: WireMessage[]}} snapshot */
-  static from({ cursor, floor, messages }) {
+  /** @param {Snapshot} snapshot */
+  static from({ cursor, floor, messages, ahead = [] }) {
     const found = new Timeline(cursor, floor);
     for (const message of messages) found.merge(message);
+    for (const id of ahead) found.#ahead.set(id, found.get(id)?.changedSeq ?? 0);
     return found;
   }
 

@@ -315,10 +315,10 @@ export class FakeServer {
   }
 
   replay(connection, conversation, { seq, messageId, changedAt }) {
-    const known = messageId == null ? null : conversation.messages.find(({ id }) => id === messageId);
-    const isProven =
-      messageId == null ? seq <= conversation.lastSeq
-        : known !== undefined && known.changedSeq >= seq && (known.changedSeq > seq || changedAt == null || changedAt === (known.deletedAt ?? known.editedAt));
+    // As the server, which keeps when each message was changed: by this change, of this history.
+    const named = conversation.messages.some(({ id }) => id === messageId) ? this.versions.get(messageId) : [];
+    const isTheOne = (one) => one.changedSeq === seq && (changedAt == null || changedAt === (one.deletedAt ?? one.editedAt));
+    const isProven = messageId == null ? seq <= conversation.lastSeq : named.some(isTheOne);
     const missed = conversation.messages.filter(({ changedSeq }) => changedSeq > seq).sort((a, b) => a.changedSeq - b.changedSeq);
     connection.attached.add(conversation.id);
     if (!isProven || seq > conversation.lastSeq || conversation.lastSeq - seq > BEHIND) {

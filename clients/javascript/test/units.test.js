@@ -8,6 +8,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { FileStore, LocalStorageStore, MemoryStore, Parley, ParleyError } from "../src/index.js";
 import { errorOfHub } from "../src/errors.js";
+import { Members } from "../src/members.js";
 import { decode, encode } from "../src/protocol.js";
 import { Timeline } from "../src/timeline.js";
 import { FakeServer, tokenOf } from "./fake-server.js";
@@ -87,6 +88,54 @@ test("a page that was read before a change does not undo it", async () => {
   });
   assert.deepEqual(timeline.messages.map(({ seq, content }) => [seq, content]), [[3, "edited"], [5, ""]]);
   assert.equal(timeline.floor, 3);
+});
+
+test("what a page shows beyond the cursor is of this history when its event has come", async () => {
+  const timeline = new Timeline({ seq: 5 }, 6);
+  await timeline.loadOlder(async () => ({ items: [wire(5), wire(3, 7, { content: "edited" })], next: null }));
+  assert.equal(timeline.caughtUp(), false);
+  assert.equal(Timeline.from(JSON.parse(JSON.stringify(timeline.snapshot(9)))).caughtUp(), false);
+  timeline.apply(wire(6));
+  timeline.apply(wire(3, 7, { content: "edited" }));
+  assert.equal(timeline.caughtUp(), true);
+  assert.equal(Timeline.from(timeline.snapshot(9)).caughtUp(), true);
+});
+
+test("a page that was asked for before the history was caught up with is asked for again", async () => {
+  const timeline = new Timeline({ seq: 5 }, 6);
+  const pages = [[wire(5, 6, { content: "of a history that is lost" })], [wire(5)]];
+  await timeline.loadOlder(async () => {
+    if (pages.length === 2) assert.equal(timeline.caughtUp(), true);
+    return { items: pages.shift(), next: null };
+  });
+  assert.deepEqual(timeline.messages.map(({ changedSeq }) => changedSeq), [5]);
+});
+
+test("receipts only rise, until there is another connection and they are said anew", () => {
+  const member = (readSeq) => ({ userId: "b", role: "Member", joinedAt: "then", deliveredSeq: readSeq, readSeq });
+  const members = new Members("a");
+  members.replace([member(7)], 1);
+  members.replace([member(5)], 1);
+  assert.equal(members.reached.read, 7);
+  members.renew();
+  assert.equal(members.reached.read, 7);
+  members.receipt("b", "Read", 6);
+  members.replace([member(5)], 1);
+  assert.equal(members.reached.read, 6);
+});
+
+test("the model of the server finds a cursor by the change that it names, as the server does", () => {
+  const server = new FakeServer();
+  const room = server.create("a", ["b"]);
+  const first = server.send("a", { conversationId: room.id, content: "1" });
+  const connection = { user: "b", attached: new Set(), event() {} };
+  const lost = server.edit("a", first.id, "lost");
+  const cursor = { seq: lost.changedSeq, messageId: first.id };
+  assert.equal(server.replay(connection, room, cursor), "replayed");
+  server.goBack(room, first.seq);
+  server.send("a", { conversationId: room.id, content: "2" });
+  server.edit("a", first.id, "edited again");
+  assert.equal(server.replay(connection, room, cursor), "resync");
 });
 
 for (const transport of ["websocket", "sse", "polling"])
@@ -231,6 +280,72 @@ promise("what was sent lately and is lost with the history is sent again", async
   await until(() => chat.pendingCount === 0);
   await until(() => String(contents(conversation)) === "1,after it,2,3");
   assert.deepEqual(room.messages.slice(1).map(({ content }) => content), ["1", "after it", "2", "3"]);
+});
+
+/** Runs once, and before the next page of messages is answered. */
+function beforeNextPage(server, act) {
+  const { rest } = server;
+  server.rest = (user, method, path, ...more) => {
+    if (method === "GET" && path === "/api/messages") {
+      server.rest = rest;
+      act();
+    }
+    return rest.call(server, user, method, path, ...more);
+  };
+}
+
+promise("a page that shows an edit which is lost before its event has come is read anew", async (server, connect) => {
+  const room = server.create("a", ["b"]);
+  const { id } = server.send("b", { conversationId: room.id, content: "1" });
+  const chat = await connect("a");
+  const [conversation] = chat.conversations;
+  beforeNextPage(server, () => {
+    server.network.refuse = 1;
+    server.cut();
+    server.edit("b", id, "lost");
+  });
+  await conversation.loadOlder();
+  assert.deepEqual(contents(conversation), ["lost"]);
+  server.goBack(room, 2);
+  server.network.refuse = 0;
+  await until(() => chat.state === "live" && !conversation.isResetting);
+  assert.deepEqual(contents(conversation), ["1"]);
+});
+
+promise("what was read in a history that is lost counts no more, though the cursor is good", async (server, connect) => {
+  const room = server.create("a", ["b"]);
+  const [chat, other] = [await connect("a", { markDelivered: false }), await connect("b")];
+  const [conversation] = chat.conversations;
+  const wasRead = server.send("a", { conversationId: room.id, content: "1" });
+  await until(() => conversation.cursor.seq === wasRead.seq);
+  server.receipt("b", room, "Read", wasRead.seq);
+  await conversation.loadOlder();
+  await until(() => conversation.messages.at(-1).status === "read");
+  server.network.refuse = 1;
+  server.cut();
+  await nap(1);
+  for (const userId of ["a", "b"]) room.members.get(userId).readSeq = room.members.get(userId).deliveredSeq = 1;
+  server.network.refuse = 0;
+  await until(() => chat.state === "live" && other.state === "live");
+  await until(() => conversation.readSeq === 1 && conversation.messages.at(-1).status !== "read");
+});
+
+promise("a Resync before the answer to Sync says from where on the conversation is attached", async (server, connect) => {
+  const room = server.create("a", ["b"]);
+  server.send("b", { conversationId: room.id, content: "lost" });
+  const { outcome } = server;
+  server.outcome = (connection, conversation, done) => {
+    server.outcome = outcome;
+    server.goBack(room, 1);
+    const answer = outcome.call(server, connection, conversation, done);
+    server.send("b", { conversationId: room.id, content: "1" });
+    server.send("b", { conversationId: room.id, content: "2" });
+    return answer;
+  };
+  const [conversation] = (await connect("a")).conversations;
+  while (!conversation.isComplete) await conversation.loadOlder();
+  assert.deepEqual(contents(conversation), ["1", "2"]);
+  await until(() => conversation.unreadCount === 2);
 });
 
 promise("a conversation that is too far behind is read anew, and says so", async (server, connect) => {
