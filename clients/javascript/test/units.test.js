@@ -348,6 +348,52 @@ promise("a Resync before the answer to Sync says from where on the conversation 
   await until(() => conversation.unreadCount === 2);
 });
 
+promise("details that events have overtaken are asked for again", async (server, connect) => {
+  const room = server.create("a", ["b"]);
+  let held = null;
+  const fetch = async (url, options) => {
+    const answer = await server.fetch(url, options);
+    if (held === "next" && new URL(url).pathname === `/api/conversations/${room.id}`) await new Promise((go) => (held = go));
+    return answer;
+  };
+  const [conversation] = (await connect("a", { fetch, markDelivered: false })).conversations;
+  await nap();
+  held = "next";
+  for (const one of server.connections) one.event("Resync", { conversationId: room.id, ...server.head(room) }, room.id);
+  await until(() => typeof held === "function");
+  const { members } = server.view(room, "a");
+  const view = server.view;
+  server.view = (...args) => ({ ...view.apply(server, args), members: members.filter(({ userId }) => userId !== "a") });
+  server.system(room, "b", { event: "titleChanged", by: "b", name: null });
+  await until(() => conversation.cursor.seq === 2);
+  server.view = view;
+  held();
+  await until(() => conversation.readSeq === 1);
+});
+
+promise("a list that was asked for before a history went back is not taken for it", async (server, connect) => {
+  const room = server.create("a", ["b"]);
+  let held = null;
+  const fetch = async (url, options) => {
+    const answer = await server.fetch(url, options);
+    if (held === "next" && new URL(url).pathname === "/api/conversations") await new Promise((go) => (held = go));
+    return answer;
+  };
+  const chat = await connect("a", { fetch, markDelivered: false });
+  const [conversation] = chat.conversations;
+  server.receipt("a", room, "Read", server.send("b", { conversationId: room.id, content: "lost" }).seq);
+  await until(() => conversation.readSeq === 2);
+  held = "next";
+  server.cut();
+  await until(() => typeof held === "function" && chat.state === "live");
+  server.goBack(room, 1);
+  server.send("b", { conversationId: room.id, content: "of now" });
+  await until(() => conversation.readSeq === 1);
+  held();
+  await nap();
+  assert.deepEqual([conversation.readSeq, conversation.unreadCount], [1, 1]);
+});
+
 promise("a conversation that is too far behind is read anew, and says so", async (server, connect) => {
   const room = server.create("a", ["b"]);
   const chat = await connect("a");
@@ -443,6 +489,190 @@ function memory() {
   const store = new MemoryStore();
   return { load: () => store.load(), write: (changes) => store.write(changes), clear: () => store.clear() };
 }
+
+/** Put something in place of a global for the time of a test. */
+async function withGlobals(globals, body) {
+  const before = Object.keys(globals).map((name) => [name, Object.getOwnPropertyDescriptor(globalThis, name)]);
+  for (const [name, value] of Object.entries(globals)) Object.defineProperty(globalThis, name, { value, configurable: true, writable: true });
+  try {
+    await body();
+  } finally {
+    for (const [name, descriptor] of before)
+      if (descriptor) Object.defineProperty(globalThis, name, descriptor);
+      else delete globalThis[name];
+  }
+}
+
+promise("while the machine is offline nothing is tried, and when it is online again, at once", async (server, connect) => {
+  server.create("a", []);
+  const machine = new EventTarget();
+  const navigator = { onLine: true };
+  await withGlobals({ navigator, addEventListener: machine.addEventListener.bind(machine) }, async () => {
+    const chat = await connect("a");
+    navigator.onLine = false;
+    machine.dispatchEvent(new Event("offline"));
+    await until(() => chat.state === "offline");
+    const before = server.requests.length;
+    await nap(10 * 3_600_000);
+    chat.reconnect();
+    await nap(60_000);
+    assert.deepEqual([chat.state, server.requests.length], ["offline", before]);
+    const message = chat.conversations[0].send("of then");
+    navigator.onLine = true;
+    machine.dispatchEvent(new Event("online"));
+    await nap(50);
+    assert.equal(chat.state, "live");
+    assert.equal((await message.whenSent()).status, "sent");
+    await chat.close();
+  });
+});
+
+/** As Web Locks: each name is held by one at a time, the next in turn. */
+class FakeLocks {
+  #last = new Map();
+
+  async request(name, options, body = options) {
+    const before = this.#last.get(name);
+    let resolve = () => {};
+    this.#last.set(name, new Promise((settle) => (resolve = settle)));
+    const aborted = new Promise((_, reject) => options.signal?.addEventListener("abort", () => reject(options.signal.reason)));
+    try {
+      await Promise.race([before, ...(options.signal ? [aborted] : [])]);
+      return await body();
+    } finally {
+      resolve();
+    }
+  }
+}
+
+for (const locks of [new FakeLocks(), undefined])
+  promise(`what a tab that was closed had to send is sent by ${locks ? "another, with Web Locks" : "the next, without them"}`, async (server, connect) => {
+    const room = server.create("a", []);
+    const store = Object.assign(new MemoryStore(), { scope: "shared" });
+    const sent = () => room.messages.filter(({ type }) => type === "Text").map(({ content }) => content);
+    const { WebSocket } = server;
+    const isDown = new Set();
+    const options = (name) => ({
+      store,
+      WebSocket,
+      fetch: async (...args) => {
+        if (isDown.has(name)) throw new TypeError("fetch failed");
+        return server.fetch(...args);
+      },
+    });
+    await withGlobals({ navigator: { locks, onLine: true } }, async () => {
+      const first = await connect("a", options("first"));
+      await nap();
+      isDown.add("first");
+      server.cut();
+      first.conversations[0].send("1");
+      first.conversations[0].send("2");
+      await nap();
+      const second = await connect("a", options("second"));
+      await second.whenLive();
+      await nap(1000);
+      if (locks) assert.deepEqual(sent(), []); // the first is there, and sends its own
+      await first.close();
+      await until(() => sent().length === 2);
+      await nap(1000);
+      assert.deepEqual(sent(), ["1", "2"]);
+      assert.deepEqual(contents(second.conversations[0]), ["1", "2"]);
+      await second.close();
+      assert.deepEqual([...(await store.load()).keys()].filter((key) => key.startsWith("q/")), []);
+    });
+  });
+
+promise("a file goes up through the server, or into the file store, with progress, and is sent", async (server, connect) => {
+  server.create("a", []);
+  const requests = [];
+  const stored = { id: "f1", key: "k1", url: "/files/k1", name: "note.txt", size: 5 };
+  const answers = {
+    "POST /api/files/upload": stored,
+    "POST /api/files/presign": { id: "f1", uploadUrl: "http://store/put", method: "PUT", headers: { "x-checked": "1" } },
+    "PUT /put": {},
+    "POST /api/files/f1/complete": stored,
+  };
+  const fetch = async (url, options = {}) => {
+    const { host, pathname } = new URL(url);
+    const answer = answers[`${options.method} ${pathname}`];
+    if (!answer) return server.fetch(url, options);
+    requests.push({ host, name: `${options.method} ${pathname}`, ...options });
+    return new Response(JSON.stringify(answer));
+  };
+  const chat = await connect("a", { fetch });
+  const file = new Blob(["hello"], { type: "text/plain" });
+  const progress = [];
+  const onProgress = (...args) => progress.push(args);
+  assert.deepEqual(await chat.files.upload(file, { name: "note.txt", onProgress }), stored);
+  assert.deepEqual(progress, [[0, 5], [5, 5]]);
+  const [{ body, headers }] = requests.splice(0);
+  assert.deepEqual([body.get("file").name, body.get("file").size, Boolean(headers["Idempotency-Key"])], ["note.txt", 5, true]);
+
+  await chat.files.upload(file, { name: "note.txt", presigned: true });
+  assert.deepEqual(requests.map(({ name }) => name), ["POST /api/files/presign", "PUT /put", "POST /api/files/f1/complete"]);
+  const [presign, put] = requests;
+  assert.deepEqual(JSON.parse(presign.body), { name: "note.txt", contentType: "text/plain", size: 5 });
+  assert.deepEqual([put.host, put.headers["x-checked"], put.headers.Authorization], ["store", "1", undefined]);
+
+  class FakeRequest {
+    upload = {};
+    status = 200;
+    responseText = JSON.stringify(stored);
+    open(...args) {
+      FakeRequest.opened.push(args.join(" "));
+    }
+    setRequestHeader() {}
+    send() {
+      this.upload.onprogress({ loaded: 2, total: 5 });
+      setTimeout(() => this.onload(), 1);
+    }
+    abort() {
+      this.onabort();
+    }
+  }
+  FakeRequest.opened = [];
+  await withGlobals({ XMLHttpRequest: FakeRequest }, async () => {
+    progress.length = 0;
+    await chat.files.upload(file, { onProgress });
+    await chat.files.upload(file, { onProgress, presigned: true });
+    assert.deepEqual(progress, [[0, 5], [2, 5], [5, 5], [0, 5], [2, 5], [5, 5]]);
+    assert.deepEqual(FakeRequest.opened, ["POST http://server/api/files/upload", "PUT http://store/put"]);
+    const stop = new AbortController();
+    const uploading = chat.files.upload(file, { onProgress: (sent) => sent === 2 && queueMicrotask(() => stop.abort()), signal: stop.signal });
+    await assert.rejects(uploading, { code: "aborted" });
+  });
+  await chat.conversations[0].send("see", { type: "File", fileId: stored.id }).whenSent();
+  assert.equal(server.calls.findLast(([, name]) => name === "SendMessage")[2][0].fileId, "f1");
+});
+
+promise("replies, pages before and after a message, and who has received it", async (server, connect) => {
+  const room = server.create("a", ["b"]);
+  const receipts = { items: [{ userId: "b", status: "Read" }], next: null };
+  const asked = [];
+  const fetch = async (url, options) => {
+    const { pathname, searchParams } = new URL(url);
+    if (!pathname.endsWith("/receipts")) return server.fetch(url, options);
+    asked.push([pathname, searchParams.get("limit"), searchParams.get("cursor")]);
+    return new Response(JSON.stringify(receipts));
+  };
+  const [conversation] = (await connect("a", { fetch })).conversations;
+  const { id } = await conversation.send("1").whenSent();
+  const reply = await conversation.send("2", { replyToId: id }).whenSent();
+  assert.deepEqual([reply.replyToId, room.messages.at(-1).replyToId], [id, id]);
+  for (let n = 3; n <= 12; n++) server.send("b", { conversationId: room.id, content: String(n) });
+  await until(() => conversation.messages.length === 12);
+  const keys = conversation.messages.map(({ key }) => key);
+  const after = await conversation.page({ after: 2, limit: 4 });
+  assert.deepEqual(after.messages.map(({ content }) => content), ["2", "3", "4", "5"]);
+  const next = await conversation.page({ after: after.next, limit: 4 });
+  assert.deepEqual(next.messages.map(({ content }) => content), ["6", "7", "8", "9"]);
+  assert.equal((await conversation.page({ after: 10 })).next, null);
+  const before = await conversation.page({ before: 4, limit: 2 });
+  assert.deepEqual([before.messages.map(({ content }) => content), before.next], [["2", "1"], 2]);
+  assert.deepEqual(conversation.messages.map(({ key }) => key), keys);
+  assert.deepEqual(await conversation.receipts(id, { limit: 5, cursor: "x" }), receipts);
+  assert.deepEqual(asked, [[`/api/messages/${id}/receipts`, "5", "x"]]);
+});
 
 test("a file is always whole, and local storage keeps to its names", async () => {
   const path = join(mkdtempSync(join(tmpdir(), "parley-")), "store.json");
