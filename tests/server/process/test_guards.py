@@ -547,6 +547,7 @@ ANSWERED = {
     ("server/hub/invocations.py", "fail"),
     ("server/hub/methods.py", "done"),
     ("server/cli/checks.py", ""),
+    ("server/hub/transports/forwarding.py", "cancel"),  # raised by the task that it cancels
 }
 
 

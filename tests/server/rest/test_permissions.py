@@ -98,6 +98,8 @@ OPEN = {
     "GET /health/live": "says no addresses",
     "GET /health/ready": "says no addresses",
     "GET /openapi.json": "the API's description",
+    "GET /asyncapi.json": "the hub's description",
+    "GET /": "where to go from here",
     "GET /docs": "the same for people",
     "GET /docs/style.css": "the same for people",
     "PUT /objects/{key}": "a signed link",
