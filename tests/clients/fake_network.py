@@ -87,6 +87,8 @@ class Network:
             return {"id": user, "username": user}
         if parts.path == "/api/conversations":
             return {"items": self.truth.infos(user), "next": None}
+        if parts.path.startswith("/api/conversations/"):
+            return self.truth.info(self.truth.talks[parts.path.rpartition("/")[2]])
         return self.truth.page(query["conversationId"], int(query["before"]), int(query["limit"]))
 
     async def _hub(self, stream: anyio.abc.SocketStream, head: bytes, user: str) -> None:

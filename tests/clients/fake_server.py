@@ -41,6 +41,8 @@ class Talk:
         self.head = 0
         self.messages: dict[str, Json] = {}
         self.log: list[Json] = []  # every state that a message had, in the order of the changes
+        self.name = "a group"
+        self.read: dict[str, int] = {}  # how far, by user
         self.went_back = False  # and those who are attached do not know
 
     def in_order(self) -> list[Json]:
@@ -96,6 +98,22 @@ class Truth:
                 changed = {**talk.messages[message_id], "content": content, "editedAt": self._now()}
                 self._commit(talk, changed, "MessageChanged")
 
+    def say_details(self, conversation_id: str, name: str) -> None:
+        """Give it another name."""
+        talk = self.talks[conversation_id]
+        talk.name = name
+        for connection in self.connections:
+            if talk.id in connection.attached:
+                connection.event("ConversationChanged", self.info(talk))
+
+    def mark_read(self, user: str, conversation_id: str) -> None:
+        talk = self.talks[conversation_id]
+        talk.read[user] = talk.head
+        update = {"conversationId": talk.id, "userId": user, "status": "Read", "seq": talk.head, "at": self._now()}
+        for connection in self.connections:
+            if talk.id in connection.attached:
+                connection.event("MessageStatusUpdated", update)
+
     def go_back(self, conversation_id: str, head: int) -> None:
         """Lose every change after this head."""
         talk = self.talks[conversation_id]
@@ -104,6 +122,7 @@ class Truth:
         lost = talk.messages.keys() - kept.keys()
         self._sent = {key: value for key, value in self._sent.items() if value not in lost}
         talk.messages, talk.head, talk.went_back = kept, head, True
+        talk.read = {user: min(seq, head) for user, seq in talk.read.items()}
 
     def _now(self) -> str:
         self._clock += 1
@@ -124,6 +143,8 @@ class Truth:
         message = {**message, "changedSeq": talk.head}
         talk.messages[message["id"]] = message
         talk.log.append(message)
+        if event == "ReceiveMessage":
+            talk.read[message["senderId"]] = talk.head
         for connection in self.connections:
             if talk.id in connection.attached:
                 if talk.went_back:
@@ -143,8 +164,10 @@ class Truth:
         return [self.info(talk) for talk in self.talks.values() if user in talk.members]
 
     def info(self, talk: Talk) -> Json:
-        members = [{"userId": one, "role": "Member", "joinedAt": "0"} for one in talk.members]
-        shown = {"id": talk.id, "type": "Group", "name": "a group", "createdAt": "0", "lastSeq": talk.head}
+        reached = {one: talk.read.get(one, 0) for one in talk.members}
+        plain = {"role": "Member", "joinedAt": "0"}
+        members = [{"userId": one, "deliveredSeq": seq, "readSeq": seq, **plain} for one, seq in reached.items()]
+        shown = {"id": talk.id, "type": "Group", "name": talk.name, "createdAt": "0", "lastSeq": talk.head}
         return {**shown, "unreadCount": 0, "memberCount": len(members), "members": members}
 
     def call(self, connection: Connection, call_id: str, target: str, arguments: list[Any]) -> None:

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from parley_client import events
 from parley_client.errors import ParleyError, from_sentence
-from parley_client.model import Cursor, Message, MessagePage, Synced, User
+from parley_client.model import ConversationInfo, Cursor, Message, MessagePage, Synced, User
 from parley_client.outbox import Entry
 from parley_client.replica import Replica
+from parley_client.view import Older
 
 from tests.clients.fake_server import Connection, Truth
 
@@ -33,6 +34,8 @@ class Client:
         self.under_way: dict[str, Entry] = {}
         self.calls: dict[str, Any] = {}
         self.last_id = 0
+        self.pages: dict[str, tuple[Older, int, MessagePage]] = {}  # on their way, by conversation
+        self.details: list[tuple[ConversationInfo, dict[str, int]]] = []  # the same
 
     @property
     def new(self) -> list[Message]:
@@ -77,7 +80,8 @@ class Client:
         if what == "sync":
             self.replica.take_synced(msgspec.convert(message["result"], Synced))
             self.replica.end_sync()
-            self.is_live = True
+            self.ask_details()
+            self.give_details()
         elif what is not None:
             entry, attempt = what
             del self.under_way[entry.draft.conversation_id]
@@ -112,17 +116,45 @@ class Client:
                 if view.take_anew(generation, page.items, floor):
                     continue
             self.replica.end_anew(found, generation)
+        if self.replica.outdated():
+            did = True
+            self.ask_details()
+            self.give_details()
+            for found in self.replica.outdated():
+                self.replica.give_up_details(found)  # the history went back, and the next event says so
         return did
 
     def older(self, conversation: str) -> None:
         """Read a page further back; what happens meanwhile stays on its way."""
+        self.give_page(conversation)
+        self.ask_page(conversation)
+        self.give_page(conversation)
+
+    def ask_page(self, conversation: str) -> None:
         found = self.replica.conversations.get(conversation)
-        if found is not None and not found._view.is_stale and not found.is_whole:
-            view = found._view
-            generation = view.begin_older()
+        if found is None or conversation in self.pages or self.replica.is_catching_up:
+            return
+        view = found._view
+        if not view.is_stale and not view.is_whole:
             page = msgspec.convert(self.truth.page(conversation, view.floor + 1, PAGE), MessagePage)
-            view.take_older(generation, page.items, 0 if page.next is None else page.items[-1].seq - 1)
-            view.end_older()
+            self.pages[conversation] = view.begin_older(), view.floor, page
+
+    def give_page(self, conversation: str) -> None:
+        if conversation in self.pages:
+            asked, floor, page = self.pages.pop(conversation)
+            view = self.replica.conversations[conversation]._view
+            if view.floor == floor:
+                view.take_older(asked, page.items, 0 if page.next is None else page.items[-1].seq - 1)
+            view.end_older(asked)
+
+    def ask_details(self) -> None:
+        rounds = self.replica.rounds()
+        self.details += [(msgspec.convert(info, ConversationInfo), rounds) for info in self.truth.infos(ME)]
+
+    def give_details(self) -> None:
+        details, self.details = self.details, []
+        for info, rounds in details:
+            self.replica.take_details(info, rounds)
 
     def settle(self) -> None:
         """Quiet: whatever is on its way arrives, and whatever is to be done is done."""
@@ -144,7 +176,7 @@ STEPS = st.lists(
         st.sampled_from(
             [
                 *("say", "say", "say", "send", "send", "work", "work", "receive", "receive", "receive", "twice"),
-                *("cut", "connect", "edit", "create", "back", "again", "older"),
+                *("cut", "connect", "edit", "create", "back", "again", "older", "ask", "ask", "give", "read"),
             ]
         ),
         st.integers(0, 7),
@@ -185,6 +217,14 @@ def test_after_quiet_the_lists_are_the_truth(steps: list[tuple[str, int]]) -> No
             talks.append(truth.create(OTHER, ME))
         elif step == "older":
             client.older(talk)
+        elif step == "ask":
+            client.ask_page(talk)
+            client.ask_details()
+        elif step == "give":
+            client.give_page(talk)
+            client.give_details()
+        elif step == "read":
+            truth.mark_read(OTHER, talk)
         elif step == "back":
             went_back = True
             truth.go_back(talk, max(1, truth.talks[talk].head - n))
@@ -192,6 +232,9 @@ def test_after_quiet_the_lists_are_the_truth(steps: list[tuple[str, int]]) -> No
             shown.update(message.id for message in client.new)
             client = client.again()
     client.settle()
+    for talk in talks:
+        client.give_page(talk)
+    client.give_details()
     for talk in talks:
         truth.send(OTHER, talk, "the last")  # a history that went back shows with the next message
     client.settle()
@@ -202,7 +245,8 @@ def test_after_quiet_the_lists_are_the_truth(steps: list[tuple[str, int]]) -> No
         found = client.replica.conversations[talk]
         true = [one for one in truth.talks[talk].in_order() if one["seq"] > found._view.floor]
         assert [(m.seq, m.id, m.content) for m in found.messages] == [(m["seq"], m["id"], m["content"]) for m in true]
-        assert found.cursor is not None and found.cursor.seq == truth.talks[talk].head
+        assert found.cursor is not None and found.cursor.seq == found.head == truth.talks[talk].head
+        assert {one: found._receipts[one].read for one in truth.talks[talk].read} == truth.talks[talk].read
         mine = [one["content"] for one in truth.talks[talk].in_order() if one["senderId"] == ME]
         mine = [content for content in mine if content.startswith("mine")]
         assert len(mine) == len({*mine})
@@ -356,3 +400,173 @@ def test_the_cursor_is_a_proof() -> None:
     changed_at = truth.talks[talk].messages[message["id"]]["editedAt"]
     cursor = Cursor(seq=3, message_id=message["id"], changed_at=changed_at)
     assert client.replica.conversations[talk].cursor == cursor
+
+
+def test_a_page_of_a_lost_history_is_not_taken() -> None:
+    """It was asked for before the history went back and comes after Sync: the cursor, which was good, has passed it."""
+    truth = Truth()
+    talk = truth.create(OTHER, ME)
+    first = truth.send(OTHER, talk, "one")
+    client = Client(truth)
+    client.settle()
+    found = client.replica.conversations[talk]
+    client.cut()
+    truth.edit(first["id"], "lost")
+    client.ask_page(talk)
+    truth.go_back(talk, 2)
+    truth.send(OTHER, talk, "instead")
+    client.settle()
+    client.give_page(talk)
+    assert [message.content for message in found.messages] == ["instead"]
+    client.older(talk)
+    assert [message.content for message in found.messages][1:] == ["one", "instead"]
+
+
+def test_a_page_that_fails_leaves_the_changes_for_the_other() -> None:
+    """Two pages are asked for at once, a message in them is edited, and the first of them does not come."""
+    truth = Truth()
+    talk = truth.create(OTHER, ME)
+    first = truth.send(OTHER, talk, "one")
+    client = Client(truth)
+    client.settle()
+    found = client.replica.conversations[talk]
+    client.ask_page(talk)
+    fails = found._view.begin_older()
+    truth.edit(first["id"], "edited")
+    client.settle()
+    found._view.end_older(fails)
+    client.give_page(talk)
+    assert [message.content for message in found.messages][1:] == ["edited"]
+
+
+@pytest.mark.parametrize("is_new_process", [True, False])
+def test_receipts_of_a_lost_history(is_new_process: bool) -> None:
+    """They count no more when the server has said them anew, though the cursor is good, nor come back from a store."""
+    truth = Truth()
+    talk = truth.create(OTHER, ME)
+    client = Client(truth)
+    client.settle()
+    client.send(talk, "mine")
+    client.settle()
+    truth.mark_read(OTHER, talk)
+    truth.mark_read(ME, talk)
+    client.settle()
+    client.ask_details()
+    client.give_details()  # a store keeps them as they were said last
+    [mine] = client.new
+    assert client.replica.conversations[talk].status(mine) == "read"
+    client = client.again() if is_new_process else client
+    client.cut()
+    truth.talks[talk].read = {OTHER: 1, ME: 1}
+    client.settle()
+    found = client.replica.conversations[talk]
+    assert (found.status(mine), found.read_seq) == ("sent", 1)
+
+
+def test_a_receipt_is_not_undone_by_older_details() -> None:
+    """What an event has said on this connection is newer than a list that was asked for before."""
+    truth = Truth()
+    talk = truth.create(OTHER, ME)
+    client = Client(truth)
+    client.settle()
+    truth.send("third", talk, "one")
+    client.settle()
+    client.ask_details()
+    truth.mark_read(OTHER, talk)
+    client.settle()
+    client.give_details()
+    assert client.replica.conversations[talk]._receipts[OTHER].read == 2
+
+
+def test_what_was_read_of_a_lost_history_is_not_said() -> None:
+    """Nor is it taken for read when the answer comes after the Resync: the numbers are other messages' now."""
+    truth = Truth()
+    talk = truth.create(OTHER, ME)
+    client = Client(truth)
+    client.settle()
+    for number in range(5):
+        truth.send(OTHER, talk, str(number))
+    client.settle()
+    found = client.replica.conversations[talk]
+    found._mark_read, asked = 6, found._round
+    truth.go_back(talk, 1)
+    truth.send(OTHER, talk, "instead")
+    client.settle()
+    client.replica.marked(found, 6, asked)
+    assert (found.read_seq, found.head, found.unread_count) == (0, 2, 2)
+
+
+def test_a_resync_before_the_first_answer() -> None:
+    """It says from where on a conversation is attached: nothing after it is missing, nothing before it is news."""
+    truth = Truth()
+    talk = truth.create(OTHER, ME)
+    truth.send(OTHER, talk, "old")
+    truth.send(OTHER, talk, "lost")
+    client = Client(truth)
+    client.connect()
+    truth.go_back(talk, 2)
+    truth.send(OTHER, talk, "instead")
+    assert client.connection is not None
+    answer = client.connection.queue.popleft()
+    client.connection.queue.append(answer)
+    client.settle()
+    found = client.replica.conversations[talk]
+    assert [message.content for message in client.new] == ["instead"]
+    assert [message.content for message in found.messages] == ["instead"]
+    client.older(talk)
+    assert [message.content for message in found.messages][1:] == ["old", "instead"]
+
+
+def test_details_that_events_have_overtaken() -> None:
+    """They are not taken, and are asked for again."""
+    truth = Truth()
+    talk = truth.create(OTHER, ME)
+    client = Client(truth)
+    client.settle()
+    client.ask_details()
+    older = client.details
+    client.details = []
+    truth.send(OTHER, talk, "one")
+    truth.say_details(talk, "renamed")
+    client.settle()
+    found = client.replica.conversations[talk]
+    client.details = older
+    client.give_details()
+    assert (found.name, client.replica.outdated()) == ("renamed", [found])
+    client.settle()
+    assert (found.name, client.replica.outdated()) == ("renamed", [])
+
+
+@pytest.mark.parametrize("comes_with_resync", [True, False])
+def test_details_of_a_lost_history(comes_with_resync: bool) -> None:
+    """An answer that was asked for before a Resync, or before a Sync, is not taken after it, but asked for again."""
+    truth = Truth()
+    talk = truth.create(OTHER, ME)
+    client = Client(truth)
+    client.settle()
+    if not comes_with_resync:
+        client.cut()
+    truth.talks[talk].read[OTHER] = truth.talks[talk].head = 5
+    client.ask_details()
+    late, client.details = client.details, []
+    truth.go_back(talk, 1)
+    truth.send("third", talk, "instead")
+    client.settle()
+    client.details = late
+    client.give_details()
+    found = client.replica.conversations[talk]
+    assert client.replica.outdated() == [found]
+    client.settle()
+    assert (found._receipts[OTHER].read, found.head) == (1, 2)
+
+
+def test_an_answer_does_not_bring_back_what_was_removed() -> None:
+    """The answer was on its way when the conversation was."""
+    truth = Truth()
+    talk = truth.create(OTHER, ME)
+    client = Client(truth)
+    client.settle()
+    client.ask_details()
+    client.replica.take("ConversationRemoved", msgspec.Raw(msgspec.json.encode([talk, "removed"])))
+    client.give_details()
+    assert not client.replica.conversations

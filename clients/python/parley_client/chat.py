@@ -156,14 +156,19 @@ class Chat:
     async def direct(self, user: User | str) -> Conversation:
         """Return the conversation with another user: the one that there is, or a new one."""
         user_id = user if isinstance(user, str) else user.id
-        body = {"type": "Direct", "memberIds": [user_id]}
-        return self._replica.take_info(await self._rest.post("/api/conversations", body, ConversationInfo))
+        return await self._begin({"type": "Direct", "memberIds": [user_id]})
 
     async def group(self, name: str, users: Sequence[User | str] = ()) -> Conversation:
         """Begin a group."""
         ids = [user if isinstance(user, str) else user.id for user in users]
-        body = {"type": "Group", "name": name, "memberIds": ids}
-        return self._replica.take_info(await self._rest.post("/api/conversations", body, ConversationInfo))
+        return await self._begin({"type": "Group", "name": name, "memberIds": ids})
+
+    async def _begin(self, body: dict[str, Any]) -> Conversation:
+        rounds = self._replica.rounds()
+        found = self._replica.take_answer(await self._rest.post("/api/conversations", body, ConversationInfo), rounds)
+        if found is None:
+            raise ParleyError("not_found", "the conversation was removed meanwhile")
+        return found
 
     async def user(self, user_id: str) -> User:
         """Return a user. It is asked for once."""
@@ -266,20 +271,20 @@ class Chat:
         return found if found is not None else await self._rest.get(f"/api/messages/{message_id}", Message)
 
     async def rename(self, conversation_id: str, name: str) -> None:
-        path = f"/api/conversations/{conversation_id}"
-        self._replica.take_info(await self._rest.put(path, {"name": name}, ConversationInfo))
+        rounds, path = self._replica.rounds(), f"/api/conversations/{conversation_id}"
+        self._replica.take_answer(await self._rest.put(path, {"name": name}, ConversationInfo), rounds)
 
     async def add_member(self, conversation_id: str, user_id: str, role: Role) -> None:
-        path = f"/api/conversations/{conversation_id}/members"
+        rounds, path = self._replica.rounds(), f"/api/conversations/{conversation_id}/members"
         body = {"userId": user_id, "role": role.value}
-        self._replica.take_info(await self._rest.post(path, body, ConversationInfo))
+        self._replica.take_answer(await self._rest.post(path, body, ConversationInfo), rounds)
 
     async def remove_member(self, conversation_id: str, user_id: str) -> None:
         await self._rest.delete(f"/api/conversations/{conversation_id}/members/{user_id}")
 
     async def change_role(self, conversation_id: str, user_id: str, role: Role) -> None:
-        path = f"/api/conversations/{conversation_id}/members/{user_id}/role"
-        self._replica.take_info(await self._rest.put(path, {"role": role.value}, ConversationInfo))
+        rounds, path = self._replica.rounds(), f"/api/conversations/{conversation_id}/members/{user_id}/role"
+        self._replica.take_answer(await self._rest.put(path, {"role": role.value}, ConversationInfo), rounds)
 
     async def all_members(self, conversation_id: str) -> list[Member]:
         found: list[Member] = []

@@ -60,20 +60,30 @@ class Actions(Protocol):
 
 
 class Receipt:
-    """How far a member has got."""
+    """How far a member has got: it rises, until there is another connection and it is said anew."""
 
-    __slots__ = ("delivered", "read")
+    __slots__ = ("_heard", "delivered", "read")
 
     def __init__(self) -> None:
         self.delivered = 0
         self.read = 0
+        self._heard = (0, 0)  # what was said since `renew`
 
     def rise(self, status: MessageStatus, seq: int) -> bool:
         before = (self.delivered, self.read)
-        self.delivered = max(self.delivered, seq)
-        if status is MessageStatus.READ:
-            self.read = max(self.read, seq)
+        read = seq if status is MessageStatus.READ else 0
+        self._heard = (max(self._heard[0], seq), max(self._heard[1], read))
+        self.delivered, self.read = max(self.delivered, seq), max(self.read, read)
         return before != (self.delivered, self.read)
+
+    def renew(self) -> None:
+        """The history may have gone back, and this with it. What is known is shown until it is said anew."""
+        self._heard = (0, 0)
+
+    def take(self, member: Member) -> None:
+        """Take what the server's answer says: it may be older than what came as an event, but than nothing else."""
+        self._heard = (max(self._heard[0], member.delivered_seq), max(self._heard[1], member.read_seq))
+        self.delivered, self.read = self._heard
 
 
 class Conversation:
@@ -88,6 +98,7 @@ class Conversation:
         self._typing: dict[str, float] = {}
         self._mark_read = 0  # what is to be said to the server, and was not yet
         self._mark_delivered = 0
+        self._round = 0  # of the history: an answer to what was asked for in an earlier one may be of a lost one
         self.is_removed = False
 
     def __repr__(self) -> str:

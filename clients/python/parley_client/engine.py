@@ -19,7 +19,7 @@ from parley_client.errors import Lost, ParleyError
 from parley_client.events import Broadcaster, ErrorOccurred, State, StateChanged
 from parley_client.groups import single
 from parley_client.hub import Closed, Hub, decoded, open_hub
-from parley_client.model import ConversationPage, Cursor, Message, MessagePage, Presence, Synced, User
+from parley_client.model import ConversationInfo, ConversationPage, Cursor, Message, MessagePage, Presence, Synced, User
 from parley_client.replica import Replica
 from parley_client.rest import Rest
 from parley_client.store import Store
@@ -30,6 +30,7 @@ NAMED = 100  # cursors in one call: a hub message has 32 KiB
 SAVE_PAUSE = 0.25  # seconds in which changes are gathered for the store
 MARK_PAUSE = 0.2  # the same for receipts
 CLOSE_TIMEOUT = 5.0  # seconds for the last write to the store
+OVERTAKEN = 8  # answers that are older than what has come, until no other is asked for
 SETTLED = 10.0  # seconds for which a connection has to last before the next wait is short again
 _log = logging.getLogger("parley_client")
 
@@ -267,9 +268,10 @@ class Engine:
         """Read what events do not repeat: titles, members, receipts, unread counts; and who is there."""
         cursor: str | None = None
         while True:
+            rounds = self.replica.rounds()
             page = await self._rest.get("/api/conversations", ConversationPage, limit=PAGE, cursor=cursor)
             for info in page.items:
-                self.replica.take_info(info)
+                self.replica.take_answer(info, rounds)
             cursor = page.next
             if cursor is None:
                 break
@@ -298,6 +300,8 @@ class Engine:
                 self._start(tasks, f"send {conversation_id}", self._send_all, hub, conversation_id)
             for found in self.replica.stale():
                 self._start(tasks, f"read {found.id}", self._read_anew, found)
+            for found in self.replica.outdated():
+                self._start(tasks, f"ask {found.id}", self._read_details, found)
             await self._work.wait()
 
     def _start(self, tasks: anyio.abc.TaskGroup, name: str, work: Callable[..., Awaitable[None]], *what: Any) -> None:
@@ -350,6 +354,28 @@ class Engine:
                 self._broadcaster.emit(ErrorOccurred(error))
                 await anyio.sleep(backoff.next(error.retry_after))
 
+    async def _read_details(self, found: Conversation) -> None:
+        """Ask for the details of a conversation until they are as new as what has come."""
+        backoff = Backoff()
+        overtaken = 0
+        while overtaken < OVERTAKEN:
+            rounds = self.replica.rounds()
+            try:
+                info = await self._rest.get(f"/api/conversations/{found.id}", ConversationInfo)
+            except ParleyError as error:
+                if error.code in ("not_found", "forbidden"):
+                    self.replica.conversation_gone(found.id)
+                    self._notify()
+                    return
+                self._broadcaster.emit(ErrorOccurred(error))
+            else:
+                self.replica.take_details(info, rounds)
+                overtaken += 1
+            if found not in self.replica.outdated():
+                return
+            await anyio.sleep(backoff.next())
+        self.replica.give_up_details(found)
+
     async def _read_history(self, found: Conversation) -> bool:
         view = found._view
         generation, wants_more = view.generation, view.read_before > 1
@@ -368,17 +394,17 @@ class Engine:
     async def load_older(self, found: Conversation, limit: int) -> int:
         view = found._view
         while True:
-            await self.until(lambda: not view.is_stale)
+            await self.until(lambda: found.is_removed or not (view.is_stale or self.replica.is_catching_up))
             if view.is_whole:
                 return 0
-            generation, floor = view.begin_older(), view.floor
+            asked, floor = view.begin_older(), view.floor
             try:
                 page, new_floor = await self._page(found.id, floor + 1, min(limit, PAGE))
-                if view.floor == floor and view.take_older(generation, page, new_floor):
+                if view.floor == floor and view.take_older(asked, page, new_floor):
                     self.wake()
                     return len(page)
             finally:
-                view.end_older()
+                view.end_older(asked)
 
     async def _give_receipts(self, hub: Hub) -> None:
         backoff = Backoff()
@@ -399,10 +425,10 @@ class Engine:
             await anyio.sleep(MARK_PAUSE)
 
     async def _mark(self, hub: Hub, found: Conversation) -> None:
-        read, delivered = found._mark_read, found._mark_delivered
+        read, delivered, round = found._mark_read, found._mark_delivered, found._round
         if read:
             await hub.invoke("MarkRead", found.id, read)
-            self.replica.marked(found, read)
+            self.replica.marked(found, read, round)
         elif delivered and self._gives_delivered:
             await hub.invoke("MarkDelivered", found.id, delivered)
         if found._mark_delivered <= max(read, delivered):

@@ -82,6 +82,7 @@ class Replica:
         self._anew: set[str] = set()  # in which a Resync has come on this connection
         self._watched: dict[str, weakref.WeakSet[Entry]] = {}  # what was sent and may be read yet, by conversation
         self._stale: set[str] = set()
+        self._outdated: set[str] = set()  # conversations whose details are to be asked for (again)
 
     # -- the store -----------------------------------------------------------------------------------------------------
 
@@ -143,6 +144,11 @@ class Replica:
         self.dirty.add(name)
         self._work()
 
+    @property
+    def is_catching_up(self) -> bool:
+        """Whether it is not known yet how the history goes on: no page of it can be taken."""
+        return self._others is not None
+
     # -- catching up ---------------------------------------------------------------------------------------------------
 
     def begin_sync(self) -> tuple[dict[str, Cursor], Others]:
@@ -151,6 +157,8 @@ class Replica:
         self._early.clear()
         self._anew.clear()
         self._held = [] if self._held is None else self._held
+        for found in self.conversations.values():
+            found._view.begin_round()
         cursors = {id_: one.cursor for id_, one in self.conversations.items() if one.cursor is not None}
         return cursors, self._others
 
@@ -166,6 +174,7 @@ class Replica:
         if not self.has_synced:
             self.has_synced = True
             self.dirty.add("meta")
+        self._outdated.clear()  # all are asked for on each connection
         self._show_held()
         for found in self.conversations.values():
             if not found._view.is_stale:
@@ -191,7 +200,7 @@ class Replica:
         early = self._early.pop(id_, [])
         if one.outcome is Outcome.RESYNC:
             if id_ not in self._anew:
-                self._read_anew(found, head)
+                self._restart(found, head)
         elif found.cursor is None:
             if one.outcome is Outcome.REPLAYED and early:
                 self._discover(found, early)
@@ -203,7 +212,18 @@ class Replica:
                 self._begin_with(found, early)
         elif found._view.is_doubtful(one.last_seq):
             self._read_anew(found, found.cursor)
+        self._begin_round(found, one)
         self._touch(f"in {id_}")
+
+    @staticmethod
+    def _begin_round(found: Conversation, one: SyncedConversation) -> None:
+        """It is caught up. What events do not repeat may have gone back with the history, though the cursor is good."""
+        found._round += 1
+        found._view.begin_round()
+        for receipt in found._receipts.values():
+            receipt.renew()
+        found._mark_read = min(found._mark_read, one.last_seq)
+        found._info = msgspec.structs.replace(found._info, last_seq=one.last_seq, unread_count=one.unread_count)
 
     def _discover(self, found: Conversation, came: list[tuple[Message, bool]]) -> None:
         """A conversation that the user was added to meanwhile, from its beginning: what was said before is no news."""
@@ -285,13 +305,25 @@ class Replica:
         self._anew.add(notice.conversation_id)
         self._early.pop(notice.conversation_id, None)
         head = Cursor(seq=notice.last_seq, message_id=notice.message_id)
-        self._read_anew(self._known(notice.conversation_id), head)
+        self._restart(self._known(notice.conversation_id), head)
+
+    def _restart(self, found: Conversation, head: Cursor) -> None:
+        """The server goes on from this head."""
+        if found.cursor is None and self._others == "attach":
+            found._view.attach(head)  # what was before the first connection is no news
+        else:
+            self._read_anew(found, head)
 
     def _read_anew(self, found: Conversation, head: Cursor | None) -> None:
         assert head is not None
         found._view.begin_anew(head)
         found._receipts.clear()
+        found._mark_read = 0
+        found._round += 1
+        last_seq = min(found._info.last_seq, head.seq)
+        found._info = msgspec.structs.replace(found._info, last_seq=last_seq, last_message=None)
         self._stale.add(found.id)
+        self._outdated.add(found.id)
         self._touch(f"in {found.id}")
 
     def end_anew(self, found: Conversation, generation: int) -> bool:
@@ -329,25 +361,62 @@ class Replica:
             self._touch("outbox")
 
     def _take_conversation(self, info: ConversationInfo) -> None:
-        self.take_info(info)
-        self._emit(events.ConversationChanged(self.conversations[info.id]))
-
-    def take_info(self, info: ConversationInfo) -> Conversation:
-        """Take what the server says of a conversation, from wherever."""
         found = self._known(info.id)
+        if not self._take_info(found, info):
+            self._ask_again(found)
+        self._emit(events.ConversationChanged(found))
+
+    def rounds(self) -> dict[str, int]:
+        """Return what `take_answer` has to know of the time at which something is asked for."""
+        return {id_: found._round for id_, found in self.conversations.items()}
+
+    def take_answer(self, info: ConversationInfo, asked: Mapping[str, int]) -> Conversation | None:
+        """Take what an answer says of a conversation, with the `rounds` of when it was asked for. It is asked for again
+        if it may be of a lost history, or is older than what has come. None: the conversation was removed meanwhile."""
+        if info.id in asked and info.id not in self.conversations:
+            return None
+        found = self._known(info.id)
+        if found._round == asked.get(info.id, 0) and self._take_info(found, info):
+            self._outdated.discard(info.id)
+        else:
+            self._ask_again(found)
+        return found
+
+    def outdated(self) -> list[Conversation]:
+        """Return the conversations whose details are to be asked for."""
+        return [self.conversations[id_] for id_ in self._outdated if id_ in self.conversations]
+
+    def take_details(self, info: ConversationInfo, asked: Mapping[str, int]) -> None:
+        """Take an answer that was asked for because of `outdated`."""
+        found = self.take_answer(info, asked)
+        if found is not None and info.id not in self._outdated:
+            self._emit(events.ConversationChanged(found))
+
+    def give_up_details(self, found: Conversation) -> None:
+        """Events overtake them time and again: the next that says something says it all."""
+        self._outdated.discard(found.id)
+
+    def _ask_again(self, found: Conversation) -> None:
+        self._outdated.add(found.id)
+        self._work()
+
+    def _take_info(self, found: Conversation, info: ConversationInfo) -> bool:
+        """Take what the server says of a conversation. Returns False if it does not, as events have overtaken it."""
+        cursor = found.cursor.seq if found.cursor is not None else 0
+        if info.last_seq < found._info.last_seq and info.last_seq < cursor:
+            return False
+        said = info.members
         if len(info.members) < len(found._info.members) and info.member_count == found._info.member_count:
             # Lists have fewer members than there may be.
             later = {member.user_id: member for member in info.members}
             members = tuple(later.get(member.user_id, member) for member in found._info.members)
             info = msgspec.structs.replace(info, members=members)
         found._info = info
-        for member in info.members:
-            receipt = self._receipt(found, member.user_id)
-            receipt.rise(MessageStatus.DELIVERED, member.delivered_seq)
-            receipt.rise(MessageStatus.READ, member.read_seq)
+        for member in said:
+            self._receipt(found, member.user_id).take(member)
         self._raise_own(found)
         self._touch(f"in {info.id}")
-        return found
+        return True
 
     def conversation_gone(self, conversation_id: str) -> None:
         """It turned out that there is no such conversation (any more)."""
@@ -359,6 +428,7 @@ class Replica:
     def _remove(self, conversation_id: str, reason: str) -> None:
         self._early.pop(conversation_id, None)
         self._stale.discard(conversation_id)
+        self._outdated.discard(conversation_id)
         self._watched.pop(conversation_id, None)
         found = self.conversations.pop(conversation_id, None)
         if found is None:
@@ -474,9 +544,11 @@ class Replica:
             found._mark_read = seq
             self._touch(f"in {found.id}")
 
-    def marked(self, found: Conversation, seq: int) -> None:
-        """It was said, and is durable."""
-        self._receipt(found, self._user_id).rise(MessageStatus.READ, seq)
+    def marked(self, found: Conversation, seq: int, round: int) -> None:
+        """It was said, in a round, and is durable."""
+        if round != found._round:
+            return  # it may have been said of a lost history
+        self._receipt(found, self._user_id).rise(MessageStatus.READ, min(seq, found.head))
         if found._mark_read <= seq:
             found._mark_read = 0
         self._touch(f"in {found.id}")
@@ -489,9 +561,7 @@ class Replica:
         if view.is_stale:
             self._stale.add(info.id)
         for member in info.members:
-            receipt = self._receipt(found, member.user_id)
-            receipt.rise(MessageStatus.DELIVERED, member.delivered_seq)
-            receipt.rise(MessageStatus.READ, member.read_seq)
+            self._receipt(found, member.user_id).take(member)
         return found
 
     @staticmethod

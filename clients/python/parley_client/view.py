@@ -32,7 +32,7 @@ class Window:
         self._by_id: dict[str, Message] = {}
         # Changes to messages below the floor that came while a page of them was being read.
         self._below: dict[str, Message] = {}
-        self.is_loading = False
+        self._loading = 0
         for message in messages:
             self.put(message)
 
@@ -42,6 +42,10 @@ class Window:
     @property
     def messages(self) -> list[Message]:
         return self._order
+
+    @property
+    def is_loading(self) -> bool:
+        return self._loading > 0
 
     def get(self, message_id: str) -> Message | None:
         return self._by_id.get(message_id)
@@ -72,11 +76,12 @@ class Window:
             self.put(later if later.changed_seq > message.changed_seq else message)
 
     def begin_loading(self) -> None:
-        self.is_loading = True
+        self._loading += 1
 
     def end_loading(self) -> None:
-        self.is_loading = False
-        self._below.clear()
+        self._loading -= 1
+        if not self._loading:
+            self._below.clear()
 
     def trim(self, keep: int) -> bool:
         """Leave only so many: the newest. Returns whether any were left out."""
@@ -95,6 +100,13 @@ class Window:
 
     def _index(self, seq: int) -> int:
         return bisect_left(self._order, seq, key=lambda message: message.seq)
+
+
+class Older(msgspec.Struct, frozen=True):
+    """A page further back that was asked for: of which window, and of which round of `Sync`."""
+
+    window: Window
+    round: int
 
 
 class View:
@@ -123,6 +135,7 @@ class View:
         self._ahead: dict[str, int] = {}
         self._seen_to = floor if seen_to is None else seen_to
         self.generation = 0  # of the history: what was read for an earlier one is of no use
+        self._round = 0  # of Sync: a page that was asked for before may show a history that is lost, below the cursor
         self._expect(self._window.messages)
         if is_stale and cursor is not None:
             self.begin_anew(cursor)
@@ -192,6 +205,10 @@ class View:
             self._came_with_reset.add(message.id)
         return Applied(message, previous, is_new)
 
+    def begin_round(self) -> None:
+        """The history may have gone back, with the cursor still good: pages on their way are of no use."""
+        self._round += 1
+
     def is_doubtful(self, head: int) -> bool:
         """Whether a page has shown what no event has confirmed, up to the cursor or beyond this head."""
         if not self._ahead or self.cursor is None:
@@ -251,13 +268,14 @@ class View:
 
     # -- reading further back ------------------------------------------------------------------------------------------
 
-    def begin_older(self) -> int:
+    def begin_older(self) -> Older:
         self._window.begin_loading()
-        return self.generation
+        return Older(self._window, self._round)
 
-    def take_older(self, generation: int, page: Sequence[Message], floor: int) -> bool:
-        """Take a page from below the list. Returns False if the list was replaced meanwhile."""
-        if generation != self.generation:
+    def take_older(self, asked: Older, page: Sequence[Message], floor: int) -> bool:
+        """Take a page from below the list. Returns False if it may be of another history than the list, which was
+        replaced or caught up meanwhile: it has to be asked for again."""
+        if self._fresh is not None or asked.window is not self._window or asked.round != self._round:
             return False
         self._expect(page)
         self._window.put_older(page, floor)
@@ -271,8 +289,8 @@ class View:
         if cursor is not None and message is not None and message.changed_seq == cursor.seq:
             self.cursor = msgspec.structs.replace(cursor, changed_at=message.changed_at)
 
-    def end_older(self) -> None:
-        self._window.end_loading()
+    def end_older(self, asked: Older) -> None:
+        asked.window.end_loading()
 
     def trim(self, keep: int) -> bool:
         return self._window.trim(keep)
