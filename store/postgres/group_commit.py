@@ -455,7 +455,8 @@ class _Lane:
 
     def _met(self, error: psycopg.Error, appends: Sequence[Append]) -> None:
         """PostgreSQL failed with a fault of its own, when it was to write these."""
-        self._faulty.update(append.conversation_id for append in appends)
+        if len(self._faulty) < SEVERAL:  # more than that is not asked for
+            self._faulty.update(append.conversation_id for append in appends)
         self._fault, self._fault_at = reason(error), time.perf_counter()
         self._on_fault(error)
 
