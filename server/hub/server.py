@@ -303,7 +303,7 @@ class HubServer:
 
     def max_frame(self) -> int:
         """Several hub messages may share a WebSocket message, so that may be larger than one of them."""
-        return SKIPPED * self.max_message + 4096
+        return int(SKIPPED * self.max_message) + 4096
 
     def left(self, connection: HubConnection, reason: str) -> None:
         self.connections.discard(connection)

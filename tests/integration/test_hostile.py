@@ -137,7 +137,7 @@ async def test_violations_get_a_clear_close(shared: Running) -> None:
 
 async def test_a_fragmented_call_over_the_limit(shared: Running) -> None:
     """It fails alone, however its WebSocket message is cut; the calls around it are answered."""
-    long = b'{"arguments":["' + b"x" * 200_000 + b'"],"invocationId":"2","target":"Ping","type":1}\x1e'
+    long = b'{"arguments":["' + b"x" * 150_000 + b'"],"invocationId":"2","target":"Ping","type":1}\x1e'
     pieces = [INVOKE + long[:100], *split(long[100:], 30_000), INVOKE.replace(b'"1"', b'"3"')]
     async with bystander(shared) as user, raw(shared, user) as client:
         for number, piece in enumerate(pieces):

@@ -139,7 +139,7 @@ class _Partial:
     def add(self, data: bytes) -> None:
         self._size += len(data)
         if self._size > SKIPPED * self._max:
-            raise too_big(SKIPPED * self._max)
+            raise too_big(int(SKIPPED * self._max))
         if self._outline is not None:
             self._outline.add(data)
             return

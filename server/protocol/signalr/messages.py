@@ -14,7 +14,7 @@ INVOCATION, STREAM_ITEM, COMPLETION, STREAM_INVOCATION, CANCEL_INVOCATION = 1, 2
 PING, CLOSE, ACK, SEQUENCE = 6, 7, 8, 9
 
 MAX_INVOCATION_ID = 128  # characters; ids are chosen by the peer and kept while a call runs
-SKIPPED = 4  # times the limit of a hub message: as long as that, it is skipped and its invocation fails
+SKIPPED = 1.5  # times the limit of a hub message: as long as that, it is skipped and its invocation fails
 KEPT = 4096  # bytes of what stands beside the arguments of a message that is skipped
 
 

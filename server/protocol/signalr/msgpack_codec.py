@@ -156,7 +156,7 @@ class _Partial:
 
     def __init__(self, size: int, max_message: int) -> None:
         if size > SKIPPED * max_message:
-            raise too_big(SKIPPED * max_message)
+            raise too_big(int(SKIPPED * max_message))
         self._max = max_message
         self._size = self.left = size
         self._data = bytearray()

@@ -389,7 +389,7 @@ async def test_an_answer_too_large(client: Client, world: World, autojump_clock:
 
 async def test_an_invocation_over_the_limit(client: Client, world: World, autojump_clock: MockClock) -> None:
     """It fails with `too_large`, in its turn; what comes before and behind it is answered, and the connection lives."""
-    much = "x" * (2 * world.max_message)
+    much = "x" * (4 * world.max_message // 3)
     calls = {"1": (), "2": (much,), "3": ()}
     await client.send(b"".join(PROTOCOLS["json"].encode_invocation("Ping", calls[number], number) for number in calls))
     before, refused, behind = client.transport.messages()
@@ -408,7 +408,7 @@ async def test_an_invocation_over_the_limit(client: Client, world: World, autoju
 async def test_invocations_over_the_limit_are_counted(client: Client, world: World, autojump_clock: MockClock) -> None:
     """They cost what the others cost: who makes too many of them is refused, and read later."""
     world.invocations = Rate(2, 10)
-    much = "x" * (2 * world.max_message)
+    much = "x" * (4 * world.max_message // 3)
     answers = [answer for _ in range(3) for answer in await client.call("Ping", much)]
     codes = [(answer.error or "").partition(":")[0] for answer in answers if isinstance(answer, Completion)]
     assert codes == ["too_large", "too_large", "rate_limited"]
@@ -418,7 +418,7 @@ async def test_invocations_over_the_limit_are_counted(client: Client, world: Wor
 async def test_a_message_that_is_too_big(
     client: Client, world: World, autojump_clock: MockClock, stateful: bool
 ) -> None:
-    """Over four times the limit, or of no invocation: Close without allowReconnect, and 1009: the end for good."""
+    """Half as long again as the limit, or no invocation: Close without allowReconnect, and 1009: the end for good."""
     if stateful:
         client.connection.make_resumable()
     await client.send(PROTOCOLS["json"].encode_invocation("Ping", ("x" * (5 * world.max_message),), "1"))
