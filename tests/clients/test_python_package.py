@@ -59,7 +59,12 @@ async def bot(python: str, directory: Path, url: str, token: str, **environ: str
     try:
         assert process.stdout is not None
         with trio.fail_after(WAIT):
-            assert b"I am robot" in await process.stdout.receive_some()
+            said = b""
+            while b"\n" not in said:  # a line may come in pieces
+                piece = await process.stdout.receive_some()
+                assert piece, said
+                said += piece
+        assert said.startswith(b"I am robot")
         yield process
     finally:
         process.kill()
