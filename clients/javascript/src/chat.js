@@ -348,8 +348,10 @@ export class Chat extends Emitter {
     const { conversations, drafts, sent } = await this.#persistence.load(this.#me, this.#settings.url);
     this.#outbox.restore([], sent);
     for (const [id, kept] of conversations) this.#make(id, kept);
+    const watch = (/** @type {string} */ tab) => this.#tabs.whenGone(tab, () => this.#takeOver(tab));
     if (!this.#tabs.areKnown) this.#outbox.adopt(drafts);
-    else for (const tab of new Set(drafts.map(({ owner }) => owner))) this.#tabs.whenGone(tab, () => this.#takeOver(tab));
+    else for (const { owner } of drafts) watch(owner);
+    void this.#tabs.meet(watch);
     return conversations.size > 0;
   }
 

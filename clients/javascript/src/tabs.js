@@ -1,7 +1,7 @@
 /**
  * Several tabs with one store: each sends its own messages, and those of a tab that is gone are taken over by one of
- * the others. With Web Locks a tab is known to be gone; without them every tab sends what it finds, which is safe, as
- * the server takes each `clientMessageId` once.
+ * the others. With Web Locks a tab is known to be gone, and tabs make themselves known as they come; without
+ * locks every tab sends what it finds, which is safe, as the server takes each `clientMessageId` once.
  * @module
  */
 
@@ -11,6 +11,8 @@ export class Tabs {
   #life;
   /** @type {Set<string>} */
   #watched = new Set();
+  /** @type {Promise<void>} */
+  #isHeld = Promise.resolve();
 
   /** This one. */
   id = crypto.randomUUID();
@@ -33,8 +35,29 @@ export class Tabs {
 
   /** @param {LockManager} locks */
   #hold(locks) {
-    const untilTheEnd = () => new Promise((resolve) => this.#life.addEventListener("abort", resolve, { once: true }));
-    locks.request(this.#nameOf(this.id), untilTheEnd).catch(() => {});
+    this.#isHeld = new Promise((held) => {
+      const untilTheEnd = () => {
+        held();
+        return new Promise((resolve) => this.#life.addEventListener("abort", resolve, { once: true }));
+      };
+      locks.request(this.#nameOf(this.id), untilTheEnd).catch(() => held());
+    });
+  }
+
+  /**
+   * Get to know the tabs that are there, and those that come later.
+   * @param {(tab: string) => void} onTab
+   */
+  async meet(onTab) {
+    await this.#isHeld; // else this one looks as if it were gone
+    if (!this.#locks || this.#life.aborted || typeof BroadcastChannel === "undefined") return;
+    const channel = new BroadcastChannel(`parley/${this.#scope}`);
+    channel.onmessage = ({ data }) => {
+      if (data?.isNew) channel.postMessage({ tab: this.id });
+      if (typeof data?.tab === "string") onTab(data.tab);
+    };
+    channel.postMessage({ tab: this.id, isNew: true });
+    this.#life.addEventListener("abort", () => channel.close(), { once: true });
   }
 
   /**

@@ -540,7 +540,7 @@ class FakeLocks {
       await Promise.race([before, ...(options.signal ? [aborted] : [])]);
       return await body();
     } finally {
-      resolve();
+      resolve(before); // one that waits no more lets no other in before its turn
     }
   }
 }
@@ -581,6 +581,55 @@ for (const locks of [new FakeLocks(), undefined])
       assert.deepEqual([...(await store.load()).keys()].filter((key) => key.startsWith("q/")), []);
     });
   });
+
+/** As BroadcastChannel: all of one name hear each other, and not themselves. */
+function fakeChannels() {
+  const all = new Set();
+  return class {
+    constructor(name) {
+      this.name = name;
+      all.add(this);
+    }
+    postMessage(data) {
+      for (const each of all) if (each !== this && each.name === this.name) queueMicrotask(() => each.onmessage?.({ data }));
+    }
+    close() {
+      all.delete(this);
+    }
+  };
+}
+
+promise("what a tab writes and leaves behind is sent by those that were there before it and after", async (server, connect) => {
+  const room = server.create("a", []);
+  const store = Object.assign(new MemoryStore(), { scope: "shared" });
+  const sent = () => room.messages.filter(({ type }) => type === "Text").map(({ content }) => content);
+  const isDown = new Set();
+  const fetch = (name) => async (...args) => {
+    if (isDown.has(name)) throw new TypeError("fetch failed");
+    return server.fetch(...args);
+  };
+  await withGlobals({ navigator: { locks: new FakeLocks(), onLine: true }, BroadcastChannel: fakeChannels() }, async () => {
+    const before = await connect("a", { store, fetch: fetch("before") });
+    const tab = await connect("a", { store, fetch: fetch("tab") });
+    const after = await connect("a", { store, fetch: fetch("after") });
+    await nap();
+    for (const left of [[before, after], [after]]) {
+      const each = left.length === 2 ? tab : before;
+      const name = left.length === 2 ? "tab" : "before";
+      isDown.add(name);
+      server.cut();
+      await until(() => each.state !== "live" && left.every(({ state }) => state === "live"));
+      each.conversations[0].send(`of ${name}`);
+      await nap();
+      await each.close();
+      await until(() => sent().includes(`of ${name}`));
+    }
+    await nap(1000);
+    assert.deepEqual(sent(), ["of tab", "of before"]);
+    assert.deepEqual(contents(after.conversations[0]), ["of tab", "of before"]);
+    await after.close();
+  });
+});
 
 promise("a file goes up through the server, or into the file store, with progress, and is sent", async (server, connect) => {
   server.create("a", []);

@@ -55,6 +55,7 @@ export class IndexedDBStore {
     return new Promise((resolve, reject) => {
       const transaction = database.transaction(ENTRIES, mode);
       const result = use(transaction.objectStore(ENTRIES));
+      transaction.commit?.(); // at once: a page that is closed now has written
       transaction.oncomplete = () => resolve(result());
       transaction.onabort = () => reject(transaction.error ?? new Error("The transaction was aborted."));
     });
