@@ -94,12 +94,16 @@ class TimerWheel:
             _guard.caught(error, kind=type(member).__name__)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Call members until cancelled. Nothing was late before it runs: the wheel is made long before, and while
+        PostgreSQL is away at the start, minutes."""
         task_status.started()
+        began = trio.current_time()
         while True:
             due = (self._tick + 1) * TICK
             await trio.sleep_until(due)
-            if trio.current_time() - due > LATE:
-                await self._read_first(trio.current_time() - due)
+            late = trio.current_time() - max(due, began)
+            if late > LATE:
+                await self._read_first(late)
             self._turn()
 
     async def _read_first(self, late: float) -> None:

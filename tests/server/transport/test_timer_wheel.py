@@ -1,6 +1,7 @@
 """server.transport.timer_wheel: one task for every timeout, in virtual time."""
 
 import pytest
+import structlog
 import trio
 from trio.testing import MockClock
 
@@ -90,6 +91,21 @@ async def test_late_turns_skip_no_member(wheel: TimerWheel, autojump_clock: Mock
     autojump_clock.jump(30)
     await trio.sleep(GRACE + 1)
     assert all(len(member.asked) == 1 for member in members)
+
+
+async def test_it_was_not_paused_before_it_ran(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """A wheel that was made long before it runs says nothing of a pause, and calls what has become due by then; a pause
+    afterwards is said, once."""
+    wheel, member = TimerWheel(), Member()
+    wheel.schedule(member, trio.current_time() + 1)
+    await trio.sleep(600)
+    with structlog.testing.capture_logs() as logs:
+        await nursery.start(wheel.run)
+        await trio.sleep(GRACE + 1)
+        assert len(member.asked) == 1 and not logs
+        autojump_clock.jump(30)
+        await trio.sleep(GRACE + 1)
+    assert [line["event"] for line in logs] == ["paused"]
 
 
 async def test_what_waits_is_read_first(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
