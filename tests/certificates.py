@@ -17,8 +17,8 @@ class Authority:
         self._name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._root = self._sign(self._name, self._key, None)
-        pem = self._root.public_bytes(serialization.Encoding.PEM).decode()
-        self.client = ssl.create_default_context(cadata=pem)
+        self.pem = self._root.public_bytes(serialization.Encoding.PEM).decode()
+        self.client = ssl.create_default_context(cadata=self.pem)
 
     def issue(self, directory: Path, *, days: float = 1) -> tuple[str, str]:
         """New files `cert.pem` and `key.pem`, in place of older ones."""

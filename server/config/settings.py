@@ -228,7 +228,9 @@ class Settings:
         SERVICE_URL,
         "",
         "Redis 7 or Valkey: `redis://`, `rediss://`, `unix://`, `redis+sentinel://` or `redis+cluster://`.",
-        more="Sentinels, or nodes of a Cluster, are separated by commas: name several.",
+        more="Sentinels, or nodes of a Cluster, are separated by commas: name several. With TLS: `rediss+sentinel://`, "
+        "`rediss+cluster://`; `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`, `ssl_cert_reqs` (`none`: nothing is "
+        "verified) and `ssl_check_hostname` (`true`: the name, too) in the query, as with `rediss://`.",
         shown_default="required",
         then=urls.redis,
     )

@@ -21,8 +21,9 @@ POSTGRES = (
     "write @, /, :, # and % of a password as %40, %2F, %3A, %23 and %25"
 )
 REDIS = (
-    "expected redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://, such as "
-    "redis://:password@cache:6379/0; write @, /, :, # and % of a password as %40, %2F, %3A, %23 and %25"
+    "expected redis://, unix://, redis+sentinel:// or redis+cluster://, or with TLS rediss://, rediss+sentinel:// or "
+    "rediss+cluster://, such as redis://:password@cache:6379/0; write @, /, :, # and % of a password as %40, %2F, %3A, "
+    "%23 and %25"
 )
 HTTP = "expected a URL such as https://issuer.example/path, without a user, a password or a fragment"
 BASE = "expected a URL such as https://chat.example, without a user, a password, a query or a fragment"
@@ -33,6 +34,7 @@ _HOST = r"(?:\[[^\[\]@]*\]|[^\[\]:@,/?#\s]*)"
 _HOSTS = re.compile(rf"{_HOST}(?::\d*)?(?:,{_HOST}(?::\d*)?)*(?:[?#][^@]*)?")
 _SECRET_NAME = r"\w*(?:password|secret|scram)\w*"
 _SECRET_FIELD = re.compile(rf"([?&]{_SECRET_NAME}=)[^&#]*", re.IGNORECASE)
+_SEVERAL = ("redis+sentinel", "redis+cluster", "rediss+sentinel", "rediss+cluster")
 _CERT_REQS = ("none", "optional", "required")
 
 
@@ -70,7 +72,7 @@ def _is_redis(text: str) -> bool:
         return False
     try:
         parts = urlsplit(text)
-        if parts.scheme in ("redis+sentinel", "redis+cluster"):
+        if parts.scheme in _SEVERAL:
             addresses = parse_several(text, 6379).addresses
         elif parts.scheme in ("redis", "rediss"):
             addresses = ((parts.hostname or "", 6379 if parts.port is None else parts.port),)

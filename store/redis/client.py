@@ -79,7 +79,9 @@ Client = coredis.Redis[bytes] | coredis.RedisCluster[bytes]
 class Redis:
     """A client of one server, a Sentinel group or a Cluster, by the URL's scheme:
 
-    redis://, rediss://, unix:// · redis+sentinel://host:port[,host:port]/service · redis+cluster://host:port[,host:port]
+    redis://, unix:// · redis+sentinel://host:port[,host:port]/service · redis+cluster://host:port[,host:port]
+
+    and rediss:// in place of redis:// for TLS.
     """
 
     def __init__(self, url: str, *, name: str, timeout: float = TIMEOUT) -> None:
@@ -128,8 +130,8 @@ class Redis:
             else:
                 await _check_primary(client, self._timeout)
             async with trio.open_nursery() as nursery:
-                if self._url.startswith("redis+sentinel"):
-                    nursery.start_soon(sentinel.watch, self._url, _address(client))
+                if urlsplit(self._url).scheme.endswith("+sentinel"):
+                    nursery.start_soon(sentinel.watch, sentinel.parse(self._url), _address(client))
                 try:
                     self._client = client
                     self._timeouts.clear()
@@ -280,14 +282,14 @@ async def connect(
     if scheme != "unix":
         settings |= {"socket_keepalive": True, "socket_keepalive_options": tcp.OPTIONS}
     retries = NoRetryPolicy()
-    if scheme == "redis+sentinel":
+    if scheme.endswith("+sentinel"):
         group = sentinel.parse(url)
         location = TCPLocation(*await sentinel.find_primary(group))
         # The clients' own constructors do not take all of these settings; those of the pools, and `from_url`, do.
         pool = ConnectionPool[TCPConnection](location=location, **group.login, **settings)
         async with coredis.Redis(connection_pool=pool, retry_policy=retries) as primary:
             yield primary
-    elif scheme == "redis+cluster":
+    elif scheme.endswith("+cluster"):
         del settings["client_name"]
         seeds = cluster.parse(url)
         found = await cluster.find_nodes((*seeds.nodes, *nodes), seeds.login)

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from store.errors import Unavailable
 from store.reasons import reason
-from store.redis import urls
+from store.redis import tls, urls
 from store.redis.urls import Address
 
 SECONDS = 1.0
@@ -33,9 +33,10 @@ class Seeds(Struct, frozen=True):
 
 
 def parse(url: str) -> Seeds:
-    """redis+cluster://[user:password@]host[:port][,host[:port]...]. Raises ValueError."""
+    """redis[s]+cluster://[user:password@]host[:port][,host[:port]...]. Raises ValueError, OSError."""
     servers = urls.parse(url, DEFAULT_PORT)
-    return Seeds(servers.addresses, servers.login)
+    secure = tls.options(servers.query) if servers.is_tls else {}
+    return Seeds(servers.addresses, {**servers.login, **secure})
 
 
 async def find_nodes(known: Collection[Address], login: dict[str, Any]) -> list[Address]:

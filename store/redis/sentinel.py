@@ -13,7 +13,7 @@ from coredis.exceptions import RedisError
 from msgspec import Struct
 
 from store.errors import Unavailable
-from store.redis import urls
+from store.redis import tls, urls
 from store.redis.urls import Address
 
 SECONDS = 1.0
@@ -29,13 +29,18 @@ class Group(Struct, frozen=True):
     sentinels: tuple[Address, ...]
     service: str
     login: dict[str, Any]
+    tls: dict[str, Any]  # to the sentinels; part of `login`, too
 
 
 def parse(url: str) -> Group:
-    """redis+sentinel://[user:password@]host[:port][,host[:port]...][/service][?db=n]. Raises ValueError."""
+    """redis[s]+sentinel://[user:password@]host[:port][,host[:port]...][/service][?db=n]. Raises ValueError, OSError.
+
+    With TLS the sentinels are asked over it, too.
+    """
     servers = urls.parse(url, DEFAULT_PORT)
-    login = {**servers.login, "db": int(servers.query.get("db", 0))}
-    return Group(servers.addresses, servers.path or DEFAULT_SERVICE, login)
+    secure = tls.options(servers.query) if servers.is_tls else {}
+    login = {**servers.login, **secure, "db": int(servers.query.get("db", 0))}
+    return Group(servers.addresses, servers.path or DEFAULT_SERVICE, login, secure)
 
 
 async def find_primary(group: Group) -> Address:
@@ -46,9 +51,8 @@ async def find_primary(group: Group) -> Address:
     return answers.most_common(1)[0][0]
 
 
-async def watch(url: str, primary: Address) -> None:
+async def watch(group: Group, primary: Address) -> None:
     """Never returns. Raises Unavailable when most of the sentinels name another primary; silence changes nothing."""
-    group = parse(url)
     while True:
         await trio.sleep(LOOK)
         for address, votes in (await _ask_all(group)).items():
@@ -65,7 +69,7 @@ async def _ask_all(group: Group) -> Counter[Address]:
     answers: Counter[Address] = Counter()
 
     async def ask(sentinel: Address, enough: trio.CancelScope) -> None:
-        answer = await _ask(sentinel, group.service)
+        answer = await _ask(sentinel, group)
         if answer is not None:
             answers[answer] += 1
             if answers[answer] >= _majority(group):
@@ -77,13 +81,13 @@ async def _ask_all(group: Group) -> Counter[Address]:
     return answers
 
 
-async def _ask(sentinel: Address, service: str) -> Address | None:
+async def _ask(sentinel: Address, group: Group) -> Address | None:
     """None: it does not answer in time, or does not know."""
     found: Any = None
     with trio.move_on_after(ASK):
         try:
-            async with coredis.Redis(*sentinel, connect_timeout=ASK, stream_timeout=ASK) as client:
-                found = await client.sentinel_get_master_addr_by_name(service)
+            async with coredis.Redis(*sentinel, connect_timeout=ASK, stream_timeout=ASK, **group.tls) as client:
+                found = await client.sentinel_get_master_addr_by_name(group.service)
         except* (RedisError, OSError, TimeoutError, trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # others are asked as well; that none answers is what the caller says
     if not found:

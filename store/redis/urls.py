@@ -11,6 +11,7 @@ Address = tuple[str, int]
 class Servers(Struct, frozen=True):
     """The servers that are named, how to log in, and what follows after a slash and a question mark."""
 
+    is_tls: bool
     addresses: tuple[Address, ...]
     login: dict[str, Any]
     path: str
@@ -32,4 +33,5 @@ def parse(url: str, default_port: int) -> Servers:
         login["password"] = unquote(password)
     if username:
         login["username"] = unquote(username)
-    return Servers(tuple(addresses), login, parts.path.strip("/"), dict(parse_qsl(parts.query)))
+    is_tls = parts.scheme.startswith("rediss")
+    return Servers(is_tls, tuple(addresses), login, parts.path.strip("/"), dict(parse_qsl(parts.query)))
