@@ -23,11 +23,10 @@ from server.observability.liveness import Liveness
 from server.observability.version import version
 from store.postgres.pool import Pool
 from store.postgres.users import fetch_user_by_name
-from store.redis.inbox_entries import Disconnection
+from store.redis.inbox_entries import killing_of
 from store.redis.instances import Instances
 
 KILLED = "unavailable: An operator has ended this connection; connect again."
-DISCONNECTED = "An operator has ended this connection."
 
 log = structlog.get_logger("parley.admin")
 
@@ -112,14 +111,16 @@ class Control:
         The user's sessions are not ended: with a valid token they may connect again. Connections here end before this
         returns; other instances get the message through their inboxes, and end theirs when they read it. While this
         instance is not registered in Redis only the connections here are ended, which `registered` in the answer shows.
-        The user's instances are looked up before anything is ended, so that if Redis fails, nothing is done and the
-        operator may repeat it.
+        One that is cut off from Redis ends its connections when it is back: it is noted before the user's instances are
+        looked up, so that one that registers meanwhile has found the note, or is found. Both come before anything is
+        ended here, so that if Redis fails the operator may repeat it.
         """
         here = len(self._parts.rooms.connections_of(user_id))
-        disconnection = Disconnection(user_id, DISCONNECTED)
+        disconnection = killing_of(user_id)
         mine = self._parts.subscriptions.instance
         others: Iterable[str] = ()
         if mine:
+            await self._parts.instances.note_killed(user_id)
             _, present = await self._parts.instances.list_interested((), (user_id,))
             others = (name for name in present[user_id] if name != mine)
             self._parts.publisher.send((disconnection,))

@@ -213,12 +213,16 @@ class Membership:
             self._doubted.set()
 
     async def _poll_unregistered(self) -> None:
-        """Compare the heads periodically while it is not registered, to find what other instances have written."""
+        """Compare the heads periodically while it is not registered, to find what other instances have written.
+
+        Members who were removed are found by that, too; users who were deleted, and sign-ins that have ended, are not.
+        """
         while True:
             await trio.sleep(UNREGISTERED_PERIOD * random.uniform(0.75, 1.25))
             if not self.established:
                 try:
                     await self._recovery.check_heads()
+                    await self._recovery.check_access()
                 except StoreError:
                     pass  # PostgreSQL is away too, which is logged elsewhere
                 except Exception as error:

@@ -13,7 +13,7 @@ import trio
 
 from server.fanout.conversation_updates import ConversationNotifier
 from server.fanout.rooms import Rooms
-from store.redis.inbox_entries import disconnection_of
+from store.redis.inbox_entries import disconnection_of, killing_of
 
 CHUNK = 500  # users in one query
 SLACK = 30.0  # seconds that a change may have taken to be sent, and clocks may differ
@@ -32,16 +32,24 @@ class Truth(Protocol):
     async def ended(self, session_ids: Collection[UUID]) -> Collection[UUID]: ...
 
 
+class Operators(Protocol):
+    """Remembers what operators did while this instance could not hear of it (`store.redis.instances`)."""
+
+    async def list_killed(self, user_ids: Collection[UUID]) -> dict[UUID, float]: ...
+
+
 class Recovery:
-    def __init__(self, rooms: Rooms, notifier: ConversationNotifier, truth: Truth) -> None:
+    def __init__(self, rooms: Rooms, notifier: ConversationNotifier, truth: Truth, operators: Operators) -> None:
         self._rooms = rooms
         self._notifier = notifier
         self._truth = truth
+        self._operators = operators
 
     async def check_all(self, seconds: float) -> None:
         """Compare heads, users, sign-in sessions and memberships, after `seconds` without contact. Raise StoreError."""
         await self.check_heads()
         await self.check_people(seconds=seconds)
+        await self._check_killed()
 
     async def check_heads(self) -> None:
         """Compare every room with PostgreSQL. Raise StoreError.
@@ -49,6 +57,24 @@ class Recovery:
         Those that lack a committed change are scheduled for repair, those of a history that is lost start over.
         """
         await self._rooms.history.check_heads()
+
+    async def check_access(self) -> None:
+        """Close the connections of erased users and of sign-in sessions that have ended (P9). Raise StoreError."""
+        users = self._rooms.users()
+        for start in range(0, len(users), CHUNK):
+            await self._close_withdrawn(users[start : start + CHUNK])
+
+    async def _close_withdrawn(self, users: Collection[UUID]) -> None:
+        for user_id in await self._truth.deleted(users):
+            self._rooms.disconnect(disconnection_of(user_id))
+        signed_in = self._rooms.signed_in(users)
+        for session_id in await self._truth.ended(signed_in):
+            self._rooms.disconnect(disconnection_of(signed_in[session_id], session_id))
+
+    async def _check_killed(self) -> None:
+        """Close the connections that an operator has ended, of users who have not connected again since."""
+        for user_id, ago in (await self._operators.list_killed(self._rooms.users())).items():
+            self._rooms.disconnect(killing_of(user_id), opened_before=trio.current_time() - ago)
 
     async def check_people(self, went_back: Collection[UUID] = (), *, seconds: float | None = None) -> None:
         """Close connections of erased users and ended sessions, and recheck memberships lost or won (P4, P9).
@@ -61,11 +87,7 @@ class Recovery:
         again = set(went_back)
         for start in range(0, len(users), CHUNK):
             chunk = users[start : start + CHUNK]
-            for user_id in await self._truth.deleted(chunk):
-                self._rooms.disconnect(disconnection_of(user_id))
-            signed_in = self._rooms.signed_in(chunk)
-            for session_id in await self._truth.ended(signed_in):
-                self._rooms.disconnect(disconnection_of(signed_in[session_id], session_id))
+            await self._close_withdrawn(chunk)
             memberships = await self._truth.all_memberships(chunk)
             for user_id in chunk:
                 mine = set(memberships.get(user_id, ()))

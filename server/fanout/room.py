@@ -91,6 +91,7 @@ class Subscriber(Protocol):
 
     user_id: UUID
     caller: Caller
+    opened_at: float  # by Trio's clock
     send_queue: SendQueue
     rooms: dict["Room", None]  # in order; a dict, so that leaving one takes the same time among thousands
     auto_attach: bool

@@ -13,6 +13,7 @@ A change that a room has passed and does not know, or a comparison with PostgreS
 sent `Resync` before anything else (P11).
 """
 
+import math
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from uuid import UUID
@@ -628,10 +629,11 @@ class Rooms:
         for connection in self.connections_of(user_id):
             connection.give_up(reference)
 
-    def disconnect(self, disconnection: Disconnection) -> None:
+    def disconnect(self, disconnection: Disconnection, *, opened_before: float = math.inf) -> None:
         """Close the local connections named by `disconnection` for good, and send them nothing more."""
         for connection in self.connections_of(disconnection.user_id):
-            if disconnection.session_id in (None, connection.caller.session_id):
+            is_named = disconnection.session_id in (None, connection.caller.session_id)
+            if is_named and connection.opened_at < opened_before:
                 self.unregister(connection)
                 try:
                     connection.disconnect("unauthenticated", disconnection.sentence)

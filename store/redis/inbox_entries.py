@@ -110,6 +110,11 @@ def disconnection_of(user_id: UUID, session_id: UUID | None = None) -> Disconnec
     )
 
 
+def killing_of(user_id: UUID) -> Disconnection:
+    """Of a user whose connections an operator ends."""
+    return Disconnection(user_id, "An operator has ended this connection.")
+
+
 class Entry(Struct, frozen=True, array_like=True):
     """One entry of an inbox: changes, and each kind of message by itself."""
 

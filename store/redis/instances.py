@@ -30,6 +30,7 @@ MEMBERS = 500  # members of a set in one command
 REAPING = 10.0  # seconds for which one instance has the task of reaping another
 INBOX_LIFE = 60.0  # seconds without a renewal: much longer than a lease
 LIFE = 86_400.0  # seconds without a refresh, of registrations
+KILLED_LIFE = 86_400.0  # seconds for which it is remembered that a user's connections were ended
 LISTS_LIFE = LIFE + 3600  # seconds; the lists say where registrations are, so they stay longer
 _FIELD = b"e"
 _EPOCH = re.compile(r"(.*~[0-9a-f]{8})\.\d+")
@@ -184,6 +185,20 @@ class Instances:
             commands += (change(key, [instance]), _counting(key))
         answers = await self._redis.for_each(commands, _issue)
         return dict(zip(user_ids, answers[len(conversation_ids) + 1 :: 2], strict=True))
+
+    async def note_killed(self, user_id: UUID) -> None:
+        """Remember that an operator has ended the connections of a user, for instances that cannot hear of it now."""
+        async with self._redis.bounded() as client:
+            await client.set(keys.killed(user_id), b"1", px=int(KILLED_LIFE * 1000))
+
+    async def list_killed(self, user_ids: Collection[UUID]) -> dict[UUID, float]:
+        """Those of these users whose connections an operator has ended, and how many seconds ago."""
+        left = await self._redis.for_each(user_ids, lambda pipe, user_id: pipe.pttl(keys.killed(user_id)))
+        return {
+            user_id: KILLED_LIFE - milliseconds / 1000
+            for user_id, milliseconds in zip(user_ids, left, strict=True)
+            if milliseconds >= 0
+        }
 
     async def count_sessions(self, user_ids: Collection[UUID]) -> dict[UUID, int]:
         """On how many instances each of these users is."""

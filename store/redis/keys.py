@@ -40,6 +40,11 @@ def lease(instance: str) -> str:
     return f"parley:lease:{instance}"
 
 
+def killed(user_id: UUID) -> str:
+    """String with a time to live: an operator has ended this user's connections."""
+    return f"parley:killed:{user_id}"
+
+
 def receipts(shard: int) -> str:
     """Stream: cursors on their way to PostgreSQL."""
     return f"parley:receipts:{shard}"

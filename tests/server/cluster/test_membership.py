@@ -100,6 +100,9 @@ class World:
     async def check_heads(self) -> None:
         await self._check("check heads")
 
+    async def check_access(self) -> None:
+        await self._check("check access")
+
     async def _check(self, what: str) -> None:
         await trio.lowlevel.checkpoint()
         self.log.append(what)
@@ -252,11 +255,13 @@ async def test_entries_that_were_lost(world: World, nursery: trio.Nursery, autoj
 
 
 async def test_unregistered(world: World, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    """Without membership the process becomes ready, and polls PostgreSQL for what others have written."""
+    """Without membership the process becomes ready, and polls PostgreSQL for what others have written, and for whose
+    access has ended."""
     world.away = True
     await start(world, nursery)
     await trio.sleep(10 * UNREGISTERED_PERIOD)
     assert 7 <= world.log.count("check heads") <= 15 and "check all" not in world.log
+    assert world.log.count("check access") == world.log.count("check heads")
     nursery.cancel_scope.cancel()
 
 

@@ -4,6 +4,9 @@ from collections.abc import Collection, Sequence
 from typing import cast
 from uuid import UUID
 
+import trio
+from trio.testing import MockClock
+
 from handlers.model import Caller
 from server.cluster.recovery import SLACK, Recovery
 from server.fanout.conversation_updates import ConversationNotifier
@@ -49,7 +52,11 @@ class Cluster:
         self.world = World()
         self.truth = Truth()
         self.doubts = Doubts()
-        self.recovery = Recovery(self.world.rooms, cast(ConversationNotifier, self.doubts), self.truth)
+        self.killed: dict[UUID, float] = {}
+        self.recovery = Recovery(self.world.rooms, cast(ConversationNotifier, self.doubts), self.truth, self)
+
+    async def list_killed(self, user_ids: Collection[UUID]) -> dict[UUID, float]:
+        return {user_id: ago for user_id, ago in self.killed.items() if user_id in user_ids}
 
     async def attached(self, user_id: UUID, sign_in: UUID | None = None) -> Connection:
         connection = await self.world.connection(user_id)
@@ -80,6 +87,29 @@ async def test_users_who_were_deleted_meanwhile() -> None:
     cluster.truth.gone = {gone.user_id}
     await cluster.recovery.check_all(5)
     assert not cluster.is_here(gone) and cluster.is_here(other)
+
+
+async def test_without_the_others() -> None:
+    """What PostgreSQL says of users and sign-ins is looked at also while the instance is away from the others."""
+    cluster, ended = Cluster(), new_id()
+    gone, over, other = await cluster.attached(new_id()), await cluster.attached(new_id(), ended), new_id()
+    stays = await cluster.attached(other)
+    cluster.truth.gone, cluster.truth.over = {gone.user_id}, {ended}
+    await cluster.recovery.check_access()
+    assert [cluster.is_here(connection) for connection in (gone, over, stays)] == [False, False, True]
+
+
+async def test_users_whom_an_operator_has_disconnected_meanwhile(autojump_clock: MockClock) -> None:
+    """Their connections of before are closed, those that they have opened since stay, and those of others."""
+    cluster, user = Cluster(), new_id()
+    before, since, other = [await cluster.attached(each) for each in (user, user, new_id())]
+    before.opened_at = trio.current_time()
+    await trio.sleep(20)
+    since.opened_at = trio.current_time()
+    other.opened_at = before.opened_at
+    cluster.killed = {user: 10.0}
+    await cluster.recovery.check_all(5)
+    assert [cluster.is_here(connection) for connection in (before, since, other)] == [False, True, True]
 
 
 async def test_members_who_were_removed_meanwhile() -> None:

@@ -35,6 +35,7 @@ class Person:
     """A connection with rooms open."""
 
     auto_attach = True
+    opened_at = 0.0
     expelled: set[UUID] | None = None
     cursors: dict[UUID, Cursor] | None = None
 

@@ -116,6 +116,7 @@ class Connection:
     def __init__(self, rooms: Rooms, user_id: UUID = USER) -> None:
         self.user_id = user_id
         self.caller = Caller(user_id, float("inf"))
+        self.opened_at = 0.0
         self.send_queue: SendQueue = Sink()
         self.rooms: dict[Room, None] = {}
         self.auto_attach = True

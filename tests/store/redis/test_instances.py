@@ -31,6 +31,19 @@ async def test_interest(instances: Instances) -> None:
     assert list(present.values()) == [["b"], []]
 
 
+async def test_users_whose_connections_were_ended(instances: Instances) -> None:
+    """They are remembered, with how long ago that was."""
+    killed, other = new_id(), new_id()
+    assert await instances.list_killed([killed, other]) == {}
+    await instances.note_killed(killed)
+    assert (await instances.list_killed([other, killed])).keys() == {killed}
+
+    async def is_past() -> bool:
+        return 0.05 < (await instances.list_killed([killed]))[killed] < WAIT
+
+    await wait_until(is_past)
+
+
 async def test_fewer_questions(instances: Instances, redis: Redis) -> None:
     """With fewer instances than conversations the instances' own lists are read, with the same answer: all registered
     instances are found, also new ones and those not reaped yet, and none that has gone."""
