@@ -177,6 +177,7 @@ SET_FROM_OUTSIDE: dict[str, dict[str, set[str]]] = {
         "server/transport/tls.py": {"minimum_version", "options"},
         "store/names/make_confusables.py": {"restype", "value"},
         "store/postgres/migrate.py": {"autocommit"},
+        "store/redis/tls.py": {"check_hostname", "verify_mode"},
     },
 }
 
@@ -233,6 +234,7 @@ ACROSS = {
         "server/rest/test_damage.py",
         "server/rest/test_erasure.py",
         "server/rest/test_etags.py",
+        "server/rest/test_hostile_values.py",
         "server/rest/test_idempotency.py",
         "server/rest/test_limits.py",
         "server/rest/test_nulls.py",
