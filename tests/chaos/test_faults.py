@@ -10,7 +10,7 @@ import trio
 
 from tests.chaos import conftest, faults
 from tests.chaos.services import Cluster, Single, system_redis
-from tests.chaos.world import World, open_world
+from tests.chaos.world import World, open_world, require_one_history
 from tests.oracle_client import Breach
 from tests.store.cluster import Cluster as Postgres
 from tests.waiting import wait_until
@@ -51,13 +51,6 @@ async def survive(world: World, backend: str, name: str, fault: faults.Fault) ->
     await world.write_for(0.5)
     seconds = await world.settle()
     conftest.healed.append((backend, name, seconds))
-
-
-async def require_one_history(world: World) -> None:
-    """The history checker, which knows nothing of the server, finds nothing wrong with the record of the whole run."""
-    verdict = await world.check_history()
-    assert verdict.holds, "\n".join(verdict.lines())
-    assert verdict.changes >= sum(len(person.oracle_client.acknowledged) for person in world.people)
 
 
 def test_each_fault_has_its_turn() -> None:

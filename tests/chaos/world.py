@@ -115,7 +115,7 @@ class Person:
         self.hang_up: Callable[[], None] = lambda: None
         self.online = trio.Event()
         self.moved = trio.Event()
-        self.presence: dict[str, str] = {}
+        self.presence: dict[str, str] = {}  # what was said last of each user, over this connection
         self._tamper = tamper
 
     async def live(self) -> None:
@@ -134,6 +134,7 @@ class Person:
     async def _connect(self, instance: Instance) -> None:
         url = f"{instance.url}/hubs/chat"
         self.oracle_client.connected()
+        self.presence = {}
         with trio.move_on_after(CALL) as patience:
             self.hang_up = patience.cancel
             async with self.world.connect(url, self.user, self._on_event, query={"sync": "manual"}) as client:
@@ -351,13 +352,14 @@ class World:
                 await wait_until(has_read)
 
     async def settle_presence(self) -> None:
-        """P7: wait until every user sees all users online."""
+        """P7: wait until every user sees all users online, when they ask and in what was announced last."""
         ids = [person.user.id for person in self.people]
         for person in self.people:
 
             async def sees_all() -> bool:
                 found = await person.call("GetPresence", ids)
-                return found is not None and [one["status"] for one in found] == ["Online"] * len(ids)
+                is_announced = {*person.presence.values()} <= {"Online"}
+                return is_announced and found is not None and [one["status"] for one in found] == ["Online"] * len(ids)
 
             await wait_until(sees_all)
 
@@ -397,6 +399,13 @@ class World:
     @property
     def database_direct(self) -> str:
         return self.database.replace(f"host={self.directory / 'pg'}", f"host={self.postgres.directory}")
+
+
+async def require_one_history(world: World) -> None:
+    """The history checker, which knows nothing of the server, finds nothing wrong with the record of the whole run."""
+    verdict = await world.check_history()
+    assert verdict.holds, "\n".join(verdict.lines())
+    assert verdict.changes >= sum(len(person.oracle_client.acknowledged) for person in world.people)
 
 
 @asynccontextmanager
