@@ -36,7 +36,7 @@ test-together: $(TESTABLE) ## half an hour in which PostgreSQL fails over while 
 test-hosts: $(TESTABLE) ## five minutes of links between three hosts that are cut, slow and lossy; needs root (MINUTES=, SEED=)
 	@$(BIN)/pytest -q -s tests/hosts --hosts-minutes $(or $(MINUTES),5) --hosts-seed $(or $(SEED),0)
 
-test-clients: $(TESTABLE) ## five minutes of faults under 50 people with each client library, and many hostile networks (MINUTES=, SEED=, SEEDS=)
+test-clients: $(TESTABLE) ## five minutes of faults under 50 people with each client library and the stock client, and many hostile networks (MINUTES=, SEED=, SEEDS=)
 	@$(BIN)/pytest -q -s tests/clients -k "long or hostile" --clients-minutes $(or $(MINUTES),5) --clients-seed $(or $(SEED),0) --clients-seeds $(or $(SEEDS),300)
 
 test-hostile: $(TESTABLE) ## ten minutes of hostile clients, and people who must not notice (MINUTES=, SEED=)

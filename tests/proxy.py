@@ -3,25 +3,45 @@
 Owns its listener and the connections through it.
 """
 
+import socket
+import struct
+from collections.abc import Set as AbstractSet
 from pathlib import Path
+from typing import Literal
 
 import trio
 
+Way = Literal["up", "down"]  # from the client to the server, and back
+
+BOTH: frozenset[Way] = frozenset({"up", "down"})
+RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, and for no time
+
 
 class Proxy:
-    """Forwards a Unix socket or a port of the loopback; can cut connections, refuse new ones, and delay bytes."""
+    """Forwards a Unix socket or a port of the loopback; can cut connections, refuse new ones, lose or delay bytes."""
 
     def __init__(self, place: Path | int, target: Path | int) -> None:
         self._place = place
         self._target = target
+        self._links: set[_Link] = set()
         self.refusing = False
         self.delay = 0.0  # seconds
-        self._cut = trio.Event()
 
     def cut(self) -> None:
         """Every connection ends now, in the middle of whatever it is."""
-        self._cut.set()
-        self._cut = trio.Event()
+        for link in self._links:
+            link.cut.set()
+
+    def reset(self) -> None:
+        """The same, with a RST: what was on its way is lost, on both sides."""
+        for link in self._links:
+            link.reset()
+
+    def freeze(self, ways: AbstractSet[Way] = BOTH) -> None:
+        """The connections of now stay half open: nothing more comes through them in these ways, not even that the other
+        side has ended them. New ones are as ever."""
+        for link in self._links:
+            link.frozen |= ways
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         family = trio.socket.AF_UNIX if isinstance(self._place, Path) else trio.socket.AF_INET
@@ -43,10 +63,12 @@ class Proxy:
     async def _serve(self, client: trio.SocketStream) -> None:
         try:
             async with client, await self._connect() as server:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._end_when, self._cut, nursery.cancel_scope)
-                    nursery.start_soon(self._forward, client, server, nursery.cancel_scope)
-                    await self._forward(server, client, nursery.cancel_scope)
+                link = _Link(client, server)
+                self._links.add(link)
+                try:
+                    await link.run(self)
+                finally:
+                    self._links.remove(link)
         except OSError:
             pass  # the service is down: so is the connection
 
@@ -55,17 +77,43 @@ class Proxy:
             return await trio.open_unix_socket(str(self._target))
         return await trio.open_tcp_stream("127.0.0.1", self._target)
 
-    @staticmethod
-    async def _end_when(event: trio.Event, scope: trio.CancelScope) -> None:
-        await event.wait()
+
+class _Link:
+    """One connection through the proxy."""
+
+    def __init__(self, client: trio.SocketStream, server: trio.SocketStream) -> None:
+        self._client = client
+        self._server = server
+        self.cut = trio.Event()
+        self.frozen: frozenset[Way] = frozenset()
+
+    def reset(self) -> None:
+        for stream in (self._client, self._server):
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        self.cut.set()
+
+    async def run(self, proxy: Proxy) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._end_when_cut, nursery.cancel_scope)
+            async with trio.open_nursery() as both:
+                both.start_soon(self._forward, "up", self._client, self._server, proxy, nursery.cancel_scope)
+                both.start_soon(self._forward, "down", self._server, self._client, proxy, nursery.cancel_scope)
+            nursery.cancel_scope.cancel()
+
+    async def _end_when_cut(self, scope: trio.CancelScope) -> None:
+        await self.cut.wait()
         scope.cancel()
 
-    async def _forward(self, source: trio.SocketStream, sink: trio.SocketStream, scope: trio.CancelScope) -> None:
+    async def _forward(
+        self, way: Way, source: trio.SocketStream, sink: trio.SocketStream, proxy: Proxy, scope: trio.CancelScope
+    ) -> None:
         try:
             async for data in source:
-                if self.delay:
-                    await trio.sleep(self.delay)  # the slow way that it stands for
-                await sink.send_all(data)
+                if proxy.delay:
+                    await trio.sleep(proxy.delay)  # the slow way that it stands for
+                if way not in self.frozen:
+                    await sink.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
-        scope.cancel()
+        if way not in self.frozen:
+            scope.cancel()

@@ -1,11 +1,13 @@
-"""Instances that die and come back, and people who chat meanwhile with the JavaScript client, in a process of Node.
+"""Instances that die and come back, behind a network that fails, and people who chat meanwhile with the JavaScript
+client, in a process of Node.
 
-Owns both. At the end what each person is shown is compared with what PostgreSQL has.
+Owns all of it. At the end what each person is shown is compared with what PostgreSQL has.
 """
 
 import json
 import random
 import subprocess
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,10 +17,13 @@ import psycopg
 import trio
 
 from tests.clients.conftest import JAVASCRIPT
+from tests.histories import lose_some
+from tests.proxy import BOTH, Proxy, Way
 from tests.running import Running, User, free_port, lasting, running
 
 WAIT = 300.0  # seconds: long past anything but a hang
 TRANSPORTS = ("websocket", "sse", "polling")
+HALVES: list[frozenset[Way]] = [BOTH, frozenset({"up"}), frozenset({"down"})]
 
 
 class Node:
@@ -59,17 +64,23 @@ async def started(node: str) -> AsyncIterator[Node]:
 
 
 class Instances:
-    """Several instances, each at a port of its own for good: where one has ended, another one is started."""
+    """Several instances, each behind a port of its own for good: where one has ended, another one is started. What goes
+    through these ports can be cut, lost and delayed."""
 
     def __init__(self, database: str, redis_url: str, count: int) -> None:
-        self._where = database, redis_url
+        self.database = database
+        self._redis_url = redis_url
         self.ports = [free_port() for _ in range(count)]
+        self._own_ports = [free_port() for _ in range(count)]
+        self.proxies = [Proxy(*pair) for pair in zip(self.ports, self._own_ports, strict=True)]
         self._running: dict[int, Running] = {}
         self._started = [trio.Event() for _ in range(count)]
+        self.faults: Counter[str] = Counter()
 
     async def run(self, number: int, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        where = self.database, self._redis_url
         while True:
-            async with running(*self._where, port=self.ports[number], may_fail=True) as server:
+            async with running(*where, port=self._own_ports[number], may_fail=True) as server:
                 self._running[number] = server
                 self._started[number].set()
                 task_status.started()
@@ -80,19 +91,69 @@ class Instances:
     def first(self) -> Running:
         return self._running[0]
 
+    def any(self) -> Running:
+        """One of them, which may be gone by now."""
+        return random.choice(list(self._running.values()))
+
+    async def fail(self, dice: random.Random) -> None:
+        """One fault of an instance or of the way to it."""
+        number = dice.randrange(len(self.ports))
+        match dice.choice(("kill", "drain", "pause", "cut", "reset", "freeze", "slow")):
+            case "kill":
+                await self.kill(number)
+            case "drain":
+                await self.drain(number)
+            case "pause":
+                await self.pause(number, dice.uniform(1, 12))
+            case "cut":
+                self.cut(number)
+            case "reset":
+                self.reset(number)
+            case "freeze":
+                self.freeze(number, dice)
+            case "slow":
+                await self.slow(number, dice.uniform(0.1, 1), dice.uniform(1, 8))
+
     async def kill(self, number: int) -> None:
         """End it with SIGKILL, and wait for the next."""
+        self.faults["kill -9"] += 1
         self._running[number].kill()
         await self._replaced(number)
 
     async def drain(self, number: int) -> None:
+        self.faults["drain"] += 1
         self._running[number].terminate()
         await self._replaced(number)
 
     async def pause(self, number: int, seconds: float) -> None:
+        self.faults["SIGSTOP"] += 1
         self._running[number].pause()
         await trio.sleep(seconds)  # the fault itself
         self._running[number].resume()
+
+    def cut(self, number: int) -> None:
+        self.faults["cut"] += 1
+        self.proxies[number].cut()
+
+    def reset(self, number: int) -> None:
+        self.faults["RST"] += 1
+        self.proxies[number].reset()
+
+    def freeze(self, number: int, dice: random.Random) -> None:
+        self.faults["half open"] += 1
+        self.proxies[number].freeze(dice.choice(HALVES))
+
+    async def slow(self, number: int, delay: float, seconds: float) -> None:
+        self.faults["slow"] += 1
+        self.proxies[number].delay = delay
+        await trio.sleep(seconds)  # the fault itself
+        self.proxies[number].delay = 0.0
+
+    async def lose_history(self, conversation: str, dice: random.Random) -> list[str]:
+        """PostgreSQL has less than it has acknowledged, of one conversation. Returns the contents that are lost."""
+        lost = await trio.to_thread.run_sync(lose_some, self.database, conversation, dice)
+        self.faults["history back"] += bool(lost)
+        return lost
 
     async def _replaced(self, number: int) -> None:
         self._started[number] = trio.Event()
@@ -104,6 +165,8 @@ class Instances:
 async def instances(database: str, redis_url: str, count: int) -> AsyncIterator[Instances]:
     found = Instances(database, redis_url, count)
     async with trio.open_nursery() as nursery:
+        for proxy in found.proxies:
+            await nursery.start(proxy.run)
         for number in range(count):
             await nursery.start(found.run, number)
         yield found
@@ -113,10 +176,9 @@ async def instances(database: str, redis_url: str, count: int) -> AsyncIterator[
 class World:
     """The people, their conversations and the instances."""
 
-    def __init__(self, node: Node, servers: Instances, database: str, directory: Path) -> None:
+    def __init__(self, node: Node, servers: Instances, directory: Path) -> None:
         self.node = node
         self.servers = servers
-        self.database = database
         self.directory = directory
         self.users: list[User] = []
         self.groups: list[str] = []
@@ -144,27 +206,11 @@ class World:
         while await self.node.call("count") < before + count:
             await trio.sleep(0.1)  # people write at their own pace
 
-    def lose_history(self, dice: random.Random) -> None:
-        """PostgreSQL has less than it has acknowledged, of one conversation."""
-        group = dice.choice(self.groups)
-        with psycopg.connect(self.database) as conn:
-            # Not to where a message that stays had another text: that is not kept anywhere.
-            rows = conn.execute(
-                """SELECT h FROM conversations AS c, generate_series(c.last_seq - 8, c.last_seq - 1) AS h
-                WHERE c.id = %(id)s AND h > 1 AND NOT EXISTS (
-                    SELECT FROM messages WHERE conversation_id = c.id AND seq <= h AND changed_seq > h
-                )""",
-                {"id": group},
-            ).fetchall()
-        if rows:
-            go_back(self.database, group, dice.choice(rows)[0])
-
     async def quiet(self) -> list[dict[str, Any]]:
         """All faults are over, and the last word in each conversation is said: what each person is shown when there is
         nothing more to come. Fails when that is not what it should be."""
         await self.node.call("hush")
-        for group in self.groups:
-            await self._last_word(self.servers.first, group)
+        await last_words(self.servers.first, self.users, self.groups)
         with trio.move_on_after(WAIT):
             while True:
                 reports: list[dict[str, Any]] = await self.node.call("report")
@@ -174,32 +220,10 @@ class World:
                 await trio.sleep(0.5)  # some of them may have sent, or received, since others were looked at
         raise AssertionError("\n".join(wrong))
 
-    async def _last_word(self, server: Running, group: str) -> None:
-        async with server.http(self.users[0]) as http:
-            if (await http.get(f"/api/conversations/{group}")).is_success:
-                body = {"conversationId": group, "content": "the last word"}
-                assert (await http.post("/api/messages", json=body)).is_success
-                return
-        for user in self.users[1:]:
-            async with server.http(user) as http:
-                body = {"conversationId": group, "content": "the last word"}
-                if (await http.post("/api/messages", json=body)).is_success:
-                    return
-        raise AssertionError("nothing could be said")
-
-    def stored(self) -> dict[str, list[tuple[str, int, str]]]:
-        """What PostgreSQL has of each conversation: ids, seqs and contents, in order."""
-        with psycopg.connect(self.database) as conn:
-            rows = conn.execute("SELECT conversation_id, id, seq, body FROM messages ORDER BY conversation_id, seq")
-            found: dict[str, list[tuple[str, int, str]]] = {}
-            for conversation, message, seq, content in rows:
-                found.setdefault(str(conversation), []).append((str(message), seq, content))
-            return found
-
     def compare(self, reports: list[dict[str, Any]]) -> list[str]:
         """What is not as it should be."""
         wrong: list[str] = []
-        true = self.stored()
+        true = stored(self.servers.database)
         for report in reports:
             user = report["user"]
             wrong += [f"{user}: {problem}" for problem in report["problems"]]
@@ -222,26 +246,27 @@ class World:
         return wrong
 
 
+async def last_words(server: Running, users: list[User], groups: list[str]) -> None:
+    """Say something in each conversation: a history that has gone back is noticed with the next change."""
+    for group in groups:
+        for user in users:
+            async with server.http(user) as http:
+                body = {"conversationId": group, "content": "the last word"}
+                if (await http.post("/api/messages", json=body)).is_success:
+                    break
+        else:
+            raise AssertionError("nothing could be said")
+
+
+def stored(database: str) -> dict[str, list[tuple[str, int, str]]]:
+    """What PostgreSQL has of each conversation: ids, seqs and contents, in order."""
+    with psycopg.connect(database) as conn:
+        rows = conn.execute("SELECT conversation_id, id, seq, body FROM messages ORDER BY conversation_id, seq")
+        found: dict[str, list[tuple[str, int, str]]] = {}
+        for conversation, message, seq, content in rows:
+            found.setdefault(str(conversation), []).append((str(message), seq, content))
+        return found
+
+
 def _difference(found: list[tuple[str, int, str]], true: list[tuple[str, int, str]]) -> str:
     return f"{[one for one in found if one not in true]} and not {[one for one in true if one not in found]}"
-
-
-def go_back(database: str, conversation: str, head: int) -> None:
-    """Lose what came after this head."""
-    key = {"id": conversation, "head": head}
-    with psycopg.connect(database) as conn:
-        conn.execute("SELECT FROM conversations WHERE id = %(id)s FOR UPDATE", key)
-        conn.execute(
-            """DELETE FROM sends WHERE message_id IN (
-                SELECT id FROM messages WHERE conversation_id = %(id)s AND seq > %(head)s
-            )""",
-            key,
-        )
-        conn.execute("DELETE FROM outbox WHERE conversation_id = %(id)s AND seq > %(head)s", key)
-        conn.execute("DELETE FROM messages WHERE conversation_id = %(id)s AND seq > %(head)s", key)
-        conn.execute(
-            """UPDATE conversations SET last_seq = %(head)s, last_message_id = (
-                SELECT id FROM messages WHERE conversation_id = %(id)s ORDER BY seq DESC LIMIT 1
-            ) WHERE id = %(id)s""",
-            key,
-        )

@@ -14,7 +14,7 @@ import pytest
 import trio
 from parley_client import Message, MessageType
 
-from tests.integration.test_lost_history import go_back
+from tests.histories import go_back
 from tests.running import Running, User, free_port, lasting, running
 from tests.waiting import WITHIN, wait_until
 

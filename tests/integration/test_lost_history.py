@@ -5,12 +5,12 @@ The history is moved back by SQL: what a promoted replica or a restored backup d
 
 from collections.abc import AsyncIterator
 
-import psycopg
 import pytest
 import trio
 
 from loadtest.client import HubClient
 from tests.event_recorder import EventRecorder
+from tests.histories import go_back
 from tests.running import Running, User, checked, running
 from tests.waiting import wait_until
 
@@ -19,27 +19,6 @@ from tests.waiting import wait_until
 async def pair(database: str, redis_url: str) -> AsyncIterator[tuple[Running, Running]]:
     async with running(database, redis_url) as one, running(database, redis_url) as two:
         yield one, two
-
-
-def go_back(database: str, conversation: str, head: int) -> None:
-    """Lose what came after this head; members' cursors stay above it."""
-    with psycopg.connect(database) as conn:
-        key = {"id": conversation, "head": head}
-        conn.execute("SELECT FROM conversations WHERE id = %(id)s FOR UPDATE", key)
-        conn.execute(
-            """DELETE FROM sends WHERE message_id IN (
-                SELECT id FROM messages WHERE conversation_id = %(id)s AND seq > %(head)s
-            )""",
-            key,
-        )
-        conn.execute("DELETE FROM outbox WHERE conversation_id = %(id)s AND seq > %(head)s", key)
-        conn.execute("DELETE FROM messages WHERE conversation_id = %(id)s AND seq > %(head)s", key)
-        conn.execute(
-            """UPDATE conversations SET last_seq = %(head)s, last_message_id = (
-                SELECT id FROM messages WHERE conversation_id = %(id)s ORDER BY seq DESC LIMIT 1
-            ) WHERE id = %(id)s""",
-            key,
-        )
 
 
 class Follower:

@@ -20,16 +20,16 @@ def node() -> str:
         if os.environ.get("CI") == "true":
             pytest.fail(reason)
         pytest.skip(reason)
-    with (HERE / "package-lock.json").open() as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # one of the test processes installs
-        _install(npm)
+    install(npm)
     return found
 
 
-def _install(npm: str) -> None:
-    marker = HERE / "node_modules" / ".package-lock.json"
-    if not marker.exists() or marker.stat().st_mtime < (HERE / "package-lock.json").stat().st_mtime:
-        done = subprocess.run(
-            [npm, "ci", "--no-fund", "--no-audit", "--silent"], cwd=HERE, capture_output=True, text=True
-        )
-        assert done.returncode == 0, f"npm ci failed: {done.stdout}{done.stderr}"
+def install(npm: str) -> None:
+    with (HERE / "package-lock.json").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one of the test processes installs
+        marker = HERE / "node_modules" / ".package-lock.json"
+        if not marker.exists() or marker.stat().st_mtime < (HERE / "package-lock.json").stat().st_mtime:
+            done = subprocess.run(
+                [npm, "ci", "--no-fund", "--no-audit", "--silent"], cwd=HERE, capture_output=True, text=True
+            )
+            assert done.returncode == 0, f"npm ci failed: {done.stdout}{done.stderr}"

@@ -44,6 +44,13 @@ class Program:
                 self._more = trio.Event()
                 await self._more.wait()
 
+    async def line(self, number: int) -> str:
+        """The line of this number, when it has come. One task at a time."""
+        while len(self.lines) <= number:
+            self._more = trio.Event()
+            await self._more.wait()
+        return self.lines[number]
+
     async def end(self) -> int:
         assert self._process.stdin is not None
         await self._process.stdin.aclose()
