@@ -239,9 +239,10 @@ def stands_for(real: Callable[..., object]) -> Callable[[F], F]:
 
 def install(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put the fakes in the place of the functions, wherever handlers have them."""
+    handlers = [module for name, module in sys.modules.items() if name.startswith("handlers.")]
     for real, fake in _fakes:
-        for name, module in list(sys.modules.items()):
-            if (name == real.__module__ or name.startswith("handlers.")) and vars(module).get(real.__name__) is real:
+        for module in (sys.modules[real.__module__], *handlers):
+            if vars(module).get(real.__name__) is real:
                 monkeypatch.setattr(module, real.__name__, fake)
 
 
