@@ -21,7 +21,9 @@ run: $(READY) ## PostgreSQL, Valkey and the server on http://localhost:5000 (Ctr
 	@$(BIN)/parley dev
 
 test: export PYTHONDONTWRITEBYTECODE := # the tests start many processes, each of which would compile everything again
-test: lint ## everything: style, types, import contracts, the whole suite (WORKERS=)
+test: $(TESTABLE) ## everything: style, types, import contracts, the whole suite (WORKERS=)
+	@$(BIN)/pytest -q --collect-only > $(VENV)/collected.txt 2>&1 & \
+		$(MAKE) --no-print-directory lint; checked=$$?; wait; exit $$checked # compiled once, not by each worker
 	@$(BIN)/pytest -q -n $(WORKERS) --dist worksteal
 
 test-chaos: $(TESTABLE) ## ten minutes of faults on four instances (MINUTES=, SEED=)
@@ -40,7 +42,7 @@ test-clients: $(TESTABLE) ## five minutes of faults under 50 people with each cl
 	@$(BIN)/pytest -q -s tests/clients -k "long or hostile" --clients-minutes $(or $(MINUTES),5) --clients-seed $(or $(SEED),0) --clients-seeds $(or $(SEEDS),300)
 
 test-hostile: $(TESTABLE) ## ten minutes of hostile clients, and people who must not notice (MINUTES=, SEED=)
-	@$(BIN)/pytest -q -s tests/hostile -k long --hostile-minutes $(or $(MINUTES),10) --hostile-seed $(or $(SEED),0)
+	@$(BIN)/pytest -q -s tests/hostile tests/server/rest/test_conformance.py -k 'long or schemathesis' --hostile-minutes $(or $(MINUTES),10) --hostile-seed $(or $(SEED),0)
 
 test-web: $(TESTABLE) ## the page in a real Chromium, with ten thousand messages and a hundred a second, in numbers (MESSAGES=)
 	@$(BIN)/pytest -q -s tests/web --web-messages $(or $(MESSAGES),10000)

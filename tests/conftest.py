@@ -11,14 +11,18 @@ import inspect
 import itertools
 import os
 import socket
+import ssl
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import botocore.session
+import httpx
+import httpx._transports.default as _transport
 import psycopg
 import pytest
 import structlog
@@ -47,6 +51,21 @@ settings.load_profile("parley")
 logs.KEEP_LOGGERS = False  # or one that a command used in this process would never be captured again
 # A client of S3 reads the description of S3 from disk, a third of a second of CPU; the clients of all tests share one.
 botocore.session.create_loader = functools.cache(botocore.session.create_loader)
+
+
+@functools.cache
+def _made(_: str | None, options: tuple[tuple[str, Any], ...]) -> ssl.SSLContext:
+    return make_context(**dict(options))
+
+
+def _shared_context(**options: Any) -> ssl.SSLContext:
+    """Each client of HTTP reads every root certificate; here those that ask for the same share them."""
+    return _made(os.environ.get("SSL_CERT_FILE"), tuple(options.items()))
+
+
+make_context = httpx.create_ssl_context
+for _module in (httpx, _transport):
+    vars(_module).update(create_ssl_context=_shared_context)
 _numbers = itertools.count(1)
 
 
@@ -102,7 +121,9 @@ def services() -> Iterator[Services]:
         thread = threading.Thread(target=run, args=[Path(directory, "data")], name="services")
         thread.start()
         try:
-            yield opened.result()
+            found = opened.result()
+            _spare_the_disk(found)
+            yield found
         finally:
             if not opened.exception():
                 token[0].run_sync_soon(done.set)
@@ -134,7 +155,7 @@ def database(services: Services, template_database: str) -> Iterator[str]:
 def cloned(services: Services) -> Iterator[str]:
     """A copy of the template, which must be there."""
     name = f"parley_test_{next(_numbers)}"
-    _execute(services, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+    _execute(services, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY FILE_COPY")
     try:
         yield make_conninfo(services.database_url, dbname=name)
     finally:
@@ -225,6 +246,13 @@ def flush(services: Services) -> None:
         for command in (b"FLUSHALL\r\n", b"FUNCTION FLUSH\r\n"):
             valkey.sendall(command)
             assert valkey.recv(64) == b"+OK\r\n"
+
+
+def _spare_the_disk(services: Services) -> None:
+    """Wait for no disk: processes die in tests, machines do not. What is about disks has a PostgreSQL of its own."""
+    for setting in ("fsync = off", "full_page_writes = off", "jit = off"):
+        _execute(services, f"ALTER SYSTEM SET {setting}")
+    _execute(services, "SELECT pg_reload_conf()")
 
 
 def _execute(services: Services, statement: str) -> None:

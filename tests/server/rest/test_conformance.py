@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import pytest
 import trio
 
 from server.config.loading import load
@@ -14,6 +15,7 @@ from server.identity.access_tokens import mint_token
 from tests.running import JWT_KEY, Running, checked, running
 
 SEED = 20261125
+RANDOM = 20  # values for each operation in the long run, valid ones and invalid ones
 TIMEOUT = 1200.0  # seconds: only against a run that hangs; alone on the machine it takes about 40
 
 # A valid request may also be refused because of the state, which no schema can express: 410 for a message that another
@@ -32,6 +34,12 @@ headers = {{ Authorization = "Bearer {token}" }}
 [generation]
 deterministic = true
 max-examples = {examples}
+
+[phases.coverage]
+unexpected-methods = ["TRACE", "PATCH"]
+
+[phases.fuzzing]
+enabled = {fuzzing}
 
 [phases.stateful]
 enabled = true
@@ -70,14 +78,16 @@ keys = {{ values = ["{key}"] }}
 """
 
 
-async def test_schemathesis(database: str, redis_url: str, tmp_path: Path) -> None:
-    """All checks pass on every operation, with ids of things that exist and of things that do not.
+async def test_schemathesis(database: str, redis_url: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """All checks pass on every operation, with ids of things that exist and of things that do not: the limits of each
+    schema, just within and just beyond. `make test-hostile` adds random values, which take longer to make than to send.
 
     With one worker: two would share CPython's `ast`, which is not thread-safe (3.11), and their order would differ.
     """
+    examples = RANDOM if request.config.getoption("--hostile-minutes") else 0
     async with running(database, redis_url, objects=f"file://{tmp_path}/files") as server:
         config = tmp_path / "schemathesis.toml"
-        config.write_text(CONFIG.format(**await inhabit(server)))
+        config.write_text(CONFIG.format(**await inhabit(server, examples)))
         command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(config), "run", "--no-color"]
         with trio.fail_after(TIMEOUT):
             run = await trio.run_process(
@@ -91,7 +101,7 @@ async def test_schemathesis(database: str, redis_url: str, tmp_path: Path) -> No
         assert run.returncode == 0, run.stdout.decode()
 
 
-async def inhabit(server: Running) -> dict[str, Any]:
+async def inhabit(server: Running, examples: int) -> dict[str, Any]:
     """Create users and messages for the requests to find."""
     alice, bob, carol = [await server.register(name) for name in ("alice", "bob", "carol")]
     conversation, group = await server.direct(alice, bob), await server.group(alice, bob)
@@ -101,7 +111,8 @@ async def inhabit(server: Running) -> dict[str, Any]:
         stored = checked(await http.post("/api/files/upload", files={"file": ("a.txt", b"some text")}))
     return {
         "seed": SEED,
-        "examples": 2,
+        "examples": examples or 1,
+        "fuzzing": str(examples > 0).lower(),
         "accepted": ACCEPTED,
         "rejected": REJECTED,
         "token": str(mint_token(load({}, None, jwt_key=JWT_KEY), UUID(alice.id))),  # without a session to log out
