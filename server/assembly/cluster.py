@@ -88,7 +88,7 @@ def assemble_cluster(settings: Settings, stores: Stores, tracing: "Tracing | Non
     transactions = Transactions(stores.pool, change_publisher)
     conversations = Conversations(stores.pool, transactions)
     notifier = ConversationNotifier(conversations, rooms)
-    recovery = Recovery(rooms, notifier, sync, instances)
+    recovery = Recovery(rooms, notifier, sync, instances, announcer)
     return Cluster(
         name=name,
         flusher=flusher,

@@ -38,18 +38,34 @@ class Operators(Protocol):
     async def list_killed(self, user_ids: Collection[UUID]) -> dict[UUID, float]: ...
 
 
+class Presence(Protocol):
+    """Announces who comes and goes (`server.fanout.presence`)."""
+
+    async def catch_up(self, seconds: float) -> None: ...
+
+
 class Recovery:
-    def __init__(self, rooms: Rooms, notifier: ConversationNotifier, truth: Truth, operators: Operators) -> None:
+    def __init__(
+        self,
+        rooms: Rooms,
+        notifier: ConversationNotifier,
+        truth: Truth,
+        operators: Operators,
+        presence: Presence,
+    ) -> None:
         self._rooms = rooms
         self._notifier = notifier
         self._truth = truth
         self._operators = operators
+        self._presence = presence
 
     async def check_all(self, seconds: float) -> None:
-        """Compare heads, users, sign-in sessions and memberships, after `seconds` without contact. Raise StoreError."""
+        """Compare heads, users, sign-in sessions, memberships and presence, after `seconds` without contact. Raise
+        StoreError."""
         await self.check_heads()
         await self.check_people(seconds=seconds)
         await self._check_killed()
+        await self._presence.catch_up(seconds + SLACK)
 
     async def check_heads(self) -> None:
         """Compare every room with PostgreSQL. Raise StoreError.

@@ -114,6 +114,10 @@ class EphemeralEvents:
         self._others.send(notices)
         self._announce_statuses(notices)
 
+    def show_statuses(self, notices: list[StatusNotice]) -> None:
+        """Announce the presence of these users here only: the other instances have heard of it."""
+        self._announce_statuses(notices)
+
     # -- from other instances -----------------------------------------------------------------------------
 
     def receive(self, entry: Entry) -> None:

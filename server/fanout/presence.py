@@ -4,6 +4,10 @@ Owns the pending announcements, and the task that evaluates and sends them, many
 reports users who come online or go offline (at registration, at its end, and when a dead instance is reaped); the
 handlers report changes of status.
 
+An instance that cannot be reached by the others does not hear what they announce. So each announcement is noted in
+Redis, and an instance that is back evaluates what was noted meanwhile, and shows it to its own connections
+(`catch_up`). What was announced of its own users is announced once more, as is what could not be noted.
+
 Two instances may announce the same user at once, and the older announcement may arrive last. So each announced
 presence is evaluated again in the next round, and announced again if it has changed: the last announcement that
 clients receive is the true one.
@@ -45,6 +49,9 @@ class PresenceAnnouncer:
         self._moved: dict[UUID, bool] = {}  # to be announced; True: even a user who appears offline
         self._gone: set[UUID] = set()  # those of them whose last connection has ended
         self._announced: dict[UUID, StatusNotice] = {}  # in the last round
+        self._unheard: set[UUID] = set()  # announced while the other instances were out of reach
+        self._missed: dict[UUID, None] = {}  # to be shown here: other instances have announced them
+        self._shown: dict[UUID, StatusNotice] = {}  # of these, in the last round
         self._wake = trio.Event()
 
     # -- reports: never wait --------------------------------------------------------------------
@@ -67,6 +74,18 @@ class PresenceAnnouncer:
         self._moved[user_id] = True
         self._wake.set()
 
+    async def catch_up(self, seconds: float) -> None:
+        """Show connections here what other instances have announced in the last `seconds`, and announce again what was
+        announced of users here: the others may not have heard it. Raise Unavailable."""
+        for user_id in await self._instances.list_moved(seconds):
+            if self._rooms.connections_of(user_id):
+                self._moved[user_id] = True
+            else:
+                self._missed[user_id] = None
+        self._moved |= dict.fromkeys(self._unheard, True)
+        self._unheard.clear()
+        self._wake.set()
+
     # -- queries -----------------------------------------------------------------------------------
 
     async def online(self, user_ids: Collection[UUID]) -> set[UUID]:
@@ -80,7 +99,7 @@ class PresenceAnnouncer:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         task_status.started()
         while True:
-            if not self._moved and not self._announced:
+            if not (self._moved or self._announced or self._missed or self._shown):
                 self._wake = trio.Event()
                 await self._wake.wait()
             await trio.sleep(ROUND)
@@ -96,16 +115,23 @@ class PresenceAnnouncer:
         for user_id in moved:
             del self._moved[user_id]
         announced, self._announced = self._announced, {}
+        missed = list(self._missed)[: MAX_ROUND - len(moved)]
+        for user_id in missed:
+            del self._missed[user_id]
+        shown, self._shown = self._shown, {}
+        mine, others = moved.keys() | announced.keys(), {*missed, *shown} - (moved.keys() | announced.keys())
 
         async def evaluate(user_ids: Sequence[UUID]) -> None:
             await self._evaluate(user_ids, moved, announced)
+            await self._show(others.intersection(user_ids), shown)
 
         def refuse(user_id: UUID, reference: str) -> None:
             self._gone.discard(user_id)
 
         try:
-            await divided(_guard, list(moved.keys() | announced.keys()), evaluate, refuse)
+            await divided(_guard, list(mine | others), evaluate, refuse)
         except StoreError:
+            self._missed |= dict.fromkeys(others)
             for user_id, always in {**dict.fromkeys(announced, False), **moved}.items():
                 self._moved[user_id] = self._moved.get(user_id, False) or always
             raise
@@ -113,6 +139,9 @@ class PresenceAnnouncer:
     async def _evaluate(
         self, user_ids: Sequence[UUID], moved: dict[UUID, bool], announced: dict[UUID, StatusNotice]
     ) -> None:
+        user_ids = [user_id for user_id in user_ids if user_id in moved or user_id in announced]
+        if not user_ids:
+            return
         gone = self._gone.intersection(user_ids)
         if gone:
             await self._presence.keep_last_seen(gone)
@@ -121,6 +150,20 @@ class PresenceAnnouncer:
         changed = [one for one in found if moved.get(one.user_id) or _differs(announced.get(one.user_id), one)]
         self._announced |= {one.user_id: one for one in changed}
         self._ephemeral_events.announce_statuses(changed)
+        if changed:
+            ids = [one.user_id for one in changed]
+            try:
+                await self._instances.note_moved(ids)
+            except StoreError:
+                self._unheard.update(ids)
+
+    async def _show(self, user_ids: Collection[UUID], shown: dict[UUID, StatusNotice]) -> None:
+        if user_ids:
+            chosen = dict.fromkeys(user_ids, True)
+            found = await self._presence.status_notices(list(user_ids), await self.online(user_ids), chosen)
+            changed = [one for one in found if _differs(shown.get(one.user_id), one)]
+            self._shown |= {one.user_id: one for one in changed}
+            self._ephemeral_events.show_statuses(changed)
 
 
 def _differs(before: StatusNotice | None, now: StatusNotice) -> bool:

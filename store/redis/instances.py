@@ -31,6 +31,7 @@ REAPING = 10.0  # seconds for which one instance has the task of reaping another
 INBOX_LIFE = 60.0  # seconds without a renewal: much longer than a lease
 LIFE = 86_400.0  # seconds without a refresh, of registrations
 KILLED_LIFE = 86_400.0  # seconds for which it is remembered that a user's connections were ended
+MOVED_KEPT, MOVED_LIFE = 20_000, 3600.0  # users whose presence moved last, and seconds without one
 LISTS_LIFE = LIFE + 3600  # seconds; the lists say where registrations are, so they stay longer
 _FIELD = b"e"
 _EPOCH = re.compile(r"(.*~[0-9a-f]{8})\.\d+")
@@ -199,6 +200,24 @@ class Instances:
             for user_id, milliseconds in zip(user_ids, left, strict=True)
             if milliseconds >= 0
         }
+
+    async def note_moved(self, user_ids: Collection[UUID]) -> None:
+        """Remember that the presence of these users is announced now, for instances that cannot hear of it."""
+        now = time.time()
+        moved = {user_id.bytes: now for user_id in user_ids}
+        await self._redis.together(
+            lambda pipe: [
+                pipe.zadd(keys.MOVED, moved),
+                pipe.zremrangebyrank(keys.MOVED, 0, -MOVED_KEPT - 1),
+                pipe.pexpire(keys.MOVED, int(MOVED_LIFE * 1000)),
+            ]
+        )
+
+    async def list_moved(self, seconds: float) -> list[UUID]:
+        """The users whose presence was announced in the last `seconds`, by the clocks of those who did."""
+        async with self._redis.bounded() as client:
+            found: Any = await client.zrange(keys.MOVED, time.time() - seconds, "+inf", sortby=PureToken.BYSCORE)
+        return [UUID(bytes=one) for one in found]
 
     async def count_sessions(self, user_ids: Collection[UUID]) -> dict[UUID, int]:
         """On how many instances each of these users is."""

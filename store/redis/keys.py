@@ -6,6 +6,7 @@ No command ever takes keys of two slots, so none carries a hash tag.
 from uuid import UUID
 
 INSTANCES = "parley:instances"  # zset of instance ids by the time of their last heartbeat
+MOVED = "parley:moved"  # zset of the users whose presence was announced last, by when
 TIMELINES = "parley:timelines"  # zset of PostgreSQL systems and databases by the highest timeline that was seen
 RECEIPTS_GROUP = "cursors"  # the consumer group of every receipts stream
 

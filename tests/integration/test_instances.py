@@ -357,3 +357,34 @@ async def test_what_happened_without_membership(
             said = await a.invoke("SendMessage", {"conversationId": added, "content": "hello"})
             await until(recorders[""], "ReceiveMessage", id=said["id"])
             await b.invoke("Ping")
+
+
+async def test_who_came_and_went_elsewhere_without_membership(
+    database: str, redis_url: str, tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    """P7: clients of an instance that was cut off from Redis see, when it is back, who has come to another instance and
+    gone from it meanwhile; those of the other instance, which status was chosen at the one that was cut off."""
+    redis = Proxy(tmp_path / "redis", Path(redis_url.removeprefix("unix://")))
+    await nursery.start(redis.run)
+    async with (
+        running(database, redis_url, presence_grace=0) as one,
+        running(database, f"unix://{tmp_path / 'redis'}", presence_grace=0) as two,
+    ):
+        alice, bob, dan, fay = await people(one, "alice", "bob", "dan", "fay")
+        await one.group(alice, bob, dan, fay)
+        here, there = EventRecorder(), EventRecorder()
+        async with one.connect(alice, here), two.connect(bob, there) as b:
+            await until(here, "UserStatusChanged", userId=bob.id, status="Online")
+            async with one.connect(dan):
+                await until(there, "UserStatusChanged", userId=dan.id, status="Online")
+                redis.refusing = True
+                redis.cut()
+                await wait_until(lambda: two.events("membership_lost"))
+            await until(here, "UserStatusChanged", userId=dan.id, status="Offline")
+            await b.invoke("UpdateStatus", "Busy", None)
+            async with one.connect(fay):
+                await until(here, "UserStatusChanged", userId=fay.id, status="Online")
+                redis.refusing = False
+                await until(there, "UserStatusChanged", userId=dan.id, status="Offline")
+                await until(there, "UserStatusChanged", userId=fay.id, status="Online")
+                await until(here, "UserStatusChanged", userId=bob.id, status="Busy")

@@ -53,7 +53,11 @@ class Cluster:
         self.truth = Truth()
         self.doubts = Doubts()
         self.killed: dict[UUID, float] = {}
-        self.recovery = Recovery(self.world.rooms, cast(ConversationNotifier, self.doubts), self.truth, self)
+        self.recovery = Recovery(self.world.rooms, cast(ConversationNotifier, self.doubts), self.truth, self, self)
+        self.caught_up: list[float] = []
+
+    async def catch_up(self, seconds: float) -> None:
+        self.caught_up.append(seconds)
 
     async def list_killed(self, user_ids: Collection[UUID]) -> dict[UUID, float]:
         return {user_id: ago for user_id, ago in self.killed.items() if user_id in user_ids}
@@ -77,7 +81,7 @@ async def test_sign_ins_that_ended_meanwhile() -> None:
     cluster.truth.over = {ended}
     await cluster.recovery.check_all(5)
     assert [cluster.is_here(connection) for connection in (first, second, third)] == [False, True, True]
-    assert cluster.doubts.asked == []
+    assert cluster.doubts.asked == [] and cluster.caught_up == [5 + SLACK]
 
 
 async def test_users_who_were_deleted_meanwhile() -> None:

@@ -27,17 +27,20 @@ class World:
 
     def __init__(self) -> None:
         self.here: set[UUID] = set()
+        self.connected: set[UUID] = set()  # to this instance
         self.chosen: dict[UUID, UserStatus] = {}
         self.announced: list[tuple[UUID, UserStatus]] = []
+        self.shown: list[tuple[UUID, UserStatus]] = []  # here only
+        self.moved: list[UUID] = []  # as noted for other instances
         self.last_seen: list[UUID] = []
-        self.away = False
+        self.away = self.noting_fails = False
         self.meanwhile: Any = None
         self.announcer = PresenceAnnouncer(
             cast(Presence, self), cast(Instances, self), cast(Rooms, self), cast(EphemeralEvents, self)
         )
 
     def connections_of(self, user_id: UUID) -> tuple[object, ...]:
-        return ()
+        return ("a connection",) if user_id in self.connected else ()
 
     async def count_sessions(self, user_ids: Collection[UUID]) -> dict[UUID, int]:
         await trio.lowlevel.checkpoint()
@@ -57,6 +60,19 @@ class World:
             for user_id in user_ids
             if self.chosen.get(user_id) is not OFFLINE or chosen.get(user_id)
         ]
+
+    async def note_moved(self, user_ids: Collection[UUID]) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.noting_fails:
+            raise Unavailable("away")
+        self.moved += user_ids
+
+    async def list_moved(self, seconds: float) -> list[UUID]:
+        await trio.lowlevel.checkpoint()
+        return self.moved
+
+    def show_statuses(self, notices: list[StatusNotice]) -> None:
+        self.shown += ((one.user_id, one.status) for one in notices)
 
     async def keep_last_seen(self, user_ids: Collection[UUID]) -> None:
         if self.away:
@@ -135,6 +151,41 @@ async def test_appearing_offline(world: World, autojump_clock: MockClock) -> Non
     world.announcer.status_changed(ALICE)
     await trio.sleep(5 * ROUND)
     assert world.announced == [(ALICE, OFFLINE), (ALICE, UserStatus.BUSY)]
+
+
+async def test_what_others_announced_meanwhile(world: World, autojump_clock: MockClock) -> None:
+    """An instance that is back shows it to its own connections, as it is by then, once; also a choice to appear
+    offline. What changes while it is shown is shown, too. Nothing of it goes to the other instances."""
+    bob, carol = new_id(), new_id()
+    world.moved = [ALICE, bob, carol]
+    world.here, world.chosen = {ALICE, carol}, {carol: OFFLINE}
+    await world.announcer.catch_up(30)
+    world.meanwhile = lambda: world.here.add(bob)
+    await trio.sleep(10 * ROUND)
+    assert sorted(world.shown) == sorted([(ALICE, ONLINE), (bob, OFFLINE), (bob, ONLINE), (carol, OFFLINE)])
+    assert world.announced == [] and world.shown.index((bob, OFFLINE)) < world.shown.index((bob, ONLINE))
+
+
+async def test_what_others_could_not_hear(world: World, autojump_clock: MockClock) -> None:
+    """It is noted for those who are away. An instance that is back announces once more what could not be noted, and
+    what was, of its own users."""
+    world.here.add(ALICE)
+    world.announcer.arrived([ALICE])
+    await trio.sleep(5 * ROUND)
+    assert world.moved == [ALICE] and world.announced == [(ALICE, ONLINE)]
+    world.connected = {ALICE}
+    await world.announcer.catch_up(30)
+    await trio.sleep(5 * ROUND)
+    assert world.announced == [(ALICE, ONLINE)] * 2 and world.shown == []
+    world.moved.clear()
+    world.noting_fails = True
+    world.chosen[ALICE] = UserStatus.BUSY
+    world.announcer.status_changed(ALICE)
+    await trio.sleep(5 * ROUND)
+    world.noting_fails = False
+    await world.announcer.catch_up(30)
+    await trio.sleep(5 * ROUND)
+    assert world.announced[2:] == [(ALICE, UserStatus.BUSY)] * 2
 
 
 async def test_paused(world: World, autojump_clock: MockClock) -> None:

@@ -1,12 +1,23 @@
 """store.redis.instances: leases, subscriptions, inboxes and reaping, on a real Valkey."""
 
+import time
+
 import pytest
 import trio
 
 from store.ids import new_id
 from store.redis import keys
 from store.redis.client import Redis
-from store.redis.instances import INBOX_LIFE, LIFE, LISTS_LIFE, MEMBERS, Instances, make_id, process_of
+from store.redis.instances import (
+    INBOX_LIFE,
+    LIFE,
+    LISTS_LIFE,
+    MEMBERS,
+    MOVED_KEPT,
+    Instances,
+    make_id,
+    process_of,
+)
 from tests.store.world import WAIT
 from tests.waiting import wait_until
 
@@ -42,6 +53,21 @@ async def test_users_whose_connections_were_ended(instances: Instances) -> None:
         return 0.05 < (await instances.list_killed([killed]))[killed] < WAIT
 
     await wait_until(is_past)
+
+
+async def test_users_whose_presence_moved(instances: Instances, redis: Redis) -> None:
+    """Those of the time asked for, each once; the latest of them are kept."""
+    users = [new_id() for _ in range(3)]
+    await instances.note_moved(users[:2])
+    await instances.note_moved(users[1:])
+    assert set(await instances.list_moved(WAIT)) == set(users)
+    async with redis.bounded() as client:
+        await client.zadd(keys.MOVED, {users[0].bytes: time.time() - 2 * WAIT})
+    assert set(await instances.list_moved(WAIT)) == set(users[1:])
+    some = [new_id() for _ in range(MOVED_KEPT)]
+    for start in range(0, MOVED_KEPT, 5000):
+        await instances.note_moved(some[start : start + 5000])
+    assert set(await instances.list_moved(WAIT)) == set(some)
 
 
 async def test_fewer_questions(instances: Instances, redis: Redis) -> None:
