@@ -11,6 +11,7 @@ import math
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -110,6 +111,7 @@ class Person:
         self.conversations = list(oracle_client.views)
         self.oracle_client = oracle_client
         self.read: dict[str, int] = {}  # marked as read, and acknowledged
+        self.accepted_at: list[float] = []  # when each of their messages was
         self.client: HubClient | None = None
         self.at = -1  # the instance that the user is connected to
         self.hang_up: Callable[[], None] = lambda: None
@@ -188,8 +190,14 @@ class Person:
             if message is not None:
                 self.oracle_client.answered(call, message)
                 self.oracle_client.acknowledge(number, message["id"])
+                self.accepted_at.append(trio.current_time())
                 return str(message["id"])
             await trio.sleep(0.05)  # a client's pause before it repeats
+
+    def refused_for(self, since: float) -> float:
+        """The longest time after `since` without an accepted message, in seconds."""
+        moments = [since, *(moment for moment in self.accepted_at if moment >= since)]
+        return max((later - earlier for earlier, later in pairwise(moments)), default=0.0)
 
     async def edit(self, conversation: str, message: str, content: str) -> None:
         while True:

@@ -148,15 +148,17 @@ async def survive(world: Hosts, name: str, seconds: float = SILENCE) -> None:
     world.shuffle()
     await world.write_for(1.0)
     before = {number: len(one.running.lines) for number, one in enumerate(world.instances) if one.running}
+    since = trio.current_time()
     FAULTS[name](world.network)
     conftest.noticed_after = None
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(noticed, world, before, trio.current_time())
+        nursery.start_soon(noticed, world, before, since)
         await world.write_for(seconds)
         nursery.cancel_scope.cancel()
     world.network.heal()
     healed = await world.settle()
-    conftest.survived.append((name, conftest.noticed_after, healed))
+    refused = max(person.refused_for(since) for person in world.people)
+    conftest.survived.append(conftest.Row(name, conftest.noticed_after, refused, healed))
     await world.settle_receipts()
     await world.settle_presence()
 
