@@ -44,6 +44,25 @@ from tests.store.world import WAIT
 from tests.watchman import pytest_configure as pytest_configure  # a hook: pytest calls it
 
 TEMPLATE = "parley_template"
+# What takes long, most of it waiting for something. No run should end with one of these alone.
+LONG = (
+    "tests/chaos/test_faults.py",
+    "tests/clients/test_javascript_live.py",
+    "tests/failover/",
+    "tests/hostile/",
+    "tests/interop/",
+    "tests/loadtest/test_commands.py",
+    "tests/loadtest/test_invariants.py",
+    "tests/loadtest/test_run.py",
+    "tests/rolling/",
+    "tests/server/cli/chat/test_run.py",
+    "tests/server/cli/dev/",
+    "tests/server/cli/test_restoration.py",
+    "tests/server/rest/test_conformance.py",
+    "tests/systemd/",
+    "tests/test_watchman.py",
+    "tests/web/",
+)
 SERVICES = {"services", "cluster", "valkey", "s3", "node", "chromium"}  # fixtures that start one
 # How long an example takes says how busy the machine is.
 settings.register_profile("parley", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -88,12 +107,31 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what `-m` does not select
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what takes a fixture that starts something outside of the test, or has the name of one as a parameter."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what takes a fixture that starts something outside of the test, or has the name of one as a parameter; and
+    where workers share the tests, give each its part of the long ones early."""
     for item in items:
         parameters = getattr(getattr(item, "callspec", None), "params", {})
         if SERVICES & {*getattr(item, "fixturenames", ()), *map(str, parameters.values())}:
             item.add_marker(pytest.mark.services)
+    if found := getattr(config, "workerinput", None):
+        items[:] = deal(items, int(found["workercount"]))
+
+
+def deal(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
+    """The same tests in an order that suits `--dist worksteal`, which cuts it into a part for each worker and lets who
+    is done take from the others: the long ones, together where they share fixtures, are spread over the first two
+    thirds of each part, at other places in each, so that few of them meet."""
+    long = [found for place in LONG if (found := [item for item in items if item.nodeid.startswith(place)])]
+    short = [item for item in items if not item.nodeid.startswith(LONG)]
+    dealt: list[pytest.Item] = []
+    for worker in range(workers):
+        share = long[worker::workers]
+        rest = short[len(short) * worker // workers : len(short) * (worker + 1) // workers]
+        places = [((number + worker / workers) * 2 / 3 / len(share), found) for number, found in enumerate(share)]
+        places += [(number / len(rest), [item]) for number, item in enumerate(rest)]
+        dealt += [item for _, found in sorted(places, key=lambda place: place[0]) for item in found]
+    return dealt
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,7 @@ FAULTS: dict[str, list[faults.Fault]] = {
     "redis": [faults.calm, faults.kill_redis, faults.kill_redis_and_its_data],
 }
 ALL = faults.ANYWHERE | faults.PROXIED
-PAUSE = 0.25  # seconds between one's messages: enough for some to be under way at each moment
+PAUSE = 0.4  # seconds between one's messages: enough for some to be under way at each moment
 
 
 def make_redis(backend: str, directory: Path) -> Single:

@@ -16,7 +16,7 @@ from tests.conftest import cloned, flush
 from tests.hostile.arena import Arena, Verdict, open_arena
 from tests.hostile.plans import Plan, raids
 
-FEW = 30  # raids of up to four clients: what `make test` has time for
+FEW = 20  # raids of up to four clients: what `make test` has time for
 ROUND = 150  # raids between two looks at what is left, in the long run
 FIXED = 20_261_128  # so that the suite does the same each time; the long run takes another one
 OFTEN, SELDOM = 0.05, 0.25  # seconds between a bystander's pings: where they are judged, and where CPU is short
