@@ -10,8 +10,9 @@ import pytest
 
 from tests.clients.conftest import JAVASCRIPT
 
-MAX_SIZE = 20 * 1024  # bytes, of all of it, as an application ships it: minified and compressed
-KNOWN = "1,1066,5111,20047"  # hostile networks: each but the first has shown a fault
+MAX_SIZE = 20  # KiB, of all of it as an application ships it: bundled and minified by esbuild, then gzipped
+MAX_SOURCE = 40  # KiB, of the modules as they are written, comments and all, gzipped
+KNOWN = "1,1066,5111,20047,77083"  # hostile networks: each but the first has shown a fault
 WAIT = 600.0  # seconds: long past anything but a hang
 
 
@@ -68,7 +69,10 @@ def test_types_and_contents(npm: str, node: str, package: Path, tmp_path: Path) 
 
 
 def test_size(installed: Path) -> None:
-    """All of it, with every transport and store, is small."""
+    """All of it, with every transport and store, is small, by the two measures of which the README speaks."""
     bundled = run(str(installed / "node_modules/.bin/esbuild"), "src/index.js", "--bundle", "--minify", "--format=esm")
-    size = len(gzip.compress(bundled.encode(), 9))
-    assert size < MAX_SIZE, f"{size} bytes"
+    sources = b"".join(path.read_bytes() for path in sorted((JAVASCRIPT / "src").rglob("*.js")))
+    sizes = [len(gzip.compress(text, 9)) / 1024 for text in (bundled.encode(), sources)]
+    assert sizes[0] < MAX_SIZE and sizes[1] < MAX_SOURCE, sizes
+    readme = " ".join((JAVASCRIPT / "README.md").read_text().split())
+    assert f"under {MAX_SIZE} KiB minified and gzipped" in readme and f"under {MAX_SOURCE} KiB gzipped" in readme

@@ -102,6 +102,7 @@ export class Chat extends Emitter {
       tab: this.#tabs.id,
       isLive: () => this.#link.isLive,
       call: (method, args) => this.#link.call(method, args),
+      round: (id) => this.#byId.get(id)?.round ?? 0,
       rest: this.#rest,
       persistence: this.#persistence,
       timing: settings.timing,
@@ -236,10 +237,15 @@ export class Chat extends Emitter {
    */
   async #create(body, { signal }) {
     const key = crypto.randomUUID();
+    let isOfNow = this.#asking();
     /** @type {WireConversation} */
-    const details = await this.#rest.request("POST", "/api/conversations", { body, key, signal });
+    let details = await this.#rest.request("POST", "/api/conversations", { body, key, signal });
+    while (!isOfNow(details.id)) {
+      isOfNow = this.#asking();
+      details = await this.#rest.get(`/api/conversations/${details.id}`, { signal });
+    }
     const conversation = this.#make(details.id);
-    conversation.onDetails(details);
+    if (!conversation.onDetails(details)) void conversation.refresh();
     return conversation;
   }
 
@@ -530,7 +536,7 @@ export class Chat extends Emitter {
   /** @param {string | null} cursor */
   async #listPage(cursor) {
     const round = this.#round;
-    const rounds = new Map([...this.#byId.values()].map((conversation) => [conversation.id, conversation.round]));
+    const isOfNow = this.#asking();
     /** @type {{items: WireConversation[], next: string | null}} */
     const page = await this.#rest.get("/api/conversations", { query: { limit: LISTED, cursor }, signal: this.#life.signal });
     if (round !== this.#round) throw new ParleyError("network", "The connection was lost."); // it knows less than the next
@@ -538,10 +544,16 @@ export class Chat extends Emitter {
     for (const details of page.items) {
       if (this.#left.has(details.id)) continue;
       const conversation = this.#make(details.id);
-      const isOfNow = conversation.round === (rounds.get(details.id) ?? 0); // else its history may be another
-      if (!isOfNow || !conversation.onDetails(details)) void conversation.refresh();
+      if (!isOfNow(details.id) || !conversation.onDetails(details)) void conversation.refresh();
     }
     return page.next;
+  }
+
+  /** Whether what is asked for now is, when it is answered, of the history that there is then. */
+  #asking() {
+    const round = this.#round;
+    const rounds = new Map([...this.#byId].map(([id, conversation]) => [id, conversation.round]));
+    return (/** @type {string} */ id) => round === this.#round && (this.#byId.get(id)?.round ?? 0) === (rounds.get(id) ?? 0);
   }
 
   /**

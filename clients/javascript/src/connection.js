@@ -79,6 +79,7 @@ export class Connection {
         token: () => rest.token(),
         fetch,
         ...(WebSocket ? { WebSocket } : {}),
+        within: timing.call,
         signal: limit.signal,
         onText: (/** @type {string} */ text) => this.#receive(text),
         onEnd: (/** @type {ParleyError} */ reason) => this.#over({ error: reason, isFinal: false, isDrain: false }),

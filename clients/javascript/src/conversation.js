@@ -289,13 +289,17 @@ export class Conversation extends Emitter {
    * @param {{signal?: AbortSignal}} [options]
    */
   async loadMembers({ signal } = {}) {
-    let cursor = null;
-    do {
+    for (let cursor = null, round = this.#round; ; ) {
       /** @type {{items: Member[], next: string | null}} */
       const page = await this.#host.rest.get(`${this.#path}/members`, { query: { limit: 200, cursor }, signal });
+      if (round !== this.#round) {
+        [cursor, round] = [null, this.#round]; // they may be of another history
+        continue;
+      }
       this.#members.add(page.items);
       cursor = page.next;
-    } while (cursor !== null);
+      if (cursor === null) break;
+    }
     this.#changed();
     return this.members;
   }
@@ -324,11 +328,13 @@ export class Conversation extends Emitter {
   }
 
   /**
-   * Say that one has read everything up to `seq`: of a message, or all that is there. Said as soon as it can be.
+   * Say that one has read everything up to `seq`: of a message, or all that is there. Said as soon as it can be. While
+   * the conversation is read anew it is passed over: what is shown is not what is there.
    * @param {number} [seq]
    */
   markRead(seq = this.#shown?.cursor.seq ?? 0) {
-    if (seq <= this.readSeq) return;
+    seq = Math.min(seq, this.cursor?.seq ?? this.head);
+    if (this.#next || seq <= this.readSeq) return;
     this.#read = seq;
     this.#members.receipt(this.#host.me, "Read", seq);
     this.#changed();
@@ -469,7 +475,7 @@ export class Conversation extends Emitter {
   onResync(cursor) {
     this.#round++;
     this.#members.forgetReceipts();
-    this.#read = 0;
+    this.#read = this.#delivered = this.#deliveredSaid = 0;
     if (this.#details) this.#details = { ...this.#details, lastSeq: Math.min(this.#details.lastSeq, cursor.seq), lastMessage: null };
     const next = new Timeline(cursor, cursor.seq + 1);
     if (this.#shown?.messages.length || this.#host.outbox.lowestSent(this.id) < Infinity) {
@@ -857,6 +863,7 @@ export class Conversation extends Emitter {
     this.#next = null;
     this.#snapshots.clear();
     this.#sendLostAgain(true);
+    if (this.#host.settings.markDelivered) this.#sayDelivered(next.cursor.seq);
     this.#changed();
     this.#emit("reset", { conversation: this });
     for (const emit of this.#deferred.splice(0)) emit();

@@ -52,12 +52,20 @@ export function asParleyError(error, code = "network") {
 }
 
 /**
- * Read the error of a completion or of a Close: `code: sentence`.
+ * Read the error of a completion or of a Close: `code: sentence`, and more for programs in a second line.
  * @param {string} text
  */
 export function errorOfHub(text) {
-  const [, code = "internal", sentence = text] = /^([a-z_]+): ([^]*)$/.exec(text) ?? [];
-  return new ParleyError(code, sentence, { retryAfterMs: waitIn(code, sentence) });
+  const [line = "", detail = "{}"] = text.split("\n");
+  const [, code = "internal", sentence = line] = /^([a-z_]+): (.*)$/.exec(line) ?? [];
+  /** @type {ErrorDetails} */
+  let known = {};
+  try {
+    known = JSON.parse(detail) ?? {};
+  } catch {
+    // the sentence says enough
+  }
+  return new ParleyError(code, sentence, { retryAfterMs: known.retryAfterMs ?? waitIn(code, sentence), fields: known.fields });
 }
 
 /**
@@ -76,8 +84,8 @@ export async function errorOfAnswer(response) {
   const code = typeof problem?.code === "string" ? problem.code : codeOf(status);
   const sentence = String(problem?.detail ?? problem?.title ?? `The server answered ${status}.`);
   const header = Number(response.headers.get("Retry-After") || NaN) * 1000;
-  const retryAfterMs = waitIn(code, sentence) ?? (header >= 0 ? header : undefined);
-  return new ParleyError(code, sentence, { status, fields: problem?.errors, retryAfterMs });
+  const retryAfterMs = problem?.retryAfterMs ?? waitIn(code, sentence) ?? (header >= 0 ? header : undefined);
+  return new ParleyError(code, sentence, { status, fields: problem?.fields ?? problem?.errors, retryAfterMs });
 }
 
 /** @param {AbortSignal} [signal] */

@@ -88,9 +88,12 @@ export class Members {
   receipt(userId, status, seq) {
     if (userId === this.#me && status === "Read") this.#ownRead = Math.max(this.#ownRead, seq);
     const member = this.#byId.get(userId);
-    if (!member) return false;
-    const update = { ...member, deliveredSeq: seq, readSeq: status === "Read" ? seq : -1 };
+    /** @type {Member} */
+    const one = member ?? { userId, role: "Member", joinedAt: "", deliveredSeq: -1, readSeq: -1 };
+    const update = { ...one, deliveredSeq: seq, readSeq: status === "Read" ? seq : -1 };
+    // Also of one who is not known yet: the list that is on its way may be older.
     this.#heard.set(userId, risen(update, this.#heard.get(userId)));
+    if (!member) return false;
     const known = risen(update, member);
     if (known.deliveredSeq === member.deliveredSeq && known.readSeq === member.readSeq) return false;
     this.#byId.set(userId, known);
@@ -118,10 +121,12 @@ export class Members {
  * @param {Member | undefined} before
  */
 function risen(member, before) {
-  if (!before || before.joinedAt < member.joinedAt) return member;
-  if (before.joinedAt > member.joinedAt) return before; // one who has come back meanwhile
+  if (!before) return member;
+  if (before.joinedAt && member.joinedAt && before.joinedAt !== member.joinedAt)
+    return before.joinedAt < member.joinedAt ? member : before; // one who has come back meanwhile
   return {
     ...member,
+    joinedAt: member.joinedAt || before.joinedAt,
     deliveredSeq: Math.max(member.deliveredSeq, before.deliveredSeq),
     readSeq: Math.max(member.readSeq, before.readSeq),
   };

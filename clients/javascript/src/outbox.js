@@ -36,6 +36,7 @@ const IN_FRAME = 4096; // bytes; what is larger goes over REST, for a hub messag
  * @property {string} tab
  * @property {() => boolean} isLive
  * @property {(method: string, args: any[]) => Promise<any>} call
+ * @property {(conversationId: string) => number} round another one when its history may be another
  * @property {import("./rest.js").Rest} rest
  * @property {import("./persistence.js").Persistence} persistence
  * @property {import("./options.js").Timing} timing
@@ -249,9 +250,11 @@ export class Outbox {
         const entry = this.of(conversationId).find(isWaiting);
         if (!entry || !isLive() || life.aborted) return;
         try {
+          const round = this.#host.round(conversationId);
           const answer = await this.#submit(entry.draft);
           pauses.reset();
-          this.#answered(entry, answer);
+          // Else it may have been lost since: the same again is answered with what there is.
+          if (round === this.#host.round(conversationId)) this.#answered(entry, answer);
         } catch (error) {
           const known = asParleyError(error);
           if (!isWaiting(entry) || life.aborted) continue; // it has come as an event

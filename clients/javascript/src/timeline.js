@@ -97,7 +97,7 @@ export class Timeline {
   }
 
   /**
-   * The state of a message, from wherever.
+   * The state of a message, by an event, at whatever time.
    * @param {WireMessage} message
    * @returns {"new" | "changed" | null}
    */
@@ -107,10 +107,11 @@ export class Timeline {
       if (!isNewer(message, known)) return null;
       this.#byId.set(message.id, message);
       this.#messages[this.#indexOf(message.seq)] = message;
-      return message.changedSeq > known.changedSeq ? "changed" : null;
+      return message.changedSeq > known.changedSeq || isOther(message, known) ? "changed" : null;
     }
     if (message.seq < this.floor) {
-      if (this.#loading) this.#changedBelow.set(message.id, message);
+      const before = this.#changedBelow.get(message.id);
+      if (this.#loading && (!before || isNewer(message, before))) this.#changedBelow.set(message.id, message);
       return null;
     }
     this.#insert(message);
@@ -136,9 +137,10 @@ export class Timeline {
     const { floor } = this;
     this.#loading++;
     try {
-      let round, items, next;
+      let round, seen, items, next;
       do {
         round = this.#round;
+        seen = this.cursor.seq; // what has changed since may be of a history that is lost, though the cursor passes it
         ({ items, next } = await read(floor));
         if (this.floor !== floor) return 0; // another page was faster
       } while (round !== this.#round);
@@ -147,14 +149,12 @@ export class Timeline {
       const added = items.filter((item) => item.seq < floor && !this.#byId.has(item.id)).reverse();
       const current = added.map((item) => {
         const changed = this.#changedBelow.get(item.id);
+        this.#changedBelow.delete(item.id);
+        if (item.changedSeq > Math.max(seen, changed?.changedSeq ?? 0)) this.#ahead.set(item.id, item.changedSeq);
         return changed && isNewer(changed, item) ? changed : item;
       });
       this.#messages = [...current, ...this.#messages];
-      for (const item of current) {
-        this.#byId.set(item.id, item);
-        if (item.changedSeq > this.cursor.seq) this.#ahead.set(item.id, item.changedSeq);
-        this.#changedBelow.delete(item.id);
-      }
+      for (const item of current) this.#byId.set(item.id, item);
       return added.length;
     } finally {
       if (--this.#loading === 0) this.#changedBelow.clear();
@@ -203,10 +203,18 @@ export class Timeline {
 }
 
 /**
+ * @param {WireMessage} event
+ * @param {WireMessage} known by a page, or by an event before. The same change of another history is older.
+ */
+function isNewer(event, known) {
+  if (event.changedSeq !== known.changedSeq) return event.changedSeq > known.changedSeq;
+  return isOther(event, known) || RANK[event.status] > RANK[known.status];
+}
+
+/**
  * @param {WireMessage} one
  * @param {WireMessage} other
  */
-function isNewer(one, other) {
-  if (one.changedSeq !== other.changedSeq) return one.changedSeq > other.changedSeq;
-  return RANK[one.status] > RANK[other.status];
+function isOther(one, other) {
+  return ["content", "editedAt", "deletedAt"].some((name) => /** @type {any} */ (one)[name] !== /** @type {any} */ (other)[name]);
 }

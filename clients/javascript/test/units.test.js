@@ -11,6 +11,7 @@ import { errorOfHub } from "../src/errors.js";
 import { Members } from "../src/members.js";
 import { decode, encode } from "../src/protocol.js";
 import { Timeline } from "../src/timeline.js";
+import { UNUSABLE, beginsAnew, keepsTheContract } from "./stores.js";
 import { FakeServer, tokenOf } from "./fake-server.js";
 import { VirtualTime } from "./virtual-time.js";
 
@@ -66,6 +67,8 @@ test("hub messages are split and joined by their end", () => {
 test("an error of the hub has its code, its sentence and when to come again", () => {
   const error = errorOfHub("rate_limited: At most 5 messages in 1 s; wait 0.25 s.");
   assert.deepEqual([error.code, error.retryAfterMs, error.isPassing], ["rate_limited", 250, true]);
+  const more = errorOfHub('overloaded: Too much waits.\n{"retryAfterMs":1000,"fields":{"content":"It is empty."}}');
+  assert.deepEqual([more.message, more.retryAfterMs, more.fields], ["Too much waits.", 1000, { content: "It is empty." }]);
   assert.equal(errorOfHub("An unexpected error occurred.").code, "internal");
   assert.equal(errorOfHub("forbidden: No.").isPassing, false);
 });
@@ -101,6 +104,29 @@ test("what a page shows beyond the cursor is of this history when its event has 
   assert.equal(Timeline.from(timeline.snapshot(9)).caughtUp(), true);
 });
 
+test("a page that was asked for before events came does not hide what they say by what is lost", async () => {
+  const lost = wire(3, 7, { content: "lost" });
+  const open = async (events) => {
+    const timeline = new Timeline({ seq: 5 }, 6);
+    await timeline.loadOlder(async () => {
+      for (const event of events) timeline.apply(event);
+      return { items: [wire(5), lost], next: null };
+    });
+    return timeline;
+  };
+  const shown = ({ messages }) => messages[0].content;
+  assert.equal((await open([wire(6), wire(7), wire(8)])).caughtUp(), false);
+  assert.equal((await open([wire(6), wire(3, 7, { content: "lost" })])).caughtUp(), true); // it is not lost
+  assert.equal((await open([wire(6), wire(3, 6), wire(7)])).caughtUp(), false);
+  const overtaken = await open([wire(6), wire(7), wire(3, 8, { content: "of now" })]);
+  assert.deepEqual([shown(overtaken), overtaken.caughtUp()], ["of now", true]);
+  const before = await open([wire(6), wire(3, 7, { content: "of now" })]);
+  assert.deepEqual([shown(before), before.caughtUp()], ["of now", true]);
+  const after = await open([wire(6)]);
+  assert.equal(after.apply(wire(3, 7, { content: "of now" })), "changed");
+  assert.deepEqual([shown(after), after.caughtUp()], ["of now", true]);
+});
+
 test("a page that was asked for before the history was caught up with is asked for again", async () => {
   const timeline = new Timeline({ seq: 5 }, 6);
   const pages = [[wire(5, 6, { content: "of a history that is lost" })], [wire(5)]];
@@ -122,6 +148,18 @@ test("receipts only rise, until there is another connection and they are said an
   members.receipt("b", "Read", 6);
   members.replace([member(5)], 1);
   assert.equal(members.reached.read, 6);
+});
+
+test("a receipt is kept that comes before the members are known, by a list that is older", () => {
+  const members = new Members("a");
+  const list = (readSeq) => ["a", "b"].map((userId) => ({ userId, role: "Member", joinedAt: "then", deliveredSeq: readSeq, readSeq }));
+  members.receipt("a", "Read", 5);
+  members.receipt("b", "Read", 4);
+  members.replace(list(1), 2);
+  assert.deepEqual([members.ownRead, members.reached.read], [5, 4]);
+  members.receipt("b", "Read", 6);
+  members.replace(list(2), 2);
+  assert.deepEqual([members.ownRead, members.reached.read], [5, 6]);
 });
 
 test("the model of the server finds a cursor by the change that it names, as the server does", () => {
@@ -282,6 +320,27 @@ promise("what was sent lately and is lost with the history is sent again", async
   assert.deepEqual(room.messages.slice(1).map(({ content }) => content), ["1", "after it", "2", "3"]);
 });
 
+/** A network that can keep the next answer to a request, until `release`. */
+class Keeping {
+  isArmed = false;
+  release = null;
+
+  constructor(server, path, method = "GET") {
+    this.fetch = async (url, options) => {
+      const answer = await server.fetch(url, options);
+      if (!this.isArmed || (options.method ?? "GET") !== method || new URL(url).pathname !== path) return answer;
+      this.isArmed = false;
+      await new Promise((go) => (this.release = go));
+      return answer;
+    };
+  }
+
+  /** Until an answer is kept. */
+  async kept() {
+    await until(() => this.release);
+  }
+}
+
 /** Runs once, and before the next page of messages is answered. */
 function beforeNextPage(server, act) {
   const { rest } = server;
@@ -350,49 +409,187 @@ promise("a Resync before the answer to Sync says from where on the conversation 
 
 promise("details that events have overtaken are asked for again", async (server, connect) => {
   const room = server.create("a", ["b"]);
-  let held = null;
-  const fetch = async (url, options) => {
-    const answer = await server.fetch(url, options);
-    if (held === "next" && new URL(url).pathname === `/api/conversations/${room.id}`) await new Promise((go) => (held = go));
-    return answer;
-  };
-  const [conversation] = (await connect("a", { fetch, markDelivered: false })).conversations;
+  const network = new Keeping(server, `/api/conversations/${room.id}`);
+  const [conversation] = (await connect("a", { fetch: network.fetch, markDelivered: false })).conversations;
   await nap();
-  held = "next";
+  network.isArmed = true;
   for (const one of server.connections) one.event("Resync", { conversationId: room.id, ...server.head(room) }, room.id);
-  await until(() => typeof held === "function");
+  await network.kept();
   const { members } = server.view(room, "a");
   const view = server.view;
   server.view = (...args) => ({ ...view.apply(server, args), members: members.filter(({ userId }) => userId !== "a") });
   server.system(room, "b", { event: "titleChanged", by: "b", name: null });
   await until(() => conversation.cursor.seq === 2);
   server.view = view;
-  held();
+  network.release();
   await until(() => conversation.readSeq === 1);
 });
 
 promise("a list that was asked for before a history went back is not taken for it", async (server, connect) => {
   const room = server.create("a", ["b"]);
-  let held = null;
-  const fetch = async (url, options) => {
-    const answer = await server.fetch(url, options);
-    if (held === "next" && new URL(url).pathname === "/api/conversations") await new Promise((go) => (held = go));
-    return answer;
-  };
-  const chat = await connect("a", { fetch, markDelivered: false });
+  const network = new Keeping(server, "/api/conversations");
+  const chat = await connect("a", { fetch: network.fetch, markDelivered: false });
   const [conversation] = chat.conversations;
   server.receipt("a", room, "Read", server.send("b", { conversationId: room.id, content: "lost" }).seq);
   await until(() => conversation.readSeq === 2);
-  held = "next";
+  network.isArmed = true;
   server.cut();
-  await until(() => typeof held === "function" && chat.state === "live");
+  await network.kept();
+  await until(() => chat.state === "live");
   server.goBack(room, 1);
   server.send("b", { conversationId: room.id, content: "of now" });
   await until(() => conversation.readSeq === 1);
-  held();
+  network.release();
   await nap();
   assert.deepEqual([conversation.readSeq, conversation.unreadCount], [1, 1]);
 });
+
+promise("a page that is taken before the answer to Sync, after events that pass it, hides no lost edit", async (server, connect) => {
+  const room = server.create("a", ["b"]);
+  const { id } = server.send("b", { conversationId: room.id, content: "1" });
+  const network = new Keeping(server, "/api/messages");
+  const chat = await connect("a", { fetch: network.fetch });
+  const [conversation] = chat.conversations;
+  beforeNextPage(server, () => {
+    server.network.refuse = 1;
+    server.cut();
+    server.edit("b", id, "lost");
+  });
+  network.isArmed = true;
+  const loading = conversation.loadOlder();
+  await network.kept();
+  server.goBack(room, 2);
+  const sent = Array.from({ length: 9 }, (_, n) => server.send("b", { conversationId: room.id, content: `${n + 2}` }));
+  let wasTaken = null;
+  conversation.on("message", ({ message }) => message.seq === 4 && network.release());
+  loading.then(() => (wasTaken = chat.state));
+  server.network.refuse = 0;
+  await until(() => chat.state === "live" && !conversation.isResetting);
+  assert.equal(wasTaken, "catching_up");
+  assert.deepEqual(contents(conversation), ["1", ...sent.map(({ content }) => content)]);
+});
+
+promise("an answer that comes after the history was caught up with, or read anew, says nothing of it", async (server, connect) => {
+  const room = server.create("a", ["b"]);
+  const network = new Keeping(server, "/api/messages", "POST");
+  const chat = await connect("a", { fetch: network.fetch });
+  const [conversation] = chat.conversations;
+  const { send, publish } = server;
+  for (const isNoticed of [false, true]) {
+    server.send = (...args) => {
+      server.send = send;
+      if (isNoticed) server.publish = () => {}; // its event is on its way
+      else server.network.refuse = 1;
+      if (!isNoticed) server.cut();
+      const answer = send.apply(server, args);
+      server.publish = publish;
+      return answer;
+    };
+    network.isArmed = true;
+    const content = String(isNoticed).repeat(2000);
+    const message = conversation.send(content);
+    await network.kept();
+    server.goBack(room, room.lastSeq - 1);
+    if (isNoticed) server.send("b", { conversationId: room.id, content: "of now" });
+    server.network.refuse = 0;
+    await nap();
+    await until(() => chat.state === "live" && !conversation.isResetting);
+    network.release();
+    network.release = null;
+    assert.equal((await message.whenSent()).status, "sent");
+    await until(() => chat.pendingCount === 0);
+    await nap();
+    while (!conversation.isComplete) await conversation.loadOlder();
+    assert.deepEqual(conversation.messages.map(({ id }) => id), room.messages.map(({ id }) => id));
+    assert.equal(contents(conversation).filter((one) => one === content).length, 1);
+  }
+});
+
+promise("what is answered late to one who makes a conversation, or reads its members, is not of a lost history", async (server, connect) => {
+  const room = server.create("a", ["b"]);
+  const { rest } = server;
+  server.rest = (user, method, path, ...more) =>
+    method === "POST" && path === "/api/conversations" ? server.view(room, user) : rest.call(server, user, method, path, ...more);
+  const read = ({ members }) => members.find(({ userId }) => userId === "b").readSeq;
+  for (const [path, method, ask] of [
+    ["/api/conversations", "POST", (chat) => chat.createDirect("b")],
+    [`/api/conversations/${room.id}/members`, "GET", (chat) => chat.conversations[0].loadMembers()],
+  ]) {
+    const network = new Keeping(server, path, method);
+    const chat = await connect("a", { fetch: network.fetch, markDelivered: false });
+    const [conversation] = chat.conversations;
+    const before = room.lastSeq;
+    for (let n = 0; n < 5; n++) server.send("b", { conversationId: room.id, content: "lost" });
+    await until(() => conversation.cursor.seq === before + 5);
+    network.isArmed = true;
+    const asking = ask(chat);
+    await network.kept();
+    server.goBack(room, before);
+    server.send("b", { conversationId: room.id, content: "of now" });
+    await until(() => !conversation.isResetting && conversation.cursor.seq === before + 1);
+    await nap();
+    network.release();
+    await asking;
+    await nap();
+    assert.deepEqual([conversation.head, read(conversation)], [before + 1, before + 1]);
+    await chat.close();
+  }
+});
+
+promise("nothing is read that is not there, or not shown", async (server, connect) => {
+  const room = server.create("a", ["b"]);
+  const network = new Keeping(server, "/api/messages");
+  const chat = await connect("a", { fetch: network.fetch });
+  const [conversation] = chat.conversations;
+  conversation.markRead(100);
+  assert.equal(conversation.readSeq, 1);
+  for (let n = 0; n < 5; n++) server.send("b", { conversationId: room.id, content: "lost" });
+  await until(() => conversation.unreadCount === 5);
+  server.goBack(room, 1);
+  network.isArmed = true;
+  server.send("b", { conversationId: room.id, content: "not yet seen" });
+  await network.kept();
+  conversation.markRead();
+  conversation.markRead(conversation.messages.at(-1).seq);
+  network.release();
+  await until(() => !conversation.isResetting);
+  await nap();
+  assert.deepEqual([conversation.unreadCount, server.unread(room, "a")], [1, 1]);
+});
+
+promise("what has arrived is said again in a history that has gone back", async (server, connect) => {
+  const room = server.create("a", ["b"]);
+  const chat = await connect("b");
+  const say = (content) => server.send("a", { conversationId: room.id, content });
+  for (let n = 0; n < 5; n++) say("lost");
+  const { deliveredSeq } = room.members.get("b");
+  await until(() => room.members.get("b").deliveredSeq === 6);
+  assert.equal(deliveredSeq, 1);
+  server.goBack(room, 1);
+  say("of now");
+  await until(() => room.members.get("b").deliveredSeq === 2);
+  say("and more");
+  await until(() => room.members.get("b").deliveredSeq === 3);
+  assert.equal(chat.state, "live");
+});
+
+for (const transport of ["sse", "polling"])
+  promise(`a connection over ${transport} whose half is dead does not keep what is sent`, async (server, connect) => {
+    server.isStreaming = transport === "sse";
+    const room = server.create("a", ["b"]);
+    let isDead = false;
+    const fetch = (url, options) => {
+      if (!isDead || options.method !== "POST" || new URL(url).pathname !== "/hubs/chat") return server.fetch(url, options);
+      isDead = false;
+      return new Promise((_, reject) => options.signal.addEventListener("abort", () => reject(new DOMException("Aborted", "AbortError"))));
+    };
+    const timing = { minPause: 5, maxPause: 50, gather: 1, delivered: 5, call: 200 };
+    const chat = await connect("a", { fetch, transports: [transport], timing });
+    isDead = true;
+    const message = chat.conversations[0].send("1");
+    await until(() => chat.pendingCount === 0);
+    assert.equal((await message.whenSent()).seq, room.lastSeq);
+  });
 
 promise("a conversation that is too far behind is read anew, and says so", async (server, connect) => {
   const room = server.create("a", ["b"]);
@@ -470,19 +667,21 @@ promise("signals end what waits, and closing ends all of it", async (server, con
   await assert.rejects(connecting, { code: "aborted" });
 });
 
-promise("a store that is corrupt or of another version begins anew, with one warning", async (server, connect) => {
+for (const kind of UNUSABLE)
+  promise(`a store that is ${kind} begins anew, and is used from then on`, (server) => beginsAnew(kind, new MemoryStore(), server));
+
+promise("a store that cannot be used at all is warned of once", async (server, connect) => {
   server.create("a", []);
-  const broken = { ...memory(), load: async () => new Map([["c/1", { timeline: 7 }]]) };
-  const chat = await connect("a", { store: broken });
-  assert.equal(chat.conversations.length, 1);
-  const full = { ...memory(), write: async () => Promise.reject(new Error("full")) };
-  const other = await connect("a", { store: full });
-  const errors = [];
-  other.on("error", ({ error }) => errors.push(error.code));
-  other.conversations[0].send("1");
-  other.conversations[0].send("2");
-  await nap();
-  assert.ok(errors.length <= 1);
+  const fail = async () => Promise.reject(new Error("full"));
+  for (const store of [{ ...memory(), write: fail }, { load: fail, write: fail, clear: fail }]) {
+    const chat = await connect("a", { store });
+    const errors = [];
+    chat.on("error", ({ error }) => errors.push(error.code));
+    await chat.conversations[0].send("1").whenSent();
+    await chat.conversations[0].send("2").whenSent();
+    await nap();
+    assert.ok(errors.length <= 1);
+  }
 });
 
 function memory() {
@@ -723,12 +922,28 @@ promise("replies, pages before and after a message, and who has received it", as
   assert.deepEqual(asked, [[`/api/messages/${id}/receipts`, "5", "x"]]);
 });
 
+test("each store keeps the contract", async () => {
+  const memory = new MemoryStore();
+  await keepsTheContract(() => memory);
+  const path = join(mkdtempSync(join(tmpdir(), "parley-")), "store.json");
+  await keepsTheContract(() => new FileStore(path), { isShared: false });
+  const items = new Map();
+  const storage = {
+    get length() {
+      return items.size;
+    },
+    key: (index) => [...items.keys()][index],
+    getItem: (key) => items.get(key) ?? null,
+    setItem: (key, value) => items.set(key, value),
+    removeItem: (key) => items.delete(key),
+  };
+  await keepsTheContract(() => new LocalStorageStore("mine", storage));
+});
+
 test("a file is always whole, and local storage keeps to its names", async () => {
   const path = join(mkdtempSync(join(tmpdir(), "parley-")), "store.json");
   const file = new FileStore(path);
-  assert.equal((await file.load()).size, 0);
-  await Promise.all([file.write(new Map([["a", 1]])), file.write(new Map([["b", 2], ["a", null]]))]);
-  assert.deepEqual(await new FileStore(path).load(), new Map([["b", 2]]));
+  await file.write(new Map([["b", 2]]));
   assert.deepEqual(JSON.parse(readFileSync(path, "utf8")), { b: 2 });
   writeFileSync(path, "{");
   await assert.rejects(new FileStore(path).load());

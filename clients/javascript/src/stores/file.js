@@ -37,18 +37,20 @@ export class FileStore {
   }
 
   /** @param {Map<string, unknown>} changes */
-  write(changes) {
-    const entries = (this.#entries ??= new Map());
+  async write(changes) {
+    const entries = new Map(this.#entries);
     for (const [key, value] of changes) {
       if (value === null) entries.delete(key);
       else entries.set(key, value);
     }
+    const text = JSON.stringify(Object.fromEntries(entries));
+    this.#entries = entries;
     return this.#next(async () => {
       const { open, rename } = await files();
       const beside = `${this.#path}.new`;
       const file = await open(beside, "w", 0o600);
       try {
-        await file.writeFile(JSON.stringify(Object.fromEntries(entries)));
+        await file.writeFile(text);
         await file.sync();
       } finally {
         await file.close();

@@ -41,7 +41,11 @@ export class IndexedDBStore {
   }
 
   async clear() {
-    await this.#transaction("readwrite", (entries) => (entries.clear(), () => undefined));
+    try {
+      await this.#transaction("readwrite", (entries) => (entries.clear(), () => undefined));
+    } catch {
+      await this.#discard(); // it is of another version, or is none of ours
+    }
   }
 
   /**
@@ -54,10 +58,26 @@ export class IndexedDBStore {
     const database = await (this.#database ??= this.#open());
     return new Promise((resolve, reject) => {
       const transaction = database.transaction(ENTRIES, mode);
-      const result = use(transaction.objectStore(ENTRIES));
-      transaction.commit?.(); // at once: a page that is closed now has written
-      transaction.oncomplete = () => resolve(result());
-      transaction.onabort = () => reject(transaction.error ?? new Error("The transaction was aborted."));
+      try {
+        const result = use(transaction.objectStore(ENTRIES));
+        transaction.oncomplete = () => resolve(result());
+        transaction.onabort = () => reject(transaction.error ?? new Error("The transaction was aborted."));
+        transaction.commit?.(); // at once: a page that is closed now has written
+      } catch (error) {
+        transaction.abort(); // else what came before it would be written
+        reject(error);
+      }
+    });
+  }
+
+  /** @returns {Promise<void>} */
+  async #discard() {
+    (await this.#database?.catch(() => null))?.close();
+    this.#database = null;
+    return new Promise((resolve, reject) => {
+      const deleting = this.#factory.deleteDatabase(this.#name);
+      deleting.onsuccess = () => resolve();
+      deleting.onerror = () => reject(deleting.error);
     });
   }
 

@@ -14,9 +14,10 @@ export class MemoryStore {
 
   /** @param {Map<string, unknown>} changes */
   async write(changes) {
-    for (const [key, value] of changes) {
-      if (value === null) this.#entries.delete(key);
-      else this.#entries.set(key, JSON.stringify(value));
+    const texts = [...changes].map(([key, value]) => /** @type {[string, string]} */ ([key, JSON.stringify(value)]));
+    for (const [key, text] of texts) {
+      if (text === "null") this.#entries.delete(key);
+      else this.#entries.set(key, text);
     }
   }
 

@@ -9,6 +9,7 @@
  * @property {() => Promise<string>} token
  * @property {typeof fetch} fetch
  * @property {typeof WebSocket} [WebSocket]
+ * @property {number} within ms in which a request is answered
  * @property {AbortSignal} signal ends the attempt to open it, and nothing afterwards
  * @property {(text: string) => void} onText called with "" for a sign of life
  * @property {(error: import("../errors.js").ParleyError) => void} onEnd not called after `close`
