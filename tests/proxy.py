@@ -15,6 +15,7 @@ Way = Literal["up", "down"]  # from the client to the server, and back
 
 BOTH: frozenset[Way] = frozenset({"up", "down"})
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, and for no time
+HALF_OPEN = 45.0  # seconds
 
 
 class Proxy:
@@ -38,10 +39,12 @@ class Proxy:
             link.reset()
 
     def freeze(self, ways: AbstractSet[Way] = BOTH) -> None:
-        """The connections of now stay half open: nothing more comes through them in these ways, not even that the other
-        side has ended them. New ones are as ever."""
+        """The connections of now are half open: nothing more comes through them in these ways, not even that the other
+        side has ended them. After `HALF_OPEN` they are reset, as kernels do that hear nothing of the other side: some
+        clients have no other limit. New ones are as ever."""
         for link in self._links:
             link.frozen |= ways
+            link.is_frozen.set()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         family = trio.socket.AF_UNIX if isinstance(self._place, Path) else trio.socket.AF_INET
@@ -85,6 +88,7 @@ class _Link:
         self._client = client
         self._server = server
         self.cut = trio.Event()
+        self.is_frozen = trio.Event()
         self.frozen: frozenset[Way] = frozenset()
 
     def reset(self) -> None:
@@ -95,6 +99,7 @@ class _Link:
     async def run(self, proxy: Proxy) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._end_when_cut, nursery.cancel_scope)
+            nursery.start_soon(self._end_when_frozen)
             async with trio.open_nursery() as both:
                 both.start_soon(self._forward, "up", self._client, self._server, proxy, nursery.cancel_scope)
                 both.start_soon(self._forward, "down", self._server, self._client, proxy, nursery.cancel_scope)
@@ -103,6 +108,11 @@ class _Link:
     async def _end_when_cut(self, scope: trio.CancelScope) -> None:
         await self.cut.wait()
         scope.cancel()
+
+    async def _end_when_frozen(self) -> None:
+        await self.is_frozen.wait()
+        await trio.sleep(HALF_OPEN)  # the fault itself
+        self.reset()
 
     async def _forward(
         self, way: Way, source: trio.SocketStream, sink: trio.SocketStream, proxy: Proxy, scope: trio.CancelScope
