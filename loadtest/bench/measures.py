@@ -47,6 +47,7 @@ def invocation(server: Server, users: list[User], seconds: float) -> float:
     """The hub's no-op, with its completion."""
     lean_client = Sockets(server.port)
     lean_client.connect(ECHOERS, [user.token for user in users])
+    lean_client.quiet()
     answer = len(b'xx{"type":3,"invocationId":"1","result":{}}\x1e')
     return _ping_pong(server, lean_client, frame(call("1", "Ping")), answer=answer, seconds=seconds)
 

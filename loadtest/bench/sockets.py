@@ -95,9 +95,10 @@ class Sockets:
             if not self.receive(count, 30):
                 raise SystemExit(f"bench: {got} of {expected} came, then nothing for 30 s")
 
-    def quiet(self, seconds: float = 0.3) -> None:
-        """Until nothing comes any more."""
-        until = time.monotonic() + 10
+    def quiet(self, seconds: float = 2.0) -> None:
+        """Until nothing comes any more. Who came and went is announced a few at a time, with pauses: those events would
+        be counted as what a measure waits for."""
+        until = time.monotonic() + 60
         while self.receive(lambda sock, data: None, seconds) and time.monotonic() < until:
             pass
 
