@@ -4,7 +4,7 @@ Owns the listener and its connections. HTTP and WebSocket as far as the client n
 """
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -32,6 +32,9 @@ class Network:
         self.shown: list[str] = []  # the tokens with which WebSockets came
         self.renewed: list[str] = []
         self.loses_answers = False
+        self.says: bytes | None = None  # in answer to every request: it is another server altogether
+        self.details: Callable[[Any], tuple[int, Any]] = lambda info: (200, info)  # what is said of a conversation
+        self.page_waits_for: anyio.Event | None = None  # the next page is as of now, and comes later
         self._scopes: set[anyio.CancelScope] = set()
         self._sockets: list[tuple[Connection, anyio.Event]] = []
 
@@ -73,23 +76,29 @@ class Network:
             self.shown.append(user)
             await self._hub(stream, head, user.partition("/")[0])
         else:
-            await self._respond(stream, 200, self._rest(first.split()[1], user.partition("/")[0]))
+            status, body = self._rest(first.split()[1], user.partition("/")[0])
+            if "/api/messages" in first and self.page_waits_for is not None:
+                waits_for, self.page_waits_for = self.page_waits_for, None
+                await waits_for.wait()
+            await self._respond(stream, status, body)
 
     async def _respond(self, stream: anyio.abc.SocketStream, status: int, body: Any) -> None:
-        data = json.dumps(body).encode()
+        data = json.dumps(body).encode() if self.says is None else self.says
         head = f"HTTP/1.1 {status} X\r\nContent-Length: {len(data)}\r\nConnection: close\r\n\r\n"
         await stream.send(head.encode() + data)
 
-    def _rest(self, target: str, user: str) -> Any:
+    def _rest(self, target: str, user: str) -> tuple[int, Any]:
         parts = urlsplit(target)
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        if self.says is not None:
+            return 200, None
         if parts.path == "/api/users/me":
-            return {"id": user, "username": user}
+            return 200, {"id": user, "username": user}
         if parts.path == "/api/conversations":
-            return {"items": self.truth.infos(user), "next": None}
+            return 200, {"items": self.truth.infos(user), "next": None}
         if parts.path.startswith("/api/conversations/"):
-            return self.truth.info(self.truth.talks[parts.path.rpartition("/")[2]])
-        return self.truth.page(query["conversationId"], int(query["before"]), int(query["limit"]))
+            return self.details(self.truth.info(self.truth.talks[parts.path.rpartition("/")[2]]))
+        return 200, self.truth.page(query["conversationId"], int(query["before"]), int(query["limit"]))
 
     async def _hub(self, stream: anyio.abc.SocketStream, head: bytes, user: str) -> None:
         protocol = ServerProtocol()

@@ -14,6 +14,8 @@ import parley_client
 import pytest
 from parley_client import ParleyError
 from parley_client.backoff import Backoff
+from parley_client.errors import from_sentence
+from parley_client.replica import OVERTAKEN
 from parley_client.tokens import expires_at
 
 from tests.clients.fake_network import Network, network
@@ -214,6 +216,164 @@ def test_a_token_is_renewed_on_the_socket(loop: str) -> None:
     run(loop, scenario)
 
 
+@LOOPS
+def test_what_is_no_text_is_refused_at_once(loop: str) -> None:
+    """Half a surrogate pair, which no server takes and no store keeps: the caller hears of it, and the chat goes on."""
+
+    async def scenario(net: Network, truth: Truth) -> None:
+        talk = truth.create(OTHER, ME)
+        async with parley_client.connect(net.url, token=f" {ME}\n") as chat:
+            found = chat.conversation(talk)
+            with pytest.raises(ParleyError) as refused:
+                found.send("\udcff")
+            assert refused.value.code == "invalid_content"
+            for attempt in (found.edit("1", "\udcff"), chat.find_user("\udcff"), chat.group("\udcff")):
+                with pytest.raises(ParleyError) as refused:
+                    await attempt
+                assert refused.value.code == "invalid_request"
+            assert (await found.send("a text").committed()).content == "a text" and chat.state == "live"
+        for token in ("", "two words", "schlüssel"):
+            with pytest.raises(ParleyError, match="this is no access token"):
+                async with parley_client.connect(net.url, token=token):
+                    pass
+
+    run(loop, scenario)
+
+
+@LOOPS
+def test_another_server_altogether(loop: str) -> None:
+    """What is no Parley's answer is one error, whatever was asked for."""
+
+    async def scenario(net: Network, truth: Truth) -> None:
+        net.says = b"<html>welcome</html>"
+        with pytest.raises(ParleyError, match="the server answered what is not understood"):
+            await parley_client.register(net.url, "me")
+        with pytest.raises(ParleyError, match="the server answered what is not understood"):
+            await parley_client.Session(net.url, "a refresh token")()
+        with pytest.raises(ParleyError, match="the server answered what is not understood"):
+            async with parley_client.connect(net.url, token=ME):
+                pass
+
+    run(loop, scenario)
+
+
+@LOOPS
+def test_a_status_is_what_the_history_says(loop: str) -> None:
+    """A message that was read and is lost is pending, and then sent; one that is still there has the receipts that the
+    server says by then."""
+
+    async def scenario(net: Network, truth: Truth) -> None:
+        talk = truth.create(OTHER, ME)
+        async with parley_client.connect(net.url, token=ME) as chat:
+            events, found = chat.events(), chat.conversation(talk)
+            mine = found.send("mine")
+            await mine.committed()
+            truth.mark_read(OTHER, talk)
+            await until(lambda: mine.status == "read")
+            assert mine.message is not None and found.status(mine.message) == "read"
+            truth.go_back(talk, 1)
+            truth.send(OTHER, talk, "instead")
+            statuses: list[str] = []
+            async for event in events:
+                if isinstance(event, parley_client.ConversationReset):
+                    statuses.append(mine.status)
+                elif statuses and isinstance(event, parley_client.MessageSent):
+                    break
+            assert statuses == ["pending"] and mine.status == "sent"
+            truth.mark_read(OTHER, talk)
+            await until(lambda: mine.status == "read")
+            truth.talks[talk].read[OTHER] = 1  # of the receipts less came back than of the messages
+            net.cut()
+            await until(lambda: mine.status == "sent")
+            assert found.status(mine.message) == "sent"
+
+    run(loop, scenario)
+
+
+@LOOPS
+def test_a_page_that_comes_after_a_reset(loop: str) -> None:
+    """It was asked for in a history that is lost: it is not shown, but asked for again."""
+
+    async def scenario(net: Network, truth: Truth) -> None:
+        talk = truth.create(OTHER, ME)
+        for number in range(5):
+            truth.send(OTHER, talk, f"one {number}")
+        async with parley_client.connect(net.url, token=ME) as chat:
+            events, found, comes = chat.events(), chat.conversation(talk), anyio.Event()
+            net.page_waits_for = comes
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(found.load_older)
+                await until(lambda: net.page_waits_for is None)
+                truth.go_back(talk, 3)
+                for number in range(4):
+                    truth.send(OTHER, talk, f"two {number}")
+                async for event in events:
+                    if isinstance(event, parley_client.ConversationReset):
+                        break
+                comes.set()
+            while await found.load_older():
+                pass
+            true = [one["content"] for one in truth.talks[talk].in_order()]
+            await until(lambda: [message.content for message in found.messages] == true)
+            assert found.is_whole
+
+    run(loop, scenario)
+
+
+@pytest.mark.parametrize("answers", ["older", "always older", "errors", "not found"])
+def test_details_are_asked_for_until_they_are_new(answers: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a Resync: an answer that is older than what came is not taken, and asked for again, but not for ever; an
+    error is said; a conversation that is not there is gone."""
+    monkeypatch.setattr("random.random", lambda: 0.0)  # no waits between them
+
+    async def scenario(net: Network, truth: Truth) -> None:
+        talk = truth.create(OTHER, ME)
+        for number in range(5):
+            truth.send(OTHER, talk, str(number))
+        asked = 0
+
+        def details(info: Any) -> tuple[int, Any]:
+            nonlocal asked
+            asked += 1
+            if answers == "errors" and asked <= 6:  # as often as one request is repeated
+                return 503, {"code": "unavailable", "detail": "Not now."}
+            if answers == "not found":
+                return 404, {"code": "not_found", "detail": "There is no such conversation."}
+            if answers == "always older" or (answers == "older" and asked < 4):
+                return 200, {**info, "lastSeq": 1, "name": "an old name"}
+            return 200, info
+
+        async with parley_client.connect(net.url, token=ME) as chat:
+            found, events, net.details = chat.conversation(talk), chat.events(), details
+            truth.go_back(talk, 3)
+            truth.talks[talk].name = "a new name"
+            truth.send(OTHER, talk, "instead")
+            if answers == "not found":
+                await until(lambda: found.is_removed)
+                with pytest.raises(ParleyError, match="there is no conversation"):
+                    chat.conversation(talk)
+            elif answers == "always older":
+                await until(lambda: asked == OVERTAKEN)
+                await until(lambda: not chat._replica.outdated())
+                assert found.name == "a group"
+            else:
+                await until(lambda: found.name == "a new name")
+                assert asked == {"older": 4, "errors": 7}[answers]
+            truth.say_details(talk, "the newest")
+            if not found.is_removed:
+                await until(lambda: found.name == "the newest")
+                assert asked == {"older": 4, "errors": 7, "always older": OVERTAKEN}[answers]
+            net.close_hubs("closed: the end", may_return=False)
+            errors: list[str] = []
+            with pytest.raises(ParleyError):
+                async for event in events:
+                    if isinstance(event, parley_client.ErrorOccurred):
+                        errors.append(event.error.message)
+            assert errors == (["Not now."] if answers == "errors" else [])
+
+    run("trio", scenario)
+
+
 def test_waits_grow_with_jitter() -> None:
     """Each wait is between nothing and its limit, which doubles up to half a minute; never less than was asked for."""
     backoff = Backoff()
@@ -232,17 +392,51 @@ def test_waits_grow_with_jitter() -> None:
         ("chat.example", "https://chat.example"),
         ("wss://chat.example/hubs/chat", "https://chat.example"),
         ("http://[::1]:5000", "http://[::1]:5000"),
+        (" HTTPS://Chat.Example:443/base/ ", "https://chat.example/base"),
+        ("ftp://chat.example", None),
+        ("http://", None),
+        ("http://a b", None),
+        ("[::1", None),
+        ("localhost:http", None),
+        ("localhost:99999", None),
+        ("http://schlüssel..b", None),
     ],
 )
-def test_urls(given: str, meant: str) -> None:
-    """A URL is taken as it was meant."""
-    assert parley_client.server_url(given) == meant
+def test_urls(given: str, meant: str | None) -> None:
+    """A URL is taken as it was meant, one server has one, and what is none is refused."""
+    if meant is None:
+        with pytest.raises(ParleyError, match="is no URL of a server: it looks like https://"):
+            parley_client.server_url(given)
+    else:
+        assert parley_client.server_url(given) == meant
 
 
 @pytest.mark.parametrize("token", ["", "x", "x.y.z", "a.eyJleHAiOiJ4In0.b"])
 def test_tokens_that_say_nothing(token: str) -> None:
     """A token that is no JWT is good until the server says otherwise."""
     assert expires_at(token) is None
+
+
+@pytest.mark.parametrize(
+    ("sentence", "code", "message", "retry_after", "fields"),
+    [
+        ("gone: It was deleted.", "gone", "It was deleted.", None, {}),
+        ('rate_limited: Wait 1.25 s.\n{"retryAfterMs":1250}', "rate_limited", "Wait 1.25 s.", 1.25, {}),
+        ('too_large: x.\n{"fields":{"content":"32 KiB"},"new":1}', "too_large", "x.", None, {"content": "32 KiB"}),
+        ("conflict: one\ntwo", "conflict", "one\ntwo", None, {}),
+        (
+            "An unexpected error occurred invoking 'X'",
+            "internal",
+            "An unexpected error occurred invoking 'X'",
+            None,
+            {},
+        ),
+    ],
+)
+def test_sentences(sentence: str, code: str, message: str, retry_after: float | None, fields: dict[str, str]) -> None:
+    """An error of the hub has a line for people, and one for programs where they can know more."""
+    found = from_sentence(sentence)
+    assert (found.code, found.message, found.retry_after, found.fields) == (code, message, retry_after, fields)
 
 
 def test_an_error_survives_pickling() -> None:

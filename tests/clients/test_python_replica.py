@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from parley_client import events
 from parley_client.errors import ParleyError, from_sentence
-from parley_client.model import ConversationInfo, Cursor, Message, MessagePage, Synced, User
+from parley_client.model import ConversationInfo, Cursor, Message, Page, Synced, User
 from parley_client.outbox import Entry
 from parley_client.replica import Replica
 from parley_client.view import Older
@@ -34,7 +34,7 @@ class Client:
         self.under_way: dict[str, Entry] = {}
         self.calls: dict[str, Any] = {}
         self.last_id = 0
-        self.pages: dict[str, tuple[Older, int, MessagePage]] = {}  # on their way, by conversation
+        self.pages: dict[str, tuple[Older, int, Page[Message]]] = {}  # on their way, by conversation
         self.details: list[tuple[ConversationInfo, dict[str, int]]] = []  # the same
 
     @property
@@ -63,6 +63,14 @@ class Client:
             self.under_way.clear()
             self.calls.clear()
             self.replica.lost()
+
+    def hold_up(self) -> None:
+        """The next answer comes after everything that is on its way."""
+        queue = self.connection.queue if self.connection else ()
+        late = next((one for one in queue if one["type"] == 3 and self.calls.get(one["invocationId"]) != "sync"), None)
+        if late is not None and self.connection is not None:
+            self.connection.queue.remove(late)
+            self.connection.queue.append(late)
 
     def receive(self, count: int = 1, *, twice: bool = False) -> None:
         for _ in range(count):
@@ -111,7 +119,7 @@ class Client:
             view = found._view
             generation = view.generation
             if view.read_before > 1:
-                page = msgspec.convert(self.truth.page(found.id, view.read_before, PAGE), MessagePage)
+                page = msgspec.convert(self.truth.page(found.id, view.read_before, PAGE), Page[Message])
                 floor = 0 if page.next is None else page.items[-1].seq - 1
                 if view.take_anew(generation, page.items, floor):
                     continue
@@ -120,8 +128,6 @@ class Client:
             did = True
             self.ask_details()
             self.give_details()
-            for found in self.replica.outdated():
-                self.replica.give_up_details(found)  # the history went back, and the next event says so
         return did
 
     def older(self, conversation: str) -> None:
@@ -136,7 +142,7 @@ class Client:
             return
         view = found._view
         if not view.is_stale and not view.is_whole:
-            page = msgspec.convert(self.truth.page(conversation, view.floor + 1, PAGE), MessagePage)
+            page = msgspec.convert(self.truth.page(conversation, view.floor + 1, PAGE), Page[Message])
             self.pages[conversation] = view.begin_older(), view.floor, page
 
     def give_page(self, conversation: str) -> None:
@@ -177,6 +183,7 @@ STEPS = st.lists(
             [
                 *("say", "say", "say", "send", "send", "work", "work", "receive", "receive", "receive", "twice"),
                 *("cut", "connect", "edit", "create", "back", "again", "older", "ask", "ask", "give", "read"),
+                "late",
             ]
         ),
         st.integers(0, 7),
@@ -225,6 +232,8 @@ def test_after_quiet_the_lists_are_the_truth(steps: list[tuple[str, int]]) -> No
             client.give_details()
         elif step == "read":
             truth.mark_read(OTHER, talk)
+        elif step == "late":
+            client.hold_up()
         elif step == "back":
             went_back = True
             truth.go_back(talk, max(1, truth.talks[talk].head - n))
@@ -349,17 +358,18 @@ def test_a_refused_message_does_not_hold_up_the_next() -> None:
     first, second = client.send(talk, "first"), client.send(talk, "second")
     client.replica.refused(first, first.attempt, ParleyError("invalid_content", "it is empty"))
     client.settle()
-    assert (first.status, second.status) == ("failed", "sent") and first.error is not None
+    assert (first.stage, second.stage) == ("failed", "sent") and first.error is not None
     assert [entry.draft.content for entry in client.replica.outbox.shown(talk)] == ["first"]
     client.replica.outbox.retry(first)
     client.settle()
-    assert first.status == "sent"
+    assert first.stage == "sent"
     assert first.error is None
     assert [one["content"] for one in truth.talks[talk].in_order()[1:]] == ["second", "first"]
 
 
-def test_a_store_of_somebody_else_is_not_used() -> None:
-    """Nothing of it is shown, nothing of it is sent."""
+@pytest.mark.parametrize(("user", "url"), [("eve", "url"), (ME, "another url")])
+def test_a_store_of_somebody_else_is_not_used(user: str, url: str) -> None:
+    """Of another user, or another server: nothing of it is shown, nothing of it is sent."""
     truth = Truth()
     talk = truth.create(OTHER, ME)
     client = Client(truth)
@@ -367,7 +377,7 @@ def test_a_store_of_somebody_else_is_not_used() -> None:
     client.send(talk, "mine")
     records = {name: record for name, record in client.replica.records().items() if record is not None}
     replica = Replica(client, client.events.append, lambda: None)  # type: ignore[arg-type] # only `me` is asked
-    assert not replica.restore(records, "eve", "url")
+    assert not replica.restore(records, user, url)
     assert not replica.conversations and not replica.outbox.drafts()
 
 
@@ -402,24 +412,54 @@ def test_the_cursor_is_a_proof() -> None:
     assert client.replica.conversations[talk].cursor == cursor
 
 
-def test_a_page_of_a_lost_history_is_not_taken() -> None:
-    """It was asked for before the history went back and comes after Sync: the cursor, which was good, has passed it."""
+@pytest.mark.parametrize("comes_with_resync", [True, False])
+def test_a_page_of_a_lost_history_is_not_taken(comes_with_resync: bool) -> None:
+    """It was asked for before the history went back and comes after the Resync; or after Sync, when the cursor, which
+    was good, has passed it."""
     truth = Truth()
     talk = truth.create(OTHER, ME)
     first = truth.send(OTHER, talk, "one")
     client = Client(truth)
     client.settle()
     found = client.replica.conversations[talk]
-    client.cut()
+    if not comes_with_resync:
+        client.cut()
     truth.edit(first["id"], "lost")
     client.ask_page(talk)
     truth.go_back(talk, 2)
     truth.send(OTHER, talk, "instead")
     client.settle()
     client.give_page(talk)
-    assert [message.content for message in found.messages] == ["instead"]
+    assert "lost" not in [message.content for message in found.messages]
     client.older(talk)
     assert [message.content for message in found.messages][1:] == ["one", "instead"]
+
+
+@pytest.mark.parametrize("others", [1, 3])
+def test_an_answer_of_a_lost_history(others: int) -> None:
+    """It comes after the Resync and says that a message is sent. The list, which reaches so far by then or later, does
+    not have it: it is sent again."""
+    truth = Truth()
+    talk = truth.create(OTHER, ME)
+    client = Client(truth)
+    client.settle()
+    for number in range(3 - others):
+        truth.send(OTHER, talk, f"lost {number}")
+    mine = client.send(talk, "mine")
+    client.work()
+    assert client.connection is not None
+    answer = client.connection.queue.pop()
+    truth.go_back(talk, 1)
+    truth.send(OTHER, talk, "instead")
+    client.settle()
+    client._take(answer)
+    client.settle()
+    for number in range(2):
+        truth.send(OTHER, talk, f"more {number}")
+    client.settle()
+    assert "mine" in [message.content for message in client.replica.conversations[talk].messages]
+    assert [one["content"] for one in truth.talks[talk].in_order()].count("mine") == 1
+    assert (mine.stage, len(client.replica.outbox.conversations())) == ("sent", 0)
 
 
 def test_a_page_that_fails_leaves_the_changes_for_the_other() -> None:

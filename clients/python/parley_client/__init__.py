@@ -5,19 +5,21 @@ async with parley_client.connect("https://chat.example", token=token) as chat:
         ...
 """
 
-from parley_client.chat import Chat, connect, register, server_url
+from parley_client.chat import Chat, connect, register
 from parley_client.conversation import Conversation, Outgoing
-from parley_client.errors import RETRYABLE, ParleyError
+from parley_client.errors import RETRYABLE, NotUnderstood, ParleyError
 from parley_client.events import (
     ConversationChanged,
     ConversationRemoved,
     ConversationReset,
     ErrorOccurred,
     Event,
+    InConversation,
     MessageChanged,
     MessageFailed,
     MessageReceived,
     MessageSent,
+    OfOutgoing,
     PresenceChanged,
     ReceiptChanged,
     State,
@@ -25,6 +27,7 @@ from parley_client.events import (
     Subscription,
     TypingChanged,
 )
+from parley_client.http import server_url
 from parley_client.model import (
     ConversationInfo,
     ConversationType,
@@ -59,6 +62,7 @@ __all__ = [
     "Event",
     "FileInfo",
     "FileStore",
+    "InConversation",
     "Member",
     "MemoryStore",
     "Message",
@@ -68,6 +72,8 @@ __all__ = [
     "MessageSent",
     "MessageStatus",
     "MessageType",
+    "NotUnderstood",
+    "OfOutgoing",
     "Outgoing",
     "ParleyError",
     "Presence",

@@ -9,32 +9,31 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import urlsplit
 
 import anyio
 import anyio.to_thread
-import httpx
-import msgspec
 
-from parley_client.conversation import Conversation, Outgoing
+from parley_client.conversation import Conversation, Outgoing, status_of
 from parley_client.engine import PAGE, Engine
-from parley_client.errors import ParleyError, from_response
+from parley_client.errors import ParleyError
 from parley_client.events import Broadcaster, Event, MessageReceived, State, Subscription
 from parley_client.groups import single
+from parley_client.http import ask, open_client, server_url
 from parley_client.model import (
     ConversationInfo,
     FileInfo,
     Member,
-    MemberPage,
     Message,
     MessageType,
+    Page,
     Presence,
     Registration,
     Role,
     User,
-    UserPage,
     UserStatus,
+    decoded,
 )
+from parley_client.outbox import Status
 from parley_client.replica import KEPT, Replica
 from parley_client.rest import Rest
 from parley_client.store import MemoryStore, Store
@@ -186,7 +185,7 @@ class Chat:
         return None
 
     async def search_users(self, text: str, *, limit: int = 50) -> list[User]:
-        page = await self._rest.get("/api/users", UserPage, q=text, limit=limit)
+        page = await self._rest.get("/api/users", Page[User], q=text, limit=limit)
         self._users.update({user.id: user for user in page.items})
         return list(page.items)
 
@@ -219,7 +218,8 @@ class Chat:
         answer = await self._rest.request(
             "POST", "/api/files/upload", key=_key(), files={"file": (name, content)}, timeout=300
         )
-        return msgspec.json.decode(answer.content, type=FileInfo)
+        found: FileInfo = decoded(answer.content, FileInfo)
+        return found
 
     async def download(self, file: FileInfo | str) -> bytes:
         """Return the content of a file."""
@@ -239,6 +239,11 @@ class Chat:
         self._replica.touch_outbox()
         return Outgoing.of(entry, self)
 
+    def status(self, message: Message) -> Status:
+        """Return what all others have reached with a message, as far as it is known by now."""
+        found = self._replica.conversations.get(message.conversation_id)
+        return status_of(message) if found is None else found.status(message)
+
     def retry(self, outgoing: Outgoing) -> None:
         self._replica.outbox.retry(outgoing._entry)
         self._replica.touch_outbox()
@@ -248,7 +253,9 @@ class Chat:
         self._replica.touch_outbox()
 
     def mark_read(self, conversation_id: str, seq: int) -> None:
-        self._replica.mark_read(self.conversation(conversation_id), seq)
+        found = self._replica.conversations.get(conversation_id)
+        if found is not None:  # of one that is gone there is nothing to say
+            self._replica.mark_read(found, seq)
 
     def say_typing(self, conversation_id: str, is_typing: bool) -> None:
         now = anyio.current_time()
@@ -291,7 +298,7 @@ class Chat:
         cursor: str | None = None
         while True:
             path = f"/api/conversations/{conversation_id}/members"
-            page = await self._rest.get(path, MemberPage, limit=PAGE, cursor=cursor)
+            page = await self._rest.get(path, Page[Member], limit=PAGE, cursor=cursor)
             found += page.items
             cursor = page.next
             if cursor is None:
@@ -362,34 +369,10 @@ async def register(
 ) -> Registration:
     """Make a user, where registration is open."""
     body = {"username": username} | ({"displayName": display_name} if display_name else {})
-    verify = ssl_context if ssl_context is not None else True
-    async with httpx.AsyncClient(base_url=server_url(url), timeout=30, verify=verify) as http:
-        try:
-            answer = await http.post("/api/users", json=body, headers={"Idempotency-Key": _key()})
-        except httpx.TransportError as error:
-            raise ParleyError("network", f"{server_url(url)} cannot be reached: {error}") from None
-    if answer.is_error:
-        raise from_response(answer.status_code, answer.headers, answer.content)
-    return msgspec.json.decode(answer.content, type=Registration)
-
-
-def server_url(url: str) -> str:
-    """Return the URL of a server as it was meant: `localhost:5000` is http://, `chat.example` https://."""
-    text = url.strip().rstrip("/")
-    if "://" not in text:
-        host = urlsplit(f"//{text}").hostname or ""
-        is_here = host in ("localhost", "::1") or host.startswith("127.")
-        text = f"{'http' if is_here else 'https'}://{text}"
-    scheme, _, rest = text.partition("://")
-    scheme = {"ws": "http", "wss": "https"}.get(scheme.lower(), scheme.lower())
-    try:
-        parts = urlsplit(f"{scheme}://{rest}")
-        is_good = scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        is_good = False
-    if not is_good:
-        raise ParleyError("invalid_request", f"{url!r} is no URL of a server: it looks like https://chat.example")
-    return f"{scheme}://{rest}".removesuffix("/hubs/chat")
+    async with open_client(server_url(url), ssl_context) as http:
+        answer = await ask(http, "POST", "/api/users", json=body, headers={"Idempotency-Key": _key()})
+    found: Registration = decoded(answer.content, Registration)
+    return found
 
 
 def _key() -> str:

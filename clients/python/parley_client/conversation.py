@@ -10,7 +10,7 @@ from typing import Protocol
 import anyio
 
 from parley_client.errors import ParleyError
-from parley_client.events import Event, Subscription
+from parley_client.events import ConversationRemoved, Event, InConversation, OfOutgoing, Subscription
 from parley_client.model import (
     ConversationInfo,
     ConversationType,
@@ -34,6 +34,11 @@ _STATUS: dict[MessageStatus, Status] = {
 }
 
 
+def status_of(message: Message) -> Status:
+    """Return what all others had reached with a message when it came."""
+    return _STATUS.get(message.status, "sent")
+
+
 class Actions(Protocol):
     """What conversations ask of the connection."""
 
@@ -44,6 +49,7 @@ class Actions(Protocol):
     def send(
         self, conversation_id: str, content: str, type: MessageType, file_id: str | None, reply_to_id: str | None
     ) -> "Outgoing": ...
+    def status(self, message: Message) -> Status: ...
     def retry(self, outgoing: "Outgoing") -> None: ...
     def discard(self, outgoing: "Outgoing") -> None: ...
     def mark_read(self, conversation_id: str, seq: int) -> None: ...
@@ -190,7 +196,7 @@ class Conversation:
 
     def status(self, message: Message) -> Status:
         """Return what all others have reached with a message, as far as it is known by now."""
-        known = _STATUS.get(message.status, "sent")
+        known = status_of(message)
         others = [member.user_id for member in self._info.members if member.user_id != message.sender_id]
         if known == "read" or not others or self._info.member_count > len(self._info.members):
             return known
@@ -206,11 +212,12 @@ class Conversation:
         return self._actions.subscribe(self._is_here)
 
     def _is_here(self, event: Event) -> Event | None:
-        where = getattr(event, "conversation", None)
-        if where is self or getattr(event, "conversation_id", None) == self.id:
-            return event
-        outgoing = getattr(event, "outgoing", None)
-        return event if outgoing is not None and outgoing.conversation_id == self.id else None
+        match event:
+            case InConversation(conversation=found):
+                return event if found is self else None
+            case ConversationRemoved(conversation_id=id_) | OfOutgoing(outgoing=Outgoing(conversation_id=id_)):
+                return event if id_ == self.id else None
+        return None
 
     # -- what one does -------------------------------------------------------------------------------------------------
 
@@ -309,8 +316,10 @@ class Outgoing:
 
     @property
     def status(self) -> Status:
-        """`pending`, `sent`, `delivered`, `read`, or `failed`."""
-        return self._entry.status
+        """`pending`, `sent`, `delivered`, `read`, or `failed`. It rises, but for a history that goes back: what is in
+        it no more is pending again, and of what is, the others have reached what the server says by then."""
+        entry = self._entry
+        return self._actions.status(entry.message) if entry.stage == "sent" and entry.message else entry.stage
 
     @property
     def error(self) -> ParleyError | None:
@@ -333,10 +342,10 @@ class Outgoing:
     async def committed(self) -> Message:
         """Wait until it is committed, through whatever happens to the connection. Raises the error if it is refused."""
         while True:
-            if self._entry.status == "failed":
+            if self._entry.stage == "failed":
                 assert self._entry.error is not None
                 raise self._entry.error
-            if self._entry.message is not None and self._entry.status != "pending":
+            if self._entry.message is not None and self._entry.stage == "sent":
                 return self._entry.message
             event = anyio.Event()
             self._waiters.append(event)

@@ -15,11 +15,11 @@ import msgspec
 
 from parley_client.backoff import Backoff
 from parley_client.conversation import Conversation
-from parley_client.errors import Lost, ParleyError
+from parley_client.errors import Lost, NotUnderstood, ParleyError
 from parley_client.events import Broadcaster, ErrorOccurred, State, StateChanged
 from parley_client.groups import single
-from parley_client.hub import Closed, Hub, decoded, open_hub
-from parley_client.model import ConversationInfo, ConversationPage, Cursor, Message, MessagePage, Presence, Synced, User
+from parley_client.hub import Closed, Hub, open_hub
+from parley_client.model import ConversationInfo, Cursor, Message, Page, Presence, Synced, User, decoded
 from parley_client.replica import Replica
 from parley_client.rest import Rest
 from parley_client.store import Store
@@ -30,7 +30,6 @@ NAMED = 100  # cursors in one call: a hub message has 32 KiB
 SAVE_PAUSE = 0.25  # seconds in which changes are gathered for the store
 MARK_PAUSE = 0.2  # the same for receipts
 CLOSE_TIMEOUT = 5.0  # seconds for the last write to the store
-OVERTAKEN = 8  # answers that are older than what has come, until no other is asked for
 SETTLED = 10.0  # seconds for which a connection has to last before the next wait is short again
 _log = logging.getLogger("parley_client")
 
@@ -83,31 +82,37 @@ class Engine:
     async def until(self, is_so: Callable[[], bool]) -> None:
         """Wait until something is so. Raises what has closed the chat."""
         while not is_so():
-            if self.state == "closed":
-                raise self.reason or ParleyError("closed", "the chat was closed")
-            await self._changed.wait()
+            await self._changes()
+
+    async def _changes(self) -> None:
+        if self.state == "closed":
+            raise self.reason or ParleyError("closed", "the chat was closed")
+        await self._changed.wait()
 
     async def call(self, target: str, *arguments: object, kind: Any, done_already: str | None = None) -> Any:
         """Call a hub method that may be repeated, on this connection or a later one, until it is answered.
 
         `done_already` is the code of the error that a repetition gets if the first call was carried out.
         """
-        backoff, was_lost = Backoff(), False
+        backoff, lost = Backoff(), None
         while True:
-            await self.until(lambda: self._hub is not None)
-            hub = self._hub
-            assert hub is not None
+            hub = await self._connected(lost)
             try:
                 return decoded(await hub.invoke(target, *arguments), kind)
             except Lost:
-                was_lost = True
-                await self.until(lambda: self._hub is not hub)  # noqa: B023 (it is awaited here)
+                lost = hub
             except ParleyError as error:
-                if was_lost and error.code == done_already:
+                if lost is not None and error.code == done_already:
                     return None
                 if not error.is_retryable:
                     raise
                 await anyio.sleep(backoff.next(error.retry_after))
+
+    async def _connected(self, other_than: Hub | None) -> Hub:
+        """Wait for a connection that is caught up, and not this one. Raises what has closed the chat."""
+        while (hub := self._hub) is None or hub is other_than:
+            await self._changes()
+        return hub
 
     def say(self, target: str, *arguments: object) -> None:
         """Call a hub method if there is a connection, and forget it."""
@@ -161,10 +166,10 @@ class Engine:
         """Whether the next attempt would end as this one did."""
         if isinstance(error, Closed):
             return not error.may_return
-        if error.is_retryable:
-            return False
         # A balancer in front of instances that come and go says many things: at first they are the user's to see.
-        return self.me is None or error.code in ("unauthenticated", "forbidden")
+        if self.me is None and (isinstance(error, NotUnderstood) or not error.is_retryable):
+            return True
+        return error.code in ("unauthenticated", "forbidden")
 
     async def _pause(self, seconds: float) -> None:
         self._at_once = anyio.Event()
@@ -269,7 +274,7 @@ class Engine:
         cursor: str | None = None
         while True:
             rounds = self.replica.rounds()
-            page = await self._rest.get("/api/conversations", ConversationPage, limit=PAGE, cursor=cursor)
+            page = await self._rest.get("/api/conversations", Page[ConversationInfo], limit=PAGE, cursor=cursor)
             for info in page.items:
                 self.replica.take_answer(info, rounds)
             cursor = page.next
@@ -299,9 +304,9 @@ class Engine:
             for conversation_id in self.replica.outbox.conversations():
                 self._start(tasks, f"send {conversation_id}", self._send_all, hub, conversation_id)
             for found in self.replica.stale():
-                self._start(tasks, f"read {found.id}", self._read_anew, found)
+                self._start(tasks, f"read {found.id}", self._until_done, found, self._read_history)
             for found in self.replica.outdated():
-                self._start(tasks, f"ask {found.id}", self._read_details, found)
+                self._start(tasks, f"ask {found.id}", self._until_done, found, self._read_details)
             await self._work.wait()
 
     def _start(self, tasks: anyio.abc.TaskGroup, name: str, work: Callable[..., Awaitable[None]], *what: Any) -> None:
@@ -337,13 +342,14 @@ class Engine:
                 backoff.reset()
                 self.replica.answered(entry, attempt, message)
 
-    async def _read_anew(self, found: Conversation) -> None:
-        """Read the history of a conversation until it is as it should be, or the conversation gone."""
+    async def _until_done(self, found: Conversation, step: Callable[[Conversation], Awaitable[bool]]) -> None:
+        """Repeat a step of work in a conversation until it returns that it is done, or the conversation is gone."""
         backoff = Backoff()
-        while found._view.is_stale and not found.is_removed:
+        while not found.is_removed:
+            wait = None
             try:
-                if await self._read_history(found):
-                    self._notify()
+                if await step(found):
+                    return
             except Lost:
                 raise
             except ParleyError as error:
@@ -352,42 +358,31 @@ class Engine:
                     self._notify()
                     return
                 self._broadcaster.emit(ErrorOccurred(error))
-                await anyio.sleep(backoff.next(error.retry_after))
-
-    async def _read_details(self, found: Conversation) -> None:
-        """Ask for the details of a conversation until they are as new as what has come."""
-        backoff = Backoff()
-        overtaken = 0
-        while overtaken < OVERTAKEN:
-            rounds = self.replica.rounds()
-            try:
-                info = await self._rest.get(f"/api/conversations/{found.id}", ConversationInfo)
-            except ParleyError as error:
-                if error.code in ("not_found", "forbidden"):
-                    self.replica.conversation_gone(found.id)
-                    self._notify()
-                    return
-                self._broadcaster.emit(ErrorOccurred(error))
-            else:
-                self.replica.take_details(info, rounds)
-                overtaken += 1
-            if found not in self.replica.outdated():
-                return
-            await anyio.sleep(backoff.next())
-        self.replica.give_up_details(found)
+                wait = error.retry_after
+            await anyio.sleep(backoff.next(wait))
 
     async def _read_history(self, found: Conversation) -> bool:
+        """Read the history of a conversation anew. Returns False if it was replaced meanwhile."""
         view = found._view
         generation, wants_more = view.generation, view.read_before > 1
         while wants_more:
             page, floor = await self._page(found.id, view.read_before, PAGE)
             wants_more = view.take_anew(generation, page, floor)
-        return self.replica.end_anew(found, generation)
+        is_done = self.replica.end_anew(found, generation)
+        self._notify()
+        return is_done or not view.is_stale
+
+    async def _read_details(self, found: Conversation) -> bool:
+        """Ask for the details of a conversation. Returns False if they are older than what has come."""
+        rounds = self.replica.rounds()
+        info = await self._rest.get(f"/api/conversations/{found.id}", ConversationInfo)
+        self.replica.take_details(info, rounds)
+        return found not in self.replica.outdated()
 
     async def _page(self, conversation_id: str, before: int, limit: int) -> tuple[tuple[Message, ...], int]:
         """Return messages before a seq, and the seq down to which nothing is left out."""
         page = await self._rest.get(
-            "/api/messages", MessagePage, conversationId=conversation_id, before=before, limit=limit
+            "/api/messages", Page[Message], conversationId=conversation_id, before=before, limit=limit
         )
         return page.items, 0 if page.next is None or not page.items else page.items[-1].seq - 1
 

@@ -14,7 +14,6 @@ import msgspec
 RETRYABLE = frozenset({"unavailable", "overloaded", "rate_limited", "internal", "draining", "timeout", "network"})
 
 _CODED = re.compile(r"([a-z][a-z_]+): (.*)", re.DOTALL)
-_WAIT = re.compile(r"\bwait ([0-9.]+) s\b")
 _DEFECT = "An unexpected error occurred invoking"
 
 
@@ -55,6 +54,13 @@ class Lost(ParleyError):
         super().__init__("network", message)
 
 
+class NotUnderstood(ParleyError):
+    """An answer is not what a server of Parley says. It may be of something in front of it."""
+
+    def __init__(self, reason: Exception) -> None:
+        super().__init__("internal", f"the server answered what is not understood: {reason}")
+
+
 def _made_anew(
     kind: type[ParleyError], code: str, message: str, retry_after: float | None, fields: dict[str, str]
 ) -> ParleyError:
@@ -63,22 +69,36 @@ def _made_anew(
     return error
 
 
-class _Problem(msgspec.Struct, rename="camel"):
+class _Detail(msgspec.Struct, rename="camel"):
+    """What a program can know besides."""
+
+    retry_after_ms: float | None = None
+    fields: dict[str, str] | None = None
+
+
+class _Problem(_Detail, rename="camel"):
     code: str = ""
     detail: str = ""
     title: str = ""
     errors: dict[str, str] | None = None
-    retry_after_ms: float | None = None
 
 
 def from_sentence(sentence: str) -> ParleyError:
-    """Return the error of a hub's answer: `code: sentence`, or the sentence that a defect has."""
-    match = _CODED.fullmatch(sentence)
+    """Return the error of a hub's answer: `code: sentence` with a second line for programs where they can know more, or
+    the sentence that a defect has."""
+    line, _, further = sentence.partition("\n")
+    try:
+        detail = msgspec.json.decode(further or "{}", type=_Detail)
+    except (msgspec.DecodeError, msgspec.ValidationError):
+        line, detail = sentence, _Detail()
+    match = _CODED.fullmatch(line)
     if match is None:
-        return ParleyError("internal" if sentence.startswith(_DEFECT) else "invalid_request", sentence)
-    code, text = match.groups()
-    wait = _WAIT.search(text) if code == "rate_limited" else None
-    return ParleyError(code, text, retry_after=float(wait[1]) if wait else None)
+        return ParleyError("internal" if line.startswith(_DEFECT) else "invalid_request", line)
+    return ParleyError(match[1], match[2], retry_after=_seconds(detail.retry_after_ms), fields=detail.fields)
+
+
+def _seconds(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000
 
 
 def from_response(status: int, headers: Mapping[str, str], body: bytes) -> ParleyError:
@@ -87,7 +107,7 @@ def from_response(status: int, headers: Mapping[str, str], body: bytes) -> Parle
         problem = msgspec.json.decode(body, type=_Problem)
     except (msgspec.DecodeError, msgspec.ValidationError):
         problem = _Problem()
-    retry_after = None if problem.retry_after_ms is None else problem.retry_after_ms / 1000
+    retry_after = _seconds(problem.retry_after_ms)
     if retry_after is None:
         try:
             retry_after = float(headers.get("Retry-After", ""))
@@ -95,7 +115,7 @@ def from_response(status: int, headers: Mapping[str, str], body: bytes) -> Parle
             pass
     code = problem.code or _code_of(status)
     sentence = problem.detail or problem.title or f"the server answered with status {status}"
-    return ParleyError(code, sentence, retry_after=retry_after, fields=problem.errors)
+    return ParleyError(code, sentence, retry_after=retry_after, fields=problem.fields or problem.errors)
 
 
 def _code_of(status: int) -> str:

@@ -41,28 +41,37 @@ class StateChanged(Event, frozen=True, eq=False):
     reason: ParleyError | None = None
 
 
-class MessageReceived(Event, frozen=True, eq=False):
+class InConversation(Event, frozen=True, eq=False):
+    """Base of what happens in a conversation of the user."""
+
+    conversation: "Conversation"
+
+
+class OfOutgoing(Event, frozen=True, eq=False):
+    """Base of what becomes of a message that one sends."""
+
+    outgoing: "Outgoing"
+
+
+class MessageReceived(InConversation, frozen=True, eq=False):
     """A message that this client had not seen, also one's own."""
 
     kind: ClassVar[str] = "message"
-    conversation: "Conversation"
     message: Message
 
 
-class MessageChanged(Event, frozen=True, eq=False):
+class MessageChanged(InConversation, frozen=True, eq=False):
     """A message was edited or deleted. `previous` is what the list had; None if it does not reach back so far."""
 
     kind: ClassVar[str] = "change"
-    conversation: "Conversation"
     message: Message
     previous: Message | None = None
 
 
-class ConversationChanged(Event, frozen=True, eq=False):
+class ConversationChanged(InConversation, frozen=True, eq=False):
     """A conversation is new, or its title, members or roles have changed."""
 
     kind: ClassVar[str] = "conversation"
-    conversation: "Conversation"
 
 
 class ConversationRemoved(Event, frozen=True, eq=False):
@@ -73,16 +82,14 @@ class ConversationRemoved(Event, frozen=True, eq=False):
     reason: str
 
 
-class ConversationReset(Event, frozen=True, eq=False):
+class ConversationReset(InConversation, frozen=True, eq=False):
     """The conversation was read anew: show its list from the beginning."""
 
     kind: ClassVar[str] = "reset"
-    conversation: "Conversation"
 
 
-class ReceiptChanged(Event, frozen=True, eq=False):
+class ReceiptChanged(InConversation, frozen=True, eq=False):
     kind: ClassVar[str] = "receipt"
-    conversation: "Conversation"
     update: StatusUpdate
 
 
@@ -91,23 +98,20 @@ class PresenceChanged(Event, frozen=True, eq=False):
     presence: Presence
 
 
-class TypingChanged(Event, frozen=True, eq=False):
+class TypingChanged(InConversation, frozen=True, eq=False):
     kind: ClassVar[str] = "typing"
-    conversation: "Conversation"
     user_id: str
     is_typing: bool
 
 
-class MessageSent(Event, frozen=True, eq=False):
+class MessageSent(OfOutgoing, frozen=True, eq=False):
     """A message of one's own is committed; its status may have risen further."""
 
     kind: ClassVar[str] = "sent"
-    outgoing: "Outgoing"
 
 
-class MessageFailed(Event, frozen=True, eq=False):
+class MessageFailed(OfOutgoing, frozen=True, eq=False):
     kind: ClassVar[str] = "failed"
-    outgoing: "Outgoing"
 
 
 class ErrorOccurred(Event, frozen=True, eq=False):

@@ -7,7 +7,6 @@ go to a callback as they come.
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import anyio
@@ -64,9 +63,13 @@ class Hub:
             raise Lost
         self._last_id += 1
         call_id, call = str(self._last_id), _Call()
+        try:
+            text = protocol.invocation(target, arguments, call_id)
+        except UnicodeEncodeError as error:
+            raise ParleyError("invalid_request", f"this cannot be sent: {error.reason}") from None
         self._calls[call_id] = call
         try:
-            self._socket.send(protocol.invocation(target, arguments, call_id))
+            self._socket.send(text)
             await call.done.wait()
         finally:
             self._calls.pop(call_id, None)
@@ -183,11 +186,3 @@ def _hub_url(url: str) -> str:
     parts = urlsplit(url)
     scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
     return urlunsplit((scheme, parts.netloc, parts.path.rstrip("/") + "/hubs/chat", "sync=manual", ""))
-
-
-def decoded(raw: msgspec.Raw, kind: Any) -> Any:
-    """Return a value of the wire as this type. Raises ParleyError."""
-    try:
-        return msgspec.json.decode(raw, type=kind)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise ParleyError("internal", f"the server answered what is not understood: {error}") from None

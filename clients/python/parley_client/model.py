@@ -5,9 +5,13 @@ snake_case here and camelCase there. What a newer server adds is passed over; a 
 """
 
 from enum import StrEnum
-from typing import Self
+from typing import Any, Generic, Self, TypeVar
 
 import msgspec
+
+from parley_client.errors import NotUnderstood
+
+T = TypeVar("T")
 
 
 class Choice(StrEnum):
@@ -198,23 +202,10 @@ class Presence(Wire, frozen=True, kw_only=True):
     last_seen_at: str | None = None
 
 
-class MessagePage(Wire, frozen=True, kw_only=True):
-    items: tuple[Message, ...]
-    next: str | None = None
+class Page(Wire, Generic[T], frozen=True, kw_only=True):
+    """A part of a list. `next` is the cursor of the next one."""
 
-
-class ConversationPage(Wire, frozen=True, kw_only=True):
-    items: tuple[ConversationInfo, ...]
-    next: str | None = None
-
-
-class MemberPage(Wire, frozen=True, kw_only=True):
-    items: tuple[Member, ...]
-    next: str | None = None
-
-
-class UserPage(Wire, frozen=True, kw_only=True):
-    items: tuple[User, ...]
+    items: tuple[T, ...]
     next: str | None = None
 
 
@@ -231,3 +222,11 @@ class Tokens(Wire, frozen=True, kw_only=True):
     access_token: str
     refresh_token: str
     expires_in: int = 0
+
+
+def decoded(answer: msgspec.Raw | bytes, kind: Any) -> Any:
+    """Return what a server has answered as this type. Raises NotUnderstood."""
+    try:
+        return msgspec.json.decode(answer, type=kind)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise NotUnderstood(error) from None

@@ -19,8 +19,8 @@ from parley_client.model import Message, MessageType
 REMEMBERED = 600.0  # seconds for which a message that was sent is kept, should the history go back
 MAX_REMEMBERED = 10_000  # messages: the oldest are forgotten before their time
 
-Status: TypeAlias = Literal["pending", "sent", "delivered", "read", "failed"]
-_ORDER: dict[str, int] = {"pending": 0, "failed": 0, "sent": 1, "delivered": 2, "read": 3}
+Stage: TypeAlias = Literal["pending", "sent", "failed"]
+Status: TypeAlias = Literal[Stage, "delivered", "read"]  # what others have reached with a message is its conversation's
 
 
 class Draft(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,24 +57,20 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
 class Entry:
     """One message that is sent, was sent, or failed. `draft` changes as a whole."""
 
-    __slots__ = ("__weakref__", "attempt", "changed", "draft", "error", "message", "status")
+    __slots__ = ("attempt", "changed", "draft", "error", "message", "stage")
 
-    def __init__(self, draft: Draft, status: Status, error: ParleyError | None = None) -> None:
+    def __init__(self, draft: Draft, stage: Stage, error: ParleyError | None = None) -> None:
         self.draft = draft
-        self.status: Status = status
+        self.stage: Stage = stage
         self.error = error
         self.message: Message | None = None
         self.attempt = 0  # rises when it is queued anew: answers to what was asked before do not count
         self.changed: Callable[[], None] | None = None
 
-    def become(self, status: Status) -> bool:
-        """Rise to a status. Returns whether that is news."""
-        if self.status == status or (status != "failed" and _ORDER[status] < _ORDER[self.status]):
-            return False
-        self.status = status
+    def become(self, stage: Stage) -> None:
+        self.stage = stage
         if self.changed is not None:
             self.changed()
-        return True
 
 
 class Outbox:
@@ -128,7 +124,7 @@ class Outbox:
         return [
             entry
             for entry in self._entries.values()
-            if entry.draft.conversation_id == conversation_id and entry.status in ("pending", "failed")
+            if entry.draft.conversation_id == conversation_id and entry.stage in ("pending", "failed")
         ]
 
     # -- what happens --------------------------------------------------------------------------------------------------
@@ -142,6 +138,7 @@ class Outbox:
         file_id: str | None = None,
         reply_to_id: str | None = None,
     ) -> Entry:
+        """Queue a message. Raises ParleyError for what no server takes, and no store."""
         draft = Draft(
             id=str(uuid.uuid4()),
             conversation_id=conversation_id,
@@ -151,6 +148,10 @@ class Outbox:
             reply_to_id=reply_to_id,
             created=self._clock(),
         )
+        try:
+            msgspec.json.encode(draft)
+        except UnicodeEncodeError:
+            raise ParleyError("invalid_content", "the content is not Unicode: it has half a surrogate pair") from None
         entry = self._entries[draft.id] = Entry(draft, "pending")
         self._waiting.setdefault(conversation_id, deque()).append(entry)
         return entry
@@ -158,7 +159,7 @@ class Outbox:
     def sent(self, entry: Entry, message: Message) -> bool:
         """It is committed: its answer says so, or its event. Returns whether that is news."""
         entry.message = message
-        if entry.status != "pending":
+        if entry.stage != "pending":
             return False
         self._leave_queue(entry)
         entry.draft = msgspec.structs.replace(entry.draft, sent=self._clock(), message_id=message.id, seq=message.seq)
@@ -176,13 +177,13 @@ class Outbox:
 
     def retry(self, entry: Entry) -> None:
         """Put a message that failed at the end of its queue, as the same message."""
-        if entry.status == "failed":
+        if entry.stage == "failed":
             self._again(entry)
             self._waiting.setdefault(entry.draft.conversation_id, deque()).append(entry)
 
     def discard(self, entry: Entry) -> None:
         """Forget a message that failed."""
-        if entry.status == "failed":
+        if entry.stage == "failed":
             self._entries.pop(entry.draft.id, None)
 
     def drop(self, conversation_id: str, error: ParleyError) -> list[Entry]:
@@ -212,9 +213,7 @@ class Outbox:
         )
         entry.error = entry.message = None
         entry.attempt += 1
-        entry.status = "pending"
-        if entry.changed is not None:
-            entry.changed()
+        entry.become("pending")
 
     def _leave_queue(self, entry: Entry) -> None:
         queue = self._waiting.get(entry.draft.conversation_id)

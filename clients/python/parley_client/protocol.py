@@ -38,6 +38,7 @@ class ProtocolError(Exception):
 
 
 def invocation(target: str, arguments: Sequence[object], invocation_id: str | None = None) -> str:
+    """Raises UnicodeEncodeError for what is not Unicode."""
     message: dict[str, object] = {"type": INVOCATION, "target": target, "arguments": arguments}
     if invocation_id is not None:
         message["invocationId"] = invocation_id

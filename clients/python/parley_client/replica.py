@@ -7,7 +7,6 @@ anew. Touches nothing: `server` events come in by `take`, and what is to be done
 
 import sys
 import time
-import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -35,6 +34,7 @@ from parley_client.view import View, joined_at
 
 STORED = 100  # messages of each conversation in the store: the newest
 KEPT = 10_000  # messages of each conversation in memory
+OVERTAKEN = 8  # answers that are older than what has come, until no other is asked for
 TYPING = 7.0  # seconds after which typing has ended, when nothing was heard of it
 
 Others: TypeAlias = Literal["replay", "attach"]
@@ -80,20 +80,21 @@ class Replica:
         self._early: dict[str, list[tuple[Message, bool]]] = {}  # of conversations about which nothing is known yet
         self._held: list[tuple[Conversation, Message]] | None = None  # not shown yet: they are put into order first
         self._anew: set[str] = set()  # in which a Resync has come on this connection
-        self._watched: dict[str, weakref.WeakSet[Entry]] = {}  # what was sent and may be read yet, by conversation
         self._stale: set[str] = set()
-        self._outdated: set[str] = set()  # conversations whose details are to be asked for (again)
+        # Conversations whose details are to be asked for (again), and how many answers were older than what had come.
+        self._outdated: dict[str, int] = {}
 
     # -- the store -----------------------------------------------------------------------------------------------------
 
     def restore(self, records: Mapping[str, bytes], user_id: str, url: str) -> bool:
-        """Go on from what a store has. Returns False if it is another user's, or empty. Raises msgspec errors."""
+        """Go on from what a store has. Returns False if it is another user's, another server's, or empty: nothing of it
+        is used then. Raises msgspec errors."""
         self._user_id, self._url = user_id, url
         self.dirty.add("meta")
         if "meta" not in records:
             return False
         meta = msgspec.json.decode(records["meta"], type=_Meta)
-        if meta.user_id != user_id:
+        if (meta.user_id, meta.url) != (user_id, url):
             return False
         drafts = msgspec.json.decode(records.get("outbox", b"[]"), type=list[Draft])
         stored = [
@@ -283,11 +284,10 @@ class Replica:
         elif applied.is_new:
             self._end_typing(found, message.sender_id)
             found._mark_delivered = max(found._mark_delivered, message.seq)
-        if self._receipt(found, message.sender_id).rise(MessageStatus.READ, message.seq):
-            self._raise_own(found)
+        self._receipt(found, message.sender_id).rise(MessageStatus.READ, message.seq)
         found._view.trim(self._keep)
         self._touch(f"in {found.id}")
-        if found._view.is_doubtful(sys.maxsize):
+        if self._others is None and found._view.is_doubtful(sys.maxsize):
             self._read_anew(found, found._view.cursor)
         if found._view.is_stale:
             return  # the application hears of it with the reset
@@ -323,7 +323,7 @@ class Replica:
         last_seq = min(found._info.last_seq, head.seq)
         found._info = msgspec.structs.replace(found._info, last_seq=last_seq, last_message=None)
         self._stale.add(found.id)
-        self._outdated.add(found.id)
+        self._outdated[found.id] = 0
         self._touch(f"in {found.id}")
 
     def end_anew(self, found: Conversation, generation: int) -> bool:
@@ -377,7 +377,7 @@ class Replica:
             return None
         found = self._known(info.id)
         if found._round == asked.get(info.id, 0) and self._take_info(found, info):
-            self._outdated.discard(info.id)
+            self._outdated.pop(info.id, None)
         else:
             self._ask_again(found)
         return found
@@ -387,17 +387,20 @@ class Replica:
         return [self.conversations[id_] for id_ in self._outdated if id_ in self.conversations]
 
     def take_details(self, info: ConversationInfo, asked: Mapping[str, int]) -> None:
-        """Take an answer that was asked for because of `outdated`."""
+        """Take an answer that was asked for because of `outdated`. When events overtake one after the other it is given
+        up: the next event that says something of the conversation says it all."""
         found = self.take_answer(info, asked)
-        if found is not None and info.id not in self._outdated:
+        if found is None:
+            return
+        if info.id not in self._outdated:
             self._emit(events.ConversationChanged(found))
-
-    def give_up_details(self, found: Conversation) -> None:
-        """Events overtake them time and again: the next that says something says it all."""
-        self._outdated.discard(found.id)
+        elif self._outdated[info.id] + 1 < OVERTAKEN:
+            self._outdated[info.id] += 1
+        else:
+            del self._outdated[info.id]
 
     def _ask_again(self, found: Conversation) -> None:
-        self._outdated.add(found.id)
+        self._outdated.setdefault(found.id, 0)
         self._work()
 
     def _take_info(self, found: Conversation, info: ConversationInfo) -> bool:
@@ -414,7 +417,6 @@ class Replica:
         found._info = info
         for member in said:
             self._receipt(found, member.user_id).take(member)
-        self._raise_own(found)
         self._touch(f"in {info.id}")
         return True
 
@@ -428,8 +430,7 @@ class Replica:
     def _remove(self, conversation_id: str, reason: str) -> None:
         self._early.pop(conversation_id, None)
         self._stale.discard(conversation_id)
-        self._outdated.discard(conversation_id)
-        self._watched.pop(conversation_id, None)
+        self._outdated.pop(conversation_id, None)
         found = self.conversations.pop(conversation_id, None)
         if found is None:
             return
@@ -444,7 +445,6 @@ class Replica:
     def _take_receipt(self, update: StatusUpdate) -> None:
         found = self.conversations.get(update.conversation_id)
         if found is not None and self._receipt(found, update.user_id).rise(update.status, update.seq):
-            self._raise_own(found)
             self._touch(f"in {found.id}")
             self._emit(events.ReceiptChanged(found, update))
 
@@ -496,33 +496,25 @@ class Replica:
     # -- one's own messages --------------------------------------------------------------------------------------------
 
     def answered(self, entry: Entry, attempt: int, message: Message) -> None:
-        """The answer to a send: it is committed, and its event shows where in the list it stands."""
-        if entry.attempt == attempt:
-            self._committed(entry, message)
+        """The answer to a send: it is committed, and its event shows where in the list it stands. An answer that comes
+        late may be of a history that was lost meanwhile."""
+        if entry.attempt != attempt:
+            return
+        self._committed(entry, message)
+        found = self.conversations.get(message.conversation_id)
+        if found is not None and not found._view.expect(message):
+            self._send_missing(found, found._view.floor)
 
     def refused(self, entry: Entry, attempt: int, error: ParleyError) -> None:
-        if entry.status == "pending" and entry.attempt == attempt:
+        if entry.stage == "pending" and entry.attempt == attempt:
             self.outbox.failed(entry, error)
             self._touch("outbox")
             self._emit(events.MessageFailed(Outgoing.of(entry, self._actions)))
 
     def _committed(self, entry: Entry, message: Message) -> None:
         if self.outbox.sent(entry, message):
-            self._watched.setdefault(message.conversation_id, weakref.WeakSet()).add(entry)
-            found = self.conversations.get(message.conversation_id)
-            if found is not None:
-                entry.become(found.status(message))
             self._touch("outbox")
             self._emit(events.MessageSent(Outgoing.of(entry, self._actions)))
-
-    def _raise_own(self, found: Conversation) -> None:
-        """The receipts have changed: so may the status of what was sent."""
-        watched = self._watched.get(found.id)
-        for entry in list(watched or ()):
-            if entry.message is not None:
-                entry.become(found.status(entry.message))
-                if entry.status == "read" and watched is not None:
-                    watched.discard(entry)
 
     def touch_outbox(self) -> None:
         """Something was put into the outbox, or taken out."""

@@ -1,6 +1,6 @@
 """What goes over REST: lists, pages of history, users, files.
 
-Owns the HTTP client, and when a request is repeated. Each that makes something has a key, so that it is done once.
+Owns the requests of one user, and when one is repeated. Each that makes something has a key, so that it is done once.
 """
 
 import ssl
@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 
 import anyio
 import httpx
-import msgspec
 
 from parley_client.backoff import Backoff
-from parley_client.errors import ParleyError, from_response
+from parley_client.errors import ParleyError
+from parley_client.http import ask, open_client
+from parley_client.model import decoded
 from parley_client.tokens import TokenGiver
 
-TIMEOUT = 30.0  # seconds for each step of a request
 ATTEMPTS = 6
 
 T = TypeVar("T")
@@ -27,15 +27,14 @@ class Rest:
 
     def __init__(self, url: str, tokens: TokenGiver, *, ssl_context: ssl.SSLContext | None = None) -> None:
         self._tokens = tokens
-        self.http = httpx.AsyncClient(
-            base_url=url, timeout=TIMEOUT, verify=ssl_context if ssl_context is not None else True
-        )
+        self.http = open_client(url, ssl_context)
 
     async def aclose(self) -> None:
         await self.http.aclose()
 
     async def get(self, path: str, kind: type[T], *, attempts: int = ATTEMPTS, **query: Any) -> T:
-        return self._decoded(await self.request("GET", path, attempts=attempts, params=_given(query)), kind)
+        answer = await self.request("GET", path, attempts=attempts, params=_given(query))
+        return self._decoded(answer, kind)
 
     async def post(self, path: str, body: Mapping[str, Any], kind: type[T]) -> T:
         return self._decoded(await self.request("POST", path, json=_given(body), key=str(uuid.uuid4())), kind)
@@ -57,28 +56,21 @@ class Rest:
             if key is not None:
                 headers["Idempotency-Key"] = key
             try:
-                answer = await self.http.request(method, path, headers=headers, **options)
-                if answer.is_success:
-                    return answer
-                error = from_response(answer.status_code, answer.headers, answer.content)
-            except httpx.TransportError as fault:
-                error = ParleyError("network", f"{self.http.base_url}: {fault or type(fault).__name__}")
-            except httpx.InvalidURL as fault:
-                raise ParleyError("invalid_request", f"{self.http.base_url}: {fault}") from None
-            if error.code == "unauthenticated" and self._tokens.can_renew and not has_renewed:
-                has_renewed = True
-                await self._tokens.renew(token)
-                continue
-            if not error.is_retryable or backoff.attempts + 1 >= attempts:
-                raise error
-            await anyio.sleep(backoff.next(error.retry_after))
+                return await ask(self.http, method, path, headers=headers, **options)
+            except ParleyError as error:
+                if error.code == "unauthenticated" and self._tokens.can_renew and not has_renewed:
+                    has_renewed = True
+                    await self._tokens.renew(token)
+                    continue
+                if not error.is_retryable or backoff.attempts + 1 >= attempts:
+                    raise
+                wait = backoff.next(error.retry_after)
+            await anyio.sleep(wait)
 
     @staticmethod
     def _decoded(answer: httpx.Response, kind: type[T]) -> T:
-        try:
-            return msgspec.json.decode(answer.content, type=kind)
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
-            raise ParleyError("internal", f"the server answered what is not understood: {error}") from None
+        found: T = decoded(answer.content, kind)
+        return found
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ read to renew it in time; it is the server's to check.
 import base64
 import binascii
 import inspect
+import ssl
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
@@ -15,8 +16,9 @@ import anyio
 import httpx
 import msgspec
 
-from parley_client.errors import ParleyError, from_response
-from parley_client.model import Tokens
+from parley_client.errors import ParleyError
+from parley_client.http import ask, open_client, server_url
+from parley_client.model import Tokens, decoded
 
 TokenSource: TypeAlias = "str | Callable[[], str] | Callable[[], Awaitable[str]]"
 MARGIN = 60.0  # seconds before its end at which a token is renewed, or a fifth of its life if that is less
@@ -40,7 +42,7 @@ class TokenGiver:
 
     def __init__(self, source: TokenSource) -> None:
         self._source = source
-        self._token: str | None = source if isinstance(source, str) else None
+        self._token: str | None = _checked(source) if isinstance(source, str) else None
         self._lock: anyio.Lock | None = None
         self.can_renew = not isinstance(source, str)
 
@@ -60,11 +62,11 @@ class TokenGiver:
             if self._token is not None and (self._token != old or not self.can_renew):
                 return self._token
             if not callable(self._source):
-                return self._source
+                return _checked(self._source)
             try:
                 found = self._source()
-                self._token = await found if inspect.isawaitable(found) else str(found)
-            except (OSError, httpx.TransportError) as error:
+                self._token = _checked(await found if inspect.isawaitable(found) else str(found))
+            except (OSError, httpx.RequestError) as error:
                 raise ParleyError(
                     "network", f"no access token could be had: {error or type(error).__name__}"
                 ) from error
@@ -79,26 +81,37 @@ class TokenGiver:
         return max(0.0, left - min(MARGIN, left / 5))
 
 
+def _checked(token: str) -> str:
+    """Return a token as it can be shown: without the line break of the file it was read from. Raises ParleyError."""
+    token = token.strip()
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise ParleyError("unauthenticated", "this is no access token: it is empty, or has what no token has")
+    return token
+
+
 class Session:
     """Access tokens of a sign-in session, from its refresh token: `token=Session(url, refresh_token)`.
 
     Each refresh gives a new refresh token, which the application keeps (`on_refresh`) to go on in its next process.
     """
 
-    def __init__(self, url: str, refresh_token: str, *, on_refresh: Callable[[str], object] | None = None) -> None:
-        self._url = url
+    def __init__(
+        self,
+        url: str,
+        refresh_token: str,
+        *,
+        on_refresh: Callable[[str], object] | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        self._url = server_url(url)
         self._on_refresh = on_refresh
+        self._ssl_context = ssl_context
         self.refresh_token = refresh_token
 
     async def __call__(self) -> str:
-        async with httpx.AsyncClient(base_url=self._url, timeout=30) as http:
-            try:
-                answer = await http.post("/auth/refresh", json={"refreshToken": self.refresh_token})
-            except httpx.TransportError as error:
-                raise ParleyError("network", str(error) or type(error).__name__) from None
-        if answer.is_error:
-            raise from_response(answer.status_code, answer.headers, answer.content)
-        tokens = msgspec.json.decode(answer.content, type=Tokens)
+        async with open_client(self._url, self._ssl_context) as http:
+            answer = await ask(http, "POST", "/auth/refresh", json={"refreshToken": self.refresh_token})
+        tokens: Tokens = decoded(answer.content, Tokens)
         self.refresh_token = tokens.refresh_token
         if self._on_refresh is not None:
             self._on_refresh(tokens.refresh_token)

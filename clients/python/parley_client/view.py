@@ -1,8 +1,8 @@
 """The exact view of one conversation, sans I/O: an ordered list without gaps and duplicates, and the cursor of it.
 
 Owns which messages are there and how far the view reaches. It is given events as they come, pages as they were read,
-and the heads at which the server says that it must be read anew. It never looks at an answer to a call: those may be
-ahead of what others wrote before them, and of a history that was replaced. Touches nothing.
+and the heads at which the server says that it must be read anew. An answer to a call changes nothing here: it may be
+ahead of what others wrote before it, or of a history that was replaced. Touches nothing.
 """
 
 from bisect import bisect_left
@@ -130,8 +130,8 @@ class View:
         self._window = Window(floor, messages)
         self._fresh: Window | None = None
         self._came_with_reset: set[str] = set()
-        # States of messages that a page has shown before their events came, by the seq of their change. If those do not
-        # come, the page was read from a history that is lost.
+        # States of messages that a page or an answer has shown before their events came, by the seq of their change. If
+        # those do not come, it was of a history that is lost.
         self._ahead: dict[str, int] = {}
         self._seen_to = floor if seen_to is None else seen_to
         self.generation = 0  # of the history: what was read for an earlier one is of no use
@@ -210,10 +210,18 @@ class View:
         self._round += 1
 
     def is_doubtful(self, head: int) -> bool:
-        """Whether a page has shown what no event has confirmed, up to the cursor or beyond this head."""
+        """Whether a page or an answer has shown what no event has confirmed, up to the cursor or beyond this head."""
         if not self._ahead or self.cursor is None:
             return False
         return any(seq <= self.cursor.seq or seq > head for seq in self._ahead.values())
+
+    def expect(self, answer: Message) -> bool:
+        """An answer to a send says that this is in the history. Returns False if the list, which reaches so far, does
+        not have it: the history was lost. While it is read anew that shows at its end."""
+        if self.cursor is None or self._fresh is not None or answer.seq <= self.floor:
+            return True
+        self._expect([answer])
+        return answer.changed_seq > self.cursor.seq or self._window.get(answer.id) is not None
 
     def _expect(self, page: Iterable[Message]) -> None:
         seq = self.cursor.seq if self.cursor is not None else 0
