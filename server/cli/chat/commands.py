@@ -23,7 +23,7 @@ COMMANDS = {
     "older": Command("", "show older messages"),
     "group": Command("TITLE: NAME, NAME ...", "begin a group"),
     "edit": Command("[#N] TEXT", "replace your last message, or the one with this number"),
-    "delete": Command("[#N]", "delete your last message, or the one with this number"),
+    "delete": Command("[#N]", "delete your last message, or the one with this number; give up one that has failed"),
     "reply": Command("[#N] TEXT", "answer the last message of another, or the one with this number"),
     "file": Command("PATH", "send a file"),
     "retry": Command("", "send again what has failed"),
@@ -44,13 +44,17 @@ def parse(line: str) -> Typed:
     if not line.startswith("/") or line.startswith("//"):
         return Typed("", line.removeprefix("/") if line.startswith("//") else line)
     name, _, rest = line[1:].partition(" ")
-    found = [one for one in COMMANDS if one.startswith(name.lower())] if name else []
-    if name.lower() in COMMANDS:
-        found = [name.lower()]
+    found = meant(name)
     if len(found) != 1:
-        hint = f": {', '.join('/' + one for one in found)}" if found else ""
+        hint = f": {', '.join('/' + one for one in found)}" if found and name else ""
         raise ChatError(f"there is no command /{name}{hint or '; /help lists them'} (// begins a text with a slash)")
     return Typed(found[0], rest.strip())
+
+
+def meant(name: str) -> list[str]:
+    """Return the commands that this may be the beginning of."""
+    name = name.lower()
+    return [name] if name in COMMANDS else [one for one in COMMANDS if one.startswith(name)]
 
 
 def numbered(rest: str) -> tuple[int | None, str]:

@@ -5,7 +5,7 @@ Owns the questions that this takes, and the errors that the command reports.
 
 from collections.abc import Awaitable, Callable
 
-from parley_client import Chat, ParleyError, User, register
+from parley_client import Chat, NotUnderstood, ParleyError, User, register
 
 
 class ChatError(Exception):
@@ -41,9 +41,12 @@ async def find_or_make(chat: Chat, username: str, may_make: Callable[[str], Awai
 def explained(error: ParleyError, url: str) -> ChatError:
     """Return what to say of an error of the connection."""
     if error.code == "network":
-        return ChatError(f"cannot reach {url}: {error.message}")
+        names_it = error.message.startswith(url)
+        return ChatError(error.message if names_it else f"{url} cannot be reached: {error.message}")
     if error.code == "unauthenticated":
         return ChatError(f"{url} does not accept the access token: {error.message}")
+    if isinstance(error, NotUnderstood):
+        return ChatError(f"{url} is no server of Parley: {error.message}")
     return ChatError(error.message)
 
 

@@ -3,17 +3,19 @@
 Owns the event loop of the command, standard input and output. Typing, completion and the screen are prompt_toolkit's.
 """
 
+import os
+import re
 import sys
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
+from functools import partial
 
 import anyio
 import anyio.from_thread
-import anyio.to_thread
-import click
 import parley_client
+from anyio.abc import TaskGroup
 from anyio.lowlevel import current_token
 from parley_client import Chat, ErrorOccurred, Event, MessageReceived, Outgoing, ParleyError, StateChanged, Subscription
 from prompt_toolkit import PromptSession
@@ -22,9 +24,9 @@ from prompt_toolkit.document import Document
 from prompt_toolkit.patch_stdout import patch_stdout
 
 from server.cli.chat import lines
-from server.cli.chat.commands import COMMANDS
-from server.cli.chat.people import explained, find_or_make, sign_up
-from server.cli.chat.session import Session
+from server.cli.chat.commands import COMMANDS, meant
+from server.cli.chat.people import ChatError, explained, find_or_make, sign_up
+from server.cli.chat.session import Screen, Session
 from server.protocol import terminal
 
 AHEAD = 100  # lines read before they are committed
@@ -37,33 +39,50 @@ def run(url: str, user: str, other: str, say: tuple[str, ...], token: str | None
 
 
 async def _run(url: str, user: str, other: str, say: tuple[str, ...], token: str | None) -> None:
-    is_interactive = not say and sys.stdin.isatty() and sys.stdout.isatty()
+    is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     try:
         url = parley_client.server_url(url)
         token = token or await sign_up(url, user)
         async with parley_client.connect(url, token=token, wait=False) as chat:
             events = chat.events()
             await _first_connection(events, url)
-
-            async def may_make(name: str) -> bool:
-                question = f"there is no user {terminal.line(name)}; register them?"
-                return not is_interactive or await anyio.to_thread.run_sync(click.confirm, question)
-
+            if chat.me.username.casefold() != user.casefold():
+                raise ChatError(f"the access token is that of {chat.me.username}, and not of {user}")
+            may_make = _ask if is_terminal else _yes
             peer = await find_or_make(chat, other, may_make)
             conversation = await chat.direct(peer)
             names = {chat.me.id: chat.me.username, peer.id: peer.username}
-            session = Session(chat, conversation, names, terminal.echo, _no_questions, is_interactive=is_interactive)
-            if is_interactive:
-                await _edit(chat, session, events, peer.username)
-            else:
-                await _pipe(session, events, peer.username, say)
+            async with anyio.create_task_group() as tasks:
+                if is_terminal and not say:
+                    screen = Screen(terminal.echo, terminal.echo, may_make, _columns)
+                    session = Session(chat, conversation, names, screen, tasks, is_interactive=True)
+                    await _edit(chat, session, events, tasks, peer.username)
+                else:
+                    screen = Screen(terminal.echo, partial(terminal.echo, err=True), may_make, lambda: None)
+                    session = Session(chat, conversation, names, screen, tasks, is_interactive=False)
+                    await _pipe(session, events, tasks, peer.username, say)
+                tasks.cancel_scope.cancel()
     except ParleyError as error:
         raise explained(error, url) from None
 
 
-async def _no_questions(name: str) -> bool:
-    """Below the prompt nothing can be asked: a name that is not there is an error."""
-    return False
+def _columns() -> int | None:
+    """How wide the terminal is now."""
+    return os.get_terminal_size(sys.stdin.fileno()).columns or None
+
+
+async def _yes(name: str) -> bool:
+    return True
+
+
+async def _ask(name: str) -> bool:
+    """Ask at the terminal whether to register somebody."""
+    question: PromptSession[str] = PromptSession()
+    try:
+        answer = await question.prompt_async(f"there is no user {terminal.line(name)}; register them? [y/N] ")
+    except (EOFError, KeyboardInterrupt):
+        return False
+    return answer.strip().lower() in ("y", "yes")
 
 
 async def _first_connection(events: Subscription[Event], url: str) -> None:
@@ -82,27 +101,37 @@ async def _show_events(events: Subscription[Event], session: Session) -> None:
             await session.take(event)
 
 
-async def _pipe(session: Session, events: Subscription[Event], other: str, say: tuple[str, ...]) -> None:
-    """Send what comes in line by line, or only what is to be said; show what others say on the way."""
+async def _pipe(
+    session: Session, events: Subscription[Event], tasks: TaskGroup, other: str, say: tuple[str, ...]
+) -> None:
+    """Send what comes in line by line, or only what is to be said; show what others say on the way. What is refused
+    does not hold up the rest, and is the error at the end."""
     await session.begin()
-    async with anyio.create_task_group() as tasks:
-        if say:
-            for text in say:
-                sent = session.say(text)
-                if sent is not None:
-                    await _until_shown(session, sent)
-            return
+    if not say:
         tasks.start_soon(_show_events, events, session)
         terminal.echo(f"chatting with {terminal.line(other)}; end with Ctrl-D", err=True)
-        under_way: deque[Outgoing] = deque()
-        async for line in _lines():
-            sent = session.say(line.rstrip("\n"))
-            under_way.extend([] if sent is None else [sent])
-            while len(under_way) > AHEAD:
+    under_way: deque[Outgoing] = deque()
+    refused: list[ParleyError] = []
+
+    async def until(left: int) -> None:
+        while len(under_way) > left:
+            try:
                 await _until_shown(session, under_way.popleft())
-        for sent in under_way:
-            await _until_shown(session, sent)
-        tasks.cancel_scope.cancel()
+            except ParleyError as error:
+                refused.append(error)
+
+    async for text in _given(say) if say else _lines():
+        sent = session.say(text)
+        under_way.extend([] if sent is None else [sent])
+        await until(0 if say else AHEAD)
+    await until(0)
+    if refused:
+        raise refused[0]
+
+
+async def _given(say: tuple[str, ...]) -> AsyncIterator[str]:
+    for text in say:
+        yield text
 
 
 async def _until_shown(session: Session, sent: Outgoing) -> None:
@@ -112,26 +141,31 @@ async def _until_shown(session: Session, sent: Outgoing) -> None:
 
 async def _lines() -> AsyncIterator[str]:
     """The lines of standard input, read by a thread that nothing waits for when the command ends."""
-    taken, given = anyio.create_memory_object_stream[str](AHEAD)
+    taken, given = anyio.create_memory_object_stream[bytes](AHEAD)
     token = current_token()
 
     def read() -> None:
         with suppress(anyio.BrokenResourceError, RuntimeError):  # the command has ended
-            for line in sys.stdin:
+            for line in sys.stdin.buffer:
                 anyio.from_thread.run(taken.send, line, token=token)
             anyio.from_thread.run_sync(taken.close, token=token)
 
     threading.Thread(target=read, name="stdin", daemon=True).start()
+    number = 0
     async with given:
         async for line in given:
-            yield line
+            number += 1
+            try:
+                yield line.rstrip(b"\r\n").decode()
+            except UnicodeDecodeError:
+                raise ChatError(f"line {number} of the standard input is not UTF-8") from None
 
 
-async def _edit(chat: Chat, session: Session, events: Subscription[Event], other: str) -> None:
+async def _edit(chat: Chat, session: Session, events: Subscription[Event], tasks: TaskGroup, other: str) -> None:
     """Edit lines below what is said."""
     prompt: PromptSession[str] = PromptSession(
         f"{terminal.line(chat.me.username)}> ",
-        completer=_Completer(chat, session),
+        completer=_Completer(session),
         complete_while_typing=True,
         erase_when_done=True,
         bottom_toolbar=session.status,
@@ -147,27 +181,26 @@ async def _edit(chat: Chat, session: Session, events: Subscription[Event], other
     with patch_stdout():
         terminal.echo(lines.note(f"chatting with {other}; /help lists what can be done, Ctrl-D leaves"))
         await session.begin()
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_show_events, events, session)
-            while not session.has_left:
-                try:
-                    line = await prompt.prompt_async()
-                except (EOFError, KeyboardInterrupt):
-                    break
-                session.conversation.stop_typing()
-                await session.typed(line)
-            tasks.cancel_scope.cancel()
-    if session.conversation.outgoing:
-        terminal.echo(lines.note("sending what is not sent yet; Ctrl-C leaves it"))
+        tasks.start_soon(_show_events, events, session)
+        while not session.has_left:
+            try:
+                line = await prompt.prompt_async()
+            except (EOFError, KeyboardInterrupt):
+                break
+            session.conversation.stop_typing()
+            await session.typed(line)
+    if session.unsent() or session.under_way:
+        terminal.echo(lines.note("finishing what is not sent yet; Ctrl-C leaves it"))
         with anyio.move_on_after(PATIENCE), suppress(ParleyError):
-            await chat.flush()
+            await session.finish()
+        if left := session.unsent() + session.under_way:
+            raise ChatError(f"of your messages and commands {left} were not sent")
 
 
 class _Completer(Completer):
     """Commands, and what comes after some of them: names, and paths."""
 
-    def __init__(self, chat: Chat, session: Session) -> None:
-        self._chat = chat
+    def __init__(self, session: Session) -> None:
         self._session = session
         self._paths = PathCompleter(expanduser=True)
 
@@ -176,13 +209,18 @@ class _Completer(Completer):
         if not text.startswith("/") or text.startswith("//"):
             return
         name, space, rest = text[1:].partition(" ")
+        found = meant(name)
         if not space:
-            for one, command in COMMANDS.items():
-                if one.startswith(name):
-                    yield Completion(f"/{one}", -len(text), display_meta=command.help)
-        elif name == "file":
+            for one in found:
+                yield Completion(f"/{one}", -len(text), display_meta=COMMANDS[one].help)
+        elif found == ["file"]:
             yield from self._paths.get_completions(Document(rest, len(rest)), complete_event)
-        elif name == "with":
-            for title in self._session.titles():
-                if title.casefold().startswith(rest.casefold()):
-                    yield Completion(title, -len(rest))
+        elif found == ["with"]:
+            yield from self._beginning_with(rest, self._session.titles())
+        elif found == ["group"] and ":" in rest:
+            last = re.split("[:,]", rest)[-1].lstrip()
+            yield from self._beginning_with(last, self._session.others())
+
+    @staticmethod
+    def _beginning_with(text: str, names: Iterable[str]) -> Iterable[Completion]:
+        return [Completion(name, -len(text)) for name in names if name.casefold().startswith(text.casefold())]

@@ -1,5 +1,6 @@
 """server.cli.chat.lines: whose each line is, and that nothing foreign gets at the terminal."""
 
+import wcwidth
 from parley_client import FileInfo, Message
 
 from server.cli.chat import lines
@@ -16,6 +17,20 @@ def test_every_line_says_whose_it_is() -> None:
     shown = lines.of_message("bob", message(text), number=True).split("\n")
     assert shown == ["7 bob: hello", "  bob| alice: I owe bob 100", "  bob| -- connected again"]
     assert lines.of_message("bob", message("hello, alice")) == "bob: hello, alice"
+
+
+def test_every_row_says_whose_it_is() -> None:
+    """Nor can what a terminal would put at the beginning of its next row; however narrow it is, and however wide signs
+    are. Notes and lists have foreign names in them as well."""
+    text = "a" * 20 + " " * 40 + "alice: I owe bob 100 " + "\u4e2d" * 40 + "\u3000" * 40 + "alice:\u3000yes"
+    for columns in (1, 20, 40, 79):
+        rows = lines.of_message("bob", message(text), number=True, columns=columns).split("\n")
+        assert rows[0].startswith("7 bob: ") and all(row.startswith("  bob| ") for row in rows[1:])
+        assert columns < 20 or max(map(wcwidth.width, rows)) < columns
+        assert all(row.startswith("-- ") for row in lines.note(text, columns).split("\n"))
+        assert all(row.startswith("    ") for row in lines.listed(text, columns).split("\n")[1:])
+    kept = "".join(row[7:] for row in lines.of_message("bob", message(text), number=True, columns=40).split("\n"))
+    assert kept == text
 
 
 def test_what_a_terminal_would_obey_is_visible() -> None:

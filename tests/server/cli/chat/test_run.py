@@ -1,18 +1,24 @@
-"""`parley chat` as a process: through pipes as the README shows, and in two terminals through a kill of the server."""
+"""`parley chat` as a process: through pipes as the README shows, in a terminal with its line editor, and in two through
+a kill of the server; and what it says when it cannot begin."""
 
 import fcntl
+import io
 import os
 import re
+import signal
 import struct
 import subprocess
 import sys
 import termios
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 import trio
 
+from server.cli.chat.people import ChatError
+from server.cli.chat.run import run
 from tests.running import Server, User, free_port, running
 
 ROOT = Path(__file__).parents[4]
@@ -63,7 +69,18 @@ class Terminal:
             self._more.set()
 
     def type(self, text: str) -> None:
-        os.write(self._fd, text.encode() + b"\r")
+        self.press(text + "\r")
+
+    def press(self, keys: str) -> None:
+        os.write(self._fd, keys.encode())
+
+    def forget(self) -> None:
+        """Look at nothing that was shown until now."""
+        self._raw = b""
+
+    def resize(self, columns: int) -> None:
+        fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+        self.process.send_signal(signal.SIGWINCH)  # it is not the terminal's own session
 
     async def shows(self, text: str) -> None:
         with trio.fail_after(WAIT):
@@ -105,8 +122,117 @@ async def test_pipes(database: str, redis_url: str) -> None:
         stranger = alice._replace(token="nonsense")
         code, shown, notes = await output(command(server, stranger, "bob", "--say", "x"))
         assert code == 1 and not shown and "does not accept the access token" in notes and notes.count("\n") == 1
-    code, shown, notes = await output(command(server, alice, "bob", "--say", "x"))
-    assert code == 1 and not shown and f"cannot reach http://localhost:{server.port}" in notes
+
+
+def here(url: str, *say: str, user: str = "alice", other: str = "bob", token: str | None = None) -> Callable[[], None]:
+    return lambda: run(url, user, other, say, token)
+
+
+async def test_what_is_in_the_way(database: str, redis_url: str, nursery: trio.Nursery) -> None:
+    """Each is one sentence that says what to do: no server, another one, no URL, a name that is taken or not there, the
+    token of somebody else."""
+
+    async def fails(call: Callable[[], None], sentence: str) -> None:
+        with pytest.raises(ChatError) as found:
+            await trio.to_thread.run_sync(call)
+        assert sentence in str(found.value) and "\n" not in str(found.value)
+
+    nowhere = f"localhost:{free_port()}"
+    await fails(here(nowhere, "x"), f"http://{nowhere} cannot be reached: ")
+    await fails(here(nowhere, "x", token="token"), f"http://{nowhere} cannot be reached: ")
+    await fails(here("ftp://chat.example", "x"), "'ftp://chat.example' is no URL of a server: it looks like https://")
+    async with running(database, redis_url) as server:
+        url = f"localhost:{server.port}"
+        alice, bob = await server.register("alice"), await server.register("bob")
+        await fails(here(url, "x"), "alice exists already; give --token")
+        await fails(here(url, "x", user="a:b"), "A username is")
+        await fails(here(url, "x", token=bob.token), "the access token is that of bob, and not of alice")
+        await fails(here(url, "x", token=alice.token, other="a:b"), "A username is")
+        await fails(here(url, "x" * 100_000, "fine", token=alice.token), "at most 32768 are allowed")
+        assert [one["content"] for one in await server.history(alice, await server.direct(alice, bob))] == ["fine"]
+    async with running(database, redis_url, registration="closed", may_fail=True) as server:
+        url = f"localhost:{server.port}"
+        await fails(here(url, "x", user="dora"), "this server does not register people openly; give --token")
+        await fails(here(url, "x", token=alice.token, other="dora"), "does not register people openly")
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+
+    async def other_server(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello")
+
+    nursery.start_soon(trio.serve_listeners, other_server, listeners)
+    url = f"localhost:{listeners[0].socket.getsockname()[1]}"
+    await fails(here(url, "x"), f"http://{url} is no server of Parley: ")
+    await fails(here(url, "x", token="token"), f"http://{url} is no server of Parley: ")
+    nursery.cancel_scope.cancel()
+
+
+async def test_what_is_piped_in(
+    database: str, redis_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A line that is refused does not hold up those behind it, and is the error at the end; one that is no text ends
+    it. What the program says stands apart from what people do."""
+    async with running(database, redis_url) as server:
+        alice, bob = await server.register("alice"), await server.register("bob")
+        for given, error in (
+            (b"x" * 100_000 + b"\none\n", "at most 32768 are allowed"),
+            (b"two\n\xff\nthree\n", "line 2"),
+        ):
+            monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given)))
+            with pytest.raises(ChatError, match=error):
+                await trio.to_thread.run_sync(here(f"localhost:{server.port}", token=alice.token))
+        history = await server.history(bob, await server.direct(alice, bob))
+        assert [one["content"] for one in history] in (["one", "two"], ["one"])  # the end may be before its sending
+    shown, notes = capsys.readouterr()
+    assert shown.startswith("alice: one\n") and "-- " not in shown
+    assert "-- not sent: 'xxx" in notes and "chatting with bob" in notes
+
+
+async def test_a_terminal(database: str, redis_url: str) -> None:
+    """A name that is not there is asked about, also below the prompt; what is typed can be completed, repeated, and of
+    several lines; the width is that of the terminal by then; a chat that is ended for good says why."""
+    async with running(database, redis_url) as server:
+        alice, bob = await server.register("alice"), await server.register("bob")
+        async with terminal(command(server, alice, "stranger")) as a:
+            await a.shows("there is no user stranger; register them? [y/N]")
+            a.type("n")
+            await a.shows("parley: there is no user 'stranger'")
+            with trio.fail_after(WAIT):
+                assert await a.process.wait() == 1
+        async with terminal(command(server, alice, "bob")) as a:
+            await a.shows("chatting with bob")
+            a.type("\x1b[200~one\ntwo\x1b[201~")
+            await a.shows("alice| two")
+            a.type("/with dora")
+            await a.shows("there is no user dora; register them? [y/N]")
+            a.type("no")
+            await a.shows("-- there is no user 'dora'")
+            a.type("/with carol")
+            await a.shows("there is no user carol; register them? [y/N]")
+            a.type("y")
+            await a.shows("-- this is carol")
+            a.press("/wi")
+            await a.shows("go to the conversation with a user")  # the menu below
+            a.forget()
+            a.press("\t bo")
+            await a.shows("bob")
+            a.type("\t")
+            await a.shows("-- this is bob")
+            a.type("again")
+            await a.shows("alice: again")
+            a.type("\x1b[A")
+            a.resize(30)
+            async with server.connect(bob) as client:
+                conversation = await server.direct(alice, bob)
+                await client.invoke("SendMessage", {"conversationId": conversation, "content": "long " * 20})
+            await a.shows("bob| long")
+            history = await server.history(bob, conversation)
+            assert [one["content"] for one in history][:3] == ["one\ntwo", "again", "again"]
+            async with server.http(alice) as http:
+                assert (await http.delete(f"/api/users/{alice.id}")).is_success
+            await a.shows("parley: ")
+            with trio.fail_after(WAIT):
+                assert await a.process.wait() == 1
 
 
 async def test_two_terminals(database: str, redis_url: str) -> None:
