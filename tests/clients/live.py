@@ -232,7 +232,7 @@ class World:
             for conversation, shown in report["lists"].items():
                 found = [(one, seq, content) for one, seq, content, *_ in shown]
                 if found != true[conversation]:
-                    wrong.append(f"{user}: {conversation} shows {_difference(found, true[conversation])}")
+                    wrong.append(f"{user}: {conversation} shows {difference(found, true[conversation])}")
             keys: dict[str, list[list[Any]]] = {}
             for shown in report["lists"].values():
                 for message in shown:
@@ -268,5 +268,5 @@ def stored(database: str) -> dict[str, list[tuple[str, int, str]]]:
         return found
 
 
-def _difference(found: list[tuple[str, int, str]], true: list[tuple[str, int, str]]) -> str:
+def difference(found: list[tuple[str, int, str]], true: list[tuple[str, int, str]]) -> str:
     return f"{[one for one in found if one not in true]} and not {[one for one in true if one not in found]}"

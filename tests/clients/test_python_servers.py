@@ -1,79 +1,113 @@
-"""The Python client against real servers, on Trio and on asyncio, while these are killed, drained and paused, and while
-PostgreSQL comes back with less than it had."""
+"""The Python client against real servers, on Trio and on asyncio, while these are killed, drained and paused,
+connections are cut, and PostgreSQL comes back with less than it had."""
 
 import random
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
+from pathlib import Path
 
 import anyio
 import parley_client
 import pytest
 import trio
-from parley_client import Message, MessageType
+from parley_client import Chat, Message, Outgoing, ParleyError
 
-from tests.histories import go_back
-from tests.running import Running, User, free_port, lasting, running
+from tests.clients.live import Instances, difference, instances, last_words, stored
+from tests.running import User, lasting
 from tests.waiting import WITHIN, wait_until
 
-LAST = "the last of"
+EDITED = " (edited)"
+RESTARTS = 1 / 100  # of what a person says, in the long form: their program ends then, and is started again
 
 
 class Person:
-    """Somebody who talks in a conversation until they are stopped."""
+    """Somebody who talks in conversations until they are stopped."""
 
-    def __init__(self, url: str, user: User, conversation: str) -> None:
+    def __init__(self, url: str, user: User, groups: list[str], store: Path) -> None:
         self.url = url
         self.user = user
-        self.conversation = conversation
-        self.sent: list[str] = []
+        self.groups = groups
+        self.store = store
+        self.said = 0
+        self.sent: dict[str, list[str]] = {group: [] for group in groups}
+        self.outgoing: list[Outgoing] = []
         self.shown: list[Message] = []
-        self.messages: list[Message] = []
+        self.is_editing = False
+        self.is_quiet = False
+        self.lists: dict[str, list[tuple[str, int, str]]] = {}
+        self.pending: list[str] = []
 
     async def chat(self, crowd: "Crowd") -> None:
-        async with parley_client.connect(self.url, token=self.user.token) as chat:
-            found = chat.conversation(self.conversation)
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._listen, chat.messages())
-                while not crowd.is_done.is_set():
-                    self._say(found, f"{self.user.name} {len(self.sent)}")
-                    await anyio.sleep(crowd.pause)  # the pace of a talk
-                self._say(found, f"{LAST} {self.user.name}")
-                await chat.flush()
-                while not self._has(chat, found, crowd.lasts):  # noqa: ASYNC110 (two conditions, of two parts)
-                    await anyio.sleep(0.05)
+        while not crowd.is_over.is_set():
+            self.outgoing.clear()
+            store = parley_client.FileStore(self.store)
+            async with parley_client.connect(self.url, token=self.user.token, store=store) as chat:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._listen, chat.messages())
+                    tasks.start_soon(self._edit, chat, crowd)
+                    await self._talk(chat, crowd)
+                    if crowd.is_done.is_set():
+                        await self._look(chat, crowd)
+                    tasks.cancel_scope.cancel()
+
+    async def _talk(self, chat: Chat, crowd: "Crowd") -> None:
+        """Until it is time to be quiet, or the program is to be started again."""
+        while not crowd.is_done.is_set():
+            self._say(chat, random.choice(self.groups), f"{self.user.name} {self.said}")
+            await anyio.sleep(crowd.pause)  # the pace of a talk
+            if random.random() < crowd.restarts and not self.is_editing:
+                return
+
+    async def _look(self, chat: Chat, crowd: "Crowd") -> None:
+        """Say what the lists are, again and again."""
+        while not crowd.is_over.is_set():
+            for group in self.groups:
+                found = chat.conversation(group)
                 while await found.load_older(200):
                     pass
-                self.messages = list(found.messages)
-                tasks.cancel_scope.cancel()
+                self.lists[group] = [(one.id, one.seq, one.content) for one in found.messages]
+            self.pending = [one.content for found in chat.conversations for one in found.outgoing]
+            self.pending += [one.content for one in self.outgoing if one.status not in ("sent", "delivered", "read")]
+            self.is_quiet = not self.pending and not self.is_editing
+            await anyio.sleep(crowd.pause)
 
-    def _has(self, chat: parley_client.Chat, found: parley_client.Conversation, lasts: set[str]) -> bool:
-        return chat.state == "live" and lasts <= {one.content for one in found.messages}
+    async def _edit(self, chat: Chat, crowd: "Crowd") -> None:
+        """Edit one's own messages now and then."""
+        while not crowd.is_done.is_set():
+            await anyio.sleep(crowd.pause * 5)
+            own = [one for one in chat.conversation(self.groups[0]).messages if one.sender_id == self.user.id]
+            if own and not own[-1].content.endswith(EDITED) and not crowd.is_done.is_set():
+                self.is_editing = True
+                try:
+                    await chat.edit(own[-1].id, own[-1].content + EDITED)
+                except ParleyError as error:
+                    if error.code != "not_found":  # of a history that was lost
+                        raise
+                self.is_editing = False
 
-    def _say(self, found: parley_client.Conversation, content: str) -> None:
-        self.sent.append(content)
-        found.send(content)
+    def _say(self, chat: Chat, group: str, content: str) -> None:
+        self.said += 1
+        self.sent[group].append(content)
+        self.outgoing.append(chat.conversation(group).send(content))
 
     async def _listen(self, messages: parley_client.Subscription[Message]) -> None:
         async for message in messages:
             self.shown.append(message)
 
-    def plain(self) -> list[tuple[int, str]]:
-        return [(one.seq, one.content) for one in self.messages if one.type is not MessageType.SYSTEM]
-
 
 class Crowd(threading.Thread):
     """People with one event loop, in a thread of its own."""
 
-    def __init__(self, loop: str, people: Sequence[Person], lasts: set[str], pause: float) -> None:
+    def __init__(self, loop: str, people: Sequence[Person], pause: float, restarts: float) -> None:
         super().__init__(name=loop, daemon=True)
         self.loop = loop
         self.people = people
-        self.lasts = lasts
         self.pause = pause
+        self.restarts = restarts
         self.is_done = threading.Event()
+        self.is_over = threading.Event()
         self.failure: BaseException | None = None
 
     def run(self) -> None:
@@ -91,106 +125,113 @@ class Crowd(threading.Thread):
 class World:
     """The crowds, and the instances to which they talk."""
 
-    def __init__(self, database: str, redis_url: str, count: int, nursery: trio.Nursery) -> None:
-        self._open = partial(running, database, redis_url, may_fail=True)
-        self._nursery = nursery
-        self.database = database
-        self.ports = [free_port() for _ in range(count)]
-        self.servers: dict[int, Running] = {}
-        self._ends = [trio.Event() for _ in range(count)]
+    def __init__(self, servers: Instances, directory: Path) -> None:
+        self.servers = servers
+        self.directory = directory
         self.crowds: list[Crowd] = []
-        self.conversation = ""
+        self.groups: list[str] = []
+        self.users: list[User] = []
 
     @property
     def people(self) -> list[Person]:
         return [person for crowd in self.crowds for person in crowd.people]
 
-    async def begin(self, count: int, pause: float) -> None:
-        for number in range(len(self.ports)):
-            await self._nursery.start(self._serve, number)
-        users = [lasting(await self.servers[0].register(f"person{number}")) for number in range(count)]
-        self.conversation = await self.servers[0].group(*users)
-        urls = [server.url for server in self.servers.values()]
-        people = [Person(urls[number % len(urls)], user, self.conversation) for number, user in enumerate(users)]
-        lasts = {f"{LAST} {user.name}" for user in users}
-        self.crowds = [Crowd(loop, people[half::2], lasts, pause) for half, loop in enumerate(["trio", "asyncio"])]
+    async def begin(self, count: int, groups: int, pause: float, restarts: float = 0.0) -> None:
+        server, ports = self.servers.first, self.servers.ports
+        users = [lasting(await server.register(f"person{number}")) for number in range(count)]
+        members = [[user for index, user in enumerate(users) if n == 0 or (index + n) % 2 == 0] for n in range(groups)]
+        self.groups = [await server.group(*those) for those in members]
+        people = [
+            Person(
+                f"http://127.0.0.1:{ports[number % len(ports)]}",
+                user,
+                [group for group, those in zip(self.groups, members, strict=True) if user in those],
+                self.directory / f"{user.name}.db",
+            )
+            for number, user in enumerate(users)
+        ]
+        self.users = users
+        halves = [people[half::2] for half in range(2)]
+        self.crowds = [
+            Crowd(loop, half, pause, restarts) for loop, half in zip(["trio", "asyncio"], halves, strict=True)
+        ]
         for crowd in self.crowds:
             crowd.start()
 
     async def more(self, count: int = 10) -> None:
         """Wait until everybody has heard of so many messages more."""
         targets = [(person, len(person.shown) + count) for person in self.people]
-        await wait_until(
-            lambda: (
-                any(crowd.failure for crowd in self.crowds)
-                or all(len(person.shown) >= target for person, target in targets)
-            )
-        )
-        assert not [crowd.failure for crowd in self.crowds if crowd.failure]
+        await self._until(lambda: all(len(person.shown) >= target for person, target in targets))
 
-    async def restart(self, number: int, *, kill: bool) -> None:
-        server = self.servers[number]
-        server.kill() if kill else server.terminate()
-        await server.wait()
-        self._ends[number].set()
-        self._ends[number] = trio.Event()
-        await self._nursery.start(self._serve, number)
-
-    async def _serve(self, number: int, *, task_status: trio.TaskStatus[None]) -> None:
-        end = self._ends[number]
-        async with self._open(port=self.ports[number]) as self.servers[number]:
-            task_status.started()
-            await end.wait()
-
-    async def lose(self, changes: int) -> None:
-        """PostgreSQL has so many changes less than it has acknowledged."""
-        head = (await self.servers[0].history(self.people[0].user, self.conversation))[-1]["seq"]
-        await trio.to_thread.run_sync(go_back, self.database, self.conversation, max(1, head - changes))
+    async def lose_some(self, dice: random.Random) -> None:
+        await self.servers.lose_history(dice.choice(self.groups), dice)
 
     async def compare(self) -> None:
-        """After quiet every list is what PostgreSQL has; what was sent is there once, and was shown once."""
+        """After quiet every list is what PostgreSQL has: ids, order and contents. What was sent is there once, as sent,
+        and was shown as new once; nothing is pending."""
         for crowd in self.crowds:
             crowd.is_done.set()
+        await self._until(lambda: all(person.is_quiet for person in self.people))
+        await last_words(self.servers.first, self.users, self.groups)
+        wrong = ["nothing was compared"]
+        with trio.move_on_after(WITHIN):
+            while wrong:
+                await trio.sleep(0.2)  # some of them may have received, or sent again, since others were looked at
+                wrong = await trio.to_thread.run_sync(self._wrong)
+        for crowd in self.crowds:
+            crowd.is_over.set()
         for crowd in self.crowds:
             await trio.to_thread.run_sync(crowd.join, WITHIN)
             assert crowd.failure is None and not crowd.is_alive()
-        history = await self.servers[0].history(self.people[0].user, self.conversation)
-        stored = [(one["seq"], one["content"]) for one in history]
-        times = Counter(content for _, content in stored)
-        for person in self.people:
-            assert person.plain() == stored
-            assert all(times[content] == 1 for content in person.sent)
-            assert max(Counter(one.id for one in person.shown).values()) == 1
+        assert not wrong, "\n".join(wrong[:20])
 
-    def end(self) -> None:
-        for event in self._ends:
-            event.set()
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        await wait_until(lambda: condition() or any(crowd.failure for crowd in self.crowds))
+        assert not [crowd.failure for crowd in self.crowds if crowd.failure]
+
+    def _wrong(self) -> list[str]:
+        true = stored(self.servers.database)
+        wrong: list[str] = []
+        for person in self.people:
+            wrong += [f"{person.user.name}: {content} is pending" for content in person.pending]
+            for group in person.groups:
+                if person.lists[group] != true[group]:
+                    wrong.append(f"{person.user.name}: {group} {difference(person.lists[group], true[group])}")
+                times = Counter(content.removesuffix(EDITED) for _, _, content in true[group])
+                wrong += [
+                    f"{content} is there {times[content]} times"
+                    for content in person.sent[group]
+                    if times[content] != 1
+                ]
+            twice = [one for one, count in Counter(one.id for one in person.shown).items() if count > 1]
+            wrong += [f"{person.user.name}: {one} was new twice" for one in twice]
+        return wrong
 
 
 @asynccontextmanager
-async def world(database: str, redis_url: str, count: int) -> AsyncIterator[World]:
-    async with trio.open_nursery() as nursery:
-        found = World(database, redis_url, count, nursery)
-        yield found
-        found.end()
+async def world(database: str, redis_url: str, count: int, directory: Path) -> AsyncIterator[World]:
+    async with instances(database, redis_url, count) as servers:
+        yield World(servers, directory)
 
 
-async def test_after_quiet_every_list_is_the_database(database: str, redis_url: str) -> None:
-    """A kill, a drain and a history that goes back, while two talk: every list is what PostgreSQL has, what was sent
-    is there once, and what was shown as new was shown once."""
-    async with world(database, redis_url, 1) as found:
-        await found.begin(2, pause=0.05)
+async def test_after_quiet_every_list_is_the_database(database: str, redis_url: str, tmp_path: Path) -> None:
+    """A kill, a drain, connections that are cut and a history that goes back, while two talk: every list is what
+    PostgreSQL has, what was sent is there once, and what was shown as new was shown once."""
+    async with world(database, redis_url, 1, tmp_path) as found:
+        await found.begin(2, 1, pause=0.05)
         await found.more()
-        await found.restart(0, kill=True)
+        await found.servers.kill(0)
         await found.more()
-        await found.restart(0, kill=False)
+        found.servers.reset(0)
         await found.more()
-        await found.lose(5)
+        await found.servers.drain(0)
+        await found.more()
+        await found.lose_some(random.Random(1))
         await found.more()
         await found.compare()
 
 
-async def test_long(database: str, redis_url: str, pytestconfig: pytest.Config) -> None:
+async def test_long(database: str, redis_url: str, tmp_path: Path, pytestconfig: pytest.Config) -> None:
     """For minutes: 50 people on three instances, one fault after another."""
     minutes = pytestconfig.getoption("--clients-minutes")
     if not minutes:
@@ -198,22 +239,16 @@ async def test_long(database: str, redis_url: str, pytestconfig: pytest.Config) 
     seed = pytestconfig.getoption("--clients-seed") or random.randrange(1, 10**6)
     print(f"seed {seed}")  # noqa: T201
     dice = random.Random(seed)
-    async with world(database, redis_url, 3) as found:
-        await found.begin(50, pause=1.0)
+    async with world(database, redis_url, 3, tmp_path) as found:
+        await found.begin(50, 6, pause=1.0, restarts=RESTARTS)
         end = trio.current_time() + minutes * 60
         while trio.current_time() < end:
-            await trio.sleep(dice.uniform(1, 8))  # the pace of faults
-            number = dice.randrange(3)
-            match dice.randrange(4):
-                case 0:
-                    await found.restart(number, kill=True)
-                case 1:
-                    await found.restart(number, kill=False)
-                case 2:
-                    found.servers[number].pause()
-                    await trio.sleep(dice.uniform(1, 12))  # the fault itself
-                    found.servers[number].resume()
-                case 3:
-                    await found.lose(dice.randint(1, 6))
+            await trio.sleep(dice.uniform(0.5, 5))  # the pace of faults
+            await (found.lose_some(dice) if dice.randrange(5) == 0 else found.servers.fail(dice))
         await found.compare()
-        print(f"{sum(len(person.sent) for person in found.people)} messages")  # noqa: T201
+        count = sum(person.said for person in found.people)
+        lists = sum(len(person.lists) for person in found.people)
+        print(  # noqa: T201
+            f"{count} messages sent by {len(found.people)} people through {dict(found.servers.faults)}, "
+            f"{lists} lists compared, 0 mismatches"
+        )
