@@ -89,7 +89,7 @@ docs: $(READY) ## the pages that are made from the code
 constraints: $(VENV)/.made ## constraints.txt anew: the newest versions that setup.cfg allows
 	@$(PYTHON) -m venv --clear $(VENV)/fresh
 	@$(VENV)/fresh/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
-	@{ sed -n '/^#/p' constraints.txt; $(VENV)/fresh/bin/python -m pip freeze --exclude-editable --exclude parley; } > $(VENV)/constraints
+	@{ sed -n '/^#/p' constraints.txt; $(VENV)/fresh/bin/python -m pip freeze --all --exclude pip --exclude-editable --exclude parley; } > $(VENV)/constraints
 	@mv $(VENV)/constraints constraints.txt && rm -rf $(VENV)/fresh
 
 clean: ## forget the environment (not the data in .parley)

@@ -1,16 +1,22 @@
-"""The distribution parley-client: its README's program as printed, its types as a consumer sees them, its wheel."""
+"""The distribution parley-client: its wheel, in an environment of its own, with its README's program as printed and its
+types as a consumer sees them."""
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 import venv
+import zipfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import trio
+from packaging.requirements import Requirement
 
 from tests.running import Running, free_port, running
 from tests.waiting import wait_until
@@ -102,23 +108,78 @@ async def answers_everything(python: str, directory: Path, database: str, redis_
     assert answers == ["you said: one", "you said: two", "you said: three"]
 
 
-async def test_the_readme_s_program(database: str, redis_url: str, tmp_path: Path) -> None:
-    """As printed, with the package as it is here."""
-    await answers_everything(sys.executable, tmp_path, database, redis_url, PYTHONPATH=str(PACKAGE))
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel as it would be published, built without an index."""
+    where = tmp_path_factory.mktemp("wheel")
+    shutil.copytree(PACKAGE, where / "source", ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
+    build = [
+        "wheel",
+        "--no-deps",
+        "--no-index",
+        "--no-build-isolation",
+        "--wheel-dir",
+        str(where),
+        str(where / "source"),
+    ]
+    pip(sys.executable, *build)
+    [found] = where.glob("*.whl")
+    return found
 
 
-def test_a_consumer_is_typed(tmp_path: Path) -> None:
-    """`mypy --strict` of a program that uses it finds nothing, and knows every type."""
-    (tmp_path / "consumer.py").write_text(CONSUMER)
-    cache = ["--cache-dir", str(ROOT / ".mypy_cache")]
+@pytest.fixture(scope="module")
+def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A Python into which the wheel is installed; what that needs comes from the environment of the tests. Of that no
+    packages are there which are only linked, as ours are."""
+    environment = tmp_path_factory.mktemp("venv")
+    venv.create(environment)
+    found = str(environment / "bin" / "python")
+    pip(found, "install", "--no-deps", "--no-index", str(wheel))
+    [packages] = environment.glob("lib/python*/site-packages")
+    (packages / "needed.pth").write_text(sysconfig.get_path("purelib"))
+    return found
+
+
+def pip(python: str, *command: str) -> None:
+    quiet = ["--quiet", "--disable-pip-version-check"]
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--config-file", os.devnull, *cache, str(tmp_path / "consumer.py")],
-        env={**os.environ, "MYPYPATH": str(PACKAGE)},
+        [sys.executable, "-m", "pip", "--python", python, *quiet, *command], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+async def test_the_readme_s_program(python: str, database: str, redis_url: str, tmp_path: Path) -> None:
+    """As printed, with the package as it is installed from its wheel."""
+    await answers_everything(python, tmp_path, database, redis_url, PYTHONPATH="")
+
+
+def test_a_consumer_is_typed(python: str, tmp_path: Path) -> None:
+    """`mypy --strict` of a program that uses the installed package finds nothing, and knows every type."""
+    (tmp_path / "consumer.py").write_text(CONSUMER)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "mypy", "--strict", "--config-file", os.devnull, "--python-executable", python),
+            *("--cache-dir", str(ROOT / ".mypy_cache"), "consumer.py"),
+        ],
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "MYPYPATH"},
         capture_output=True,
         text=True,
     )
     revealed = re.findall(r'Revealed type is "(?:[\w.]*\.)?(\w+)"', done.stdout)
     assert done.returncode == 0 and revealed == REVEALED, done.stdout + done.stderr
+
+
+def test_what_the_wheel_has(wheel: Path) -> None:
+    """The modules, the mark of types and what pip wants to know; and it needs what the tests are made with."""
+    with zipfile.ZipFile(wheel) as found:
+        names = {name for name in found.namelist() if not name.partition("/")[0].endswith(".dist-info")}
+        [metadata] = [name for name in found.namelist() if name.endswith(".dist-info/METADATA")]
+        needed = re.findall(r"^Requires-Dist: (.*)$", found.read(metadata).decode(), re.MULTILINE)
+    modules = {f"parley_client/{path.name}" for path in (PACKAGE / "parley_client").glob("*.py")}
+    assert names == {*modules, "parley_client/py.typed"} and len(needed) == 4
+    for requirement in map(Requirement, needed):
+        assert requirement.specifier.contains(version(requirement.name)), requirement
 
 
 async def test_the_wheel_long(database: str, redis_url: str, tmp_path: Path, pytestconfig: pytest.Config) -> None:
