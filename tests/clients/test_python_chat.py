@@ -5,7 +5,7 @@ import copy
 import json
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +164,36 @@ def test_a_file_outlives_the_process(loop: str, tmp_path: Path) -> None:
             assert [one.content for one in chat.conversation(talk).messages] == ["one", "missed", "unsent"]
         async with parley_client.connect(net.url, token=OTHER, store=parley_client.FileStore(path)) as chat:
             assert not chat.conversation(talk).messages
+
+    run(loop, scenario)
+
+
+@LOOPS
+def test_a_write_that_is_cancelled_is_made_up_for(loop: str) -> None:
+    """The program ends in the middle of a write to the store: the last one has what was in it."""
+
+    class Slow(parley_client.MemoryStore):
+        began: anyio.Event | None = None
+
+        async def save(self, records: Mapping[str, bytes | None]) -> None:
+            if self.began is not None and not self.began.is_set():
+                self.began.set()
+                await anyio.sleep_forever()
+            await super().save(records)
+
+    async def scenario(net: Network, truth: Truth) -> None:
+        talk, store = truth.create(OTHER, ME), Slow()
+        async with parley_client.connect(net.url, token=ME, store=store) as chat:
+            await until(lambda: "meta" in store._records)
+            net.refuses = True
+            net.cut()
+            store.began = anyio.Event()
+            chat.conversation(talk).send("unsent")
+            await store.began.wait()
+        net.refuses = False
+        async with parley_client.connect(net.url, token=ME, store=store) as chat:
+            await chat.flush()
+        assert [one["content"] for one in truth.talks[talk].in_order()][1:] == ["unsent"]
 
     run(loop, scenario)
 

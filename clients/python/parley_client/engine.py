@@ -29,7 +29,7 @@ PAGE = 200  # the most that the server gives at once
 NAMED = 100  # cursors in one call: a hub message has 32 KiB
 SAVE_PAUSE = 0.25  # seconds in which changes are gathered for the store
 MARK_PAUSE = 0.2  # the same for receipts
-CLOSE_TIMEOUT = 5.0  # seconds for the last write to the store
+CLOSE_TIMEOUT = 30.0  # seconds for the last write to the store
 SETTLED = 10.0  # seconds for which a connection has to last before the next wait is short again
 _log = logging.getLogger("parley_client")
 
@@ -463,10 +463,15 @@ class Engine:
         records = self.replica.records()
         if not records or self._store_failed:
             return
+        is_saved = False
         try:
             await self._store.save(records)
+            is_saved = True
         except ParleyError as error:
             self._no_store(error)
+        finally:
+            if not is_saved:  # cancelled, say: the last write has it then
+                self.replica.dirty.update(records)
 
     def _no_store(self, error: ParleyError) -> None:
         """Go on in memory: what the store has by now is what the next process begins with."""
