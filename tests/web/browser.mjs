@@ -17,7 +17,7 @@ const browser = await chromium.launch({
 });
 const pages = new Map();
 
-async function open({ name, url, width = 1280, height = 800, dark = false, phone = false, scale = 1 }) {
+async function open({ name, url, width = 1280, height = 800, dark = false, phone = false, scale = 1, permissions = [] }) {
   const context = await browser.newContext({
     viewport: { width, height },
     colorScheme: dark ? "dark" : "light",
@@ -26,9 +26,19 @@ async function open({ name, url, width = 1280, height = 800, dark = false, phone
     isMobile: phone,
     locale: "en-GB",
     timezoneId: "UTC",
+    permissions,
   });
   context.setDefaultTimeout(WITHIN);
   context.setDefaultNavigationTimeout(WITHIN);
+  await add(context, name, url);
+}
+
+/** Another tab of the same browser: with the same storage and cookies. */
+async function tab({ name, of, url }) {
+  await add(pages.get(of).context, name, url);
+}
+
+async function add(context, name, url) {
   const page = await context.newPage();
   const faults = [];
   page.on("pageerror", (error) => faults.push(`error: ${error.stack ?? error}`));
@@ -44,6 +54,11 @@ async function open({ name, url, width = 1280, height = 800, dark = false, phone
 
 const commands = {
   open,
+  tab,
+  leave: async ({ name, page }) => {
+    await page.close();
+    pages.delete(name);
+  },
   close: async ({ name }) => {
     await pages.get(name).context.close();
     pages.delete(name);
@@ -60,6 +75,8 @@ const commands = {
   texts: ({ page, selector }) => page.locator(selector).allInnerTexts(),
   files: ({ page, selector, paths }) => page.locator(selector).setInputFiles(paths),
   offline: ({ context, is }) => context.setOffline(is),
+  // This tab alone, which does not learn that it is.
+  cut: ({ session, is }) => session.send("Network.emulateNetworkConditions", { offline: is, latency: 0, downloadThroughput: -1, uploadThroughput: -1 }).then(() => null),
   media: ({ page, dark }) => page.emulateMedia({ colorScheme: dark ? "dark" : "light" }),
   size: ({ page, width, height }) => page.setViewportSize({ width, height }),
   shot: ({ page, path }) => page.screenshot({ path, animations: "disabled" }).then(() => null),

@@ -51,6 +51,11 @@ class Browser:
         await self.call("open", name=name, url=url, **options)
         return Page(self, name)
 
+    async def tab(self, of: "Page", name: str, url: str) -> "Page":
+        """Another tab of the same person in the same browser."""
+        await self.call("tab", name=name, of=of.name, url=url)
+        return Page(self, name)
+
 
 class Page:
     """The page of one person."""

@@ -4,10 +4,13 @@ import fcntl
 import os
 import shutil
 import subprocess
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
+
+from tests.web.browser import Browser, open_browser
 
 HERE = Path(__file__).parent
 
@@ -35,6 +38,12 @@ def chromium() -> str:
     if found is None:
         _missing("chromium")
     return found
+
+
+@pytest.fixture
+async def browser(node: str, chromium: str) -> AsyncIterator[Browser]:
+    async with open_browser(node, chromium) as found:
+        yield found
 
 
 def _missing(what: str) -> NoReturn:

@@ -4,110 +4,15 @@ Pictures of what they saw are left in tests/web/shots, which git ignores.
 """
 
 import json
-import struct
 import time
-import zlib
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 import trio
 
-from tests.running import Running, free_port, running
-from tests.web.browser import Browser, Page, open_browser
-
-ATTACKS = (
-    '<img src=x onerror="globalThis.attacked = 1">',
-    "<script>globalThis.attacked = 2</script>",
-    'javascript:globalThis.attacked=3 https://a.example/"onmouseover="globalThis.attacked=4',
-    "`<svg onload=globalThis.attacked=5>` ```</code><iframe srcdoc='<script>parent.attacked=6</script>'>```",
-    "https://user:secret@example.com/ data:text/html,<script>globalThis.attacked=7</script>",
-)
-ARABIC = "مرحبا، كيف حالك؟ https://example.com/a?b=1"
-
-
-@pytest.fixture
-async def browser(node: str, chromium: str) -> AsyncIterator[Browser]:
-    async with open_browser(node, chromium) as found:
-        yield found
-
-
-class Site:
-    """Instances on one port, among which the kernel spreads connections."""
-
-    def __init__(self, stack: AsyncExitStack, database: str, redis_url: str, folder: Path) -> None:
-        self._stack = stack
-        self._arguments = (database, redis_url)
-        self._settings = {"port": free_port(), "reuse_port": "on", "web": "on", "objects": f"file://{folder}"}
-        self.instances: list[Running] = []
-
-    @property
-    def url(self) -> str:
-        return self.instances[-1].url
-
-    async def start(self) -> None:
-        # The instances are killed: what they were at is in their log, and no fault.
-        opened = running(*self._arguments, may_fail=True, **self._settings)  # type: ignore[arg-type]
-        self.instances.append(await self._stack.enter_async_context(opened))
-
-    async def kill_oldest(self) -> None:
-        oldest = self.instances.pop(0)
-        oldest.kill()
-        await oldest.wait()
-
-
-@asynccontextmanager
-async def two_instances(database: str, redis_url: str, folder: Path) -> AsyncIterator[Site]:
-    async with AsyncExitStack() as stack:
-        site = Site(stack, database, redis_url, folder)
-        await site.start()
-        await site.start()
-        yield site
-
-
-async def join(browser: Browser, site: Site, name: str, **options: object) -> Page:
-    page = await browser.open(name, site.url, **options)
-    await page.fill("#username", name)
-    await page.click("button[type=submit]")
-    await page.see("text=No conversations yet.")
-    return page
-
-
-async def say(page: Page, text: str) -> None:
-    await page.fill(".composer textarea", text)
-    await page.press("Enter", ".composer textarea")
-
-
-def shown(text: str, more: str = "") -> str:
-    return f".message:has(:text-is({json.dumps(text)})){more}"
-
-
-async def contents(page: Page) -> list[str]:
-    return await page.texts(".message .content")
-
-
-async def talk(one: Page, other: Page) -> None:
-    """The first begins a conversation with the second, by the name that was searched for."""
-    await one.click("text=Start one")
-    await one.fill("[role=combobox]", other.name)
-    await one.click(f"[role=option]:has-text({json.dumps(other.name)})")
-    await one.click("dialog button[type=submit]")
-    await one.see(".composer textarea")
-
-
-def picture(path: Path) -> Path:
-    """A PNG of 320 by 200: a sky that becomes darker."""
-    rows = b"".join(b"\0" + bytes((40 + y // 2, 90 + y // 2, 255 - y)) * 320 for y in range(200))
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    head = struct.pack(">IIBBBBB", 320, 200, 8, 2, 0, 0, 0)
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    )
-    return path
+from tests.web.browser import Browser, Page
+from tests.web.steps import ARABIC, ATTACKS, Site, contents, join, picture, say, shown, talk, two_instances
 
 
 async def test_two_people(database: str, redis_url: str, tmp_path: Path, browser: Browser) -> None:

@@ -449,6 +449,7 @@ export class Conversation extends Emitter {
     if (!this.#shown) this.attach({ seq: 0 }, isNew ? wire.seq : wire.changedSeq);
     const timeline = /** @type {Timeline} */ (this.#target);
     const isFromHere = wire.senderId === this.#host.me && this.#isOnItsWay(wire);
+    const before = timeline.cursor.seq;
     const news = timeline.apply(wire);
     if (wire.senderId === this.#host.me) {
       this.#host.outbox.confirm(wire);
@@ -460,7 +461,8 @@ export class Conversation extends Emitter {
     // What is unread but not loaded was counted by the server.
     if (wire.deletedAt && wire.seq < timeline.floor && wire.seq > this.readSeq) void this.refresh();
     this.#changed();
-    if (!news || (news === "new" && isFromHere)) return;
+    const isOfOld = !isNew && wire.seq < timeline.floor && wire.changedSeq > before; // not loaded, but quoted, maybe
+    if ((!news && !isOfOld) || (news === "new" && isFromHere)) return;
     const type = news === "new" ? "message" : "change";
     const detail = { conversation: this, message: this.#snapshot(wire) };
     if (this.#next) this.#deferred.push(() => this.#emit(type, detail));

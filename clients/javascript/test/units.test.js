@@ -634,6 +634,22 @@ promise("edits, deletions, members, names, typing and presence are seen by other
   assert.deepEqual(await removed.next(), { done: true, value: undefined });
 });
 
+promise("an edit of a message that is not loaded is said, once", async (server, connect) => {
+  server.create("a", ["b"]);
+  const a = await connect("a");
+  const old = await a.conversations[0].send("old").whenSent();
+  const b = await connect("b");
+  const heard = [];
+  b.on("change", ({ message }) => heard.push([message.id, message.content]));
+  assert.deepEqual(contents(b.conversations[0]), []);
+  await old.edit("new");
+  await until(() => heard.length);
+  server.cut();
+  await nap(200);
+  assert.deepEqual(heard, [[old.id, "new"]]);
+  assert.deepEqual(contents(b.conversations[0]), []);
+});
+
 promise("a conversation that is made is there for all its members", async (server, connect) => {
   const [a, b] = [await connect("a"), await connect("b")];
   const heard = b.messages();

@@ -109,7 +109,13 @@ def blueprint(accounts: Accounts, verifier: Verifier, users: Users, sign_in: Sig
     @routes.get("/callback/<provider>")
     @operation(
         Answer(200, Tokens, "The tokens of a new session."),
-        Answer(303, None, "To the `returnUrl`, with a `code` for /auth/exchange in its query.", ("Location",)),
+        Answer(
+            303,
+            None,
+            "To the `returnUrl`, with a `code` for /auth/exchange in its query; or with an `error`, if the request "
+            "prefers HTML.",
+            ("Location",),
+        ),
         parameters=(
             query("state", {"type": "string"}, "The `state` that the provider returns unchanged."),
             query("code", {"type": "string"}, "The authorization code from the provider."),
@@ -129,7 +135,14 @@ def blueprint(accounts: Accounts, verifier: Verifier, users: Users, sign_in: Sig
             response = await _finish(attempt, identity)
         except ChatError as error:
             log.warning("sign_in_failed", provider=provider, code=error.code, reason=error.sentence)
-            raise
+            goal = _return_of_failure(attempt)
+            if not goal:
+                raise
+            response = Response(
+                "", status=303, headers={"Location": origins.with_query(goal, urlencode({"error": error.code}))}
+            )
+            if attempt is None:
+                return response
         _set_cookie(response, attempt, "", 0)
         response.headers["Referrer-Policy"] = "no-referrer"
         return response
@@ -154,6 +167,17 @@ def blueprint(accounts: Accounts, verifier: Verifier, users: Users, sign_in: Sig
             )
             goal = origins.with_query(attempt.return_url, urlencode({"code": sign_in.codes.issue(grant)}))
         return Response("", status=303, headers={"Location": goal})
+
+    def _return_of_failure(attempt: Attempt | None) -> str:
+        """Return the page that a person comes back to when they are not signed in; "" for one who can read a problem.
+
+        Without an attempt, which the browser has lost by now, it is the server's own page, where there is one.
+        """
+        if request.accept_mimetypes.best_match(("application/json", "text/html")) != "text/html":
+            return ""
+        if attempt is None:
+            return "/" if settings.web == "on" else ""
+        return attempt.return_url
 
     def _require_return(url: str) -> str:
         """Check that a returnUrl is of an allowed origin, as codes or tokens are sent there.

@@ -5,17 +5,25 @@
 import { IndexedDBStore } from "./client/stores/indexed-db.js";
 import { Chat } from "./client/chat.js";
 import { ParleyError } from "./client/errors.js";
+import { keyOf } from "./client/persistence.js";
+import { sleep } from "./client/waiting.js";
 import { ChatView } from "./chat-view.js";
 import { h, replace } from "./dom.js";
-import { comeBack, forget, onOtherTab, signOut, stored, token, tokenOtherThan, userOfToken } from "./session.js";
+import { forgetDrafts } from "./drafts.js";
+import { comeBack, onOtherTab, signOut, stored, token, tokenOtherThan, userOfToken } from "./session.js";
 import { showSignIn } from "./sign-in.js";
+import { plural } from "./text.js";
 import { applyTheme } from "./theme.js";
 
 const root = document.querySelector("#app");
 const NOTICES = {
-  unauthenticated: "You were signed out. Sign in again.",
+  unauthenticated: "You were signed out.",
   forbidden: "This account cannot be used here any more.",
 };
+const ACCOUNT = "parley.me";
+const OF_PERSON = [ACCOUNT, "parley.notify", "parley.notified"]; // what of localStorage is not the browser's
+
+const databaseOf = (userId) => `parley-${userId}`;
 
 // Without TLS browsers keep this to themselves; the client library names messages by it.
 crypto.randomUUID ??= () => {
@@ -25,33 +33,41 @@ crypto.randomUUID ??= () => {
   return Array.from(bytes, (byte, index) => ([4, 6, 8, 10].includes(index) ? "-" : "") + byte.toString(16).padStart(2, "0")).join("");
 };
 
-/** @type {{close: () => void} | null} */
+/** @type {{userId: string | null, close: () => Promise<void>} | null} */
 let running = null;
 
-async function begin(notice = "") {
-  running?.close();
+/** End what runs, if anything does. Done when it has written all that it will ever write. */
+async function end() {
+  const before = running;
   running = null;
+  await before?.close();
+}
+
+async function begin(notice = "") {
+  void end();
   if (!stored()) return showSignIn({ root, notice, onSession: () => begin() });
   const stop = new AbortController();
   let view = null;
+  let chat = null;
   let isOver = false;
-  running = { close: () => ((isOver = true), stop.abort(), view?.close()) };
+  const userId = userOfToken(stored().accessToken);
+  running = { userId, close: () => ((isOver = true), view?.close(), stop.abort(), starting.then(() => chat?.close())) };
   splash("Connecting …");
-  const out = h("button", { type: "button", class: "link", text: "Sign out", on: { click: () => (forget(), begin()) } });
-  const slow = setTimeout(() => !view && splash("Connecting … The server does not answer yet. It is tried again and again.", out), 4000);
-  try {
+  const slow = setTimeout(() => !view && splash("Connecting … The server does not answer yet. It is tried again and again.", button("link", "Sign out", () => leave(userId))), 4000);
+  const start = async () => {
     const me = await whoAmI(stop.signal);
-    const store = new IndexedDBStore(`parley-${me.id}`);
-    const chat = await new Chat({ url: location.origin, token, store }).start(stop.signal);
+    chat = new Chat({ url: location.origin, token, store: new IndexedDBStore(databaseOf(me.id)) });
+    await chat.start(stop.signal);
     clearTimeout(slow);
     if (isOver) return;
-    view = new ChatView({ chat, me, root, onSignOut: () => leave(me) });
-    chat.on("state", ({ state, reason }) => state === "closed" && !isOver && onEnd(reason));
-    if (chat.state === "closed") onEnd(chat.reason);
-  } catch (error) {
+    view = new ChatView({ chat, me, root, onSignOut: () => leave(me.id) });
+    chat.on("state", ({ state, reason }) => state === "closed" && !isOver && onEnd(reason, userId, chat.pendingCount));
+    if (chat.state === "closed") void onEnd(chat.reason, userId, chat.pendingCount);
+  };
+  const starting = start().catch((error) => {
     clearTimeout(slow);
-    if (!isOver) onEnd(error);
-  }
+    if (!isOver) void onEnd(error, userId, chat?.pendingCount ?? 0);
+  });
 }
 
 /** One's own account: that of the last visit at once, and as it is now when the server has said it. */
@@ -63,7 +79,7 @@ async function whoAmI(signal) {
       const response = await fetch("/api/users/me", { headers: { Authorization: `Bearer ${accessToken}` }, cache: "no-store", signal });
       if (response.ok) {
         const account = await response.json();
-        localStorage.setItem("parley.me", JSON.stringify(account));
+        localStorage.setItem(ACCOUNT, JSON.stringify(account));
         return account;
       }
       if (response.status === 401 && refused) throw new ParleyError("unauthenticated", "The server does not take this session.");
@@ -74,40 +90,77 @@ async function whoAmI(signal) {
     } catch (error) {
       if (signal.aborted || error.code === "unauthenticated") throw error;
     }
-    const known = JSON.parse(localStorage.getItem("parley.me") ?? "null");
+    const known = knownAccount();
     if (known && known.id === userOfToken(stored()?.accessToken)) return known;
-    await new Promise((resolve) => setTimeout(resolve, pause));
+    await sleep(pause, signal);
   }
 }
 
-function onEnd(reason) {
-  if (reason?.code === "aborted") return;
-  if (NOTICES[reason?.code]) {
-    forget();
-    return void begin(NOTICES[reason.code]);
+function knownAccount() {
+  try {
+    return JSON.parse(localStorage.getItem(ACCOUNT));
+  } catch {
+    return null;
   }
-  running?.close();
-  running = null;
-  splash(`The chat has ended: ${reason?.message ?? "for no known reason"}`, h("button", { type: "button", class: "primary", text: "Connect again", on: { click: () => begin() } }));
+}
+
+async function onEnd(reason, userId, pending) {
+  if (reason?.code === "aborted") return;
+  const ended = end();
+  if (!NOTICES[reason?.code]) return splash(`The chat has ended: ${reason?.message ?? "for no known reason"}`, button("primary", "Connect again", () => begin()));
+  if (stored() && userOfToken(stored().accessToken) !== userId) return begin(); // somebody else has signed in meanwhile
+  void signOut(); // where an operator has ended the connection, the session is still there
+  const left = pending ? ` ${plural(pending, "message is", "messages are")} not sent: what you have written is kept here until you sign in again.` : "";
+  void begin(`${NOTICES[reason.code]} ${reason.message}${left}`);
+  await ended;
+  await clearHistory(userId);
 }
 
 /** Nothing of this person stays in this browser. */
-async function leave(me) {
-  running?.close();
-  running = null;
-  await signOut();
-  for (const key of Object.keys(localStorage)) if (key.startsWith("parley.draft/") || key === "parley.me") localStorage.removeItem(key);
-  indexedDB.deleteDatabase(`parley-${me.id}`);
+async function leave(userId) {
+  const ended = end();
+  splash("Signing out …");
+  const isOver = await signOut();
+  await ended;
+  for (const key of OF_PERSON) localStorage.removeItem(key);
+  forgetDrafts(userId);
+  indexedDB.deleteDatabase(databaseOf(userId));
   history.replaceState(null, "", "/");
-  void begin("You have signed out.");
+  void begin(isOver ? "You have signed out." : "You have signed out of this browser. The server could not be reached: there the session lasts until it ends by itself, or you end it under “Signed in” in the settings.");
+}
+
+/** Of somebody who was signed out nothing stays that could be read; what they have not sent yet waits for them. */
+async function clearHistory(userId) {
+  localStorage.removeItem(ACCOUNT);
+  try {
+    const store = new IndexedDBStore(databaseOf(userId));
+    const keys = [...(await store.load()).keys()];
+    const isUnsent = (key) => key.startsWith(keyOf.draft(""));
+    if (keys.some(isUnsent)) await store.write(new Map(keys.filter((key) => !isUnsent(key) && key !== "meta").map((key) => [key, null])));
+    else indexedDB.deleteDatabase(databaseOf(userId));
+  } catch {
+    indexedDB.deleteDatabase(databaseOf(userId));
+  }
+}
+
+async function onOther() {
+  const userId = running?.userId;
+  const ended = end();
+  void begin("You were signed out in another tab.");
+  await ended;
+  if (userId && userOfToken(stored()?.accessToken) !== userId) await clearHistory(userId); // this tab may have written later than that one has cleared
 }
 
 function splash(text, ...more) {
   replace(root, h("main", { class: "splash" }, h("span", { class: "brand large", "aria-hidden": true }), h("p", { role: "status", text }), more));
 }
 
+function button(kind, text, onClick) {
+  return h("button", { type: "button", class: kind, text, on: { click: onClick } });
+}
+
 applyTheme();
-onOtherTab(() => begin("You were signed out in another tab."));
+onOtherTab(() => void onOther());
 try {
   await comeBack();
   void begin();

@@ -7,18 +7,21 @@ import { attribute, h, iconButton, replace, setText, throttled } from "./dom.js"
 import { startConversation } from "./choose-people.js";
 import { Composer } from "./composer.js";
 import { Details, showReceipts } from "./details.js";
-import { ask, openMenu } from "./dialog.js";
+import { ask, closeAbout, openMenu } from "./dialog.js";
+import { keepDraft } from "./drafts.js";
 import { summaryOf } from "./message-view.js";
 import { Notifier } from "./notify.js";
 import { People, avatar, setAvatar } from "./people.js";
 import { Pictures } from "./pictures.js";
 import { STATUSES, openSettings, openShortcuts } from "./settings.js";
+import { offer } from "./session.js";
 import { Sidebar, typingText } from "./sidebar.js";
 import { plural } from "./text.js";
 import { Timeline } from "./timeline.js";
 import { toggleTheme } from "./theme.js";
 
 const SAID_FOR = 5000; // ms
+const RESTART = 60_000; // ms for which a server that has said so is taken to be restarting
 const QUIET = 700; // ms for which a lost connection is not mentioned: most are back by then
 
 export class ChatView {
@@ -53,9 +56,10 @@ export class ChatView {
       copy: (message) => navigator.clipboard?.writeText(message.content).then(() => say("Copied."), () => say("The browser does not let it be copied.")),
       info: (message) => showReceipts({ people, conversation: this.#conversation, message }),
     };
-    this.notifier = new Notifier({ chat, people, open: (id) => this.open(id) });
-    this.sidebar = new Sidebar({ chat, people, actions });
-    this.timeline = new Timeline({ chat, people, files: pictures, actions });
+    const { signal } = this.#stop;
+    this.notifier = new Notifier({ chat, people, signal, open: (id) => this.open(id) });
+    this.sidebar = new Sidebar({ chat, people, actions, signal });
+    this.timeline = new Timeline({ chat, people, files: pictures, actions, signal });
     this.composer = new Composer({ chat, people, pictures, actions });
     this.details = new Details({ chat, people, actions });
     this.notice = h("div", { class: "toast", role: "status", "aria-live": "polite" });
@@ -82,7 +86,8 @@ export class ChatView {
         h("div", { class: "conversation-title", on: { click: () => this.details.toggle() } }, this.avatar, h("div", { class: "option-text" }, this.title, this.standing)),
         this.aboutButton),
       this.narrowStatus, this.timeline.element, this.typing, this.composer.element);
-    this.nothing = h("div", { class: "nothing" }, h("span", { class: "brand large", "aria-hidden": true }), h("p", { text: "Choose a conversation, or start one." }),
+    this.nothingText = h("p", { role: "status" });
+    this.nothing = h("div", { class: "nothing" }, h("span", { class: "brand large", "aria-hidden": true }), this.nothingText,
       h("button", { type: "button", class: "primary", text: "New conversation", on: { click: () => startConversation({ chat: this.#chat, people: this.people, onDone: ({ id }) => this.open(id) }) } }));
     this.dropZone = h("div", { class: "drop-zone", hidden: true, "aria-hidden": true }, h("p", { text: "Drop files to send them" }));
     this.main = h("main", { class: "main" }, this.nothing, this.conversationArea, this.dropZone);
@@ -96,10 +101,14 @@ export class ChatView {
     this.paintHead = throttled(() => this.#paintHead());
     chat.on("state", () => this.#onState());
     chat.on("removed", ({ conversation, reason }) => this.#onRemoved(conversation, reason));
+    chat.on("change", ({ message }) => message.deletedAt && closeAbout(message.id));
     chat.on("conversation", this.paintHead);
     chat.on("typing", this.paintHead);
     chat.on("update", throttled(() => this.#paintState()));
-    chat.on("list", () => !this.#conversation && this.#opened && this.#route());
+    chat.on("list", () => {
+      if (!this.#conversation && this.#opened) this.#route();
+      this.#paintNothing();
+    });
     chat.on("error", ({ error }) => error.code !== "closed" && console.warn(`${error.code}: ${error.message}`));
     for (const type of ["change", "presence"]) this.people.addEventListener(type, this.paintHead);
     addEventListener("hashchange", () => this.#route(), { signal });
@@ -116,6 +125,7 @@ export class ChatView {
     clearTimeout(this.#stateTimer);
     clearTimeout(this.#sayTimer);
     this.timeline.open(null);
+    this.composer.close();
     this.#root.className = "";
     for (const dialog of document.querySelectorAll("dialog, .menu")) dialog.remove();
   }
@@ -141,10 +151,22 @@ export class ChatView {
     this.composer.open(conversation);
     this.timeline.open(conversation);
     this.sidebar.select(conversation?.id ?? null);
+    this.#paintNothing();
     this.#nameLandmarks();
     this.#paintHead();
     if (conversation && !matchMedia("(pointer: coarse)").matches) this.composer.focus();
     else if (!conversation && this.#isNarrow) this.sidebar.list.querySelector("a[tabindex='0']")?.focus();
+  }
+
+  #lastGone = "";
+
+  #paintNothing() {
+    if (this.#opened) this.#lastGone = "";
+    const { conversations, state } = this.#chat;
+    const isUnknown = this.#opened && !this.#conversation;
+    let text = conversations.length ? "Choose a conversation, or start one." : `Welcome, ${this.people.me.displayName || this.people.me.username}. Find people by their names, and write to them.`;
+    if (isUnknown) text = state === "live" ? "This conversation is not there, or you are not a member of it." : "Looking for this conversation …";
+    setText(this.nothingText, this.#lastGone || text);
   }
 
   /** On a phone the list is all there is, and so the main part. */
@@ -154,9 +176,15 @@ export class ChatView {
 
   #onRemoved(conversation, reason) {
     const title = this.people.titleOf(conversation);
-    this.say({ left: `You have left ${title}.`, removed: `You were removed from ${title}.`, deleted: `${title} was deleted.` }[reason] ?? `${title} is gone.`);
-    localStorage.removeItem(`parley.draft/${conversation.id}`);
-    if (this.#conversation === conversation) this.open(null);
+    const text = { left: `You have left ${title}.`, removed: `You were removed from ${title}.`, deleted: `${title} was deleted.` }[reason] ?? `You are no longer a member of ${title}.`;
+    this.say(text);
+    closeAbout(conversation.id);
+    if (this.#conversation === conversation) {
+      this.#lastGone = text; // for one who does not look just now
+      history.replaceState(null, "", "#/"); // one cannot go back to it
+      this.#route();
+    }
+    keepDraft(this.people.me.id, conversation.id, "");
   }
 
   #paintHead() {
@@ -188,7 +216,12 @@ export class ChatView {
 
   #onState() {
     clearTimeout(this.#stateTimer);
-    if (this.#chat.state === "live") this.#paintState();
+    const { state, reason } = this.#chat;
+    this.#lostAt = state === "live" ? 0 : this.#lostAt || Date.now();
+    if (state === "live") this.#lost = null;
+    else if (state === "offline" && !(this.#lost?.code === "draining" && Date.now() - this.#lostAt < RESTART)) this.#lost = reason;
+    this.#paintNothing();
+    if (state === "live") this.#paintState();
     else this.#stateTimer = setTimeout(() => this.#paintState(), this.sidebar.status.textContent ? 0 : QUIET);
     this.sidebar.paint();
   }
@@ -198,14 +231,16 @@ export class ChatView {
     const element = this.sidebar.status;
     const waiting = pendingCount ? ` ${plural(pendingCount, "message waits", "messages wait")} to be sent.` : "";
     let [kind, text] = ["", ""];
+    const isLost = state === "offline" || (state === "connecting" && this.#lost); // it says so until there is a connection
+    const code = this.#lost?.code ?? reason?.code;
     if (!navigator.onLine) [kind, text] = ["offline", `You are offline.${waiting}`];
     else if (state === "catching_up") [kind, text] = ["busy", "Catching up …"];
+    else if (isLost && code === "draining") [kind, text] = ["busy", `The server is restarting. Connecting again …${waiting}`];
+    else if (isLost && code === "rate_limited") [kind, text] = ["offline", `The server asks to wait a moment.${waiting}`];
+    else if (isLost) [kind, text] = ["offline", `The server cannot be reached. It is tried again and again.${waiting}`];
     else if (state === "connecting") [kind, text] = ["busy", `Connecting …${waiting}`];
-    else if (state === "offline" && reason?.code === "draining") [kind, text] = ["busy", `The server is restarting. Connecting again …${waiting}`];
-    else if (state === "offline" && reason?.code === "rate_limited") [kind, text] = ["offline", `The server asks to wait a moment.${waiting}`];
-    else if (state === "offline") [kind, text] = ["offline", `The server cannot be reached.${waiting}`];
     const isSame = element.dataset.kind === kind && element.dataset.text === text;
-    if (isSame || (kind && !element.dataset.kind && state !== "live" && this.#stateIsYoung())) return;
+    if (isSame || (kind && !element.dataset.kind && state !== "live" && this.#isYoung)) return;
     element.dataset.kind = kind;
     element.dataset.text = text;
     this.#root.dataset.connection = kind || "live";
@@ -215,11 +250,11 @@ export class ChatView {
     }
   }
 
-  /** Whether it is too early to mention that the connection is lost. */
+  #lost = null; // why there was no connection, until there is one
   #lostAt = 0;
-  #stateIsYoung() {
-    if (this.#chat.state === "live") this.#lostAt = 0;
-    else this.#lostAt ||= Date.now();
+
+  /** Whether it is too early to mention that the connection is lost. */
+  get #isYoung() {
     return Date.now() - this.#lostAt < QUIET - 50 && navigator.onLine;
   }
 
@@ -229,6 +264,7 @@ export class ChatView {
     const isOwn = message.isOwn;
     ask({
       title: "Delete this message",
+      about: [message.id, message.conversationId],
       text: [h("span", { class: "quoted", dir: "auto", text: summaryOf(message, this.people) }), h("br"), isOwn ? "It is deleted for everybody." : "It is another member's. It is deleted for everybody."],
       action: "Delete",
       run: () => message.delete(),
@@ -273,6 +309,7 @@ export class ChatView {
     const isWriting = event.target.closest?.("input, textarea, select");
     const run = () => {
       if (isCommand && !event.shiftKey && !event.altKey && event.key.toLowerCase() === "k") return () => this.sidebar.search.focus();
+      if (isCommand && !event.altKey && event.key === "/") return openShortcuts;
       if (event.altKey && !isCommand) {
         if (event.code === "KeyN") return () => startConversation({ chat: this.#chat, people: this.people, onDone: ({ id }) => this.open(id) });
         if (event.code === "KeyM" && this.#conversation) return () => this.timeline.focusNewest();
@@ -290,7 +327,7 @@ export class ChatView {
   }
 
   #listenForDrops(signal) {
-    const hasFiles = (event) => this.#conversation && event.dataTransfer?.types.includes("Files");
+    const hasFiles = (event) => this.#conversation && offer.hasFiles && event.dataTransfer?.types.includes("Files");
     let depth = 0;
     const show = (isShown) => (this.dropZone.hidden = !isShown);
     addEventListener("dragenter", (event) => {
@@ -306,7 +343,10 @@ export class ChatView {
       event.preventDefault(); // a file that misses would be opened in place of this page
       depth = 0;
       show(false);
-      if (this.#conversation) this.composer.add([...event.dataTransfer.files]);
+      if (!this.#conversation) return this.say("Open a conversation first: files are sent in one.");
+      const isFolder = [...event.dataTransfer.items].filter(({ kind }) => kind === "file").map((item) => item.webkitGetAsEntry?.()?.isDirectory ?? false);
+      if (isFolder.includes(true)) this.say("Folders cannot be sent: put one into an archive, or send its files.");
+      this.composer.add([...event.dataTransfer.files].filter((_, index) => !isFolder[index]));
     }, { signal });
   }
 }

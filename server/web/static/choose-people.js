@@ -133,6 +133,6 @@ export function addMembers({ chat, people, conversation, say }) {
       button.disabled = false;
     }
   } } }, field.element, problem, h("footer", {}, button));
-  const dialog = openDialog({ title: "Add people", content: form });
+  const dialog = openDialog({ title: "Add people", about: [conversation.id], content: form });
   field.input.focus();
 }

@@ -4,11 +4,12 @@
  * @module
  */
 import { debounced, h, icon, iconButton, replace, setText } from "./dom.js";
+import { draftOf, keepDraft } from "./drafts.js";
 import { summaryOf } from "./message-view.js";
 import { offer } from "./session.js";
 import { fileName, sizeOf } from "./text.js";
 
-const DRAFT = "parley.draft/";
+const AT_ONCE = 20; // files
 const WARN_AT = 0.9; // of the longest message
 const encoder = new TextEncoder();
 
@@ -21,6 +22,7 @@ export class Composer {
   #reply = null;
   #edited = null;
   #kept = new Map(); // what belongs to conversations that are not open: files and replies
+  #stop = null;
 
   constructor({ chat, people, pictures, actions }) {
     this.#chat = chat;
@@ -45,13 +47,17 @@ export class Composer {
 
   open(conversation) {
     if (this.#conversation === conversation) return;
+    this.#stop?.abort();
     if (this.#conversation) {
       this.#conversation.stopTyping();
       if (this.#edited) this.#leaveEdit();
+      this.#save.cancel();
       this.#keepDraft(this.#conversation.id, this.input.value);
       this.#kept.set(this.#conversation.id, { files: this.files, reply: this.#reply });
     }
     this.#conversation = conversation;
+    this.#stop = new AbortController();
+    conversation?.on("change", ({ message }) => this.#onChange(message), { signal: this.#stop.signal });
     const kept = conversation ? this.#kept.get(conversation.id) : null;
     this.files = kept?.files ?? [];
     this.#reply = kept?.reply ?? null;
@@ -60,8 +66,33 @@ export class Composer {
     this.#paint();
   }
 
+  /** What is not sent stays where it is kept. */
+  close() {
+    this.#stop?.abort();
+    this.#save.cancel();
+    for (const { abort } of this.files) abort?.abort();
+  }
+
   focus() {
     this.input.focus();
+  }
+
+  /** What is answered or edited here was edited or deleted meanwhile. */
+  #onChange(message) {
+    if (message.id === this.#reply?.id) {
+      this.#reply = message.deletedAt ? null : message;
+      if (message.deletedAt) this.#actions.say("The message that you were answering was deleted.");
+    } else if (message.id === this.#edited?.id) {
+      const text = this.input.value;
+      const isTouched = text !== this.#edited.content;
+      if (!message.deletedAt) this.#edited = message;
+      else {
+        this.#leaveEdit();
+        if (isTouched && !this.input.value) this.input.value = text; // it is not lost
+        this.#actions.say("The message that you were editing was deleted.");
+      }
+    } else return;
+    this.#paint();
   }
 
   reply(message) {
@@ -89,16 +120,11 @@ export class Composer {
   // -- text -------------------------------------------------------------------------------------------------------
 
   #draft(id) {
-    return localStorage.getItem(DRAFT + id) ?? "";
+    return draftOf(this.#people.me.id, id);
   }
 
   #keepDraft(id, text) {
-    try {
-      if (text) localStorage.setItem(DRAFT + id, text);
-      else localStorage.removeItem(DRAFT + id);
-    } catch {
-      // the storage is full: the text stays in the field
-    }
+    keepDraft(this.#people.me.id, id, text);
   }
 
   #onInput() {
@@ -114,7 +140,7 @@ export class Composer {
     const { input } = this;
     input.style.setProperty("height", "auto");
     input.style.setProperty("height", `${Math.min(input.scrollHeight, 240)}px`);
-    this.button.classList.toggle("ready", Boolean(input.value.trim() || this.files.length));
+    this.#paintButton();
   }
 
   #onKey(event) {
@@ -142,12 +168,13 @@ export class Composer {
     const text = this.input.value.trim();
     if (encoder.encode(text).length > offer.maxMessageBytes) return this.#paintNote();
     if (this.#edited) return void this.#submitEdit(text);
-    if (!text && !this.files.length) return;
+    const isWithFiles = this.files.some(({ isLeaving, error }) => !isLeaving && !error);
+    if (!text && !isWithFiles) return;
     const replyToId = this.#reply?.id;
-    if (this.files.length) this.#submitFiles(conversation, text, replyToId);
+    if (isWithFiles) void this.#submitFiles(conversation, text, replyToId);
     else conversation.send(text, { replyToId });
     this.input.value = "";
-    this.#save(conversation.id, "");
+    this.#save.cancel();
     this.#keepDraft(conversation.id, "");
     this.#reply = null;
     this.#paint();
@@ -176,7 +203,7 @@ export class Composer {
 
   #onPaste(event) {
     const files = [...(event.clipboardData?.files ?? [])];
-    if (!files.length || !offer.hasFiles) return;
+    if (!files.length || event.clipboardData.types.includes("text/rtf")) return; // text, of which an office program adds a picture
     event.preventDefault();
     this.add(files);
   }
@@ -187,12 +214,16 @@ export class Composer {
   }
 
   add(files) {
-    if (!offer.hasFiles || !this.#conversation || this.#edited) return;
-    for (const blob of files.slice(0, 20)) {
+    if (!files.length || !this.#conversation) return;
+    if (!offer.hasFiles) return this.#actions.say("This server takes no files.");
+    if (this.#edited) return this.#actions.say("No file can be added to a message that was sent: end the edit first.");
+    if (files.length > AT_ONCE) this.#actions.say(`${AT_ONCE} files at most at once: the others were left out.`);
+    for (const blob of files.slice(0, AT_ONCE)) {
       const name = blob.name || "picture.png";
       const item = { blob, name, sent: 0, stored: null, error: null, abort: null, preview: blob.type.startsWith("image/") ? URL.createObjectURL(blob) : null };
       this.files.push(item);
       if (blob.size > offer.maxUploadBytes) item.error = `It is larger than ${sizeOf(offer.maxUploadBytes)}.`;
+      else if (!blob.size) item.error = "It is empty.";
       else item.ready = this.#upload(item);
     }
     this.#paint();
@@ -204,6 +235,7 @@ export class Composer {
     item.abort = new AbortController();
     item.error = null;
     const { files } = this;
+    this.#actions.onUploads(1);
     try {
       item.stored = await this.#chat.files.upload(item.blob, {
         name: item.name,
@@ -219,42 +251,42 @@ export class Composer {
       item.error = error.code === "aborted" ? "Cancelled" : error.code === "unsupported_media_type" ? "Files of this kind are not taken here." : error.message;
       return false;
     } finally {
+      this.#actions.onUploads(-1);
       if (files === this.files) this.#paintTray();
     }
   }
 
   #removeFile(item) {
     item.abort?.abort();
-    this.files.splice(this.files.indexOf(item), 1);
+    const at = this.files.indexOf(item);
+    if (at >= 0) this.files.splice(at, 1);
+    item.isRemoved = true;
     if (item.preview) URL.revokeObjectURL(item.preview);
     this.#paint();
     this.focus();
   }
 
-  /** Send them one after the other, as soon as each is there; the text goes with the first. Those that fail stay. */
+  /**
+   * Send them one after the other, as soon as each is there; the text goes with the first. Until then they are seen where
+   * they were added, with how far they have got; those that fail stay there.
+   */
   async #submitFiles(conversation, text, replyToId) {
-    const items = this.files.filter(({ error }) => !error);
-    this.files = this.files.filter(({ error }) => error);
-    if (!items.length) {
-      if (text) conversation.send(text, { replyToId });
-      return;
-    }
-    this.#actions.onUploads(1);
+    const { files } = this; // of this conversation, also when another one is open
+    const items = files.filter(({ error, isLeaving }) => !error && !isLeaving);
+    for (const item of items) item.isLeaving = true;
     let said = text;
     for (const item of items) {
-      if (!(await item.ready)) {
-        if (this.#conversation === conversation) this.files.push(item);
-        else this.#kept.get(conversation.id)?.files.push(item);
-        continue;
+      const isThere = await item.ready;
+      item.isLeaving = false;
+      if (isThere && !item.isRemoved && !conversation.isGone) {
+        files.splice(files.indexOf(item), 1);
+        conversation.send(said, { type: item.stored.contentType.startsWith("image/") ? "Image" : "File", fileId: item.stored.id, replyToId });
+        said = "";
+        replyToId = undefined;
       }
-      const type = item.stored.contentType.startsWith("image/") ? "Image" : "File";
-      conversation.send(said, { type, fileId: item.stored.id, replyToId });
-      said = "";
-      replyToId = undefined;
+      if (files === this.files) this.#paint();
     }
-    this.#actions.onUploads(-1);
-    if (said) conversation.send(said, { replyToId });
-    if (this.#conversation === conversation) this.#paint();
+    if (said && !conversation.isGone) conversation.send(said, { replyToId });
   }
 
   // -- paint ------------------------------------------------------------------------------------------------------
@@ -289,12 +321,16 @@ export class Composer {
       return h("li", { class: `tray-item${item.error ? " failed" : ""}` },
         item.preview ? h("img", { src: item.preview, alt: "" }) : h("span", { class: "file-icon", "aria-hidden": true }, icon("file")),
         h("span", { class: "file-text" }, h("bdi", { class: "file-name", text: fileName(item.name) }),
-          item.error ? h("small", { class: "trouble", text: item.error }) : h("small", { text: item.stored ? sizeOf(item.blob.size) : `Uploading ${sizeOf(item.blob.size)}` }),
+          item.error ? h("small", { class: "trouble", text: item.error }) : h("small", { text: item.stored ? sizeOf(item.blob.size) : `${item.isLeaving ? "Is sent when it is there" : "Uploading"} · ${sizeOf(item.blob.size)}` }),
           !item.error && !item.stored && item.bar),
-        item.error && item.error !== "Cancelled" && item.blob.size <= offer.maxUploadBytes && h("button", { type: "button", class: "link", text: "Again", on: { click: () => { item.ready = this.#upload(item); this.#paintTray(); } } }),
+        item.error && item.ready && h("button", { type: "button", class: "link", text: "Again", on: { click: () => { item.ready = this.#upload(item); this.#paintTray(); } } }),
         iconButton("close", `Remove ${fileName(item.name)}`, () => this.#removeFile(item)));
     }));
-    this.button.classList.toggle("ready", Boolean(this.input.value.trim() || this.files.length));
+    this.#paintButton();
+  }
+
+  #paintButton() {
+    this.button.classList.toggle("ready", Boolean(this.input.value.trim() || this.files.some(({ isLeaving, error }) => !isLeaving && !error)));
   }
 
   #paintProgress(item) {

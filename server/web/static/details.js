@@ -117,7 +117,7 @@ export class Details {
     const items = [
       !isMe && { text: "Send a message", run: () => this.#actions.talkTo(userId) },
       ...(mine === "Owner" ? ["Member", "Admin", "Owner"].map((each) => ({ text: `Make ${each === "Member" ? "a member" : each === "Admin" ? "an admin" : "an owner"}`, isChecked: each === role, run: () => each !== role && this.#do(conversation.setRole(userId, each)) })) : []),
-      !isMe && (mine === "Owner" || (mine === "Admin" && role === "Member")) && { text: "Remove from the group", isDanger: true, run: () => ask({ title: "Remove from the group", text: [h("bdi", { text: name }), " will no longer see what is written here."], action: "Remove", run: () => conversation.removeMember(userId) }) },
+      !isMe && (mine === "Owner" || (mine === "Admin" && role === "Member")) && { text: "Remove from the group", isDanger: true, run: () => ask({ title: "Remove from the group", about: [conversation.id], text: [h("bdi", { text: name }), " will no longer see what is written here."], action: "Remove", run: () => conversation.removeMember(userId) }) },
     ].filter(Boolean);
     const button = items.length ? iconButton("more", `What to do with ${name}`, () => openMenu(button, items), { "aria-haspopup": "menu", "aria-expanded": "false", data: { focus: `m-${userId}` } }) : null;
     return h("li", { class: "member" }, picture, h("span", { class: "option-text" }, h("bdi", { text: name }), h("small", { dir: "auto", text: isMe ? "You" : people.standingOf(userId) })), role !== "Member" && h("span", { class: "role", text: role }), button);
@@ -134,7 +134,7 @@ export class Details {
   #rename(conversation) {
     const input = h("input", { id: "new-name", value: conversation.name ?? "", maxLength: 256, required: true, dir: "auto", autocomplete: "off" });
     const problem = h("p", { class: "problem", role: "alert" });
-    const dialog = openDialog({ title: "Rename the group", content: h("form", { class: "stack", on: { submit: async (event) => {
+    const dialog = openDialog({ title: "Rename the group", about: [conversation.id], content: h("form", { class: "stack", on: { submit: async (event) => {
       event.preventDefault();
       try {
         await conversation.rename(input.value.trim());
@@ -147,18 +147,18 @@ export class Details {
   }
 
   #leave(conversation) {
-    ask({ title: "Leave this group", text: "You will no longer see what is written here. Somebody who manages the group can add you again.", action: "Leave", run: () => conversation.leave() });
+    ask({ title: "Leave this group", about: [conversation.id], text: "You will no longer see what is written here. Somebody who manages the group can add you again.", action: "Leave", run: () => conversation.leave() });
   }
 
   #delete(conversation) {
-    ask({ title: "Delete this group", text: "It is deleted for all its members, with everything that was written. This cannot be taken back.", action: "Delete for all", run: () => conversation.delete() });
+    ask({ title: "Delete this group", about: [conversation.id], text: "It is deleted for all its members, with everything that was written. This cannot be taken back.", action: "Delete for all", run: () => conversation.delete() });
   }
 }
 
 /** Who has received a message, and who has read it. */
 export async function showReceipts({ people, conversation, message }) {
   const list = h("div", {}, h("p", { class: "muted", text: "Looking …" }));
-  openDialog({ title: "Who has read it", content: [h("p", { class: "muted", text: `Sent ${momentOf(message.createdAt)}` }), list] });
+  openDialog({ title: "Who has read it", about: [conversation.id, message.id], content: [h("p", { class: "muted", text: `Sent ${momentOf(message.createdAt)}` }), list] });
   try {
     const { items } = await conversation.receipts(message.id);
     const of = (status) => items.filter((item) => item.status === status && item.userId !== people.me.id);

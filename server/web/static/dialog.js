@@ -2,14 +2,17 @@
  * Dialogs: modal ones, menus, and short notices. The browser's own dialog keeps the focus inside and gives it back.
  * @module
  */
-import { h, iconButton } from "./dom.js";
+import { h, iconButton, refocus } from "./dom.js";
 
 let numbers = 0;
 
-/** Open a modal dialog. With `title` it has a heading and a button to close it. */
-export function openDialog({ title, label, content, class: more = "", onClose }) {
+/**
+ * Open a modal dialog. With `title` it has a heading and a button to close it; `about` are ids of what it is about, with
+ * which it ends.
+ */
+export function openDialog({ title, label, content, about = [], class: more = "", onClose }) {
   const id = `dialog-${++numbers}`;
-  const dialog = h("dialog", { class: more, "aria-labelledby": title ? id : null, "aria-label": title ? null : label });
+  const dialog = h("dialog", { class: more, data: { about: about.join(" ") }, "aria-labelledby": title ? id : null, "aria-label": title ? null : label });
   if (title) dialog.append(h("header", {}, h("h2", { id, text: title }), iconButton("close", "Close", () => dialog.close())));
   dialog.append(...[content].flat().filter(Boolean));
   const before = document.activeElement;
@@ -17,15 +20,20 @@ export function openDialog({ title, label, content, class: more = "", onClose })
   dialog.addEventListener("close", () => {
     dialog.remove();
     onClose?.();
-    if (before instanceof HTMLElement && before.isConnected) before.focus({ preventScroll: true });
+    refocus(before);
   });
   document.body.append(dialog);
   dialog.showModal();
   return dialog;
 }
 
+/** Close the dialogs about something that is there no more. */
+export function closeAbout(id) {
+  for (const dialog of document.querySelectorAll(`dialog[data-about~="${CSS.escape(id)}"]`)) dialog.close();
+}
+
 /** Ask before something that cannot be taken back. */
-export function ask({ title, text, action, run }) {
+export function ask({ title, text, action, run, about }) {
   const problem = h("p", { class: "problem", role: "alert" });
   const yes = h("button", { type: "button", class: "danger", text: action });
   const no = h("button", { type: "button", text: "Cancel", on: { click: () => dialog.close() } });
@@ -39,7 +47,7 @@ export function ask({ title, text, action, run }) {
       yes.disabled = false;
     }
   });
-  const dialog = openDialog({ title, content: [h("p", {}, text), problem, h("footer", {}, no, yes)] });
+  const dialog = openDialog({ title, about, content: [h("p", {}, text), problem, h("footer", {}, no, yes)] });
   no.focus();
 }
 
@@ -53,7 +61,7 @@ export function openMenu(button, items) {
     stop.abort();
     menu.remove();
     button.setAttribute("aria-expanded", "false");
-    if (button.isConnected) button.focus();
+    refocus(button);
   }
   menu.addEventListener("keydown", (event) => {
     const at = entries.indexOf(document.activeElement);

@@ -55,6 +55,16 @@ export function setClass(element, name, isOn) {
   if (element.classList.contains(name) !== isOn) element.classList.toggle(name, isOn);
 }
 
+/**
+ * Give the focus back to an element, or to the one that has taken its place meanwhile: both have the same `data-focus`.
+ * Else it is in the field where one writes.
+ */
+export function refocus(element) {
+  const name = element?.dataset?.focus;
+  const there = element?.isConnected ? element : name && document.querySelector(`[data-focus="${CSS.escape(name)}"]`);
+  (there || document.querySelector(".composer textarea"))?.focus({ preventScroll: true });
+}
+
 /** Put these children there in this order, and move no more of them than necessary. */
 export function arrange(parent, wanted) {
   let at = parent.firstChild;
@@ -129,8 +139,10 @@ export function throttled(work) {
 
 export function debounced(work, ms) {
   let timer;
-  return (...args) => {
+  const later = (...args) => {
     clearTimeout(timer);
     timer = setTimeout(() => work(...args), ms);
   };
+  later.cancel = () => clearTimeout(timer);
+  return later;
 }

@@ -95,7 +95,7 @@ function content(message, { expanded, onExpand }) {
   if (message.type === "Emoji" || isOnlyEmoji(text)) return h("p", { class: "content emoji", dir: "auto", text });
   const isLong = text.length > LONG || text.split("\n", MANY_LINES + 1).length > MANY_LINES;
   const isCut = isLong && !expanded.has(message.key);
-  const edited = message.editedAt ? h("small", { class: "edited", title: momentOf(message.editedAt), text: " (edited)" }) : null;
+  const edited = message.editedAt ? h("small", { class: "edited", dir: "ltr", title: momentOf(message.editedAt), text: " (edited)" }) : null;
   const shown = h("div", { class: `content${isCut ? " cut" : ""}`, dir: "auto" }, formatted(isCut ? shortened(text) : text), edited);
   if (!isLong) return shown;
   return [shown, h("button", { type: "button", class: "link", text: isCut ? "Show all of it" : "Show less", "aria-expanded": String(!isCut), on: { click: () => onExpand(message.key) } })];
@@ -135,7 +135,7 @@ function file(message, { files }) {
   if (SHOWN_AS_PICTURE.test(found.contentType)) {
     const box = boxOf(found);
     const picture = h("img", { alt: name, width: box.width, height: box.height, decoding: "async" });
-    const button = h("button", { type: "button", class: "picture", "aria-label": `Picture ${name}, show it large`, on: { click: () => files.show(found) } }, picture);
+    const button = h("button", { type: "button", class: "picture", "aria-label": `Picture ${name}, show it large`, on: { click: () => files.show(found, message) } }, picture);
     button.style.setProperty("width", `${box.width}px`);
     button.style.setProperty("aspect-ratio", `${box.width} / ${box.height}`);
     files.paint(picture, found);

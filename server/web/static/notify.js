@@ -7,27 +7,38 @@ import { throttled } from "./dom.js";
 import { summaryOf } from "./message-view.js";
 
 const KEY = "parley.notify";
+const DONE = "parley.notified"; // which messages some tab has shown
+const LOOKING = "parley.looking"; // the lock of the tab that somebody looks at
+const KEPT = 50;
+const ICON = new URL("./icon.svg", import.meta.url).href;
 
 export class Notifier {
   #chat;
   #people;
   #open;
   #shown = new Map();
+  #signal;
+  #release = null;
+  #isUnable = false;
   title = "";
 
-  constructor({ chat, people, open }) {
+  constructor({ chat, people, open, signal }) {
     this.#chat = chat;
     this.#people = people;
     this.#open = open;
+    this.#signal = signal;
     this.paint = throttled(() => this.#paint());
     chat.on("message", (detail) => this.#onMessage(detail));
     chat.on("update", this.paint);
     chat.on("list", this.paint);
-    addEventListener("focus", () => this.#clear());
+    addEventListener("focus", () => (this.#clear(), this.#look()), { signal });
+    addEventListener("blur", () => this.#release?.(), { signal });
+    signal.addEventListener("abort", () => (this.#clear(), this.#release?.()));
+    if (document.hasFocus()) this.#look();
   }
 
   get isPossible() {
-    return "Notification" in globalThis && isSecureContext;
+    return "Notification" in globalThis && isSecureContext && !this.#isUnable;
   }
 
   get isOn() {
@@ -41,16 +52,54 @@ export class Notifier {
   /** Must be called by a click. */
   async set(isOn) {
     if (isOn && Notification.permission !== "granted" && (await Notification.requestPermission()) !== "granted") return false;
+    if (isOn) {
+      const example = this.#show("Parley", { body: "Messages are announced like this.", tag: "parley" });
+      if (!example) return false;
+      setTimeout(() => example.close(), 4000);
+    }
     localStorage.setItem(KEY, isOn ? "on" : "off");
     return true;
   }
 
-  #onMessage({ conversation, message }) {
+  /** Returns null where they can only be shown by a service worker, as on phones. */
+  #show(title, options) {
+    try {
+      return new Notification(title, { icon: ICON, ...options });
+    } catch {
+      this.#isUnable = true;
+      return null;
+    }
+  }
+
+  /** Somebody looks at this tab: the others need not call them. */
+  #look() {
+    if (this.#release || !navigator.locks) return;
+    const until = new Promise((resolve) => (this.#release = () => ((this.#release = null), resolve())));
+    navigator.locks.request(LOOKING, () => until).catch(() => {});
+  }
+
+  /** Whether no tab is looked at, and none has shown it: they all hear of each message. */
+  async #isFirst(conversation, message) {
+    const { held } = await navigator.locks.query();
+    if (held.some(({ name }) => name === LOOKING)) return false;
+    return navigator.locks.request(DONE, () => {
+      const done = (localStorage.getItem(DONE) ?? "").split(" ");
+      const name = `${conversation.id}/${message.seq}`;
+      if (done.includes(name)) return false;
+      localStorage.setItem(DONE, [...done.slice(-KEPT), name].join(" "));
+      return true;
+    });
+  }
+
+  async #onMessage({ conversation, message }) {
     if (message.isOwn || message.type === "System" || !this.isOn || document.hasFocus()) return;
     if (message.seq <= conversation.readSeq || this.#chat.state === "catching_up") return;
+    if (this.#people.get(this.#people.me.id)?.status === "Busy") return; // "Do not disturb"
+    if (!(await this.#isFirst(conversation, message)) || this.#signal.aborted) return;
     const name = this.#people.nameOf(message.senderId);
     const title = conversation.type === "Group" ? `${name} in ${this.#people.titleOf(conversation)}` : name;
-    const shown = new Notification(title, { body: summaryOf(message, this.#people), tag: conversation.id, renotify: true, icon: new URL("./icon.svg", import.meta.url).href });
+    const shown = this.#show(title, { body: summaryOf(message, this.#people), tag: conversation.id, renotify: true });
+    if (!shown) return;
     shown.onclick = () => {
       focus();
       this.#open(conversation.id);
@@ -65,9 +114,15 @@ export class Notifier {
   }
 
   #paint() {
+    if (this.#signal.aborted) return;
     const count = this.#chat.unreadCount;
+    for (const [id, shown] of this.#shown) {
+      if (this.#chat.conversation(id)?.unreadCount) continue;
+      shown.close(); // it was read elsewhere
+      this.#shown.delete(id);
+    }
     document.title = `${count ? `(${count}) ` : ""}${this.title ? `${this.title} – ` : ""}Parley`;
-    const icon = new URL(count ? "./icon-unread.svg" : "./icon.svg", import.meta.url).href;
+    const icon = count ? new URL("./icon-unread.svg", import.meta.url).href : ICON;
     const link = document.querySelector("link[rel=icon]");
     if (link && link.href !== icon) link.href = icon;
   }

@@ -58,11 +58,12 @@ export class Pictures {
     image.closest(".picture")?.classList.add("broken");
   }
 
-  show(file) {
+  show(file, { id, conversationId }) {
     const name = fileName(file.name);
     const image = h("img", { alt: name });
     const dialog = openDialog({
       label: name,
+      about: [id, conversationId],
       class: "viewer",
       content: [
         h("div", { class: "viewer-bar" }, h("bdi", { class: "file-name", text: name }), h("small", { text: sizeOf(file.size) }),

@@ -57,13 +57,16 @@ export function userOfToken(accessToken) {
   }
 }
 
-async function post(path, body, headers = {}) {
+const post = (path, body, headers = {}) => ask("POST", path, JSON.stringify(body), { "Content-Type": "application/json", ...headers });
+
+async function ask(method, path, body, headers = {}) {
   let response;
   try {
     response = await fetch(path, {
-      method: "POST",
-      headers: { "Content-Type": "application/json", ...headers },
-      body: JSON.stringify(body),
+      method,
+      headers: { Accept: "application/json", ...headers },
+      body,
+      keepalive: true, // also when the page is left
       cache: "no-store",
       signal: AbortSignal.timeout(TIMEOUT),
     });
@@ -91,33 +94,46 @@ export async function register(username, displayName, key) {
 
 /** A token that somebody has been given: good until it ends. */
 export async function useToken(text) {
-  const accessToken = text.trim();
-  const response = await fetch("/api/users/me", { headers: { Authorization: `Bearer ${accessToken}` }, cache: "no-store" }).catch(() => null);
-  if (!response) throw new ParleyError("network", "The server cannot be reached. Check the connection and try again.");
-  if (!response.ok) throw new ParleyError("unauthenticated", "The server does not take this token: it is not whole, or has ended.");
+  const accessToken = text.trim().replace(/^bearer\s+/i, "");
+  const refused = (cause) => new ParleyError("unauthenticated", "The server does not take this token: it is not whole, or has ended.", { cause });
+  if (!/^[\w.~+/=-]+$/.test(accessToken)) throw refused(); // no header can be made of it
+  try {
+    await ask("GET", "/api/users/me", undefined, { Authorization: `Bearer ${accessToken}` });
+  } catch (error) {
+    throw error.status === 401 ? refused(error) : error;
+  }
   return keep({ accessToken, expiresIn: 3600 });
 }
 
 /** Go to a provider; the browser comes back to this page with a code. */
 export async function goToProvider(name) {
   const verifier = base64url(crypto.getRandomValues(new Uint8Array(48)));
-  sessionStorage.setItem(ATTEMPT, verifier);
+  sessionStorage.setItem(ATTEMPT, JSON.stringify({ verifier, place: location.hash }));
   const query = new URLSearchParams({ returnUrl: `${location.origin}/` });
   // Without TLS there is no digest in browsers, nor is there anything to protect on the way.
   if (crypto.subtle) query.set("codeChallenge", base64url(new Uint8Array(await crypto.subtle.digest("SHA-256", new TextEncoder().encode(verifier)))));
-  location.assign(`/auth/login/${encodeURIComponent(name)}?${query}`);
+  const { authorizationUrl } = await ask("GET", `/auth/login/${encodeURIComponent(name)}?${query}`);
+  location.assign(authorizationUrl);
 }
+
+// Only these: what an address says is not shown, as it may be made by others.
+const NOT_SIGNED_IN = {
+  sign_in_failed: "You were not signed in: it was declined, or it took too long. Try again.",
+  registration_closed: "You were not signed in: no one new can join here at the moment.",
+  unavailable: "You were not signed in: the provider does not answer. Try again in a minute.",
+};
 
 /** What the address of this page says when the browser comes back from a provider. Returns a session, or null. */
 export async function comeBack() {
   const query = new URLSearchParams(location.search);
   const fragment = new URLSearchParams(location.hash.slice(1));
   const code = query.get("code");
-  const isBack = code || fragment.has("accessToken");
-  if (!isBack) return null;
-  history.replaceState(null, "", "/"); // neither stays in the address, nor in the history
-  const codeVerifier = sessionStorage.getItem(ATTEMPT);
+  const failure = query.get("error");
+  if (!code && !failure && !fragment.has("accessToken")) return null;
+  const { verifier: codeVerifier, place } = JSON.parse(sessionStorage.getItem(ATTEMPT) ?? "{}");
   sessionStorage.removeItem(ATTEMPT);
+  history.replaceState(null, "", `/${place ?? ""}`); // neither stays in the address, nor in the history
+  if (failure) throw new ParleyError(failure, NOT_SIGNED_IN[failure] ?? "You were not signed in. Try again.");
   if (!codeVerifier) throw new ParleyError("sign_in_failed", "This sign-in was not begun in this tab. Sign in again.");
   if (!code) return keep({ accessToken: fragment.get("accessToken"), refreshToken: fragment.get("refreshToken"), expiresIn: Number(fragment.get("expiresIn")) });
   return keep(await post("/auth/exchange", crypto.subtle ? { code, codeVerifier } : { code }));
@@ -163,12 +179,21 @@ function isGood({ accessToken, expiresAt, refreshToken }, refused) {
 async function renewed(refused) {
   const session = require();
   if (isGood(session, refused)) return session.accessToken; // another tab was faster
-  return keep(await post("/auth/refresh", { refreshToken: session.refreshToken })).accessToken;
+  const tokens = await post("/auth/refresh", { refreshToken: session.refreshToken });
+  if (stored()?.refreshToken === session.refreshToken) return keep(tokens).accessToken;
+  return require().accessToken; // somebody has signed out meanwhile, or another tab was faster
 }
 
+/** End the session here, at once, and on the server. Returns whether it is known to be over there, too. */
 export async function signOut() {
   const session = stored();
   forget();
-  if (!session) return;
-  await fetch("/auth/logout", { method: "POST", headers: { Authorization: `Bearer ${session.accessToken}` }, keepalive: true }).catch(() => {});
+  if (!session) return true;
+  try {
+    const { accessToken } = isGood(session, "") ? session : await post("/auth/refresh", { refreshToken: session.refreshToken });
+    await ask("POST", "/auth/logout", undefined, { Authorization: `Bearer ${accessToken}` });
+    return true;
+  } catch (error) {
+    return error.status === 401;
+  }
 }

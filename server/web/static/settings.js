@@ -89,7 +89,7 @@ const SHORTCUTS = [
   ["Alt+M", "Go to the messages; then ↑ ↓ move, R E C I Delete act"],
   ["Alt+I", "About this conversation"],
   ["Escape", "Back to the field"],
-  ["?", "This list"],
+  ["Ctrl+/ or ?", "This list"],
 ];
 
 export function openShortcuts() {

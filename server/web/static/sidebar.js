@@ -4,6 +4,7 @@
  * @module
  */
 import { arrange, attribute, h, icon, iconButton, replace, setClass, setText, throttled } from "./dom.js";
+import { draftOf } from "./drafts.js";
 import { summaryOf } from "./message-view.js";
 import { avatar, setAvatar } from "./people.js";
 import { isolated, momentOf, shortTime } from "./text.js";
@@ -18,7 +19,7 @@ export class Sidebar {
   #selected = null;
   #filter = "";
 
-  constructor({ chat, people, actions }) {
+  constructor({ chat, people, actions, signal }) {
     this.#chat = chat;
     this.#people = people;
     this.#actions = actions;
@@ -36,7 +37,8 @@ export class Sidebar {
     for (const type of ["list", "update", "typing", "receipt"]) chat.on(type, this.paint);
     people.addEventListener("change", () => (this.#paintSelf(), this.paint()));
     people.addEventListener("presence", () => (this.#paintSelf(), this.paint()));
-    setInterval(this.paint, 60_000); // times become days
+    const timer = setInterval(this.paint, 60_000); // times become days
+    signal.addEventListener("abort", () => clearInterval(timer));
     this.#paintSelf();
     this.#paint();
   }
@@ -105,7 +107,7 @@ export class Sidebar {
     setText(item.title, title);
     setText(item.time, last ? shortTime(last.createdAt) : "");
     if (last) attribute(item.time, "title", momentOf(last.createdAt));
-    const draft = !isSelected && localStorage.getItem(`parley.draft/${conversation.id}`);
+    const draft = !isSelected && draftOf(people.me.id, conversation.id);
     const preview = typing.length ? typingText(typing, people, conversation.type === "Direct") : draft ? draft : last ? previewOf(last, people, conversation) : "";
     setText(item.label, draft && !typing.length ? "Draft: " : "");
     setText(item.preview, preview);

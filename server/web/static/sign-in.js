@@ -12,14 +12,16 @@ const EXPLAINED = {
   username_taken: "Somebody has this name already. Choose another one.",
   registration_closed: "Registration is closed here at the moment.",
   rate_limited: "Too many attempts. Wait a minute, then try again.",
+  unavailable: "That does not answer at the moment. Try again in a minute.",
 };
 
 /** @param {{root: Element, notice: string, onSession: () => void}} options */
 export function showSignIn({ root, notice, onSession }) {
   const problem = h("p", { class: "problem", role: "alert" });
   const parts = [];
+  parts.push(...offer.providers.map((name) => provider(name, problem)));
+  if (parts.length && offer.registration === "open") parts.push(h("p", { class: "or" }, h("span", { text: "or" })));
   if (offer.registration === "open") parts.push(registration(problem, onSession));
-  if (offer.registration !== "open" || offer.providers.length) parts.push(...offer.providers.map((name) => provider(name, problem)));
   const hasAny = parts.length > 0;
   if (!hasAny) parts.push(h("p", { text: "This server is not open to new people. Ask its operator for an access token." }));
   const main = h("main", { class: "sign-in" },
@@ -52,9 +54,11 @@ function provider(name, problem) {
   const button = h("button", { type: "button", class: "primary wide", text: `Continue with ${shown}` });
   button.addEventListener("click", () => {
     button.disabled = true;
-    goToProvider(name).catch((error) => {
-      button.disabled = false;
-      problem.textContent = error.message;
+    problem.textContent = "";
+    const again = () => (button.disabled = false);
+    goToProvider(name).then(() => setTimeout(again, 3000), (error) => { // who comes back may want it again
+      again();
+      problem.textContent = EXPLAINED[error.code] ?? error.message;
     });
   });
   return button;

@@ -19,9 +19,8 @@ export const momentOf = (when) => whole.format(new Date(when));
 export const dayKey = (when) => new Date(when).toDateString();
 
 function daysAgo(when) {
-  const midnight = new Date();
-  midnight.setHours(0, 0, 0, 0);
-  return Math.ceil((midnight - new Date(when)) / DAY);
+  const [then, today] = [new Date(when), new Date()].map((each) => Date.UTC(each.getFullYear(), each.getMonth(), each.getDate()));
+  return (today - then) / DAY; // by the calendar: days of 23 and 25 hours are days
 }
 
 /** For the line between two days. */
@@ -60,8 +59,8 @@ export const plural = (count, one, many = `${one}s`) => `${count} ${count === 1 
 /** The first letters of a name, for a picture of somebody who has none. */
 export function initials(name) {
   const words = name.trim().split(/[\s._@+-]+/u).filter(Boolean);
-  const letters = words.length > 1 ? [words[0], words[words.length - 1]] : [name.trim()];
-  return letters.map((word) => [...word][0] ?? "").join("").toLocaleUpperCase() || "?";
+  const first = words.map((word) => /[\p{L}\p{N}\p{Extended_Pictographic}]/u.exec(word)?.[0]).filter(Boolean);
+  return (first.length > 1 ? first[0] + first.at(-1) : (first[0] ?? "?")).toLocaleUpperCase();
 }
 
 /** A name inside of a sentence: whichever way it is written, it does not turn the rest round. */

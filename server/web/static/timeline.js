@@ -7,7 +7,7 @@
 import { arrange, attribute, h, iconButton, replace, throttled } from "./dom.js";
 import { fill, guess, remark, rowOf, summaryOf } from "./message-view.js";
 import { avatar } from "./people.js";
-import { plural } from "./text.js";
+import { dayKey, plural } from "./text.js";
 
 const OVER = 900; // px above and below the window in which messages are elements
 const NEAR_START = 1500; // px from the beginning at which older messages are loaded
@@ -23,6 +23,7 @@ export class Timeline {
   #conversation = null;
   #rows = [];
   #byKey = new Map();
+  #byId = null; // the messages that are loaded, when it was asked for one
   #nodes = new Map();
   #isAtEnd = true;
   #anchor = null;
@@ -40,7 +41,7 @@ export class Timeline {
   #toolbar;
   #announced = 0;
 
-  constructor({ chat, people, files, actions }) {
+  constructor({ chat, people, files, actions, signal }) {
     this.#chat = chat;
     this.#people = people;
     this.#files = files;
@@ -56,7 +57,10 @@ export class Timeline {
     this.#observer = new ResizeObserver(() => this.#render());
     this.#observer.observe(this.scroller);
     people.addEventListener("change", ({ detail }) => this.#names.has(detail) && this.#refill());
-    for (const type of ["focus", "visibilitychange"]) addEventListener(type, () => this.#markRead());
+    for (const type of ["focus", "visibilitychange"]) addEventListener(type, () => this.#markRead(), { signal });
+    let today = dayKey(Date.now());
+    const timer = setInterval(() => today !== (today = dayKey(Date.now())) && this.#refill(), 30_000); // today is yesterday then
+    signal.addEventListener("abort", () => (clearInterval(timer), this.#observer.disconnect()));
   }
 
   get conversation() {
@@ -92,6 +96,7 @@ export class Timeline {
     attribute(this.list, "aria-label", `Messages: ${this.#people.titleOf(conversation)}`);
     conversation.on("update", this.update, { signal });
     conversation.on("message", ({ message }) => this.#onNew(message), { signal });
+    conversation.on("change", ({ message }) => this.#onChange(message), { signal });
     conversation.on("reset", () => this.#onReset(), { signal });
     this.#begin(conversation, signal);
   }
@@ -146,8 +151,16 @@ export class Timeline {
     }
     this.#rows = rows;
     this.#byKey = byKey;
+    this.#byId = null;
     this.#render();
     this.#markRead();
+  }
+
+  /** One that is not loaded, but quoted. */
+  #onChange(message) {
+    if (!this.#originals.has(message.id)) return;
+    this.#originals.set(message.id, message);
+    this.update();
   }
 
   #onReset() {
@@ -292,8 +305,9 @@ export class Timeline {
     } else if (node.row !== row) {
       const before = node.row;
       const isAlike = before.hasHead === row.hasHead && before.isNewDay === row.isNewDay && before.isFirstUnread === row.isFirstUnread;
-      if (before.message === row.message && isAlike) node.row = row;
-      else if (isAlike && remark(node, before.message, row.message, this.#context)) node.row = row;
+      const isQuoteAlike = !row.message.replyToId || this.#quoteKey(row.message.replyToId) === node.quoteKey;
+      if (before.message === row.message && isAlike && isQuoteAlike) node.row = row;
+      else if (isAlike && isQuoteAlike && remark(node, before.message, row.message, this.#context)) node.row = row;
       else this.#fill(node, row);
     }
     attribute(node, "aria-posinset", row.index + 1);
@@ -306,16 +320,24 @@ export class Timeline {
   #fill(node, row) {
     const { message } = row;
     const hadToolbar = node.contains(this.#toolbar);
+    const focused = node.contains(document.activeElement) ? document.activeElement : null;
     this.#names.add(message.senderId);
     const { by, userId } = message.system ?? {};
     if (by) this.#names.add(by);
     if (userId) this.#names.add(userId);
     const highlight = node.classList.contains("highlight");
     fill(node, row, this.#context);
+    node.quoteKey = message.replyToId && this.#quoteKey(message.replyToId);
     if (highlight) node.classList.add("highlight");
     node.row = row;
     row.isMeasured = false;
-    if (hadToolbar) this.#showToolbar(node);
+    if (hadToolbar) {
+      this.#toolbar.dataset.key = "";
+      this.#showToolbar(node);
+    }
+    if (!focused || focused === node) return;
+    const label = focused.getAttribute("aria-label");
+    ([...node.querySelectorAll("button")].find((button) => label && button.getAttribute("aria-label") === label) ?? node).focus({ preventScroll: true });
   }
 
   #refill() {
@@ -344,10 +366,17 @@ export class Timeline {
     };
   }
 
+  /** Another one when what is quoted is another. */
+  #quoteKey(id) {
+    const found = this.#original(id);
+    return found ? `${found.changedSeq}` : String(found);
+  }
+
   /** The message that another one answers: undefined while it is asked for, null when it is not to be had. */
   #original(id) {
     const known = this.#originals.get(id);
-    const loaded = this.#rows.length ? this.#conversation.messages.find((message) => message.id === id) : null;
+    this.#byId ??= new Map(this.#rows.map(({ message }) => [message.id, message]));
+    const loaded = this.#byId.get(id);
     if (loaded) this.#names.add(loaded.senderId);
     if (loaded) return loaded;
     if (known !== undefined) return known === "asked" ? undefined : known;
@@ -355,7 +384,7 @@ export class Timeline {
     const conversation = this.#conversation;
     this.#chat.request("GET", `/api/messages/${id}`).then(
       (found) => ({ ...found, isOwn: found.senderId === this.#people.me.id }),
-      (error) => (error.code === "not_found" || error.code === "gone" ? null : undefined),
+      (error) => (error.isPassing ? undefined : null),
     ).then((found) => {
       if (conversation !== this.#conversation) return;
       if (found === undefined) this.#originals.delete(id);

@@ -6,13 +6,14 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlencode
 
 import jwt
 import trio
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypercorn.config import Config
 from hypercorn.trio import serve
-from quart import request
+from quart import redirect, request
 from quart_trio import QuartTrio
 
 from tests.running import free_port
@@ -37,6 +38,7 @@ class FakeProvider:
         self.nonce = ""
         self.verifier_of = ""  # the challenge of the sign-in that is under way
         self.fetches = 0
+        self.declines = False
         self.status = 200
         self.gives_id_token = True
         self.user: Any = {"id": 4711, "login": "octo", "name": "Octo Cat", "avatar_url": "https://x.example/cat.png"}
@@ -81,6 +83,14 @@ class FakeProvider:
         async def jwks() -> Any:
             self.fetches += 1
             return self.jwks()
+
+        @app.get("/authorize")
+        async def authorize() -> Any:
+            """What a person does there: they consent at once, or they do not."""
+            asked = request.args
+            self.verifier_of, self.nonce = asked["code_challenge"], asked.get("nonce", "")
+            answer = {"error": "access_denied"} if self.declines else {"code": CODE}
+            return redirect(f"{asked['redirect_uri']}?{urlencode({**answer, 'state': asked['state']})}")
 
         @app.post("/token")
         async def token() -> Any:

@@ -220,6 +220,17 @@ async def test_the_provider_says_no_or_nothing(world: World) -> None:
         asked = await world.begin(browser)
         right = await world.finish(browser, state=asked["state"], iss=world.provider.issuer)
         assert right.status_code == 200
+    async with world.browser() as browser:
+        page = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8,application/signed-exchange;v=b3;q=0.7"}
+        asked = await world.begin(browser, params={"returnUrl": "https://chat.example/in?x=1"})
+        no = {"error": "access_denied", "state": asked["state"]}
+        back = await browser.get("/auth/callback/fake", params=no, headers=page)
+        assert (
+            back.status_code == 303 and back.headers["Location"] == "https://chat.example/in?x=1&error=sign_in_failed"
+        )
+        assert not dict(browser.cookies)
+        lost = await browser.get("/auth/callback/fake", params=no, headers=page)
+        assert lost.status_code == 400 and "not begun in this browser" in lost.json()["detail"]
     world.provider.gives_id_token = False
     assert "no id token" in (await world.sign_in()).json()["detail"]
     world.provider.status = 503

@@ -1,0 +1,201 @@
+"""The page at `/` in a real Chromium: groups, and what others write, change and take away while one looks."""
+
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.running import Running, User, checked
+from tests.web.browser import Browser, Page
+from tests.web.steps import ATTACKS, Site, contents, join, say, shown
+
+MARKUP = '<img src=x onerror="globalThis.attacked=8">'
+CAROL = "carol"
+LONG = "W" * 120
+ARABIC_NAME = "عبد الرحمن"
+ARABIC_STATUS = "في اجتماع"
+FILE = '"><img src=x onerror=globalThis.attacked=9>\u202egnp.txt'
+HARM = "document.querySelectorAll('#app :is(script, iframe, object, [onload], [onerror], [style*=url])').length"
+
+# What is to be seen, and reaches out of its column.
+OUTSIDE = """
+[...document.querySelectorAll(".sidebar, .main, .details")].flatMap((column) => {
+  const { right } = column.getBoundingClientRect();
+  return [...column.querySelectorAll("*")]
+    .filter((one) => one.checkVisibility() && one.getBoundingClientRect().right > right + 1)
+    .filter((one) => !one.closest(".hidden-text") && !one.parentElement.closest("bdi, pre, [class*=box], .option-text"))
+    .map((one) => one.outerHTML.slice(0, 200));
+})
+"""
+
+
+class Others:
+    """Those who do not sit at a browser: they do everything by REST."""
+
+    def __init__(self, server: Running) -> None:
+        self._server = server
+
+    async def add(self, username: str, display_name: str, status: str = "") -> User:
+        async with self._server.http() as http:
+            made = await http.post("/api/users", json={"username": username, "displayName": display_name})
+        user = User(checked(made)["id"], username, made.json()["accessToken"])
+        if status:
+            await self.do(user, "PUT", "/api/users/status", {"status": "Away", "statusText": status})
+        return user
+
+    async def do(self, user: User, method: str, path: str, body: Any = None, **options: Any) -> Any:
+        async with self._server.http(user) as http:
+            answer: httpx.Response = await http.request(method, path, json=body, **options)
+        assert answer.is_success, f"{answer.status_code} {answer.text}"
+        return answer.json() if answer.content else None
+
+    async def say(self, user: User, chat: str, text: str, **fields: Any) -> str:
+        return str(
+            (await self.do(user, "POST", "/api/messages", {"conversationId": chat, "content": text, **fields}))["id"]
+        )
+
+    async def group(self, owner: User, name: str, *members: str) -> str:
+        body = {"type": "Group", "name": name, "memberIds": members}
+        return str((await self.do(owner, "POST", "/api/conversations", body))["id"])
+
+    async def roles(self, user: User, chat: str) -> dict[str, str]:
+        found = await self.do(user, "GET", f"/api/conversations/{chat}")
+        return {member["userId"]: member["role"] for member in found["members"]}
+
+
+async def test_groups(database: str, redis_url: str, tmp_path: Path, browser: Browser) -> None:
+    """Members are added, promoted, demoted and removed; who leaves, or is removed while they have it open, sees why,
+    and has nothing of it left. What others edit and delete changes wherever it is shown: in quotes, in what is being
+    answered, in what is being edited. Whatever names, titles, texts and files are, they stay text, and in place."""
+    async with AsyncExitStack() as stack:
+        site = Site(stack, database, redis_url, tmp_path / "files")
+        await site.start()
+        others = Others(site.instances[0])
+        bob = await others.add("bob", MARKUP, f"{MARKUP} {ARABIC_STATUS}")
+        carol = await others.add(CAROL, ARABIC_NAME)
+        dave = await others.add("dave", LONG)
+        page = await join(browser, site, "alice")
+        token = await page.evaluate("JSON.parse(localStorage['parley.session']).accessToken")
+        me = await page.evaluate("JSON.parse(localStorage['parley.me']).id")
+        alice = User(me, "alice", token)
+        team = await others.group(alice, MARKUP, bob.id)
+        await page.click(".conversations a")
+        await members(others, page, alice, bob, carol, team)
+        await changes(others, page, alice, bob, team)
+        await strange_text(others, page, bob, carol, dave, alice)
+        await removed(others, page, alice, bob, team)
+        await leaves(page)
+
+
+async def members(others: Others, page: Page, alice: User, bob: User, carol: User, team: str) -> None:
+    await page.click("[aria-label='About this conversation']")
+    await page.click(".section-head button")
+    await page.fill("[role=combobox]", CAROL)
+    await page.click(f"[role=option]:has-text('{CAROL}')")
+    await page.click("dialog button[type=submit]")
+    await page.see(f".members .member:has-text('{ARABIC_NAME}')")
+    more = f"[aria-label='What to do with {ARABIC_NAME}']"
+    for text, role in (("Make an admin", "Admin"), ("Make a member", None), ("Make an owner", "Owner")):
+        await page.click(more)
+        await page.click(f"[role^=menuitem]:has-text('{text}')")
+        entry = f".member:has-text('{ARABIC_NAME}')"
+        await page.see(f"{entry}:has(.role:text-is('{role}'))" if role else f"{entry}:not(:has(.role))")
+    assert (await others.roles(alice, team))[carol.id] == "Owner"
+    await page.until("document.activeElement?.dataset.focus?.startsWith('m-')")  # it is where it was
+    await page.click(more)
+    await page.click("[role^=menuitem]:has-text('Remove from the group')")
+    await page.check()
+    await page.click("dialog button.danger")
+    await page.gone(f".members .member:has-text('{ARABIC_NAME}')")
+    await page.see(".conversation-head .standing:has-text('2 members')")
+    assert set(await others.roles(alice, team)) == {alice.id, bob.id}
+    await page.click(".details [aria-label=Close]")
+
+
+async def changes(others: Others, page: Page, alice: User, bob: User, team: str) -> None:
+    await others.do(alice, "PUT", f"/api/conversations/{team}/members/{bob.id}/role", {"role": "Owner"})
+    first = await others.say(bob, team, "as it was")
+    await page.hover(shown("as it was"))
+    await page.click(".toolbar [aria-label=Reply]")
+    await say(page, "an answer")
+    await page.see(shown("an answer", ":has(.quote-text:text-is('as it was'))"))
+    await others.do(bob, "PUT", f"/api/messages/{first}", {"content": "as it is"})
+    await page.see(shown("an answer", ":has(.quote-text:text-is('as it is'))"))
+    await others.do(bob, "DELETE", f"/api/messages/{first}")
+    await page.see(shown("an answer", ":has(.quote-text:text-is('Message deleted'))"))
+    assert not [text for text in await contents(page) if text.startswith("as it")]
+
+    second = await others.say(bob, team, "answered too late")
+    await page.hover(shown("answered too late"))
+    await page.click(".toolbar [aria-label=Reply]")
+    await page.see(".composer-context:has-text('answered too late')")
+    await others.do(bob, "DELETE", f"/api/messages/{second}")
+    await page.gone(".composer-context")
+
+    await say(page, "mine")
+    await page.see(shown("mine", " .mark:not(.pending)"))
+    await page.press("ArrowUp", ".composer textarea")
+    await page.fill(".composer textarea", "mine, and more")
+    own = (await others.do(alice, "GET", f"/api/messages?conversationId={team}"))["items"][0]["id"]
+    await others.do(bob, "DELETE", f"/api/messages/{own}")
+    await page.gone(".composer-context")
+    assert await page.evaluate("document.querySelector('.composer textarea').value") == "mine, and more"
+    await page.fill(".composer textarea", "")
+
+
+async def strange_text(others: Others, page: Page, bob: User, carol: User, dave: User, alice: User) -> None:
+    where = await others.group(bob, LONG, alice.id, carol.id, dave.id)
+    upload = {"files": {"file": (FILE, b"text", "text/plain")}}
+    stored = await others.do(bob, "POST", "/api/files/upload", **upload)
+    await page.click(f".conversations a:has-text('{LONG[:40]}')")
+    for author in (bob, carol, dave):
+        for attack in ATTACKS:
+            await others.say(author, where, attack)
+    await others.say(dave, where, "\u202eturned round", type="Text")
+    await others.say(bob, where, "", type="File", fileId=stored["id"])
+    await page.see(".message .file")
+    await page.click("[aria-label='About this conversation']")
+    await page.see(".members .member >> nth=3")
+    await page.see(f".members small:has-text('{ARABIC_STATUS}')")
+    await page.see(f".members .member bdi:text-is('{LONG}')")
+    await page.shot("strange-text")
+    await page.check()
+    assert await page.evaluate(HARM) == 0 and await page.evaluate("globalThis.attacked ?? null") is None
+    assert await page.evaluate("document.title.includes('W')")
+    name = await page.evaluate("document.querySelector('.message .file-name').textContent")
+    assert "<img" in name and "\u202e" not in name
+    for width in (1280, 390):
+        await page.do("size", width=width, height=800)
+        outside = await page.evaluate(OUTSIDE)
+        assert not outside, outside
+        assert await page.evaluate("document.documentElement.scrollWidth") == width
+    await page.do("size", width=1280, height=800)
+    await page.click(".details [aria-label=Close]")
+
+
+async def removed(others: Others, page: Page, alice: User, bob: User, team: str) -> None:
+    await page.click(f".conversations a:has-text('{MARKUP[:6]}') >> nth=-1")
+    await page.fill(".composer textarea", "not for this group any more")
+    await page.until("Object.keys(localStorage).some((key) => key.startsWith('parley.draft/'))")
+    await page.click("[aria-label='About this conversation']")
+    await page.click("text=Rename")
+    await page.see("dialog[open] #new-name")
+    await others.do(bob, "DELETE", f"/api/conversations/{team}/members/{alice.id}")
+    await page.see(".nothing:has-text('You were removed from')")
+    await page.gone("dialog")
+    await page.gone(".details")
+    assert await page.evaluate("location.hash") == "#/"
+    await page.until("!Object.keys(localStorage).some((key) => key.startsWith('parley.draft/'))")
+    assert len(await page.texts(".conversations a")) == 1
+    await page.check()
+
+
+async def leaves(page: Page) -> None:
+    await page.click(".conversations a")
+    await page.click("[aria-label='About this conversation']")
+    await page.click("text=Leave this group")
+    await page.check()
+    await page.click("dialog button.danger")
+    await page.see(".nothing:has-text('You have left')")
+    await page.see("text=No conversations yet.")
