@@ -25,7 +25,7 @@ NAMES = {
 }
 YESTERDAY = (
     ("bob", "The release candidate is on staging. All checks are green."),
-    ("bob", "I left the notes in `docs/release.md`, have a look before we freeze."),
+    ("bob", "I left the notes in `release-notes`, have a look before we freeze."),
     ("emma", "Reading them now 👀"),
     ("alice", "Thank you! Who takes the migration?"),
     ("chioma", "I can. It takes about four minutes on a copy of the data, so no window is needed."),
