@@ -11,6 +11,7 @@ import math
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
@@ -353,23 +354,21 @@ class World:
                 person.read[conversation] = seq
         for person in self.people:
             for conversation in person.conversations:
-
-                async def has_read() -> bool:
-                    return await self._read_seq(person, conversation) >= person.read[conversation]
-
-                await wait_until(has_read)
+                await wait_until(partial(self._has_read, person, conversation))
 
     async def settle_presence(self) -> None:
         """P7: wait until every user sees all users online, when they ask and in what was announced last."""
         ids = [person.user.id for person in self.people]
         for person in self.people:
+            await wait_until(partial(self._sees_all, person, ids))
 
-            async def sees_all() -> bool:
-                found = await person.call("GetPresence", ids)
-                is_announced = {*person.presence.values()} <= {"Online"}
-                return is_announced and found is not None and [one["status"] for one in found] == ["Online"] * len(ids)
+    async def _has_read(self, person: Person, conversation: str) -> bool:
+        return await self._read_seq(person, conversation) >= person.read[conversation]
 
-            await wait_until(sees_all)
+    async def _sees_all(self, person: Person, ids: list[str]) -> bool:
+        found = await person.call("GetPresence", ids)
+        is_announced = {*person.presence.values()} <= {"Online"}
+        return is_announced and found is not None and [one["status"] for one in found] == ["Online"] * len(ids)
 
     async def _heads(self) -> dict[str, int]:
         return {

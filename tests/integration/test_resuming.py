@@ -147,6 +147,12 @@ async def test_a_network_that_fails_again_and_again(
                 answers.append(text)
                 await trio.sleep(0.01)  # how often people write
 
+        async def cut_after(sent: int) -> None:
+            await wait_until(lambda: len(answers) >= sent)
+            before = client.resumed
+            await client.cut()
+            await wait_until(lambda: client.resumed != before)
+
         async with connect(url, a) as hub, trio.open_nursery() as talking:
             talking.start_soon(client.run)
             talking.start_soon(client.keep_acknowledging)
@@ -155,10 +161,7 @@ async def test_a_network_that_fails_again_and_again(
                     both.start_soon(say, hub, "alice")
                     both.start_soon(say, client, "bob")
                     for cut in range(CUTS):
-                        await wait_until(lambda: len(answers) >= (cut + 1) * SENDS // CUTS)
-                        before = client.resumed
-                        await client.cut()
-                        await wait_until(lambda: client.resumed != before)
+                        await cut_after((cut + 1) * SENDS // CUTS)
                 await wait_until(lambda: len(client.recorder.of("ReceiveMessage")) >= 2 * SENDS)
             talking.cancel_scope.cancel()
         received = [message["seq"] for message in client.recorder.of("ReceiveMessage")]

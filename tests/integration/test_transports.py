@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import httpx
@@ -190,12 +191,14 @@ async def test_drain_and_pings(database: str, redis_url: str) -> None:
     leaves is noticed at once (its stream), or says goodbye."""
     async with running(database, redis_url, keepalive=0.5) as server:
         alice, bob = await server.register("alice"), await server.register("bob")
-        for number, transport in enumerate(("sse", "polling")):
+
+        def has_closed(count: int) -> bool:
+            return len([line for line in server.events("connection_closed") if line["user"] == alice.id]) >= count
+
+        for number, transport in enumerate(("sse", "polling"), 1):
             async with server.connect(alice, transport=transport):
                 pass
-            await wait_until(
-                lambda: len([line for line in server.events("connection_closed") if line["user"] == alice.id]) > number
-            )
+            await wait_until(partial(has_closed, number))
         async with of(server, bob) as b, b.stream() as until:
             await b.ask("POST", SHAKE)
             await until(b'{"type":6}\x1e')

@@ -8,6 +8,7 @@ import json
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -231,6 +232,12 @@ async def test_reconnects_after_kill(people: Node, database: str, redis_url: str
                 assert not b.happened("ReceiveMessage")
 
 
+async def pinged(person: Person) -> Any:
+    await person.command("invoke", "Ping")
+    answer = await person.expect_one_of("result", "failed")
+    return answer if answer[0] == "result" else None
+
+
 async def test_reconnects_after_a_drain(people: Node, database: str, redis_url: str) -> None:
     """P10: the drain's Close lets the client reconnect to the next one that serves the port.
 
@@ -253,13 +260,7 @@ async def test_reconnects_after_a_drain(people: Node, database: str, redis_url: 
         async with running(database, redis_url, port=port):
             for b in found:
                 await b.expect("reconnected")
-
-                async def answered() -> Any:
-                    await b.command("invoke", "Ping")
-                    answer = await b.expect_one_of("result", "failed")
-                    return answer if answer[0] == "result" else None
-
-                assert await wait_until(answered) == ("result", {})  # it may have been to the one that drains first
+                assert await wait_until(partial(pinged, b)) == ("result", {})  # the first may be to the one that drains
 
 
 async def test_refusals(people: Node, database: str, redis_url: str) -> None:

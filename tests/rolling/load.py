@@ -6,6 +6,8 @@ of the load test says whether anything was lost, duplicated or out of order.
 
 import random
 from collections import Counter
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import trio
@@ -156,11 +158,15 @@ async def ask(port: int, seen: Seen, pause: float) -> None:
         await trio.sleep(pause)  # how often it is asked
 
 
+def have_all(talkers: Sequence[Talker], conversation: str, head: int) -> bool:
+    return all(talker.oracle_client.cursors[conversation] >= head for talker in talkers)
+
+
 async def settle(talkers: list[Talker], server: Running) -> None:
     """Wait until everybody has everything, and check it: nothing lost, nothing duplicated, one order."""
     found = {}
     for one, other in zip(talkers[::2], talkers[1::2], strict=True):
         stored = found[one.conversation] = await server.history(one.user, one.conversation, system=True)
         head = max((message["changedSeq"] for message in stored), default=0)
-        await wait_until(lambda: min(talker.oracle_client.cursors[one.conversation] for talker in (one, other)) >= head)
+        await wait_until(partial(have_all, (one, other), one.conversation, head))
     judge(talkers[0].oracle_client.oracle, [talker.oracle_client for talker in talkers], found)

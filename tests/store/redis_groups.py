@@ -111,9 +111,7 @@ class ClusterGroup:
                 assert node.ask("CLUSTER", "MEET", "127.0.0.1", str(self.nodes[0].port)) == b"+OK\r\n"
         block_until(lambda: all(b"cluster_known_nodes:6" in node.ask("CLUSTER", "INFO") for node in self.nodes))
         for primary, replica in zip(self.nodes[:3], self.nodes[3:], strict=True):
-            name = primary.ask("CLUSTER", "MYID").split(b"\r\n")[1].decode()
-            block_until(lambda: replica.ask("CLUSTER", "REPLICATE", name) == b"+OK\r\n")
-            block_until(lambda: b"master_link_status:up" in replica.ask("INFO", "replication"))
+            _replicate(primary, replica)
         block_until(
             lambda: all(self._is_whole(node) for node in self.nodes), lambda: self.nodes[0].ask("CLUSTER", "NODES")
         )
@@ -139,6 +137,12 @@ class ClusterGroup:
     def close(self) -> None:
         for node in self.nodes:
             node.close()
+
+
+def _replicate(primary: Server, replica: Server) -> None:
+    name = primary.ask("CLUSTER", "MYID").split(b"\r\n")[1].decode()
+    block_until(lambda: replica.ask("CLUSTER", "REPLICATE", name) == b"+OK\r\n")
+    block_until(lambda: b"master_link_status:up" in replica.ask("INFO", "replication"))
 
 
 def _free_port() -> int:

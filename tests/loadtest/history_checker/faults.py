@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import NamedTuple
 
 import msgspec
@@ -386,8 +387,7 @@ def refuse(story: Story) -> bool:
         event = story.clients[client][index]
         assert isinstance(event, records.Acknowledged)
         key = event.message.key
-        attempts = list(story.find(records.Sent, lambda one: one.key == key))  # type: ignore[union-attr]
-        calls = [story.clients[one][place].call for one, place in attempts]  # type: ignore[union-attr]
+        calls = [one.call for one in chain(*story.clients) if isinstance(one, records.Sent) and one.key == key]
         if calls == [event.call]:
             refused = records.Refused(
                 client=event.client, conversation=TALK, at=event.at, call=event.call, code="forbidden", unknown=False

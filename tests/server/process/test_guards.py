@@ -428,12 +428,16 @@ async def inject(database: str, redis_url: str, nursery: trio.Nursery, monkeypat
                                     break
                                 await chat(stage)
                             await raised.wait()
-                            await wait_until(lambda: counts()[fault.part] != before)
+                            await wait_until(partial(has_counted_since, fault.part, before))
                         assert raised.is_set() and counts()[fault.part] > before, fault
                         await stage.chat()
         assert not stage.a.closed.is_set() and not stage.b.closed.is_set()
         await stage.until_whole()
         assert stage.process.supervisor.lost is None
+
+
+def has_counted_since(part: str, before: int) -> bool:
+    return counts()[part] != before
 
 
 async def test_each_part_fails_as_a_whole(
@@ -453,15 +457,19 @@ async def test_each_part_fails_as_a_whole(
             await triggers[part].wait()
             raise RuntimeError("injected")
 
+    async def fail_once(part: str) -> None:
+        before = triggers[part]
+        before.set()
+        await wait_until(lambda: triggers[part] is not before)
+
     monkeypatch.setattr(
         Instance, "services", lambda self: [(part, partial(fragile, part, run)) for part, run in services(self)]
     )
     with capture_logs():
         async with open_site(database, redis_url, nursery) as site, Stage(site).opened() as stage:
             for part in list(triggers):
-                before, restarts = triggers[part], stage.process.supervisor.restarts
-                before.set()
-                await wait_until(lambda: triggers[part] is not before)
+                restarts = stage.process.supervisor.restarts
+                await fail_once(part)
                 assert stage.process.supervisor.restarts > restarts
                 await stage.chat()
                 async with stage.server.connect(stage.carol) as newcomer:

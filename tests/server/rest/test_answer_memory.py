@@ -67,15 +67,19 @@ async def test_answers_that_are_not_read(
     async with open_site(database, redis_url, nursery, max_user_answer_bytes=one, max_answer_bytes=everybody) as site:
         answers = site.process.answers
         sockets: list[trio.SocketStream] = []
+
+        async def ask(request: str) -> None:
+            before = answers.held, answers.refused, answers.refused_all
+            sockets.append(await unread(site, request.encode()))
+            await wait_until(lambda: (answers.held, answers.refused, answers.refused_all) != before)
+
         for name, expected in (("alice", b"429"), ("bob", b"429"), ("carol", b"503")):
             _, token = await site.user(name)
             group = await conversation(site, token, 18)
             query = f"/api/messages?conversationId={group}&limit=200"
             request = f"GET {query} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n"
             for _ in range(6):
-                before = answers.held, answers.refused, answers.refused_all
-                sockets.append(await unread(site, request.encode()))
-                await wait_until(lambda: (answers.held, answers.refused, answers.refused_all) != before)
+                await ask(request)
                 assert answers.held <= everybody
             assert answers.refused_all if expected == b"503" else answers.refused
             with trio.fail_after(30):
