@@ -30,7 +30,7 @@ class Echo:
     def __init__(self, server: "EchoServer", connection: Connection) -> None:
         self._server = server
         self._connection = connection
-        self._drained: trio.Event | None = None
+        self._freed: trio.Event | None = None
         server.connections[connection] = None
 
     def receive(self, data: bytes, *, binary: bool) -> Awaitable[None] | None:
@@ -43,12 +43,12 @@ class Echo:
     async def _wait_room(self, frame: bytes) -> None:
         while self._connection.offer(frame) is Verdict.LAGGING:
             self._connection.flush()
-            self._drained = trio.Event()
-            await self._drained.wait()
+            self._freed = trio.Event()
+            await self._freed.wait()
 
-    def on_drained(self) -> None:
-        if self._drained is not None:
-            self._drained.set()
+    def on_freed(self) -> None:
+        if self._freed is not None:
+            self._freed.set()
 
     def on_due(self, now: float) -> float:
         return now + FOREVER

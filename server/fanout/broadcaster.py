@@ -3,7 +3,7 @@
 Owns the order of this work: connection by connection, so that each is flushed once for all its events, and with a
 checkpoint after every `STEP` events, so that a thousand users who connect at once delay no other task. Touches rooms
 and send queues. An event that does not fit into a send queue is shed; its connection is sent the latest state when the
-queue has drained (`server.fanout.recent_events`).
+queue has emptied (`server.fanout.recent_events`).
 """
 
 from collections.abc import Sequence

@@ -99,19 +99,19 @@ class Subscriber(Protocol):
     cursors: dict[UUID, Cursor] | None  # of rooms that it has left, to catch up with
 
     def lag(self) -> None:
-        """The send queue is full: leave every room, remember the cursors, and catch up when it has drained."""
+        """The send queue is full: leave every room, remember the cursors, and catch up when it has emptied."""
 
     def resync(self, conversation_id: UUID) -> None:
         """Send `Resync` when the send queue has room for it, and attach at the head then."""
 
     def owe(self, conversation_id: UUID, news: str) -> None:
-        """An event about a conversation had no room: send what is true of it when the send queue has drained.
+        """An event about a conversation had no room: send what is true of it when the send queue has emptied.
 
         `news` is why the user is not a member any more, or `CHANGED` or `JOINED`. Comes after `lag`, if at all.
         """
 
     def shed(self) -> None:
-        """An ephemeral event had no room: send the latest of its kind when the send queue has drained."""
+        """An ephemeral event had no room: send the latest of its kind when the send queue has emptied."""
 
     def disconnect(self, code: str, sentence: str) -> None:
         """Close the connection for good: the client should not reconnect."""

@@ -1,9 +1,10 @@
 """One hub connection: handshake, messages in order, pings, its place in the rooms, its end.
 
 Owns the SignalR state of one connection, whatever carries its bytes (docs/design.md 3, transport seam). The transport
-feeds it whole messages (`receive`) and drains its send queue; the connection never touches a socket. What it does with
-an invocation is in `server.hub.invocations`, how it outlives its transport in `server.hub.reconnect`, how it gets back
-into its rooms in `server.hub.catch_up`: functions of a connection, each with a Protocol that says what it needs of one.
+feeds it whole messages (`receive`) and sends what is in its send queue; the connection never touches a socket. What it
+does with an invocation is in `server.hub.invocations`, how it outlives its transport in `server.hub.reconnect`, how it
+gets back into its rooms in `server.hub.catch_up`: functions of a connection, each with a Protocol that says what it
+needs of one.
 """
 
 import time
@@ -67,9 +68,9 @@ class HubConnection:
         "closed",
         "connection_id",
         "cursors",
-        "drained",
         "encodings",
         "expelled",
+        "freed",
         "full_at",
         "heard_at",
         "hub",
@@ -126,7 +127,7 @@ class HubConnection:
         self.share = share  # of what the user may take of this process
         self.busy = False
         self.inline = False  # the reader is at it and will flush the send queue itself
-        self.drained: trio.Event | None = None
+        self.freed: trio.Event | None = None
         self.streams: dict[str, trio.CancelScope] | None = None
         self.rooms: dict[Room, None] = {}
         self.catching_up = False
@@ -178,7 +179,7 @@ class HubConnection:
                     await trio.lowlevel.checkpoint()
         finally:
             self.busy = False
-            self.on_drained()
+            self.on_freed()
 
     async def _refuse(self, error: HubProtocolError) -> None:
         """What was whole before the violation still counts."""
@@ -251,8 +252,8 @@ class HubConnection:
             self.message_buffer.detached.set()  # a resume that waits for it sees that it is closed
         self.hub.left(self, reason)
         self._log_ended("connection_closed", reason)
-        if self.drained is not None:
-            self.drained.set()
+        if self.freed is not None:
+            self.freed.set()
 
     def _log_ended(self, event: str, reason: str) -> None:
         log.info(
@@ -418,18 +419,18 @@ class HubConnection:
             self.send_queue.flush()
             if self.send_queue.size <= self.send_queue.limit // 2:
                 return
-            await self.wait_drained()
+            await self.wait_freed()
 
-    async def wait_drained(self) -> None:
+    async def wait_freed(self) -> None:
         """Wait until some of the send queue, or an invocation, is done with, or the connection has ended."""
-        if self.drained is None:
-            self.drained = trio.Event()
-        await self.drained.wait()
+        if self.freed is None:
+            self.freed = trio.Event()
+        await self.freed.wait()
 
-    def on_drained(self) -> None:
-        if self.drained is not None:
-            self.drained.set()
-            self.drained = None
+    def on_freed(self) -> None:
+        if self.freed is not None:
+            self.freed.set()
+            self.freed = None
 
     # -- rooms ------------------------------------------------------------------------------------
 
@@ -571,8 +572,8 @@ class HubConnection:
             self.send_queue.push(self.send_queue.encoding.close(error, allow_reconnect=allow_reconnect))
         why = error or "server closed"
         self.transport.close(code, why=f"protocol error: {why}" if code in websocket.FOR_CAUSE else why)
-        if self.drained is not None:
-            self.drained.set()
+        if self.freed is not None:
+            self.freed.set()
 
     async def drain(self, error: str, *, code: int, patience: float) -> None:
         """End in good order: dispatch no more, answer what is under way for at most `patience` seconds, then `end`.
@@ -584,7 +585,7 @@ class HubConnection:
         try:
             with trio.move_on_after(patience):
                 while (self.outstanding or self.busy) and not self.closed:
-                    await self.wait_drained()
+                    await self.wait_freed()
         finally:
             self.end(error, allow_reconnect=True, code=code)
 

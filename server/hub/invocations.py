@@ -53,7 +53,7 @@ class Invoker(Protocol):
     outstanding: int  # pipelined invocations under way
     full_at: float  # see handlers.rate_limits
     streams: dict[str, trio.CancelScope] | None  # by invocation id
-    drained: trio.Event | None  # made when something waits for this connection
+    freed: trio.Event | None  # made when something waits for this connection
 
     @property
     def is_resumable(self) -> bool:
@@ -65,9 +65,9 @@ class Invoker(Protocol):
 
     async def wait_room(self) -> None: ...
 
-    async def wait_drained(self) -> None: ...
+    async def wait_freed(self) -> None: ...
 
-    def on_drained(self) -> None: ...
+    def on_freed(self) -> None: ...
 
 
 # -- plain and pipelined -----------------------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ async def _finish(connection: Invoker, message: Invocation, method: Method, call
 async def _invoke_later(connection: Invoker, message: Invocation, method: Method, arguments: Sequence[object]) -> None:
     try:
         while _must_wait(connection, message, method) and not connection.closed:
-            await connection.wait_drained()
+            await connection.wait_freed()
         waiting = None if connection.closed else _start(connection, message, method, arguments)
         if waiting is not None:
             await waiting
@@ -214,8 +214,8 @@ def answer(connection: Invoker, ticket: Ticket, outcome: object, target: str) ->
     connection.outstanding -= 1
     connection.send_queue.reserved -= ticket.reserved
     ticket.method.seconds.observe(time.perf_counter() - ticket.began)
-    if connection.drained is not None:
-        connection.on_drained()
+    if connection.freed is not None:
+        connection.on_freed()
     if isinstance(outcome, Exception):
         fail(connection, ticket.invocation_id, outcome, target)
     elif ticket.invocation_id is not None:

@@ -47,7 +47,7 @@ class Resumable(Protocol):
 
     def leave_rooms(self) -> int: ...
 
-    def on_drained(self) -> None: ...
+    def on_freed(self) -> None: ...
 
     def on_resumed(self, buffer: ReconnectBuffer) -> Awaitable[None]:
         """The client has said where it goes on: bring the connection back into its rooms."""
@@ -110,7 +110,7 @@ def _acknowledged(connection: Resumable, buffer: ReconnectBuffer, number: int) -
             break  # the next one covers it too
     connection.send_queue.flush()
     if connection.send_queue.size <= connection.send_queue.limit * RESUME_AT:
-        connection.on_drained()
+        connection.on_freed()
 
 
 # -- from one transport to the next ------------------------------------------------------------------------------------

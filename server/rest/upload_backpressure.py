@@ -85,7 +85,7 @@ def paced(app: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]
 async def pieces() -> AsyncIterator[bytes]:
     """Yield the request's body as it arrives. Raises ChatError if the client is too slow.
 
-    The patience works like a bucket of PATIENCE seconds. Waiting for a piece drains it, each LEAST_RATE bytes return
+    The patience works like a bucket of PATIENCE seconds. Waiting for a piece empties it, each LEAST_RATE bytes return
     one second, and it never holds more than PATIENCE. So a client may pause for up to PATIENCE seconds, but has to send
     LEAST_RATE bytes a second on average; a single timeout per piece would let one byte every 29 seconds keep an upload
     alive. The time that the caller spends between two pieces (writing to the store) does not count.

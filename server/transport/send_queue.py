@@ -18,7 +18,7 @@ from server.protocol.signalr.encoding import Encoding
 from store.defects import guard
 
 SHED_AT = 0.5  # of the limit: from here on ephemeral frames (typing, presence) are dropped
-RESUME_AT = 0.25  # of the limit: drained to here, a lagging reader is caught up again
+RESUME_AT = 0.25  # of the limit: emptied to here, a lagging reader is caught up again
 FLUSH_CHUNK = 1024  # sends in one scheduler step: about 6 ms, the longest the loop is held
 
 _guard = guard("flusher")

@@ -41,8 +41,8 @@ class Endpoint(Protocol):
     def receive(self, data: bytes, *, binary: bool) -> Awaitable[None] | None:
         """Handle a message, or a piece of one. The result is awaited before the next, which is the backpressure."""
 
-    def on_drained(self) -> None:
-        """The send queue has drained to a quarter of its limit, or is empty."""
+    def on_freed(self) -> None:
+        """The send queue has emptied to a quarter of its limit, or further."""
 
     def on_due(self, now: float) -> float:
         """Check timeouts. Return when to check again."""
@@ -344,7 +344,7 @@ class Connection(_Sender):
                     self.held -= sent
                     self.progress_at = self.wheel.now
                     if self.held <= self.limit * RESUME_AT:
-                        self.endpoint.on_drained()
+                        self.endpoint.on_freed()
                 if self.more is None or not self._may_go_on():
                     return
                 frames, self.more = self.more, None

@@ -154,7 +154,7 @@ class AsgiTransport(SendQueue):
 
     def _done(self) -> None:
         if self.held <= self.limit * RESUME_AT:
-            self.connection.on_drained()
+            self.connection.on_freed()
 
 
 def pieces(batch: Iterable[bytes]) -> Iterator[bytes]:

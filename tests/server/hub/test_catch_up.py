@@ -168,7 +168,7 @@ class Reader:
     async def read(self) -> "Reader":
         """It takes all of it."""
         self.transport.blocked, self.transport.held = False, 0
-        self.connection.on_drained()
+        self.connection.on_freed()
         await wait_all_tasks_blocked()
         return self.look()
 
@@ -471,7 +471,7 @@ async def test_many_resyncs_at_once(hub: Hub, nursery: trio.Nursery) -> None:
         await wait_all_tasks_blocked()
         assert not hub.is_attached and not reader.connection.closed
         reader.transport.blocked, reader.transport.held = False, 0
-        reader.connection.on_drained()
+        reader.connection.on_freed()
     assert hub.is_attached and not reader.connection.closed
 
 

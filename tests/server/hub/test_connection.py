@@ -588,7 +588,7 @@ async def test_a_stream_is_paced_by_its_reader(
     total = 0
     while total < 6_001:
         total += len(client.transport.messages())
-        client.connection.on_drained()
+        client.connection.on_freed()
         await wait_all_tasks_blocked()
     assert total == 6_001
 

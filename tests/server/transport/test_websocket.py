@@ -27,7 +27,7 @@ class Silent:
     def receive(self, data: bytes, *, binary: bool) -> Awaitable[None] | None:
         return None
 
-    def on_drained(self) -> None: ...
+    def on_freed(self) -> None: ...
 
     def on_due(self, now: float) -> float:
         return now + FOREVER
