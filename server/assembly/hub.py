@@ -13,6 +13,7 @@ from server.hub.methods import HubMethods
 from server.hub.server import HubServer
 from server.hub.transports.forwarding import Forwarding
 from server.hub.transports.http_endpoint import HttpEndpoint
+from server.hub.transports.websocket_endpoint import WebSocketEndpoint
 from server.identity.access_tokens import ConnectionTokens, Verifier
 from server.identity.jwks import KeySet
 from server.transport.epoll import Poller
@@ -30,6 +31,7 @@ class Hub:
     server: HubServer
     forwarding: Forwarding
     http_endpoint: HttpEndpoint
+    websocket_endpoint: WebSocketEndpoint
 
 
 def assemble_hub(
@@ -65,7 +67,6 @@ def assemble_hub(
         receipts=cluster.receipts,
         flusher=cluster.flusher,
         wheel=wheel,
-        poller=poller,
         dispatcher=dispatcher,
         sync=cluster.sync,
         verifier=verifier,
@@ -82,4 +83,5 @@ def assemble_hub(
         server=server,
         forwarding=forwarding,
         http_endpoint=HttpEndpoint(server, limits.hub_requests, forwarding),
+        websocket_endpoint=WebSocketEndpoint(server, poller),
     )

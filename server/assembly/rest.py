@@ -90,7 +90,7 @@ def assemble_rest(
 
     def listener(certificate: Certificate | None, strangers: UnauthenticatedConnections | None) -> Listener:
         return Listener(
-            hub.server,
+            hub.websocket_endpoint,
             http.serve,
             max_connections=settings.max_connections,
             head_timeout=settings.handshake_timeout,

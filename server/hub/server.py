@@ -1,7 +1,7 @@
 """The hub of one process: who may open a connection, and what all its connections share.
 
-Owns authentication of upgrades, the set of live connections, and their farewell at a drain. Implements
-`server.transport.listener.Upgrades` for raw sockets; other transports call `authenticate` and `connection_for`.
+Owns the authentication of those who come, the set of live connections, and their farewell at a drain. Transports
+(`server.hub.transports`) call `require_pace`, `authenticate` and `connection_for`.
 """
 
 import math
@@ -28,20 +28,14 @@ from server.hub.connection import HubConnection
 from server.hub.disconnect_reasons import slug_of
 from server.hub.dispatch import Dispatcher
 from server.hub.ports import Transport
-from server.hub.transports.websocket import StatefulWebSocket
 from server.hub.user_shares import Shares
 from server.identity.access_tokens import ConnectionTokens, Redeemed, UsedToken, Verifier, new_connection_id, presented
 from server.protocol import websocket
 from server.protocol.http1 import head as http_head
-from server.protocol.http1.head import Head
 from server.protocol.signalr.encoding import FRAMED, Encoding
-from server.protocol.signalr.messages import SKIPPED
-from server.transport.epoll import Poller
-from server.transport.listener import Refusal, Service, peer, refusal, require_upgrade
-from server.transport.request_stream import AnySocket
+from server.transport.listener import Refusal, refusal
 from server.transport.send_queue import Flusher, SendQueue
 from server.transport.timer_wheel import TimerWheel
-from server.transport.websocket import Connection
 from store.defects import guard
 
 PATH = "/hubs/chat"
@@ -85,7 +79,6 @@ class HubServer:
         receipts: Receipts,
         flusher: Flusher,
         wheel: TimerWheel,
-        poller: Poller,
         dispatcher: Dispatcher,
         sync: SyncSource,
         verifier: Verifier,
@@ -99,7 +92,6 @@ class HubServer:
         self.receipts = receipts
         self.flusher = flusher
         self.wheel = wheel
-        self.poller = poller
         self.dispatcher = dispatcher
         self.sync = sync
         self.encodings = FRAMED
@@ -122,14 +114,7 @@ class HubServer:
 
     # -- who may come in --------------------------------------------------------------------------
 
-    async def authenticate(
-        self, query: Mapping[str, str], headers: Mapping[bytes, bytes], peer: str
-    ) -> Redeemed | HubConnection:
-        """Who connects, or the connection that a client comes back to. Names are in lower case. Raises Refusal."""
-        self._require_pace(headers, peer)
-        return await self._authenticate(query, headers)
-
-    def _require_pace(self, headers: Mapping[bytes, bytes], peer: str) -> None:
+    def require_pace(self, headers: Mapping[bytes, bytes], peer: str) -> None:
         """Of an address, whatever becomes of its request. Raises Refusal."""
         address = self._proxies.client_address(peer, _text(headers, b"x-forwarded-for"))
         try:
@@ -137,8 +122,8 @@ class HubServer:
         except ChatError as error:
             raise refusal(error, CODES[error.code].status) from None
 
-    async def _authenticate(self, query: Mapping[str, str], headers: Mapping[bytes, bytes]) -> Redeemed | HubConnection:
-        """Raises Refusal."""
+    async def authenticate(self, query: Mapping[str, str], headers: Mapping[bytes, bytes]) -> Redeemed | HubConnection:
+        """Who connects, or the connection that a client comes back to. Names are in lower case. Raises Refusal."""
         if self._closed:
             raise draining()
         self.require_origin(headers)
@@ -221,44 +206,6 @@ class HubServer:
         name = _text(headers, b"user-agent") or _text(headers, b"x-signalr-user-agent")
         return Client(name[:CLIENT_MAX], address)
 
-    # -- raw sockets --------------------------------------------------------------------------------
-
-    def takes(self, head: Head) -> bool:
-        """All that are meant: those for another path are refused. A stray header on a REST call means nothing."""
-        return is_hub(http_head.plain_path(head.target)) or http_head.asks_to_switch(head)
-
-    async def admit(self, sock: AnySocket, head: Head, rest: bytes) -> Service:
-        query = head.query
-        headers = head.headers
-        address = peer(sock)
-        try:
-            self._require_pace(headers, address)
-            if not is_hub(http_head.plain_path(head.target)):
-                raise Refusal(404, "not_found", f"There is no WebSocket here but at {PATH}.")
-            require_upgrade(head)
-            comer = await self._authenticate(query, headers)
-        except Refusal as refused:
-            refused.belongs_to(self._proxies.request_id(address, _text(headers, b"x-request-id")))
-            raise
-        stateful = isinstance(comer, HubConnection) or comer.stateful
-        transport = (StatefulWebSocket if stateful else Connection)(
-            sock,
-            self.wheel,
-            self.poller,
-            send_queue_bytes=self.settings.send_queue_bytes,
-            max_message=self.max_frame(),
-            max_held=self.max_message,
-            stall_timeout=self.settings.stall_timeout,
-        )
-        client = self.client(headers, address)
-        connection = await self.connection_for(comer, transport, transport, query, client=client)
-        try:
-            sock.send(http_head.accept_response(headers[b"sec-websocket-key"]))  # always fits: the buffer is empty
-        except OSError as error:
-            connection.on_closed(f"connection lost ({error.strerror})")
-            raise
-        return transport.run(connection, rest, pace=connection.share)
-
     async def connection_for(
         self,
         comer: Redeemed | HubConnection,
@@ -300,10 +247,6 @@ class HubServer:
             connection.make_resumable()
             self._resumable[comer.connection_id] = connection
         return connection
-
-    def max_frame(self) -> int:
-        """Several hub messages may share a WebSocket message, so that may be larger than one of them."""
-        return int(SKIPPED * self.max_message) + 4096
 
     def left(self, connection: HubConnection, reason: str) -> None:
         self.connections.discard(connection)

@@ -174,7 +174,8 @@ class HttpEndpoint:
         if len(self._hub.connections) >= self._hub.settings.max_connections:  # a polled one may have no socket just now
             raise Refusal(503, "overloaded", "The server has reached its connection limit.", retry_after=5)
         try:
-            comer = await self._hub.authenticate(request.query, request.headers, request.peer)
+            self._hub.require_pace(request.headers, request.peer)
+            comer = await self._hub.authenticate(request.query, request.headers)
         except Used:
             raise NotHere from None
         if not isinstance(comer, Redeemed):
