@@ -290,12 +290,12 @@ class Outgoing:
         self._entry = entry
         self._actions = actions
         self._waiters: list[anyio.Event] = []
-        entry.changed = self._has_changed
+        entry.watch(self)
 
     @classmethod
     def of(cls, entry: Entry, actions: Actions) -> "Outgoing":
         """Return the object of an entry: the one that there is, or a new one."""
-        known = getattr(entry.changed, "__self__", None)
+        known = entry.watcher
         return known if isinstance(known, Outgoing) else cls(entry, actions)
 
     def __repr__(self) -> str:
@@ -354,6 +354,6 @@ class Outgoing:
             finally:
                 self._waiters.remove(event)
 
-    def _has_changed(self) -> None:
+    def _on_changed(self) -> None:
         for event in self._waiters:
             event.set()

@@ -9,7 +9,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import msgspec
 
@@ -54,10 +54,16 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
         return found
 
 
+class Watcher(Protocol):
+    """Who wants to know of one entry."""
+
+    def _on_changed(self) -> None: ...
+
+
 class Entry:
     """One message that is sent, was sent, or failed. `draft` changes as a whole."""
 
-    __slots__ = ("attempt", "changed", "draft", "error", "message", "stage")
+    __slots__ = ("attempt", "draft", "error", "message", "stage", "watcher")
 
     def __init__(self, draft: Draft, stage: Stage, error: ParleyError | None = None) -> None:
         self.draft = draft
@@ -65,12 +71,16 @@ class Entry:
         self.error = error
         self.message: Message | None = None
         self.attempt = 0  # rises when it is queued anew: answers to what was asked before do not count
-        self.changed: Callable[[], None] | None = None
+        self.watcher: Watcher | None = None
+
+    def watch(self, watcher: Watcher) -> None:
+        """Notify it of each change from now on, and no other."""
+        self.watcher = watcher
 
     def become(self, stage: Stage) -> None:
         self.stage = stage
-        if self.changed is not None:
-            self.changed()
+        if self.watcher is not None:
+            self.watcher._on_changed()
 
 
 class Outbox:
