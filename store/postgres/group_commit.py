@@ -10,10 +10,8 @@ A conversation always has the same lane, so its messages are committed in the or
 - Unavailable: not known to have been written; StoreError: a fault of ours, logged.
 
 A lane that has nothing to do looks now and then whether it could write: it keeps its connection, and sends an empty
-batch through the very statements. So `trouble` knows what a message would meet, also where none has come for an hour.
-A full disk lasts until room was found (`store.postgres.disk`), whatever small messages it still takes. A fault of a
-page or a file (`store.postgres.damage`) costs the message that needs it; only where several conversations in a row met
-one is the lane in trouble.
+batch through the very statements. So `trouble` knows what a message would meet, also where none has come for an hour
+(`store.postgres.lane_health`). A fault of a page or a file (`store.postgres.damage`) costs the message that needs it.
 """
 
 import time
@@ -36,6 +34,7 @@ from store.model import Change, Message, MessageStatus, MessageType
 from store.outage import Outage
 from store.postgres import damage, disk, durability, message_batch, queries
 from store.postgres.connection import Connection, ends_session
+from store.postgres.lane_health import LaneHealth
 from store.postgres.message_batch import OutcomeUnknown, Row
 from store.postgres.messages import file_info, message_of
 from store.postgres.partitions import ensure_partitions
@@ -45,22 +44,11 @@ from store.statistics import LaneStatistics
 MAX_BATCH_BYTES = 4 * 1024 * 1024  # content in one transaction, roughly
 MAX_QUEUE_BYTES = 32 * 1024 * 1024  # content that waits in one lane: some seconds' worth, if a commit takes one
 MAX_DIVISIONS = 32  # of one batch, while PostgreSQL fails with a fault of its own; then the rest fails with it
-SEVERAL = 3  # conversations that met a fault, and no message was written meanwhile: it is more than a page
-FAULT_MEMORY = 10.0  # seconds after the last one for which the lane is in trouble then
 MAX_ATTEMPTS = 4  # at one batch, when PostgreSQL breaks a deadlock or has no partition
 SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500)  # messages: bounds of the histogram
 RECONNECT_DELAY = 0.1  # seconds; doubles up to a second
 LOOK = 2.0  # seconds between looks of idle lanes whether they could write
 LOOK_WITHIN = 2.0  # seconds for one; a message that comes meanwhile waits for it
-TOO_LONG = 3.0  # seconds: a message that waits longer for its commit means that the lane is in trouble
-# A disk that takes 2 s for each commit is slow, and no trouble: messages are written. So what is too long is so many
-# times as long as the last commit took, up to LONGEST.
-TIMES = 3
-LONGEST = 10.0  # seconds
-SLOW = 1.0  # seconds: a commit that takes longer is worth knowing
-SLOW_MEMORY = 60.0  # seconds for which it is, where no other commit follows
-ROOM_PERIOD = 30.0  # seconds between looks of an idle lane whether the disk has room
-ROOM_PAUSE = 1.0  # the same while it has not, be the lane idle or not
 
 ACCEPTED, DUPLICATE = 0, 1
 REFUSALS = {2: "no_conversation", 3: "not_a_member", 4: "muted", 5: "no_reply_target", 6: "no_file"}
@@ -205,17 +193,17 @@ class Lanes:
 
     def slowness(self) -> str | None:
         """What the last commits took, if that was long."""
-        return next((lane.slow.reason for lane in self._lanes if lane.slow), None)
+        return next((lane.health.slow.reason for lane in self._lanes if lane.health.slow), None)
 
     @property
     def has_room(self) -> bool:
         """Whether PostgreSQL's disk has, as far as is known."""
-        return not any(lane.has_no_room for lane in self._lanes)
+        return not any(lane.health.has_no_room for lane in self._lanes)
 
     def suspect_disk(self) -> None:
         """Another statement met a full disk: lanes look whether they would, too."""
         for lane in self._lanes:
-            lane.look_for_room()
+            lane.health.look_for_room()
 
     def statistics(self) -> LaneStatistics:
         """Of all lanes together."""
@@ -249,9 +237,6 @@ class _Lane:
         self.times = times
         self._on_batch = on_batch
         self._on_fault = on_fault
-        self._faulty: set[UUID] = set()  # conversations that met a fault since a message was written
-        self._fault = ""  # the last one
-        self._fault_at = 0.0
         self.waits_since = 0.0  # of the oldest message in the queue
         self.queue: list[Append] = []
         self.queued_bytes = 0  # of content in the queue
@@ -259,14 +244,8 @@ class _Lane:
         self.wake: trio.Event | None = None  # there while the task has nothing to do
         self._idle = trio.Event()
         self._writing_since = 0.0
-        self.outage = Outage("parley.lanes", "commits_fail", lane=number, advice="messages are refused meanwhile")
+        self.health = LaneHealth(number)
         self.unresolved = Outage("parley.lanes", "duplicates_unresolved", lane=number, advice="senders repeat them")
-        self._looked = False  # whether it was ever known that this lane can write
-        self.slow = Outage("parley.lanes", "commits_slow", lane=number, advice="a slow disk, or locks that are held")
-        self._slow_at = 0.0
-        self._last_commit = 0.0  # seconds that it took
-        self.has_no_room = False  # the disk was full, and no room was found since
-        self._room_due = 0.0  # when to look for it
         self._source = source
         self._max_batch = max_batch
         self._on_commit = on_commit
@@ -303,7 +282,7 @@ class _Lane:
                         await self._try_out()
                         continue
                     self._idle = trio.Event()
-                if self.has_no_room and time.perf_counter() >= self._room_due:
+                if self.health.has_no_room and self.health.room_is_due:
                     await self._try_out()
                 appends = self._take()
                 try:
@@ -393,7 +372,8 @@ class _Lane:
                     middle = len(part) // 2
                     parts += [part[middle:], part[:middle]]
                     continue
-                self._met(error, part)
+                self.health.met(error, [append.conversation_id for append in part])
+                self._on_fault(error)
                 self._fail(part, Unavailable("PostgreSQL could not write the message"))
             except psycopg.Error as error:  # a server that takes no writes, has no room, lacks a table, ...
                 self._failed(error, messages=len(part))
@@ -408,25 +388,22 @@ class _Lane:
                 self._fail(self._take_all(), error)
                 return
             else:
-                self._succeeded()
-                if self._faulty:
-                    self._faulty.clear()
+                self.health.wrote()
                 await self._settle(part, rows)
 
     async def _try_out(self) -> None:
         """Nothing to write: find out whether it could be. A message that comes meanwhile waits for that."""
-        now = time.perf_counter()
-        within = self._patience(LOOK_WITHIN)
+        within = self.health.patience(LOOK_WITHIN)
+        room_is_due = self.health.room_is_due
         scope = trio.CancelScope(deadline=trio.current_time() + within)
         try:
             with scope:
                 conn = await self._connected()
                 await message_batch.write(conn, self._pack(()))
                 await conn.execute(durability.PROBE)  # an empty batch waits for no standby
-                if now >= self._room_due:
+                if room_is_due:
                     await disk.require_room(conn)
-                    self.has_no_room = False
-                    self._room_due = now + ROOM_PERIOD
+                    self.health.found_room()
         except (psycopg.Error, Unavailable) as error:
             if isinstance(error, damage.FAULTS):
                 self._on_fault(error)
@@ -440,59 +417,16 @@ class _Lane:
             self._hang_up()
             self._failed(Unavailable(f"PostgreSQL did not take an empty batch within {within:g} s"))
         else:
-            self._succeeded()
-            if self.slow and now - self._slow_at > SLOW_MEMORY:
-                self.slow.over()
+            self.health.tried_out()
 
     def _failed(self, error: Exception, **fields: object) -> None:
-        """Nothing could be written: said once, and known to `trouble` until something can."""
-        if isinstance(error, psycopg.errors.DiskFull):
-            self.has_no_room = True
-            self._room_due = time.perf_counter() + ROOM_PAUSE
+        """Nothing could be written."""
         if not isinstance(error, psycopg.OperationalError):
             self._hang_up()  # it works, but may lead to the wrong server: the next one is looked up
-        self.outage.failed(reason(error), **fields)
-
-    def _met(self, error: psycopg.Error, appends: Sequence[Append]) -> None:
-        """PostgreSQL failed with a fault of its own, when it was to write these."""
-        if len(self._faulty) < SEVERAL:  # more than that is not asked for
-            self._faulty.update(append.conversation_id for append in appends)
-        self._fault, self._fault_at = reason(error), time.perf_counter()
-        self._on_fault(error)
-
-    def _succeeded(self) -> None:
-        self._looked = True
-        if self.outage and not self.has_no_room:
-            self.outage.over()
-
-    def _time(self, seconds: float) -> None:
-        """A batch was committed in that time."""
-        self.times.commits.observe(seconds)
-        self._last_commit = seconds
-        if seconds > SLOW:
-            self._slow_at = time.perf_counter()
-            self.slow.failed(f"a commit took {seconds:.1f} s")
-        elif self.slow:
-            self.slow.over()
-
-    def _patience(self, least: float) -> float:
-        return max(least, min(TIMES * self._last_commit, LONGEST))
-
-    def look_for_room(self) -> None:
-        """At the next look."""
-        self._room_due = min(self._room_due, time.perf_counter())
+        self.health.failed(error, **fields)
 
     def trouble(self) -> str | None:
-        if self.outage:
-            return self.outage.reason
-        if not self._looked:
-            return "not connected to PostgreSQL yet"
-        if len(self._faulty) >= SEVERAL and time.perf_counter() - self._fault_at < FAULT_MEMORY:
-            return self._fault
-        since = self._writing_since if self.writing else self.waits_since if self.queue else None
-        if since is not None and (waited := time.perf_counter() - since) > self._patience(TOO_LONG):
-            return f"messages wait for their commit, the oldest for {waited:.0f} s"
-        return None
+        return self.health.trouble(self._writing_since if self.writing else self.waits_since if self.queue else None)
 
     async def _commit(self, appends: Sequence[Append]) -> list[Row]:
         """Write and commit one part of a batch, with a new attempt only where nothing can have been written.
@@ -514,7 +448,8 @@ class _Lane:
             try:
                 rows = await message_batch.write(conn, columns)
                 ended = time.perf_counter()
-                self._time(ended - began)
+                self.times.commits.observe(ended - began)
+                self.health.committed(ended - began)
                 if self._on_batch is not None:
                     try:
                         self._on_batch(appends, began, ended)
