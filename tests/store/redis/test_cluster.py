@@ -1,15 +1,19 @@
 """store.redis.cluster and store.redis.client: a Cluster whose primaries are killed, hang, and are switched."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+import coredis
 import pytest
 import trio
+import trio.testing
+from coredis.exceptions import RedisClusterError
 from structlog.testing import capture_logs
 
 from store.errors import RedisUnavailable, Unavailable
-from store.redis import cluster
+from store.redis import client, cluster
 from store.redis.client import Redis
 from tests.running import free_port
 from tests.store.redis_groups import ClusterGroup, Server
@@ -75,6 +79,43 @@ async def test_a_primary_goes(group: ClusterGroup, nursery: trio.Nursery, number
         await wait_until(lambda: _all_taken(late), despite=Unavailable)
     begun = [line for line in lines if line["event"] == "redis_unreachable"]
     assert 1 <= len(begun) <= 3, lines  # one that begins again is not flapping, a line for each attempt would be
+
+
+@pytest.mark.parametrize("failure", [ConnectionError(), RedisClusterError(), trio.BrokenResourceError()], ids=repr)
+async def test_a_node_that_fails_is_asked_no_more(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    """With the first command that a node does not answer the client goes, and all others get Unavailable: what it knows
+    of the nodes is wrong, and it would ask the same one again. The next client looks all of them up."""
+    opened: list[object] = []
+
+    @asynccontextmanager
+    async def connect(*_: object, **__: object) -> AsyncIterator[object]:
+        opened.append(object.__new__(coredis.RedisCluster))
+        yield opened[-1]
+
+    async def check(_: object) -> list[tuple[str, int]]:
+        return [("a", 1)]
+
+    monkeypatch.setattr(client, "connect", connect)
+    monkeypatch.setattr(cluster, "check", check)
+    redis = Redis("redis+cluster://a", name="test")
+    await nursery.start(redis.run)
+
+    async def wait() -> None:
+        with pytest.raises(RedisUnavailable):
+            async with redis.bounded():
+                await trio.sleep_forever()
+
+    async with trio.open_nursery() as others:
+        others.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(RedisUnavailable):
+            async with redis.bounded():
+                raise failure
+    await wait_until(lambda: len(opened) > 1)
+    async with redis.bounded() as lent:
+        assert lent is opened[1]
 
 
 async def _is_promoted(server: Server) -> bool:
