@@ -1,9 +1,11 @@
 """`make mutants`: plant each fault in a copy of the tree, run the tests nearest to it, and see them fail.
 
 Owns the copy. A fault has the file and text that it changes, the tests that must notice, and a sentence on what goes
-wrong. Exit code 0: all were caught, but those that say why they live; 1: one lived or no longer fits the code.
+wrong. Its tests are run without it first: those that fail then would prove nothing. Exit code 0: all were caught, but
+those that say why they live; 1: one lived, no longer fits the code, or has tests that fail without it.
 """
 
+import importlib
 import os
 import shlex
 import shutil
@@ -18,10 +20,13 @@ from pathlib import Path
 
 import click
 import msgspec
+import pytest
 
 ROOT = Path(__file__).parents[2]
 FAULTS = Path(__file__).with_name("faults.toml")
 LIMIT = 300.0  # seconds for the tests of one fault; one that makes them hang is caught, too
+LOOK = 0.02  # seconds
+OURS = ("server", "handlers", "store", "loadtest", "parley_client", "tests")  # imported anew for each fault
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -56,32 +61,70 @@ def copy_tree(target: Path) -> None:
             shutil.copy2(ROOT / name, target / name)
 
 
-def is_caught(fault: Fault, tree: Path) -> bool:
-    """Plant it, run its tests, and take it out again. Raises click.ClickException when no test was run at all."""
-    file = tree / fault.path
-    sound = file.read_text()
-    file.write_text(sound.replace(fault.old, fault.new))
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *shlex.split(fault.tests)]
-    try:
-        code = _run(command, tree)
-    finally:
-        file.write_text(sound)
-    if code not in (None, 0, 1, 2):  # pytest's: 1 tests failed, 2 interrupted or not importable; 4 and 5: no such test
-        raise click.ClickException(f"pytest ended with {code}: are the tests still called so? {fault.tests}")
-    return code != 0
+class Copy:
+    """A copy of the tree, in which one fault at a time is planted, and tests are run."""
 
+    def __init__(self, tree: Path) -> None:
+        self.tree = tree
+        self._sound: dict[str, bool] = {}  # by tests: whether they pass where nothing is planted
+        copy_tree(tree)
 
-def _run(command: Sequence[str], tree: Path) -> int | None:
-    """Its exit code; None when it had to be ended."""
-    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
-    with subprocess.Popen(
-        command, cwd=tree, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    ) as process:
+    def is_sound(self, tests: str) -> bool:
+        """Whether these tests pass without any fault. Raises click.ClickException when there are none."""
+        if tests not in self._sound:
+            code = self._run(tests)
+            if code in (4, 5):  # pytest's: no such file, no such test
+                raise click.ClickException(f"pytest ended with {code}: are the tests still called so? {tests}")
+            self._sound[tests] = code == 0
+        return self._sound[tests]
+
+    def is_caught(self, fault: Fault) -> bool:
+        """Plant it, run its tests, and take it out again."""
+        file = self.tree / fault.path
+        sound, times = file.read_text(), (file.stat().st_atime, file.stat().st_mtime)
+        file.write_text(sound.replace(fault.old, fault.new))
+        os.utime(file, (times[0], times[1] + 1000))  # nothing that was compiled of the sound one is taken for it
         try:
-            return process.wait(LIMIT)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGTERM)
-            return None
+            return self._run(fault.tests, writes_bytecode=False) != 0
+        finally:
+            file.write_text(sound)
+            os.utime(file, times)
+
+    def _run(self, tests: str, *, writes_bytecode: bool = True) -> int | None:
+        """Its exit code; None when it had to be ended. In a fork of this process, which has imported the libraries."""
+        child = os.fork()
+        if child == 0:
+            code = 3  # pytest's for an error of its own
+            try:
+                code = _run_pytest(shlex.split(tests), self.tree, writes_bytecode=writes_bytecode)
+            finally:
+                os._exit(code)
+        give_up = time.monotonic() + LIMIT
+        while time.monotonic() < give_up:
+            found, status = os.waitpid(child, os.WNOHANG)
+            if found:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(LOOK)  # no call waits for a child with a bound
+        os.killpg(child, signal.SIGTERM)
+        os.waitpid(child, 0)
+        return None
+
+
+def _run_pytest(tests: Sequence[str], tree: Path, *, writes_bytecode: bool) -> int:
+    os.setsid()
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(nothing, number)
+    os.chdir(tree)
+    os.environ["PYTHONPATH"] = str(tree)
+    if not writes_bytecode:
+        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    sys.dont_write_bytecode = not writes_bytecode
+    sys.path.insert(0, str(tree))
+    for name in [name for name in sys.modules if name.partition(".")[0] in OURS]:
+        del sys.modules[name]
+    options = ["-q", "-x", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+    return int(pytest.main([*options, *tests]))
 
 
 @click.command()
@@ -90,15 +133,18 @@ def main(words: Sequence[str]) -> None:
     """Plant faults and see them caught: all of them, or those in whose path or sentence a WORD stands."""
     chosen = [fault for fault in load() if not words or any(word in f"{fault.path} {fault.why}" for word in words)]
     lived = gone = 0
+    importlib.import_module("tests.conftest")  # and so all that the tests need of others, once
     with tempfile.TemporaryDirectory(prefix="parley-mutants-") as directory:
-        tree = Path(directory)
-        copy_tree(tree)
+        copy = Copy(Path(directory))
         for number, fault in enumerate(chosen, 1):
             begun = time.monotonic()
-            if not fault.fits(tree):
+            if not fault.fits(copy.tree):
                 verdict = "does not fit the code any more"
                 gone += 1
-            elif is_caught(fault, tree):
+            elif not copy.is_sound(fault.tests):
+                verdict = "its tests fail without it, too"
+                gone += 1
+            elif copy.is_caught(fault):
                 verdict = "caught"
             elif fault.lives:
                 verdict = f"lives: {fault.lives}"
