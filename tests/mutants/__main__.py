@@ -99,19 +99,24 @@ class Copy:
                 code = _run_pytest(shlex.split(tests), self.tree, writes_bytecode=writes_bytecode)
             finally:
                 os._exit(code)
-        give_up = time.monotonic() + LIMIT
-        while time.monotonic() < give_up:
-            found, status = os.waitpid(child, os.WNOHANG)
-            if found:
-                return os.waitstatus_to_exitcode(status)
-            time.sleep(LOOK)  # no call waits for a child with a bound
-        os.killpg(child, signal.SIGTERM)
-        os.waitpid(child, 0)
-        return None
+        found = 0
+        try:
+            give_up = time.monotonic() + LIMIT
+            while time.monotonic() < give_up:
+                found, status = os.waitpid(child, os.WNOHANG)
+                if found:
+                    return os.waitstatus_to_exitcode(status)
+                time.sleep(LOOK)  # no call waits for a child with a bound
+            return None
+        finally:
+            if not found:
+                os.killpg(child, signal.SIGTERM)
+                os.waitpid(child, 0)
 
 
 def _run_pytest(tests: Sequence[str], tree: Path, *, writes_bytecode: bool) -> int:
     os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     nothing = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(nothing, number)
@@ -133,6 +138,7 @@ def main(words: Sequence[str]) -> None:
     """Plant faults and see them caught: all of them, or those in whose path or sentence a WORD stands."""
     chosen = [fault for fault in load() if not words or any(word in f"{fault.path} {fault.why}" for word in words)]
     lived = gone = 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the copy goes, and the tests that run
     importlib.import_module("tests.conftest")  # and so all that the tests need of others, once
     with tempfile.TemporaryDirectory(prefix="parley-mutants-") as directory:
         copy = Copy(Path(directory))
