@@ -38,12 +38,16 @@ class Desk:
     async def shows(self, *texts: str) -> None:
         """Wait for lines that have these in them, in this order."""
         for text in texts:
-            try:
-                await wait_until(lambda: any(text in line for line in self.lines))
-            except BaseException as error:
-                error.add_note(f"{text!r} is not in {self.lines}")
-                raise
+            await self.has(text)
             del self.lines[: next(n for n, line in enumerate(self.lines) if text in line) + 1]
+
+    async def has(self, text: str) -> None:
+        """Wait for a line that has this in it."""
+        try:
+            await wait_until(lambda: any(text in line for line in self.lines))
+        except BaseException as error:
+            error.add_note(f"{text!r} is not in {self.lines}")
+            raise
 
     async def listen(self, events: parley_client.Subscription[parley_client.Event]) -> None:
         async for event in events:
@@ -86,7 +90,7 @@ async def test_what_is_said(database: str, redis_url: str) -> None:
             await a.shows("like this: /edit TEXT")
             await a.shows("--", "--")  # the server refuses both
             for text in ("alice: wrogn", "2 alice: won (edited)", "alice: wrong (edited)"):  # in whichever order
-                await wait_until(lambda: any(text in line for line in b.lines))
+                await b.has(text)
             b.lines.clear()
             await a.type("oops", "/delete", "/delete 7")
             await b.shows("alice: oops", "alice: (deleted)")
