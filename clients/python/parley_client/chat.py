@@ -14,7 +14,7 @@ import anyio
 import anyio.to_thread
 
 from parley_client.conversation import Conversation, Outgoing, status_of
-from parley_client.engine import PAGE, Engine
+from parley_client.engine import CLOSE_TIMEOUT, PAGE, Engine
 from parley_client.errors import ParleyError
 from parley_client.events import Broadcaster, Event, MessageReceived, State, Subscription
 from parley_client.groups import single
@@ -359,9 +359,11 @@ async def connect(
                 finally:
                     tasks.cancel_scope.cancel()
     finally:
+        # The store first, and with patience: the next process has to find it closed.
+        with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
+            await used.aclose()
         with anyio.move_on_after(2, shield=True):
             await chat._rest.aclose()
-            await used.aclose()
 
 
 async def register(
