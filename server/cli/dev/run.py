@@ -7,8 +7,10 @@ Keeps a signing key in the data directory.
 import os
 import secrets
 import shlex
+import shutil
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from server.observability import logs
 from server.protocol import terminal
 from store.postgres import migrate
 
+NAME = "parley"
 KEY_FILE = "jwt.key"
 DRAIN = 1.0  # seconds; short, so that developers need not wait
 
@@ -64,7 +67,7 @@ def require_free(port: int) -> None:
         return
     free = next((other for other in range(port + 1, min(port + 100, 65536)) if not _is_taken(other)), 0)
     raise ServiceError(
-        f"Port {port} of 127.0.0.1 is in use by another program. Choose another one: parley dev --port {free}"
+        f"Port {port} of 127.0.0.1 is in use by another program. Choose another one: {program()} dev --port {free}"
     )
 
 
@@ -109,7 +112,15 @@ def chat_command(url: str, data: Path) -> str:
     """The command with which one goes on in another terminal."""
     elsewhere = "" if url == DEFAULT_URL else f" --url {url}"
     elsewhere += "" if data == DEFAULT_DATA else f" --data {shlex.quote(str(data))}"
-    return f"parley chat --user alice --with bob{elsewhere}"
+    return f"{program()} chat --user alice --with bob{elsewhere}"
+
+
+def program() -> str:
+    """This program as it is called here: by its name where the shell finds it, else by the path that was typed."""
+    typed = sys.argv[0]
+    if Path(typed).name != NAME or shutil.which(NAME) == os.path.abspath(typed):
+        return NAME
+    return shlex.quote(typed)
 
 
 async def _serve_several(services: Services, port: int, count: int, ready: Callable[[str], None]) -> None:

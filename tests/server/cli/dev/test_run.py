@@ -71,3 +71,17 @@ def test_the_next_command(tmp_path: Path) -> None:
     assert run.chat_command("http://127.0.0.1:5000", Path(".parley")) == "parley chat --user alice --with bob"
     said = run.chat_command("http://127.0.0.1:5001", tmp_path / "a b")
     assert said.endswith(f" --url http://127.0.0.1:5001 --data '{tmp_path}/a b'")
+
+
+def test_the_next_command_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the shell does not find `parley`, as after `make run`, it is named as it was called; else by its name."""
+    script = tmp_path / "bin" / "parley"
+    script.parent.mkdir()
+    script.touch(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(sys, "argv", ["bin/parley", "dev"])
+    assert run.chat_command("http://127.0.0.1:5000", Path(".parley")) == "bin/parley chat --user alice --with bob"
+    monkeypatch.setenv("PATH", str(script.parent))
+    monkeypatch.setattr(sys, "argv", [str(script), "dev"])
+    assert run.program() == "parley"
