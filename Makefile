@@ -95,7 +95,7 @@ constraints: $(VENV)/.made ## constraints.txt anew: the newest versions that set
 clean: ## forget the environment (not the data in .parley)
 	find server store handlers loadtest clients/python tests -name __pycache__ -prune -exec rm -rf {} + # they would keep folders that are gone
 	find server store handlers loadtest clients/python tests -type d -empty -delete
-	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis node_modules tests/interop/node_modules tests/web/node_modules tests/web/shots clients/javascript/node_modules clients/javascript/types
+	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis node_modules tests/interop/node_modules tests/web/node_modules tests/web/shots clients/javascript/node_modules clients/javascript/types examples/java/lib examples/node_modules examples/react/node_modules examples/react/main.js
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

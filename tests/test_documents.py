@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("server", "handlers", "store", "loadtest", "tests")
 DOCUMENTS = sorted(
     path.relative_to(ROOT).as_posix()
-    for pattern in ("*.md", "docs/*.md", "loadtest/README.md", "systemd/README.md")
+    for pattern in ("*.md", "docs/*.md", "examples/*.md", "loadtest/README.md", "systemd/README.md")
     for path in ROOT.glob(pattern)
 )
 LINK = re.compile(r"!?\[[^]]*\]\(([^)\s]+)\)")

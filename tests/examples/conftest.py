@@ -1,0 +1,7 @@
+"""What the examples are run with: Node and the clients of tests/interop, the browser of tests/web."""
+
+from tests.interop.conftest import node as node  # fixtures: pytest finds them by these names
+from tests.web.conftest import chromium as chromium
+from tests.web.conftest import node as browser_node
+
+__all__ = ["browser_node", "chromium", "node"]
