@@ -97,7 +97,7 @@ export class Files {
     const { id, uploadUrl, method, headers } = await this.#rest.request("POST", "/api/files/presign", { body, key, signal });
     if (onProgress && typeof XMLHttpRequest !== "undefined") await put(method, uploadUrl, headers, file, onProgress, signal);
     else await this.#rest.put(method, uploadUrl, headers, file, signal);
-    return this.#rest.request("POST", `/api/files/${id}/complete`, { key, signal });
+    return this.#rest.request("POST", `/api/files/${id}/complete`, { key: crypto.randomUUID(), signal });
   }
 }
 
