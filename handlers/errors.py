@@ -22,7 +22,7 @@ class ErrorCode(NamedTuple):
 
 CODES: dict[str, ErrorCode] = {
     # The request is at fault: do not repeat it unchanged.
-    "invalid_request": ErrorCode(400, "The request is malformed", "Correct it; `errors` names the fields."),
+    "invalid_request": ErrorCode(400, "The request is malformed", "Correct it; `fields` names what is wrong."),
     "invalid_content": ErrorCode(400, "The message content is not acceptable", "Correct the content."),
     "invalid_cursor": ErrorCode(400, "The cursor is not one of ours", "Start from the first page."),
     "unauthenticated": ErrorCode(401, "No valid access token", "Sign in or refresh the token."),

@@ -15,7 +15,7 @@ from handlers.errors import CODES
 from server.config.settings import Settings
 from server.hub.dispatch import Declaration
 from server.hub.events import EVENTS
-from server.hub.methods import ALWAYS, METHODS
+from server.hub.methods import ALWAYS, METHODS, WAITING
 from store.postgres.system_messages import Event
 
 ROOT = Path(__file__).parents[1]
@@ -128,7 +128,20 @@ def test_errors() -> None:
         said = set()
         for codes in re.findall(r"^Errors: (.*?)\.$", text, re.MULTILINE | re.DOTALL):
             said |= set(re.findall(r"`([a-z_]+)`", codes))
-        assert said <= set(CODES) and said - set(ALWAYS) == set(declared[name].errors), name
+        assert said <= set(CODES) and said - {*ALWAYS, *WAITING} == set(declared[name].errors), name
+
+
+def test_errors_of_all_methods() -> None:
+    """What stands before them: the codes of every method, and of those that wait for something."""
+    before = section("Methods").partition("\n### ")[0]
+    [of_all, besides, waiting] = re.findall(
+        r"Every method may end with (.*?); and every one but (.*?), which wait for nothing, with\s(.*?)\.",
+        before,
+        re.DOTALL,
+    )[0]
+    assert set(re.findall(r"`([a-z_]+)`", of_all)) == set(ALWAYS)
+    assert set(re.findall(r"`([a-z_]+)`", waiting)) == set(WAITING)
+    assert set(re.findall(r"`(\w+)`", besides)) == {method.name for method in METHODS if not method.waits}
 
 
 def test_limits() -> None:

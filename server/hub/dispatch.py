@@ -40,6 +40,11 @@ class Declaration:
         return _kind(self.function)
 
     @property
+    def waits(self) -> bool:
+        """Whether it does not end in the step in which it begins."""
+        return self.pipelined or self.kind is STREAM or inspect.iscoroutinefunction(self.function)
+
+    @property
     def parameters(self) -> list[inspect.Parameter]:
         return _parameters(self.function, skip=3 if self.pipelined else 2)
 

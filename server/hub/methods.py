@@ -51,7 +51,8 @@ STREAM_COST = 10  # pages at the client's pace
 SYNC_COST = 20  # up to 1,000 cursors
 
 
-ALWAYS = ("invalid_request", "rate_limited", "unavailable", "overloaded", "too_large", "internal")
+ALWAYS = ("invalid_request", "rate_limited", "too_large", "internal")
+WAITING = ("unavailable", "overloaded")  # besides, of methods that wait for something: PostgreSQL, Redis, a commit
 METHODS: list[Declaration] = []  # every hub method, in the order of this file
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -60,7 +61,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 def hub_method(*errors: str, cost: int = 1, pipelined: bool = False, answers: Any = None) -> Callable[[F], F]:
     """Make a hub method of a function of HubMethods: nothing else is needed for a new one (see Declaration).
 
-    Its docstring is for clients, as are the errors: codes besides those that every method may end with (`ALWAYS`).
+    Its docstring is for clients, as are the errors: codes besides those of every method (`ALWAYS`) and
+    of every one that waits (`WAITING`).
     """
 
     def declare(function: F) -> F:

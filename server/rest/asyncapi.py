@@ -13,7 +13,7 @@ from handlers.errors import CODES
 from server.config.settings import Settings
 from server.hub.dispatch import STREAM, Declaration
 from server.hub.events import EVENTS
-from server.hub.methods import ALWAYS, METHODS
+from server.hub.methods import ALWAYS, METHODS, WAITING
 from server.hub.server import PATH
 from server.protocol.signalr.codec import UuidKey, camel
 from server.protocol.signalr.messages import COMPLETION, INVOCATION, STREAM_INVOCATION, STREAM_ITEM
@@ -30,6 +30,8 @@ An invocation with an id is answered by one completion, with its result or an er
 is more for programs, a line break and a JSON object with `retryAfterMs` and `fields`.
 """
 OBJECT = {"type": "object"}
+# Where REST's is about pages and headers.
+ADVICE = {"invalid_cursor": "Begin with 0.", "rate_limited": "Wait for `retryAfterMs`."}
 
 
 def document(settings: Settings) -> Schema:
@@ -77,7 +79,7 @@ def document(settings: Settings) -> Schema:
                 "accessToken": {"type": "httpApiKey", "in": "query", "name": "access_token"},
             },
         },
-        "x-error-codes": {code: f"{row.title}. {row.advice}" for code, row in CODES.items()},
+        "x-error-codes": {code: f"{row.title}. {ADVICE.get(code, row.advice)}" for code, row in CODES.items()},
     }
 
 
@@ -179,7 +181,8 @@ def _method(method: Declaration, types: dict[str, Schema], messages: Schema, ope
 
 def errors(method: Declaration) -> list[str]:
     """The codes that a method may end with, in the order of the table."""
-    return [code for code in CODES if code in (*ALWAYS, *method.errors)]
+    found = {*ALWAYS, *method.errors, *(WAITING if method.waits else ())}
+    return [code for code in CODES if code in found]
 
 
 def _default(value: object, empty: object) -> Schema:

@@ -24,6 +24,7 @@ from server.rest.operations import (
     JSON,
     LEFT_OUT,
     OPERATION,
+    UNUSED_KEY,
     UUID_SCHEMA,
     Answer,
     Operation,
@@ -225,7 +226,10 @@ def _refusals(rule: Rule, said: Operation, is_open: bool) -> Iterator[str]:
         yield "invalid_request"
     if said.takes or said.form:
         yield from ("timeout", "too_large", "unsupported_media_type")
-    if any(parameter.name == "Idempotency-Key" for parameter in said.parameters):
+    names = {parameter.name for parameter in said.parameters if parameter is not UNUSED_KEY}
+    if "cursor" in names:
+        yield "invalid_cursor"
+    if "Idempotency-Key" in names:
         yield "idempotency_mismatch"
     if IF_MATCH in said.parameters:
         yield "precondition_failed"

@@ -129,4 +129,6 @@ IDEMPOTENCY_KEY = Parameter(
     {"type": "string", "pattern": f"^{KEY}$", "minLength": 1, "maxLength": MAX_KEY},
     "Makes the request safe to repeat: with the same key it is done once. For another request: 422.",
 )
+# Where repeating the request is safe by itself.
+UNUSED_KEY = IDEMPOTENCY_KEY._replace(description="Taken, and of no use: the request is safe to repeat without it.")
 PAGE = (LIMIT, ID_CURSOR)

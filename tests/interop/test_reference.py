@@ -11,15 +11,20 @@ import pytest
 import trio
 
 from server.config.loading import load
+from server.hub.events import EVENTS
+from server.hub.methods import METHODS
 from server.instance import Instance
-from server.rest.routes.docs import MARK, source
-from tests.interop.conftest import HERE
+from server.rest.routes.docs import CURL, JAVASCRIPT, PYTHON, STOCK, TOURS, pieces, source, start
+from tests.interop.conftest import HERE, with_packages
 from tests.running import running
+from tests.server.identity.provider import CLIENT, SECRET, open_provider
 
+ROOT = Path(__file__).parents[2]
 WAIT = 300.0  # seconds: long past anything but a hang
 URL = "http://localhost:5000"
-# A provider's page, and what it sends back, are between: nothing that one program could show.
-WITHOUT_EXAMPLE = {"authLogin", "authCallback", "authExchange"}
+# Our clients do these by themselves.
+MARKS = {"MarkDelivered", "MarkMessageAsDelivered"}
+WITHOUT_OURS = MARKS | {"JoinConversation", "LeaveConversation", "Ping", "RefreshToken"}
 TYPES = """\
 import type { components, operations } from "./rest";
 type S = components["schemas"];
@@ -67,9 +72,10 @@ async def documents(node: str, tmp_path: Path) -> Path:
 
 
 async def run(command: list[str], directory: Path) -> str:
+    environ = {**os.environ, "PYTHONPATH": str(ROOT / "clients" / "python")}
     with trio.fail_after(WAIT):
         done = await trio.run_process(
-            command, cwd=directory, capture_stdout=True, stderr=subprocess.STDOUT, check=False
+            command, cwd=directory, capture_stdout=True, stderr=subprocess.STDOUT, check=False, env=environ
         )
     assert done.returncode == 0, done.stdout.decode()
     return done.stdout.decode()
@@ -113,29 +119,48 @@ class Examples(HTMLParser):
             self.found[-1] += data
 
 
-async def test_every_example_works(node: str, database: str, redis_url: str, tmp_path: Path) -> None:
+async def test_every_example_works(
+    node: str, database: str, redis_url: str, tmp_path: Path, nursery: trio.Nursery
+) -> None:
     """Each example on /docs is a piece of a program in curl, JavaScript or Python, which works from end to end; each
-    operation of REST and method and event of the hub has one."""
-    if missing := [name for name in ("bash", "curl", "jq") if shutil.which(name) is None]:
+    operation of REST has one in curl, each method and event of the hub one for SignalR clients and ours."""
+    if missing := [name for name in ("bash", "curl", "jq", "openssl", "basenc") if shutil.which(name) is None]:
         reason = f"the examples need {', '.join(missing)}"
         if os.environ.get("CI") == "true":
             pytest.fail(reason)
         pytest.skip(reason)
-    programs = {name: source(name) for name in ("tour.sh", "tour.mjs", "start.py.txt")}
-    (tmp_path / "node_modules").symlink_to(HERE / "node_modules")
-    async with running(database, redis_url, objects=f"file://{tmp_path}/files") as server, server.http() as http:
+    programs = {name: source(name) for name in TOURS}
+    with_packages(tmp_path)
+    async with (
+        open_provider(nursery) as provider,
+        running(
+            database,
+            redis_url,
+            module="tests.interop.patient",
+            objects=f"file://{tmp_path}/files",
+            oauth_corp_issuer=provider.issuer,
+            oauth_corp_client_id=CLIENT,
+            oauth_corp_client_secret=SECRET,
+        ) as server,
+        server.http() as http,
+    ):
         page = Examples()
         page.feed((await http.get("/docs")).text)
         described = (await http.get("/openapi.json")).json()
         for name, text in programs.items():
             (tmp_path / name).write_text(text.replace(URL, f"http://127.0.0.1:{server.port}"))
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(run, ["bash", "-euo", "pipefail", "tour.sh"], tmp_path)
-            nursery.start_soon(run, [node, "tour.mjs"], tmp_path)
-            nursery.start_soon(run, [sys.executable, "start.py.txt"], tmp_path)
+            nursery.start_soon(run, ["bash", "-euo", "pipefail", CURL], tmp_path)
+            nursery.start_soon(run, [node, STOCK], tmp_path)
+            nursery.start_soon(run, [node, JAVASCRIPT], tmp_path)
+            nursery.start_soon(run, [sys.executable, PYTHON], tmp_path)
     assert page.found
-    lines = {line for text in programs.values() for line in text.splitlines()}
-    assert {line for example in page.found for line in example.splitlines()} <= lines
+    lines = {line.strip() for text in programs.values() for line in text.splitlines()}
+    assert {line.strip() for example in page.found for line in example.splitlines()} <= lines
+    compile(start(PYTHON), PYTHON, "exec")
     operations = {said["operationId"] for methods in described["paths"].values() for said in methods.values()}
-    shown = set(MARK.findall(programs["tour.sh"])) - {"start"}
-    assert operations - shown == WITHOUT_EXAMPLE and shown <= operations
+    hub = {*(method.name for method in METHODS), *EVENTS}
+    shown = {name: set(pieces(name)) - {"start", "end"} for name in TOURS}
+    assert shown[CURL] == operations and shown[STOCK] == hub
+    for name in (JAVASCRIPT, PYTHON):
+        assert shown[name] <= operations | hub and hub - shown[name] == WITHOUT_OURS, name

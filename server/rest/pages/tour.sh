@@ -94,3 +94,15 @@ curl -s "$URL/health" | jq .status
 curl -sf "$URL/health/live"
 #: healthReady
 curl -sf "$URL/health/ready"
+#: authLogin
+verifier=$(openssl rand -hex 32)
+challenge=$(printf %s "$verifier" | openssl dgst -sha256 -binary | basenc --base64url | tr -d =)
+provider=$(curl -sf -c cookies.txt "$URL/auth/login/corp?returnUrl=$URL/&codeChallenge=$challenge" \
+  -H 'Accept: application/json' | jq -r .authorizationUrl)
+#: authCallback
+# A browser opens that page. When the person has signed in, the provider sends it back, with a state and a code.
+callback=$(curl -s -o /dev/null -w '%{redirect_url}' "$provider")
+page=$(curl -sf -b cookies.txt -o /dev/null -w '%{redirect_url}' "$callback")
+#: authExchange
+code=${page#*code=}
+curl -sf "$URL/auth/exchange" -H "$json" -d "{\"code\": \"$code\", \"codeVerifier\": \"$verifier\"}" | jq -r .accessToken

@@ -21,7 +21,7 @@ from server.identity.access_tokens import Verifier
 from server.identity.providers import failed
 from server.identity.sign_in import SignIn
 from server.identity.sign_in_state import Attempt
-from server.rest.operations import IDEMPOTENCY_KEY, PAGE, Answer, done, operation, query
+from server.rest.operations import IDEMPOTENCY_KEY, PAGE, UNUSED_KEY, Answer, done, operation, query
 from server.rest.requests import (
     answer,
     base_url,
@@ -120,7 +120,7 @@ def blueprint(accounts: Accounts, verifier: Verifier, users: Users, sign_in: Sig
             query("state", {"type": "string"}, "The `state` that the provider returns unchanged."),
             query("code", {"type": "string"}, "The authorization code from the provider."),
         ),
-        refuses=("sign_in_failed", "not_found", "conflict", "unauthenticated"),
+        refuses=("sign_in_failed", "registration_closed", "not_found", "conflict", "unauthenticated"),
     )
     @sign_in_route
     async def callback(provider: str) -> Response:
@@ -197,7 +197,7 @@ def blueprint(accounts: Accounts, verifier: Verifier, users: Users, sign_in: Sig
     @operation(
         Answer(200, Tokens, "The tokens of a new session."),
         takes=ExchangeRequest,
-        parameters=(IDEMPOTENCY_KEY,),
+        parameters=(UNUSED_KEY,),
         refuses=("unauthenticated",),
     )
     @sign_in_route
@@ -233,7 +233,7 @@ def blueprint(accounts: Accounts, verifier: Verifier, users: Users, sign_in: Sig
         return answer(await accounts.refresh(data.refresh_token, client(), await once()))
 
     @routes.post("/logout")
-    @operation(done("The session is over."), parameters=(IDEMPOTENCY_KEY,), refuses=("conflict",))
+    @operation(done("The session is over."), parameters=(UNUSED_KEY,), refuses=("conflict",))
     @parting_route
     async def logout() -> Response:
         """End the session of the access token. Safe to repeat."""

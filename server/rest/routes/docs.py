@@ -5,6 +5,7 @@ Owns the routes. The page is rendered here from the same document. It has no scr
 
 import html
 import re
+import textwrap
 from collections.abc import Iterator
 from functools import cache
 from hashlib import sha256
@@ -23,7 +24,21 @@ from server.rest.requests import open_route
 
 POLICY = "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 MAX_AGE = "public, max-age=300"  # it changes with the program
-MARK = re.compile(r"^(?:#|//): (\w+)\n", re.MULTILINE)  # before each piece of a tour
+MARK = re.compile(r"^ *(?:#|//): ([\w ]+)\n", re.MULTILINE)  # before each piece of a tour: what it shows
+# The programs that the examples are pieces of, each run from end to end by the tests.
+CURL, JAVASCRIPT, PYTHON, STOCK = TOURS = ("tour.sh", "client.mjs", "client.py.txt", "tour.mjs")
+LANGUAGES = {
+    CURL: "curl",
+    JAVASCRIPT: "JavaScript",
+    PYTHON: "Python",
+    STOCK: "JavaScript, with a SignalR client",
+}
+START = {
+    CURL: ("start", "usersCreate", "conversationsCreate", "messagesCreate"),
+    JAVASCRIPT: ("start", "ReceiveMessage", "conversationsCreate", "SendMessage"),
+    PYTHON: ("start", "Sync", "ReceiveMessage", "usersCreate", "conversationsCreate", "SendMessage", "end"),
+    STOCK: ("start", "ReceiveMessage", "Sync", "SendMessage"),
+}
 
 
 def blueprint(described: Provider) -> Blueprint:
@@ -116,9 +131,9 @@ def render(document: Schema, hub: Schema) -> str:
         events=list(reader.events()),
         schemas=dict(sorted({**hub["components"]["schemas"], **document["components"]["schemas"]}.items())),
         reader=reader,
-        curl=pieces("tour.sh"),
-        javascript=pieces("tour.mjs"),
-        python=source("start.py.txt"),
+        start={name: start(name) for name in TOURS},
+        languages=LANGUAGES,
+        examples={name: pieces(name) for name in TOURS},
     )
 
 
@@ -127,9 +142,20 @@ def source(name: str) -> str:
 
 
 def pieces(name: str) -> dict[str, str]:
-    """The pieces of a tour, by what they show."""
+    """The pieces of a tour, by what they show: a method, an event or an operation, or several of them."""
+    return {shown: textwrap.dedent(text) for shown, text in _as_they_stand(name).items()}
+
+
+def start(name: str) -> str:
+    """Those at the beginning, and the first steps: a program by itself."""
+    found = _as_they_stand(name)
+    return "\n".join(found[shown] for shown in START[name])
+
+
+def _as_they_stand(name: str) -> dict[str, str]:
     _, *found = MARK.split(source(name) + "\n")
-    return {shown: text.strip() for shown, text in zip(found[::2], found[1::2], strict=True)}
+    rows = zip(found[::2], found[1::2], strict=True)
+    return {each: text.strip("\n") for shown, text in rows for each in shown.split()}
 
 
 class Row(NamedTuple):
@@ -232,6 +258,8 @@ def _kind(schema: Schema) -> str:
         return " or ".join(dict.fromkeys(map(_kind, schema["anyOf"])))
     if schema.get("type") == "array":
         return f"list of {_kind(schema['items'])}"
+    if "enum" in schema and "type" not in schema:
+        return "integer"  # the index of a choice
     if isinstance(schema.get("additionalProperties"), dict):
         return f"map to {_kind(schema['additionalProperties'])}"
     return str(schema.get("format") or schema.get("type") or "anything")

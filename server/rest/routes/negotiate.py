@@ -14,7 +14,7 @@ from handlers.errors import ChatError
 from handlers.users import Users
 from server.hub.server import PATH
 from server.identity.access_tokens import ConnectionTokens, Verifier, presented
-from server.rest.operations import IDEMPOTENCY_KEY, Answer, operation, query
+from server.rest.operations import UNUSED_KEY, Answer, operation, query
 from server.rest.requests import answer, bearer, idempotency_key, open_route
 from server.transport.unauthenticated import known
 from store.model import Wire
@@ -55,7 +55,7 @@ def blueprint(
         parameters=(
             query("negotiateVersion", {"type": "string"}, "The highest version that the client supports."),
             query("useStatefulReconnect", {"type": "string"}, "`true` if the client supports stateful reconnect."),
-            IDEMPOTENCY_KEY,
+            UNUSED_KEY,
         ),
         refuses=("forbidden",),
         takes_token_in_query=True,

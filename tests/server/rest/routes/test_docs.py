@@ -161,14 +161,39 @@ async def test_the_page_is_all_here(site: Site, described: dict[str, Any]) -> No
 
 async def test_the_errors_of_each_operation(described: dict[str, Any]) -> None:
     """An operation lists those codes that it may end with, and no others of the same status."""
-    conflicts = {
-        said["operationId"]: re.findall(r"`(\w+)`:", said["responses"]["409"]["description"])
+    codes = {
+        said["operationId"]: {
+            code
+            for answer in said["responses"].values()
+            for code in re.findall(r"^- `(\w+)`:", answer["description"], re.MULTILINE)
+        }
         for methods in described["paths"].values()
         for said in methods.values()
-        if "409" in said["responses"]
     }
-    assert "username_taken" in conflicts["usersCreate"] and "last_owner" not in conflicts["usersCreate"]
-    assert "username_taken" not in conflicts["conversationsRemoveMember"]
+    assert "username_taken" in codes["usersCreate"] and "last_owner" not in codes["usersCreate"]
+    assert "username_taken" not in codes["conversationsRemoveMember"]
+    assert "registration_closed" in codes["authCallback"]
+    pages = {name for name, found in codes.items() if "invalid_cursor" in found}
+    assert {"conversationsListMine", "conversationsListMembers", "usersSearch", "authListSessions"} <= pages
+    assert "messagesCreate" not in pages
+
+
+async def test_keys_that_are_of_no_use(site: Site, described: dict[str, Any]) -> None:
+    """An operation that takes an Idempotency-Key and does not look at it cannot answer that it was used before."""
+    posts = {said["operationId"]: path for path, methods in described["paths"].items() for said in methods.values()}
+    without = {
+        said["operationId"]
+        for methods in described["paths"].values()
+        for method, said in methods.items()
+        if method == "post" and "422" not in said["responses"]
+    }
+    assert without == {"authExchange", "authLogout", "hubNegotiate"}
+    _, token = await site.user("alice")
+    key = {"Authorization": f"Bearer {token}", "Idempotency-Key": "one"}
+    for name in sorted(without):
+        for code in "ab":
+            answer = await site.http.post(posts[name], json={"code": code}, headers=key)
+            assert answer.status_code != 422, name
 
 
 async def test_a_browser_is_shown_where_to_go(site: Site) -> None:
@@ -194,4 +219,6 @@ async def test_the_hub_is_described(site: Site) -> None:
     assert arguments["ConversationRemoved"] == ["conversationId", "reason"]
     assert "forbidden" in described["operations"]["SendMessage"]["x-errors"]
     assert "forbidden" not in described["operations"]["MarkRead"]["x-errors"]
+    waiting = {name for name, said in described["operations"].items() if "unavailable" in said.get("x-errors", ())}
+    assert {method.name for method in METHODS} - waiting == {"Ping", "LeaveConversation", "StopTyping"}
     assert messages["SendMessageAnswer"]["payload"]["properties"]["result"]["$ref"].endswith("/SentMessage")

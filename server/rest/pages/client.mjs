@@ -1,0 +1,94 @@
+//: start
+import { Parley } from "@parley/client"; // npm install PATH_OF_A_CLONE/clients/javascript
+
+const url = "http://localhost:5000";
+const register = async (username) => {
+  const headers = { "Content-Type": "application/json" };
+  return (await fetch(`${url}/api/users`, { method: "POST", headers, body: JSON.stringify({ username }) })).json();
+};
+const alice = await register("alice-of-the-client");
+const bob = await register("bob-of-the-client");
+const chat = await Parley.connect({ url, token: () => alice.accessToken }); // it comes back by itself, for ever
+//: ReceiveMessage
+chat.on("message", ({ conversation, message }) => console.log(conversation.name, message.content));
+//: MessageChanged
+chat.on("change", ({ message }) => console.log(message.deletedAt ? "deleted" : "edited", message.content));
+//: ConversationChanged
+chat.on("conversation", ({ conversation }) => console.log(conversation.name, conversation.memberCount));
+//: ConversationRemoved
+chat.on("removed", ({ conversation, reason }) => console.log("gone:", conversation.id, reason));
+//: MessageStatusUpdated
+chat.on("receipt", ({ userId, status, seq }) => console.log(userId, status, "up to", seq));
+//: UserStatusChanged
+chat.on("presence", ({ userId, status }) => console.log(userId, "is", status));
+//: UserStartedTyping UserStoppedTyping
+chat.on("typing", ({ userId, isTyping }) => console.log(userId, isTyping ? "is typing" : "has stopped"));
+//: Resync
+chat.on("reset", ({ conversation }) => console.log("read anew:", conversation.messages.length)); // it has been done
+//: Error
+chat.on("error", ({ error }) => console.error(error.code, error.message));
+//: Sync
+// The client calls it by itself, after each connection. Then the state is `live`: what was missed has come.
+chat.on("state", ({ state }) => console.log(state));
+//: conversationsCreate
+const group = await chat.createGroup({ name: "Lunch", memberIds: [bob.id] });
+//: SendMessage messagesCreate
+const message = group.send("Noon?"); // shown at once, sent through whatever happens
+const sent = await message.whenSent();
+//: EditMessage messagesEdit
+await sent.edit("Half past?");
+//: MarkRead MarkMessageAsRead messagesSetStatus
+group.markRead(); // what arrives is marked as delivered by itself
+//: StartTyping
+group.startTyping(); // at each key
+//: StopTyping
+group.stopTyping();
+//: StreamHistory messagesListPage
+while (!group.isComplete) await group.loadOlder();
+console.log(group.messages.map(({ content }) => content));
+//: messagesListReceipts
+for (const { userId, status } of (await group.receipts(sent.id)).items) console.log(userId, status);
+//: UpdateStatus usersUpdateStatus
+await chat.setStatus("Busy", { text: "in a meeting" });
+//: GetPresence
+const [presence] = await chat.presence([bob.id]); // from now on `presence` events keep it current
+//: usersMe
+const me = await chat.me();
+//: usersUpdate
+await chat.updateMe({ displayName: "Alice L." });
+//: usersSearch
+const found = await chat.searchUsers("bob");
+//: usersGet
+const user = await chat.user(bob.id);
+//: conversationsListMine conversationsGet
+for (const { name, unreadCount, lastMessage } of chat.conversations) console.log(name, unreadCount, lastMessage?.content);
+//: conversationsUpdate
+await group.rename("Late lunch");
+//: conversationsListMembers
+for (const { userId, role } of await group.loadMembers()) console.log(userId, role);
+//: conversationsAddMember
+const carol = await register("carol-of-the-client");
+await group.addMember(carol.id);
+//: conversationsChangeRole
+await group.setRole(bob.id, "Admin");
+//: conversationsRemoveMember
+await group.removeMember(carol.id);
+//: filesUpload
+const list = new Blob(["bread, cheese"], { type: "text/plain" });
+const file = await chat.files.upload(list, { name: "list.txt", onProgress: (done, size) => console.log(done, size) });
+group.send("", { type: "File", fileId: file.id });
+//: filesPresign filesComplete
+const direct = await chat.files.upload(list, { name: "list.txt", presigned: true }); // not through the server
+//: filesPresignedUrl filesDownload
+const link = await chat.files.link(file);
+console.log(await (await fetch(new URL(link.url, url))).text());
+//: filesDelete
+await chat.files.delete(direct);
+//: DeleteMessage messagesDelete
+await sent.delete();
+//: conversationsDelete
+await group.delete();
+//: authListSessions
+const sessions = await chat.request("GET", "/auth/sessions"); // any other route: with its token, and its patience
+//: end
+await chat.close();
