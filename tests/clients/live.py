@@ -211,9 +211,11 @@ class World:
         nothing more to come. Fails when that is not what it should be."""
         await self.node.call("hush")
         await last_words(self.servers.first, self.users, self.groups)
+        wrong: list[str] = []
         with trio.move_on_after(WAIT):
             while True:
-                reports: list[dict[str, Any]] = await self.node.call("report")
+                reports: list[dict[str, Any]] | None = await self.node.call("report", within=WAIT * 500)
+                assert reports is not None, await self.node.call("unsettled")
                 wrong = await trio.to_thread.run_sync(self.compare, reports)
                 if not wrong:
                     return reports

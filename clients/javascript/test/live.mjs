@@ -95,11 +95,14 @@ class Person {
     return chat.state === "live" && chat.pendingCount === 0 && !chat.conversations.some(({ isResetting }) => isResetting);
   }
 
-  async report() {
+  async settle() {
     while (!this.isSettled) await nap(50);
+    for (const conversation of this.chat.conversations) while (!conversation.isComplete) await conversation.loadOlder({ limit: 200 });
+  }
+
+  report() {
     const lists = {};
     for (const conversation of this.chat.conversations) {
-      while (!conversation.isComplete) await conversation.loadOlder({ limit: 200 });
       lists[conversation.id] = conversation.messages.map(({ id, seq, content, status, key, deletedAt }) => [id, seq, content, status, key, deletedAt]);
     }
     const { sent, problems, states } = this;
@@ -127,8 +130,20 @@ const commands = {
   async count() {
     return people.reduce((sum, { number }) => sum + number, 0);
   },
-  async report() {
-    return Promise.all(people.map((person) => person.report()));
+  /** Of all at one moment, in which nobody has anything on their way. Null when that moment has not come in time. */
+  async report({ within }) {
+    for (const end = Date.now() + within; Date.now() < end; ) {
+      await Promise.race([Promise.all(people.map((person) => person.settle())), nap(Math.max(end - Date.now(), 0))]);
+      if (people.every(({ isSettled }) => isSettled)) return people.map((person) => person.report());
+    }
+    return null;
+  },
+  /** What those have who are not settled. */
+  async unsettled() {
+    return people.filter(({ isSettled }) => !isSettled).map(({ id, transport, chat }) => ({
+      id, transport, state: chat.state, reason: String(chat.reason), pending: chat.pendingCount,
+      resetting: chat.conversations.filter(({ isResetting }) => isResetting).length,
+    }));
   },
 };
 
