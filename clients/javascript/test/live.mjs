@@ -130,7 +130,7 @@ const commands = {
   async count() {
     return people.reduce((sum, { number }) => sum + number, 0);
   },
-  /** Of all at one moment, in which nobody has anything on their way. Null when that moment has not come in time. */
+  /** Of all at one moment, in which none of them has anything on their way. Null when it has not come in time. */
   async report({ within }) {
     for (const end = Date.now() + within; Date.now() < end; ) {
       await Promise.race([Promise.all(people.map((person) => person.settle())), nap(Math.max(end - Date.now(), 0))]);
