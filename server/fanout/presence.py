@@ -6,7 +6,8 @@ handlers report changes of status.
 
 An instance that cannot be reached by the others does not hear what they announce. So each announcement is noted in
 Redis, and an instance that is back evaluates what was noted meanwhile, and shows it to its own connections
-(`catch_up`). What was announced of its own users is announced once more, as is what could not be noted.
+(`catch_up`). It is noted before the other instances are looked up, so that one that registers just then has found the
+note, or is found. What was announced of its own users is announced once more, as is what could not be noted.
 
 Two instances may announce the same user at once, and the older announcement may arrive last. So each announced
 presence is evaluated again in the next round, and announced again if it has changed: the last announcement that
@@ -148,14 +149,14 @@ class PresenceAnnouncer:
             self._gone -= gone
         found = await self._presence.status_notices(user_ids, await self.online(user_ids), moved)
         changed = [one for one in found if moved.get(one.user_id) or _differs(announced.get(one.user_id), one)]
-        self._announced |= {one.user_id: one for one in changed}
-        self._ephemeral_events.announce_statuses(changed)
         if changed:
             ids = [one.user_id for one in changed]
             try:
                 await self._instances.note_moved(ids)
             except StoreError:
                 self._unheard.update(ids)
+        self._announced |= {one.user_id: one for one in changed}
+        self._ephemeral_events.announce_statuses(changed)
 
     async def _show(self, user_ids: Collection[UUID], shown: dict[UUID, StatusNotice]) -> None:
         if user_ids:

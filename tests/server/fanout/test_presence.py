@@ -32,6 +32,7 @@ class World:
         self.announced: list[tuple[UUID, UserStatus]] = []
         self.shown: list[tuple[UUID, UserStatus]] = []  # here only
         self.moved: list[UUID] = []  # as noted for other instances
+        self.steps: list[str] = []
         self.last_seen: list[UUID] = []
         self.away = self.noting_fails = False
         self.meanwhile: Any = None
@@ -66,6 +67,7 @@ class World:
         if self.noting_fails:
             raise Unavailable("away")
         self.moved += user_ids
+        self.steps.append("noted")
 
     async def list_moved(self, seconds: float) -> list[UUID]:
         await trio.lowlevel.checkpoint()
@@ -81,6 +83,7 @@ class World:
 
     def announce_statuses(self, notices: list[StatusNotice]) -> None:
         self.announced += ((one.user_id, one.status) for one in notices)
+        self.steps += ["announced"] * bool(notices)
 
 
 @pytest.fixture
@@ -186,6 +189,14 @@ async def test_what_others_could_not_hear(world: World, autojump_clock: MockCloc
     await world.announcer.catch_up(30)
     await trio.sleep(5 * ROUND)
     assert world.announced[2:] == [(ALICE, UserStatus.BUSY)] * 2
+
+
+async def test_an_instance_that_registers_just_now(world: World, autojump_clock: MockClock) -> None:
+    """What is announced is noted before the other instances are looked up: one that is not among them yet finds it."""
+    world.here.add(ALICE)
+    world.announcer.arrived([ALICE])
+    await trio.sleep(5 * ROUND)
+    assert world.steps == ["noted", "announced"]
 
 
 async def test_paused(world: World, autojump_clock: MockClock) -> None:
