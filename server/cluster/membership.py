@@ -216,15 +216,17 @@ class Membership:
         """Compare the heads periodically while it is not registered, to find what other instances have written.
 
         Members who were removed are found by that, too; users who were deleted, and sign-ins that have ended, are not.
+        Neither waits for the other's success: a head that cannot be read does not let access last.
         """
         while True:
             await trio.sleep(UNREGISTERED_PERIOD * random.uniform(0.75, 1.25))
-            if not self.established:
+            for check in (self._recovery.check_heads, self._recovery.check_access):
+                if self.established:
+                    break
                 try:
-                    await self._recovery.check_heads()
-                    await self._recovery.check_access()
+                    await check()
                 except StoreError:
-                    pass  # PostgreSQL is away too, which is logged elsewhere
+                    pass  # PostgreSQL is away too, or damaged, which is logged elsewhere
                 except Exception as error:
                     _guard.caught(error)
 

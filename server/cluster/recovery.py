@@ -60,11 +60,15 @@ class Recovery:
         self._presence = presence
 
     async def check_all(self, seconds: float) -> None:
-        """Compare heads, users, sign-in sessions, memberships and presence, after `seconds` without contact. Raise
-        StoreError."""
+        """Compare users, sign-in sessions, heads, memberships and presence, after `seconds` without contact. Raise
+        StoreError.
+
+        What withdraws access comes first: a head that cannot be read, or very many, do not put it off.
+        """
+        await self.check_access()
+        await self._check_killed()
         await self.check_heads()
         await self.check_people(seconds=seconds)
-        await self._check_killed()
         await self._presence.catch_up(seconds + SLACK)
 
     async def check_heads(self) -> None:

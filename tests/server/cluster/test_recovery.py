@@ -4,12 +4,14 @@ from collections.abc import Collection, Sequence
 from typing import cast
 from uuid import UUID
 
+import pytest
 import trio
 from trio.testing import MockClock
 
 from handlers.model import Caller
 from server.cluster.recovery import SLACK, Recovery
 from server.fanout.conversation_updates import ConversationNotifier
+from store.errors import Unavailable
 from store.ids import new_id
 from tests.server.fanout.test_rooms import CONVERSATION, Connection, World
 
@@ -91,6 +93,23 @@ async def test_users_who_were_deleted_meanwhile() -> None:
     cluster.truth.gone = {gone.user_id}
     await cluster.recovery.check_all(5)
     assert not cluster.is_here(gone) and cluster.is_here(other)
+
+
+async def test_access_is_not_kept_by_what_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose access has ended is gone also while heads cannot be compared; that is repeated."""
+
+    async def fail() -> None:
+        await trio.lowlevel.checkpoint()
+        raise Unavailable("a page cannot be read")
+
+    cluster, ended = Cluster(), new_id()
+    gone, over, killed = [await cluster.attached(new_id(), sign_in) for sign_in in (None, ended, None)]
+    stays = await cluster.attached(new_id())
+    cluster.truth.gone, cluster.truth.over, cluster.killed = {gone.user_id}, {ended}, {killed.user_id: -1.0}
+    monkeypatch.setattr(cluster.world.rooms.history, "check_heads", fail)
+    with pytest.raises(Unavailable):
+        await cluster.recovery.check_all(5)
+    assert [cluster.is_here(connection) for connection in (gone, over, killed, stays)] == [False, False, False, True]
 
 
 async def test_without_the_others() -> None:
