@@ -6,12 +6,13 @@ with what is expected: never with a part of the text, which has a password in it
 
 import re
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import psycopg
 from psycopg._conninfo_utils import split_attempts
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from store.redis.tls import is_name_checked
 from store.redis.urls import parse as parse_several
 
 HIDDEN = "***"
@@ -87,8 +88,12 @@ def _is_redis(text: str) -> bool:
 
 
 def _has_good_query(query: str) -> bool:
-    found = {name: values[0] for name, values in parse_qs(query).items()}
-    return found.get("db", "0").isdecimal() and found.get("ssl_cert_reqs", "none") in _CERT_REQS
+    pairs = parse_qsl(query)
+    if ("ssl_cert_reqs", "none") in pairs and any(is_name_checked(dict([pair])) for pair in pairs):
+        return False  # of a certificate that is not verified there is no name to check
+    return all(
+        value.isdecimal() if name == "db" else name != "ssl_cert_reqs" or value in _CERT_REQS for name, value in pairs
+    )
 
 
 def http(text: str) -> str:

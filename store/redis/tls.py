@@ -9,7 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+NO = ("", "0", "f", "false", "n", "no")  # as coredis reads it: what it does not know means yes
 REQUIREMENTS = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
+
+
+def is_name_checked(query: Mapping[str, str]) -> bool:
+    return query.get("ssl_check_hostname", "").lower() not in NO
 
 
 def options(query: Mapping[str, str]) -> dict[str, Any]:
@@ -20,6 +25,6 @@ def options(query: Mapping[str, str]) -> dict[str, Any]:
     if "ssl_ca_certs" in query:
         place = query["ssl_ca_certs"]
         context.load_verify_locations(**{"capath" if Path(place).is_dir() else "cafile": place})
-    context.check_hostname = query.get("ssl_check_hostname", "false").lower() in ("true", "1", "yes")
+    context.check_hostname = is_name_checked(query)
     context.verify_mode = REQUIREMENTS[query.get("ssl_cert_reqs", "required")]
     return {"ssl_context": context}

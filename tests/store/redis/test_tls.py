@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from store.errors import Unavailable
-from store.redis import client
+from store.redis import client, tls
 from store.redis.client import Redis
 from tests.certificates import Authority
 from tests.store.redis_groups import PLAIN, SERVICE, SLOTS, Server
@@ -122,3 +122,14 @@ async def test_cluster(tmp_path: Path) -> None:
         await use(f"{url}?ssl_ca_certs={authority}")
         assert to_node.connections > 1
         await refused(url)
+
+
+@pytest.mark.parametrize(
+    ("given", "is_checked"),
+    [(None, False), ("", False), ("0", False), ("False", False), ("no", False)]
+    + [(yes, True) for yes in ("true", "1", "YES", "t", "y", "on")],
+)
+def test_the_name(given: str | None, is_checked: bool) -> None:
+    """The name in a certificate is checked where it is asked for, in each way that rediss:// takes; chains always."""
+    [context] = tls.options({} if given is None else {"ssl_check_hostname": given}).values()
+    assert context.check_hostname is is_checked and context.verify_mode is ssl.CERT_REQUIRED
