@@ -35,6 +35,7 @@ class Network:
         self.says: bytes | None = None  # in answer to every request: it is another server altogether
         self.details: Callable[[Any], tuple[int, Any]] = lambda info: (200, info)  # what is said of a conversation
         self.page_waits_for: anyio.Event | None = None  # the next page is as of now, and comes later
+        self.refresh_waits_for: anyio.Event | None = None  # the next answer with new tokens comes later
         self._scopes: set[anyio.CancelScope] = set()
         self._sockets: list[tuple[Connection, anyio.Event]] = []
 
@@ -79,6 +80,9 @@ class Network:
             status, body = self._rest(first.split()[1], user.partition("/")[0])
             if "/api/messages" in first and self.page_waits_for is not None:
                 waits_for, self.page_waits_for = self.page_waits_for, None
+                await waits_for.wait()
+            if "/auth/refresh" in first and self.refresh_waits_for is not None:
+                waits_for, self.refresh_waits_for = self.refresh_waits_for, None
                 await waits_for.wait()
             await self._respond(stream, status, body)
 

@@ -288,6 +288,25 @@ def test_another_server_altogether(loop: str) -> None:
 
 
 @LOOPS
+def test_a_refresh_that_is_cancelled(loop: str) -> None:
+    """The refresh token that the server gives is kept, though the one who asked has left: the old one is spent."""
+
+    async def scenario(net: Network, truth: Truth) -> None:
+        net.says = b'{"accessToken": "e30.e30.x", "refreshToken": "second"}'
+        release = net.refresh_waits_for = anyio.Event()
+        kept: list[str] = []
+        session = parley_client.Session(net.url, "first", on_refresh=kept.append)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(session)
+            await until(lambda: net.refresh_waits_for is None)
+            tasks.cancel_scope.cancel()
+            release.set()
+        assert (session.refresh_token, kept) == ("second", ["second"])
+
+    run(loop, scenario)
+
+
+@LOOPS
 def test_a_status_is_what_the_history_says(loop: str) -> None:
     """A message that was read and is lost is pending, and then sent; one that is still there has the receipts that the
     server says by then."""

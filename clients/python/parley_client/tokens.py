@@ -17,7 +17,7 @@ import httpx
 import msgspec
 
 from parley_client.errors import ParleyError
-from parley_client.http import ask, open_client, server_url
+from parley_client.http import TIMEOUT, ask, open_client, server_url
 from parley_client.model import Tokens, decoded
 
 TokenSource: TypeAlias = "str | Callable[[], str] | Callable[[], Awaitable[str]]"
@@ -109,10 +109,13 @@ class Session:
         self.refresh_token = refresh_token
 
     async def __call__(self) -> str:
-        async with open_client(self._url, self._ssl_context) as http:
-            answer = await ask(http, "POST", "/auth/refresh", json={"refreshToken": self.refresh_token})
-        tokens: Tokens = decoded(answer.content, Tokens)
-        self.refresh_token = tokens.refresh_token
-        if self._on_refresh is not None:
-            self._on_refresh(tokens.refresh_token)
-        return tokens.access_token
+        # To its end, also when it is cancelled: the old refresh token is of no use when the server has given a new one.
+        with anyio.move_on_after(TIMEOUT, shield=True):
+            async with open_client(self._url, self._ssl_context) as http:
+                answer = await ask(http, "POST", "/auth/refresh", json={"refreshToken": self.refresh_token})
+                tokens: Tokens = decoded(answer.content, Tokens)
+                self.refresh_token = tokens.refresh_token
+                if self._on_refresh is not None:
+                    self._on_refresh(tokens.refresh_token)
+            return tokens.access_token
+        raise ParleyError("network", f"{self._url} does not answer in time")
