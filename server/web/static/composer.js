@@ -3,7 +3,7 @@
  * also over a reload; files are uploaded while one still writes.
  * @module
  */
-import { debounced, h, icon, iconButton, replace, setText } from "./dom.js";
+import { delayed, h, icon, iconButton, replace, setText } from "./dom.js";
 import { draftOf, keepDraft } from "./drafts.js";
 import { summaryOf } from "./message-view.js";
 import { offer } from "./session.js";
@@ -40,7 +40,7 @@ export class Composer {
     this.attach = offer.hasFiles ? iconButton("attach", "Attach files", () => this.picker.click()) : null;
     this.element = h("form", { class: "composer", "aria-label": "Write a message", on: { submit: (event) => (event.preventDefault(), this.submit()) } },
       this.context, this.tray, h("div", { class: "composer-row" }, this.attach, this.picker, this.input, this.button), this.note);
-    this.#save = debounced((id, text) => this.#keepDraft(id, text), 300);
+    this.#save = delayed((id, text) => this.#keepDraft(id, text), 300);
   }
 
   #save;

@@ -137,12 +137,28 @@ export function throttled(work) {
   };
 }
 
+/** Do it when so much time is over, with what it was given last: also for one who never pauses. */
+export function delayed(work, ms) {
+  let timer = null;
+  let latest;
+  const later = (...args) => {
+    latest = args;
+    timer ??= setTimeout(() => {
+      timer = null;
+      work(...latest);
+    }, ms);
+  };
+  later.cancel = () => {
+    clearTimeout(timer);
+    timer = null;
+  };
+  return later;
+}
+
 export function debounced(work, ms) {
   let timer;
-  const later = (...args) => {
+  return (...args) => {
     clearTimeout(timer);
     timer = setTimeout(() => work(...args), ms);
   };
-  later.cancel = () => clearTimeout(timer);
-  return later;
 }

@@ -117,11 +117,11 @@ export async function goToProvider(name) {
 }
 
 // Only these: what an address says is not shown, as it may be made by others.
-const NOT_SIGNED_IN = {
-  sign_in_failed: "You were not signed in: it was declined, or it took too long. Try again.",
-  registration_closed: "You were not signed in: no one new can join here at the moment.",
-  unavailable: "You were not signed in: the provider does not answer. Try again in a minute.",
-};
+const NOT_SIGNED_IN = new Map([
+  ["sign_in_failed", "You were not signed in: it was declined, or it took too long. Try again."],
+  ["registration_closed", "You were not signed in: no one new can join here at the moment."],
+  ["unavailable", "You were not signed in: the provider does not answer. Try again in a minute."],
+]);
 
 /** What the address of this page says when the browser comes back from a provider. Returns a session, or null. */
 export async function comeBack() {
@@ -133,7 +133,7 @@ export async function comeBack() {
   const { verifier: codeVerifier, place } = JSON.parse(sessionStorage.getItem(ATTEMPT) ?? "{}");
   sessionStorage.removeItem(ATTEMPT);
   history.replaceState(null, "", `/${place ?? ""}`); // neither stays in the address, nor in the history
-  if (failure) throw new ParleyError(failure, NOT_SIGNED_IN[failure] ?? "You were not signed in. Try again.");
+  if (failure) throw new ParleyError(failure, NOT_SIGNED_IN.get(failure) ?? "You were not signed in. Try again.");
   if (!codeVerifier) throw new ParleyError("sign_in_failed", "This sign-in was not begun in this tab. Sign in again.");
   if (!code) return keep({ accessToken: fragment.get("accessToken"), refreshToken: fragment.get("refreshToken"), expiresIn: Number(fragment.get("expiresIn")) });
   return keep(await post("/auth/exchange", crypto.subtle ? { code, codeVerifier } : { code }));
