@@ -75,12 +75,19 @@ const commands = {
   texts: ({ page, selector }) => page.locator(selector).allInnerTexts(),
   files: ({ page, selector, paths }) => page.locator(selector).setInputFiles(paths),
   offline: ({ context, is }) => context.setOffline(is),
+  // Pictures do not come, until they do.
+  pictures: ({ page, come }) => (come ? page.unroute("**/*") : page.route("**/*", (route) => (route.request().resourceType() === "image" ? route.abort() : route.continue()))).then(() => null),
   // This tab alone, which does not learn that it is.
   cut: ({ session, is }) => session.send("Network.emulateNetworkConditions", { offline: is, latency: 0, downloadThroughput: -1, uploadThroughput: -1 }).then(() => null),
   media: ({ page, dark }) => page.emulateMedia({ colorScheme: dark ? "dark" : "light" }),
   size: ({ page, width, height }) => page.setViewportSize({ width, height }),
   shot: ({ page, path }) => page.screenshot({ path, animations: "disabled" }).then(() => null),
   front: ({ page }) => page.bringToFront(),
+  // Runs in each document that this page opens from now on, before its own scripts.
+  begin: ({ page, script }) => page.addInitScript({ content: script }).then(() => null),
+  uncache: ({ session }) => session.send("Network.clearBrowserCache").then(() => null),
+  trace: () => trace(),
+  traced: () => traced(),
   faults: ({ faults }) => faults.splice(0),
   axe: async ({ session }) => {
     await look(session, axe);
@@ -94,6 +101,34 @@ async function look(session, expression) {
   const { result, exceptionDetails } = await session.send("Runtime.evaluate", { expression, awaitPromise: true, returnByValue: true });
   if (exceptionDetails) throw new Error(exceptionDetails.exception?.description ?? exceptionDetails.text);
   return result.value;
+}
+
+// What the main threads of all pages do, task by task: how long each took, and how long of that the processor worked on it.
+let tracing = null;
+
+async function trace() {
+  tracing = await browser.newBrowserCDPSession();
+  await tracing.send("Tracing.start", { transferMode: "ReturnAsStream", traceConfig: { includedCategories: ["toplevel"] } });
+  return null;
+}
+
+async function traced() {
+  const done = new Promise((resolve) => tracing.once("Tracing.tracingComplete", resolve));
+  await tracing.send("Tracing.end");
+  const { stream, dataLossOccurred } = await done;
+  const parts = [];
+  for (let eof = false; !eof; ) {
+    const { data, base64Encoded, eof: isLast } = await tracing.send("IO.read", { handle: stream });
+    parts.push(base64Encoded ? Buffer.from(data, "base64").toString() : data);
+    eof = isLast;
+  }
+  await tracing.detach();
+  if (dataLossOccurred) throw new Error("the trace is not whole");
+  const { traceEvents } = JSON.parse(parts.join(""));
+  const mains = new Set(traceEvents.filter(({ name, args }) => name === "thread_name" && args.name === "CrRendererMain").map(({ pid, tid }) => `${pid}/${tid}`));
+  return traceEvents
+    .filter(({ name, dur, tdur, pid, tid }) => name.endsWith("RunTask") && dur > 1000 && tdur !== undefined && mains.has(`${pid}/${tid}`))
+    .map(({ dur, tdur }) => ({ took: dur / 1000, worked: tdur / 1000 })); // ms
 }
 
 async function until(session, expression) {

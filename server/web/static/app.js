@@ -53,7 +53,7 @@ async function begin(notice = "") {
   const userId = userOfToken(stored().accessToken);
   running = { userId, close: () => ((isOver = true), view?.close(), stop.abort(), starting.then(() => chat?.close())) };
   splash("Connecting …");
-  const slow = setTimeout(() => !view && splash("Connecting … The server does not answer yet. It is tried again and again.", button("link", "Sign out", () => leave(userId))), 4000);
+  const slow = setTimeout(() => !view && splash("Connecting … The server does not answer yet. Trying again …", button("link", "Sign out", () => leave(userId))), 4000);
   const start = async () => {
     const me = await whoAmI(stop.signal);
     chat = new Chat({ url: location.origin, token, store: new IndexedDBStore(databaseOf(me.id)) });

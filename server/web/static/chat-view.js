@@ -3,7 +3,7 @@
  * state of the connection, said as it is.
  * @module
  */
-import { attribute, h, iconButton, replace, setText, throttled } from "./dom.js";
+import { attribute, h, iconButton, replace, setClass, setText, throttled } from "./dom.js";
 import { startConversation } from "./choose-people.js";
 import { Composer } from "./composer.js";
 import { Details, showReceipts } from "./details.js";
@@ -198,6 +198,7 @@ export class ChatView {
     if (other) people.watch([other]);
     setText(this.title.firstChild, title);
     setAvatar(this.avatar, title, other ?? conversation.id, other ? people.statusOf(other) : "");
+    setClass(this.avatar, "group", conversation.type === "Group");
     const standing = conversation.type === "Direct" ? (other ? people.standingOf(other) : "") : plural(conversation.memberCount, "member");
     setText(this.standing, standing);
     const typing = conversation.typing.filter((id) => id !== people.me.id);
@@ -237,7 +238,7 @@ export class ChatView {
     else if (state === "catching_up") [kind, text] = ["busy", "Catching up …"];
     else if (isLost && code === "draining") [kind, text] = ["busy", `The server is restarting. Connecting again …${waiting}`];
     else if (isLost && code === "rate_limited") [kind, text] = ["offline", `The server asks to wait a moment.${waiting}`];
-    else if (isLost) [kind, text] = ["offline", `The server cannot be reached. It is tried again and again.${waiting}`];
+    else if (isLost) [kind, text] = ["offline", `The server cannot be reached. Trying again …${waiting}`];
     else if (state === "connecting") [kind, text] = ["busy", `Connecting …${waiting}`];
     const isSame = element.dataset.kind === kind && element.dataset.text === text;
     if (isSame || (kind && !element.dataset.kind && state !== "live" && this.#isYoung)) return;

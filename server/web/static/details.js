@@ -95,7 +95,7 @@ export class Details {
     }
     const title = people.titleOf(conversation);
     return [
-      h("div", { class: "profile" }, avatar(title, conversation.id, { size: "large" }), h("h3", {}, h("bdi", { text: title })),
+      h("div", { class: "profile" }, avatar(title, conversation.id, { size: "large", isGroup: true }), h("h3", {}, h("bdi", { text: title })),
         h("p", { class: "muted", text: plural(conversation.memberCount, "member") }),
         mayManage && h("button", { type: "button", class: "link", text: "Rename", data: { focus: "rename" }, on: { click: () => this.#rename(conversation) } })),
       h("section", { "aria-label": "Members" },

@@ -144,9 +144,9 @@ export class People extends EventTarget {
   }
 }
 
-/** A round picture with letters; with `presence`, a dot that says whether somebody is there. */
-export function avatar(name, id, { presence = false, size = "" } = {}) {
-  return h("span", { class: `avatar ${size} hue-${hueOf(id)}`, "aria-hidden": true }, h("span", { text: initials(name) }), presence && h("span", { class: "dot" }));
+/** A round picture with letters, square for a group; with `presence`, a dot that says whether somebody is there. */
+export function avatar(name, id, { presence = false, size = "", isGroup = false } = {}) {
+  return h("span", { class: `avatar ${size} ${isGroup ? "group " : ""}hue-${hueOf(id)}`, "aria-hidden": true }, h("span", { text: initials(name) }), presence && h("span", { class: "dot" }));
 }
 
 export function setAvatar(element, name, id, status) {

@@ -7,16 +7,19 @@ import { openDialog } from "./dialog.js";
 import { fileName, sizeOf } from "./text.js";
 
 const MARGIN = 30_000; // ms before its end at which a link is asked for anew
+const MOST_BROKEN = 200; // pictures that are tried once more
 
 export class Pictures {
   #chat;
   #say;
   #links = new Map();
   #own = new Map();
+  #broken = new Map(); // those that could not be shown: how to try once more
 
   constructor(chat, say) {
     this.#chat = chat;
     this.#say = say;
+    chat.on("state", ({ state }) => state === "live" && this.#mend());
   }
 
   /** A picture of one's own that was just sent is here already. */
@@ -41,21 +44,30 @@ export class Pictures {
       return;
     }
     let isSecond = false;
+    const paint = () => this.#link(file).then((url) => (image.src = url), fail);
+    const fail = () => {
+      image.closest(".picture")?.classList.add("broken");
+      this.#broken.set(image, () => ((isSecond = false), paint()));
+      if (this.#broken.size > MOST_BROKEN) this.#broken.delete(this.#broken.keys().next().value);
+    };
     image.addEventListener("error", () => {
-      if (isSecond) return this.#broken(image);
-      isSecond = true;
       this.#links.delete(file.key);
-      this.#link(file).then((url) => (image.src = url), () => this.#broken(image));
+      if (isSecond) return fail();
+      isSecond = true;
+      void paint();
     });
-    try {
-      image.src = await this.#link(file);
-    } catch {
-      this.#broken(image);
-    }
+    await paint();
   }
 
-  #broken(image) {
-    image.closest(".picture")?.classList.add("broken");
+  /** There is a connection again: what failed without it is there now. */
+  #mend() {
+    const broken = [...this.#broken];
+    this.#broken.clear();
+    for (const [image, again] of broken) {
+      if (!image.isConnected) continue;
+      image.closest(".picture")?.classList.remove("broken");
+      void again();
+    }
   }
 
   show(file, { id, conversationId }) {

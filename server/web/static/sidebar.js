@@ -108,7 +108,7 @@ export class Sidebar {
     setText(item.time, last ? shortTime(last.createdAt) : "");
     if (last) attribute(item.time, "title", momentOf(last.createdAt));
     const draft = !isSelected && draftOf(people.me.id, conversation.id);
-    const preview = typing.length ? typingText(typing, people, conversation.type === "Direct") : draft ? draft : last ? previewOf(last, people, conversation) : "";
+    const preview = typing.length ? typingInShort(typing, people, conversation.type === "Direct") : draft ? draft : last ? previewOf(last, people, conversation) : "";
     setText(item.label, draft && !typing.length ? "Draft: " : "");
     setText(item.preview, preview);
     // A sentence of ours with a name in it goes from left to right; what somebody wrote goes as it is written.
@@ -219,8 +219,10 @@ function previewOf(message, people, conversation) {
   return conversation.type === "Group" ? `${isolated(people.nameOf(message.senderId))}: ${text}` : text;
 }
 
-export function typingText(ids, people, isDirect = false) {
-  if (isDirect) return "is typing …";
+/** In the list there is room for one name. */
+const typingInShort = (ids, people, isDirect) => (isDirect ? "is typing …" : ids.length > 1 ? `${ids.length} are typing …` : typingText(ids, people));
+
+export function typingText(ids, people) {
   const names = ids.slice(0, 2).map((id) => isolated(people.nameOf(id)));
   if (ids.length === 1) return `${names[0]} is typing …`;
   return ids.length === 2 ? `${names[0]} and ${names[1]} are typing …` : `${names.join(", ")} and others are typing …`;

@@ -214,7 +214,7 @@ export class Timeline {
       if (this.top.dataset.title === title && this.top.childElementCount) return;
       this.top.dataset.title = title;
       const other = this.#people.otherOf(conversation);
-      replace(this.top, avatar(title, other ?? conversation.id, { size: "large" }), h("h2", {}, h("bdi", { text: title })),
+      replace(this.top, avatar(title, other ?? conversation.id, { size: "large", isGroup: conversation.type === "Group" }), h("h2", {}, h("bdi", { text: title })),
         h("p", { text: conversation.type === "Direct" ? "This is the beginning of your conversation." : `This is the beginning of this group of ${plural(conversation.memberCount, "member")}.` }));
     } else replace(this.top);
   }
