@@ -27,6 +27,7 @@ export class Timeline {
   #nodes = new Map();
   #isAtEnd = true;
   #anchor = null;
+  #at = 0; // where the scroller stood when these two were found
   #expanded = new Set();
   #originals = new Map();
   #firstUnread = null;
@@ -84,8 +85,7 @@ export class Timeline {
     this.#originals.clear();
     this.#names.clear();
     this.#firstUnread = null;
-    this.#anchor = null;
-    this.#isAtEnd = true;
+    this.#take(true, null);
     this.#current = null;
     this.#hasFailed = false;
     this.#isLoading = false;
@@ -128,6 +128,7 @@ export class Timeline {
   #update() {
     const conversation = this.#conversation;
     if (!conversation) return;
+    this.#notice();
     const messages = conversation.messages;
     const rows = new Array(messages.length);
     const byKey = new Map();
@@ -223,6 +224,7 @@ export class Timeline {
 
   #render() {
     const { scroller, list } = this;
+    this.#notice();
     const width = scroller.clientWidth;
     if (width !== this.#width) {
       this.#width = width;
@@ -356,8 +358,8 @@ export class Timeline {
       onJump: (id) => this.jumpTo(id),
       onExpand: (key) => {
         if (!this.#expanded.delete(key)) this.#expanded.add(key);
-        this.#isAtEnd = false;
         this.#keepAnchor();
+        this.#isAtEnd = false;
         const node = this.#nodes.get(key);
         this.#fill(node, this.#byKey.get(key));
         this.#render();
@@ -419,11 +421,28 @@ export class Timeline {
   // -- where one is -----------------------------------------------------------------------------------------------
 
   #onScroll() {
-    const { scroller } = this;
-    const isAtEnd = scroller.scrollHeight - scroller.clientHeight - scroller.scrollTop <= AT_END;
-    this.#isAtEnd = isAtEnd;
+    this.#isAtEnd = this.#isNearEnd;
     this.#keepAnchor();
     this.#isScrolling();
+  }
+
+  /** Somebody may have scrolled, and the event of it is still to come: what is laid out now must not undo that. */
+  #notice() {
+    if (Math.abs(this.scroller.scrollTop - this.#at) < 0.5) return;
+    this.#isAtEnd = this.#isNearEnd;
+    this.#keepAnchor();
+  }
+
+  get #isNearEnd() {
+    const { scroller } = this;
+    return scroller.scrollHeight - scroller.clientHeight - scroller.scrollTop <= AT_END;
+  }
+
+  /** Where one is to be, wherever that was before. */
+  #take(isAtEnd, anchor) {
+    this.#isAtEnd = isAtEnd;
+    this.#anchor = anchor;
+    this.#at = this.scroller.scrollTop;
   }
 
   #isScrolling = throttled(() => {
@@ -433,7 +452,8 @@ export class Timeline {
 
   /** Remember which message is the first in the window, and where. */
   #keepAnchor() {
-    const at = this.scroller.scrollTop - this.top.offsetHeight;
+    this.#at = this.scroller.scrollTop;
+    const at = this.#at - this.top.offsetHeight;
     const rows = this.#rows;
     let low = 0;
     let high = rows.length;
@@ -452,7 +472,7 @@ export class Timeline {
   }
 
   toEnd(isFocused = false) {
-    this.#isAtEnd = true;
+    this.#take(true, null);
     this.#firstUnread = null;
     this.#update();
     if (isFocused) this.#actions.focusComposer();
@@ -485,13 +505,11 @@ export class Timeline {
   #show(key, part) {
     const row = this.#byKey.get(key);
     if (!row) return;
-    this.#isAtEnd = false;
     for (let round = 0; round < 3; round++) {
-      this.#anchor = { key, offset: this.scroller.clientHeight * part };
+      this.#take(false, { key, offset: this.scroller.clientHeight * part });
       this.#render();
     }
-    const { scroller } = this;
-    this.#isAtEnd = scroller.scrollHeight - scroller.clientHeight - scroller.scrollTop <= AT_END;
+    this.#isAtEnd = this.#isNearEnd;
   }
 
   #paintLatest() {
