@@ -87,7 +87,7 @@ async def test_pictures(
         scene = Scene(site, database)
         await scene.begin()
         team = await talk(scene, tmp_path)
-        alice = await sign_in(browser, site, scene, "alice", scale=2)
+        alice = await sign_in(browser, site, scene, "alice")
         await alice.click(".conversations a:has-text('Release 4.2')")
         await alice.see(".picture img")
         await alice.until("document.querySelector('.picture img').naturalWidth > 0")
@@ -95,6 +95,7 @@ async def test_pictures(
             await stack.enter_async_context(site.instances[0].connect(scene.people[name])) for name in ("bob", "emma")
         ]
         await alice.see(".message .file")
+        await alice.see(".conversations .dot.online")
         for hub in hubs:
             await hub.invoke("StartTyping", team)
         await alice.shot("page-light")
@@ -112,13 +113,15 @@ async def test_pictures(
         await alice.shot("page-phone-right")
         await alice.click("[aria-label='All conversations']")
         await alice.see(".conversations a")
+        await alice.hover(".sidebar-head")
         await alice.shot("page-phone-left")
         await alice.do("size", width=1280, height=800)
         await alice.click(".conversations a:has-text('Release 4.2')")
 
-        bob = await sign_in(browser, site, scene, "bob", scale=2)
+        bob = await sign_in(browser, site, scene, "bob")
         await bob.click(".conversations a:has-text('Release 4.2')")
         await bob.see(shown(TODAY[-1][1]))
+        await bob.until("document.querySelector('.picture img').naturalWidth > 0")
         await site.kill_oldest()
         for page, texts in ((alice, ("And this is written while no server is there.", "It waits here.")),
                             (bob, ("Mine, too.",))):  # fmt: skip
@@ -126,6 +129,7 @@ async def test_pictures(
                 await page.fill(".composer textarea", text)
                 await page.press("Enter", ".composer textarea")
             await page.see(".connection:has-text('The server cannot be reached')")
+            await page.gone(".dot.online")
             await page.shot(f"page-kill-{page.name}")
         await site.start()
         for page in (alice, bob):
