@@ -33,4 +33,5 @@ const { token, with: other, server = "http://localhost:5000" } = Object.fromEntr
 // The chat lives beside React, not in an effect: a component that comes and goes does not reconnect.
 const chat = await Parley.connect({ url: server, token: () => token, store: new IndexedDBStore("react") });
 const conversation = await chat.createDirect(other);
+if (!conversation.messages.length) conversation.loadOlder().catch(console.warn); // what was said before, unless the store has it
 createRoot(document.querySelector("#root")).render(<Conversation chat={chat} conversation={conversation} />);
