@@ -27,7 +27,7 @@ class Client:
         self.truth = truth
         self.me = User(id=ME, username=ME)
         self.events: list[events.Event] = []
-        self.replica = Replica(self, self.events.append, lambda: None)  # type: ignore[arg-type] # only `me` is asked
+        self.replica = Replica(self, self.hear, lambda: None)  # type: ignore[arg-type] # only `me` is asked
         self.store = records or {}
         self.replica.restore(self.store, ME, "url")
         self.connection: Connection | None = None
@@ -36,6 +36,11 @@ class Client:
         self.last_id = 0
         self.pages: dict[str, tuple[Older, int, Page[Message]]] = {}  # on their way, by conversation
         self.details: list[tuple[ConversationInfo, dict[str, int]]] = []  # the same
+
+    def hear(self, event: events.Event) -> None:
+        """What happens in a conversation can be shown: its members are known."""
+        assert not isinstance(event, events.InConversation) or event.conversation.members
+        self.events.append(event)
 
     @property
     def new(self) -> list[Message]:
@@ -576,6 +581,42 @@ def test_details_that_events_have_overtaken() -> None:
     assert (found.name, client.replica.outdated()) == ("renamed", [found])
     client.settle()
     assert (found.name, client.replica.outdated()) == ("renamed", [])
+
+
+@pytest.mark.parametrize("comes", ["answer", "event", "again"])
+def test_events_wait_for_the_details(comes: str) -> None:
+    """What happens in a conversation that is new to the client is heard of when its members are known: by an answer
+    to what the client asks at once, by an event, or by the next process, for which the store then has nothing yet."""
+    truth = Truth()
+    client = Client(truth)
+    client.settle()
+    talk = truth.create(OTHER, ME)
+    truth.send(OTHER, talk, "one")
+    client.receive(2)
+    found = client.replica.conversations[talk]
+    assert ([one.seq for one in found.messages], client.events) == ([1, 2], [])
+    assert client.replica.outdated() == [found]
+    if comes == "again":
+        client = client.again()
+    elif comes == "event":
+        truth.say_details(talk, "named")
+        client.receive()
+        assert client.replica.outdated() == []
+    client.settle()
+    assert [message.seq for message in client.new] == [1, 2]
+    assert client.replica.outdated() == []
+    assert [message.seq for message in client.again().replica.conversations[talk].messages] == [1, 2]
+
+
+def test_nothing_is_heard_of_a_conversation_that_is_gone_before_its_details_come() -> None:
+    truth = Truth()
+    client = Client(truth)
+    client.settle()
+    talk = truth.create(OTHER, ME)
+    client.receive()
+    client.replica.conversation_gone(talk)
+    assert [type(event) for event in client.events] == [events.ConversationRemoved]
+    assert client.replica.outdated() == []
 
 
 @pytest.mark.parametrize("comes_with_resync", [True, False])

@@ -96,13 +96,15 @@ class Chat:
 
     @property
     def conversations(self) -> Sequence[Conversation]:
-        """All conversations of the user, the most recently active first."""
+        """All conversations of the user, the most recently active first. A new one is among them, and its events come,
+        when its members are known."""
 
         def activity(one: Conversation) -> tuple[str, str]:
             last = one.last_message
             return (last.created_at if last else one.info.created_at, one.id)
 
-        return sorted(self._replica.conversations.values(), key=activity, reverse=True)
+        known = [one for one in self._replica.conversations.values() if one.info.members]
+        return sorted(known, key=activity, reverse=True)
 
     def conversation(self, conversation_id: str) -> Conversation:
         """Return a conversation of the user. Raises ParleyError (`not_found`) if there is none with this id."""

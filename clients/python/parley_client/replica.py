@@ -65,7 +65,7 @@ class Replica:
         self, actions: Actions, emit: Callable[[Event], None], work: Callable[[], None], *, keep: int = KEPT
     ) -> None:
         self._actions = actions
-        self._emit = emit
+        self._to_application = emit
         self._work = work
         self._keep = keep
         self.conversations: dict[str, Conversation] = {}
@@ -83,6 +83,16 @@ class Replica:
         self._stale: set[str] = set()
         # Conversations whose details are to be asked for (again), and how many answers were older than what had come.
         self._outdated: dict[str, int] = {}
+        # What has happened in conversations of which no title and no members are known yet: the application hears of it
+        # when they are, so that it can say where.
+        self._nameless: dict[str, list[Event]] = {}
+
+    def _emit(self, event: Event) -> None:
+        waiting = self._nameless.get(event.conversation.id) if isinstance(event, events.InConversation) else None
+        if waiting is None:
+            self._to_application(event)
+        else:
+            waiting.append(event)
 
     # -- the store -----------------------------------------------------------------------------------------------------
 
@@ -112,10 +122,12 @@ class Replica:
         return True
 
     def records(self) -> dict[str, bytes | None]:
-        """Return what has changed since the last time, as a store keeps it. Empty while the client catches up."""
+        """Return what has changed since the last time, as a store keeps it. Empty while the client catches up, and
+        without conversations that have no details yet."""
         if self._held is not None:
             return {}
-        names, self.dirty = self.dirty, set()
+        unheard = {f"in {id_}" for id_ in self._nameless}  # of them the application is to hear, by whatever program
+        names, self.dirty = self.dirty - unheard, self.dirty & unheard
         return {name: self._record(name) for name in names}
 
     def _record(self, name: str) -> bytes | None:
@@ -175,7 +187,7 @@ class Replica:
         if not self.has_synced:
             self.has_synced = True
             self.dirty.add("meta")
-        self._outdated.clear()  # all are asked for on each connection
+        self._outdated = dict.fromkeys(self._nameless, 0)  # all others are asked for on each connection
         self._show_held()
         for found in self.conversations.values():
             if not found._view.is_stale:
@@ -394,7 +406,7 @@ class Replica:
             return
         if info.id not in self._outdated:
             self._emit(events.ConversationChanged(found))
-        elif self._outdated[info.id] + 1 < OVERTAKEN:
+        elif self._outdated[info.id] + 1 < OVERTAKEN or info.id in self._nameless:
             self._outdated[info.id] += 1
         else:
             del self._outdated[info.id]
@@ -418,6 +430,10 @@ class Replica:
         for member in said:
             self._receipt(found, member.user_id).take(member)
         self._touch(f"in {info.id}")
+        if info.id in self._nameless:
+            self._outdated.pop(info.id, None)
+            for event in self._nameless.pop(info.id):
+                self._emit(event)
         return True
 
     def conversation_gone(self, conversation_id: str) -> None:
@@ -431,6 +447,7 @@ class Replica:
         self._early.pop(conversation_id, None)
         self._stale.discard(conversation_id)
         self._outdated.pop(conversation_id, None)
+        self._nameless.pop(conversation_id, None)
         found = self.conversations.pop(conversation_id, None)
         if found is None:
             return
@@ -546,7 +563,12 @@ class Replica:
         self._touch(f"in {found.id}")
 
     def _known(self, conversation_id: str) -> Conversation:
-        return self.conversations.get(conversation_id) or self._made(ConversationInfo(id=conversation_id), View())
+        found = self.conversations.get(conversation_id)
+        if found is None:
+            self._nameless[conversation_id] = []
+            found = self._made(ConversationInfo(id=conversation_id), View())
+            self._ask_again(found)
+        return found
 
     def _made(self, info: ConversationInfo, view: View) -> Conversation:
         found = self.conversations[info.id] = Conversation(info, view, self.outbox, self._actions)
