@@ -372,6 +372,27 @@ def test_a_refused_message_does_not_hold_up_the_next() -> None:
     assert [one["content"] for one in truth.talks[talk].in_order()[1:]] == ["second", "first"]
 
 
+def test_a_program_that_sends_again_after_its_own_crash() -> None:
+    """With its own id for the message it is that one: while it is known here, and for a new process that knows nothing
+    of it, for which it is the message that was committed."""
+    truth = Truth()
+    talk = truth.create(OTHER, ME)
+    client = Client(truth)
+    client.settle()
+    add = client.replica.outbox.add
+    first = add(talk, "order 7", client_message_id="order-7")
+    assert add(talk, "order 7", client_message_id="order-7") is first
+    client.settle()
+    assert first.stage == "sent" and add(talk, "order 7", client_message_id="order-7") is first
+    after = Client(truth)
+    after.settle()
+    again = after.replica.outbox.add(talk, "order 7", client_message_id="order-7")
+    after.settle()
+    assert again.stage == "sent" and again.message is not None and first.message is not None
+    assert again.message.id == first.message.id
+    assert [one["content"] for one in truth.talks[talk].in_order()[1:]] == ["order 7"]
+
+
 @pytest.mark.parametrize(("user", "url"), [("eve", "url"), (ME, "another url")])
 def test_a_store_of_somebody_else_is_not_used(user: str, url: str) -> None:
     """Of another user, or another server: nothing of it is shown, nothing of it is sent."""

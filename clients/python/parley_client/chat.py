@@ -232,11 +232,22 @@ class Chat:
     # -- what conversations ask for (see `conversation.Actions`) -------------------------------------------------------
 
     def send(
-        self, conversation_id: str, content: str, type: MessageType, file_id: str | None, reply_to_id: str | None
+        self,
+        conversation_id: str,
+        content: str,
+        type: MessageType,
+        file_id: str | None,
+        reply_to_id: str | None,
+        client_message_id: str | None,
     ) -> Outgoing:
         self._require_open()
         entry = self._replica.outbox.add(
-            conversation_id, content, type=type.value, file_id=file_id, reply_to_id=reply_to_id
+            conversation_id,
+            content,
+            type=type.value,
+            file_id=file_id,
+            reply_to_id=reply_to_id,
+            client_message_id=client_message_id,
         )
         self._replica.touch_outbox()
         return Outgoing.of(entry, self)

@@ -47,7 +47,13 @@ class Actions(Protocol):
 
     def subscribe(self, choose: Callable[[Event], Event | None]) -> Subscription[Event]: ...
     def send(
-        self, conversation_id: str, content: str, type: MessageType, file_id: str | None, reply_to_id: str | None
+        self,
+        conversation_id: str,
+        content: str,
+        type: MessageType,
+        file_id: str | None,
+        reply_to_id: str | None,
+        client_message_id: str | None,
     ) -> "Outgoing": ...
     def status(self, message: Message) -> Status: ...
     def retry(self, outgoing: "Outgoing") -> None: ...
@@ -228,16 +234,19 @@ class Conversation:
         type: MessageType = MessageType.TEXT,
         file: FileInfo | str | None = None,
         reply_to: Message | str | None = None,
+        client_message_id: str | None = None,
     ) -> "Outgoing":
         """Send a message. It is queued at once, and sent until it is committed or refused: see `Outgoing`.
 
-        `file` is one that was uploaded (`Chat.upload`); the type is then Image or File, as it is.
+        `file` is one that was uploaded (`Chat.upload`); the type is then Image or File, as it is. A program that sends
+        again after its own crash gives the message a `client_message_id` of its own (1 to 128 visible characters):
+        repeated within seven days it is the message that was sent, as it was sent.
         """
         file_id = file.id if isinstance(file, FileInfo) else file
         if isinstance(file, FileInfo) and type is MessageType.TEXT:
             type = MessageType.IMAGE if file.content_type.startswith("image/") else MessageType.FILE
         reply_to_id = reply_to.id if isinstance(reply_to, Message) else reply_to
-        return self._actions.send(self.id, content, type, file_id, reply_to_id)
+        return self._actions.send(self.id, content, type, file_id, reply_to_id, client_message_id)
 
     def mark_read(self, seq: int | None = None) -> None:
         """Say that everything up to a seq was read; all there is when it is left out. It is repeated until durable."""

@@ -147,10 +147,17 @@ class Outbox:
         type: str = MessageType.TEXT.value,
         file_id: str | None = None,
         reply_to_id: str | None = None,
+        client_message_id: str | None = None,
     ) -> Entry:
-        """Queue a message. Raises ParleyError for what no server takes, and no store."""
+        """Queue a message. With the `client_message_id` of one that is known it is that one, and nothing is queued.
+
+        Raises ParleyError for what no server takes, and no store.
+        """
+        known = self._entries.get(client_message_id) if client_message_id is not None else None
+        if known is not None:
+            return known
         draft = Draft(
-            id=str(uuid.uuid4()),
+            id=str(uuid.uuid4()) if client_message_id is None else client_message_id,
             conversation_id=conversation_id,
             content=content,
             type=type,
