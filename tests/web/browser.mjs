@@ -85,6 +85,9 @@ const commands = {
   front: ({ page }) => page.bringToFront(),
   // Runs in each document that this page opens from now on, before its own scripts.
   begin: ({ page, script }) => page.addInitScript({ content: script }).then(() => null),
+  // Time passes as ever from now on, and at once when it is asked for.
+  clock: ({ page }) => page.clock.install().then(() => null),
+  later: ({ page, seconds }) => page.clock.fastForward(seconds * 1000).then(() => null),
   uncache: ({ session }) => session.send("Network.clearBrowserCache").then(() => null),
   trace: () => trace(),
   traced: () => traced(),

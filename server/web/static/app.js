@@ -10,7 +10,7 @@ import { sleep } from "./client/waiting.js";
 import { ChatView } from "./chat-view.js";
 import { h, replace } from "./dom.js";
 import { forgetDrafts } from "./drafts.js";
-import { comeBack, onOtherTab, signOut, stored, token, tokenOtherThan, userOfToken } from "./session.js";
+import { comeBack, isSignedIn, onOtherTab, signOut, stored, token, tokenOtherThan, userOfToken } from "./session.js";
 import { showSignIn } from "./sign-in.js";
 import { plural } from "./text.js";
 import { applyTheme } from "./theme.js";
@@ -107,13 +107,23 @@ function knownAccount() {
 async function onEnd(reason, userId, pending) {
   if (reason?.code === "aborted") return;
   const ended = end();
-  if (!NOTICES[reason?.code]) return splash(`The chat has ended: ${reason?.message ?? "for no known reason"}`, button("primary", "Connect again", () => begin()));
+  const unsent = pending ? ` ${plural(pending, "message is", "messages are")} not sent: what you have written is kept here until you ` : "";
+  if (!NOTICES[reason?.code]) return stopped(reason, unsent, userId);
   if (stored() && userOfToken(stored().accessToken) !== userId) return begin(); // somebody else has signed in meanwhile
-  void signOut(); // where an operator has ended the connection, the session is still there
-  const left = pending ? ` ${plural(pending, "message is", "messages are")} not sent: what you have written is kept here until you sign in again.` : "";
-  void begin(`${NOTICES[reason.code]} ${reason.message}${left}`);
+  splash("The connection was ended …");
+  const goesOn = reason.code === "unauthenticated" && (await isSignedIn());
+  if (running) return; // another tab was faster
+  if (goesOn) return stopped(reason, unsent, userId);
+  void signOut();
+  void begin(`${NOTICES[reason.code]} ${reason.message}${unsent && `${unsent}sign in again.`}`);
   await ended;
   await clearHistory(userId);
+}
+
+/** There is no chat, but who is signed in still is: so it is when an operator has ended the connections. */
+function stopped(reason, unsent, userId) {
+  splash(`The chat has ended: ${reason?.message ?? "for no known reason"}${unsent && `${unsent}connect again.`}`,
+    button("primary", "Connect again", () => begin()), button("link", "Sign out", () => leave(userId)));
 }
 
 /** Nothing of this person stays in this browser. */
@@ -152,7 +162,7 @@ async function onOther() {
 }
 
 function splash(text, ...more) {
-  replace(root, h("main", { class: "splash" }, h("span", { class: "brand large", "aria-hidden": true }), h("p", { role: "status", text }), more));
+  replace(root, h("main", { class: "splash" }, h("h1", { class: "hidden-text", text: "Parley" }), h("span", { class: "brand large", "aria-hidden": true }), h("p", { role: "status", text }), more));
 }
 
 function button(kind, text, onClick) {

@@ -111,6 +111,7 @@ export class ChatView {
     });
     chat.on("error", ({ error }) => error.code !== "closed" && console.warn(`${error.code}: ${error.message}`));
     for (const type of ["change", "presence"]) this.people.addEventListener(type, this.paintHead);
+    addEventListener("pagehide", () => this.composer.keep(), { signal });
     addEventListener("hashchange", () => this.#route(), { signal });
     addEventListener("resize", () => this.#nameLandmarks(), { signal });
     addEventListener("keydown", (event) => this.#onKey(event), { signal });

@@ -6,7 +6,7 @@
 import { delayed, h, icon, iconButton, replace, setText } from "./dom.js";
 import { draftOf, keepDraft } from "./drafts.js";
 import { summaryOf } from "./message-view.js";
-import { offer } from "./session.js";
+import { offer, stored } from "./session.js";
 import { fileName, sizeOf } from "./text.js";
 
 const AT_ONCE = 20; // files
@@ -69,8 +69,14 @@ export class Composer {
   /** What is not sent stays where it is kept. */
   close() {
     this.#stop?.abort();
-    this.#save.cancel();
+    this.keep();
     for (const { abort } of this.files) abort?.abort();
+  }
+
+  /** The view or the page ends: also what was typed just now is kept, unless the person has signed out. */
+  keep() {
+    if (stored()) this.#save.now();
+    else this.#save.cancel();
   }
 
   focus() {

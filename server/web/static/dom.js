@@ -152,6 +152,11 @@ export function delayed(work, ms) {
     clearTimeout(timer);
     timer = null;
   };
+  later.now = () => {
+    if (timer === null) return;
+    later.cancel();
+    work(...latest);
+  };
   return later;
 }
 

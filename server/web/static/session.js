@@ -85,6 +85,16 @@ async function ask(method, path, body, headers = {}) {
   throw new ParleyError(code, problem.detail ?? `The server answered ${response.status}.`, { status: response.status, fields: problem.errors });
 }
 
+/** Whether the session goes on: all but a server that refuses it leaves it as it is. */
+export async function isSignedIn() {
+  try {
+    await ask("GET", "/api/users/me", undefined, { Authorization: `Bearer ${await tokenOtherThan("")}` });
+    return true;
+  } catch (error) {
+    return error.code !== "unauthenticated";
+  }
+}
+
 // -- getting in -----------------------------------------------------------------------------------------------------
 
 /** Where registration is open. Pressed twice, or answered by a connection that was lost, it is the same user. */
