@@ -50,10 +50,12 @@ async def serve(
     *,
     reread: Callable[[], Settings] | None = None,
     on_ready: Callable[[str], None] | None = None,
+    is_for_development: bool = False,
 ) -> None:
     """Run one instance until SIGINT or SIGTERM, then drain it; a second signal ends the drain at once.
 
-    At SIGHUP, `reread` loads the configuration again. `on_ready` is called with the base URL.
+    At SIGHUP, `reread` loads the configuration again. `on_ready` is called with the base URL. For development the
+    caller says that registration is open, where it is.
 
     Order: PostgreSQL is checked before anything is opened, so that a wrong setup ends the process before a service
     manager regards it as started. The sockets are open before the parts are built, so that a port that is in use
@@ -64,7 +66,7 @@ async def serve(
     """
     started = time.monotonic()
     build = version()  # the first call runs git and blocks, so it is made before there are clients
-    if settings.registration == "open":
+    if settings.registration == "open" and not is_for_development:
         log.warning(
             "registration_open",
             reason="anyone who can reach this instance can register users and sign in",

@@ -1,10 +1,12 @@
 """Errors of the REST side as RFC 9457 problem+json, one form for all of them.
 
 Owns the mapping from exceptions to answers. A defect is logged with a reference that the client also sees;
-no traceback ever leaves the process.
+no traceback ever leaves the process. A browser that opens an address that means nothing is shown where to go.
 """
 
 import math
+from functools import cache
+from importlib import resources
 from typing import Any
 
 import msgspec
@@ -29,6 +31,9 @@ _BY_STATUS = {
     415: "unsupported_media_type",
     429: "rate_limited",
 }
+
+_FOR_PROGRAMS = ("/api", "/auth", "/hubs")
+_POLICY = "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 _guard = guard("rest")
 
@@ -89,12 +94,33 @@ async def on_http_error(error: HTTPException) -> Response:
         return Response("", status=status, headers=dict(error.get_headers()))
     if status == 405 and request.method == "OPTIONS":  # it asks which methods there are (RFC 9110, 9.3.7)
         return Response("", status=204, headers={"Allow": dict(error.get_headers())["Allow"]})
+    if status == 404 and _is_astray():
+        return _lost()
     code = _BY_STATUS.get(status, "invalid_request")
     response = problem(code, error.description or CODES["invalid_request"].title, status=status)
     for name, value in error.get_headers():
         if name.lower() == "allow":
             response.headers[name] = value
     return response
+
+
+def _is_astray() -> bool:
+    """Whether a person has opened an address of which no program asks anything."""
+    first = "/" + request.path.lower().lstrip("/").partition("/")[0]
+    is_for_people = request.method in ("GET", "HEAD") and "text/html" in request.headers.get("Accept", "")
+    return request.url_rule is None and is_for_people and first not in _FOR_PROGRAMS
+
+
+def _lost() -> Response:
+    response = Response(_lost_page(), status=404, content_type="text/html; charset=utf-8")
+    response.headers["Content-Security-Policy"] = _POLICY
+    response.headers["Vary"] = "Accept"
+    return response
+
+
+@cache
+def _lost_page() -> bytes:
+    return resources.files("server.rest").joinpath("pages/lost.html").read_bytes()
 
 
 async def on_defect(error: Exception) -> Response:

@@ -19,6 +19,7 @@ from server.protocol import terminal
 
 RESTART_AFTER = 1.0  # seconds
 QUIET = ("debug", "info")  # levels that are not shown
+SAID = "registration_open"  # `parley dev` says so itself, once
 STOP_WITHIN = supervisor.GRACE + 2.0  # seconds: the supervisor has killed it before that
 
 
@@ -89,7 +90,7 @@ async def _show(number: int, process: trio.Process, on_ready: Callable[[], None]
                 line = {"event": text.decode(errors="replace")}
             if line.get("event") == "ready":
                 on_ready()
-            elif line.get("level") not in QUIET:
+            elif line.get("level") not in QUIET and line.get("event") != SAID:
                 fields = " ".join(f"{key}={value}" for key, value in line.items() if key not in ("event", "timestamp"))
                 terminal.echo(f"[{number}] {line.get('event')} {fields}", err=True)
 

@@ -97,13 +97,14 @@ async def _run(port: int, data: Path, count: int) -> None:
             terminal.echo(f"docs   {url}/docs")
             terminal.echo(f"next   {chat_command(url, data)}")
 
-        if _values(services, port).get("registration") == "open":
+        if os.environ.get("PARLEY_REGISTRATION", "open") == "open":
             warning = (
                 "registration is open: anyone who can reach this port can sign in as any user. For development only."
             )
             terminal.echo(warning, err=True)
         if count == 1:
-            await app.serve(load(os.environ, None, **_values(services, port)), on_ready=ready)
+            settings = load(os.environ, None, **_values(services, port))
+            await app.serve(settings, on_ready=ready, is_for_development=True)
         else:
             await _serve_several(services, port, count, ready)
 

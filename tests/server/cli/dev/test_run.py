@@ -22,11 +22,13 @@ SETTINGS = {name: value for name, value in os.environ.items() if not name.starts
 
 
 def test_a_closed_terminal_ends_everything(data_dir: Path) -> None:
-    """SIGHUP works like SIGTERM: the server ends in good order, and no process that it started is left."""
+    """SIGHUP works like SIGTERM: the server ends in good order, and no process that it started is left. The start ends
+    with where to go, and has said once that registration is open."""
     words = [*FROM_A_TERMINAL, sys.executable, "-m", "server", "dev", "--port", "0", "--data", str(data_dir)]
     words += ["--instances", "2"]
-    with Killed(words, env=SETTINGS, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
+    pipe = subprocess.PIPE
+    with Killed(words, env=SETTINGS, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe) as process:
+        assert process.stdout is not None and process.stderr is not None
         first, page, docs, following = [process.stdout.readline().split() for _ in range(4)]
         assert first[0] == b"ready" and page == [b"page", first[1] + b"/"]
         assert docs == [b"docs", first[1] + b"/docs"]
@@ -34,6 +36,7 @@ def test_a_closed_terminal_ends_everything(data_dir: Path) -> None:
         started = list(family(process.pid))
         process.send_signal(signal.SIGHUP)
         assert process.wait(300) == 0
+        assert process.stderr.read().count(b"registration") == 1
     assert len(started) >= 7  # itself, two supervisors, two services, two instances
     assert not [pid for pid in started if command_line(pid)]
 

@@ -205,6 +205,22 @@ async def test_a_browser_is_shown_where_to_go(site: Site) -> None:
     assert (await site.call("GET", "/", status=404))["code"] == "not_found"
 
 
+async def test_an_unknown_address_leads_on(site: Site) -> None:
+    """A browser that opens it is shown a page with ways on, which says nothing of the address; programs, and browsers
+    at addresses that are for programs, get the problem."""
+    browser = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    for path in ("/nothing/here", "/doc", "/apis", "/%3Cscript%3E"):
+        page = await site.http.get(path, headers=browser)
+        assert page.status_code == 404 and page.headers["Content-Type"].startswith("text/html"), path
+        assert 'href="/"' in page.text and 'href="/docs"' in page.text and "script" not in page.text
+        assert "Accept" in page.headers["Vary"] and "default-src 'none'" in page.headers["Content-Security-Policy"]
+        assert page.headers["Cache-Control"] == "no-store"
+        assert (await site.call("GET", path, status=404))["code"] == "not_found"
+        assert (await site.call("POST", path, headers=browser, status=404))["code"] == "not_found"
+    for path in ("/api/nothing", "/API/nothing", "/auth/nothing", "/hubs/other", "/api"):
+        assert (await site.call("GET", path, headers=browser, status=404))["code"] == "not_found", path
+
+
 async def test_the_hub_is_described(site: Site) -> None:
     """/asyncapi.json has every method and event with its arguments, and the errors of each."""
     described = await site.call("GET", "/asyncapi.json")
