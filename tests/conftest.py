@@ -41,6 +41,7 @@ from tests.gateway import gateway, program
 from tests.site import Site, open_site
 from tests.store.valkey import wait_reachable
 from tests.store.world import WAIT
+from tests.watchman import place
 from tests.watchman import pytest_configure as pytest_configure  # a hook: pytest calls it
 
 TEMPLATE = "parley_template"
@@ -155,7 +156,7 @@ def services() -> Iterator[Services]:
                 raise
             opened.set_exception(error)
 
-    with tempfile.TemporaryDirectory(prefix="parley-", dir="/tmp") as directory:  # short: socket paths are
+    with tempfile.TemporaryDirectory(prefix="parley-", dir=place()) as directory:  # short: socket paths are
         thread = threading.Thread(target=run, args=[Path(directory, "data")], name="services")
         thread.start()
         try:
@@ -223,7 +224,7 @@ def redis_url(services: Services) -> str:
 @pytest.fixture
 def short_dir() -> Iterator[Path]:
     """A directory whose name is short enough for sockets, which that of pytest's tmp_path is not."""
-    with tempfile.TemporaryDirectory(prefix="parley-", dir="/tmp") as directory:
+    with tempfile.TemporaryDirectory(prefix="parley-", dir=place()) as directory:
         yield Path(directory)
 
 

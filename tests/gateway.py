@@ -18,6 +18,7 @@ import boto3
 from server.cli.dev import supervisor
 from tests.running import free_port
 from tests.waiting import block_until
+from tests.watchman import place
 
 BUCKET = "parley"
 START = 60.0  # seconds
@@ -33,7 +34,7 @@ def program() -> Path | None:
 @contextmanager
 def gateway(binary: Path) -> Iterator[dict[str, str]]:
     """The environment in which boto3 finds it, with AWS_ENDPOINT_URL; a bucket is made."""
-    with tempfile.TemporaryDirectory(prefix="parley-s3-") as directory:
+    with tempfile.TemporaryDirectory(prefix="parley-s3-", dir=place()) as directory:
         port = free_port()
         meta = f"sqlite3://{directory}/meta.db"
         format_ = ["format", "--storage", "file", "--bucket", f"{directory}/obj/", "--trash-days", "0", meta, "chat"]

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 WAIT = 180.0  # seconds: long past anything but a hang
 # What the suite starts: services of both kinds, a gateway, a forked server, and a process without a supervisor.
 EVERYTHING = """
-import subprocess, sys, time
+import os, subprocess, sys, time
 import trio
 from pathlib import Path
 from tests.running import running
@@ -26,6 +26,7 @@ async def test_that_is_ended(database: str, redis_url: str, s3: dict[str, str]) 
     async with running(database, redis_url):
         stray = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"
         subprocess.Popen([sys.executable, "-c", stray])
+        Path(f"{READY}.place").write_text(os.environ["TEST_RUN_PLACE_OF_PARLEY"])
         Path(READY).touch()
         await trio.sleep_forever()
 """
@@ -94,14 +95,19 @@ def assert_nothing_left(run: "subprocess.Popen[bytes]", begun: dict[int, str]) -
 
 
 def test_everything_ends_with_the_run(tmp_path: Path) -> None:
-    """kill -9, which leaves no time to end anything: PostgreSQL, Valkey, the gateway, servers and strays are gone."""
+    """kill -9, which leaves no time to end anything: PostgreSQL, Valkey, the gateway, servers and strays are gone,
+    and so is what they had written into memory."""
     ready = tmp_path / "ready"
     with started(EVERYTHING, ready) as run:
         begun = until_hanging(run, ready)
         names = " ".join(command_line(pid) for pid in begun)
         assert all(name in names for name in ("postgres", "valkey-server", "juicefs", "tests.forkserver", "600"))
+        place = Path(f"{ready}.place").read_text()
+        written = [] if place == "/tmp" else list(Path(place).glob("*/data/postgres/PG_VERSION"))
+        assert place == "/tmp" or written
         run.kill()
         assert_nothing_left(run, begun)
+        block_until(lambda: place == "/tmp" or not Path(place).exists(), lambda: place)
 
 
 @pytest.mark.parametrize(

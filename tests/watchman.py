@@ -1,22 +1,27 @@
 """Ends what a test run has started, however the run ends: a process of its own that waits for the end of a pipe.
 
-Owns the mark in the environment by which everything that a run has started is known, and the order of the end. What
-runs under a supervisor (`server.cli.dev.supervisor`) ends by its own pipe and in good order, and is given the time for
-that; all else gets SIGTERM at once and SIGKILL soon after. Standard library only, and a session of its own: it must
-outlive all of them.
+Owns the run's directory in memory, which goes with the run, the mark in the environment by which everything that a run
+has started is known, and the order of the end. What runs under a supervisor (`server.cli.dev.supervisor`) ends by its
+own pipe and in good order, and is given the time for that; all else gets SIGTERM at once and SIGKILL soon after.
+Standard library only, and a session of its own: it must outlive all of them.
 """
 
 import atexit
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 MARK = "TEST_RUN_OF_PARLEY"  # the name of the variable; the tests' own settings begin with PARLEY_ and are left out
+PLACE = "TEST_RUN_PLACE_OF_PARLEY"  # the name of the variable with the directory
+MEMORY = "/dev/shm"
+ROOM = 4 * 1024**3  # bytes that are free there; containers often have some megabytes
 SOON = 3.0  # seconds from SIGTERM to SIGKILL
 AT_LAST = 15.0  # seconds for what is supervised: the supervisor's own grace, and something for a busy machine
 LOOK = 0.05  # seconds between two looks
@@ -47,7 +52,9 @@ def pytest_configure(config: Any) -> None:
 def post() -> None:
     """Start a watchman for this process and all that it starts from now on. It acts after all orderly ends."""
     mark = os.environ[MARK] = f"{os.getpid()}-{time.time_ns()}"
-    command = [sys.executable, "-I", "-S", __file__, mark]
+    memory = in_memory()
+    os.environ[PLACE] = memory or "/tmp"
+    command = [sys.executable, "-I", "-S", __file__, mark, *([memory] if memory else [])]
     watchman = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
 
     def release() -> None:
@@ -56,6 +63,26 @@ def post() -> None:
         watchman.wait()
 
     atexit.register(release)  # the first to be registered is the last to be called
+
+
+def in_memory() -> str | None:
+    """A new directory that is on no disk; None where there is none to be had.
+
+    PostgreSQL makes and removes four hundred files for each database of a test, most of whose cost is the disk's.
+    """
+    try:
+        if shutil.disk_usage(MEMORY).free < ROOM:
+            return None
+        found = tempfile.mkdtemp(prefix="parley-", dir=MEMORY)
+    except OSError:
+        return None
+    os.chmod(found, 0o711)  # services of other users are in there, in directories of their own
+    return found
+
+
+def place() -> str:
+    """Where directories with sockets go, and what is to be quick: in memory if possible, and of a short name."""
+    return os.environ.get(PLACE, "/tmp")
 
 
 def end_in_order_when_asked() -> None:
@@ -142,6 +169,8 @@ def main() -> None:
     while os.read(0, 4096):
         pass
     end(sys.argv[1])
+    for directory in sys.argv[2:]:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 if __name__ == "__main__":

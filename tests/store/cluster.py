@@ -19,6 +19,7 @@ import psycopg
 from server.cli.dev import supervisor
 from store.postgres import migrate
 from tests.waiting import block_until
+from tests.watchman import place
 
 TEMPLATE = "parley_template"
 PORT = 5432
@@ -48,7 +49,7 @@ class Cluster:
         self._address = address
         self.port = port
         self._within = within
-        self._directory = tempfile.TemporaryDirectory(prefix="parley-")
+        self._directory = tempfile.TemporaryDirectory(prefix="parley-", dir=place())
         self.directory = Path(self._directory.name)
         self._databases = 0
         self._process: subprocess.Popen[bytes] | None = None

@@ -9,6 +9,7 @@ import pytest
 from store.postgres.connection import Connection
 from tests.store.cluster import Cluster, migrated_cluster
 from tests.store.valkey import Valkey
+from tests.watchman import place
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +44,7 @@ async def other(database: str) -> AsyncIterator[Connection]:
 
 @pytest.fixture
 def valkey() -> Iterator[Valkey]:
-    with tempfile.TemporaryDirectory(prefix="parley-") as directory:
+    with tempfile.TemporaryDirectory(prefix="parley-", dir=place()) as directory:
         server = Valkey(Path(directory))
         server.start()
         yield server

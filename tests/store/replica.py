@@ -10,6 +10,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from server.cli.dev import postgres
 from server.cli.dev.binaries import find_postgres
+from tests.watchman import place
 
 
 @asynccontextmanager
@@ -17,7 +18,7 @@ async def open_replica(primary: str) -> AsyncIterator[str]:
     """The conninfo of the same database on a replica of that server, until the block ends."""
     given = conninfo_to_dict(primary)
     programs = find_postgres()
-    with tempfile.TemporaryDirectory(prefix="parley-", dir="/tmp") as directory:  # short: socket paths are
+    with tempfile.TemporaryDirectory(prefix="parley-", dir=place()) as directory:  # short: socket paths are
         root = Path(directory)
         postgres._ensure_database(Path(str(given["host"])))  # which `start` looks for, and a replica cannot make
         account = await postgres.find_account(root, programs)

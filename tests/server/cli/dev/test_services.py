@@ -22,6 +22,7 @@ from server.cli.dev.process import ServiceError, command_line
 from server.cli.dev.services import Services, open_services
 from tests.server.cli.dev.processes import processes
 from tests.waiting import wait_until
+from tests.watchman import place
 
 pytestmark = [
     pytest.mark.services,
@@ -52,7 +53,7 @@ HOLDER = """
 @pytest.fixture(scope="module")
 def initialised() -> Iterator[Path]:
     """A data directory in which the services have run once."""
-    with tempfile.TemporaryDirectory(prefix="pd-", dir="/tmp") as directory:
+    with tempfile.TemporaryDirectory(prefix="pd-", dir=place()) as directory:
         found = Path(directory, "data")
 
         async def start() -> None:
