@@ -243,6 +243,7 @@ ACROSS = {
         "server/rest/test_hostile_values.py",
         "server/rest/test_idempotency.py",
         "server/rest/test_limits.py",
+        "server/rest/test_listed_errors.py",
         "server/rest/test_nulls.py",
         "server/rest/test_paging.py",
         "server/rest/test_permissions.py",

@@ -259,6 +259,14 @@ def cursor() -> str | None:
     return request.args.get("cursor") or None
 
 
+def seq_cursor() -> int | None:
+    """Return the cursor of a list whose cursors are seqs, or None for the first page."""
+    try:
+        return query_number("cursor", None)
+    except ChatError as error:
+        raise ChatError("invalid_cursor", error.sentence, errors=error.errors) from None
+
+
 def if_match() -> frozenset[str] | None:
     """Return the versions that an edit may be based on, from If-Match (RFC 9110, 13.1.1); None for any.
 

@@ -77,7 +77,7 @@ def blueprint(accounts: Accounts, verifier: Verifier, users: Users, sign_in: Sig
                 "The base64url-encoded SHA-256 of a secret, which the exchange of the code has to present.",
             ),
         ),
-        refuses=("not_found", "unauthenticated"),
+        refuses=("not_found", "unauthenticated", "sign_in_failed"),
     )
     @sign_in_route
     async def login(provider: str) -> Response:

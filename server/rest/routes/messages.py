@@ -30,6 +30,7 @@ from server.rest.requests import (
     path_id,
     query_id,
     query_number,
+    seq_cursor,
 )
 from store.model import Message, Wire
 
@@ -65,7 +66,7 @@ def blueprint(messages: Messages, receipts: Receipts) -> Blueprint:
         Ordered by `seq`: the newest first, or the oldest first if `after` is given. A page of long messages may have
         fewer than `limit` items without being the last one; only `next` shows whether there are more.
         """
-        before, after, at = query_number("before", None), query_number("after", None), query_number("cursor", None)
+        before, after, at = query_number("before", None), query_number("after", None), seq_cursor()
         if at is not None:
             before, after = (at, None) if after is None else (before, at)
         found = await messages.page(caller(), query_id("conversationId"), before=before, after=after, limit=limit())
