@@ -7,7 +7,7 @@ behind sockets.
 import json
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 MAX_BEHIND = 1000
@@ -66,19 +66,21 @@ class Truth:
     def create(self, *members: str) -> str:
         talk = Talk(str(uuid.uuid4()), list(members))
         self.talks[talk.id] = talk
-        for connection in self.connections:
-            if connection.is_synced and connection.user in members:
-                connection.attached.add(talk.id)
         self._say(talk, {"event": "conversationCreated", "by": members[0]})
+        self._attach(talk, members)
         return talk.id
 
     def add(self, conversation_id: str, user: str) -> None:
         talk = self.talks[conversation_id]
         talk.members.append(user)
-        for connection in self.connections:
-            if connection.is_synced and connection.user == user:
-                connection.attached.add(talk.id)
         self._say(talk, {"event": "memberAdded", "by": talk.members[0], "userId": user, "role": "Member"})
+        self._attach(talk, [user])
+
+    def _attach(self, talk: Talk, users: Sequence[str]) -> None:
+        """What follows the change that made these users members is sent to them; the details come when they come."""
+        for connection in self.connections:
+            if connection.is_synced and connection.user in users:
+                connection.attached.add(talk.id)
 
     def send(self, user: str, conversation_id: str, content: str, client_id: str | None = None, **more: Any) -> Json:
         """Raises KeyError where there is no such conversation."""
@@ -208,7 +210,7 @@ class Truth:
         connection.attached.add(id_)
         seq = cursor["seq"]
         changes = sorted((m for m in talk.messages.values() if m["changedSeq"] > seq), key=lambda m: m["changedSeq"])
-        proved = seq == 0 or any(
+        proved = cursor.get("messageId") is None or any(
             (state["id"], state["changedSeq"]) == (cursor.get("messageId"), seq)
             and cursor.get("changedAt") in (None, state.get("editedAt"))
             for state in talk.log

@@ -389,7 +389,8 @@ class Engine:
     async def load_older(self, found: Conversation, limit: int) -> int:
         view = found._view
         while True:
-            await self.until(lambda: found.is_removed or not (view.is_stale or self.replica.is_catching_up))
+            await self.until(lambda: found.is_removed or self.replica.can_load(found))
+            self.replica.attach(found)
             if view.is_whole:
                 return 0
             asked, floor = view.begin_older(), view.floor

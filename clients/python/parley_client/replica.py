@@ -244,6 +244,20 @@ class Replica:
         for message, _ in came:
             self._apply(found, message, is_news=message.seq >= since)
 
+    def can_load(self, found: Conversation) -> bool:
+        """Whether it is known where the list of this conversation ends, so that a page below it can be taken."""
+        is_known = found.cursor is not None or found.id not in self._nameless
+        return is_known and not (found._view.is_stale or self.is_catching_up)
+
+    def attach(self, found: Conversation) -> None:
+        """Begin the list of a conversation of which no event has come, as pages are wanted: the server sends what
+        follows the change that made the user a member, so all that comes is above the head that the details have."""
+        if found.cursor is None and not found.is_removed:
+            last, head = found._info.last_message, found._info.last_seq
+            named = last is not None and last.changed_seq == head
+            found._view.attach(Cursor(seq=head, message_id=last.id if named and last is not None else None))
+            self._touch(f"in {found.id}")
+
     def _begin_with(self, found: Conversation, came: list[tuple[Message, bool]]) -> None:
         """A conversation that is live from the change that added the user."""
         for message, created in came:

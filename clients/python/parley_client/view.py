@@ -291,11 +291,13 @@ class View:
         return True
 
     def _prove(self) -> None:
-        """A head that the server gave names a message, but not when that was changed: the message itself does."""
+        """A head that the server gave names a message at most, not when that was changed: the message itself does."""
         cursor = self.cursor
         message = None if cursor is None else self._window.get(cursor.message_id or "")
+        if cursor is not None and cursor.seq and cursor.message_id is None:
+            message = next((one for one in self._window.messages if one.changed_seq == cursor.seq), None)
         if cursor is not None and message is not None and message.changed_seq == cursor.seq:
-            self.cursor = msgspec.structs.replace(cursor, changed_at=message.changed_at)
+            self.cursor = Cursor(seq=cursor.seq, message_id=message.id, changed_at=message.changed_at)
 
     def end_older(self, asked: Older) -> None:
         asked.window.end_loading()
