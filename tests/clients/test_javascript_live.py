@@ -1,6 +1,7 @@
 """The JavaScript client and real servers: people chat while instances are killed, drained and paused, and while
 history goes back. At the end what each of them is shown equals what PostgreSQL has."""
 
+import json
 import random
 import re
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 import trio
 
 from tests.clients.conftest import JAVASCRIPT
-from tests.clients.live import World, instances, started
+from tests.clients.live import WAIT, World, instances, started
 from tests.interop.test_readme import Program
 from tests.running import free_port, running
 
@@ -34,6 +35,40 @@ async def test_people_chat_through_it_all(node: str, database: str, redis_url: s
         await world.have_sent(20)
         reports = await world.quiet()
         assert len(reports) == 6 and all(report["lists"] for report in reports)
+
+
+NEW_CONVERSATION = """
+const { Parley } = await import(process.argv[1]);
+const [url, token, other] = process.argv.slice(2);
+const chat = await Parley.connect({ url, token: () => token });
+const direct = await chat.createDirect(other);
+const group = await chat.createGroup({ name: "new", memberIds: [other] });
+for (const made of [direct, group]) while (!made.isComplete) await made.loadOlder();
+await direct.send("hello").whenSent();
+while (direct.messages.some(({ seq }) => seq === 0)) await new Promise((resolve) => setTimeout(resolve, 10));
+console.log(JSON.stringify([direct, group].map(({ messages }) => messages.map(({ seq, content }) => [seq, content]))));
+await chat.close();
+"""
+
+
+async def test_a_new_conversation_has_its_pages(node: str, database: str, redis_url: str) -> None:
+    """Who makes a conversation can read it at once, before anything happens in it, and lacks nothing later."""
+    async with running(database, redis_url) as server:
+        alice, bob = await server.register("alice"), await server.register("bob")
+        library = str(JAVASCRIPT / "src" / "index.js")
+        command = [
+            node,
+            "--experimental-websocket",
+            "--no-warnings",
+            "--input-type=module",
+            "-e",
+            NEW_CONVERSATION,
+            library,
+        ]
+        with trio.fail_after(WAIT):
+            done = await trio.run_process([*command, server.url, alice.token, bob.id], capture_stdout=True)
+        direct, group = json.loads(done.stdout)
+    assert [seq for seq, _ in direct] == [1, 2] and direct[-1][1] == "hello" and [seq for seq, _ in group] == [1]
 
 
 async def test_long(node: str, database: str, redis_url: str, tmp_path: Path, pytestconfig: pytest.Config) -> None:

@@ -487,6 +487,7 @@ export class Chat extends Emitter {
         settings: this.#settings,
         life: this.#life.signal,
         isLive: () => this.#link.isLive,
+        isCatchingUp: () => this.#catchUp !== null,
         call: (method, args, signal) => this.#link.call(method, args, signal),
         announce: (type, detail) => this.#announce(type, detail),
         forget: (each, reason) => this.#forget(each, reason),

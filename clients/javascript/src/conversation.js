@@ -69,6 +69,7 @@ const COUNTED = 1000; // unread messages are counted among the newest of these
  * @property {import("./options.js").Settings} settings
  * @property {AbortSignal} life
  * @property {() => boolean} isLive
+ * @property {() => boolean} isCatchingUp it is not known yet where conversations are attached
  * @property {(method: string, args: any[], signal?: AbortSignal) => Promise<any>} call
  * @property {(type: keyof ConversationEvents, detail: any) => void} announce
  * @property {(conversation: Conversation, reason: string) => void} forget
@@ -87,6 +88,8 @@ export class Conversation extends Emitter {
   #next = null;
   /** @type {(() => void)[]} events that belong to what is being read anew */
   #deferred = [];
+  /** @type {(() => void)[]} events that came before the details, without which it cannot be said where it was */
+  #unheard = [];
   #generation = 0;
   #round = 0;
   /** @type {Map<string, ReturnType<typeof setTimeout>>} */
@@ -529,7 +532,9 @@ export class Conversation extends Emitter {
     if (before && details.lastSeq < before.lastSeq && details.lastSeq < (this.cursor?.seq ?? 0)) return false;
     this.#details = details;
     this.#members.replace(details.members, details.memberCount);
+    for (const emit of this.#unheard.splice(0)) emit();
     this.#changed();
+    this.dispatchEvent(new Event("detailed"));
     return true;
   }
 
@@ -814,14 +819,23 @@ export class Conversation extends Emitter {
     });
   }
 
-  /** @param {AbortSignal} [signal] */
+  /**
+   * Where no event has come yet the list begins at the head that the details have: what follows the change that made
+   * one a member comes by itself.
+   * @param {AbortSignal} [signal]
+   */
   async #untilAttached(signal) {
     while (!this.#shown) {
+      if (this.#details && !this.#isGone && !this.#host.isCatchingUp()) {
+        const { lastSeq: seq, lastMessage: last } = this.#details;
+        this.attach(last?.changedSeq === seq ? { seq, messageId: last.id } : { seq }, seq + 1);
+        return;
+      }
       if (signal?.aborted) throw abortedBy(signal);
       if (this.#isGone) throw new ParleyError("not_found", "The conversation is gone.");
       if (this.#host.life.aborted) throw new ParleyError("closed", "The chat is closed.");
       await new Promise((resolve) => {
-        for (const type of ["attached", "over"]) this.addEventListener(type, resolve, { once: true });
+        for (const type of ["attached", "detailed", "over"]) this.addEventListener(type, resolve, { once: true });
         signal?.addEventListener("abort", resolve, { once: true });
       });
     }
@@ -926,9 +940,9 @@ export class Conversation extends Emitter {
 
   /** @returns {Kept | null} */
   #kept() {
-    if (this.#isGone) return null;
+    if (this.#isGone || !this.#details) return null; // what is unheard is to be heard of by the next page
     const timeline = this.#shown?.snapshot(this.#host.settings.keep) ?? null;
-    const details = this.#details && { ...this.#details, members: this.members.slice(0, 100) };
+    const details = { ...this.#details, members: this.members.slice(0, 100) };
     if (timeline && this.#next) timeline.cursor = this.#next.cursor;
     return { details, timeline, isStale: this.#next !== null, read: this.#read };
   }
@@ -939,6 +953,10 @@ export class Conversation extends Emitter {
    * @param {ConversationEvents[Type]} detail
    */
   #emit(type, detail) {
+    if (!this.#details && !["conversation", "update", "removed"].includes(type)) {
+      this.#unheard.push(() => this.#emit(type, detail));
+      return;
+    }
     this.emit(type, detail);
     this.#host.announce(type, detail);
   }

@@ -80,16 +80,16 @@ export class FakeServer {
       id: newId(), type, name, createdBy: owner, createdAt: now(), lastSeq: 0, messages: [], members: new Map(), shrunkAt: null,
     };
     for (const userId of [owner, ...others])
-      found.members.set(userId, { userId, role: userId === owner ? "Owner" : "Member", joinedAt: now(), deliveredSeq: 0, readSeq: 0 });
+      found.members.set(userId, { userId, role: userId === owner ? "Owner" : "Member", joinedAt: now(), deliveredSeq: 1, readSeq: 1 });
     this.conversations.set(found.id, found);
-    for (const userId of found.members.keys()) this.attachAll(userId, found);
-    this.system(found, owner, { event: "conversationCreated", by: owner });
-    for (const member of found.members.values()) member.deliveredSeq = member.readSeq = found.lastSeq;
+    this.system(found, owner, { event: "conversationCreated", by: owner }, [...found.members.keys()]);
     return found;
   }
 
-  system(conversation, by, content) {
+  /** What follows this change is sent to those whom it adds, and the details. */
+  system(conversation, by, content, added = []) {
     const wire = this.commit(conversation, { senderId: by, type: "System", content: JSON.stringify(content) });
+    for (const userId of added) this.attachAll(userId, conversation);
     for (const one of this.attached(conversation))
       one.event("ConversationChanged", this.view(conversation, one.user), conversation.id);
     return wire;
@@ -99,8 +99,7 @@ export class FakeServer {
     if (conversation.members.has(userId)) return;
     const member = { userId, role: "Member", joinedAt: now(), deliveredSeq: conversation.lastSeq + 1, readSeq: conversation.lastSeq + 1 };
     conversation.members.set(userId, member);
-    this.attachAll(userId, conversation);
-    this.system(conversation, by, { event: "memberAdded", by, userId, role: "Member" });
+    this.system(conversation, by, { event: "memberAdded", by, userId, role: "Member" }, [userId]);
   }
 
   removeMember(conversation, by, userId) {

@@ -655,11 +655,43 @@ promise("a conversation that is made is there for all its members", async (serve
   const heard = b.messages();
   const conversation = await a.createGroup({ name: "new", memberIds: ["b"] });
   conversation.send("first");
-  assert.equal((await heard.next()).value.message.system.event, "conversationCreated");
   assert.equal((await heard.next()).value.message.content, "first");
   assert.equal(b.conversations[0].name, "new");
   await b.conversations[0].loadOlder();
   assert.equal(b.conversations[0].messages.length, 2);
+});
+
+promise("pages of a conversation load before any event of it has come, also when the connection is lost meanwhile", async (server, connect) => {
+  const [a, b] = [await connect("a"), await connect("b")];
+  const heard = [];
+  a.on("message", ({ message }) => heard.push(message.seq));
+  const conversation = await a.createDirect("b");
+  await conversation.loadOlder();
+  assert.equal(conversation.isComplete, true);
+  assert.deepEqual(conversation.messages.map(({ seq }) => seq), [1]);
+  server.send("b", { conversationId: conversation.id, content: "live" });
+  server.cut();
+  server.send("b", { conversationId: conversation.id, content: "missed" });
+  await until(() => heard.length === 2);
+  const group = await a.createGroup({ name: "new", memberIds: ["b"] });
+  server.cut();
+  await group.loadOlder();
+  server.send("b", { conversationId: group.id, content: "after" });
+  await until(() => heard.length === 3);
+  assert.deepEqual(heard, [2, 3, 2]);
+  for (const [one, seqs] of [[conversation, [1, 2, 3]], [group, [1, 2]]]) assert.deepEqual(one.messages.map(({ seq }) => seq), seqs);
+  assert.deepEqual((await b.conversations.find(({ id }) => id === group.id)?.page())?.messages.length, 2);
+});
+
+promise("what happens in a conversation is said when its name and members are known", async (server, connect) => {
+  const a = await connect("a");
+  const heard = [];
+  a.on("message", ({ conversation }) => heard.push([conversation.name, conversation.memberCount]));
+  const made = server.create("b", ["a"], { name: "named" });
+  for (const one of server.connections) one.queue = one.queue.filter(({ message }) => message.target !== "ConversationChanged");
+  server.send("b", { conversationId: made.id, content: "one" });
+  await until(() => heard.length);
+  assert.deepEqual(heard, [["named", 2]]);
 });
 
 promise("signals end what waits, and closing ends all of it", async (server, connect) => {
