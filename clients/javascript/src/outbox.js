@@ -97,6 +97,8 @@ export class Outbox {
    */
   add(message) {
     if (this.#host.life.aborted) throw closed();
+    const known = this.of(message.conversationId).find(({ draft }) => draft.clientMessageId === message.clientMessageId);
+    if (known) return known; // an application sends again what a store has kept
     const order = ++this.#order;
     const createdAt = new Date().toISOString();
     /** @type {Entry} */

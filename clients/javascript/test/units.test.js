@@ -213,6 +213,19 @@ promise("without a WebSocket the next transport is tried", async (server, connec
   assert.equal((await connect("a", { WebSocket: Broken })).state, "live");
 });
 
+promise("what waits already is sent once, and shown once, when an application sends it again", async (server, connect) => {
+  const room = server.create("a", []);
+  const chat = await connect("a");
+  const [conversation] = chat.conversations;
+  const clientMessageId = crypto.randomUUID();
+  const sent = ["once", "once"].map((content) => conversation.send(content, { clientMessageId }));
+  assert.deepEqual(contents(conversation), ["once"]);
+  await Promise.all(sent.map((message) => message.whenSent()));
+  assert.deepEqual(contents(conversation), ["once"]);
+  assert.equal(server.calls.filter(([, name]) => name === "SendMessage").length, 1);
+  assert.equal(room.messages.length, 2);
+});
+
 promise("one's own order is kept, what is refused fails, and those behind it go on", async (server, connect) => {
   const room = server.create("a", []);
   const chat = await connect("a");
