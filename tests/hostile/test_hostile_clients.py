@@ -15,6 +15,7 @@ from server.cli.dev.services import Services
 from tests.conftest import cloned, flush
 from tests.hostile.arena import Arena, Verdict, open_arena
 from tests.hostile.plans import Plan, raids
+from tests.watchman import place
 
 FEW = 20  # raids of up to four clients: what `make test` has time for
 ROUND = 150  # raids between two looks at what is left, in the long run
@@ -36,7 +37,7 @@ class Ground:
 
     def fresh(self) -> Arena:
         self.leave()
-        directory = self._stack.enter_context(TemporaryDirectory(prefix="hostile-", dir="/tmp"))
+        directory = self._stack.enter_context(TemporaryDirectory(prefix="hostile-", dir=place()))
         database = self._stack.enter_context(cloned(self._services))
         flush(self._services)
         opened = open_arena(database, self._services.redis_url, Path(directory), self.pause)
