@@ -27,6 +27,7 @@ class Proxy:
         self._links: set[_Link] = set()
         self.refusing = False
         self.delay = 0.0  # seconds
+        self.together: tuple[bytes, float] | None = None  # what has these comes down with all of so many seconds
 
     def cut(self) -> None:
         """Every connection ends now, in the middle of whatever it is."""
@@ -119,6 +120,10 @@ class _Link:
     ) -> None:
         try:
             async for data in source:
+                if way == "down" and proxy.together is not None:
+                    awaited, seconds = proxy.together
+                    if awaited in data:
+                        data += await _rest(source, seconds)
                 if proxy.delay:
                     await trio.sleep(proxy.delay)  # the slow way that it stands for
                 if way not in self.frozen:
@@ -127,3 +132,12 @@ class _Link:
             pass
         if way not in self.frozen:
             scope.cancel()
+
+
+async def _rest(source: trio.SocketStream, seconds: float) -> bytes:
+    """Return what comes in so many seconds."""
+    rest = b""
+    with trio.move_on_after(seconds):
+        while more := await source.receive_some():
+            rest += more
+    return rest

@@ -141,7 +141,7 @@ SET_FROM_OUTSIDE: dict[str, dict[str, set[str]]] = {
     },
     "one part in several modules: a hub connection with its buffer and queues, a fan-out and its send queues": {
         "server/hub/connection.py": {"encoding", "sent_at", "opened"},
-        "server/hub/reconnect.py": {"acked", "reserved", "state", "detached", "encoding"},
+        "server/hub/reconnect.py": {"acked", "awaits_client", "reserved", "state", "detached", "encoding"},
         "server/hub/catch_up.py": {"expelled", "auto_attach"},
         "server/hub/methods.py": {"caller"},
         "server/hub/server.py": {"share"},

@@ -275,6 +275,9 @@ class HubConnection:
         """Negotiated; whether the client speaks it, its handshake says."""
         self.message_buffer = ReconnectBuffer(self)
 
+    def on_silent(self, buffer: ReconnectBuffer, now: float) -> float | None:
+        return reconnect.on_silent(self, buffer, now)
+
     async def on_resumed(self, buffer: ReconnectBuffer) -> None:
         """The client has said where it goes on: bring the connection back into its rooms.
 
@@ -318,10 +321,12 @@ class HubConnection:
             self.message_buffer = None
         if self.message_buffer is not None:
             cast(RecordingQueue, self.send_queue).message_buffer = self.message_buffer
+            reconnect.await_client(self, self.message_buffer)
         self._log_opened(request.protocol)
         await self._open()
         if self.message_buffer is not None:
             self.message_buffer.opened = True
+            reconnect.on_opened(self, self.message_buffer)
         if rest and not self.closed:
             waiting = self.receive(rest, binary=self.send_queue.encoding.protocol.binary)
             if waiting is not None:

@@ -1,6 +1,7 @@
 """What a connection with stateful reconnect has while it has no transport: a place for its events, and a time limit.
 
-Owns the send queue without a transport, and the member of the wheel that ends the wait.
+Owns the send queue without a transport, and the member of the wheel that ends the wait for a client: for one that is
+away, and before that for the first message of one that has just connected.
 `server.protocol.signalr.stateful_reconnect` counts.
 """
 
@@ -8,15 +9,21 @@ from typing import Protocol
 
 import trio
 
+from server.hub.ports import Transport
 from server.protocol.signalr.encoding import Encoding
-from server.protocol.signalr.stateful_reconnect import MessageBuffer
+from server.protocol.signalr.stateful_reconnect import MessageBuffer, State
 from server.transport.send_queue import SendQueue
 
 
 class Expires(Protocol):
-    """A connection, as its time limit sees it."""
+    """A connection, as its time limits see it."""
+
+    transport: Transport
 
     def expire(self, why: str = ...) -> None: ...
+
+    def on_silent(self, buffer: "ReconnectBuffer", now: float) -> float | None:
+        """The client has said nothing since its handshake. Return when to ask again, if at all."""
 
 
 class RecordingQueue(Protocol):
@@ -44,7 +51,8 @@ class DetachedQueue(SendQueue):
 
 
 class ReconnectBuffer(MessageBuffer):
-    """The message buffer of a connection, and the time it may go without a transport. A member of the wheel."""
+    """The message buffer of a connection, and the time it may go without a transport, or its client without a first
+    message. A member of the wheel."""
 
     __slots__ = ("connection", "detached", "wheel_tick")
 
@@ -54,10 +62,16 @@ class ReconnectBuffer(MessageBuffer):
         self.wheel_tick = -1
         self.detached = trio.Event()  # the transport is gone, or the connection is
 
-    def on_due(self, now: float) -> None:
-        """The client has not come back."""
+    def on_due(self, now: float) -> float | None:
+        """The client has not come back, or has said nothing yet."""
+        if self.state is not State.DETACHED:
+            return self.connection.on_silent(self, now)
         self.connection.expire()
+        return None
 
     def abort(self, why: str) -> None:
-        """End the connection while it has no transport."""
-        self.connection.expire(why)
+        """End the connection while it has no transport; else end its transport."""
+        if self.state is State.DETACHED:
+            self.connection.expire(why)
+        else:
+            self.connection.transport.abort(why)

@@ -1,4 +1,4 @@
-"""Stateful reconnect: which messages count, and how a connection goes on with another transport.
+"""Stateful reconnect: which messages count, from when on, and how a connection goes on with another transport.
 
 Owns what a connection does for that. The counters and the buffer are `server.protocol.signalr.stateful_reconnect`'s,
 the send queue of the time in between is `server.hub.detached_queue`'s, and bringing the connection back into its rooms
@@ -25,6 +25,10 @@ from store.errors import Overloaded
 from store.redis.inbox_entries import Receipt
 
 DETACHED_TIMEOUT = 15.0  # seconds a connection waits for its client (SignalR's disconnect timeout)
+# Seconds without a word of the client after which it gets its first event all the same. The JavaScript client pings as
+# soon as it counts, a round trip after the answer to its handshake: more than that on any network that is fit for a
+# chat, and short enough for clients that have nothing to say at first.
+FIRST_MESSAGE_TIMEOUT = 1.0
 
 
 class Resumable(Protocol):
@@ -55,6 +59,48 @@ class Resumable(Protocol):
     def end(self, error: str | None, *, allow_reconnect: bool = False, code: int = websocket.NORMAL) -> None: ...
 
 
+# -- how it begins -----------------------------------------------------------------------------------------------------
+
+
+def await_client(connection: Resumable, buffer: ReconnectBuffer) -> None:
+    """Send nothing that is counted before the client's first message after its handshake (docs/hub-protocol.md 5).
+
+    The JavaScript client begins to count a little after it has read the answer to its handshake, and then sends a ping.
+    An event that it reads together with the answer it would not count, and after the first lost socket it would take
+    one message for another: show one twice, or never. What is to be sent waits in the send queue meanwhile.
+    """
+    buffer.awaits_client = True
+    connection.hub.wheel.schedule(buffer, connection.hub.wheel.now + FIRST_MESSAGE_TIMEOUT)
+
+
+def on_opened(connection: Resumable, buffer: ReconnectBuffer) -> None:
+    """The answer to the handshake goes out, and the client is heard from now on: its time begins."""
+    if buffer.awaits_client:
+        connection.hub.wheel.schedule(buffer, connection.hub.wheel.now + FIRST_MESSAGE_TIMEOUT)
+
+
+def on_silent(connection: Resumable, buffer: ReconnectBuffer, now: float) -> float | None:
+    """The client has said nothing in time: wait no longer. While the connection opens it could not be heard, and is
+    given more time, unless so much waits that the opening may wait for room itself (`wait_room`)."""
+    if not buffer.opened and connection.send_queue.size <= connection.send_queue.limit // 2:
+        return now + FIRST_MESSAGE_TIMEOUT
+    _release(connection, buffer)
+    return None
+
+
+def _release(connection: Resumable, buffer: ReconnectBuffer) -> None:
+    buffer.awaits_client = False
+    connection.hub.wheel.cancel(buffer)
+    _flush(connection)
+
+
+def _flush(connection: Resumable) -> None:
+    """Something that the send queue has waited for has come."""
+    connection.send_queue.flush()
+    if connection.send_queue.size <= connection.send_queue.limit * RESUME_AT:
+        connection.on_freed()
+
+
 # -- what comes --------------------------------------------------------------------------------------------------------
 
 
@@ -65,6 +111,8 @@ def accepts(connection: Resumable, buffer: ReconnectBuffer, message: HubMessage)
     comes before that is dropped, for it will be repeated. From then on a message whose number was worked on before is
     dropped as well, so an invocation is carried out at most once, however often the transport was replaced.
     """
+    if buffer.awaits_client:
+        _release(connection, buffer)
     if isinstance(message, Sequence_):
         if buffer.state is not State.RESUMING:  # it begins each further transport, and comes at no other time
             connection.end("A Sequence message came outside of a reconnect.", code=websocket.PROTOCOL_ERROR)
@@ -108,9 +156,7 @@ def _acknowledged(connection: Resumable, buffer: ReconnectBuffer, number: int) -
             connection.hub.receipts.offer(Receipt(UUID(conversation_id), connection.user_id, seq, 0))
         except Overloaded:
             break  # the next one covers it too
-    connection.send_queue.flush()
-    if connection.send_queue.size <= connection.send_queue.limit * RESUME_AT:
-        connection.on_freed()
+    _flush(connection)
 
 
 # -- from one transport to the next ------------------------------------------------------------------------------------
@@ -136,6 +182,7 @@ def detach(connection: Resumable, buffer: ReconnectBuffer) -> None:
     connection.leave_rooms()
     connection.catching_up = connection.busy = connection.inline = False
     buffer.state = State.DETACHED
+    buffer.awaits_client = False  # a client that comes back counts: it was ready, or it would begin anew
     connection.hub.wheel.schedule(buffer, connection.hub.wheel.now + DETACHED_TIMEOUT)
     buffer.detached.set()
 

@@ -18,6 +18,7 @@ import trio
 
 from server.config.loading import load
 from server.identity.access_tokens import LEEWAY, mint_token
+from server.protocol.signalr import handshake
 from tests.event_recorder import event_of
 from tests.proxy import Proxy
 from tests.running import JWT_KEY, Running, User, free_port, running
@@ -25,6 +26,7 @@ from tests.waiting import wait_until
 
 SCRIPT = Path(__file__).parent / "chat.mjs"
 WAIT = 120.0  # seconds: long past anything but a hang
+TYPING = 1.0  # seconds between two signs of it that the hub passes on
 
 WEB_SOCKETS = "WebSockets"
 PROTOCOLS = ("json", "messagepack")
@@ -292,16 +294,19 @@ async def _expire(people: Node, server: Running, bob: User, protocol: str) -> No
 
 async def test_stateful_reconnect(people: Node, database: str, redis_url: str, nursery: trio.Nursery) -> None:
     """A socket that is lost is replaced without the application noticing: nothing is missed, nothing comes twice, calls
-    under way are answered. What arrived counts as delivered though the client never says so. After kill -9 the client
-    begins anew, as without it."""
+    under way are answered. That holds where what is sent right behind the answer to the handshake comes in one piece
+    with it. What arrived counts as delivered though the client never says so. After kill -9 the client begins anew, as
+    without it."""
     port, server_port = free_port(), free_port()
     proxy = Proxy(port, server_port)
     await nursery.start(proxy.run)
-    async with running(database, redis_url, port=server_port) as server, AsyncExitStack() as stack:
+    attentive = running(database, redis_url, port=server_port, module="tests.interop.attentive")
+    async with attentive as server, AsyncExitStack() as stack:
         bobs = []
         for protocol in PROTOCOLS:  # the first one's sockets are lost with those of the second
             bob = await server.register(f"bob-{protocol}")
             way = person(people, server, bob, protocol, negotiate="stateful", port=port)
+            proxy.together = (handshake.OK, 2 * TYPING)
             b = await stack.enter_async_context(way)
             await _lose_sockets(proxy, server, b, bob, protocol)
             bobs.append(b)
@@ -325,7 +330,12 @@ async def _lose_sockets(proxy: Proxy, server: Running, b: Person, bob: User, pro
             updates.append(arguments[0])
 
     async with server.connect(alice, on_event) as a:
+        while not b.happened("connected"):
+            for name in ("StartTyping", "StopTyping"):
+                await a.invoke(name, conversation)
+            await trio.sleep(TYPING)  # the pace of the hub
         assert await b.expect("connected")
+        proxy.together = None
         for turn in range(5):
             for when in ("before", "while", "after"):
                 await a.invoke("SendMessage", {"conversationId": conversation, "content": f"{when} {turn}"})

@@ -4,7 +4,8 @@ Owns the counters and the buffer of one connection: what we sent and the client 
 received. Pure: no clock, no trio. Only hub messages of types 1 to 5 are counted, from 1 on, one counter in each
 direction, never reset.
 
-    live      the socket is lost -> detached: nothing is sent; the connection waits for its client
+    live      at first nothing counted is sent until the client has said something (`awaits_client`)
+              the socket is lost -> detached: nothing is sent; the connection waits for its client
     detached  a socket with the same id -> resuming: our Sequence and what is unacknowledged are sent; whatever the
               client says is ignored
     resuming  its Sequence -> live: the client repeats what it sent after that; what we had is dropped
@@ -43,10 +44,21 @@ class Delivered(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class MessageBuffer:
-    __slots__ = ("_arriving", "_first", "_unacknowledged", "acked", "opened", "received", "size", "state")
+    __slots__ = (
+        "_arriving",
+        "_first",
+        "_unacknowledged",
+        "acked",
+        "awaits_client",
+        "opened",
+        "received",
+        "size",
+        "state",
+    )
 
     def __init__(self) -> None:
         self.state = State.LIVE
+        self.awaits_client = False  # it may not count yet what it gets: nothing counted is sent
         self.opened = False  # the connection is attached where it belongs; else that is done after the resume
         self.received = 0  # the last message of the client that we have worked on
         self.acked = 0  # the last one that we have acknowledged
@@ -62,6 +74,11 @@ class MessageBuffer:
     @property
     def full(self) -> bool:
         return self.size > BUFFER
+
+    @property
+    def may_send(self) -> bool:
+        """Whether counted messages may be sent now."""
+        return not self.awaits_client and not self.full
 
     def record(self, encoding: Encoding, frames: Iterable[bytes]) -> None:
         """These are being sent, in this order."""

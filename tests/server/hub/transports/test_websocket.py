@@ -1,8 +1,9 @@
-"""server.hub.transports.websocket: the bound on what is not acknowledged, on real sockets."""
+"""server.hub.transports.websocket: what waits for the client's first message and for its acks, on real sockets."""
 
 import socket
 import time
 from collections.abc import AsyncIterator, Sequence
+from uuid import UUID
 
 import pytest
 import trio
@@ -12,20 +13,24 @@ from handlers.model import Caller
 from loadtest.client import PROTOCOLS
 from server.hub import reconnect
 from server.hub.connection import HubConnection
+from server.hub.reconnect import FIRST_MESSAGE_TIMEOUT
 from server.hub.transports.websocket import StatefulWebSocket
 from server.protocol import websocket
 from server.protocol.signalr.encoding import FRAMED
-from server.protocol.signalr.messages import Completion, HubMessage, Invocation
+from server.protocol.signalr.messages import Close, Completion, HubMessage, Invocation
 from server.protocol.signalr.messages import Sequence as Sequence_
 from server.protocol.signalr.stateful_reconnect import BUFFER
 from server.transport.epoll import Poller
+from server.transport.timer_wheel import TICK
 from store.ids import new_id
-from tests.server.hub.test_connection import USER, World
+from tests.server.hub.test_connection import USER, EmptyStore, World
 from tests.server.hub.test_connection import world as world
 
 WAIT = 30.0
 LIMIT = 256 * 1024  # bytes of a send queue
 EVENT = "x" * 5000
+PING = b'{"type":6}\x1e'
+CALL = PROTOCOLS["json"].encode_invocation("Ping", (), "1")
 
 
 class Peer:
@@ -53,14 +58,20 @@ class Peer:
         self._parser = PROTOCOLS["json"].parser(1 << 24)
 
     async def connect(self, send_buffer: int | None = None) -> None:
+        """As the JavaScript client does, which says at once that it is there."""
+        await self.shake_hands(send_buffer)
+        assert self.answered() == []
+        self.say(PING)
+        await wait_all_tasks_blocked()
+
+    async def shake_hands(self, send_buffer: int | None = None, version: int = 2) -> None:
         self._dial(send_buffer)
         caller = Caller(user_id=USER, expires_at=time.time() + 36000)
         self.connection = HubConnection(self.world, self.transport, self.transport, caller, "connection")
         self.connection.make_resumable()
         await self._serve()
-        self.say(b'{"protocol":"json","version":2}\x1e')
+        self.say(b'{"protocol":"json","version":%d}\x1e' % version)
         await wait_all_tasks_blocked()
-        assert len(self.hear(handshake=True)) == 0
 
     async def _serve(self) -> None:
         self._nursery.start_soon(self.transport.run, self.connection)
@@ -78,6 +89,10 @@ class Peer:
     def say(self, data: bytes) -> None:
         self.sock.sendall(websocket.encode_masked(websocket.TEXT, data))
 
+    def answered(self) -> Sequence[HubMessage]:
+        """What has come by now: the answer to the handshake, and behind it."""
+        return self.hear(handshake=True)
+
     def hear(self, handshake: bool = False) -> Sequence[HubMessage]:
         """What has come by now."""
         data = b""
@@ -87,7 +102,10 @@ class Peer:
         except BlockingIOError:
             pass
         heard: list[HubMessage] = []
-        for event in self._decoder.receive(data):
+        events = [event for event in self._decoder.receive(data) if not isinstance(event, websocket.Close)]
+        if handshake:
+            assert isinstance(events[0], websocket.Message) and events[0].data == b"{}\x1e"
+        for event in events:
             assert isinstance(event, websocket.Message)
             heard += self._parser.feed(event.data.removeprefix(b"{}\x1e") if handshake else event.data)
         return heard
@@ -112,11 +130,119 @@ def counted(messages: Sequence[HubMessage]) -> list[HubMessage]:
     return [message for message in messages if isinstance(message, (Invocation, Completion))]
 
 
+class EventfulStore(EmptyStore):
+    """The user is sent events while their connection opens, which takes as long as the test wants."""
+
+    def __init__(self, world: World, events: int, opening: float) -> None:
+        self._world = world
+        self._events = events
+        self._opening = opening
+
+    async def memberships(self, user_id: UUID) -> Sequence[UUID]:
+        for _ in range(self._events):
+            self._world.rooms.notify_user(USER, "ConversationChanged", (EVENT,), new_id())
+        await trio.sleep(self._opening)  # virtual
+        return ()
+
+
 @pytest.fixture
 async def peer(world: World, nursery: trio.Nursery) -> AsyncIterator[Peer]:
     poller = Poller()
     await nursery.start(poller.run)
     yield Peer(world, poller, nursery)
+
+
+@pytest.mark.parametrize("word", [PING, CALL])
+@pytest.mark.parametrize("opening", [0.0, 2.7 * FIRST_MESSAGE_TIMEOUT])
+async def test_events_wait_for_the_first_message(
+    world: World, peer: Peer, autojump_clock: MockClock, word: bytes, opening: float
+) -> None:
+    """An event that is due at once does not come with the answer to the handshake, however long that took, but after
+    the client's first message. From then on nothing waits."""
+    world.sync = EventfulStore(world, 1, opening)
+    await peer.shake_hands()
+    await trio.sleep(opening)
+    await wait_all_tasks_blocked()
+    assert peer.answered() == []
+    peer.notify(1)
+    await trio.sleep(FIRST_MESSAGE_TIMEOUT / 4)
+    assert peer.hear() == []
+    peer.say(word)
+    await wait_all_tasks_blocked()
+    first, second, *answers = counted(peer.hear())
+    assert isinstance(first, Invocation) and isinstance(second, Invocation)
+    assert [type(answer) for answer in answers] == ([Completion] if word == CALL else [])
+    peer.notify(1)
+    await wait_all_tasks_blocked()
+    assert len(peer.hear()) == 1
+    await peer.lose()
+
+
+@pytest.mark.parametrize("version", [1, 2])
+async def test_who_says_nothing_hears_all_the_same(
+    world: World, peer: Peer, autojump_clock: MockClock, version: int
+) -> None:
+    """A client that says nothing gets its first event when the time for its first message is over; one without
+    stateful reconnect gets it at once."""
+    world.sync = EventfulStore(world, 1, 0)
+    await peer.shake_hands(version=version)
+    heard = peer.answered()
+    if version == 2:
+        assert heard == []
+        await trio.sleep(FIRST_MESSAGE_TIMEOUT + 2 * TICK)
+        heard = peer.hear()
+    assert len(heard) == 1
+    peer.notify(1)
+    await wait_all_tasks_blocked()
+    assert len(peer.hear()) == 1
+    await peer.lose()
+
+
+@pytest.mark.parametrize("how", ["ended", "drained", "lost", "lags"])
+async def test_what_happens_before_the_first_message(
+    world: World, peer: Peer, autojump_clock: MockClock, how: str
+) -> None:
+    """What waits for the first message comes before the Close of a connection that ends or is drained, is repeated on
+    the next socket, and is no more than the send queue holds."""
+    await peer.shake_hands()
+    assert peer.answered() == []
+    peer.notify(100 if how == "lags" else 2)
+    await wait_all_tasks_blocked()
+    assert peer.hear() == [] and peer.transport.size <= LIMIT
+    if how == "lost":
+        await peer.lose()
+        await peer.come_back()
+        sequence, *again = await peer.hear_all()
+        assert sequence == Sequence_(1) and len(counted(again)) == 2
+        peer.say(b'{"type":9,"sequenceId":1}\x1e')
+        await trio.sleep(2 * FIRST_MESSAGE_TIMEOUT)
+        assert peer.hear() == []
+    elif how == "lags":
+        peer.say(PING)
+        heard = counted(await peer.hear_all())
+        assert len(heard) > LIMIT // len(EVENT) // 2
+        peer.say(b'{"type":8,"sequenceId":%d}\x1e' % len(heard))
+        await peer.hear_all()
+        assert not peer.connection.catching_up and not peer.connection.owed and not peer.connection.closed
+    else:
+        if how == "ended":
+            peer.connection.end("enough")
+        else:
+            await peer.connection.drain("leaving", code=websocket.SERVICE_RESTART, patience=WAIT)
+        *events, close = await peer.hear_all()
+        assert len(counted(events)) == 2 and isinstance(close, Close)
+    await peer.lose()
+
+
+async def test_an_opening_that_waits_for_room(world: World, peer: Peer, autojump_clock: MockClock) -> None:
+    """So much is said while a connection opens that the opening may wait for room: that does not wait for it."""
+    world.sync = EventfulStore(world, LIMIT // len(EVENT) * 3 // 4, 1000)
+    await peer.shake_hands()
+    assert peer.transport.size > LIMIT // 2
+    await trio.sleep(FIRST_MESSAGE_TIMEOUT + 2 * TICK)
+    await wait_all_tasks_blocked()
+    assert peer.transport.size < LIMIT // 2
+    await peer.lose()
 
 
 @pytest.mark.parametrize("meanwhile", [0, 10])
