@@ -16,9 +16,9 @@ import pytest
 from store.postgres import migrations
 
 ROOT = Path(__file__).parents[1]
-# Nothing is declared for these beside the code itself: which routes there are, and which events are sent, is read from
-# the process and from the code by tests/server/rest/routes/test_docs.py and tests/test_hub_reference.py.
-WITHOUT_REGISTRY = {"a REST route", "an event to clients of this process"}
+# Nothing is declared beside the code itself: which routes there are is read from the process by
+# tests/server/rest/routes/test_docs.py.
+WITHOUT_REGISTRY = {"a REST route"}
 NEXT = len(migrations.load()) + 1
 
 
@@ -91,6 +91,17 @@ CHANGES = {
             "",
             "-- Messages may be examples.\nALTER TABLE messages DROP CONSTRAINT messages_kind_check;\n"
             "ALTER TABLE messages ADD CHECK (kind IN ('Text', 'Image', 'File', 'Emoji', 'System', 'Example'));\n",
+        ),
+    ],
+    "an event to clients of this process": [
+        Change(
+            "handlers/model.py", "class TypingUpdate(", "class ShownPayload(Wire, frozen=True):\n    what: str\n\n\n"
+        ),
+        Change("server/hub/events.py", "\n\nclass Event(", "from handlers.model import ShownPayload\n"),
+        Change(
+            "server/hub/events.py",
+            '    "UserStartedTyping":',
+            '    "ExampleShown": Event((("example", ShownPayload),), "An example."),\n',
         ),
     ],
     "an event across instances": [
@@ -203,6 +214,14 @@ from server.cli.main import main
 
 found["a command"] = [CliRunner().invoke(main, ["example"]).output.strip(), "Do it." in CliRunner().invoke(main).output]
 
+from server.rest import asyncapi
+
+described = asyncapi.document(Settings())
+shown = described["components"]["messages"]["ExampleShown"]["payload"]["properties"]["arguments"]
+found["an event to clients of this process"] = [
+    described["operations"]["ExampleShown"]["action"], "ShownPayload" in str(shown)
+]
+
 from handlers.messages import Messages
 from handlers.model import CreateMessage
 
@@ -262,6 +281,7 @@ EXPECTED: dict[str, object] = {
     "a check of `parley check`": "as it should be",
     "a command": ["done", True],
     "a type of message": ["Example", True],
+    "an event to clients of this process": ["send", True],
     "an event across instances": ["a", ["hello"]],
     "a migration": [["Messages may be examples.", "Examples."], True],
     "a statement": "SELECT 42",
@@ -328,6 +348,7 @@ def test_one_more(added: dict[str, object], what: str) -> None:
         ("an object store", 2),
         ("a scenario of the load test", 2),
         ("a type of message", 3),
+        ("an event to clients of this process", 2),
         ("an event across instances", 3),
     ],
 )
