@@ -508,7 +508,13 @@ class Rooms:
         return is_new
 
     def detach_user(self, conversation_id: UUID, user_id: UUID) -> bool:
-        """Detach the connections of a user who is not a member. Return True if one was attached."""
+        """Detach the connections of a user who is not a member. Return True if one was attached.
+
+        Those that are catching up may have read their memberships before the removal, of which nothing has come here.
+        """
+        for connection in self._connections.get(user_id, ()):
+            if connection.expelled is not None:
+                connection.expelled.add(conversation_id)
         room = self._rooms.get(conversation_id)
         if room is None:
             return False

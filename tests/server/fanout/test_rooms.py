@@ -585,6 +585,18 @@ async def test_added_again_while_it_lags() -> None:
         assert connection.resynced == [CONVERSATION]  # what was said since they were added has not come
 
 
+async def test_found_to_be_no_member_during_a_catch_up() -> None:
+    """A recheck that finds a removal of which this instance did not hear counts for what catches up just now, too."""
+    world = World()
+    attached, catching_up, other = await world.attached(), await world.connection(), await world.connection(new_id())
+    catching_up.expelled, other.expelled = set(), set()
+    assert world.rooms.detach_user(CONVERSATION, USER)
+    assert not attached.rooms and catching_up.expelled == {CONVERSATION} and other.expelled == set()
+    catching_up.expelled.clear()
+    assert not world.rooms.detach_user(CONVERSATION, USER)  # no room is open any more
+    assert catching_up.expelled == {CONVERSATION}
+
+
 async def test_news_without_room() -> None:
     """What is said of a conversation to a connection whose send queue is full is owed, with the reason."""
     world = World()
