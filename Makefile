@@ -21,7 +21,6 @@ run: $(READY) ## PostgreSQL, Valkey and the server on http://localhost:5000 (Ctr
 	@$(BIN)/parley dev
 
 test: export PYTHONDONTWRITEBYTECODE := # the tests start many processes, each of which would compile everything again
-test: export PYTHONDONTWRITEBYTECODE := # the tests start many processes, each of which would compile everything again
 test: $(TESTABLE) ## everything: style, types, import contracts, the whole suite (WORKERS=)
 	@$(BIN)/pytest -q --collect-only > $(VENV)/collected.txt 2>&1 & \
 		$(MAKE) --no-print-directory lint; checked=$$?; wait; exit $$checked # compiled once, not by each worker

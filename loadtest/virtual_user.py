@@ -283,7 +283,7 @@ class VirtualUser:
     # -- what it does ----------------------------------------------------------------------------
 
     def send(self, conversation: str, due: float, size: int) -> None:
-        """Send a message that is due at `due`. While offline it is kept; its latency counts from the reconnect."""
+        """Send a message that is due at `due`, from when its latency counts. While offline it is kept."""
         self.repeat(self.draft(conversation, due, size))
 
     def draft(self, conversation: str, due: float, size: int) -> Send:

@@ -86,8 +86,8 @@ class Membership:
         """Run epochs, one after another, until cancelled. Ready after the first attempt, even if it failed.
 
         An epoch that fails is followed by the next one after `FIRST_RETRY`, or up to `MAX_RETRY` if it did not come
-        to be established. The loss is logged once, until an epoch is established again, and so is a link that is lost
-        and established in turns.
+        to be established. The loss is logged once, until an epoch is established again, and so is a membership that is
+        lost and established in turns.
         """
         delay = FIRST_RETRY
         self._heard_at = trio.current_time()

@@ -37,15 +37,15 @@ async def list_diverged(conn: Connection, cursors: Sequence[tuple[UUID, Cursor]]
     )
     return {
         position - 1: head
-        for position, head, floor, *evidence in await found.fetchall()
-        if not _is_proved(cursors[position - 1][1], head, floor, *evidence)
+        for position, head, watermark, *evidence in await found.fetchall()
+        if not _is_proved(cursors[position - 1][1], head, watermark, *evidence)
     }
 
 
 def _is_proved(
     cursor: Cursor,
     head: int,
-    floor: int,
+    watermark: int,
     made: int | None,
     changed: int | None,
     changed_ms: int | None,
@@ -59,7 +59,7 @@ def _is_proved(
     """
     if cursor.seq > head:
         return False
-    if cursor.seq <= floor or cursor.seq == 0 or cursor.message_id is None:
+    if cursor.seq <= watermark or cursor.seq == 0 or cursor.message_id is None:
         return True
     if made is None or changed is None:
         return False
