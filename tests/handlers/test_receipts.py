@@ -58,6 +58,20 @@ async def test_who_may_mark(memory: Memory) -> None:
     assert memory.durable.offered == [Receipt(group, member.user_id, said.seq, 0)]
 
 
+async def test_a_removed_sender(memory: Memory) -> None:
+    """Of their own message they neither learn who has it nor say that they do."""
+    member, removed = memory.user(), memory.user()
+    group = memory.group((member, Role.MEMBER), (removed, Role.MEMBER))
+    said = memory.say(group, removed)
+    del memory.tables.members[group, removed.user_id]
+    for call in (
+        memory.receipts.mark_message(removed, said.id, READ),
+        memory.receipts.list(removed, said.id, 10, None),
+    ):
+        assert (await refused(memory, call)).code == "not_found"
+    assert memory.durable.offered == []
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [(Unavailable("x"), "unavailable"), (Overloaded("x"), "overloaded"), (StoreError("x"), "internal")],

@@ -12,9 +12,12 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from server.fanout.conversation_updates import CHANGED, RETRY, ConversationNotifier
 from server.fanout.room import Room
 from server.fanout.rooms import Rooms
+from server.transport.send_queue import Flusher
 from store.errors import Unavailable
 from store.ids import new_id
 from store.model import Conversation
+from tests.server.fake_cluster import FakeCluster
+from tests.server.fanout.test_rooms import CONVERSATION, USER, Connection, Database, Sink, change
 
 ROOM, ALICE, BOB = new_id(), new_id(), new_id()
 
@@ -112,3 +115,30 @@ async def test_tried_again(world: World, autojump_clock: MockClock) -> None:
     world.away = False
     await trio.sleep(2 * RETRY)
     assert world.done == [("attached", ALICE), (CHANGED, ALICE)]
+
+
+@pytest.mark.parametrize("way", ["removed", "added"])
+async def test_a_change_settles_a_doubt(way: str, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """A change of members that is delivered while a recheck reads what was before it decides, and the recheck does not
+    undo it: who was removed is not attached, and who was added is not detached."""
+    views = World()
+    notifier: ConversationNotifier
+    rooms = Rooms(Database(10), Flusher(), FakeCluster(), notifier=lambda: notifier)
+    notifier = ConversationNotifier(views, rooms)
+    await nursery.start(notifier.run)
+    connection = Connection(rooms)
+    await rooms.register(connection)
+    views.members, views.gate = ({USER} if way == "removed" else set()), trio.Event()
+    async with rooms.opened([CONVERSATION]) as opened:
+        if way == "added":
+            opened[CONVERSATION].attach(connection)
+        notifier.recheck(CONVERSATION, USER)
+        await wait_all_tasks_blocked()
+        assert views.asked == 1
+        views.members = {USER} if way == "added" else set()
+        rooms.publish([change(11, **{way: (USER,)})])
+        views.gate.set()
+        await wait_all_tasks_blocked()
+        assert (connection in opened[CONVERSATION].attached) is (way == "added") and connection.resynced == []
+        assert isinstance(connection.send_queue, Sink)
+        assert (b"ConversationRemoved" in connection.send_queue.sent) is (way == "removed")

@@ -170,6 +170,16 @@ async def test_receipts_never_fall(world: tuple[Recorder, EphemeralEvents], auto
     assert announced == [("Read", 7), ("Delivered", 9), ("Read", 8), ("Delivered", 10)]
 
 
+async def test_each_cursor_for_itself(world: tuple[Recorder, EphemeralEvents], autojump_clock: MockClock) -> None:
+    """Delivered 7, then read 4, is (7, 4): neither is announced again, nor what is delivered below 7."""
+    recorder, ephemeral_events = world
+    for delivered, read in ((7, 0), (4, 4), (7, 0), (7, 4), (6, 0)):
+        ephemeral_events.receive(entry_of([Receipt(ROOM, ALICE, delivered, read, "t")]))
+        await trio.sleep(0.5)
+    announced = [(update.status.value, update.seq) for _, update in recorder.announced]
+    assert announced == [("Delivered", 7), ("Read", 4)]
+
+
 async def test_no_room_open(world: tuple[Recorder, EphemeralEvents], autojump_clock: MockClock) -> None:
     """Receipts of conversations that are not open here are not kept."""
     recorder, ephemeral_events = world

@@ -16,6 +16,7 @@ from handlers.errors import ChatError
 from handlers.model import Caller, Others, Synced, SyncedConversation, SyncOutcome
 from server.fanout.broadcaster import Broadcaster
 from server.fanout.recent_events import Broadcast, RecentEvents
+from server.fanout.room import JOINED
 from server.fanout.rooms import RESYNC
 from server.hub import catch_up, reconnect
 from server.hub.connection import MAX_OWED, HubConnection
@@ -26,7 +27,7 @@ from store.model import Change, Conversation, Cursor, MessageType, Position
 from tests.server.fanout.test_rooms import CONVERSATION, change
 from tests.server.hub.test_connection import SHAKE, USER, EmptyStore, Transport, World
 
-MEMBERSHIPS, HEADS, CHANGES = "memberships", "heads", "changes"
+MEMBERSHIPS, HEADS, CHANGES, VIEW = "memberships", "heads", "changes", "view"
 
 
 class Store(EmptyStore):
@@ -54,8 +55,9 @@ class Store(EmptyStore):
         return mine
 
     async def view(self, user_id: UUID, conversation_id: UUID) -> Conversation | None:
-        await trio.lowlevel.checkpoint()
-        return cast(Conversation, f"as of {self.head}") if self.is_member else None
+        found = cast(Conversation, f"as of {self.head}") if self.is_member else None
+        await self._answer(VIEW)
+        return found
 
     async def heads(self, conversation_ids: Collection[UUID]) -> dict[UUID, int]:
         self.before.pop(HEADS, lambda: None)()
@@ -715,6 +717,21 @@ async def test_added_during_a_catch_up(hub: Hub, nursery: trio.Nursery) -> None:
     await wait_all_tasks_blocked()
     hub.say()
     assert hub.is_attached and reader.look().changed == ["as of 10"] and reader.seqs == [11]
+
+
+async def test_removed_while_it_is_settled(hub: Hub, nursery: trio.Nursery) -> None:
+    """What is owed of a conversation that the user was added to does not attach who was removed while it is read."""
+    reader = Reader(hub, nursery, manual=False)
+    hub.database.is_member = False
+    await reader.begin()
+    hub.database.is_member = True
+    hub.database.meanwhile[VIEW] = hub.remove
+    reader.connection.owe(CONVERSATION, JOINED)
+    await wait_all_tasks_blocked()
+    assert not hub.is_attached
+    hub.say()
+    await wait_all_tasks_blocked()
+    assert reader.look().seqs == [] and reader.removed and not reader.changed
 
 
 async def test_more_news_than_are_kept(hub: Hub, nursery: trio.Nursery) -> None:

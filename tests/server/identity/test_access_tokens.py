@@ -465,7 +465,7 @@ async def test_connection_tokens_are_redeemed_once() -> None:
     """A second use is detected on every instance; without Redis, on the instance of the first use."""
     shared = Claims()
     one, two = ConnectionTokens(SigningKeys(KEY), shared), ConnectionTokens(SigningKeys(KEY), shared)
-    caller = Caller(user_id=UUID(int=7), expires_at=9e9)
+    caller = Caller(user_id=UUID(int=7), expires_at=9e9, is_admin=True, session_id=UUID(int=8))
     connection_id, token = one.issue(caller)
     redeemed = await two.redeem(token)
     assert redeemed is not None and (redeemed.caller, redeemed.connection_id) == (caller, connection_id)

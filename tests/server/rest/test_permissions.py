@@ -158,8 +158,14 @@ RULES: dict[str, list[Rule]] = {
         Rule(who("forbidden"), at(MESSAGE), say_again),
         Rule(who(), at("/api/messages/{mine}"), say_again),
     ],
-    "PUT /api/messages/{messageId}/status": [Rule(who(), at(MESSAGE + "/status", {"status": "Read"}))],
-    "GET /api/messages/{messageId}/receipts": [Rule(who(), at(MESSAGE + "/receipts"))],
+    "PUT /api/messages/{messageId}/status": [
+        Rule(who(), at(MESSAGE + "/status", {"status": "Read"})),
+        Rule(who(), at("/api/messages/{mine}/status", {"status": "Read"})),
+    ],
+    "GET /api/messages/{messageId}/receipts": [
+        Rule(who(), at(MESSAGE + "/receipts")),
+        Rule(who(), at("/api/messages/{mine}/receipts")),
+    ],
     "POST /api/files/upload": [Rule(EVERYONE, at("/api/files/upload", files={"file": "some text"}))],
     "POST /api/files/presign": [
         Rule(EVERYONE, at("/api/files/presign", {"name": "a.txt", "contentType": "text/plain", "size": 1}))
@@ -204,8 +210,8 @@ METHODS: dict[str, list[Rule]] = {
     "StreamHistory": [Rule(who(), call("{conversation}"))],
     "StartTyping": [Rule(who(), call("{conversation}"))],
     "StopTyping": [Rule(EVERYONE, call("{conversation}"))],  # has no effect
-    "MarkMessageAsRead": [Rule(who(), call("{theirs}"))],
-    "MarkMessageAsDelivered": [Rule(who(), call("{theirs}"))],
+    "MarkMessageAsRead": [Rule(who(), call("{theirs}")), Rule(who(), call("{mine}"))],
+    "MarkMessageAsDelivered": [Rule(who(), call("{theirs}")), Rule(who(), call("{mine}"))],
     "MarkRead": [Rule(who(), call("{conversation}", 1))],
     "MarkDelivered": [Rule(who(), call("{conversation}", 1))],
     "UpdateStatus": [Rule(EVERYONE, call("Online"))],

@@ -1,24 +1,33 @@
-"""server.hub.transports.http_transport: POSTs that meet the end of their connection."""
+"""server.hub.transports.http_transport: POSTs that meet the end of their connection, and clients that do not see it."""
 
 import time
 from collections.abc import AsyncIterator, Awaitable
-from typing import ClassVar, cast
+from types import SimpleNamespace
+from typing import Any, ClassVar, cast
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from handlers.model import Caller
 from server.config.loading import load
 from server.hub.connection import HubConnection
+from server.hub.server import HubServer
 from server.hub.transports.http_transport import Gone, HttpTransport
+from server.hub.transports.long_polling import LongPolling
+from server.hub.transports.server_sent_events import OPENING, ServerSentEvents
 from server.hub.user_shares import WORK_BURST, WORK_SHARE, Share
+from server.identity.access_tokens import Redeemed
 from server.protocol.signalr.encoding import BARE
+from server.transport.http import HANG_UP
 from server.transport.timer_wheel import TimerWheel
 from store.ids import new_id
 from tests.server.hub.test_user_shares import ON
 
 STEP = 0.05  # seconds that a POST takes here
 POSTS = 8  # of each connection
+PROMISED = 5.0  # seconds for a client to take the last words
+FOREVER = 1e6
 
 
 class Endpoint:
@@ -29,6 +38,7 @@ class Endpoint:
         self.ends: list[tuple[str, bool]] = []
         self.go_on = trio.Event()
         self.share: Share | None = None
+        self.hub: HubServer
 
     def receive(self, data: bytes, *, binary: bool) -> Awaitable[None] | None:
         self.heard.append(data)
@@ -38,6 +48,12 @@ class Endpoint:
         return now + 1000
 
     def on_closed(self, reason: str) -> None:
+        pass
+
+    def on_pong(self) -> None:
+        pass
+
+    def on_freed(self) -> None:
         pass
 
     def end(self, error: str | None, *, allow_reconnect: bool = False) -> None:
@@ -171,3 +187,52 @@ async def test_posts_take_their_users_share(
         transport.slow.set()
     assert worked == pytest.approx(len(transports) * POSTS * STEP)
     assert took >= (worked - WORK_BURST - len(transports) * STEP) / WORK_SHARE
+
+
+@pytest.mark.parametrize("how", ["does not poll", "hangs in an answer", "does not read its stream"])
+async def test_who_does_not_take_the_end(how: str, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """A client that neither polls nor reads is gone PROMISED after its connection was closed, not earlier, with its TCP
+    connection; a drain waits for no more."""
+    wheel, hung_up = TimerWheel(), trio.Event()
+    await nursery.start(wheel.run)
+    hub = cast(HubServer, SimpleNamespace(wheel=wheel, settings=load({}, stall_timeout=FOREVER), draining=True))
+    comer = Redeemed(Caller(new_id(), FOREVER), "id")
+    scope = {"state": {HANG_UP: hung_up.set}}
+    connection = Endpoint()
+    connection.hub = hub
+
+    async def receive() -> Any:
+        await trio.sleep_forever()
+
+    async def send(event: Any) -> None:
+        if event["type"] == "http.response.body" and len(event["body"]) > len(OPENING):
+            with trio.CancelScope(shield=True):  # as Hypercorn's: what it sends cannot be cancelled
+                await hung_up.wait()
+
+    transport: HttpTransport = LongPolling(hub, comer)
+    if how == "does not read its stream":
+        transport = ServerSentEvents(hub, comer, scope, receive, send)
+    transport.encoding = BARE["json"]
+    took = 0.0
+
+    async def run() -> None:
+        nonlocal took
+        await transport.run(cast(HubConnection, connection))
+        took = trio.current_time()
+
+    nursery.start_soon(run)
+    await wait_all_tasks_blocked()
+    transport.push(b"x" * 100)
+    if isinstance(transport, LongPolling) and how == "hangs in an answer":
+        nursery.start_soon(transport.poll, scope, receive, send)
+    transport.flush()
+    await wait_all_tasks_blocked()
+    assert transport.blocked is (how != "does not poll")
+    await trio.sleep(PROMISED)
+    began = trio.current_time()
+    transport.close(1012, "draining")
+    await trio.sleep(60)
+    was_hung_up = hung_up.is_set()
+    hung_up.set()  # else the test hangs, too
+    assert PROMISED - 1 <= took - began <= PROMISED + 2  # the wheel looks once a second
+    assert was_hung_up is (how != "does not poll")
