@@ -220,7 +220,9 @@ async def test_a_terminal(database: str, redis_url: str) -> None:
             await a.shows("-- this is bob")
             a.type("again")
             await a.shows("alice: again")
+            a.forget()
             a.type("\x1b[A")
+            await a.shows("alice: again")  # before bob's
             a.resize(30)
             async with server.connect(bob) as client:
                 conversation = await server.direct(alice, bob)
