@@ -80,7 +80,7 @@ class LeanClient:
         self.origin = origin
         self.protocol = PROTOCOLS[protocol]
         self.poll = select.epoll()
-        self.wires: dict[int, LeanConnection] = {}
+        self.connections: dict[int, LeanConnection] = {}
         self.decoders: dict[Any, Callable[[Any], Any]] = {}
         family, _, _, _, address = socket.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)[0]
         self._family, self._address = family, address
@@ -98,13 +98,13 @@ class LeanClient:
         if self._sources is not None:
             sock.setsockopt(socket.IPPROTO_IP, getattr(socket, "IP_BIND_ADDRESS_NO_PORT", 24), 1)
             sock.bind((next(self._sources), 0))
-        wire = LeanConnection(self, sock, listener, token, query)
-        self.wires[sock.fileno()] = wire
+        connection = LeanConnection(self, sock, listener, token, query)
+        self.connections[sock.fileno()] = connection
         self.poll.register(sock.fileno(), WRITE)
         code = sock.connect_ex(self._address)
         if code not in (0, errno.EINPROGRESS):
-            wire.end(errno.errorcode.get(code, str(code)))
-        return wire
+            connection.end(errno.errorcode.get(code, str(code)))
+        return connection
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         try:
@@ -112,12 +112,12 @@ class LeanClient:
             while True:
                 await trio.lowlevel.wait_readable(self.poll.fileno())
                 for number, flags in self.poll.poll(0, EVENTS_AT_ONCE):
-                    wire = self.wires.get(number)
-                    if wire is not None:
-                        wire.ready(flags)
+                    connection = self.connections.get(number)
+                    if connection is not None:
+                        connection.ready(flags)
         finally:
-            for wire in list(self.wires.values()):
-                wire.close()
+            for connection in list(self.connections.values()):
+                connection.close()
             self.poll.close()
 
 
@@ -234,7 +234,7 @@ class LeanConnection(Connection):
 
     def close(self) -> None:
         """Close the socket only; the listener is not notified."""
-        if self._lean_client.wires.pop(self._number, None) is not None:
+        if self._lean_client.connections.pop(self._number, None) is not None:
             self._lean_client.poll.unregister(self._number)
             self._sock.close()
 

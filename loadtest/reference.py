@@ -52,10 +52,10 @@ class Opener:
 
     def open(self, listener: Listener, token: str, query: dict[str, str], *, receive_buffer: int = 0) -> Connection:
         assert self._nursery is not None
-        wire = ReferenceConnection(listener)
+        connection = ReferenceConnection(listener)
         url = self.url + ("?" + urlencode(query) if query else "")
-        self._nursery.start_soon(wire.run, url, self.tls, token)
-        return wire
+        self._nursery.start_soon(connection.run, url, self.tls, token)
+        return connection
 
 
 class ReferenceConnection(Connection):

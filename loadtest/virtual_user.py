@@ -120,6 +120,7 @@ class VirtualUser:
         "_due",
         "_synced_once",
         "acknowledged",
+        "connection",
         "conversations",
         "delivery",
         "edits",
@@ -134,7 +135,6 @@ class VirtualUser:
         "record",
         "views",
         "wanted",
-        "wire",
         "world",
     )
 
@@ -146,7 +146,7 @@ class VirtualUser:
         self.number = person.number
         self.conversations = conversations
         self.views: dict[str, ClientView] = {}
-        self.wire: Connection | None = None
+        self.connection: Connection | None = None
         self.wanted = False  # it should be online
         self.online = False  # it is online, and has everything up to the seqs at which it was attached
         self.pending: dict[int, Send] = {}
@@ -175,16 +175,16 @@ class VirtualUser:
         self._open()
 
     def _open(self) -> None:
-        if not self.wanted or self.wire is not None:
+        if not self.wanted or self.connection is not None:
             return
         query = {} if self.world.attach == "auto" and not self._synced_once else {"sync": "manual"}
-        self.wire = self.world.open(self, query, self.options, self.person.token)
+        self.connection = self.world.open(self, query, self.options, self.person.token)
 
     def leave(self) -> None:
         """Go, as one who closes the app."""
         self.wanted = False
-        if self.wire is not None:
-            self.wire.finish()
+        if self.connection is not None:
+            self.connection.finish()
 
     def retire(self) -> None:
         """Stay away once the connection is lost: the run has ended."""
@@ -192,24 +192,24 @@ class VirtualUser:
 
     def cut(self) -> None:
         """Cut the connection, as a failing network does. A virtual user that is `wanted` reconnects by itself."""
-        if self.wire is not None:
-            self.wire.cut()
+        if self.connection is not None:
+            self.connection.cut()
 
     def opened(self) -> None:
         """The handshake is done: join each conversation from the cursor up to which it has everything."""
-        wire = self.wire
-        assert wire is not None
+        connection = self.connection
+        assert connection is not None
         self.world.oracle.note(self.number, "opened")
         record = self.record
         if record is not None:
             record.connected()
-        wire.ping()
+        connection.ping()
         if self.world.attach == "auto" and not self._synced_once:
             for conversation in self.conversations:
                 self.views.setdefault(conversation, ClientView(self.world.oracle, self.number, conversation, None))
                 if record is not None:
                     record.resuming(conversation, None)
-            wire.call("Ping", (), self._attached)
+            connection.call("Ping", (), self._attached)
             return
         for conversation in self.conversations:
             if conversation not in self.views:
@@ -222,7 +222,7 @@ class VirtualUser:
         if record is not None:
             for conversation, cursor in cursors.items():
                 record.resuming(conversation, cursor)
-        wire.call("Sync", (cursors,), self._synced, Synced)
+        connection.call("Sync", (cursors,), self._synced, Synced)
 
     def _attached(self, error: str | None, result: Any) -> None:
         if error is None:
@@ -262,7 +262,7 @@ class VirtualUser:
             self._write(send)
 
     def lost(self, reason: str) -> None:
-        was_online, self.online, self.wire = self.online, False, None
+        was_online, self.online, self.connection = self.online, False, None
         world = self.world
         world.oracle.note(self.number, "lost", key=reason)
         if self.record is not None:
@@ -304,10 +304,10 @@ class VirtualUser:
             self._write(send)
 
     def _write(self, send: Send) -> None:
-        assert self.wire is not None
+        assert self.connection is not None
         self.world.recorder.count(results.SENT)
         call = self.sending(send)
-        self.wire.call(
+        self.connection.call(
             "SendMessage", (send.body,), lambda error, message: self._sent(send, call, error, message), Message
         )
 
@@ -361,10 +361,10 @@ class VirtualUser:
 
     def edit(self, due: float, size: int) -> None:
         """Edit the last message. Not repeated if it fails."""
-        message, wire = self.last, self.wire
+        message, connection = self.last, self.connection
         if message is None or message.client_message_id is None:
             return
-        if not self.online or wire is None:
+        if not self.online or connection is None:
             self.world.recorder.count(results.DROPPED)
             return
 
@@ -384,7 +384,7 @@ class VirtualUser:
                 else:
                     record.refused(call, code_of(error))
 
-        wire.call("EditMessage", (message.id, content), done, Message)
+        connection.call("EditMessage", (message.id, content), done, Message)
 
     def _edited(self, message_id: str, content: str, answer: Message) -> None:
         view = self.views.get(answer.conversation_id)
@@ -396,10 +396,10 @@ class VirtualUser:
         return (view.cursor or 0) if view is not None else 0
 
     def mark_read(self, conversation: str, seq: int, due: float) -> None:
-        wire = self.wire
+        connection = self.connection
         if not seq:
             return
-        if not self.online or wire is None:
+        if not self.online or connection is None:
             self.world.recorder.count(results.DROPPED)
             return
 
@@ -410,7 +410,7 @@ class VirtualUser:
             else:
                 self._failed(error)
 
-        wire.call("MarkRead", (conversation, seq), done)
+        connection.call("MarkRead", (conversation, seq), done)
 
     def _failed(self, error: str) -> None:
         """Of what is not repeated."""
@@ -420,13 +420,13 @@ class VirtualUser:
             self.world.recorder.error(code_of(error))
 
     def type(self, conversation: str) -> None:
-        if self.online and self.wire is not None:
-            self.wire.send("StartTyping", (conversation,))
+        if self.online and self.connection is not None:
+            self.connection.send("StartTyping", (conversation,))
 
     def read_history(self, conversation: str, due: float, limit: int) -> None:
         """A page over the hub, newest first; its order and its conversation are checked."""
-        wire = self.wire
-        if not self.online or wire is None:
+        connection = self.connection
+        if not self.online or connection is None:
             self.world.recorder.count(results.DROPPED)
             return
         before = 1 << 60
@@ -453,12 +453,12 @@ class VirtualUser:
             else:
                 self._failed(error)
 
-        wire.stream("StreamHistory", (conversation, None, limit), item, done, Message)
+        connection.stream("StreamHistory", (conversation, None, limit), item, done, Message)
 
     def call(self, target: str, arguments: Sequence[object], done: Callable[[Any], None], kind: Any = Any) -> None:
         """Any other call; `done` gets its result, nothing happens when it fails."""
-        if self.online and self.wire is not None:
-            self.wire.call(target, arguments, lambda error, result: None if error else done(result), kind)
+        if self.online and self.connection is not None:
+            self.connection.call(target, arguments, lambda error, result: None if error else done(result), kind)
 
     # -- what it receives ------------------------------------------------------------------------
 

@@ -148,8 +148,8 @@ class Worker:
             for send in virtual_user.pending.values():
                 world.recorder.error("unfinished")
                 world.recorder.record("send", send.due)
-            if virtual_user.online and virtual_user.wire is not None and virtual_user.wire.under_way:
-                text = f"{virtual_user.wire.under_way} calls of p{virtual_user.number} were never answered"
+            if virtual_user.online and virtual_user.connection is not None and virtual_user.connection.under_way:
+                text = f"{virtual_user.connection.under_way} calls of p{virtual_user.number} were never answered"
                 world.oracle.breach(invariants.UNANSWERED, text, virtual_user=virtual_user.number)
             elif virtual_user.wanted and not virtual_user.online:
                 world.recorder.error("not_back")

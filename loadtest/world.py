@@ -163,7 +163,9 @@ class World:
         """Sends that are not acknowledged, and other calls without an answer."""
         pending = sum(len(virtual_user.pending) for virtual_user in self.virtual_users.values())
         calls = sum(
-            virtual_user.wire.under_way for virtual_user in self.virtual_users.values() if virtual_user.wire is not None
+            virtual_user.connection.under_way
+            for virtual_user in self.virtual_users.values()
+            if virtual_user.connection is not None
         )
         return max(pending, calls) + self.requests
 
@@ -180,5 +182,5 @@ class World:
             await trio.sleep(WHEEL)
             turn = (turn + 1) % turns
             for virtual_user in virtual_users[turn::turns]:
-                if virtual_user.wire is not None and virtual_user.online:
-                    virtual_user.wire.ping()
+                if virtual_user.connection is not None and virtual_user.online:
+                    virtual_user.connection.ping()

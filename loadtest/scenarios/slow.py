@@ -51,12 +51,12 @@ class Slow(Scenario, HasBackground):
     async def _dawdle(self, world: "World", virtual_user: VirtualUser) -> None:
         await trio.sleep(world.rng.uniform(0, self.parameters.pause))
         while True:
-            wire = virtual_user.wire
-            if wire is not None:
-                wire.pause()
+            connection = virtual_user.connection
+            if connection is not None:
+                connection.pause()
             try:
                 await trio.sleep(self.parameters.pause)
             finally:
-                if wire is not None:
-                    wire.resume()
+                if connection is not None:
+                    connection.resume()
             await trio.sleep(self.parameters.read)

@@ -24,7 +24,7 @@ from store.model import Change, Conversation, ConversationType, Member, MemberCu
 from store.postgres import queries
 from store.postgres.connection import Connection
 from store.postgres.messages import message_of
-from store.postgres.system_messages import Announcement, Event, insert_announcements
+from store.postgres.system_messages import Announcement, Event, insert_system_messages
 
 MAX_POSITION = 2**63 - 1
 MEMBERS_SHOWN = 100  # in a Conversation; list_members has the rest
@@ -349,7 +349,7 @@ async def _lock_users(conn: Connection, user_ids: Collection[UUID]) -> None:
 
 
 async def _announce(conn: Connection, conversation_id: UUID, said: Announcement) -> Change:
-    [change] = await insert_announcements(conn, [(conversation_id, said)])
+    [change] = await insert_system_messages(conn, [(conversation_id, said)])
     return change
 
 
@@ -370,7 +370,7 @@ async def _claim_direct(conn: Connection, conversation_id: UUID, creator_id: UUI
 async def _populate(conn: Connection, conversation_id: UUID, people: dict[UUID, Role], *, by: UUID) -> Change:
     """The first message and the members of a conversation that was just made."""
     said = Announcement(Event.CREATED, by)
-    [change] = await insert_announcements(conn, [(conversation_id, said)], members=tuple(sorted(people)))
+    [change] = await insert_system_messages(conn, [(conversation_id, said)], members=tuple(sorted(people)))
     await _insert_members(conn, change, people)
     return change
 

@@ -139,7 +139,7 @@ async def _give_up_unheld(conn: Connection, file_id: UUID) -> bool:
         async with conn.transaction():  # a savepoint
             await conn.execute(
                 queries.give_up_file, {"id": file_id}
-            )  # waits for messages that are taking it (lanes.sql)
+            )  # waits for messages that are taking it (group_commit.sql)
             if await _is_held(conn, file_id):
                 raise _Held
     except _Held:

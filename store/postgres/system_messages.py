@@ -80,7 +80,7 @@ def change_of(
     )
 
 
-async def insert_announcements(
+async def insert_system_messages(
     conn: Connection, entries: Sequence[tuple[UUID, Announcement]], *, members: tuple[UUID, ...] = ()
 ) -> list[Change]:
     """Write one System message into each conversation named, with its next seq; changes in the same order.
@@ -101,7 +101,7 @@ async def _insert(
     bodies = [msgspec.json.encode(announcement).decode() for _, announcement in entries]
     by = entries[0][1].by
     cursor = await conn.execute(
-        queries.insert_announcements,
+        queries.insert_system_messages,
         {"ids": ids, "conversation_ids": [key for key, _ in entries], "bodies": bodies, "sender_id": by},
     )
     seqs: dict[UUID, tuple[int, UUID | None]] = {key: (seq, previous) for key, seq, previous in await cursor.fetchall()}

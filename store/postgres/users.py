@@ -19,7 +19,7 @@ from store.ids import new_id, timestamp
 from store.model import Account, Change, Role, User, UserStatus
 from store.postgres import queries
 from store.postgres.connection import Connection
-from store.postgres.system_messages import Announcement, Event, insert_announcements
+from store.postgres.system_messages import Announcement, Event, insert_system_messages
 
 TOP = "\U0010ffff"  # sorts above every other character
 SEARCH_STEP = 200  # display names looked at in one query
@@ -267,7 +267,7 @@ async def _leave(conn: Connection, user_id: UUID, conversation_ids: Sequence[UUI
     if not left:
         return []
     said = Announcement(Event.MEMBER_REMOVED, user_id, user_id=user_id)
-    changes = await insert_announcements(conn, [(conversation_id, said) for conversation_id, _ in left])
+    changes = await insert_system_messages(conn, [(conversation_id, said) for conversation_id, _ in left])
     orphaned = [conversation_id for conversation_id, is_orphaned in left if is_orphaned]
     if orphaned:
         cursor = await conn.execute(queries.promote_heirs, {"conversation_ids": orphaned})
@@ -276,7 +276,7 @@ async def _leave(conn: Connection, user_id: UUID, conversation_ids: Sequence[UUI
             for conversation_id, heir in await cursor.fetchall()
         ]
         if heirs:
-            changes += await insert_announcements(conn, heirs)
+            changes += await insert_system_messages(conn, heirs)
     return changes
 
 

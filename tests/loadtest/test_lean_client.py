@@ -146,9 +146,9 @@ async def test_a_bad_server_is_reported_once(
     monkeypatch.setattr(reference, "CONNECT_TIMEOUT", 3.0)  # trio-websocket waits for it when the server hangs up
     async with serving(behave) as origin:
         listener = Listener()
-        async with connecting(origin, listener, client) as wire:
+        async with connecting(origin, listener, client) as connection:
             await listener.ended.wait()
-            assert wire.is_lost
+            assert connection.is_lost
     assert len(listener.reasons) == 1
     assert listener.reasons[0].startswith(reason)
 
@@ -173,11 +173,11 @@ async def test_calls_under_way_end_with_the_connection(client: str) -> None:
     outcomes: list[str | None] = []
     async with serving(die_after_a_call) as origin:
         listener = Listener()
-        async with connecting(origin, listener, client) as wire:
+        async with connecting(origin, listener, client) as connection:
             await listener.is_open.wait()
-            wire.call("Ping", (), lambda error, result: outcomes.append(error))
+            connection.call("Ping", (), lambda error, result: outcomes.append(error))
             await listener.ended.wait()
-            wire.call("Ping", (), lambda error, result: outcomes.append(error))
+            connection.call("Ping", (), lambda error, result: outcomes.append(error))
     assert outcomes == [LOST, LOST]
 
 
@@ -195,10 +195,10 @@ async def test_what_the_kernel_does_not_take_goes_later() -> None:
 
     async with serving(read_late) as origin:
         listener = Listener()
-        async with connecting(origin, listener) as wire:
+        async with connecting(origin, listener) as connection:
             await listener.is_open.wait()
             for number in range(count):
-                wire.send("Shout", (f"{number:06d}" + "x" * size,))
+                connection.send("Shout", (f"{number:06d}" + "x" * size,))
             go.set()
             await wait_until(lambda: len(received) >= count * size)
             found = [

@@ -17,7 +17,7 @@ DUE = 1.0
 
 
 class Line:
-    """A wire that remembers its calls, and answers none."""
+    """A connection that remembers its calls, and answers none."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, Any, Any]] = []

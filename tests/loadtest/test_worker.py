@@ -78,8 +78,8 @@ async def test_what_is_not_answered_is_not_left_out(
         number: int, *, online: bool, under_way: int, wanted: bool = True, due: tuple[float, ...] = ()
     ) -> Any:
         pending = {index: SimpleNamespace(due=when) for index, when in enumerate(due)}
-        wire = SimpleNamespace(under_way=under_way) if online else None
-        return SimpleNamespace(number=number, online=online, wanted=wanted, wire=wire, pending=pending)
+        connection = SimpleNamespace(under_way=under_way) if online else None
+        return SimpleNamespace(number=number, online=online, wanted=wanted, connection=connection, pending=pending)
 
     virtual_users = [
         virtual_user(0, online=True, under_way=0),

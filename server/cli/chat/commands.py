@@ -1,6 +1,6 @@
 """The commands that can be typed: /help, /edit and so on.
 
-Owns their names and arguments. What they do is the session's.
+Owns their names and arguments. What they do is the dialog's.
 """
 
 import re

@@ -25,8 +25,8 @@ from prompt_toolkit.patch_stdout import patch_stdout
 
 from server.cli.chat import lines
 from server.cli.chat.commands import COMMANDS, meant
+from server.cli.chat.dialog import Dialog, Screen
 from server.cli.chat.people import ChatError, explained, find_or_make, sign_up
-from server.cli.chat.session import Screen, Session
 from server.protocol import terminal
 
 AHEAD = 100  # lines read before they are committed
@@ -55,12 +55,12 @@ async def _run(url: str, user: str, other: str, say: tuple[str, ...], token: str
             async with anyio.create_task_group() as tasks:
                 if is_terminal and not say:
                     screen = Screen(terminal.echo, terminal.echo, may_make, _columns)
-                    session = Session(chat, conversation, names, screen, tasks, is_interactive=True)
-                    await _edit(chat, session, events, tasks, peer.username)
+                    dialog = Dialog(chat, conversation, names, screen, tasks, is_interactive=True)
+                    await _edit(chat, dialog, events, tasks, peer.username)
                 else:
                     screen = Screen(terminal.echo, partial(terminal.echo, err=True), may_make, lambda: None)
-                    session = Session(chat, conversation, names, screen, tasks, is_interactive=False)
-                    await _pipe(session, events, tasks, peer.username, say)
+                    dialog = Dialog(chat, conversation, names, screen, tasks, is_interactive=False)
+                    await _pipe(dialog, events, tasks, peer.username, say)
                 tasks.cancel_scope.cancel()
     except ParleyError as error:
         raise explained(error, url) from None
@@ -95,20 +95,20 @@ async def _first_connection(events: Subscription[Event], url: str) -> None:
                 return
 
 
-async def _show_events(events: Subscription[Event], session: Session) -> None:
+async def _show_events(events: Subscription[Event], dialog: Dialog) -> None:
     async for event in events:
         if not isinstance(event, ErrorOccurred):
-            await session.take(event)
+            await dialog.take(event)
 
 
 async def _pipe(
-    session: Session, events: Subscription[Event], tasks: TaskGroup, other: str, say: tuple[str, ...]
+    dialog: Dialog, events: Subscription[Event], tasks: TaskGroup, other: str, say: tuple[str, ...]
 ) -> None:
     """Send what comes in line by line, or only what is to be said; show what others say on the way. What is refused
     does not hold up the rest, and is the error at the end."""
-    await session.begin()
+    await dialog.begin()
     if not say:
-        tasks.start_soon(_show_events, events, session)
+        tasks.start_soon(_show_events, events, dialog)
         terminal.echo(f"chatting with {terminal.line(other)}; end with Ctrl-D", err=True)
     under_way: deque[Outgoing] = deque()
     refused: list[ParleyError] = []
@@ -116,12 +116,12 @@ async def _pipe(
     async def until(left: int) -> None:
         while len(under_way) > left:
             try:
-                await _until_shown(session, under_way.popleft())
+                await _until_shown(dialog, under_way.popleft())
             except ParleyError as error:
                 refused.append(error)
 
     async for text in _given(say) if say else _lines():
-        sent = session.say(text)
+        sent = dialog.say(text)
         under_way.extend([] if sent is None else [sent])
         await until(0 if say else AHEAD)
     await until(0)
@@ -134,9 +134,9 @@ async def _given(say: tuple[str, ...]) -> AsyncIterator[str]:
         yield text
 
 
-async def _until_shown(session: Session, sent: Outgoing) -> None:
+async def _until_shown(dialog: Dialog, sent: Outgoing) -> None:
     """One's own line is shown once it is committed."""
-    await session.take(MessageReceived(session.conversation, await sent.committed()))
+    await dialog.take(MessageReceived(dialog.conversation, await sent.committed()))
 
 
 async def _lines() -> AsyncIterator[str]:
@@ -161,47 +161,47 @@ async def _lines() -> AsyncIterator[str]:
                 raise ChatError(f"line {number} of the standard input is not UTF-8") from None
 
 
-async def _edit(chat: Chat, session: Session, events: Subscription[Event], tasks: TaskGroup, other: str) -> None:
+async def _edit(chat: Chat, dialog: Dialog, events: Subscription[Event], tasks: TaskGroup, other: str) -> None:
     """Edit lines below what is said."""
     prompt: PromptSession[str] = PromptSession(
         f"{terminal.line(chat.me.username)}> ",
-        completer=_Completer(session),
+        completer=_Completer(dialog),
         complete_while_typing=True,
         erase_when_done=True,
-        bottom_toolbar=session.status,
+        bottom_toolbar=dialog.status,
         refresh_interval=0.5,
     )
 
     def is_typing(buffer: object) -> None:
         text = prompt.default_buffer.text
         if text and not text.startswith("/"):
-            session.conversation.start_typing()
+            dialog.conversation.start_typing()
 
     prompt.default_buffer.on_text_changed.add_handler(is_typing)
     with patch_stdout():
         terminal.echo(lines.note(f"chatting with {other}; /help lists what can be done, Ctrl-D leaves"))
-        await session.begin()
-        tasks.start_soon(_show_events, events, session)
-        while not session.has_left:
+        await dialog.begin()
+        tasks.start_soon(_show_events, events, dialog)
+        while not dialog.has_left:
             try:
                 line = await prompt.prompt_async()
             except (EOFError, KeyboardInterrupt):
                 break
-            session.conversation.stop_typing()
-            await session.typed(line)
-    if session.unsent() or session.under_way:
+            dialog.conversation.stop_typing()
+            await dialog.typed(line)
+    if dialog.unsent() or dialog.under_way:
         terminal.echo(lines.note("finishing what is not sent yet; Ctrl-C leaves it"))
         with anyio.move_on_after(PATIENCE), suppress(ParleyError):
-            await session.finish()
-        if left := session.unsent() + session.under_way:
+            await dialog.finish()
+        if left := dialog.unsent() + dialog.under_way:
             raise ChatError(f"of your messages and commands {left} were not sent")
 
 
 class _Completer(Completer):
     """Commands, and what comes after some of them: names, and paths."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, dialog: Dialog) -> None:
+        self._dialog = dialog
         self._paths = PathCompleter(expanduser=True)
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
@@ -216,10 +216,10 @@ class _Completer(Completer):
         elif found == ["file"]:
             yield from self._paths.get_completions(Document(rest, len(rest)), complete_event)
         elif found == ["with"]:
-            yield from self._beginning_with(rest, self._session.titles())
+            yield from self._beginning_with(rest, self._dialog.titles())
         elif found == ["group"] and ":" in rest:
             last = re.split("[:,]", rest)[-1].lstrip()
-            yield from self._beginning_with(last, self._session.others())
+            yield from self._beginning_with(last, self._dialog.others())
 
     @staticmethod
     def _beginning_with(text: str, names: Iterable[str]) -> Iterable[Completion]:

@@ -103,7 +103,7 @@ ORDER BY f.created_at LIMIT %(limit)s
 
 -- name: lock_old_files
 -- files_pkey: ids are of time. Locked before it is asked whether a message holds them: a message that is being written
--- holds a share of this lock until its commit (lanes.sql), and is seen by the next statement.
+-- holds a share of this lock until its commit (group_commit.sql), and is seen by the next statement.
 SELECT f.id FROM files AS f WHERE f.id > %(after)s AND f.id < %(bound)s AND f.state = 'Ready'
 ORDER BY f.id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 

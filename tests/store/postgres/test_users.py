@@ -173,7 +173,7 @@ async def test_deletion_of_a_member_of_many(conn: Connection, monkeypatch: pytes
     execute = Connection.execute
 
     async def counted(self: Connection, query: Any, parameters: Any = None, **options: Any) -> Any:
-        if query == queries.insert_announcements:
+        if query == queries.insert_system_messages:
             sizes.append(len(parameters["ids"]))
         return await execute(self, query, parameters, **options)
 

@@ -3,8 +3,8 @@
 import pytest
 
 from server.cli.chat.commands import COMMANDS, help_lines, numbered, parse
+from server.cli.chat.dialog import Dialog
 from server.cli.chat.people import ChatError
-from server.cli.chat.session import Session
 
 
 @pytest.mark.parametrize(
@@ -38,5 +38,5 @@ def test_numbers() -> None:
 
 def test_every_command_is_there() -> None:
     """Each has a method, and a line in /help."""
-    assert {name.removeprefix("_do_") for name in dir(Session) if name.startswith("_do_")} == COMMANDS.keys()
+    assert {name.removeprefix("_do_") for name in dir(Dialog) if name.startswith("_do_")} == COMMANDS.keys()
     assert len(help_lines()) == len(COMMANDS)

@@ -1,6 +1,6 @@
 -- System messages.
 
--- name: insert_announcements
+-- name: insert_system_messages
 -- conversations_pkey; the rows are locked by the caller.
 WITH input AS (
     SELECT * FROM unnest(%(ids)s::uuid[], %(conversation_ids)s::uuid[], %(bodies)s::text[])

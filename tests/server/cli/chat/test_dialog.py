@@ -1,4 +1,4 @@
-"""server.cli.chat.session against a real server: every command, and what is shown of what happens."""
+"""server.cli.chat.dialog against a real server: every command, and what is shown of what happens."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,8 +8,8 @@ import anyio
 import parley_client
 import psycopg
 
+from server.cli.chat.dialog import Dialog, Screen
 from server.cli.chat.people import find_or_make
-from server.cli.chat.session import Screen, Session
 from tests.running import Running, User, free_port, running
 from tests.waiting import wait_until
 
@@ -22,7 +22,7 @@ class Desk:
         self.lines: list[str] = []
         self.asked: list[str] = []
         self.says_yes = False
-        self.session: Session
+        self.dialog: Dialog
 
     async def may_make(self, name: str) -> bool:
         self.asked.append(name)
@@ -33,7 +33,7 @@ class Desk:
 
     async def type(self, *typed: str) -> None:
         for line in typed:
-            await self.session.typed(line)
+            await self.dialog.typed(line)
 
     async def shows(self, *texts: str) -> None:
         """Wait for lines that have these in them, in this order."""
@@ -51,7 +51,7 @@ class Desk:
 
     async def listen(self, events: parley_client.Subscription[parley_client.Event]) -> None:
         async for event in events:
-            await self.session.take(event)
+            await self.dialog.take(event)
 
 
 @asynccontextmanager
@@ -61,11 +61,11 @@ async def desk(server: Running, user: User, other: str, columns: int | None = No
         peer = await find_or_make(chat, other, found.may_make)
         names = {chat.me.id: chat.me.username, peer.id: peer.username}
         conversation = await chat.direct(peer)
-        found.session = Session(chat, conversation, names, found.screen(), tasks, is_interactive=True)
-        await found.session.begin()
+        found.dialog = Dialog(chat, conversation, names, found.screen(), tasks, is_interactive=True)
+        await found.dialog.begin()
         tasks.start_soon(found.listen, events)
         yield found
-        await found.session.finish()
+        await found.dialog.finish()
         tasks.cancel_scope.cancel()
 
 
@@ -94,12 +94,12 @@ async def test_what_is_said(database: str, redis_url: str) -> None:
             b.lines.clear()
             await a.type("oops", "/delete", "/delete 7")
             await b.shows("alice: oops", "alice: (deleted)")
-            assert [one.content for one in a.session.conversation.messages[-2:]] == ["wrong", ""]
+            assert [one.content for one in a.dialog.conversation.messages[-2:]] == ["wrong", ""]
             a.lines.clear()
             await a.type("/delete", "/who")
             await b.shows("alice: (deleted)")
             await a.shows("alice  online", "bob  online  has read to #")
-            assert "#" in a.session.status() and "your last message" in a.session.status()
+            assert "#" in a.dialog.status() and "your last message" in a.dialog.status()
 
 
 async def test_where_it_is_said(database: str, redis_url: str) -> None:
@@ -125,10 +125,10 @@ async def test_where_it_is_said(database: str, redis_url: str) -> None:
             assert a.lines == ["-- this is bob", "2 alice: hello, bob"]
             await a.type("/with lunch", "/list")
             await a.shows("2 alice: at one?", "bob: yes", "* Lunch", "  bob")
-            assert a.session.others() == ["bob", "carol"] and a.session.titles() == ["Lunch", "bob", "carol"]
+            assert a.dialog.others() == ["bob", "carol"] and a.dialog.titles() == ["Lunch", "bob", "carol"]
             a.lines.clear()
             async with server.http(alice) as http:
-                path = f"/api/conversations/{a.session.conversation.id}/members/{bob.id}"
+                path = f"/api/conversations/{a.dialog.conversation.id}/members/{bob.id}"
                 assert (await http.delete(path)).is_success
             await b.shows("you are no longer in this conversation (removed)")
 
@@ -143,7 +143,7 @@ async def test_older_messages(database: str, redis_url: str) -> None:
                 await client.invoke("SendMessage", {"conversationId": conversation, "content": f"say {number}"})
         async with desk(server, alice, "bob") as a:
             assert [line.partition(": ")[2] for line in a.lines] == [f"say {number}" for number in range(25, 45)]
-            await a.session.conversation.load_older(10)  # as if more had come while another conversation was in sight
+            await a.dialog.conversation.load_older(10)  # as if more had come while another conversation was in sight
             for first, last in ((5, 25), (0, 5)):
                 a.lines.clear()
                 await a.type("/older")
@@ -165,8 +165,8 @@ async def test_files(database: str, redis_url: str, tmp_path: Path) -> None:
             await a.type(f"/file {tmp_path}/a plan.txt")
             await a.shows("uploading a plan.txt", "alice: [a plan.txt, 12 bytes]")
             await b.shows("2 alice: [a plan.txt, 12 bytes]")
-            [shown] = b.session.conversation.messages[-1:]
-            assert shown.file is not None and await b.session._chat.download(shown.file) == b"lunch at one"
+            [shown] = b.dialog.conversation.messages[-1:]
+            assert shown.file is not None and await b.dialog._chat.download(shown.file) == b"lunch at one"
 
 
 async def test_what_is_refused(database: str, redis_url: str) -> None:
@@ -191,7 +191,7 @@ async def test_what_is_refused(database: str, redis_url: str) -> None:
             await b.shows("2 alice: too early")
             await a.type("hello")
             await b.shows("3 alice: hello")
-            assert not a.session.unsent() and [one.content for one in b.session.conversation.messages][1:] == [
+            assert not a.dialog.unsent() and [one.content for one in b.dialog.conversation.messages][1:] == [
                 "too early",
                 "hello",
             ]
@@ -204,17 +204,17 @@ async def test_while_the_server_is_away(database: str, redis_url: str) -> None:
         alice, bob = await server.register("alice"), await server.register("bob")
         async with desk(server, alice, "bob") as a:
             await a.type("helo", "one")
-            await a.session.finish()
+            await a.dialog.finish()
             server.kill()
             await server.wait()
             await a.shows("the connection is lost")
             await a.type("/edit #2 hello", "/delete", "meanwhile")
             await a.shows("alice: meanwhile")
-            assert a.session.under_way == 2 and a.session.unsent() == 1 and "1 not sent yet" in a.session.status()
-            await a.session._show_newest()
+            assert a.dialog.under_way == 2 and a.dialog.unsent() == 1 and "1 not sent yet" in a.dialog.status()
+            await a.dialog._show_newest()
             await a.shows("alice: one", "alice: meanwhile (pending)")
             async with running(database, redis_url, port=port) as again:
                 await a.shows("connected again; nothing was missed")
-                await a.session.finish()
-                history = [one["content"] for one in await again.history(bob, a.session.conversation.id)]
+                await a.dialog.finish()
+                history = [one["content"] for one in await again.history(bob, a.dialog.conversation.id)]
                 assert history == ["hello", "", "meanwhile"]

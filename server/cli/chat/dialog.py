@@ -45,7 +45,7 @@ class Screen(NamedTuple):
     columns: Callable[[], int | None]  # how wide it is; None: no terminal
 
 
-class Session:
+class Dialog:
     """What one person sees and does. `is_interactive`: messages have numbers, one's own are shown as they are sent.
 
     `tasks` has the commands that take their time: the next line can be typed meanwhile.
