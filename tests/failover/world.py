@@ -312,15 +312,27 @@ class World:
         return await trio.to_thread.run_sync(read)
 
     async def settle(self) -> float:
-        """Stop sending, and wait until every view is what the database has. Return the seconds until it was so."""
+        """Stop sending, and wait until every view is what the database has. Return the seconds until it was so.
+
+        The database is read again each time that the views agree: a send that was answered as uncertain may be
+        committed after the answer, and be shown to all of them.
+        """
         await self.quiet()
         start = trio.current_time()
-        stored = await self.stored()
+        stored: Views = {}
+
+        async def agree() -> bool:
+            nonlocal stored
+            if any(reader.view != self.readers[0].view for reader in self.readers):
+                return False
+            stored = await self.stored()
+            return all(reader.view == stored for reader in self.readers)
+
         try:
-            await wait_until(lambda: all(reader.view == stored for reader in self.readers))
+            await wait_until(agree)
             return trio.current_time() - start
         except trio.TooSlowError:
-            pass
+            stored = await self.stored()
         wrong = {
             str(reader): {
                 "believes": sorted(set(reader.view.values()) - set(stored.values())),
