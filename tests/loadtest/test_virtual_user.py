@@ -115,6 +115,8 @@ def test_a_refused_send(code: str) -> None:
     if code in RETRYABLE:
         world.laters.pop()()
         assert line.calls[-1][:2] == first[:2] and line.calls[-1] is not first and world.virtual_user.pending
+        [send] = world.virtual_user.pending.values()
+        assert send.due == DUE  # it has been late since then
     else:
         assert not world.laters and not world.virtual_user.pending and line.calls[-1] is first
 

@@ -303,6 +303,32 @@ async def test_left_while_lagging(hub: Hub, nursery: trio.Nursery) -> None:
     assert 12 not in reader.look().seqs and not hub.is_attached
 
 
+async def test_left_before_it_catches_up(hub: Hub, nursery: trio.Nursery) -> None:
+    """The same for what lag has left behind, and is not being read yet."""
+    reader = Reader(hub, nursery, manual=False)
+    await reader.begin()
+    reader.connection.cursors = hub.rooms.detach_all(reader.connection)
+    hub.say()
+    reader.connection.leave(CONVERSATION)
+    await reader.connection._catch_up()
+    hub.say()
+    await wait_all_tasks_blocked()
+    assert reader.look().seqs == [] and not hub.is_attached
+
+
+async def test_left_while_it_is_owed(hub: Hub, nursery: trio.Nursery) -> None:
+    """The same for a conversation that the user was added to, and of which nothing could be sent yet."""
+    reader = Reader(hub, nursery, manual=False)
+    hub.database.is_member = False
+    await reader.begin()
+    hub.database.is_member = True
+    reader.block()
+    reader.connection.owe(CONVERSATION, JOINED)
+    reader.connection.leave(CONVERSATION)
+    await reader.read()
+    assert not hub.is_attached and reader.changed == ["as of 10"]
+
+
 async def test_removed_while_lagging(hub: Hub, nursery: trio.Nursery) -> None:
     """Removed while detached by lag, and this instance did not hear of it: the client hears so, and nothing said
     since."""

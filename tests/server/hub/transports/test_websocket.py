@@ -277,6 +277,20 @@ async def test_more_than_the_buffer_is_not_acknowledged(
     await peer.lose()
 
 
+async def test_what_is_reserved_goes_along(world: World, peer: Peer, autojump_clock: MockClock) -> None:
+    """The answer to a send under way has its room while the client is away, and on its next socket; then it is free."""
+    await peer.connect()
+    peer.say(PROTOCOLS["json"].encode_invocation("Send", ("x",), "1"))
+    await wait_all_tasks_blocked()
+    reserved = [peer.connection.send_queue.reserved]
+    await peer.lose()
+    reserved.append(peer.connection.send_queue.reserved)
+    await peer.come_back()
+    reserved.append(peer.connection.send_queue.reserved)
+    world.commit(1)
+    assert reserved[0] > 0 and reserved == 3 * reserved[:1] and peer.connection.send_queue.reserved == 0
+
+
 async def test_pings_do_not_wait_for_acks(world: World, peer: Peer, autojump_clock: MockClock) -> None:
     """A client that is slow to acknowledge still hears that we live."""
     await peer.connect()
