@@ -307,8 +307,8 @@ async def test_who_reads_and_never_acknowledges(world: World, peer: Peer, autoju
     send queue: what it has not acknowledged is not followed by ever more."""
     await peer.connect(send_buffer=4096)
     most = 0
-    for _ in range(150):
-        peer.notify(10)
+    for _ in range(400):
+        peer.notify(3)
         try:
             peer.sock.recv(40_000)  # never all of it
         except BlockingIOError:
