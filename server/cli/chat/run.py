@@ -9,6 +9,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
+from concurrent.futures import CancelledError
 from contextlib import suppress
 from functools import partial
 
@@ -143,9 +144,10 @@ async def _lines() -> AsyncIterator[str]:
     """The lines of standard input, read by a thread that nothing waits for when the command ends."""
     taken, given = anyio.create_memory_object_stream[bytes](AHEAD)
     token = current_token()
+    ended = (anyio.BrokenResourceError, RuntimeError, CancelledError, anyio.get_cancelled_exc_class())
 
     def read() -> None:
-        with suppress(anyio.BrokenResourceError, RuntimeError):  # the command has ended
+        with suppress(*ended):  # the command has ended, or ends while a line is handed over
             for line in sys.stdin.buffer:
                 anyio.from_thread.run(taken.send, line, token=token)
             anyio.from_thread.run_sync(taken.close, token=token)
