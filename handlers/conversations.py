@@ -12,13 +12,22 @@ from uuid import UUID
 from handlers import page_cursors, permissions, preconditions, text_rules
 from handlers.errors import ChatError
 from handlers.idempotency import claim
-from handlers.model import AddMember, Caller, ChangeRole, CreateConversation, Once, UpdateConversation
+from handlers.model import (
+    AddMember,
+    Caller,
+    ChangeRole,
+    CreateConversation,
+    Once,
+    UpdateConversation,
+    UpdateSettings,
+)
 from handlers.ports import Connections
 from handlers.transactions import Transactions
 from store.ids import distinct, new_id
-from store.model import Change, Conversation, ConversationType, Member, Role, WireEnum
+from store.model import Change, Conversation, ConversationSettings, ConversationType, Member, Role, WireEnum
 from store.postgres import conversations as store
 from store.postgres.connection import Connection
+from store.redis.inbox_entries import SettingsChange
 
 Choice = TypeVar("Choice", bound=WireEnum)
 
@@ -43,13 +52,19 @@ class Conversations:
             return await store.list_views(conn, conversation_id, user_ids)
 
     async def list(
-        self, caller: Caller, limit: int, cursor: str | None, *, members: int = store.MEMBERS_LISTED
+        self,
+        caller: Caller,
+        limit: int,
+        cursor: str | None,
+        *,
+        members: int = store.MEMBERS_LISTED,
+        only: store.Filter = store.ALL,
     ) -> tuple[Sequence[Conversation], str | None]:
         """Mine, the most recently active first, as they were at the first page; of each the first members."""
         position = page_cursors.decode_position(cursor)
         async with self._pool.connection() as conn:
             items, following = await store.list_conversations(
-                conn, caller.user_id, limit=limit, position=position, members=members
+                conn, caller.user_id, limit=limit, position=position, members=members, only=only
             )
         return items, page_cursors.encode_position(following) if following else None
 
@@ -193,6 +208,34 @@ class Conversations:
 
         await self._transactions.run(write, touches=(conversation_id,))
         return await self.get(caller, conversation_id)
+
+    async def update_settings(
+        self, caller: Caller, conversation_id: UUID, request: UpdateSettings
+    ) -> ConversationSettings:
+        """Set what the caller has for themselves in a conversation: only their own connections hear of it."""
+        muted_until = None
+        if request.notifications is not None and request.notifications.muted_until is not None:
+            muted_until = text_rules.time_of(request.notifications.muted_until)
+            if muted_until is None:
+                sentence = "a time as in RFC 3339, with its time zone"
+                raise ChatError(
+                    "invalid_request",
+                    f"notifications.mutedUntil is {sentence}.",
+                    errors={"notifications.mutedUntil": sentence},
+                )
+        update = store.SettingsUpdate(
+            request.archived, request.favourite, request.notifications is not None, muted_until
+        )
+
+        async def write(conn: Connection) -> tuple[ConversationSettings, SettingsChange | None]:
+            try:
+                settings, changed = await store.update_settings(conn, conversation_id, caller.user_id, update)
+            except store.NotAMember:
+                raise permissions.not_found() from None
+            news = SettingsChange(caller.user_id, conversation_id, settings.version) if changed else None
+            return settings, news
+
+        return await self._transactions.run_personal(write)
 
     # -- inside -----------------------------------------------------------------------------------
 

@@ -152,6 +152,20 @@ class UpdateConversation(Wire, frozen=True):
     name: Title
 
 
+class NotificationsChoice(Wire, frozen=True):
+    """No notifications before a time; null, or left out: all of them."""
+
+    muted_until: Annotated[str, _pattern(text_rules.TIME)] | None = None
+
+
+class UpdateSettings(Wire, frozen=True):
+    """What is left out stays as it is."""
+
+    archived: bool | None = None
+    favourite: bool | None = None
+    notifications: NotificationsChoice | None = None
+
+
 class AddMember(Wire, frozen=True):
     user_id: UUID
     role: RoleChoice | None = "Member"
@@ -263,6 +277,7 @@ class SyncedConversation(Wire, frozen=True, gc=False):
     message_id: UUID | None
     unread_count: int
     outcome: SyncOutcome
+    settings_version: int
 
 
 class Synced(Wire, frozen=True):

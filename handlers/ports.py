@@ -8,7 +8,7 @@ from uuid import UUID
 from store.errors import StoreError
 from store.model import Change
 from store.postgres.connection import Connection
-from store.redis.inbox_entries import Disconnection, Receipt
+from store.redis.inbox_entries import Personal, Receipt
 
 
 class Connections(Protocol):
@@ -25,9 +25,9 @@ class Connections(Protocol):
 class ChangePublisher(Protocol):
     """What becomes of committed changes."""
 
-    def publish(self, changes: Sequence[Change], disconnection: Disconnection | None = None) -> None:
-        """Deliver the changes of one committed batch to everybody, and end the connections that
-        `disconnection` names. Never waits."""
+    def publish(self, changes: Sequence[Change], personal: Personal | None = None) -> None:
+        """Deliver the changes of one committed batch to everybody, and do what it means for one user besides: end
+        their connections, or send them their view of a conversation. Never waits."""
 
     def doubt(self, conversation_ids: Collection[UUID]) -> None:
         """The outcome of a commit is unknown: compare these conversations' heads with the database."""

@@ -21,6 +21,7 @@ from store.model import Change, Conversation, Cursor, MemberCursor, Position
 from store.postgres import accounts, conversations, messages, users
 from store.postgres import cursors as positions
 from store.postgres.batch_loader import BatchLoader
+from store.postgres.conversations import Standing
 
 LOWERED = 100  # conversations whose receipts are lowered in one transaction, which locks them
 COUNTED = 200  # conversations whose unread messages are counted with one query: up to 1,000 entries of an index each
@@ -38,7 +39,7 @@ class Sync:
         self._heads: BatchLoader[UUID, int] = BatchLoader(self._fetch_heads)
         self._positions: BatchLoader[UUID, Position] = BatchLoader(self._fetch_positions)
         self._diverged: BatchLoader[Proof, None] = BatchLoader(self._fetch_diverged, PROVED)
-        self._unread: BatchLoader[tuple[UUID, UUID], int] = BatchLoader(self._fetch_unread, COUNTED)
+        self._standings: BatchLoader[tuple[UUID, UUID], Standing] = BatchLoader(self._fetch_standings, COUNTED)
         self._ended: BatchLoader[UUID, None] = BatchLoader(self._fetch_ended)
         self._present: BatchLoader[UUID, None] = BatchLoader(self._fetch_present)
 
@@ -48,7 +49,7 @@ class Sync:
             await nursery.start(self._heads.run)
             await nursery.start(self._positions.run)
             await nursery.start(self._diverged.run)
-            await nursery.start(self._unread.run)
+            await nursery.start(self._standings.run)
             await nursery.start(self._ended.run)
             await nursery.start(self._present.run)
             task_status.started()
@@ -93,12 +94,12 @@ class Sync:
             lost.update(await self._diverged.get(keys[start : start + PROVED]))
         return [index for index, key in enumerate(keys) if key in lost]
 
-    async def unread(self, user_id: UUID, conversation_ids: Sequence[UUID]) -> dict[UUID, int]:
-        """How many messages of each conversation that is the user's they have not read, of its newest 1,000."""
-        found: dict[UUID, int] = {}
+    async def standings(self, user_id: UUID, conversation_ids: Sequence[UUID]) -> dict[UUID, Standing]:
+        """What is the user's own of each conversation that is theirs: how much they have not read, their settings."""
+        found: dict[UUID, Standing] = {}
         for start in range(0, len(conversation_ids), COUNTED):
             some = [(user_id, conversation_id) for conversation_id in conversation_ids[start : start + COUNTED]]
-            found |= {key: count for (_, key), count in (await self._unread.get(some)).items()}
+            found |= {key: standing for (_, key), standing in (await self._standings.get(some)).items()}
         return found
 
     async def fetch_watermark(self, conversation_id: UUID) -> int:
@@ -128,9 +129,9 @@ class Sync:
             lost = await positions.list_diverged(conn, [(key[0], _cursor(key)) for key in asked])
         return {asked[index]: None for index in lost}
 
-    async def _fetch_unread(self, views: Collection[tuple[UUID, UUID]]) -> dict[tuple[UUID, UUID], int]:
+    async def _fetch_standings(self, views: Collection[tuple[UUID, UUID]]) -> dict[tuple[UUID, UUID], Standing]:
         async with self._pool.connection() as conn:
-            return await conversations.list_unread(conn, views)
+            return await conversations.list_standings(conn, views)
 
     async def _fetch_memberships(self, user_ids: Collection[UUID]) -> dict[UUID, list[UUID]]:
         async with self._pool.connection() as conn:
@@ -171,6 +172,12 @@ class Sync:
         """The users among these who have joined a conversation in the last `seconds`, each with its id."""
         async with self._pool.connection() as conn:
             return await conversations.list_joined(conn, user_ids, seconds)
+
+    async def settings_changed(self, user_ids: Collection[UUID], seconds: float) -> Sequence[tuple[UUID, UUID]]:
+        """The users among these who have changed their settings of a conversation in the last `seconds`, each with its
+        id."""
+        async with self._pool.connection() as conn:
+            return await conversations.list_settings_changed(conn, user_ids, seconds)
 
     async def changes_after(
         self, caller: Caller, conversation_id: UUID, cursor: int, *, limit: int, max_bytes: int

@@ -5,6 +5,7 @@ says what is checked. Touches nothing.
 """
 
 import re
+from datetime import UTC, datetime, timedelta
 
 # Controls, spaces other than U+0020, line separators, Bidi_Control, what shows nothing (Default_Ignorable_Code_Point,
 # and the few blanks that count as letters or symbols): they make one name look like another, or break a line where it
@@ -34,16 +35,38 @@ _BLANK_LETTERS = "(?!.*[\\u115f\\u1160\\u3164\\uffa0\U00013441\U00013442])"
 USERNAME = _BLANK_LETTERS + r"\w(?:[\w.@+ -]{0,62}\w)?"
 USERNAME_ECMA = _BLANK_LETTERS + r"[\p{L}\p{N}_](?:[\p{L}\p{N}_.@+ -]{0,62}[\p{L}\p{N}_])?"
 
+# A time as RFC 3339 writes it, with its time zone. What no calendar has (the 31st of June) is the day after.
+TIME = (
+    "[1-9][0-9]{3}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01])T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
+    r"(?:\.[0-9]{1,9})?(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
+)
+
 NO_TEXT = "text with a lone surrogate, or bytes that are not UTF-8, is no Unicode text"
+LAST_TIME = datetime(9999, 12, 31, 23, 59, 59, 999_000, UTC)  # to the millisecond
 MAX_DIGITS = 19  # of a whole number: what 64 bits hold. Python refuses to read thousands, and is slow before that
 
-_compiled = {pattern: re.compile(pattern) for pattern in (LINE, NAME, KEY, EMAIL, PICTURE, USERNAME)}
+_compiled = {pattern: re.compile(pattern) for pattern in (LINE, NAME, KEY, EMAIL, PICTURE, USERNAME, TIME)}
 _visible = re.compile(_SEEN)
 
 
 def fits(pattern: str, text: str) -> bool:
     """Whether all of `text` is of one of the patterns above."""
     return _compiled[pattern].fullmatch(text) is not None and is_text(text)
+
+
+def time_of(text: str) -> datetime | None:
+    """The time that `text` writes, to the millisecond, or the nearest that there is; None if it is none."""
+    if not fits(TIME, text):
+        return None
+    year, month, day, hour, minute, second = map(int, re.split("[-T:]", text[:19]))
+    fraction, zone = re.fullmatch(r"(?:\.(\d+))?(.+)", text[19:]).groups(default="")  # type: ignore[union-attr]
+    offset = timedelta() if zone == "Z" else timedelta(hours=int(zone[1:3]), minutes=int(zone[4:]))
+    since = timedelta(days=day - 1, hours=hour, minutes=minute, seconds=second, milliseconds=int(f"{fraction}000"[:3]))
+    first = datetime(year, month, 1, tzinfo=UTC)
+    try:
+        return min(first + since + (offset if zone[0] == "-" else -offset), LAST_TIME)
+    except OverflowError:
+        return LAST_TIME
 
 
 def is_text(text: str) -> bool:

@@ -15,7 +15,7 @@ from store.errors import Unavailable
 from store.model import Change
 from store.postgres.connection import Connection, ends_session
 from store.postgres.outbox import insert_outbox
-from store.redis.inbox_entries import Disconnection
+from store.redis.inbox_entries import Disconnection, Personal
 
 T = TypeVar("T")
 DEADLINE = 15.0  # seconds; statements have their own, shorter timeout
@@ -44,15 +44,36 @@ class Transactions:
         deadline or a lost connection), the caller gets an error, and the heads of `touches` are compared with the
         database. Not guaranteed: that changes are published in the order of their seqs; rooms put them in order.
         """
+
+        async def wrote(conn: Connection) -> tuple[T, Sequence[Change], Personal | None]:
+            result, changes = await write(conn)
+            return result, changes, disconnects
+
+        return await self._run(wrote, touches)
+
+    async def run_personal(self, write: Callable[[Connection], Awaitable[tuple[T, Personal | None]]]) -> T:
+        """The same for a `write` that changes no conversation: it returns what it means for the user's connections."""
+
+        async def wrote(conn: Connection) -> tuple[T, Sequence[Change], Personal | None]:
+            result, personal = await write(conn)
+            return result, (), personal
+
+        return await self._run(wrote, ())
+
+    async def _run(
+        self,
+        write: Callable[[Connection], Awaitable[tuple[T, Sequence[Change], Personal | None]]],
+        touches: Collection[UUID],
+    ) -> T:
         async with self._pool.connection() as conn:
             try:
                 with trio.CancelScope(shield=True), trio.fail_after(DEADLINE):
                     async with conn.transaction():
-                        result, changes = await write(conn)
-                        if changes or disconnects:
-                            await insert_outbox(conn, changes, disconnects)
-                    if changes or disconnects:
-                        self._change_publisher.publish(changes, disconnects)
+                        result, changes, personal = await write(conn)
+                        if changes or personal:
+                            await insert_outbox(conn, changes, personal)
+                    if changes or personal:
+                        self._change_publisher.publish(changes, personal)
             except trio.TooSlowError:
                 self._change_publisher.doubt(touches)
                 raise Unavailable("the transaction did not end in time") from None

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta
 
 Timestamp = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+FOR_EVER = "9999-12-31T23:59:59.999Z"
 
 
 class WireEnum(str, enum.Enum):
@@ -169,8 +170,24 @@ class Member(Wire, frozen=True, gc=False):  # thousands are made for one answer,
     read_seq: int
 
 
+class Notifications(Wire, frozen=True, gc=False):
+    """`muted_until`: none before that time; for ever, the last millisecond of the year 9999 (`FOR_EVER`)."""
+
+    muted_until: Timestamp | None
+
+
+class ConversationSettings(Wire, frozen=True, gc=False):
+    """What a member has set for themselves: no other member hears of it. Of two, the one with the higher `version` is
+    the later one; 0 or any other number of a member who has set nothing."""
+
+    archived: bool
+    favourite: bool
+    notifications: Notifications
+    version: int
+
+
 class Conversation(Wire, frozen=True):
-    """A conversation as one of its members sees it (`unread_count` is this member's, of the newest 1,000)."""
+    """A conversation as a member sees it: `unread_count`, of the newest 1,000, and `settings` are their own."""
 
     id: UUID
     type: ConversationType
@@ -182,6 +199,7 @@ class Conversation(Wire, frozen=True):
     unread_count: int
     member_count: int
     members: tuple[Member, ...]
+    settings: ConversationSettings
 
 
 class MemberCursor(Wire, frozen=True, gc=False):

@@ -184,7 +184,7 @@ from server.hub import methods
 from server.hub.dispatch import Dispatcher
 
 dispatcher = Dispatcher()
-parts = dict.fromkeys("messages receipts users presence connected ephemeral_events sync verifier".split())
+parts = dict.fromkeys("messages conversations receipts users presence connected ephemeral_events sync verifier".split())
 methods.HubMethods(**parts).register(dispatcher)
 [served] = [method for method in dispatcher.methods if method.name == "CountDown"]
 [declared] = [method for method in methods.METHODS if method.name == "CountDown"]

@@ -52,6 +52,7 @@ def assemble_hub(
     dispatcher = Dispatcher()
     HubMethods(
         messages=handlers.messages,
+        conversations=cluster.conversations,
         receipts=handlers.receipts,
         users=handlers.users,
         presence=cluster.presence,

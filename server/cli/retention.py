@@ -24,7 +24,7 @@ from store.postgres import accounts, idempotency, messages, partitions, users
 from store.postgres.clock import fetch_agreed_now
 from store.postgres.connection import Connection
 from store.postgres.pool import Pool
-from store.redis.inbox_entries import Disconnection
+from store.redis.inbox_entries import Personal
 
 IDEMPOTENCY = timedelta(days=7)  # how long a clientMessageId or Idempotency-Key is remembered (docs/design.md P2)
 BATCH = 2000  # rows in one statement: short locks
@@ -40,7 +40,7 @@ Step = Callable[[Connection, int], Awaitable[int]]
 class _NoSubscribers:
     """A change publisher without receivers: purging changes no conversation."""
 
-    def publish(self, changes: Sequence[Change], disconnection: Disconnection | None = None) -> None: ...
+    def publish(self, changes: Sequence[Change], personal: Personal | None = None) -> None: ...
 
     def doubt(self, conversation_ids: object) -> None: ...
 

@@ -22,7 +22,7 @@ from store.model import Change
 from store.outage import Outage
 from store.postgres import outbox
 from store.postgres.pool import Pool
-from store.redis.inbox_entries import Disconnection, Draft, Entry, InstanceMessage, TraceMark, entry_of, pack_change
+from store.redis.inbox_entries import Draft, Entry, InstanceMessage, Personal, TraceMark, entry_of, pack_change
 from store.redis.instances import Instances
 
 MAX_WAITING = 20_000  # changes in the queue; further ones are left to the relay
@@ -87,15 +87,15 @@ class Publisher:
 
     # -- queueing: never waits --------------------------------------------------------------------
 
-    def publish(self, changes: Sequence[Change], disconnection: Disconnection | None = None) -> None:
-        """Queue the changes of one committed batch, and the disconnection of the user whose connections it ends."""
+    def publish(self, changes: Sequence[Change], personal: Personal | None = None) -> None:
+        """Queue the changes of one committed batch, and what it means for one user besides."""
         if not self._subscriptions.instance or self._waiting >= MAX_WAITING:
             self.dropped += len(changes)
             return
         self._waiting += len(changes)
-        self._batches.append(_Published(outbox.key_of(changes, disconnection), changes))
-        if disconnection is not None:
-            self._messages.append(disconnection)
+        self._batches.append(_Published(outbox.key_of(changes, personal), changes))
+        if personal is not None:
+            self._messages.append(personal)
         self._wake.set()
 
     def send(self, messages: Iterable[InstanceMessage]) -> None:
@@ -158,17 +158,17 @@ class Publisher:
         """Send each batch and each message separately, after a defect in sending all of them. Raise Unavailable.
 
         Return the batches that were sent. The relay announces the others; ephemeral messages that fail are dropped. If
-        a disconnection failed, return none: its row belongs to one of the batches, and it is not known here to which.
+        one that is in the outbox failed, return none: its row is one of the batches', and it is not known here which.
         """
         went = []
         for published in batches:
             if await self._sent(entry_of((), published.changes)):
                 went.append(published)
-        all_disconnected = True
+        all_sent = True
         for message in messages:
             is_sent = await self._sent(entry_of((message,)))
-            all_disconnected = all_disconnected and (is_sent or not isinstance(message, Disconnection))
-        return went if all_disconnected else []
+            all_sent = all_sent and (is_sent or not isinstance(message, Personal))
+        return went if all_sent else []
 
     async def _sent(self, entry: Entry) -> bool:
         """Deliver an entry. Return False after a defect in it. Raise Unavailable."""

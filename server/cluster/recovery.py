@@ -27,6 +27,9 @@ class Truth(Protocol):
     async def joined(self, user_ids: Collection[UUID], seconds: float) -> Sequence[tuple[UUID, UUID]]:
         """The users among these who have joined a conversation in the last `seconds`, each with its id."""
 
+    async def settings_changed(self, user_ids: Collection[UUID], seconds: float) -> Sequence[tuple[UUID, UUID]]:
+        """The same of those who have changed their settings of one."""
+
     async def deleted(self, user_ids: Collection[UUID]) -> list[UUID]: ...
 
     async def ended(self, session_ids: Collection[UUID]) -> Collection[UUID]: ...
@@ -101,7 +104,8 @@ class Recovery:
 
         `went_back` are conversations of which a part of the history is lost. Somebody may be a member of them whom that
         part had removed: they are attached again, with a `Resync`. Users who joined a conversation in the last
-        `seconds` are notified on all connections, and attached. Raise StoreError.
+        `seconds` are notified on all connections, and attached; who has changed their settings of one is notified.
+        Raise StoreError.
         """
         users = self._rooms.users()
         again = set(went_back)
@@ -121,4 +125,6 @@ class Recovery:
             if seconds is not None:
                 for user_id, conversation_id in await self._truth.joined(chunk, seconds + SLACK):
                     self._notifier.recheck(conversation_id, user_id)
+                for user_id, conversation_id in await self._truth.settings_changed(chunk, seconds + SLACK):
+                    self._notifier.notify(conversation_id, (user_id,))
             await trio.lowlevel.checkpoint()

@@ -12,13 +12,13 @@ from uuid import UUID
 from server.fanout.ephemeral_events import EphemeralEvents
 from server.fanout.rooms import Rooms
 from store.model import Change
-from store.redis.inbox_entries import Disconnection, Entry
+from store.redis.inbox_entries import Disconnection, Entry, Personal
 
 
 class OtherInstances(Protocol):
     """Sends to the other instances (`server.cluster.publisher`)."""
 
-    def publish(self, changes: Sequence[Change], disconnection: Disconnection | None = None) -> None: ...
+    def publish(self, changes: Sequence[Change], personal: Personal | None = None) -> None: ...
 
 
 class ChangePublisher:
@@ -29,16 +29,18 @@ class ChangePublisher:
 
     # -- local changes ----------------------------------------------------------------------------------
 
-    def publish(self, changes: Sequence[Change], disconnection: Disconnection | None = None) -> None:
+    def publish(self, changes: Sequence[Change], personal: Personal | None = None) -> None:
         """Deliver the changes of one committed batch here, and queue them for the other instances. Never waits.
 
-        The connections named by `disconnection` are closed first, so that an erased user's connections do not receive
+        What `personal` means for one user comes first: so an erased user's connections, which it ends, do not receive
         an event for each conversation that the user leaves.
         """
-        if disconnection is not None:
-            self._rooms.disconnect(disconnection)
+        if isinstance(personal, Disconnection):
+            self._rooms.disconnect(personal)
+        elif personal is not None:
+            self._rooms.refresh(personal)
         self._rooms.publish(changes)
-        self._others.publish(changes, disconnection)
+        self._others.publish(changes, personal)
 
     def doubt(self, conversation_ids: Collection[UUID]) -> None:
         """Compare these conversations with PostgreSQL: the outcome of a commit is unknown.
@@ -53,6 +55,8 @@ class ChangePublisher:
         """Deliver to local connections only. Never waits."""
         for disconnection in entry.disconnections:
             self._rooms.disconnect(disconnection)
+        for changed in entry.settings:
+            self._rooms.refresh(changed)
         self._rooms.publish(entry.changes)
         for head in entry.heads:
             self._rooms.repair.reached(head.conversation_id, head.seq)

@@ -1,4 +1,5 @@
-"""Send users the current view of a conversation after its members or its title have changed (`ConversationChanged`).
+"""Send users the current view of a conversation after its members, its title or their own settings of it have changed
+(`ConversationChanged`).
 
 Owns the pending notifications, grouped by conversation, and the one task that reads the views and sends them. Each
 instance notifies the users connected to it, when the change itself is delivered there: it does not matter which

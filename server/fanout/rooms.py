@@ -43,7 +43,7 @@ from server.transport.send_queue import Flusher, Verdict
 from store.defects import guard
 from store.errors import StoreError, Unavailable
 from store.model import Change, Cursor, MessageType, Position
-from store.redis.inbox_entries import Disconnection
+from store.redis.inbox_entries import Disconnection, SettingsChange
 
 MAX_HELD = 1000  # changes that a room holds while it is compared with PostgreSQL; what comes on top is read from there
 MAX_NOTIFIED = 200  # users of a room who are sent their own view after a change; in larger ones, only those added
@@ -594,6 +594,12 @@ class Rooms:
     ) -> None:
         """Send an event about a conversation to every local connection of a user."""
         self._notify(self._connections.get(user_id, ()), event, arguments, conversation_id, news)
+
+    def refresh(self, changed: SettingsChange) -> None:
+        """Send a user who is connected here their view of a conversation: they have changed their settings of it."""
+        notifier = self._notifier()
+        if notifier is not None and changed.user_id in self._connections:
+            notifier.notify(changed.conversation_id, (changed.user_id,))
 
     def _notify(
         self,

@@ -20,6 +20,7 @@ from server.fanout.recent_events import Broadcast
 from server.fanout.room import JOINED, Room, Subscriber, cursor_at, resync_at
 from server.fanout.rooms import REMOVED, RESYNC, Rooms, no_such_conversation
 from store.model import Change, Conversation, Cursor, Position
+from store.postgres.conversations import Standing
 
 MAX_BEHIND = 1000  # changes; further behind, paging with REST is cheaper for everybody (docs/hub.md)
 PAGE = 100  # changes read at once
@@ -28,10 +29,11 @@ STEP = 200  # ephemeral events looked at in one scheduler step
 MISSING = 1.0  # seconds that this waits for a change which is committed, before it is asked whether it still is
 MAX_NAMED = 1000  # conversations in one call of Sync
 MAX_LISTED = 400  # conversations in one answer to Sync
-LISTED_BYTES = 300  # of an answer, for each conversation that it lists, at most
+LISTED_BYTES = 320  # of an answer, for each conversation that it lists, at most
 NAMED_BYTES = 90  # for each that is named, at most
 START = UUID(int=0)  # below every conversation's id
 BEGINNING = Cursor(0)  # of a client that has nothing
+NO_MEMBER = Standing(0, 0)
 BY_DEFAULT = {
     Others.REPLAY: SyncOutcome.REPLAYED,
     Others.ATTACH: SyncOutcome.ATTACHED,
@@ -59,8 +61,8 @@ class SyncSource(Protocol):
     async def diverged(self, cursors: Sequence[tuple[UUID, Cursor]]) -> Collection[int]:
         """Return the indexes of those of these cursors that are not of the history that PostgreSQL has."""
 
-    async def unread(self, user_id: UUID, conversation_ids: Sequence[UUID]) -> dict[UUID, int]:
-        """How many messages of each conversation the user has not read, counted to 1,000."""
+    async def standings(self, user_id: UUID, conversation_ids: Sequence[UUID]) -> dict[UUID, Standing]:
+        """What is the user's own of each conversation: what is not read, counted to 1,000, and their settings."""
 
     async def require_member(self, caller: Caller, conversation_id: UUID) -> None:
         """Raises ChatError("not_found")."""
@@ -173,7 +175,7 @@ async def sync_all(
         shown_heads = heads | {key: position.cursor for key, position in ignored.items()}
         gone += [key for key in outcomes if outcomes[key] is SyncOutcome.GONE]
         listed = [*(conversation_id for conversation_id, _ in shown[:most]), *page]
-        unread = await sync.unread(connection.user_id, [key for key in listed if key in shown_heads])
+        standings = await sync.standings(connection.user_id, [key for key in listed if key in shown_heads])
         return Synced(
             heads={conversation_id: head.seq for conversation_id, head in heads.items()},
             resync=(*gone, *(key for key in outcomes if outcomes[key] is SyncOutcome.RESYNC)),
@@ -182,8 +184,9 @@ async def sync_all(
                     conversation_id=conversation_id,
                     last_seq=(head := shown_heads.get(conversation_id, BEGINNING)).seq,
                     message_id=head.message_id,
-                    unread_count=unread.get(conversation_id, 0),
+                    unread_count=(standing := standings.get(conversation_id, NO_MEMBER)).unread_count,
                     outcome=outcomes.get(conversation_id, SyncOutcome.GONE),
+                    settings_version=standing.settings_version,
                 )
                 for conversation_id in listed
             ),

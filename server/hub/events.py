@@ -20,7 +20,8 @@ EVENTS: dict[str, Event] = {
     "ReceiveMessage": Event((("message", Message),), "A new message, also one's own."),
     "MessageChanged": Event((("message", Message),), "A message was edited or deleted, or its file was."),
     "ConversationChanged": Event(
-        (("conversation", Conversation),), "The members, roles or the title of a conversation have changed."
+        (("conversation", Conversation),),
+        "The members, roles or the title of a conversation have changed, or the user's own settings of it.",
     ),
     "ConversationRemoved": Event(
         (("conversationId", UUID), ("reason", Literal["left", "removed", "deleted"])),

@@ -11,6 +11,7 @@ from uuid import UUID
 import trio
 from msgspec import Meta
 
+from handlers.conversations import Conversations
 from handlers.errors import ChatError
 from handlers.messages import Messages
 from handlers.model import (
@@ -21,6 +22,7 @@ from handlers.model import (
     SentMessage,
     Synced,
     SyncOptions,
+    UpdateSettings,
     UpdateStatus,
     UserStatusChoice,
     UserStatusUpdate,
@@ -38,7 +40,7 @@ from server.hub.dispatch import Declaration, Dispatcher
 from server.hub.invocations import INTERRUPTED, Ticket, answer
 from server.identity.access_tokens import Verifier
 from server.protocol.signalr.codec import UuidKey
-from store.model import Account, Message, MessageStatus, Seq
+from store.model import Account, ConversationSettings, Message, MessageStatus, Seq
 from store.postgres.messages import END
 
 STREAM_LIMIT = 10_000  # messages one StreamHistory may ask for
@@ -80,6 +82,7 @@ class HubMethods:
         self,
         *,
         messages: Messages,
+        conversations: Conversations,
         receipts: Receipts,
         users: Users,
         presence: Presence,
@@ -89,6 +92,7 @@ class HubMethods:
         verifier: Verifier,
     ) -> None:
         self._messages = messages
+        self._conversations = conversations
         self._receipts = receipts
         self._users = users
         self._presence = presence
@@ -246,6 +250,13 @@ class HubMethods:
     async def mark_message_as_delivered(self, connection: HubConnection, message_id: UUID) -> None:
         """Say that the user has received everything up to this message."""
         await self._receipts.mark_message(connection.caller, message_id, MessageStatus.DELIVERED)
+
+    @hub_method("not_found")
+    async def update_conversation_settings(
+        self, connection: HubConnection, conversation_id: UUID, settings: UpdateSettings
+    ) -> ConversationSettings:
+        """Archive a conversation, make it a favourite, or mute its notifications, for oneself."""
+        return await self._conversations.update_settings(connection.caller, conversation_id, settings)
 
     @hub_method()
     async def update_status(

@@ -250,6 +250,14 @@ def query_number(name: str, default: int | None, *, least: int = 0, most: int = 
     return number
 
 
+def query_choice(name: str) -> bool | None:
+    """Return whether the parameter is "true", or None if it is left out."""
+    text = request.args.get(name)
+    if text not in ("true", "false", None):
+        raise ChatError("invalid_request", f"The parameter {name} is true or false.", errors={name: "true or false"})
+    return None if text is None else text == "true"
+
+
 def limit() -> int:
     return query_number("limit", DEFAULT_LIMIT, least=1, most=MAX_LIMIT) or DEFAULT_LIMIT
 

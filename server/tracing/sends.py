@@ -22,7 +22,7 @@ from server.fanout.rooms import Rooms
 from store.errors import StoreError
 from store.model import Change, Message
 from store.postgres.group_commit import Append, AppendError
-from store.redis.inbox_entries import Disconnection, Entry, TraceMark
+from store.redis.inbox_entries import Entry, Personal, TraceMark
 
 PARENT = "traceparent"  # W3C Trace Context
 CLOCK_STEP = 100_000  # ns: a larger difference means that the wall clock was set
@@ -187,10 +187,10 @@ class TracedPublisher(ChangePublisher):
         self._publisher = publisher
         self._sends = sends
 
-    def publish(self, changes: Sequence[Change], disconnection: Disconnection | None = None) -> None:
+    def publish(self, changes: Sequence[Change], personal: Personal | None = None) -> None:
         began = time.perf_counter()
         taken = self._sends.take(changes)
-        super().publish(changes, disconnection)
+        super().publish(changes, personal)
         if taken:
             self._publisher.send([mark for mark, _ in taken])
             self._sends.delivered([context for _, context in taken], began, origin="here")

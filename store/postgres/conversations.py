@@ -12,6 +12,7 @@ conversation before anything else. The caller checks permissions, in the same tr
 """
 
 from collections.abc import Collection, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -20,7 +21,17 @@ import trio
 
 from store.errors import StoreError, Unavailable
 from store.ids import new_id, timestamp
-from store.model import Change, Conversation, ConversationType, Member, MemberCursor, Message, Role
+from store.model import (
+    Change,
+    Conversation,
+    ConversationSettings,
+    ConversationType,
+    Member,
+    MemberCursor,
+    Message,
+    Notifications,
+    Role,
+)
 from store.postgres import queries
 from store.postgres.connection import Connection
 from store.postgres.messages import message_of
@@ -60,6 +71,33 @@ class Position(NamedTuple):
     number: int
     last_id: UUID
     as_of: int
+
+
+class Standing(msgspec.Struct, frozen=True, gc=False):
+    """What is a member's own of a conversation: how many messages they have not read, of its newest 1,000, and the
+    version of their settings."""
+
+    unread_count: int
+    settings_version: int
+
+
+class Filter(msgspec.Struct, frozen=True):
+    """Of a user's conversations those that they have, or have not, archived or made a favourite; None: both."""
+
+    archived: bool | None = None
+    favourite: bool | None = None
+
+
+ALL = Filter()
+
+
+class SettingsUpdate(msgspec.Struct, frozen=True):
+    """None: as it is. `muted_until` counts where `sets_muted`."""
+
+    archived: bool | None = None
+    favourite: bool | None = None
+    sets_muted: bool = False
+    muted_until: datetime | None = None
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -106,6 +144,7 @@ async def list_conversations(
     limit: int = 50,
     position: Position | None = None,
     members: int = MEMBERS_LISTED,
+    only: Filter = ALL,
 ) -> tuple[list[Conversation], Position | None]:
     """A user's conversations, the most recently active first, and the `position` of the next page (None: no more).
 
@@ -115,10 +154,10 @@ async def list_conversations(
     All pages are in the order of the first one's moment: a conversation that becomes active meanwhile stays.
     """
     as_of = position.as_of if position else MAX_POSITION
-    rows = await _list_rows(conn, viewer_id, limit, position, as_of)
+    rows = await _list_rows(conn, viewer_id, limit, position, as_of, only)
     if position is None and len(rows) > min(limit, LIST_STEP):  # there will be other pages
         as_of = await _settle(conn)
-        rows = await _list_rows(conn, viewer_id, limit, position, as_of)
+        rows = await _list_rows(conn, viewer_id, limit, position, as_of, only)
     found: list[Conversation] = []
     size = 0
     while len(found) < min(len(rows), limit) and size < LIST_BYTES:
@@ -133,11 +172,19 @@ async def list_conversations(
 
 
 async def _list_rows(
-    conn: Connection, viewer_id: UUID, limit: int, position: Position | None, as_of: int
+    conn: Connection, viewer_id: UUID, limit: int, position: Position | None, as_of: int, only: Filter
 ) -> list[tuple[Any, ...]]:
     """Place, last message and columns of the conversations of a page as of a place, and of one more."""
     number, last_id, _ = position or (None, None, None)
-    parameters = {"viewer_id": viewer_id, "place": number, "last_id": last_id, "as_of": as_of, "limit": limit + 1}
+    parameters = {
+        "viewer_id": viewer_id,
+        "place": number,
+        "last_id": last_id,
+        "as_of": as_of,
+        "limit": limit + 1,
+        "archived": only.archived,
+        "favourite": only.favourite,
+    }
     return await (await conn.execute(queries.list_conversations, parameters)).fetchall()
 
 
@@ -197,6 +244,14 @@ async def list_joined(conn: Connection, user_ids: Collection[UUID], seconds: flo
     return [(user_id, conversation_id) for user_id, conversation_id in await cursor.fetchall()]
 
 
+async def list_settings_changed(
+    conn: Connection, user_ids: Collection[UUID], seconds: float
+) -> list[tuple[UUID, UUID]]:
+    """The users among these who have changed their settings of a conversation in the last `seconds`, with its id."""
+    cursor = await conn.execute(queries.list_settings_changed, {"user_ids": list(user_ids), "seconds": seconds})
+    return [(user_id, conversation_id) for user_id, conversation_id in await cursor.fetchall()]
+
+
 async def list_audiences(conn: Connection, user_ids: Collection[UUID], most: int) -> dict[UUID, list[UUID]]:
     """The conversations of at most `most` members that each of these users is in."""
     found: dict[UUID, list[UUID]] = {user_id: [] for user_id in user_ids}
@@ -217,11 +272,11 @@ async def fetch_heads(conn: Connection, conversation_ids: Collection[UUID]) -> d
     return dict(await (await conn.execute(queries.fetch_heads, {"ids": list(conversation_ids)})).fetchall())
 
 
-async def list_unread(conn: Connection, views: Collection[tuple[UUID, UUID]]) -> dict[tuple[UUID, UUID], int]:
-    """How many messages each user has not read of a conversation, by (user, conversation), of its newest 1,000."""
+async def list_standings(conn: Connection, views: Collection[tuple[UUID, UUID]]) -> dict[tuple[UUID, UUID], Standing]:
+    """What is each user's own of a conversation, by (user, conversation); who is no member is left out."""
     parameters = {"user_ids": [user for user, _ in views], "conversation_ids": [key for _, key in views]}
-    rows = await (await conn.execute(queries.list_unread, parameters)).fetchall()
-    return {(user_id, conversation_id): count for user_id, conversation_id, count in rows}
+    rows = await (await conn.execute(queries.list_standings, parameters)).fetchall()
+    return {(user_id, conversation_id): Standing(*own) for user_id, conversation_id, *own in rows}
 
 
 async def count_owners(conn: Connection, conversation_id: UUID) -> int:
@@ -331,6 +386,24 @@ async def update_role(conn: Connection, conversation_id: UUID, user_id: UUID, ro
         return await _announce(conn, conversation_id, said)
 
 
+async def update_settings(
+    conn: Connection, conversation_id: UUID, user_id: UUID, update: SettingsUpdate
+) -> tuple[ConversationSettings, bool]:
+    """Set what a member has for themselves. Return it, and whether anything is different now. Raises NotAMember.
+
+    It is no change of the conversation, and is not locked with it: of two at once, the later one to be committed has
+    the higher version.
+    """
+    parameters: dict[str, Any] = {"conversation_id": conversation_id, "user_id": user_id}
+    row = await (await conn.execute(queries.update_settings, parameters | msgspec.structs.asdict(update))).fetchone()
+    if row is not None:
+        return _settings_of(row), True
+    row = await (await conn.execute(queries.fetch_settings, parameters)).fetchone()
+    if row is None:
+        raise NotAMember
+    return _settings_of(row), False
+
+
 # -- inside -----------------------------------------------------------------------------------
 
 
@@ -392,6 +465,16 @@ def _member_of(row: Sequence[Any]) -> Member:
     return Member(user_id, Role(role), timestamp(joined), delivered_seq, read_seq)
 
 
+def _settings_of(row: Sequence[Any]) -> ConversationSettings:
+    archived, favourite, muted_until, version = row
+    return ConversationSettings(
+        archived=archived,
+        favourite=favourite,
+        notifications=Notifications(None if muted_until is None else timestamp(muted_until)),
+        version=version,
+    )
+
+
 async def _complete(conn: Connection, rows: Sequence[Sequence[Any]], shown: int = MEMBERS_SHOWN) -> list[Conversation]:
     """Conversations out of their rows: adds the members shown and the last messages, a query for each kind."""
     if not rows:
@@ -406,7 +489,7 @@ async def _complete(conn: Connection, rows: Sequence[Sequence[Any]], shown: int 
 
 
 def _conversation_of(row: Sequence[Any], members: Sequence[Member], last_message: Message | None) -> Conversation:
-    id_, kind, title, created_by, created, last_seq, _, member_count, unread = row
+    id_, kind, title, created_by, created, last_seq, _, member_count, unread, *settings = row
     return Conversation(
         id=id_,
         type=ConversationType(kind),
@@ -418,4 +501,5 @@ def _conversation_of(row: Sequence[Any], members: Sequence[Member], last_message
         unread_count=unread,
         member_count=member_count,
         members=tuple(members),
+        settings=_settings_of(settings),
     )

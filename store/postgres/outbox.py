@@ -16,43 +16,47 @@ from store.postgres.connection import Connection
 from store.postgres.conversations import list_member_ids
 from store.postgres.messages import message_of
 from store.postgres.system_messages import Event, change_of, read
-from store.redis.inbox_entries import Disconnection, disconnection_of
+from store.redis.inbox_entries import Disconnection, Personal, SettingsChange, disconnection_of
 
 Key = tuple[UUID, int]  # conversation and seq of a batch's first change
 
 
 class Unpublished(Struct, frozen=True):
-    """A batch that may not have reached everybody: the first of its changes in each conversation, and whose
-    connections it ends."""
+    """A batch that may not have reached everybody: the first of its changes in each conversation, whose connections it
+    ends, and whose settings have changed."""
 
     key: Key
     first: dict[UUID, int]
     disconnections: tuple[Disconnection, ...] = ()
+    settings: SettingsChange | None = None
 
 
-def key_of(changes: Sequence[Change], disconnection: Disconnection | None = None) -> Key:
-    """The name of a batch: its first change's, or the user's or session's that it ends where nothing else changed."""
+def key_of(changes: Sequence[Change], personal: Personal | None = None) -> Key:
+    """The name of a batch: its first change's, or where nothing else changed the user's or session's that it ends, or
+    that of the settings: versions are not seqs, but there is one of each."""
     if changes:
         return changes[0].conversation_id, changes[0].seq
-    assert disconnection is not None
-    return disconnection.session_id or disconnection.user_id, 0
+    assert personal is not None
+    if isinstance(personal, SettingsChange):
+        return personal.conversation_id, -personal.version
+    return personal.session_id or personal.user_id, 0
 
 
-async def insert_outbox(
-    conn: Connection, changes: Sequence[Change], disconnection: Disconnection | None = None
-) -> None:
+async def insert_outbox(conn: Connection, changes: Sequence[Change], personal: Personal | None = None) -> None:
     """Note a batch, in the transaction that makes its changes."""
     first: dict[UUID, int] = {}
     for change in changes:
         first[change.conversation_id] = min(change.seq, first.get(change.conversation_id, change.seq))
-    conversation_id, seq = key_of(changes, disconnection)
+    conversation_id, seq = key_of(changes, personal)
+    ended = [personal] if isinstance(personal, Disconnection) else []
     parameters = {
         "conversation_id": conversation_id,
         "seq": seq,
         "conversation_ids": list(first),
         "seqs": list(first.values()),
-        "dismissed": [] if disconnection is None else [disconnection.user_id],
-        "dismissed_sessions": [] if disconnection is None else [disconnection.session_id],
+        "dismissed": [one.user_id for one in ended],
+        "dismissed_sessions": [one.session_id for one in ended],
+        "settings_of": personal.user_id if isinstance(personal, SettingsChange) else None,
     }
     await conn.execute(queries.insert_outbox, parameters)
 
@@ -71,8 +75,9 @@ async def list_stale(conn: Connection, age: float, limit: int = 100) -> list[Unp
             (conversation_id, seq),
             dict(zip(conversation_ids, seqs, strict=True)),
             tuple(disconnection_of(*both) for both in zip_longest(users, sessions)),
+            None if settings_of is None else SettingsChange(settings_of, conversation_id, -seq),
         )
-        for conversation_id, seq, conversation_ids, seqs, users, sessions in await cursor.fetchall()
+        for conversation_id, seq, conversation_ids, seqs, users, sessions, settings_of in await cursor.fetchall()
     ]
 
 

@@ -96,11 +96,27 @@ class Disconnection(InstanceMessage, frozen=True, array_like=True):
         return (self.user_id,)
 
 
+class SettingsChange(InstanceMessage, frozen=True, array_like=True):
+    """A user has changed their settings of a conversation: their connections are to be sent their view of it."""
+
+    user_id: UUID
+    conversation_id: UUID
+    version: int
+
+    @property
+    def users(self) -> Sequence[UUID]:
+        return (self.user_id,)
+
+
 class TraceMark(_OfConversation, frozen=True, array_like=True):
     """Change `seq` is traced: `parent` is the span it belongs to, as W3C Trace Context writes it."""
 
     seq: int
     parent: str
+
+
+# What concerns one user and is announced as surely as a change is: the outbox has it until it has reached everybody.
+Personal = Disconnection | SettingsChange
 
 
 def disconnection_of(user_id: UUID, session_id: UUID | None = None) -> Disconnection:
@@ -125,6 +141,7 @@ class Entry(Struct, frozen=True, array_like=True):
     statuses: tuple[StatusNotice, ...] = ()
     disconnections: tuple[Disconnection, ...] = ()
     traces: tuple[TraceMark, ...] = ()  # of some of the changes
+    settings: tuple[SettingsChange, ...] = ()
 
     def messages(self) -> Iterator[InstanceMessage]:
         """All but the changes, kind by kind."""

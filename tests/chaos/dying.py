@@ -11,15 +11,15 @@ from pathlib import Path
 from server.cli.main import main
 from server.fanout.change_publisher import ChangePublisher
 from store.model import Change
-from store.redis.inbox_entries import Disconnection
+from store.redis.inbox_entries import Personal
 
 WHEN = Path(os.environ["DYING_WHEN"])
 
 
-def publish(self: ChangePublisher, changes: Sequence[Change], disconnection: Disconnection | None = None) -> None:
+def publish(self: ChangePublisher, changes: Sequence[Change], personal: Personal | None = None) -> None:
     if WHEN.exists():
         os.kill(os.getpid(), signal.SIGKILL)
-    original(self, changes, disconnection)
+    original(self, changes, personal)
 
 
 original = ChangePublisher.publish

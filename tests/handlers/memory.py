@@ -37,11 +37,12 @@ from handlers.users import Users
 from store import names
 from store import receipts as receipt_store
 from store.errors import StoreError, Unavailable
-from store.ids import id_floor, new_id
+from store.ids import epoch_ms, id_floor, new_id, timestamp
 from store.model import (
     Account,
     Change,
     Conversation,
+    ConversationSettings,
     ConversationType,
     FileInfo,
     Member,
@@ -49,6 +50,7 @@ from store.model import (
     Message,
     MessageStatus,
     MessageType,
+    Notifications,
     Role,
     Session,
     User,
@@ -60,9 +62,10 @@ from store.postgres.connection import Connection
 from store.postgres.conversations import Head
 from store.postgres.files import Facts, File, Storage
 from store.postgres.group_commit import Append
-from store.redis.inbox_entries import Disconnection, Receipt
+from store.redis.inbox_entries import Personal, Receipt
 from store.signing import SigningKeys
 
+NOTHING_SET = ConversationSettings(False, False, Notifications(None), 0)
 NOW = "2026-01-01T00:00:00.000Z"
 EXPIRES = 1e12
 F = TypeVar("F", bound=Callable[..., object])
@@ -91,7 +94,9 @@ class Tables:
         self.members: dict[tuple[UUID, UUID], Member] = {}
         self.messages: dict[UUID, Message] = {}
         self.files: dict[UUID, File] = {}
-        self.outbox: tuple[tuple[tuple[Change, ...], Disconnection | None], ...] = ()
+        self.settings: dict[tuple[UUID, UUID], ConversationSettings] = {}
+        self.settings_versions = 0
+        self.outbox: tuple[tuple[tuple[Change, ...], Personal | None], ...] = ()
 
     def copy(self) -> dict[str, Any]:
         return {name: copy(table) for name, table in vars(self).items()}
@@ -143,7 +148,11 @@ class Tables:
             0,
             len(found),
             tuple(found[:shown]),
+            self.settings_of(conversation_id, viewer_id),
         )
+
+    def settings_of(self, conversation_id: UUID, user_id: UUID) -> ConversationSettings:
+        return self.settings.get((conversation_id, user_id), NOTHING_SET)
 
 
 def message_at(
@@ -248,11 +257,11 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
 
 class Publisher:
     def __init__(self) -> None:
-        self.published: list[tuple[tuple[Change, ...], Disconnection | None]] = []
+        self.published: list[tuple[tuple[Change, ...], Personal | None]] = []
         self.doubts: list[UUID] = []
 
-    def publish(self, changes: Sequence[Change], disconnection: Disconnection | None = None) -> None:
-        self.published.append((tuple(changes), disconnection))
+    def publish(self, changes: Sequence[Change], personal: Personal | None = None) -> None:
+        self.published.append((tuple(changes), personal))
 
     def doubt(self, conversation_ids: Collection[UUID]) -> None:
         self.doubts += conversation_ids
@@ -516,8 +525,15 @@ def _list_conversations(
     limit: int = 50,
     position: conversations.Position | None = None,
     members: int = conversations.MEMBERS_LISTED,
+    only: conversations.Filter = conversations.ALL,
 ) -> tuple[list[Conversation], conversations.Position | None]:
-    found = [view for one in reversed(tables.conversations) if (view := tables.view(one, viewer_id, members))]
+    found = [
+        view
+        for one in reversed(tables.conversations)
+        if (view := tables.view(one, viewer_id, members))
+        and only.archived in (None, view.settings.archived)
+        and only.favourite in (None, view.settings.favourite)
+    ]
     start = position.number if position else 0
     end = start + limit
     more = conversations.Position(end, found[end - 1].id, 0) if len(found) > end else None
@@ -649,6 +665,7 @@ def _insert_member(tables: Tables, conversation_id: UUID, user_id: UUID, role: R
 @stands_for(conversations.delete_member)
 def _delete_member(tables: Tables, conversation_id: UUID, user_id: UUID, *, by: UUID) -> Change:
     del tables.members[conversation_id, user_id]
+    tables.settings.pop((conversation_id, user_id), None)
     return tables.announce(conversation_id, by, removed=[user_id])
 
 
@@ -656,6 +673,46 @@ def _delete_member(tables: Tables, conversation_id: UUID, user_id: UUID, *, by: 
 def _update_role(tables: Tables, conversation_id: UUID, user_id: UUID, role: Role, *, by: UUID) -> Change:
     tables.members[conversation_id, user_id] = replace(tables.members[conversation_id, user_id], role=role)
     return tables.announce(conversation_id, by)
+
+
+@stands_for(conversations.update_settings)
+def _update_settings(
+    tables: Tables, conversation_id: UUID, user_id: UUID, update: conversations.SettingsUpdate
+) -> tuple[ConversationSettings, bool]:
+    if (conversation_id, user_id) not in tables.members:
+        raise conversations.NotAMember
+    before = tables.settings_of(conversation_id, user_id)
+    muted_until = before.notifications.muted_until
+    if update.sets_muted:
+        muted_until = None if update.muted_until is None else timestamp(epoch_ms(update.muted_until))
+    after = replace(
+        before,
+        archived=before.archived if update.archived is None else update.archived,
+        favourite=before.favourite if update.favourite is None else update.favourite,
+        notifications=Notifications(muted_until),
+    )
+    if after == before:
+        return before, False
+    tables.settings_versions += 1
+    after = replace(after, version=tables.settings_versions)
+    tables.settings[conversation_id, user_id] = after
+    return after, True
+
+
+@stands_for(conversations.list_standings)
+def _list_standings(
+    tables: Tables, views: Collection[tuple[UUID, UUID]]
+) -> dict[tuple[UUID, UUID], conversations.Standing]:
+    return {
+        (user_id, conversation_id): conversations.Standing(0, tables.settings_of(conversation_id, user_id).version)
+        for user_id, conversation_id in views
+        if (conversation_id, user_id) in tables.members
+    }
+
+
+@stands_for(conversations.list_settings_changed)
+def _list_settings_changed(tables: Tables, user_ids: Collection[UUID], seconds: float) -> list[tuple[UUID, UUID]]:
+    return [(user_id, conversation_id) for conversation_id, user_id in tables.settings if user_id in user_ids]
 
 
 # -- in place of store.postgres.messages ------------------------------------------------------
@@ -950,8 +1007,8 @@ def _release(tables: Tables, scope: UUID, key: str, fingerprint: bytes) -> None:
 
 
 @stands_for(outbox.insert_outbox)
-def _insert_outbox(tables: Tables, changes: Sequence[Change], disconnection: Disconnection | None = None) -> None:
-    tables.outbox += ((tuple(changes), disconnection),)
+def _insert_outbox(tables: Tables, changes: Sequence[Change], personal: Personal | None = None) -> None:
+    tables.outbox += ((tuple(changes), personal),)
 
 
 # -- in place of store.postgres.files ---------------------------------------------------------

@@ -15,6 +15,7 @@ from handlers.model import Caller, Client, Identity, Once, Tokens
 from handlers.refresh_tokens import RefreshTokens
 from store.ids import new_id
 from store.model import Session
+from store.redis.inbox_entries import Disconnection
 from store.signing import SigningKeys
 from tests.handlers.memory import EXPIRES, Act, Memory, at_every_step, refused
 
@@ -215,7 +216,7 @@ async def test_the_answer_was_lost(memory: Memory, ago: float, is_taken: bool) -
         await memory.accounts.refresh(tokens.refresh_token, CLIENT)
     assert not is_live(memory, tokens)
     [(_, disconnection)] = memory.publisher.published
-    assert disconnection is not None
+    assert isinstance(disconnection, Disconnection)
     assert (disconnection.user_id, disconnection.session_id) == (caller.user_id, tokens.session_id)
 
 
@@ -282,7 +283,7 @@ async def test_ended_with_its_connections(memory: Memory) -> None:
         assert (await refused(memory, memory.accounts.revoke(caller, session_id))).code == "not_found"
     await memory.accounts.revoke(caller, tokens.session_id)
     [(changes, disconnection)] = memory.publisher.published
-    assert changes == () and disconnection is not None and disconnection.session_id == tokens.session_id
+    assert changes == () and isinstance(disconnection, Disconnection) and disconnection.session_id == tokens.session_id
     with pytest.raises(ChatError, match="not_found"):
         await memory.accounts.revoke(caller, tokens.session_id)
     await memory.accounts.logout(caller)  # it has ended already, which is what is wanted

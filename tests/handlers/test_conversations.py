@@ -8,10 +8,21 @@ from msgspec.structs import replace
 
 from handlers.conversations import Conversations
 from handlers.errors import ChatError
-from handlers.model import AddMember, Caller, ChangeRole, CreateConversation, Once, UpdateConversation
+from handlers.model import (
+    AddMember,
+    Caller,
+    ChangeRole,
+    CreateConversation,
+    NotificationsChoice,
+    Once,
+    UpdateConversation,
+    UpdateSettings,
+)
 from handlers.preconditions import of_conversation
 from store.ids import new_id
 from store.model import Role
+from store.postgres.conversations import Filter
+from store.redis.inbox_entries import SettingsChange
 from tests.handlers.memory import Act, Memory, nothing_half_done, refused
 
 OWNER, ADMIN, MEMBER = Role.OWNER, Role.ADMIN, Role.MEMBER
@@ -387,6 +398,45 @@ async def test_cursors_of_others(memory: Memory, cursor: str) -> None:
     assert memory.database.steps == []
 
 
+# -- a member's own settings --------------------------------------------------------------------
+
+
+async def test_settings(memory: Memory) -> None:
+    """Each change goes to its user alone, none where nothing is different; others' views stay as they are."""
+    one, other, stranger = memory.user(), memory.user(), memory.user()
+    group = memory.group((one, OWNER), (other, MEMBER))
+    until = NotificationsChoice("2027-01-01T01:00:00+01:00")
+    settings = await memory.conversations.update_settings(one, group, UpdateSettings(True, None, until))
+    assert (settings.archived, settings.favourite) == (True, False)
+    assert settings.notifications.muted_until == "2027-01-01T00:00:00.000Z"
+    assert memory.publisher.published == [((), SettingsChange(one.user_id, group, settings.version))]
+    for same in (UpdateSettings(), UpdateSettings(archived=True, notifications=until)):
+        assert await memory.conversations.update_settings(one, group, same) == settings
+    assert len(memory.publisher.published) == len(memory.tables.outbox) == 1
+    assert (await memory.conversations.get(one, group)).settings == settings
+    assert not (await memory.conversations.get(other, group)).settings.archived
+    only = Filter(archived=True)
+    assert [found.id for found in (await memory.conversations.list(one, 10, None, only=only))[0]] == [group]
+    assert (await memory.conversations.list(other, 10, None, only=only))[0] == []
+    off = UpdateSettings(notifications=NotificationsChoice())
+    assert (await memory.conversations.update_settings(one, group, off)).notifications.muted_until is None
+    memory.publisher.published.clear()
+    for caller in (stranger, Caller(new_id(), one.expires_at)):
+        call = memory.conversations.update_settings(caller, group, UpdateSettings(archived=True))
+        assert (await refused(memory, call)).code == "not_found"
+
+
+@pytest.mark.parametrize("until", ["", "noon", "2027-01-01", "2027-01-01T00:00:00", "0000-01-01T00:00:00Z", "\ud800"])
+async def test_no_time_to_mute_until(memory: Memory, until: str) -> None:
+    """What is no time with a time zone is refused before anything is read."""
+    one = memory.user()
+    group = memory.group((one, OWNER))
+    request = UpdateSettings(notifications=NotificationsChoice(until))
+    error = await refused(memory, memory.conversations.update_settings(one, group, request))
+    assert error.code == "invalid_request" and list(error.errors or ()) == ["notifications.mutedUntil"]
+    assert memory.database.steps == []
+
+
 # -- the database goes away -------------------------------------------------------------------
 
 
@@ -397,6 +447,7 @@ ACTS: dict[str, Callable[[Conversations, UUID, Caller, UUID, UUID], Awaitable[ob
     "delete": lambda them, group, owner, other, third: them.delete(owner, group),
     "add": lambda them, group, owner, other, third: them.add_member(owner, group, AddMember(third), ONE),
     "remove": lambda them, group, owner, other, third: them.remove_member(owner, group, other),
+    "settings": lambda them, group, owner, other, third: them.update_settings(owner, group, UpdateSettings(True)),
     "role": lambda them, group, owner, other, third: them.change_role(owner, group, other, ChangeRole("Owner")),
 }
 

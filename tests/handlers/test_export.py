@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from handlers import export
 from handlers.errors import ChatError
 from handlers.export import AT_ONCE, Export
-from handlers.model import Caller, Client
+from handlers.model import Caller, Client, UpdateSettings
 from store.errors import Unavailable
 from store.ids import new_id
 from store.model import Role
@@ -43,12 +43,14 @@ async def test_all_that_one_has(memory: Memory, exports: Export, monkeypatch: py
     said = [memory.say(groups[0], other, f"{number}\nline") for number in range(5)]
     sessions = [await memory.accounts.begin(caller.user_id, Client()) for _ in range(3)]
     mine, _ = await upload(memory, caller, b"mine"), await upload(memory, other, b"theirs")
+    await memory.conversations.update_settings(caller, groups[1], UpdateSettings(archived=True))
     archive = await taken(exports, caller)
     assert json.loads(archive.read("account.json"))["username"] == "caller"
     assert {one["id"] for one in json.loads(archive.read("sessions.json"))} == {str(one.session_id) for one in sessions}
     expected = {"README.txt", "account.json", "sessions.json", f"files/{mine.id}-a.txt"}
     expected |= {f"conversations/{group}.json{lines}" for group in groups for lines in ("", "l")}
     assert sorted(archive.namelist()) == sorted(expected)
+    assert json.loads(archive.read(f"conversations/{groups[1]}.json"))["settings"]["archived"]
     lines = archive.read(f"conversations/{groups[0]}.jsonl").splitlines()
     assert [json.loads(line)["content"] for line in lines] == [one.content for one in said]
     assert archive.read(f"files/{mine.id}-a.txt") == b"mine"

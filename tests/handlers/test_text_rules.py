@@ -16,6 +16,7 @@ from handlers.text_rules import (
     fits,
     is_text,
     is_visible,
+    time_of,
     whole_number,
 )
 
@@ -141,3 +142,41 @@ def test_numbers_that_are_none(text: str) -> None:
 def test_zeros() -> None:
     """However many, they are 0."""
     assert whole_number("0" * 5000, 0, 10) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("2026-11-29T06:08:31Z", "2026-11-29T06:08:31+00:00"),
+        ("2026-11-29T06:08:31.123999Z", "2026-11-29T06:08:31.123000+00:00"),
+        ("2026-11-29T06:08:31.5+05:30", "2026-11-29T00:38:31.500000+00:00"),
+        ("2026-06-31T00:00:00Z", "2026-07-01T00:00:00+00:00"),
+        ("9999-12-31T23:59:59.999-01:00", "9999-12-31T23:59:59.999000+00:00"),
+        ("9999-12-31T23:59:59.9999Z", "9999-12-31T23:59:59.999000+00:00"),
+        ("1000-01-01T00:00:00+23:59", "0999-12-31T00:01:00+00:00"),
+    ],
+)
+def test_times(text: str, said: str) -> None:
+    """To the millisecond, in UTC; a day too many is the day after, and there is a last one."""
+    found = time_of(text)
+    assert found is not None and found.isoformat() == said
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "noon",
+        "2026-11-29",
+        "2026-11-29T06:08:31",
+        "2026-13-01T00:00:00Z",
+        "2026-1-1T0:0:0Z",
+        "2026-11-29T24:00:00Z",
+        "2026-11-29T06:08:31Z\n",
+        "٢٠٢٦-11-29T06:08:31Z",
+        "0999-01-01T00:00:00Z",
+    ],
+)
+def test_no_times(text: str) -> None:
+    """Without a time zone, or of no calendar."""
+    assert time_of(text) is None

@@ -18,7 +18,7 @@ from store.ids import new_id
 from store.model import Change
 from store.postgres.connection import Connection
 from store.postgres.pool import Pool
-from store.redis.inbox_entries import Disconnection, disconnection_of
+from store.redis.inbox_entries import Personal, SettingsChange, disconnection_of
 from tests.server.fanout.test_rooms import CONVERSATION, change
 
 TOUCHED = new_id()
@@ -28,7 +28,7 @@ class World:
     """A pool and a publisher. `at_commit` is raised when the transaction ends; `commit` is what happens in it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.published: list[tuple[list[int], Disconnection | None]] = []
+        self.published: list[tuple[list[int], Personal | None]] = []
         self.doubts: list[UUID] = []
         self.noted: list[int] = []
         self.at_commit: Exception | None = None
@@ -38,7 +38,7 @@ class World:
         self.transactions = Transactions(cast(Pool, self), cast(ChangePublisher, self))
         monkeypatch.setattr(transactions, "insert_outbox", self._note)
 
-    async def _note(self, conn: object, changes: Sequence[Change], disconnection: Disconnection | None) -> None:
+    async def _note(self, conn: object, changes: Sequence[Change], personal: Personal | None) -> None:
         await trio.lowlevel.checkpoint()
         self.noted += [one.seq for one in changes]
 
@@ -54,9 +54,9 @@ class World:
             raise self.at_commit
         self.committed += 1
 
-    def publish(self, changes: Sequence[Change], disconnection: Disconnection | None = None) -> None:
+    def publish(self, changes: Sequence[Change], personal: Personal | None = None) -> None:
         assert self.committed, "published before it was committed"
-        self.published.append(([one.seq for one in changes], disconnection))
+        self.published.append(([one.seq for one in changes], personal))
 
     def doubt(self, conversation_ids: Sequence[UUID]) -> None:
         self.doubts += conversation_ids
@@ -83,6 +83,19 @@ async def test_committed_noted_published(world: World, autojump_clock: MockClock
     gone = disconnection_of(new_id())
     await world.run(disconnects=gone)
     assert world.published[1:] == [([], gone)] and world.transactions.committed == 2
+
+
+async def test_personal(world: World) -> None:
+    """What concerns one user is noted and published as changes are; nothing is where there is nothing to say."""
+    news = SettingsChange(new_id(), CONVERSATION, 3)
+
+    for said in (news, None):
+
+        async def write(conn: Connection, said: SettingsChange | None = said) -> tuple[str, Personal | None]:
+            return "done", said
+
+        assert await world.transactions.run_personal(write) == "done"
+    assert world.published == [([], news)] and world.transactions.committed == 2
 
 
 @pytest.mark.parametrize("moment", ["writing", "committing"])

@@ -15,6 +15,7 @@ from store.ids import new_id
 from store.model import Role, UserStatus
 from store.postgres.idempotency import REGISTRATION_SCOPE
 from store.postgres.users import Position
+from store.redis.inbox_entries import Disconnection
 from tests.handlers.memory import EXPIRES, Act, Memory, at_every_step, refused
 
 LONG_KEY = "k" * REGISTRATION_KEY
@@ -324,7 +325,11 @@ async def test_erased_everywhere(memory: Memory, groups: int) -> None:
     assert len({change.conversation_id for change in memory.publisher.changes}) == groups
     assert all(len(changes) <= LEAVE_AT_ONCE for changes, _ in memory.publisher.published)
     *earlier, (_, disconnection) = memory.publisher.published
-    assert disconnection is not None and disconnection.user_id == user.user_id and disconnection.session_id is None
+    assert (
+        isinstance(disconnection, Disconnection)
+        and disconnection.user_id == user.user_id
+        and disconnection.session_id is None
+    )
     assert all(said is None for _, said in earlier)
 
 

@@ -22,6 +22,7 @@ MESSAGE = {
 }  # fmt: skip
 CONVERSATION = {
     "id", "type", "name", "createdBy", "createdAt", "lastSeq", "lastMessage", "unreadCount", "memberCount", "members",
+    "settings",
 }  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Two instances and the people on them: what one does, the others see."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,11 @@ async def until(recorder: EventRecorder, target: str, **fields: object) -> Any:
                     return value
             count = len(recorder.of(target))
             await recorder.until(count + 1, target)
+
+
+def is_archived(recorder: EventRecorder, conversation: str) -> bool:
+    views = recorder.of("ConversationChanged")
+    return any(view["id"] == conversation and view["settings"]["archived"] for view in views)
 
 
 async def test_messages_and_changes(pair: Pair) -> None:
@@ -316,11 +322,45 @@ async def test_removed_where_it_is_not_open(pair: Pair) -> None:
         assert recorder.messages == []
 
 
+async def test_settings(pair: Pair) -> None:
+    """What a user sets for themselves reaches their connections on every instance, attached or not, and no one else's.
+    One that was away learns from `Sync` that there is something new."""
+    one, two = pair
+    alice, bob = await people(one, "alice", "bob")
+    group = await one.group(alice, bob)
+    mine, theirs, away = EventRecorder(), EventRecorder(), EventRecorder()
+    async with (
+        one.connect(alice) as a,
+        two.connect(alice, mine, query={"sync": "manual"}) as manual,
+        two.connect(bob, theirs) as b,
+        one.http(alice) as http,
+    ):
+        await manual.invoke("Ping")
+        until_then = {"notifications": {"mutedUntil": "2999-01-01T00:00:00Z"}}
+        settings = await a.invoke("UpdateConversationSettings", group, {"archived": True, **until_then})
+        assert settings["notifications"] == {"mutedUntil": "2999-01-01T00:00:00.000Z"}
+        await until(mine, "ConversationChanged", id=group, settings=settings)
+        assert settings["archived"] and not settings["favourite"]
+        changed = checked(await http.put(f"/api/conversations/{group}/settings", json={"favourite": True}))
+        assert changed["version"] > settings["version"] and changed["archived"]
+        await until(mine, "ConversationChanged", id=group, settings=changed)
+        await b.invoke("SendMessage", {"conversationId": group, "content": "a round"})
+        await theirs.until(1)
+        assert all(view["settings"]["version"] < settings["version"] for view in theirs.of("ConversationChanged"))
+        assert not checked(await http.get("/api/conversations?archived=false"))["items"]
+    async with two.connect(alice, away, query={"sync": "manual"}) as again, two.connect(bob) as b:
+        [listed] = (await again.invoke("Sync", {}))["conversations"]
+        assert listed["settingsVersion"] == changed["version"]
+        [listed] = (await b.invoke("Sync", {}))["conversations"]
+        assert listed["settingsVersion"] != changed["version"]
+
+
 async def test_what_happened_without_membership(
     database: str, services: Services, redis_url: str, tmp_path: Path, nursery: trio.Nursery
 ) -> None:
     """P4, P7: an instance loses its membership, and Redis its data. When it is back, clients that stayed connected hear
-    that they were added to a conversation and removed from another, and who has gone; new messages reach them."""
+    that they were added to a conversation and removed from another, what they have set elsewhere, and who has gone;
+    new messages reach them."""
     redis = Proxy(tmp_path / "redis", Path(redis_url.removeprefix("unix://")))
     await nursery.start(redis.run)
     async with running(database, redis_url) as one, running(database, f"unix://{tmp_path / 'redis'}") as two:
@@ -341,6 +381,8 @@ async def test_what_happened_without_membership(
                 redis.refusing = True
                 redis.cut()
                 await wait_until(lambda: len(two.events("membership_lost")) > earlier)
+            async with one.http(bob) as elsewhere:
+                checked(await elsewhere.put(f"/api/conversations/{kept}/settings", json={"archived": True}))
             added = await one.group(alice, bob)
             assert (await http.delete(f"/api/conversations/{lost}/members/{bob.id}")).is_success
             flush(services)
@@ -349,6 +391,7 @@ async def test_what_happened_without_membership(
             redis.refusing = False
             for recorder in recorders.values():
                 await until(recorder, "ConversationChanged", id=added)
+                await wait_until(partial(is_archived, recorder, kept))
                 await recorder.until(1, "ConversationRemoved")
                 assert {arguments[0] for target, arguments in recorder.events if target == "ConversationRemoved"} == {
                     lost

@@ -83,6 +83,8 @@ await connection.invoke("DeleteMessage", sent.id).catch((error) => {
 const joined = await connection.invoke("JoinConversation", group.id, cursors[group.id]);
 //: LeaveConversation
 await connection.invoke("LeaveConversation", group.id);
+//: UpdateConversationSettings
+await connection.invoke("UpdateConversationSettings", group.id, { archived: false, favourite: true });
 //: UpdateStatus
 await connection.invoke("UpdateStatus", "Busy", "in a meeting");
 //: GetPresence

@@ -43,6 +43,9 @@ curl -sf "$URL/api/conversations" -H "$auth" | jq '.items[] | {name, unreadCount
 curl -sf "$URL/api/conversations/$group" -H "$auth"
 #: conversationsUpdate
 curl -sf -X PUT "$URL/api/conversations/$group" -H "$auth" -H "$json" -d '{"name": "Late lunch"}'
+#: conversationsUpdateSettings
+curl -sf -X PUT "$URL/api/conversations/$group/settings" -H "$auth" -H "$json" \
+  -d '{"favourite": true, "notifications": {"mutedUntil": "2999-01-01T00:00:00Z"}}'
 #: conversationsListMembers
 curl -sf "$URL/api/conversations/$group/members" -H "$auth" | jq '.items[].role'
 #: conversationsAddMember

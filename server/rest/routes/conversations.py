@@ -4,7 +4,7 @@ from quart import Blueprint, Response
 
 from handlers import preconditions
 from handlers.conversations import Conversations
-from handlers.model import AddMember, ChangeRole, CreateConversation, UpdateConversation
+from handlers.model import AddMember, ChangeRole, CreateConversation, UpdateConversation, UpdateSettings
 from server.rest.operations import (
     IDEMPOTENCY_KEY,
     IF_MATCH,
@@ -15,12 +15,30 @@ from server.rest.operations import (
     cursor_parameter,
     done,
     operation,
+    query,
 )
-from server.rest.requests import answer, caller, cursor, if_match, limit, nothing, once, page, path_id
-from store.model import Conversation, Member, Wire
+from server.rest.requests import (
+    answer,
+    caller,
+    cursor,
+    if_match,
+    limit,
+    nothing,
+    once,
+    page,
+    path_id,
+    query_choice,
+)
+from store.model import Conversation, ConversationSettings, Member, Wire
+from store.postgres.conversations import Filter
 
 SHOWN = Answer(200, Conversation, "The conversation, as the caller sees it.", ("ETag",))
-LISTING = (LIMIT, cursor_parameter("^(?:[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048])?$"))
+LISTING = (
+    LIMIT,
+    cursor_parameter("^(?:[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048])?$"),
+    query("archived", {"type": "boolean"}, "Only those that the caller has archived; `false`: only the others."),
+    query("favourite", {"type": "boolean"}, "Only the caller's favourites; `false`: only the others."),
+)
 
 
 class ConversationPage(Wire, frozen=True):
@@ -48,7 +66,8 @@ def blueprint(conversations: Conversations) -> Blueprint:
         twice or left out while messages are sent. Each has its first 20 members. If last messages are long, a page may
         have fewer than `limit` items without being the last one; only `next` shows whether there are more.
         """
-        items, following = await conversations.list(caller(), limit(), cursor())
+        only = Filter(query_choice("archived"), query_choice("favourite"))
+        items, following = await conversations.list(caller(), limit(), cursor(), only=only)
         return page(items, following)
 
     @routes.post("")
@@ -87,6 +106,17 @@ def blueprint(conversations: Conversations) -> Blueprint:
         """Delete a conversation for all members."""
         await conversations.delete(caller(), path_id(conversation_id), if_match=if_match())
         return nothing()
+
+    @routes.put("/<id:conversation_id>/settings")
+    @operation(Answer(200, ConversationSettings, "The settings, as they are now."), takes=UpdateSettings)
+    async def update_settings(conversation_id: str, data: UpdateSettings) -> Response:
+        """Archive a conversation, make it a favourite, or mute its notifications.
+
+        For the caller alone: their connections receive `ConversationChanged`, and no other member learns of it. Leaving
+        the conversation ends it. What is left out stays as it is. A time that is past mutes nothing;
+        `9999-12-31T23:59:59.999Z` is for ever.
+        """
+        return answer(await conversations.update_settings(caller(), path_id(conversation_id), data))
 
     @routes.get("/<id:conversation_id>/members")
     @operation(Answer(200, MemberPage, "A page of members."), parameters=PAGE)

@@ -133,13 +133,40 @@ CASE WHEN c.last_seq > v.read_seq THEN (
     ) AS newest
 ) ELSE 0 END
 
+-- fragment: settings
+v.archived, v.favourite, (extract(epoch FROM v.notifications_muted_until) * 1000)::bigint, coalesce(v.settings_version, 0)
+
 -- fragment: conversation
 c.id, c.kind, c.title, c.created_by, (extract(epoch FROM c.created_at) * 1000)::bigint, c.last_seq, c.last_message_id,
-c.member_count, {unread}
+c.member_count, {unread}, {settings}
 
--- name: list_unread
+-- name: fetch_settings
+-- members_pkey.
+SELECT {settings} FROM members AS v WHERE v.conversation_id = %(conversation_id)s AND v.user_id = %(user_id)s
+
+-- name: update_settings
+-- members_pkey. Nothing where nothing is different. One statement, so that the row, which the lanes update as well, is
+-- not locked for longer; where another one has locked it, all of this is evaluated anew behind that one's commit.
+UPDATE members AS v SET
+    archived = coalesce(%(archived)s::boolean, v.archived),
+    favourite = coalesce(%(favourite)s::boolean, v.favourite),
+    notifications_muted_until = CASE WHEN %(sets_muted)s::boolean THEN %(muted_until)s::timestamptz ELSE v.notifications_muted_until END,
+    settings_changed_at = clock_timestamp(),
+    settings_version = nextval('settings_versions')
+WHERE v.conversation_id = %(conversation_id)s AND v.user_id = %(user_id)s AND (
+    v.archived <> coalesce(%(archived)s::boolean, v.archived) OR v.favourite <> coalesce(%(favourite)s::boolean, v.favourite)
+    OR %(sets_muted)s::boolean AND v.notifications_muted_until IS DISTINCT FROM %(muted_until)s::timestamptz
+)
+RETURNING {settings}
+
+-- name: list_settings_changed
+-- members_user, and each membership's row: after a lost membership only.
+SELECT user_id, conversation_id FROM members
+WHERE user_id = ANY(%(user_ids)s::uuid[]) AND settings_changed_at > now() - make_interval(secs => %(seconds)s)
+
+-- name: list_standings
 -- members_pkey, conversations_pkey.
-SELECT v.user_id, c.id, {unread}
+SELECT v.user_id, c.id, {unread}, coalesce(v.settings_version, 0)
 FROM unnest(%(user_ids)s::uuid[], %(conversation_ids)s::uuid[]) AS k (user_id, conversation_id)
 JOIN members AS v ON v.conversation_id = k.conversation_id AND v.user_id = k.user_id
 JOIN conversations AS c ON c.id = k.conversation_id
@@ -176,7 +203,8 @@ SELECT l.virtualtransaction {drawing} AND l.virtualtransaction = ANY(%(transacti
 -- of the last message up to it, or of the beginning. That message is searched by halves, from the end in growing steps, as
 -- places rise with seq (messages_seq): as_of is whatever a client says, so none may make us walk a whole history.
 SELECT v.place, v.last_id, {conversation} FROM (
-    SELECT c.id, v.read_seq, v.user_id, p.place, p.last_id
+    SELECT c.id, v.read_seq, v.user_id, v.archived, v.favourite, v.notifications_muted_until, v.settings_version,
+           p.place, p.last_id
     FROM members AS v JOIN conversations AS c ON c.id = v.conversation_id
     CROSS JOIN LATERAL (
         SELECT coalesce((SELECT m.place FROM messages AS m WHERE m.id = c.last_message_id), 0) AS place
@@ -208,6 +236,8 @@ SELECT v.place, v.last_id, {conversation} FROM (
                     ELSE coalesce(c.last_message_id, c.id) END AS last_id
     ) AS p
     WHERE v.user_id = %(viewer_id)s
+        AND (%(archived)s::boolean IS NULL OR v.archived = %(archived)s::boolean)
+        AND (%(favourite)s::boolean IS NULL OR v.favourite = %(favourite)s::boolean)
         -- Made since: on no later page. Where retention has dropped what came before: at the end.
         AND NOT (now.place > %(as_of)s AND earlier.id IS NULL AND c.floor_seq = 0)
         AND (%(place)s::bigint IS NULL OR (p.place, p.last_id) < (%(place)s, %(last_id)s::uuid))

@@ -17,7 +17,7 @@ from store.model import Role
 from store.postgres import conversations, outbox
 from store.postgres.connection import Connection
 from store.postgres.pool import Pool
-from store.redis.inbox_entries import Entry, Head, disconnection_of
+from store.redis.inbox_entries import Entry, Head, SettingsChange, disconnection_of
 from tests.store.world import fetch_value, make_group, make_users, wait_for_value
 from tests.waiting import wait_until
 
@@ -158,7 +158,7 @@ async def test_two_instances(pool: Pool, nursery: trio.Nursery) -> None:
 
 
 async def test_who_came_and_went(pool: Pool, nursery: trio.Nursery) -> None:
-    """Changes of membership are sent themselves, and disconnections are, even in a batch without changes."""
+    """Changes of membership are sent themselves, and so are disconnections and settings, also without any change."""
     world = World(pool)
     async with pool.connection() as conn:
         alice, bob, carol = await make_users(conn, 3)
@@ -168,11 +168,12 @@ async def test_who_came_and_went(pool: Pool, nursery: trio.Nursery) -> None:
             removed = await conversations.delete_member(conn, group, bob, by=alice)
             await outbox.insert_outbox(conn, [added, removed], disconnection_of(bob))
             await outbox.insert_outbox(conn, [], disconnection_of(carol, alice))
+            await outbox.insert_outbox(conn, [], SettingsChange(alice, group, 5))
         await nursery.start(world.relay.run)
         await until_empty(conn)
         [entry] = world.sent
         assert [(one.seq, one.added, one.removed) for one in entry.changes] == [(2, (carol,), ()), (3, (), (bob,))]
-        assert entry.heads == (Head(group, 3),)
+        assert entry.heads == (Head(group, 3),) and entry.settings == (SettingsChange(alice, group, 5),)
         assert sorted(map(str, entry.disconnections)) == sorted(
             map(str, [disconnection_of(bob), disconnection_of(carol, alice)])
         )

@@ -24,6 +24,7 @@ class Truth:
         self.gone: set[UUID] = set()
         self.over: set[UUID] = set()
         self.late: list[tuple[UUID, UUID]] = []
+        self.set_late: list[tuple[UUID, UUID]] = []
 
     async def all_memberships(self, user_ids: Collection[UUID]) -> dict[UUID, list[UUID]]:
         return {user_id: self.members[user_id] for user_id in user_ids if user_id in self.members}
@@ -38,10 +39,18 @@ class Truth:
         assert seconds == 5 + SLACK
         return [(user_id, conversation_id) for user_id, conversation_id in self.late if user_id in user_ids]
 
+    async def settings_changed(self, user_ids: Collection[UUID], seconds: float) -> Sequence[tuple[UUID, UUID]]:
+        assert seconds == 5 + SLACK
+        return [(user_id, conversation_id) for user_id, conversation_id in self.set_late if user_id in user_ids]
+
 
 class Doubts:
     def __init__(self) -> None:
         self.asked: list[tuple[UUID, UUID]] = []
+        self.notified: list[tuple[UUID, UUID]] = []
+
+    def notify(self, conversation_id: UUID, user_ids: Collection[UUID]) -> None:
+        self.notified += [(conversation_id, user_id) for user_id in user_ids]
 
     def recheck(self, conversation_id: UUID, user_id: UUID) -> None:
         self.asked.append((conversation_id, user_id))
@@ -153,6 +162,15 @@ async def test_members_who_were_added_meanwhile() -> None:
     cluster.truth.late = [(added.user_id, conversation), (new_id(), conversation)]
     await cluster.recovery.check_all(5)
     assert cluster.doubts.asked == [(conversation, added.user_id)] and cluster.is_here(other)
+
+
+async def test_settings_that_were_changed_meanwhile() -> None:
+    """The user's connections are notified, and attached to nothing that they have left."""
+    cluster = Cluster()
+    here = await cluster.attached(new_id())
+    cluster.truth.set_late = [(here.user_id, CONVERSATION), (new_id(), CONVERSATION)]
+    await cluster.recovery.check_all(5)
+    assert cluster.doubts.notified == [(CONVERSATION, here.user_id)] and cluster.doubts.asked == []
 
 
 async def test_members_whom_a_lost_history_had_removed() -> None:

@@ -24,6 +24,7 @@ from server.protocol.signalr.encoding import BARE
 from server.protocol.signalr.messages import Invocation
 from store.ids import new_id
 from store.model import Change, Conversation, Cursor, MessageType, Position
+from store.postgres.conversations import Standing
 from tests.server.fanout.test_rooms import CONVERSATION, change
 from tests.server.hub.test_connection import SHAKE, USER, EmptyStore, Transport, World
 
@@ -900,8 +901,8 @@ class Archive(EmptyStore):
         ids = self.ids[key]
         return cursor.seq <= len(ids) and cursor.message_id in (None, ids[cursor.seq - 1])
 
-    async def unread(self, user_id: UUID, conversation_ids: Sequence[UUID]) -> dict[UUID, int]:
-        return {key: len(self.ids[key]) for key in conversation_ids}
+    async def standings(self, user_id: UUID, conversation_ids: Sequence[UUID]) -> dict[UUID, Standing]:
+        return {key: Standing(len(self.ids[key]), 7) for key in conversation_ids}
 
     async def changes_after(
         self, caller: Caller, conversation_id: UUID, cursor: int, *, limit: int, max_bytes: int
@@ -1047,7 +1048,8 @@ async def test_others(nursery: trio.Nursery, autojump_clock: MockClock, others: 
     assert outcomes(synced) == {named: SyncOutcome.REPLAYED} | dict.fromkeys(rest, outcome)
     assert [one.conversation_id for one in synced.conversations] == [named, *sorted(rest)] and synced.next is None
     for one in synced.conversations:
-        assert (one.last_seq, one.message_id) == (3, archive.ids[one.conversation_id][2]) and one.unread_count == 3
+        assert (one.last_seq, one.message_id) == (3, archive.ids[one.conversation_id][2])
+        assert (one.unread_count, one.settings_version) == (3, 7)
     is_ignored = others is Others.IGNORE
     assert synced.heads == dict.fromkeys([named] if is_ignored else archive.ids, 3) and synced.resync == ()
     assert set(device.views) == ({named, *rest} if others is Others.REPLAY else {named})
@@ -1110,7 +1112,14 @@ async def test_gone_is_listed_and_says_nothing(nursery: trio.Nursery, autojump_c
     shown = [(strange, Cursor(3, archive.ids[strange][2])), (unknown := new_id(), Cursor(3))]
     synced = await catch_up.sync_all(connection, device.world.rooms, archive, shown)
     gone = [
-        SyncedConversation(conversation_id=key, last_seq=0, message_id=None, unread_count=0, outcome=SyncOutcome.GONE)
+        SyncedConversation(
+            conversation_id=key,
+            last_seq=0,
+            message_id=None,
+            unread_count=0,
+            outcome=SyncOutcome.GONE,
+            settings_version=0,
+        )
         for key in (strange, unknown)
     ]
     assert list(synced.conversations[:2]) == gone and synced.heads == {mine: 3}

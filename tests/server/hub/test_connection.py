@@ -34,6 +34,7 @@ from server.transport.timer_wheel import TimerWheel
 from store.errors import StoreError, Unavailable
 from store.ids import new_id
 from store.model import Change, Conversation, Cursor, Position
+from store.postgres.conversations import Standing
 from store.redis.inbox_entries import Receipt
 from tests.server.fake_cluster import FakeCluster
 
@@ -68,7 +69,7 @@ class EmptyStore:
     async def diverged(self, cursors: Sequence[tuple[UUID, Cursor]]) -> Collection[int]:
         return ()
 
-    async def unread(self, user_id: UUID, conversation_ids: Sequence[UUID]) -> dict[UUID, int]:
+    async def standings(self, user_id: UUID, conversation_ids: Sequence[UUID]) -> dict[UUID, Standing]:
         return {}
 
     async def lower_receipts(self, conversation_ids: Collection[UUID]) -> None: ...

@@ -122,6 +122,7 @@ RULES: dict[str, list[Rule]] = {
     "PUT /api/conversations/{conversationId}": [Rule(who("forbidden"), at(GROUP, {"name": "x"}), accept)],
     "DELETE /api/conversations/{conversationId}": [Rule(who("forbidden", "forbidden"), at(GROUP), build_again)],
     "GET /api/conversations/{conversationId}/members": [Rule(who(), at(MEMBERS))],
+    "PUT /api/conversations/{conversationId}/settings": [Rule(who(), at(f"{GROUP}/settings", {"archived": True}))],
     "POST /api/conversations/{conversationId}/members": [
         Rule(who("forbidden"), at(MEMBERS, {"userId": "{outsider}"}), build_again),
         Rule(who("forbidden", "forbidden"), at(MEMBERS, {"userId": "{outsider}", "role": "Owner"}), build_again),
@@ -214,6 +215,7 @@ METHODS: dict[str, list[Rule]] = {
     "MarkMessageAsDelivered": [Rule(who(), call("{theirs}")), Rule(who(), call("{mine}"))],
     "MarkRead": [Rule(who(), call("{conversation}", 1))],
     "MarkDelivered": [Rule(who(), call("{conversation}", 1))],
+    "UpdateConversationSettings": [Rule(who(), call("{conversation}", {"favourite": True}))],
     "UpdateStatus": [Rule(EVERYONE, call("Online"))],
     "GetPresence": [Rule(EVERYONE, call(["{peer}"]))],
     "RefreshToken": [
@@ -447,6 +449,7 @@ async def test_methods(world: World) -> None:
                             "messageId": None,
                             "unreadCount": 0,
                             "outcome": "gone",
+                            "settingsVersion": 0,
                         }
                     if rule.changes and found == OK:
                         await rule.changes(world, name)

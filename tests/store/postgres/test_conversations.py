@@ -3,6 +3,7 @@
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -11,10 +12,10 @@ import pytest
 import trio
 
 from store.ids import id_floor, new_id
-from store.model import Change, ConversationType, MessageType, Role
+from store.model import FOR_EVER, Change, ConversationSettings, ConversationType, MessageType, Role
 from store.postgres import conversations, messages, queries, users
 from store.postgres.connection import Connection
-from store.postgres.conversations import AlreadyMember, NoConversation, NotAMember, UnknownUser
+from store.postgres.conversations import AlreadyMember, NoConversation, NotAMember, SettingsUpdate, UnknownUser
 from store.postgres.pool import Pool
 from store.postgres.system_messages import Announcement, Event, read
 from tests.store.postgres.test_users import explained
@@ -43,7 +44,8 @@ async def test_group(conn: Connection) -> None:
     assert (change.seq, change.created, set(change.added)) == (1, True, set(people))
     assert change.message.type is MessageType.SYSTEM
     assert read(change.message) == Announcement(Event.CREATED, people[0])
-    assert await conversations.fetch_conversation(conn, conversation.id, people[2]) == conversation
+    other = await conversations.fetch_conversation(conn, conversation.id, people[2])
+    assert other is not None and msgspec.structs.replace(other, settings=conversation.settings) == conversation
     assert await conversations.fetch_conversation(conn, conversation.id, new_id()) is None
 
 
@@ -322,7 +324,7 @@ async def test_any_cursor_reads_little(conn: Connection) -> None:
     [[lowest, highest]] = await (await conn.execute("SELECT min(place), max(place) FROM messages")).fetchall()
     top = {"place": conversations.MAX_POSITION, "last_id": UUID(int=2**128 - 1)}
     for as_of in (-1, 0, lowest, (lowest + highest) // 2, highest - 1, highest, conversations.MAX_POSITION):
-        parameters = {"as_of": as_of, "viewer_id": alice, **top, "limit": 51}
+        parameters = {"as_of": as_of, "viewer_id": alice, **top, "limit": 51, "archived": None, "favourite": None}
         nodes = await explained(conn, queries.list_conversations, parameters)
         assert rows_read(nodes) < 200, as_of
 
@@ -340,6 +342,7 @@ async def test_the_order_of_any_moment(conn: Connection, count: int, apart: int,
     for as_of in range(in_order[-1][0] + 2):
         expected = [one for one in in_order if one[0] <= as_of][-1:]
         parameters = {"as_of": as_of, "viewer_id": alice, "place": None, "last_id": None, "limit": 9}
+        parameters |= {"archived": None, "favourite": None}
         rows = await (await conn.execute(queries.list_conversations, parameters)).fetchall()
         assert [row[:2] for row in rows] == expected
 
@@ -367,6 +370,111 @@ async def test_unread_counts(conn: Connection, writer: Writer) -> None:
     assert await unread(alice) == 1000
 
 
+async def test_settings(conn: Connection) -> None:
+    """A member's own: what is left out stays, what is the same is no change, and no other member sees any of it. They
+    end with the membership; who joins again has none, at a higher version than before."""
+    [alice, bob] = await make_users(conn, 2)
+    group = await make_group(conn, [alice, bob])
+
+    async def shown(viewer: UUID) -> ConversationSettings:
+        found = await conversations.fetch_conversation(conn, group, viewer)
+        assert found is not None
+        return found.settings
+
+    before, of_alice = await shown(bob), await shown(alice)
+    assert (before.archived, before.favourite, before.notifications.muted_until) == (False, False, None)
+    first, changed = await conversations.update_settings(conn, group, bob, SettingsUpdate(archived=True))
+    assert changed and first.archived and not first.favourite and first.version > before.version
+    assert await conversations.update_settings(conn, group, bob, SettingsUpdate(archived=True)) == (first, False)
+    assert await conversations.update_settings(conn, group, bob, SettingsUpdate()) == (first, False)
+    muted = SettingsUpdate(
+        favourite=True, sets_muted=True, muted_until=datetime(9999, 12, 31, 23, 59, 59, 999_000, UTC)
+    )
+    second, _ = await conversations.update_settings(conn, group, bob, muted)
+    assert second.archived and second.favourite and second.notifications.muted_until == FOR_EVER
+    assert second.version > first.version and await shown(bob) == second
+    third, _ = await conversations.update_settings(conn, group, bob, SettingsUpdate(sets_muted=True))
+    assert third.notifications.muted_until is None and third.favourite
+    assert await shown(alice) == of_alice
+    standings = await conversations.list_standings(conn, [(bob, group), (new_id(), group)])
+    assert standings == {(bob, group): conversations.Standing(0, third.version)}
+    assert await conversations.list_settings_changed(conn, [alice, bob], 60.0) == [(bob, group)]
+
+    await conversations.delete_member(conn, group, bob, by=bob)
+    with pytest.raises(NotAMember):
+        await conversations.update_settings(conn, group, bob, SettingsUpdate(archived=False))
+    await conversations.insert_member(conn, group, bob, Role.MEMBER, by=alice)
+    again = await shown(bob)
+    assert not again.archived and not again.favourite and again.version > third.version
+
+
+async def test_settings_of_before(conn: Connection) -> None:
+    """A membership that is older than the settings has none, at version 0."""
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+    await conn.execute("UPDATE members SET settings_version = NULL")
+    found = await conversations.fetch_conversation(conn, group, alice)
+    assert found is not None and found.settings.version == 0
+    after, _ = await conversations.update_settings(conn, group, alice, SettingsUpdate(archived=True))
+    assert after.version > 0
+
+
+async def test_settings_at_once(conn: Connection, other: Connection) -> None:
+    """The later one to be committed has the higher version, also where it began before the other was there."""
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+    found: list[ConversationSettings] = []
+
+    async def set_favourite(began: trio.Event) -> None:
+        began.set()
+        found.append((await conversations.update_settings(other, group, alice, SettingsUpdate(favourite=True)))[0])
+
+    async with trio.open_nursery() as nursery:
+        async with conn.transaction():
+            first, _ = await conversations.update_settings(conn, group, alice, SettingsUpdate(archived=True))
+            began = trio.Event()
+            nursery.start_soon(set_favourite, began)
+            await began.wait()
+            await wait_until(partial(is_waiting, conn))
+            for _ in range(3):
+                await conn.execute("SELECT nextval('settings_versions')")
+            assert found == []
+    assert found[0].archived and found[0].favourite and found[0].version > first.version + 3
+
+
+async def is_waiting(conn: Connection) -> bool:
+    """Whether a statement waits for a lock."""
+    sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    return bool(await fetch_value(conn, sql))
+
+
+async def test_lists_of_some(conn: Connection) -> None:
+    """Only what is archived, or a favourite, or neither; also on the pages that follow."""
+    [alice, bob] = await make_users(conn, 2)
+    groups = [await make_group(conn, [alice, bob]) for _ in range(4)]
+    for group in groups[:3]:
+        await conversations.update_settings(conn, group, alice, SettingsUpdate(archived=True))
+    for group in groups[2:]:
+        await conversations.update_settings(conn, group, alice, SettingsUpdate(favourite=True))
+
+    async def ids(viewer: UUID, **only: bool) -> list[UUID]:
+        found: list[UUID] = []
+        position: conversations.Position | None = None
+        while True:
+            some, position = await conversations.list_conversations(
+                conn, viewer, limit=2, position=position, only=conversations.Filter(**only)
+            )
+            found += [one.id for one in some]
+            if position is None:
+                return found
+
+    assert await ids(alice) == groups[::-1]
+    assert await ids(alice, archived=True) == groups[2::-1]
+    assert await ids(alice, archived=False) == groups[3:]
+    assert await ids(alice, archived=True, favourite=True) == [groups[2]]
+    assert await ids(bob, archived=True) == [] and await ids(bob, archived=False) == groups[::-1]
+
+
 async def test_counting_reads_little(conn: Connection) -> None:
     """However many messages were deleted, or are the viewer's own, since they have read: 1,000 are looked at."""
     [alice, bob] = await make_users(conn, 2)
@@ -376,7 +484,7 @@ async def test_counting_reads_little(conn: Connection) -> None:
     await conn.execute("UPDATE members SET read_seq = 1")
     await conn.execute("VACUUM ANALYZE messages")
     for viewer, unread in ((alice, 101), (bob, 0)):
-        assert await conversations.list_unread(conn, [(viewer, group)]) == {(viewer, group): unread}
+        assert (await conversations.list_standings(conn, [(viewer, group)]))[viewer, group].unread_count == unread
         parameters = {"id": group, "viewer_id": viewer}
         assert rows_read(await explained(conn, queries.fetch_conversation, parameters)) <= 1000 + PARTITIONS
 

@@ -7,7 +7,7 @@ import pytest
 from store.model import Role
 from store.postgres import conversations, outbox
 from store.postgres.connection import Connection
-from store.redis.inbox_entries import disconnection_of
+from store.redis.inbox_entries import SettingsChange, disconnection_of
 from tests.store.world import make_group, make_users
 
 
@@ -37,8 +37,8 @@ async def test_two_relays(conn: Connection, other: Connection) -> None:
 
 
 async def test_what_the_relay_announces(conn: Connection) -> None:
-    """The row of a stuck batch has the users who were added and removed, also of a new group, and those whose
-    connections end."""
+    """The row of a stuck batch has the users who were added and removed, also of a new group, those whose connections
+    end, and those who have changed their settings: each change has a row of its own."""
     alice, bob, carol = await make_users(conn, 3)
     new = await make_group(conn, [alice, bob])
     old = await make_group(conn, [alice, bob])
@@ -47,10 +47,14 @@ async def test_what_the_relay_announces(conn: Connection) -> None:
         removed = await conversations.delete_member(conn, old, bob, by=alice)
         await outbox.insert_outbox(conn, [added, removed], disconnection_of(carol))
         await outbox.insert_outbox(conn, [], disconnection_of(bob, alice))
+        await outbox.insert_outbox(conn, [], SettingsChange(alice, old, 5))
+        await outbox.insert_outbox(conn, [], SettingsChange(alice, old, 6))
     stale = {batch.key: batch for batch in await outbox.list_stale(conn, 0.0)}
     assert stale == {
         (old, 2): outbox.Unpublished((old, 2), {old: 2}, (disconnection_of(carol),)),
         (alice, 0): outbox.Unpublished((alice, 0), {}, (disconnection_of(bob, alice),)),
+        (old, -5): outbox.Unpublished((old, -5), {}, (), SettingsChange(alice, old, 5)),
+        (old, -6): outbox.Unpublished((old, -6), {}, (), SettingsChange(alice, old, 6)),
     }
     changes, rest = await outbox.list_system_changes(conn, {new: 1, old: 2})
     assert rest == {}

@@ -7,12 +7,13 @@ import msgspec
 
 from store.model import UserStatus
 from store.redis.inbox_entries import (
-    Disconnection,
     Draft,
     Entry,
     Head,
     InstanceMessage,
+    Personal,
     Receipt,
+    SettingsChange,
     StatusNotice,
     TraceMark,
     Typing,
@@ -29,6 +30,7 @@ MESSAGES: list[InstanceMessage] = [
     StatusNotice(USER, UserStatus.BUSY, "x", None, (ROOM,)),
     disconnection_of(USER),
     TraceMark(ROOM, 7, "00-1"),
+    SettingsChange(USER, ROOM, 9),
 ]
 # The same messages as version 0.1 wrote them: arrays, each kind in a place of its own, behind the changes.
 WRITTEN: list[list[list[Any]]] = [
@@ -39,6 +41,7 @@ WRITTEN: list[list[list[Any]]] = [
     [[str(USER), "Busy", "x", None, [str(ROOM)]]],
     [[str(USER), "The user was deleted.", None]],
     [[str(ROOM), 7, "00-1"]],
+    [[str(USER), str(ROOM), 9]],
 ]
 
 
@@ -74,5 +77,5 @@ def test_shorter_and_longer_entries() -> None:
 def test_whom_it_concerns() -> None:
     """Each goes to the instances of a conversation, or of a user; one that goes nowhere would never arrive."""
     for message in MESSAGES:
-        expected = ((), (USER,)) if isinstance(message, Disconnection) else ((ROOM,), ())
+        expected = ((), (USER,)) if isinstance(message, Personal) else ((ROOM,), ())
         assert (message.conversations, message.users) == expected

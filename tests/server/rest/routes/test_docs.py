@@ -21,6 +21,7 @@ ROUTES = {
     "/api/users/{userId}": "delete get",
     "/api/conversations": "get post",
     "/api/conversations/{conversationId}": "delete get put",
+    "/api/conversations/{conversationId}/settings": "put",
     "/api/conversations/{conversationId}/members": "get post",
     "/api/conversations/{conversationId}/members/{userId}": "delete",
     "/api/conversations/{conversationId}/members/{userId}/role": "put",
