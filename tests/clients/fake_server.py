@@ -43,6 +43,7 @@ class Talk:
         self.log: list[Json] = []  # every state that a message had, in the order of the changes
         self.name = "a group"
         self.read: dict[str, int] = {}  # how far, by user
+        self.settings: Json = {"archived": False, "favourite": False, "notifications": {}, "version": 1}
         self.went_back = False  # and those who are attached do not know
 
     def in_order(self) -> list[Json]:
@@ -108,6 +109,13 @@ class Truth:
             if talk.id in connection.attached:
                 connection.event("ConversationChanged", self.info(talk))
 
+    def set_settings(self, conversation_id: str, **changes: Any) -> None:
+        """Of the user whose client is tested, by another device of theirs."""
+        talk = self.talks[conversation_id]
+        talk.settings = {**talk.settings, "version": talk.settings["version"] + 1, **changes}
+        for connection in self.connections:
+            connection.event("ConversationChanged", self.info(talk))
+
     def mark_read(self, user: str, conversation_id: str) -> None:
         talk = self.talks[conversation_id]
         talk.read[user] = talk.head
@@ -170,6 +178,7 @@ class Truth:
         plain = {"role": "Member", "joinedAt": "0"}
         members = [{"userId": one, "deliveredSeq": seq, "readSeq": seq, **plain} for one, seq in reached.items()]
         shown = {"id": talk.id, "type": "Group", "name": talk.name, "createdAt": "0", "lastSeq": talk.head}
+        shown |= {"settings": talk.settings}  # of the one user whose client is tested
         return {**shown, "unreadCount": 0, "memberCount": len(members), "members": members}
 
     def call(self, connection: Connection, call_id: str, target: str, arguments: list[Any]) -> None:
@@ -225,4 +234,4 @@ class Truth:
     @staticmethod
     def _outcome(talk: Talk, outcome: str) -> Json:
         head = {"conversationId": talk.id, "lastSeq": talk.head, "messageId": talk.proof()}
-        return {**head, "unreadCount": 0, "outcome": outcome}
+        return {**head, "unreadCount": 0, "outcome": outcome, "settingsVersion": talk.settings["version"]}

@@ -632,6 +632,42 @@ def test_details_that_events_have_overtaken() -> None:
     assert (found.name, client.replica.outdated()) == ("renamed", [])
 
 
+def test_settings_are_not_undone_by_older_details() -> None:
+    """What was set on another device stays, whatever answer comes that was asked for before."""
+    truth = Truth()
+    talk = truth.create(OTHER, ME)
+    client = Client(truth)
+    client.settle()
+    client.ask_details()
+    truth.set_settings(talk, archived=True, notifications={"mutedUntil": "9999-12-31T23:59:59.999Z"})
+    client.settle()
+    client.give_details()
+    found = client.replica.conversations[talk]
+    assert found.is_archived and found.is_muted and not found.is_favourite
+    truth.set_settings(talk, notifications={"mutedUntil": "2020-01-01T00:00:00.000Z"})
+    client.settle()
+    assert not found.is_muted and found.muted_until is not None and found.muted_until.year == 2020
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_settings_of_while_it_was_away(is_lost: bool) -> None:
+    """What was set meanwhile is asked for, as its version is another one; so is what PostgreSQL has lost."""
+    truth = Truth()
+    talk = truth.create(OTHER, ME)
+    client = Client(truth)
+    client.settle()
+    truth.set_settings(talk, favourite=True)
+    client.settle()
+    found = client.replica.conversations[talk]
+    assert found.is_favourite
+    client.cut()
+    version = 1 if is_lost else 7
+    truth.set_settings(talk, favourite=False, archived=True, version=version)
+    client.connect()
+    client.settle()
+    assert (found.is_favourite, found.is_archived, found.info.settings.version) == (False, True, version)
+
+
 @pytest.mark.parametrize("comes", ["answer", "event", "again"])
 def test_events_wait_for_the_details(comes: str) -> None:
     """What happens in a conversation that is new to the client is heard of when its members are known: by an answer

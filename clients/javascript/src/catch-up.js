@@ -14,7 +14,7 @@ const PATIENCE = 600_000; // ms for one answer: all that was missed comes before
  * @typedef {import("./timeline.js").WireMessage} WireMessage
  * @typedef {import("./timeline.js").Cursor} Cursor
  * @typedef {{conversationId: string, lastSeq: number, messageId: string | null, unreadCount: number,
- *   outcome: "replayed" | "attached" | "resync" | "gone" | "ignored"}} Outcome
+ *   outcome: "replayed" | "attached" | "resync" | "gone" | "ignored", settingsVersion?: number}} Outcome
  *
  * @typedef {object} Owner
  * @property {() => Iterable<Conversation>} known
@@ -118,14 +118,14 @@ export class CatchUp {
    * @param {Conversation} conversation
    * @param {Outcome} outcome
    */
-  #settleOne(conversation, { outcome, lastSeq, messageId, unreadCount }) {
+  #settleOne(conversation, { outcome, lastSeq, messageId, unreadCount, settingsVersion }) {
     const cursor = { seq: lastSeq, messageId };
     if (!conversation.isAttached && !this.#waiting.get(conversation.id)?.from) {
       if (outcome === "replayed") conversation.attach({ seq: 0 }, 1);
       else conversation.attach(cursor, lastSeq + 1);
     } else if (outcome === "resync" && !this.#resynced.has(conversation.id)) conversation.onResync(cursor);
     this.#deliver(conversation);
-    conversation.onCaughtUp(unreadCount, lastSeq);
+    conversation.onCaughtUp(unreadCount, lastSeq, settingsVersion);
   }
 
   /** @param {Conversation} conversation */

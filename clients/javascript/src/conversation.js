@@ -17,6 +17,7 @@ const PAGE = 200; // messages that are read at once, to read anew
 const IN_ADDITION = 1000; // messages that are read anew beyond the number that was shown
 const TYPING_ENDS = 7_000; // ms
 const OVERTAKEN = 8; // answers that are older than what has come, until no other is asked for
+const FOR_EVER = "9999-12-31T23:59:59.999Z";
 const COUNTED = 1000; // unread messages are counted among the newest of these
 
 /**
@@ -36,6 +37,13 @@ const COUNTED = 1000; // unread messages are counted among the newest of these
  * @property {number} unreadCount
  * @property {number} memberCount
  * @property {Member[]} members
+ * @property {ConversationSettings} [settings] what one has set for oneself
+ *
+ * @typedef {object} ConversationSettings
+ * @property {boolean} archived
+ * @property {boolean} favourite
+ * @property {{mutedUntil: string | null}} notifications
+ * @property {number} version of two, the one with the higher version is the later one
  *
  * @typedef {object} Kept what the store keeps of it
  * @property {WireConversation | null} details
@@ -48,7 +56,7 @@ const COUNTED = 1000; // unread messages are counted among the newest of these
  * @property {{conversation: Conversation, message: Message}} change a message that was edited or deleted
  * @property {{conversation: Conversation, message: Message}} sent a message of this client
  * @property {{conversation: Conversation, message: Message, error: ParleyError}} failed
- * @property {{conversation: Conversation}} conversation its name, members or roles
+ * @property {{conversation: Conversation}} conversation its name, members, roles or settings
  * @property {{conversation: Conversation}} reset it was read anew: look at `messages` as if for the first time
  * @property {{conversation: Conversation, reason: string}} removed
  * @property {{conversation: Conversation, userId: string, status: "Delivered" | "Read", seq: number, at: string}} receipt
@@ -183,6 +191,27 @@ export class Conversation extends Emitter {
   /** Whether there are no messages before those in `messages`. */
   get isComplete() {
     return this.#shown?.isComplete ?? false;
+  }
+
+  /** Whether one has put it away, on all one's devices. */
+  get isArchived() {
+    return this.#details?.settings?.archived ?? false;
+  }
+
+  get isFavourite() {
+    return this.#details?.settings?.favourite ?? false;
+  }
+
+  /** Until when one wants no notifications; null when one does. For ever is the end of the year 9999. */
+  get mutedUntil() {
+    const until = this.#details?.settings?.notifications.mutedUntil;
+    return until ? new Date(until) : null;
+  }
+
+  /** Whether one wants no notifications now. */
+  get isMuted() {
+    const until = this.mutedUntil;
+    return until !== null && until.getTime() > Date.now();
   }
 
   /** The last change that has come. */
@@ -368,6 +397,22 @@ export class Conversation extends Emitter {
   }
 
   /**
+   * Archive it, make it a favourite, or mute its notifications: for oneself, on all one's devices. What is left out
+   * stays.
+   * @param {{archived?: boolean, favourite?: boolean, mutedUntil?: Date | "forever" | null}} changes
+   * @param {{signal?: AbortSignal}} [options]
+   */
+  async updateSettings({ archived, favourite, mutedUntil }, { signal } = {}) {
+    const until = mutedUntil instanceof Date ? mutedUntil.toISOString() : mutedUntil && FOR_EVER;
+    const notifications = mutedUntil === undefined ? undefined : { mutedUntil: until };
+    const body = { archived, favourite, notifications };
+    const round = this.#round;
+    const settings = await this.#host.rest.request("PUT", `${this.#path}/settings`, { body, signal });
+    if (round !== this.#round) void this.refresh(); // it may be of another history
+    else if (this.#takeSettings(settings)) this.#emit("conversation", { conversation: this });
+  }
+
+  /**
    * @param {string} userId
    * @param {{role?: "Owner" | "Admin" | "Member", signal?: AbortSignal}} [options]
    */
@@ -500,11 +545,19 @@ export class Conversation extends Emitter {
    * @internal
    * @param {number} unreadCount
    * @param {number} lastSeq
+   * @param {number} [settingsVersion]
    */
-  onCaughtUp(unreadCount, lastSeq) {
+  onCaughtUp(unreadCount, lastSeq, settingsVersion) {
     this.#round++;
     this.#members.renew();
     if (this.#details) this.#details = { ...this.#details, unreadCount, lastSeq };
+    const settings = this.#details?.settings;
+    if (this.#details && settings && settingsVersion !== undefined && settingsVersion !== settings.version) {
+      // Whatever the answer is counts, also a lower version: what one had set was lost, or was of an earlier membership.
+      const version = Math.min(settings.version, settingsVersion);
+      this.#details = { ...this.#details, settings: { ...settings, version } };
+      void this.refresh();
+    }
     const timeline = this.#target;
     if (timeline && !timeline.caughtUp()) this.#readAnew(new Timeline(timeline.cursor, timeline.cursor.seq + 1));
     if (!this.#next) this.#sendLostAgain(false);
@@ -527,10 +580,11 @@ export class Conversation extends Emitter {
    * @returns {boolean} whether they are not older than what has come
    */
   setDetails(details) {
+    if (details.settings) this.#takeSettings(details.settings);
     const before = this.#details;
     // It is older than what has come. (What was only listed may be lost with the history.)
     if (before && details.lastSeq < before.lastSeq && details.lastSeq < (this.cursor?.seq ?? 0)) return false;
-    this.#details = details;
+    this.#details = { ...details, settings: before?.settings ?? details.settings };
     this.#members.replace(details.members, details.memberCount);
     for (const emit of this.#unheard.splice(0)) emit();
     this.#changed();
@@ -656,6 +710,18 @@ export class Conversation extends Emitter {
       }
     }
     this.#isRefreshing = false;
+  }
+
+  /**
+   * Take what one has set, unless something later has come.
+   * @param {ConversationSettings} settings
+   * @returns {boolean} whether it was taken
+   */
+  #takeSettings(settings) {
+    if (!this.#details || settings.version < (this.#details.settings?.version ?? 0)) return false;
+    this.#details = { ...this.#details, settings };
+    this.#changed();
+    return true;
   }
 
   /** @param {Promise<WireConversation>} details the answer to a request */

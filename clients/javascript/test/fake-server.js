@@ -58,6 +58,8 @@ class Failure extends Error {
   }
 }
 
+const NOTHING_SET = { archived: false, favourite: false, notifications: { mutedUntil: null }, version: 0 };
+
 export class FakeServer {
   constructor(dice = random(1)) {
     this.dice = dice;
@@ -71,6 +73,8 @@ export class FakeServer {
     this.requests = []; // [method, path]
     this.refused = new Set(); // access tokens
     this.timers = new Set();
+    this.settings = new Map(); // what a member has set, by conversation and user
+    this.settingsVersion = 0;
   }
 
   // -- the truth ---------------------------------------------------------------------------------
@@ -203,8 +207,21 @@ export class FakeServer {
       id: conversation.id, type: conversation.type, name: conversation.name, createdBy: conversation.createdBy,
       createdAt: conversation.createdAt, lastSeq: conversation.lastSeq, lastMessage: conversation.messages.at(-1) ?? null,
       unreadCount: conversation.members.has(user) ? this.unread(conversation, user) : 0,
+      settings: this.settings.get(`${conversation.id} ${user}`) ?? NOTHING_SET,
       memberCount: conversation.members.size, members: [...conversation.members.values()].map((one) => ({ ...one })),
     };
+  }
+
+  set(conversation, user, { archived, favourite, notifications }) {
+    const key = `${conversation.id} ${user}`;
+    const before = this.settings.get(key) ?? NOTHING_SET;
+    const after = {
+      archived: archived ?? before.archived, favourite: favourite ?? before.favourite,
+      notifications: notifications ?? before.notifications, version: ++this.settingsVersion,
+    };
+    this.settings.set(key, after);
+    for (const one of this.connections) if (one.user === user) one.event("ConversationChanged", this.view(conversation, user), null);
+    return after;
   }
 
   mine(user) {
@@ -310,7 +327,8 @@ export class FakeServer {
   }
 
   outcome(connection, conversation, outcome) {
-    return { conversationId: conversation.id, ...this.head(conversation), unreadCount: this.unread(conversation, connection.user), outcome };
+    return { conversationId: conversation.id, ...this.head(conversation), unreadCount: this.unread(conversation, connection.user), outcome,
+      settingsVersion: this.view(conversation, connection.user).settings.version };
   }
 
   replay(connection, conversation, { seq, messageId, changedAt }) {
@@ -341,6 +359,7 @@ export class FakeServer {
       }
       if (!parts[1]) return this.view(this.create(user, body.memberIds, body), user);
       const conversation = this.of(user, parts[1]);
+      if (parts[2] === "settings") return this.set(conversation, user, body);
       if (parts[2] === "members" && method === "GET") return { items: [...conversation.members.values()], next: null };
       if (parts[2] === "members" && method === "POST") this.addMember(conversation, user, body.userId);
       else if (parts[2] === "members" && parts[4]) {

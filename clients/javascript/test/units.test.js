@@ -570,6 +570,40 @@ promise("nothing is read that is not there, or not shown", async (server, connec
   assert.deepEqual([conversation.unreadCount, server.unread(room, "a")], [1, 1]);
 });
 
+promise("what one sets for oneself is so on one's other devices, and an older answer does not undo it", async (server, connect) => {
+  const room = server.create("a", ["b"]);
+  const network = new Keeping(server, `/api/conversations/${room.id}`);
+  const [here, there, other] = [await connect("a", { fetch: network.fetch }), await connect("a"), await connect("b")];
+  const [mine, elsewhere, theirs] = [here, there, other].map((chat) => chat.conversations[0]);
+  await mine.updateSettings({ archived: true, mutedUntil: "forever" });
+  await until(() => elsewhere.isArchived && elsewhere.isMuted);
+  assert.deepEqual([mine.isArchived, mine.isMuted, mine.isFavourite, mine.mutedUntil.getUTCFullYear()], [true, true, false, 9999]);
+  assert.deepEqual([theirs.isArchived, theirs.isMuted, theirs.mutedUntil], [false, false, null]);
+  network.isArmed = true;
+  const asking = mine.refresh(); // its answer is of now, and comes after the event of what follows
+  await network.kept();
+  await elsewhere.updateSettings({ favourite: true, mutedUntil: null });
+  await until(() => mine.isFavourite);
+  network.release();
+  await asking;
+  assert.deepEqual([mine.isFavourite, mine.isArchived, mine.isMuted], [true, true, false]);
+  await mine.updateSettings({ mutedUntil: new Date(Date.now() - 1) });
+  assert.equal(mine.isMuted, false); // it is over
+});
+
+promise("what was set while one was away is known when one is back, and so is what was lost", async (server, connect) => {
+  const room = server.create("a", ["b"]);
+  const chat = await connect("a");
+  const [conversation] = chat.conversations;
+  await conversation.updateSettings({ favourite: true });
+  for (const one of [...server.connections]) one.end();
+  server.set(room, "a", { archived: true });
+  await until(() => chat.state === "live" && conversation.isArchived);
+  server.settings.delete(`${room.id} a`); // PostgreSQL has lost it
+  for (const one of [...server.connections]) one.end();
+  await until(() => chat.state === "live" && !conversation.isArchived && !conversation.isFavourite);
+});
+
 promise("what has arrived is said again in a history that has gone back", async (server, connect) => {
   const room = server.create("a", ["b"]);
   const chat = await connect("b");

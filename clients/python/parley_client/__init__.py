@@ -30,6 +30,7 @@ from parley_client.events import (
 from parley_client.http import server_url
 from parley_client.model import (
     ConversationInfo,
+    ConversationSettings,
     ConversationType,
     Cursor,
     FileInfo,
@@ -56,6 +57,7 @@ __all__ = [
     "ConversationInfo",
     "ConversationRemoved",
     "ConversationReset",
+    "ConversationSettings",
     "ConversationType",
     "Cursor",
     "ErrorOccurred",

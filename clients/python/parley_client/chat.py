@@ -5,7 +5,7 @@ Owns the public face, and the way in and out (`connect`). Everything that goes o
 
 import ssl
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,6 +21,7 @@ from parley_client.groups import single
 from parley_client.http import ask, open_client, server_url
 from parley_client.model import (
     ConversationInfo,
+    ConversationSettings,
     FileInfo,
     Member,
     Message,
@@ -293,6 +294,10 @@ class Chat:
     async def rename(self, conversation_id: str, name: str) -> None:
         rounds, path = self._replica.rounds(), f"/api/conversations/{conversation_id}"
         self._replica.take_answer(await self._rest.put(path, {"name": name}, ConversationInfo), rounds)
+
+    async def update_settings(self, conversation_id: str, changes: Mapping[str, Any]) -> None:
+        rounds, path = self._replica.rounds(), f"/api/conversations/{conversation_id}/settings"
+        self._replica.set_settings(conversation_id, await self._rest.put(path, changes, ConversationSettings), rounds)
 
     async def add_member(self, conversation_id: str, user_id: str, role: Role) -> None:
         rounds, path = self._replica.rounds(), f"/api/conversations/{conversation_id}/members"

@@ -4,8 +4,9 @@ Owns what is known of one conversation (its list, members, receipts, who is typi
 What needs a connection is asked of `Actions`.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Protocol
 
 import anyio
 
@@ -26,6 +27,7 @@ from parley_client.model import (
 from parley_client.outbox import Entry, Outbox, Status
 from parley_client.view import View
 
+FOR_EVER = "9999-12-31T23:59:59.999Z"
 COUNTED = 1000  # the server counts unread messages among so many of the newest
 _STATUS: dict[MessageStatus, Status] = {
     MessageStatus.SENT: "sent",
@@ -64,6 +66,7 @@ class Actions(Protocol):
     async def edit(self, message_id: str, content: str) -> Message: ...
     async def delete_message(self, message_id: str) -> Message: ...
     async def rename(self, conversation_id: str, name: str) -> None: ...
+    async def update_settings(self, conversation_id: str, changes: Mapping[str, Any]) -> None: ...
     async def add_member(self, conversation_id: str, user_id: str, role: Role) -> None: ...
     async def remove_member(self, conversation_id: str, user_id: str) -> None: ...
     async def change_role(self, conversation_id: str, user_id: str, role: Role) -> None: ...
@@ -170,6 +173,26 @@ class Conversation:
         return self._info.members
 
     @property
+    def is_archived(self) -> bool:
+        return self._info.settings.archived
+
+    @property
+    def is_favourite(self) -> bool:
+        return self._info.settings.favourite
+
+    @property
+    def muted_until(self) -> datetime | None:
+        """No notifications are wanted before this time; for ever: `datetime.max`, or almost. None: they are."""
+        said = self._info.settings.notifications.muted_until
+        return None if said is None else datetime.fromisoformat(said.replace("Z", "+00:00"))
+
+    @property
+    def is_muted(self) -> bool:
+        """Whether no notifications are wanted now."""
+        until = self.muted_until
+        return until is not None and until > datetime.now(UTC)
+
+    @property
     def typing(self) -> set[str]:
         """The ids of the other users who are typing."""
         return set(self._typing)
@@ -272,6 +295,19 @@ class Conversation:
 
     async def rename(self, name: str) -> None:
         await self._actions.rename(self.id, name)
+
+    async def update_settings(self, *, archived: bool | None = None, favourite: bool | None = None) -> None:
+        """Archive it, or make it a favourite, for oneself, on all one's devices. What is left out stays as it is."""
+        changes = {"archived": archived, "favourite": favourite}
+        await self._actions.update_settings(self.id, {name: one for name, one in changes.items() if one is not None})
+
+    async def mute(self, until: datetime | None = None) -> None:
+        """Want no notifications, for ever or until a time that has a time zone; on all one's devices."""
+        said = FOR_EVER if until is None else until.astimezone(UTC).isoformat(timespec="milliseconds")
+        await self._actions.update_settings(self.id, {"notifications": {"mutedUntil": said}})
+
+    async def unmute(self) -> None:
+        await self._actions.update_settings(self.id, {"notifications": {"mutedUntil": None}})
 
     async def add_member(self, user: User | str, role: Role = Role.MEMBER) -> None:
         await self._actions.add_member(self.id, user if isinstance(user, str) else user.id, role)

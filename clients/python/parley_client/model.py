@@ -124,6 +124,21 @@ class Member(Wire, frozen=True, kw_only=True):
     read_seq: int = 0
 
 
+class Notifications(Wire, frozen=True, kw_only=True):
+    """None before this time."""
+
+    muted_until: str | None = None
+
+
+class ConversationSettings(Wire, frozen=True, kw_only=True):
+    """What one has set for oneself. Of two, the one with the higher `version` is the later one."""
+
+    archived: bool = False
+    favourite: bool = False
+    notifications: Notifications = Notifications()
+    version: int = 0
+
+
 class ConversationInfo(Wire, frozen=True, kw_only=True):
     """A conversation as REST and `ConversationChanged` show it. `members` are the first ones only."""
 
@@ -137,6 +152,7 @@ class ConversationInfo(Wire, frozen=True, kw_only=True):
     unread_count: int = 0
     member_count: int = 0
     members: tuple[Member, ...] = ()
+    settings: ConversationSettings = ConversationSettings()
 
 
 class User(Wire, frozen=True, kw_only=True):
@@ -165,6 +181,7 @@ class SyncedConversation(Wire, frozen=True, kw_only=True):
     message_id: str | None = None
     unread_count: int = 0
     outcome: Outcome = Outcome.UNKNOWN
+    settings_version: int | None = None  # not said by servers of before
 
 
 class Synced(Wire, frozen=True, kw_only=True):

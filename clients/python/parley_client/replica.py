@@ -18,6 +18,7 @@ from parley_client.errors import ParleyError, from_sentence
 from parley_client.events import Event
 from parley_client.model import (
     ConversationInfo,
+    ConversationSettings,
     Cursor,
     Message,
     MessageStatus,
@@ -228,8 +229,7 @@ class Replica:
         self._begin_round(found, one)
         self._touch(f"in {id_}")
 
-    @staticmethod
-    def _begin_round(found: Conversation, one: SyncedConversation) -> None:
+    def _begin_round(self, found: Conversation, one: SyncedConversation) -> None:
         """It is caught up. What events do not repeat may have gone back with the history, though the cursor is good."""
         found._round += 1
         found._view.begin_round()
@@ -237,6 +237,13 @@ class Replica:
             receipt.renew()
         found._mark_read = min(found._mark_read, one.last_seq)
         found._info = msgspec.structs.replace(found._info, last_seq=one.last_seq, unread_count=one.unread_count)
+        settings = found._info.settings
+        if one.settings_version not in (None, settings.version):
+            # Whatever the answer is, also a lower version, counts: what one had set was lost, or belongs to an earlier
+            # membership.
+            settings = msgspec.structs.replace(settings, version=min(settings.version, one.settings_version or 0))
+            found._info = msgspec.structs.replace(found._info, settings=settings)
+            self._ask_again(found)
 
     def _discover(self, found: Conversation, came: list[tuple[Message, bool]]) -> None:
         """A conversation that the user was added to meanwhile, from its beginning: what was said before is no news."""
@@ -429,8 +436,29 @@ class Replica:
         self._outdated.setdefault(found.id, 0)
         self._work()
 
+    def take_settings(self, found: Conversation, settings: ConversationSettings) -> bool:
+        """Take what one has set, unless something later has come. Return whether it is other than before."""
+        known = found._info.settings
+        if settings.version < known.version or settings == known:
+            return False
+        found._info = msgspec.structs.replace(found._info, settings=settings)
+        self._touch(f"in {found.id}")
+        return True
+
+    def set_settings(self, conversation_id: str, settings: ConversationSettings, asked: Mapping[str, int]) -> None:
+        """Take the answer to a change of one's own, with the `rounds` of when it was asked for."""
+        found = self.conversations.get(conversation_id)
+        if found is None:
+            return
+        if found._round != asked.get(conversation_id, 0):
+            self._ask_again(found)
+        elif self.take_settings(found, settings):
+            self._emit(events.ConversationChanged(found))
+
     def _take_info(self, found: Conversation, info: ConversationInfo) -> bool:
         """Take what the server says of a conversation. Returns False if it does not, as events have overtaken it."""
+        self.take_settings(found, info.settings)
+        info = msgspec.structs.replace(info, settings=found._info.settings)
         cursor = found.cursor.seq if found.cursor is not None else 0
         if info.last_seq < found._info.last_seq and info.last_seq < cursor:
             return False

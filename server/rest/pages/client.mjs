@@ -64,6 +64,8 @@ const user = await chat.user(bob.id);
 for (const { name, unreadCount, lastMessage } of chat.conversations) console.log(name, unreadCount, lastMessage?.content);
 //: conversationsUpdate
 await group.rename("Late lunch");
+//: conversationsUpdateSettings UpdateConversationSettings
+await group.updateSettings({ favourite: true, mutedUntil: "forever" }); // for oneself, on all one's devices
 //: conversationsListMembers
 for (const { userId, role } of await group.loadMembers()) console.log(userId, role);
 //: conversationsAddMember
