@@ -8,7 +8,7 @@ import httpx
 
 from tests.running import Running, User, checked
 from tests.web.browser import Browser, Page
-from tests.web.steps import ATTACKS, Site, contents, join, say, shown
+from tests.web.steps import ATTACKS, Site, contents, join, say, shown, talk, two_instances
 
 MARKUP = '<img src=x onerror="globalThis.attacked=8">'
 CAROL = "carol"
@@ -199,3 +199,36 @@ async def leaves(page: Page) -> None:
     await page.click("dialog button.danger")
     await page.see(".nothing:has-text('You have left')")
     await page.see("text=No conversations yet.")
+
+
+async def test_what_one_sets_for_oneself(database: str, redis_url: str, tmp_path: Path, browser: Browser) -> None:
+    """Favourites stand first, what is archived stands at the end behind a button, and what is muted is not counted in
+    the title: in each tab of the person, and in nothing that the others see."""
+    async with two_instances(database, redis_url, tmp_path / "files") as site:
+        alice, bob = await join(browser, site, "alice"), await join(browser, site, "bob")
+        await talk(alice, bob)
+        await say(alice, "hello, bob")
+        await bob.click(".conversations a")
+        await bob.see(shown("hello, bob"))
+        again = await browser.tab(bob, "bob, again", site.url)
+        await again.see(".conversations a")
+        await bob.click("[aria-label='About this conversation']")
+        await bob.click(".details label:has-text('Favourite')")
+        await again.see(".conversations .favourite")
+        await bob.click(".details button:has-text('Mute notifications')")
+        await bob.click("[role^=menuitem]:has-text('Until I say otherwise')")
+        await bob.see(".details button:text-is('Muted')")
+        await again.see(".conversations .silent")
+        await bob.click(".details label:has-text('Archived')")
+        await again.see(".shelf button:has-text('Archived (1)')")
+        await again.gone(".conversations a")
+        await again.click(".shelf button")
+        await again.see(".conversations .favourite.silent a")
+        await bob.check()
+        await again.check()
+        await bob.click("[aria-label='Close']")
+        await bob.evaluate("dispatchEvent(new Event('blur'))")
+        await say(alice, "still there?")
+        await again.see(".conversations .unread .badge:text-is('1')")
+        assert not await again.evaluate("document.title.includes('(')")
+        assert not await alice.evaluate("document.querySelectorAll('.favourite, .silent, .shelf').length")

@@ -80,6 +80,7 @@ export class Details {
     return [
       h("div", { class: "profile" }, picture, h("h3", {}, h("bdi", { text: name })), user?.username && h("p", { class: "muted" }, "@", h("bdi", { text: user.username })),
         id && h("p", { dir: "auto", text: people.standingOf(id) })),
+      this.#settings(conversation),
       user?.createdAt && h("p", { class: "muted", text: `Here since ${new Date(user.createdAt).toLocaleDateString(undefined, { dateStyle: "long" })}` }),
     ];
   }
@@ -98,6 +99,7 @@ export class Details {
       h("div", { class: "profile" }, avatar(title, conversation.id, { size: "large", isGroup: true }), h("h3", {}, h("bdi", { text: title })),
         h("p", { class: "muted", text: plural(conversation.memberCount, "member") }),
         mayManage && h("button", { type: "button", class: "link", text: "Rename", data: { focus: "rename" }, on: { click: () => this.#rename(conversation) } })),
+      this.#settings(conversation),
       h("section", { "aria-label": "Members" },
         h("div", { class: "section-head" }, h("h3", { text: "Members" }), mayManage && h("button", { type: "button", data: { focus: "add" }, on: { click: () => addMembers({ chat: this.#chat, people, conversation, say: this.#actions.say }) } }, icon("plus"), "Add")),
         h("ul", { class: "members" }, members.slice(0, SHOWN).map((member) => this.#member(conversation, member, role))),
@@ -106,6 +108,22 @@ export class Details {
         h("button", { type: "button", class: "danger-text", text: "Leave this group", data: { focus: "leave" }, on: { click: () => this.#leave(conversation) } }),
         role === "Owner" && h("button", { type: "button", class: "danger-text", text: "Delete this group", data: { focus: "delete" }, on: { click: () => this.#delete(conversation) } })),
     ];
+  }
+
+  /** What one sets for oneself. */
+  #settings(conversation) {
+    const toggle = (text, name, isOn) => h("label", { class: "choice" }, h("input", { type: "checkbox", checked: isOn, data: { focus: name }, on: { change: (event) => this.#do(conversation.updateSettings({ [name]: event.target.checked }).finally(this.paint)) } }), text);
+    const { isMuted, mutedUntil } = conversation;
+    const mute = (until) => this.#do(conversation.updateSettings({ mutedUntil: until }));
+    const isForEver = isMuted && mutedUntil.getUTCFullYear() === 9999;
+    const items = [
+      isMuted && { text: "Notify again", run: () => mute(null) },
+      ...[1, 8, 24].map((hours) => ({ text: hours === 1 ? "For an hour" : `For ${hours} hours`, run: () => mute(new Date(Date.now() + hours * 3_600_000)) })),
+      { text: "Until I say otherwise", isChecked: isForEver, run: () => mute("forever") },
+    ].filter(Boolean);
+    const text = !isMuted ? "Mute notifications" : isForEver ? "Muted" : `Muted until ${momentOf(mutedUntil.toISOString())}`;
+    const button = h("button", { type: "button", text, "aria-haspopup": "menu", "aria-expanded": "false", data: { focus: "mute" }, on: { click: () => openMenu(button, items) } });
+    return h("section", { class: "stack", "aria-label": "For you alone" }, toggle("Favourite", "favourite", conversation.isFavourite), toggle("Archived", "archived", conversation.isArchived), button);
   }
 
   #member(conversation, { userId, role }, mine) {

@@ -92,7 +92,7 @@ export class Notifier {
   }
 
   async #onMessage({ conversation, message }) {
-    if (message.isOwn || message.type === "System" || !this.isOn || document.hasFocus()) return;
+    if (message.isOwn || message.type === "System" || conversation.isMuted || !this.isOn || document.hasFocus()) return;
     if (message.seq <= conversation.readSeq || this.#chat.state === "catching_up") return;
     if (this.#people.get(this.#people.me.id)?.status === "Busy") return; // "Do not disturb"
     if (!(await this.#isFirst(conversation, message)) || this.#signal.aborted) return;
@@ -115,7 +115,7 @@ export class Notifier {
 
   #paint() {
     if (this.#signal.aborted) return;
-    const count = this.#chat.unreadCount;
+    const count = this.#chat.conversations.reduce((sum, { isMuted, unreadCount }) => sum + (isMuted ? 0 : unreadCount), 0);
     for (const [id, shown] of this.#shown) {
       if (this.#chat.conversation(id)?.unreadCount) continue;
       shown.close(); // it was read elsewhere

@@ -1,6 +1,6 @@
 /**
- * The list of conversations: the most recent first, with what is unread, who is there and who types. One stop in the
- * order of the Tab key; arrows move inside.
+ * The list of conversations: favourites, then the most recent first, with what is unread, who is there and who types;
+ * those that are archived stand at the end, behind a button. One stop in the order of the Tab key; arrows move inside.
  * @module
  */
 import { arrange, attribute, h, icon, iconButton, replace, setClass, setText, throttled } from "./dom.js";
@@ -18,6 +18,7 @@ export class Sidebar {
   #items = new Map();
   #selected = null;
   #filter = "";
+  #showsArchived = false;
 
   constructor({ chat, people, actions, signal }) {
     this.#chat = chat;
@@ -25,6 +26,8 @@ export class Sidebar {
     this.#actions = actions;
     this.search = h("input", { type: "search", placeholder: "Find a conversation", "aria-label": "Find a conversation", autocomplete: "off", spellcheck: false, dir: "auto", "aria-keyshortcuts": "Control+K", on: { input: () => this.#onFilter(), keydown: (event) => this.#onSearchKey(event) } });
     this.list = h("ul", { class: "conversations", role: "list", "aria-label": "Conversations", on: { keydown: (event) => this.#onKey(event) } });
+    this.archived = h("button", { type: "button", "aria-expanded": "false", on: { click: () => this.#toggleArchived() } });
+    this.shelf = h("li", { class: "shelf" }, this.archived);
     this.empty = h("div", { class: "empty-list", hidden: true });
     this.status = h("div", { class: "connection", role: "status" });
     this.self = h("button", { type: "button", class: "self", "aria-haspopup": "menu", "aria-expanded": "false", on: { click: () => actions.openSelfMenu(this.self) } });
@@ -51,7 +54,11 @@ export class Sidebar {
 
   #shown() {
     const all = this.#chat.conversations;
-    if (!this.#filter) return all.slice(0, SHOWN);
+    if (!this.#filter) {
+      const here = all.filter(({ isArchived }) => !isArchived);
+      const [favourites, others] = [here.filter(({ isFavourite }) => isFavourite), here.filter(({ isFavourite }) => !isFavourite)];
+      return [...favourites, ...others].slice(0, SHOWN);
+    }
     const words = this.#filter.toLocaleLowerCase().split(/\s+/);
     return all.filter((conversation) => {
       const text = this.#textOf(conversation);
@@ -73,13 +80,31 @@ export class Sidebar {
       return this.#item(conversation).element;
     });
     this.#people.watch(others);
+    const archived = this.#filter ? [] : this.#chat.conversations.filter(({ isArchived }) => isArchived);
+    if (archived.length) nodes.push(this.#paintShelf(archived));
+    if (this.#showsArchived) {
+      shown.push(...archived.slice(0, SHOWN));
+      nodes.push(...archived.slice(0, SHOWN).map((conversation) => this.#item(conversation).element));
+    }
     arrange(this.list, nodes);
     const ids = new Set(shown.map(({ id }) => id));
     for (const id of this.#items.keys()) if (!ids.has(id)) this.#items.delete(id);
     const current = ids.has(this.#selected) ? this.#selected : shown[0]?.id;
     const hasFocus = this.list.contains(document.activeElement);
     for (const [id, { link }] of this.#items) if (!hasFocus || !link.matches(":focus")) attribute(link, "tabindex", !hasFocus && id === current ? 0 : hasFocus ? link.getAttribute("tabindex") : -1);
-    this.#paintEmpty(shown.length);
+    this.#paintEmpty(nodes.length);
+  }
+
+  #paintShelf(archived) {
+    const unread = archived.filter(({ unreadCount, isMuted }) => unreadCount && !isMuted).length;
+    setText(this.archived, `Archived (${archived.length})${unread ? `, ${unread} unread` : ""}`);
+    attribute(this.archived, "aria-expanded", String(this.#showsArchived));
+    return this.shelf;
+  }
+
+  #toggleArchived() {
+    this.#showsArchived = !this.#showsArchived;
+    this.#paint();
   }
 
   #paintEmpty(count) {
@@ -116,9 +141,11 @@ export class Sidebar {
     setClass(item.element, "typing", typing.length > 0);
     setClass(item.element, "unread", unread > 0);
     setClass(item.element, "selected", isSelected);
+    setClass(item.element, "silent", conversation.isMuted);
+    setClass(item.element, "favourite", conversation.isFavourite);
     setText(item.badge, unread ? (unread > 99 ? "99+" : String(unread)) : "");
     item.badge.hidden = !unread;
-    setText(item.hidden, unread ? `, ${unread} unread` : "");
+    setText(item.hidden, `${conversation.isFavourite ? ", favourite" : ""}${conversation.isMuted ? ", muted" : ""}${unread ? `, ${unread} unread` : ""}`);
     attribute(item.link, "aria-current", isSelected ? "true" : null);
     return item;
   }
