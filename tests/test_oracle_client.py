@@ -113,6 +113,8 @@ def kept(oracle_client: OracleClient) -> list[Dto]:
     ],
 )
 def test_what_is_noticed(act: Story, breach: str) -> None:
+    """What a server loses, doubles, invents or alters breaks the promise that forbids it; what it may do
+    breaks none."""
     oracle = Oracle(RUN, lambda: 0.0, ["u0"])
     oracle_client = OracleClient(oracle, 0, "u0", [TALK])
     for number in range(5):

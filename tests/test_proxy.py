@@ -40,11 +40,13 @@ async def is_silent(stream: trio.SocketStream) -> bool:
 
 
 async def test_a_cut_ends_both_sides(line: Line) -> None:
+    """A cut line ends cleanly for client and server."""
     line.proxy.cut()
     assert await line.client.receive_some() == await line.server.receive_some() == b""
 
 
 async def test_a_reset_says_so(line: Line) -> None:
+    """A reset line is an error for client and server, not an end."""
     line.proxy.reset()
     for stream in (line.client, line.server):
         with pytest.raises(trio.BrokenResourceError):
@@ -62,6 +64,7 @@ async def test_a_frozen_connection_is_half_open(line: Line) -> None:
 
 
 async def test_frozen_both_ways_it_ends_only_with_a_cut(line: Line) -> None:
+    """Through a frozen line the server hears of the client's end only when the line is reset."""
     line.proxy.freeze()
     await line.client.aclose()
     assert await is_silent(line.server)

@@ -70,6 +70,7 @@ def cycle(graph: Mapping[str, set[str]]) -> list[str]:
 
 
 def test_no_module_imports_itself_by_others() -> None:
+    """Modules of ours can be put into an order in which each imports only earlier ones."""
     assert cycle(imports()) == []
 
 
@@ -273,6 +274,30 @@ def test_tests_stand_where_their_modules_do(tree: str) -> None:
     lost = {name for name in names - across if not is_mirror(name)}
     assert lost == set()
     assert not {name for name in across if name.startswith(f"{tree}/") and (name not in names or is_mirror(name))}
+
+
+def silent(name: str) -> Iterator[str]:
+    """The tests of a file that do not say what they hold."""
+    for node in ast.walk(ast.parse((ROOT / name).read_text())):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or not node.name.startswith("test_"):
+            continue
+        if not (ast.get_docstring(node) or "").strip():
+            yield f"{name}:{node.lineno}"
+
+
+def test_tests_say_what_must_hold() -> None:
+    """The first line of each test is a promise that a reader can judge without its code."""
+    assert [place for name in tracked("tests/*test_*.py") for place in silent(name)] == []
+
+
+def test_silent_tests_are_found(tmp_path: Path) -> None:
+    """Those without a docstring or with an empty one, in classes and `async`, too; helpers need none."""
+    file = tmp_path / "test_it.py"
+    file.write_text(
+        "def test_a():\n    pass\nclass B:\n    async def test_b(self):\n        pass\n"
+        'def test_c():\n    """It holds."""\ndef helper():\n    pass\ndef test_d():\n    """ """\n'
+    )
+    assert sorted(silent(str(file))) == [f"{file}:{number}" for number in (1, 10, 4)]
 
 
 CLOCKS = {"autojump_clock", "mock_clock"}  # under these, time passes at once

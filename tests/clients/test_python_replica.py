@@ -694,6 +694,8 @@ def test_events_wait_for_the_details(comes: str) -> None:
 
 
 def test_nothing_is_heard_of_a_conversation_that_is_gone_before_its_details_come() -> None:
+    """A conversation that is removed before its details were loaded is only removed: it is not announced, and not asked
+    for."""
     truth = Truth()
     client = Client(truth)
     client.settle()

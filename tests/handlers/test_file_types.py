@@ -53,6 +53,7 @@ PNG += struct.pack(">I", zlib.crc32(PNG[12:29]))
     ],
 )
 def test_content_type(head: bytes, expected: str | None) -> None:
+    """A file's type comes from its first bytes, and what no rule allows has none."""
     assert content_type(head, UPLOAD_TYPES) == expected
 
 
@@ -192,6 +193,7 @@ def test_dimensions() -> None:
     ],
 )
 def test_file_name(said: str, name: str) -> None:
+    """A name keeps no path and no control characters, and at most 255 characters with its extension among them."""
     assert file_name(said) == name
 
 

@@ -40,6 +40,7 @@ def test_a_ramp_rises_evenly() -> None:
 
 
 def test_a_spike_multiplies_the_rate_in_the_middle() -> None:
+    """In the middle fifth of a spike the rate is `factor` times that before and after it."""
     phases = arrivals.spike(10.0, 10.0, factor=5.0)
     assert [len(due(phase)) for phase in phases] == [40, 100, 40]
 
@@ -51,12 +52,14 @@ def test_shares_add_up_to_the_whole() -> None:
 
 
 def test_the_same_seed_gives_the_same_schedule() -> None:
+    """Arrivals are a function of their seed: a run can be repeated."""
     phase = Phase(name="hold", start=0.0, end=5.0, rate=20.0)
     assert due(phase, kind=arrivals.POISSON, seed=7) == due(phase, kind=arrivals.POISSON, seed=7)
     assert due(phase, kind=arrivals.POISSON, seed=7) != due(phase, kind=arrivals.POISSON, seed=8)
 
 
 def test_nothing_is_due_at_rate_zero() -> None:
+    """A phase at rate 0 has no arrivals, and does not divide by it."""
     assert due(Phase(name="rest", start=0.0, end=5.0, rate=0.0)) == []
 
 

@@ -69,6 +69,8 @@ def test_processes_follow_whatever_is_scarcer() -> None:
 
 
 def test_memory_and_storage() -> None:
+    """Memory follows from connections and processes, storage from a year of messages, a reconnect from the
+    processes."""
     found = needs(COSTS, people(users=1_000_000, online=0.5, devices=2.0, messages_per_user_day=1.0, peak_hour=0.0))
     assert found.connections == 1_000_000
     assert found.memory_gib == pytest.approx((1_000_000 * 6 / 1024 + found.processes * 90) / 1024)
@@ -78,6 +80,7 @@ def test_memory_and_storage() -> None:
 
 
 def test_no_users_need_almost_nothing() -> None:
+    """Without users one process and one core are needed: nothing is 0 that must run."""
     found = needs(COSTS, people(users=0))
     assert (found.processes, found.database_cores, found.connections) == (1, 1, 0)
 
@@ -95,10 +98,12 @@ def test_measured_inputs_stand_beside_what_is_computed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", [["--utilisation", "0"], ["--session-minutes", "0"], ["--users", "-1"]])
 def test_what_cannot_be_is_refused(tmp_path: Path, options: list[str]) -> None:
+    """Options outside of their bounds are refused with exit code 2."""
     assert invoked(tmp_path / "costs.json", *options).exit_code == 2
 
 
 def test_costs_that_are_none_are_refused(tmp_path: Path) -> None:
+    """A file of costs that is missing or has none is refused by its name."""
     (tmp_path / "bad.json").write_text("{}")
     for name in ("bad.json", "none.json"):
         done = CliRunner().invoke(capacity, ["--costs", str(tmp_path / name)])

@@ -38,6 +38,7 @@ def test_the_readme_describes_every_scenario(name: str) -> None:
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_every_parameter_is_an_option_and_has_a_description(name: str) -> None:
+    """`run SCENARIO --help` lists each parameter of the scenario, and each has a description."""
     text = call("run", name, "--help").output
     for parameter in parameters(SCENARIOS[name].Parameters):
         assert parameter.option in text
@@ -45,6 +46,7 @@ def test_every_parameter_is_an_option_and_has_a_description(name: str) -> None:
 
 
 def test_list_names_every_scenario_and_profile() -> None:
+    """`list` leaves out no scenario and no profile."""
     text = call("list").output
     assert all(f"{name} " in text for name in [*SCENARIOS, *profiles.names()])
 
@@ -60,6 +62,7 @@ def test_the_profiles_can_be_run(name: str) -> None:
 
 
 def test_the_command_line_goes_before_the_profile() -> None:
+    """What the command line says wins over the profile; what it leaves out is the profile's."""
     kind = SCENARIOS["direct"].Parameters
     made = make(kind, {"rate": None, "pairs": 7}, {"rate": 5.0, "pairs": 9})
     assert (made.rate, made.pairs) == (5.0, 7)  # type: ignore[attr-defined]  # of this scenario
@@ -181,6 +184,7 @@ def test_a_run_that_outlives_its_tokens_is_refused() -> None:
 
 
 def test_a_parameter_that_does_not_exist_is_refused() -> None:
+    """A misspelt parameter is an error, rather than a run without it."""
     with pytest.raises(ParameterError):
         make(SCENARIOS["direct"].Parameters, {"paris": 3})
 
@@ -190,6 +194,7 @@ def test_a_parameter_that_does_not_exist_is_refused() -> None:
     [("127.0.0.1", True), ("127.9.9.9", True), ("localhost", True), ("::1", True), ("10.0.0.1", False)],
 )
 def test_only_loopback_is_loaded_without_asking(host: str, ours: bool) -> None:
+    """Servers elsewhere are loaded only by those who say that they own them."""
     origin = Origin("http", host, 80, "")
     if ours:
         targets.check_ownership(origin, owned=False)
@@ -207,6 +212,7 @@ def test_schedules_of_faults() -> None:
 
 
 def test_without_trio_websocket_the_reference_client_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its optional package the reference client ends with the command that installs it."""
     monkeypatch.setitem(sys.modules, "trio_websocket", None)
     done = call("run", "direct", "--dev", "--client", "reference")
     assert done.exit_code == 1

@@ -48,5 +48,6 @@ def test_shards_deal_out_every_conversation_once(count: int) -> None:
 
 
 def test_more_shards_than_conversations_are_refused() -> None:
+    """A shard without conversations would measure nothing: it is refused."""
     with pytest.raises(TargetError):
         shard_of(pairs_of(4), 1, 3)

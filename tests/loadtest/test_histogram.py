@@ -37,6 +37,7 @@ def test_the_encoding_is_hdrhistograms_in_both_directions() -> None:
 
 
 def test_huge_counts_survive_the_encoding() -> None:
+    """Counts over 32 bits are encoded and decoded without loss."""
     histogram = filled([5])
     for _ in range(61):
         histogram.add(histogram)
@@ -44,6 +45,7 @@ def test_huge_counts_survive_the_encoding() -> None:
 
 
 def test_what_is_merged_is_as_if_recorded_in_one() -> None:
+    """Merged histograms are equal to one that recorded everything."""
     parts = [filled(RECORDED[:3]), filled(RECORDED[3:]), Histogram()]
     assert Histogram.merged(parts).encode() == ENCODED
 
@@ -58,6 +60,7 @@ def test_extremes_are_counted_at_the_ends() -> None:
 
 
 def test_an_empty_one_has_zeros() -> None:
+    """A histogram without values has zeros for percentiles and mean, and can be encoded."""
     assert Histogram().percentiles((50, 99)) == [0, 0]
     assert (Histogram().mean, Histogram().highest) == (0, 0)
     assert Histogram.decode(Histogram().encode()).count == 0
@@ -65,6 +68,7 @@ def test_an_empty_one_has_zeros() -> None:
 
 @pytest.mark.parametrize("text", ["", "#", "AAAA", ENCODED[:40], ENCODED[:8] + "A" * 60])
 def test_garbage_is_refused(text: str) -> None:
+    """Text that is no histogram, or is cut off, raises HistogramError and nothing else."""
     with pytest.raises(HistogramError):
         Histogram.decode(text)
 

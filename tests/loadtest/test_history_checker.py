@@ -78,6 +78,7 @@ def test_a_planted_fault_is_found(name: str) -> None:
 @settings(max_examples=40)
 @given(SEEDS, st.sampled_from([*FAULTS]))
 def test_faults_are_found_in_any_run(seed: int, name: str) -> None:
+    """A fault planted into a run of any seed is found under its own class."""
     verdict = planted(name, seed)
     assume(verdict is not None)
     assert verdict is not None
@@ -85,6 +86,7 @@ def test_faults_are_found_in_any_run(seed: int, name: str) -> None:
 
 
 def test_every_class_is_planted() -> None:
+    """There is a planted fault for every class that the checker knows."""
     assert {fault.found for fault in FAULTS.values()} | {REWOUND} == set(CLASSES)
 
 
@@ -165,6 +167,7 @@ BEGUN = b'{"event":"begun","format":%d,"clock":"c"}\n' % records.FORMAT
     ],
 )
 def test_what_is_no_record_is_refused_by_name(tmp_path: Path, files: dict[str, bytes], says: str) -> None:
+    """A record that cannot be read or does not fit the others is refused with its file and line."""
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
     with pytest.raises(RecordError, match=re.escape(says)):

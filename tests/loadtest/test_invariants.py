@@ -19,6 +19,7 @@ def audit(result: results.Result, path: Path) -> Result:
 
 
 def test_there_is_a_lie_for_every_promise() -> None:
+    """Each promise of the oracle has a lie that must break it."""
     assert set(ALL) == set(PROMISES)
 
 

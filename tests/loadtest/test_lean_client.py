@@ -143,6 +143,7 @@ async def connecting(origin: Origin, listener: Listener, client: str = "lean") -
 async def test_a_bad_server_is_reported_once(
     behave: Behaviour, reason: str, client: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """However a server misbehaves, the connection is lost once, with a reason that says how."""
     monkeypatch.setattr(reference, "CONNECT_TIMEOUT", 3.0)  # trio-websocket waits for it when the server hangs up
     async with serving(behave) as origin:
         listener = Listener()
@@ -154,6 +155,7 @@ async def test_a_bad_server_is_reported_once(
 
 
 async def test_no_listener_is_reported() -> None:
+    """A refused connection is reported as such, and does not raise."""
     async with serving(hang_up) as origin:
         pass
     listener = Listener()
@@ -230,6 +232,8 @@ def test_loopback_connections_have_ports_enough() -> None:
     ],
 )
 async def test_rest_errors_have_a_code(answer: bytes, code: str) -> None:
+    """Each way in which an answer can fail has a code of its own, and the server's where it gives one."""
+
     async def behave(stream: trio.SocketStream) -> None:
         await head_of(stream)
         await stream.send_all(answer)

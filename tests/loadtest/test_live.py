@@ -55,6 +55,7 @@ def test_a_process_that_is_gone_is_not_shown_any_more() -> None:
 
 
 def test_small_figures() -> None:
+    """Sparklines scale to their highest value, a flat one is empty; the load of a process is its last sample."""
     assert sparkline([0, 1, 2]) == " ▄█"
     assert sparkline([0, 0]) == "  "
     assert recent_load(run(cpu=0.25).processes[0]) == 0.25

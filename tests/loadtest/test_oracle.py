@@ -88,6 +88,7 @@ def new(*seqs: int) -> Shown:
     ],
 )
 def test_what_is_promised_passes(shown: Shown, stored: dict[int, int], cursor: int | None) -> None:
+    """What the promises allow is no breach: edits, repairs, cursors and starts that the server chose."""
     assert judge(shown, stored, cursor=cursor) == {}
 
 
@@ -107,14 +108,17 @@ def test_what_is_promised_passes(shown: Shown, stored: dict[int, int], cursor: i
     ],
 )
 def test_what_is_not_is_named(shown: Shown, stored: dict[int, int], breach: str) -> None:
+    """What the promises forbid is a breach of the promise that it breaks, and of no other."""
     assert set(judge(shown, stored)) == {breach}
 
 
 def test_a_replay_that_ends_early_is_a_gap() -> None:
+    """A replay that ends before the head it was promised has lost something."""
     assert judge(new(1, 2), {1: 1, 2: 2}, head=3) == {invariants.GAP: 1}
 
 
 def test_two_clients_must_see_the_same_message_at_one_place() -> None:
+    """Two clients that see different messages under one seq are a breach that says what each saw."""
     oracle = Oracle("run", lambda: 0.0)
     one, other = ClientView(oracle, 1, TALK), ClientView(oracle, 2, TALK)
     one.take(message(1), new=True)
@@ -182,6 +186,7 @@ def test_a_resync_separates_two_histories(first: int) -> None:
 
 
 def test_a_resync_of_who_saw_nothing_else_is_not_due() -> None:
+    """A Resync to a client that saw nothing of the lost history was not due, which is a gap."""
     oracle = gone_back(first=1, notified=(1, 2))
     assert oracle.breached[invariants.GAP] == 1
     assert "p2" in next(breach.text for breach in oracle.breaches if breach.promise == invariants.GAP)
@@ -249,6 +254,7 @@ def test_numbers_that_jump_take_no_memory(is_resync: bool) -> None:
 
 
 def test_gaps_are_what_a_set_would_be() -> None:
+    """`Gaps` answers as a set of all its numbers would, whatever is added and discarded."""
     rng = random.Random(5)
     for _ in range(50):
         gaps, plain, last = Gaps(), set[int](), 0
@@ -281,6 +287,7 @@ def test_views_of_other_clients_distinguish_a_gap_from_an_overtaken_change() -> 
 
 
 def test_resync_excuses_what_lies_between_and_nothing_else() -> None:
+    """After a resync the changes up to its head are not missed; those after it are."""
     oracle = Oracle("run", lambda: 0.0)
     view = ClientView(oracle, 1, TALK)
     view.take(message(1), new=True)
@@ -315,6 +322,7 @@ def test_two_clients_must_read_the_same_there() -> None:
 
 
 def test_a_receipt_may_not_fall() -> None:
+    """A receipt that is lower than one of its kind before it is a breach; one of the other kind is not compared."""
     oracle = Oracle("run", lambda: 0.0)
     view = ClientView(oracle, 1, TALK)
     for status, seq in (("Read", 3), ("Delivered", 2), ("Read", 3), ("Read", 5)):
@@ -336,11 +344,13 @@ class Reader:
 
 @pytest.mark.parametrize(("stored", "fine"), [(4, True), (6, True), (3, False), (7, False)])
 def test_a_stored_receipt_is_between_what_was_acknowledged_and_the_head(stored: int, fine: bool) -> None:
+    """What is stored of a receipt is neither below what was acknowledged nor above the conversation's head."""
     joined = Joined(last_seq=6, cursors=(Cursor("u", stored, stored),))
     assert (low(joined, TALK, [Reader(4)]) == []) == fine  # type: ignore[list-item]  # as much as is asked for
 
 
 def test_presence_that_is_not_the_truth_is_named() -> None:
+    """Each user whose presence differs from the truth, or who is missing, is one difference."""
     assert differences({"a": "Online"}, {"a": "Online"}) == []
     assert len(differences({"a": "Online"}, {"a": "Offline", "b": "Online"})) == 2
 
@@ -447,6 +457,7 @@ def test_contents_are_known_again_to_the_byte(size: int) -> None:
 
 
 def test_a_breach_has_the_trace_of_its_client() -> None:
+    """A breach carries what its own client did, and nothing of others."""
     oracle = Oracle("run", lambda: 1.5)
     oracle.note(1, "opened")
     oracle.note(2, "opened")

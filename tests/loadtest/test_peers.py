@@ -112,6 +112,7 @@ def test_a_broken_server_ends_its_turn(
 
 
 def test_every_dialect_distinguishes_answers_deliveries_and_errors() -> None:
+    """Each server's dialect counts answers and deliveries apart, and raises Refused for an error."""
     seat = Seat("1", "2")
     two = b'{"type":3,"invocationId":"1","result":{}}\x1e{"type":1,"target":"ReceiveMessage","arguments":[]}\x1e'
     assert Hub().answers(two) == Answers(1, 1)
@@ -148,6 +149,7 @@ def test_what_cannot_be_installed_is_left_out_with_the_reason(tmp_path: Path, mo
 
 
 def test_packages_are_pinned() -> None:
+    """The servers compared with have exact versions, so that two comparisons compare the same."""
     lines = (contestants.SERVERS / "requirements.txt").read_text().split()
     assert all("==" in line for line in lines)
     versions = json.loads((contestants.SERVERS / "package.json").read_text())["dependencies"].values()

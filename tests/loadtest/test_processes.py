@@ -44,6 +44,7 @@ def test_shared_memory_counts_once() -> None:
 
 
 def test_who_is_not_there_uses_nothing() -> None:
+    """A process that does not exist has no usage and no family, and does not raise."""
     assert usage(2**22) is None
     assert list(family(2**22)) == []
     assert joint_usage([2**22]) == (0, 0)

@@ -96,6 +96,7 @@ def test_what_others_wrote_stays_text() -> None:
 
 
 def test_a_breach_is_the_first_thing_one_sees() -> None:
+    """The report names broken promises before its figures, escaped; and says when nothing was checked."""
     text = "".join(Page(render(run(oracle=breached()))).text)
     assert text.index("Promises were broken: gap (3)") < text.index("achieved")
     assert "seq 18 <b>" in text
@@ -113,6 +114,7 @@ def test_a_run_that_ended_early_has_a_page(changes: dict[str, Any]) -> None:
 
 
 def test_json_lies_beside_the_page(tmp_path: Path) -> None:
+    """The page comes with the run as JSON, from which the same run can be read."""
     page, data = write_report(run(), tmp_path / "run.html")
     assert results.read(data) == run()
     assert page.read_text().startswith("<!doctype html>")
@@ -140,6 +142,7 @@ def test_a_peak_survives_thinning() -> None:
 
 
 def test_ticks_are_round_and_cover_the_values() -> None:
+    """Axes have few round ticks, from zero to the highest value; a logarithmic one those around its values."""
     for end in (0.03, 1, 7, 99, 100, 101, 12345):
         ticks = nice_ticks(end)
         assert ticks[0] == 0 and ticks[-1] >= end * 0.999

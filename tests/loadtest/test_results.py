@@ -33,6 +33,7 @@ def test_what_is_no_result_is_refused_with_the_files_name(tmp_path: Path) -> Non
 
 
 def test_warm_up_is_not_measured() -> None:
+    """Samples of the warm-up and the end count neither in figures nor in totals."""
     assert [sample.at for sample in run().measured()] == [3, 4, 5, 6, 7, 8, 9, 10]
     assert run().total("sent") == 8 * 200
 
@@ -79,12 +80,14 @@ def test_merged_percentiles_are_those_of_all_the_latencies() -> None:
 
 
 def test_the_first_breaches_of_all_workers_are_kept() -> None:
+    """Merged runs count every breach, and keep the text of a bounded number."""
     merged = results.merge([run(oracle=breached()) for _ in range(20)])
     assert merged.oracle.breached == {"gap": 60}
     assert len(merged.oracle.breaches) == results.BREACHES_KEPT
 
 
 def test_different_runs_do_not_merge() -> None:
+    """Runs that are not parts of one are refused, with the difference."""
     with pytest.raises(ResultError, match="not parts of one run"):
         results.merge([run(), run(scenario="idle")])
     with pytest.raises(ResultError, match="parameters"):
@@ -96,6 +99,7 @@ def test_different_runs_do_not_merge() -> None:
 
 
 def test_this_machine_is_described() -> None:
+    """A result says on what machine and with which versions it was measured."""
     machine = results.this_machine()
     assert machine.cores >= 1
     assert machine.memory_bytes > 2**28

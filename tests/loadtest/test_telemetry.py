@@ -69,5 +69,6 @@ async def test_a_page_that_does_not_answer_is_no_trouble(tmp_path: Path) -> None
 
 
 def test_pages_may_be_named_in_short() -> None:
+    """A page of metrics can be named by its host and port alone."""
     for text in ("h:1", "http://h:1", "http://h:1/", "h:1/metrics"):
         assert page_url(text) == "http://h:1/metrics"

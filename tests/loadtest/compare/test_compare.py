@@ -49,6 +49,7 @@ def test_a_planted_regression_is_found_and_named(tmp_path: Path) -> None:
 
 
 def test_a_slow_tail_is_found() -> None:
+    """A slower tail is a regression of p99, and the interval around the difference says how much slower."""
     finding = judge(repeated(5, 3), repeated(5, 4, millis=7.0))
     assert {"send p50", "send p99"} <= set(finding.regressions)
     (line,) = (line for line in finding.lines if line.name == "send p99")
@@ -76,6 +77,7 @@ def test_single_runs_say_that_there_is_no_confidence(tmp_path: Path) -> None:
 
 
 def test_a_promise_that_broke_is_a_regression_without_statistics(tmp_path: Path) -> None:
+    """A promise that the base kept and the run broke is a regression after one run; one that both broke is a remark."""
     base, broken = tmp_path / "a.json", tmp_path / "b.json"
     results.write(run(), base)
     results.write(run(oracle=breached()), broken)
@@ -95,6 +97,7 @@ def test_new_errors_are_a_regression() -> None:
 
 @pytest.mark.parametrize("options", [["--threshold", "x"], ["--threshold-for", "5%"], ["--confidence", "-1"]])
 def test_wrong_usage_is_exit_code_2(tmp_path: Path, options: list[str]) -> None:
+    """An option that has no meaning ends with 2; a regression, with 1."""
     path = keep(tmp_path / "a", [run()])
     assert compared(path, path, *options).exit_code == 2
 
@@ -127,11 +130,13 @@ def test_several_files_and_other_outputs(tmp_path: Path) -> None:
 
 
 def test_unequal_conditions_are_said() -> None:
+    """Runs with different parameters are compared with a remark that names them."""
     other = msgspec.structs.replace(run(), parameters={"rate": 300, "users": 100, "arrivals": "poisson"})
     assert judge([run()], [other]).remarks == ["the runs have different parameters: rate"]
 
 
 def test_a_scenarios_own_figures_are_compared_by_their_unit() -> None:
+    """Whether more is better follows from the unit in a figure's name; without a unit neither is."""
     result = run(figures={"knee_per_second": 9.0, "memory_kib": 5.0, "users": 3.0}, oracle=Oracle())
     better = {measure.name: measure.better for measure in measures(result)}
     assert better["knee per second"] is Better.HIGHER

@@ -13,6 +13,7 @@ from loadtest.compare.welch import difference, holm, student_p, student_quantile
     [(0.95, 1, 12.706), (0.95, 4, 2.776), (0.99, 4, 4.604), (0.95, 10, 2.228), (0.999, 20, 3.850), (0.95, 1e6, 1.960)],
 )
 def test_quantiles_are_those_of_the_tables(confidence: float, freedom: float, quantile: float) -> None:
+    """Student's quantiles are those of printed tables, and the probability of each is its inverse."""
     assert student_quantile(confidence, freedom) == pytest.approx(quantile, abs=1e-3)
     assert student_p(quantile, freedom) == pytest.approx(1 - confidence, rel=2e-3)
 
@@ -28,12 +29,14 @@ def test_a_worked_example() -> None:
 
 
 def test_single_runs_have_no_confidence() -> None:
+    """One run on a side gives a difference, and never a confident one."""
     found = difference([1], [2, 2], 0.95)
     assert (found.value, found.p, found.confident) == (1, 1, False)
     assert math.isinf(found.low)
 
 
 def test_runs_without_any_spread_differ_or_do_not() -> None:
+    """Equal runs without spread do not differ; unequal ones do for certain. No division by zero."""
     assert difference([5, 5], [5, 5], 0.95).p == 1
     assert difference([5, 5], [6, 6], 0.95).p == 0
 
@@ -48,6 +51,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
 
 
 def test_many_looks_cost_confidence() -> None:
+    """Holm's correction raises each probability by the number of looks, in order, to at most 1."""
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([]) == []

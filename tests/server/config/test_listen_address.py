@@ -19,6 +19,7 @@ def test_listen() -> None:
 
 @pytest.mark.parametrize("text", ["", "nowhere", "x:99999", "x:-1", "x:", "fd://a b"])
 def test_what_is_none(text: str) -> None:
+    """Text that is no address is refused with the forms that are expected."""
     with pytest.raises(ValueError, match="expected"):
         parse_listen(text)
 

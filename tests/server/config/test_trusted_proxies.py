@@ -29,6 +29,7 @@ TRUSTED = Proxies(["10.0.0.0/8", "192.0.2.1", "::1"])
     ],
 )
 def test_client_address(peer: str, forwarded: str, client: str) -> None:
+    """The client is the last address that no trusted proxy has; what cannot be read ends the search."""
     assert TRUSTED.client_address(peer, forwarded) == client
 
 
@@ -42,6 +43,7 @@ def test_none_and_all() -> None:
 
 
 def test_scheme() -> None:
+    """Only a trusted proxy says which scheme the client used, and only http or https."""
     assert TRUSTED.scheme("10.1.2.3", "https", "http") == "https"
     assert TRUSTED.scheme("198.51.100.7", "https", "http") == "http"
     assert TRUSTED.scheme("10.1.2.3", "gopher", "http") == "http"

@@ -45,11 +45,13 @@ def test_what_is_none_of_them(parse: Callable[[object], object], text: object) -
 
 @given(st.integers(0, 10**6), st.sampled_from([1, 0.001, 0.25, 60, 3600, 86400]))
 def test_durations_are_read_as_they_are_shown(count: int, unit: float) -> None:
+    """What `show_duration` writes, `duration` reads, to the digits shown."""
     assert math.isclose(duration(show_duration(count * unit)), count * unit, rel_tol=1e-5)
 
 
 @given(st.integers(0, 2**40))
 def test_sizes_are_read_as_they_are_shown(count: int) -> None:
+    """What `show_size` writes, `size` reads, exactly."""
     assert size(show_size(count)) == count
 
 

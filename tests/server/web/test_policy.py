@@ -14,6 +14,7 @@ def directives(**settings: Any) -> dict[str, str]:
 
 
 def test_nothing_from_elsewhere() -> None:
+    """The page loads nothing from other origins, is framed by none, and takes only trusted types."""
     found = directives(objects="file:///srv/files")
     assert found["default-src"] == found["base-uri"] == found["frame-ancestors"] == "'none'"
     assert found["script-src"] == found["style-src"] == found["connect-src"] == "'self'"

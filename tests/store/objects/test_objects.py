@@ -189,6 +189,7 @@ def test_attachment() -> None:
 
 @pytest.mark.parametrize("url", ["", "s3://", "file://host/x", "file:x", "http://x", "/tmp/x"])
 def test_no_store(url: str) -> None:
+    """An address without a known scheme or place is refused with the schemes that are expected."""
     with pytest.raises(ValueError, match="expected s3"):
         open_objects(url, signing=SigningKeys("k"))
 

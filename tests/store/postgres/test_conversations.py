@@ -130,6 +130,7 @@ async def test_membership(conn: Connection) -> None:
 
 
 async def test_title(conn: Connection) -> None:
+    """A new title is a system message in the name of the user who set it, and takes the next seq."""
     [alice] = await make_users(conn, 1)
     group = await make_group(conn, [alice])
     change = await conversations.update_title(conn, group, "New", by=alice)

@@ -46,6 +46,7 @@ def test_before_it_was_tried_out() -> None:
 
 
 def test_an_outage_is_over_with_what_is_written() -> None:
+    """A lane's trouble ends with its next write, and its beginning and end are one log line each."""
     lane = a_lane()
     with capture_logs() as lines:
         for _ in range(3):

@@ -23,6 +23,7 @@ def test_mistakes_are_found_at_import(text: str) -> None:
 
 
 def test_unknown_name() -> None:
+    """A query that is in no file is an AttributeError, not an empty statement."""
     with pytest.raises(AttributeError):
         _ = queries.no_such_query
 

@@ -245,4 +245,5 @@ async def commit(conn: Connection) -> None:
 
 
 async def test_unknown_user_id(conn: Connection) -> None:
+    """Deleting a user who does not exist finds nothing, and does not raise."""
     assert await users.delete_user(conn, UUID(int=1)) is None
