@@ -556,8 +556,10 @@ async def test_resync_of_a_conversation_left_meanwhile(hub: Hub, nursery: trio.N
 
 
 @pytest.mark.parametrize("way", ["join", "sync", "lag"])
-async def test_history_goes_back_during_a_replay(hub: Hub, nursery: trio.Nursery, way: str) -> None:
-    """The room starts over while a page is read: nothing of the page is sent, and the client reads anew."""
+@pytest.mark.parametrize("since", [0, 3])
+async def test_history_goes_back_during_a_replay(hub: Hub, nursery: trio.Nursery, way: str, since: int) -> None:
+    """The room starts over while a page is read: nothing of the page is sent, and the client reads anew, also when so
+    much was said since that its cursor is below the head again."""
     reader, other = [Reader(hub, nursery, manual=manual) for manual in (True, False)]
     await other.begin()
     await reader.begin()
@@ -567,13 +569,15 @@ async def test_history_goes_back_during_a_replay(hub: Hub, nursery: trio.Nursery
     def go_back() -> None:
         hub.database.head = 6
         hub.rooms._start_over(room, Position(Cursor(6, UUID(int=6)), UUID(int=6)))
+        for _ in range(since):
+            hub.say()
 
     hub.database.meanwhile[CHANGES] = go_back
     if way == "join":
-        assert await join(hub, reader, 8) == (6, True)
+        assert await join(hub, reader, 8) == (6 + since, True)
     elif way == "sync":
         synced = await catch_up.sync_all(reader.connection, hub.rooms, hub.database, [(CONVERSATION, Cursor(8))])
-        assert synced.resync == (CONVERSATION,) and synced.heads == {CONVERSATION: 6}
+        assert synced.resync == (CONVERSATION,) and synced.heads == {CONVERSATION: 6 + since}
     else:
         reader.connection.cursors = {CONVERSATION: Cursor(8, UUID(int=8))}
         await reader.connection._catch_up()
@@ -581,7 +585,7 @@ async def test_history_goes_back_during_a_replay(hub: Hub, nursery: trio.Nursery
         assert b'"Resync"' in reader.transport.sent
     hub.say()
     await wait_all_tasks_blocked()
-    assert reader.look().seqs == [7]
+    assert reader.look().seqs == [7 + since]
 
 
 async def test_history_goes_back_while_others_are_replayed(hub: Hub, nursery: trio.Nursery) -> None:
@@ -826,6 +830,26 @@ async def test_more_ephemeral_events_than_are_kept(hub: Hub, nursery: trio.Nurse
 
 
 # -- cut short: the client comes back on another socket ---------------------------------------------------------------
+
+
+async def test_a_lost_socket(hub: Hub, nursery: trio.Nursery) -> None:
+    """The client's place in its rooms is kept while it has no socket: what is said then comes when it is back."""
+    reader = Reader(hub, nursery, manual=False)
+    reader.connection.make_resumable()
+    waiting = reader.connection.receive(b'{"protocol":"json","version":2}\x1e', binary=False)
+    assert waiting is not None
+    await waiting
+    reader.transport.gone = True
+    reader.connection.on_closed("connection lost")
+    hub.say()
+    assert not hub.is_attached
+    reader.transport = Transport(hub, nursery)
+    reader.transport.connection = reader.connection
+    await reconnect.resume(reader.connection, reader.transport, reader.transport, hub.encodings)
+    assert reader.connection.receive(BARE["json"].sequence(1), binary=False) is None
+    await reader.read()
+    hub.say()
+    assert reader.look().seqs == [11, 12]
 
 
 @pytest.mark.parametrize("moment", ["opening the room", "head asked for", "page read", "waiting for room", "locked"])
