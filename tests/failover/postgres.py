@@ -17,12 +17,13 @@ import trio
 
 from server.cli.dev.binaries import find_postgres
 from tests.proxy import Proxy
+from tests.store.cluster import OPTIONS as ANYWHERE
 from tests.store.cluster import SUPERVISED, unprivileged
 from tests.waiting import block_until
 
 SOCKET = ".s.PGSQL.5432"
 OPTIONS = (
-    *("fsync=off", "full_page_writes=off", "unix_socket_permissions=0700", "max_connections=80", "jit=off"),
+    *(*ANYWHERE, "max_connections=80"),
     # A standby asks for the log again soon after it was cut off; idle ones take notice of a promotion.
     *("wal_retrieve_retry_interval=100ms", "max_wal_senders=5", "wal_keep_size=64MB"),
 )
@@ -95,7 +96,8 @@ class Server:
     def kill(self) -> None:
         """SIGKILL to every process of it, as if its machine were gone. What it acknowledged is on its disk."""
         assert self._process is not None
-        postmaster = int((self.data / "postmaster.pid").read_text().split("\n", 1)[0])
+        written = (self.data / "postmaster.pid").read_text().splitlines()
+        postmaster, memory = int(written[0]), written[6].split()[1]
         os.kill(postmaster, signal.SIGSTOP)  # so that it starts nothing anew
         for pid in [*_children(postmaster), postmaster]:
             try:
@@ -106,6 +108,7 @@ class Server:
         self._process.stdin.close()
         self._process.wait()
         self._process = None
+        subprocess.run(["ipcrm", "--shmem-id", memory], check=True)  # a machine's memory goes with it
 
     def pause(self) -> None:
         """It keeps its connections, and says nothing: SIGSTOP to every process of it."""

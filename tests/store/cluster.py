@@ -24,7 +24,10 @@ from tests.watchman import place
 TEMPLATE = "parley_template"
 PORT = 5432
 START_TIMEOUT = 60.0  # seconds
-OPTIONS = "fsync=off", "full_page_writes=off", "unix_socket_permissions=0700", "max_connections=60", "jit=off"
+OPTIONS = (
+    *("fsync=off", "full_page_writes=off", "unix_socket_permissions=0700", "max_connections=60", "jit=off"),
+    "dynamic_shared_memory_type=mmap",  # in the data directory: a killed server leaves it behind, and that goes
+)
 SUPERVISED = [sys.executable, "-I", "-S", supervisor.__file__, "--signal", "INT", "--"]
 
 
