@@ -11,7 +11,7 @@ from parley_client import events
 from parley_client.errors import ParleyError, from_sentence
 from parley_client.model import ConversationInfo, Cursor, Message, Page, Synced, User
 from parley_client.outbox import Entry
-from parley_client.replica import Replica
+from parley_client.replica import STORED, Replica
 from parley_client.view import Older
 
 from tests.clients.fake_server import Connection, Truth
@@ -339,6 +339,40 @@ def test_a_history_that_goes_back() -> None:
     assert [one["clientMessageId"] for one in truth.talks[talk].in_order()[2:]] == [mine.draft.id]
     kinds = [event.kind for event in client.events if event.kind in ("reset", "message", "sent")]
     assert kinds[0] == "reset" and kinds.count("reset") == 1 and sorted(kinds[1:]) == ["message", "message", "sent"]
+
+
+def test_what_is_lost_is_said_again_in_its_order() -> None:
+    """Several messages that a history has lost go out again in the order in which they were written."""
+    truth = Truth()
+    talk = truth.create(OTHER, ME)
+    client = Client(truth)
+    client.settle()
+    for content in ("one", "two", "three"):
+        client.send(talk, content)
+    client.settle()
+    truth.go_back(talk, 1)
+    truth.send(OTHER, talk, "instead")
+    client.settle()
+    assert [one["content"] for one in truth.talks[talk].in_order()[1:]] == ["instead", "one", "two", "three"]
+
+
+def test_a_list_that_is_longer_than_its_store() -> None:
+    """The store has the newest messages; what lies before them can be read again, without a gap between the two."""
+    truth = Truth()
+    talk = truth.create(OTHER, ME)
+    client = Client(truth)
+    client.settle()
+    for number in range(STORED + 4):
+        truth.send(OTHER, talk, str(number))
+    client.settle()
+    client = client.again()
+    found = client.replica.conversations[talk]
+    head = STORED + 5
+    assert [message.seq for message in found.messages] == list(range(head - STORED + 1, head + 1))
+    client.settle()
+    for _ in range(4):
+        client.older(talk)
+    assert [message.seq for message in found.messages] == list(range(1, head + 1)) and client.new == []
 
 
 def test_a_thousand_behind() -> None:

@@ -113,6 +113,8 @@ async def test_shed() -> None:
     update = Broadcast((world.one.conversation_id,), "Counted", ("x" * 1000,), about="the same")
     await world.broadcaster.broadcast([update, update])
     assert slow.sheds == 1
+    await world.broadcaster.broadcast([update, update._replace(about=None)])
+    assert slow.sheds == 2  # whatever is shed after it
 
 
 async def test_breaks() -> None:

@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from server.fanout.conversation_updates import CHANGED, RETRY, ConversationNotifier
+from server.fanout.conversation_updates import CHANGED, RETRY, STEP, ConversationNotifier
 from server.fanout.room import Room
 from server.fanout.rooms import Rooms
 from server.transport.send_queue import Flusher
@@ -86,6 +86,14 @@ async def test_notified_together(world: World, autojump_clock: MockClock) -> Non
         world.notifier.notify(ROOM, (ALICE, BOB))
     await wait_all_tasks_blocked()
     assert world.done == [(CHANGED, ALICE)] and world.asked == 1
+
+
+async def test_many_users(world: World, autojump_clock: MockClock) -> None:
+    """A conversation of more users than one query takes: each is notified, once."""
+    world.members = {new_id() for _ in range(2 * STEP + 1)}
+    world.notifier.notify(ROOM, world.members)
+    await wait_all_tasks_blocked()
+    assert sorted(world.done) == sorted((CHANGED, user_id) for user_id in world.members) and world.asked == 3
 
 
 async def test_doubts(world: World, autojump_clock: MockClock) -> None:

@@ -330,6 +330,20 @@ async def test_left_while_it_is_owed(hub: Hub, nursery: trio.Nursery) -> None:
     assert not hub.is_attached and reader.changed == ["as of 10"]
 
 
+async def test_added_and_changed_while_it_is_owed(hub: Hub, nursery: trio.Nursery) -> None:
+    """Of a conversation that the user was added to, and that changed before the client could read: its view, and all
+    that follows."""
+    reader = Reader(hub, nursery, manual=False)
+    hub.database.is_member = False
+    await reader.begin()
+    hub.database.is_member = True
+    reader.block()
+    reader.connection.owe(CONVERSATION, JOINED)
+    hub.rooms.notify_user(USER, "ConversationChanged", ("old",), CONVERSATION)
+    await reader.read()
+    assert hub.is_attached and reader.changed == ["as of 10"]
+
+
 async def test_removed_while_lagging(hub: Hub, nursery: trio.Nursery) -> None:
     """Removed while detached by lag, and this instance did not hear of it: the client hears so, and nothing said
     since."""
@@ -1199,6 +1213,25 @@ async def test_lag_before_a_sync(nursery: trio.Nursery, autojump_clock: MockCloc
     for others in Others:
         assert outcomes(await device.sync(others)) == {key: SyncOutcome.ATTACHED}
     device.views = kept
+    await connection._catch_up()
+    device.take()
+    assert device.views == archive.ids
+
+
+async def test_lag_while_others_are_behind(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """A connection that lags once more before its catch-up has come to all rooms keeps the cursors of those."""
+    archive = Archive(2)
+    first, second = archive.ids
+    device = Device(archive)
+    connection = await device.connect(nursery)
+    await device.sync()
+    assert device.world is not None
+    connection.catching_up = True  # and has not begun
+    device.world.rooms.detach(first, connection)
+    connection.cursors = {first: archive.cursor(first)}
+    archive.say(first)
+    connection.lag()
+    archive.say(second)
     await connection._catch_up()
     device.take()
     assert device.views == archive.ids

@@ -9,15 +9,17 @@ import pytest
 import trio
 import trio.testing
 
+from handlers.errors import ChatError
 from handlers.rate_limits import Rate
 from loadtest.client import connect
 from server.config.rate_limits import RateLimits
-from server.hub.user_shares import MAX_STEP, WORK_BURST, WORK_SHARE, Share
+from server.hub.user_shares import MAX_STEP, WORK_BURST, WORK_SHARE, Share, Shares
 from server.protocol import websocket
 from server.transport import websocket as connections
 from server.transport.epoll import Poller
 from server.transport.timer_wheel import TimerWheel
 from server.transport.websocket import READ_SIZE, Connection
+from store.ids import new_id
 from tests.server.transport.test_websocket import FOREVER, Silent
 from tests.site import open_site
 
@@ -52,6 +54,23 @@ def test_without_limits() -> None:
     share = Share(Rates(None))
     share.worked(MAX_STEP, 100.0)
     assert share.pause(100.0) <= 0
+
+
+def test_what_was_taken_is_given_back() -> None:
+    """A user's connections have one share, up to the bound; a refused one counts for nothing, and the last one that
+    ends leaves nothing behind."""
+    shares, alice, bob = Shares(ON, 2), new_id(), new_id()
+    first = shares.take(alice)
+    assert shares.take(alice) is first and shares.take(bob) is not first
+    for _ in range(3):
+        with pytest.raises(ChatError, match="rate_limited"):
+            shares.take(alice)
+    assert shares.refused == 3
+    shares.give_back(alice)
+    assert shares.take(alice) is first
+    shares.give_back(alice)
+    shares.give_back(alice)
+    assert shares.take(alice) is not first
 
 
 async def test_many_connections_take_one_share(
