@@ -22,7 +22,7 @@ from server.process.sd_notify import ServiceManager
 from server.process.signals import Lifecycle
 from server.process.supervisor import PartLost
 from server.tracing import open_tracing
-from server.transport.listener import address_of, listen
+from server.transport.sockets import address_of, listen
 from store.errors import StoreError, Unfit
 from store.postgres import clock, sessions
 

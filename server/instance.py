@@ -35,7 +35,7 @@ from server.observability.event_loop_lag import EventLoopLag
 from server.observability.health_checks import HealthChecks
 from server.process.supervisor import Run, Supervisor
 from server.rest.routes.health import CHECK_TIMEOUT
-from server.transport.listener import address_of, bind
+from server.transport.sockets import address_of, bind
 from store.defects import guard
 from store.errors import StoreError
 from store.postgres.partitions import ensure_partitions

@@ -13,9 +13,11 @@ from server.protocol import websocket
 from server.protocol.http1 import head as http_head
 from server.protocol.http1.head import Head
 from server.transport.epoll import Poller
-from server.transport.listener import Listener, Service, bind, require_upgrade
+from server.transport.listener import Listener, Service
+from server.transport.refusal import require_upgrade
 from server.transport.request_stream import AnySocket, RequestStream
 from server.transport.send_queue import Flusher, Verdict
+from server.transport.sockets import bind
 from server.transport.timer_wheel import TimerWheel
 from server.transport.tls import Certificate
 from server.transport.websocket import Connection

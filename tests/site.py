@@ -10,7 +10,7 @@ import trio
 
 from server.config.loading import load
 from server.instance import Instance
-from server.transport.listener import bind
+from server.transport.sockets import bind
 from tests import plain_http
 from tests.running import JWT_KEY
 

@@ -22,7 +22,7 @@ from server.admin.sockets import open_named, open_tcp, open_unix
 from server.config.admin_address import Address, TcpAddress, UnixAddress, parse, runtime_directory
 from server.rest.upload_backpressure import paced
 from server.transport.http import HttpServer
-from server.transport.listener import bad_request
+from server.transport.refusal import bad_request
 from server.transport.request_stream import RequestStream
 from store.defects import guard
 

@@ -14,7 +14,8 @@ from server.hub.server import HubServer
 from server.hub.transports.forwarding import Forwarding
 from server.hub.transports.http_endpoint import HttpEndpoint
 from server.hub.transports.websocket_endpoint import WebSocketEndpoint
-from server.identity.access_tokens import ConnectionTokens, Verifier
+from server.identity.access_tokens import Verifier
+from server.identity.connection_tokens import ConnectionTokens
 from server.identity.jwks import KeySet
 from server.transport.epoll import Poller
 from server.transport.timer_wheel import TimerWheel

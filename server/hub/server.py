@@ -29,11 +29,12 @@ from server.hub.disconnect_reasons import slug_of
 from server.hub.dispatch import Dispatcher
 from server.hub.ports import Transport
 from server.hub.user_shares import Shares
-from server.identity.access_tokens import ConnectionTokens, Redeemed, UsedToken, Verifier, new_connection_id, presented
+from server.identity.access_tokens import Verifier, presented
+from server.identity.connection_tokens import ConnectionTokens, Redeemed, UsedToken, new_connection_id
 from server.protocol import websocket
 from server.protocol.http1 import head as http_head
 from server.protocol.signalr.encoding import FRAMED, Encoding
-from server.transport.listener import Refusal, refusal
+from server.transport.refusal import Refusal, refusal
 from server.transport.send_queue import Flusher, SendQueue
 from server.transport.timer_wheel import TimerWheel
 from store.defects import guard

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from handlers import permissions
 from handlers.model import Identity
 from server.config.settings import OAuthProvider
-from server.identity.access_tokens import Claimer
+from server.identity.connection_tokens import Claimer
 from server.identity.exchange_codes import Codes
 from server.identity.providers import Provider, failed, make_provider
 from server.identity.sign_in_state import TTL, Attempt, Sealer

@@ -21,7 +21,8 @@ from handlers.users import Users
 from server.config.rate_limits import RateLimits
 from server.config.settings import Settings
 from server.config.trusted_proxies import Proxies, limited_as
-from server.identity.access_tokens import ConnectionTokens, Verifier
+from server.identity.access_tokens import Verifier
+from server.identity.connection_tokens import ConnectionTokens
 from server.identity.sign_in import SignIn
 from server.observability.health_checks import Check
 from server.rest import converters, openapi, problems

@@ -1,6 +1,6 @@
 """Accept connections, read the first request head of each, and pass it to the WebSocket or the HTTP side.
 
-Owns the listening sockets and the routing of connections. Upgrades go to the raw socket path
+Owns the routing of connections, and the limits on them. Upgrades go to the raw socket path
 (`server.transport.websocket`), everything else to Hypercorn's HTTP server, through a stream that returns the socket
 here when a later request is an upgrade. A head is always consumed into a prefix rather than peeked at, so that whole
 and split heads take one path.
@@ -8,7 +8,6 @@ and split heads take one path.
 
 import errno
 import math
-import os
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import suppress
@@ -17,35 +16,23 @@ from typing import Any, Protocol
 import structlog
 import trio
 
-from handlers.errors import CODES, ChatError, detail
 from server.config.trusted_proxies import Proxies, new_request_id
 from server.protocol.http1 import head as http_head
 from server.protocol.http1.head import BadRequest, Head
+from server.transport.refusal import Refusal, bad_request
 from server.transport.request_stream import SEND_STALL, AnySocket, RequestStream, SecureRequestStream
-from server.transport.socket_activation import passed_sockets
+from server.transport.sockets import peer
 from server.transport.tls import Certificate, TlsSocket
 from server.transport.unauthenticated import CROWDED, Stranger, UnauthenticatedConnections
 from store.defects import guard
 
-BACKLOG = 4096
 ACCEPT_BATCH = 64  # accepted in one scheduler step
 SHARED_BATCH = 16  # the same, where sibling processes accept from the socket too
 COURTESY = 0.001  # seconds of delay per doubling of the open connections: more than the jitter of a busy scheduler
 FULL_COURTESY = 0.25  # seconds of delay at the limit; connections that no sibling accepted by then are refused
 ACCEPT_PAUSE = 0.5  # seconds without accepting when descriptors run out
-UNSENT = 64 * 1024  # bytes not yet on the wire that the kernel holds for one connection; the rest is the send queue's
-DEFER_ACCEPT = 5  # seconds the kernel holds back a connection whose first bytes have not arrived
 LINGER = 2.0  # seconds to let a refused client read its answer
-USER_TIMEOUT = 30_000  # ms without an ACK after which the kernel ends a connection (RFC 5482)
-# Set once on the listening socket: what it accepts inherits them (Linux).
-_INHERITED = {
-    socket.TCP_NODELAY: 1,
-    socket.TCP_USER_TIMEOUT: USER_TIMEOUT,
-    socket.TCP_DEFER_ACCEPT: DEFER_ACCEPT,
-    getattr(socket, "TCP_NOTSENT_LOWAT", 25): UNSENT,  # Python names it from 3.12 on
-}
 _TASK_NAME = "connection"  # one string for all of them
-_FAULTS = {408: "timeout", 429: "rate_limited", 431: "too_large"}  # codes; of all others invalid_request
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 Service = Coroutine[Any, Any, Any]  # serves a connection; what it returns, if anything, serves it from then on
@@ -63,106 +50,6 @@ class Upgrades(Protocol):
 
     async def admit(self, sock: AnySocket, head: Head, rest: bytes) -> Service:
         """Answer the upgrade and return the coroutine that serves the socket. Raise Refusal instead of answering."""
-
-
-class Refusal(Exception):
-    """An upgrade that is answered with an HTTP error."""
-
-    def __init__(
-        self,
-        status: int,
-        code: str,
-        sentence: str,
-        extra: dict[str, str] | None = None,
-        *,
-        retry_after: float | None = None,
-        lingers: bool = True,
-    ) -> None:
-        """`retry_after` is in seconds, as the code has it if not given. `lingers`: give the client time to read the
-        answer before closing."""
-        super().__init__(sentence)
-        retry_after = CODES[code].retry_after if retry_after is None else retry_after
-        if retry_after is not None:
-            extra = {**(extra or {}), "Retry-After": str(math.ceil(retry_after))}
-        self.lingers = lingers
-        self.status = status
-        self.code = code
-        self.fields, self.body = http_head.refusal(
-            status, code, CODES[code].title, sentence, extra, detail(retry_after)
-        )
-        self.request_id = ""
-
-    def belongs_to(self, request_id: str) -> None:
-        """Answer with the id of the request, which is known further out than where it was refused."""
-        self.request_id = request_id
-
-    @property
-    def answer(self) -> bytes:
-        self.fields["X-Request-Id"] = self.request_id
-        return http_head.response(self.status, self.fields, self.body)
-
-    @property
-    def headers(self) -> list[tuple[bytes, bytes]]:
-        """The fields as ASGI headers, with lower-case names."""
-        return [(name.lower().encode(), value.encode()) for name, value in self.fields.items()]
-
-
-def require_upgrade(head: Head) -> None:
-    """Raise Refusal if `head` is not a valid opening handshake."""
-    fault = http_head.upgrade_error(head)
-    if fault is not None:
-        raise Refusal(fault[0], "invalid_request", fault[1])
-
-
-def bad_request(fault: BadRequest) -> Refusal:
-    retry_after = 5 if fault.status == 429 else None
-    return Refusal(fault.status, _FAULTS.get(fault.status, "invalid_request"), str(fault), retry_after=retry_after)
-
-
-def refusal(error: ChatError, status: int) -> Refusal:
-    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
-    return Refusal(status, error.code, error.sentence, headers, retry_after=error.retry_after)
-
-
-def listen(where: tuple[str, int] | str, *, reuse_port: bool = False) -> list[socket.socket]:
-    """Return listening, non-blocking sockets: bound here, or inherited (`server.transport.socket_activation`).
-
-    Raise OSError, or ConfigError.
-    """
-    if isinstance(where, str):
-        return [_prepare(sock) for sock in passed_sockets(where, os.environ)]
-    return [bind(where, reuse_port=reuse_port)]
-
-
-def bind(address: tuple[str, int], *, reuse_port: bool = False) -> socket.socket:
-    """Bind a listening socket. `reuse_port`: other processes may listen there too, each with its own queue."""
-    host, port = address
-    family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if reuse_port:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock.bind(where)
-        sock.listen(BACKLOG)
-    except BaseException:
-        sock.close()
-        raise
-    return _prepare(sock)
-
-
-def _prepare(sock: socket.socket) -> socket.socket:
-    if sock.family != socket.AF_UNIX:
-        for option, value in _INHERITED.items():
-            sock.setsockopt(socket.IPPROTO_TCP, option, value)
-    sock.setblocking(False)
-    return sock
-
-
-def address_of(sock: socket.socket) -> tuple[str, int]:
-    """Return the address of a listening socket: (host, port), or (path, 0)."""
-    name = sock.getsockname()
-    return (str(name[0]), int(name[1])) if isinstance(name, tuple) else (str(name), 0)
 
 
 class Listener:
@@ -367,15 +254,6 @@ async def _shake_hands(client: TlsSocket, deadline: float) -> bool:
     return False
 
 
-def peer(sock: AnySocket) -> str:
-    """Return the peer's address; empty for a Unix socket, or if the peer has gone."""
-    try:
-        name = sock.getpeername()
-    except OSError:
-        return ""
-    return str(name[0]) if isinstance(name, tuple) else ""
-
-
 def _leaves(group: BaseExceptionGroup[Refusal]) -> Iterator[Refusal]:
     for error in group.exceptions:
         if isinstance(error, BaseExceptionGroup):
@@ -411,7 +289,7 @@ async def _read_head(client: AnySocket, data: bytes) -> tuple[bytes, int, int]:
 
 
 async def _refuse(client: AnySocket, refused: Refusal) -> None:
-    refused.request_id = refused.request_id or new_request_id()
+    refused.belongs_to(refused.request_id or new_request_id())
     log_refusal = log.debug if refused.status == 503 else log.info  # at the limit there are many
     log_refusal("refused", status=refused.status, code=refused.code, address=peer(client), request=refused.request_id)
     await _answer(client, refused.answer, LINGER if refused.lingers else 0.0)

@@ -13,7 +13,8 @@ from handlers.errors import ChatError
 from handlers.model import Caller
 from handlers.refresh_tokens import RefreshTokens
 from server.config.loading import load
-from server.identity.access_tokens import ConnectionTokens, Verifier, mint_token
+from server.identity.access_tokens import Verifier, mint_token
+from server.identity.connection_tokens import ConnectionTokens
 from server.identity.sign_in_state import Sealer, begin
 from store.objects.directory import DirectoryObjects
 from store.signing import SigningKeys

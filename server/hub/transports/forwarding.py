@@ -15,7 +15,7 @@ import trio
 from handlers.errors import from_store
 from server.hub.transports.base import Receive, Scope, Send
 from server.protocol.http1.head import joined
-from server.transport.listener import Refusal
+from server.transport.refusal import Refusal
 from store import tcp
 from store.defects import guard
 from store.errors import Unavailable

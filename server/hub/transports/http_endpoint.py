@@ -22,10 +22,10 @@ from server.hub.transports.forwarding import BODY_PIECE, Forwarding, OwnerGone
 from server.hub.transports.http_transport import Gone, HttpTransport
 from server.hub.transports.long_polling import LongPolling, send_answer
 from server.hub.transports.server_sent_events import ServerSentEvents
-from server.identity.access_tokens import Redeemed
+from server.identity.connection_tokens import Redeemed
 from server.protocol.http1.head import joined
 from server.protocol.signalr.encoding import BARE
-from server.transport.listener import Refusal, refusal
+from server.transport.refusal import Refusal, refusal
 from server.transport.unauthenticated import known
 from store.defects import guard
 

@@ -15,7 +15,7 @@ import trio
 from server.hub.server import HubServer
 from server.hub.transports.base import Receive, Scope, Send, hang_up_of, pieces
 from server.hub.transports.http_transport import HttpTransport
-from server.identity.access_tokens import Redeemed
+from server.identity.connection_tokens import Redeemed
 
 POLL_TIMEOUT = 90.0  # seconds (SignalR's default)
 DISCONNECT_TIMEOUT = 15.0  # seconds without a poll after which the client is gone (SignalR's default)

@@ -9,7 +9,7 @@ from typing import ClassVar
 from server.hub.server import HubServer
 from server.hub.transports.base import Receive, Scope, Send, hang_up_of, pieces
 from server.hub.transports.http_transport import HttpTransport
-from server.identity.access_tokens import Redeemed
+from server.identity.connection_tokens import Redeemed
 
 HEADERS = [
     (b"content-type", b"text/event-stream"),

@@ -12,8 +12,10 @@ from server.protocol.http1 import head as http_head
 from server.protocol.http1.head import Head
 from server.protocol.signalr.messages import SKIPPED
 from server.transport.epoll import Poller
-from server.transport.listener import Refusal, Service, peer, require_upgrade
+from server.transport.listener import Service
+from server.transport.refusal import Refusal, require_upgrade
 from server.transport.request_stream import AnySocket
+from server.transport.sockets import peer
 from server.transport.websocket import Connection
 
 

@@ -13,7 +13,8 @@ from handlers import text_rules
 from handlers.errors import ChatError
 from handlers.users import Users
 from server.hub.server import PATH
-from server.identity.access_tokens import ConnectionTokens, Verifier, presented
+from server.identity.access_tokens import Verifier, presented
+from server.identity.connection_tokens import ConnectionTokens
 from server.rest.operations import UNUSED_KEY, Answer, operation, query
 from server.rest.requests import answer, bearer, idempotency_key, open_route
 from server.transport.unauthenticated import known

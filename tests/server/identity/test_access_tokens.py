@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timezone
 from typing import Any
-from uuid import UUID
 
 import jwt
 import pytest
@@ -18,12 +17,10 @@ from structlog.testing import capture_logs
 from trio.testing import MockClock
 
 from handlers.errors import ChatError
-from handlers.model import Caller
 from server.config.loading import load
-from server.identity.access_tokens import LEEWAY, ConnectionTokens, UsedToken, Verifier, mint_token, new_connection_id
+from server.identity.access_tokens import LEEWAY, Verifier, mint_token
 from server.identity.jwks import MAX_KEYS, MAX_SAME, MIN_INTERVAL, TRUSTED_FOR, KeySet, _parse_all
 from server.identity.sign_in_state import Sealer
-from store.errors import Unavailable
 from store.ids import new_id
 from store.signing import SigningKeys
 
@@ -104,12 +101,10 @@ async def test_dates_that_are_none(claim: str, value: Any) -> None:
 async def test_tokens_nested_without_end() -> None:
     """Unbounded numbers and nesting are refused, in the header, which is not signed, and in signed claims."""
     encoded = jwt.utils.base64url_encode(DEEP.encode()).decode()
-    tokens = ConnectionTokens(SigningKeys(KEY), Claims())
     for token in (f"{encoded}.{encoded}.x", jwt.api_jws.encode(DEEP.encode(), KEY, "HS256")):
         with pytest.raises(ChatError) as caught:
             await verifier().verify(token)
         assert caught.value.code == "unauthenticated"
-        assert tokens.identify(token) == "" and await tokens.redeem(token) is None
         assert Sealer(SigningKeys(KEY)).open(token) is None
 
 
@@ -441,55 +436,3 @@ async def test_keys_that_never_came(mock_clock: MockClock, monkeypatch: pytest.M
         monkeypatch.undo()
         mock_clock.jump(MIN_INTERVAL)
         await check.verify(issuer.token("ec"))
-
-
-# -- connection tokens ---------------------------------------------------------------------------------------------
-
-
-class Claims:
-    """Redis, as far as connection tokens need it."""
-
-    def __init__(self) -> None:
-        self.taken: set[str] = set()
-        self.away = False
-
-    async def claim(self, key: str, ttl: float) -> bool:
-        if self.away:
-            raise Unavailable("Redis is away")
-        fresh = key not in self.taken
-        self.taken.add(key)
-        return fresh
-
-
-async def test_connection_tokens_are_redeemed_once() -> None:
-    """A second use is detected on every instance; without Redis, on the instance of the first use."""
-    shared = Claims()
-    one, two = ConnectionTokens(SigningKeys(KEY), shared), ConnectionTokens(SigningKeys(KEY), shared)
-    caller = Caller(user_id=UUID(int=7), expires_at=9e9, is_admin=True, session_id=UUID(int=8))
-    connection_id, token = one.issue(caller)
-    redeemed = await two.redeem(token)
-    assert redeemed is not None and (redeemed.caller, redeemed.connection_id) == (caller, connection_id)
-    for tokens in (one, two):
-        with pytest.raises(UsedToken):
-            await tokens.redeem(token)
-    shared.away = True
-    _, token = one.issue(caller)
-    assert await one.redeem(token) is not None
-    with pytest.raises(UsedToken):
-        await one.redeem(token)
-
-
-async def test_connection_tokens_are_no_access_tokens() -> None:
-    """Access and connection tokens are not interchangeable, and a token of another key is refused."""
-    tokens = ConnectionTokens(SigningKeys(KEY), Claims())
-    _, token = tokens.issue(Caller(user_id=USER, expires_at=9e9))
-    with pytest.raises(ChatError):
-        await verifier().verify(token)
-    assert await tokens.redeem(mint_token(SETTINGS, USER)) is None
-    assert await ConnectionTokens(SigningKeys("x" * 40), Claims()).redeem(token) is None
-
-
-def test_connection_ids_can_be_typed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No id begins like an option, so that `parley inspect kill ID` takes each."""
-    monkeypatch.setattr("secrets.token_urlsafe", lambda size: "-hA0")
-    assert new_connection_id() == "_hA0"

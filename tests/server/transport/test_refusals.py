@@ -1,4 +1,4 @@
-"""server.transport.listener and server.rest.problems: the instructions of a refusal to a client."""
+"""server.transport.refusal and server.rest.problems: the instructions of a refusal to a client."""
 
 import json
 
@@ -7,7 +7,7 @@ from quart import Quart
 
 from handlers.errors import ChatError
 from server.rest.problems import problem
-from server.transport.listener import refusal
+from server.transport.refusal import refusal
 
 
 @pytest.mark.parametrize(("wait", "shown"), [(0.1, "1"), (1.0, "1"), (1.2, "2"), (59.01, "60")])

@@ -6,8 +6,9 @@ import socket
 import trio
 
 from server.protocol.http1.head import Head
-from server.transport.listener import Listener, Service, bind
+from server.transport.listener import Listener, Service
 from server.transport.request_stream import AnySocket, RequestStream
+from server.transport.sockets import bind
 
 WAIT = 60.0  # seconds
 

@@ -17,7 +17,7 @@ from server.hub.transports.http_transport import Gone, HttpTransport
 from server.hub.transports.long_polling import LongPolling
 from server.hub.transports.server_sent_events import OPENING, ServerSentEvents
 from server.hub.user_shares import WORK_BURST, WORK_SHARE, Share
-from server.identity.access_tokens import Redeemed
+from server.identity.connection_tokens import Redeemed
 from server.protocol.signalr.encoding import BARE
 from server.transport.http import HANG_UP
 from server.transport.timer_wheel import TimerWheel
