@@ -96,6 +96,7 @@ class Store(EmptyStore):
             raise ChatError("not_found", "none of yours")
         found = self._after(cursor)[:limit]
         self.asked.append(cursor)
+        assert len(self.asked) < 100, "a catch-up reads the same page again and again"
         await self._answer(CHANGES)
         return None if cursor < self.watermark else found
 
