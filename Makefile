@@ -12,7 +12,7 @@ TESTABLE := $(VENV)/.testable
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run install-units rolling-restart test test-chaos test-failover test-together test-hosts test-hostile test-clients test-web check coverage fix mutants lint bench docs constraints clean
+.PHONY: help run install-units rolling-restart test test-chaos test-failover test-together test-hosts test-hostile test-clients test-web check unit coverage fix mutants lint style types imports bench docs constraints clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -53,7 +53,13 @@ mutants: $(TESTABLE) ## plant faults one by one, and see the tests nearest to ea
 rolling-restart: $(TESTABLE) ## four instances restarted one by one under load, in numbers (LISTEN=shared|reuse-port)
 	@$(BIN)/pytest -q -s tests/rolling -k four --rolling $(or $(LISTEN),shared)
 
-check: lint ## style, types, import contracts, and the tests that need no service: before each commit
+check: $(TESTABLE) ## style, types, import contracts, and the tests that need no service: before each commit
+	@$(MAKE) --no-print-directory --keep-going --jobs style types imports unit
+
+# Of all the plugins that are installed, what these tests need: to load the others takes each worker seconds.
+unit: export PYTEST_DISABLE_PLUGIN_AUTOLOAD := 1
+unit: export PYTEST_PLUGINS := pytest_trio.plugin,xdist.plugin,_hypothesis_pytestplugin
+unit: $(TESTABLE)
 	@$(BIN)/pytest -q -n 2 --dist worksteal -m "not services" $(UNIT)
 
 coverage: $(TESTABLE) ## lines and branches that these tests run, in each module that has others (TESTS=)
@@ -64,10 +70,16 @@ fix: $(TESTABLE) ## what ruff can mend by itself
 	@$(BIN)/ruff check --fix --show-fixes .
 	@$(BIN)/ruff format .
 
-lint: $(TESTABLE) ## style, types, import contracts
+lint: style types imports ## style, types, import contracts
+
+style: $(TESTABLE)
 	@$(BIN)/ruff check -q .
 	@$(BIN)/ruff format -q --check .
+
+types: $(TESTABLE)
 	@$(BIN)/mypy --no-error-summary
+
+imports: $(TESTABLE)
 	@$(BIN)/lint-imports --no-cache > $(VENV)/lint-imports.txt || (cat $(VENV)/lint-imports.txt; exit 1)
 
 bench: $(READY) ## the budgets of the socket path, measured here and now

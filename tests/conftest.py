@@ -5,6 +5,7 @@
 """
 
 import functools
+import gc
 import importlib
 import importlib.util
 import inspect
@@ -117,6 +118,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.services)
     if found := getattr(config, "workerinput", None):
         items[:] = deal(items, int(found["workercount"]))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection() -> None:
+    """What is made now stays until the end: the garbage collector need not look at it again and again."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def deal(items: list[pytest.Item], workers: int) -> list[pytest.Item]:

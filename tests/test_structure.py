@@ -1,6 +1,7 @@
 """The shape of the tree: imports without circles and late ones, objects that are whole, tests beside their modules."""
 
 import ast
+import functools
 import re
 import subprocess
 from collections import defaultdict
@@ -46,6 +47,7 @@ def statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
             yield from statements(getattr(node, "orelse", []))
 
 
+@functools.cache
 def imports() -> dict[str, set[str]]:
     """Each module of ours, and those that it imports."""
     found: dict[str, set[str]] = {}

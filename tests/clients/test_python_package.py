@@ -24,6 +24,7 @@ from tests.waiting import wait_until
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "clients" / "python"
 WAIT = 600.0  # seconds: long past anything but a hang
+pytestmark = pytest.mark.services  # processes of their own
 
 CONSUMER = """
 import parley_client
