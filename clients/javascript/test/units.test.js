@@ -78,6 +78,7 @@ test("the cursor moves with events only, and what comes twice changes nothing", 
   assert.equal(timeline.apply(wire(1)), "new");
   assert.equal(timeline.apply(wire(1)), null);
   assert.equal(timeline.apply(wire(1, 2, { editedAt: "then" })), "changed");
+  assert.equal(timeline.apply(wire(1)), null);
   assert.deepEqual(timeline.cursor, { seq: 2, messageId: "m1", changedAt: "then" });
   assert.equal(timeline.merge(wire(1, 3)), "changed");
   assert.equal(timeline.cursor.seq, 2);
