@@ -24,7 +24,16 @@ from handlers.model import (
 from handlers.ports import Connections
 from handlers.transactions import Transactions
 from store.ids import distinct, new_id
-from store.model import Change, Conversation, ConversationSettings, ConversationType, Member, Role, WireEnum
+from store.model import (
+    Change,
+    Conversation,
+    ConversationSettings,
+    ConversationType,
+    Member,
+    Role,
+    UnreadTotals,
+    WireEnum,
+)
 from store.postgres import conversations as store
 from store.postgres.connection import Connection
 from store.redis.inbox_entries import SettingsChange
@@ -67,6 +76,11 @@ class Conversations:
                 conn, caller.user_id, limit=limit, position=position, members=members, only=only
             )
         return items, page_cursors.encode_position(following) if following else None
+
+    async def unread_totals(self, caller: Caller) -> UnreadTotals:
+        """What the caller has not read, in all conversations together."""
+        async with self._pool.connection() as conn:
+            return await store.fetch_unread_totals(conn, caller.user_id)
 
     async def list_members(
         self, caller: Caller, conversation_id: UUID, limit: int, cursor: str | None

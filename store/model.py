@@ -202,6 +202,14 @@ class Conversation(Wire, frozen=True):
     settings: ConversationSettings
 
 
+class UnreadTotals(Wire, frozen=True):
+    """What a user has not read in all conversations. `capped`: there may be more, as not everything was looked at."""
+
+    unread_count: int
+    conversation_count: int
+    capped: bool
+
+
 class MemberCursor(Wire, frozen=True, gc=False):
     user_id: UUID
     delivered_seq: int

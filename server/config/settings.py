@@ -389,7 +389,8 @@ class Settings:
         RATE,
         Rate(400, 10 * SECONDS),
         "Hub invocations of one connection, by what they cost.",
-        more="A `Sync` counts for 20 calls, `StreamHistory` and `GetPresence` for 10, `JoinConversation` for 2.",
+        more="A `Sync` counts for 20 calls, `StreamHistory` and `GetPresence` for 10, `GetUnread` for 5, "
+        "`JoinConversation` for 2.",
         reloadable=True,
     )
     rate_user_invocations: Rate = RATES.setting(

@@ -40,7 +40,7 @@ from server.hub.dispatch import Declaration, Dispatcher
 from server.hub.invocations import INTERRUPTED, Ticket, answer
 from server.identity.access_tokens import Verifier
 from server.protocol.signalr.codec import UuidKey
-from store.model import Account, ConversationSettings, Message, MessageStatus, Seq
+from store.model import Account, ConversationSettings, Message, MessageStatus, Seq, UnreadTotals
 from store.postgres.messages import END
 
 STREAM_LIMIT = 10_000  # messages one StreamHistory may ask for
@@ -49,6 +49,7 @@ STREAM_PAGE = 50  # read at once; what one connection's stream holds in memory
 # What an invocation takes of the rate of invocations, where it is more than one: about the CPU time beside a Ping's.
 JOIN_COST = 2  # four look-ups and a page of cursors; clients of hundreds of conversations join each
 PRESENCE_COST = 10  # of up to 200 users
+UNREAD_COST = 5  # up to 10,000 messages are looked at
 STREAM_COST = 10  # pages at the client's pace
 SYNC_COST = 20  # up to 1,000 cursors
 
@@ -269,6 +270,11 @@ class HubMethods:
     async def get_presence(self, connection: HubConnection, user_ids: list[UUID]) -> Sequence[UserStatusUpdate]:
         """Ask who is online, and how they are shown; at most 200 users."""
         return await self._presence.get(self._connected, user_ids)
+
+    @hub_method(cost=UNREAD_COST)
+    async def get_unread(self, connection: HubConnection) -> UnreadTotals:
+        """Ask how many messages the user has not read, and in how many conversations: for a badge."""
+        return await self._conversations.unread_totals(connection.caller)
 
     @hub_method("unauthenticated", "forbidden")
     async def refresh_token(self, connection: HubConnection, token: str) -> None:

@@ -70,7 +70,7 @@ def create_app(
     app.url_map.strict_slashes = False
     converters.install(app.url_map)
     described = openapi.install(app, settings)
-    app.register_blueprint(users.blueprint(users_handler, accounts, export, verifier, settings))
+    app.register_blueprint(users.blueprint(users_handler, conversations_handler, accounts, export, verifier, settings))
     app.register_blueprint(auth.blueprint(accounts, verifier, users_handler, sign_in, settings))
     app.register_blueprint(conversations.blueprint(conversations_handler))
     app.register_blueprint(messages.blueprint(messages_handler, receipts_handler))

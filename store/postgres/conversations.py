@@ -31,6 +31,7 @@ from store.model import (
     Message,
     Notifications,
     Role,
+    UnreadTotals,
 )
 from store.postgres import queries
 from store.postgres.connection import Connection
@@ -46,6 +47,7 @@ SETTLE = 0.5  # seconds in which messages on their way are committed before a li
 SETTLE_POLL = 0.005  # seconds
 UNKNOWN_NAMED = 10  # users who do not exist, in an error
 LOWEST_ID = UUID(int=0)  # below every user id
+BUDGET = 10_000  # messages looked at for the totals of one user: some 15 ms
 
 
 class UnknownUser(StoreError):
@@ -277,6 +279,18 @@ async def list_standings(conn: Connection, views: Collection[tuple[UUID, UUID]])
     parameters = {"user_ids": [user for user, _ in views], "conversation_ids": [key for _, key in views]}
     rows = await (await conn.execute(queries.list_standings, parameters)).fetchall()
     return {(user_id, conversation_id): Standing(*own) for user_id, conversation_id, *own in rows}
+
+
+async def fetch_unread_totals(conn: Connection, user_id: UUID) -> UnreadTotals:
+    """What a user has not read, of all conversations: the sum of what `list_standings` says of each.
+
+    Where that would be more to read than BUDGET messages, each conversation is counted up to the number with which they
+    keep to it, and the totals are `capped`.
+    """
+    parameters = {"user_id": user_id, "budget": BUDGET}
+    row = await (await conn.execute(queries.fetch_unread_totals, parameters)).fetchone()
+    assert row is not None
+    return UnreadTotals(*row)
 
 
 async def count_owners(conn: Connection, conversation_id: UUID) -> int:

@@ -53,6 +53,7 @@ from store.model import (
     Notifications,
     Role,
     Session,
+    UnreadTotals,
     User,
     UserStatus,
 )
@@ -543,6 +544,17 @@ def _list_conversations(
 @stands_for(conversations.fetch_member)
 def _fetch_member(tables: Tables, conversation_id: UUID, user_id: UUID) -> Member | None:
     return tables.members.get((conversation_id, user_id))
+
+
+@stands_for(conversations.fetch_unread_totals)
+def _fetch_unread_totals(tables: Tables, user_id: UUID) -> UnreadTotals:
+    mine = {its: member for (its, member_id), member in tables.members.items() if member_id == user_id}
+    unread = [
+        one.conversation_id
+        for one in tables.messages.values()
+        if one.conversation_id in mine and one.seq > mine[one.conversation_id].read_seq and one.sender_id != user_id
+    ]
+    return UnreadTotals(len(unread), len(set(unread)), False)
 
 
 @stands_for(conversations.list_members)

@@ -15,6 +15,7 @@ from loadtest.client import HubClient, HubError
 from tests.event_recorder import WAIT, EventRecorder, event_of
 from tests.integration.test_instances import until
 from tests.running import Running, User
+from tests.waiting import wait_until
 
 MESSAGE = {
     "id", "conversationId", "seq", "changedSeq", "senderId", "type", "content", "file", "replyToId",
@@ -163,6 +164,22 @@ async def presence(scene: Scene) -> None:
     assert (alice["status"], carol["status"]) == ("Busy", "Offline")
 
 
+async def unread(scene: Scene) -> None:
+    """GetUnread(): how many messages, in how many conversations; REST says the same, on any instance"""
+    await scene.b.invoke("MarkRead", scene.group, (await scene.say("read"))["seq"])
+    nothing = {"unreadCount": 0, "conversationCount": 0, "capped": False}
+
+    async def is_read() -> bool:  # a receipt counts when it is written
+        return bool(await scene.b.invoke("GetUnread") == nothing)
+
+    await wait_until(is_read)
+    await scene.say("one")
+    await scene.say("two")
+    expected = {"unreadCount": 2, "conversationCount": 1, "capped": False}
+    assert await scene.b.invoke("GetUnread") == await scene.rest(scene.bob, "GET", "/api/users/me/unread") == expected
+    assert await scene.a.invoke("GetUnread") == nothing
+
+
 async def refresh_token(scene: Scene) -> None:
     """RefreshToken(jwt): new expiry; another user's token is refused"""
     assert await scene.a.invoke("RefreshToken", scene.alice.token) is None
@@ -214,6 +231,7 @@ LINES: tuple[Callable[[Scene], Awaitable[None]], ...] = (
     typing,
     receipts,
     presence,
+    unread,
     refresh_token,
     ping,
     errors,

@@ -38,6 +38,7 @@ const LISTED = 200; // conversations in one page
  * @property {string} createdAt
  *
  * @typedef {User & {email: string | null}} Account
+ * @typedef {{unreadCount: number, conversationCount: number, capped: boolean}} UnreadTotals
  * @typedef {"Online" | "Away" | "Busy" | "Offline"} UserStatus
  * @typedef {{userId: string, status: UserStatus, statusText: string | null, lastSeenAt: string | null}} Presence
  *
@@ -275,6 +276,16 @@ export class Chat extends Emitter {
    */
   me({ signal } = {}) {
     return this.#rest.get("/api/users/me", { signal });
+  }
+
+  /**
+   * What one has not read, as the server counts it: also of conversations that are not here yet. Where it is `capped`,
+   * there may be more.
+   * @param {{signal?: AbortSignal}} [options]
+   * @returns {Promise<UnreadTotals>}
+   */
+  unread({ signal } = {}) {
+    return this.#rest.get("/api/users/me/unread", { signal });
   }
 
   /**

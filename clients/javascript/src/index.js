@@ -35,5 +35,6 @@ export { MemoryStore } from "./stores/memory.js";
  * @typedef {import("./members.js").Member} Member
  * @typedef {import("./chat.js").User} User
  * @typedef {import("./chat.js").Presence} Presence
+ * @typedef {import("./chat.js").UnreadTotals} UnreadTotals
  * @typedef {import("./files.js").StoredFile} StoredFile
  */

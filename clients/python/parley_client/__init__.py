@@ -42,6 +42,7 @@ from parley_client.model import (
     Registration,
     Role,
     StatusUpdate,
+    UnreadTotals,
     User,
     UserStatus,
 )
@@ -92,6 +93,7 @@ __all__ = [
     "Subscription",
     "TokenSource",
     "TypingChanged",
+    "UnreadTotals",
     "User",
     "UserStatus",
     "connect",

@@ -30,6 +30,7 @@ from parley_client.model import (
     Presence,
     Registration,
     Role,
+    UnreadTotals,
     User,
     UserStatus,
     decoded,
@@ -198,6 +199,10 @@ class Chat:
         for one in found:
             self._replica.presence[one.user_id] = one
         return found
+
+    async def unread(self) -> UnreadTotals:
+        """What the user has not read, as the server counts it. Where it is `capped`, there may be more."""
+        return await self._rest.get("/api/users/me/unread", UnreadTotals)
 
     async def set_status(self, status: UserStatus, text: str | None = None) -> None:
         await self._engine.call("UpdateStatus", status.value, text, kind=Any)

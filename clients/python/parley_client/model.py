@@ -167,6 +167,14 @@ class User(Wire, frozen=True, kw_only=True):
     email: str | None = None
 
 
+class UnreadTotals(Wire, frozen=True, kw_only=True):
+    """What a user has not read, in all conversations."""
+
+    unread_count: int = 0
+    conversation_count: int = 0
+    capped: bool = False
+
+
 class Cursor(Wire, frozen=True, kw_only=True):
     """Everything up to change `seq` was received; the message of that change proves it."""
 

@@ -60,6 +60,8 @@ await chat.updateMe({ displayName: "Alice L." });
 const found = await chat.searchUsers("bob");
 //: usersGet
 const user = await chat.user(bob.id);
+//: usersUnread GetUnread
+const { unreadCount, conversationCount } = await chat.unread(); // as the server counts it; `chat.unreadCount` is the client's
 //: conversationsListMine conversationsGet
 for (const { name, unreadCount, lastMessage } of chat.conversations) console.log(name, unreadCount, lastMessage?.content);
 //: conversationsUpdate

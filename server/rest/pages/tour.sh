@@ -35,6 +35,8 @@ curl -sf -X PUT "$URL/api/users/status" -H "$auth" -H "$json" -d '{"status": "Aw
 curl -sf "$URL/api/users?q=bo" -H "$auth" | jq '.items[].username'
 #: usersGet
 curl -sf "$URL/api/users/$bob" -H "$auth"
+#: usersUnread
+curl -sf "$URL/api/users/me/unread" -H "$auth" | jq .unreadCount
 #: usersExportMine
 curl -sf "$URL/api/users/me/export" -H "$auth" -o export.json
 #: conversationsListMine

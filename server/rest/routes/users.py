@@ -8,6 +8,7 @@ from quart import Blueprint, Response, request
 
 from handlers import preconditions
 from handlers.accounts import Accounts
+from handlers.conversations import Conversations
 from handlers.errors import ChatError
 from handlers.export import EXPORT_SECONDS, Export
 from handlers.model import CreateUser, UpdateStatus, UpdateUser
@@ -42,7 +43,7 @@ from server.rest.requests import (
     sign_in_route,
     upload_route,
 )
-from store.model import Account, User, Wire
+from store.model import Account, UnreadTotals, User, Wire
 from store.objects import attachment
 
 
@@ -76,7 +77,14 @@ REGISTRATION_KEY = IDEMPOTENCY_KEY._replace(
 )
 
 
-def blueprint(users: Users, accounts: Accounts, export: Export, verifier: Verifier, settings: Settings) -> Blueprint:
+def blueprint(
+    users: Users,
+    conversations: Conversations,
+    accounts: Accounts,
+    export: Export,
+    verifier: Verifier,
+    settings: Settings,
+) -> Blueprint:
     routes = Blueprint("users", __name__, url_prefix="/api/users")
 
     async def _require_registration() -> None:
@@ -137,6 +145,12 @@ def blueprint(users: Users, accounts: Accounts, export: Export, verifier: Verifi
     async def me() -> Response:
         """Get the caller's account."""
         return shown(await users.me(caller()))
+
+    @routes.get("/me/unread")
+    @operation(Answer(200, UnreadTotals, "The totals."))
+    async def unread() -> Response:
+        """Count what the caller has not read, in all conversations together: for a badge."""
+        return answer(await conversations.unread_totals(caller()))
 
     @routes.get("/me/export")
     @operation(Answer(200, None, "A ZIP file.", media="application/zip"))

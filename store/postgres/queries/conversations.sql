@@ -122,15 +122,20 @@ WHERE m.user_id = ANY(%(user_ids)s::uuid[]) AND c.member_count <= %(most)s
 -- members_pkey.
 SELECT count(*) FROM members WHERE conversation_id = %(conversation_id)s AND role = 'Owner'
 
+-- fragment: past_cursor
+-- messages_seq, backwards. Of viewer v in conversation c.
+SELECT u.sender_id, u.deleted_at FROM messages AS u
+WHERE u.conversation_id = c.id AND u.seq > v.read_seq
+ORDER BY u.seq DESC
+
+-- fragment: is_unread
+newest.sender_id <> v.user_id AND newest.deleted_at IS NULL
+
 -- fragment: unread
--- messages_seq, backwards, at most 1,000 entries of it whatever they are: what was deleted is read, too. Nothing at all
--- when the viewer has read up to the head.
+-- At most 1,000 entries of messages_seq whatever they are: what was deleted is read, too. Nothing at all when the viewer
+-- has read up to the head.
 CASE WHEN c.last_seq > v.read_seq THEN (
-    SELECT count(*) FILTER (WHERE newest.sender_id <> v.user_id AND newest.deleted_at IS NULL) FROM (
-        SELECT u.sender_id, u.deleted_at FROM messages AS u
-        WHERE u.conversation_id = c.id AND u.seq > v.read_seq
-        ORDER BY u.seq DESC LIMIT 1000
-    ) AS newest
+    SELECT count(*) FILTER (WHERE {is_unread}) FROM ({past_cursor} LIMIT 1000) AS newest
 ) ELSE 0 END
 
 -- fragment: settings
@@ -170,6 +175,31 @@ SELECT v.user_id, c.id, {unread}, coalesce(v.settings_version, 0)
 FROM unnest(%(user_ids)s::uuid[], %(conversation_ids)s::uuid[]) AS k (user_id, conversation_id)
 JOIN members AS v ON v.conversation_id = k.conversation_id AND v.user_id = k.user_id
 JOIN conversations AS c ON c.id = k.conversation_id
+
+-- name: fetch_unread_totals
+-- members_user, conversations_pkey, and messages_seq for each conversation with changes past the cursor; messages are read,
+-- %(budget)s at most, and one more for each conversation beyond that number. How many can be known before any is read: no
+-- more than there are seqs past the cursor. So the conversations share the budget: each is counted up to a level, the
+-- highest with which all together keep to it. That is the highest of what is left for each when the smaller ones have
+-- taken all they need.
+WITH behind AS MATERIALIZED (
+    SELECT c.id, v.user_id, v.read_seq, c.last_seq - v.read_seq AS gap, least(c.last_seq - v.read_seq, 1000) AS wanted
+    FROM members AS v JOIN conversations AS c ON c.id = v.conversation_id
+    WHERE v.user_id = %(user_id)s AND c.last_seq > v.read_seq
+), level AS MATERIALIZED (
+    SELECT greatest(max((%(budget)s::bigint - b.taken) / b.remaining), 1) AS entries FROM (
+        SELECT (sum(wanted) OVER smaller - wanted)::bigint AS taken,
+               count(*) OVER () - row_number() OVER smaller + 1 AS remaining
+        FROM behind WINDOW smaller AS (ORDER BY wanted, id)
+    ) AS b
+)
+SELECT coalesce(sum(found.unread), 0)::bigint, count(*) FILTER (WHERE found.unread > 0),
+       coalesce(bool_or(found.looked_at < v.gap AND found.looked_at = least(v.wanted, l.entries)), false)
+FROM level AS l CROSS JOIN behind AS v CROSS JOIN LATERAL (SELECT v.id) AS c
+CROSS JOIN LATERAL (
+    SELECT count(*) AS looked_at, count(*) FILTER (WHERE {is_unread}) AS unread
+    FROM ({past_cursor} LIMIT least(v.wanted, l.entries)) AS newest
+) AS found
 
 -- name: fetch_conversation
 -- conversations_pkey, members_pkey.

@@ -92,6 +92,21 @@ async def test_conversations(site: Site) -> None:
     await site.call("GET", f"/api/conversations/{direct['id']}", token=a, status=404)
 
 
+async def test_get_unread(site: Site) -> None:
+    """GET /api/users/me/unread: the messages of others that are not read, and the conversations that have some."""
+    (alice, a), (_, b) = await site.user("alice"), await site.user("bob")
+    for count in range(3):
+        group = await group_of(site, b, alice)
+        for _ in range(count):
+            await say(site, b, group)
+    assert await site.call("GET", "/api/users/me/unread", token=a) == {
+        "unreadCount": 3,
+        "conversationCount": 2,
+        "capped": False,
+    }
+    assert (await site.call("GET", "/api/users/me/unread", token=b))["unreadCount"] == 0
+
+
 async def test_unread_is_counted_to_1000(site: Site) -> None:
     """unreadCount: messages of others that are not deleted, after the caller's readSeq, up to 1,000."""
     (alice, a), (bob, b) = await site.user("alice"), await site.user("bob")

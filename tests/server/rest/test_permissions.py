@@ -111,6 +111,7 @@ TEXT = {"content": "x"}
 RULES: dict[str, list[Rule]] = {
     "GET /api/users": [Rule(EVERYONE, at("/api/users"))],
     "GET /api/users/me": [Rule(EVERYONE, at("/api/users/me"))],
+    "GET /api/users/me/unread": [Rule(EVERYONE, at("/api/users/me/unread"))],
     "GET /api/users/me/export": [Rule(EVERYONE, at("/api/users/me/export"))],
     "PUT /api/users/me": [Rule(EVERYONE, at("/api/users/me", {"displayName": "x"}))],
     "PUT /api/users/status": [Rule(EVERYONE, at("/api/users/status", {"status": "Online"}))],
@@ -218,6 +219,7 @@ METHODS: dict[str, list[Rule]] = {
     "UpdateConversationSettings": [Rule(who(), call("{conversation}", {"favourite": True}))],
     "UpdateStatus": [Rule(EVERYONE, call("Online"))],
     "GetPresence": [Rule(EVERYONE, call(["{peer}"]))],
+    "GetUnread": [Rule(EVERYONE, call())],
     "RefreshToken": [
         Rule(EVERYONE, call("{token}")),
         Rule(dict.fromkeys(PEOPLE, "forbidden"), call("{token_of_peer}")),

@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from store.ids import id_floor, new_id
-from store.model import FOR_EVER, Change, ConversationSettings, ConversationType, MessageType, Role
+from store.model import FOR_EVER, Change, ConversationSettings, ConversationType, MessageType, Role, UnreadTotals
 from store.postgres import conversations, messages, queries, users
 from store.postgres.connection import Connection
 from store.postgres.conversations import AlreadyMember, NoConversation, NotAMember, SettingsUpdate, UnknownUser
@@ -488,6 +488,65 @@ async def test_counting_reads_little(conn: Connection) -> None:
         assert (await conversations.list_standings(conn, [(viewer, group)]))[viewer, group].unread_count == unread
         parameters = {"id": group, "viewer_id": viewer}
         assert rows_read(await explained(conn, queries.fetch_conversation, parameters)) <= 1000 + PARTITIONS
+
+
+async def test_unread_totals(conn: Connection, writer: Writer) -> None:
+    """The sum over all conversations of what each says, and how many those are; nothing for one who has read it all."""
+    [alice, bob, carol] = await make_users(conn, 3)
+    groups = [await make_group(conn, [alice, bob]) for _ in range(4)]
+    elsewhere = await make_group(conn, [bob, carol])
+    for number, group in enumerate([*groups, elsewhere]):
+        sent = [writer.send(group, bob) for _ in range(number)]
+        for one in sent:
+            await one.message()
+    assert await conversations.fetch_unread_totals(conn, alice) == UnreadTotals(6, 3, False)
+    assert await conversations.fetch_unread_totals(conn, bob) == UnreadTotals(0, 0, False)
+    assert await conversations.fetch_unread_totals(conn, new_id()) == UnreadTotals(0, 0, False)
+    only = await fetch_value(conn, "SELECT id FROM messages WHERE conversation_id = %s AND seq = 2", groups[1])
+    assert isinstance(only, UUID)
+    await messages.delete_message(conn, only)
+    await writer.send(groups[2], alice).message()  # sending reads what was before
+    assert await conversations.fetch_unread_totals(conn, alice) == UnreadTotals(3, 1, False)
+    await conversations.delete_member(conn, groups[3], alice, by=alice)
+    assert await conversations.fetch_unread_totals(conn, alice) == UnreadTotals(0, 0, False)
+
+
+@pytest.mark.parametrize(
+    ("unread", "budget", "expected"),
+    [
+        ([1, 2, 3], 6, (6, 3, False)),  # as many as may be looked at
+        ([1, 2, 30], 9, (9, 3, True)),  # the smaller ones are counted whole
+        ([0, 5, 5, 5], 9, (9, 3, True)),
+        ([1, 1, 1, 1, 1], 2, (5, 5, False)),  # one of each conversation in any case
+        ([2, 2, 2], 1, (3, 3, True)),
+        ([1200], 5000, (1000, 1, True)),  # as the conversation says itself
+    ],
+)
+async def test_unread_totals_are_capped(
+    conn: Connection, monkeypatch: pytest.MonkeyPatch, unread: list[int], budget: int, expected: tuple[int, int, bool]
+) -> None:
+    """Beyond the budget the conversations with the most are counted up to the same number, and it is said."""
+    monkeypatch.setattr(conversations, "BUDGET", budget)
+    [alice, bob] = await make_users(conn, 2)
+    for count in unread:
+        group = await make_group(conn, [alice, bob])
+        await fill(conn, group, bob, count)
+        await conn.execute("UPDATE members SET read_seq = 1 WHERE conversation_id = %s", [group])
+    assert await conversations.fetch_unread_totals(conn, alice) == UnreadTotals(*expected)
+
+
+async def test_totals_read_little(conn: Connection) -> None:
+    """However many messages are past the cursors, whatever has become of them: no more than the budget are read."""
+    [alice, bob] = await make_users(conn, 2)
+    groups = [await make_group(conn, [alice, bob]) for _ in range(20)]
+    for group in groups:
+        await fill(conn, group, bob, 300)
+    await conn.execute("UPDATE messages SET deleted_at = now() WHERE seq > 150")
+    await conn.execute("UPDATE members SET read_seq = 1")
+    await conn.execute("VACUUM ANALYZE messages")
+    nodes = await explained(conn, queries.fetch_unread_totals, {"user_id": alice, "budget": 1000})
+    assert rows_read(nodes) <= 1000 + PARTITIONS * len(groups)
+    assert {node.get("Index Name") for node in nodes if node.get("Relation Name") == "members"} == {"members_user"}
 
 
 async def test_members_past_a_hundred(conn: Connection) -> None:

@@ -40,6 +40,7 @@ HOSTILE = {
     "idle_in_transaction_session_timeout": "1s",
     "transaction_timeout": "5s",
     "synchronous_commit": "off",
+    "jit": "on",
 }
 
 
