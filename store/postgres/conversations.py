@@ -47,7 +47,7 @@ SETTLE = 0.5  # seconds in which messages on their way are committed before a li
 SETTLE_POLL = 0.005  # seconds
 UNKNOWN_NAMED = 10  # users who do not exist, in an error
 LOWEST_ID = UUID(int=0)  # below every user id
-BUDGET = 10_000  # messages looked at for the totals of one user: some 15 ms
+BUDGET = 10_000  # messages looked at for the totals of one user
 
 
 class UnknownUser(StoreError):
