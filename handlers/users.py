@@ -95,7 +95,7 @@ class Users:
             return _found(await store.fetch_account(conn, caller.user_id))
 
     async def search(self, q: str, limit: int, cursor: str | None) -> tuple[Sequence[User], str | None]:
-        """Users whose username starts with `q`, by username, then those whose display name does."""
+        """Users whose username starts with `q`, by username; then those whose display name does, or a later word."""
         if "\0" in q or len(q) > MAX_QUERY:
             sentence = f"at most {MAX_QUERY} characters, none of them NUL"
             raise ChatError("invalid_request", f"The parameter q has {sentence}.", errors={"q": sentence})
@@ -193,7 +193,7 @@ async def shown(users: Sequence[User], presence: Presence) -> list[User]:
 
 
 def _encode_position(position: store.Position) -> str:
-    return f"{'d' if position.by_display_name else 'u'}{position.after}\n{position.after_id.hex}"
+    return f"{position.by.value}{position.after}\n{position.after_id.hex}"
 
 
 def _decode_position(text: str | None) -> store.Position | None:
@@ -204,8 +204,8 @@ def _decode_position(text: str | None) -> store.Position | None:
     if not newline:  # of an instance that listed by username alone
         return store.Position(names.fold(text))
     try:
-        return store.Position(after[1:], UUID(hex=user_id), {"u": False, "d": True}[after[:1]])
-    except (KeyError, ValueError):
+        return store.Position(after[1:], UUID(hex=user_id), store.By(after[:1]))
+    except ValueError:
         raise ChatError("invalid_cursor", "The cursor is not one of ours.") from None
 
 

@@ -116,6 +116,7 @@ async def _purge(settings: Settings, pool: Pool, now: datetime) -> list[tuple[st
     rows: list[tuple[str, object]] = []
     with console.status("bringing names up to date ..."):
         await _repeat(pool, users.fold_old)
+        await _repeat(pool, users.fill_in_words)
     for name, step in _steps(now):
         with console.status(f"forgetting {name} ..."):
             rows.append((name, await _repeat(pool, step)))

@@ -1,8 +1,9 @@
 """How names are compared: not by the database's locale, which differs between installations and releases.
 
-Owns two keys of a name. `fold` is the same for what is the same name: NFKC case folding, without what shows nothing
-(Unicode's NFKC_Casefold). `skeleton` is the same for what looks the same (UTS 39), whatever its case. Sans-I/O; the
-tables are Unicode's: Python's for case and normal forms, `regex`'s for properties, `confusables.txt` for looks.
+Owns three keys of a name. `fold` is the same for what is the same name: NFKC case folding, without what shows nothing
+(Unicode's NFKC_Casefold). `plain` also leaves accents out, as people do who search (`words`). `skeleton` is the same
+for what looks the same (UTS 39), whatever its case. Sans-I/O; the tables are Unicode's: Python's for case and normal
+forms, `regex`'s for properties, `confusables.txt` for looks.
 """
 
 from functools import cache
@@ -12,8 +13,14 @@ from unicodedata import normalize
 import regex
 
 MAX_FOLDED = 256  # characters kept of either key: one character may fold to 18, and an index takes 2,704 bytes
+MAX_WORDS = 8  # of one name, by each of which it is found
 
 _ignorable = regex.compile(r"\p{Default_Ignorable_Code_Point}+")
+_accents = regex.compile(r"[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]+")
+_word = regex.compile(r"(?<![\p{L}\p{M}\p{N}])[\p{L}\p{N}]")  # its first character
+# Letters that are no other letter with an accent, as people type them who do not have them on their keyboard.
+_PLAIN = str.maketrans(dict(zip("øłđðħıŧ", "olddhit", strict=True)) | {"æ": "ae", "œ": "oe", "þ": "th"})
+_SPELT = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "å": "aa", "ø": "oe"})
 
 
 def fold(text: str) -> str:
@@ -31,6 +38,23 @@ def skeleton(text: str) -> str:
     """
     seen = normalize("NFD", _ignorable.sub("", normalize("NFKC", text)))
     return fold(normalize("NFD", seen.translate(_looks())))
+
+
+def plain(text: str) -> str:
+    """What is compared where accents do not count: the fold without them. It is as prefixes are: of the letters that a
+    syllable is made of, too (Korean)."""
+    return _accents.sub("", normalize("NFD", fold(text)).translate(_PLAIN))[:MAX_FOLDED]
+
+
+def words(username: str, display_name: str) -> list[str]:
+    """What people may type for a user, besides what their names fold to, in order: the plain form of a name, from each
+    of its words on, with umlauts also spelt out."""
+    found = set()
+    for name in (username, display_name):
+        starts = [0, *(match.start() for match in _word.finditer(name) if match.start())][:MAX_WORDS]
+        for start in starts:
+            found |= {plain(name[start:]), plain(normalize("NFC", name[start:].casefold()).translate(_SPELT))}
+    return sorted(found - {fold(username), fold(display_name), ""})
 
 
 @cache

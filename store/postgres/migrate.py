@@ -24,7 +24,7 @@ from store.postgres import migrations, queries, sessions
 from store.postgres.connection import CONNECT_TIMEOUT, KEEPALIVES
 from store.postgres.migrations import Migration
 from store.postgres.partitions import MONTHS_AHEAD
-from store.postgres.users import folded
+from store.postgres.users import folded, words_of
 from store.reasons import reason
 
 LOCK = "parley.migrate"  # hashed to the key of the advisory lock that lets one run at a time
@@ -107,8 +107,38 @@ def _fold_names(conninfo: str) -> None:
                 return
 
 
+def _fill_in_words(conninfo: str) -> None:
+    """Write the words of the names that were there before 0012, and then of those that older code has written since.
+
+    A batch and how far it has come are one transaction: a run that is killed goes on there.
+    """
+    with _connect(conninfo) as connection:
+        connection.autocommit = True
+        while True:
+            with connection.transaction():
+                progress = connection.execute(queries.lock_words_progress).fetchone()
+                if progress is None:
+                    break
+                parameters = {"last_id": progress[0], "limit": BATCH}
+                rows = connection.execute(queries.list_users_before_words, parameters).fetchall()
+                live = [(user_id, username, shown) for user_id, username, shown, is_deleted in rows if not is_deleted]
+                if live:
+                    connection.execute(queries.write_words, words_of(live))
+                if rows:
+                    connection.execute(queries.update_words_progress, {"last_id": rows[-1][0]})
+                else:
+                    connection.execute(queries.end_words_progress)
+        while True:
+            with connection.transaction():
+                rows = connection.execute(queries.list_wordless, {"limit": BATCH}).fetchall()
+                if rows:
+                    connection.execute(queries.write_words, words_of(rows))
+            if len(rows) < BATCH:
+                return
+
+
 # What a revision needs besides its SQL, in the order of the revisions. Each is run again by every `parley migrate`.
-FILL_INS: tuple[Callable[[str], None], ...] = (_fold_names,)  # 0005
+FILL_INS: tuple[Callable[[str], None], ...] = (_fold_names, _fill_in_words)  # 0005, 0012
 
 
 def _upgrade(connection: sqlalchemy.Connection, *, known: list[Migration]) -> None:

@@ -7,6 +7,7 @@ the caller's transaction, or run in one of their own.
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from datetime import datetime
+from enum import Enum
 from typing import Any
 from uuid import UUID
 
@@ -22,7 +23,7 @@ from store.postgres.connection import Connection
 from store.postgres.system_messages import Announcement, Event, insert_system_messages
 
 TOP = "\U0010ffff"  # sorts above every other character
-SEARCH_STEP = 200  # display names looked at in one query
+SEARCH_STEP = 200  # display names, or words, looked at in one query
 SEARCHED = 5 * SEARCH_STEP  # and for one page
 
 
@@ -45,6 +46,7 @@ async def insert_user(
 ) -> Account:
     """A new user; the id is made here unless one is given. Raises UsernameTaken."""
     await fold_old(conn, OLD_NAMES)
+    await fill_in_words(conn, OLD_NAMES)
     parameters = {
         "id": user_id or new_id(),
         "username": username,
@@ -55,10 +57,13 @@ async def insert_user(
         "username_skeleton": names.skeleton(username),
         "display_name_folded": names.fold(display_name),
     }
-    row = await (await conn.execute(queries.insert_user, parameters)).fetchone()
-    if row is None:
-        raise UsernameTaken
-    return _account_of(row)
+    async with conn.atomic():
+        row = await (await conn.execute(queries.insert_user, parameters)).fetchone()
+        if row is None:
+            raise UsernameTaken
+        account = _account_of(row)
+        await _write_words(conn, [account])
+    return account
 
 
 async def fold_old(conn: Connection, limit: int) -> int:
@@ -72,6 +77,31 @@ async def fold_old(conn: Connection, limit: int) -> int:
                     await conn.execute(queries.fold_names, folded(rows))
             return len(rows)
     return 0
+
+
+async def fill_in_words(conn: Connection, limit: int) -> int:
+    """Write the words of names that older code has written; return how many."""
+    async with conn.atomic():
+        rows = await (await conn.execute(queries.list_wordless, {"limit": limit})).fetchall()
+        if rows:
+            await conn.execute(queries.write_words, words_of(rows))
+    return len(rows)
+
+
+async def _write_words(conn: Connection, accounts: Sequence[Account]) -> None:
+    """Of users whose names this transaction has written."""
+    rows = [(account.id, account.username, account.display_name) for account in accounts]
+    await conn.execute(queries.write_words, words_of(rows))
+
+
+def words_of(rows: Sequence[tuple[UUID, str, str]]) -> dict[str, list[Any]]:
+    """Parameters of `write_words` for rows of `list_wordless`."""
+    found = [(user_id, word) for user_id, username, shown in rows for word in names.words(username, shown)]
+    return {
+        "ids": [user_id for user_id, _, _ in rows],
+        "user_ids": [user_id for user_id, _ in found],
+        "words": [word for _, word in found],
+    }
 
 
 def folded(rows: Sequence[tuple[UUID, str, str]]) -> dict[str, list[Any]]:
@@ -115,18 +145,27 @@ async def fetch_user_by_name(conn: Connection, username: str) -> User | None:
     return _user_of(row) if row else None
 
 
-class Position(Struct, frozen=True):
-    """In a search: past this user, among those found by username, or among those by display name after them."""
+class By(Enum):
+    """The lists of a search, one after the other."""
 
-    after: str = ""  # the folded name
+    USERNAME = "u"
+    DISPLAY_NAME = "d"
+    WORD = "w"
+
+
+class Position(Struct, frozen=True):
+    """In a search: past this user, in one of its lists."""
+
+    after: str = ""  # the folded name, or the word
     after_id: UUID = UUID(int=0)
-    by_display_name: bool = False
+    by: By = By.USERNAME
 
 
 async def list_users(
     conn: Connection, prefix: str, *, limit: int = 50, position: Position | None = None
 ) -> tuple[list[User], Position | None]:
-    """Users whose username starts with `prefix` in any case, by username; then those whose display name does, by that.
+    """Users whose username starts with `prefix` in any case, by username; then those whose display name does, by that;
+    then those who are found by a word (`names.words`), by that.
 
     (the users, where to go on; None at the end). Each list is a range of an index, and at most SEARCHED rows of it are
     read, whatever the prefix: a page may have fewer users than `limit`, or none, and not be the last one. An empty
@@ -135,39 +174,61 @@ async def list_users(
     position = position or Position()
     found: list[User] = []
     for _ in range(SEARCHED // SEARCH_STEP):
-        page, position, is_over = await _search(conn, names.fold(prefix), position, limit - len(found))
+        page, position, is_over = await _search(conn, prefix, position, limit - len(found))
         found += page
-        if is_over and (position.by_display_name or not prefix):
-            return found, None
         if is_over:
-            position = Position(by_display_name=True)
+            following = None if not prefix else _NEXT[position.by]
+            if following is None:
+                return found, None
+            position = Position(by=following)
         if len(found) == limit:
             break
     return found, position
 
 
+_NEXT = {By.USERNAME: By.DISPLAY_NAME, By.DISPLAY_NAME: By.WORD, By.WORD: None}
+
+
 def search_parameters(prefix: str, position: Position, limit: int) -> dict[str, Any]:
-    """Of either list. It begins at the prefix: PostgreSQL would walk from `after` to it, through everybody before."""
+    """Of any list. It begins at the prefix: PostgreSQL would walk from `after` to it, through everybody before."""
     after = position if position.after >= prefix else Position(prefix)
     return {"prefix": prefix, "top": TOP, "after": after.after, "after_id": after.after_id, "limit": limit}
 
 
 async def _search(conn: Connection, prefix: str, position: Position, wanted: int) -> tuple[list[User], Position, bool]:
     """(at most so many, past whom the search has come, whether this list is over)"""
-    query = queries.list_users_by_display_name if position.by_display_name else queries.list_users_by_username
-    limit = SEARCH_STEP if position.by_display_name else wanted + 1
-    parameters = search_parameters(prefix, position, limit)
-    rows = await (await conn.execute(query, parameters)).fetchall()
+    by = position.by
+    start = names.plain(prefix.strip()) if by is By.WORD else names.fold(prefix)
+    if by is By.WORD and not start:
+        return [], position, True
+    query = {
+        By.USERNAME: queries.list_users_by_username,
+        By.DISPLAY_NAME: queries.list_users_by_display_name,
+        By.WORD: queries.list_users_by_word,
+    }[by]
+    limit = wanted + 1 if by is By.USERNAME else SEARCH_STEP
+    rows = await (await conn.execute(query, search_parameters(start, position, limit))).fetchall()
     found: list[User] = []
     for number, row in enumerate(rows, 1):
         if len(found) == wanted:
             return found, position, False
-        if not (position.by_display_name and row[10]):
-            found.append(_user_of(row[:9]))
-        position = Position(row[9], row[0], position.by_display_name)
-        if number == limit and position.by_display_name:
+        user = _user_of(row[:9])
+        if not (row[10] if by is By.DISPLAY_NAME else by is By.WORD and _was_listed(user, row[9], prefix, start)):
+            found.append(user)
+        position = Position(row[9], row[0], by)
+        if number == limit and by is not By.USERNAME:
             return found, position, False
     return found, position, True
+
+
+def _was_listed(user: User, word: str, prefix: str, start: str) -> bool:
+    """Whether a user who is found by a word was in one of the lists before, or by a word before this one."""
+    folded_prefix = names.fold(prefix)
+    return (
+        names.fold(user.username).startswith(folded_prefix)
+        or names.fold(user.display_name).startswith(folded_prefix)
+        or any(start <= other < word for other in names.words(user.username, user.display_name))
+    )
 
 
 async def list_users_by_id(conn: Connection, user_ids: Collection[UUID]) -> list[User]:
@@ -205,8 +266,12 @@ async def update_user(
     }
     for name, value in (("avatar_url", avatar_url), ("email", email), ("status_text", status_text)):
         parameters |= {name: None if value is UNSET else value, f"sets_{name}": value is not UNSET}
-    row = await (await conn.execute(queries.update_user, parameters)).fetchone()
-    return _account_of(row) if row else None
+    async with conn.atomic():
+        row = await (await conn.execute(queries.update_user, parameters)).fetchone()
+        account = _account_of(row) if row else None
+        if account is not None and display_name is not None:
+            await _write_words(conn, [account])
+    return account
 
 
 async def update_status(conn: Connection, user_id: UUID, status: UserStatus, status_text: str | None) -> Account | None:

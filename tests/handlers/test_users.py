@@ -14,7 +14,7 @@ from store.errors import Unavailable
 from store.ids import new_id
 from store.model import Role, UserStatus
 from store.postgres.idempotency import REGISTRATION_SCOPE
-from store.postgres.users import Position
+from store.postgres.users import By, Position
 from store.redis.inbox_entries import Disconnection
 from tests.handlers.memory import EXPIRES, Act, Memory, at_every_step, refused
 
@@ -184,10 +184,10 @@ async def test_a_search_in_pages(memory: Memory) -> None:
         assert found == [f"name {number}" for number in range(7)]
 
 
-@given(after=st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=40), by_display_name=st.booleans())
-def test_a_place_in_a_search(after: str, by_display_name: bool) -> None:
+@given(after=st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=40), by=st.sampled_from(By))
+def test_a_place_in_a_search(after: str, by: By) -> None:
     """It comes back as it was written, whatever the name has in it, newlines too."""
-    position = Position(after, new_id(), by_display_name)
+    position = Position(after, new_id(), by)
     assert (
         users._decode_position(page_cursors.decode_text(page_cursors.encode_text(users._encode_position(position))))
         == position

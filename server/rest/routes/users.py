@@ -132,10 +132,11 @@ def blueprint(
     @routes.get("")
     @operation(Answer(200, UserPage, "A page of users."), parameters=SEARCH)
     async def search() -> Response:
-        """Search for users by the beginning of their username or display name.
+        """Search for users by the beginning of their username, display name, or a later word of either.
 
-        Users found by username come first, ordered by username; then those found by display name. A page may have fewer
-        than `limit` users, or none, without being the last one; only `next` shows whether there are more.
+        Users found by username come first, ordered by username; then those found by display name; then those found by a
+        later word, or without accents (`jose`, `muller` or `mueller`). A page may have fewer than `limit` users, or
+        none, without being the last one; only `next` shows whether there are more.
         """
         items, following = await users.search(request.args.get("q", ""), limit(), cursor())
         return page(items, following)

@@ -36,6 +36,34 @@ UPDATE users AS u SET username_folded = g.folded, display_name_folded = g.displa
     ) THEN g.skeleton END
 FROM given AS g WHERE u.id = g.id
 
+-- name: write_words
+-- user_words_pkey, wordless_users_pkey. Of users whose rows are locked.
+WITH done AS (DELETE FROM wordless_users WHERE user_id = ANY(%(ids)s::uuid[]))
+INSERT INTO user_words (user_id, word)
+SELECT given.user_id, given.word FROM unnest(%(user_ids)s::uuid[], %(words)s::text[]) AS given (user_id, word)
+ON CONFLICT DO NOTHING
+
+-- name: list_wordless
+-- wordless_users_pkey, users_pkey. The users' rows are locked, too, so that no name changes before its words are written. What
+-- others have locked is left to them, or to the next time.
+SELECT u.id, u.username, u.display_name FROM wordless_users AS w JOIN users AS u ON u.id = w.user_id
+ORDER BY w.user_id LIMIT %(limit)s FOR UPDATE OF w SKIP LOCKED FOR NO KEY UPDATE OF u SKIP LOCKED
+
+-- name: lock_words_progress
+-- One row, or none.
+SELECT last_id FROM words_progress FOR UPDATE
+
+-- name: list_users_before_words
+-- users_pkey, as a range. Locked as above.
+SELECT id, username, display_name, deleted_at IS NOT NULL FROM users WHERE id > %(last_id)s
+ORDER BY id LIMIT %(limit)s FOR NO KEY UPDATE
+
+-- name: update_words_progress
+UPDATE words_progress SET last_id = %(last_id)s
+
+-- name: end_words_progress
+DELETE FROM words_progress
+
 -- name: fetch_user
 -- users_pkey.
 SELECT {user} FROM users AS u WHERE id = %(id)s
@@ -90,6 +118,13 @@ FROM users AS u
 WHERE u.display_name_folded >= %(prefix)s::text COLLATE "C" AND u.display_name_folded < (%(prefix)s || %(top)s) COLLATE "C"
   AND (u.display_name_folded, u.id) > (%(after)s::text COLLATE "C", %(after_id)s::uuid)
 ORDER BY u.display_name_folded, u.id LIMIT %(limit)s
+
+-- name: list_users_by_word
+-- user_words_word, as a range, and users_pkey. Reads what it answers, as above.
+SELECT {user}, w.word FROM user_words AS w JOIN users AS u ON u.id = w.user_id
+WHERE w.word >= %(prefix)s::text COLLATE "C" AND w.word < (%(prefix)s || %(top)s) COLLATE "C"
+  AND (w.word, w.user_id) > (%(after)s::text COLLATE "C", %(after_id)s::uuid)
+ORDER BY w.word, w.user_id LIMIT %(limit)s
 
 -- name: update_user
 -- users_pkey. Columns that are not set stay as they are; every user has a name.

@@ -73,6 +73,66 @@ async def test_search(conn: Connection) -> None:
         assert await names("a", limit) == ["a_x", "abc", "Anna", "bert"]
 
 
+async def test_search_as_people_type(conn: Connection) -> None:
+    """Without accents, with umlauts spelt out, by later words: after those found by the beginnings of their names, each
+    user once, in pages of any size."""
+    for username, display_name in [
+        ("jg", "José García"),
+        ("jm", "Jürgen Müller"),
+        ("muller", "Muller"),
+        ("anna-maria", "Anna-Maria von Berg"),
+    ]:
+        await users.insert_user(conn, username, display_name)
+
+    async def names(prefix: str, limit: int) -> list[str]:
+        found, position = await users.list_users(conn, prefix, limit=limit)
+        while position is not None:
+            page, position = await users.list_users(conn, prefix, limit=limit, position=position)
+            found += page
+        return [user.username for user in found]
+
+    for typed, expected in {
+        "jose": ["jg"],
+        "JOSÉ": ["jg"],
+        "jose g": ["jg"],
+        "garcia": ["jg"],
+        "García": ["jg"],
+        "muller": ["muller", "jm"],
+        "Müller": ["jm"],
+        "mueller": ["jm"],
+        "juergen m": ["jm"],
+        "jurg": ["jm"],
+        "maria": ["anna-maria"],
+        "von berg": ["anna-maria"],
+        "j": ["jg", "jm"],
+        "m": ["muller", "anna-maria", "jm"],
+        "\u0301": [],
+        "erg": [],
+    }.items():
+        for limit in (1, 2, 10):
+            assert await names(typed, limit) == expected, (typed, limit)
+
+
+async def test_a_search_by_words_reads_a_page_of_a_million(conn: Connection) -> None:
+    """However many users have such a word: a range of an index, and a look at each user who is answered."""
+    await conn.execute("ALTER TABLE users DISABLE TRIGGER USER")
+    await conn.execute(
+        "INSERT INTO users (id, username, display_name, username_folded, display_name_folded)"
+        " SELECT gen_random_uuid(), 'user' || n, 'same ' || n, 'user' || n, 'same ' || n"
+        " FROM generate_series(1, 20000) AS n"
+    )
+    await conn.execute("INSERT INTO user_words SELECT id, left(username, 1) || id FROM users")
+    await conn.execute("ANALYZE users, user_words")
+    for mode in ("force_custom_plan", "force_generic_plan"):
+        await conn.execute(f"SET plan_cache_mode = {mode}".encode())
+        for prefix in ("u", "u1", "a", "z"):
+            parameters = users.search_parameters(prefix, users.Position(by=users.By.WORD), 51)
+            nodes = await explained(conn, queries.list_users_by_word, parameters)
+            assert {node.get("Index Name") for node in nodes} == {None, "user_words_word", "users_pkey"}
+            read = nodes[0]["Shared Hit Blocks"] + nodes[0]["Shared Read Blocks"]
+            assert read <= 6 * 51 + 10, (prefix, read)
+
+
 async def test_a_search_reads_a_page_of_a_million(conn: Connection) -> None:
     """However many users there are, and whatever is asked for: a range of an index, and no more rows than a page."""
     await conn.execute(
