@@ -88,7 +88,7 @@ class Conversations:
         after = page_cursors.decode_id(cursor)
         async with self._pool.connection() as conn:
             permissions.require_member(await store.fetch_member(conn, conversation_id, caller.user_id))
-            found = await store.list_members(conn, conversation_id, after=after, limit=limit + 1)
+            found = await store.list_members(conn, conversation_id, caller.user_id, after=after, limit=limit + 1)
         items = found[:limit]
         return items, page_cursors.encode_id(items[-1].user_id) if len(found) > limit else None
 

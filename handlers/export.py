@@ -38,6 +38,7 @@ PIECE = 64 * 1024  # bytes of the zip that are sent at once, about
 README = """Your account, sessions, conversations and files, as of the time of this export.
 
 account.json, sessions.json       you
+privacy.json                      what you show to others
 conversations/ID.json             a conversation; ID.jsonl beside it has its messages, one a line, oldest first
 files/ID-name                     what you uploaded
 """
@@ -89,16 +90,19 @@ class Export:
         self._running.add(user_id)
         try:
             account = await self._users.me(caller)
+            privacy = await self._users.privacy(caller)
         except BaseException:
             self._running.discard(user_id)
             raise
-        return self._pieces(caller, msgspec.json.encode(account)), partial(self._running.discard, user_id)
+        pieces = self._pieces(caller, msgspec.json.encode(account), msgspec.json.encode(privacy))
+        return pieces, partial(self._running.discard, user_id)
 
-    async def _pieces(self, caller: Caller, account: bytes) -> AsyncIterator[bytes]:
+    async def _pieces(self, caller: Caller, account: bytes, privacy: bytes) -> AsyncIterator[bytes]:
         sink = _Sink()
         with zipfile.ZipFile(cast(IO[bytes], sink), "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("README.txt", README)
             archive.writestr("account.json", account)
+            archive.writestr("privacy.json", privacy)
             archive.writestr("sessions.json", msgspec.json.encode(await self._sessions(caller)))
             yield sink.take()
             async for conversation in self._all_conversations(caller):

@@ -133,6 +133,14 @@ class UpdateUser(Wire, frozen=True):
     status_text: StatusText | UnsetType | None = UNSET
 
 
+class UpdatePrivacy(Wire, frozen=True):
+    """What is left out stays as it is. False: hidden from others, and theirs from the user."""
+
+    read_receipts: bool | None = None
+    typing: bool | None = None
+    last_seen: bool | None = None
+
+
 class UpdateStatus(Wire, frozen=True):
     """Offline: to appear so. The text is taken away when it is left out."""
 

@@ -6,7 +6,7 @@ from typing import Protocol
 from uuid import UUID
 
 from store.errors import StoreError
-from store.model import Change
+from store.model import Change, Privacy
 from store.postgres.connection import Connection
 from store.redis.inbox_entries import Personal, Receipt
 
@@ -48,3 +48,6 @@ class Presence(Protocol):
 
     def status_changed(self, user_id: UUID) -> None:
         """Announce the user's new status to the users who share a conversation with them."""
+
+    def privacy_changed(self, user_id: UUID, privacy: Privacy, version: int) -> None:
+        """Have every instance observe what the user hides from now on."""

@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from handlers.errors import ChatError
-from handlers.model import UserStatusUpdate
+from handlers.model import Caller, UserStatusUpdate
 from handlers.ports import Connections
 from handlers.ports import Presence as Connected
+from handlers.users import without_last_seen
 from store.errors import Unavailable
 from store.ids import distinct
 from store.model import User, UserStatus
@@ -26,13 +27,14 @@ class Presence:
     def __init__(self, pool: Connections) -> None:
         self._pool = pool
 
-    async def get(self, connected: Connected, user_ids: Collection[UUID]) -> Sequence[UserStatusUpdate]:
+    async def get(self, caller: Caller, connected: Connected, user_ids: Collection[UUID]) -> Sequence[UserStatusUpdate]:
         """In the order asked; users who do not exist are left out. Raises ChatError."""
         if len(user_ids) > MAX_ASKED:
             sentence = f"At most {MAX_ASKED} users may be asked for at once."
             raise ChatError("too_large", sentence, errors={"userIds": f"at most {MAX_ASKED}"})
         async with self._pool.connection() as conn:
-            found = {user.id: user for user in await users.list_users_by_id(conn, user_ids)}
+            asked = await without_last_seen(conn, await users.list_users_by_id(conn, user_ids), caller.user_id)
+            found = {user.id: user for user in asked}
         try:
             online = await connected.online(found)
         except Unavailable:
@@ -48,7 +50,7 @@ class Presence:
         is new (`chosen`).
         """
         async with self._pool.connection() as conn:
-            found = await users.list_users_by_id(conn, user_ids)
+            found = await without_last_seen(conn, await users.list_users_by_id(conn, user_ids))
             audiences = await conversations.list_audiences(conn, user_ids, MAX_AUDIENCE)
         notices = []
         for user in found:

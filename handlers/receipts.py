@@ -75,7 +75,13 @@ class Receipts:
         message = await self._visible(caller, message_id)
         async with self._pool.connection() as conn:
             found = await store.list_receipts(
-                conn, message.conversation_id, message.seq, sender_id=message.sender_id, after=after, limit=limit + 1
+                conn,
+                message.conversation_id,
+                message.seq,
+                sender_id=message.sender_id,
+                viewer_id=caller.user_id,
+                after=after,
+                limit=limit + 1,
             )
         items = [
             MessageReceipt(user_id, MessageStatus.READ if read else MessageStatus.DELIVERED) for user_id, read in found

@@ -22,6 +22,7 @@ from store.postgres import accounts, conversations, messages, users
 from store.postgres import cursors as positions
 from store.postgres.batch_loader import BatchLoader
 from store.postgres.conversations import Standing
+from store.postgres.privacy import Chosen, list_privacy
 
 LOWERED = 100  # conversations whose receipts are lowered in one transaction, which locks them
 COUNTED = 200  # conversations whose unread messages are counted with one query: up to 1,000 entries of an index each
@@ -42,6 +43,7 @@ class Sync:
         self._standings: BatchLoader[tuple[UUID, UUID], Standing] = BatchLoader(self._fetch_standings, COUNTED)
         self._ended: BatchLoader[UUID, None] = BatchLoader(self._fetch_ended)
         self._present: BatchLoader[UUID, None] = BatchLoader(self._fetch_present)
+        self._privacy: BatchLoader[UUID, Chosen] = BatchLoader(self._fetch_privacy)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as nursery:
@@ -52,6 +54,7 @@ class Sync:
             await nursery.start(self._standings.run)
             await nursery.start(self._ended.run)
             await nursery.start(self._present.run)
+            await nursery.start(self._privacy.run)
             task_status.started()
 
     async def memberships(self, user_id: UUID) -> Sequence[UUID]:
@@ -77,6 +80,10 @@ class Sync:
     async def ended(self, session_ids: Collection[UUID]) -> Collection[UUID]:
         """Those of these sign-in sessions that have ended. For the process."""
         return await self._ended.get(session_ids)
+
+    async def privacy(self, user_ids: Collection[UUID]) -> dict[UUID, Chosen]:
+        """What those of these users hide who have ever chosen. For the process."""
+        return await self._privacy.get(user_ids)
 
     async def heads(self, conversation_ids: Collection[UUID]) -> dict[UUID, int]:
         """The last seq of each conversation that exists or existed."""
@@ -149,6 +156,10 @@ class Sync:
         async with self._pool.connection() as conn:
             return dict.fromkeys(await users.list_present(conn, user_ids))
 
+    async def _fetch_privacy(self, user_ids: Collection[UUID]) -> dict[UUID, Chosen]:
+        async with self._pool.connection() as conn:
+            return await list_privacy(conn, user_ids)
+
     async def changes(self, conversation_id: UUID, after: int, *, limit: int, max_bytes: int) -> Sequence[Change]:
         """For a room of this process: no one caller to check."""
         async with self._pool.connection() as conn:
@@ -193,7 +204,9 @@ class Sync:
         """(of the first members by id, where the list of members goes on): a group has any number of them."""
         async with self._pool.connection() as conn:
             permissions.require_member(await conversations.fetch_member(conn, conversation_id, caller.user_id))
-            found = await conversations.list_cursors(conn, conversation_id, conversations.MEMBERS_SHOWN + 1)
+            found = await conversations.list_cursors(
+                conn, conversation_id, caller.user_id, conversations.MEMBERS_SHOWN + 1
+            )
         shown = found[: conversations.MEMBERS_SHOWN]
         return shown, cursors.encode_id(shown[-1].user_id) if len(found) > len(shown) else None
 

@@ -12,13 +12,14 @@ from msgspec import UNSET
 from handlers import page_cursors, permissions, preconditions, text_rules
 from handlers.errors import ChatError
 from handlers.idempotency import claim
-from handlers.model import Caller, CreateUser, Once, UpdateStatus, UpdateUser
+from handlers.model import Caller, CreateUser, Once, UpdatePrivacy, UpdateStatus, UpdateUser
 from handlers.ports import Connections, Presence
 from handlers.transactions import Transactions
 from store import names
 from store.errors import Unavailable
 from store.ids import id_ms, new_id
-from store.model import Account, Change, User, UserStatus
+from store.model import Account, Change, Privacy, User, UserStatus
+from store.postgres import privacy as privacy_store
 from store.postgres import users as store
 from store.postgres.connection import Connection
 from store.postgres.idempotency import REGISTRATION_SCOPE
@@ -83,18 +84,41 @@ class Users:
 
         return await self._transactions.run(write)
 
-    async def get(self, user_id: UUID) -> User:
+    async def get(self, caller: Caller, user_id: UUID) -> User:
         async with self._pool.connection() as conn:
             user = await store.fetch_user(conn, user_id)
-        if user is None:
-            raise permissions.not_found("user")
+            if user is None:
+                raise permissions.not_found("user")
+            [user] = await without_last_seen(conn, [user], caller.user_id)
         return (await shown([user], self._presence))[0]
 
     async def me(self, caller: Caller) -> Account:
         async with self._pool.connection() as conn:
             return _found(await store.fetch_account(conn, caller.user_id))
 
-    async def search(self, q: str, limit: int, cursor: str | None) -> tuple[Sequence[User], str | None]:
+    async def privacy(self, caller: Caller) -> Privacy:
+        """What the caller shows to others, and sees of them."""
+        async with self._pool.connection() as conn:
+            _found(await store.fetch_account(conn, caller.user_id))
+            chosen = await privacy_store.list_privacy(conn, [caller.user_id])
+        return chosen[caller.user_id][0] if chosen else Privacy()
+
+    async def update_privacy(self, caller: Caller, request: UpdatePrivacy) -> Privacy:
+        """Change what the caller shows. What is left out stays. Every instance observes it from now on."""
+        async with self._pool.connection() as conn:
+            chosen = await privacy_store.update_privacy(
+                conn,
+                caller.user_id,
+                read_receipts=request.read_receipts,
+                typing=request.typing,
+                last_seen=request.last_seen,
+            )
+        if chosen is None:
+            raise ChatError("unauthenticated", "There is no such user (any more).")
+        self._presence.privacy_changed(caller.user_id, *chosen)
+        return chosen[0]
+
+    async def search(self, caller: Caller, q: str, limit: int, cursor: str | None) -> tuple[Sequence[User], str | None]:
         """Users whose username starts with `q`, by username; then those whose display name does, or a later word."""
         if "\0" in q or len(q) > MAX_QUERY:
             sentence = f"at most {MAX_QUERY} characters, none of them NUL"
@@ -102,6 +126,7 @@ class Users:
         position = _decode_position(page_cursors.decode_text(cursor))
         async with self._pool.connection() as conn:
             users, following = await store.list_users(conn, q, limit=limit, position=position)
+            users = await without_last_seen(conn, users, caller.user_id)
         return await shown(users, self._presence), None if following is None else page_cursors.encode_text(
             _encode_position(following)
         )
@@ -180,6 +205,20 @@ class Users:
             if not await self._transactions.run(leave):
                 break
         await self._transactions.run(write, disconnects=disconnection_of(user_id))
+
+
+async def without_last_seen(conn: Connection, users: Sequence[User], viewer_id: UUID | None = None) -> list[User]:
+    """Users without the time at which they were last seen, of those who hide it; of all if the viewer does."""
+    timed = [user.id for user in users if user.last_seen_at is not None]
+    if not timed:
+        return list(users)
+    asked = timed if viewer_id is None else [*timed, viewer_id]
+    chosen = await privacy_store.list_privacy(conn, asked)
+    hiding = {user_id for user_id, (privacy, _) in chosen.items() if not privacy.last_seen}
+    if viewer_id in hiding:
+        hiding.update(timed)
+        hiding.discard(viewer_id)
+    return [msgspec.structs.replace(user, last_seen_at=None) if user.id in hiding else user for user in users]
 
 
 async def shown(users: Sequence[User], presence: Presence) -> list[User]:

@@ -98,6 +98,14 @@ class Account(User, frozen=True):
     email: str | None
 
 
+class Privacy(Wire, frozen=True):
+    """What a user shows to others. What they hide from others they do not see of them, either."""
+
+    read_receipts: bool = True
+    typing: bool = True
+    last_seen: bool = True
+
+
 class Session(Wire, frozen=True):
     """A sign-in that its user can end. `client` is what the client calls itself; `current`: the one that asks."""
 
@@ -225,7 +233,7 @@ class Change(msgspec.Struct, frozen=True):
     that the conversation is gone: rooms act on them when they deliver the change. `catches_up`: by writing the
     message its sender has read what others wrote before it, and the others are notified of this receipt.
     `previous` is the message made last before this change, None if that is not known: a room that has another one there
-    has seen a history that is lost (P11).
+    has seen a history that is lost (P11). `is_private`: the receipt that `catches_up` means is for its sender only.
     """
 
     conversation_id: UUID
@@ -237,3 +245,4 @@ class Change(msgspec.Struct, frozen=True):
     dissolved: bool = False
     catches_up: bool = False
     previous: UUID | None = None
+    is_private: bool = False

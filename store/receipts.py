@@ -52,6 +52,7 @@ class Moved(NamedTuple):
     read_before: int
     delivered_seq: int
     read_seq: int
+    is_private: bool  # the member hides read receipts
 
 
 def shard_of(conversation_id: UUID) -> int:
@@ -196,13 +197,15 @@ async def lower_receipts(conn: Connection, conversation_ids: Collection[UUID]) -
 
 
 async def list_receipts(
-    conn: Connection, conversation_id: UUID, seq: int, *, sender_id: UUID, after: UUID, limit: int
+    conn: Connection, conversation_id: UUID, seq: int, *, sender_id: UUID, viewer_id: UUID, after: UUID, limit: int
 ) -> list[tuple[UUID, bool]]:
-    """Return (user id, whether they have read it) of members to whom message `seq` was delivered, above `after`."""
+    """Return (user id, whether they have read it) of members to whom message `seq` was delivered, above `after`; that
+    somebody has read it only if neither they nor the viewer hide it."""
     parameters = {
         "conversation_id": conversation_id,
         "seq": seq,
         "sender_id": sender_id,
+        "viewer_id": viewer_id,
         "after": after,
         "limit": limit,
     }

@@ -13,6 +13,7 @@ import trio
 
 from server.fanout.conversation_updates import ConversationNotifier
 from server.fanout.rooms import Rooms
+from store.model import Privacy
 from store.redis.inbox_entries import disconnection_of, killing_of
 
 CHUNK = 500  # users in one query
@@ -31,6 +32,9 @@ class Truth(Protocol):
         """The same of those who have changed their settings of one."""
 
     async def deleted(self, user_ids: Collection[UUID]) -> list[UUID]: ...
+
+    async def privacy(self, user_ids: Collection[UUID]) -> dict[UUID, tuple[Privacy, int]]:
+        """What those of these users hide who have ever chosen, each with its version."""
 
     async def ended(self, session_ids: Collection[UUID]) -> Collection[UUID]: ...
 
@@ -82,10 +86,14 @@ class Recovery:
         await self._rooms.history.check_heads()
 
     async def check_access(self) -> None:
-        """Close the connections of erased users and of sign-in sessions that have ended (P9). Raise StoreError."""
+        """Close the connections of erased users and of sign-in sessions that have ended (P9), and read what users hide.
+        Raise StoreError."""
         users = self._rooms.users()
         for start in range(0, len(users), CHUNK):
-            await self._close_withdrawn(users[start : start + CHUNK])
+            chunk = users[start : start + CHUNK]
+            await self._close_withdrawn(chunk)
+            for user_id, (privacy, version) in (await self._truth.privacy(chunk)).items():
+                self._rooms.set_privacy(user_id, privacy, version)
 
     async def _close_withdrawn(self, users: Collection[UUID]) -> None:
         for user_id in await self._truth.deleted(users):

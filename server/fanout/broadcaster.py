@@ -49,7 +49,8 @@ class Broadcaster:
             self._rooms.recent.end()
 
     async def _audience(self, broadcasts: Sequence[Broadcast]) -> dict[Subscriber, list[int]]:
-        """Return, for each connection, the indexes of the broadcasts that it should receive."""
+        """Return, for each connection, the indexes of the broadcasts that it should receive; inverted (negative) where
+        it receives what comes `instead`."""
         audience: dict[Subscriber, list[int]] = {}
         for number, one in enumerate(broadcasts):
             rooms = [room for room in map(self._rooms.find, one.conversation_ids) if room is not None]
@@ -57,7 +58,10 @@ class Broadcaster:
                 connection: None for room in rooms for connection in room.attached if connection.user_id != one.but
             }
             for connection in receivers:
-                audience.setdefault(connection, []).append(number)
+                if one.is_open_to(connection.user_id, self._rooms.privacy):
+                    audience.setdefault(connection, []).append(number)
+                elif one.instead is not None:
+                    audience.setdefault(connection, []).append(~number)
             await self._pause(len(receivers))
         return audience
 
@@ -74,12 +78,14 @@ class Broadcaster:
             self._flusher.mark(send_queue)
         is_shed = False
         for number in numbers:
+            one = broadcasts[max(number, ~number)]
             frame = made.get(number)
             if frame is None:
-                frame = made[number] = send_queue.encoding.event(broadcasts[number].event, broadcasts[number].arguments)
+                arguments = one.arguments if number >= 0 else one.instead
+                frame = made[number] = send_queue.encoding.event(one.event, arguments or ())
             if send_queue.offer(frame, ephemeral=True) is Verdict.SHED:
                 self._rooms.shed += 1
-                is_shed = is_shed or broadcasts[number].about is not None
+                is_shed = is_shed or one.about is not None
         if is_shed:
             connection.shed()
 

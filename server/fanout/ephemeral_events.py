@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 from uuid import UUID
 
+import msgspec
 import trio
 from msgspec import Struct
 
@@ -17,8 +18,8 @@ from handlers.model import StatusUpdate, TypingUpdate, UserStatusUpdate
 from server.fanout.recent_events import Broadcast
 from server.fanout.rooms import Rooms
 from store.defects import divided, guard
-from store.model import Message, MessageStatus
-from store.redis.inbox_entries import Entry, InstanceMessage, Receipt, StatusNotice, Typing, merged
+from store.model import Message, MessageStatus, Privacy
+from store.redis.inbox_entries import Entry, InstanceMessage, PrivacyNotice, Receipt, StatusNotice, Typing, merged
 
 TICK = 0.1  # seconds: at most one MessageStatusUpdated per member and tick
 MAX_PER_TICK = 50  # receipts announced in one conversation and tick; the others wait, and go on coalescing
@@ -80,13 +81,13 @@ class EphemeralEvents:
         self._others.send(receipts)
         self._gather(receipts)
 
-    def sent(self, message: Message) -> None:
+    def sent(self, message: Message, *, is_private: bool) -> None:
         """Announce the receipt implied by a message: its sender has read everything before it.
 
         Every instance receives the message itself, so nothing is sent to the others.
         """
         seq = message.seq
-        self._gather((Receipt(message.conversation_id, message.sender_id, seq, seq, message.created_at),))
+        self._gather((Receipt(message.conversation_id, message.sender_id, seq, seq, message.created_at, is_private),))
 
     def forget(self, conversation_id: UUID) -> None:
         """Forget which receipts were announced: the history went back, and the same seqs are announced again.
@@ -98,8 +99,9 @@ class EphemeralEvents:
         self._announced_before = {}
 
     def type(self, conversation_id: UUID, user_id: UUID) -> None:
-        """Note that a user types. Clients repeat it for as long as the user goes on."""
-        self._start((conversation_id, user_id), TYPING_TTL, is_here=True)
+        """Note that a user types, if they let others know. Clients repeat it for as long as the user goes on."""
+        if self._rooms.privacy.of(user_id).typing:
+            self._start((conversation_id, user_id), TYPING_TTL, is_here=True)
 
     def stop_typing(self, conversation_id: UUID, user_id: UUID) -> None:
         self._stop((conversation_id, user_id), is_here=True)
@@ -108,6 +110,11 @@ class EphemeralEvents:
         """Stop the user's typing: their last connection here has ended."""
         for conversation_id in [key[0] for key in self._typists if key[1] == user_id]:
             self.stop_typing(conversation_id, user_id)
+
+    def announce_privacy(self, notice: PrivacyNotice) -> None:
+        """Observe what a user hides from now on, here and on the other instances."""
+        self._others.send((notice,))
+        self._observe(notice)
 
     def announce_statuses(self, notices: list[StatusNotice]) -> None:
         """Announce the presence of these users, here and on the other instances."""
@@ -121,6 +128,8 @@ class EphemeralEvents:
     # -- from other instances -----------------------------------------------------------------------------
 
     def receive(self, entry: Entry) -> None:
+        for one in entry.privacy:
+            self._observe(one)
         self._gather(entry.receipts)
         for notice in entry.typing:
             key = notice.conversation_id, notice.user_id
@@ -131,6 +140,12 @@ class EphemeralEvents:
         self._announce_statuses(entry.statuses)
 
     # -- announcing --------------------------------------------------------------------------------------
+
+    def _observe(self, notice: PrivacyNotice) -> None:
+        shown = Privacy(notice.read_receipts, notice.typing, notice.last_seen)
+        self._rooms.set_privacy(notice.user_id, shown, notice.version)
+        if not self._rooms.privacy.of(notice.user_id).typing:
+            self.user_left(notice.user_id)  # what they have said of typing is taken back
 
     def _gather(self, receipts: Iterable[Receipt]) -> None:
         for receipt in receipts:
@@ -213,7 +228,11 @@ class EphemeralEvents:
                     notices.append(Typing(conversation_id, user_id, False))
             event = STOPPED if typist is None else STARTED
             update = TypingUpdate(conversation_id, user_id)
-            broadcasts.append(Broadcast((conversation_id,), event, (update,), but=user_id, about=("typing", *key)))
+            about = ("typing", *key)
+            hidden_by = "" if typist is None else "typing"  # the end is for all who were shown the beginning
+            broadcasts.append(
+                Broadcast((conversation_id,), event, (update,), but=user_id, about=about, hidden_by=hidden_by)
+            )
         if notices:
             self._others.send(notices)
         return broadcasts
@@ -227,6 +246,8 @@ class EphemeralEvents:
                 (UserStatusUpdate(one.user_id, one.status, one.status_text, one.last_seen_at),),
                 but=one.user_id,
                 about=("presence", one.user_id),
+                hidden_by="" if one.last_seen_at is None else "last_seen",
+                instead=(UserStatusUpdate(one.user_id, one.status, one.status_text, None),),
             )
             for one in taken
         ]
@@ -239,7 +260,7 @@ class EphemeralEvents:
                 if receipt is None:
                     continue
                 if receipt.delivered_seq > receipt.read_seq > 0:
-                    waiting[user_id] = Receipt(conversation_id, user_id, receipt.delivered_seq, 0, receipt.at)
+                    waiting[user_id] = msgspec.structs.replace(receipt, read_seq=0)
                 read = receipt.read_seq > 0
                 update = StatusUpdate(
                     conversation_id=conversation_id,
@@ -249,7 +270,13 @@ class EphemeralEvents:
                     at=receipt.at,
                 )
                 about = (update.status, conversation_id, user_id)
-                broadcasts.append(Broadcast((conversation_id,), UPDATED, (update,), about=about))
+                broadcast = Broadcast((conversation_id,), UPDATED, (update,), about=about)
+                if read:
+                    received = msgspec.structs.replace(update, status=MessageStatus.DELIVERED)
+                    broadcast = broadcast._replace(
+                        hidden_by="read_receipts", of=user_id, is_hidden=receipt.is_private, instead=(received,)
+                    )
+                broadcasts.append(broadcast)
             if not waiting:
                 del self._receipts[conversation_id]
         return broadcasts
@@ -266,6 +293,7 @@ class EphemeralEvents:
             receipt.delivered_seq if receipt.delivered_seq > delivered else 0,
             receipt.read_seq if receipt.read_seq > read else 0,
             receipt.at,
+            receipt.is_private,
         )
         if not moved.delivered_seq and not moved.read_seq:
             return None

@@ -25,7 +25,8 @@ from server.fanout.ephemeral_events import EphemeralEvents
 from server.fanout.rooms import Rooms
 from store.defects import divided, guard
 from store.errors import StoreError
-from store.redis.inbox_entries import StatusNotice
+from store.model import Privacy
+from store.redis.inbox_entries import PrivacyNotice, StatusNotice
 from store.redis.instances import Instances
 
 ROUND = 0.1  # seconds between rounds: what happens meanwhile is announced together
@@ -74,6 +75,11 @@ class PresenceAnnouncer:
     def status_changed(self, user_id: UUID) -> None:
         self._moved[user_id] = True
         self._wake.set()
+
+    def privacy_changed(self, user_id: UUID, privacy: Privacy, version: int) -> None:
+        notice = PrivacyNotice(user_id, privacy.read_receipts, privacy.typing, privacy.last_seen, version)
+        self._ephemeral_events.announce_privacy(notice)
+        self.status_changed(user_id)  # with the time at which they were last seen, or without
 
     async def catch_up(self, seconds: float) -> None:
         """Show connections here what other instances have announced in the last `seconds`, and announce again what was

@@ -203,6 +203,7 @@ def _moved_receipt(moved: Moved, at: str) -> Receipt:
         moved.delivered_seq if moved.delivered_seq > moved.delivered_before else 0,
         moved.read_seq if moved.read_seq > moved.read_before else 0,
         at,
+        moved.is_private,
     )
 
 

@@ -9,19 +9,38 @@ from collections.abc import Hashable, Iterable, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
+from server.fanout.privacy import PrivacySettings
 from server.fanout.room import Subscriber
 
 KEPT = 20_000  # events; a connection that has missed an older one has to begin anew
 
 
 class Broadcast(NamedTuple):
-    """An event for all connections that have one of these conversations open, except those of the user `but`."""
+    """An event for all connections that have one of these conversations open, except those of the user `but`.
+
+    `hidden_by` is a field of `store.model.Privacy`: who hides that receives `instead` (None: nothing), unless it is
+    about themselves (`of`); and so does everybody else if `is_hidden`. So there are two events at most.
+    """
 
     conversation_ids: Sequence[UUID]
     event: str
     arguments: tuple[object, ...]
     but: UUID | None = None
     about: Hashable = None  # a later event about the same thing replaces it; None: it need not be repeated
+    hidden_by: str = ""
+    of: UUID | None = None
+    is_hidden: bool = False
+    instead: tuple[object, ...] | None = None
+
+    def is_open_to(self, user_id: UUID, privacy: PrivacySettings) -> bool:
+        """Whether this user may receive it as it is."""
+        if not self.hidden_by or user_id == self.of:
+            return True
+        return not self.is_hidden and getattr(privacy.of(user_id), self.hidden_by)
+
+    def arguments_for(self, user_id: UUID, privacy: PrivacySettings) -> tuple[object, ...] | None:
+        """What this user receives; None: nothing."""
+        return self.arguments if self.is_open_to(user_id, privacy) else self.instead
 
 
 class _Kept(NamedTuple):

@@ -79,8 +79,8 @@ class Recovery(Protocol):
 class Cursors(Protocol):
     """Announces the receipts implied by messages (`server.fanout.ephemeral_events`)."""
 
-    def sent(self, message: Message) -> None:
-        """Announce that the sender of `message` has read everything before it."""
+    def sent(self, message: Message, *, is_private: bool) -> None:
+        """Announce that the sender of `message` has read everything before it; only to themselves if `is_private`."""
 
     def forget(self, conversation_id: UUID) -> None:
         """Forget which receipts were announced: the history went back, and the same seqs are announced again."""

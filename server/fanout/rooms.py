@@ -24,6 +24,7 @@ from handlers.errors import ChatError
 from server.fanout.delivery import encode_change
 from server.fanout.gap_repair import REPAIR_DELAY, GapRepair
 from server.fanout.history_check import HistoryCheck
+from server.fanout.privacy import PrivacySettings
 from server.fanout.recent_events import RecentEvents
 from server.fanout.room import (
     CHANGED,
@@ -42,7 +43,7 @@ from server.protocol.signalr.encoding import Encoding
 from server.transport.send_queue import Flusher, Verdict
 from store.defects import guard
 from store.errors import StoreError, Unavailable
-from store.model import Change, Cursor, MessageType, Position
+from store.model import Change, Cursor, MessageType, Position, Privacy
 from store.redis.inbox_entries import Disconnection, SettingsChange
 
 MAX_HELD = 1000  # changes that a room holds while it is compared with PostgreSQL; what comes on top is read from there
@@ -96,6 +97,7 @@ class Rooms:
         )
         self._connections: dict[UUID, list[Subscriber]] = {}
         self.recent = RecentEvents()
+        self.privacy = PrivacySettings()
         # Totals since the start.
         self.delivered = 0  # changes offered to connections, each counted once per connection
         self.shed = 0  # ephemeral events dropped because a send queue was half full
@@ -120,7 +122,13 @@ class Rooms:
             connections.remove(connection)
             if not connections:
                 del self._connections[connection.user_id]
+                self.privacy.forget(connection.user_id)
                 self._wanted.drop_user(connection.user_id)
+
+    def set_privacy(self, user_id: UUID, privacy: Privacy, version: int) -> None:
+        """Note what a user hides, if they are connected here."""
+        if user_id in self._connections:
+            self.privacy.set(user_id, privacy, version)
 
     def connections_of(self, user_id: UUID) -> Sequence[Subscriber]:
         return tuple(self._connections.get(user_id, ()))
@@ -418,7 +426,7 @@ class Rooms:
         if change.catches_up:
             cursors = self._cursors()
             if cursors is not None:
-                cursors.sent(message)
+                cursors.sent(message, is_private=change.is_private)
         if message.type is SYSTEM:
             try:
                 self._announced(room, change)

@@ -19,7 +19,7 @@ from server.fanout.conversation_updates import CHANGED
 from server.fanout.recent_events import Broadcast
 from server.fanout.room import JOINED, Room, Subscriber, cursor_at, resync_at
 from server.fanout.rooms import REMOVED, RESYNC, Rooms, no_such_conversation
-from store.model import Change, Conversation, Cursor, Position
+from store.model import Change, Conversation, Cursor, Position, Privacy
 from store.postgres.conversations import Standing
 
 MAX_BEHIND = 1000  # changes; further behind, paging with REST is cheaper for everybody (docs/hub.md)
@@ -46,6 +46,9 @@ class SyncSource(Protocol):
     """What `handlers.sync` offers."""
 
     async def memberships(self, user_id: UUID) -> Sequence[UUID]: ...
+
+    async def privacy(self, user_ids: Collection[UUID]) -> dict[UUID, tuple[Privacy, int]]:
+        """What those of these users hide who have ever chosen, each with its version."""
 
     async def require_user(self, user_id: UUID) -> None:
         """Raises ChatError("unauthenticated") when there is no such user (any more)."""
@@ -356,7 +359,9 @@ async def repeat_missed(connection: Target, rooms: Rooms) -> bool:
         if connection.closed:
             return True
         if broadcast is not None and _concerns(broadcast, connection, rooms):
-            connection.send_event(broadcast.event, broadcast.arguments)
+            arguments = broadcast.arguments_for(connection.user_id, rooms.privacy)
+            if arguments is not None:
+                connection.send_event(broadcast.event, arguments)
         if index % STEP == 0:
             await trio.lowlevel.checkpoint()
     rooms.recent.caught_up(connection, number)

@@ -22,6 +22,7 @@ from handlers.model import (
     SentMessage,
     Synced,
     SyncOptions,
+    UpdatePrivacy,
     UpdateSettings,
     UpdateStatus,
     UserStatusChoice,
@@ -40,7 +41,7 @@ from server.hub.dispatch import Declaration, Dispatcher
 from server.hub.invocations import INTERRUPTED, Ticket, answer
 from server.identity.access_tokens import Verifier
 from server.protocol.signalr.codec import UuidKey
-from store.model import Account, ConversationSettings, Message, MessageStatus, Seq, UnreadTotals
+from store.model import Account, ConversationSettings, Message, MessageStatus, Privacy, Seq, UnreadTotals
 from store.postgres.messages import END
 
 STREAM_LIMIT = 10_000  # messages one StreamHistory may ask for
@@ -266,10 +267,17 @@ class HubMethods:
         """Choose how the user is shown while they are connected."""
         return await self._users.update_status(connection.caller, UpdateStatus(status=status, status_text=text))
 
+    @hub_method("unauthenticated")
+    async def update_privacy(self, connection: HubConnection, changes: UpdatePrivacy) -> Privacy:
+        """Choose what others see of the user, and the user of them. Without changes it answers what is chosen."""
+        if changes == UpdatePrivacy():
+            return await self._users.privacy(connection.caller)
+        return await self._users.update_privacy(connection.caller, changes)
+
     @hub_method(cost=PRESENCE_COST)
     async def get_presence(self, connection: HubConnection, user_ids: list[UUID]) -> Sequence[UserStatusUpdate]:
         """Ask who is online, and how they are shown; at most 200 users."""
-        return await self._presence.get(self._connected, user_ids)
+        return await self._presence.get(connection.caller, self._connected, user_ids)
 
     @hub_method(cost=UNREAD_COST)
     async def get_unread(self, connection: HubConnection) -> UnreadTotals:

@@ -213,10 +213,15 @@ async def fetch_member(conn: Connection, conversation_id: UUID, user_id: UUID) -
 
 
 async def list_members(
-    conn: Connection, conversation_id: UUID, *, after: UUID | None = None, limit: int = 100
+    conn: Connection, conversation_id: UUID, viewer_id: UUID, *, after: UUID | None = None, limit: int = 100
 ) -> list[Member]:
-    """Members by user id, above `after`: it carries on where `Conversation.members` ends."""
-    parameters = {"conversation_id": conversation_id, "after": after or LOWEST_ID, "limit": limit}
+    """Members by user id, above `after`, as this one sees them: it carries on where `Conversation.members` ends."""
+    parameters = {
+        "conversation_id": conversation_id,
+        "viewer_id": viewer_id,
+        "after": after or LOWEST_ID,
+        "limit": limit,
+    }
     return [_member_of(row) for row in await (await conn.execute(queries.list_members, parameters)).fetchall()]
 
 
@@ -225,9 +230,12 @@ async def list_member_ids(conn: Connection, conversation_id: UUID) -> tuple[UUID
     return tuple(user_id for (user_id,) in await cursor.fetchall())
 
 
-async def list_cursors(conn: Connection, conversation_id: UUID, limit: int = 100) -> tuple[MemberCursor, ...]:
-    """The cursors of the first members by user id."""
-    cursor = await conn.execute(queries.list_cursors, {"conversation_id": conversation_id, "limit": limit})
+async def list_cursors(
+    conn: Connection, conversation_id: UUID, viewer_id: UUID, limit: int = 100
+) -> tuple[MemberCursor, ...]:
+    """The cursors of the first members by user id, as this one sees them."""
+    parameters = {"conversation_id": conversation_id, "viewer_id": viewer_id, "limit": limit}
+    cursor = await conn.execute(queries.list_cursors, parameters)
     return tuple(MemberCursor(*row) for row in await cursor.fetchall())
 
 
@@ -493,17 +501,37 @@ async def _complete(conn: Connection, rows: Sequence[Sequence[Any]], shown: int 
     """Conversations out of their rows: adds the members shown and the last messages, a query for each kind."""
     if not rows:
         return []
-    members: dict[UUID, list[Member]] = {row[0]: [] for row in rows}
+    members: dict[UUID, list[tuple[Member, int]]] = {row[0]: [] for row in rows}  # with what is seen of a hidden cursor
+    hiding: dict[UUID, set[UUID]] = {}  # who hides read receipts, by conversation
     parameters = {"conversation_ids": list(members), "limit": shown}
-    for conversation_id, *member in await (await conn.execute(queries.list_first_members, parameters)).fetchall():
-        members[conversation_id].append(_member_of(member))
+    found = await (await conn.execute(queries.list_first_members, parameters)).fetchall()
+    for conversation_id, *member, joined_seq, hides in found:
+        members[conversation_id].append((one := _member_of(member), min(joined_seq, one.read_seq)))
+        if hides:
+            hiding.setdefault(conversation_id, set()).add(one.user_id)
     cursor = await conn.execute(queries.list_messages_by_id, {"ids": [row[6] for row in rows]})
     last = {message.id: message for message in map(message_of, await cursor.fetchall())}
-    return [_conversation_of(row, members[row[0]], last.get(row[6])) for row in rows]
+    return [
+        _conversation_of(row, _seen(row, members[row[0]], hiding.get(row[0], ())), last.get(row[6])) for row in rows
+    ]
+
+
+def _seen(row: Sequence[Any], members: Sequence[tuple[Member, int]], hiding: Collection[UUID]) -> list[Member]:
+    """The members as the viewer of this row may see them: no read receipts of those who hide them, and none if the
+    viewer does."""
+    viewer_id, viewer_hides = row[-2:]
+    if not viewer_hides and not hiding:
+        return [member for member, _ in members]
+    return [
+        msgspec.structs.replace(member, read_seq=hidden)
+        if member.user_id != viewer_id and (viewer_hides or member.user_id in hiding)
+        else member
+        for member, hidden in members
+    ]
 
 
 def _conversation_of(row: Sequence[Any], members: Sequence[Member], last_message: Message | None) -> Conversation:
-    id_, kind, title, created_by, created, last_seq, _, member_count, unread, *settings = row
+    id_, kind, title, created_by, created, last_seq, _, member_count, unread, *settings, _, _ = row
     return Conversation(
         id=id_,
         type=ConversationType(kind),

@@ -542,7 +542,7 @@ class _Lane:
         changes: list[Change] = []
         has_duplicates, several = False, len(appends) > 1
         read: dict[tuple[UUID, UUID], int] = {}
-        for append, (outcome, seq, read_seq, file_key, *file, previous) in zip(appends, rows, strict=True):
+        for append, (outcome, seq, read_seq, file_key, *file, previous, hides) in zip(appends, rows, strict=True):
             if seq is not None:
                 message_id = append.message_id
                 ms = message_id.int >> 80
@@ -564,7 +564,9 @@ class _Lane:
                     sender = append.conversation_id, append.sender_id
                     read_seq, read[sender] = read.get(sender, read_seq), seq
                 catches_up = read_seq is not None and read_seq < seq - 1
-                changes.append(Change(append.conversation_id, seq, message, True, (), (), False, catches_up, previous))
+                changes.append(
+                    Change(append.conversation_id, seq, message, True, (), (), False, catches_up, previous, hides)
+                )
             elif outcome == DUPLICATE:
                 answers.append(None)
                 has_duplicates = True

@@ -48,7 +48,8 @@ class OutcomeUnknown(psycopg.OperationalError):
 
 class Row(NamedTuple):
     """What became of one message: its outcome (see lane_write), its seq, how far its sender had read before this batch,
-    its file as it stands, and the message before the batch (for the first of a conversation)."""
+    its file as it stands, the message before the batch (for the first of a conversation), and whether the sender hides
+    read receipts (asked if they had not read up to the message)."""
 
     outcome: int
     seq: int | None
@@ -60,6 +61,7 @@ class Row(NamedTuple):
     width: int | None
     height: int | None
     previous: UUID | None
+    hides: bool
 
 
 async def prepare(conn: Connection) -> None:

@@ -46,12 +46,14 @@ class Head(_OfConversation, frozen=True, array_like=True):
 
 
 class Receipt(_OfConversation, frozen=True, array_like=True):
-    """A member has everything up to these seqs, delivered and read. `at` is when it was written."""
+    """A member has everything up to these seqs, delivered and read. `at` is when it was written. `is_private`: how far
+    they have read is for themselves only."""
 
     user_id: UUID
     delivered_seq: int
     read_seq: int
     at: Timestamp = ""
+    is_private: bool = False
 
 
 def merged(one: Receipt, other: Receipt) -> Receipt:
@@ -62,6 +64,7 @@ def merged(one: Receipt, other: Receipt) -> Receipt:
         max(one.delivered_seq, other.delivered_seq),
         max(one.read_seq, other.read_seq),
         max(one.at, other.at),
+        one.is_private or other.is_private,
     )
 
 
@@ -108,6 +111,20 @@ class SettingsChange(InstanceMessage, frozen=True, array_like=True):
         return (self.user_id,)
 
 
+class PrivacyNotice(InstanceMessage, frozen=True, array_like=True):
+    """What a user shows, and sees of others, from now on (`store.model.Privacy`)."""
+
+    user_id: UUID
+    read_receipts: bool
+    typing: bool
+    last_seen: bool
+    version: int
+
+    @property
+    def users(self) -> Sequence[UUID]:
+        return (self.user_id,)
+
+
 class TraceMark(_OfConversation, frozen=True, array_like=True):
     """Change `seq` is traced: `parent` is the span it belongs to, as W3C Trace Context writes it."""
 
@@ -142,6 +159,7 @@ class Entry(Struct, frozen=True, array_like=True):
     disconnections: tuple[Disconnection, ...] = ()
     traces: tuple[TraceMark, ...] = ()  # of some of the changes
     settings: tuple[SettingsChange, ...] = ()
+    privacy: tuple[PrivacyNotice, ...] = ()
 
     def messages(self) -> Iterator[InstanceMessage]:
         """All but the changes, kind by kind."""

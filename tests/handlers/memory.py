@@ -51,6 +51,7 @@ from store.model import (
     MessageStatus,
     MessageType,
     Notifications,
+    Privacy,
     Role,
     Session,
     UnreadTotals,
@@ -58,7 +59,7 @@ from store.model import (
     UserStatus,
 )
 from store.objects import UploadUrl, new_trouble
-from store.postgres import accounts, conversations, files, idempotency, messages, outbox, users
+from store.postgres import accounts, conversations, files, idempotency, messages, outbox, privacy, users
 from store.postgres.connection import Connection
 from store.postgres.conversations import Head
 from store.postgres.files import Facts, File, Storage
@@ -87,6 +88,7 @@ class Tables:
         self.users: dict[UUID, Account] = {}
         self.deleted: dict[UUID, None] = {}
         self.identities: dict[tuple[str, str], UUID] = {}
+        self.privacy: dict[UUID, privacy.Chosen] = {}
         self.sessions: dict[UUID, SessionRow] = {}
         self.creations: dict[tuple[UUID, str], tuple[bytes, UUID]] = {}
         self.conversations: dict[UUID, Head] = {}  # those dissolved stay, without members
@@ -279,6 +281,7 @@ class Connected:
         self.there: set[UUID] = set()
         self.is_away = False
         self.changed: list[UUID] = []
+        self.hidden: list[tuple[UUID, Privacy, int]] = []
 
     async def online(self, user_ids: Collection[UUID]) -> set[UUID]:
         await trio.lowlevel.checkpoint()
@@ -288,6 +291,9 @@ class Connected:
 
     def status_changed(self, user_id: UUID) -> None:
         self.changed.append(user_id)
+
+    def privacy_changed(self, user_id: UUID, privacy: Privacy, version: int) -> None:
+        self.hidden.append((user_id, privacy, version))
 
 
 class DurableReceipts:
@@ -559,14 +565,14 @@ def _fetch_unread_totals(tables: Tables, user_id: UUID) -> UnreadTotals:
 
 @stands_for(conversations.list_members)
 def _list_members(
-    tables: Tables, conversation_id: UUID, *, after: UUID | None = None, limit: int = 100
+    tables: Tables, conversation_id: UUID, viewer_id: UUID, *, after: UUID | None = None, limit: int = 100
 ) -> list[Member]:
     found = [one for one in tables.members_of(conversation_id) if after is None or one.user_id.bytes > after.bytes]
     return found[:limit]
 
 
 @stands_for(conversations.list_cursors)
-def _list_cursors(tables: Tables, conversation_id: UUID, limit: int = 100) -> tuple[MemberCursor, ...]:
+def _list_cursors(tables: Tables, conversation_id: UUID, viewer_id: UUID, limit: int = 100) -> tuple[MemberCursor, ...]:
     found = tables.members_of(conversation_id)[:limit]
     return tuple(MemberCursor(one.user_id, one.delivered_seq, one.read_seq) for one in found)
 
@@ -784,7 +790,7 @@ def _list_changes(
 
 @stands_for(receipt_store.list_receipts)
 def _list_receipts(
-    tables: Tables, conversation_id: UUID, seq: int, *, sender_id: UUID, after: UUID, limit: int
+    tables: Tables, conversation_id: UUID, seq: int, *, sender_id: UUID, viewer_id: UUID, after: UUID, limit: int
 ) -> list[tuple[UUID, bool]]:
     found = [
         (one.user_id, one.read_seq >= seq)
@@ -850,6 +856,29 @@ def _list_users(
     page = names_left[:limit]
     more = users.Position(page[-1], by_name[page[-1]].id) if len(names_left) > limit else None
     return [user for one in page if (user := _fetch_user(tables, by_name[one].id))], more
+
+
+@stands_for(privacy.list_privacy)
+def _list_privacy(tables: Tables, user_ids: Collection[UUID]) -> dict[UUID, privacy.Chosen]:
+    return {user_id: tables.privacy[user_id] for user_id in user_ids if user_id in tables.privacy}
+
+
+@stands_for(privacy.update_privacy)
+def _update_privacy(
+    tables: Tables,
+    user_id: UUID,
+    *,
+    read_receipts: bool | None = None,
+    typing: bool | None = None,
+    last_seen: bool | None = None,
+) -> privacy.Chosen | None:
+    if user_id not in tables.users:
+        return None
+    known, version = tables.privacy.get(user_id, (Privacy(), 0))
+    given = {"read_receipts": read_receipts, "typing": typing, "last_seen": last_seen}
+    chosen = replace(known, **{name: value for name, value in given.items() if value is not None})
+    tables.privacy[user_id] = chosen, version + 1
+    return tables.privacy[user_id]
 
 
 @stands_for(users.list_users_by_id)

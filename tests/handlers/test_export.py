@@ -47,7 +47,7 @@ async def test_all_that_one_has(memory: Memory, exports: Export, monkeypatch: py
     archive = await taken(exports, caller)
     assert json.loads(archive.read("account.json"))["username"] == "caller"
     assert {one["id"] for one in json.loads(archive.read("sessions.json"))} == {str(one.session_id) for one in sessions}
-    expected = {"README.txt", "account.json", "sessions.json", f"files/{mine.id}-a.txt"}
+    expected = {"README.txt", "account.json", "privacy.json", "sessions.json", f"files/{mine.id}-a.txt"}
     expected |= {f"conversations/{group}.json{lines}" for group in groups for lines in ("", "l")}
     assert sorted(archive.namelist()) == sorted(expected)
     assert json.loads(archive.read(f"conversations/{groups[1]}.json"))["settings"]["archived"]

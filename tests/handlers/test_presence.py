@@ -10,9 +10,10 @@ from handlers.model import Caller
 from handlers.presence import MAX_ASKED, MAX_AUDIENCE
 from store.ids import new_id
 from store.model import Role, UserStatus
-from tests.handlers.memory import Memory, refused
+from tests.handlers.memory import EXPIRES, Memory, refused
 
 OFFLINE = UserStatus.OFFLINE
+ANYBODY = Caller(new_id(), EXPIRES)
 
 
 def chooses(memory: Memory, caller: Caller, status: UserStatus, text: str | None = None) -> None:
@@ -26,7 +27,7 @@ async def test_asked(memory: Memory) -> None:
         chooses(memory, caller, status, "text")
     memory.connected.there = {caller.user_id for (_, there), caller in people.items() if there}
     asked = [caller.user_id for caller in people.values()][::-1]
-    found = await memory.presence.get(memory.connected, [new_id(), *asked, *asked, new_id()])
+    found = await memory.presence.get(ANYBODY, memory.connected, [new_id(), *asked, *asked, new_id()])
     expected = {caller.user_id: status if there else OFFLINE for (status, there), caller in people.items()}
     assert [(one.user_id, one.status, one.status_text) for one in found] == [
         (user_id, expected[user_id], "text") for user_id in asked
@@ -36,7 +37,7 @@ async def test_asked(memory: Memory) -> None:
 @pytest.mark.parametrize(("count", "is_good"), [(0, True), (MAX_ASKED, True), (MAX_ASKED + 1, False)])
 async def test_so_many_at_once(memory: Memory, count: int, is_good: bool) -> None:
     """To the bound; beyond it the error says it, and nothing is read."""
-    call = memory.presence.get(memory.connected, [new_id() for _ in range(count)])
+    call = memory.presence.get(ANYBODY, memory.connected, [new_id() for _ in range(count)])
     if is_good:
         assert list(await call) == []
     else:
@@ -47,7 +48,7 @@ async def test_so_many_at_once(memory: Memory, count: int, is_good: bool) -> Non
 async def test_while_redis_is_away(memory: Memory) -> None:
     """It is not known who is there: that is said, and no user is shown as offline for it."""
     memory.connected.is_away = True
-    call = memory.presence.get(memory.connected, [memory.user().user_id])
+    call = memory.presence.get(ANYBODY, memory.connected, [memory.user().user_id])
     assert (await refused(memory, call)).code == "unavailable"
 
 

@@ -5,20 +5,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from handlers import page_cursors, users
-from handlers.model import Caller, Client, CreateUser, Once, UpdateStatus, UpdateUser
+from handlers.model import Caller, Client, CreateUser, Once, UpdatePrivacy, UpdateStatus, UpdateUser
 from handlers.preconditions import of_account
 from handlers.users import LEAVE_AT_ONCE, MAX_QUERY, REGISTRATION_KEY, REGISTRATION_WINDOW
 from store.errors import Unavailable
 from store.ids import new_id
-from store.model import Role, UserStatus
+from store.model import Privacy, Role, UserStatus
 from store.postgres.idempotency import REGISTRATION_SCOPE
 from store.postgres.users import By, Position
 from store.redis.inbox_entries import Disconnection
-from tests.handlers.memory import EXPIRES, Act, Memory, at_every_step, refused
+from tests.handlers.memory import EXPIRES, NOW, Act, Memory, at_every_step, refused
 
 LONG_KEY = "k" * REGISTRATION_KEY
+ANYBODY = Caller(new_id(), EXPIRES)
 
 
 # -- registration -----------------------------------------------------------------------------
@@ -132,25 +134,25 @@ async def test_the_status_that_others_see(memory: Memory, chosen: UserStatus, is
     memory.tables.users[caller.user_id] = msgspec.structs.replace(memory.tables.users[caller.user_id], status=chosen)
     memory.connected.there = {caller.user_id} if is_there else set()
     expected = chosen if is_there else UserStatus.OFFLINE
-    assert (await memory.users.get(caller.user_id)).status is expected
-    [found] = (await memory.users.search("", 10, None))[0]
+    assert (await memory.users.get(caller, caller.user_id)).status is expected
+    [found] = (await memory.users.search(ANYBODY, "", 10, None))[0]
     assert found.status is expected
     assert (await memory.users.me(caller)).status is chosen
     memory.connected.is_away = True
-    assert (await memory.users.get(caller.user_id)).status is chosen
+    assert (await memory.users.get(caller, caller.user_id)).status is chosen
 
 
 async def test_others_see_no_email(memory: Memory) -> None:
     """It is in one's own account only."""
     made = await memory.users.create(CreateUser("a", None, "a@example.org"))
-    assert b"example.org" not in msgspec.json.encode(await memory.users.get(made.id))
-    assert b"example.org" not in msgspec.json.encode((await memory.users.search("a", 10, None))[0])
+    assert b"example.org" not in msgspec.json.encode(await memory.users.get(memory.user(), made.id))
+    assert b"example.org" not in msgspec.json.encode((await memory.users.search(ANYBODY, "a", 10, None))[0])
     assert (await memory.users.me(Caller(made.id, EXPIRES))).email == "a@example.org"
 
 
 async def test_who_does_not_exist(memory: Memory) -> None:
     """A stranger is not found; one's own account gone is a token no longer good."""
-    assert (await refused(memory, memory.users.get(new_id()))).code == "not_found"
+    assert (await refused(memory, memory.users.get(memory.user(), new_id()))).code == "not_found"
     gone = Caller(new_id(), EXPIRES)
     for call in (memory.users.me(gone), memory.users.update(gone, UpdateUser("x"))):
         assert (await refused(memory, call)).code == "unauthenticated"
@@ -164,9 +166,9 @@ async def test_who_does_not_exist(memory: Memory) -> None:
 async def test_what_may_be_searched(memory: Memory, q: str, is_good: bool) -> None:
     """To the last character of the bound; the error names the parameter, and nothing is read."""
     if is_good:
-        assert await memory.users.search(q, 10, None) == ([], None)
+        assert await memory.users.search(ANYBODY, q, 10, None) == ([], None)
     else:
-        error = await refused(memory, memory.users.search(q, 10, None))
+        error = await refused(memory, memory.users.search(ANYBODY, q, 10, None))
         assert error.code == "invalid_request" and list(error.errors) == ["q"] and memory.database.steps == []
 
 
@@ -177,7 +179,7 @@ async def test_a_search_in_pages(memory: Memory) -> None:
     for limit in (1, 2, 7, 8):
         found, cursor = [], None
         while True:
-            items, cursor = await memory.users.search("NAME", limit, cursor)
+            items, cursor = await memory.users.search(ANYBODY, "NAME", limit, cursor)
             found += [item.username for item in items]
             if cursor is None:
                 break
@@ -198,7 +200,7 @@ def test_a_place_in_a_search(after: str, by: By) -> None:
 async def test_places_that_are_none(memory: Memory, text: str) -> None:
     """A cursor that was not made here is refused, before anything is read."""
     cursor = page_cursors.encode_text(text)
-    assert (await refused(memory, memory.users.search("", 10, cursor))).code == "invalid_cursor"
+    assert (await refused(memory, memory.users.search(ANYBODY, "", 10, cursor))).code == "invalid_cursor"
     assert memory.database.steps == []
 
 
@@ -206,7 +208,7 @@ async def test_a_cursor_of_an_older_instance(memory: Memory) -> None:
     """Which has only a name: the search goes on after it, whatever its case."""
     for name in ("a", "B", "c"):
         memory.user(name)
-    found, _ = await memory.users.search("", 10, page_cursors.encode_text("B"))
+    found, _ = await memory.users.search(ANYBODY, "", 10, page_cursors.encode_text("B"))
     assert [user.username for user in found] == ["c"]
 
 
@@ -364,7 +366,7 @@ async def test_a_search_while_the_database_is_away(memory: Memory) -> None:
     """It is Unavailable, which means: again."""
     memory.database.fails_at = 1
     with pytest.raises(Unavailable):
-        await memory.users.search("", 10, None)
+        await memory.users.search(ANYBODY, "", 10, None)
 
 
 def test_left_out_is_not_null() -> None:
@@ -373,3 +375,48 @@ def test_left_out_is_not_null() -> None:
     assert decode(b"{}").email is UNSET and decode(b'{"email": null}').email is None
     with pytest.raises(msgspec.ValidationError):
         decode(b'{"displayName": ""}')
+
+
+# -- privacy ----------------------------------------------------------------------------------
+
+
+async def test_privacy(memory: Memory) -> None:
+    """All is shown until one chooses; what is left out stays; every instance hears of each choice, in order."""
+    caller = memory.user()
+    assert await memory.users.privacy(caller) == Privacy()
+    for request, expected in (
+        (UpdatePrivacy(typing=False), Privacy(typing=False)),
+        (UpdatePrivacy(last_seen=False, typing=None), Privacy(typing=False, last_seen=False)),
+        (UpdatePrivacy(typing=True), Privacy(last_seen=False)),
+    ):
+        assert await memory.users.update_privacy(caller, request) == expected
+        assert await memory.users.privacy(caller) == expected
+        assert memory.connected.hidden[-1][:2] == (caller.user_id, expected)
+    versions = [version for _, _, version in memory.connected.hidden]
+    assert versions == sorted(set(versions)) and len(versions) == 3
+
+
+async def test_privacy_of_users_who_are_gone(memory: Memory) -> None:
+    """Is neither read nor chosen, and no instance hears of it."""
+    for call in (memory.users.privacy(ANYBODY), memory.users.update_privacy(ANYBODY, UpdatePrivacy(typing=False))):
+        assert (await refused(memory, call)).code == "unauthenticated"
+    assert memory.connected.hidden == []
+
+
+async def test_last_seen(memory: Memory) -> None:
+    """Of who hides it no other user sees it, and they see none of others; in profiles, searches and presence."""
+    hiding, other = memory.user("hiding"), memory.user("other")
+    for caller in (hiding, other):
+        account = memory.tables.users[caller.user_id]
+        memory.tables.users[caller.user_id] = replace(account, last_seen_at=NOW)
+    await memory.users.update_privacy(hiding, UpdatePrivacy(last_seen=False))
+    ids = [hiding.user_id, other.user_id]
+    for viewer, expected in ((hiding, [NOW, None]), (other, [None, NOW]), (memory.user("third"), [None, NOW])):
+        got = [(await memory.users.get(viewer, user_id)).last_seen_at for user_id in ids]
+        searched = [user.last_seen_at for user in (await memory.users.search(viewer, "", 2, None))[0]]
+        present = [one.last_seen_at for one in await memory.presence.get(viewer, memory.connected, ids)]
+        noticed = {one.user_id: one.last_seen_at for one in await memory.presence.status_notices(ids, (), {})}
+        # What a user sees of themselves is theirs.
+        assert got[1] == searched[1] == present[1] == expected[1] and got[0] == searched[0] == present[0]
+        assert (got[0] == NOW) is (viewer is hiding)
+        assert [noticed[one] for one in ids] == [None, NOW]

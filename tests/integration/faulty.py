@@ -7,13 +7,16 @@ from collections.abc import Collection, Sequence
 from typing import Any
 from uuid import UUID
 
+from handlers.model import Caller
 from handlers.presence import Presence
 from handlers.users import Users
 from server.cli.main import main
 from store.model import User
 
 
-async def search(self: Users, q: str, limit: int, cursor: str | None) -> tuple[Sequence[User], str | None]:
+async def search(
+    self: Users, caller: Caller, q: str, limit: int, cursor: str | None
+) -> tuple[Sequence[User], str | None]:
     remembered = {"email": q}
     try:
         raise KeyError(remembered["email"])
@@ -21,7 +24,7 @@ async def search(self: Users, q: str, limit: int, cursor: str | None) -> tuple[S
         raise ValueError(f"cannot look for '{q}'") from error
 
 
-async def get(self: Presence, connected: Any, user_ids: Collection[UUID]) -> Any:
+async def get(self: Presence, caller: Caller, connected: Any, user_ids: Collection[UUID]) -> Any:
     raise RuntimeError(f"no presence of {user_ids!r}")
 
 

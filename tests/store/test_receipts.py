@@ -17,7 +17,7 @@ from tests.waiting import wait_until
 
 
 async def cursors(conn: Connection, group: UUID) -> dict[UUID, tuple[int, int]]:
-    found = await conversations.list_cursors(conn, group)
+    found = await conversations.list_cursors(conn, group, new_id())
     return {cursor.user_id: (cursor.delivered_seq, cursor.read_seq) for cursor in found}
 
 
@@ -34,11 +34,11 @@ async def test_only_up(conn: Connection) -> None:
     [moved] = await write_receipts(
         conn, [Receipt(group, bob, 3, 0), Receipt(group, bob, 5, 4), Receipt(group, eve, 5, 5)]
     )
-    assert moved == (group, bob, 1, 1, 5, 4)
+    assert moved == (group, bob, 1, 1, 5, 4, False)
     assert (await cursors(conn, group))[bob] == (5, 4)
     assert await write_receipts(conn, [Receipt(group, bob, 2, 2)]) == []
     [moved] = await write_receipts(conn, [Receipt(group, bob, 0, 99)])
-    assert moved == (group, bob, 5, 4, 10, 10)
+    assert moved == (group, bob, 5, 4, 10, 10, False)
     assert await write_receipts(conn, [Receipt(new_id(), bob, 1, 1)]) == []
 
 
@@ -62,7 +62,7 @@ async def test_each_cursor_for_itself(conn: Connection) -> None:
     await grow(conn, group, alice, 9)
     await write_receipts(conn, [Receipt(group, bob, 7, 0)])
     [moved] = await write_receipts(conn, [Receipt(group, bob, 0, 4)])
-    assert moved == (group, bob, 7, 1, 7, 4)
+    assert moved == (group, bob, 7, 1, 7, 4, False)
     await write_receipts(conn, [Receipt(group, carol, 0, 4), Receipt(group, carol, 7, 0)])
     assert await cursors(conn, group) == {alice: (1, 1), bob: (7, 4), carol: (7, 4)}
     await write_receipts(conn, [Receipt(group, bob, 7, 7)])
@@ -78,9 +78,13 @@ async def test_who_has_it(conn: Connection) -> None:
     await write_receipts(
         conn, [Receipt(group, people[1], 4, 4), Receipt(group, people[2], 3, 0), Receipt(group, people[3], 2, 2)]
     )
-    found = await list_receipts(conn, group, 3, sender_id=people[0], after=conversations.LOWEST_ID, limit=10)
+    found = await list_receipts(
+        conn, group, 3, sender_id=people[0], viewer_id=people[0], after=conversations.LOWEST_ID, limit=10
+    )
     assert found == [(people[1], True), (people[2], False)]
-    assert await list_receipts(conn, group, 3, sender_id=people[0], after=people[1], limit=10) == [(people[2], False)]
+    assert await list_receipts(conn, group, 3, sender_id=people[0], viewer_id=people[0], after=people[1], limit=10) == [
+        (people[2], False)
+    ]
 
 
 async def test_taken_and_finished(redis: Redis) -> None:

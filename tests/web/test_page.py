@@ -37,6 +37,7 @@ async def test_two_people(database: str, redis_url: str, tmp_path: Path, browser
         await bob.gone(".conversations .badge")
 
         await reply_edit_delete(alice, bob)
+        await hide_receipts(alice, bob)
         await send_picture(alice, bob, picture(tmp_path / "sky.png"))
         await nothing_becomes_markup(alice, bob)
         await alice.shot("light")
@@ -62,6 +63,26 @@ async def test_two_people(database: str, redis_url: str, tmp_path: Path, browser
         await bob.shot("phone-list")
         await bob.check()
         assert await bob.evaluate("document.documentElement.scrollWidth") == 390
+
+
+async def hide_receipts(alice: Page, bob: Page) -> None:
+    await alice.click(".self")
+    await alice.click("text=Settings")
+    await alice.click("[data-field=readReceipts]")
+    await alice.see("[data-field=readReceipts][aria-checked=false]")
+    await alice.check()
+    await say(bob, "read in secret")
+    await alice.press("Escape")
+    await alice.see(shown("read in secret"))
+    await bob.see(shown("read in secret", " .mark.delivered"))
+    await alice.click(".self")
+    await alice.click("text=Settings")
+    await alice.see("[data-field=readReceipts][aria-checked=false]")
+    await alice.click("[data-field=readReceipts]")
+    await alice.see("[data-field=readReceipts][aria-checked=true]")
+    await alice.press("Escape")
+    await say(bob, "and in the open")
+    await bob.see(shown("and in the open", " .mark.read"))
 
 
 async def reply_edit_delete(alice: Page, bob: Page) -> None:

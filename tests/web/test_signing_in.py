@@ -143,8 +143,8 @@ async def one_is_called(http: httpx.AsyncClient, chat: str, *tabs: Page) -> None
         await tab.evaluate(NOTES)
     await tabs[0].click(".self")
     await tabs[0].click("text=Settings")
-    await tabs[0].click("role=switch")
-    await tabs[0].see("[role=switch][aria-checked=true]")
+    await tabs[0].click("[role=switch]:has-text('Notify me')")
+    await tabs[0].see("[role=switch][aria-checked=true]:has-text('Notify me')")
     await tabs[0].check()
     await tabs[0].press("Escape")
     example = "Parley: Messages are announced like this."

@@ -38,6 +38,7 @@ const LISTED = 200; // conversations in one page
  * @property {string} createdAt
  *
  * @typedef {User & {email: string | null}} Account
+ * @typedef {{readReceipts: boolean, typing: boolean, lastSeen: boolean}} Privacy
  * @typedef {{unreadCount: number, conversationCount: number, capped: boolean}} UnreadTotals
  * @typedef {"Online" | "Away" | "Busy" | "Offline"} UserStatus
  * @typedef {{userId: string, status: UserStatus, statusText: string | null, lastSeenAt: string | null}} Presence
@@ -296,6 +297,25 @@ export class Chat extends Emitter {
    */
   updateMe(changes, { signal } = {}) {
     return this.#rest.request("PUT", "/api/users/me", { body: changes, signal });
+  }
+
+  /**
+   * What one shows to others, and sees of them.
+   * @param {{signal?: AbortSignal}} [options]
+   * @returns {Promise<Privacy>}
+   */
+  privacy({ signal } = {}) {
+    return this.#rest.get("/api/users/me/privacy", { signal });
+  }
+
+  /**
+   * Change what one shows to others: what one hides one does not see of others, either. What is left out stays.
+   * @param {Partial<Privacy>} changes
+   * @param {{signal?: AbortSignal}} [options]
+   * @returns {Promise<Privacy>}
+   */
+  setPrivacy(changes, { signal } = {}) {
+    return this.#rest.request("PUT", "/api/users/me/privacy", { body: changes, signal });
   }
 
   /**

@@ -35,6 +35,7 @@ export { MemoryStore } from "./stores/memory.js";
  * @typedef {import("./members.js").Member} Member
  * @typedef {import("./chat.js").User} User
  * @typedef {import("./chat.js").Presence} Presence
+ * @typedef {import("./chat.js").Privacy} Privacy
  * @typedef {import("./chat.js").UnreadTotals} UnreadTotals
  * @typedef {import("./files.js").StoredFile} StoredFile
  */

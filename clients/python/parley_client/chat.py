@@ -28,6 +28,7 @@ from parley_client.model import (
     MessageType,
     Page,
     Presence,
+    Privacy,
     Registration,
     Role,
     UnreadTotals,
@@ -199,6 +200,17 @@ class Chat:
         for one in found:
             self._replica.presence[one.user_id] = one
         return found
+
+    async def privacy(self) -> Privacy:
+        """What the user shows to others, and sees of them."""
+        return await self._rest.get("/api/users/me/privacy", Privacy)
+
+    async def set_privacy(
+        self, *, read_receipts: bool | None = None, typing: bool | None = None, last_seen: bool | None = None
+    ) -> Privacy:
+        """Change what is given: what the user hides from others, they do not see of them."""
+        body = {"readReceipts": read_receipts, "typing": typing, "lastSeen": last_seen}
+        return await self._rest.put("/api/users/me/privacy", body, Privacy)
 
     async def unread(self) -> UnreadTotals:
         """What the user has not read, as the server counts it. Where it is `capped`, there may be more."""

@@ -167,6 +167,14 @@ class User(Wire, frozen=True, kw_only=True):
     email: str | None = None
 
 
+class Privacy(Wire, frozen=True, kw_only=True):
+    """What a user shows to others, and sees of them."""
+
+    read_receipts: bool = True
+    typing: bool = True
+    last_seen: bool = True
+
+
 class UnreadTotals(Wire, frozen=True, kw_only=True):
     """What a user has not read, in all conversations."""
 

@@ -60,6 +60,10 @@ await chat.updateMe({ displayName: "Alice L." });
 const found = await chat.searchUsers("bob");
 //: usersGet
 const user = await chat.user(bob.id);
+//: UpdatePrivacy usersUpdatePrivacy
+await chat.setPrivacy({ readReceipts: false });
+//: usersPrivacy
+const { typing } = await chat.privacy();
 //: usersUnread GetUnread
 const { unreadCount, conversationCount } = await chat.unread(); // as the server counts it; `chat.unreadCount` is the client's
 //: conversationsListMine conversationsGet

@@ -89,6 +89,8 @@ await connection.invoke("UpdateConversationSettings", group.id, { archived: fals
 await connection.invoke("UpdateStatus", "Busy", "in a meeting");
 //: GetPresence
 const [status] = await connection.invoke("GetPresence", [bob.id]);
+//: UpdatePrivacy
+const { lastSeen } = await connection.invoke("UpdatePrivacy", { typing: false });
 //: GetUnread
 const { unreadCount, capped } = await connection.invoke("GetUnread");
 //: Ping

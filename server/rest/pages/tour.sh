@@ -35,6 +35,10 @@ curl -sf -X PUT "$URL/api/users/status" -H "$auth" -H "$json" -d '{"status": "Aw
 curl -sf "$URL/api/users?q=bo" -H "$auth" | jq '.items[].username'
 #: usersGet
 curl -sf "$URL/api/users/$bob" -H "$auth"
+#: usersUpdatePrivacy
+curl -sf -X PUT "$URL/api/users/me/privacy" -H "$auth" -H "$json" -d '{"readReceipts": false}'
+#: usersPrivacy
+curl -sf "$URL/api/users/me/privacy" -H "$auth" | jq .typing
 #: usersUnread
 curl -sf "$URL/api/users/me/unread" -H "$auth" | jq .unreadCount
 #: usersExportMine

@@ -11,7 +11,7 @@ from handlers.accounts import Accounts
 from handlers.conversations import Conversations
 from handlers.errors import ChatError
 from handlers.export import EXPORT_SECONDS, Export
-from handlers.model import CreateUser, UpdateStatus, UpdateUser
+from handlers.model import CreateUser, UpdatePrivacy, UpdateStatus, UpdateUser
 from handlers.users import MAX_QUERY, Users
 from handlers.users import REGISTRATION_KEY as REGISTRATION_KEY_LENGTH
 from server.config.settings import Settings
@@ -43,7 +43,7 @@ from server.rest.requests import (
     sign_in_route,
     upload_route,
 )
-from store.model import Account, UnreadTotals, User, Wire
+from store.model import Account, Privacy, UnreadTotals, User, Wire
 from store.objects import attachment
 
 
@@ -138,7 +138,7 @@ def blueprint(
         later word, or without accents (`jose`, `muller` or `mueller`). A page may have fewer than `limit` users, or
         none, without being the last one; only `next` shows whether there are more.
         """
-        items, following = await users.search(request.args.get("q", ""), limit(), cursor())
+        items, following = await users.search(caller(), request.args.get("q", ""), limit(), cursor())
         return page(items, following)
 
     @routes.get("/me")
@@ -171,6 +171,21 @@ def blueprint(
         """Change the caller's profile."""
         return shown(await users.update(caller(), data, if_match=if_match()))
 
+    @routes.get("/me/privacy")
+    @operation(Answer(200, Privacy, "What the caller shows."))
+    async def privacy() -> Response:
+        """Get what the caller shows to others, and sees of them."""
+        return answer(await users.privacy(caller()))
+
+    @routes.put("/me/privacy")
+    @operation(Answer(200, Privacy, "What the caller shows."), takes=UpdatePrivacy)
+    async def update_privacy(data: UpdatePrivacy) -> Response:
+        """Change what the caller shows to others: what they hide they do not see of others, either.
+
+        What is left out stays as it is.
+        """
+        return answer(await users.update_privacy(caller(), data))
+
     @routes.put("/status")
     @operation(SHOWN, takes=UpdateStatus, parameters=(IF_MATCH,))
     async def update_status(data: UpdateStatus) -> Response:
@@ -181,7 +196,7 @@ def blueprint(
     @operation(Answer(200, User, "The user's public profile."))
     async def get(user_id: str) -> Response:
         """Get a user."""
-        return answer(await users.get(path_id(user_id)))
+        return answer(await users.get(caller(), path_id(user_id)))
 
     @routes.delete("/<id:user_id>")
     @operation(done("The user is erased; their messages stay, shown as a deleted user's."), refuses=("forbidden",))

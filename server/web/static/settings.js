@@ -1,5 +1,5 @@
 /**
- * One's own account: name and status, colours, notifications, where one is signed in, and the shortcuts.
+ * One's own account: name and status, what others see, colours, notifications, where one is signed in, and the shortcuts.
  * @module
  */
 import { h, iconButton, replace } from "./dom.js";
@@ -31,10 +31,31 @@ export function openSettings({ chat, people, notifier, say }) {
     h("footer", {}, h("span", { class: "muted" }, "@", h("bdi", { text: me.username })), h("button", { type: "submit", class: "primary", text: "Save" })));
   openDialog({ title: "Settings", content: [
     h("section", { "aria-label": "Profile" }, profile),
+    h("section", {}, h("h3", { text: "Privacy" }), privacy(chat)),
     h("section", {}, h("h3", { text: "Colours" }), themeSwitch()),
     h("section", {}, h("h3", { text: "Notifications" }), notifications(notifier)),
     h("section", {}, h("h3", { text: "Signed in" }), sessions(chat)),
   ] });
+}
+
+const SHOWN = [["readReceipts", "Read receipts"], ["typing", "That I am typing"], ["lastSeen", "When I was last here"]];
+
+function privacy(chat) {
+  const box = h("div", {}, h("p", { class: "muted", text: "Looking …" }));
+  function paint(shown) {
+    replace(box, h("p", { class: "muted", text: "What you hide from others you do not see of them, either." }),
+      SHOWN.map(([field, text]) => h("button", { type: "button", role: "switch", class: "switch", "aria-checked": String(shown[field]), data: { field }, text, on: { click: () => void choose({ [field]: !shown[field] }, field) } })));
+  }
+  async function choose(changes, field) {
+    try {
+      paint(await chat.setPrivacy(changes));
+      box.querySelector(`[data-field=${field}]`)?.focus();
+    } catch (error) {
+      box.append(h("p", { class: "problem", role: "alert", text: error.message }));
+    }
+  }
+  chat.privacy().then(paint, (error) => replace(box, h("p", { class: "problem", text: error.message })));
+  return box;
 }
 
 function notifications(notifier) {

@@ -77,21 +77,30 @@ UPDATE conversations SET title = %(title)s WHERE id = %(id)s
 -- fragment: member
 m.user_id, m.role, (extract(epoch FROM m.joined_at) * 1000)::bigint, m.delivered_seq, m.read_seq
 
+-- fragment: seen_read
+-- How far a member has read, as another one may see it: where it joined if either hides read receipts. privacy_pkey.
+CASE WHEN m.user_id <> %(viewer_id)s::uuid AND EXISTS (
+    SELECT FROM privacy AS p WHERE p.user_id IN (m.user_id, %(viewer_id)s::uuid) AND NOT p.read_receipts
+) THEN least(m.joined_seq, m.read_seq) ELSE m.read_seq END
+
 -- name: fetch_member
 -- members_pkey.
 SELECT {member} FROM members AS m WHERE conversation_id = %(conversation_id)s AND user_id = %(user_id)s
 
 -- name: list_members
 -- members_pkey, as a range.
-SELECT {member} FROM members AS m
-WHERE conversation_id = %(conversation_id)s AND user_id > %(after)s
-ORDER BY user_id LIMIT %(limit)s
+SELECT m.user_id, m.role, (extract(epoch FROM m.joined_at) * 1000)::bigint, m.delivered_seq, {seen_read}
+FROM members AS m
+WHERE m.conversation_id = %(conversation_id)s AND m.user_id > %(after)s
+ORDER BY m.user_id LIMIT %(limit)s
 
 -- name: list_first_members
--- members_pkey, a range for each conversation.
+-- members_pkey, a range for each conversation; privacy_pkey. Behind each member: where it joined, whether it hides receipts.
 SELECT c.id, m.* FROM unnest(%(conversation_ids)s::uuid[]) AS c (id)
 CROSS JOIN LATERAL (
-    SELECT {member} FROM members AS m WHERE m.conversation_id = c.id ORDER BY m.user_id LIMIT %(limit)s
+    SELECT {member}, m.joined_seq,
+        coalesce((SELECT NOT p.read_receipts FROM privacy AS p WHERE p.user_id = m.user_id), false)
+    FROM members AS m WHERE m.conversation_id = c.id ORDER BY m.user_id LIMIT %(limit)s
 ) AS m
 ORDER BY m.user_id
 
@@ -101,8 +110,8 @@ SELECT user_id FROM members WHERE conversation_id = %(conversation_id)s ORDER BY
 
 -- name: list_cursors
 -- members_pkey.
-SELECT user_id, delivered_seq, read_seq FROM members WHERE conversation_id = %(conversation_id)s
-ORDER BY user_id LIMIT %(limit)s
+SELECT m.user_id, m.delivered_seq, {seen_read} FROM members AS m WHERE m.conversation_id = %(conversation_id)s
+ORDER BY m.user_id LIMIT %(limit)s
 
 -- name: list_memberships
 -- members_user.
@@ -143,7 +152,8 @@ v.archived, v.favourite, (extract(epoch FROM v.notifications_muted_until) * 1000
 
 -- fragment: conversation
 c.id, c.kind, c.title, c.created_by, (extract(epoch FROM c.created_at) * 1000)::bigint, c.last_seq, c.last_message_id,
-c.member_count, {unread}, {settings}
+c.member_count, {unread}, {settings}, v.user_id,
+coalesce((SELECT NOT p.read_receipts FROM privacy AS p WHERE p.user_id = v.user_id), false)
 
 -- name: fetch_settings
 -- members_pkey.

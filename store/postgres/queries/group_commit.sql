@@ -7,7 +7,8 @@
 SELECT FROM conversations WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE
 
 -- name: lane_write
--- conversations_pkey, members_pkey, sends_pkey, files_pkey, messages_pkey; a look-up of each per message at most.
+-- conversations_pkey, members_pkey, sends_pkey, files_pkey, messages_pkey; a look-up of each per message at most. And
+-- privacy_pkey where a sender catches up with what others wrote.
 -- Outcomes: 0 accepted, 1 duplicate, then the reasons in the order of group_commit.REFUSALS.
 WITH input AS MATERIALIZED (
     SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::uuid[], $7::uuid[], $8::text[])
@@ -77,6 +78,9 @@ SELECT CASE WHEN a.seq IS NOT NULL THEN 0
                          WHERE e.sender_id = c.sender_id AND e.key = c.key AND e.position < c.position) THEN 1
             ELSE c.problem END,
        a.seq, c.read_seq, c.file_key, c.name, c.size, c.content_type, c.width, c.height,
-       CASE WHEN a.seq = c.last_seq + 1 THEN c.last_message_id END
+       CASE WHEN a.seq = c.last_seq + 1 THEN c.last_message_id END,
+       CASE WHEN c.read_seq < a.seq - 1 THEN coalesce((
+           SELECT NOT p.read_receipts FROM privacy AS p WHERE p.user_id = c.sender_id
+       ), false) ELSE false END
 FROM checked AS c LEFT JOIN accepted AS a ON a.position = c.position
 ORDER BY c.position

@@ -3,12 +3,20 @@
 -- fragment: described
 -- Adds the file and the status: what all the other members have reached, worked out once per sender and not per
 -- message. Only those count who were members when it was sent. The others' cursors begin where they joined, above it, so
--- they hold nothing back; it is enough to know that there is somebody else. members_pkey, files_pkey.
+-- they hold nothing back; it is enough to know that there is somebody else. Who hides read receipts, or whose sender does,
+-- has read nothing that came after they joined. members_pkey, files_pkey, privacy_pkey.
 , reached AS (
-    SELECT s.conversation_id, s.sender_id, min(o.delivered_seq) AS delivered, min(o.read_seq) AS read,
+    SELECT s.conversation_id, s.sender_id, min(o.delivered_seq) AS delivered,
+           min(CASE WHEN s.hides OR p.user_id IS NOT NULL THEN least(o.joined_seq, o.read_seq) ELSE o.read_seq END) AS read,
            min(o.joined_seq) AS joined
-    FROM (SELECT DISTINCT conversation_id, sender_id FROM page) AS s
+    FROM (
+        SELECT conversation_id, sender_id, coalesce((
+            SELECT NOT h.read_receipts FROM privacy AS h WHERE h.user_id = sender_id
+        ), false) AS hides
+        FROM (SELECT DISTINCT conversation_id, sender_id FROM page) AS of_page
+    ) AS s
     JOIN members AS o ON o.conversation_id = s.conversation_id AND o.user_id <> s.sender_id
+    LEFT JOIN privacy AS p ON p.user_id = o.user_id AND NOT p.read_receipts
     GROUP BY 1, 2
 )
 SELECT m.id, m.conversation_id, m.seq, m.changed_seq, m.sender_id, m.kind, m.body,

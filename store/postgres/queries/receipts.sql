@@ -1,7 +1,7 @@
 -- Receipts: the two cursors of a member.
 
 -- name: write_receipts
--- members_pkey, conversations_pkey. Locked in the order in which the lanes lock senders. Only rises, never past the head;
+-- members_pkey, conversations_pkey, privacy_pkey. Locked in the order in which the lanes lock senders. Only rises, never past the head;
 -- what was read was delivered.
 WITH input AS MATERIALIZED (
     SELECT conversation_id, user_id, max(delivered) AS delivered, max(read) AS read
@@ -21,7 +21,8 @@ SET delivered_seq = greatest(m.delivered_seq, l.delivered), read_seq = greatest(
 FROM locked AS l
 WHERE m.conversation_id = l.conversation_id AND m.user_id = l.user_id
   AND (l.delivered > m.delivered_seq OR l.read > m.read_seq)
-RETURNING m.conversation_id, m.user_id, l.delivered_seq, l.read_seq, m.delivered_seq, m.read_seq
+RETURNING m.conversation_id, m.user_id, l.delivered_seq, l.read_seq, m.delivered_seq, m.read_seq,
+    coalesce((SELECT NOT p.read_receipts FROM privacy AS p WHERE p.user_id = m.user_id), false)
 
 -- name: lock_heads
 -- conversations_pkey, in id order.
@@ -41,8 +42,11 @@ SET joined_seq = least(m.joined_seq, a.last_seq), delivered_seq = least(m.delive
 FROM above AS a WHERE m.conversation_id = a.conversation_id AND m.user_id = a.user_id
 
 -- name: list_receipts
--- members_pkey, as a range. Who joined later has not got it, although its cursors begin above it.
-SELECT user_id, read_seq >= %(seq)s FROM members
-WHERE conversation_id = %(conversation_id)s AND user_id > %(after)s AND user_id <> %(sender_id)s
-  AND delivered_seq >= %(seq)s AND joined_seq < %(seq)s
-ORDER BY user_id LIMIT %(limit)s
+-- members_pkey, as a range, privacy_pkey. Who joined later has not got it, although its cursors begin above it.
+SELECT m.user_id, m.read_seq >= %(seq)s AND (m.user_id = %(viewer_id)s::uuid OR NOT EXISTS (
+    SELECT FROM privacy AS p WHERE p.user_id IN (m.user_id, %(viewer_id)s::uuid) AND NOT p.read_receipts
+))
+FROM members AS m
+WHERE m.conversation_id = %(conversation_id)s AND m.user_id > %(after)s AND m.user_id <> %(sender_id)s
+  AND m.delivered_seq >= %(seq)s AND m.joined_seq < %(seq)s
+ORDER BY m.user_id LIMIT %(limit)s

@@ -13,6 +13,7 @@ from server.cluster.recovery import SLACK, Recovery
 from server.fanout.conversation_updates import ConversationNotifier
 from store.errors import Unavailable
 from store.ids import new_id
+from store.model import Privacy
 from tests.server.fanout.test_rooms import CONVERSATION, Connection, World
 
 
@@ -23,6 +24,7 @@ class Truth:
         self.members: dict[UUID, list[UUID]] = {}
         self.gone: set[UUID] = set()
         self.over: set[UUID] = set()
+        self.hiding: dict[UUID, tuple[Privacy, int]] = {}
         self.late: list[tuple[UUID, UUID]] = []
         self.set_late: list[tuple[UUID, UUID]] = []
 
@@ -31,6 +33,9 @@ class Truth:
 
     async def deleted(self, user_ids: Collection[UUID]) -> list[UUID]:
         return [user_id for user_id in user_ids if user_id in self.gone]
+
+    async def privacy(self, user_ids: Collection[UUID]) -> dict[UUID, tuple[Privacy, int]]:
+        return {user_id: self.hiding[user_id] for user_id in user_ids if user_id in self.hiding}
 
     async def ended(self, session_ids: Collection[UUID]) -> Collection[UUID]:
         return [session_id for session_id in session_ids if session_id in self.over]
@@ -93,6 +98,17 @@ async def test_sign_ins_that_ended_meanwhile() -> None:
     await cluster.recovery.check_all(5)
     assert [cluster.is_here(connection) for connection in (first, second, third)] == [False, True, True]
     assert cluster.doubts.asked == [] and cluster.caught_up == [5 + SLACK]
+
+
+async def test_what_was_hidden_meanwhile() -> None:
+    """What users hide who are connected here is read, of others nothing is kept."""
+    cluster, stranger = Cluster(), new_id()
+    connection = await cluster.attached(new_id())
+    hidden = Privacy(typing=False)
+    cluster.truth.hiding = {connection.user_id: (hidden, 2), stranger: (hidden, 2)}
+    await cluster.recovery.check_all(5)
+    settings = cluster.world.rooms.privacy
+    assert (settings.of(connection.user_id), len(settings)) == (hidden, 1)
 
 
 async def test_users_who_were_deleted_meanwhile() -> None:

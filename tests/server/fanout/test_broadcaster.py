@@ -8,13 +8,14 @@ import trio
 
 from handlers.model import Caller
 from server.fanout.broadcaster import STEP, Broadcaster
+from server.fanout.privacy import PrivacySettings
 from server.fanout.recent_events import Broadcast, RecentEvents
 from server.fanout.room import Room
 from server.fanout.rooms import Rooms
 from server.protocol.signalr.encoding import FRAMED
 from server.transport.send_queue import Flusher, SendQueue
 from store.ids import new_id
-from store.model import Cursor
+from store.model import Cursor, Privacy
 
 
 class Ear(SendQueue):
@@ -72,6 +73,7 @@ class World:
         self.one, self.two = Room(new_id()), Room(new_id())
         self.shed = 0
         self.recent = RecentEvents()
+        self.privacy = PrivacySettings()
         self.flusher = Flusher()
         self.broadcaster = Broadcaster(cast(Rooms, self), self.flusher)
 
@@ -99,6 +101,28 @@ async def test_once_each_and_together() -> None:
     assert [received(data) for data in both.ear.flushes] == [[0, 1, 2, 0]]
     assert [received(data) for data in only.ear.flushes] == [[0, 1, 2]]
     assert gone.ear.flushes == []
+
+
+async def test_hidden() -> None:
+    """Who hides receives what comes instead, or nothing; so does everybody of an event whose user hides it. The user
+    receives it."""
+    world = World()
+    hiding, other = Person(world.one), Person(world.one)
+    world.privacy.set(hiding.user_id, Privacy(typing=False), 1)
+    ids = (world.one.conversation_id,)
+    await world.broadcaster.broadcast(
+        [
+            Broadcast(ids, "Counted", (0,)),
+            Broadcast(ids, "Counted", (1,), hidden_by="typing"),
+            Broadcast(ids, "Counted", (2,), hidden_by="typing", instead=(3,)),
+            Broadcast(ids, "Counted", (4,), hidden_by="last_seen", instead=(5,)),
+            Broadcast(ids, "Counted", (6,), hidden_by="typing", of=hiding.user_id, is_hidden=True, instead=(7,)),
+        ]
+    )
+    while world.flusher.dirty:
+        world.flusher.flush()
+    assert [received(data) for data in hiding.ear.flushes] == [[0, 3, 4, 6]]
+    assert [received(data) for data in other.ear.flushes] == [[0, 1, 2, 4, 7]]
 
 
 async def test_shed() -> None:

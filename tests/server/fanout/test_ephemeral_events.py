@@ -21,11 +21,12 @@ from server.fanout.ephemeral_events import (
     UPDATED,
     EphemeralEvents,
 )
+from server.fanout.privacy import PrivacySettings
 from server.fanout.recent_events import Broadcast
 from server.fanout.rooms import Rooms
 from store.ids import new_id
-from store.model import MessageStatus
-from store.redis.inbox_entries import InstanceMessage, Receipt, Typing, entry_of
+from store.model import MessageStatus, Privacy
+from store.redis.inbox_entries import InstanceMessage, PrivacyNotice, Receipt, Typing, entry_of
 
 ROOM, ALICE, BOB = new_id(), new_id(), new_id()
 
@@ -36,6 +37,10 @@ class Recorder:
     def __init__(self) -> None:
         self.announced: list[tuple[str, Any]] = []
         self.sent: list[Any] = []
+        self.privacy = PrivacySettings()
+
+    def set_privacy(self, user_id: UUID, privacy: Privacy, version: int) -> None:
+        self.privacy.set(user_id, privacy, version)
 
     def find(self, conversation_id: UUID) -> object | None:
         return self if conversation_id == ROOM else None
@@ -201,3 +206,23 @@ async def test_the_same_seqs_again(world: tuple[Recorder, EphemeralEvents]) -> N
     events.announce_receipts([Receipt(ROOM, ALICE, 7, 7)])
     await trio.sleep(2 * TICK)  # virtual time
     assert recorder.events() == [UPDATED]
+
+
+async def test_typing_that_is_hidden(world: tuple[Recorder, EphemeralEvents], autojump_clock: MockClock) -> None:
+    """From another instance's notice on it is taken back and not announced; when it is shown again, it is."""
+    recorder, ephemeral_events = world
+    ephemeral_events.type(ROOM, ALICE)
+    ephemeral_events.type(ROOM, BOB)
+    await trio.sleep(1.0)
+    assert sorted(recorder.events()) == [STARTED, STARTED]
+    ephemeral_events.receive(entry_of([PrivacyNotice(ALICE, True, False, True, 2)]))
+    ephemeral_events.receive(entry_of([PrivacyNotice(ALICE, True, True, True, 1)]))  # on its way for longer
+    ephemeral_events.type(ROOM, ALICE)
+    await trio.sleep(1.0)
+    assert recorder.events() == [STOPPED]
+    notice = PrivacyNotice(ALICE, True, True, True, 3)
+    ephemeral_events.announce_privacy(notice)
+    assert notice in recorder.sent
+    ephemeral_events.type(ROOM, ALICE)
+    await trio.sleep(1.0)
+    assert recorder.events() == [STARTED]

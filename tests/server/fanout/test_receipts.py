@@ -87,7 +87,7 @@ async def people(pool: Pool, head: int) -> tuple[UUID, UUID]:
 
 
 async def read_seq(conn: Connection, group: UUID, user: UUID) -> int:
-    [cursor] = [cursor for cursor in await conversations.list_cursors(conn, group) if cursor.user_id == user]
+    [cursor] = [cursor for cursor in await conversations.list_cursors(conn, group, user) if cursor.user_id == user]
     return cursor.read_seq
 
 
@@ -146,7 +146,7 @@ async def test_each_cursor_for_itself(world: World, pool: Pool) -> None:
         world.writer.offer(Receipt(group, bob, 0, 4), world.answers.append)
         await world.until(lambda: any(receipt.read_seq == 4 for receipt in world.announced))
         async with pool.connection() as conn:
-            [cursor] = [one for one in await conversations.list_cursors(conn, group) if one.user_id == bob]
+            [cursor] = [one for one in await conversations.list_cursors(conn, group, bob) if one.user_id == bob]
         assert (cursor.delivered_seq, cursor.read_seq) == (7, 4)
         world.announced.clear()
         group, bob = await people(pool, 10)
@@ -207,7 +207,7 @@ class Database:
             before = self.read.get(one.user_id, 0)
             if one.read_seq > before:
                 self.read[one.user_id] = one.read_seq
-                moved.append(Moved(one.conversation_id, one.user_id, before, before, one.read_seq, one.read_seq))
+                moved.append(Moved(one.conversation_id, one.user_id, before, before, one.read_seq, one.read_seq, False))
         return moved
 
     def connection(self) -> "Database":

@@ -192,7 +192,7 @@ class SentCursors:
     def forget(self, conversation_id: UUID) -> None:
         self.forgotten.append(conversation_id)
 
-    def sent(self, message: Message) -> None:
+    def sent(self, message: Message, *, is_private: bool) -> None:
         self.seqs.append(message.seq)
 
 

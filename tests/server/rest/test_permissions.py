@@ -114,6 +114,8 @@ RULES: dict[str, list[Rule]] = {
     "GET /api/users/me/unread": [Rule(EVERYONE, at("/api/users/me/unread"))],
     "GET /api/users/me/export": [Rule(EVERYONE, at("/api/users/me/export"))],
     "PUT /api/users/me": [Rule(EVERYONE, at("/api/users/me", {"displayName": "x"}))],
+    "GET /api/users/me/privacy": [Rule(EVERYONE, at("/api/users/me/privacy"))],
+    "PUT /api/users/me/privacy": [Rule(EVERYONE, at("/api/users/me/privacy", {"typing": True}))],
     "PUT /api/users/status": [Rule(EVERYONE, at("/api/users/status", {"status": "Online"}))],
     "GET /api/users/{userId}": [Rule(EVERYONE, at("/api/users/{peer}"))],
     "DELETE /api/users/{userId}": [Rule(dict.fromkeys(PEOPLE, "forbidden"), at("/api/users/{peer}"))],
@@ -218,6 +220,7 @@ METHODS: dict[str, list[Rule]] = {
     "MarkDelivered": [Rule(who(), call("{conversation}", 1))],
     "UpdateConversationSettings": [Rule(who(), call("{conversation}", {"favourite": True}))],
     "UpdateStatus": [Rule(EVERYONE, call("Online"))],
+    "UpdatePrivacy": [Rule(EVERYONE, call({}))],
     "GetPresence": [Rule(EVERYONE, call(["{peer}"]))],
     "GetUnread": [Rule(EVERYONE, call())],
     "RefreshToken": [

@@ -555,9 +555,9 @@ async def test_members_past_a_hundred(conn: Connection) -> None:
     conversation = await conversations.fetch_conversation(conn, group, people[0])
     assert conversation is not None
     assert (conversation.member_count, len(conversation.members)) == (105, 100)
-    rest = await conversations.list_members(conn, group, after=conversation.members[-1].user_id)
+    rest = await conversations.list_members(conn, group, people[0], after=conversation.members[-1].user_id)
     assert [member.user_id for member in (*conversation.members, *rest)] == sorted(people)
-    assert len(await conversations.list_cursors(conn, group, 200)) == 105
+    assert len(await conversations.list_cursors(conn, group, people[0], 200)) == 105
 
 
 async def test_content_of_announcements(conn: Connection) -> None:

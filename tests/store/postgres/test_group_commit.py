@@ -77,7 +77,7 @@ async def test_accepted_means_committed(writer: Writer, conn: Connection) -> Non
     assert (change.seq, change.message, change.created) == (2, message, True)
     assert await conversations.fetch_heads(conn, [group]) == {group: 2}
     assert await fetch_value(conn, "SELECT (conversation_id, seq)::text FROM outbox") == f"({group},2)"
-    mine, others = sorted(await conversations.list_cursors(conn, group), key=lambda c: c.user_id != alice)
+    mine, others = sorted(await conversations.list_cursors(conn, group, alice), key=lambda c: c.user_id != alice)
     assert (mine.delivered_seq, mine.read_seq) == (2, 2)  # sending moves one's own cursors
     assert (others.delivered_seq, others.read_seq) == (1, 1)
 

@@ -224,12 +224,14 @@ async def test_status_is_of_who_was_there(conn: Connection, writer: Writer) -> N
         await receipts.write_receipts(conn, [Receipt(group, user, seq, seq)])
 
     async def have_it(seq: int) -> list[tuple[UUID, bool]]:
-        return await receipts.list_receipts(conn, group, seq, sender_id=alice, after=conversations.LOWEST_ID, limit=10)
+        return await receipts.list_receipts(
+            conn, group, seq, sender_id=alice, viewer_id=alice, after=conversations.LOWEST_ID, limit=10
+        )
 
     first = await writer.send(group, alice, "x").message()
     joined = await conversations.insert_member(conn, group, bob, Role.MEMBER, by=alice)
     assert (await shown(), await have_it(first.seq), await have_it(joined.seq)) == (["Sent"], [], [])
-    cursor = next(c for c in await conversations.list_cursors(conn, group) if c.user_id == bob)
+    cursor = next(c for c in await conversations.list_cursors(conn, group, bob) if c.user_id == bob)
     assert cursor.delivered_seq == cursor.read_seq == joined.seq
     second = await writer.send(group, alice, "x").message()
     await conversations.insert_member(conn, group, carl, Role.MEMBER, by=alice)

@@ -12,6 +12,7 @@ from store.redis.inbox_entries import (
     Head,
     InstanceMessage,
     Personal,
+    PrivacyNotice,
     Receipt,
     SettingsChange,
     StatusNotice,
@@ -31,17 +32,19 @@ MESSAGES: list[InstanceMessage] = [
     disconnection_of(USER),
     TraceMark(ROOM, 7, "00-1"),
     SettingsChange(USER, ROOM, 9),
+    PrivacyNotice(USER, False, True, False, 3),
 ]
 # The same messages as version 0.1 wrote them: arrays, each kind in a place of its own, behind the changes.
 WRITTEN: list[list[list[Any]]] = [
     [],
     [[str(ROOM), 7]],
-    [[str(ROOM), str(USER), 3, 2, "t"]],
+    [[str(ROOM), str(USER), 3, 2, "t", False]],
     [[str(ROOM), str(USER), True]],
     [[str(USER), "Busy", "x", None, [str(ROOM)]]],
     [[str(USER), "The user was deleted.", None]],
     [[str(ROOM), 7, "00-1"]],
     [[str(USER), str(ROOM), 9]],
+    [[str(USER), False, True, False, 3]],
 ]
 
 
@@ -77,5 +80,5 @@ def test_shorter_and_longer_entries() -> None:
 def test_whom_it_concerns() -> None:
     """Each goes to the instances of a conversation, or of a user; one that goes nowhere would never arrive."""
     for message in MESSAGES:
-        expected = ((), (USER,)) if isinstance(message, Personal) else ((ROOM,), ())
+        expected = ((), (USER,)) if isinstance(message, Personal | PrivacyNotice) else ((ROOM,), ())
         assert (message.conversations, message.users) == expected
