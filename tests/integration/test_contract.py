@@ -165,19 +165,20 @@ async def presence(scene: Scene) -> None:
 
 
 async def unread(scene: Scene) -> None:
-    """GetUnread(): how many messages, in how many conversations; REST says the same, on any instance"""
-    await scene.b.invoke("MarkRead", scene.group, (await scene.say("read"))["seq"])
-    nothing = {"unreadCount": 0, "conversationCount": 0, "capped": False}
-
-    async def is_read() -> bool:  # a receipt counts when it is written
-        return bool(await scene.b.invoke("GetUnread") == nothing)
-
-    await wait_until(is_read)
-    await scene.say("one")
-    await scene.say("two")
+    """GetUnread(): how many messages, in how many conversations; REST says the same"""
+    group = await scene.server.group(scene.alice, scene.carol)
+    for content in ("one", "two"):
+        last = await scene.a.invoke("SendMessage", {"conversationId": group, "content": content})
     expected = {"unreadCount": 2, "conversationCount": 1, "capped": False}
-    assert await scene.b.invoke("GetUnread") == await scene.rest(scene.bob, "GET", "/api/users/me/unread") == expected
-    assert await scene.a.invoke("GetUnread") == nothing
+    async with scene.server.connect(scene.carol, EventRecorder()) as c:
+        assert await c.invoke("GetUnread") == expected
+        assert await scene.rest(scene.carol, "GET", "/api/users/me/unread") == expected
+        await c.invoke("MarkRead", group, last["seq"])
+
+        async def is_read() -> bool:  # a receipt counts when it is written
+            return bool((await c.invoke("GetUnread"))["unreadCount"] == 0)
+
+        await wait_until(is_read)
 
 
 async def refresh_token(scene: Scene) -> None:

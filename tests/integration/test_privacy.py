@@ -1,5 +1,6 @@
 """What a user hides on one instance is hidden on the other, from others and of others to them, at once."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -119,19 +120,18 @@ async def test_last_seen(pair: Pair) -> None:
             await until(to_alice, "UserStatusChanged", userId=bob.id, status="Online")
         await wait_until(lambda: to_carol.of("UserStatusChanged")[-1]["lastSeenAt"])
         await a.invoke("UpdatePrivacy", {"lastSeen": False})
-        count = len(to_carol.of("UserStatusChanged"))
+        counts = [len(recorder.of("UserStatusChanged")) for recorder in (to_alice, to_carol)]
+
+        def changes(index: int, status: str) -> list[Any] | None:
+            heard = (to_alice, to_carol)[index].of("UserStatusChanged")[counts[index] :]
+            return [one for one in heard if one["userId"] == bob.id and one["status"] == status] or None
+
         async with two.connect(bob):
-            await until(to_carol, "UserStatusChanged", userId=bob.id, status="Online")
-        await wait_until(
-            lambda: [
-                one
-                for one in to_carol.of("UserStatusChanged")[count:]
-                if one["userId"] == bob.id and one["status"] == "Offline"
-            ]
-        )
-        assert to_carol.of("UserStatusChanged")[-1]["lastSeenAt"]
-        changes = [one for one in to_alice.of("UserStatusChanged") if one["status"] == "Offline"]
-        assert changes[-1]["lastSeenAt"] is None
+            for index in (0, 1):
+                await wait_until(partial(changes, index, "Online"))
+        for index, is_shown in ((0, False), (1, True)):
+            [last, *_] = await wait_until(partial(changes, index, "Offline"))
+            assert bool(last["lastSeenAt"]) is is_shown
         [seen] = await a.invoke("GetPresence", [bob.id])
         assert seen["lastSeenAt"] is None
         [seen] = await c.invoke("GetPresence", [bob.id])
