@@ -354,7 +354,7 @@ class HubConnection:
         return encoding
 
     async def _open(self) -> None:
-        """Register, read what the user hides, check that they and their sign-in still exist, and attach to their rooms.
+        """Register, check that the user and their sign-in still exist, read what they hide, and attach to their rooms.
 
         In this order. Once registered, the connection is reached by the end of its sign-in, by the removal of its user
         and by changes of membership or of what is hidden, on whatever instance they happen. The other way round, any of
@@ -362,11 +362,11 @@ class HubConnection:
         """
         await self.hub.rooms.register(self)
         try:
-            for user_id, (privacy, version) in (await self.hub.sync.privacy([self.user_id])).items():
-                self.hub.rooms.set_privacy(user_id, privacy, version)
             if self.caller.session_id is not None:
                 # Only now: a session that is ended from here on ends this connection, wherever that happens.
                 await self.hub.sync.require_session(self.caller.session_id)
+            for user_id, (privacy, version) in (await self.hub.sync.privacy([self.user_id])).items():
+                self.hub.rooms.set_privacy(user_id, privacy, version)
             if not self.auto_attach:
                 await self.hub.sync.require_user(self.user_id)  # else their memberships are read, which asks the same
             elif not self.closed:
