@@ -560,7 +560,7 @@ def _fetch_unread_totals(tables: Tables, user_id: UUID) -> UnreadTotals:
         for one in tables.messages.values()
         if one.conversation_id in mine and one.seq > mine[one.conversation_id].read_seq and one.sender_id != user_id
     ]
-    return UnreadTotals(len(unread), len(set(unread)), False)
+    return UnreadTotals(len(unread), len(set(unread)), 0, 0, False)
 
 
 @stands_for(conversations.list_members)

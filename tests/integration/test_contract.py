@@ -169,7 +169,8 @@ async def unread(scene: Scene) -> None:
     group = await scene.server.group(scene.alice, scene.carol)
     for content in ("one", "two"):
         last = await scene.a.invoke("SendMessage", {"conversationId": group, "content": content})
-    expected = {"unreadCount": 2, "conversationCount": 1, "capped": False}
+    nothing = {"mutedUnreadCount": 0, "mutedConversationCount": 0, "capped": False}
+    expected = {"unreadCount": 2, "conversationCount": 1, **nothing}
     async with scene.server.connect(scene.carol, EventRecorder()) as c:
         assert await c.invoke("GetUnread") == expected
         assert await scene.rest(scene.carol, "GET", "/api/users/me/unread") == expected

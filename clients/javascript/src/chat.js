@@ -39,7 +39,8 @@ const LISTED = 200; // conversations in one page
  *
  * @typedef {User & {email: string | null}} Account
  * @typedef {{readReceipts: boolean, typing: boolean, lastSeen: boolean}} Privacy
- * @typedef {{unreadCount: number, conversationCount: number, capped: boolean}} UnreadTotals
+ * @typedef {{unreadCount: number, conversationCount: number, mutedUnreadCount: number, mutedConversationCount: number,
+ *   capped: boolean}} UnreadTotals
  * @typedef {"Online" | "Away" | "Busy" | "Offline"} UserStatus
  * @typedef {{userId: string, status: UserStatus, statusText: string | null, lastSeenAt: string | null}} Presence
  *

@@ -193,7 +193,8 @@ JOIN conversations AS c ON c.id = k.conversation_id
 -- highest with which all together keep to it. That is the highest of what is left for each when the smaller ones have
 -- taken all they need.
 WITH behind AS MATERIALIZED (
-    SELECT c.id, v.user_id, v.read_seq, c.last_seq - v.read_seq AS gap, least(c.last_seq - v.read_seq, 1000) AS wanted
+    SELECT c.id, v.user_id, v.read_seq, c.last_seq - v.read_seq AS gap, least(c.last_seq - v.read_seq, 1000) AS wanted,
+           coalesce(v.notifications_muted_until > clock_timestamp(), false) AS is_muted
     FROM members AS v JOIN conversations AS c ON c.id = v.conversation_id
     WHERE v.user_id = %(user_id)s AND c.last_seq > v.read_seq
 ), level AS MATERIALIZED (
@@ -203,7 +204,10 @@ WITH behind AS MATERIALIZED (
         FROM behind WINDOW smaller AS (ORDER BY wanted, id)
     ) AS b
 )
-SELECT coalesce(sum(found.unread), 0)::bigint, count(*) FILTER (WHERE found.unread > 0),
+SELECT coalesce(sum(found.unread) FILTER (WHERE NOT v.is_muted), 0)::bigint,
+       count(*) FILTER (WHERE found.unread > 0 AND NOT v.is_muted),
+       coalesce(sum(found.unread) FILTER (WHERE v.is_muted), 0)::bigint,
+       count(*) FILTER (WHERE found.unread > 0 AND v.is_muted),
        coalesce(bool_or(found.looked_at < v.gap AND found.looked_at = least(v.wanted, l.entries)), false)
 FROM level AS l CROSS JOIN behind AS v CROSS JOIN LATERAL (SELECT v.id) AS c
 CROSS JOIN LATERAL (

@@ -102,6 +102,8 @@ async def test_get_unread(site: Site) -> None:
     assert await site.call("GET", "/api/users/me/unread", token=a) == {
         "unreadCount": 3,
         "conversationCount": 2,
+        "mutedUnreadCount": 0,
+        "mutedConversationCount": 0,
         "capped": False,
     }
     assert (await site.call("GET", "/api/users/me/unread", token=b))["unreadCount"] == 0

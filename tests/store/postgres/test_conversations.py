@@ -491,7 +491,8 @@ async def test_counting_reads_little(conn: Connection) -> None:
 
 
 async def test_unread_totals(conn: Connection, writer: Writer) -> None:
-    """The sum over all conversations of what each says, and how many those are; nothing for one who has read it all."""
+    """The sum over all conversations of what each says, and how many those are, while they are muted apart; nothing for
+    one who has read it all."""
     [alice, bob, carol] = await make_users(conn, 3)
     groups = [await make_group(conn, [alice, bob]) for _ in range(4)]
     elsewhere = await make_group(conn, [bob, carol])
@@ -499,16 +500,20 @@ async def test_unread_totals(conn: Connection, writer: Writer) -> None:
         sent = [writer.send(group, bob) for _ in range(number)]
         for one in sent:
             await one.message()
-    assert await conversations.fetch_unread_totals(conn, alice) == UnreadTotals(6, 3, False)
-    assert await conversations.fetch_unread_totals(conn, bob) == UnreadTotals(0, 0, False)
-    assert await conversations.fetch_unread_totals(conn, new_id()) == UnreadTotals(0, 0, False)
+    assert await conversations.fetch_unread_totals(conn, alice) == UnreadTotals(6, 3, 0, 0, False)
+    assert await conversations.fetch_unread_totals(conn, bob) == UnreadTotals(0, 0, 0, 0, False)
+    assert await conversations.fetch_unread_totals(conn, new_id()) == UnreadTotals(0, 0, 0, 0, False)
     only = await fetch_value(conn, "SELECT id FROM messages WHERE conversation_id = %s AND seq = 2", groups[1])
     assert isinstance(only, UUID)
     await messages.delete_message(conn, only)
     await writer.send(groups[2], alice).message()  # sending reads what was before
-    assert await conversations.fetch_unread_totals(conn, alice) == UnreadTotals(3, 1, False)
+    assert await conversations.fetch_unread_totals(conn, alice) == UnreadTotals(3, 1, 0, 0, False)
+    for until, expected in ((timedelta(days=1), (0, 0, 3, 1)), (timedelta(days=-1), (3, 1, 0, 0))):
+        muted = "UPDATE members SET notifications_muted_until = %s WHERE conversation_id = %s AND user_id = %s"
+        await conn.execute(muted, [datetime.now(UTC) + until, groups[3], alice])
+        assert await conversations.fetch_unread_totals(conn, alice) == UnreadTotals(*expected, False)
     await conversations.delete_member(conn, groups[3], alice, by=alice)
-    assert await conversations.fetch_unread_totals(conn, alice) == UnreadTotals(0, 0, False)
+    assert await conversations.fetch_unread_totals(conn, alice) == UnreadTotals(0, 0, 0, 0, False)
 
 
 @pytest.mark.parametrize(
@@ -532,7 +537,7 @@ async def test_unread_totals_are_capped(
         group = await make_group(conn, [alice, bob])
         await fill(conn, group, bob, count)
         await conn.execute("UPDATE members SET read_seq = 1 WHERE conversation_id = %s", [group])
-    assert await conversations.fetch_unread_totals(conn, alice) == UnreadTotals(*expected)
+    assert await conversations.fetch_unread_totals(conn, alice) == UnreadTotals(*expected[:2], 0, 0, expected[2])
 
 
 async def test_totals_read_little(conn: Connection) -> None:
