@@ -1,7 +1,7 @@
 """Waiting for what becomes true without a word to the test: in another process, or in a part that notifies no one.
 
 Owns the only loops that look again and again, and their bound, which no machine is too slow for. Where there is an
-event to wait for, that is better.
+event to wait for, that is better. Also lets the code of this process wait as long.
 """
 
 import inspect
@@ -9,7 +9,11 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar, overload
 
+import pytest
 import trio
+
+from store.postgres.pool import Pool
+from store.postgres.sessions import Connector
 
 T = TypeVar("T")
 
@@ -55,3 +59,12 @@ def block_until(condition: Callable[[], T | None], said: Callable[[], object] = 
             pass
         assert time.monotonic() < give_up, said()
         time.sleep(LOOK)  # the one place
+
+
+def wait_for_postgres(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what this process makes from here on wait for a connection as long: on a busy machine one can take seconds,
+    after which a caller is refused as if PostgreSQL were away."""
+    for kind in (Pool, Connector):
+        defaults = kind.__init__.__kwdefaults__
+        assert defaults is not None
+        monkeypatch.setitem(defaults, "acquire_timeout", WITHIN)

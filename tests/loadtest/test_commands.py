@@ -163,7 +163,13 @@ def test_a_run_that_is_ended_leaves_nothing_behind(number: signal.Signals, tmp_p
     command += ["--plain", "--out", str(tmp_path / "run.json")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
-        assert any("connected" in line for line in process.stdout)
+        heard = []
+        for line in process.stdout:
+            heard.append(line)
+            if "connected" in line:
+                break
+        else:
+            pytest.fail("".join(heard))
         started = list(family(process.pid))
         process.send_signal(number)
         said = process.stdout.read()

@@ -22,7 +22,7 @@ DATABASE = "parley"
 PORT = "5432"  # only a part of the socket's name; always passed, so that PGPORT has no effect
 SOCKET_NAME = f".s.PGSQL.{PORT}"
 MAX_CONNECTIONS = 200
-READY_WITHIN = 60.0  # seconds; recovery after a crash is part of it
+READY_WITHIN = 240.0  # seconds; recovery after a crash is part of it
 STARTING_UP = (None, "57P03")  # SQLSTATE cannot_connect_now, which libpq does not always pass on
 UNPRIVILEGED = 65534
 UNSHARE = ("unshare", "--user", f"--map-user={UNPRIVILEGED}", f"--map-group={UNPRIVILEGED}", "--")

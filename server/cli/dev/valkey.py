@@ -9,7 +9,7 @@ import trio
 from server.cli.dev.process import POLL, ServiceFiles, Supervised, launch, take_over
 
 SOCKET_NAME = "valkey.sock"
-READY_WITHIN = 60.0  # seconds; loading the append-only file is part of it
+READY_WITHIN = 240.0  # seconds; loading the append-only file is part of it
 
 
 async def start(root: Path, sockets: Path, program: Path) -> Supervised:

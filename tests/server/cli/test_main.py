@@ -15,6 +15,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from server.cli.main import main
 from tests.certificates import Authority
 from tests.running import JWT_KEY
+from tests.waiting import wait_for_postgres
 
 
 def parley(*arguments: str, **environ: str) -> Result:
@@ -69,12 +70,13 @@ def test_migrate(services_database: str) -> None:
 @pytest.mark.parametrize(
     "command", [["token", "--user", "x"], ["migrate"], ["purge"], ["restored"], ["restored", "--yes"]], ids=" ".join
 )
-def test_postgres_away_or_empty(command: list[str], services_database: str) -> None:
+def test_postgres_away_or_empty(command: list[str], services_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One line and exit code 1 from every command that needs it: out of reach, and before `parley migrate`."""
     given = {"JWT_KEY": JWT_KEY}
     away = parley(*command, **given, DATABASE_URL="host=/nowhere dbname=x")
     assert away.exit_code == 1 and "parley: " in away.output and "Postgre" in away.output, away.output
     if command != ["migrate"]:
+        wait_for_postgres(monkeypatch)
         empty = parley(*command, **given, DATABASE_URL=services_database)
         assert empty.exit_code == 1 and "has `parley migrate` been run" in empty.output, empty.output
 

@@ -50,7 +50,7 @@ from store.redis.timelines import SharedTimelines
 from tests.event_recorder import EventRecorder
 from tests.running import Running, User
 from tests.site import Site, open_site
-from tests.waiting import wait_until
+from tests.waiting import wait_for_postgres, wait_until
 
 WAIT = 300.0  # seconds: long past anything but a hang, on however busy a machine
 AGAIN = 1.0  # seconds after which people chat once more, when the fault was not met
@@ -408,6 +408,7 @@ async def test_a_defect_in_each_part(
 
 
 async def inject(database: str, redis_url: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+    wait_for_postgres(monkeypatch)
     async with open_site(database, redis_url, nursery) as site, Stage(site).opened() as stage:
         await stage.chat()
         for number, fault in enumerate(FAULTS):
@@ -465,6 +466,7 @@ async def test_each_part_fails_as_a_whole(
     monkeypatch.setattr(
         Instance, "services", lambda self: [(part, partial(fragile, part, run)) for part, run in services(self)]
     )
+    wait_for_postgres(monkeypatch)
     with capture_logs():
         async with open_site(database, redis_url, nursery) as site, Stage(site).opened() as stage:
             for part in list(triggers):
