@@ -191,7 +191,7 @@ def template_database(services: Services) -> str:
         if inspect.iscoroutinefunction(upgrade):
             trio.run(upgrade, conninfo)
         else:
-            upgrade(conninfo)
+            upgrade(make_conninfo(conninfo, connect_timeout=300))  # the machine may be busy: all tests need it
     return conninfo
 
 
