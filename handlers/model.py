@@ -206,7 +206,7 @@ class EditMessage(Wire, frozen=True):
     content: Annotated[str, _pattern(text_rules.CONTENT)]
 
 
-class SentMessage(Message, frozen=True):
+class SentMessage(Message, frozen=True, kw_only=True):
     """A message that the caller has sent, edited or deleted, or had sent before.
 
     `after`: a client whose cursor is this seq, or a higher one, lacks nothing before `changed_seq`.
@@ -217,7 +217,7 @@ class SentMessage(Message, frozen=True):
 
 def sent(message: Message) -> SentMessage:
     """Seqs are without gaps, so the change before is known without asking. For every send: built of what is there."""
-    return _sent_message(*msgspec.structs.astuple(message), message.changed_seq - 1)
+    return _sent_message(*msgspec.structs.astuple(message), after=message.changed_seq - 1)
 
 
 # mypy finds the inherited fields of a struct, or not, by the order in which it reads the modules.
@@ -227,8 +227,8 @@ _sent_message: Callable[..., SentMessage] = SentMessage
 class CursorProof(Wire, frozen=True):
     """A cursor that can be proved: a message, and its `changedSeq`.
 
-    `changed_at` is the message's `deletedAt`, or else its `editedAt`. What is no UUID, or no time, is the handlers' to
-    refuse: one bad cursor among many is no reason to refuse the others.
+    `changed_at` is the message's; older clients take its `deletedAt`, or else its `editedAt`. What is no UUID, or no
+    time, is the handlers' to refuse: one bad cursor among many is no reason to refuse the others.
     """
 
     seq: Seq

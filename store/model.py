@@ -132,7 +132,10 @@ class FileInfo(Wire, frozen=True):
 
 
 class Message(Wire, frozen=True):
-    """A message in its latest state. `seq` is the change that made it, `changed_seq` the last one to it."""
+    """A message in its latest state. `seq` is the change that made it, `changed_seq` the last one to it.
+
+    `changed_at` is the time of that. What has a default is not said by instances of the version before.
+    """
 
     id: UUID
     conversation_id: UUID
@@ -148,12 +151,17 @@ class Message(Wire, frozen=True):
     edited_at: Timestamp | None
     deleted_at: Timestamp | None
     status: MessageStatus
+    changed_at: Timestamp | None = None
+
+    @property
+    def last_changed_at(self) -> Timestamp | None:
+        return self.changed_at or self.deleted_at or self.edited_at
 
 
 class Cursor(msgspec.Struct, frozen=True, gc=False):
     """Everything up to change `seq`, which is proved by the message that was changed (`store.postgres.cursors`).
 
-    `changed_ms` is the time of that message's last edit or deletion (0 for none), in milliseconds. None: not known.
+    `changed_ms` is the time of that message's last change (0 for none), in milliseconds. None: not known.
     """
 
     seq: int

@@ -123,7 +123,7 @@ class Subscriber(Protocol):
 def cursor_at(change: Change) -> Cursor:
     """The cursor of a client that has this change, and all before it."""
     message = change.message
-    changed_at = message.deleted_at or message.edited_at
+    changed_at = message.last_changed_at
     return Cursor(change.seq, message.id, None if changed_at is None else timestamp_ms(changed_at))
 
 
@@ -159,7 +159,7 @@ class Room:
         self.next_seq: int | None = None
         # Ids of messages as integers, which take half the memory. None: not known.
         self.last_id: int | None = None  # the message of the last change
-        self.last_changed_at: Timestamp | None = None  # when it was edited or deleted last
+        self.last_changed_at: Timestamp | None = None  # when it was changed last
         self.newest_id: int | None = None  # the message that was made last
         self.attached: dict[Subscriber, SendQueue] = {}  # a delivery reads nothing else
         self.held: dict[int, Change] | None = None  # arrived ahead of its turn
@@ -215,7 +215,7 @@ class Room:
         """Whether it is known, without a query, that a change which the room has passed was delivered here."""
         message = change.message
         if change.seq == self.head:
-            return message.id.int == self.last_id and (message.deleted_at or message.edited_at) == self.last_changed_at
+            return message.id.int == self.last_id and message.last_changed_at == self.last_changed_at
         return self.known is not None and self.known.get(change.seq) == message.id
 
     def hold(self, change: Change) -> None:

@@ -416,7 +416,7 @@ class Rooms:
         message = change.message
         room.next_seq = change.seq + 1
         room.last_id = message_id = message.id.int
-        room.last_changed_at = message.deleted_at or message.edited_at
+        room.last_changed_at = message.last_changed_at
         if message.seq == change.seq:
             room.newest_id = message_id
         if room.repaired is not None:

@@ -54,8 +54,9 @@ def _is_proved(
     """Whether the change that the cursor names is in the history that PostgreSQL has.
 
     A message is made once in all histories, as its id is random: if it was made by this change, the history up to there
-    is the same. It may be edited in two histories, though, and at the same seq: an edit is recognised by its time, when
-    the cursor has that.
+    is the same. It may be changed in two histories, though, and at the same seq: a change is recognised by its time,
+    when the cursor has that. Times of touches are negative here. Clients that know nothing of `changedAt` say of a
+    touch when the message was edited last before it, which is taken as well.
     """
     if cursor.seq > head:
         return False
@@ -65,6 +66,10 @@ def _is_proved(
         return False
     if cursor.seq <= made:
         return cursor.seq == made
-    edits = [*(earlier or ()), changed, changed_ms or 0]
-    times = dict(zip(edits[::2], edits[1::2], strict=True))
-    return cursor.seq in times and cursor.changed_ms in (None, times[cursor.seq])
+    changes = [*(earlier or ()), changed, changed_ms or 0]
+    edited = 0
+    for seq, at in zip(changes[::2], changes[1::2], strict=True):
+        edited = at if at >= 0 else edited
+        if seq == cursor.seq:
+            return cursor.changed_ms in (None, abs(at), edited)
+    return False

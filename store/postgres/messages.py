@@ -26,7 +26,7 @@ PAGE_BYTES = 512 * 1024  # octets of the bodies of one page: as JSON it may be a
 def message_of(row: Sequence[Any]) -> Message:
     """A row as {described} of messages.sql makes it."""
     (id_, conversation_id, seq, changed_seq, sender_id, kind, body, file_id, *file,
-     reply_to, client_message_id, edited, deleted, reached) = row  # fmt: skip
+     reply_to, client_message_id, edited, deleted, changed, reached) = row  # fmt: skip
     return Message(
         id=id_,
         conversation_id=conversation_id,
@@ -42,6 +42,7 @@ def message_of(row: Sequence[Any]) -> Message:
         edited_at=None if edited is None else timestamp(edited),
         deleted_at=None if deleted is None else timestamp(deleted),
         status=STATUSES[reached],
+        changed_at=None if changed is None else timestamp(changed),
     )
 
 
@@ -140,6 +141,15 @@ async def update_message(conn: Connection, message_id: UUID, content: str) -> Ch
 async def delete_message(conn: Connection, message_id: UUID) -> Change | None:
     """Empty the content and mark the message deleted. None under the same conditions."""
     return await _change(conn, message_id, queries.delete_message, {})
+
+
+async def touch_message(conn: Connection, message_id: UUID) -> Change | None:
+    """Make a change of the message without altering it: what is shown with it is different, and kept elsewhere.
+
+    It takes the next seq and a time of its own, so that it is replayed and a cursor at it can be proved. Write what is
+    different before, in the same transaction. None under the same conditions.
+    """
+    return await _change(conn, message_id, queries.touch_message, {})
 
 
 async def _change(conn: Connection, message_id: UUID, query: Any, values: dict[str, object]) -> Change | None:

@@ -36,7 +36,7 @@ class Past:
         with psycopg.connect(self.server.database, autocommit=True) as admin:
             admin.execute("DELETE FROM messages WHERE conversation_id = %s AND seq > %s", [self.group, head])
             admin.execute(
-                "UPDATE messages SET changed_seq = seq, edited_at = NULL, deleted_at = NULL"
+                "UPDATE messages SET changed_seq = seq, changed_at = NULL, edited_at = NULL, deleted_at = NULL"
                 " WHERE conversation_id = %s AND changed_seq > %s",
                 [self.group, head],
             )

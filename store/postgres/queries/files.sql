@@ -55,9 +55,10 @@ SELECT c.id FROM conversations AS c WHERE c.id IN (
 -- messages_file, conversations_pkey, messages_pkey. Messages in conversations that are locked give the file up: a change of
 -- each. The members of a dissolved conversation have been notified of its end: no change comes after that.
 WITH held AS MATERIALIZED (
-    SELECT h.id, h.conversation_id, row_number() OVER (PARTITION BY h.conversation_id ORDER BY h.seq) AS number
+    SELECT h.id, h.conversation_id, row_number() OVER (PARTITION BY h.conversation_id ORDER BY h.seq) AS number,
+           greatest(date_trunc('milliseconds', clock_timestamp()), h.changed + interval '1 millisecond') AS at
     FROM (
-        SELECT id, conversation_id, seq FROM messages
+        SELECT id, conversation_id, seq, greatest(changed_at, edited_at, deleted_at) AS changed FROM messages
         WHERE file_id = %(file_id)s AND conversation_id = ANY(%(conversation_ids)s::uuid[])
         ORDER BY id LIMIT %(limit)s
     ) AS h
@@ -68,10 +69,13 @@ WITH held AS MATERIALIZED (
     RETURNING c.id, c.last_seq - h.number AS base
 )
 UPDATE messages AS m SET file_id = NULL, changed_seq = coalesce(a.base + h.number, m.changed_seq),
+    changed_at = CASE WHEN a.id IS NULL THEN m.changed_at ELSE h.at END,
     -- As `kept` in messages.sql.
     earlier_changes = CASE WHEN a.id IS NULL THEN m.earlier_changes WHEN m.changed_seq > m.seq THEN
-        m.earlier_changes[cardinality(m.earlier_changes) - 61:] || ARRAY[
-            m.changed_seq, coalesce((extract(epoch FROM coalesce(m.deleted_at, m.edited_at)) * 1000)::bigint, 0)
+        m.earlier_changes[cardinality(m.earlier_changes) - 253:] || ARRAY[
+            m.changed_seq,
+            coalesce((extract(epoch FROM greatest(m.changed_at, m.edited_at, m.deleted_at)) * 1000)::bigint
+                * CASE WHEN m.changed_at > coalesce(m.deleted_at, m.edited_at, '-infinity') THEN -1 ELSE 1 END, 0)
         ] END
 FROM held AS h LEFT JOIN advanced AS a ON a.id = h.conversation_id
 WHERE m.id = h.id

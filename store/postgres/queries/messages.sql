@@ -1,5 +1,9 @@
 -- Queries on messages. Each that returns messages collects their rows in `page` and ends with {described}.
 
+-- fragment: changed
+-- When the message was changed last; NULL if it was not. Code of before 0014 does not write changed_at.
+greatest(m.changed_at, m.edited_at, m.deleted_at)
+
 -- fragment: described
 -- Adds the file and the status: what all the other members have reached, worked out once per sender and not per
 -- message. Only those count who were members when it was sent. The others' cursors begin where they joined, above it, so
@@ -22,6 +26,7 @@
 SELECT m.id, m.conversation_id, m.seq, m.changed_seq, m.sender_id, m.kind, m.body,
        m.file_id, f.key, f.name, f.size, f.content_type, f.width, f.height, m.reply_to, m.client_message_id,
        (extract(epoch FROM m.edited_at) * 1000)::bigint, (extract(epoch FROM m.deleted_at) * 1000)::bigint,
+       (extract(epoch FROM {changed}) * 1000)::bigint,
        CASE WHEN r.joined >= m.seq THEN 0 WHEN r.read >= m.seq THEN 2 WHEN r.delivered >= m.seq THEN 1 ELSE 0 END
 FROM page AS m
 LEFT JOIN reached AS r ON r.conversation_id = m.conversation_id AND r.sender_id = m.sender_id
@@ -112,27 +117,32 @@ SELECT c.id FROM messages AS m JOIN conversations AS c ON c.id = m.conversation_
 WHERE m.id = %(id)s FOR NO KEY UPDATE OF c
 
 -- fragment: advance
--- The conversation is locked, so the message cannot change between the check and the write: no seq is lost.
-WITH target AS (
-    SELECT id, conversation_id FROM messages WHERE id = %(id)s AND deleted_at IS NULL AND kind <> 'System'
+-- The conversation is locked, so the message cannot change between the check and the write: no seq is lost. Of two
+-- changes of a message the later one has the later time, also if the clock was put back.
+WITH target AS MATERIALIZED (
+    SELECT m.id, m.conversation_id,
+           greatest(date_trunc('milliseconds', clock_timestamp()), {changed} + interval '1 millisecond') AS at
+    FROM messages AS m WHERE m.id = %(id)s AND m.deleted_at IS NULL AND m.kind <> 'System'
 ), advanced AS (
     UPDATE conversations AS c SET last_seq = c.last_seq + 1
     FROM target AS t WHERE c.id = t.conversation_id
-    RETURNING t.id, c.last_seq AS seq, c.last_message_id AS previous
+    RETURNING t.id, t.at, c.last_seq AS seq, c.last_message_id AS previous
 )
 
 -- fragment: kept
--- What the message's last change was, for cursors that name it; of the last 32. The one that made it is known by seq.
+-- What the message's last change was, for cursors that name it; of the last 128. The one that made it is known by seq. The
+-- time of a touch, which is no edit, is negative.
 earlier_changes = CASE WHEN m.changed_seq > m.seq THEN
-    m.earlier_changes[cardinality(m.earlier_changes) - 61:] || ARRAY[
-        m.changed_seq, coalesce((extract(epoch FROM coalesce(m.deleted_at, m.edited_at)) * 1000)::bigint, 0)
+    m.earlier_changes[cardinality(m.earlier_changes) - 253:] || ARRAY[
+        m.changed_seq, coalesce((extract(epoch FROM {changed}) * 1000)::bigint
+            * CASE WHEN m.changed_at > coalesce(m.deleted_at, m.edited_at, '-infinity') THEN -1 ELSE 1 END, 0)
     ] END
 
 -- name: update_message
 -- messages_pkey, conversations_pkey.
 {advance}
 UPDATE messages AS m
-SET body = %(content)s, changed_seq = a.seq, edited_at = date_trunc('milliseconds', clock_timestamp()),
+SET body = %(content)s, changed_seq = a.seq, changed_at = a.at, edited_at = a.at,
     {kept}
 FROM advanced AS a WHERE m.id = a.id AND m.id = %(id)s
 RETURNING a.previous
@@ -141,7 +151,16 @@ RETURNING a.previous
 -- messages_pkey, conversations_pkey. The content goes; the row stays, so that everybody hears of it.
 {advance}
 UPDATE messages AS m
-SET body = '', file_id = NULL, changed_seq = a.seq, deleted_at = date_trunc('milliseconds', clock_timestamp()),
+SET body = '', file_id = NULL, changed_seq = a.seq, changed_at = a.at, deleted_at = a.at,
+    {kept}
+FROM advanced AS a WHERE m.id = a.id AND m.id = %(id)s
+RETURNING a.previous
+
+-- name: touch_message
+-- messages_pkey, conversations_pkey. A change of what is shown with the message, and of none of its columns here.
+{advance}
+UPDATE messages AS m
+SET changed_seq = a.seq, changed_at = a.at,
     {kept}
 FROM advanced AS a WHERE m.id = a.id AND m.id = %(id)s
 RETURNING a.previous

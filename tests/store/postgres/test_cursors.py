@@ -10,7 +10,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.ids import new_id
+from store.ids import new_id, timestamp_ms
 from store.model import Change, Cursor
 from store.postgres import conversations, cursors, messages
 from store.postgres.connection import Connection
@@ -52,6 +52,30 @@ def test_which_changes_prove_a_cursor(cursor: tuple[int, int | None], proved: bo
     by the time of an edit where it names one."""
     seq, changed_ms = cursor
     assert cursors._is_proved(Cursor(seq, new_id(), changed_ms), 12, 0, 5, 9, 90, [7, 70]) is proved
+
+
+@pytest.mark.parametrize(
+    ("cursor", "proved"),
+    [
+        ((7, 70), True),  # touched, before any edit
+        ((7, 0), True),  # as older clients say it: not edited
+        ((7, 71), False),
+        ((8, 80), True),  # edited
+        ((8, 70), False),  # by what touched it before
+        ((9, 90), True),  # touched again
+        ((9, 80), True),  # as older clients say it: edited last at 80
+        ((9, 70), False),
+        ((10, 100), True),  # touched last
+        ((10, 80), True),
+        ((10, 90), False),
+        ((10, 0), False),
+    ],
+)
+def test_touches_prove_a_cursor(cursor: tuple[int, int], proved: bool) -> None:
+    """Touched at 7, edited at 8, touched at 9 and 10: a cursor is proved by the time of the touch itself, or by that of
+    the last edit before it, which is what older clients show."""
+    evidence = (12, 0, 5, 10, -100, [7, -70, 8, 80, 9, -90])
+    assert cursors._is_proved(Cursor(cursor[0], new_id(), cursor[1]), *evidence) is proved
 
 
 async def forget_after(conn: Connection, conversation_id: UUID, seq: int) -> None:
@@ -108,7 +132,7 @@ async def test_edits(conn: Connection, writer: Writer) -> None:
     group = await make_group(conn, [alice])
     message = await writer.send(group, alice).message()
     seen = [Cursor(message.seq, message.id)]
-    for number in range(40):
+    for number in range(136):
         await writer.send(group, alice).message()
         change = await messages.update_message(conn, message.id, str(number))
         assert change is not None
@@ -117,7 +141,7 @@ async def test_edits(conn: Connection, writer: Writer) -> None:
     assert change is not None
     seen.append(Cursor(change.seq, message.id))
     kept = [await is_proved(conn, group, cursor) for cursor in seen]
-    assert kept == [True] + [False] * 8 + [True] * 33, "the 32 before the last, and the one that made it"
+    assert kept == [True] + [False] * 8 + [True] * 129, "the 128 before the last, and the one that made it"
     between = [Cursor(cursor.seq - 1, message.id) for cursor in seen[-20:]]
     assert not any([await is_proved(conn, group, cursor) for cursor in between[:-1]])
 
@@ -140,6 +164,54 @@ async def test_an_edit_is_recognised_by_its_time(conn: Connection, writer: Write
         assert not await is_proved(conn, group, Cursor(3, message.id, 0))
         assert await is_proved(conn, group, Cursor(2, message.id, 5)), "it was made once: in whatever history"
         await messages.update_message(conn, message.id, "two")
+
+
+async def test_a_touch_is_a_change_of_its_own(conn: Connection, writer: Writer) -> None:
+    """What is neither edit nor deletion takes the next seq and a later time; a cursor at it is proved by both, whatever
+    comes after it, and as older clients show it, too. Another time at this seq is another history."""
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+    message = await writer.send(group, alice).message()
+    seen: list[Change] = []
+    for step in (messages.touch_message, messages.touch_message, None, messages.touch_message):
+        change = await (step(conn, message.id) if step else messages.update_message(conn, message.id, "edited"))
+        assert change is not None
+        seen.append(change)
+    assert [change.seq for change in seen] == [3, 4, 5, 6]
+    assert [change.message.edited_at is None for change in seen] == [True, True, False, False]
+    times = [timestamp_ms(change.message.changed_at or "") for change in seen]
+    assert times == sorted(set(times)), "each later than the one before"
+    position = (await cursors.fetch_positions(conn, [group]))[group].cursor
+    assert position == Cursor(6, message.id, times[-1])
+    for change, at in zip(seen, times, strict=True):
+        assert await is_proved(conn, group, Cursor(change.seq, message.id, at)), change.seq
+        assert not await is_proved(conn, group, Cursor(change.seq, message.id, at + 5000)), change.seq
+        edited = change.message.edited_at
+        older = Cursor(change.seq, message.id, timestamp_ms(edited) if edited else None)
+        assert await is_proved(conn, group, older), change.seq
+    replayed = await messages.list_changes(conn, group, 2)
+    assert [(one.seq, one.created, one.message.content) for one in replayed] == [(6, False, "edited")]
+    await messages.delete_message(conn, message.id)
+    assert await messages.touch_message(conn, message.id) is None, "what is deleted is not touched"
+
+
+async def test_what_code_of_before_has_changed(conn: Connection, writer: Writer) -> None:
+    """An instance of the version before edits a message that was touched: it does not write when it was changed, and
+    the time of its edit counts."""
+    [alice] = await make_users(conn, 1)
+    group = await make_group(conn, [alice])
+    message = await writer.send(group, alice).message()
+    touched = await messages.touch_message(conn, message.id)
+    assert touched is not None
+    await conn.execute(
+        "UPDATE messages SET changed_seq = 4, edited_at = changed_at + interval '1 s' WHERE id = %(id)s",
+        {"id": message.id},
+    )
+    await conn.execute("UPDATE conversations SET last_seq = 4 WHERE id = %(id)s", {"id": group})
+    found = await messages.fetch_message(conn, message.id)
+    assert found is not None and found.changed_at == found.edited_at != touched.message.changed_at
+    assert await is_proved(conn, group, Cursor(4, message.id, timestamp_ms(found.edited_at or "")))
+    assert not await is_proved(conn, group, Cursor(4, message.id, timestamp_ms(touched.message.changed_at or "")))
 
 
 async def test_retention(conn: Connection, writer: Writer) -> None:
