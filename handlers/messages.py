@@ -222,7 +222,7 @@ class Messages:
         permissions.require_member(member, "message")
         if head is None:
             raise permissions.not_found("message")
-        preconditions.require(if_match, str(message.changed_seq), "message")
+        preconditions.require(if_match, preconditions.of_message(message), "message", str(message.changed_seq))
         return message, head
 
     # -- reading --------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from handlers.errors import ChatError
-from store.model import Account, Conversation
+from store.model import Account, Conversation, Message
 
 
 def of_conversation(conversation: Conversation) -> str:
@@ -24,9 +24,16 @@ def of_account(account: Account) -> str:
     return _digest([account.display_name, account.avatar_url, account.email, account.status, account.status_text])
 
 
-def require(expected: Collection[str] | None, version: str, what: str) -> None:
-    """Raises ChatError("precondition_failed") unless the version is an expected one; None: any is."""
-    if expected is not None and version not in expected:
+def of_message(message: Message) -> str:
+    """Of what its sender can change; what others make of it is no edit."""
+    file_id = None if message.file is None else message.file.id
+    return _digest([message.content, message.edited_at, message.deleted_at, file_id])
+
+
+def require(expected: Collection[str] | None, version: str, what: str, other: str | None = None) -> None:
+    """Raises ChatError("precondition_failed") unless the version is an expected one, or its other name is; None: any
+    is. A message's other name is its seq: clients that have it from an event know no ETag."""
+    if expected is not None and version not in expected and other not in expected:
         raise ChatError("precondition_failed", f"The {what} was changed since you read it.")
 
 

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from handlers import preconditions
 from handlers.errors import ChatError
 from store.ids import new_id
-from store.model import Account, Conversation, ConversationType, Member, Role, UserStatus
+from store.model import Account, Conversation, ConversationType, Member, MessageStatus, Role, UserStatus
 from tests.handlers.memory import NOTHING_SET, NOW, message_at
 
 ONE, OTHER = new_id(), new_id()
@@ -61,10 +61,26 @@ def test_being_seen_is_no_edit() -> None:
     assert preconditions.of_account(seen) == preconditions.of_account(ACCOUNT)
 
 
+MESSAGE = message_at(4, GROUP.id, ONE, "hello")
+
+
+@pytest.mark.parametrize("edit", [{"content": "other"}, {"edited_at": NOW}, {"content": "", "deleted_at": NOW}])
+def test_edits_of_a_message(edit: dict[str, Any]) -> None:
+    """What its sender has written, and that they have written it anew: also to what it was once."""
+    assert preconditions.of_message(replace(MESSAGE, **edit)) != preconditions.of_message(MESSAGE)
+
+
+def test_what_others_make_of_a_message() -> None:
+    """Another change of the message, which its sender has not made, costs their edit nothing; nor does a receipt."""
+    touched = replace(MESSAGE, changed_seq=9, changed_at=NOW, status=MessageStatus.READ)
+    assert preconditions.of_message(touched) == preconditions.of_message(MESSAGE)
+
+
 def test_required() -> None:
     """One of those expected is enough; none of an empty list is; without any, nothing is asked."""
     preconditions.require(None, "1", "message")
     preconditions.require(["0", "1"], "1", "message")
+    preconditions.require(["7"], "1", "message", "7")
     for expected in ([], [""], ["11"], ["1 "]):
         with pytest.raises(ChatError, match="precondition_failed: The message was changed"):
             preconditions.require(expected, "1", "message")

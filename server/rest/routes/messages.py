@@ -2,6 +2,7 @@
 
 from quart import Blueprint, Response
 
+from handlers import preconditions
 from handlers.messages import Messages
 from handlers.model import CreateMessage, EditMessage, MessageReceipt, SentMessage, SetMessageStatus, sent
 from handlers.receipts import Receipts, parse_status
@@ -86,7 +87,7 @@ def blueprint(messages: Messages, receipts: Receipts) -> Blueprint:
         send one message, and all of them are answered with it.
         """
         message = await messages.send_once(caller(), data, await once())
-        response = answer(sent(message), 201, version=str(message.changed_seq), resource=message)
+        response = answer(sent(message), 201, version=preconditions.of_message(message), resource=message)
         response.headers["Location"] = f"/api/messages/{message.id}"
         return response
 
@@ -95,7 +96,7 @@ def blueprint(messages: Messages, receipts: Receipts) -> Blueprint:
     async def get(message_id: str) -> Response:
         """Get a message."""
         message = await messages.get(caller(), path_id(message_id))
-        return answer(message, version=str(message.changed_seq))
+        return answer(message, version=preconditions.of_message(message))
 
     @routes.put("/<id:message_id>")
     @operation(
@@ -107,7 +108,7 @@ def blueprint(messages: Messages, receipts: Receipts) -> Blueprint:
     async def edit(message_id: str, data: EditMessage) -> Response:
         """Edit a message of the caller."""
         message = await messages.edit(caller(), path_id(message_id), data.content, if_match=if_match())
-        return answer(sent(message), version=str(message.changed_seq), resource=message)
+        return answer(sent(message), version=preconditions.of_message(message), resource=message)
 
     @routes.delete("/<id:message_id>")
     @operation(WRITTEN, parameters=(IF_MATCH,), refuses=("forbidden", "gone"))
@@ -117,7 +118,7 @@ def blueprint(messages: Messages, receipts: Receipts) -> Blueprint:
         The message keeps its place without content and with `deletedAt`, so that all members see that it was deleted.
         """
         message = await messages.delete(caller(), path_id(message_id), if_match=if_match())
-        return answer(sent(message), version=str(message.changed_seq), resource=message)
+        return answer(sent(message), version=preconditions.of_message(message), resource=message)
 
     @routes.put("/<id:message_id>/status")
     @operation(done("The receipt is durable."), takes=SetMessageStatus)
