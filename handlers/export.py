@@ -22,11 +22,13 @@ from handlers.errors import ChatError
 from handlers.files import Files
 from handlers.messages import Messages
 from handlers.model import Caller
+from handlers.reactions import Reactions
 from handlers.users import Users
-from store.ids import id_ms
+from store.ids import id_ms, timestamp
 from store.model import Conversation
 from store.postgres.conversations import MEMBERS_SHOWN
 from store.postgres.files import File
+from store.postgres.reactions import Own
 
 PAGE = 200  # messages or sessions read at once
 CONVERSATIONS = 20
@@ -40,6 +42,7 @@ README = """Your account, sessions, conversations and files, as of the time of t
 account.json, sessions.json       you
 privacy.json                      what you show to others
 conversations/ID.json             a conversation; ID.jsonl beside it has its messages, one a line, oldest first
+reactions.jsonl                   your reactions to messages, one a line
 files/ID-name                     what you uploaded
 """
 
@@ -68,12 +71,19 @@ class _Sink(io.RawIOBase):
 
 class Export:
     def __init__(
-        self, users: Users, accounts: Accounts, conversations: Conversations, messages: Messages, files: Files
+        self,
+        users: Users,
+        accounts: Accounts,
+        conversations: Conversations,
+        messages: Messages,
+        reactions: Reactions,
+        files: Files,
     ) -> None:
         self._users = users
         self._accounts = accounts
         self._conversations = conversations
         self._messages = messages
+        self._reactions = reactions
         self._files = files
         self._running: set[UUID] = set()  # users
 
@@ -113,6 +123,11 @@ class Export:
                         if sink.size >= PIECE:
                             yield sink.take()
                         await trio.lowlevel.checkpoint()  # compressing a line is the longest we hold the loop
+            with archive.open("reactions.jsonl", "w", force_zip64=True) as entry:
+                async for line in self._reaction_lines(caller):
+                    entry.write(line)
+                    if sink.size >= PIECE:
+                        yield sink.take()
             async for file in self._files.owned(caller.user_id):
                 with archive.open(_entry(file), "w", force_zip64=True) as entry:
                     async for piece in self._files.read(file):
@@ -150,6 +165,27 @@ class Export:
             if not page.has_more:
                 return
             after = page.messages[-1].seq
+
+    async def _reaction_lines(self, caller: Caller) -> AsyncIterator[bytes]:
+        last: Own | None = None
+        while True:
+            found = await self._reactions.own(caller.user_id, PAGE, last)
+            for one in found:
+                yield _reaction_line(one)
+            if len(found) < PAGE:
+                return
+            last = found[-1]
+            await trio.lowlevel.checkpoint()
+
+
+def _reaction_line(one: Own) -> bytes:
+    said = {
+        "conversationId": one.conversation_id,
+        "messageId": one.message_id,
+        "emoji": one.emoji,
+        "at": timestamp(id_ms(one.id)),
+    }
+    return msgspec.json.encode(said) + b"\n"
 
 
 def _entry(file: File) -> zipfile.ZipInfo:

@@ -334,6 +334,14 @@ class UserStatusUpdate(Wire, frozen=True):
     last_seen_at: Timestamp | None
 
 
+class Reactor(Wire, frozen=True):
+    """A user who has reacted to a message: with what, and when."""
+
+    user_id: UUID
+    emoji: str
+    at: Timestamp
+
+
 class SetMessageStatus(Wire, frozen=True):
     status: MessageStatusChoice
 

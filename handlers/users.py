@@ -20,6 +20,7 @@ from store.errors import Unavailable
 from store.ids import id_ms, new_id
 from store.model import Account, Change, Privacy, User, UserStatus
 from store.postgres import privacy as privacy_store
+from store.postgres import reactions as reaction_store
 from store.postgres import users as store
 from store.postgres.connection import Connection
 from store.postgres.idempotency import REGISTRATION_SCOPE
@@ -32,6 +33,7 @@ USERNAME_RULE = "1 to 64 letters, digits and any of . _ - @ + or inner spaces, w
 
 LEAVE_AT_ONCE = 50  # conversations that a deleted user leaves in one transaction: what others wait for
 LEAVE_ROUNDS = 1000  # such transactions; the rest is left in the last one
+REACTIONS_AT_ONCE = 20  # of a deleted user that are removed in one transaction, each a change of its message
 
 
 class Users:
@@ -200,10 +202,16 @@ class Users:
             changes, is_more = await store.leave_some(conn, user_id, LEAVE_AT_ONCE)
             return is_more, changes
 
+        async def take_back(conn: Connection) -> tuple[bool, Sequence[Change]]:
+            changes, is_more = await reaction_store.remove_some(conn, user_id, REACTIONS_AT_ONCE)
+            return is_more, changes
+
         # Few at a time: messages to conversations that are locked wait, and behind them in the lanes everybody's.
         for _ in range(LEAVE_ROUNDS):
             if not await self._transactions.run(leave):
                 break
+        while await self._transactions.run(take_back):  # who is no member any more can add none
+            pass
         await self._transactions.run(write, disconnects=disconnection_of(user_id))
 
 

@@ -93,6 +93,7 @@ class Instance:
         self.rooms, self.lanes, self.publisher = cluster.rooms, cluster.lanes, cluster.publisher
         self.subscriptions, self.relay, self.membership = cluster.subscriptions, cluster.relay, cluster.membership
         self.transactions, self.receipts = cluster.transactions, cluster.receipts
+        self.reactions = self.handlers.reactions
         self.hub, self.forwarding, self.http_endpoint = hub.server, hub.forwarding, hub.http_endpoint
         self.http, self.listener, self.certificate = rest.http, rest.listener, rest.certificate
         self.requests, self.answers = rest.requests, rest.answers
@@ -138,6 +139,7 @@ class Instance:
             ("clock", self.clock.run),
             ("export_pool", self.stores.export_pool.run),
             ("lanes", self.lanes.run),
+            ("reactions", self.reactions.run),
             ("batch_loader", self.cluster.sync.run),
             ("flusher", self.cluster.flusher.run),
             ("timer_wheel", self.hub_parts.wheel.run),

@@ -131,6 +131,14 @@ class FileInfo(Wire, frozen=True):
     height: int | None = None
 
 
+class Reaction(Wire, frozen=True):
+    """One kind of reaction to a message: how many users have put it there, and the first of them."""
+
+    emoji: str
+    count: int
+    user_ids: tuple[UUID, ...]
+
+
 class Message(Wire, frozen=True):
     """A message in its latest state. `seq` is the change that made it, `changed_seq` the last one to it.
 
@@ -152,6 +160,7 @@ class Message(Wire, frozen=True):
     deleted_at: Timestamp | None
     status: MessageStatus
     changed_at: Timestamp | None = None
+    reactions: tuple[Reaction, ...] = ()
 
     @property
     def last_changed_at(self) -> Timestamp | None:

@@ -184,7 +184,8 @@ from server.hub import methods
 from server.hub.dispatch import Dispatcher
 
 dispatcher = Dispatcher()
-parts = dict.fromkeys("messages conversations receipts users presence connected ephemeral_events sync verifier".split())
+names = "messages conversations reactions receipts users presence connected ephemeral_events sync verifier"
+parts = dict.fromkeys(names.split())
 methods.HubMethods(**parts).register(dispatcher)
 [served] = [method for method in dispatcher.methods if method.name == "CountDown"]
 [declared] = [method for method in methods.METHODS if method.name == "CountDown"]

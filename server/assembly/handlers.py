@@ -9,6 +9,7 @@ from handlers.conversations import Conversations
 from handlers.export import Export
 from handlers.files import Files
 from handlers.messages import Messages, Queue
+from handlers.reactions import Reactions
 from handlers.receipts import Receipts
 from handlers.refresh_tokens import RefreshTokens
 from handlers.users import Users
@@ -23,6 +24,7 @@ from store.postgres.pool import Pool
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handlers:
     messages: Messages
+    reactions: Reactions
     receipts: Receipts
     users: Users
     files: Files
@@ -62,9 +64,13 @@ def assemble_handlers(
             types=settings.upload_types,
         )
 
+    def reactions(pool: Pool) -> Reactions:
+        return Reactions(pool, cluster.transactions, limits.sends)
+
     pool, exports = stores.pool, stores.export_pool
     return Handlers(
         messages=messages(pool, cluster.queue),
+        reactions=reactions(pool),
         receipts=Receipts(pool, cluster.receipts),
         users=Users(pool, cluster.transactions, cluster.announcer),
         files=files(pool),
@@ -75,6 +81,7 @@ def assemble_handlers(
             accounts(exports),
             Conversations(exports, cluster.transactions),
             messages(exports, cluster.lanes),
+            reactions(exports),
             files(exports),
         ),
     )

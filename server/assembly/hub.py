@@ -54,6 +54,7 @@ def assemble_hub(
     HubMethods(
         messages=handlers.messages,
         conversations=cluster.conversations,
+        reactions=handlers.reactions,
         receipts=handlers.receipts,
         users=handlers.users,
         presence=cluster.presence,

@@ -71,6 +71,7 @@ def assemble_rest(
         sign_in=SignIn(settings.oauth, stores.signing, stores.redis),
         conversations_handler=cluster.conversations,
         messages_handler=handlers.messages,
+        reactions_handler=handlers.reactions,
         receipts_handler=handlers.receipts,
         verifier=hub.verifier,
         tokens=hub.tokens,

@@ -20,7 +20,7 @@ from server.protocol import terminal
 from store.errors import StoreError
 from store.model import Change
 from store.objects import open_objects
-from store.postgres import accounts, idempotency, messages, partitions, users
+from store.postgres import accounts, idempotency, messages, partitions, reactions, users
 from store.postgres.clock import fetch_agreed_now
 from store.postgres.connection import Connection
 from store.postgres.pool import Pool
@@ -86,7 +86,7 @@ async def _run(settings: Settings, pool: Pool, dry: bool) -> None:
         with terminal.console(stderr=True).status("dropping old messages ..."):
             dropped = await partitions.drop_partitions(conn, before)
         rows: list[tuple[str, object]] = [("months of messages", ", ".join(dropped) or "0")]
-        rows += await _purge(settings, pool, now)
+        rows += await _purge(settings, pool, now, before)
     table = Table("removed", "number")
     for name, number in rows:
         table.add_row(name, str(number))
@@ -111,13 +111,13 @@ async def _take_lock(conn: Connection) -> None:
     raise StoreError(f"another purge has been running for {LOCK_WAIT / 60:g} minutes: nothing was changed")
 
 
-async def _purge(settings: Settings, pool: Pool, now: datetime) -> list[tuple[str, object]]:
+async def _purge(settings: Settings, pool: Pool, now: datetime, oldest: datetime) -> list[tuple[str, object]]:
     console = terminal.console(stderr=True)
     rows: list[tuple[str, object]] = []
     with console.status("bringing names up to date ..."):
         await _repeat(pool, users.fold_old)
         await _repeat(pool, users.fill_in_words)
-    for name, step in _steps(now):
+    for name, step in _steps(now, partitions.month_of(oldest)):
         with console.status(f"forgetting {name} ..."):
             rows.append((name, await _repeat(pool, step)))
     with console.status("clearing up files ..."):
@@ -126,12 +126,14 @@ async def _purge(settings: Settings, pool: Pool, now: datetime) -> list[tuple[st
     return rows
 
 
-def _steps(now: datetime) -> list[tuple[str, Step]]:
+def _steps(now: datetime, oldest: datetime) -> list[tuple[str, Step]]:
     before = now - IDEMPOTENCY
     return [
         ("clientMessageIds", lambda conn, limit: messages.delete_old_sends(conn, before, limit)),
         ("Idempotency-Keys", lambda conn, limit: idempotency.delete_old(conn, before, limit)),
         ("expired sessions", accounts.delete_expired_sessions),
+        ("reactions to old messages", lambda conn, limit: reactions.delete_reactions_before(conn, oldest, limit)),
+        ("reactions to deleted messages", reactions.delete_reactions_left),
     ]
 
 

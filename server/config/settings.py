@@ -402,7 +402,7 @@ class Settings:
     rate_sends: Rate = RATES.setting(
         RATE,
         Rate(200, 10 * SECONDS),
-        "Messages, edits and deletions of one user, on each instance.",
+        "Messages, edits, deletions and reactions of one user, on each instance.",
         reloadable=True,
     )
     rate_requests: Rate = RATES.setting(

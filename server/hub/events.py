@@ -18,7 +18,9 @@ class Event(NamedTuple):
 
 EVENTS: dict[str, Event] = {
     "ReceiveMessage": Event((("message", Message),), "A new message, also one's own."),
-    "MessageChanged": Event((("message", Message),), "A message was edited or deleted, or its file was."),
+    "MessageChanged": Event(
+        (("message", Message),), "A message was edited or deleted, its file was, or somebody has reacted to it."
+    ),
     "ConversationChanged": Event(
         (("conversation", Conversation),),
         "The members, roles or the title of a conversation have changed, or the user's own settings of it.",

@@ -31,6 +31,7 @@ from handlers.model import (
 )
 from handlers.ports import Presence as Connected
 from handlers.presence import Presence
+from handlers.reactions import Reactions
 from handlers.receipts import Receipts
 from handlers.sync import Sync, read_cursor
 from handlers.users import Users
@@ -85,6 +86,7 @@ class HubMethods:
         *,
         messages: Messages,
         conversations: Conversations,
+        reactions: Reactions,
         receipts: Receipts,
         users: Users,
         presence: Presence,
@@ -95,6 +97,7 @@ class HubMethods:
     ) -> None:
         self._messages = messages
         self._conversations = conversations
+        self._reactions = reactions
         self._receipts = receipts
         self._users = users
         self._presence = presence
@@ -135,6 +138,16 @@ class HubMethods:
     async def delete_message(self, connection: HubConnection, message_id: UUID) -> SentMessage:
         """Delete a message: it stays in its place, with empty content."""
         return sent(await self._messages.delete(connection.caller, message_id))
+
+    @hub_method("not_found", "forbidden", "gone", "conflict")
+    async def react(self, connection: HubConnection, message_id: UUID, emoji: str) -> SentMessage:
+        """React to a message with an emoji. The same again changes nothing."""
+        return sent(await self._reactions.react(connection.caller, message_id, emoji))
+
+    @hub_method("not_found", "forbidden", "gone")
+    async def unreact(self, connection: HubConnection, message_id: UUID, emoji: str) -> SentMessage:
+        """Take one's own reaction back."""
+        return sent(await self._reactions.unreact(connection.caller, message_id, emoji))
 
     @hub_method("not_found", "invalid_cursor", cost=JOIN_COST)
     async def join_conversation(

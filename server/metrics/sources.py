@@ -13,6 +13,7 @@ import trio
 from prometheus_client.core import InfoMetricFamily, Metric
 
 from handlers.errors import CODES
+from handlers.reactions import Reactions
 from handlers.transactions import Transactions
 from server.cluster.membership import Membership
 from server.cluster.outbox_relay import OutboxRelay
@@ -50,6 +51,7 @@ class Parts(Protocol):
     rooms: Rooms
     lanes: Lanes
     transactions: Transactions
+    reactions: Reactions
     membership: Membership
     publisher: Publisher
     relay: OutboxRelay
@@ -263,6 +265,13 @@ def _lanes(parts: Parts) -> Iterable[Metric]:
         "Transactions besides the lanes': edits, deletions, membership, titles, accounts.",
         parts.transactions.committed,
     )
+    yield counter("parley_reactions_written_total", "Acts on reactions that were committed.", parts.reactions.written)
+    yield counter(
+        "parley_reactions_batches_total",
+        "Transactions that wrote them: of each message one in 100 ms at most.",
+        parts.reactions.batches,
+    )
+    yield gauge("parley_reactions_queued", "Acts on reactions that wait to be committed.", parts.reactions.waiting)
 
 
 def _instances(parts: Parts) -> Iterable[Metric]:

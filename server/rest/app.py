@@ -16,6 +16,7 @@ from handlers.errors import ChatError
 from handlers.export import Export
 from handlers.files import Files
 from handlers.messages import Messages
+from handlers.reactions import Reactions
 from handlers.receipts import Receipts
 from handlers.users import Users
 from server.config.rate_limits import RateLimits
@@ -30,7 +31,18 @@ from server.rest.answer_memory import AnswerBudget
 from server.rest.request_log import current_trace, template
 from server.rest.request_metrics import RequestMetrics
 from server.rest.requests import ESCAPED, MAX_BODY, address, bearer, check_query
-from server.rest.routes import auth, conversations, docs, files, health, messages, negotiate, signed_urls, users
+from server.rest.routes import (
+    auth,
+    conversations,
+    docs,
+    files,
+    health,
+    messages,
+    negotiate,
+    reactions,
+    signed_urls,
+    users,
+)
 from server.rest.upload_backpressure import PacedRequest, let_in
 from server.transport.unauthenticated import known
 from store.objects import Objects
@@ -47,6 +59,7 @@ def create_app(
     sign_in: SignIn,
     conversations_handler: Conversations,
     messages_handler: Messages,
+    reactions_handler: Reactions,
     receipts_handler: Receipts,
     files_handler: Files,
     export: Export,
@@ -74,6 +87,7 @@ def create_app(
     app.register_blueprint(auth.blueprint(accounts, verifier, users_handler, sign_in, settings))
     app.register_blueprint(conversations.blueprint(conversations_handler))
     app.register_blueprint(messages.blueprint(messages_handler, receipts_handler))
+    app.register_blueprint(reactions.blueprint(reactions_handler))
     app.register_blueprint(files.blueprint(files_handler, settings.max_upload_bytes))
     if isinstance(objects_store, DirectoryObjects):
         app.register_blueprint(signed_urls.blueprint(objects_store))

@@ -14,6 +14,7 @@ from quart_schema import OpenAPIProvider, QuartSchema
 from werkzeug.routing import Rule
 
 from handlers import text_rules as texts
+from handlers.emoji import EMOJI
 from handlers.errors import CODES
 from handlers.model import FILE_TYPES, SPOKEN_TYPES, CreateConversation, CreateMessage, PresignFile
 from server.config.settings import Settings
@@ -38,6 +39,7 @@ PROBLEM = "application/problem+json"
 BEARER, IN_QUERY = "bearer", "accessToken"
 PATH_PARAMETERS: dict[str, tuple[Schema, str]] = {
     "provider": ({"type": "string", "minLength": 1, "maxLength": 64}, "A configured identity provider."),
+    "emoji": ({"type": "string", "pattern": f"^{EMOJI}$"}, "One emoji, or the name of one between colons."),
     "file_key": ({"type": "string", "minLength": 1, "maxLength": 256}, "The file's `key`."),
 }
 ALWAYS = ("rate_limited", "internal", "unavailable", "overloaded")
@@ -53,6 +55,7 @@ TAGS = {
     "users": "Users: registration, profiles, status.",
     "conversations": "Direct conversations and groups, their members and roles.",
     "messages": "Sending, reading and editing messages, and their receipts.",
+    "reactions": "Reactions to messages.",
     "files": "Files: uploads through the server or directly into the store, and links.",
     "auth": "Sign-in with a provider, and sessions.",
     "hub": "Negotiation of connections to the SignalR hub.",

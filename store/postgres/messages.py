@@ -5,13 +5,15 @@ Owns the mapping between rows and `Message`. Writes take part in the caller's tr
 their own, and lock the conversation before anything else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import msgspec
+
 from store.ids import id_floor, id_ms, timestamp
-from store.model import Change, FileInfo, Message, MessageStatus, MessageType
+from store.model import Change, FileInfo, Message, MessageStatus, MessageType, Reaction
 from store.postgres import queries
 from store.postgres.connection import Connection
 from store.postgres.system_messages import Event, change_of, read
@@ -20,13 +22,16 @@ TYPES = {member.value: member for member in MessageType}
 STATUSES = tuple(MessageStatus)
 FILE_PATH = "/api/files/"  # and the key: where a file is had, whatever the store
 END = 2**63 - 1  # above every seq
-PAGE_BYTES = 512 * 1024  # octets of the bodies of one page: as JSON it may be a few times that
+PAGE_BYTES = 512 * 1024  # octets of the bodies and reactions of one page: as JSON it may be a few times that
+REACTIONS_DELETED = 1000  # with their message, in one transaction
+
+_decode_reactions: Callable[[str], tuple[Reaction, ...]] = msgspec.json.Decoder(tuple[Reaction, ...]).decode
 
 
 def message_of(row: Sequence[Any]) -> Message:
     """A row as {described} of messages.sql makes it."""
     (id_, conversation_id, seq, changed_seq, sender_id, kind, body, file_id, *file,
-     reply_to, client_message_id, edited, deleted, changed, reached) = row  # fmt: skip
+     reply_to, client_message_id, edited, deleted, changed, reactions, reached) = row  # fmt: skip
     return Message(
         id=id_,
         conversation_id=conversation_id,
@@ -43,6 +48,7 @@ def message_of(row: Sequence[Any]) -> Message:
         deleted_at=None if deleted is None else timestamp(deleted),
         status=STATUSES[reached],
         changed_at=None if changed is None else timestamp(changed),
+        reactions=() if reactions is None or deleted is not None else _decode_reactions(reactions),
     )
 
 
@@ -139,8 +145,11 @@ async def update_message(conn: Connection, message_id: UUID, content: str) -> Ch
 
 
 async def delete_message(conn: Connection, message_id: UUID) -> Change | None:
-    """Empty the content and mark the message deleted. None under the same conditions."""
-    return await _change(conn, message_id, queries.delete_message, {})
+    """Empty the content, remove the reactions and mark the message deleted. None under the same conditions.
+
+    Of very many reactions the rest, which is not shown any more, is left to the purge.
+    """
+    return await _change(conn, message_id, queries.delete_message, {"limit": REACTIONS_DELETED})
 
 
 async def touch_message(conn: Connection, message_id: UUID) -> Change | None:
@@ -150,6 +159,12 @@ async def touch_message(conn: Connection, message_id: UUID) -> Change | None:
     different before, in the same transaction. None under the same conditions.
     """
     return await _change(conn, message_id, queries.touch_message, {})
+
+
+async def update_reactions(conn: Connection, message_id: UUID, reactions: Sequence[Reaction]) -> Change | None:
+    """Write what the message shows of its reactions (`store.postgres.reactions`). None under the same conditions."""
+    shown = msgspec.json.encode(reactions).decode() if reactions else None
+    return await _change(conn, message_id, queries.update_reactions, {"reactions": shown})
 
 
 async def _change(conn: Connection, message_id: UUID, query: Any, values: dict[str, object]) -> Change | None:

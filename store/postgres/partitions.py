@@ -71,6 +71,11 @@ def oldest_kept(now: datetime, days: int) -> datetime:
     return min(now - min(timedelta(days=min(days, MOST_DAYS)), now - EPOCH), last_month)
 
 
+def month_of(at: datetime) -> datetime:
+    """When the partition of that time begins: what is from before it is gone once expired ones are dropped."""
+    return at.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+
+
 async def list_expired(conn: Connection, before: datetime) -> list[Expired]:
     """What `drop_partitions` would drop now, oldest first."""
     parameters = {"before": before, "bound": str(id_floor(int(before.timestamp() * 1000)))}

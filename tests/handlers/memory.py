@@ -29,6 +29,7 @@ from handlers.model import Caller, CreateMessage
 from handlers.ports import Connections
 from handlers.presence import Presence
 from handlers.rate_limits import Limiter
+from handlers.reactions import Reactions
 from handlers.receipts import Receipts
 from handlers.refresh_tokens import RefreshTokens
 from handlers.sync import Sync
@@ -52,6 +53,7 @@ from store.model import (
     MessageType,
     Notifications,
     Privacy,
+    Reaction,
     Role,
     Session,
     UnreadTotals,
@@ -59,7 +61,7 @@ from store.model import (
     UserStatus,
 )
 from store.objects import UploadUrl, new_trouble
-from store.postgres import accounts, conversations, files, idempotency, messages, outbox, privacy, users
+from store.postgres import accounts, conversations, files, idempotency, messages, outbox, privacy, reactions, users
 from store.postgres.connection import Connection
 from store.postgres.conversations import Head
 from store.postgres.files import Facts, File, Storage
@@ -95,7 +97,9 @@ class Tables:
         self.dissolved: dict[UUID, None] = {}
         self.floors: dict[UUID, int] = {}
         self.members: dict[tuple[UUID, UUID], Member] = {}
+        self.muted: dict[tuple[UUID, UUID], None] = {}
         self.messages: dict[UUID, Message] = {}
+        self.reactions: dict[tuple[UUID, UUID, str], UUID] = {}  # by message, user and emoji
         self.files: dict[UUID, File] = {}
         self.settings: dict[tuple[UUID, UUID], ConversationSettings] = {}
         self.settings_versions = 0
@@ -129,6 +133,14 @@ class Tables:
         self.conversations[head.id] = replace(head, last_seq=head.last_seq + 1)
         self.messages[message.id] = changed = replace(message, changed_seq=head.last_seq + 1)
         return Change(head.id, changed.changed_seq, changed, created=False)
+
+    def show_reactions(self, message_id: UUID) -> Change:
+        found: dict[str, list[UUID]] = {}
+        for (its, user_id, emoji), _ in sorted(self.reactions.items(), key=lambda item: item[1].bytes):
+            if its == message_id:
+                found.setdefault(emoji, []).append(user_id)
+        shown = tuple(Reaction(emoji, len(users), tuple(users[:10])) for emoji, users in found.items())
+        return self.change(replace(self.messages[message_id], reactions=shown, changed_at=NOW))
 
     def join(self, conversation_id: UUID, user_id: UUID, role: Role) -> None:
         if user_id not in self.users:
@@ -412,6 +424,7 @@ class Memory:
         )
         self.sends: Limiter[UUID] = Limiter(None, "messages")
         self.messages = Messages(pool, self.lanes, self.transactions, self.sends, max_message_bytes=max_message_bytes)
+        self.reactions = Reactions(pool, self.transactions, self.sends)
         self.files = Files(
             pool,
             self.transactions,
@@ -753,7 +766,9 @@ def _update_message(tables: Tables, message_id: UUID, content: str) -> Change | 
 
 @stands_for(messages.delete_message)
 def _delete_message(tables: Tables, message_id: UUID) -> Change | None:
-    return tables.change(replace(tables.messages[message_id], content="", deleted_at=NOW))
+    for key in [key for key in tables.reactions if key[0] == message_id]:
+        del tables.reactions[key]
+    return tables.change(replace(tables.messages[message_id], content="", deleted_at=NOW, reactions=()))
 
 
 @stands_for(messages.list_messages)
@@ -798,6 +813,68 @@ def _list_receipts(
         if one.user_id not in (sender_id,) and one.user_id.bytes > after.bytes and one.delivered_seq >= seq
     ]
     return found[:limit]
+
+
+# -- in place of store.postgres.reactions -----------------------------------------------------
+
+
+@stands_for(reactions.list_reactors)
+def _list_reactors(tables: Tables, message: Message, user_ids: Collection[UUID]) -> reactions.Reactors:
+    found = {}
+    for user_id in user_ids:
+        if (message.conversation_id, user_id) in tables.members:
+            emojis = frozenset(key[2] for key in tables.reactions if key[:2] == (message.id, user_id))
+            found[user_id] = reactions.Reactor((message.conversation_id, user_id) in tables.muted, emojis)
+    return reactions.Reactors(found, None)
+
+
+@stands_for(reactions.write_reactions)
+def _write_reactions(
+    tables: Tables, message: Message, added: Sequence[reactions.Added], removed: Sequence[reactions.Removed]
+) -> Change | None:
+    for one in removed:
+        del tables.reactions[message.id, one.user_id, one.emoji]
+    for other in added:
+        tables.reactions[message.id, other.user_id, other.emoji] = other.id
+    return tables.show_reactions(message.id)
+
+
+@stands_for(reactions.list_reactions)
+def _list_reactions(
+    tables: Tables, message_id: UUID, *, emoji: str | None, after: tuple[str, UUID], limit: int
+) -> list[reactions.Reacted]:
+    found = [
+        reactions.Reacted(user_id, its, id_)
+        for (its_message, user_id, its), id_ in tables.reactions.items()
+        if its_message == message_id and emoji in (None, its)
+    ]
+    found = [
+        one
+        for one in found
+        if (one.id.bytes > after[1].bytes if emoji else (one.emoji, one.id.bytes) > (after[0], after[1].bytes))
+    ]
+    return sorted(found, key=lambda one: (one.emoji, one.id.bytes))[:limit]
+
+
+@stands_for(reactions.list_reactions_by)
+def _list_reactions_by(
+    tables: Tables, user_id: UUID, *, after: tuple[UUID, str] = (reactions.NOTHING, ""), limit: int
+) -> list[reactions.Own]:
+    found = [
+        reactions.Own(tables.messages[message_id].conversation_id, message_id, emoji, id_)
+        for (message_id, its, emoji), id_ in tables.reactions.items()
+        if its == user_id
+    ]
+    found = [one for one in found if (one.message_id.bytes, one.emoji) > (after[0].bytes, after[1])]
+    return sorted(found, key=lambda one: (one.message_id.bytes, one.emoji))[:limit]
+
+
+@stands_for(reactions.remove_some)
+def _remove_some(tables: Tables, user_id: UUID, limit: int) -> tuple[list[Change], bool]:
+    found = sorted({key[0] for key in tables.reactions if key[1] == user_id}, key=lambda one: one.bytes)[:limit]
+    for key in [key for key in tables.reactions if key[0] in found and key[1] == user_id]:
+        del tables.reactions[key]
+    return [tables.show_reactions(message_id) for message_id in found], bool(found)
 
 
 # -- in place of store.postgres.users and accounts --------------------------------------------

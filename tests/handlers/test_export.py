@@ -20,7 +20,7 @@ from tests.handlers.test_files import upload
 
 @pytest.fixture
 def exports(memory: Memory) -> Export:
-    return Export(memory.users, memory.accounts, memory.conversations, memory.messages, memory.files)
+    return Export(memory.users, memory.accounts, memory.conversations, memory.messages, memory.reactions, memory.files)
 
 
 async def taken(exports: Export, caller: Caller) -> zipfile.ZipFile:
@@ -44,10 +44,22 @@ async def test_all_that_one_has(memory: Memory, exports: Export, monkeypatch: py
     sessions = [await memory.accounts.begin(caller.user_id, Client()) for _ in range(3)]
     mine, _ = await upload(memory, caller, b"mine"), await upload(memory, other, b"theirs")
     await memory.conversations.update_settings(caller, groups[1], UpdateSettings(archived=True))
+    for number, one in enumerate(said):
+        memory.tables.reactions[one.id, caller.user_id, ":ok:"] = new_id()
+        memory.tables.reactions[one.id, other.user_id, f":{number}:"] = new_id()
     archive = await taken(exports, caller)
+    reacted = [json.loads(line) for line in archive.read("reactions.jsonl").splitlines()]
+    assert sorted((one["messageId"], one["emoji"]) for one in reacted) == sorted((str(one.id), ":ok:") for one in said)
     assert json.loads(archive.read("account.json"))["username"] == "caller"
     assert {one["id"] for one in json.loads(archive.read("sessions.json"))} == {str(one.session_id) for one in sessions}
-    expected = {"README.txt", "account.json", "privacy.json", "sessions.json", f"files/{mine.id}-a.txt"}
+    expected = {
+        "README.txt",
+        "account.json",
+        "privacy.json",
+        "sessions.json",
+        "reactions.jsonl",
+        f"files/{mine.id}-a.txt",
+    }
     expected |= {f"conversations/{group}.json{lines}" for group in groups for lines in ("", "l")}
     assert sorted(archive.namelist()) == sorted(expected)
     assert json.loads(archive.read(f"conversations/{groups[1]}.json"))["settings"]["archived"]

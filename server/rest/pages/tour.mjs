@@ -22,7 +22,7 @@ connection.on("ReceiveMessage", (message) => {
 //: MessageChanged
 connection.on("MessageChanged", (message) => {
   console.log(message.deletedAt ? "deleted" : "edited", message.id);
-  const changedAt = message.deletedAt ?? message.editedAt;
+  const { changedAt } = message;
   cursors[message.conversationId] = { seq: message.changedSeq, messageId: message.id, changedAt };
 });
 //: ConversationChanged
@@ -58,6 +58,10 @@ const sent = await connection.invoke("SendMessage", {
 });
 //: EditMessage
 await connection.invoke("EditMessage", sent.id, "Half past?");
+//: React
+const { reactions } = await connection.invoke("React", sent.id, "👍"); // [{ emoji, count, userIds }]
+//: Unreact
+await connection.invoke("Unreact", sent.id, reactions[0].emoji);
 //: MarkRead
 await connection.invoke("MarkRead", group.id, sent.seq);
 //: MarkDelivered

@@ -23,6 +23,12 @@ seq=$(curl -sf "$URL/api/messages/$message" -H "$auth" | jq .seq)
 curl -sf -X PUT "$URL/api/messages/$message/status" -H "$auth" -H "$json" -d '{"status": "Read"}'
 #: messagesListReceipts
 curl -sf "$URL/api/messages/$message/receipts" -H "$auth"
+#: reactionsReact
+curl -sf -X PUT "$URL/api/messages/$message/reactions/$(jq -rn '"👍" | @uri')" -H "$auth" | jq .reactions
+#: reactionsListReactors
+curl -sf "$URL/api/messages/$message/reactions" -H "$auth" | jq '.items[] | {userId, emoji}'
+#: reactionsUnreact
+curl -sf -X DELETE "$URL/api/messages/$message/reactions/$(jq -rn '"👍" | @uri')" -H "$auth"
 #: messagesDelete
 curl -sf -X DELETE "$URL/api/messages/$message" -H "$auth"
 #: usersMe

@@ -4,6 +4,10 @@
 -- When the message was changed last; NULL if it was not. Code of before 0014 does not write changed_at.
 greatest(m.changed_at, m.edited_at, m.deleted_at)
 
+-- fragment: size
+-- Of what a row is to a reader, in octets, about.
+octet_length(body) + coalesce(pg_column_size(reactions), 0)
+
 -- fragment: described
 -- Adds the file and the status: what all the other members have reached, worked out once per sender and not per
 -- message. Only those count who were members when it was sent. The others' cursors begin where they joined, above it, so
@@ -26,7 +30,7 @@ greatest(m.changed_at, m.edited_at, m.deleted_at)
 SELECT m.id, m.conversation_id, m.seq, m.changed_seq, m.sender_id, m.kind, m.body,
        m.file_id, f.key, f.name, f.size, f.content_type, f.width, f.height, m.reply_to, m.client_message_id,
        (extract(epoch FROM m.edited_at) * 1000)::bigint, (extract(epoch FROM m.deleted_at) * 1000)::bigint,
-       (extract(epoch FROM {changed}) * 1000)::bigint,
+       (extract(epoch FROM {changed}) * 1000)::bigint, m.reactions::text,
        CASE WHEN r.joined >= m.seq THEN 0 WHEN r.read >= m.seq THEN 2 WHEN r.delivered >= m.seq THEN 1 ELSE 0 END
 FROM page AS m
 LEFT JOIN reached AS r ON r.conversation_id = m.conversation_id AND r.sender_id = m.sender_id
@@ -44,7 +48,7 @@ WITH page AS MATERIALIZED (SELECT * FROM messages WHERE id = ANY(%(ids)s::uuid[]
 -- messages_seq, backwards. Stops before the row that would bring the bodies past max_bytes, but never before the first.
 WITH page AS MATERIALIZED (
     SELECT * FROM (
-        SELECT *, sum(octet_length(body)) OVER (ORDER BY seq DESC) AS total,
+        SELECT *, sum({size}) OVER (ORDER BY seq DESC) AS total,
                row_number() OVER (ORDER BY seq DESC) AS position
         FROM (
             SELECT * FROM messages
@@ -59,7 +63,7 @@ WITH page AS MATERIALIZED (
 -- messages_seq, likewise.
 WITH page AS MATERIALIZED (
     SELECT * FROM (
-        SELECT *, sum(octet_length(body)) OVER (ORDER BY seq) AS total,
+        SELECT *, sum({size}) OVER (ORDER BY seq) AS total,
                row_number() OVER (ORDER BY seq) AS position
         FROM (
             SELECT * FROM messages
@@ -98,7 +102,7 @@ WITH changes AS (
     {changes}
 ), page AS MATERIALIZED (
     SELECT * FROM (
-        SELECT *, sum(octet_length(body)) OVER (ORDER BY changed_seq) AS total,
+        SELECT *, sum({size}) OVER (ORDER BY changed_seq) AS total,
                row_number() OVER (ORDER BY changed_seq) AS position
         FROM changes ORDER BY changed_seq LIMIT %(limit)s
     ) AS summed
@@ -148,10 +152,21 @@ FROM advanced AS a WHERE m.id = a.id AND m.id = %(id)s
 RETURNING a.previous
 
 -- name: delete_message
--- messages_pkey, conversations_pkey. The content goes; the row stays, so that everybody hears of it.
-{advance}
+-- messages_pkey, conversations_pkey, reactions_message. The content goes, and at most so many reactions; the row stays, so that
+-- everybody hears of it. What is left of more reactions is noted for the purge.
+{advance}, cleared AS (
+    DELETE FROM reactions WHERE ctid = ANY(ARRAY(
+        SELECT r.ctid FROM reactions AS r JOIN advanced AS a ON a.id = r.message_id
+        WHERE r.message_id = %(id)s LIMIT %(limit)s
+    ))
+    RETURNING 1
+), noted AS (
+    INSERT INTO reactions_left (message_id)
+    SELECT a.id FROM advanced AS a WHERE (SELECT count(*) FROM cleared) = %(limit)s
+    ON CONFLICT DO NOTHING
+)
 UPDATE messages AS m
-SET body = '', file_id = NULL, changed_seq = a.seq, changed_at = a.at, deleted_at = a.at,
+SET body = '', file_id = NULL, reactions = NULL, changed_seq = a.seq, changed_at = a.at, deleted_at = a.at,
     {kept}
 FROM advanced AS a WHERE m.id = a.id AND m.id = %(id)s
 RETURNING a.previous
@@ -161,6 +176,15 @@ RETURNING a.previous
 {advance}
 UPDATE messages AS m
 SET changed_seq = a.seq, changed_at = a.at,
+    {kept}
+FROM advanced AS a WHERE m.id = a.id AND m.id = %(id)s
+RETURNING a.previous
+
+-- name: update_reactions
+-- messages_pkey, conversations_pkey. What the message shows of its reactions, whose rows are changed by the same transaction.
+{advance}
+UPDATE messages AS m
+SET reactions = %(reactions)s::jsonb, changed_seq = a.seq, changed_at = a.at,
     {kept}
 FROM advanced AS a WHERE m.id = a.id AND m.id = %(id)s
 RETURNING a.previous

@@ -22,6 +22,7 @@ import store.postgres.conversations
 import store.postgres.outbox
 from handlers.conversations import Conversations
 from handlers.presence import Presence
+from handlers.reactions import Reactions
 from handlers.users import Users
 from loadtest.client import ClientError, HubClient
 from server.cluster.publisher import Publisher
@@ -159,6 +160,11 @@ async def ping(stage: Stage) -> None:
 
 async def nothing(stage: Stage) -> None:
     """Do nothing: the part runs by itself."""
+
+
+async def react(stage: Stage) -> None:
+    message_id = stage.recorders["alice"].messages[-1]["id"]
+    await stage.attempt(lambda: stage.c.invoke("React", message_id, ":ok:"))
 
 
 async def time_out(stage: Stage) -> None:
@@ -327,6 +333,7 @@ FAULTS = [
     Fault("rooms", server.fanout.rooms, "encode_change", chat, is_binary),
     Fault("lanes", Rooms, "publish", chat),
     Fault("lanes", _Lane, "_pack", chat_together, several),
+    Fault("reactions", Reactions, "_write", react),
     Fault("gap_repair", GapRepair, "_fill", repair),
     Fault("history_check", HistoryCheck, "_look_into", suspect),
     Fault("health_checks", Redis, "ping", ask_for_health),

@@ -170,6 +170,18 @@ RULES: dict[str, list[Rule]] = {
         Rule(who(), at(MESSAGE + "/receipts")),
         Rule(who(), at("/api/messages/{mine}/receipts")),
     ],
+    "GET /api/messages/{messageId}/reactions": [
+        Rule(who(), at(MESSAGE + "/reactions")),
+        Rule(who(), at("/api/messages/{mine}/reactions")),
+    ],
+    "PUT /api/messages/{messageId}/reactions/{emoji}": [
+        Rule(who(), at(MESSAGE + "/reactions/:x:"), accept),
+        Rule(who(), at("/api/messages/{mine}/reactions/:x:"), accept),
+    ],
+    "DELETE /api/messages/{messageId}/reactions/{emoji}": [
+        Rule(who(), at(MESSAGE + "/reactions/:x:"), accept),
+        Rule(who(), at("/api/messages/{mine}/reactions/:x:"), accept),
+    ],
     "POST /api/files/upload": [Rule(EVERYONE, at("/api/files/upload", files={"file": "some text"}))],
     "POST /api/files/presign": [
         Rule(EVERYONE, at("/api/files/presign", {"name": "a.txt", "contentType": "text/plain", "size": 1}))
@@ -208,6 +220,8 @@ METHODS: dict[str, list[Rule]] = {
         Rule(who("forbidden"), call("{theirs}"), say_again),
         Rule(who(), call("{mine}"), say_again),
     ],
+    "React": [Rule(who(), call("{theirs}", ":y:"), accept), Rule(who(), call("{mine}", ":y:"), accept)],
+    "Unreact": [Rule(who(), call("{theirs}", ":y:"), accept), Rule(who(), call("{mine}", ":y:"), accept)],
     "JoinConversation": [Rule(who(), call("{conversation}")), Rule(who(), call("{conversation}", 0))],
     "LeaveConversation": [Rule(EVERYONE, call("{conversation}"))],  # leaving without having joined succeeds, too
     "Sync": [Rule(EVERYONE, lambda world: [{world["conversation"]: 0}])],  # its answer is checked below
