@@ -98,8 +98,16 @@ class Truth:
     def edit(self, message_id: str, content: str) -> None:
         for talk in self.talks.values():
             if message_id in talk.messages:
-                changed = {**talk.messages[message_id], "content": content, "editedAt": self._now()}
+                at = self._now()
+                changed = {**talk.messages[message_id], "content": content, "editedAt": at, "changedAt": at}
                 self._commit(talk, changed, "MessageChanged")
+
+    def react(self, message_id: str, user: str, emoji: str) -> None:
+        for talk in self.talks.values():
+            if message_id in talk.messages:
+                before = talk.messages[message_id]
+                shown = [*before.get("reactions", ()), {"emoji": emoji, "count": 1, "userIds": [user]}]
+                self._commit(talk, {**before, "reactions": shown, "changedAt": self._now()}, "MessageChanged")
 
     def say_details(self, conversation_id: str, name: str) -> None:
         """Give it another name."""
@@ -221,7 +229,7 @@ class Truth:
         changes = sorted((m for m in talk.messages.values() if m["changedSeq"] > seq), key=lambda m: m["changedSeq"])
         proved = cursor.get("messageId") is None or any(
             (state["id"], state["changedSeq"]) == (cursor.get("messageId"), seq)
-            and cursor.get("changedAt") in (None, state.get("editedAt"))
+            and cursor.get("changedAt") in (None, state.get("changedAt"))
             for state in talk.log
         )
         if talk.head < seq or not proved or len(changes) > MAX_BEHIND:

@@ -188,7 +188,7 @@ STEPS = st.lists(
         st.sampled_from(
             [
                 *("say", "say", "say", "send", "send", "work", "work", "receive", "receive", "receive", "twice"),
-                *("cut", "connect", "edit", "create", "back", "again", "older", "ask", "ask", "give", "read"),
+                *("cut", "connect", "edit", "react", "create", "back", "again", "older", "ask", "ask", "give", "read"),
                 "late",
             ]
         ),
@@ -226,6 +226,9 @@ def test_after_quiet_the_lists_are_the_truth(steps: list[tuple[str, int]]) -> No
             client.connect()
         elif step == "edit":
             truth.edit(truth.talks[talk].in_order()[n % len(truth.talks[talk].messages)]["id"], f"edited {number}")
+        elif step == "react":
+            messages = truth.talks[talk].in_order()
+            truth.react(messages[n % len(messages)]["id"], OTHER, f":{number}:")
         elif step == "create":
             talks.append(truth.create(OTHER, ME))
         elif step == "older":
@@ -498,6 +501,15 @@ def test_the_cursor_is_a_proof() -> None:
     changed_at = truth.talks[talk].messages[message["id"]]["editedAt"]
     cursor = Cursor(seq=3, message_id=message["id"], changed_at=changed_at)
     assert client.replica.conversations[talk].cursor == cursor
+    truth.react(message["id"], OTHER, ":ok:")
+    client.settle()
+    changed_at = truth.talks[talk].messages[message["id"]]["changedAt"]
+    found = client.replica.conversations[talk]
+    assert found.cursor == Cursor(seq=4, message_id=message["id"], changed_at=changed_at)
+    [kind] = found.messages[-1].reactions
+    assert (kind.emoji, kind.count, kind.user_ids) == (":ok:", 1, (OTHER,))
+    change = [event for event in client.events if isinstance(event, events.MessageChanged)][-1]
+    assert change.previous is not None and change.previous.reactions == ()
 
 
 @pytest.mark.parametrize("comes_with_resync", [True, False])

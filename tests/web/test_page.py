@@ -38,6 +38,7 @@ async def test_two_people(database: str, redis_url: str, tmp_path: Path, browser
 
         await reply_edit_delete(alice, bob)
         await hide_receipts(alice, bob)
+        await react(alice, bob)
         await send_picture(alice, bob, picture(tmp_path / "sky.png"))
         await nothing_becomes_markup(alice, bob)
         await alice.shot("light")
@@ -104,6 +105,18 @@ async def reply_edit_delete(alice: Page, bob: Page) -> None:
     await bob.click("dialog button.danger")
     await alice.see(".message .deleted")
     assert "wrong window" not in await contents(alice)
+
+
+async def react(alice: Page, bob: Page) -> None:
+    """Put there from the toolbar, seen by the other, who presses it too, and takes it back."""
+    await bob.hover(shown("hello, alice"))
+    await bob.click(".toolbar [aria-label=React]")
+    await bob.click(".menu button:has-text('👍')")
+    await bob.see(shown("hello, alice", " .reaction[aria-pressed=true]:has-text('👍 1')"))
+    await alice.click(shown("hello, alice", " .reaction[aria-pressed=false]:has-text('👍 1')"))
+    await bob.see(shown("hello, alice", " .reaction:has-text('👍 2')"))
+    await alice.click(shown("hello, alice", " .reaction[aria-pressed=true]:has-text('👍 2')"))
+    await bob.see(shown("hello, alice", " .reaction:has-text('👍 1')"))
 
 
 async def send_picture(alice: Page, bob: Page, path: Path) -> None:

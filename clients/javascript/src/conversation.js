@@ -53,7 +53,7 @@ const COUNTED = 1000; // unread messages are counted among the newest of these
  *
  * @typedef {object} ConversationEvents
  * @property {{conversation: Conversation, message: Message}} message a new message, unless this client has sent it
- * @property {{conversation: Conversation, message: Message}} change a message that was edited or deleted
+ * @property {{conversation: Conversation, message: Message}} change a message that was edited, deleted or reacted to
  * @property {{conversation: Conversation, message: Message}} sent a message of this client
  * @property {{conversation: Conversation, message: Message, error: ParleyError}} failed
  * @property {{conversation: Conversation}} conversation its name, members, roles or settings
@@ -135,6 +135,8 @@ export class Conversation extends Emitter {
       discard: (message) => this.#withEntry(message, (entry) => host.outbox.discard(entry)) ?? false,
       whenSent: (message) => this.#whenSent(message),
       edit: (message, content, signal) => this.#edit(message, content, signal),
+      react: (message, emoji, signal) => this.#react("PUT", message, emoji, signal),
+      unreact: (message, emoji, signal) => this.#react("DELETE", message, emoji, signal),
       delete: (message, signal) => this.#delete(message, signal),
     };
     if (!kept) return;
@@ -848,6 +850,18 @@ export class Conversation extends Emitter {
     requireSent(id);
     // Shown when its event comes: the answer may be of a history that is lost.
     await this.#host.rest.request("PUT", `/api/messages/${id}`, { body: { content }, signal });
+  }
+
+  /**
+   * @param {string} method
+   * @param {Message} message
+   * @param {string} emoji
+   * @param {AbortSignal} [signal]
+   */
+  async #react(method, { id }, emoji, signal) {
+    requireSent(id);
+    // Shown when its event comes, as an edit is.
+    await this.#host.rest.request(method, `/api/messages/${id}/reactions/${encodeURIComponent(emoji)}`, { signal });
   }
 
   /**

@@ -9,6 +9,7 @@ import { ParleyError } from "./errors.js";
  * @typedef {"pending" | "failed" | "sent" | "delivered" | "read"} Status
  * @typedef {import("./timeline.js").WireMessage} WireMessage
  * @typedef {import("./timeline.js").FileInfo} FileInfo
+ * @typedef {import("./timeline.js").Reaction} Reaction
  *
  * @typedef {object} Actions what a message can be asked to do
  * @property {(message: Message) => void} retry
@@ -16,6 +17,8 @@ import { ParleyError } from "./errors.js";
  * @property {(message: Message) => Promise<Message>} whenSent
  * @property {(message: Message, content: string, signal?: AbortSignal) => Promise<void>} edit
  * @property {(message: Message, signal?: AbortSignal) => Promise<void>} delete
+ * @property {(message: Message, emoji: string, signal?: AbortSignal) => Promise<void>} react
+ * @property {(message: Message, emoji: string, signal?: AbortSignal) => Promise<void>} unreact
  */
 
 export class Message {
@@ -48,6 +51,8 @@ export class Message {
     this.createdAt = wire.createdAt;
     this.editedAt = wire.editedAt ?? null;
     this.deletedAt = wire.deletedAt ?? null;
+    /** @type {readonly Reaction[]} in the order in which the kinds came */
+    this.reactions = wire.reactions ?? [];
     this.status = status;
     /** Why it has failed. */
     this.error = error;
@@ -87,6 +92,24 @@ export class Message {
    */
   edit(content, { signal } = {}) {
     return this.#actions.edit(this, content, signal);
+  }
+
+  /**
+   * Put an emoji, or the name of one between colons, under the message. The same again changes nothing.
+   * @param {string} emoji
+   * @param {{signal?: AbortSignal}} [options]
+   */
+  react(emoji, { signal } = {}) {
+    return this.#actions.react(this, emoji, signal);
+  }
+
+  /**
+   * Take one's own reaction back.
+   * @param {string} emoji
+   * @param {{signal?: AbortSignal}} [options]
+   */
+  unreact(emoji, { signal } = {}) {
+    return this.#actions.unreact(this, emoji, signal);
   }
 
   /** @param {{signal?: AbortSignal}} [options] */

@@ -21,6 +21,13 @@
  * @property {string | null} [editedAt]
  * @property {string | null} [deletedAt]
  * @property {"Sent" | "Delivered" | "Read"} status
+ * @property {string | null} [changedAt]
+ * @property {Reaction[]} [reactions]
+ *
+ * @typedef {object} Reaction one kind of reaction: how many users have put it there, and the first ten of them
+ * @property {string} emoji
+ * @property {number} count
+ * @property {string[]} userIds
  *
  * @typedef {object} FileInfo
  * @property {string} id
@@ -89,7 +96,7 @@ export class Timeline {
    */
   apply(message) {
     if (message.changedSeq <= this.cursor.seq) return this.merge(message); // it came twice
-    const changedAt = message.deletedAt ?? message.editedAt;
+    const changedAt = message.changedAt ?? message.deletedAt ?? message.editedAt; // a server of before has no changedAt
     this.cursor = { seq: message.changedSeq, messageId: message.id, ...(changedAt ? { changedAt } : {}) };
     const ahead = this.#ahead.get(message.id);
     if (ahead !== undefined && ahead <= message.changedSeq) this.#ahead.delete(message.id);
@@ -216,5 +223,5 @@ function isNewer(event, known) {
  * @param {WireMessage} other
  */
 function isOther(one, other) {
-  return ["content", "editedAt", "deletedAt"].some((name) => /** @type {any} */ (one)[name] !== /** @type {any} */ (other)[name]);
+  return ["content", "editedAt", "deletedAt", "changedAt"].some((name) => (/** @type {any} */ (one)[name] ?? null) !== (/** @type {any} */ (other)[name] ?? null));
 }

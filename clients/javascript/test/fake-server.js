@@ -119,7 +119,7 @@ export class FakeServer {
     const seq = ++conversation.lastSeq;
     const wire = {
       id: newId(), conversationId: conversation.id, seq, changedSeq: seq, type: "Text", file: null, replyToId: null,
-      clientMessageId: null, createdAt: now(), editedAt: null, deletedAt: null, status: "Sent", ...fields,
+      clientMessageId: null, createdAt: now(), editedAt: null, deletedAt: null, changedAt: null, reactions: [], status: "Sent", ...fields,
     };
     conversation.messages.push(wire);
     this.versions.set(wire.id, [wire]);
@@ -128,7 +128,7 @@ export class FakeServer {
   }
 
   change(conversation, wire, fields) {
-    const changed = { ...wire, ...fields, changedSeq: ++conversation.lastSeq };
+    const changed = { ...wire, ...fields, changedAt: now(), changedSeq: ++conversation.lastSeq };
     conversation.messages[conversation.messages.indexOf(wire)] = changed;
     this.versions.set(wire.id, [...this.versions.get(wire.id).filter(({ changedSeq }) => changedSeq < changed.changedSeq), changed]);
     this.publish(conversation, changed, "MessageChanged");
@@ -153,6 +153,17 @@ export class FakeServer {
     if (wire.deletedAt) throw new Failure("gone", 410);
     const changed = this.change(conversation, wire, { content, editedAt: now() });
     return { ...changed, after: changed.changedSeq - 1 };
+  }
+
+  react(user, id, emoji, adds) {
+    const [conversation, wire] = this.find(user, id);
+    if (wire.deletedAt) throw new Failure("gone", 410);
+    const others = wire.reactions.filter((one) => one.emoji !== emoji);
+    const before = wire.reactions.find((one) => one.emoji === emoji)?.userIds ?? [];
+    const userIds = adds ? [...new Set([...before, user])] : before.filter((one) => one !== user);
+    if (userIds.length === before.length) return wire;
+    const reactions = userIds.length ? [...others, { emoji, count: userIds.length, userIds }] : others;
+    return this.change(conversation, wire, { reactions });
   }
 
   delete(user, id) {
@@ -334,7 +345,7 @@ export class FakeServer {
   replay(connection, conversation, { seq, messageId, changedAt }) {
     // As the server, which keeps when each message was changed: by this change, of this history.
     const named = conversation.messages.some(({ id }) => id === messageId) ? this.versions.get(messageId) : [];
-    const isTheOne = (one) => one.changedSeq === seq && (changedAt == null || changedAt === (one.deletedAt ?? one.editedAt));
+    const isTheOne = (one) => one.changedSeq === seq && (changedAt == null || changedAt === one.changedAt);
     const isProven = messageId == null ? seq <= conversation.lastSeq : named.some(isTheOne);
     const missed = conversation.messages.filter(({ changedSeq }) => changedSeq > seq).sort((a, b) => a.changedSeq - b.changedSeq);
     connection.attached.add(conversation.id);
@@ -377,6 +388,7 @@ export class FakeServer {
       return this.view(conversation, user);
     }
     if (parts[0] === "messages") {
+      if (parts[2] === "reactions") return this.react(user, parts[1], decodeURIComponent(parts[3]), method === "PUT");
       if (method === "POST") return this.send(user, body);
       if (method === "PUT") return this.edit(user, parts[1], body.content);
       if (method === "DELETE") return this.delete(user, parts[1]);

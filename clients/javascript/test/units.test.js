@@ -84,6 +84,16 @@ test("the cursor moves with events only, and what comes twice changes nothing", 
   assert.equal(timeline.cursor.seq, 2);
 });
 
+test("a cursor at a reaction says when it was, and the same change of another history is another", () => {
+  const timeline = new Timeline({ seq: 0 }, 1);
+  timeline.apply(wire(1, 2, { editedAt: "then", changedAt: "then" }));
+  const reactions = [{ emoji: ":ok:", count: 1, userIds: ["me"] }];
+  assert.equal(timeline.apply(wire(1, 3, { editedAt: "then", changedAt: "now", reactions })), "changed");
+  assert.deepEqual(timeline.cursor, { seq: 3, messageId: "m1", changedAt: "now" });
+  assert.equal(timeline.merge(wire(1, 3, { editedAt: "then", changedAt: "now", reactions })), null);
+  assert.equal(timeline.merge(wire(1, 3, { editedAt: "then", changedAt: "later" })), "changed");
+});
+
 test("a page that was read before a change does not undo it", async () => {
   const timeline = new Timeline({ seq: 5 }, 6);
   await timeline.loadOlder(async () => {
@@ -661,6 +671,11 @@ promise("edits, deletions, members, names, typing and presence are seen by other
   const sent = await here.send("hello").whenSent();
   await sent.edit("hello, edited");
   await until(() => contents(there)[0] === "hello, edited");
+  await there.messages.at(-1).react("👍");
+  await until(() => here.messages.at(-1).reactions.length === 1);
+  assert.deepEqual(here.messages.at(-1).reactions, [{ emoji: "👍", count: 1, userIds: ["b"] }]);
+  await there.messages.at(-1).unreact("👍");
+  await until(() => here.messages.at(-1).reactions.length === 0);
   await here.messages.at(-1).delete();
   await here.messages.at(-1).delete();
   await until(() => there.messages.at(-1).deletedAt);

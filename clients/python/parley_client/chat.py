@@ -308,6 +308,14 @@ class Chat:
         found = await self._engine.call("DeleteMessage", message_id, kind=Message, done_already="gone")
         return found if found is not None else await self._rest.get(f"/api/messages/{message_id}", Message)
 
+    async def react(self, message_id: str, emoji: str) -> Message:
+        found: Message = await self._engine.call("React", message_id, emoji, kind=Message)
+        return found
+
+    async def unreact(self, message_id: str, emoji: str) -> Message:
+        found: Message = await self._engine.call("Unreact", message_id, emoji, kind=Message)
+        return found
+
     async def rename(self, conversation_id: str, name: str) -> None:
         rounds, path = self._replica.rounds(), f"/api/conversations/{conversation_id}"
         self._replica.take_answer(await self._rest.put(path, {"name": name}, ConversationInfo), rounds)

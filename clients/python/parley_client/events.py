@@ -61,7 +61,10 @@ class MessageReceived(InConversation, frozen=True, eq=False):
 
 
 class MessageChanged(InConversation, frozen=True, eq=False):
-    """A message was edited or deleted. `previous` is what the list had; None if it does not reach back so far."""
+    """A message was edited, deleted or reacted to.
+
+    `previous` is what the list had; None if it does not reach back so far.
+    """
 
     kind: ClassVar[str] = "change"
     message: Message

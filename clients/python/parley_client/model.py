@@ -90,6 +90,14 @@ class FileInfo(Wire, frozen=True, kw_only=True):
     height: int | None = None
 
 
+class Reaction(Wire, frozen=True, kw_only=True):
+    """One kind of reaction to a message: how many users have put it there, and the first ten of them."""
+
+    emoji: str
+    count: int = 0
+    user_ids: tuple[str, ...] = ()
+
+
 class Message(Wire, frozen=True, kw_only=True):
     """A message in its latest state. `seq` is the change that made it, `changed_seq` the last one to it."""
 
@@ -107,11 +115,13 @@ class Message(Wire, frozen=True, kw_only=True):
     edited_at: str | None = None
     deleted_at: str | None = None
     status: MessageStatus = MessageStatus.SENT
+    changed_at: str | None = None
+    reactions: tuple[Reaction, ...] = ()
 
     @property
-    def changed_at(self) -> str | None:
-        """When it was last edited or deleted."""
-        return self.deleted_at or self.edited_at
+    def last_changed_at(self) -> str | None:
+        """When it was last changed. Servers of before say only when it was edited or deleted."""
+        return self.changed_at or self.deleted_at or self.edited_at
 
 
 class Member(Wire, frozen=True, kw_only=True):

@@ -195,7 +195,7 @@ class View:
         """Take an event. None: it was had before."""
         if self.cursor is not None and message.changed_seq <= self.cursor.seq:
             return None
-        self.cursor = Cursor(seq=message.changed_seq, message_id=message.id, changed_at=message.changed_at)
+        self.cursor = Cursor(seq=message.changed_seq, message_id=message.id, changed_at=message.last_changed_at)
         window = self._newest
         if self._ahead.get(message.id, message.changed_seq + 1) <= message.changed_seq:
             del self._ahead[message.id]
@@ -297,7 +297,7 @@ class View:
         if cursor is not None and cursor.seq and cursor.message_id is None:
             message = next((one for one in self._window.messages if one.changed_seq == cursor.seq), None)
         if cursor is not None and message is not None and message.changed_seq == cursor.seq:
-            self.cursor = Cursor(seq=cursor.seq, message_id=message.id, changed_at=message.changed_at)
+            self.cursor = Cursor(seq=cursor.seq, message_id=message.id, changed_at=message.last_changed_at)
 
     def end_older(self, asked: Older) -> None:
         asked.window.end_loading()

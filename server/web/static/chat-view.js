@@ -20,6 +20,7 @@ import { plural } from "./text.js";
 import { Timeline } from "./timeline.js";
 import { toggleTheme } from "./theme.js";
 
+const REACTIONS = ["👍", "❤️", "😂", "🎉", "😮", "😢"]; // those that are offered
 const SAID_FOR = 5000; // ms
 const RESTART = 60_000; // ms for which a server that has said so is taken to be restarting
 const QUIET = 700; // ms for which a lost connection is not mentioned: most are back by then
@@ -51,6 +52,8 @@ export class ChatView {
       onSent: () => this.timeline.onSent(),
       onUploads: (change) => (this.#uploads += change),
       reply: (message) => this.composer.reply(message),
+      react: (message, button) => openMenu(button, REACTIONS.map((text) => ({ text, run: () => this.#react(message, text, true) }))),
+      onReact: (message, emoji, adds) => this.#react(message, emoji, adds),
       edit: (message) => this.composer.edit(message),
       remove: (message) => this.#remove(message),
       copy: (message) => navigator.clipboard?.writeText(message.content).then(() => say("Copied."), () => say("The browser does not let it be copied.")),
@@ -261,6 +264,10 @@ export class ChatView {
   }
 
   // -- acting -----------------------------------------------------------------------------------------------------
+
+  #react(message, emoji, adds) {
+    (adds ? message.react(emoji) : message.unreact(emoji)).catch((error) => this.say(error.message));
+  }
 
   #remove(message) {
     const isOwn = message.isOwn;

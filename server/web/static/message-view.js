@@ -35,13 +35,14 @@ export function guess({ message, hasHead, isNewDay, isFirstUnread }, width) {
   let lines = 0;
   for (const line of message.content.slice(0, LONG).split("\n", MANY_LINES)) lines += Math.max(1, Math.ceil(line.length / perLine));
   let height = 6 + lines * 22 + (hasHead ? 28 : 0) + (isNewDay ? 44 : 0) + (isFirstUnread ? 32 : 0) + (message.replyToId ? 30 : 0);
+  if (message.reactions.length) height += 34;
   if (message.file) height += SHOWN_AS_PICTURE.test(message.file.contentType) ? boxOf(message.file).height + 8 : 64;
   return height;
 }
 
 /**
  * Fill an article with what the row says.
- * @param context `people`, `conversation`, `original(id)`, `files`, `onJump`, `onExpand`, `expanded`
+ * @param context `people`, `conversation`, `original(id)`, `files`, `onJump`, `onExpand`, `expanded`, `onReact`
  */
 export function fill(article, row, context) {
   const { message } = row;
@@ -54,7 +55,7 @@ export function fill(article, row, context) {
   } else {
     article.className = `message${message.isOwn ? " own" : ""}${row.hasHead ? " head" : ""}${message.status === "failed" ? " failed" : ""}`;
     parts.push(row.hasHead ? head(row, context) : h("time", { class: "gutter-time", dateTime: message.createdAt, title: momentOf(message.createdAt), text: timeOf(message.createdAt) }));
-    parts.push(h("div", { class: "message-body" }, quote(message, context), content(message, context), file(message, context), trouble(message)));
+    parts.push(h("div", { class: "message-body" }, quote(message, context), content(message, context), file(message, context), reactions(message, context), trouble(message)));
     if (message.isOwn && !message.deletedAt) parts.push(mark(message, context));
   }
   replace(article, ...parts);
@@ -144,6 +145,18 @@ function file(message, { files }) {
   return h("div", { class: "file" }, h("span", { class: "file-icon", "aria-hidden": true }, icon("file")),
     h("span", { class: "file-text" }, h("bdi", { class: "file-name", text: name }), h("small", { text: `${sizeOf(found.size)} · ${found.contentType}` })),
     h("button", { type: "button", class: "icon-button", "aria-label": `Save ${name}`, title: "Save", on: { click: () => files.save(found) } }, icon("download")));
+}
+
+/** Each kind with its count. Whether one's own is among many is known of the first ten only: pressing it puts it there. */
+function reactions(message, { people, onReact }) {
+  if (message.deletedAt || !message.reactions.length) return null;
+  return h("div", { class: "reactions" }, message.reactions.map(({ emoji, count, userIds }) => {
+    const isMine = userIds.includes(people.me.id);
+    const names = userIds.map((id) => (id === people.me.id ? "you" : people.nameOf(id)));
+    const who = count > names.length ? `${names.join(", ")} and ${count - names.length} more` : names.join(", ");
+    return h("button", { type: "button", class: "reaction", "aria-pressed": String(isMine), "aria-label": `${emoji} ${count}, ${who}`, title: who, data: { focus: `r-${message.key}-${emoji}` }, on: { click: () => onReact(message, emoji, !isMine) } },
+      h("span", { text: emoji }), " ", h("span", { class: "count", text: count }));
+  }));
 }
 
 const REASONS = {

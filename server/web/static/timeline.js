@@ -327,6 +327,7 @@ export class Timeline {
     const { by, userId } = message.system ?? {};
     if (by) this.#names.add(by);
     if (userId) this.#names.add(userId);
+    for (const { userIds } of message.reactions) for (const id of userIds) this.#names.add(id);
     const highlight = node.classList.contains("highlight");
     fill(node, row, this.#context);
     node.quoteKey = message.replyToId && this.#quoteKey(message.replyToId);
@@ -339,7 +340,9 @@ export class Timeline {
     }
     if (!focused || focused === node) return;
     const label = focused.getAttribute("aria-label");
-    ([...node.querySelectorAll("button")].find((button) => label && button.getAttribute("aria-label") === label) ?? node).focus({ preventScroll: true });
+    const { focus } = focused.dataset;
+    const isIt = (button) => (focus ? button.dataset.focus === focus : label && button.getAttribute("aria-label") === label);
+    ([...node.querySelectorAll("button")].find(isIt) ?? node).focus({ preventScroll: true });
   }
 
   #refill() {
@@ -356,6 +359,7 @@ export class Timeline {
       expanded: this.#expanded,
       original: (id) => this.#original(id),
       onJump: (id) => this.jumpTo(id),
+      onReact: (message, emoji, adds) => this.#actions.onReact(message, emoji, adds),
       onExpand: (key) => {
         if (!this.#expanded.delete(key)) this.#expanded.add(key);
         this.#keepAnchor();
@@ -601,9 +605,10 @@ export class Timeline {
     const isSent = message.seq > 0;
     const role = this.#conversation.role;
     const mayDelete = message.isOwn || (this.#conversation.type === "Group" && (role === "Owner" || role === "Admin"));
-    const { reply, edit, remove, copy, info } = this.#actions;
+    const { reply, react, edit, remove, copy, info } = this.#actions;
     return [
       isSent && { name: "reply", label: "Reply", key: "R", run: () => reply(message) },
+      isSent && { name: "react", label: "React", key: "+", run: () => react(message, this.#toolbar.querySelector('[aria-label="React"]')) },
       message.isOwn && isSent && message.type === "Text" && { name: "edit", label: "Edit", key: "E", run: () => edit(message) },
       message.content && { name: "copy", label: "Copy text", key: "C", run: () => copy(message) },
       isSent && message.isOwn && { name: "info", label: "Who has read it", key: "I", run: () => info(message) },
