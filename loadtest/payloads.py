@@ -12,6 +12,12 @@ class _Payload(msgspec.Struct, frozen=True, rename="camel", gc=False):
     pass
 
 
+class Reaction(_Payload, frozen=True, gc=False):
+    emoji: str
+    count: int
+    user_ids: tuple[str, ...]
+
+
 class Message(_Payload, frozen=True, gc=False):
     id: str
     conversation_id: str
@@ -22,6 +28,7 @@ class Message(_Payload, frozen=True, gc=False):
     content: str | None
     client_message_id: str | None = None
     deleted_at: str | None = None
+    reactions: tuple[Reaction, ...] = ()
 
 
 class StatusUpdate(_Payload, frozen=True, gc=False):

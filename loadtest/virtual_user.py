@@ -18,6 +18,7 @@ from loadtest.oracle import contents, invariants
 from loadtest.oracle.client_view import ClientView
 from loadtest.oracle.edits import Edits
 from loadtest.oracle.oracle import Oracle
+from loadtest.oracle.reactions import Reactions
 from loadtest.payloads import (
     CHANGED,
     ERROR,
@@ -43,7 +44,7 @@ BACKOFF, BACKOFF_MAX = 0.1, 5.0  # seconds before connecting again: doubled each
 
 # Operations that are timed.
 CONNECT, SEND, DELIVER, RECEIPT, HISTORY, RESUME = "connect", "send", "deliver", "receipt", "history", "resume"
-EDIT = "edit"
+EDIT, REACT = "edit", "react"
 
 
 def code_of(error: str) -> str:
@@ -76,6 +77,9 @@ class Surroundings(Protocol):
 
     @property
     def oracle(self) -> Oracle: ...
+
+    @property
+    def reactions(self) -> Reactions: ...
 
     @property
     def recorder(self) -> Recorder: ...
@@ -385,6 +389,29 @@ class VirtualUser:
                     record.refused(call, code_of(error))
 
         connection.call("EditMessage", (message.id, content), done, Message)
+
+    def react(self, message: Message, emoji: str, due: float) -> None:
+        """Put an emoji under a message, or take it back if it is there. Not repeated if it fails."""
+        connection, reactions = self.connection, self.world.reactions
+        was_there = reactions.holds(message.id, emoji, self.user_id)
+        if not self.online or connection is None or was_there is None:
+            self.world.recorder.count(results.DROPPED)
+            return
+
+        def done(error: str | None, answer: Message) -> None:
+            if error is None:
+                reactions.answer(message.id, emoji, self.user_id, is_there=not was_there)
+                view = self.views.get(answer.conversation_id)
+                if view is not None:
+                    view.compare(answer)
+                self.world.recorder.record(REACT, due)
+                return
+            self._failed(error)
+            if error != LOST and code_of(error) not in RETRYABLE:
+                reactions.answer(message.id, emoji, self.user_id, is_there=was_there)
+
+        reactions.ask(message.id, emoji, self.user_id)
+        connection.call("Unreact" if was_there else "React", (message.id, emoji), done, Message)
 
     def _edited(self, message_id: str, content: str, answer: Message) -> None:
         view = self.views.get(answer.conversation_id)

@@ -16,6 +16,7 @@ from loadtest.connection import Connection, Listener
 from loadtest.history_checker.recording import Recording
 from loadtest.lean_client import LeanClient, Origin
 from loadtest.oracle.oracle import Oracle
+from loadtest.oracle.reactions import Reactions
 from loadtest.payloads import StoredFile
 from loadtest.plan import Conversation, Plan
 from loadtest.recorder import Recorder
@@ -46,6 +47,7 @@ class World:
         self.recorder = Recorder(self.now)
         self.recording = Recording(Path(plan.record) / f"worker-{plan.part}.jsonl") if plan.record else None
         self.oracle = Oracle(plan.run, self.now, plan.ids)
+        self.reactions = Reactions(self.oracle)
         self.origin = Origin.parse(plan.url)
         self.rest = Rest(self.origin)
         self.opener = self._opener()

@@ -33,7 +33,7 @@ class Audit:
         self._world = world
         self._oracle = world.oracle
         self._patience = patience
-        self._reconciliation = Reconciliation(world.oracle, world.virtual_users)
+        self._reconciliation = Reconciliation(world.oracle, world.virtual_users, world.reactions)
 
     async def run(self) -> None:
         world, limit = self._world, trio.CapacityLimiter(AT_ONCE)

@@ -13,6 +13,7 @@ STRANGER = "stranger"
 RECEIPT = "receipt"
 PRESENCE = "presence"
 UNANSWERED = "unanswered"
+MISCOUNTED = "miscounted"
 
 PROMISES: dict[str, str] = {
     ORDER: "a change came after a later one of the same conversation (P3)",
@@ -27,5 +28,6 @@ PROMISES: dict[str, str] = {
     STRANGER: "a user heard of a conversation that they are not a member of",
     RECEIPT: "a receipt fell, or a stored one is below what was acknowledged (P6)",
     PRESENCE: "presence did not converge: somebody here is shown as away, or the other way round (P7)",
+    MISCOUNTED: "a message shows other reactions than those that were acknowledged (P1), or names others for them",
     UNANSWERED: "a call on a living connection was never answered, or the stored messages cannot be read",
 }

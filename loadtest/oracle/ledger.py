@@ -18,7 +18,12 @@ Shown = tuple[int, int]  # a message and what it says, as hashes; zeros where no
 
 
 def seen_as(message: Message) -> Shown:
-    return hash(message.id), hash(message.content)
+    return hash(message.id), _said(message)
+
+
+def _said(message: Message) -> int:
+    """What it says, with what others have put under it."""
+    return hash((message.content, message.reactions)) if message.reactions else hash(message.content)
 
 
 class Ledger:
@@ -42,8 +47,8 @@ class Ledger:
         place = seq & LAST
         known, shown = block[place], hash(message.id)
         if known:
-            return known == shown and block[place + SIZE] == hash(message.content)
-        block[place], block[place + SIZE] = shown, hash(message.content)
+            return known == shown and block[place + SIZE] == _said(message)
+        block[place], block[place + SIZE] = shown, _said(message)
         if seq > self.head:
             self.head = seq
         return True

@@ -11,6 +11,7 @@ from loadtest.oracle.client_view import ClientView
 from loadtest.oracle.edits import Edits
 from loadtest.oracle.ledger import Ledger, Shown, seen_as
 from loadtest.oracle.oracle import Oracle
+from loadtest.oracle.reactions import Reactions
 from loadtest.payloads import Message
 
 
@@ -30,8 +31,9 @@ class Sender(Protocol):
 class Reconciliation:
     """Made once, at the end. `people` are the senders by number, as in their clientMessageIds."""
 
-    def __init__(self, oracle: Oracle, people: Mapping[int, Sender]) -> None:
+    def __init__(self, oracle: Oracle, people: Mapping[int, Sender], reactions: Reactions | None = None) -> None:
         self._oracle = oracle
+        self._reactions = reactions
         self._people = people
         self._found: dict[int, set[int]] = {}  # numbers of stored sends, by person
 
@@ -44,6 +46,8 @@ class Reconciliation:
             if not ledger.agrees(message):
                 self._replaced(conversation, message, views)
             self._stored(conversation, message)
+            if self._reactions is not None:
+                self._reactions.check(message)
         there = {hash(message.id) for message in stored}
         for seq, (shown, _) in ledger.places():
             if shown not in there:

@@ -7,6 +7,7 @@ from loadtest.scenarios.direct import Direct
 from loadtest.scenarios.group import Broadcast, Group
 from loadtest.scenarios.history import History
 from loadtest.scenarios.noise import Noise
+from loadtest.scenarios.reactions import Reactions
 from loadtest.scenarios.rest import Files, RestMix
 from loadtest.scenarios.slow import Slow
 
@@ -17,6 +18,7 @@ _ALL: tuple[type[Scenario], ...] = (
     Group,
     Broadcast,
     Noise,
+    Reactions,
     History,
     Slow,
     Reconnect,

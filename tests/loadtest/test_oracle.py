@@ -24,8 +24,9 @@ from loadtest.oracle.edits import Edits
 from loadtest.oracle.gaps import Gaps
 from loadtest.oracle.ledger import seen_as
 from loadtest.oracle.oracle import Oracle
+from loadtest.oracle.reactions import Reactions
 from loadtest.oracle.reconciliation import Overtaken, Reconciliation
-from loadtest.payloads import Cursor, Joined, Message, MessagePage, StatusUpdate
+from loadtest.payloads import Cursor, Joined, Message, MessagePage, Reaction, StatusUpdate
 from loadtest.plan import Conversation, Person
 from loadtest.report.page import render
 from loadtest.run_command import summary
@@ -417,7 +418,7 @@ async def test_who_has_nothing_yet_is_waited_for(wait: float, fine: bool, autoju
 
     world = SimpleNamespace(
         oracle=oracle, run="run", conversations={TALK: Conversation(TALK, (0,), 0)}, virtual_users={0: virtual_user},
-        rest=SimpleNamespace(get=page), under_way=0, recording=None,
+        rest=SimpleNamespace(get=page), under_way=0, recording=None, reactions=Reactions(oracle),
     )  # fmt: skip
     async with trio.open_nursery() as nursery:
         nursery.start_soon(Audit(world, 5.0)._conversation, TALK, trio.CapacityLimiter(1))  # type: ignore[arg-type]  # as much as is asked for
@@ -465,3 +466,44 @@ def test_a_breach_has_the_trace_of_its_client() -> None:
     oracle.breach(invariants.GAP, "something", virtual_user=1)
     (breach,) = oracle.breaches
     assert [line.split()[1:3] for line in breach.trace] == [["p1", "opened"], ["p1", "ReceiveMessage"]]
+
+
+@pytest.mark.parametrize(
+    ("shown", "is_right"),
+    [
+        ((Reaction("x", 2, ("a", "b")),), True),
+        ((Reaction("x", 3, ("a", "b", "c")),), True),  # of one it is not known
+        ((Reaction("x", 1, ("a",)),), False),
+        ((Reaction("x", 4, ("a", "b", "c", "d")),), False),
+        ((Reaction("x", 2, ("a", "d")),), False),  # who has taken it back
+        ((Reaction("x", 2, ("a",)),), False),
+        ((Reaction("x", 2, ("a", "b")), Reaction("y", 1, ("a",))), False),
+        ((), False),
+    ],
+)
+def test_reactions_that_are_stored(shown: tuple[Reaction, ...], is_right: bool) -> None:
+    """Two are acknowledged, one was taken back, and of one it is not known: exactly that is shown, of each by name."""
+    oracle = Oracle("run", lambda: 0.0)
+    reactions = Reactions(oracle)
+    for user in ("a", "b", "c", "d"):
+        assert reactions.holds("m1", "x", user) is False
+        reactions.ask("m1", "x", user)
+        assert reactions.holds("m1", "x", user) is None
+        if user != "c":
+            reactions.answer("m1", "x", user, is_there=True)
+    reactions.answer("m1", "x", "d", is_there=False)
+    reactions.check(msgspec.structs.replace(message(1), reactions=shown))
+    assert dict(oracle.breached) == ({} if is_right else {invariants.MISCOUNTED: 1})
+    assert oracle.checked[invariants.MISCOUNTED] == 1
+
+
+def test_reactions_that_two_clients_see() -> None:
+    """The same change with other reactions is another state: two who see that have diverged."""
+    oracle = Oracle("run", lambda: 0.0)
+    one, two = ClientView(oracle, 1, TALK, 0), ClientView(oracle, 2, TALK, 0)
+    counted = [msgspec.structs.replace(message(1, 2), reactions=(Reaction("x", n, ("a", "b")[:n]),)) for n in (1, 2)]
+    for view, state in zip((one, two), counted, strict=True):
+        view.take(message(1), new=True)
+        view.take(state, new=False)
+    compare(oracle, [counted[0]], [one, two])
+    assert set(oracle.breached) == {invariants.DIVERGED}
