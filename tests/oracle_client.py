@@ -16,6 +16,7 @@ from loadtest.oracle import contents, invariants
 from loadtest.oracle.client_view import ClientView
 from loadtest.oracle.edits import Edits
 from loadtest.oracle.oracle import Oracle
+from loadtest.oracle.reactions import Reactions
 from loadtest.oracle.reconciliation import Reconciliation
 from loadtest.payloads import CHANGED, RECEIVE, RESYNC, Message, Resync, Synced
 
@@ -40,11 +41,14 @@ def require(oracle: Oracle) -> None:
 
 
 def judge(
-    oracle: Oracle, oracle_clients: Iterable["OracleClient"], stored: Mapping[str, Sequence[dict[str, Any]]]
+    oracle: Oracle,
+    oracle_clients: Iterable["OracleClient"],
+    stored: Mapping[str, Sequence[dict[str, Any]]],
+    reactions: Reactions | None = None,
 ) -> None:
     """At the end. `stored` is everything there is, by conversation, as REST shows it. Raises Breach."""
     people = {oracle_client.number: oracle_client for oracle_client in oracle_clients}
-    reconciliation = Reconciliation(oracle, people)
+    reconciliation = Reconciliation(oracle, people, reactions)
     for conversation, messages in stored.items():
         views = (oracle_client.views.get(conversation) for oracle_client in people.values())
         reconciliation.compare(

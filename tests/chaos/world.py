@@ -25,6 +25,7 @@ from loadtest.history_checker.recording import Recording
 from loadtest.history_record import write_stored
 from loadtest.oracle import contents
 from loadtest.oracle.oracle import Oracle
+from loadtest.oracle.reactions import Reactions
 from loadtest.payloads import Message
 from tests import plain_http
 from tests.chaos.services import Single
@@ -35,6 +36,7 @@ from tests.store.cluster import Cluster as Postgres
 from tests.store.proxy import SOCKET as POSTGRES_SOCKET
 from tests.waiting import wait_until
 
+EMOJIS = ("\U0001f44d", ":party:")
 PAUSE = 0.1  # seconds between one's messages, at random around it
 PATIENCE = 60.0  # seconds for everybody to have everything: long past the promise, which is printed
 CALL = 15.0  # seconds for one call: an instance that is paused does not answer
@@ -119,6 +121,7 @@ class Person:
         self.online = trio.Event()
         self.moved = trio.Event()
         self.presence: dict[str, str] = {}  # what was said last of each user, over this connection
+        self.newest: dict[str, str] = {}  # the message that came last, by conversation
         self._tamper = tamper
 
     async def live(self) -> None:
@@ -156,6 +159,8 @@ class Person:
         self._look()
         if target == "UserStatusChanged":
             self.presence[arguments[0]["userId"]] = arguments[0]["status"]
+        elif target == "ReceiveMessage" and arguments[0]["type"] != "System":
+            self.newest[arguments[0]["conversationId"]] = arguments[0]["id"]
         self.moved.set()
 
     def _look(self) -> None:
@@ -175,6 +180,8 @@ class Person:
                 seq = self.oracle_client.cursors[conversation]
                 if await self.call("MarkRead", conversation, seq) is not None:
                     self.read[conversation] = max(seq, self.read.get(conversation, 0))
+            if number % 3 == 0 and conversation in self.newest:
+                await self.react(self.newest[conversation], EMOJIS[number % len(EMOJIS)])
             if number % 7 == 0:
                 await self.edit(conversation, message, self._content(key))
 
@@ -208,6 +215,16 @@ class Person:
                 self.oracle_client.edited(call, message, content, edited)
                 return
             await trio.sleep(0.05)  # a client's pause before it repeats
+
+    async def react(self, message: str, emoji: str) -> None:
+        """Repeated until it is acknowledged, and never taken back: an attempt that comes late changes nothing."""
+        reactions, user_id = self.world.reactions, self.user.id
+        if reactions.holds(message, emoji, user_id) is not False:
+            return
+        reactions.ask(message, emoji, user_id)
+        while await self.call("React", message, emoji) is None:
+            await trio.sleep(0.05)  # a client's pause before it repeats
+        reactions.answer(message, emoji, user_id, is_there=True)
 
     async def call(self, target: str, *arguments: object) -> Any:
         """Return the answer, True for an empty one; None when there was none and the call is to be repeated."""
@@ -245,6 +262,7 @@ class World:
         self.breached = trio.Event()
         self.recording = Recording(directory / "record" / "people.jsonl")
         self.oracle: Oracle  # of all that these people see; from `populate` on
+        self.reactions: Reactions
         self.logs: list[dict[str, Any]] = []  # lines with tracebacks
 
     def connect(self, url: str, user: User, on_event: Callable[[str, list[Any]], None], **options: Any) -> Any:
@@ -260,6 +278,7 @@ class World:
         directs = [(pair, await server.direct(*pair)) for pair in zip(users[::2], users[1::2], strict=True)]
         self.conversations = [*groups, *(direct for _, direct in directs)]
         self.oracle = make_oracle([user.id for user in users])
+        self.reactions = Reactions(self.oracle)
         for number, user in enumerate(users):
             mine = [*groups, *(direct for pair, direct in directs if user in pair)]
             oracle_client = OracleClient(self.oracle, number, user.id, mine, self.recording)
@@ -321,7 +340,8 @@ class World:
 
     async def judge(self) -> None:
         """Compare what every user saw with the database. Raises Breach."""
-        judge(self.oracle, [person.oracle_client for person in self.people], await self._stored())
+        people = [person.oracle_client for person in self.people]
+        judge(self.oracle, people, await self._stored(), self.reactions)
 
     async def check_history(self) -> Verdict:
         """At the end, when everything has come: what the checker makes of the record of the whole run."""
