@@ -37,6 +37,10 @@ const message = group.send("Noon?"); // shown at once, sent through whatever hap
 const sent = await message.whenSent();
 //: EditMessage messagesEdit
 await sent.edit("Half past?");
+//: React reactionsReact
+await sent.react("👍"); // seen as `change`: message.reactions
+//: Unreact reactionsUnreact
+await sent.unreact("👍");
 //: MarkRead MarkMessageAsRead messagesSetStatus
 group.markRead(); // what arrives is marked as delivered by itself
 //: StartTyping

@@ -29,6 +29,8 @@ ROUTES = {
     "/api/messages/{messageId}": "delete get put",
     "/api/messages/{messageId}/status": "put",
     "/api/messages/{messageId}/receipts": "get",
+    "/api/messages/{messageId}/reactions": "get",
+    "/api/messages/{messageId}/reactions/{emoji}": "delete put",
     "/api/files": "delete",
     "/api/files/upload": "post",
     "/api/files/presign": "post",
