@@ -6,6 +6,7 @@ the lanes; edits and deletes are transactions of their own (`handlers.transactio
 
 import math
 from collections.abc import Callable, Collection, Sequence
+from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
@@ -13,7 +14,7 @@ import msgspec
 import structlog
 import trio
 
-from handlers import permissions, preconditions, text_rules
+from handlers import page_cursors, permissions, preconditions, text_rules
 from handlers.errors import ChatError, from_store
 from handlers.idempotency import bind, release
 from handlers.model import FILE_TYPES, SENDABLE_TYPES, SPOKEN_TYPES, Caller, CreateMessage, Once
@@ -30,6 +31,7 @@ from store.postgres.connection import Connection
 from store.postgres.group_commit import Append, AppendError
 
 MAX_CLIENT_ID = 128  # characters of a clientMessageId
+MAX_PINS = 50  # messages in one conversation
 REPLICA_PATIENCE = 1.0  # seconds for a page of history from a replica: then the primary is asked
 REPLICA_PAUSE = 5.0  # seconds for which a replica that failed is not asked again
 UNCERTAIN = frozenset({"unavailable", "internal"})  # codes after which a message may have been written
@@ -209,6 +211,38 @@ class Messages:
 
         return await self._transactions.run(write)
 
+    async def pin(self, caller: Caller, message_id: UUID) -> Message:
+        """Pin it; it may be pinned already, and stays then as it is. Raises ChatError."""
+        self._sends.require(caller.user_id, f"pin {message_id}")
+
+        async def write(conn: Connection) -> tuple[Message, Sequence[Change]]:
+            message = await self._pinnable(conn, caller, message_id)
+            if message.pinned_at is not None:
+                return message, ()
+            if await store.count_pins(conn, message.conversation_id) >= MAX_PINS:
+                raise ChatError("conflict", f"{MAX_PINS} messages are pinned here; unpin one of them first.")
+            return _changed(await store.pin_message(conn, message_id, caller.user_id))
+
+        return await self._transactions.run(write)
+
+    async def unpin(self, caller: Caller, message_id: UUID) -> Message:
+        """Take the pin away, of any user. Raises ChatError."""
+        self._sends.require(caller.user_id, f"unpin {message_id}")
+
+        async def write(conn: Connection) -> tuple[Message, Sequence[Change]]:
+            message = await self._pinnable(conn, caller, message_id)
+            if message.pinned_at is None:
+                return message, ()
+            return _changed(await store.unpin_message(conn, message_id))
+
+        return await self._transactions.run(write)
+
+    async def _pinnable(self, conn: Connection, caller: Caller, message_id: UUID) -> Message:
+        message, head = await self._locked(conn, caller, message_id, None)
+        member = await conversation_store.fetch_member(conn, message.conversation_id, caller.user_id)
+        permissions.may_pin(message, permissions.require_member(member, "message"), head.type)
+        return message
+
     @staticmethod
     async def _locked(
         conn: Connection, caller: Caller, message_id: UUID, if_match: Collection[str] | None
@@ -235,6 +269,20 @@ class Messages:
             member = await conversation_store.fetch_member(conn, message.conversation_id, caller.user_id)
             permissions.require_member(member, "message")
             return message
+
+    async def list_pins(
+        self, caller: Caller, conversation_id: UUID, limit: int, cursor: str | None
+    ) -> tuple[Sequence[Message], str | None]:
+        """What is pinned, the last one to be pinned first. Raises ChatError."""
+        before = _decode_pin(cursor)
+        async with self._pool.connection() as conn:
+            permissions.require_member(await conversation_store.fetch_member(conn, conversation_id, caller.user_id))
+            found = await store.list_pins(conn, conversation_id, before=before, limit=limit)
+            if not found:
+                return (), None
+            more = await store.list_pins(conn, conversation_id, before=_pin_of(found[-1]), limit=1)
+        last = found[-1]
+        return found, page_cursors.encode_text(f"{last.pinned_at}\n{last.id}") if more else None
 
     async def page(
         self, caller: Caller, conversation_id: UUID, *, before: int | None, after: int | None, limit: int
@@ -267,6 +315,27 @@ class Messages:
         """History comes from the primary for a while: each caller would wait for the replica only to learn the same."""
         self._replica_after = trio.current_time() + REPLICA_PAUSE
         self._replica_outage.failed(why)
+
+
+def _pin_of(message: Message) -> tuple[datetime, UUID]:
+    assert message.pinned_at is not None
+    return datetime.fromisoformat(message.pinned_at), message.id
+
+
+def _decode_pin(cursor: str | None) -> tuple[datetime, UUID] | None:
+    """Raises ChatError("invalid_cursor")."""
+    text = page_cursors.decode_text(cursor)
+    if text is None:
+        return None
+    at, _, id_ = text.partition("\n")
+    pinned_at = text_rules.time_of(at)
+    try:
+        message_id = UUID(id_)
+    except ValueError:
+        pinned_at = None
+    if pinned_at is None:
+        raise ChatError("invalid_cursor", "The cursor is not one of ours.")
+    return pinned_at, message_id
 
 
 def _is_same(message: Message, asked: Append) -> bool:

@@ -64,6 +64,15 @@ def may_delete(caller: Caller, message: Message, member: Member, kind: Conversat
     _not_deleted(message)
 
 
+def may_pin(message: Message, member: Member, kind: ConversationType) -> None:
+    """Pins are everybody's: both users of a direct conversation, admins and owners of a group."""
+    if kind is ConversationType.GROUP:
+        require_role(member, Role.ADMIN)
+    if message.type is MessageType.SYSTEM:
+        raise ChatError("forbidden", "System messages cannot be pinned.")
+    _not_deleted(message)
+
+
 def _not_deleted(message: Message) -> None:
     if message.deleted_at is not None:
         raise ChatError("gone", "The message was deleted.")

@@ -161,6 +161,8 @@ class Message(Wire, frozen=True):
     status: MessageStatus
     changed_at: Timestamp | None = None
     reactions: tuple[Reaction, ...] = ()
+    pinned_at: Timestamp | None = None
+    pinned_by: UUID | None = None
 
     @property
     def last_changed_at(self) -> Timestamp | None:

@@ -134,6 +134,7 @@ def _steps(now: datetime, oldest: datetime) -> list[tuple[str, Step]]:
         ("expired sessions", accounts.delete_expired_sessions),
         ("reactions to old messages", lambda conn, limit: reactions.delete_reactions_before(conn, oldest, limit)),
         ("reactions to deleted messages", reactions.delete_reactions_left),
+        ("pins of old messages", lambda conn, limit: messages.delete_old_pins(conn, oldest, limit)),
     ]
 
 

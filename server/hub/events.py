@@ -19,7 +19,8 @@ class Event(NamedTuple):
 EVENTS: dict[str, Event] = {
     "ReceiveMessage": Event((("message", Message),), "A new message, also one's own."),
     "MessageChanged": Event(
-        (("message", Message),), "A message was edited or deleted, its file was, or somebody has reacted to it."
+        (("message", Message),),
+        "A message was edited, deleted or pinned, its file was deleted, or somebody has reacted.",
     ),
     "ConversationChanged": Event(
         (("conversation", Conversation),),

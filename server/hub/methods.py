@@ -149,6 +149,16 @@ class HubMethods:
         """Take one's own reaction back."""
         return sent(await self._reactions.unreact(connection.caller, message_id, emoji))
 
+    @hub_method("not_found", "forbidden", "gone", "conflict")
+    async def pin(self, connection: HubConnection, message_id: UUID) -> SentMessage:
+        """Pin a message of a conversation, for all its members."""
+        return sent(await self._messages.pin(connection.caller, message_id))
+
+    @hub_method("not_found", "forbidden", "gone")
+    async def unpin(self, connection: HubConnection, message_id: UUID) -> SentMessage:
+        """Take a pin away, of any user."""
+        return sent(await self._messages.unpin(connection.caller, message_id))
+
     @hub_method("not_found", "invalid_cursor", cost=JOIN_COST)
     async def join_conversation(
         self, connection: HubConnection, conversation_id: UUID, since_seq: Seq | CursorProof | None = None

@@ -39,6 +39,7 @@ from server.rest.routes import (
     health,
     messages,
     negotiate,
+    pins,
     reactions,
     signed_urls,
     users,
@@ -88,6 +89,7 @@ def create_app(
     app.register_blueprint(conversations.blueprint(conversations_handler))
     app.register_blueprint(messages.blueprint(messages_handler, receipts_handler))
     app.register_blueprint(reactions.blueprint(reactions_handler))
+    app.register_blueprint(pins.blueprint(messages_handler))
     app.register_blueprint(files.blueprint(files_handler, settings.max_upload_bytes))
     if isinstance(objects_store, DirectoryObjects):
         app.register_blueprint(signed_urls.blueprint(objects_store))

@@ -56,6 +56,7 @@ TAGS = {
     "conversations": "Direct conversations and groups, their members and roles.",
     "messages": "Sending, reading and editing messages, and their receipts.",
     "reactions": "Reactions to messages.",
+    "pins": "Messages that are pinned in their conversation.",
     "files": "Files: uploads through the server or directly into the store, and links.",
     "auth": "Sign-in with a provider, and sessions.",
     "hub": "Negotiation of connections to the SignalR hub.",

@@ -31,7 +31,7 @@ _decode_reactions: Callable[[str], tuple[Reaction, ...]] = msgspec.json.Decoder(
 def message_of(row: Sequence[Any]) -> Message:
     """A row as {described} of messages.sql makes it."""
     (id_, conversation_id, seq, changed_seq, sender_id, kind, body, file_id, *file,
-     reply_to, client_message_id, edited, deleted, changed, reactions, reached) = row  # fmt: skip
+     reply_to, client_message_id, edited, deleted, changed, reactions, pinned, pinned_by, reached) = row  # fmt: skip
     return Message(
         id=id_,
         conversation_id=conversation_id,
@@ -49,6 +49,8 @@ def message_of(row: Sequence[Any]) -> Message:
         status=STATUSES[reached],
         changed_at=None if changed is None else timestamp(changed),
         reactions=() if reactions is None or deleted is not None else _decode_reactions(reactions),
+        pinned_at=None if pinned is None or deleted is not None else timestamp(pinned),
+        pinned_by=None if pinned is None or deleted is not None else pinned_by,
     )
 
 
@@ -165,6 +167,50 @@ async def update_reactions(conn: Connection, message_id: UUID, reactions: Sequen
     """Write what the message shows of its reactions (`store.postgres.reactions`). None under the same conditions."""
     shown = msgspec.json.encode(reactions).decode() if reactions else None
     return await _change(conn, message_id, queries.update_reactions, {"reactions": shown})
+
+
+async def pin_message(conn: Connection, message_id: UUID, user_id: UUID) -> Change | None:
+    """Pin it, or pin it anew. None under the same conditions."""
+    return await _change(conn, message_id, queries.pin_message, {"user_id": user_id})
+
+
+async def unpin_message(conn: Connection, message_id: UUID) -> Change | None:
+    """None under the same conditions."""
+    return await _change(conn, message_id, queries.unpin_message, {})
+
+
+async def count_pins(conn: Connection, conversation_id: UUID) -> int:
+    row = await (await conn.execute(queries.count_pins, {"conversation_id": conversation_id})).fetchone()
+    return int(row[0]) if row else 0
+
+
+async def list_pins(
+    conn: Connection,
+    conversation_id: UUID,
+    *,
+    before: tuple[datetime, UUID] | None = None,
+    limit: int = 50,
+    max_bytes: int = PAGE_BYTES,
+) -> list[Message]:
+    """The messages that are pinned, the last one to be pinned first; those behind one that was pinned `before`.
+
+    Fewer than `limit` where their bodies pass `max_bytes`, at least one if there is any.
+    """
+    pinned_at, message_id = before or (None, None)
+    parameters = {
+        "conversation_id": conversation_id,
+        "before": pinned_at,
+        "before_id": message_id,
+        "limit": limit,
+        "max_bytes": max_bytes,
+    }
+    return [message_of(row) for row in await (await conn.execute(queries.list_pins, parameters)).fetchall()]
+
+
+async def delete_old_pins(conn: Connection, before: datetime, limit: int) -> int:
+    """Forget the pins of messages from before that, which are gone. How many went."""
+    bound = id_floor(int(before.timestamp() * 1000))
+    return (await conn.execute(queries.delete_old_pins, {"bound": bound, "limit": limit})).rowcount
 
 
 async def _change(conn: Connection, message_id: UUID, query: Any, values: dict[str, object]) -> Change | None:

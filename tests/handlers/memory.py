@@ -768,7 +768,39 @@ def _update_message(tables: Tables, message_id: UUID, content: str) -> Change | 
 def _delete_message(tables: Tables, message_id: UUID) -> Change | None:
     for key in [key for key in tables.reactions if key[0] == message_id]:
         del tables.reactions[key]
-    return tables.change(replace(tables.messages[message_id], content="", deleted_at=NOW, reactions=()))
+    before = tables.messages[message_id]
+    return tables.change(replace(before, content="", deleted_at=NOW, reactions=(), pinned_at=None, pinned_by=None))
+
+
+@stands_for(messages.pin_message)
+def _pin_message(tables: Tables, message_id: UUID, user_id: UUID) -> Change | None:
+    pinned_at = timestamp(1_700_000_000_000 + len(tables.outbox))
+    return tables.change(replace(tables.messages[message_id], pinned_at=pinned_at, pinned_by=user_id))
+
+
+@stands_for(messages.unpin_message)
+def _unpin_message(tables: Tables, message_id: UUID) -> Change | None:
+    return tables.change(replace(tables.messages[message_id], pinned_at=None, pinned_by=None))
+
+
+@stands_for(messages.count_pins)
+def _count_pins(tables: Tables, conversation_id: UUID) -> int:
+    return len(_list_pins(tables, conversation_id, limit=1000))
+
+
+@stands_for(messages.list_pins)
+def _list_pins(
+    tables: Tables,
+    conversation_id: UUID,
+    *,
+    before: tuple[datetime, UUID] | None = None,
+    limit: int = 50,
+    max_bytes: int = messages.PAGE_BYTES,
+) -> list[Message]:
+    found = [one for one in tables.messages.values() if one.conversation_id == conversation_id and one.pinned_at]
+    found.sort(key=lambda one: (one.pinned_at, one.id.bytes), reverse=True)
+    places = [(datetime.fromisoformat(one.pinned_at or ""), one.id) for one in found]
+    return [one for one, place in zip(found, places, strict=True) if before is None or place < before][:limit]
 
 
 @stands_for(messages.list_messages)

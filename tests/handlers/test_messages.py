@@ -9,7 +9,7 @@ import trio
 from msgspec.structs import replace
 
 from handlers.errors import ChatError
-from handlers.messages import MAX_CLIENT_ID, Messages
+from handlers.messages import MAX_CLIENT_ID, MAX_PINS, Messages
 from handlers.model import Caller, CreateMessage, Once
 from handlers.rate_limits import Limiter, Rate
 from store.errors import Overloaded, StoreError, Unavailable
@@ -390,3 +390,68 @@ async def test_read_from_the_replica(memory: Memory, state: str, is_asked: bool)
     with pytest.raises(ChatError, match="not_found"):
         await messages.page(caller, group, before=None, after=0, limit=10)
     assert replica.steps == []
+
+
+# -- pins ---------------------------------------------------------------------------------------
+
+
+async def test_who_may_pin(memory: Memory) -> None:
+    """Both users of a direct conversation, admins and owners of a group; a stranger learns nothing."""
+    one, other, admin, stranger = memory.user(), memory.user(), memory.user(), memory.user()
+    direct = memory.direct(one, other)
+    group = memory.group((one, Role.OWNER), (admin, Role.ADMIN), (other, Role.MEMBER))
+    may = {direct: {one, other}, group: {one, admin}}
+    for conversation, allowed in may.items():
+        said = memory.say(conversation, other)
+        for caller in (one, other, admin, stranger):
+            if caller in allowed:
+                assert (await memory.messages.pin(caller, said.id)).pinned_by == caller.user_id
+                assert (await memory.messages.unpin(caller, said.id)).pinned_by is None
+            else:
+                memory.publisher.published.clear()
+                is_member = conversation == group and caller is other
+                for act in (memory.messages.pin, memory.messages.unpin):
+                    error = await refused(memory, act(caller, said.id))
+                    assert error.code == ("forbidden" if is_member else "not_found")
+
+
+async def test_pinned_once(memory: Memory) -> None:
+    """The same again is no change; nor is unpinning what is not pinned. The limit is of the conversation."""
+    one, other = memory.user(), memory.user()
+    direct = memory.direct(one, other)
+    said = [memory.say(direct, one) for _ in range(MAX_PINS + 1)]
+    for message in said[:MAX_PINS]:
+        await memory.messages.pin(one, message.id)
+    assert len(memory.publisher.changes) == MAX_PINS
+    assert (await memory.messages.pin(other, said[0].id)).pinned_by == one.user_id
+    assert (await memory.messages.unpin(other, said[-1].id)).pinned_by is None
+    assert len(memory.publisher.changes) == MAX_PINS
+    memory.publisher.published.clear()
+    assert (await refused(memory, memory.messages.pin(other, said[-1].id))).code == "conflict"
+    await memory.messages.delete(one, said[0].id)
+    await memory.messages.pin(other, said[-1].id)
+    found, following = await memory.messages.list_pins(other, direct, MAX_PINS, None)
+    assert len(found) == MAX_PINS and following is None and said[0].id not in {one.id for one in found}
+
+
+@pytest.mark.parametrize("cursor", ["AAAA", "é", "MjAyNi0wMS0wMVQwMDowMDowMFo"])
+async def test_no_cursor_of_pins(memory: Memory, cursor: str) -> None:
+    """What is none of ours is refused."""
+    one = memory.user()
+    group = memory.group((one, Role.OWNER))
+    assert (await refused(memory, memory.messages.list_pins(one, group, 10, cursor))).code == "invalid_cursor"
+
+
+@pytest.mark.parametrize("name", ["pin", "unpin"])
+async def test_no_pin_is_half_done(memory: Memory, name: str) -> None:
+    """Wherever the database goes away: it is there and published, or neither."""
+
+    async def arrange(world: Memory) -> Act:
+        one, other = world.user(), world.user()
+        said = world.say(world.direct(one, other), one)
+        if name == "unpin":
+            await world.messages.pin(one, said.id)
+            world.publisher.published.clear()
+        return lambda: getattr(world.messages, name)(one, said.id)
+
+    await nothing_half_done(arrange)

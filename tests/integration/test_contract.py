@@ -20,7 +20,7 @@ from tests.waiting import wait_until
 MESSAGE = {
     "id", "conversationId", "seq", "changedSeq", "senderId", "type", "content", "file", "replyToId",
     "clientMessageId", "createdAt", "editedAt", "deletedAt", "status", "changedAt",
-    "reactions",
+    "reactions", "pinnedAt", "pinnedBy",
 }  # fmt: skip
 CONVERSATION = {
     "id", "type", "name", "createdBy", "createdAt", "lastSeq", "lastMessage", "unreadCount", "memberCount", "members",

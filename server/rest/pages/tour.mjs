@@ -62,6 +62,10 @@ await connection.invoke("EditMessage", sent.id, "Half past?");
 const { reactions } = await connection.invoke("React", sent.id, "👍"); // [{ emoji, count, userIds }]
 //: Unreact
 await connection.invoke("Unreact", sent.id, reactions[0].emoji);
+//: Pin
+const { pinnedAt } = await connection.invoke("Pin", sent.id);
+//: Unpin
+await connection.invoke("Unpin", sent.id);
 //: MarkRead
 await connection.invoke("MarkRead", group.id, sent.seq);
 //: MarkDelivered

@@ -25,6 +25,12 @@ curl -sf -X PUT "$URL/api/messages/$message/status" -H "$auth" -H "$json" -d '{"
 curl -sf "$URL/api/messages/$message/receipts" -H "$auth"
 #: reactionsReact
 curl -sf -X PUT "$URL/api/messages/$message/reactions/$(jq -rn '"👍" | @uri')" -H "$auth" | jq .reactions
+#: pinsPin
+curl -sf -X PUT "$URL/api/messages/$message/pin" -H "$auth" | jq .pinnedAt
+#: pinsListPinned
+curl -sf "$URL/api/conversations/$group/pins" -H "$auth" | jq '.items[].content'
+#: pinsUnpin
+curl -sf -X DELETE "$URL/api/messages/$message/pin" -H "$auth"
 #: reactionsListReactors
 curl -sf "$URL/api/messages/$message/reactions" -H "$auth" | jq '.items[] | {userId, emoji}'
 #: reactionsUnreact

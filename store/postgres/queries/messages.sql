@@ -31,6 +31,7 @@ SELECT m.id, m.conversation_id, m.seq, m.changed_seq, m.sender_id, m.kind, m.bod
        m.file_id, f.key, f.name, f.size, f.content_type, f.width, f.height, m.reply_to, m.client_message_id,
        (extract(epoch FROM m.edited_at) * 1000)::bigint, (extract(epoch FROM m.deleted_at) * 1000)::bigint,
        (extract(epoch FROM {changed}) * 1000)::bigint, m.reactions::text,
+       (extract(epoch FROM m.pinned_at) * 1000)::bigint, m.pinned_by,
        CASE WHEN r.joined >= m.seq THEN 0 WHEN r.read >= m.seq THEN 2 WHEN r.delivered >= m.seq THEN 1 ELSE 0 END
 FROM page AS m
 LEFT JOIN reached AS r ON r.conversation_id = m.conversation_id AND r.sender_id = m.sender_id
@@ -152,7 +153,7 @@ FROM advanced AS a WHERE m.id = a.id AND m.id = %(id)s
 RETURNING a.previous
 
 -- name: delete_message
--- messages_pkey, conversations_pkey, reactions_message. The content goes, and at most so many reactions; the row stays, so that
+-- messages_pkey, conversations_pkey, reactions_message, pins_pkey. The content goes, and at most so many reactions; the row stays, so that
 -- everybody hears of it. What is left of more reactions is noted for the purge.
 {advance}, cleared AS (
     DELETE FROM reactions WHERE ctid = ANY(ARRAY(
@@ -164,9 +165,11 @@ RETURNING a.previous
     INSERT INTO reactions_left (message_id)
     SELECT a.id FROM advanced AS a WHERE (SELECT count(*) FROM cleared) = %(limit)s
     ON CONFLICT DO NOTHING
+), unpinned AS (
+    DELETE FROM pins AS p USING target AS t WHERE p.conversation_id = t.conversation_id AND p.message_id = t.id
 )
 UPDATE messages AS m
-SET body = '', file_id = NULL, reactions = NULL, changed_seq = a.seq, changed_at = a.at, deleted_at = a.at,
+SET body = '', file_id = NULL, reactions = NULL, pinned_at = NULL, pinned_by = NULL, changed_seq = a.seq, changed_at = a.at, deleted_at = a.at,
     {kept}
 FROM advanced AS a WHERE m.id = a.id AND m.id = %(id)s
 RETURNING a.previous
@@ -188,6 +191,55 @@ SET reactions = %(reactions)s::jsonb, changed_seq = a.seq, changed_at = a.at,
     {kept}
 FROM advanced AS a WHERE m.id = a.id AND m.id = %(id)s
 RETURNING a.previous
+
+-- name: pin_message
+-- messages_pkey, conversations_pkey, pins_pkey.
+{advance}, kept AS (
+    INSERT INTO pins (conversation_id, message_id) SELECT t.conversation_id, t.id FROM target AS t ON CONFLICT DO NOTHING
+)
+UPDATE messages AS m
+SET pinned_at = a.at, pinned_by = %(user_id)s, changed_seq = a.seq, changed_at = a.at,
+    {kept}
+FROM advanced AS a WHERE m.id = a.id AND m.id = %(id)s
+RETURNING a.previous
+
+-- name: unpin_message
+-- messages_pkey, conversations_pkey, pins_pkey.
+{advance}, gone AS (
+    DELETE FROM pins AS p USING target AS t WHERE p.conversation_id = t.conversation_id AND p.message_id = t.id
+)
+UPDATE messages AS m
+SET pinned_at = NULL, pinned_by = NULL, changed_seq = a.seq, changed_at = a.at,
+    {kept}
+FROM advanced AS a WHERE m.id = a.id AND m.id = %(id)s
+RETURNING a.previous
+
+-- name: count_pins
+-- pins_pkey as a range, messages_pkey. Of the messages that are there.
+SELECT count(*) FROM pins AS p JOIN messages AS m ON m.id = p.message_id
+WHERE p.conversation_id = %(conversation_id)s AND m.pinned_at IS NOT NULL AND m.deleted_at IS NULL
+
+-- name: list_pins
+-- pins_pkey as a range, messages_pkey. The last one to be pinned first, from behind one; stops as list_messages_before does.
+WITH page AS MATERIALIZED (
+    SELECT * FROM (
+        SELECT *, sum({size}) OVER (ORDER BY pinned_at DESC, id DESC) AS total,
+               row_number() OVER (ORDER BY pinned_at DESC, id DESC) AS position
+        FROM (
+            SELECT m.* FROM pins AS p JOIN messages AS m ON m.id = p.message_id
+            WHERE p.conversation_id = %(conversation_id)s AND m.pinned_at IS NOT NULL AND m.deleted_at IS NULL
+                AND (%(before)s::timestamptz IS NULL OR (m.pinned_at, m.id) < (%(before)s::timestamptz, %(before_id)s::uuid))
+            ORDER BY m.pinned_at DESC, m.id DESC LIMIT %(limit)s
+        ) AS found
+    ) AS summed
+    WHERE total <= %(max_bytes)s OR position = 1
+) {described} ORDER BY m.pinned_at DESC, m.id DESC
+
+-- name: delete_old_pins
+-- pins_message: ids are of time.
+DELETE FROM pins WHERE (conversation_id, message_id) IN (
+    SELECT conversation_id, message_id FROM pins WHERE message_id < %(bound)s ORDER BY message_id LIMIT %(limit)s
+)
 
 -- name: list_first_messages
 -- sends_pkey, messages_pkey: the messages that took these idempotency keys.

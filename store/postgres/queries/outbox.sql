@@ -25,5 +25,6 @@ WITH page AS MATERIALIZED (
     ORDER BY m.conversation_id, m.seq LIMIT %(limit)s
 )
 SELECT m.id, m.conversation_id, m.seq, m.changed_seq, m.sender_id, m.kind, m.body,
-       NULL::uuid, NULL::text, NULL::text, NULL::bigint, NULL::text, NULL::integer, NULL::integer, NULL::uuid, NULL::text, NULL::bigint, NULL::bigint, 0
+       NULL::uuid, NULL::text, NULL::text, NULL::bigint, NULL::text, NULL::integer, NULL::integer, NULL::uuid, NULL::text, NULL::bigint, NULL::bigint,
+       NULL::bigint, NULL::text, NULL::bigint, NULL::uuid, 0
 FROM page AS m ORDER BY m.conversation_id, m.seq

@@ -178,6 +178,12 @@ RULES: dict[str, list[Rule]] = {
         Rule(who(), at(MESSAGE + "/reactions/:x:"), accept),
         Rule(who(), at("/api/messages/{mine}/reactions/:x:"), accept),
     ],
+    "PUT /api/messages/{messageId}/pin": [
+        Rule(who("forbidden"), at(MESSAGE + "/pin"), accept),
+        Rule(who("forbidden"), at("/api/messages/{mine}/pin"), accept),
+    ],
+    "DELETE /api/messages/{messageId}/pin": [Rule(who("forbidden"), at(MESSAGE + "/pin"), accept)],
+    "GET /api/conversations/{conversationId}/pins": [Rule(who(), at(f"{GROUP}/pins"))],
     "DELETE /api/messages/{messageId}/reactions/{emoji}": [
         Rule(who(), at(MESSAGE + "/reactions/:x:"), accept),
         Rule(who(), at("/api/messages/{mine}/reactions/:x:"), accept),
@@ -221,6 +227,8 @@ METHODS: dict[str, list[Rule]] = {
         Rule(who(), call("{mine}"), say_again),
     ],
     "React": [Rule(who(), call("{theirs}", ":y:"), accept), Rule(who(), call("{mine}", ":y:"), accept)],
+    "Pin": [Rule(who("forbidden"), call("{theirs}"), accept)],
+    "Unpin": [Rule(who("forbidden"), call("{theirs}"), accept)],
     "Unreact": [Rule(who(), call("{theirs}", ":y:"), accept), Rule(who(), call("{mine}", ":y:"), accept)],
     "JoinConversation": [Rule(who(), call("{conversation}")), Rule(who(), call("{conversation}", 0))],
     "LeaveConversation": [Rule(EVERYONE, call("{conversation}"))],  # leaving without having joined succeeds, too

@@ -1,5 +1,6 @@
 """store.postgres.messages: history, changes after a cursor, edits and deletes."""
 
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import msgspec
@@ -13,7 +14,7 @@ from store.postgres.connection import Connection
 from store.redis.inbox_entries import Receipt
 from tests.store.postgres.test_conversations import PARTITIONS, fill, rows_read
 from tests.store.postgres.test_users import explained
-from tests.store.world import Writer, make_group, make_users, wait_for_lock
+from tests.store.world import Writer, fetch_value, make_group, make_users, wait_for_lock
 
 
 async def test_pages(conn: Connection, writer: Writer) -> None:
@@ -273,3 +274,33 @@ async def test_history_is_by_index(conn: Connection) -> None:
         sql = f"EXPLAIN SELECT * FROM messages WHERE conversation_id = %s AND {query} LIMIT 50"  # noqa: S608 - constants of this test
         plan = "\n".join(line for (line,) in await (await conn.execute(sql.encode(), [group])).fetchall())
         assert "Seq Scan" not in plan and "->  Sort" not in plan, plan
+
+
+async def test_pins(conn: Connection, writer: Writer) -> None:
+    """A pin is a change with a time of its own, replayed as any other; a list is by time, bounded in bytes. What is
+    deleted is not pinned any more, also where older code has left the row; what is old is forgotten."""
+    [alice, bob] = await make_users(conn, 2)
+    group = await make_group(conn, [alice, bob])
+    said = [await writer.send(group, alice, content="x" * 100).message() for _ in range(4)]
+    changes = [await messages.pin_message(conn, message.id, bob) for message in said]
+    first = changes[0]
+    assert first is not None and not first.created and first.message.pinned_by == bob
+    assert first.message.pinned_at == first.message.changed_at and first.message.edited_at is None
+    assert first.seq == first.message.changed_seq == said[-1].seq + 1
+    replayed = await messages.list_changes(conn, group, said[-1].seq)
+    assert [change.message for change in replayed] == [change.message for change in changes if change]
+    assert await messages.count_pins(conn, group) == 4
+    listed = await messages.list_pins(conn, group)
+    assert [one.id for one in listed] == [one.id for one in said[::-1]]
+    assert [one.id for one in await messages.list_pins(conn, group, max_bytes=250)] == [said[3].id, said[2].id]
+    assert len(await messages.list_pins(conn, group, max_bytes=1)) == 1
+    await messages.delete_message(conn, said[0].id)
+    await conn.execute("UPDATE messages SET deleted_at = now(), body = '' WHERE id = %s", [said[1].id])  # older code
+    shown = await messages.fetch_message(conn, said[1].id)
+    assert shown is not None and (shown.pinned_at, shown.pinned_by) == (None, None)
+    assert await messages.count_pins(conn, group) == 2
+    await messages.unpin_message(conn, said[2].id)
+    assert [one.id for one in await messages.list_pins(conn, group)] == [said[3].id]
+    assert await fetch_value(conn, "SELECT count(*) FROM pins") == 2
+    assert await messages.delete_old_pins(conn, datetime.now(UTC) - timedelta(days=1), 10) == 0
+    assert await messages.delete_old_pins(conn, datetime.now(UTC) + timedelta(days=1), 10) == 2

@@ -22,6 +22,8 @@ ROUTES = {
     "/api/conversations": "get post",
     "/api/conversations/{conversationId}": "delete get put",
     "/api/conversations/{conversationId}/settings": "put",
+    "/api/conversations/{conversationId}/pins": "get",
+    "/api/messages/{messageId}/pin": "delete put",
     "/api/conversations/{conversationId}/members": "get post",
     "/api/conversations/{conversationId}/members/{userId}": "delete",
     "/api/conversations/{conversationId}/members/{userId}/role": "put",
