@@ -202,17 +202,22 @@ async def leaves(page: Page) -> None:
 
 
 async def test_what_one_sets_for_oneself(database: str, redis_url: str, tmp_path: Path, browser: Browser) -> None:
-    """Favourites stand first, what is archived stands at the end behind a button, and what is muted is not counted in
-    the title: in each tab of the person, and in nothing that the others see."""
+    """What is pinned is pinned for both, and listed. Favourites stand first, what is archived stands at the end behind
+    a button, and what is muted is not counted in the title: in each tab of the person, not for others."""
     async with two_instances(database, redis_url, tmp_path / "files") as site:
         alice, bob = await join(browser, site, "alice"), await join(browser, site, "bob")
         await talk(alice, bob)
         await say(alice, "hello, bob")
         await bob.click(".conversations a")
         await bob.see(shown("hello, bob"))
+        await alice.hover(shown("hello, bob"))
+        await alice.click("[aria-label='Pin']")
+        await bob.see(shown("hello, bob", " .pinned"))
         again = await browser.tab(bob, "bob, again", site.url)
         await again.see(".conversations a")
         await bob.click("[aria-label='About this conversation']")
+        await bob.click(".details button:text-is('Show')")
+        await bob.see(".details [aria-label='Pinned messages'] :text-is('hello, bob')")
         await bob.click(".details label:has-text('Favourite')")
         await again.see(".conversations .favourite")
         await bob.click(".details button:has-text('Mute notifications')")

@@ -137,6 +137,7 @@ export class Conversation extends Emitter {
       edit: (message, content, signal) => this.#edit(message, content, signal),
       react: (message, emoji, signal) => this.#react("PUT", message, emoji, signal),
       unreact: (message, emoji, signal) => this.#react("DELETE", message, emoji, signal),
+      pin: (message, isPinned, signal) => this.#pin(message, isPinned, signal),
       delete: (message, signal) => this.#delete(message, signal),
     };
     if (!kept) return;
@@ -336,6 +337,23 @@ export class Conversation extends Emitter {
     }
     this.#changed();
     return this.members;
+  }
+
+  /**
+   * What is pinned, the last one to be pinned first: read from the server, also what is not loaded.
+   * @param {{signal?: AbortSignal}} [options]
+   * @returns {Promise<Message[]>}
+   */
+  async pins({ signal } = {}) {
+    /** @type {Message[]} */
+    const found = [];
+    for (let cursor = null; ; ) {
+      /** @type {{items: WireMessage[], next: string | null}} */
+      const page = await this.#host.rest.get(`${this.#path}/pins`, { query: { limit: 200, cursor }, signal });
+      found.push(...page.items.map((wire) => this.#snapshot(wire)));
+      cursor = page.next;
+      if (cursor === null) return found;
+    }
   }
 
   // -- writing ------------------------------------------------------------------------------------
@@ -862,6 +880,17 @@ export class Conversation extends Emitter {
     requireSent(id);
     // Shown when its event comes, as an edit is.
     await this.#host.rest.request(method, `/api/messages/${id}/reactions/${encodeURIComponent(emoji)}`, { signal });
+  }
+
+  /**
+   * @param {Message} message
+   * @param {boolean} isPinned
+   * @param {AbortSignal} [signal]
+   */
+  async #pin({ id }, isPinned, signal) {
+    requireSent(id);
+    // Shown when its event comes, as an edit is.
+    await this.#host.rest.request(isPinned ? "PUT" : "DELETE", `/api/messages/${id}/pin`, { signal });
   }
 
   /**

@@ -19,6 +19,7 @@ import { ParleyError } from "./errors.js";
  * @property {(message: Message, signal?: AbortSignal) => Promise<void>} delete
  * @property {(message: Message, emoji: string, signal?: AbortSignal) => Promise<void>} react
  * @property {(message: Message, emoji: string, signal?: AbortSignal) => Promise<void>} unreact
+ * @property {(message: Message, isPinned: boolean, signal?: AbortSignal) => Promise<void>} pin
  */
 
 export class Message {
@@ -53,6 +54,9 @@ export class Message {
     this.deletedAt = wire.deletedAt ?? null;
     /** @type {readonly Reaction[]} in the order in which the kinds came */
     this.reactions = wire.reactions ?? [];
+    /** Since when it is pinned, and by whom; null of what is not. */
+    this.pinnedAt = wire.pinnedAt ?? null;
+    this.pinnedBy = wire.pinnedBy ?? null;
     this.status = status;
     /** Why it has failed. */
     this.error = error;
@@ -110,6 +114,19 @@ export class Message {
    */
   unreact(emoji, { signal } = {}) {
     return this.#actions.unreact(this, emoji, signal);
+  }
+
+  /**
+   * Keep it at hand for all members of the conversation.
+   * @param {{signal?: AbortSignal}} [options]
+   */
+  pin({ signal } = {}) {
+    return this.#actions.pin(this, true, signal);
+  }
+
+  /** @param {{signal?: AbortSignal}} [options] */
+  unpin({ signal } = {}) {
+    return this.#actions.pin(this, false, signal);
   }
 
   /** @param {{signal?: AbortSignal}} [options] */

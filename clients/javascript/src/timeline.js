@@ -23,6 +23,8 @@
  * @property {"Sent" | "Delivered" | "Read"} status
  * @property {string | null} [changedAt]
  * @property {Reaction[]} [reactions]
+ * @property {string | null} [pinnedAt]
+ * @property {string | null} [pinnedBy]
  *
  * @typedef {object} Reaction one kind of reaction: how many users have put it there, and the first ten of them
  * @property {string} emoji

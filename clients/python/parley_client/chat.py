@@ -316,6 +316,21 @@ class Chat:
         found: Message = await self._engine.call("Unreact", message_id, emoji, kind=Message)
         return found
 
+    async def pin(self, message_id: str, is_pinned: bool) -> Message:
+        found: Message = await self._engine.call("Pin" if is_pinned else "Unpin", message_id, kind=Message)
+        return found
+
+    async def pins(self, conversation_id: str) -> list[Message]:
+        found: list[Message] = []
+        cursor: str | None = None
+        while True:
+            path = f"/api/conversations/{conversation_id}/pins"
+            page = await self._rest.get(path, Page[Message], limit=PAGE, cursor=cursor)
+            found += page.items
+            cursor = page.next
+            if cursor is None:
+                return found
+
     async def rename(self, conversation_id: str, name: str) -> None:
         rounds, path = self._replica.rounds(), f"/api/conversations/{conversation_id}"
         self._replica.take_answer(await self._rest.put(path, {"name": name}, ConversationInfo), rounds)

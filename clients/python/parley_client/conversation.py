@@ -67,6 +67,8 @@ class Actions(Protocol):
     async def delete_message(self, message_id: str) -> Message: ...
     async def react(self, message_id: str, emoji: str) -> Message: ...
     async def unreact(self, message_id: str, emoji: str) -> Message: ...
+    async def pin(self, message_id: str, is_pinned: bool) -> Message: ...
+    async def pins(self, conversation_id: str) -> list[Message]: ...
     async def rename(self, conversation_id: str, name: str) -> None: ...
     async def update_settings(self, conversation_id: str, changes: Mapping[str, Any]) -> None: ...
     async def add_member(self, conversation_id: str, user_id: str, role: Role) -> None: ...
@@ -302,6 +304,17 @@ class Conversation:
     async def unreact(self, message: Message | str, emoji: str) -> Message:
         """Take one's own reaction back."""
         return await self._actions.unreact(message if isinstance(message, str) else message.id, emoji)
+
+    async def pin(self, message: Message | str) -> Message:
+        """Keep a message at hand for all members. The same again changes nothing."""
+        return await self._actions.pin(message if isinstance(message, str) else message.id, True)
+
+    async def unpin(self, message: Message | str) -> Message:
+        return await self._actions.pin(message if isinstance(message, str) else message.id, False)
+
+    async def pins(self) -> list[Message]:
+        """What is pinned, the last one to be pinned first: read from the server, also what is not loaded."""
+        return await self._actions.pins(self.id)
 
     async def rename(self, name: str) -> None:
         await self._actions.rename(self.id, name)

@@ -117,6 +117,8 @@ class Message(Wire, frozen=True, kw_only=True):
     status: MessageStatus = MessageStatus.SENT
     changed_at: str | None = None
     reactions: tuple[Reaction, ...] = ()
+    pinned_at: str | None = None
+    pinned_by: str | None = None
 
     @property
     def last_changed_at(self) -> str | None:

@@ -39,6 +39,12 @@ const sent = await message.whenSent();
 await sent.edit("Half past?");
 //: React reactionsReact
 await sent.react("👍"); // seen as `change`: message.reactions
+//: Pin pinsPin
+await sent.pin(); // for all: message.pinnedAt
+//: pinsListPinned
+const pinned = await group.pins();
+//: Unpin pinsUnpin
+await sent.unpin();
 //: Unreact reactionsUnreact
 await sent.unreact("👍");
 //: MarkRead MarkMessageAsRead messagesSetStatus

@@ -55,6 +55,7 @@ export class ChatView {
       react: (message, button) => openMenu(button, REACTIONS.map((text) => ({ text, run: () => this.#react(message, text, true) }))),
       onReact: (message, emoji, adds) => this.#react(message, emoji, adds),
       edit: (message) => this.composer.edit(message),
+      pin: (message) => (message.pinnedAt ? message.unpin() : message.pin()).catch((error) => say(error.message)),
       remove: (message) => this.#remove(message),
       copy: (message) => navigator.clipboard?.writeText(message.content).then(() => say("Copied."), () => say("The browser does not let it be copied.")),
       info: (message) => showReceipts({ people, conversation: this.#conversation, message }),

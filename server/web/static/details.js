@@ -81,6 +81,7 @@ export class Details {
       h("div", { class: "profile" }, picture, h("h3", {}, h("bdi", { text: name })), user?.username && h("p", { class: "muted" }, "@", h("bdi", { text: user.username })),
         id && h("p", { dir: "auto", text: people.standingOf(id) })),
       this.#settings(conversation),
+      this.#pins(conversation),
       user?.createdAt && h("p", { class: "muted", text: `Here since ${new Date(user.createdAt).toLocaleDateString(undefined, { dateStyle: "long" })}` }),
     ];
   }
@@ -100,6 +101,7 @@ export class Details {
         h("p", { class: "muted", text: plural(conversation.memberCount, "member") }),
         mayManage && h("button", { type: "button", class: "link", text: "Rename", data: { focus: "rename" }, on: { click: () => this.#rename(conversation) } })),
       this.#settings(conversation),
+      this.#pins(conversation),
       h("section", { "aria-label": "Members" },
         h("div", { class: "section-head" }, h("h3", { text: "Members" }), mayManage && h("button", { type: "button", data: { focus: "add" }, on: { click: () => addMembers({ chat: this.#chat, people, conversation, say: this.#actions.say }) } }, icon("plus"), "Add")),
         h("ul", { class: "members" }, members.slice(0, SHOWN).map((member) => this.#member(conversation, member, role))),
@@ -108,6 +110,20 @@ export class Details {
         h("button", { type: "button", class: "danger-text", text: "Leave this group", data: { focus: "leave" }, on: { click: () => this.#leave(conversation) } }),
         role === "Owner" && h("button", { type: "button", class: "danger-text", text: "Delete this group", data: { focus: "delete" }, on: { click: () => this.#delete(conversation) } })),
     ];
+  }
+
+  /** What is pinned, as soon as it is looked for. */
+  #pins(conversation) {
+    const list = h("ul", { class: "members" });
+    const show = async () => {
+      try {
+        const found = await conversation.pins();
+        replace(list, found.length ? found.map((message) => h("li", { class: "member" }, h("span", { class: "option-text" }, h("bdi", { text: message.content || message.file?.name || "" }), h("small", { text: `${this.#people.nameOf(message.senderId)}, ${momentOf(message.createdAt)}` })))) : h("li", { class: "muted", text: "Nothing is pinned." }));
+      } catch (error) {
+        this.#actions.say(error.message);
+      }
+    };
+    return h("section", { "aria-label": "Pinned messages" }, h("div", { class: "section-head" }, h("h3", { text: "Pinned" }), h("button", { type: "button", text: "Show", data: { focus: "pins" }, on: { click: show } })), list);
   }
 
   /** What one sets for oneself. */

@@ -36,6 +36,7 @@ export function guess({ message, hasHead, isNewDay, isFirstUnread }, width) {
   for (const line of message.content.slice(0, LONG).split("\n", MANY_LINES)) lines += Math.max(1, Math.ceil(line.length / perLine));
   let height = 6 + lines * 22 + (hasHead ? 28 : 0) + (isNewDay ? 44 : 0) + (isFirstUnread ? 32 : 0) + (message.replyToId ? 30 : 0);
   if (message.reactions.length) height += 34;
+  if (message.pinnedAt) height += 20;
   if (message.file) height += SHOWN_AS_PICTURE.test(message.file.contentType) ? boxOf(message.file).height + 8 : 64;
   return height;
 }
@@ -55,7 +56,7 @@ export function fill(article, row, context) {
   } else {
     article.className = `message${message.isOwn ? " own" : ""}${row.hasHead ? " head" : ""}${message.status === "failed" ? " failed" : ""}`;
     parts.push(row.hasHead ? head(row, context) : h("time", { class: "gutter-time", dateTime: message.createdAt, title: momentOf(message.createdAt), text: timeOf(message.createdAt) }));
-    parts.push(h("div", { class: "message-body" }, quote(message, context), content(message, context), file(message, context), reactions(message, context), trouble(message)));
+    parts.push(h("div", { class: "message-body" }, quote(message, context), content(message, context), file(message, context), reactions(message, context), pinned(message), trouble(message)));
     if (message.isOwn && !message.deletedAt) parts.push(mark(message, context));
   }
   replace(article, ...parts);
@@ -148,6 +149,10 @@ function file(message, { files }) {
 }
 
 /** Each kind with its count. Whether one's own is among many is known of the first ten only: pressing it puts it there. */
+function pinned(message) {
+  return message.pinnedAt ? h("small", { class: "pinned", title: momentOf(message.pinnedAt), text: "Pinned" }) : null;
+}
+
 function reactions(message, { people, onReact }) {
   if (message.deletedAt || !message.reactions.length) return null;
   return h("div", { class: "reactions" }, message.reactions.map(({ emoji, count, userIds }) => {
