@@ -17,6 +17,8 @@ ROUTES = {
     "/api/users": "get post",
     "/api/users/me": "get put",
     "/api/users/me/export": "get",
+    "/api/users/me/privacy": "get put",
+    "/api/users/me/unread": "get",
     "/api/users/status": "put",
     "/api/users/{userId}": "delete get",
     "/api/conversations": "get post",
