@@ -179,7 +179,8 @@ class Membership:
                 self._usable_until = now + LEASE / 2
 
     async def _keep_up(self) -> None:
-        """Compare everything with PostgreSQL once, retrying until it succeeds, and then the heads periodically.
+        """Compare everything with PostgreSQL once, retrying until it succeeds, and then the heads, and what users hide,
+        periodically.
 
         Everything once more when entries of the inbox were lost (`_doubt`).
         """
@@ -188,6 +189,7 @@ class Membership:
             try:
                 if since is None:
                     await self._recovery.check_heads()
+                    await self._recovery.check_privacy()
                 else:
                     await self._recovery.check_all(trio.current_time() - since)
             except trio.Cancelled:  # the epoch has ended: the next one compares what this one has not

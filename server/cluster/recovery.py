@@ -90,9 +90,16 @@ class Recovery:
         Raise StoreError."""
         users = self._rooms.users()
         for start in range(0, len(users), CHUNK):
-            chunk = users[start : start + CHUNK]
-            await self._close_withdrawn(chunk)
-            for user_id, (privacy, version) in (await self._truth.privacy(chunk)).items():
+            await self._close_withdrawn(users[start : start + CHUNK])
+        await self.check_privacy()
+
+    async def check_privacy(self) -> None:
+        """Read what the users hide who are connected here: a notice is lost if its instance dies behind the commit.
+        Raise StoreError."""
+        users = self._rooms.users()
+        for start in range(0, len(users), CHUNK):
+            found = await self._truth.privacy(users[start : start + CHUNK])
+            for user_id, (privacy, version) in found.items():
                 self._rooms.set_privacy(user_id, privacy, version)
 
     async def _close_withdrawn(self, users: Collection[UUID]) -> None:
