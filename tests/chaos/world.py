@@ -365,7 +365,8 @@ class World:
             print(person.user.name, person.at, person.online.is_set(), person.oracle_client.cursors)  # noqa: T201
 
     async def settle_receipts(self) -> None:
-        """P6: wait until every stored cursor is at least where it was acknowledged."""
+        """P6: wait until every stored cursor is at least where it was acknowledged, and the totals say that all is
+        read."""
         for person in self.people:
             for conversation in person.conversations:
                 seq = person.oracle_client.cursors[conversation]
@@ -375,6 +376,7 @@ class World:
         for person in self.people:
             for conversation in person.conversations:
                 await wait_until(partial(self._has_read, person, conversation))
+            await wait_until(partial(self._has_read_all, person))
 
     async def settle_presence(self) -> None:
         """P7: wait until every user sees all users online, when they ask and in what was announced last."""
@@ -384,6 +386,11 @@ class World:
 
     async def _has_read(self, person: Person, conversation: str) -> bool:
         return await self._read_seq(person, conversation) >= person.read[conversation]
+
+    async def _has_read_all(self, person: Person) -> bool:
+        found = await person.call("GetUnread")
+        nothing = {"unreadCount": 0, "conversationCount": 0, "capped": False}
+        return found is not None and found.items() >= nothing.items()
 
     async def _sees_all(self, person: Person, ids: list[str]) -> bool:
         found = await person.call("GetPresence", ids)
