@@ -6,7 +6,7 @@ which means the same (but for `UpdateUser`).
 """
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
 import msgspec
@@ -351,3 +351,36 @@ class MessageReceipt(Wire, frozen=True):
 
     user_id: UUID
     status: MessageStatus
+
+
+class SearchMessages(Wire, frozen=True):
+    """What SearchMessages looks for: messages that have all of it. Times are of the messages' `createdAt`."""
+
+    query: Annotated[str, Meta(max_length=256)] = ""
+    conversation_id: UUID | None = None
+    sender_id: UUID | None = None
+    before: str | None = None
+    after: str | None = None
+    has: Literal["file", "link"] | None = None
+    cursor: str | None = None
+    limit: Annotated[int, Meta(ge=1, le=200)] | None = None
+
+
+class Highlight(Wire, frozen=True, gc=False):
+    """Where a message has what was looked for. `start` and `length` count UTF-16 code units."""
+
+    field: Literal["content", "fileName"]
+    start: int
+    length: int
+
+
+class SearchHit(Wire, frozen=True):
+    message: Message
+    highlights: tuple[Highlight, ...]
+
+
+class SearchPage(Wire, frozen=True):
+    """The newest message first. There may be few items, or none, on a page that is not the last: `next` says so."""
+
+    items: tuple[SearchHit, ...]
+    next: str | None

@@ -94,6 +94,7 @@ class Instance:
         self.subscriptions, self.relay, self.membership = cluster.subscriptions, cluster.relay, cluster.membership
         self.transactions, self.receipts = cluster.transactions, cluster.receipts
         self.reactions = self.handlers.reactions
+        self.search_indexer = cluster.search_indexer
         self.hub, self.forwarding, self.http_endpoint = hub.server, hub.forwarding, hub.http_endpoint
         self.http, self.listener, self.certificate = rest.http, rest.listener, rest.certificate
         self.requests, self.answers = rest.requests, rest.answers
@@ -138,6 +139,7 @@ class Instance:
             ("pool", self.pool.run),
             ("clock", self.clock.run),
             ("export_pool", self.stores.export_pool.run),
+            ("search_pool", self.stores.search_pool.run),
             ("lanes", self.lanes.run),
             ("reactions", self.reactions.run),
             ("batch_loader", self.cluster.sync.run),
@@ -152,6 +154,7 @@ class Instance:
             ("receipts", self.receipts.run),
             ("membership", self.membership.run),
             ("outbox_relay", self.relay.run),
+            ("search_indexer", self.search_indexer.run),
             ("http_endpoint", self.http_endpoint.run),
             ("http", self.http.run),
             ("event_loop_lag", self.event_loop_lag.run),

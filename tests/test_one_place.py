@@ -76,7 +76,7 @@ CHANGES = {
     ],
     "a command": [
         Change("server/cli/main.py", "from server.cli.inspect.commands", "from server.cli.example import example\n"),
-        Change("server/cli/main.py", "restored, serve, token):", "example, "),
+        Change("server/cli/main.py", "restored, search, serve, token):", "example, "),
         Change(
             "server/cli/example.py",
             "",
@@ -184,7 +184,7 @@ from server.hub import methods
 from server.hub.dispatch import Dispatcher
 
 dispatcher = Dispatcher()
-names = "messages conversations reactions receipts users presence connected ephemeral_events sync verifier"
+names = "messages conversations reactions search receipts users presence connected ephemeral_events sync verifier"
 parts = dict.fromkeys(names.split())
 methods.HubMethods(**parts).register(dispatcher)
 [served] = [method for method in dispatcher.methods if method.name == "CountDown"]

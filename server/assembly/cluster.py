@@ -18,6 +18,7 @@ from server.cluster.outbox_relay import OutboxRelay
 from server.cluster.publisher import Publisher
 from server.cluster.reaper import Reaper
 from server.cluster.recovery import Recovery
+from server.cluster.search_indexer import SearchIndexer
 from server.cluster.subscriptions import Subscriptions
 from server.config.settings import Settings
 from server.fanout.broadcaster import Broadcaster
@@ -46,6 +47,7 @@ class Cluster:
     ephemeral_events: EphemeralEvents
     change_publisher: ChangePublisher
     relay: OutboxRelay
+    search_indexer: SearchIndexer
     lanes: Lanes
     queue: Queue  # the lanes, wrapped if tracing is on
     receipts: ReceiptWriter
@@ -99,6 +101,7 @@ def assemble_cluster(settings: Settings, stores: Stores, tracing: "Tracing | Non
         ephemeral_events=ephemeral_events,
         change_publisher=change_publisher,
         relay=OutboxRelay(stores.pool, subscriptions, publisher, change_publisher),
+        search_indexer=SearchIndexer(stores.search_pool),
         lanes=lanes,
         queue=tracing.queue(lanes) if tracing else lanes,
         receipts=ReceiptWriter(

@@ -12,6 +12,7 @@ from handlers.messages import Messages, Queue
 from handlers.reactions import Reactions
 from handlers.receipts import Receipts
 from handlers.refresh_tokens import RefreshTokens
+from handlers.search import Search
 from handlers.users import Users
 from server.assembly.cluster import Cluster
 from server.assembly.stores import Stores
@@ -25,6 +26,7 @@ from store.postgres.pool import Pool
 class Handlers:
     messages: Messages
     reactions: Reactions
+    search: Search
     receipts: Receipts
     users: Users
     files: Files
@@ -71,6 +73,7 @@ def assemble_handlers(
     return Handlers(
         messages=messages(pool, cluster.queue),
         reactions=reactions(pool),
+        search=Search(stores.search_pool, limits.searches),
         receipts=Receipts(pool, cluster.receipts),
         users=Users(pool, cluster.transactions, cluster.announcer),
         files=files(pool),

@@ -72,6 +72,7 @@ def assemble_rest(
         conversations_handler=cluster.conversations,
         messages_handler=handlers.messages,
         reactions_handler=handlers.reactions,
+        search_handler=handlers.search,
         receipts_handler=handlers.receipts,
         verifier=hub.verifier,
         tokens=hub.tokens,

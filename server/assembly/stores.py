@@ -20,6 +20,8 @@ from store.redis.instances import Instances
 from store.redis.timelines import SharedTimelines
 from store.signing import SigningKeys
 
+SEARCHES_AT_ONCE = 4  # and a connection for what brings messages in
+SEARCH_TIMEOUT = 5.0  # seconds for a statement, if the setting allows more: what takes longer is refused
 APPLICATION = "parley"  # the application name of connections; a suffix says what they are used for
 
 
@@ -27,6 +29,7 @@ APPLICATION = "parley"  # the application name of connections; a suffix says wha
 class Stores:
     pool: Pool
     export_pool: Pool
+    search_pool: Pool
     read_pool: Pool | None
     lane_connector: Connector
     timelines: Timelines
@@ -42,7 +45,7 @@ class Stores:
     def pools(self) -> dict[str, Pool]:
         """Return the pools by the name they have in metrics. Lanes have permanent connections outside the pools."""
         reads = {} if self.read_pool is None else {"reads": self.read_pool}
-        return {"main": self.pool, "exports": self.export_pool, **reads}
+        return {"main": self.pool, "exports": self.export_pool, "search": self.search_pool, **reads}
 
 
 def assemble_stores(
@@ -61,7 +64,7 @@ def assemble_stores(
         await timelines.admit(connection)
         durability.observe(connection.waits_for_standby)
 
-    def pool(url: str, name: str, size: int) -> Pool:
+    def pool(url: str, name: str, size: int, timeout: float = settings.statement_timeout) -> Pool:
         return Pool(
             url,
             name=name,
@@ -95,6 +98,9 @@ def assemble_stores(
     return Stores(
         pool=main_pool,
         export_pool=pool(settings.database_url, f"{APPLICATION}-exports", EXPORTS_AT_ONCE),
+        search_pool=pool(
+            settings.database_url, f"{APPLICATION}-search", SEARCHES_AT_ONCE + 1, min(timeout, SEARCH_TIMEOUT)
+        ),
         read_pool=read_pool() if settings.read_url else None,
         lane_connector=lane_connector,
         timelines=timelines,

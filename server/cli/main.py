@@ -14,6 +14,7 @@ from server.cli.loadtest import loadtest
 from server.cli.migrate import migrate
 from server.cli.purge import purge
 from server.cli.restored import restored
+from server.cli.search import search
 from server.cli.serve import serve
 from server.cli.token import token
 from server.protocol import terminal
@@ -48,5 +49,5 @@ def main() -> None:
     """
 
 
-for command in (chat, check, dev, drain, inspect, loadtest, migrate, purge, restored, serve, token):
+for command in (chat, check, dev, drain, inspect, loadtest, migrate, purge, restored, search, serve, token):
     main.add_command(command)

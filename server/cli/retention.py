@@ -7,6 +7,7 @@ agree with it: with a clock that is a year ahead, a purge would drop the message
 
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
+from uuid import UUID
 
 import trio
 from rich.table import Table
@@ -20,7 +21,7 @@ from server.protocol import terminal
 from store.errors import StoreError
 from store.model import Change
 from store.objects import open_objects
-from store.postgres import accounts, idempotency, messages, partitions, reactions, users
+from store.postgres import accounts, idempotency, messages, partitions, reactions, search, users
 from store.postgres.clock import fetch_agreed_now
 from store.postgres.connection import Connection
 from store.postgres.pool import Pool
@@ -28,6 +29,7 @@ from store.redis.inbox_entries import Personal
 
 IDEMPOTENCY = timedelta(days=7)  # how long a clientMessageId or Idempotency-Key is remembered (docs/design.md P2)
 BATCH = 2000  # rows in one statement: short locks
+SEARCHED = 500  # conversations whose terms are looked at in one transaction
 POOL = 3
 LOCK = "parley.purge"  # hashed to the key of the advisory lock that allows one purge at a time
 LOCK_WAIT = 600.0  # seconds
@@ -120,6 +122,11 @@ async def _purge(settings: Settings, pool: Pool, now: datetime, oldest: datetime
     for name, step in _steps(now, partitions.month_of(oldest)):
         with console.status(f"forgetting {name} ..."):
             rows.append((name, await _repeat(pool, step)))
+    with console.status("forgetting the terms of dropped messages ..."):
+        after: UUID | None = UUID(int=0)
+        while after is not None:
+            async with pool.connection() as conn:
+                after = await search.forget_dropped(conn, after, SEARCHED)
     with console.status("clearing up files ..."):
         purged = await _files(settings, pool).purge(now)
     rows += [("files in no message", purged.retired), ("objects", purged.objects), ("stray objects", purged.strays)]

@@ -26,6 +26,7 @@ class RateLimits:
             "user_connects", "connections", lambda to: to.rate_user_connects
         )
         self.sends: Limiter[UUID] = self._limiter("sends", "messages", lambda to: to.rate_sends)
+        self.searches: Limiter[UUID] = self._limiter("searches", "searches", lambda to: to.rate_searches)
         self.requests: Limiter[str] = self._limiter("requests", "requests", lambda to: to.rate_requests)
         self.hub_requests: Limiter[str] = self._limiter(  # polls and POSTs
             "hub_requests", "requests of one connection", lambda to: to.rate_requests

@@ -389,7 +389,8 @@ class Settings:
         RATE,
         Rate(400, 10 * SECONDS),
         "Hub invocations of one connection, by what they cost.",
-        more="A `Sync` counts for 20 calls, `StreamHistory` and `GetPresence` for 10, `GetUnread` for 5, "
+        more="A `Sync` counts for 20 calls, `StreamHistory`, `SearchMessages` and "
+        "`GetPresence` for 10, `GetUnread` for 5, "
         "`JoinConversation` for 2.",
         reloadable=True,
     )
@@ -403,6 +404,12 @@ class Settings:
         RATE,
         Rate(200, 10 * SECONDS),
         "Messages, edits, deletions and reactions of one user, on each instance.",
+        reloadable=True,
+    )
+    rate_searches: Rate = RATES.setting(
+        RATE,
+        Rate(60, 10 * SECONDS),
+        "Searches of one user for messages, on each instance, over the hub and REST alike.",
         reloadable=True,
     )
     rate_requests: Rate = RATES.setting(

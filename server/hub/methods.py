@@ -19,6 +19,8 @@ from handlers.model import (
     CursorProof,
     Joined,
     Others,
+    SearchMessages,
+    SearchPage,
     SentMessage,
     Synced,
     SyncOptions,
@@ -33,6 +35,7 @@ from handlers.ports import Presence as Connected
 from handlers.presence import Presence
 from handlers.reactions import Reactions
 from handlers.receipts import Receipts
+from handlers.search import Search
 from handlers.sync import Sync, read_cursor
 from handlers.users import Users
 from server.fanout.ephemeral_events import EphemeralEvents
@@ -53,6 +56,7 @@ JOIN_COST = 2  # four look-ups and a page of cursors; clients of hundreds of con
 PRESENCE_COST = 10  # of up to 200 users
 UNREAD_COST = 5  # up to 10,000 messages are looked at
 STREAM_COST = 10  # pages at the client's pace
+SEARCH_COST = 10  # up to 50 messages, and what is looked at to find them
 SYNC_COST = 20  # up to 1,000 cursors
 
 
@@ -87,6 +91,7 @@ class HubMethods:
         messages: Messages,
         conversations: Conversations,
         reactions: Reactions,
+        search: Search,
         receipts: Receipts,
         users: Users,
         presence: Presence,
@@ -98,6 +103,7 @@ class HubMethods:
         self._messages = messages
         self._conversations = conversations
         self._reactions = reactions
+        self._search = search
         self._receipts = receipts
         self._users = users
         self._presence = presence
@@ -218,6 +224,11 @@ class HubMethods:
                 return
             left -= len(page.messages)
             before_seq = page.messages[-1].seq
+
+    @hub_method("not_found", "invalid_cursor", cost=SEARCH_COST)
+    async def search_messages(self, connection: HubConnection, search: SearchMessages) -> SearchPage:
+        """Find messages by their words, in all conversations of the user or in one, the newest first."""
+        return await self._search.find(connection.caller, search)
 
     @hub_method("not_found")
     async def start_typing(self, connection: HubConnection, conversation_id: UUID) -> None:

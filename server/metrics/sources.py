@@ -18,6 +18,7 @@ from handlers.transactions import Transactions
 from server.cluster.membership import Membership
 from server.cluster.outbox_relay import OutboxRelay
 from server.cluster.publisher import Publisher
+from server.cluster.search_indexer import SearchIndexer
 from server.config.rate_limits import RateLimits
 from server.fanout.receipts import ReceiptWriter
 from server.fanout.rooms import Rooms
@@ -55,6 +56,7 @@ class Parts(Protocol):
     membership: Membership
     publisher: Publisher
     relay: OutboxRelay
+    search_indexer: SearchIndexer
     receipts: ReceiptWriter
     requests: RequestMetrics
     event_loop_lag: EventLoopLag
@@ -72,7 +74,7 @@ class Parts(Protocol):
 
 def families(parts: Parts, census: Census, receipts_waiting: int | None) -> Iterator[Metric]:
     """Yield all metrics. `receipts_waiting` is None if Redis did not answer; its metric is then left out."""
-    for source in (_listener, _hub, _bounds, _rooms, _lanes, _instances, _pools, _disks, _process):
+    for source in (_listener, _hub, _bounds, _rooms, _lanes, _instances, _search, _pools, _disks, _process):
         yield from source(parts)
     yield from _census(census)
     yield from _receipts(parts, receipts_waiting)
@@ -323,6 +325,25 @@ def _receipts(parts: Parts, waiting: int | None) -> Iterable[Metric]:
         )
 
 
+def _search(parts: Parts) -> Iterable[Metric]:
+    indexer = parts.search_indexer
+    yield gauge(
+        "parley_search_lag_seconds",
+        "Age of the oldest change of a message that a search does not see yet; 0 if there is none. On every instance.",
+        indexer.lag,
+    )
+    yield counter(
+        "parley_search_messages_total",
+        "Messages, new or changed, that this instance has brought into the search; one instance at a time does.",
+        indexer.brought_in,
+    )
+    yield gauge(
+        "parley_search_rebuilding",
+        "1 while this instance brings all messages into the search anew.",
+        int(indexer.is_rebuilding),
+    )
+
+
 def _pools(parts: Parts) -> Iterable[Metric]:
     statistics = {name: pool.statistics() for name, pool in parts.pools.items()}
 
@@ -331,7 +352,7 @@ def _pools(parts: Parts) -> Iterable[Metric]:
 
     yield gauges(
         "parley_pool_size_connections",
-        "Connections to PostgreSQL that the pool may have: POOL_SIZE; exports have 2 of their own.",
+        "Connections to PostgreSQL that the pool may have: POOL_SIZE; exports have 2 of their own, searches 5.",
         "pool",
         of_each(lambda pool: pool.size),
     )

@@ -18,6 +18,7 @@ from handlers.files import Files
 from handlers.messages import Messages
 from handlers.reactions import Reactions
 from handlers.receipts import Receipts
+from handlers.search import Search
 from handlers.users import Users
 from server.config.rate_limits import RateLimits
 from server.config.settings import Settings
@@ -41,6 +42,7 @@ from server.rest.routes import (
     negotiate,
     pins,
     reactions,
+    search,
     signed_urls,
     users,
 )
@@ -61,6 +63,7 @@ def create_app(
     conversations_handler: Conversations,
     messages_handler: Messages,
     reactions_handler: Reactions,
+    search_handler: Search,
     receipts_handler: Receipts,
     files_handler: Files,
     export: Export,
@@ -90,6 +93,7 @@ def create_app(
     app.register_blueprint(messages.blueprint(messages_handler, receipts_handler))
     app.register_blueprint(reactions.blueprint(reactions_handler))
     app.register_blueprint(pins.blueprint(messages_handler))
+    app.register_blueprint(search.blueprint(search_handler))
     app.register_blueprint(files.blueprint(files_handler, settings.max_upload_bytes))
     if isinstance(objects_store, DirectoryObjects):
         app.register_blueprint(signed_urls.blueprint(objects_store))

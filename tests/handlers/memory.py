@@ -28,10 +28,11 @@ from handlers.messages import Messages
 from handlers.model import Caller, CreateMessage
 from handlers.ports import Connections
 from handlers.presence import Presence
-from handlers.rate_limits import Limiter
+from handlers.rate_limits import Limiter, Rate
 from handlers.reactions import Reactions
 from handlers.receipts import Receipts
 from handlers.refresh_tokens import RefreshTokens
+from handlers.search import Search
 from handlers.sync import Sync
 from handlers.transactions import Transactions
 from handlers.users import Users
@@ -61,12 +62,24 @@ from store.model import (
     UserStatus,
 )
 from store.objects import UploadUrl, new_trouble
-from store.postgres import accounts, conversations, files, idempotency, messages, outbox, privacy, reactions, users
+from store.postgres import (
+    accounts,
+    conversations,
+    files,
+    idempotency,
+    messages,
+    outbox,
+    privacy,
+    reactions,
+    search,
+    users,
+)
 from store.postgres.connection import Connection
 from store.postgres.conversations import Head
 from store.postgres.files import Facts, File, Storage
 from store.postgres.group_commit import Append
 from store.redis.inbox_entries import Personal, Receipt
+from store.search_text import Query
 from store.signing import SigningKeys
 
 NOTHING_SET = ConversationSettings(False, False, Notifications(None), 0)
@@ -100,6 +113,7 @@ class Tables:
         self.muted: dict[tuple[UUID, UUID], None] = {}
         self.messages: dict[UUID, Message] = {}
         self.reactions: dict[tuple[UUID, UUID, str], UUID] = {}  # by message, user and emoji
+        self.searched: dict[UUID, str] = {}  # contents that the search has, where they are others
         self.files: dict[UUID, File] = {}
         self.settings: dict[tuple[UUID, UUID], ConversationSettings] = {}
         self.settings_versions = 0
@@ -425,6 +439,8 @@ class Memory:
         self.sends: Limiter[UUID] = Limiter(None, "messages")
         self.messages = Messages(pool, self.lanes, self.transactions, self.sends, max_message_bytes=max_message_bytes)
         self.reactions = Reactions(pool, self.transactions, self.sends)
+        self.searches: Limiter[UUID] = Limiter(Rate(100, 10.0), "searches")
+        self.search = Search(pool, self.searches)
         self.files = Files(
             pool,
             self.transactions,
@@ -558,6 +574,27 @@ def _list_conversations(
     end = start + limit
     more = conversations.Position(end, found[end - 1].id, 0) if len(found) > end else None
     return found[start:end], more
+
+
+@stands_for(search.find)
+def _find(
+    tables: Tables, scope: search.Scope, query: Query, before: UUID | None, limit: int, *, is_first: bool
+) -> search.Found:
+    """In messages as they were said first, as if no edit or deletion were brought in."""
+    ids = [
+        one.id
+        for one in sorted(tables.messages.values(), key=lambda one: one.id, reverse=True)
+        if (before is None or one.id < before)
+        and scope.conversation_id in (None, one.conversation_id)
+        and query.find(tables.searched.get(one.id, one.content)) is not None
+    ]
+    return search.Found(ids[:limit], None)
+
+
+@stands_for(search.list_seen)
+def _list_seen(tables: Tables, user_id: UUID, ids: Sequence[UUID]) -> list[Message]:
+    found = [tables.messages[one] for one in ids]
+    return [one for one in found if not one.deleted_at and (one.conversation_id, user_id) in tables.members]
 
 
 @stands_for(conversations.fetch_member)

@@ -44,6 +44,10 @@ const LISTED = 200; // conversations in one page
  * @typedef {"Online" | "Away" | "Busy" | "Offline"} UserStatus
  * @typedef {{userId: string, status: UserStatus, statusText: string | null, lastSeenAt: string | null}} Presence
  *
+ * @typedef {object} SearchHit
+ * @property {import("./timeline.js").WireMessage} message
+ * @property {{field: "content" | "fileName", start: number, length: number}[]} highlights where strings have it
+ *
  * @typedef {object} OwnEvents
  * @property {{state: State, previous: State, reason: ParleyError | null}} state
  * @property {Presence} presence
@@ -260,6 +264,19 @@ export class Chat extends Emitter {
    */
   searchUsers(text, { limit = 20, cursor = null, signal } = {}) {
     return this.#rest.get("/api/users", { query: { q: text, limit, cursor }, signal });
+  }
+
+  /**
+   * Messages that have the words, the newest first: in all conversations, or in one. A page may have few items, or none,
+   * without being the last; only where `next` is null there is no more. Each item has the message as the server gives it
+   * (`conversation.loadTo(message.id)` shows it where it stands), and the places in its `content`, or in its file's name.
+   * @param {string} text words, "phrases", beginnings*
+   * @param {{conversationId?: string, senderId?: string, before?: string, after?: string, has?: "file" | "link",
+   *   limit?: number, cursor?: string | null, signal?: AbortSignal}} [options] `before` and `after`: times
+   * @returns {Promise<{items: SearchHit[], next: string | null}>}
+   */
+  searchMessages(text, { signal, limit = 20, ...query } = {}) {
+    return this.#rest.get("/api/search/messages", { query: { q: text, limit, ...query }, signal });
   }
 
   /**

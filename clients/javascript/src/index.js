@@ -37,5 +37,6 @@ export { MemoryStore } from "./stores/memory.js";
  * @typedef {import("./chat.js").Presence} Presence
  * @typedef {import("./chat.js").Privacy} Privacy
  * @typedef {import("./chat.js").UnreadTotals} UnreadTotals
+ * @typedef {import("./chat.js").SearchHit} SearchHit
  * @typedef {import("./files.js").StoredFile} StoredFile
  */

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import anyio
 import anyio.to_thread
@@ -31,6 +31,7 @@ from parley_client.model import (
     Privacy,
     Registration,
     Role,
+    SearchHit,
     UnreadTotals,
     User,
     UserStatus,
@@ -193,6 +194,32 @@ class Chat:
         page = await self._rest.get("/api/users", Page[User], q=text, limit=limit)
         self._users.update({user.id: user for user in page.items})
         return list(page.items)
+
+    async def search_messages(
+        self,
+        text: str,
+        *,
+        conversation_id: str | None = None,
+        sender_id: str | None = None,
+        before: str | None = None,
+        after: str | None = None,
+        has: Literal["file", "link"] | None = None,
+        limit: int = 20,
+        cursor: str | None = None,
+    ) -> Page[SearchHit]:
+        """Find messages by words, "phrases" and beginnings*, the newest first; `before` and `after` are times.
+
+        A page may have few items, or none, without being the last one; only if `next` is None there is no more.
+        """
+        asked = {
+            "conversationId": conversation_id,
+            "senderId": sender_id,
+            "before": before,
+            "after": after,
+            "has": has,
+            "cursor": cursor,
+        }
+        return await self._rest.get("/api/search/messages", Page[SearchHit], q=text, limit=limit, **asked)
 
     async def get_presence(self, user_ids: Sequence[str]) -> list[Presence]:
         """Ask how users are to be shown, at most 200. From then on `presence` has them."""

@@ -256,6 +256,33 @@ class Page(Wire, Generic[T], frozen=True, kw_only=True):
     next: str | None = None
 
 
+class Highlight(Wire, frozen=True, kw_only=True):
+    """Where a message was found: in its `content`, or its file's name (`fileName`). In UTF-16 code units."""
+
+    field: str
+    start: int
+    length: int
+
+
+class SearchHit(Wire, frozen=True, kw_only=True):
+    """A message that was found, as it is now, and where."""
+
+    message: Message
+    highlights: tuple[Highlight, ...] = ()
+
+    def marks(self, field: str = "content") -> list[slice]:
+        """The places in the `content`, or in the file's name (`fileName`), as slices of that text."""
+        file = self.message.file
+        text = self.message.content if field == "content" else file.name if file else ""
+        raw = text.encode("utf-16-le", "surrogatepass")
+
+        def index(units: int) -> int:
+            return len(raw[: 2 * units].decode("utf-16-le", "replace"))
+
+        its = [one for one in self.highlights if one.field == field]
+        return [slice(index(one.start), index(one.start + one.length)) for one in its]
+
+
 class Registration(Wire, frozen=True, kw_only=True):
     """A new user with the tokens of a first session."""
 

@@ -68,6 +68,9 @@ const me = await chat.me();
 await chat.updateMe({ displayName: "Alice L." });
 //: usersSearch
 const found = await chat.searchUsers("bob");
+//: SearchMessages searchMessages
+const { items } = await chat.searchMessages("half past");
+for (const { message, highlights } of items) console.log(message.content, highlights);
 //: usersGet
 const user = await chat.user(bob.id);
 //: UpdatePrivacy usersUpdatePrivacy

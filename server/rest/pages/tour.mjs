@@ -66,6 +66,13 @@ await connection.invoke("Unreact", sent.id, reactions[0].emoji);
 const { pinnedAt } = await connection.invoke("Pin", sent.id);
 //: Unpin
 await connection.invoke("Unpin", sent.id);
+//: SearchMessages
+const found = await connection.invoke("SearchMessages", { query: "half past", limit: 20 });
+for (const { message, highlights } of found.items) {
+  for (const { field, start, length } of highlights) {
+    if (field === "content") console.log(message.content.slice(start, start + length)); // UTF-16, as JavaScript counts
+  }
+}
 //: MarkRead
 await connection.invoke("MarkRead", group.id, sent.seq);
 //: MarkDelivered

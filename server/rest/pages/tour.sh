@@ -18,6 +18,9 @@ curl -sf "$URL/api/messages?conversationId=$group&limit=20" -H "$auth" | jq '.it
 curl -sf "$URL/api/messages/$message" -H "$auth"
 #: messagesEdit
 curl -sf -X PUT "$URL/api/messages/$message" -H "$auth" -H "$json" -d '{"content": "Half past?"}'
+#: searchMessages
+curl -sf "$URL/api/search/messages" -G -d limit=20 --data-urlencode 'q=half past' -H "$auth" |
+  jq '.items[] | {content: .message.content, highlights}'
 #: messagesSetStatus
 seq=$(curl -sf "$URL/api/messages/$message" -H "$auth" | jq .seq)
 curl -sf -X PUT "$URL/api/messages/$message/status" -H "$auth" -H "$json" -d '{"status": "Read"}'

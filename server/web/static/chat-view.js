@@ -15,6 +15,7 @@ import { People, avatar, setAvatar } from "./people.js";
 import { Pictures } from "./pictures.js";
 import { STATUSES, openSettings, openShortcuts } from "./settings.js";
 import { offer } from "./session.js";
+import { searchMessages } from "./search.js";
 import { Sidebar, typingText } from "./sidebar.js";
 import { plural } from "./text.js";
 import { Timeline } from "./timeline.js";
@@ -46,6 +47,7 @@ export class ChatView {
       open: (id) => this.open(id),
       focusComposer: () => this.composer.focus(),
       startConversation: (start) => startConversation({ chat, people, start, onDone: ({ id }) => this.open(id) }),
+      searchMessages: (start) => searchMessages({ chat, people, start, onDone: (id, messageId) => this.#jump(id, messageId) }),
       talkTo: (id) => chat.createDirect(id).then((conversation) => this.open(conversation.id), (error) => say(error.message)),
       openSelfMenu: (button) => this.#selfMenu(button, onSignOut),
       onDetails: (isOpen) => this.#onDetails(isOpen),
@@ -161,6 +163,14 @@ export class ChatView {
     this.#paintHead();
     if (conversation && !matchMedia("(pointer: coarse)").matches) this.composer.focus();
     else if (!conversation && this.#isNarrow) this.sidebar.list.querySelector("a[tabindex='0']")?.focus();
+  }
+
+  /** Open a conversation at one of its messages. */
+  #jump(id, messageId) {
+    history.pushState(null, "", `#/c/${id}`);
+    this.#route();
+    if (this.#conversation?.id === id) void this.timeline.jumpTo(messageId);
+    else this.say("That conversation cannot be opened any more.");
   }
 
   #lastGone = "";
@@ -322,6 +332,7 @@ export class ChatView {
       if (isCommand && !event.altKey && event.key === "/") return openShortcuts;
       if (event.altKey && !isCommand) {
         if (event.code === "KeyN") return () => startConversation({ chat: this.#chat, people: this.people, onDone: ({ id }) => this.open(id) });
+        if (event.code === "KeyS") return () => searchMessages({ chat: this.#chat, people: this.people, onDone: (id, messageId) => this.#jump(id, messageId) });
         if (event.code === "KeyM" && this.#conversation) return () => this.timeline.focusNewest();
         if (event.code === "KeyI" && this.#conversation) return () => this.details.toggle();
         if (event.key === "ArrowUp" || event.key === "ArrowDown") return () => this.open(this.sidebar.neighbour(event.key === "ArrowUp" ? -1 : 1));

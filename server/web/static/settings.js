@@ -103,6 +103,7 @@ function browserOf(client) {
 const SHORTCUTS = [
   ["Ctrl+K", "Find a conversation"],
   ["Alt+N", "New conversation"],
+  ["Alt+S", "Search messages"],
   ["Alt+↑ / Alt+↓", "Conversation before / after"],
   ["Enter", "Send"],
   ["Shift+Enter", "New line"],

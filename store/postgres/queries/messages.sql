@@ -45,6 +45,14 @@ WITH page AS MATERIALIZED (SELECT * FROM messages WHERE id = %(id)s) {described}
 -- messages_pkey, one partition for each.
 WITH page AS MATERIALIZED (SELECT * FROM messages WHERE id = ANY(%(ids)s::uuid[])) {described}
 
+-- name: list_seen_messages
+-- messages_pkey, members_pkey: those of these that the user may see now, the newest first.
+WITH page AS MATERIALIZED (
+    SELECT m.* FROM messages AS m
+    JOIN members AS v ON v.conversation_id = m.conversation_id AND v.user_id = %(user_id)s
+    WHERE m.id = ANY(%(ids)s::uuid[]) AND m.deleted_at IS NULL
+) {described} ORDER BY m.id DESC
+
 -- name: list_messages_before
 -- messages_seq, backwards. Stops before the row that would bring the bodies past max_bytes, but never before the first.
 WITH page AS MATERIALIZED (

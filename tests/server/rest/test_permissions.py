@@ -144,6 +144,10 @@ RULES: dict[str, list[Rule]] = {
         ),
     ],
     "GET /api/messages": [Rule(who(), at("/api/messages?conversationId={conversation}"))],
+    "GET /api/search/messages": [
+        Rule(EVERYONE, at("/api/search/messages?q=some")),
+        Rule(who(), at("/api/search/messages?q=some&conversationId={conversation}")),
+    ],
     "POST /api/messages": [
         Rule(who(), at("/api/messages", {"conversationId": "{conversation}", **TEXT}), accept),
         Rule(NO_ONE, at("/api/messages", {"conversationId": "{conversation}", **TEXT, "replyToId": "{elsewhere}"})),
@@ -233,6 +237,10 @@ METHODS: dict[str, list[Rule]] = {
     "JoinConversation": [Rule(who(), call("{conversation}")), Rule(who(), call("{conversation}", 0))],
     "LeaveConversation": [Rule(EVERYONE, call("{conversation}"))],  # leaving without having joined succeeds, too
     "Sync": [Rule(EVERYONE, lambda world: [{world["conversation"]: 0}])],  # its answer is checked below
+    "SearchMessages": [
+        Rule(EVERYONE, call({"query": "some"})),
+        Rule(who(), call({"query": "some", "conversationId": "{conversation}"})),
+    ],
     "StreamHistory": [Rule(who(), call("{conversation}"))],
     "StartTyping": [Rule(who(), call("{conversation}"))],
     "StopTyping": [Rule(EVERYONE, call("{conversation}"))],  # has no effect

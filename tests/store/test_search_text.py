@@ -1,0 +1,108 @@
+"""store.search_text: text as it is searched."""
+
+from unicodedata import normalize
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from store import search_text
+from store.search_text import MAX_QUERY_TERMS, Match, Query, Terms, parse, tokens, utf16
+
+
+def found(query: str, content: str, name: str | None = None) -> list[str] | None:
+    """What is marked of a message that is found."""
+    asked = parse(query)
+    assert asked is not None
+    matches = asked.find(content, name)
+    return (
+        matches
+        if matches is None
+        else [((name or "") if one.in_name else content)[one.start : one.end] for one in matches]
+    )
+
+
+@pytest.mark.parametrize(
+    ("query", "content", "marked"),
+    [
+        ("strasse", "Die Straße.", ["Straße"]),
+        ("CAFÉ naive", "a naïve cafe\u0301", ["naïve", "cafe\u0301"]),
+        ("orsted", "Ørsted", ["Ørsted"]),
+        ("привет", "ПРИВЕТ!", ["ПРИВЕТ"]),
+        ("احمد", "أَحْمَد", ["أَحْمَد"]),
+        ("हिन्दी", "हिन्दी में", ["हिन्दी"]),
+        ("天气", "今天天气很好", ["天气"]),
+        ("好", "今天天气很好", ["好"]),
+        ("ガキ", "ｶﾞｷとガキ", ["ｶﾞｷ", "ガキ"]),
+        ("น้ำ", "ที่นี่มีน้ำ", ["น้ำ"]),
+        ("학교", normalize("NFD", "학교에서"), [normalize("NFD", "학교")]),
+        ("iphone手机", "新iPhone手机壳", ["iPhone手机"]),
+        ("don't", "I don't.", ["don't"]),
+        ('"two words"', "two, words and two more", ["two, words"]),
+        ('"two more" words', "two words and two more", ["words", "two more"]),
+        ("wor*", "words of the world", ["words", "world"]),
+        ("w*", "w words", ["w"]),
+        ("2026-11-29", "on 2026-11-29 at noon", ["2026-11-29"]),
+        ("strass", "Die Straße.", None),
+        ("words two", "two", None),
+        ('"words two"', "two words", None),
+        ("气天", "今天天气很好", None),
+    ],
+)
+def test_what_is_found(query: str, content: str, marked: list[str] | None) -> None:
+    """Words, phrases and beginnings, in any script; case, accents and compatibility forms do not count."""
+    assert found(query, content) == marked
+
+
+def test_a_file_is_found_by_its_name() -> None:
+    """With words of the content, too; no phrase goes from one into the other."""
+    assert found("report noon", "at noon", "Report-3.PDF") == ["noon", "Report"]
+    assert found("report-3.pdf", "", "Report-3.PDF") == ["Report-3.PDF"]
+    assert found('"noon report"', "at noon", "Report-3.PDF") is None
+
+
+@pytest.mark.parametrize("text", ["", "  ", "!?", '""', "*", "\u200d"])
+def test_nothing_to_look_for(text: str) -> None:
+    """Text without a letter or digit finds nothing; no text at all finds what has the marks."""
+    assert parse(text) is None
+    assert (parse(text, ["=f"]) == Query((), ("=f",))) is not text.strip()
+
+
+def test_offsets_are_utf_16() -> None:
+    """As JavaScript counts: a character past U+FFFF is two."""
+    content = "😀😀 noon"
+    asked = parse("noon")
+    assert asked is not None
+    assert asked.find(content) == [Match(False, 3, 7)]
+    assert (utf16(content, 3), utf16(content, 7)) == (5, 9)
+
+
+def test_what_postgresql_is_asked_is_bounded() -> None:
+    """The longest query has few terms; the rest of it is compared here."""
+    asked = parse("漢字" * 128)
+    assert asked is not None
+    assert asked.row().count("<->") < MAX_QUERY_TERMS and asked.block().count("&") < MAX_QUERY_TERMS
+    assert asked.find("漢字" * 127) is None and asked.find("漢字" * 128)
+    many = parse(" ".join(f"w{number}" for number in range(60)))
+    assert many is not None and many.row().count("&") == MAX_QUERY_TERMS - 1
+
+
+def test_a_message_of_hostile_size() -> None:
+    """One endless word, and more words than are counted, are cut."""
+    terms = Terms(["=u1"])
+    for text in ("x" * 1_000_000, "a b " * 20_000, "é" * 1000):
+        for _ in terms.add(text):
+            pass
+    written = str(terms)
+    assert len(written) < 400_000 and max(len(term) for term in written.split(" ")) < 200_000
+    assert f"'{'x' * search_text.MAX_TERM}':1" in written
+
+
+@given(st.text(max_size=80))
+def test_any_text_finds_itself(text: str) -> None:
+    """What was written is found when it is typed, as a phrase; terms stand where their characters do."""
+    for token in tokens(text):
+        assert 0 <= token.start < token.first_end <= token.end <= len(text)
+    asked = parse('"' + text.replace('"', " ") + '"')
+    if asked is not None:
+        assert asked.find(text.replace('"', " ")) is not None
