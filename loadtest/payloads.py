@@ -112,6 +112,15 @@ class MessagePage(_Payload, frozen=True):
     next: str | None = None
 
 
+class SearchHit(_Payload, frozen=True):
+    message: Message
+
+
+class SearchPage(_Payload, frozen=True):
+    items: tuple[SearchHit, ...]
+    next: str | None = None
+
+
 SYSTEM = "System"  # the type of messages that the server writes itself
 
 RECEIVE, CHANGED = "ReceiveMessage", "MessageChanged"

@@ -9,6 +9,7 @@ from loadtest.scenarios.history import History
 from loadtest.scenarios.noise import Noise
 from loadtest.scenarios.reactions import Reactions
 from loadtest.scenarios.rest import Files, RestMix
+from loadtest.scenarios.search import Search
 from loadtest.scenarios.slow import Slow
 
 _ALL: tuple[type[Scenario], ...] = (
@@ -23,6 +24,7 @@ _ALL: tuple[type[Scenario], ...] = (
     Slow,
     Reconnect,
     RestMix,
+    Search,
     Files,
     Day,
 )
