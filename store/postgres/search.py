@@ -151,7 +151,7 @@ async def go_on_with_rebuild(conn: Connection, limit: int = CONVERSATIONS) -> bo
             return False
         parameters = {"first": rebuild.conversation_id, "limit": limit + 1}
         rows = await (await conn.execute(queries.list_search_conversations, parameters)).fetchall()
-        heads = dict(rows)
+        heads: dict[UUID, int] = dict(rows)
         after = {one: rebuild.seq if one == rebuild.conversation_id else 0 for one in heads}
         changes = await _read(conn, after)
         await _write(conn, changes)

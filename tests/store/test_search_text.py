@@ -65,7 +65,7 @@ def test_a_file_is_found_by_its_name() -> None:
 def test_nothing_to_look_for(text: str) -> None:
     """Text without a letter or digit finds nothing; no text at all finds what has the marks."""
     assert parse(text) is None
-    assert (parse(text, ["=f"]) == Query((), ("=f",))) is not text.strip()
+    assert (parse(text, ["=f"]) == Query((), ("=f",))) is not bool(text.strip())
 
 
 def test_offsets_are_utf_16() -> None:

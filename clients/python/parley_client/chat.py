@@ -211,7 +211,7 @@ class Chat:
 
         A page may have few items, or none, without being the last one; only if `next` is None there is no more.
         """
-        asked = {
+        asked: dict[str, Any] = {
             "conversationId": conversation_id,
             "senderId": sender_id,
             "before": before,

@@ -13,11 +13,12 @@ from server.config.settings import Settings
 from store.errors import StoreError
 from store.ids import id_floor, new_id
 from store.objects import open_objects
-from store.postgres import accounts, conversations, files, idempotency, partitions, users
+from store.postgres import accounts, conversations, files, idempotency, partitions, search, users
 from store.postgres.connection import Connection
 from store.signing import SigningKeys
 from tests import forkserver
 from tests.running import JWT_KEY
+from tests.store.world import fetch_value
 from tests.waiting import wait_until
 
 OLD = datetime.now(UTC) - timedelta(days=100)
@@ -148,4 +149,20 @@ async def test_two_at_once(database: str) -> None:
         assert done == []
         await conn.execute("SELECT pg_advisory_unlock(hashtext('parley.purge'))")
     assert done[0].code == 0 and "another purge is running" in done[0].err
+    await conn.close()
+
+
+async def test_terms_of_dropped_messages_go(database: str) -> None:
+    """What is searched of a month goes with the month; with --dry-run it stays."""
+    conn = await Connection.open(database)
+    alice = (await users.insert_user(conn, "alice", "Alice")).id
+    group, _ = await conversations.insert_group(conn, alice, "g", [])
+    await insert_old_message(conn, group.id, alice, None)
+    await search.bring_in(conn, {group.id: 1})
+    count = "SELECT count(*) FROM message_search"
+    assert await fetch_value(conn, count) == 1
+    assert (await purge(database, "--dry-run", retention_days="30")).code == 0
+    assert await fetch_value(conn, count) == 1
+    assert (await purge(database, retention_days="30")).code == 0
+    assert await fetch_value(conn, count) == 0
     await conn.close()
