@@ -216,24 +216,29 @@ mine AS MATERIALIZED (
 
 -- fragment: found
 -- message_search_pkey, and message_search_blocks_pkey for where a conversation's last block ends. Messages of no block,
--- and of the blocks that were taken. Below `bound` there is more than was looked at.
+-- and of the blocks that were taken. Below `bound` there is more than was looked at. The limits inside keep the planner
+-- from reading whole conversations once instead of a part of each.
 SELECT bound.id, found.id FROM bound LEFT JOIN LATERAL (
     SELECT f.id FROM (
         SELECT s.id FROM mine AS c
-        LEFT JOIN LATERAL (
-            SELECT b.last_id FROM message_search_blocks AS b
-            WHERE b.conversation_id = c.id ORDER BY b.first_id DESC LIMIT 1
-        ) AS newest ON true
+        CROSS JOIN LATERAL (
+            SELECT coalesce((
+                SELECT b.last_id FROM message_search_blocks AS b
+                WHERE b.conversation_id = c.id ORDER BY b.first_id DESC LIMIT 1
+            ), %(after)s) AS id OFFSET 0
+        ) AS newest
         CROSS JOIN LATERAL (
             SELECT s.id FROM message_search AS s
-            WHERE s.conversation_id = c.id AND s.id > coalesce(newest.last_id, %(after)s)
-                AND s.id > %(after)s AND s.id < %(before)s AND s.terms @@ %(row)s::tsquery
+            WHERE s.conversation_id = c.id AND s.id > greatest(newest.id, %(after)s) AND s.id < %(before)s
+                AND s.terms @@ %(row)s::tsquery
+            ORDER BY s.id DESC LIMIT %(limit)s
         ) AS s
         UNION ALL
         SELECT s.id FROM taken AS t CROSS JOIN LATERAL (
             SELECT s.id FROM message_search AS s
             WHERE s.conversation_id = t.conversation_id AND s.id >= t.first_id AND s.id <= t.last_id
                 AND s.id > %(after)s AND s.id < %(before)s AND s.terms @@ %(row)s::tsquery
+            ORDER BY s.id DESC LIMIT %(limit)s
         ) AS s
     ) AS f
     WHERE bound.id IS NULL OR f.id > bound.id
