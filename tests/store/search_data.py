@@ -112,11 +112,14 @@ async def fill(conn: Connection, messages: int, conversations: int, seed: int) -
 
 
 async def bring_in(conn: Connection, messages: int) -> None:
-    began, cpu = time.perf_counter(), time.process_time()
+    began, cpu, theirs = time.perf_counter(), time.process_time(), processor(conn)
     while await search.go_on_with_rebuild(conn):
         pass
     took, cpu = time.perf_counter() - began, time.process_time() - cpu
-    terminal.echo(f"brought in: {messages / took:.0f} messages/s; {cpu / messages * 1e6:.0f} µs of Python for each")
+    terminal.echo(
+        f"brought in: {messages / took:.0f} messages/s; {cpu / messages * 1e6:.0f} µs of Python and "
+        f"{(processor(conn) - theirs) / messages / 1e3:.0f} µs of PostgreSQL for each"
+    )
     await conn.execute("VACUUM ANALYZE message_search")
     await conn.execute("VACUUM ANALYZE message_search_blocks")
     await size_up(conn)

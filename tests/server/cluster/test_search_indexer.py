@@ -103,6 +103,8 @@ async def test_the_lag_is_known(
         return await original(conn, noted)
 
     monkeypatch.setattr(search, "bring_in", bring_in)
+    while await search.go_on_with_rebuild(conn):
+        pass  # or it would bring in what is said now
     sent = await say(conn, group, alice, "late")
     indexer = SearchIndexer(pool)
     await nursery.start(indexer.run)

@@ -57,7 +57,7 @@ async def find(
 
 async def insert(conn: Connection, conversation_id: UUID, sender_id: UUID, bodies: Sequence[str]) -> list[UUID]:
     """Many messages at once, as a history that was there before."""
-    ids = [new_id() for _ in bodies]
+    ids = sorted(new_id() for _ in bodies)
     await conn.execute(
         "INSERT INTO messages (id, conversation_id, seq, changed_seq, sender_id, kind, body) "
         "SELECT i.id, %s, c.last_seq + number, c.last_seq + number, %s, 'Text', body "
