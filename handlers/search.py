@@ -28,7 +28,7 @@ MAX_QUERY = search_text.MAX_QUERY  # characters
 MAX_PAGE = 50  # messages
 DEFAULT_PAGE = 20
 PAGE_BYTES = 512 * 1024  # octets of the contents of one page
-ROUNDS = 4  # looks into the database for one page: what was not looked at then is for the next
+ROUNDS = 3  # looks into the database for one page: what was not looked at then is for the next
 PATIENCE = 1.0  # seconds after which no further one begins
 
 _leap = re.compile(r":60(?=[.Zz+-])")  # a second that clocks here do not have

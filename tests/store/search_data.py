@@ -19,6 +19,7 @@ from uuid import UUID
 
 import trio
 
+from handlers.search import ROUNDS
 from server.cli.dev.services import open_services
 from server.protocol import terminal
 from store import search_text
@@ -162,7 +163,7 @@ async def page(conn: Connection, user_id: UUID, query: Query, limit: int = 20) -
     """Milliseconds of PostgreSQL's processor; found, and looks. As `handlers.search` does it."""
     before, found = None, 0
     began = processor(conn)
-    for turn in range(4):
+    for turn in range(ROUNDS):
         looked = await search.find(conn, search.Scope(user_id), query, before, limit + 1, is_first=turn == 0)
         await search.list_seen(conn, user_id, looked.ids)
         found += len(looked.ids)

@@ -16,6 +16,7 @@ export function searchMessages({ chat, people, start = "", onDone }) {
   let found = [];
   let next = null;
   let asked = 0;
+  let chosen = null;
   const input = h("input", { type: "search", placeholder: "Words, \"phrases\", beginnings*", "aria-label": "Search messages", maxLength: 256, autocomplete: "off", spellcheck: false, dir: "auto", value: start });
   const list = h("ul", { class: "options found", role: "list", "aria-label": "Messages", hidden: true });
   const status = h("p", { class: "muted", role: "status" });
@@ -28,7 +29,7 @@ export function searchMessages({ chat, people, start = "", onDone }) {
     replace(list, found.map(({ message, highlights }) => {
       const conversation = chat.conversation(message.conversationId);
       const name = people.nameOf(message.senderId);
-      return h("li", {}, h("button", { type: "button", class: "found-message", data: { id: message.id }, on: { click: () => (dialog.close(), onDone(message.conversationId, message.id)) } },
+      return h("li", {}, h("button", { type: "button", class: "found-message", data: { id: message.id }, on: { click: () => ((chosen = message), dialog.close()) } },
         avatar(name, message.senderId),
         h("span", { class: "option-text" },
           h("span", {}, h("bdi", { text: name }), conversation && h("small", {}, " · ", h("bdi", { text: people.titleOf(conversation) }))),
@@ -65,7 +66,10 @@ export function searchMessages({ chat, people, start = "", onDone }) {
   input.addEventListener("input", search);
   people.addEventListener("change", paint, { signal: stop.signal });
   const form = h("form", { class: "stack", role: "search", on: { submit: (event) => (event.preventDefault(), void read(null)) } }, input, status, list, more);
-  const dialog = openDialog({ title: "Search messages", content: form, onClose: () => stop.abort() });
+  const dialog = openDialog({ title: "Search messages", content: form, onClose: () => {
+    stop.abort();
+    if (chosen) setTimeout(() => onDone(chosen.conversationId, chosen.id)); // when the focus is back, to take it along
+  } });
   input.focus();
   if (start) void read(null);
 }

@@ -33,7 +33,7 @@ export class Sidebar {
     this.self = h("button", { type: "button", class: "self", "aria-haspopup": "menu", "aria-expanded": "false", on: { click: () => actions.openSelfMenu(this.self) } });
     this.element = h("div", { class: "sidebar", role: "navigation", "aria-label": "Conversations" },
       h("h1", { class: "hidden-text", text: "Parley" }),
-      h("div", { class: "sidebar-head" }, this.self, iconButton("messages", "Search messages", () => actions.searchMessages(this.search.value.trim()), { "aria-keyshortcuts": "Alt+S" }), iconButton("plus", "New conversation", () => actions.startConversation(), { class: "primary", "aria-keyshortcuts": "Alt+N" })),
+      h("div", { class: "sidebar-head" }, this.self, iconButton("messages", "Search messages", () => actions.searchMessages(this.search.value.trim()), { class: "find-messages", "aria-keyshortcuts": "Alt+S" }), iconButton("plus", "New conversation", () => actions.startConversation(), { class: "primary", "aria-keyshortcuts": "Alt+N" })),
       h("div", { class: "search" }, icon("search"), this.search),
       this.status, this.list, this.empty);
     this.paint = throttled(() => this.#paint());

@@ -1,0 +1,40 @@
+"""Searching for messages in the page."""
+
+from pathlib import Path
+
+from tests.web.browser import Browser
+from tests.web.steps import join, say, talk, two_instances
+
+FOUND = ".found-message"
+
+
+async def test_search(database: str, redis_url: str, tmp_path: Path, browser: Browser) -> None:
+    """Words are found in all conversations, marked, and lead to the message; nothing found becomes markup. The dialog
+    is accessible as far as axe can say."""
+    async with two_instances(database, redis_url, tmp_path / "files") as site:
+        alice, bob = await join(browser, site, "alice"), await join(browser, site, "bob")
+        await talk(alice, bob)
+        for text in ("Meet at the Brücke", "<img src=x onerror=attacked=1> bridge", "something else"):
+            await say(alice, text)
+        await bob.see(".conversations a")
+        await bob.click("[aria-label='Search messages']")
+        await bob.fill("dialog input[type=search]", "brucke")
+        while not await bob.evaluate(f"document.querySelectorAll('{FOUND}').length"):  # it may take a moment
+            await bob.press("Enter", "dialog input[type=search]")
+            await bob.until(
+                "document.querySelector('dialog [role=status]').textContent !== '' || document.querySelector('mark')"
+            )
+        await bob.see(f"{FOUND} mark:text-is('Brücke')")
+        await bob.shot("search")
+        await bob.check()
+        await bob.click(FOUND)
+        await bob.gone("dialog")
+        await bob.see(".message:has-text('Meet at the')")
+        await bob.until("document.activeElement.closest('.message')?.textContent.includes('Brücke')")
+        await bob.press("Alt+S")
+        await bob.fill("dialog input[type=search]", "bridge")
+        await bob.see(f"{FOUND} mark:text-is('bridge')")
+        assert await bob.evaluate("document.querySelectorAll('dialog img').length") == 0
+        assert await bob.evaluate("globalThis.attacked ?? null") is None
+        await bob.fill("dialog input[type=search]", "nowhere")
+        await bob.see("dialog [role=status]:text-is('No message has these words.')")
